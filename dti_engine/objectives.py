@@ -1,0 +1,158 @@
+"""What a denoiser learns to predict: noise, velocity or flow, behind one loss call.
+
+With latents x, noise eps and a uniform u in [0, 1), an objective chooses the timestep t, mixes
+`noisy` from x and eps, and names the `target` that the raw output of the model is compared with.
+
+Shapes: x, eps (B, C, h, w); u, t (B,).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from dti_engine.errors import BackboneLoadError
+
+ConditioningT = TypeVar("ConditioningT", contravariant=True)
+
+
+class Objective(Protocol):
+    """How a model was trained: what it sees at t, and what it predicts."""
+
+    @property
+    def name(self) -> str: ...
+
+    def timesteps(self, u: Tensor) -> Tensor:
+        """(B,) timesteps as the model takes them; uniform u gives those of its training."""
+        ...
+
+    def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor: ...
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """Predicts eps from sqrt(a_t) x + sqrt(1 - a_t) eps, with a_t = alphas_cumprod[t], (T,) fp32.
+
+    Source: Ho et al. 2020, eq. 4 and 14.
+    """
+
+    alphas_cumprod: Tensor
+    name: str = "noise"
+
+    def timesteps(self, u: Tensor) -> Tensor:
+        return _discrete(u, len(self.alphas_cumprod))
+
+    def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        signal, spread = _amplitudes(self.alphas_cumprod, t)
+        return signal * latents + spread * noise
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        return noise
+
+
+@dataclass(frozen=True, eq=False)
+class Velocity:
+    """Predicts sqrt(a_t) eps - sqrt(1 - a_t) x from the same mixture as `Noise`.
+
+    Source: Salimans and Ho 2022, appendix D.
+    """
+
+    alphas_cumprod: Tensor
+    name: str = "velocity"
+
+    def timesteps(self, u: Tensor) -> Tensor:
+        return _discrete(u, len(self.alphas_cumprod))
+
+    def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        signal, spread = _amplitudes(self.alphas_cumprod, t)
+        return signal * latents + spread * noise
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        signal, spread = _amplitudes(self.alphas_cumprod, t)
+        return signal * noise - spread * latents
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """Predicts eps - x from (1 - s) x + s eps, where s = t / num_train_timesteps.
+
+    t is drawn with s = shift u / (1 + (shift - 1) u); a larger shift means more noise.
+
+    Source: Lipman et al. 2023, straight paths; shift: Esser et al. 2024, eq. 23.
+    """
+
+    shift: float = 1.0
+    num_train_timesteps: int = 1000
+    name: str = "flow"
+
+    def timesteps(self, u: Tensor) -> Tensor:
+        return self.num_train_timesteps * self.shift * u / (1 + (self.shift - 1) * u)
+
+    def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        s = _per_sample(t / self.num_train_timesteps)
+        return (1 - s) * latents + s * noise
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        return noise - latents
+
+
+class Denoiser(Protocol[ConditioningT]):
+    """The part of a backbone that the loss needs."""
+
+    objective: Objective
+
+    def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: ConditioningT) -> Tensor: ...
+
+
+def denoising_loss(
+    backbone: Denoiser[ConditioningT],
+    latents: Tensor,
+    noise: Tensor,
+    u: Tensor,
+    conditioning: ConditioningT,
+) -> Tensor:
+    """Mean squared error of each sample: the one loss of the engine, whatever the model predicts.
+
+    Shapes: latents, noise (B, C, h, w) fp32; u (B,) in [0, 1) -> (B,). Differentiable through
+    conditioning.
+    """
+    objective = backbone.objective
+    t = objective.timesteps(u)
+    predicted = backbone.denoise(objective.noisy(latents, noise, t), t, conditioning)
+    error = predicted.float() - objective.target(latents, noise, t)
+    return error.square().flatten(1).mean(dim=1)
+
+
+def objective_from_scheduler(prediction_type: str, alphas_cumprod: Tensor) -> Objective:
+    """The objective that a checkpoint's discrete scheduler states.
+
+    alphas_cumprod: (T,), on the device of the model.
+    Raises: BackboneLoadError if the prediction type is neither "epsilon" nor "v_prediction".
+    """
+    if prediction_type == "epsilon":
+        return Noise(alphas_cumprod.float())
+    if prediction_type == "v_prediction":
+        return Velocity(alphas_cumprod.float())
+    raise BackboneLoadError(
+        f"the scheduler states prediction_type {prediction_type!r}; "
+        "supported are 'epsilon' and 'v_prediction'"
+    )
+
+
+def _discrete(u: Tensor, num_timesteps: int) -> Tensor:
+    """Uniform u in [0, 1) -> 0 .. num_timesteps - 1; clamped, because the product can round up."""
+    return (u * num_timesteps).long().clamp(max=num_timesteps - 1)
+
+
+def _amplitudes(alphas_cumprod: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Amplitudes of signal and noise at t, each (B, 1, 1, 1)."""
+    alpha = _per_sample(alphas_cumprod[t])
+    return torch.sqrt(alpha), torch.sqrt(1 - alpha)
+
+
+def _per_sample(value: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1)."""
+    return value[:, None, None, None]
