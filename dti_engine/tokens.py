@@ -301,8 +301,8 @@ def _marked_ids(prompt: str, spans: Spans, encoder: TextEncoder) -> list[int]:
     if num_kept < len(owners):
         raise TokenError(
             f"prompt {prompt!r} is too long: {owners[num_kept]} would be cut off, for "
-            f"{encoder.name} reads {encoder.max_length} positions, begin and end included (bound are: "
-            f"{', '.join(sorted(spans))}). Shorten the text before it"
+            f"{encoder.name} reads {encoder.max_length} positions, begin and end included; "
+            f"bound are: {', '.join(sorted(spans))}. Shorten the text before it"
         )
     return wrapped
 
@@ -368,7 +368,7 @@ def initial_rows(encoder: TextEncoder, initializer: str) -> Tensor:
 def vocabulary_magnitude(encoder: TextEncoder) -> float:
     """Mean length of the non-zero vocabulary rows: the m* that keeps a learned token in-vocabulary.
 
-    Source: paper, section 4.1; zero rows are words that were never trained.
+    Source: paper, section 3.1; zero rows are words that were never trained.
     """
     norms = torch.linalg.vector_norm(encoder.vocabulary().float(), dim=-1)
     return float(norms[norms > 0].double().mean())

@@ -1,0 +1,127 @@
+"""A tiny Stable Diffusion: the real classes, random weights; on disk and loaded."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from dti_engine.backbones import load_backbone
+from dti_engine.backbones.interface import Backbone
+
+WORDS = """
+a an the of in on at with and by one my photo picture painting drawing rendering depiction style
+close bright dark cropped good nice cool clean dirty weird small big large red blue green yellow
+dog cat bird bear toy stuffed animal person man woman hat scarf beach forest snow city space
+"""
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """make_checkpoint(prediction_type="epsilon", shift_factor=None) -> folder of a whole model."""
+
+    def make(prediction_type: str = "epsilon", shift_factor: float | None = None) -> Path:
+        folder = tmp_path_factory.mktemp("weights") / f"tiny-{prediction_type}"
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            _tiny_pipeline(prediction_type, shift_factor).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
+    """A model of 16 x 16 pixels that predicts noise; each of `WORDS` is one token."""
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tiny_checkpoint: Path) -> Iterator[Backbone]:
+    """`tiny_checkpoint`, loaded; one for all tests, because nothing changes a backbone."""
+    return load_backbone(tiny_checkpoint)
+
+
+def _tiny_pipeline(prediction_type: str, shift_factor: float | None) -> StableDiffusionPipeline:
+    tokenizer = _tiny_tokenizer()
+    text_config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        projection_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=0.7,
+        shift_factor=shift_factor,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text_config),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _tiny_tokenizer() -> CLIPTokenizer:
+    """CLIP's byte-level BPE, trained on `WORDS`; as in CLIP's, the end has the highest id."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(WORDS.split(), trainer)
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    pieces = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *bpe.get_vocab()]
+    names = [*dict.fromkeys(sorted(pieces)), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
