@@ -1,0 +1,54 @@
+# Every command of the project. `make help` lists them.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+# torch is named alone and exactly, so that pip takes the build that is configured for this machine.
+TORCH  := $(shell grep '^torch==' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test check lint types imports format bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.runtime ## what it takes to run (made on demand by the other targets)
+
+setup-dev: $(VENV)/.dev ## the same, and the tools to develop
+
+demo: $(VENV)/.runtime ## learn 4 subjects and paint them; opens nothing, prints where to look
+	$(BIN)/dti demo --output demo-output
+
+test: $(VENV)/.dev ## the tests
+	$(BIN)/python -m pytest
+
+check: lint types imports ## ruff, pyright strict, import contracts
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## rewrite the code in the common format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## every figure of the README, on this machine
+	$(BIN)/python benchmarks/step.py
+
+clean: ## remove what make made
+	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache *.egg-info
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,triton]'
+	touch $@

@@ -1,0 +1,76 @@
+"""Every error the engine raises on purpose.
+
+DTIError
+|-- ConfigurationError (ValueError)     a value is out of range or two values contradict
+|-- ZeroVectorError (ValueError)        the direction of a zero vector is undefined
+|-- AntipodalError (ValueError)         no unique geodesic or mean between these directions
+|-- BackboneError
+|   `-- BackboneLoadError               weights are missing, damaged or of another architecture
+|-- SubjectError                        the caller's subject cannot be trained
+|   |-- InvalidImageError               one or more pictures were refused; each has its reason
+|   `-- TokenError                      placeholder or initializer cannot be used with this tokenizer
+|-- TrainingError
+|   `-- TrainingFailedError             one subject's slot ended: non-finite loss or zero gradient
+`-- ArtifactError
+    |-- ArtifactFormatError             not ours, damaged or newer: refused, never guessed
+    `-- ArtifactMismatchError           made for another backbone, encoder or dimension
+
+Messages say what was given, what is allowed and what to do. All arguments are positional strings, so that
+every error survives pickling between processes.
+"""
+
+
+class DTIError(Exception):
+    """Base of all errors that the engine raises on purpose."""
+
+
+class ConfigurationError(DTIError, ValueError):
+    """A value is out of range, or two values contradict each other."""
+
+
+class ZeroVectorError(DTIError, ValueError):
+    """The direction of a zero vector was asked for."""
+
+
+class AntipodalError(DTIError, ValueError):
+    """Directions too far apart for a unique geodesic or mean between them."""
+
+
+class BackboneError(DTIError):
+    """A diffusion model cannot be used."""
+
+
+class BackboneLoadError(BackboneError):
+    """Weights are missing, damaged or of another architecture."""
+
+
+class SubjectError(DTIError):
+    """The subject, as given, cannot be trained."""
+
+
+class InvalidImageError(SubjectError):
+    """One or more pictures were refused; the message lists each with its reason."""
+
+
+class TokenError(SubjectError):
+    """A placeholder, initializer or prompt cannot be used with this tokenizer."""
+
+
+class TrainingError(DTIError):
+    """Training could not go on."""
+
+
+class TrainingFailedError(TrainingError):
+    """One subject's slot ended by name: non-finite loss, or an exactly zero gradient."""
+
+
+class ArtifactError(DTIError):
+    """A learned-token file cannot be used."""
+
+
+class ArtifactFormatError(ArtifactError):
+    """The file is not ours, is damaged, or has a newer schema."""
+
+
+class ArtifactMismatchError(ArtifactError):
+    """The token was made for another backbone, encoder or dimension."""

@@ -1,0 +1,112 @@
+"""Reads what a picture of the world shows, and how alike two subjects are.
+
+A small image network answers every question of `labels`. A prompt is obeyed where the answers match what it asked for;
+two subjects are alike as far as the answers about their looks agree. Background, style, accessory and place take no
+part in that, so the comparison is blind to them by construction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dti_engine.miniature.dataset import to_pixels
+from dti_engine.miniature.drawing import SIZE
+from dti_engine.miniature.labels import QUESTIONS, Answers
+
+LOOK_QUESTIONS = ("kind", "primary", "secondary", "pattern", "proportions", "mark")
+
+
+def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.SiLU()
+    )
+
+
+class Scorer(nn.Module):
+    """Pixels (B, 3, SIZE, SIZE) in [-1, 1] -> logits per question, each (B, classes)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _convolution(3, 32, 2),
+            _convolution(32, 64, 1),
+            _convolution(64, 64, 2),
+            _convolution(64, 128, 1),
+            _convolution(128, 128, 2),
+            _convolution(128, 128, 1),
+            nn.Conv2d(128, 48, 1),
+            nn.Flatten(),
+            nn.Linear(48 * (SIZE // 8) ** 2, 256),
+            nn.SiLU(),
+            nn.Dropout(0.1),
+        )
+        self.answers = Answers(256)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return self.answers(self.features(pixels))
+
+
+def load_scorer(weights: Path) -> Scorer:
+    """From the shipped `scorer.safetensors`."""
+    scorer = Scorer()
+    scorer.load_state_dict(load_file(weights))
+    return scorer.eval().requires_grad_(False)
+
+
+def save_scorer(scorer: Scorer, path: Path) -> None:
+    save_file({name: value.contiguous() for name, value in scorer.state_dict().items()}, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one picture shows: per question, the probability of each answer."""
+
+    probabilities: dict[str, Tensor]
+
+    def answer(self, question: str) -> str:
+        """The likeliest answer, in words."""
+        return QUESTIONS[question][int(self.probabilities[question].argmax())]
+
+    def shows(self, asked: dict[str, str]) -> float:
+        """The share of `asked` (question -> answer) that the picture shows."""
+        return sum(self.answer(question) == answer for question, answer in asked.items()) / len(
+            asked
+        )
+
+    def likeness(
+        self, other: "Reading", *, place: str = "centre", other_place: str = "centre"
+    ) -> float:
+        """Agreement about the look in [0, 1]: mean over LOOK_QUESTIONS of the probability that both answer alike."""
+        agreement = [
+            float(
+                (
+                    self.probabilities[f"{place}.{q}"] * other.probabilities[f"{other_place}.{q}"]
+                ).sum()
+            )
+            for q in LOOK_QUESTIONS
+        ]
+        return sum(agreement) / len(agreement)
+
+
+@torch.no_grad()
+def read(scorer: Scorer, pictures: Sequence[Image.Image]) -> list[Reading]:
+    """One reading per picture, in order."""
+    if not pictures:
+        return []
+    resized = [
+        picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        for picture in pictures
+    ]
+    logits = scorer(to_pixels(np.stack([np.asarray(picture) for picture in resized])))
+    probabilities = [F.softmax(scores.float(), dim=-1) for scores in logits]
+    return [
+        Reading({question: p[i] for question, p in zip(QUESTIONS, probabilities, strict=True)})
+        for i in range(len(pictures))
+    ]
