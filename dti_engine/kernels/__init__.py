@@ -1,0 +1,1 @@
+"""Triton kernels, each equal to a plain function of the engine, to stated rounding."""
