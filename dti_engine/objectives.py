@@ -143,8 +143,8 @@ def objective_from_scheduler(prediction_type: str, alphas_cumprod: Tensor) -> Ob
 
 
 def _discrete(u: Tensor, num_timesteps: int) -> Tensor:
-    """Uniform u in [0, 1) -> 0 .. num_timesteps - 1; clamped, because the product can round up."""
-    return (u * num_timesteps).long().clamp(max=num_timesteps - 1)
+    """u in [0, 1) -> 0 .. num_timesteps - 1; for u < 1 the product never rounds up to the end."""
+    return (u * num_timesteps).long()
 
 
 def _amplitudes(alphas_cumprod: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

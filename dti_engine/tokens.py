@@ -36,10 +36,8 @@ class TextEncoder(Protocol):
 
     name: str
     dim: int
-    max_length: int
-    stand_in_id: (
-        int  # holds the place of a learned row: in the vocabulary, not padding, not the end
-    )
+    max_length: int  # positions of a prompt, begin and end included
+    stand_in_id: int  # of the vocabulary, not padding nor end: holds the place of a learned row
 
     def vocabulary(self) -> Tensor:
         """(V, d) embedding rows of the original vocabulary, raw as stored, detached."""
@@ -68,7 +66,7 @@ class TextEncoder(Protocol):
 class LearnedToken:
     """One subject as embedding rows: for each text encoder (n, d) fp32 rows e = m* v.
 
-    n may differ between encoders. Two tokens are equal only if they are the same object.
+    The rows lie on the CPU; n may differ between encoders. A token equals only itself.
 
     Raises: TokenError if the placeholder is malformed; ConfigurationError if the rows are not
         finite (n, d) fp32.
@@ -205,10 +203,6 @@ class EncoderInput:
         """The samples with these indices; samples: (N,) int64."""
         return EncoderInput(self.ids[samples], self.row[samples])
 
-    def shifted(self, offset: int) -> "EncoderInput":
-        """The same prompts for a table in which their rows start at `offset` instead of 0."""
-        return EncoderInput(self.ids, torch.where(self.row < 0, self.row, self.row + offset))
-
 
 @dataclass(frozen=True, eq=False)
 class PromptBatch:
@@ -222,12 +216,6 @@ class PromptBatch:
     def select(self, samples: Tensor) -> "PromptBatch":
         """The samples with these indices; samples: (N,) int64."""
         return PromptBatch({name: each.select(samples) for name, each in self.inputs.items()})
-
-    def shifted(self, offsets: Mapping[str, int]) -> "PromptBatch":
-        """`EncoderInput.shifted` with one offset per encoder."""
-        return PromptBatch(
-            {name: each.shifted(offsets[name]) for name, each in self.inputs.items()}
-        )
 
     @staticmethod
     def concat(batches: Sequence["PromptBatch"]) -> "PromptBatch":

@@ -1,7 +1,7 @@
 """A tiny Stable Diffusion: the real classes, random weights; on disk and loaded."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ def tiny_checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_backbone(tiny_checkpoint: Path) -> Iterator[Backbone]:
+def tiny_backbone(tiny_checkpoint: Path) -> Backbone:
     """`tiny_checkpoint`, loaded; one for all tests, because nothing changes a backbone."""
     return load_backbone(tiny_checkpoint)
 

@@ -96,8 +96,8 @@ def open_checkpoint(weights: str | Path) -> Checkpoint:
     """
     name, folder = _locate(weights)
     try:
-        index = json.loads((folder / "model_index.json").read_text())
-    except (OSError, ValueError) as cause:
+        index = dict(json.loads((folder / "model_index.json").read_text()))
+    except (OSError, ValueError, TypeError) as cause:
         raise BackboneLoadError(
             f"{str(weights)!r} has no readable model_index.json; give a folder in the diffusers "
             "layout (convert a single .safetensors file first)"

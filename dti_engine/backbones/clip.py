@@ -1,4 +1,4 @@
-"""A CLIP text encoder that takes learned rows as an argument, for each family that reads with it."""
+"""A CLIP text encoder that takes learned rows as an argument, for families that read with it."""
 
 from typing import Any
 

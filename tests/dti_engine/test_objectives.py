@@ -1,0 +1,141 @@
+"""Noise, velocity and flow: algebra, diffusers as oracle, and the one loss."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from dti_engine.errors import BackboneLoadError
+from dti_engine.objectives import (
+    FlowMatching,
+    Noise,
+    Objective,
+    Velocity,
+    denoising_loss,
+    objective_from_scheduler,
+)
+
+SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+ALPHAS = SCHEDULER.alphas_cumprod
+OBJECTIVES: list[Objective] = [Noise(ALPHAS), Velocity(ALPHAS), FlowMatching(shift=3.0)]
+U = torch.tensor([0.0, 0.2, 0.5, 0.97])
+
+over_objectives = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda each: each.name)
+
+
+@pytest.fixture
+def latents() -> Tensor:
+    return torch.randn(4, 4, 8, 8)
+
+
+@pytest.fixture
+def noise() -> Tensor:
+    return torch.randn(4, 4, 8, 8)
+
+
+@pytest.mark.parametrize("objective", [Noise(ALPHAS), Velocity(ALPHAS)], ids=lambda o: o.name)
+def test_the_noisy_latents_are_those_of_diffusers(
+    objective: Objective, latents: Tensor, noise: Tensor
+) -> None:
+    t = objective.timesteps(U)
+    expected = SCHEDULER.add_noise(latents, noise, t)
+    torch.testing.assert_close(objective.noisy(latents, noise, t), expected, rtol=0, atol=1e-6)
+
+
+def test_the_velocity_is_that_of_diffusers(latents: Tensor, noise: Tensor) -> None:
+    t = Velocity(ALPHAS).timesteps(U)
+    expected = SCHEDULER.get_velocity(latents, noise, t)
+    target = Velocity(ALPHAS).target(latents, noise, t)
+    torch.testing.assert_close(target, expected, rtol=0, atol=1e-6)
+
+
+def test_the_velocity_is_the_derivative_along_the_arc_from_latents_to_noise(
+    latents: Tensor, noise: Tensor
+) -> None:
+    objective = Velocity(ALPHAS.double())
+    t = objective.timesteps(U)
+    angle = torch.acos(ALPHAS.double()[t].sqrt())[:, None, None, None]
+
+    def at(angle: Tensor) -> Tensor:
+        return torch.cos(angle) * latents.double() + torch.sin(angle) * noise.double()
+
+    slope = (at(angle + 1e-5) - at(angle - 1e-5)) / 2e-5
+    target = objective.target(latents.double(), noise.double(), t)
+    torch.testing.assert_close(target, slope, rtol=0, atol=1e-8)
+
+
+def test_the_flow_is_straight_and_runs_from_latents_to_noise(
+    latents: Tensor, noise: Tensor
+) -> None:
+    objective = FlowMatching()
+    target = objective.target(latents, noise, torch.zeros(4))
+    for s in (0.0, 0.3, 1.0):
+        noisy = objective.noisy(latents, noise, torch.full((4,), 1000 * s))
+        torch.testing.assert_close(noisy, latents + s * target, rtol=0, atol=1e-6)
+    ends = [objective.noisy(latents, noise, torch.full((4,), t)) for t in (0.0, 1000.0)]
+    assert torch.equal(ends[0], latents)
+    assert torch.equal(ends[1], noise)
+
+
+def test_the_shift_is_that_of_diffusers() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    u = torch.arange(1, 1001, dtype=torch.float64).flip(0) / 1000
+    timesteps = FlowMatching(shift=3.0).timesteps(u).float()
+    torch.testing.assert_close(timesteps, scheduler.timesteps, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("objective", [Noise(ALPHAS), Velocity(ALPHAS)], ids=lambda o: o.name)
+def test_uniform_u_reaches_every_timestep_equally(objective: Objective) -> None:
+    u = (torch.arange(2000) + 0.5) / 2000
+    assert torch.equal(objective.timesteps(u), torch.arange(1000).repeat_interleave(2))
+
+
+def test_the_largest_u_below_one_stays_within_the_schedule() -> None:
+    below_one = torch.nextafter(torch.ones(1), torch.zeros(1))
+    for num_timesteps in range(1, 2000):
+        objective = Noise(torch.ones(1).expand(num_timesteps))
+        assert objective.timesteps(below_one).tolist() == [num_timesteps - 1]
+
+
+class KnowingDenoiser:
+    """Predicts the target plus a given error per sample; it is told both in place of a prompt."""
+
+    def __init__(self, objective: Objective, dtype: torch.dtype = torch.float32) -> None:
+        self.objective = objective
+        self.dtype = dtype
+
+    def denoise(
+        self, noisy: Tensor, timesteps: Tensor, conditioning: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        latents, noise, error = conditioning
+        target = self.objective.target(latents, noise, timesteps)
+        return (target + error[:, None, None, None]).to(self.dtype)
+
+
+@over_objectives
+def test_the_loss_is_the_mean_squared_error_of_each_sample(
+    objective: Objective, latents: Tensor, noise: Tensor
+) -> None:
+    error = torch.tensor([0.0, 1.0, -2.0, 0.5])
+    loss = denoising_loss(KnowingDenoiser(objective), latents, noise, U, (latents, noise, error))
+    torch.testing.assert_close(loss, error.square(), rtol=1e-5, atol=1e-10)
+
+
+@over_objectives
+def test_the_loss_of_a_half_precision_model_is_computed_in_single_precision(
+    objective: Objective, latents: Tensor, noise: Tensor
+) -> None:
+    backbone = KnowingDenoiser(objective, torch.bfloat16)
+    loss = denoising_loss(backbone, latents, noise, U, (latents, noise, torch.zeros(4)))
+    assert loss.dtype == torch.float32
+    assert 0 < float(loss.max()) < 1e-4  # what rounding the prediction to 8 bits costs
+
+
+@pytest.mark.parametrize(("stated", "name"), [("epsilon", "noise"), ("v_prediction", "velocity")])
+def test_a_checkpoints_prediction_type_names_its_objective(stated: str, name: str) -> None:
+    assert objective_from_scheduler(stated, ALPHAS).name == name
+
+
+def test_an_unknown_prediction_type_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(BackboneLoadError, match=r"'sample'.*'epsilon' and 'v_prediction'"):
+        objective_from_scheduler("sample", ALPHAS)
