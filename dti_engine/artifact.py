@@ -1,0 +1,229 @@
+"""The file of a learned token: what was learned, and everything needed to know what it is good for.
+
+A safetensors file with one (n, d) float32 tensor per text encoder, named like the encoder, and the
+`Manifest` as JSON in its header. Nothing in it is ever executed; what is not ours is refused.
+"""
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeAlias
+
+import safetensors.torch
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dti_engine import __version__
+from dti_engine.config import Method, TrainConfig, explain
+from dti_engine.errors import (
+    ArtifactError,
+    ArtifactFormatError,
+    ArtifactMismatchError,
+    ConfigurationError,
+    TokenError,
+)
+from dti_engine.tokens import LearnedToken
+
+SCHEMA_VERSION = 1
+_HEADER_KEY = "dti"
+_EXPORT_KEY = "dti_export"
+_MAX_BYTES = 64 * 2**20  # a token is some KB; more is a mistake, found before it is in memory
+_NORM_TOLERANCE = 1e-4  # relative: far above a float32 norm's rounding, far below a real change
+
+Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(BaseModel):
+    """What a token is, which weights it belongs to, and how it came about."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    placeholder: str
+    initializer: str
+    backbone: str
+    backbone_fingerprint: Sha256
+    magnitudes: Mapping[str, tuple[float, ...]]  # encoder -> length of each of its vectors
+    config: TrainConfig
+    seed: int = Field(ge=0, lt=2**64)
+    steps_done: int = Field(gt=0)
+    stop_reason: Literal["budget"] = "budget"
+    pictures: Mapping[str, Sha256]  # file name -> sha256 of the file
+    figures: Mapping[str, float]  # of the last report: loss, prior_angle_rad, ...
+    engine_version: str = __version__
+    created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def method(self) -> Method:
+        return self.config.method
+
+    @property
+    def num_vectors(self) -> dict[str, int]:
+        """Encoder -> positions that the token takes in a prompt."""
+        return {encoder: len(lengths) for encoder, lengths in self.magnitudes.items()}
+
+
+class _AnyManifest(BaseModel):
+    """What every version of the manifest has."""
+
+    schema_version: int
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A learned token with its manifest.
+
+    Raises: ArtifactFormatError if the two contradict each other.
+    """
+
+    manifest: Manifest
+    token: LearnedToken
+
+    def __post_init__(self) -> None:
+        noted = self.manifest.magnitudes
+        found = {name: norms.tolist() for name, norms in self.token.magnitudes().items()}
+        if self.token.placeholder != self.manifest.placeholder or found.keys() != noted.keys():
+            raise ArtifactFormatError(
+                f"the token is {self.token.placeholder} for {sorted(found)}, "
+                f"the manifest says {self.manifest.placeholder} for {sorted(noted)}"
+            )
+        for name, norms in found.items():
+            if len(norms) != len(noted[name]) or not all(map(_close, norms, noted[name])):
+                raise ArtifactFormatError(
+                    f"the vectors for {name!r} have the lengths {norms}, "
+                    f"the manifest says {list(noted[name])}"
+                )
+
+    def to_bytes(self) -> bytes:
+        """The file's content; the same artifact always gives the same bytes."""
+        return _pack(self.token.embeddings, {_HEADER_KEY: self.manifest.model_dump_json()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The artifact in a file's content.
+
+        Raises: ArtifactFormatError if it is none, is damaged or newer, or contradicts itself.
+        """
+        if len(data) > _MAX_BYTES:
+            raise ArtifactFormatError(f"larger than {_MAX_BYTES} bytes, so not an artifact")
+        try:
+            tensors = safetensors.torch.load(data)
+            manifest = _read_manifest(data)
+            return cls(manifest, LearnedToken(manifest.placeholder, tensors))
+        except SafetensorError as error:
+            raise ArtifactFormatError(f"not a safetensors file, or damaged: {error}") from error
+        except ValidationError as error:
+            raise ArtifactFormatError(f"bad manifest: {explain(error, Manifest)}") from error
+        except (ConfigurationError, TokenError) as error:
+            raise ArtifactFormatError(str(error)) from error
+
+    def save(self, path: Path) -> None:
+        """Write the file. Others see the old one or the new one, never a part.
+
+        Raises: ArtifactError if it cannot be written.
+        """
+        _write(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a file that `save` wrote.
+
+        Raises: ArtifactError if it cannot be read; ArtifactFormatError as `from_bytes`.
+        """
+        try:
+            with path.open("rb") as file:
+                data = file.read(_MAX_BYTES + 1)
+            return cls.from_bytes(data)
+        except OSError as error:
+            raise ArtifactError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        except ArtifactFormatError as error:
+            raise ArtifactFormatError(f"{str(path)!r}: {error}") from error
+
+    def check_fits(
+        self, dims: Mapping[str, int], fingerprint: str, *, same_weights: bool = False
+    ) -> str | None:
+        """A warning if the token was made with other weights than these, None if all fits.
+
+        dims: encoder -> d of the backbone; fingerprint: the backbone's.
+
+        Raises: ArtifactMismatchError if encoders or dimensions differ, so that the token cannot be
+            used at all; with `same_weights` also where the weights differ.
+        """
+        made_for = {name: rows.shape[-1] for name, rows in self.token.embeddings.items()}
+        origin = f"{self.manifest.placeholder} was made with {self.manifest.backbone!r}"
+        if made_for != dict(dims):
+            raise ArtifactMismatchError(
+                f"{origin}, whose encoders have the dimensions {made_for}, not {dict(dims)}; "
+                "use it with that backbone, or train it again with this one"
+            )
+        if fingerprint == self.manifest.backbone_fingerprint:
+            return None
+        warning = (
+            f"{origin}, whose vocabulary has other embeddings: pictures may not show the subject"
+        )
+        if same_weights:
+            raise ArtifactMismatchError(warning)
+        return warning
+
+
+def export_diffusers(artifact: Artifact, path: Path) -> None:
+    """Write the file that diffusers' `load_textual_inversion` opens: placeholder -> (n, d) float32.
+
+    Raises: ArtifactError if the token has several encoders, or the file cannot be written.
+    """
+    encoders = sorted(artifact.token.embeddings)
+    if len(encoders) != 1:
+        raise ArtifactError(
+            f"{artifact.token.placeholder} has the encoders {encoders}, a file for diffusers holds "
+            "one; a later version will write a file for each"
+        )
+    tensors = {artifact.token.placeholder: artifact.token.embeddings[encoders[0]]}
+    _write(path, _pack(tensors, {_EXPORT_KEY: artifact.manifest.model_dump_json()}))
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=_NORM_TOLERANCE)
+
+
+def _pack(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    plain = {name: rows.detach().cpu().contiguous().clone() for name, rows in tensors.items()}
+    return safetensors.torch.save(plain, metadata)
+
+
+def _read_manifest(data: bytes) -> Manifest:
+    """The manifest in the header of a safetensors file that was found valid.
+
+    Layout: the length of the header in 8 bytes, little-endian, then the header as JSON.
+    """
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    text = (header.get("__metadata__") or {}).get(_HEADER_KEY)
+    if text is None:
+        raise ArtifactFormatError("it has no manifest, so it was not saved as an artifact")
+    version = _AnyManifest.model_validate_json(text).schema_version
+    if version > SCHEMA_VERSION:
+        raise ArtifactFormatError(
+            f"its schema is {version}, this engine reads up to {SCHEMA_VERSION}; update the engine"
+        )
+    return Manifest.model_validate_json(text)
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {str(path)!r}: {error.strerror}") from error

@@ -1,0 +1,138 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dti_engine.config import TrainConfig
+from dti_engine.errors import ConfigurationError
+from dti_engine.recipes import RECIPES, recipe, sd, standard_ti
+
+REQUIRED: dict[str, Any] = {"steps": 400, "batch_size": 4, "resolution": 64, "lr": 0.03}
+
+
+def test_configs_and_recipes_load_without_torch() -> None:
+    heavy = "{'torch', 'numpy', 'PIL', 'diffusers', 'transformers'}"
+    code = f"import sys, dti_engine.config, dti_engine.recipes; print({heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("method", "lora"),
+        ("steps", 0),
+        ("steps", 1.5),
+        ("steps", True),
+        ("steps", "400"),
+        ("batch_size", -4),
+        ("resolution", 0),
+        ("resolution", 63),
+        ("lr", 0.0),
+        ("lr", 1.01),
+        ("lr", float("nan")),
+        ("kappa", -1e-4),
+        ("kappa", float("inf")),
+        ("beta2", -0.1),
+        ("beta2", 1.0),
+        ("weight_decay", -0.01),
+        ("magnitude", "mean"),
+        ("magnitude", 0.0),
+        ("magnitude", float("inf")),
+        ("captions", "animal"),
+        ("timesteps", "sorted"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_its_name_and_value(field: str, value: object) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        TrainConfig.parse(REQUIRED | {field: value})
+    assert f"{field} should" in str(refusal.value)
+    assert f"got {value!r}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("field", REQUIRED)
+def test_a_missing_value_is_named(field: str) -> None:
+    with pytest.raises(ConfigurationError, match=f": {field} is required$"):
+        TrainConfig.parse({name: value for name, value in REQUIRED.items() if name != field})
+
+
+def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(ConfigurationError, match=r"learning-rate is unknown; known are .*, lr, "):
+        TrainConfig.parse(REQUIRED | {"learning-rate": 0.1})
+
+
+def test_all_faults_are_said_at_once() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        TrainConfig.parse(REQUIRED | {"method": "lora", "steps": 0, "magnitude": "mean"})
+    message = str(refusal.value)
+    assert "method should be 'dti' or 'ti', got 'lora'" in message
+    assert "steps should be greater than 0, got 0" in message
+    assert "'vocabulary' or 'initializer' or should be a valid number, got 'mean'" in message
+    assert "\n" not in message
+
+
+def test_what_is_not_a_mapping_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="got 7"):
+        TrainConfig.parse(7)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"method": "dti", "weight_decay": 0.01}, "weight_decay must be 0 with method 'dti'"),
+        ({"method": "ti", "kappa": 1e-4}, "kappa must be 0 with method 'ti'"),
+        ({"method": "ti", "beta2": 0.99}, "beta2 must be 0 with method 'ti'"),
+    ],
+)
+def test_values_of_the_other_method_are_refused(values: dict[str, object], reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        TrainConfig.parse(REQUIRED | values)
+
+
+def test_each_method_has_its_own_defaults() -> None:
+    dti, ti = TrainConfig(**REQUIRED), TrainConfig(**REQUIRED, method="ti")
+    assert (dti.kappa, dti.weight_decay, dti.magnitude) == (1e-4, 0.0, "vocabulary")
+    assert (ti.kappa, ti.weight_decay, ti.magnitude) == (0.0, 1e-2, "initializer")
+
+
+def test_a_config_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        sd().steps = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_change_makes_another_config() -> None:
+    before = sd()
+    after = before.changed(steps=7, magnitude=0.4)
+    assert (after.steps, after.magnitude) == (7, 0.4)
+    assert after.changed(steps=before.steps, magnitude=before.magnitude) == before == sd()
+
+
+def test_a_change_is_checked_alone_and_against_the_rest() -> None:
+    with pytest.raises(ConfigurationError, match="steps should be greater than 0, got 0"):
+        sd().changed(steps=0)
+    with pytest.raises(ConfigurationError, match=r"kappa must be 0 .* not 0\.0001"):
+        sd().changed(method="ti")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_and_its_baseline_survive_json(name: str) -> None:
+    for config in (recipe(name), standard_ti(recipe(name))):
+        assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_baseline_differs_in_the_method_alone(name: str) -> None:
+    ours = recipe(name).model_dump()
+    differences = {field for field, value in standard_ti(recipe(name)) if ours[field] != value}
+    assert differences == {"method", "lr", "kappa", "weight_decay", "magnitude"}
+
+
+def test_the_miniature_is_trained_with_captions_that_it_knows() -> None:
+    assert recipe("miniature").captions == "miniature"
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:
+    with pytest.raises(ConfigurationError, match="no recipe 'sdxl'; known are miniature, sd"):
+        recipe("sdxl")
