@@ -1,0 +1,72 @@
+"""All that is random in a training step, as a pure function of (seed, step).
+
+No generator outlives a call, so a subject sees the same samples whatever its slot, its neighbours,
+its device or the number of times it was resumed. Knows no models, only how many to choose from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dti_engine.config import Timesteps
+
+_BELOW_ONE = 1 - 2**-24  # the largest float32 below 1, to which (j + u) / B may round otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The B samples of one subject at one step."""
+
+    views: Tensor  # (B,) int64, index into all crops of all pictures
+    captions: Tensor  # (B,) int64, index into the caption templates
+    u: Tensor  # (B,) float32 in [0, 1), which the objective turns into timesteps
+    posterior: Tensor  # (B, C, h, w) float32, standard normal: the noise of the latents themselves
+    noise: Tensor  # (B, C, h, w) float32, standard normal: the noise to be predicted
+
+    def to(self, device: torch.device) -> "Draws":
+        """The same there, without waiting for it."""
+        tensors = [getattr(self, each.name) for each in fields(self)]
+        if device.type == "cuda":  # from other memory, a copy waits for the step before
+            tensors = [each.pin_memory() for each in tensors]
+        return Draws(*(each.to(device, non_blocking=True) for each in tensors))
+
+
+def draw(
+    seed: int,
+    step: int,
+    *,
+    batch_size: int,
+    num_crops: Sequence[int],
+    num_captions: int,
+    latent_shape: tuple[int, ...],
+    timesteps: Timesteps,
+) -> Draws:
+    """The samples of a subject's own `step`: picture, crop, caption, time and both noises.
+
+    A picture is as likely as any other, however many crops (`num_crops`, per picture) it has.
+    Stratified times come one from each B-th of [0, 1): the same mean, less variance.
+
+    (seed, step), each in 0 .. 2**64 - 1, are the key of the generator, not a seed hashed into fewer
+    bits: no two pairs share a stream. Drawn on the CPU, hence the same for every device.
+
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
+    """
+    random = np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+    crops = np.asarray(num_crops)
+    pictures = random.integers(len(crops), size=batch_size)
+    views = (np.cumsum(crops) - crops)[pictures] + random.integers(crops[pictures])
+    captions = random.integers(num_captions, size=batch_size)
+    u = random.random(batch_size)
+    if timesteps == "stratified":
+        u = (np.arange(batch_size) + u) / batch_size
+    posterior, noise = random.standard_normal((2, batch_size, *latent_shape), dtype=np.float32)
+    return Draws(
+        views=torch.from_numpy(views),
+        captions=torch.from_numpy(captions),
+        u=torch.from_numpy(np.minimum(u, _BELOW_ONE).astype(np.float32)),
+        posterior=torch.from_numpy(posterior),
+        noise=torch.from_numpy(noise),
+    )

@@ -1,0 +1,169 @@
+"""The learned rows of one text encoder, and how gradients move them: as directions, or as vectors.
+
+A learner owns one table [rows, d] in which every packed subject has a few rows. Rows never mix, so
+no subject notices its neighbours. All state is per row, in float32 (float64 in tests), whatever the
+dtype of the model. Knows no prompts, slots or losses; no step reads from the device.
+"""
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dti_engine import sphere
+from dti_engine.config import TrainConfig
+from dti_engine.step import RunningNorm, step_rows_
+
+
+class RowReport(NamedTuple):
+    """What one step did, per row [rows], left on the device; no meaning for rows not seated."""
+
+    gradient_norm: Tensor  # |g| of the data loss, before prior and weight decay
+    prior_ratio: Tensor  # kappa / |g|: the prior beside the data
+    step_angle: Tensor  # radians turned by this step
+    prior_angle: Tensor  # radians between the row, after the step, and where it started
+    norm: Tensor  # length of the embedding
+
+
+class Learner(Protocol):
+    """What the trainer asks of a method."""
+
+    parameter: Tensor  # (rows, d), the leaf whose gradient `step` takes
+    seated: Tensor  # (rows,) bool, the rows that learn
+
+    def seat(self, rows: slice, initial: Tensor) -> None:
+        """Start these rows afresh at the embeddings `initial` (n, d), and let them learn."""
+        ...
+
+    def vacate(self, rows: slice) -> None:
+        """Stop these rows: no step moves them until they are seated again."""
+        ...
+
+    def embeddings(self) -> Tensor:
+        """The rows as the text encoder gets them, (rows, d), differentiable in `parameter`."""
+        ...
+
+    def step(self, gradient: Tensor) -> RowReport:
+        """Move every seated row once, by its row of dL/d`parameter` (rows, d)."""
+        ...
+
+
+class DirectionLearner:
+    """Directional Textual Inversion: e = m* v, where v moves on the unit sphere and m* stays.
+
+    The prior's mean is v_0. lr is an angle in radians. Source: paper, Algorithm 1; see `step`.
+    """
+
+    def __init__(self, table: Tensor, *, lr: float, kappa: float, beta2: float = 0.0) -> None:
+        """`table` [rows, d] gives shape, device and dtype."""
+        num_rows = len(table)
+        self.parameter = torch.zeros_like(table, requires_grad=True)
+        self.seated = torch.zeros(num_rows, dtype=torch.bool, device=table.device)
+        self._mu = torch.zeros_like(table)
+        self._magnitudes = table.new_zeros(num_rows)
+        self._running = RunningNorm(table.new_zeros(num_rows), table.new_zeros(num_rows), beta2)
+        self._lr, self._kappa = lr, kappa
+
+    @torch.no_grad()
+    def seat(self, rows: slice, initial: Tensor) -> None:
+        """As `Learner.seat`. Raises: ZeroVectorError if a vector is zero."""
+        start = initial.to(self._mu)
+        self.parameter[rows] = self._mu[rows] = sphere.normalize(start)
+        self._magnitudes[rows] = torch.linalg.vector_norm(start, dim=-1)
+        self._running.second_moment[rows] = 0
+        self._running.weight[rows] = 0
+        self.seated[rows] = True
+
+    def vacate(self, rows: slice) -> None:
+        self.seated[rows] = False
+
+    def embeddings(self) -> Tensor:
+        return self._magnitudes.unsqueeze(-1) * self.parameter
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor) -> RowReport:
+        v, running = self.parameter, self._running if self._running.beta2 > 0 else None
+        report = step_rows_(v, gradient, self._mu, self._lr, self._kappa, running, self.seated)
+        return RowReport(
+            gradient_norm=report.data_norm,
+            prior_ratio=self._kappa / report.data_norm,
+            step_angle=report.step_angle,
+            prior_angle=sphere.geodesic_distance(v, self._mu),
+            norm=torch.linalg.vector_norm(self.embeddings(), dim=-1),
+        )
+
+
+class VectorLearner:
+    """Standard Textual Inversion, the baseline: e itself moves, length and all, by AdamW.
+
+    Each row counts its own steps, so the table is equal to one `torch.optim.AdamW` per subject.
+    Source: Gal et al. 2022; Loshchilov and Hutter 2019, Algorithm 2, with torch's defaults.
+    """
+
+    _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
+
+    def __init__(self, table: Tensor, *, lr: float, weight_decay: float) -> None:
+        """`table` [rows, d] gives shape, device and dtype."""
+        num_rows = len(table)
+        self.parameter = torch.zeros_like(table, requires_grad=True)
+        self.seated = torch.zeros(num_rows, dtype=torch.bool, device=table.device)
+        self._initial = torch.zeros_like(table)
+        self._first_moment = torch.zeros_like(table)
+        self._second_moment = torch.zeros_like(table)
+        self._steps = table.new_zeros(num_rows, 1)
+        self._lr, self._weight_decay = lr, weight_decay
+
+    @torch.no_grad()
+    def seat(self, rows: slice, initial: Tensor) -> None:
+        self.parameter[rows] = self._initial[rows] = initial.to(self._initial)
+        for state in (self._first_moment, self._second_moment, self._steps):
+            state[rows] = 0
+        self.seated[rows] = True
+
+    def vacate(self, rows: slice) -> None:
+        self.seated[rows] = False
+
+    def embeddings(self) -> Tensor:
+        return self.parameter
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor) -> RowReport:
+        before, seated = self.parameter.clone(), self.seated.unsqueeze(-1)
+        self._steps += seated
+        for state, observed, beta in (
+            (self._first_moment, gradient, self._BETA1),
+            (self._second_moment, gradient.square(), self._BETA2),
+        ):
+            state.copy_(torch.where(seated, beta * state + (1 - beta) * observed, state))
+        mean = self._first_moment / _debias(self._BETA1, self._steps)
+        spread = (self._second_moment / _debias(self._BETA2, self._steps)).sqrt() + self._EPS
+        moved = (1 - self._lr * self._weight_decay) * before - self._lr * mean / spread
+        self.parameter.copy_(torch.where(seated, moved, before))
+        return RowReport(
+            gradient_norm=torch.linalg.vector_norm(gradient, dim=-1),
+            prior_ratio=gradient.new_zeros(len(gradient)),
+            step_angle=_angle(before, self.parameter),
+            prior_angle=_angle(self._initial, self.parameter),
+            norm=torch.linalg.vector_norm(self.parameter, dim=-1),
+        )
+
+
+def new_learner(config: TrainConfig, num_rows: int, vocabulary: Tensor) -> Learner:
+    """The learner of the config's method, its rows empty, and like those of `vocabulary` [V, d]."""
+    dtype = torch.promote_types(vocabulary.dtype, torch.float32)
+    table = torch.zeros(num_rows, vocabulary.shape[1], dtype=dtype, device=vocabulary.device)
+    if config.method == "dti":
+        return DirectionLearner(table, lr=config.lr, kappa=config.kappa, beta2=config.beta2)
+    return VectorLearner(table, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _debias(beta: float, steps: Tensor) -> Tensor:
+    """1 - beta^steps; the plain form loses four digits in float32 while steps are few."""
+    return -torch.expm1(math.log(beta) * steps)
+
+
+def _angle(a: Tensor, b: Tensor) -> Tensor:
+    """Angle between free vectors. Zero rows, which nobody owns, raise nothing and cost no read."""
+    return sphere.geodesic_distance(normalize(a, dim=-1), normalize(b, dim=-1))

@@ -1,0 +1,158 @@
+"""How training ends: with a complete artifact, or with an error that no neighbour notices."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dti_engine.backbones.interface import Backbone, Latents
+from dti_engine.config import TrainConfig
+from dti_engine.draws import draw
+from dti_engine.errors import InvalidImageError, TokenError, TrainingFailedError
+from dti_engine.images import Picture
+from dti_engine.recipes import standard_ti
+from dti_engine.trainer import Outcome, Subject, Trainer, train
+
+ENCODER = "text_encoder"
+CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
+SHORT = CONFIG.changed(steps=4)
+BLACK = Picture("black.png", Image.new("RGB", (16, 16)), "0" * 64, (16, 16))
+MakeSubject = Callable[..., Subject]
+LoadParts = Callable[[torch.dtype], Any]
+
+
+def _learned(outcome: Outcome) -> Tensor:
+    assert outcome.artifact is not None, outcome.error
+    return outcome.artifact.token.embeddings[ENCODER]
+
+
+def _by_id(outcomes: list[Outcome]) -> dict[str, Outcome]:
+    return {outcome.subject.id: outcome for outcome in outcomes}
+
+
+def test_the_artifact_says_how_it_came_about(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = make_subject(1)
+    (outcome,) = train(tiny_backbone, [subject], SHORT, num_slots=2)
+    assert outcome.artifact is not None
+    manifest = outcome.artifact.manifest
+    assert (manifest.placeholder, manifest.initializer, manifest.seed) == ("<rex>", "dog", 1)
+    assert manifest.backbone == tiny_backbone.name
+    assert manifest.backbone_fingerprint == tiny_backbone.fingerprint
+    assert manifest.config == SHORT
+    assert manifest.steps_done == 4
+    assert manifest.pictures == {picture.name: picture.sha256 for picture in subject.pictures}
+    assert manifest.figures["loss"] == outcome.reports[-1].loss
+
+
+class _OverflowsOnBlack:
+    """The tiny backbone with an autoencoder whose latents of a black picture are NaN."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def encode_images(self, pixels: Tensor) -> Latents:
+        latents = self._backbone.encode_images(pixels)
+        is_black = (pixels == -1).flatten(1).all(dim=1)
+        return Latents(
+            latents.mean.masked_fill(is_black[:, None, None, None], math.nan), latents.std
+        )
+
+
+@pytest.mark.parametrize("method", ["dti", "ti"])
+def test_a_subject_that_fails_ends_by_name_and_its_neighbours_do_not_notice(
+    tiny_backbone: Backbone, make_subject: MakeSubject, method: str
+) -> None:
+    config = SHORT if method == "dti" else standard_ti(SHORT)
+    backbone = _OverflowsOnBlack(tiny_backbone)
+    good = [make_subject(number) for number in (1, 2, 3)]
+    bad = make_subject(2, pictures=[BLACK])
+    healthy = _by_id(train(backbone, good, config, num_slots=3))
+    mixed = _by_id(train(backbone, [good[0], bad, good[2]], config, num_slots=3))
+    for name in ("subject-1", "subject-3"):
+        assert torch.equal(_learned(healthy[name]), _learned(mixed[name]))
+    failed = mixed["subject-2"]
+    assert failed.artifact is None
+    assert isinstance(failed.error, TrainingFailedError)
+    assert str(failed.error).startswith(
+        "subject 'subject-2' failed at step 1 of 4: its loss is nan"
+    )
+    assert len(failed.reports) == 1
+
+
+def test_the_step_that_failed_is_named_exactly_though_reports_come_late(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = make_subject(1, pictures=[*make_subject(1).pictures * 3, BLACK])
+    trainer = Trainer(_OverflowsOnBlack(tiny_backbone), CONFIG, num_slots=1, report_every=50)
+    trainer.seat(subject)
+    (occupant,) = trainer.occupants
+    assert occupant is not None
+    num_crops = occupant.num_crops
+    first = next(
+        step
+        for step in range(CONFIG.steps)
+        if sum(num_crops) - 1 in _views(subject.seed, step, num_crops)
+    )
+    assert first > 0
+    (outcome,) = [outcome for _ in range(CONFIG.steps) for outcome in trainer.step()]
+    assert f"failed at step {first + 1} of 20" in str(outcome.error)
+    assert len(outcome.reports) == first + 1
+
+
+def _views(seed: int, step: int, num_crops: Any) -> list[int]:
+    shape: dict[str, Any] = {"latent_shape": (4, 8, 8), "timesteps": "uniform", "num_captions": 1}
+    return draw(seed, step, batch_size=2, num_crops=num_crops, **shape).views.tolist()
+
+
+def test_a_failed_subject_leaves_its_slot_to_the_next(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subjects = [make_subject(1, pictures=[BLACK]), make_subject(2), make_subject(3)]
+    outcomes = train(_OverflowsOnBlack(tiny_backbone), subjects, SHORT, num_slots=1)
+    assert [outcome.artifact is None for outcome in outcomes] == [True, False, False]
+
+
+def test_a_gradient_of_exactly_zero_is_a_failure_not_a_step_along_the_prior(
+    load_parts: LoadParts, make_subject: MakeSubject
+) -> None:
+    parts = load_parts(torch.float32)
+    for name, parameter in parts.unet.named_parameters():
+        if "attn2.to_out" in name:  # what the UNet has read of the text is thrown away
+            torch.nn.init.zeros_(parameter)
+    (outcome,) = train(parts.assembled(), [make_subject(1)], SHORT, num_slots=1)
+    assert isinstance(outcome.error, TrainingFailedError)
+    assert "'subject-1' failed at step 1 of 4" in str(outcome.error)
+    assert "exactly zero" in str(outcome.error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"pictures": []}, InvalidImageError, "no pictures"),
+        ({"placeholder": "Rex"}, TokenError, "placeholder 'Rex'"),
+        ({"initializer": " "}, TokenError, "initializer ' '"),
+        ({"initializer": "small red dog"}, TokenError, "max_vectors"),
+    ],
+)
+def test_a_subject_that_cannot_be_seated_is_an_outcome_and_the_others_train(
+    tiny_backbone: Backbone,
+    make_subject: MakeSubject,
+    changes: dict[str, object],
+    error: type[Exception],
+    message: str,
+) -> None:
+    subjects = [make_subject(1, **changes), make_subject(2)]
+    refused, trained = train(tiny_backbone, subjects, SHORT, num_slots=1, max_vectors=2)
+    assert isinstance(refused.error, error)
+    assert message in str(refused.error)
+    assert refused.reports == ()
+    assert trained.artifact is not None

@@ -1,0 +1,267 @@
+"""Packed training: what a subject learns, and that it learns the same in every packing."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dti_engine import sphere
+from dti_engine.backbones import load_backbone
+from dti_engine.backbones.clip import ClipTextEncoder
+from dti_engine.backbones.interface import Backbone, Conditioning
+from dti_engine.config import TrainConfig
+from dti_engine.errors import ConfigurationError
+from dti_engine.objectives import denoising_loss
+from dti_engine.recipes import standard_ti
+from dti_engine.slots import Occupant
+from dti_engine.tokens import PromptBatch, Rows, vocabulary_magnitude
+from dti_engine.trainer import Outcome, Subject, Trainer, train
+
+ENCODER = "text_encoder"
+CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
+SHORT = CONFIG.changed(steps=4)
+MakeSubject = Callable[..., Subject]
+LoadParts = Callable[[torch.dtype], Any]
+
+
+def _learned(outcome: Outcome) -> Tensor:
+    assert outcome.artifact is not None, outcome.error
+    return outcome.artifact.token.embeddings[ENCODER]
+
+
+def _by_id(outcomes: list[Outcome]) -> dict[str, Outcome]:
+    return {outcome.subject.id: outcome for outcome in outcomes}
+
+
+def _angle(a: Tensor, b: Tensor) -> float:
+    return float(sphere.geodesic_distance(sphere.normalize(a), sphere.normalize(b)).max())
+
+
+def _seated(trainer: Trainer, slot: int) -> Occupant:
+    occupant = trainer.occupants[slot]
+    assert occupant is not None
+    return occupant
+
+
+def _rows(trainer: Trainer, slot: int) -> Tensor:
+    rows = trainer.learners[ENCODER].embeddings()[_seated(trainer, slot).rows[ENCODER]]
+    return rows.detach().clone()
+
+
+def test_a_neighbour_never_changes_a_result_at_the_same_shape(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    outcomes = []
+    for numbers in ([1, 2, 3], [4, 2, 5], [6, 2]):
+        subjects = [make_subject(number) for number in numbers]
+        ended = _by_id(train(tiny_backbone, subjects, SHORT, num_slots=3))
+        outcomes.append(ended["subject-2"])
+    for other in outcomes[1:]:
+        assert torch.equal(_learned(outcomes[0]), _learned(other))
+        assert outcomes[0].reports == other.reports
+
+
+def test_packings_agree_to_1e_9_after_20_steps_in_float64(
+    exact_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    def rows_after_20_steps(*numbers: int) -> Tensor:
+        trainer = Trainer(exact_backbone, CONFIG.changed(steps=100), num_slots=len(numbers))
+        for number in numbers:
+            trainer.seat(make_subject(number))
+        for _ in range(20):
+            trainer.step()
+        return _rows(trainer, len(numbers) - 1)
+
+    alone, packed = rows_after_20_steps(7), rows_after_20_steps(1, 2, 3, 7)
+    assert alone.dtype == torch.float64
+    torch.testing.assert_close(alone, packed, rtol=0, atol=1e-9)
+
+
+def test_packings_differ_by_less_than_a_tenth_of_what_seeds_do_in_float32(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = make_subject(7)
+    same_but_seed = make_subject(8, pictures=subject.pictures)
+    alone, other = (
+        train(tiny_backbone, [each], CONFIG, num_slots=1)[0] for each in (subject, same_but_seed)
+    )
+    neighbours = [make_subject(number) for number in (1, 2, 3)]
+    packed = _by_id(train(tiny_backbone, [*neighbours, subject], CONFIG, num_slots=4))
+    between_packings = _angle(_learned(alone), _learned(packed["subject-7"]))
+    assert between_packings < _angle(_learned(alone), _learned(other)) / 10
+
+
+def test_a_subject_learns_in_a_refilled_slot_what_it_would_in_a_slot_of_its_own(
+    exact_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subjects = [make_subject(number) for number in range(5)]
+    refilled, together = (
+        _by_id(train(exact_backbone, subjects, SHORT, num_slots=num_slots)) for num_slots in (2, 5)
+    )
+    assert refilled.keys() == together.keys() == {subject.id for subject in subjects}
+    for name, outcome in refilled.items():
+        torch.testing.assert_close(_learned(outcome), _learned(together[name]), rtol=0, atol=1e-7)
+        assert [report.step for report in outcome.reports] == [1, 2, 3, 4]
+
+
+def test_subjects_are_taken_from_the_queue_only_when_a_slot_is_free(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    taken: list[int] = []
+
+    def queue() -> Iterator[Subject]:
+        for number in range(5):
+            taken.append(number)
+            yield make_subject(number)
+
+    counts: list[int] = []
+    train(tiny_backbone, queue(), SHORT, num_slots=2, on_step=lambda _: counts.append(len(taken)))
+    assert counts == [2] * 4 + [4] * 4 + [5] * 4
+
+
+def test_a_vacated_slot_is_free_and_its_neighbour_goes_on_undisturbed(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    def neighbour(*, of_vacated: bool) -> Outcome:
+        trainer = Trainer(tiny_backbone, SHORT, num_slots=2)
+        trainer.seat(make_subject(1))
+        trainer.seat(make_subject(2))
+        trainer.step()
+        if of_vacated:
+            trainer.vacate(0)
+            assert trainer.occupants[0] is None
+        outcomes = [outcome for _ in range(3) for outcome in trainer.step()]
+        assert trainer.occupants == [None, None]
+        return _by_id(outcomes)["subject-2"]
+
+    after, without = neighbour(of_vacated=True), neighbour(of_vacated=False)
+    assert torch.equal(_learned(after), _learned(without))
+
+
+@pytest.mark.parametrize("options", [{"num_slots": 0}, {"num_slots": 1, "max_vectors": 0}])
+def test_a_packing_without_room_is_refused(
+    tiny_backbone: Backbone, options: dict[str, int]
+) -> None:
+    with pytest.raises(ConfigurationError, match="must be >= 1"):
+        train(tiny_backbone, [], SHORT, **options)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_loss_on_a_fixed_batch_falls_whatever_the_model_predicts(
+    make_checkpoint: Callable[..., Path], make_subject: MakeSubject, prediction_type: str
+) -> None:
+    backbone = load_backbone(make_checkpoint(prediction_type))
+    config = CONFIG.changed(steps=100, batch_size=8, kappa=0.0)
+    trainer = Trainer(backbone, config, num_slots=1)
+    trainer.seat(make_subject(1))
+    batch = _seated(trainer, 0).samples(config)
+
+    def loss() -> float:
+        table = {ENCODER: trainer.learners[ENCODER].embeddings().detach()}
+        conditioning = backbone.encode_prompts(batch.prompts, table)
+        return float(
+            denoising_loss(backbone, batch.latents, batch.noise, batch.u, conditioning).mean()
+        )
+
+    before = loss()
+    for _ in range(40):
+        trainer.step()
+    assert loss() < before
+
+
+@pytest.mark.parametrize("wanted", ["vocabulary", 0.7])
+def test_dti_turns_by_its_angle_and_keeps_the_magnitude_to_1e_6(
+    tiny_backbone: Backbone, make_subject: MakeSubject, wanted: str | float
+) -> None:
+    subject = make_subject(1, initializer="stuffed animal")
+    config = CONFIG.changed(magnitude=wanted)
+    (outcome,) = train(tiny_backbone, [subject], config, num_slots=1)
+    encoder = tiny_backbone.text_encoders[ENCODER]
+    magnitude = vocabulary_magnitude(encoder) if wanted == "vocabulary" else wanted
+    norms = torch.linalg.vector_norm(_learned(outcome), dim=1)
+    torch.testing.assert_close(norms, torch.full((2,), magnitude), rtol=0, atol=1e-6)
+    for report in outcome.reports:
+        assert report.step_angle_rad == pytest.approx(math.atan(config.lr), abs=1e-6)
+        assert report.norm == pytest.approx(magnitude, abs=1e-6)
+        assert report.prior_ratio > 0
+
+
+def test_standard_ti_changes_the_length_of_the_vector(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    (outcome,) = train(tiny_backbone, [make_subject(1)], standard_ti(CONFIG), num_slots=1)
+    norms = [report.norm for report in outcome.reports]
+    assert max(norms) - min(norms) > 0.01
+    assert outcome.reports[-1].prior_ratio == 0
+
+
+def test_several_vectors_are_all_learned_each_on_its_own(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subjects = [make_subject(1), make_subject(2, num_vectors=3)]
+    outcomes = _by_id(train(tiny_backbone, subjects, CONFIG, num_slots=2, max_vectors=3))
+    rows = _learned(outcomes["subject-2"])
+    assert _learned(outcomes["subject-1"]).shape == (1, 32)
+    assert rows.shape == (3, 32)
+    assert min(_angle(rows[i], rows[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > 0.01
+
+
+def test_training_changes_no_weight_of_the_model(
+    load_parts: LoadParts, make_subject: MakeSubject
+) -> None:
+    parts = load_parts(torch.float32)
+    modules = parts.text_model, parts.unet, parts.vae
+    before = [{k: v.clone() for k, v in module.state_dict().items()} for module in modules]
+    words = len(parts.tokenizer)
+    train(parts.assembled(), [make_subject(1)], SHORT, num_slots=1)
+    for module, state in zip(modules, before, strict=True):
+        assert all(parameter.grad is None for parameter in module.parameters())
+        assert all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
+    assert len(parts.tokenizer) == words
+
+
+def test_rows_stay_float32_when_the_model_is_bfloat16(
+    load_parts: LoadParts, make_subject: MakeSubject
+) -> None:
+    backbone = load_parts(torch.bfloat16).assembled()
+    (outcome,) = train(backbone, [make_subject(1)], SHORT, num_slots=1)
+    magnitude = vocabulary_magnitude(backbone.text_encoders[ENCODER])
+    assert float(_learned(outcome).norm()) == pytest.approx(magnitude, abs=1e-6)
+    assert not torch.equal(_learned(outcome).bfloat16().float(), _learned(outcome))
+
+
+class _TwoEncoders:
+    """The tiny backbone with two encoders, whose features stand side by side as in SDXL."""
+
+    def __init__(self, parts: Any) -> None:
+        self._backbone = parts.assembled()
+        self.text_encoders = {
+            name: ClipTextEncoder(name, parts.text_model, parts.tokenizer)
+            for name in ("first", "second")
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def encode_prompts(self, prompts: PromptBatch, rows: Rows) -> Conditioning:
+        first, second = (
+            encoder.hidden_states(prompts.inputs[name], rows[name])
+            for name, encoder in self.text_encoders.items()
+        )
+        return Conditioning(torch.cat([first[..., :16], second[..., 16:]], dim=-1))
+
+
+def test_every_text_encoder_has_rows_of_its_own(
+    load_parts: LoadParts, make_subject: MakeSubject
+) -> None:
+    backbone = _TwoEncoders(load_parts(torch.float32))
+    (outcome,) = train(backbone, [make_subject(1)], CONFIG, num_slots=1)
+    assert outcome.artifact is not None
+    first, second = (outcome.artifact.token.embeddings[name] for name in ("first", "second"))
+    assert _angle(first, second) > 0.01
+    for report in outcome.reports:
+        assert report.step_angle_rad == pytest.approx(math.atan(CONFIG.lr), abs=1e-6)
