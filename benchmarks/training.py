@@ -1,0 +1,107 @@
+"""What the optimizer step costs within a training step, and what packing gains.
+
+    python benchmarks/training.py [--backbone miniature] [--slots 1 2 4 8] [--json FILE]
+
+share    time of the learners' update over the time of the whole training step
+packing  subject-steps per second with K slots, over the same with one slot, in the same run
+
+Times are medians of steps that take turns; what carries over to other machines is the ratios.
+Absolute times are shown on CUDA only.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from dti_engine.backbones import load_backbone
+from dti_engine.backbones.interface import Backbone
+from dti_engine.images import Picture
+from dti_engine.recipes import recipe
+from dti_engine.trainer import Subject, Trainer
+
+PLACEHOLDER, INITIALIZER = "<subject>", "dog"
+
+
+def trainer_of(backbone: Backbone, num_slots: int) -> Trainer:
+    """A trainer whose slots are all taken, by grey pictures: what is in them costs the same."""
+    config = recipe("miniature").changed(resolution=backbone.image_size, steps=1_000_000)
+    trainer = Trainer(backbone, config, num_slots=num_slots, report_every=1_000_000)
+    size = (backbone.image_size, backbone.image_size)
+    picture = Picture("grey.png", Image.new("RGB", size, "grey"), "0" * 64, size)
+    for slot in range(num_slots):
+        trainer.seat(Subject(f"{slot}", [picture], PLACEHOLDER, INITIALIZER, seed=slot))
+    return trainer
+
+
+def wait(backbone: Backbone) -> None:
+    """Until the device has done what it was given."""
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(backbone: Backbone, call: "object") -> float:
+    """Of one call, the device's work included."""
+    assert callable(call)
+    wait(backbone)
+    began = time.perf_counter()
+    call()
+    wait(backbone)
+    return time.perf_counter() - began
+
+
+def update_of(trainer: Trainer) -> None:
+    """The learners' part of a step alone."""
+    for learner in trainer.learners.values():
+        learner.step(torch.ones_like(learner.parameter))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="miniature", help="a name, folder or hub id")
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backbone = load_backbone(options.backbone, device=device)
+
+    trainers = {k: trainer_of(backbone, k) for k in sorted({1, *options.slots})}
+    steps: dict[int, list[float]] = {k: [] for k in trainers}
+    updates: dict[int, list[float]] = {k: [] for k in trainers}
+    for repeat in range(options.repeats + 2):  # the first two warm up
+        for k, trainer in trainers.items():
+            step = seconds(backbone, trainer.step)
+            update = seconds(backbone, lambda trainer=trainer: update_of(trainer))
+            if repeat >= 2:
+                steps[k].append(step)
+                updates[k].append(update)
+
+    alone = statistics.median(steps[1])
+    rows = [
+        {
+            "slots": k,
+            "share": statistics.median(updates[k]) / statistics.median(steps[k]),
+            "packing": k * alone / statistics.median(steps[k]),
+            "seconds": statistics.median(steps[k]),
+        }
+        for k in trainers
+    ]
+    table = Table("slots", "optimizer's share of a step", "subject-steps per second, 1 slot = 1",
+                  title=f"{backbone.name} on {device}")  # fmt: skip
+    for row in rows:
+        time_of = f"  ({row['seconds'] * 1000:.1f} ms)" if device == "cuda" else ""
+        table.add_row(f"{row['slots']}", f"{row['share']:.2%}", f"{row['packing']:.2f}{time_of}")
+    Console().print(table)
+    if options.json:
+        options.json.write_text(json.dumps({"device": device, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What the documents say of the code is true of the code."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _names(path: Path) -> set[str]:
+    """Top-level names of a module, and `Class.attribute` for methods, fields and `self.x`."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            names.add(node.name)
+            for child in ast.walk(node):
+                if isinstance(child, ast.FunctionDef):
+                    names.add(f"{node.name}.{child.name}")
+                elif isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name):
+                    names.add(f"{node.name}.{child.target.id}")
+                elif isinstance(child, ast.Attribute) and isinstance(child.ctx, ast.Store):
+                    names.add(f"{node.name}.{child.attr}")
+    return names
+
+
+def _glossary() -> list[tuple[str, str]]:
+    rows = re.findall(
+        r"^\|.*\| `([\w.]+)` \| `([\w./]+)` \|$", (ROOT / "docs/method.md").read_text(), re.M
+    )
+    assert len(rows) > 10
+    return rows
+
+
+@pytest.mark.parametrize(("name", "file"), _glossary())
+def test_a_name_of_the_glossary_exists_in_its_file(name: str, file: str) -> None:
+    assert name in _names(ROOT / file)
+
+
+def test_the_readme_map_names_what_is_on_disk() -> None:
+    section = (ROOT / "README.md").read_text().split("## Map")[1].split("```")[1]
+    named = re.findall(r"^ *([\w./-]+)  ", section, re.M)
+    assert len(named) > 10
+    missing = [name for name in named if not list(ROOT.glob(name)) and not list(ROOT.rglob(name))]
+    assert missing == []
+
+
+def test_documents_link_to_files_that_exist() -> None:
+    broken: list[str] = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            if not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert broken == []

@@ -1,0 +1,21 @@
+"""The lowest layer loads no torch, so that a process which only checks requests stays small."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "dti_engine",
+        "dti_engine.errors",
+        "dti_engine.config",
+        "dti_engine.recipes",
+        "dti_engine.cli",
+    ],
+)
+def test_importing_it_loads_no_torch(module: str) -> None:
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
