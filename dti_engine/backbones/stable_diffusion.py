@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from dti_engine.backbones.checkpoint import Checkpoint
@@ -13,6 +14,10 @@ from dti_engine.backbones.interface import Conditioning, Latents, Scheduler, fin
 from dti_engine.errors import BackboneLoadError, ConfigurationError
 from dti_engine.objectives import Objective, objective_from_scheduler
 from dti_engine.tokens import PromptBatch, Rows, TextEncoder
+
+# Fused attention is made for long sequences. On a CPU and few positions, plain products are faster,
+# the backward pass most of all; on many, they would need too much memory.
+_SMALL_LATENTS = 32
 
 
 class StableDiffusion:
@@ -89,10 +94,13 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
     scheduler_config = {"clip_sample": False, **stated}
     # The other way of loading needs accelerate, which is not a dependency.
     options: dict[str, Any] = {"device": device, "dtype": dtype, "low_cpu_mem_usage": False}
+    unet = checkpoint.model(UNet2DConditionModel, "unet", **options)
+    if device.type == "cpu" and unet.config["sample_size"] <= _SMALL_LATENTS:
+        unet.set_attn_processor(AttnProcessor())
     return StableDiffusion(
         checkpoint.name,
         load_clip(checkpoint, "text_encoder", "tokenizer", device=device),
-        checkpoint.model(UNet2DConditionModel, "unet", **options),
+        unet,
         checkpoint.model(AutoencoderKL, "vae", **options),
         scheduler_config,
     )
