@@ -1,0 +1,59 @@
+"""The `dti` program of the library: mounts `commands`, and turns errors into messages.
+
+`app` may be given more commands by a package above this one.
+"""
+
+from typing import Annotated
+
+import typer
+
+from dti_engine import __version__
+from dti_engine.commands import blending, demonstration, inspection, painting, training
+from dti_engine.commands.terminal import Commands, examples, mount
+
+app = typer.Typer(
+    name="dti",
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,  # a bug shows its plain traceback, for a report
+    epilog=examples(
+        "dti demo",
+        "dti train photos/rex --initializer dog --output tokens",
+        'dti generate "a photo of a <rex> on a beach" --token tokens/rex.safetensors',
+    ),
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dti {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def dti(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print it.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Learn a subject as one token from a few pictures, and paint it into any prompt.
+
+    Directional Textual Inversion: only a word's direction is learned, the model stays as it is.
+    `dti COMMAND --help` shows examples of each command.
+    """
+
+
+mount(app, demonstration.demo, demonstration.EXAMPLES)
+mount(app, training.train, training.EXAMPLES)
+mount(app, painting.generate, painting.EXAMPLES)
+mount(app, blending.blend, blending.EXAMPLES)
+mount(app, inspection.inspect, inspection.INSPECT_EXAMPLES)
+mount(app, inspection.export, inspection.EXPORT_EXAMPLES)
+
+
+def main() -> None:
+    """Entry point of the `dti` script."""
+    app()

@@ -1,0 +1,132 @@
+"""`dti blend`: several tokens become one, to paint with or to keep."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dti_engine.commands import options
+from dti_engine.commands.blends import blended, kept, shares_of_each
+from dti_engine.commands.inputs import open_backbone, origin, warn_of_other_weights
+from dti_engine.commands.orders import Order, file_name, filled, paint, side_by_side
+from dti_engine.commands.terminal import output_folder, print_json, print_paths
+from dti_engine.errors import ConfigurationError
+
+EXAMPLES = (
+    "dti blend rex.safetensors tom.safetensors --strip 7",
+    'dti blend a.safetensors b.safetensors --t 0.3 --prompt "a {} in the snow" -n 4',
+    "dti blend a.safetensors b.safetensors c.safetensors --weights 2,1,1 --save mix.safetensors",
+)
+
+_PROMPT = "a photo of a {}"
+_BLEND_PANEL = "Blend (one of these)"
+
+
+def blend(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TOKEN.safetensors...", help="Two or more tokens.", show_default=False
+        ),
+    ],
+    t: Annotated[
+        float | None,
+        typer.Option(
+            "--t",
+            min=0,
+            max=1,
+            help="How far from the first of two to the second, along the sphere.",
+            rich_help_panel=_BLEND_PANEL,
+            show_default="0.5",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,W,...",
+            help="One per token, above 0: their mean on the sphere.",
+            rich_help_panel=_BLEND_PANEL,
+            show_default="equal",
+        ),
+    ] = None,
+    strip: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="N equal steps from the first of two to the second, painted side by side.",
+            rich_help_panel=_BLEND_PANEL,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="What to paint; {} stands for the blend.",
+            show_default=f"{_PROMPT}, or nothing with --save",
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the blend as a token of its own.")
+    ] = None,
+    placeholder: Annotated[str, typer.Option(metavar="<NAME>", help="Its name.")] = "<blend>",
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures, or strips.")] = 1,
+    output: options.OutputFolderOption = Path("pictures"),
+    seed: options.PaintingSeedOption = 0,
+    steps: options.PaintingStepsOption = 25,
+    guidance: options.GuidanceOption = 5.0,
+    negative: options.NegativeOption = "",
+    batch_size: options.BatchSizeOption = 8,
+    backbone: options.BackboneOption = "miniature",
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "float32",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Blend tokens into one: paint it, paint the way from one to the other, or keep it.
+
+    Directions are blended on the sphere and lengths linearly, so a blend stays as much a word as
+    what it is made of.
+    """
+    shares = shares_of_each(len(files), t=t, weights=weights, strip=strip)
+    if prompt is None and save is None:
+        prompt = _PROMPT
+    if save and len(shares) > 1:
+        raise ConfigurationError("a strip is many blends, so --save cannot keep it; use --t")
+
+    from dti_engine.artifact import Artifact
+    from dti_engine.generation import ImageRequest
+
+    parents = [Artifact.load(path) for path in files]
+    blends = [blended(parents, each, placeholder) for each in shares]
+    paths: list[Path] = []
+    if save:
+        kept(parents, shares[0], blends[0]).save(save)
+        paths.append(save)
+    if prompt is None:
+        _tell(paths, [], as_json=as_json)
+        return
+    prompt = filled(prompt, [placeholder])
+    model = open_backbone(backbone, device=device, dtype=dtype)
+    warn_of_other_weights(parents, model)
+    stem, orders = output_folder(output) / file_name(prompt), list[Order]()
+    for each_seed in range(seed, seed + count):
+        for token, share in zip(blends, shares, strict=True):
+            mix = "-".join(f"{weight:.2f}" for weight in share)
+            request = ImageRequest(prompt, each_seed, {placeholder: token}, negative, guidance)
+            origins = [origin(p) | {"share": s} for p, s in zip(parents, share, strict=True)]
+            path = stem.with_name(f"{stem.name}-seed{each_seed}-{mix}.png")
+            orders.append(Order(path, request, {placeholder: {"blend_of": origins}}))
+    images, settings = paint(model, orders, steps=steps, batch_size=batch_size)
+    paths += [order.path for order in orders]
+    if strip:
+        for i, each_seed in enumerate(range(seed, seed + count)):
+            paths.append(stem.with_name(f"{stem.name}-seed{each_seed}-strip.png"))
+            side_by_side(images[i * strip : (i + 1) * strip]).save(paths[-1])
+    _tell(paths, settings, as_json=as_json)
+
+
+def _tell(paths: Sequence[Path], settings: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"files": [str(path) for path in paths], "pictures": settings})
+    else:
+        print_paths(paths)

@@ -1,0 +1,90 @@
+"""Blends of token files: the shares that options ask for, the token, and its own file."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dti_engine.errors import ArtifactMismatchError, ConfigurationError
+
+if TYPE_CHECKING:
+    from dti_engine.artifact import Artifact
+    from dti_engine.tokens import LearnedToken
+
+
+def shares_of_each(
+    count: int, *, t: float | None, weights: str | None, strip: int | None
+) -> list[list[float]]:
+    """Per blend to be made, the share of each of `count` tokens; shares sum to 1.
+
+    Raises: ConfigurationError if the options contradict each other or the number of tokens.
+    """
+    if count < 2:
+        raise ConfigurationError("a blend needs two tokens or more")
+    if sum(option is not None for option in (t, weights, strip)) > 1:
+        raise ConfigurationError("--t, --weights and --strip exclude each other; give one of them")
+    if count > 2 and (t is not None or strip is not None):
+        raise ConfigurationError(f"--t and --strip are for two tokens, not {count}; use --weights")
+    if strip is not None:
+        return [[1 - i / (strip - 1), i / (strip - 1)] for i in range(strip)]
+    if t is not None:
+        return [[1 - t, t]]
+    numbers = _numbers(weights) if weights else [1.0] * count
+    if len(numbers) != count or min(numbers) <= 0:
+        raise ConfigurationError(
+            f"--weights must be {count} numbers above 0, one per token, got {weights!r}"
+        )
+    return [[number / sum(numbers) for number in numbers]]
+
+
+def _numbers(weights: str) -> list[float]:
+    try:
+        return [float(each) for each in weights.split(",")]
+    except ValueError as error:
+        raise ConfigurationError(f"--weights must be like 2,1,1, got {weights!r}") from error
+
+
+def blended(
+    parents: Sequence["Artifact"], shares: Sequence[float], placeholder: str
+) -> "LearnedToken":
+    """The blend with these shares. Raises: as `tokens.slerp_tokens` and `tokens.mean_tokens`."""
+    from dti_engine.tokens import mean_tokens, slerp_tokens
+
+    tokens = [parent.token for parent in parents]
+    if len(tokens) == 2:
+        return slerp_tokens(tokens[0], tokens[1], shares[1], placeholder=placeholder)
+    return mean_tokens(list(zip(tokens, shares, strict=True)), placeholder=placeholder)
+
+
+def kept(
+    parents: Sequence["Artifact"], shares: Sequence[float], token: "LearnedToken"
+) -> "Artifact":
+    """The blend as an artifact of its own.
+
+    How it was trained is told of the parent with the largest share; `figures` has all shares.
+
+    Raises: ArtifactMismatchError if the parents were made with different weights.
+    """
+    from dti_engine.artifact import Artifact
+
+    made_with = {each.manifest.backbone_fingerprint: each.manifest.backbone for each in parents}
+    if len(made_with) > 1:
+        raise ArtifactMismatchError(
+            f"the tokens were made with different weights, {', '.join(made_with.values())}, so "
+            "their blend belongs to none; train them again with one backbone"
+        )
+    _, first = max(zip(shares, parents, strict=True), key=lambda pair: pair[0])
+    figures = {
+        f"share of {number} {parent.manifest.placeholder}": share
+        for number, (share, parent) in enumerate(zip(shares, parents, strict=True), start=1)
+    }
+    pictures = {
+        f"{number} {parent.manifest.placeholder}/{name}": digest
+        for number, parent in enumerate(parents, start=1)
+        for name, digest in parent.manifest.pictures.items()
+    }
+    values = first.manifest.model_dump(exclude={"engine_version", "created"}) | {
+        "placeholder": token.placeholder,
+        "magnitudes": {name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
+        "pictures": pictures,
+        "figures": figures,
+    }
+    return Artifact(type(first.manifest).model_validate(values), token)

@@ -1,0 +1,90 @@
+"""What commands work on, opened: models and token files."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dti_engine.commands.options import Dtype
+from dti_engine.commands.terminal import busy, quiet_libraries, warn
+from dti_engine.errors import ConfigurationError, TokenError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dti_engine.artifact import Artifact
+    from dti_engine.backbones.interface import Backbone
+
+_RENAMED = re.compile(r"(<[^>]+>)=(.+)")
+
+
+def open_backbone(weights: str, *, device: str = "auto", dtype: Dtype = "float32") -> "Backbone":
+    """The model, loaded while a spinner turns.
+
+    Raises: BackboneLoadError; ConfigurationError if this machine has no such device.
+    """
+    is_local = weights == "miniature" or Path(weights).expanduser().exists()
+    quiet_libraries(downloading=not is_local)
+    with busy(f"loading {weights}"):
+        import torch
+
+        from dti_engine.backbones import load_backbone
+
+        return load_backbone(weights, device=find_device(device), dtype=getattr(torch, dtype))
+
+
+def find_device(name: str) -> "torch.device":
+    """The device of that name; "auto" is CUDA if there is a GPU, else the CPU.
+
+    Raises: ConfigurationError if this machine has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # not there, no such name, not compiled in
+        raise ConfigurationError(
+            f"device {name!r} cannot be used here; give auto, cpu, cuda or cuda:N"
+        ) from error
+    return device
+
+
+def open_tokens(values: Sequence[str]) -> dict[str, "Artifact"]:
+    """Token files by the placeholder that stands for them; `<name>=FILE` gives a file another one.
+
+    Raises: ArtifactError; TokenError if two would have one placeholder.
+    """
+    from dti_engine.artifact import Artifact
+
+    artifacts: dict[str, Artifact] = {}
+    for value in values:
+        renamed = _RENAMED.fullmatch(value)
+        artifact = Artifact.load(Path(renamed[2] if renamed else value))
+        placeholder = renamed[1] if renamed else artifact.manifest.placeholder
+        if placeholder in artifacts:
+            raise TokenError(
+                f"two tokens would be {placeholder}; give one of them another name in these "
+                f"prompts: --token '<other>={renamed[2] if renamed else value}'"
+            )
+        artifacts[placeholder] = artifact
+    return artifacts
+
+
+def origin(artifact: "Artifact") -> dict[str, Any]:
+    """Which token this is, for the settings of a picture: its file's digest finds it again."""
+    return {
+        "placeholder": artifact.manifest.placeholder,
+        "sha256": hashlib.sha256(artifact.to_bytes()).hexdigest(),
+    }
+
+
+def warn_of_other_weights(artifacts: Iterable["Artifact"], backbone: "Backbone") -> None:
+    """Say which tokens were made with other weights. Raises: ArtifactMismatchError if unusable."""
+    dims = {name: encoder.dim for name, encoder in backbone.text_encoders.items()}
+    for artifact in artifacts:
+        if warning := artifact.check_fits(dims, backbone.fingerprint):
+            warn(warning)

@@ -1,0 +1,88 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+MODEL_PANEL = "Model"
+PAINTING_PANEL = "Painting"
+
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
+TokenArgument: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TOKEN.safetensors",
+        help="A token that [cyan]dti train[/] wrote.",
+        show_default=False,
+    ),
+]
+BackboneOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--backbone",
+        metavar="NAME",
+        help="[cyan]miniature[/], a folder in the diffusers layout, or a hub id.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+DeviceOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="[cyan]auto[/] is CUDA if there is a GPU, else the CPU.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+DtypeOption: TypeAlias = Annotated[
+    Dtype,
+    typer.Option(
+        "--dtype",
+        help="Of denoiser and autoencoder; text encoders and tokens are always float32.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+OutputFolderOption: TypeAlias = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for what is made.")
+]
+JsonOption: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print JSON to stdout, and only that.")
+]
+PaintingSeedOption: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        min=0,
+        help="Of the first picture; the next one's is 1 higher.",
+        rich_help_panel=PAINTING_PANEL,
+    ),
+]
+PaintingStepsOption: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--steps", min=1, help="Denoising steps of a picture.", rich_help_panel=PAINTING_PANEL
+    ),
+]
+GuidanceOption: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--guidance",
+        min=1.0,
+        help="How strongly the prompt is followed; 1 is not at all guided.",
+        rich_help_panel=PAINTING_PANEL,
+    ),
+]
+NegativeOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--negative", metavar="TEXT", help="What to keep away.", rich_help_panel=PAINTING_PANEL
+    ),
+]
+BatchSizeOption: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--batch-size", min=1, help="Pictures painted at once.", rich_help_panel=PAINTING_PANEL
+    ),
+]

@@ -1,0 +1,165 @@
+"""`dti train`: folders of pictures in, token files out."""
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from dti_engine.commands import options
+from dti_engine.commands.inputs import open_backbone
+from dti_engine.commands.progress import TrainingProgress
+from dti_engine.commands.subjects import Endings, load, plan
+from dti_engine.commands.terminal import output_folder
+from dti_engine.config import CaptionFamily, Method, TrainConfig
+from dti_engine.errors import ConfigurationError
+from dti_engine.recipes import RECIPES, recipe, standard_ti
+
+EXAMPLES = (
+    "dti train photos/rex --initializer dog --output tokens",
+    "dti train photos/rex photos/tom --initializer dog --initializer cat -o tokens",
+    "dti train photos/* -o tokens",
+    "dti train photos/rex --initializer dog --backbone ./stable-diffusion-v1-5 -o tokens",
+)
+
+_TRAINING = "Training"
+_MAX_AUTO_SLOTS = 4  # what one GPU of 24 GB holds of Stable Diffusion at 4 samples each
+_Captions = Annotated[
+    CaptionFamily | None,
+    typer.Option(
+        metavar="FAMILY",
+        help=f"What the pictures show: {', '.join(get_args(CaptionFamily))}.",
+        rich_help_panel=_TRAINING,
+        show_default="recipe",
+    ),
+]
+
+
+def _number(name: str, text: str) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=_TRAINING, show_default="recipe")
+
+
+def train(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PICTURES_FOLDER...",
+            exists=True,
+            file_okay=False,
+            help="One folder of 3 to 6 pictures per subject.",
+            show_default=False,
+        ),
+    ],
+    initializers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--initializer",
+            "-i",
+            metavar="WORD",
+            help="The nearest common word: once for all folders, or once per folder.",
+            show_default="the word in initializer.txt of each folder",
+        ),
+    ] = None,
+    placeholder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<NAME>",
+            help="The token's name in prompts. With several folders, their names are taken.",
+            show_default="the folder's name",
+        ),
+    ] = None,
+    output: options.OutputFolderOption = Path("tokens"),
+    backbone: options.BackboneOption = "miniature",
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "float32",
+    recipe_name: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            help=f"Complete settings: {', '.join(RECIPES)}. Options below change single ones.",
+            rich_help_panel=_TRAINING,
+            show_default="miniature for the miniature, else sd",
+        ),
+    ] = None,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="[cyan]dti[/] learns directions, [cyan]ti[/] free vectors (the baseline).",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "dti",
+    steps: Annotated[int | None, _number("--steps", "Optimizer steps per subject.")] = None,
+    batch_size: Annotated[int | None, _number("--batch-size", "Samples per step.")] = None,
+    resolution: Annotated[int | None, _number("--resolution", "Side of the crops in px.")] = None,
+    lr: Annotated[float | None, _number("--lr", "Learning rate.")] = None,
+    kappa: Annotated[float | None, _number("--kappa", "Strength of the prior.")] = None,
+    magnitude: Annotated[
+        str | None, _number("--magnitude", "vocabulary, initializer, or a length.")
+    ] = None,
+    captions: _Captions = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of every subject.", rich_help_panel=_TRAINING)
+    ] = 0,
+    slots: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|N",
+            help=f"Subjects trained at a time; auto is up to {_MAX_AUTO_SLOTS}.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "auto",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Learn each folder of pictures as one token.
+
+    Writes one small file per subject, DIR/NAME.safetensors, and prints its path. Several folders
+    are packed into one run over one model. A subject that fails is named and the others go on:
+    the exit code is then 1.
+    """
+    config = _config(
+        recipe_name or ("miniature" if backbone == "miniature" else "sd"),
+        method,
+        steps=steps,
+        batch_size=batch_size,
+        resolution=resolution,
+        lr=lr,
+        kappa=kappa,
+        magnitude=_parsed(magnitude),
+        captions=captions,
+    )
+    plans = plan(folders, placeholder, initializers or [])
+    num_slots = _num_slots(slots, len(plans))
+    output = output_folder(output)
+    model = open_backbone(backbone, device=device, dtype=dtype)
+    endings = Endings(output)
+    with TrainingProgress(config.steps) as progress:
+        # Loaded here at last, as it loads torch.
+        from dti_engine.trainer import train as train_all
+
+        subjects = load(plans, seed, endings)
+        for outcome in train_all(
+            model, subjects, config, num_slots=num_slots, on_step=progress.on_step
+        ):
+            endings.add(outcome)
+    endings.tell(as_json=as_json)
+
+
+def _config(recipe_name: str, method: Method, **changes: object) -> TrainConfig:
+    config = recipe(recipe_name)
+    if method == "ti":
+        config = standard_ti(config)
+    return config.changed(**{name: each for name, each in changes.items() if each is not None})
+
+
+def _parsed(magnitude: str | None) -> str | float | None:
+    try:
+        return float(magnitude) if magnitude else None
+    except ValueError:
+        return magnitude
+
+
+def _num_slots(slots: str, num_subjects: int) -> int:
+    if slots == "auto":
+        return min(num_subjects, _MAX_AUTO_SLOTS)
+    if not slots.isdecimal() or int(slots) < 1:
+        raise ConfigurationError(f"--slots must be auto or a number >= 1, got {slots!r}")
+    return int(slots)

@@ -1,0 +1,67 @@
+"""Everything that the demo paints: each token into each prompt, and the way between two tokens.
+
+Pictures are known by their files, relative to the output folder. One prompt has one seed, whatever
+the token, so that pictures of two methods differ by the token alone.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from PIL import Image
+
+from dti_engine.backbones.interface import Backbone
+from dti_engine.demo.learning import Trained
+from dti_engine.generation import ImageRequest, generate, save_picture
+from dti_engine.miniature.subjects import demo_prompts
+from dti_engine.tokens import slerp_strip
+
+NUM_STRIP_PICTURES = 7
+STRIP_TEMPLATE = "a photo of a {}"
+_BLEND = "<blend>"
+_BATCH_SIZE = 8
+
+Requests: TypeAlias = Mapping[str, ImageRequest]
+
+
+def prompt_requests(trained: Trained, *, seed: int) -> dict[str, ImageRequest]:
+    """The token in every prompt of the demo; file -> request, in the order of the prompts."""
+    placeholder, token = trained.subject.placeholder, trained.artifact.token
+    return {
+        f"paintings/{trained.name}-{i}.png": ImageRequest(
+            prompt.template.replace("{}", placeholder), seed + i, {placeholder: token}
+        )
+        for i, prompt in enumerate(demo_prompts())
+    }
+
+
+def strip_requests(first: Trained, second: Trained, *, seed: int) -> dict[str, ImageRequest]:
+    """Equal steps on the sphere from one token to the other; file -> request, in order."""
+    tokens = slerp_strip(
+        first.artifact.token, second.artifact.token, NUM_STRIP_PICTURES, placeholder=_BLEND
+    )
+    prompt = STRIP_TEMPLATE.replace("{}", _BLEND)
+    return {
+        f"strip/{i}.png": ImageRequest(prompt, seed, {_BLEND: token})
+        for i, token in enumerate(tokens)
+    }
+
+
+def paint(
+    backbone: Backbone,
+    requests: Requests,
+    output: Path,
+    *,
+    steps: int,
+    on_step: Callable[[int, int], None],
+) -> dict[str, Image.Image]:
+    """Paint and save all; file -> picture."""
+    images = generate(
+        backbone, list(requests.values()), steps=steps, batch_size=_BATCH_SIZE, on_step=on_step
+    )
+    for (file, request), image in zip(requests.items(), images, strict=True):
+        path = output / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        settings = {"prompt": request.prompt, "seed": request.seed, "steps": steps}
+        save_picture(image, path, settings | {"guidance": request.guidance})
+    return dict(zip(requests, images, strict=True))

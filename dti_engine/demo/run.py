@@ -1,0 +1,150 @@
+"""Runs the demo: pictures, tokens, paintings, scores, and the page about them.
+
+All of it takes a user's way: pictures are drawn to a folder and read back from it, tokens are
+painted with as their files have them.
+"""
+
+import json
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from dti_engine.backbones import load_backbone
+from dti_engine.backbones.checkpoint import open_checkpoint
+from dti_engine.demo.environment import environment
+from dti_engine.demo.judge import Judge
+from dti_engine.demo.learning import Trained, draw, learn, references
+from dti_engine.demo.page import render
+from dti_engine.demo.painting import paint, prompt_requests, strip_requests
+from dti_engine.demo.results import Curve, Learned, Painting, Results
+from dti_engine.errors import BackboneLoadError
+from dti_engine.generation import ImageRequest
+from dti_engine.miniature.scorer import Scorer, load_scorer
+from dti_engine.miniature.subjects import held_out_subjects
+from dti_engine.recipes import miniature, standard_ti
+from dti_engine.reports import SlotReport
+from dti_engine.tokens import vocabulary_magnitude
+
+_PART = "demo"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a caller is told: the stage that begins, steps of training, steps of painting."""
+
+    on_stage: Callable[[str], None] = lambda stage: None
+    on_training_step: Callable[[list[SlotReport]], None] = lambda reports: None
+    on_painting_step: Callable[[int, int], None] = lambda done, total: None
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Announces stages, and keeps how long they took."""
+
+    watch: Watch
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def __call__(self, stage: str) -> Generator[None]:
+        self.watch.on_stage(stage)
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - began
+
+
+def run(
+    output: Path,
+    *,
+    weights: str | Path = "miniature",
+    device: torch.device | str = "cpu",
+    steps: int | None = None,
+    painting_steps: int = 25,
+    seed: int = 0,
+    watch: Watch | None = None,
+) -> Results:
+    """Learn the demo's subjects, paint them, score the paintings; all files go to `output`.
+
+    `index.html` shows what came of it, `results.json` has every number. weights: the miniature, or
+    a folder like its own; steps: of training, the recipe's if None; seed: of the first subject and
+    the first prompt, from which the others count on.
+
+    Raises: BackboneLoadError if the weights cannot be used; TrainingFailedError or SubjectError if
+        a subject cannot be learned.
+    """
+    watch = watch or Watch()
+    clock = _Clock(watch)
+    with clock("load the model"):
+        backbone, scorer = load_backbone(weights, device=device), _load_scorer(weights)
+    config = miniature().changed(resolution=backbone.image_size)
+    config = config.changed(steps=config.steps if steps is None else steps)
+    with clock("draw the subjects and read them back"):
+        looks = enumerate(held_out_subjects(_PART))
+        subjects = [draw(look, output, seed=seed + i) for i, look in looks]
+    with clock(f"learn {len(subjects)} subjects by DTI, packed"):
+        learned = learn(backbone, subjects, config, output, watch.on_training_step)
+    with clock("learn the first by standard TI, same budget"):
+        plain = standard_ti(config)
+        (baseline,) = learn(backbone, subjects[:1], plain, output, watch.on_training_step)
+
+    requests = {each.name: prompt_requests(each, seed=seed) for each in (*learned, baseline)}
+    strip = strip_requests(learned[0], learned[1], seed=seed)
+    everything = {file: each for part in (*requests.values(), strip) for file, each in part.items()}
+    with clock(f"paint {len(everything)} pictures"):
+        pictures = paint(
+            backbone, everything, output, steps=painting_steps, on_step=watch.on_painting_step
+        )
+    with clock("score them"):
+        images = {each.id: [picture.image for picture in each.pictures] for each in subjects}
+        judge = Judge(scorer, images, pictures)
+        scored = [
+            _learned(each, judge.paintings(each, requests[each.name]), output)
+            for each in (*learned, baseline)
+        ]
+    (encoder,) = backbone.text_encoders.values()
+    results = Results(
+        subjects=scored[:-1],
+        baseline=scored[-1],
+        strip=judge.strip(learned[0], learned[1], strip),
+        scale=judge.scale(),
+        vocabulary_norm=vocabulary_magnitude(encoder),
+        token_dim=encoder.dim,
+        painting={"steps": painting_steps, "guidance": ImageRequest("", 0).guidance},
+        configs={each.method: each.model_dump(mode="json") for each in (config, plain)},
+        seconds=clock.seconds,
+        environment=environment(backbone),
+    )
+    document = json.dumps(results.document(), indent=2)
+    (output / "results.json").write_text(document, encoding="utf-8")
+    (output / "index.html").write_text(render(results, output), encoding="utf-8")
+    return results
+
+
+def _load_scorer(weights: str | Path) -> Scorer:
+    path = open_checkpoint(weights).folder / "scorer.safetensors"
+    if not path.is_file():
+        raise BackboneLoadError(
+            f"{str(weights)!r} has no scorer.safetensors; the demo needs the miniature's weights"
+        )
+    return load_scorer(path)
+
+
+def _learned(trained: Trained, paintings: list[Painting], output: Path) -> Learned:
+    subject, manifest = trained.subject, trained.artifact.manifest
+    folder = references(subject.id, output).relative_to(output)
+    return Learned(
+        name=subject.id,
+        method=manifest.method,
+        placeholder=subject.placeholder,
+        initializer=subject.initializer,
+        token=trained.file,
+        token_bytes=(output / trained.file).stat().st_size,
+        num_steps=manifest.steps_done,
+        seed=subject.seed,
+        references=[(folder / picture.name).as_posix() for picture in subject.pictures],
+        paintings=paintings,
+        curve=Curve.of(trained.reports),
+    )
