@@ -4,6 +4,7 @@ With --json, stdout carries one JSON document and nothing else.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -95,5 +96,6 @@ def quiet_libraries(*, downloading: bool) -> None:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # tells that it builds a font cache
     if not downloading:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

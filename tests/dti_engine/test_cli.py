@@ -212,6 +212,17 @@ def test_train_by_standard_ti_prints_the_path(
     assert Artifact.load(tmp_path / "max.safetensors").manifest.method == "ti"
 
 
+def test_a_training_that_fails_is_exit_code_1_and_leaves_no_file(
+    dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    options = ["-i", "dog", "--magnitude", "1e38", "--output", tmp_path]  # its square overflows
+    result = dti("train", photos / "rex", *SHORT, *options, "--backbone", tiny_checkpoint)
+    assert result.exit_code == 1
+    assert "failed: rex: " in result.stderr
+    assert "failed at step 1 of 2" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
