@@ -1,4 +1,4 @@
-"""Directional Textual Inversion as a library: learn a subject as one token, paint it into any prompt.
+"""Directional Textual Inversion as a library: one token per subject, painted into any prompt.
 
 Importing this package loads nothing; import the modules you need.
 """

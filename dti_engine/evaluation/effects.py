@@ -1,0 +1,147 @@
+"""Why a long embedding harms a prompt, measured on a text encoder of CLIP's kind.
+
+Effect I: of Norm(m v + p), which the first layer reads, a longer m v leaves less of the position p.
+Effect II: updates of bounded length turn a longer hidden state less, so that it stays what it was.
+
+Directions v are words of the vocabulary: this is about the encoder, whatever was learned.
+Source: paper, section 2.2, Lemma 1 and Proposition 1.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vmap
+
+from dti_engine import sphere
+from dti_engine.backbones.interface import Backbone
+from dti_engine.evaluation.residuals import Residuals, clip_model, residuals
+from dti_engine.tokens import LearnedToken, TextEncoder, bind, initial_rows, vocabulary_magnitude
+
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # |e| / m*; TI's on SDXL come to 50
+NUM_POSITIONS = 16  # behind the begin mark: as many as prompts of the miniature have
+_MAX_WORDS = 512
+_MAX_JACOBIANS = 64
+_PLACEHOLDER = "<word>"
+
+
+@dataclass(frozen=True, slots=True)
+class EffectsAtScale:
+    """Both effects at one length of the embedding."""
+
+    scale: float  # m / m*
+    position_accuracy: float  # I: of telling positions apart by a linear reader
+    position_sensitivity: float  # I: |d Norm(m v + p) / dp|, see `sensitivity`
+    angle_deg: float  # II: between x(0) and x(L), mean over prompts and words
+    largest_angle_deg: float  # II: the same, of the sample that turns most
+    bound_deg: float | None  # II: Proposition 1; None where |x(0)| is too short for it
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """Both effects at each of SCALES, and what they depend on."""
+
+    encoder: str
+    num_positions: int
+    magnitude: float  # m*
+    sum_of_largest_updates: float  # S_L of Proposition 1, from samples
+    at_scale: Sequence[EffectsAtScale]
+
+
+def effects(backbone: Backbone, templates: Sequence[str], words: Sequence[str]) -> Effects:
+    """Both effects in the backbone's first text encoder.
+
+    II is seen in `templates`, prompts with `{}`, in which each of `words` stands as a learned row.
+
+    Raises: ConfigurationError if the encoder is not of CLIP's kind; TokenError if it lacks a word.
+    """
+    encoder = next(iter(backbone.text_encoders.values()))
+    model, magnitude = clip_model(encoder), vocabulary_magnitude(encoder)
+    first_norm: Callable[[Tensor], Tensor] = model.encoder.layers[0].layer_norm1
+    positions = model.embeddings.position_embedding.weight[1 : 1 + NUM_POSITIONS]
+    directions = word_directions(encoder)
+    read = {s: _read(backbone, encoder, templates, words, s * magnitude) for s in SCALES}
+    # Their suprema over all inputs cannot be sampled; the largest updates seen stand for them.
+    lengths = torch.cat([torch.linalg.vector_norm(each.updates, dim=-1) for each in read.values()])
+    largest_updates = lengths.amax(dim=0).tolist()
+    found: list[EffectsAtScale] = []
+    for scale in SCALES:
+        states = scale * magnitude * directions[:, None] + positions  # (words, positions, d)
+        start, end = read[scale].start, read[scale].end
+        angles = sphere.geodesic_distance(sphere.normalize(start), sphere.normalize(end))
+        shortest = float(torch.linalg.vector_norm(start, dim=-1).min())
+        bound = turning_bound(shortest, largest_updates)
+        found.append(
+            EffectsAtScale(
+                scale=scale,
+                position_accuracy=position_accuracy(first_norm(states)),
+                position_sensitivity=sensitivity(first_norm, states.flatten(0, 1)),
+                angle_deg=math.degrees(angles.mean()),
+                largest_angle_deg=math.degrees(angles.max()),
+                bound_deg=None if bound is None else math.degrees(bound),
+            )
+        )
+    return Effects(encoder.name, len(positions), magnitude, sum(largest_updates), found)
+
+
+def word_directions(encoder: TextEncoder) -> Tensor:
+    """(N, d) unit rows of trained words, at most _MAX_WORDS, spread over the vocabulary."""
+    rows = encoder.vocabulary().float()
+    rows = rows[rows.any(dim=-1)]
+    return sphere.normalize(rows[:: math.ceil(len(rows) / _MAX_WORDS)])
+
+
+@torch.no_grad()
+def position_accuracy(states: Tensor) -> float:
+    """How often the nearest mean state tells the position, of words that are not in the means.
+
+    A linear reader, as the first layer is one. states: (words, positions, d).
+    """
+    means, unseen = states[::2].mean(dim=0), states[1::2]
+    nearest = torch.cdist(unseen, means).argmin(dim=-1)  # (words, positions)
+    return float((nearest == torch.arange(states.shape[1], device=states.device)).double().mean())
+
+
+def sensitivity(norm: Callable[[Tensor], Tensor], states: Tensor) -> float:
+    """|d norm(x) / dx| as the root mean square of its singular values, mean over states (N, d)."""
+    chosen = states.detach()[:: math.ceil(len(states) / _MAX_JACOBIANS)]
+    jacobians: Tensor = vmap(jacrev(norm))(chosen)
+    return float(torch.linalg.matrix_norm(jacobians.detach()).mean()) / math.sqrt(states.shape[-1])
+
+
+def turning_bound(start_length: float, update_lengths: Sequence[float]) -> float | None:
+    """At most so far, in radians, do updates of these lengths turn a state that begins so long.
+
+    (pi/2) sum over l of B_l / (|x(0)| - sum over j < l of B_j); None unless |x(0)| > sum of B_j.
+    Source: paper, Proposition 1.
+    """
+    if start_length <= sum(update_lengths):
+        return None
+    total, rest = 0.0, start_length
+    for length in update_lengths:
+        total += length / rest
+        rest -= length
+    return math.pi / 2 * total
+
+
+def _read(
+    backbone: Backbone,
+    encoder: TextEncoder,
+    templates: Sequence[str],
+    words: Sequence[str],
+    magnitude: float,
+) -> Residuals:
+    """Every word in every template, as learned rows of this length."""
+    prompts: list[str] = []
+    tokens: list[dict[str, LearnedToken]] = []
+    for word in words:
+        embeddings = {
+            name: magnitude * sphere.normalize(initial_rows(each, word)).cpu()
+            for name, each in backbone.text_encoders.items()
+        }
+        token = LearnedToken(_PLACEHOLDER, embeddings)
+        prompts += [template.replace("{}", _PLACEHOLDER) for template in templates]
+        tokens += [{_PLACEHOLDER: token}] * len(templates)
+    return residuals(backbone, encoder, *bind(prompts, tokens, backbone.text_encoders))

@@ -1,0 +1,166 @@
+"""From scores to results: means per subject, differences, intervals, the frontier, the aims."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from dti_engine.config import Method
+from dti_engine.evaluation.protocol import METHODS, Protocol
+from dti_engine.evaluation.results import (
+    Aim,
+    Difference,
+    Frontier,
+    FrontierPoint,
+    RowResult,
+    Setting,
+)
+from dti_engine.evaluation.rows import TITLES, Kind, Row
+from dti_engine.evaluation.statistics import (
+    Array,
+    bootstrap,
+    gap_at_equal_subject_score,
+    prompt_score_at,
+    shared_level,
+)
+from dti_engine.evaluation.store import Score
+
+_COMPARED: tuple[Kind, ...] = ("ti", "ti_rescaled", "class_word", "description")
+SUBJECT, PROMPT = 0, 1  # columns of `per_subject`
+
+
+def per_subject(scores: Iterable[Score], row: Row, subjects: Sequence[str]) -> Array:
+    """(n, 2): mean subject score and prompt score of each subject in the row, in their order.
+
+    The order is that of `subjects` for every row, so rows of two of these arrays are a pair.
+    """
+    of: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
+    for score in scores:
+        if score.row == row.name and score.subject in of:
+            of[score.subject].append((score.subject_score, score.prompt_score))
+    return np.array([np.mean(of[name], axis=0) for name in subjects])
+
+
+def mean_norm(scores: Iterable[Score], row: Row) -> float | None:
+    """Mean length of the vectors that name the subjects in this row, if vectors do."""
+    norms = [each.norm for each in scores if each.row == row.name and each.norm is not None]
+    return fmean(norms) if norms else None
+
+
+def settings(
+    scores: Sequence[Score],
+    rows: Sequence[Row],
+    subjects: Sequence[str],
+    protocol: Protocol,
+) -> list[Setting]:
+    """How every setting did; the best of each method is chosen, the first of equals."""
+    means = {row: per_subject(scores, row, subjects).mean(axis=0) for row in rows}
+    merit = {row: float(both.mean()) for row, both in means.items()}
+    best = {
+        method: max((row for row in rows if row.method == method), key=lambda row: merit[row])
+        for method in METHODS
+    }
+    found: list[Setting] = []
+    for row in rows:
+        assert row.method
+        config = protocol.settings[row.method][row.setting]
+        found.append(
+            Setting(
+                method=row.method,
+                index=row.setting,
+                lr=config.lr,
+                kappa=config.kappa,
+                weight_decay=config.weight_decay,
+                subject_score=float(means[row][SUBJECT]),
+                prompt_score=float(means[row][PROMPT]),
+                norm=mean_norm(scores, row),
+                is_chosen=row == best[row.method],
+            )
+        )
+    return found
+
+
+def row_result(
+    scores: Sequence[Score], row: Row, subjects: Sequence[str], num_prompts: int
+) -> RowResult:
+    """The row's means with their intervals, and its means for each prompt."""
+    samples = per_subject(scores, row, subjects)
+    own = [score for score in scores if score.row == row.name]
+    by_prompt = [[each for each in own if each.prompt == i] for i in range(num_prompts)]
+    return RowResult(
+        kind=row.kind,
+        title=TITLES[row.kind],
+        num_pictures=len(own),
+        subject_score=bootstrap(samples[:, SUBJECT], _mean),
+        prompt_score=bootstrap(samples[:, PROMPT], _mean),
+        norm=mean_norm(scores, row),
+        subject_by_prompt=[fmean(each.subject_score for each in part) for part in by_prompt],
+        prompt_by_prompt=[fmean(each.prompt_score for each in part) for part in by_prompt],
+    )
+
+
+def differences(samples: Mapping[Kind, Array]) -> list[Difference]:
+    """DTI minus each of the others, subject by subject; samples are `per_subject`."""
+    found: list[Difference] = []
+    for kind in _COMPARED:
+        paired = samples["dti"] - samples[kind]
+        found.append(
+            Difference(
+                other=TITLES[kind],
+                subject_score=bootstrap(paired[:, SUBJECT], _mean),
+                prompt_score=bootstrap(paired[:, PROMPT], _mean),
+            )
+        )
+    return found
+
+
+def frontier(
+    scores: Sequence[Score], rows: Mapping[Method, Sequence[Row]], subjects: Sequence[str]
+) -> Frontier:
+    """Both methods after more and more steps, on the first image seed, which all of them have."""
+    first = [score for score in scores if score.image_seed == 0]
+    samples = np.stack(
+        [
+            np.stack([per_subject(first, row, subjects) for row in rows[method]], axis=1)
+            for method in METHODS
+        ],
+        axis=1,
+    )  # (subjects, methods, steps, 2)
+    means = samples.mean(axis=0)
+    points = [
+        FrontierPoint(method, row.steps, float(subject), float(prompt), mean_norm(first, row))
+        for method, of_method in zip(METHODS, means, strict=True)
+        for row, (subject, prompt) in zip(rows[method], of_method, strict=True)
+    ]
+    level = shared_level(*means)
+    return Frontier(
+        points,
+        level,
+        *(prompt_score_at(of_method, level) for of_method in means),
+        gap=bootstrap(samples, gap_at_equal_subject_score),
+    )
+
+
+def aims(samples: Mapping[Kind, Array], frontier: Frontier) -> list[Aim]:
+    """What the project promises of DTI on the miniature."""
+    dti, floor, ceiling = (samples[kind] for kind in ("dti", "class_word", "drawing"))
+    half_way = (floor + ceiling)[:, SUBJECT] / 2
+    most_of_it = 0.9 * floor[:, PROMPT]
+    return [
+        _aim("Subject score: half of the way from floor to ceiling", dti[:, SUBJECT], half_way),
+        _aim("Prompt score: 0.9 of the class word's", dti[:, PROMPT], most_of_it),
+        Aim(
+            f"Prompt score: above TI's at the subject score {frontier.level:.2f}, which both reach",
+            frontier.dti_prompt_score,
+            frontier.ti_prompt_score,
+            frontier.gap,
+        ),
+    ]
+
+
+def _aim(text: str, reached: Array, needed: Array) -> Aim:
+    return Aim(text, _mean(reached), _mean(needed), bootstrap(reached - needed, _mean))
+
+
+def _mean(values: Array) -> float:
+    return float(values.mean())

@@ -1,0 +1,121 @@
+"""What an evaluation found: everything that the report shows and results.json keeps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dti_engine.config import Method
+from dti_engine.evaluation.effects import Effects
+from dti_engine.evaluation.statistics import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One of the settings that a method could choose from, and how it did on the other subjects."""
+
+    method: Method
+    index: int
+    lr: float
+    kappa: float
+    weight_decay: float
+    subject_score: float
+    prompt_score: float
+    norm: float | None  # mean length of the learned vectors
+    is_chosen: bool
+
+    @property
+    def merit(self) -> float:
+        """What is chosen by: the mean of both scores, the same for both methods."""
+        return (self.subject_score + self.prompt_score) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """One row of the main table: means over subjects, prompts and seeds."""
+
+    kind: str
+    title: str
+    num_pictures: int
+    subject_score: Estimate
+    prompt_score: Estimate
+    norm: float | None  # mean length of the vectors that name the subject, if one word does
+    subject_by_prompt: Sequence[float]
+    prompt_by_prompt: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """DTI minus another row, paired by subject."""
+
+    other: str  # title
+    subject_score: Estimate
+    prompt_score: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierPoint:
+    """A method after so many steps, on the first image seed."""
+
+    method: Method
+    steps: int
+    subject_score: float
+    prompt_score: float
+    norm: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """How both methods trade one score for the other as they learn."""
+
+    points: Sequence[FrontierPoint]
+    level: float  # the highest subject score that both reach
+    dti_prompt_score: float  # there
+    ti_prompt_score: float
+    gap: Estimate  # DTI's minus TI's
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Something that is promised of DTI, and whether it came true."""
+
+    text: str
+    reached: float
+    needed: float
+    margin: Estimate  # reached - needed
+
+    @property
+    def is_met(self) -> bool:
+        return self.margin.value > 0
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the whole interval says the same."""
+        return (self.margin.low > 0) == (self.margin.high > 0)
+
+    @property
+    def verdict(self) -> str:
+        return ("met" if self.is_met else "not met") + ("" if self.is_certain else ", uncertain")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A whole evaluation."""
+
+    protocol: Mapping[str, Any]
+    subjects: Sequence[str]
+    prompts: Sequence[str]  # templates
+    num_pictures: int
+    num_tokens: int
+    settings: Sequence[Setting]
+    rows: Sequence[RowResult]
+    differences: Sequence[Difference]
+    frontier: Frontier
+    aims: Sequence[Aim]
+    effects: Effects
+    seconds: float
+    environment: Mapping[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        verdicts = [{"text": aim.text, "verdict": aim.verdict} for aim in self.aims]
+        return {"verdicts": verdicts} | asdict(self)

@@ -1,0 +1,135 @@
+"""Paints the pictures that an evaluation lacks, and has the miniature's scorer read them.
+
+A subject's photos are drawn to its folder and read back from there, by the scorer as in training.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from PIL import Image
+
+from dti_engine import sphere
+from dti_engine.backbones.interface import Backbone
+from dti_engine.evaluation.drawings import scene, through_autoencoder
+from dti_engine.evaluation.protocol import Protocol
+from dti_engine.evaluation.rows import Shot
+from dti_engine.evaluation.store import Score, Store
+from dti_engine.generation import ImageRequest, generate, save_picture
+from dti_engine.images import load_pictures
+from dti_engine.miniature.scorer import Reading, Scorer, read
+from dti_engine.miniature.subjects import HeldOutSubject, draw_subject, evaluation_prompts
+from dti_engine.miniature.world import Scene
+from dti_engine.tokens import LearnedToken, initial_rows, vocabulary_magnitude
+
+NUM_REFERENCES = 5  # photos of each subject
+
+
+def draw_references(store: Store, subjects: Sequence[HeldOutSubject]) -> None:
+    """Photos of all subjects, in their folders."""
+    for subject in subjects:
+        draw_subject(subject, store.references(subject), count=NUM_REFERENCES)
+
+
+def rescaled(token: LearnedToken, lengths: dict[str, float]) -> LearnedToken:
+    """The token's directions at other lengths; encoder -> length. Raises: ZeroVectorError."""
+    embeddings = {
+        name: lengths[name] * sphere.normalize(rows) for name, rows in token.embeddings.items()
+    }
+    return LearnedToken(token.placeholder, embeddings)
+
+
+class Examiner:
+    """Paints and scores shots; the references of their subjects must be drawn."""
+
+    def __init__(
+        self, backbone: Backbone, scorer: Scorer, protocol: Protocol, store: Store
+    ) -> None:
+        self._backbone, self._scorer = backbone, scorer
+        self._protocol, self._store = protocol, store
+        self._prompts = evaluation_prompts()
+        self._references: dict[str, list[Reading]] = {}
+        self._lengths = {
+            name: vocabulary_magnitude(encoder) for name, encoder in backbone.text_encoders.items()
+        }
+
+    def score_missing(self, shots: Sequence[Shot], *, on_pictures: Callable[[int], None]) -> None:
+        """Paint, score and keep all shots that have no score yet; those that have count at once."""
+        missing = [shot for shot in shots if shot.key not in self._store.scores]
+        on_pictures(len(shots) - len(missing))
+        drawn = [shot for shot in missing if shot.row.kind == "drawing"]
+        painted = [shot for shot in missing if shot.row.kind != "drawing"]
+        size = self._protocol.batch_size
+        for make, part in ((self._draw, drawn), (self._paint, painted)):
+            for start in range(0, len(part), size):
+                batch = part[start : start + size]
+                self._store.add(
+                    [self._keep(*each) for each in zip(batch, make(batch), strict=True)]
+                )
+                on_pictures(len(batch))
+
+    def _keep(self, shot: Shot, image: Image.Image) -> Score:
+        """Save the picture first: a score without its picture could not be checked by eye."""
+        prompt, path = self._prompts[shot.prompt], self._store.picture(shot)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        settings = {"prompt": shot.row.prompt(prompt, shot.subject), "seed": self._seed(shot)}
+        save_picture(image, path, settings)
+        (reading,) = read(self._scorer, [image])
+        likenesses = [
+            reading.likeness(reference, place=prompt.place)
+            for reference in self._readings_of(shot.subject)
+        ]
+        return Score.of(
+            shot,
+            subject_score=fmean(likenesses),
+            prompt_score=reading.shows(prompt.asked),
+            norm=self._norm(shot),
+        )
+
+    def _norm(self, shot: Shot) -> float | None:
+        if shot.row.kind == "class_word":
+            encoders = self._backbone.text_encoders.values()
+            vectors = [initial_rows(each, shot.subject.class_word) for each in encoders]
+            return fmean(length for each in vectors for length in each.norm(dim=-1).tolist())
+        magnitudes = [token.magnitudes() for token in self._tokens(shot).values()]
+        lengths = [m for each in magnitudes for rows in each.values() for m in rows.tolist()]
+        return fmean(lengths) if lengths else None
+
+    def _readings_of(self, subject: HeldOutSubject) -> list[Reading]:
+        if subject.name not in self._references:
+            photos = load_pictures(self._store.references(subject))
+            self._references[subject.name] = read(self._scorer, [each.image for each in photos])
+        return self._references[subject.name]
+
+    def _seed(self, shot: Shot) -> int:
+        """One prompt has the same noise in every row, so that rows differ by their words alone."""
+        return self._protocol.seed + len(self._prompts) * shot.image_seed + shot.prompt
+
+    def _draw(self, shots: Sequence[Shot]) -> list[Image.Image]:
+        scenes: list[Scene] = []
+        for shot in shots:
+            seed = f"{shot.subject.name} {self._seed(shot)}"
+            scenes.append(scene(self._prompts[shot.prompt], shot.subject.look, seed=seed))
+        return through_autoencoder(self._backbone, scenes)
+
+    def _paint(self, shots: Sequence[Shot]) -> list[Image.Image]:
+        protocol = self._protocol
+        requests = [
+            ImageRequest(
+                prompt=shot.row.prompt(self._prompts[shot.prompt], shot.subject),
+                seed=self._seed(shot),
+                tokens=self._tokens(shot),
+                guidance=protocol.guidance,
+            )
+            for shot in shots
+        ]
+        return generate(
+            self._backbone, requests, steps=protocol.image_steps, batch_size=protocol.batch_size
+        )
+
+    def _tokens(self, shot: Shot) -> dict[str, LearnedToken]:
+        if shot.row.method is None:
+            return {}
+        token = self._store.load_token(shot.row, shot.subject, shot.training_seed).token
+        if shot.row.kind == "ti_rescaled":
+            token = rescaled(token, self._lengths)
+        return {token.placeholder: token}

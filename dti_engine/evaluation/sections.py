@@ -1,0 +1,174 @@
+"""The sections of the report: each turns results into lines of markdown."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from dti_engine.evaluation.protocol import METHODS
+from dti_engine.evaluation.results import Results
+from dti_engine.evaluation.rows import TITLES
+from dti_engine.evaluation.shortfalls import interval
+from dti_engine.evaluation.shortfalls import shortfalls as find_shortfalls
+
+_SIDE_BY_SIDE = ("class_word", "ti", "dti")
+
+
+def aims(results: Results) -> Iterator[str]:
+    yield from table(
+        ("aim", "reached", "needed", "margin", "verdict"),
+        (
+            (
+                aim.text,
+                f"{aim.reached:.3f}",
+                f"{aim.needed:.3f}",
+                interval(aim.margin, signed=True),
+                f"**{aim.verdict}**",
+            )
+            for aim in results.aims
+        ),
+    )
+    yield ""
+    yield "Uncertain: the interval of the margin holds both signs."
+
+
+def scores(results: Results) -> Iterator[str]:
+    yield from table(
+        ("", "subject score", "prompt score", "length of the embedding", "pictures"),
+        (
+            (
+                row.title,
+                interval(row.subject_score),
+                interval(row.prompt_score),
+                _length(row.norm, results),
+                row.num_pictures,
+            )
+            for row in results.rows
+        ),
+    )
+
+
+def differences(results: Results) -> Iterator[str]:
+    yield from table(
+        ("DTI minus", "subject score", "prompt score"),
+        (
+            (
+                each.other,
+                interval(each.subject_score, signed=True),
+                interval(each.prompt_score, signed=True),
+            )
+            for each in results.differences
+        ),
+    )
+
+
+def frontier(results: Results) -> Iterator[str]:
+    frontier = results.frontier
+    yield from table(
+        ("", "steps", "subject score", "prompt score", "length"),
+        (
+            (
+                TITLES[point.method],
+                point.steps,
+                f"{point.subject_score:.3f}",
+                f"{point.prompt_score:.3f}",
+                _length(point.norm, results),
+            )
+            for point in frontier.points
+        ),
+    )
+    yield ""
+    yield (
+        f"At the subject score {frontier.level:.3f}, the highest that both reach, DTI's prompt "
+        f"score is {frontier.dti_prompt_score:.3f} and TI's {frontier.ti_prompt_score:.3f}, read "
+        "off straight lines between these points: a difference of "
+        f"{interval(frontier.gap, signed=True)}. First image seed only."
+    )
+
+
+def prompts(results: Results) -> Iterator[str]:
+    rows = [row for row in results.rows if row.kind in _SIDE_BY_SIDE]
+    yield "Prompt score / subject score."
+    yield ""
+    yield from table(
+        ("prompt", *(row.title for row in rows)),
+        (
+            (
+                f"`{template}`",
+                *(
+                    f"{row.prompt_by_prompt[i]:.2f} / {row.subject_by_prompt[i]:.2f}"
+                    for row in rows
+                ),
+            )
+            for i, template in enumerate(results.prompts)
+        ),
+    )
+
+
+def settings(results: Results) -> Iterator[str]:
+    yield (
+        f"Chosen on {results.protocol['num_settings_subjects']} other subjects, one seed, by the "
+        "mean of both scores."
+    )
+    yield ""
+    yield from table(
+        ("", "lr", "kappa", "weight decay", "subject", "prompt", "mean", "length", ""),
+        (
+            (
+                TITLES[each.method],
+                f"{each.lr:g}",
+                f"{each.kappa:g}",
+                f"{each.weight_decay:g}",
+                f"{each.subject_score:.3f}",
+                f"{each.prompt_score:.3f}",
+                f"{each.merit:.3f}",
+                _length(each.norm, results),
+                "chosen" if each.is_chosen else "",
+            )
+            for method in METHODS
+            for each in results.settings
+            if each.method == method
+        ),
+    )
+
+
+def effects(results: Results) -> Iterator[str]:
+    measured = results.effects
+    yield (
+        f"Words of the vocabulary, made longer or shorter, in `{measured.encoder}`; m* is "
+        f"{measured.magnitude:.3f}. Effect I: how often the nearest mean tells "
+        f"{measured.num_positions} positions apart behind the first layer norm (chance: "
+        f"{1 / measured.num_positions:.3f}), and its sensitivity to the position. Effect II: the "
+        "angle between a hidden state before and behind all layers, mean and largest, and the "
+        "paper's bound of it. The bound's B are the largest updates of any sample, since a "
+        "supremum cannot be sampled."
+    )
+    yield ""
+    yield from table(
+        ("length / m*", "positions told", "sensitivity", "angle", "largest", "bound"),
+        (
+            (
+                f"{each.scale:g}",
+                f"{each.position_accuracy:.3f}",
+                f"{each.position_sensitivity:.2f}",
+                f"{each.angle_deg:.1f}°",
+                f"{each.largest_angle_deg:.1f}°",
+                "none" if each.bound_deg is None else f"{each.bound_deg:.0f}°",
+            )
+            for each in measured.at_scale
+        ),
+    )
+
+
+def shortfalls(results: Results) -> Iterator[str]:
+    found = find_shortfalls(results)
+    yield from (f"- {each}" for each in found) if found else ("Nothing.",)
+
+
+def _length(norm: float | None, results: Results) -> str:
+    if norm is None:
+        return ""
+    return f"{norm:.3f} ({norm / results.effects.magnitude:.1f} m*)"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    yield from (f"| {' | '.join(map(str, row))} |" for row in rows)

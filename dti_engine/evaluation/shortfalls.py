@@ -1,0 +1,92 @@
+"""What did not come out as hoped, found by comparing all figures, so that none is left out."""
+
+from collections.abc import Iterator
+
+from dti_engine.evaluation.protocol import METHODS
+from dti_engine.evaluation.results import Results
+from dti_engine.evaluation.rows import TITLES
+from dti_engine.evaluation.statistics import Estimate
+
+_WEAK = 0.75  # of what a prompt asks for
+_LONG = 2.0  # times m*, from which on a length counts as inflated
+_TUNED = {"dti": ("lr", "kappa"), "ti": ("lr", "weight_decay")}
+
+
+def shortfalls(results: Results) -> list[str]:
+    """One sentence each, in the order of the report."""
+    return [
+        *_aims(results),
+        *_differences(results),
+        *_prompts(results),
+        *_edges(results),
+        *_effects(results),
+    ]
+
+
+def interval(estimate: Estimate, *, signed: bool = False) -> str:
+    """`0.71 [0.65, 0.76]`"""
+    sign = "+" if signed else ""
+    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+
+
+def _aims(results: Results) -> Iterator[str]:
+    for aim in results.aims:
+        if aim.verdict != "met":
+            yield f"{aim.text}: {aim.verdict}, by {interval(aim.margin, signed=True)}."
+
+
+def _differences(results: Results) -> Iterator[str]:
+    for each in results.differences:
+        for name, found in (("subject", each.subject_score), ("prompt", each.prompt_score)):
+            if found.value < 0:
+                certain = "" if found.high < 0 else ", which may be chance"
+                yield (
+                    f"DTI's {name} score lies below that of {each.other}: "
+                    f"{interval(found, signed=True)}{certain}."
+                )
+
+
+def _prompts(results: Results) -> Iterator[str]:
+    by_kind = {row.kind: row for row in results.rows}
+    floor, dti, ti = (by_kind[kind].prompt_by_prompt for kind in ("class_word", "dti", "ti"))
+    for index, template in enumerate(results.prompts):
+        if floor[index] < _WEAK:
+            yield (
+                f"The model itself shows only {floor[index]:.2f} of what `{template}` asks for, "
+                "with the class word."
+            )
+        if dti[index] < ti[index]:
+            yield f"In `{template}` DTI obeys less than TI: {dti[index]:.2f}, not {ti[index]:.2f}."
+
+
+def _edges(results: Results) -> Iterator[str]:
+    for method in METHODS:
+        tried = [each for each in results.settings if each.method == method]
+        (chosen,) = (each for each in tried if each.is_chosen)
+        for name in _TUNED[method]:
+            values = sorted({float(getattr(each, name)) for each in tried})
+            value = float(getattr(chosen, name))
+            if len(values) > 1 and value in (values[0], values[-1]):
+                end = "smallest" if value == values[0] else "largest"
+                yield (
+                    f"{TITLES[method]} did best with {name} {value:g}, the {end} of "
+                    f"{len(values)} tried: a better one may lie beyond."
+                )
+
+
+def _effects(results: Results) -> Iterator[str]:
+    measured = results.effects
+    (ti,) = (row for row in results.rows if row.kind == "ti")
+    assert ti.norm is not None
+    length = ti.norm / measured.magnitude
+    if length < _LONG:
+        yield (
+            f"TI's vectors are only {length:.1f} m* long here: at this budget they do not grow to "
+            "the lengths that the paper explains TI's failures by."
+        )
+    unbounded = [each.scale for each in measured.at_scale if each.bound_deg is None]
+    if unbounded:
+        yield (
+            f"Up to {max(unbounded):g} m* the bound of Proposition 1 does not apply: the layers' "
+            f"updates add up to {measured.sum_of_largest_updates / measured.magnitude:.0f} m*."
+        )

@@ -1,0 +1,108 @@
+"""Figures with their uncertainty, by resampling subjects, and prompt scores at equal subject score.
+
+A sample is all that was measured of one subject. What is compared inside a sample is paired: its
+rows saw the same photos, prompts and noise. Knows nothing of rows, pictures or models.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dti_engine.errors import ConfigurationError
+
+Array: TypeAlias = NDArray[np.float64]
+
+FEW_SAMPLES = 6  # below that, intervals are markedly too short, see `bootstrap`
+_NUM_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure and its 95 % interval, bounds included."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    samples: Array,
+    statistic: Callable[[Array], float],
+    *,
+    seed: int = 0,
+    num_resamples: int = _NUM_RESAMPLES,
+) -> Estimate:
+    """`statistic` of samples (n, ...), one per subject, with its 95 % interval.
+
+    Expanded percentiles, as plain ones are too short with few subjects: they hold the mean of a
+    normal variable 94 times in 100 with 12 subjects (plain: 91), 93 with 6 (85), 87 with 4 (79).
+
+    Raises: ConfigurationError if there are fewer than 2 samples.
+    Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 4.1.
+    """
+    count = len(samples)
+    if count < 2:
+        raise ConfigurationError(
+            f"an interval over subjects needs at least 2 of them, got {count}; evaluate more"
+        )
+    random = np.random.default_rng(seed)
+    values = [statistic(samples[random.integers(count, size=count)]) for _ in range(num_resamples)]
+    tail = NormalDist().cdf(math.sqrt(count / (count - 1)) * student_quantile(0.025, count - 1))
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Estimate(float(statistic(samples)), float(low), float(high))
+
+
+def student_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t distribution; exact for 1 and 2 degrees of freedom.
+
+    Else to 2 % at probability 0.025, and far better from 6 degrees of freedom on.
+
+    Source: Abramowitz and Stegun, 26.7.5.
+    """
+    if degrees == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if degrees == 2:
+        return (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
+    z = NormalDist().inv_cdf(probability)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / degrees**power for power, term in enumerate(terms))
+
+
+def prompt_score_at(points: Array, level: float) -> float:
+    """The highest prompt score of a method among what reaches the subject score `level`.
+
+    points (k, 2) are its (subject score, prompt score) after more and more steps, joined by
+    straight lines; -inf if none reaches the level.
+    """
+    subject, prompt = points.T
+    reached = prompt[subject >= level]
+    starts, ends = points[:-1], points[1:]
+    crosses = (starts[:, 0] < level) != (ends[:, 0] < level)
+    starts, rise = starts[crosses], (ends - starts)[crosses]
+    crossings = starts[:, 1] + rise[:, 1] * (level - starts[:, 0]) / rise[:, 0]
+    return float(np.concatenate([reached, crossings, [-math.inf]]).max())
+
+
+def shared_level(ours: Array, theirs: Array) -> float:
+    """The highest subject score that both of two methods reach; points as `prompt_score_at`."""
+    return float(min(ours[:, 0].max(), theirs[:, 0].max()))
+
+
+def gap_at_equal_subject_score(samples: Array) -> float:
+    """How far the first method's prompt score lies above the second's at their `shared_level`.
+
+    samples (n, 2, k, 2): subject, method, point in order of steps, (subject score, prompt score).
+    """
+    ours, theirs = samples.mean(axis=0)
+    level = shared_level(ours, theirs)
+    return prompt_score_at(ours, level) - prompt_score_at(theirs, level)

@@ -1,0 +1,150 @@
+"""Carries out an evaluation: settings first, on subjects of their own, then all else with the best.
+
+Whatever is done is kept, so one that was stopped goes on where it was.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from dti_engine.backbones.interface import Backbone
+from dti_engine.config import Method
+from dti_engine.evaluation import figures
+from dti_engine.evaluation.effects import effects
+from dti_engine.evaluation.environment import environment
+from dti_engine.evaluation.protocol import Protocol
+from dti_engine.evaluation.results import Results, Setting
+from dti_engine.evaluation.rows import Kind, Row, final_rows, frontier_rows, settings_rows, shots
+from dti_engine.evaluation.scoring import Examiner, draw_references
+from dti_engine.evaluation.sheet import contact_sheet
+from dti_engine.evaluation.statistics import Array
+from dti_engine.evaluation.store import Store
+from dti_engine.evaluation.training import Run, train_missing
+from dti_engine.miniature.scorer import Scorer
+from dti_engine.miniature.subjects import HeldOutSubject, evaluation_prompts, held_out_subjects
+
+OnProgress: TypeAlias = Callable[[str, int, int], None]
+"""Gets what is being done, how much of it is done, and how much of it there is."""
+
+_NUM_SHOWN = 3  # subjects on the sheet
+
+
+class Study:
+    """One evaluation in one folder."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        scorer: Scorer,
+        protocol: Protocol,
+        folder: Path,
+        *,
+        weights_sha256: str,
+        on_progress: OnProgress = lambda doing, done, total: None,
+    ) -> None:
+        """weights_sha256 says which weights are evaluated: a folder holds the scores of one.
+
+        Raises: ConfigurationError if the folder holds another evaluation.
+        """
+        identity = {"protocol": protocol.model_dump(mode="json"), "weights_sha256": weights_sha256}
+        self.store = Store(folder, identity)
+        self._backbone, self._protocol, self._on_progress = backbone, protocol, on_progress
+        self._examiner = Examiner(backbone, scorer, protocol, self.store)
+        self._tuned_on = held_out_subjects("settings")[: protocol.num_settings_subjects]
+        self._subjects = held_out_subjects("evaluation")[: protocol.num_subjects]
+
+    def run(self) -> Results:
+        """Do what is not done yet, leave sheet.png in the folder, and say what came of all.
+
+        Raises: TrainingFailedError or SubjectError if a token cannot be learned; ConfigurationError
+            if the backbone's text encoder is not of a kind that can be looked into.
+        """
+        protocol, prompts = self._protocol, [prompt.template for prompt in evaluation_prompts()]
+        names = [subject.name for subject in self._subjects]
+        with self.store.session() as seconds:
+            words = [subject.class_word for subject in self._subjects]
+            measured = effects(self._backbone, prompts, words)
+            draw_references(self.store, [*self._tuned_on, *self._subjects])
+            settings = self._settings()
+            chosen: dict[Method, int] = {s.method: s.index for s in settings if s.is_chosen}
+            rows, on_frontier = final_rows(protocol, chosen), frontier_rows(protocol, chosen)
+            learned = [row for of_method in on_frontier.values() for row in of_method]
+            seeds = protocol.num_training_seeds, protocol.num_image_seeds
+            self._train(learned, self._subjects, seeds[0])
+            self._paint("subjects", rows, self._subjects, seeds)
+            self._paint("frontier", learned, self._subjects, (seeds[0], 1))
+            sheet = contact_sheet(self.store, rows, self._subjects[:_NUM_SHOWN])
+            sheet.save(self.store.folder / "sheet.png")
+
+            scores = [each for each in self.store.scores.values() if each.subject in names]
+            samples: dict[Kind, Array] = {
+                row.kind: figures.per_subject(scores, row, names) for row in rows
+            }
+            frontier = figures.frontier(scores, on_frontier, names)
+            return Results(
+                protocol=protocol.model_dump(mode="json"),
+                subjects=names,
+                prompts=prompts,
+                num_pictures=len(self.store.scores),
+                num_tokens=self.store.num_tokens(protocol.steps),
+                settings=settings,
+                rows=[figures.row_result(scores, row, names, len(prompts)) for row in rows],
+                differences=figures.differences(samples),
+                frontier=frontier,
+                aims=figures.aims(samples, frontier),
+                effects=measured,
+                seconds=seconds(),
+                environment=environment(self._backbone),
+            )
+
+    def _settings(self) -> list[Setting]:
+        """Every setting, tried on subjects that no result is told of."""
+        rows, subjects = settings_rows(self._protocol), self._tuned_on
+        self._train(rows, subjects, num_seeds=1)
+        self._paint("settings", rows, subjects, (1, 1))
+        names = [subject.name for subject in subjects]
+        return figures.settings([*self.store.scores.values()], rows, names, self._protocol)
+
+    def _train(
+        self, rows: Sequence[Row], subjects: Sequence[HeldOutSubject], num_seeds: int
+    ) -> None:
+        """The tokens of these rows; one run for those that differ in steps only."""
+        runs = [Run(subject, seed) for seed in range(num_seeds) for subject in subjects]
+        alike: dict[tuple[Method, int], list[Row]] = {}
+        for row in rows:
+            assert row.method
+            alike.setdefault((row.method, row.setting), []).append(row)
+        for (method, setting), of_one_run in alike.items():
+            config = self._protocol.settings[method][setting]
+            train_missing(
+                self._backbone,
+                self.store,
+                config,
+                of_one_run,
+                runs,
+                num_slots=self._protocol.num_slots,
+                seed=self._protocol.seed,
+                on_step=self._counter(f"train {method} {setting}", len(runs) * config.steps),
+            )
+
+    def _paint(
+        self,
+        what: str,
+        rows: Sequence[Row],
+        subjects: Sequence[HeldOutSubject],
+        num_seeds: tuple[int, int],
+    ) -> None:
+        """Paint and score these rows; num_seeds: of training, of painting."""
+        pictures = [shot for row in rows for shot in shots(row, subjects, *num_seeds)]
+        counter = self._counter(f"paint {what}", len(pictures))
+        self._examiner.score_missing(pictures, on_pictures=counter)
+
+    def _counter(self, doing: str, total: int) -> Callable[[int], None]:
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            self._on_progress(doing, done, total)
+
+        return count

@@ -1,0 +1,111 @@
+"""Subjects that the miniature has never seen, and prompts to paint them into.
+
+The held-out looks are dealt out once: what settings are chosen on is never what results are
+reported on.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from dti_engine.miniature.captions import ACCESSORY_PHRASES, PLACE_PHRASES, STYLE_PHRASES
+from dti_engine.miniature.drawing import draw
+from dti_engine.miniature.looks import BACKGROUNDS, Look, held_out_looks
+from dti_engine.miniature.world import portrait
+
+_PARTS = {"evaluation": slice(0, 12), "settings": slice(12, 18), "demo": slice(24, 28)}
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutSubject:
+    """A look without a word of its own, and the name of the folder and placeholder it gets."""
+
+    name: str
+    look: Look
+
+    @property
+    def placeholder(self) -> str:
+        return f"<{self.name}>"
+
+    @property
+    def class_word(self) -> str:
+        """What a user would give as initializer."""
+        return self.look.kind
+
+
+def held_out_subjects(part: str) -> list[HeldOutSubject]:
+    """`evaluation` (12, one of each kind), `settings` (6 others) or `demo` (4 others)."""
+    first = _PARTS[part].start
+    looks = held_out_looks()[_PARTS[part]]
+    return [HeldOutSubject(f"{look.kind}-{first + i}", look) for i, look in enumerate(looks)]
+
+
+def draw_subject(subject: HeldOutSubject, folder: Path, *, count: int = 5) -> None:
+    """Write `count` PNG photos of the subject into `folder`, each before another background."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(subject.name)
+    for i, background in enumerate(rng.sample(BACKGROUNDS, count)):
+        draw(portrait(subject.look, rng, background=background)).save(folder / f"{i:02d}.png")
+
+
+@dataclass(frozen=True, slots=True)
+class WorldPrompt:
+    """A prompt with `{}` for the subject's name, what it asks for, and where the subject should
+    stand.
+    """
+
+    template: str
+    asked: dict[str, str]
+    place: str = "centre"
+
+
+def _alone(style: str, background: str, accessory: str = "none") -> WorldPrompt:
+    wearing = f" {ACCESSORY_PHRASES[accessory]}" if accessory != "none" else ""
+    template = f"{STYLE_PHRASES[style]} a {{}}{wearing} {PLACE_PHRASES[background]}"
+    asked = {"style": style, "background": background}
+    return WorldPrompt(template, asked | ({"centre.accessory": accessory} if wearing else {}))
+
+
+def evaluation_prompts() -> list[WorldPrompt]:
+    """Eight: place, accessory, style, all together, the far style, and two that bind things to
+    sides.
+    """
+    return [
+        _alone("photo", "beach"),
+        _alone("photo", "space", "hat"),
+        _alone("cartoon", "forest"),
+        _alone("watercolor", "snow", "balloon"),
+        _alone("mosaic", "desert", "scarf"),
+        WorldPrompt(
+            "a {} with a flag in a city, cartoon style",
+            {"style": "cartoon", "background": "city", "centre.accessory": "flag"},
+        ),
+        WorldPrompt(
+            "a photo of a {} on the left and a red house on the right on a meadow",
+            {"background": "meadow", "style": "photo",
+             "right.kind": "house", "right.primary": "red"},
+            place="left",
+        ),
+        WorldPrompt(
+            "a cartoon of a yellow car next to a {} wearing a hat in the snow",
+            {"background": "snow", "style": "cartoon", "left.kind": "car", "left.primary": "yellow",
+             "right.accessory": "hat"},
+            place="right",
+        ),
+    ]  # fmt: skip
+
+
+def demo_prompts() -> list[WorldPrompt]:
+    """Six of mixed kind: background, accessory, style, and combinations."""
+    return [
+        _alone("photo", "beach"),
+        _alone("photo", "meadow", "hat"),
+        _alone("cartoon", "city"),
+        _alone("watercolor", "snow", "balloon"),
+        _alone("mosaic", "forest", "scarf"),
+        WorldPrompt(
+            "a photo of a {} on the left and a blue mug on the right in space",
+            {"background": "space", "style": "photo", "right.kind": "mug", "right.primary": "blue"},
+            place="left",
+        ),
+    ]

@@ -1,0 +1,133 @@
+"""Tokens on their way are those of shorter runs, and nothing is trained twice."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dti_engine.artifact import Artifact
+from dti_engine.backbones.interface import Backbone, Latents
+from dti_engine.errors import TrainingFailedError
+from dti_engine.evaluation.protocol import Protocol
+from dti_engine.evaluation.rows import Row
+from dti_engine.evaluation.scoring import draw_references
+from dti_engine.evaluation.store import Store
+from dti_engine.evaluation.training import Run, train_missing
+from dti_engine.images import load_pictures
+from dti_engine.miniature.subjects import held_out_subjects
+from dti_engine.trainer import Subject, train
+
+SUBJECTS = held_out_subjects("evaluation")[:3]
+RUNS = [Run(subject, 0) for subject in SUBJECTS]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path, {})
+    draw_references(store, SUBJECTS)
+    return store
+
+
+@pytest.fixture
+def train_some(
+    evaluation_backbone: Backbone, tiny_protocol: Protocol, store: Store
+) -> Callable[..., list[int]]:
+    """train_some(method, runs, steps) trains what is missing; returns what `on_step` got."""
+
+    def train_some(method: str = "dti", runs: list[Run] = RUNS, steps: tuple[int, ...] = (3, 5)):
+        counted: list[int] = []
+        config = tiny_protocol.settings[method][0].changed(steps=max(steps))
+        rows = [Row(method, 0, each) for each in steps]
+        train_missing(
+            evaluation_backbone,
+            store,
+            config,
+            rows,
+            runs,
+            num_slots=2,
+            seed=7,
+            on_step=counted.append,
+        )
+        return counted
+
+    return train_some
+
+
+@pytest.mark.parametrize("method", ["dti", "ti"])
+def test_a_token_on_its_way_is_that_of_a_shorter_run(
+    method: str,
+    train_some: Callable[..., list[int]],
+    store: Store,
+    evaluation_backbone: Backbone,
+    tiny_protocol: Protocol,
+) -> None:
+    train_some(method)
+    config = tiny_protocol.settings[method][0].changed(steps=3)
+    subjects = [
+        Subject(
+            each.name, load_pictures(store.references(each)), each.placeholder, each.class_word, 7
+        )
+        for each in SUBJECTS
+    ]
+    for ended in train(evaluation_backbone, subjects, config, num_slots=2):
+        assert ended.artifact
+        (subject,) = (each for each in SUBJECTS if each.name == ended.subject.id)
+        kept = store.load_token(Row(method, 0, 3), subject, 0)
+        expected = ended.artifact.token.embeddings["text_encoder"]
+        assert torch.equal(kept.token.embeddings["text_encoder"], expected)
+        assert (kept.manifest.steps_done, kept.manifest.config) == (3, config)
+        assert kept.manifest.pictures == ended.artifact.manifest.pictures
+
+
+def test_seeds_of_training_give_different_tokens(
+    train_some: Callable[..., list[int]], store: Store
+) -> None:
+    train_some(runs=[Run(SUBJECTS[0], 0), Run(SUBJECTS[0], 1)])
+    first, second = (store.load_token(Row("dti", 0, 5), SUBJECTS[0], seed) for seed in (0, 1))
+    assert (first.manifest.seed, second.manifest.seed) == (7, 8)
+    assert not torch.equal(
+        first.token.embeddings["text_encoder"], second.token.embeddings["text_encoder"]
+    )
+
+
+def test_what_is_done_is_not_trained_again_and_counts_at_once(
+    train_some: Callable[..., list[int]], store: Store
+) -> None:
+    assert sum(train_some(runs=RUNS[:2])) == 2 * 5
+    files = sorted(store.folder.glob("tokens/**/*.safetensors"))
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert len(before) == 2 * 2
+    counted = train_some()
+    assert counted[0] == 2 * 5
+    assert sum(counted) == 3 * 5
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    assert Artifact.load(store.token(Row("dti", 0, 5), SUBJECTS[2], 0)).manifest.steps_done == 5
+
+
+def test_a_run_that_was_stopped_on_its_way_starts_again(
+    train_some: Callable[..., list[int]], store: Store
+) -> None:
+    train_some(runs=RUNS[:1])
+    last, on_the_way = (store.token(Row("dti", 0, steps), SUBJECTS[0], 0) for steps in (5, 3))
+    expected = Artifact.load(last).token.embeddings["text_encoder"]
+    last.unlink()
+    assert on_the_way.exists()
+    assert train_some(runs=RUNS[:1])[0] == 0
+    assert torch.equal(Artifact.load(last).token.embeddings["text_encoder"], expected)
+
+
+def test_a_subject_that_cannot_be_learned_ends_the_evaluation_by_name(
+    train_some: Callable[..., list[int]], evaluation_backbone: Backbone, monkeypatch: Any
+) -> None:
+    encode_images = evaluation_backbone.encode_images
+
+    def broken(pixels: torch.Tensor) -> Latents:
+        found = encode_images(pixels)
+        return Latents(found.mean * math.nan, found.std)
+
+    monkeypatch.setattr(evaluation_backbone, "encode_images", broken)
+    with pytest.raises(TrainingFailedError, match="'car-0/0' failed at step 1"):
+        train_some()
