@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dti_engine import __version__
-from dti_engine.commands import blending, demonstration, inspection, painting, training
+from dti_engine.commands import blending, demonstration, evaluation, inspection, painting, training
 from dti_engine.commands.terminal import Commands, examples, mount
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ mount(app, demonstration.demo, demonstration.EXAMPLES)
 mount(app, training.train, training.EXAMPLES)
 mount(app, painting.generate, painting.EXAMPLES)
 mount(app, blending.blend, blending.EXAMPLES)
+mount(app, evaluation.evaluate, evaluation.EXAMPLES)
 mount(app, inspection.inspect, inspection.INSPECT_EXAMPLES)
 mount(app, inspection.export, inspection.EXPORT_EXAMPLES)
 

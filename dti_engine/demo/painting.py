@@ -17,7 +17,7 @@ from dti_engine.miniature.subjects import demo_prompts
 from dti_engine.tokens import slerp_strip
 
 NUM_STRIP_PICTURES = 7
-STRIP_TEMPLATE = "a photo of a {}"
+STRIP_TEMPLATE = "a photo of a {} on a meadow"  # a named place, so that only the subject changes
 _BLEND = "<blend>"
 _BATCH_SIZE = 8
 

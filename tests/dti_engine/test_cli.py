@@ -103,7 +103,7 @@ def test_help_of_every_command_shows_examples_of_it(dti: Dti) -> None:
     for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
         shown = dti(name, "--help")
         assert shown.exit_code == 0
-        assert f"$ dti {name}" in shown.stdout
+        assert f"dti {name}" in shown.stdout.partition("Examples")[2]
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -219,5 +219,4 @@ def test_the_shipped_scorer_tells_the_subjects_apart(tmp_path: Path) -> None:
         files = sorted((tmp_path / subject.name).iterdir())
         references[subject.name] = [_opened(file) for file in files]
     scale = Judge(load_scorer(MINIATURE / "scorer.safetensors"), references, {}).scale()
-    assert scale.same_subject > 0.9
-    assert scale.other_subject < 0.6
+    assert scale.same_subject > scale.other_subject + 0.4
