@@ -8,15 +8,15 @@ DTIError
 |   `-- BackboneLoadError               weights are missing, damaged or of another architecture
 |-- SubjectError                        the caller's subject cannot be trained
 |   |-- InvalidImageError               one or more pictures were refused; each has its reason
-|   `-- TokenError                      placeholder or initializer cannot be used with this tokenizer
+|   `-- TokenError                      the tokenizer cannot use placeholder or initializer
 |-- TrainingError
 |   `-- TrainingFailedError             one subject's slot ended: non-finite loss or zero gradient
 `-- ArtifactError
     |-- ArtifactFormatError             not ours, damaged or newer: refused, never guessed
     `-- ArtifactMismatchError           made for another backbone, encoder or dimension
 
-Messages say what was given, what is allowed and what to do. All arguments are positional strings, so that
-every error survives pickling between processes.
+Messages say what was given, what is allowed and what to do. All arguments are positional strings,
+so that every error survives pickling between processes.
 """
 
 

@@ -91,8 +91,8 @@ def row_result(
         kind=row.kind,
         title=TITLES[row.kind],
         num_pictures=len(own),
-        subject_score=bootstrap(samples[:, SUBJECT], _mean),
-        prompt_score=bootstrap(samples[:, PROMPT], _mean),
+        subject_score=bootstrap(samples[:, SUBJECT]),
+        prompt_score=bootstrap(samples[:, PROMPT]),
         norm=mean_norm(scores, row),
         subject_by_prompt=[fmean(each.subject_score for each in part) for part in by_prompt],
         prompt_by_prompt=[fmean(each.prompt_score for each in part) for part in by_prompt],
@@ -107,8 +107,8 @@ def differences(samples: Mapping[Kind, Array]) -> list[Difference]:
         found.append(
             Difference(
                 other=TITLES[kind],
-                subject_score=bootstrap(paired[:, SUBJECT], _mean),
-                prompt_score=bootstrap(paired[:, PROMPT], _mean),
+                subject_score=bootstrap(paired[:, SUBJECT]),
+                prompt_score=bootstrap(paired[:, PROMPT]),
             )
         )
     return found
@@ -159,8 +159,4 @@ def aims(samples: Mapping[Kind, Array], frontier: Frontier) -> list[Aim]:
 
 
 def _aim(text: str, reached: Array, needed: Array) -> Aim:
-    return Aim(text, _mean(reached), _mean(needed), bootstrap(reached - needed, _mean))
-
-
-def _mean(values: Array) -> float:
-    return float(values.mean())
+    return Aim(text, float(reached.mean()), float(needed.mean()), bootstrap(reached - needed))

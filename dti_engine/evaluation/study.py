@@ -18,7 +18,7 @@ from dti_engine.evaluation.rows import Kind, Row, final_rows, frontier_rows, set
 from dti_engine.evaluation.scoring import Examiner, draw_references
 from dti_engine.evaluation.sheet import contact_sheet
 from dti_engine.evaluation.statistics import Array
-from dti_engine.evaluation.store import Store
+from dti_engine.evaluation.store import Score, Store
 from dti_engine.evaluation.training import Run, train_missing
 from dti_engine.miniature.scorer import Scorer
 from dti_engine.miniature.subjects import HeldOutSubject, evaluation_prompts, held_out_subjects
@@ -76,7 +76,7 @@ class Study:
             sheet = contact_sheet(self.store, rows, self._subjects[:_NUM_SHOWN])
             sheet.save(self.store.folder / "sheet.png")
 
-            scores = [each for each in self.store.scores.values() if each.subject in names]
+            scores = self._scores(names)
             samples: dict[Kind, Array] = {
                 row.kind: figures.per_subject(scores, row, names) for row in rows
             }
@@ -103,7 +103,11 @@ class Study:
         self._train(rows, subjects, num_seeds=1)
         self._paint("settings", rows, subjects, (1, 1))
         names = [subject.name for subject in subjects]
-        return figures.settings([*self.store.scores.values()], rows, names, self._protocol)
+        return figures.settings(self._scores(names), rows, names, self._protocol)
+
+    def _scores(self, names: Sequence[str]) -> list[Score]:
+        """Of these subjects only: a setting's row has the same name on all of them."""
+        return [score for score in self.store.scores.values() if score.subject in names]
 
     def _train(
         self, rows: Sequence[Row], subjects: Sequence[HeldOutSubject], num_seeds: int

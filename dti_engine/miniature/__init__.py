@@ -1,1 +1,1 @@
-"""The miniature: a small trained text-to-image model, and the procedural world it was trained on."""
+"""A small trained text-to-image model, and the procedural world it was trained on."""

@@ -1,22 +1,27 @@
-"""The miniature's VAE: 64 x 64 pixels <-> 16 x 16 latents of 4 channels, diffusers' AutoencoderKL."""
+"""The miniature's VAE, diffusers' AutoencoderKL: 64 x 64 pixels, 16 x 16 latents of 4 channels."""
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
-from torch.nn import functional as F
 
+from dti_engine.miniature.canvas import SIZE
 from dti_engine.miniature.dataset import batch_indices, to_pixels
-from dti_engine.miniature.drawing import SIZE
+from dti_engine.miniature.loop import LossOf, StepLoss
 
 KL_WEIGHT = 1e-4  # per latent number; keeps latents near unit scale without blurring
+_CHUNK = 256  # pictures encoded together
 
 
 def new_autoencoder() -> AutoencoderKL:
     """Randomly initialised. Few channels at full size: that is where the time goes."""
-    return AutoencoderKL(
+    build: Any = AutoencoderKL  # its annotations allow for a single block
+    return build(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -30,24 +35,36 @@ def new_autoencoder() -> AutoencoderKL:
     ).to(memory_format=torch.channels_last)
 
 
-def autoencoder_loss(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Absolute error of the pixels and of their differences (edges), plus a little KL. pixels: (B, 3, H, W)."""
-    posterior = vae.encode(pixels).latent_dist
-    restored = vae.decode(posterior.sample()).sample.float()
-    error = restored - pixels
+def posterior(vae: AutoencoderKL, pixels: Tensor) -> DiagonalGaussianDistribution:
+    """Of the latents (B, 4, 16, 16), unscaled; pixels: (B, 3, SIZE, SIZE) in [-1, 1]."""
+    return cast(AutoencoderKLOutput, vae.encode(pixels)).latent_dist
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Unscaled latents (B, 4, 16, 16) -> pixels (B, 3, SIZE, SIZE), about in [-1, 1]."""
+    return cast(DecoderOutput, vae.decode(cast(torch.FloatTensor, latents))).sample
+
+
+def autoencoder_loss(vae: AutoencoderKL, pixels: Tensor) -> StepLoss:
+    """Errors of the pixels and of their differences, which are edges, plus a little KL.
+
+    pixels: (B, 3, SIZE, SIZE) in [-1, 1].
+    """
+    latents = posterior(vae, pixels)
+    error = decode(vae, latents.sample()).float() - pixels
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    kl = posterior.kl().mean() / posterior.mean[0].numel()
-    psnr = float(10 * torch.log10(4.0 / error.detach().square().mean()))
+    kl = latents.kl().mean() / latents.mean[0].numel()
     loss = error.abs().mean() + 0.5 * edges + 0.5 * error.square().mean() + KL_WEIGHT * kl.float()
-    return loss, {"psnr_db": psnr, "kl": float(kl.detach())}
+    psnr_db = float(10 * torch.log10(4.0 / error.detach().square().mean()))
+    return StepLoss(loss, {"psnr_db": psnr_db, "kl": float(kl.detach())})
 
 
 def make_autoencoder_loss(
     vae: AutoencoderKL, drawn: np.ndarray, batch_size: int, device: torch.device
-):
-    """`loss_of(step)` for `loop.fit`."""
+) -> LossOf:
+    """Over batches of drawn pictures (N, SIZE, SIZE, 3) uint8."""
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(step: int) -> StepLoss:
         chosen = batch_indices(step, batch_size, len(drawn), stream=1)
         pixels = to_pixels(drawn[np.sort(chosen)]).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
@@ -58,23 +75,25 @@ def make_autoencoder_loss(
 
 @torch.no_grad()
 def set_scaling(vae: AutoencoderKL, pixels: Tensor) -> None:
-    """Write the `scaling_factor` that gives latents unit standard deviation into the VAE's config."""
-    latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in pixels.split(64)])
+    """Write the `scaling_factor` that gives latents unit deviation into the VAE's config."""
+    latents = torch.cat([posterior(vae, chunk).mean for chunk in pixels.split(64)])
     vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, drawn: np.ndarray, path: Path, device: torch.device) -> Tensor:
-    """(N, 4, 16, 16) half-precision posterior means, scaled; cached in `path`."""
-    if path.exists():
-        cached = torch.load(path, weights_only=True)
-        if len(cached) == len(drawn):
-            return cached
-    means = []
-    for start in range(0, len(drawn), 256):
-        pixels = to_pixels(drawn[start : start + 256]).to(device, memory_format=torch.channels_last)
+def encode_pictures(
+    vae: AutoencoderKL,
+    drawn: np.ndarray,
+    device: torch.device,
+    *,
+    on_pictures: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """(N, SIZE, SIZE, 3) uint8 -> (N, 4, 16, 16) half-precision posterior means, scaled."""
+    means: list[Tensor] = []
+    for start in range(0, len(drawn), _CHUNK):
+        pixels = to_pixels(drawn[start : start + _CHUNK])
+        pixels = pixels.to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
-            means.append(vae.encode(pixels).latent_dist.mean.float().cpu())
-    latents = (torch.cat(means) * vae.config.scaling_factor).half()
-    torch.save(latents, path)
-    return latents
+            means.append(posterior(vae, pixels).mean.float().cpu())
+        on_pictures(start + len(pixels))
+    return (torch.cat(means) * vae.config["scaling_factor"]).half()

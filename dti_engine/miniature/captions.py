@@ -1,7 +1,8 @@
-"""What the world's pictures are called. Captions use the same words as `looks`, so they can be scored.
+"""What the world's pictures are called, in the words of `looks`: so a caption can be scored.
 
-Some bind words across a distance on purpose: two things with different attributes, left and right, and a style or a
-place named far from the thing it changes. A text encoder must use its layers to read them.
+Some bind words across a distance on purpose: two things with different attributes, left and right,
+and a style or a place named far from the thing it changes. A text encoder must use its layers to
+read them.
 """
 
 import random
@@ -39,7 +40,9 @@ def article(noun_phrase: str) -> str:
 
 
 def describe(look: Look) -> str:
-    """The look in words, with its article: `a red dog with blue spots`, `a red and blue dog`, `a red dog`."""
+    """The look in words, with its article: `a red dog`, `a red and blue dog`, `a red dog with blue
+    spots`.
+    """
     if look.pattern == "plain":
         return article(f"{look.primary} {look.kind}")
     if look.pattern == "trimmed":
@@ -55,7 +58,9 @@ def accessorize(name: str, accessory: str) -> str:
 
 
 def caption(names: list[str], background: str | None, style: str, rng: random.Random) -> str:
-    """One caption of a scene: `names` are its things from left to right; an unnamed background is None."""
+    """One caption of a scene: `names` are its things from left to right; an unnamed background is
+    None.
+    """
     thing = names[0] if len(names) == 1 else _pair(names[0], names[1], rng)
     place = f" {PLACE_PHRASES[background]}" if background else ""
     if style == "photo" and rng.random() < 0.3:
@@ -63,9 +68,7 @@ def caption(names: list[str], background: str | None, style: str, rng: random.Ra
     if rng.random() < 0.3:
         return f"{thing}{place}, {style} style"
     if place and rng.random() < 0.15:
-        return f"{STYLE_PHRASES[style]}{place}, {thing}".replace("of on", "on").replace(
-            "of in", "in"
-        )
+        return f"{STYLE_PHRASES[style].removesuffix(' of')}{place}, {thing}"
     return f"{STYLE_PHRASES[style]} {thing}{place}"
 
 

@@ -1,6 +1,8 @@
-"""Drawn pictures on disk, in shards, so that every stage of the recipe reads the same world without redrawing it."""
+"""Drawn pictures on disk, in shards, so that every stage of the recipe reads the same world without
+redrawing it.
+"""
 
-import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -9,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dti_engine.miniature.drawing import SIZE, draw
+from dti_engine.miniature.canvas import SIZE
+from dti_engine.miniature.drawing import draw
+from dti_engine.miniature.work import note, noted, write_whole
 from dti_engine.miniature.world import example
 
 SHARD = 4096
@@ -17,41 +21,50 @@ VALIDATION_SEED = 1_000_000_000  # training seeds stay below it
 
 
 def pictures(
-    work: Path, num_shards: int, on_shard: Callable[[int], None] = lambda _: None
+    work: Path, count: int, *, on_shard: Callable[[int, int], None] = lambda done, total: None
 ) -> np.ndarray:
-    """(num_shards * SHARD, SIZE, SIZE, 3) uint8; picture i shows `example(i)`. Draws what is missing."""
+    """(count, SIZE, SIZE, 3) uint8; picture i shows `example(i)`. Draws what `work` lacks.
+
+    on_shard gets the number of shards drawn and to draw.
+    """
     folder = work / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [k for k in range(num_shards) if not (folder / f"{k:04d}.npy").exists()]
-    if missing:
-        with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-            for k in pool.map(_draw_shard, missing, [folder] * len(missing)):
-                on_shard(k)
-    return np.concatenate(
-        [np.load(folder / f"{k:04d}.npy", mmap_mode="r") for k in range(num_shards)]
-    )
+    starts = range(0, count, SHARD)
+    shards = {folder / f"{i:04d}.npy": (s, min(s + SHARD, count)) for i, s in enumerate(starts)}
+    missing = {path: ends for path, ends in shards.items() if not _holds(path, *ends)}
+    earlier = noted(work, "pictures") or {"seconds": 0.0}
+    began = time.monotonic() - earlier["seconds"]
+    with ProcessPoolExecutor() as pool:
+        # One shard is drawn sooner here than by a process that must start first.
+        draw_all = pool.map if len(missing) > 1 else map
+        for done, _ in enumerate(draw_all(_draw_shard, missing, missing.values()), start=1):
+            num_drawn = count - SHARD * (len(missing) - done)
+            note(work, "pictures", step=num_drawn, seconds=time.monotonic() - began)
+            on_shard(done, len(missing))
+    loaded = [
+        np.load(path, mmap_mode="r")[: stop - start] for path, (start, stop) in shards.items()
+    ]
+    return np.concatenate(loaded)
 
 
-def _draw_shard(k: int, folder: Path) -> int:
-    drawn = np.stack([np.asarray(draw(example(k * SHARD + i).scene)) for i in range(SHARD)])
-    temporary = folder / f"{k:04d}.part.npy"
-    np.save(temporary, drawn)
-    temporary.rename(folder / f"{k:04d}.npy")
-    return k
+def _holds(path: Path, start: int, stop: int) -> bool:
+    return path.exists() and len(np.load(path, mmap_mode="r")) >= stop - start
+
+
+def _draw_shard(path: Path, ends: tuple[int, int]) -> None:
+    drawn = np.stack([np.asarray(draw(example(seed).scene)) for seed in range(*ends)])
+    write_whole(path, lambda unfinished: np.save(unfinished, drawn))
 
 
 def to_pixels(drawn: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1]."""
+    """(B, SIZE, SIZE, 3) uint8 -> (B, 3, SIZE, SIZE) float in [-1, 1]."""
     assert drawn.shape[1:] == (SIZE, SIZE, 3)
-    return (
-        torch.from_numpy(np.ascontiguousarray(drawn))
-        .permute(0, 3, 1, 2)
-        .float()
-        .div(127.5)
-        .sub(1.0)
-    )
+    levels = torch.from_numpy(np.ascontiguousarray(drawn)).permute(0, 3, 1, 2).float()
+    return levels.div(127.5).sub(1.0)
 
 
 def batch_indices(step: int, batch_size: int, size: int, *, stream: int) -> np.ndarray:
-    """(batch_size,) indices below `size`: a pure function of (stream, step), so that a resumed run draws the same."""
+    """(batch_size,) indices below `size`: a pure function of (stream, step), so that a resumed run
+    draws the same.
+    """
     return np.random.default_rng((stream, step)).integers(0, size, batch_size)

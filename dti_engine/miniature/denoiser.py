@@ -1,21 +1,27 @@
 """The miniature's denoiser: a UNet2DConditionModel on 16 x 16 latents that predicts velocity."""
 
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
-from transformers import CLIPTextModel
 
 from dti_engine.miniature.dataset import batch_indices
-from dti_engine.miniature.text import HIDDEN, Captions
+from dti_engine.miniature.loop import LossOf, StepLoss
+from dti_engine.miniature.text import HIDDEN
 
 UNNAMED_SHARE = 0.1  # captions dropped, so that the model can be guided
 
 
 def new_denoiser(channels: tuple[int, int]) -> UNet2DConditionModel:
-    """Randomly initialised. Cross-attention at 8 x 8 only: it names things, convolutions at 16 x 16 draw them."""
-    return UNet2DConditionModel(
+    """Randomly initialised. Cross-attention at 8 x 8 only: it names things, convolutions at 16 x 16
+    draw them.
+    """
+    build: Any = UNet2DConditionModel  # its `to` is annotated as a function without `self`
+    return build(
         sample_size=16,
         in_channels=4,
         out_channels=4,
@@ -31,7 +37,9 @@ def new_denoiser(channels: tuple[int, int]) -> UNet2DConditionModel:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's betas, rescaled so that the last step is pure noise; otherwise no picture is very dark."""
+    """Stable Diffusion's betas, rescaled so that the last step is pure noise; otherwise no picture
+    is very dark.
+    """
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -39,69 +47,59 @@ def new_scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
+        steps_offset=1,  # of no effect with this spacing; diffusers' pipeline insists on it
         clip_sample=False,
         set_alpha_to_one=True,
     )
 
 
-@torch.no_grad()
-def encode_captions(
-    encoder: CLIPTextModel, captions: Captions, path: Path, device: torch.device
-) -> Tensor:
-    """(N, LENGTH, HIDDEN) half precision last hidden states; cached in `path`."""
-    if path.exists():
-        cached = torch.load(path, weights_only=True, mmap=True)
-        if len(cached) == len(captions.ids):
-            return cached
-    ids = torch.from_numpy(captions.ids)
-    states = []
-    for chunk in ids.split(256):
-        with torch.autocast(device.type, torch.bfloat16):
-            states.append(encoder(chunk.to(device)).last_hidden_state.half().cpu())
-    hidden = torch.cat(states)
-    torch.save(hidden, path)
-    return hidden
+@dataclass(frozen=True, eq=False)
+class EncodedWorld:
+    """What the denoiser learns from.
+
+    latents: (N, 4, 16, 16) pictures, hidden: (N, LENGTH, HIDDEN) their captions, unnamed: (LENGTH,
+    HIDDEN) the empty caption; all encoded.
+    """
+
+    latents: Tensor
+    hidden: Tensor
+    unnamed: Tensor
 
 
 def make_denoiser_loss(
-    unet: UNet2DConditionModel,
-    latents: Tensor,
-    hidden: Tensor,
-    unnamed: Tensor,
-    batch_size: int,
-    device: torch.device,
-):
-    """`loss_of(step)` for `loop.fit`: mean squared error of the velocity at stratified times.
-
-    latents (N, 4, 16, 16), hidden (N, LENGTH, HIDDEN): pictures and their encoded captions; unnamed (LENGTH, HIDDEN):
-    the encoded empty caption.
+    unet: UNet2DConditionModel, world: EncodedWorld, batch_size: int, device: torch.device
+) -> LossOf:
+    """Mean squared error of the velocity. Times are stratified: one from each of batch_size equal
+    ranges.
     """
     alphas = new_scheduler().alphas_cumprod.to(device)
+    if device.type == "cpu":
+        # The fused attention is made for long sequences; on 64 positions its backward pass alone
+        # took a sixth of a step.
+        unet.set_attn_processor(AttnProcessor())
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(step: int) -> StepLoss:
         generator = torch.Generator().manual_seed(3_000_000_007 + step)
-        chosen = torch.from_numpy(batch_indices(step, batch_size, len(latents), stream=3))
-        clean = latents[chosen].float().to(device)
-        state = hidden[chosen].float()
-        state[torch.rand(batch_size, generator=generator) < UNNAMED_SHARE] = unnamed
+        chosen = torch.from_numpy(batch_indices(step, batch_size, len(world.latents), stream=3))
+        clean = world.latents[chosen].float().to(device)
+        hidden = world.hidden[chosen].float()
+        hidden[torch.rand(batch_size, generator=generator) < UNNAMED_SHARE] = world.unnamed
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        strata = (
-            torch.arange(batch_size) + torch.rand(batch_size, generator=generator)
-        ) / batch_size
-        timesteps = (strata * len(alphas)).long().to(device)
+        strata = torch.arange(batch_size) + torch.rand(batch_size, generator=generator)
+        timesteps = (strata / batch_size * len(alphas)).long().to(device)
         a = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
         velocity = a.sqrt() * noise - (1 - a).sqrt() * clean
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
-            predicted = unet(
-                noisy.contiguous(memory_format=torch.channels_last), timesteps, state.to(device)
-            ).sample
+            predicted = unet(noisy, timesteps, hidden.to(device)).sample
         errors = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
-        high = timesteps >= 500
-        figures = {
-            "noisy": float(errors.detach()[high].mean()),
-            "clear": float(errors.detach()[~high].mean()),
-        }
-        return errors.mean(), figures
+        return StepLoss(errors.mean(), _by_noise(errors.detach(), timesteps))
 
     return loss_of
+
+
+def _by_noise(errors: Tensor, timesteps: Tensor) -> dict[str, float]:
+    """Mean errors at high and at low noise: the first tell how well captions are obeyed."""
+    high = timesteps >= 500
+    return {"noisy": float(errors[high].mean()), "clear": float(errors[~high].mean())}

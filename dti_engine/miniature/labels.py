@@ -1,6 +1,7 @@
 """A scene as numbers: one class per question that can be asked of a picture or of a caption.
 
-Questions about a place where nothing stands have no answer (`NO_ANSWER`), except its kind, which is `none`.
+Questions about a place where nothing stands have no answer (`NO_ANSWER`), except its kind, which is
+`none`.
 """
 
 from dataclasses import dataclass
@@ -68,14 +69,16 @@ class Answers(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Marking:
-    """How well a batch was answered: the summed loss, and the share right per question (NaN where none was asked)."""
+    """How well a batch was answered: the summed loss, and the share right per question (NaN where
+    none was asked).
+    """
 
     loss: Tensor
     right: dict[str, float]
 
 
 def mark(logits: list[Tensor], answers: Tensor) -> Marking:
-    """Cross-entropy against `answers` (B, questions) and the share of right answers per question."""
+    """Cross-entropy against `answers` (B, questions), and the share right per question."""
     loss = torch.zeros((), device=answers.device)
     right: dict[str, float] = {}
     for column, (question, scores) in enumerate(zip(QUESTIONS, logits, strict=True)):

@@ -1,8 +1,9 @@
 """What there is in the world: kinds, colours, patterns, looks, and the words that name them.
 
-A `Look` is everything about a thing that stays the same from picture to picture. A *breed* is one particular look
-with a word of its own, so that the vocabulary shows by example that a single token can hold a look. The *held-out*
-looks have no word and never appear in training, not even by chance: they are the subjects of demo and evaluation.
+A `Look` is everything about a thing that stays the same from picture to picture. A *breed* is one
+particular look with a word of its own, so that the vocabulary shows by example that a single token
+can hold a look. The *held-out* looks have no word and never appear in training, not even by chance:
+they are the subjects of demo and evaluation.
 """
 
 import functools
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 Colour = tuple[int, int, int]
 
 KINDS = (
-    "car", "dog", "boat", "tree", "house", "fish", "bird", "robot", "mug", "rocket", "mushroom", "flower",
+    "car", "dog", "boat", "tree", "house", "fish",
+    "bird", "robot", "mug", "rocket", "mushroom", "flower",
 )  # fmt: skip
 COLOURS: dict[str, Colour] = {
     "red": (214, 36, 36),
@@ -43,7 +45,9 @@ _WORLD_SEED = 20261123
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The lasting appearance of one thing. `secondary` colours the trim or pattern; equal to `primary` if plain."""
+    """The lasting appearance of one thing. `secondary` colours the trim or pattern; equal to
+    `primary` if plain.
+    """
 
     kind: str
     primary: str
@@ -80,7 +84,9 @@ def breeds() -> dict[str, Look]:
 
 @functools.cache
 def held_out_looks() -> tuple[Look, ...]:
-    """Looks that training never shows, `NUM_HELD_OUT_PER_KIND` of each kind, ordered so that kinds alternate."""
+    """Looks that training never shows, `NUM_HELD_OUT_PER_KIND` of each kind, ordered so that kinds
+    alternate.
+    """
     return _named_and_held_out()[1]
 
 
@@ -109,7 +115,9 @@ def _named_and_held_out() -> tuple[dict[str, Look], tuple[Look, ...]]:
 
 
 def _breed_words(rng: random.Random, count: int) -> list[str]:
-    """Pronounceable words that are no English words of the captions: consonant-vowel syllables, two or three."""
+    """Pronounceable words that are no English words of the captions: consonant-vowel syllables, two
+    or three.
+    """
     words: dict[str, None] = {}
     while len(words) < count:
         syllables = (

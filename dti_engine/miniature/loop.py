@@ -1,21 +1,40 @@
-"""The loop that every stage of the recipe runs: AdamW, warm-up, constant rate, linear decay, averaged weights, resume.
+"""The loop that every stage of the recipe runs: AdamW, warm-up, constant rate, linear decay,
+averaged weights, resume.
 
-It knows nothing of what is trained. `loss_of(step)` must draw its batch as a pure function of the step.
+It knows nothing of what is trained. A batch must be a pure function of the step.
 """
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from dti_engine.errors import ConfigurationError
+from dti_engine.miniature.work import note, write_whole
+
+Figures = Mapping[str, float]
+Report = Callable[[str, int, int, Figures], None]  # name of a stage, steps done, steps to do
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """What a step found: the loss to descend, and figures to show."""
+
+    loss: Tensor
+    figures: Figures
+
+
+LossOf = Callable[[int], StepLoss]
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """`steps` in all; the rate rises over `warmup` steps and falls to zero over the last `decay_share` of them."""
+    """`steps` in all; the rate rises over `warmup` steps and falls to zero over the last
+    `decay_share` of them.
+    """
 
     steps: int
     lr: float
@@ -32,56 +51,92 @@ class Schedule:
 
 
 def fit(
-    name: str,
-    model: nn.Module,
-    loss_of: Callable[[int], tuple[Tensor, dict[str, float]]],
-    schedule: Schedule,
-    work: Path,
-    *,
-    on_step: Callable[[str, int, int, dict[str, float]], None],
-) -> nn.Module:
-    """Train `model` in place and leave the averaged weights in it. Resumes from `work/{name}.pt` if it is there."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.lr, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
-    )
-    averaged = [p.detach().clone() for p in model.parameters()]
-    saved, start, seconds = work / f"{name}.pt", 0, 0.0
-    if saved.exists():
-        state = torch.load(saved, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        averaged = state["averaged"]
-        start, seconds = state["step"], state["seconds"]
-    began = time.monotonic() - seconds
-    for step in range(start, schedule.steps):
-        for group in optimizer.param_groups:
+    name: str, model: nn.Module, loss_of: LossOf, schedule: Schedule, work: Path, *, report: Report
+) -> None:
+    """Train `model` in place and leave the averaged weights in it, in evaluation mode.
+
+    Goes on from `work/{name}.pt` if that is there, with the numbers of a run that was never cut.
+
+    Raises: ConfigurationError if the checkpoint there is of another model.
+    """
+    run = _Run(model, schedule)
+    checkpoint = work / f"{name}.pt"
+    if checkpoint.exists():
+        run.load(checkpoint)
+    began = time.monotonic() - run.seconds
+    while run.step < schedule.steps:
+        found = run.advance(loss_of)
+        figures = {"loss": float(found.loss.detach()), **found.figures}
+        report(name, run.step, schedule.steps, figures)
+        if run.step % schedule.save_every == 0 or run.step == schedule.steps:
+            run.seconds = time.monotonic() - began
+            run.save(checkpoint)
+            note(work, name, step=run.step, seconds=run.seconds)
+    run.leave_average()
+
+
+class _Run:
+    """A model in training, with all that belongs in its checkpoint."""
+
+    def __init__(self, model: nn.Module, schedule: Schedule) -> None:
+        self._model, self._schedule = model, schedule
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=schedule.lr,
+            betas=(0.9, 0.99),
+            weight_decay=schedule.weight_decay,
+        )
+        self._averaged = [parameter.detach().clone() for parameter in model.parameters()]
+        self.step = 0
+        self.seconds = 0.0
+
+    def advance(self, loss_of: LossOf) -> StepLoss:
+        """Take one step."""
+        step, schedule = self.step, self._schedule
+        # What draws inside the model, as dropout does, depends on the step and not on the past.
+        torch.manual_seed(step)
+        for group in self._optimizer.param_groups:
             group["lr"] = schedule.lr_at(step)
-        loss, figures = loss_of(step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        weight = min(schedule.ema, (step + 1) / (step + 10))
-        torch._foreach_lerp_(averaged, [p.detach() for p in model.parameters()], 1.0 - weight)
-        on_step(name, step + 1, schedule.steps, {"loss": float(loss.detach()), **figures})
-        if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
-            _save(saved, model, optimizer, averaged, step + 1, time.monotonic() - began)
-    with torch.no_grad():
-        for parameter, mean in zip(model.parameters(), averaged, strict=True):
+        found = loss_of(step)
+        self._optimizer.zero_grad(set_to_none=True)
+        found.loss.backward()
+        nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        self._optimizer.step()
+        # At first the average is over few steps, so that the initial weights are soon forgotten.
+        weight = 1.0 - min(schedule.ema, (step + 1) / (step + 10))
+        for mean, parameter in zip(self._averaged, self._model.parameters(), strict=True):
+            mean.lerp_(parameter.detach(), weight)
+        self.step += 1
+        return found
+
+    @torch.no_grad()
+    def leave_average(self) -> None:
+        for parameter, mean in zip(self._model.parameters(), self._averaged, strict=True):
             parameter.copy_(mean)
-    return model.eval()
+        self._model.eval()
 
+    def save(self, path: Path) -> None:
+        state = {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "averaged": self._averaged,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        write_whole(path, lambda unfinished: torch.save(state, unfinished))
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: list[Tensor], step: int,
-          seconds: float) -> None:  # fmt: skip
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "averaged": averaged,
-        "step": step,
-        "seconds": seconds,
-    }
-    temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    temporary.rename(path)
-    path.with_suffix(".json").write_text(json.dumps({"step": step, "seconds": round(seconds, 1)}))
+    def load(self, path: Path) -> None:
+        """Raises: ConfigurationError if the checkpoint is of another model."""
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            self._model.load_state_dict(state["model"])
+        except RuntimeError as cause:
+            raise ConfigurationError(
+                f"{path} holds a model of another size; give each size a work folder of its own"
+            ) from cause
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._averaged = [
+            kept.to(mean.device)
+            for kept, mean in zip(state["averaged"], self._averaged, strict=True)
+        ]
+        self.step, self.seconds = state["step"], state["seconds"]

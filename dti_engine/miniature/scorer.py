@@ -1,13 +1,14 @@
 """Reads what a picture of the world shows, and how alike two subjects are.
 
-A small image network answers every question of `labels`. A prompt is obeyed where the answers match what it asked for;
-two subjects are alike as far as the answers about their looks agree. Background, style, accessory and place take no
-part in that, so the comparison is blind to them by construction.
+A small image network answers every question of `labels`. A prompt is obeyed where the answers match
+what it asked for; two subjects are alike as far as the answers about their looks agree: those about
+background, style and accessory take no part in that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dti_engine.miniature.canvas import SIZE
 from dti_engine.miniature.dataset import to_pixels
-from dti_engine.miniature.drawing import SIZE
 from dti_engine.miniature.labels import QUESTIONS, Answers
 
 LOOK_QUESTIONS = ("kind", "primary", "secondary", "pattern", "proportions", "mark")
@@ -54,7 +55,7 @@ class Scorer(nn.Module):
 
 
 def load_scorer(weights: Path) -> Scorer:
-    """From the shipped `scorer.safetensors`."""
+    """From a model's `scorer.safetensors`, in single or in half precision."""
     scorer = Scorer()
     scorer.load_state_dict(load_file(weights))
     return scorer.eval().requires_grad_(False)
@@ -74,30 +75,26 @@ class Reading:
         """The likeliest answer, in words."""
         return QUESTIONS[question][int(self.probabilities[question].argmax())]
 
-    def shows(self, asked: dict[str, str]) -> float:
-        """The share of `asked` (question -> answer) that the picture shows."""
-        return sum(self.answer(question) == answer for question, answer in asked.items()) / len(
-            asked
-        )
+    def shows(self, asked: Mapping[str, str]) -> float:
+        """The share of `asked` (question -> answer, at least one) that the picture shows."""
+        return fmean(self.answer(question) == answer for question, answer in asked.items())
 
     def likeness(
         self, other: "Reading", *, place: str = "centre", other_place: str = "centre"
     ) -> float:
-        """Agreement about the look in [0, 1]: mean over LOOK_QUESTIONS of the probability that both answer alike."""
-        agreement = [
-            float(
-                (
-                    self.probabilities[f"{place}.{q}"] * other.probabilities[f"{other_place}.{q}"]
-                ).sum()
-            )
-            for q in LOOK_QUESTIONS
-        ]
-        return sum(agreement) / len(agreement)
+        """Agreement about the look, in [0, 1]: the probability that both give one answer, as a mean
+        over LOOK_QUESTIONS.
+        """
+        mine, others = self.probabilities, other.probabilities
+        return fmean(
+            float((mine[f"{place}.{question}"] * others[f"{other_place}.{question}"]).sum())
+            for question in LOOK_QUESTIONS
+        )
 
 
 @torch.no_grad()
 def read(scorer: Scorer, pictures: Sequence[Image.Image]) -> list[Reading]:
-    """One reading per picture, in order."""
+    """One reading per picture, in order; pictures of other sizes are resized."""
     if not pictures:
         return []
     resized = [

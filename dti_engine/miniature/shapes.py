@@ -1,7 +1,7 @@
 """The kinds of thing, as parts in a box of [-1, 1] x [-1, 1] (x right, y down).
 
-Each part is (role, shape, coordinates). Roles: `body` wears the primary colour and the pattern; `part` wears the
-secondary colour when there is one; `dark` and `light` are the same on every thing.
+Each part is (role, shape, coordinates). Roles: `body` wears the primary colour and the pattern;
+`part` wears the secondary colour when there is one; `dark` and `light` are the same on every thing.
 """
 
 import math
@@ -111,14 +111,16 @@ SHAPES: dict[str, list[Part]] = {
     ],
 }  # fmt: skip
 
-# Where accessories sit on a kind: (x, y) of the top of the head, and (x, y, half width) of the neck.
+# Where accessories sit: (x, y) of the top of the head; (x, y, half width) of the neck.
 HEADS: dict[str, tuple[float, float]] = {
-    "car": (0.0, -0.48), "dog": (0.5, -0.74), "boat": (0.0, -0.9), "tree": (0.0, -0.85), "house": (0.0, -0.82),
-    "fish": (0.3, -0.46), "bird": (0.42, -0.8), "robot": (0.0, -0.8), "mug": (-0.125, -0.68),
-    "rocket": (0.0, -0.85), "mushroom": (0.0, -0.82), "flower": (0.0, -0.95),
+    "car": (0.0, -0.48), "dog": (0.5, -0.74), "boat": (0.0, -0.9), "tree": (0.0, -0.85),
+    "house": (0.0, -0.82), "fish": (0.3, -0.46), "bird": (0.42, -0.8), "robot": (0.0, -0.8),
+    "mug": (-0.125, -0.68), "rocket": (0.0, -0.85),
+    "mushroom": (0.0, -0.82), "flower": (0.0, -0.95),
 }  # fmt: skip
 NECKS: dict[str, tuple[float, float, float]] = {
-    "car": (0.0, 0.05, 0.9), "dog": (0.32, -0.08, 0.38), "boat": (0.0, 0.32, 0.85), "tree": (0.0, 0.1, 0.6),
-    "house": (0.0, -0.02, 0.8), "fish": (0.25, 0.2, 0.7), "bird": (0.25, -0.2, 0.42), "robot": (0.0, -0.16, 0.55),
-    "mug": (-0.12, 0.1, 0.65), "rocket": (0.0, 0.3, 0.45), "mushroom": (0.0, 0.18, 0.45), "flower": (0.0, 0.3, 0.4),
+    "car": (0.0, 0.05, 0.9), "dog": (0.32, -0.08, 0.38), "boat": (0.0, 0.32, 0.85),
+    "tree": (0.0, 0.1, 0.6), "house": (0.0, -0.02, 0.8), "fish": (0.25, 0.2, 0.7),
+    "bird": (0.25, -0.2, 0.42), "robot": (0.0, -0.16, 0.55), "mug": (-0.12, 0.1, 0.65),
+    "rocket": (0.0, 0.3, 0.45), "mushroom": (0.0, 0.18, 0.45), "flower": (0.0, 0.3, 0.4),
 }  # fmt: skip

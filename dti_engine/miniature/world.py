@@ -1,6 +1,7 @@
-"""Scenes of the world: what is where. Everything is a pure function of a seed; `drawing` turns a scene into a picture.
+"""Scenes of the world: what is where. `drawing` turns a scene into a picture.
 
-No scene ever shows a look whose description is held out (`looks.held_out_descriptions`), unless asked for by name.
+Examples, from which the model learns, are pure functions of a seed. None shows a look whose
+description is held out (`looks.held_out_descriptions`). A `portrait` shows any look it is given.
 """
 
 import random
@@ -19,12 +20,20 @@ from dti_engine.miniature.looks import (
 
 PAIR_SHARE = 0.3  # two things in one picture
 BREED_SHARE = 0.45  # things called by their breed's word rather than described
+ACCESSORY_SHARE = 0.45  # things that wear or hold something
+CLASS_WORD_SHARE = 0.1  # described things of which the caption says no more than "a dog"
 UNNAMED_BACKGROUND_SHARE = 0.15  # so that "a photo of X" means any background
+
+# Of a 64 px picture: where a thing stands, and the half width of its box.
+_SPOTS = {"left": (16.5, 14.5), "centre": (32.0, 22.5), "right": (47.5, 14.5)}
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing in a scene: its look, where it stands, what it wears, and how it happens to be seen."""
+    """One thing in a scene: its look, what it wears, and how it happens to be seen.
+
+    x, y: its middle, size: half its box, all in pixels of a 64 px picture.
+    """
 
     look: Look
     place: str
@@ -37,7 +46,9 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Figures from left to right before a background, in a style; `jitter` moves what does not matter."""
+    """Figures from left to right, a background and a style; `jitter` in [0, 1) moves what does not
+    matter.
+    """
 
     figures: tuple[Figure, ...]
     background: str
@@ -46,8 +57,8 @@ class Scene:
 
 
 def figure(look: Look, place: str, accessory: str, rng: random.Random) -> Figure:
-    """A figure at its place, in pixels of a 64 px picture, slightly moved, scaled and perhaps mirrored."""
-    x, size = {"left": (16.5, 14.5), "centre": (32.0, 22.5), "right": (47.5, 14.5)}[place]
+    """The look at its place, slightly moved, scaled and perhaps mirrored."""
+    x, size = _SPOTS[place]
     return Figure(
         look=look,
         place=place,
@@ -59,9 +70,15 @@ def figure(look: Look, place: str, accessory: str, rng: random.Random) -> Figure
     )
 
 
-def portrait(look: Look, rng: random.Random, *, background: str | None = None, style: str = "photo",
-             accessory: str = "none") -> Scene:  # fmt: skip
-    """One look alone in the centre, as on a user's photo."""
+def portrait(
+    look: Look,
+    rng: random.Random,
+    *,
+    background: str | None = None,
+    style: str = "photo",
+    accessory: str = "none",
+) -> Scene:
+    """One look alone in the centre, as on a user's photo; background: any if None."""
     background = background or rng.choice(BACKGROUNDS)
     return Scene((figure(look, "centre", accessory, rng),), background, style, rng.random())
 
@@ -84,7 +101,7 @@ def example(seed: int) -> Example:
     asked: dict[str, str] = {}
     for place in places:
         look, name, told = _named_look(rng)
-        accessory = rng.choice(ACCESSORIES[1:]) if rng.random() < 0.45 else "none"
+        accessory = rng.choice(ACCESSORIES[1:]) if rng.random() < ACCESSORY_SHARE else "none"
         figures.append(figure(look, place, accessory, rng))
         names.append(accessorize(name, accessory))
         asked |= {f"{place}.{question}": getattr(look, question) for question in told}
@@ -104,7 +121,11 @@ def _named_look(rng: random.Random) -> tuple[Look, str, tuple[str, ...]]:
     look = random_look(rng)
     while look.description in held_out_descriptions():
         look = random_look(rng)
-    if rng.random() < 0.1:  # the bare class word, over any look
+    if rng.random() < CLASS_WORD_SHARE:
         return look, article(look.kind), ("kind",)
-    told = ("kind", "primary", "pattern") if look.pattern == "plain" else ("kind", "primary", "secondary", "pattern")
+    told = (
+        ("kind", "primary", "pattern")
+        if look.pattern == "plain"
+        else ("kind", "primary", "secondary", "pattern")
+    )
     return look, describe(look), told

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.protocol import Protocol
-from dti_engine.miniature.scorer import Scorer, save_scorer
+from dti_engine.miniature.scorer import Scorer, load_scorer, save_scorer
 from dti_engine.miniature.subjects import evaluation_prompts, held_out_subjects
 from dti_engine.miniature.text import new_tokenizer
 
@@ -34,7 +34,9 @@ def evaluation_weights(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         CLIPTextModel(config).save_pretrained(folder / "text_encoder")
-        save_scorer(Scorer(), folder / "scorer.safetensors")
+        scorer = Scorer()
+        scorer.answers.linear.weight.data *= 30  # or it would give every picture the same answers
+        save_scorer(scorer, folder / "scorer.safetensors")
     shutil.rmtree(folder / "tokenizer")
     tokenizer.save_pretrained(folder / "tokenizer")
     return folder
@@ -46,14 +48,20 @@ def evaluation_backbone(evaluation_weights: Path) -> Iterator[Backbone]:
 
 
 @pytest.fixture(scope="session")
+def evaluation_scorer(evaluation_weights: Path) -> Scorer:
+    return load_scorer(evaluation_weights / "scorer.safetensors")
+
+
+@pytest.fixture(scope="session")
 def tiny_protocol() -> Protocol:
-    """2 subjects, 2 settings, 8 steps, 1 denoising step."""
+    """2 subjects, 2 settings of each method, 4 steps, 1 denoising step."""
     return Protocol.standard(
-        steps=8,
+        steps=4,
         resolution=16,
         num_settings=2,
         num_subjects=2,
         num_settings_subjects=1,
+        num_training_seeds=1,
         num_image_seeds=1,
         num_slots=2,
         image_steps=1,

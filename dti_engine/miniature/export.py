@@ -1,0 +1,57 @@
+"""The parts of a trained miniature -> a folder that diffusers opens."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dti_engine.miniature.denoiser import new_scheduler
+from dti_engine.miniature.scorer import Scorer, save_scorer
+from dti_engine.miniature.work import write_whole
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """All that was trained."""
+
+    autoencoder: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    denoiser: UNet2DConditionModel
+    scorer: Scorer
+
+
+def export(parts: Parts, folder: Path) -> None:
+    """Write the model in the ordinary diffusers layout, and the scorer beside it."""
+    build: Any = StableDiffusionPipeline  # its annotations demand the parts that may be None
+    pipeline = build(
+        vae=parts.autoencoder,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        unet=parts.denoiser,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    save_scorer(parts.scorer, folder / "scorer.safetensors")
+    for file in folder.rglob("*.safetensors"):
+        halve(file)
+
+
+def halve(file: Path) -> None:
+    """Rewrite a file's weights in half precision.
+
+    Only the file shrinks: configs go on to say float32, in which libraries then compute, on CPUs
+    too. Training ran in bfloat16, which tells weights apart less finely.
+    """
+    weights = load_file(file)
+    halves = {key: w.half() if w.is_floating_point() else w for key, w in weights.items()}
+    # Without the format, transformers refuses a file.
+    write_whole(file, lambda unfinished: save_file(halves, unfinished, {"format": "pt"}))

@@ -1,0 +1,92 @@
+"""How far a long run has come: a bar for each stage on a terminal, log lines elsewhere."""
+
+import logging
+import time
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from dti_engine.miniature.loop import Figures
+
+_SECONDS_PER_LINE = 30.0
+_log = logging.getLogger(__name__)
+
+
+class Display:
+    """Shows what is reported to it. `report` is what the recipe's stages want."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("[cyan]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._watched = console.is_terminal
+        self._tasks: dict[str, TaskID] = {}
+        self._lines: dict[str, _Lines] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def report(self, stage: str, done: int, total: int, figures: Figures) -> None:
+        """A stage has come so far; figures are of its last step."""
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        if self._watched:
+            self._show(stage, done, total, shown)
+        else:
+            self._lines.setdefault(stage, _Lines(stage, done)).write(done, total, shown)
+
+    def _show(self, stage: str, done: int, total: int, figures: str) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total, figures="")
+        self._bars.update(self._tasks[stage], completed=done, total=total, figures=figures)
+
+
+class _Lines:
+    """A stage's log lines: its first step, its last, and every now and then."""
+
+    def __init__(self, stage: str, done: int) -> None:
+        self._stage = stage
+        self._first = done
+        self._began = time.monotonic()
+        self._due = self._began
+
+    def write(self, done: int, total: int, figures: str) -> None:
+        now = time.monotonic()
+        if now < self._due and done < total:
+            return
+        self._due = now + _SECONDS_PER_LINE
+        left = self._seconds_left(now, done, total)
+        _log.info("%s %d/%d, %s left  %s", self._stage, done, total, left, figures)
+
+    def _seconds_left(self, now: float, done: int, total: int) -> str:
+        """At the pace of this run, which need not have begun with the first step."""
+        if done == self._first:
+            return "0:00:00" if done == total else "?"
+        seconds = (now - self._began) / (done - self._first) * (total - done)
+        return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,173 @@
+"""The parts of one miniature: each is made when it is first asked for, or taken from the work
+folder.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dti_engine.miniature import text
+from dti_engine.miniature.autoencoder import (
+    encode_pictures,
+    make_autoencoder_loss,
+    new_autoencoder,
+    set_scaling,
+)
+from dti_engine.miniature.card import FACTS, write_card
+from dti_engine.miniature.dataset import pictures, to_pixels
+from dti_engine.miniature.denoiser import EncodedWorld, make_denoiser_loss, new_denoiser
+from dti_engine.miniature.examination import COUNT, examine, publish
+from dti_engine.miniature.export import Parts, export
+from dti_engine.miniature.loop import LossOf, Report, fit
+from dti_engine.miniature.provenance import commit, environment
+from dti_engine.miniature.scorer import Scorer
+from dti_engine.miniature.scorer_training import make_scorer_loss
+from dti_engine.miniature.sizes import Size, Training
+from dti_engine.miniature.work import kept, noted
+
+SEED = 1
+_NOTED = ("pictures", "autoencoder", "reader", "scorer", "latents", "hidden", "denoiser")
+_SCALING_PICTURES = 1024  # enough to measure the deviation of latents
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class Stages:
+    """One run of the recipe. Asking for a part trains whatever it needs that is not in `work`."""
+
+    def __init__(self, size: Size, work: Path, device: torch.device, report: Report) -> None:
+        self._size, self._work, self._device, self._report = size, work, device, report
+        work.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def pictures(self) -> np.ndarray:
+        """(N, SIZE, SIZE, 3) uint8; picture i shows example i."""
+        return pictures(
+            self._work,
+            self._size.num_examples,
+            on_shard=lambda done, total: self._report("pictures", done, total, {}),
+        )
+
+    @cached_property
+    def captions(self) -> text.Captions:
+        """Caption i is of example i."""
+        return text.read_captions(self.tokenizer, self._size.num_examples)
+
+    @cached_property
+    def autoencoder(self) -> AutoencoderKL:
+        vae = self._new(new_autoencoder, SEED)
+        training = self._size.autoencoder
+        loss_of = make_autoencoder_loss(
+            vae, self.pictures[: training.num_examples], training.batch_size, self._device
+        )
+        self._fit("autoencoder", vae, loss_of, training)
+        set_scaling(vae, to_pixels(self.pictures[:_SCALING_PICTURES]).to(self._device))
+        return vae
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        return text.new_tokenizer(text.world_words())
+
+    @cached_property
+    def text_encoder(self) -> CLIPTextModel:
+        tokenizer, training = self.tokenizer, self._size.reader
+        reader = self._new(lambda: text.Reader(text.new_text_encoder(tokenizer)), SEED + 1)
+        captions = self.captions.first(training.num_examples)
+        loss_of = text.make_reader_loss(reader, captions, training.batch_size, self._device)
+        self._fit("reader", reader, loss_of, training)
+        text.zero_unseen_rows(reader.encoder, captions.ids)
+        return reader.encoder
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        scorer, training = self._new(Scorer, SEED + 2), self._size.scorer
+        loss_of = make_scorer_loss(
+            scorer,
+            self.autoencoder,
+            self.pictures[: training.num_examples],
+            self.captions.answers,
+            training.batch_size,
+            self._device,
+        )
+        self._fit("scorer", scorer, loss_of, training)
+        return scorer
+
+    @cached_property
+    def denoiser(self) -> UNet2DConditionModel:
+        world = self._encoded_world()
+        unet = self._new(lambda: new_denoiser(self._size.channels), SEED + 3)
+        training = self._size.denoiser
+        loss_of = make_denoiser_loss(unet, world, training.batch_size, self._device)
+        self._fit("denoiser", unet, loss_of, training)
+        return unet
+
+    def _encoded_world(self) -> EncodedWorld:
+        count = self._size.denoiser.num_examples
+
+        def latents() -> Tensor:
+            return encode_pictures(
+                self.autoencoder,
+                self.pictures[:count],
+                self._device,
+                on_pictures=lambda done: self._report("latents", done, count, {}),
+            )
+
+        def hidden() -> Tensor:
+            return text.encode_captions(
+                self.text_encoder,
+                self.captions.ids[:count],
+                self._device,
+                on_captions=lambda done: self._report("hidden", done, count, {}),
+            )
+
+        return EncodedWorld(
+            kept(self._work / "latents.pt", count, latents),
+            kept(self._work / "hidden.pt", count, hidden),
+            text.encode_empty(self.text_encoder, self.tokenizer, self._device),
+        )
+
+    def export(self, folder: Path, *, command: str) -> None:
+        """Write the model, with the facts and the card that tell how `command` made it."""
+        parts = Parts(
+            self.autoencoder, self.text_encoder, self.tokenizer, self.denoiser, self.scorer
+        )
+        export(parts, folder)
+        facts = {
+            "command": command,
+            "seed": SEED,
+            "size": asdict(self._size),
+            "stages": {name: noted(self._work, name) for name in _NOTED},
+            "commit": commit(),
+            "environment": environment(self._device),
+        }
+        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_card(folder)
+
+    def examine(self, folder: Path) -> None:
+        """Score the exported model, complete its card, and leave a contact sheet in `work`."""
+        examination = examine(
+            folder,
+            device=self._device,
+            on_pictures=lambda done: self._report("examination", done, COUNT, {}),
+        )
+        publish(examination, folder, sheet=self._work / "sheet.png")
+
+    def _new(self, make: Callable[[], ModelT], seed: int) -> ModelT:
+        """Randomly initialised, as the seed decides."""
+        torch.manual_seed(seed)
+        model = make()
+        cast(nn.Module, model).to(self._device)  # diffusers hides the signature of `to`
+        return model
+
+    def _fit(self, name: str, model: nn.Module, loss_of: LossOf, training: Training) -> None:
+        fit(name, model, loss_of, training.schedule, self._work, report=self._report)

@@ -1,0 +1,134 @@
+"""Results from scores made by hand."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+from dti_engine.evaluation import figures
+from dti_engine.evaluation.protocol import Protocol
+from dti_engine.evaluation.results import Aim
+from dti_engine.evaluation.rows import Kind, Row, frontier_rows, settings_rows
+from dti_engine.evaluation.statistics import Array, Estimate
+from dti_engine.evaluation.store import Score
+
+NAMES = ["a", "b", "c"]
+
+
+def scores(row: Row, subject: float, prompt: float, *, norm: float = 1.0) -> Iterable[Score]:
+    """2 prompts and 2 image seeds of each subject; b scores 0.1 more than a, c 0.2 more."""
+    for number, name in enumerate(NAMES):
+        for index in (0, 1):
+            for seed in (0, 1):
+                yield Score(
+                    picture=f"{row.name}/{name}/{index}-{seed}",
+                    row=row.name,
+                    subject=name,
+                    prompt=index,
+                    training_seed=0,
+                    image_seed=seed,
+                    subject_score=subject + 0.1 * number + (0.05 if seed else -0.05),
+                    prompt_score=prompt + 0.1 * number + (0.2 if index else -0.2),
+                    norm=norm,
+                )
+
+
+def test_samples_keep_the_order_of_the_subjects() -> None:
+    row = Row("dti", 0, 8)
+    found = figures.per_subject([*scores(row, 0.3, 0.5), *scores(Row("ti"), 0, 0)], row, NAMES)
+    np.testing.assert_allclose(found, [[0.3, 0.5], [0.4, 0.6], [0.5, 0.7]])
+    swapped = figures.per_subject(reversed([*scores(row, 0.3, 0.5)]), row, NAMES[::-1])
+    np.testing.assert_allclose(swapped, found[::-1])
+
+
+def test_a_row_tells_means_and_what_each_prompt_did() -> None:
+    row = Row("dti", 0, 8)
+    found = figures.row_result([*scores(row, 0.3, 0.5, norm=2.0)], row, NAMES, num_prompts=2)
+    assert found.subject_score.value == pytest.approx(0.4)
+    assert found.subject_score.low < 0.4 < found.subject_score.high
+    assert found.prompt_by_prompt == pytest.approx([0.4, 0.8])
+    assert found.subject_by_prompt == pytest.approx([0.4, 0.4])
+    assert (found.norm, found.num_pictures) == (2.0, 12)
+
+
+def test_the_best_mean_of_both_scores_is_chosen_for_each_method() -> None:
+    protocol = Protocol.standard(num_settings=2)
+    rows = settings_rows(protocol)
+    of_rows = [(0.3, 0.9), (0.6, 0.7), (0.8, 0.2), (0.5, 0.4)]  # dti, dti, ti, ti
+    found = figures.settings(
+        [each for row, both in zip(rows, of_rows, strict=True) for each in scores(row, *both)],
+        rows,
+        NAMES,
+        protocol,
+    )
+    assert [(each.method, each.index) for each in found if each.is_chosen] == [
+        ("dti", 1),
+        ("ti", 0),
+    ]
+    assert [each.kappa for each in found] == [1e-4, 1e-3, 0.0, 0.0]
+    assert [each.merit for each in found] == pytest.approx([0.7, 0.75, 0.6, 0.55])
+
+
+def test_differences_are_paired_by_subject() -> None:
+    samples: dict[Kind, Array] = {
+        kind: np.array([[0.3, 0.5], [0.4, 0.6], [0.5, 0.7]])
+        for kind in ("ti", "ti_rescaled", "class_word", "description")
+    }
+    samples["dti"] = samples["ti"] + [0.1, -0.2]
+    for each in figures.differences(samples):
+        found = each.subject_score
+        assert (found.low, found.value, found.high) == pytest.approx((0.1, 0.1, 0.1))
+        assert each.prompt_score.high == pytest.approx(-0.2)
+
+
+def test_the_frontier_is_read_at_the_level_that_both_reach_on_the_first_image_seed() -> None:
+    rows = frontier_rows(Protocol.standard(steps=2), {"dti": 0, "ti": 0})
+    dti, ti = rows["dti"], rows["ti"]
+    assert [row.steps for row in dti] == [1, 2]
+    found = figures.frontier(
+        [
+            *scores(dti[0], 0.2, 0.5),
+            *scores(dti[1], 0.4, 0.4),
+            *scores(ti[0], 0.2, 0.5),
+            *scores(ti[1], 0.3, 0.2),
+        ],
+        rows,
+        NAMES,
+    )
+    assert found.level == pytest.approx(0.3 + 0.1 - 0.05)
+    assert found.dti_prompt_score == pytest.approx(0.45 + 0.1)
+    assert found.ti_prompt_score == pytest.approx(0.2 + 0.1)
+    assert (found.gap.low, found.gap.value, found.gap.high) == pytest.approx((0.25,) * 3)
+    assert [(each.method, each.steps) for each in found.points] == [
+        ("dti", 1), ("dti", 2), ("ti", 1), ("ti", 2),
+    ]  # fmt: skip
+
+
+def test_aims_compare_with_floor_ceiling_and_frontier() -> None:
+    samples: dict[Kind, Array] = {
+        "class_word": np.array([[0.2, 1.0], [0.2, 0.9]]),
+        "drawing": np.array([[0.8, 1.0], [0.8, 1.0]]),
+        "dti": np.array([[0.55, 0.8], [0.65, 0.8]]),
+    }
+    rows = frontier_rows(Protocol.standard(steps=2), {"dti": 0, "ti": 0})
+    worse = [each for row in rows["dti"] for each in scores(row, 0.5, 0.3)]
+    better = [each for row in rows["ti"] for each in scores(row, 0.5, 0.4)]
+    found = figures.aims(samples, figures.frontier(worse + better, rows, NAMES))
+    assert [(each.reached, each.needed) for each in found[:2]] == [
+        (pytest.approx(0.6), pytest.approx(0.5)),
+        (pytest.approx(0.8), pytest.approx(0.855)),
+    ]
+    assert [each.verdict for each in found] == ["met", "not met", "not met"]
+
+
+@pytest.mark.parametrize(
+    ("margin", "verdict"),
+    [
+        (Estimate(0.2, 0.1, 0.3), "met"),
+        (Estimate(0.2, -0.1, 0.3), "met, uncertain"),
+        (Estimate(-0.2, -0.3, 0.1), "not met, uncertain"),
+        (Estimate(-0.2, -0.3, -0.1), "not met"),
+    ],
+)
+def test_a_verdict_says_when_it_might_be_chance(margin: Estimate, verdict: str) -> None:
+    assert Aim("", 0.0, 0.0, margin).verdict == verdict
