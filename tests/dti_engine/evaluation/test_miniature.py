@@ -1,0 +1,69 @@
+"""What the shipped weights must be good for, if an evaluation on them is to mean anything."""
+
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from dti_engine.backbones import load_backbone
+from dti_engine.backbones.checkpoint import MINIATURE
+from dti_engine.backbones.interface import Backbone
+from dti_engine.evaluation.drawings import scene, through_autoencoder
+from dti_engine.evaluation.effects import effects
+from dti_engine.images import load_pictures
+from dti_engine.miniature.scorer import Reading, load_scorer, read
+from dti_engine.miniature.subjects import draw_subject, evaluation_prompts, held_out_subjects
+
+pytestmark = pytest.mark.skipif(
+    not MINIATURE.is_dir(), reason="the miniature's weights are not in this checkout"
+)
+
+SUBJECTS = held_out_subjects("evaluation")
+PROMPTS = evaluation_prompts()
+
+
+@pytest.fixture(scope="module")
+def miniature() -> Iterator[Backbone]:
+    return load_backbone("miniature")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Reading]]:
+    """Each subject's photos, as the scorer reads them."""
+    scorer, folder = load_scorer(MINIATURE / "scorer.safetensors"), tmp_path_factory.mktemp("drawn")
+    found: dict[str, list[Reading]] = {}
+    for subject in SUBJECTS:
+        draw_subject(subject, folder / subject.name)
+        pictures = load_pictures(Path(folder / subject.name))
+        found[subject.name] = read(scorer, [each.image for each in pictures])
+    return found
+
+
+def test_the_ceiling_lies_far_above_what_different_subjects_have_in_common(
+    miniature: Backbone, photos: dict[str, list[Reading]]
+) -> None:
+    scorer = load_scorer(MINIATURE / "scorer.safetensors")
+    likenesses: list[float] = []
+    obeyed: list[float] = []
+    for subject in SUBJECTS:
+        scenes = [scene(prompt, subject.look, seed=subject.name) for prompt in PROMPTS]
+        readings = read(scorer, through_autoencoder(miniature, scenes))
+        for prompt, reading in zip(PROMPTS, readings, strict=True):
+            obeyed.append(reading.shows(prompt.asked))
+            likenesses += [
+                reading.likeness(photo, place=prompt.place) for photo in photos[subject.name]
+            ]
+    different = combinations(photos.values(), 2)
+    others = [a.likeness(b) for one, other in different for a in one for b in other]
+    assert fmean(obeyed) > 0.95
+    assert fmean(likenesses) > 2 * fmean(others)
+
+
+def test_long_embeddings_lose_their_position_in_its_text_encoder(miniature: Backbone) -> None:
+    found = effects(miniature, [prompt.template for prompt in PROMPTS], ["dog", "car"])
+    accuracy = {each.scale: each.position_accuracy for each in found.at_scale}
+    assert accuracy[1.0] > 0.95
+    assert accuracy[16.0] < 0.3
+    assert all(each.position_sensitivity > 0 for each in found.at_scale)
