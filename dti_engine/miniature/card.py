@@ -89,7 +89,8 @@ def _making(facts: Mapping[str, Any]) -> str:
         "## How it was made",
         f"    {facts['command']}",
         _table(("fact", "value"), [*made, *facts["environment"].items()]),
-        f"The time it took; `{FACTS}` has batches and rates too.",
+        "Versions and machine are those of the export. The time that each stage took, in all its "
+        f"runs; `{FACTS}` has batches and rates too.",
         _table(("stage", "steps or examples", "h:mm:ss"), stages),
     )
     return "\n\n".join(sections)

@@ -16,7 +16,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Sizes differ in data, steps, batches and the denoiser's channels."""
+    """Sizes differ in data, steps and batches; the model is the same."""
 
     channels: tuple[int, int]
     autoencoder: Training
@@ -56,7 +56,7 @@ SIZES = {
         ),
     ),
     "gpu": Size(
-        channels=(128, 256),
+        channels=(64, 160),  # as on a CPU, where the result must paint too
         autoencoder=Training(
             Schedule(steps=12_000, lr=1e-3, decay_share=0.4, ema=0.998),
             batch_size=64,
