@@ -55,7 +55,7 @@ def main() -> None:
         "--size",
         choices=SIZES,
         default="gpu" if torch.cuda.is_available() else "cpu",
-        help="cpu: hours on two cores; gpu: the same model, trained longer (default here: %(default)s)",
+        help="cpu: hours on two cores; gpu: the same, trained longer (default here: %(default)s)",
     )
     add(
         "--out",

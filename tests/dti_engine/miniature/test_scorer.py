@@ -1,0 +1,98 @@
+"""Readings of pictures and what they are compared by."""
+
+import random
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dti_engine.miniature.drawing import draw
+from dti_engine.miniature.export import halve
+from dti_engine.miniature.looks import BACKGROUNDS, held_out_looks
+from dti_engine.miniature.scorer import Reading, Scorer, load_scorer, read, save_scorer
+from dti_engine.miniature.world import Scene, example, portrait
+
+
+@pytest.fixture
+def scorer() -> Scorer:
+    return Scorer().eval().requires_grad_(False)
+
+
+def test_likeness_is_symmetric_and_a_share(scorer: Scorer) -> None:
+    readings = read(scorer, [draw(example(seed).scene) for seed in range(6)])
+
+    for one, other in combinations(readings, 2):
+        assert one.likeness(other) == pytest.approx(other.likeness(one))
+        assert 0.0 <= one.likeness(other, place="left", other_place="right") <= 1.0
+
+
+def test_one_look_is_more_like_itself_elsewhere_than_like_another(
+    read_perfectly: Callable[[Scene], Reading],
+) -> None:
+    rng = random.Random(3)
+    looks = held_out_looks()[:12]
+    readings = {
+        (look, background): read_perfectly(portrait(look, rng, background=background))
+        for look in looks
+        for background in BACKGROUNDS[:3]
+    }
+
+    for (one, (look, _)), (other, (other_look, _)) in combinations(
+        zip(readings.values(), readings, strict=True), 2
+    ):
+        same = look == other_look
+        assert one.likeness(other) == 1.0 if same else one.likeness(other) < 1.0
+
+
+def test_likeness_compares_the_places_that_it_is_told(
+    read_perfectly: Callable[[Scene], Reading],
+) -> None:
+    pair = next(e.scene for e in map(example, range(100)) if len(e.scene.figures) == 2)
+    left, _ = pair.figures
+    alone = read_perfectly(portrait(left.look, random.Random(1)))
+
+    assert alone.likeness(read_perfectly(pair), other_place="left") == 1.0
+    assert read_perfectly(pair).likeness(alone, place="left") == 1.0
+    assert alone.likeness(read_perfectly(pair), other_place="right") < 1.0
+
+
+def test_a_picture_shows_the_share_of_what_is_asked(
+    read_perfectly: Callable[[Scene], Reading],
+) -> None:
+    reading = read_perfectly(portrait(held_out_looks()[0], random.Random(1), background="snow"))
+    right = {"background": "snow", "style": "photo"}
+
+    assert reading.shows(right) == 1.0
+    assert reading.shows(right | {"left.kind": "dog", "right.kind": "none"}) == 0.75
+    assert reading.shows({"background": "beach"}) == 0.0
+
+
+def test_pictures_of_any_size_are_read_in_order(scorer: Scorer) -> None:
+    picture = draw(example(0).scene)
+    enlarged = picture.resize((256, 256), Image.Resampling.BICUBIC)
+
+    small, large, other = read(scorer, [picture, enlarged, draw(example(1).scene)])
+
+    assert read(scorer, []) == []
+    torch.testing.assert_close(small.probabilities, large.probabilities, atol=0.02, rtol=0.1)
+    assert small.probabilities["style"].sum() == pytest.approx(1.0)
+    assert not torch.equal(small.probabilities["style"], other.probabilities["style"])
+
+
+def test_a_scorer_reads_the_same_from_a_file_of_half_the_size(
+    tmp_path: Path, scorer: Scorer
+) -> None:
+    path = tmp_path / "scorer.safetensors"
+    save_scorer(scorer, path)
+    pictures = [draw(example(seed).scene) for seed in range(8)]
+    size = path.stat().st_size
+    assert load_scorer(path).state_dict().keys() == scorer.state_dict().keys()
+
+    halve(path)
+
+    assert path.stat().st_size < 0.51 * size
+    for one, other in zip(read(scorer, pictures), read(load_scorer(path), pictures), strict=True):
+        torch.testing.assert_close(one.probabilities, other.probabilities, atol=2e-3, rtol=0.0)

@@ -1,0 +1,42 @@
+"""The weights that ship with the package."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import dti_engine.miniature
+from dti_engine.miniature.card import write_card
+from dti_engine.miniature.examination import examine
+
+WEIGHTS = Path(dti_engine.miniature.__file__).parent / "weights"
+
+pytestmark = pytest.mark.skipif(
+    not WEIGHTS.is_dir(), reason="no weights ship with this tree; make them with the recipe"
+)
+
+
+def test_they_are_small_enough_to_ship() -> None:
+    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*")) <= 25e6
+
+
+def test_they_paint_what_captions_ask_for() -> None:
+    found = examine(WEIGHTS, count=40, steps=10, device=torch.device("cpu"))
+
+    # Far below what the model card claims: 40 captions in few steps are a rough measure.
+    assert found.tallies("painted")["background"].share >= 0.8
+    assert found.tallies("painted")["object"].share >= 0.6
+    assert found.tallies("drawn")["object"].share >= 0.85
+
+
+def test_their_card_tells_what_was_recorded(tmp_path: Path) -> None:
+    copy = tmp_path / "weights"
+    for file in WEIGHTS.rglob("*"):
+        if file.suffix in (".json", ".safetensors"):
+            target = copy / file.relative_to(WEIGHTS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+
+    write_card(copy)
+
+    assert (copy / "README.md").read_text() == (WEIGHTS / "README.md").read_text()
