@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPTokenizer
 
 import dti_engine.miniature
 from dti_engine.miniature.card import write_card
 from dti_engine.miniature.examination import examine
+from dti_engine.miniature.text import new_tokenizer, world_words
 
 WEIGHTS = Path(dti_engine.miniature.__file__).parent / "weights"
 
@@ -18,6 +21,26 @@ pytestmark = pytest.mark.skipif(
 
 def test_they_are_small_enough_to_ship() -> None:
     assert sum(file.stat().st_size for file in WEIGHTS.rglob("*")) <= 25e6
+
+
+def test_plain_diffusers_opens_and_paints_with_them() -> None:
+    # As the card says, so without a dtype: whatever the configs say must fit together.
+    pipeline = StableDiffusionPipeline.from_pretrained(WEIGHTS, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+
+    (picture,) = pipeline("a dog", num_inference_steps=2, guidance_scale=4.0).images
+
+    assert picture.size == (64, 64)
+
+
+def test_the_recipe_would_number_the_words_as_they_do() -> None:
+    shipped = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer").get_vocab()
+    remade = new_tokenizer(world_words()).get_vocab()
+
+    # Pieces that only make up longer words may differ: no caption has them.
+    for word in world_words():
+        assert remade[f"{word}</w>"] == shipped[f"{word}</w>"]
+    assert remade["<|endoftext|>"] == shipped["<|endoftext|>"]
 
 
 def test_they_paint_what_captions_ask_for() -> None:
