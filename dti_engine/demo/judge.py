@@ -13,7 +13,7 @@ from dti_engine.demo.learning import Trained
 from dti_engine.demo.painting import Requests
 from dti_engine.demo.results import Painting, Scale, Strip, StripPicture
 from dti_engine.miniature.scorer import Scorer, read
-from dti_engine.miniature.subjects import demo_prompts
+from dti_engine.miniature.world.subjects import demo_prompts
 
 
 class Judge:

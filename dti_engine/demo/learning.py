@@ -8,7 +8,7 @@ from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.images import load_pictures
-from dti_engine.miniature.subjects import HeldOutSubject, draw_subject
+from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject
 from dti_engine.reports import SlotReport
 from dti_engine.slots import Subject
 from dti_engine.trainer import OnStep, train

@@ -13,7 +13,7 @@ from PIL import Image
 from dti_engine.backbones.interface import Backbone
 from dti_engine.demo.learning import Trained
 from dti_engine.generation import ImageRequest, generate, save_picture
-from dti_engine.miniature.subjects import demo_prompts
+from dti_engine.miniature.world.subjects import demo_prompts
 from dti_engine.tokens import slerp_strip
 
 NUM_STRIP_PICTURES = 7

@@ -24,7 +24,7 @@ from dti_engine.demo.results import Curve, Learned, Painting, Results
 from dti_engine.errors import BackboneLoadError
 from dti_engine.generation import ImageRequest
 from dti_engine.miniature.scorer import Scorer, load_scorer
-from dti_engine.miniature.subjects import held_out_subjects
+from dti_engine.miniature.world.subjects import held_out_subjects
 from dti_engine.recipes import miniature, standard_ti
 from dti_engine.reports import SlotReport
 from dti_engine.tokens import vocabulary_magnitude

@@ -11,10 +11,10 @@ from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.images import to_tensor
-from dti_engine.miniature.drawing import draw
-from dti_engine.miniature.looks import Look
-from dti_engine.miniature.subjects import WorldPrompt
-from dti_engine.miniature.world import Figure, Scene, figure
+from dti_engine.miniature.world.drawing import draw
+from dti_engine.miniature.world.looks import Look
+from dti_engine.miniature.world.scenes import Figure, Scene, figure
+from dti_engine.miniature.world.subjects import WorldPrompt
 
 
 def scene(prompt: WorldPrompt, look: Look, *, seed: str) -> Scene:

@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 
 from dti_engine.config import Method
 from dti_engine.evaluation.protocol import METHODS, Protocol
-from dti_engine.miniature.captions import describe
-from dti_engine.miniature.subjects import HeldOutSubject, WorldPrompt, evaluation_prompts
+from dti_engine.miniature.world.captions import describe
+from dti_engine.miniature.world.subjects import HeldOutSubject, WorldPrompt, evaluation_prompts
 
 Kind: TypeAlias = Literal["class_word", "description", "drawing", "ti", "ti_rescaled", "dti"]
 

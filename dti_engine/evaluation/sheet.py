@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dti_engine.evaluation.rows import TITLES, Row, Shot
 from dti_engine.evaluation.store import Store
-from dti_engine.miniature.subjects import HeldOutSubject, evaluation_prompts
+from dti_engine.miniature.world.subjects import HeldOutSubject, evaluation_prompts
 
 _CELL_PX = 112
 _LABEL_PX = 150

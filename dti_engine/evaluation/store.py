@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dti_engine.artifact import Artifact
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.rows import Row, Shot
-from dti_engine.miniature.subjects import HeldOutSubject
+from dti_engine.miniature.world.subjects import HeldOutSubject
 
 
 class Score(BaseModel):

@@ -21,7 +21,11 @@ from dti_engine.evaluation.statistics import Array
 from dti_engine.evaluation.store import Score, Store
 from dti_engine.evaluation.training import Run, train_missing
 from dti_engine.miniature.scorer import Scorer
-from dti_engine.miniature.subjects import HeldOutSubject, evaluation_prompts, held_out_subjects
+from dti_engine.miniature.world.subjects import (
+    HeldOutSubject,
+    evaluation_prompts,
+    held_out_subjects,
+)
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 """Gets what is being done, how much of it is done, and how much of it there is."""

@@ -12,7 +12,7 @@ from dti_engine.config import TrainConfig
 from dti_engine.evaluation.rows import Row
 from dti_engine.evaluation.store import Store
 from dti_engine.images import load_pictures
-from dti_engine.miniature.subjects import HeldOutSubject
+from dti_engine.miniature.world.subjects import HeldOutSubject
 from dti_engine.outcomes import Outcome, outcome
 from dti_engine.slots import Subject
 from dti_engine.trainer import Trainer

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from dti_engine.miniature.looks import (
+from dti_engine.miniature.world.looks import (
     ACCESSORIES,
     BACKGROUNDS,
     COLOURS,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from dti_engine.miniature.scorer import Reading
-from dti_engine.miniature.world import Example
+from dti_engine.miniature.world.scenes import Example
 
 _SIDE = 128  # of a picture, in pixels
 _GAP = 6

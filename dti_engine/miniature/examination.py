@@ -20,13 +20,12 @@ from rich.console import Console
 
 from dti_engine.miniature.card import RESULTS, write_card
 from dti_engine.miniature.contact_sheet import contact_sheet
-from dti_engine.miniature.dataset import VALIDATION_SEED
-from dti_engine.miniature.drawing import draw
 from dti_engine.miniature.grading import BARS, GROUPS, SCORER_BARS, Tally, tally
 from dti_engine.miniature.painting import open_pipeline, paint, reconstruct
 from dti_engine.miniature.progress import Display
 from dti_engine.miniature.scorer import Reading, load_scorer, read
-from dti_engine.miniature.world import Example, example
+from dti_engine.miniature.world.drawing import draw
+from dti_engine.miniature.world.scenes import VALIDATION_SEED, Example, example
 
 COUNT = 400  # captions; one share of all of them is then good to about 0.02
 

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dti_engine.miniature.looks import breeds
 from dti_engine.miniature.scorer import Reading
-from dti_engine.miniature.world import Example
+from dti_engine.miniature.world.looks import breeds
+from dti_engine.miniature.world.scenes import Example
 
 # The last part of a question's name -> the attribute that it asks for.
 _ATTRIBUTES = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dti_engine.miniature.looks import (
+from dti_engine.miniature.world.looks import (
     ACCESSORIES,
     BACKGROUNDS,
     COLOURS,
@@ -21,7 +21,7 @@ from dti_engine.miniature.looks import (
     PROPORTIONS,
     STYLES,
 )
-from dti_engine.miniature.world import Scene
+from dti_engine.miniature.world.scenes import Scene
 
 NO_ANSWER = -100
 _OF_A_FIGURE: dict[str, tuple[str, ...]] = {

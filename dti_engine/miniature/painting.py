@@ -1,17 +1,19 @@
-"""The miniature at work, by plain diffusers: what its examination looks at."""
+"""The miniature at work, by plain diffusers: it paints from words, encodes and decodes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from PIL import Image
+from torch import Tensor
 
-from dti_engine.miniature.autoencoder import decode, posterior
-from dti_engine.miniature.dataset import to_pixels
+from dti_engine.miniature.pixels import to_pixels
 
 
 def open_pipeline(weights: Path, device: torch.device) -> StableDiffusionPipeline:
@@ -50,6 +52,16 @@ def paint(
         ).images
         on_pictures(len(pictures))
     return pictures
+
+
+def posterior(vae: AutoencoderKL, pixels: Tensor) -> DiagonalGaussianDistribution:
+    """Of the latents (B, 4, 16, 16), unscaled; pixels: (B, 3, SIZE, SIZE) in [-1, 1]."""
+    return cast(AutoencoderKLOutput, vae.encode(pixels)).latent_dist
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Unscaled latents (B, 4, 16, 16) -> pixels (B, 3, SIZE, SIZE), about in [-1, 1]."""
+    return cast(DecoderOutput, vae.decode(cast(torch.FloatTensor, latents))).sample
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -17,7 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dti_engine.miniature.loop import Figures
+Figures = Mapping[str, float]
+Report = Callable[[str, int, int, Figures], None]  # name of a stage, steps done, steps to do
 
 _SECONDS_PER_LINE = 30.0
 _log = logging.getLogger(__name__)

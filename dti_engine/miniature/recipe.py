@@ -24,8 +24,8 @@ import torch
 from rich.console import Console
 
 from dti_engine.miniature.progress import Display
-from dti_engine.miniature.sizes import SIZES, Size
-from dti_engine.miniature.stages import Stages
+from dti_engine.miniature.training.sizes import SIZES, Size
+from dti_engine.miniature.training.stages import Stages
 
 _COMMAND = "python -m dti_engine.miniature.recipe"
 _PARTS = ("pictures", "autoencoder", "text_encoder", "scorer", "denoiser")

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dti_engine.miniature.canvas import SIZE
-from dti_engine.miniature.dataset import to_pixels
 from dti_engine.miniature.labels import QUESTIONS, Answers
+from dti_engine.miniature.pixels import to_pixels
+from dti_engine.miniature.world.canvas import SIZE
 
 LOOK_QUESTIONS = ("kind", "primary", "secondary", "pattern", "proportions", "mark")
 

@@ -26,8 +26,8 @@ from dti_engine.demo.page import _with_token
 from dti_engine.demo.plots import Line, plot
 from dti_engine.generation import ImageRequest, generate, read_settings
 from dti_engine.miniature.scorer import Scorer, load_scorer, read, save_scorer
-from dti_engine.miniature.subjects import demo_prompts, draw_subject, held_out_subjects
-from dti_engine.miniature.text import new_tokenizer
+from dti_engine.miniature.training.parts.tokenizer import new_tokenizer
+from dti_engine.miniature.world.subjects import demo_prompts, draw_subject, held_out_subjects
 
 NUM_SUBJECTS, NUM_PROMPTS, NUM_STRIP, NUM_REFERENCES = 4, 6, 7, 5
 

@@ -13,8 +13,8 @@ from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.protocol import Protocol
 from dti_engine.miniature.scorer import Scorer, load_scorer, save_scorer
-from dti_engine.miniature.subjects import evaluation_prompts, held_out_subjects
-from dti_engine.miniature.text import new_tokenizer
+from dti_engine.miniature.training.parts.tokenizer import new_tokenizer
+from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
 
 
 @pytest.fixture(scope="session")

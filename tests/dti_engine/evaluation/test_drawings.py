@@ -7,8 +7,8 @@ import pytest
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.drawings import scene, through_autoencoder
 from dti_engine.miniature.labels import NO_ANSWER, QUESTIONS, labels
-from dti_engine.miniature.subjects import WorldPrompt, evaluation_prompts, held_out_subjects
-from dti_engine.miniature.world import portrait
+from dti_engine.miniature.world.scenes import portrait
+from dti_engine.miniature.world.subjects import WorldPrompt, evaluation_prompts, held_out_subjects
 
 LOOK = held_out_subjects("evaluation")[0].look
 

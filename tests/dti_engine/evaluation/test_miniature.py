@@ -14,7 +14,7 @@ from dti_engine.evaluation.drawings import scene, through_autoencoder
 from dti_engine.evaluation.effects import effects
 from dti_engine.images import load_pictures
 from dti_engine.miniature.scorer import Reading, load_scorer, read
-from dti_engine.miniature.subjects import draw_subject, evaluation_prompts, held_out_subjects
+from dti_engine.miniature.world.subjects import draw_subject, evaluation_prompts, held_out_subjects
 
 pytestmark = pytest.mark.skipif(
     not MINIATURE.is_dir(), reason="the miniature's weights are not in this checkout"

@@ -4,7 +4,7 @@ import pytest
 
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.protocol import METHODS, Protocol
-from dti_engine.miniature.subjects import held_out_subjects
+from dti_engine.miniature.world.subjects import held_out_subjects
 
 
 @pytest.mark.parametrize("protocol", [Protocol.standard(), Protocol.quick()])

@@ -8,7 +8,7 @@ import pytest
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.rows import Row, Shot
 from dti_engine.evaluation.store import Score, Store
-from dti_engine.miniature.subjects import held_out_subjects
+from dti_engine.miniature.world.subjects import held_out_subjects
 
 SUBJECT = held_out_subjects("evaluation")[0]
 SHOTS = [Shot(Row("dti", 0, 8), SUBJECT, prompt, image_seed=0) for prompt in range(3)]

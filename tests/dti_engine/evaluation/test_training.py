@@ -17,7 +17,7 @@ from dti_engine.evaluation.scoring import draw_references
 from dti_engine.evaluation.store import Store
 from dti_engine.evaluation.training import Run, train_missing
 from dti_engine.images import load_pictures
-from dti_engine.miniature.subjects import held_out_subjects
+from dti_engine.miniature.world.subjects import held_out_subjects
 from dti_engine.trainer import Subject, train
 
 SUBJECTS = held_out_subjects("evaluation")[:3]

@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from dti_engine.miniature.labels import NO_ANSWER, QUESTIONS, labels
-from dti_engine.miniature.loop import Schedule
 from dti_engine.miniature.scorer import Reading
-from dti_engine.miniature.sizes import Size, Training
-from dti_engine.miniature.stages import Stages
-from dti_engine.miniature.world import Scene
+from dti_engine.miniature.training.loop import Schedule
+from dti_engine.miniature.training.sizes import Size, Training
+from dti_engine.miniature.training.stages import Stages
+from dti_engine.miniature.world.scenes import Scene
 
 Steps = list[tuple[str, int, int]]
 

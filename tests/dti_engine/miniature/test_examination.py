@@ -12,7 +12,7 @@ from PIL import Image
 from dti_engine.miniature.examination import Examination, examine, held_out_examples, publish
 from dti_engine.miniature.grading import BARS, GROUPS, tally
 from dti_engine.miniature.scorer import Reading
-from dti_engine.miniature.world import Scene
+from dti_engine.miniature.world.scenes import Scene
 
 ReadPerfectly = Callable[[Scene], Reading]
 

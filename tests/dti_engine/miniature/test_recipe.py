@@ -10,10 +10,10 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from dti_engine.backbones import load_backbone
-from dti_engine.miniature.dataset import pictures
-from dti_engine.miniature.drawing import draw
-from dti_engine.miniature.stages import Stages
-from dti_engine.miniature.world import example
+from dti_engine.miniature.training.dataset import pictures
+from dti_engine.miniature.training.stages import Stages
+from dti_engine.miniature.world.drawing import draw
+from dti_engine.miniature.world.scenes import example
 
 
 def test_plain_diffusers_opens_and_paints_what_was_made(toy_weights: Path) -> None:

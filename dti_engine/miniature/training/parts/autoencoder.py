@@ -1,18 +1,18 @@
 """The miniature's VAE, diffusers' AutoencoderKL: 64 x 64 pixels, 16 x 16 latents of 4 channels."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
-from dti_engine.miniature.canvas import SIZE
-from dti_engine.miniature.dataset import batch_indices, to_pixels
-from dti_engine.miniature.loop import LossOf, StepLoss
+from dti_engine.miniature.painting import decode, posterior
+from dti_engine.miniature.pixels import to_pixels
+from dti_engine.miniature.training.dataset import batch_indices
+from dti_engine.miniature.training.loop import LossOf, StepLoss
+from dti_engine.miniature.world.canvas import SIZE
 
 KL_WEIGHT = 1e-4  # per latent number; keeps latents near unit scale without blurring
 _CHUNK = 256  # pictures encoded together
@@ -33,16 +33,6 @@ def new_autoencoder() -> AutoencoderKL:
         sample_size=SIZE,
         mid_block_add_attention=False,
     ).to(memory_format=torch.channels_last)
-
-
-def posterior(vae: AutoencoderKL, pixels: Tensor) -> DiagonalGaussianDistribution:
-    """Of the latents (B, 4, 16, 16), unscaled; pixels: (B, 3, SIZE, SIZE) in [-1, 1]."""
-    return cast(AutoencoderKLOutput, vae.encode(pixels)).latent_dist
-
-
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Unscaled latents (B, 4, 16, 16) -> pixels (B, 3, SIZE, SIZE), about in [-1, 1]."""
-    return cast(DecoderOutput, vae.decode(cast(torch.FloatTensor, latents))).sample
 
 
 def autoencoder_loss(vae: AutoencoderKL, pixels: Tensor) -> StepLoss:

@@ -3,11 +3,10 @@
 import hashlib
 from collections import Counter
 
-from dti_engine.miniature.captions import ACCESSORY_PHRASES, article, describe
-from dti_engine.miniature.dataset import VALIDATION_SEED
-from dti_engine.miniature.drawing import draw
 from dti_engine.miniature.labels import QUESTIONS, labels
-from dti_engine.miniature.looks import (
+from dti_engine.miniature.world.captions import ACCESSORY_PHRASES, article, describe
+from dti_engine.miniature.world.drawing import draw
+from dti_engine.miniature.world.looks import (
     COLOURS,
     KINDS,
     NUM_BREEDS_PER_KIND,
@@ -16,7 +15,7 @@ from dti_engine.miniature.looks import (
     held_out_descriptions,
     held_out_looks,
 )
-from dti_engine.miniature.world import example
+from dti_engine.miniature.world.scenes import VALIDATION_SEED, example
 
 SEEDS = (*range(20), *range(VALIDATION_SEED, VALIDATION_SEED + 20))
 

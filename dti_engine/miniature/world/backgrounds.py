@@ -4,8 +4,8 @@ import functools
 
 from PIL import Image, ImageDraw
 
-from dti_engine.miniature.canvas import CANVAS
-from dti_engine.miniature.looks import Colour
+from dti_engine.miniature.world.canvas import CANVAS
+from dti_engine.miniature.world.looks import Colour
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,11 +5,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from dti_engine.miniature.autoencoder import decode, posterior
-from dti_engine.miniature.dataset import batch_indices, to_pixels
 from dti_engine.miniature.labels import mark
-from dti_engine.miniature.loop import LossOf, StepLoss
+from dti_engine.miniature.painting import decode, posterior
+from dti_engine.miniature.pixels import to_pixels
 from dti_engine.miniature.scorer import Scorer
+from dti_engine.miniature.training.dataset import batch_indices
+from dti_engine.miniature.training.loop import LossOf, StepLoss
 
 _NOISE = 0.15  # the largest deviation of the added noise, where pixels span 2
 _SHOWN = (

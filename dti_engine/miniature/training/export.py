@@ -10,9 +10,9 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dti_engine.miniature.denoiser import new_scheduler
 from dti_engine.miniature.scorer import Scorer, save_scorer
-from dti_engine.miniature.work import write_whole
+from dti_engine.miniature.training.parts.denoiser import new_scheduler
+from dti_engine.miniature.training.work import write_whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,13 @@ import math
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from dti_engine.miniature.accessories import draw_accessory
-from dti_engine.miniature.backgrounds import background
-from dti_engine.miniature.canvas import CANVAS, ZOOM, place
-from dti_engine.miniature.looks import COLOURS, Colour, Look
-from dti_engine.miniature.shapes import SHAPES, Part
-from dti_engine.miniature.styles import finish
-from dti_engine.miniature.world import Figure, Scene
+from dti_engine.miniature.world.accessories import draw_accessory
+from dti_engine.miniature.world.backgrounds import background
+from dti_engine.miniature.world.canvas import CANVAS, ZOOM, place
+from dti_engine.miniature.world.looks import COLOURS, Colour, Look
+from dti_engine.miniature.world.scenes import Figure, Scene
+from dti_engine.miniature.world.shapes import SHAPES, Part
+from dti_engine.miniature.world.styles import finish
 
 _INK: Colour = (10, 10, 12)
 _DARK: Colour = (52, 48, 52)

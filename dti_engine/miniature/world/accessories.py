@@ -2,10 +2,10 @@
 
 from PIL import Image, ImageDraw
 
-from dti_engine.miniature.canvas import ZOOM, place
-from dti_engine.miniature.looks import Colour
-from dti_engine.miniature.shapes import HEADS, NECKS
-from dti_engine.miniature.world import Figure
+from dti_engine.miniature.world.canvas import ZOOM, place
+from dti_engine.miniature.world.looks import Colour
+from dti_engine.miniature.world.scenes import Figure
+from dti_engine.miniature.world.shapes import HEADS, NECKS
 
 Box = tuple[float, float, float, float]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from PIL import Image
 
 from dti_engine.miniature.labels import QUESTIONS
-from dti_engine.miniature.looks import KINDS
-from dti_engine.miniature.subjects import (
+from dti_engine.miniature.world.looks import KINDS
+from dti_engine.miniature.world.subjects import (
     demo_prompts,
     draw_subject,
     evaluation_prompts,

@@ -1,5 +1,4 @@
-"""The miniature's text side: a CLIP tokenizer whose words are the world's words, and a CLIP text
-encoder.
+"""The miniature's text encoder, a CLIP.
 
 As in Stable Diffusion, the encoder is trained first and frozen before the denoiser sees it. CLIP
 learns by contrast with pictures; here the state at EOS learns to answer every question (`labels`)
@@ -7,67 +6,24 @@ about the scene that the caption belongs to, as far as the caption tells. Captio
 a distance, so the answers need the encoder's layers.
 """
 
-import itertools
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dti_engine.miniature.dataset import batch_indices
 from dti_engine.miniature.labels import Answers, labels, mark
-from dti_engine.miniature.looks import breeds
-from dti_engine.miniature.loop import LossOf, StepLoss
-from dti_engine.miniature.world import example
+from dti_engine.miniature.training.dataset import batch_indices
+from dti_engine.miniature.training.loop import LossOf, StepLoss
+from dti_engine.miniature.training.parts.tokenizer import LENGTH, token_ids
+from dti_engine.miniature.world.scenes import example
 
 HIDDEN = 128
 LAYERS = 6
-LENGTH = 77
-_BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 _CHUNK = 256  # captions encoded together
 _SHOWN = ("style", "centre.kind", "left.kind", "left.primary")
-
-
-def world_words(num_captions: int = 20_000) -> list[str]:
-    """Every word of the captions, breeds included, sorted."""
-    captions = (example(seed).caption for seed in range(num_captions))
-    words = itertools.chain.from_iterable(each.replace(",", " ").split() for each in captions)
-    return sorted({*words, *breeds()})
-
-
-def new_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
-    """Byte-level BPE as CLIP's, trained until each word is one token; EOS has the highest id."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=_EOS))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = sorted(words)
-    # Last letters are named beforehand, in an order that is the same in every run: the trainer
-    # would number them as a hash map has them, and pieces of equal count are merged by number.
-    ends = dict.fromkeys(f"{word[-1]}</w>" for word in reversed(words))
-    trainer = trainers.BpeTrainer(
-        vocab_size=10_000,  # more than there are pieces to merge
-        end_of_word_suffix="</w>",
-        special_tokens=[*alphabet, *ends],
-        show_progress=False,
-    )
-    bpe.train_from_iterator(words, trainer)
-    learned = bpe.get_vocab()
-    # Every byte also ends a word, so that no text is unknown.
-    pieces = [
-        *alphabet,
-        *(f"{byte}</w>" for byte in alphabet),
-        *sorted(learned, key=learned.__getitem__),
-    ]
-    names = [*dict.fromkeys(pieces), _BOS, _EOS]
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
-    build: Any = CLIPTokenizer  # its annotations want merges as they are in a file
-    vocab = {name: number for number, name in enumerate(names)}
-    return build(vocab=vocab, merges=merges, model_max_length=LENGTH)
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -86,12 +42,6 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         projection_dim=HIDDEN,
     )
     return CLIPTextModel(config)
-
-
-def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """(N, LENGTH) int64, with BOS, EOS and padding."""
-    wrapped = tokenizer(list(captions), padding="max_length", max_length=LENGTH)
-    return torch.tensor(wrapped["input_ids"])
 
 
 @dataclass(frozen=True, eq=False)

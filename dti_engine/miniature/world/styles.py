@@ -5,7 +5,7 @@ import math
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from dti_engine.miniature.canvas import CANVAS, SIZE
+from dti_engine.miniature.world.canvas import CANVAS, SIZE
 
 
 def finish(canvas: Image.Image, style: str) -> Image.Image:

@@ -7,8 +7,8 @@ description is held out (`looks.held_out_descriptions`). A `portrait` shows any 
 import random
 from dataclasses import dataclass
 
-from dti_engine.miniature.captions import accessorize, article, caption, describe
-from dti_engine.miniature.looks import (
+from dti_engine.miniature.world.captions import accessorize, article, caption, describe
+from dti_engine.miniature.world.looks import (
     ACCESSORIES,
     BACKGROUNDS,
     STYLES,
@@ -17,6 +17,8 @@ from dti_engine.miniature.looks import (
     held_out_descriptions,
     random_look,
 )
+
+VALIDATION_SEED = 1_000_000_000  # training seeds stay below it
 
 PAIR_SHARE = 0.3  # two things in one picture
 BREED_SHARE = 0.45  # things called by their breed's word rather than described

@@ -8,16 +8,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from dti_engine.miniature.canvas import SIZE
-from dti_engine.miniature.drawing import draw
-from dti_engine.miniature.work import note, noted, write_whole
-from dti_engine.miniature.world import example
+from dti_engine.miniature.training.work import note, noted, write_whole
+from dti_engine.miniature.world.drawing import draw
+from dti_engine.miniature.world.scenes import example
 
 SHARD = 4096
-VALIDATION_SEED = 1_000_000_000  # training seeds stay below it
 
 
 def pictures(
@@ -54,13 +50,6 @@ def _holds(path: Path, start: int, stop: int) -> bool:
 def _draw_shard(path: Path, ends: tuple[int, int]) -> None:
     drawn = np.stack([np.asarray(draw(example(seed).scene)) for seed in range(*ends)])
     write_whole(path, lambda unfinished: np.save(unfinished, drawn))
-
-
-def to_pixels(drawn: np.ndarray) -> Tensor:
-    """(B, SIZE, SIZE, 3) uint8 -> (B, 3, SIZE, SIZE) float in [-1, 1]."""
-    assert drawn.shape[1:] == (SIZE, SIZE, 3)
-    levels = torch.from_numpy(np.ascontiguousarray(drawn)).permute(0, 3, 1, 2).float()
-    return levels.div(127.5).sub(1.0)
 
 
 def batch_indices(step: int, batch_size: int, size: int, *, stream: int) -> np.ndarray:

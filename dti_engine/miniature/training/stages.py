@@ -1,6 +1,4 @@
-"""The parts of one miniature: each is made when it is first asked for, or taken from the work
-folder.
-"""
+"""The parts of one miniature, each made when first asked for or taken from the work folder."""
 
 import json
 from collections.abc import Callable
@@ -16,24 +14,31 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dti_engine.miniature import text
-from dti_engine.miniature.autoencoder import (
+from dti_engine.miniature.card import FACTS, write_card
+from dti_engine.miniature.examination import COUNT, examine, publish
+from dti_engine.miniature.pixels import to_pixels
+from dti_engine.miniature.progress import Report
+from dti_engine.miniature.scorer import Scorer
+from dti_engine.miniature.training.dataset import pictures
+from dti_engine.miniature.training.export import Parts, export
+from dti_engine.miniature.training.loop import LossOf, fit
+from dti_engine.miniature.training.parts import text_encoder as text
+from dti_engine.miniature.training.parts.autoencoder import (
     encode_pictures,
     make_autoencoder_loss,
     new_autoencoder,
     set_scaling,
 )
-from dti_engine.miniature.card import FACTS, write_card
-from dti_engine.miniature.dataset import pictures, to_pixels
-from dti_engine.miniature.denoiser import EncodedWorld, make_denoiser_loss, new_denoiser
-from dti_engine.miniature.examination import COUNT, examine, publish
-from dti_engine.miniature.export import Parts, export
-from dti_engine.miniature.loop import LossOf, Report, fit
-from dti_engine.miniature.provenance import commit, environment
-from dti_engine.miniature.scorer import Scorer
-from dti_engine.miniature.scorer_training import make_scorer_loss
-from dti_engine.miniature.sizes import Size, Training
-from dti_engine.miniature.work import kept, noted
+from dti_engine.miniature.training.parts.denoiser import (
+    EncodedWorld,
+    make_denoiser_loss,
+    new_denoiser,
+)
+from dti_engine.miniature.training.parts.scorer import make_scorer_loss
+from dti_engine.miniature.training.parts.tokenizer import new_tokenizer, world_words
+from dti_engine.miniature.training.provenance import commit, environment
+from dti_engine.miniature.training.sizes import Size, Training
+from dti_engine.miniature.training.work import kept, noted
 
 SEED = 1
 _NOTED = ("pictures", "autoencoder", "reader", "scorer", "latents", "hidden", "denoiser")
@@ -76,7 +81,7 @@ class Stages:
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        return text.new_tokenizer(text.world_words())
+        return new_tokenizer(world_words())
 
     @cached_property
     def text_encoder(self) -> CLIPTextModel:

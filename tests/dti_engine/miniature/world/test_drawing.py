@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dti_engine.miniature.drawing import draw
-from dti_engine.miniature.looks import ACCESSORIES, BACKGROUNDS, KINDS, MARKS, STYLES, Look
-from dti_engine.miniature.world import Scene, example, portrait
+from dti_engine.miniature.world.drawing import draw
+from dti_engine.miniature.world.looks import ACCESSORIES, BACKGROUNDS, KINDS, MARKS, STYLES, Look
+from dti_engine.miniature.world.scenes import Scene, example, portrait
 
 LOOK = Look("dog", "red", "blue", "striped")
 

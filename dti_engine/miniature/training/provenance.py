@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-_SOURCE = Path(__file__).parent
+_SOURCE = Path(__file__).parents[1]  # the miniature's, its world's too
 _PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
 
 
 def commit() -> str | None:
-    """The last commit that changed this package's source; None where git does not know it."""
+    """The last commit that changed the miniature's source; None where git does not know it."""
     try:
         revision = _git("log", "-1", "--format=%H", "--", "*.py")
         changed = _git("status", "--porcelain", "--", "*.py")

@@ -5,7 +5,7 @@ It knows nothing of what is trained. A batch must be a pure function of the step
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.miniature.work import note, write_whole
-
-Figures = Mapping[str, float]
-Report = Callable[[str, int, int, Figures], None]  # name of a stage, steps done, steps to do
+from dti_engine.miniature.progress import Figures, Report
+from dti_engine.miniature.training.work import note, write_whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 when it is reduced.
 """
 
-from dti_engine.miniature.world import Figure
+from dti_engine.miniature.world.scenes import Figure
 
 SIZE = 64  # pixels of a finished picture's side
 ZOOM = 3

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dti_engine.miniature.loop import Schedule
+from dti_engine.miniature.training.loop import Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
-from dti_engine.miniature.dataset import batch_indices
-from dti_engine.miniature.loop import LossOf, StepLoss
-from dti_engine.miniature.text import HIDDEN
+from dti_engine.miniature.training.dataset import batch_indices
+from dti_engine.miniature.training.loop import LossOf, StepLoss
+from dti_engine.miniature.training.parts.text_encoder import HIDDEN
 
 UNNAMED_SHARE = 0.1  # captions dropped, so that the model can be guided
 

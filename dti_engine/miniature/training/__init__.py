@@ -1,0 +1,1 @@
+"""Everything that makes the weights; only `recipe` needs it."""

@@ -1,0 +1,1 @@
+"""The parts of the model: how each begins, and the loss that it learns from."""
