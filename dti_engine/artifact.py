@@ -4,23 +4,22 @@ A safetensors file with one (n, d) float32 tensor per text encoder, named like t
 `Manifest` as JSON in its header. Nothing in it is ever executed; what is not ours is refused.
 """
 
+import hashlib
 import json
 import math
 import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Self
 
 import safetensors.torch
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dti_engine import __version__
-from dti_engine.config import Method, TrainConfig, explain
+from dti_engine.config import explain
 from dti_engine.errors import (
     ArtifactError,
     ArtifactFormatError,
@@ -28,51 +27,13 @@ from dti_engine.errors import (
     ConfigurationError,
     TokenError,
 )
+from dti_engine.manifest import SCHEMA_VERSION, AnyManifest, Manifest
 from dti_engine.tokens import LearnedToken
 
-SCHEMA_VERSION = 1
 _HEADER_KEY = "dti"
 _EXPORT_KEY = "dti_export"
 _MAX_BYTES = 64 * 2**20  # a token is some KB; more is a mistake, found before it is in memory
 _NORM_TOLERANCE = 1e-4  # relative: far above a float32 norm's rounding, far below a real change
-
-Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Manifest(BaseModel):
-    """What a token is, which weights it belongs to, and how it came about."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    placeholder: str
-    initializer: str
-    backbone: str
-    backbone_fingerprint: Sha256
-    magnitudes: Mapping[str, tuple[float, ...]]  # encoder -> length of each of its vectors
-    config: TrainConfig
-    seed: int = Field(ge=0, lt=2**64)
-    steps_done: int = Field(gt=0)
-    stop_reason: Literal["budget"] = "budget"
-    pictures: Mapping[str, Sha256]  # file name -> sha256 of the file
-    figures: Mapping[str, float]  # of the last report: loss, prior_angle_rad, ...
-    engine_version: str = __version__
-    created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
-
-    @property
-    def method(self) -> Method:
-        return self.config.method
-
-    @property
-    def num_vectors(self) -> dict[str, int]:
-        """Encoder -> positions that the token takes in a prompt."""
-        return {encoder: len(lengths) for encoder, lengths in self.magnitudes.items()}
-
-
-class _AnyManifest(BaseModel):
-    """What every version of the manifest has."""
-
-    schema_version: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +64,10 @@ class Artifact:
     def to_bytes(self) -> bytes:
         """The file's content; the same artifact always gives the same bytes."""
         return _pack(self.token.embeddings, {_HEADER_KEY: self.manifest.model_dump_json()})
+
+    def sha256(self) -> str:
+        """Of the file's content, in hexadecimal."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -205,7 +170,7 @@ def _read_manifest(data: bytes) -> Manifest:
     text = (header.get("__metadata__") or {}).get(_HEADER_KEY)
     if text is None:
         raise ArtifactFormatError("it has no manifest, so it was not saved as an artifact")
-    version = _AnyManifest.model_validate_json(text).schema_version
+    version = AnyManifest.model_validate_json(text).schema_version
     if version > SCHEMA_VERSION:
         raise ArtifactFormatError(
             f"its schema is {version}, this engine reads up to {SCHEMA_VERSION}; update the engine"

@@ -13,6 +13,7 @@ from dti_engine.errors import ConfigurationError
 
 Method: TypeAlias = Literal["dti", "ti"]
 CaptionFamily: TypeAlias = Literal["object", "style", "person", "miniature"]
+DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Timesteps: TypeAlias = Literal["uniform", "stratified"]
 Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0)]
 """Mean length of the vocabulary's rows, length of each of the initializer's rows, or a number."""

@@ -1,6 +1,6 @@
 """Prompts and learned tokens to pictures, many in one batch, whoever's tokens they are.
 
-A blend is a `LearnedToken` like any other, made by `tokens.slerp_tokens` or `tokens.mean_tokens`.
+A blend is a `LearnedToken` like any other, made by `blends.slerp_tokens` or `blends.mean_tokens`.
 
 What a picture depends on: its request, the number of steps, the size, and how many share its batch.
 Which requests share it, and in what order, changes nothing; how many, rounding only.
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactFormatError, ConfigurationError, DTIError
-from dti_engine.tokens import LearnedToken, bind
+from dti_engine.prompts import bind
+from dti_engine.tokens import LearnedToken
 
 _MAX_STEPS = 1000  # timesteps that the models were trained at
 _NUM_SEEDS = 2**32  # torch's CPU generator ignores higher bits

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dti_engine import sphere
 from dti_engine.errors import ArtifactMismatchError, ConfigurationError
-from dti_engine.tokens import LearnedToken, TextEncoder, initial_rows
+from dti_engine.tokens import LearnedToken
+from dti_engine.vocabulary import TextEncoder, initial_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dti_engine.artifact import Artifact, Manifest
+from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import SubjectError, TrainingFailedError
+from dti_engine.manifest import Manifest
 from dti_engine.reports import SlotReport
 from dti_engine.slots import Occupant, Subject
 from dti_engine.tokens import LearnedToken

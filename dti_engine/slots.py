@@ -17,15 +17,10 @@ from dti_engine.config import TrainConfig
 from dti_engine.draws import draw
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
 from dti_engine.images import CAPTION_TEMPLATES, Picture, crops, to_tensor
+from dti_engine.prompts import PromptBatch, tokenize
 from dti_engine.reports import SlotReport
-from dti_engine.tokens import (
-    LearnedToken,
-    PromptBatch,
-    TextEncoder,
-    initial_rows,
-    tokenize,
-    vocabulary_magnitude,
-)
+from dti_engine.tokens import LearnedToken
+from dti_engine.vocabulary import TextEncoder, initial_rows, vocabulary_magnitude
 
 _MAX_CROPS = 8  # of one picture: a random crop has a near neighbour, and encoding takes seconds
 

@@ -42,11 +42,14 @@ def train(
     max_vectors: int = 8,
     report_every: int | None = None,
     on_step: OnStep = lambda _: None,
-) -> list[Outcome]:
-    """Train any number of subjects, `num_slots` at a time; returns outcomes in order of ending.
+) -> Iterator[Outcome]:
+    """Train any number of subjects, `num_slots` at a time; yields outcomes in order of ending.
 
-    A subject is taken from `subjects` when a slot falls free, so an iterator may load pictures as
-    it goes. One that cannot be trained is an outcome too, with its error. Options: see `Trainer`.
+    Work is done as outcomes are taken, and what was taken survives whatever stops the rest. A
+    subject is taken from `subjects` when a slot falls free, so an iterator may load pictures as it
+    goes. One that cannot be trained is an outcome too, with its error. Options: see `Trainer`.
+
+    Raises: ConfigurationError, at once, as `Trainer`.
     """
     trainer = Trainer(
         backbone,
@@ -56,12 +59,15 @@ def train(
         report_every=report_every,
         on_step=on_step,
     )
-    queue, outcomes = iter(subjects), list[Outcome]()
+    return _outcomes(trainer, iter(subjects))
+
+
+def _outcomes(trainer: "Trainer", queue: Iterator[Subject]) -> Iterator[Outcome]:
     while True:
-        outcomes += _refill(trainer, queue)
+        yield from _refill(trainer, queue)
         if not any(trainer.occupants):
-            return outcomes
-        outcomes += trainer.step()
+            return
+        yield from trainer.step()
 
 
 def _refill(trainer: "Trainer", queue: Iterator[Subject]) -> Iterator[Outcome]:

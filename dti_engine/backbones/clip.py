@@ -8,7 +8,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dti_engine.backbones.checkpoint import Checkpoint
 from dti_engine.errors import BackboneLoadError, TokenError
-from dti_engine.tokens import EncoderInput, inject
+from dti_engine.prompts import EncoderInput, inject
 
 
 class ClipTextEncoder:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from dti_engine.objectives import Objective
-from dti_engine.tokens import PromptBatch, Rows, TextEncoder
+from dti_engine.prompts import PromptBatch, Rows
+from dti_engine.vocabulary import TextEncoder
 
 __all__ = ["Backbone", "Conditioning", "Latents", "Scheduler", "TextEncoder", "fingerprint"]
 
@@ -75,6 +76,7 @@ class Backbone(Protocol):
     text_encoders: Mapping[str, TextEncoder]
     objective: Objective
     device: torch.device
+    dtype: torch.dtype  # that the denoiser computes in
     image_size: int  # pixels of the side that the model was trained at
 
     def encode_images(self, pixels: Tensor) -> Latents:

@@ -13,7 +13,8 @@ from dti_engine.backbones.clip import ClipTextEncoder, load_clip
 from dti_engine.backbones.interface import Conditioning, Latents, Scheduler, fingerprint
 from dti_engine.errors import BackboneLoadError, ConfigurationError
 from dti_engine.objectives import Objective, objective_from_scheduler
-from dti_engine.tokens import PromptBatch, Rows, TextEncoder
+from dti_engine.prompts import PromptBatch, Rows
+from dti_engine.vocabulary import TextEncoder
 
 # Fused attention is made for long sequences. On a CPU and few positions, plain products are faster,
 # the backward pass most of all; on many, they would need too much memory.
@@ -47,6 +48,7 @@ class StableDiffusion:
         self.text_encoders: Mapping[str, TextEncoder] = {text_encoder.name: text_encoder}
         self.fingerprint = fingerprint(self.text_encoders)
         self.device: torch.device = self._unet.device
+        self.dtype: torch.dtype = self._unet.dtype
         self.image_size: int = unet.config["sample_size"] * self._downscale
         training: Any = DDIMScheduler.from_config(self._scheduler_config)
         self.objective: Objective = objective_from_scheduler(
@@ -70,8 +72,8 @@ class StableDiffusion:
         return Conditioning(encoder.hidden_states(inputs, rows[encoder.name].to(self.device)))
 
     def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        dtype = self._unet.dtype
-        return self._unet(noisy.to(dtype), timesteps, conditioning.hidden.to(dtype)).sample.float()
+        hidden = conditioning.hidden.to(self.dtype)
+        return self._unet(noisy.to(self.dtype), timesteps, hidden).sample.float()
 
     def new_scheduler(self) -> Scheduler:
         """DDIM with the betas, spacing and offset of the checkpoint's scheduler, of any class."""

@@ -79,7 +79,7 @@ def blend(
     batch_size: options.BatchSizeOption = 8,
     backbone: options.BackboneOption = "miniature",
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "float32",
+    dtype: options.DtypeOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Blend tokens into one: paint it, paint the way from one to the other, or keep it.

@@ -45,8 +45,8 @@ def _numbers(weights: str) -> list[float]:
 def blended(
     parents: Sequence["Artifact"], shares: Sequence[float], placeholder: str
 ) -> "LearnedToken":
-    """The blend with these shares. Raises: as `tokens.slerp_tokens` and `tokens.mean_tokens`."""
-    from dti_engine.tokens import mean_tokens, slerp_tokens
+    """The blend with these shares. Raises: as `blends.slerp_tokens` and `blends.mean_tokens`."""
+    from dti_engine.blends import mean_tokens, slerp_tokens
 
     tokens = [parent.token for parent in parents]
     if len(tokens) == 2:
@@ -59,11 +59,10 @@ def kept(
 ) -> "Artifact":
     """The blend as an artifact of its own.
 
-    How it was trained is told of the parent with the largest share; `figures` has all shares.
-
     Raises: ArtifactMismatchError if the parents were made with different weights.
     """
     from dti_engine.artifact import Artifact
+    from dti_engine.manifest import BlendShare, Manifest
 
     made_with = {each.manifest.backbone_fingerprint: each.manifest.backbone for each in parents}
     if len(made_with) > 1:
@@ -72,10 +71,11 @@ def kept(
             "their blend belongs to none; train them again with one backbone"
         )
     _, first = max(zip(shares, parents, strict=True), key=lambda pair: pair[0])
-    figures = {
-        f"share of {number} {parent.manifest.placeholder}": share
-        for number, (share, parent) in enumerate(zip(shares, parents, strict=True), start=1)
-    }
+    blend_of = tuple(
+        BlendShare(placeholder=each.manifest.placeholder, sha256=each.sha256(), share=share)
+        for share, each in zip(shares, parents, strict=True)
+        if share
+    )
     pictures = {
         f"{number} {parent.manifest.placeholder}/{name}": digest
         for number, parent in enumerate(parents, start=1)
@@ -85,6 +85,7 @@ def kept(
         "placeholder": token.placeholder,
         "magnitudes": {name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
         "pictures": pictures,
-        "figures": figures,
+        "figures": {},
+        "blend_of": blend_of,
     }
-    return Artifact(type(first.manifest).model_validate(values), token)
+    return Artifact(Manifest.model_validate(values), token)

@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from dti_engine.commands import options
-from dti_engine.commands.inputs import find_device
 from dti_engine.commands.progress import TrainingProgress, painting_progress
 from dti_engine.commands.terminal import output_folder, quiet_libraries, results, say
 from dti_engine.recipes import miniature
@@ -45,6 +44,7 @@ def demo(
         ),
     ] = "miniature",
     device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
 ) -> None:
     """Learn 4 subjects that the model has never seen, paint them, and make a page of it.
 
@@ -56,13 +56,17 @@ def demo(
     quiet_libraries(downloading=False)
 
     from dti_engine.demo.run import Watch, run
+    from dti_engine.devices import find_device, find_dtype
+
+    found_device = find_device(device)
 
     with closing(_Display(steps)) as display:
         watch = Watch(display.on_stage, display.on_training_step, display.on_painting_step)
         found = run(
             output,
             weights=weights,
-            device=find_device(device),
+            device=found_device,
+            dtype=find_dtype(dtype, found_device),
             steps=steps,
             painting_steps=painting_steps,
             seed=seed,

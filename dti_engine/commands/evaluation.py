@@ -62,6 +62,7 @@ def evaluate(
         ),
     ] = "miniature",
     device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Does DTI keep its promises? Scores on the miniature, beside floor, ceiling and standard TI.
@@ -71,7 +72,7 @@ def evaluate(
     keeps all tokens, pictures and scores.
     """
     folder = output_folder(output)
-    model = open_backbone(weights, device=device)
+    model = open_backbone(weights, device=device, dtype=dtype)
     given = {"num_training_seeds": seeds, "num_image_seeds": image_seeds, "steps": steps}
     changes = {name: value for name, value in given.items() if value is not None}
     make = Protocol.quick if quick else Protocol.standard

@@ -1,25 +1,22 @@
 """What commands work on, opened: models and token files."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dti_engine.commands.options import Dtype
 from dti_engine.commands.terminal import busy, quiet_libraries, warn
-from dti_engine.errors import ConfigurationError, TokenError
+from dti_engine.config import DtypeName
+from dti_engine.errors import TokenError
 
 if TYPE_CHECKING:
-    import torch
-
     from dti_engine.artifact import Artifact
     from dti_engine.backbones.interface import Backbone
 
 _RENAMED = re.compile(r"(<[^>]+>)=(.+)")
 
 
-def open_backbone(weights: str, *, device: str = "auto", dtype: Dtype = "float32") -> "Backbone":
+def open_backbone(weights: str, *, device: str = "auto", dtype: DtypeName = "auto") -> "Backbone":
     """The model, loaded while a spinner turns.
 
     Raises: BackboneLoadError; ConfigurationError if this machine has no such device.
@@ -27,30 +24,11 @@ def open_backbone(weights: str, *, device: str = "auto", dtype: Dtype = "float32
     is_local = weights == "miniature" or Path(weights).expanduser().exists()
     quiet_libraries(downloading=not is_local)
     with busy(f"loading {weights}"):
-        import torch
-
         from dti_engine.backbones import load_backbone
+        from dti_engine.devices import find_device, find_dtype
 
-        return load_backbone(weights, device=find_device(device), dtype=getattr(torch, dtype))
-
-
-def find_device(name: str) -> "torch.device":
-    """The device of that name; "auto" is CUDA if there is a GPU, else the CPU.
-
-    Raises: ConfigurationError if this machine has no such device.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # not there, no such name, not compiled in
-        raise ConfigurationError(
-            f"device {name!r} cannot be used here; give auto, cpu, cuda or cuda:N"
-        ) from error
-    return device
+        found = find_device(device)
+        return load_backbone(weights, device=found, dtype=find_dtype(dtype, found))
 
 
 def open_tokens(values: Sequence[str]) -> dict[str, "Artifact"]:
@@ -78,7 +56,7 @@ def origin(artifact: "Artifact") -> dict[str, Any]:
     """Which token this is, for the settings of a picture: its file's digest finds it again."""
     return {
         "placeholder": artifact.manifest.placeholder,
-        "sha256": hashlib.sha256(artifact.to_bytes()).hexdigest(),
+        "sha256": artifact.sha256(),
     }
 
 

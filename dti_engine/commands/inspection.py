@@ -95,7 +95,7 @@ def _compared(
     warn_of_other_weights([artifact], model)
 
     from dti_engine.inspection import inspect_token
-    from dti_engine.tokens import vocabulary_magnitude
+    from dti_engine.vocabulary import vocabulary_magnitude
 
     encoders = model.text_encoders
     reports = inspect_token(artifact.token, artifact.manifest.initializer, encoders, count=top)

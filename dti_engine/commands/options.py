@@ -1,14 +1,14 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
 
+from dti_engine.config import DtypeName
+
 MODEL_PANEL = "Model"
 PAINTING_PANEL = "Painting"
-
-Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 TokenArgument: TypeAlias = Annotated[
     Path,
@@ -37,10 +37,11 @@ DeviceOption: TypeAlias = Annotated[
     ),
 ]
 DtypeOption: TypeAlias = Annotated[
-    Dtype,
+    DtypeName,
     typer.Option(
         "--dtype",
-        help="Of denoiser and autoencoder; text encoders and tokens are always float32.",
+        help="Of denoiser and autoencoder; text encoders and tokens are always float32. "
+        "[cyan]auto[/] is bfloat16 where the device computes in it, else float32.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

@@ -49,7 +49,7 @@ def generate(
     batch_size: options.BatchSizeOption = 8,
     backbone: options.BackboneOption = "miniature",
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "float32",
+    dtype: options.DtypeOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Paint prompts, with learned tokens in them.

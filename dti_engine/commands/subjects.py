@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dti_engine.slots import Subject
 
 _INITIALIZER_FILE = "initializer.txt"
+_STOPPED = 130  # what shells report after Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Endings:
     output: Path
     tokens: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     failed: dict[str, DTIError] = field(default_factory=dict[str, DTIError])
+    was_stopped: bool = False  # by the user
 
     def add(self, outcome: "Outcome") -> None:
         name = outcome.subject.id
@@ -120,7 +122,10 @@ class Endings:
         )
 
     def tell(self, *, as_json: bool) -> None:
-        """Print paths and failures. Raises: Exit with code 1 or 2 if anything failed."""
+        """Print paths and failures.
+
+        Raises: Exit with code 1 or 2 if anything failed, 130 if the user stopped it.
+        """
         for name, error in self.failed.items():
             say(f"{name}: {error}", label="[bold red]failed:[/] ")
         if as_json:
@@ -128,6 +133,9 @@ class Endings:
             print_json({"tokens": self.tokens, "failed": failures})
         else:
             print_paths([Path(token["path"]) for token in self.tokens])
+        if self.was_stopped:
+            say(f"stopped: {len(self.tokens)} tokens were written, what was unfinished is lost")
+            raise typer.Exit(_STOPPED)
         if self.failed:
             refused = all(isinstance(error, SubjectError) for error in self.failed.values())
             raise typer.Exit(2 if refused and not self.tokens else 1)

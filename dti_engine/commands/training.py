@@ -70,7 +70,7 @@ def train(
     output: options.OutputFolderOption = Path("tokens"),
     backbone: options.BackboneOption = "miniature",
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "float32",
+    dtype: options.DtypeOption = "auto",
     recipe_name: Annotated[
         str | None,
         typer.Option(
@@ -113,7 +113,7 @@ def train(
 
     Writes one small file per subject, DIR/NAME.safetensors, and prints its path. Several folders
     are packed into one run over one model. A subject that fails is named and the others go on:
-    the exit code is then 1.
+    the exit code is then 1. Ctrl-C keeps the tokens that are written; the exit code is then 130.
     """
     config = _config(
         recipe_name or ("miniature" if backbone == "miniature" else "sd"),
@@ -136,10 +136,12 @@ def train(
         from dti_engine.trainer import train as train_all
 
         subjects = load(plans, seed, endings)
-        for outcome in train_all(
-            model, subjects, config, num_slots=num_slots, on_step=progress.on_step
-        ):
-            endings.add(outcome)
+        outcomes = train_all(model, subjects, config, num_slots=num_slots, on_step=progress.on_step)
+        try:
+            for outcome in outcomes:
+                endings.add(outcome)
+        except KeyboardInterrupt:
+            endings.was_stopped = True
     endings.tell(as_json=as_json)
 
 

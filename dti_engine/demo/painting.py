@@ -11,10 +11,10 @@ from typing import TypeAlias
 from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
+from dti_engine.blends import slerp_strip
 from dti_engine.demo.learning import Trained
 from dti_engine.generation import ImageRequest, generate, save_picture
 from dti_engine.miniature.world.subjects import demo_prompts
-from dti_engine.tokens import slerp_strip
 
 NUM_STRIP_PICTURES = 7
 STRIP_TEMPLATE = "a photo of a {} on a meadow"  # a named place, so that only the subject changes

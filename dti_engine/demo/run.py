@@ -15,19 +15,19 @@ import torch
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.checkpoint import open_checkpoint
-from dti_engine.demo.environment import environment
 from dti_engine.demo.judge import Judge
 from dti_engine.demo.learning import Trained, draw, learn, references
 from dti_engine.demo.page import render
 from dti_engine.demo.painting import paint, prompt_requests, strip_requests
 from dti_engine.demo.results import Curve, Learned, Painting, Results
+from dti_engine.environment import environment
 from dti_engine.errors import BackboneLoadError
 from dti_engine.generation import ImageRequest
 from dti_engine.miniature.scorer import Scorer, load_scorer
 from dti_engine.miniature.world.subjects import held_out_subjects
 from dti_engine.recipes import miniature, standard_ti
 from dti_engine.reports import SlotReport
-from dti_engine.tokens import vocabulary_magnitude
+from dti_engine.vocabulary import vocabulary_magnitude
 
 _PART = "demo"
 
@@ -61,6 +61,7 @@ def run(
     *,
     weights: str | Path = "miniature",
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     steps: int | None = None,
     painting_steps: int = 25,
     seed: int = 0,
@@ -78,7 +79,8 @@ def run(
     watch = watch or Watch()
     clock = _Clock(watch)
     with clock("load the model"):
-        backbone, scorer = load_backbone(weights, device=device), _load_scorer(weights)
+        backbone = load_backbone(weights, device=device, dtype=dtype)
+        scorer = _load_scorer(weights)
     config = miniature().changed(resolution=backbone.image_size)
     config = config.changed(steps=config.steps if steps is None else steps)
     with clock("draw the subjects and read them back"):
@@ -115,7 +117,7 @@ def run(
         painting={"steps": painting_steps, "guidance": ImageRequest("", 0).guidance},
         configs={each.method: each.model_dump(mode="json") for each in (config, plain)},
         seconds=clock.seconds,
-        environment=environment(backbone),
+        environment=environment(backbone.device, model=backbone.name, dtype=backbone.dtype),
     )
     document = json.dumps(results.document(), indent=2)
     (output / "results.json").write_text(document, encoding="utf-8")

@@ -18,7 +18,9 @@ from torch.func import jacrev, vmap
 from dti_engine import sphere
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.residuals import Residuals, clip_model, residuals
-from dti_engine.tokens import LearnedToken, TextEncoder, bind, initial_rows, vocabulary_magnitude
+from dti_engine.prompts import bind
+from dti_engine.tokens import LearnedToken
+from dti_engine.vocabulary import TextEncoder, initial_rows, vocabulary_magnitude
 
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # |e| / m*; TI's on SDXL come to 50
 NUM_POSITIONS = 16  # behind the begin mark: as many as prompts of the miniature have

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ConfigurationError
-from dti_engine.tokens import PromptBatch, Rows, TextEncoder
+from dti_engine.prompts import PromptBatch, Rows
+from dti_engine.vocabulary import TextEncoder
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,8 @@ from dti_engine.images import load_pictures
 from dti_engine.miniature.scorer import Reading, Scorer, read
 from dti_engine.miniature.world.scenes import Scene
 from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject, evaluation_prompts
-from dti_engine.tokens import LearnedToken, initial_rows, vocabulary_magnitude
+from dti_engine.tokens import LearnedToken
+from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
 
 NUM_REFERENCES = 5  # photos of each subject
 

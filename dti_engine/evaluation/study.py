@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import Method
+from dti_engine.environment import environment
 from dti_engine.evaluation import figures
 from dti_engine.evaluation.effects import effects
-from dti_engine.evaluation.environment import environment
 from dti_engine.evaluation.protocol import Protocol
 from dti_engine.evaluation.results import Results, Setting
 from dti_engine.evaluation.rows import Kind, Row, final_rows, frontier_rows, settings_rows, shots
@@ -50,7 +50,11 @@ class Study:
 
         Raises: ConfigurationError if the folder holds another evaluation.
         """
-        identity = {"protocol": protocol.model_dump(mode="json"), "weights_sha256": weights_sha256}
+        identity = {
+            "protocol": protocol.model_dump(mode="json"),
+            "weights_sha256": weights_sha256,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+        }
         self.store = Store(folder, identity)
         self._backbone, self._protocol, self._on_progress = backbone, protocol, on_progress
         self._examiner = Examiner(backbone, scorer, protocol, self.store)
@@ -63,11 +67,12 @@ class Study:
         Raises: TrainingFailedError or SubjectError if a token cannot be learned; ConfigurationError
             if the backbone's text encoder is not of a kind that can be looked into.
         """
-        protocol, prompts = self._protocol, [prompt.template for prompt in evaluation_prompts()]
+        protocol, backbone = self._protocol, self._backbone
+        prompts = [prompt.template for prompt in evaluation_prompts()]
         names = [subject.name for subject in self._subjects]
         with self.store.session() as seconds:
             words = [subject.class_word for subject in self._subjects]
-            measured = effects(self._backbone, prompts, words)
+            measured = effects(backbone, prompts, words)
             draw_references(self.store, [*self._tuned_on, *self._subjects])
             settings = self._settings()
             chosen: dict[Method, int] = {s.method: s.index for s in settings if s.is_chosen}
@@ -98,7 +103,9 @@ class Study:
                 aims=figures.aims(samples, frontier),
                 effects=measured,
                 seconds=seconds(),
-                environment=environment(self._backbone),
+                environment=environment(
+                    self._backbone.device, model=self._backbone.name, dtype=self._backbone.dtype
+                ),
             )
 
     def _settings(self) -> list[Setting]:

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dti_engine.artifact import Artifact, Manifest, export_diffusers
+from dti_engine.artifact import Artifact, export_diffusers
 from dti_engine.errors import ArtifactError, ArtifactFormatError, ArtifactMismatchError
+from dti_engine.manifest import Manifest
 from dti_engine.recipes import miniature
 from dti_engine.tokens import LearnedToken
 

@@ -1,5 +1,6 @@
 """The commands of `dti` on a tiny model: files, exit codes, and what goes to stdout and stderr."""
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -16,14 +17,15 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from dti_engine import __version__
+from dti_engine import __version__, images
 from dti_engine.artifact import Artifact
+from dti_engine.blends import mean_tokens, slerp_tokens
 from dti_engine.cli import app
 from dti_engine.commands import blending, demonstration, inspection, painting, training
 from dti_engine.commands.subjects import plan
 from dti_engine.errors import ConfigurationError, TokenError
 from dti_engine.generation import read_settings
-from dti_engine.tokens import mean_tokens, slerp_tokens
+from dti_engine.images import load_pictures
 
 ENCODER = "text_encoder"
 EXAMPLES = [
@@ -223,6 +225,28 @@ def test_a_training_that_fails_is_exit_code_1_and_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_keeps_the_tokens_that_are_written(
+    dti: Dti,
+    photos: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(folder: Path) -> object:
+        if folder.name != "rex":
+            raise KeyboardInterrupt
+        return load_pictures(folder)
+
+    monkeypatch.setattr(images, "load_pictures", load)
+    folders = [photos / "rex", photos / "My Tom (2)"]
+    options = ["-i", "dog", "--slots", "1", "--output", tmp_path]
+    result = dti("train", *folders, *SHORT, *options, "--backbone", tiny_checkpoint)
+    assert result.exit_code == 130
+    assert result.stdout == f"{tmp_path / 'rex.safetensors'}\n"
+    assert "stopped: 1 tokens were written" in result.stderr
+    assert Artifact.load(tmp_path / "rex.safetensors").manifest.steps_done == 2
+
+
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
@@ -362,7 +386,10 @@ def test_a_blend_of_two_is_kept_as_the_slerp(
     expected = slerp_tokens(tokens[0], tokens[1], 0.25, placeholder="<mix>")
     assert torch.equal(mix.token.embeddings[ENCODER], expected.embeddings[ENCODER])
     assert mix.manifest.placeholder == "<mix>"
-    assert mix.manifest.figures == {"share of 1 <rex>": 0.75, "share of 2 <my-tom-2>": 0.25}
+    assert [(each.placeholder, each.sha256, each.share) for each in mix.manifest.blend_of] == [
+        ("<rex>", hashlib.sha256(rex.read_bytes()).hexdigest(), 0.75),
+        ("<my-tom-2>", hashlib.sha256(tom.read_bytes()).hexdigest(), 0.25),
+    ]
     assert len(mix.manifest.pictures) == sum(len(each.manifest.pictures) for each in parents)
 
 

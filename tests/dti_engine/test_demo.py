@@ -59,9 +59,18 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(demo_weights: Path, output: Path) -> Result:
-    """The demo has run; 3 training steps and 2 denoising steps."""
-    options = ["--backbone", str(demo_weights), "--steps", "3", "--painting-steps", "2"]
-    return CliRunner().invoke(app, ["demo", "--output", str(output), "--seed", "5", *options])
+    """The demo has run; 3 training steps and 2 denoising steps, in float32 on any machine."""
+    sizes = [
+        "--backbone",
+        str(demo_weights),
+        "--steps",
+        "3",
+        "--painting-steps",
+        "2",
+        "--seed",
+        "5",
+    ]
+    return CliRunner().invoke(app, ["demo", "--output", str(output), "--dtype", "float32", *sizes])
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
+from dti_engine.blends import slerp_tokens
 from dti_engine.errors import (
     ArtifactFormatError,
     ArtifactMismatchError,
@@ -19,7 +20,8 @@ from dti_engine.errors import (
     TokenError,
 )
 from dti_engine.generation import ImageRequest, generate, read_settings, save_picture
-from dti_engine.tokens import LearnedToken, bind, slerp_tokens
+from dti_engine.prompts import bind
+from dti_engine.tokens import LearnedToken
 
 ONE_LEVEL = 1  # of 255: what rounding may change
 

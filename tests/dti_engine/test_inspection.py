@@ -12,7 +12,8 @@ from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactMismatchError, ConfigurationError, TokenError
 from dti_engine.inspection import inspect_token, nearest_words
-from dti_engine.tokens import LearnedToken, TextEncoder, initial_rows
+from dti_engine.tokens import LearnedToken
+from dti_engine.vocabulary import TextEncoder, initial_rows
 
 ENCODER = "text_encoder"
 

@@ -13,8 +13,8 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.learners import DirectionLearner
 from dti_engine.reports import SlotReport, tabulate
-from dti_engine.tokens import initial_rows
 from dti_engine.trainer import Outcome, Subject, train
+from dti_engine.vocabulary import initial_rows
 
 ENCODER = "text_encoder"
 CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
@@ -98,8 +98,8 @@ def test_reports_come_in_batches_that_change_no_result(
     subjects = [make_subject(1), make_subject(2)]
     batches: list[list[SlotReport]] = []
     often = train(tiny_backbone, subjects, SHORT, num_slots=2)
-    rarely = train(
-        tiny_backbone, subjects, SHORT, num_slots=2, report_every=3, on_step=batches.append
+    rarely = list(
+        train(tiny_backbone, subjects, SHORT, num_slots=2, report_every=3, on_step=batches.append)
     )
     assert [len(batch) for batch in batches] == [6, 2]
     for a, b in zip(often, rarely, strict=True):

@@ -10,7 +10,7 @@ from dti_engine.config import TrainConfig
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
 from dti_engine.objectives import denoising_loss
 from dti_engine.slots import Subject, blank_samples, initial_token, magnitude, prepare
-from dti_engine.tokens import initial_rows, vocabulary_magnitude
+from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
 
 CONFIG = TrainConfig(steps=3, batch_size=2, resolution=16, lr=0.04)
 ENCODER = "text_encoder"

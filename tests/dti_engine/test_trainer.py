@@ -16,10 +16,11 @@ from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.objectives import denoising_loss
+from dti_engine.prompts import PromptBatch, Rows
 from dti_engine.recipes import standard_ti
 from dti_engine.slots import Occupant
-from dti_engine.tokens import PromptBatch, Rows, vocabulary_magnitude
 from dti_engine.trainer import Outcome, Subject, Trainer, train
+from dti_engine.vocabulary import vocabulary_magnitude
 
 ENCODER = "text_encoder"
 CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
@@ -87,7 +88,7 @@ def test_packings_differ_by_less_than_a_tenth_of_what_seeds_do_in_float32(
     subject = make_subject(7)
     same_but_seed = make_subject(8, pictures=subject.pictures)
     alone, other = (
-        train(tiny_backbone, [each], CONFIG, num_slots=1)[0] for each in (subject, same_but_seed)
+        next(train(tiny_backbone, [each], CONFIG, num_slots=1)) for each in (subject, same_but_seed)
     )
     neighbours = [make_subject(number) for number in (1, 2, 3)]
     packed = _by_id(train(tiny_backbone, [*neighbours, subject], CONFIG, num_slots=4))
@@ -119,8 +120,25 @@ def test_subjects_are_taken_from_the_queue_only_when_a_slot_is_free(
             yield make_subject(number)
 
     counts: list[int] = []
-    train(tiny_backbone, queue(), SHORT, num_slots=2, on_step=lambda _: counts.append(len(taken)))
+
+    def count(_: object) -> None:
+        counts.append(len(taken))
+
+    assert len(list(train(tiny_backbone, queue(), SHORT, num_slots=2, on_step=count))) == 5
     assert counts == [2] * 4 + [4] * 4 + [5] * 4
+
+
+def test_an_outcome_is_there_before_the_next_subject_is_taken(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    def queue() -> Iterator[Subject]:
+        yield make_subject(1)
+        raise KeyboardInterrupt
+
+    outcomes = train(tiny_backbone, queue(), SHORT, num_slots=1)
+    assert next(outcomes).artifact is not None
+    with pytest.raises(KeyboardInterrupt):
+        next(outcomes)
 
 
 def test_a_vacated_slot_is_free_and_its_neighbour_goes_on_undisturbed(
@@ -217,7 +235,8 @@ def test_training_changes_no_weight_of_the_model(
     modules = parts.text_model, parts.unet, parts.vae
     before = [{k: v.clone() for k, v in module.state_dict().items()} for module in modules]
     words = len(parts.tokenizer)
-    train(parts.assembled(), [make_subject(1)], SHORT, num_slots=1)
+    (outcome,) = train(parts.assembled(), [make_subject(1)], SHORT, num_slots=1)
+    assert outcome.artifact is not None
     for module, state in zip(modules, before, strict=True):
         assert all(parameter.grad is None for parameter in module.parameters())
         assert all(torch.equal(v, state[k]) for k, v in module.state_dict().items())

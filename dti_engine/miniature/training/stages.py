@@ -14,6 +14,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from dti_engine.environment import environment
 from dti_engine.miniature.card import FACTS, write_card
 from dti_engine.miniature.examination import COUNT, examine, publish
 from dti_engine.miniature.pixels import to_pixels
@@ -36,7 +37,7 @@ from dti_engine.miniature.training.parts.denoiser import (
 )
 from dti_engine.miniature.training.parts.scorer import make_scorer_loss
 from dti_engine.miniature.training.parts.tokenizer import new_tokenizer, world_words
-from dti_engine.miniature.training.provenance import commit, environment
+from dti_engine.miniature.training.provenance import commit
 from dti_engine.miniature.training.sizes import Size, Training
 from dti_engine.miniature.training.work import kept, noted
 

@@ -11,7 +11,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import BackboneLoadError, TokenError
-from dti_engine.tokens import LearnedToken, TextEncoder, bind
+from dti_engine.prompts import bind
+from dti_engine.tokens import LearnedToken
+from dti_engine.vocabulary import TextEncoder
 
 PROMPTS = ["", "a photo of a red dog on the beach", "dog, cat & bird!  2 x", "dog " * 100]
 

@@ -11,7 +11,8 @@ from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone, Conditioning, fingerprint
 from dti_engine.errors import ConfigurationError, TokenError
 from dti_engine.objectives import denoising_loss
-from dti_engine.tokens import LearnedToken, Rows, bind, tokenize
+from dti_engine.prompts import Rows, bind, tokenize
+from dti_engine.tokens import LearnedToken
 
 # A tiny model of each family: the arguments of `make_checkpoint`.
 MODELS = {

@@ -18,7 +18,8 @@ from dti_engine.evaluation.effects import (
     turning_bound,
 )
 from dti_engine.evaluation.residuals import clip_model, residuals
-from dti_engine.tokens import LearnedToken, bind
+from dti_engine.prompts import bind
+from dti_engine.tokens import LearnedToken
 
 TEMPLATES = ["a photo of a {} on a beach", "a cartoon of a {} in a forest"]
 

@@ -16,7 +16,8 @@ from dti_engine.evaluation.training import Run, train_missing
 from dti_engine.generation import read_settings
 from dti_engine.miniature.scorer import Scorer, read
 from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
-from dti_engine.tokens import LearnedToken, initial_rows, vocabulary_magnitude
+from dti_engine.tokens import LearnedToken
+from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
 
 SUBJECT = held_out_subjects("evaluation")[1]
 LEARNED = Row("ti", 0, 4)

@@ -1,4 +1,4 @@
-"""What an evaluation ran on, for its results; nothing that names the machine itself."""
+"""What something was computed with and on, for its results."""
 
 import os
 import platform
@@ -7,21 +7,18 @@ from importlib.metadata import version
 import torch
 
 from dti_engine import __version__
-from dti_engine.backbones.interface import Backbone
 
-_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
+_PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
 
 
-def environment(backbone: Backbone) -> dict[str, str]:
-    """Versions, the model, and the kind of machine."""
-    device = backbone.device
+def environment(device: torch.device, **more: object) -> dict[str, str]:
+    """Versions and the kind of machine, and more facts; nothing that names the machine itself."""
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "dti_engine": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
-        "model": backbone.name,
-        "model fingerprint": backbone.fingerprint,
+        **{name: str(fact).removeprefix("torch.") for name, fact in more.items()},
         "device": f"{device.type} ({named})",
         "CPU cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),

@@ -1,0 +1,179 @@
+"""The one way in which learned tokens enter a prompt.
+
+A placeholder such as `<rex>` is a name in a prompt, never a word of a tokenizer. Training and
+serving both spell a prompt as vocabulary ids plus row numbers (`tokenize`), and put the learned
+rows in by number (`inject`). Tokenizers and embedding tables are only ever read, so any tenants'
+tokens can share one batch.
+
+Shapes: B samples, S positions, d coordinates of an embedding, R rows of a batch.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from dti_engine.errors import ArtifactMismatchError, TokenError
+from dti_engine.tokens import PLACEHOLDER, LearnedToken
+from dti_engine.vocabulary import TextEncoder
+
+# <Rex> counts as well, and is bound to nothing: as plain text it would silently paint a stranger.
+_MENTION = re.compile(f"({PLACEHOLDER.pattern})", re.IGNORECASE)
+
+Rows: TypeAlias = Mapping[str, Tensor]
+"""Encoder name -> (R, d) fp32 learned rows; an explicit argument of every call that reads them."""
+
+Spans: TypeAlias = Mapping[str, Mapping[str, range]]
+"""Placeholder -> encoder name -> the rows that stand at that placeholder in one sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderInput:
+    """Prompts as one text encoder reads them.
+
+    ids: (B, S) int64, all in the vocabulary. row: (B, S) int64, -1 where the vocabulary speaks,
+    else the index of the learned row that replaces the embedding there.
+    """
+
+    ids: Tensor
+    row: Tensor
+
+    def to(self, device: torch.device | str) -> "EncoderInput":
+        return EncoderInput(self.ids.to(device), self.row.to(device))
+
+    def select(self, samples: Tensor) -> "EncoderInput":
+        """The samples with these indices; samples: (N,) int64."""
+        return EncoderInput(self.ids[samples], self.row[samples])
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBatch:
+    """The same B prompts for every text encoder of a backbone: encoder name -> `EncoderInput`."""
+
+    inputs: Mapping[str, EncoderInput]
+
+    def to(self, device: torch.device | str) -> "PromptBatch":
+        return PromptBatch({name: each.to(device) for name, each in self.inputs.items()})
+
+    def select(self, samples: Tensor) -> "PromptBatch":
+        """The samples with these indices; samples: (N,) int64."""
+        return PromptBatch({name: each.select(samples) for name, each in self.inputs.items()})
+
+    @staticmethod
+    def concat(batches: Sequence["PromptBatch"]) -> "PromptBatch":
+        """One batch of all their samples, in order."""
+        joined: dict[str, EncoderInput] = {}
+        for name in batches[0].inputs:
+            parts = [batch.inputs[name] for batch in batches]
+            joined[name] = EncoderInput(
+                torch.cat([p.ids for p in parts]), torch.cat([p.row for p in parts])
+            )
+        return PromptBatch(joined)
+
+
+def inject(embedded: Tensor, row: Tensor, rows: Tensor) -> Tensor:
+    """Put learned rows where `row` names one, and leave the vocabulary's embeddings elsewhere.
+
+    The one place where learned rows enter a model. Differentiable in rows, and cast to the
+    encoder's dtype only here. Branchless in the values of `row`, so that it can be captured in a
+    CUDA graph; a non-finite row or gradient of one sample reaches no other.
+
+    Shapes: embedded (B, S, d), row (B, S) int64, rows (R, d) -> (B, S, d).
+    """
+    if not len(rows):
+        return embedded
+    learned = rows.to(embedded.dtype)[row.clamp(min=0)]
+    return torch.where(row.unsqueeze(-1) >= 0, learned, embedded)
+
+
+def tokenize(
+    prompts: Sequence[str], encoders: Mapping[str, TextEncoder], spans: Sequence[Spans]
+) -> PromptBatch:
+    """Spell prompts for every encoder, with learned rows at their placeholders.
+
+    spans[b] says for sample b alone which rows stand at which placeholder, so two samples may use
+    one placeholder for different tokens. A placeholder may occur several times in a prompt.
+
+    Raises: TokenError if a prompt uses a placeholder that is not bound, or is too long to hold one
+        entirely.
+    """
+    inputs: dict[str, EncoderInput] = {}
+    for name, encoder in encoders.items():
+        marked = torch.tensor(
+            [_marked_ids(*each, encoder) for each in zip(prompts, spans, strict=True)]
+        )
+        is_row = marked < 0
+        inputs[name] = EncoderInput(
+            ids=marked.masked_fill(is_row, encoder.stand_in_id),
+            row=(-1 - marked).masked_fill(~is_row, -1),
+        )
+    return PromptBatch(inputs)
+
+
+def _marked_ids(prompt: str, spans: Spans, encoder: TextEncoder) -> list[int]:
+    """The wrapped ids of one prompt, in which -1 - r marks learned row r."""
+    ids: list[int] = []
+    owners: list[str] = []  # the placeholder of each mark, in order
+    for index, piece in enumerate(_MENTION.split(prompt)):
+        if index % 2 == 0:
+            ids += encoder.segment_ids(piece) if piece else []
+            continue
+        if piece not in spans:
+            raise TokenError(
+                f"prompt {prompt!r} uses {piece}, which stands for nothing here; bound are: "
+                f"{', '.join(sorted(spans)) or 'none'}. Bind it to a token, or write no < and >"
+            )
+        marks = [-1 - row for row in spans[piece][encoder.name]]
+        ids += marks
+        owners += [piece] * len(marks)
+    wrapped = encoder.wrap_ids(ids)
+    num_kept = sum(i < 0 for i in wrapped)
+    if num_kept < len(owners):
+        raise TokenError(
+            f"prompt {prompt!r} is too long: {owners[num_kept]} would be cut off, for "
+            f"{encoder.name} reads {encoder.max_length} positions, begin and end included; "
+            f"bound are: {', '.join(sorted(spans))}. Shorten the text before it"
+        )
+    return wrapped
+
+
+def bind(
+    prompts: Sequence[str],
+    tokens: Sequence[Mapping[str, LearnedToken]],
+    encoders: Mapping[str, TextEncoder],
+) -> tuple[PromptBatch, Rows]:
+    """Prompts and the tokens they name, ready for a backbone: `tokenize` and the table of rows.
+
+    tokens[b] maps the placeholders of prompt b to tokens; a placeholder need not be the token's
+    own, and a token need not occur. Each distinct token takes its rows once, however many prompts
+    share it.
+
+    Raises: ArtifactMismatchError if a token was made for other encoders or dimensions; TokenError
+        as `tokenize`.
+    """
+    spans: dict[LearnedToken, dict[str, range]] = {}
+    starts = dict.fromkeys(encoders, 0)
+    for token in dict.fromkeys(token for sample in tokens for token in sample.values()):
+        _require_fit(token, encoders)
+        ends = {name: start + token.num_vectors(name) for name, start in starts.items()}
+        spans[token] = {name: range(starts[name], ends[name]) for name in encoders}
+        starts = ends
+    rows = {
+        name: torch.cat([torch.empty(0, encoder.dim), *(token.embeddings[name] for token in spans)])
+        for name, encoder in encoders.items()
+    }
+    samples = [{name: spans[token] for name, token in sample.items()} for sample in tokens]
+    return tokenize(prompts, encoders, samples), rows
+
+
+def _require_fit(token: LearnedToken, encoders: Mapping[str, TextEncoder]) -> None:
+    made_for = {name: rows.shape[-1] for name, rows in token.embeddings.items()}
+    wanted = {name: encoder.dim for name, encoder in encoders.items()}
+    if made_for != wanted:
+        raise ArtifactMismatchError(
+            f"{token.placeholder} was made for encoders of dimension {made_for}, this backbone has "
+            f"{wanted}; use the backbone that it was trained on"
+        )
