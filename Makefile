@@ -37,8 +37,9 @@ format: $(VENV)/.dev ## rewrite the code in the common format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## every figure of the README, on this machine
+bench: $(VENV)/.dev ## every figure on speed, on this machine
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/training.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache *.egg-info

@@ -27,7 +27,7 @@ recipe()   {
     tar -C "$WORK" -cf "$OUT/weights.tar" weights
 }
 evaluate() {
-  "$PYTHON" -m dti_engine.cli evaluate --backbone "$WORK/weights" --output "$WORK/evaluation" &&
+  "$PYTHON" -m dti_engine evaluate --backbone "$WORK/weights" --output "$WORK/evaluation" &&
     cp "$WORK"/evaluation/results.json "$OUT/evaluation.json"
 }
 

@@ -25,6 +25,7 @@ from dti_engine.errors import (
     ArtifactFormatError,
     ArtifactMismatchError,
     ConfigurationError,
+    OutputError,
     TokenError,
 )
 from dti_engine.manifest import SCHEMA_VERSION, AnyManifest, Manifest
@@ -69,6 +70,10 @@ class Artifact:
         """Of the file's content, in hexadecimal."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
+    def origin(self) -> dict[str, str]:
+        """Which token this is, for the settings of a picture: the digest finds its file again."""
+        return {"placeholder": self.manifest.placeholder, "sha256": self.sha256()}
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """The artifact in a file's content.
@@ -91,7 +96,7 @@ class Artifact:
     def save(self, path: Path) -> None:
         """Write the file. Others see the old one or the new one, never a part.
 
-        Raises: ArtifactError if it cannot be written.
+        Raises: OutputError if it cannot be written.
         """
         _write(path, self.to_bytes())
 
@@ -140,7 +145,8 @@ class Artifact:
 def export_diffusers(artifact: Artifact, path: Path) -> None:
     """Write the file that diffusers' `load_textual_inversion` opens: placeholder -> (n, d) float32.
 
-    Raises: ArtifactError if the token has several encoders, or the file cannot be written.
+    Raises: ArtifactError if the token has several encoders; OutputError if the file cannot be
+        written.
     """
     encoders = sorted(artifact.token.embeddings)
     if len(encoders) != 1:
@@ -191,4 +197,4 @@ def _write(path: Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise ArtifactError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error

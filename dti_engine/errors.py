@@ -9,11 +9,13 @@ DTIError
 |-- SubjectError                        the caller's subject cannot be trained
 |   |-- InvalidImageError               one or more pictures were refused; each has its reason
 |   `-- TokenError                      the tokenizer cannot use placeholder or initializer
-|-- TrainingError
-|   `-- TrainingFailedError             one subject's slot ended: non-finite loss or zero gradient
-`-- ArtifactError
-    |-- ArtifactFormatError             not ours, damaged or newer: refused, never guessed
-    `-- ArtifactMismatchError           made for another backbone, encoder or dimension
+|-- ArtifactError
+|   |-- ArtifactFormatError             not ours, damaged or newer: refused, never guessed
+|   `-- ArtifactMismatchError           made for another backbone, encoder or dimension
+`-- FailedError                         nothing was wrong with the request, and yet it failed
+    |-- TrainingFailedError             one subject's slot ended: non-finite loss or zero gradient
+    |-- PaintingFailedError             the model made something that is no picture
+    `-- OutputError                     what was made cannot be written
 
 Messages say what was given, what is allowed and what to do. All arguments are positional strings,
 so that every error survives pickling between processes.
@@ -56,14 +58,6 @@ class TokenError(SubjectError):
     """A placeholder, initializer or prompt cannot be used with this tokenizer."""
 
 
-class TrainingError(DTIError):
-    """Training could not go on."""
-
-
-class TrainingFailedError(TrainingError):
-    """One subject's slot ended by name: non-finite loss, or an exactly zero gradient."""
-
-
 class ArtifactError(DTIError):
     """A learned-token file cannot be used."""
 
@@ -74,3 +68,19 @@ class ArtifactFormatError(ArtifactError):
 
 class ArtifactMismatchError(ArtifactError):
     """The token was made for another backbone, encoder or dimension."""
+
+
+class FailedError(DTIError):
+    """Nothing was wrong with what was asked for, and yet it failed."""
+
+
+class TrainingFailedError(FailedError):
+    """One subject's slot ended by name: non-finite loss, or an exactly zero gradient."""
+
+
+class PaintingFailedError(FailedError):
+    """The model made something that is no picture."""
+
+
+class OutputError(FailedError):
+    """What was made cannot be written."""

@@ -2,8 +2,9 @@
 
 A blend is a `LearnedToken` like any other, made by `blends.slerp_tokens` or `blends.mean_tokens`.
 
-What a picture depends on: its request, the number of steps, the size, and how many share its batch.
-Which requests share it, and in what order, changes nothing; how many, rounding only.
+What a picture depends on: its request, the number of steps and the size. Which requests share its
+batch, and in what order, changes nothing; how many there are, and whether any is guided, changes
+the batch's shape, and so rounding only.
 """
 
 import itertools
@@ -19,12 +20,19 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from dti_engine import __version__
 from dti_engine.backbones.interface import Backbone
-from dti_engine.errors import ArtifactFormatError, ConfigurationError, DTIError
+from dti_engine.errors import (
+    ArtifactFormatError,
+    ConfigurationError,
+    DTIError,
+    OutputError,
+    PaintingFailedError,
+)
 from dti_engine.prompts import bind
 from dti_engine.tokens import LearnedToken
 
-_MAX_STEPS = 1000  # timesteps that the models were trained at
+_MAX_STEPS = 999  # of the 1000 that models are trained at; some schedulers leave out the first
 _NUM_SEEDS = 2**32  # torch's CPU generator ignores higher bits
 _SETTINGS = "dti"  # the text chunk of a saved picture
 
@@ -61,7 +69,8 @@ def generate(
     denoising steps done and to do, over all batches.
 
     Raises: ConfigurationError, TokenError or ArtifactMismatchError, with its index, for the first
-        bad request, before anything is computed; ConfigurationError for size, steps, batch_size.
+        bad request, before anything is computed; ConfigurationError for size, steps, batch_size;
+        PaintingFailedError if the model overflows.
     """
     if not 1 <= steps <= _MAX_STEPS or batch_size < 1:
         raise ConfigurationError(
@@ -81,7 +90,7 @@ def generate(
             backbone, batch, shape, steps, lambda: on_step(next(done), steps * len(batches))
         )
         for pixels in backbone.decode_latents(latents):
-            images.append(_to_image(pixels))
+            images.append(_to_image(pixels, len(images)))
             on_image(len(images) - 1, images[-1])
     return images
 
@@ -127,8 +136,13 @@ def _noise(shape: tuple[int, int, int], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _to_image(pixels: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1], clipped to it."""
+def _to_image(pixels: Tensor, index: int) -> Image.Image:
+    """(3, H, W) in [-1, 1], clipped to it. Raises: PaintingFailedError if they are not finite."""
+    if not bool(pixels.isfinite().all()):
+        raise PaintingFailedError(
+            f"request {index}: the model made no picture but NaN or infinity; run it in float32 or "
+            "bfloat16, since float16 overflows in some autoencoders"
+        )
     levels = ((pixels + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
@@ -146,11 +160,36 @@ def _require_valid(request: ImageRequest, index: int, backbone: Backbone) -> Non
         raise type(error)(f"request {index}: {error}") from error
 
 
+def picture_settings(
+    request: ImageRequest, backbone: Backbone, *, steps: int, tokens: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What it takes to paint a picture again; tokens: placeholder -> `Artifact.origin` of each."""
+    return {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "guidance": request.guidance,
+        "steps": steps,
+        "tokens": dict(tokens),
+        "backbone": backbone.name,
+        "backbone_fingerprint": backbone.fingerprint,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "engine_version": __version__,
+    }
+
+
 def save_picture(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write a PNG that carries its settings as JSON, so that a picture says how it was made."""
+    """Write a PNG that carries its settings as JSON, so that a picture says how it was made.
+
+    Raises: OutputError if it cannot be written.
+    """
     chunks = PngInfo()
     chunks.add_text(_SETTINGS, json.dumps(settings))
-    image.save(path, format="PNG", pnginfo=chunks)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, format="PNG", pnginfo=chunks)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:

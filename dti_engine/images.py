@@ -81,7 +81,7 @@ class Picture:
     original_size: tuple[int, int]  # (width, height) in pixels, upright
 
 
-def load_pictures(folder: Path, *, limits: PictureLimits = _DEFAULT_LIMITS) -> list[Picture]:
+def load_pictures(folder: str | Path, *, limits: PictureLimits = _DEFAULT_LIMITS) -> list[Picture]:
     """All pictures of a folder, JPEG, PNG or WebP, in the order of their names.
 
     Hidden files and `.txt` and `.json` files are passed over; anything else is refused.
@@ -90,7 +90,7 @@ def load_pictures(folder: Path, *, limits: PictureLimits = _DEFAULT_LIMITS) -> l
     """
     pictures: list[Picture] = []
     refusals: list[str] = []
-    for path in _entries(folder):
+    for path in _entries(Path(folder)):
         try:
             pictures.append(decode_picture(path.name, _read(path, limits), limits=limits))
         except InvalidImageError as reason:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dti_engine.errors import ArtifactMismatchError, TokenError
-from dti_engine.tokens import PLACEHOLDER, LearnedToken
+from dti_engine.tokens import PLACEHOLDER, LearnedToken, require_placeholder
 from dti_engine.vocabulary import TextEncoder
 
 # <Rex> counts as well, and is bound to nothing: as plain text it would silently paint a stranger.
@@ -152,8 +152,10 @@ def bind(
     share it.
 
     Raises: ArtifactMismatchError if a token was made for other encoders or dimensions; TokenError
-        as `tokenize`.
+        as `tokenize`, or if a name is no placeholder, so that no prompt could mention it.
     """
+    for name in {name for sample in tokens for name in sample}:
+        require_placeholder(name)
     spans: dict[LearnedToken, dict[str, range]] = {}
     starts = dict.fromkeys(encoders, 0)
     for token in dict.fromkeys(token for sample in tokens for token in sample.values()):

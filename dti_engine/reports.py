@@ -46,6 +46,11 @@ class SlotReport:
                 "the gradient of one of its vectors is exactly zero, so the pictures do not reach "
                 "it; run the model in float32 or bfloat16, since float16 underflows"
             )
+        if self.step_angle_rad == 0 and self.prior_ratio > 0:
+            return (
+                f"it does not move: the prior is {self.prior_ratio:.1e} times the gradient of the "
+                "data, which is lost in its rounding; lower kappa"
+            )
         return None
 
 

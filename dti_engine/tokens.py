@@ -16,6 +16,15 @@ from dti_engine.errors import ConfigurationError, TokenError
 PLACEHOLDER = re.compile(r"<[a-z0-9][a-z0-9_-]{0,62}>")
 
 
+def require_placeholder(name: str) -> None:
+    """Raises: TokenError if the name is none that a prompt can mention."""
+    if not PLACEHOLDER.fullmatch(name):
+        raise TokenError(
+            f"placeholder {name!r} is malformed: write <name>, where name is "
+            "1 to 63 characters of a-z, 0-9, '-' and '_', the first a letter or digit"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class LearnedToken:
     """One subject as embedding rows: for each text encoder (n, d) fp32 rows e = m* v.
@@ -30,11 +39,7 @@ class LearnedToken:
     embeddings: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        if not PLACEHOLDER.fullmatch(self.placeholder):
-            raise TokenError(
-                f"placeholder {self.placeholder!r} is malformed: write <name>, where name is "
-                "1 to 63 characters of a-z, 0-9, '-' and '_', the first a letter or digit"
-            )
+        require_placeholder(self.placeholder)
         for encoder, rows in self.embeddings.items():
             if (
                 rows.dtype != torch.float32

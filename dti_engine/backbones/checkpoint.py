@@ -20,7 +20,8 @@ from dti_engine.errors import BackboneLoadError
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+# Weights of parts only: beside them lie the same again in one file of 4 to 8 GB, often several.
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*/*.safetensors"]
 _HUB_IGNORED = ["*.fp16.*", "*non_ema*", "safety_checker/*", "image_encoder/*"]
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import typer
 
 from dti_engine.commands import options
 from dti_engine.commands.blends import blended, kept, shares_of_each
-from dti_engine.commands.inputs import open_backbone, origin, warn_of_other_weights
+from dti_engine.commands.inputs import open_backbone, warn_of_other_weights
 from dti_engine.commands.orders import Order, file_name, filled, paint, side_by_side
 from dti_engine.commands.terminal import output_folder, print_json, print_paths
 from dti_engine.errors import ConfigurationError
@@ -94,7 +94,7 @@ def blend(
         raise ConfigurationError("a strip is many blends, so --save cannot keep it; use --t")
 
     from dti_engine.artifact import Artifact
-    from dti_engine.generation import ImageRequest
+    from dti_engine.generation import ImageRequest, save_picture
 
     parents = [Artifact.load(path) for path in files]
     blends = [blended(parents, each, placeholder) for each in shares]
@@ -110,18 +110,20 @@ def blend(
     warn_of_other_weights(parents, model)
     stem, orders = output_folder(output) / file_name(prompt), list[Order]()
     for each_seed in range(seed, seed + count):
-        for token, share in zip(blends, shares, strict=True):
+        for number, (token, share) in enumerate(zip(blends, shares, strict=True), start=1):
             mix = "-".join(f"{weight:.2f}" for weight in share)
+            mix = f"strip{number:03d}" if strip else mix
             request = ImageRequest(prompt, each_seed, {placeholder: token}, negative, guidance)
-            origins = [origin(p) | {"share": s} for p, s in zip(parents, share, strict=True)]
+            origins = [p.origin() | {"share": s} for p, s in zip(parents, share, strict=True)]
             path = stem.with_name(f"{stem.name}-seed{each_seed}-{mix}.png")
             orders.append(Order(path, request, {placeholder: {"blend_of": origins}}))
     images, settings = paint(model, orders, steps=steps, batch_size=batch_size)
     paths += [order.path for order in orders]
     if strip:
         for i, each_seed in enumerate(range(seed, seed + count)):
+            part = slice(i * strip, (i + 1) * strip)
             paths.append(stem.with_name(f"{stem.name}-seed{each_seed}-strip.png"))
-            side_by_side(images[i * strip : (i + 1) * strip]).save(paths[-1])
+            save_picture(side_by_side(images[part]), paths[-1], {"strip": settings[part]})
     _tell(paths, settings, as_json=as_json)
 
 

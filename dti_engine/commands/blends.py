@@ -1,5 +1,6 @@
 """Blends of token files: the shares that options ask for, the token, and its own file."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,12 @@ def shares_of_each(
 
 def _numbers(weights: str) -> list[float]:
     try:
-        return [float(each) for each in weights.split(",")]
-    except ValueError as error:
-        raise ConfigurationError(f"--weights must be like 2,1,1, got {weights!r}") from error
+        numbers = [float(each) for each in weights.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ConfigurationError(f"--weights must be finite numbers like 2,1,1, got {weights!r}")
+    return numbers
 
 
 def blended(

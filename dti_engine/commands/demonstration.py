@@ -11,7 +11,13 @@ from rich.table import Table
 
 from dti_engine.commands import options
 from dti_engine.commands.progress import TrainingProgress, painting_progress
-from dti_engine.commands.terminal import output_folder, quiet_libraries, results, say
+from dti_engine.commands.terminal import (
+    output_folder,
+    print_json,
+    quiet_libraries,
+    results,
+    say,
+)
 from dti_engine.recipes import miniature
 
 if TYPE_CHECKING:
@@ -45,6 +51,7 @@ def demo(
     ] = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    as_json: options.JsonOption = False,
 ) -> None:
     """Learn 4 subjects that the model has never seen, paint them, and make a page of it.
 
@@ -72,6 +79,9 @@ def demo(
             seed=seed,
             watch=watch,
         )
+    if as_json:
+        print_json(found.document())
+        return
     results.print(_summary(found))
     results.print(
         f"Open [bold]{escape(str(output / 'index.html'))}[/]; every number is in results.json.",

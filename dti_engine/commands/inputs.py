@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dti_engine.commands.terminal import busy, quiet_libraries, warn
 from dti_engine.config import DtypeName
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dti_engine.artifact import Artifact
     from dti_engine.backbones.interface import Backbone
 
-_RENAMED = re.compile(r"(<[^>]+>)=(.+)")
+_RENAMED = re.compile(r"(<[^>]*>)=(.+)")
 
 
 def open_backbone(weights: str, *, device: str = "auto", dtype: DtypeName = "auto") -> "Backbone":
@@ -50,14 +50,6 @@ def open_tokens(values: Sequence[str]) -> dict[str, "Artifact"]:
             )
         artifacts[placeholder] = artifact
     return artifacts
-
-
-def origin(artifact: "Artifact") -> dict[str, Any]:
-    """Which token this is, for the settings of a picture: its file's digest finds it again."""
-    return {
-        "placeholder": artifact.manifest.placeholder,
-        "sha256": artifact.sha256(),
-    }
 
 
 def warn_of_other_weights(artifacts: Iterable["Artifact"], backbone: "Backbone") -> None:

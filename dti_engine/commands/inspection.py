@@ -78,13 +78,17 @@ def export(
         Literal["diffusers"],
         typer.Option("--format", help="[cyan]diffusers[/]: for load_textual_inversion."),
     ] = "diffusers",
+    as_json: options.JsonOption = False,
 ) -> None:
     """Write a token in the form of another program, and print the path."""
     from dti_engine.artifact import Artifact, export_diffusers
 
-    writers = {"diffusers": export_diffusers}
-    writers[file_format](Artifact.load(file), output)
-    print_paths([output])
+    artifact = Artifact.load(file)
+    export_diffusers(artifact, output)
+    if as_json:
+        print_json({"path": str(output), "format": file_format} | artifact.origin())
+    else:
+        print_paths([output])
 
 
 def _compared(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dti_engine import __version__
 from dti_engine.commands.progress import painting_progress
 from dti_engine.errors import ConfigurationError
 
@@ -35,9 +34,12 @@ def paint(
 
     Raises: what `generation.generate` does.
     """
-    from dti_engine.generation import generate, save_picture
+    from dti_engine.generation import generate, picture_settings, save_picture
 
-    settings = [_settings(order, backbone, steps) for order in orders]
+    settings = [
+        picture_settings(order.request, backbone, steps=steps, tokens=order.origins)
+        for order in orders
+    ]
 
     def save(index: int, image: "Image.Image") -> None:
         save_picture(image, orders[index].path, settings[index])
@@ -52,22 +54,6 @@ def paint(
             on_step=on_step,
         )
     return images, settings
-
-
-def _settings(order: Order, backbone: "Backbone", steps: int) -> dict[str, Any]:
-    """All that it takes to paint the picture again; nothing about this machine."""
-    request = order.request
-    return {
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "seed": request.seed,
-        "guidance": request.guidance,
-        "steps": steps,
-        "tokens": dict(order.origins),
-        "backbone": backbone.name,
-        "backbone_fingerprint": backbone.fingerprint,
-        "engine_version": __version__,
-    }
 
 
 def filled(prompt: str, placeholders: Sequence[str]) -> str:

@@ -6,12 +6,7 @@ from typing import Annotated
 import typer
 
 from dti_engine.commands import options
-from dti_engine.commands.inputs import (
-    open_backbone,
-    open_tokens,
-    origin,
-    warn_of_other_weights,
-)
+from dti_engine.commands.inputs import open_backbone, open_tokens, warn_of_other_weights
 from dti_engine.commands.orders import Order, file_name, filled, paint
 from dti_engine.commands.terminal import output_folder, print_json, print_paths
 
@@ -66,7 +61,7 @@ def generate(
     from dti_engine.generation import ImageRequest
 
     bound = {placeholder: artifact.token for placeholder, artifact in artifacts.items()}
-    origins = {placeholder: origin(artifact) for placeholder, artifact in artifacts.items()}
+    origins = {placeholder: artifact.origin() for placeholder, artifact in artifacts.items()}
     orders: list[Order] = []
     for number, prompt in enumerate(prompts, start=1):
         name = file_name(prompt) if len(prompts) == 1 else f"{number:02d}-{file_name(prompt)}"

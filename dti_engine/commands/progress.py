@@ -81,9 +81,10 @@ class TrainingProgress:
                 angle=angle,
             )
         elif report.step % max(1, self._steps // _NUM_LINES) == 0:
+            left = report.seconds * (self._steps / report.step - 1)
             say(
                 f"  {name}: step {report.step}/{self._steps}, loss {loss:.4f}, "
-                f"{angle:.1f}° from the prior, {report.seconds:.0f} s"
+                f"{angle:.1f}° from the prior, {report.seconds:.0f} s, {left:.0f} s left"
             )
 
 

@@ -7,13 +7,12 @@ from math import degrees
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from dti_engine.commands.terminal import print_json, print_paths, say
 from dti_engine.errors import (
     ConfigurationError,
     DTIError,
     InvalidImageError,
+    OutputError,
     SubjectError,
     TokenError,
 )
@@ -106,7 +105,11 @@ class Endings:
             self.failed[name] = outcome.error
             return
         path = self.output / f"{name}.safetensors"
-        outcome.artifact.save(path)
+        try:
+            outcome.artifact.save(path)
+        except OutputError as error:
+            self.failed[name] = error
+            return
         last = outcome.reports[-1]
         self.tokens.append(
             {
@@ -122,10 +125,7 @@ class Endings:
         )
 
     def tell(self, *, as_json: bool) -> None:
-        """Print paths and failures.
-
-        Raises: Exit with code 1 or 2 if anything failed, 130 if the user stopped it.
-        """
+        """Print paths and failures."""
         for name, error in self.failed.items():
             say(f"{name}: {error}", label="[bold red]failed:[/] ")
         if as_json:
@@ -135,13 +135,20 @@ class Endings:
             print_paths([Path(token["path"]) for token in self.tokens])
         if self.was_stopped:
             say(f"stopped: {len(self.tokens)} tokens were written, what was unfinished is lost")
-            raise typer.Exit(_STOPPED)
+
+    def exit_code(self) -> int:
+        """0 if all went well, 1 if something failed, 2 if all was refused, 130 after Ctrl-C."""
+        if self.was_stopped:
+            return _STOPPED
         if self.failed:
             refused = all(isinstance(error, SubjectError) for error in self.failed.values())
-            raise typer.Exit(2 if refused and not self.tokens else 1)
+            return 2 if refused and not self.tokens else 1
+        return 0
 
 
-def load(plans: Sequence[Plan], seed: int, endings: Endings) -> Iterator["Subject"]:
+def load(
+    plans: Sequence[Plan], seed: int, num_vectors: int | None, endings: Endings
+) -> Iterator["Subject"]:
     """Subjects with their pictures, loaded one by one; what cannot be loaded has failed."""
     from dti_engine.images import load_pictures
     from dti_engine.slots import Subject
@@ -152,4 +159,6 @@ def load(plans: Sequence[Plan], seed: int, endings: Endings) -> Iterator["Subjec
         except InvalidImageError as error:
             endings.failed[plan.name] = error
         else:
-            yield Subject(plan.name, pictures, plan.placeholder, plan.initializer, seed)
+            yield Subject(
+                plan.name, pictures, plan.placeholder, plan.initializer, seed, num_vectors
+            )

@@ -17,21 +17,24 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from dti_engine.errors import ConfigurationError, DTIError
+from dti_engine.errors import ConfigurationError, DTIError, FailedError
 
 results = Console(highlight=False, emoji=False)
 notes = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Commands(TyperGroup):
-    """A group of commands whose errors on purpose become one message and exit code 2."""
+    """A group of commands whose errors on purpose become one message and an exit code.
+
+    2: what was asked for cannot be done; 1: it failed on the way.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except DTIError as error:
             say(str(error), label="[bold red]error:[/] ")
-            raise typer.Exit(2) from error
+            raise typer.Exit(1 if isinstance(error, FailedError) else 2) from error
 
 
 def examples(*commands: str) -> str:

@@ -22,6 +22,7 @@ EXAMPLES = (
 )
 
 _TRAINING = "Training"
+_ROOM = 8  # vectors: no initializer has more pieces
 _MAX_AUTO_SLOTS = 4  # what one GPU of 24 GB holds of Stable Diffusion at 4 samples each
 _Captions = Annotated[
     CaptionFamily | None,
@@ -96,6 +97,17 @@ def train(
         str | None, _number("--magnitude", "vocabulary, initializer, or a length.")
     ] = None,
     captions: _Captions = None,
+    num_vectors: Annotated[
+        int | None,
+        typer.Option(
+            "--vectors",
+            min=1,
+            metavar="N",
+            help="Of each token; the initializer's are repeated to make so many.",
+            rich_help_panel=_TRAINING,
+            show_default="one per piece of the initializer",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of every subject.", rich_help_panel=_TRAINING)
     ] = 0,
@@ -135,14 +147,25 @@ def train(
         # Loaded here at last, as it loads torch.
         from dti_engine.trainer import train as train_all
 
-        subjects = load(plans, seed, endings)
-        outcomes = train_all(model, subjects, config, num_slots=num_slots, on_step=progress.on_step)
+        subjects = load(plans, seed, num_vectors, endings)
+        outcomes = train_all(
+            model,
+            subjects,
+            config,
+            num_slots=num_slots,
+            max_vectors=max(_ROOM, num_vectors or 0),
+            on_step=progress.on_step,
+        )
         try:
             for outcome in outcomes:
                 endings.add(outcome)
         except KeyboardInterrupt:
             endings.was_stopped = True
+        except BaseException:  # such as memory that ran out: what is done is told all the same
+            endings.tell(as_json=as_json)
+            raise
     endings.tell(as_json=as_json)
+    raise typer.Exit(endings.exit_code())
 
 
 def _config(recipe_name: str, method: Method, **changes: object) -> TrainConfig:

@@ -5,6 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from dti_engine import backbones, recipes
+from dti_engine.backbones.interface import Backbone
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +50,22 @@ def test_the_readme_map_names_what_is_on_disk() -> None:
     assert len(named) > 10
     missing = [name for name in named if not list(ROOT.glob(name)) and not list(ROOT.rglob(name))]
     assert missing == []
+
+
+def test_the_code_of_the_readme_runs(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos" / "rex"
+    folder.mkdir(parents=True)
+    Image.linear_gradient("L").save(folder / "rex.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backbones, "load_backbone", lambda _: tiny_backbone)
+    short = recipes.recipe("miniature").changed(steps=2, resolution=16)
+    monkeypatch.setattr(recipes, "recipe", lambda _: short)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert isinstance(names["picture"], Image.Image)
 
 
 def test_documents_link_to_files_that_exist() -> None:

@@ -16,7 +16,12 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dti_engine.artifact import Artifact, export_diffusers
-from dti_engine.errors import ArtifactError, ArtifactFormatError, ArtifactMismatchError
+from dti_engine.errors import (
+    ArtifactError,
+    ArtifactFormatError,
+    ArtifactMismatchError,
+    OutputError,
+)
 from dti_engine.manifest import Manifest
 from dti_engine.recipes import miniature
 from dti_engine.tokens import LearnedToken
@@ -107,14 +112,14 @@ def test_saving_replaces_a_file_and_leaves_nothing_else(artifact: Artifact, tmp_
 
 def test_saving_that_fails_leaves_nothing_behind(artifact: Artifact, tmp_path: Path) -> None:
     (tmp_path / "rex").mkdir()
-    with pytest.raises(ArtifactError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         artifact.save(tmp_path / "rex")
     assert list(tmp_path.iterdir()) == [tmp_path / "rex"]
 
 
 def test_saving_below_a_file_is_refused(artifact: Artifact, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ArtifactError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         artifact.save(tmp_path / "file" / "rex.safetensors")
 
 

@@ -117,6 +117,13 @@ def test_examples_use_options_that_exist(example: str) -> None:
     assert {each for each in arguments if each.startswith("-")} <= known
 
 
+def test_the_program_starts_without_its_script() -> None:
+    command = [sys.executable, "-m", "dti_engine", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith(
+        f"dti {__version__}"
+    )
+
+
 def test_the_version_is_printed(dti: Dti) -> None:
     assert dti("--version").stdout == f"dti {__version__}\n"
 
@@ -223,6 +230,47 @@ def test_a_training_that_fails_is_exit_code_1_and_leaves_no_file(
     assert "failed: rex: " in result.stderr
     assert "failed at step 1 of 2" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_that_cannot_be_written_is_named_and_the_others_are_kept(
+    dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rex.safetensors").mkdir()
+    folders = [photos / "rex", photos / "My Tom (2)"]
+    options = ["-i", "dog", "--slots", "1", "--output", tmp_path]
+    result = dti("train", *folders, *SHORT, *options, "--backbone", tiny_checkpoint)
+    assert result.exit_code == 1
+    assert "failed: rex: cannot write" in result.stderr
+    assert result.stdout == f"{tmp_path / 'my-tom-2.safetensors'}\n"
+
+
+def test_what_is_done_is_told_whatever_breaks(
+    dti: Dti,
+    photos: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(folder: Path) -> object:
+        if folder.name != "rex":
+            raise MemoryError
+        return load_pictures(folder)
+
+    monkeypatch.setattr(images, "load_pictures", load)
+    folders = [photos / "rex", photos / "My Tom (2)"]
+    options = ["-i", "dog", "--slots", "1", "--output", tmp_path]
+    result = dti("train", *folders, *SHORT, *options, "--backbone", tiny_checkpoint)
+    assert isinstance(result.exception, MemoryError)
+    assert result.stdout == f"{tmp_path / 'rex.safetensors'}\n"
+
+
+def test_a_token_may_have_more_vectors_than_its_word(
+    dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    options = ["-i", "dog", "--vectors", "9", "--output", tmp_path]
+    result = dti("train", photos / "rex", *SHORT, *options, "--backbone", tiny_checkpoint)
+    assert result.exit_code == 0, result.output
+    assert Artifact.load(tmp_path / "rex.safetensors").manifest.num_vectors == {ENCODER: 9}
 
 
 def test_ctrl_c_keeps_the_tokens_that_are_written(
@@ -373,6 +421,16 @@ def test_a_strip_is_painted_singly_and_side_by_side(
     origins = [each["tokens"]["<blend>"]["blend_of"] for each in printed["pictures"]]
     shares = [[parent["share"] for parent in each] for each in origins]
     assert shares == [[1, 0], [0.5, 0.5], [0, 1]]
+    assert read_settings(strip)["strip"] == printed["pictures"]
+
+
+@pytest.mark.parametrize("weights", ["1,inf", "nan,1", "1,x", "1,0"])
+def test_weights_of_a_blend_are_finite_and_above_0(
+    dti: Dti, rex: Path, tom: Path, weights: str
+) -> None:
+    result = dti("blend", rex, tom, "--weights", weights)
+    assert result.exit_code == 2
+    assert "--weights must be" in result.stderr
 
 
 def test_a_blend_of_two_is_kept_as_the_slerp(

@@ -1,5 +1,6 @@
 """Pictures from prompts and tokens: against diffusers' own pipeline, and among neighbours."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
@@ -17,9 +19,17 @@ from dti_engine.errors import (
     ArtifactFormatError,
     ArtifactMismatchError,
     ConfigurationError,
+    OutputError,
+    PaintingFailedError,
     TokenError,
 )
-from dti_engine.generation import ImageRequest, generate, read_settings, save_picture
+from dti_engine.generation import (
+    ImageRequest,
+    generate,
+    picture_settings,
+    read_settings,
+    save_picture,
+)
 from dti_engine.prompts import bind
 from dti_engine.tokens import LearnedToken
 
@@ -259,6 +269,39 @@ def test_settings_out_of_range_are_refused(
 
 
 # Files
+
+
+class _Overflowing:
+    """The tiny backbone in a dtype too small for its autoencoder."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        return self._backbone.decode_latents(latents) * math.nan
+
+
+def test_a_model_that_overflows_paints_no_black_picture(tiny_backbone: Backbone) -> None:
+    with pytest.raises(PaintingFailedError, match=r"request 0: .* but NaN"):
+        generate(_Overflowing(tiny_backbone), [ImageRequest("a dog", 0)], steps=2)
+
+
+def test_a_picture_says_what_it_takes_to_paint_it_again(tiny_backbone: Backbone) -> None:
+    request = ImageRequest("a <rex>", 7, negative_prompt="a cat", guidance=3.0)
+    settings = picture_settings(request, tiny_backbone, steps=9, tokens={"<rex>": {"sha256": "0"}})
+    assert settings["tokens"] == {"<rex>": {"sha256": "0"}}
+    asked = [settings[name] for name in ("prompt", "seed", "negative_prompt", "guidance", "steps")]
+    assert asked == ["a <rex>", 7, "a cat", 3.0, 9]
+    assert settings["backbone_fingerprint"] == tiny_backbone.fingerprint
+    assert settings["dtype"] == "float32"
+
+
+def test_a_picture_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        save_picture(Image.new("RGB", (8, 8)), tmp_path, {})
 
 
 def test_a_saved_picture_carries_its_settings(tmp_path: Path) -> None:

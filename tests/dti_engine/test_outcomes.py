@@ -67,6 +67,15 @@ class _OverflowsOnBlack:
         )
 
 
+def test_a_prior_that_lets_nothing_move_is_a_failure(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    config = SHORT.changed(kappa=1e9)
+    (outcome,) = train(tiny_backbone, [make_subject(1)], config, num_slots=1)
+    assert isinstance(outcome.error, TrainingFailedError)
+    assert "lower kappa" in str(outcome.error)
+
+
 @pytest.mark.parametrize("method", ["dti", "ti"])
 def test_a_subject_that_fails_ends_by_name_and_its_neighbours_do_not_notice(
     tiny_backbone: Backbone, make_subject: MakeSubject, method: str

@@ -136,6 +136,12 @@ def test_a_token_of_another_backbone_is_refused(
         bind(["a <rex>"], [{"<rex>": stranger}], {CLIP: encoder})
 
 
+@pytest.mark.parametrize("name", ["<my dog>", "<Rex>", "rex", ""])
+def test_a_name_that_no_prompt_can_mention_is_refused(encoder: TextEncoder, name: str) -> None:
+    with pytest.raises(TokenError, match=f"placeholder '{name}' is malformed"):
+        bind(["a dog"], [{name: token()}], {CLIP: encoder})
+
+
 # Injection
 
 

@@ -59,6 +59,12 @@ def test_a_step_that_is_not_finite_or_has_no_gradient_is_a_failure(
     assert "float32 or bfloat16" in failure
 
 
+def test_a_prior_that_drowns_the_data_is_a_failure() -> None:
+    failure = _report(step_angle_rad=0.0, prior_ratio=1e6).failure()
+    assert failure is not None
+    assert "the prior is 1.0e+06 times the gradient" in failure
+
+
 def test_a_good_step_is_no_failure() -> None:
     assert _report().failure() is None
     assert _report(weakest_gradient_norm=1e-40).failure() is None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from dti_engine.backbones import checkpoint, load_backbone
@@ -108,3 +109,34 @@ def test_a_hub_id_that_cannot_be_downloaded_is_explained(monkeypatch: pytest.Mon
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(BackboneLoadError, match=r"'nobody/nothing' is not a folder.*the network"):
         load_backbone("nobody/nothing")
+
+
+def test_only_the_parts_of_a_hub_repository_are_downloaded(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, list[str]] = {}
+
+    def download(hub_id: str, **patterns: list[str]) -> str:
+        asked.update(patterns)
+        return str(tiny_checkpoint)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert load_backbone("somebody/model").name == "somebody/model"
+    files = [
+        "README.md",
+        "model_index.json",
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+        "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "v1-5-pruned-emaonly.safetensors",
+        "v2-1_512-nonema-pruned.safetensors",
+    ]
+    assert list(filter_repo_objects(files, **asked)) == [
+        "model_index.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+        "unet/diffusion_pytorch_model.safetensors",
+    ]
