@@ -7,8 +7,6 @@ A safetensors file with one (n, d) float32 tensor per text encoder, named like t
 import hashlib
 import json
 import math
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Self
 import safetensors.torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
 
 from dti_engine.config import explain
 from dti_engine.errors import (
@@ -25,14 +22,13 @@ from dti_engine.errors import (
     ArtifactFormatError,
     ArtifactMismatchError,
     ConfigurationError,
-    OutputError,
     TokenError,
 )
+from dti_engine.files import write_whole
 from dti_engine.manifest import SCHEMA_VERSION, AnyManifest, Manifest
 from dti_engine.tokens import LearnedToken
 
 _HEADER_KEY = "dti"
-_EXPORT_KEY = "dti_export"
 _MAX_BYTES = 64 * 2**20  # a token is some KB; more is a mistake, found before it is in memory
 _NORM_TOLERANCE = 1e-4  # relative: far above a float32 norm's rounding, far below a real change
 
@@ -64,7 +60,10 @@ class Artifact:
 
     def to_bytes(self) -> bytes:
         """The file's content; the same artifact always gives the same bytes."""
-        return _pack(self.token.embeddings, {_HEADER_KEY: self.manifest.model_dump_json()})
+        rows = {
+            name: each.detach().contiguous().clone() for name, each in self.token.embeddings.items()
+        }
+        return safetensors.torch.save(rows, {_HEADER_KEY: self.manifest.model_dump_json()})
 
     def sha256(self) -> str:
         """Of the file's content, in hexadecimal."""
@@ -98,7 +97,7 @@ class Artifact:
 
         Raises: OutputError if it cannot be written.
         """
-        _write(path, self.to_bytes())
+        write_whole(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -142,29 +141,8 @@ class Artifact:
         return warning
 
 
-def export_diffusers(artifact: Artifact, path: Path) -> None:
-    """Write the file that diffusers' `load_textual_inversion` opens: placeholder -> (n, d) float32.
-
-    Raises: ArtifactError if the token has several encoders; OutputError if the file cannot be
-        written.
-    """
-    encoders = sorted(artifact.token.embeddings)
-    if len(encoders) != 1:
-        raise ArtifactError(
-            f"{artifact.token.placeholder} has the encoders {encoders}, a file for diffusers holds "
-            "one; a later version will write a file for each"
-        )
-    tensors = {artifact.token.placeholder: artifact.token.embeddings[encoders[0]]}
-    _write(path, _pack(tensors, {_EXPORT_KEY: artifact.manifest.model_dump_json()}))
-
-
 def _close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=_NORM_TOLERANCE)
-
-
-def _pack(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
-    plain = {name: rows.detach().cpu().contiguous().clone() for name, rows in tensors.items()}
-    return safetensors.torch.save(plain, metadata)
 
 
 def _read_manifest(data: bytes) -> Manifest:
@@ -182,19 +160,3 @@ def _read_manifest(data: bytes) -> Manifest:
             f"its schema is {version}, this engine reads up to {SCHEMA_VERSION}; update the engine"
         )
     return Manifest.model_validate_json(text)
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error

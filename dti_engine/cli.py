@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from dti_engine import __version__
-from dti_engine.commands import blending, demonstration, evaluation, inspection, painting, training
+from dti_engine.commands import (
+    blending,
+    demonstration,
+    evaluation,
+    exchange,
+    inspection,
+    painting,
+    training,
+)
 from dti_engine.commands.terminal import Commands, examples, mount
 
 app = typer.Typer(
@@ -51,8 +59,9 @@ mount(app, training.train, training.EXAMPLES)
 mount(app, painting.generate, painting.EXAMPLES)
 mount(app, blending.blend, blending.EXAMPLES)
 mount(app, evaluation.evaluate, evaluation.EXAMPLES)
-mount(app, inspection.inspect, inspection.INSPECT_EXAMPLES)
-mount(app, inspection.export, inspection.EXPORT_EXAMPLES)
+mount(app, inspection.inspect, inspection.EXAMPLES)
+mount(app, exchange.export, exchange.EXPORT_EXAMPLES)
+mount(app, exchange.import_token, exchange.IMPORT_EXAMPLES, name="import")
 
 
 def main() -> None:

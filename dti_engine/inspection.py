@@ -35,7 +35,7 @@ class VectorReport:
     encoder: str
     index: int  # of the vector in the token
     norm: float
-    initializer_angle_deg: float  # from the initializer's piece that this vector started as
+    initializer_angle_deg: float | None  # from the initializer's piece that it started as
     by_cosine: tuple[Neighbour, ...]  # nearest first
     by_distance: tuple[Neighbour, ...]
 
@@ -76,29 +76,41 @@ def nearest_words(
 
 
 def inspect_token(
-    token: LearnedToken, initializer: str, encoders: Mapping[str, TextEncoder], *, count: int
+    token: LearnedToken,
+    initializer: str | None,
+    encoders: Mapping[str, TextEncoder],
+    *,
+    count: int,
 ) -> list[VectorReport]:
     """Where every vector of the token came to lie; `count` nearest words of each kind.
+
+    initializer: the word or phrase that it started from, None of a token that was not trained here.
 
     Raises: TokenError if the initializer is not in the vocabulary; otherwise as `nearest_words`.
     """
     reports: list[VectorReport] = []
     for name, rows in token.embeddings.items():
         encoder = encoders[name]
-        pieces = initial_rows(encoder, initializer).cpu()
         for index, row in enumerate(rows):
             by_cosine, by_distance = nearest_words(encoder, row, count=count)
-            # A token longer than its initializer started as the initializer's pieces, repeated.
-            start = sphere.normalize(pieces[index % len(pieces)])
-            angle = sphere.geodesic_distance(sphere.normalize(row), start)
             reports.append(
                 VectorReport(
                     encoder=name,
                     index=index,
                     norm=float(torch.linalg.vector_norm(row)),
-                    initializer_angle_deg=math.degrees(float(angle)),
+                    initializer_angle_deg=_turned(encoder, initializer, row, index),
                     by_cosine=by_cosine,
                     by_distance=by_distance,
                 )
             )
     return reports
+
+
+def _turned(encoder: TextEncoder, initializer: str | None, row: Tensor, index: int) -> float | None:
+    """Degrees between a vector and what it started as."""
+    if initializer is None:
+        return None
+    pieces = initial_rows(encoder, initializer).cpu()
+    # A token longer than its initializer started as the initializer's pieces, repeated.
+    start = sphere.normalize(pieces[index % len(pieces)])
+    return math.degrees(float(sphere.geodesic_distance(sphere.normalize(row), start)))

@@ -9,7 +9,7 @@ from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import SubjectError, TrainingFailedError
-from dti_engine.manifest import Manifest
+from dti_engine.manifest import Manifest, Trained
 from dti_engine.reports import SlotReport
 from dti_engine.slots import Occupant, Subject
 from dti_engine.tokens import LearnedToken
@@ -46,14 +46,16 @@ def outcome(
     )
     manifest = Manifest(
         placeholder=subject.placeholder,
-        initializer=subject.initializer,
         backbone=backbone.name,
         backbone_fingerprint=backbone.fingerprint,
         magnitudes={name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
-        config=config,
-        seed=subject.seed,
-        steps_done=occupant.step,
-        pictures={picture.name: picture.sha256 for picture in subject.pictures},
-        figures=reports[-1].figures(),
+        origin=Trained(
+            initializer=subject.initializer,
+            config=config,
+            seed=subject.seed,
+            steps_done=occupant.step,
+            pictures={picture.name: picture.sha256 for picture in subject.pictures},
+            figures=reports[-1].figures(),
+        ),
     )
     return Outcome(subject, artifact=Artifact(manifest, token), reports=reports)

@@ -66,7 +66,7 @@ def kept(
     Raises: ArtifactMismatchError if the parents were made with different weights.
     """
     from dti_engine.artifact import Artifact
-    from dti_engine.manifest import BlendShare, Manifest
+    from dti_engine.manifest import Blended, Manifest, Parent
 
     made_with = {each.manifest.backbone_fingerprint: each.manifest.backbone for each in parents}
     if len(made_with) > 1:
@@ -74,22 +74,17 @@ def kept(
             f"the tokens were made with different weights, {', '.join(made_with.values())}, so "
             "their blend belongs to none; train them again with one backbone"
         )
-    _, first = max(zip(shares, parents, strict=True), key=lambda pair: pair[0])
-    blend_of = tuple(
-        BlendShare(placeholder=each.manifest.placeholder, sha256=each.sha256(), share=share)
+    ((fingerprint, backbone),) = made_with.items()
+    used = (
+        Parent(placeholder=each.manifest.placeholder, sha256=each.sha256(), share=share)
         for share, each in zip(shares, parents, strict=True)
         if share
     )
-    pictures = {
-        f"{number} {parent.manifest.placeholder}/{name}": digest
-        for number, parent in enumerate(parents, start=1)
-        for name, digest in parent.manifest.pictures.items()
-    }
-    values = first.manifest.model_dump(exclude={"engine_version", "created"}) | {
-        "placeholder": token.placeholder,
-        "magnitudes": {name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
-        "pictures": pictures,
-        "figures": {},
-        "blend_of": blend_of,
-    }
-    return Artifact(Manifest.model_validate(values), token)
+    manifest = Manifest(
+        placeholder=token.placeholder,
+        backbone=backbone,
+        backbone_fingerprint=fingerprint,
+        magnitudes={name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
+        origin=Blended(parents=tuple(used)),
+    )
+    return Artifact(manifest, token)

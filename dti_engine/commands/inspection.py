@@ -1,8 +1,7 @@
-"""`dti inspect` and `dti export`: what a token file holds, and its form for other programs."""
+"""`dti inspect`: what a token file holds."""
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -10,18 +9,15 @@ from rich.table import Table
 
 from dti_engine.commands import options
 from dti_engine.commands.inputs import open_backbone, warn_of_other_weights
-from dti_engine.commands.terminal import print_json, print_paths, results, say
+from dti_engine.commands.terminal import print_json, results, say
 
 if TYPE_CHECKING:
     from dti_engine.artifact import Artifact
     from dti_engine.inspection import VectorReport
 
-INSPECT_EXAMPLES = (
+EXAMPLES = (
     "dti inspect tokens/rex.safetensors",
     "dti inspect rex.safetensors --backbone ./stable-diffusion-v1-5 --top 10 --json",
-)
-EXPORT_EXAMPLES = (
-    "dti export tokens/rex.safetensors --format diffusers --output rex-diffusers.safetensors",
 )
 
 
@@ -63,32 +59,9 @@ def inspect(
         return
     results.print(_manifest_table(manifest))
     for vector in vectors:
-        results.print(_vector_table(vector, artifact.manifest.initializer, vocabulary))
+        results.print(_vector_table(vector, _initializer(artifact), vocabulary))
     if backbone is None:
         say(f"nearest words: give --backbone, here {artifact.manifest.backbone}")
-
-
-def export(
-    file: options.TokenArgument,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="File to write.", show_default=False),
-    ],
-    file_format: Annotated[
-        Literal["diffusers"],
-        typer.Option("--format", help="[cyan]diffusers[/]: for load_textual_inversion."),
-    ] = "diffusers",
-    as_json: options.JsonOption = False,
-) -> None:
-    """Write a token in the form of another program, and print the path."""
-    from dti_engine.artifact import Artifact, export_diffusers
-
-    artifact = Artifact.load(file)
-    export_diffusers(artifact, output)
-    if as_json:
-        print_json({"path": str(output), "format": file_format} | artifact.origin())
-    else:
-        print_paths([output])
 
 
 def _compared(
@@ -102,8 +75,14 @@ def _compared(
     from dti_engine.vocabulary import vocabulary_magnitude
 
     encoders = model.text_encoders
-    reports = inspect_token(artifact.token, artifact.manifest.initializer, encoders, count=top)
+    reports = inspect_token(artifact.token, _initializer(artifact), encoders, count=top)
     return reports, {name: vocabulary_magnitude(each) for name, each in encoders.items()}
+
+
+def _initializer(artifact: "Artifact") -> str | None:
+    """The word that it started from, if it was learned here."""
+    training = artifact.manifest.training
+    return training.initializer if training else None
 
 
 def _manifest_table(manifest: dict[str, Any]) -> Table:
@@ -117,7 +96,12 @@ def _manifest_table(manifest: dict[str, Any]) -> Table:
     return table
 
 
-def _vector_table(vector: "VectorReport", initializer: str, vocabulary: dict[str, float]) -> Table:
+def _vector_table(
+    vector: "VectorReport", initializer: str | None, vocabulary: dict[str, float]
+) -> Table:
+    turned = ""
+    if vector.initializer_angle_deg is not None:
+        turned = f"; {vector.initializer_angle_deg:.1f}° from {escape(repr(initializer))}"
     table = Table(
         "rank",
         "by cosine",
@@ -126,8 +110,8 @@ def _vector_table(vector: "VectorReport", initializer: str, vocabulary: dict[str
         "distance",
         title=f"{vector.encoder}, vector {vector.index}",
         caption=(
-            f"norm {vector.norm:.4f}, mean of the vocabulary {vocabulary[vector.encoder]:.4f}; "
-            f"{vector.initializer_angle_deg:.1f}° from {escape(repr(initializer))}"
+            f"norm {vector.norm:.4f}, mean of the vocabulary {vocabulary[vector.encoder]:.4f}"
+            f"{turned}"
         ),
     )
     pairs = zip(vector.by_cosine, vector.by_distance, strict=True)

@@ -43,12 +43,18 @@ def examples(*commands: str) -> str:
     return "\n".join(["[bold]Examples[/]", *lines])
 
 
-def mount(app: typer.Typer, command: Callable[..., None], commands: Sequence[str]) -> None:
-    """Add a command by its function's name; its docstring is the help, with these examples."""
+def mount(
+    app: typer.Typer,
+    command: Callable[..., None],
+    commands: Sequence[str],
+    *,
+    name: str | None = None,
+) -> None:
+    """Add a command, by its function's name if None; its docstring is the help, with examples."""
     paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
     # Typer keeps the line breaks of a docstring, which fit no terminal but ours.
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(help=text, epilog=examples(*commands))(command)
+    app.command(name, help=text, epilog=examples(*commands))(command)
 
 
 def say(text: str, *, label: str = "") -> None:

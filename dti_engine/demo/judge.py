@@ -9,7 +9,7 @@ from statistics import fmean
 
 from PIL import Image
 
-from dti_engine.demo.learning import Trained
+from dti_engine.demo.learning import LearnedSubject
 from dti_engine.demo.painting import Requests
 from dti_engine.demo.results import Painting, Scale, Strip, StripPicture
 from dti_engine.miniature.scorer import Scorer, read
@@ -35,7 +35,7 @@ class Judge:
         reading = self._readings[file]
         return fmean(reading.likeness(each, place=place) for each in self._references[name])
 
-    def paintings(self, trained: Trained, requests: Requests) -> list[Painting]:
+    def paintings(self, trained: LearnedSubject, requests: Requests) -> list[Painting]:
         """The token in every prompt; requests are `painting.prompt_requests` of it."""
         return [
             Painting(
@@ -49,7 +49,7 @@ class Judge:
             for (file, request), prompt in zip(requests.items(), demo_prompts(), strict=True)
         ]
 
-    def strip(self, first: Trained, second: Trained, requests: Requests) -> Strip:
+    def strip(self, first: LearnedSubject, second: LearnedSubject, requests: Requests) -> Strip:
         """The way between two tokens; requests are `painting.strip_requests` of them."""
         names = first.subject.id, second.subject.id
         pictures = [

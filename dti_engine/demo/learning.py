@@ -8,6 +8,7 @@ from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.images import load_pictures
+from dti_engine.manifest import Trained
 from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject
 from dti_engine.reports import SlotReport
 from dti_engine.slots import Subject
@@ -17,7 +18,7 @@ NUM_PICTURES = 5  # of each subject
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class LearnedSubject:
     """A subject that was learned, and its token as read back from its file."""
 
     subject: Subject
@@ -26,9 +27,16 @@ class Trained:
     reports: Sequence[SlotReport]
 
     @property
+    def training(self) -> Trained:
+        """What its file says of how it was learned."""
+        training = self.artifact.manifest.training
+        assert training
+        return training
+
+    @property
     def name(self) -> str:
         """Of its files."""
-        return f"{self.subject.id}-{self.artifact.manifest.method}"
+        return f"{self.subject.id}-{self.training.config.method}"
 
 
 def references(name: str, output: Path) -> Path:
@@ -49,13 +57,13 @@ def learn(
     config: TrainConfig,
     output: Path,
     on_step: OnStep,
-) -> list[Trained]:
+) -> list[LearnedSubject]:
     """All subjects in one packed run, in their order.
 
     Raises: TrainingFailedError or SubjectError of the first that could not be learned.
     """
     outcomes = train(backbone, subjects, config, num_slots=len(subjects), on_step=on_step)
-    learned: dict[str, Trained] = {}
+    learned: dict[str, LearnedSubject] = {}
     for each in outcomes:
         if each.artifact is None:
             assert each.error
@@ -63,5 +71,5 @@ def learn(
         file = f"tokens/{each.subject.id}-{config.method}.safetensors"
         each.artifact.save(output / file)
         loaded = Artifact.load(output / file)
-        learned[each.subject.id] = Trained(each.subject, loaded, file, each.reports)
+        learned[each.subject.id] = LearnedSubject(each.subject, loaded, file, each.reports)
     return [learned[subject.id] for subject in subjects]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.blends import slerp_strip
-from dti_engine.demo.learning import Trained
+from dti_engine.demo.learning import LearnedSubject
 from dti_engine.generation import ImageRequest, generate, save_picture
 from dti_engine.miniature.world.subjects import demo_prompts
 
@@ -24,7 +24,7 @@ _BATCH_SIZE = 8
 Requests: TypeAlias = Mapping[str, ImageRequest]
 
 
-def prompt_requests(trained: Trained, *, seed: int) -> dict[str, ImageRequest]:
+def prompt_requests(trained: LearnedSubject, *, seed: int) -> dict[str, ImageRequest]:
     """The token in every prompt of the demo; file -> request, in the order of the prompts."""
     placeholder, token = trained.subject.placeholder, trained.artifact.token
     return {
@@ -35,7 +35,9 @@ def prompt_requests(trained: Trained, *, seed: int) -> dict[str, ImageRequest]:
     }
 
 
-def strip_requests(first: Trained, second: Trained, *, seed: int) -> dict[str, ImageRequest]:
+def strip_requests(
+    first: LearnedSubject, second: LearnedSubject, *, seed: int
+) -> dict[str, ImageRequest]:
     """Equal steps on the sphere from one token to the other; file -> request, in order."""
     tokens = slerp_strip(
         first.artifact.token, second.artifact.token, NUM_STRIP_PICTURES, placeholder=_BLEND

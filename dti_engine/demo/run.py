@@ -16,7 +16,7 @@ import torch
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.checkpoint import open_checkpoint
 from dti_engine.demo.judge import Judge
-from dti_engine.demo.learning import Trained, draw, learn, references
+from dti_engine.demo.learning import LearnedSubject, draw, learn, references
 from dti_engine.demo.page import render
 from dti_engine.demo.painting import paint, prompt_requests, strip_requests
 from dti_engine.demo.results import Curve, Learned, Painting, Results
@@ -134,17 +134,17 @@ def _load_scorer(weights: str | Path) -> Scorer:
     return load_scorer(path)
 
 
-def _learned(trained: Trained, paintings: list[Painting], output: Path) -> Learned:
-    subject, manifest = trained.subject, trained.artifact.manifest
+def _learned(trained: LearnedSubject, paintings: list[Painting], output: Path) -> Learned:
+    subject, training = trained.subject, trained.training
     folder = references(subject.id, output).relative_to(output)
     return Learned(
         name=subject.id,
-        method=manifest.method,
+        method=training.config.method,
         placeholder=subject.placeholder,
         initializer=subject.initializer,
         token=trained.file,
         token_bytes=(output / trained.file).stat().st_size,
-        num_steps=manifest.steps_done,
+        num_steps=training.steps_done,
         seed=subject.seed,
         references=[(folder / picture.name).as_posix() for picture in subject.pictures],
         paintings=paintings,

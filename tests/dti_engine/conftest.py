@@ -10,12 +10,17 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from dti_engine.artifact import Artifact
 from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.stable_diffusion import StableDiffusion
 from dti_engine.images import Picture
+from dti_engine.manifest import Manifest, Trained
+from dti_engine.recipes import miniature
+from dti_engine.tokens import LearnedToken
 from dti_engine.trainer import Subject
 
 
@@ -76,3 +81,30 @@ def load_parts(tiny_checkpoint: Path) -> Callable[[torch.dtype], Parts]:
 def exact_backbone(load_parts: Callable[[torch.dtype], Parts]) -> Backbone:
     """The tiny backbone in float64; its learned rows are float64, too."""
     return load_parts(torch.float64).assembled()
+
+
+@pytest.fixture(scope="session")
+def artifact_of() -> Callable[..., Artifact]:
+    """artifact_of(embeddings, **facts) -> <rex>, trained on weights of fingerprint "aa..."."""
+
+    def make(embeddings: dict[str, Tensor], **facts: object) -> Artifact:
+        token = LearnedToken("<rex>", embeddings)
+        norms = {name: tuple(each.tolist()) for name, each in token.magnitudes().items()}
+        known = {
+            "initializer": "dog",
+            "config": miniature(),
+            "seed": 2**64 - 1,
+            "steps_done": 400,
+            "pictures": {"Ähre 犬.png": "0" * 64},
+            "figures": {"loss": 0.25, "prior_angle_rad": 0.1},
+        }
+        manifest = Manifest(
+            placeholder="<rex>",
+            backbone="miniature",
+            backbone_fingerprint="a" * 64,
+            magnitudes=norms,
+            origin=Trained(**(known | facts)),
+        )
+        return Artifact(manifest, token)
+
+    return make

@@ -4,54 +4,35 @@ import pickle
 from collections.abc import Callable
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import safetensors.torch
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.loaders import TextualInversionLoaderMixin
 from pydantic import ValidationError
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dti_engine.artifact import Artifact, export_diffusers
+from dti_engine.artifact import Artifact
 from dti_engine.errors import (
     ArtifactError,
     ArtifactFormatError,
     ArtifactMismatchError,
     OutputError,
 )
-from dti_engine.manifest import Manifest
 from dti_engine.recipes import miniature
 from dti_engine.tokens import LearnedToken
 
 FINGERPRINT = "a" * 64
+
+ArtifactOf: TypeAlias = Callable[..., Artifact]
 
 
 def rows(num_vectors: int, dim: int = 8) -> Tensor:
     return torch.randn(num_vectors, dim, generator=torch.Generator().manual_seed(0))
 
 
-def artifact_of(embeddings: dict[str, Tensor], **facts: Any) -> Artifact:
-    token = LearnedToken("<rex>", embeddings)
-    known: dict[str, Any] = {
-        "placeholder": "<rex>",
-        "initializer": "dog",
-        "backbone": "miniature",
-        "backbone_fingerprint": FINGERPRINT,
-        "magnitudes": {name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
-        "config": miniature(),
-        "seed": 2**64 - 1,
-        "steps_done": 400,
-        "pictures": {"Ähre 犬.png": "0" * 64},
-        "figures": {"loss": 0.25, "prior_angle_rad": 0.1},
-    }
-    return Artifact(Manifest(**(known | facts)), token)
-
-
 @pytest.fixture
-def artifact() -> Artifact:
+def artifact(artifact_of: ArtifactOf) -> Artifact:
     return artifact_of({"text_encoder": rows(2)})
 
 
@@ -70,7 +51,7 @@ def forged(
 # Saving and loading
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_what_is_saved_is_loaded(tmp_path: Path, artifact_of: ArtifactOf) -> None:
     saved = artifact_of({"text_encoder": rows(2, 8), "text_encoder_2": rows(1, 12)})
     saved.save(tmp_path / "rex.safetensors")
     loaded = Artifact.load(tmp_path / "rex.safetensors")
@@ -87,7 +68,7 @@ def test_an_artifact_always_gives_the_same_bytes(artifact: Artifact) -> None:
     assert Artifact.from_bytes(data).to_bytes() == data
 
 
-def test_rows_that_are_views_of_one_trained_table_are_saved() -> None:
+def test_rows_that_are_views_of_one_trained_table_are_saved(artifact_of: ArtifactOf) -> None:
     table = rows(6).requires_grad_()
     saved = artifact_of({"a": table[1:3], "b": table[2:5]})
     loaded = Artifact.from_bytes(saved.to_bytes())
@@ -95,14 +76,17 @@ def test_rows_that_are_views_of_one_trained_table_are_saved() -> None:
     assert not loaded.token.embeddings["b"].requires_grad
 
 
-def test_the_manifest_says_what_follows_from_it() -> None:
+def test_the_manifest_says_what_follows_from_it(artifact_of: ArtifactOf) -> None:
     manifest = artifact_of({"a": rows(2), "b": rows(3)}).manifest
     assert manifest.num_vectors == {"a": 2, "b": 3}
-    assert manifest.method == "dti"
+    assert manifest.training is not None
+    assert manifest.training.config == miniature()
     assert manifest.created.tzinfo is UTC
 
 
-def test_saving_replaces_a_file_and_leaves_nothing_else(artifact: Artifact, tmp_path: Path) -> None:
+def test_saving_replaces_a_file_and_leaves_nothing_else(
+    artifact: Artifact, tmp_path: Path, artifact_of: ArtifactOf
+) -> None:
     path = tmp_path / "new" / "folder" / "rex.safetensors"
     artifact_of({"text_encoder": rows(1)}).save(path)
     artifact.save(path)
@@ -192,10 +176,11 @@ def test_a_manifest_that_is_none_is_refused(text: str) -> None:
     [
         ({"schema_version": 0}, "schema_version should be 1, got 0"),
         ({"novelty": 1}, "novelty is unknown; known are schema_version, "),
-        ({"seed": -1}, "seed should be greater than or equal to 0, got -1"),
-        ({"config": {"method": "dti"}}, "config.steps is required"),
-        ({"pictures": {"a.png": "0"}}, "pictures .* got '0'"),
-        ({"figures": {"loss": None}}, "figures.loss should be a valid number, got None"),
+        (
+            {"origin": {"kind": "found"}},
+            "origin Input tag 'found' .* 'trained', 'blended', 'imported'",
+        ),
+        ({"origin": {"kind": "blended"}}, "origin.blended.parents is required"),
         ({"created": "2026-01-01T00:00:00"}, "created should have timezone info"),
         ({"placeholder": "rex"}, "placeholder 'rex' is malformed"),
         ({"placeholder": "<\x00>"}, "is malformed"),
@@ -208,9 +193,26 @@ def test_a_bad_entry_of_the_manifest_is_named(
         Artifact.from_bytes(forged(artifact, change=lambda manifest: manifest.update(change)))
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seed": -1}, "seed should be greater than or equal to 0, got -1"),
+        ({"config": {"method": "dti"}}, "config.steps is required"),
+        ({"pictures": {"a.png": "0"}}, "pictures .* got '0'"),
+        ({"figures": {"loss": None}}, "figures.loss should be a valid number, got None"),
+    ],
+)
+def test_a_bad_entry_of_the_training_is_named(
+    artifact: Artifact, change: dict[str, object], reason: str
+) -> None:
+    data = forged(artifact, change=lambda manifest: manifest["origin"].update(change))
+    with pytest.raises(ArtifactFormatError, match=f"origin.trained.{reason}"):
+        Artifact.from_bytes(data)
+
+
 def test_a_missing_entry_of_the_manifest_is_named(artifact: Artifact) -> None:
-    with pytest.raises(ArtifactFormatError, match="bad manifest: initializer is required"):
-        Artifact.from_bytes(forged(artifact, change=lambda manifest: manifest.pop("initializer")))
+    with pytest.raises(ArtifactFormatError, match="bad manifest: backbone is required"):
+        Artifact.from_bytes(forged(artifact, change=lambda manifest: manifest.pop("backbone")))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +264,9 @@ def test_an_artifact_cannot_be_made_of_parts_that_contradict(artifact: Artifact)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_figure_that_json_cannot_hold_is_refused_before_it_is_written(loss: float) -> None:
+def test_a_figure_that_json_cannot_hold_is_refused_before_it_is_written(
+    loss: float, artifact_of: ArtifactOf
+) -> None:
     with pytest.raises(ValidationError, match="finite"):
         artifact_of({"text_encoder": rows(2)}, figures={"loss": loss})
 
@@ -291,54 +295,3 @@ def test_other_weights_are_a_warning_or_refused_on_demand(artifact: Artifact) ->
     with pytest.raises(ArtifactMismatchError) as refusal:
         artifact.check_fits({"text_encoder": 8}, "b" * 64, same_weights=True)
     assert str(refusal.value) == warning
-
-
-# Export
-
-
-class TinyPipeline(DiffusionPipeline, TextualInversionLoaderMixin):
-    """As much of a pipeline of diffusers as loads a textual inversion."""
-
-    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder)
-
-
-def tiny_pipeline() -> TinyPipeline:
-    words = ("<|startoftext|>", "<|endoftext|>", "a</w>", "dog</w>")
-    tokenizer = CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[])
-    config = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    return TinyPipeline(tokenizer, CLIPTextModel(config))
-
-
-@pytest.mark.parametrize("num_vectors", [1, 3])
-def test_diffusers_loads_what_is_exported(tmp_path: Path, num_vectors: int) -> None:
-    learned = rows(num_vectors)
-    export_diffusers(artifact_of({"text_encoder": learned}), tmp_path / "rex.safetensors")
-    pipeline = tiny_pipeline()
-    pipeline.load_textual_inversion(str(tmp_path / "rex.safetensors"))
-    names = ["<rex>", "<rex>_1", "<rex>_2"][:num_vectors]
-    ids = pipeline.tokenizer.convert_tokens_to_ids(names)
-    assert ids == [4, 5, 6][:num_vectors]
-    assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[ids], learned)
-
-
-def test_an_export_is_not_mistaken_for_an_artifact(artifact: Artifact, tmp_path: Path) -> None:
-    export_diffusers(artifact, tmp_path / "rex.safetensors")
-    with pytest.raises(ArtifactFormatError, match="no manifest"):
-        Artifact.load(tmp_path / "rex.safetensors")
-
-
-def test_an_export_for_several_encoders_is_refused_for_now(tmp_path: Path) -> None:
-    pair = artifact_of({"text_encoder": rows(2), "text_encoder_2": rows(2)})
-    with pytest.raises(ArtifactError, match="later version"):
-        export_diffusers(pair, tmp_path / "rex.safetensors")
-    assert not list(tmp_path.iterdir())

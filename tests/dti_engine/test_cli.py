@@ -21,18 +21,20 @@ from dti_engine import __version__, images
 from dti_engine.artifact import Artifact
 from dti_engine.blends import mean_tokens, slerp_tokens
 from dti_engine.cli import app
-from dti_engine.commands import blending, demonstration, inspection, painting, training
+from dti_engine.commands import blending, demonstration, exchange, inspection, painting, training
 from dti_engine.commands.subjects import plan
 from dti_engine.errors import ConfigurationError, TokenError
 from dti_engine.generation import read_settings
 from dti_engine.images import load_pictures
+from dti_engine.manifest import Blended, Imported
 
 ENCODER = "text_encoder"
 EXAMPLES = [
     *blending.EXAMPLES,
     *demonstration.EXAMPLES,
-    *inspection.INSPECT_EXAMPLES,
-    *inspection.EXPORT_EXAMPLES,
+    *exchange.EXPORT_EXAMPLES,
+    *exchange.IMPORT_EXAMPLES,
+    *inspection.EXAMPLES,
     *painting.EXAMPLES,
     *training.EXAMPLES,
 ]
@@ -190,12 +192,14 @@ def test_train_writes_a_token_per_folder_with_the_settings_that_were_given(
 ) -> None:
     assert tokens.keys() == {"rex", "my-tom-2"}
     manifest = Artifact.load(tokens["my-tom-2"]).manifest
-    assert (manifest.placeholder, manifest.initializer) == ("<my-tom-2>", "cat")
-    assert (manifest.seed, manifest.steps_done, manifest.backbone) == (5, 2, tiny_checkpoint.name)
-    config = manifest.config
+    assert (manifest.placeholder, manifest.backbone) == ("<my-tom-2>", tiny_checkpoint.name)
+    training = manifest.training
+    assert training is not None
+    assert (training.initializer, training.seed, training.steps_done) == ("cat", 5, 2)
+    config = training.config
     assert (config.lr, config.batch_size, config.resolution, config.magnitude) == (0.02, 1, 16, 0.7)
     assert manifest.magnitudes[ENCODER] == pytest.approx((0.7,))
-    assert manifest.pictures.keys() == {"0.png", "1.png"}
+    assert training.pictures.keys() == {"0.png", "1.png"}
 
 
 def test_a_subject_that_fails_is_named_and_the_others_are_kept(trained: Result) -> None:
@@ -218,7 +222,9 @@ def test_train_by_standard_ti_prints_the_path(
     result = dti("train", photos / "rex", *SHORT, *options, "--backbone", tiny_checkpoint)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{tmp_path / 'max.safetensors'}\n"
-    assert Artifact.load(tmp_path / "max.safetensors").manifest.method == "ti"
+    training = Artifact.load(tmp_path / "max.safetensors").manifest.training
+    assert training is not None
+    assert training.config.method == "ti"
 
 
 def test_a_training_that_fails_is_exit_code_1_and_leaves_no_file(
@@ -292,7 +298,7 @@ def test_ctrl_c_keeps_the_tokens_that_are_written(
     assert result.exit_code == 130
     assert result.stdout == f"{tmp_path / 'rex.safetensors'}\n"
     assert "stopped: 1 tokens were written" in result.stderr
-    assert Artifact.load(tmp_path / "rex.safetensors").manifest.steps_done == 2
+    assert Artifact.load(tmp_path / "rex.safetensors").manifest.training is not None
 
 
 @pytest.mark.parametrize(
@@ -444,11 +450,12 @@ def test_a_blend_of_two_is_kept_as_the_slerp(
     expected = slerp_tokens(tokens[0], tokens[1], 0.25, placeholder="<mix>")
     assert torch.equal(mix.token.embeddings[ENCODER], expected.embeddings[ENCODER])
     assert mix.manifest.placeholder == "<mix>"
-    assert [(each.placeholder, each.sha256, each.share) for each in mix.manifest.blend_of] == [
+    origin = mix.manifest.origin
+    assert isinstance(origin, Blended)
+    assert [(each.placeholder, each.sha256, each.share) for each in origin.parents] == [
         ("<rex>", hashlib.sha256(rex.read_bytes()).hexdigest(), 0.75),
         ("<my-tom-2>", hashlib.sha256(tom.read_bytes()).hexdigest(), 0.25),
     ]
-    assert len(mix.manifest.pictures) == sum(len(each.manifest.pictures) for each in parents)
 
 
 def test_a_blend_of_several_is_the_weighted_mean(
@@ -485,7 +492,7 @@ def test_inspect_names_the_nearest_words_and_the_manifest(
     assert "dog" in shown.stdout  # two short steps away
     result = dti("inspect", rex, "--backbone", tiny_checkpoint, "--top", "3", "--json")
     found = json.loads(result.stdout)
-    assert found["manifest"]["initializer"] == "dog"
+    assert found["manifest"]["origin"]["initializer"] == "dog"
     (vector,) = found["vectors"]
     assert vector["by_cosine"][0]["word"] == "dog"
     assert len(vector["by_distance"]) == 3
@@ -505,3 +512,48 @@ def test_export_writes_what_diffusers_reads(dti: Dti, rex: Path, tmp_path: Path)
     assert dti("export", rex, "--format", "diffusers", "--output", file).stdout == f"{file}\n"
     written = safetensors.torch.load_file(file)
     assert torch.equal(written["<rex>"], Artifact.load(rex).token.embeddings[ENCODER])
+
+
+@pytest.mark.parametrize(
+    ("file_format", "file", "called"),
+    [
+        ("diffusers", "max.safetensors", "<rex>"),
+        ("comfyui", "max.safetensors", "embedding:max"),
+        ("a1111", "max.pt", "max"),
+    ],
+)
+def test_what_is_exported_is_imported_again(
+    dti: Dti,
+    rex: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    file_format: str,
+    file: str,
+    called: str,
+) -> None:
+    exported = dti("export", rex, "--format", file_format, "-o", tmp_path / file, "--json")
+    assert json.loads(exported.stdout)["prompt_name"] == called
+    output = tmp_path / "token.safetensors"
+    result = dti("import", tmp_path / file, "--backbone", tiny_checkpoint, "--output", output)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{output}\n"
+    imported = Artifact.load(output)
+    name = "<rex>" if file_format == "diffusers" else "<max>"
+    assert imported.manifest.placeholder == name
+    assert isinstance(imported.manifest.origin, Imported)
+    assert imported.manifest.origin.format_name == file_format
+    expected = Artifact.load(rex).token.embeddings[ENCODER]
+    assert torch.equal(imported.token.embeddings[ENCODER], expected)
+    shown = dti("inspect", output, "--backbone", tiny_checkpoint, "--json")
+    assert json.loads(shown.stdout)["vectors"][0]["initializer_angle_deg"] is None
+
+
+def test_a_token_of_another_model_is_not_imported(
+    dti: Dti, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    safetensors.torch.save_file({"<rex>": torch.ones(1, 768)}, tmp_path / "rex.safetensors")
+    options = ["--backbone", tiny_checkpoint, "--output", tmp_path / "token.safetensors"]
+    result = dti("import", tmp_path / "rex.safetensors", *options)
+    assert result.exit_code == 2
+    assert "has embeddings of the dimensions {'text_encoder': 768}" in result.stderr
+    assert not (tmp_path / "token.safetensors").exists()

@@ -157,8 +157,13 @@ def test_token_files_are_those_of_the_run(results: dict[str, Any], output: Path)
     for learned in _all_learned(results):
         manifest = Artifact.load(output / learned["token"]).manifest
         assert manifest.placeholder == learned["placeholder"]
-        assert manifest.config.model_dump(mode="json") == results["configs"][learned["method"]]
-        assert manifest.pictures.keys() == {Path(file).name for file in learned["references"]}
+        assert (
+            manifest.training.config.model_dump(mode="json")
+            == results["configs"][learned["method"]]
+        )
+        assert manifest.training.pictures.keys() == {
+            Path(file).name for file in learned["references"]
+        }
 
 
 def test_the_ends_of_the_strip_are_the_two_subjects(

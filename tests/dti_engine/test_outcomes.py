@@ -41,13 +41,15 @@ def test_the_artifact_says_how_it_came_about(
     (outcome,) = train(tiny_backbone, [subject], SHORT, num_slots=2)
     assert outcome.artifact is not None
     manifest = outcome.artifact.manifest
-    assert (manifest.placeholder, manifest.initializer, manifest.seed) == ("<rex>", "dog", 1)
+    training = manifest.training
+    assert training is not None
+    assert (manifest.placeholder, training.initializer, training.seed) == ("<rex>", "dog", 1)
     assert manifest.backbone == tiny_backbone.name
     assert manifest.backbone_fingerprint == tiny_backbone.fingerprint
-    assert manifest.config == SHORT
-    assert manifest.steps_done == 4
-    assert manifest.pictures == {picture.name: picture.sha256 for picture in subject.pictures}
-    assert manifest.figures["loss"] == outcome.reports[-1].loss
+    assert training.config == SHORT
+    assert training.steps_done == 4
+    assert training.pictures == {picture.name: picture.sha256 for picture in subject.pictures}
+    assert training.figures["loss"] == outcome.reports[-1].loss
 
 
 class _OverflowsOnBlack:
