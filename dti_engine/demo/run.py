@@ -18,7 +18,7 @@ from dti_engine.backbones.checkpoint import open_checkpoint
 from dti_engine.demo.judge import Judge
 from dti_engine.demo.learning import LearnedSubject, draw, learn, references
 from dti_engine.demo.page import render
-from dti_engine.demo.painting import paint, prompt_requests, strip_requests
+from dti_engine.demo.painting import origins, paint, prompt_requests, strip_requests
 from dti_engine.demo.results import Curve, Learned, Painting, Results
 from dti_engine.environment import environment
 from dti_engine.errors import BackboneLoadError
@@ -97,7 +97,12 @@ def run(
     everything = {file: each for part in (*requests.values(), strip) for file, each in part.items()}
     with clock(f"paint {len(everything)} pictures"):
         pictures = paint(
-            backbone, everything, output, steps=painting_steps, on_step=watch.on_painting_step
+            backbone,
+            everything,
+            origins([*learned, baseline], strip),
+            output,
+            steps=painting_steps,
+            on_step=watch.on_painting_step,
         )
     with clock("score them"):
         images = {each.id: [picture.image for picture in each.pictures] for each in subjects}

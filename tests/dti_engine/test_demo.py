@@ -3,6 +3,7 @@
 How well a trained model does is not tested here: that is what the demo itself shows.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -110,9 +111,17 @@ def test_every_picture_is_there_and_says_how_it_was_painted(
     assert len(paintings) == (NUM_SUBJECTS + 1) * NUM_PROMPTS
     assert len(results["strip"]["pictures"]) == NUM_STRIP
     assert results["counts"] == {"subjects": NUM_SUBJECTS, "paintings": len(paintings) + NUM_STRIP}
+    files = [output / learned["token"] for learned in _all_learned(results)]
+    digests = {hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     for painting in paintings:
         settings = read_settings(output / painting["file"])
         assert (settings["prompt"], settings["seed"]) == (painting["prompt"], painting["seed"])
+        (token,) = settings["tokens"].values()
+        assert token["sha256"] in digests
+    for i, picture in enumerate(results["strip"]["pictures"]):
+        (blend,) = read_settings(output / picture["file"])["tokens"].values()
+        shares = [parent["share"] for parent in blend["blend_of"]]
+        assert shares == pytest.approx([1 - i / (NUM_STRIP - 1), i / (NUM_STRIP - 1)])
     for learned in _all_learned(results):
         assert len(learned["references"]) == NUM_REFERENCES
         for file in learned["references"]:
