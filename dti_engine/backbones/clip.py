@@ -1,10 +1,12 @@
 """A CLIP text encoder that takes learned rows as an argument, for families that read with it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from dti_engine.backbones.checkpoint import Checkpoint
 from dti_engine.errors import BackboneLoadError, TokenError
@@ -35,6 +37,16 @@ class ClipTextEncoder:
         self.dim: int = self._table.shape[1]
         self.max_length: int = self._model.config.max_position_embeddings
         self.stand_in_id = self._begin
+
+    @property
+    def positions(self) -> Tensor:
+        """(max_length, d) position embeddings, detached."""
+        return self._model.embeddings.position_embedding.weight.detach()
+
+    @property
+    def layers(self) -> Sequence[CLIPEncoderLayer]:
+        """To be watched at work."""
+        return list(self._model.encoder.layers)
 
     def vocabulary(self) -> Tensor:
         return self._table.detach()

@@ -3,11 +3,12 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ConfigurationError
 from dti_engine.prompts import PromptBatch, Rows
@@ -30,28 +31,23 @@ class Residuals:
         return self.start + self.updates.sum(dim=1)
 
 
-def clip_model(encoder: TextEncoder) -> Any:
-    """The modules behind a text encoder, which are to be looked at only.
+def clip_encoder(encoder: TextEncoder) -> ClipTextEncoder:
+    """The same encoder, which can be looked into.
 
     Raises: ConfigurationError if it is not of CLIP's kind.
     """
-    model: Any = getattr(encoder, "_model", None)
-    if not (hasattr(model, "encoder") and hasattr(model, "embeddings")):
+    if not isinstance(encoder, ClipTextEncoder):
         raise ConfigurationError(
             f"text encoder {encoder.name!r} is not of CLIP's kind, which alone can be looked into"
         )
-    return model
+    return encoder
 
 
 @torch.no_grad()
 def residuals(
-    backbone: Backbone, encoder: TextEncoder, prompts: PromptBatch, rows: Rows
+    backbone: Backbone, encoder: ClipTextEncoder, prompts: PromptBatch, rows: Rows
 ) -> Residuals:
-    """Read prompts, each with a learned row, by one of the backbone's text encoders.
-
-    Raises: ConfigurationError if the encoder is not of CLIP's kind.
-    """
-    layers = clip_model(encoder).encoder.layers
+    """Read prompts, each with a learned row, by one of the backbone's text encoders."""
     is_learned = prompts.inputs[encoder.name].row >= 0  # (N, S)
     samples, positions = torch.arange(len(is_learned)), is_learned.int().argmax(dim=1)
     starts: list[Tensor] = []
@@ -60,13 +56,16 @@ def residuals(
     def note_start(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         starts.append(arguments[0][samples, positions])
 
-    def note_update(module: nn.Module, arguments: object, output: Any) -> None:
+    def note_update(
+        module: nn.Module, arguments: object, output: Tensor | tuple[Tensor, ...]
+    ) -> None:
         added = output[0] if isinstance(output, tuple) else output  # attention gives weights too
         updates.append(added[samples, positions])
 
     with _removed_after() as hooks:
-        hooks.append(layers[0].layer_norm1.register_forward_pre_hook(note_start))
-        for layer in layers:
+        first, *_ = encoder.layers
+        hooks.append(first.layer_norm1.register_forward_pre_hook(note_start))
+        for layer in encoder.layers:
             hooks.append(layer.self_attn.register_forward_hook(note_update))
             hooks.append(layer.mlp.register_forward_hook(note_update))
         backbone.encode_prompts(prompts, rows)
@@ -74,8 +73,8 @@ def residuals(
 
 
 @contextmanager
-def _removed_after() -> Generator[list[Any]]:
-    hooks: list[Any] = []
+def _removed_after() -> Generator[list[RemovableHandle]]:
+    hooks: list[RemovableHandle] = []
     try:
         yield hooks
     finally:

@@ -14,10 +14,10 @@ from dti_engine.evaluation.effects import (
     Effects,
     effects,
     position_accuracy,
-    sensitivity,
+    position_shift,
     turning_bound,
 )
-from dti_engine.evaluation.residuals import clip_model, residuals
+from dti_engine.evaluation.residuals import clip_encoder, residuals
 from dti_engine.prompts import bind
 from dti_engine.tokens import LearnedToken
 
@@ -30,23 +30,22 @@ def measured(evaluation_backbone: Backbone) -> Effects:
 
 
 def test_start_and_updates_add_up_to_what_the_encoder_gives(evaluation_backbone: Backbone) -> None:
-    (encoder,) = evaluation_backbone.text_encoders.values()
+    encoder = clip_encoder(*evaluation_backbone.text_encoders.values())
     token = LearnedToken("<rex>", {encoder.name: torch.randn(2, encoder.dim)})
     prompts = [template.replace("{}", "<rex>") for template in TEMPLATES]
     bound = bind(prompts, [{"<rex>": token}] * 2, evaluation_backbone.text_encoders)
     found = residuals(evaluation_backbone, encoder, *bound)
 
-    model = clip_model(encoder)
     hidden = evaluation_backbone.encode_prompts(*bound).hidden[:, 5]  # begin, a photo of a, <rex>
-    torch.testing.assert_close(model.final_layer_norm(found.end), hidden)
-    expected = token.embeddings[encoder.name][0] + model.embeddings.position_embedding.weight[5]
+    torch.testing.assert_close(encoder._model.final_layer_norm(found.end), hidden)
+    expected = token.embeddings[encoder.name][0] + encoder.positions[5]
     torch.testing.assert_close(found.start, expected.expand(2, -1))
-    assert found.updates.shape == (2, 2 * len(model.encoder.layers), encoder.dim)
+    assert found.updates.shape == (2, 2 * len(encoder.layers), encoder.dim)
 
 
 def test_watching_leaves_no_hook_behind(evaluation_backbone: Backbone, measured: Effects) -> None:
-    (encoder,) = evaluation_backbone.text_encoders.values()
-    modules = list(clip_model(encoder).modules())
+    layers = clip_encoder(*evaluation_backbone.text_encoders.values()).layers
+    modules = [module for layer in layers for module in layer.modules()]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
@@ -69,20 +68,31 @@ def test_longer_embeddings_hide_their_position_and_turn_less(measured: Effects) 
     assert [each.scale for each in measured.at_scale] == list(SCALES)
     for shorter, longer in pairwise(measured.at_scale):
         assert longer.position_accuracy <= shorter.position_accuracy
-        assert longer.position_sensitivity < shorter.position_sensitivity
+        assert longer.position_shift < shorter.position_shift
     assert measured.at_scale[0].position_accuracy > 0.9
     assert measured.at_scale[-1].position_accuracy < 2 / measured.num_positions
     assert measured.at_scale[-1].angle_deg < measured.at_scale[0].angle_deg
 
 
-def test_a_layer_norm_is_sensitive_as_the_inverse_of_the_deviation() -> None:
-    norm, dim = nn.LayerNorm(64, eps=0.0), 64
-    states = torch.randn(5, dim)
-    states = (states - states.mean(-1, keepdim=True)) / states.std(-1, correction=0, keepdim=True)
-    # All singular values are 1 / deviation, but two that are zero: shift and scale.
-    expected = math.sqrt((dim - 2) / dim)
-    assert sensitivity(norm, states) == pytest.approx(expected, rel=1e-5)
-    assert sensitivity(norm, 8 * states) == pytest.approx(expected / 8, rel=1e-5)
+def test_a_position_moves_what_is_read_as_far_as_the_lemma_says() -> None:
+    norm, directions, positions = nn.LayerNorm(64, eps=0.0), torch.randn(5, 64), torch.randn(3, 64)
+    # To first order, LayerNorm reads of p what is orthogonal to the centred direction, over its
+    # length; both p and the direction centred. Source: paper, proof of Lemma 1.
+    centred, p = (each - each.mean(-1, keepdim=True) for each in (directions, positions))
+    lengths, unit = centred.norm(dim=-1), nn.functional.normalize(centred, dim=-1)
+    across = p - (p @ unit.T).T[..., None] * unit[:, None]  # (5, 3, 64)
+    slope = float((across.norm(dim=-1) / lengths[:, None]).mean())
+    for m in (100.0, 200.0):
+        assert position_shift(norm, m * directions, positions) == pytest.approx(slope / m, rel=0.01)
+
+
+def test_no_position_moves_nothing_and_a_long_one_everything() -> None:
+    norm, vectors = nn.LayerNorm(64, eps=0.0), torch.randn(40, 64)
+    assert position_shift(norm, vectors, torch.zeros(2, 64)) == 0
+    positions = 1e6 * torch.randn(2, 64)
+    apart = (norm(positions) - norm(vectors)[:, None]).detach().norm(dim=-1)
+    expected = float(apart.mean()) / math.sqrt(64)  # the length of what the norm gives
+    assert position_shift(norm, vectors, positions) == pytest.approx(expected, rel=1e-4)
 
 
 def test_positions_are_told_by_what_words_have_in_common() -> None:
@@ -102,4 +112,4 @@ def test_an_encoder_of_another_kind_is_refused_by_name(evaluation_backbone: Back
         name = "gemma"
 
     with pytest.raises(ConfigurationError, match="'gemma' is not of CLIP's kind"):
-        clip_model(Other())  # pyright: ignore[reportArgumentType]
+        clip_encoder(Other())  # pyright: ignore[reportArgumentType]
