@@ -65,7 +65,7 @@ def test_the_best_mean_of_both_scores_is_chosen_for_each_method() -> None:
         ("dti", 1),
         ("ti", 0),
     ]
-    assert [each.kappa for each in found] == [1e-4, 1e-3, 0.0, 0.0]
+    assert [each.lr for each in found] == [0.03, 0.01, 5e-3, 2e-2]
     assert [each.merit for each in found] == pytest.approx([0.7, 0.75, 0.6, 0.55])
 
 

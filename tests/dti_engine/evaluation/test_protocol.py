@@ -16,6 +16,7 @@ def test_both_methods_choose_from_as_many_settings_on_the_same_budget(protocol: 
     budgets = {(c.steps, c.batch_size, c.resolution, c.captions, c.timesteps) for c in (*dti, *ti)}
     assert len(budgets) == 1
     assert len({(each.lr, each.kappa) for each in dti}) == len(dti)
+    assert len({each.lr for each in dti}) == 2  # what turns the token furthest
     assert len({each.lr for each in ti}) == len(ti)
 
 
