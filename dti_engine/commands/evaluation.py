@@ -20,6 +20,7 @@ from dti_engine.errors import BackboneLoadError
 from dti_engine.evaluation.protocol import Protocol
 
 if TYPE_CHECKING:
+    from dti_engine.backbones.interface import Backbone
     from dti_engine.evaluation.results import Results
     from dti_engine.evaluation.study import OnProgress
 
@@ -51,7 +52,7 @@ def evaluate(
             min=1, help="Training steps of a token.", show_default="200, or 100 with --quick"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The first, of training and painting.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all draws, in training and painting.")] = 0,
     weights: Annotated[
         str,
         typer.Option(
@@ -67,9 +68,9 @@ def evaluate(
 ) -> None:
     """Does DTI keep its promises? Scores on the miniature, beside floor, ceiling and standard TI.
 
-    Takes about 40 minutes on two free cores, with --quick 5. What is done is kept in DIR: after a
-    stop, the same command goes on. Writes DIR/report.md, DIR/sheet.png and DIR/results.json, and
-    keeps all tokens, pictures and scores.
+    Takes most of an hour on two CPU cores, with --quick a few minutes. What is done is kept in DIR:
+    after a stop, the same command goes on. Writes DIR/report.md, DIR/sheet.png and
+    DIR/results.json, and keeps all tokens, pictures and scores.
     """
     folder = output_folder(output)
     model = open_backbone(weights, device=device, dtype=dtype)
@@ -93,7 +94,7 @@ def evaluate(
             on_progress=on_progress,
         )
         found = study.run()
-    command = _command(protocol, quick=quick, weights=model.name, folder=folder)
+    command = _command(protocol, model, quick=quick, folder=folder)
     (folder / "report.md").write_text(report(found, command=command), encoding="utf-8")
     document = found.document()
     (folder / "results.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
@@ -125,14 +126,15 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _command(protocol: Protocol, *, quick: bool, weights: str, folder: Path) -> str:
+def _command(protocol: Protocol, model: "Backbone", *, quick: bool, folder: Path) -> str:
     """The command line that does the same again; without paths, as the report may be published."""
     given = {
         "--seeds": protocol.num_training_seeds,
         "--image-seeds": protocol.num_image_seeds,
         "--steps": protocol.steps,
         "--seed": protocol.seed,
-        "--backbone": weights,
+        "--backbone": model.name,
+        "--dtype": str(model.dtype).removeprefix("torch."),
         "--output": folder.name,
     }
     words = [str(word) for option in given.items() for word in option]

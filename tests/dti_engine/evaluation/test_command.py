@@ -11,7 +11,7 @@ from dti_engine.cli import app
 
 
 def dti_evaluate(folder: Path, weights: Path, *options: str) -> Result:
-    tiny = ["--quick", "--steps", "2", "--backbone", str(weights)]
+    tiny = ["--quick", "--steps", "2", "--backbone", str(weights), "--dtype", "float32"]
     return CliRunner().invoke(app, ["evaluate", "--output", str(folder), *tiny, *options])
 
 
@@ -46,11 +46,10 @@ def test_the_report_has_a_command_that_finds_all_of_it_done(
     )
     assert command == (
         "dti evaluate --quick --seeds 1 --image-seeds 1 --steps 2 --seed 3 "
-        "--backbone tiny-miniature --output evaluation"
+        "--backbone tiny-miniature --dtype float32 --output evaluation"
     )
-    again = dti_evaluate(
-        folder, evaluation_weights, "--seeds", "1", "--image-seeds", "1", "--seed", "3", "--json"
-    )
+    given = ("--seeds", "1", "--image-seeds", "1", "--seed", "3", "--json")
+    again = dti_evaluate(folder, evaluation_weights, *given)
     printed = json.loads(again.stdout)
     assert printed == json.loads((folder / "results.json").read_text())
     assert printed["num_pictures"] == 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2)
