@@ -6,6 +6,7 @@ from dti_engine.evaluation import sections
 from dti_engine.evaluation.results import Results
 from dti_engine.evaluation.scoring import NUM_REFERENCES
 from dti_engine.evaluation.statistics import FEW_SAMPLES
+from dti_engine.evaluation.tables import table
 
 _SECTIONS: Mapping[str, Callable[[Results], Iterable[str]]] = {
     "Aims": sections.aims,
@@ -53,4 +54,4 @@ def _introduction(results: Results) -> Iterator[str]:
 
 
 def _environment(results: Results) -> Iterator[str]:
-    yield from sections.table(("on", ""), results.environment.items())
+    yield from table(("on", ""), results.environment.items())

@@ -64,14 +64,29 @@ class FrontierPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Frontier:
-    """How both methods trade one score for the other as they learn."""
+class Comparison:
+    """Both methods at equal subject score, read off straight lines between their points."""
 
-    points: Sequence[FrontierPoint]
-    level: float  # the highest subject score that both reach
-    dti_prompt_score: float  # there
+    level: float  # the subject score
+    dti_prompt_score: float
     ti_prompt_score: float
     gap: Estimate  # DTI's minus TI's
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """How both methods trade one score for the other as they learn, each with its chosen setting.
+
+    They are compared at each point of the one that reaches less, in order of rising subject scores.
+    """
+
+    points: Sequence[FrontierPoint]
+    comparisons: Sequence[Comparison]
+
+    @property
+    def highest(self) -> Comparison:
+        """At the highest subject score that both reach: what the aim is about."""
+        return self.comparisons[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +97,23 @@ class Aim:
     reached: float
     needed: float
     margin: Estimate  # reached - needed
+    is_strict: bool = False  # "above", not "at least"
 
     @property
     def is_met(self) -> bool:
-        return self.margin.value > 0
+        return self._suffices(self.margin.value)
 
     @property
     def is_certain(self) -> bool:
         """Whether the whole interval says the same."""
-        return (self.margin.low > 0) == (self.margin.high > 0)
+        return self._suffices(self.margin.low) == self._suffices(self.margin.high)
 
     @property
     def verdict(self) -> str:
         return ("met" if self.is_met else "not met") + ("" if self.is_certain else ", uncertain")
+
+    def _suffices(self, margin: float) -> bool:
+        return margin > 0 if self.is_strict else margin >= 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from dti_engine.config import Method
 from dti_engine.evaluation.protocol import METHODS, Protocol
@@ -19,29 +19,37 @@ TITLES: dict[Kind, str] = {
     "ti_rescaled": "TI, rescaled to m*",
     "dti": "DTI",
 }
-_METHOD: dict[Kind, Method] = {"ti": "ti", "ti_rescaled": "ti", "dti": "dti"}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """Which token of a subject: by which method, with which of its settings, after how much."""
+
+    method: Method
+    setting: int  # index into the protocol's settings of the method
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a table; a learned one says with which setting, and after how many steps."""
+    """One row of a table, and the token that names the subject in it, if one does."""
 
     kind: Kind
-    setting: int = 0  # index into the protocol's settings of its method
-    steps: int = 0
+    token: TokenKey | None = None
 
-    @property
-    def method(self) -> Method | None:
-        """How its token was learned, if it has one."""
-        return _METHOD.get(self.kind)
+    @classmethod
+    def of(cls, token: TokenKey) -> Self:
+        """The row of this token as it was learned."""
+        return cls(token.method, token)
 
     @property
     def name(self) -> str:
-        return f"{self.kind}-{self.setting}-{self.steps}" if self.method else self.kind
+        token = self.token
+        return f"{self.kind}-{token.setting}-{token.steps}" if token else self.kind
 
     def prompt(self, asked: WorldPrompt, subject: HeldOutSubject) -> str:
         """The prompt as this row words it; a drawing shows what a description would ask for."""
-        if self.method:
+        if self.token:
             return asked.template.replace("{}", subject.placeholder)
         if self.kind == "class_word":
             return asked.template.replace("{}", subject.class_word)
@@ -65,31 +73,30 @@ class Shot:
         return f"{self.row.name}/{self.subject.name}/prompt{self.prompt}-{seeds}"
 
 
-def settings_rows(protocol: Protocol) -> list[Row]:
+def settings_tokens(protocol: Protocol) -> list[TokenKey]:
     """Every setting of both methods, after all its steps."""
     return [
-        Row(method, index, protocol.steps)
+        TokenKey(method, index, protocol.steps)
         for method in METHODS
         for index in range(len(protocol.settings[method]))
     ]
 
 
-def final_rows(protocol: Protocol, chosen: Mapping[Method, int]) -> list[Row]:
-    """The rows of the main table, with the chosen settings."""
-    untrained: tuple[Kind, ...] = ("class_word", "description", "drawing")
-    trained: tuple[Kind, ...] = ("ti", "ti_rescaled", "dti")
-    return [
-        *(Row(kind) for kind in untrained),
-        *(Row(kind, chosen[_METHOD[kind]], protocol.steps) for kind in trained),
-    ]
-
-
-def frontier_rows(protocol: Protocol, chosen: Mapping[Method, int]) -> dict[Method, list[Row]]:
+def frontier_tokens(
+    protocol: Protocol, chosen: Mapping[Method, int]
+) -> dict[Method, list[TokenKey]]:
     """The chosen setting of each method after more and more steps."""
     return {
-        method: [Row(method, chosen[method], steps) for steps in protocol.snapshots]
+        method: [TokenKey(method, chosen[method], steps) for steps in protocol.snapshots]
         for method in METHODS
     }
+
+
+def final_rows(protocol: Protocol, chosen: Mapping[Method, int]) -> list[Row]:
+    """The rows of the main table, with the chosen settings."""
+    ti, dti = (TokenKey(method, chosen[method], protocol.steps) for method in ("ti", "dti"))
+    untrained: tuple[Kind, ...] = ("class_word", "description", "drawing")
+    return [*map(Row, untrained), Row.of(ti), Row("ti_rescaled", ti), Row.of(dti)]
 
 
 def shots(
@@ -97,7 +104,7 @@ def shots(
 ) -> Iterator[Shot]:
     """All pictures of a row: every subject in every prompt, from every seed."""
     for subject in subjects:
-        for training_seed in range(num_training_seeds if row.method else 1):
+        for training_seed in range(num_training_seeds if row.token else 1):
             for prompt in range(len(evaluation_prompts())):
                 for image_seed in range(num_image_seeds):
                     yield Shot(row, subject, prompt, image_seed, training_seed)

@@ -13,11 +13,11 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.drawings import scene, through_autoencoder
 from dti_engine.evaluation.protocol import Protocol
 from dti_engine.evaluation.rows import Shot
+from dti_engine.evaluation.seeds import image_seed
 from dti_engine.evaluation.store import Score, Store
 from dti_engine.generation import ImageRequest, generate, save_picture
 from dti_engine.images import load_pictures
 from dti_engine.miniature.scorer import Reading, Scorer, read
-from dti_engine.miniature.world.scenes import Scene
 from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject, evaluation_prompts
 from dti_engine.tokens import LearnedToken
 from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
@@ -102,14 +102,14 @@ class Examiner:
         return self._references[subject.name]
 
     def _seed(self, shot: Shot) -> int:
-        """One prompt has the same noise in every row, so that rows differ by their words alone."""
-        return self._protocol.seed + len(self._prompts) * shot.image_seed + shot.prompt
+        """The same in every row, so that rows differ by their words alone."""
+        return image_seed(self._protocol.seed, shot.subject.name, shot.prompt, shot.image_seed)
 
     def _draw(self, shots: Sequence[Shot]) -> list[Image.Image]:
-        scenes: list[Scene] = []
-        for shot in shots:
-            seed = f"{shot.subject.name} {self._seed(shot)}"
-            scenes.append(scene(self._prompts[shot.prompt], shot.subject.look, seed=seed))
+        scenes = [
+            scene(self._prompts[shot.prompt], shot.subject.look, seed=str(self._seed(shot)))
+            for shot in shots
+        ]
         return through_autoencoder(self._backbone, scenes)
 
     def _paint(self, shots: Sequence[Shot]) -> list[Image.Image]:
@@ -128,9 +128,9 @@ class Examiner:
         )
 
     def _tokens(self, shot: Shot) -> dict[str, LearnedToken]:
-        if shot.row.method is None:
+        if shot.row.token is None:
             return {}
-        token = self._store.load_token(shot.row, shot.subject, shot.training_seed).token
+        token = self._store.load_token(shot.row.token, shot.subject, shot.training_seed).token
         if shot.row.kind == "ti_rescaled":
             token = rescaled(token, self._lengths)
         return {token.placeholder: token}

@@ -1,12 +1,12 @@
 """The sections of the report: each turns results into lines of markdown."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 from dti_engine.evaluation.protocol import METHODS
 from dti_engine.evaluation.results import Results
 from dti_engine.evaluation.rows import TITLES
-from dti_engine.evaluation.shortfalls import interval
 from dti_engine.evaluation.shortfalls import shortfalls as find_shortfalls
+from dti_engine.evaluation.tables import interval, length, table
 
 _SIDE_BY_SIDE = ("class_word", "ti", "dti")
 
@@ -37,7 +37,7 @@ def scores(results: Results) -> Iterator[str]:
                 row.title,
                 interval(row.subject_score),
                 interval(row.prompt_score),
-                _length(row.norm, results),
+                length(row.norm, results.effects.magnitude),
                 row.num_pictures,
             )
             for row in results.rows
@@ -61,6 +61,11 @@ def differences(results: Results) -> Iterator[str]:
 
 def frontier(results: Results) -> Iterator[str]:
     frontier = results.frontier
+    yield (
+        "The chosen setting of each method after more and more steps, on the first image seed. "
+        "Steps alone vary: another setting might trade one score for the other on another line."
+    )
+    yield ""
     yield from table(
         ("", "steps", "subject score", "prompt score", "length"),
         (
@@ -69,17 +74,29 @@ def frontier(results: Results) -> Iterator[str]:
                 point.steps,
                 f"{point.subject_score:.3f}",
                 f"{point.prompt_score:.3f}",
-                _length(point.norm, results),
+                length(point.norm, results.effects.magnitude),
             )
             for point in frontier.points
         ),
     )
     yield ""
     yield (
-        f"At the subject score {frontier.level:.3f}, the highest that both reach, DTI's prompt "
-        f"score is {frontier.dti_prompt_score:.3f} and TI's {frontier.ti_prompt_score:.3f}, read "
-        "off straight lines between these points: a difference of "
-        f"{interval(frontier.gap, signed=True)}. First image seed only."
+        "Compared at every subject score of the method that reaches less; the last is the highest "
+        "that both reach, and what the aim is about. Prompt scores there are read off straight "
+        "lines between the points above; of all that reach the subject score, the best counts."
+    )
+    yield ""
+    yield from table(
+        ("subject score", "DTI's prompt score", "TI's prompt score", "difference"),
+        (
+            (
+                f"{each.level:.3f}",
+                f"{each.dti_prompt_score:.3f}",
+                f"{each.ti_prompt_score:.3f}",
+                interval(each.gap, signed=True),
+            )
+            for each in frontier.comparisons
+        ),
     )
 
 
@@ -119,7 +136,7 @@ def settings(results: Results) -> Iterator[str]:
                 f"{each.subject_score:.3f}",
                 f"{each.prompt_score:.3f}",
                 f"{each.merit:.3f}",
-                _length(each.norm, results),
+                length(each.norm, results.effects.magnitude),
                 "chosen" if each.is_chosen else "",
             )
             for method in METHODS
@@ -161,15 +178,3 @@ def effects(results: Results) -> Iterator[str]:
 def shortfalls(results: Results) -> Iterator[str]:
     found = find_shortfalls(results)
     yield from (f"- {each}" for each in found) if found else ("Nothing.",)
-
-
-def _length(norm: float | None, results: Results) -> str:
-    if norm is None:
-        return ""
-    return f"{norm:.3f} ({norm / results.effects.magnitude:.1f} m*)"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    yield f"| {' | '.join(header)} |"
-    yield f"|{'---|' * len(header)}"
-    yield from (f"| {' | '.join(map(str, row))} |" for row in rows)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dti_engine.evaluation.protocol import METHODS
 from dti_engine.evaluation.results import Results
 from dti_engine.evaluation.rows import TITLES
-from dti_engine.evaluation.statistics import Estimate
+from dti_engine.evaluation.tables import interval
 
 _WEAK = 0.75  # of what a prompt asks for
 _LONG = 2.0  # times m*, from which on a length counts as inflated
@@ -17,16 +17,11 @@ def shortfalls(results: Results) -> list[str]:
     return [
         *_aims(results),
         *_differences(results),
+        *_frontier(results),
         *_prompts(results),
         *_edges(results),
         *_effects(results),
     ]
-
-
-def interval(estimate: Estimate, *, signed: bool = False) -> str:
-    """`0.71 [0.65, 0.76]`"""
-    sign = "+" if signed else ""
-    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
 
 
 def _aims(results: Results) -> Iterator[str]:
@@ -44,6 +39,17 @@ def _differences(results: Results) -> Iterator[str]:
                     f"DTI's {name} score lies below that of {each.other}: "
                     f"{interval(found, signed=True)}{certain}."
                 )
+
+
+def _frontier(results: Results) -> Iterator[str]:
+    *lower, _ = results.frontier.comparisons  # the highest is an aim
+    for each in lower:
+        if each.gap.value < 0:
+            certain = "" if each.gap.high < 0 else ", which may be chance"
+            yield (
+                f"At the subject score {each.level:.2f} DTI's prompt score lies below TI's: "
+                f"{interval(each.gap, signed=True)}{certain}."
+            )
 
 
 def _prompts(results: Results) -> Iterator[str]:

@@ -7,6 +7,7 @@ rows saw the same photos, prompts and noise. Knows nothing of rows, pictures or 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import NormalDist
 from typing import TypeAlias
 
@@ -84,25 +85,30 @@ def prompt_score_at(points: Array, level: float) -> float:
     points (k, 2) are its (subject score, prompt score) after more and more steps, joined by
     straight lines; -inf if none reaches the level.
     """
-    subject, prompt = points.T
-    reached = prompt[subject >= level]
-    starts, ends = points[:-1], points[1:]
-    crosses = (starts[:, 0] < level) != (ends[:, 0] < level)
-    starts, rise = starts[crosses], (ends - starts)[crosses]
-    crossings = starts[:, 1] + rise[:, 1] * (level - starts[:, 0]) / rise[:, 0]
-    return float(np.concatenate([reached, crossings, [-math.inf]]).max())
+    joined: list[tuple[float, float]] = points.tolist()
+    reached = [prompt for subject, prompt in joined if subject >= level]
+    crossings = [
+        prompt + (next_prompt - prompt) * (level - subject) / (next_subject - subject)
+        for (subject, prompt), (next_subject, next_prompt) in pairwise(joined)
+        if (subject < level) != (next_subject < level)
+    ]
+    return max(reached + crossings, default=-math.inf)
 
 
-def shared_level(ours: Array, theirs: Array) -> float:
-    """The highest subject score that both of two methods reach; points as `prompt_score_at`."""
-    return float(min(ours[:, 0].max(), theirs[:, 0].max()))
+def shared_levels(ours: Array, theirs: Array) -> list[float]:
+    """Subject scores that both of two methods reach: all of the one that reaches less, ascending.
 
-
-def gap_at_equal_subject_score(methods: Array) -> float:
-    """How far the first method's prompt score lies above the second's at their `shared_level`.
-
-    methods (2, k, 2): the points of both, as `prompt_score_at`.
+    points as `prompt_score_at`.
     """
-    level = shared_level(*methods)
+    weaker = min(ours[:, 0], theirs[:, 0], key=np.max)
+    return sorted(weaker.tolist())
+
+
+def gap_at_equal_subject_score(methods: Array, *, rank: int = -1) -> float:
+    """How far the first method's prompt score lies above the second's, at one of `shared_levels`.
+
+    methods (2, k, 2): the points of both, as `prompt_score_at`; rank -1 is the highest level.
+    """
+    level = shared_levels(*methods)[rank]
     ours, theirs = (prompt_score_at(points, level) for points in methods)
     return ours - theirs

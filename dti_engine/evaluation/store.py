@@ -5,13 +5,13 @@ subjects/           the reference photos
 tokens/             every learned token, an artifact
 pictures/           every scored picture
 scores.jsonl        one line per picture, appended when the picture is scored
-sessions.jsonl      one line per start: how long it worked
+times.jsonl         one line per piece of work that was kept: its seconds
 """
 
 import json
+import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dti_engine.artifact import Artifact
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.rows import Row, Shot
+from dti_engine.evaluation.rows import Shot, TokenKey
 from dti_engine.miniature.world.subjects import HeldOutSubject
 
 
@@ -66,14 +66,16 @@ class Store:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         _claim(folder / "evaluation.json", json.dumps(identity, indent=2, sort_keys=True))
-        self._scores_file = folder / "scores.jsonl"
+        self._scores_file, self._times_file = folder / "scores.jsonl", folder / "times.jsonl"
         self.scores = {score.picture: score for score in _read_scores(self._scores_file)}
+        self._seconds = sum(json.loads(line)["seconds"] for line in _lines(self._times_file))
+        self._noted_at = time.monotonic()
 
     def add(self, scores: Sequence[Score]) -> None:
         """Keep scores for good."""
-        with self._scores_file.open("a", encoding="utf-8") as file:
-            file.writelines(score.model_dump_json() + "\n" for score in scores)
+        _append(self._scores_file, [score.model_dump_json() for score in scores])
         self.scores |= {score.picture: score for score in scores}
+        self.note_time()
 
     def references(self, subject: HeldOutSubject) -> Path:
         """Folder of its photos."""
@@ -82,51 +84,69 @@ class Store:
     def picture(self, shot: Shot) -> Path:
         return self.folder / "pictures" / f"{shot.key}.png"
 
-    def token(self, row: Row, subject: HeldOutSubject, training_seed: int) -> Path:
-        """File of the token that stands in the row's prompts."""
-        learned = f"{row.method}-{row.setting}/{subject.name}-training{training_seed}"
-        return self.folder / "tokens" / f"{learned}-step{row.steps}.safetensors"
+    def token(self, key: TokenKey, subject: HeldOutSubject, training_seed: int) -> Path:
+        """File of this token of the subject."""
+        learned = f"{key.method}-{key.setting}/{subject.name}-training{training_seed}"
+        return self.folder / "tokens" / f"{learned}-step{key.steps}.safetensors"
 
     def num_tokens(self, steps: int) -> int:
         """Tokens that had so many steps."""
         return sum(1 for _ in self.folder.glob(f"tokens/**/*-step{steps}.safetensors"))
 
-    def load_token(self, row: Row, subject: HeldOutSubject, training_seed: int) -> Artifact:
-        """Raises: ArtifactError if it is damaged or was removed."""
-        return Artifact.load(self.token(row, subject, training_seed))
+    def save_token(
+        self, artifact: Artifact, key: TokenKey, subject: HeldOutSubject, training_seed: int
+    ) -> None:
+        """Raises: OutputError if it cannot be written."""
+        artifact.save(self.token(key, subject, training_seed))
+        self.note_time()
 
-    @contextmanager
-    def session(self) -> Generator[Callable[[], float]]:
-        """Counts the time of this start; gives the seconds worked so far, of all starts."""
-        path = self.folder / "sessions.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        before, began = sum(json.loads(line)["seconds"] for line in lines), time.monotonic()
-        try:
-            yield lambda: before + time.monotonic() - began
-        finally:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"seconds": time.monotonic() - began}) + "\n")
+    def load_token(self, key: TokenKey, subject: HeldOutSubject, training_seed: int) -> Artifact:
+        """Raises: ArtifactError if it is damaged or was removed."""
+        return Artifact.load(self.token(key, subject, training_seed))
+
+    def note_time(self) -> float:
+        """Keep the time since the last note; gives the seconds that all starts together took.
+
+        It is kept with every piece of work, since no start knows how it will end. What a piece took
+        that was cut short, and is done again, does not count.
+        """
+        now = time.monotonic()
+        passed, self._noted_at = now - self._noted_at, now
+        self._seconds += passed
+        _append(self._times_file, [json.dumps({"seconds": passed})])
+        return self._seconds
 
 
 def _claim(path: Path, identity: str) -> None:
     if not path.exists():
-        path.write_text(identity, encoding="utf-8")
+        unfinished = path.with_name(f"unfinished-{path.name}")
+        unfinished.write_text(identity, encoding="utf-8")
+        unfinished.replace(path)
     elif path.read_text(encoding="utf-8") != identity:
         raise ConfigurationError(
-            f"{str(path.parent)!r} holds an evaluation with other options or weights, see "
-            f"{path.name} there; give the same ones to go on with it, or another folder"
+            f"{str(path.parent)!r} holds an evaluation with other options or weights, or one by "
+            f"another version of the engine, see {path.name} there; give the same ones to go on "
+            "with it, or another folder"
         )
 
 
-def _read_scores(path: Path) -> Iterator[Score]:
-    """The scores in the file; a last line that was cut short by a crash is taken off."""
+def _append(path: Path, lines: Sequence[str]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The lines of the file; a last one that was cut short by a crash is taken off."""
     if not path.exists():
-        return
+        return []
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        path.write_bytes(whole)
-    for number, line in enumerate(whole.splitlines(), start=1):
+    os.truncate(path, len(whole))
+    return whole.splitlines()
+
+
+def _read_scores(path: Path) -> Iterator[Score]:
+    for number, line in enumerate(_lines(path), start=1):
         try:
             yield Score.model_validate_json(line)
         except ValidationError as error:

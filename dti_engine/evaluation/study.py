@@ -3,10 +3,12 @@
 Whatever is done is kept, so one that was stopped goes on where it was.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
+from dti_engine import __version__
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import Method
 from dti_engine.environment import environment
@@ -14,7 +16,15 @@ from dti_engine.evaluation import figures
 from dti_engine.evaluation.effects import effects
 from dti_engine.evaluation.protocol import Protocol
 from dti_engine.evaluation.results import Results, Setting
-from dti_engine.evaluation.rows import Kind, Row, final_rows, frontier_rows, settings_rows, shots
+from dti_engine.evaluation.rows import (
+    Kind,
+    Row,
+    TokenKey,
+    final_rows,
+    frontier_tokens,
+    settings_tokens,
+    shots,
+)
 from dti_engine.evaluation.scoring import Examiner, draw_references
 from dti_engine.evaluation.sheet import contact_sheet
 from dti_engine.evaluation.statistics import Array
@@ -50,16 +60,20 @@ class Study:
 
         Raises: ConfigurationError if the folder holds another evaluation.
         """
+        self._tuned_on = held_out_subjects("settings")[: protocol.num_settings_subjects]
+        self._subjects = held_out_subjects("evaluation")[: protocol.num_subjects]
+        # All that scores depend on, and not on the machine.
         identity = {
+            "engine_version": __version__,
             "protocol": protocol.model_dump(mode="json"),
             "weights_sha256": weights_sha256,
             "dtype": str(backbone.dtype).removeprefix("torch."),
+            "prompts": [asdict(prompt) for prompt in evaluation_prompts()],
+            "looks": {each.name: asdict(each.look) for each in (*self._tuned_on, *self._subjects)},
         }
         self.store = Store(folder, identity)
         self._backbone, self._protocol, self._on_progress = backbone, protocol, on_progress
         self._examiner = Examiner(backbone, scorer, protocol, self.store)
-        self._tuned_on = held_out_subjects("settings")[: protocol.num_settings_subjects]
-        self._subjects = held_out_subjects("evaluation")[: protocol.num_subjects]
 
     def run(self) -> Results:
         """Do what is not done yet, leave sheet.png in the folder, and say what came of all.
@@ -70,65 +84,63 @@ class Study:
         protocol, backbone = self._protocol, self._backbone
         prompts = [prompt.template for prompt in evaluation_prompts()]
         names = [subject.name for subject in self._subjects]
-        with self.store.session() as seconds:
-            words = [subject.class_word for subject in self._subjects]
-            measured = effects(backbone, prompts, words)
-            draw_references(self.store, [*self._tuned_on, *self._subjects])
-            settings = self._settings()
-            chosen: dict[Method, int] = {s.method: s.index for s in settings if s.is_chosen}
-            rows, on_frontier = final_rows(protocol, chosen), frontier_rows(protocol, chosen)
-            learned = [row for of_method in on_frontier.values() for row in of_method]
-            seeds = protocol.num_training_seeds, protocol.num_image_seeds
-            self._train(learned, self._subjects, seeds[0])
-            self._paint("subjects", rows, self._subjects, seeds)
-            self._paint("frontier", learned, self._subjects, (seeds[0], 1))
-            sheet = contact_sheet(self.store, rows, self._subjects[:_NUM_SHOWN])
-            sheet.save(self.store.folder / "sheet.png")
+        words = [subject.class_word for subject in self._subjects]
+        measured = effects(backbone, prompts, words)
+        draw_references(self.store, [*self._tuned_on, *self._subjects])
+        settings = self._settings()
+        chosen: dict[Method, int] = {s.method: s.index for s in settings if s.is_chosen}
+        rows, on_frontier = final_rows(protocol, chosen), frontier_tokens(protocol, chosen)
+        learned = [key for of_method in on_frontier.values() for key in of_method]
+        seeds = protocol.num_training_seeds, protocol.num_image_seeds
+        self._train(learned, self._subjects, seeds[0])
+        self._paint("subjects", rows, self._subjects, seeds)
+        self._paint("frontier", map(Row.of, learned), self._subjects, (seeds[0], 1))
+        sheet = contact_sheet(self.store, rows, self._subjects[:_NUM_SHOWN])
+        sheet.save(self.store.folder / "sheet.png")
 
-            scores = self._scores(names)
-            samples: dict[Kind, Array] = {
-                row.kind: figures.per_subject(scores, row, names) for row in rows
-            }
-            frontier = figures.frontier(scores, on_frontier, names)
-            return Results(
-                protocol=protocol.model_dump(mode="json"),
-                subjects=names,
-                prompts=prompts,
-                num_pictures=len(self.store.scores),
-                num_tokens=self.store.num_tokens(protocol.steps),
-                settings=settings,
-                rows=[figures.row_result(scores, row, names, len(prompts)) for row in rows],
-                differences=figures.differences(samples),
-                frontier=frontier,
-                aims=figures.aims(samples, frontier),
-                effects=measured,
-                seconds=seconds(),
-                environment=environment(
-                    self._backbone.device, model=self._backbone.name, dtype=self._backbone.dtype
-                ),
-            )
+        scores = self._scores(names)
+        samples: dict[Kind, Array] = {
+            row.kind: figures.per_subject(scores, row, names) for row in rows
+        }
+        frontier = figures.frontier(scores, on_frontier, names)
+        return Results(
+            protocol=protocol.model_dump(mode="json"),
+            subjects=names,
+            prompts=prompts,
+            num_pictures=len(self.store.scores),
+            num_tokens=self.store.num_tokens(protocol.steps),
+            settings=settings,
+            rows=[figures.row_result(scores, row, names, len(prompts)) for row in rows],
+            differences=figures.differences(samples),
+            frontier=frontier,
+            aims=figures.aims(samples, frontier),
+            effects=measured,
+            seconds=self.store.note_time(),
+            environment=environment(
+                self._backbone.device, model=self._backbone.name, dtype=self._backbone.dtype
+            ),
+        )
 
     def _settings(self) -> list[Setting]:
         """Every setting, tried on subjects that no result is told of."""
-        rows, subjects = settings_rows(self._protocol), self._tuned_on
-        self._train(rows, subjects, num_seeds=1)
-        self._paint("settings", rows, subjects, (1, 1))
+        tokens, subjects = settings_tokens(self._protocol), self._tuned_on
+        self._train(tokens, subjects, num_seeds=1)
+        self._paint("settings", map(Row.of, tokens), subjects, (1, 1))
         names = [subject.name for subject in subjects]
-        return figures.settings(self._scores(names), rows, names, self._protocol)
+        return figures.settings(self._scores(names), tokens, names, self._protocol)
 
     def _scores(self, names: Sequence[str]) -> list[Score]:
         """Of these subjects only: a setting's row has the same name on all of them."""
         return [score for score in self.store.scores.values() if score.subject in names]
 
     def _train(
-        self, rows: Sequence[Row], subjects: Sequence[HeldOutSubject], num_seeds: int
+        self, tokens: Sequence[TokenKey], subjects: Sequence[HeldOutSubject], num_seeds: int
     ) -> None:
-        """The tokens of these rows; one run for those that differ in steps only."""
+        """These tokens; one run for those that differ in steps only."""
         runs = [Run(subject, seed) for seed in range(num_seeds) for subject in subjects]
-        alike: dict[tuple[Method, int], list[Row]] = {}
-        for row in rows:
-            assert row.method
-            alike.setdefault((row.method, row.setting), []).append(row)
+        alike: dict[tuple[Method, int], list[TokenKey]] = {}
+        for key in tokens:
+            alike.setdefault((key.method, key.setting), []).append(key)
         for (method, setting), of_one_run in alike.items():
             config = self._protocol.settings[method][setting]
             train_missing(
@@ -145,7 +157,7 @@ class Study:
     def _paint(
         self,
         what: str,
-        rows: Sequence[Row],
+        rows: Iterable[Row],
         subjects: Sequence[HeldOutSubject],
         num_seeds: tuple[int, int],
     ) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
-from dti_engine.evaluation.rows import Row
+from dti_engine.evaluation.rows import TokenKey
+from dti_engine.evaluation.seeds import training_seed
 from dti_engine.evaluation.store import Store
 from dti_engine.images import load_pictures
 from dti_engine.miniature.world.subjects import HeldOutSubject
@@ -34,23 +35,23 @@ def train_missing(
     backbone: Backbone,
     store: Store,
     config: TrainConfig,
-    rows: Sequence[Row],
+    keys: Sequence[TokenKey],
     runs: Sequence[Run],
     *,
     num_slots: int,
     seed: int,
     on_step: Callable[[int], None],
 ) -> None:
-    """Train `runs` with the config and keep them at the steps of each of `rows`, unless it is done.
+    """Train `runs` with the config and keep their tokens as `keys`, unless it is done.
 
-    `on_step` gets the number of steps since it was called before, summed over runs; those of runs
-    that were done before count at once.
+    keys differ in steps only, and belong to the config. `on_step` gets the number of steps since it
+    was called before, summed over runs; those of runs that were done before count at once.
 
     Raises: TrainingFailedError or SubjectError of the first run that fails.
     """
 
     def is_done(run: Run) -> bool:
-        return all(store.token(row, run.subject, run.training_seed).exists() for row in rows)
+        return all(store.token(key, run.subject, run.training_seed).exists() for key in keys)
 
     missing = {run.id: run for run in runs if not is_done(run)}
     on_step((len(runs) - len(missing)) * config.steps)
@@ -63,22 +64,28 @@ def train_missing(
         num_running = sum(each is not None for each in trainer.occupants)
         if not num_running:
             return
-        ended = trainer.step()
+        outcomes = trainer.step()
         on_step(num_running)
-        for each in (*ended, *_unended(trainer, backbone, config, {row.steps for row in rows})):
-            if each.artifact is None:
-                assert each.error
+        outcomes += _on_their_way(trainer, backbone, config, {key.steps for key in keys})
+        for each in outcomes:
+            if each.artifact:
+                run, last = missing[each.subject.id], each.reports[-1]
+                for key in keys:
+                    if key.steps == last.step:
+                        store.save_token(each.artifact, key, run.subject, run.training_seed)
+        # Only now: its neighbours' work would be lost.
+        for each in outcomes:
+            if each.error:
                 raise each.error
-            run, steps = missing[each.subject.id], each.artifact.manifest.steps_done
-            for row in rows:
-                if row.steps == steps:
-                    each.artifact.save(store.token(row, run.subject, run.training_seed))
 
 
-def _unended(
+def _on_their_way(
     trainer: Trainer, backbone: Backbone, config: TrainConfig, steps: set[int]
 ) -> Iterator[Outcome]:
-    """Outcomes of those that have had one of these numbers of steps, as if they had ended there."""
+    """Outcomes of those that have had one of these numbers of steps, as if they had ended there.
+
+    Their manifests are those of runs of that length, which would give the same tokens.
+    """
     tables = {name: learner.embeddings() for name, learner in trainer.learners.items()}
     for occupant in trainer.occupants:
         if occupant is not None and occupant.step in steps:
@@ -93,5 +100,5 @@ def _subject(run: Run, store: Store, seed: int) -> Subject:
         pictures=load_pictures(store.references(run.subject)),
         placeholder=run.subject.placeholder,
         initializer=run.subject.class_word,
-        seed=seed + run.training_seed,
+        seed=training_seed(seed, run.subject.name, run.training_seed),
     )

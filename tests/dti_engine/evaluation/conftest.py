@@ -12,6 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.protocol import Protocol
+from dti_engine.evaluation.results import Results
+from dti_engine.evaluation.study import Study
 from dti_engine.miniature.scorer import Scorer, load_scorer, save_scorer
 from dti_engine.miniature.training.parts.tokenizer import new_tokenizer
 from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
@@ -67,3 +69,22 @@ def tiny_protocol() -> Protocol:
         image_steps=1,
         batch_size=8,
     )
+
+
+@pytest.fixture(scope="session")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study") / "whole"
+
+
+@pytest.fixture(scope="session")
+def results(
+    study_folder: Path,
+    evaluation_backbone: Backbone,
+    evaluation_scorer: Scorer,
+    tiny_protocol: Protocol,
+) -> Results:
+    """What the tiny evaluation found, which lies in `study_folder`."""
+    study = Study(
+        evaluation_backbone, evaluation_scorer, tiny_protocol, study_folder, weights_sha256="tiny"
+    )
+    return study.run()

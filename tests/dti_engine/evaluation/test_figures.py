@@ -1,14 +1,15 @@
 """Results from scores made by hand."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pytest
 
+from dti_engine.config import Method
 from dti_engine.evaluation import figures
 from dti_engine.evaluation.protocol import Protocol
-from dti_engine.evaluation.results import Aim
-from dti_engine.evaluation.rows import Kind, Row, frontier_rows, settings_rows
+from dti_engine.evaluation.results import Aim, Frontier
+from dti_engine.evaluation.rows import Kind, Row, TokenKey, frontier_tokens, settings_tokens
 from dti_engine.evaluation.statistics import Array, Estimate
 from dti_engine.evaluation.store import Score
 
@@ -34,15 +35,15 @@ def scores(row: Row, subject: float, prompt: float, *, norm: float = 1.0) -> Ite
 
 
 def test_samples_keep_the_order_of_the_subjects() -> None:
-    row = Row("dti", 0, 8)
-    found = figures.per_subject([*scores(row, 0.3, 0.5), *scores(Row("ti"), 0, 0)], row, NAMES)
+    row = Row.of(TokenKey("dti", 0, 8))
+    found = figures.per_subject([*scores(row, 0.3, 0.5), *scores(Row("drawing"), 0, 0)], row, NAMES)
     np.testing.assert_allclose(found, [[0.3, 0.5], [0.4, 0.6], [0.5, 0.7]])
     swapped = figures.per_subject(reversed([*scores(row, 0.3, 0.5)]), row, NAMES[::-1])
     np.testing.assert_allclose(swapped, found[::-1])
 
 
 def test_a_row_tells_means_and_what_each_prompt_did() -> None:
-    row = Row("dti", 0, 8)
+    row = Row.of(TokenKey("dti", 0, 8))
     found = figures.row_result([*scores(row, 0.3, 0.5, norm=2.0)], row, NAMES, num_prompts=2)
     assert found.subject_score.value == pytest.approx(0.4)
     assert found.subject_score.low < 0.4 < found.subject_score.high
@@ -53,11 +54,15 @@ def test_a_row_tells_means_and_what_each_prompt_did() -> None:
 
 def test_the_best_mean_of_both_scores_is_chosen_for_each_method() -> None:
     protocol = Protocol.standard(num_settings=2)
-    rows = settings_rows(protocol)
-    of_rows = [(0.3, 0.9), (0.6, 0.7), (0.8, 0.2), (0.5, 0.4)]  # dti, dti, ti, ti
+    tokens = settings_tokens(protocol)
+    of_tokens = [(0.3, 0.9), (0.6, 0.7), (0.8, 0.2), (0.5, 0.4)]  # dti, dti, ti, ti
     found = figures.settings(
-        [each for row, both in zip(rows, of_rows, strict=True) for each in scores(row, *both)],
-        rows,
+        [
+            each
+            for key, both in zip(tokens, of_tokens, strict=True)
+            for each in scores(Row.of(key), *both)
+        ],
+        tokens,
         NAMES,
         protocol,
     )
@@ -81,27 +86,33 @@ def test_differences_are_paired_by_subject() -> None:
         assert each.prompt_score.high == pytest.approx(-0.2)
 
 
-def test_the_frontier_is_read_at_the_level_that_both_reach_on_the_first_image_seed() -> None:
-    rows = frontier_rows(Protocol.standard(steps=2), {"dti": 0, "ti": 0})
-    dti, ti = rows["dti"], rows["ti"]
-    assert [row.steps for row in dti] == [1, 2]
-    found = figures.frontier(
-        [
-            *scores(dti[0], 0.2, 0.5),
-            *scores(dti[1], 0.4, 0.4),
-            *scores(ti[0], 0.2, 0.5),
-            *scores(ti[1], 0.3, 0.2),
-        ],
-        rows,
-        NAMES,
-    )
-    assert found.level == pytest.approx(0.3 + 0.1 - 0.05)
-    assert found.dti_prompt_score == pytest.approx(0.45 + 0.1)
-    assert found.ti_prompt_score == pytest.approx(0.2 + 0.1)
-    assert (found.gap.low, found.gap.value, found.gap.high) == pytest.approx((0.25,) * 3)
+def of_frontier(of: Mapping[Method, Sequence[tuple[float, float]]]) -> Frontier:
+    """The frontier of methods with these scores after 1, 2 and so on steps."""
+    protocol = Protocol.standard(steps=len(of["dti"]))
+    tokens = frontier_tokens(protocol, {"dti": 0, "ti": 0})
+    found = [
+        score
+        for method, keys in tokens.items()
+        for key, both in zip(keys, of[method], strict=True)
+        for score in scores(Row.of(key), *both)
+    ]
+    return figures.frontier(found, tokens, NAMES)
+
+
+def test_methods_are_compared_at_all_that_the_weaker_one_reaches_on_the_first_image_seed() -> None:
+    found = of_frontier({"dti": [(0.2, 0.5), (0.4, 0.4)], "ti": [(0.1, 0.5), (0.3, 0.2)]})
+    # Of a, b and c the mean is 0.1 more; the first image seed has 0.05 less.
+    assert [each.subject_score for each in found.points] == pytest.approx([0.25, 0.45, 0.15, 0.35])
     assert [(each.method, each.steps) for each in found.points] == [
         ("dti", 1), ("dti", 2), ("ti", 1), ("ti", 2),
     ]  # fmt: skip
+    low, high = found.comparisons
+    assert (low.level, high.level) == pytest.approx((0.15, 0.35))
+    assert (low.dti_prompt_score, low.ti_prompt_score) == pytest.approx((0.6, 0.6))
+    assert (high.dti_prompt_score, high.ti_prompt_score) == pytest.approx((0.55, 0.3))
+    assert (low.gap.low, low.gap.value, low.gap.high) == pytest.approx((0, 0, 0))
+    assert (high.gap.low, high.gap.value, high.gap.high) == pytest.approx((0.25,) * 3)
+    assert found.highest == high
 
 
 def test_aims_compare_with_floor_ceiling_and_frontier() -> None:
@@ -110,15 +121,13 @@ def test_aims_compare_with_floor_ceiling_and_frontier() -> None:
         "drawing": np.array([[0.8, 1.0], [0.8, 1.0]]),
         "dti": np.array([[0.55, 0.8], [0.65, 0.8]]),
     }
-    rows = frontier_rows(Protocol.standard(steps=2), {"dti": 0, "ti": 0})
-    worse = [each for row in rows["dti"] for each in scores(row, 0.5, 0.3)]
-    better = [each for row in rows["ti"] for each in scores(row, 0.5, 0.4)]
-    found = figures.aims(samples, figures.frontier(worse + better, rows, NAMES))
+    found = figures.aims(samples, of_frontier({"dti": [(0.5, 0.3)] * 2, "ti": [(0.5, 0.4)] * 2}))
     assert [(each.reached, each.needed) for each in found[:2]] == [
         (pytest.approx(0.6), pytest.approx(0.5)),
         (pytest.approx(0.8), pytest.approx(0.855)),
     ]
     assert [each.verdict for each in found] == ["met", "not met", "not met"]
+    assert [each.is_strict for each in found] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -132,3 +141,9 @@ def test_aims_compare_with_floor_ceiling_and_frontier() -> None:
 )
 def test_a_verdict_says_when_it_might_be_chance(margin: Estimate, verdict: str) -> None:
     assert Aim("", 0.0, 0.0, margin).verdict == verdict
+
+
+def test_at_least_is_met_by_as_much_and_above_is_not() -> None:
+    equal = Estimate(0.0, 0.0, 0.0)
+    assert Aim("at least", 0.5, 0.5, equal).verdict == "met"
+    assert Aim("above", 0.5, 0.5, equal, is_strict=True).verdict == "not met"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.protocol import Protocol
-from dti_engine.evaluation.rows import Row, Shot, shots
+from dti_engine.evaluation.rows import Row, Shot, TokenKey, shots
 from dti_engine.evaluation.scoring import Examiner, draw_references, rescaled
 from dti_engine.evaluation.store import Store
 from dti_engine.evaluation.training import Run, train_missing
@@ -19,9 +19,12 @@ from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_sub
 from dti_engine.tokens import LearnedToken
 from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
 
-SUBJECT = held_out_subjects("evaluation")[1]
-LEARNED = Row("ti", 0, 4)
-ROWS = [Row("class_word"), Row("description"), Row("drawing"), LEARNED, Row("ti_rescaled", 0, 4)]
+SUBJECT, OTHER = held_out_subjects("evaluation")[1:3]
+LEARNED = TokenKey("ti", 0, 4)
+ROWS = [
+    *(Row("class_word"), Row("description"), Row("drawing")),
+    *(Row.of(LEARNED), Row("ti_rescaled", LEARNED)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,17 @@ def test_a_prompt_has_the_same_noise_in_every_row(store: Store) -> None:
         for shot in _all_shots()
     }
     assert len(seeds) == len({seed for _, _, seed in seeds}) == 8 * 2
+
+
+def test_another_subject_has_another_noise(
+    store: Store, evaluation_backbone: Backbone, evaluation_scorer: Scorer, tiny_protocol: Protocol
+) -> None:
+    of_both = [Shot(Row("class_word"), each, 0, image_seed=0) for each in (SUBJECT, OTHER)]
+    draw_references(store, [OTHER])
+    examiner = Examiner(evaluation_backbone, evaluation_scorer, tiny_protocol, store)
+    examiner.score_missing(of_both, on_pictures=lambda _: None)
+    first, second = (read_settings(store.picture(shot))["seed"] for shot in of_both)
+    assert first != second
 
 
 def test_rows_put_different_things_into_the_same_prompt(store: Store) -> None:

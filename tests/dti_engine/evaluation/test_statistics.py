@@ -10,7 +10,7 @@ from dti_engine.evaluation.statistics import (
     bootstrap,
     gap_at_equal_subject_score,
     prompt_score_at,
-    shared_level,
+    shared_levels,
     student_quantile,
 )
 
@@ -91,6 +91,13 @@ def test_of_several_ways_to_reach_a_level_the_best_counts() -> None:
 
 def test_a_gap_is_taken_where_the_weaker_method_ends() -> None:
     ours = np.array([[0.3, 0.9], [0.7, 0.7]])
-    assert shared_level(ours, LINE) == pytest.approx(0.6)
+    assert shared_levels(ours, LINE) == shared_levels(LINE, ours) == [0.2, 0.4, 0.6]
     assert gap_at_equal_subject_score(np.stack([ours, LINE[1:]])) == pytest.approx(0.75 - 0.4)
     assert gap_at_equal_subject_score(np.stack([LINE[1:], ours])) == pytest.approx(0.4 - 0.75)
+
+
+def test_a_gap_at_a_lower_level_is_taken_where_the_weaker_method_was_before() -> None:
+    ours = np.array([[0.3, 0.9], [0.7, 0.7]])
+    both = np.stack([ours, LINE[1:]])
+    assert gap_at_equal_subject_score(both, rank=0) == pytest.approx(0.85 - 0.8)
+    assert gap_at_equal_subject_score(both, rank=1) == gap_at_equal_subject_score(both)

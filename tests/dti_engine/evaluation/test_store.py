@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.rows import Row, Shot
+from dti_engine.evaluation.rows import Row, Shot, TokenKey
 from dti_engine.evaluation.store import Score, Store
 from dti_engine.miniature.world.subjects import held_out_subjects
 
 SUBJECT = held_out_subjects("evaluation")[0]
-SHOTS = [Shot(Row("dti", 0, 8), SUBJECT, prompt, image_seed=0) for prompt in range(3)]
+SHOTS = [Shot(Row.of(TokenKey("dti", 0, 8)), SUBJECT, prompt, image_seed=0) for prompt in range(3)]
 SCORES = [Score.of(shot, subject_score=0.5, prompt_score=1.0, norm=0.4) for shot in SHOTS]
 
 
@@ -47,22 +47,31 @@ def test_another_evaluation_is_refused(tmp_path: Path) -> None:
         Store(tmp_path, {"weights": "b", "seed": 0})
 
 
-def test_time_adds_up_over_starts_even_those_that_fail(tmp_path: Path) -> None:
-    store = Store(tmp_path, {})
-    with pytest.raises(KeyboardInterrupt), store.session():
-        raise KeyboardInterrupt
-    lines = (tmp_path / "sessions.jsonl").read_text().splitlines()
-    assert len(lines) == 1
-    (tmp_path / "sessions.jsonl").write_text(
-        json.dumps({"seconds": 100.0}) + "\n" + lines[0] + "\n"
-    )
-    with store.session() as seconds:
-        assert 100.0 < seconds() < 160.0
+def test_an_evaluation_is_claimed_whole(tmp_path: Path) -> None:
+    (tmp_path / "unfinished-evaluation.json").write_text('{"weig')  # by a start that was cut short
+    Store(tmp_path, {"weights": "a"})
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == {"weights": "a"}
+    assert not (tmp_path / "unfinished-evaluation.json").exists()
 
 
-def test_a_token_is_found_by_row_subject_seed_and_steps(tmp_path: Path) -> None:
+def test_time_adds_up_over_starts_however_they_end(tmp_path: Path) -> None:
+    Store(tmp_path, {}).add(SCORES)
+    (line,) = (tmp_path / "times.jsonl").read_text().splitlines()
+    assert 0 < json.loads(line)["seconds"] < 60
+    (tmp_path / "times.jsonl").write_text('{"seconds": 100.0}\n' + line + "\n")
     store = Store(tmp_path, {})
-    rows = [Row("ti", 0, 8), Row("ti", 1, 8), Row("ti", 0, 4), Row("dti", 0, 8)]
-    files = {store.token(row, SUBJECT, seed) for row in rows for seed in (0, 1)}
-    assert len(files) == 8
-    assert store.token(Row("ti_rescaled", 0, 8), SUBJECT, 0) == store.token(rows[0], SUBJECT, 0)
+    first, second = store.note_time(), store.note_time()
+    assert 100 < first < second < 220
+    assert Store(tmp_path, {}).note_time() > second
+
+
+def test_a_time_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "times.jsonl").write_text('{"seconds": 100.0}\n{"seco')
+    assert 100 < Store(tmp_path, {}).note_time() < 160
+    assert len((tmp_path / "times.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_token_is_found_by_method_setting_steps_subject_and_seed(tmp_path: Path) -> None:
+    store = Store(tmp_path, {})
+    keys = [TokenKey("ti", 0, 8), TokenKey("ti", 1, 8), TokenKey("ti", 0, 4), TokenKey("dti", 0, 8)]
+    assert len({store.token(key, SUBJECT, seed) for key in keys for seed in (0, 1)}) == 8

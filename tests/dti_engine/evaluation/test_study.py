@@ -1,7 +1,6 @@
 """An evaluation end to end on a tiny model: complete, resumable, and told as it was."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +10,13 @@ from PIL import Image
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.protocol import Protocol
-from dti_engine.evaluation.report import report
 from dti_engine.evaluation.results import Results
 from dti_engine.evaluation.rows import TITLES
-from dti_engine.evaluation.shortfalls import shortfalls
-from dti_engine.evaluation.statistics import Estimate
 from dti_engine.evaluation.study import Study
 from dti_engine.miniature.scorer import Scorer
+from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
 
+PROMPTS = evaluation_prompts()
 NUM_PICTURES = 2 * 2 * 8 + 2 * 8 * (6 + 2 * 2)  # settings; subjects, rows and shorter runs
 
 
@@ -26,27 +24,12 @@ class Stopped(Exception):
     pass
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("study") / "whole"
-
-
-@pytest.fixture(scope="module")
-def results(
-    folder: Path, evaluation_backbone: Backbone, evaluation_scorer: Scorer, tiny_protocol: Protocol
-) -> Results:
-    study = Study(
-        evaluation_backbone, evaluation_scorer, tiny_protocol, folder, weights_sha256="tiny"
-    )
-    return study.run()
-
-
-def test_every_row_has_all_its_pictures(results: Results, folder: Path) -> None:
+def test_every_row_has_all_its_pictures(results: Results, study_folder: Path) -> None:
     assert [row.title for row in results.rows] == list(TITLES.values())
     assert {row.num_pictures for row in results.rows} == {2 * 8}
     assert results.num_pictures == NUM_PICTURES
-    assert len(list(folder.glob("pictures/**/*.png"))) == NUM_PICTURES
-    assert len((folder / "scores.jsonl").read_text().splitlines()) == NUM_PICTURES
+    assert len(list(study_folder.glob("pictures/**/*.png"))) == NUM_PICTURES
+    assert len((study_folder / "scores.jsonl").read_text().splitlines()) == NUM_PICTURES
     assert results.num_tokens == 2 * 2 + 2 * 2
 
 
@@ -66,15 +49,15 @@ def test_the_frontier_holds_both_methods_at_all_steps(results: Results) -> None:
 
 def test_a_second_start_does_nothing_and_finds_the_same(
     results: Results,
-    folder: Path,
+    study_folder: Path,
     evaluation_backbone: Backbone,
     evaluation_scorer: Scorer,
     tiny_protocol: Protocol,
 ) -> None:
-    files = sorted(folder.glob("[tp]*/**/*.*"))
+    files = sorted(study_folder.glob("[tp]*/**/*.*"))
     before = {path: path.stat().st_mtime_ns for path in files}
     again = Study(
-        evaluation_backbone, evaluation_scorer, tiny_protocol, folder, weights_sha256="tiny"
+        evaluation_backbone, evaluation_scorer, tiny_protocol, study_folder, weights_sha256="tiny"
     ).run()
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert again.seconds > results.seconds
@@ -114,13 +97,52 @@ def test_one_that_was_stopped_goes_on_to_the_same_scores(
 
 def test_other_weights_are_refused_in_the_same_folder(
     results: Results,
-    folder: Path,
+    study_folder: Path,
     evaluation_backbone: Backbone,
     evaluation_scorer: Scorer,
     tiny_protocol: Protocol,
 ) -> None:
     with pytest.raises(ConfigurationError, match="other options or weights"):
-        Study(evaluation_backbone, evaluation_scorer, tiny_protocol, folder, weights_sha256="new")
+        Study(
+            evaluation_backbone,
+            evaluation_scorer,
+            tiny_protocol,
+            study_folder,
+            weights_sha256="new",
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("evaluation_prompts", lambda: [replace(each, place="left") for each in PROMPTS]),
+        ("held_out_subjects", lambda part: held_out_subjects(part)[::-1]),
+        ("__version__", "0.0.0"),
+    ],
+)
+def test_other_prompts_looks_and_versions_are_refused_in_the_same_folder(
+    name: str,
+    other: object,
+    results: Results,
+    study_folder: Path,
+    evaluation_backbone: Backbone,
+    evaluation_scorer: Scorer,
+    tiny_protocol: Protocol,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def study() -> Study:
+        return Study(
+            evaluation_backbone,
+            evaluation_scorer,
+            tiny_protocol,
+            study_folder,
+            weights_sha256="tiny",
+        )
+
+    study()
+    monkeypatch.setattr(f"dti_engine.evaluation.study.{name}", other)
+    with pytest.raises(ConfigurationError, match="other options or weights"):
+        study()
 
 
 def test_all_results_are_plain_values(results: Results) -> None:
@@ -129,67 +151,10 @@ def test_all_results_are_plain_values(results: Results) -> None:
     assert [each["verdict"] for each in document["verdicts"]] == [a.verdict for a in results.aims]
 
 
-def test_the_sheet_shows_every_row_of_the_first_subjects(results: Results, folder: Path) -> None:
-    with Image.open(folder / "sheet.png") as sheet:
+def test_the_sheet_shows_every_row_of_the_first_subjects(
+    results: Results, study_folder: Path
+) -> None:
+    with Image.open(study_folder / "sheet.png") as sheet:
         assert sheet.width > 8 * 64
         assert sheet.height > 2 * (1 + len(results.rows)) * 64
         assert len(sheet.getcolors(maxcolors=10**6) or []) > 1000
-
-
-def test_the_report_tells_all_rows_aims_settings_effects_and_how_to_repeat(
-    results: Results,
-) -> None:
-    text = report(results, command="dti evaluate --quick")
-    for row in results.rows:
-        assert f"| {row.title} | {row.subject_score.value:.3f} [" in text
-    for aim in results.aims:
-        assert f"| {aim.text} | {aim.reached:.3f} | {aim.needed:.3f} |" in text
-    for scale in results.effects.at_scale:
-        assert f"| {scale.scale:g} | {scale.position_accuracy:.3f} |" in text
-    assert text.count("chosen |") == 2
-    assert "dti evaluate --quick" in text
-    assert "intervals are too short" in text or "they are too short" in text
-    assert all(f"- {each}" in text for each in shortfalls(results))
-
-
-def test_tables_of_the_report_have_as_many_cells_in_every_line(results: Results) -> None:
-    widths: list[int] = []
-    for line in report(results, command="dti evaluate").splitlines():
-        if line.startswith("|"):
-            widths.append(line.count("|"))
-        elif widths:
-            assert len(set(widths)) == 1
-            widths.clear()
-
-
-def test_whatever_falls_short_is_told(results: Results) -> None:
-    worse = Estimate(-0.2, -0.3, -0.1)
-    differences = [replace(each, prompt_score=worse) for each in results.differences]
-    aims = [replace(each, margin=worse) for each in results.aims]
-    told = "\n".join(shortfalls(replace(results, differences=differences, aims=aims)))
-    assert told.count("not met, by -0.200 [-0.300, -0.100]") == 3
-    assert len(re.findall(r"DTI's prompt score lies below .* -0\.200", told)) == len(differences)
-    assert "the bound of Proposition 1 does not apply" in told
-
-
-def test_what_comes_out_as_hoped_is_not_called_a_shortfall(results: Results) -> None:
-    better = Estimate(0.2, 0.1, 0.3)
-    differences = [
-        replace(each, subject_score=better, prompt_score=better) for each in results.differences
-    ]
-    aims = [replace(each, margin=better) for each in results.aims]
-    rows = [
-        replace(row, prompt_by_prompt=[1.0] * 8, norm=100.0 if row.kind == "ti" else row.norm)
-        for row in results.rows
-    ]
-    scales = [replace(each, bound_deg=1.0) for each in results.effects.at_scale]
-    good = replace(
-        results,
-        differences=differences,
-        aims=aims,
-        rows=rows,
-        settings=[each for each in results.settings if each.is_chosen],
-        effects=replace(results.effects, at_scale=scales),
-    )
-    assert shortfalls(good) == []
-    assert "Nothing." in report(good, command="")

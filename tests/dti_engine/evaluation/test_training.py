@@ -1,9 +1,9 @@
 """Tokens on their way are those of shorter runs, and nothing is trained twice."""
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,13 +12,14 @@ from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone, Latents
 from dti_engine.errors import TrainingFailedError
 from dti_engine.evaluation.protocol import Protocol
-from dti_engine.evaluation.rows import Row
+from dti_engine.evaluation.rows import TokenKey
 from dti_engine.evaluation.scoring import draw_references
+from dti_engine.evaluation.seeds import training_seed
 from dti_engine.evaluation.store import Store
 from dti_engine.evaluation.training import Run, train_missing
 from dti_engine.images import load_pictures
 from dti_engine.miniature.world.subjects import held_out_subjects
-from dti_engine.trainer import Subject, train
+from dti_engine.trainer import Subject, Trainer, train
 
 SUBJECTS = held_out_subjects("evaluation")[:3]
 RUNS = [Run(subject, 0) for subject in SUBJECTS]
@@ -40,12 +41,12 @@ def train_some(
     def train_some(method: str = "dti", runs: list[Run] = RUNS, steps: tuple[int, ...] = (3, 5)):
         counted: list[int] = []
         config = tiny_protocol.settings[method][0].changed(steps=max(steps))
-        rows = [Row(method, 0, each) for each in steps]
+        keys = [TokenKey(method, 0, each) for each in steps]
         train_missing(
             evaluation_backbone,
             store,
             config,
-            rows,
+            keys,
             runs,
             num_slots=2,
             seed=7,
@@ -68,29 +69,52 @@ def test_a_token_on_its_way_is_that_of_a_shorter_run(
     config = tiny_protocol.settings[method][0].changed(steps=3)
     subjects = [
         Subject(
-            each.name, load_pictures(store.references(each)), each.placeholder, each.class_word, 7
+            each.name,
+            load_pictures(store.references(each)),
+            each.placeholder,
+            each.class_word,
+            training_seed(7, each.name, 0),
         )
         for each in SUBJECTS
     ]
     for ended in train(evaluation_backbone, subjects, config, num_slots=2):
         assert ended.artifact
         (subject,) = (each for each in SUBJECTS if each.name == ended.subject.id)
-        kept = store.load_token(Row(method, 0, 3), subject, 0)
+        kept = store.load_token(TokenKey(method, 0, 3), subject, 0)
         expected = ended.artifact.token.embeddings["text_encoder"]
         assert torch.equal(kept.token.embeddings["text_encoder"], expected)
-        assert (kept.manifest.steps_done, kept.manifest.config) == (3, config)
-        assert kept.manifest.pictures == ended.artifact.manifest.pictures
+        told, of_shorter_run = kept.manifest.training, ended.artifact.manifest.training
+        assert told
+        assert of_shorter_run
+        assert (told.steps_done, told.config) == (3, config)
+        assert (told.seed, told.pictures) == (of_shorter_run.seed, of_shorter_run.pictures)
 
 
 def test_seeds_of_training_give_different_tokens(
     train_some: Callable[..., list[int]], store: Store
 ) -> None:
     train_some(runs=[Run(SUBJECTS[0], 0), Run(SUBJECTS[0], 1)])
-    first, second = (store.load_token(Row("dti", 0, 5), SUBJECTS[0], seed) for seed in (0, 1))
-    assert (first.manifest.seed, second.manifest.seed) == (7, 8)
+    first, second = (store.load_token(TokenKey("dti", 0, 5), SUBJECTS[0], seed) for seed in (0, 1))
     assert not torch.equal(
         first.token.embeddings["text_encoder"], second.token.embeddings["text_encoder"]
     )
+
+
+def test_subjects_draw_apart_and_methods_alike(
+    train_some: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    seat = Trainer.seat
+
+    def noting_seat(trainer: Trainer, subject: Subject) -> None:
+        seeds.append(subject.seed)
+        seat(trainer, subject)
+
+    monkeypatch.setattr(Trainer, "seat", noting_seat)
+    for method in ("dti", "ti"):
+        train_some(method, steps=(1,))
+    assert seeds[:3] == seeds[3:]
+    assert len(set(seeds)) == len(SUBJECTS) == 3
 
 
 def test_what_is_done_is_not_trained_again_and_counts_at_once(
@@ -104,14 +128,14 @@ def test_what_is_done_is_not_trained_again_and_counts_at_once(
     assert counted[0] == 2 * 5
     assert sum(counted) == 3 * 5
     assert {path: path.stat().st_mtime_ns for path in files} == before
-    assert Artifact.load(store.token(Row("dti", 0, 5), SUBJECTS[2], 0)).manifest.steps_done == 5
+    assert store.token(TokenKey("dti", 0, 5), SUBJECTS[2], 0).exists()
 
 
 def test_a_run_that_was_stopped_on_its_way_starts_again(
     train_some: Callable[..., list[int]], store: Store
 ) -> None:
     train_some(runs=RUNS[:1])
-    last, on_the_way = (store.token(Row("dti", 0, steps), SUBJECTS[0], 0) for steps in (5, 3))
+    last, on_the_way = (store.token(TokenKey("dti", 0, steps), SUBJECTS[0], 0) for steps in (5, 3))
     expected = Artifact.load(last).token.embeddings["text_encoder"]
     last.unlink()
     assert on_the_way.exists()
@@ -119,15 +143,34 @@ def test_a_run_that_was_stopped_on_its_way_starts_again(
     assert torch.equal(Artifact.load(last).token.embeddings["text_encoder"], expected)
 
 
-def test_a_subject_that_cannot_be_learned_ends_the_evaluation_by_name(
-    train_some: Callable[..., list[int]], evaluation_backbone: Backbone, monkeypatch: Any
+@pytest.fixture
+def car_cannot_be_learned(
+    store: Store, evaluation_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode_images = evaluation_backbone.encode_images
+    """The latents of the first subject's photos are no numbers."""
+    encode_images, num_photos = evaluation_backbone.encode_images, 5
+    calls = itertools.count()
 
     def broken(pixels: torch.Tensor) -> Latents:
         found = encode_images(pixels)
-        return Latents(found.mean * math.nan, found.std)
+        return Latents(found.mean * math.nan, found.std) if next(calls) < num_photos else found
 
     monkeypatch.setattr(evaluation_backbone, "encode_images", broken)
+
+
+@pytest.mark.usefixtures("car_cannot_be_learned")
+def test_a_subject_that_cannot_be_learned_ends_the_evaluation_by_name(
+    train_some: Callable[..., list[int]],
+) -> None:
     with pytest.raises(TrainingFailedError, match="'car-0/0' failed at step 1"):
         train_some()
+
+
+@pytest.mark.usefixtures("car_cannot_be_learned")
+def test_neighbours_that_end_in_the_step_of_a_failure_are_kept(
+    train_some: Callable[..., list[int]], store: Store
+) -> None:
+    with pytest.raises(TrainingFailedError):
+        train_some(steps=(1,))
+    kept = [store.token(TokenKey("dti", 0, 1), subject, 0).exists() for subject in SUBJECTS]
+    assert kept == [False, True, False]  # 2 slots: the third had none yet
