@@ -25,7 +25,7 @@ from dti_engine.errors import (
     TokenError,
 )
 from dti_engine.files import write_whole
-from dti_engine.manifest import SCHEMA_VERSION, AnyManifest, Manifest
+from dti_engine.manifest import SCHEMA_VERSION, AnyManifest, Manifest, Origin
 from dti_engine.tokens import LearnedToken
 
 _HEADER_KEY = "dti"
@@ -57,6 +57,18 @@ class Artifact:
                     f"the vectors for {name!r} have the lengths {norms}, "
                     f"the manifest says {list(noted[name])}"
                 )
+
+    @classmethod
+    def of(cls, token: LearnedToken, *, backbone: str, fingerprint: str, origin: Origin) -> Self:
+        """A new artifact; backbone and fingerprint say which weights the token belongs to."""
+        manifest = Manifest(
+            placeholder=token.placeholder,
+            backbone=backbone,
+            backbone_fingerprint=fingerprint,
+            magnitudes={name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
+            origin=origin,
+        )
+        return cls(manifest, token)
 
     def to_bytes(self) -> bytes:
         """The file's content; the same artifact always gives the same bytes."""

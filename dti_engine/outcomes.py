@@ -9,7 +9,7 @@ from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import SubjectError, TrainingFailedError
-from dti_engine.manifest import Manifest, Trained
+from dti_engine.manifest import Trained
 from dti_engine.reports import SlotReport
 from dti_engine.slots import Occupant, Subject
 from dti_engine.tokens import LearnedToken
@@ -44,11 +44,10 @@ def outcome(
     token = LearnedToken(
         subject.placeholder, {name: each.float().cpu().clone() for name, each in embeddings.items()}
     )
-    manifest = Manifest(
-        placeholder=subject.placeholder,
+    artifact = Artifact.of(
+        token,
         backbone=backbone.name,
-        backbone_fingerprint=backbone.fingerprint,
-        magnitudes={name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
+        fingerprint=backbone.fingerprint,
         origin=Trained(
             initializer=subject.initializer,
             config=config,
@@ -58,4 +57,4 @@ def outcome(
             figures=reports[-1].figures(),
         ),
     )
-    return Outcome(subject, artifact=Artifact(manifest, token), reports=reports)
+    return Outcome(subject, artifact=artifact, reports=reports)

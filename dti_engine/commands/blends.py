@@ -66,7 +66,7 @@ def kept(
     Raises: ArtifactMismatchError if the parents were made with different weights.
     """
     from dti_engine.artifact import Artifact
-    from dti_engine.manifest import Blended, Manifest, Parent
+    from dti_engine.manifest import Blended, Parent
 
     made_with = {each.manifest.backbone_fingerprint: each.manifest.backbone for each in parents}
     if len(made_with) > 1:
@@ -80,11 +80,5 @@ def kept(
         for share, each in zip(shares, parents, strict=True)
         if share
     )
-    manifest = Manifest(
-        placeholder=token.placeholder,
-        backbone=backbone,
-        backbone_fingerprint=fingerprint,
-        magnitudes={name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
-        origin=Blended(parents=tuple(used)),
-    )
-    return Artifact(manifest, token)
+    origin = Blended(parents=tuple(used))
+    return Artifact.of(token, backbone=backbone, fingerprint=fingerprint, origin=origin)

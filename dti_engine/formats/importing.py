@@ -9,7 +9,7 @@ from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactMismatchError
 from dti_engine.formats.reading import read_foreign
-from dti_engine.manifest import Imported, Manifest
+from dti_engine.manifest import Imported
 from dti_engine.tokens import LearnedToken
 
 
@@ -33,17 +33,13 @@ def import_token(
             "files of a pair"
         )
     token = LearnedToken(placeholder or _placeholder(found.name, files[0]), found.embeddings)
-    manifest = Manifest(
-        placeholder=token.placeholder,
-        backbone=backbone.name,
-        backbone_fingerprint=backbone.fingerprint,
-        magnitudes={name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
-        origin=Imported(
-            format_name=found.format_name,
-            files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
-        ),
+    origin = Imported(
+        format_name=found.format_name,
+        files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
     )
-    return Artifact(manifest, token)
+    return Artifact.of(
+        token, backbone=backbone.name, fingerprint=backbone.fingerprint, origin=origin
+    )
 
 
 def _placeholder(name: str | None, file: Path) -> str:

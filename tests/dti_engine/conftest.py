@@ -18,7 +18,7 @@ from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.stable_diffusion import StableDiffusion
 from dti_engine.images import Picture
-from dti_engine.manifest import Manifest, Trained
+from dti_engine.manifest import Trained
 from dti_engine.recipes import miniature
 from dti_engine.tokens import LearnedToken
 from dti_engine.trainer import Subject
@@ -89,7 +89,6 @@ def artifact_of() -> Callable[..., Artifact]:
 
     def make(embeddings: dict[str, Tensor], **facts: object) -> Artifact:
         token = LearnedToken("<rex>", embeddings)
-        norms = {name: tuple(each.tolist()) for name, each in token.magnitudes().items()}
         known = {
             "initializer": "dog",
             "config": miniature(),
@@ -98,13 +97,7 @@ def artifact_of() -> Callable[..., Artifact]:
             "pictures": {"Ähre 犬.png": "0" * 64},
             "figures": {"loss": 0.25, "prior_angle_rad": 0.1},
         }
-        manifest = Manifest(
-            placeholder="<rex>",
-            backbone="miniature",
-            backbone_fingerprint="a" * 64,
-            magnitudes=norms,
-            origin=Trained(**(known | facts)),
-        )
-        return Artifact(manifest, token)
+        origin = Trained(**(known | facts))
+        return Artifact.of(token, backbone="miniature", fingerprint="a" * 64, origin=origin)
 
     return make
