@@ -70,10 +70,10 @@ class Examiner:
 
     def _keep(self, shot: Shot, image: Image.Image) -> Score:
         """Save the picture first: a score without its picture could not be checked by eye."""
-        prompt, path = self._prompts[shot.prompt], self._store.picture(shot)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        settings = {"prompt": shot.row.prompt(prompt, shot.subject), "seed": self._seed(shot)}
-        save_picture(image, path, settings)
+        prompt = self._prompts[shot.prompt]
+        asked = {"prompt": shot.row.prompt(prompt, shot.subject), "seed": self._seed(shot)}
+        # The rest is in evaluation.json, the same for all.
+        save_picture(image, self._store.picture(shot), {"shot": shot.key} | asked)
         (reading,) = read(self._scorer, [image])
         likenesses = [
             reading.likeness(reference, place=prompt.place)

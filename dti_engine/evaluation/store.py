@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dti_engine.artifact import Artifact
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.rows import Shot, TokenKey
+from dti_engine.files import write_whole
 from dti_engine.miniature.world.subjects import HeldOutSubject
 
 
@@ -119,9 +120,7 @@ class Store:
 
 def _claim(path: Path, identity: str) -> None:
     if not path.exists():
-        unfinished = path.with_name(f"unfinished-{path.name}")
-        unfinished.write_text(identity, encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, identity.encode())
     elif path.read_text(encoding="utf-8") != identity:
         raise ConfigurationError(
             f"{str(path.parent)!r} holds an evaluation with other options or weights, or one by "

@@ -47,13 +47,6 @@ def test_another_evaluation_is_refused(tmp_path: Path) -> None:
         Store(tmp_path, {"weights": "b", "seed": 0})
 
 
-def test_an_evaluation_is_claimed_whole(tmp_path: Path) -> None:
-    (tmp_path / "unfinished-evaluation.json").write_text('{"weig')  # by a start that was cut short
-    Store(tmp_path, {"weights": "a"})
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == {"weights": "a"}
-    assert not (tmp_path / "unfinished-evaluation.json").exists()
-
-
 def test_time_adds_up_over_starts_however_they_end(tmp_path: Path) -> None:
     Store(tmp_path, {}).add(SCORES)
     (line,) = (tmp_path / "times.jsonl").read_text().splitlines()
