@@ -18,6 +18,6 @@ def test_a_file_is_written_with_its_folders_and_replaced(tmp_path: Path) -> None
 
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match="cannot write .*folder"):
+    with pytest.raises(OutputError, match="cannot write"):
         write_whole(tmp_path / "folder", b"data")
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
