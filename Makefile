@@ -40,6 +40,7 @@ format: $(VENV)/.dev ## rewrite the code in the common format
 bench: $(VENV)/.dev ## every figure on speed, on this machine
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/throughput.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache *.egg-info

@@ -7,6 +7,7 @@
 # tests      the tests marked gpu
 # step       the optimizer step, plain and fused, against geoopt
 # training   the step as a share of a training step
+# throughput subjects per hour: packed, single, a process each
 # recipe     the miniature from nothing, at its GPU size; its weights go to $OUT/weights.tar
 # evaluate   does it personalize? on those weights
 #
@@ -22,6 +23,7 @@ export PYTHONUNBUFFERED=1 PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
 tests()    { "$PYTHON" -m pytest -m gpu; }
 step()     { "$PYTHON" benchmarks/step.py --json "$OUT/step.json"; }
 training() { "$PYTHON" benchmarks/training.py --json "$OUT/training.json"; }
+throughput() { "$PYTHON" benchmarks/throughput.py --json "$OUT/throughput.json"; }
 recipe()   {
   "$PYTHON" -m dti_engine.miniature.recipe --size gpu --work "$WORK" --out "$WORK/weights" &&
     tar -C "$WORK" -cf "$OUT/weights.tar" weights
@@ -33,7 +35,7 @@ evaluate() {
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2>/dev/null | tee "$OUT/gpu.txt"
 failed=0
-for part in "${@:-tests step training recipe evaluate}"; do
+for part in "${@:-tests step training throughput recipe evaluate}"; do
   for each in $part; do
     [ -e "$OUT/$each.done" ] && { echo "== $each: done before"; continue; }
     echo "== $each"

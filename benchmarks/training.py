@@ -1,6 +1,6 @@
 """What the optimizer step costs within a training step, and what packing gains.
 
-    python benchmarks/training.py [--backbone miniature] [--slots 1 2 4 8] [--json FILE]
+    python benchmarks/training.py [--backbone miniature] [--dtype auto] [--slots 1 2 4 8]
 
 share    time of the learners' update over the time of the whole training step
 packing  subject-steps per second with K slots, over the same with one slot, in the same run
@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from rich.table import Table
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
+from dti_engine.devices import find_device, find_dtype
+from dti_engine.environment import environment
 from dti_engine.images import Picture
 from dti_engine.recipes import recipe
 from dti_engine.trainer import Subject, Trainer
@@ -46,9 +49,8 @@ def wait(backbone: Backbone) -> None:
         torch.cuda.synchronize()
 
 
-def seconds(backbone: Backbone, call: "object") -> float:
+def seconds(backbone: Backbone, call: Callable[[], object]) -> float:
     """Of one call, the device's work included."""
-    assert callable(call)
     wait(backbone)
     began = time.perf_counter()
     call()
@@ -65,12 +67,14 @@ def update_of(trainer: Trainer) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="miniature", help="a name, folder or hub id")
+    parser.add_argument("--dtype", default="auto", help="as of `dti train`")
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = load_backbone(options.backbone, device=device)
+    device = find_device("auto")
+    dtype = find_dtype(options.dtype, device)
+    backbone = load_backbone(options.backbone, device=device, dtype=dtype)
 
     trainers = {k: trainer_of(backbone, k) for k in sorted({1, *options.slots})}
     steps: dict[int, list[float]] = {k: [] for k in trainers}
@@ -94,13 +98,14 @@ def main() -> None:
         for k in trainers
     ]
     table = Table("slots", "optimizer's share of a step", "subject-steps per second, 1 slot = 1",
-                  title=f"{backbone.name} on {device}")  # fmt: skip
+                  title=f"{backbone.name} on {device.type} in {dtype}")  # fmt: skip
     for row in rows:
-        time_of = f"  ({row['seconds'] * 1000:.1f} ms)" if device == "cuda" else ""
+        time_of = f"  ({row['seconds'] * 1000:.1f} ms)" if device.type == "cuda" else ""
         table.add_row(f"{row['slots']}", f"{row['share']:.2%}", f"{row['packing']:.2f}{time_of}")
     Console().print(table)
     if options.json:
-        options.json.write_text(json.dumps({"device": device, "rows": rows}, indent=2))
+        found = {"environment": environment(device, dtype=dtype), "rows": rows}
+        options.json.write_text(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,99 @@
+"""Subjects per hour: packed, one at a time, and a process for each, as official launchers do.
+
+    python benchmarks/throughput.py [--subjects 8] [--steps N] [--slots 8] [--json FILE]
+
+packed   one process, the model loaded once, `--slots` subjects in every step
+single   the same process with one slot
+process  `dti train` started anew for every subject, one after the other
+
+All learn the same subjects of the miniature's world, from the same pictures, at the same steps. The
+ratios carry over to other machines; hours are shown on CUDA only. Loading counts for all three.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dti_engine.backbones import load_backbone
+from dti_engine.config import TrainConfig
+from dti_engine.devices import find_device, find_dtype
+from dti_engine.environment import environment
+from dti_engine.images import load_pictures
+from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject, held_out_subjects
+from dti_engine.recipes import recipe
+from dti_engine.trainer import Subject, train
+
+NUM_PICTURES = 5
+
+
+def in_one_process(
+    looks: list[HeldOutSubject], photos: Path, config: TrainConfig, num_slots: int
+) -> None:
+    device = find_device("auto")
+    backbone = load_backbone("miniature", device=device, dtype=find_dtype("auto", device))
+    subjects = (
+        Subject(each.name, load_pictures(photos / each.name), each.placeholder, each.class_word, 0)
+        for each in looks
+    )
+    for outcome in train(backbone, subjects, config, num_slots=num_slots):
+        assert outcome.artifact, outcome.error
+
+
+def in_a_process_each(
+    looks: list[HeldOutSubject], photos: Path, config: TrainConfig, output: Path
+) -> None:
+    for each in looks:
+        command = [sys.executable, "-m", "dti_engine", "train", str(photos / each.name)]
+        command += ["--initializer", each.class_word, "--steps", str(config.steps)]
+        subprocess.run([*command, "--output", str(output)], check=True, capture_output=True)
+
+
+def seconds(call: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--subjects", type=int, default=8)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--steps", type=int, help="of each subject (default: the recipe's)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    config = recipe("miniature")
+    if options.steps:
+        config = config.changed(steps=options.steps)
+    looks = list(held_out_subjects("evaluation"))[: options.subjects]
+    with tempfile.TemporaryDirectory() as folder:
+        photos = Path(folder) / "photos"
+        for look in looks:
+            draw_subject(look, photos / look.name, count=NUM_PICTURES)
+        took = {
+            "packed": seconds(lambda: in_one_process(looks, photos, config, options.slots)),
+            "single": seconds(lambda: in_one_process(looks, photos, config, 1)),
+            "process": seconds(lambda: in_a_process_each(looks, photos, config, Path(folder))),
+        }
+    device = find_device("auto")
+    title = f"{len(looks)} subjects of {config.steps} steps, on {device.type}"
+    table = Table("", "packed is faster by", title=title)
+    for name, each in took.items():
+        hours = f"  ({3600 * len(looks) / each:.0f} subjects per hour)"
+        table.add_row(name, f"{each / took['packed']:.2f}{hours * (device.type == 'cuda')}")
+    Console().print(table)
+    if options.json:
+        facts = {"subjects": len(looks), "steps": config.steps, "slots": options.slots}
+        found = {"environment": environment(device), **facts, "seconds": took}
+        options.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
