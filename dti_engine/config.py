@@ -4,6 +4,7 @@ A config says how to train, never what or where: the subject, its seed and the d
 of the call. `recipes` has complete configs; an artifact keeps the one that it was trained with.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -17,6 +18,9 @@ DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Timesteps: TypeAlias = Literal["uniform", "stratified"]
 Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0)]
 """Mean length of the vocabulary's rows, length of each of the initializer's rows, or a number."""
+
+PLACEHOLDER = re.compile(r"<[a-z0-9][a-z0-9_-]{0,62}>")
+"""A token's name in prompts. Without < and >, it is a file name on every system."""
 
 # dti: paper, section 3.2 (kappa) and appendix D.4 (magnitude).
 # ti: diffusers' example: AdamW as torch ships it, from a plain copy of the initializer.

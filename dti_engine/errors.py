@@ -8,6 +8,7 @@ DTIError
 |   `-- BackboneLoadError               weights are missing, damaged or of another architecture
 |-- SubjectError                        the caller's subject cannot be trained
 |   |-- InvalidImageError               one or more pictures were refused; each has its reason
+|   |-- InvalidBundleError              a folder or archive was refused; all that is wrong is listed
 |   `-- TokenError                      the tokenizer cannot use placeholder or initializer
 |-- ArtifactError
 |   |-- ArtifactFormatError             not ours, damaged or newer: refused, never guessed
@@ -52,6 +53,10 @@ class SubjectError(DTIError):
 
 class InvalidImageError(SubjectError):
     """One or more pictures were refused; the message lists each with its reason."""
+
+
+class InvalidBundleError(SubjectError):
+    """A folder or archive of pictures was refused; the message lists all that is wrong with it."""
 
 
 class TokenError(SubjectError):

@@ -16,8 +16,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from dti_engine.config import PLACEHOLDER
 from dti_engine.errors import ArtifactMismatchError, TokenError
-from dti_engine.tokens import PLACEHOLDER, LearnedToken, require_placeholder
+from dti_engine.tokens import LearnedToken, require_placeholder
 from dti_engine.vocabulary import TextEncoder
 
 # <Rex> counts as well, and is bound to nothing: as plain text it would silently paint a stranger.

@@ -13,13 +13,16 @@ from torch import Tensor
 
 from dti_engine import sphere
 from dti_engine.backbones.interface import Backbone, Latents
+from dti_engine.captions import CAPTION_TEMPLATES
 from dti_engine.config import TrainConfig
 from dti_engine.draws import draw
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
-from dti_engine.images import CAPTION_TEMPLATES, Picture, crops, to_tensor
+from dti_engine.images import Picture
 from dti_engine.prompts import PromptBatch, tokenize
 from dti_engine.reports import SlotReport
+from dti_engine.tensors import to_tensor
 from dti_engine.tokens import LearnedToken
+from dti_engine.views import crops
 from dti_engine.vocabulary import TextEncoder, initial_rows, vocabulary_magnitude
 
 _MAX_CROPS = 8  # of one picture: a random crop has a near neighbour, and encoding takes seconds

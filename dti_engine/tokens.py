@@ -3,7 +3,6 @@
 Shapes: d coordinates of an embedding, n vectors of one token.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,9 +10,8 @@ import torch
 from torch import Tensor
 
 from dti_engine import sphere
+from dti_engine.config import PLACEHOLDER
 from dti_engine.errors import ConfigurationError, TokenError
-
-PLACEHOLDER = re.compile(r"<[a-z0-9][a-z0-9_-]{0,62}>")
 
 
 def require_placeholder(name: str) -> None:

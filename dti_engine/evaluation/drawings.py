@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.images import to_tensor
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.looks import Look
 from dti_engine.miniature.world.scenes import Figure, Scene, figure
 from dti_engine.miniature.world.subjects import WorldPrompt
+from dti_engine.tensors import to_tensor
 
 
 def scene(prompt: WorldPrompt, look: Look, *, seed: str) -> Scene:

@@ -13,6 +13,7 @@ import pytest
         "dti_engine.errors",
         "dti_engine.config",
         "dti_engine.recipes",
+        "dti_engine.bundles.loading",
         "dti_engine.cli",
     ],
 )

@@ -3,27 +3,16 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from dti_engine.config import CaptionFamily
-from dti_engine.errors import ConfigurationError, InvalidImageError
-from dti_engine.images import (
-    CAPTION_TEMPLATES,
-    Picture,
-    PictureLimits,
-    crops,
-    decode_picture,
-    load_pictures,
-    to_tensor,
-)
+from dti_engine.errors import InvalidImageError
+from dti_engine.images import PictureLimits, decode_mask, decode_picture, load_pictures
 
 
 def noise(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
@@ -49,10 +38,6 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and has no pixels at all."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"")
-
-
-def picture(image: Image.Image) -> Picture:
-    return Picture("a.png", image, "0" * 64, image.size)
 
 
 # What is read from a folder
@@ -273,93 +258,18 @@ def test_every_colour_space_of_jpeg_becomes_rgb(mode: str, color: Any, expected:
     assert np.abs(np.array(image.getpixel((20, 20))) - expected).max() <= 3
 
 
-# Crops and tensors
+# Masks
 
 
-def test_a_square_picture_has_one_crop() -> None:
-    (crop,) = crops(picture(noise(64, 64)), 64, max_crops=8)
-    assert crop.tobytes() == noise(64, 64).tobytes()
+def test_a_mask_is_greyscale_and_black_where_transparent() -> None:
+    mask = Image.new("LA", (48, 48), (255, 255))
+    mask.paste((255, 0), (0, 0, 24, 48))
+    decoded_mask = decode_mask(encoded(mask))
+    assert decoded_mask.mode == "L"
+    assert [decoded_mask.getpixel(xy) for xy in ((5, 5), (40, 5))] == [0, 255]
 
 
-@pytest.mark.parametrize("turn", [lambda image: image, lambda image: image.transpose(4)])
-def test_crops_are_spaced_evenly_from_end_to_end(
-    turn: Callable[[Image.Image], Image.Image],
-) -> None:
-    long = noise(96, 64)
-    cut = crops(picture(turn(long)), 64, max_crops=3)
-    for crop, x in zip(cut, (0, 16, 32), strict=True):
-        assert crop.tobytes() == turn(long.crop((x, 0, x + 64, 64))).tobytes()
-
-
-@pytest.mark.parametrize("size", [32, 100])
-def test_a_crop_is_what_it_is_in_the_whole_picture_resized(size: int) -> None:
-    whole = noise(128, 64).resize((2 * size, size), Image.Resampling.LANCZOS)
-    left, right = crops(picture(noise(128, 64)), size, max_crops=2)
-    assert np.abs(np.asarray(left, float) - whole.crop((0, 0, size, size))).max() <= 1
-    assert np.abs(np.asarray(right, float) - whole.crop((size, 0, 2 * size, size))).max() <= 1
-
-
-def test_the_only_crop_of_a_long_picture_is_its_centre() -> None:
-    (crop,) = crops(picture(noise(64, 96)), 64, max_crops=1)
-    assert crop.tobytes() == noise(64, 96).crop((0, 16, 64, 80)).tobytes()
-
-
-def test_crops_less_than_a_pixel_apart_are_left_out() -> None:
-    assert len(crops(picture(noise(66, 64)), 64, max_crops=8)) == 3
-    assert len(crops(picture(noise(66, 64)), 8, max_crops=8)) == 1
-
-
-def test_a_long_thin_picture_is_never_enlarged_as_a_whole() -> None:
-    # At 512 px this one would have 2.6 gigapixels.
-    cut = crops(picture(noise(32, 320_000)), 512, max_crops=2)
-    assert [crop.size for crop in cut] == [(512, 512)] * 2
-
-
-@pytest.mark.parametrize(("size", "max_crops"), [(0, 1), (64, 0), (-1, -1)])
-def test_crops_of_no_size_or_number_are_refused(size: int, max_crops: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"got {size} and {max_crops}"):
-        crops(picture(noise()), size, max_crops=max_crops)
-
-
-def test_a_tensor_holds_channels_first_from_minus_one_to_one() -> None:
-    image = Image.new("RGB", (3, 2), (0, 255, 51))
-    image.putpixel((2, 1), (255, 0, 0))
-    pixels = to_tensor([image, image])
-    assert pixels.shape == (2, 3, 2, 3)
-    assert pixels.dtype == torch.float32
-    torch.testing.assert_close(pixels[0, :, 0, 0], torch.tensor([-1.0, 1.0, -0.6]))
-    assert pixels[1, :, 1, 2].tolist() == [1, -1, -1]
-
-
-@pytest.mark.parametrize(
-    "images",
-    [
-        [],
-        [Image.new("RGB", (4, 4)), Image.new("RGB", (4, 5))],
-        [Image.new("L", (4, 4))],
-        [Image.new("RGB", (4, 4)), Image.new("RGBA", (4, 4))],
-    ],
-)
-def test_images_that_do_not_stack_are_refused(images: list[Image.Image]) -> None:
-    with pytest.raises(ConfigurationError, match="must be RGB and all of one size"):
-        to_tensor(images)
-
-
-# Captions
-
-
-def test_every_family_of_captions_has_templates() -> None:
-    assert set(CAPTION_TEMPLATES) == set(get_args(CaptionFamily))
-    assert {name: len(each) for name, each in CAPTION_TEMPLATES.items()} == {
-        "object": 20,
-        "style": 12,
-        "person": 12,
-        "miniature": 3,
-    }
-
-
-@pytest.mark.parametrize("family", CAPTION_TEMPLATES)
-def test_a_template_has_one_place_for_the_token_and_stands_once(family: CaptionFamily) -> None:
-    templates = CAPTION_TEMPLATES[family]
-    assert all(each.count("{}") == 1 and each.format("<x>").count("<x>") == 1 for each in templates)
-    assert len(set(templates)) == len(templates)
+def test_a_mask_is_judged_as_a_picture_is() -> None:
+    for data, reason in ((png_header(9000, 9000), "megapixels"), (b"hello", "not JPEG")):
+        with pytest.raises(InvalidImageError, match=reason):
+            decode_mask(data)

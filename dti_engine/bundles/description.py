@@ -1,0 +1,110 @@
+"""`bundle.json`: what the sender says of the subject and of single pictures."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ValidationError as SchemaError
+from pydantic_core import from_json
+
+from dti_engine.bundles.contents import DESCRIPTION
+from dti_engine.bundles.entries import Finding
+from dti_engine.bundles.names import normalized, printable
+from dti_engine.config import PLACEHOLDER, explain
+
+Kind: TypeAlias = Literal["object", "style", "person"]
+
+_MENTION = re.compile(r"<[^<>\s]*>")
+
+
+def _subject(value: str) -> str:
+    if not PLACEHOLDER.fullmatch(f"<{value}>"):
+        raise ValueError(
+            "must be 1 to 63 characters of a-z, 0-9, '-' and '_', the first a letter or digit, "
+            f"got {value!r:.80}"
+        )
+    return value
+
+
+def _placeholder(value: str) -> str:
+    if not PLACEHOLDER.fullmatch(value):
+        raise ValueError(f"must be <name>, such as <rex>, got {value!r:.80}")
+    return value
+
+
+def _caption(value: str) -> str:
+    if "{}" not in value:
+        raise ValueError(f"must have {{}} where the placeholder goes, got {value!r:.80}")
+    if found := _MENTION.search(value):
+        raise ValueError(f"must not name {found[0]}: {{}} alone stands for the subject")
+    return value
+
+
+_Text: TypeAlias = Annotated[
+    str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
+_File: TypeAlias = Annotated[_Text, AfterValidator(normalized)]
+
+
+class PictureNotes(BaseModel):
+    """What is said of one picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    caption: Annotated[_Text, AfterValidator(_caption)] | None = Field(
+        default=None, description="in place of the templates, with {} for the placeholder"
+    )
+    mask: _File | None = Field(
+        default=None, description="a picture file of the same size; white is the subject"
+    )
+
+
+class Description(BaseModel):
+    """What is said of a subject; all of it may be left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    subject: Annotated[str, AfterValidator(_subject)] | None = Field(
+        default=None, description="id of the subject, and name of its file"
+    )
+    placeholder: Annotated[str, AfterValidator(_placeholder)] | None = Field(
+        default=None, description="the token's name in prompts"
+    )
+    initializer: _Text | None = Field(default=None, description="nearest common word or phrase")
+    kind: Kind | None = Field(default=None, description="family of caption templates")
+    tags: tuple[_Text, ...] = Field(default=(), max_length=50, strict=False)
+    pictures: Mapping[_File, PictureNotes] = Field(
+        default_factory=dict[str, PictureNotes], description="file name -> what is said of it"
+    )
+
+    @property
+    def masks(self) -> set[str]:
+        """Names of the mask files."""
+        return {notes.mask for notes in self.pictures.values() if notes.mask}
+
+
+def parse(data: bytes) -> tuple[Description, list[Finding]]:
+    """What the bytes of a JSON file say, less what is refused: each with the reason."""
+    try:
+        values = from_json(data)
+    except ValueError as error:
+        return Description(), [Finding(DESCRIPTION, f"is not JSON in UTF-8 ({error})")]
+    if not isinstance(values, dict):
+        return Description(), [Finding(DESCRIPTION, "must be a JSON object: { ... }")]
+    refusals, accepted = list[Finding](), dict[str, object]()
+    noted = values.get("pictures")
+    if isinstance(noted, dict):
+        # One by one, so that a reason has the name of its picture.
+        for name, notes in noted.items():
+            try:
+                accepted[name] = PictureNotes.model_validate(notes).model_dump()
+            except SchemaError as error:
+                reason = f"{DESCRIPTION}: {explain(error, PictureNotes)}"
+                refusals.append(Finding(printable(name), reason))
+        values["pictures"] = accepted
+    try:
+        return Description.model_validate(values), refusals
+    except SchemaError as error:
+        refusals.insert(0, Finding(DESCRIPTION, explain(error, Description)))
+        return Description(), refusals

@@ -1,0 +1,74 @@
+"""The entries of a tar file, gzipped or not, read in one pass from begin to end."""
+
+import gzip
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from dti_engine.bundles.entries import DAMAGE, Entry
+from dti_engine.bundles.limits import BundleLimits
+from dti_engine.errors import InvalidBundleError
+
+_GZIP = b"\x1f\x8b"
+
+
+class _Counted(io.BufferedIOBase):
+    """A file that gives no more than so many bytes, headers and padding of a tar included."""
+
+    def __init__(self, file: gzip.GzipFile | IO[bytes], max_bytes: int) -> None:
+        self._file, self._left, self._max_bytes = file, max_bytes, max_bytes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        assert size is not None
+        assert size >= 0  # a stream of tarfile reads by the block
+        data = self._file.read(min(size, self._left + 1))
+        self._left -= len(data)
+        if self._left < 0:
+            raise InvalidBundleError(
+                f"unpacks to more than {self._max_bytes / 1e6:g} MB; pack fewer or smaller files"
+            )
+        return data
+
+
+def entries(path: Path, limits: BundleLimits) -> Iterator[Entry]:
+    """All entries, in their order; each must be read before the next one is asked for.
+
+    Raises: InvalidBundleError if the file as a whole is refused, or from there on.
+    """
+    with path.open("rb") as file:
+        is_gzipped = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        plain = gzip.GzipFile(fileobj=file) if is_gzipped else file
+        # A header or the padding of an entry is at most twice its 512 bytes.
+        overhead = (limits.max_entries + 20) * 2048
+        counted = _Counted(plain, limits.max_unpacked_bytes + overhead)
+        try:
+            # A stream never seeks, so no header can send the reader backwards, into a loop.
+            with tarfile.open(
+                fileobj=counted, mode="r|", encoding="utf-8", errors="surrogateescape"
+            ) as archive:
+                for member in archive:
+                    yield _entry(archive, member)
+        except DAMAGE as error:
+            raise InvalidBundleError(f"a damaged tar file ({error}); pack it anew") from error
+
+
+def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
+    def open_member() -> IO[bytes]:
+        file = archive.extractfile(member)
+        assert file  # None is for what has an obstacle
+        return file
+
+    return Entry(member.name, member.isdir(), _obstacle(member), member.size, open_member)
+
+
+def _obstacle(member: tarfile.TarInfo) -> str | None:
+    if member.issym() or member.islnk():
+        return "a link; pack the file itself"
+    if member.issparse():
+        return "a sparse file; pack it in full"
+    if not member.isreg() and not member.isdir():
+        return "neither a file nor a folder; take it away"
+    return None

@@ -1,0 +1,41 @@
+"""Pictures and masks as tensors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dti_engine.errors import ConfigurationError
+
+
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """RGB images of one size as (B, 3, H, W) float32 in [-1, 1].
+
+    Raises: ConfigurationError if there are none, or they differ in size or are not RGB.
+    """
+    kinds = sorted({(image.mode, image.size) for image in images})
+    if len(kinds) != 1 or kinds[0][0] != "RGB":
+        raise ConfigurationError(f"images must be RGB and all of one size, got {kinds or 'none'}")
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))  # (B, H, W, 3)
+    return pixels.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
+
+
+def to_weights(masks: Sequence[Image.Image | None], height: int, width: int) -> Tensor:
+    """(B, 1, h, w) float32 weights of the squared error, whose mean is 1 in each sample.
+
+    A mask, greyscale and not all black, counts by the mean of its pixels at each latent, of which
+    there are height x width; None counts everywhere alike. The mean error so weighted is that over
+    the area of the mask, and is as large as without one: beside it, the prior weighs the same.
+    """
+    weights = [torch.ones(1, 1, height, width)]
+    for mask in masks:
+        if mask is None:
+            weights.append(weights[0])
+            continue
+        # In float64 the sums of 8-bit values are exact, so that an all-white mask gives ones.
+        pixels = torch.from_numpy(np.array(mask, dtype=np.float64))[None, None]
+        area = torch.nn.functional.adaptive_avg_pool2d(pixels, (height, width))
+        weights.append((area / area.mean()).float())
+    return torch.cat(weights[1:])
