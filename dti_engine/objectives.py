@@ -113,17 +113,23 @@ def denoising_loss(
     noise: Tensor,
     u: Tensor,
     conditioning: ConditioningT,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of each sample: the one loss of the engine, whatever the model predicts.
 
-    Shapes: latents, noise (B, C, h, w) fp32; u (B,) in [0, 1) -> (B,). Differentiable through
-    conditioning.
+    weights say where errors count, with a mean of 1 in each sample (`tensors.to_weights`). None
+    and ones give the same, bit for bit.
+
+    Shapes: latents, noise (B, C, h, w) fp32; u (B,) in [0, 1); weights (B, 1, h, w) -> (B,).
+    Differentiable through conditioning.
     """
     objective = backbone.objective
     t = objective.timesteps(u)
     predicted = backbone.denoise(objective.noisy(latents, noise, t), t, conditioning)
-    error = predicted.float() - objective.target(latents, noise, t)
-    return error.square().flatten(1).mean(dim=1)
+    squared = (predicted.float() - objective.target(latents, noise, t)).square()
+    if weights is not None:
+        squared = weights * squared
+    return squared.flatten(1).mean(dim=1)
 
 
 def objective_from_scheduler(prediction_type: str, alphas_cumprod: Tensor) -> Objective:

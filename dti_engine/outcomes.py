@@ -50,7 +50,7 @@ def outcome(
         fingerprint=backbone.fingerprint,
         origin=Trained(
             initializer=subject.initializer,
-            config=config,
+            config=config.changed(captions=subject.captions or config.captions),
             seed=subject.seed,
             steps_done=occupant.step,
             pictures={picture.name: picture.sha256 for picture in subject.pictures},

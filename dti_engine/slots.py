@@ -14,18 +14,17 @@ from torch import Tensor
 from dti_engine import sphere
 from dti_engine.backbones.interface import Backbone, Latents
 from dti_engine.captions import CAPTION_TEMPLATES
-from dti_engine.config import TrainConfig
+from dti_engine.config import CaptionFamily, TrainConfig
 from dti_engine.draws import draw
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
 from dti_engine.images import Picture
 from dti_engine.prompts import PromptBatch, tokenize
 from dti_engine.reports import SlotReport
-from dti_engine.tensors import to_tensor
+from dti_engine.samples import Samples
+from dti_engine.tensors import to_tensor, to_weights
 from dti_engine.tokens import LearnedToken
-from dti_engine.views import crops
+from dti_engine.views import MAX_CROPS, views
 from dti_engine.vocabulary import TextEncoder, initial_rows, vocabulary_magnitude
-
-_MAX_CROPS = 8  # of one picture: a random crop has a near neighbour, and encoding takes seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +37,7 @@ class Subject:
     initializer: str  # word or phrase; the token gets one vector per vocabulary piece of it
     seed: int
     num_vectors: int | None = None  # repeats the initializer's pieces to make so many
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Samples of one step: B of one slot, or those of all slots in order."""
-
-    latents: Tensor  # (B, C, h, w)
-    noise: Tensor  # (B, C, h, w)
-    u: Tensor  # (B,)
-    prompts: PromptBatch
-
-    @staticmethod
-    def concat(parts: Sequence["Samples"]) -> "Samples":
-        """One batch of all their samples, in order."""
-        return Samples(
-            torch.cat([part.latents for part in parts]),
-            torch.cat([part.noise for part in parts]),
-            torch.cat([part.u for part in parts]),
-            PromptBatch.concat([part.prompts for part in parts]),
-        )
-
-
-def blank_samples(backbone: Backbone, config: TrainConfig) -> Samples:
-    """What an empty slot puts into a step: the same shapes, no learned row, hence no gradient."""
-    shape = backbone.latent_shape(config.resolution, config.resolution)
-    zeros = torch.zeros(config.batch_size, *shape, device=backbone.device)
-    prompts = tokenize([""] * len(zeros), backbone.text_encoders, [{}] * len(zeros))
-    return Samples(zeros, zeros, zeros[:, 0, 0, 0], prompts.to(backbone.device))
+    captions: CaptionFamily | None = None  # of templates; None: those of the run
 
 
 @dataclass(eq=False)
@@ -74,8 +46,10 @@ class Occupant:
 
     subject: Subject
     rows: Mapping[str, slice]  # encoder name -> its vectors in that encoder's table
-    captions: PromptBatch  # every template once
+    captions: PromptBatch  # every template once, then the pictures' own captions
     latents: Latents  # every crop of every picture
+    weights: Tensor  # (crops, 1, h, w), see `to_weights`
+    own_caption: Tensor  # (crops,) int64, which of `captions` its picture has; -1: any template
     num_crops: Sequence[int]  # of each picture
     step: int = 0  # steps done
     num_unread: int = 0  # of them, those that are not in `reports` yet
@@ -105,12 +79,19 @@ class Occupant:
             self.step,
             batch_size=config.batch_size,
             num_crops=self.num_crops,
-            num_captions=len(CAPTION_TEMPLATES[config.captions]),
+            num_captions=len(_templates(self.subject, config)),
             latent_shape=tuple(mean.shape[1:]),
             timesteps=config.timesteps,
         ).to(mean.device)
         latents = Latents(mean[draws.views], std[draws.views]).sample(draws.posterior)
-        return Samples(latents, draws.noise, draws.u, self.captions.select(draws.captions))
+        # A template is drawn in any case, so that no picture's caption changes another's draws.
+        own = self.own_caption[draws.views]
+        prompts = self.captions.select(torch.where(own < 0, draws.captions, own))
+        return Samples(latents, draws.noise, draws.u, self.weights[draws.views], prompts)
+
+
+def _templates(subject: Subject, config: TrainConfig) -> Sequence[str]:
+    return CAPTION_TEMPLATES[subject.captions or config.captions]
 
 
 def magnitude(config: TrainConfig, encoder: TextEncoder) -> float | None:
@@ -151,26 +132,52 @@ def prepare(
 ) -> Occupant:
     """Encode pictures and captions of a subject whose vectors will lie at `rows`.
 
-    Raises: InvalidImageError if it has no picture; TokenError if its token does not fit a caption;
-        SubjectError if its seed is out of range.
+    Raises: InvalidImageError if it has no picture, or a mask is black; TokenError if a caption has
+        no `{}`, or its token does not fit; SubjectError if its seed is out of range.
     """
     if not subject.pictures:
         raise InvalidImageError("the subject has no pictures; give at least 1, better 3 to 6")
     if not 0 <= subject.seed < 2**64:
         raise SubjectError(f"a seed must lie in 0 .. 2**64 - 1, got {subject.seed}")
     spans = {name: range(span.start, span.stop) for name, span in rows.items()}
-    templates = CAPTION_TEMPLATES[config.captions]
-    captions = tokenize(
-        [template.replace("{}", subject.placeholder) for template in templates],
-        backbone.text_encoders,
-        [{subject.placeholder: spans}] * len(templates),
+    templates, captions = _templates(subject, config), _own_captions(subject)
+    prompts = [each.replace("{}", subject.placeholder) for each in (*templates, *captions.values())]
+    tokenized = tokenize(
+        prompts, backbone.text_encoders, [{subject.placeholder: spans}] * len(prompts)
     )
-    views = [crops(each, config.resolution, max_crops=_MAX_CROPS) for each in subject.pictures]
+    seen = [views(each, config.resolution, max_crops=MAX_CROPS) for each in subject.pictures]
+    crops = [view for each in seen for view in each]
     # One at a time: together, they would need more memory than the training itself.
-    encoded = [backbone.encode_images(to_tensor([view])) for each in views for view in each]
+    encoded = [backbone.encode_images(to_tensor([crop.image])) for crop in crops]
     latents = Latents(
         mean=torch.cat([each.mean for each in encoded]),
         std=torch.cat([each.std for each in encoded]),
     )
-    num_crops = [len(each) for each in views]
-    return Occupant(subject, rows, captions.to(backbone.device), latents, num_crops)
+    numbers = {index: len(templates) + i for i, index in enumerate(captions)}
+    own = [numbers.get(index, -1) for index, each in enumerate(seen) for _ in each]
+    return Occupant(
+        subject,
+        rows,
+        tokenized.to(backbone.device),
+        latents,
+        weights=to_weights([crop.mask for crop in crops], *latents.mean.shape[2:]).to(
+            backbone.device
+        ),
+        own_caption=torch.tensor(own, device=backbone.device),
+        num_crops=[len(each) for each in seen],
+    )
+
+
+def _own_captions(subject: Subject) -> dict[int, str]:
+    """Number of a picture -> its caption, of those that have one. Raises: TokenError."""
+    captions: dict[int, str] = {}
+    for index, picture in enumerate(subject.pictures):
+        if picture.caption is None:
+            continue
+        if "{}" not in picture.caption:
+            raise TokenError(
+                f"the caption of {picture.name!r} has no {{}} where {subject.placeholder} goes: "
+                f"{picture.caption!r}. Without it, nothing would be learned from the picture"
+            )
+        captions[index] = picture.caption
+    return captions

@@ -26,7 +26,8 @@ from dti_engine.learners import Learner, new_learner
 from dti_engine.objectives import denoising_loss
 from dti_engine.outcomes import Outcome, outcome
 from dti_engine.reports import SlotReport, tabulate
-from dti_engine.slots import Occupant, Samples, Subject
+from dti_engine.samples import Samples, blank_samples
+from dti_engine.slots import Occupant, Subject
 
 __all__ = ["Outcome", "SlotReport", "Subject", "Trainer", "train"]
 
@@ -119,7 +120,7 @@ class Trainer:
         self._backbone, self._config = backbone, config
         self._max_vectors, self._report_every, self._on_step = max_vectors, report_every, on_step
         self._magnitudes = {name: slots.magnitude(config, each) for name, each in encoders.items()}
-        self._blank = slots.blank_samples(backbone, config)
+        self._blank = blank_samples(backbone, config)
         self._unread: list[Tensor] = []  # per step (K, figures), see `tabulate`
 
     def seat(self, subject: Subject) -> None:
@@ -145,7 +146,9 @@ class Trainer:
             [each.samples(config) if each else self._blank for each in self.occupants]
         )
         conditioning = backbone.encode_prompts(batch.prompts, self._rows())
-        losses = denoising_loss(backbone, batch.latents, batch.noise, batch.u, conditioning)
+        losses = denoising_loss(
+            backbone, batch.latents, batch.noise, batch.u, conditioning, batch.weights
+        )
         losses = losses.unflatten(0, (-1, config.batch_size)).mean(dim=1)  # (K,)
         gradients = torch.autograd.grad(losses.sum(), [each.parameter for each in learners])
         moved = [learner.step(each) for learner, each in zip(learners, gradients, strict=True)]

@@ -9,6 +9,7 @@ from PIL import Image, ImageStat
 from dti_engine.errors import ConfigurationError, InvalidImageError
 from dti_engine.images import Picture
 
+MAX_CROPS = 8  # of one picture: a random crop has a near neighbour, and encoding takes seconds
 _MIN_SHARE = 0.01  # of a crop that its mask must show; with less, a few latents would be all
 
 _Box: TypeAlias = tuple[float, float, float, float]

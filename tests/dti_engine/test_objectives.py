@@ -1,8 +1,10 @@
 """Noise, velocity and flow: algebra, diffusers as oracle, and the one loss."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from PIL import Image
 from torch import Tensor
 
 from dti_engine.errors import BackboneLoadError
@@ -14,6 +16,7 @@ from dti_engine.objectives import (
     denoising_loss,
     objective_from_scheduler,
 )
+from dti_engine.tensors import to_weights
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 ALPHAS = SCHEDULER.alphas_cumprod
@@ -139,3 +142,72 @@ def test_a_checkpoints_prediction_type_names_its_objective(stated: str, name: st
 def test_an_unknown_prediction_type_is_refused_with_the_known_ones() -> None:
     with pytest.raises(BackboneLoadError, match=r"'sample'.*'epsilon' and 'v_prediction'"):
         objective_from_scheduler("sample", ALPHAS)
+
+
+# The masked loss
+
+
+def _masked(weights: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Losses of a random prediction, and their gradient in that prediction."""
+    generator = torch.Generator().manual_seed(seed)
+    latents, noise, predicted = torch.randn(3, 4, 4, 8, 8, generator=generator)
+    predicted.requires_grad_()
+
+    class Fixed:
+        objective = Velocity(ALPHAS)
+
+        def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
+            return conditioning
+
+    losses = denoising_loss(Fixed(), latents, noise, U, predicted, weights)
+    (gradient,) = torch.autograd.grad(losses.sum(), predicted)
+    return losses, gradient
+
+
+def _random_mask(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64), dtype=np.uint8)
+    pixels[:, : 8 * (seed % 6)] = 0
+    return Image.fromarray(pixels)
+
+
+over_seeds = pytest.mark.parametrize("seed", range(12))
+
+
+@over_seeds
+def test_a_white_mask_gives_the_loss_without_one_bit_for_bit(seed: int) -> None:
+    weights = to_weights([Image.new("L", (64, 64), 255), None] * 2, 8, 8)
+    for masked, plain in zip(_masked(weights, seed), _masked(None, seed), strict=True):
+        assert torch.equal(masked, plain)
+
+
+@over_seeds
+def test_nothing_outside_of_a_mask_counts(seed: int) -> None:
+    weights = to_weights([_random_mask(seed)] * 4, 8, 8)
+    _, gradient = _masked(weights, seed)
+    outside = (weights == 0).expand_as(gradient)
+    assert outside.any() or seed % 6 == 0
+    assert (gradient[outside] == 0).all()
+    assert (gradient[~outside] != 0).all()
+
+
+@over_seeds
+def test_the_masked_loss_is_the_mean_over_the_area_of_the_mask(seed: int) -> None:
+    mask = Image.new("L", (64, 64))
+    left = 8 * (seed % 7)
+    mask.paste(255, (left, 0, 64, 64))
+    losses, _ = _masked(to_weights([mask] * 4, 8, 8), seed)
+    generator = torch.Generator().manual_seed(seed)
+    latents, noise, predicted = torch.randn(3, 4, 4, 8, 8, generator=generator)
+    objective = Velocity(ALPHAS)
+    error = predicted - objective.target(latents, noise, objective.timesteps(U))
+    inside = error[..., left // 8 :].square().flatten(1).mean(dim=1)
+    torch.testing.assert_close(losses, inside, rtol=1e-5, atol=0)
+
+
+@over_seeds
+def test_how_bright_a_mask_is_does_not_matter(seed: int) -> None:
+    mask = _random_mask(seed)
+    dim = mask.point(lambda value: value // 8 * 8)
+    dimmer = dim.point(lambda value: value // 4)
+    bright, dark = (_masked(to_weights([each] * 4, 8, 8), seed)[0] for each in (dim, dimmer))
+    torch.testing.assert_close(bright, dark, rtol=1e-5, atol=0)

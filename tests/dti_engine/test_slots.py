@@ -1,15 +1,21 @@
 """A subject in a slot: its token before training, and what it puts into a step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
+from dti_engine.captions import CAPTION_TEMPLATES
 from dti_engine.config import TrainConfig
+from dti_engine.draws import draw
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
 from dti_engine.objectives import denoising_loss
-from dti_engine.slots import Subject, blank_samples, initial_token, magnitude, prepare
+from dti_engine.prompts import tokenize
+from dti_engine.samples import Samples, blank_samples
+from dti_engine.slots import Subject, initial_token, magnitude, prepare
 from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
 
 CONFIG = TrainConfig(steps=3, batch_size=2, resolution=16, lr=0.04)
@@ -128,3 +134,105 @@ def test_a_subject_without_pictures_or_with_an_impossible_seed_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         prepare(make_subject(0, **changes), {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
+
+
+# Captions and masks of single pictures
+
+
+def _with(subject: Subject, **changes: object) -> Subject:
+    """The subject, its first picture changed."""
+    first, *others = subject.pictures
+    return replace(subject, pictures=[replace(first, **changes), *others])
+
+
+def _samples(subject: Subject, backbone: Backbone, num_steps: int = 8) -> list[Samples]:
+    occupant = prepare(subject, {ENCODER: slice(0, 1)}, backbone, CONFIG)
+    batches: list[Samples] = []
+    for step in range(num_steps):
+        occupant.step = step
+        batches.append(occupant.samples(CONFIG))
+    return batches
+
+
+def test_a_picture_with_a_caption_is_always_seen_with_it_and_no_other_is(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = make_subject(3)
+    captioned = _with(subject, caption="a photo of {} on a red scarf")
+    own = tokenize(
+        ["a photo of <rex> on a red scarf"],
+        tiny_backbone.text_encoders,
+        [{"<rex>": {ENCODER: range(1)}}],
+    ).inputs[ENCODER]
+    occupant = prepare(subject, {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
+    firsts = occupant.num_crops[0]
+    num_own = 0
+    for step, (plain, changed) in enumerate(
+        zip(_samples(subject, tiny_backbone), _samples(captioned, tiny_backbone), strict=True)
+    ):
+        # Nothing else that is drawn changes.
+        for name in ("latents", "noise", "u", "weights"):
+            assert torch.equal(getattr(plain, name), getattr(changed, name))
+        views = draw(
+            3,
+            step,
+            batch_size=CONFIG.batch_size,
+            num_crops=occupant.num_crops,
+            num_captions=20,
+            latent_shape=tuple(plain.latents.shape[1:]),
+            timesteps="uniform",
+        ).views
+        for index, view in enumerate(views):
+            ids = changed.prompts.inputs[ENCODER].ids[index]
+            of_first = bool(view < firsts)
+            num_own += of_first
+            expected = own.ids[0] if of_first else plain.prompts.inputs[ENCODER].ids[index]
+            assert torch.equal(ids, expected)
+    assert 0 < num_own < 8 * CONFIG.batch_size
+
+
+def test_a_caption_without_a_place_for_the_token_is_refused(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = _with(make_subject(0), caption="a dog")
+    with pytest.raises(TokenError, match=r"caption of '0\.png' has no \{\} where <rex> goes"):
+        prepare(subject, {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
+
+
+def test_the_family_of_captions_may_be_the_subjects_own(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = make_subject(0, captions="style")
+    occupant = prepare(subject, {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
+    assert len(occupant.captions.inputs[ENCODER].ids) == len(CAPTION_TEMPLATES["style"])
+    occupant.samples(CONFIG)
+
+
+def test_a_subject_without_masks_weighs_exactly_one_everywhere(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    for each in (*_samples(make_subject(0), tiny_backbone), blank_samples(tiny_backbone, CONFIG)):
+        assert torch.equal(each.weights, torch.ones_like(each.latents[:, :1]))
+
+
+def test_the_weights_of_a_sample_are_those_of_its_own_crop(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = make_subject(0)
+    mask = Image.new("L", subject.pictures[0].image.size)
+    mask.paste(255, (0, 0, mask.width, mask.height // 2))  # the upper half of every crop
+    masked = _with(subject, mask=mask)
+    occupant = prepare(masked, {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
+    side = occupant.weights.shape[-1]
+    upper = torch.zeros(1, side, side)
+    upper[:, : side // 2] = 2
+    for index, weights in enumerate(occupant.weights):
+        expected = upper if index < occupant.num_crops[0] else torch.ones_like(upper)
+        assert torch.equal(weights, expected)
+
+
+def test_a_black_mask_is_refused(tiny_backbone: Backbone, make_subject: MakeSubject) -> None:
+    subject = make_subject(0)
+    masked = _with(subject, mask=Image.new("L", subject.pictures[0].image.size))
+    with pytest.raises(InvalidImageError, match="its mask is black"):
+        prepare(masked, {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)

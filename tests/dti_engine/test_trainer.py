@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dti_engine import sphere
@@ -284,3 +286,53 @@ def test_every_text_encoder_has_rows_of_its_own(
     assert _angle(first, second) > 0.01
     for report in outcome.reports:
         assert report.step_angle_rad == pytest.approx(math.atan(CONFIG.lr), abs=1e-6)
+
+
+# Captions and masks of single pictures
+
+
+def _masked(subject: Subject, white: int) -> Subject:
+    """The subject with a caption, and masks whose left part is that bright."""
+    pictures = []
+    for picture in subject.pictures:
+        mask = Image.new("L", picture.image.size, 255)
+        mask.paste(white, (0, 0, picture.image.width // 2, picture.image.height))
+        pictures.append(replace(picture, mask=mask, caption=None if white else "a {} on a beach"))
+    return replace(subject, pictures=pictures)
+
+
+def test_a_neighbour_with_masks_and_captions_changes_no_result_at_the_same_shape(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    neighbours = [make_subject(1), _masked(make_subject(1), 0)]
+    plain, beside = (
+        _by_id(train(tiny_backbone, [each, make_subject(2)], SHORT, num_slots=2))
+        for each in neighbours
+    )
+    assert torch.equal(_learned(plain["subject-2"]), _learned(beside["subject-2"]))
+    assert plain["subject-2"].reports == beside["subject-2"].reports
+    assert not torch.equal(_learned(plain["subject-1"]), _learned(beside["subject-1"]))
+
+
+def test_white_masks_learn_what_none_do_bit_for_bit(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subjects = (make_subject(3), _masked(make_subject(3), 255))
+    plain, masked = (next(train(tiny_backbone, [each], SHORT, num_slots=1)) for each in subjects)
+    assert torch.equal(_learned(plain), _learned(masked))
+
+
+def test_packings_of_masked_subjects_agree_to_1e_9_after_20_steps_in_float64(
+    exact_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    def rows_after_20_steps(*subjects: Subject) -> Tensor:
+        trainer = Trainer(exact_backbone, CONFIG.changed(steps=100), num_slots=len(subjects))
+        for subject in subjects:
+            trainer.seat(subject)
+        for _ in range(20):
+            trainer.step()
+        return _rows(trainer, len(subjects) - 1)
+
+    masked = _masked(make_subject(7), 0)
+    alone, packed = rows_after_20_steps(masked), rows_after_20_steps(make_subject(1), masked)
+    torch.testing.assert_close(alone, packed, rtol=0, atol=1e-9)
