@@ -10,6 +10,7 @@ import typer
 from dti_engine import __version__
 from dti_engine.commands import (
     blending,
+    bundles,
     demonstration,
     evaluation,
     exchange,
@@ -55,6 +56,7 @@ def dti(
 
 
 mount(app, demonstration.demo, demonstration.EXAMPLES)
+app.add_typer(bundles.app, name="bundle", epilog=examples(*bundles.CHECK_EXAMPLES))
 mount(app, training.train, training.EXAMPLES)
 mount(app, painting.generate, painting.EXAMPLES)
 mount(app, blending.blend, blending.EXAMPLES)

@@ -10,6 +10,8 @@ from dti_engine.config import DtypeName
 MODEL_PANEL = "Model"
 PAINTING_PANEL = "Painting"
 
+BUNDLE_HELP = "A folder, zip or tar of 3 to 6 pictures of one subject."
+
 TokenArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(

@@ -1,4 +1,4 @@
-"""Folders that become subjects, and what became of each of them."""
+"""Bundles that become subjects, and what became of each of them."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,84 +7,83 @@ from math import degrees
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dti_engine.commands.terminal import print_json, print_paths, say
+from dti_engine.commands.terminal import print_json, print_paths, say, warn
 from dti_engine.errors import (
     ConfigurationError,
     DTIError,
-    InvalidImageError,
     OutputError,
     SubjectError,
     TokenError,
 )
 
 if TYPE_CHECKING:
+    from dti_engine.bundles.description import Description
     from dti_engine.outcomes import Outcome
     from dti_engine.slots import Subject
 
-_INITIALIZER_FILE = "initializer.txt"
 _STOPPED = 130  # what shells report after Ctrl-C
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A folder that becomes a subject when a slot falls free."""
+    """A bundle that becomes a subject when a slot falls free."""
 
-    folder: Path
+    path: Path
+    name: str  # of the subject and its file
     placeholder: str
     initializer: str
 
-    @property
-    def name(self) -> str:
-        return self.placeholder.strip("<>")
 
+def plan(paths: Sequence[Path], placeholder: str | None, initializers: Sequence[str]) -> list[Plan]:
+    """One plan per bundle, by what is said here, else by its bundle.json, else by its own name.
 
-def plan(
-    folders: Sequence[Path], placeholder: str | None, initializers: Sequence[str]
-) -> list[Plan]:
-    """One plan per folder, named after it.
-
-    Raises: ConfigurationError if the numbers of names or words and folders do not fit, or a folder
-        has no word; TokenError if two folders would get one name, or one gets none.
+    Raises: ConfigurationError if the numbers of names or words and bundles do not fit, or a bundle
+        has no word; TokenError if two bundles would get one name, or one gets none.
     """
-    if placeholder and len(folders) > 1:
+    from dti_engine.bundles.loading import load_bundle, read_description
+
+    if placeholder and len(paths) > 1:
         raise ConfigurationError(
-            f"--placeholder {placeholder} cannot name {len(folders)} folders; leave it out, and "
-            "each token is named after its folder"
+            f"--placeholder {placeholder} cannot name {len(paths)} bundles; leave it out, and "
+            "each token is named after its bundle"
         )
-    if not initializers:
-        initializers = [_noted_initializer(folder) for folder in folders]
-    elif len(initializers) == 1:
-        initializers = list(initializers) * len(folders)
-    elif len(initializers) != len(folders):
+    if len(initializers) not in (0, 1, len(paths)):
         raise ConfigurationError(
-            f"give --initializer once, or once for each of the {len(folders)} folders, "
+            f"give --initializer once, or once for each of the {len(paths)} bundles, "
             f"got {len(initializers)}"
         )
-    placeholders = [placeholder] if placeholder else [_placeholder(each) for each in folders]
-    if repeated := {each for each in placeholders if placeholders.count(each) > 1}:
+    words = list(initializers) * len(paths) if len(initializers) == 1 else list(initializers)
+    plans: list[Plan] = []
+    for index, path in enumerate(paths):
+        said = read_description(path)
+        name = placeholder or placeholder_of(path, said)
+        word = words[index] if words else said.initializer
+        if word is None:
+            load_bundle(path)  # if bundle.json is there and refused, that is what is to be said
+            raise ConfigurationError(
+                f"what is in {str(path)!r}? Give --initializer and the nearest common word, such "
+                'as dog, or put bundle.json there, with {"initializer": "dog"}'
+            )
+        plans.append(Plan(path, said.subject or name.strip("<>"), name, word))
+    names = [each.name for each in plans]
+    if repeated := {each for each in names if names.count(each) > 1}:
         raise TokenError(
-            f"several folders would become {', '.join(sorted(repeated))}; rename all but one"
+            f"several bundles would become {', '.join(sorted(repeated))}; rename all but one"
         )
-    return [Plan(*each) for each in zip(folders, placeholders, initializers, strict=True)]
+    return plans
 
 
-def _noted_initializer(folder: Path) -> str:
-    """The word that somebody wrote into a file beside the pictures."""
-    try:
-        return (folder / _INITIALIZER_FILE).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"what is in {str(folder)!r}? Give --initializer and the nearest common word, such as "
-            f"dog, or write the word into {_INITIALIZER_FILE} there"
-        ) from error
+def placeholder_of(path: Path, said: "Description") -> str:
+    """By what bundle.json says, or else by the name: `My Dog (2).zip` -> `<my-dog-2>`."""
+    from dti_engine.bundles.contents import bare_name
 
-
-def _placeholder(folder: Path) -> str:
-    """`My Dog (2)` -> `<my-dog-2>`."""
-    name = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_")[:63]
+    if said.placeholder or said.subject:
+        return said.placeholder or f"<{said.subject}>"
+    name = re.sub(r"[^a-z0-9_-]+", "-", bare_name(path).lower()).strip("-_")[:63]
     if not name:
         raise TokenError(
-            f"no name can be made of the folder {str(folder)!r}; rename it or give --placeholder"
+            f"no name can be made of {str(path)!r}; rename it, or give --placeholder or a subject "
+            "in bundle.json"
         )
     return f"<{name}>"
 
@@ -147,18 +146,35 @@ class Endings:
 
 
 def load(
-    plans: Sequence[Plan], seed: int, num_vectors: int | None, endings: Endings
+    plans: Sequence[Plan],
+    endings: Endings,
+    *,
+    seed: int,
+    num_vectors: int | None,
+    resolution: int,
+    by_kind: bool,
 ) -> Iterator["Subject"]:
-    """Subjects with their pictures, loaded one by one; what cannot be loaded has failed."""
-    from dti_engine.images import load_pictures
+    """Subjects with their pictures, loaded one by one; what cannot be loaded has failed.
+
+    by_kind: captions are by the kind that a bundle says it is.
+    """
+    from dti_engine.bundles.loading import load_bundle
     from dti_engine.slots import Subject
 
     for plan in plans:
         try:
-            pictures = load_pictures(plan.folder)
-        except InvalidImageError as error:
+            bundle = load_bundle(plan.path, resolution=resolution)
+        except SubjectError as error:
             endings.failed[plan.name] = error
-        else:
-            yield Subject(
-                plan.name, pictures, plan.placeholder, plan.initializer, seed, num_vectors
-            )
+            continue
+        for warning in bundle.warnings:
+            warn(f"{plan.name}: {warning}")
+        yield Subject(
+            plan.name,
+            bundle.pictures,
+            plan.placeholder,
+            plan.initializer,
+            seed,
+            num_vectors,
+            captions=bundle.description.kind if by_kind else None,
+        )

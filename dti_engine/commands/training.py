@@ -1,4 +1,4 @@
-"""`dti train`: folders of pictures in, token files out."""
+"""`dti train`: bundles of pictures in, token files out."""
 
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -17,7 +17,7 @@ from dti_engine.recipes import RECIPES, recipe, standard_ti
 EXAMPLES = (
     "dti train photos/rex --initializer dog --output tokens",
     "dti train photos/rex photos/tom --initializer dog --initializer cat -o tokens",
-    "dti train photos/* -o tokens",
+    "dti train photos/* rex.zip -o tokens",
     "dti train photos/rex --initializer dog --backbone ./stable-diffusion-v1-5 -o tokens",
 )
 
@@ -30,7 +30,7 @@ _Captions = Annotated[
         metavar="FAMILY",
         help=f"What the pictures show: {', '.join(get_args(CaptionFamily))}.",
         rich_help_panel=_TRAINING,
-        show_default="recipe",
+        show_default="the bundle's kind, or recipe",
     ),
 ]
 
@@ -40,13 +40,12 @@ def _number(name: str, text: str) -> Any:
 
 
 def train(
-    folders: Annotated[
+    bundles: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PICTURES_FOLDER...",
+            metavar="BUNDLE...",
             exists=True,
-            file_okay=False,
-            help="One folder of 3 to 6 pictures per subject.",
+            help=options.BUNDLE_HELP,
             show_default=False,
         ),
     ],
@@ -56,16 +55,16 @@ def train(
             "--initializer",
             "-i",
             metavar="WORD",
-            help="The nearest common word: once for all folders, or once per folder.",
-            show_default="the word in initializer.txt of each folder",
+            help="The nearest common word: once for all bundles, or once per bundle.",
+            show_default="what each bundle.json says",
         ),
     ] = None,
     placeholder: Annotated[
         str | None,
         typer.Option(
             metavar="<NAME>",
-            help="The token's name in prompts. With several folders, their names are taken.",
-            show_default="the folder's name",
+            help="The token's name in prompts, if there is one bundle.",
+            show_default="what bundle.json says, or the bundle's name",
         ),
     ] = None,
     output: options.OutputFolderOption = Path("tokens"),
@@ -121,10 +120,11 @@ def train(
     ] = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
-    """Learn each folder of pictures as one token.
+    """Learn each bundle of pictures as one token.
 
-    Writes one small file per subject, DIR/NAME.safetensors, and prints its path. Several folders
-    are packed into one run over one model. A subject that fails is named and the others go on:
+    A bundle is a folder, zip or tar; docs/bundles.md says what bundle.json may say in it. Writes
+    one small file per subject, DIR/NAME.safetensors, and prints its path. Several bundles are
+    packed into one run over one model. A subject that fails is named and the others go on:
     the exit code is then 1. Ctrl-C keeps the tokens that are written; the exit code is then 130.
     """
     config = _config(
@@ -138,7 +138,7 @@ def train(
         magnitude=_parsed(magnitude),
         captions=captions,
     )
-    plans = plan(folders, placeholder, initializers or [])
+    plans = plan(bundles, placeholder, initializers or [])
     num_slots = _num_slots(slots, len(plans))
     output = output_folder(output)
     model = open_backbone(backbone, device=device, dtype=dtype)
@@ -147,7 +147,16 @@ def train(
         # Loaded here at last, as it loads torch.
         from dti_engine.trainer import train as train_all
 
-        subjects = load(plans, seed, num_vectors, endings)
+        # Words on the command line go before those of a bundle. The miniature knows no others.
+        by_kind = captions is None and config.captions != "miniature"
+        subjects = load(
+            plans,
+            endings,
+            seed=seed,
+            num_vectors=num_vectors,
+            resolution=config.resolution,
+            by_kind=by_kind,
+        )
         outcomes = train_all(
             model,
             subjects,

@@ -9,6 +9,7 @@ from PIL import Image
 
 from dti_engine import backbones, recipes
 from dti_engine.backbones.interface import Backbone
+from dti_engine.bundles.description import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,3 +76,11 @@ def test_documents_link_to_files_that_exist() -> None:
             if not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)}: {target}")
     assert broken == []
+
+
+def test_the_example_of_a_bundle_is_accepted() -> None:
+    (example,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs/bundles.md").read_text(), re.S)
+    description, refusals = parse(example.encode())
+    assert refusals == []
+    assert description.initializer == "dog"
+    assert description.masks == {"masks/sofa.png"}

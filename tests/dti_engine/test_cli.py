@@ -17,15 +17,16 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from dti_engine import __version__, images
+from dti_engine import __version__
 from dti_engine.artifact import Artifact
 from dti_engine.blends import mean_tokens, slerp_tokens
+from dti_engine.bundles import loading
+from dti_engine.bundles.loading import Bundle, load_bundle
 from dti_engine.cli import app
 from dti_engine.commands import blending, demonstration, exchange, inspection, painting, training
 from dti_engine.commands.subjects import plan
-from dti_engine.errors import ConfigurationError, TokenError
+from dti_engine.errors import ConfigurationError, InvalidBundleError, TokenError
 from dti_engine.generation import read_settings
-from dti_engine.images import load_pictures
 from dti_engine.manifest import Blended, Imported
 
 ENCODER = "text_encoder"
@@ -108,6 +109,13 @@ def test_help_of_every_command_shows_examples_of_it(dti: Dti) -> None:
         shown = dti(name, "--help")
         assert shown.exit_code == 0
         assert f"dti {name}" in shown.stdout.partition("Examples")[2]
+
+
+@pytest.mark.parametrize("name", ["check", "preview"])
+def test_help_of_the_commands_on_bundles_shows_examples_of_it(dti: Dti, name: str) -> None:
+    shown = dti("bundle", name, "--help")
+    assert shown.exit_code == 0
+    assert f"dti bundle {name}" in shown.stdout.partition("Examples")[2]
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -257,12 +265,12 @@ def test_what_is_done_is_told_whatever_breaks(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def load(folder: Path) -> object:
-        if folder.name != "rex":
+    def load(path: Path, **options: Any) -> Bundle:
+        if path.name != "rex":
             raise MemoryError
-        return load_pictures(folder)
+        return load_bundle(path, **options)
 
-    monkeypatch.setattr(images, "load_pictures", load)
+    monkeypatch.setattr(loading, "load_bundle", load)
     folders = [photos / "rex", photos / "My Tom (2)"]
     options = ["-i", "dog", "--slots", "1", "--output", tmp_path]
     result = dti("train", *folders, *SHORT, *options, "--backbone", tiny_checkpoint)
@@ -286,12 +294,12 @@ def test_ctrl_c_keeps_the_tokens_that_are_written(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def load(folder: Path) -> object:
-        if folder.name != "rex":
+    def load(path: Path, **options: Any) -> Bundle:
+        if path.name != "rex":
             raise KeyboardInterrupt
-        return load_pictures(folder)
+        return load_bundle(path, **options)
 
-    monkeypatch.setattr(images, "load_pictures", load)
+    monkeypatch.setattr(loading, "load_bundle", load)
     folders = [photos / "rex", photos / "My Tom (2)"]
     options = ["-i", "dog", "--slots", "1", "--output", tmp_path]
     result = dti("train", *folders, *SHORT, *options, "--backbone", tiny_checkpoint)
@@ -309,9 +317,9 @@ def test_ctrl_c_keeps_the_tokens_that_are_written(
         (["rex"], ["--method", "ti", "--kappa", "0.1"], "kappa must be 0 with method 'ti'"),
         (["rex"], ["--slots", "0"], "--slots must be auto or a number >= 1"),
         (["rex"], ["--recipe", "nice"], "no recipe 'nice'"),
-        (["rex"], ["-i", "dog", "-i", "cat"], "once for each of the 1 folders, got 2"),
-        (["rex", "broken"], ["--placeholder", "<a>"], "cannot name 2 folders"),
-        (["rex", "rex"], [], "several folders would become <rex>"),
+        (["rex"], ["-i", "dog", "-i", "cat"], "once for each of the 1 bundles, got 2"),
+        (["rex", "broken"], ["--placeholder", "<a>"], "cannot name 2 bundles"),
+        (["rex", "rex"], [], "several bundles would become rex"),
     ],
 )
 def test_train_refuses_bad_input_with_exit_code_2(
@@ -333,31 +341,44 @@ def test_train_refuses_bad_input_with_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("folder", "placeholder"),
+    ("name", "placeholder"),
     [
         ("Rex", "<rex>"),
+        ("Rex.zip", "<rex>"),
+        ("rex.TAR.gz", "<rex>"),
         ("My Dog (2)", "<my-dog-2>"),
         ("_a_b", "<a_b>"),
         ("x" * 70, f"<{'x' * 63}>"),
     ],
 )
-def test_a_token_is_named_after_its_folder(tmp_path: Path, folder: str, placeholder: str) -> None:
-    (planned,) = plan([tmp_path / folder], None, ["dog"])
+def test_a_token_is_named_after_its_bundle(tmp_path: Path, name: str, placeholder: str) -> None:
+    (planned,) = plan([tmp_path / name], None, ["dog"])
     assert planned.placeholder == placeholder
 
 
-def test_the_initializer_may_stand_in_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "initializer.txt").write_text("dog\n")
+def test_bundle_json_names_subject_placeholder_and_word_unless_the_command_line_does(
+    tmp_path: Path,
+) -> None:
+    said = {"subject": "cust-7", "placeholder": "<rex>", "initializer": "dog"}
+    (tmp_path / "bundle.json").write_text(json.dumps(said))
     (planned,) = plan([tmp_path], None, [])
-    assert planned.initializer == "dog"
+    assert (planned.name, planned.placeholder, planned.initializer) == ("cust-7", "<rex>", "dog")
+    (planned,) = plan([tmp_path], "<tom>", ["cat"])
+    assert (planned.name, planned.placeholder, planned.initializer) == ("cust-7", "<tom>", "cat")
+    (tmp_path / "bundle.json").write_text(json.dumps({"subject": "max"}))
+    (planned,) = plan([tmp_path], None, ["dog"])
+    assert (planned.name, planned.placeholder) == ("max", "<max>")
 
 
-def test_a_folder_without_an_initializer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"write the word into initializer\.txt there"):
+def test_a_bundle_without_an_initializer_is_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r'with \{"initializer": "dog"\}'):
+        plan([photos / "rex"], None, [])
+    (tmp_path / "bundle.json").write_text("{")
+    with pytest.raises(InvalidBundleError, match="is not JSON"):
         plan([tmp_path], None, [])
 
 
-def test_a_folder_whose_name_makes_no_name_is_refused(tmp_path: Path) -> None:
+def test_a_bundle_whose_name_makes_no_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenError, match="no name can be made"):
         plan([tmp_path / "犬"], None, ["dog"])
 
