@@ -67,7 +67,7 @@ def read_contents(path: Path, limits: BundleLimits, *, only_description: bool = 
                 )
             _take(entry, contents, seen, limits, only_description)
     except (*DAMAGE, InvalidBundleError) as error:
-        contents.refusals.append(Finding("", str(error)))
+        contents.refusals.append(Finding("", printable(str(error))))
     if not path.is_dir():
         contents.files = _without_top_folder(contents.files)
     contents.files = dict(sorted(contents.files.items()))
@@ -125,7 +125,7 @@ def _take(
     try:
         data = _read(entry, most, contents, limits)
     except (*DAMAGE, RuntimeError) as error:  # the latter: zipfile, of what it cannot decrypt
-        contents.refusals.append(Finding(shown, f"cannot be read ({error})"))
+        contents.refusals.append(Finding(shown, printable(f"cannot be read ({error})")))
         return
     if data is None:
         contents.refusals.append(Finding(shown, f"larger than {most / 1e6:g} MB; make it smaller"))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 from types import TracebackType
 from typing import IO, Self
 
@@ -58,7 +58,13 @@ class Decoder:
         process = self._process or self._start()
         assert process.stdin
         assert process.stdout
-        timer = Timer(self._limits.decoder_seconds, process.kill)  # ends our waiting, too
+        is_late = Event()
+
+        def expire() -> None:
+            is_late.set()
+            process.kill()  # which ends our waiting, too
+
+        timer = Timer(self._limits.decoder_seconds, expire)
         timer.start()
         try:
             process.stdin.write(worker.REQUEST.pack(kind, len(data)))
@@ -66,15 +72,17 @@ class Decoder:
             process.stdin.flush()
             width, height, body = self._read_reply(process.stdout, _CHANNELS[kind])
         except (OSError, EOFError) as error:
-            was_late = not timer.is_alive()
             self._stop()
-            if was_late:
+            if is_late.is_set():
                 reason = f"takes longer to decode than {self._limits.decoder_seconds:g} s"
             else:
                 reason = "brings the decoder down"
             raise InvalidImageError(f"{reason}; save it anew, or smaller") from error
         finally:
             timer.cancel()
+            timer.join()
+            if is_late.is_set():  # perhaps just after it had answered
+                self._stop()
         return (width, height), body
 
     def _read_reply(self, replies: IO[bytes], channels: int) -> tuple[int, int, bytes]:

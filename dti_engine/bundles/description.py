@@ -101,10 +101,10 @@ def parse(data: bytes) -> tuple[Description, list[Finding]]:
                 accepted[name] = PictureNotes.model_validate(notes).model_dump()
             except SchemaError as error:
                 reason = f"{DESCRIPTION}: {explain(error, PictureNotes)}"
-                refusals.append(Finding(printable(name), reason))
+                refusals.append(Finding(printable(name), printable(reason)))
         values["pictures"] = accepted
     try:
         return Description.model_validate(values), refusals
     except SchemaError as error:
-        refusals.insert(0, Finding(DESCRIPTION, explain(error, Description)))
+        refusals.insert(0, Finding(DESCRIPTION, printable(explain(error, Description))))
         return Description(), refusals

@@ -12,9 +12,12 @@ from dti_engine.bundles.description import Description, PictureNotes, parse
 from dti_engine.bundles.entries import Finding
 from dti_engine.bundles.likeness import difference_hash, num_different
 from dti_engine.bundles.limits import DEFAULT_LIMITS, BundleLimits
+from dti_engine.bundles.names import printable
 from dti_engine.errors import InvalidBundleError, InvalidImageError
 from dti_engine.images import SUFFIXES, Picture
 from dti_engine.views import share
+
+_MAX_LINES = 50  # of a message; whoever wants all of them asks `check_bundle`
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +45,14 @@ def load_bundle(
 ) -> Bundle:
     """The bundle, if nothing in it is refused. `resolution`: see `check_bundle`.
 
-    Raises: InvalidBundleError, which lists everything that is refused, and why.
+    Raises: InvalidBundleError, which lists what is refused, and why.
     """
     bundle = check_bundle(path, resolution=resolution, limits=limits)
     if bundle.refusals:
-        lines = "".join(f"\n  {finding}" for finding in bundle.refusals)
-        raise InvalidBundleError(f"{str(path)!r} refused:{lines}")
+        lines = [f"\n  {finding}" for finding in bundle.refusals[:_MAX_LINES]]
+        if more := len(bundle.refusals) - len(lines):
+            lines.append(f"\n  and {more} more")
+        raise InvalidBundleError(f"{str(path)!r} refused:{''.join(lines)}")
     return bundle
 
 
@@ -113,7 +118,9 @@ def _absent(
     for name in description.pictures:
         if name not in pictures:
             other = " (it is named as a mask)" if name in files else ""
-            yield Finding(name, f"{DESCRIPTION} names this picture, but there is none{other}")
+            yield Finding(
+                printable(name), f"{DESCRIPTION} names this picture, but there is none{other}"
+            )
 
 
 def _judge_among(picture: Picture, others: Sequence[Picture], limits: BundleLimits) -> None:

@@ -6,7 +6,8 @@ import unicodedata
 from dti_engine.bundles.limits import BundleLimits
 
 _LITTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})  # what systems leave, unasked
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Also those that turn the direction of writing, so that a name reads as another.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -23,10 +24,10 @@ def collision_key(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
-def printable(name: str) -> str:
-    """The name with what no terminal or file can hold written out."""
-    text = name.encode("utf-8", "backslashreplace").decode()
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+def printable(text: str) -> str:
+    """The name, or what was said of it, with what no terminal should get written out."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def refusal(name: str, limits: BundleLimits) -> str | None:

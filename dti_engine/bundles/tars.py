@@ -12,6 +12,7 @@ from dti_engine.bundles.limits import BundleLimits
 from dti_engine.errors import InvalidBundleError
 
 _GZIP = b"\x1f\x8b"
+_MAX_EMPTY = 3  # reads at the end of the file; a good archive needs one
 
 
 class _Counted(io.BufferedIOBase):
@@ -19,12 +20,17 @@ class _Counted(io.BufferedIOBase):
 
     def __init__(self, file: gzip.GzipFile | IO[bytes], max_bytes: int) -> None:
         self._file, self._left, self._max_bytes = file, max_bytes, max_bytes
+        self._num_empty = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         assert size is not None
         assert size >= 0  # a stream of tarfile reads by the block
         data = self._file.read(min(size, self._left + 1))
         self._left -= len(data)
+        # To skip an entry of a declared 2**80 bytes, tarfile would read on and on at the end.
+        self._num_empty += not data
+        if self._num_empty > _MAX_EMPTY:
+            raise EOFError("it ends before its last entry does")
         if self._left < 0:
             raise InvalidBundleError(
                 f"unpacks to more than {self._max_bytes / 1e6:g} MB; pack fewer or smaller files"

@@ -13,6 +13,7 @@ from dti_engine.errors import InvalidBundleError
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory record: APPNOTE 4.3.16
 _MAX_COMMENT = 2**16 - 1
+_LOCATOR_BYTES = 20  # APPNOTE 4.3.15
 _ENCRYPTED, _UTF_8 = 0x1, 0x800  # general purpose bits: APPNOTE 4.4.4
 # Python unpacks these by the piece. Others expand without bound at once, or ask for much memory.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -32,8 +33,8 @@ def entries(path: Path, limits: BundleLimits) -> Iterator[Entry]:
         raise InvalidBundleError(f"a damaged zip file ({error}); pack it anew") from error
     with archive:
         for info in archive.infolist():
-            opener = partial(archive.open, info)
-            yield Entry(_name(info), info.is_dir(), _obstacle(info), info.file_size, opener)
+            name, opener = _name(info), partial(archive.open, info)
+            yield Entry(name, name.endswith("/"), _obstacle(info), info.file_size, opener)
 
 
 def _judge_end(path: Path, limits: BundleLimits) -> None:
@@ -46,7 +47,9 @@ def _judge_end(path: Path, limits: BundleLimits) -> None:
     if start < 0 or start + _END.size > len(tail):
         raise InvalidBundleError("a damaged zip file: its end is missing; pack it anew")
     directory_bytes = _END.unpack_from(tail, start)[5]
-    if directory_bytes > limits.max_directory_bytes or b"PK\6\7" in tail:  # the latter: zip64
+    # Of a giant zip, the number is in another record, whose locator lies right before this one.
+    is_zip64 = start >= _LOCATOR_BYTES and tail.startswith(b"PK\6\7", start - _LOCATOR_BYTES)
+    if directory_bytes > limits.max_directory_bytes or is_zip64:
         raise InvalidBundleError(
             f"its table of contents is larger than {limits.max_directory_bytes / 1e6:g} MB, or of "
             "the form for giant zips (zip64); pack fewer files"

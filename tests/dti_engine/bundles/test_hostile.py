@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import random
 import resource
 import stat
 import struct
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from dti_engine.bundles.contents import read_contents
 from dti_engine.bundles.limits import BundleLimits
 from dti_engine.bundles.loading import check_bundle, load_bundle, read_description
 from dti_engine.errors import InvalidBundleError
@@ -108,10 +110,10 @@ def deep_headers_tar() -> bytes:
     return (long_name.tobuf(tarfile.GNU_FORMAT) + b"a" + bytes(511)) * 3000
 
 
-def negative_tar() -> bytes:
-    """A header whose size is negative: a reader that seeks would go round for ever."""
+def tar_of_size(field: bytes) -> bytes:
+    """An entry whose header has this in the field of its size, 12 bytes long."""
     header = bytearray(tar_of(("a.png", b"a"))[:512])
-    header[124:136] = b"\xff" * 8 + struct.pack(">i", -1024)
+    header[124:136] = field
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     return bytes(header) + bytes(1024)
@@ -127,6 +129,8 @@ ZIPS: dict[str, tuple[Callable[[], bytes], str]] = {
     "backslash": (lambda: zip_of(("m\\..\\a.png", b"")), "its name has a backslash"),
     "nul": (lambda: patched(zip_of(("aXb.png", b"")), b"aXb", b"a\0b"), "control character"),
     "escape": (lambda: zip_of(("\x1b[2Ja.png", b"")), r"'\\x1b[2Ja.png': its name has"),
+    "no name": (lambda: patched(zip_of(("X", b"")), b"X", b"\0"), "'\\\\x00': its name has"),
+    "turned writing": (lambda: zip_of(("a\u202egnp.png", b"")), "a control character"),
     "empty part": (lambda: zip_of(("a//b.png", b"")), "an empty part"),
     "long name": (lambda: zip_of(("a" * 300 + ".png", b"")), "more than 255 bytes"),
     "too deep": (lambda: zip_of(("m/" * 20 + "a.png", b"")), "or 8 parts"),
@@ -203,7 +207,13 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "too many": (lambda: tar_of(*((f"{i}", b"") for i in range(1001))), "more than 1000"),
     "cut short": (lambda: tar_of(("a.png", bytes(9999)))[:5000], "cannot be read"),
     "endless header chain": (deep_headers_tar, "a damaged tar file"),
-    "negative size": (negative_tar, "damaged tar file"),
+    # A reader that seeks would go round for ever; one that skips would read on and on at the end.
+    "negative size": (lambda: tar_of_size(b"\xff" * 8 + b"\xff\xff\xfc\0"), "damaged tar file"),
+    "endless size": (lambda: tar_of_size(b"\x80" + b"\x7f" * 11), "'a.png': larger than 50 MB"),
+    "endless hidden size": (
+        lambda: tar_of_size(b"\x80" + b"\x7f" * 11).replace(b"a.png", b".apng"),
+        "damaged tar file",
+    ),
     "no tar": (lambda: b"hello" * 1000, "a damaged tar file"),
     "empty": (lambda: b"", "a damaged tar file"),
     "half a gzip": (
@@ -322,6 +332,24 @@ def test_good_pictures_beside_a_hostile_entry_are_still_judged(tmp_path: Path, p
     bundle = check_bundle(path)
     assert [each.name for each in bundle.pictures] == ["b.png"]
     assert [each.name for each in bundle.refusals] == ["../a.png", "c.png"]
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
+def test_damage_anywhere_is_refused_or_harmless(form: str, tmp_path: Path) -> None:
+    names = ("rex/a.png", "rex/ä.png", "x" * 90, "l" * 150, "rex/bundle.json")
+    entries = [(name, b"hello" * 20) for name in names]
+    whole = {"zip": zip_of(*entries), "tar": tar_of(*entries)}.get(form)
+    data = gzip.compress(tar_of(*entries)) if whole is None else whole
+    path = tmp_path / f"rex.{form}"
+    randomly = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(randomly.choice((1, 2, 8))):
+            start = randomly.randrange(len(damaged))
+            piece = randomly.choice((b"\0", b"\xff", b"\xff" * 4, b"", randomly.randbytes(1)))
+            damaged[start : start + randomly.choice((len(piece), 1))] = piece
+        path.write_bytes(damaged)
+        read_contents(path, LIMITS)  # raises nothing
 
 
 def test_nothing_is_ever_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
