@@ -129,6 +129,7 @@ class Decoder:
                 )
         finally:
             timer.cancel()
+            timer.join()
         return process
 
     def _stop(self) -> None:
