@@ -18,11 +18,11 @@ from dti_engine import sphere
 from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.residuals import Residuals, clip_encoder, residuals
+from dti_engine.evaluation.rows import LENGTHS
 from dti_engine.prompts import bind
 from dti_engine.tokens import LearnedToken
 from dti_engine.vocabulary import TextEncoder, initial_rows, vocabulary_magnitude
 
-SCALES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # |e| / m*; TI's on SDXL come to 50
 NUM_POSITIONS = 16  # behind the begin mark: as many as prompts of the miniature have
 _MAX_WORDS = 512
 _PLACEHOLDER = "<word>"
@@ -42,7 +42,7 @@ class EffectsAtScale:
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """Both effects at each of SCALES, and what they depend on."""
+    """Both effects at each of LENGTHS, and what they depend on."""
 
     encoder: str
     num_positions: int
@@ -62,12 +62,12 @@ def effects(backbone: Backbone, templates: Sequence[str], words: Sequence[str]) 
     magnitude, positions = vocabulary_magnitude(encoder), encoder.positions[1 : 1 + NUM_POSITIONS]
     first_norm = encoder.layers[0].layer_norm1
     directions = word_directions(encoder)
-    read = {s: _read(backbone, encoder, templates, words, s * magnitude) for s in SCALES}
+    read = {s: _read(backbone, encoder, templates, words, s * magnitude) for s in LENGTHS}
     # Their suprema over all inputs cannot be sampled; the largest updates seen stand for them.
     lengths = torch.cat([torch.linalg.vector_norm(each.updates, dim=-1) for each in read.values()])
     largest_updates = lengths.amax(dim=0).tolist()
     found: list[EffectsAtScale] = []
-    for scale in SCALES:
+    for scale in LENGTHS:
         vectors = scale * magnitude * directions
         start, end = read[scale].start, read[scale].end
         angles = sphere.geodesic_distance(sphere.normalize(start), sphere.normalize(end))

@@ -14,6 +14,7 @@ from dti_engine.evaluation.results import (
     Difference,
     Frontier,
     FrontierPoint,
+    LengthPoint,
     RowResult,
     Setting,
 )
@@ -144,6 +145,22 @@ def frontier(
         for rank, level in enumerate(shared_levels(*means))
     ]
     return Frontier(points, comparisons)
+
+
+def lengths(
+    scores: Sequence[Score], rows: Sequence[Row], subjects: Sequence[str]
+) -> list[LengthPoint]:
+    """What becomes of the same directions at other lengths; one of rows must have length 1."""
+    samples = {row.length: per_subject(scores, row, subjects) for row in rows if row.length}
+    return [
+        LengthPoint(
+            length,
+            bootstrap(both[:, SUBJECT]),
+            bootstrap(both[:, PROMPT]),
+            drop=bootstrap((both - samples[1.0])[:, PROMPT]),
+        )
+        for length, both in samples.items()
+    ]
 
 
 def aims(samples: Mapping[Kind, Array], frontier: Frontier) -> list[Aim]:

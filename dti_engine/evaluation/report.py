@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from dti_engine.evaluation import sections
+from dti_engine.evaluation import explanation, sections
 from dti_engine.evaluation.results import Results
 from dti_engine.evaluation.scoring import NUM_REFERENCES
 from dti_engine.evaluation.statistics import FEW_SAMPLES
@@ -15,7 +15,8 @@ _SECTIONS: Mapping[str, Callable[[Results], Iterable[str]]] = {
     "At equal subject score": sections.frontier,
     "Prompt by prompt": sections.prompts,
     "Settings": sections.settings,
-    "Why length harms: the text encoder": sections.effects,
+    "Does length harm? The same directions, longer and shorter": explanation.lengths,
+    "Why length harms: the text encoder": explanation.effects,
     "What did not come out as hoped": sections.shortfalls,
 }
 

@@ -90,6 +90,16 @@ class Frontier:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthPoint:
+    """DTI's directions at one length, from the first seeds."""
+
+    length: float  # times m*
+    subject_score: Estimate
+    prompt_score: Estimate
+    drop: Estimate  # its prompt score minus that at m*, paired by subject
+
+
+@dataclass(frozen=True, slots=True)
 class Aim:
     """Something that is promised of DTI, and whether it came true."""
 
@@ -130,6 +140,7 @@ class Results:
     differences: Sequence[Difference]
     frontier: Frontier
     aims: Sequence[Aim]
+    lengths: Sequence[LengthPoint]
     effects: Effects
     seconds: float
     environment: Mapping[str, str]

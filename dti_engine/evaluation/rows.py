@@ -9,7 +9,9 @@ from dti_engine.evaluation.protocol import METHODS, Protocol
 from dti_engine.miniature.world.captions import describe
 from dti_engine.miniature.world.subjects import HeldOutSubject, WorldPrompt, evaluation_prompts
 
-Kind: TypeAlias = Literal["class_word", "description", "drawing", "ti", "ti_rescaled", "dti"]
+Kind: TypeAlias = Literal[
+    "class_word", "description", "drawing", "ti", "ti_rescaled", "dti", "lengthened"
+]
 
 TITLES: dict[Kind, str] = {
     "class_word": "class word (floor)",
@@ -19,6 +21,8 @@ TITLES: dict[Kind, str] = {
     "ti_rescaled": "TI, rescaled to m*",
     "dti": "DTI",
 }
+
+LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # |e| / m*; TI's on SDXL come to 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Row:
 
     kind: Kind
     token: TokenKey | None = None
+    length: float | None = None  # times m*, that the token is given; None: its own
 
     @classmethod
     def of(cls, token: TokenKey) -> Self:
@@ -45,7 +50,8 @@ class Row:
     @property
     def name(self) -> str:
         token = self.token
-        return f"{self.kind}-{token.setting}-{token.steps}" if token else self.kind
+        learned = f"{self.kind}-{token.setting}-{token.steps}" if token else self.kind
+        return f"{learned}-x{self.length:g}" if self.kind == "lengthened" else learned
 
     def prompt(self, asked: WorldPrompt, subject: HeldOutSubject) -> str:
         """The prompt as this row words it; a drawing shows what a description would ask for."""
@@ -96,7 +102,13 @@ def final_rows(protocol: Protocol, chosen: Mapping[Method, int]) -> list[Row]:
     """The rows of the main table, with the chosen settings."""
     ti, dti = (TokenKey(method, chosen[method], protocol.steps) for method in ("ti", "dti"))
     untrained: tuple[Kind, ...] = ("class_word", "description", "drawing")
-    return [*map(Row, untrained), Row.of(ti), Row("ti_rescaled", ti), Row.of(dti)]
+    return [*map(Row, untrained), Row.of(ti), Row("ti_rescaled", ti, length=1.0), Row.of(dti)]
+
+
+def lengthened_rows(protocol: Protocol, chosen: Mapping[Method, int]) -> list[Row]:
+    """What DTI has learned, at other lengths: the directions are the same."""
+    dti = TokenKey("dti", chosen["dti"], protocol.steps)
+    return [Row("lengthened", dti, length) for length in LENGTHS]
 
 
 def shots(

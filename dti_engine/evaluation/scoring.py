@@ -3,7 +3,7 @@
 A subject's photos are drawn to its folder and read back from there, by the scorer as in training.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from PIL import Image
@@ -31,10 +31,13 @@ def draw_references(store: Store, subjects: Sequence[HeldOutSubject]) -> None:
         draw_subject(subject, store.references(subject), count=NUM_REFERENCES)
 
 
-def rescaled(token: LearnedToken, lengths: dict[str, float]) -> LearnedToken:
+def rescaled(
+    token: LearnedToken, lengths: Mapping[str, float], *, times: float = 1.0
+) -> LearnedToken:
     """The token's directions at other lengths; encoder -> length. Raises: ZeroVectorError."""
     embeddings = {
-        name: lengths[name] * sphere.normalize(rows) for name, rows in token.embeddings.items()
+        name: times * lengths[name] * sphere.normalize(rows)
+        for name, rows in token.embeddings.items()
     }
     return LearnedToken(token.placeholder, embeddings)
 
@@ -131,6 +134,6 @@ class Examiner:
         if shot.row.token is None:
             return {}
         token = self._store.load_token(shot.row.token, shot.subject, shot.training_seed).token
-        if shot.row.kind == "ti_rescaled":
-            token = rescaled(token, self._lengths)
+        if shot.row.length is not None:
+            token = rescaled(token, self._lengths, times=shot.row.length)
         return {token.placeholder: token}

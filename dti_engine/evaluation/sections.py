@@ -146,35 +146,6 @@ def settings(results: Results) -> Iterator[str]:
     )
 
 
-def effects(results: Results) -> Iterator[str]:
-    measured = results.effects
-    yield (
-        f"Words of the vocabulary, made longer or shorter, in `{measured.encoder}`; m* is "
-        f"{measured.magnitude:.3f}. Effect I: how often the nearest mean tells "
-        f"{measured.num_positions} positions apart behind the first layer norm (chance: "
-        f"{1 / measured.num_positions:.3f}), and how far a position moves what is read there, as a "
-        "share of its length: what the paper's Lemma 1 bounds. Effect II: the "
-        "angle between a hidden state before and behind all layers, mean and largest, and the "
-        "paper's bound of it. The bound's B are the largest updates of any sample, since a "
-        "supremum cannot be sampled."
-    )
-    yield ""
-    yield from table(
-        ("length / m*", "positions told", "position moves", "angle", "largest", "bound"),
-        (
-            (
-                f"{each.scale:g}",
-                f"{each.position_accuracy:.3f}",
-                f"{each.position_shift:.3f}",
-                f"{each.angle_deg:.1f}°",
-                f"{each.largest_angle_deg:.1f}°",
-                "none" if each.bound_deg is None else f"{each.bound_deg:.0f}°",
-            )
-            for each in measured.at_scale
-        ),
-    )
-
-
 def shortfalls(results: Results) -> Iterator[str]:
     found = find_shortfalls(results)
     yield from (f"- {each}" for each in found) if found else ("Nothing.",)

@@ -20,6 +20,7 @@ def shortfalls(results: Results) -> list[str]:
         *_frontier(results),
         *_prompts(results),
         *_edges(results),
+        *_lengths(results),
         *_effects(results),
     ]
 
@@ -78,6 +79,15 @@ def _edges(results: Results) -> Iterator[str]:
                     f"{TITLES[method]} did best with {name} {value:g}, the {end} of "
                     f"{len(values)} tried: a better one may lie beyond."
                 )
+
+
+def _lengths(results: Results) -> Iterator[str]:
+    harmless = [each.length for each in results.lengths if each.length > 1 and each.drop.high >= 0]
+    if harmless:
+        yield (
+            f"Up to {max(harmless):g} m* length alone does not make prompts less obeyed, as far as "
+            "these prompts and this scorer can tell."
+        )
 
 
 def _effects(results: Results) -> Iterator[str]:

@@ -22,6 +22,7 @@ from dti_engine.evaluation.rows import (
     TokenKey,
     final_rows,
     frontier_tokens,
+    lengthened_rows,
     settings_tokens,
     shots,
 )
@@ -95,6 +96,8 @@ class Study:
         self._train(learned, self._subjects, seeds[0])
         self._paint("subjects", rows, self._subjects, seeds)
         self._paint("frontier", map(Row.of, learned), self._subjects, (seeds[0], 1))
+        lengthened = lengthened_rows(protocol, chosen)
+        self._paint("lengths", lengthened, self._subjects, (1, 1))
         sheet = contact_sheet(self.store, rows, self._subjects[:_NUM_SHOWN])
         sheet.save(self.store.folder / "sheet.png")
 
@@ -114,6 +117,7 @@ class Study:
             differences=figures.differences(samples),
             frontier=frontier,
             aims=figures.aims(samples, frontier),
+            lengths=figures.lengths(scores, lengthened, names),
             effects=measured,
             seconds=self.store.note_time(),
             environment=environment(

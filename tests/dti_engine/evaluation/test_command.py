@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dti_engine.cli import app
+from dti_engine.evaluation.rows import LENGTHS
 
 
 def dti_evaluate(folder: Path, weights: Path, *options: str) -> Result:
@@ -52,7 +53,7 @@ def test_the_report_has_a_command_that_finds_all_of_it_done(
     again = dti_evaluate(folder, evaluation_weights, *given)
     printed = json.loads(again.stdout)
     assert printed == json.loads((folder / "results.json").read_text())
-    assert printed["num_pictures"] == 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2)
+    assert printed["num_pictures"] == 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2 + len(LENGTHS))
     assert "paint subjects: 192 of 192" in again.stderr
 
 

@@ -10,7 +10,6 @@ from torch import nn
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.effects import (
-    SCALES,
     Effects,
     effects,
     position_accuracy,
@@ -18,6 +17,7 @@ from dti_engine.evaluation.effects import (
     turning_bound,
 )
 from dti_engine.evaluation.residuals import clip_encoder, residuals
+from dti_engine.evaluation.rows import LENGTHS
 from dti_engine.prompts import bind
 from dti_engine.tokens import LearnedToken
 
@@ -52,7 +52,7 @@ def test_watching_leaves_no_hook_behind(evaluation_backbone: Backbone, measured:
 def test_no_sample_turns_further_than_the_bound_wherever_there_is_one(
     evaluation_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dti_engine.evaluation.effects.SCALES", (1.0, 100.0, 1e3, 1e4))
+    monkeypatch.setattr("dti_engine.evaluation.effects.LENGTHS", (1.0, 100.0, 1e3, 1e4))
     found = effects(evaluation_backbone, TEMPLATES, ["dog", "car"])
     bounded = [each for each in found.at_scale if each.bound_deg is not None]
     assert len(bounded) == 3
@@ -65,7 +65,7 @@ def test_no_sample_turns_further_than_the_bound_wherever_there_is_one(
 
 
 def test_longer_embeddings_hide_their_position_and_turn_less(measured: Effects) -> None:
-    assert [each.scale for each in measured.at_scale] == list(SCALES)
+    assert [each.scale for each in measured.at_scale] == list(LENGTHS)
     for shorter, longer in pairwise(measured.at_scale):
         assert longer.position_accuracy <= shorter.position_accuracy
         assert longer.position_shift < shorter.position_shift

@@ -86,6 +86,23 @@ def test_differences_are_paired_by_subject() -> None:
         assert each.prompt_score.high == pytest.approx(-0.2)
 
 
+def test_lengths_are_compared_with_m_star_by_subject() -> None:
+    token = TokenKey("dti", 0, 8)
+    rows = [Row("lengthened", token, length) for length in (1.0, 8.0)]
+    of_rows = [(0.5, 0.7), (0.4, 0.3)]
+    found = figures.lengths(
+        [score for row, both in zip(rows, of_rows, strict=True) for score in scores(row, *both)],
+        rows,
+        NAMES,
+    )
+    assert [each.length for each in found] == [1.0, 8.0]
+    assert found[1].subject_score.value == pytest.approx(0.5)
+    assert found[1].prompt_score.value == pytest.approx(0.4)
+    assert found[0].drop == Estimate(0, 0, 0)
+    assert found[1].drop.low == pytest.approx(-0.4)  # the same of every subject
+    assert found[1].drop.high == pytest.approx(-0.4)
+
+
 def of_frontier(of: Mapping[Method, Sequence[tuple[float, float]]]) -> Frontier:
     """The frontier of methods with these scores after 1, 2 and so on steps."""
     protocol = Protocol.standard(steps=len(of["dti"]))

@@ -19,6 +19,8 @@ def test_the_report_tells_all_rows_aims_settings_effects_and_how_to_repeat(
         assert f"| {row.title} | {row.subject_score.value:.3f} [" in text
     for aim in results.aims:
         assert f"| {aim.text} | {aim.reached:.3f} | {aim.needed:.3f} |" in text
+    for each in results.lengths:
+        assert f"| {each.length:g} | {each.subject_score.value:.3f} [" in text
     for scale in results.effects.at_scale:
         assert f"| {scale.scale:g} | {scale.position_accuracy:.3f} |" in text
     assert text.count("chosen |") == 2
@@ -60,6 +62,8 @@ def test_what_comes_out_as_hoped_is_not_called_a_shortfall(results: Results) -> 
         replace(row, prompt_by_prompt=[1.0] * 8, norm=100.0 if row.kind == "ti" else row.norm)
         for row in results.rows
     ]
+    worse = Estimate(-0.2, -0.3, -0.1)
+    lengths = [replace(each, drop=worse) for each in results.lengths]
     scales = [replace(each, bound_deg=1.0) for each in results.effects.at_scale]
     good = replace(
         results,
@@ -68,6 +72,7 @@ def test_what_comes_out_as_hoped_is_not_called_a_shortfall(results: Results) -> 
         rows=rows,
         settings=[each for each in results.settings if each.is_chosen],
         frontier=Frontier([], [Comparison(0.4, 0.7, 0.5, better)] * 2),
+        lengths=lengths,
         effects=replace(results.effects, at_scale=scales),
     )
     assert shortfalls(good) == []

@@ -44,7 +44,8 @@ def test_every_prompt_has_room_for_every_row(row: Row) -> None:
 
 def test_only_tokens_of_a_row_differ_with_setting_and_steps() -> None:
     assert LEARNED.name == "dti-1-25"
-    assert Row("ti_rescaled", TokenKey("ti", 2, 200)).name == "ti_rescaled-2-200"
+    assert Row("ti_rescaled", TokenKey("ti", 2, 200), 1.0).name == "ti_rescaled-2-200"
+    assert Row("lengthened", TokenKey("dti", 2, 200), 8.0).name == "lengthened-2-200-x8"
     assert Row("drawing").name == "drawing"
 
 

@@ -23,7 +23,7 @@ SUBJECT, OTHER = held_out_subjects("evaluation")[1:3]
 LEARNED = TokenKey("ti", 0, 4)
 ROWS = [
     *(Row("class_word"), Row("description"), Row("drawing")),
-    *(Row.of(LEARNED), Row("ti_rescaled", LEARNED)),
+    *(Row.of(LEARNED), Row("ti_rescaled", LEARNED, 1.0), Row("lengthened", LEARNED, 8.0)),
 ]
 
 
@@ -115,6 +115,7 @@ def test_norms_are_those_of_what_names_the_subject(
         None,
         pytest.approx(float(token.embeddings["text_encoder"].norm())),
         pytest.approx(vocabulary_magnitude(encoder)),
+        pytest.approx(8 * vocabulary_magnitude(encoder)),
     ]
 
 

@@ -11,13 +11,13 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.protocol import Protocol
 from dti_engine.evaluation.results import Results
-from dti_engine.evaluation.rows import TITLES
+from dti_engine.evaluation.rows import LENGTHS, TITLES
 from dti_engine.evaluation.study import Study
 from dti_engine.miniature.scorer import Scorer
 from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
 
 PROMPTS = evaluation_prompts()
-NUM_PICTURES = 2 * 2 * 8 + 2 * 8 * (6 + 2 * 2)  # settings; subjects, rows and shorter runs
+NUM_PICTURES = 2 * 2 * 8 + 2 * 8 * (6 + 2 * 2 + len(LENGTHS))  # settings; subjects in rows
 
 
 class Stopped(Exception):
