@@ -1,6 +1,7 @@
 """Pictures from prompts and tokens: against diffusers' own pipeline, and among neighbours."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dti_engine import sphere
+from dti_engine.artifact import Artifact
 from dti_engine.backbones import load_backbone
+from dti_engine.backbones.checkpoint import MINIATURE
 from dti_engine.backbones.interface import Backbone
 from dti_engine.blends import slerp_tokens
 from dti_engine.errors import (
@@ -23,6 +27,7 @@ from dti_engine.errors import (
     PaintingFailedError,
     TokenError,
 )
+from dti_engine.formats.writing import export
 from dti_engine.generation import (
     ImageRequest,
     generate,
@@ -32,6 +37,7 @@ from dti_engine.generation import (
 )
 from dti_engine.prompts import bind
 from dti_engine.tokens import LearnedToken
+from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
 
 ONE_LEVEL = 1  # of 255: what rounding may change
 
@@ -105,6 +111,35 @@ def test_diffusers_reads_and_paints_an_exported_token_as_we_do(
     (without,) = paint(listening, request("a photo", seed, negative_prompt=negative, guidance=4.0))
     assert difference(ours, np.asarray(theirs).astype(np.int16)) <= ONE_LEVEL
     assert difference(ours, without) > 10 * ONE_LEVEL
+
+
+@pytest.mark.skipif(not MINIATURE.is_dir(), reason="the miniature's weights are not there")
+def test_diffusers_paints_a_subject_of_the_miniature_as_we_do(
+    tmp_path: Path, artifact_of: Callable[..., Artifact]
+) -> None:
+    backbone, seed = load_backbone("miniature"), 3
+    (encoder,) = backbone.text_encoders.values()
+    dog, noise = initial_rows(encoder, "dog"), torch.Generator().manual_seed(0)
+    rows = vocabulary_magnitude(encoder) * sphere.normalize(
+        sphere.normalize(dog) + 0.05 * torch.randn(dog.shape, generator=noise)
+    )
+    artifact = artifact_of({"text_encoder": rows})
+    export(artifact, tmp_path / "rex.safetensors", "diffusers")
+    pipeline = StableDiffusionPipeline.from_pretrained(MINIATURE, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_textual_inversion(str(tmp_path / "rex.safetensors"))
+    prompt = "a cartoon of a <rex> wearing a hat on a beach"
+    shape = backbone.latent_shape(64, 64)
+    theirs = pipeline(
+        prompt,
+        num_inference_steps=5,
+        guidance_scale=5.0,
+        latents=torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)),
+    ).images[0]
+    (ours,) = paint(backbone, request(prompt, seed, tokens={"<rex>": artifact.token}))
+    (word,) = paint(backbone, request(prompt.replace("<rex>", "dog"), seed))
+    assert difference(ours, np.asarray(theirs).astype(np.int16)) <= ONE_LEVEL
+    assert difference(ours, word) > 10 * ONE_LEVEL
 
 
 # One picture
