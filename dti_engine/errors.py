@@ -9,7 +9,8 @@ DTIError
 |-- SubjectError                        the caller's subject cannot be trained
 |   |-- InvalidImageError               one or more pictures were refused; each has its reason
 |   |-- InvalidBundleError              a folder or archive was refused; all that is wrong is listed
-|   `-- TokenError                      the tokenizer cannot use placeholder or initializer
+|   |-- TokenError                      the tokenizer cannot use placeholder or initializer
+|   `-- CheckpointError                 what it was to go on from is damaged, newer or not its own
 |-- ArtifactError
 |   |-- ArtifactFormatError             not ours, damaged or newer: refused, never guessed
 |   `-- ArtifactMismatchError           made for another backbone, encoder or dimension
@@ -61,6 +62,10 @@ class InvalidBundleError(SubjectError):
 
 class TokenError(SubjectError):
     """A placeholder, initializer or prompt cannot be used with this tokenizer."""
+
+
+class CheckpointError(SubjectError):
+    """The checkpoint a subject was to go on from is damaged, newer, or of another training."""
 
 
 class ArtifactError(DTIError):

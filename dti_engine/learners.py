@@ -6,6 +6,7 @@ dtype of the model. Knows no prompts, slots or losses; no step reads from the de
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import torch
@@ -41,6 +42,14 @@ class Learner(Protocol):
         """Stop these rows: no step moves them until they are seated again."""
         ...
 
+    def state(self, rows: slice) -> dict[str, Tensor]:
+        """All that these rows have and remember, copied: name -> (n, ...)."""
+        ...
+
+    def restore(self, rows: slice, state: Mapping[str, Tensor]) -> None:
+        """Let these rows learn on from a `state`, of the same names, shapes and dtypes."""
+        ...
+
     def embeddings(self) -> Tensor:
         """The rows as the text encoder gets them, (rows, d), differentiable in `parameter`."""
         ...
@@ -65,6 +74,13 @@ class DirectionLearner:
         self._magnitudes = table.new_zeros(num_rows)
         self._running = RunningNorm(table.new_zeros(num_rows), table.new_zeros(num_rows), beta2)
         self._lr, self._kappa = lr, kappa
+        self._tables = {
+            "directions": self.parameter,
+            "prior_means": self._mu,
+            "magnitudes": self._magnitudes,
+            "running_second_moment": self._running.second_moment,
+            "running_weight": self._running.weight,
+        }
 
     @torch.no_grad()
     def seat(self, rows: slice, initial: Tensor) -> None:
@@ -78,6 +94,13 @@ class DirectionLearner:
 
     def vacate(self, rows: slice) -> None:
         self.seated[rows] = False
+
+    def state(self, rows: slice) -> dict[str, Tensor]:
+        return _copied(self._tables, rows)
+
+    def restore(self, rows: slice, state: Mapping[str, Tensor]) -> None:
+        _put(state, self._tables, rows)
+        self.seated[rows] = True
 
     def embeddings(self) -> Tensor:
         return self._magnitudes.unsqueeze(-1) * self.parameter
@@ -114,6 +137,13 @@ class VectorLearner:
         self._second_moment = torch.zeros_like(table)
         self._steps = table.new_zeros(num_rows, 1)
         self._lr, self._weight_decay = lr, weight_decay
+        self._tables = {
+            "vectors": self.parameter,
+            "initial": self._initial,
+            "first_moment": self._first_moment,
+            "second_moment": self._second_moment,
+            "steps": self._steps,
+        }
 
     @torch.no_grad()
     def seat(self, rows: slice, initial: Tensor) -> None:
@@ -124,6 +154,13 @@ class VectorLearner:
 
     def vacate(self, rows: slice) -> None:
         self.seated[rows] = False
+
+    def state(self, rows: slice) -> dict[str, Tensor]:
+        return _copied(self._tables, rows)
+
+    def restore(self, rows: slice, state: Mapping[str, Tensor]) -> None:
+        _put(state, self._tables, rows)
+        self.seated[rows] = True
 
     def embeddings(self) -> Tensor:
         return self.parameter
@@ -157,6 +194,16 @@ def new_learner(config: TrainConfig, num_rows: int, vocabulary: Tensor) -> Learn
     if config.method == "dti":
         return DirectionLearner(table, lr=config.lr, kappa=config.kappa, beta2=config.beta2)
     return VectorLearner(table, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _copied(tables: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    return {name: table.detach()[rows].clone() for name, table in tables.items()}
+
+
+@torch.no_grad()
+def _put(state: Mapping[str, Tensor], tables: Mapping[str, Tensor], rows: slice) -> None:
+    for name, table in tables.items():
+        table[rows] = state[name].to(table)
 
 
 def _debias(beta: float, steps: Tensor) -> Tensor:

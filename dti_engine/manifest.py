@@ -28,6 +28,7 @@ class Trained(BaseModel):
     steps_done: int = Field(gt=0)
     stop_reason: Literal["budget"] = "budget"
     pictures: Mapping[str, Sha256]  # file name -> sha256 of the file
+    notes_sha256: Sha256 | None = None  # of captions and masks; None if no picture has either
     figures: Mapping[str, float]  # of the last report: loss, prior_angle_rad, ...
 
 

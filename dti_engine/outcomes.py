@@ -10,6 +10,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import SubjectError, TrainingFailedError
 from dti_engine.manifest import Trained
+from dti_engine.provenance import SeenPicture, notes_sha256
 from dti_engine.reports import SlotReport
 from dti_engine.slots import Occupant, Subject
 from dti_engine.tokens import LearnedToken
@@ -54,6 +55,7 @@ def outcome(
             seed=subject.seed,
             steps_done=occupant.step,
             pictures={picture.name: picture.sha256 for picture in subject.pictures},
+            notes_sha256=notes_sha256([SeenPicture.of(each) for each in subject.pictures]),
             figures=reports[-1].figures(),
         ),
     )

@@ -56,6 +56,16 @@ class Occupant:
     reports: list[SlotReport] = field(default_factory=list[SlotReport])
     seated_at: float = field(default_factory=time.monotonic)
 
+    @property
+    def num_vectors(self) -> dict[str, int]:
+        """Encoder -> its vectors there."""
+        return {name: span.stop - span.start for name, span in self.rows.items()}
+
+    def go_on_from(self, reports: Sequence[SlotReport]) -> None:
+        """Be where these steps, one report each, have led; the time since then does not count."""
+        self.step, self.reports = len(reports), list(reports)
+        self.seated_at = time.monotonic() - reports[-1].seconds
+
     def read(self, figures: Sequence[Sequence[float]]) -> list[SlotReport]:
         """New reports; `figures` are its slot's, per step, and the last `num_unread` are its own.
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dti_engine import slots
 from dti_engine.backbones.interface import Backbone
+from dti_engine.checkpoints import Checkpoint
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError, SubjectError
 from dti_engine.learners import Learner, new_learner
@@ -123,21 +124,39 @@ class Trainer:
         self._blank = blank_samples(backbone, config)
         self._unread: list[Tensor] = []  # per step (K, figures), see `tabulate`
 
-    def seat(self, subject: Subject) -> None:
-        """Put a subject into a free slot, of which there must be one.
+    def seat(self, subject: Subject, checkpoint: Checkpoint | None = None) -> None:
+        """Put a subject into a free slot, of which there must be one; let it go on, if it may.
 
-        Raises: SubjectError if it cannot be trained; nothing has changed then.
+        From a checkpoint it goes on in the slot it had if that is free. In the same slot of the
+        same shape (`num_slots`, `max_vectors`) its result is bit for bit as if it had never
+        stopped, whatever its neighbours. In another slot or shape its draws are the same, and
+        the rest as between packings: alike to rounding.
+
+        Raises: SubjectError if it cannot be trained, CheckpointError if the checkpoint is of
+            another training; nothing has changed then.
         """
         slot, backbone = self.occupants.index(None), self._backbone
+        if checkpoint and checkpoint.header.slot in self._free_slots():
+            slot = checkpoint.header.slot
         token = slots.initial_token(
             subject, backbone.text_encoders, self._magnitudes, self._max_vectors
         )
         first = slot * self._max_vectors
         rows = {name: slice(first, first + token.num_vectors(name)) for name in self.learners}
         occupant = slots.prepare(subject, rows, backbone, self._config)
-        for name, learner in self.learners.items():
-            learner.seat(rows[name], token.embeddings[name])
+        if checkpoint:
+            checkpoint.restore(occupant, self.learners, backbone, self._config)
+        else:
+            for name, learner in self.learners.items():
+                learner.seat(rows[name], token.embeddings[name])
         self.occupants[slot] = occupant
+
+    def checkpoint(self, slot: int) -> Checkpoint:
+        """Its subject as it is, to go on from. It has done a step, and all of them are read."""
+        occupant = self.occupants[slot]
+        assert occupant is not None
+        assert occupant.step == len(occupant.reports) > 0, "`collect` comes first"
+        return Checkpoint.of(occupant, slot, self.learners, self._backbone, self._config)
 
     def step(self) -> list[Outcome]:
         """One step of every occupant, in one batch; returns those that ended, their slots free."""
@@ -163,7 +182,9 @@ class Trainer:
 
     def collect(self) -> list[Outcome]:
         """Read and report the steps since the last time; `step` calls it, and returns the same."""
-        figures = torch.stack(self._unread).tolist() if self._unread else []  # [steps][K][figures]
+        if not self._unread:
+            return []
+        figures = torch.stack(self._unread).tolist()  # [steps][K][figures]
         self._unread.clear()
         reports, outcomes = list[SlotReport](), list[Outcome]()
         for slot, occupant in enumerate(self.occupants):
@@ -181,6 +202,9 @@ class Trainer:
             for name, learner in self.learners.items():
                 learner.vacate(occupant.rows[name])
             self.occupants[slot] = None
+
+    def _free_slots(self) -> list[int]:
+        return [slot for slot, each in enumerate(self.occupants) if each is None]
 
     def _rows(self) -> dict[str, Tensor]:
         return {name: learner.embeddings() for name, learner in self.learners.items()}

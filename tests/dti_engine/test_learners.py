@@ -97,6 +97,24 @@ def test_a_row_that_is_seated_again_remembers_nothing(new_learner: Callable[[], 
     assert torch.equal(used.embeddings()[0], fresh.embeddings()[0])
 
 
+def test_rows_go_on_from_their_state_bit_for_bit_wherever_they_lie(
+    new_learner: Callable[[], Learner],
+) -> None:
+    through, other = new_learner(), new_learner()
+    _seat(through, slice(1, 3))
+    for step in range(3):
+        through.step(_random(ROWS, DIM, seed=100 + step))
+    state = through.state(slice(1, 3))
+    for step in range(3):
+        gradient = _random(ROWS, DIM, seed=200 + step)
+        if step == 0:
+            other.restore(slice(4, 6), state)
+        through.step(gradient)
+        other.step(gradient.roll(3, dims=0))
+    assert torch.equal(other.embeddings()[4:6], through.embeddings()[1:3])
+    assert other.seated.tolist() == [False] * 4 + [True] * 2
+
+
 def test_the_report_says_how_far_a_row_turned_and_how_long_it_is(
     new_learner: Callable[[], Learner],
 ) -> None:
