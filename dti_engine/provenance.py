@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
@@ -44,7 +44,7 @@ class Provenance(BaseModel):
     subject: str
     placeholder: str
     initializer: str
-    seed: int = Field(ge=0, lt=2**64)
+    seed: int
     num_vectors: Mapping[str, int]  # encoder -> vectors
     config: TrainConfig
     backbone_fingerprint: Sha256
