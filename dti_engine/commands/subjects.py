@@ -1,27 +1,18 @@
-"""Bundles that become subjects, and what became of each of them."""
+"""Bundles that become subjects."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from math import degrees
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dti_engine.commands.terminal import print_json, print_paths, say, warn
-from dti_engine.errors import (
-    ConfigurationError,
-    DTIError,
-    OutputError,
-    SubjectError,
-    TokenError,
-)
+from dti_engine.commands.endings import Endings
+from dti_engine.commands.terminal import warn
+from dti_engine.errors import ArtifactError, ConfigurationError, SubjectError, TokenError
 
 if TYPE_CHECKING:
     from dti_engine.bundles.description import Description
-    from dti_engine.outcomes import Outcome
     from dti_engine.slots import Subject
-
-_STOPPED = 130  # what shells report after Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -88,63 +79,6 @@ def placeholder_of(path: Path, said: "Description") -> str:
     return f"<{name}>"
 
 
-@dataclass
-class Endings:
-    """What became of each subject."""
-
-    output: Path
-    tokens: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    failed: dict[str, DTIError] = field(default_factory=dict[str, DTIError])
-    was_stopped: bool = False  # by the user
-
-    def add(self, outcome: "Outcome") -> None:
-        name = outcome.subject.id
-        if outcome.artifact is None:
-            assert outcome.error
-            self.failed[name] = outcome.error
-            return
-        path = self.output / f"{name}.safetensors"
-        try:
-            outcome.artifact.save(path)
-        except OutputError as error:
-            self.failed[name] = error
-            return
-        last = outcome.reports[-1]
-        self.tokens.append(
-            {
-                "subject": name,
-                "placeholder": outcome.subject.placeholder,
-                "path": str(path),
-                "steps": last.step,
-                "seconds": round(last.seconds, 3),
-                "loss": last.loss,
-                "prior_angle_deg": degrees(last.prior_angle_rad),
-                "norm": last.norm,
-            }
-        )
-
-    def tell(self, *, as_json: bool) -> None:
-        """Print paths and failures."""
-        for name, error in self.failed.items():
-            say(f"{name}: {error}", label="[bold red]failed:[/] ")
-        if as_json:
-            failures = [{"subject": n, "error": str(error)} for n, error in self.failed.items()]
-            print_json({"tokens": self.tokens, "failed": failures})
-        else:
-            print_paths([Path(token["path"]) for token in self.tokens])
-        if self.was_stopped:
-            say(f"stopped: {len(self.tokens)} tokens were written, what was unfinished is lost")
-
-    def exit_code(self) -> int:
-        """0 if all went well, 1 if something failed, 2 if all was refused, 130 after Ctrl-C."""
-        if self.was_stopped:
-            return _STOPPED
-        if self.failed:
-            refused = all(isinstance(error, SubjectError) for error in self.failed.values())
-            return 2 if refused and not self.tokens else 1
-        return 0
-
-
 def load(
     plans: Sequence[Plan],
     endings: Endings,
@@ -153,10 +87,12 @@ def load(
     num_vectors: int | None,
     resolution: int,
     by_kind: bool,
+    is_finished: Callable[["Subject"], bool],
 ) -> Iterator["Subject"]:
     """Subjects with their pictures, loaded one by one; what cannot be loaded has failed.
 
-    by_kind: captions are by the kind that a bundle says it is.
+    by_kind: captions are by the kind that a bundle says it is. is_finished: says so of subjects
+    that are to be skipped, or raises SubjectError or ArtifactError.
     """
     from dti_engine.bundles.loading import load_bundle
     from dti_engine.slots import Subject
@@ -169,7 +105,7 @@ def load(
             continue
         for warning in bundle.warnings:
             warn(f"{plan.name}: {warning}")
-        yield Subject(
+        subject = Subject(
             plan.name,
             bundle.pictures,
             plan.placeholder,
@@ -178,3 +114,11 @@ def load(
             num_vectors,
             captions=bundle.description.kind if by_kind else None,
         )
+        try:
+            if is_finished(subject):
+                endings.skip(plan.name)
+                continue
+        except (SubjectError, ArtifactError) as error:
+            endings.failed[plan.name] = error
+            continue
+        yield subject

@@ -1,23 +1,28 @@
 """`dti train`: bundles of pictures in, token files out."""
 
+import signal
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
 from dti_engine.commands import options
+from dti_engine.commands.endings import Endings
 from dti_engine.commands.inputs import open_backbone
 from dti_engine.commands.progress import TrainingProgress
-from dti_engine.commands.subjects import Endings, load, plan
-from dti_engine.commands.terminal import output_folder
+from dti_engine.commands.stopping import is_finished, refuse_unfinished, signals_to
+from dti_engine.commands.subjects import load, plan
+from dti_engine.commands.terminal import output_folder, warn
 from dti_engine.config import CaptionFamily, Method, TrainConfig
 from dti_engine.errors import ConfigurationError
+from dti_engine.keepers import Keeper
 from dti_engine.recipes import RECIPES, recipe, standard_ti
 
 EXAMPLES = (
     "dti train photos/rex --initializer dog --output tokens",
     "dti train photos/rex photos/tom --initializer dog --initializer cat -o tokens",
     "dti train photos/* rex.zip -o tokens",
+    "dti train photos/* rex.zip -o tokens --resume",
     "dti train photos/rex --initializer dog --backbone ./stable-diffusion-v1-5 -o tokens",
 )
 
@@ -118,6 +123,23 @@ def train(
             rich_help_panel=_TRAINING,
         ),
     ] = "auto",
+    checkpoint_every: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Keep unfinished subjects every N of their steps, in DIR/checkpoints.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 50,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on: skip what is finished in DIR, start the rest from its checkpoints.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Learn each bundle of pictures as one token.
@@ -125,7 +147,10 @@ def train(
     A bundle is a folder, zip or tar; docs/bundles.md says what bundle.json may say in it. Writes
     one small file per subject, DIR/NAME.safetensors, and prints its path. Several bundles are
     packed into one run over one model. A subject that fails is named and the others go on:
-    the exit code is then 1. Ctrl-C keeps the tokens that are written; the exit code is then 130.
+    the exit code is then 1.
+
+    Ctrl-C and SIGTERM keep all unfinished subjects at the end of the step and exit with 130 and
+    143; a second one ends at once. The same command with --resume goes on, after a crash too.
     """
     config = _config(
         recipe_name or ("miniature" if backbone == "miniature" else "sd"),
@@ -141,9 +166,19 @@ def train(
     plans = plan(bundles, placeholder, initializers or [])
     num_slots = _num_slots(slots, len(plans))
     output = output_folder(output)
+    keeper = Keeper(
+        output / "checkpoints",
+        every=checkpoint_every,
+        on_unsaved=lambda name, error: warn(f"{name} goes on without a checkpoint: {error}"),
+    )
+    if resume:
+        # Each to the slot that it had, before subjects that had none yet.
+        plans.sort(key=lambda each: not keeper.path(each.name).exists())
+    else:
+        refuse_unfinished(keeper, [each.name for each in plans])
     model = open_backbone(backbone, device=device, dtype=dtype)
-    endings = Endings(output)
-    with TrainingProgress(config.steps) as progress:
+    endings = Endings(output, [each.name for each in plans], keeper)
+    with TrainingProgress(config.steps) as progress, signals_to(keeper.stop) as signals:
         # Loaded here at last, as it loads torch.
         from dti_engine.trainer import train as train_all
 
@@ -156,6 +191,9 @@ def train(
             num_vectors=num_vectors,
             resolution=config.resolution,
             by_kind=by_kind,
+            is_finished=lambda subject: (
+                resume and is_finished(subject, endings.path(subject.id), model, config)
+            ),
         )
         outcomes = train_all(
             model,
@@ -164,12 +202,14 @@ def train(
             num_slots=num_slots,
             max_vectors=max(_ROOM, num_vectors or 0),
             on_step=progress.on_step,
+            keeper=keeper,
         )
         try:
             for outcome in outcomes:
                 endings.add(outcome)
-        except KeyboardInterrupt:
-            endings.was_stopped = True
+            endings.stopped_by = signals.received
+        except KeyboardInterrupt:  # the second Ctrl-C
+            endings.stopped_by = signal.SIGINT
         except BaseException:  # such as memory that ran out: what is done is told all the same
             endings.tell(as_json=as_json)
             raise

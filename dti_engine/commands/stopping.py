@@ -1,0 +1,96 @@
+"""Runs that are stopped, and that go on: signals, and what is there from before."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from dti_engine.errors import ArtifactMismatchError, ConfigurationError
+
+if TYPE_CHECKING:
+    from dti_engine.backbones.interface import Backbone
+    from dti_engine.config import TrainConfig
+    from dti_engine.keepers import Keeper
+    from dti_engine.slots import Subject
+
+_NOTE = b"\nstopping at the end of this step; the same again ends at once\n"
+
+
+class Signals:
+    """Which signal has asked for a stop: its number, or None."""
+
+    received: int | None = None
+
+
+@contextmanager
+def signals_to(stop: Callable[[], None]) -> Generator[Signals]:
+    """Call `stop` at the first Ctrl-C or SIGTERM; the second one ends the process as ever."""
+    signals = Signals()
+    if threading.current_thread() is not threading.main_thread():  # others may not handle any
+        yield signals
+        return
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        signals.received = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        stop()
+        with suppress(OSError):
+            os.write(2, _NOTE)  # as print may be at work in the code that was interrupted
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    # What a shell or a supervisor has told us to ignore stays ignored. None: not ours to restore.
+    before = {
+        each: handler for each, handler in before.items() if handler not in (signal.SIG_IGN, None)
+    }
+    try:
+        for each in before:
+            signal.signal(each, on_signal)
+        yield signals
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def refuse_unfinished(keeper: "Keeper", names: Sequence[str]) -> None:
+    """Raises: ConfigurationError if one of these subjects has a checkpoint.
+
+    Whoever starts anew without a word would write over the only copy of work that was paid for.
+    """
+    if found := [name for name in names if keeper.path(name).exists()]:
+        raise ConfigurationError(
+            f"{len(found)} of the subjects are unfinished, with checkpoints in "
+            f"{str(keeper.folder)!r}: {', '.join(found):.200}. Add --resume to go on from them, or "
+            "delete them to start afresh"
+        )
+
+
+def is_finished(
+    subject: "Subject", token: Path, backbone: "Backbone", config: "TrainConfig"
+) -> bool:
+    """Whether the token was made of just this subject, by just this config and backbone.
+
+    Raises: ArtifactMismatchError if it was made of something else; ArtifactError if it cannot be
+        read; TokenError if the subject's initializer cannot be.
+    """
+    from dti_engine.artifact import Artifact
+    from dti_engine.provenance import Provenance
+    from dti_engine.vocabulary import initial_rows
+
+    if not token.exists():
+        return False
+    num_vectors = {
+        name: subject.num_vectors or len(initial_rows(encoder, subject.initializer))
+        for name, encoder in backbone.text_encoders.items()
+    }
+    now = Provenance.of(subject, num_vectors, backbone, config)
+    if changes := now.changes_since(Artifact.load(token).manifest):
+        raise ArtifactMismatchError(
+            f"{str(token)!r} is there from another training: {'; '.join(changes)}. Give what it "
+            "was made with, move it away, or train without --resume to replace it"
+        )
+    return True
