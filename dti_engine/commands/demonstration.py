@@ -56,7 +56,8 @@ def demo(
     """Learn 4 subjects that the model has never seen, paint them, and make a page of it.
 
     Needs neither a GPU nor the network: a small trained model ships with the package. Shows
-    progress, and writes DIR/index.html, DIR/results.json, the tokens and all pictures.
+    progress, and writes DIR/index.html, DIR/sheet.png, DIR/results.json, the tokens and all
+    pictures.
     """
     output = output_folder(output)
     steps = steps or miniature().steps

@@ -178,42 +178,39 @@ def train(
         refuse_unfinished(keeper, [each.name for each in plans])
     model = open_backbone(backbone, device=device, dtype=dtype)
     endings = Endings(output, [each.name for each in plans], keeper)
-    with TrainingProgress(config.steps) as progress, signals_to(keeper.stop) as signals:
-        # Loaded here at last, as it loads torch.
-        from dti_engine.trainer import train as train_all
+    try:
+        with TrainingProgress(config.steps) as progress, signals_to(keeper.stop) as signals:
+            # Loaded here at last, as it loads torch.
+            from dti_engine.trainer import train as train_all
 
-        # Words on the command line go before those of a bundle. The miniature knows no others.
-        by_kind = captions is None and config.captions != "miniature"
-        subjects = load(
-            plans,
-            endings,
-            seed=seed,
-            num_vectors=num_vectors,
-            resolution=config.resolution,
-            by_kind=by_kind,
-            is_finished=lambda subject: (
-                resume and is_finished(subject, endings.path(subject.id), model, config)
-            ),
-        )
-        outcomes = train_all(
-            model,
-            subjects,
-            config,
-            num_slots=num_slots,
-            max_vectors=max(_ROOM, num_vectors or 0),
-            on_step=progress.on_step,
-            keeper=keeper,
-        )
-        try:
-            for outcome in outcomes:
+            subjects = load(
+                plans,
+                endings,
+                seed=seed,
+                num_vectors=num_vectors,
+                resolution=config.resolution,
+                # Words on the command line go before those of a bundle. The miniature knows no
+                # others.
+                by_kind=captions is None and config.captions != "miniature",
+                is_finished=lambda subject: (
+                    resume and is_finished(subject, endings.path(subject.id), model, config)
+                ),
+            )
+            for outcome in train_all(
+                model,
+                subjects,
+                config,
+                num_slots=num_slots,
+                max_vectors=max(_ROOM, num_vectors or 0),
+                on_step=progress.on_step,
+                keeper=keeper,
+            ):
                 endings.add(outcome)
             endings.stopped_by = signals.received
-        except KeyboardInterrupt:  # the second Ctrl-C
-            endings.stopped_by = signal.SIGINT
-        except BaseException:  # such as memory that ran out: what is done is told all the same
-            endings.tell(as_json=as_json)
-            raise
-    endings.tell(as_json=as_json)
+    except KeyboardInterrupt:  # the second Ctrl-C
+        endings.stopped_by = signal.SIGINT
+    finally:  # whatever broke, such as memory that ran out, what is done is told
+        endings.tell(as_json=as_json)
     raise typer.Exit(endings.exit_code())
 
 

@@ -20,6 +20,7 @@ from dti_engine.demo.learning import LearnedSubject, draw, learn, references
 from dti_engine.demo.page import render
 from dti_engine.demo.painting import origins, paint, prompt_requests, strip_requests
 from dti_engine.demo.results import Curve, Learned, Painting, Results
+from dti_engine.demo.sheet import sheet
 from dti_engine.environment import environment
 from dti_engine.errors import BackboneLoadError
 from dti_engine.generation import ImageRequest
@@ -69,9 +70,9 @@ def run(
 ) -> Results:
     """Learn the demo's subjects, paint them, score the paintings; all files go to `output`.
 
-    `index.html` shows what came of it, `results.json` has every number. weights: the miniature, or
-    a folder like its own; steps: of training, the recipe's if None; seed: of the first subject and
-    the first prompt, from which the others count on.
+    `index.html` shows what came of it, `sheet.png` is the short form, `results.json` has every
+    number. weights: the miniature, or a folder like its own; steps: of training, the recipe's if
+    None; seed: of the first subject and the first prompt, from which the others count on.
 
     Raises: BackboneLoadError if the weights cannot be used; TrainingFailedError or SubjectError if
         a subject cannot be learned.
@@ -127,6 +128,7 @@ def run(
     document = json.dumps(results.document(), indent=2)
     (output / "results.json").write_text(document, encoding="utf-8")
     (output / "index.html").write_text(render(results, output), encoding="utf-8")
+    sheet(results, output).save(output / "sheet.png")
     return results
 
 

@@ -128,6 +128,16 @@ def test_every_picture_is_there_and_says_how_it_was_painted(
             assert _opened(output / file).size == (64, 64)
 
 
+def test_the_sheet_shows_two_photos_and_all_paintings_of_each_subject(
+    results: dict[str, Any], output: Path
+) -> None:
+    sheet = _opened(output / "sheet.png")
+    assert sheet.size == (8 * 96 + 6 * 6 + 20, 4 * 96 + 3 * 6)
+    last = _opened(output / results["subjects"][-1]["paintings"][-1]["file"])
+    corner = sheet.crop((sheet.width - 96, sheet.height - 96, sheet.width, sheet.height))
+    assert corner.tobytes() == last.resize((96, 96), Image.Resampling.LANCZOS).tobytes()
+
+
 def test_scores_are_those_that_the_scorer_gives_the_files(
     results: dict[str, Any], output: Path, demo_weights: Path
 ) -> None:
