@@ -1,8 +1,8 @@
 """A subject in training as a file: what it takes to go on as if nothing had happened.
 
 A safetensors file with the `Learner.state` of its rows, per text encoder, and the figures of its
-reports; its `Header` stands in the metadata as JSON, beside a digest of all of it. Nothing random
-is in it, as draws depend on seed and step alone. Nothing in it is ever executed.
+reports; in the metadata stands a digest of all of it, and its `Header` as JSON. Nothing random is
+in it, as draws depend on seed and step alone. Nothing in it is ever executed.
 """
 
 import hashlib
@@ -30,7 +30,8 @@ from dti_engine.slots import Occupant
 
 SCHEMA_VERSION = 1
 
-_HEADER_KEY, _DIGEST_KEY = "dti_checkpoint", "sha256"
+# Digest and header in one: safetensors writes several entries in an order that differs every time.
+_METADATA_KEY = "dti_checkpoint"
 _REPORTS = "reports"  # (steps, figures); no encoder's state, as those have a slash in their names
 _FIGURES = tuple(each.name for each in fields(SlotReport))[2:]  # all but subject and step
 _MAX_BYTES = 64 * 2**20  # a checkpoint is some KB; more is a mistake, found before it is in memory
@@ -101,7 +102,7 @@ class Checkpoint:
         occupant.go_on_from(self.reports)
 
     def to_bytes(self) -> bytes:
-        """The file's content."""
+        """The file's content; the same checkpoint always gives the same bytes."""
         tensors = {
             f"{encoder}/{name}": value
             for encoder, state in self.states.items()
@@ -113,8 +114,9 @@ class Checkpoint:
         figures = [[getattr(each, name) for name in _FIGURES] for each in self.reports]
         tensors[_REPORTS] = torch.tensor(figures, dtype=widest)
         header = self.header.model_dump_json()
-        metadata = {_HEADER_KEY: header, _DIGEST_KEY: _digest(header, tensors)}
-        return safetensors.torch.save(tensors, metadata)
+        return safetensors.torch.save(
+            tensors, {_METADATA_KEY: f"{_digest(header, tensors)} {header}"}
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -171,15 +173,16 @@ def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:
 def _read_header(data: bytes, tensors: Mapping[str, Tensor]) -> Header:
     """The header in a safetensors file that was found valid, if the file is as it was written."""
     layout = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata = layout.get("__metadata__") or {}
-    if (text := metadata.get(_HEADER_KEY)) is None:
+    sealed = (layout.get("__metadata__") or {}).get(_METADATA_KEY)
+    if sealed is None:
         raise CheckpointError("it has no header, so it was not saved as a checkpoint")
+    digest, _, text = sealed.partition(" ")
     version = AnyManifest.model_validate_json(text).schema_version
     if version > SCHEMA_VERSION:
         raise CheckpointError(
             f"its schema is {version}, this engine reads up to {SCHEMA_VERSION}; update the engine"
         )
-    if metadata.get(_DIGEST_KEY) != _digest(text, tensors):
+    if digest != _digest(text, tensors):
         raise CheckpointError("damaged: its content has another digest than it was written with")
     return Header.model_validate_json(text)
 

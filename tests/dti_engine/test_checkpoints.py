@@ -166,6 +166,10 @@ def test_what_is_saved_is_loaded(checkpoint: Checkpoint, tmp_path: Path) -> None
     assert loaded.to_bytes() == checkpoint.to_bytes()
 
 
+def test_the_same_checkpoint_always_gives_the_same_bytes(checkpoint: Checkpoint) -> None:
+    assert len({checkpoint.to_bytes() for _ in range(20)}) == 1
+
+
 @pytest.mark.parametrize("config", [CONFIG, standard_ti(CONFIG)], ids=["dti", "ti"])
 def test_a_checkpoint_of_the_largest_encoder_late_in_training_takes_less_than_100_kb(
     checkpoint: Checkpoint, config: TrainConfig
@@ -205,9 +209,10 @@ def _changed(
     """The file with an edited header under the old digest."""
     data = checkpoint.to_bytes()
     metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    header = json.loads(metadata["dti_checkpoint"])
+    digest, _, text = metadata["dti_checkpoint"].partition(" ")
+    header = json.loads(text)
     change(header)
-    metadata["dti_checkpoint"] = json.dumps(header)
+    metadata["dti_checkpoint"] = f"{digest} {json.dumps(header)}"
     return safetensors.torch.save(safetensors.torch.load(data), metadata)
 
 
