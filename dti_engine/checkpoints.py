@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.config import TrainConfig, explain
+from dti_engine.config import explain
 from dti_engine.errors import CheckpointError
 from dti_engine.files import write_whole
 from dti_engine.learners import Learner
@@ -59,35 +59,21 @@ class Checkpoint:
 
     @classmethod
     def of(
-        cls,
-        occupant: Occupant,
-        slot: int,
-        learners: Mapping[str, Learner],
-        backbone: Backbone,
-        config: TrainConfig,
+        cls, occupant: Occupant, slot: int, learners: Mapping[str, Learner], backbone: Backbone
     ) -> Self:
         """That of an occupant who has done a step, and whose steps are all read."""
-        provenance = Provenance.of(occupant.subject, occupant.num_vectors, backbone, config)
         states = {
             name: {key: value.cpu() for key, value in learner.state(occupant.rows[name]).items()}
             for name, learner in learners.items()
         }
-        header = Header(provenance=provenance, slot=slot, step=occupant.step)
+        header = Header(provenance=_provenance(occupant, backbone), slot=slot, step=occupant.step)
         return cls(header, states, tuple(occupant.reports))
 
-    def restore(
-        self,
-        occupant: Occupant,
-        learners: Mapping[str, Learner],
-        backbone: Backbone,
-        config: TrainConfig,
+    def require_fit(
+        self, occupant: Occupant, learners: Mapping[str, Learner], backbone: Backbone
     ) -> None:
-        """Bring an occupant and its rows to where they were.
-
-        Raises: CheckpointError if it is of another training; nothing has changed then.
-        """
-        now = Provenance.of(occupant.subject, occupant.num_vectors, backbone, config)
-        found = self.header.provenance.changes(now)
+        """Raises: CheckpointError if it is of another training than the occupant's."""
+        found = self.header.provenance.changes(_provenance(occupant, backbone))
         for name, span in occupant.rows.items():
             given, wanted = _forms(self.states.get(name, {})), _forms(learners[name].state(span))
             if not found and given != wanted:
@@ -97,6 +83,9 @@ class Checkpoint:
                 f"the checkpoint{f' {str(self.path)!r}' if self.path else ''} does not fit: "
                 f"{'; '.join(found)}. Give what it was begun with, or delete it to start afresh"
             )
+
+    def restore(self, occupant: Occupant, learners: Mapping[str, Learner]) -> None:
+        """Bring an occupant whom it fits, and its rows, which are seated, to where they were."""
         for name, span in occupant.rows.items():
             learners[name].restore(span, self.states[name])
         occupant.go_on_from(self.reports)
@@ -164,6 +153,10 @@ class Checkpoint:
             raise CheckpointError(
                 f"the checkpoint {str(path)!r} cannot be used: {error}. Delete it to start afresh"
             ) from error
+
+
+def _provenance(occupant: Occupant, backbone: Backbone) -> Provenance:
+    return Provenance.of(occupant.subject, occupant.num_vectors, backbone, occupant.config)
 
 
 def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:

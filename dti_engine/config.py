@@ -16,6 +16,7 @@ Method: TypeAlias = Literal["dti", "ti"]
 CaptionFamily: TypeAlias = Literal["object", "style", "person", "miniature"]
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Timesteps: TypeAlias = Literal["uniform", "stratified"]
+Schedule: TypeAlias = Literal["constant", "cosine"]
 Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0)]
 """Mean length of the vocabulary's rows, length of each of the initializer's rows, or a number."""
 
@@ -55,6 +56,15 @@ class TrainConfig(BaseModel):
     beta2: float = Field(
         default=0.0, ge=0, lt=1, description="dti: decay of the running norm; 0: unit gradients"
     )
+    schedule: Schedule = Field(
+        default="constant", description="of lr; cosine: falls to 0 over the steps"
+    )
+    averaging: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="dti: decay of the running mean of directions that a token is; 0: the last one",
+    )
     weight_decay: float = Field(
         default_factory=_of_method("weight_decay"), ge=0, le=1, description="ti: AdamW's decay"
     )
@@ -64,6 +74,15 @@ class TrainConfig(BaseModel):
     )
     captions: CaptionFamily = Field(default="object", description="family of caption templates")
     timesteps: Timesteps = Field(default="uniform", description="how a batch spreads over time")
+    fixed_every: int = Field(
+        default=20, gt=0, description="steps between two looks at the loss on a fixed batch"
+    )
+    patience: int = Field(
+        default=0, ge=0, description="looks in a row without gain that end the training; 0: none do"
+    )
+    least_gain: float = Field(
+        default=0.02, ge=0, lt=1, description="part of the whole fall of the loss that is a gain"
+    )
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
@@ -78,6 +97,20 @@ class TrainConfig(BaseModel):
             yield f"kappa must be 0 with method 'ti', not {self.kappa}: it has no prior"
         if self.method == "ti" and self.beta2:
             yield f"beta2 must be 0 with method 'ti', not {self.beta2}: its AdamW has its own"
+        if self.method == "ti" and self.averaging:
+            yield f"averaging must be 0 with method 'ti', not {self.averaging}: it is of directions"
+
+    def refusal_beside(self, other: "TrainConfig") -> str | None:
+        """Why subjects with these two configs cannot share a batch; None if they can.
+
+        A batch has one shape, and one method moves all of its rows. All else is per subject.
+        """
+        differing = [
+            f"{name} {getattr(self, name)!r}, not {getattr(other, name)!r}"
+            for name in ("method", "batch_size", "resolution", "beta2")
+            if getattr(self, name) != getattr(other, name)
+        ]
+        return ", ".join(differing) or None
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Self:

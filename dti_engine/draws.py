@@ -6,13 +6,16 @@ its device or the number of times it was resumed. Knows no models, only how many
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dti_engine.config import Timesteps
 
+_FIXED = 2**64 - 1  # a step that no training comes to
 _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1, to which (j + u) / B may round otherwise
 
 
@@ -54,7 +57,7 @@ def draw(
 
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
     """
-    random = np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+    random = _generator(seed, step)
     crops = np.asarray(num_crops)
     pictures = random.integers(len(crops), size=batch_size)
     views = (np.cumsum(crops) - crops)[pictures] + random.integers(crops[pictures])
@@ -63,10 +66,42 @@ def draw(
     if timesteps == "stratified":
         u = (np.arange(batch_size) + u) / batch_size
     posterior, noise = random.standard_normal((2, batch_size, *latent_shape), dtype=np.float32)
+    return _draws(views, captions, u, posterior, noise)
+
+
+def draw_fixed(
+    seed: int,
+    *,
+    size: int,
+    num_crops: Sequence[int],
+    num_captions: int,
+    latent_shape: tuple[int, ...],
+) -> Draws:
+    """Samples of a subject that stay the same, so that losses on them can be compared over steps.
+
+    Times lie in the middle of each `size`-th of [0, 1); pictures come in turn, in a random order,
+    and captions too. Their latents are means: the noise of an autoencoder would only blur.
+    """
+    random = _generator(seed, _FIXED)
+    crops = np.asarray(num_crops)
+    pictures = np.resize(random.permutation(len(crops)), size)
+    views = (np.cumsum(crops) - crops)[pictures] + random.integers(crops[pictures])
+    captions = np.resize(random.permutation(num_captions), size)
+    u = random.permutation((np.arange(size) + 0.5) / size)
+    noise = random.standard_normal((size, *latent_shape), dtype=np.float32)
+    return _draws(views, captions, u, np.zeros_like(noise), noise)
+
+
+def _generator(seed: int, step: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+
+
+def _draws(
+    views: NDArray[Any], captions: NDArray[Any], u: NDArray[Any], *noises: NDArray[Any]
+) -> Draws:
     return Draws(
-        views=torch.from_numpy(views),
-        captions=torch.from_numpy(captions),
-        u=torch.from_numpy(np.minimum(u, _BELOW_ONE).astype(np.float32)),
-        posterior=torch.from_numpy(posterior),
-        noise=torch.from_numpy(noise),
+        torch.from_numpy(views),
+        torch.from_numpy(captions),
+        torch.from_numpy(np.minimum(u, _BELOW_ONE).astype(np.float32)),
+        *map(torch.from_numpy, noises),
     )

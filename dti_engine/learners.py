@@ -34,8 +34,15 @@ class Learner(Protocol):
     parameter: Tensor  # (rows, d), the leaf whose gradient `step` takes
     seated: Tensor  # (rows,) bool, the rows that learn
 
-    def seat(self, rows: slice, initial: Tensor) -> None:
-        """Start these rows afresh at the embeddings `initial` (n, d), and let them learn."""
+    def seat(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
+        """Start these rows afresh at the embeddings `initial` (n, d), and let them learn so.
+
+        Of the config, method and beta2 are those that the learner was made for.
+        """
+        ...
+
+    def set_rate(self, rows: slice, lr: float) -> None:
+        """Let these rows take their next steps at this rate."""
         ...
 
     def vacate(self, rows: slice) -> None:
@@ -47,11 +54,15 @@ class Learner(Protocol):
         ...
 
     def restore(self, rows: slice, state: Mapping[str, Tensor]) -> None:
-        """Let these rows learn on from a `state`, of the same names, shapes and dtypes."""
+        """Let rows that are seated learn on from a `state`, of the same names, shapes, dtypes."""
         ...
 
     def embeddings(self) -> Tensor:
         """The rows as the text encoder gets them, (rows, d), differentiable in `parameter`."""
+        ...
+
+    def learned(self) -> Tensor:
+        """The rows as tokens keep them, (rows, d), not differentiable."""
         ...
 
     def step(self, gradient: Tensor) -> RowReport:
@@ -62,35 +73,45 @@ class Learner(Protocol):
 class DirectionLearner:
     """Directional Textual Inversion: e = m* v, where v moves on the unit sphere and m* stays.
 
-    The prior's mean is v_0. lr is an angle in radians. Source: paper, Algorithm 1; see `step`.
+    The prior's mean is v_0. lr is an angle in radians. What is learned is v or, with averaging b,
+    the direction of the running mean a <- b a + (1 - b) v, which has less of each step's noise.
+
+    Source: paper, Algorithm 1; see `step`. Averaging: Polyak and Juditsky 1992, here with a mean
+    that forgets, projected to the sphere.
     """
 
-    def __init__(self, table: Tensor, *, lr: float, kappa: float, beta2: float = 0.0) -> None:
+    def __init__(self, table: Tensor, *, beta2: float = 0.0) -> None:
         """`table` [rows, d] gives shape, device and dtype."""
-        num_rows = len(table)
+        per_row = table.new_zeros(len(table))
         self.parameter = torch.zeros_like(table, requires_grad=True)
-        self.seated = torch.zeros(num_rows, dtype=torch.bool, device=table.device)
-        self._mu = torch.zeros_like(table)
-        self._magnitudes = table.new_zeros(num_rows)
-        self._running = RunningNorm(table.new_zeros(num_rows), table.new_zeros(num_rows), beta2)
-        self._lr, self._kappa = lr, kappa
+        self.seated = torch.zeros(len(table), dtype=torch.bool, device=table.device)
+        self._mu, self._average = torch.zeros_like(table), torch.zeros_like(table)
+        self._lr, self._kappa, self._averaging = (per_row.clone() for _ in range(3))
+        self._magnitudes = per_row.clone()
+        self._running = RunningNorm(per_row.clone(), per_row.clone(), beta2)
         self._tables = {
             "directions": self.parameter,
             "prior_means": self._mu,
             "magnitudes": self._magnitudes,
+            "average": self._average,
             "running_second_moment": self._running.second_moment,
             "running_weight": self._running.weight,
         }
 
     @torch.no_grad()
-    def seat(self, rows: slice, initial: Tensor) -> None:
+    def seat(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
         """As `Learner.seat`. Raises: ZeroVectorError if a vector is zero."""
         start = initial.to(self._mu)
         self.parameter[rows] = self._mu[rows] = sphere.normalize(start)
         self._magnitudes[rows] = torch.linalg.vector_norm(start, dim=-1)
-        self._running.second_moment[rows] = 0
-        self._running.weight[rows] = 0
+        for state in (self._average, self._running.second_moment, self._running.weight):
+            state[rows] = 0
+        self._kappa[rows], self._averaging[rows] = config.kappa, config.averaging
+        self.set_rate(rows, config.lr)
         self.seated[rows] = True
+
+    def set_rate(self, rows: slice, lr: float) -> None:
+        self._lr[rows] = lr
 
     def vacate(self, rows: slice) -> None:
         self.seated[rows] = False
@@ -100,15 +121,29 @@ class DirectionLearner:
 
     def restore(self, rows: slice, state: Mapping[str, Tensor]) -> None:
         _put(state, self._tables, rows)
-        self.seated[rows] = True
 
     def embeddings(self) -> Tensor:
         return self._magnitudes.unsqueeze(-1) * self.parameter
 
     @torch.no_grad()
+    def learned(self) -> Tensor:
+        # The length of the mean is of no account, so its weights need not sum to 1.
+        length = sphere.length(self._average)
+        averaged = (self._averaging.unsqueeze(-1) > 0) & (length > 0)
+        v = torch.where(averaged, self._average / length, self.parameter)
+        return self._magnitudes.unsqueeze(-1) * v
+
+    @torch.no_grad()
     def step(self, gradient: Tensor) -> RowReport:
         v, running = self.parameter, self._running if self._running.beta2 > 0 else None
         report = step_rows_(v, gradient, self._mu, self._lr, self._kappa, running, self.seated)
+        self._average.copy_(
+            torch.where(
+                self.seated.unsqueeze(-1),
+                torch.lerp(v, self._average, self._averaging.unsqueeze(-1)),
+                self._average,
+            )
+        )
         return RowReport(
             gradient_norm=report.data_norm,
             prior_ratio=self._kappa / report.data_norm,
@@ -127,16 +162,15 @@ class VectorLearner:
 
     _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
 
-    def __init__(self, table: Tensor, *, lr: float, weight_decay: float) -> None:
+    def __init__(self, table: Tensor) -> None:
         """`table` [rows, d] gives shape, device and dtype."""
-        num_rows = len(table)
+        per_row = table.new_zeros(len(table), 1)
         self.parameter = torch.zeros_like(table, requires_grad=True)
-        self.seated = torch.zeros(num_rows, dtype=torch.bool, device=table.device)
+        self.seated = torch.zeros(len(table), dtype=torch.bool, device=table.device)
         self._initial = torch.zeros_like(table)
         self._first_moment = torch.zeros_like(table)
         self._second_moment = torch.zeros_like(table)
-        self._steps = table.new_zeros(num_rows, 1)
-        self._lr, self._weight_decay = lr, weight_decay
+        self._steps, self._lr, self._weight_decay = (per_row.clone() for _ in range(3))
         self._tables = {
             "vectors": self.parameter,
             "initial": self._initial,
@@ -146,11 +180,16 @@ class VectorLearner:
         }
 
     @torch.no_grad()
-    def seat(self, rows: slice, initial: Tensor) -> None:
+    def seat(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
         self.parameter[rows] = self._initial[rows] = initial.to(self._initial)
         for state in (self._first_moment, self._second_moment, self._steps):
             state[rows] = 0
+        self._weight_decay[rows] = config.weight_decay
+        self.set_rate(rows, config.lr)
         self.seated[rows] = True
+
+    def set_rate(self, rows: slice, lr: float) -> None:
+        self._lr[rows] = lr
 
     def vacate(self, rows: slice) -> None:
         self.seated[rows] = False
@@ -160,10 +199,12 @@ class VectorLearner:
 
     def restore(self, rows: slice, state: Mapping[str, Tensor]) -> None:
         _put(state, self._tables, rows)
-        self.seated[rows] = True
 
     def embeddings(self) -> Tensor:
         return self.parameter
+
+    def learned(self) -> Tensor:
+        return self.parameter.detach()
 
     @torch.no_grad()
     def step(self, gradient: Tensor) -> RowReport:
@@ -191,9 +232,11 @@ def new_learner(config: TrainConfig, num_rows: int, vocabulary: Tensor) -> Learn
     """The learner of the config's method, its rows empty, and like those of `vocabulary` [V, d]."""
     dtype = torch.promote_types(vocabulary.dtype, torch.float32)
     table = torch.zeros(num_rows, vocabulary.shape[1], dtype=dtype, device=vocabulary.device)
-    if config.method == "dti":
-        return DirectionLearner(table, lr=config.lr, kappa=config.kappa, beta2=config.beta2)
-    return VectorLearner(table, lr=config.lr, weight_decay=config.weight_decay)
+    return (
+        DirectionLearner(table, beta2=config.beta2)
+        if config.method == "dti"
+        else (VectorLearner(table))
+    )
 
 
 def _copied(tables: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:

@@ -13,7 +13,43 @@ SCHEMA_VERSION = 1
 
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
+StopReason: TypeAlias = Literal["budget", "converged", "kept", "chosen"]
+"""Why a token had no more steps: it had all of them; more would have changed little; it was kept on
+its way to them; or it was kept and chosen, as it scored better than those with more.
+"""
+
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ProbePicture(BaseModel):
+    """A picture that a token was tried out in; scores lie in 0 .. 1, None without a judge."""
+
+    model_config = _STRICT
+
+    prompt: str
+    seed: int
+    subject_score: float | None = None  # likeness to the pictures that it was learned from
+    prompt_score: float | None = None  # share of the prompt that is obeyed
+
+
+class Quality(BaseModel):
+    """What came of a token when it was tried out, beside the other tokens of its run."""
+
+    model_config = _STRICT
+
+    judge: str | None  # who scored; None: nobody can judge this backbone's pictures
+    pictures: tuple[ProbePicture, ...]
+    subject_score: float | None = None  # means over the pictures
+    prompt_score: float | None = None
+    word_subject_score: float | None = None  # what the initializer in its place scores
+    flags: tuple[str, ...] = ()  # what is wrong with it, in words; none: it passed
+
+    @property
+    def score(self) -> float | None:
+        """The mean of both: tokens are ordered by it, and the best of a subject is chosen."""
+        if self.subject_score is None or self.prompt_score is None:
+            return None
+        return (self.subject_score + self.prompt_score) / 2
 
 
 class Trained(BaseModel):
@@ -26,10 +62,12 @@ class Trained(BaseModel):
     config: TrainConfig
     seed: int = Field(ge=0, lt=2**64)
     steps_done: int = Field(gt=0)
-    stop_reason: Literal["budget"] = "budget"
+    stop_reason: StopReason = "budget"
     pictures: Mapping[str, Sha256]  # file name -> sha256 of the file
     notes_sha256: Sha256 | None = None  # of captions and masks; None if no picture has either
     figures: Mapping[str, float]  # of the last report: loss, prior_angle_rad, ...
+    first_fixed_loss: float  # that `fixed_loss` among the figures has come from
+    quality: Quality | None = None  # None: not tried out yet
 
 
 class Parent(BaseModel):
@@ -82,6 +120,11 @@ class Manifest(BaseModel):
     def training(self) -> Trained | None:
         """How it was trained; None of a blend or of another program's token."""
         return self.origin if isinstance(self.origin, Trained) else None
+
+    def with_origin(self, **changes: object) -> "Manifest":
+        """The manifest of a trained token with other values in its origin."""
+        assert self.training
+        return self.model_copy(update={"origin": self.training.model_copy(update=changes)})
 
     @property
     def num_vectors(self) -> dict[str, int]:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
-from dti_engine.config import TrainConfig
+from dti_engine.convergence import has_converged
 from dti_engine.errors import SubjectError, TrainingFailedError
-from dti_engine.manifest import Trained
+from dti_engine.manifest import StopReason, Trained
 from dti_engine.provenance import SeenPicture, notes_sha256
 from dti_engine.reports import SlotReport
 from dti_engine.slots import Occupant, Subject
@@ -27,36 +27,56 @@ class Outcome:
 
 
 def outcome(
-    occupant: Occupant, rows: Mapping[str, Tensor], backbone: Backbone, config: TrainConfig
+    occupant: Occupant, learned: Mapping[str, Tensor], backbone: Backbone
 ) -> Outcome | None:
     """The outcome of an occupant whose steps are all read; None if it is to go on.
 
-    rows: encoder name -> (R, d), the tables in which its vectors lie, on any device in any dtype.
+    learned: encoder name -> (R, d), `Learner.learned` of the tables in which its vectors lie.
     """
-    subject, reports = occupant.subject, occupant.reports
+    subject, reports, budget = occupant.subject, occupant.reports, occupant.config.steps
     if failure := reports[-1].failure():
         error = TrainingFailedError(
-            f"subject {subject.id!r} failed at step {reports[-1].step} of {config.steps}: {failure}"
+            f"subject {subject.id!r} failed at step {reports[-1].step} of {budget}: {failure}"
         )
         return Outcome(subject, error=error, reports=reports)
-    if occupant.step < config.steps:
+    if occupant.step == budget:
+        stop_reason = "budget"
+    elif occupant.step % occupant.config.fixed_every == 0 and has_converged(
+        occupant.looks, occupant.config
+    ):
+        stop_reason = "converged"
+    else:
         return None
-    embeddings = {name: rows[name][span].detach() for name, span in occupant.rows.items()}
+    made = artifact(occupant, learned, backbone, stop_reason=stop_reason)
+    return Outcome(subject, artifact=made, reports=reports)
+
+
+def artifact(
+    occupant: Occupant,
+    learned: Mapping[str, Tensor],
+    backbone: Backbone,
+    *,
+    stop_reason: StopReason,
+) -> Artifact:
+    """What it has learned so far; its steps are all read. learned: as for `outcome`."""
+    subject = occupant.subject
+    embeddings = {name: learned[name][span].detach() for name, span in occupant.rows.items()}
     token = LearnedToken(
         subject.placeholder, {name: each.float().cpu().clone() for name, each in embeddings.items()}
     )
-    artifact = Artifact.of(
+    return Artifact.of(
         token,
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         origin=Trained(
             initializer=subject.initializer,
-            config=config.changed(captions=subject.captions or config.captions),
+            config=occupant.config,
             seed=subject.seed,
             steps_done=occupant.step,
+            stop_reason=stop_reason,
             pictures={picture.name: picture.sha256 for picture in subject.pictures},
             notes_sha256=notes_sha256([SeenPicture.of(each) for each in subject.pictures]),
-            figures=reports[-1].figures(),
+            figures=occupant.reports[-1].figures(),
+            first_fixed_loss=occupant.first_fixed_loss,
         ),
     )
-    return Outcome(subject, artifact=artifact, reports=reports)

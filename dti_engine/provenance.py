@@ -59,14 +59,14 @@ class Provenance(BaseModel):
         backbone: Backbone,
         config: TrainConfig,
     ) -> Self:
-        """That of a subject's token; num_vectors: encoder -> vectors of it."""
+        """That of a subject's token; num_vectors: encoder -> vectors of it; config: of the run."""
         return cls(
             subject=subject.id,
             placeholder=subject.placeholder,
             initializer=subject.initializer,
             seed=subject.seed,
             num_vectors=dict(num_vectors),
-            config=config.changed(captions=subject.captions or config.captions),
+            config=subject.config or config,
             backbone_fingerprint=backbone.fingerprint,
             dtype=str(backbone.dtype).removeprefix("torch."),
             pictures=tuple(map(SeenPicture.of, subject.pictures)),

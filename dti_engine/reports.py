@@ -18,6 +18,7 @@ class SlotReport:
     step: int  # the subject's own, from 1
     seconds: float = field(compare=False)  # since the subject was seated
     loss: float  # mean over the samples of this step; noisy, since they differ in time
+    fixed_loss: float  # of the token on a fixed batch, when last looked at; steps compare by it
     prior_angle_rad: float  # from the prior mean mu, after the step
     step_angle_rad: float  # turned by the step
     norm: float  # of the embedding: m* all along in DTI, free in standard TI
@@ -31,10 +32,11 @@ class SlotReport:
 
     def failure(self) -> str | None:
         """Why this step ends the subject, and what to do; None for a good step."""
-        if not math.isfinite(self.loss):
+        if not math.isfinite(self.loss) or not math.isfinite(self.fixed_loss):
             return (
-                f"its loss is {self.loss}; look at its pictures, and run the model in float32 or "
-                "bfloat16, since float16 overflows in some autoencoders"
+                f"its loss is {self.loss}, and {self.fixed_loss} on its fixed batch; look at its "
+                "pictures, and run the model in float32 or bfloat16, since float16 overflows in "
+                "some autoencoders"
             )
         if not math.isfinite(self.gradient_norm):
             return (
@@ -54,11 +56,13 @@ class SlotReport:
         return None
 
 
-def tabulate(losses: Tensor, learners: Sequence[Learner], rows: Sequence[RowReport]) -> Tensor:
+def tabulate(
+    losses: Tensor, fixed_losses: Tensor, learners: Sequence[Learner], rows: Sequence[RowReport]
+) -> Tensor:
     """The figures of `SlotReport` from `loss` on, of all K slots in one tensor: one read is enough.
 
-    Shapes: losses (K,), one per slot; rows, one report per learner, of (K * V,) -> (K, 7). No
-    meaning where a slot is empty.
+    Shapes: losses, fixed_losses (K,), one per slot; rows, one report per learner, of (K * V,)
+    -> (K, 8). No meaning where a slot is empty.
     """
 
     def by_slot(values: Sequence[Tensor]) -> Tensor:
@@ -71,6 +75,7 @@ def tabulate(losses: Tensor, learners: Sequence[Learner], rows: Sequence[RowRepo
     gradient_norms = [row.gradient_norm for row in rows]
     figures = [
         losses,
+        fixed_losses,
         mean([row.prior_angle for row in rows]),
         mean([row.step_angle for row in rows]),
         mean([row.norm for row in rows]),

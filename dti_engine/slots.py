@@ -4,8 +4,9 @@ What does not change from step to step is done once: pictures become latents, ca
 and row numbers. What is left is a pure function of the subject's seed and its own step.
 """
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 from dti_engine import sphere
 from dti_engine.backbones.interface import Backbone, Latents
 from dti_engine.captions import CAPTION_TEMPLATES
-from dti_engine.config import CaptionFamily, TrainConfig
-from dti_engine.draws import draw
+from dti_engine.config import TrainConfig
+from dti_engine.draws import Draws, draw, draw_fixed
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
 from dti_engine.images import Picture
 from dti_engine.prompts import PromptBatch, tokenize
@@ -24,7 +25,9 @@ from dti_engine.samples import Samples
 from dti_engine.tensors import to_tensor, to_weights
 from dti_engine.tokens import LearnedToken
 from dti_engine.views import MAX_CROPS, views
-from dti_engine.vocabulary import TextEncoder, initial_rows, vocabulary_magnitude
+from dti_engine.vocabulary import TextEncoder, initial_rows
+
+_FIXED_BATCHES = 2  # what the fixed batch is as large as
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +40,63 @@ class Subject:
     initializer: str  # word or phrase; the token gets one vector per vocabulary piece of it
     seed: int
     num_vectors: int | None = None  # repeats the initializer's pieces to make so many
-    captions: CaptionFamily | None = None  # of templates; None: those of the run
+    config: TrainConfig | None = None  # how it is trained; None: as the run says
 
 
-@dataclass(eq=False)
-class Occupant:
-    """A subject at work in a slot. Only `rows` and the row numbers in `captions` know which."""
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What samples of a subject are made of. Only the row numbers in `captions` know its slot."""
 
-    subject: Subject
-    rows: Mapping[str, slice]  # encoder name -> its vectors in that encoder's table
     captions: PromptBatch  # every template once, then the pictures' own captions
     latents: Latents  # every crop of every picture
     weights: Tensor  # (crops, 1, h, w), see `to_weights`
     own_caption: Tensor  # (crops,) int64, which of `captions` its picture has; -1: any template
     num_crops: Sequence[int]  # of each picture
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        return tuple(self.latents.mean.shape[1:])
+
+    def samples(self, draws: Draws) -> Samples:
+        """Those that were drawn, on the device of the latents."""
+        mean, std = self.latents.mean, self.latents.std
+        draws = draws.to(mean.device)
+        latents = Latents(mean[draws.views], std[draws.views]).sample(draws.posterior)
+        # A template is drawn in any case, so that no picture's caption changes another's draws.
+        own = self.own_caption[draws.views]
+        prompts = self.captions.select(torch.where(own < 0, draws.captions, own))
+        return Samples(latents, draws.noise, draws.u, self.weights[draws.views], prompts)
+
+
+@dataclass(eq=False)
+class Occupant:
+    """A subject at work in a slot."""
+
+    subject: Subject
+    config: TrainConfig
+    rows: Mapping[str, slice]  # encoder name -> its vectors in that encoder's table
+    material: Material
+    fixed: Samples  # that its `SlotReport.fixed_loss` is taken of
+    first_fixed_loss: float = math.nan  # before its first step
     step: int = 0  # steps done
     num_unread: int = 0  # of them, those that are not in `reports` yet
     reports: list[SlotReport] = field(default_factory=list[SlotReport])
     seated_at: float = field(default_factory=time.monotonic)
+
+    def is_crossing(self, keep_at: Container[int]) -> bool:
+        """Whether something may happen to it after this step, so that it has to be read."""
+        config = self.config
+        may_converge = config.patience > 0 and self.step % config.fixed_every == 0
+        return self.step == config.steps or may_converge or self.step in keep_at
+
+    @property
+    def looks(self) -> list[float]:
+        """Its loss on the fixed batch, before training and every `fixed_every` steps since."""
+        every = self.config.fixed_every
+        return [self.first_fixed_loss] + [
+            each.fixed_loss for each in self.reports[every - 1 :: every]
+        ]
 
     @property
     def num_vectors(self) -> dict[str, int]:
@@ -81,49 +123,47 @@ class Occupant:
         self.reports += reports
         return reports
 
-    def samples(self, config: TrainConfig) -> Samples:
+    def samples(self) -> Samples:
         """The samples of its next step."""
-        mean, std = self.latents.mean, self.latents.std
         draws = draw(
             self.subject.seed,
             self.step,
-            batch_size=config.batch_size,
-            num_crops=self.num_crops,
-            num_captions=len(_templates(self.subject, config)),
-            latent_shape=tuple(mean.shape[1:]),
-            timesteps=config.timesteps,
-        ).to(mean.device)
-        latents = Latents(mean[draws.views], std[draws.views]).sample(draws.posterior)
-        # A template is drawn in any case, so that no picture's caption changes another's draws.
-        own = self.own_caption[draws.views]
-        prompts = self.captions.select(torch.where(own < 0, draws.captions, own))
-        return Samples(latents, draws.noise, draws.u, self.weights[draws.views], prompts)
+            batch_size=self.config.batch_size,
+            num_crops=self.material.num_crops,
+            num_captions=len(CAPTION_TEMPLATES[self.config.captions]),
+            latent_shape=self.material.latent_shape,
+            timesteps=self.config.timesteps,
+        )
+        return self.material.samples(draws)
 
 
-def _templates(subject: Subject, config: TrainConfig) -> Sequence[str]:
-    return CAPTION_TEMPLATES[subject.captions or config.captions]
+def magnitude(config: TrainConfig, of_vocabulary: float) -> float | None:
+    """m* of the rows of an encoder, or None if each keeps the length of its initializer.
 
-
-def magnitude(config: TrainConfig, encoder: TextEncoder) -> float | None:
-    """m* of this encoder's rows, or None if each keeps the length of its initializer."""
+    of_vocabulary: the encoder's `vocabulary_magnitude`.
+    """
     if config.magnitude == "initializer":
         return None
-    return vocabulary_magnitude(encoder) if config.magnitude == "vocabulary" else config.magnitude
+    return of_vocabulary if config.magnitude == "vocabulary" else config.magnitude
 
 
 def initial_token(
     subject: Subject,
     encoders: Mapping[str, TextEncoder],
-    magnitudes: Mapping[str, float | None],
+    magnitudes: Mapping[str, float],
+    config: TrainConfig,
     max_vectors: int,
 ) -> LearnedToken:
-    """The token before training: vocabulary rows of the initializer, with `magnitude` per encoder.
+    """The token before training: vocabulary rows of the initializer, as long as the config says.
+
+    magnitudes: encoder -> its `vocabulary_magnitude`.
 
     Raises: TokenError if placeholder or initializer cannot be used, or the vectors are too many.
     """
     embeddings: dict[str, Tensor] = {}
     for name, encoder in encoders.items():
-        pieces, length = initial_rows(encoder, subject.initializer), magnitudes[name]
+        pieces = initial_rows(encoder, subject.initializer)
+        length = magnitude(config, magnitudes[name])
         count = len(pieces) if subject.num_vectors is None else subject.num_vectors
         if not len(pieces) <= count <= max_vectors:
             raise TokenError(
@@ -142,6 +182,8 @@ def prepare(
 ) -> Occupant:
     """Encode pictures and captions of a subject whose vectors will lie at `rows`.
 
+    config: that of the run; the subject's own goes before it.
+
     Raises: InvalidImageError if it has no picture, or a mask is black; TokenError if a caption has
         no `{}`, or its token does not fit; SubjectError if its seed is out of range.
     """
@@ -149,8 +191,23 @@ def prepare(
         raise InvalidImageError("the subject has no pictures; give at least 1, better 3 to 6")
     if not 0 <= subject.seed < 2**64:
         raise SubjectError(f"a seed must lie in 0 .. 2**64 - 1, got {subject.seed}")
+    config = subject.config or config
+    material = _material(subject, rows, backbone, config)
+    draws = draw_fixed(
+        subject.seed,
+        size=_FIXED_BATCHES * config.batch_size,
+        num_crops=material.num_crops,
+        num_captions=len(CAPTION_TEMPLATES[config.captions]),
+        latent_shape=material.latent_shape,
+    )
+    return Occupant(subject, config, rows, material, fixed=material.samples(draws))
+
+
+def _material(
+    subject: Subject, rows: Mapping[str, slice], backbone: Backbone, config: TrainConfig
+) -> Material:
     spans = {name: range(span.start, span.stop) for name, span in rows.items()}
-    templates, captions = _templates(subject, config), _own_captions(subject)
+    templates, captions = CAPTION_TEMPLATES[config.captions], _own_captions(subject)
     prompts = [each.replace("{}", subject.placeholder) for each in (*templates, *captions.values())]
     tokenized = tokenize(
         prompts, backbone.text_encoders, [{subject.placeholder: spans}] * len(prompts)
@@ -165,14 +222,11 @@ def prepare(
     )
     numbers = {index: len(templates) + i for i, index in enumerate(captions)}
     own = [numbers.get(index, -1) for index, each in enumerate(seen) for _ in each]
-    return Occupant(
-        subject,
-        rows,
+    weights = to_weights([crop.mask for crop in crops], *latents.mean.shape[2:])
+    return Material(
         tokenized.to(backbone.device),
         latents,
-        weights=to_weights([crop.mask for crop in crops], *latents.mean.shape[2:]).to(
-            backbone.device
-        ),
+        weights.to(backbone.device),
         own_caption=torch.tensor(own, device=backbone.device),
         num_crops=[len(each) for each in seen],
     )

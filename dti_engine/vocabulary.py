@@ -61,6 +61,14 @@ def initial_rows(encoder: TextEncoder, initializer: str) -> Tensor:
     return rows
 
 
+def vocabulary_band(encoder: TextEncoder) -> tuple[float, float]:
+    """Lengths between which 99 % of the non-zero vocabulary rows lie."""
+    norms = torch.linalg.vector_norm(encoder.vocabulary().float(), dim=-1)
+    norms = norms[norms > 0].sort().values
+    cut = round(0.005 * (len(norms) - 1))
+    return float(norms[cut]), float(norms[-1 - cut])
+
+
 def vocabulary_magnitude(encoder: TextEncoder) -> float:
     """Mean length of the non-zero vocabulary rows: the m* that keeps a learned token in-vocabulary.
 

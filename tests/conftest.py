@@ -1,6 +1,7 @@
 """A tiny Stable Diffusion: the real classes, random weights; on disk and loaded."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,10 @@ close bright dark cropped good nice cool clean dirty weird small big large red b
 dog cat bird bear toy stuffed animal person man woman hat scarf beach forest snow city space
 """
 
+# Tiny models gain nothing by threads, and lose much where other work shares the cores: the threads
+# of a step wait for each other. The same for the processes that tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

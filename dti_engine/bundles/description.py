@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from dti_engine.bundles.contents import DESCRIPTION
 from dti_engine.bundles.entries import Finding
 from dti_engine.bundles.names import normalized, printable
-from dti_engine.config import PLACEHOLDER, explain
+from dti_engine.config import PLACEHOLDER, Magnitude, Schedule, explain
 
 Kind: TypeAlias = Literal["object", "style", "person"]
 
@@ -60,6 +60,25 @@ class PictureNotes(BaseModel):
     )
 
 
+class TrainingNotes(BaseModel):
+    """What of the training is the subject's own; all else is as the run says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    seed: int | None = Field(default=None, ge=0, lt=2**64, description="of all draws")
+    vectors: int | None = Field(default=None, ge=1, description="of the token")
+    steps: int | None = Field(default=None, gt=0, description="optimizer steps")
+    lr: float | None = Field(default=None, gt=0, le=1, description="learning rate")
+    kappa: float | None = Field(default=None, ge=0, description="strength of the prior")
+    magnitude: Magnitude | None = Field(default=None, description="length of the embedding")
+    schedule: Schedule | None = Field(default=None, description="of the learning rate")
+    averaging: float | None = Field(default=None, ge=0, lt=1, description="of directions")
+
+    def changes(self) -> dict[str, object]:
+        """Fields of `TrainConfig` -> values that are the subject's own."""
+        return self.model_dump(exclude={"seed", "vectors"}, exclude_none=True)
+
+
 class Description(BaseModel):
     """What is said of a subject; all of it may be left out."""
 
@@ -73,6 +92,7 @@ class Description(BaseModel):
     )
     initializer: _Text | None = Field(default=None, description="nearest common word or phrase")
     kind: Kind | None = Field(default=None, description="family of caption templates")
+    training: TrainingNotes = Field(default=TrainingNotes(), description="what is its own of it")
     tags: tuple[_Text, ...] = Field(default=(), max_length=50, strict=False)
     pictures: Mapping[_File, PictureNotes] = Field(
         default_factory=dict[str, PictureNotes], description="file name -> what is said of it"

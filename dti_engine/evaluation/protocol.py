@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dti_engine.config import Method, TrainConfig, explain
 from dti_engine.errors import ConfigurationError
-from dti_engine.recipes import miniature, standard_ti
+from dti_engine.recipes import miniature_constant, standard_ti
 
 METHODS: tuple[Method, ...] = ("dti", "ti")
 
@@ -51,7 +51,12 @@ class Protocol(BaseModel):
         counts = {method: len(self.settings.get(method, ())) for method in METHODS}
         if len(set(counts.values())) > 1 or not all(counts.values()):
             raise ValueError(f"each method needs the same number of settings, got {counts}")
-        everything = (each for method in METHODS for each in self.settings[method])
+        everything = [each for method in METHODS for each in self.settings[method]]
+        if any(each.schedule != "constant" or each.patience for each in everything):
+            raise ValueError(
+                "settings need a constant rate and no patience: only then is a token on its way "
+                "that of a shorter run"
+            )
         budgets = {each.model_dump_json(include=_BUDGET) for each in everything}
         if len(budgets) > 1:
             raise ValueError(f"all settings need the same budget, got {sorted(budgets)}")
@@ -63,11 +68,11 @@ class Protocol(BaseModel):
     ) -> Self:
         """The full comparison, changed as told.
 
-        Its tokens get half of the recipe's steps, as 96 of them are trained.
+        Its tokens get half of the steps of `miniature_constant`, as 96 of them are trained.
 
         Raises: ConfigurationError if a change is not allowed.
         """
-        base = miniature().changed(steps=steps, resolution=resolution)
+        base = miniature_constant().changed(steps=steps, resolution=resolution)
         settings: dict[Method, tuple[TrainConfig, ...]] = {
             "dti": tuple(base.changed(**each) for each in _DTI_SETTINGS[:num_settings]),
             "ti": tuple(standard_ti(base).changed(**each) for each in _TI_SETTINGS[:num_settings]),

@@ -95,7 +95,8 @@ def artifact_of() -> Callable[..., Artifact]:
             "seed": 2**64 - 1,
             "steps_done": 400,
             "pictures": {"Ähre 犬.png": "0" * 64},
-            "figures": {"loss": 0.25, "prior_angle_rad": 0.1},
+            "figures": {"loss": 0.25, "fixed_loss": 0.2, "prior_angle_rad": 0.1},
+            "first_fixed_loss": 0.3,
         }
         origin = Trained(**(known | facts))
         return Artifact.of(token, backbone="miniature", fingerprint="a" * 64, origin=origin)

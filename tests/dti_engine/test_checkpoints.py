@@ -1,4 +1,4 @@
-"""Checkpoints: whoever goes on from one learns what it would have learned without a stop."""
+"""Files of checkpoints, and which of them are refused; going on: `test_checkpoints_going_on`."""
 
 import json
 import pickle
@@ -12,46 +12,18 @@ import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
-from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.checkpoints import Checkpoint
 from dti_engine.config import TrainConfig
 from dti_engine.errors import CheckpointError, OutputError
-from dti_engine.outcomes import Outcome
+from dti_engine.packing import Trainer
 from dti_engine.recipes import standard_ti
 from dti_engine.slots import Subject
-from dti_engine.trainer import Trainer
 
 ENCODER = "text_encoder"
 CONFIG = TrainConfig(steps=10, batch_size=2, resolution=16, lr=0.04)
-METHODS = {"dti": CONFIG, "dti-beta2": CONFIG.changed(beta2=0.9), "ti": standard_ti(CONFIG)}
 MakeSubject = Callable[..., Subject]
-
-
-def _learned(outcome: Outcome) -> Tensor:
-    assert outcome.artifact is not None, outcome.error
-    return outcome.artifact.token.embeddings[ENCODER]
-
-
-def _stored(trainer: Trainer) -> dict[str, Checkpoint]:
-    """All occupants by id, each through the bytes of its file."""
-    trainer.collect()
-    loaded = [
-        Checkpoint.from_bytes(trainer.checkpoint(slot).to_bytes())
-        for slot, occupant in enumerate(trainer.occupants)
-        if occupant is not None
-    ]
-    return {each.header.provenance.subject: each for each in loaded}
-
-
-def _run(trainer: Trainer, *, steps: int = 1000) -> dict[str, Outcome]:
-    """Outcomes of so many steps, or until all have ended."""
-    outcomes: dict[str, Outcome] = {}
-    while any(trainer.occupants) and steps:
-        outcomes |= {each.subject.id: each for each in trainer.step()}
-        steps -= 1
-    return outcomes
 
 
 @pytest.fixture(scope="module")
@@ -59,99 +31,9 @@ def checkpoint(tiny_backbone: Backbone, make_subject: MakeSubject) -> Checkpoint
     """That of subject 1 after 3 steps."""
     trainer = Trainer(tiny_backbone, CONFIG, num_slots=1)
     trainer.seat(make_subject(1))
-    _run(trainer, steps=3)
+    for _ in range(3):
+        trainer.step()
     return trainer.checkpoint(0)
-
-
-# Going on
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("stop", [1, 7])
-def test_going_on_is_bit_for_bit_as_if_there_had_been_no_stop(
-    tiny_backbone: Backbone, make_subject: MakeSubject, method: str, stop: int
-) -> None:
-    options: dict[str, Any] = {"num_slots": 3, "max_vectors": 3}
-    subjects = [make_subject(1), make_subject(2, num_vectors=3), make_subject(3)]
-    config = METHODS[method]
-    through, before, after = (Trainer(tiny_backbone, config, **options) for _ in range(3))
-    for subject in subjects:
-        through.seat(subject)
-        before.seat(subject)
-    expected = _run(through)
-    _run(before, steps=stop)
-    checkpoints = _stored(before)
-    for subject in reversed(subjects):  # each finds its slot, in whatever order they come
-        after.seat(subject, checkpoints[subject.id])
-    outcomes = _run(after)
-    assert outcomes.keys() == expected.keys()
-    for name, outcome in outcomes.items():
-        assert torch.equal(_learned(outcome), _learned(expected[name]))
-        assert outcome.reports == expected[name].reports
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_going_on_beside_other_neighbours_is_bit_for_bit_in_the_same_slot(
-    tiny_backbone: Backbone, make_subject: MakeSubject, method: str
-) -> None:
-    through, before, after = (
-        Trainer(tiny_backbone, METHODS[method], num_slots=2) for _ in range(3)
-    )
-    for trainer in (through, before):
-        trainer.seat(make_subject(1))
-        trainer.seat(make_subject(2))
-    expected = _run(through)["subject-2"]
-    _run(before, steps=4)
-    after.seat(make_subject(2), _stored(before)["subject-2"])
-    _run(after, steps=2)
-    after.seat(make_subject(5))
-    outcome = _run(after)["subject-2"]
-    assert torch.equal(_learned(outcome), _learned(expected))
-    assert outcome.reports == expected.reports
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_in_another_packing_the_draws_are_the_same_and_float64_agrees_to_1e_9(
-    exact_backbone: Backbone, make_subject: MakeSubject, method: str
-) -> None:
-    config = METHODS[method].changed(steps=100)
-
-    def after_20_steps(trainer: Trainer) -> tuple[Tensor, Any]:
-        slot = next(i for i, each in enumerate(trainer.occupants) if each and each.subject.seed)
-        occupant = trainer.occupants[slot]
-        assert occupant is not None
-        samples = occupant.samples(config)
-        _run(trainer, steps=20 - occupant.step)
-        rows = trainer.learners[ENCODER].embeddings()[occupant.rows[ENCODER]]
-        return rows.detach().clone(), samples
-
-    through, before = (Trainer(exact_backbone, config, num_slots=1) for _ in range(2))
-    through.seat(make_subject(7))
-    before.seat(make_subject(7))
-    _run(through, steps=8)
-    _run(before, steps=8)
-    wide = Trainer(exact_backbone, config, num_slots=3, max_vectors=2)
-    wide.seat(make_subject(0))
-    wide.seat(make_subject(7), _stored(before)["subject-7"])  # its slot is taken
-    (expected, drawn), (rows, redrawn) = after_20_steps(through), after_20_steps(wide)
-    assert rows.dtype == torch.float64
-    torch.testing.assert_close(rows, expected, rtol=0, atol=1e-9)
-    assert torch.equal(drawn.noise, redrawn.noise)
-    assert torch.equal(drawn.u, redrawn.u)
-
-
-def test_steps_that_were_not_read_are_read_before_a_checkpoint(
-    tiny_backbone: Backbone, make_subject: MakeSubject
-) -> None:
-    trainer = Trainer(tiny_backbone, CONFIG, num_slots=1, report_every=10)
-    trainer.seat(make_subject(1))
-    _run(trainer, steps=3)
-    with pytest.raises(AssertionError):
-        trainer.checkpoint(0)
-    assert len(_stored(trainer)["subject-1"].reports) == 3
-
-
-# Files
 
 
 def test_what_is_saved_is_loaded(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -254,7 +136,7 @@ def test_a_newer_or_edited_header_is_refused(checkpoint: Checkpoint) -> None:
 
 def test_a_header_that_contradicts_the_reports_is_refused(checkpoint: Checkpoint) -> None:
     header = checkpoint.header.model_copy(update={"step": 5})
-    with pytest.raises(CheckpointError, match=r"step 5 of 10, reports \[3, 8\]"):
+    with pytest.raises(CheckpointError, match=r"step 5 of 10, reports \[3, 9\]"):
         Checkpoint.from_bytes(replace(checkpoint, header=header).to_bytes())
 
 
@@ -269,6 +151,10 @@ def _with_caption(subject: Subject) -> Subject:
     return replace(subject, pictures=[replace(first, caption="a {} on a beach"), *rest])
 
 
+def _of_style(subject: Subject) -> Subject:
+    return replace(subject, config=CONFIG.changed(captions="style"))
+
+
 @pytest.mark.parametrize(
     ("change", "config", "reason"),
     [
@@ -277,7 +163,7 @@ def _with_caption(subject: Subject) -> Subject:
         (lambda subject: replace(subject, placeholder="<tom>"), {}, "is now '<tom>'"),
         (lambda subject: replace(subject, initializer="cat"), {}, "'dog', is now 'cat'"),
         (lambda subject: replace(subject, num_vectors=2), {}, "num_vectors was {'text_encoder': 1"),
-        (lambda subject: replace(subject, captions="style"), {}, "'object', is now 'style'"),
+        (_of_style, {}, "captions was 'object', is now 'style'"),
         (_with_mask, {}, "pictures, captions or masks were others, of 10.png"),
         (_with_caption, {}, "pictures, captions or masks were others, of 10.png"),
         (
@@ -287,6 +173,7 @@ def _with_caption(subject: Subject) -> Subject:
         ),
         (lambda subject: subject, {"lr": 0.02}, "lr was 0.04, is now 0.02"),
         (lambda subject: subject, {"steps": 20}, "steps was 10, is now 20"),
+        (lambda subject: subject, {"averaging": 0.9}, "averaging was 0.0, is now 0.9"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused_and_nothing_has_changed(

@@ -14,7 +14,9 @@ REQUIRED: dict[str, Any] = {"steps": 400, "batch_size": 4, "resolution": 64, "lr
 
 def test_configs_and_recipes_load_without_torch() -> None:
     heavy = "{'torch', 'numpy', 'PIL', 'diffusers', 'transformers'}"
-    code = f"import sys, dti_engine.config, dti_engine.recipes; print({heavy} & sys.modules.keys())"
+    code = (
+        f"import sys, dti_engine.recipes, dti_engine.schedules; print({heavy} & sys.modules.keys())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -43,6 +45,10 @@ def test_configs_and_recipes_load_without_torch() -> None:
         ("magnitude", float("inf")),
         ("captions", "animal"),
         ("timesteps", "sorted"),
+        ("schedule", "linear"),
+        ("averaging", -0.1),
+        ("averaging", 1.0),
+        ("fixed_every", 0),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_name_and_value(field: str, value: object) -> None:
@@ -84,6 +90,7 @@ def test_what_is_not_a_mapping_is_refused() -> None:
         ({"method": "dti", "weight_decay": 0.01}, "weight_decay must be 0 with method 'dti'"),
         ({"method": "ti", "kappa": 1e-4}, "kappa must be 0 with method 'ti'"),
         ({"method": "ti", "beta2": 0.99}, "beta2 must be 0 with method 'ti'"),
+        ({"method": "ti", "averaging": 0.9}, "averaging must be 0 with method 'ti', not 0.9"),
     ],
 )
 def test_values_of_the_other_method_are_refused(values: dict[str, object], reason: str) -> None:
@@ -95,6 +102,18 @@ def test_each_method_has_its_own_defaults() -> None:
     dti, ti = TrainConfig(**REQUIRED), TrainConfig(**REQUIRED, method="ti")
     assert (dti.kappa, dti.weight_decay, dti.magnitude) == (1e-4, 0.0, "vocabulary")
     assert (ti.kappa, ti.weight_decay, ti.magnitude) == (0.0, 1e-2, "initializer")
+
+
+def test_configs_share_a_batch_unless_its_shape_or_method_would_differ() -> None:
+    ours = TrainConfig(**REQUIRED)
+    of_its_own = {"steps": 7, "lr": 0.1, "kappa": 0.0, "magnitude": 0.4, "schedule": "cosine"}
+    of_its_own |= {"averaging": 0.9, "captions": "style", "timesteps": "stratified"}
+    assert ours.changed(**of_its_own, fixed_every=3).refusal_beside(ours) is None
+    other = ours.changed(batch_size=2, resolution=32, beta2=0.5, **of_its_own)
+    assert other.refusal_beside(ours) == (
+        "batch_size 2, not 4, resolution 32, not 64, beta2 0.5, not 0.0"
+    )
+    assert standard_ti(ours).refusal_beside(ours) == "method 'ti', not 'dti'"
 
 
 def test_a_config_cannot_be_changed_in_place() -> None:
@@ -122,11 +141,17 @@ def test_a_recipe_and_its_baseline_survive_json(name: str) -> None:
         assert TrainConfig.model_validate_json(config.model_dump_json()) == config
 
 
+def test_there_is_a_baseline_for_every_config_of_ours() -> None:
+    ours = sd().changed(beta2=0.9, averaging=0.9, schedule="cosine", patience=2)
+    assert standard_ti(ours) == standard_ti(sd())
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_baseline_differs_in_the_method_alone(name: str) -> None:
     ours = recipe(name).model_dump()
     differences = {field for field, value in standard_ti(recipe(name)) if ours[field] != value}
-    assert differences == {"method", "lr", "kappa", "weight_decay", "magnitude"}
+    its_own = {"method", "lr", "kappa", "weight_decay", "magnitude"}
+    assert differences - {"schedule"} == its_own
 
 
 def test_the_miniature_is_trained_with_captions_that_it_knows() -> None:
@@ -134,5 +159,5 @@ def test_the_miniature_is_trained_with_captions_that_it_knows() -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ConfigurationError, match="no recipe 'sdxl'; known are miniature, sd"):
+    with pytest.raises(ConfigurationError, match=r"no recipe 'sdxl'; known are miniature, .*sd"):
         recipe("sdxl")

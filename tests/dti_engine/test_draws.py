@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from dti_engine.draws import Draws, draw
+from dti_engine.draws import Draws, draw, draw_fixed
 
 SHAPE: dict[str, Any] = {
     "batch_size": 4,
@@ -14,6 +14,12 @@ SHAPE: dict[str, Any] = {
     "num_captions": 5,
     "latent_shape": (2, 8, 8),
     "timesteps": "uniform",
+}
+FIXED: dict[str, Any] = {
+    "size": 8,
+    "num_crops": [1, 3, 2],
+    "num_captions": 5,
+    "latent_shape": (2, 8, 8),
 }
 
 
@@ -45,6 +51,7 @@ def test_neither_seed_nor_step_may_be_swapped_for_the_other() -> None:
 
 def test_the_largest_seed_is_allowed() -> None:
     assert torch.isfinite(draw(2**64 - 1, 0, **SHAPE).noise).all()
+    assert torch.isfinite(draw_fixed(2**64 - 1, **FIXED).noise).all()
 
 
 def test_pictures_are_drawn_alike_however_many_crops_they_have() -> None:
@@ -84,3 +91,52 @@ def test_the_two_noises_are_standard_normal_and_independent() -> None:
         torch.testing.assert_close(sample.mean(), torch.tensor(0.0), rtol=0, atol=0.01)
         torch.testing.assert_close(sample.std(), torch.tensor(1.0), rtol=0, atol=0.01)
     torch.testing.assert_close((posterior * noise).mean(), torch.tensor(0.0), rtol=0, atol=0.01)
+
+
+# The fixed batch
+
+
+def test_the_fixed_batch_depends_on_the_seed_only() -> None:
+    first = draw_fixed(3, **FIXED)
+    draw(3, 7, **SHAPE), draw_fixed(4, **FIXED), torch.manual_seed(0)
+    assert _equal(first, draw_fixed(3, **FIXED))
+    assert not torch.equal(first.noise, draw_fixed(4, **FIXED).noise)
+
+
+def test_no_step_draws_the_noise_of_the_fixed_batch() -> None:
+    fixed = draw_fixed(3, **FIXED).noise[:4]
+    assert not any(torch.equal(draw(3, step, **SHAPE).noise, fixed) for step in range(1000))
+
+
+@pytest.mark.parametrize("size", [1, 4, 8])
+def test_times_of_the_fixed_batch_are_the_midpoints_of_equal_parts(size: int) -> None:
+    u = draw_fixed(0, **{**FIXED, "size": size}).u
+    assert u.sort().values.tolist() == [(i + 0.5) / size for i in range(size)]
+
+
+def test_the_fixed_batch_has_every_picture_and_caption_alike_as_far_as_it_has_room() -> None:
+    firsts = set[int]()
+    for seed in range(100):
+        fixed = draw_fixed(seed, **FIXED)
+        pictures = torch.tensor([0, 1, 1, 1, 2, 2])[fixed.views]
+        assert sorted(torch.bincount(pictures, minlength=3).tolist()) == [2, 3, 3]
+        assert sorted(torch.bincount(fixed.captions, minlength=5).tolist()) == [1, 1, 2, 2, 2]
+        firsts |= set(draw_fixed(seed, **{**FIXED, "size": 1}).views.tolist())
+    assert firsts == set(range(6))  # no crop is always left out
+
+
+def test_neither_pictures_nor_captions_go_with_certain_times_in_fixed_batches() -> None:
+    draws = [draw_fixed(seed, **FIXED) for seed in range(500)]
+    u = torch.cat([each.u for each in draws])
+    for name, count in (("views", 6), ("captions", 5)):
+        numbers = torch.cat([getattr(each, name) for each in draws])
+        means = torch.stack([u[numbers == number].mean() for number in range(count)])
+        torch.testing.assert_close(means, torch.full((count,), 0.5), rtol=0, atol=0.05)
+
+
+def test_fixed_latents_are_means_and_their_noise_is_standard_normal() -> None:
+    draws = [draw_fixed(seed, **FIXED) for seed in range(100)]
+    assert not any(each.posterior.any() for each in draws)
+    noise = torch.cat([each.noise for each in draws])
+    torch.testing.assert_close(noise.mean(), torch.tensor(0.0), rtol=0, atol=0.01)
+    torch.testing.assert_close(noise.std(), torch.tensor(1.0), rtol=0, atol=0.01)

@@ -13,7 +13,16 @@ from dti_engine.errors import CheckpointError, ConfigurationError, OutputError
 from dti_engine.keepers import Keeper
 from dti_engine.trainer import Outcome, Subject, train
 
-CONFIG = TrainConfig(steps=7, batch_size=2, resolution=16, lr=0.04, beta2=0.9)
+CONFIG = TrainConfig(
+    steps=7,
+    batch_size=2,
+    resolution=16,
+    lr=0.04,
+    beta2=0.9,
+    schedule="cosine",
+    averaging=0.8,
+    fixed_every=3,
+)
 NUM_SUBJECTS = 5
 MakeSubject = Callable[..., Subject]
 

@@ -1,80 +1,82 @@
 """Learned rows: what a step does to them, and that they do not notice their neighbours."""
 
 import math
-from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from dti_engine import sphere
+from dti_engine.config import TrainConfig
 from dti_engine.errors import ZeroVectorError
-from dti_engine.learners import DirectionLearner, Learner, VectorLearner
+from dti_engine.learners import Learner, new_learner
 from dti_engine.step import reference_step
 
 ROWS, DIM = 6, 32
-LR, KAPPA, WEIGHT_DECAY = 0.04, 0.1, 0.01
+LR, KAPPA, WEIGHT_DECAY, AVERAGING = 0.04, 0.1, 0.01, 0.9
+DTI = TrainConfig(steps=100, batch_size=1, resolution=8, lr=LR, kappa=KAPPA)
+TI = DTI.changed(method="ti", kappa=0.0, weight_decay=WEIGHT_DECAY)
+AVERAGED = DTI.changed(averaging=AVERAGING)
+CONFIGS = {"dti": DTI, "dti-beta2": DTI.changed(beta2=0.9), "dti-averaged": AVERAGED, "ti": TI}
 
 
-def _table(dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.zeros(ROWS, DIM, dtype=dtype)
+@pytest.fixture(params=CONFIGS)
+def config(request: pytest.FixtureRequest) -> TrainConfig:
+    return CONFIGS[request.param]
+
+
+def _learner(config: TrainConfig, dtype: torch.dtype = torch.float64) -> Learner:
+    return new_learner(config, ROWS, torch.zeros(1, DIM, dtype=dtype))
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _directions(dtype: torch.dtype = torch.float64) -> DirectionLearner:
-    return DirectionLearner(_table(dtype), lr=LR, kappa=KAPPA)
-
-
-def _running_directions() -> DirectionLearner:
-    return DirectionLearner(_table(), lr=LR, kappa=KAPPA, beta2=0.9)
-
-
-def _vectors() -> VectorLearner:
-    return VectorLearner(_table(), lr=LR, weight_decay=WEIGHT_DECAY)
-
-
-@pytest.fixture(params=[_directions, _running_directions, _vectors], ids=["dti", "dti-beta2", "ti"])
-def new_learner(request: pytest.FixtureRequest) -> Callable[[], Learner]:
-    return request.param
-
-
-def _seat(learner: Learner, rows: slice, *, seed: int = 0, magnitude: float = 0.4) -> Tensor:
+def _seat(
+    learner: Learner, rows: slice, config: TrainConfig, *, seed: int = 0, magnitude: float = 0.4
+) -> Tensor:
     """Seats embeddings of this length, and returns their directions."""
     directions = sphere.normalize(_random(rows.stop - rows.start, DIM, seed=seed))
-    learner.seat(rows, magnitude * directions)
+    learner.seat(rows, magnitude * directions, config)
     return directions
 
 
-def test_a_seated_row_starts_at_its_initial_embedding(new_learner: Callable[[], Learner]) -> None:
-    learner, initial = new_learner(), _random(2, DIM)
-    learner.seat(slice(1, 3), initial)
-    torch.testing.assert_close(learner.embeddings()[1:3].detach(), initial, rtol=1e-14, atol=0)
+def _rows(learner: Learner) -> Tensor:
+    """What the encoder gets and what a token keeps, (rows, 2, d)."""
+    return torch.stack([learner.embeddings().detach(), learner.learned()], dim=1)
+
+
+def test_a_seated_row_starts_at_its_initial_embedding(config: TrainConfig) -> None:
+    learner, initial = _learner(config), _random(2, DIM)
+    learner.seat(slice(1, 3), initial, config)
+    expected = torch.stack([initial, initial], dim=1)
+    torch.testing.assert_close(_rows(learner)[1:3], expected, rtol=1e-14, atol=0)
 
 
 def test_a_direction_cannot_start_from_zero() -> None:
     with pytest.raises(ZeroVectorError):
-        _directions().seat(slice(0, 1), torch.zeros(1, DIM))
+        _learner(DTI).seat(slice(0, 1), torch.zeros(1, DIM), DTI)
 
 
-def test_only_seated_rows_move(new_learner: Callable[[], Learner]) -> None:
-    learner = new_learner()
-    _seat(learner, slice(0, 2))
-    _seat(learner, slice(2, 4), seed=1)
+def test_only_seated_rows_move(config: TrainConfig) -> None:
+    learner = _learner(config)
+    _seat(learner, slice(0, 2), config)
+    _seat(learner, slice(2, 4), config, seed=1)
+    learner.step(_random(ROWS, DIM, seed=3))
     learner.vacate(slice(2, 4))
-    before = learner.embeddings().detach().clone()
+    before = _rows(learner)
     learner.step(_random(ROWS, DIM, seed=2))
-    moved = (learner.embeddings() != before).any(dim=1).tolist()
-    assert moved == [True, True, False, False, False, False]
+    moved = (_rows(learner) != before).any(dim=2)
+    assert moved.tolist() == [[True, True]] * 2 + [[False, False]] * 4
 
 
-def test_a_row_does_not_notice_its_neighbours(new_learner: Callable[[], Learner]) -> None:
-    alone, crowded = new_learner(), new_learner()
-    _seat(alone, slice(2, 3))
-    _seat(crowded, slice(2, 3))
-    _seat(crowded, slice(3, 6), seed=5)
+def test_a_row_does_not_notice_its_neighbours(config: TrainConfig) -> None:
+    alone, crowded = _learner(config), _learner(config)
+    _seat(alone, slice(2, 3), config)
+    _seat(crowded, slice(2, 3), config)
+    _seat(crowded, slice(3, 6), config, seed=5)
     for step in range(5):
         gradient = _random(ROWS, DIM, seed=100 + step)
         lonely = torch.zeros_like(gradient)
@@ -82,44 +84,62 @@ def test_a_row_does_not_notice_its_neighbours(new_learner: Callable[[], Learner]
         alone.step(lonely)
         gradient[4] *= math.nan if step == 3 else 1
         crowded.step(gradient)
-    assert torch.equal(alone.embeddings()[2], crowded.embeddings()[2])
+    assert torch.equal(_rows(alone)[2], _rows(crowded)[2])
 
 
-def test_a_row_that_is_seated_again_remembers_nothing(new_learner: Callable[[], Learner]) -> None:
-    used, fresh = new_learner(), new_learner()
-    _seat(used, slice(0, 1), seed=7)
+@pytest.mark.parametrize(
+    "configs",
+    [
+        [DTI, DTI.changed(lr=0.01), DTI.changed(kappa=0.0), AVERAGED],
+        [TI, TI.changed(lr=0.01), TI.changed(weight_decay=0.5)],
+    ],
+    ids=["dti", "ti"],
+)
+def test_each_row_learns_as_its_own_config_says(configs: list[TrainConfig]) -> None:
+    mixed, alike = _learner(configs[0]), [_learner(each) for each in configs]
+    for row, config in enumerate(configs):
+        for learner in (mixed, alike[row]):
+            _seat(learner, slice(row, row + 1), config, seed=row)
+    for step in range(5):
+        for learner in (mixed, *alike):
+            learner.step(_random(ROWS, DIM, seed=100 + step))
+    for row, learner in enumerate(alike):
+        assert torch.equal(_rows(mixed)[row], _rows(learner)[row])
+    ends = _rows(mixed)[: len(configs), 1]
+    assert len({each.numpy().tobytes() for each in ends}) == len(configs)
+
+
+def test_a_row_that_is_seated_again_remembers_nothing(config: TrainConfig) -> None:
+    used, fresh = _learner(config), _learner(config)
+    _seat(used, slice(0, 1), config, seed=7)
     for step in range(3):
+        used.set_rate(slice(0, 1), 0.3)
         used.step(_random(ROWS, DIM, seed=100 + step))
     used.vacate(slice(0, 1))
     for learner in (used, fresh):
-        _seat(learner, slice(0, 1))
+        _seat(learner, slice(0, 1), config)
         learner.step(_random(ROWS, DIM, seed=11))
-    assert torch.equal(used.embeddings()[0], fresh.embeddings()[0])
+    assert torch.equal(_rows(used)[0], _rows(fresh)[0])
 
 
-def test_rows_go_on_from_their_state_bit_for_bit_wherever_they_lie(
-    new_learner: Callable[[], Learner],
-) -> None:
-    through, other = new_learner(), new_learner()
-    _seat(through, slice(1, 3))
+def test_rows_go_on_from_their_state_bit_for_bit_wherever_they_lie(config: TrainConfig) -> None:
+    through, other = _learner(config), _learner(config)
+    _seat(through, slice(1, 3), config)
     for step in range(3):
         through.step(_random(ROWS, DIM, seed=100 + step))
-    state = through.state(slice(1, 3))
+    _seat(other, slice(4, 6), config, seed=9)
+    other.restore(slice(4, 6), through.state(slice(1, 3)))
     for step in range(3):
+        assert torch.equal(_rows(other)[4:6], _rows(through)[1:3])
         gradient = _random(ROWS, DIM, seed=200 + step)
-        if step == 0:
-            other.restore(slice(4, 6), state)
         through.step(gradient)
         other.step(gradient.roll(3, dims=0))
-    assert torch.equal(other.embeddings()[4:6], through.embeddings()[1:3])
-    assert other.seated.tolist() == [False] * 4 + [True] * 2
+    assert torch.equal(_rows(other)[4:6], _rows(through)[1:3])
 
 
-def test_the_report_says_how_far_a_row_turned_and_how_long_it_is(
-    new_learner: Callable[[], Learner],
-) -> None:
-    learner = new_learner()
-    initial = _seat(learner, slice(0, 1))
+def test_the_report_says_how_far_a_row_turned_and_how_long_it_is(config: TrainConfig) -> None:
+    learner = _learner(config)
+    initial = _seat(learner, slice(0, 1), config)
     for step in range(3):
         before = sphere.normalize(learner.embeddings()[:1].detach())
         gradient = _random(ROWS, DIM, seed=100 + step)
@@ -134,9 +154,12 @@ def test_the_report_says_how_far_a_row_turned_and_how_long_it_is(
         torch.testing.assert_close(reported[:1], expected, rtol=1e-9, atol=0)
 
 
+# Directions
+
+
 def test_directions_follow_the_reference_step_with_the_magnitude_inside_the_gradient() -> None:
-    learner, magnitude = _directions(), 0.4
-    v = mu = _seat(learner, slice(0, 1), magnitude=magnitude)[0]
+    learner, magnitude = _learner(DTI), 0.4
+    v = mu = _seat(learner, slice(0, 1), DTI, magnitude=magnitude)[0]
     for step in range(5):
         target = _random(ROWS, DIM, seed=100 + step)
         loss = (learner.embeddings() - target).square().sum()
@@ -147,31 +170,65 @@ def test_directions_follow_the_reference_step_with_the_magnitude_inside_the_grad
 
 
 def test_directions_turn_by_their_learning_rate_and_keep_their_length() -> None:
-    learner = _directions(torch.float32)
-    _seat(learner, slice(0, 3), magnitude=0.387)
+    learner = _learner(AVERAGED, torch.float32)
+    _seat(learner, slice(0, 3), AVERAGED, magnitude=0.387)
+    rates = torch.tensor([LR, LR, 0.1])
+    learner.set_rate(slice(2, 3), 0.1)
     for step in range(200):
         report = learner.step(_random(ROWS, DIM, seed=100 + step).float())
-        torch.testing.assert_close(report.step_angle[:3], torch.full((3,), math.atan(LR)))
-    lengths = learner.embeddings()[:3].norm(dim=1)
-    torch.testing.assert_close(lengths, torch.full((3,), 0.387), rtol=0, atol=1e-6)
+        torch.testing.assert_close(report.step_angle[:3], rates.atan())
+    lengths = _rows(learner)[:3].norm(dim=2)
+    torch.testing.assert_close(lengths, torch.full((3, 2), 0.387), rtol=0, atol=1e-6)
+
+
+def test_an_averaged_direction_is_that_of_the_running_mean_of_those_passed_through() -> None:
+    plain, averaged = _learner(DTI), _learner(AVERAGED)
+    for learner, config in ((plain, DTI), (averaged, AVERAGED)):
+        _seat(learner, slice(1, 2), config, magnitude=0.4)
+    passed: list[np.ndarray] = []
+    for step in range(30):
+        for learner in (plain, averaged):
+            learner.step(_random(ROWS, DIM, seed=100 + step))
+        # Averaging only looks on: it changes nothing of the way.
+        assert torch.equal(averaged.embeddings()[1], plain.embeddings()[1])
+        assert torch.equal(plain.learned()[1], plain.embeddings()[1])
+        passed.append(plain.parameter[1].detach().numpy().copy())
+        weights = AVERAGING ** np.arange(len(passed))[::-1]  # the last one weighs most
+        mean = np.average(passed, axis=0, weights=weights)
+        expected = torch.from_numpy(0.4 * mean / np.linalg.norm(mean))
+        torch.testing.assert_close(averaged.learned()[1], expected, rtol=0, atol=1e-15)
+    assert not torch.allclose(averaged.learned()[1], plain.learned()[1], rtol=0, atol=0.01)
+
+
+def test_an_average_of_one_direction_is_that_direction() -> None:
+    learner = _learner(AVERAGED, torch.float32)
+    _seat(learner, slice(0, 2), AVERAGED)
+    learner.step(_random(ROWS, DIM).float())
+    torch.testing.assert_close(learner.learned(), learner.embeddings().detach())
+
+
+# Vectors
 
 
 def test_vectors_equal_one_adamw_per_subject_though_they_start_at_different_times() -> None:
-    packed = _vectors()
+    packed = _learner(TI)
     separate: dict[int, torch.optim.AdamW] = {}
     for step in range(20):
         if step in (0, 7, 8):
             row = len(separate)
-            _seat(packed, slice(row, row + 1), seed=step)
+            _seat(packed, slice(row, row + 1), TI, seed=step)
             parameter = torch.nn.Parameter(packed.embeddings()[row].detach().clone())
             separate[row] = torch.optim.AdamW([parameter], lr=LR, weight_decay=WEIGHT_DECAY)
+        if step == 12:
+            packed.set_rate(slice(1, 2), 0.01)
+            separate[1].param_groups[0]["lr"] = 0.01
         gradient = _random(ROWS, DIM, seed=100 + step)
         packed.step(gradient)
         for row, optimizer in separate.items():
             _only_parameter(optimizer).grad = gradient[row]
             optimizer.step()
     expected = torch.stack([_only_parameter(optimizer).detach() for optimizer in separate.values()])
-    torch.testing.assert_close(packed.embeddings()[:3].detach(), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(packed.learned()[:3], expected, rtol=1e-12, atol=1e-14)
 
 
 def _only_parameter(optimizer: torch.optim.Optimizer) -> Tensor:
@@ -179,8 +236,8 @@ def _only_parameter(optimizer: torch.optim.Optimizer) -> Tensor:
 
 
 def test_vectors_change_their_length() -> None:
-    learner = _vectors()
-    _seat(learner, slice(0, 1), magnitude=0.4)
+    learner = _learner(TI)
+    _seat(learner, slice(0, 1), TI, magnitude=0.4)
     for step in range(20):
         learner.step(_random(ROWS, DIM, seed=100 + step))
     assert abs(learner.embeddings()[0].norm().item() - 0.4) > 0.05

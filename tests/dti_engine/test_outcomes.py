@@ -12,10 +12,11 @@ from torch import Tensor
 from dti_engine.backbones.interface import Backbone, Latents
 from dti_engine.config import TrainConfig
 from dti_engine.draws import draw
-from dti_engine.errors import InvalidImageError, TokenError, TrainingFailedError
+from dti_engine.errors import InvalidImageError, SubjectError, TokenError, TrainingFailedError
 from dti_engine.images import Picture
+from dti_engine.packing import Trainer
 from dti_engine.recipes import standard_ti
-from dti_engine.trainer import Outcome, Subject, Trainer, train
+from dti_engine.trainer import Outcome, Subject, train
 
 ENCODER = "text_encoder"
 CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
@@ -47,9 +48,21 @@ def test_the_artifact_says_how_it_came_about(
     assert manifest.backbone == tiny_backbone.name
     assert manifest.backbone_fingerprint == tiny_backbone.fingerprint
     assert training.config == SHORT
-    assert training.steps_done == 4
+    assert (training.steps_done, training.stop_reason) == (4, "budget")
     assert training.pictures == {picture.name: picture.sha256 for picture in subject.pictures}
-    assert training.figures["loss"] == outcome.reports[-1].loss
+    assert training.figures == outcome.reports[-1].figures()
+    assert {"loss", "fixed_loss", "prior_angle_rad"} <= training.figures.keys()
+
+
+def test_the_artifact_tells_the_config_of_its_subject_not_of_the_run(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    own = SHORT.changed(lr=0.01, steps=3)
+    (outcome,) = train(tiny_backbone, [make_subject(1, config=own)], SHORT, num_slots=1)
+    assert outcome.artifact is not None
+    training = outcome.artifact.manifest.training
+    assert training is not None
+    assert (training.config, training.steps_done) == (own, 3)
 
 
 class _OverflowsOnBlack:
@@ -102,12 +115,14 @@ def test_a_subject_that_fails_ends_by_name_and_its_neighbours_do_not_notice(
 def test_the_step_that_failed_is_named_exactly_though_reports_come_late(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    subject = make_subject(1, pictures=[*make_subject(1).pictures * 3, BLACK])
+    # A seed whose fixed batch does not show the black picture: that would fail at once.
+    subject = make_subject(1, seed=2, pictures=[*make_subject(1).pictures * 3, BLACK])
     trainer = Trainer(_OverflowsOnBlack(tiny_backbone), CONFIG, num_slots=1, report_every=50)
     trainer.seat(subject)
     (occupant,) = trainer.occupants
     assert occupant is not None
-    num_crops = occupant.num_crops
+    assert occupant.fixed.latents.isfinite().all()
+    num_crops = occupant.material.num_crops
     first = next(
         step
         for step in range(CONFIG.steps)
@@ -152,6 +167,10 @@ def test_a_gradient_of_exactly_zero_is_a_failure_not_a_step_along_the_prior(
         ({"placeholder": "Rex"}, TokenError, "placeholder 'Rex'"),
         ({"initializer": " "}, TokenError, "initializer ' '"),
         ({"initializer": "small red dog"}, TokenError, "max_vectors"),
+        ({"config": SHORT.changed(batch_size=3)}, SubjectError, "batch_size 3, not 2"),
+        ({"config": SHORT.changed(resolution=24)}, SubjectError, "resolution 24, not 16"),
+        ({"config": SHORT.changed(beta2=0.9)}, SubjectError, "beta2 0.9, not 0.0"),
+        ({"config": standard_ti(SHORT)}, SubjectError, "'subject-1' cannot share a batch"),
     ],
 )
 def test_a_subject_that_cannot_be_seated_is_an_outcome_and_the_others_train(

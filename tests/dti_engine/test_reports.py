@@ -32,6 +32,7 @@ def _report(**changes: float) -> SlotReport:
     good = {
         "seconds": 1.0,
         "loss": 1.0,
+        "fixed_loss": 0.9,
         "prior_angle_rad": 0.1,
         "step_angle_rad": 0.04,
         "norm": 0.4,
@@ -45,6 +46,7 @@ def _report(**changes: float) -> SlotReport:
     [
         ({"loss": math.nan}, "its loss is nan"),
         ({"loss": math.inf, "gradient_norm": math.nan}, "its loss is inf"),
+        ({"fixed_loss": math.nan}, "nan on its fixed batch"),
         ({"gradient_norm": math.nan}, "gradient is nan"),
         ({"gradient_norm": math.inf}, "gradient is inf"),
         ({"weakest_gradient_norm": 0.0}, "exactly zero"),
@@ -74,22 +76,25 @@ def test_figures_are_everything_measured() -> None:
     figures = _report().figures()
     assert figures["loss"] == 1.0
     assert {"subject_id", "step"}.isdisjoint(figures)
-    assert len(figures) == 8
+    assert figures["fixed_loss"] == 0.9
+    assert len(figures) == 9
 
 
 def test_figures_of_a_slot_are_over_the_rows_of_its_subject_alone() -> None:
     first, second = (
-        DirectionLearner(torch.zeros(4, 8), lr=0.04, kappa=0.1) for _ in range(2)
+        DirectionLearner(torch.zeros(4, 8)) for _ in range(2)
     )  # two slots of two rows, in two encoders
-    first.seat(slice(2, 4), torch.eye(8)[:2])
-    second.seat(slice(2, 3), 5 * torch.eye(8)[:1])
+    first.seat(slice(2, 4), torch.eye(8)[:2], CONFIG.changed(kappa=0.1))
+    second.seat(slice(2, 3), 5 * torch.eye(8)[:1], CONFIG.changed(kappa=0.1))
     moved = [
         each.step(torch.full((4, 8), 1.0) * scale) for each, scale in ((first, 1), (second, 4))
     ]
-    table = tabulate(torch.tensor([math.nan, 3.0]), [first, second], moved)
-    loss, prior_angle, step_angle, norm, prior_ratio, gradient_norm, weakest = table[1].tolist()
+    losses, fixed_losses = torch.tensor([math.nan, 3.0]), torch.tensor([math.nan, 2.0])
+    table = tabulate(losses, fixed_losses, [first, second], moved)
+    *of_slot, prior_ratio, gradient_norm, weakest = table[1].tolist()
+    loss, fixed_loss, prior_angle, step_angle, norm = of_slot
     unit = math.sqrt(8)  # |g| in the first encoder; four times as much in the second
-    assert loss == 3
+    assert (loss, fixed_loss) == (3, 2)
     assert prior_angle == pytest.approx(math.atan(0.04), abs=1e-6)
     assert step_angle == pytest.approx(math.atan(0.04), abs=1e-6)
     assert norm == pytest.approx((1 + 1 + 5) / 3)
@@ -126,6 +131,7 @@ def test_a_report_tells_loss_angle_gradient_and_time(
     assert last.prior_ratio == pytest.approx(SHORT.kappa / last.gradient_norm)
     assert last.weakest_gradient_norm == last.gradient_norm
     assert 0.1 < last.loss < 10
+    assert 0.1 < last.fixed_loss < 10
     seconds = [report.seconds for report in outcome.reports]
     assert seconds == sorted(seconds)
     assert seconds[0] > 0

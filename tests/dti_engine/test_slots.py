@@ -15,12 +15,18 @@ from dti_engine.errors import InvalidImageError, SubjectError, TokenError
 from dti_engine.objectives import denoising_loss
 from dti_engine.prompts import tokenize
 from dti_engine.samples import Samples, blank_samples
-from dti_engine.slots import Subject, initial_token, magnitude, prepare
+from dti_engine.slots import Occupant, Subject, initial_token, prepare
 from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
 
 CONFIG = TrainConfig(steps=3, batch_size=2, resolution=16, lr=0.04)
+PLAIN = CONFIG.changed(magnitude="initializer")
 ENCODER = "text_encoder"
+MAGNITUDES = {ENCODER: 0.3}
 MakeSubject = Callable[..., Subject]
+
+
+def _prepare(subject: Subject, backbone: Backbone, *, row: int = 0) -> Occupant:
+    return prepare(subject, {ENCODER: slice(row, row + 1)}, backbone, CONFIG)
 
 
 def test_a_word_gives_one_vector_and_a_phrase_one_for_each_of_its_pieces(
@@ -28,7 +34,8 @@ def test_a_word_gives_one_vector_and_a_phrase_one_for_each_of_its_pieces(
 ) -> None:
     encoders = tiny_backbone.text_encoders
     for phrase in ("dog", "stuffed animal"):
-        token = initial_token(make_subject(0, initializer=phrase), encoders, {ENCODER: None}, 8)
+        subject = make_subject(0, initializer=phrase)
+        token = initial_token(subject, encoders, MAGNITUDES, PLAIN, 8)
         assert torch.equal(token.embeddings[ENCODER], initial_rows(encoders[ENCODER], phrase))
         assert token.num_vectors(ENCODER) == len(phrase.split())
 
@@ -37,7 +44,7 @@ def test_num_vectors_repeats_the_pieces_of_the_initializer(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = make_subject(0, initializer="stuffed animal", num_vectors=5)
-    token = initial_token(subject, tiny_backbone.text_encoders, {ENCODER: None}, 8)
+    token = initial_token(subject, tiny_backbone.text_encoders, MAGNITUDES, PLAIN, 8)
     pieces = initial_rows(tiny_backbone.text_encoders[ENCODER], "stuffed animal")
     assert torch.equal(token.embeddings[ENCODER], pieces[[0, 1, 0, 1, 0]])
 
@@ -48,7 +55,7 @@ def test_too_few_or_too_many_vectors_are_refused_with_the_numbers_allowed(
 ) -> None:
     subject = make_subject(0, initializer="stuffed animal", num_vectors=num_vectors)
     with pytest.raises(TokenError, match=rf"{num_vectors} vectors .* 2 \(.*\) to 8 \(max_vectors"):
-        initial_token(subject, tiny_backbone.text_encoders, {ENCODER: None}, 8)
+        initial_token(subject, tiny_backbone.text_encoders, MAGNITUDES, PLAIN, 8)
 
 
 @pytest.mark.parametrize("wanted", ["vocabulary", "initializer", 0.7])
@@ -62,25 +69,26 @@ def test_the_magnitude_is_that_of_the_config(
         "initializer": own,
         0.7: torch.full((2,), 0.7),
     }[wanted]
-    chosen = {ENCODER: magnitude(CONFIG.changed(magnitude=wanted), encoder)}
     subject = make_subject(0, initializer="stuffed animal")
-    token = initial_token(subject, tiny_backbone.text_encoders, chosen, 8)
+    of_vocabulary, config = (
+        {ENCODER: vocabulary_magnitude(encoder)},
+        CONFIG.changed(magnitude=wanted),
+    )
+    token = initial_token(subject, tiny_backbone.text_encoders, of_vocabulary, config, 8)
     torch.testing.assert_close(token.magnitudes()[ENCODER], expected)
 
 
 def test_samples_are_the_same_in_every_slot_but_for_the_row_numbers(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    first, fourth = (
-        prepare(make_subject(5), {ENCODER: slice(row, row + 1)}, tiny_backbone, CONFIG)
-        for row in (0, 24)
-    )
+    first, fourth = (_prepare(make_subject(5), tiny_backbone, row=row) for row in (0, 24))
+    pairs = [(first.fixed, fourth.fixed)]
     for step in range(3):
         first.step = fourth.step = step
-        a, b = first.samples(CONFIG), fourth.samples(CONFIG)
-        assert torch.equal(a.latents, b.latents)
-        assert torch.equal(a.noise, b.noise)
-        assert torch.equal(a.u, b.u)
+        pairs.append((first.samples(), fourth.samples()))
+    for a, b in pairs:
+        for name in ("latents", "noise", "u", "weights"):
+            assert torch.equal(getattr(a, name), getattr(b, name))
         assert torch.equal(a.prompts.inputs[ENCODER].ids, b.prompts.inputs[ENCODER].ids)
         rows = a.prompts.inputs[ENCODER].row, b.prompts.inputs[ENCODER].row
         assert torch.equal(torch.where(rows[0] < 0, -1, rows[0] + 24), rows[1])
@@ -93,19 +101,17 @@ def test_a_long_picture_is_seen_in_several_crops_and_a_square_one_whole(
     pictures = make_subject(0).pictures
     square = make_subject(0).pictures[0].image.crop((0, 0, 16, 16))
     mixed = [pictures[0], type(pictures[0])("square.png", square, "0" * 64, square.size)]
-    occupant = prepare(
-        make_subject(0, pictures=mixed), {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG
-    )
-    assert occupant.num_crops[0] > 1
-    assert occupant.num_crops[1] == 1
-    assert len(occupant.latents.mean) == sum(occupant.num_crops)
+    material = _prepare(make_subject(0, pictures=mixed), tiny_backbone).material
+    assert material.num_crops[0] > 1
+    assert material.num_crops[1] == 1
+    assert len(material.latents.mean) == sum(material.num_crops)
 
 
 def test_blank_samples_have_the_shapes_of_real_ones_and_a_finite_loss(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     blank = blank_samples(tiny_backbone, CONFIG)
-    real = prepare(make_subject(0), {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG).samples(CONFIG)
+    real = _prepare(make_subject(0), tiny_backbone).samples()
     for name in ("latents", "noise", "u"):
         assert getattr(blank, name).shape == getattr(real, name).shape
         assert getattr(blank, name).dtype == getattr(real, name).dtype
@@ -133,7 +139,7 @@ def test_a_subject_without_pictures_or_with_an_impossible_seed_is_refused(
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        prepare(make_subject(0, **changes), {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
+        _prepare(make_subject(0, **changes), tiny_backbone)
 
 
 # Captions and masks of single pictures
@@ -146,11 +152,11 @@ def _with(subject: Subject, **changes: object) -> Subject:
 
 
 def _samples(subject: Subject, backbone: Backbone, num_steps: int = 8) -> list[Samples]:
-    occupant = prepare(subject, {ENCODER: slice(0, 1)}, backbone, CONFIG)
+    occupant = _prepare(subject, backbone)
     batches: list[Samples] = []
     for step in range(num_steps):
         occupant.step = step
-        batches.append(occupant.samples(CONFIG))
+        batches.append(occupant.samples())
     return batches
 
 
@@ -164,8 +170,8 @@ def test_a_picture_with_a_caption_is_always_seen_with_it_and_no_other_is(
         tiny_backbone.text_encoders,
         [{"<rex>": {ENCODER: range(1)}}],
     ).inputs[ENCODER]
-    occupant = prepare(subject, {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
-    firsts = occupant.num_crops[0]
+    num_crops = _prepare(subject, tiny_backbone).material.num_crops
+    firsts = num_crops[0]
     num_own = 0
     for step, (plain, changed) in enumerate(
         zip(_samples(subject, tiny_backbone), _samples(captioned, tiny_backbone), strict=True)
@@ -177,7 +183,7 @@ def test_a_picture_with_a_caption_is_always_seen_with_it_and_no_other_is(
             3,
             step,
             batch_size=CONFIG.batch_size,
-            num_crops=occupant.num_crops,
+            num_crops=num_crops,
             num_captions=20,
             latent_shape=tuple(plain.latents.shape[1:]),
             timesteps="uniform",
@@ -196,16 +202,20 @@ def test_a_caption_without_a_place_for_the_token_is_refused(
 ) -> None:
     subject = _with(make_subject(0), caption="a dog")
     with pytest.raises(TokenError, match=r"caption of '0\.png' has no \{\} where <rex> goes"):
-        prepare(subject, {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
+        _prepare(subject, tiny_backbone)
 
 
 def test_the_family_of_captions_may_be_the_subjects_own(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    subject = make_subject(0, captions="style")
-    occupant = prepare(subject, {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
-    assert len(occupant.captions.inputs[ENCODER].ids) == len(CAPTION_TEMPLATES["style"])
-    occupant.samples(CONFIG)
+    own = CONFIG.changed(captions="style")
+    for subject, config in ((make_subject(0, config=own), own), (make_subject(0), CONFIG)):
+        occupant = _prepare(subject, tiny_backbone)
+        assert occupant.config == config
+        templates = [each.replace("{}", "<rex>") for each in CAPTION_TEMPLATES[config.captions]]
+        bindings = [{"<rex>": {ENCODER: range(1)}}] * len(templates)
+        expected = tokenize(templates, tiny_backbone.text_encoders, bindings).inputs[ENCODER]
+        assert torch.equal(occupant.material.captions.inputs[ENCODER].ids, expected.ids)
 
 
 def test_a_subject_without_masks_weighs_exactly_one_everywhere(
@@ -222,12 +232,12 @@ def test_the_weights_of_a_sample_are_those_of_its_own_crop(
     mask = Image.new("L", subject.pictures[0].image.size)
     mask.paste(255, (0, 0, mask.width, mask.height // 2))  # the upper half of every crop
     masked = _with(subject, mask=mask)
-    occupant = prepare(masked, {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
-    side = occupant.weights.shape[-1]
+    material = _prepare(masked, tiny_backbone).material
+    side = material.weights.shape[-1]
     upper = torch.zeros(1, side, side)
     upper[:, : side // 2] = 2
-    for index, weights in enumerate(occupant.weights):
-        expected = upper if index < occupant.num_crops[0] else torch.ones_like(upper)
+    for index, weights in enumerate(material.weights):
+        expected = upper if index < material.num_crops[0] else torch.ones_like(upper)
         assert torch.equal(weights, expected)
 
 
@@ -235,4 +245,30 @@ def test_a_black_mask_is_refused(tiny_backbone: Backbone, make_subject: MakeSubj
     subject = make_subject(0)
     masked = _with(subject, mask=Image.new("L", subject.pictures[0].image.size))
     with pytest.raises(InvalidImageError, match="its mask is black"):
-        prepare(masked, {ENCODER: slice(0, 1)}, tiny_backbone, CONFIG)
+        _prepare(masked, tiny_backbone)
+
+
+# The fixed batch
+
+
+def test_the_fixed_batch_shows_every_picture_as_it_is_with_its_mask_and_caption(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = make_subject(3)
+    mask = Image.new("L", subject.pictures[0].image.size, 255)
+    mask.paste(0, (0, 0, mask.width, mask.height // 2))
+    subject = _with(subject, caption="a dog with {} in the snow", mask=mask)
+    occupant = _prepare(subject, tiny_backbone)
+    material, fixed = occupant.material, occupant.fixed
+    ids = material.captions.inputs[ENCODER].ids
+    of_view = [n for n, count in enumerate(material.num_crops) for _ in range(count)]
+    seen: list[int] = []
+    for latents, weights, prompt in zip(
+        fixed.latents, fixed.weights, fixed.prompts.inputs[ENCODER].ids, strict=True
+    ):
+        # Means, without the noise of the autoencoder: each is exactly that of one crop.
+        (view,) = (material.latents.mean == latents).flatten(1).all(dim=1).nonzero().flatten()
+        assert torch.equal(weights, material.weights[view])
+        seen.append(of_view[view])
+        assert torch.equal(prompt, ids[-1]) == (seen[-1] == 0)
+    assert set(seen) == {0, 1, 2}

@@ -1,27 +1,25 @@
-"""Packed training: what a subject learns, and that it learns the same in every packing."""
+"""Training from the first subject to the last, and what is learned; packing: `test_packing`."""
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
 from dti_engine import sphere
-from dti_engine.backbones import load_backbone
+from dti_engine.artifact import Artifact
 from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.config import TrainConfig
-from dti_engine.errors import ConfigurationError
-from dti_engine.objectives import denoising_loss
 from dti_engine.prompts import PromptBatch, Rows
 from dti_engine.recipes import standard_ti
-from dti_engine.slots import Occupant
-from dti_engine.trainer import Outcome, Subject, Trainer, train
+from dti_engine.schedules import learning_rate
+from dti_engine.trainer import Outcome, Subject, train
 from dti_engine.vocabulary import vocabulary_magnitude
 
 ENCODER = "text_encoder"
@@ -42,60 +40,6 @@ def _by_id(outcomes: list[Outcome]) -> dict[str, Outcome]:
 
 def _angle(a: Tensor, b: Tensor) -> float:
     return float(sphere.geodesic_distance(sphere.normalize(a), sphere.normalize(b)).max())
-
-
-def _seated(trainer: Trainer, slot: int) -> Occupant:
-    occupant = trainer.occupants[slot]
-    assert occupant is not None
-    return occupant
-
-
-def _rows(trainer: Trainer, slot: int) -> Tensor:
-    rows = trainer.learners[ENCODER].embeddings()[_seated(trainer, slot).rows[ENCODER]]
-    return rows.detach().clone()
-
-
-def test_a_neighbour_never_changes_a_result_at_the_same_shape(
-    tiny_backbone: Backbone, make_subject: MakeSubject
-) -> None:
-    outcomes = []
-    for numbers in ([1, 2, 3], [4, 2, 5], [6, 2]):
-        subjects = [make_subject(number) for number in numbers]
-        ended = _by_id(train(tiny_backbone, subjects, SHORT, num_slots=3))
-        outcomes.append(ended["subject-2"])
-    for other in outcomes[1:]:
-        assert torch.equal(_learned(outcomes[0]), _learned(other))
-        assert outcomes[0].reports == other.reports
-
-
-def test_packings_agree_to_1e_9_after_20_steps_in_float64(
-    exact_backbone: Backbone, make_subject: MakeSubject
-) -> None:
-    def rows_after_20_steps(*numbers: int) -> Tensor:
-        trainer = Trainer(exact_backbone, CONFIG.changed(steps=100), num_slots=len(numbers))
-        for number in numbers:
-            trainer.seat(make_subject(number))
-        for _ in range(20):
-            trainer.step()
-        return _rows(trainer, len(numbers) - 1)
-
-    alone, packed = rows_after_20_steps(7), rows_after_20_steps(1, 2, 3, 7)
-    assert alone.dtype == torch.float64
-    torch.testing.assert_close(alone, packed, rtol=0, atol=1e-9)
-
-
-def test_packings_differ_by_less_than_a_tenth_of_what_seeds_do_in_float32(
-    tiny_backbone: Backbone, make_subject: MakeSubject
-) -> None:
-    subject = make_subject(7)
-    same_but_seed = make_subject(8, pictures=subject.pictures)
-    alone, other = (
-        next(train(tiny_backbone, [each], CONFIG, num_slots=1)) for each in (subject, same_but_seed)
-    )
-    neighbours = [make_subject(number) for number in (1, 2, 3)]
-    packed = _by_id(train(tiny_backbone, [*neighbours, subject], CONFIG, num_slots=4))
-    between_packings = _angle(_learned(alone), _learned(packed["subject-7"]))
-    assert between_packings < _angle(_learned(alone), _learned(other)) / 10
 
 
 def test_a_subject_learns_in_a_refilled_slot_what_it_would_in_a_slot_of_its_own(
@@ -143,71 +87,54 @@ def test_an_outcome_is_there_before_the_next_subject_is_taken(
         next(outcomes)
 
 
-def test_a_vacated_slot_is_free_and_its_neighbour_goes_on_undisturbed(
-    tiny_backbone: Backbone, make_subject: MakeSubject
-) -> None:
-    def neighbour(*, of_vacated: bool) -> Outcome:
-        trainer = Trainer(tiny_backbone, SHORT, num_slots=2)
-        trainer.seat(make_subject(1))
-        trainer.seat(make_subject(2))
-        trainer.step()
-        if of_vacated:
-            trainer.vacate(0)
-            assert trainer.occupants[0] is None
-        outcomes = [outcome for _ in range(3) for outcome in trainer.step()]
-        assert trainer.occupants == [None, None]
-        return _by_id(outcomes)["subject-2"]
-
-    after, without = neighbour(of_vacated=True), neighbour(of_vacated=False)
-    assert torch.equal(_learned(after), _learned(without))
-
-
-@pytest.mark.parametrize("options", [{"num_slots": 0}, {"num_slots": 1, "max_vectors": 0}])
-def test_a_packing_without_room_is_refused(
-    tiny_backbone: Backbone, options: dict[str, int]
-) -> None:
-    with pytest.raises(ConfigurationError, match="must be >= 1"):
-        train(tiny_backbone, [], SHORT, **options)
-
-
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_the_loss_on_a_fixed_batch_falls_whatever_the_model_predicts(
-    make_checkpoint: Callable[..., Path], make_subject: MakeSubject, prediction_type: str
-) -> None:
-    backbone = load_backbone(make_checkpoint(prediction_type))
-    config = CONFIG.changed(steps=100, batch_size=8, kappa=0.0)
-    trainer = Trainer(backbone, config, num_slots=1)
-    trainer.seat(make_subject(1))
-    batch = _seated(trainer, 0).samples(config)
-
-    def loss() -> float:
-        table = {ENCODER: trainer.learners[ENCODER].embeddings().detach()}
-        conditioning = backbone.encode_prompts(batch.prompts, table)
-        return float(
-            denoising_loss(backbone, batch.latents, batch.noise, batch.u, conditioning).mean()
-        )
-
-    before = loss()
-    for _ in range(40):
-        trainer.step()
-    assert loss() < before
-
-
-@pytest.mark.parametrize("wanted", ["vocabulary", 0.7])
+@pytest.mark.parametrize(
+    ("wanted", "changes"),
+    [("vocabulary", {}), (0.7, {"averaging": 0.9}), ("vocabulary", {"schedule": "cosine"})],
+)
 def test_dti_turns_by_its_angle_and_keeps_the_magnitude_to_1e_6(
-    tiny_backbone: Backbone, make_subject: MakeSubject, wanted: str | float
+    tiny_backbone: Backbone,
+    make_subject: MakeSubject,
+    wanted: str | float,
+    changes: dict[str, object],
 ) -> None:
     subject = make_subject(1, initializer="stuffed animal")
-    config = CONFIG.changed(magnitude=wanted)
+    config = CONFIG.changed(magnitude=wanted, **changes)
     (outcome,) = train(tiny_backbone, [subject], config, num_slots=1)
     encoder = tiny_backbone.text_encoders[ENCODER]
     magnitude = vocabulary_magnitude(encoder) if wanted == "vocabulary" else wanted
     norms = torch.linalg.vector_norm(_learned(outcome), dim=1)
     torch.testing.assert_close(norms, torch.full((2,), magnitude), rtol=0, atol=1e-6)
-    for report in outcome.reports:
-        assert report.step_angle_rad == pytest.approx(math.atan(config.lr), abs=1e-6)
+    for step, report in enumerate(outcome.reports):
+        angle = math.atan(learning_rate(config, step))
+        assert report.step_angle_rad == pytest.approx(angle, abs=1e-6)
         assert report.norm == pytest.approx(magnitude, abs=1e-6)
         assert report.prior_ratio > 0
+
+
+def test_an_averaged_token_is_the_mean_of_the_directions_that_plain_training_goes_through(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject, config = make_subject(1, num_vectors=2), CONFIG.changed(fixed_every=100)
+    tokens: list[Tensor] = []
+
+    def keep(_: Subject, artifact: Artifact) -> None:
+        tokens.append(artifact.token.embeddings[ENCODER])
+
+    (plain,) = train(
+        tiny_backbone, [subject], config, num_slots=1, keep_at=range(CONFIG.steps), on_kept=keep
+    )
+    tokens.append(_learned(plain))
+    averaging = config.changed(averaging=0.8)
+    (averaged,) = train(tiny_backbone, [subject], averaging, num_slots=1)
+    weights = 0.8 ** np.arange(CONFIG.steps)[::-1]
+    mean = np.average([each.double().numpy() for each in tokens], axis=0, weights=weights)
+    magnitude = vocabulary_magnitude(tiny_backbone.text_encoders[ENCODER])
+    expected = torch.from_numpy(magnitude * mean / np.linalg.norm(mean, axis=1, keepdims=True))
+    torch.testing.assert_close(_learned(averaged).double(), expected, rtol=0, atol=1e-6)
+    assert _angle(_learned(averaged), _learned(plain)) > 0.01
+    # The way there is the same to the bit; only what is made of it differs.
+    for one, other in zip(plain.reports, averaged.reports, strict=True):
+        assert one == replace(other, fixed_loss=one.fixed_loss)
 
 
 def test_standard_ti_changes_the_length_of_the_vector(
@@ -301,38 +228,9 @@ def _masked(subject: Subject, white: int) -> Subject:
     return replace(subject, pictures=pictures)
 
 
-def test_a_neighbour_with_masks_and_captions_changes_no_result_at_the_same_shape(
-    tiny_backbone: Backbone, make_subject: MakeSubject
-) -> None:
-    neighbours = [make_subject(1), _masked(make_subject(1), 0)]
-    plain, beside = (
-        _by_id(train(tiny_backbone, [each, make_subject(2)], SHORT, num_slots=2))
-        for each in neighbours
-    )
-    assert torch.equal(_learned(plain["subject-2"]), _learned(beside["subject-2"]))
-    assert plain["subject-2"].reports == beside["subject-2"].reports
-    assert not torch.equal(_learned(plain["subject-1"]), _learned(beside["subject-1"]))
-
-
 def test_white_masks_learn_what_none_do_bit_for_bit(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subjects = (make_subject(3), _masked(make_subject(3), 255))
     plain, masked = (next(train(tiny_backbone, [each], SHORT, num_slots=1)) for each in subjects)
     assert torch.equal(_learned(plain), _learned(masked))
-
-
-def test_packings_of_masked_subjects_agree_to_1e_9_after_20_steps_in_float64(
-    exact_backbone: Backbone, make_subject: MakeSubject
-) -> None:
-    def rows_after_20_steps(*subjects: Subject) -> Tensor:
-        trainer = Trainer(exact_backbone, CONFIG.changed(steps=100), num_slots=len(subjects))
-        for subject in subjects:
-            trainer.seat(subject)
-        for _ in range(20):
-            trainer.step()
-        return _rows(trainer, len(subjects) - 1)
-
-    masked = _masked(make_subject(7), 0)
-    alone, packed = rows_after_20_steps(masked), rows_after_20_steps(make_subject(1), masked)
-    torch.testing.assert_close(alone, packed, rtol=0, atol=1e-9)

@@ -52,6 +52,16 @@ def test_more_steps_for_one_method_are_refused() -> None:
         Protocol(settings=settings)
 
 
+@pytest.mark.parametrize("change", [{"schedule": "cosine"}, {"patience": 2}])
+def test_settings_whose_tokens_on_their_way_are_not_those_of_shorter_runs_are_refused(
+    change: dict[str, object],
+) -> None:
+    settings = dict(Protocol.standard().settings)
+    settings["dti"] = tuple(each.changed(**change) for each in settings["dti"])
+    with pytest.raises(ValueError, match="a constant rate and no patience"):
+        Protocol(settings=settings)
+
+
 def test_a_change_that_is_not_allowed_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match="num_subjects should be less than or equal to 12"):
         Protocol.standard(num_subjects=13)

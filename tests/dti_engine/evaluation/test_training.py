@@ -19,7 +19,8 @@ from dti_engine.evaluation.store import Store
 from dti_engine.evaluation.training import Run, train_missing
 from dti_engine.images import load_pictures
 from dti_engine.miniature.world.subjects import held_out_subjects
-from dti_engine.trainer import Subject, Trainer, train
+from dti_engine.packing import Trainer
+from dti_engine.trainer import Subject, train
 
 SUBJECTS = held_out_subjects("evaluation")[:3]
 RUNS = [Run(subject, 0) for subject in SUBJECTS]
@@ -66,7 +67,7 @@ def test_a_token_on_its_way_is_that_of_a_shorter_run(
     tiny_protocol: Protocol,
 ) -> None:
     train_some(method)
-    config = tiny_protocol.settings[method][0].changed(steps=3)
+    whole = tiny_protocol.settings[method][0].changed(steps=5)
     subjects = [
         Subject(
             each.name,
@@ -77,7 +78,7 @@ def test_a_token_on_its_way_is_that_of_a_shorter_run(
         )
         for each in SUBJECTS
     ]
-    for ended in train(evaluation_backbone, subjects, config, num_slots=2):
+    for ended in train(evaluation_backbone, subjects, whole.changed(steps=3), num_slots=2):
         assert ended.artifact
         (subject,) = (each for each in SUBJECTS if each.name == ended.subject.id)
         kept = store.load_token(TokenKey(method, 0, 3), subject, 0)
@@ -86,7 +87,7 @@ def test_a_token_on_its_way_is_that_of_a_shorter_run(
         told, of_shorter_run = kept.manifest.training, ended.artifact.manifest.training
         assert told
         assert of_shorter_run
-        assert (told.steps_done, told.config) == (3, config)
+        assert (told.steps_done, told.stop_reason, told.config) == (3, "kept", whole)
         assert (told.seed, told.pictures) == (of_shorter_run.seed, of_shorter_run.pictures)
 
 
@@ -106,9 +107,9 @@ def test_subjects_draw_apart_and_methods_alike(
     seeds: list[int] = []
     seat = Trainer.seat
 
-    def noting_seat(trainer: Trainer, subject: Subject) -> None:
+    def noting_seat(trainer: Trainer, subject: Subject, checkpoint: None) -> None:
         seeds.append(subject.seed)
-        seat(trainer, subject)
+        seat(trainer, subject, checkpoint)
 
     monkeypatch.setattr(Trainer, "seat", noting_seat)
     for method in ("dti", "ti"):
@@ -167,10 +168,11 @@ def test_a_subject_that_cannot_be_learned_ends_the_evaluation_by_name(
 
 
 @pytest.mark.usefixtures("car_cannot_be_learned")
-def test_neighbours_that_end_in_the_step_of_a_failure_are_kept(
+def test_all_others_are_trained_and_kept_though_one_fails(
     train_some: Callable[..., list[int]], store: Store
 ) -> None:
     with pytest.raises(TrainingFailedError):
-        train_some(steps=(1,))
-    kept = [store.token(TokenKey("dti", 0, 1), subject, 0).exists() for subject in SUBJECTS]
-    assert kept == [False, True, False]  # 2 slots: the third had none yet
+        train_some()
+    for steps in (3, 5):
+        kept = [store.token(TokenKey("dti", 0, steps), subject, 0).exists() for subject in SUBJECTS]
+        assert kept == [False, True, True]
