@@ -37,10 +37,13 @@ format: $(VENV)/.dev ## rewrite the code in the common format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## every figure on speed, on this machine
+bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/checkpoints.py
+	$(BIN)/python benchmarks/schedules.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache *.egg-info

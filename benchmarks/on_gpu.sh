@@ -8,6 +8,9 @@
 # step       the optimizer step, plain and fused, against geoopt
 # training   the step as a share of a training step
 # throughput subjects per hour: packed, single, a process each
+# memory     of subjects packed into one process, against a process each
+# checkpoints what they cost within a training
+# schedules  when to stop, on the miniature
 # recipe     the miniature from nothing, at its GPU size; its weights go to $OUT/weights.tar
 # evaluate   does it personalize? on those weights
 #
@@ -24,6 +27,11 @@ tests()    { "$PYTHON" -m pytest -m gpu; }
 step()     { "$PYTHON" benchmarks/step.py --json "$OUT/step.json"; }
 training() { "$PYTHON" benchmarks/training.py --json "$OUT/training.json"; }
 throughput() { "$PYTHON" benchmarks/throughput.py --json "$OUT/throughput.json"; }
+memory()   { "$PYTHON" benchmarks/memory.py --json "$OUT/memory.json"; }
+schedules() {
+  "$PYTHON" benchmarks/schedules.py --work "$WORK/schedules" --json "$OUT/schedules.json"
+}
+checkpoints() { "$PYTHON" benchmarks/checkpoints.py --json "$OUT/checkpoints.json"; }
 recipe()   {
   "$PYTHON" -m dti_engine.miniature.recipe --size gpu --work "$WORK" --out "$WORK/weights" &&
     tar -C "$WORK" -cf "$OUT/weights.tar" weights
@@ -35,7 +43,7 @@ evaluate() {
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2>/dev/null | tee "$OUT/gpu.txt"
 failed=0
-for part in "${@:-tests step training throughput recipe evaluate}"; do
+for part in "${@:-tests step training throughput memory checkpoints recipe evaluate schedules}"; do
   for each in $part; do
     [ -e "$OUT/$each.done" ] && { echo "== $each: done before"; continue; }
     echo "== $each"

@@ -12,50 +12,18 @@ Absolute times are shown on CUDA only.
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from dti_engine.backbones import load_backbone
-from dti_engine.backbones.interface import Backbone
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.environment import environment
-from dti_engine.images import Picture
 from dti_engine.recipes import recipe
-from dti_engine.trainer import Subject, Trainer
-
-PLACEHOLDER, INITIALIZER = "<subject>", "dog"
-
-
-def trainer_of(backbone: Backbone, num_slots: int) -> Trainer:
-    """A trainer whose slots are all taken, by grey pictures: what is in them costs the same."""
-    config = recipe("miniature").changed(resolution=backbone.image_size, steps=1_000_000)
-    trainer = Trainer(backbone, config, num_slots=num_slots, report_every=1_000_000)
-    size = (backbone.image_size, backbone.image_size)
-    picture = Picture("grey.png", Image.new("RGB", size, "grey"), "0" * 64, size)
-    for slot in range(num_slots):
-        trainer.seat(Subject(f"{slot}", [picture], PLACEHOLDER, INITIALIZER, seed=slot))
-    return trainer
-
-
-def wait(backbone: Backbone) -> None:
-    """Until the device has done what it was given."""
-    if backbone.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(backbone: Backbone, call: Callable[[], object]) -> float:
-    """Of one call, the device's work included."""
-    wait(backbone)
-    began = time.perf_counter()
-    call()
-    wait(backbone)
-    return time.perf_counter() - began
+from dti_engine.rehearsals import full_trainer, seconds
+from dti_engine.trainer import Trainer
 
 
 def update_of(trainer: Trainer) -> None:
@@ -76,13 +44,15 @@ def main() -> None:
     dtype = find_dtype(options.dtype, device)
     backbone = load_backbone(options.backbone, device=device, dtype=dtype)
 
-    trainers = {k: trainer_of(backbone, k) for k in sorted({1, *options.slots})}
+    config = recipe("miniature").changed(resolution=backbone.image_size)
+    sizes = sorted({1, *options.slots})
+    trainers = {k: full_trainer(backbone, config, num_slots=k) for k in sizes}
     steps: dict[int, list[float]] = {k: [] for k in trainers}
     updates: dict[int, list[float]] = {k: [] for k in trainers}
     for repeat in range(options.repeats + 2):  # the first two warm up
         for k, trainer in trainers.items():
-            step = seconds(backbone, trainer.step)
-            update = seconds(backbone, lambda trainer=trainer: update_of(trainer))
+            step = seconds(device, trainer.step)
+            update = seconds(device, lambda trainer=trainer: update_of(trainer))
             if repeat >= 2:
                 steps[k].append(step)
                 updates[k].append(update)

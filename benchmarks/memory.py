@@ -1,0 +1,131 @@
+"""Memory of subjects packed into one process, against a process for each.
+
+    python benchmarks/memory.py [--backbone miniature] [--slots 1 2 4 8] [--json FILE]
+
+packed   one process with K slots, the model loaded once: its peak, from its start to its last step
+process  K processes of one slot each, as official launchers start them
+
+On a CPU, a peak is of what is resident; code that processes share is counted once for all of them.
+On CUDA it is what the device has less free, context and all that torch keeps included, so nothing
+else may run there. Each size has a process of its own, so that none inherits what another has left.
+The slope over the sizes is what one more subject takes.
+"""
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dti_engine import memory
+from dti_engine.backbones import load_backbone
+from dti_engine.devices import find_device, find_dtype
+from dti_engine.environment import environment
+from dti_engine.recipes import recipe
+from dti_engine.rehearsals import full_trainer
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Of one process, in bytes."""
+
+    total: int
+    shared: int  # of it, what other processes of the same program use too
+
+    def times(self, count: int) -> int:
+        """What so many such processes take together."""
+        return self.shared + count * (self.total - self.shared)
+
+
+def measure(weights: str, dtype_name: str, batch_size: int, num_slots: int) -> Peak:
+    """The peak of a process that loads a model and takes steps with all slots taken."""
+    is_cuda = torch.cuda.is_available()
+    before = free_on_cuda() if is_cuda else 0
+    # Started anew instead of forked, or it would begin with our own memory.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        found, free = pool.submit(take_steps, weights, dtype_name, batch_size, num_slots).result()
+    return Peak(before - free, 0) if is_cuda else found
+
+
+def take_steps(weights: str, dtype_name: str, batch_size: int, num_slots: int) -> tuple[Peak, int]:
+    """In a process of its own: its peak, and what is free on CUDA at the end."""
+    device = find_device("auto")
+    backbone = load_backbone(weights, device=device, dtype=find_dtype(dtype_name, device))
+    config = recipe("miniature").changed(resolution=backbone.image_size, batch_size=batch_size)
+    trainer = full_trainer(backbone, config, num_slots=num_slots)
+    for _ in range(STEPS):
+        trainer.step()
+    # The allocator of CUDA still keeps all that the largest step took.
+    free = free_on_cuda() if device.type == "cuda" else 0
+    return Peak(memory.peak(torch.device("cpu")), shared()), free
+
+
+def free_on_cuda() -> int:
+    torch.cuda.synchronize()
+    return torch.cuda.mem_get_info()[0]
+
+
+def shared() -> int:
+    """Bytes of files, such as libraries, that are mapped into this process, where Linux tells."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssFile:"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backbone", default="miniature", help="a name, folder or hub id")
+    parser.add_argument("--dtype", default="auto", help="as of `dti train`")
+    parser.add_argument("--batch-size", type=int, default=4, help="samples of a subject in a step")
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8], help="to try")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    options = parser.parse_args()
+
+    sizes = sorted({1, 2, *options.slots})
+    model = options.backbone, options.dtype, options.batch_size
+    peaks = {size: measure(*model, size) for size in sizes}
+    one_more = float(np.polyfit(sizes, [each.total for each in peaks.values()], 1)[0])
+    process = peaks[1].total - peaks[1].shared
+    rows = [
+        {
+            "slots": size,
+            "packed_bytes": peak.total,
+            "process_each_bytes": peaks[1].times(size),
+            "process_each / packed": peaks[1].times(size) / peak.total,
+        }
+        for size, peak in peaks.items()
+    ]
+
+    device = find_device("auto")
+    dtype = find_dtype(options.dtype, device)
+    title = f"{options.backbone} on {device.type} in {dtype}"
+    table = Table("subjects", "packed", "a process each", "ratio", title=title)
+    for row in rows:
+        sides = (f"{row[name] / 1e6:.0f} MB" for name in ("packed_bytes", "process_each_bytes"))
+        table.add_row(f"{row['slots']}", *sides, f"{row['process_each / packed']:.2f}")
+    ratio = f"{process / one_more:.2f}" if one_more > 0 else "-"
+    table.add_row("one more", f"{one_more / 1e6:.0f} MB", f"{process / 1e6:.0f} MB", ratio)
+    Console().print(table)
+    if options.json:
+        report = {
+            "environment": environment(device, dtype=dtype),
+            "backbone": options.backbone,
+            "batch_size": options.batch_size,
+            "one_more_packed_bytes": one_more,
+            "one_more_process_bytes": process,
+            "peaks": {size: asdict(peak) for size, peak in peaks.items()},
+            "rows": rows,
+        }
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

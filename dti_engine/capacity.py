@@ -1,0 +1,144 @@
+"""How many subjects to train at a time: found by trying, as no table knows a machine.
+
+More slots make a step of a subject cheaper, up to a point that depends on model and device, and
+need more memory. An empty slot costs what a full one does, so the number of subjects counts too.
+"""
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dti_engine import memory
+from dti_engine.backbones.interface import Backbone
+from dti_engine.config import TrainConfig
+from dti_engine.errors import ConfigurationError
+from dti_engine.rehearsals import Rehearsal, rehearse
+
+MAX_SLOTS = 32  # each doubling costs as much as all before it, and so late hardly pays
+_SHARE = 0.85  # of what is free; the rest is for other pictures, other programs, and fragments
+_GAIN = 1.05  # what a larger batch has to be faster by
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How many slots to take, and what was found about it."""
+
+    slots: int
+    why: str  # in words, for people
+    bytes_available: int  # before anything was tried
+    bytes_per_slot: int | None = None  # of a further one; None: nothing was measured
+    measured: tuple[Rehearsal, ...] = ()  # in order of slots
+
+
+def find_slots(
+    backbone: Backbone,
+    config: TrainConfig,
+    *,
+    at_most: int,
+    max_vectors: int = 8,
+    available: int | None = None,
+) -> Capacity:
+    """Take real steps at 1, 2, 4, ... slots, and choose. Nothing of them is left in memory.
+
+    at_most: how many subjects there are; with one, nothing is tried. max_vectors: as in `Trainer`.
+    available: bytes that may be taken, of which 15 % are left; None: what is free.
+
+    The next size is tried only if it fits by what was measured, and if the last one was faster per
+    subject by 5 %. Of all sizes up to the largest that was tried, the smallest is chosen with which
+    all subjects end within 5 % of the shortest time; that counts the empty slots of the last round.
+
+    Raises: ConfigurationError if memory runs out with one subject; and as `Trainer`.
+    """
+    if at_most < 1:
+        raise ConfigurationError(f"at_most must be >= 1, got {at_most}")
+    gc.collect()  # or what falls away in between would be taken off what steps need
+    memory.release(backbone.device)
+    available = memory.available(backbone.device) if available is None else available
+    if at_most == 1:
+        return Capacity(1, "there is one subject", available)
+    before = memory.in_use(backbone.device)
+
+    def trial(slots: int) -> Rehearsal | None:
+        return rehearse(backbone, config, num_slots=slots, max_vectors=max_vectors, before=before)
+
+    measured, is_full = search(trial, at_most=min(at_most, MAX_SLOTS), room=int(_SHARE * available))
+    if not measured:
+        raise ConfigurationError(
+            f"memory runs out with one subject of batch size {config.batch_size} at "
+            f"{config.resolution} px, with {_size(available)} free; make either smaller"
+        )
+    slots = soonest(measured, at_most)
+    per_slot = _per_slot(measured)
+    if slots == at_most:
+        why = "all subjects at once"
+    elif slots == MAX_SLOTS:
+        why = "the most that auto takes"
+    elif slots == measured[-1].slots and is_full:
+        why = f"each takes {_size(per_slot)}, and {_size(available)} are free"
+    else:
+        why = "no other number would end sooner by 5 %"
+    return Capacity(slots, why, available, per_slot, tuple(measured))
+
+
+def search(
+    trial: Callable[[int], Rehearsal | None], *, at_most: int, room: int
+) -> tuple[list[Rehearsal], bool]:
+    """Try larger and larger sizes; all that went well, and whether memory kept it from going on.
+
+    trial: takes steps with so many slots; None if memory ran out. room: bytes.
+    """
+    measured: list[Rehearsal] = []
+
+    def gains(found: Rehearsal) -> bool:
+        return not measured or found.rate >= _GAIN * measured[-1].rate
+
+    size = 1
+    while (found := trial(size)) and (not measured or found.bytes <= room):
+        if not gains(found) and (again := trial(size)):
+            # Other work on the machine may have made it slow; the better one counts.
+            found = max(found, again, key=lambda each: each.rate)
+        is_enough = size == at_most or not gains(found)
+        measured.append(found)
+        if is_enough:
+            return measured, False
+        larger = range(size + 1, min(2 * size, at_most) + 1)
+        fitting = [each for each in larger if _predicted(measured, each) <= room]
+        if not fitting:
+            break
+        size = fitting[-1]
+    return measured, True
+
+
+def soonest(measured: Sequence[Rehearsal], num_subjects: int) -> int:
+    """The fewest slots with which so many subjects, of the same steps, end within 5 % of the best.
+
+    A step of a size that was not measured takes a time between those of its neighbours.
+    """
+    sizes = range(1, measured[-1].slots + 1)
+    steps = np.interp(sizes, [each.slots for each in measured], [each.seconds for each in measured])
+    times = [math.ceil(num_subjects / size) * step for size, step in zip(sizes, steps, strict=True)]
+    return next(size for size, each in zip(sizes, times, strict=True) if each <= _GAIN * min(times))
+
+
+def _predicted(measured: Sequence[Rehearsal], size: int) -> float:
+    """Bytes with so many slots. Memory grows by the same for each, from what is there at none."""
+    last = measured[-1]
+    rises = [(last.bytes - each.bytes) / (last.slots - each.slots) for each in measured[-2::-1]]
+    # One size alone says only that a slot takes no more than all of it.
+    rise = max(rises, default=0)
+    if rise <= 0:
+        rise = last.bytes / last.slots
+    return last.bytes + rise * (size - last.slots)
+
+
+def _per_slot(measured: Sequence[Rehearsal]) -> int:
+    first, last = measured[0], measured[-1]
+    return max(0, last.bytes - first.bytes) // (last.slots - first.slots or 1) or last.bytes
+
+
+def _size(count: int) -> str:
+    """1.5 GB, 12 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(0, count) / 1e6:.0f} MB"

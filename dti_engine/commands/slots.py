@@ -1,0 +1,67 @@
+"""How many subjects `dti train` trains at a time: as it is told, as it was before, or as fits."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dti_engine.commands.events import read_events
+from dti_engine.commands.terminal import busy, say
+from dti_engine.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dti_engine.backbones.interface import Backbone
+    from dti_engine.config import TrainConfig
+
+_ROOM = 8  # vectors: no initializer has more pieces
+
+
+def room(num_vectors: int | None) -> int:
+    """`max_vectors` of a run whose tokens have so many; None: as many as their initializers."""
+    return max(_ROOM, num_vectors or 0)
+
+
+def parse_slots(text: str) -> int | None:
+    """None: auto. Raises: ConfigurationError if it is neither that nor a number."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigurationError(f"--slots must be auto or a number >= 1, got {text!r}")
+    return int(text)
+
+
+def choose_slots(
+    model: "Backbone",
+    config: "TrainConfig",
+    *,
+    num_subjects: int,
+    max_vectors: int,
+    earlier_log: Path | None,
+) -> int:
+    """The number for `auto`, which is told, with the reason, if there was a choice.
+
+    earlier_log: of the run that this one goes on with; its number is taken, since the shape of the
+    batch decides how results round.
+
+    Raises: as `find_slots`; ConfigurationError if the log cannot be read.
+    """
+    if earlier_log and (slots := earlier_slots(earlier_log)):
+        say(f"{slots} at a time, as in the run before")
+        return slots
+    from dti_engine.capacity import find_slots  # loads torch
+
+    if num_subjects == 1:
+        return 1
+    with busy("measuring how many subjects fit"):
+        found = find_slots(model, config, at_most=num_subjects, max_vectors=max_vectors)
+    say(f"{found.slots} at a time: {found.why}")
+    return found.slots
+
+
+def earlier_slots(log: Path) -> int | None:
+    """Those of the last run that began, by its log; None if nothing says so.
+
+    Raises: ConfigurationError if the log cannot be read.
+    """
+    if not log.exists():
+        return None
+    started = [each.get("slots") for each in read_events(log) if each["event"] == "started"]
+    return next((each for each in reversed(started) if type(each) is int and each > 0), None)
