@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dti_engine.commands import options
 from dti_engine.commands.progress import TrainingProgress, painting_progress
+from dti_engine.commands.tally import Tally
 from dti_engine.commands.terminal import (
     output_folder,
     print_json,
@@ -105,8 +106,14 @@ class _Display:
 
     def on_training_step(self, reports: list["SlotReport"]) -> None:
         if self._training is None:
-            self._training = self._bars.enter_context(TrainingProgress(self._steps))
+            # All have a slot from the beginning.
+            count = len({each.subject_id for each in reports})
+            tally = Tally(count, num_slots=count, steps=self._steps)
+            self._training = self._bars.enter_context(TrainingProgress(tally))
         self._training.on_step(reports)
+        for report in reports:
+            if report.step == self._steps:
+                self._training.on_ended(report.subject_id, "finished")
 
     def on_painting_step(self, done: int, total: int) -> None:
         if self._painting is None:

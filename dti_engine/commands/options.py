@@ -53,6 +53,12 @@ OutputFolderOption: TypeAlias = Annotated[
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print JSON to stdout, and only that.")
 ]
+JsonLinesOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print what happens to stdout as lines of JSON; the last one sums it up."
+    ),
+]
 PaintingSeedOption: TypeAlias = Annotated[
     int,
     typer.Option(

@@ -1,53 +1,53 @@
-"""Progress on stderr: bars where somebody watches, a line now and then where nobody does."""
+"""Progress on stderr: live where somebody watches, a line now and then where nobody does."""
 
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from math import degrees
-from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from dti_engine.commands.board import Board, span, totals
+from dti_engine.commands.stopping import NOTE, write_note
+from dti_engine.commands.tally import Ending, Tally
 from dti_engine.commands.terminal import notes, say
 
 if TYPE_CHECKING:
     from dti_engine.reports import SlotReport
+    from dti_engine.slots import Occupant
 
-_NUM_LOSSES = 20  # shown as one mean: a single step's loss mostly tells its noise level
-_NUM_BARS = 8  # with more subjects than that, finished ones make room
 _NUM_LINES = 5  # per subject where nobody watches
+_MAX_NAMED = 8  # subjects; with more, such lines are of the whole run
+_SECONDS_BETWEEN_LINES = 30
+_PART_BETWEEN_LINES = 0.05  # of the run; both must have passed
 
 
 class TrainingProgress:
-    """Per subject: steps, loss, angle to the prior, time left. `on_step` is what `train` wants."""
+    """Tells of a tally. `on_seated` and `on_step` are what `train` wants.
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._tasks: dict[str, TaskID] = {}
-        self._losses: dict[str, deque[float]] = {}
-        self._progress = Progress(
-            TextColumn("[cyan]{task.description}"),
-            BarColumn(bar_width=18),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("{task.fields[angle]:4.1f}° from the prior"),
-            TimeRemainingColumn(),
-            console=notes,
-            disable=not notes.is_terminal,
-        )
+    While it is entered, `say` writes above the table.
+    """
+
+    def __init__(self, tally: Tally, *, is_live: bool | None = None) -> None:
+        """is_live: with a table; None: if stderr is a terminal that can show one."""
+        self.tally = tally
+        self._is_live = notes.is_interactive if is_live is None else is_live
+        self._board = Board(tally)
+        # stdout is for results, and may be a pipe while stderr is a terminal.
+        self._live = Live(self._board, console=notes, auto_refresh=True, redirect_stdout=False)
+        self._said_at, self._said_of = tally.elapsed, 0.0
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._is_live:
+            self._live.start()
         return self
 
     def __exit__(
@@ -56,36 +56,53 @@ class TrainingProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        self._board.note = ""
+        if self._is_live:
+            self._live.stop()
+        elif self.tally.num_subjects > _MAX_NAMED:
+            say(f"  {totals(self.tally)}")
+
+    def on_seated(self, slot: int, occupant: "Occupant") -> None:
+        name, steps = occupant.subject.id, occupant.config.steps
+        self.tally.seat(slot, name, step=occupant.step, steps=steps)
 
     def on_step(self, reports: Sequence["SlotReport"]) -> None:
+        self.tally.read(reports)
+        if self._is_live:
+            return
+        if self.tally.num_subjects > _MAX_NAMED:
+            self._say_totals()
+            return
         for report in reports:
-            self._show(report)
+            self._say(report)
 
-    def _show(self, report: "SlotReport") -> None:
-        name = report.subject_id
-        losses = self._losses.setdefault(name, deque(maxlen=_NUM_LOSSES))
-        losses.append(report.loss)
-        loss, angle = fmean(losses), degrees(report.prior_angle_rad)
-        if notes.is_terminal:
-            if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(
-                    name, total=self._steps, loss=loss, angle=angle
-                )
-            is_crowding = report.step == self._steps and len(self._tasks) > _NUM_BARS
-            self._progress.update(
-                self._tasks[name],
-                completed=report.step,
-                visible=not is_crowding,
-                loss=loss,
-                angle=angle,
-            )
-        elif report.step % max(1, self._steps // _NUM_LINES) == 0:
-            left = report.seconds * (self._steps / report.step - 1)
+    def on_ended(self, subject: str, how: Ending) -> None:
+        self.tally.end(subject, how)
+
+    def on_stopping(self) -> None:
+        """A signal has come. Called by its handler, so that it may not print by `say`."""
+        if self._is_live:
+            self._board.note = NOTE
+        else:
+            write_note()
+
+    def _say(self, report: "SlotReport") -> None:
+        steps = self.tally.rows[report.subject_id].steps
+        if report.step % max(1, steps // _NUM_LINES) == 0:
+            left = report.seconds * (steps / report.step - 1)
             say(
-                f"  {name}: step {report.step}/{self._steps}, loss {loss:.4f}, "
-                f"{angle:.1f}° from the prior, {report.seconds:.0f} s, {left:.0f} s left"
+                f"  {report.subject_id}: step {report.step}/{steps}, "
+                f"fixed loss {report.fixed_loss:.4f}, "
+                f"{self.tally.rows[report.subject_id].prior_angle_deg:.1f}° from the prior, "
+                f"{span(report.seconds)} elapsed, {span(left)} left"
             )
+
+    def _say_totals(self) -> None:
+        now, part = self.tally.elapsed, self.tally.fraction
+        is_due = now - self._said_at >= _SECONDS_BETWEEN_LINES
+        if is_due and part - self._said_of >= _PART_BETWEEN_LINES:
+            self._said_at, self._said_of = now, part
+            say(f"  {totals(self.tally)}")
 
 
 @contextmanager
@@ -98,7 +115,9 @@ def painting_progress() -> Generator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes, disable=not notes.is_terminal) as progress:
+    with Progress(
+        *columns, console=notes, disable=not notes.is_terminal, redirect_stdout=False
+    ) as progress:
         task = progress.add_task("painting", total=None)
 
         def on_step(done: int, total: int) -> None:
@@ -107,3 +126,20 @@ def painting_progress() -> Generator[Callable[[int, int], None]]:
                 say(f"  painting: denoising step {done}/{total}")
 
         yield on_step
+
+
+@contextmanager
+def trial_progress(num_subjects: int) -> Generator[Callable[[int], None]]:
+    """One bar over tokens that are tried out; yields what is told how many more have been."""
+    columns = (
+        TextColumn("[cyan]trying out"),
+        BarColumn(bar_width=18),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=notes, disable=not notes.is_terminal, redirect_stdout=False
+    ) as progress:
+        task = progress.add_task("trying out", total=num_subjects)
+        yield lambda more: progress.advance(task, more)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dti_engine.keepers import Keeper
     from dti_engine.slots import Subject
 
-_NOTE = b"\nstopping at the end of this step; the same again ends at once\n"
+NOTE = "stopping at the end of this step; the same again ends at once"
 
 
 class Signals:
@@ -26,9 +26,19 @@ class Signals:
     received: int | None = None
 
 
+def write_note() -> None:
+    with suppress(OSError):
+        os.write(2, f"\n{NOTE}\n".encode())  # print may be at work in what was interrupted
+
+
 @contextmanager
-def signals_to(stop: Callable[[], None]) -> Generator[Signals]:
-    """Call `stop` at the first Ctrl-C or SIGTERM; the second one ends the process as ever."""
+def signals_to(
+    stop: Callable[[], None], *, on_stopping: Callable[[], None] = write_note
+) -> Generator[Signals]:
+    """Call `stop` at the first Ctrl-C or SIGTERM; the second one ends the process as ever.
+
+    on_stopping: says so to whoever watches.
+    """
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():  # others may not handle any
         yield signals
@@ -39,8 +49,7 @@ def signals_to(stop: Callable[[], None]) -> Generator[Signals]:
         for each, handler in before.items():
             signal.signal(each, handler)
         stop()
-        with suppress(OSError):
-            os.write(2, _NOTE)  # as print may be at work in the code that was interrupted
+        on_stopping()
 
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     # What a shell or a supervisor has told us to ignore stays ignored. None: not ours to restore.

@@ -1,17 +1,17 @@
 """Bundles that become subjects."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dti_engine.commands.endings import Endings
-from dti_engine.commands.terminal import warn
 from dti_engine.errors import ArtifactError, ConfigurationError, SubjectError, TokenError
 
 if TYPE_CHECKING:
     from dti_engine.bundles.description import Description
+    from dti_engine.config import TrainConfig
     from dti_engine.slots import Subject
 
 
@@ -83,42 +83,55 @@ def load(
     plans: Sequence[Plan],
     endings: Endings,
     *,
-    seed: int,
+    seed: int | None,
     num_vectors: int | None,
-    resolution: int,
-    by_kind: bool,
+    config: "TrainConfig",
+    fixed: Collection[str],
     is_finished: Callable[["Subject"], bool],
 ) -> Iterator["Subject"]:
     """Subjects with their pictures, loaded one by one; what cannot be loaded has failed.
 
-    by_kind: captions are by the kind that a bundle says it is. is_finished: says so of subjects
-    that are to be skipped, or raises SubjectError or ArtifactError.
+    seed, num_vectors and config are those of bundles that do not say their own; seed None is 0.
+    fixed: fields of the config in which bundles have no say. is_finished: says so of subjects that
+    are to be skipped, or raises SubjectError or ArtifactError.
     """
     from dti_engine.bundles.loading import load_bundle
     from dti_engine.slots import Subject
 
     for plan in plans:
         try:
-            bundle = load_bundle(plan.path, resolution=resolution)
+            bundle = load_bundle(plan.path, resolution=config.resolution)
         except SubjectError as error:
-            endings.failed[plan.name] = error
+            endings.fail(plan.name, error)
             continue
         for warning in bundle.warnings:
-            warn(f"{plan.name}: {warning}")
-        subject = Subject(
-            plan.name,
-            bundle.pictures,
-            plan.placeholder,
-            plan.initializer,
-            seed,
-            num_vectors,
-            captions=bundle.description.kind if by_kind else None,
-        )
+            endings.warn(plan.name, str(warning))
+        own = bundle.description.training
         try:
+            subject = Subject(
+                plan.name,
+                bundle.pictures,
+                plan.placeholder,
+                plan.initializer,
+                (own.seed or 0) if seed is None else seed,
+                num_vectors or own.vectors,
+                config=_own_config(config, bundle.description, fixed),
+            )
             if is_finished(subject):
                 endings.skip(plan.name)
                 continue
         except (SubjectError, ArtifactError) as error:
-            endings.failed[plan.name] = error
+            endings.fail(plan.name, error)
             continue
         yield subject
+
+
+def _own_config(
+    config: "TrainConfig", said: "Description", fixed: Collection[str]
+) -> "TrainConfig":
+    """The config as the bundle changes it. Raises: SubjectError if the changes contradict it."""
+    own = said.training.changes() | ({"captions": said.kind} if said.kind else {})
+    try:
+        return config.changed(**{name: own[name] for name in own.keys() - set(fixed)})
+    except ConfigurationError as error:
+        raise SubjectError(f"bundle.json asks for what this run cannot do: {error}") from error

@@ -1,22 +1,25 @@
 """`dti train`: bundles of pictures in, token files out."""
 
-import signal
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dti_engine.commands import options
+from dti_engine.commands import options, settings
 from dti_engine.commands.endings import Endings
+from dti_engine.commands.events import EventLog
 from dti_engine.commands.inputs import open_backbone
-from dti_engine.commands.progress import TrainingProgress
-from dti_engine.commands.stopping import is_finished, refuse_unfinished, signals_to
-from dti_engine.commands.subjects import load, plan
+from dti_engine.commands.run import run
+from dti_engine.commands.slots import choose_slots, parse_slots, room
+from dti_engine.commands.stopping import refuse_unfinished
+from dti_engine.commands.subjects import plan
 from dti_engine.commands.terminal import output_folder, warn
-from dti_engine.config import CaptionFamily, Method, TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.keepers import Keeper
-from dti_engine.recipes import RECIPES, recipe, standard_ti
+from dti_engine.quality.probes import MAX_PROBES
+
+if TYPE_CHECKING:
+    from dti_engine.quality.judges import Judge
 
 EXAMPLES = (
     "dti train photos/rex --initializer dog --output tokens",
@@ -26,22 +29,8 @@ EXAMPLES = (
     "dti train photos/rex --initializer dog --backbone ./stable-diffusion-v1-5 -o tokens",
 )
 
-_TRAINING = "Training"
-_ROOM = 8  # vectors: no initializer has more pieces
-_MAX_AUTO_SLOTS = 4  # what one GPU of 24 GB holds of Stable Diffusion at 4 samples each
-_Captions = Annotated[
-    CaptionFamily | None,
-    typer.Option(
-        metavar="FAMILY",
-        help=f"What the pictures show: {', '.join(get_args(CaptionFamily))}.",
-        rich_help_panel=_TRAINING,
-        show_default="the bundle's kind, or recipe",
-    ),
-]
 
-
-def _number(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, rich_help_panel=_TRAINING, show_default="recipe")
+_TRIALS = "Trials"
 
 
 def train(
@@ -76,51 +65,33 @@ def train(
     backbone: options.BackboneOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
-    recipe_name: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            help=f"Complete settings: {', '.join(RECIPES)}. Options below change single ones.",
-            rich_help_panel=_TRAINING,
-            show_default="miniature for the miniature, else sd",
-        ),
-    ] = None,
-    method: Annotated[
-        Method,
-        typer.Option(
-            help="[cyan]dti[/] learns directions, [cyan]ti[/] free vectors (the baseline).",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = "dti",
-    steps: Annotated[int | None, _number("--steps", "Optimizer steps per subject.")] = None,
-    batch_size: Annotated[int | None, _number("--batch-size", "Samples per step.")] = None,
-    resolution: Annotated[int | None, _number("--resolution", "Side of the crops in px.")] = None,
-    lr: Annotated[float | None, _number("--lr", "Learning rate.")] = None,
-    kappa: Annotated[float | None, _number("--kappa", "Strength of the prior.")] = None,
-    magnitude: Annotated[
-        str | None, _number("--magnitude", "vocabulary, initializer, or a length.")
-    ] = None,
-    captions: _Captions = None,
-    num_vectors: Annotated[
+    recipe_name: settings.RecipeOption = None,
+    method: settings.MethodOption = "dti",
+    steps: settings.StepsOption = None,
+    batch_size: settings.BatchSizeOption = None,
+    resolution: settings.ResolutionOption = None,
+    lr: settings.RateOption = None,
+    kappa: settings.KappaOption = None,
+    magnitude: settings.MagnitudeOption = None,
+    captions: settings.CaptionsOption = None,
+    num_vectors: settings.VectorsOption = None,
+    schedule: settings.ScheduleOption = None,
+    averaging: settings.AveragingOption = None,
+    seed: Annotated[
         int | None,
         typer.Option(
-            "--vectors",
-            min=1,
-            metavar="N",
-            help="Of each token; the initializer's are repeated to make so many.",
-            rich_help_panel=_TRAINING,
-            show_default="one per piece of the initializer",
+            min=0,
+            help="Of every subject.",
+            rich_help_panel=settings.PANEL,
+            show_default="the bundle's, or 0",
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of every subject.", rich_help_panel=_TRAINING)
-    ] = 0,
     slots: Annotated[
         str,
         typer.Option(
             metavar="auto|N",
-            help=f"Subjects trained at a time; auto is up to {_MAX_AUTO_SLOTS}.",
-            rich_help_panel=_TRAINING,
+            help="Subjects trained at a time; auto tries out how many are fastest, and fit.",
+            rich_help_panel=settings.PANEL,
         ),
     ] = "auto",
     checkpoint_every: Annotated[
@@ -129,108 +100,119 @@ def train(
             min=1,
             metavar="N",
             help="Keep unfinished subjects every N of their steps, in DIR/checkpoints.",
-            rich_help_panel=_TRAINING,
+            rich_help_panel=settings.PANEL,
         ),
     ] = 50,
+    num_probes: Annotated[
+        int,
+        typer.Option(
+            "--probes",
+            min=0,
+            max=MAX_PROBES,
+            metavar="N",
+            help="Try each token out in N pictures, and flag those that are odd; 0: do not.",
+            rich_help_panel=_TRIALS,
+        ),
+    ] = MAX_PROBES,
+    keep_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Keep tokens every N steps too, in DIR/steps, and take the one that scores best.",
+            rich_help_panel=_TRIALS,
+            show_default="the last step's is taken",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
             help="Go on: skip what is finished in DIR, start the rest from its checkpoints.",
-            rich_help_panel=_TRAINING,
+            rich_help_panel=settings.PANEL,
         ),
     ] = False,
-    as_json: options.JsonOption = False,
+    as_json: options.JsonLinesOption = False,
 ) -> None:
     """Learn each bundle of pictures as one token.
 
     A bundle is a folder, zip or tar; docs/bundles.md says what bundle.json may say in it. Writes
-    one small file per subject, DIR/NAME.safetensors, and prints its path. Several bundles are
-    packed into one run over one model. A subject that fails is named and the others go on:
-    the exit code is then 1.
+    one small file per subject, DIR/NAME.safetensors, and prints its path; DIR/run.jsonl logs all
+    that happens. Several bundles are packed into one run over one model. A subject that fails is
+    named and the others go on: the exit code is then 1.
 
     Ctrl-C and SIGTERM keep all unfinished subjects at the end of the step and exit with 130 and
     143; a second one ends at once. The same command with --resume goes on, after a crash too.
     """
-    config = _config(
-        recipe_name or ("miniature" if backbone == "miniature" else "sd"),
-        method,
+    given = settings.given(
         steps=steps,
         batch_size=batch_size,
         resolution=resolution,
         lr=lr,
         kappa=kappa,
-        magnitude=_parsed(magnitude),
+        magnitude=magnitude,
         captions=captions,
+        schedule=schedule,
+        averaging=averaging,
     )
+    config = settings.settings(
+        recipe_name or ("miniature" if backbone == "miniature" else "sd"), method, given
+    )
+    # What the command line says goes before a bundle. The miniature knows no captions but its own.
+    fixed = given.keys() | ({"captions"} if config.captions == "miniature" else set[str]())
     plans = plan(bundles, placeholder, initializers or [])
-    num_slots = _num_slots(slots, len(plans))
+    num_slots = parse_slots(slots)
     output = output_folder(output)
     keeper = Keeper(
         output / "checkpoints",
         every=checkpoint_every,
-        on_unsaved=lambda name, error: warn(f"{name} goes on without a checkpoint: {error}"),
+        on_unsaved=lambda name, error: endings.warn(name, f"goes on without a checkpoint: {error}"),
     )
     if resume:
         # Each to the slot that it had, before subjects that had none yet.
         plans.sort(key=lambda each: not keeper.path(each.name).exists())
     else:
         refuse_unfinished(keeper, [each.name for each in plans])
+    log = EventLog(output, on_lost=warn, echo=as_json)
     model = open_backbone(backbone, device=device, dtype=dtype)
-    endings = Endings(output, [each.name for each in plans], keeper)
+    judge = _find_judge(backbone, must_choose=keep_every is not None and num_probes > 0)
+    if num_slots is None:
+        num_slots = choose_slots(
+            model,
+            config,
+            num_subjects=len(plans),
+            max_vectors=room(num_vectors),
+            earlier_log=log.path if resume else None,
+        )
+    endings = Endings(output, [each.name for each in plans], keeper, log)
     try:
-        with TrainingProgress(config.steps) as progress, signals_to(keeper.stop) as signals:
-            # Loaded here at last, as it loads torch.
-            from dti_engine.trainer import train as train_all
-
-            subjects = load(
-                plans,
-                endings,
-                seed=seed,
-                num_vectors=num_vectors,
-                resolution=config.resolution,
-                # Words on the command line go before those of a bundle. The miniature knows no
-                # others.
-                by_kind=captions is None and config.captions != "miniature",
-                is_finished=lambda subject: (
-                    resume and is_finished(subject, endings.path(subject.id), model, config)
-                ),
-            )
-            for outcome in train_all(
-                model,
-                subjects,
-                config,
-                num_slots=num_slots,
-                max_vectors=max(_ROOM, num_vectors or 0),
-                on_step=progress.on_step,
-                keeper=keeper,
-            ):
-                endings.add(outcome)
-            endings.stopped_by = signals.received
-    except KeyboardInterrupt:  # the second Ctrl-C
-        endings.stopped_by = signal.SIGINT
+        run(
+            model,
+            plans,
+            config,
+            endings,
+            seed=seed,
+            num_slots=num_slots,
+            num_vectors=num_vectors,
+            fixed=fixed,
+            resume=resume,
+            judge=judge,
+            num_probes=num_probes,
+            keep_every=keep_every,
+        )
     finally:  # whatever broke, such as memory that ran out, what is done is told
         endings.tell(as_json=as_json)
     raise typer.Exit(endings.exit_code())
 
 
-def _config(recipe_name: str, method: Method, **changes: object) -> TrainConfig:
-    config = recipe(recipe_name)
-    if method == "ti":
-        config = standard_ti(config)
-    return config.changed(**{name: each for name, each in changes.items() if each is not None})
+def _find_judge(backbone: str, *, must_choose: bool) -> "Judge | None":
+    """Who scores tokens. Raises: ConfigurationError if nobody does, and the best is to be taken."""
+    from dti_engine.quality.judges import find_judge  # loads torch
 
-
-def _parsed(magnitude: str | None) -> str | float | None:
-    try:
-        return float(magnitude) if magnitude else None
-    except ValueError:
-        return magnitude
-
-
-def _num_slots(slots: str, num_subjects: int) -> int:
-    if slots == "auto":
-        return min(num_subjects, _MAX_AUTO_SLOTS)
-    if not slots.isdecimal() or int(slots) < 1:
-        raise ConfigurationError(f"--slots must be auto or a number >= 1, got {slots!r}")
-    return int(slots)
+    judge = find_judge(backbone)
+    if must_choose and judge is None:
+        raise ConfigurationError(
+            f"nothing can score pictures of {backbone!r} yet, so the best of the steps of "
+            "--keep-every cannot be taken; add --probes 0 to keep them and choose by eye"
+        )
+    return judge

@@ -1,0 +1,144 @@
+"""A run of `dti train`: all plans through the slots of one model, told as it goes."""
+
+import signal
+import sys
+from collections.abc import Collection, Sequence
+from math import degrees
+from typing import TYPE_CHECKING
+
+from dti_engine import __version__
+from dti_engine.commands.endings import Endings
+from dti_engine.commands.events import EventLog
+from dti_engine.commands.progress import TrainingProgress
+from dti_engine.commands.slots import room
+from dti_engine.commands.stopping import is_finished, signals_to
+from dti_engine.commands.subjects import Plan, load
+from dti_engine.commands.tally import Tally
+from dti_engine.commands.terminal import notes, results
+from dti_engine.commands.trials import try_out
+
+if TYPE_CHECKING:
+    from dti_engine.backbones.interface import Backbone
+    from dti_engine.config import TrainConfig
+    from dti_engine.quality.judges import Judge
+    from dti_engine.reports import SlotReport
+    from dti_engine.slots import Occupant
+
+
+def run(
+    model: "Backbone",
+    plans: Sequence[Plan],
+    config: "TrainConfig",
+    endings: Endings,
+    *,
+    seed: int | None,
+    num_slots: int,
+    num_vectors: int | None,
+    fixed: Collection[str],
+    resume: bool,
+    judge: "Judge | None",
+    num_probes: int,
+    keep_every: int | None,
+) -> None:
+    """Train what is planned, until all of it has ended or a signal stops it; `endings` says which.
+
+    Then tokens are tried out in so many probes, those of every so many steps too, if they are kept.
+    fixed: fields of the config in which bundles have no say. resume: skip what is finished.
+    """
+    # Loaded here at last, as it loads torch.
+    from dti_engine.trainer import train
+
+    endings.log.write(
+        "started",
+        subjects=len(plans),
+        slots=num_slots,
+        backbone=model.name,
+        backbone_fingerprint=model.fingerprint,
+        dtype=str(model.dtype).removeprefix("torch."),
+        config=config.model_dump(mode="json"),
+        resume=resume,
+        engine_version=__version__,
+    )
+    # Lines of JSON on the same screen would tear a table.
+    is_live = notes.is_interactive and not (endings.log.echo and results.is_terminal)
+    tally = Tally(len(plans), num_slots=num_slots, steps=config.steps)
+    progress = TrainingProgress(tally, is_live=is_live)
+    watch = _Watch(endings.log, progress)
+    endings.on_ended = progress.on_ended
+    try:
+        with (
+            progress,
+            signals_to(endings.keeper.stop, on_stopping=progress.on_stopping) as signals,
+        ):
+            subjects = load(
+                plans,
+                endings,
+                seed=seed,
+                num_vectors=num_vectors,
+                config=config,
+                fixed=fixed,
+                is_finished=lambda subject: (
+                    resume and is_finished(subject, endings.path(subject.id), model, config)
+                ),
+            )
+            for outcome in train(
+                model,
+                subjects,
+                config,
+                num_slots=num_slots,
+                max_vectors=room(num_vectors),
+                on_seated=watch.on_seated,
+                on_step=watch.on_step,
+                keep_at=range(keep_every, sys.maxsize, keep_every) if keep_every else (),
+                on_kept=endings.keep,
+                keeper=endings.keeper,
+            ):
+                endings.add(outcome)
+        if signals.received is not None:
+            endings.stop(signals.received)
+        elif num_probes:
+            with signals_to(endings.keeper.stop) as signals:
+                try_out(
+                    model,
+                    judge,
+                    plans,
+                    endings,
+                    num_probes=num_probes,
+                    resolution=config.resolution,
+                )
+            if signals.received is not None:
+                endings.stop(signals.received)
+    except KeyboardInterrupt:  # the second Ctrl-C
+        endings.stop(signal.SIGINT)
+
+
+class _Watch:
+    """Who is seated, and what steps do, to the log and to the progress."""
+
+    def __init__(self, log: EventLog, progress: TrainingProgress) -> None:
+        self._log, self._progress = log, progress
+        self._configs: dict[str, TrainConfig] = {}  # of the subjects at work, and of earlier ones
+
+    def on_seated(self, slot: int, occupant: "Occupant") -> None:
+        name, steps = occupant.subject.id, occupant.config.steps
+        self._configs[name] = occupant.config
+        self._log.write("seated", subject=name, slot=slot, step=occupant.step, steps=steps)
+        self._progress.on_seated(slot, occupant)
+
+    def on_step(self, reports: Sequence["SlotReport"]) -> None:
+        for report in reports:
+            config = self._configs[report.subject_id]
+            # Of the steps in between, `fixed_loss` is what it was then.
+            if report.step % config.fixed_every == 0 or report.step == config.steps:
+                self._log.write(
+                    "progress",
+                    subject=report.subject_id,
+                    step=report.step,
+                    steps=config.steps,
+                    loss=report.loss,
+                    fixed_loss=report.fixed_loss,
+                    prior_angle_deg=degrees(report.prior_angle_rad),
+                    norm=report.norm,
+                    seconds=round(report.seconds, 3),
+                )
+        self._progress.on_step(reports)
