@@ -16,6 +16,7 @@ from dti_engine.commands import (
     exchange,
     inspection,
     painting,
+    reporting,
     training,
 )
 from dti_engine.commands.terminal import Commands, examples, mount
@@ -58,6 +59,7 @@ def dti(
 mount(app, demonstration.demo, demonstration.EXAMPLES)
 app.add_typer(bundles.app, name="bundle", epilog=examples(*bundles.CHECK_EXAMPLES))
 mount(app, training.train, training.EXAMPLES)
+mount(app, reporting.report, reporting.EXAMPLES)
 mount(app, painting.generate, painting.EXAMPLES)
 mount(app, blending.blend, blending.EXAMPLES)
 mount(app, evaluation.evaluate, evaluation.EXAMPLES)

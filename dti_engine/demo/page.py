@@ -1,37 +1,29 @@
 """The demo's page: one HTML file that needs nothing beside it."""
 
-import base64
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from dti_engine.demo.plots import Line, plot
 from dti_engine.demo.results import Results
+from dti_engine.pages.pictures import data_uri
+from dti_engine.pages.plots import Line, plot
+from dti_engine.pages.templates import duration, template, with_token
 
 
 def render(results: Results, output: Path) -> str:
     """The page; pictures are taken from the output folder and put into it."""
 
-    def data_uri(file: str) -> str:
-        encoded = base64.b64encode((output / file).read_bytes()).decode("ascii")
-        return f"data:image/png;base64,{encoded}"
+    def png_uri(file: str) -> str:
+        return data_uri((output / file).read_bytes(), "image/png")
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja").render(
+    return template(Path(__file__).parent).render(
         results=results,
         angle_plot=Markup(_angle_plot(results)),
         norm_plot=Markup(_norm_plot(results)),
-        data_uri=data_uri,
-        duration=_duration,
+        data_uri=png_uri,
+        duration=duration,
         score="{:.2f}".format,
-        with_token=_with_token,
+        with_token=with_token,
     )
 
 
@@ -54,16 +46,3 @@ def _norm_plot(results: Results) -> str:
         Line("mean of all words", words, "ink", dashed=True),
     ]
     return plot(lines, y_label="length of the vector", from_zero=True)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _with_token(prompt: str, placeholder: str) -> Markup:
-    """The prompt with its placeholder set off."""
-    name = escape(placeholder)
-    return Markup(escape(prompt).replace(name, Markup("<b>{}</b>").format(placeholder)))

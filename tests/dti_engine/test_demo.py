@@ -23,8 +23,6 @@ from dti_engine.backbones import load_backbone
 from dti_engine.backbones.checkpoint import MINIATURE
 from dti_engine.cli import app
 from dti_engine.demo.judge import Judge
-from dti_engine.demo.page import _with_token
-from dti_engine.demo.plots import Line, plot
 from dti_engine.generation import ImageRequest, generate, read_settings
 from dti_engine.miniature.scorer import Scorer, load_scorer, read, save_scorer
 from dti_engine.miniature.training.parts.tokenizer import new_tokenizer
@@ -100,7 +98,7 @@ def test_the_command_says_where_to_look_and_how_it_went(
     assert str(output / "index.html") in ran.stdout
     for subject in results["subjects"]:
         assert subject["name"] in ran.stdout
-        assert f"{subject['name']}: step 3/3, loss" in ran.stderr
+        assert f"{subject['name']}: step 3/3, fixed loss" in ran.stderr
     assert "standard TI" in ran.stdout
 
 
@@ -219,22 +217,6 @@ def test_the_page_shows_every_score(page: str, results: dict[str, Any]) -> None:
             assert f"subject {subject:.2f} · prompt {prompt:.2f}</span>" in page
     for stage in results["seconds"]:
         assert stage in page
-
-
-def test_prompts_on_the_page_are_text_and_never_markup() -> None:
-    shown = _with_token("a <rex> & <i>more</i>", "<rex>")
-    assert shown == "a <b>&lt;rex&gt;</b> &amp; &lt;i&gt;more&lt;/i&gt;"
-
-
-def test_a_plot_takes_its_colours_from_the_page() -> None:
-    lines = [Line("one", [1.0, 2.0], "line-1"), Line("other", [2.0, 1.0], "line-ti", dashed=True)]
-    svg = plot(lines, y_label="<angle>")
-    assert svg.startswith("<svg")
-    assert "var(--line-1)" in svg
-    assert "var(--line-ti)" in svg
-    assert "currentColor" in svg
-    assert not re.findall("#[0-9a-f]{6}", svg)
-    assert "&lt;angle&gt;" in svg
 
 
 def test_weights_without_a_scorer_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

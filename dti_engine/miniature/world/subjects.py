@@ -109,3 +109,13 @@ def demo_prompts() -> list[WorldPrompt]:
             place="left",
         ),
     ]
+
+
+def probe_prompts() -> list[WorldPrompt]:
+    """Four to try out a token in, none of them among the prompts that results are told of."""
+    return [
+        _alone("photo", "meadow"),
+        _alone("cartoon", "beach"),
+        _alone("photo", "snow", "hat"),
+        _alone("watercolor", "city"),
+    ]

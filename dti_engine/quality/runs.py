@@ -1,0 +1,131 @@
+"""The folder of a run of `dti train`: where its tokens lie, and what is said of them there.
+
+NAME.safetensors               the token of a subject
+steps/NAME-stepN.safetensors   the same after fewer steps, if they were kept
+probes/NAME/                   what it was tried out in: 0.png, ... and reference.jpg
+run.jsonl                      what happened when, see `commands.events`
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from math import degrees
+from pathlib import Path
+
+from PIL import Image
+
+from dti_engine.artifact import Artifact
+from dti_engine.backbones.interface import Backbone
+from dti_engine.files import write_whole
+from dti_engine.generation import save_picture
+from dti_engine.quality.gate import Figures, flags
+from dti_engine.quality.trial import Trial
+from dti_engine.vocabulary import vocabulary_band
+
+_STEP = re.compile(r".*-step(\d+)")
+_REFERENCE_SIDE = 192  # pixels: to be looked at beside others
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One such folder."""
+
+    root: Path
+
+    def token(self, name: str) -> Path:
+        return self.root / f"{name}.safetensors"
+
+    def kept(self, name: str, step: int) -> Path:
+        """Its token after so many steps."""
+        return self.root / "steps" / f"{name}-step{step}.safetensors"
+
+    def all_kept(self, name: str) -> list[Path]:
+        """Its tokens on the way, by steps."""
+        found = {
+            int(matched[1]): path
+            for path in self.root.glob(f"steps/{name}-step*.safetensors")
+            if (matched := _STEP.fullmatch(path.stem)) and path == self.kept(name, int(matched[1]))
+        }
+        return [found[step] for step in sorted(found)]
+
+    def picture(self, name: str, index: int) -> Path:
+        return self.root / "probes" / name / f"{index}.png"
+
+    def reference(self, name: str) -> Path:
+        """A small copy of the first picture that it was learned from."""
+        return self.root / "probes" / name / "reference.jpg"
+
+    def settle(self, name: str, tried: Sequence[tuple[Artifact, Trial]]) -> Artifact:
+        """Keep what came of its tokens; the best, or else the last, is its token from now on.
+
+        tried: those that were kept on the way, then the one after all steps. Where it does not
+        win, it is kept beside the others. Returns the winner, with its quality in its manifest.
+
+        Raises: OutputError if something cannot be written.
+        """
+        # Of equals the last: it had the steps that were asked for.
+        artifact, trial = max(reversed(tried), key=lambda each: each[1].quality.score or 0.0)
+        last = tried[-1][0]
+        changes: dict[str, object] = {"quality": trial.quality}
+        if artifact is not last:
+            changes["stop_reason"] = "chosen"
+            last.save(self.kept(name, _steps(last)))
+        for index, (picture, shown) in enumerate(
+            zip(trial.pictures, trial.quality.pictures, strict=True)
+        ):
+            asked = {"prompt": shown.prompt, "seed": shown.seed, "step": _steps(artifact)}
+            save_picture(picture, self.picture(name, index), asked)
+        winner = replace(artifact, manifest=artifact.manifest.with_origin(**changes))
+        winner.save(self.token(name))
+        return winner
+
+    def save_reference(self, name: str, picture: Image.Image) -> None:
+        """Raises: OutputError if it cannot be written."""
+        small, data = picture.copy(), BytesIO()
+        small.thumbnail((_REFERENCE_SIDE, _REFERENCE_SIDE))
+        small.convert("RGB").save(data, "JPEG", quality=88)
+        write_whole(self.reference(name), data.getvalue())
+
+    def flag(self, artifacts: Mapping[str, Artifact], backbone: Backbone) -> dict[str, Artifact]:
+        """The tokens of a run, all of them tried out, with what is odd about each in its manifest.
+
+        Raises: OutputError if something cannot be written.
+        """
+        bands = {name: vocabulary_band(each) for name, each in backbone.text_encoders.items()}
+        found = flags({name: _figures(each, bands) for name, each in artifacts.items()})
+        flagged: dict[str, Artifact] = {}
+        for name, artifact in artifacts.items():
+            training = artifact.manifest.training
+            assert training
+            assert training.quality
+            quality = training.quality.model_copy(update={"flags": tuple(found[name])})
+            flagged[name] = replace(
+                artifact, manifest=artifact.manifest.with_origin(quality=quality)
+            )
+            if quality != training.quality:
+                flagged[name].save(self.token(name))
+        return flagged
+
+
+def _steps(artifact: Artifact) -> int:
+    training = artifact.manifest.training
+    assert training
+    return training.steps_done
+
+
+def _figures(artifact: Artifact, bands: Mapping[str, tuple[float, float]]) -> Figures:
+    training, magnitudes = artifact.manifest.training, artifact.manifest.magnitudes
+    assert training
+    assert training.quality
+    return Figures(
+        prior_angle_deg=degrees(training.figures["prior_angle_rad"]),
+        norms=[norm for lengths in magnitudes.values() for norm in lengths],
+        norm_bands=[bands[name] for name, lengths in magnitudes.items() for _ in lengths],
+        first_fixed_loss=training.first_fixed_loss,
+        fixed_loss=training.figures["fixed_loss"],
+        initializer=training.initializer,
+        subject_score=training.quality.subject_score,
+        prompt_score=training.quality.prompt_score,
+        word_subject_score=training.quality.word_subject_score,
+    )

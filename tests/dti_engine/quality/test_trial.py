@@ -1,0 +1,106 @@
+"""Tokens are tried out in the same prompts, from the same noise, and scored against their word."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from dti_engine.artifact import Artifact
+from dti_engine.backbones.interface import Backbone
+from dti_engine.miniature.world.subjects import evaluation_prompts, probe_prompts
+from dti_engine.quality.probes import MAX_PROBES, Probe, probes
+from dti_engine.quality.trial import Candidate, Examiner
+from dti_engine.recipes import sd
+from dti_engine.vocabulary import initial_rows
+
+ENCODER = "text_encoder"
+REFERENCE = Image.new("RGB", (16, 16), "grey")
+
+
+class Darkness:
+    """A judge for whom a dark picture is a good one; notes what it was given."""
+
+    name = "darkness"
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def scores(
+        self,
+        pictures: Sequence[Image.Image],
+        probes: Sequence[Probe],
+        references: Sequence[Image.Image],
+    ) -> list[tuple[float, float]]:
+        assert list(references) == [REFERENCE]
+        self.asked.append([probe.template for probe in probes])
+        levels = [sum(each.convert("L").histogram()[:128]) / 256 for each in pictures]
+        return [(level, level / 2) for level in levels]
+
+
+@pytest.fixture
+def candidates(tiny_backbone: Backbone, artifact_of: Callable[..., Artifact]) -> list[Candidate]:
+    rows = initial_rows(tiny_backbone.text_encoders[ENCODER], "dog")
+    turned = torch.roll(rows, 1, dims=-1)
+    made = [artifact_of({ENCODER: each.clone()}, config=sd()) for each in (rows, turned)]
+    return [Candidate(each, [REFERENCE]) for each in made]
+
+
+def test_each_candidate_gets_a_picture_and_scores_per_probe(
+    tiny_backbone: Backbone, candidates: list[Candidate]
+) -> None:
+    examiner = Examiner(tiny_backbone, Darkness(), num_probes=3, steps=2)
+    trials = examiner.examine(candidates)
+    for trial in trials:
+        quality = trial.quality
+        assert quality.judge == "darkness"
+        assert len(trial.pictures) == len(quality.pictures) == 3
+        assert [each.seed for each in quality.pictures] == [0, 1, 2]
+        assert quality.pictures[0].prompt == "a photo of a <rex> on a beach"
+        known = [each.subject_score for each in quality.pictures]
+        assert quality.subject_score == pytest.approx(sum(known) / 3)
+        assert quality.score == pytest.approx(0.75 * quality.subject_score)
+        assert quality.flags == ()
+
+
+def test_a_token_that_is_its_word_scores_as_its_word(
+    tiny_backbone: Backbone, candidates: list[Candidate]
+) -> None:
+    same, turned = Examiner(tiny_backbone, Darkness(), num_probes=2, steps=2).examine(candidates)
+    assert same.quality.subject_score == pytest.approx(same.quality.word_subject_score, abs=0.02)
+    assert turned.quality.word_subject_score == same.quality.word_subject_score
+    difference = ImageChops.difference(same.pictures[0], turned.pictures[0])
+    assert difference.getbbox() is not None
+
+
+def test_a_trial_does_not_depend_on_who_else_is_tried(
+    tiny_backbone: Backbone, candidates: list[Candidate]
+) -> None:
+    examiner = Examiner(tiny_backbone, Darkness(), num_probes=2, steps=2, batch_size=2)
+    both = examiner.examine(candidates)
+    (alone,) = examiner.examine(candidates[1:])
+    assert alone.quality == both[1].quality
+
+
+def test_without_a_judge_there_are_pictures_and_no_scores(
+    tiny_backbone: Backbone, candidates: list[Candidate]
+) -> None:
+    (trial,) = Examiner(tiny_backbone, None, num_probes=1, steps=1).examine(candidates[:1])
+    assert len(trial.pictures) == 1
+    assert trial.quality.judge is None
+    assert trial.quality.score is None
+    assert trial.quality.pictures[0].subject_score is None
+
+
+@pytest.mark.parametrize("family", ["object", "person", "style", "miniature"])
+def test_every_family_has_its_probes(family: str) -> None:
+    found = probes(family, MAX_PROBES)
+    assert len(found) == MAX_PROBES
+    assert all(each.template.count("{}") == 1 for each in found)
+    assert probes(family, 1) == found[:1]
+
+
+def test_what_tokens_are_chosen_by_is_not_what_results_are_told_of() -> None:
+    asked = {each.template for each in probe_prompts()}
+    assert len(asked) == MAX_PROBES
+    assert not asked & {each.template for each in evaluation_prompts()}
