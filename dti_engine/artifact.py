@@ -1,11 +1,11 @@
 """The file of a learned token: what was learned, and everything needed to know what it is good for.
 
 A safetensors file with one (n, d) float32 tensor per text encoder, named like the encoder, and the
-`Manifest` as JSON in its header. Nothing in it is ever executed; what is not ours is refused.
+`Manifest` as JSON in its header, under a digest of both. Nothing in it is ever executed; what is
+not ours, or not as it was written, is refused.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Self
 import safetensors.torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
+from torch import Tensor
 
 from dti_engine.config import explain
 from dti_engine.errors import (
@@ -26,6 +27,7 @@ from dti_engine.errors import (
 )
 from dti_engine.files import write_whole
 from dti_engine.manifest import SCHEMA_VERSION, AnyManifest, Manifest, Origin
+from dti_engine.seals import seal, unseal
 from dti_engine.tokens import LearnedToken
 
 _HEADER_KEY = "dti"
@@ -75,7 +77,7 @@ class Artifact:
         rows = {
             name: each.detach().contiguous().clone() for name, each in self.token.embeddings.items()
         }
-        return safetensors.torch.save(rows, {_HEADER_KEY: self.manifest.model_dump_json()})
+        return seal(_HEADER_KEY, self.manifest.model_dump_json(), rows)
 
     def sha256(self) -> str:
         """Of the file's content, in hexadecimal."""
@@ -95,7 +97,7 @@ class Artifact:
             raise ArtifactFormatError(f"larger than {_MAX_BYTES} bytes, so not an artifact")
         try:
             tensors = safetensors.torch.load(data)
-            manifest = _read_manifest(data)
+            manifest = _read_manifest(data, tensors)
             return cls(manifest, LearnedToken(manifest.placeholder, tensors))
         except SafetensorError as error:
             raise ArtifactFormatError(f"not a safetensors file, or damaged: {error}") from error
@@ -157,18 +159,18 @@ def _close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=_NORM_TOLERANCE)
 
 
-def _read_manifest(data: bytes) -> Manifest:
-    """The manifest in the header of a safetensors file that was found valid.
-
-    Layout: the length of the header in 8 bytes, little-endian, then the header as JSON.
-    """
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    text = (header.get("__metadata__") or {}).get(_HEADER_KEY)
-    if text is None:
+def _read_manifest(data: bytes, tensors: Mapping[str, Tensor]) -> Manifest:
+    """The manifest in a safetensors file that was found valid, if the file is as it was written."""
+    found = unseal(_HEADER_KEY, data, tensors)
+    if found is None:
         raise ArtifactFormatError("it has no manifest, so it was not saved as an artifact")
-    version = AnyManifest.model_validate_json(text).schema_version
+    version = AnyManifest.model_validate_json(found.text).schema_version
     if version > SCHEMA_VERSION:
         raise ArtifactFormatError(
             f"its schema is {version}, this engine reads up to {SCHEMA_VERSION}; update the engine"
         )
-    return Manifest.model_validate_json(text)
+    if not found.is_intact:
+        raise ArtifactFormatError(
+            "damaged: its content has another digest than it was written with"
+        )
+    return Manifest.model_validate_json(found.text)

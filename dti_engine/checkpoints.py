@@ -5,8 +5,6 @@ reports; in the metadata stands a digest of all of it, and its `Header` as JSON.
 in it, as draws depend on seed and step alone. Nothing in it is ever executed.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dti_engine.backbones.interface import Backbone
 from dti_engine.config import explain
 from dti_engine.errors import CheckpointError
 from dti_engine.files import write_whole
@@ -26,11 +23,11 @@ from dti_engine.learners import Learner
 from dti_engine.manifest import AnyManifest
 from dti_engine.provenance import Provenance
 from dti_engine.reports import SlotReport
+from dti_engine.seals import seal, unseal
 from dti_engine.slots import Occupant
 
 SCHEMA_VERSION = 1
 
-# Digest and header in one: safetensors writes several entries in an order that differs every time.
 _METADATA_KEY = "dti_checkpoint"
 _REPORTS = "reports"  # (steps, figures); no encoder's state, as those have a slash in their names
 _FIGURES = tuple(each.name for each in fields(SlotReport))[2:]  # all but subject and step
@@ -46,6 +43,7 @@ class Header(BaseModel):
     provenance: Provenance
     slot: int = Field(ge=0)  # that it had
     step: int = Field(gt=0)  # steps done
+    first_fixed_loss: float = Field(allow_inf_nan=False)  # before its first step
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,22 +56,23 @@ class Checkpoint:
     path: Path | None = None  # that it was loaded from
 
     @classmethod
-    def of(
-        cls, occupant: Occupant, slot: int, learners: Mapping[str, Learner], backbone: Backbone
-    ) -> Self:
+    def of(cls, occupant: Occupant, slot: int, learners: Mapping[str, Learner]) -> Self:
         """That of an occupant who has done a step, and whose steps are all read."""
         states = {
             name: {key: value.cpu() for key, value in learner.state(occupant.rows[name]).items()}
             for name, learner in learners.items()
         }
-        header = Header(provenance=_provenance(occupant, backbone), slot=slot, step=occupant.step)
+        header = Header(
+            provenance=occupant.provenance,
+            slot=slot,
+            step=occupant.step,
+            first_fixed_loss=occupant.first_fixed_loss,
+        )
         return cls(header, states, tuple(occupant.reports))
 
-    def require_fit(
-        self, occupant: Occupant, learners: Mapping[str, Learner], backbone: Backbone
-    ) -> None:
+    def require_fit(self, occupant: Occupant, learners: Mapping[str, Learner]) -> None:
         """Raises: CheckpointError if it is of another training than the occupant's."""
-        found = self.header.provenance.changes(_provenance(occupant, backbone))
+        found = self.header.provenance.changes(occupant.provenance)
         for name, span in occupant.rows.items():
             given, wanted = _forms(self.states.get(name, {})), _forms(learners[name].state(span))
             if not found and given != wanted:
@@ -88,7 +87,7 @@ class Checkpoint:
         """Bring an occupant whom it fits, and its rows, which are seated, to where they were."""
         for name, span in occupant.rows.items():
             learners[name].restore(span, self.states[name])
-        occupant.go_on_from(self.reports)
+        occupant.go_on_from(self.reports, self.header.first_fixed_loss)
 
     def to_bytes(self) -> bytes:
         """The file's content; the same checkpoint always gives the same bytes."""
@@ -102,10 +101,7 @@ class Checkpoint:
         widest = torch.float64 if torch.float64 in dtypes else torch.float32
         figures = [[getattr(each, name) for name in _FIGURES] for each in self.reports]
         tensors[_REPORTS] = torch.tensor(figures, dtype=widest)
-        header = self.header.model_dump_json()
-        return safetensors.torch.save(
-            tensors, {_METADATA_KEY: f"{_digest(header, tensors)} {header}"}
-        )
+        return seal(_METADATA_KEY, self.header.model_dump_json(), tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -155,30 +151,20 @@ class Checkpoint:
             ) from error
 
 
-def _provenance(occupant: Occupant, backbone: Backbone) -> Provenance:
-    return Provenance.of(occupant.subject, occupant.num_vectors, backbone, occupant.config)
-
-
 def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{each.dtype} {[*each.shape]}" for name, each in state.items()}
 
 
 def _read_header(data: bytes, tensors: Mapping[str, Tensor]) -> Header:
     """The header in a safetensors file that was found valid, if the file is as it was written."""
-    layout = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    sealed = (layout.get("__metadata__") or {}).get(_METADATA_KEY)
-    if sealed is None:
+    found = unseal(_METADATA_KEY, data, tensors)
+    if found is None:
         raise CheckpointError("it has no header, so it was not saved as a checkpoint")
-    digest, _, text = sealed.partition(" ")
-    version = AnyManifest.model_validate_json(text).schema_version
+    version = AnyManifest.model_validate_json(found.text).schema_version
     if version > SCHEMA_VERSION:
         raise CheckpointError(
             f"its schema is {version}, this engine reads up to {SCHEMA_VERSION}; update the engine"
         )
-    if digest != _digest(text, tensors):
+    if not found.is_intact:
         raise CheckpointError("damaged: its content has another digest than it was written with")
-    return Header.model_validate_json(text)
-
-
-def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(header.encode() + safetensors.torch.save(dict(tensors))).hexdigest()
+    return Header.model_validate_json(found.text)

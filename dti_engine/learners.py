@@ -24,8 +24,8 @@ class RowReport(NamedTuple):
     gradient_norm: Tensor  # |g| of the data loss, before prior and weight decay
     prior_ratio: Tensor  # kappa / |g|: the prior beside the data
     step_angle: Tensor  # radians turned by this step
-    prior_angle: Tensor  # radians between the row, after the step, and where it started
-    norm: Tensor  # length of the embedding
+    prior_angle: Tensor  # radians between what is learned, after the step, and where it started
+    norm: Tensor  # length of what is learned
 
 
 class Learner(Protocol):
@@ -127,11 +127,14 @@ class DirectionLearner:
 
     @torch.no_grad()
     def learned(self) -> Tensor:
+        return self._magnitudes.unsqueeze(-1) * self._directions()
+
+    def _directions(self) -> Tensor:
+        """Those of `learned`."""
         # The length of the mean is of no account, so its weights need not sum to 1.
         length = sphere.length(self._average)
         averaged = (self._averaging.unsqueeze(-1) > 0) & (length > 0)
-        v = torch.where(averaged, self._average / length, self.parameter)
-        return self._magnitudes.unsqueeze(-1) * v
+        return torch.where(averaged, self._average / length, self.parameter)
 
     @torch.no_grad()
     def step(self, gradient: Tensor) -> RowReport:
@@ -148,8 +151,8 @@ class DirectionLearner:
             gradient_norm=report.data_norm,
             prior_ratio=self._kappa / report.data_norm,
             step_angle=report.step_angle,
-            prior_angle=sphere.geodesic_distance(v, self._mu),
-            norm=torch.linalg.vector_norm(self.embeddings(), dim=-1),
+            prior_angle=sphere.geodesic_distance(self._directions(), self._mu),
+            norm=torch.linalg.vector_norm(self.learned(), dim=-1),
         )
 
 

@@ -10,15 +10,19 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.convergence import has_converged
 from dti_engine.errors import SubjectError, TrainingFailedError
 from dti_engine.manifest import StopReason, Trained
-from dti_engine.provenance import SeenPicture, notes_sha256
+from dti_engine.provenance import notes_sha256
 from dti_engine.reports import SlotReport
-from dti_engine.slots import Occupant, Subject
+from dti_engine.slots import Occupant
+from dti_engine.subjects import Subject
 from dti_engine.tokens import LearnedToken
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A subject that ended: with an artifact, or with the error that says why it has none."""
+    """A subject that ended: with an artifact, or with the error that says why it has none.
+
+    The subject has no pictures: they are let go once it is seated, or cannot be.
+    """
 
     subject: Subject
     artifact: Artifact | None = None
@@ -59,7 +63,7 @@ def artifact(
     stop_reason: StopReason,
 ) -> Artifact:
     """What it has learned so far; its steps are all read. learned: as for `outcome`."""
-    subject = occupant.subject
+    subject, pictures = occupant.subject, occupant.provenance.pictures
     embeddings = {name: learned[name][span].detach() for name, span in occupant.rows.items()}
     token = LearnedToken(
         subject.placeholder, {name: each.float().cpu().clone() for name, each in embeddings.items()}
@@ -74,8 +78,8 @@ def artifact(
             seed=subject.seed,
             steps_done=occupant.step,
             stop_reason=stop_reason,
-            pictures={picture.name: picture.sha256 for picture in subject.pictures},
-            notes_sha256=notes_sha256([SeenPicture.of(each) for each in subject.pictures]),
+            pictures={picture.name: picture.sha256 for picture in pictures},
+            notes_sha256=notes_sha256(pictures),
             figures=occupant.reports[-1].figures(),
             first_fixed_loss=occupant.first_fixed_loss,
         ),

@@ -30,7 +30,8 @@ from dti_engine.outcomes import Outcome, artifact, outcome
 from dti_engine.reports import SlotReport, tabulate
 from dti_engine.samples import Samples, blank_samples
 from dti_engine.schedules import learning_rate
-from dti_engine.slots import Occupant, Subject
+from dti_engine.slots import Occupant
+from dti_engine.subjects import Subject
 from dti_engine.vocabulary import vocabulary_magnitude
 
 OnStep: TypeAlias = Callable[[list[SlotReport]], None]
@@ -66,7 +67,7 @@ class Trainer:
         the default, 1 on a CPU and 10 elsewhere.
 
         `on_kept` gets what a subject has learned after each of the steps `keep_at`, its last one
-        left out.
+        left out; the subject has no pictures any more.
 
         Raises: ConfigurationError if a number is below 1, or the resolution does not fit the model.
         """
@@ -99,6 +100,8 @@ class Trainer:
         stopped, whatever its neighbours. In another slot or shape its draws are the same, and
         the rest as between packings: alike to rounding.
 
+        Of the subject's pictures nothing is kept but their latents and digests.
+
         Raises: SubjectError if it cannot be trained, or not in this batch; CheckpointError if the
             checkpoint is of another training; nothing has changed then.
         """
@@ -121,14 +124,15 @@ class Trainer:
         rows = {name: slice(first, first + token.num_vectors(name)) for name in self.learners}
         occupant = slots.prepare(subject, rows, backbone, config)
         if checkpoint:
-            checkpoint.require_fit(occupant, self.learners, backbone)
+            checkpoint.require_fit(occupant, self.learners)
         for name, learner in self.learners.items():
             learner.seat(rows[name], token.embeddings[name], occupant.config)
-        self._look(slot, occupant)
-        occupant.first_fixed_loss = float(self._fixed_losses[slot])
         if checkpoint:
             checkpoint.restore(occupant, self.learners)
             self._fixed_losses[slot] = occupant.reports[-1].fixed_loss
+        else:
+            self._look(slot, occupant)
+            occupant.first_fixed_loss = float(self._fixed_losses[slot])
         self.occupants[slot] = occupant
         self._on_seated(slot, occupant)
 
@@ -137,7 +141,7 @@ class Trainer:
         occupant = self.occupants[slot]
         assert occupant is not None
         assert occupant.step == len(occupant.reports) > 0, "`collect` comes first"
-        return Checkpoint.of(occupant, slot, self.learners, self._backbone)
+        return Checkpoint.of(occupant, slot, self.learners)
 
     def step(self) -> list[Outcome]:
         """One step of every occupant, in one batch; returns those that ended, their slots free."""

@@ -11,7 +11,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.images import Picture
 from dti_engine.manifest import Manifest, Sha256
-from dti_engine.slots import Subject
+from dti_engine.subjects import Subject
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

@@ -48,7 +48,7 @@ def full_trainer(
 
     Raises: as `Trainer`.
     """
-    config = config.changed(steps=_NEVER)
+    config = config.changed(steps=_NEVER, patience=0)
     trainer = Trainer(
         backbone, config, num_slots=num_slots, max_vectors=max_vectors, report_every=_NEVER
     )

@@ -1,7 +1,8 @@
 """A subject made ready for a slot of the packed batch, and the samples that it puts into each step.
 
 What does not change from step to step is done once: pictures become latents, captions become ids
-and row numbers. What is left is a pure function of the subject's seed and its own step.
+and row numbers. What is left is a pure function of the subject's seed and its own step; the
+pictures are let go, since those of many subjects may be larger than all else in memory.
 """
 
 import math
@@ -18,29 +19,17 @@ from dti_engine.captions import CAPTION_TEMPLATES
 from dti_engine.config import TrainConfig
 from dti_engine.draws import Draws, draw, draw_fixed
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
-from dti_engine.images import Picture
 from dti_engine.prompts import PromptBatch, tokenize
+from dti_engine.provenance import Provenance
 from dti_engine.reports import SlotReport
 from dti_engine.samples import Samples
+from dti_engine.subjects import Subject
 from dti_engine.tensors import to_tensor, to_weights
 from dti_engine.tokens import LearnedToken
 from dti_engine.views import MAX_CROPS, views
 from dti_engine.vocabulary import TextEncoder, initial_rows
 
 _FIXED_BATCHES = 2  # what the fixed batch is as large as
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What a caller wants learned: a few pictures of one thing, and the words nearest to it."""
-
-    id: str
-    pictures: Sequence[Picture]
-    placeholder: str  # "<rex>", the token's name in prompts
-    initializer: str  # word or phrase; the token gets one vector per vocabulary piece of it
-    seed: int
-    num_vectors: int | None = None  # repeats the initializer's pieces to make so many
-    config: TrainConfig | None = None  # how it is trained; None: as the run says
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +62,8 @@ class Material:
 class Occupant:
     """A subject at work in a slot."""
 
-    subject: Subject
+    subject: Subject  # without its pictures
+    provenance: Provenance  # with what is to be known of them
     config: TrainConfig
     rows: Mapping[str, slice]  # encoder name -> its vectors in that encoder's table
     material: Material
@@ -98,13 +88,9 @@ class Occupant:
             each.fixed_loss for each in self.reports[every - 1 :: every]
         ]
 
-    @property
-    def num_vectors(self) -> dict[str, int]:
-        """Encoder -> its vectors there."""
-        return {name: span.stop - span.start for name, span in self.rows.items()}
-
-    def go_on_from(self, reports: Sequence[SlotReport]) -> None:
+    def go_on_from(self, reports: Sequence[SlotReport], first_fixed_loss: float) -> None:
         """Be where these steps, one report each, have led; the time since then does not count."""
+        self.first_fixed_loss = first_fixed_loss
         self.step, self.reports = len(reports), list(reports)
         self.seated_at = time.monotonic() - reports[-1].seconds
 
@@ -200,7 +186,10 @@ def prepare(
         num_captions=len(CAPTION_TEMPLATES[config.captions]),
         latent_shape=material.latent_shape,
     )
-    return Occupant(subject, config, rows, material, fixed=material.samples(draws))
+    num_vectors = {name: span.stop - span.start for name, span in rows.items()}
+    provenance = Provenance.of(subject, num_vectors, backbone, config)
+    fixed = material.samples(draws)
+    return Occupant(subject.without_pictures(), provenance, config, rows, material, fixed)
 
 
 def _material(

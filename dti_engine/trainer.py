@@ -12,7 +12,7 @@ from dti_engine.keepers import Keeper
 from dti_engine.outcomes import Outcome
 from dti_engine.packing import OnKept, OnSeated, OnStep, Trainer
 from dti_engine.reports import SlotReport
-from dti_engine.slots import Subject
+from dti_engine.subjects import Subject
 
 __all__ = ["Outcome", "SlotReport", "Subject", "Trainer", "train"]
 
@@ -83,7 +83,15 @@ def _refill(trainer: Trainer, queue: Iterator[Subject], keeper: Keeper | None) -
         try:
             trainer.seat(subject, keeper.load(subject.id) if keeper else None)
         except SubjectError as error:
-            yield Outcome(subject, error=error)
+            yield Outcome(subject.without_pictures(), error=_bare(error))
+
+
+def _bare(error: SubjectError) -> SubjectError:
+    """The error without what it came through: those frames hold pictures and latents, and callers
+    keep errors.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _keep(trainer: Trainer, keeper: Keeper, *, everybody: bool) -> Iterator[Outcome]:

@@ -42,6 +42,11 @@ class Contents:
     num_bytes: int = 0
 
 
+def is_archive(path: Path) -> bool:
+    """Whether its name says that it is one that is read."""
+    return path.name.lower().endswith((*_ZIPS, *_TARS))
+
+
 def bare_name(path: Path) -> str:
     """Of a folder or archive, without what makes it an archive."""
     name = path.resolve().name

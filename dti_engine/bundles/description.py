@@ -72,6 +72,7 @@ class TrainingNotes(BaseModel):
     kappa: float | None = Field(default=None, ge=0, description="strength of the prior")
     magnitude: Magnitude | None = Field(default=None, description="length of the embedding")
     schedule: Schedule | None = Field(default=None, description="of the learning rate")
+    patience: int | None = Field(default=None, ge=0, description="looks without gain that end it")
     averaging: float | None = Field(default=None, ge=0, lt=1, description="of directions")
 
     def changes(self) -> dict[str, object]:

@@ -13,6 +13,7 @@ from dti_engine.commands.tally import Ending
 from dti_engine.commands.terminal import print_paths, results, say, warn
 from dti_engine.errors import (
     ArtifactError,
+    ConfigurationError,
     DTIError,
     OutputError,
     SubjectError,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from dti_engine.artifact import Artifact
     from dti_engine.keepers import Keeper
     from dti_engine.outcomes import Outcome
-    from dti_engine.slots import Subject
+    from dti_engine.subjects import Subject
 
 _MANY = 20  # subjects: with more, a terminal is spared what a file or a pipe gets in full
 
@@ -40,7 +41,7 @@ class Endings:
     tokens: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     skipped: dict[str, Path] = field(default_factory=dict[str, Path])  # finished before
     failed: dict[str, DTIError] = field(default_factory=dict[str, DTIError])
-    tried: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])  # -> flags
+    flags: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])  # if tried
     untried: Sequence[str] = ()  # that were to be tried out, and are not yet
     stopped_by: int | None = None  # the number of a signal
     num_warnings: int = 0
@@ -95,7 +96,9 @@ class Endings:
 
     def fail(self, name: str, error: DTIError) -> None:
         """Said at once: of thousands of subjects, whoever waits for the last hears it too late."""
-        self.failed[name] = error
+        # Its traceback holds frames, and those the pictures and latents of the subject.
+        self.failed[name] = error.with_traceback(None)
+        error.__cause__ = error.__context__ = None
         self.log.write("failed", **_failure(name, error))
         self.on_ended(name, "failed")
         say(f"{name}: {error}", label="[bold red]failed:[/] ")
@@ -109,13 +112,13 @@ class Endings:
         if len(self.names) <= _MANY:
             say(f"{name}: finished before, {path}")
 
-    def try_out(self, name: str, artifact: "Artifact") -> None:
+    def note_trial(self, name: str, artifact: "Artifact") -> None:
         """Its token was tried out, now or before."""
         training = artifact.manifest.training
         assert training
         assert training.quality
         quality = training.quality
-        self.tried[name] = quality.flags
+        self.flags[name] = quality.flags
         self.log.write(
             "tried",
             subject=name,
@@ -142,7 +145,8 @@ class Endings:
 
     def unfinished(self) -> list[str]:
         ended = {token["subject"] for token in self.tokens} | self.skipped.keys()
-        return [name for name in self.names if name not in ended | self.failed.keys()]
+        ended |= self.failed.keys()
+        return [name for name in self.names if name not in ended]
 
     def tell(self, *, as_json: bool) -> None:
         """Print paths, and how to go on after a stop; the log's last event says it all."""
@@ -203,7 +207,8 @@ class Endings:
             return 128 + self.stopped_by
         if self.failed:
             refused = all(
-                isinstance(error, SubjectError | ArtifactError) for error in self.failed.values()
+                isinstance(error, SubjectError | ArtifactError | ConfigurationError)
+                for error in self.failed.values()
             )
             return 2 if refused and not self.tokens and not self.skipped else 1
         return 0

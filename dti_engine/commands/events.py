@@ -5,6 +5,7 @@ a run and of all that went on with it.
 """
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import typer
 
@@ -39,6 +40,25 @@ class EventLog:
             raise OutputError(
                 f"cannot write {str(self.path)!r}, the log of the run: {error.strerror}"
             ) from error
+
+    def __enter__(self) -> Self:
+        """Have the folder alone: two runs would take each other's checkpoints.
+
+        Raises: ConfigurationError if another run is at work there.
+        """
+        self._lock = self.path.open("ab")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise ConfigurationError(
+                f"another run is at work in {str(self.path.parent)!r}; wait for it, or give "
+                "another folder"
+            ) from error
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.close()  # which lets the next run in, as the end of the process does
 
     def write(self, event: str, **fields: object) -> None:
         """Add an event that happens now. What is no number (NaN, infinity) becomes null."""

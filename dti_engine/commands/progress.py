@@ -59,6 +59,7 @@ class TrainingProgress:
         self._board.note = ""
         if self._is_live:
             self._live.stop()
+            self._is_live = False
         elif self.tally.num_subjects > _MAX_NAMED:
             say(f"  {totals(self.tally)}")
 

@@ -10,12 +10,12 @@ from dti_engine import __version__
 from dti_engine.commands.endings import Endings
 from dti_engine.commands.events import EventLog
 from dti_engine.commands.progress import TrainingProgress
-from dti_engine.commands.slots import room
 from dti_engine.commands.stopping import is_finished, signals_to
-from dti_engine.commands.subjects import Plan, load
+from dti_engine.commands.subjects import Plans, load
 from dti_engine.commands.tally import Tally
 from dti_engine.commands.terminal import notes, results
 from dti_engine.commands.trials import try_out
+from dti_engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from dti_engine.backbones.interface import Backbone
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 def run(
     model: "Backbone",
-    plans: Sequence[Plan],
+    plans: Plans,
     config: "TrainConfig",
     endings: Endings,
     *,
     seed: int | None,
     num_slots: int,
     num_vectors: int | None,
+    max_vectors: int,
     fixed: Collection[str],
     resume: bool,
     judge: "Judge | None",
@@ -45,12 +46,13 @@ def run(
     Then tokens are tried out in so many probes, those of every so many steps too, if they are kept.
     fixed: fields of the config in which bundles have no say. resume: skip what is finished.
     """
-    # Loaded here at last, as it loads torch.
+    # Loaded here at last, as they load torch.
+    from dti_engine import memory
     from dti_engine.trainer import train
 
     endings.log.write(
         "started",
-        subjects=len(plans),
+        subjects=len(plans.names),
         slots=num_slots,
         backbone=model.name,
         backbone_fingerprint=model.fingerprint,
@@ -61,55 +63,60 @@ def run(
     )
     # Lines of JSON on the same screen would tear a table.
     is_live = notes.is_interactive and not (endings.log.echo and results.is_terminal)
-    tally = Tally(len(plans), num_slots=num_slots, steps=config.steps)
+    tally = Tally(len(plans.names), num_slots=num_slots, steps=config.steps)
     progress = TrainingProgress(tally, is_live=is_live)
     watch = _Watch(endings.log, progress)
     endings.on_ended = progress.on_ended
     try:
-        with (
-            progress,
-            signals_to(endings.keeper.stop, on_stopping=progress.on_stopping) as signals,
-        ):
-            subjects = load(
-                plans,
-                endings,
-                seed=seed,
-                num_vectors=num_vectors,
-                config=config,
-                fixed=fixed,
-                is_finished=lambda subject: (
-                    resume and is_finished(subject, endings.path(subject.id), model, config)
-                ),
-            )
-            for outcome in train(
-                model,
-                subjects,
-                config,
-                num_slots=num_slots,
-                max_vectors=room(num_vectors),
-                on_seated=watch.on_seated,
-                on_step=watch.on_step,
-                keep_at=range(keep_every, sys.maxsize, keep_every) if keep_every else (),
-                on_kept=endings.keep,
-                keeper=endings.keeper,
-            ):
-                endings.add(outcome)
-        if signals.received is not None:
-            endings.stop(signals.received)
-        elif num_probes:
-            with signals_to(endings.keeper.stop) as signals:
+        # One for all of it: between two, a signal would end the process.
+        with signals_to(endings.keeper.stop, on_stopping=progress.on_stopping) as signals:
+            with progress:
+                for name, error in plans.refused.items():
+                    endings.fail(name, error)
+                subjects = load(
+                    plans.subjects,
+                    endings,
+                    seed=seed,
+                    num_vectors=num_vectors,
+                    config=config,
+                    fixed=fixed,
+                    is_finished=lambda subject: (
+                        resume and is_finished(subject, endings.path(subject.id), model, config)
+                    ),
+                )
+                for outcome in train(
+                    model,
+                    subjects,
+                    config,
+                    num_slots=num_slots,
+                    max_vectors=max_vectors,
+                    on_seated=watch.on_seated,
+                    on_step=watch.on_step,
+                    keep_at=range(keep_every, sys.maxsize, keep_every) if keep_every else (),
+                    on_kept=endings.keep,
+                    keeper=endings.keeper,
+                ):
+                    endings.add(outcome)
+            if num_probes:
                 try_out(
                     model,
                     judge,
-                    plans,
+                    plans.subjects,
                     endings,
                     num_probes=num_probes,
                     resolution=config.resolution,
                 )
-            if signals.received is not None:
-                endings.stop(signals.received)
+        if signals.received is not None:
+            endings.stop(signals.received)
     except KeyboardInterrupt:  # the second Ctrl-C
         endings.stop(signal.SIGINT)
+    except RuntimeError as error:
+        if not memory.has_run_out(error):
+            raise
+        raise ConfigurationError(
+            f"memory ran out with {num_slots} subjects at a time; give fewer --slots. --resume "
+            "goes on from the last checkpoints"
+        ) from error
 
 
 class _Watch:

@@ -58,6 +58,10 @@ ScheduleOption: TypeAlias = Annotated[
 AveragingOption: TypeAlias = Annotated[
     float | None, _of_recipe("--averaging", "Decay of the mean of directions; 0: the last one.")
 ]
+PatienceOption: TypeAlias = Annotated[
+    int | None,
+    _of_recipe("--patience", "Looks at the fixed loss without gain that end it; 0: none do."),
+]
 VectorsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(

@@ -1,5 +1,6 @@
 """How many subjects `dti train` trains at a time: as it is told, as it was before, or as fits."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,12 @@ if TYPE_CHECKING:
     from dti_engine.backbones.interface import Backbone
     from dti_engine.config import TrainConfig
 
-_ROOM = 8  # vectors: no initializer has more pieces
+_ROOM = 8  # vectors: hardly an initializer has more pieces
 
 
-def room(num_vectors: int | None) -> int:
-    """`max_vectors` of a run whose tokens have so many; None: as many as their initializers."""
-    return max(_ROOM, num_vectors or 0)
+def room(wanted: Iterable[int | None]) -> int:
+    """`max_vectors` of a run whose tokens are to have so many; None: as many as initializers."""
+    return max(_ROOM, *(each or 0 for each in wanted))
 
 
 def parse_slots(text: str) -> int | None:

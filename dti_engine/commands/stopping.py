@@ -1,5 +1,6 @@
 """Runs that are stopped, and that go on: signals, and what is there from before."""
 
+import hashlib
 import os
 import signal
 import threading
@@ -9,13 +10,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dti_engine.errors import ArtifactMismatchError, ConfigurationError
+from dti_engine.errors import ArtifactMismatchError, ConfigurationError, OutputError
 
 if TYPE_CHECKING:
     from dti_engine.backbones.interface import Backbone
     from dti_engine.config import TrainConfig
     from dti_engine.keepers import Keeper
-    from dti_engine.slots import Subject
+    from dti_engine.subjects import Subject
 
 NOTE = "stopping at the end of this step; the same again ends at once"
 
@@ -78,6 +79,27 @@ def refuse_unfinished(keeper: "Keeper", names: Sequence[str]) -> None:
         )
 
 
+def set_aside(output: Path, names: Sequence[str]) -> None:
+    """Move tokens that these subjects have from before to DIR/earlier, each under its digest.
+
+    Else a run that is stopped could not tell them from its own.
+
+    Raises: OutputError if one cannot be moved.
+    """
+    for name in names:
+        token = output / f"{name}.safetensors"
+        try:
+            if token.is_file():
+                digest = hashlib.sha256(token.read_bytes()).hexdigest()
+                kept = output / "earlier" / f"{name}-{digest[:12]}.safetensors"
+                kept.parent.mkdir(exist_ok=True)
+                token.replace(kept)
+        except OSError as error:
+            raise OutputError(
+                f"cannot move {str(token)!r}, which is from before, aside: {error.strerror}"
+            ) from error
+
+
 def is_finished(
     subject: "Subject", token: Path, backbone: "Backbone", config: "TrainConfig"
 ) -> bool:
@@ -100,6 +122,6 @@ def is_finished(
     if changes := now.changes_since(Artifact.load(token).manifest):
         raise ArtifactMismatchError(
             f"{str(token)!r} is there from another training: {'; '.join(changes)}. Give what it "
-            "was made with, move it away, or train without --resume to replace it"
+            "was made with, or train without --resume, which sets it aside"
         )
     return True

@@ -1,18 +1,21 @@
 """Bundles that become subjects."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dti_engine.commands.endings import Endings
-from dti_engine.errors import ArtifactError, ConfigurationError, SubjectError, TokenError
+from dti_engine.errors import ArtifactError, ConfigurationError, DTIError, SubjectError, TokenError
 
 if TYPE_CHECKING:
     from dti_engine.bundles.description import Description
+    from dti_engine.bundles.loading import Bundle
     from dti_engine.config import TrainConfig
-    from dti_engine.slots import Subject
+    from dti_engine.subjects import Subject
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,33 @@ class Plan:
     name: str  # of the subject and its file
     placeholder: str
     initializer: str
+    num_vectors: int | None  # that the bundle asks for
 
 
-def plan(paths: Sequence[Path], placeholder: str | None, initializers: Sequence[str]) -> list[Plan]:
+@dataclass(frozen=True)
+class Plans:
+    """What is to be done with each bundle."""
+
+    subjects: Sequence[Plan]
+    refused: Mapping[str, DTIError]  # name -> why it cannot be one
+
+    @property
+    def names(self) -> list[str]:
+        """Of all of them."""
+        return [*self.refused, *(each.name for each in self.subjects)]
+
+
+def plan(paths: Sequence[Path], placeholder: str | None, initializers: Sequence[str]) -> Plans:
     """One plan per bundle, by what is said here, else by its bundle.json, else by its own name.
 
-    Raises: ConfigurationError if the numbers of names or words and bundles do not fit, or a bundle
-        has no word; TokenError if two bundles would get one name, or one gets none.
-    """
-    from dti_engine.bundles.loading import load_bundle, read_description
+    paths: bundles, and folders of them.
 
+    Raises: ConfigurationError if the numbers of names or words and bundles do not fit; TokenError
+        if two bundles would get one name, or one gets none; if all are refused, why the first is.
+    """
+    from dti_engine.bundles.gathering import gathered
+
+    paths = gathered(paths)
     if placeholder and len(paths) > 1:
         raise ConfigurationError(
             f"--placeholder {placeholder} cannot name {len(paths)} bundles; leave it out, and "
@@ -44,31 +64,48 @@ def plan(paths: Sequence[Path], placeholder: str | None, initializers: Sequence[
             f"got {len(initializers)}"
         )
     words = list(initializers) * len(paths) if len(initializers) == 1 else list(initializers)
-    plans: list[Plan] = []
+    plans, refused, names = list[Plan](), dict[str, DTIError](), Counter[str]()
     for index, path in enumerate(paths):
-        said = read_description(path)
-        name = placeholder or placeholder_of(path, said)
-        word = words[index] if words else said.initializer
-        if word is None:
-            load_bundle(path)  # if bundle.json is there and refused, that is what is to be said
-            raise ConfigurationError(
-                f"what is in {str(path)!r}? Give --initializer and the nearest common word, such "
-                'as dog, or put bundle.json there, with {"initializer": "dog"}'
-            )
-        plans.append(Plan(path, said.subject or name.strip("<>"), name, word))
-    names = [each.name for each in plans]
-    if repeated := {each for each in names if names.count(each) > 1}:
+        try:
+            made = _plan(path, placeholder, words[index] if words else None)
+        except (ConfigurationError, SubjectError) as error:
+            name = placeholder_of(path, None).strip("<>")
+            refused[name] = error
+        else:
+            plans.append(made)
+            name = made.name
+        names[name] += 1
+    if repeated := [name for name, count in names.items() if count > 1]:
         raise TokenError(
-            f"several bundles would become {', '.join(sorted(repeated))}; rename all but one"
+            f"several bundles would become {', '.join(sorted(repeated)):.200}; rename all but one"
         )
-    return plans
+    if not plans:
+        raise next(iter(refused.values()))
+    return Plans(plans, refused)
 
 
-def placeholder_of(path: Path, said: "Description") -> str:
+def _plan(path: Path, placeholder: str | None, word: str | None) -> Plan:
+    """Raises: InvalidBundleError if bundle.json is refused; ConfigurationError without a word."""
+    from dti_engine.bundles.loading import load_bundle, read_description
+
+    said = read_description(path)
+    placeholder = placeholder or placeholder_of(path, said)
+    word = word or said.initializer
+    if word is None:
+        load_bundle(path)  # if bundle.json is there and refused, that is what is to be said
+        raise ConfigurationError(
+            f"what is in {str(path)!r}? Give --initializer and the nearest common word, such "
+            'as dog, or put bundle.json there, with {"initializer": "dog"}'
+        )
+    name = said.subject or placeholder.strip("<>")
+    return Plan(path, name, placeholder, word, said.training.vectors)
+
+
+def placeholder_of(path: Path, said: "Description | None") -> str:
     """By what bundle.json says, or else by the name: `My Dog (2).zip` -> `<my-dog-2>`."""
     from dti_engine.bundles.contents import bare_name
 
-    if said.placeholder or said.subject:
+    if said and (said.placeholder or said.subject):
         return said.placeholder or f"<{said.subject}>"
     name = re.sub(r"[^a-z0-9_-]+", "-", bare_name(path).lower()).strip("-_")[:63]
     if not name:
@@ -95,12 +132,13 @@ def load(
     fixed: fields of the config in which bundles have no say. is_finished: says so of subjects that
     are to be skipped, or raises SubjectError or ArtifactError.
     """
-    from dti_engine.bundles.loading import load_bundle
-    from dti_engine.slots import Subject
+    from dti_engine.subjects import Subject
 
-    for plan in plans:
+    for plan, loading in _ahead(plans, config.resolution):
+        if endings.keeper.is_stopped:
+            return
         try:
-            bundle = load_bundle(plan.path, resolution=config.resolution)
+            bundle = loading.result()
         except SubjectError as error:
             endings.fail(plan.name, error)
             continue
@@ -124,6 +162,24 @@ def load(
             endings.fail(plan.name, error)
             continue
         yield subject
+
+
+def _ahead(plans: Sequence[Plan], resolution: int) -> Iterator[tuple[Plan, Future["Bundle"]]]:
+    """Plans and their bundles; while one is trained the next is loaded, so that its slot need not
+    wait.
+    """
+    from dti_engine.bundles.loading import load_bundle
+
+    pool = ThreadPoolExecutor(max_workers=1)
+    loading: deque[tuple[Plan, Future[Bundle]]] = deque()
+    try:
+        for plan in plans:
+            loading.append((plan, pool.submit(load_bundle, plan.path, resolution=resolution)))
+            if len(loading) > 1:
+                yield loading.popleft()
+        yield from loading
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _own_config(

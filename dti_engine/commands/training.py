@@ -1,5 +1,6 @@
 """`dti train`: bundles of pictures in, token files out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from dti_engine.commands.events import EventLog
 from dti_engine.commands.inputs import open_backbone
 from dti_engine.commands.run import run
 from dti_engine.commands.slots import choose_slots, parse_slots, room
-from dti_engine.commands.stopping import refuse_unfinished
+from dti_engine.commands.stopping import refuse_unfinished, set_aside
 from dti_engine.commands.subjects import plan
 from dti_engine.commands.terminal import output_folder, warn
 from dti_engine.errors import ConfigurationError
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "dti train photos/rex --initializer dog --output tokens",
     "dti train photos/rex photos/tom --initializer dog --initializer cat -o tokens",
-    "dti train photos/* rex.zip -o tokens",
-    "dti train photos/* rex.zip -o tokens --resume",
+    "dti train photos rex.zip -o tokens",
+    "dti train photos rex.zip -o tokens --resume",
     "dti train photos/rex --initializer dog --backbone ./stable-diffusion-v1-5 -o tokens",
 )
 
@@ -77,6 +78,7 @@ def train(
     num_vectors: settings.VectorsOption = None,
     schedule: settings.ScheduleOption = None,
     averaging: settings.AveragingOption = None,
+    patience: settings.PatienceOption = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -136,10 +138,10 @@ def train(
 ) -> None:
     """Learn each bundle of pictures as one token.
 
-    A bundle is a folder, zip or tar; docs/bundles.md says what bundle.json may say in it. Writes
-    one small file per subject, DIR/NAME.safetensors, and prints its path; DIR/run.jsonl logs all
-    that happens. Several bundles are packed into one run over one model. A subject that fails is
-    named and the others go on: the exit code is then 1.
+    A bundle is a folder, zip or tar; a folder of bundles stands for all of them; docs/bundles.md
+    says what bundle.json may say. Writes one small file per subject, DIR/NAME.safetensors, and
+    prints its path; DIR/run.jsonl logs all that happens. Several bundles are packed into one run
+    over one model. A subject that fails is named and the others go on: the exit code is then 1.
 
     Ctrl-C and SIGTERM keep all unfinished subjects at the end of the step and exit with 130 and
     143; a second one ends at once. The same command with --resume goes on, after a crash too.
@@ -154,6 +156,7 @@ def train(
         captions=captions,
         schedule=schedule,
         averaging=averaging,
+        patience=patience,
     )
     config = settings.settings(
         recipe_name or ("miniature" if backbone == "miniature" else "sd"), method, given
@@ -162,6 +165,7 @@ def train(
     fixed = given.keys() | ({"captions"} if config.captions == "miniature" else set[str]())
     plans = plan(bundles, placeholder, initializers or [])
     num_slots = parse_slots(slots)
+    max_vectors = room([num_vectors, *(each.num_vectors for each in plans.subjects)])
     output = output_folder(output)
     keeper = Keeper(
         output / "checkpoints",
@@ -170,38 +174,42 @@ def train(
     )
     if resume:
         # Each to the slot that it had, before subjects that had none yet.
-        plans.sort(key=lambda each: not keeper.path(each.name).exists())
+        subjects = sorted(plans.subjects, key=lambda each: not keeper.path(each.name).exists())
+        plans = replace(plans, subjects=subjects)
     else:
-        refuse_unfinished(keeper, [each.name for each in plans])
-    log = EventLog(output, on_lost=warn, echo=as_json)
-    model = open_backbone(backbone, device=device, dtype=dtype)
-    judge = _find_judge(backbone, must_choose=keep_every is not None and num_probes > 0)
-    if num_slots is None:
-        num_slots = choose_slots(
-            model,
-            config,
-            num_subjects=len(plans),
-            max_vectors=room(num_vectors),
-            earlier_log=log.path if resume else None,
-        )
-    endings = Endings(output, [each.name for each in plans], keeper, log)
-    try:
-        run(
-            model,
-            plans,
-            config,
-            endings,
-            seed=seed,
-            num_slots=num_slots,
-            num_vectors=num_vectors,
-            fixed=fixed,
-            resume=resume,
-            judge=judge,
-            num_probes=num_probes,
-            keep_every=keep_every,
-        )
-    finally:  # whatever broke, such as memory that ran out, what is done is told
-        endings.tell(as_json=as_json)
+        refuse_unfinished(keeper, plans.names)
+    with EventLog(output, on_lost=warn, echo=as_json) as log:
+        model = open_backbone(backbone, device=device, dtype=dtype)
+        judge = _find_judge(backbone, must_choose=keep_every is not None and num_probes > 0)
+        if num_slots is None:
+            num_slots = choose_slots(
+                model,
+                config,
+                num_subjects=len(plans.subjects),
+                max_vectors=max_vectors,
+                earlier_log=log.path if resume else None,
+            )
+        if not resume:
+            set_aside(output, plans.names)
+        endings = Endings(output, plans.names, keeper, log)
+        try:
+            run(
+                model,
+                plans,
+                config,
+                endings,
+                seed=seed,
+                num_slots=num_slots,
+                num_vectors=num_vectors,
+                max_vectors=max_vectors,
+                fixed=fixed,
+                resume=resume,
+                judge=judge,
+                num_probes=num_probes,
+                keep_every=keep_every,
+            )
+        finally:  # whatever broke, such as memory that ran out, what is done is told
+            endings.tell(as_json=as_json)
     raise typer.Exit(endings.exit_code())
 
 

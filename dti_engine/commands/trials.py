@@ -1,6 +1,7 @@
 """After training: every token is tried out, and the odd ones of the run are flagged."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dti_engine.images import Picture
     from dti_engine.quality.judges import Judge
     from dti_engine.quality.runs import RunFolder
+    from dti_engine.quality.trial import Candidate
 
 _AT_ONCE = 8  # subjects whose pictures are in memory
 
@@ -27,6 +29,17 @@ class Tried:
     name: str
     artifacts: Sequence["Artifact"]
     pictures: Sequence["Picture"]
+
+    def candidates(self) -> list["Candidate"]:
+        """One per token."""
+        from dti_engine.quality.trial import Candidate
+
+        references = [picture.image for picture in self.pictures]
+        return [Candidate(artifact, references) for artifact in self.artifacts]
+
+
+class _Stopped(Exception):
+    """A stop was asked for; what is on its way is left."""
 
 
 def try_out(
@@ -44,64 +57,68 @@ def try_out(
     tried out is told, and stays as it is. After a stop (`Keeper.stop`) the rest waits.
     """
     from dti_engine.quality.runs import RunFolder
-    from dti_engine.quality.trial import Candidate, Examiner
+    from dti_engine.quality.trial import Examiner
 
     folder, examiner = RunFolder(endings.output), Examiner(model, judge, num_probes=num_probes)
-    found = {plan.name: each for plan in plans if (each := _load(plan.name, folder, endings))}
-    due = [plan for plan in plans if plan.name in found and not _is_tried(found[plan.name])]
+    due = [plan for plan in plans if _is_due(plan.name, folder, endings)]
     endings.untried = [plan.name for plan in due]
-    with trial_progress(len(due)) as on_tried:
+
+    def on_step() -> None:
+        if endings.keeper.is_stopped:
+            raise _Stopped
+
+    def settle(subjects: Sequence[Tried]) -> None:
+        candidates = [candidate for each in subjects for candidate in each.candidates()]
+        trials = iter(examiner.examine(candidates, on_step=on_step))
+        for each in subjects:
+            folder.save_reference(each.name, each.pictures[0].image)
+            folder.settle(each.name, [(artifact, next(trials)) for artifact in each.artifacts])
+
+    with suppress(_Stopped), trial_progress(len(due)) as on_tried:
         for start in range(0, len(due), _AT_ONCE):
-            if endings.keeper.is_stopped:
-                return
             group = due[start : start + _AT_ONCE]
             subjects = [
                 each for plan in group if (each := _open(plan, folder, endings, resolution))
             ]
-            candidates = [
-                Candidate(artifact, [picture.image for picture in each.pictures])
-                for each in subjects
-                for artifact in each.artifacts
-            ]
             try:
-                trials = iter(examiner.examine(candidates))
+                settle(subjects)
+            except DTIError:  # such as of a token with which the model overflows: whose is it?
                 for each in subjects:
-                    tried = [(artifact, next(trials)) for artifact in each.artifacts]
-                    folder.save_reference(each.name, each.pictures[0].image)
-                    found[each.name] = folder.settle(each.name, tried)
-            except DTIError as error:  # such as a model that overflows, or a full disk
-                for each in subjects:
-                    if not _is_tried(found[each.name]):
+                    try:
+                        settle([each])
+                    except DTIError as error:
                         endings.warn(each.name, f"cannot be tried out: {error}")
             endings.untried = endings.untried[len(group) :]
             on_tried(len(group))
-    tried = {name: artifact for name, artifact in found.items() if _is_tried(artifact)}
-    for name, artifact in folder.flag(tried, model).items():
-        endings.try_out(name, artifact)
-    num_flagged = sum(1 for each in endings.tried.values() if each)
+        _flag(model, folder, endings)
+
+
+def _flag(model: "Backbone", folder: "RunFolder", endings: Endings) -> None:
+    """Flag the odd ones among all that lie in the folder, whichever run has made them."""
+    tried = folder.tried(model.fingerprint)
+    flagged = folder.flag(tried, model)
+    for name in endings.names:
+        if name in flagged and name not in endings.failed:
+            endings.note_trial(name, flagged[name])
+    num_flagged = sum(1 for flags in endings.flags.values() if flags)
     say(
-        f"{len(endings.tried)} tokens tried out in {num_probes} pictures each, {num_flagged} "
-        f"flagged; dti report {str(endings.output)!r} makes a page of it"
+        f"{len(endings.flags)} tokens are tried out, {num_flagged} are flagged; "
+        f"dti report {str(endings.output)!r} makes a page of it"
     )
 
 
-def _load(name: str, folder: "RunFolder", endings: Endings) -> "Artifact | None":
-    """Its token, if it has one and was trained here."""
+def _is_due(name: str, folder: "RunFolder", endings: Endings) -> bool:
+    """Whether it has a token that was trained here, and not tried out yet."""
     from dti_engine.artifact import Artifact
 
     if name in endings.failed or not folder.token(name).exists():
-        return None
+        return False
     try:
-        artifact = Artifact.load(folder.token(name))
+        training = Artifact.load(folder.token(name)).manifest.training
     except ArtifactError as error:
         endings.warn(name, f"cannot be tried out: {error}")
-        return None
-    return artifact if artifact.manifest.training else None
-
-
-def _is_tried(artifact: "Artifact") -> bool:
-    training = artifact.manifest.training
-    return training is not None and training.quality is not None
+        return False
+    return training is not None and training.quality is None
 
 
 def _open(plan: Plan, folder: "RunFolder", endings: Endings, resolution: int) -> Tried | None:

@@ -11,7 +11,7 @@ from dti_engine.images import load_pictures
 from dti_engine.manifest import Trained
 from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject
 from dti_engine.reports import SlotReport
-from dti_engine.slots import Subject
+from dti_engine.subjects import Subject
 from dti_engine.trainer import OnStep, train
 
 NUM_PICTURES = 5  # of each subject
@@ -63,13 +63,15 @@ def learn(
     Raises: TrainingFailedError or SubjectError of the first that could not be learned.
     """
     outcomes = train(backbone, subjects, config, num_slots=len(subjects), on_step=on_step)
+    with_pictures = {each.id: each for each in subjects}
     learned: dict[str, LearnedSubject] = {}
     for each in outcomes:
         if each.artifact is None:
             assert each.error
             raise each.error
-        file = f"tokens/{each.subject.id}-{config.method}.safetensors"
+        name = each.subject.id
+        file = f"tokens/{name}-{config.method}.safetensors"
         each.artifact.save(output / file)
         loaded = Artifact.load(output / file)
-        learned[each.subject.id] = LearnedSubject(each.subject, loaded, file, each.reports)
+        learned[name] = LearnedSubject(with_pictures[name], loaded, file, each.reports)
     return [learned[subject.id] for subject in subjects]

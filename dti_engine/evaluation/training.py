@@ -15,7 +15,7 @@ from dti_engine.evaluation.seeds import training_seed
 from dti_engine.evaluation.store import Store
 from dti_engine.images import load_pictures
 from dti_engine.miniature.world.subjects import HeldOutSubject
-from dti_engine.slots import Subject
+from dti_engine.subjects import Subject
 from dti_engine.trainer import train
 
 

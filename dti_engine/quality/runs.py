@@ -1,13 +1,15 @@
 """The folder of a run of `dti train`: where its tokens lie, and what is said of them there.
 
 NAME.safetensors               the token of a subject
-steps/NAME-stepN.safetensors   the same after fewer steps, if they were kept
+steps/NAME/N.safetensors       the same after N steps, if they were kept
 probes/NAME/                   what it was tried out in: 0.png, ... and reference.jpg
+checkpoints/                   subjects in training, see `keepers`
+earlier/                       tokens that a new run has taken the place of
 run.jsonl                      what happened when, see `commands.events`
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from math import degrees
@@ -17,13 +19,14 @@ from PIL import Image
 
 from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
+from dti_engine.config import TrainConfig
+from dti_engine.errors import ArtifactError
 from dti_engine.files import write_whole
 from dti_engine.generation import save_picture
 from dti_engine.quality.gate import Figures, flags
 from dti_engine.quality.trial import Trial
 from dti_engine.vocabulary import vocabulary_band
 
-_STEP = re.compile(r".*-step(\d+)")
 _REFERENCE_SIDE = 192  # pixels: to be looked at beside others
 
 
@@ -38,16 +41,22 @@ class RunFolder:
 
     def kept(self, name: str, step: int) -> Path:
         """Its token after so many steps."""
-        return self.root / "steps" / f"{name}-step{step}.safetensors"
+        return self.root / "steps" / name / f"{step}.safetensors"
 
     def all_kept(self, name: str) -> list[Path]:
         """Its tokens on the way, by steps."""
-        found = {
-            int(matched[1]): path
-            for path in self.root.glob(f"steps/{name}-step*.safetensors")
-            if (matched := _STEP.fullmatch(path.stem)) and path == self.kept(name, int(matched[1]))
-        }
-        return [found[step] for step in sorted(found)]
+        found = (self.root / "steps" / name).glob("*.safetensors")
+        return sorted((each for each in found if each.stem.isdecimal()), key=_step_of)
+
+    def tried(self, fingerprint: str) -> dict[str, Artifact]:
+        """All tokens here that were tried out, of the model with this fingerprint, by subject."""
+        found: dict[str, Artifact] = {}
+        for path in sorted(self.root.glob("*.safetensors")):
+            with suppress(ArtifactError):
+                manifest = (artifact := Artifact.load(path)).manifest
+                if manifest.backbone_fingerprint == fingerprint and _is_tried(artifact):
+                    found[path.stem] = artifact
+        return found
 
     def picture(self, name: str, index: int) -> Path:
         return self.root / "probes" / name / f"{index}.png"
@@ -88,12 +97,16 @@ class RunFolder:
         write_whole(self.reference(name), data.getvalue())
 
     def flag(self, artifacts: Mapping[str, Artifact], backbone: Backbone) -> dict[str, Artifact]:
-        """The tokens of a run, all of them tried out, with what is odd about each in its manifest.
+        """These tokens, all of them tried out, with what is odd about each in its manifest.
+
+        Each is compared with those that were trained by the same config alone.
 
         Raises: OutputError if something cannot be written.
         """
         bands = {name: vocabulary_band(each) for name, each in backbone.text_encoders.items()}
-        found = flags({name: _figures(each, bands) for name, each in artifacts.items()})
+        found: dict[str, list[str]] = {}
+        for alike in _by_config(artifacts):
+            found |= flags({name: _figures(artifacts[name], bands) for name in alike})
         flagged: dict[str, Artifact] = {}
         for name, artifact in artifacts.items():
             training = artifact.manifest.training
@@ -106,6 +119,24 @@ class RunFolder:
             if quality != training.quality:
                 flagged[name].save(self.token(name))
         return flagged
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem)
+
+
+def _is_tried(artifact: Artifact) -> bool:
+    training = artifact.manifest.training
+    return training is not None and training.quality is not None
+
+
+def _by_config(artifacts: Mapping[str, Artifact]) -> Iterable[Sequence[str]]:
+    """Names of those that can be compared, one group after the other."""
+    groups: dict[TrainConfig, list[str]] = {}
+    for name, artifact in artifacts.items():
+        assert artifact.manifest.training
+        groups.setdefault(artifact.manifest.training.config, []).append(name)
+    return groups.values()
 
 
 def _steps(artifact: Artifact) -> int:

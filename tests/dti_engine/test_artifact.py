@@ -20,6 +20,7 @@ from dti_engine.errors import (
     OutputError,
 )
 from dti_engine.recipes import miniature
+from dti_engine.seals import seal
 from dti_engine.tokens import LearnedToken
 
 FINGERPRINT = "a" * 64
@@ -41,11 +42,13 @@ def forged(
     tensors: dict[str, Tensor] | None = None,
     change: Callable[[dict[str, Any]], object] = lambda manifest: None,
 ) -> bytes:
-    """The file of an artifact with other tensors, or with a manifest that `change` has edited."""
+    """The file of an artifact with other tensors, or with a manifest that `change` has edited; its
+    digest is right.
+    """
     manifest = json.loads(artifact.manifest.model_dump_json())
     change(manifest)
     embeddings = dict(artifact.token.embeddings) if tensors is None else tensors
-    return safetensors.torch.save(embeddings, {"dti": json.dumps(manifest)})
+    return seal("dti", json.dumps(manifest), embeddings)
 
 
 # Saving and loading
@@ -142,6 +145,26 @@ def test_a_file_cut_short_is_refused_wherever_it_is_cut(artifact: Artifact) -> N
             Artifact.from_bytes(data[:length])
 
 
+def test_a_damaged_file_is_refused_wherever_a_bit_has_turned(artifact: Artifact) -> None:
+    data = artifact.to_bytes()
+    for place in range(len(data)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << place % 8
+        try:
+            loaded = Artifact.from_bytes(bytes(damaged))
+        except ArtifactFormatError:
+            continue
+        assert loaded.to_bytes() == data, place  # such as in the padding of the header
+
+
+def test_what_keeps_every_length_but_not_the_digest_is_refused(artifact: Artifact) -> None:
+    data = artifact.to_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    turned = {name: -each for name, each in artifact.token.embeddings.items()}
+    with pytest.raises(ArtifactFormatError, match="damaged: its content has another digest"):
+        Artifact.from_bytes(safetensors.torch.save(turned, header["__metadata__"]))
+
+
 def test_a_giant_is_refused_before_it_is_read_in(tmp_path: Path) -> None:
     with (tmp_path / "giant").open("wb") as file:
         file.truncate(2**33)  # sparse: takes no room on the disk
@@ -166,9 +189,8 @@ def test_a_newer_schema_is_refused_whatever_else_it_holds(artifact: Artifact) ->
     "text", ["", "{", "[]", "{}", "7", "[" * 100_000, '{"schema_version":"1"}']
 )
 def test_a_manifest_that_is_none_is_refused(text: str) -> None:
-    data = safetensors.torch.save({"text_encoder": rows(2)}, {"dti": text})
     with pytest.raises(ArtifactFormatError, match="bad manifest"):
-        Artifact.from_bytes(data)
+        Artifact.from_bytes(seal("dti", text, {"text_encoder": rows(2)}))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.checkpoints import Checkpoint
+from dti_engine.checkpoints import Checkpoint, Header
 from dti_engine.config import TrainConfig
 from dti_engine.errors import CheckpointError, OutputError
 from dti_engine.packing import Trainer
@@ -108,6 +109,13 @@ def test_a_damaged_file_is_refused_wherever_a_bit_has_turned(checkpoint: Checkpo
         except CheckpointError:
             continue
         assert loaded.to_bytes() == data, place  # such as in the padding of the header
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_first_loss_that_json_cannot_hold_is_refused(checkpoint: Checkpoint, loss: float) -> None:
+    given = checkpoint.header.model_dump() | {"first_fixed_loss": loss}
+    with pytest.raises(ValidationError, match="first_fixed_loss"):
+        Header.model_validate(given)
 
 
 def test_a_file_cut_short_is_refused_and_named(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: whoever goes on from one learns what it would have learned without a stop."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -158,3 +159,23 @@ def test_a_subject_of_its_own_config_goes_on_whatever_the_run_is_told(
     outcome = _run(after)["subject-1"]
     assert torch.equal(_learned(outcome), _learned(expected))
     assert outcome.reports == expected.reports
+
+
+def test_its_first_look_is_the_one_it_had_and_is_not_taken_anew(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    before, after = (Trainer(tiny_backbone, CONFIG, num_slots=1) for _ in range(2))
+    before.seat(make_subject(1))
+    _run(before, steps=3)
+    checkpoint = _stored(before)["subject-1"]
+    assert before.occupants[0] is not None
+    assert checkpoint.header.first_fixed_loss == before.occupants[0].first_fixed_loss
+    header = checkpoint.header.model_copy(update={"first_fixed_loss": 0.1234567890123})
+    after.seat(
+        make_subject(1), Checkpoint.from_bytes(replace(checkpoint, header=header).to_bytes())
+    )
+    assert after.occupants[0] is not None
+    assert after.occupants[0].looks[0] == 0.1234567890123  # no look of now would give this
+    assert after.checkpoint(0).header == header
+    outcome = _run(after)["subject-1"]
+    assert _origin(outcome)["first_fixed_loss"] == 0.1234567890123

@@ -353,7 +353,7 @@ def test_train_refuses_bad_input_with_exit_code_2(
     ],
 )
 def test_a_token_is_named_after_its_bundle(tmp_path: Path, name: str, placeholder: str) -> None:
-    (planned,) = plan([tmp_path / name], None, ["dog"])
+    (planned,) = plan([tmp_path / name], None, ["dog"]).subjects
     assert planned.placeholder == placeholder
 
 
@@ -362,12 +362,12 @@ def test_bundle_json_names_subject_placeholder_and_word_unless_the_command_line_
 ) -> None:
     said = {"subject": "cust-7", "placeholder": "<rex>", "initializer": "dog"}
     (tmp_path / "bundle.json").write_text(json.dumps(said))
-    (planned,) = plan([tmp_path], None, [])
+    (planned,) = plan([tmp_path], None, []).subjects
     assert (planned.name, planned.placeholder, planned.initializer) == ("cust-7", "<rex>", "dog")
-    (planned,) = plan([tmp_path], "<tom>", ["cat"])
+    (planned,) = plan([tmp_path], "<tom>", ["cat"]).subjects
     assert (planned.name, planned.placeholder, planned.initializer) == ("cust-7", "<tom>", "cat")
     (tmp_path / "bundle.json").write_text(json.dumps({"subject": "max"}))
-    (planned,) = plan([tmp_path], None, ["dog"])
+    (planned,) = plan([tmp_path], None, ["dog"]).subjects
     assert (planned.name, planned.placeholder) == ("max", "<max>")
 
 

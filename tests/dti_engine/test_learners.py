@@ -144,12 +144,12 @@ def test_the_report_says_how_far_a_row_turned_and_how_long_it_is(config: TrainCo
         before = sphere.normalize(learner.embeddings()[:1].detach())
         gradient = _random(ROWS, DIM, seed=100 + step)
         report = learner.step(gradient)
-    after = learner.embeddings()[:1].detach()
+    after, learned = learner.embeddings()[:1].detach(), learner.learned()[:1]
     for reported, expected in (
         (report.gradient_norm, gradient[:1].norm(dim=1)),
         (report.step_angle, sphere.geodesic_distance(before, sphere.normalize(after))),
-        (report.prior_angle, sphere.geodesic_distance(initial, sphere.normalize(after))),
-        (report.norm, after.norm(dim=1)),
+        (report.prior_angle, sphere.geodesic_distance(initial, sphere.normalize(learned))),
+        (report.norm, learned.norm(dim=1)),
     ):
         torch.testing.assert_close(reported[:1], expected, rtol=1e-9, atol=0)
 

@@ -1,7 +1,11 @@
 """How training ends: with a complete artifact, or with an error that no neighbour notices."""
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +16,15 @@ from torch import Tensor
 from dti_engine.backbones.interface import Backbone, Latents
 from dti_engine.config import TrainConfig
 from dti_engine.draws import draw
-from dti_engine.errors import InvalidImageError, SubjectError, TokenError, TrainingFailedError
+from dti_engine.errors import (
+    CheckpointError,
+    InvalidImageError,
+    SubjectError,
+    TokenError,
+    TrainingFailedError,
+)
 from dti_engine.images import Picture
+from dti_engine.keepers import Keeper
 from dti_engine.packing import Trainer
 from dti_engine.recipes import standard_ti
 from dti_engine.trainer import Outcome, Subject, train
@@ -186,3 +197,32 @@ def test_a_subject_that_cannot_be_seated_is_an_outcome_and_the_others_train(
     assert message in str(refused.error)
     assert refused.reports == ()
     assert trained.artifact is not None
+
+
+def test_the_error_of_a_subject_that_was_not_seated_holds_no_pictures(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    first, *others = make_subject(1).pictures
+    masked = replace(first, mask=Image.new("L", first.image.size))  # black: nothing to learn from
+    subject = make_subject(1, pictures=[masked, *others])
+    images = [weakref.ref(each.image) for each in subject.pictures]
+    (outcome,) = train(tiny_backbone, [subject], SHORT, num_slots=1)
+    del first, others, masked, subject
+    gc.collect()
+    error = outcome.error
+    assert isinstance(error, InvalidImageError)
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
+    assert outcome.subject.pictures == ()
+    assert [each() for each in images] == [None] * len(images)
+
+
+def test_the_error_of_a_subject_that_was_not_seated_stands_alone(
+    tiny_backbone: Backbone, make_subject: MakeSubject, tmp_path: Path
+) -> None:
+    (tmp_path / "subject-1.safetensors").write_bytes(b"no checkpoint")  # found by another error
+    keeper = Keeper(tmp_path, every=2)
+    (outcome,) = train(tiny_backbone, [make_subject(1)], SHORT, num_slots=1, keeper=keeper)
+    error = outcome.error
+    assert isinstance(error, CheckpointError)
+    assert "not a safetensors file" in str(error)
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)

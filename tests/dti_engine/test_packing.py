@@ -1,5 +1,7 @@
 """Packed steps: a subject learns the same in every packing, by a config of its own too."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -180,6 +182,26 @@ def test_a_subject_of_its_own_config_learns_bit_for_bit_what_it_does_where_all_h
         assert torch.equal(_learned(outcome), _learned(expected))
         assert outcome.reports == expected.reports
         assert len(outcome.reports) == config.steps
+
+
+def test_no_picture_is_in_memory_once_its_subject_is_seated(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = _masked(make_subject(1))
+    images = [weakref.ref(each.image) for each in subject.pictures]
+    images += [weakref.ref(each.mask) for each in subject.pictures if each.mask]
+    names = [each.name for each in subject.pictures]
+    trainer = Trainer(tiny_backbone, SHORT, num_slots=2)
+    trainer.seat(subject)
+    del subject
+    gc.collect()
+    assert len(images) > len(names)
+    assert [each() for each in images] == [None] * len(images)
+    outcomes = [outcome for _ in range(SHORT.steps) for outcome in trainer.step()]
+    (artifact,) = (each.artifact for each in outcomes)
+    assert artifact is not None
+    assert artifact.manifest.training is not None
+    assert list(artifact.manifest.training.pictures) == names
 
 
 # Who is told what

@@ -134,7 +134,8 @@ def test_an_averaged_token_is_the_mean_of_the_directions_that_plain_training_goe
     assert _angle(_learned(averaged), _learned(plain)) > 0.01
     # The way there is the same to the bit; only what is made of it differs.
     for one, other in zip(plain.reports, averaged.reports, strict=True):
-        assert one == replace(other, fixed_loss=one.fixed_loss)
+        of_token = {name: getattr(one, name) for name in ("fixed_loss", "prior_angle_rad", "norm")}
+        assert one == replace(other, **of_token)
 
 
 def test_standard_ti_changes_the_length_of_the_vector(

@@ -55,14 +55,18 @@ def test_a_bundle_is_its_pictures_with_captions_and_masks(form: str, png: Png, p
         "a.jpg": png(2, format="JPEG"),
         "c.webp": png(3, format="WEBP"),
         "masks/b.png": mask(),
-        "bundle.json": described(**words, tags=["pets", "2026"], pictures=notes),
+        "bundle.json": described(
+            **words, tags=["pets", "2026"], pictures=notes, training={"seed": 7, "lr": 0.05}
+        ),
     }
     path = pack(form, files)
     bundle = load_bundle(path)
     assert [each.name for each in bundle.pictures] == ["a.jpg", "b.png", "c.webp"]
     assert [each.caption for each in bundle.pictures] == [None, "a photo of {}", None]
     assert [each.mask is not None for each in bundle.pictures] == [False, True, False]
-    assert bundle.description.model_dump(exclude={"pictures", "tags"}) == words
+    assert bundle.description.model_dump(exclude={"pictures", "tags", "training"}) == words
+    assert bundle.description.training.seed == 7
+    assert bundle.description.training.changes() == {"lr": 0.05}
     assert bundle.description.tags == ("pets", "2026")
     assert read_description(path) == bundle.description
     assert bundle.warnings == []
@@ -195,6 +199,8 @@ def test_masks_and_pictures_that_do_not_fit_together_are_refused(png: Png, pack:
         (b'{"placeholder": "rex"}', "placeholder must be <name>"),
         (b'{"initializer": ""}', "initializer String should have at least 1 character"),
         (b'{"initializer": "a\\u001b[2J"}', "initializer"),
+        (b'{"training": {"lr": 2}}', "training.lr should be less than or equal to 1"),
+        (b'{"training": {"batch_size": 2}}', "training.batch_size is unknown"),
         (b'{"tag": []}', "tag is unknown; known are subject, placeholder"),
         (b'{"pictures": ["a.png"]}', "pictures should be a valid"),
         (b'{"pictures": {"a.png": "a {}"}}', "should be a valid dictionary"),

@@ -14,6 +14,7 @@ from dti_engine.generation import read_settings
 from dti_engine.manifest import ProbePicture, Quality
 from dti_engine.quality.runs import RunFolder
 from dti_engine.quality.trial import Trial
+from dti_engine.recipes import miniature_constant
 from dti_engine.vocabulary import vocabulary_band, vocabulary_magnitude
 
 ENCODER = "text_encoder"
@@ -76,13 +77,40 @@ def test_the_last_token_wins_unless_another_is_better(
     assert not folder.kept("rex", 30).exists()
 
 
-def test_kept_tokens_are_found_by_steps_and_by_the_whole_name(tmp_path: Path) -> None:
+def test_kept_tokens_are_found_by_steps(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    for name, step in (("rex", 100), ("rex", 20), ("rex-step5", 7), ("tom", 3)):
-        folder.kept(name, step).parent.mkdir(exist_ok=True)
+    assert folder.all_kept("rex") == []
+    for name, step in (("rex", 100), ("rex", 20), ("tom", 3)):
+        folder.kept(name, step).parent.mkdir(parents=True, exist_ok=True)
         folder.kept(name, step).touch()
+    folder.kept("rex", 20).with_name("notes.safetensors").touch()
     assert folder.all_kept("rex") == [folder.kept("rex", 20), folder.kept("rex", 100)]
-    assert folder.all_kept("rex-step5") == [folder.kept("rex-step5", 7)]
+
+
+def test_tokens_are_compared_with_those_of_their_own_config_alone(
+    make: Callable[..., Artifact], tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path)
+    turned = {"prior_angle_rad": 0.2, "fixed_loss": 0.1}
+    artifacts = {f"{i}": folder.settle(f"{i}", [(make(10 + i), trial(0.5))]) for i in range(8)}
+    odd = folder.settle("odd", [(make(30, figures=turned), trial(0.5))])
+    found = folder.flag({**artifacts, "odd": odd}, tiny_backbone)
+    assert "turned by 11" in found["odd"].manifest.training.quality.flags[0]
+    others = miniature_constant().changed(lr=0.001)
+    apart = folder.settle("odd", [(make(30, figures=turned, config=others), trial(0.5))])
+    found = folder.flag({**artifacts, "odd": apart}, tiny_backbone)
+    assert found["odd"].manifest.training.quality.flags == ()
+
+
+def test_what_was_tried_is_found_in_the_folder_for_one_model(
+    make: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path)
+    tried = folder.settle("rex", [(make(10), trial(0.5))])
+    make(10).save(folder.token("untried"))
+    folder.token("damaged").write_bytes(b"no token")
+    assert list(folder.tried(tried.manifest.backbone_fingerprint)) == ["rex"]
+    assert folder.tried("b" * 64) == {}
 
 
 def test_flags_are_written_into_the_token_and_taken_out_again(
