@@ -119,4 +119,4 @@ def test_what_is_no_number_of_slots_is_refused() -> None:
 
 
 def test_a_token_of_many_vectors_gets_the_room_that_it_needs() -> None:
-    assert (room(None), room(3), room(12)) == (8, 8, 12)
+    assert (room([None]), room([3, None]), room([None, 12, 9])) == (8, 8, 12)
