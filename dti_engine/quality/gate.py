@@ -3,7 +3,7 @@
 Knows no pictures and no models, only figures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -22,6 +22,8 @@ class Figures:
     first_fixed_loss: float
     fixed_loss: float
     initializer: str
+    family: str = ""  # of captions, and so of probes: scores of one can be compared
+    training: str = ""  # how it was trained: angles of equals can be compared
     subject_score: float | None = None
     prompt_score: float | None = None
     word_subject_score: float | None = None  # of pictures with the initializer in its place
@@ -30,17 +32,29 @@ class Figures:
 def flags(tokens: Mapping[str, Figures]) -> dict[str, list[str]]:
     """What is wrong with each token of a run, in words; an empty list: it passed."""
     found = {name: _own(each) for name, each in tokens.items()}
-    for name, reason in _low("subject score", {n: t.subject_score for n, t in tokens.items()}):
-        found[name].append(reason)
-    for name, reason in _low("prompt score", {n: t.prompt_score for n, t in tokens.items()}):
-        found[name].append(reason)
-    angles = {name: each.prior_angle_deg for name, each in tokens.items()}
-    for name, z in _modified_z(angles, floor=90 * _FLOOR).items():
-        if abs(z) > _FAR:
-            found[name].append(
-                f"turned by {angles[name]:.0f}°, the others by {median(angles.values()):.0f}°"
-            )
+    for alike in _grouped(tokens, lambda each: each.family):
+        for name, reason in [
+            *_low("subject score", {name: each.subject_score for name, each in alike.items()}),
+            *_low("prompt score", {name: each.prompt_score for name, each in alike.items()}),
+        ]:
+            found[name].append(reason)
+    for alike in _grouped(tokens, lambda each: each.training):
+        angles = {name: each.prior_angle_deg for name, each in alike.items()}
+        for name, z in _modified_z(angles, floor=90 * _FLOOR).items():
+            if abs(z) > _FAR:
+                found[name].append(
+                    f"turned by {angles[name]:.0f}°, the others by {median(angles.values()):.0f}°"
+                )
     return found
+
+
+def _grouped(
+    tokens: Mapping[str, Figures], key: Callable[[Figures], str]
+) -> Iterable[Mapping[str, Figures]]:
+    groups: dict[str, dict[str, Figures]] = {}
+    for name, each in tokens.items():
+        groups.setdefault(key(each), {})[name] = each
+    return groups.values()
 
 
 def _own(token: Figures) -> list[str]:

@@ -8,7 +8,7 @@ earlier/                       tokens that a new run has taken the place of
 run.jsonl                      what happened when, see `commands.events`
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -19,7 +19,6 @@ from PIL import Image
 
 from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
-from dti_engine.config import TrainConfig
 from dti_engine.errors import ArtifactError
 from dti_engine.files import write_whole
 from dti_engine.generation import save_picture
@@ -99,14 +98,12 @@ class RunFolder:
     def flag(self, artifacts: Mapping[str, Artifact], backbone: Backbone) -> dict[str, Artifact]:
         """These tokens, all of them tried out, with what is odd about each in its manifest.
 
-        Each is compared with those that were trained by the same config alone.
+        Scores are compared with those of the same probes, angles with those of the same config.
 
         Raises: OutputError if something cannot be written.
         """
         bands = {name: vocabulary_band(each) for name, each in backbone.text_encoders.items()}
-        found: dict[str, list[str]] = {}
-        for alike in _by_config(artifacts):
-            found |= flags({name: _figures(artifacts[name], bands) for name in alike})
+        found = flags({name: _figures(each, bands) for name, each in artifacts.items()})
         flagged: dict[str, Artifact] = {}
         for name, artifact in artifacts.items():
             training = artifact.manifest.training
@@ -130,15 +127,6 @@ def _is_tried(artifact: Artifact) -> bool:
     return training is not None and training.quality is not None
 
 
-def _by_config(artifacts: Mapping[str, Artifact]) -> Iterable[Sequence[str]]:
-    """Names of those that can be compared, one group after the other."""
-    groups: dict[TrainConfig, list[str]] = {}
-    for name, artifact in artifacts.items():
-        assert artifact.manifest.training
-        groups.setdefault(artifact.manifest.training.config, []).append(name)
-    return groups.values()
-
-
 def _steps(artifact: Artifact) -> int:
     training = artifact.manifest.training
     assert training
@@ -156,6 +144,8 @@ def _figures(artifact: Artifact, bands: Mapping[str, tuple[float, float]]) -> Fi
         first_fixed_loss=training.first_fixed_loss,
         fixed_loss=training.figures["fixed_loss"],
         initializer=training.initializer,
+        family=training.config.captions,
+        training=training.config.model_dump_json(),
         subject_score=training.quality.subject_score,
         prompt_score=training.quality.prompt_score,
         word_subject_score=training.quality.word_subject_score,

@@ -97,3 +97,11 @@ def test_without_scores_the_rest_is_still_looked_at() -> None:
     assert not any(flags(tokens).values())
     tokens["odd"] = replace(bare, prior_angle_deg=5.0, fixed_loss=0.31)
     assert len(flags(tokens)["odd"]) == 2
+
+
+def test_scores_are_compared_among_the_same_probes_and_angles_among_the_same_training() -> None:
+    own = {"training": "its own", "prior_angle_deg": 5.0}
+    assert flags(run_of(30, **own))["subject-0"] == []
+    (reason,) = flags(run_of(30, **own, subject_score=0.35))["subject-0"]
+    assert reason.startswith("subject score 0.35")
+    assert flags(run_of(30, family="style", subject_score=0.35))["subject-0"] == []

@@ -87,7 +87,7 @@ def test_kept_tokens_are_found_by_steps(tmp_path: Path) -> None:
     assert folder.all_kept("rex") == [folder.kept("rex", 20), folder.kept("rex", 100)]
 
 
-def test_tokens_are_compared_with_those_of_their_own_config_alone(
+def test_angles_are_compared_with_those_of_the_same_config_alone(
     make: Callable[..., Artifact], tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path)
