@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+_TURNED = (
+    5  # degrees; what was learned lies 50 to 75 away from its word, here as in the paper's code
+)
 _MIN_OTHERS = 6  # tokens, with fewer of which none stands out
 _FAR = 3.5  # modified z-scores
 _FLOOR = 0.02  # of the median deviation: in a run of equals, a hair's breadth is not far
@@ -63,6 +66,10 @@ def _own(token: Figures) -> list[str]:
         found.append(
             f"learned nothing: its loss was {token.first_fixed_loss:.4f} at first and is "
             f"{token.fixed_loss:.4f}"
+        )
+    if token.prior_angle_deg < _TURNED:
+        found.append(
+            f"has hardly turned from {token.initializer!r}: by {token.prior_angle_deg:.1f}°"
         )
     for norm, (low, high) in zip(token.norms, token.norm_bands, strict=True):
         if not low <= norm <= high:

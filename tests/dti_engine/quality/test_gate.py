@@ -44,6 +44,7 @@ def test_an_ordinary_run_has_no_flags() -> None:
     ("changes", "reason"),
     [
         ({"fixed_loss": 0.3}, "learned nothing: its loss was 0.3000 at first and is 0.3000"),
+        ({"prior_angle_deg": 1.1}, "has hardly turned from 'dog': by 1.1°"),
         ({"norms": [0.6]}, "its length is 0.600, 99 % of words lie in 0.300 .. 0.500"),
         ({"norms": [0.1]}, "its length is 0.100"),
         (
@@ -95,12 +96,12 @@ def test_without_scores_the_rest_is_still_looked_at() -> None:
     bare = replace(GOOD, subject_score=None, prompt_score=None, word_subject_score=None)
     tokens = {f"{i}": bare for i in range(20)}
     assert not any(flags(tokens).values())
-    tokens["odd"] = replace(bare, prior_angle_deg=5.0, fixed_loss=0.31)
+    tokens["odd"] = replace(bare, prior_angle_deg=6.0, fixed_loss=0.31)
     assert len(flags(tokens)["odd"]) == 2
 
 
 def test_scores_are_compared_among_the_same_probes_and_angles_among_the_same_training() -> None:
-    own = {"training": "its own", "prior_angle_deg": 5.0}
+    own = {"training": "its own", "prior_angle_deg": 6.0}
     assert flags(run_of(30, **own))["subject-0"] == []
     (reason,) = flags(run_of(30, **own, subject_score=0.35))["subject-0"]
     assert reason.startswith("subject score 0.35")
