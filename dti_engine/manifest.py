@@ -61,6 +61,8 @@ class Trained(BaseModel):
     initializer: str
     config: TrainConfig
     seed: int = Field(ge=0, lt=2**64)
+    # Where the text encoder's summary of a prompt is read; None: the model is given none.
+    pooling: Literal["eos", "legacy"] | None = None
     steps_done: int = Field(gt=0)
     stop_reason: StopReason = "budget"
     pictures: Mapping[str, Sha256]  # file name -> sha256 of the file

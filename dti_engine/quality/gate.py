@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-_TURNED = (
-    5  # degrees; what was learned lies 50 to 75 away from its word, here as in the paper's code
-)
+_TURNED = 5  # degrees; learned directions lie 50 to 75 from their words
 _MIN_OTHERS = 6  # tokens, with fewer of which none stands out
 _FAR = 3.5  # modified z-scores
 _FLOOR = 0.02  # of the median deviation: in a run of equals, a hair's breadth is not far
