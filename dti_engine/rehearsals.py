@@ -15,7 +15,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.images import Picture
 from dti_engine.packing import Trainer
-from dti_engine.slots import Subject
+from dti_engine.subjects import Subject
 
 _NEVER = 10**9  # steps, which no rehearsal takes
 _MIN_STEPS, _MIN_S, _MAX_S = 3, 0.25, 5.0  # of what is timed; a step is never cut short

@@ -1,5 +1,6 @@
 """Progress on stderr: live where somebody watches, a line now and then where nobody does."""
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -10,6 +11,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -109,17 +111,7 @@ class TrainingProgress:
 @contextmanager
 def painting_progress() -> Generator[Callable[[int, int], None]]:
     """One bar over all denoising steps; yields what `generate` wants as `on_step`."""
-    columns = (
-        TextColumn("[cyan]painting"),
-        BarColumn(bar_width=18),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=notes, disable=not notes.is_terminal, redirect_stdout=False
-    ) as progress:
-        task = progress.add_task("painting", total=None)
+    with _bar("painting") as (progress, task):
 
         def on_step(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
@@ -131,9 +123,25 @@ def painting_progress() -> Generator[Callable[[int, int], None]]:
 
 @contextmanager
 def trial_progress(num_subjects: int) -> Generator[Callable[[int], None]]:
-    """One bar over tokens that are tried out; yields what is told how many more have been."""
+    """One bar over tokens that are tried out; yields what is told how many have been, in all."""
+    said_at = time.monotonic()
+    with _bar("trying out") as (progress, task):
+
+        def on_tried(done: int) -> None:
+            nonlocal said_at
+            progress.update(task, completed=done, total=num_subjects)
+            if not notes.is_terminal and time.monotonic() - said_at >= _SECONDS_BETWEEN_LINES:
+                said_at = time.monotonic()
+                say(f"  tried out {done} of {num_subjects} tokens")
+
+        yield on_tried
+
+
+@contextmanager
+def _bar(doing: str) -> Generator[tuple[Progress, TaskID]]:
+    """A bar with its count and times, where somebody watches."""
     columns = (
-        TextColumn("[cyan]trying out"),
+        TextColumn(f"[cyan]{doing}"),
         BarColumn(bar_width=18),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -142,5 +150,4 @@ def trial_progress(num_subjects: int) -> Generator[Callable[[int], None]]:
     with Progress(
         *columns, console=notes, disable=not notes.is_terminal, redirect_stdout=False
     ) as progress:
-        task = progress.add_task("trying out", total=num_subjects)
-        yield lambda more: progress.advance(task, more)
+        yield progress, progress.add_task(doing, total=None)

@@ -62,6 +62,8 @@ def try_out(
     folder, examiner = RunFolder(endings.output), Examiner(model, judge, num_probes=num_probes)
     due = [plan for plan in plans if _is_due(plan.name, folder, endings)]
     endings.untried = [plan.name for plan in due]
+    if endings.keeper.is_stopped:  # among the steps; whoever stopped it waits
+        return
 
     def on_step() -> None:
         if endings.keeper.is_stopped:
@@ -76,6 +78,7 @@ def try_out(
 
     with suppress(_Stopped), trial_progress(len(due)) as on_tried:
         for start in range(0, len(due), _AT_ONCE):
+            on_step()
             group = due[start : start + _AT_ONCE]
             subjects = [
                 each for plan in group if (each := _open(plan, folder, endings, resolution))
@@ -89,7 +92,7 @@ def try_out(
                     except DTIError as error:
                         endings.warn(each.name, f"cannot be tried out: {error}")
             endings.untried = endings.untried[len(group) :]
-            on_tried(len(group))
+            on_tried(start + len(group))
         _flag(model, folder, endings)
 
 

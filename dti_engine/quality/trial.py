@@ -62,12 +62,6 @@ class Examiner:
         self._batch_size = batch_size
         self._of_words: dict[tuple[str, str], Image.Image] = {}  # (template, word) -> picture
 
-    def num_steps(self, candidates: Sequence[Candidate]) -> int:
-        """Of painting, in all: the most that `on_step` of `examine` is called."""
-        count = sum(len(each.probes(self._num_probes)) for each in candidates)
-        count += len(self._missing_words(candidates))
-        return -(-count // self._batch_size) * self._steps
-
     def examine(
         self, candidates: Sequence[Candidate], *, on_step: Callable[[], None] = lambda: None
     ) -> list[Trial]:

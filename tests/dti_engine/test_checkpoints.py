@@ -20,7 +20,7 @@ from dti_engine.config import TrainConfig
 from dti_engine.errors import CheckpointError, OutputError
 from dti_engine.packing import Trainer
 from dti_engine.recipes import standard_ti
-from dti_engine.slots import Subject
+from dti_engine.subjects import Subject
 
 ENCODER = "text_encoder"
 CONFIG = TrainConfig(steps=10, batch_size=2, resolution=16, lr=0.04)
