@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in parts that can be run alone and again: about 25 minutes in all.
+# Everything that wants a GPU, in parts that can be run alone and again. How long each takes is in
+# $OUT/PART.done; none has run yet, so plan for several goes, and give the parts that matter first.
 #
 #   OUT=results benchmarks/on_gpu.sh            # all parts, in order of worth
 #   OUT=results benchmarks/on_gpu.sh tests step # some

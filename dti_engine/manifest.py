@@ -13,6 +13,9 @@ SCHEMA_VERSION = 1
 
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
+Pooling: TypeAlias = Literal["eos", "legacy"]
+"""Where the summary of a prompt is read: at its end, or at the highest id, as older tools do."""
+
 StopReason: TypeAlias = Literal["budget", "converged", "kept", "chosen"]
 """Why a token had no more steps: it had all of them; more would have changed little; it was kept on
 its way to them; or it was kept and chosen, as it scored better than those with more.
@@ -61,8 +64,7 @@ class Trained(BaseModel):
     initializer: str
     config: TrainConfig
     seed: int = Field(ge=0, lt=2**64)
-    # Where the text encoder's summary of a prompt is read; None: the model is given none.
-    pooling: Literal["eos", "legacy"] | None = None
+    pooling: Pooling | None = None  # None: the denoiser is given no summary of the prompt
     steps_done: int = Field(gt=0)
     stop_reason: StopReason = "budget"
     pictures: Mapping[str, Sha256]  # file name -> sha256 of the file

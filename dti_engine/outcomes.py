@@ -76,6 +76,7 @@ def artifact(
             initializer=subject.initializer,
             config=occupant.config,
             seed=subject.seed,
+            pooling=backbone.pooling,
             steps_done=occupant.step,
             stop_reason=stop_reason,
             pictures={picture.name: picture.sha256 for picture in pictures},

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dti_engine.manifest import Pooling
 from dti_engine.objectives import Objective
 from dti_engine.prompts import PromptBatch, Rows
 from dti_engine.vocabulary import TextEncoder
@@ -74,6 +75,7 @@ class Backbone(Protocol):
     name: str  # the hub id, the folder's name, or "miniature": never a path
     fingerprint: str  # of the text encoders; says which weights a token belongs to
     text_encoders: Mapping[str, TextEncoder]
+    pooling: Pooling | None  # of `Conditioning.pooled`; None: the denoiser takes none
     objective: Objective
     device: torch.device
     dtype: torch.dtype  # that the denoiser computes in

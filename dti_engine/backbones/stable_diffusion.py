@@ -44,7 +44,7 @@ class StableDiffusion:
         self._scale: float = vae.config["scaling_factor"]
         self._shift: float = vae.config.get("shift_factor") or 0.0
         self._scheduler_config = dict(scheduler_config)
-        self.name = name
+        self.name, self.pooling = name, None
         self.text_encoders: Mapping[str, TextEncoder] = {text_encoder.name: text_encoder}
         self.fingerprint = fingerprint(self.text_encoders)
         self.device: torch.device = self._unet.device

@@ -50,17 +50,7 @@ def run(
     from dti_engine import memory
     from dti_engine.trainer import train
 
-    endings.log.write(
-        "started",
-        subjects=len(plans.names),
-        slots=num_slots,
-        backbone=model.name,
-        backbone_fingerprint=model.fingerprint,
-        dtype=str(model.dtype).removeprefix("torch."),
-        config=config.model_dump(mode="json"),
-        resume=resume,
-        engine_version=__version__,
-    )
+    _log_start(endings.log, model, config, len(plans.names), num_slots=num_slots, resume=resume)
     # Lines of JSON on the same screen would tear a table.
     is_live = notes.is_interactive and not (endings.log.echo and results.is_terminal)
     tally = Tally(len(plans.names), num_slots=num_slots, steps=config.steps)
@@ -117,6 +107,28 @@ def run(
             f"memory ran out with {num_slots} subjects at a time; give fewer --slots. --resume "
             "goes on from the last checkpoints"
         ) from error
+
+
+def _log_start(
+    log: EventLog,
+    model: "Backbone",
+    config: "TrainConfig",
+    num_subjects: int,
+    *,
+    num_slots: int,
+    resume: bool,
+) -> None:
+    log.write(
+        "started",
+        subjects=num_subjects,
+        slots=num_slots,
+        backbone=model.name,
+        backbone_fingerprint=model.fingerprint,
+        dtype=str(model.dtype).removeprefix("torch."),
+        config=config.model_dump(mode="json"),
+        resume=resume,
+        engine_version=__version__,
+    )
 
 
 class _Watch:

@@ -190,7 +190,7 @@ def train(
                 earlier_log=log.path if resume else None,
             )
         if not resume:
-            set_aside(output, plans.names)
+            set_aside(output, [each.name for each in plans.subjects])
         endings = Endings(output, plans.names, keeper, log)
         try:
             run(

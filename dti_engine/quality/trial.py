@@ -13,6 +13,8 @@ from dti_engine.manifest import ProbePicture, Quality
 from dti_engine.quality.judges import Judge
 from dti_engine.quality.probes import Probe, probes
 
+_MOST_WORDS = 256  # pictures that are remembered: subjects often share their words
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -66,6 +68,8 @@ class Examiner:
         self, candidates: Sequence[Candidate], *, on_step: Callable[[], None] = lambda: None
     ) -> list[Trial]:
         """Paint and score each candidate. Raises: as `generate`."""
+        if len(self._of_words) > _MOST_WORDS:
+            self._of_words.clear()  # they can be painted again
         words = self._missing_words(candidates)
         requests = [self._request(probe, word) for probe, word in words.values()]
         for each in candidates:

@@ -9,6 +9,7 @@ from PIL import Image, ImageChops
 from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.miniature.world.subjects import evaluation_prompts, probe_prompts
+from dti_engine.quality import trial
 from dti_engine.quality.probes import MAX_PROBES, Probe, probes
 from dti_engine.quality.trial import Candidate, Examiner
 from dti_engine.recipes import sd
@@ -51,10 +52,10 @@ def test_each_candidate_gets_a_picture_and_scores_per_probe(
 ) -> None:
     examiner = Examiner(tiny_backbone, Darkness(), num_probes=3, steps=2)
     trials = examiner.examine(candidates)
-    for trial in trials:
-        quality = trial.quality
+    for each in trials:
+        quality = each.quality
         assert quality.judge == "darkness"
-        assert len(trial.pictures) == len(quality.pictures) == 3
+        assert len(each.pictures) == len(quality.pictures) == 3
         assert [each.seed for each in quality.pictures] == [0, 1, 2]
         assert quality.pictures[0].prompt == "a photo of a <rex> on a beach"
         known = [each.subject_score for each in quality.pictures]
@@ -85,11 +86,11 @@ def test_a_trial_does_not_depend_on_who_else_is_tried(
 def test_without_a_judge_there_are_pictures_and_no_scores(
     tiny_backbone: Backbone, candidates: list[Candidate]
 ) -> None:
-    (trial,) = Examiner(tiny_backbone, None, num_probes=1, steps=1).examine(candidates[:1])
-    assert len(trial.pictures) == 1
-    assert trial.quality.judge is None
-    assert trial.quality.score is None
-    assert trial.quality.pictures[0].subject_score is None
+    (bare,) = Examiner(tiny_backbone, None, num_probes=1, steps=1).examine(candidates[:1])
+    assert len(bare.pictures) == 1
+    assert bare.quality.judge is None
+    assert bare.quality.score is None
+    assert bare.quality.pictures[0].subject_score is None
 
 
 @pytest.mark.parametrize("family", ["object", "person", "style", "miniature"])
@@ -104,3 +105,13 @@ def test_what_tokens_are_chosen_by_is_not_what_results_are_told_of() -> None:
     asked = {each.template for each in probe_prompts()}
     assert len(asked) == MAX_PROBES
     assert not asked & {each.template for each in evaluation_prompts()}
+
+
+def test_pictures_of_words_are_forgotten_when_they_are_many_and_painted_again(
+    tiny_backbone: Backbone, candidates: list[Candidate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examiner = Examiner(tiny_backbone, Darkness(), num_probes=2, steps=2, batch_size=2)
+    (first,) = examiner.examine(candidates[:1])
+    monkeypatch.setattr(trial, "_MOST_WORDS", 1)
+    (again,) = examiner.examine(candidates[:1])
+    assert again.quality == first.quality
