@@ -23,9 +23,18 @@ Messages say what was given, what is allowed and what to do. All arguments are p
 so that every error survives pickling between processes.
 """
 
+from typing import Self
+
 
 class DTIError(Exception):
     """Base of all errors that the engine raises on purpose."""
+
+    def bare(self) -> Self:
+        """The error without what it came through, for whoever keeps it: the frames of a traceback
+        hold all that was at work, such as pictures and latents.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class ConfigurationError(DTIError, ValueError):

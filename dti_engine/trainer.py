@@ -83,15 +83,7 @@ def _refill(trainer: Trainer, queue: Iterator[Subject], keeper: Keeper | None) -
         try:
             trainer.seat(subject, keeper.load(subject.id) if keeper else None)
         except SubjectError as error:
-            yield Outcome(subject.without_pictures(), error=_bare(error))
-
-
-def _bare(error: SubjectError) -> SubjectError:
-    """The error without what it came through: those frames hold pictures and latents, and callers
-    keep errors.
-    """
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
+            yield Outcome(subject.without_pictures(), error=error.bare())
 
 
 def _keep(trainer: Trainer, keeper: Keeper, *, everybody: bool) -> Iterator[Outcome]:

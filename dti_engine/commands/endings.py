@@ -96,9 +96,7 @@ class Endings:
 
     def fail(self, name: str, error: DTIError) -> None:
         """Said at once: of thousands of subjects, whoever waits for the last hears it too late."""
-        # Its traceback holds frames, and those the pictures and latents of the subject.
-        self.failed[name] = error.with_traceback(None)
-        error.__cause__ = error.__context__ = None
+        self.failed[name] = error.bare()
         self.log.write("failed", **_failure(name, error))
         self.on_ended(name, "failed")
         say(f"{name}: {error}", label="[bold red]failed:[/] ")
