@@ -53,6 +53,12 @@ class Artifact:
                 f"the token is {self.token.placeholder} for {sorted(found)}, "
                 f"the manifest says {self.manifest.placeholder} for {sorted(noted)}"
             )
+        noted_pooling = self.manifest.origin.pooling or self.token.pooling
+        if self.token.pooling != noted_pooling:
+            raise ArtifactFormatError(
+                f"the token was learned with pooling {self.token.pooling!r}, the manifest says "
+                f"{noted_pooling!r}"
+            )
         for name, norms in found.items():
             if len(norms) != len(noted[name]) or not all(map(_close, norms, noted[name])):
                 raise ArtifactFormatError(
@@ -98,7 +104,8 @@ class Artifact:
         try:
             tensors = safetensors.torch.load(data)
             manifest = _read_manifest(data, tensors)
-            return cls(manifest, LearnedToken(manifest.placeholder, tensors))
+            pooling = manifest.origin.pooling or "eos"
+            return cls(manifest, LearnedToken(manifest.placeholder, tensors, pooling))
         except SafetensorError as error:
             raise ArtifactFormatError(f"not a safetensors file, or damaged: {error}") from error
         except ValidationError as error:

@@ -1,13 +1,14 @@
 """Blends of learned tokens: themselves tokens, as long as words are, on the way between them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dti_engine import sphere
 from dti_engine.errors import ArtifactMismatchError, ConfigurationError
-from dti_engine.tokens import LearnedToken
+from dti_engine.tokens import LearnedToken, joint_pooling
 
 
 def slerp_tokens(a: LearnedToken, b: LearnedToken, t: float, *, placeholder: str) -> LearnedToken:
@@ -23,7 +24,7 @@ def slerp_tokens(a: LearnedToken, b: LearnedToken, t: float, *, placeholder: str
         raise ConfigurationError(f"the blend fraction t must lie in [0, 1], got {t}")
     _require_same_shapes([a, b])
     if t in (0, 1):  # m (e / m) would give e to rounding only
-        return LearnedToken(placeholder, (b if t else a).embeddings)
+        return replace(b if t else a, placeholder=placeholder)
     directions_a, directions_b = a.directions(), b.directions()
     magnitudes_a, magnitudes_b = a.magnitudes(), b.magnitudes()
     blended: dict[str, Tensor] = {}
@@ -32,7 +33,7 @@ def slerp_tokens(a: LearnedToken, b: LearnedToken, t: float, *, placeholder: str
         blended[name] = magnitude.unsqueeze(-1) * sphere.slerp(
             directions_a[name], directions_b[name], t
         )
-    return LearnedToken(placeholder, blended)
+    return LearnedToken(placeholder, blended, joint_pooling([a, b]))
 
 
 def slerp_strip(
@@ -72,7 +73,7 @@ def mean_tokens(
         points = torch.stack([each[name] for each in directions], dim=-2)  # (n, tokens, d)
         magnitude = torch.stack([each[name] for each in magnitudes], dim=-1) @ shares  # (n,)
         blended[name] = magnitude.unsqueeze(-1) * sphere.mean_direction(points, shares)
-    return LearnedToken(placeholder, blended)
+    return LearnedToken(placeholder, blended, joint_pooling(tokens))
 
 
 def _require_same_shapes(tokens: Sequence[LearnedToken]) -> None:

@@ -17,6 +17,8 @@ CaptionFamily: TypeAlias = Literal["object", "style", "person", "miniature"]
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Timesteps: TypeAlias = Literal["uniform", "stratified"]
 Schedule: TypeAlias = Literal["constant", "cosine"]
+Pooling: TypeAlias = Literal["eos", "legacy"]
+"""Where the summary of a prompt is read: at its end, or at the highest id, as older tools do."""
 Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0)]
 """Mean length of the vocabulary's rows, length of each of the initializer's rows, or a number."""
 
@@ -74,6 +76,16 @@ class TrainConfig(BaseModel):
     )
     captions: CaptionFamily = Field(default="object", description="family of caption templates")
     timesteps: Timesteps = Field(default="uniform", description="how a batch spreads over time")
+    shift: float = Field(
+        default=1.0, gt=0, description="how far times lean to noise: u -> s u / (1 + (s - 1) u)"
+    )
+    pooling: Pooling = Field(
+        default="eos",
+        description="where models that take a summary of the prompt read it; legacy: at the token",
+    )
+    instruction: bool = Field(
+        default=False, description="models that take one: whether it stands before every caption"
+    )
     fixed_every: int = Field(
         default=20, gt=0, description="steps between two looks at the loss on a fixed batch"
     )

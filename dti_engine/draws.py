@@ -46,11 +46,13 @@ def draw(
     num_captions: int,
     latent_shape: tuple[int, ...],
     timesteps: Timesteps,
+    shift: float = 1.0,
 ) -> Draws:
     """The samples of a subject's own `step`: picture, crop, caption, time and both noises.
 
     A picture is as likely as any other, however many crops (`num_crops`, per picture) it has.
-    Stratified times come one from each B-th of [0, 1): the same mean, less variance.
+    Stratified times come one from each B-th of [0, 1): the same mean, less variance. A shift above
+    1 then moves them all to more noise (`_shifted`).
 
     (seed, step), each in 0 .. 2**64 - 1, are the key of the generator, not a seed hashed into fewer
     bits: no two pairs share a stream. Drawn on the CPU, hence the same for every device.
@@ -66,7 +68,7 @@ def draw(
     if timesteps == "stratified":
         u = (np.arange(batch_size) + u) / batch_size
     posterior, noise = random.standard_normal((2, batch_size, *latent_shape), dtype=np.float32)
-    return _draws(views, captions, u, posterior, noise)
+    return _draws(views, captions, _shifted(u, shift), posterior, noise)
 
 
 def draw_fixed(
@@ -76,11 +78,13 @@ def draw_fixed(
     num_crops: Sequence[int],
     num_captions: int,
     latent_shape: tuple[int, ...],
+    shift: float = 1.0,
 ) -> Draws:
     """Samples of a subject that stay the same, so that losses on them can be compared over steps.
 
-    Times lie in the middle of each `size`-th of [0, 1); pictures come in turn, in a random order,
-    and captions too. Their latents are means: the noise of an autoencoder would only blur.
+    Times lie in the middle of each `size`-th of [0, 1), shifted as in training; pictures come
+    in turn, in a random order, and captions too. Their latents are means: the noise of an
+    autoencoder would only blur.
     """
     random = _generator(seed, _FIXED)
     crops = np.asarray(num_crops)
@@ -89,7 +93,15 @@ def draw_fixed(
     captions = np.resize(random.permutation(num_captions), size)
     u = random.permutation((np.arange(size) + 0.5) / size)
     noise = random.standard_normal((size, *latent_shape), dtype=np.float32)
-    return _draws(views, captions, u, np.zeros_like(noise), noise)
+    return _draws(views, captions, _shifted(u, shift), np.zeros_like(noise), noise)
+
+
+def _shifted(u: NDArray[Any], shift: float) -> NDArray[Any]:
+    """u in [0, 1) leaning to 1, where there is more noise, if shift > 1.
+
+    Source: Esser et al. 2024 (Stable Diffusion 3), eq. 23.
+    """
+    return shift * u / (1 + (shift - 1) * u)
 
 
 def _generator(seed: int, step: int) -> np.random.Generator:

@@ -31,6 +31,7 @@ from dti_engine.errors import (
 )
 from dti_engine.prompts import bind
 from dti_engine.tokens import LearnedToken
+from dti_engine.views import Framing
 
 _MAX_STEPS = 999  # of the 1000 that models are trained at; some schedulers leave out the first
 _NUM_SEEDS = 2**32  # torch's CPU generator ignores higher bits
@@ -42,7 +43,8 @@ class ImageRequest:
     """One picture: a prompt, and the tokens that its placeholders stand for.
 
     A seed draws the same noise on every device. guidance 1 means none, and the negative prompt then
-    has no effect.
+    has no effect. instruction: whether a model that has one puts its own instruction before the
+    prompt, as its authors do; the negative prompt never has it.
     """
 
     prompt: str
@@ -50,6 +52,7 @@ class ImageRequest:
     tokens: Mapping[str, LearnedToken] = field(default_factory=dict[str, LearnedToken])
     negative_prompt: str = ""
     guidance: float = 5.0
+    instruction: bool = True
 
 
 def generate(
@@ -79,7 +82,7 @@ def generate(
         )
     height = backbone.image_size if height is None else height
     width = backbone.image_size if width is None else width
-    shape = backbone.latent_shape(height, width)
+    backbone.latent_shape(height, width)  # refuses a size that does not fit
     for index, request in enumerate(requests):
         _require_valid(request, index, backbone)
     batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
@@ -87,7 +90,11 @@ def generate(
     images: list[Image.Image] = []
     for batch in batches:
         latents = _sample(
-            backbone, batch, shape, steps, lambda: on_step(next(done), steps * len(batches))
+            backbone,
+            batch,
+            (height, width),
+            steps,
+            lambda: on_step(next(done), steps * len(batches)),
         )
         for pixels in backbone.decode_latents(latents):
             images.append(_to_image(pixels, len(images)))
@@ -99,11 +106,13 @@ def generate(
 def _sample(
     backbone: Backbone,
     batch: Sequence[ImageRequest],
-    shape: tuple[int, int, int],
+    size: tuple[int, int],
     steps: int,
     on_step: Callable[[], None],
 ) -> Tensor:
     """Latents (B, C, h, w) of one batch; every sample is guided with its own strength.
+
+    size: height and width in pixels.
 
     Source: classifier-free guidance, Ho and Salimans 2022, eq. 6 with w = guidance - 1.
     """
@@ -111,13 +120,21 @@ def _sample(
     if any(request.guidance != 1 for request in batch):
         prompts += [request.negative_prompt for request in batch]
     copies = len(prompts) // len(batch)
-    bound = bind(prompts, [request.tokens for request in batch] * copies, backbone.text_encoders)
-    conditioning = backbone.encode_prompts(*bound)
+    instructions = [request.instruction for request in batch] + [False] * len(batch)
+    bound = bind(
+        prompts,
+        [request.tokens for request in batch] * copies,
+        backbone.text_encoders,
+        instructions[: len(prompts)],
+    )
+    framing = torch.tensor([Framing.whole(*size)] * len(prompts), dtype=torch.float32)
+    conditioning = backbone.encode_prompts(*bound, framing)
     guidance = torch.tensor([[[[float(request.guidance)]]] for request in batch]).to(
         backbone.device
     )
     scheduler = backbone.new_scheduler()
     scheduler.set_timesteps(steps, device=backbone.device)
+    shape = backbone.latent_shape(*size)
     noise = torch.stack([_noise(shape, request.seed) for request in batch])
     latents = noise.to(backbone.device) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:

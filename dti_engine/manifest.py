@@ -7,14 +7,11 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from dti_engine import __version__
-from dti_engine.config import TrainConfig
+from dti_engine.config import Pooling, TrainConfig
 
 SCHEMA_VERSION = 1
 
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-Pooling: TypeAlias = Literal["eos", "legacy"]
-"""Where the summary of a prompt is read: at its end, or at the highest id, as older tools do."""
 
 StopReason: TypeAlias = Literal["budget", "converged", "kept", "chosen"]
 """Why a token had no more steps: it had all of them; more would have changed little; it was kept on
@@ -91,6 +88,7 @@ class Blended(BaseModel):
 
     kind: Literal["blended"] = "blended"
     parents: tuple[Parent, ...]
+    pooling: Pooling | None = None  # as of `Trained`
 
 
 class Imported(BaseModel):
@@ -100,6 +98,7 @@ class Imported(BaseModel):
 
     kind: Literal["imported"] = "imported"
     format_name: str
+    pooling: Pooling | None = None  # as of `Trained`
     files: Mapping[str, Sha256]  # file name -> sha256 of the file
 
 

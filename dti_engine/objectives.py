@@ -79,17 +79,14 @@ class Velocity:
 class FlowMatching:
     """Predicts eps - x from (1 - s) x + s eps, where s = t / num_train_timesteps.
 
-    t is drawn with s = shift u / (1 + (shift - 1) u); a larger shift means more noise.
-
-    Source: Lipman et al. 2023, straight paths; shift: Esser et al. 2024, eq. 23.
+    Source: Lipman et al. 2023, straight paths.
     """
 
-    shift: float = 1.0
     num_train_timesteps: int = 1000
     name: str = "flow"
 
     def timesteps(self, u: Tensor) -> Tensor:
-        return self.num_train_timesteps * self.shift * u / (1 + (self.shift - 1) * u)
+        return self.num_train_timesteps * u
 
     def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         s = _per_sample(t / self.num_train_timesteps)

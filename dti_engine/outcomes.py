@@ -66,7 +66,9 @@ def artifact(
     subject, pictures = occupant.subject, occupant.provenance.pictures
     embeddings = {name: learned[name][span].detach() for name, span in occupant.rows.items()}
     token = LearnedToken(
-        subject.placeholder, {name: each.float().cpu().clone() for name, each in embeddings.items()}
+        subject.placeholder,
+        {name: each.float().cpu().clone() for name, each in embeddings.items()},
+        occupant.config.pooling if backbone.pools else "eos",
     )
     return Artifact.of(
         token,
@@ -76,7 +78,7 @@ def artifact(
             initializer=subject.initializer,
             config=occupant.config,
             seed=subject.seed,
-            pooling=backbone.pooling,
+            pooling=token.pooling if backbone.pools else None,
             steps_done=occupant.step,
             stop_reason=stop_reason,
             pictures={picture.name: picture.sha256 for picture in pictures},

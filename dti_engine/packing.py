@@ -199,7 +199,7 @@ class Trainer:
 
     def _losses(self, batch: Samples, rows: dict[str, Tensor]) -> Tensor:
         """(B,), one per sample."""
-        conditioning = self._backbone.encode_prompts(batch.prompts, rows)
+        conditioning = self._backbone.encode_prompts(batch.prompts, rows, batch.framing)
         return denoising_loss(
             self._backbone, batch.latents, batch.noise, batch.u, conditioning, batch.weights
         )

@@ -10,15 +10,15 @@ Shapes: B samples, S positions, d coordinates of an embedding, R rows of a batch
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, fields
+from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor
 
-from dti_engine.config import PLACEHOLDER
+from dti_engine.config import PLACEHOLDER, Pooling, TrainConfig
 from dti_engine.errors import ArtifactMismatchError, TokenError
-from dti_engine.tokens import LearnedToken, require_placeholder
+from dti_engine.tokens import LearnedToken, joint_pooling, require_placeholder
 from dti_engine.vocabulary import TextEncoder
 
 # <Rex> counts as well, and is bound to nothing: as plain text it would silently paint a stranger.
@@ -31,23 +31,63 @@ Spans: TypeAlias = Mapping[str, Mapping[str, range]]
 """Placeholder -> encoder name -> the rows that stand at that placeholder in one sample."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a prompt is read by models that know more than one way; others read all alike."""
+
+    pooling: Pooling = "eos"
+    instruction: bool = False  # whether the model's own instruction stands before it
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        """That of captions in training."""
+        return cls(config.pooling, config.instruction)
+
+
 @dataclass(frozen=True, eq=False)
 class EncoderInput:
     """Prompts as one text encoder reads them.
 
     ids: (B, S) int64, all in the vocabulary. row: (B, S) int64, -1 where the vocabulary speaks,
-    else the index of the learned row that replaces the embedding there.
+    else the index of the learned row that replaces the embedding there. length: (B,) int64,
+    positions before the padding. summary: (B,) int64, where a summary of the prompt is read.
+    instructed: (B,) bool, whether the model's instruction is to stand before the prompt.
     """
 
     ids: Tensor
     row: Tensor
+    length: Tensor
+    summary: Tensor
+    instructed: Tensor
 
     def to(self, device: torch.device | str) -> "EncoderInput":
-        return EncoderInput(self.ids.to(device), self.row.to(device))
+        return EncoderInput(*(each.to(device) for each in self._tensors()))
 
     def select(self, samples: Tensor) -> "EncoderInput":
         """The samples with these indices; samples: (N,) int64."""
-        return EncoderInput(self.ids[samples], self.row[samples])
+        return EncoderInput(*(each[samples] for each in self._tensors()))
+
+    @staticmethod
+    def concat(parts: Sequence["EncoderInput"]) -> "EncoderInput":
+        """All their samples, in order; the shorter are padded, which only encoders that do not look
+        at padding ever need.
+        """
+        longest = max(part.ids.shape[1] for part in parts)
+        wide = [
+            EncoderInput(
+                _padded(part.ids, longest, 0),
+                _padded(part.row, longest, -1),
+                part.length,
+                part.summary,
+                part.instructed,
+            )
+            for part in parts
+        ]
+        columns = zip(*(part._tensors() for part in wide), strict=True)
+        return EncoderInput(*map(torch.cat, columns))
+
+    def _tensors(self) -> list[Tensor]:
+        return [getattr(self, each.name) for each in fields(self)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +106,12 @@ class PromptBatch:
     @staticmethod
     def concat(batches: Sequence["PromptBatch"]) -> "PromptBatch":
         """One batch of all their samples, in order."""
-        joined: dict[str, EncoderInput] = {}
-        for name in batches[0].inputs:
-            parts = [batch.inputs[name] for batch in batches]
-            joined[name] = EncoderInput(
-                torch.cat([p.ids for p in parts]), torch.cat([p.row for p in parts])
-            )
-        return PromptBatch(joined)
+        return PromptBatch(
+            {
+                name: EncoderInput.concat([batch.inputs[name] for batch in batches])
+                for name in batches[0].inputs
+            }
+        )
 
 
 def inject(embedded: Tensor, row: Tensor, rows: Tensor) -> Tensor:
@@ -91,34 +130,60 @@ def inject(embedded: Tensor, row: Tensor, rows: Tensor) -> Tensor:
 
 
 def tokenize(
-    prompts: Sequence[str], encoders: Mapping[str, TextEncoder], spans: Sequence[Spans]
+    prompts: Sequence[str],
+    encoders: Mapping[str, TextEncoder],
+    spans: Sequence[Spans],
+    readings: Sequence[Reading] | None = None,
 ) -> PromptBatch:
     """Spell prompts for every encoder, with learned rows at their placeholders.
 
     spans[b] says for sample b alone which rows stand at which placeholder, so two samples may use
     one placeholder for different tokens. A placeholder may occur several times in a prompt.
+    readings[b] says how sample b is read; None: all by the defaults.
 
     Raises: TokenError if a prompt uses a placeholder that is not bound, or is too long to hold one
         entirely.
     """
+    readings = [Reading()] * len(prompts) if readings is None else readings
+    instructed = torch.tensor([reading.instruction for reading in readings])
     inputs: dict[str, EncoderInput] = {}
     for name, encoder in encoders.items():
-        marked = torch.tensor(
-            [_marked_ids(*each, encoder) for each in zip(prompts, spans, strict=True)]
-        )
+        wrapped = [_marked_ids(*each, encoder) for each in zip(prompts, spans, strict=True)]
+        summaries = [
+            _last_mark(ids, of_sample, name) if reading.pooling == "legacy" else len(ids) - 1
+            for ids, of_sample, reading in zip(wrapped, spans, readings, strict=True)
+        ]
+        positions = encoder.padded_length(max(map(len, wrapped)))
+        padding = [[encoder.pad_id] * (positions - len(ids)) for ids in wrapped]
+        marked = torch.tensor([[*ids, *pads] for ids, pads in zip(wrapped, padding, strict=True)])
         is_row = marked < 0
         inputs[name] = EncoderInput(
             ids=marked.masked_fill(is_row, encoder.stand_in_id),
             row=(-1 - marked).masked_fill(~is_row, -1),
+            length=torch.tensor([len(ids) for ids in wrapped]),
+            summary=torch.tensor(summaries),
+            instructed=instructed,
         )
     return PromptBatch(inputs)
+
+
+def _last_mark(wrapped: Sequence[int], spans: Spans, encoder: str) -> int:
+    """Where programs that add learned tokens to a vocabulary find the highest id.
+
+    They give ids in the order of binding, and look for the first of the highest; it is the end if
+    there is no learned token. Source: transformers, CLIPTextModel, where `eos_token_id` is 2.
+    """
+    for rows in reversed([each[encoder] for each in spans.values()]):
+        if -1 - rows[-1] in wrapped:
+            return wrapped.index(-1 - rows[-1])
+    return len(wrapped) - 1
 
 
 def _marked_ids(prompt: str, spans: Spans, encoder: TextEncoder) -> list[int]:
     """The wrapped ids of one prompt, in which -1 - r marks learned row r."""
     ids: list[int] = []
     owners: list[str] = []  # the placeholder of each mark, in order
-    for index, piece in enumerate(_MENTION.split(prompt)):
+    for index, piece in enumerate(_MENTION.split(prompt.strip())):
         if index % 2 == 0:
             ids += encoder.segment_ids(piece) if piece else []
             continue
@@ -145,12 +210,14 @@ def bind(
     prompts: Sequence[str],
     tokens: Sequence[Mapping[str, LearnedToken]],
     encoders: Mapping[str, TextEncoder],
+    instructions: Sequence[bool] | None = None,
 ) -> tuple[PromptBatch, Rows]:
     """Prompts and the tokens they name, ready for a backbone: `tokenize` and the table of rows.
 
     tokens[b] maps the placeholders of prompt b to tokens; a placeholder need not be the token's
     own, and a token need not occur. Each distinct token takes its rows once, however many prompts
-    share it.
+    share it. A prompt is read as the tokens that it mentions were (`joint_pooling`), and with the
+    model's instruction where instructions[b] says so; None: nowhere.
 
     Raises: ArtifactMismatchError if a token was made for other encoders or dimensions; TokenError
         as `tokenize`, or if a name is no placeholder, so that no prompt could mention it.
@@ -169,7 +236,17 @@ def bind(
         for name, encoder in encoders.items()
     }
     samples = [{name: spans[token] for name, token in sample.items()} for sample in tokens]
-    return tokenize(prompts, encoders, samples), rows
+    asked = [False] * len(prompts) if instructions is None else instructions
+    readings = [
+        Reading(joint_pooling(token for name, token in sample.items() if name in prompt), wanted)
+        for prompt, sample, wanted in zip(prompts, tokens, asked, strict=True)
+    ]
+    return tokenize(prompts, encoders, samples, readings), rows
+
+
+def _padded(values: Tensor, length: int, value: int) -> Tensor:
+    """(B, S) -> (B, length)."""
+    return torch.nn.functional.pad(values, (0, length - values.shape[1]), value=value)
 
 
 def _require_fit(token: LearnedToken, encoders: Mapping[str, TextEncoder]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.prompts import PromptBatch, tokenize
+from dti_engine.views import Framing
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +20,7 @@ class Samples:
     noise: Tensor  # (B, C, h, w)
     u: Tensor  # (B,)
     weights: Tensor  # (B, 1, h, w), all ones without a mask: one shape for every mix of subjects
+    framing: Tensor  # (B, 6) float32, see `views.Framing`
     prompts: PromptBatch
 
     @staticmethod
@@ -29,6 +31,7 @@ class Samples:
             torch.cat([part.noise for part in parts]),
             torch.cat([part.u for part in parts]),
             torch.cat([part.weights for part in parts]),
+            torch.cat([part.framing for part in parts]),
             PromptBatch.concat([part.prompts for part in parts]),
         )
 
@@ -39,4 +42,12 @@ def blank_samples(backbone: Backbone, config: TrainConfig) -> Samples:
     zeros = torch.zeros(config.batch_size, *shape, device=backbone.device)
     prompts = tokenize([""] * len(zeros), backbone.text_encoders, [{}] * len(zeros))
     ones = torch.ones_like(zeros[:, :1])
-    return Samples(zeros, zeros, zeros[:, 0, 0, 0], ones, prompts.to(backbone.device))
+    framing = Framing.whole(config.resolution, config.resolution)
+    return Samples(
+        zeros,
+        zeros,
+        zeros[:, 0, 0, 0],
+        ones,
+        torch.tensor([framing] * len(zeros), dtype=torch.float32, device=backbone.device),
+        prompts.to(backbone.device),
+    )

@@ -19,7 +19,7 @@ from dti_engine.captions import CAPTION_TEMPLATES
 from dti_engine.config import TrainConfig
 from dti_engine.draws import Draws, draw, draw_fixed
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
-from dti_engine.prompts import PromptBatch, tokenize
+from dti_engine.prompts import PromptBatch, Reading, tokenize
 from dti_engine.provenance import Provenance
 from dti_engine.reports import SlotReport
 from dti_engine.samples import Samples
@@ -39,6 +39,7 @@ class Material:
     captions: PromptBatch  # every template once, then the pictures' own captions
     latents: Latents  # every crop of every picture
     weights: Tensor  # (crops, 1, h, w), see `to_weights`
+    framing: Tensor  # (crops, 6), see `views.Framing`
     own_caption: Tensor  # (crops,) int64, which of `captions` its picture has; -1: any template
     num_crops: Sequence[int]  # of each picture
 
@@ -55,7 +56,8 @@ class Material:
         # A template is drawn in any case, so that no picture's caption changes another's draws.
         own = self.own_caption[draws.views]
         prompts = self.captions.select(torch.where(own < 0, draws.captions, own))
-        return Samples(latents, draws.noise, draws.u, self.weights[draws.views], prompts)
+        seen = self.weights[draws.views], self.framing[draws.views]
+        return Samples(latents, draws.noise, draws.u, *seen, prompts)
 
 
 @dataclass(eq=False)
@@ -119,6 +121,7 @@ class Occupant:
             num_captions=len(CAPTION_TEMPLATES[self.config.captions]),
             latent_shape=self.material.latent_shape,
             timesteps=self.config.timesteps,
+            shift=self.config.shift,
         )
         return self.material.samples(draws)
 
@@ -185,6 +188,7 @@ def prepare(
         num_crops=material.num_crops,
         num_captions=len(CAPTION_TEMPLATES[config.captions]),
         latent_shape=material.latent_shape,
+        shift=config.shift,
     )
     num_vectors = {name: span.stop - span.start for name, span in rows.items()}
     provenance = Provenance.of(subject, num_vectors, backbone, config)
@@ -199,7 +203,10 @@ def _material(
     templates, captions = CAPTION_TEMPLATES[config.captions], _own_captions(subject)
     prompts = [each.replace("{}", subject.placeholder) for each in (*templates, *captions.values())]
     tokenized = tokenize(
-        prompts, backbone.text_encoders, [{subject.placeholder: spans}] * len(prompts)
+        prompts,
+        backbone.text_encoders,
+        [{subject.placeholder: spans}] * len(prompts),
+        [Reading.of(config)] * len(prompts),
     )
     seen = [views(each, config.resolution, max_crops=MAX_CROPS) for each in subject.pictures]
     crops = [view for each in seen for view in each]
@@ -216,6 +223,7 @@ def _material(
         tokenized.to(backbone.device),
         latents,
         weights.to(backbone.device),
+        torch.tensor([view.framing for view in crops], dtype=torch.float32, device=backbone.device),
         own_caption=torch.tensor(own, device=backbone.device),
         num_crops=[len(each) for each in seen],
     )

@@ -3,14 +3,14 @@
 Shapes: d coordinates of an embedding, n vectors of one token.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dti_engine import sphere
-from dti_engine.config import PLACEHOLDER
+from dti_engine.config import PLACEHOLDER, Pooling
 from dti_engine.errors import ConfigurationError, TokenError
 
 
@@ -27,7 +27,8 @@ def require_placeholder(name: str) -> None:
 class LearnedToken:
     """One subject as embedding rows: for each text encoder (n, d) fp32 rows e = m* v.
 
-    The rows lie on the CPU; n may differ between encoders. A token equals only itself.
+    The rows lie on the CPU; n may differ between encoders. A token equals only itself. `pooling` is
+    how prompts with it were read when it was learned, for models that take a summary of a prompt.
 
     Raises: TokenError if the placeholder is malformed; ConfigurationError if the rows are not
         finite (n, d) fp32.
@@ -35,6 +36,7 @@ class LearnedToken:
 
     placeholder: str
     embeddings: Mapping[str, Tensor]
+    pooling: Pooling = "eos"
 
     def __post_init__(self) -> None:
         require_placeholder(self.placeholder)
@@ -63,3 +65,11 @@ class LearnedToken:
         return {
             name: torch.linalg.vector_norm(rows, dim=-1) for name, rows in self.embeddings.items()
         }
+
+
+def joint_pooling(tokens: Iterable[LearnedToken]) -> Pooling:
+    """How a prompt with all of these is read, or one with their blend: as they agree, else "eos".
+
+    The end of a prompt has seen every token; a legacy summary stops at one of them.
+    """
+    return "legacy" if {each.pooling for each in tokens} == {"legacy"} else "eos"

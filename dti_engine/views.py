@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 from PIL import Image, ImageStat
 
@@ -15,11 +15,31 @@ _MIN_SHARE = 0.01  # of a crop that its mask must show; with less, a few latents
 _Box: TypeAlias = tuple[float, float, float, float]
 
 
+class Framing(NamedTuple):
+    """What part of which picture an image is, as models with micro-conditioning are told.
+
+    Source: Podell et al. 2023 (SDXL), section 2.2.
+    """
+
+    original_height: int  # of the picture as it was taken, upright
+    original_width: int
+    crop_top: int  # px of the picture scaled so that the crop has its size
+    crop_left: int
+    height: int
+    width: int
+
+    @classmethod
+    def whole(cls, height: int, width: int) -> Self:
+        """All of a picture of this size."""
+        return cls(height, width, 0, 0, height, width)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
     """A crop, and the crop of its mask at the same place, if there is one; both of one size."""
 
     image: Image.Image  # RGB
+    framing: Framing
     mask: Image.Image | None = None  # greyscale; white is the subject
 
 
@@ -44,14 +64,16 @@ def views(picture: Picture, size: int, *, max_crops: int) -> list[View]:
     Raises: ConfigurationError as `crops`; InvalidImageError if no crop is left.
     """
     images = crops(picture, size, max_crops=max_crops)
+    framings = [_framing(picture, size, box) for box in _boxes(picture.image.size, size, max_crops)]
     if picture.mask is None:
-        return [View(image) for image in images]
+        return list(map(View, images, framings))
     masks = [
         # The mean over an area, which never leaves the range between black and white.
         picture.mask.resize((size, size), Image.Resampling.BOX, box)
         for box in _boxes(picture.image.size, size, max_crops)
     ]
-    if shown := [View(*each) for each in zip(images, masks, strict=True) if share(each[1])]:
+    cropped = map(View, images, framings, masks)
+    if shown := [view for view in cropped if view.mask and share(view.mask)]:
         return shown
     raise InvalidImageError(
         f"{picture.name!r}: its mask is black, or nearly so, in every crop; paint the subject white"
@@ -62,6 +84,13 @@ def share(mask: Image.Image) -> float:
     """The part of a greyscale mask that is white, in 0 .. 1; 0 if it is too small to train on."""
     part = ImageStat.Stat(mask).mean[0] / 255
     return part if part >= _MIN_SHARE else 0.0
+
+
+def _framing(picture: Picture, size: int, box: _Box) -> Framing:
+    width, height = picture.original_size
+    left, top, right, _ = box
+    scale = size / (right - left)
+    return Framing(height, width, round(top * scale), round(left * scale), size, size)
 
 
 def _boxes(picture_size: tuple[int, int], size: int, max_crops: int) -> Sequence[_Box]:

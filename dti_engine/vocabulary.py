@@ -18,6 +18,7 @@ class TextEncoder(Protocol):
     dim: int
     max_length: int  # positions of a prompt, begin and end included
     stand_in_id: int  # of the vocabulary, not padding nor end: holds the place of a learned row
+    pad_id: int
 
     def vocabulary(self) -> Tensor:
         """(V, d) embedding rows of the original vocabulary, raw as stored, detached."""
@@ -35,10 +36,14 @@ class TextEncoder(Protocol):
         ...
 
     def wrap_ids(self, ids: list[int]) -> list[int]:
-        """Begin, ids, end and padding, `max_length` in all; what has no room is cut off.
+        """Begin, ids and end, `max_length` at most; what has no room is cut off.
 
         No id is looked at, so that negative numbers may stand among them.
         """
+        ...
+
+    def padded_length(self, longest: int) -> int:
+        """Positions of a batch whose longest prompt, wrapped, takes so many."""
         ...
 
 

@@ -57,6 +57,12 @@ def tiny_backbone(tiny_checkpoint: Path) -> Backbone:
     return load_backbone(tiny_checkpoint)
 
 
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., CLIPTokenizer]:
+    """make_tokenizer(**options) -> a CLIP tokenizer in which each of `WORDS` is one token."""
+    return _tiny_tokenizer
+
+
 def _tiny_pipeline(prediction_type: str, shift_factor: float | None) -> StableDiffusionPipeline:
     tokenizer = _tiny_tokenizer()
     text_config = CLIPTextConfig(
@@ -114,7 +120,7 @@ def _tiny_pipeline(prediction_type: str, shift_factor: float | None) -> StableDi
     )
 
 
-def _tiny_tokenizer() -> CLIPTokenizer:
+def _tiny_tokenizer(**options: str) -> CLIPTokenizer:
     """CLIP's byte-level BPE, trained on `WORDS`; as in CLIP's, the end has the highest id."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
@@ -128,4 +134,4 @@ def _tiny_tokenizer() -> CLIPTokenizer:
     pieces = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *bpe.get_vocab()]
     names = [*dict.fromkeys(sorted(pieces)), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {name: number for number, name in enumerate(names)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, **options)

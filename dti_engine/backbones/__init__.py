@@ -13,6 +13,7 @@ from dti_engine.errors import BackboneLoadError
 # Pipeline class of a checkpoint -> module of its family, imported when first needed.
 _FAMILIES: Mapping[str, str] = {
     "StableDiffusionPipeline": "dti_engine.backbones.stable_diffusion",
+    "StableDiffusionXLPipeline": "dti_engine.backbones.sdxl",
 }
 
 

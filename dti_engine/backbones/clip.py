@@ -1,11 +1,11 @@
 """A CLIP text encoder that takes learned rows as an argument, for families that read with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from dti_engine.backbones.checkpoint import Checkpoint
@@ -14,15 +14,26 @@ from dti_engine.prompts import EncoderInput, inject
 
 
 class ClipTextEncoder:
-    """One CLIP model and its tokenizer, which no call changes. Implements `TextEncoder`."""
+    """One CLIP model and its tokenizer, which no call changes. Implements `TextEncoder`.
 
-    def __init__(self, name: str, model: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
-        """The model must attend by "sdpa", to which `hidden_states` leaves the causal mask.
+    The model is run by its own modules, because its `forward` takes only ids. Without learned rows
+    the results are those of `forward`, bit for bit. Embeddings are added up in the dtype of their
+    table, and results have it too, whatever the layers compute in.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: CLIPTextModel | CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+    ) -> None:
+        """The model must attend by "sdpa", to which the causal mask is left.
 
         Raises: BackboneLoadError if model and tokenizer have different vocabularies.
         """
         # Nested in transformers 4, and in the class with a projection.
         self._model: Any = getattr(model, "text_model", model)
+        self._projection: Any = getattr(model, "text_projection", None)
         self._tokenizer: Any = tokenizer
         self._table: Tensor = self._model.embeddings.token_embedding.weight
         if len(tokenizer) != len(self._table):
@@ -37,6 +48,7 @@ class ClipTextEncoder:
         self.dim: int = self._table.shape[1]
         self.max_length: int = self._model.config.max_position_embeddings
         self.stand_in_id = self._begin
+        self.pad_id: int = self._tokenizer.pad_token_id
 
     @property
     def positions(self) -> Tensor:
@@ -47,6 +59,11 @@ class ClipTextEncoder:
     def layers(self) -> Sequence[CLIPEncoderLayer]:
         """To be watched at work."""
         return list(self._model.encoder.layers)
+
+    @property
+    def summary_dim(self) -> int | None:
+        """Length of `summaries`; None without a projection."""
+        return None if self._projection is None else self._projection.out_features
 
     def vocabulary(self) -> Tensor:
         return self._table.detach()
@@ -67,35 +84,76 @@ class ClipTextEncoder:
         return ids
 
     def wrap_ids(self, ids: list[int]) -> list[int]:
-        wrapped = [self._begin, *ids[: self.max_length - 2], self._end]
-        return wrapped + [self._tokenizer.pad_token_id] * (self.max_length - len(wrapped))
+        return [self._begin, *ids[: self.max_length - 2], self._end]
+
+    def padded_length(self, longest: int) -> int:
+        """All positions: the padding is read like words, and models were trained with it."""
+        return self.max_length
 
     def hidden_states(self, prompts: EncoderInput, rows: Tensor) -> Tensor:
         """Last hidden states after the final layer norm; differentiable in rows.
 
-        The model is run by its own modules, because its `forward` takes only ids. Without learned
-        rows the result is that of `forward`, bit for bit.
-
         Shapes: prompts (B, S), rows (R, d) -> (B, S, d).
         """
+        hidden = self._through(self._embedded(prompts, rows), self._model.encoder.layers)
+        return self._model.final_layer_norm(hidden).to(self._table.dtype)
+
+    def penultimate(self, prompts: EncoderInput, rows: Tensor) -> Tensor:
+        """Hidden states before the last layer, without layer norm; differentiable in rows.
+
+        Shapes: as `hidden_states`.
+        """
+        hidden = self._through(self._embedded(prompts, rows), self._model.encoder.layers[:-1])
+        return hidden.to(self._table.dtype)
+
+    def penultimate_and_summaries(
+        self, prompts: EncoderInput, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`penultimate`, and the projected last states at `prompts.summary`: (B, S, d), (B, P)."""
+        layers = self._model.encoder.layers
+        hidden = self._through(self._embedded(prompts, rows), layers[:-1])
+        last = self._model.final_layer_norm(self._through(hidden, layers[-1:]))
+        # A product, not an index: the backward pass of an index adds up in no certain order.
+        at_summary = torch.arange(last.shape[1], device=last.device) == prompts.summary[:, None]
+        summaries = self._projection((last * at_summary[..., None]).sum(dim=1))
+        return hidden.to(self._table.dtype), summaries.to(self._table.dtype)
+
+    def _embedded(self, prompts: EncoderInput, rows: Tensor) -> Tensor:
         model = self._model
         embedded = inject(model.embeddings.token_embedding(prompts.ids), prompts.row, rows)
-        hidden = model.embeddings(inputs_embeds=embedded)
-        hidden = model.encoder(inputs_embeds=hidden, attention_mask=None, is_causal=True)
-        return model.final_layer_norm(hidden.last_hidden_state)
+        return model.embeddings(inputs_embeds=embedded).to(model.final_layer_norm.weight.dtype)
+
+    def _through(self, hidden: Tensor, layers: Iterable[Any]) -> Tensor:
+        for layer in layers:
+            hidden = layer(hidden, attention_mask=None, is_causal=True)
+        return hidden
 
 
 def load_clip(
-    checkpoint: Checkpoint, part: str, tokenizer_part: str, *, device: torch.device
+    checkpoint: Checkpoint,
+    part: str,
+    tokenizer_part: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    model_class: type[CLIPTextModel] | type[CLIPTextModelWithProjection] = CLIPTextModel,
 ) -> ClipTextEncoder:
-    """Always in float32: it is small beside a denoiser, and learned rows pass through it.
+    """Embeddings are in float32 always, as learned rows stand among them; layers in bfloat16 if
+    dtype is that, else in float32: some CLIP models overflow in float16.
 
     Raises: BackboneLoadError if a part is missing, damaged or does not fit.
     """
+    options: dict[str, Any] = {"device": device, "dtype": torch.float32}
+    model: Any = checkpoint.model(model_class, part, attn_implementation="sdpa", **options)
+    if dtype == torch.bfloat16:
+        text = getattr(model, "text_model", model)
+        for module in (
+            text.encoder,
+            text.final_layer_norm,
+            getattr(model, "text_projection", None),
+        ):
+            if module is not None:
+                module.to(dtype)
     return ClipTextEncoder(
-        part,
-        checkpoint.model(
-            CLIPTextModel, part, device=device, dtype=torch.float32, attn_implementation="sdpa"
-        ),
-        checkpoint.read(tokenizer_part, CLIPTokenizer.from_pretrained),
+        part, model, checkpoint.read(tokenizer_part, CLIPTokenizer.from_pretrained)
     )

@@ -14,7 +14,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dti_engine.manifest import Pooling
 from dti_engine.objectives import Objective
 from dti_engine.prompts import PromptBatch, Rows
 from dti_engine.vocabulary import TextEncoder
@@ -27,12 +26,13 @@ class Conditioning:
     """What prompts become for the denoiser.
 
     hidden: (B, S, D). pooled: (B, P) summary of each prompt, or None. mask: (B, S), 1 where hidden
-    counts, or None.
+    counts, or None. framing: (B, 6), see `views.Framing`, or None.
     """
 
     hidden: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
+    framing: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Backbone(Protocol):
     name: str  # the hub id, the folder's name, or "miniature": never a path
     fingerprint: str  # of the text encoders; says which weights a token belongs to
     text_encoders: Mapping[str, TextEncoder]
-    pooling: Pooling | None  # of `Conditioning.pooled`; None: the denoiser takes none
+    pools: bool  # whether the denoiser takes a summary of each prompt: `Conditioning.pooled`
     objective: Objective
     device: torch.device
     dtype: torch.dtype  # that the denoiser computes in
@@ -89,8 +89,13 @@ class Backbone(Protocol):
         """(B, C, h, w) -> (B, 3, H, W) fp32 in [-1, 1]. No gradient."""
         ...
 
-    def encode_prompts(self, prompts: PromptBatch, rows: Rows) -> Conditioning:
+    def encode_prompts(
+        self, prompts: PromptBatch, rows: Rows, framing: Tensor | None = None
+    ) -> Conditioning:
         """Read prompts with learned rows in place, in training and in serving alike.
+
+        framing: (B, 6), which part of a picture of which size is meant (`views.Framing`), for
+        models that are told; None: the whole of a picture of the model's own size.
 
         Differentiable in rows. The inputs may lie on any device.
         """

@@ -80,5 +80,6 @@ def kept(
         for share, each in zip(shares, parents, strict=True)
         if share
     )
-    origin = Blended(parents=tuple(used))
+    is_pooled = any(each.manifest.origin.pooling for each in parents)
+    origin = Blended(parents=tuple(used), pooling=token.pooling if is_pooled else None)
     return Artifact.of(token, backbone=backbone, fingerprint=fingerprint, origin=origin)

@@ -4,6 +4,7 @@ A subject's photos are drawn to its folder and read back from there, by the scor
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from PIL import Image
@@ -39,7 +40,7 @@ def rescaled(
         name: times * lengths[name] * sphere.normalize(rows)
         for name, rows in token.embeddings.items()
     }
-    return LearnedToken(token.placeholder, embeddings)
+    return replace(token, embeddings=embeddings)
 
 
 class Examiner:

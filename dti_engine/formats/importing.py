@@ -32,9 +32,12 @@ def import_token(
             f"{backbone.name} wants {wanted}; give the model that it was learned on, and both "
             "files of a pair"
         )
-    token = LearnedToken(placeholder or _placeholder(found.name, files[0]), found.embeddings)
+    name = placeholder or _placeholder(found.name, files[0])
+    # Programs that learn tokens add them to the vocabulary, so they pool at them.
+    token = LearnedToken(name, found.embeddings, "legacy" if backbone.pools else "eos")
     origin = Imported(
         format_name=found.format_name,
+        pooling=token.pooling if backbone.pools else None,
         files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
     )
     return Artifact.of(

@@ -20,7 +20,7 @@ from dti_engine.tensors import to_weights
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 ALPHAS = SCHEDULER.alphas_cumprod
-OBJECTIVES: list[Objective] = [Noise(ALPHAS), Velocity(ALPHAS), FlowMatching(shift=3.0)]
+OBJECTIVES: list[Objective] = [Noise(ALPHAS), Velocity(ALPHAS), FlowMatching()]
 U = torch.tensor([0.0, 0.2, 0.5, 0.97])
 
 over_objectives = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda each: each.name)
@@ -80,10 +80,10 @@ def test_the_flow_is_straight_and_runs_from_latents_to_noise(
     assert torch.equal(ends[1], noise)
 
 
-def test_the_shift_is_that_of_diffusers() -> None:
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+def test_flow_times_are_those_of_diffusers() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     u = torch.arange(1, 1001, dtype=torch.float64).flip(0) / 1000
-    timesteps = FlowMatching(shift=3.0).timesteps(u).float()
+    timesteps = FlowMatching().timesteps(u).float()
     torch.testing.assert_close(timesteps, scheduler.timesteps, rtol=1e-6, atol=0)
 
 

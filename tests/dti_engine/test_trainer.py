@@ -196,7 +196,9 @@ class _TwoEncoders:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
-    def encode_prompts(self, prompts: PromptBatch, rows: Rows) -> Conditioning:
+    def encode_prompts(
+        self, prompts: PromptBatch, rows: Rows, framing: torch.Tensor | None = None
+    ) -> Conditioning:
         first, second = (
             encoder.hidden_states(prompts.inputs[name], rows[name])
             for name, encoder in self.text_encoders.items()

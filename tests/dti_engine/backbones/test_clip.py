@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import BackboneLoadError, TokenError
-from dti_engine.prompts import bind
+from dti_engine.prompts import bind, tokenize
 from dti_engine.tokens import LearnedToken
 from dti_engine.vocabulary import TextEncoder
 
@@ -26,7 +26,8 @@ def encoder(tiny_backbone: Backbone) -> TextEncoder:
 def test_ids_are_those_of_the_tokenizer(encoder: TextEncoder, tiny_checkpoint: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(tiny_checkpoint / "tokenizer")
     expected = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=77)["input_ids"]
-    assert [encoder.wrap_ids(encoder.segment_ids(prompt)) for prompt in PROMPTS] == expected
+    spelled = tokenize(PROMPTS, {encoder.name: encoder}, [{}] * len(PROMPTS))
+    assert spelled.inputs[encoder.name].ids.tolist() == expected
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

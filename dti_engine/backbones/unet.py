@@ -1,0 +1,132 @@
+"""What the families with a UNet and a KL autoencoder share: Stable Diffusion 1, 2 and XL."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+
+from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.interface import Latents, Scheduler, fingerprint
+from dti_engine.errors import BackboneLoadError, ConfigurationError
+from dti_engine.objectives import Objective, objective_from_scheduler
+from dti_engine.vocabulary import TextEncoder
+
+# Fused attention is made for long sequences. On a CPU and few positions, plain products are faster,
+# the backward pass most of all; on many, they would need too much memory.
+_SMALL_LATENTS = 32
+
+
+class UNetBackbone:
+    """All of `Backbone` but reading prompts and denoising, which its subclasses add.
+
+    UNet and autoencoder compute in the dtype that they were loaded in.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text_encoders: Mapping[str, TextEncoder],
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        scheduler_config: Mapping[str, Any],
+    ) -> None:
+        """Parts are frozen and on one device; scheduler_config is that of any diffusers scheduler.
+
+        Raises: BackboneLoadError if the parts do not fit, or the objective is not supported.
+        """
+        _require_fit(text_encoders, unet, vae)
+        self._unet: Any = unet  # diffusers' annotations do not describe what its models return
+        self._vae: Any = vae
+        self._downscale = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self._scale: float = vae.config["scaling_factor"]
+        self._shift: float = vae.config.get("shift_factor") or 0.0
+        self._scheduler_config = dict(scheduler_config)
+        self.name = name
+        self.text_encoders = text_encoders
+        self.fingerprint = fingerprint(text_encoders)
+        self.device: torch.device = self._unet.device
+        self.dtype: torch.dtype = self._unet.dtype
+        self.image_size: int = unet.config["sample_size"] * self._downscale
+        training: Any = DDIMScheduler.from_config(self._scheduler_config)
+        self.objective: Objective = objective_from_scheduler(
+            training.config["prediction_type"], training.alphas_cumprod.to(self.device)
+        )
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Latents:
+        posterior = self._vae.encode(pixels.to(self.device, self._vae.dtype)).latent_dist
+        mean, std = posterior.mean.float(), posterior.std.float()
+        return Latents((mean - self._shift) * self._scale, std * self._scale)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        unscaled = latents / self._scale + self._shift
+        return self._vae.decode(unscaled.to(self._vae.dtype)).sample.float()
+
+    def new_scheduler(self) -> Scheduler:
+        """DDIM with the betas, spacing and offset of the checkpoint's scheduler, of any class."""
+        return cast(Scheduler, DDIMScheduler.from_config(self._scheduler_config))
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        factor = self._downscale
+        if height < 1 or width < 1 or height % factor or width % factor:
+            raise ConfigurationError(
+                f"height and width of an image must be positive multiples of {factor}, "
+                f"got {height} x {width}"
+            )
+        return self._vae.config["latent_channels"], height // factor, width // factor
+
+
+def load_unet(
+    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
+) -> UNet2DConditionModel:
+    """Raises: BackboneLoadError if it is missing or damaged."""
+    # The other way of loading needs accelerate, which is not a dependency.
+    unet = checkpoint.model(
+        UNet2DConditionModel, "unet", device=device, dtype=dtype, low_cpu_mem_usage=False
+    )
+    if device.type == "cpu" and unet.config["sample_size"] <= _SMALL_LATENTS:
+        unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+def load_autoencoder(
+    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
+) -> AutoencoderKL:
+    """In float32 where it says that it overflows in float16.
+
+    Raises: BackboneLoadError if it is missing or damaged.
+    """
+    stated: Any = checkpoint.read("vae", AutoencoderKL.load_config)
+    if dtype == torch.float16 and stated.get("force_upcast", True):
+        dtype = torch.float32
+    return checkpoint.model(
+        AutoencoderKL, "vae", device=device, dtype=dtype, low_cpu_mem_usage=False
+    )
+
+
+def load_scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Raises: BackboneLoadError if it is missing or damaged."""
+    stated = cast(dict[str, Any], checkpoint.read("scheduler", DDIMScheduler.load_config))
+    # DDIM clips to [-1, 1] unless told otherwise, as it was made for pixels: latents go beyond.
+    return {"clip_sample": False, **stated}
+
+
+def _require_fit(
+    encoders: Mapping[str, TextEncoder], unet: UNet2DConditionModel, vae: AutoencoderKL
+) -> None:
+    channels, latent_channels = unet.config["in_channels"], vae.config["latent_channels"]
+    if channels != latent_channels:
+        raise BackboneLoadError(
+            f"the UNet takes {channels} channels, the autoencoder makes {latent_channels}; "
+            "inpainting and depth models are not supported, use a text-to-image checkpoint"
+        )
+    made = sum(encoder.dim for encoder in encoders.values())
+    if unet.config["cross_attention_dim"] != made:
+        raise BackboneLoadError(
+            f"the UNet reads text of dimension {unet.config['cross_attention_dim']}, the text "
+            f"encoders {', '.join(encoders)} make {made}; the parts are of different checkpoints"
+        )
