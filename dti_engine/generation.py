@@ -186,6 +186,7 @@ def picture_settings(
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,
         "guidance": request.guidance,
+        "instruction": request.instruction,
         "steps": steps,
         "tokens": dict(tokens),
         "backbone": backbone.name,

@@ -41,6 +41,10 @@ class Checkpoint:
         """Class name of the diffusers pipeline that the weights belong to."""
         return str(self.index.get("_class_name"))
 
+    def config(self, part: str) -> dict[str, Any]:
+        """What the part's config.json says. Raises: BackboneLoadError if it cannot be read."""
+        return self.read(part, lambda folder: json.loads((folder / "config.json").read_text()))
+
     def read(self, part: str, reader: Callable[[Path], T]) -> T:
         """What `reader` makes of the part's folder. Raises: BackboneLoadError if it cannot."""
         folder = self.folder / part

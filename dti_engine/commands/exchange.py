@@ -49,9 +49,12 @@ def export(
     written = write(artifact, output, file_format)
     if as_json:
         made = {"files": [str(each) for each in written.files], "format": file_format}
-        print_json(made | {"prompt_name": written.prompt_name, "token": artifact.origin()})
+        said = {"prompt_name": written.prompt_name, "note": written.note}
+        print_json(made | said | {"token": artifact.origin()})
     else:
         say(f"in a prompt of {file_format}: {written.prompt_name}")
+        if written.note:
+            say(written.note)
         print_paths(written.files)
 
 

@@ -42,8 +42,8 @@ DtypeOption: TypeAlias = Annotated[
     DtypeName,
     typer.Option(
         "--dtype",
-        help="Of denoiser and autoencoder; text encoders and tokens are always float32. "
-        "[cyan]auto[/] is bfloat16 where the device computes in it, else float32.",
+        help="Of the model; learned rows and the vocabulary are always float32. [cyan]auto[/] is "
+        "bfloat16 where the device computes in it, else float32.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -87,6 +87,14 @@ NegativeOption: TypeAlias = Annotated[
     str,
     typer.Option(
         "--negative", metavar="TEXT", help="What to keep away.", rich_help_panel=PAINTING_PANEL
+    ),
+]
+InstructionOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--instruction/--no-instruction",
+        help="SANA: put its authors' instruction before the prompt.",
+        rich_help_panel=PAINTING_PANEL,
     ),
 ]
 BatchSizeOption: TypeAlias = Annotated[

@@ -41,6 +41,7 @@ def generate(
     steps: options.PaintingStepsOption = 25,
     guidance: options.GuidanceOption = 5.0,
     negative: options.NegativeOption = "",
+    instruction: options.InstructionOption = True,
     batch_size: options.BatchSizeOption = 8,
     backbone: options.BackboneOption = "miniature",
     device: options.DeviceOption = "auto",
@@ -66,7 +67,7 @@ def generate(
     for number, prompt in enumerate(prompts, start=1):
         name = file_name(prompt) if len(prompts) == 1 else f"{number:02d}-{file_name(prompt)}"
         for each_seed in range(seed, seed + count):
-            request = ImageRequest(prompt, each_seed, bound, negative, guidance)
+            request = ImageRequest(prompt, each_seed, bound, negative, guidance, instruction)
             orders.append(Order(output / f"{name}-seed{each_seed}.png", request, origins))
     _, settings = paint(model, orders, steps=steps, batch_size=batch_size)
     paths = [order.path for order in orders]

@@ -5,8 +5,8 @@ from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
 
-from dti_engine.config import CaptionFamily, Method, Schedule, TrainConfig
-from dti_engine.recipes import RECIPES, recipe, standard_ti
+from dti_engine.config import CaptionFamily, Method, Pooling, Schedule, TrainConfig
+from dti_engine.recipes import RECIPES, default_recipe, recipe, standard_ti
 
 PANEL = "Training"
 
@@ -21,7 +21,7 @@ RecipeOption: TypeAlias = Annotated[
         "--recipe",
         help=f"Complete settings: {', '.join(RECIPES)}. Options below change single ones.",
         rich_help_panel=PANEL,
-        show_default="miniature for the miniature, else sd",
+        show_default="the backbone's: miniature, sd, sd-768, sdxl-release or sana-release",
     ),
 ]
 MethodOption: TypeAlias = Annotated[
@@ -62,6 +62,21 @@ PatienceOption: TypeAlias = Annotated[
     int | None,
     _of_recipe("--patience", "Looks at the fixed loss without gain that end it; 0: none do."),
 ]
+PoolingOption: TypeAlias = Annotated[
+    Pooling | None,
+    _of_recipe(
+        "--pooling", "SDXL: the prompt is summed up at its end ([cyan]eos[/]) or at the token."
+    ),
+]
+ShiftOption: TypeAlias = Annotated[
+    float | None, _of_recipe("--shift", "Above 1, noisier times are learned from more often.")
+]
+InstructionOption: TypeAlias = Annotated[
+    bool | None,
+    _of_recipe(
+        "--instruction/--no-instruction", "SANA: its own instruction stands before captions."
+    ),
+]
 VectorsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -81,12 +96,27 @@ def given(*, magnitude: str | None, **values: object) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def settings(recipe_name: str, method: Method, given: Mapping[str, object]) -> TrainConfig:
-    """The recipe with what was given in place of its own. Raises: ConfigurationError."""
-    config = recipe(recipe_name)
+def settings(
+    recipe_name: str | None, weights: str, method: Method, given: Mapping[str, object]
+) -> TrainConfig:
+    """The recipe, or the weights' own, with what was given in place of its values.
+
+    Raises: ConfigurationError; BackboneLoadError if there are no such weights.
+    """
+    config = recipe(recipe_name or _own_recipe(weights))
     if method == "ti":
         config = standard_ti(config)
     return config.changed(**given)
+
+
+def _own_recipe(weights: str) -> str:
+    if weights == "miniature":
+        return "miniature"
+    from dti_engine.backbones.checkpoint import open_checkpoint  # loads torch
+
+    checkpoint = open_checkpoint(weights)
+    denoiser = "transformer" if "transformer" in checkpoint.index else "unet"
+    return default_recipe(checkpoint.pipeline, checkpoint.config(denoiser)["sample_size"])
 
 
 def _parsed(magnitude: str | None) -> str | float | None:

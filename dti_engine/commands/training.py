@@ -79,6 +79,9 @@ def train(
     schedule: settings.ScheduleOption = None,
     averaging: settings.AveragingOption = None,
     patience: settings.PatienceOption = None,
+    pooling: settings.PoolingOption = None,
+    instruction: settings.InstructionOption = None,
+    shift: settings.ShiftOption = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -157,10 +160,11 @@ def train(
         schedule=schedule,
         averaging=averaging,
         patience=patience,
+        pooling=pooling,
+        instruction=instruction,
+        shift=shift,
     )
-    config = settings.settings(
-        recipe_name or ("miniature" if backbone == "miniature" else "sd"), method, given
-    )
+    config = settings.settings(recipe_name, backbone, method, given)
     # What the command line says goes before a bundle. The miniature knows no captions but its own.
     fixed = given.keys() | ({"captions"} if config.captions == "miniature" else set[str]())
     plans = plan(bundles, placeholder, initializers or [])

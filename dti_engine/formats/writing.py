@@ -14,13 +14,22 @@ from dti_engine.errors import ArtifactError
 from dti_engine.files import write_whole
 from dti_engine.formats.names import A1111_KEY, CLIP_KEYS, EXPORT_KEY, SINGLE_KEY, FormatName
 
+_EOS_NOTE = (
+    "diffusers would sum up a prompt at the token; this one was learned with summaries at the end: "
+    "set pipeline.text_encoder_2.text_model.eos_token_id = pipeline.tokenizer_2.eos_token_id"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What was written, and how a prompt of that program names the token."""
+    """What was written, and how a prompt of that program names the token.
+
+    note: what its user has to do there, None if nothing.
+    """
 
     files: tuple[Path, ...]
     prompt_name: str
+    note: str | None = None
 
 
 def export(artifact: Artifact, path: Path, format_name: FormatName) -> Export:
@@ -41,7 +50,8 @@ def _diffusers(artifact: Artifact, path: Path) -> Export:
     files = [path, path.with_stem(f"{path.stem}_2")][: len(_clip_rows(artifact, "diffusers"))]
     for file, name in zip(files, CLIP_KEYS, strict=False):
         write_whole(file, _safetensors(artifact, {placeholder: rows[name]}))
-    return Export(tuple(files), placeholder)
+    is_eos = artifact.manifest.origin.pooling == "eos"
+    return Export(tuple(files), placeholder, _EOS_NOTE if is_eos else None)
 
 
 def _comfyui(artifact: Artifact, path: Path) -> Export:

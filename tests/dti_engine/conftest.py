@@ -88,7 +88,7 @@ def artifact_of() -> Callable[..., Artifact]:
     """artifact_of(embeddings, **facts) -> <rex>, trained on weights of fingerprint "aa..."."""
 
     def make(embeddings: dict[str, Tensor], **facts: object) -> Artifact:
-        token = LearnedToken("<rex>", embeddings)
+        token = LearnedToken("<rex>", embeddings, facts.get("pooling", "eos"))
         known = {
             "initializer": "dog",
             "config": miniature(),

@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -282,6 +283,14 @@ def test_tensors_that_are_no_finite_rows_of_float32_are_refused(
 def test_an_artifact_cannot_be_made_of_parts_that_contradict(artifact: Artifact) -> None:
     other = LearnedToken("<max>", artifact.token.embeddings)
     with pytest.raises(ArtifactFormatError, match=r"the token is <max> .* says <rex>"):
+        Artifact(artifact.manifest, other)
+
+
+def test_an_artifact_keeps_how_prompts_were_read(artifact_of: ArtifactOf) -> None:
+    artifact = artifact_of({"text_encoder": rows(2)}, pooling="legacy")
+    assert Artifact.from_bytes(artifact.to_bytes()).token.pooling == "legacy"
+    other = replace(artifact.token, pooling="eos")
+    with pytest.raises(ArtifactFormatError, match=r"pooling 'eos', the manifest says 'legacy'"):
         Artifact(artifact.manifest, other)
 
 

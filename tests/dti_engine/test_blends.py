@@ -1,6 +1,7 @@
 """Blends of learned tokens, on the sphere."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,6 +34,15 @@ def test_the_ends_of_a_blend_are_the_tokens_bit_for_bit() -> None:
         assert blend.placeholder == "<ab>"
         for name, rows in end.embeddings.items():
             assert torch.equal(blend.embeddings[name], rows)
+
+
+def test_a_blend_is_read_as_its_tokens_agree_and_its_ends_as_they_are() -> None:
+    a, b = token("<a>"), replace(token("<b>"), pooling="legacy")
+    assert slerp_tokens(b, b, 0.5, placeholder="<ab>").pooling == "legacy"
+    assert slerp_tokens(a, b, 0.5, placeholder="<ab>").pooling == "eos"
+    assert slerp_tokens(a, b, 1, placeholder="<ab>").pooling == "legacy"
+    assert mean_tokens([(b, 1.0), (b, 2.0)], placeholder="<ab>").pooling == "legacy"
+    assert mean_tokens([(b, 1.0), (a, 2.0)], placeholder="<ab>").pooling == "eos"
 
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.8])

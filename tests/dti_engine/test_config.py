@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
-from dti_engine.recipes import RECIPES, recipe, sd, standard_ti
+from dti_engine.recipes import RECIPES, default_recipe, recipe, sd, sdxl_release, standard_ti
 
 REQUIRED: dict[str, Any] = {"steps": 400, "batch_size": 4, "resolution": 64, "lr": 0.03}
 
@@ -108,6 +108,7 @@ def test_configs_share_a_batch_unless_its_shape_or_method_would_differ() -> None
     ours = TrainConfig(**REQUIRED)
     of_its_own = {"steps": 7, "lr": 0.1, "kappa": 0.0, "magnitude": 0.4, "schedule": "cosine"}
     of_its_own |= {"averaging": 0.9, "captions": "style", "timesteps": "stratified"}
+    of_its_own |= {"pooling": "legacy", "instruction": True, "shift": 3.0}
     assert ours.changed(**of_its_own, fixed_every=3).refusal_beside(ours) is None
     other = ours.changed(batch_size=2, resolution=32, beta2=0.5, **of_its_own)
     assert other.refusal_beside(ours) == (
@@ -158,6 +159,34 @@ def test_the_miniature_is_trained_with_captions_that_it_knows() -> None:
     assert recipe("miniature").captions == "miniature"
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "latent_size", "name"),
+    [
+        ("StableDiffusionPipeline", 64, "sd"),
+        ("StableDiffusionPipeline", 96, "sd-768"),
+        ("StableDiffusionXLPipeline", 128, "sdxl-release"),
+        ("SanaPipeline", 32, "sana-release"),
+    ],
+)
+def test_every_model_has_a_recipe_at_its_size(pipeline: str, latent_size: int, name: str) -> None:
+    assert default_recipe(pipeline, latent_size) == name
+    factor = 32 if pipeline == "SanaPipeline" else 8
+    size = 768 if name == "sdxl-release" else factor * latent_size  # the official code's choice
+    assert recipe(name).resolution == size
+
+
+def test_what_was_found_on_the_miniature_stands_under_its_own_name() -> None:
+    """Real weights have not confirmed it."""
+    for name in ("sd", "sd-768", "sdxl-release", "sdxl-paper", "sana-release", "sana-paper"):
+        config = recipe(name)
+        assert (config.schedule, config.averaging, config.patience) == ("constant", 0.0, 0)
+    assert recipe("sdxl-falling") == sdxl_release().changed(steps=200, lr=0.15, schedule="cosine")
+
+
+def test_the_official_recipes_pool_as_the_official_code_does() -> None:
+    assert {recipe(name).pooling for name in ("sdxl-release", "sdxl-paper")} == {"legacy"}
+
+
 def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ConfigurationError, match=r"no recipe 'sdxl'; known are miniature, .*sd"):
+    with pytest.raises(ConfigurationError, match=r"no recipe 'sdxl'; known are miniature, .*sdxl-"):
         recipe("sdxl")

@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from dti_engine.draws import Draws, draw, draw_fixed
 
@@ -74,6 +76,15 @@ def test_times_fill_the_unit_interval_and_never_reach_one(timesteps: str) -> Non
     assert 0 <= u.min() < 0.001
     assert 0.999 < u.max() < 1
     torch.testing.assert_close(u.mean(), torch.tensor(0.5), rtol=0, atol=0.012)
+
+
+def test_shifted_times_lean_to_noise_as_those_of_diffusers_do() -> None:
+    plain, shifted = (draw(0, 7, **SHAPE | {"batch_size": 999}, shift=s) for s in (1.0, 3.0))
+    evenly, leaning = (FlowMatchEulerDiscreteScheduler(shift=s).timesteps / 1000 for s in (1, 3))
+    expected = np.interp(plain.u, evenly.flip(0), leaning.flip(0))
+    np.testing.assert_allclose(shifted.u[plain.u > 0.001], expected[plain.u > 0.001], rtol=1e-3)
+    assert shifted.u.max() < 1
+    assert _equal(plain, dataclasses.replace(shifted, u=plain.u))
 
 
 def test_stratified_times_put_one_sample_in_each_part_of_the_interval() -> None:

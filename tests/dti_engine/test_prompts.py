@@ -11,7 +11,7 @@ from dti_engine.errors import (
     ArtifactMismatchError,
     TokenError,
 )
-from dti_engine.prompts import PromptBatch, bind, inject, tokenize
+from dti_engine.prompts import EncoderInput, PromptBatch, Reading, bind, inject, tokenize
 from dti_engine.tokens import LearnedToken
 from dti_engine.vocabulary import TextEncoder
 
@@ -71,6 +71,40 @@ def test_each_sample_has_its_own_meaning_of_a_placeholder(encoder: TextEncoder) 
     spans = [{"<rex>": {CLIP: range(start, start + 1)}} for start in (7, 3)]
     batch = tokenize(["a <rex>", "a <rex>"], {CLIP: encoder}, spans)
     assert batch.inputs[CLIP].row[:, 2].tolist() == [7, 3]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "legacy"),
+    [
+        ("a red dog", 4),  # no token: at the end
+        ("a <rex> on a beach", 3),  # the last vector has the highest id
+        ("<ana> and <rex> and <ana>", 1),  # of the token bound last, the first mention
+        ("a <rex> and <ana>", 5),
+    ],
+)
+def test_a_summary_is_read_at_the_end_or_where_older_programs_read_it(
+    encoder: TextEncoder, prompt: str, legacy: int
+) -> None:
+    spans = {"<rex>": {CLIP: range(4, 6)}, "<ana>": {CLIP: range(2, 3)}}
+    readings = [Reading("eos"), Reading("legacy", instruction=True)]
+    batch = tokenize([prompt] * 2, {CLIP: encoder}, [spans] * 2, readings).inputs[CLIP]
+    end = int((batch.ids[0] == encoder.wrap_ids([])[-1]).int().argmax())
+    assert batch.length.tolist() == [end + 1] * 2
+    assert batch.summary.tolist() == [end, legacy]
+    assert batch.instructed.tolist() == [False, True]
+
+
+def test_batches_of_different_lengths_are_padded_to_the_longest() -> None:
+    def part(length: int) -> EncoderInput:
+        ids = torch.full((1, length), 7)
+        return EncoderInput(
+            ids, -ids, torch.tensor([length]), torch.tensor([0]), torch.tensor([True])
+        )
+
+    joined = EncoderInput.concat([part(2), part(4)])
+    assert joined.ids.tolist() == [[7, 7, 0, 0], [7] * 4]
+    assert joined.row.tolist() == [[-7, -7, -1, -1], [-7] * 4]
+    assert joined.length.tolist() == [2, 4]
 
 
 def test_angle_brackets_that_hold_no_name_are_text(encoder: TextEncoder) -> None:

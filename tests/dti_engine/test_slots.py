@@ -16,6 +16,7 @@ from dti_engine.objectives import denoising_loss
 from dti_engine.prompts import tokenize
 from dti_engine.samples import Samples, blank_samples
 from dti_engine.slots import Occupant, Subject, initial_token, prepare
+from dti_engine.views import MAX_CROPS, views
 from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
 
 CONFIG = TrainConfig(steps=3, batch_size=2, resolution=16, lr=0.04)
@@ -107,12 +108,28 @@ def test_a_long_picture_is_seen_in_several_crops_and_a_square_one_whole(
     assert len(material.latents.mean) == sum(material.num_crops)
 
 
+def test_every_sample_says_which_part_of_its_picture_it_is(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    occupant = _prepare(make_subject(0), tiny_backbone)
+    seen = [view for p in make_subject(0).pictures for view in views(p, 16, max_crops=MAX_CROPS)]
+    framings = torch.tensor([view.framing for view in seen], dtype=torch.float32)
+    assert len(framings.unique(dim=0)) > 1
+    assert torch.equal(occupant.material.framing, framings)
+    samples = occupant.samples()
+    shown = (samples.framing[:, None] == framings).all(dim=-1)
+    mean, std = occupant.material.latents.mean, occupant.material.latents.std
+    away = (samples.latents[:, None] - mean).abs() / std  # in the view shown, a few deviations
+    assert bool((away.flatten(2).amax(dim=-1)[shown] < 6).all())
+    assert bool(shown.any(dim=1).all())
+
+
 def test_blank_samples_have_the_shapes_of_real_ones_and_a_finite_loss(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     blank = blank_samples(tiny_backbone, CONFIG)
     real = _prepare(make_subject(0), tiny_backbone).samples()
-    for name in ("latents", "noise", "u"):
+    for name in ("latents", "noise", "u", "weights", "framing"):
         assert getattr(blank, name).shape == getattr(real, name).shape
         assert getattr(blank, name).dtype == getattr(real, name).dtype
     inputs = blank.prompts.inputs[ENCODER]

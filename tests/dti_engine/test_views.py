@@ -1,11 +1,13 @@
 from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from dti_engine.errors import ConfigurationError, InvalidImageError
-from dti_engine.images import Picture
+from dti_engine.images import Picture, decode_picture
 from dti_engine.views import crops, views
 
 
@@ -61,6 +63,26 @@ def test_a_long_thin_picture_is_never_enlarged_as_a_whole() -> None:
 def test_crops_of_no_size_or_number_are_refused(size: int, max_crops: int) -> None:
     with pytest.raises(ConfigurationError, match=f"got {size} and {max_crops}"):
         crops(picture(noise()), size, max_crops=max_crops)
+
+
+# Framing
+
+
+def test_a_crop_knows_its_place_in_the_picture_as_it_was_taken() -> None:
+    """Height before width; the corner in px of the picture scaled to the crop."""
+    wide = replace(picture(noise(192, 64)), original_size=(384, 128))
+    framings = [view.framing for view in views(wide, 32, max_crops=3)]
+    assert framings == [(128, 384, 0, left, 32, 32) for left in (0, 32, 64)]
+
+
+def test_the_framing_is_that_of_the_upright_picture() -> None:
+    """A phone's photo lies on its side in the file, and its tags say how to turn it."""
+    lying, exif, file = noise(96, 64), Image.Exif(), BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    lying.save(file, format="PNG", exif=exif)
+    upright = decode_picture("a.png", file.getvalue())
+    framings = [view.framing for view in views(upright, 64, max_crops=3)]
+    assert framings == [(96, 64, top, 0, 64, 64) for top in (0, 16, 32)]
 
 
 # Masks
