@@ -44,7 +44,8 @@ def find_slots(
     """Take real steps at 1, 2, 4, ... slots, and choose. Nothing of them is left in memory.
 
     at_most: how many subjects there are; with one, nothing is tried. max_vectors: as in `Trainer`.
-    available: bytes that may be taken, of which 15 % are left; None: what is free.
+    available: bytes that may be taken, of which 15 % are left; None: what is free. If not even one
+    slot fits, the backbone is made to recompute, and all is tried again.
 
     The next size is tried only if it fits by what was measured, and if the last one was faster per
     subject by 5 %. Of all sizes up to the largest that was tried, the smallest is chosen with which
@@ -64,12 +65,13 @@ def find_slots(
     def trial(slots: int) -> Rehearsal | None:
         return rehearse(backbone, config, num_slots=slots, max_vectors=max_vectors, before=before)
 
-    measured, is_full = search(trial, at_most=min(at_most, MAX_SLOTS), room=int(_SHARE * available))
+    limits = {"at_most": min(at_most, MAX_SLOTS), "room": int(_SHARE * available)}
+    measured, is_full = search(trial, **limits)
+    if not measured and not backbone.recompute:
+        backbone.recompute = True
+        measured, is_full = search(trial, **limits)
     if not measured:
-        raise ConfigurationError(
-            f"memory runs out with one subject of batch size {config.batch_size} at "
-            f"{config.resolution} px, with {_size(available)} free; make either smaller"
-        )
+        raise _out_of_memory(config, num_slots=1, available=available)
     slots = soonest(measured, at_most)
     per_slot = _per_slot(measured)
     if slots == at_most:
@@ -81,6 +83,28 @@ def find_slots(
     else:
         why = "no other number would end sooner by 5 %"
     return Capacity(slots, why, available, per_slot, tuple(measured))
+
+
+def make_fit(
+    backbone: Backbone, config: TrainConfig, *, num_slots: int, max_vectors: int = 8
+) -> None:
+    """Try on CUDA whether so many slots fit; make the backbone recompute if they only fit then.
+
+    Elsewhere nothing is tried: a process that runs out of memory on a CPU is mostly killed.
+
+    Raises: ConfigurationError if they do not fit in any case.
+    """
+    if backbone.device.type != "cuda":
+        return
+    before, available = memory.in_use(backbone.device), memory.available(backbone.device)
+    sizes = {"num_slots": num_slots, "max_vectors": max_vectors}
+    if rehearse(backbone, config, **sizes, before=before):
+        return
+    if not backbone.recompute:
+        backbone.recompute = True
+        if rehearse(backbone, config, **sizes, before=before):
+            return
+    raise _out_of_memory(config, num_slots=num_slots, available=available)
 
 
 def search(
@@ -121,6 +145,14 @@ def soonest(measured: Sequence[Rehearsal], num_subjects: int) -> int:
     steps = np.interp(sizes, [each.slots for each in measured], [each.seconds for each in measured])
     times = [math.ceil(num_subjects / size) * step for size, step in zip(sizes, steps, strict=True)]
     return next(size for size, each in zip(sizes, times, strict=True) if each <= _GAIN * min(times))
+
+
+def _out_of_memory(config: TrainConfig, *, num_slots: int, available: int) -> ConfigurationError:
+    subjects = "one subject" if num_slots == 1 else f"{num_slots} subjects"
+    return ConfigurationError(
+        f"memory runs out with {subjects} of batch size {config.batch_size} at "
+        f"{config.resolution} px, with {_size(available)} free; make one of these smaller"
+    )
 
 
 def _predicted(measured: Sequence[Rehearsal], size: int) -> float:

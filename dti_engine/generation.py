@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dti_engine import __version__
 from dti_engine.backbones.interface import Backbone
+from dti_engine.conditioning import PromptReader, Wording
 from dti_engine.errors import (
     ArtifactFormatError,
     ConfigurationError,
@@ -33,6 +34,8 @@ from dti_engine.prompts import bind
 from dti_engine.tokens import LearnedToken
 from dti_engine.views import Framing
 
+# An autoencoder needs far more memory per pixel than a denoiser, and gains nothing by many.
+_MAX_DECODED_PX = 4 * 1024**2
 _MAX_STEPS = 999  # of the 1000 that models are trained at; some schedulers leave out the first
 _NUM_SEEDS = 2**32  # torch's CPU generator ignores higher bits
 _SETTINGS = "dti"  # the text chunk of a saved picture
@@ -63,10 +66,13 @@ def generate(
     batch_size: int = 8,
     height: int | None = None,
     width: int | None = None,
+    reader: PromptReader | None = None,
     on_image: Callable[[int, Image.Image], None] = lambda index, image: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
     """One picture per request, in their order; height and width in pixels, the model's own if None.
+
+    A reader of this backbone remembers prompts from call to call; None: from batch to batch.
 
     on_image gets the index and the picture as soon as its batch is done; on_step the number of
     denoising steps done and to do, over all batches.
@@ -85,26 +91,30 @@ def generate(
     backbone.latent_shape(height, width)  # refuses a size that does not fit
     for index, request in enumerate(requests):
         _require_valid(request, index, backbone)
+    reader = PromptReader(backbone) if reader is None else reader
     batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
     done = itertools.count(1)
     images: list[Image.Image] = []
     for batch in batches:
         latents = _sample(
             backbone,
+            reader,
             batch,
             (height, width),
             steps,
             lambda: on_step(next(done), steps * len(batches)),
         )
-        for pixels in backbone.decode_latents(latents):
-            images.append(_to_image(pixels, len(images)))
-            on_image(len(images) - 1, images[-1])
+        for part in latents.split(max(1, _MAX_DECODED_PX // (height * width))):
+            for pixels in backbone.decode_latents(part):
+                images.append(_to_image(pixels, len(images)))
+                on_image(len(images) - 1, images[-1])
     return images
 
 
 @torch.inference_mode()
 def _sample(
     backbone: Backbone,
+    reader: PromptReader,
     batch: Sequence[ImageRequest],
     size: tuple[int, int],
     steps: int,
@@ -116,19 +126,12 @@ def _sample(
 
     Source: classifier-free guidance, Ho and Salimans 2022, eq. 6 with w = guidance - 1.
     """
-    prompts = [request.prompt for request in batch]
+    wordings = [Wording.of(r.prompt, r.tokens, instruction=r.instruction) for r in batch]
     if any(request.guidance != 1 for request in batch):
-        prompts += [request.negative_prompt for request in batch]
-    copies = len(prompts) // len(batch)
-    instructions = [request.instruction for request in batch] + [False] * len(batch)
-    bound = bind(
-        prompts,
-        [request.tokens for request in batch] * copies,
-        backbone.text_encoders,
-        instructions[: len(prompts)],
-    )
-    framing = torch.tensor([Framing.whole(*size)] * len(prompts), dtype=torch.float32)
-    conditioning = backbone.encode_prompts(*bound, framing)
+        wordings += [Wording.of(request.negative_prompt, request.tokens) for request in batch]
+    copies = len(wordings) // len(batch)
+    framing = torch.tensor([Framing.whole(*size)] * len(wordings), dtype=torch.float32)
+    conditioning = replace(reader.read(wordings), framing=framing.to(backbone.device))
     guidance = torch.tensor([[[[float(request.guidance)]]] for request in batch]).to(
         backbone.device
     )

@@ -1,7 +1,8 @@
 """What the engine asks of a diffusion model; each model family keeps these promises in one file.
 
 Every parameter is frozen and in evaluation mode; the only gradient that ever flows goes to learned
-rows. The calls hold no state: whatever a result depends on is in the arguments.
+rows. The calls hold no state: whatever a result depends on is in the arguments. `recompute` may be
+set at any time; it trades time for memory, and changes no result.
 
 Shapes: B samples, S positions, D text features, C x h x w latents, H x W pixels.
 """
@@ -80,6 +81,7 @@ class Backbone(Protocol):
     device: torch.device
     dtype: torch.dtype  # that the denoiser computes in
     image_size: int  # pixels of the side that the model was trained at
+    recompute: bool  # compute activations again in the backward pass, instead of keeping them
 
     def encode_images(self, pixels: Tensor) -> Latents:
         """pixels (B, 3, H, W) in [-1, 1]. No gradient."""

@@ -55,6 +55,17 @@ class UNetBackbone:
             training.config["prediction_type"], training.alphas_cumprod.to(self.device)
         )
 
+    @property
+    def recompute(self) -> bool:
+        return self._unet.is_gradient_checkpointing
+
+    @recompute.setter
+    def recompute(self, wanted: bool) -> None:
+        if wanted:
+            self._unet.enable_gradient_checkpointing()
+        else:
+            self._unet.disable_gradient_checkpointing()
+
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Latents:
         posterior = self._vae.encode(pixels.to(self.device, self._vae.dtype)).latent_dist

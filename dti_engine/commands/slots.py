@@ -33,28 +33,33 @@ def choose_slots(
     model: "Backbone",
     config: "TrainConfig",
     *,
+    wanted: int | None,
     num_subjects: int,
     max_vectors: int,
     earlier_log: Path | None,
 ) -> int:
-    """The number for `auto`, which is told, with the reason, if there was a choice.
+    """The number wanted, or that for `auto`, which is told, with the reason, if there was a choice.
 
     earlier_log: of the run that this one goes on with; its number is taken, since the shape of the
-    batch decides how results round.
+    batch decides how results round. If memory is short, the model is made to recompute.
 
     Raises: as `find_slots`; ConfigurationError if the log cannot be read.
     """
-    if earlier_log and (slots := earlier_slots(earlier_log)):
-        say(f"{slots} at a time, as in the run before")
-        return slots
-    from dti_engine.capacity import find_slots  # loads torch
+    from dti_engine.capacity import find_slots, make_fit  # loads torch
 
-    if num_subjects == 1:
-        return 1
-    with busy("measuring how many subjects fit"):
-        found = find_slots(model, config, at_most=num_subjects, max_vectors=max_vectors)
-    say(f"{found.slots} at a time: {found.why}")
-    return found.slots
+    recomputed = model.recompute
+    if not wanted and earlier_log and (wanted := earlier_slots(earlier_log)):
+        say(f"{wanted} at a time, as in the run before")
+    if slots := wanted or (1 if num_subjects == 1 else None):
+        make_fit(model, config, num_slots=slots, max_vectors=max_vectors)
+    else:
+        with busy("measuring how many subjects fit"):
+            found = find_slots(model, config, at_most=num_subjects, max_vectors=max_vectors)
+        slots = found.slots
+        say(f"{slots} at a time: {found.why}")
+    if model.recompute != recomputed:
+        say("memory is short: activations are computed twice instead of kept, which takes longer")
+    return slots
 
 
 def earlier_slots(log: Path) -> int | None:

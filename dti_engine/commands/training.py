@@ -99,6 +99,14 @@ def train(
             rich_help_panel=settings.PANEL,
         ),
     ] = "auto",
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute",
+            help="Save memory: compute activations twice; done anyway if they do not fit on CUDA.",
+            rich_help_panel=settings.PANEL,
+        ),
+    ] = False,
     checkpoint_every: Annotated[
         int,
         typer.Option(
@@ -185,14 +193,15 @@ def train(
     with EventLog(output, on_lost=warn, echo=as_json) as log:
         model = open_backbone(backbone, device=device, dtype=dtype)
         judge = _find_judge(backbone, must_choose=keep_every is not None and num_probes > 0)
-        if num_slots is None:
-            num_slots = choose_slots(
-                model,
-                config,
-                num_subjects=len(plans.subjects),
-                max_vectors=max_vectors,
-                earlier_log=log.path if resume else None,
-            )
+        model.recompute = recompute
+        num_slots = choose_slots(
+            model,
+            config,
+            wanted=num_slots,
+            num_subjects=len(plans.subjects),
+            max_vectors=max_vectors,
+            earlier_log=log.path if resume else None,
+        )
         if not resume:
             set_aside(output, [each.name for each in plans.subjects])
         endings = Endings(output, plans.names, keeper, log)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dti_engine import capacity, memory, rehearsals
 from dti_engine.backbones.interface import Backbone
-from dti_engine.capacity import MAX_SLOTS, find_slots, search, soonest
+from dti_engine.capacity import MAX_SLOTS, find_slots, make_fit, search, soonest
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.rehearsals import Rehearsal
@@ -224,9 +224,51 @@ def test_memory_that_runs_out_in_a_trial_is_survived(tiny_backbone: Backbone) ->
     assert " free" in found.why
 
 
+class Tight(Heavy):
+    """One that fits only if it recomputes."""
+
+    recompute = False
+
+    def denoise(self, noisy: Tensor, *rest: Any) -> Tensor:
+        self._most = 4 if self.recompute else 0
+        return super().denoise(noisy, *rest)
+
+
+def test_a_model_that_does_not_fit_otherwise_is_made_to_recompute(tiny_backbone: Backbone) -> None:
+    backbone = Tight(tiny_backbone)
+    found = find_slots(backbone, CONFIG, at_most=4, available=100 * GB)
+    assert backbone.recompute
+    assert found.measured[0].slots == 1
+    assert found.slots in (1, 2)
+
+
+def test_a_number_of_slots_that_is_given_is_tried_where_memory_may_run_out(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rehearse(backbone: Backbone, *_: object, num_slots: int, **__: object) -> bool:
+        return num_slots <= (2 if backbone.recompute else 1)
+
+    monkeypatch.setattr(capacity, "rehearse", rehearse)
+    monkeypatch.setattr(memory, "available", lambda _: GB)
+    monkeypatch.setattr(memory, "in_use", lambda _: 0)
+    on_cuda = Tight(tiny_backbone)
+    on_cuda.device = torch.device("cuda")
+    make_fit(on_cuda, CONFIG, num_slots=1)
+    assert not on_cuda.recompute
+    make_fit(on_cuda, CONFIG, num_slots=2)
+    assert on_cuda.recompute
+    with pytest.raises(ConfigurationError, match=r"with 3 subjects of batch size 2 at 16 px"):
+        make_fit(on_cuda, CONFIG, num_slots=3)
+    on_cpu = Tight(tiny_backbone)
+    make_fit(on_cpu, CONFIG, num_slots=3)
+    assert not on_cpu.recompute
+
+
 def test_memory_that_runs_out_with_one_subject_is_an_error_that_says_what_to_do(
     tiny_backbone: Backbone,
 ) -> None:
     backbone: Any = Heavy(tiny_backbone, most=1)
-    with pytest.raises(ConfigurationError, match=r"batch size 2 at 16 px.* make either smaller"):
+    with pytest.raises(
+        ConfigurationError, match=r"one subject of batch size 2 at 16 px.* make one of these"
+    ):
         find_slots(backbone, CONFIG, at_most=4)

@@ -13,12 +13,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dti_engine import sphere
+from dti_engine import generation, sphere
 from dti_engine.artifact import Artifact
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.checkpoint import MINIATURE
 from dti_engine.backbones.interface import Backbone
 from dti_engine.blends import slerp_tokens
+from dti_engine.conditioning import PromptReader
 from dti_engine.errors import (
     ArtifactFormatError,
     ArtifactMismatchError,
@@ -78,6 +79,35 @@ def listening_weights(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint:
 @pytest.fixture(scope="module")
 def listening(listening_weights: Path) -> Backbone:
     return load_backbone(listening_weights)
+
+
+def test_pictures_are_decoded_a_few_at_a_time(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [request(seed=seed) for seed in range(5)]
+    together = paint(tiny_backbone, *requests)
+    sizes: list[int] = []
+    decode = type(tiny_backbone).decode_latents
+
+    def counting(self: Backbone, latents: Tensor) -> Tensor:
+        sizes.append(len(latents))
+        return decode(self, latents)
+
+    monkeypatch.setattr(type(tiny_backbone), "decode_latents", counting)
+    monkeypatch.setattr(generation, "_MAX_DECODED_PX", 2 * 16 * 16)
+    apart = paint(tiny_backbone, *requests)
+    assert sizes == [2, 2, 1]
+    assert all(difference(*each) <= ONE_LEVEL for each in zip(together, apart, strict=True))
+
+
+def test_a_reader_remembers_prompts_from_call_to_call(tiny_backbone: Backbone) -> None:
+    reader = PromptReader(tiny_backbone)
+    first = paint(tiny_backbone, request("a red dog"), reader=reader)
+    known = len(reader._known)
+    again = paint(tiny_backbone, request("a red dog"), reader=reader)
+    assert known == len(reader._known) == 2  # the prompt, and no negative one
+    assert difference(first[0], again[0]) == 0
+    assert difference(first[0], paint(tiny_backbone, request("a red dog"))[0]) == 0
 
 
 @pytest.mark.parametrize("num_vectors", [1, 3])

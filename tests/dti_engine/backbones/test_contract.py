@@ -177,6 +177,31 @@ def test_text_around_a_prompt_is_spelled_as_the_tokenizers_know_it(backbone: Bac
         assert [i for i in encoder.wrap_ids(marks) if i < 0] == marks
 
 
+def test_recomputing_keeps_less_and_changes_no_gradient(weights: Path) -> None:
+    backbone, kept, gradients = load_backbone(weights), {}, {}
+    assert not backbone.recompute
+    torch.manual_seed(1)
+    token = random_token(backbone)
+    for wanted in (False, True, False):
+        backbone.recompute = wanted
+        batch, rows = bind(["a <rex>"], [{"<rex>": token}], backbone.text_encoders)
+        for table in rows.values():
+            table.requires_grad_()
+        conditioning = backbone.encode_prompts(batch, rows)
+        kept[wanted] = 0
+
+        def count(tensor: Tensor, wanted: bool = wanted) -> Tensor:
+            kept[wanted] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = loss_of(backbone, conditioning).sum()
+        loss.backward()
+        gradients[wanted] = [table.grad for table in rows.values()]
+    assert kept[True] < 0.5 * kept[False]
+    assert all(map(torch.equal, gradients[True], gradients[False]))
+
+
 # Images and latents
 
 
