@@ -9,6 +9,7 @@ import typer
 
 from dti_engine import __version__
 from dti_engine.commands import (
+    backbones,
     blending,
     bundles,
     demonstration,
@@ -63,6 +64,7 @@ mount(app, reporting.report, reporting.EXAMPLES)
 mount(app, painting.generate, painting.EXAMPLES)
 mount(app, blending.blend, blending.EXAMPLES)
 mount(app, evaluation.evaluate, evaluation.EXAMPLES)
+mount(app, backbones.backbones, backbones.EXAMPLES)
 mount(app, inspection.inspect, inspection.EXAMPLES)
 mount(app, exchange.export, exchange.EXPORT_EXAMPLES)
 mount(app, exchange.import_token, exchange.IMPORT_EXAMPLES, name="import")

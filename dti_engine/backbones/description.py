@@ -1,0 +1,149 @@
+"""What a checkpoint's configurations say of it, before any weights are read or even there."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_DENOISERS = ("unet", "transformer")
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+_AUTOENCODER = "vae"
+# What a scheduler's prediction type is called in `objectives`.
+_OBJECTIVES = {"epsilon": "noise", "v_prediction": "velocity", "flow_prediction": "flow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One model of a checkpoint; `name` is that of its folder."""
+
+    name: str
+    library: str  # that has the class
+    class_name: str
+    parameters: int
+    table: int  # of these, how many are rows of a text encoder's words
+    published_bytes: int  # of its weights in their files, in the dtype that these are in
+
+    @property
+    def device_bytes(self) -> int:
+        """Of its weights when loaded on a GPU: the words are float32, all else is bfloat16."""
+        return 2 * (self.parameters - self.table) + 4 * self.table
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A checkpoint as its configurations describe it."""
+
+    name: str  # that `--backbone` takes
+    hub_id: str | None  # None: not on the hub
+    former_ids: tuple[str, ...]  # under which the same weights were published before
+    folder: Path  # of the configurations
+    image_size: int  # pixels of the side that it was trained at
+    objective: str  # as `objectives` names it
+    text_dims: Mapping[str, int]  # of each text encoder's words
+    parts: tuple[Part, ...]
+
+    @property
+    def denoiser(self) -> Part:
+        return next(part for part in self.parts if part.name in _DENOISERS)
+
+    @property
+    def autoencoder(self) -> Part:
+        return self.part(_AUTOENCODER)
+
+    @property
+    def text_encoders(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if part.name in _TEXT_ENCODERS)
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(part.device_bytes for part in self.parts)
+
+    @property
+    def published_bytes(self) -> int:
+        return sum(part.published_bytes for part in self.parts)
+
+    def part(self, name: str) -> Part:
+        """Raises: KeyError if the model has no such part."""
+        return {part.name: part for part in self.parts}[name]
+
+    def configuration(self, part: str) -> dict[str, Any]:
+        """The part's config.json."""
+        return _read(self.folder / part / "config.json")
+
+    def on_meta(self, part: str) -> "nn.Module":
+        """The part as its real class, in float32 on torch's meta device: shapes and no memory."""
+        import torch  # takes a second, which a list of names must not
+
+        found = self.part(part)
+        model_class = getattr(import_module(found.library), found.class_name)
+        with torch.device("meta"):
+            if found.library == "diffusers":
+                model = model_class.from_config(self.configuration(part))
+            else:
+                model = model_class(model_class.config_class.from_pretrained(self.folder / part))
+        return model.float().eval().requires_grad_(False)
+
+
+def describe(
+    name: str,
+    folder: Path,
+    parameters: Mapping[str, int],
+    *,
+    hub_id: str | None = None,
+    former_ids: tuple[str, ...] = (),
+    half: tuple[str, ...] = (),
+) -> Description:
+    """What a folder of configurations says of a model whose parts have so many parameters.
+
+    half: parts whose files are in a dtype of 16 bits; the others' are in float32.
+    """
+    index = _read(folder / "model_index.json")
+    configs = {part: _read(folder / part / "config.json") for part in parameters}
+    scheduler = _read(folder / "scheduler" / "scheduler_config.json")
+    autoencoder = configs[_AUTOENCODER]
+    blocks = autoencoder.get("block_out_channels") or autoencoder["encoder_block_out_channels"]
+    denoiser = next(configs[part] for part in _DENOISERS if part in configs)
+    words = {part: configs[part] for part in _TEXT_ENCODERS if part in configs}
+    tables = {part: each["vocab_size"] * each["hidden_size"] for part, each in words.items()}
+    return Description(
+        name=name,
+        hub_id=hub_id,
+        former_ids=former_ids,
+        folder=folder,
+        image_size=denoiser["sample_size"] * 2 ** (len(blocks) - 1),
+        objective=_OBJECTIVES[scheduler.get("prediction_type", "epsilon")],
+        text_dims={part: each["hidden_size"] for part, each in words.items()},
+        parts=tuple(
+            Part(
+                name=part,
+                library=index[part][0],
+                class_name=index[part][1],
+                parameters=count,
+                table=tables.get(part, 0),
+                published_bytes=count * (2 if part in half else 4),
+            )
+            for part, count in parameters.items()
+        ),
+    )
+
+
+def stored_parameters(folder: Path) -> dict[str, int]:
+    """Part -> numbers in its .safetensors files, of which only the headers are read."""
+    counts: dict[str, int] = {}
+    for path in sorted(folder.glob("*/*.safetensors")):
+        with safe_open(path, "numpy") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+        counts[path.parent.name] = counts.get(path.parent.name, 0) + sum(map(math.prod, shapes))
+    return counts
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
