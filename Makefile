@@ -44,6 +44,7 @@ bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/schedules.py
+	$(BIN)/python benchmarks/work.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache *.egg-info

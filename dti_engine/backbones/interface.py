@@ -2,7 +2,7 @@
 
 Every parameter is frozen and in evaluation mode; the only gradient that ever flows goes to learned
 rows. The calls hold no state: whatever a result depends on is in the arguments. `recompute` may be
-set at any time; it trades time for memory, and changes no result.
+set at any time; it trades time for memory, and changes no result. `compile` changes rounding only.
 
 Shapes: B samples, S positions, D text features, C x h x w latents, H x W pixels.
 """
@@ -108,6 +108,10 @@ class Backbone(Protocol):
 
         Shapes: noisy (B, C, h, w), timesteps (B,) -> (B, C, h, w) fp32.
         """
+        ...
+
+    def compile(self) -> None:
+        """Have the denoiser compiled when it is next called, and for every new shape: minutes."""
         ...
 
     def new_scheduler(self) -> Scheduler:

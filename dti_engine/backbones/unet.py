@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor
+from torch import Tensor, nn
 
 from dti_engine.backbones.checkpoint import Checkpoint
 from dti_engine.backbones.interface import Latents, Scheduler, fingerprint
@@ -66,6 +66,9 @@ class UNetBackbone:
         else:
             self._unet.disable_gradient_checkpointing()
 
+    def compile(self) -> None:
+        self._unet.compile(dynamic=False)
+
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Latents:
         posterior = self._vae.encode(pixels.to(self.device, self._vae.dtype)).latent_dist
@@ -99,6 +102,7 @@ def load_unet(
     unet = checkpoint.model(
         UNet2DConditionModel, "unet", device=device, dtype=dtype, low_cpu_mem_usage=False
     )
+    _order_channels(unet, device)
     if device.type == "cpu" and unet.config["sample_size"] <= _SMALL_LATENTS:
         unet.set_attn_processor(AttnProcessor())
     return unet
@@ -114,9 +118,11 @@ def load_autoencoder(
     stated: Any = checkpoint.read("vae", AutoencoderKL.load_config)
     if dtype == torch.float16 and stated.get("force_upcast", True):
         dtype = torch.float32
-    return checkpoint.model(
+    vae = checkpoint.model(
         AutoencoderKL, "vae", device=device, dtype=dtype, low_cpu_mem_usage=False
     )
+    _order_channels(vae, device)
+    return vae
 
 
 def load_scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -124,6 +130,12 @@ def load_scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
     stated = cast(dict[str, Any], checkpoint.read("scheduler", DDIMScheduler.load_config))
     # DDIM clips to [-1, 1] unless told otherwise, as it was made for pixels: latents go beyond.
     return {"clip_sample": False, **stated}
+
+
+def _order_channels(model: nn.Module, device: torch.device) -> None:
+    """Tensor cores take convolutions with channels last, and would have them turned each time."""
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def _require_fit(

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 _RENAMED = re.compile(r"(<[^>]*>)=(.+)")
 
 
-def open_backbone(weights: str, *, device: str = "auto", dtype: DtypeName = "auto") -> "Backbone":
-    """The model, loaded while a spinner turns.
+def open_backbone(
+    weights: str, *, device: str = "auto", dtype: DtypeName = "auto", compiled: bool = False
+) -> "Backbone":
+    """The model, loaded while a spinner turns; compiled when it is first used, if asked for.
 
     Raises: BackboneLoadError; ConfigurationError if this machine has no such device.
     """
@@ -28,7 +30,10 @@ def open_backbone(weights: str, *, device: str = "auto", dtype: DtypeName = "aut
         from dti_engine.devices import find_device, find_dtype
 
         found = find_device(device)
-        return load_backbone(weights, device=found, dtype=find_dtype(dtype, found))
+        backbone = load_backbone(weights, device=found, dtype=find_dtype(dtype, found))
+    if compiled:
+        backbone.compile()
+    return backbone
 
 
 def open_tokens(values: Sequence[str]) -> dict[str, "Artifact"]:

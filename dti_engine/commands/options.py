@@ -25,7 +25,8 @@ BackboneOption: TypeAlias = Annotated[
     typer.Option(
         "--backbone",
         metavar="NAME",
-        help="[cyan]miniature[/], a folder in the diffusers layout, or a hub id.",
+        help="A name of [cyan]dti backbones[/], a folder in the diffusers layout, or a hub id; "
+        "names and ids may end in @revision.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -44,6 +45,14 @@ DtypeOption: TypeAlias = Annotated[
         "--dtype",
         help="Of the model; learned rows and the vocabulary are always float32. [cyan]auto[/] is "
         "bfloat16 where the device computes in it, else float32.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+CompileOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the denoiser: minutes at the start, then faster; for long runs.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

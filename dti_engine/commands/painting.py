@@ -46,6 +46,7 @@ def generate(
     backbone: options.BackboneOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    compiled: options.CompileOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Paint prompts, with learned tokens in them.
@@ -55,7 +56,7 @@ def generate(
     """
     artifacts = open_tokens(tokens or [])
     prompts = [filled(prompt, list(artifacts)) for prompt in prompts]
-    model = open_backbone(backbone, device=device, dtype=dtype)
+    model = open_backbone(backbone, device=device, dtype=dtype, compiled=compiled)
     warn_of_other_weights(artifacts.values(), model)
     output = output_folder(output)
 

@@ -66,6 +66,7 @@ def train(
     backbone: options.BackboneOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    compiled: options.CompileOption = False,
     recipe_name: settings.RecipeOption = None,
     method: settings.MethodOption = "dti",
     steps: settings.StepsOption = None,
@@ -191,7 +192,7 @@ def train(
     else:
         refuse_unfinished(keeper, plans.names)
     with EventLog(output, on_lost=warn, echo=as_json) as log:
-        model = open_backbone(backbone, device=device, dtype=dtype)
+        model = open_backbone(backbone, device=device, dtype=dtype, compiled=compiled)
         judge = _find_judge(backbone, must_choose=keep_every is not None and num_probes > 0)
         model.recompute = recompute
         num_slots = choose_slots(

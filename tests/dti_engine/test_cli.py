@@ -23,7 +23,15 @@ from dti_engine.blends import mean_tokens, slerp_tokens
 from dti_engine.bundles import loading
 from dti_engine.bundles.loading import Bundle, load_bundle
 from dti_engine.cli import app
-from dti_engine.commands import blending, demonstration, exchange, inspection, painting, training
+from dti_engine.commands import (
+    backbones,
+    blending,
+    demonstration,
+    exchange,
+    inspection,
+    painting,
+    training,
+)
 from dti_engine.commands.subjects import plan
 from dti_engine.errors import ConfigurationError, InvalidBundleError, TokenError
 from dti_engine.generation import read_settings
@@ -31,6 +39,7 @@ from dti_engine.manifest import Blended, Imported
 
 ENCODER = "text_encoder"
 EXAMPLES = [
+    *backbones.EXAMPLES,
     *blending.EXAMPLES,
     *demonstration.EXAMPLES,
     *exchange.EXPORT_EXAMPLES,

@@ -202,6 +202,28 @@ def test_recomputing_keeps_less_and_changes_no_gradient(weights: Path) -> None:
     assert all(map(torch.equal, gradients[True], gradients[False]))
 
 
+def test_a_compiled_denoiser_does_the_same(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its graph is traced; the compiler behind it would take minutes."""
+    graphs: list[int] = []
+
+    def tracing(self: nn.Module, **options: object) -> None:
+        def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+            graphs.append(len(graph.graph.nodes))
+            return graph.forward
+
+        compiled = torch.compile(self.forward, backend=backend, fullgraph=True, **options)
+        monkeypatch.setattr(self, "_compiled_call_impl", compiled)
+
+    plain, backbone = load_backbone(weights), load_backbone(weights)
+    monkeypatch.setattr(nn.Module, "compile", tracing)
+    backbone.compile()
+    batch, rows = bind(["a <rex>"], [{"<rex>": random_token(backbone)}], backbone.text_encoders)
+    losses = [loss_of(each, each.encode_prompts(batch, rows)) for each in (plain, backbone)]
+    torch.testing.assert_close(*losses)
+    assert len(graphs) == 1
+    assert graphs[0] > 50
+
+
 # Images and latents
 
 
