@@ -187,8 +187,9 @@ def score_missing(work: Work, backbone: Backbone, judge: Judge, runs: Sequence[R
         ]
         pictures = generate(backbone, requests, steps=IMAGE_STEPS, batch_size=BATCH_SIZE)
         references = [picture.image for picture in load_pictures(work.photos(each.look))]
-        scores = np.mean(judge.scores(pictures, probes, references), axis=0)
-        work.add(_key(run, name, step), (float(scores[0]), float(scores[1])))
+        scores = judge.scores(pictures, probes, references, each.look.class_word)
+        subject, prompt = np.mean(scores, axis=0)
+        work.add(_key(run, name, step), (float(subject), float(prompt)))
 
 
 def _key(run: str, name: str, step: int) -> str:

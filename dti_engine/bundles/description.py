@@ -92,6 +92,9 @@ class Description(BaseModel):
         default=None, description="the token's name in prompts"
     )
     initializer: _Text | None = Field(default=None, description="nearest common word or phrase")
+    class_noun: _Text | None = Field(
+        default=None, description="what it is, where prompts are scored; else the initializer"
+    )
     kind: Kind | None = Field(default=None, description="family of caption templates")
     training: TrainingNotes = Field(default=TrainingNotes(), description="what is its own of it")
     tags: tuple[_Text, ...] = Field(default=(), max_length=50, strict=False)

@@ -1,174 +1,215 @@
-"""`dti evaluate`: how well the miniature is personalized, beside floor, ceiling and baselines."""
+"""`dti evaluate`: how well a model is personalized, beside floor and baselines.
 
-import hashlib
-import json
-import shlex
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
+The miniature has a study of its own, as its pictures can be read; see `miniature_study`. All other
+models are studied on photographs by the paper's protocol; see `photograph_study`.
+"""
+
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from dti_engine.commands import options
-from dti_engine.commands.inputs import open_backbone
-from dti_engine.commands.terminal import notes, output_folder, print_json, print_paths, results, say
-from dti_engine.errors import BackboneLoadError
-from dti_engine.evaluation.protocol import Protocol
-
-if TYPE_CHECKING:
-    from dti_engine.backbones.interface import Backbone
-    from dti_engine.evaluation.results import Results
-    from dti_engine.evaluation.study import OnProgress
+from dti_engine.commands import options, settings
+from dti_engine.commands.miniature_study import SCORER, evaluate_miniature, is_miniature
+from dti_engine.commands.photograph_study import Choices, evaluate_photographs
+from dti_engine.errors import ConfigurationError
+from dti_engine.evaluation.photographs.rows import METHODS
+from dti_engine.scorers import DINOV2, SIGLIP
 
 EXAMPLES = (
     "dti evaluate --output evaluation --quick",
     "nohup dti evaluate --output evaluation > evaluation.log 2>&1 &",
     "dti evaluate --output evaluation-4 --seeds 4 --image-seeds 4 --json",
+    "dti evaluate --backbone ./sdxl --subjects dreambooth --output sdxl-evaluation",
+    "dti evaluate --backbone ./sdxl --subjects dreambooth --methods dti --kappa 5e-5 --kappa 2e-4",
 )
-_SECONDS_BETWEEN_LINES = 30
+_PHOTOGRAPHS = "Photographs (other backbones than the miniature)"
 
 
 def evaluate(
     output: options.OutputFolderOption = Path("evaluation"),
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="4 of 12 subjects, 2 of 4 settings: does all work?"),
+        typer.Option(
+            "--quick", help="Few subjects, settings or prompts, and steps: does all work?"
+        ),
     ] = False,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Trainings of each subject.", show_default="2, or 1 with --quick"),
+        typer.Option(
+            min=1,
+            help="Trainings of each subject.",
+            show_default="2 on the miniature, 1 with --quick and on photographs",
+        ),
     ] = None,
     image_seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Pictures of each prompt.", show_default="2, or 1 with --quick"),
+        typer.Option(
+            min=1,
+            help="Pictures of each prompt.",
+            show_default="2 on the miniature, 4 on photographs, 1 with --quick",
+        ),
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Training steps of a token.", show_default="200, or 100 with --quick"
+            min=1,
+            help="Training steps of a token.",
+            show_default="200 on the miniature, else recipe; 100 with --quick",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all draws, in training and painting.")] = 0,
-    weights: Annotated[
-        str,
+    seed: Annotated[
+        int | None,
         typer.Option(
-            "--backbone",
-            metavar="NAME",
-            help="The miniature, or a folder made by its recipe.",
-            rich_help_panel=options.MODEL_PANEL,
+            min=0,
+            help="Of all draws on the miniature; of the first training on photographs.",
+            show_default="0, and 42",
         ),
-    ] = "miniature",
+    ] = None,
+    weights: options.BackboneOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    subjects: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Bundles of photographs, each with its words in bundle.json.",
+            rich_help_panel=_PHOTOGRAPHS,
+            show_default=False,
+        ),
+    ] = None,
+    methods: Annotated[
+        str,
+        typer.Option(metavar="NAME,...", help="Rows of the table.", rich_help_panel=_PHOTOGRAPHS),
+    ] = ",".join(METHODS),
+    kappas: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--kappa",
+            min=0.0,
+            help="A row of DTI for each that is given.",
+            rich_help_panel=_PHOTOGRAPHS,
+            show_default="recipe",
+        ),
+    ] = None,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|object|live|FILE",
+            help="40 for objects or for what lives, by the class noun; or one a line, with {}.",
+            rich_help_panel=_PHOTOGRAPHS,
+        ),
+    ] = "auto",
+    recipe_name: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="Complete settings of training.",
+            rich_help_panel=_PHOTOGRAPHS,
+            show_default="the backbone's",
+        ),
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the crops in px.", rich_help_panel=_PHOTOGRAPHS, show_default="recipe"
+        ),
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(min=1, help="Tokens trained at a time.", rich_help_panel=_PHOTOGRAPHS)
+    ] = 1,
+    image_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Denoising steps of a picture.",
+            rich_help_panel=_PHOTOGRAPHS,
+            show_default="50; 20 of flow models and with --quick",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            help="How strongly prompts are followed.",
+            rich_help_panel=_PHOTOGRAPHS,
+            show_default="5; 4.5 of flow models",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures painted at once.", rich_help_panel=_PHOTOGRAPHS)
+    ] = 4,
+    dinov2: Annotated[
+        str,
+        typer.Option(
+            metavar="ID[@REVISION]|FOLDER",
+            help="Scores subjects. An id is downloaded.",
+            rich_help_panel=_PHOTOGRAPHS,
+        ),
+    ] = DINOV2,
+    siglip: Annotated[
+        str,
+        typer.Option(
+            metavar="ID[@REVISION]|FOLDER",
+            help="Scores prompts. An id is downloaded.",
+            rich_help_panel=_PHOTOGRAPHS,
+        ),
+    ] = SIGLIP,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Does DTI keep its promises? Scores on the miniature, beside floor, ceiling and standard TI.
+    """Does DTI keep its promises? Scores beside floor, baselines and, on the miniature, a ceiling.
 
-    Takes most of an hour on two CPU cores, with --quick a few minutes. What is done is kept in DIR:
-    after a stop, the same command goes on. Writes DIR/report.md, DIR/sheet.png and
-    DIR/results.json, and keeps all tokens, pictures and scores.
+    The miniature is studied on subjects of its world, which takes most of an hour on two CPU cores,
+    with --quick a few minutes. Any other model needs --subjects, and is studied by the paper's
+    protocol: DINOv2 and SigLIP score pictures of each subject in 40 prompts from 4 seeds.
+
+    What is done is kept in DIR: after a stop, the same command goes on. Writes DIR/report.md,
+    DIR/sheet.png and DIR/results.json, and keeps all tokens, pictures and scores.
     """
-    folder = output_folder(output)
-    model = open_backbone(weights, device=device, dtype=dtype)
-    given = {"num_training_seeds": seeds, "num_image_seeds": image_seeds, "steps": steps}
+    given = {"num_training_seeds": seeds, "num_image_seeds": image_seeds}
     changes = {name: value for name, value in given.items() if value is not None}
-    make = Protocol.quick if quick else Protocol.standard
-    protocol = make(resolution=model.image_size, seed=seed, **changes)
-
-    from dti_engine.evaluation.report import report
-    from dti_engine.evaluation.study import Study
-    from dti_engine.miniature.scorer import load_scorer
-
-    source = _miniature_folder(weights)
-    with _progress() as on_progress:
-        study = Study(
-            model,
-            load_scorer(source / "scorer.safetensors"),
-            protocol,
-            folder,
-            weights_sha256=_digest(source),
-            on_progress=on_progress,
+    if is_miniature(weights):
+        if subjects:
+            raise ConfigurationError(
+                "--subjects is for other backbones: the miniature knows no photographs, and is "
+                "studied on subjects of its own world"
+            )
+        evaluate_miniature(
+            weights,
+            output,
+            quick=quick,
+            seed=seed or 0,
+            changes=changes | ({} if steps is None else {"steps": steps}),
+            device=device,
+            dtype=dtype,
+            as_json=as_json,
         )
-        found = study.run()
-    command = _command(protocol, model, quick=quick, folder=folder)
-    (folder / "report.md").write_text(report(found, command=command), encoding="utf-8")
-    document = found.document()
-    (folder / "results.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
-    if as_json:
-        print_json(document)
-    else:
-        results.print(_summary(found))
-        print_paths([folder / name for name in ("report.md", "sheet.png", "results.json")])
-
-
-def _miniature_folder(weights: str) -> Path:
-    """Folder of the weights and of the scorer that was trained with them."""
-    from dti_engine.backbones.checkpoint import open_checkpoint
-
-    folder = open_checkpoint(weights).folder
-    if not (folder / "scorer.safetensors").is_file():
-        raise BackboneLoadError(
-            f"{weights!r} has no scorer.safetensors; evaluation needs the miniature's weights"
+        return
+    if subjects is None:
+        raise ConfigurationError(
+            f"{weights!r} is not the miniature (it has no {SCORER}), so it is studied on "
+            "photographs: give --subjects and a folder of bundles, each with its pictures and a "
+            'bundle.json such as {"initializer": "dog"}; docs/evaluation.md says more'
         )
-    return folder
-
-
-def _digest(folder: Path) -> str:
-    """sha256 of all weights: scores of one model must not be continued with another."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _command(protocol: Protocol, model: "Backbone", *, quick: bool, folder: Path) -> str:
-    """The command line that does the same again; without paths, as the report may be published."""
-    given = {
-        "--seeds": protocol.num_training_seeds,
-        "--image-seeds": protocol.num_image_seeds,
-        "--steps": protocol.steps,
-        "--seed": protocol.seed,
-        "--backbone": model.name,
-        "--dtype": str(model.dtype).removeprefix("torch."),
-        "--output": folder.name,
-    }
-    words = [str(word) for option in given.items() for word in option]
-    return shlex.join(["dti", "evaluate", *(["--quick"] if quick else []), *words])
-
-
-@contextmanager
-def _progress() -> Generator["OnProgress"]:
-    """A bar for each thing that is done; where nobody watches, a line now and then."""
-    columns = (
-        TextColumn("[cyan]{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+    evaluate_photographs(
+        weights,
+        output,
+        subjects,
+        Choices(
+            methods=[name.strip() for name in methods.split(",") if name.strip()],
+            kappas=kappas or [],
+            prompts=prompts,
+            recipe=recipe_name or settings.own_recipe(weights),
+            training={"steps": steps, "resolution": resolution},
+            protocol=changes
+            | {"first_training_seed": seed, "image_steps": image_steps, "guidance": guidance},
+            quick=quick,
+            num_slots=slots,
+            batch_size=batch_size,
+            dinov2=dinov2,
+            siglip=siglip,
+        ),
+        device=device,
+        dtype=dtype,
+        as_json=as_json,
     )
-    tasks = {}
-    said_at = -float(_SECONDS_BETWEEN_LINES)
-    with Progress(*columns, console=notes, disable=not notes.is_terminal) as bars:
-
-        def on_progress(doing: str, done: int, total: int) -> None:
-            nonlocal said_at
-            if notes.is_terminal:
-                if doing not in tasks:
-                    tasks[doing] = bars.add_task(doing, total=total)
-                bars.update(tasks[doing], completed=done)
-            elif done == total or time.monotonic() - said_at >= _SECONDS_BETWEEN_LINES:
-                said_at = time.monotonic()
-                say(f"{time.strftime('%H:%M:%S')}  {doing}: {done} of {total}")
-
-        yield on_progress
-
-
-def _summary(found: "Results") -> Table:
-    table = Table("aim", "reached", "needed", "verdict")
-    for aim in found.aims:
-        table.add_row(aim.text, f"{aim.reached:.3f}", f"{aim.needed:.3f}", aim.verdict)
-    return table

@@ -103,13 +103,14 @@ def settings(
 
     Raises: ConfigurationError; BackboneLoadError if there are no such weights.
     """
-    config = recipe(recipe_name or _own_recipe(weights))
+    config = recipe(recipe_name or own_recipe(weights))
     if method == "ti":
         config = standard_ti(config)
     return config.changed(**given)
 
 
-def _own_recipe(weights: str) -> str:
+def own_recipe(weights: str) -> str:
+    """Name of the recipe for these weights. Raises: BackboneLoadError if there are none."""
     if weights == "miniature":
         return "miniature"
     from dti_engine.backbones.checkpoint import open_checkpoint  # loads torch

@@ -20,6 +20,7 @@ from dti_engine.keepers import Keeper
 from dti_engine.quality.probes import MAX_PROBES
 
 if TYPE_CHECKING:
+    from dti_engine.backbones.interface import Backbone
     from dti_engine.quality.judges import Judge
 
 EXAMPLES = (
@@ -128,6 +129,17 @@ def train(
             rich_help_panel=_TRIALS,
         ),
     ] = MAX_PROBES,
+    judge_name: Annotated[
+        str | None,
+        typer.Option(
+            "--judge",
+            metavar="paper|FOLDER",
+            help="Who scores trials: [cyan]paper[/] downloads DINOv2 and SigLIP; a folder holds "
+            "dinov2-base and siglip-base-patch16-512.",
+            rich_help_panel=_TRIALS,
+            show_default="the miniature's own; else nobody",
+        ),
+    ] = None,
     keep_every: Annotated[
         int | None,
         typer.Option(
@@ -193,7 +205,9 @@ def train(
         refuse_unfinished(keeper, plans.names)
     with EventLog(output, on_lost=warn, echo=as_json) as log:
         model = open_backbone(backbone, device=device, dtype=dtype, compiled=compiled)
-        judge = _find_judge(backbone, must_choose=keep_every is not None and num_probes > 0)
+        judge = _find_judge(
+            backbone, judge_name, model, must_choose=keep_every is not None and num_probes > 0
+        )
         model.recompute = recompute
         num_slots = choose_slots(
             model,
@@ -227,14 +241,16 @@ def train(
     raise typer.Exit(endings.exit_code())
 
 
-def _find_judge(backbone: str, *, must_choose: bool) -> "Judge | None":
+def _find_judge(
+    backbone: str, name: str | None, model: "Backbone", *, must_choose: bool
+) -> "Judge | None":
     """Who scores tokens. Raises: ConfigurationError if nobody does, and the best is to be taken."""
     from dti_engine.quality.judges import find_judge  # loads torch
 
-    judge = find_judge(backbone)
+    judge = find_judge(backbone, name, device=model.device)
     if must_choose and judge is None:
         raise ConfigurationError(
-            f"nothing can score pictures of {backbone!r} yet, so the best of the steps of "
-            "--keep-every cannot be taken; add --probes 0 to keep them and choose by eye"
+            f"nothing can score pictures of {backbone!r}, so the best of the steps of --keep-every "
+            "cannot be taken; give --judge, or add --probes 0 to keep them and choose by eye"
         )
     return judge

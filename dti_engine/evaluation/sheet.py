@@ -1,7 +1,8 @@
 """The contact sheet: what the scores are about, to look at. Rows are rows, columns are prompts."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -9,11 +10,19 @@ from dti_engine.evaluation.rows import TITLES, Row, Shot
 from dti_engine.evaluation.store import Store
 from dti_engine.miniature.world.subjects import HeldOutSubject, evaluation_prompts
 
-_CELL_PX = 112
 _LABEL_PX = 150
 _HEADER_PX = 84
 _GAP_PX = 4
 _INK, _PAPER = (25, 28, 32), (255, 255, 255)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One subject on a sheet: the photos, then rows by their titles, a picture per column."""
+
+    name: str
+    photos: Sequence[Image.Image]
+    rows: Mapping[str, Sequence[Image.Image]]
 
 
 def contact_sheet(
@@ -21,33 +30,55 @@ def contact_sheet(
 ) -> Image.Image:
     """A block for each subject: its photos, then its rows in every prompt, from the first seeds."""
     templates = [prompt.template for prompt in evaluation_prompts()]
-    step = _CELL_PX + _GAP_PX
-    block = _HEADER_PX // 4 + (len(rows) + 1) * step
-    size = (_LABEL_PX + len(templates) * step, _HEADER_PX + len(subjects) * block)
+    blocks = [
+        Block(
+            subject.name,
+            [Image.open(path) for path in sorted(store.references(subject).glob("*.png"))],
+            {
+                TITLES[row.kind]: [
+                    Image.open(store.picture(Shot(row, subject, column, image_seed=0)))
+                    for column in range(len(templates))
+                ]
+                for row in rows
+            },
+        )
+        for subject in subjects
+    ]
+    # Every pixel enlarged alike: smoothing would show more than was painted.
+    return sheet_of(blocks, templates, cell_px=112, resample=Image.Resampling.NEAREST)
+
+
+def sheet_of(
+    blocks: Sequence[Block],
+    templates: Sequence[str],
+    *,
+    cell_px: int,
+    resample: Image.Resampling,
+) -> Image.Image:
+    """Blocks under each other, in columns of these prompts; all blocks have as many rows."""
+    step = cell_px + _GAP_PX
+    block_px = _HEADER_PX // 4 + (len(blocks[0].rows) + 1) * step
+    size = (_LABEL_PX + len(templates) * step, _HEADER_PX + len(blocks) * block_px)
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
+
+    def write(text: str, corner: tuple[int, int], width_px: int) -> None:
+        font = ImageFont.load_default(11)
+        wrapped = textwrap.fill(text, width=width_px // 6)
+        pen.multiline_text(corner, wrapped, fill=_INK, font=font, spacing=2)
+
+    def paste(pictures: Sequence[Image.Image], y: int) -> None:
+        for column, picture in enumerate(pictures):
+            cell = picture.resize((cell_px, cell_px), resample)
+            sheet.paste(cell, (_LABEL_PX + column * step, y))
+
     for column, template in enumerate(templates):
-        _write(pen, template.replace("{}", "*"), (_LABEL_PX + column * step, _GAP_PX), _CELL_PX)
-    for number, subject in enumerate(subjects):
-        top = _HEADER_PX + number * block
-        _write(pen, f"{subject.name}: photos", (_GAP_PX, top), _LABEL_PX)
-        for column, path in enumerate(sorted(store.references(subject).glob("*.png"))):
-            _paste(sheet, Image.open(path), (_LABEL_PX + column * step, top))
-        for index, row in enumerate(rows, start=1):
-            y = top + index * step
-            _write(pen, TITLES[row.kind], (_GAP_PX, y), _LABEL_PX)
-            for column in range(len(templates)):
-                picture = Image.open(store.picture(Shot(row, subject, column, image_seed=0)))
-                _paste(sheet, picture, (_LABEL_PX + column * step, y))
+        write(template.replace("{}", "*"), (_LABEL_PX + column * step, _GAP_PX), cell_px)
+    for number, block in enumerate(blocks):
+        top = _HEADER_PX + number * block_px
+        write(f"{block.name}: photos", (_GAP_PX, top), _LABEL_PX)
+        paste(block.photos, top)
+        for index, (title, pictures) in enumerate(block.rows.items(), start=1):
+            write(title, (_GAP_PX, top + index * step), _LABEL_PX)
+            paste(pictures, top + index * step)
     return sheet
-
-
-def _paste(sheet: Image.Image, picture: Image.Image, corner: tuple[int, int]) -> None:
-    """Every pixel enlarged alike: smoothing would show more than was painted."""
-    sheet.paste(picture.resize((_CELL_PX, _CELL_PX), Image.Resampling.NEAREST), corner)
-
-
-def _write(pen: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], width_px: int) -> None:
-    font = ImageFont.load_default(11)
-    wrapped = textwrap.fill(text, width=width_px // 6)
-    pen.multiline_text(corner, wrapped, fill=_INK, font=font, spacing=2)

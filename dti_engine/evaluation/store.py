@@ -8,19 +8,14 @@ scores.jsonl        one line per picture, appended when the picture is scored
 times.jsonl         one line per piece of work that was kept: its seconds
 """
 
-import json
-import os
-import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from dti_engine.artifact import Artifact
-from dti_engine.errors import ConfigurationError
+from dti_engine.evaluation.records import Records
 from dti_engine.evaluation.rows import Shot, TokenKey
-from dti_engine.files import write_whole
 from dti_engine.miniature.world.subjects import HeldOutSubject
 
 
@@ -56,27 +51,12 @@ class Score(BaseModel):
         )
 
 
-class Store:
+class Store(Records[Score]):
     """One evaluation's folder. One process at a time writes to it."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        """Begin or go on with the evaluation that `identity` describes.
-
-        Raises: ConfigurationError if the folder holds another evaluation, or is damaged.
-        """
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        _claim(folder / "evaluation.json", json.dumps(identity, indent=2, sort_keys=True))
-        self._scores_file, self._times_file = folder / "scores.jsonl", folder / "times.jsonl"
-        self.scores = {score.picture: score for score in _read_scores(self._scores_file)}
-        self._seconds = sum(json.loads(line)["seconds"] for line in _lines(self._times_file))
-        self._noted_at = time.monotonic()
-
-    def add(self, scores: Sequence[Score]) -> None:
-        """Keep scores for good."""
-        _append(self._scores_file, [score.model_dump_json() for score in scores])
-        self.scores |= {score.picture: score for score in scores}
-        self.note_time()
+        """Begin or go on with the evaluation that `identity` describes. Raises: as `Records`."""
+        super().__init__(folder, identity, Score)
 
     def references(self, subject: HeldOutSubject) -> Path:
         """Folder of its photos."""
@@ -104,52 +84,3 @@ class Store:
     def load_token(self, key: TokenKey, subject: HeldOutSubject, training_seed: int) -> Artifact:
         """Raises: ArtifactError if it is damaged or was removed."""
         return Artifact.load(self.token(key, subject, training_seed))
-
-    def note_time(self) -> float:
-        """Keep the time since the last note; gives the seconds that all starts together took.
-
-        It is kept with every piece of work, since no start knows how it will end. What a piece took
-        that was cut short, and is done again, does not count.
-        """
-        now = time.monotonic()
-        passed, self._noted_at = now - self._noted_at, now
-        self._seconds += passed
-        _append(self._times_file, [json.dumps({"seconds": passed})])
-        return self._seconds
-
-
-def _claim(path: Path, identity: str) -> None:
-    if not path.exists():
-        write_whole(path, identity.encode())
-    elif path.read_text(encoding="utf-8") != identity:
-        raise ConfigurationError(
-            f"{str(path.parent)!r} holds an evaluation with other options or weights, or one by "
-            f"another version of the engine, see {path.name} there; give the same ones to go on "
-            "with it, or another folder"
-        )
-
-
-def _append(path: Path, lines: Sequence[str]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-
-
-def _lines(path: Path) -> list[bytes]:
-    """The lines of the file; a last one that was cut short by a crash is taken off."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    os.truncate(path, len(whole))
-    return whole.splitlines()
-
-
-def _read_scores(path: Path) -> Iterator[Score]:
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            yield Score.model_validate_json(line)
-        except ValidationError as error:
-            raise ConfigurationError(
-                f"line {number} of {str(path)!r} is no score; remove that line to score its "
-                "picture again"
-            ) from error

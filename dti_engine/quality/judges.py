@@ -1,15 +1,22 @@
-"""Who reads pictures and scores them: so far the miniature's scorer, for its pictures."""
+"""Who reads pictures and scores them: the miniature's scorer, or DINOv2 with SigLIP."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, Self
 
+import torch
 from PIL import Image
 
 from dti_engine.backbones.checkpoint import open_checkpoint
 from dti_engine.miniature.scorer import Scorer, load_scorer, read
 from dti_engine.quality.probes import Probe
+from dti_engine.scorers import DINOV2, FOLDERS, SIGLIP
+from dti_engine.scorers.dinov2 import Dinov2, likeness
+from dti_engine.scorers.siglip import Siglip, scored_text
+
+PAPER = "paper"
+"""Name of the judge that the paper's scores are defined by, from the hub."""
 
 
 class Judge(Protocol):
@@ -22,10 +29,12 @@ class Judge(Protocol):
         pictures: Sequence[Image.Image],
         probes: Sequence[Probe],
         references: Sequence[Image.Image],
+        class_noun: str,
     ) -> list[tuple[float, float]]:
         """Subject score and prompt score of each picture, in 0 .. 1; pictures are of the probes.
 
-        references: pictures that the subject was learned from, at least one.
+        references: pictures that the subject was learned from, at least one. class_noun: what it
+        is, in plain words.
         """
         ...
 
@@ -43,6 +52,7 @@ class MiniatureJudge:
         pictures: Sequence[Image.Image],
         probes: Sequence[Probe],
         references: Sequence[Image.Image],
+        class_noun: str,
     ) -> list[tuple[float, float]]:
         known = read(self._scorer, references)
         return [
@@ -54,10 +64,51 @@ class MiniatureJudge:
         ]
 
 
-def find_judge(weights: str | Path) -> Judge | None:
-    """The judge that lies beside these weights; None if there is none.
+class PaperJudge:
+    """DINOv2 for the subject and SigLIP for the prompt, see `scorers`.
+
+    A negative cosine counts as 0: the pictures have nothing in common. References are not masked.
+    """
+
+    def __init__(self, dinov2: Dinov2, siglip: Siglip, name: str) -> None:
+        self._dinov2, self._siglip, self.name = dinov2, siglip, name
+
+    @classmethod
+    def load(cls, source: str, *, device: torch.device | str = "cpu") -> Self:
+        """By the name PAPER, or from a folder that holds `scorers.FOLDERS`.
+
+        Raises: BackboneLoadError if they are not to be had.
+        """
+        folders = [str(Path(source) / folder) for folder in FOLDERS]
+        dinov2, siglip = (DINOV2, SIGLIP) if source == PAPER else folders
+        name = "DINOv2 and SigLIP"
+        return cls(Dinov2.load(dinov2, device=device), Siglip.load(siglip, device=device), name)
+
+    def scores(
+        self,
+        pictures: Sequence[Image.Image],
+        probes: Sequence[Probe],
+        references: Sequence[Image.Image],
+        class_noun: str,
+    ) -> list[tuple[float, float]]:
+        likenesses = likeness(self._dinov2.features(pictures), self._dinov2.features(references))
+        texts = [scored_text(probe.template, class_noun) for probe in probes]
+        obeyed = self._siglip.scores(pictures, texts)
+        return [
+            (min(max(cosine, 0.0), 1.0), prompt.probability)
+            for cosine, prompt in zip(likenesses, obeyed, strict=True)
+        ]
+
+
+def find_judge(
+    weights: str | Path, asked: str | None = None, *, device: torch.device | str = "cpu"
+) -> Judge | None:
+    """The judge that is asked for, see `PaperJudge.load`, or else that lies beside these weights;
+    None if there is none. Nothing is downloaded that is not asked for.
 
     Raises: BackboneLoadError if there are no weights.
     """
+    if asked is not None:
+        return PaperJudge.load(asked, device=device)
     path = open_checkpoint(weights).folder / "scorer.safetensors"
     return MiniatureJudge(load_scorer(path)) if path.is_file() else None

@@ -115,8 +115,11 @@ class Examiner:
         if self._judge is None:
             shown = tuple(ProbePicture(prompt=p.prompt(name), seed=p.seed) for p in asked)
             return Trial(Quality(judge=None, pictures=shown), pictures)
-        scores = self._judge.scores(pictures, asked, candidate.references)
+        scores = self._judge.scores(pictures, asked, candidate.references, candidate.initializer)
         of_word = [self._of_words[probe.template, candidate.initializer] for probe in asked]
+        word_scores = self._judge.scores(
+            of_word, asked, candidate.references, candidate.initializer
+        )
         return Trial(
             Quality(
                 judge=self._judge.name,
@@ -128,9 +131,7 @@ class Examiner:
                 ),
                 subject_score=fmean(s for s, _ in scores),
                 prompt_score=fmean(p for _, p in scores),
-                word_subject_score=fmean(
-                    s for s, _ in self._judge.scores(of_word, asked, candidate.references)
-                ),
+                word_subject_score=fmean(s for s, _ in word_scores),
             ),
             pictures,
         )

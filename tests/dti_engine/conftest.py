@@ -1,6 +1,8 @@
 """Subjects to train, and the tiny backbone taken apart, for tests that change or convert a part."""
 
 import hashlib
+import json
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,16 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextModel,
+    CLIPTokenizer,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from dti_engine.artifact import Artifact
 from dti_engine.backbones.clip import ClipTextEncoder
@@ -102,3 +112,81 @@ def artifact_of() -> Callable[..., Artifact]:
         return Artifact.of(token, backbone="miniature", fingerprint="a" * 64, origin=origin)
 
     return make
+
+
+WORDS = """
+a an the of in on with photo painting red blue dog cat bear toy hat beach forest snow city space
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_scorers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a DINOv2 and a SigLIP of random weights, in the layouts of the published ones.
+
+    Smaller by size alone: files, classes, steps of preprocessing and special tokens are theirs.
+    """
+    root = tmp_path_factory.mktemp("scorers")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        _save_dinov2(root / "dinov2-base")
+        _save_siglip(root / "siglip-base-patch16-512")
+    return root
+
+
+def _save_dinov2(folder: Path) -> None:
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=28, patch_size=7
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    stated = {
+        "crop_size": {"height": 14, "width": 14},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_processor_type": "BitImageProcessor",
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"shortest_edge": 16},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+
+
+def _save_siglip(folder: Path) -> None:
+    parts = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    pieces = ["<pad>", "</s>", "<unk>", *(f"▁{word}" for word in sorted(set(WORDS.split())))]
+    pieces += ["▁", *string.ascii_lowercase]
+    text = {"vocab_size": len(pieces), "max_position_embeddings": 64, "projection_size": 32}
+    vision = {"image_size": 32, "patch_size": 8}
+    model = SiglipModel(SiglipConfig(text_config=parts | text, vision_config=parts | vision))
+    model.logit_scale.data.fill_(2.0)  # the logarithm of a scale, as published: there 4.77
+    model.logit_bias.data.fill_(-1.0)
+    model.save_pretrained(folder)
+    stated = {
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor",
+        "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "SiglipProcessor",
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"height": 32, "width": 32},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    scores = [0.0, 0.0, 0.0, *(-2.0 if piece[0] == "▁" else -9.0 for piece in pieces[3:])]
+    tokenizer = Tokenizer(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))

@@ -50,6 +50,7 @@ def warnings(path: Path, **options: int) -> list[tuple[str, str]]:
 def test_a_bundle_is_its_pictures_with_captions_and_masks(form: str, png: Png, pack: Pack) -> None:
     notes = {"b.png": {"caption": "a photo of {}", "mask": "masks/b.png"}}
     words = {"subject": "rex", "placeholder": "<r>", "initializer": "dog", "kind": "person"}
+    words["class_noun"] = "puppy"
     files = {
         "b.png": png(1),
         "a.jpg": png(2, format="JPEG"),

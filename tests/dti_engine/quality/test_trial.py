@@ -32,8 +32,10 @@ class Darkness:
         pictures: Sequence[Image.Image],
         probes: Sequence[Probe],
         references: Sequence[Image.Image],
+        class_noun: str,
     ) -> list[tuple[float, float]]:
         assert list(references) == [REFERENCE]
+        assert class_noun == "dog"
         self.asked.append([probe.template for probe in probes])
         levels = [sum(each.convert("L").histogram()[:128]) / 256 for each in pictures]
         return [(level, level / 2) for level in levels]

@@ -1,0 +1,92 @@
+"""The study of `dti evaluate` on the miniature, whose own scorer reads its pictures."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from dti_engine.commands.inputs import open_backbone
+from dti_engine.commands.studies import study_progress, weights_digest
+from dti_engine.commands.terminal import output_folder, print_json, print_paths, results
+from dti_engine.config import DtypeName
+from dti_engine.evaluation.protocol import Protocol
+
+if TYPE_CHECKING:
+    from dti_engine.backbones.interface import Backbone
+    from dti_engine.evaluation.results import Results
+
+SCORER = "scorer.safetensors"  # lies beside the miniature's weights
+
+
+def is_miniature(weights: str) -> bool:
+    """Whether these weights have a scorer of their own."""
+    return weights == "miniature" or (Path(weights).expanduser() / SCORER).is_file()
+
+
+def evaluate_miniature(
+    weights: str,
+    output: Path,
+    *,
+    quick: bool,
+    seed: int,
+    changes: Mapping[str, int],
+    device: str,
+    dtype: DtypeName,
+    as_json: bool,
+) -> None:
+    """changes: of the protocol. Raises: what `Study` does, and `open_backbone`."""
+    folder = output_folder(output)
+    model = open_backbone(weights, device=device, dtype=dtype)
+    make = Protocol.quick if quick else Protocol.standard
+    protocol = make(resolution=model.image_size, seed=seed, **changes)
+
+    from dti_engine.backbones.checkpoint import open_checkpoint
+    from dti_engine.evaluation.report import report
+    from dti_engine.evaluation.study import Study
+    from dti_engine.miniature.scorer import load_scorer
+
+    source = open_checkpoint(weights).folder
+    with study_progress() as on_progress:
+        study = Study(
+            model,
+            load_scorer(source / SCORER),
+            protocol,
+            folder,
+            weights_sha256=weights_digest(source),
+            on_progress=on_progress,
+        )
+        found = study.run()
+    command = _command(protocol, model, quick=quick, folder=folder)
+    (folder / "report.md").write_text(report(found, command=command), encoding="utf-8")
+    document = found.document()
+    (folder / "results.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+    if as_json:
+        print_json(document)
+    else:
+        results.print(_summary(found))
+        print_paths([folder / name for name in ("report.md", "sheet.png", "results.json")])
+
+
+def _command(protocol: Protocol, model: "Backbone", *, quick: bool, folder: Path) -> str:
+    """The command line that does the same again; without paths, as the report may be published."""
+    given = {
+        "--seeds": protocol.num_training_seeds,
+        "--image-seeds": protocol.num_image_seeds,
+        "--steps": protocol.steps,
+        "--seed": protocol.seed,
+        "--backbone": model.name,
+        "--dtype": str(model.dtype).removeprefix("torch."),
+        "--output": folder.name,
+    }
+    words = [str(word) for option in given.items() for word in option]
+    return shlex.join(["dti", "evaluate", *(["--quick"] if quick else []), *words])
+
+
+def _summary(found: "Results") -> Table:
+    table = Table("aim", "reached", "needed", "verdict")
+    for aim in found.aims:
+        table.add_row(aim.text, f"{aim.reached:.3f}", f"{aim.needed:.3f}", aim.verdict)
+    return table

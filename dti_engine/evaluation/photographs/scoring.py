@@ -1,0 +1,134 @@
+"""Paints the pictures that an evaluation on photographs lacks, and scores them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+from dti_engine.artifact import Artifact
+from dti_engine.backbones.interface import Backbone
+from dti_engine.evaluation.photographs.protocol import Protocol
+from dti_engine.evaluation.photographs.rows import Shot
+from dti_engine.evaluation.photographs.store import Score, Store
+from dti_engine.evaluation.photographs.subjects import PhotographedSubject
+from dti_engine.evaluation.scoring import rescaled
+from dti_engine.generation import ImageRequest, generate, picture_settings, save_picture
+from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
+from dti_engine.scorers.siglip import Siglip, scored_text
+from dti_engine.tokens import LearnedToken
+from dti_engine.vocabulary import vocabulary_magnitude
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """Features (R, d) of a subject's photographs."""
+
+    plain: Tensor
+    masked: Tensor | None  # None unless all have masks
+
+
+class Examiner:
+    """Paints and scores shots; the tokens of their rows must be learned."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        dinov2: Dinov2,
+        siglip: Siglip,
+        protocol: Protocol,
+        store: Store,
+        *,
+        batch_size: int,
+    ) -> None:
+        """batch_size: pictures painted, and scored, at once."""
+        self._backbone, self._dinov2, self._siglip = backbone, dinov2, siglip
+        self._protocol, self._store, self._batch_size = protocol, store, batch_size
+        self._references: dict[str, References] = {}
+        self._lengths = {
+            name: vocabulary_magnitude(encoder) for name, encoder in backbone.text_encoders.items()
+        }
+
+    def score_missing(self, shots: Sequence[Shot], *, on_pictures: Callable[[int], None]) -> None:
+        """Paint, score and keep all shots that have no score yet; on_pictures gets how many are
+        done in all.
+
+        Batches are always the same, since their shape decides how results round: one of which a
+        part is missing is painted whole, and what is there is left as it is.
+        """
+        done = 0
+        for start in range(0, len(shots), self._batch_size):
+            batch = shots[start : start + self._batch_size]
+            if not all(shot.key in self._store.scores for shot in batch):
+                found = self._examined(batch)
+                self._store.add([each for each in found if each.picture not in self._store.scores])
+            done += len(batch)
+            on_pictures(done)
+
+    def _examined(self, shots: Sequence[Shot]) -> list[Score]:
+        artifacts = [self._artifact(shot) for shot in shots]
+        requests = [
+            self._request(shot, artifact) for shot, artifact in zip(shots, artifacts, strict=True)
+        ]
+        steps = self._protocol.image_steps
+        pictures = generate(self._backbone, requests, steps=steps, batch_size=self._batch_size)
+        for shot, artifact, request, picture in zip(
+            shots, artifacts, requests, pictures, strict=True
+        ):
+            if shot.key in self._store.scores:
+                continue
+            origins = {shot.subject.placeholder: artifact.origin()} if artifact else {}
+            settings = picture_settings(request, self._backbone, steps=steps, tokens=origins)
+            # First the picture: a score without it could not be checked by eye.
+            save_picture(picture, self._store.picture(shot), {"shot": shot.key} | settings)
+        return self._scores(shots, pictures)
+
+    def _scores(self, shots: Sequence[Shot], pictures: Sequence[Image.Image]) -> list[Score]:
+        features = self._dinov2.features(pictures)
+        texts = [scored_text(shot.template, shot.subject.class_noun) for shot in shots]
+        obeyed = self._siglip.scores(pictures, texts)
+        scores: list[Score] = []
+        for index, shot in enumerate(shots):
+            references, own = self._references_of(shot.subject), features[index : index + 1]
+            on_black = None if references.masked is None else likeness(own, references.masked)[0]
+            scores.append(
+                Score(
+                    picture=shot.key,
+                    row=shot.row.name,
+                    subject=shot.subject.name,
+                    prompt=shot.prompt,
+                    training_seed=shot.training_seed,
+                    image_seed=shot.image_seed,
+                    masked_subject_score=on_black,
+                    subject_score=likeness(own, references.plain)[0],
+                    prompt_score=obeyed[index].probability,
+                    prompt_cosine=obeyed[index].cosine,
+                )
+            )
+        return scores
+
+    def _references_of(self, subject: PhotographedSubject) -> References:
+        if subject.name not in self._references:
+            photos = subject.pictures()
+            self._references[subject.name] = References(
+                self._dinov2.features([each.image for each in photos]),
+                self._dinov2.features([masked(each) for each in photos])
+                if subject.is_masked
+                else None,
+            )
+        return self._references[subject.name]
+
+    def _artifact(self, shot: Shot) -> Artifact | None:
+        if shot.row.token is None:
+            return None
+        return self._store.load_token(shot.row.token, shot.subject, shot.training_seed)
+
+    def _request(self, shot: Shot, artifact: Artifact | None) -> ImageRequest:
+        """The seed is all that the noise depends on: rows differ by their words alone."""
+        tokens: dict[str, LearnedToken] = {}
+        word = shot.subject.class_noun
+        if artifact:
+            token, word = artifact.token, shot.subject.placeholder
+            tokens[word] = rescaled(token, self._lengths) if shot.row.is_rescaled else token
+        prompt = shot.template.replace("{}", word)
+        return ImageRequest(prompt, shot.image_seed, tokens, guidance=self._protocol.guidance)

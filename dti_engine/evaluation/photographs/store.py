@@ -1,0 +1,61 @@
+"""The folder of an evaluation on photographs: what is done stays done.
+
+evaluation.json     what is evaluated; another evaluation is refused
+checkpoints/        tokens on their way
+tokens/             every learned token, an artifact
+pictures/           every scored picture, its settings inside
+scores.jsonl        one line per picture, appended when the picture is scored
+times.jsonl         one line per piece of work that was kept: its seconds
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from dti_engine.artifact import Artifact
+from dti_engine.evaluation.photographs.rows import Shot
+from dti_engine.evaluation.photographs.subjects import PhotographedSubject
+from dti_engine.evaluation.records import Records
+from dti_engine.keepers import Keeper
+
+
+class Score(BaseModel):
+    """How one picture scored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    picture: str  # key of its shot
+    row: str
+    subject: str
+    prompt: int
+    training_seed: int
+    image_seed: int
+    masked_subject_score: float | None  # cosine with the photos, background black; None: no masks
+    subject_score: float  # the same with the photos as they are
+    prompt_score: float  # probability, 0 .. 1
+    prompt_cosine: float
+
+
+class Store(Records[Score]):
+    """One evaluation's folder. One process at a time writes to it."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Begin or go on with the evaluation that `identity` describes. Raises: as `Records`."""
+        super().__init__(folder, identity, Score)
+
+    def picture(self, shot: Shot) -> Path:
+        return self.folder / "pictures" / f"{shot.key}.png"
+
+    def token(self, name: str, subject: PhotographedSubject, training_seed: int) -> Path:
+        """File of this token of the subject."""
+        learned = f"{subject.name}-training{training_seed}"
+        return self.folder / "tokens" / name / f"{learned}.safetensors"
+
+    def keeper(self, name: str, *, every: int) -> Keeper:
+        """Of the tokens of this name that are on their way."""
+        return Keeper(self.folder / "checkpoints" / name, every=every)
+
+    def load_token(self, name: str, subject: PhotographedSubject, training_seed: int) -> Artifact:
+        """Raises: ArtifactError if it is damaged or was removed."""
+        return Artifact.load(self.token(name, subject, training_seed))

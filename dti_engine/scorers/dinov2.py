@@ -1,0 +1,47 @@
+"""Subject scores by DINOv2: how like a picture is to photos of the subject."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image, ImageChops
+from torch import Tensor
+from transformers import Dinov2Model
+
+from dti_engine.images import Picture
+from dti_engine.scorers import DINOV2
+from dti_engine.scorers.checkpoint import find_weights, load_model
+from dti_engine.scorers.preprocessing import Preprocessing
+
+
+class Dinov2:
+    """The encoder, and what it makes of pictures."""
+
+    def __init__(self, model: Dinov2Model, preprocessing: Preprocessing) -> None:
+        self._model, self._preprocessing = model, preprocessing
+
+    @classmethod
+    def load(cls, weights: str | Path = DINOV2, *, device: torch.device | str = "cpu") -> Self:
+        """By folder or hub id. Raises: BackboneLoadError if it is not to be had, or is another."""
+        folder = find_weights(weights)
+        model = load_model(Dinov2Model, folder, torch.device(device))
+        return cls(model, Preprocessing.read(folder))
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """(B, d) unit vectors on the CPU: the class token of the last hidden state."""
+        pixels = self._preprocessing(images).to(self._model.device)
+        states = self._model(pixel_values=pixels).last_hidden_state  # (B, 1 + patches, d)
+        return torch.nn.functional.normalize(states[:, 0], dim=-1).cpu()
+
+
+def likeness(pictures: Tensor, references: Tensor) -> list[float]:
+    """Mean cosine of each picture (B, d) with the references (R, d), all unit vectors."""
+    return (pictures @ references.T).mean(dim=-1).tolist()
+
+
+def masked(picture: Picture) -> Image.Image:
+    """The subject on black. The picture must have a mask."""
+    assert picture.mask
+    return ImageChops.multiply(picture.image, picture.mask.convert("RGB"))

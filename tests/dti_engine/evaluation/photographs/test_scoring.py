@@ -1,0 +1,124 @@
+"""Rows differ by their words alone: the noise of a prompt and seed is the same in all of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from dti_engine.artifact import Artifact
+from dti_engine.backbones.interface import Backbone
+from dti_engine.evaluation.photographs.protocol import Protocol
+from dti_engine.evaluation.photographs.rows import Row, Shot, shots
+from dti_engine.evaluation.photographs.scoring import Examiner
+from dti_engine.evaluation.photographs.store import Store
+from dti_engine.evaluation.photographs.subjects import PhotographedSubject
+from dti_engine.recipes import sd
+from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
+from dti_engine.scorers.siglip import Siglip
+from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
+
+WORD, DTI = Row("word", "word"), Row("dti", "DTI", "dti")
+RESCALED = Row("ti-rescaled", "TI-rescaled", "dti", is_rescaled=True)
+ENCODER = "text_encoder"
+
+
+@pytest.fixture(scope="module")
+def rex(make_subjects: Callable[..., Path]) -> PhotographedSubject:
+    return PhotographedSubject.open(
+        make_subjects() / "rex",
+        name="rex",
+        placeholder="<rex>",
+        initializer="dog",
+        num_vectors=None,
+        class_noun=None,
+        captions=None,
+        prompts=["a {} on the beach", "a painting of a {}"],
+    )
+
+
+@pytest.fixture
+def store(
+    tmp_path: Path,
+    rex: PhotographedSubject,
+    tiny_backbone: Backbone,
+    artifact_of: Callable[..., Artifact],
+) -> Store:
+    """With a token that is the class noun itself, which every method starts from."""
+    store = Store(tmp_path, {})
+    rows = initial_rows(tiny_backbone.text_encoders[ENCODER], "dog")
+    artifact_of({ENCODER: rows}).save(store.token("dti", rex, 0))
+    return store
+
+
+@pytest.fixture
+def examiner(store: Store, tiny_backbone: Backbone, tiny_scorers: Path) -> Examiner:
+    protocol = Protocol.of(sd(), is_flow=False, changes={"image_steps": 2})
+    return Examiner(
+        tiny_backbone,
+        Dinov2.load(tiny_scorers / "dinov2-base"),
+        Siglip.load(tiny_scorers / "siglip-base-patch16-512"),
+        protocol,
+        store,
+        batch_size=3,
+    )
+
+
+def _shots(row: Row, subject: PhotographedSubject) -> list[Shot]:
+    return list(shots(row, [subject], num_training_seeds=1, num_image_seeds=2))
+
+
+def test_the_same_word_gives_the_same_pictures_in_every_row(
+    examiner: Examiner, store: Store, rex: PhotographedSubject
+) -> None:
+    of_rows = [_shots(row, rex) for row in (WORD, DTI)]
+    for each in of_rows:
+        examiner.score_missing(each, on_pictures=lambda done: None)
+    for word, token in zip(*of_rows, strict=True):
+        pictures = (Image.open(store.picture(shot)) for shot in (word, token))
+        assert ImageChops.difference(*pictures).getbbox() is None
+        ours, theirs = (store.scores[shot.key] for shot in (word, token))
+        assert ours.model_dump(exclude={"picture", "row"}) == theirs.model_dump(
+            exclude={"picture", "row"}
+        )
+    pictures = [Image.open(store.picture(shot)) for shot in of_rows[0]]
+    assert all(ImageChops.difference(pictures[0], each).getbbox() for each in pictures[1:])
+
+
+def test_both_subject_scores_are_the_scorers(
+    examiner: Examiner, store: Store, rex: PhotographedSubject, tiny_scorers: Path
+) -> None:
+    wanted = _shots(WORD, rex)
+    examiner.score_missing(wanted, on_pictures=lambda done: None)
+    dinov2, photos = Dinov2.load(tiny_scorers / "dinov2-base"), rex.pictures()
+    plain = dinov2.features([each.image for each in photos])
+    on_black = dinov2.features([masked(each) for each in photos])
+    for shot in wanted:
+        own = dinov2.features([Image.open(store.picture(shot))])
+        score = store.scores[shot.key]
+        assert score.subject_score == pytest.approx(likeness(own, plain)[0], abs=1e-5)
+        assert score.masked_subject_score == pytest.approx(likeness(own, on_black)[0], abs=1e-5)
+
+
+def test_a_rescaled_token_has_the_vocabularys_length(
+    examiner: Examiner, rex: PhotographedSubject, tiny_backbone: Backbone
+) -> None:
+    (shot, *_) = _shots(RESCALED, rex)
+    request = examiner._request(shot, examiner._artifact(shot))
+    rows = request.tokens["<rex>"].embeddings[ENCODER]
+    m = vocabulary_magnitude(tiny_backbone.text_encoders[ENCODER])
+    torch.testing.assert_close(rows.norm(dim=-1), torch.full((len(rows),), m))
+
+
+def test_progress_counts_what_was_done_before(examiner: Examiner, rex: PhotographedSubject) -> None:
+    told: list[int] = []
+    examiner.score_missing(_shots(WORD, rex), on_pictures=told.append)
+    examiner.score_missing(_shots(WORD, rex), on_pictures=told.append)
+    assert told == [3, 4, 3, 4]
+
+
+def test_flow_models_are_painted_in_fewer_steps() -> None:
+    flow, noise = (Protocol.of(sd(), is_flow=each, changes={}) for each in (True, False))
+    assert (flow.image_steps, flow.guidance) == (20, 4.5)
+    assert (noise.image_steps, noise.guidance) == (50, 5.0)

@@ -1,0 +1,71 @@
+"""The judge that is asked for scores pictures of any model; nobody else does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dti_engine.artifact import Artifact
+from dti_engine.cli import app
+from dti_engine.errors import BackboneLoadError
+from dti_engine.quality.judges import PaperJudge, find_judge
+from dti_engine.quality.probes import probes
+from dti_engine.scorers.siglip import Siglip
+
+
+def _noise(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(256, size=(40, 48, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_scores_lie_in_0_to_1_and_the_same_picture_is_most_like_itself(tiny_scorers: Path) -> None:
+    judge = PaperJudge.load(str(tiny_scorers))
+    pictures = [_noise(seed) for seed in range(4)]
+    found = judge.scores(pictures, probes("object", 4), pictures[:1], "dog")
+    assert all(0 <= score <= 1 for both in found for score in both)
+    assert found[0][0] == pytest.approx(1, abs=1e-5)
+    assert found[0][0] == max(subject for subject, _ in found)
+
+
+def test_a_negative_cosine_counts_as_0(tiny_scorers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dti_engine.quality.judges.likeness", lambda *_: [-0.25])
+    judge = PaperJudge.load(str(tiny_scorers))
+    ((subject, _),) = judge.scores([_noise(0)], probes("object", 1), [_noise(1)], "dog")
+    assert subject == 0
+
+
+def test_the_prompt_is_scored_with_the_class_noun(tiny_scorers: Path) -> None:
+    judge, picture = PaperJudge.load(str(tiny_scorers)), _noise(0)
+    asked = probes("object", 1)
+    ((_, prompt),) = judge.scores([picture], asked, [picture], "toy bear")
+    siglip = Siglip.load(tiny_scorers / "siglip-base-patch16-512")
+    (expected,) = siglip.scores([picture], ["a photo of a toy bear on a beach."])
+    assert prompt == expected.probability
+
+
+def test_nobody_judges_a_model_unless_asked(tiny_checkpoint: Path, tiny_scorers: Path) -> None:
+    assert find_judge(tiny_checkpoint) is None
+    assert find_judge(tiny_checkpoint, str(tiny_scorers))
+    with pytest.raises(BackboneLoadError, match="there is no scorer at"):
+        find_judge(tiny_checkpoint, str(tiny_scorers / "none"))
+
+
+def test_dti_train_scores_trials_by_the_judge_that_it_is_given(
+    tiny_checkpoint: Path, tiny_scorers: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rex").mkdir()
+    for seed in range(2):
+        _noise(seed).save(tmp_path / "rex" / f"{seed}.png")
+    asked = ["train", tmp_path / "rex", "--initializer", "dog", "--output", tmp_path / "tokens"]
+    asked += ["--backbone", tiny_checkpoint, "--judge", tiny_scorers, "--steps", 2]
+    asked += ["--resolution", 16, "--batch-size", 1, "--probes", 2]
+    result = CliRunner().invoke(app, [str(word) for word in asked])
+    assert result.exit_code == 0, result.output
+    training = Artifact.load(tmp_path / "tokens" / "rex.safetensors").manifest.training
+    assert training
+    assert training.quality
+    assert training.quality.judge == "DINOv2 and SigLIP"
+    assert 0 <= training.quality.prompt_score <= 1
+    assert training.quality.word_subject_score is not None
