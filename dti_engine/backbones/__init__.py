@@ -1,20 +1,13 @@
 """Diffusion models behind one interface; a family is one module with a `load` function."""
 
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from dti_engine.backbones.checkpoint import open_checkpoint
+from dti_engine.backbones.families import FAMILIES
 from dti_engine.backbones.interface import Backbone
-from dti_engine.errors import BackboneLoadError
-
-# Pipeline class of a checkpoint -> module of its family, imported when first needed.
-_FAMILIES: Mapping[str, str] = {
-    "StableDiffusionPipeline": "dti_engine.backbones.stable_diffusion",
-    "StableDiffusionXLPipeline": "dti_engine.backbones.sdxl",
-}
 
 
 def load_backbone(
@@ -30,10 +23,5 @@ def load_backbone(
     Raises: BackboneLoadError if the weights are missing, damaged or of an unsupported family.
     """
     checkpoint = open_checkpoint(weights)
-    if checkpoint.pipeline not in _FAMILIES:
-        raise BackboneLoadError(
-            f"checkpoint {checkpoint.name!r} is for {checkpoint.pipeline}; supported are "
-            f"{', '.join(sorted(_FAMILIES))}"
-        )
-    family = import_module(_FAMILIES[checkpoint.pipeline])
+    family = import_module(FAMILIES[checkpoint.pipeline])
     return family.load(checkpoint, device=torch.device(device), dtype=dtype)

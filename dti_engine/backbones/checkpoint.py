@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dti_engine.backbones.catalogue import catalogue
+from dti_engine.backbones.families import FAMILIES
 from dti_engine.errors import BackboneLoadError
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
@@ -25,7 +26,8 @@ _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+
 # Beside the parts that the engine reads, a repository may hold 60 GB more: the same weights in one
 # file, in half precision and for other programs, older parts, and those that no family uses.
 _HUB_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "unet")
-_HUB_FILES = ["model_index.json", "scheduler/*.json"] + [
+_INDEX = "model_index.json"
+_HUB_FILES = [_INDEX, "scheduler/*.json"] + [
     f"{part}/*.{suffix}"
     for part in (*_HUB_PARTS, "vae")
     for suffix in ("json", "txt", "model", "safetensors")
@@ -108,17 +110,26 @@ def open_checkpoint(weights: str | Path) -> Checkpoint:
     A short name is "miniature" or one of the catalogue. It goes before a folder of the same name,
     which is written as a path: "./sdxl". Hub ids and short names of the hub may end in "@revision".
 
-    Raises: BackboneLoadError if there are none, or they are not in the diffusers layout.
+    Raises: BackboneLoadError if there are none, they are not in the diffusers layout, or of a
+        family that is not supported.
     """
     name, folder = _locate(weights)
+    return Checkpoint(name, folder, _read_index(str(weights), folder))
+
+
+def _read_index(name: str, folder: Path) -> dict[str, Any]:
     try:
-        index = dict(json.loads((folder / "model_index.json").read_text()))
+        index = dict(json.loads((folder / _INDEX).read_text()))
     except (OSError, ValueError, TypeError) as cause:
         raise BackboneLoadError(
-            f"{str(weights)!r} has no readable model_index.json; give a folder in the diffusers "
-            "layout (convert a single .safetensors file first)"
+            f"{name!r} has no readable {_INDEX}; give a folder in the diffusers layout (convert a "
+            "single .safetensors file first)"
         ) from cause
-    return Checkpoint(name, folder, index)
+    if (pipeline := index.get("_class_name")) not in FAMILIES:
+        raise BackboneLoadError(
+            f"checkpoint {name!r} is for {pipeline}; supported are {', '.join(sorted(FAMILIES))}"
+        )
+    return index
 
 
 def _locate(weights: str | Path) -> tuple[str, Path]:
@@ -146,11 +157,17 @@ def _locate(weights: str | Path) -> tuple[str, Path]:
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
+    # What cannot be used is refused by its index, before gigabytes are on their way.
+    _read_index(hub_id, _fetch(hub_id, revision, [_INDEX]))
+    return _fetch(hub_id, revision, _HUB_FILES)
+
+
+def _fetch(hub_id: str, revision: str | None, files: list[str]) -> Path:
     import huggingface_hub  # of no use where weights are local
 
     try:
         snapshot = huggingface_hub.snapshot_download(
-            hub_id, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED
+            hub_id, revision=revision, allow_patterns=files, ignore_patterns=_HUB_IGNORED
         )
     except (OSError, ValueError) as cause:
         wanted = f"{hub_id}@{revision}" if revision else hub_id

@@ -74,7 +74,7 @@ def test_weights_for_another_task_are_refused_by_their_pipeline(
 ) -> None:
     index = json.loads((weights / "model_index.json").read_text())
     (weights / "model_index.json").write_text(json.dumps(index | {"_class_name": pipeline}))
-    with pytest.raises(BackboneLoadError, match=f"'weights' is for {pipeline}; supported are"):
+    with pytest.raises(BackboneLoadError, match=f"weights' is for {pipeline}; supported are"):
         load_backbone(weights)
 
 
@@ -181,7 +181,8 @@ def test_short_names_and_revisions_reach_the_hub_and_the_name_stays(
     hub: Hub, given: str, name: str, revision: str | None
 ) -> None:
     assert open_checkpoint(given).name == name
-    ((asked, found),) = hub.ids
+    assert len(hub.ids) == 2  # the index, and all else
+    ((asked, found),) = set(hub.ids)
     assert asked == name
     assert found == revision or (revision and str(found).startswith(revision))
 
@@ -269,3 +270,13 @@ def test_only_the_parts_of_a_hub_repository_are_downloaded(hub: Hub) -> None:
         "vae_decoder/model.onnx",
     ]
     assert list(filter_repo_objects(wanted + others, **hub.patterns)) == wanted
+
+
+def test_an_unknown_family_is_refused_before_its_weights_are_downloaded(
+    hub: Hub, weights: Path
+) -> None:
+    (weights / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    hub.folder = weights
+    with pytest.raises(BackboneLoadError, match=r"'somebody/model' is for FluxPipeline; supported"):
+        open_checkpoint("somebody/model")
+    assert hub.patterns["allow_patterns"] == ["model_index.json"]
