@@ -17,6 +17,8 @@ CaptionFamily: TypeAlias = Literal["object", "style", "person", "miniature"]
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Timesteps: TypeAlias = Literal["uniform", "stratified"]
 Schedule: TypeAlias = Literal["constant", "cosine"]
+Start: TypeAlias = Literal["words", "states"]
+"""Rows of the initializer's words in the vocabulary, or what the text encoder makes of them."""
 Pooling: TypeAlias = Literal["eos", "legacy"]
 """Where the summary of a prompt is read: at its end, or at the highest id, as older tools do."""
 Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0)]
@@ -67,6 +69,12 @@ class TrainConfig(BaseModel):
         lt=1,
         description="dti: decay of the running mean of directions that a token is; 0: the last one",
     )
+    start: Start = Field(
+        default="words", description="what vectors start as; states: the encoder's last ones"
+    )
+    pull: float = Field(
+        default=0.0, ge=0, description="ti: weight of the distance to the start in the loss"
+    )
     weight_decay: float = Field(
         default_factory=_of_method("weight_decay"), ge=0, le=1, description="ti: AdamW's decay"
     )
@@ -105,6 +113,8 @@ class TrainConfig(BaseModel):
     def _contradictions(self) -> Iterator[str]:
         if self.method == "dti" and self.weight_decay:
             yield f"weight_decay must be 0 with method 'dti', not {self.weight_decay}: it fixes |e|"
+        if self.method == "dti" and self.pull:
+            yield f"pull must be 0 with method 'dti', not {self.pull}: it has a prior"
         if self.method == "ti" and self.kappa:
             yield f"kappa must be 0 with method 'ti', not {self.kappa}: it has no prior"
         if self.method == "ti" and self.beta2:

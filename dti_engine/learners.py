@@ -160,7 +160,9 @@ class VectorLearner:
     """Standard Textual Inversion, the baseline: e itself moves, length and all, by AdamW.
 
     Each row counts its own steps, so the table is equal to one `torch.optim.AdamW` per subject.
-    Source: Gal et al. 2022; Loshchilov and Hutter 2019, Algorithm 2, with torch's defaults.
+    With `TrainConfig.pull`, the loss has pull * |e - e_0| too, mean over a token's vectors.
+    Source: Gal et al. 2022; Loshchilov and Hutter 2019, Algorithm 2, with torch's defaults; pull:
+    Pang et al. 2024 (CrossInit), whose code takes the distance, not its square.
     """
 
     _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
@@ -174,6 +176,7 @@ class VectorLearner:
         self._first_moment = torch.zeros_like(table)
         self._second_moment = torch.zeros_like(table)
         self._steps, self._lr, self._weight_decay = (per_row.clone() for _ in range(3))
+        self._pull = per_row.clone()
         self._tables = {
             "vectors": self.parameter,
             "initial": self._initial,
@@ -188,6 +191,7 @@ class VectorLearner:
         for state in (self._first_moment, self._second_moment, self._steps):
             state[rows] = 0
         self._weight_decay[rows] = config.weight_decay
+        self._pull[rows] = config.pull / len(initial)
         self.set_rate(rows, config.lr)
         self.seated[rows] = True
 
@@ -213,6 +217,9 @@ class VectorLearner:
     def step(self, gradient: Tensor) -> RowReport:
         before, seated = self.parameter.clone(), self.seated.unsqueeze(-1)
         self._steps += seated
+        data_norm = torch.linalg.vector_norm(gradient, dim=-1)
+        # `normalize` gives zero at the start itself, where the distance has no slope.
+        gradient = gradient + self._pull * normalize(before - self._initial, dim=-1)
         for state, observed, beta in (
             (self._first_moment, gradient, self._BETA1),
             (self._second_moment, gradient.square(), self._BETA2),
@@ -223,7 +230,7 @@ class VectorLearner:
         moved = (1 - self._lr * self._weight_decay) * before - self._lr * mean / spread
         self.parameter.copy_(torch.where(seated, moved, before))
         return RowReport(
-            gradient_norm=torch.linalg.vector_norm(gradient, dim=-1),
+            gradient_norm=data_norm,
             prior_ratio=gradient.new_zeros(len(gradient)),
             step_angle=_angle(before, self.parameter),
             prior_angle=_angle(self._initial, self.parameter),

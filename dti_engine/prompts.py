@@ -60,6 +60,13 @@ class EncoderInput:
     summary: Tensor
     instructed: Tensor
 
+    @classmethod
+    def of_ids(cls, ids: Tensor, length: int) -> Self:
+        """One prompt without learned rows, read as most are; ids: (1, S), padded."""
+        end = torch.tensor([length], device=ids.device)
+        plain = torch.zeros_like(end, dtype=torch.bool)
+        return cls(ids, torch.full_like(ids, -1), end, end - 1, plain)
+
     def to(self, device: torch.device | str) -> "EncoderInput":
         return EncoderInput(*(each.to(device) for each in self._tensors()))
 

@@ -27,7 +27,7 @@ from dti_engine.subjects import Subject
 from dti_engine.tensors import to_tensor, to_weights
 from dti_engine.tokens import LearnedToken
 from dti_engine.views import MAX_CROPS, views
-from dti_engine.vocabulary import TextEncoder, initial_rows
+from dti_engine.vocabulary import TextEncoder, initial_ids, initial_rows
 
 _FIXED_BATCHES = 2  # what the fixed batch is as large as
 
@@ -152,6 +152,8 @@ def initial_token(
     embeddings: dict[str, Tensor] = {}
     for name, encoder in encoders.items():
         pieces = initial_rows(encoder, subject.initializer)
+        if config.start == "states":
+            pieces = encoder.states(initial_ids(encoder, subject.initializer)).float()
         length = magnitude(config, magnitudes[name])
         count = len(pieces) if subject.num_vectors is None else subject.num_vectors
         if not len(pieces) <= count <= max_vectors:

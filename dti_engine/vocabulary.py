@@ -35,6 +35,13 @@ class TextEncoder(Protocol):
         """
         ...
 
+    def states(self, ids: list[int]) -> Tensor:
+        """(n, d) last hidden states, after the final norm, of n ids between begin and end.
+
+        They are as long as rows, and so may stand in their place.
+        """
+        ...
+
     def wrap_ids(self, ids: list[int]) -> list[int]:
         """Begin, ids and end, `max_length` at most; what has no room is cut off.
 
@@ -47,16 +54,20 @@ class TextEncoder(Protocol):
         ...
 
 
-def initial_rows(encoder: TextEncoder, initializer: str) -> Tensor:
-    """Vocabulary rows of a word or phrase, one per piece: (n, d) fp32, where learning starts.
+def initial_ids(encoder: TextEncoder, initializer: str) -> list[int]:
+    """Pieces of a word or phrase as it stands inside a sentence: some vocabularies tell " dog" from
+    "dog". Empty if it is. Raises: TokenError if it cannot be spelled.
+    """
+    return encoder.segment_ids(f" {initializer.strip()}") if initializer.strip() else []
 
-    The words are looked up as they stand inside a sentence: some vocabularies tell " dog" from
-    "dog".
+
+def initial_rows(encoder: TextEncoder, initializer: str) -> Tensor:
+    """Vocabulary rows of `initial_ids`: (n, d) fp32, where learning starts.
 
     Raises: TokenError if the initializer is empty, cannot be spelled, or has a piece whose row is
         zero.
     """
-    ids = encoder.segment_ids(f" {initializer.strip()}") if initializer.strip() else []
+    ids = initial_ids(encoder, initializer)
     rows = encoder.vocabulary()[ids].float()
     if not ids or not bool(rows.any(dim=-1).all()):
         raise TokenError(

@@ -83,6 +83,14 @@ class ClipTextEncoder:
             )
         return ids
 
+    @torch.no_grad()
+    def states(self, ids: list[int]) -> Tensor:
+        wrapped = self.wrap_ids(ids)
+        padding = [self.pad_id] * (self.max_length - len(wrapped))
+        spelled = torch.tensor([[*wrapped, *padding]], device=self._table.device)
+        prompt = EncoderInput.of_ids(spelled, len(wrapped))
+        return self.hidden_states(prompt, self._table[:0])[0, 1 : 1 + len(ids)]
+
     def wrap_ids(self, ids: list[int]) -> list[int]:
         return [self._begin, *ids[: self.max_length - 2], self._end]
 

@@ -7,7 +7,15 @@ from pydantic import ValidationError
 
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
-from dti_engine.recipes import RECIPES, default_recipe, recipe, sd, sdxl_release, standard_ti
+from dti_engine.recipes import (
+    RECIPES,
+    cross_init,
+    default_recipe,
+    recipe,
+    sd,
+    sdxl_release,
+    standard_ti,
+)
 
 REQUIRED: dict[str, Any] = {"steps": 400, "batch_size": 4, "resolution": 64, "lr": 0.03}
 
@@ -143,7 +151,7 @@ def test_a_recipe_and_its_baseline_survive_json(name: str) -> None:
 
 
 def test_there_is_a_baseline_for_every_config_of_ours() -> None:
-    ours = sd().changed(beta2=0.9, averaging=0.9, schedule="cosine", patience=2)
+    ours = sd().changed(start="states", beta2=0.9, averaging=0.9, schedule="cosine", patience=2)
     assert standard_ti(ours) == standard_ti(sd())
 
 
@@ -153,6 +161,14 @@ def test_the_baseline_differs_in_the_method_alone(name: str) -> None:
     differences = {field for field, value in standard_ti(recipe(name)) if ours[field] != value}
     its_own = {"method", "lr", "kappa", "weight_decay", "magnitude"}
     assert differences - {"schedule"} == its_own
+
+
+def test_cross_init_differs_from_the_baseline_in_start_and_pull_alone() -> None:
+    config = cross_init(sd())
+    assert config.changed(start="words", pull=0.0) == standard_ti(sd())
+    assert (config.start, config.pull) == ("states", 1e-5)
+    with pytest.raises(ConfigurationError, match="pull must be 0 with method 'dti'"):
+        sd().changed(pull=1e-5)
 
 
 def test_the_miniature_is_trained_with_captions_that_it_knows() -> None:

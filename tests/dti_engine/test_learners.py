@@ -19,6 +19,7 @@ DTI = TrainConfig(steps=100, batch_size=1, resolution=8, lr=LR, kappa=KAPPA)
 TI = DTI.changed(method="ti", kappa=0.0, weight_decay=WEIGHT_DECAY)
 AVERAGED = DTI.changed(averaging=AVERAGING)
 CONFIGS = {"dti": DTI, "dti-beta2": DTI.changed(beta2=0.9), "dti-averaged": AVERAGED, "ti": TI}
+CONFIGS |= {"ti-pulled": TI.changed(pull=0.5)}
 
 
 @pytest.fixture(params=CONFIGS)
@@ -233,6 +234,30 @@ def test_vectors_equal_one_adamw_per_subject_though_they_start_at_different_time
 
 def _only_parameter(optimizer: torch.optim.Optimizer) -> Tensor:
     return optimizer.param_groups[0]["params"][0]
+
+
+def test_pulled_vectors_are_those_of_autograd_on_data_and_distance() -> None:
+    """CrossInit: the mean over a token's vectors of the distance to the start, not its square."""
+    config, data = TI.changed(pull=0.5), _random(2, DIM, seed=3)
+    learner, start = _learner(config), _random(2, DIM)
+    learner.seat(slice(1, 3), start, config)
+    expected = start.clone().requires_grad_()
+    adamw = torch.optim.AdamW([expected], lr=LR, weight_decay=WEIGHT_DECAY)
+    for _ in range(5):
+        gradient = torch.zeros(ROWS, DIM, dtype=torch.float64)
+        gradient[1:3] = data
+        report = learner.step(gradient)
+        adamw.zero_grad()
+        distances = torch.linalg.vector_norm(expected - start, dim=-1)
+        ((data * expected).sum() + 0.5 * distances.mean()).backward()
+        adamw.step()
+        torch.testing.assert_close(learner.parameter.detach()[1:3], expected.detach())
+    torch.testing.assert_close(report.gradient_norm[1:3], torch.linalg.vector_norm(data, dim=-1))
+    plain = _learner(TI)
+    plain.seat(slice(1, 3), start, TI)
+    for _ in range(5):
+        plain.step(gradient)
+    assert not torch.allclose(plain.parameter[1:3], learner.parameter[1:3], atol=1e-4)
 
 
 def test_vectors_change_their_length() -> None:

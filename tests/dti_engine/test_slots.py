@@ -13,7 +13,7 @@ from dti_engine.config import TrainConfig
 from dti_engine.draws import draw
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
 from dti_engine.objectives import denoising_loss
-from dti_engine.prompts import tokenize
+from dti_engine.prompts import bind, tokenize
 from dti_engine.samples import Samples, blank_samples
 from dti_engine.slots import Occupant, Subject, initial_token, prepare
 from dti_engine.views import MAX_CROPS, views
@@ -48,6 +48,21 @@ def test_num_vectors_repeats_the_pieces_of_the_initializer(
     token = initial_token(subject, tiny_backbone.text_encoders, MAGNITUDES, PLAIN, 8)
     pieces = initial_rows(tiny_backbone.text_encoders[ENCODER], "stuffed animal")
     assert torch.equal(token.embeddings[ENCODER], pieces[[0, 1, 0, 1, 0]])
+
+
+def test_a_token_may_start_as_what_the_encoder_makes_of_its_words(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    """The last states of the words between begin and end, as CrossInit has it."""
+    encoders = tiny_backbone.text_encoders
+    subject = make_subject(0, initializer="stuffed animal")
+    config = PLAIN.changed(start="states")
+    token = initial_token(subject, encoders, MAGNITUDES, config, 8)
+    hidden = tiny_backbone.encode_prompts(*bind(["stuffed animal"], [{}], encoders)).hidden
+    assert torch.equal(token.embeddings[ENCODER], hidden[0, 1:3])
+    assert not torch.allclose(
+        token.embeddings[ENCODER], initial_rows(encoders[ENCODER], "stuffed animal"), atol=0.1
+    )
 
 
 @pytest.mark.parametrize("num_vectors", [1, 9])

@@ -92,7 +92,7 @@ def _scores(results: Results) -> Iterator[str]:
     yield from table(header, (_row(row) for row in results.rows))
     yield ""
     yield (
-        "CrossInit: not implemented. Lengths are means over the vectors that name the subject, per "
+        "Lengths are means over the vectors that name the subject, per "
         "text encoder, in m*, the mean length of its vocabulary."
     )
     if not results.is_masked:

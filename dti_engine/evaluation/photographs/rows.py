@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
-from dti_engine.recipes import standard_ti
+from dti_engine.recipes import cross_init, standard_ti
 
 if TYPE_CHECKING:
     from dti_engine.evaluation.photographs.subjects import PhotographedSubject
@@ -18,9 +18,10 @@ METHODS: Mapping[str, str] = {
     "word": "class noun (floor)",
     "ti": "TI",
     "ti-rescaled": "TI-rescaled",
+    "cross-init": "CrossInit",
     "dti": "DTI",
 }
-"""Method -> title. CrossInit is not implemented: it needs rows that start elsewhere."""
+"""Method -> title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def training_configs(
     rows: Sequence[Row], config: TrainConfig, kappas: Sequence[float]
 ) -> dict[str, TrainConfig]:
     """Name of each learned token of the rows -> how it is trained, by the config of DTI."""
-    known = {"ti": standard_ti(config), "dti": config}
+    known = {"ti": standard_ti(config), "cross-init": cross_init(config), "dti": config}
     known |= {_name(kappa): config.changed(kappa=kappa) for kappa in kappas}
     return {row.token: known[row.token] for row in rows if row.token}
 

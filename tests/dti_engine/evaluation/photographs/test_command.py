@@ -55,7 +55,7 @@ def test_it_prints_a_table_and_where_the_rest_is(ran: Result, folder: Path) -> N
 
 def test_every_picture_has_a_score_and_its_settings(ran: Result, folder: Path) -> None:
     scores = _scores(folder)
-    assert len(scores) == 4 * 2 * 2 * 2
+    assert len(scores) == 5 * 2 * 2 * 2
     for key in scores:
         settings = read_settings(folder / "pictures" / f"{key}.png")
         assert settings["shot"] == key
@@ -108,13 +108,12 @@ def test_lengths_are_in_m(ran: Result, folder: Path, tiny_backbone: object) -> N
 def test_the_report_says_all_that_a_reader_must_know(ran: Result, folder: Path) -> None:
     text = (folder / "report.md").read_text()
     assert "| Method | Image, masked | Image, unmasked | Text | Text, cosine |" in text
-    assert "CrossInit: not implemented" in text
     assert "not measured here" in text
     assert "0.450 / 0.522" in text
     assert "--seeds 3" in text
     assert str(folder.parent) not in text
     (command,) = (line for line in text.splitlines() if line.startswith("dti evaluate"))
-    assert "--methods word,ti,ti-rescaled,dti" in command
+    assert "--methods word,ti,ti-rescaled,cross-init,dti" in command
     assert "| DTI | TI | " in text
     assert "| ti | 0.005 | constant | 0.0 | 0.01 | initializer |" in text
     assert "The same for all: steps 2, batch_size 4, resolution 16" in text
@@ -221,7 +220,9 @@ def test_one_subject_and_unknown_methods_are_refused_at_once(
     assert "at least 2 bundles" in refused.stderr
     refused = dti_evaluate(tmp_path / "out", subjects, "--methods", "dti,crossinit")
     assert refused.exit_code == 2
-    assert "no method 'crossinit'; known are word, ti, ti-rescaled, dti" in refused.stderr
+    assert "no method 'crossinit'; known are word, ti, ti-rescaled, cross-init, dti" in (
+        refused.stderr
+    )
 
 
 def test_a_word_that_the_model_does_not_know_is_refused_before_anything_is_trained(

@@ -6,7 +6,7 @@ import pytest
 from dti_engine.evaluation.photographs.results import differences, per_subject
 from dti_engine.evaluation.photographs.rows import Row, parse_methods, table_rows, training_configs
 from dti_engine.evaluation.photographs.store import Score
-from dti_engine.recipes import sd, standard_ti
+from dti_engine.recipes import cross_init, sd, standard_ti
 
 
 def _score(row: str, subject: str, number: int, value: float, *, masked: bool = True) -> Score:
@@ -47,10 +47,10 @@ def test_differences_are_of_each_subject_with_itself() -> None:
 
 
 def test_rows_share_the_token_that_they_have_in_common() -> None:
-    rows = table_rows(parse_methods(["dti", "ti-rescaled", "word", "ti"]), [])
-    assert [row.name for row in rows] == ["word", "ti", "ti-rescaled", "dti"]
+    rows = table_rows(parse_methods(["dti", "cross-init", "ti-rescaled", "word", "ti"]), [])
+    assert [row.name for row in rows] == ["word", "ti", "ti-rescaled", "cross-init", "dti"]
     configs = training_configs(rows, sd(), [])
-    assert configs == {"ti": standard_ti(sd()), "dti": sd()}
+    assert configs == {"ti": standard_ti(sd()), "cross-init": cross_init(sd()), "dti": sd()}
 
 
 def test_each_kappa_is_a_row_with_a_token_of_its_own() -> None:
