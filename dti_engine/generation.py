@@ -175,7 +175,8 @@ def _require_valid(request: ImageRequest, index: int, backbone: Backbone) -> Non
         if not (math.isfinite(request.guidance) and request.guidance >= 1):
             raise ConfigurationError(f"guidance must be finite and >= 1, got {request.guidance}")
         prompts = [request.prompt, request.negative_prompt]
-        bind(prompts, [request.tokens] * len(prompts), backbone.text_encoders)
+        instructions = [request.instruction, False]
+        bind(prompts, [request.tokens] * len(prompts), backbone.text_encoders, instructions)
     except DTIError as error:
         raise type(error)(f"request {index}: {error}") from error
 

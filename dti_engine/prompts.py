@@ -155,7 +155,9 @@ def tokenize(
     instructed = torch.tensor([reading.instruction for reading in readings])
     inputs: dict[str, EncoderInput] = {}
     for name, encoder in encoders.items():
-        wrapped = [_marked_ids(*each, encoder) for each in zip(prompts, spans, strict=True)]
+        wrapped = [
+            _marked_ids(*each, encoder) for each in zip(prompts, spans, readings, strict=True)
+        ]
         summaries = [
             _last_mark(ids, of_sample, name) if reading.pooling == "legacy" else len(ids) - 1
             for ids, of_sample, reading in zip(wrapped, spans, readings, strict=True)
@@ -186,13 +188,19 @@ def _last_mark(wrapped: Sequence[int], spans: Spans, encoder: str) -> int:
     return len(wrapped) - 1
 
 
-def _marked_ids(prompt: str, spans: Spans, encoder: TextEncoder) -> list[int]:
-    """The wrapped ids of one prompt, in which -1 - r marks learned row r."""
+def _marked_ids(prompt: str, spans: Spans, reading: Reading, encoder: TextEncoder) -> list[int]:
+    """The wrapped ids of one prompt, in which -1 - r marks learned row r.
+
+    Words take the blank before them along, for vocabularies that tell " dog" from "dog": so do
+    learned rows, and so does the first word if an instruction stands before it.
+    """
     ids: list[int] = []
     owners: list[str] = []  # the placeholder of each mark, in order
-    for index, piece in enumerate(_MENTION.split(prompt.strip())):
+    pieces = _MENTION.split(" " * reading.instruction + prompt.strip())
+    for index, piece in enumerate(pieces):
         if index % 2 == 0:
-            ids += encoder.segment_ids(piece) if piece else []
+            text = piece if index == len(pieces) - 1 else piece.rstrip()
+            ids += encoder.segment_ids(text) if text else []
             continue
         if piece not in spans:
             raise TokenError(

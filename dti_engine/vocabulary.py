@@ -31,6 +31,8 @@ class TextEncoder(Protocol):
     def segment_ids(self, text: str) -> list[int]:
         """Ids of a stretch of a prompt: no begin, end or padding.
 
+        A blank before its first word counts where the vocabulary tells " dog" from "dog".
+
         Raises: TokenError if the vocabulary cannot spell it.
         """
         ...

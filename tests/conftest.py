@@ -58,6 +58,12 @@ def tiny_backbone(tiny_checkpoint: Path) -> Backbone:
 
 
 @pytest.fixture(scope="session")
+def words() -> list[str]:
+    """What every tiny tokenizer has a token for."""
+    return WORDS.split()
+
+
+@pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[..., CLIPTokenizer]:
     """make_tokenizer(**options) -> a CLIP tokenizer in which each of `WORDS` is one token."""
     return _tiny_tokenizer

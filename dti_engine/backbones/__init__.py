@@ -18,7 +18,8 @@ def load_backbone(
 ) -> Backbone:
     """Load a frozen model from a folder in the diffusers layout, "miniature", or by hub id.
 
-    dtype is that of denoiser and autoencoder; text encoders and learned rows stay float32.
+    dtype is that of denoiser and autoencoder, and of the layers of text encoders if it is bfloat16;
+    their vocabularies and learned rows stay float32.
 
     Raises: BackboneLoadError if the weights are missing, damaged or of an unsupported family.
     """

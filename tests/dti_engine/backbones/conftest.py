@@ -1,22 +1,33 @@
 """Tiny checkpoints of the larger families: the real classes and layouts, random weights."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    SanaPipeline,
+    SanaTransformer2DModel,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
 )
+
+from dti_engine.backbones.sana import instruction
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +41,22 @@ def make_sdxl_checkpoint(
         with torch.random.fork_rng():
             torch.manual_seed(0)
             _sdxl_pipeline(make_tokenizer, force_zeros).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_sana_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, words: list[str]
+) -> Callable[..., Path]:
+    """make_sana_checkpoint() -> folder of a model of 32 x 32 pixels, the least of the pipeline."""
+
+    def make() -> Path:
+        folder = tmp_path_factory.mktemp("weights") / "tiny-sana"
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            _sana_pipeline(words).save_pretrained(folder)
         return folder
 
     return make
@@ -100,4 +127,77 @@ def _sdxl_pipeline(
         scheduler=scheduler,
         force_zeros_for_empty_prompt=force_zeros,
         add_watermarker=False,
+    )
+
+
+def _sana_pipeline(words: list[str]) -> SanaPipeline:
+    """With a window of attention that is shorter than the instruction, and than long prompts."""
+    tokenizer = _gemma_tokenizer(words)
+    text_config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=64,
+        initializer_range=0.2,
+    )
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=text_config.hidden_size,
+        sample_size=8,
+        qk_norm="rms_norm_across_heads",
+    )
+    vae = AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=4,
+        encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), (5,)),
+        decoder_qkv_multiscales=((), (), (5,)),
+        downsample_block_type="Conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
+    scheduler = DPMSolverMultistepScheduler(
+        flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction"
+    )
+    return SanaPipeline(tokenizer, Gemma2Model(text_config), vae, transformer, scheduler)
+
+
+def _gemma_tokenizer(words: list[str]) -> GemmaTokenizer:
+    """Gemma's BPE: blanks are letters, words are one token each with one before them and without.
+
+    No digit was trained with a blank before it, as in Gemma's vocabulary.
+    """
+    marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
+    trained = [*words, *instruction().split()]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=5000, initial_alphabet=list("0123456789,.!&\n"), show_progress=False
+    )
+    bpe.train_from_iterator([f"{blank}{word}" for word in trained for blank in ("", "▁")], trainer)
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    names = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), *sorted(bpe.get_vocab())]
+    return GemmaTokenizer(
+        vocab={name: number for number, name in enumerate(names)},
+        merges=merges,
+        add_bos_token=True,
+        extra_special_tokens=["<start_of_turn>", "<end_of_turn>"],
+        padding_side="right",
     )

@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import BackboneLoadError, TokenError
-from dti_engine.prompts import bind, tokenize
+from dti_engine.prompts import Reading, bind, tokenize
 from dti_engine.tokens import LearnedToken
 from dti_engine.vocabulary import TextEncoder
 
@@ -28,6 +28,14 @@ def test_ids_are_those_of_the_tokenizer(encoder: TextEncoder, tiny_checkpoint: P
     expected = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=77)["input_ids"]
     spelled = tokenize(PROMPTS, {encoder.name: encoder}, [{}] * len(PROMPTS))
     assert spelled.inputs[encoder.name].ids.tolist() == expected
+
+
+def test_an_instruction_is_none_of_its_business(encoder: TextEncoder) -> None:
+    plain, instructed = (
+        tokenize(PROMPTS, {encoder.name: encoder}, [{}] * len(PROMPTS), [reading] * len(PROMPTS))
+        for reading in (Reading(), Reading(instruction=True))
+    )
+    assert torch.equal(plain.inputs[encoder.name].ids, instructed.inputs[encoder.name].ids)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -18,6 +18,7 @@ MODELS = {
     "stable diffusion, noise": ("make_checkpoint", {"prediction_type": "epsilon"}),
     "stable diffusion, velocity": ("make_checkpoint", {"prediction_type": "v_prediction"}),
     "stable diffusion xl": ("make_sdxl_checkpoint", {}),
+    "sana": ("make_sana_checkpoint", {}),
 }
 
 
@@ -222,6 +223,18 @@ def test_a_compiled_denoiser_does_the_same(weights: Path, monkeypatch: pytest.Mo
     torch.testing.assert_close(*losses)
     assert len(graphs) == 1
     assert graphs[0] > 50
+
+
+def test_what_an_encoder_makes_of_words_may_stand_in_the_place_of_their_rows(
+    backbone: Backbone,
+) -> None:
+    for name, encoder in backbone.text_encoders.items():
+        ids = encoder.segment_ids("stuffed animal")
+        inputs = tokenize(["stuffed animal"], {name: encoder}, [{}]).inputs[name]
+        hidden = encoder.hidden_states(inputs, encoder.vocabulary()[:0])
+        states = encoder.states(ids)
+        assert states.shape == (len(ids), encoder.dim)
+        torch.testing.assert_close(states, hidden[0, 1 : 1 + len(ids)], rtol=0, atol=1e-5)
 
 
 # Images and latents

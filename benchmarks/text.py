@@ -1,0 +1,154 @@
+"""What reading prompts with Gemma 2 costs: short batches, and an instruction that is stored.
+
+    python benchmarks/text.py [--full] [--layers N] [--dim 512] [--json FILE]
+
+Forward and backward, down to the learned rows, of one batch of captions through a random model:
+
+trimmed   the batch as long as its longest caption, up to a multiple of 32
+padded    all of 300 positions, as diffusers does
+stored    behind an instruction whose keys and values were computed once
+whole     the instruction run through the model with every caption, none longer than it must be
+diffusers the same, and 298 positions behind it
+
+Times are medians of turns; what carries over to other machines is the ratios. Absolute times are
+shown on CUDA only. `stored` is also what captions without the instruction cost in a batch that may
+have some with it. `--full` has Gemma-2-2b's own sizes: 4 GB of layers in bfloat16.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+from dti_engine.backbones.gemma import GemmaTextEncoder
+from dti_engine.devices import find_device, find_dtype
+from dti_engine.environment import environment
+from dti_engine.prompts import EncoderInput
+from dti_engine.rehearsals import seconds
+
+MARKS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+DIFFUSERS_LENGTH = 298  # positions behind the instruction
+
+
+def random_model(options: argparse.Namespace, device: torch.device) -> Gemma2Model:
+    """Of few words, as looking one up costs the same among many."""
+    sizes = (
+        {}
+        if options.full
+        else {
+            "hidden_size": options.dim,
+            "intermediate_size": 4 * options.dim,
+            "num_hidden_layers": 6,
+            "head_dim": options.dim // 8,
+            "query_pre_attn_scalar": options.dim // 8,
+        }
+    )
+    if options.layers:
+        sizes["num_hidden_layers"] = options.layers
+    config = Gemma2Config(vocab_size=1000, **sizes)
+    config._attn_implementation = "eager"
+    with device:
+        model = Gemma2Model(config).eval().requires_grad_(False)
+    for module in (model.layers, model.norm):
+        module.to(find_dtype(options.dtype, device))
+    return model
+
+
+def random_tokenizer(size: int) -> GemmaTokenizer:
+    """Each "a" is one token."""
+    names = [*MARKS, "a", *(f"<{number}>" for number in range(size - len(MARKS) - 1))]
+    return GemmaTokenizer(vocab={name: number for number, name in enumerate(names)}, merges=[])
+
+
+def captions(
+    size: int, used: int, length: int, device: torch.device, *, instructed: bool = False
+) -> EncoderInput:
+    """As many of `used` positions in a batch of this length, each with a learned row at its end."""
+    row = torch.full((size, length), -1)
+    row[:, used - 1] = torch.arange(size)
+    return EncoderInput(
+        ids=torch.full((size, length), 5),
+        row=row,
+        length=torch.full((size,), used),
+        summary=torch.full((size,), used - 1),
+        instructed=torch.full((size,), instructed),
+    ).to(device)
+
+
+def reader(encoder: GemmaTextEncoder, prompts: EncoderInput) -> Callable[[], None]:
+    rows = torch.randn(len(prompts.ids), encoder.dim, device=prompts.ids.device)
+    counted = torch.arange(prompts.ids.shape[1], device=rows.device) < prompts.length[:, None]
+
+    def read() -> None:
+        table = rows.clone().requires_grad_()
+        hidden = encoder.hidden_states(prompts, table)
+        torch.autograd.grad((hidden * counted[..., None]).sum(), table)
+
+    return read
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, help="default: 6, of --full 26")
+    parser.add_argument("--dim", type=int, default=512, help="a multiple of 16")
+    parser.add_argument("--full", action="store_true", help="the sizes of Gemma-2-2b, for a GPU")
+    parser.add_argument("--dtype", default="auto", help="of the layers, as of `dti train`")
+    parser.add_argument("--captions", type=int, default=8, help="in the batch")
+    parser.add_argument("--length", type=int, default=12, help="positions of a caption, 2 to 300")
+    parser.add_argument("--instruction", type=int, default=220, help="positions of the instruction")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    device = find_device("auto")
+    model = random_model(options, device)
+    tokenizer = random_tokenizer(model.config.vocab_size)
+    plain = GemmaTextEncoder("plain", model, tokenizer)
+    with_instruction = GemmaTextEncoder("stored", model, tokenizer, "a" * options.instruction + " ")
+
+    size, used, before = options.captions, options.length, options.instruction
+    trimmed = plain.padded_length(used)
+    batches = {
+        "trimmed": captions(size, used, trimmed, device),
+        "padded": captions(size, used, plain.max_length, device),
+        "stored": captions(size, used, trimmed, device, instructed=True),
+        "whole": captions(size, before + used, before + trimmed, device),
+        "diffusers": captions(size, before + used, 1 + before + DIFFUSERS_LENGTH, device),
+    }
+    ways = {
+        name: reader(with_instruction if name == "stored" else plain, batch)
+        for name, batch in batches.items()
+    }
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(options.repeats + 1):  # the first warms up
+        for name, read in ways.items():
+            elapsed = seconds(device, read)
+            if repeat:
+                took[name].append(elapsed)
+    medians = {name: statistics.median(each) for name, each in took.items()}
+
+    layers, dim = model.config.num_hidden_layers, model.config.hidden_size
+    dtype = str(model.norm.weight.dtype).removeprefix("torch.")
+    table = Table("way", "positions", "time, trimmed = 1", "time, stored = 1",
+                  title=f"{size} captions of {used} positions, {layers} layers, d {dim}, "
+                  f"{device.type} in {dtype}")  # fmt: skip
+    for name, each in medians.items():
+        time_of = f"  ({each * 1000:.1f} ms)" if device.type == "cuda" else ""
+        positions = batches[name].ids.shape[1]
+        behind = f"{each / medians['stored']:.2f}"
+        table.add_row(name, f"{positions}", f"{each / medians['trimmed']:.2f}{time_of}", behind)
+    Console().print(table)
+    if options.json:
+        asked = {name: getattr(options, name) for name in ("captions", "length", "instruction")}
+        facts = {"environment": environment(device, dtype=dtype), "layers": layers, "dim": dim}
+        found = {**facts, **asked, "seconds": medians}
+        options.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

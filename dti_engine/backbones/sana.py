@@ -1,0 +1,194 @@
+"""SANA and SANA 1.5 of every size: Gemma 2, a linear transformer, a deterministic autoencoder.
+
+Source: Xie et al. 2024 (SANA), 2025 (SANA 1.5); diffusers, SanaPipeline.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from diffusers import (
+    AutoencoderDC,
+    FlowMatchEulerDiscreteScheduler,
+    SanaPipeline,
+    SanaTransformer2DModel,
+)
+from torch import Tensor
+
+from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.gemma import GemmaTextEncoder, load_gemma
+from dti_engine.backbones.interface import Conditioning, Latents, Scheduler, fingerprint
+from dti_engine.errors import BackboneLoadError, ConfigurationError
+from dti_engine.objectives import FlowMatching, Objective
+from dti_engine.prompts import PromptBatch, Rows
+from dti_engine.vocabulary import TextEncoder
+
+
+class Sana:
+    """Implements `Backbone`. Transformer and autoencoder compute in the dtype they were loaded in.
+
+    A prompt may have the instruction of diffusers' pipeline before it (`prompts.Reading`), which
+    asks the text encoder to think of details.
+    """
+
+    pools = False
+
+    def __init__(
+        self,
+        name: str,
+        text_encoder: GemmaTextEncoder,
+        transformer: SanaTransformer2DModel,
+        vae: AutoencoderDC,
+        shift: float,
+    ) -> None:
+        """Parts are frozen and on one device. shift: that of sampling, see `draws`.
+
+        Raises: BackboneLoadError if the parts do not fit, or the transformer is a distilled one.
+        """
+        _require_fit(text_encoder, transformer, vae)
+        self._text_encoder = text_encoder
+        self._transformer: Any = transformer  # diffusers annotates less than its models return
+        self._vae: Any = vae
+        self._shift = shift
+        self._downscale = 2 ** (len(vae.config["encoder_block_out_channels"]) - 1)
+        self._scale: float = vae.config["scaling_factor"]
+        self._time_scale: float = transformer.config["timestep_scale"]
+        self.name = name
+        self.text_encoders: Mapping[str, TextEncoder] = {text_encoder.name: text_encoder}
+        self.fingerprint = fingerprint(self.text_encoders)
+        self.device: torch.device = self._transformer.device
+        self.dtype: torch.dtype = self._transformer.dtype
+        self.image_size: int = transformer.config["sample_size"] * self._downscale
+        self.objective: Objective = FlowMatching()
+
+    @property
+    def recompute(self) -> bool:
+        return self._transformer.is_gradient_checkpointing
+
+    @recompute.setter
+    def recompute(self, wanted: bool) -> None:
+        if wanted:
+            self._transformer.enable_gradient_checkpointing()
+        else:
+            self._transformer.disable_gradient_checkpointing()
+
+    def compile(self) -> None:
+        self._transformer.compile(dynamic=False)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Latents:
+        latents = self._vae.encode(pixels.to(self.device, self._vae.dtype)).latent.float()
+        return Latents(latents * self._scale, torch.zeros_like(latents))
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        return self._vae.decode((latents / self._scale).to(self._vae.dtype)).sample.float()
+
+    def encode_prompts(
+        self, prompts: PromptBatch, rows: Rows, framing: Tensor | None = None
+    ) -> Conditioning:
+        encoder = self._text_encoder
+        inputs = prompts.inputs[encoder.name].to(self.device)
+        hidden = encoder.hidden_states(inputs, rows[encoder.name].to(self.device))
+        positions = torch.arange(hidden.shape[1], device=self.device)
+        return Conditioning(hidden, mask=(positions < inputs.length[:, None]).to(hidden.dtype))
+
+    def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        output = self._transformer(
+            noisy.to(self.dtype),
+            encoder_hidden_states=conditioning.hidden.to(self.dtype),
+            encoder_attention_mask=conditioning.mask,
+            timestep=timesteps * self._time_scale,
+        )
+        return output.sample.float()
+
+    def new_scheduler(self) -> Scheduler:
+        """Euler's method with the shift of the checkpoint's scheduler, of whatever class."""
+        return cast(Scheduler, _Euler(shift=self._shift))
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        factor = self._downscale * self._transformer.config["patch_size"]
+        if height < 1 or width < 1 or height % factor or width % factor:
+            raise ConfigurationError(
+                f"height and width of an image must be positive multiples of {factor}, "
+                f"got {height} x {width}"
+            )
+        channels: int = self._vae.config["latent_channels"]
+        return channels, height // self._downscale, width // self._downscale
+
+
+class _Euler(FlowMatchEulerDiscreteScheduler):
+    """With what other schedulers have, and flow matching has no use for."""
+
+    init_noise_sigma = 1.0
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        return sample
+
+
+def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> Sana:
+    """Raises: BackboneLoadError if a part is missing, damaged or does not fit."""
+    # In float16, the autoencoder overflows.
+    vae_dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    # The other way of loading needs accelerate, which is not a dependency.
+    options: dict[str, Any] = {"device": device, "low_cpu_mem_usage": False}
+    return Sana(
+        checkpoint.name,
+        load_gemma(
+            checkpoint,
+            "text_encoder",
+            "tokenizer",
+            device=device,
+            dtype=dtype,
+            instruction=instruction(),
+        ),
+        checkpoint.model(SanaTransformer2DModel, "transformer", dtype=dtype, **options),
+        checkpoint.model(AutoencoderDC, "vae", dtype=vae_dtype, **options),
+        _read_shift(checkpoint),
+    )
+
+
+def instruction() -> str:
+    """What diffusers' pipeline puts before a prompt unless told otherwise; ends in a blank."""
+    stated = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"]
+    return "\n".join(stated.default)
+
+
+def _read_shift(checkpoint: Checkpoint) -> float:
+    """How far times of sampling lean to noise, which schedulers name in two ways.
+
+    Raises: BackboneLoadError if the scheduler is missing, states none, or is not for flows.
+    """
+    stated: Any = checkpoint.read("scheduler", FlowMatchEulerDiscreteScheduler.load_config)
+    shift = stated.get("flow_shift", stated.get("shift"))
+    predicted = stated.get("prediction_type", "flow_prediction")
+    if not isinstance(shift, int | float) or predicted != "flow_prediction":
+        raise BackboneLoadError(
+            f"the scheduler of checkpoint {checkpoint.name!r} states flow_shift {shift} and "
+            f"prediction_type {predicted!r}; SANA needs a number, as flow_shift or shift, and "
+            "'flow_prediction'"
+        )
+    return float(shift)
+
+
+def _require_fit(
+    encoder: GemmaTextEncoder, transformer: SanaTransformer2DModel, vae: AutoencoderDC
+) -> None:
+    config = transformer.config
+    if config["guidance_embeds"]:
+        raise BackboneLoadError(
+            "the transformer takes the strength of guidance as an input, as the distilled "
+            "SANA-Sprint does, which is not supported; use SANA or SANA 1.5"
+        )
+    channels = config["in_channels"], config["out_channels"], vae.config["latent_channels"]
+    if len(set(channels)) > 1:
+        raise BackboneLoadError(
+            f"the transformer takes {channels[0]} channels and makes {channels[1]}, the "
+            f"autoencoder has {channels[2]}; the parts are of different checkpoints"
+        )
+    if config["caption_channels"] != encoder.dim:
+        raise BackboneLoadError(
+            f"the transformer reads text of dimension {config['caption_channels']}, "
+            f"{encoder.name} makes {encoder.dim}; the parts are of different checkpoints"
+        )
