@@ -140,7 +140,8 @@ def load_gemma(
         for module in (model.layers, model.norm):
             module.to(dtype)
     tokenizer = checkpoint.read(tokenizer_part, _read_tokenizer)
-    return GemmaTextEncoder(part, model.to(device), tokenizer, instruction)
+    # Not by its part: other programs take rows of a "text_encoder" for those of a CLIP.
+    return GemmaTextEncoder("gemma", model.to(device), tokenizer, instruction)
 
 
 def _read_tokenizer(folder: Path) -> GemmaTokenizer:

@@ -20,7 +20,7 @@ from dti_engine.prompts import EncoderInput, bind
 from dti_engine.tokens import LearnedToken
 from dti_engine.vocabulary import vocabulary_magnitude
 
-NAME = "text_encoder"
+NAME = "gemma"
 PROMPTS = [
     "a photo of a red dog on the beach",
     "",
@@ -248,7 +248,7 @@ def test_lengths_of_words_are_those_of_the_stored_rows(
     encoder: GemmaTextEncoder, weights: Path
 ) -> None:
     """Not of what the model multiplies them to."""
-    table = load_file(weights / NAME / "model.safetensors")["embed_tokens.weight"]
+    table = load_file(weights / "text_encoder" / "model.safetensors")["embed_tokens.weight"]
     assert torch.equal(encoder.vocabulary(), table)
     norms = table.norm(dim=-1)
     expected = float(norms[norms > 0].mean())
@@ -285,7 +285,7 @@ def test_in_bfloat16_the_states_are_those_of_a_model_loaded_in_it(
     """No further from those in float32, too."""
     half = load_encoder(weights, torch.bfloat16)
     model = Gemma2Model.from_pretrained(
-        weights / NAME, dtype=torch.bfloat16, attn_implementation="eager"
+        weights / "text_encoder", dtype=torch.bfloat16, attn_implementation="eager"
     )
     words = spelled(half, ["a photo of a red dog"])
     length = int(words[0].length)

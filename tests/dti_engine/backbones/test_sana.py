@@ -100,7 +100,7 @@ def test_a_token_for_which_the_instruction_leaves_no_room_is_refused_at_once(
     backbone: Backbone,
 ) -> None:
     """A digit and the blank before it are two tokens: 299 positions become 300."""
-    token = LearnedToken("<rex>", {"text_encoder": torch.randn(1, 32)})
+    token = LearnedToken("<rex>", {"gemma": torch.randn(1, 32)})
     prompt = "2" + " dog" * 297 + " <rex>"
     requests = [
         ImageRequest(prompt, 1, {"<rex>": token}, instruction=each) for each in (False, True)
@@ -212,7 +212,7 @@ def test_the_pipeline_of_a_distilled_model_is_refused_by_name(changed: Path) -> 
 
 def test_text_of_another_dimension_is_refused(changed: Path) -> None:
     transformer_with(changed, caption_channels=48)
-    with pytest.raises(BackboneLoadError, match=r"dimension 48, text_encoder makes 32"):
+    with pytest.raises(BackboneLoadError, match=r"dimension 48, gemma makes 32"):
         load_backbone(changed)
 
 
@@ -265,13 +265,13 @@ def test_a_subject_is_learned_kept_and_painted(
         assert len(outcome.reports) == CONFIG.steps
         learned[outcome.subject.id] = outcome.artifact
     first, second = learned.values()
-    rows = first.token.embeddings["text_encoder"]
+    rows = first.token.embeddings["gemma"]
     assert rows.shape == (2, 32)
-    assert not torch.equal(rows, second.token.embeddings["text_encoder"])
+    assert not torch.equal(rows, second.token.embeddings["gemma"])
 
     first.save(tmp_path / "rex.safetensors")
     kept = Artifact.load(tmp_path / "rex.safetensors")
-    assert torch.equal(kept.token.embeddings["text_encoder"], rows)
+    assert torch.equal(kept.token.embeddings["gemma"], rows)
     hidden = [
         backbone.encode_prompts(
             *bind(["a <rex>"], [{"<rex>": each.token}], backbone.text_encoders, [True])
