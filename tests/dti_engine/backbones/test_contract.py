@@ -1,16 +1,20 @@
 """What every backbone promises, whatever its family: one suite over tiny models of real classes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone, Conditioning, fingerprint
+from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError, TokenError
 from dti_engine.objectives import denoising_loss
 from dti_engine.prompts import Rows, bind, tokenize
+from dti_engine.rehearsals import full_trainer
 from dti_engine.tokens import LearnedToken
 
 # A tiny model of each family: the fixture that makes its checkpoint, and the arguments of that.
@@ -201,6 +205,28 @@ def test_recomputing_keeps_less_and_changes_no_gradient(weights: Path) -> None:
         gradients[wanted] = [table.grad for table in rows.values()]
     assert kept[True] < 0.5 * kept[False]
     assert all(map(torch.equal, gradients[True], gradients[False]))
+
+
+class _ReadsNothing(TorchDispatchMode):
+    """Fails where a value is read, for which a GPU would have to finish first."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        reading = {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal"}
+        assert str(func).removesuffix(".default") not in reading, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_training_step_reads_no_value(backbone: Backbone) -> None:
+    config = TrainConfig(steps=9, batch_size=2, resolution=backbone.image_size, lr=0.04)
+    trainer = full_trainer(backbone, config, num_slots=2)
+    trainer.step()
+    before = {name: each.learned().clone() for name, each in trainer.learners.items()}
+    with _ReadsNothing():
+        trainer.step()
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), _ReadsNothing():
+        torch.ones(1).item()
+    for name, learner in trainer.learners.items():
+        assert not torch.equal(learner.learned(), before[name])
 
 
 def test_a_compiled_denoiser_does_the_same(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
