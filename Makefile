@@ -45,6 +45,7 @@ bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
 	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/schedules.py
 	$(BIN)/python benchmarks/work.py
+	$(BIN)/python benchmarks/activations.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache *.egg-info

@@ -172,7 +172,8 @@ def _fetch(hub_id: str, revision: str | None, files: list[str]) -> Path:
     except (OSError, ValueError) as cause:
         wanted = f"{hub_id}@{revision}" if revision else hub_id
         raise BackboneLoadError(
-            f"{wanted!r} is not a folder, and downloading it failed: {cause}. {_remedy(hub_id)}"
+            f"{wanted!r} is not a folder, and downloading it failed: {str(cause).rstrip('. ')}. "
+            f"{_remedy(hub_id)}"
         ) from cause
     return Path(snapshot)
 

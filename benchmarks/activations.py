@@ -1,0 +1,126 @@
+"""Activations that a step keeps for its backward pass, counted on shapes of published models.
+
+    python benchmarks/activations.py [--models sdxl sana-1.6b] [--batch 4] [--json FILE]
+
+weights     of all parts as the engine loads them on a GPU: bfloat16, vocabularies float32
+kept        by the denoiser for one subject's batch, all of it alive when the backward pass begins
+recomputed  the same with `--recompute`: inputs of blocks alone, the rest is computed again
+fits        weights and activations together, without what kernels need for a moment: a lower bound
+
+Nothing is computed and no GPU is needed: tensors are on torch's meta device, in bfloat16. Attention
+keeps what the flash kernel keeps. What is kept of parameters is not counted again.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional
+from work import CLIP_LENGTH, SIDES, meta
+
+from dti_engine.backbones.catalogue import catalogue, published
+from dti_engine.backbones.description import Description
+
+GEMMA_LENGTH = 32  # captions are trimmed to it
+
+
+@contextmanager
+def flash_attention() -> Iterator[None]:
+    """Attention as the flash kernel does it, whose shapes torch knows on meta too.
+
+    A mask takes another kernel on CUDA; it keeps the same and the mask.
+    """
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+
+    plain = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = attend
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = plain
+
+
+def kept_bytes(model: Description, side: int, batch: int, *, recompute: bool) -> int:
+    """By the denoiser, for gradients of the text conditioning alone."""
+    config = model.configuration(model.denoiser.name)
+    denoiser: Any = model.on_meta(model.denoiser.name).bfloat16()
+    if recompute:
+        denoiser.enable_gradient_checkpointing()
+    latent = side * config["sample_size"] // model.image_size
+    half = torch.bfloat16
+    noisy = meta(batch, config["in_channels"], latent, latent, dtype=half)
+    timesteps = meta(batch, dtype=torch.int64)
+    parameters = {each.untyped_storage()._cdata for each in denoiser.parameters()}
+    storages: dict[int, Any] = {}  # held, so that no number is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            storages[storage._cdata] = storage
+        return tensor
+
+    options: dict[str, Any] = {}
+    if model.denoiser.name == "transformer":
+        hidden = meta(batch, GEMMA_LENGTH, config["caption_channels"], dtype=half).requires_grad_()
+        options["encoder_attention_mask"] = meta(batch, GEMMA_LENGTH)
+        inputs = (noisy, hidden, timesteps)
+    else:
+        width = config["cross_attention_dim"]
+        hidden = meta(batch, CLIP_LENGTH, width, dtype=half).requires_grad_()
+        inputs = (noisy, timesteps, hidden)
+        if config.get("addition_embed_type") == "text_time":
+            summary = meta(batch, list(model.text_dims.values())[-1], dtype=half).requires_grad_()
+            options["added_cond_kwargs"] = {"text_embeds": summary, "time_ids": meta(batch, 6)}
+    with flash_attention(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        denoiser(*inputs, **options)
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--models", nargs="+", default=[*catalogue()], choices=[*catalogue()], metavar="NAME",
+        help="of `dti backbones`, all by default",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, default=4, help="samples of a step")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    options = parser.parse_args()
+
+    table = Table("model", title=f"GB, for a batch of {options.batch}")
+    for column in ("px", "weights", "kept", "recomputed", "fits", "recomputing"):
+        table.add_column(column, justify="right")
+    rows: list[dict[str, Any]] = []
+    for model in map(published, options.models):
+        for side in SIDES.get(model.name, (model.image_size,)):
+            kept, recomputed = (
+                kept_bytes(model, side, options.batch, recompute=each) for each in (False, True)
+            )
+            row = {
+                "model": model.name,
+                "side": side,
+                "weights": model.device_bytes,
+                "kept": kept,
+                "recomputed": recomputed,
+                "fits": model.device_bytes + kept,
+                "recomputing": model.device_bytes + recomputed,
+            }
+            rows.append(row)
+            sizes = [f"{each / 1e9:.1f}" for each in list(row.values())[2:]]
+            table.add_row(model.name, str(side), *sizes)
+    Console().print(table)
+    if options.json:
+        report = {"torch": torch.__version__, "batch": options.batch, "bytes": rows}
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
