@@ -62,7 +62,7 @@ class ClipTextEncoder:
 
     @property
     def summary_dim(self) -> int | None:
-        """Length of `summaries`; None without a projection."""
+        """Length of the summaries of `penultimate_and_summaries`; None without a projection."""
         return None if self._projection is None else self._projection.out_features
 
     def vocabulary(self) -> Tensor:

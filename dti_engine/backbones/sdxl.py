@@ -43,7 +43,8 @@ class StableDiffusionXL(UNetBackbone):
         *,
         empty_is_zero: bool,
     ) -> None:
-        """empty_is_zero: an empty prompt becomes zeros, as captions left out in training did.
+        """empty_is_zero: an empty prompt becomes zeros, as captions left out in training did;
+        diffusers does so for a negative prompt of None, and reads an empty text like any other.
 
         Raises: BackboneLoadError as `UNetBackbone`, or if this is no base model of SDXL.
         """

@@ -91,7 +91,7 @@ _WRITERS: Mapping[FormatName, Callable[[Artifact, Path], Export]] = {
 def _clip_rows(artifact: Artifact, program: str) -> dict[str, Tensor]:
     """Key in a file of both encoders -> rows. Raises: ArtifactError if there are other encoders."""
     rows = artifact.token.embeddings
-    if list(rows) not in (list(CLIP_KEYS)[:1], list(CLIP_KEYS)):
+    if set(rows) not in ({next(iter(CLIP_KEYS))}, set(CLIP_KEYS)):
         raise ArtifactError(
             f"{artifact.token.placeholder} has rows for {', '.join(rows)}; {program} has a form "
             "for the CLIP encoders of Stable Diffusion 1, 2 and XL alone. Keep our own file"

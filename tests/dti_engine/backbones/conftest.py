@@ -100,6 +100,9 @@ def _sdxl_pipeline(
         projection_class_embeddings_input_dim=24 + 6 * 8,
         norm_num_groups=4,
     )
+    for name, weight in unet.named_parameters():
+        if "attn2" in name or "add_embedding" in name:
+            weight.data *= 4  # a random denoiser hardly hears its prompt
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,

@@ -16,6 +16,7 @@ from dti_engine.objectives import denoising_loss
 from dti_engine.prompts import Rows, bind, tokenize
 from dti_engine.rehearsals import full_trainer
 from dti_engine.tokens import LearnedToken
+from dti_engine.views import Framing
 
 # A tiny model of each family: the fixture that makes its checkpoint, and the arguments of that.
 MODELS = {
@@ -118,12 +119,47 @@ def test_encoding_64_tenants_tokens_changes_no_weight_and_no_tokenizer(backbone:
 
 
 def test_a_mixed_batch_equals_each_prompt_alone(backbone: Backbone) -> None:
-    prompts = ["a photo of <rex>", "a red dog", "<rex> and a <rex> on the beach"]
-    tokens = [random_token(backbone, n) for n in (1, 1, 3)]
-    bound = bind(prompts, [{"<rex>": token} for token in tokens], backbone.text_encoders)
-    together = backbone.encode_prompts(*bound).hidden
-    alone = [encode(backbone, *each) for each in zip(prompts, tokens, strict=True)]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
+    prompts = ["a photo of <rex>", "a red dog", "", "<rex> and a <rex> on the beach"]
+    tokens = [{"<rex>": random_token(backbone, n)} for n in (1, 1, 1, 3)]
+    encoders = backbone.text_encoders
+    together = backbone.encode_prompts(*bind(prompts, tokens, encoders))
+    for i, each in enumerate(zip(prompts, tokens, strict=True)):
+        alone = backbone.encode_prompts(*bind([each[0]], [each[1]], encoders))
+        torch.testing.assert_close(together.hidden[i], alone.hidden[0], rtol=0, atol=1e-5)
+        if backbone.pools:
+            torch.testing.assert_close(together.pooled[i], alone.pooled[0], rtol=0, atol=1e-5)
+
+
+def test_a_model_pools_that_says_so(backbone: Backbone) -> None:
+    conditioning = backbone.encode_prompts(*bind(["a dog"], [{}], backbone.text_encoders))
+    assert backbone.pools == (conditioning.pooled is not None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sizes_that_a_model_is_told_reach_it_exactly_and_each_counts(
+    weights: Path, dtype: torch.dtype
+) -> None:
+    """Half precision would make 1025 of 1027."""
+    backbone = load_backbone(weights, dtype=dtype)
+    bound = bind(["a dog"], [{}], backbone.text_encoders)
+    shape = backbone.latent_shape(backbone.image_size, backbone.image_size)
+    noisy, t = torch.randn(1, *shape), torch.tensor([500])
+
+    def output(framing: Framing | None) -> Tensor:
+        told = None if framing is None else torch.tensor([framing], dtype=torch.float32)
+        conditioning = backbone.encode_prompts(*bound, told)
+        if conditioning.framing is not None and told is not None:
+            assert torch.equal(conditioning.framing, told)
+            assert conditioning.framing.dtype == torch.float32
+        return backbone.denoise(noisy, t, conditioning)
+
+    whole = Framing.whole(backbone.image_size, backbone.image_size)
+    assert torch.equal(output(None), output(whole))
+    sizes = Framing(1333, 1025, 3, 5, 1027, 1031)
+    is_told = backbone.encode_prompts(*bound).framing is not None
+    for field in Framing._fields:
+        changed = sizes._replace(**{field: getattr(sizes, field) + 1})
+        assert torch.equal(output(sizes), output(changed)) is not is_told
 
 
 def test_training_and_serving_read_a_prompt_alike(backbone: Backbone) -> None:
@@ -302,6 +338,7 @@ def test_a_half_precision_model_leaves_prompts_rows_and_results_in_single(weight
         table.requires_grad_()
     conditioning = backbone.encode_prompts(batch, rows)
     assert conditioning.hidden.dtype == torch.float32
+    assert conditioning.pooled is None or conditioning.pooled.dtype == torch.float32
     loss = loss_of(backbone, conditioning)
     assert loss.dtype == torch.float32
     loss.sum().backward()

@@ -92,6 +92,12 @@ def assert_equal(found: Conditioning, hidden: Tensor, pooled: Tensor) -> None:
 # Prompts
 
 
+def test_encoders_have_the_names_of_their_parts_in_the_order_of_the_pipeline(
+    backbone: Backbone,
+) -> None:
+    assert list(backbone.text_encoders) == ["text_encoder", "text_encoder_2"]
+
+
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_prompts_become_what_they_become_in_diffusers(
     backbone: Backbone, pipeline: StableDiffusionXLPipeline, prompt: str
