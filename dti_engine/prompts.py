@@ -2,30 +2,27 @@
 
 A placeholder such as `<rex>` is a name in a prompt, never a word of a tokenizer. Training and
 serving both spell a prompt as vocabulary ids plus row numbers (`tokenize`), and put the learned
-rows in by number (`inject`). Tokenizers and embedding tables are only ever read, so any tenants'
-tokens can share one batch.
+rows in by number (`encoder_inputs.inject`). Tokenizers and embedding tables are only ever read, so
+any tenants' tokens can share one batch.
 
-Shapes: B samples, S positions, d coordinates of an embedding, R rows of a batch.
+Shapes: B samples, S positions, R rows of a batch.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self, TypeAlias
 
 import torch
-from torch import Tensor
 
 from dti_engine.config import PLACEHOLDER, Pooling, TrainConfig
+from dti_engine.encoder_inputs import EncoderInput, PromptBatch, Rows
 from dti_engine.errors import ArtifactMismatchError, TokenError
 from dti_engine.tokens import LearnedToken, joint_pooling, require_placeholder
 from dti_engine.vocabulary import TextEncoder
 
 # <Rex> counts as well, and is bound to nothing: as plain text it would silently paint a stranger.
 _MENTION = re.compile(f"({PLACEHOLDER.pattern})", re.IGNORECASE)
-
-Rows: TypeAlias = Mapping[str, Tensor]
-"""Encoder name -> (R, d) fp32 learned rows; an explicit argument of every call that reads them."""
 
 Spans: TypeAlias = Mapping[str, Mapping[str, range]]
 """Placeholder -> encoder name -> the rows that stand at that placeholder in one sample."""
@@ -42,98 +39,6 @@ class Reading:
     def of(cls, config: TrainConfig) -> Self:
         """That of captions in training."""
         return cls(config.pooling, config.instruction)
-
-
-@dataclass(frozen=True, eq=False)
-class EncoderInput:
-    """Prompts as one text encoder reads them.
-
-    ids: (B, S) int64, all in the vocabulary. row: (B, S) int64, -1 where the vocabulary speaks,
-    else the index of the learned row that replaces the embedding there. length: (B,) int64,
-    positions before the padding. summary: (B,) int64, where a summary of the prompt is read.
-    instructed: (B,) bool, whether the model's instruction is to stand before the prompt.
-    """
-
-    ids: Tensor
-    row: Tensor
-    length: Tensor
-    summary: Tensor
-    instructed: Tensor
-
-    @classmethod
-    def of_ids(cls, ids: Tensor, length: int) -> Self:
-        """One prompt without learned rows, read as most are; ids: (1, S), padded."""
-        end = torch.tensor([length], device=ids.device)
-        plain = torch.zeros_like(end, dtype=torch.bool)
-        return cls(ids, torch.full_like(ids, -1), end, end - 1, plain)
-
-    def to(self, device: torch.device | str) -> "EncoderInput":
-        return EncoderInput(*(each.to(device) for each in self._tensors()))
-
-    def select(self, samples: Tensor) -> "EncoderInput":
-        """The samples with these indices; samples: (N,) int64."""
-        return EncoderInput(*(each[samples] for each in self._tensors()))
-
-    @staticmethod
-    def concat(parts: Sequence["EncoderInput"]) -> "EncoderInput":
-        """All their samples, in order; the shorter are padded, which only encoders that do not look
-        at padding ever need.
-        """
-        longest = max(part.ids.shape[1] for part in parts)
-        wide = [
-            EncoderInput(
-                _padded(part.ids, longest, 0),
-                _padded(part.row, longest, -1),
-                part.length,
-                part.summary,
-                part.instructed,
-            )
-            for part in parts
-        ]
-        columns = zip(*(part._tensors() for part in wide), strict=True)
-        return EncoderInput(*map(torch.cat, columns))
-
-    def _tensors(self) -> list[Tensor]:
-        return [getattr(self, each.name) for each in fields(self)]
-
-
-@dataclass(frozen=True, eq=False)
-class PromptBatch:
-    """The same B prompts for every text encoder of a backbone: encoder name -> `EncoderInput`."""
-
-    inputs: Mapping[str, EncoderInput]
-
-    def to(self, device: torch.device | str) -> "PromptBatch":
-        return PromptBatch({name: each.to(device) for name, each in self.inputs.items()})
-
-    def select(self, samples: Tensor) -> "PromptBatch":
-        """The samples with these indices; samples: (N,) int64."""
-        return PromptBatch({name: each.select(samples) for name, each in self.inputs.items()})
-
-    @staticmethod
-    def concat(batches: Sequence["PromptBatch"]) -> "PromptBatch":
-        """One batch of all their samples, in order."""
-        return PromptBatch(
-            {
-                name: EncoderInput.concat([batch.inputs[name] for batch in batches])
-                for name in batches[0].inputs
-            }
-        )
-
-
-def inject(embedded: Tensor, row: Tensor, rows: Tensor) -> Tensor:
-    """Put learned rows where `row` names one, and leave the vocabulary's embeddings elsewhere.
-
-    The one place where learned rows enter a model. Differentiable in rows, and cast to the
-    encoder's dtype only here. Branchless in the values of `row`, so that it can be captured in a
-    CUDA graph; a non-finite row or gradient of one sample reaches no other.
-
-    Shapes: embedded (B, S, d), row (B, S) int64, rows (R, d) -> (B, S, d).
-    """
-    if not len(rows):
-        return embedded
-    learned = rows.to(embedded.dtype)[row.clamp(min=0)]
-    return torch.where(row.unsqueeze(-1) >= 0, learned, embedded)
 
 
 def tokenize(
@@ -257,11 +162,6 @@ def bind(
         for prompt, sample, wanted in zip(prompts, tokens, asked, strict=True)
     ]
     return tokenize(prompts, encoders, samples, readings), rows
-
-
-def _padded(values: Tensor, length: int, value: int) -> Tensor:
-    """(B, S) -> (B, length)."""
-    return torch.nn.functional.pad(values, (0, length - values.shape[1]), value=value)
 
 
 def _require_fit(token: LearnedToken, encoders: Mapping[str, TextEncoder]) -> None:

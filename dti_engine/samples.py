@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
-from dti_engine.prompts import PromptBatch, tokenize
+from dti_engine.encoder_inputs import PromptBatch
+from dti_engine.prompts import tokenize
 from dti_engine.views import Framing
 
 

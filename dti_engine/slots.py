@@ -18,8 +18,9 @@ from dti_engine.backbones.interface import Backbone, Latents
 from dti_engine.captions import CAPTION_TEMPLATES
 from dti_engine.config import TrainConfig
 from dti_engine.draws import Draws, draw, draw_fixed
+from dti_engine.encoder_inputs import PromptBatch
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
-from dti_engine.prompts import PromptBatch, Reading, tokenize
+from dti_engine.prompts import Reading, tokenize
 from dti_engine.provenance import Provenance
 from dti_engine.reports import SlotReport
 from dti_engine.samples import Samples

@@ -9,8 +9,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.encoder_inputs import EncoderInput, inject
 from dti_engine.errors import BackboneLoadError, TokenError
-from dti_engine.prompts import EncoderInput, inject
 
 
 class ClipTextEncoder:

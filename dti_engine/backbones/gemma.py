@@ -16,8 +16,8 @@ from transformers import Gemma2Model, GemmaTokenizer
 
 from dti_engine.backbones.checkpoint import Checkpoint
 from dti_engine.backbones.prefix import PrefixedDecoder
+from dti_engine.encoder_inputs import EncoderInput, inject
 from dti_engine.errors import BackboneLoadError, TokenError
-from dti_engine.prompts import EncoderInput, inject
 
 _MAX_LENGTH = 300  # diffusers, SanaPipeline: begin included
 _LENGTH_STEP = 32  # few different shapes, for allocators and compiled kernels

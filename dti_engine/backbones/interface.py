@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dti_engine.encoder_inputs import PromptBatch, Rows
 from dti_engine.objectives import Objective
-from dti_engine.prompts import PromptBatch, Rows
 from dti_engine.vocabulary import TextEncoder
 
 __all__ = ["Backbone", "Conditioning", "Latents", "Scheduler", "TextEncoder", "fingerprint"]

@@ -19,9 +19,9 @@ from torch import Tensor
 from dti_engine.backbones.checkpoint import Checkpoint
 from dti_engine.backbones.gemma import GemmaTextEncoder, load_gemma
 from dti_engine.backbones.interface import Conditioning, Latents, Scheduler, fingerprint
+from dti_engine.encoder_inputs import PromptBatch, Rows
 from dti_engine.errors import BackboneLoadError, ConfigurationError
 from dti_engine.objectives import FlowMatching, Objective
-from dti_engine.prompts import PromptBatch, Rows
 from dti_engine.vocabulary import TextEncoder
 
 

@@ -21,8 +21,8 @@ from dti_engine.backbones.unet import (
     load_scheduler_config,
     load_unet,
 )
+from dti_engine.encoder_inputs import PromptBatch, Rows
 from dti_engine.errors import BackboneLoadError
-from dti_engine.prompts import PromptBatch, Rows
 from dti_engine.views import Framing
 
 _EMPTY_LENGTH = 2  # begin and end

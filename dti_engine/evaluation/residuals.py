@@ -10,8 +10,8 @@ from torch.utils.hooks import RemovableHandle
 
 from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone
+from dti_engine.encoder_inputs import PromptBatch, Rows
 from dti_engine.errors import ConfigurationError
-from dti_engine.prompts import PromptBatch, Rows
 from dti_engine.vocabulary import TextEncoder
 
 

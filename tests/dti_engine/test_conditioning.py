@@ -7,8 +7,9 @@ import torch
 
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.conditioning import PromptReader, Wording
+from dti_engine.encoder_inputs import PromptBatch, Rows
 from dti_engine.errors import ConfigurationError
-from dti_engine.prompts import PromptBatch, Rows, bind
+from dti_engine.prompts import bind
 from dti_engine.tokens import LearnedToken
 
 

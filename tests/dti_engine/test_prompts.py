@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone
+from dti_engine.encoder_inputs import EncoderInput, PromptBatch, inject
 from dti_engine.errors import (
     ArtifactMismatchError,
     TokenError,
 )
-from dti_engine.prompts import EncoderInput, PromptBatch, Reading, bind, inject, tokenize
+from dti_engine.prompts import Reading, bind, tokenize
 from dti_engine.tokens import LearnedToken
 from dti_engine.vocabulary import TextEncoder
 

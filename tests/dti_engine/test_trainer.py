@@ -16,7 +16,7 @@ from dti_engine.artifact import Artifact
 from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.config import TrainConfig
-from dti_engine.prompts import PromptBatch, Rows
+from dti_engine.encoder_inputs import PromptBatch, Rows
 from dti_engine.recipes import standard_ti
 from dti_engine.schedules import learning_rate
 from dti_engine.trainer import Outcome, Subject, train

@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone, Conditioning, fingerprint
 from dti_engine.config import TrainConfig
+from dti_engine.encoder_inputs import Rows
 from dti_engine.errors import ConfigurationError, TokenError
 from dti_engine.objectives import denoising_loss
-from dti_engine.prompts import Rows, bind, tokenize
+from dti_engine.prompts import bind, tokenize
 from dti_engine.rehearsals import full_trainer
 from dti_engine.tokens import LearnedToken
 from dti_engine.views import Framing
