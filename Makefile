@@ -46,6 +46,8 @@ bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
 	$(BIN)/python benchmarks/schedules.py
 	$(BIN)/python benchmarks/work.py
 	$(BIN)/python benchmarks/activations.py
+	$(BIN)/python benchmarks/subjects.py
+	$(BIN)/python benchmarks/pictures.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache *.egg-info

@@ -5,8 +5,14 @@
 #   OUT=results benchmarks/on_gpu.sh            # all parts, in order of worth
 #   OUT=results benchmarks/on_gpu.sh tests step # some
 #
+# sdxl       subjects of SDXL at 768 px: the engine against a plain loop
 # tests      the tests marked gpu
+# pictures   per second, of SDXL and Stable Diffusion 1.5, against diffusers' pipeline
+# subjects   as sdxl: SDXL at 1024 px, Stable Diffusion 1.5, SANA
 # step       the optimizer step, plain and fused, against geoopt
+# compiled   as sdxl, the denoiser compiled as well
+# text       reading prompts with Gemma 2 at its full size
+# work       operations of a sample, counted, which `subjects` puts over time
 # training   the step as a share of a training step
 # throughput subjects per hour: packed, single, a process each
 # memory     of subjects packed into one process, against a process each
@@ -15,8 +21,9 @@
 # recipe     the miniature from nothing, at its GPU size; its weights go to $OUT/weights.tar
 # evaluate   does it personalize? on those weights
 #
-# A part that ended well leaves $OUT/PART.done and is not run again. Needs torch with CUDA, and the
-# packages of pyproject.toml on the path.
+# A part that ended well leaves $OUT/PART.done and is not run again. What compares models writes its
+# file after each, so that a part cut short has something to show. Needs torch with CUDA, and the
+# packages of pyproject.toml on the path; an unpacked wheel in a folder of PYTHONPATH is enough.
 set -uo pipefail
 OUT=${OUT:-gpu-results}
 WORK=${WORK:-$OUT/work}
@@ -24,7 +31,22 @@ PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT" "$WORK"
 export PYTHONUNBUFFERED=1 PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
 
+subjects_of() { "$PYTHON" benchmarks/subjects.py --repeats 3 "$@"; }
+pictures_of() { "$PYTHON" benchmarks/pictures.py --repeats 2 "$@"; }
+
+sdxl()     { subjects_of --models sdxl --sides 768 --json "$OUT/sdxl.json"; }
 tests()    { "$PYTHON" -m pytest -m gpu; }
+pictures() {
+  pictures_of --models sdxl --steps 10 --batches 1 4 16 --json "$OUT/pictures-sdxl.json" &&
+    pictures_of --models sd15 --batches 1 8 64 --json "$OUT/pictures-sd15.json"
+}
+subjects() {
+  subjects_of --models sd15 sana-1.6b --json "$OUT/subjects.json" &&
+    subjects_of --models sdxl --sides 1024 --json "$OUT/subjects-sdxl-1024.json"
+}
+compiled() { subjects_of --models sdxl --sides 768 --compile --json "$OUT/compiled.json"; }
+text()     { "$PYTHON" benchmarks/text.py --full --json "$OUT/text.json"; }
+work()     { "$PYTHON" benchmarks/work.py --json "$OUT/work.json"; }
 step()     { "$PYTHON" benchmarks/step.py --json "$OUT/step.json"; }
 training() { "$PYTHON" benchmarks/training.py --json "$OUT/training.json"; }
 throughput() { "$PYTHON" benchmarks/throughput.py --json "$OUT/throughput.json"; }
@@ -44,7 +66,8 @@ evaluate() {
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2>/dev/null | tee "$OUT/gpu.txt"
 failed=0
-for part in "${@:-tests step training throughput memory checkpoints recipe evaluate schedules}"; do
+all="sdxl tests pictures subjects step compiled text work training throughput memory checkpoints"
+for part in "${@:-$all recipe evaluate schedules}"; do
   for each in $part; do
     [ -e "$OUT/$each.done" ] && { echo "== $each: done before"; continue; }
     echo "== $each"

@@ -8,7 +8,8 @@ text       forward, and backward to the embeddings of the words alone, of all te
 No weight gets a gradient, so backward is less than twice forward. Two operations per multiplication
 and addition of matrix products and convolutions are counted, all else is left out. Attention counts
 4 products of its size backward, as it does without recomputation; fused kernels compute a fifth.
-Pictures are encoded once per subject, not per sample, and are left out.
+Pictures are encoded once per subject, not per sample, and are left out of the sums; `picture` is
+what it takes to encode one.
 """
 
 import argparse
@@ -71,21 +72,27 @@ def require_attention() -> None:
         raise SystemExit(f"torch {torch.__version__} does not count attention: {work}")
 
 
-def denoiser_work(model: Description, side: int) -> Work:
-    """Of one sample, in pictures of `side` pixels."""
+def usual_length(model: Description) -> int:
+    """Positions of a prompt in the pipeline of diffusers."""
+    return GEMMA_LENGTH if model.denoiser.name == "transformer" else CLIP_LENGTH
+
+
+def denoiser_work(model: Description, side: int, length: int | None = None) -> Work:
+    """Of one sample, in pictures of `side` pixels, with a prompt of so many positions."""
+    length = usual_length(model) if length is None else length
     config = model.configuration(model.denoiser.name)
     denoiser: Any = model.on_meta(model.denoiser.name)
     latent = side * config["sample_size"] // model.image_size
     noisy = meta(1, config["in_channels"], latent, latent)
     timesteps = meta(1, dtype=torch.int64)
     if model.denoiser.name == "transformer":
-        hidden = meta(1, GEMMA_LENGTH, config["caption_channels"]).requires_grad_()
-        mask = meta(1, GEMMA_LENGTH)
+        hidden = meta(1, length, config["caption_channels"]).requires_grad_()
+        mask = meta(1, length)
         return count(
             lambda: denoiser(noisy, hidden, timesteps, encoder_attention_mask=mask).to_tuple(),
             [hidden],
         )
-    inputs = [meta(1, CLIP_LENGTH, config["cross_attention_dim"]).requires_grad_()]
+    inputs = [meta(1, length, config["cross_attention_dim"]).requires_grad_()]
     options: dict[str, Any] = {}
     if config.get("addition_embed_type") == "text_time":
         inputs.append(meta(1, list(model.text_dims.values())[-1]).requires_grad_())
@@ -93,9 +100,17 @@ def denoiser_work(model: Description, side: int) -> Work:
     return count(lambda: denoiser(noisy, timesteps, inputs[0], **options).to_tuple(), inputs)
 
 
-def text_work(model: Description) -> Work:
+def picture_work(model: Description, side: int) -> int:
+    """Operations to encode a picture of `side` pixels."""
+    autoencoder: Any = model.on_meta(model.autoencoder.name)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted, torch.no_grad():
+        autoencoder.encode(meta(1, 3, side, side))
+    return counted.get_total_flops()
+
+
+def text_work(model: Description, length: int | None = None) -> Work:
     """Of one prompt, in all text encoders, up to what the denoiser reads."""
-    length = GEMMA_LENGTH if model.denoiser.name == "transformer" else CLIP_LENGTH
+    length = usual_length(model) if length is None else length
     works = [encoder_work(model, part.name, length) for part in model.text_encoders]
     return Work(sum(each.forward for each in works), sum(each.backward for each in works))
 
@@ -131,7 +146,7 @@ def main() -> None:
     table = Table(
         "model", title=f"TFLOP per sample; PFLOP per subject of {options.samples} samples"
     )
-    for column in ("px", "denoiser", "forward", "backward", "text", "sample", "subject"):
+    for column in ("px", "denoiser", "forward", "backward", "text", "sample", "subject", "picture"):
         table.add_column(column, justify="right")
     rows: list[dict[str, Any]] = []
     for model in map(published, options.models):
@@ -139,6 +154,7 @@ def main() -> None:
         for side in SIDES.get(model.name, (model.image_size,)):
             denoiser = denoiser_work(model, side)
             total = denoiser.total + text.total
+            picture = picture_work(model, side)
             rows.append(
                 {
                     "model": model.name,
@@ -149,12 +165,13 @@ def main() -> None:
                     "text_backward": text.backward,
                     "sample": total,
                     "subject": total * options.samples,
+                    "picture": picture,
                 }
             )
             shown = (denoiser.total, denoiser.forward, denoiser.backward, text.total, total)
             tera = (f"{each / 1e12:.3g}" for each in shown)
             subject = f"{total * options.samples / 1e15:.3g}"
-            table.add_row(model.name, str(side), *tera, subject)
+            table.add_row(model.name, str(side), *tera, subject, f"{picture / 1e12:.3g}")
     Console().print(table)
     if options.json:
         report = {"torch": torch.__version__, "samples": options.samples, "operations": rows}

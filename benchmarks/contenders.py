@@ -1,0 +1,178 @@
+"""Ways to train a subject, each ready for its next step, over one model and the same pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from plain_loop import PlainLoop
+from random_models import load_engine, load_pipeline
+
+from dti_engine import memory
+from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.interface import Backbone
+from dti_engine.capacity import MAX_SLOTS, find_slots, make_fit
+from dti_engine.captions import CAPTION_TEMPLATES
+from dti_engine.config import TrainConfig
+from dti_engine.images import load_pictures
+from dti_engine.packing import Trainer
+from dti_engine.rehearsals import full_trainer, seconds
+from dti_engine.subjects import Subject
+
+NUM_PICTURES = 5
+WORD = "a"  # one token of every vocabulary, to start from
+_NEVER = 10**9
+
+
+@dataclass
+class Contender:
+    """A way to train, ready for its next step."""
+
+    name: str
+    slots: int
+    step: Callable[[], object]
+    standing: int  # bytes that it holds between steps
+    recompute: bool
+    before: float = 0.0  # seconds before the first step of a subject
+
+
+def contenders(
+    checkpoint: Checkpoint,
+    folder: Path,
+    config: TrainConfig,
+    *,
+    slots: int | None,
+    compiled: bool,
+    **kind: Any,
+) -> tuple[list[Contender], dict[str, Any]]:
+    """Those that can run, the plain loop first if it can; and facts about them.
+
+    folder: for pictures. slots: of the packed one; None: as `--slots auto`. compiled: whether to
+    have that as well. kind: device and dtype.
+    """
+    device, pictures = kind["device"], draw_pictures(folder / "pictures", config.resolution)
+    found = [each for each in [plain(checkpoint, pictures, config, **kind)] if each]
+    held = memory.in_use(device)
+    backbone = load_engine(checkpoint, **kind)
+    standing = memory.in_use(device) - held
+    make_fit(backbone, config, num_slots=1)
+    facts: dict[str, Any] = {
+        "a step waits for": waits(backbone, config),
+        "positions of a caption": positions(backbone, config),
+    }
+    if slots is None:
+        capacity = find_slots(backbone, config, at_most=MAX_SLOTS)
+        slots, facts["slots"] = capacity.slots, f"{capacity.slots}: {capacity.why}"
+    shown = pictures[0].parent, config
+    found.append(engine("one slot", backbone, *shown, 1, standing))
+    if slots > 1:
+        found.append(engine("packed", backbone, *shown, slots, standing))
+    if compiled:
+        backbone_compiled = load_engine(checkpoint, **kind)
+        backbone_compiled.recompute = backbone.recompute
+        backbone_compiled.compile()
+        found.append(engine("compiled", backbone_compiled, *shown, slots, standing))
+    return found, facts
+
+
+def most_in_use(contender: Contender, device: torch.device) -> int | None:
+    """Bytes; None on a CPU, where a process cannot tell its contenders apart."""
+    if device.type != "cuda":
+        return None
+    memory.reset_peak(device)
+    held = memory.in_use(device)
+    contender.step()
+    torch.cuda.synchronize(device)
+    return contender.standing + memory.peak(device) - held
+
+
+def draw_pictures(folder: Path, side: int) -> list[Path]:
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    paths = [folder / f"{number}.jpg" for number in range(NUM_PICTURES)]
+    for path in paths:
+        coarse = random.integers(256, size=(8, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path)
+    return paths
+
+
+def plain(
+    checkpoint: Checkpoint, pictures: list[Path], config: TrainConfig, **kind: Any
+) -> Contender | None:
+    """None if diffusers has no such script, or memory runs out even when it recomputes."""
+    device = kind["device"]
+    if checkpoint.pipeline == "SanaPipeline":
+        return None
+    held = memory.in_use(device)
+    loop = PlainLoop(
+        load_pipeline(checkpoint, **kind),
+        pictures,
+        CAPTION_TEMPLATES[config.captions],
+        initializer=WORD,
+        resolution=config.resolution,
+        batch_size=config.batch_size,
+    )
+    fits = can_step(loop.step, device)
+    if not fits:
+        loop.recompute()
+        if not can_step(loop.step, device):
+            return None
+    return Contender("plain", 1, loop.step, memory.in_use(device) - held, recompute=not fits)
+
+
+def can_step(step: Callable[[], object], device: torch.device) -> bool:
+    try:
+        step()
+    except (RuntimeError, MemoryError) as error:
+        if not memory.has_run_out(error):
+            raise
+    else:
+        return True
+    memory.release(device)
+    return False
+
+
+def engine(
+    name: str, backbone: Backbone, pictures: Path, config: TrainConfig, slots: int, standing: int
+) -> Contender:
+    """With a subject in every slot, none of which ever ends."""
+    subjects = [
+        Subject(f"subject-{seed}", load_pictures(pictures), "<subject>", WORD, seed)
+        for seed in range(slots)
+    ]
+    endless = config.changed(steps=_NEVER, patience=0)
+    trainer = Trainer(backbone, endless, num_slots=slots)
+    for subject in subjects:
+        trainer.seat(subject)
+    trainer.vacate(0)
+    before = seconds(backbone.device, lambda: trainer.seat(subjects[0]))  # by now all is warm
+    return Contender(name, slots, trainer.step, standing, backbone.recompute, before)
+
+
+def positions(backbone: Backbone, config: TrainConfig) -> int:
+    """As many as a batch of the longest captions has, in the encoder that takes most."""
+    words = [each.replace("{}", WORD) for each in CAPTION_TEMPLATES[config.captions]]
+    return max(
+        encoder.padded_length(max(len(encoder.wrap_ids(encoder.segment_ids(w))) for w in words))
+        for encoder in backbone.text_encoders.values()
+    )
+
+
+def waits(backbone: Backbone, config: TrainConfig) -> str | None:
+    """What made the host wait in a step, if anything did; None on a CPU, where it cannot tell."""
+    if backbone.device.type != "cuda":
+        return None
+    trainer = full_trainer(backbone, config.changed(fixed_every=2), num_slots=1)
+    trainer.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            trainer.step()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return "nothing"

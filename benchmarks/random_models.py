@@ -1,0 +1,141 @@
+"""Models of the true classes and sizes with random weights, for whoever measures speed.
+
+Speed does not depend on what the weights are, but on their shapes and dtype. A random checkpoint is
+a folder of configurations and a made-up tokenizer of the true size; the engine loads it by its own
+code, which lays out and converts parts as it does with published weights. Parts are made where they
+are to stay and in their dtype, so that no host ever holds SDXL in float32.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from random_tokenizers import clip_tokenizer, gemma_tokenizer
+from small_sizes import shrunk
+from transformers import CLIPTokenizer
+
+from dti_engine.backbones.catalogue import published
+from dti_engine.backbones.checkpoint import Checkpoint, open_checkpoint
+from dti_engine.backbones.description import Description, describe
+from dti_engine.backbones.families import FAMILIES
+from dti_engine.backbones.interface import Backbone
+from dti_engine.backbones.unet import load_scheduler_config
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint(Checkpoint):
+    """A folder of configurations, whose models have weights that torch draws, the same each time.
+
+    Weights are as constructors leave them, small and with norms of one, so that nothing overflows.
+    """
+
+    device: torch.device
+
+    def model(
+        self,
+        model_class: type[Any],
+        part: str,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        **options: Any,
+    ) -> Any:
+        """As `Checkpoint.model`, but on the checkpoint's own device from the start."""
+        assert model_class.__name__ == self.index[part][1]
+        folder, before = self.folder / part, torch.get_default_dtype()
+        torch.manual_seed(SEED)
+        torch.set_default_dtype(dtype)
+        try:
+            with self.device:
+                if issubclass(model_class, diffusers.ModelMixin):
+                    model = model_class.from_config(self.config(part))
+                else:
+                    attention = {"attn_implementation": options["attn_implementation"]}
+                    config = model_class.config_class.from_pretrained(folder, **attention)
+                    model = model_class(config).to(dtype)  # which may state another dtype
+        finally:
+            torch.set_default_dtype(before)
+        return model.eval().requires_grad_(False)
+
+
+def open_model(name: str, folder: Path, *, device: torch.device, small: bool = False) -> Checkpoint:
+    """The miniature's checkpoint, or a random one of a model of the catalogue, put into `folder`.
+
+    small: few and narrow layers, pictures of 64 px; the same classes, options and vocabulary.
+
+    Raises: BackboneLoadError for an unknown name.
+    """
+    if name == "miniature":
+        return open_checkpoint(name)
+    model = published(name)
+    index = json.loads((model.folder / "model_index.json").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    configs = {part.name: model.configuration(part.name) for part in model.parts}
+    if small:
+        configs = {part: shrunk(config, index[part][1]) for part, config in configs.items()}
+    for part, config in configs.items():
+        _write(folder / part / "config.json", config)
+    _write(folder / "model_index.json", index)
+    schedule = (model.folder / "scheduler" / "scheduler_config.json").read_text()
+    _write(folder / "scheduler" / "scheduler_config.json", json.loads(schedule))
+    for part in [each for each in index if each.startswith("tokenizer")]:
+        size = configs[part.replace("tokenizer", "text_encoder")]["vocab_size"]
+        if index["_class_name"] == "SanaPipeline":
+            tokenizer = gemma_tokenizer(size)
+        else:
+            tokenizer = clip_tokenizer(size, pad_with_mark=part == "tokenizer_2")
+        tokenizer.save_pretrained(folder / part)
+    return RandomCheckpoint(f"random-{name}", folder, index, device)
+
+
+def load_engine(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """The model as the engine has it."""
+    family = import_module(FAMILIES[checkpoint.pipeline])
+    return family.load(checkpoint, device=device, dtype=dtype)
+
+
+def load_pipeline(
+    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
+) -> DiffusionPipeline:
+    """The model as diffusers has it, all in `dtype`, with the engine's deterministic sampler.
+
+    For Stable Diffusion 1, 2 and XL.
+    """
+    parts: dict[str, Any] = {}
+    for part in [each.name for each in description(checkpoint).parts]:
+        library, name = checkpoint.index[part]
+        is_text = library == "transformers"
+        options = {"attn_implementation": "sdpa"} if is_text else {"low_cpu_mem_usage": False}
+        model_class = getattr(import_module(library), name)
+        parts[part] = checkpoint.model(model_class, part, device=device, dtype=dtype, **options)
+    for part in [each for each in checkpoint.index if each.startswith("tokenizer")]:
+        parts[part] = checkpoint.read(part, CLIPTokenizer.from_pretrained)
+    sampler = load_scheduler_config(checkpoint)
+    parts["scheduler"] = diffusers.DDIMScheduler.from_config(sampler)
+    if checkpoint.pipeline == "StableDiffusionXLPipeline":
+        return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # that the miniature is small
+        return diffusers.StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+
+
+def description(checkpoint: Checkpoint) -> Description:
+    """What its configurations say; parameters are not counted."""
+    models = [each.parent.name for each in sorted(checkpoint.folder.glob("*/config.json"))]
+    return describe(checkpoint.name, checkpoint.folder, dict.fromkeys(models, 0))
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(values))

@@ -1,0 +1,71 @@
+"""Tokenizers of true size and made-up words, that spell what benchmarks write in few tokens."""
+
+import json
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTokenizer, GemmaTokenizer
+
+from dti_engine.backbones.sana import instruction
+from dti_engine.captions import CAPTION_TEMPLATES
+
+PROMPT = "a photo of {} in the snow"  # what pictures are painted of
+
+_GEMMA_MARKS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+
+
+def clip_tokenizer(size: int, *, pad_with_mark: bool = False) -> CLIPTokenizer:
+    """CLIP's, in which each word of the captions is one token; begin and end have the highest ids.
+
+    pad_with_mark: pad with "!", as the second one of SDXL does, instead of the end.
+    """
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(_words(), trainer)
+    names = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *sorted(bpe.get_vocab())]
+    names = [*_filled(names, size - 2, "{}</w>"), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={name: number for number, name in enumerate(names)},
+        merges=_merges(bpe),
+        model_max_length=77,
+        pad_token="!" if pad_with_mark else "<|endoftext|>",
+    )
+
+
+def gemma_tokenizer(size: int) -> GemmaTokenizer:
+    """Gemma's, in which each word of the captions and of SANA's instruction is one token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2600, initial_alphabet=list("0123456789,.!&\n"), show_progress=False
+    )
+    words = (*_words(), *instruction().split())
+    bpe.train_from_iterator([f"{blank}{word}" for word in words for blank in ("", "▁")], trainer)
+    in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
+    names = [*_GEMMA_MARKS, *in_bytes, *sorted(bpe.get_vocab())]
+    return GemmaTokenizer(
+        vocab={name: number for number, name in enumerate(_filled(names, size, "▁{}"))},
+        merges=_merges(bpe),
+        add_bos_token=True,
+        padding_side="right",
+    )
+
+
+def _words() -> Iterable[str]:
+    prompts = [each for family in CAPTION_TEMPLATES.values() for each in family]
+    return [word for prompt in (*prompts, PROMPT) for word in prompt.replace("{}", "").split()]
+
+
+def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
+    return [(first, second) for first, second in json.loads(bpe.to_str())["model"]["merges"]]
+
+
+def _filled(names: Iterable[str], size: int, template: str) -> list[str]:
+    """The distinct ones, and words that no prompt has, so many in all."""
+    distinct = list(dict.fromkeys(names))
+    return distinct + [template.format(f"zz{n}") for n in range(size - len(distinct))]

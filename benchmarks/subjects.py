@@ -1,0 +1,201 @@
+"""What it takes to learn a subject: the engine against a plain loop, on models of full size.
+
+    python benchmarks/subjects.py                                        # by default on a CPU:
+    python benchmarks/subjects.py --models miniature
+    python benchmarks/subjects.py --models sdxl --sides 768              # on a GPU
+    python benchmarks/subjects.py --models sdxl sd15 sana-1.6b --compile
+
+plain     `plain_loop`: diffusers' example script without its accelerate, logs and checkpoints
+one slot  the engine with one subject, of as many samples in each step
+packed    the engine with as many subjects as `dti train --slots auto` takes here
+compiled  the same as packed, its denoiser compiled (--compile)
+
+Models of the catalogue have random weights, as these change nothing of the cost. Everybody learns
+from the same files of 5 pictures, of the size of the crops. Times are of blocks of `--steps` steps,
+with whatever the engine does every few steps (reading figures, looking at the fixed batch), and
+medians of blocks that take turns. A subject is `--samples` samples, and in the engine what comes
+before its first step: encoding its pictures. Loading is not in it.
+
+Share of the peak: counted work (`work.py`: denoiser and text, forward and backward, prompts as long
+as the engine has them) over time, by what a large matrix product in the same dtype reaches in the
+same run. What anyone does beside the counted work, such as encoding pictures in every step,
+therefore lowers it. Memory is what the weights take and the most that a step takes beside them.
+"A step waits for": what made the host wait when torch was told to refuse that, in the engine.
+
+What carries over to other machines is the ratios; all else is shown on CUDA only.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from contenders import Contender, contenders, most_in_use
+from random_models import description, open_model
+from rich.console import Console
+from rich.table import Table
+from work import SIDES, denoiser_work, text_work
+
+from dti_engine import memory
+from dti_engine.backbones.catalogue import catalogue
+from dti_engine.devices import find_device, find_dtype
+from dti_engine.environment import environment
+from dti_engine.recipes import default_recipe, recipe
+from dti_engine.rehearsals import seconds
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found of a contender; of all that is not known, None."""
+
+    model: str
+    side: int
+    contender: str
+    slots: int
+    recompute: bool
+    seconds_per_step: float
+    seconds_per_subject: float
+    faster: float | None  # samples per second, over those of the plain loop
+    share: float  # of the peak
+    bytes: int | None
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of the product of two large square matrices, the best of several."""
+    size, calls = (8192, 50) if device.type == "cuda" else (2048, 1)
+    first, second = torch.randn(2, size, size, device=device).to(dtype)
+
+    def products() -> None:
+        for _ in range(calls):
+            first @ second
+
+    return 2 * size**3 * calls / min(seconds(device, products) for _ in range(5))
+
+
+def compare(
+    name: str, side: int, peak: float, options: Any, **kind: Any
+) -> tuple[list[Row], dict[str, Any]]:
+    device = kind["device"]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        checkpoint = open_model(name, folder / "model", device=device, small=options.small)
+        described = description(checkpoint)
+        side = side or described.image_size
+        latent = side * described.configuration(described.denoiser.name)["sample_size"]
+        usual = "miniature" if name == "miniature" else default_recipe(
+            checkpoint.pipeline, latent // described.image_size
+        )  # fmt: skip
+        config = recipe(usual).changed(resolution=side)
+        racing, facts = contenders(
+            checkpoint, folder, config, slots=options.slots, compiled=options.compile, **kind
+        )
+
+        length = facts["positions of a caption"]
+        work = denoiser_work(described, side, length).total + text_work(described, length).total
+
+        def block(contender: Contender) -> float:
+            """Seconds per step."""
+            steps = options.steps
+            return seconds(device, lambda: [contender.step() for _ in range(steps)]) / steps
+
+        for each in racing:
+            facts[f"first block of {each.name}, s"] = round(options.steps * block(each), 1)
+        times: dict[str, list[float]] = {each.name: [] for each in racing}
+        for _ in range(options.repeats):
+            for each in racing:
+                times[each.name].append(block(each))
+        medians = {each: statistics.median(found) for each, found in times.items()}
+        samples = {each.name: each.slots * config.batch_size for each in racing}
+        rates = {each: samples[each] / medians[each] for each in medians}
+        rows = [
+            Row(
+                name,
+                side,
+                each.name,
+                each.slots,
+                each.recompute,
+                medians[each.name],
+                each.before + options.samples / rates[each.name],
+                rates[each.name] / rates["plain"] if "plain" in rates else None,
+                work * rates[each.name] / peak,
+                most_in_use(each, device),
+            )
+            for each in racing
+        ]
+        return rows, {**facts, "operations per sample": work}
+
+
+def shown(rows: list[Row], device: torch.device, title: str) -> Table:
+    is_cuda = device.type == "cuda"
+    columns = ["", "subjects", "samples per second, plain = 1"]
+    columns += ["s per step", "s per subject", "share of peak", "memory"] * is_cuda
+    table = Table(*columns, title=title)
+    for row in rows:
+        cells = [f"{row.contender}{' (recomputes)' * row.recompute}", str(row.slots)]
+        cells.append("-" if row.faster is None else f"{row.faster:.2f}")
+        if is_cuda:
+            cells += [f"{row.seconds_per_step:.4f}", f"{row.seconds_per_subject:.1f}"]
+            cells += [f"{row.share:.1%}", f"{(row.bytes or 0) / 1e9:.1f} GB"]
+        table.add_row(*cells)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--models", nargs="+", choices=["miniature", *catalogue()], metavar="NAME",
+        help="miniature, or of `dti backbones`; default: miniature on a CPU, "
+        "else sdxl sd15 sana-1.6b",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sides", nargs="+", type=int, metavar="PX",
+        help="of pictures; default: each model's own, and for sdxl 768 as well",
+    )  # fmt: skip
+    parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
+    parser.add_argument("--slots", type=int, help="of packed; default: as `--slots auto` finds")
+    parser.add_argument("--compile", action="store_true", help="compiled as well: takes minutes")
+    parser.add_argument("--dtype", default="auto", help="as of `dti train`")
+    parser.add_argument("--samples", type=int, default=1600, help="of a subject")
+    parser.add_argument("--steps", type=int, default=20, help="of a block, best a multiple of 20")
+    parser.add_argument("--repeats", type=int, default=5, help="blocks of each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    options = parser.parse_args()
+    device = find_device("auto")
+    dtype = find_dtype(options.dtype, device)
+    models = options.models or (
+        ["sdxl", "sd15", "sana-1.6b"] if device.type == "cuda" else ["miniature"]
+    )
+    peak = matrix_peak(device, dtype)
+    report: dict[str, Any] = {
+        "environment": environment(device, dtype=dtype),
+        "small": options.small,
+        "samples": options.samples,
+        "peak": peak,
+        "rows": [],
+        "facts": {},
+    }
+    console = Console()
+    if device.type == "cuda":
+        console.print(f"a large matrix product: {peak / 1e12:.0f} TFLOP/s in {dtype}")
+    for name in models:
+        usual = (0,) if options.small else SIDES.get(name, (0,))
+        for side in options.sides or usual:
+            rows, facts = compare(name, side, peak, options, device=device, dtype=dtype)
+            title = f"{'small ' * options.small}{name}, {rows[0].side} px, {device.type}, {dtype}"
+            console.print(shown(rows, device, title))
+            for fact, value in facts.items():
+                if value is not None and (device.type == "cuda" or fact == "slots"):
+                    console.print(f"{fact}: {value}")
+            report["rows"] += map(asdict, rows)
+            report["facts"][f"{name}, {rows[0].side} px"] = facts
+            if options.json:  # after each, as a GPU may be lent for a short time
+                options.json.write_text(json.dumps(report, indent=2) + "\n")
+            memory.release(device)
+
+
+if __name__ == "__main__":
+    main()

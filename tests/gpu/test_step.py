@@ -1,0 +1,105 @@
+"""A training step on a GPU: it waits for nothing, and packing and recomputing change no result."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from dti_engine import memory
+from dti_engine.backbones.interface import Backbone
+from dti_engine.config import TrainConfig
+from dti_engine.packing import Trainer
+from dti_engine.recipes import miniature, sdxl_release
+from dti_engine.rehearsals import full_trainer, grey_subject, rehearse
+from dti_engine.reports import SlotReport
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+MODELS = ["miniature", "sdxl"]
+
+
+def config_for(name: str) -> TrainConfig:
+    return miniature() if name == "miniature" else sdxl_release().changed(resolution=64)
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Torch refuses every operation that makes the host wait for the device."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_and_a_look_wait_for_nothing(
+    name: str, dtype: torch.dtype, on_cuda: Callable[..., Backbone]
+) -> None:
+    config = config_for(name).changed(fixed_every=2)
+    trainer = full_trainer(on_cuda(name, dtype), config, num_slots=2)
+    trainer.step()  # the first one chooses kernels and fills caches
+    with no_waiting():
+        for _ in range(3):
+            trainer.step()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_packed_subjects_learn_what_each_learns_alone_in_the_same_shape(
+    name: str, on_cuda: Callable[..., Backbone]
+) -> None:
+    backbone, config = on_cuda(name, torch.float32), config_for(name).changed(lr=0.04)
+    slots = 3
+    packed = full_trainer(backbone, config, num_slots=slots)
+    for _ in range(5):
+        packed.step()
+    for slot in range(slots):
+        alone = full_trainer(backbone, config, num_slots=slots)
+        rows = alone.occupants[slot].rows  # pyright: ignore[reportOptionalMemberAccess]
+        for other in set(range(slots)) - {slot}:
+            alone.vacate(other)
+        for _ in range(5):
+            alone.step()
+        for encoder, span in rows.items():
+            learned = (each.learners[encoder].learned()[span] for each in (packed, alone))
+            torch.testing.assert_close(*learned, rtol=1e-3, atol=1e-4)
+
+
+def test_recomputing_lowers_the_peak_and_changes_no_gradient(
+    on_cuda: Callable[..., Backbone],
+) -> None:
+    backbone, config = on_cuda("miniature", torch.float32), miniature()
+    device = backbone.device
+    peaks, learned = list[int](), list[torch.Tensor]()
+    for recompute in (False, True):
+        backbone.recompute = recompute
+        before = memory.in_use(device)
+        found = rehearse(backbone, config, num_slots=16, max_vectors=8, before=before)
+        assert found is not None
+        peaks.append(found.bytes)
+        trainer = full_trainer(backbone, config, num_slots=2)
+        trainer.step()
+        (learner,) = trainer.learners.values()
+        learned.append(learner.learned())
+    assert peaks[1] < 0.8 * peaks[0]
+    torch.testing.assert_close(*learned, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_in_bfloat16_stays_finite(name: str, on_cuda: Callable[..., Backbone]) -> None:
+    reports: list[SlotReport] = []
+    backbone, config = on_cuda(name, torch.bfloat16), config_for(name).changed(steps=20)
+    trainer = Trainer(backbone, config, num_slots=2, on_step=reports.extend)
+    trainer.seat(grey_subject(0, config.resolution))
+    trainer.seat(grey_subject(1, config.resolution))
+    ended = [outcome for _ in range(config.steps) for outcome in trainer.step()]
+    assert [outcome.error for outcome in ended] == [None, None]
+    assert len(reports) == 2 * config.steps
+    assert not any(report.failure() for report in reports)
