@@ -2,7 +2,7 @@
 
     python benchmarks/activations.py [--models sdxl sana-1.6b] [--batch 4] [--json FILE]
 
-weights     of all parts as the engine loads them on a GPU: bfloat16, vocabularies float32
+weights     of all parts as the engine loads them on a GPU: bfloat16, words and autoencoder float32
 kept        by the denoiser for one subject's batch, all of it alive when the backward pass begins
 recomputed  the same with `--recompute`: inputs of blocks alone, the rest is computed again
 fits        weights and activations together, without what kernels need for a moment: a lower bound

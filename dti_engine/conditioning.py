@@ -38,7 +38,8 @@ class PromptReader:
     """Reads prompts for one backbone, and remembers the last `capacity` of them.
 
     Prompts are read `batch_size` at a time, blank ones added, so that what becomes of a prompt does
-    not depend on how many others were asked for, or on which were known.
+    not depend on how many others were asked for, or on which were known; but for rounding, where a
+    model's batches are as long as their longest prompt.
     """
 
     backbone: Backbone
@@ -57,7 +58,8 @@ class PromptReader:
 
     @torch.inference_mode()
     def read(self, wordings: Sequence[Wording]) -> Conditioning:
-        """All of them, in order, in the dtype of the denoiser; without framing.
+        """All of them, in order, in the dtype of the denoiser; without framing. Made for inference:
+        no gradient can ever go through them.
 
         Raises: as `bind`.
         """
@@ -87,9 +89,10 @@ class PromptReader:
         for i in range(len(wordings)):
             one = slice(i, i + 1)
             yield Conditioning(
-                hidden=read.hidden[one].to(dtype),
-                pooled=None if read.pooled is None else read.pooled[one].to(dtype),
-                mask=None if read.mask is None else read.mask[one],
+                # Copies: a view would keep all of the batch for one of it.
+                hidden=read.hidden[one].to(dtype, copy=True),
+                pooled=None if read.pooled is None else read.pooled[one].to(dtype, copy=True),
+                mask=None if read.mask is None else read.mask[one].clone(),
             )
 
 

@@ -98,7 +98,7 @@ class TrainingFailedError(FailedError):
 
 
 class PaintingFailedError(FailedError):
-    """The model made something that is no picture."""
+    """No picture came of it: the model made something else, or memory ran out."""
 
 
 class OutputError(FailedError):

@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from dti_engine import __version__
+from dti_engine import __version__, memory
 from dti_engine.backbones.interface import Backbone
 from dti_engine.conditioning import PromptReader, Wording
 from dti_engine.errors import (
@@ -79,7 +79,7 @@ def generate(
 
     Raises: ConfigurationError, TokenError or ArtifactMismatchError, with its index, for the first
         bad request, before anything is computed; ConfigurationError for size, steps, batch_size;
-        PaintingFailedError if the model overflows.
+        PaintingFailedError if the model overflows, or memory runs out.
     """
     if not 1 <= steps <= _MAX_STEPS or batch_size < 1:
         raise ConfigurationError(
@@ -95,19 +95,27 @@ def generate(
     batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
     done = itertools.count(1)
     images: list[Image.Image] = []
-    for batch in batches:
-        latents = _sample(
-            backbone,
-            reader,
-            batch,
-            (height, width),
-            steps,
-            lambda: on_step(next(done), steps * len(batches)),
-        )
-        for part in latents.split(max(1, _MAX_DECODED_PX // (height * width))):
-            for pixels in backbone.decode_latents(part):
-                images.append(_to_image(pixels, len(images)))
-                on_image(len(images) - 1, images[-1])
+    try:
+        for batch in batches:
+            latents = _sample(
+                backbone,
+                reader,
+                batch,
+                (height, width),
+                steps,
+                lambda: on_step(next(done), steps * len(batches)),
+            )
+            for part in latents.split(max(1, _MAX_DECODED_PX // (height * width))):
+                for pixels in backbone.decode_latents(part):
+                    images.append(_to_image(pixels, len(images)))
+                    on_image(len(images) - 1, images[-1])
+    except (RuntimeError, MemoryError) as error:
+        if not memory.has_run_out(error):
+            raise
+        raise PaintingFailedError(
+            f"memory ran out with {min(batch_size, len(requests))} pictures of {height} x {width} "
+            "at once; give a smaller batch size, or smaller pictures"
+        ) from error
     return images
 
 

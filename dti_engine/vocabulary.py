@@ -40,7 +40,7 @@ class TextEncoder(Protocol):
     def states(self, ids: list[int]) -> Tensor:
         """(n, d) last hidden states, after the final norm, of n ids between begin and end.
 
-        They are as long as rows, and so may stand in their place.
+        They have the dimension of rows, and so may stand in their place.
         """
         ...
 

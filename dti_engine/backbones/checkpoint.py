@@ -6,15 +6,16 @@ are read: a pickle can run code.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
+from dti_engine import memory
 from dti_engine.backbones.catalogue import catalogue
 from dti_engine.backbones.families import FAMILIES
 from dti_engine.errors import BackboneLoadError
@@ -33,6 +34,8 @@ _HUB_FILES = [_INDEX, "scheduler/*.json"] + [
     for suffix in ("json", "txt", "model", "safetensors")
 ]
 _HUB_IGNORED = [f"*.{variant}{end}*" for variant in ("fp16", "bf16", "non_ema") for end in ".-"]
+
+_VARIANT = re.compile(r"\.(?P<name>fp16|bf16)[.-]")
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -66,8 +69,8 @@ class Checkpoint:
             return reader(folder)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
             raise BackboneLoadError(
-                f"part {part!r} of checkpoint {self.name!r} cannot be read: {cause}. Download it "
-                "again, with its .safetensors files"
+                f"part {part!r} of checkpoint {self.name!r} cannot be read: "
+                f"{str(cause).rstrip('. ')}. Download it again, with its .safetensors files"
             ) from cause
 
     def model(
@@ -76,12 +79,13 @@ class Checkpoint:
         part: str,
         *,
         device: torch.device,
-        dtype: torch.dtype,
+        dtype: torch.dtype | Literal["auto"],
         **options: Any,
     ) -> ModelT:
-        """A part as this class, in evaluation mode and without gradients.
+        """A part as this class, in evaluation mode and without gradients; "auto": as stored.
 
-        Raises: BackboneLoadError if it is missing, of another class, damaged or incomplete.
+        Raises: BackboneLoadError if it is missing, of another class, damaged or incomplete, or if
+            memory runs out.
         """
         _, found = self.index.get(part) or (None, None)
         if found != model_class.__name__:
@@ -92,6 +96,7 @@ class Checkpoint:
         from_pretrained: Callable[..., tuple[ModelT, dict[str, Any]]]
         from_pretrained = cast(Any, model_class).from_pretrained  # transformers and diffusers alike
         options |= {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
+        options["variant"] = _variant(self.folder / part)
         model, report = self.read(
             part, lambda folder: from_pretrained(folder, output_loading_info=True, **options)
         )
@@ -101,7 +106,15 @@ class Checkpoint:
                 f"part {part!r} of checkpoint {self.name!r} lacks {len(missing)} weights, such as "
                 f"{missing[0]!r}; download it again"
             )
-        return model.to(device).eval().requires_grad_(False)
+        try:
+            return model.to(device).eval().requires_grad_(False)
+        except RuntimeError as cause:
+            if not memory.has_run_out(cause):
+                raise
+            raise BackboneLoadError(
+                f"memory runs out on {device} while {part!r} of {self.name!r} is loaded; "
+                "`dti backbones` says how much models take"
+            ) from cause
 
 
 def open_checkpoint(weights: str | Path) -> Checkpoint:
@@ -115,6 +128,15 @@ def open_checkpoint(weights: str | Path) -> Checkpoint:
     """
     name, folder = _locate(weights)
     return Checkpoint(name, folder, _read_index(str(weights), folder))
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant of a part whose weights are there in files of one alone; None: there are plain
+    ones, or none.
+    """
+    variants = {_VARIANT.search(path.name) for path in folder.glob("*.safetensors")}
+    names = {found["name"] if found else None for found in variants}
+    return None if None in names else min(filter(None, names), default=None)
 
 
 def _read_index(name: str, folder: Path) -> dict[str, Any]:
@@ -159,15 +181,20 @@ def _locate(weights: str | Path) -> tuple[str, Path]:
 def _download(hub_id: str, revision: str | None) -> Path:
     # What cannot be used is refused by its index, before gigabytes are on their way.
     _read_index(hub_id, _fetch(hub_id, revision, [_INDEX]))
-    return _fetch(hub_id, revision, _HUB_FILES)
+    folder = _fetch(hub_id, revision, _HUB_FILES)
+    if any(folder.glob("*/*.safetensors")):
+        return folder
+    return _fetch(hub_id, revision, _HUB_FILES, ignored=[])  # there are variants alone
 
 
-def _fetch(hub_id: str, revision: str | None, files: list[str]) -> Path:
+def _fetch(
+    hub_id: str, revision: str | None, files: list[str], *, ignored: list[str] = _HUB_IGNORED
+) -> Path:
     import huggingface_hub  # of no use where weights are local
 
     try:
         snapshot = huggingface_hub.snapshot_download(
-            hub_id, revision=revision, allow_patterns=files, ignore_patterns=_HUB_IGNORED
+            hub_id, revision=revision, allow_patterns=files, ignore_patterns=ignored
         )
     except (OSError, ValueError) as cause:
         wanted = f"{hub_id}@{revision}" if revision else hub_id
@@ -190,3 +217,15 @@ def _remedy(hub_id: str) -> str:
         "terms on its page and log in with `hf auth login`. For a withdrawn one, give a mirror, or "
         "a folder with its weights"
     )
+
+
+def require_rows(name: str, tokenizer: Sized, table: Tensor) -> None:
+    """Raises: BackboneLoadError if a text encoder's table has no row for a token of its tokenizer.
+
+    More rows are no fault: tables are padded to round sizes.
+    """
+    if len(tokenizer) > len(table):
+        raise BackboneLoadError(
+            f"the tokenizer of {name!r} knows {len(tokenizer)} tokens and its model {len(table)}; "
+            "they do not belong together, or tokens were added to one alone"
+        )

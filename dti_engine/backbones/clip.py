@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.checkpoint import Checkpoint, require_rows
 from dti_engine.encoder_inputs import EncoderInput, inject
-from dti_engine.errors import BackboneLoadError, TokenError
+from dti_engine.errors import TokenError
 
 
 class ClipTextEncoder:
@@ -29,18 +29,15 @@ class ClipTextEncoder:
     ) -> None:
         """The model must attend by "sdpa", to which the causal mask is left.
 
-        Raises: BackboneLoadError if model and tokenizer have different vocabularies.
+        Raises: BackboneLoadError if the tokenizer knows more tokens than the model.
         """
         # Nested in transformers 4, and in the class with a projection.
         self._model: Any = getattr(model, "text_model", model)
         self._projection: Any = getattr(model, "text_projection", None)
         self._tokenizer: Any = tokenizer
         self._table: Tensor = self._model.embeddings.token_embedding.weight
-        if len(tokenizer) != len(self._table):
-            raise BackboneLoadError(
-                f"the tokenizer of {name!r} knows {len(tokenizer)} tokens and its model "
-                f"{len(self._table)}; they do not belong together"
-            )
+        require_rows(name, tokenizer, self._table)
+        self._num_words = len(tokenizer)
         self._begin: int = self._tokenizer.bos_token_id
         self._end: int = self._tokenizer.eos_token_id
         self._marks = {self._begin, self._end, self._tokenizer.unk_token_id}
@@ -66,11 +63,11 @@ class ClipTextEncoder:
         return None if self._projection is None else self._projection.out_features
 
     def vocabulary(self) -> Tensor:
-        return self._table.detach()
+        return self._table.detach()[: self._num_words]
 
     def words(self) -> list[str]:
         """Whole words as they are; a piece that something must follow ends in "-"."""
-        pieces: list[str] = self._tokenizer.convert_ids_to_tokens(list(range(len(self._table))))
+        pieces: list[str] = self._tokenizer.convert_ids_to_tokens(list(range(self._num_words)))
         whole = ("</w>", "|>")
         return [p.removesuffix("</w>") if p.endswith(whole) else f"{p}-" for p in pieces]
 

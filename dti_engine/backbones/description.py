@@ -33,8 +33,11 @@ class Part:
 
     @property
     def device_bytes(self) -> int:
-        """Of its weights when loaded on a GPU: the words are float32, all else is bfloat16."""
-        return 2 * (self.parameters - self.table) + 4 * self.table
+        """Of its weights when loaded on a GPU, at most: words and autoencoder are float32 (of the
+        latter, what encodes), all else is bfloat16.
+        """
+        single = self.parameters if self.name == _AUTOENCODER else self.table
+        return 2 * (self.parameters - single) + 4 * single
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from diffusers import (
 from torch import Tensor
 
 from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.compiling import compile_in_place
 from dti_engine.backbones.gemma import GemmaTextEncoder, load_gemma
 from dti_engine.backbones.interface import Conditioning, Latents, Scheduler, fingerprint
 from dti_engine.encoder_inputs import PromptBatch, Rows
@@ -74,16 +75,18 @@ class Sana:
             self._transformer.disable_gradient_checkpointing()
 
     def compile(self) -> None:
-        self._transformer.compile(dynamic=False)
+        compile_in_place(self._transformer)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Latents:
-        latents = self._vae.encode(pixels.to(self.device, self._vae.dtype)).latent.float()
+        dtype = next(self._vae.encoder.parameters()).dtype
+        latents = self._vae.encode(pixels.to(self.device, dtype)).latent.float()
         return Latents(latents * self._scale, torch.zeros_like(latents))
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        return self._vae.decode((latents / self._scale).to(self._vae.dtype)).sample.float()
+        dtype = next(self._vae.decoder.parameters()).dtype
+        return self._vae.decode((latents / self._scale).to(dtype)).sample.float()
 
     def encode_prompts(
         self, prompts: PromptBatch, rows: Rows, framing: Tensor | None = None
@@ -129,10 +132,13 @@ class _Euler(FlowMatchEulerDiscreteScheduler):
 
 def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> Sana:
     """Raises: BackboneLoadError if a part is missing, damaged or does not fit."""
-    # In float16, the autoencoder overflows.
-    vae_dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     # The other way of loading needs accelerate, which is not a dependency.
     options: dict[str, Any] = {"device": device, "low_cpu_mem_usage": False}
+    # A subject's pictures are encoded once, and learned from in every step: in float32 always. In
+    # float16, decoding would overflow.
+    vae: Any = checkpoint.model(AutoencoderDC, "vae", dtype=torch.float32, **options)
+    if dtype == torch.bfloat16:
+        vae.decoder.to(dtype)
     return Sana(
         checkpoint.name,
         load_gemma(
@@ -144,7 +150,7 @@ def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) ->
             instruction=instruction(),
         ),
         checkpoint.model(SanaTransformer2DModel, "transformer", dtype=dtype, **options),
-        checkpoint.model(AutoencoderDC, "vae", dtype=vae_dtype, **options),
+        vae,
         _read_shift(checkpoint),
     )
 

@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.compiling import compile_in_place
 from dti_engine.backbones.interface import Latents, Scheduler, fingerprint
 from dti_engine.errors import BackboneLoadError, ConfigurationError
 from dti_engine.objectives import Objective, objective_from_scheduler
@@ -67,18 +68,18 @@ class UNetBackbone:
             self._unet.disable_gradient_checkpointing()
 
     def compile(self) -> None:
-        self._unet.compile(dynamic=False)
+        compile_in_place(self._unet)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Latents:
-        posterior = self._vae.encode(pixels.to(self.device, self._vae.dtype)).latent_dist
+        posterior = self._vae.encode(pixels.to(self.device, _dtype(self._vae.encoder))).latent_dist
         mean, std = posterior.mean.float(), posterior.std.float()
         return Latents((mean - self._shift) * self._scale, std * self._scale)
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         unscaled = latents / self._scale + self._shift
-        return self._vae.decode(unscaled.to(self._vae.dtype)).sample.float()
+        return self._vae.decode(unscaled.to(_dtype(self._vae.decoder))).sample.float()
 
     def new_scheduler(self) -> Scheduler:
         """DDIM with the betas, spacing and offset of the checkpoint's scheduler, of any class."""
@@ -111,16 +112,17 @@ def load_unet(
 def load_autoencoder(
     checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
 ) -> AutoencoderKL:
-    """In float32 where it says that it overflows in float16.
+    """It encodes in float32, as a subject's pictures are encoded once and learned from in every
+    step; it decodes in dtype, or in float32 where it says that it overflows in float16.
 
     Raises: BackboneLoadError if it is missing or damaged.
     """
-    stated: Any = checkpoint.read("vae", AutoencoderKL.load_config)
-    if dtype == torch.float16 and stated.get("force_upcast", True):
-        dtype = torch.float32
-    vae = checkpoint.model(
-        AutoencoderKL, "vae", device=device, dtype=dtype, low_cpu_mem_usage=False
+    vae: Any = checkpoint.model(
+        AutoencoderKL, "vae", device=device, dtype=torch.float32, low_cpu_mem_usage=False
     )
+    if dtype != torch.float16 or not vae.config.get("force_upcast", True):
+        for part in filter(None, (vae.decoder, vae.post_quant_conv)):
+            part.to(dtype)
     _order_channels(vae, device)
     return vae
 
@@ -130,6 +132,10 @@ def load_scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
     stated = cast(dict[str, Any], checkpoint.read("scheduler", DDIMScheduler.load_config))
     # DDIM clips to [-1, 1] unless told otherwise, as it was made for pixels: latents go beyond.
     return {"clip_sample": False, **stated}
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
 
 
 def _order_channels(model: nn.Module, device: torch.device) -> None:

@@ -20,7 +20,7 @@ EXAMPLES = (
 
 _EXPLANATION = (
     "dims: of each text encoder's words. denoiser, text, VAE: parameters. device: GB of weights on "
-    "a GPU, all bfloat16 but the words; work space comes on top. download: GB, once"
+    "a GPU, bfloat16 but for words and VAE; work space comes on top. download: GB, once"
 )
 
 

@@ -185,11 +185,12 @@ def train(
         instruction=instruction,
         shift=shift,
     )
+    plans = plan(bundles, placeholder, initializers or [])
+    num_slots = parse_slots(slots)
+    # Opens the checkpoint, which may be a download, so all that is cheap is checked before.
     config = settings.settings(recipe_name, backbone, method, given)
     # What the command line says goes before a bundle. The miniature knows no captions but its own.
     fixed = given.keys() | ({"captions"} if config.captions == "miniature" else set[str]())
-    plans = plan(bundles, placeholder, initializers or [])
-    num_slots = parse_slots(slots)
     max_vectors = room([num_vectors, *(each.num_vectors for each in plans.subjects)])
     output = output_folder(output)
     keeper = Keeper(
@@ -204,7 +205,7 @@ def train(
     else:
         refuse_unfinished(keeper, plans.names)
     with EventLog(output, on_lost=warn, echo=as_json) as log:
-        model = open_backbone(backbone, device=device, dtype=dtype, compiled=compiled)
+        model = open_backbone(backbone, device=device, dtype=dtype)
         judge = _find_judge(
             backbone, judge_name, model, must_choose=keep_every is not None and num_probes > 0
         )
@@ -217,6 +218,8 @@ def train(
             max_vectors=max_vectors,
             earlier_log=log.path if resume else None,
         )
+        if compiled:  # not before: every size that is tried would be compiled
+            model.compile()
         if not resume:
             set_aside(output, [each.name for each in plans.subjects])
         endings = Endings(output, plans.names, keeper, log)

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from dti_engine import capacity
+from dti_engine.backbones.unet import UNetBackbone
 from dti_engine.cli import app
 from dti_engine.commands.events import FILE, read_events
 from dti_engine.commands.slots import earlier_slots, parse_slots, room
@@ -65,6 +67,23 @@ def test_one_subject_needs_one_slot_and_no_words(
     assert "at a time" not in result.stderr
     assert MEASURING not in result.stderr
     assert _slots(tmp_path) == [1]
+
+
+def test_a_model_is_compiled_for_the_number_that_was_chosen_alone(
+    train: Any, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each size that is tried would be compiled for minutes."""
+    happened: list[str] = []
+    search = capacity.find_slots
+
+    def find_slots(*arguments: Any, **options: Any) -> Any:
+        happened.append("found")
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(capacity, "find_slots", find_slots)
+    monkeypatch.setattr(UNetBackbone, "compile", lambda _: happened.append("compiled"))
+    assert train(*photos[:2], "--compile").exit_code == 0
+    assert happened == ["found", "compiled"]
 
 
 def test_a_number_is_taken_as_it_is(train: Any, photos: list[Path], tmp_path: Path) -> None:

@@ -67,6 +67,13 @@ def test_a_token_of_the_same_name_or_another_instruction_is_another_prompt(backb
     assert len(reader._known) == 4
 
 
+def test_what_is_kept_of_a_batch_is_no_more_than_its_own_part(backbone: Any) -> None:
+    reader = PromptReader(backbone)
+    reader.read([Wording("a dog")])
+    (kept,) = reader._known.values()
+    assert kept.hidden.untyped_storage().nbytes() == kept.hidden.nbytes
+
+
 def test_tokens_that_a_prompt_does_not_mention_do_not_count(backbone: Any) -> None:
     wordings = [Wording.of("blurry", {"<rex>": token()}) for _ in range(3)]
     assert len(set(wordings)) == 1

@@ -100,6 +100,19 @@ def test_pictures_are_decoded_a_few_at_a_time(
     assert all(difference(*each) <= ONE_LEVEL for each in zip(together, apart, strict=True))
 
 
+def test_memory_that_runs_out_is_told_with_what_to_do(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(tiny_backbone), "denoise", full)
+    with pytest.raises(
+        PaintingFailedError, match=r"with 2 pictures of 16 x 16 at once.*batch size"
+    ):
+        paint(tiny_backbone, request(), request())
+
+
 def test_a_reader_remembers_prompts_from_call_to_call(tiny_backbone: Backbone) -> None:
     reader = PromptReader(tiny_backbone)
     first = paint(tiny_backbone, request("a red dog"), reader=reader)

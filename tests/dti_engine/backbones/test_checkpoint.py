@@ -7,6 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
@@ -117,6 +118,33 @@ def test_pickled_weights_are_refused(weights: Path) -> None:
     (path,) = (weights / "unet").glob("*.safetensors")
     path.rename(path.with_suffix(".bin"))
     with pytest.raises(BackboneLoadError, match=r"'unet' .*with its .safetensors files"):
+        load_backbone(weights)
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_parts_of_which_there_is_one_variant_alone_are_read(
+    weights: Path, tiny_checkpoint: Path, variant: str
+) -> None:
+    expected = load_backbone(tiny_checkpoint)
+    for path in weights.glob("*/*.safetensors"):
+        path.rename(path.with_suffix(f".{variant}.safetensors"))
+    assert load_backbone(weights).fingerprint == expected.fingerprint
+
+
+def test_plain_files_are_read_where_there_are_variants_too(weights: Path) -> None:
+    (path,) = (weights / "unet").glob("*.safetensors")
+    path.with_suffix(".fp16.safetensors").write_bytes(b"not read")
+    load_backbone(weights)
+
+
+def test_memory_that_runs_out_while_loading_is_said_so(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(BackboneLoadError, match=r"memory runs out .*'text_encoder'.*dti backbones"):
         load_backbone(weights)
 
 
@@ -270,6 +298,15 @@ def test_only_the_parts_of_a_hub_repository_are_downloaded(hub: Hub) -> None:
         "vae_decoder/model.onnx",
     ]
     assert list(filter_repo_objects(wanted + others, **hub.patterns)) == wanted
+
+
+def test_variants_are_downloaded_where_there_is_nothing_else(hub: Hub, weights: Path) -> None:
+    for path in weights.glob("*/*.safetensors"):
+        path.unlink()
+    hub.folder = weights
+    open_checkpoint("somebody/model")
+    assert len(hub.ids) == 3
+    assert hub.patterns["ignore_patterns"] == []
 
 
 def test_an_unknown_family_is_refused_before_its_weights_are_downloaded(

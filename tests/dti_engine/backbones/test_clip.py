@@ -90,6 +90,21 @@ def test_checkpoints_with_the_older_names_of_the_weights_load(
     assert torch.equal(older.encode_prompts(batch, rows).hidden, expected)
 
 
+def test_rows_that_no_token_has_are_no_words(
+    tiny_backbone: Backbone, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Some tables are padded to a round size."""
+    shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
+    model = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
+    model.resize_token_embeddings(704, mean_resizing=False)
+    model.save_pretrained(tmp_path / "text_encoder")
+    padded = load_backbone(tmp_path)
+    (found,), (expected,) = padded.text_encoders.values(), tiny_backbone.text_encoders.values()
+    assert found.words() == expected.words()
+    assert torch.equal(found.vocabulary(), expected.vocabulary())
+    assert padded.fingerprint == tiny_backbone.fingerprint
+
+
 def test_a_tokenizer_of_another_model_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")

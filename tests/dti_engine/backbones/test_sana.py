@@ -128,11 +128,15 @@ def test_the_image_size_is_the_transformers(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_autoencoder_does_not_compute_in_float16(weights: Path, dtype: torch.dtype) -> None:
+def test_the_autoencoder_encodes_in_float32_and_never_decodes_in_float16(
+    weights: Path, dtype: torch.dtype
+) -> None:
     backbone = load_backbone(weights, dtype=dtype)
     assert backbone.dtype == dtype
+    vae = vars(backbone)["_vae"]
     expected = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-    assert vars(backbone)["_vae"].dtype == expected
+    assert {each.dtype for each in vae.decoder.parameters()} == {expected}
+    assert {each.dtype for each in vae.encoder.parameters()} == {torch.float32}
 
 
 # Times

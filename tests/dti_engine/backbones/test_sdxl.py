@@ -285,7 +285,18 @@ def test_layers_in_bfloat16_leave_the_table_and_its_fingerprint_as_they_are(
 def test_an_autoencoder_that_overflows_in_half_precision_stays_single(weights: Path) -> None:
     backbone = load_backbone(weights, dtype=torch.float16)
     assert backbone.dtype == torch.float16
-    assert backbone._vae.dtype == torch.float32
+    assert {each.dtype for each in backbone._vae.parameters()} == {torch.float32}
+
+
+def test_pictures_are_encoded_in_single_precision_whatever_the_model_computes_in(
+    backbone: Backbone, weights: Path
+) -> None:
+    """They are encoded once, and learned from in every step."""
+    half = load_backbone(weights, dtype=torch.bfloat16)
+    pixels = torch.rand(1, 3, 16, 16) * 2 - 1
+    assert torch.equal(half.encode_images(pixels).mean, backbone.encode_images(pixels).mean)
+    latents = torch.randn(1, 4, 8, 8)
+    assert not torch.equal(half.decode_latents(latents), backbone.decode_latents(latents))
 
 
 def test_tokenizers_of_different_vocabularies_are_refused(
