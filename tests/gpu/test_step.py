@@ -11,7 +11,7 @@ from dti_engine import memory
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.packing import Trainer
-from dti_engine.recipes import miniature, sdxl_release
+from dti_engine.recipes import miniature, sana_release, sdxl_release
 from dti_engine.rehearsals import full_trainer, grey_subject, rehearse
 from dti_engine.reports import SlotReport
 
@@ -19,11 +19,12 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
-MODELS = ["miniature", "sdxl"]
+MODELS = ["miniature", "sdxl", "sana-1.6b"]
 
 
 def config_for(name: str) -> TrainConfig:
-    return miniature() if name == "miniature" else sdxl_release().changed(resolution=64)
+    recipes = {"miniature": miniature, "sdxl": sdxl_release, "sana-1.6b": sana_release}
+    return recipes[name]().changed(resolution=64)  # that of every model here
 
 
 @contextmanager
