@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from dti_engine.backbones import sana, sdxl, stable_diffusion
 from dti_engine.backbones.catalogue import catalogue, published
@@ -49,7 +49,12 @@ class Unweighted(Checkpoint):
         **options: Any,
     ) -> Any:
         assert self.index[part][1] == model_class.__name__
-        return SimpleNamespace(config=configuration(self.name, part), device=device, dtype=dtype)
+        # An autoencoder's two halves, which have dtypes of their own.
+        halves = {name: nn.Linear(1, 1, dtype=dtype) for name in ("encoder", "decoder")}
+        config = configuration(self.name, part)
+        return SimpleNamespace(
+            config=config, device=device, dtype=dtype, post_quant_conv=None, **halves
+        )
 
 
 class Encoder:
@@ -192,12 +197,15 @@ def test_latents_are_of_the_size_and_scale_that_each_was_trained_on(
 
 
 @pytest.mark.parametrize("name", [*UNETS, *SANAS])
-def test_no_published_autoencoder_computes_in_float16(name: str) -> None:
+def test_no_published_autoencoder_computes_in_float16_or_encodes_in_half_precision(
+    name: str,
+) -> None:
     """SDXL's and SANA's overflow in it; those that do not say are not trusted to."""
     for dtype, expected in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
         backbone = loaded(name, dtype)
         assert backbone.dtype == dtype
-        assert autoencoder(backbone).dtype == expected
+        assert autoencoder(backbone).decoder.weight.dtype == expected
+        assert autoencoder(backbone).encoder.weight.dtype == torch.float32
 
 
 def test_sdxl_says_that_its_autoencoder_overflows() -> None:
