@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
@@ -46,11 +46,11 @@ class RandomCheckpoint(Checkpoint):
         part: str,
         *,
         device: torch.device,
-        dtype: torch.dtype | Literal["auto"],
+        dtype: torch.dtype | None,
         **options: Any,
     ) -> Any:
         """As `Checkpoint.model`, but on the checkpoint's own device from the start."""
-        dtype = torch.bfloat16 if dtype == "auto" else dtype  # as SANA's are stored
+        dtype = dtype or torch.bfloat16  # as SANA's are stored
         assert model_class.__name__ == self.index[part][1]
         folder, before = self.folder / part, torch.get_default_dtype()
         torch.manual_seed(SEED)

@@ -5,14 +5,15 @@ are read: a pickle can run code.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dti_engine import memory
@@ -79,10 +80,10 @@ class Checkpoint:
         part: str,
         *,
         device: torch.device,
-        dtype: torch.dtype | Literal["auto"],
+        dtype: torch.dtype | None,
         **options: Any,
     ) -> ModelT:
-        """A part as this class, in evaluation mode and without gradients; "auto": as stored.
+        """A part as this class, in evaluation mode and without gradients; dtype None: as stored.
 
         Raises: BackboneLoadError if it is missing, of another class, damaged or incomplete, or if
             memory runs out.
@@ -95,6 +96,7 @@ class Checkpoint:
             )
         from_pretrained: Callable[..., tuple[ModelT, dict[str, Any]]]
         from_pretrained = cast(Any, model_class).from_pretrained  # transformers and diffusers alike
+        dtype = dtype or self.read(part, _stored_dtype)
         options |= {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
         options["variant"] = _variant(self.folder / part)
         model, report = self.read(
@@ -128,6 +130,22 @@ def open_checkpoint(weights: str | Path) -> Checkpoint:
     """
     name, folder = _locate(weights)
     return Checkpoint(name, folder, _read_index(str(weights), folder))
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """Of the largest weight in a part's files: configurations may state another.
+
+    Raises: OSError if there are no files.
+    """
+    sizes: list[tuple[int, str]] = []
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                each = tensors.get_slice(name)
+                sizes.append((math.prod(each.get_shape()), each.get_dtype()))
+    if not sizes:
+        raise OSError("it has no .safetensors files")
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(max(sizes)[1], torch.float32)
 
 
 def _variant(folder: Path) -> str | None:

@@ -131,7 +131,7 @@ def load_gemma(
     cpu = torch.device("cpu")
     # As stored, since all of it in float32 takes 10 GB, of which 6 are not needed.
     model: Any = checkpoint.model(
-        Gemma2Model, part, device=cpu, dtype="auto", attn_implementation="eager"
+        Gemma2Model, part, device=cpu, dtype=None, attn_implementation="eager"
     )
     model.embed_tokens.float()
     for module in (model.layers, model.norm):

@@ -109,7 +109,9 @@ def test_an_autoencoder_with_the_old_names_of_attention_is_the_same(
     assert torch.equal(latents.mean, encoded.mean)
     assert torch.equal(latents.std, encoded.std)
     assert torch.equal(found.decode_latents(latents.mean), expected.decode_latents(encoded.mean))
-    assert {p.dtype for p in vars(found)["_vae"].parameters()} == {dtype}
+    vae = vars(found)["_vae"]
+    assert {p.dtype for p in vae.decoder.parameters()} == {dtype}
+    assert {p.dtype for p in vae.encoder.parameters()} == {torch.float32}
 
 
 def _old_attention_name(key: str) -> str:
