@@ -93,7 +93,8 @@ class Description(BaseModel):
     )
     initializer: _Text | None = Field(default=None, description="nearest common word or phrase")
     class_noun: _Text | None = Field(
-        default=None, description="what it is, where prompts are scored; else the initializer"
+        default=None,
+        description="what it is, where prompts are scored, in trials too; else the initializer",
     )
     kind: Kind | None = Field(default=None, description="family of caption templates")
     training: TrainingNotes = Field(default=TrainingNotes(), description="what is its own of it")

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from dti_engine.commands import options, settings
-from dti_engine.commands.miniature_study import SCORER, evaluate_miniature, is_miniature
+from dti_engine.commands import options
+from dti_engine.commands.miniature_study import evaluate_miniature, is_miniature
 from dti_engine.commands.photograph_study import Choices, evaluate_photographs
+from dti_engine.commands.studies import SCORER
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.photographs.rows import METHODS
 from dti_engine.scorers import DINOV2, SIGLIP
@@ -20,8 +21,8 @@ EXAMPLES = (
     "dti evaluate --output evaluation --quick",
     "nohup dti evaluate --output evaluation > evaluation.log 2>&1 &",
     "dti evaluate --output evaluation-4 --seeds 4 --image-seeds 4 --json",
-    "dti evaluate --backbone ./sdxl --subjects dreambooth --output sdxl-evaluation",
-    "dti evaluate --backbone ./sdxl --subjects dreambooth --methods dti --kappa 5e-5 --kappa 2e-4",
+    "dti evaluate --backbone sdxl --subjects dreambooth --output sdxl-evaluation",
+    "dti evaluate --backbone sdxl --subjects dreambooth --methods dti --kappa 5e-5 --kappa 2e-4",
 )
 _PHOTOGRAPHS = "Photographs (other backbones than the miniature)"
 
@@ -69,6 +70,7 @@ def evaluate(
     weights: options.BackboneOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    compiled: options.CompileOption = False,
     subjects: Annotated[
         Path | None,
         typer.Option(
@@ -116,8 +118,21 @@ def evaluate(
         ),
     ] = None,
     slots: Annotated[
-        int, typer.Option(min=1, help="Tokens trained at a time.", rich_help_panel=_PHOTOGRAPHS)
-    ] = 1,
+        str,
+        typer.Option(
+            metavar="auto|N",
+            help="Tokens trained at a time; auto tries out how many are fastest, and fit.",
+            rich_help_panel=_PHOTOGRAPHS,
+        ),
+    ] = "auto",
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute",
+            help="Save memory: compute activations twice; done anyway if they do not fit on CUDA.",
+            rich_help_panel=_PHOTOGRAPHS,
+        ),
+    ] = False,
     image_steps: Annotated[
         int | None,
         typer.Option(
@@ -182,6 +197,7 @@ def evaluate(
             changes=changes | ({} if steps is None else {"steps": steps}),
             device=device,
             dtype=dtype,
+            compiled=compiled,
             as_json=as_json,
         )
         return
@@ -199,12 +215,14 @@ def evaluate(
             methods=[name.strip() for name in methods.split(",") if name.strip()],
             kappas=kappas or [],
             prompts=prompts,
-            recipe=recipe_name or settings.own_recipe(weights),
+            recipe=recipe_name,
             training={"steps": steps, "resolution": resolution},
             protocol=changes
             | {"first_training_seed": seed, "image_steps": image_steps, "guidance": guidance},
             quick=quick,
-            num_slots=slots,
+            slots=slots,
+            recompute=recompute,
+            compiled=compiled,
             batch_size=batch_size,
             dinov2=dinov2,
             siglip=siglip,

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from dti_engine.commands.inputs import open_backbone
-from dti_engine.commands.studies import study_progress, weights_digest
-from dti_engine.commands.terminal import output_folder, print_json, print_paths, results
+from dti_engine.commands.studies import SCORER, study_progress, weights_digest
+from dti_engine.commands.terminal import output_folder, print_json, print_paths, results, say
 from dti_engine.config import DtypeName
 from dti_engine.evaluation.protocol import Protocol
 
 if TYPE_CHECKING:
     from dti_engine.backbones.interface import Backbone
     from dti_engine.evaluation.results import Results
-
-SCORER = "scorer.safetensors"  # lies beside the miniature's weights
 
 
 def is_miniature(weights: str) -> bool:
@@ -35,11 +33,12 @@ def evaluate_miniature(
     changes: Mapping[str, int],
     device: str,
     dtype: DtypeName,
+    compiled: bool,
     as_json: bool,
 ) -> None:
     """changes: of the protocol. Raises: what `Study` does, and `open_backbone`."""
     folder = output_folder(output)
-    model = open_backbone(weights, device=device, dtype=dtype)
+    model = open_backbone(weights, device=device, dtype=dtype, compiled=compiled)
     make = Protocol.quick if quick else Protocol.standard
     protocol = make(resolution=model.image_size, seed=seed, **changes)
 
@@ -58,8 +57,13 @@ def evaluate_miniature(
             weights_sha256=weights_digest(source),
             on_progress=on_progress,
         )
+        num_tokens, num_pictures = study.amount()
+        say(
+            f"{num_tokens:,} tokens to train and {num_pictures:,} pictures to paint, less what is "
+            "done already"
+        )
         found = study.run()
-    command = _command(protocol, model, quick=quick, folder=folder)
+    command = _command(protocol, model, quick=quick, compiled=compiled, folder=folder)
     (folder / "report.md").write_text(report(found, command=command), encoding="utf-8")
     document = found.document()
     (folder / "results.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
@@ -70,7 +74,9 @@ def evaluate_miniature(
         print_paths([folder / name for name in ("report.md", "sheet.png", "results.json")])
 
 
-def _command(protocol: Protocol, model: "Backbone", *, quick: bool, folder: Path) -> str:
+def _command(
+    protocol: Protocol, model: "Backbone", *, quick: bool, compiled: bool, folder: Path
+) -> str:
     """The command line that does the same again; without paths, as the report may be published."""
     given = {
         "--seeds": protocol.num_training_seeds,
@@ -82,7 +88,8 @@ def _command(protocol: Protocol, model: "Backbone", *, quick: bool, folder: Path
         "--output": folder.name,
     }
     words = [str(word) for option in given.items() for word in option]
-    return shlex.join(["dti", "evaluate", *(["--quick"] if quick else []), *words])
+    switches = {"--quick": quick, "--compile": compiled}
+    return shlex.join(["dti", "evaluate", *(name for name, on in switches.items() if on), *words])
 
 
 def _summary(found: "Results") -> Table:

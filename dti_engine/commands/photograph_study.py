@@ -3,24 +3,34 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from dti_engine.commands import settings
 from dti_engine.commands.inputs import open_backbone
 from dti_engine.commands.photographs import open_subjects
-from dti_engine.commands.studies import study_progress, weights_digest
-from dti_engine.commands.terminal import busy, output_folder, print_json, print_paths, results
+from dti_engine.commands.slots import choose_slots, parse_slots, room
+from dti_engine.commands.studies import (
+    repeatable_name,
+    scorer_digest,
+    study_progress,
+    weights_digest,
+)
+from dti_engine.commands.terminal import busy, output_folder, print_json, print_paths, results, say
 from dti_engine.config import DtypeName, TrainConfig
 from dti_engine.evaluation.photographs.protocol import Protocol
-from dti_engine.evaluation.photographs.rows import parse_methods, table_rows, training_configs
+from dti_engine.evaluation.photographs.rows import Row, parse_methods, table_rows, training_configs
 from dti_engine.recipes import recipe
 
 if TYPE_CHECKING:
+    from dti_engine.backbones.interface import Backbone
     from dti_engine.evaluation.photographs.results import Results
+    from dti_engine.evaluation.photographs.store import Store
 
+_ANY = "sd"  # a value is allowed or not, whatever recipe it changes
 _QUICK = {"steps": 100, "image_steps": 20, "num_image_seeds": 1}
 
 
@@ -31,19 +41,39 @@ class Choices:
     methods: Sequence[str]
     kappas: Sequence[float]
     prompts: str
-    recipe: str
+    recipe: str | None  # None: not known yet
     training: Mapping[str, int | None]  # changes of the recipe
     protocol: Mapping[str, float | None]  # changes of the protocol
     quick: bool
-    num_slots: int
+    slots: str
+    recompute: bool
+    compiled: bool
     batch_size: int
     dinov2: str
     siglip: str
 
+    def rows(self) -> list[Row]:
+        """Of the table. Raises: ConfigurationError."""
+        return table_rows(parse_methods(self.methods), self.kappas)
+
     def config(self) -> TrainConfig:
-        """Of DTI. Raises: ConfigurationError."""
+        """Of DTI, by a recipe that is chosen. Raises: ConfigurationError."""
         changes = {"steps": _QUICK["steps"]} if self.quick else {}
-        return recipe(self.recipe).changed(**(changes | _said(self.training)))
+        return recipe(self.recipe or _ANY).changed(**(changes | _said(self.training)))
+
+    def configs(self, config: TrainConfig) -> dict[str, TrainConfig]:
+        """Name of each token -> how it is trained. Raises: ConfigurationError."""
+        return training_configs(self.rows(), config, self.kappas)
+
+    def check(self) -> None:
+        """Refuse what can be refused before it is known what the weights are.
+
+        Raises: ConfigurationError.
+        """
+        parse_slots(self.slots)
+        config = self.config()
+        self.configs(config)
+        self.protocol_on(config, is_flow=False)
 
     def protocol_on(self, config: TrainConfig, *, is_flow: bool) -> Protocol:
         """Raises: ConfigurationError."""
@@ -62,15 +92,22 @@ def evaluate_photographs(
     dtype: DtypeName,
     as_json: bool,
 ) -> None:
-    """Raises: ConfigurationError, before a model is loaded, for what is wrong with the subjects and
-    choices; else as `open_backbone`, the scorers and `Study`.
+    """Raises: ConfigurationError, before a model is downloaded, for what is wrong with the subjects
+    and choices; else as `open_backbone`, the scorers, `choose_slots` and `Study`.
     """
-    config = choices.config()
-    rows = table_rows(parse_methods(choices.methods), choices.kappas)
-    configs = training_configs(rows, config, choices.kappas)
+    choices.check()
+    rows = choices.rows()
     subjects = open_subjects(folder_of_subjects, prompts=choices.prompts, quick=choices.quick)
     folder = output_folder(output)
+
+    from dti_engine.scorers.checkpoint import find_weights
+
+    with busy("looking for DINOv2 and SigLIP"):
+        sources = {each: find_weights(each) for each in (choices.dinov2, choices.siglip)}
     model = open_backbone(weights, device=device, dtype=dtype)
+    choices = replace(choices, recipe=choices.recipe or settings.own_recipe(weights))
+    config = choices.config()
+    configs = choices.configs(config)
     protocol = choices.protocol_on(config, is_flow=model.objective.name == "flow")
 
     from dti_engine.backbones.checkpoint import open_checkpoint
@@ -78,17 +115,15 @@ def evaluate_photographs(
     from dti_engine.evaluation.photographs.scoring import Examiner
     from dti_engine.evaluation.photographs.store import Store
     from dti_engine.evaluation.photographs.study import Study, identity
-    from dti_engine.scorers.checkpoint import find_weights
     from dti_engine.scorers.dinov2 import Dinov2
     from dti_engine.scorers.siglip import Siglip
 
     with busy("loading DINOv2 and SigLIP"):
-        sources = {each: find_weights(each) for each in (choices.dinov2, choices.siglip)}
         dinov2 = Dinov2.load(sources[choices.dinov2], device=model.device)
         siglip = Siglip.load(sources[choices.siglip], device=model.device)
     with busy("reading all weights, to know them again"):
         weights_sha256 = weights_digest(open_checkpoint(weights).folder)
-        digests = {each: weights_digest(source) for each, source in sources.items()}
+        digests = {each: scorer_digest(source) for each, source in sources.items()}
     judges = {
         f"DINOv2: {_named(choices.dinov2)}": digests[choices.dinov2],
         f"SigLIP: {_named(choices.siglip)}": digests[choices.siglip],
@@ -97,13 +132,27 @@ def evaluate_photographs(
         model, protocol, subjects, list(judges.values()), weights_sha256=weights_sha256
     )
     store = Store(folder, known)
+    study = Study(model, protocol, subjects, store, judges=judges)
+    examiner = Examiner(model, dinov2, siglip, protocol, store, batch_size=choices.batch_size)
+    untrained = {name: study.num_untrained(name) for name in configs}
+    say(
+        f"{sum(untrained.values()):,} tokens to train and "
+        f"{study.num_unpainted(rows, examiner):,} pictures to paint"
+    )
+    model.recompute = choices.recompute
+    max_vectors = room(each.num_vectors for each in subjects)
+    due = [config for name, config in configs.items() if untrained[name]]
+    num_runs = len(subjects) * protocol.num_training_seeds
+    slots = _slots(model, due, choices, store, num_runs, max_vectors) if due else 1
+    if choices.compiled:  # not before, as each size that is tried out would be compiled
+        model.compile()
     with study_progress() as on_progress:
-        study = Study(model, protocol, subjects, store, judges=judges, on_progress=on_progress)
-        study.train(configs, num_slots=choices.num_slots)
-        examiner = Examiner(model, dinov2, siglip, protocol, store, batch_size=choices.batch_size)
-        study.paint(rows, examiner)
+        study.train(configs, num_slots=slots, max_vectors=max_vectors, on_progress=on_progress)
+        study.paint(rows, examiner, on_progress=on_progress)
     found = study.results(rows, configs)
-    command = _command(found, choices, folder_of_subjects, folder)
+    name = repeatable_name(weights, model.name)
+    choices = replace(choices, slots=str(store.slots() or choices.slots))
+    command = _command(found, name, choices, folder_of_subjects, folder)
     (folder / "report.md").write_text(report(found, command=command), encoding="utf-8")
     document = found.document()
     (folder / "results.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
@@ -114,20 +163,47 @@ def evaluate_photographs(
         print_paths([folder / name for name in ("report.md", "sheet.png", "results.json")])
 
 
+def _slots(
+    model: "Backbone",
+    due: Sequence[TrainConfig],
+    choices: Choices,
+    store: "Store",
+    num_runs: int,
+    max_vectors: int,
+) -> int:
+    """As it is told, else as the study began, else as fits. Raises: as `choose_slots`."""
+    wanted = parse_slots(choices.slots)
+    if not wanted and (wanted := store.slots()):
+        say(f"{wanted} at a time, as this study began")
+    slots = choose_slots(
+        model,
+        due[0],  # all differ in what hardly takes memory
+        wanted=wanted,
+        num_subjects=num_runs,
+        max_vectors=max_vectors,
+        earlier_log=None,
+    )
+    store.keep_slots(slots)
+    return slots
+
+
 def _said(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _named(weights: str) -> str:
     """Without a path, as the report may be published."""
-    return Path(weights).expanduser().resolve().name if Path(weights).exists() else weights
+    path = Path(weights).expanduser()
+    return path.resolve().name if path.exists() else weights
 
 
-def _command(found: "Results", choices: Choices, subjects: Path, folder: Path) -> str:
+def _command(
+    found: "Results", backbone: str, choices: Choices, subjects: Path, folder: Path
+) -> str:
     """The command line that does the same again, without paths."""
     protocol, config = found.protocol, found.protocol["config"]
     given = {
-        "--backbone": found.backbone,
+        "--backbone": backbone,
         "--dtype": found.environment["dtype"],
         "--subjects": subjects.resolve().name,
         "--methods": ",".join(choices.methods),
@@ -140,7 +216,7 @@ def _command(found: "Results", choices: Choices, subjects: Path, folder: Path) -
         "--image-seeds": protocol["num_image_seeds"],
         "--image-steps": protocol["image_steps"],
         "--guidance": protocol["guidance"],
-        "--slots": choices.num_slots,
+        "--slots": choices.slots,
         "--batch-size": choices.batch_size,
         "--dinov2": _named(choices.dinov2),
         "--siglip": _named(choices.siglip),
@@ -148,8 +224,13 @@ def _command(found: "Results", choices: Choices, subjects: Path, folder: Path) -
     }
     words = [str(word) for option in given.items() for word in option]
     kappas = [word for kappa in choices.kappas for word in ("--kappa", f"{kappa:g}")]
-    quick = ["--quick"] if choices.quick else []
-    return shlex.join(["dti", "evaluate", *quick, *words, *kappas])
+    switches = {
+        "--quick": choices.quick,
+        "--recompute": choices.recompute,
+        "--compile": choices.compiled,
+    }
+    given_switches = [name for name, is_on in switches.items() if is_on]
+    return shlex.join(["dti", "evaluate", *given_switches, *words, *kappas])
 
 
 def _summary(found: "Results") -> Table:

@@ -29,13 +29,14 @@ class Tried:
     name: str
     artifacts: Sequence["Artifact"]
     pictures: Sequence["Picture"]
+    class_noun: str | None  # that the bundle says
 
     def candidates(self) -> list["Candidate"]:
         """One per token."""
         from dti_engine.quality.trial import Candidate
 
         references = [picture.image for picture in self.pictures]
-        return [Candidate(artifact, references) for artifact in self.artifacts]
+        return [Candidate(each, references, self.class_noun) for each in self.artifacts]
 
 
 class _Stopped(Exception):
@@ -132,7 +133,8 @@ def _open(plan: Plan, folder: "RunFolder", endings: Endings, resolution: int) ->
         last = Artifact.load(folder.token(plan.name))
         kept = map(Artifact.load, folder.all_kept(plan.name))
         artifacts = [*(each for each in kept if _is_on_the_way(each, last)), last]
-        return Tried(plan.name, artifacts, load_bundle(plan.path, resolution=resolution).pictures)
+        bundle = load_bundle(plan.path, resolution=resolution)
+        return Tried(plan.name, artifacts, bundle.pictures, bundle.description.class_noun)
     except (SubjectError, ArtifactError) as error:
         endings.warn(plan.name, f"cannot be tried out: {error}")
         return None

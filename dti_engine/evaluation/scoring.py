@@ -11,9 +11,10 @@ from PIL import Image
 
 from dti_engine import sphere
 from dti_engine.backbones.interface import Backbone
+from dti_engine.conditioning import PromptReader
 from dti_engine.evaluation.drawings import scene, through_autoencoder
 from dti_engine.evaluation.protocol import Protocol
-from dti_engine.evaluation.rows import Shot
+from dti_engine.evaluation.rows import Row, Shot
 from dti_engine.evaluation.seeds import image_seed
 from dti_engine.evaluation.store import Score, Store
 from dti_engine.generation import ImageRequest, generate, save_picture
@@ -53,6 +54,9 @@ class Examiner:
         self._protocol, self._store = protocol, store
         self._prompts = evaluation_prompts()
         self._references: dict[str, list[Reading]] = {}
+        self._reader = PromptReader(backbone)
+        # A token equals only itself: loaded again, its prompts would be read again.
+        self._loaded: dict[tuple[Row, str, int], LearnedToken] = {}
         self._lengths = {
             name: vocabulary_magnitude(encoder) for name, encoder in backbone.text_encoders.items()
         }
@@ -128,13 +132,20 @@ class Examiner:
             for shot in shots
         ]
         return generate(
-            self._backbone, requests, steps=protocol.image_steps, batch_size=protocol.batch_size
+            self._backbone,
+            requests,
+            steps=protocol.image_steps,
+            batch_size=protocol.batch_size,
+            reader=self._reader,
         )
 
     def _tokens(self, shot: Shot) -> dict[str, LearnedToken]:
         if shot.row.token is None:
             return {}
-        token = self._store.load_token(shot.row.token, shot.subject, shot.training_seed).token
-        if shot.row.length is not None:
-            token = rescaled(token, self._lengths, times=shot.row.length)
-        return {token.placeholder: token}
+        which = shot.row, shot.subject.name, shot.training_seed
+        if which not in self._loaded:
+            token = self._store.load_token(shot.row.token, shot.subject, shot.training_seed).token
+            if shot.row.length is not None:
+                token = rescaled(token, self._lengths, times=shot.row.length)
+            self._loaded[which] = token
+        return {self._loaded[which].placeholder: self._loaded[which]}

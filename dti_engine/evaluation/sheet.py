@@ -3,9 +3,11 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.rows import TITLES, Row, Shot
 from dti_engine.evaluation.store import Store
 from dti_engine.miniature.world.subjects import HeldOutSubject, evaluation_prompts
@@ -13,6 +15,7 @@ from dti_engine.miniature.world.subjects import HeldOutSubject, evaluation_promp
 _LABEL_PX = 150
 _HEADER_PX = 84
 _GAP_PX = 4
+_CELL_PX = 112
 _INK, _PAPER = (25, 28, 32), (255, 255, 255)
 
 
@@ -30,13 +33,18 @@ def contact_sheet(
 ) -> Image.Image:
     """A block for each subject: its photos, then its rows in every prompt, from the first seeds."""
     templates = [prompt.template for prompt in evaluation_prompts()]
+
+    def cell(path: Path) -> Image.Image:
+        # Every pixel enlarged alike: smoothing would show more than was painted.
+        return cell_of(path, cell_px=_CELL_PX, resample=Image.Resampling.NEAREST)
+
     blocks = [
         Block(
             subject.name,
-            [Image.open(path) for path in sorted(store.references(subject).glob("*.png"))],
+            [cell(path) for path in sorted(store.references(subject).glob("*.png"))],
             {
                 TITLES[row.kind]: [
-                    Image.open(store.picture(Shot(row, subject, column, image_seed=0)))
+                    cell(store.picture(Shot(row, subject, column, image_seed=0)))
                     for column in range(len(templates))
                 ]
                 for row in rows
@@ -44,8 +52,19 @@ def contact_sheet(
         )
         for subject in subjects
     ]
-    # Every pixel enlarged alike: smoothing would show more than was painted.
-    return sheet_of(blocks, templates, cell_px=112, resample=Image.Resampling.NEAREST)
+    return sheet_of(blocks, templates, cell_px=_CELL_PX)
+
+
+def cell_of(path: Path, *, cell_px: int, resample: Image.Resampling) -> Image.Image:
+    """A scored picture, as large as a cell. Raises: ConfigurationError if it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB").resize((cell_px, cell_px), resample)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the picture {str(path)!r} is scored, and cannot be read ({error}); put it back, or "
+            "remove its line from scores.jsonl, and the same command paints it again"
+        ) from error
 
 
 def sheet_of(
@@ -53,9 +72,11 @@ def sheet_of(
     templates: Sequence[str],
     *,
     cell_px: int,
-    resample: Image.Resampling,
 ) -> Image.Image:
-    """Blocks under each other, in columns of these prompts; all blocks have as many rows."""
+    """Blocks under each other, in columns of these prompts; all blocks have as many rows.
+
+    Pictures are `cell_px` wide and high.
+    """
     step = cell_px + _GAP_PX
     block_px = _HEADER_PX // 4 + (len(blocks[0].rows) + 1) * step
     size = (_LABEL_PX + len(templates) * step, _HEADER_PX + len(blocks) * block_px)
@@ -69,8 +90,7 @@ def sheet_of(
 
     def paste(pictures: Sequence[Image.Image], y: int) -> None:
         for column, picture in enumerate(pictures):
-            cell = picture.resize((cell_px, cell_px), resample)
-            sheet.paste(cell, (_LABEL_PX + column * step, y))
+            sheet.paste(picture, (_LABEL_PX + column * step, y))
 
     for column, template in enumerate(templates):
         write(template.replace("{}", "*"), (_LABEL_PX + column * step, _GAP_PX), cell_px)

@@ -14,11 +14,12 @@ from dti_engine.config import Method
 from dti_engine.environment import environment
 from dti_engine.evaluation import figures
 from dti_engine.evaluation.effects import effects
-from dti_engine.evaluation.protocol import Protocol
+from dti_engine.evaluation.protocol import METHODS, Protocol
 from dti_engine.evaluation.results import Results, Setting
 from dti_engine.evaluation.rows import (
     Kind,
     Row,
+    Shot,
     TokenKey,
     final_rows,
     frontier_tokens,
@@ -75,6 +76,23 @@ class Study:
         self.store = Store(folder, identity)
         self._backbone, self._protocol, self._on_progress = backbone, protocol, on_progress
         self._examiner = Examiner(backbone, scorer, protocol, self.store)
+
+    def amount(self) -> tuple[int, int]:
+        """Tokens and pictures in all, those that are done already among them."""
+        protocol = self._protocol
+        seeds = protocol.num_training_seeds, protocol.num_image_seeds
+        chosen: dict[Method, int] = {method: 0 for method in METHODS}  # all are as much work
+        tried, learned = settings_tokens(protocol), frontier_tokens(protocol, chosen)
+        keys = [key for of_method in learned.values() for key in of_method]
+        num_runs = len(METHODS) * len(self._subjects) * seeds[0]
+        pictures = [
+            *_shots(map(Row.of, tried), self._tuned_on, (1, 1)),
+            *_shots(final_rows(protocol, chosen), self._subjects, seeds),
+            *_shots(map(Row.of, keys), self._subjects, (seeds[0], 1)),
+            *_shots(lengthened_rows(protocol, chosen), self._subjects, (1, 1)),
+        ]
+        num_pictures = len({shot.key for shot in pictures})
+        return len(tried) * len(self._tuned_on) + num_runs, num_pictures
 
     def run(self) -> Results:
         """Do what is not done yet, leave sheet.png in the folder, and say what came of all.
@@ -166,7 +184,7 @@ class Study:
         num_seeds: tuple[int, int],
     ) -> None:
         """Paint and score these rows; num_seeds: of training, of painting."""
-        pictures = [shot for row in rows for shot in shots(row, subjects, *num_seeds)]
+        pictures = _shots(rows, subjects, num_seeds)
         counter = self._counter(f"paint {what}", len(pictures))
         self._examiner.score_missing(pictures, on_pictures=counter)
 
@@ -179,3 +197,9 @@ class Study:
             self._on_progress(doing, done, total)
 
         return count
+
+
+def _shots(
+    rows: Iterable[Row], subjects: Sequence[HeldOutSubject], num_seeds: tuple[int, int]
+) -> list[Shot]:
+    return [shot for row in rows for shot in shots(row, subjects, *num_seeds)]

@@ -22,6 +22,7 @@ class Candidate:
 
     artifact: Artifact
     references: Sequence[Image.Image]
+    class_noun: str | None = None  # what prompts are scored with; None: the initializer
 
     @property
     def initializer(self) -> str:
@@ -115,11 +116,10 @@ class Examiner:
         if self._judge is None:
             shown = tuple(ProbePicture(prompt=p.prompt(name), seed=p.seed) for p in asked)
             return Trial(Quality(judge=None, pictures=shown), pictures)
-        scores = self._judge.scores(pictures, asked, candidate.references, candidate.initializer)
+        noun = candidate.class_noun or candidate.initializer
+        scores = self._judge.scores(pictures, asked, candidate.references, noun)
         of_word = [self._of_words[probe.template, candidate.initializer] for probe in asked]
-        word_scores = self._judge.scores(
-            of_word, asked, candidate.references, candidate.initializer
-        )
+        word_scores = self._judge.scores(of_word, asked, candidate.references, noun)
         return Trial(
             Quality(
                 judge=self._judge.name,

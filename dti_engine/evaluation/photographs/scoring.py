@@ -1,15 +1,15 @@
 """Paints the pictures that an evaluation on photographs lacks, and scores them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor
 
-from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
+from dti_engine.conditioning import PromptReader
 from dti_engine.evaluation.photographs.protocol import Protocol
-from dti_engine.evaluation.photographs.rows import Shot
+from dti_engine.evaluation.photographs.rows import Row, Shot
 from dti_engine.evaluation.photographs.store import Score, Store
 from dti_engine.evaluation.photographs.subjects import PhotographedSubject
 from dti_engine.evaluation.scoring import rescaled
@@ -18,6 +18,14 @@ from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
 from dti_engine.scorers.siglip import Siglip, scored_text
 from dti_engine.tokens import LearnedToken
 from dti_engine.vocabulary import vocabulary_magnitude
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A token as a row puts it into prompts, and the file that it is of."""
+
+    token: LearnedToken
+    origin: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,39 +53,49 @@ class Examiner:
         self._backbone, self._dinov2, self._siglip = backbone, dinov2, siglip
         self._protocol, self._store, self._batch_size = protocol, store, batch_size
         self._references: dict[str, References] = {}
+        self._reader = PromptReader(backbone)
+        # A token equals only itself: loaded again, its prompts would be read again.
+        self._loaded: dict[tuple[Row, str, int], Learned] = {}
         self._lengths = {
             name: vocabulary_magnitude(encoder) for name, encoder in backbone.text_encoders.items()
         }
 
-    def score_missing(self, shots: Sequence[Shot], *, on_pictures: Callable[[int], None]) -> None:
-        """Paint, score and keep all shots that have no score yet; on_pictures gets how many are
-        done in all.
+    def missing(self, shots: Sequence[Shot]) -> list[Sequence[Shot]]:
+        """Batches that are to be painted, whole ones of the row's.
 
-        Batches are always the same, since their shape decides how results round: one of which a
-        part is missing is painted whole, and what is there is left as it is.
+        They are always the same, since their shape decides how results round: one of which a part
+        is missing is painted whole, and what is there is left as it is.
         """
-        done = 0
-        for start in range(0, len(shots), self._batch_size):
-            batch = shots[start : start + self._batch_size]
-            if not all(shot.key in self._store.scores for shot in batch):
-                found = self._examined(batch)
-                self._store.add([each for each in found if each.picture not in self._store.scores])
-            done += len(batch)
-            on_pictures(done)
+        size = self._batch_size
+        batches = [shots[start : start + size] for start in range(0, len(shots), size)]
+        return [
+            batch for batch in batches if not all(shot.key in self._store.scores for shot in batch)
+        ]
+
+    def score_missing(self, shots: Sequence[Shot], *, on_pictures: Callable[[int], None]) -> None:
+        """Paint, score and keep all shots that have no score yet, in the batches of `missing`;
+        on_pictures gets the size of each that is done.
+        """
+        for batch in self.missing(shots):
+            found = self._examined(batch)
+            self._store.add([each for each in found if each.picture not in self._store.scores])
+            on_pictures(len(batch))
 
     def _examined(self, shots: Sequence[Shot]) -> list[Score]:
-        artifacts = [self._artifact(shot) for shot in shots]
-        requests = [
-            self._request(shot, artifact) for shot, artifact in zip(shots, artifacts, strict=True)
-        ]
+        learned = [self._learned(shot) for shot in shots]
+        requests = [self._request(*each) for each in zip(shots, learned, strict=True)]
         steps = self._protocol.image_steps
-        pictures = generate(self._backbone, requests, steps=steps, batch_size=self._batch_size)
-        for shot, artifact, request, picture in zip(
-            shots, artifacts, requests, pictures, strict=True
-        ):
+        pictures = generate(
+            self._backbone,
+            requests,
+            steps=steps,
+            batch_size=self._batch_size,
+            reader=self._reader,
+        )
+        for shot, one, request, picture in zip(shots, learned, requests, pictures, strict=True):
             if shot.key in self._store.scores:
                 continue
-            origins = {shot.subject.placeholder: artifact.origin()} if artifact else {}
+            origins = {shot.subject.placeholder: one.origin} if one else {}
             settings = picture_settings(request, self._backbone, steps=steps, tokens=origins)
             # First the picture: a score without it could not be checked by eye.
             save_picture(picture, self._store.picture(shot), {"shot": shot.key} | settings)
@@ -118,17 +136,24 @@ class Examiner:
             )
         return self._references[subject.name]
 
-    def _artifact(self, shot: Shot) -> Artifact | None:
+    def _learned(self, shot: Shot) -> Learned | None:
         if shot.row.token is None:
             return None
-        return self._store.load_token(shot.row.token, shot.subject, shot.training_seed)
+        which = shot.row, shot.subject.name, shot.training_seed
+        if which not in self._loaded:
+            artifact = self._store.load_token(shot.row.token, shot.subject, shot.training_seed)
+            token = artifact.token
+            if shot.row.is_rescaled:
+                token = rescaled(token, self._lengths)
+            self._loaded[which] = Learned(token, artifact.origin())
+        return self._loaded[which]
 
-    def _request(self, shot: Shot, artifact: Artifact | None) -> ImageRequest:
+    def _request(self, shot: Shot, learned: Learned | None) -> ImageRequest:
         """The seed is all that the noise depends on: rows differ by their words alone."""
         tokens: dict[str, LearnedToken] = {}
         word = shot.subject.class_noun
-        if artifact:
-            token, word = artifact.token, shot.subject.placeholder
-            tokens[word] = rescaled(token, self._lengths) if shot.row.is_rescaled else token
+        if learned:
+            word = shot.subject.placeholder
+            tokens[word] = learned.token
         prompt = shot.template.replace("{}", word)
         return ImageRequest(prompt, shot.image_seed, tokens, guidance=self._protocol.guidance)

@@ -8,7 +8,7 @@ from dti_engine.evaluation.photographs.prompts import spread
 from dti_engine.evaluation.photographs.rows import Row, Shot
 from dti_engine.evaluation.photographs.store import Store
 from dti_engine.evaluation.photographs.subjects import PhotographedSubject
-from dti_engine.evaluation.sheet import Block, sheet_of
+from dti_engine.evaluation.sheet import Block, cell_of, sheet_of
 
 _NUM_SUBJECTS, _NUM_PROMPTS, _CELL_PX = 3, 8, 192
 
@@ -28,7 +28,10 @@ def contact_sheet(
             row: [Shot(row, subject, column, image_seed=0) for column in columns] for row in rows
         }
         pictures = {
-            row.title: [Image.open(store.picture(shot)) for shot in of_row]
+            row.title: [
+                cell_of(store.picture(shot), cell_px=_CELL_PX, resample=Image.Resampling.LANCZOS)
+                for shot in of_row
+            ]
             for row, of_row in shots.items()
         }
         return Block(subject.name, photos[: len(columns)], pictures)
@@ -37,5 +40,4 @@ def contact_sheet(
         [block(subject) for subject in alike],
         [prompts[column] for column in columns],
         cell_px=_CELL_PX,
-        resample=Image.Resampling.LANCZOS,
     )

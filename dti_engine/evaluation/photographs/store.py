@@ -1,6 +1,7 @@
 """The folder of an evaluation on photographs: what is done stays done.
 
 evaluation.json     what is evaluated; another evaluation is refused
+slots.json          how many tokens are trained at a time
 checkpoints/        tokens on their way
 tokens/             every learned token, an artifact
 pictures/           every scored picture, its settings inside
@@ -11,12 +12,14 @@ times.jsonl         one line per piece of work that was kept: its seconds
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dti_engine.artifact import Artifact
+from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.photographs.rows import Shot
 from dti_engine.evaluation.photographs.subjects import PhotographedSubject
 from dti_engine.evaluation.records import Records
+from dti_engine.files import write_whole
 from dti_engine.keepers import Keeper
 
 
@@ -37,12 +40,44 @@ class Score(BaseModel):
     prompt_cosine: float
 
 
+class _Slots(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    slots: int = Field(ge=1)
+
+
 class Store(Records[Score]):
     """One evaluation's folder. One process at a time writes to it."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         """Begin or go on with the evaluation that `identity` describes. Raises: as `Records`."""
         super().__init__(folder, identity, Score)
+
+    def slots(self) -> int | None:
+        """How many tokens the last start trained at a time; None if none has trained any.
+
+        Raises: ConfigurationError if the file that says so is damaged.
+        """
+        try:
+            return _Slots.model_validate_json(self._slots_file.read_bytes()).slots
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise ConfigurationError(
+                f"{str(self._slots_file)!r} cannot be read; remove it, and the number of slots is "
+                "chosen again"
+            ) from error
+
+    def keep_slots(self, slots: int) -> None:
+        """A start that goes on takes the same number, which decides how results round.
+
+        Raises: OutputError if it cannot be written.
+        """
+        write_whole(self._slots_file, _Slots(slots=slots).model_dump_json().encode())
+
+    @property
+    def _slots_file(self) -> Path:
+        return self.folder / "slots.json"
 
     def picture(self, shot: Shot) -> Path:
         return self.folder / "pictures" / f"{shot.key}.png"

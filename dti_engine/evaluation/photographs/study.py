@@ -3,6 +3,7 @@ stopped; more methods can be evaluated in the same folder later.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import TypeAlias
 
@@ -26,11 +27,16 @@ from dti_engine.evaluation.photographs.scoring import Examiner
 from dti_engine.evaluation.photographs.sheet import contact_sheet
 from dti_engine.evaluation.photographs.store import Store
 from dti_engine.evaluation.photographs.subjects import PhotographedSubject
-from dti_engine.evaluation.photographs.training import train_missing
+from dti_engine.evaluation.photographs.training import train_missing, untrained
 from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
-"""Gets what is being done, how much of it is done, and how much of it there is."""
+"""Gets what is being done, how much of it is done, and how much of it there is; first before any
+of it is done in this start."""
+
+
+def _tell_nobody(doing: str, done: int, total: int) -> None:
+    pass
 
 
 def identity(
@@ -67,7 +73,6 @@ class Study:
         store: Store,
         *,
         judges: Mapping[str, str],
-        on_progress: OnProgress = lambda doing, done, total: None,
     ) -> None:
         """judges: name of each scorer -> sha256 of its weights, for the report.
 
@@ -84,10 +89,25 @@ class Study:
                 initial_rows(encoder, each.class_noun)
                 initial_rows(encoder, each.initializer)
         self._backbone, self._protocol, self._subjects = backbone, protocol, subjects
-        self._store, self._judges, self._on_progress = store, judges, on_progress
+        self._store, self._judges = store, judges
 
-    def train(self, configs: Mapping[str, TrainConfig], *, num_slots: int) -> None:
-        """Name of a token -> how it is trained. Raises: as `train_missing`."""
+    def num_untrained(self, name: str) -> int:
+        """Tokens of this name that are still to be trained."""
+        return len(untrained(self._store, self._protocol, name, self._subjects))
+
+    def num_unpainted(self, rows: Sequence[Row], examiner: Examiner) -> int:
+        """Pictures of these rows that are still to be painted."""
+        return sum(len(each) for row in rows for each in examiner.missing(self._shots(row)))
+
+    def train(
+        self,
+        configs: Mapping[str, TrainConfig],
+        *,
+        num_slots: int,
+        max_vectors: int,
+        on_progress: OnProgress = _tell_nobody,
+    ) -> None:
+        """configs: name of a token -> how it is trained. Raises: as `train_missing`."""
         runs = len(self._subjects) * self._protocol.num_training_seeds
         for name, config in configs.items():
             train_missing(
@@ -98,15 +118,28 @@ class Study:
                 config,
                 self._subjects,
                 num_slots=num_slots,
-                on_steps=self._counter(f"train {name}", runs * config.steps),
+                max_vectors=max_vectors,
+                on_steps=partial(_tell, on_progress, f"train {name}", runs * config.steps),
             )
 
-    def paint(self, rows: Sequence[Row], examiner: Examiner) -> None:
-        """Paint and score what these rows lack, and leave sheet.png in the folder."""
+    def paint(
+        self, rows: Sequence[Row], examiner: Examiner, *, on_progress: OnProgress = _tell_nobody
+    ) -> None:
+        """Paint and score what these rows lack, and leave sheet.png in the folder.
+
+        Raises: as `generate`; ConfigurationError if a picture that is scored is gone.
+        """
+        total = sum(len(self._shots(row)) for row in rows)
+        done = total - self.num_unpainted(rows, examiner)
+        on_progress("paint", done, total)
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            on_progress("paint", done, total)
+
         for row in rows:
-            pictures = self._shots(row)
-            counter = self._counter(f"paint {row.name}", len(pictures))
-            examiner.score_missing(pictures, on_pictures=counter)
+            examiner.score_missing(self._shots(row), on_pictures=count)
         contact_sheet(self._store, rows, self._subjects).save(self._store.folder / "sheet.png")
 
     def results(self, rows: Sequence[Row], configs: Mapping[str, TrainConfig]) -> Results:
@@ -175,5 +208,6 @@ class Study:
             found[name] = mean / vocabulary_magnitude(encoder)
         return found
 
-    def _counter(self, doing: str, total: int) -> Callable[[int], None]:
-        return lambda done: self._on_progress(doing, done, total)
+
+def _tell(on_progress: OnProgress, doing: str, total: int, done: int) -> None:
+    on_progress(doing, done, total)

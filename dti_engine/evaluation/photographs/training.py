@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
@@ -13,8 +14,10 @@ from dti_engine.reports import SlotReport
 from dti_engine.subjects import Subject
 from dti_engine.trainer import train
 
+Runs: TypeAlias = dict[str, tuple[PhotographedSubject, int]]
+"""Id of a training -> its subject, and its seed, counted from 0."""
+
 _CHECKPOINT_EVERY = 50  # steps
-_ROOM = 8  # vectors: hardly an initializer has more pieces
 
 
 def train_missing(
@@ -26,28 +29,20 @@ def train_missing(
     subjects: Sequence[PhotographedSubject],
     *,
     num_slots: int,
+    max_vectors: int,
     on_steps: Callable[[int], None],
 ) -> None:
     """Train the tokens of this name, of every subject from every seed, unless it is done.
 
     All subjects are trained alike: of what a bundle says, captions, kind and vectors count. Masks
-    do not, as in the paper, where they are for scoring alone. on_steps gets the number of steps
-    that are done in all.
+    do not, as in the paper, where they are for scoring alone. max_vectors: room of each token.
+    on_steps gets the number of steps that are done in all.
 
     Raises: TrainingFailedError or SubjectError of a run that fails, once the others are kept.
     """
-    runs = {
-        _id(subject, seed): (subject, seed)
-        for seed in range(protocol.num_training_seeds)
-        for subject in subjects
-    }
-    done = {
-        run: config.steps
-        for run, (subject, seed) in runs.items()
-        if store.token(name, subject, seed).exists()
-    }
+    missing = untrained(store, protocol, name, subjects)
+    done = {run: config.steps for run in _runs(protocol, subjects) if run not in missing}
     on_steps(sum(done.values()))
-    missing = {run: each for run, each in runs.items() if run not in done}
     if not missing:
         return
 
@@ -63,7 +58,7 @@ def train_missing(
         (_subject(run, *missing[run], protocol, config) for run in order),
         config,
         num_slots=num_slots,
-        max_vectors=max(_ROOM, *(each.num_vectors or 0 for each in subjects)),
+        max_vectors=max_vectors,
         on_step=on_step,
         keeper=keeper,
     )
@@ -80,6 +75,25 @@ def train_missing(
             failed = each
     if failed and failed.error:
         raise type(failed.error)(f"{failed.subject.id}: {failed.error}") from failed.error
+
+
+def untrained(
+    store: Store, protocol: Protocol, name: str, subjects: Sequence[PhotographedSubject]
+) -> Runs:
+    """Those of which there is no token of this name yet."""
+    return {
+        run: (subject, seed)
+        for run, (subject, seed) in _runs(protocol, subjects).items()
+        if not store.token(name, subject, seed).exists()
+    }
+
+
+def _runs(protocol: Protocol, subjects: Sequence[PhotographedSubject]) -> Runs:
+    return {
+        _id(subject, seed): (subject, seed)
+        for seed in range(protocol.num_training_seeds)
+        for subject in subjects
+    }
 
 
 def _id(subject: PhotographedSubject, training_seed: int) -> str:

@@ -1,7 +1,9 @@
 """Pictures are painted once, with the noise of their prompt, and scored as they lie on disk."""
 
+import shutil
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +131,33 @@ def test_what_is_scored_is_not_painted_again(
     examiner.score_missing(_all_shots(), on_pictures=counted.append)
     assert counted == [len(_all_shots())]
     assert path.stat().st_mtime_ns == before
+
+
+def test_prompts_are_read_once_whatever_batches_they_are_in(
+    store: Store,
+    evaluation_backbone: Backbone,
+    evaluation_scorer: Scorer,
+    tiny_protocol: Protocol,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+    encode = type(evaluation_backbone).encode_prompts
+
+    def counting(backbone: Backbone, *inputs: Any) -> Any:
+        read.append(1)
+        return encode(backbone, *inputs)
+
+    monkeypatch.setattr(type(evaluation_backbone), "encode_prompts", counting)
+    protocol = tiny_protocol.model_copy(update={"batch_size": 2})
+    shutil.copytree(store.folder, tmp_path / "copy")
+    copy = Store(tmp_path / "copy", {})
+    examiner = Examiner(evaluation_backbone, evaluation_scorer, protocol, copy)
+    for row in (ROWS[0], ROWS[3], ROWS[4]):
+        read.clear()
+        shots = [Shot(row, SUBJECT, 0, image_seed=seed) for seed in range(10, 18)]
+        examiner.score_missing(shots, on_pictures=lambda _: None)
+        assert len(read) == 1
 
 
 def test_rescaling_changes_lengths_only(tmp_path: Path) -> None:

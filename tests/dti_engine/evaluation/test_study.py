@@ -33,6 +33,19 @@ def test_every_row_has_all_its_pictures(results: Results, study_folder: Path) ->
     assert results.num_tokens == 2 * 2 + 2 * 2
 
 
+def test_the_amount_of_work_is_known_before(
+    results: Results,
+    study_folder: Path,
+    evaluation_backbone: Backbone,
+    evaluation_scorer: Scorer,
+    tiny_protocol: Protocol,
+) -> None:
+    study = Study(
+        evaluation_backbone, evaluation_scorer, tiny_protocol, study_folder, weights_sha256="tiny"
+    )
+    assert study.amount() == (results.num_tokens, results.num_pictures)
+
+
 def test_one_setting_of_each_method_is_chosen_and_used(results: Results) -> None:
     chosen = {each.method: each for each in results.settings if each.is_chosen}
     assert chosen.keys() == {"dti", "ti"}

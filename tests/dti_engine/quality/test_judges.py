@@ -1,5 +1,6 @@
 """The judge that is asked for scores pictures of any model; nobody else does."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from typer.testing import CliRunner
 from dti_engine.artifact import Artifact
 from dti_engine.cli import app
 from dti_engine.errors import BackboneLoadError
+from dti_engine.quality import judges
 from dti_engine.quality.judges import PaperJudge, find_judge
 from dti_engine.quality.probes import probes
-from dti_engine.scorers.siglip import Siglip
+from dti_engine.scorers.siglip import Siglip, scored_text
 
 
 def _noise(seed: int) -> Image.Image:
@@ -69,3 +71,30 @@ def test_dti_train_scores_trials_by_the_judge_that_it_is_given(
     assert training.quality.judge == "DINOv2 and SigLIP"
     assert 0 <= training.quality.prompt_score <= 1
     assert training.quality.word_subject_score is not None
+
+
+@pytest.mark.parametrize(("said", "noun"), [({}, "dog"), ({"class_noun": "toy dog"}, "toy dog")])
+def test_dti_train_scores_trials_with_the_class_noun_of_the_bundle(
+    said: dict[str, str],
+    noun: str,
+    tiny_checkpoint: Path,
+    tiny_scorers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: set[str] = set()
+
+    def noting(template: str, class_noun: str) -> str:
+        asked.add(class_noun)
+        return scored_text(template, class_noun)
+
+    monkeypatch.setattr(judges, "scored_text", noting)
+    (tmp_path / "rex").mkdir()
+    _noise(0).save(tmp_path / "rex" / "0.png")
+    (tmp_path / "rex" / "bundle.json").write_text(json.dumps({"initializer": "dog"} | said))
+    options = ["--backbone", tiny_checkpoint, "--judge", tiny_scorers, "--steps", 1]
+    options += ["--resolution", 16, "--batch-size", 1, "--probes", 1, "--output", tmp_path / "out"]
+    words = ["train", tmp_path / "rex", *options]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    assert asked == {noun}

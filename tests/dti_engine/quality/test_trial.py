@@ -1,6 +1,7 @@
 """Tokens are tried out in the same prompts, from the same noise, and scored against their word."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,7 +25,8 @@ class Darkness:
 
     name = "darkness"
 
-    def __init__(self) -> None:
+    def __init__(self, class_noun: str = "dog") -> None:
+        self._class_noun = class_noun
         self.asked: list[list[str]] = []
 
     def scores(
@@ -35,7 +37,7 @@ class Darkness:
         class_noun: str,
     ) -> list[tuple[float, float]]:
         assert list(references) == [REFERENCE]
-        assert class_noun == "dog"
+        assert class_noun == self._class_noun
         self.asked.append([probe.template for probe in probes])
         levels = [sum(each.convert("L").histogram()[:128]) / 256 for each in pictures]
         return [(level, level / 2) for level in levels]
@@ -64,6 +66,17 @@ def test_each_candidate_gets_a_picture_and_scores_per_probe(
         assert quality.subject_score == pytest.approx(sum(known) / 3)
         assert quality.score == pytest.approx(0.75 * quality.subject_score)
         assert quality.flags == ()
+
+
+def test_a_class_noun_is_what_prompts_are_scored_with(
+    tiny_backbone: Backbone, candidates: list[Candidate]
+) -> None:
+    """Pictures with words in the token's place stay those of the initializer."""
+    judge = Darkness("stuffed dog")
+    examiner = Examiner(tiny_backbone, judge, num_probes=2, steps=2)
+    examiner.examine([replace(candidates[0], class_noun="stuffed dog")])
+    assert len(judge.asked) == 2
+    assert {word for _, word in examiner._of_words} == {"dog"}
 
 
 def test_a_token_that_is_its_word_scores_as_its_word(

@@ -63,6 +63,7 @@ def dti_evaluate(
             "--image-steps": 2,
             "--dtype": "float32",
             "--batch-size": 3,
+            "--slots": 1,  # tried out, the number would depend on the machine, and rounding on it
             "--dinov2": tiny_scorers / "dinov2-base",
             "--siglip": tiny_scorers / "siglip-base-patch16-512",
         }

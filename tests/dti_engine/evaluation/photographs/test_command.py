@@ -1,16 +1,23 @@
 """`dti evaluate` on photographs, whole: what it writes and refuses, and how it goes on."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from dti_engine.artifact import Artifact
+from dti_engine.backbones import checkpoint
+from dti_engine.backbones.interface import Backbone
 from dti_engine.cli import app
+from dti_engine.commands import photograph_study
 from dti_engine.evaluation.photographs.scoring import Examiner
 from dti_engine.generation import read_settings
 from dti_engine.vocabulary import vocabulary_magnitude
@@ -50,7 +57,13 @@ def test_it_prints_a_table_and_where_the_rest_is(ran: Result, folder: Path) -> N
     assert written == [folder / name for name in WRITTEN]
     assert all(path.stat().st_size > 1000 for path in written)
     assert "train dti: 4 of 4" in ran.stderr
-    assert "paint ti-rescaled: 8 of 8" in ran.stderr
+    assert "paint: 40 of 40" in ran.stderr
+
+
+def test_it_says_how_much_there_is_to_do_and_how_long_it_takes(ran: Result) -> None:
+    """3 tokens of 2 subjects; 5 rows of 2 subjects in 2 prompts from 2 seeds."""
+    assert "6 tokens to train and 40 pictures to paint\n" in ran.stderr
+    assert re.search(r"  paint: 3 of 40, 0:00:0\d left\n", ran.stderr)
 
 
 def test_every_picture_has_a_score_and_its_settings(ran: Result, folder: Path) -> None:
@@ -114,6 +127,9 @@ def test_the_report_says_all_that_a_reader_must_know(ran: Result, folder: Path) 
     assert str(folder.parent) not in text
     (command,) = (line for line in text.splitlines() if line.startswith("dti evaluate"))
     assert "--methods word,ti,ti-rescaled,cross-init,dti" in command
+    assert "--backbone tiny-epsilon --" in command  # of a folder the name alone
+    assert "--recipe sd " in command
+    assert "--slots 1 " in command
     assert "| DTI | TI | " in text
     assert "| ti | 0.005 | constant | 0.0 | 0.01 | initializer |" in text
     assert "The same for all: steps 2, batch_size 4, resolution 16" in text
@@ -131,6 +147,7 @@ def test_the_same_command_finds_all_done(
     known = _results(folder)
     again = dti_evaluate(folder, subjects, "--json")
     assert again.exit_code == 0, again.output
+    assert "0 tokens to train and 0 pictures to paint" in again.stderr
     assert _results(folder) == known
     assert json.loads(again.stdout)["rows"] == known["rows"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -244,3 +261,182 @@ def test_missing_judges_are_refused_before_anything_is_trained(
     assert refused.exit_code == 2
     assert "there is no scorer at" in refused.stderr
     assert not (tmp_path / "out" / "tokens").exists()
+
+
+# How many are trained at a time
+
+MEASURING = "measuring how many subjects fit"
+SHORT = ("--methods", "dti", "--image-seeds", "1")
+
+
+class Noting:
+    """A backbone that trains only if it recomputes, and notes what it is asked to do."""
+
+    recompute = False
+
+    def __init__(self, backbone: Backbone, *, is_tight: bool = False) -> None:
+        self._backbone, self._is_tight = backbone, is_tight
+        self.done: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def denoise(self, *inputs: Any) -> Tensor:
+        is_training = torch.is_grad_enabled()
+        if is_training and self._is_tight and not self.recompute:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.done.append("train" if is_training else "paint")
+        return self._backbone.denoise(*inputs)
+
+    def compile(self) -> None:
+        self.done.append("compile")
+
+
+def _slots(folder: Path) -> int:
+    return json.loads((folder / "slots.json").read_text())["slots"]
+
+
+def test_auto_measures_how_many_fit_and_goes_on_with_that_number(
+    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+) -> None:
+    first = dti_evaluate(tmp_path, subjects, *SHORT, "--slots", "auto")
+    assert first.exit_code == 0, first.output
+    assert MEASURING in first.stderr
+    assert _slots(tmp_path) in (1, 2)
+    (tmp_path / "slots.json").write_text('{"slots": 5}')
+    more = dti_evaluate(tmp_path, subjects, *SHORT[2:], "--methods", "ti", "--slots", "auto")
+    assert more.exit_code == 0, more.output
+    assert "5 at a time, as this study began" in more.stderr
+    assert MEASURING not in more.stderr
+    assert "--slots 5 " in (tmp_path / "report.md").read_text()
+    told = dti_evaluate(tmp_path, subjects, *SHORT[2:], "--methods", "cross-init", "--slots", "2")
+    assert told.exit_code == 0, told.output
+    assert _slots(tmp_path) == 2
+
+
+def test_nothing_is_measured_where_nothing_is_trained(
+    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+) -> None:
+    done = dti_evaluate(tmp_path, subjects, *SHORT, "--methods", "word", "--slots", "auto")
+    assert done.exit_code == 0, done.output
+    assert "0 tokens to train and 4 pictures to paint" in done.stderr
+    assert MEASURING not in done.stderr
+    assert not (tmp_path / "slots.json").exists()
+    assert "--slots auto " in (tmp_path / "report.md").read_text()
+
+
+def test_a_model_that_does_not_fit_otherwise_is_made_to_recompute(
+    subjects: Path,
+    tmp_path: Path,
+    tiny_backbone: Backbone,
+    dti_evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tight = Noting(tiny_backbone, is_tight=True)
+    monkeypatch.setattr(photograph_study, "open_backbone", lambda *_, **__: tight)
+    done = dti_evaluate(tmp_path, subjects, *SHORT, "--slots", "auto")
+    assert done.exit_code == 0, done.output
+    assert "memory is short" in done.stderr
+    assert tight.recompute
+
+
+def test_the_model_is_compiled_once_the_number_is_chosen(
+    subjects: Path,
+    tmp_path: Path,
+    tiny_backbone: Backbone,
+    dti_evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Noting(tiny_backbone)
+    monkeypatch.setattr(photograph_study, "open_backbone", lambda *_, **__: model)
+    chosen = photograph_study.choose_slots
+
+    def choose(*arguments: Any, **named: Any) -> int:
+        assert model.recompute
+        slots = chosen(*arguments, **named)
+        model.done.append("chosen")
+        return slots
+
+    monkeypatch.setattr(photograph_study, "choose_slots", choose)
+    options = ("--slots", "auto", "--recompute", "--compile")
+    done = dti_evaluate(tmp_path, subjects, *SHORT, *options)
+    assert done.exit_code == 0, done.output
+    chosen_at = model.done.index("chosen")
+    assert "train" in model.done[:chosen_at]
+    assert "train" in model.done[chosen_at:]
+    assert model.done[chosen_at + 1] == "compile"
+    assert model.done.count("compile") == 1
+    assert "evaluate --recompute --compile --" in (tmp_path / "report.md").read_text()
+
+
+def test_a_damaged_number_of_slots_is_refused(
+    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+) -> None:
+    (tmp_path / "slots.json").write_text('{"slots": 0}')
+    refused = dti_evaluate(tmp_path, subjects, *SHORT, "--slots", "auto")
+    assert refused.exit_code == 2
+    assert "slots.json' cannot be read; remove it" in refused.stderr
+
+
+# What is refused before weights are looked for
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--slots", "0"), "--slots must be auto or a number"),
+        (("--kappa", "inf"), "kappa"),
+        (("--seed", "4294967296"), "first_training_seed"),
+        (("--recipe", "none"), "recipe"),
+        (("--subjects", "none"), "is no folder"),
+        (("--dinov2", "none"), "there is no scorer at 'none'"),
+    ],
+)
+def test_what_is_wrong_with_options_is_said_before_a_model_is_downloaded(
+    options: tuple[str, str],
+    reason: str,
+    subjects: Path,
+    tmp_path: Path,
+    dti_evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def download(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(checkpoint, "_download", download)
+    refused = dti_evaluate(tmp_path, subjects, "--backbone", "sdxl", *options)
+    assert refused.exit_code == 2, refused.output
+    assert reason in refused.stderr
+
+
+def test_a_hub_name_is_told_with_its_revision(
+    tiny_checkpoint: Path,
+    subjects: Path,
+    tmp_path: Path,
+    dti_evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint, "_download", lambda *_: tiny_checkpoint)
+    options = ("--backbone", "sd15@main", "--methods", "word", "--image-seeds", "1")
+    done = dti_evaluate(tmp_path, subjects, *options)
+    assert done.exit_code == 0, done.output
+    assert "--backbone sd15@main --" in (tmp_path / "report.md").read_text()
+
+
+def test_a_picture_that_was_deleted_is_named_with_what_to_do(
+    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+) -> None:
+    options = ("--methods", "word", "--image-seeds", "1")
+    assert dti_evaluate(tmp_path, subjects, *options).exit_code == 0
+    before = (tmp_path / "sheet.png").read_bytes()
+    picture = tmp_path / "pictures/word/rex/prompt01-training0-image0.png"
+    picture.unlink()
+    refused = dti_evaluate(tmp_path, subjects, *options)
+    assert refused.exit_code == 2
+    assert f"the picture '{picture}' is scored, and cannot be read" in refused.stderr
+    assert "remove its line from scores.jsonl" in refused.stderr
+    lines = (tmp_path / "scores.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "word/rex/prompt01" not in line]
+    (tmp_path / "scores.jsonl").write_text("".join(kept))
+    assert dti_evaluate(tmp_path, subjects, *options).exit_code == 0
+    assert (tmp_path / "sheet.png").read_bytes() == before

@@ -1,7 +1,9 @@
 """Rows differ by their words alone: the noise of a prompt and seed is the same in all of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,17 +107,44 @@ def test_a_rescaled_token_has_the_vocabularys_length(
     examiner: Examiner, rex: PhotographedSubject, tiny_backbone: Backbone
 ) -> None:
     (shot, *_) = _shots(RESCALED, rex)
-    request = examiner._request(shot, examiner._artifact(shot))
+    request = examiner._request(shot, examiner._learned(shot))
     rows = request.tokens["<rex>"].embeddings[ENCODER]
     m = vocabulary_magnitude(tiny_backbone.text_encoders[ENCODER])
     torch.testing.assert_close(rows.norm(dim=-1), torch.full((len(rows),), m))
 
 
-def test_progress_counts_what_was_done_before(examiner: Examiner, rex: PhotographedSubject) -> None:
+def test_what_is_done_is_neither_missing_nor_told_again(
+    examiner: Examiner, rex: PhotographedSubject
+) -> None:
     told: list[int] = []
+    assert list(map(len, examiner.missing(_shots(WORD, rex)))) == [3, 1]
     examiner.score_missing(_shots(WORD, rex), on_pictures=told.append)
     examiner.score_missing(_shots(WORD, rex), on_pictures=told.append)
-    assert told == [3, 4, 3, 4]
+    assert told == [3, 1]
+    assert examiner.missing(_shots(WORD, rex)) == []
+
+
+@pytest.mark.parametrize("row", [WORD, DTI, RESCALED], ids=lambda row: row.name)
+def test_a_prompt_is_read_once_whatever_batches_it_is_in(
+    row: Row,
+    examiner: Examiner,
+    rex: PhotographedSubject,
+    tiny_backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+    encode = type(tiny_backbone).encode_prompts
+
+    def counting(backbone: Backbone, *inputs: Any) -> Any:
+        read.append(1)
+        return encode(backbone, *inputs)
+
+    monkeypatch.setattr(type(tiny_backbone), "encode_prompts", counting)
+    subject = replace(rex, prompts=rex.prompts[:1])
+    pictures = list(shots(row, [subject], num_training_seeds=1, num_image_seeds=8))
+    examiner.score_missing(pictures, on_pictures=lambda done: None)
+    assert len(examiner._store.scores) == 8
+    assert len(read) == 1
 
 
 def test_flow_models_are_painted_in_fewer_steps() -> None:

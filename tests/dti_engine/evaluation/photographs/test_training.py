@@ -33,7 +33,15 @@ def _train(
 ) -> Store:
     store = Store(folder, {})
     train_missing(
-        backbone, store, PROTOCOL, "dti", CONFIG, subjects, num_slots=1, on_steps=on_steps
+        backbone,
+        store,
+        PROTOCOL,
+        "dti",
+        CONFIG,
+        subjects,
+        num_slots=1,
+        max_vectors=8,
+        on_steps=on_steps,
     )
     return store
 
