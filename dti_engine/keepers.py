@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from dti_engine.checkpoints import Checkpoint
 
 
+CHECKPOINT_EVERY = 50  # steps of a subject: little to lose, and little to write
+
+
 def _raise(_: str, error: OutputError) -> None:
     raise error
 

@@ -16,7 +16,7 @@ from dti_engine.commands.stopping import refuse_unfinished, set_aside
 from dti_engine.commands.subjects import plan
 from dti_engine.commands.terminal import output_folder, warn
 from dti_engine.errors import ConfigurationError
-from dti_engine.keepers import Keeper
+from dti_engine.keepers import CHECKPOINT_EVERY, Keeper
 from dti_engine.quality.probes import MAX_PROBES
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def train(
             help="Keep unfinished subjects every N of their steps, in DIR/checkpoints.",
             rich_help_panel=settings.PANEL,
         ),
-    ] = 50,
+    ] = CHECKPOINT_EVERY,
     num_probes: Annotated[
         int,
         typer.Option(

@@ -9,6 +9,7 @@ from dti_engine.config import TrainConfig
 from dti_engine.evaluation.photographs.protocol import Protocol
 from dti_engine.evaluation.photographs.store import Store
 from dti_engine.evaluation.photographs.subjects import PhotographedSubject
+from dti_engine.keepers import CHECKPOINT_EVERY
 from dti_engine.outcomes import Outcome
 from dti_engine.reports import SlotReport
 from dti_engine.subjects import Subject
@@ -16,8 +17,6 @@ from dti_engine.trainer import train
 
 Runs: TypeAlias = dict[str, tuple[PhotographedSubject, int]]
 """Id of a training -> its subject, and its seed, counted from 0."""
-
-_CHECKPOINT_EVERY = 50  # steps
 
 
 def train_missing(
@@ -50,7 +49,7 @@ def train_missing(
         done.update({report.subject_id: report.step for report in reports})
         on_steps(sum(done.values()))
 
-    keeper = store.keeper(name, every=_CHECKPOINT_EVERY)
+    keeper = store.keeper(name, every=CHECKPOINT_EVERY)
     # Those on their way first, each to the slot that it had.
     order = sorted(missing, key=lambda run: not keeper.path(run).exists())
     outcomes = train(

@@ -52,7 +52,7 @@ def test_a_stopped_training_goes_on_from_its_checkpoints(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "_CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     whole = _train(tiny_backbone, tmp_path / "whole", subjects, lambda done: None)
 
     def stop(done: int) -> None:
