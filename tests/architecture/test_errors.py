@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from dti_engine.errors import DTIError
+from services.errors import ServiceError
 
 
 def _tree(root: type[DTIError]) -> Iterator[type[DTIError]]:
@@ -14,7 +15,7 @@ def _tree(root: type[DTIError]) -> Iterator[type[DTIError]]:
         yield from _tree(child)
 
 
-@pytest.mark.parametrize("error", list(_tree(DTIError)))
+@pytest.mark.parametrize("error", dict.fromkeys([*_tree(DTIError), *_tree(ServiceError)]))
 def test_an_error_survives_pickling(error: type[DTIError]) -> None:
     restored = pickle.loads(pickle.dumps(error("what was given and what to do")))
     assert type(restored) is error

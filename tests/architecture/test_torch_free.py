@@ -15,6 +15,11 @@ import pytest
         "dti_engine.recipes",
         "dti_engine.bundles.loading",
         "dti_engine.cli",
+        "services.errors",
+        "services.settings",
+        "services.storage.opening",
+        "services.storage.probe",
+        "services.storage.s3",
     ],
 )
 def test_importing_it_loads_no_torch(module: str) -> None:

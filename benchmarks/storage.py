@@ -1,0 +1,116 @@
+"""What a store does when callers race, and how long its calls take.
+
+    python benchmarks/storage.py URL [--rounds 200] [--repeats 50]
+
+races    of callers who write at the same moment on one condition: how many succeeded, in how many
+         rounds; more than one is a broken promise
+times    median of the repeats, over that of `head`, which moves no bytes
+"""
+
+import argparse
+import os
+import secrets
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+from rich.console import Console
+from rich.table import Table
+
+from services.errors import NotFoundError, PreconditionFailedError
+from services.storage.interface import Store
+from services.storage.opening import open_store
+
+PREFIX = f"service/benchmarks/{secrets.token_hex(4)}/"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("url")
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=50)
+    options = parser.parse_args()
+    # Stores of their own, as of processes, so that no caller waits for another's connection.
+    one = options.url == "memory:"
+    stores = [open_store(options.url)] * 4 if one else [open_store(options.url) for _ in range(4)]
+    console = Console()
+    console.print(_races(stores, options.rounds))
+    console.print(_times(stores[0], options.repeats))
+    console.print(f"{stores[0].url}, {os.cpu_count()} cores")
+
+
+def _races(stores: Sequence[Store], rounds: int) -> Table:
+    def creations(key: str) -> list[Callable[[], object]]:
+        return [lambda store=store: store.create(key, secrets.token_bytes(16)) for store in stores]
+
+    def replacements(key: str) -> list[Callable[[], object]]:
+        etag = stores[0].create(key, secrets.token_bytes(16))
+        return [
+            lambda store=store: store.replace(key, secrets.token_bytes(16), expected=etag)
+            for store in stores
+        ]
+
+    def deletion(key: str) -> list[Callable[[], object]]:
+        etag = stores[0].create(key, secrets.token_bytes(16))
+        return [
+            lambda: stores[0].replace(key, secrets.token_bytes(16), expected=etag),
+            lambda: stores[1].delete_if(key, expected=etag),
+        ]
+
+    table = Table("race", "one succeeded", "more")
+    for name, race in (
+        ("4 create", creations),
+        ("4 replace", replacements),
+        ("replace, delete_if", deletion),
+    ):
+        counts = Counter(_succeeded(race(f"{PREFIX}{number}")) for number in range(rounds))
+        for number in range(rounds):
+            stores[0].delete(f"{PREFIX}{number}")
+        table.add_row(name, str(counts[1]), str(sum(counts.values()) - counts[1]))
+    return table
+
+
+def _succeeded(calls: list[Callable[[], object]]) -> int:
+    start = Barrier(len(calls))
+
+    def attempt(call: Callable[[], object]) -> bool:
+        start.wait()
+        try:
+            call()
+        except (PreconditionFailedError, NotFoundError):
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return sum(pool.map(attempt, calls))
+
+
+def _times(store: Store, repeats: int) -> Table:
+    key, body = f"{PREFIX}body", secrets.token_bytes(1000)
+    store.put(key, body)
+    calls: dict[str, Callable[[], object]] = {
+        "head": lambda: store.head(key),
+        "read 1 KB": lambda: store.read(key),
+        "put 1 KB": lambda: store.put(key, body),
+        "list": lambda: store.list(PREFIX),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            begun = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - begun)
+    store.delete(key)
+    table = Table("call", "over head", "ms")
+    base = statistics.median(times["head"])
+    for name, taken in times.items():
+        median = statistics.median(taken)
+        table.add_row(name, f"{median / base:.1f}", f"{median * 1000:.2f}")
+    return table
+
+
+if __name__ == "__main__":
+    main()

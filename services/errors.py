@@ -1,0 +1,68 @@
+"""Every error the service raises on purpose.
+
+ServiceError (DTIError)
+|-- SettingsError (ConfigurationError)  a setting or URL is malformed, or contradicts another
+`-- StorageError
+    |-- InvalidKeyError (ValueError)    no store takes this key, prefix or page size
+    |-- InvalidRangeError (ValueError)  the range begins at or beyond the end of the object
+    |-- NotFoundError                   there is no object under this key
+    |-- PreconditionFailedError         another version stands there: the race is lost
+    |   `-- AlreadyExistsError          an object stands there, so none was created
+    |-- AccessDeniedError               credentials are missing, or do not allow it
+    |-- UnavailableError                the store did not answer in time, nothing changed: retry
+    |   `-- OutcomeUnknownError         the same, but the write may have been applied: read first
+    `-- StoreRefusedError               the store cannot keep what the ledger needs; not used
+
+Messages say what was given, what is allowed and what to do. All arguments are positional strings,
+so that every error survives pickling between processes.
+"""
+
+from dti_engine.errors import ConfigurationError, DTIError
+
+
+class ServiceError(DTIError):
+    """Base of all errors that the service raises on purpose."""
+
+
+class SettingsError(ServiceError, ConfigurationError):
+    """A setting or store URL is malformed, or contradicts another."""
+
+
+class StorageError(ServiceError):
+    """A store did not do what it was asked for."""
+
+
+class InvalidKeyError(StorageError, ValueError):
+    """No store takes this key, prefix or page size."""
+
+
+class InvalidRangeError(StorageError, ValueError):
+    """The range begins at or beyond the end of the object, or is no range."""
+
+
+class NotFoundError(StorageError):
+    """There is no object under this key."""
+
+
+class PreconditionFailedError(StorageError):
+    """Another version than the expected one stands under this key."""
+
+
+class AlreadyExistsError(PreconditionFailedError):
+    """An object stands under this key, so none was created."""
+
+
+class AccessDeniedError(StorageError):
+    """Credentials are missing, or do not allow this."""
+
+
+class UnavailableError(StorageError):
+    """The store did not answer in time. Nothing was changed, so trying again later is right."""
+
+
+class OutcomeUnknownError(UnavailableError):
+    """The store did not answer in time, and the write may or may not have been applied."""
+
+
+class StoreRefusedError(StorageError):
+    """The store cannot keep what the ledger needs, so it is not used at all."""

@@ -1,0 +1,232 @@
+"""Objects in a directory of one host: `versions` has how many processes share it without locks.
+
+    objects/    a folder for each key
+    temporary/  files being written, and those of killed processes until they are swept
+
+Its clock is this host's. What was deleted keeps its name, and an empty folder, for good: a number
+that came back could let a stale write through.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from services.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    NotFoundError,
+    PreconditionFailedError,
+    UnavailableError,
+)
+from services.storage import versions
+from services.storage.filesystem import check_filesystem
+from services.storage.interface import Head, Object, Page, PresignedPost, Retention
+from services.storage.keys import check_key, check_listing
+from services.storage.listing import paginate
+from services.storage.paths import folder_of, walk
+from services.storage.ranges import check_range
+from services.storage.versions import SupersededError, Version
+
+_ABANDONED = 3600.0
+"""Seconds after which a temporary file's writer counts as killed. One that was only paused fails,
+as if the store had been unavailable."""
+
+
+class DirectoryStore:
+    """Objects under `root`. ETags are the numbers of versions, which never come back."""
+
+    def __init__(self, root: Path) -> None:
+        """Makes the directory if need be, and sweeps it.
+
+        Raises: StoreRefusedError if the file system lacks what this needs.
+        """
+        self._root = root.absolute()
+        self._objects = self._root / "objects"
+        self._temporary = self._root / "temporary"
+        with _named("opening", self.url):
+            self._objects.mkdir(parents=True, exist_ok=True)
+            self._temporary.mkdir(exist_ok=True)
+        check_filesystem(self._temporary, self.url)
+        self._durable: set[Path] = set()
+        """Folders above keys whose names this process knows to be on disk."""
+        self.sweep()
+
+    @property
+    def url(self) -> str:
+        return self._root.as_uri()
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> Object:
+        folder = self._folder(key)
+        with _named("reading", key):
+            while True:
+                version = self._live(key)
+                check_range(key, version.size, start, length)
+                with suppress(SupersededError):
+                    body = versions.read(folder, version, start, length)
+                    return Object(_head(key, version), body)
+
+    def head(self, key: str) -> Head:
+        with _named("looking at", key):
+            return _head(key, self._live(key))
+
+    def create(self, key: str, body: bytes) -> str:
+        folder = self._folder(key)
+        with _named("writing", key), ExitStack() as stack:
+            file = None
+            while (seen := versions.newest(folder)) is None or seen.deleted:
+                # Not before the first look: losers, of whom there are many, write nothing.
+                file = file or stack.enter_context(self._file(body))
+                if number := self._append(folder, seen, file):
+                    return str(number)
+        raise AlreadyExistsError(f"an object stands under {key!r}: read it")
+
+    def replace(self, key: str, body: bytes, *, expected: str) -> str:
+        folder = self._folder(key)
+        with _named("writing", key):
+            seen = self._expect(key, expected)
+            with self._file(body) as file:
+                if number := self._append(folder, seen, file):
+                    return str(number)
+            self._expect(key, expected)
+        raise PreconditionFailedError(
+            f"{key!r} was overwritten many times meanwhile: read it again"
+        )
+
+    def put(self, key: str, body: bytes) -> str:
+        folder = self._folder(key)
+        with _named("writing", key), self._file(body) as file:
+            while True:
+                if number := self._append(folder, versions.newest(folder), file):
+                    return str(number)
+
+    def delete(self, key: str) -> None:
+        folder = self._folder(key)
+        with _named("deleting", key):
+            while (seen := versions.newest(folder)) and not seen.deleted:
+                self._append(folder, seen, None)
+            if seen:
+                # Whoever deleted it may have been killed before the bytes were gone.
+                versions.trim(folder, seen.number)
+
+    def delete_if(self, key: str, *, expected: str) -> None:
+        folder = self._folder(key)
+        with _named("deleting", key):
+            while (seen := versions.newest(folder)) and not seen.deleted:
+                self._append(folder, self._expect(key, expected), None)
+            if seen:
+                versions.trim(folder, seen.number)
+
+    def list(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        delimiter: Literal["", "/"] = "",
+        limit: int = 1000,
+    ) -> Page:
+        check_listing(prefix, after, limit)
+
+        def heads(after: str) -> Iterator[Head]:
+            for key, folder in walk(self._objects, prefix, after):
+                version = versions.newest(folder)
+                if version and not version.deleted:
+                    yield _head(key, version)
+
+        with _named("listing", prefix):
+            return paginate(heads, prefix, after, delimiter, limit)
+
+    def now(self) -> datetime:
+        return _utc(time.time())
+
+    def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
+        return None
+
+    def presigned_get(self, key: str, *, seconds: int, filename: str = "") -> str | None:
+        return None
+
+    def retention(self) -> Retention:
+        return Retention(versioning="off", object_lock=False)
+
+    def for_leases(self) -> "DirectoryStore":
+        return self
+
+    def sweep(self) -> None:
+        """Remove temporary files of processes that were killed more than an hour ago."""
+        with _named("sweeping", self.url):
+            for file in self._temporary.iterdir():
+                with suppress(FileNotFoundError):
+                    if time.time() - file.lstat().st_mtime > _ABANDONED:
+                        file.unlink()
+
+    def _folder(self, key: str) -> Path:
+        check_key(key)
+        return folder_of(self._objects, key)
+
+    def _live(self, key: str) -> Version:
+        version = versions.newest(self._folder(key))
+        if version is None or version.deleted:
+            raise NotFoundError(f"there is no object under {key!r}")
+        return version
+
+    def _expect(self, key: str, etag: str) -> Version:
+        there = self._live(key)
+        if str(there.number) != etag:
+            raise PreconditionFailedError(
+                f"{key!r} is at {there.number}, not at {etag} as expected: read it again"
+            )
+        return there
+
+    @contextmanager
+    def _file(self, body: bytes) -> Generator[Path]:
+        """A file of these bytes on disk, gone afterwards; a link to it stays."""
+        path = self._temporary / secrets.token_hex(16)
+        try:
+            with path.open("xb") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            yield path
+        finally:
+            # Once a link is made it is no failure that the file stays: it is swept.
+            with suppress(OSError):
+                path.unlink()
+
+    def _append(self, folder: Path, seen: Version | None, file: Path | None) -> int | None:
+        if seen is None:
+            self._make(folder)
+        return versions.append(folder, seen, file)
+
+    def _make(self, folder: Path) -> None:
+        """Put a folder on disk before the first version in it, with all names that lead there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        above = folder.parents[: len(folder.relative_to(self._root).parts) - 1]
+        for place in (*reversed(above), folder):
+            if place not in self._durable:
+                versions.sync_folder(place.parent)
+        self._durable.update(above)
+
+
+@contextmanager
+def _named(doing: str, what: str) -> Generator[None]:
+    """The operating system's errors by our names."""
+    try:
+        yield
+    except PermissionError as error:
+        raise AccessDeniedError(f"{doing} {what!r}: {error.strerror}; see its owner") from error
+    except OSError as error:
+        raise UnavailableError(
+            f"{doing} {what!r}: {error.strerror}; nothing was changed: mend it and try again"
+        ) from error
+
+
+def _head(key: str, version: Version) -> Head:
+    return Head(key, version.size, str(version.number), _utc(version.seconds), _utc(time.time()))
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,209 @@
+"""Whether a store keeps its word, tried out at start, before anything is entrusted to it.
+
+Servers that speak S3 differ most where the ledger is most sensitive: some ignore the conditions of
+writes, and answer 200.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+from services.errors import (
+    AlreadyExistsError,
+    InvalidRangeError,
+    NotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    StoreRefusedError,
+)
+from services.storage.interface import Retention, Store
+
+PREFIX = "service/probes/"
+
+_RACERS = 8
+_DELETION_RACES = 12
+_CLOCK_TOLERANCE = timedelta(seconds=5)
+"""Between the time of a new object and the store's clock: S3's whole seconds, and a slow answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is to be known of a store that was not refused."""
+
+    retention: Retention
+    erases: bool
+    """Whether what is deleted is gone at once."""
+    atomic_deletion: bool
+    """Whether of `delete_if` and `replace` at the same time one failed whenever it was tried. False
+    is certain; true is what a few tries showed.
+    """
+    notes: tuple[str, ...]
+    """What an operator should read, one sentence each."""
+
+
+def probe(store: Store) -> Findings:
+    """Try the store out under a prefix of its own, and leave nothing there. Some 90 requests.
+
+    Raises: StoreRefusedError, which names what the store does not keep; AccessDeniedError;
+    UnavailableError.
+    """
+    prefix = f"{PREFIX}{secrets.token_hex(8)}/"
+    keys = [f"{prefix}{name}" for name in ("a", "b", "c", "race", "erase")]
+    try:
+        for check in (_creation, _replacement, _deletion, _listing, _ranges, _clock, _race):
+            check(store, prefix)
+        atomic_deletion = _deletes_atomically(store, prefix)
+    finally:
+        for key in keys:
+            with suppress(StorageError):
+                store.delete(key)
+    retention = store.retention()
+    notes = _retention_notes(retention)
+    erases = not notes
+    if not atomic_deletion:
+        notes.append(
+            "Conditional deletion is not atomic: a version that was written at the same moment can "
+            "be deleted with the one that was meant; the ledger does not rely on it."
+        )
+    return Findings(retention, erases, atomic_deletion, tuple(notes))
+
+
+def _creation(store: Store, prefix: str) -> None:
+    store.create(f"{prefix}a", b"first")
+    if not _fails(lambda: store.create(f"{prefix}a", b"second"), AlreadyExistsError):
+        raise _refused(store, "it ignores If-None-Match: an object was created twice")
+    if store.read(f"{prefix}a").body != b"first":
+        raise _refused(store, "it does not give what was written last (read after write)")
+
+
+def _replacement(store: Store, prefix: str) -> None:
+    stale = store.head(f"{prefix}a").etag
+    fresh = store.replace(f"{prefix}a", b"second", expected=stale)
+    if not _fails(
+        lambda: store.replace(f"{prefix}a", b"third", expected=stale), PreconditionFailedError
+    ):
+        raise _refused(store, "it ignores If-Match: a stale version was replaced")
+    there = store.read(f"{prefix}a")
+    if there.body != b"second" or there.head.etag != fresh:
+        raise _refused(store, "it does not give what was written last (read after overwrite)")
+    if not _fails(lambda: store.replace(f"{prefix}b", b"", expected=stale), NotFoundError):
+        raise _refused(store, "it ignores If-Match: an object was replaced where none was")
+
+
+def _deletion(store: Store, prefix: str) -> None:
+    stale = store.create(f"{prefix}b", b"first")
+    fresh = store.replace(f"{prefix}b", b"second", expected=stale)
+    failed = _fails(lambda: store.delete_if(f"{prefix}b", expected=stale), PreconditionFailedError)
+    if not failed or _fails(lambda: store.head(f"{prefix}b"), NotFoundError):
+        raise _refused(store, "it ignores If-Match of deletions: a stale version was deleted")
+    store.delete_if(f"{prefix}b", expected=fresh)
+    if not _fails(lambda: store.read(f"{prefix}b"), NotFoundError):
+        raise _refused(store, "it still gives what was deleted (read after delete)")
+
+
+def _listing(store: Store, prefix: str) -> None:
+    store.put(f"{prefix}c", b"listed")
+    store.put(f"{prefix}b", b"listed")
+    first = store.list(prefix, limit=2)
+    rest = store.list(prefix, after=first.next or "", limit=2)
+    keys = [head.key.removeprefix(prefix) for head in (*first.objects, *rest.objects)]
+    if keys != ["a", "b", "c"]:
+        raise _refused(
+            store, f"it lists {keys} where a, b and c were written (list after write, in order)"
+        )
+    store.delete(f"{prefix}b")
+    keys = [head.key.removeprefix(prefix) for head in store.list(prefix).objects]
+    if keys != ["a", "c"]:
+        raise _refused(store, f"it lists {keys} where a and c are left (list after delete)")
+
+
+def _ranges(store: Store, prefix: str) -> None:
+    store.put(f"{prefix}c", b"0123456789")
+    parts = [store.read(f"{prefix}c", start=start, length=4).body for start in (0, 3, 8)]
+    if parts != [b"0123", b"3456", b"89"]:
+        raise _refused(store, f"it reads ranges wrongly: {parts} of 0123456789")
+    if not _fails(lambda: store.read(f"{prefix}c", start=10, length=1), InvalidRangeError):
+        raise _refused(store, "it reads ranges wrongly: a range beyond the end was answered")
+
+
+def _clock(store: Store, prefix: str) -> None:
+    store.put(f"{prefix}c", secrets.token_bytes(16))
+    written = store.head(f"{prefix}c").last_modified
+    if abs(store.now() - written) > _CLOCK_TOLERANCE:
+        raise _refused(
+            store,
+            f"its clock says {store.now()} right after a write of {written}: no lease is "
+            "judged by it",
+        )
+
+
+def _race(store: Store, prefix: str) -> None:
+    def create(number: int) -> bool:
+        return not _fails(lambda: store.create(f"{prefix}race", b"%d" % number), AlreadyExistsError)
+
+    with ThreadPoolExecutor(_RACERS) as pool:
+        winners = sum(pool.map(create, range(_RACERS)))
+    if winners != 1:
+        raise _refused(store, f"of {_RACERS} creations at once {winners} succeeded, not one")
+
+
+def _deletes_atomically(store: Store, prefix: str) -> bool:
+    key = f"{prefix}erase"
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(_DELETION_RACES):
+            expected = store.create(key, secrets.token_bytes(16))
+            written = pool.submit(
+                _fails,
+                lambda expected=expected: store.replace(
+                    key, secrets.token_bytes(16), expected=expected
+                ),
+                StorageError,
+            )
+            # A deletion that comes a little later meets the write in the middle more often.
+            time.sleep(number % 4 * 0.001)
+            deleted = not _fails(
+                lambda expected=expected: store.delete_if(key, expected=expected), StorageError
+            )
+            if deleted and not written.result():
+                return False
+            store.delete(key)
+    return True
+
+
+def _fails(call: Callable[[], object], kind: type[StorageError]) -> bool:
+    try:
+        call()
+    except kind:
+        return True
+    return False
+
+
+def _refused(store: Store, what: str) -> StoreRefusedError:
+    return StoreRefusedError(
+        f"{store.url}: refused: {what}; jobs would be lost or done twice: use a store of "
+        "docs/storage.md"
+    )
+
+
+def _retention_notes(retention: Retention) -> list[str]:
+    notes: list[str] = []
+    if retention.versioning in ("enabled", "suspended"):
+        notes.append(
+            f"Versioning is {retention.versioning}: deleted and overwritten objects stay as old "
+            "versions, so erasure has to remove every version, or a lifecycle rule must."
+        )
+    if retention.object_lock:
+        notes.append(
+            "Object lock is on: a locked version cannot be removed before its time, so erasure "
+            "cannot be promised."
+        )
+    if retention.versioning == "unknown" or retention.object_lock is None:
+        notes.append(
+            "Versioning or object lock cannot be read: allow s3:GetBucketVersioning and "
+            "s3:GetBucketObjectLockConfiguration, or erasure cannot be promised."
+        )
+    return notes

@@ -1,0 +1,228 @@
+"""Objects in a bucket of an S3 server."""
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, cast
+from urllib.parse import quote
+
+from services.errors import (
+    AlreadyExistsError,
+    InvalidRangeError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PreconditionFailedError,
+    StorageError,
+    UnavailableError,
+)
+from services.settings import S3Settings
+from services.storage.connection import Connection
+from services.storage.interface import Head, Object, Page, PresignedPost, Retention
+from services.storage.keys import LAST, MAX_KEY_BYTES, check_key, check_listing
+from services.storage.ranges import beyond, is_range
+
+
+class S3Store:
+    """Objects in a bucket under a prefix. ETags are S3's: equal bytes can have equal ETags."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        """Connects to nothing yet. Raises: SettingsError if boto3 has no region or credentials."""
+        self._settings = settings
+        self._bucket = settings.bucket
+        self._connection = Connection(settings)
+        self._call, self._client = self._connection.call, self._connection.client
+
+    @property
+    def url(self) -> str:
+        return self._connection.url
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> Object:
+        where = self._where(key)
+        if is_range(start, length):
+            where["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
+
+        def get() -> Object:
+            answer = self._client.get_object(**where)
+            # Inside the attempt: a connection that breaks in the middle is one more to repeat.
+            body = answer["Body"].read()
+            whole = answer.get("ContentRange", "").rpartition("/")[2]
+            size = int(whole) if whole.isdigit() else answer["ContentLength"]
+            head = Head(key, size, answer["ETag"], _utc(answer["LastModified"]), _date(answer))
+            return Object(head, body)
+
+        try:
+            return self._call(f"reading {key!r}", get)
+        except InvalidRangeError as error:
+            raise beyond(key, start) from error
+
+    def head(self, key: str) -> Head:
+        where = self._where(key)
+        answer = self._call(f"looking at {key!r}", lambda: self._client.head_object(**where))
+        return Head(
+            key,
+            answer["ContentLength"],
+            answer["ETag"],
+            _utc(answer["LastModified"]),
+            _date(answer),
+        )
+
+    def create(self, key: str, body: bytes) -> str:
+        try:
+            return self._put(key, body, IfNoneMatch="*")
+        except PreconditionFailedError as lost:
+            with suppress(NotFoundError):
+                there = self._read_back(key)
+                if there.body == body:
+                    return there.head.etag
+            raise AlreadyExistsError(f"an object stands under {key!r}: read it") from lost
+
+    def replace(self, key: str, body: bytes, *, expected: str) -> str:
+        try:
+            return self._put(key, body, IfMatch=expected)
+        except PreconditionFailedError as lost:
+            there = self._read_back(key)
+            if there.body == body:
+                return there.head.etag
+            raise _moved(there.head, expected) from lost
+
+    def put(self, key: str, body: bytes) -> str:
+        return self._put(key, body)
+
+    def delete(self, key: str) -> None:
+        where = self._where(key)
+        self._call(f"deleting {key!r}", lambda: self._client.delete_object(**where), write=True)
+
+    def delete_if(self, key: str, *, expected: str) -> None:
+        where: dict[str, Any] = {**self._where(key), "IfMatch": expected}
+        try:
+            self._call(f"deleting {key!r}", lambda: self._client.delete_object(**where), write=True)
+        except NotFoundError:
+            return
+        except PreconditionFailedError as lost:
+            with suppress(NotFoundError):
+                raise _moved(self.head(key), expected) from lost
+
+    def list(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        delimiter: Literal["", "/"] = "",
+        limit: int = 1000,
+    ) -> Page:
+        check_listing(prefix, after, limit)
+        what: dict[str, Any] = {
+            "Bucket": self._bucket,
+            "Prefix": self._settings.prefix + prefix,
+            "MaxKeys": limit,
+        }
+        if after:
+            what["StartAfter"] = self._settings.prefix + after
+        if delimiter:
+            what["Delimiter"] = delimiter
+        answer: Any = self._call(
+            f"listing {prefix!r}", lambda: self._client.list_objects_v2(**what)
+        )
+        date, cut = _date(answer), len(self._settings.prefix)
+        objects = tuple(
+            Head(item["Key"][cut:], item["Size"], item["ETag"], _utc(item["LastModified"]), date)
+            for item in answer.get("Contents", ())
+        )
+        prefixes = tuple(item["Prefix"][cut:] for item in answer.get("CommonPrefixes", ()))
+        if not answer["IsTruncated"]:
+            return Page(objects, prefixes, None)
+        return Page(
+            objects,
+            prefixes,
+            max([head.key for head in objects[-1:]] + [common + LAST for common in prefixes[-1:]]),
+        )
+
+    def now(self) -> datetime:
+        return _date(
+            self._call("reading the clock", lambda: self._client.head_bucket(Bucket=self._bucket))
+        )
+
+    def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
+        form = self._client.generate_presigned_post(
+            **self._where(key),
+            Conditions=[["content-length-range", 0, max_bytes]],
+            ExpiresIn=seconds,
+        )
+        return PresignedPost(form["url"], form["fields"])
+
+    def presigned_get(self, key: str, *, seconds: int, filename: str = "") -> str | None:
+        where = self._where(key)
+        if filename:
+            where["ResponseContentDisposition"] = (
+                f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+            )
+        return self._client.generate_presigned_url("get_object", Params=where, ExpiresIn=seconds)
+
+    def retention(self) -> Retention:
+        bucket = self._bucket
+        try:
+            answer = self._call(
+                "reading versioning", lambda: self._client.get_bucket_versioning(Bucket=bucket)
+            )
+            status = cast(str | None, answer.get("Status"))
+            versioning = "off" if status is None else status.lower()
+        except StorageError:
+            versioning = "unknown"
+        try:
+            self._call(
+                "reading object lock",
+                lambda: self._client.get_object_lock_configuration(Bucket=bucket),
+            )
+            object_lock = True
+        except NotFoundError:
+            object_lock = False
+        except StorageError:
+            object_lock = None
+        return Retention(
+            cast(Literal["off", "enabled", "suspended", "unknown"], versioning), object_lock
+        )
+
+    def for_leases(self) -> "S3Store":
+        return S3Store(self._settings.for_leases())
+
+    def _where(self, key: str) -> dict[str, Any]:
+        check_key(key)
+        full = self._settings.prefix + key
+        if len(full.encode()) > MAX_KEY_BYTES:
+            check_key(full)
+        return {"Bucket": self._bucket, "Key": full}
+
+    def _put(self, key: str, body: bytes, **condition: Any) -> str:
+        where = self._where(key)
+        # put_object, never upload_file: its transfer manager splits, and ignores conditions.
+        return self._call(
+            f"writing {key!r}",
+            lambda: self._client.put_object(**where, Body=body, **condition),
+            write=True,
+        )["ETag"]
+
+    def _read_back(self, key: str) -> Object:
+        """What stands there after 412. Our own bytes: then it was our own write that we lost to,
+        sent twice by us, or by a proxy without our knowing.
+        """
+        try:
+            return self.read(key)
+        except UnavailableError as error:
+            raise OutcomeUnknownError(*error.args) from error
+
+
+def _moved(there: Head, expected: str) -> PreconditionFailedError:
+    return PreconditionFailedError(
+        f"{there.key!r} is at {there.etag}, not at {expected} as expected: read it again"
+    )
+
+
+def _date(answer: Any) -> datetime:
+    stated = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if not stated:
+        raise StorageError("the S3 server, or a proxy before it, leaves out the header Date")
+    return _utc(parsedate_to_datetime(stated))
+
+
+def _utc(time: datetime) -> datetime:
+    return time.astimezone(UTC)
