@@ -1,6 +1,6 @@
 """What a store does when callers race, and how long its calls take.
 
-    python benchmarks/storage.py URL [--rounds 200] [--repeats 50]
+    python benchmarks/storage.py URL [--rounds 200] [--repeats 50] [--json FILE]
 
 races    of callers who write at the same moment on one condition: how many succeeded, in how many
          rounds; more than one is a broken promise
@@ -8,6 +8,7 @@ times    median of the repeats, over that of `head`, which moves no bytes
 """
 
 import argparse
+import json
 import os
 import secrets
 import statistics
@@ -15,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 from rich.console import Console
@@ -32,17 +34,30 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     # Stores of their own, as of processes, so that no caller waits for another's connection.
     one = options.url == "memory:"
     stores = [open_store(options.url)] * 4 if one else [open_store(options.url) for _ in range(4)]
+    races, times = _races(stores, options.rounds), _times(stores[0], options.repeats)
     console = Console()
-    console.print(_races(stores, options.rounds))
-    console.print(_times(stores[0], options.repeats))
+    table = Table("race", "one succeeded", "more")
+    for name, counts in races.items():
+        table.add_row(name, str(counts[1]), str(sum(counts.values()) - counts[1]))
+    console.print(table)
+    table = Table("call", "over head", "ms")
+    for name, taken in times.items():
+        table.add_row(name, f"{taken / times['head']:.1f}", f"{taken * 1000:.2f}")
+    console.print(table)
     console.print(f"{stores[0].url}, {os.cpu_count()} cores")
+    if options.json:
+        found = {"url": stores[0].url, "succeeded": races, "seconds": times}
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def _races(stores: Sequence[Store], rounds: int) -> Table:
+def _races(stores: Sequence[Store], rounds: int) -> dict[str, Counter[int]]:
+    """Race -> how many callers succeeded -> in how many rounds."""
+
     def creations(key: str) -> list[Callable[[], object]]:
         return [lambda store=store: store.create(key, secrets.token_bytes(16)) for store in stores]
 
@@ -60,17 +75,16 @@ def _races(stores: Sequence[Store], rounds: int) -> Table:
             lambda: stores[1].delete_if(key, expected=etag),
         ]
 
-    table = Table("race", "one succeeded", "more")
+    found: dict[str, Counter[int]] = {}
     for name, race in (
         ("4 create", creations),
         ("4 replace", replacements),
         ("replace, delete_if", deletion),
     ):
-        counts = Counter(_succeeded(race(f"{PREFIX}{number}")) for number in range(rounds))
+        found[name] = Counter(_succeeded(race(f"{PREFIX}{number}")) for number in range(rounds))
         for number in range(rounds):
             stores[0].delete(f"{PREFIX}{number}")
-        table.add_row(name, str(counts[1]), str(sum(counts.values()) - counts[1]))
-    return table
+    return found
 
 
 def _succeeded(calls: list[Callable[[], object]]) -> int:
@@ -88,7 +102,8 @@ def _succeeded(calls: list[Callable[[], object]]) -> int:
         return sum(pool.map(attempt, calls))
 
 
-def _times(store: Store, repeats: int) -> Table:
+def _times(store: Store, repeats: int) -> dict[str, float]:
+    """Call -> median seconds."""
     key, body = f"{PREFIX}body", secrets.token_bytes(1000)
     store.put(key, body)
     calls: dict[str, Callable[[], object]] = {
@@ -104,12 +119,7 @@ def _times(store: Store, repeats: int) -> Table:
             call()
             times[name].append(time.perf_counter() - begun)
     store.delete(key)
-    table = Table("call", "over head", "ms")
-    base = statistics.median(times["head"])
-    for name, taken in times.items():
-        median = statistics.median(taken)
-        table.add_row(name, f"{median / base:.1f}", f"{median * 1000:.2f}")
-    return table
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 if __name__ == "__main__":
