@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
-from work import CLIP_LENGTH, SIDES, meta
+from work import CLIP_LENGTH, SIDES, denoiser_call
 
 from dti_engine.backbones.catalogue import catalogue, published
 from dti_engine.backbones.description import Description
 
-GEMMA_LENGTH = 32  # captions are trimmed to it
+TRIMMED_LENGTH = 32  # of captions that Gemma reads, in the engine
 
 
 @contextmanager
@@ -51,14 +51,12 @@ def flash_attention() -> Iterator[None]:
 
 def kept_bytes(model: Description, side: int, batch: int, *, recompute: bool) -> int:
     """By the denoiser, for gradients of the text conditioning alone."""
-    config = model.configuration(model.denoiser.name)
+    is_unet = model.denoiser.name == "unet"
+    length = CLIP_LENGTH if is_unet else TRIMMED_LENGTH
+    call = denoiser_call(model, side, length, batch=batch, dtype=torch.bfloat16)
     denoiser: Any = model.on_meta(model.denoiser.name).bfloat16()
     if recompute:
         denoiser.enable_gradient_checkpointing()
-    latent = side * config["sample_size"] // model.image_size
-    half = torch.bfloat16
-    noisy = meta(batch, config["in_channels"], latent, latent, dtype=half)
-    timesteps = meta(batch, dtype=torch.int64)
     parameters = {each.untyped_storage()._cdata for each in denoiser.parameters()}
     storages: dict[int, Any] = {}  # held, so that no number is used twice
 
@@ -68,20 +66,8 @@ def kept_bytes(model: Description, side: int, batch: int, *, recompute: bool) ->
             storages[storage._cdata] = storage
         return tensor
 
-    options: dict[str, Any] = {}
-    if model.denoiser.name == "transformer":
-        hidden = meta(batch, GEMMA_LENGTH, config["caption_channels"], dtype=half).requires_grad_()
-        options["encoder_attention_mask"] = meta(batch, GEMMA_LENGTH)
-        inputs = (noisy, hidden, timesteps)
-    else:
-        width = config["cross_attention_dim"]
-        hidden = meta(batch, CLIP_LENGTH, width, dtype=half).requires_grad_()
-        inputs = (noisy, timesteps, hidden)
-        if config.get("addition_embed_type") == "text_time":
-            summary = meta(batch, list(model.text_dims.values())[-1], dtype=half).requires_grad_()
-            options["added_cond_kwargs"] = {"text_embeds": summary, "time_ids": meta(batch, 6)}
     with flash_attention(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        denoiser(*inputs, **options)
+        denoiser(*call.arguments, **call.options)
     return sum(storage.nbytes() for storage in storages.values())
 
 

@@ -77,27 +77,46 @@ def usual_length(model: Description) -> int:
     return GEMMA_LENGTH if model.denoiser.name == "transformer" else CLIP_LENGTH
 
 
+@dataclass(frozen=True)
+class DenoiserCall:
+    """What a denoiser is called with, on meta."""
+
+    arguments: tuple[Tensor, ...]
+    options: dict[str, Any]
+    conditioning: list[Tensor]  # of the text, in either; wants gradients
+
+
+def denoiser_call(
+    model: Description,
+    side: int,
+    length: int,
+    *,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> DenoiserCall:
+    """For pictures of `side` pixels and prompts of so many positions."""
+    config = model.configuration(model.denoiser.name)
+    latent = side * config["sample_size"] // model.image_size
+    noisy = meta(batch, config["in_channels"], latent, latent, dtype=dtype)
+    timesteps = meta(batch, dtype=torch.int64)
+    if model.denoiser.name == "transformer":
+        hidden = meta(batch, length, config["caption_channels"], dtype=dtype).requires_grad_()
+        mask = {"encoder_attention_mask": meta(batch, length)}
+        return DenoiserCall((noisy, hidden, timesteps), mask, [hidden])
+    hidden = meta(batch, length, config["cross_attention_dim"], dtype=dtype).requires_grad_()
+    call = DenoiserCall((noisy, timesteps, hidden), {}, [hidden])
+    if config.get("addition_embed_type") == "text_time":
+        summary = meta(batch, list(model.text_dims.values())[-1], dtype=dtype).requires_grad_()
+        call.conditioning.append(summary)
+        call.options["added_cond_kwargs"] = {"text_embeds": summary, "time_ids": meta(batch, 6)}
+    return call
+
+
 def denoiser_work(model: Description, side: int, length: int | None = None) -> Work:
     """Of one sample, in pictures of `side` pixels, with a prompt of so many positions."""
-    length = usual_length(model) if length is None else length
-    config = model.configuration(model.denoiser.name)
+    call = denoiser_call(model, side, usual_length(model) if length is None else length)
     denoiser: Any = model.on_meta(model.denoiser.name)
-    latent = side * config["sample_size"] // model.image_size
-    noisy = meta(1, config["in_channels"], latent, latent)
-    timesteps = meta(1, dtype=torch.int64)
-    if model.denoiser.name == "transformer":
-        hidden = meta(1, length, config["caption_channels"]).requires_grad_()
-        mask = meta(1, length)
-        return count(
-            lambda: denoiser(noisy, hidden, timesteps, encoder_attention_mask=mask).to_tuple(),
-            [hidden],
-        )
-    inputs = [meta(1, length, config["cross_attention_dim"]).requires_grad_()]
-    options: dict[str, Any] = {}
-    if config.get("addition_embed_type") == "text_time":
-        inputs.append(meta(1, list(model.text_dims.values())[-1]).requires_grad_())
-        options["added_cond_kwargs"] = {"text_embeds": inputs[1], "time_ids": meta(1, 6)}
-    return count(lambda: denoiser(noisy, timesteps, inputs[0], **options).to_tuple(), inputs)
+    return count(lambda: denoiser(*call.arguments, **call.options).to_tuple(), call.conditioning)
 
 
 def picture_work(model: Description, side: int) -> int:

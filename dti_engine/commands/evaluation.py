@@ -125,14 +125,7 @@ def evaluate(
             rich_help_panel=_PHOTOGRAPHS,
         ),
     ] = "auto",
-    recompute: Annotated[
-        bool,
-        typer.Option(
-            "--recompute",
-            help="Save memory: compute activations twice; done anyway if they do not fit on CUDA.",
-            rich_help_panel=_PHOTOGRAPHS,
-        ),
-    ] = False,
+    recompute: options.RecomputeOption = False,
     image_steps: Annotated[
         int | None,
         typer.Option(

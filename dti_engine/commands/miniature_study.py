@@ -1,6 +1,5 @@
 """The study of `dti evaluate` on the miniature, whose own scorer reads its pictures."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from dti_engine.commands.inputs import open_backbone
-from dti_engine.commands.studies import SCORER, study_progress, weights_digest
-from dti_engine.commands.terminal import output_folder, print_json, print_paths, results, say
+from dti_engine.commands.studies import SCORER, study_progress, tell, weights_digest
+from dti_engine.commands.terminal import output_folder, say
 from dti_engine.config import DtypeName
 from dti_engine.evaluation.protocol import Protocol
 
@@ -64,14 +63,12 @@ def evaluate_miniature(
         )
         found = study.run()
     command = _command(protocol, model, quick=quick, compiled=compiled, folder=folder)
-    (folder / "report.md").write_text(report(found, command=command), encoding="utf-8")
-    document = found.document()
-    (folder / "results.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
-    if as_json:
-        print_json(document)
-    else:
-        results.print(_summary(found))
-        print_paths([folder / name for name in ("report.md", "sheet.png", "results.json")])
+    tell(
+        folder,
+        report(found, command=command),
+        found.document(),
+        None if as_json else _summary(found),
+    )
 
 
 def _command(

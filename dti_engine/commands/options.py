@@ -56,6 +56,15 @@ CompileOption: TypeAlias = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+RecomputeOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--recompute",
+        help="Save memory in training: compute activations twice; done anyway if they do not fit "
+        "on CUDA.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 OutputFolderOption: TypeAlias = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for what is made.")
 ]

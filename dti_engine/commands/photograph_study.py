@@ -1,6 +1,5 @@
 """The study of `dti evaluate` on photographs, by the paper's protocol."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +16,10 @@ from dti_engine.commands.studies import (
     repeatable_name,
     scorer_digest,
     study_progress,
+    tell,
     weights_digest,
 )
-from dti_engine.commands.terminal import busy, output_folder, print_json, print_paths, results, say
+from dti_engine.commands.terminal import busy, output_folder, say
 from dti_engine.config import DtypeName, TrainConfig
 from dti_engine.evaluation.photographs.protocol import Protocol
 from dti_engine.evaluation.photographs.rows import Row, parse_methods, table_rows, training_configs
@@ -153,14 +153,12 @@ def evaluate_photographs(
     name = repeatable_name(weights, model.name)
     choices = replace(choices, slots=str(store.slots() or choices.slots))
     command = _command(found, name, choices, folder_of_subjects, folder)
-    (folder / "report.md").write_text(report(found, command=command), encoding="utf-8")
-    document = found.document()
-    (folder / "results.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
-    if as_json:
-        print_json(document)
-    else:
-        results.print(_summary(found))
-        print_paths([folder / name for name in ("report.md", "sheet.png", "results.json")])
+    tell(
+        folder,
+        report(found, command=command),
+        found.document(),
+        None if as_json else _summary(found),
+    )
 
 
 def _slots(

@@ -1,17 +1,19 @@
-"""What both studies of `dti evaluate` share: bars, and what weights are known by."""
+"""What both studies of `dti evaluate` share: bars, what weights are known by, what is written."""
 
 import hashlib
+import json
 import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dti_engine.commands.board import span
-from dti_engine.commands.terminal import notes, say
+from dti_engine.commands.terminal import notes, print_json, print_paths, results, say
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 
@@ -109,3 +111,18 @@ def repeatable_name(weights: str, name: str) -> str:
     # A short name goes before a folder of the same name.
     is_known = weights.partition("@")[0] in catalogue()
     return name if Path(weights).expanduser().exists() and not is_known else weights
+
+
+def tell(
+    folder: Path, report: str, document: Mapping[str, Any], summary: RenderableType | None
+) -> None:
+    """Write what came of a study beside its sheet.png; print a summary and where all is, or the
+    document as JSON if there is no summary.
+    """
+    (folder / "report.md").write_text(report, encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+    if summary is None:
+        print_json(document)
+    else:
+        results.print(summary)
+        print_paths([folder / name for name in ("report.md", "sheet.png", "results.json")])

@@ -101,14 +101,7 @@ def train(
             rich_help_panel=settings.PANEL,
         ),
     ] = "auto",
-    recompute: Annotated[
-        bool,
-        typer.Option(
-            "--recompute",
-            help="Save memory: compute activations twice; done anyway if they do not fit on CUDA.",
-            rich_help_panel=settings.PANEL,
-        ),
-    ] = False,
+    recompute: options.RecomputeOption = False,
     checkpoint_every: Annotated[
         int,
         typer.Option(

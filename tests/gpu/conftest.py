@@ -1,4 +1,4 @@
-"""Models on a CUDA device, and a small SDXL among them."""
+"""Models on a CUDA device, a small SDXL and a small SANA among them."""
 
 from collections.abc import Callable
 from pathlib import Path
