@@ -2,6 +2,14 @@
 
 ServiceError (DTIError)
 |-- SettingsError (ConfigurationError)  a setting or URL is malformed, or contradicts another
+|-- LedgerError
+|   |-- InvalidIdError (ValueError)     no tenant, job, item, token or worker is called that
+|   |-- ConflictError                   it contradicts what was asked for before
+|   |-- UnknownJobError                 the tenant has no such job, item or token
+|   |-- DeletedError                    it was deleted, for good
+|   |-- LeaseLostError                  others hold this worker for dead, and do its work
+|   |-- SupersededError                 the item has ended otherwise meanwhile
+|   `-- DamagedRecordError              an object is not what the ledger writes there
 `-- StorageError
     |-- InvalidKeyError (ValueError)    no store takes this key, prefix or page size
     |-- InvalidRangeError (ValueError)  the range begins at or beyond the end of the object
@@ -26,6 +34,38 @@ class ServiceError(DTIError):
 
 class SettingsError(ServiceError, ConfigurationError):
     """A setting or store URL is malformed, or contradicts another."""
+
+
+class LedgerError(ServiceError):
+    """The ledger did not do what it was asked for."""
+
+
+class InvalidIdError(LedgerError, ValueError):
+    """No tenant, job, item, token or worker is called that."""
+
+
+class ConflictError(LedgerError):
+    """It contradicts what was asked for before."""
+
+
+class UnknownJobError(LedgerError):
+    """The tenant has no such job, item or token."""
+
+
+class DeletedError(LedgerError):
+    """It was deleted, for good."""
+
+
+class LeaseLostError(LedgerError):
+    """Others hold this worker for dead, and do its work. It must stop, and begin as a new one."""
+
+
+class SupersededError(LedgerError):
+    """The item has ended otherwise meanwhile. Nothing was changed."""
+
+
+class DamagedRecordError(LedgerError):
+    """An object is not what the ledger writes there."""
 
 
 class StorageError(ServiceError):

@@ -35,6 +35,13 @@ class DirectorySettings(_Settings):
     root: Path
 
 
+class LedgerSettings(_Settings):
+    """How patient the ledger is. Times in seconds; the same for all processes of a service."""
+
+    lease: float = Field(default=60, gt=0, description="unrenewed so long, a worker is dead")
+    look: float = Field(default=2, gt=0, description="between two looks for work, if there is none")
+
+
 class S3Settings(_Settings):
     """Objects in a bucket. Times in seconds."""
 

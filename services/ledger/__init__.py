@@ -1,0 +1,1 @@
+"""Jobs, attempts and results as objects in a store: nothing lost, nothing twice."""

@@ -1,0 +1,105 @@
+"""Items of one job that a worker may try to claim next.
+
+Each worker goes through a job from a block and a place of its own, so that many seldom reach for
+the same item. What it saw is used for a few seconds; claims find out what has changed.
+"""
+
+import random
+from collections import deque
+from dataclasses import dataclass
+
+from services.ledger.control import Control
+from services.ledger.layout import Block, JobKeys, Place
+from services.ledger.ledger import Ledger
+from services.ledger.outcomes import Outcomes
+from services.ledger.rollups import read_outcomes
+from services.ledger.specs import Spec, read_spec
+from services.ledger.survey import take_survey
+
+_MOST_RELUCTANT = 8
+"""Times the usual pause before a job is looked through again that had nothing to do, again and
+again: there may be many whose items are all being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An item and the number that its next attempt would have."""
+
+    place: Place
+    number: int
+
+
+class Candidates:
+    """Of one job, for one worker."""
+
+    def __init__(self, ledger: Ledger, keys: JobKeys, chance: random.Random) -> None:
+        self.keys = keys
+        self._ledger = ledger
+        self._chance = chance
+        self._spec: Spec | None = None
+        self._control: Control | None = None
+        self._outcomes: Outcomes | None = None
+        self._blocks: deque[Block] = deque()
+        self._waiting: deque[Candidate] = deque()
+        self._looked = float("-inf")
+        self._empty_until = float("-inf")
+        self._reluctance = 1
+
+    @property
+    def spec(self) -> Spec:
+        """Raises: UnknownJobError, DeletedError."""
+        if self._spec is None:
+            self._spec = read_spec(self._ledger, self.keys)
+        return self._spec
+
+    def next(self) -> Candidate | None:
+        """One more. None: there is nothing now, so look elsewhere for a while."""
+        now, patience = self._ledger.clock(), self._ledger.settings.look
+        if now < self._empty_until:
+            return None
+        if now - self._looked > patience:
+            self._waiting.clear()
+            self._look_for_blocks()
+        while not self._waiting and self._blocks:
+            self._survey(self._blocks[0])
+            if not self._waiting:
+                self._blocks.popleft()
+        if self._waiting:
+            self._reluctance = 1
+            return self._waiting.popleft()
+        self._looked = float("-inf")
+        self._empty_until = now + patience * self._reluctance
+        self._reluctance = min(2 * self._reluctance, _MOST_RELUCTANT)
+        return None
+
+    def put_back(self, candidate: Candidate) -> None:
+        """It was not tried."""
+        self._waiting.append(candidate)
+
+    def _look_for_blocks(self) -> None:
+        control, outcomes = read_outcomes(self._ledger, self.keys, self.spec.record.count)
+        self._control, self._outcomes = control, outcomes
+        # The block that we are in comes first again.
+        here = self._blocks[0] if self._blocks else None
+        blocks = [] if control.cancelled or control.deleted else outcomes.open_blocks()
+        if here is not None and here in blocks:
+            start = blocks.index(here)
+        else:
+            start = self._chance.randrange(len(blocks)) if blocks else 0
+        self._blocks = deque(blocks[start:] + blocks[:start])
+        self._looked = self._ledger.clock()
+
+    def _survey(self, block: Block) -> None:
+        assert self._control is not None
+        assert self._outcomes is not None
+        survey = take_survey(self._ledger, self.keys, block)
+        found: list[Candidate] = []
+        for index in self._outcomes.open_items(block):
+            if index in survey.results or index in self._control.deleted_items:
+                continue
+            if survey.running(index):
+                continue
+            before = survey.attempts.get(index)
+            found.append(Candidate(Place(block.round, index), before.number + 1 if before else 1))
+        start = self._chance.randrange(len(found)) if found else 0
+        self._waiting.extend(found[start:] + found[:start])

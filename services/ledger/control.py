@@ -1,0 +1,56 @@
+"""What has been asked for about a job since it was submitted: to cancel, retry or delete."""
+
+import json
+from dataclasses import dataclass
+
+from services.ledger.layout import JobKeys
+from services.ledger.ledger import Ledger
+from services.ledger.records import OrderRecord, pack, unpack
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """All orders that stood there at one moment."""
+
+    cancelled: bool
+    deleted: bool
+    """The whole job."""
+    deleted_items: frozenset[int]
+    retries: int
+    """Rounds after the first."""
+
+    def is_deleted(self, index: int) -> bool:
+        return self.deleted or index in self.deleted_items
+
+    @property
+    def rounds(self) -> range:
+        return range(self.retries + 1)
+
+
+def read_control(ledger: Ledger, keys: JobKeys) -> Control:
+    """One listing. Whoever must not act against an order reads it after the last moment at which
+    the order could have gone unseen: a worker after its claim, a supervisor before its survey.
+    """
+    names = {head.key[len(keys.control) :] for head in ledger.heads(keys.control)}
+    return Control(
+        cancelled="cancel" in names,
+        deleted="deleted" in names,
+        deleted_items=frozenset(int(name[5:]) for name in names if name.startswith("item.")),
+        retries=sum(name.startswith("retry.") for name in names),
+    )
+
+
+def order(ledger: Ledger, key: str, by: str, payload: bytes = b"") -> bool:
+    """Whether the order was given now; False: it stands already."""
+    record = OrderRecord(nonce=ledger.ids.nonce(), by=by)
+    return ledger.create(key, pack(record, payload)) is not None
+
+
+def pack_members(indices: list[int]) -> bytes:
+    return json.dumps(indices, separators=(",", ":")).encode()
+
+
+def read_members(ledger: Ledger, keys: JobKeys, round_: int) -> list[int]:
+    """The items of a round of retries, in order."""
+    key = keys.retry(round_)
+    return json.loads(unpack(key, ledger.store.read(key).body, OrderRecord)[1])

@@ -1,0 +1,127 @@
+"""Deletion, for good: an order first, which stops all that begins later, then tombstones over what
+there is, which all that runs still meets at its commit.
+
+Each of these may end half-way: the order stands, and calling again, or a sweep, does the rest.
+"""
+
+from services.errors import DeletedError, UnknownJobError
+from services.ledger import layout
+from services.ledger.checkpoints import remove_checkpoints
+from services.ledger.control import order, read_control, read_members
+from services.ledger.ids import parse_token_id
+from services.ledger.layout import JobKeys, Place, parse_place
+from services.ledger.ledger import Ledger
+from services.ledger.records import Tombstone, pack, unpack_outcome, unpack_spec
+from services.ledger.specs import read_job, unknown
+
+
+def delete_token(ledger: Ledger, tenant: str, token: str, by: str = "") -> None:
+    """Delete a learned token, and all else that its item has made.
+
+    Raises: InvalidIdError, UnknownJobError. Of a job that was deleted, it is deleted.
+    """
+    job, _, index = parse_token_id(token)
+    try:
+        delete_item(ledger, tenant, job, index, by)
+    except DeletedError:
+        return
+
+
+def delete_item(ledger: Ledger, tenant: str, job: str, index: int, by: str = "") -> None:
+    """Delete one item's results and checkpoints, of every round, whether it has ended or not.
+
+    Raises: UnknownJobError, DeletedError (of the whole job).
+    """
+    keys = JobKeys(tenant, job)
+    if not 0 <= index < read_job(ledger, keys)[1].count:
+        raise UnknownJobError(f"job {job} has no item {index}")
+    order(ledger, keys.item_deletion(index), by)
+    for place in places_of(ledger, keys, index):
+        finish_item(ledger, keys, place)
+
+
+def delete_job(ledger: Ledger, tenant: str, job: str, by: str = "") -> None:
+    """Delete a job with all that it has made. Again is fine.
+
+    Raises: UnknownJobError.
+    """
+    keys = JobKeys(tenant, job)
+    if not ledger.exists(keys.spec):
+        raise unknown(keys)
+    order(ledger, keys.deletion, by)
+    finish_job(ledger, keys)
+
+
+def delete_tenant(ledger: Ledger, tenant: str, by: str = "") -> None:
+    """Delete a tenant with all its data, and let it make no more. Again is fine."""
+    order(ledger, layout.tenant_deletion(tenant), by)
+    finish_tenant(ledger, tenant)
+
+
+def places_of(ledger: Ledger, keys: JobKeys, index: int) -> list[Place]:
+    """The rounds that an item is in. Read after the order to delete it: a round that is made later
+    begins nothing with it.
+    """
+    retries = [
+        round_
+        for round_ in range(1, read_control(ledger, keys).retries + 1)
+        if index in read_members(ledger, keys, round_)
+    ]
+    return [Place(round_, index) for round_ in (0, *retries)]
+
+
+def finish_item(ledger: Ledger, keys: JobKeys, place: Place) -> None:
+    """Put a tombstone over an item's result, or in its place, in a round."""
+    _bury(ledger, keys.result(place))
+    remove_checkpoints(ledger, keys, place)
+
+
+def finish_job(ledger: Ledger, keys: JobKeys) -> None:
+    """Do what the order to delete a job says. Tombstones stay where a worker that was stopped may
+    wake up one day, and commit.
+    """
+    if found := ledger.find(keys.spec):
+        head, body = found
+        if not isinstance(unpack_spec(keys.spec, body)[0], Tombstone):
+            ledger.swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), head.etag)
+    begun = {
+        parse_place(head.key[len(prefix) :])[0]
+        for prefix in (keys.attempts, keys.results)
+        for head in ledger.heads(prefix)
+    }
+    ledger.gather(lambda place: _bury(ledger, keys.result(place)), sorted(begun))
+    rest = [
+        head.key
+        for prefix in (keys.checkpoints, keys.attempts, keys.rollup)
+        for head in ledger.heads(prefix)
+    ]
+    ledger.gather(ledger.store.delete, rest)
+
+
+def finish_tenant(ledger: Ledger, tenant: str) -> None:
+    """Do what the order to delete a tenant says."""
+    for job in list(ledger.folders(layout.jobs_of(tenant))):
+        keys = JobKeys(tenant, job)
+        order(ledger, keys.deletion, "")
+        finish_job(ledger, keys)
+    jobs, kept = layout.jobs_of(tenant), layout.tenant_deletion(tenant)
+    rest = [
+        head.key
+        for head in ledger.heads(layout.tenant_folder(tenant))
+        if head.key != kept and not head.key.startswith(jobs)
+    ]
+    ledger.gather(ledger.store.delete, rest)
+
+
+def _bury(ledger: Ledger, key: str) -> None:
+    while True:
+        tombstone = pack(Tombstone(nonce=ledger.ids.nonce()))
+        if not (found := ledger.find(key)):
+            if ledger.create(key, tombstone):
+                return
+            continue
+        head, body = found
+        if isinstance(unpack_outcome(key, body)[0], Tombstone):
+            return
+        if ledger.swap(key, tombstone, head.etag):
+            return

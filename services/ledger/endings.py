@@ -1,0 +1,77 @@
+"""How attempts and items end. Each end is created once: the first to write it has written it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from services.jobs import ItemState
+from services.ledger.layout import JobKeys, Place
+from services.ledger.ledger import Ledger
+from services.ledger.records import (
+    EndedRecord,
+    ResultRecord,
+    Tombstone,
+    pack,
+    shortened,
+    unpack,
+    unpack_outcome,
+)
+
+Cause = Literal["failed", "lost", "released"]
+
+
+def end_attempt(
+    ledger: Ledger, keys: JobKeys, place: Place, number: int, cause: Cause, reason: str
+) -> None:
+    """Say that an attempt came to nothing, unless that has been said."""
+    record = EndedRecord(nonce=ledger.ids.nonce(), cause=cause, reason=shortened(reason))
+    ledger.create(keys.ended(place, number), pack(record))
+
+
+def read_ends(ledger: Ledger, keys: JobKeys, place: Place, last: int) -> tuple[EndedRecord, ...]:
+    """How attempts 1 to `last` came to nothing, those that did."""
+    ended: list[EndedRecord] = []
+    for number in range(1, last + 1):
+        key = keys.ended(place, number)
+        if found := ledger.find(key):
+            ended.append(unpack(key, found[1], EndedRecord)[0])
+    return tuple(ended)
+
+
+def count_failures(ends: Sequence[EndedRecord]) -> int:
+    """Those that count towards `max_attempts`: what was given back unharmed does not."""
+    return sum(ended.cause != "released" for ended in ends)
+
+
+def fail_exhausted(
+    ledger: Ledger, keys: JobKeys, place: Place, ends: Sequence[EndedRecord]
+) -> ItemState:
+    """End an item that was tried often enough, and return how it has ended."""
+    return close(
+        ledger, keys, place, "failed", len(ends), ends[-1].reason if ends else "never claimed"
+    )
+
+
+def close(
+    ledger: Ledger,
+    keys: JobKeys,
+    place: Place,
+    status: Literal["failed", "cancelled"],
+    attempt: int,
+    reason: str = "",
+) -> ItemState:
+    """End an item without a worker, and return how it has ended: perhaps otherwise, meanwhile."""
+    record = ResultRecord(
+        nonce=ledger.ids.nonce(), status=status, attempt=attempt, reason=shortened(reason)
+    )
+    if ledger.create(keys.result(place), pack(record)):
+        return ItemState(status)
+    return read_state(ledger, keys, place)
+
+
+def read_state(ledger: Ledger, keys: JobKeys, place: Place) -> ItemState:
+    """How an item ended in a round in which it has."""
+    line = ledger.find_line(keys.result(place))
+    record = unpack_outcome(line[0].key, line[1])[0] if line else None
+    if record is None or isinstance(record, Tombstone):
+        return ItemState.DELETED
+    return ItemState(record.status)

@@ -1,0 +1,166 @@
+"""Where everything lies. No other file knows a key.
+
+    t/{tenant}/deleted                          the tenant was deleted
+    t/{tenant}/idempotency/{sha256}             create-once: which job an Idempotency-Key made
+    t/{tenant}/jobs/{job}/spec                  create-once; a tombstone once the job is deleted
+    t/{tenant}/jobs/{job}/control/cancel        create-once, as all of control/
+                                  deleted       the whole job
+                                  item.{i}      one item, in every round
+                                  retry.{r}     the failed items that make up round r
+    t/{tenant}/jobs/{job}/attempts/{r}.{i}.{n}  create-once: the claim
+                                       ....ended   create-once: how the attempt ended without result
+    t/{tenant}/jobs/{job}/checkpoints/{r}.{i}.{n}  by its one owner, in a chain of swaps
+    t/{tenant}/jobs/{job}/results/{r}.{i}       create-once: the commit; then at most a tombstone
+    t/{tenant}/jobs/{job}/rollup                by swaps; can be rebuilt from the rest
+    queue/{pool}/{tenant}/{job}                 hints, oldest job first; can be rebuilt from jobs/
+    service/workers/{worker}                    one lease a worker, in a chain of swaps
+
+Rounds r, indices i and attempts n have leading zeros, so that listings are in their order. Items of
+a round lie in *blocks* of 1000, which have a prefix and so a listing of their own.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from services.ledger.ids import check_job, check_tenant, oldest_first
+
+BLOCK = 1000
+"""Items of a block. Its listing of results fits on one page."""
+
+MAX_ROUNDS = 100
+MAX_ATTEMPTS = 99
+"""Of one item in one round, however they end: two digits."""
+
+WORKERS = "service/workers/"
+QUEUE = "queue/"
+TENANTS = "t/"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """One item of a job in one round."""
+
+    round: int
+    index: int
+
+    @property
+    def block(self) -> "Block":
+        return Block(self.round, self.index // BLOCK)
+
+    def __str__(self) -> str:
+        return f"{self.round:02d}.{self.index:05d}"
+
+
+class Block(NamedTuple):
+    """A thousand items of a job in one round."""
+
+    round: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.round:02d}.{self.number:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobKeys:
+    """Keys of one job. Raises: InvalidIdError for names that are none."""
+
+    tenant: str
+    job: str
+
+    def __post_init__(self) -> None:
+        check_tenant(self.tenant)
+        check_job(self.job)
+
+    @property
+    def folder(self) -> str:
+        return f"{jobs_of(self.tenant)}{self.job}/"
+
+    @property
+    def spec(self) -> str:
+        return f"{self.folder}spec"
+
+    @property
+    def rollup(self) -> str:
+        return f"{self.folder}rollup"
+
+    @property
+    def control(self) -> str:
+        return f"{self.folder}control/"
+
+    @property
+    def cancellation(self) -> str:
+        return f"{self.control}cancel"
+
+    @property
+    def deletion(self) -> str:
+        return f"{self.control}deleted"
+
+    def item_deletion(self, index: int) -> str:
+        return f"{self.control}item.{index:05d}"
+
+    def retry(self, round_: int) -> str:
+        return f"{self.control}retry.{round_:02d}"
+
+    @property
+    def attempts(self) -> str:
+        return f"{self.folder}attempts/"
+
+    def attempt(self, place: Place, number: int) -> str:
+        return f"{self.attempts}{place}.{number:02d}"
+
+    def ended(self, place: Place, number: int) -> str:
+        return f"{self.attempt(place, number)}.ended"
+
+    @property
+    def results(self) -> str:
+        return f"{self.folder}results/"
+
+    def result(self, place: Place) -> str:
+        return f"{self.results}{place}"
+
+    @property
+    def checkpoints(self) -> str:
+        return f"{self.folder}checkpoints/"
+
+    def checkpoint(self, place: Place, number: int) -> str:
+        return f"{self.checkpoints}{place}.{number:02d}"
+
+
+def parse_place(name: str) -> tuple[Place, list[str]]:
+    """Of a name behind `attempts`, `checkpoints` or `results`: the item, and the parts after it."""
+    round_, index, *rest = name.split(".")
+    return Place(int(round_), int(index)), rest
+
+
+def tenant_folder(tenant: str) -> str:
+    return f"{TENANTS}{check_tenant(tenant)}/"
+
+
+def tenant_deletion(tenant: str) -> str:
+    return f"{tenant_folder(tenant)}deleted"
+
+
+def jobs_of(tenant: str) -> str:
+    return f"{tenant_folder(tenant)}jobs/"
+
+
+def idempotency(tenant: str, key: str) -> str:
+    return f"{tenant_folder(tenant)}idempotency/{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def pool_queue(pool: str) -> str:
+    return f"{QUEUE}{pool}/"
+
+
+def tenant_queue(pool: str, tenant: str) -> str:
+    return f"{pool_queue(pool)}{tenant}/"
+
+
+def hint(pool: str, tenant: str, job: str) -> str:
+    return f"{tenant_queue(pool, tenant)}{oldest_first(job)}"
+
+
+def lease(worker: str) -> str:
+    return f"{WORKERS}{worker}"

@@ -1,0 +1,170 @@
+"""One lease a worker: who lives, and what at.
+
+A worker renews its lease a few times within its length, by swaps, so that it learns when somebody
+broke it. Whether a lease is over is judged by the store's clock alone. Breaking it is a swap too,
+on top of the version that was found too old: if the worker renewed it meanwhile, it stays whole.
+"""
+
+import threading
+from datetime import timedelta
+
+from pydantic import JsonValue
+
+from services.errors import LeaseLostError, NotFoundError, PreconditionFailedError
+from services.ledger import layout
+from services.ledger.ledger import Ledger
+from services.ledger.records import Held, LeaseRecord, pack, unpack
+from services.ledger.writing import create_once, swap
+from services.storage.interface import Head
+
+_ROUNDING = timedelta(seconds=1)
+"""S3 tells times in whole seconds."""
+
+
+class Lease:
+    """A worker's own. `renew` is for one thread; the others for any."""
+
+    def __init__(self, ledger: Ledger, pool: str) -> None:
+        self.worker = ledger.ids.worker()
+        self._ledger = ledger
+        self._pool = pool
+        self._version = 0
+        self._etag = ""
+        self._lock = threading.Lock()
+        self._holds: dict[tuple[str, str, int, int, int], Held] = {}
+        self._renewed = 0.0
+        self.lost = False
+        """Somebody broke it: for good."""
+
+    @property
+    def fresh(self) -> bool:
+        """Renewed so lately that nobody can have broken it. By this host's clock, so it is a reason
+        to begin nothing new, and never one to believe anything.
+        """
+        age = self._ledger.clock() - self._renewed
+        return bool(self._etag) and not self.lost and age < self._ledger.settings.lease / 2
+
+    def begin(self) -> None:
+        """Write it for the first time. Before any claim."""
+        begun = self._ledger.clock()
+        key, body = layout.lease(self.worker), self._body("held")
+        if not (etag := create_once(self._ledger.leases, key, body)):
+            raise LeaseLostError(f"a lease of worker {self.worker} stands there already")
+        self._etag, self._renewed = etag, begun
+
+    def hold(self, held: Held) -> None:
+        """Name an attempt from the next renewal on, or tell its progress."""
+        with self._lock:
+            self._holds[_key(held)] = held
+
+    def drop(self, held: Held) -> None:
+        """Name it no more. If it has no end by then, others will give it one."""
+        with self._lock:
+            self._holds.pop(_key(held), None)
+
+    def names(self, held: Held) -> bool:
+        """Whether it is named."""
+        with self._lock:
+            return _key(held) in self._holds
+
+    def tell(self, held: Held, progress: dict[str, JsonValue]) -> None:
+        """Progress of an attempt, to be seen from the next renewal on."""
+        with self._lock:
+            if _key(held) in self._holds:
+                self._holds[_key(held)] = held.model_copy(update={"progress": progress})
+
+    def renew(self) -> None:
+        """Show that the worker lives.
+
+        Raises: LeaseLostError if somebody broke it. UnavailableError if the store does not answer:
+        try again, it may still hold.
+        """
+        self._swap("held")
+
+    def release(self) -> None:
+        """Say that the worker ends, so that nobody waits for its lease to run out."""
+        self._swap("released")
+
+    def _swap(self, state: str) -> None:
+        if self.lost:
+            raise LeaseLostError(f"the lease of worker {self.worker} was broken")
+        while True:
+            begun = self._ledger.clock()
+            key, body = layout.lease(self.worker), self._body(state)
+            if etag := swap(self._ledger.leases, key, body, self._etag):
+                self._etag, self._renewed = etag, begun
+                return
+            self._etag = self._version_of_ours()
+
+    def _version_of_ours(self) -> str:
+        """The ETag that stands there, if it is an earlier renewal, whose answer was lost."""
+        key = layout.lease(self.worker)
+        try:
+            there = self._ledger.leases.read(key)
+        except NotFoundError:
+            there = None
+        if there is None or unpack(key, there.body, LeaseRecord)[0].state != "held":
+            self.lost = True
+            raise LeaseLostError(
+                f"the lease of worker {self.worker} was broken: it was not renewed within "
+                f"{self._ledger.settings.lease:g} s; its attempts are others' now"
+            )
+        return there.head.etag
+
+    def _body(self, state: str) -> bytes:
+        self._version += 1
+        with self._lock:
+            holds = tuple(self._holds.values())
+        return pack(
+            LeaseRecord.model_validate(
+                {
+                    "nonce": self._ledger.ids.nonce(),
+                    "worker": self.worker,
+                    "pool": self._pool,
+                    "version": self._version,
+                    "seconds": self._ledger.settings.lease,
+                    "state": state,
+                    "holds": holds,
+                }
+            )
+        )
+
+
+def over(head: Head, record: LeaseRecord) -> bool:
+    """Whether a lease that was read may be broken."""
+    return head.age > timedelta(seconds=record.seconds) + _ROUNDING
+
+
+def read_lease(ledger: Ledger, worker: str) -> tuple[Head, LeaseRecord] | None:
+    """A worker's lease, or None."""
+    key = layout.lease(worker)
+    try:
+        there = ledger.leases.read(key)
+    except NotFoundError:
+        return None
+    return there.head, unpack(key, there.body, LeaseRecord)[0]
+
+
+def break_lease(ledger: Ledger, head: Head, record: LeaseRecord) -> bool:
+    """Whether a lease that is over is broken now; False: it was renewed, or another did it."""
+    broken = record.model_copy(
+        update={
+            "nonce": ledger.ids.nonce(),
+            "version": record.version + 1,
+            "state": "broken",
+            "holds": (),
+        }
+    )
+    return swap(ledger.leases, head.key, pack(broken), head.etag) is not None
+
+
+def forget_lease(ledger: Ledger, head: Head) -> None:
+    """Remove a broken or released lease: nobody writes it any more."""
+    try:
+        ledger.leases.delete_if(head.key, expected=head.etag)
+    except PreconditionFailedError:
+        return
+
+
+def _key(held: Held) -> tuple[str, str, int, int, int]:
+    return held.tenant, held.job, held.round, held.index, held.number

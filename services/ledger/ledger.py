@@ -1,0 +1,104 @@
+"""The ledger as one process has it open: the stores, names, and the few ways to write and read.
+
+Those who use it are `submissions` (ask), `reading` (see), `worker` (do) and `supervisor` (mend).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from services.errors import NotFoundError
+from services.ledger.ids import Ids
+from services.ledger.records import HEAD
+from services.ledger.writing import create_once, swap
+from services.settings import LedgerSettings
+from services.storage.interface import Head, Page, Store
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Gather(Protocol):
+    """Applies a function to each of many, in any order, and returns the answers in theirs."""
+
+    def __call__(self, function: Callable[[A], B], over: Sequence[A], /) -> list[B]: ...
+
+
+def in_threads(function: Callable[[A], B], over: Sequence[A]) -> list[B]:
+    """Requests side by side, since each mostly waits for its answer."""
+    if len(over) < 2:
+        return [function(one) for one in over]
+    with ThreadPoolExecutor(max_workers=min(16, len(over))) as pool:
+        return list(pool.map(function, over))
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Safe to share between threads; each process opens its own."""
+
+    store: Store
+    leases: Store
+    """The same objects over connections of their own."""
+    settings: LedgerSettings = field(default_factory=LedgerSettings)
+    ids: Ids = field(default_factory=Ids)
+    gather: Gather = in_threads
+    clock: Callable[[], float] = time.monotonic
+    """This host's, in seconds: for how often to look, never for whose lease is over."""
+
+    @classmethod
+    def on(cls, store: Store, settings: LedgerSettings | None = None) -> "Ledger":
+        """The ledger in a store."""
+        return cls(store, store.for_leases(), settings or LedgerSettings())
+
+    def create(self, key: str, body: bytes) -> str | None:
+        """The ETag of these bytes, created now; None: others stand there."""
+        return create_once(self.store, key, body)
+
+    def swap(self, key: str, body: bytes, expected: str) -> str | None:
+        """The new ETag; None: it was not at `expected`."""
+        return swap(self.store, key, body, expected)
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.store.head(key)
+        except NotFoundError:
+            return False
+        return True
+
+    def find(self, key: str) -> tuple[Head, bytes] | None:
+        """An object whole, or None."""
+        try:
+            found = self.store.read(key)
+        except NotFoundError:
+            return None
+        return found.head, found.body
+
+    def find_line(self, key: str) -> tuple[Head, bytes] | None:
+        """The same without most of its payload."""
+        try:
+            found = self.store.read(key, length=HEAD)
+            if b"\n" not in found.body:
+                found = self.store.read(key)
+        except NotFoundError:
+            return None
+        return found.head, found.body
+
+    def pages(self, prefix: str, after: str = "", **how: Any) -> Iterable[Page]:
+        """A listing to its end."""
+        cursor: str | None = after
+        while cursor is not None:
+            page = self.store.list(prefix, after=cursor, **how)
+            yield page
+            cursor = page.next
+
+    def heads(self, prefix: str) -> list[Head]:
+        """All objects whose keys begin so."""
+        return [head for page in self.pages(prefix) for head in page.objects]
+
+    def folders(self, prefix: str) -> Iterable[str]:
+        """The names that stand right behind `prefix`, before a slash."""
+        for page in self.pages(prefix, delimiter="/"):
+            for common in page.prefixes:
+                yield common[len(prefix) : -1]

@@ -1,0 +1,112 @@
+"""What clients ask for: to make a job, cancel it, or try its failed items again."""
+
+from dataclasses import dataclass
+
+from services.errors import ConflictError, DeletedError
+from services.jobs import ItemState, JobRequest
+from services.ledger import layout
+from services.ledger.control import order, pack_members
+from services.ledger.ids import check_tenant
+from services.ledger.layout import JobKeys
+from services.ledger.ledger import Ledger
+from services.ledger.queue import enqueue
+from services.ledger.records import AcceptedRecord, Tombstone, pack, unpack, unpack_spec
+from services.ledger.rollups import read_standings
+from services.ledger.specs import pack_spec, read_job
+
+MAX_KEY = 255
+"""Characters of an Idempotency-Key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """The job that a request made."""
+
+    job: str
+    created: bool
+    """By this call; False: an earlier one with the same key did."""
+
+
+def submit(ledger: Ledger, tenant: str, key: str, request: JobRequest) -> Submission:
+    """Make a job, once for all calls with this `key`. When it returns, the job is kept and will be
+    found by workers. After any error, call it again.
+
+    Raises: ConflictError if the key made a job of another request; DeletedError if that job, or
+    the tenant, was deleted since.
+    """
+    check_tenant(tenant)
+    if not 1 <= len(key) <= MAX_KEY:
+        raise ConflictError(
+            f"an Idempotency-Key of {len(key)} characters was given: give 1 to {MAX_KEY}"
+        )
+    job = _accept(ledger, tenant, key, request.digest())
+    keys = JobKeys(tenant, job)
+    created = ledger.create(keys.spec, pack_spec(request, ledger.ids.nonce())) is not None
+    if not created:
+        read_job(ledger, keys)
+    enqueue(ledger, request.pool, tenant, job)
+    # After the spec, so that whoever deletes the tenant sees the job, or we see that they do.
+    if ledger.exists(layout.tenant_deletion(tenant)):
+        _withdraw(ledger, keys)
+        raise DeletedError(f"tenant {tenant} was deleted")
+    return Submission(job, created)
+
+
+def cancel(ledger: Ledger, tenant: str, job: str, by: str = "") -> bool:
+    """End a job early: no attempt begins from now on, and those that run are stopped. What has
+    succeeded stays. Whether it was this call that did it.
+
+    Raises: UnknownJobError, DeletedError.
+    """
+    keys = JobKeys(tenant, job)
+    read_job(ledger, keys)
+    return order(ledger, keys.cancellation, by)
+
+
+def retry(ledger: Ledger, tenant: str, job: str, by: str = "") -> int:
+    """Let the failed items of a job be tried again, as often as at first, and return how many.
+
+    Raises: ConflictError if the job was cancelled; UnknownJobError, DeletedError.
+    """
+    keys = JobKeys(tenant, job)
+    _, record = read_job(ledger, keys)
+    while True:
+        standings = read_standings(ledger, keys, record.count)
+        if standings.control.cancelled:
+            raise ConflictError(f"job {job} was cancelled: submit its items anew")
+        failed = [i for i, state in enumerate(standings.states()) if state is ItemState.FAILED]
+        if not failed:
+            return 0
+        round_ = standings.control.retries + 1
+        if round_ >= layout.MAX_ROUNDS:
+            raise ConflictError(
+                f"job {job} was retried {round_ - 1} times, which is all: submit its items anew"
+            )
+        if order(ledger, keys.retry(round_), by, pack_members(failed)):
+            # After the order: whoever takes the hint away because all had ended, looks once more.
+            enqueue(ledger, record.pool, tenant, job)
+            return len(failed)
+
+
+def _accept(ledger: Ledger, tenant: str, key: str, digest: str) -> str:
+    """The job that belongs to a key, from now on if need be."""
+    place = layout.idempotency(tenant, key)
+    ours = AcceptedRecord(nonce=ledger.ids.nonce(), digest=digest, job=ledger.ids.job())
+    if ledger.create(place, pack(ours)):
+        return ours.job
+    theirs, _ = unpack(place, ledger.store.read(place).body, AcceptedRecord)
+    if theirs.digest != digest:
+        raise ConflictError(
+            f"Idempotency-Key {key!r} was used for another request, which made job {theirs.job}: "
+            "use a new key for a new request"
+        )
+    return theirs.job
+
+
+def _withdraw(ledger: Ledger, keys: JobKeys) -> None:
+    """Take back a job of a tenant who is being deleted."""
+    order(ledger, keys.deletion, "")
+    if found := ledger.find(keys.spec):
+        head, body = found
+        if not isinstance(unpack_spec(keys.spec, body)[0], Tombstone):
+            ledger.swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), head.etag)

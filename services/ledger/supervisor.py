@@ -1,0 +1,126 @@
+"""What has to be done again and again so that nothing is forgotten. Any process may do it, several
+at once too; what one does twice is done once.
+"""
+
+from dataclasses import dataclass, field
+
+from services.errors import DamagedRecordError, DeletedError, UnknownJobError
+from services.ledger import layout
+from services.ledger.control import read_control
+from services.ledger.deletion import finish_item, finish_job, finish_tenant, places_of
+from services.ledger.layout import JobKeys, parse_place
+from services.ledger.ledger import Ledger
+from services.ledger.queue import all_queued, dequeue, enqueue
+from services.ledger.records import JobRecord, RollupRecord, unpack
+from services.ledger.recovery import recover_job
+from services.ledger.rollups import Standings, save
+from services.ledger.specs import read_job
+from services.ledger.workforce import Workforce, forget_the_dead
+
+
+@dataclass
+class Pass:
+    """What was seen while the queue was gone through."""
+
+    jobs: int = 0
+    finished: int = 0
+    open_items: dict[str, int] = field(default_factory=dict)
+    """Items that have not ended, by pool: what the size of a pool goes by."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Jobs that could not be brought forward, and why; the others were."""
+
+
+class Supervisor:
+    """Brings all queued jobs forward (`recover`, every few seconds), and mends what crashes left
+    behind (`sweep`, at the start and every hour or so).
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._workforce = Workforce(ledger)
+
+    def recover(self) -> Pass:
+        """Go through the queue once. Raises: UnavailableError: call it again."""
+        self._workforce.look_again()
+        seen = Pass()
+        for pool, tenant, job in all_queued(self._ledger):
+            keys = JobKeys(tenant, job)
+            seen.jobs += 1
+            try:
+                standings = self._bring_forward(keys, pool)
+            except (DeletedError, UnknownJobError):
+                dequeue(self._ledger, pool, tenant, job)
+                seen.finished += 1
+            except DamagedRecordError as error:
+                seen.damaged[job] = str(error)
+            else:
+                left = sum(1 for _ in standings.open_places())
+                seen.open_items[pool] = seen.open_items.get(pool, 0) + left
+                seen.finished += not left
+        forget_the_dead(self._ledger)
+        return seen
+
+    def sweep(self) -> None:
+        """Go through all jobs of all tenants: put hints back for those that have not ended, finish
+        deletions, remove checkpoints of items that have ended.
+
+        Raises: UnavailableError: call it again.
+        """
+        for tenant in list(self._ledger.folders(layout.TENANTS)):
+            if self._ledger.exists(layout.tenant_deletion(tenant)):
+                finish_tenant(self._ledger, tenant)
+                continue
+            for job in list(self._ledger.folders(layout.jobs_of(tenant))):
+                self._sweep_job(JobKeys(tenant, job))
+
+    def _bring_forward(self, keys: JobKeys, pool: str) -> Standings:
+        _, job = read_job(self._ledger, keys)
+        standings = recover_job(self._ledger, keys, job, self._workforce)
+        done = not any(True for _ in standings.open_places())
+        if standings.found or done != standings.complete:
+            save(self._ledger, standings, complete=done)
+        if done:
+            dequeue(self._ledger, pool, keys.tenant, keys.job)
+            # A retry that was asked for meanwhile has put a hint there, which is gone now.
+            if read_control(self._ledger, keys).retries > standings.control.retries:
+                enqueue(self._ledger, pool, keys.tenant, keys.job)
+        return standings
+
+    def _sweep_job(self, keys: JobKeys) -> None:
+        control = read_control(self._ledger, keys)
+        try:
+            _, job = read_job(self._ledger, keys)
+        except UnknownJobError:
+            return
+        except DeletedError:
+            finish_job(self._ledger, keys)
+            return
+        if control.deleted:
+            finish_job(self._ledger, keys)
+            return
+        for index in control.deleted_items:
+            for place in places_of(self._ledger, keys, index):
+                finish_item(self._ledger, keys, place)
+        if not self._is_complete(keys, control.retries):
+            self._requeue(keys, job)
+        self._remove_checkpoints(keys)
+
+    def _is_complete(self, keys: JobKeys, retries: int) -> bool:
+        found = self._ledger.find(keys.rollup)
+        if not found:
+            return False
+        try:
+            record, payload = unpack(keys.rollup, found[1], RollupRecord)
+        except DamagedRecordError:
+            return False
+        return record.complete and payload.count(b"\n") >= retries
+
+    def _requeue(self, keys: JobKeys, job: JobRecord) -> None:
+        if not self._ledger.exists(layout.hint(job.pool, keys.tenant, keys.job)):
+            enqueue(self._ledger, job.pool, keys.tenant, keys.job)
+
+    def _remove_checkpoints(self, keys: JobKeys) -> None:
+        for head in self._ledger.heads(keys.checkpoints):
+            place, _ = parse_place(head.key[len(keys.checkpoints) :])
+            if self._ledger.exists(keys.result(place)):
+                self._ledger.store.delete(head.key)
