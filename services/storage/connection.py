@@ -5,6 +5,8 @@ keeps a deadline nor says whether a failed write may have been applied, and does
 409 (conditional writes at the same time: nobody has won yet).
 """
 
+import random
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -55,11 +57,25 @@ _LOST = (
 class Connection:
     """One client with a pool of its own, and the patience of its settings."""
 
-    def __init__(self, settings: S3Settings) -> None:
-        """Connects to nothing yet. Raises: SettingsError if boto3 makes no client of it."""
+    def __init__(
+        self,
+        settings: S3Settings,
+        *,
+        make_client: "Callable[[S3Settings], S3Client] | None" = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """Connects to nothing yet. `make_client` stands in for boto3, the rest is as `persist` has
+        it.
+
+        Raises: SettingsError if boto3 makes no client of it.
+        """
         self.url = f"s3://{settings.bucket}/{settings.prefix}".removesuffix("/")
-        self.client = _client(settings)
+        self.client = (make_client or _client)(settings)
         self._settings = settings
+        self._make_client = make_client
+        self._sleep, self._clock, self._jitter = sleep, clock, jitter
 
     def call(self, what: str, operation: Callable[[], T], *, write: bool = False) -> T:
         """Do `operation`, a request of `client`, again while the server does not answer.
@@ -88,6 +104,19 @@ class Connection:
             f"{what} in {self.url}",
             attempts=self._settings.attempts,
             deadline=self._settings.deadline,
+            sleep=self._sleep,
+            clock=self._clock,
+            jitter=self._jitter,
+        )
+
+    def for_leases(self) -> "Connection":
+        """A client of its own to the same server, given up on early."""
+        return Connection(
+            self._settings.for_leases(),
+            make_client=self._make_client,
+            sleep=self._sleep,
+            clock=self._clock,
+            jitter=self._jitter,
         )
 
 

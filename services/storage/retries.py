@@ -32,6 +32,7 @@ def persist(
     deadline: float,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
+    jitter: Callable[[float, float], float] = random.uniform,
 ) -> T:
     """Try until it succeeds or fails for good, at most `attempts` times, the last of which begins
     within `deadline` seconds.
@@ -48,7 +49,7 @@ def persist(
             return attempt()
         except TransientError as error:
             applied = applied or error.applied
-            wait = random.uniform(0, pause)
+            wait = jitter(0, pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             spent = clock() - begun
             if made >= attempts or spent + wait > deadline:

@@ -25,11 +25,11 @@ from services.storage.ranges import beyond, is_range
 class S3Store:
     """Objects in a bucket under a prefix. ETags are S3's: equal bytes can have equal ETags."""
 
-    def __init__(self, settings: S3Settings) -> None:
+    def __init__(self, settings: S3Settings, connection: Connection | None = None) -> None:
         """Connects to nothing yet. Raises: SettingsError if boto3 has no region or credentials."""
         self._settings = settings
         self._bucket = settings.bucket
-        self._connection = Connection(settings)
+        self._connection = connection or Connection(settings)
         self._call, self._client = self._connection.call, self._connection.client
 
     @property
@@ -183,7 +183,7 @@ class S3Store:
         )
 
     def for_leases(self) -> "S3Store":
-        return S3Store(self._settings.for_leases())
+        return S3Store(self._settings.for_leases(), self._connection.for_leases())
 
     def _where(self, key: str) -> dict[str, Any]:
         check_key(key)
