@@ -39,7 +39,7 @@ class LedgerSettings(_Settings):
     """How patient the ledger is. Times in seconds; the same for all processes of a service."""
 
     lease: float = Field(default=60, gt=0, description="unrenewed so long, a worker is dead")
-    look: float = Field(default=2, gt=0, description="between two looks for work, if there is none")
+    look: float = Field(default=1, gt=0, description="between two looks for work, if there is none")
 
 
 class S3Settings(_Settings):

@@ -16,7 +16,7 @@ from services.ledger.rollups import read_outcomes
 from services.ledger.specs import Spec, read_spec
 from services.ledger.survey import take_survey
 
-_MOST_RELUCTANT = 8
+_MOST_RELUCTANT = 4
 """Times the usual pause before a job is looked through again that had nothing to do, again and
 again: there may be many whose items are all being done."""
 
@@ -39,6 +39,7 @@ class Candidates:
         self._spec: Spec | None = None
         self._control: Control | None = None
         self._outcomes: Outcomes | None = None
+        self._here: Block | None = None
         self._blocks: deque[Block] = deque()
         self._waiting: deque[Candidate] = deque()
         self._looked = float("-inf")
@@ -61,9 +62,8 @@ class Candidates:
             self._waiting.clear()
             self._look_for_blocks()
         while not self._waiting and self._blocks:
-            self._survey(self._blocks[0])
-            if not self._waiting:
-                self._blocks.popleft()
+            self._here = self._blocks.popleft()
+            self._survey(self._here)
         if self._waiting:
             self._reluctance = 1
             return self._waiting.popleft()
@@ -72,15 +72,11 @@ class Candidates:
         self._reluctance = min(2 * self._reluctance, _MOST_RELUCTANT)
         return None
 
-    def put_back(self, candidate: Candidate) -> None:
-        """It was not tried."""
-        self._waiting.append(candidate)
-
     def _look_for_blocks(self) -> None:
         control, outcomes = read_outcomes(self._ledger, self.keys, self.spec.record.count)
         self._control, self._outcomes = control, outcomes
         # The block that we are in comes first again.
-        here = self._blocks[0] if self._blocks else None
+        here = self._here
         blocks = [] if control.cancelled or control.deleted else outcomes.open_blocks()
         if here is not None and here in blocks:
             start = blocks.index(here)

@@ -44,11 +44,12 @@ def submit(ledger: Ledger, tenant: str, key: str, request: JobRequest) -> Submis
     created = ledger.create(keys.spec, pack_spec(request, ledger.ids.nonce())) is not None
     if not created:
         read_job(ledger, keys)
-    enqueue(ledger, request.pool, tenant, job)
-    # After the spec, so that whoever deletes the tenant sees the job, or we see that they do.
+    # After the spec, so that whoever deletes the tenant sees the job, or we see that they do; and
+    # before the hint, so that no worker has found it by then.
     if ledger.exists(layout.tenant_deletion(tenant)):
         _withdraw(ledger, keys)
         raise DeletedError(f"tenant {tenant} was deleted")
+    enqueue(ledger, request.pool, tenant, job)
     return Submission(job, created)
 
 

@@ -13,9 +13,13 @@ version stands there, and compare bytes:
 
 - They return only if a version with these bytes was written on the condition that was asked for.
   With a nonce in the bytes, nobody else can have written it.
-- PreconditionFailedError says that another version stood there at the end. If an answer was lost
-  *and* others wrote on top at once, ours may have been there in between, but is no longer.
+- PreconditionFailedError, and NotFoundError of `replace`, say that another version stood there at
+  the end, or none. If an answer was lost *and* others wrote on top or deleted it at once, ours may
+  have been there in between, but is no longer.
 - OutcomeUnknownError says that neither is known: read, and go by what stands there.
+- A request that was given up may still arrive, much later: a `create` finds nothing in its way
+  where the object was deleted meanwhile. So where it matters that nothing stands there, leave a
+  tombstone, and do not delete.
 
 **The clock** is the store's, never the caller's: `Head.date` and `Head.last_modified` are both read
 from it. On S3 both are whole seconds, so an age is off by up to a second.
@@ -88,7 +92,8 @@ class Store(Protocol):
     """Objects under keys. Safe to use from many threads; each process opens its own.
 
     Keys are as in `keys.check_key`. Every method can raise InvalidKeyError, AccessDeniedError and
-    UnavailableError, each write OutcomeUnknownError; a call ends within the store's deadline.
+    UnavailableError, each write OutcomeUnknownError. A call sends its last request within the
+    store's deadline; one that has to look at what stands there may take twice as long.
     """
 
     @property

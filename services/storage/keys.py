@@ -1,5 +1,7 @@
 """Which keys all stores take: those that mean the same on S3 and in a directory."""
 
+import re
+
 from services.errors import InvalidKeyError
 
 MAX_KEY_BYTES = 1024
@@ -10,6 +12,9 @@ MAX_PAGE = 1000
 
 LAST = "\U0010ffff"
 """Sorts behind every character of a key, in which it is not allowed."""
+
+
+_FORBIDDEN = re.compile(f"[\x00-\x1f\x7f{LAST}]")
 
 
 def check_key(key: str) -> None:
@@ -45,5 +50,5 @@ def _check_text(what: str, text: str) -> None:
             f"{what} {text[:40]!r}... has {size} bytes of UTF-8: at most {MAX_KEY_BYTES} are "
             "allowed; shorten it"
         )
-    if any(character < " " or character in ("\x7f", LAST) for character in text):
+    if _FORBIDDEN.search(text):
         raise InvalidKeyError(f"{what} {text!r} has a control character: leave it out")

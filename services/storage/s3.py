@@ -1,9 +1,11 @@
 """Objects in a bucket of an S3 server."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, cast
+from functools import lru_cache
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote
 
 from services.errors import (
@@ -20,6 +22,8 @@ from services.storage.connection import Connection
 from services.storage.interface import Head, Object, Page, PresignedPost, Retention
 from services.storage.keys import LAST, MAX_KEY_BYTES, check_key, check_listing
 from services.storage.ranges import beyond, is_range
+
+T = TypeVar("T")
 
 
 class S3Store:
@@ -100,7 +104,7 @@ class S3Store:
             return
         except PreconditionFailedError as lost:
             with suppress(NotFoundError):
-                raise _moved(self.head(key), expected) from lost
+                raise _moved(_after_a_write(lambda: self.head(key)), expected) from lost
 
     def list(
         self,
@@ -205,10 +209,15 @@ class S3Store:
         """What stands there after 412. Our own bytes: then it was our own write that we lost to,
         sent twice by us, or by a proxy without our knowing.
         """
-        try:
-            return self.read(key)
-        except UnavailableError as error:
-            raise OutcomeUnknownError(*error.args) from error
+        return _after_a_write(lambda: self.read(key))
+
+
+def _after_a_write(look: Callable[[], T]) -> T:
+    """What is seen after a write of which it is not known whether it was applied."""
+    try:
+        return look()
+    except UnavailableError as error:
+        raise OutcomeUnknownError(*error.args) from error
 
 
 def _moved(there: Head, expected: str) -> PreconditionFailedError:
@@ -221,6 +230,12 @@ def _date(answer: Any) -> datetime:
     stated = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     if not stated:
         raise StorageError("the S3 server, or a proxy before it, leaves out the header Date")
+    return _parsed_date(stated)
+
+
+@lru_cache(maxsize=16)
+def _parsed_date(stated: str) -> datetime:
+    """Many answers come in the same second."""
     return _utc(parsedate_to_datetime(stated))
 
 

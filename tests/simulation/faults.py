@@ -16,8 +16,8 @@ _POSSIBLE: dict[Kind, tuple[str, ...]] = {
     "conditional write": (*_OF_WRITES, "conflict"),
 }
 
-LATEST = 60.0
-PAUSES = (2.0, 200.0)
+LATEST = 30.0
+PAUSES = (2.0, 90.0)
 DELAYS = (1.0, 30.0)
 """Seconds."""
 

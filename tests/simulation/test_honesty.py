@@ -84,10 +84,6 @@ def test_a_lying_store_is_found_out(kind: type[S3Store], check: Any) -> None:
     pytest.fail("no seed found it out")
 
 
-@pytest.mark.xfail(
-    reason="after 412, delete_if looks at what stands there, and says that nothing was changed if "
-    "it cannot, though an earlier attempt may have deleted what was expected"
-)
 def test_a_deletion_that_was_done_is_not_called_undone() -> None:
     faults = Faults(lost_answer=0.3, unavailable=0.3)
     for seed in SEEDS:

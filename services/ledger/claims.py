@@ -1,0 +1,177 @@
+"""Which item a worker claims next, and the claim."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from services.errors import DamagedRecordError, DeletedError, UnknownJobError
+from services.ledger.attempts import Attempt
+from services.ledger.candidates import Candidate, Candidates
+from services.ledger.checkpoints import latest_checkpoint
+from services.ledger.endings import count_failures, fail_exhausted, read_ends
+from services.ledger.layout import MAX_ATTEMPTS, JobKeys
+from services.ledger.leases import Lease
+from services.ledger.ledger import Ledger
+from services.ledger.queue import queued_jobs, queued_tenants
+from services.ledger.records import ClaimRecord, EndedRecord, JobRecord, pack
+from services.ledger.turns import Turns
+
+_NEAR = 16
+"""Jobs of a tenant that are so near in time that their order matters less than no crowd does."""
+
+
+class _Lonely(NamedTuple):
+    """An item that may be what killed its workers, and so is to be tried alone."""
+
+    candidates: Candidates
+    candidate: Candidate
+    ends: tuple[EndedRecord, ...]
+
+
+class Claims:
+    """One worker's choice among all that waits in its pool."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        pool: str,
+        accepts: Callable[[JobRecord], bool],
+        chance: random.Random,
+    ) -> None:
+        self._ledger = ledger
+        self._lease = lease
+        self._pool = pool
+        self._accepts = accepts
+        self._chance = chance
+        self._turns = Turns(chance)
+        self._jobs: dict[JobKeys, Candidates] = {}
+        self._queue: dict[str, list[JobKeys] | None] = {}
+        """Each tenant's jobs, once they have been looked up."""
+        self._looked = float("-inf")
+        self._passed_over: float | None = None
+        """Since when an item waits for a worker with nothing in hand."""
+        self._patience = chance.uniform(1, 4) * ledger.settings.lease
+        self._lonely: _Lonely | None = None
+
+    def next(self, in_hand: Sequence[Attempt]) -> Attempt | None:
+        """One more attempt beside those in hand; None: there is nothing for this worker now."""
+        if self._lonely:
+            # It has waited long enough for somebody to be idle: nothing else is begun before it.
+            if in_hand:
+                return None
+            lonely, self._lonely = self._lonely, None
+            if attempt := self._try(lonely.candidates, lonely.candidate, lonely.ends, alone=True):
+                return attempt
+        self._look()
+        held = Counter(attempt.keys.tenant for attempt in in_hand)
+        for tenant in self._turns.order(self._queue, held):
+            for keys in self._jobs_of(tenant):
+                if attempt := self._claim_of(keys, idle=not in_hand):
+                    self._turns.served(tenant)
+                    return attempt
+        return None
+
+    def _look(self) -> None:
+        now = self._ledger.clock()
+        if now - self._looked <= self._ledger.settings.look:
+            return
+        self._queue = dict.fromkeys(queued_tenants(self._ledger, self._pool))
+        self._looked = now
+        self._jobs = {k: one for k, one in self._jobs.items() if k.tenant in self._queue}
+
+    def _jobs_of(self, tenant: str) -> list[JobKeys]:
+        """A tenant's jobs, those that came first first. Near ones are shuffled, or all workers
+        would reach for the same small job at once.
+        """
+        jobs = self._queue[tenant]
+        if jobs is None:
+            waiting = queued_jobs(self._ledger, self._pool, tenant)
+            jobs = []
+            for start in range(0, len(waiting), _NEAR):
+                near = waiting[start : start + _NEAR]
+                jobs += [JobKeys(tenant, job) for job in self._chance.sample(near, len(near))]
+            self._queue[tenant] = jobs
+            known = set(jobs)
+            self._jobs = {
+                k: one for k, one in self._jobs.items() if k.tenant != tenant or k in known
+            }
+        return jobs
+
+    def _claim_of(self, keys: JobKeys, *, idle: bool) -> Attempt | None:
+        candidates = self._jobs.get(keys)
+        if candidates is None:
+            candidates = self._jobs[keys] = Candidates(self._ledger, keys, self._chance)
+        try:
+            if not self._accepts(candidates.spec.record):
+                return None
+            return self._first_of(candidates, idle=idle)
+        except (DamagedRecordError, DeletedError, UnknownJobError):
+            return None  # The supervisor mends or reports it; other jobs are no worse for it.
+
+    def _first_of(self, candidates: Candidates, *, idle: bool) -> Attempt | None:
+        most = candidates.spec.record.max_attempts
+        while candidate := candidates.next():
+            ends = read_ends(self._ledger, candidates.keys, candidate.place, candidate.number - 1)
+            failures = count_failures(ends)
+            if failures >= most or candidate.number > MAX_ATTEMPTS:
+                fail_exhausted(self._ledger, candidates.keys, candidate.place, ends)
+                continue
+            # One that was in hand when workers died may be the cause. Its last attempt is alone,
+            # so that it takes no other with it for good.
+            alone = 0 < failures == most - 1 and any(ended.cause == "lost" for ended in ends)
+            if alone and not idle:
+                self._pass_over(_Lonely(candidates, candidate, ends))
+            elif attempt := self._try(candidates, candidate, ends, alone=alone):
+                return attempt
+        return None
+
+    def _pass_over(self, lonely: _Lonely) -> None:
+        now = self._ledger.clock()
+        if self._passed_over is None:
+            self._passed_over = now
+        elif now - self._passed_over > self._patience:
+            self._passed_over, self._lonely = None, lonely
+
+    def _try(
+        self,
+        candidates: Candidates,
+        candidate: Candidate,
+        earlier: tuple[EndedRecord, ...],
+        *,
+        alone: bool,
+    ) -> Attempt | None:
+        keys, spec = candidates.keys, candidates.spec
+        place, number = candidate.place, candidate.number
+        attempt = Attempt(
+            ledger=self._ledger,
+            lease=self._lease,
+            keys=keys,
+            place=place,
+            number=number,
+            item=spec.item(place.index),
+            shared=spec.shared,
+            max_attempts=spec.record.max_attempts,
+            alone=alone,
+            earlier=earlier,
+            resume=None,
+        )
+        # Named before it is claimed, so that no renewal after the claim leaves it out.
+        self._lease.hold(attempt.held)
+        claimed = False
+        try:
+            record = ClaimRecord(nonce=self._ledger.ids.nonce(), worker=self._lease.worker)
+            if not self._ledger.create(keys.attempt(place, number), pack(record)):
+                return None
+            if number > 1:
+                if self._ledger.exists(keys.result(place)):
+                    return None
+                attempt.resume = latest_checkpoint(self._ledger, keys, place)
+            claimed = True
+        finally:
+            if not claimed:
+                self._lease.drop(attempt.held)
+        if alone:
+            self._passed_over = None
+        return attempt
