@@ -52,14 +52,15 @@ def kept(service: Service) -> Iterator[str]:
         if ground.body("spec") is None:
             yield f"{ground.tenant}'s job {ground.job} is gone"
     for key, changes in _by_key(service, "/spec"):
-        if len(changes) > 2 or (len(changes) == 2 and line(changes[1].body)["type"] != "deleted"):
-            yield f"{key} was written {len(changes)} times"
+        kinds = [_kind(change) for change in changes]
+        if kinds not in (["job"], ["job", "deleted"]):
+            yield f"{key} was {', then '.join(kinds)}"
 
 
 def results_stand(service: Service) -> Iterator[str]:
     """A visible result never changes but to a tombstone, and that never."""
     for key, changes in _by_key(service, "/results/"):
-        kinds = [line(change.body)["type"] if change.body else "nothing" for change in changes]
+        kinds = [_kind(change) for change in changes]
         if kinds not in (["result"], ["deleted"], ["result", "deleted"]):
             yield f"{key} was {', then '.join(kinds)}"
 
@@ -72,7 +73,7 @@ def results_are_whole(service: Service) -> Iterator[str]:
             # The first: of a deleted job it is removed, and may be made again in vain.
             claims.setdefault(change.key, (change.time, line(change.body)["worker"]))
     for change in _changes(service, "/results/"):
-        record = line(change.body)
+        record = line(change.body) if change.body else {}
         if record.get("status") != "succeeded":
             continue
         payload = change.body.partition(b"\n")[2]
@@ -113,7 +114,7 @@ def deletions_hold(service: Service) -> Iterator[str]:
                 continue
             last = [change for change in changes if change.time <= answer.time][-1:]
             for change in (*last, *(one for one in changes if one.time > answer.time)):
-                if change.body and line(change.body)["type"] != "deleted":
+                if _kind(change) not in ("deleted", "removed"):
                     yield f"{key} at {change.time:.3f}, though {answer}"
 
 
@@ -305,6 +306,10 @@ def accepted(service: Service) -> list[Ground]:
         if answer.what == "submit" and answer.tenant not in deleted
     }
     return [Ground(service.bucket, tenant, job) for tenant, job in jobs]
+
+
+def _kind(change: Applied) -> str:
+    return line(change.body)["type"] if change.body else "removed"
 
 
 def _changes(service: Service, part: str) -> Iterator[Applied]:
