@@ -1,0 +1,111 @@
+"""Every kind of store, empty."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from services.settings import S3Settings, store_settings
+from services.storage.directory import DirectoryStore
+from services.storage.interface import Store
+from services.storage.memory import MemoryStore
+from services.storage.s3 import S3Store
+
+_MOTO_BUCKET = "moto"
+
+
+class Server(NamedTuple):
+    """An S3 server with a bucket."""
+
+    endpoint: str
+    bucket: str
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def _moto() -> Iterator[Server]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    credentials = {"AWS_ACCESS_KEY_ID": "moto", "AWS_SECRET_ACCESS_KEY": "not-a-secret"}
+    endpoint = f"http://{host}:{port}"
+    boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="moto",
+        aws_secret_access_key="not-a-secret",
+    ).create_bucket(Bucket=_MOTO_BUCKET)
+    yield Server(endpoint, _MOTO_BUCKET, credentials | {"AWS_DEFAULT_REGION": "us-east-1"})
+    server.stop()
+
+
+def _real() -> Server:
+    endpoint = os.environ.get("DTI_TEST_S3_ENDPOINT")
+    if not endpoint:
+        pytest.skip("DTI_TEST_S3_ENDPOINT is not set: no real S3 server to test against")
+    return Server(
+        endpoint,
+        os.environ["DTI_TEST_S3_BUCKET"],
+        {
+            "AWS_ACCESS_KEY_ID": os.environ["DTI_TEST_S3_ACCESS_KEY_ID"],
+            "AWS_SECRET_ACCESS_KEY": os.environ["DTI_TEST_S3_SECRET_ACCESS_KEY"],
+            "AWS_DEFAULT_REGION": os.environ["DTI_TEST_S3_REGION"],
+        },
+    )
+
+
+@pytest.fixture(params=["memory", "directory", "moto", pytest.param("s3", marks=pytest.mark.s3)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Kind of the store: two of this host, two S3 servers."""
+    return request.param
+
+
+@pytest.fixture
+def server(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """moto, or a real S3 server if `kind` is s3; boto3 finds the credentials."""
+    server: Server = _real() if kind == "s3" else request.getfixturevalue("_moto")
+    for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+@pytest.fixture
+def make_s3(server: Server) -> Iterator[Callable[..., S3Store]]:
+    """make_s3(endpoint=..., attempts=...) -> a store under a prefix of this test's own."""
+    prefix = f"tests/{secrets.token_hex(8)}"
+
+    def make(bucket: str = server.bucket, **settings: object) -> S3Store:
+        given = {"endpoint": server.endpoint, "addressing_style": "path"} | settings
+        environment = {f"DTI_S3_{name.upper()}": str(value) for name, value in given.items()}
+        parsed = store_settings(f"s3://{bucket}/{prefix}", environment)
+        assert isinstance(parsed, S3Settings)
+        return S3Store(parsed)
+
+    # Made now, since tests change faults and credentials; moto's objects go with its process.
+    cleaner = make() if server.bucket != _MOTO_BUCKET else None
+    yield make
+    after = "" if cleaner else None
+    with ThreadPoolExecutor(8) as pool:
+        while cleaner and after is not None:
+            page = cleaner.list(after=after)
+            list(pool.map(cleaner.delete, (head.key for head in page.objects)))
+            after = page.next
+
+
+@pytest.fixture
+def store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each kind."""
+    if kind == "memory":
+        return MemoryStore()
+    if kind == "directory":
+        return DirectoryStore(tmp_path / "store")
+    return request.getfixturevalue("make_s3")()

@@ -1,0 +1,205 @@
+"""A ledger whose clock only tests move, on a store that tells of every request."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from services.jobs import Counts, Item, JobRequest
+from services.ledger.attempts import Attempt
+from services.ledger.ids import Ids
+from services.ledger.layout import hint
+from services.ledger.ledger import Ledger
+from services.ledger.reading import JobView, view_job
+from services.ledger.submissions import submit
+from services.ledger.supervisor import Supervisor
+from services.ledger.worker import Worker
+from services.settings import LedgerSettings
+from services.storage.interface import Store
+from services.storage.memory import MemoryStore
+
+_WRITES = ("create", "replace", "put", "delete", "delete_if")
+_REQUESTS = ("read", "head", "list", *_WRITES)
+
+
+class Crash(BaseException):
+    """The process is gone: nothing of it runs on."""
+
+
+class Watched:
+    """A store that keeps a list of requests, and lets a test step in before or after one."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.requests: list[tuple[str, str]] = []
+        self.before: Callable[[str, str], None] | None = None
+        self.after: Callable[[str, str], None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+        if name not in _REQUESTS:
+            return method
+
+        def ask(key: str = "", *args: Any, **how: Any) -> Any:
+            self.requests.append((name, key))
+            if self.before:
+                self.before(name, key)
+            answer = method(key, *args, **how)
+            if self.after:
+                self.after(name, key)
+            return answer
+
+        return ask
+
+    @contextmanager
+    def counted(self) -> Iterator[list[tuple[str, str]]]:
+        """The requests that are made meanwhile."""
+        self.requests = []
+        yield self.requests
+
+    @contextmanager
+    def interrupted(
+        self, at: int, do: Callable[[], object], *, applied: bool = False, writes: bool = False
+    ) -> Iterator[list[bool]]:
+        """`do` once before request number `at`, from 0, or after it if `applied`; of the writes
+        alone if `writes`. What it gives says, in the end, whether there were so many.
+        """
+        left, done = at, list[bool]()
+
+        def step(name: str, _: str) -> None:
+            nonlocal left
+            if writes and name not in _WRITES:
+                return
+            left -= 1
+            if left == -1:
+                done.append(True)
+                self.before = self.after = None
+                do()
+
+        self.before, self.after = (None, step) if applied else (step, None)
+        try:
+            yield done
+        finally:
+            self.before = self.after = None
+
+    @contextmanager
+    def crashing(self, at: int, *, applied: bool) -> Iterator[list[bool]]:
+        """The same, and the process ends there; what is to be done goes no further."""
+
+        def crash() -> None:
+            raise Crash
+
+        with suppress(Crash), self.interrupted(at, crash, applied=applied, writes=True) as done:
+            yield done
+
+
+class Scene:
+    """A ledger, its clock, and those who use it."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        self.seconds = 1000.0
+        self.chance = random.Random(7)
+        self.store = Watched(store or MemoryStore(self.now))
+        self.ledger = self.open()
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+    def open(self, clock: Callable[[], float] | None = None) -> Ledger:
+        """The ledger as another process has it open, perhaps with a clock of its own."""
+        return Ledger(
+            self.store,  # pyright: ignore[reportArgumentType]
+            self.store,  # pyright: ignore[reportArgumentType]
+            LedgerSettings(lease=60, look=2),
+            Ids(lambda: self.now().timestamp(), self.chance.getrandbits),
+            lambda function, over: [function(one) for one in over],
+            clock or (lambda: self.seconds),
+        )
+
+    def wait(self, seconds: float = 17) -> None:
+        """Long enough, if nothing is said, for workers to look for work again wherever it is."""
+        self.seconds += seconds
+
+    def request(self, count: int = 3, **how: Any) -> JobRequest:
+        items = tuple(Item(name=f"item {i}", work={"number": i}) for i in range(count))
+        return JobRequest(items=items, **how)
+
+    def submit(self, count: int = 3, tenant: str = "acme", **how: Any) -> str:
+        key = str(self.chance.random())
+        return submit(self.ledger, tenant, key, self.request(count, **how)).job
+
+    def worker(self, ledger: Ledger | None = None, **how: Any) -> Worker:
+        worker = Worker(
+            ledger or self.ledger, "default", chance=random.Random(self.chance.random()), **how
+        )
+        worker.begin()
+        return worker
+
+    def claim(self, limit: int = 1, worker: Worker | None = None) -> list[Attempt]:
+        """By a new worker, if none is given."""
+        return (worker or self.worker()).claim(limit)
+
+    def supervisor(self) -> Supervisor:
+        return Supervisor(self.ledger)
+
+    def recover(self) -> Any:
+        return self.supervisor().recover()
+
+    def work_off(self, do: Callable[[Attempt], None] | None = None, limit: int = 8) -> int:
+        """Do all there is with one worker; how many attempts that was."""
+        worker, done, idle = self.worker(), 0, 0
+        while idle < 3:
+            worker.beat()
+            attempts = worker.claim(limit)
+            for attempt in attempts:
+                if do:
+                    do(attempt)
+                else:
+                    attempt.succeed(f"made of {attempt.item.name}".encode(), {"score": 1.0})
+            done += len(attempts)
+            idle = 0 if attempts else idle + 1
+            self.wait(0 if attempts else 17)
+        worker.end()
+        return done
+
+    def view(self, job: str, tenant: str = "acme") -> JobView:
+        return view_job(self.ledger, tenant, job)
+
+    def counts(self, job: str, tenant: str = "acme") -> dict[str, int]:
+        """Those that are not 0."""
+        counts: Counts = self.view(job, tenant).counts
+        return {state: number for state, number in counts.model_dump().items() if number}
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return [head.key for head in self.ledger.heads(prefix)]
+
+    def has_hint(self, job: str, tenant: str = "acme") -> bool:
+        return self.ledger.exists(hint("default", tenant, job))
+
+    def holds(self, words: str) -> list[str]:
+        """Keys of all objects that have these words in their bytes."""
+        return [k for k in self.keys() if words.encode() in self.store.inner.read(k).body]
+
+    def damage(self, key: str, body: bytes = b"damaged") -> None:
+        self.store.inner.put(key, body)
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """In memory, where a test can let hours pass."""
+    return Scene()
+
+
+@pytest.fixture
+def anywhere(store: Store) -> Scene:
+    """On every kind of store, by the clock of each."""
+    return Scene(store)
+
+
+@pytest.fixture
+def new_scene() -> type[Scene]:
+    """For a test that does the same from the start again and again."""
+    return Scene

@@ -1,0 +1,109 @@
+"""Ids sort by time, and keys by number."""
+
+import random
+
+import pytest
+
+from services.errors import InvalidIdError
+from services.ledger.ids import (
+    Ids,
+    check_job,
+    check_tenant,
+    oldest_first,
+    parse_token_id,
+    token_id,
+)
+from services.ledger.layout import Block, JobKeys, Place, hint, parse_place
+
+TIMES = (0.0, 0.001, 1.0, 1_700_000_000.0, 1_700_000_000.001, 2_000_000_000.0, 30_000_000_000.0)
+
+
+def _job(seconds: float) -> str:
+    return Ids(lambda: seconds).job()
+
+
+def test_the_ids_of_later_jobs_sort_first() -> None:
+    jobs = [_job(seconds) for seconds in TIMES]
+    assert sorted(jobs) == jobs[::-1]
+    assert len(set(jobs)) == len(jobs)
+
+
+def test_the_hints_of_earlier_jobs_sort_first() -> None:
+    jobs = [_job(seconds) for seconds in TIMES]
+    assert sorted(hint("p", "t", job) for job in jobs) == [hint("p", "t", job) for job in jobs]
+    for job in jobs:
+        assert oldest_first(job) != job
+        assert oldest_first(oldest_first(job)) == job
+
+
+def test_ids_of_one_millisecond_differ() -> None:
+    ids = Ids(lambda: 5.0)
+    assert len({ids.job() for _ in range(1000)}) == 1000
+    assert len({ids.worker() for _ in range(1000)} | {ids.nonce() for _ in range(1000)}) == 2000
+
+
+def test_a_token_says_where_it_lies() -> None:
+    chance = random.Random(0)
+    for _ in range(100):
+        place = (_job(chance.uniform(0, 2e9)), chance.randrange(100), chance.randrange(10_000))
+        assert parse_token_id(token_id(*place)) == place
+
+
+@pytest.mark.parametrize(
+    "token", ["", "tok_", "x" * 37, f"tok_{_job(1)}000000", f"tok_{_job(1)}000000x", "tok_../../a"]
+)
+def test_what_is_no_token_is_refused(token: str) -> None:
+    with pytest.raises(InvalidIdError, match="is no token's id: tok_ and 33 digits"):
+        parse_token_id(token)
+
+
+@pytest.mark.parametrize("job", ["", _job(1)[:-1], _job(1) + "0", _job(1)[:-1] + "i", "A" * 26])
+def test_what_is_no_job_is_refused(job: str) -> None:
+    with pytest.raises(InvalidIdError, match="they have 26 digits and letters"):
+        check_job(job)
+    with pytest.raises(InvalidIdError):
+        JobKeys("acme", job)
+
+
+@pytest.mark.parametrize("tenant", ["", "-a", "A", "a/b", "..", "a" * 64, "a\n", "ä"])
+def test_what_is_no_tenant_is_refused(tenant: str) -> None:
+    with pytest.raises(InvalidIdError, match="1 to 63 of a-z"):
+        check_tenant(tenant)
+    with pytest.raises(InvalidIdError):
+        JobKeys(tenant, _job(1))
+
+
+def test_a_long_name_is_not_repeated_whole() -> None:
+    with pytest.raises(InvalidIdError) as caught:
+        check_tenant("x" * 10_000)
+    assert len(str(caught.value)) < 200
+
+
+def test_keys_are_in_the_order_of_rounds_items_and_attempts() -> None:
+    keys = JobKeys("acme", _job(1))
+    places = [Place(round_, index) for round_ in (0, 1, 9, 10, 99) for index in (0, 9, 10, 9999)]
+    attempts = [
+        key
+        for place in places
+        for number in (1, 2, 9, 10, 99)
+        for key in (keys.attempt(place, number), keys.ended(place, number))
+    ]
+    assert sorted(attempts) == attempts
+    assert sorted(map(keys.result, places)) == [keys.result(place) for place in places]
+    rounds = [keys.retry(round_) for round_ in range(1, 100)]
+    assert sorted(rounds) == rounds
+
+
+def test_a_key_is_parsed_back() -> None:
+    keys, place = JobKeys("acme", _job(1)), Place(3, 4567)
+    assert parse_place(keys.result(place).removeprefix(keys.results)) == (place, [])
+    name = keys.ended(place, 8).removeprefix(keys.attempts)
+    assert parse_place(name) == (place, ["08", "ended"])
+
+
+def test_a_block_is_the_prefix_of_its_items_and_of_no_others() -> None:
+    for index in (0, 1, 999, 1000, 1001, 9999):
+        place = Place(12, index)
+        assert place.block == Block(12, index // 1000)
+        others = [Block(12, number) for number in range(10)] + [Block(1, 0), Block(2, 0)]
+        assert [b for b in others if str(place).startswith(str(b))] == [place.block]
