@@ -44,7 +44,9 @@ class JobRequest(Model):
     pool: Label = Field(default="default", description="which workers may take it")
     items: tuple[Item, ...] = Field(min_length=1, max_length=MAX_ITEMS)
     shared: dict[str, JsonValue] = Field(default={}, description="what holds for every item")
-    tags: dict[str, str] = Field(default={}, max_length=20)
+    tags: dict[str, Annotated[str, StringConstraints(max_length=200)]] = Field(
+        default={}, max_length=20
+    )
     max_attempts: int = Field(
         default=4, ge=1, le=20, description="failed or lost ones, before an item ends as failed"
     )
@@ -56,9 +58,20 @@ class JobRequest(Model):
             raise ValueError(f"{count} items are called {name!r}: give each a name of its own")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_written(self) -> "JobRequest":
+        try:
+            self.model_dump_json()
+        except ValueError as error:
+            raise ValueError("some text in it is not Unicode: half a surrogate pair") from error
+        return self
+
     def digest(self) -> str:
-        """SHA-256 of what is asked for, however its fields were ordered."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of what is asked for, however its fields were ordered. Fields that are left at
+        their defaults are left out, so that fields which a later version adds change nothing.
+        """
+        asked = self.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

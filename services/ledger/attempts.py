@@ -69,7 +69,10 @@ class Attempt:
         )
 
     def tell(self, progress: dict[str, JsonValue]) -> None:
-        """Progress, for whoever looks; written with the next renewal of the lease."""
+        """Progress, for whoever looks; written with the next renewal of the lease.
+
+        Raises: ValueError if it is no JSON.
+        """
         self.lease.tell(self.held, progress)
 
     def checkpoint(self, step: int, payload: bytes) -> None:
@@ -154,6 +157,9 @@ class Attempt:
         if isinstance(there, ResultRecord) and _alike(there, ours):
             return
         self.lease.drop(self.held)
+        # Those who ended it did not see a checkpoint that was written after they looked.
+        with suppress(StorageError):
+            self._checkpoints.remove()
         how = "deleted" if there is None or isinstance(there, Tombstone) else there.status
         raise SupersededError(
             f"item {self.item.name!r} of job {self.keys.job} has ended as {how} by another hand"

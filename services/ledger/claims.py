@@ -66,10 +66,11 @@ class Claims:
                 return attempt
         self._look()
         held = Counter(attempt.keys.tenant for attempt in in_hand)
-        for tenant in self._turns.order(self._queue, held):
+        order = self._turns.order(self._queue, held)
+        for place, tenant in enumerate(order):
             for keys in self._jobs_of(tenant):
                 if attempt := self._claim_of(keys, idle=not in_hand):
-                    self._turns.served(tenant)
+                    self._turns.served(tenant, in_vain=order[:place])
                     return attempt
         return None
 
@@ -150,7 +151,7 @@ class Claims:
             keys=keys,
             place=place,
             number=number,
-            item=spec.item(place.index),
+            item=spec.items[place.index],
             shared=spec.shared,
             max_attempts=spec.record.max_attempts,
             alone=alone,

@@ -3,9 +3,14 @@
 import json
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter, ValidationError
+
+from services.errors import DamagedRecordError
 from services.ledger.layout import JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.records import OrderRecord, pack, unpack
+
+_MEMBERS = TypeAdapter(list[int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,12 @@ def pack_members(indices: list[int]) -> bytes:
 
 
 def read_members(ledger: Ledger, keys: JobKeys, round_: int) -> list[int]:
-    """The items of a round of retries, in order."""
+    """The items of a round of retries, in order. Raises: DamagedRecordError."""
     key = keys.retry(round_)
-    return json.loads(unpack(key, ledger.store.read(key).body, OrderRecord)[1])
+    _, payload = unpack(key, ledger.store.read(key).body, OrderRecord)
+    try:
+        return _MEMBERS.validate_json(payload)
+    except ValidationError as error:
+        raise DamagedRecordError(
+            f"{key!r} is not what the ledger writes there; restore it, or delete its job"
+        ) from error

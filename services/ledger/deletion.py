@@ -8,10 +8,10 @@ from services.errors import DeletedError, UnknownJobError
 from services.ledger import layout
 from services.ledger.checkpoints import remove_checkpoints
 from services.ledger.control import order, read_control, read_members
-from services.ledger.ids import parse_token_id
+from services.ledger.ids import is_job, parse_token_id
 from services.ledger.layout import JobKeys, Place, parse_place
 from services.ledger.ledger import Ledger
-from services.ledger.records import Tombstone, pack, unpack_outcome, unpack_spec
+from services.ledger.records import Tombstone, is_tombstone, pack
 from services.ledger.specs import read_job, unknown
 
 
@@ -20,7 +20,9 @@ def delete_token(ledger: Ledger, tenant: str, token: str, by: str = "") -> None:
 
     Raises: InvalidIdError, UnknownJobError. Of a job that was deleted, it is deleted.
     """
-    job, _, index = parse_token_id(token)
+    job, round_, index = parse_token_id(token)
+    if not ledger.exists(JobKeys(tenant, job).result(Place(round_, index))):
+        raise UnknownJobError(f"{tenant} has no token {token}")
     try:
         delete_item(ledger, tenant, job, index, by)
     except DeletedError:
@@ -80,10 +82,8 @@ def finish_job(ledger: Ledger, keys: JobKeys) -> None:
     """Do what the order to delete a job says. Tombstones stay where a worker that was stopped may
     wake up one day, and commit.
     """
-    if found := ledger.find(keys.spec):
-        head, body = found
-        if not isinstance(unpack_spec(keys.spec, body)[0], Tombstone):
-            ledger.swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), head.etag)
+    if (found := ledger.find(keys.spec)) and not is_tombstone(found[1]):
+        ledger.swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), found[0].etag)
     begun = {
         parse_place(head.key[len(prefix) :])[0]
         for prefix in (keys.attempts, keys.results)
@@ -100,7 +100,7 @@ def finish_job(ledger: Ledger, keys: JobKeys) -> None:
 
 def finish_tenant(ledger: Ledger, tenant: str) -> None:
     """Do what the order to delete a tenant says."""
-    for job in list(ledger.folders(layout.jobs_of(tenant))):
+    for job in filter(is_job, list(ledger.folders(layout.jobs_of(tenant)))):
         keys = JobKeys(tenant, job)
         order(ledger, keys.deletion, "")
         finish_job(ledger, keys)
@@ -121,7 +121,5 @@ def _bury(ledger: Ledger, key: str) -> None:
                 return
             continue
         head, body = found
-        if isinstance(unpack_outcome(key, body)[0], Tombstone):
-            return
-        if ledger.swap(key, tombstone, head.etag):
+        if is_tombstone(body) or ledger.swap(key, tombstone, head.etag):
             return

@@ -13,6 +13,7 @@ _TIME, _CHANCE = 10, 16
 """Characters: 50 bits of milliseconds, 80 bits of chance."""
 
 _JOB = re.compile(f"{_CHARACTER}{{{_TIME + _CHANCE}}}")
+_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _TOKEN = re.compile(rf"tok_({_CHARACTER}{{{_TIME + _CHANCE}}})([0-9]{{2}})([0-9]{{5}})")
 
 
@@ -50,16 +51,26 @@ def oldest_first(job: str) -> str:
     return time_part + job[_TIME:]
 
 
+def is_job(name: str) -> bool:
+    """Whether it can be a job's id."""
+    return _JOB.fullmatch(name) is not None
+
+
+def is_tenant(name: str) -> bool:
+    """Whether it can be a tenant's name."""
+    return _TENANT.fullmatch(name) is not None
+
+
 def check_job(job: str) -> str:
     """The same. Raises: InvalidIdError unless it looks like a job's id."""
-    if not _JOB.fullmatch(job):
+    if not is_job(job):
         raise InvalidIdError(f"{job[:80]!r} is no job's id: they have 26 digits and letters")
     return job
 
 
 def check_tenant(tenant: str) -> str:
     """The same. Raises: InvalidIdError unless it can be part of a key."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", tenant):
+    if not is_tenant(tenant):
         raise InvalidIdError(
             f"{tenant[:80]!r} is no tenant's name: 1 to 63 of a-z, 0-9 and -, the first no -"
         )

@@ -10,7 +10,12 @@ from datetime import timedelta
 
 from pydantic import JsonValue
 
-from services.errors import LeaseLostError, NotFoundError, PreconditionFailedError
+from services.errors import (
+    DamagedRecordError,
+    LeaseLostError,
+    NotFoundError,
+    PreconditionFailedError,
+)
 from services.ledger import layout
 from services.ledger.ledger import Ledger
 from services.ledger.records import Held, LeaseRecord, pack, unpack
@@ -35,6 +40,8 @@ class Lease:
         self._renewed = 0.0
         self.lost = False
         """Somebody broke it: for good."""
+        self.released = False
+        """The worker has ended, or is about to."""
 
     @property
     def fresh(self) -> bool:
@@ -42,7 +49,11 @@ class Lease:
         to begin nothing new, and never one to believe anything.
         """
         age = self._ledger.clock() - self._renewed
-        return bool(self._etag) and not self.lost and age < self._ledger.settings.lease / 2
+        return (
+            bool(self._etag)
+            and not (self.lost or self.released)
+            and age < self._ledger.settings.lease / 2
+        )
 
     def begin(self) -> None:
         """Write it for the first time. Before any claim."""
@@ -68,10 +79,15 @@ class Lease:
             return _key(held) in self._holds
 
     def tell(self, held: Held, progress: dict[str, JsonValue]) -> None:
-        """Progress of an attempt, to be seen from the next renewal on."""
+        """Progress of an attempt, to be seen from the next renewal on.
+
+        Raises: ValueError if it is no JSON.
+        """
+        told = held.model_copy(update={"progress": progress})
+        told.model_dump_json(warnings="error")
         with self._lock:
             if _key(held) in self._holds:
-                self._holds[_key(held)] = held.model_copy(update={"progress": progress})
+                self._holds[_key(held)] = told
 
     def renew(self) -> None:
         """Show that the worker lives.
@@ -79,10 +95,14 @@ class Lease:
         Raises: LeaseLostError if somebody broke it. UnavailableError if the store does not answer:
         try again, it may still hold.
         """
-        self._swap("held")
+        if not self.released:
+            self._swap("held")
 
     def release(self) -> None:
-        """Say that the worker ends, so that nobody waits for its lease to run out."""
+        """Say that the worker ends, so that nobody waits for its lease to run out. It claims and
+        renews nothing from now on, even if this fails.
+        """
+        self.released = True
         self._swap("released")
 
     def _swap(self, state: str) -> None:
@@ -94,22 +114,17 @@ class Lease:
             if etag := swap(self._ledger.leases, key, body, self._etag):
                 self._etag, self._renewed = etag, begun
                 return
-            self._etag = self._version_of_ours()
-
-    def _version_of_ours(self) -> str:
-        """The ETag that stands there, if it is an earlier renewal, whose answer was lost."""
-        key = layout.lease(self.worker)
-        try:
-            there = self._ledger.leases.read(key)
-        except NotFoundError:
-            there = None
-        if there is None or unpack(key, there.body, LeaseRecord)[0].state != "held":
-            self.lost = True
-            raise LeaseLostError(
-                f"the lease of worker {self.worker} was broken: it was not renewed within "
-                f"{self._ledger.settings.lease:g} s; its attempts are others' now"
-            )
-        return there.head.etag
+            there = read_lease(self._ledger, self.worker)
+            if there and there[1].state == "released":
+                return  # By us, in an earlier call whose answer was lost.
+            if there is None or there[1].state != "held":
+                self.lost = True
+                raise LeaseLostError(
+                    f"the lease of worker {self.worker} was broken: it was not renewed within "
+                    f"{self._ledger.settings.lease:g} s; its attempts are others' now"
+                )
+            # An earlier renewal, whose answer was lost: go on from it.
+            self._etag = there[0].etag
 
     def _body(self, state: str) -> bytes:
         self._version += 1
@@ -136,13 +151,13 @@ def over(head: Head, record: LeaseRecord) -> bool:
 
 
 def read_lease(ledger: Ledger, worker: str) -> tuple[Head, LeaseRecord] | None:
-    """A worker's lease, or None."""
+    """A worker's lease. None: there is none, or none that can be read, so that it is dead."""
     key = layout.lease(worker)
     try:
         there = ledger.leases.read(key)
-    except NotFoundError:
+        return there.head, unpack(key, there.body, LeaseRecord)[0]
+    except (NotFoundError, DamagedRecordError):
         return None
-    return there.head, unpack(key, there.body, LeaseRecord)[0]
 
 
 def break_lease(ledger: Ledger, head: Head, record: LeaseRecord) -> bool:

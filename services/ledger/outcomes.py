@@ -16,6 +16,7 @@ _LETTERS = {
     ItemState.CANCELLED: ord("c"),
     ItemState.DELETED: ord("d"),
 }
+_ALL = bytes([OPEN, ABSENT, *_LETTERS.values()])
 _STATES = {letter: state for state, letter in _LETTERS.items()}
 
 
@@ -72,6 +73,9 @@ class Outcomes:
         return b"\n".join(self.rounds)
 
     @classmethod
-    def unpack(cls, payload: bytes) -> "Outcomes":
+    def unpack(cls, payload: bytes, count: int) -> "Outcomes":
+        """Raises: ValueError unless it has `count` letters a round."""
         rounds = payload.split(b"\n")
-        return cls(len(rounds[0]), rounds)
+        if any(len(letters) != count or letters.strip(_ALL) for letters in rounds):
+            raise ValueError(f"these are no letters of {count} items")
+        return cls(count, rounds)

@@ -1,9 +1,9 @@
 """Hints where work may be found: a job under its pool and tenant. They may be stale or missing;
-the supervisor mends both.
+the supervisor mends both. What others put there is passed over.
 """
 
 from services.ledger import layout
-from services.ledger.ids import oldest_first
+from services.ledger.ids import is_job, is_tenant, oldest_first
 from services.ledger.ledger import Ledger
 
 
@@ -17,16 +17,21 @@ def dequeue(ledger: Ledger, pool: str, tenant: str, job: str) -> None:
 
 def queued_tenants(ledger: Ledger, pool: str) -> list[str]:
     """Tenants with jobs in a pool."""
-    return list(ledger.folders(layout.pool_queue(pool)))
+    return [name for name in ledger.folders(layout.pool_queue(pool)) if is_tenant(name)]
 
 
 def queued_jobs(ledger: Ledger, pool: str, tenant: str) -> list[str]:
     """A tenant's jobs in a pool, the oldest first."""
     prefix = layout.tenant_queue(pool, tenant)
-    return [oldest_first(head.key[len(prefix) :]) for head in ledger.heads(prefix)]
+    names = (head.key[len(prefix) :] for head in ledger.heads(prefix))
+    return [oldest_first(name) for name in names if is_job(name)]
 
 
 def all_queued(ledger: Ledger) -> list[tuple[str, str, str]]:
     """Pool, tenant and job of every hint."""
-    hints = (head.key.removeprefix(layout.QUEUE).split("/") for head in ledger.heads(layout.QUEUE))
-    return [(pool, tenant, oldest_first(job)) for pool, tenant, job in hints]
+    hints: list[tuple[str, str, str]] = []
+    for head in ledger.heads(layout.QUEUE):
+        pool, *tenant, job = head.key.removeprefix(layout.QUEUE).split("/")
+        if len(tenant) == 1 and is_tenant(tenant[0]) and is_job(job):
+            hints.append((pool, tenant[0], oldest_first(job)))
+    return hints

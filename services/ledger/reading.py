@@ -9,7 +9,7 @@ from datetime import datetime
 
 from pydantic import JsonValue
 
-from services.errors import DamagedRecordError, DeletedError, UnknownJobError
+from services.errors import DamagedRecordError, DeletedError, InvalidIdError, UnknownJobError
 from services.jobs import Counts, ItemState, JobState, Kind
 from services.ledger.control import read_control
 from services.ledger.ids import check_job, parse_token_id, token_id
@@ -25,7 +25,7 @@ from services.ledger.records import (
 from services.ledger.rollups import Standings, read_standings, save_if_worth
 from services.ledger.specs import Spec, read_job, read_spec
 from services.ledger.workforce import all_leases
-from services.storage.keys import LAST
+from services.storage.keys import LAST, MAX_PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,12 @@ def view_job(ledger: Ledger, tenant: str, job: str) -> JobView:
 
 
 def list_jobs(ledger: Ledger, tenant: str, cursor: str = "", limit: int = 50) -> JobPage:
-    """A tenant's jobs, the newest first. Raises: InvalidIdError for a cursor that is none."""
+    """A tenant's jobs, the newest first, without those whose records are damaged, which the
+    supervisor reports.
+
+    Raises: InvalidIdError for a cursor or limit that is none.
+    """
+    _check_page(limit)
     prefix = jobs_of(tenant)
     after = f"{prefix}{check_job(cursor)}/{LAST}" if cursor else ""
     views: list[JobView] = []
@@ -144,8 +149,9 @@ def list_items(
 ) -> ItemPage:
     """A job's items in order, from index `cursor` on; those in one state, if that is given.
 
-    Raises: UnknownJobError, DeletedError.
+    Raises: UnknownJobError, DeletedError; InvalidIdError for a cursor or limit that is none.
     """
+    _check_page(limit, cursor)
     keys = JobKeys(tenant, job)
     spec = read_spec(ledger, keys)
     standings = read_standings(ledger, keys, spec.record.count)
@@ -208,19 +214,28 @@ def progress_of(ledger: Ledger, tenant: str, job: str) -> dict[int, dict[str, Js
     }
 
 
+def _check_page(limit: int, cursor: int = 0) -> None:
+    if not 1 <= limit <= MAX_PAGE or cursor < 0:
+        raise InvalidIdError(
+            f"a page of {limit} entries from {cursor} on was asked for: ask for 1 to {MAX_PAGE}, "
+            "from 0 or from where the page before says"
+        )
+
+
 def _view_unless_gone(ledger: Ledger, tenant: str, job: str) -> JobView | None:
     try:
         return view_job(ledger, tenant, job)
-    except (DeletedError, UnknownJobError):
+    except (DamagedRecordError, DeletedError, UnknownJobError):
         return None
 
 
 def _item_view(
     ledger: Ledger, keys: JobKeys, spec: Spec, standings: Standings, index: int
 ) -> ItemView:
-    state, name = standings.state(index), spec.name(index)
+    state, name = standings.state(index), spec.items[index].name
     place = Place(standings.outcomes.last_round(index), index)
-    line = ledger.find_line(keys.result(place)) if state.ended else None
+    shown = state.ended and state is not ItemState.DELETED
+    line = ledger.find_line(keys.result(place)) if shown else None
     record = unpack_outcome(line[0].key, line[1])[0] if line else None
     if not isinstance(record, ResultRecord):
         return ItemView(index, name, state)
@@ -247,11 +262,14 @@ def _attempts_in_round(ledger: Ledger, keys: JobKeys, place: Place) -> list[Atte
             continue
         claim, _ = unpack(key, found[1], ClaimRecord)
         cause, reason, when = "", "", None
-        if result and isinstance(outcome, ResultRecord) and outcome.attempt == int(number):
-            cause, reason, when = outcome.status, outcome.reason, result[0].last_modified
-        elif end := ledger.find(keys.ended(place, int(number))):
+        if end := ledger.find(keys.ended(place, int(number))):
             record, _ = unpack(end[0].key, end[1], EndedRecord)
             cause, reason, when = record.cause, record.reason, end[0].last_modified
+        if not result or not isinstance(outcome, ResultRecord) or outcome.attempt != int(number):
+            pass
+        elif not end or outcome.status == "succeeded":
+            # One that was held for dead may have succeeded all the same.
+            cause, reason, when = outcome.status, outcome.reason, result[0].last_modified
         views.append(
             AttemptView(
                 place.round, int(number), claim.worker, head.last_modified, when, cause, reason

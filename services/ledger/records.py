@@ -174,6 +174,16 @@ def _parsed(key: str, body: bytes, parse: Any) -> tuple[Any, bytes]:
         ) from error
 
 
+def is_tombstone(body: bytes) -> bool:
+    """Whether it is one; what is damaged is none."""
+    try:
+        Tombstone.model_validate_json(body)
+    except ValidationError:
+        return False
+    return True
+
+
 def shortened(reason: str) -> str:
-    """A reason as it is kept."""
+    """A reason as it is kept: what is not Unicode in it, such as file names, is replaced."""
+    reason = reason.encode("utf-8", "replace").decode()
     return reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 3] + "..."

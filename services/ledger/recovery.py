@@ -6,7 +6,7 @@ All of this is safe to do by many at once, and whenever: it writes what is creat
 from datetime import timedelta
 
 from services.jobs import ItemState
-from services.ledger.deletion import finish_item
+from services.ledger.deletion import finish_item, finish_job
 from services.ledger.endings import (
     close,
     count_failures,
@@ -27,11 +27,14 @@ from services.ledger.workforce import Workforce
 def recover_job(ledger: Ledger, keys: JobKeys, job: JobRecord, workforce: Workforce) -> Standings:
     """End what has to be ended, and return how the job stands then."""
     standings = read_standings(ledger, keys, job.count)
+    if standings.control.deleted:
+        finish_job(ledger, keys)
     for place, survey in list(standings.open_places()):
         state = None
         standing = survey.attempts.get(place.index)
         if standings.control.is_deleted(place.index):
-            finish_item(ledger, keys, place)
+            if not standings.control.deleted:
+                finish_item(ledger, keys, place)
             state = ItemState.DELETED
         elif standing is None:
             # Whoever claims it from now on sees the order, which stood before the survey.
@@ -52,9 +55,11 @@ def _is_over(
     if standing.age < lease / 2:
         return False  # Its worker's lease was fresh when it claimed.
     worker = workforce.claimant(keys.attempt(place, standing.number))
+    if worker is None:
+        return False
     living = workforce.living(worker)
     if living is None:
-        reason = f"worker {worker} was killed, or did not renew its lease"
+        reason = f"worker {worker or '(unreadable)'} was killed, or did not renew its lease"
         end_attempt(ledger, keys, place, standing.number, "lost", reason)
         return True
     if living.has_in_hand(keys, place, standing.number):

@@ -116,10 +116,8 @@ def _read_rollup(ledger: Ledger, keys: JobKeys, control: Control, count: int) ->
         head, body = found
         try:
             record, payload = unpack(keys.rollup, body, RollupRecord)
-            outcomes = Outcomes.unpack(payload)
-            if outcomes.count != count:
-                raise DamagedRecordError(f"{keys.rollup!r} has {outcomes.count} items")
-        except DamagedRecordError:
+            outcomes = Outcomes.unpack(payload, count)
+        except (DamagedRecordError, ValueError):
             # It is only a cache: what is wrong with it is mended by writing it anew.
             return Standings(keys, control, Outcomes(count), {}, etag=head.etag)
         return Standings(

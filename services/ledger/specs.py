@@ -1,38 +1,29 @@
 """A job as it was submitted."""
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
-from typing import Any
 
-from services.errors import DeletedError, UnknownJobError
-from services.jobs import Item, JobRequest
+from pydantic import JsonValue
+
+from services.errors import DamagedRecordError, DeletedError, UnknownJobError
+from services.jobs import Item, JobRequest, Model
 from services.ledger.layout import JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.records import JobRecord, Tombstone, pack, unpack_spec
 
 
-@dataclass(frozen=True)
+class _Content(Model):
+    items: tuple[Item, ...]
+    shared: dict[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """A job's spec whole, never to change."""
 
     record: JobRecord
-    payload: bytes
-
-    @cached_property
-    def _content(self) -> dict[str, Any]:
-        return json.loads(self.payload)
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        return self._content["shared"]
-
-    def item(self, index: int) -> Item:
-        return Item.model_construct(**self._content["items"][index])
-
-    def name(self, index: int) -> str:
-        return self._content["items"][index]["name"]
+    items: tuple[Item, ...]
+    shared: dict[str, JsonValue]
 
 
 def pack_spec(request: JobRequest, nonce: str) -> bytes:
@@ -52,7 +43,16 @@ def read_spec(ledger: Ledger, keys: JobKeys) -> Spec:
     if not (found := ledger.find(keys.spec)):
         raise unknown(keys)
     record, payload = unpack_spec(keys.spec, found[1])
-    return Spec(_alive(keys, record), payload)
+    job = _alive(keys, record)
+    try:
+        content = _Content.model_validate_json(payload)
+        if len(content.items) != job.count:
+            raise ValueError(f"it has {len(content.items)} items, not {job.count}")
+    except ValueError as error:
+        raise DamagedRecordError(
+            f"{keys.spec!r} is not what the ledger writes there; restore it, or delete its job"
+        ) from error
+    return Spec(job, content.items, content.shared)
 
 
 def read_job(ledger: Ledger, keys: JobKeys) -> tuple[datetime, JobRecord]:

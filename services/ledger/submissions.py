@@ -10,7 +10,7 @@ from services.ledger.ids import check_tenant
 from services.ledger.layout import JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.queue import enqueue
-from services.ledger.records import AcceptedRecord, Tombstone, pack, unpack, unpack_spec
+from services.ledger.records import AcceptedRecord, Tombstone, is_tombstone, pack, unpack
 from services.ledger.rollups import read_standings
 from services.ledger.specs import pack_spec, read_job
 
@@ -77,6 +77,9 @@ def retry(ledger: Ledger, tenant: str, job: str, by: str = "") -> int:
             raise ConflictError(f"job {job} was cancelled: submit its items anew")
         failed = [i for i, state in enumerate(standings.states()) if state is ItemState.FAILED]
         if not failed:
+            if any(place.round for place, _ in standings.open_places()):
+                # An earlier call may have ended between order and hint.
+                enqueue(ledger, record.pool, tenant, job)
             return 0
         round_ = standings.control.retries + 1
         if round_ >= layout.MAX_ROUNDS:
@@ -95,7 +98,9 @@ def _accept(ledger: Ledger, tenant: str, key: str, digest: str) -> str:
     ours = AcceptedRecord(nonce=ledger.ids.nonce(), digest=digest, job=ledger.ids.job())
     if ledger.create(place, pack(ours)):
         return ours.job
-    theirs, _ = unpack(place, ledger.store.read(place).body, AcceptedRecord)
+    if not (found := ledger.find(place)):
+        raise DeletedError(f"tenant {tenant} was deleted")
+    theirs, _ = unpack(place, found[1], AcceptedRecord)
     if theirs.digest != digest:
         raise ConflictError(
             f"Idempotency-Key {key!r} was used for another request, which made job {theirs.job}: "
@@ -107,7 +112,5 @@ def _accept(ledger: Ledger, tenant: str, key: str, digest: str) -> str:
 def _withdraw(ledger: Ledger, keys: JobKeys) -> None:
     """Take back a job of a tenant who is being deleted."""
     order(ledger, keys.deletion, "")
-    if found := ledger.find(keys.spec):
-        head, body = found
-        if not isinstance(unpack_spec(keys.spec, body)[0], Tombstone):
-            ledger.swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), head.etag)
+    if (found := ledger.find(keys.spec)) and not is_tombstone(found[1]):
+        ledger.swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), found[0].etag)

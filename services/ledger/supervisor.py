@@ -8,6 +8,7 @@ from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.ledger import layout
 from services.ledger.control import read_control
 from services.ledger.deletion import finish_item, finish_job, finish_tenant, places_of
+from services.ledger.ids import is_job, is_tenant
 from services.ledger.layout import JobKeys, parse_place
 from services.ledger.ledger import Ledger
 from services.ledger.queue import all_queued, dequeue, enqueue
@@ -60,18 +61,24 @@ class Supervisor:
         forget_the_dead(self._ledger)
         return seen
 
-    def sweep(self) -> None:
+    def sweep(self) -> dict[str, str]:
         """Go through all jobs of all tenants: put hints back for those that have not ended, finish
-        deletions, remove checkpoints of items that have ended.
+        deletions, remove checkpoints of items that have ended. Returns the jobs whose records are
+        damaged, and why; the others are swept all the same.
 
         Raises: UnavailableError: call it again.
         """
-        for tenant in list(self._ledger.folders(layout.TENANTS)):
+        damaged: dict[str, str] = {}
+        for tenant in filter(is_tenant, list(self._ledger.folders(layout.TENANTS))):
             if self._ledger.exists(layout.tenant_deletion(tenant)):
                 finish_tenant(self._ledger, tenant)
                 continue
-            for job in list(self._ledger.folders(layout.jobs_of(tenant))):
-                self._sweep_job(JobKeys(tenant, job))
+            for job in filter(is_job, list(self._ledger.folders(layout.jobs_of(tenant)))):
+                try:
+                    self._sweep_job(JobKeys(tenant, job))
+                except DamagedRecordError as error:
+                    damaged[job] = str(error)
+        return damaged
 
     def _bring_forward(self, keys: JobKeys, pool: str) -> Standings:
         _, job = read_job(self._ledger, keys)

@@ -30,6 +30,11 @@ class Turns:
             waiting, key=lambda one: (in_hand[one], self._served[one], self._chance.random())
         )
 
-    def served(self, tenant: str) -> None:
-        """It has got something."""
-        self._served[tenant] = self._served.get(tenant, 0) + 1
+    def served(self, tenant: str, in_vain: Iterable[str] = ()) -> None:
+        """It has got something, after those in `in_vain` were asked and had nothing to give. That
+        they could not take their turn is no credit to them.
+        """
+        level = self._served.get(tenant, 0)
+        for one in in_vain:
+            self._served[one] = max(self._served.get(one, 0), level)
+        self._served[tenant] = level + 1

@@ -85,6 +85,9 @@ class Worker:
             self._unheard.append(attempt)
         self._hear(self._unheard)
         claimed, self._unheard = self._unheard, []
+        if self.lease.lost:
+            for attempt in claimed:
+                attempt.stop = "lost"
         for attempt in claimed:
             if attempt.stop:
                 attempt.abandon()

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from services.errors import DamagedRecordError
 from services.ledger import layout
 from services.ledger.layout import JobKeys, Place
 from services.ledger.leases import break_lease, forget_lease, over, read_lease
@@ -44,13 +45,19 @@ class Workforce:
         """Forget how the workers stood."""
         self._seen.clear()
 
-    def claimant(self, claim: str) -> str:
-        """The worker who made a claim, by its key."""
+    def claimant(self, claim: str) -> str | None:
+        """The worker who made a claim, by its key; empty if nobody can tell, as it is damaged.
+        None: it is gone, and so is its job.
+        """
         if claim not in self._claimants:
+            if not (found := self._ledger.find(claim)):
+                return None
             if len(self._claimants) >= _REMEMBERED:
                 self._claimants.clear()
-            body = self._ledger.store.read(claim).body
-            self._claimants[claim] = unpack(claim, body, ClaimRecord)[0].worker
+            try:
+                self._claimants[claim] = unpack(claim, found[1], ClaimRecord)[0].worker
+            except DamagedRecordError:
+                self._claimants[claim] = ""
         return self._claimants[claim]
 
     def living(self, worker: str) -> Living | None:
@@ -58,7 +65,7 @@ class Workforce:
         dead, and will know it.
         """
         if worker not in self._seen:
-            self._seen[worker] = self._look_at(worker)
+            self._seen[worker] = self._look_at(worker) if worker else None
         return self._seen[worker]
 
     def _look_at(self, worker: str) -> Living | None:
@@ -85,9 +92,10 @@ def forget_the_dead(ledger: Ledger) -> None:
     """Break leases that are long over, and remove those that were broken or released long ago."""
     long = timedelta(seconds=_KEPT * ledger.settings.lease)
     for head in ledger.heads(layout.WORKERS):
-        if head.age <= long or not (found := read_lease(ledger, head.key[len(layout.WORKERS) :])):
+        if head.age <= long:
             continue
-        if found[1].state != "held":
-            forget_lease(ledger, found[0])
+        found = read_lease(ledger, head.key[len(layout.WORKERS) :])
+        if found is None or found[1].state != "held":
+            forget_lease(ledger, head)
         elif over(*found):
             break_lease(ledger, *found)

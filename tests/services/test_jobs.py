@@ -47,7 +47,6 @@ def test_what_is_wrong_is_said_with_its_place(change: dict[str, Any], message: s
         JobRequest.model_validate({"items": [{"name": "a"}]} | change)
 
 
-@pytest.mark.xfail(strict=True, reason="text that is no Unicode fails only when it is written")
 def test_text_that_no_store_can_keep_is_refused_at_once() -> None:
     with pytest.raises(ValidationError):
         JobRequest(items=(Item(name="a", work={"prompt": "\ud800"}),))

@@ -27,12 +27,16 @@ def simulate(
     seed: int,
     *,
     kind: type[S3Store] = S3Store,
+    rates: dict[str, float] | None = None,
     variant: AbstractContextManager[object] | None = None,
     log: bool = False,
 ) -> Outcome:
-    """Run a seed's schedule, with a ledger that is changed by `variant`, and check everything."""
+    """Run a seed's schedule, with a ledger that is changed by `variant`, and check everything.
+
+    `rates` are those of faults, where they are not to be drawn.
+    """
     with World(seed) as world, variant or nullcontext():
-        service = Service(world, kind)
+        service = Service(world, kind, rates)
         try:
             service.run()
             broken = broken_promises(service)

@@ -19,7 +19,7 @@ from services.storage.s3 import S3Store
 from simulation.bucket import Bucket
 from simulation.client import simulated_store
 from simulation.customers import Customer, Plan, draw_plan
-from simulation.faults import LATEST, PAUSES, Faults
+from simulation.faults import Faults
 from simulation.history import History, claimed
 from simulation.labour import POOL, Habits, Labour
 from simulation.process import Process
@@ -27,11 +27,14 @@ from simulation.wire import Wire
 from simulation.witness import Witness
 from simulation.world import World
 
-LOOK = 2.0
-PASS = 4.0
+LOOK = 3.0
+PASS = 5.0
 """Seconds between two passes of a supervisor."""
 
 _SWEEP = 40.0
+_BUSY = 600.0
+"""Virtual seconds after the faults in which some worker gets to work."""
+
 _LONGEST = 6000.0
 """Virtual seconds after the faults in which everything must have ended."""
 
@@ -54,7 +57,7 @@ def draw_scale(chance: random.Random) -> Scale:
         workers=chance.randint(1, 4),
         supervisors=chance.choice((1, 1, 2)),
         customers=chance.randint(1, 4),
-        faulty=chance.choice((20.0, 60.0, 150.0)),
+        faulty=chance.choice((15.0, 40.0, 100.0)),
         lease=chance.choice((8.0, 20.0, 40.0)),
         habits=Habits(
             slots=chance.randint(1, 3),
@@ -67,11 +70,16 @@ def draw_scale(chance: random.Random) -> Scale:
 class Service:
     """All processes of one world. Each that crashes is started again."""
 
-    def __init__(self, world: World, kind: type[S3Store] = S3Store) -> None:
+    def __init__(
+        self, world: World, kind: type[S3Store] = S3Store, rates: dict[str, float] | None = None
+    ) -> None:
+        """`rates` are those of faults, where they are not to be drawn."""
         chance = world.random
         self.world = world
         self.scale = draw_scale(chance)
         self.faults = Faults.drawn(chance, until=self.scale.faulty)
+        if rates is not None:
+            self.faults = Faults(**rates, until=self.scale.faulty)
         self.bucket = Bucket(world, offset=chance.uniform(-5, 5))
         self.history = History()
         self.witnesses: list[Witness] = []
@@ -83,8 +91,9 @@ class Service:
 
     @property
     def quiet(self) -> float:
-        """When the last effect of a fault is over."""
-        return self.scale.faulty + LATEST + PAUSES[1]
+        """When the effects of the faults so far are over."""
+        paused = (process.paused_until for process in self.world.processes)
+        return max(self.scale.faulty, self._wire.settled, *paused)
 
     def run(self) -> None:
         """Until all has ended, or `_LONGEST` is over."""
@@ -96,10 +105,12 @@ class Service:
             plan = draw_plan(self.world.random, number)
             self.plans.append(plan)
             self._keep(f"customer {number}", lambda process, plan=plan: self._serve(process, plan))
+        self.world.run(until=self.scale.faulty)
         self.world.run(until=self.quiet)
+        quiet = self.world.now
         self._submit_late()
-        self.world.run(until=self.quiet + 600, done=self._kill_a_busy_one)
-        self.world.run(until=self.quiet + _LONGEST, done=self._every(10.0, self._all_ended))
+        self.world.run(until=quiet + _BUSY, done=self._kill_a_busy_one)
+        self.world.run(until=quiet + _LONGEST, done=self._every(10.0, self._all_ended))
 
     def open_ledger(self, process: Process) -> Ledger:
         """The ledger as a process has it open."""

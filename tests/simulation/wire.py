@@ -52,6 +52,8 @@ class Wire:
     def __init__(self, bucket: Bucket, faults: Faults) -> None:
         self.bucket = bucket
         self.faults = faults
+        self.settled = 0.0
+        """Virtual time by which all that is under way has arrived."""
         self._world = bucket.world
         self._tables: dict[Kind, list[tuple[float, str]]] = {
             kind: faults.table(kind) for kind in ("read", "list", "write", "conditional write")
@@ -117,7 +119,7 @@ class Wire:
             delay = chance.uniform(*DELAYS)
             out, back = (out + delay, back) if chance.random() < 0.5 else (out, back + delay)
         elif fate == "twice":
-            world.after(out, self._arrive, request)
+            self._arrives(out, request)
             out += self._way()
         elif fate == "crash":
             moment = chance.choice(("before", "under way", "applied"))
@@ -129,7 +131,7 @@ class Wire:
         if fate in ("lost_request", "lost_answer", "late"):
             return self._lose(request, fate, out, patience)
         if fate not in _NOT_SERVED:
-            world.after(out, self._arrive, request)
+            self._arrives(out, request)
         if out + back > patience:
             world.wait(patience)
             return ReadTimeoutError(endpoint_url=_URL)
@@ -142,11 +144,15 @@ class Wire:
         broken = chance.random() < 0.5
         wait = min(out + self._way() + chance.uniform(0, 1), patience) if broken else patience
         if fate == "lost_answer":
-            world.after(out, self._arrive, request)
+            self._arrives(out, request)
         elif fate == "late":
-            world.after(wait + chance.uniform(0, LATEST), self._arrive, request)
+            self._arrives(wait + chance.uniform(0, LATEST), request)
         world.wait(wait)
         return (ConnectionClosedError if broken else ReadTimeoutError)(endpoint_url=_URL)
+
+    def _arrives(self, seconds: float, request: _Request) -> None:
+        self.settled = max(self.settled, self._world.now + seconds)
+        self._world.after(seconds, self._arrive, request)
 
     def _way(self) -> float:
         return _SHORTEST + self._world.random.expovariate(1 / _MEAN)
@@ -163,7 +169,7 @@ class Wire:
                 world.log("dropped", number)
                 return
             if becomes == "late":
-                world.after(world.random.uniform(0, LATEST), self._arrive, request)
+                self._arrives(world.random.uniform(0, LATEST), request)
                 return
         answer = request.answer = request.serve(number)
         self.bucket.positions[number] = len(self.bucket.journal)

@@ -101,9 +101,6 @@ def test_what_waits_for_another_attempt_is_closed_by_the_supervisor(scene: Any) 
     assert scene.view(job).state is JobState.CANCELLED
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the end of the item hides that of its last attempt, as in test_takeover"
-)
 def test_a_failure_before_the_cancellation_is_still_listed_as_one(scene: Any) -> None:
     job = scene.submit(1)
     scene.claim()[0].fail("out of memory")

@@ -3,8 +3,6 @@
 from collections import Counter
 from typing import Any
 
-import pytest
-
 from services.errors import UnavailableError
 from services.jobs import ItemState
 from services.ledger.reading import list_attempts, list_items
@@ -138,7 +136,6 @@ def test_a_long_reason_is_kept_in_short(scene: Any) -> None:
     assert view.reason.endswith("x...")
 
 
-@pytest.mark.xfail(strict=True, reason="a reason that is no Unicode cannot be written down")
 def test_a_reason_with_the_bytes_of_a_file_name_is_kept(scene: Any) -> None:
     job = scene.submit(1)
     [attempt] = scene.claim()
@@ -209,12 +206,6 @@ def test_after_failures_alone_nothing_is_suspected(scene: Any) -> None:
     assert not scene.claim()[0].alone
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=Circling,
-    reason="Candidates.next surveys the same block again and finds the same item, for ever: "
-    "put aside for the rest of the claim what has to be alone",
-)
 def test_a_worker_with_something_in_hand_leaves_to_others_what_has_to_be_alone(scene: Any) -> None:
     scene.submit(1, max_attempts=3)
     _lose(scene, 2)

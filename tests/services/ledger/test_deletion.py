@@ -146,9 +146,6 @@ def test_what_there_is_not_is_not_deleted(scene: Any) -> None:
     assert scene.counts(job) == {"succeeded": 2}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="delete_token ignores the round, and whether there is such a token"
-)
 @pytest.mark.parametrize("round_", [0, 5])
 def test_a_token_that_there_is_not_deletes_no_item(scene: Any, round_: int) -> None:
     job = scene.submit(1)
@@ -157,9 +154,6 @@ def test_a_token_that_there_is_not_deletes_no_item(scene: Any, round_: int) -> N
     assert scene.counts(job) == {"queued": 1}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="list_items shows report and token of what is deleted, until it is buried"
-)
 def test_an_item_whose_deletion_is_half_done_shows_nothing(scene: Any) -> None:
     job = _secret(scene)
     with scene.store.crashing(1, applied=False):

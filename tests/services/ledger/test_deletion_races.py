@@ -69,11 +69,6 @@ def test_a_commit_at_any_moment_of_a_deletion_leaves_nothing(
     _commit_within(new_scene, delete, applied, checkpoint=False)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a first checkpoint that comes after the deletion has listed them stays until a sweep: "
-    "remove it when the attempt finds itself superseded",
-)
 @pytest.mark.parametrize("delete", DELETIONS)
 def test_a_checkpoint_at_any_moment_of_a_deletion_goes_with_its_attempt(
     new_scene: Any, delete: Deletion
@@ -243,9 +238,6 @@ def test_a_submission_at_any_moment_of_a_tenants_deletion_keeps_nothing(
         at += 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="submissions._accept reads what a deletion may have removed meanwhile"
-)
 def test_a_repeated_submission_meets_a_deletion_with_the_right_error(new_scene: Any) -> None:
     at, came = 0, [True]
     while came:

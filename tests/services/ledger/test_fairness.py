@@ -3,8 +3,6 @@
 from collections import Counter
 from typing import Any
 
-import pytest
-
 from services.ledger.attempts import Attempt
 
 
@@ -66,9 +64,6 @@ def test_jobs_of_a_tenant_do_not_add_to_its_share(scene: Any) -> None:
     assert _tenants(scene.claim(8)) == {"many": 4, "one": 4}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the same as in test_turns: waiting with nothing to do gathers credit"
-)
 def test_a_long_attempt_elsewhere_earns_its_tenant_no_precedence(scene: Any) -> None:
     scene.submit(1, "idle")
     scene.claim(1)  # by another worker, which is at it for long

@@ -185,7 +185,6 @@ def test_what_is_given_back_is_there_for_others_at_once(scene: Any) -> None:
     assert [attempt.number for attempt in scene.claim(2)] == [2, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="Lease.fresh stays true after release")
 def test_a_worker_that_has_ended_claims_nothing(scene: Any) -> None:
     scene.submit(1)
     worker = scene.worker()
@@ -193,7 +192,6 @@ def test_a_worker_that_has_ended_claims_nothing(scene: Any) -> None:
     assert worker.claim(1) == []
 
 
-@pytest.mark.xfail(strict=True, reason="a renewal goes on top of the release, and undoes it")
 def test_a_worker_that_has_ended_does_not_come_back(scene: Any) -> None:
     worker = scene.worker()
     worker.end()
@@ -202,7 +200,6 @@ def test_a_worker_that_has_ended_does_not_come_back(scene: Any) -> None:
     assert _state(scene, worker) == "released"
 
 
-@pytest.mark.xfail(strict=True, reason="a release that was applied is taken for a broken lease")
 def test_ending_is_safe_to_call_again(scene: Any) -> None:
     worker = scene.worker()
 
@@ -222,11 +219,6 @@ def test_ending_is_safe_to_call_again(scene: Any) -> None:
     assert _state(scene, worker) == "released"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what is claimed while the beat finds the lease lost is in nobody's list yet: "
-    "Worker.claim has to look at lease.lost last",
-)
 def test_what_is_being_claimed_when_the_lease_is_lost_is_not_begun(new_scene: Any) -> None:
     at, came = 0, [True]
     while came:
@@ -262,10 +254,6 @@ def test_progress_is_seen_with_the_next_renewal(scene: Any) -> None:
     assert [held.index for held in lease.holds] == [second.place.index]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="it is found out by the renewal, in another thread, which ends for it",
-)
 def test_progress_that_cannot_be_written_does_not_cost_the_lease(scene: Any) -> None:
     scene.submit(1)
     worker = scene.worker()

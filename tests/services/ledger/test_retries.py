@@ -175,11 +175,6 @@ def test_after_a_crash_at_any_write_of_a_retry_a_sweep_finds_it(new_scene: Any) 
             assert scene.work_off() == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the second call finds nothing failed and puts no hint: enqueue, too, if something "
-    "is open in a later round",
-)
 def test_after_a_crash_at_any_write_of_a_retry_calling_it_again_is_enough(new_scene: Any) -> None:
     for at in range(2):
         for applied in (False, True):

@@ -41,11 +41,6 @@ def test_workers_that_vanish_too_often_end_the_item(scene: Any) -> None:
     assert "was killed, or did not renew" in list_attempts(scene.ledger, "acme", job, 0)[1].reason
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the end of the item hides that of its last attempt: show the attempt's own, "
-    "unless it has succeeded",
-)
 def test_an_attempt_that_was_lost_is_listed_as_lost_also_if_it_was_the_last(scene: Any) -> None:
     job = scene.submit(1, max_attempts=2)
     for _ in range(2):

@@ -3,8 +3,6 @@
 import random
 from collections import Counter
 
-import pytest
-
 from services.ledger.turns import Turns
 
 NONE: Counter[str] = Counter()
@@ -44,11 +42,6 @@ def test_who_waits_no_more_is_forgotten() -> None:
     assert _serve(turns, ["a", "b"], 20) == {"a": 10, "b": 10}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a tenant who waits with nothing to give gathers credit: raise all who were asked in "
-    "vain before the one that is served to its level",
-)
 def test_who_waits_with_nothing_to_do_gathers_no_credit() -> None:
     turns = Turns()
     for _ in range(100):
