@@ -14,7 +14,7 @@ from services.ledger.ledger import Ledger
 from services.ledger.outcomes import Outcomes
 from services.ledger.rollups import read_outcomes
 from services.ledger.specs import Spec, read_spec
-from services.ledger.survey import take_survey
+from services.ledger.survey import ended_items, latest_attempts
 
 _MOST_RELUCTANT = 4
 """Times the usual pause before a job is looked through again that had nothing to do, again and
@@ -62,8 +62,9 @@ class Candidates:
             self._waiting.clear()
             self._look_for_blocks()
         while not self._waiting and self._blocks:
-            self._here = self._blocks.popleft()
-            self._survey(self._here)
+            self._here = self._blocks[0]
+            self._waiting.extend(self._find(self._here))
+            self._blocks.popleft()
         if self._waiting:
             self._reluctance = 1
             return self._waiting.popleft()
@@ -85,17 +86,20 @@ class Candidates:
         self._blocks = deque(blocks[start:] + blocks[:start])
         self._looked = self._ledger.clock()
 
-    def _survey(self, block: Block) -> None:
+    def _find(self, block: Block) -> list[Candidate]:
+        """Those of a block, from a place on that is drawn."""
         assert self._control is not None
         assert self._outcomes is not None
-        survey = take_survey(self._ledger, self.keys, block)
+        attempts = latest_attempts(self._ledger, self.keys, block)
         found: list[Candidate] = []
         for index in self._outcomes.open_items(block):
-            if index in survey.results or index in self._control.deleted_items:
+            before = attempts.get(index)
+            if index in self._control.deleted_items or (before and not before.ended):
                 continue
-            if survey.running(index):
-                continue
-            before = survey.attempts.get(index)
             found.append(Candidate(Place(block.round, index), before.number + 1 if before else 1))
+        if any(candidate.number > 1 for candidate in found):
+            # Only what was attempted can have a result.
+            results = ended_items(self._ledger, self.keys, block)
+            found = [candidate for candidate in found if candidate.place.index not in results]
         start = self._chance.randrange(len(found)) if found else 0
-        self._waiting.extend(found[start:] + found[:start])
+        return found[start:] + found[:start]

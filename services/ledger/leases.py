@@ -92,11 +92,12 @@ class Lease:
     def renew(self) -> None:
         """Show that the worker lives.
 
-        Raises: LeaseLostError if somebody broke it. UnavailableError if the store does not answer:
-        try again, it may still hold.
+        Raises: LeaseLostError if somebody broke it, or it was released. UnavailableError if the
+        store does not answer: try again, it may still hold.
         """
-        if not self.released:
-            self._swap("held")
+        if self.released:
+            raise LeaseLostError(f"worker {self.worker} has ended")
+        self._swap("held")
 
     def release(self) -> None:
         """Say that the worker ends, so that nobody waits for its lease to run out. It claims and

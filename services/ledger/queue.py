@@ -31,7 +31,9 @@ def all_queued(ledger: Ledger) -> list[tuple[str, str, str]]:
     """Pool, tenant and job of every hint."""
     hints: list[tuple[str, str, str]] = []
     for head in ledger.heads(layout.QUEUE):
-        pool, *tenant, job = head.key.removeprefix(layout.QUEUE).split("/")
-        if len(tenant) == 1 and is_tenant(tenant[0]) and is_job(job):
-            hints.append((pool, tenant[0], oldest_first(job)))
+        match head.key.removeprefix(layout.QUEUE).split("/"):
+            case [pool, tenant, job] if is_tenant(tenant) and is_job(job):
+                hints.append((pool, tenant, oldest_first(job)))
+            case _:
+                pass
     return hints

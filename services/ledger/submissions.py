@@ -39,13 +39,15 @@ def submit(ledger: Ledger, tenant: str, key: str, request: JobRequest) -> Submis
         raise ConflictError(
             f"an Idempotency-Key of {len(key)} characters was given: give 1 to {MAX_KEY}"
         )
+    if ledger.exists(layout.tenant_deletion(tenant)):
+        raise DeletedError(f"tenant {tenant} was deleted")
     job = _accept(ledger, tenant, key, request.digest())
     keys = JobKeys(tenant, job)
     created = ledger.create(keys.spec, pack_spec(request, ledger.ids.nonce())) is not None
     if not created:
         read_job(ledger, keys)
-    # After the spec, so that whoever deletes the tenant sees the job, or we see that they do; and
-    # before the hint, so that no worker has found it by then.
+    # Again after the spec, so that whoever deletes the tenant sees the job, or we see that they do;
+    # and before the hint, so that no worker has found it by then.
     if ledger.exists(layout.tenant_deletion(tenant)):
         _withdraw(ledger, keys)
         raise DeletedError(f"tenant {tenant} was deleted")

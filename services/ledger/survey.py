@@ -36,9 +36,20 @@ class Survey:
 
 def take_survey(ledger: Ledger, keys: JobKeys, block: Block) -> Survey:
     """Attempts first, then results: what had ended when its attempt was listed, is seen so."""
+    attempts = latest_attempts(ledger, keys, block)
+    return Survey(block, attempts, ended_items(ledger, keys, block))
+
+
+def latest_attempts(ledger: Ledger, keys: JobKeys, block: Block) -> dict[int, Standing]:
+    """Of each item that was ever claimed."""
     attempts: dict[int, Standing] = {}
     for head in ledger.heads(f"{keys.attempts}{block}"):
         place, (number, *ended) = parse_place(head.key[len(keys.attempts) :])
         attempts[place.index] = Standing(int(number), bool(ended), head.last_modified, head.age)
+    return attempts
+
+
+def ended_items(ledger: Ledger, keys: JobKeys, block: Block) -> frozenset[int]:
+    """Items with a result."""
     names = (head.key[len(keys.results) :] for head in ledger.heads(f"{keys.results}{block}"))
-    return Survey(block, attempts, frozenset(parse_place(name)[0].index for name in names))
+    return frozenset(parse_place(name)[0].index for name in names)

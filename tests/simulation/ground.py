@@ -79,8 +79,15 @@ class Ground:
             if name.endswith(".ended")
         ]
 
-    def claimed(self, round_: int, index: int) -> bool:
-        return any(True for _ in self.objects(f"attempts/{round_:02d}.{index:05d}."))
+    def claimed_before_cancel(self, round_: int, index: int) -> bool:
+        """Whether any attempt can have begun: those that are claimed later never do."""
+        claims, cancel = f"{self._folder}attempts/{round_:02d}.{index:05d}.", "control/cancel"
+        for change in self._bucket.journal:
+            if change.key == self._folder + cancel:
+                return False
+            if change.key.startswith(claims):
+                return True
+        return False
 
     def state(self, index: int) -> ItemState | None:
         """How an item has ended; None: it has not."""
@@ -90,7 +97,7 @@ class Ground:
             return ItemState.DELETED if self.deleted or result else None
         if result:
             return ItemState(result["status"])
-        if self.cancelled and not self.claimed(last, index):
+        if self.cancelled and not self.claimed_before_cancel(last, index):
             return ItemState.CANCELLED
         return None
 

@@ -233,7 +233,7 @@ def test_a_claim_that_broke_off_is_given_by_the_next(new_scene: Any) -> None:
             try:
                 given += worker.claim(2)
             except UnavailableError:
-                scene.wait(1)
+                scene.wait(3)
         given += worker.claim(2)
         assert len(given) == 2
         assert Counter(a.number for a in given) == {1: 2}

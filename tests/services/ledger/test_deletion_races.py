@@ -274,23 +274,7 @@ def test_a_recovery_at_any_moment_of_a_deletion_and_after_it_agree(
         at += 1
 
 
-@pytest.mark.parametrize(
-    "delete",
-    [
-        _item,
-        *(
-            pytest.param(
-                one,
-                marks=pytest.mark.xfail(
-                    strict=True,
-                    reason="Workforce.claimant reads a claim that the deletion has removed: "
-                    "NotFoundError ends the whole pass",
-                ),
-            )
-            for one in (_job, _tenant)
-        ),
-    ],
-)
+@pytest.mark.parametrize("delete", [_item, _job, _tenant])
 def test_a_deletion_at_any_moment_of_a_recovery_does_not_stop_it(
     new_scene: Any, delete: Deletion
 ) -> None:

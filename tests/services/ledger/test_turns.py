@@ -45,11 +45,11 @@ def test_who_waits_no_more_is_forgotten() -> None:
 def test_who_waits_with_nothing_to_do_gathers_no_credit() -> None:
     turns = Turns()
     for _ in range(100):
-        for tenant in turns.order(["busy", "b"], NONE):
-            if tenant == "b":  # the other one's only item is being done, for long
-                turns.served(tenant)
-                break
-    assert _serve(turns, ["busy", "b"], 20) == {"busy": 10, "b": 10}
+        order = turns.order(["busy", "b"], NONE)
+        # The other one's only item is being done, for long.
+        turns.served("b", in_vain=order[: order.index("b")])
+    first = _serve(turns, ["busy", "b"], 20)
+    assert abs(first["busy"] - first["b"]) <= 2
 
 
 def test_ties_are_drawn() -> None:
