@@ -78,7 +78,8 @@ class Attempt:
     def checkpoint(self, step: int, payload: bytes) -> None:
         """Keep where it has got to, so that another worker can go on from there.
 
-        Raises: LeaseLostError; UnavailableError: the one before it stands.
+        Raises: LeaseLostError; SupersededError if the item has ended by another hand;
+        UnavailableError: the one before it stands.
         """
         if self.lease.lost:
             raise LeaseLostError(f"worker {self.lease.worker} is held for dead")

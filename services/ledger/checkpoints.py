@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.errors import DamagedRecordError, LeaseLostError
+from services.errors import DamagedRecordError, SupersededError
 from services.ledger.layout import JobKeys, Place
 from services.ledger.ledger import Ledger
 from services.ledger.records import CheckpointRecord, pack, unpack
@@ -32,7 +32,7 @@ class Checkpoints:
         self._etag = ""
 
     def save(self, step: int, payload: bytes) -> None:
-        """Raises: LeaseLostError if it was removed, because the item has ended."""
+        """Raises: SupersededError if it was removed, because the item has ended."""
         record = CheckpointRecord(
             nonce=self._ledger.ids.nonce(), version=self._version + 1, step=step
         )
@@ -62,7 +62,7 @@ class Checkpoints:
                 return head.etag
             if etag := self._ledger.swap(self._key, body, head.etag):
                 return etag
-        raise LeaseLostError(f"checkpoint {self._key!r} was removed: the item has ended")
+        raise SupersededError(f"checkpoint {self._key!r} was removed: the item has ended")
 
 
 def latest_checkpoint(ledger: Ledger, keys: JobKeys, place: Place) -> Checkpoint | None:

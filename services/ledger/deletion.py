@@ -26,7 +26,7 @@ def delete_token(ledger: Ledger, tenant: str, token: str, by: str = "") -> None:
     try:
         delete_item(ledger, tenant, job, index, by)
     except DeletedError:
-        return
+        finish_job(ledger, JobKeys(tenant, job))
 
 
 def delete_item(ledger: Ledger, tenant: str, job: str, index: int, by: str = "") -> None:

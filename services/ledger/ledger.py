@@ -3,6 +3,7 @@
 Those who use it are `submissions` (ask), `reading` (see), `worker` (do) and `supervisor` (mend).
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,9 @@ from services.ledger.writing import create_once, swap
 from services.settings import LedgerSettings
 from services.storage.interface import Head, Page, Store
 
+_THREADS = 16
+_inside = threading.local()
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -27,11 +31,17 @@ class Gather(Protocol):
 
 
 def in_threads(function: Callable[[A], B], over: Sequence[A]) -> list[B]:
-    """Requests side by side, since each mostly waits for its answer."""
-    if len(over) < 2:
+    """Requests side by side, since each mostly waits for its answer. What a thread gathers in turn
+    it does one after the other, so that there are never more than that many threads.
+    """
+    if len(over) < 2 or getattr(_inside, "thread", False):
         return [function(one) for one in over]
-    with ThreadPoolExecutor(max_workers=min(16, len(over))) as pool:
+    with ThreadPoolExecutor(min(_THREADS, len(over)), initializer=_enter_thread) as pool:
         return list(pool.map(function, over))
+
+
+def _enter_thread() -> None:
+    _inside.thread = True
 
 
 @dataclass(frozen=True)

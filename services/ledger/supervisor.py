@@ -14,7 +14,7 @@ from services.ledger.ledger import Ledger
 from services.ledger.queue import all_queued, dequeue, enqueue
 from services.ledger.records import JobRecord, RollupRecord, unpack
 from services.ledger.recovery import recover_job
-from services.ledger.rollups import Standings, save
+from services.ledger.rollups import save
 from services.ledger.specs import read_job
 from services.ledger.workforce import Workforce, forget_the_dead
 
@@ -43,21 +43,16 @@ class Supervisor:
     def recover(self) -> Pass:
         """Go through the queue once. Raises: UnavailableError: call it again."""
         self._workforce.look_again()
-        seen = Pass()
-        for pool, tenant, job in all_queued(self._ledger):
-            keys = JobKeys(tenant, job)
-            seen.jobs += 1
-            try:
-                standings = self._bring_forward(keys, pool)
-            except (DeletedError, UnknownJobError):
-                dequeue(self._ledger, pool, tenant, job)
-                seen.finished += 1
-            except DamagedRecordError as error:
-                seen.damaged[job] = str(error)
-            else:
-                left = sum(1 for _ in standings.open_places())
-                seen.open_items[pool] = seen.open_items.get(pool, 0) + left
-                seen.finished += not left
+        queued = all_queued(self._ledger)
+        seen = Pass(jobs=len(queued))
+        for (pool, _, job), left in zip(
+            queued, self._ledger.gather(self._bring_forward, queued), strict=True
+        ):
+            if isinstance(left, DamagedRecordError):
+                seen.damaged[job] = str(left)
+                continue
+            seen.open_items[pool] = seen.open_items.get(pool, 0) + left
+            seen.finished += not left
         forget_the_dead(self._ledger)
         return seen
 
@@ -80,18 +75,33 @@ class Supervisor:
                     damaged[job] = str(error)
         return damaged
 
-    def _bring_forward(self, keys: JobKeys, pool: str) -> Standings:
-        _, job = read_job(self._ledger, keys)
+    def _bring_forward(self, hint: tuple[str, str, str]) -> int | DamagedRecordError:
+        """How many items of a queued job have not ended, after what could be done was done."""
+        pool, tenant, job = hint
+        keys = JobKeys(tenant, job)
+        try:
+            _, record = read_job(self._ledger, keys)
+            return self._recover_job(keys, record, pool)
+        except DeletedError:
+            finish_job(self._ledger, keys)
+        except UnknownJobError:
+            pass
+        except DamagedRecordError as error:
+            return error
+        dequeue(self._ledger, pool, tenant, job)
+        return 0
+
+    def _recover_job(self, keys: JobKeys, job: JobRecord, pool: str) -> int:
         standings = recover_job(self._ledger, keys, job, self._workforce)
-        done = not any(True for _ in standings.open_places())
-        if standings.found or done != standings.complete:
-            save(self._ledger, standings, complete=done)
-        if done:
+        left = sum(1 for _ in standings.open_places())
+        if standings.found or (left == 0) != standings.complete:
+            save(self._ledger, standings, complete=left == 0)
+        if left == 0:
             dequeue(self._ledger, pool, keys.tenant, keys.job)
             # A retry that was asked for meanwhile has put a hint there, which is gone now.
             if read_control(self._ledger, keys).retries > standings.control.retries:
                 enqueue(self._ledger, pool, keys.tenant, keys.job)
-        return standings
+        return left
 
     def _sweep_job(self, keys: JobKeys) -> None:
         control = read_control(self._ledger, keys)

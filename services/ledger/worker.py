@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
-from services.errors import LeaseLostError
+from services.errors import LeaseLostError, StorageError
 from services.ledger.attempts import Attempt
 from services.ledger.claims import Claims
 from services.ledger.control import read_control
@@ -90,7 +91,9 @@ class Worker:
                 attempt.stop = "lost"
         for attempt in claimed:
             if attempt.stop:
-                attempt.abandon()
+                # Where that fails, the lease does not name it any more, and others end it.
+                with suppress(StorageError):
+                    attempt.abandon()
         return [attempt for attempt in claimed if not attempt.stop]
 
     def _hear(self, attempts: Iterable[Attempt]) -> None:

@@ -131,7 +131,7 @@ class Labour:
         payload = secret(attempt.keys.job, attempt.place.index) + b"%d" % step
         try:
             attempt.checkpoint(step, payload)
-        except LeaseLostError:
+        except (LeaseLostError, SupersededError):
             self._leave(attempt, attempt.abandon)
         except StorageError:
             return

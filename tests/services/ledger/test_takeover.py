@@ -67,7 +67,7 @@ def test_one_that_wakes_up_cannot_overwrite_what_others_have_achieved(scene: Any
         do("too late")
     with pytest.raises(SupersededError):
         first.fail("too late", retry=False)
-    with pytest.raises(LeaseLostError, match="the item has ended"):
+    with pytest.raises(SupersededError, match="the item has ended"):
         first.checkpoint(3, b"too late")
     assert read_token(scene.ledger, "acme", f"tok_{job}0000000").payload == b"by the second"
     assert scene.holds("too late") == []
