@@ -53,14 +53,22 @@ class Candidates:
             self._spec = read_spec(self._ledger, self.keys)
         return self._spec
 
-    def next(self) -> Candidate | None:
-        """One more. None: there is nothing now, so look elsewhere for a while."""
-        now, patience = self._ledger.clock(), self._ledger.settings.look
+    def refresh(self) -> bool:
+        """Whether there may be something. What was seen long ago is looked up anew.
+
+        Not in `next`: on a slow store what was seen is old before it is gone through, and what was
+        passed over would be found again and again.
+        """
+        now = self._ledger.clock()
         if now < self._empty_until:
-            return None
-        if now - self._looked > patience:
+            return False
+        if now - self._looked > self._ledger.settings.look:
             self._waiting.clear()
             self._look_for_blocks()
+        return True
+
+    def next(self) -> Candidate | None:
+        """One more of what was seen. None: that was all, so look elsewhere for a while."""
         while not self._waiting and self._blocks:
             self._here = self._blocks[0]
             self._waiting.extend(self._find(self._here))
@@ -69,7 +77,8 @@ class Candidates:
             self._reluctance = 1
             return self._waiting.popleft()
         self._looked = float("-inf")
-        self._empty_until = now + patience * self._reluctance
+        pause = self._ledger.settings.look * self._reluctance
+        self._empty_until = self._ledger.clock() + pause
         self._reluctance = min(2 * self._reluctance, _MOST_RELUCTANT)
         return None
 

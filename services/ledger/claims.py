@@ -105,7 +105,7 @@ class Claims:
         if candidates is None:
             candidates = self._jobs[keys] = Candidates(self._ledger, keys, self._chance)
         try:
-            if not self._accepts(candidates.spec.record):
+            if not self._accepts(candidates.spec.record) or not candidates.refresh():
                 return None
             return self._first_of(candidates, idle=idle)
         except (DamagedRecordError, DeletedError, UnknownJobError):

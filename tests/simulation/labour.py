@@ -9,8 +9,12 @@ from services.ledger.ledger import Ledger
 from services.ledger.worker import Worker
 from simulation.history import History, Saved, Start, claimed
 from simulation.process import Process
+from simulation.witness import Witness
 
 POOL = "default"
+_CALLS = 400
+"""Of the store, in one claim: many times what it takes."""
+
 _PATIENCE = 5
 """Tries of a commit before it is left to others."""
 
@@ -81,17 +85,21 @@ class Labour:
                 self._drain(worker)
                 return
             if not self.running:
-                self.process.sleep(self._ledger.settings.look)
+                self.process.sleep(max(self._ledger.settings.look, 1.0))
                 continue
             self.process.sleep(self._habits.step)
             for attempt in list(self.running):
                 self._step(attempt)
 
     def _take(self, worker: Worker) -> None:
+        assert isinstance(self._ledger.store, Witness)
+        self._ledger.store.left = _CALLS
         try:
             new = worker.claim(self._habits.slots)
         except StorageError:
             return
+        finally:
+            self._ledger.store.left = None
         for attempt in new:
             step = attempt.resume.step if attempt.resume else 0
             self.running[attempt] = step

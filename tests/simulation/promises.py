@@ -19,9 +19,10 @@ from simulation.honesty import untruths
 from simulation.labour import secret
 from simulation.service import PASS, Service
 
-TAKEOVER = PASS + 4.0
+TAKEOVER = PASS + 2.0 + 5.0
 """Seconds within which, once a lease is over, the attempts of its dead worker are ended, so that
-others may follow: a supervisor's pass, rounding to whole seconds, and requests.
+others may follow: from one supervisor's pass to the next, two roundings to whole seconds, and the
+requests of two passes.
 """
 
 

@@ -49,6 +49,7 @@ class Scale:
     faulty: float
     """Seconds until the faults stop."""
     lease: float
+    look: float
     habits: Habits
 
 
@@ -59,6 +60,7 @@ def draw_scale(chance: random.Random) -> Scale:
         customers=chance.randint(1, 4),
         faulty=chance.choice((15.0, 40.0, 100.0)),
         lease=chance.choice((8.0, 20.0, 40.0)),
+        look=chance.choice((0.05, LOOK, LOOK, LOOK)),
         habits=Habits(
             slots=chance.randint(1, 3),
             step=chance.uniform(0.3, 6.0),
@@ -87,7 +89,7 @@ class Service:
         self.labour: list[Labour] = []
         self._kind = kind
         self._wire = Wire(self.bucket, self.faults)
-        self._settings = LedgerSettings(lease=self.scale.lease, look=LOOK)
+        self._settings = LedgerSettings(lease=self.scale.lease, look=self.scale.look)
 
     @property
     def quiet(self) -> float:

@@ -59,6 +59,8 @@ class Witness:
 
     def __init__(self, store: Store, process: Process, calls: list[Call] | None = None) -> None:
         self.calls: list[Call] = [] if calls is None else calls
+        self.left: int | None = None
+        """Calls that may still be made, where whoever makes them must come to an end."""
         self._store = store
         self._process = process
 
@@ -138,6 +140,10 @@ class Witness:
     ) -> T:
         process = self._process
         task = process.world.task()
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError(f"{process.name} makes no end of calls: {operation}({key!r})")
         noted = Call(process, operation, key, body, expected)
         self.calls.append(noted)
         task.requests = noted.requests

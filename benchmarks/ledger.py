@@ -1,0 +1,256 @@
+"""What the ledger costs on a store: making a large job, working through it, counting it.
+
+    python benchmarks/ledger.py URL [--items 10000] [--workers 64] [--slots 8] [--json FILE]
+
+submit   one job of all items, by a process that is killed (SIGKILL) right behind the answer;
+         against one object an item, as many at a time as the store has connections
+claims   workers in threads, each with so many slots, who claim, and commit 8 KB at once; against
+         one queue object that all workers swap (`queue_object.py`)
+counts   of the job half-way, without a rollup, with one, and at the end; against reading all
+         results
+
+Requests are the store's own, counted; times are of this machine, and say little beside others'.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from counted_store import CountedStore
+from queue_object import QueueObject
+from rich.console import Console
+from rich.table import Table
+
+from services.jobs import Item, JobRequest
+from services.ledger.deletion import delete_tenant
+from services.ledger.layout import JobKeys
+from services.ledger.ledger import Ledger
+from services.ledger.reading import view_job
+from services.ledger.rollups import read_standings, save
+from services.ledger.specs import read_spec
+from services.ledger.submissions import submit
+from services.ledger.supervisor import Supervisor
+from services.ledger.worker import Worker
+from services.settings import LedgerSettings
+from services.storage.opening import open_store
+
+PAYLOAD = secrets.token_bytes(8192)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("url")
+    parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--rival-claims", type=int, default=300, help="of the queue object")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--submit", metavar="TENANT", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.submit:
+        _submit_and_wait(options.url, options.submit, options.items)
+    tenant = f"benchmark-{secrets.token_hex(4)}"
+    store = CountedStore(open_store(options.url))
+    ledger = Ledger(store=store, leases=store, settings=LedgerSettings(lease=600))
+    console = Console()
+    figures: dict[str, Any] = {"url": store.url, "cores": os.cpu_count(), "items": options.items}
+    try:
+        job, figures["submit"] = _submit(ledger, options, tenant)
+        figures |= _work(ledger, options, tenant, job)
+        figures["rival claims"] = _rival_claims(store, options, tenant)
+    finally:
+        delete_tenant(ledger, tenant)
+    _show(console, figures, options)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _request(items: int) -> JobRequest:
+    return JobRequest(
+        pool="benchmark",
+        items=tuple(
+            Item(
+                name=f"subject-{index:05d}",
+                work={"bundle": f"bundles/{secrets.token_hex(16)}.zip", "sha256": "0" * 64},
+            )
+            for index in range(items)
+        ),
+    )
+
+
+def _submit_and_wait(url: str, tenant: str, items: int) -> None:
+    """What the killed process does."""
+    ledger = Ledger.on(open_store(url))
+    request = _request(items)
+    submit(ledger, tenant, "warm up", _request(1))
+    begun = time.perf_counter()
+    job = submit(ledger, tenant, "key", request).job
+    print(json.dumps({"job": job, "seconds": time.perf_counter() - begun}), flush=True)
+    time.sleep(600)
+
+
+def _submit(ledger: Ledger, options: argparse.Namespace, tenant: str) -> tuple[str, Any]:
+    """A job, and what it took."""
+    if options.url == "memory:":  # which other processes do not see
+        begun = time.perf_counter()
+        job = submit(ledger, tenant, "key", _request(options.items)).job
+        seconds = time.perf_counter() - begun
+    else:
+        command = [sys.executable, __file__, options.url, "--items", str(options.items)]
+        process = subprocess.Popen(
+            [*command, "--submit", tenant], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        answer = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        job, seconds = answer["job"], answer["seconds"]
+    found = len(read_spec(ledger, JobKeys(tenant, job)).items)
+    counts = view_job(ledger, tenant, job).counts
+    assert found == counts.queued == options.items, "not every item is found"
+    keys = [f"t/{tenant}/rival/{index:05d}" for index in range(options.items)]
+    with ThreadPoolExecutor(32) as pool:
+        begun = time.perf_counter()
+        list(pool.map(lambda key: ledger.store.create(key, secrets.token_bytes(200)), keys))
+        rival = time.perf_counter() - begun
+    return job, {"seconds": seconds, "found": found, "one object an item, seconds": rival}
+
+
+def _work(ledger: Ledger, options: argparse.Namespace, tenant: str, job: str) -> dict[str, Any]:
+    """Half of the items, the counts, the rest, the counts."""
+    store = ledger.store
+    assert isinstance(store, CountedStore)
+    figures: dict[str, Any] = {"work": _claim_and_commit(ledger, options, options.items // 2)}
+    keys = JobKeys(tenant, job)
+    figures["counts"] = {
+        "half-way, without a rollup": _counted(
+            store, lambda: read_standings(ledger, keys, options.items)
+        ),
+    }
+    save(ledger, read_standings(ledger, keys, options.items), complete=False)
+    figures["counts"]["half-way, with one"] = _counted(store, lambda: view_job(ledger, tenant, job))
+    _claim_and_commit(ledger, options, options.items - figures["work"]["subjects"])
+    Supervisor(ledger).recover()
+    figures["counts"]["at the end"] = _counted(store, lambda: view_job(ledger, tenant, job))
+    counts = view_job(ledger, tenant, job).counts
+    assert counts.succeeded == options.items, counts
+    figures["counts"]["reading all results"] = _counted(store, lambda: _read_all(ledger, keys))
+    return figures
+
+
+def _read_all(ledger: Ledger, keys: JobKeys) -> None:
+    found = ledger.heads(keys.results)
+    ledger.gather(ledger.store.read, [head.key for head in found])
+
+
+def _claim_and_commit(ledger: Ledger, options: argparse.Namespace, items: int) -> dict[str, Any]:
+    """At least so many; a few more may be in hand by then."""
+    store = ledger.store
+    assert isinstance(store, CountedStore)
+    workers = [Worker(ledger, "benchmark") for _ in range(options.workers)]
+    for worker in workers:
+        worker.begin()
+    before, left, claiming = Counter(store.calls), [items], [0.0]
+
+    def work(worker: Worker) -> int:
+        done = 0
+        while left[0] > 0:
+            begun = time.perf_counter()
+            attempts = worker.claim(min(options.slots, max(left[0], 1)))
+            claiming[0] += time.perf_counter() - begun
+            left[0] -= len(attempts)
+            for attempt in attempts:
+                attempt.succeed(PAYLOAD, {"score": 0.9})
+            done += len(attempts)
+            if not attempts:
+                time.sleep(0.05)
+        return done
+
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(options.workers) as pool:
+        done = sum(pool.map(work, workers))
+    seconds = time.perf_counter() - begun
+    requests = Counter(store.calls) - before
+    for worker in workers:
+        worker.end()
+    return {
+        "subjects": done,
+        "subjects a second": done / seconds,
+        "ms a subject": 1000 * seconds / done,
+        "ms of a claim": 1000 * claiming[0] / done,
+        "requests a subject": requests.total() / done,
+        "requests": dict(requests),
+    }
+
+
+def _rival_claims(
+    store: CountedStore, options: argparse.Namespace, tenant: str
+) -> dict[str, float]:
+    queue = QueueObject(store, f"t/{tenant}/rival-queue", options.items)
+    claims = [options.rival_claims]
+    before = store.calls.total()
+
+    def work(_: int) -> int:
+        done = 0
+        while claims[0] > 0:
+            if queue.claim():
+                claims[0] -= 1
+                done += 1
+        return done
+
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(options.workers) as pool:
+        done = sum(pool.map(work, range(options.workers)))
+    seconds = time.perf_counter() - begun
+    return {
+        "claims a second": done / seconds,
+        "requests a claim": (store.calls.total() - before) / done,
+    }
+
+
+def _counted(store: CountedStore, call: Callable[[], object]) -> dict[str, float]:
+    before, begun = store.calls.total(), time.perf_counter()
+    call()
+    seconds = time.perf_counter() - begun
+    return {"requests": store.calls.total() - before, "ms": 1000 * seconds}
+
+
+def _show(console: Console, figures: dict[str, Any], options: argparse.Namespace) -> None:
+    made = figures["submit"]
+    times = made["one object an item, seconds"] / made["seconds"]
+    console.print(
+        f"submit: {options.items:,} items in {made['seconds']:.2f} s, then SIGKILL; a fresh "
+        f"process finds {made['found']:,}. One object an item takes {times:.0f} times as long."
+    )
+    work, rival = figures["work"], figures["rival claims"]
+    table = Table(f"{options.workers} workers with {options.slots} slots", "", "the queue object")
+    table.add_row("subjects a second", f"{work['subjects a second']:.0f}", "")
+    table.add_row(
+        "claims a second", f"{work['subjects a second']:.0f}", f"{rival['claims a second']:.0f}"
+    )
+    table.add_row("ms a subject", f"{work['ms a subject']:.1f}", "")
+    table.add_row(
+        "requests a subject",
+        f"{work['requests a subject']:.2f}",
+        f"{rival['requests a claim']:.2f} a claim",
+    )
+    console.print(table)
+    table = Table(f"counts of {options.items:,} items", "requests", "ms")
+    for name, one in figures["counts"].items():
+        table.add_row(name, f"{one['requests']}", f"{one['ms']:.0f}")
+    console.print(table)
+    console.print(f"{figures['url']}, {figures['cores']} cores")
+
+
+if __name__ == "__main__":
+    main()
