@@ -16,6 +16,13 @@ from services.ledger.rollups import read_outcomes
 from services.ledger.specs import Spec, read_spec
 from services.ledger.survey import ended_items, latest_attempts
 
+_KEPT = 10
+"""Times the usual pause that what was seen is used: claims find out what has changed since, and a
+listing of many items costs far more than a claim in vain."""
+
+_MISSES = 3
+"""Claims in vain after which it is looked up anew."""
+
 _MOST_RELUCTANT = 4
 """Times the usual pause before a job is looked through again that had nothing to do, again and
 again: there may be many whose items are all being done."""
@@ -45,6 +52,7 @@ class Candidates:
         self._looked = float("-inf")
         self._empty_until = float("-inf")
         self._reluctance = 1
+        self._misses = 0
 
     @property
     def spec(self) -> Spec:
@@ -62,10 +70,18 @@ class Candidates:
         now = self._ledger.clock()
         if now < self._empty_until:
             return False
-        if now - self._looked > self._ledger.settings.look:
+        if now - self._looked > _KEPT * self._ledger.settings.look or self._misses > _MISSES:
             self._waiting.clear()
             self._look_for_blocks()
         return True
+
+    def put_back(self, candidate: Candidate) -> None:
+        """It was not tried, or nobody knows."""
+        self._waiting.append(candidate)
+
+    def missed(self) -> None:
+        """Another worker was quicker: what was seen has grown old if that happens often."""
+        self._misses += 1
 
     def next(self) -> Candidate | None:
         """One more of what was seen. None: that was all, so look elsewhere for a while."""
@@ -94,9 +110,12 @@ class Candidates:
             start = self._chance.randrange(len(blocks)) if blocks else 0
         self._blocks = deque(blocks[start:] + blocks[:start])
         self._looked = self._ledger.clock()
+        self._misses = 0
 
     def _find(self, block: Block) -> list[Candidate]:
-        """Those of a block, from a place on that is drawn."""
+        """Those of a block: what was attempted before first, as it has waited longest; then the
+        others, from a place on that is drawn.
+        """
         assert self._control is not None
         assert self._outcomes is not None
         attempts = latest_attempts(self._ledger, self.keys, block)
@@ -110,5 +129,8 @@ class Candidates:
             # Only what was attempted can have a result.
             results = ended_items(self._ledger, self.keys, block)
             found = [candidate for candidate in found if candidate.place.index not in results]
-        start = self._chance.randrange(len(found)) if found else 0
-        return found[start:] + found[:start]
+        again = [candidate for candidate in found if candidate.number > 1]
+        fresh = [candidate for candidate in found if candidate.number == 1]
+        self._chance.shuffle(again)
+        start = self._chance.randrange(len(fresh)) if fresh else 0
+        return again + fresh[start:] + fresh[:start]

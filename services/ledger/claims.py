@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from services.errors import DamagedRecordError, DeletedError, UnknownJobError
+from services.errors import DamagedRecordError, DeletedError, StorageError, UnknownJobError
 from services.ledger.attempts import Attempt
 from services.ledger.candidates import Candidate, Candidates
 from services.ledger.checkpoints import latest_checkpoint
@@ -112,21 +112,39 @@ class Claims:
             return None  # The supervisor mends or reports it; other jobs are no worse for it.
 
     def _first_of(self, candidates: Candidates, *, idle: bool) -> Attempt | None:
-        most = candidates.spec.record.max_attempts
         while candidate := candidates.next():
-            ends = read_ends(self._ledger, candidates.keys, candidate.place, candidate.number - 1)
-            failures = count_failures(ends)
-            if failures >= most or candidate.number > MAX_ATTEMPTS:
-                fail_exhausted(self._ledger, candidates.keys, candidate.place, ends)
-                continue
-            # One that was in hand when workers died may be the cause. Its last attempt is alone,
-            # so that it takes no other with it for good.
-            alone = 0 < failures == most - 1 and any(ended.cause == "lost" for ended in ends)
-            if alone and not idle:
-                self._pass_over(_Lonely(candidates, candidate, ends))
-            elif attempt := self._try(candidates, candidate, ends, alone=alone):
+            try:
+                attempt = self._consider(candidates, candidate, idle=idle)
+            except StorageError:
+                candidates.put_back(candidate)
+                raise
+            if attempt:
                 return attempt
         return None
+
+    def _consider(
+        self, candidates: Candidates, candidate: Candidate, *, idle: bool
+    ) -> Attempt | None:
+        most = candidates.spec.record.max_attempts
+        ends = read_ends(self._ledger, candidates.keys, candidate.place, candidate.number - 1)
+        failures = count_failures(ends)
+        if failures >= most or candidate.number > MAX_ATTEMPTS:
+            fail_exhausted(self._ledger, candidates.keys, candidate.place, ends)
+            return None
+        # One that was in hand when workers died may be the cause. Its last attempt is alone, so
+        # that it takes no other with it for good.
+        alone = 0 < failures == most - 1 and any(ended.cause == "lost" for ended in ends)
+        if alone and not idle:
+            self._pass_over(_Lonely(candidates, candidate, ends))
+            return None
+        attempt = self._try(candidates, candidate, ends, alone=alone)
+        if attempt is None:
+            candidates.missed()
+        return attempt
+
+    def forget(self, keys: JobKeys) -> None:
+        """What was seen of a job that takes no more attempts."""
+        self._jobs.pop(keys, None)
 
     def _pass_over(self, lonely: _Lonely) -> None:
         now = self._ledger.clock()
@@ -151,7 +169,7 @@ class Claims:
             keys=keys,
             place=place,
             number=number,
-            item=spec.items[place.index],
+            item=spec.item(place.index),
             shared=spec.shared,
             max_attempts=spec.record.max_attempts,
             alone=alone,

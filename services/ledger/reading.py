@@ -232,7 +232,7 @@ def _view_unless_gone(ledger: Ledger, tenant: str, job: str) -> JobView | None:
 def _item_view(
     ledger: Ledger, keys: JobKeys, spec: Spec, standings: Standings, index: int
 ) -> ItemView:
-    state, name = standings.state(index), spec.items[index].name
+    state, name = standings.state(index), spec.item(index).name
     place = Place(standings.outcomes.last_round(index), index)
     shown = state.ended and state is not ItemState.DELETED
     line = ledger.find_line(keys.result(place)) if shown else None

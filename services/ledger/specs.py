@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.jobs import Item, JobRequest, Model
@@ -13,7 +14,7 @@ from services.ledger.records import JobRecord, Tombstone, pack, unpack_spec
 
 
 class _Content(Model):
-    items: tuple[Item, ...]
+    items: list[Any]
     shared: dict[str, JsonValue]
 
 
@@ -21,9 +22,18 @@ class _Content(Model):
 class Spec:
     """A job's spec whole, never to change."""
 
+    keys: JobKeys
     record: JobRecord
-    items: tuple[Item, ...]
+    items: list[Any]
+    """As JSON: of many items, few are looked at."""
     shared: dict[str, JsonValue]
+
+    def item(self, index: int) -> Item:
+        """Raises: DamagedRecordError."""
+        try:
+            return Item.model_validate(self.items[index])
+        except ValidationError as error:
+            raise _damaged(self.keys) from error
 
 
 def pack_spec(request: JobRequest, nonce: str) -> bytes:
@@ -46,13 +56,11 @@ def read_spec(ledger: Ledger, keys: JobKeys) -> Spec:
     job = _alive(keys, record)
     try:
         content = _Content.model_validate_json(payload)
-        if len(content.items) != job.count:
-            raise ValueError(f"it has {len(content.items)} items, not {job.count}")
-    except ValueError as error:
-        raise DamagedRecordError(
-            f"{keys.spec!r} is not what the ledger writes there; restore it, or delete its job"
-        ) from error
-    return Spec(job, content.items, content.shared)
+    except ValidationError as error:
+        raise _damaged(keys) from error
+    if len(content.items) != job.count:
+        raise _damaged(keys)
+    return Spec(keys, job, content.items, content.shared)
 
 
 def read_job(ledger: Ledger, keys: JobKeys) -> tuple[datetime, JobRecord]:
@@ -63,6 +71,12 @@ def read_job(ledger: Ledger, keys: JobKeys) -> tuple[datetime, JobRecord]:
     if not (line := ledger.find_line(keys.spec)):
         raise unknown(keys)
     return line[0].last_modified, _alive(keys, unpack_spec(keys.spec, line[1])[0])
+
+
+def _damaged(keys: JobKeys) -> DamagedRecordError:
+    return DamagedRecordError(
+        f"{keys.spec!r} is not what the ledger writes there; restore it, or delete its job"
+    )
 
 
 def unknown(keys: JobKeys) -> UnknownJobError:

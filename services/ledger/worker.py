@@ -91,6 +91,7 @@ class Worker:
                 attempt.stop = "lost"
         for attempt in claimed:
             if attempt.stop:
+                self._claims.forget(attempt.keys)
                 # Where that fails, the lease does not name it any more, and others end it.
                 with suppress(StorageError):
                     attempt.abandon()

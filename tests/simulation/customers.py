@@ -79,11 +79,11 @@ class Customer:
 
     def run(self) -> None:
         chance = self._process.world.random
-        self._process.sleep(chance.uniform(0, 10))
+        self._process.sleep(chance.uniform(0, 6))
         while not self._plan.job:
             self._submit()
         while self._plan.acts:
-            self._process.sleep(chance.uniform(0, 20))
+            self._process.sleep(chance.uniform(0, 12))
             self._do(self._plan.acts[0])
             self._plan.acts.pop(0)
 

@@ -74,8 +74,8 @@ class History:
     )
     answers: list[Answer] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
-    last_kill: tuple[float, Sequence[Claimed]] | None = None
-    """When a busy worker was killed after all faults had stopped, and what it had in hand."""
+    last_kill: tuple[float, str, Sequence[Claimed]] | None = None
+    """When which busy worker was killed after all faults had stopped, and what it had in hand."""
     wrong: list[str] = field(default_factory=list)
     """What a process noticed by itself."""
 

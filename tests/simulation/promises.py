@@ -19,10 +19,10 @@ from simulation.honesty import untruths
 from simulation.labour import secret
 from simulation.service import PASS, Service
 
-TAKEOVER = PASS + 2.0 + 5.0
+TAKEOVER = PASS + 2.0 + 8.0
 """Seconds within which, once a lease is over, the attempts of its dead worker are ended, so that
 others may follow: from one supervisor's pass to the next, two roundings to whole seconds, and the
-requests of two passes.
+requests of a sweep and two passes.
 """
 
 
@@ -162,7 +162,7 @@ def none_is_lost_that_lives(service: Service) -> Iterator[str]:
                 claims[change.key] = record["worker"]
             elif record["cause"] == "lost":
                 worker = claims[change.key.removesuffix(".ended")]
-                if held.get(worker):
+                if held.get(worker) and not _deleted(service, change.key):
                     yield f"{change.key} at {change.time:.3f}, though {worker} held its lease"
 
 
@@ -203,8 +203,14 @@ def takeover_is_quick(service: Service) -> Iterator[str]:
     """When a worker is killed and nothing else is wrong, others have its items soon."""
     if service.history.last_kill is None:
         return
-    killed, in_hand = service.history.last_kill
-    due = killed + service.scale.lease + TAKEOVER
+    killed, worker, in_hand = service.history.last_kill
+    # A renewal that was under way arrives, though its worker is dead.
+    renewals = (
+        c.time
+        for c in service.bucket.journal
+        if c.key.endswith(worker) and c.body and line(c.body)["state"] == "held"
+    )
+    due = max([killed, *renewals]) + service.scale.lease + TAKEOVER
     for claimed in in_hand:
         ended = _first_written(service, claimed, ".ended")
         unneeded = ended is None and _first_result(service, claimed) is not None
@@ -267,6 +273,8 @@ def rebuilt_from_nothing(service: Service) -> Iterator[str]:
         told = {s: n for s in ItemState if (n := before.get(ground.job, {}).get(s.value))}
         if not ground.deleted and raw != told:
             yield f"job {ground.job} is counted as {told}, and is {raw}"
+    # A supervisor of the service may have been in the middle of a sweep.
+    _perform(service, lambda supervisor: supervisor.recover())
     if left := service.bucket.keys("queue/"):
         yield f"finished jobs are still queued: {left}"
 

@@ -55,11 +55,11 @@ class Scale:
 
 def draw_scale(chance: random.Random) -> Scale:
     return Scale(
-        workers=chance.randint(1, 4),
-        supervisors=chance.choice((1, 1, 2)),
-        customers=chance.randint(1, 4),
-        faulty=chance.choice((15.0, 40.0, 100.0)),
-        lease=chance.choice((8.0, 20.0, 40.0)),
+        workers=chance.choice((1, 2, 2, 3)),
+        supervisors=chance.choice((1, 1, 1, 2)),
+        customers=chance.choice((1, 2, 2, 3)),
+        faulty=chance.choice((10.0, 25.0, 60.0)),
+        lease=chance.choice((8.0, 15.0, 30.0)),
         look=chance.choice((0.05, LOOK, LOOK, LOOK)),
         habits=Habits(
             slots=chance.randint(1, 3),
@@ -112,7 +112,7 @@ class Service:
         quiet = self.world.now
         self._submit_late()
         self.world.run(until=quiet + _BUSY, done=self._kill_a_busy_one)
-        self.world.run(until=quiet + _LONGEST, done=self._every(10.0, self._all_ended))
+        self.world.run(until=quiet + _LONGEST, done=self._every(5.0, self._all_ended))
 
     def open_ledger(self, process: Process) -> Ledger:
         """The ledger as a process has it open."""
@@ -170,12 +170,19 @@ class Service:
         self._keep("late customer", lambda process: self._serve(process, plan))
 
     def _kill_a_busy_one(self) -> bool:
-        """Whether a worker was killed that had something in hand for some steps."""
+        """Whether a worker was killed that had something in hand for some steps, while a supervisor
+        was there to see it.
+        """
+        alive = [process.name for process in self.world.processes if process.alive]
+        if not any(name.startswith("supervisor") for name in alive):
+            return False
         for labour in self.labour:
             if labour.process.alive and any(step >= 3 for step in labour.running.values()):
-                in_hand = [claimed(attempt) for attempt in labour.running if not attempt.stop]
+                running = [attempt for attempt in labour.running if not attempt.stop]
+                in_hand = [claimed(attempt) for attempt in running]
                 if any(tenant == "late" for tenant, _, _, _ in in_hand):
-                    self.history.last_kill = self.world.now, in_hand
+                    worker = running[0].lease.worker
+                    self.history.last_kill = self.world.now, worker, in_hand
                     self.world.crash(labour.process)
                     return True
         return False
