@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--submit", metavar="TENANT", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.items < 4 * options.workers * options.slots and not options.submit:
+        parser.error("give at least 4 items for each slot: half of them are done before counting")
     if options.submit:
         _submit_and_wait(options.url, options.submit, options.items)
     tenant = f"benchmark-{secrets.token_hex(4)}"
@@ -68,16 +70,17 @@ def main() -> None:
         job, figures["submit"] = _submit(ledger, options, tenant)
         figures |= _work(ledger, options, tenant, job)
         figures["rival claims"] = _rival_claims(store, options, tenant)
+        _show(console, figures, options)
     finally:
+        console.print("[dim]deleting what was made ...[/dim]")
         delete_tenant(ledger, tenant)
-    _show(console, figures, options)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _request(items: int) -> JobRequest:
+def _request(items: int, pool: str) -> JobRequest:
     return JobRequest(
-        pool="benchmark",
+        pool=pool,
         items=tuple(
             Item(
                 name=f"subject-{index:05d}",
@@ -91,8 +94,8 @@ def _request(items: int) -> JobRequest:
 def _submit_and_wait(url: str, tenant: str, items: int) -> None:
     """What the killed process does."""
     ledger = Ledger.on(open_store(url))
-    request = _request(items)
-    submit(ledger, tenant, "warm up", _request(1))
+    request = _request(items, tenant)
+    submit(ledger, tenant, "warm up", _request(1, "warm-up"))
     begun = time.perf_counter()
     job = submit(ledger, tenant, "key", request).job
     print(json.dumps({"job": job, "seconds": time.perf_counter() - begun}), flush=True)
@@ -103,7 +106,7 @@ def _submit(ledger: Ledger, options: argparse.Namespace, tenant: str) -> tuple[s
     """A job, and what it took."""
     if options.url == "memory:":  # which other processes do not see
         begun = time.perf_counter()
-        job = submit(ledger, tenant, "key", _request(options.items)).job
+        job = submit(ledger, tenant, "key", _request(options.items, tenant)).job
         seconds = time.perf_counter() - begun
     else:
         command = [sys.executable, __file__, options.url, "--items", str(options.items)]
@@ -130,7 +133,9 @@ def _work(ledger: Ledger, options: argparse.Namespace, tenant: str, job: str) ->
     """Half of the items, the counts, the rest, the counts."""
     store = ledger.store
     assert isinstance(store, CountedStore)
-    figures: dict[str, Any] = {"work": _claim_and_commit(ledger, options, options.items // 2)}
+    figures: dict[str, Any] = {
+        "work": _claim_and_commit(ledger, options, tenant, options.items // 2)
+    }
     keys = JobKeys(tenant, job)
     figures["counts"] = {
         "half-way, without a rollup": _counted(
@@ -139,7 +144,8 @@ def _work(ledger: Ledger, options: argparse.Namespace, tenant: str, job: str) ->
     }
     save(ledger, read_standings(ledger, keys, options.items), complete=False)
     figures["counts"]["half-way, with one"] = _counted(store, lambda: view_job(ledger, tenant, job))
-    _claim_and_commit(ledger, options, options.items - figures["work"]["subjects"])
+    rest = options.items - figures["work"]["subjects"]
+    _claim_and_commit(ledger, options, tenant, rest)
     Supervisor(ledger).recover()
     figures["counts"]["at the end"] = _counted(store, lambda: view_job(ledger, tenant, job))
     counts = view_job(ledger, tenant, job).counts
@@ -153,11 +159,13 @@ def _read_all(ledger: Ledger, keys: JobKeys) -> None:
     ledger.gather(ledger.store.read, [head.key for head in found])
 
 
-def _claim_and_commit(ledger: Ledger, options: argparse.Namespace, items: int) -> dict[str, Any]:
-    """At least so many; a few more may be in hand by then."""
+def _claim_and_commit(
+    ledger: Ledger, options: argparse.Namespace, pool: str, items: int
+) -> dict[str, Any]:
+    """At least so many; a few more may be in hand by then. The tenant's pool is its own."""
     store = ledger.store
     assert isinstance(store, CountedStore)
-    workers = [Worker(ledger, "benchmark") for _ in range(options.workers)]
+    workers = [Worker(ledger, pool) for _ in range(options.workers)]
     for worker in workers:
         worker.begin()
     before, left, claiming = Counter(store.calls), [items], [0.0]

@@ -133,7 +133,11 @@ class Supervisor:
         return record.complete and payload.count(b"\n") >= retries
 
     def _requeue(self, keys: JobKeys, job: JobRecord) -> None:
-        if not self._ledger.exists(layout.hint(job.pool, keys.tenant, keys.job)):
+        if self._ledger.exists(layout.hint(job.pool, keys.tenant, keys.job)):
+            return
+        # Again after the job was seen: whoever deleted its tenant meanwhile may have looked before
+        # it was submitted.
+        if not self._ledger.exists(layout.tenant_deletion(keys.tenant)):
             enqueue(self._ledger, job.pool, keys.tenant, keys.job)
 
     def _remove_checkpoints(self, keys: JobKeys) -> None:

@@ -89,13 +89,14 @@ class Worker:
         if self.lease.lost:
             for attempt in claimed:
                 attempt.stop = "lost"
-        for attempt in claimed:
-            if attempt.stop:
-                self._claims.forget(attempt.keys)
-                # Where that fails, the lease does not name it any more, and others end it.
-                with suppress(StorageError):
-                    attempt.abandon()
-        return [attempt for attempt in claimed if not attempt.stop]
+        # Once: what a beat stops from now on is its receiver's to abandon.
+        stopped = [attempt for attempt in claimed if attempt.stop]
+        for attempt in stopped:
+            self._claims.forget(attempt.keys)
+            # Where that fails, the lease does not name it any more, and others end it.
+            with suppress(StorageError):
+                attempt.abandon()
+        return [attempt for attempt in claimed if attempt not in stopped]
 
     def _hear(self, attempts: Iterable[Attempt]) -> None:
         """Which of these have to stop. After a claim this is what lets it begin: an order that
