@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check lint types imports format bench clean
+.PHONY: help setup setup-dev demo test check lint types imports format bench simulate kills clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,8 +49,17 @@ bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
 	$(BIN)/python benchmarks/subjects.py
 	$(BIN)/python benchmarks/pictures.py
 
+SEEDS ?= 1000
+simulate: $(VENV)/.dev ## the ledger under faults, by seeds (SEEDS=200000 for many)
+	PYTHONPATH=tests $(BIN)/python -m simulation $(SEEDS)
+
+STORE ?= kills-output
+ROUNDS ?= 10
+kills: $(VENV)/.dev ## the ledger under SIGKILL and SIGSTOP, on STORE (a folder or s3://...), ROUNDS times
+	PYTHONPATH=tests $(BIN)/python -m kills $(STORE) --rounds $(ROUNDS)
+
 clean: ## remove what make made
-	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) demo-output kills-output .pytest_cache .ruff_cache *.egg-info
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
