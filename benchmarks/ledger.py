@@ -110,13 +110,12 @@ def _submit(ledger: Ledger, options: argparse.Namespace, tenant: str) -> tuple[s
         seconds = time.perf_counter() - begun
     else:
         command = [sys.executable, __file__, options.url, "--items", str(options.items)]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [*command, "--submit", tenant], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout
-        answer = json.loads(process.stdout.readline())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        ) as process:
+            assert process.stdout
+            answer = json.loads(process.stdout.readline())
+            process.send_signal(signal.SIGKILL)
         job, seconds = answer["job"], answer["seconds"]
     found = len(read_spec(ledger, JobKeys(tenant, job)).items)
     counts = view_job(ledger, tenant, job).counts

@@ -4,13 +4,11 @@ for; nothing here writes, but that a reader may save a rollup.
 
 import hashlib
 import itertools
-from dataclasses import dataclass
-from datetime import datetime
 
 from pydantic import JsonValue
 
 from services.errors import DamagedRecordError, DeletedError, InvalidIdError, UnknownJobError
-from services.jobs import Counts, ItemState, JobState, Kind
+from services.jobs import Counts, ItemState
 from services.ledger.control import read_control
 from services.ledger.ids import check_job, parse_token_id, token_id
 from services.ledger.layout import JobKeys, Place, jobs_of, parse_place
@@ -24,79 +22,9 @@ from services.ledger.records import (
 )
 from services.ledger.rollups import Standings, read_standings, save_if_worth
 from services.ledger.specs import Spec, read_job, read_spec
+from services.ledger.views import AttemptView, ItemPage, ItemView, JobPage, JobView, Made
 from services.ledger.workforce import all_leases
 from services.storage.keys import LAST, MAX_PAGE
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """A job as a client sees it."""
-
-    job: str
-    kind: Kind
-    pool: str
-    tags: dict[str, str]
-    count: int
-    submitted: datetime
-    """By the store's clock."""
-    state: JobState
-    counts: Counts
-
-
-@dataclass(frozen=True, slots=True)
-class ItemView:
-    """An item as a client sees it."""
-
-    index: int
-    name: str
-    state: ItemState
-    reason: str = ""
-    """Of a failure."""
-    attempt: int = 0
-    """The one that its result came of."""
-    report: dict[str, JsonValue] | None = None
-    token: str | None = None
-    """Of a success: what was made is read by it."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptView:
-    """One attempt at an item."""
-
-    round: int
-    number: int
-    worker: str
-    claimed: datetime
-    ended: datetime | None
-    cause: str
-    """How it ended: succeeded, failed, cancelled, lost or released; empty: it has not."""
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Part of a list."""
-
-    next: str | None
-    """Where the next page begins; None: this was the last one."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobPage(Page):
-    jobs: tuple[JobView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ItemPage(Page):
-    items: tuple[ItemView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What a success has made."""
-
-    payload: bytes
-    result: ResultRecord
 
 
 def view_job(ledger: Ledger, tenant: str, job: str) -> JobView:

@@ -66,3 +66,14 @@ def test_pictures_compares_small_models(run: Any, tmp_path: Path) -> None:
     assert [row["batch"] for row in rows] == [1, 3, 1, 3]
     assert list(rows[0]["pictures per second"]) == ["plain", "1 token", "4 tokens"]
     assert list(rows[-1]["pictures per second"]) == ["1 token", "4 tokens"]
+
+
+def test_ledger_finds_every_item_and_counts_requests(run: Any, tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    sizes = ["--items", "40", "--workers", "2", "--slots", "2", "--rival-claims", "5"]
+    run("ledger.py", str(tmp_path / "store"), *sizes, "--json", str(found))
+    figures = json.loads(found.read_text())
+    assert figures["submit"]["found"] == 40
+    assert figures["work"]["requests a subject"] < 8
+    assert figures["counts"]["at the end"]["requests"] == 3
+    assert figures["counts"]["reading all results"]["requests"] > 40

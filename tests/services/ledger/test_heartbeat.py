@@ -1,0 +1,66 @@
+"""The thread that keeps a lease, with real time and a store in memory."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from services.errors import UnavailableError
+from services.ledger.heartbeat import Heartbeat
+from services.ledger.ledger import Ledger
+from services.ledger.leases import break_lease, read_lease
+from services.ledger.worker import Worker
+from services.settings import LedgerSettings
+from services.storage.memory import MemoryStore
+
+_LEASE = 0.4
+
+
+@pytest.fixture
+def worker() -> Worker:
+    worker = Worker(Ledger.on(MemoryStore(), LedgerSettings(lease=_LEASE, look=0.01)), "default")
+    worker.begin()
+    return worker
+
+
+def _until(holds: Callable[[], bool]) -> bool:
+    ends = time.monotonic() + 10
+    while not holds() and time.monotonic() < ends:
+        time.sleep(0.01)
+    return holds()
+
+
+def _version(worker: Worker) -> int:
+    found = read_lease(worker._ledger, worker.lease.worker)
+    return found[1].version if found else 0
+
+
+def test_it_renews_while_the_process_is_busy(worker: Worker) -> None:
+    with Heartbeat(worker, _LEASE):
+        assert _until(lambda: _version(worker) >= 4)
+    stopped = _version(worker)
+    time.sleep(_LEASE)
+    assert _version(worker) == stopped
+
+
+def test_it_goes_on_after_trouble(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    renew, failures = worker.lease.renew, [UnavailableError("not now")] * 3
+
+    def renew_later() -> None:
+        if failures:
+            raise failures.pop()
+        renew()
+
+    monkeypatch.setattr(worker.lease, "renew", renew_later)
+    with Heartbeat(worker, _LEASE) as heartbeat:
+        assert _until(lambda: heartbeat.trouble is not None)
+        assert _until(lambda: heartbeat.trouble is None and _version(worker) >= 2)
+
+
+def test_it_ends_when_the_lease_was_broken(worker: Worker) -> None:
+    found = read_lease(worker._ledger, worker.lease.worker)
+    assert found
+    assert break_lease(worker._ledger, *found)
+    with Heartbeat(worker, _LEASE) as heartbeat:
+        assert _until(lambda: worker.lease.lost)
+        assert _until(lambda: not heartbeat._thread.is_alive())
