@@ -68,9 +68,15 @@ def main() -> None:
     figures: dict[str, Any] = {"url": store.url, "cores": os.cpu_count(), "items": options.items}
     try:
         job, figures["submit"] = _submit(ledger, options, tenant)
-        figures |= _work(ledger, options, tenant, job)
+        _show_submit(console, figures["submit"], options.items)
         figures["rival claims"] = _rival_claims(store, options, tenant)
-        _show(console, figures, options)
+        half = _claim_and_commit(ledger, options, tenant, options.items // 2)
+        figures["work"] = half
+        _show_work(console, half, figures["rival claims"], options)
+        rest = options.items - half["subjects"]
+        figures["counts"] = _counts(ledger, options, tenant, job, rest)
+        _show_counts(console, figures["counts"], options.items)
+        console.print(f"{figures['url']}, {figures['cores']} cores")
     finally:
         console.print("[dim]deleting what was made ...[/dim]")
         delete_tenant(ledger, tenant)
@@ -128,28 +134,25 @@ def _submit(ledger: Ledger, options: argparse.Namespace, tenant: str) -> tuple[s
     return job, {"seconds": seconds, "found": found, "one object an item, seconds": rival}
 
 
-def _work(ledger: Ledger, options: argparse.Namespace, tenant: str, job: str) -> dict[str, Any]:
-    """Half of the items, the counts, the rest, the counts."""
+def _counts(
+    ledger: Ledger, options: argparse.Namespace, tenant: str, job: str, rest: int
+) -> dict[str, Any]:
+    """Of a job half-way, and when the rest is done, too."""
     store = ledger.store
     assert isinstance(store, CountedStore)
-    figures: dict[str, Any] = {
-        "work": _claim_and_commit(ledger, options, tenant, options.items // 2)
-    }
     keys = JobKeys(tenant, job)
-    figures["counts"] = {
-        "half-way, without a rollup": _counted(
-            store, lambda: read_standings(ledger, keys, options.items)
-        ),
-    }
+    without = _counted(store, lambda: read_standings(ledger, keys, options.items))
     save(ledger, read_standings(ledger, keys, options.items), complete=False)
-    figures["counts"]["half-way, with one"] = _counted(store, lambda: view_job(ledger, tenant, job))
-    rest = options.items - figures["work"]["subjects"]
+    figures = {
+        "half-way, without a rollup": without,
+        "half-way, with one": _counted(store, lambda: view_job(ledger, tenant, job)),
+    }
     _claim_and_commit(ledger, options, tenant, rest)
     Supervisor(ledger).recover()
-    figures["counts"]["at the end"] = _counted(store, lambda: view_job(ledger, tenant, job))
+    figures["at the end"] = _counted(store, lambda: view_job(ledger, tenant, job))
     counts = view_job(ledger, tenant, job).counts
     assert counts.succeeded == options.items, counts
-    figures["counts"]["reading all results"] = _counted(store, lambda: _read_all(ledger, keys))
+    figures["reading all results"] = _counted(store, lambda: _read_all(ledger, keys))
     return figures
 
 
@@ -232,31 +235,34 @@ def _counted(store: CountedStore, call: Callable[[], object]) -> dict[str, float
     return {"requests": store.calls.total() - before, "ms": 1000 * seconds}
 
 
-def _show(console: Console, figures: dict[str, Any], options: argparse.Namespace) -> None:
-    made = figures["submit"]
+def _show_submit(console: Console, made: dict[str, float], items: int) -> None:
     times = made["one object an item, seconds"] / made["seconds"]
     console.print(
-        f"submit: {options.items:,} items in {made['seconds']:.2f} s, then SIGKILL; a fresh "
-        f"process finds {made['found']:,}. One object an item takes {times:.0f} times as long."
+        f"submit: {items:,} items in {made['seconds']:.2f} s, then SIGKILL; a fresh process finds "
+        f"{made['found']:,}. One object an item takes {times:.0f} times as long."
     )
-    work, rival = figures["work"], figures["rival claims"]
+
+
+def _show_work(
+    console: Console,
+    work: dict[str, float],
+    rival: dict[str, float],
+    options: argparse.Namespace,
+) -> None:
     table = Table(f"{options.workers} workers with {options.slots} slots", "", "the queue object")
-    table.add_row("subjects a second", f"{work['subjects a second']:.0f}", "")
-    table.add_row(
-        "claims a second", f"{work['subjects a second']:.0f}", f"{rival['claims a second']:.0f}"
-    )
+    claims, rivals = work["subjects a second"], rival["claims a second"]
+    table.add_row("claims a second", f"{claims:.0f}, with a commit each", f"{rivals:.0f}")
     table.add_row("ms a subject", f"{work['ms a subject']:.1f}", "")
-    table.add_row(
-        "requests a subject",
-        f"{work['requests a subject']:.2f}",
-        f"{rival['requests a claim']:.2f} a claim",
-    )
+    requests = f"{rival['requests a claim']:.2f} a claim"
+    table.add_row("requests a subject", f"{work['requests a subject']:.2f}", requests)
     console.print(table)
-    table = Table(f"counts of {options.items:,} items", "requests", "ms")
-    for name, one in figures["counts"].items():
+
+
+def _show_counts(console: Console, counts: dict[str, dict[str, float]], items: int) -> None:
+    table = Table(f"counts of {items:,} items", "requests", "ms")
+    for name, one in counts.items():
         table.add_row(name, f"{one['requests']}", f"{one['ms']:.0f}")
     console.print(table)
-    console.print(f"{figures['url']}, {figures['cores']} cores")
 
 
 if __name__ == "__main__":

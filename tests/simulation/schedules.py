@@ -28,15 +28,16 @@ def simulate(
     *,
     kind: type[S3Store] = S3Store,
     rates: dict[str, float] | None = None,
+    faulty: float | None = None,
     variant: AbstractContextManager[object] | None = None,
     log: bool = False,
 ) -> Outcome:
     """Run a seed's schedule, with a ledger that is changed by `variant`, and check everything.
 
-    `rates` are those of faults, where they are not to be drawn.
+    `rates` and `faulty` are as in `Service`.
     """
     with World(seed) as world, variant or nullcontext():
-        service = Service(world, kind, rates)
+        service = Service(world, kind, rates, faulty)
         try:
             service.run()
             broken = broken_promises(service)

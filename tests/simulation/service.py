@@ -7,7 +7,7 @@ end         all that was accepted has ended, or it never will
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.errors import StorageError
 from services.jobs import Item, JobRequest
@@ -73,12 +73,20 @@ class Service:
     """All processes of one world. Each that crashes is started again."""
 
     def __init__(
-        self, world: World, kind: type[S3Store] = S3Store, rates: dict[str, float] | None = None
+        self,
+        world: World,
+        kind: type[S3Store] = S3Store,
+        rates: dict[str, float] | None = None,
+        faulty: float | None = None,
     ) -> None:
-        """`rates` are those of faults, where they are not to be drawn."""
+        """`rates` are those of faults, and `faulty` how long there are any, where that is not to be
+        drawn.
+        """
         chance = world.random
         self.world = world
         self.scale = draw_scale(chance)
+        if faulty is not None:
+            self.scale = replace(self.scale, faulty=faulty)
         self.faults = Faults.drawn(chance, until=self.scale.faulty)
         if rates is not None:
             self.faults = Faults(**rates, until=self.scale.faulty)

@@ -5,11 +5,11 @@ import pytest
 from simulation.schedules import simulate
 from simulation.variants import VARIANTS, simulate_variant
 
-_SEEDS = 3000
+_SEEDS = 2000
 _PARTS = 10
 
 _MOST = 600
-"""Seeds within which a variant is caught. Each is caught by one of the first 150."""
+"""Seeds within which a variant is caught. Each is caught by one of the first 100."""
 
 
 @pytest.mark.parametrize("part", range(_PARTS))

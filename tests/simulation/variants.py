@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from services.errors import AlreadyExistsError, PreconditionFailedError
-from services.ledger import candidates, claims, deletion, workforce
+from services.ledger import claims, deletion, workforce
 from services.ledger.attempts import Attempt
 from services.ledger.leases import Lease
 from services.ledger.records import LeaseRecord, ResultRecord, pack
@@ -31,6 +31,8 @@ class Variant:
     caught_by: str
     rates: dict[str, float] | None = None
     """Of faults, where those that are drawn show it too seldom."""
+    faulty: float | None = None
+    """Seconds for which there are faults, for the same reason."""
 
 
 @contextmanager
@@ -152,25 +154,11 @@ def break_without_looking() -> Generator[None]:
         yield
 
 
-@contextmanager
-def look_anew_on_the_way() -> Generator[None]:
-    """What was seen is looked up anew while it is gone through. On a store that is slow, beside how
-    often to look, what has to be alone is found again for ever: a bug that real kills found.
-    """
-    next_ = candidates.Candidates.next
-
-    def look_then_next(self: candidates.Candidates) -> candidates.Candidate | None:
-        return next_(self) if self.refresh() else None
-
-    with patch.object(candidates.Candidates, "next", look_then_next):
-        yield
-
-
 VARIANTS: dict[str, Variant] = {
     "overwrite at commit": Variant(overwrite_at_commit, S3Store, "results_stand"),
     "own 412 is taken for lost": Variant(None, LosesToItself, "told_the_truth"),
     "swap by ETag alone": Variant(
-        swap_by_etag_alone, S3Store, "leases_last", {"slow": 0.3, "pause": 0.1}
+        swap_by_etag_alone, S3Store, "leases_last", {"slow": 0.5, "pause": 0.05}, 300.0
     ),
     "lease by the local clock": Variant(lease_by_local_clock, S3Store, "leases_last"),
     "begin without listening": Variant(
@@ -178,9 +166,6 @@ VARIANTS: dict[str, Variant] = {
     ),
     "delete what is there": Variant(delete_what_is_there, S3Store, "results_stand"),
     "start from nothing": Variant(start_from_nothing, S3Store, "work_is_not_repeated"),
-    "look anew on the way": Variant(
-        look_anew_on_the_way, S3Store, "a process failed", {"crash": 0.02}
-    ),
     "break without looking": Variant(break_without_looking, S3Store, "leases_last"),
 }
 
@@ -192,4 +177,6 @@ def simulate_variant(task: tuple[int, str | None], *, log: bool = False) -> Outc
         return simulate(seed, log=log)
     variant = VARIANTS[name]
     change = variant.change() if variant.change else None
-    return simulate(seed, kind=variant.kind, rates=variant.rates, variant=change, log=log)
+    return simulate(
+        seed, kind=variant.kind, rates=variant.rates, faulty=variant.faulty, variant=change, log=log
+    )

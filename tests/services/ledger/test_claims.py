@@ -212,9 +212,32 @@ def test_a_worker_with_something_in_hand_leaves_to_others_what_has_to_be_alone(s
     worker = scene.worker(accepts=lambda record: record.max_attempts != 3)
     scene.submit(5)
     assert len(worker.claim(1)) == 1
-    worker._accepts = lambda record: True
+    worker._claims._accepts = lambda record: True
     with _patient(scene):
         assert len(worker.claim(8)) == 4
+    assert scene.claim(8)[0].alone
+
+
+def test_on_a_slow_store_what_has_to_be_alone_is_not_found_for_ever(scene: Any) -> None:
+    """Each request takes longer than what was seen is used."""
+    scene.submit(1, max_attempts=3)
+    _lose(scene, 2)
+    worker = scene.worker(accepts=lambda record: record.max_attempts != 3)
+    scene.submit(1)
+    assert len(worker.claim(1)) == 1
+    worker._claims._accepts = lambda record: True
+    requests = [0]
+
+    def wait(name: str, key: str) -> None:
+        requests[0] += 1
+        if requests[0] > PATIENCE:
+            raise Circling
+        scene.seconds += 100
+        worker.lease._renewed = scene.seconds
+
+    scene.store.before = wait
+    assert worker.claim(8) == []
+    scene.store.before = None
     assert scene.claim(8)[0].alone
 
 
