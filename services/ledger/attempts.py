@@ -88,7 +88,8 @@ class Attempt:
     def succeed(self, payload: bytes, report: dict[str, JsonValue] | None = None) -> None:
         """Make `payload` the item's result. When it returns, that holds until it is deleted.
 
-        Raises: SupersededError if the item has ended otherwise. UnavailableError: call it again.
+        Raises: ValueError if `report` is no JSON, or has a number that is none. SupersededError if
+        the item has ended otherwise. UnavailableError: call it again.
         """
         self._commit(
             ResultRecord(

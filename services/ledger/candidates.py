@@ -84,7 +84,9 @@ class Candidates:
         self._misses += 1
 
     def next(self) -> Candidate | None:
-        """One more of what was seen. None: that was all, so look elsewhere for a while."""
+        """One more of what was seen. None: that was all, or it is old: look elsewhere for now."""
+        if self._misses > _MISSES:
+            return None
         while not self._waiting and self._blocks:
             self._here = self._blocks[0]
             self._waiting.extend(self._find(self._here))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from services.errors import DamagedRecordError
+from services.errors import DamagedRecordError, NotFoundError
 from services.ledger.layout import JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.records import OrderRecord, pack, unpack
@@ -40,9 +40,15 @@ def read_control(ledger: Ledger, keys: JobKeys) -> Control:
     return Control(
         cancelled="cancel" in names,
         deleted="deleted" in names,
-        deleted_items=frozenset(int(name[5:]) for name in names if name.startswith("item.")),
-        retries=sum(name.startswith("retry.") for name in names),
+        deleted_items=frozenset(_numbers(names, "item.")),
+        retries=max(_numbers(names, "retry."), default=0),
     )
+
+
+def _numbers(names: set[str], prefix: str) -> list[int]:
+    """Those of orders of one kind. What others put there is passed over."""
+    rest = (name[len(prefix) :] for name in names if name.startswith(prefix))
+    return [int(number) for number in rest if number.isascii() and number.isdigit()]
 
 
 def order(ledger: Ledger, key: str, by: str, payload: bytes = b"") -> bool:
@@ -58,10 +64,10 @@ def pack_members(indices: list[int]) -> bytes:
 def read_members(ledger: Ledger, keys: JobKeys, round_: int) -> list[int]:
     """The items of a round of retries, in order. Raises: DamagedRecordError."""
     key = keys.retry(round_)
-    _, payload = unpack(key, ledger.store.read(key).body, OrderRecord)
     try:
+        _, payload = unpack(key, ledger.store.read(key).body, OrderRecord)
         return _MEMBERS.validate_json(payload)
-    except ValidationError as error:
+    except (NotFoundError, ValidationError) as error:
         raise DamagedRecordError(
             f"{key!r} is not what the ledger writes there; restore it, or delete its job"
         ) from error

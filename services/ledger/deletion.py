@@ -4,13 +4,16 @@ there is, which all that runs still meets at its commit.
 Each of these may end half-way: the order stands, and calling again, or a sweep, does the rest.
 """
 
-from services.errors import DeletedError, UnknownJobError
+from contextlib import suppress
+
+from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.ledger import layout
 from services.ledger.checkpoints import remove_checkpoints
 from services.ledger.control import order, read_control, read_members
 from services.ledger.ids import is_job, parse_token_id
 from services.ledger.layout import JobKeys, Place, parse_place
 from services.ledger.ledger import Ledger
+from services.ledger.queue import enqueue
 from services.ledger.records import Tombstone, is_tombstone, pack
 from services.ledger.specs import read_job, unknown
 
@@ -51,6 +54,9 @@ def delete_job(ledger: Ledger, tenant: str, job: str, by: str = "") -> None:
     if not ledger.exists(keys.spec):
         raise unknown(keys)
     order(ledger, keys.deletion, by)
+    with suppress(DamagedRecordError, DeletedError):
+        # If this ends half-way, the supervisor goes on with what is queued.
+        enqueue(ledger, read_job(ledger, keys)[1].pool, tenant, job)
     finish_job(ledger, keys)
 
 
@@ -84,11 +90,11 @@ def finish_job(ledger: Ledger, keys: JobKeys) -> None:
     """
     if (found := ledger.find(keys.spec)) and not is_tombstone(found[1]):
         ledger.swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), found[0].etag)
-    begun = {
-        parse_place(head.key[len(prefix) :])[0]
-        for prefix in (keys.attempts, keys.results)
-        for head in ledger.heads(prefix)
-    }
+    begun: set[Place] = set()
+    for prefix in (keys.attempts, keys.results):
+        for head in ledger.heads(prefix):
+            with suppress(DamagedRecordError):
+                begun.add(parse_place(head.key[len(prefix) :])[0])
     ledger.gather(lambda place: _bury(ledger, keys.result(place)), sorted(begun))
     rest = [
         head.key

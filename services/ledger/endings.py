@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from services.errors import DamagedRecordError
 from services.jobs import ItemState
 from services.ledger.layout import JobKeys, Place
 from services.ledger.ledger import Ledger
@@ -32,8 +33,12 @@ def read_ends(ledger: Ledger, keys: JobKeys, place: Place, last: int) -> tuple[E
     ended: list[EndedRecord] = []
     for number in range(1, last + 1):
         key = keys.ended(place, number)
-        if found := ledger.find(key):
+        if not (found := ledger.find(key)):
+            continue
+        try:
             ended.append(unpack(key, found[1], EndedRecord)[0])
+        except DamagedRecordError:
+            ended.append(EndedRecord(nonce="", cause="lost", reason="its record is damaged"))
     return tuple(ended)
 
 

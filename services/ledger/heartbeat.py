@@ -4,7 +4,7 @@ busy.
 
 import threading
 
-from services.errors import LeaseLostError, ServiceError
+from services.errors import LeaseLostError
 from services.ledger.worker import Worker
 
 _BEATS = 4
@@ -19,7 +19,7 @@ class Heartbeat:
         self._pause = lease / _BEATS
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self.trouble: ServiceError | None = None
+        self.trouble: Exception | None = None
         """Why the latest beat failed; the worker goes on as long as its lease."""
 
     def __enter__(self) -> "Heartbeat":
@@ -37,5 +37,5 @@ class Heartbeat:
                 self.trouble = None
             except LeaseLostError:
                 return
-            except ServiceError as error:
+            except Exception as error:
                 self.trouble = error

@@ -20,9 +20,11 @@ a round lie in *blocks* of 1000, which have a prefix and so a listing of their o
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from services.errors import DamagedRecordError
 from services.ledger.ids import check_job, check_tenant, oldest_first
 
 BLOCK = 1000
@@ -31,6 +33,8 @@ BLOCK = 1000
 MAX_ROUNDS = 100
 MAX_ATTEMPTS = 99
 """Of one item in one round, however they end: two digits."""
+
+_NAME = re.compile(r"[0-9]{2}\.[0-9]{5}(\.[0-9]{2}(\.ended)?)?", re.ASCII)
 
 WORKERS = "service/workers/"
 QUEUE = "queue/"
@@ -129,7 +133,12 @@ class JobKeys:
 
 
 def parse_place(name: str) -> tuple[Place, list[str]]:
-    """Of a name behind `attempts`, `checkpoints` or `results`: the item, and the parts after it."""
+    """Of a name behind `attempts`, `checkpoints` or `results`: the item, and the parts after it.
+
+    Raises: DamagedRecordError if something else lies there.
+    """
+    if not _NAME.fullmatch(name):
+        raise DamagedRecordError(f"{name!r} is nothing that the ledger writes there: remove it")
     round_, index, *rest = name.split(".")
     return Place(int(round_), int(index)), rest
 

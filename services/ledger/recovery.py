@@ -58,6 +58,10 @@ def _is_over(
     if worker is None:
         return False
     living = workforce.living(worker)
+    if living is None and workforce.left(worker):
+        reason = f"worker {worker} has ended without it"
+        end_attempt(ledger, keys, place, standing.number, "released", reason)
+        return True
     if living is None:
         reason = f"worker {worker or '(unreadable)'} was killed, or did not renew its lease"
         end_attempt(ledger, keys, place, standing.number, "lost", reason)

@@ -15,7 +15,7 @@ from services.ledger.queue import all_queued, dequeue, enqueue
 from services.ledger.records import JobRecord, RollupRecord, unpack
 from services.ledger.recovery import recover_job
 from services.ledger.rollups import save
-from services.ledger.specs import read_job
+from services.ledger.specs import read_job, read_spec
 from services.ledger.workforce import Workforce, forget_the_dead
 
 
@@ -44,6 +44,9 @@ class Supervisor:
         """Go through the queue once. Raises: UnavailableError: call it again."""
         self._workforce.look_again()
         queued = all_queued(self._ledger)
+        for tenant in {tenant for _, tenant, _ in queued}:
+            if self._ledger.exists(layout.tenant_deletion(tenant)):
+                finish_tenant(self._ledger, tenant)
         seen = Pass(jobs=len(queued))
         for (pool, _, job), left in zip(
             queued, self._ledger.gather(self._bring_forward, queued), strict=True
@@ -105,6 +108,9 @@ class Supervisor:
 
     def _sweep_job(self, keys: JobKeys) -> None:
         control = read_control(self._ledger, keys)
+        if control.deleted:
+            finish_job(self._ledger, keys)
+            return
         try:
             _, job = read_job(self._ledger, keys)
         except UnknownJobError:
@@ -112,13 +118,11 @@ class Supervisor:
         except DeletedError:
             finish_job(self._ledger, keys)
             return
-        if control.deleted:
-            finish_job(self._ledger, keys)
-            return
         for index in control.deleted_items:
             for place in places_of(self._ledger, keys, index):
                 finish_item(self._ledger, keys, place)
         if not self._is_complete(keys, control.retries):
+            read_spec(self._ledger, keys)  # Workers pass over one that is damaged: report it.
             self._requeue(keys, job)
         self._remove_checkpoints(keys)
 

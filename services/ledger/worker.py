@@ -3,8 +3,9 @@
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
-from services.errors import LeaseLostError, StorageError
+from services.errors import LeaseLostError, ServiceError
 from services.ledger.attempts import Attempt
 from services.ledger.claims import Claims
 from services.ledger.control import read_control
@@ -30,7 +31,8 @@ class Worker:
     ) -> None:
         """`accepts` says which jobs of the pool this worker can do."""
         self.lease = Lease(ledger, pool)
-        self._ledger = ledger
+        # Orders are read as leases are: no bulk transfer keeps a beat from the next renewal.
+        self._ledger = replace(ledger, store=ledger.leases)
         self._claims = Claims(ledger, self.lease, pool, accepts, chance or random.Random())
         self._in_hand: list[Attempt] = []
         self._unheard: list[Attempt] = []
@@ -94,7 +96,7 @@ class Worker:
         for attempt in stopped:
             self._claims.forget(attempt.keys)
             # Where that fails, the lease does not name it any more, and others end it.
-            with suppress(StorageError):
+            with suppress(ServiceError):
                 attempt.abandon()
         return [attempt for attempt in claimed if attempt not in stopped]
 
@@ -105,10 +107,17 @@ class Worker:
         jobs: dict[JobKeys, list[Attempt]] = {}
         for attempt in attempts:
             jobs.setdefault(attempt.keys, []).append(attempt)
+        trouble: ServiceError | None = None
         for keys, ours in jobs.items():
-            control = read_control(self._ledger, keys)
+            try:
+                control = read_control(self._ledger, keys)
+            except ServiceError as error:
+                trouble = error  # The orders of other jobs are heard all the same.
+                continue
             for attempt in ours:
                 if control.is_deleted(attempt.place.index):
                     attempt.stop = "deleted"
                 elif control.cancelled:
                     attempt.stop = attempt.stop or "cancelled"
+        if trouble:
+            raise trouble

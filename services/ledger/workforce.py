@@ -40,6 +40,7 @@ class Workforce:
         self._ledger = ledger
         self._claimants: dict[str, str] = {}
         self._seen: dict[str, Living | None] = {}
+        self._left: set[str] = set()
 
     def look_again(self) -> None:
         """Forget how the workers stood."""
@@ -49,16 +50,19 @@ class Workforce:
         """The worker who made a claim, by its key; empty if nobody can tell, as it is damaged.
         None: it is gone, and so is its job.
         """
-        if claim not in self._claimants:
-            if not (found := self._ledger.find(claim)):
-                return None
-            if len(self._claimants) >= _REMEMBERED:
-                self._claimants.clear()
-            try:
-                self._claimants[claim] = unpack(claim, found[1], ClaimRecord)[0].worker
-            except DamagedRecordError:
-                self._claimants[claim] = ""
-        return self._claimants[claim]
+        known = self._claimants.get(claim)
+        if known is not None:
+            return known
+        if not (found := self._ledger.find(claim)):
+            return None
+        try:
+            worker = unpack(claim, found[1], ClaimRecord)[0].worker
+        except DamagedRecordError:
+            worker = ""
+        if len(self._claimants) >= _REMEMBERED:
+            self._claimants.clear()
+        self._claimants[claim] = worker
+        return worker
 
     def living(self, worker: str) -> Living | None:
         """A worker that lives. If its lease is over, it is broken first: from then on the worker is
@@ -66,11 +70,17 @@ class Workforce:
         """
         if worker not in self._seen:
             self._seen[worker] = self._look_at(worker) if worker else None
-        return self._seen[worker]
+        return self._seen.get(worker)
+
+    def left(self, worker: str) -> bool:
+        """Whether one that does not live has ended by itself, and was not killed."""
+        return worker in self._left
 
     def _look_at(self, worker: str) -> Living | None:
         while found := read_lease(self._ledger, worker):
             head, record = found
+            if record.state == "released":
+                self._left.add(worker)
             if record.state != "held":
                 return None
             if not over(head, record):

@@ -89,7 +89,13 @@ def results_are_whole(service: Service) -> Iterator[str]:
 
 
 def claims_are_single(service: Service) -> Iterator[str]:
-    """An attempt is claimed once, and ended once."""
+    """An attempt is claimed once, ended once, and begun by the worker that claimed it alone."""
+    for start in service.history.starts:
+        tenant, job, place, number = start.attempt
+        key = f"t/{tenant}/jobs/{job}/attempts/{place}.{number:02d}"
+        claims = [c for c in service.bucket.journal if c.key == key and c.body]
+        if not any(line(claim.body)["worker"] == start.worker for claim in claims):
+            yield f"{start} was claimed by another"
     for key, changes in _by_key(service, "/attempts/"):
         if sum(bool(change.body) for change in changes) > 1 and not _deleted(service, key):
             yield f"{key} was written {len(changes)} times"

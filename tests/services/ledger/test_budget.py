@@ -57,5 +57,5 @@ def test_a_supervisor_asks_little_of_a_large_job_that_runs(scene: Any) -> None:
     supervisor.recover()
     with scene.store.counted() as requests:
         supervisor.recover()
-    # The queue, the leases; spec, orders and rollup; two listings a block; one lease.
-    assert len(requests) <= 2 + 3 + 2 * 10 + 1, Counter(requests).most_common(5)
+    # The queue, the tenant, the leases; spec, orders and rollup; two listings a block; one lease.
+    assert len(requests) <= 3 + 3 + 2 * 10 + 1, Counter(requests).most_common(5)
