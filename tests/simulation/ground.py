@@ -79,6 +79,13 @@ class Ground:
             if name.endswith(".ended")
         ]
 
+    def causes(self, round_: int, index: int, number: int) -> list[str]:
+        """How the attempts before this one came to nothing."""
+        ends = (
+            self.body(f"attempts/{round_:02d}.{index:05d}.{n:02d}.ended") for n in range(1, number)
+        )
+        return [line(body)["cause"] for body in ends if body]
+
     def claimed_before_cancel(self, round_: int, index: int) -> bool:
         """Whether any attempt can have begun: those that are claimed later never do."""
         claims, cancel = f"{self._folder}attempts/{round_:02d}.{index:05d}.", "control/cancel"

@@ -8,6 +8,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 from services.jobs import ItemState
 from services.ledger import reading
@@ -154,22 +155,30 @@ def leases_last(service: Service) -> Iterator[str]:
                 yield f"{key} was broken after {after.time - before.time:.3f} s"
 
 
-def none_is_lost_that_lives(service: Service) -> Iterator[str]:
-    """An attempt is called lost only when its worker's lease is not held any more."""
-    held: dict[str, bool] = {}
-    claims: dict[str, str] = {}
+def none_is_ended_that_lives(service: Service) -> Iterator[str]:
+    """Others end an attempt only when its worker's lease is not held any more, or, as released,
+    does not name it.
+    """
+    held: dict[str, list[dict[str, Any]]] = {}
+    claims: dict[str, tuple[str, str]] = {}
     for change in service.bucket.journal:
         if change.key.startswith("service/workers/"):
-            state = line(change.body)["state"] if change.body else "removed"
-            held[change.key.rpartition("/")[2]] = state == "held"
+            record = line(change.body) if change.body else {"state": "removed"}
+            worker = change.key.rpartition("/")[2]
+            held.pop(worker, None)
+            if record["state"] == "held":
+                held[worker] = record["holds"]
         elif "/attempts/" in change.key and change.body:
             record = line(change.body)
             if record["type"] == "claim":
-                claims[change.key] = record["worker"]
-            elif record["cause"] == "lost":
-                worker = claims[change.key.removesuffix(".ended")]
-                if held.get(worker) and not _deleted(service, change.key):
-                    yield f"{change.key} at {change.time:.3f}, though {worker} held its lease"
+                claims[change.key] = record["worker"], change.process
+                continue
+            claim = change.key.removesuffix(".ended")
+            worker, process = claims[claim]
+            if worker not in held or change.process == process or _deleted(service, change.key):
+                continue
+            if record["cause"] == "lost" or any(_claim_of(one) == claim for one in held[worker]):
+                yield f"{claim} was {record['cause']} at {change.time:.3f}, though {worker} lives"
 
 
 def failures_have_causes(service: Service) -> Iterator[str]:
@@ -199,10 +208,20 @@ def failures_have_causes(service: Service) -> Iterator[str]:
 
 
 def the_last_attempt_is_alone(service: Service) -> Iterator[str]:
-    """Who may be poison runs with nothing beside it."""
+    """Who may be poison runs with nothing beside it, and is told so."""
+    grounds = {(ground.tenant, ground.job): ground for ground in accepted(service)}
     for start in service.history.starts:
+        tenant, job, place, number = start.attempt
         if start.alone and start.beside:
             yield f"{start} has {start.beside} beside it"
+        ground = grounds.get((tenant, job))
+        if ground is None or ground.deleted:
+            continue
+        causes = ground.causes(place.round, place.index, number)
+        counted = [cause for cause in causes if cause != "released"]
+        last = 0 < len(counted) == ground.max_attempts - 1 and "lost" in counted
+        if start.alone != last:
+            yield f"{start} came after {causes}"
 
 
 def takeover_is_quick(service: Service) -> Iterator[str]:
@@ -259,6 +278,13 @@ def erased(service: Service) -> Iterator[str]:
         for one in secrets:
             if one in version.body:
                 yield f"{key} still has what was made of {one!r}"
+    for tenant in _deleted_tenants(service):
+        for key in service.bucket.keys(f"t/{tenant}/"):
+            version = service.bucket.get(key)
+            assert version
+            order = key == f"t/{tenant}/deleted" or "/control/" in key
+            if not order and line(version.body)["type"] != "deleted":
+                yield f"{key} is left of {tenant}, who was deleted"
 
 
 def rebuilt_from_nothing(service: Service) -> Iterator[str]:
@@ -294,7 +320,7 @@ CHECKS: tuple[Callable[[Service], Iterator[str]], ...] = (
     deletions_hold,
     work_is_not_repeated,
     leases_last,
-    none_is_lost_that_lives,
+    none_is_ended_that_lives,
     failures_have_causes,
     the_last_attempt_is_alone,
     takeover_is_quick,
@@ -312,17 +338,27 @@ _AFTER = {
 
 def accepted(service: Service) -> list[Ground]:
     """Jobs whose submission was acknowledged, of tenants that were not deleted."""
-    deleted = {
-        key.split("/")[1]
-        for key in service.bucket.keys("t/")
-        if key.count("/") == 2 and key.endswith("/deleted")
-    }
+    deleted = _deleted_tenants(service)
     jobs = {
         (answer.tenant, answer.job): None
         for answer in service.history.answers
         if answer.what == "submit" and answer.tenant not in deleted
     }
     return [Ground(service.bucket, tenant, job) for tenant, job in jobs]
+
+
+def _deleted_tenants(service: Service) -> set[str]:
+    return {
+        key.split("/")[1]
+        for key in service.bucket.keys("t/")
+        if key.count("/") == 2 and key.endswith("/deleted")
+    }
+
+
+def _claim_of(held: dict[str, Any]) -> str:
+    """The key of an attempt that a lease names."""
+    place = f"{held['round']:02d}.{held['index']:05d}.{held['number']:02d}"
+    return f"t/{held['tenant']}/jobs/{held['job']}/attempts/{place}"
 
 
 def _kind(change: Applied) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from services.errors import AlreadyExistsError, PreconditionFailedError
-from services.ledger import claims, deletion, workforce
+from services.ledger import claims, deletion, supervisor, workforce
 from services.ledger.attempts import Attempt
 from services.ledger.leases import Lease
 from services.ledger.records import LeaseRecord, ResultRecord, pack
@@ -154,6 +154,35 @@ def break_without_looking() -> Generator[None]:
         yield
 
 
+@contextmanager
+def call_the_living_released() -> Generator[None]:
+    """What a living worker has in hand is not looked up in its lease."""
+    with patch.object(workforce.Living, "has_in_hand", lambda *_: False):
+        yield
+
+
+@contextmanager
+def never_alone() -> Generator[None]:
+    """The last attempt is made like any other."""
+    try_ = claims.Claims._try
+
+    def beside(self: claims.Claims, *some: Any, alone: bool) -> Any:
+        return try_(self, *some, alone=False)
+
+    with patch.object(claims.Claims, "_try", beside):
+        yield
+
+
+@contextmanager
+def leave_what_a_tenant_had() -> Generator[None]:
+    """A deletion of a tenant ends with the order."""
+    with (
+        patch.object(deletion, "finish_tenant", lambda *_: None),
+        patch.object(supervisor, "finish_tenant", lambda *_: None),
+    ):
+        yield
+
+
 VARIANTS: dict[str, Variant] = {
     "overwrite at commit": Variant(overwrite_at_commit, S3Store, "results_stand"),
     "own 412 is taken for lost": Variant(None, LosesToItself, "told_the_truth"),
@@ -166,6 +195,11 @@ VARIANTS: dict[str, Variant] = {
     ),
     "delete what is there": Variant(delete_what_is_there, S3Store, "results_stand"),
     "start from nothing": Variant(start_from_nothing, S3Store, "work_is_not_repeated"),
+    "call the living released": Variant(
+        call_the_living_released, S3Store, "none_is_ended_that_lives"
+    ),
+    "never alone": Variant(never_alone, S3Store, "the_last_attempt_is_alone", {"crash": 0.02}),
+    "leave what a tenant had": Variant(leave_what_a_tenant_had, S3Store, "erased"),
     "break without looking": Variant(break_without_looking, S3Store, "leases_last"),
 }
 
