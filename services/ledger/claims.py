@@ -21,6 +21,10 @@ _NEAR = 16
 """Jobs of a tenant that are so near in time that their order matters less than no crowd does."""
 
 
+_REMEMBERED = 1000
+"""Items of which it is known how long they have waited to be tried alone."""
+
+
 class _Lonely(NamedTuple):
     """An item that may be what killed its workers, and so is to be tried alone."""
 
@@ -50,19 +54,23 @@ class Claims:
         self._queue: dict[str, list[JobKeys] | None] = {}
         """Each tenant's jobs, once they have been looked up."""
         self._looked = float("-inf")
-        self._passed_over: float | None = None
-        """Since when an item waits for a worker with nothing in hand."""
+        self._passed_over: dict[tuple[JobKeys, Candidate], float] = {}
+        """Since when items wait for a worker with nothing in hand."""
         self._patience = chance.uniform(1, 4) * ledger.settings.lease
         self._lonely: _Lonely | None = None
 
     def next(self, in_hand: Sequence[Attempt]) -> Attempt | None:
         """One more attempt beside those in hand; None: there is nothing for this worker now."""
-        if self._lonely:
-            # It has waited long enough for somebody to be idle: nothing else is begun before it.
-            if in_hand:
+        if self._lonely and in_hand:
+            # It has waited long enough for somebody to be idle: nothing else is begun before it,
+            # unless somebody has it by now.
+            if not self._is_claimed(self._lonely):
                 return None
-            lonely, self._lonely = self._lonely, None
-            if attempt := self._try(lonely.candidates, lonely.candidate, lonely.ends, alone=True):
+            self._lonely = None
+        if lonely := self._lonely:
+            self._lonely = None
+            attempt = self._try(lonely.candidates, lonely.candidate, lonely.ends, alone=True)
+            if attempt:
                 return attempt
         self._look()
         held = Counter(attempt.keys.tenant for attempt in in_hand)
@@ -73,6 +81,10 @@ class Claims:
                     self._turns.served(tenant, in_vain=order[:place])
                     return attempt
         return None
+
+    def _is_claimed(self, lonely: _Lonely) -> bool:
+        place, number = lonely.candidate.place, lonely.candidate.number
+        return self._ledger.exists(lonely.candidates.keys.attempt(place, number))
 
     def _look(self) -> None:
         now = self._ledger.clock()
@@ -148,10 +160,11 @@ class Claims:
 
     def _pass_over(self, lonely: _Lonely) -> None:
         now = self._ledger.clock()
-        if self._passed_over is None:
-            self._passed_over = now
-        elif now - self._passed_over > self._patience:
-            self._passed_over, self._lonely = None, lonely
+        if len(self._passed_over) >= _REMEMBERED:
+            self._passed_over.clear()
+        item = lonely.candidates.keys, lonely.candidate
+        if now - self._passed_over.setdefault(item, now) > self._patience:
+            self._lonely = lonely
 
     def _try(
         self,
@@ -191,6 +204,4 @@ class Claims:
         finally:
             if not claimed:
                 self._lease.drop(attempt.held)
-        if alone:
-            self._passed_over = None
         return attempt
