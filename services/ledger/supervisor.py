@@ -111,8 +111,11 @@ class Supervisor:
         if control.deleted:
             finish_job(self._ledger, keys)
             return
+        complete = self._is_complete(keys, control.retries)
         try:
             _, job = read_job(self._ledger, keys)
+            if not complete:
+                read_spec(self._ledger, keys)  # Workers pass over one that is damaged: report it.
         except UnknownJobError:
             return
         except DeletedError:
@@ -121,8 +124,7 @@ class Supervisor:
         for index in control.deleted_items:
             for place in places_of(self._ledger, keys, index):
                 finish_item(self._ledger, keys, place)
-        if not self._is_complete(keys, control.retries):
-            read_spec(self._ledger, keys)  # Workers pass over one that is damaged: report it.
+        if not complete:
             self._requeue(keys, job)
         self._remove_checkpoints(keys)
 
