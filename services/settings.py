@@ -1,4 +1,4 @@
-"""What the service is told from outside: which store, and how to speak to it.
+"""What the service is told from outside: which store, how to speak to it, and how patient to be.
 
 A store is named by a URL: `s3://bucket/prefix`, `file:///folder` or a plain path, or `memory:`.
 What S3 needs besides comes from the environment, one variable `DTI_S3_<FIELD>` for each field of

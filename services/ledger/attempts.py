@@ -82,7 +82,9 @@ class Attempt:
         UnavailableError: the one before it stands.
         """
         if self.lease.lost:
-            raise LeaseLostError(f"worker {self.lease.worker} is held for dead")
+            raise LeaseLostError(
+                f"worker {self.lease.worker} is held for dead: leave its attempts to others"
+            )
         self._checkpoints.save(step, payload)
 
     def succeed(self, payload: bytes, report: dict[str, JsonValue] | None = None) -> None:

@@ -20,7 +20,6 @@ from services.ledger.turns import Turns
 _NEAR = 16
 """Jobs of a tenant that are so near in time that their order matters less than no crowd does."""
 
-
 _REMEMBERED = 1000
 """Items of which it is known how long they have waited to be tried alone."""
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from services.errors import DamagedRecordError, NotFoundError
 from services.ledger.layout import JobKeys
@@ -61,13 +61,16 @@ def pack_members(indices: list[int]) -> bytes:
     return json.dumps(indices, separators=(",", ":")).encode()
 
 
-def read_members(ledger: Ledger, keys: JobKeys, round_: int) -> list[int]:
-    """The items of a round of retries, in order. Raises: DamagedRecordError."""
+def read_members(ledger: Ledger, keys: JobKeys, round_: int, count: int) -> list[int]:
+    """Which of `count` items are in a round of retries, in order. Raises: DamagedRecordError."""
     key = keys.retry(round_)
     try:
         _, payload = unpack(key, ledger.store.read(key).body, OrderRecord)
-        return _MEMBERS.validate_json(payload)
-    except (NotFoundError, ValidationError) as error:
+        members = _MEMBERS.validate_json(payload)
+        if not all(0 <= index < count for index in members):
+            raise ValueError(f"it has items beyond the job's {count}")
+        return members
+    except (NotFoundError, ValueError) as error:
         raise DamagedRecordError(
             f"{key!r} is not what the ledger writes there; restore it, or delete its job"
         ) from error

@@ -38,10 +38,11 @@ def delete_item(ledger: Ledger, tenant: str, job: str, index: int, by: str = "")
     Raises: UnknownJobError, DeletedError (of the whole job).
     """
     keys = JobKeys(tenant, job)
-    if not 0 <= index < read_job(ledger, keys)[1].count:
+    count = read_job(ledger, keys)[1].count
+    if not 0 <= index < count:
         raise UnknownJobError(f"job {job} has no item {index}")
     order(ledger, keys.item_deletion(index), by)
-    for place in places_of(ledger, keys, index):
+    for place in places_of(ledger, keys, index, count):
         finish_item(ledger, keys, place)
 
 
@@ -66,14 +67,14 @@ def delete_tenant(ledger: Ledger, tenant: str, by: str = "") -> None:
     finish_tenant(ledger, tenant)
 
 
-def places_of(ledger: Ledger, keys: JobKeys, index: int) -> list[Place]:
-    """The rounds that an item is in. Read after the order to delete it: a round that is made later
-    begins nothing with it.
+def places_of(ledger: Ledger, keys: JobKeys, index: int, count: int) -> list[Place]:
+    """The rounds that one of a job's `count` items is in. Read after the order to delete it: a
+    round that is made later begins nothing with it.
     """
     retries = [
         round_
         for round_ in range(1, read_control(ledger, keys).retries + 1)
-        if index in read_members(ledger, keys, round_)
+        if index in read_members(ledger, keys, round_, count)
     ]
     return [Place(round_, index) for round_ in (0, *retries)]
 

@@ -51,9 +51,8 @@ def fail_exhausted(
     ledger: Ledger, keys: JobKeys, place: Place, ends: Sequence[EndedRecord]
 ) -> ItemState:
     """End an item that was tried often enough, and return how it has ended."""
-    return close(
-        ledger, keys, place, "failed", len(ends), ends[-1].reason if ends else "never claimed"
-    )
+    reason = ends[-1].reason if ends else "the records of its attempts are gone"
+    return close(ledger, keys, place, "failed", len(ends), reason)
 
 
 def close(

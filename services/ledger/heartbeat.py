@@ -1,5 +1,5 @@
-"""A worker's heart: a thread that does nothing but renew its lease, whatever else keeps the process
-busy.
+"""A worker's heart: a thread that does nothing but renew its lease and hear what was asked for,
+whatever else keeps the process busy.
 """
 
 import threading
@@ -14,9 +14,9 @@ _BEATS = 4
 class Heartbeat:
     """Beats while it is entered."""
 
-    def __init__(self, worker: Worker, lease: float) -> None:
+    def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._pause = lease / _BEATS
+        self._pause = worker.lease.seconds / _BEATS
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self.trouble: Exception | None = None
@@ -38,4 +38,5 @@ class Heartbeat:
             except LeaseLostError:
                 return
             except Exception as error:
+                # Whatever it is: a thread that ended for it would take the lease with it.
                 self.trouble = error

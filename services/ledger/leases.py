@@ -44,27 +44,30 @@ class Lease:
         """The worker has ended, or is about to."""
 
     @property
+    def seconds(self) -> float:
+        """How long it lasts when it is not renewed."""
+        return self._ledger.settings.lease
+
+    @property
     def fresh(self) -> bool:
         """Renewed so lately that nobody can have broken it. By this host's clock, so it is a reason
         to begin nothing new, and never one to believe anything.
         """
         age = self._ledger.clock() - self._renewed
-        return (
-            bool(self._etag)
-            and not (self.lost or self.released)
-            and age < self._ledger.settings.lease / 2
-        )
+        return bool(self._etag) and not (self.lost or self.released) and age < self.seconds / 2
 
     def begin(self) -> None:
         """Write it for the first time. Before any claim."""
         begun = self._ledger.clock()
         key, body = layout.lease(self.worker), self._body("held")
         if not (etag := create_once(self._ledger.leases, key, body)):
-            raise LeaseLostError(f"a lease of worker {self.worker} stands there already")
+            raise LeaseLostError(
+                f"a lease of worker {self.worker} stands there already: make a new worker"
+            )
         self._etag, self._renewed = etag, begun
 
     def hold(self, held: Held) -> None:
-        """Name an attempt from the next renewal on, or tell its progress."""
+        """Name an attempt from the next renewal on."""
         with self._lock:
             self._holds[_key(held)] = held
 
@@ -96,7 +99,7 @@ class Lease:
         store does not answer: try again, it may still hold.
         """
         if self.released:
-            raise LeaseLostError(f"worker {self.worker} has ended")
+            raise LeaseLostError(f"worker {self.worker} has ended: make a new one")
         self._swap("held")
 
     def release(self) -> None:
@@ -108,7 +111,7 @@ class Lease:
 
     def _swap(self, state: str) -> None:
         if self.lost:
-            raise LeaseLostError(f"the lease of worker {self.worker} was broken")
+            raise LeaseLostError(f"the lease of worker {self.worker} was broken: make a new worker")
         while True:
             begun = self._ledger.clock()
             key, body = layout.lease(self.worker), self._body(state)
@@ -122,7 +125,7 @@ class Lease:
                 self.lost = True
                 raise LeaseLostError(
                     f"the lease of worker {self.worker} was broken: it was not renewed within "
-                    f"{self._ledger.settings.lease:g} s; its attempts are others' now"
+                    f"{self.seconds:g} s; its attempts are others' now"
                 )
             # An earlier renewal, whose answer was lost: go on from it.
             self._etag = there[0].etag
@@ -138,7 +141,7 @@ class Lease:
                     "worker": self.worker,
                     "pool": self._pool,
                     "version": self._version,
-                    "seconds": self._ledger.settings.lease,
+                    "seconds": self.seconds,
                     "state": state,
                     "holds": holds,
                 }

@@ -71,6 +71,7 @@ class Ledger:
         return swap(self.store, key, body, expected)
 
     def exists(self, key: str) -> bool:
+        """Whether an object stands there."""
         try:
             self.store.head(key)
         except NotFoundError:

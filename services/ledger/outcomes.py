@@ -37,9 +37,6 @@ class Outcomes:
     def note(self, place: Place, state: ItemState) -> None:
         self.rounds[place.round][place.index] = _LETTERS[state]
 
-    def is_open(self, place: Place) -> bool:
-        return self.rounds[place.round][place.index] == OPEN
-
     def open_items(self, block: Block) -> Iterator[int]:
         """Items of a block that are not known to have ended."""
         letters, end = self.rounds[block.round], (block.number + 1) * BLOCK

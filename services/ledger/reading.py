@@ -193,10 +193,13 @@ def _attempts_in_round(ledger: Ledger, keys: JobKeys, place: Place) -> list[Atte
         if end := ledger.find(keys.ended(place, int(number))):
             record, _ = unpack(end[0].key, end[1], EndedRecord)
             cause, reason, when = record.cause, record.reason, end[0].last_modified
-        if not result or not isinstance(outcome, ResultRecord) or outcome.attempt != int(number):
-            pass
-        elif not end or outcome.status == "succeeded":
-            # One that was held for dead may have succeeded all the same.
+        # One that was held for dead may have succeeded all the same.
+        if (
+            result
+            and isinstance(outcome, ResultRecord)
+            and outcome.attempt == int(number)
+            and (not end or outcome.status == "succeeded")
+        ):
             cause, reason, when = outcome.status, outcome.reason, result[0].last_modified
         views.append(
             AttemptView(

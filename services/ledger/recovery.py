@@ -1,6 +1,7 @@
 """One job brought forward: attempts whose workers are gone get an end, and items without hope too.
 
-All of this is safe to do by many at once, and whenever: it writes what is created once, or tombs.
+All of this is safe to do by many at once, and whenever: it writes what is created once, or
+tombstones.
 """
 
 from datetime import timedelta
@@ -16,9 +17,7 @@ from services.ledger.endings import (
 )
 from services.ledger.layout import JobKeys, Place
 from services.ledger.ledger import Ledger
-from services.ledger.records import (
-    JobRecord,
-)
+from services.ledger.records import JobRecord
 from services.ledger.rollups import Standings, read_standings
 from services.ledger.survey import Standing
 from services.ledger.workforce import Workforce

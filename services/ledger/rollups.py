@@ -5,7 +5,8 @@ out anew from the results.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 
 from services.errors import DamagedRecordError
 from services.jobs import ItemState
@@ -35,7 +36,7 @@ class Standings:
     etag: str = ""
     """Of the rollup; empty: there is none."""
     version: int = 0
-    complete: bool = field(default=False)
+    complete: bool = False
     """The rollup says that all has ended."""
 
     def state(self, index: int) -> ItemState:
@@ -101,32 +102,30 @@ def save_if_worth(ledger: Ledger, standings: Standings) -> None:
         save(ledger, standings, complete=False)
 
 
+def is_complete(ledger: Ledger, keys: JobKeys, control: Control, count: int) -> bool:
+    """Whether the rollup says that all items of every round there is have ended."""
+    known = _read_rollup(ledger, keys, control, count)
+    return known.complete and len(known.outcomes.rounds) > control.retries
+
+
 def _known_standings(ledger: Ledger, keys: JobKeys, count: int) -> Standings:
     control = read_control(ledger, keys)
     standings = _read_rollup(ledger, keys, control, count)
     for round_ in range(len(standings.outcomes.rounds), control.retries + 1):
-        standings.outcomes.add_round(read_members(ledger, keys, round_))
+        standings.outcomes.add_round(read_members(ledger, keys, round_, count))
         standings.complete = False
     return standings
 
 
 def _read_rollup(ledger: Ledger, keys: JobKeys, control: Control, count: int) -> Standings:
-    found = ledger.find(keys.rollup)
-    if found:
-        head, body = found
-        try:
-            record, payload = unpack(keys.rollup, body, RollupRecord)
-            outcomes = Outcomes.unpack(payload, count)
-        except (DamagedRecordError, ValueError):
-            # It is only a cache: what is wrong with it is mended by writing it anew.
-            return Standings(keys, control, Outcomes(count), {}, etag=head.etag)
-        return Standings(
-            keys,
-            control,
-            outcomes,
-            {},
-            etag=head.etag,
-            version=record.version,
-            complete=record.complete,
-        )
-    return Standings(keys, control, Outcomes(count), {})
+    standings = Standings(keys, control, Outcomes(count), {})
+    if not (found := ledger.find(keys.rollup)):
+        return standings
+    head, body = found
+    standings.etag = head.etag
+    # It is only a cache: what is wrong with it is mended by writing it anew.
+    with suppress(DamagedRecordError, ValueError):
+        record, payload = unpack(keys.rollup, body, RollupRecord)
+        standings.outcomes = Outcomes.unpack(payload, count)
+        standings.version, standings.complete = record.version, record.complete
+    return standings

@@ -6,11 +6,12 @@ from services.errors import ConflictError, DeletedError
 from services.jobs import ItemState, JobRequest
 from services.ledger import layout
 from services.ledger.control import order, pack_members
+from services.ledger.deletion import finish_job
 from services.ledger.ids import check_tenant
 from services.ledger.layout import JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.queue import enqueue
-from services.ledger.records import AcceptedRecord, Tombstone, is_tombstone, pack, unpack
+from services.ledger.records import AcceptedRecord, pack, unpack
 from services.ledger.rollups import read_standings
 from services.ledger.specs import pack_spec, read_job
 
@@ -49,7 +50,8 @@ def submit(ledger: Ledger, tenant: str, key: str, request: JobRequest) -> Submis
     # Again after the spec, so that whoever deletes the tenant sees the job, or we see that they do;
     # and before the hint, so that no worker has found it by then.
     if ledger.exists(layout.tenant_deletion(tenant)):
-        _withdraw(ledger, keys)
+        order(ledger, keys.deletion, "")
+        finish_job(ledger, keys)
         raise DeletedError(f"tenant {tenant} was deleted")
     enqueue(ledger, request.pool, tenant, job)
     return Submission(job, created)
@@ -109,10 +111,3 @@ def _accept(ledger: Ledger, tenant: str, key: str, digest: str) -> str:
             "use a new key for a new request"
         )
     return theirs.job
-
-
-def _withdraw(ledger: Ledger, keys: JobKeys) -> None:
-    """Take back a job of a tenant who is being deleted."""
-    order(ledger, keys.deletion, "")
-    if (found := ledger.find(keys.spec)) and not is_tombstone(found[1]):
-        ledger.swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), found[0].etag)

@@ -12,9 +12,9 @@ from services.ledger.ids import is_job, is_tenant
 from services.ledger.layout import JobKeys, parse_place
 from services.ledger.ledger import Ledger
 from services.ledger.queue import all_queued, dequeue, enqueue
-from services.ledger.records import JobRecord, RollupRecord, unpack
+from services.ledger.records import JobRecord
 from services.ledger.recovery import recover_job
-from services.ledger.rollups import save
+from services.ledger.rollups import is_complete, save
 from services.ledger.specs import read_job, read_spec
 from services.ledger.workforce import Workforce, forget_the_dead
 
@@ -25,6 +25,7 @@ class Pass:
 
     jobs: int = 0
     finished: int = 0
+    """Jobs that are in the queue no more, also because they were deleted."""
     open_items: dict[str, int] = field(default_factory=dict)
     """Items that have not ended, by pool: what the size of a pool goes by."""
     damaged: dict[str, str] = field(default_factory=dict)
@@ -44,9 +45,7 @@ class Supervisor:
         """Go through the queue once. Raises: UnavailableError: call it again."""
         self._workforce.look_again()
         queued = all_queued(self._ledger)
-        for tenant in {tenant for _, tenant, _ in queued}:
-            if self._ledger.exists(layout.tenant_deletion(tenant)):
-                finish_tenant(self._ledger, tenant)
+        self._ledger.gather(self._finish_if_deleted, sorted({tenant for _, tenant, _ in queued}))
         seen = Pass(jobs=len(queued))
         for (pool, _, job), left in zip(
             queued, self._ledger.gather(self._bring_forward, queued), strict=True
@@ -68,8 +67,7 @@ class Supervisor:
         """
         damaged: dict[str, str] = {}
         for tenant in filter(is_tenant, list(self._ledger.folders(layout.TENANTS))):
-            if self._ledger.exists(layout.tenant_deletion(tenant)):
-                finish_tenant(self._ledger, tenant)
+            if self._finish_if_deleted(tenant):
                 continue
             for job in filter(is_job, list(self._ledger.folders(layout.jobs_of(tenant)))):
                 try:
@@ -77,6 +75,13 @@ class Supervisor:
                 except DamagedRecordError as error:
                     damaged[job] = str(error)
         return damaged
+
+    def _finish_if_deleted(self, tenant: str) -> bool:
+        """Whether a tenant was deleted; whoever did it may have been killed on the way."""
+        deleted = self._ledger.exists(layout.tenant_deletion(tenant))
+        if deleted:
+            finish_tenant(self._ledger, tenant)
+        return deleted
 
     def _bring_forward(self, hint: tuple[str, str, str]) -> int | DamagedRecordError:
         """How many items of a queued job have not ended, after what could be done was done."""
@@ -111,9 +116,9 @@ class Supervisor:
         if control.deleted:
             finish_job(self._ledger, keys)
             return
-        complete = self._is_complete(keys, control.retries)
         try:
             _, job = read_job(self._ledger, keys)
+            complete = is_complete(self._ledger, keys, control, job.count)
             if not complete:
                 read_spec(self._ledger, keys)  # Workers pass over one that is damaged: report it.
         except UnknownJobError:
@@ -122,21 +127,11 @@ class Supervisor:
             finish_job(self._ledger, keys)
             return
         for index in control.deleted_items:
-            for place in places_of(self._ledger, keys, index):
+            for place in places_of(self._ledger, keys, index, job.count):
                 finish_item(self._ledger, keys, place)
         if not complete:
             self._requeue(keys, job)
         self._remove_checkpoints(keys)
-
-    def _is_complete(self, keys: JobKeys, retries: int) -> bool:
-        found = self._ledger.find(keys.rollup)
-        if not found:
-            return False
-        try:
-            record, payload = unpack(keys.rollup, found[1], RollupRecord)
-        except DamagedRecordError:
-            return False
-        return record.complete and payload.count(b"\n") >= retries
 
     def _requeue(self, keys: JobKeys, job: JobRecord) -> None:
         if self._ledger.exists(layout.hint(job.pool, keys.tenant, keys.job)):

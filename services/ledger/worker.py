@@ -16,6 +16,7 @@ from services.ledger.records import JobRecord
 
 
 def any_job(job: JobRecord) -> bool:
+    """Accepts whatever its pool has."""
     return True
 
 
@@ -39,7 +40,7 @@ class Worker:
         """Those of them that may not begin before the orders are read."""
 
     def begin(self) -> None:
-        """Live. Raises: UnavailableError: make a new one."""
+        """Live. Raises: LeaseLostError, UnavailableError: make a new one."""
         self.lease.begin()
 
     def beat(self) -> None:
@@ -69,8 +70,8 @@ class Worker:
         return [one for one in list(self._in_hand) if self.lease.names(one.held)]
 
     def claim(self, limit: int) -> list[Attempt]:
-        """Attempts to begin now, until `limit` are in hand, fairly chosen among tenants. None: try
-        again a little later.
+        """Attempts to begin now, until `limit` are in hand, fairly chosen among tenants. If there
+        are none, try again a little later.
 
         An attempt that is to be `alone` is given only to a worker with nothing in hand, and then
         nothing beside it.

@@ -45,6 +45,7 @@ class Workforce:
     def look_again(self) -> None:
         """Forget how the workers stood."""
         self._seen.clear()
+        self._left.clear()
 
     def claimant(self, claim: str) -> str | None:
         """The worker who made a claim, by its key; empty if nobody can tell, as it is damaged.

@@ -23,7 +23,7 @@ def live(ledger: Ledger, plan: Plan, log: Log, told_to_end: Callable[[], bool]) 
         return
     log.say("began", worker=worker.lease.worker)
     bench = Bench(worker, ledger, plan, log)
-    with Heartbeat(worker, plan.lease):
+    with Heartbeat(worker):
         while not worker.lease.lost and not told_to_end():
             bench.turn()
     if worker.lease.lost:

@@ -36,7 +36,7 @@ def _version(worker: Worker) -> int:
 
 
 def test_it_renews_while_the_process_is_busy(worker: Worker) -> None:
-    with Heartbeat(worker, _LEASE):
+    with Heartbeat(worker):
         assert _until(lambda: _version(worker) >= 4)
     stopped = _version(worker)
     time.sleep(_LEASE)
@@ -52,7 +52,7 @@ def test_it_goes_on_after_trouble(worker: Worker, monkeypatch: pytest.MonkeyPatc
         renew()
 
     monkeypatch.setattr(worker.lease, "renew", renew_later)
-    with Heartbeat(worker, _LEASE) as heartbeat:
+    with Heartbeat(worker) as heartbeat:
         assert _until(lambda: heartbeat.trouble is not None)
         assert _until(lambda: heartbeat.trouble is None and _version(worker) >= 2)
 
@@ -61,6 +61,6 @@ def test_it_ends_when_the_lease_was_broken(worker: Worker) -> None:
     found = read_lease(worker._ledger, worker.lease.worker)
     assert found
     assert break_lease(worker._ledger, *found)
-    with Heartbeat(worker, _LEASE) as heartbeat:
+    with Heartbeat(worker) as heartbeat:
         assert _until(lambda: worker.lease.lost)
         assert _until(lambda: not heartbeat._thread.is_alive())
