@@ -154,3 +154,60 @@ def test_a_stray_object_stops_nothing(scene: Any, key: str) -> None:
     scene.recover()
     scene.supervisor().sweep()
     assert [attempt.keys.job for attempt in scene.claim(1)] == [job]
+
+
+@pytest.mark.parametrize(
+    "name", ["control/item.x", "control/x", "attempts/x", "results/x", "checkpoints/x"]
+)
+def test_a_stray_object_in_a_job_stops_no_other_job(scene: Any, name: str) -> None:
+    damaged, job = scene.submit(1), scene.submit(1)
+    scene.store.put(f"t/acme/jobs/{damaged}/{name}", b"")
+    scene.recover()
+    scene.supervisor().sweep()
+    worker = scene.worker()
+    assert job in {attempt.keys.job for attempt in worker.claim(2)}
+    worker.beat()
+    delete_job(scene.ledger, "acme", damaged)
+    assert set(scene.recover().damaged) == set()
+
+
+@pytest.mark.parametrize("name", ["spec", "control/retry.01"])
+@pytest.mark.parametrize("body", [b"", b"damaged", None])
+def test_a_lost_or_empty_object_stops_no_other_job(
+    scene: Any, name: str, body: bytes | None
+) -> None:
+    damaged, job = scene.submit(1, tags={"damaged": "yes"}), scene.submit(1)
+    for _ in range(2):
+        [attempt] = scene.worker(accepts=lambda record: bool(record.tags)).claim(1)
+        attempt.fail("no", retry=False)
+        retry(scene.ledger, "acme", damaged)
+    key = f"t/acme/jobs/{damaged}/{name}"
+    if body is None:
+        scene.store.delete(key)
+    else:
+        scene.damage(key, body)
+    scene.recover()
+    scene.supervisor().sweep()
+    assert [attempt.keys.job for attempt in scene.claim(2)] == [job]
+
+
+def test_members_of_a_retry_beyond_the_job_are_reported(scene: Any) -> None:
+    job = scene.submit(1)
+    scene.claim()[0].fail("no", retry=False)
+    retry(scene.ledger, "acme", job)
+    key = f"t/acme/jobs/{job}/control/retry.01"
+    scene.damage(key, scene.store.read(key).body.replace(b"[0]", b"[7]"))
+    assert "retry.01" in scene.recover().damaged[job]
+
+
+def test_an_attempt_whose_end_is_damaged_counts_as_lost(scene: Any) -> None:
+    job = scene.submit(1)
+    [attempt] = scene.claim()
+    attempt.fail("no")
+    scene.damage(attempt.keys.ended(attempt.place, 1))
+    scene.wait()
+    [second] = scene.claim()
+    assert [(ended.cause, ended.reason) for ended in second.earlier] == [
+        ("lost", "its record is damaged")
+    ]
+    assert scene.counts(job) == {"running": 1}

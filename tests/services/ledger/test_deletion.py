@@ -160,3 +160,25 @@ def test_an_item_whose_deletion_is_half_done_shows_nothing(scene: Any) -> None:
         delete_item(scene.ledger, "acme", job, 0)
     view = list_items(scene.ledger, "acme", job).items[0]
     assert (view.state, view.token, view.report) == (ItemState.DELETED, None, None)
+
+
+@pytest.mark.parametrize("delete", [delete_job, delete_tenant])
+def test_a_pass_finishes_a_deletion_whose_order_alone_was_given(
+    new_scene: Any, delete: Callable[..., None]
+) -> None:
+    """Without a sweep, and of a job that had ended as well."""
+    at, came = 0, [True]
+    while came:
+        scene = new_scene()
+        job = _secret(scene)
+        scene.recover()
+        scene.submit(1)
+        scene.claim(1)
+        asked = ("acme", job) if delete is delete_job else ("acme",)
+        with scene.store.crashing(at, applied=True) as came:
+            delete(scene.ledger, *asked)
+        if at > 0:
+            scene.recover()
+            assert scene.holds("secret") == []
+        at += 1
+    assert at > 5

@@ -64,3 +64,17 @@ def test_it_ends_when_the_lease_was_broken(worker: Worker) -> None:
     with Heartbeat(worker) as heartbeat:
         assert _until(lambda: worker.lease.lost)
         assert _until(lambda: not heartbeat._thread.is_alive())
+
+
+def test_no_error_whatever_ends_it(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat, failures = worker.beat, [RuntimeError("nobody thought of it")]
+
+    def beat_later() -> None:
+        if failures:
+            raise failures.pop()
+        beat()
+
+    monkeypatch.setattr(worker, "beat", beat_later)
+    with Heartbeat(worker):
+        assert _until(lambda: _version(worker) >= 3)
+    assert not failures
