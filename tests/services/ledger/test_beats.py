@@ -8,7 +8,6 @@ import pytest
 from services.errors import UnavailableError
 from services.ledger.reading import list_attempts
 from services.ledger.submissions import cancel
-from services.ledger.worker import Worker
 from services.storage.memory import MemoryStore
 
 
@@ -27,23 +26,40 @@ def test_a_beat_asks_nothing_of_the_connections_for_bulk(scene: Any) -> None:
 
 
 def test_what_a_beat_stops_while_a_claim_is_made_is_given_or_ended(new_scene: Any) -> None:
-    """At whatever request of the claim it comes: nothing stays in hand that nobody was given."""
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        jobs = [scene.submit(1), scene.submit(1)]
-        worker = scene.worker()
-
-        def stop(scene: Any = scene, jobs: list[str] = jobs, worker: Worker = worker) -> None:
-            for job in jobs:
-                cancel(scene.ledger, "acme", job)
-            worker.beat()
-
-        with scene.store.interrupted(at, stop) as came:
-            given = worker.claim(2)
-        assert worker.in_hand == given
+    """At whatever request of the claim it comes, also of those that end what was stopped before:
+    nothing stays in hand that nobody was given.
+    """
+    at = 0
+    while _beat_in_a_claim(new_scene(), at):
         at += 1
     assert at > 10
+
+
+def _beat_in_a_claim(scene: Any, at: int) -> bool:
+    """Whether the claim had so many requests. One of its two jobs is cancelled right before it is
+    claimed, the other when the beat comes.
+    """
+    early, late = scene.submit(1), scene.submit(1)
+    worker = scene.worker()
+    requests, came = 0, False
+
+    def step(name: str, key: str) -> None:
+        nonlocal requests, came
+        if name == "create" and f"{early}/attempts/" in key:
+            scene.store.before = None
+            cancel(scene.ledger, "acme", early)
+            scene.store.before = step
+        if requests == at:
+            scene.store.before, came = None, True
+            cancel(scene.ledger, "acme", late)
+            worker.beat()
+        requests += 1
+
+    scene.store.before = step
+    given = worker.claim(2)
+    scene.store.before = None
+    assert worker.in_hand == given
+    return came
 
 
 def test_a_beat_hears_of_other_jobs_though_one_cannot_be_read(scene: Any) -> None:
