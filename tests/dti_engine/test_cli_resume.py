@@ -5,7 +5,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def test_a_signal_stops_a_run_that_then_goes_on(
 
 
 @pytest.fixture
-def raise_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def raise_after(monkeypatch: pytest.MonkeyPatch, ctrl_c: None) -> Callable[..., None]:
     """raise_after(step, signal, ...): these reach the process in that packed step."""
 
     def prepare(wanted: int, *numbers: int) -> None:
@@ -158,10 +158,7 @@ def raise_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
 
         monkeypatch.setattr(Trainer, "step", step)
 
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield prepare
-    signal.signal(signal.SIGINT, before)
+    return prepare
 
 
 def test_what_is_finished_is_skipped_and_what_is_not_goes_on(

@@ -97,6 +97,7 @@ def test_a_token_that_was_not_tried_is_tried_by_resume_and_only_once(
     assert (tmp_path / "rex.safetensors").read_bytes() == before
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_stop_among_the_trials_is_told_and_resume_goes_on(
     dti: Dti,
     photos: list[Path],
