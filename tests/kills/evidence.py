@@ -149,9 +149,10 @@ class Evidence:
     def rounds(self, job: str) -> list[list[int]]:
         """The items of each round."""
         retries = sum(name.startswith("retry.") for name in self.orders(job))
-        first = list(range(len(self.request(job).items)))
-        again = [read_members(self.ledger, self.keys(job), r) for r in range(1, retries + 1)]
-        return [first, *again]
+        count = len(self.request(job).items)
+        keys = self.keys(job)
+        again = [read_members(self.ledger, keys, r, count) for r in range(1, retries + 1)]
+        return [list(range(count)), *again]
 
     def deletion_asked(self, job: str, index: int | None = None) -> bool:
         """Of the job, or of that item of it, whether it was answered or not."""
