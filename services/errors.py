@@ -2,6 +2,8 @@
 
 ServiceError (DTIError)
 |-- SettingsError (ConfigurationError)  a setting or URL is malformed, or contradicts another
+|-- UnknownUploadError                  nothing was uploaded under this digest
+|-- DamagedUploadError                  what was uploaded has another digest
 |-- LedgerError
 |   |-- InvalidIdError (ValueError)     no tenant, job, item, token or worker is called that
 |   |-- ConflictError                   it contradicts what was asked for before
@@ -34,6 +36,14 @@ class ServiceError(DTIError):
 
 class SettingsError(ServiceError, ConfigurationError):
     """A setting or store URL is malformed, or contradicts another."""
+
+
+class UnknownUploadError(ServiceError):
+    """Nothing was uploaded under this digest, or it was removed."""
+
+
+class DamagedUploadError(ServiceError):
+    """What was uploaded has another digest than it was announced with."""
 
 
 class LedgerError(ServiceError):

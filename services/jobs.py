@@ -42,6 +42,9 @@ class JobRequest(Model):
 
     kind: Kind = "training"
     pool: Label = Field(default="default", description="which workers may take it")
+    batch: Label | None = Field(
+        default=None, description="jobs of one batch can be worked at side by side; None: with all"
+    )
     items: tuple[Item, ...] = Field(min_length=1, max_length=MAX_ITEMS)
     shared: dict[str, JsonValue] = Field(default={}, description="what holds for every item")
     tags: dict[str, Annotated[str, StringConstraints(max_length=200)]] = Field(

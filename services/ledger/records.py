@@ -31,6 +31,7 @@ class JobRecord(Record):
     type: Literal["job"] = "job"
     kind: Kind
     pool: str
+    batch: str | None = None
     count: int
     tags: dict[str, str]
     max_attempts: int

@@ -41,6 +41,7 @@ def pack_spec(request: JobRequest, nonce: str) -> bytes:
         nonce=nonce,
         kind=request.kind,
         pool=request.pool,
+        batch=request.batch,
         count=len(request.items),
         tags=request.tags,
         max_attempts=request.max_attempts,

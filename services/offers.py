@@ -1,0 +1,54 @@
+"""The models that a service offers to train for and to paint with: names, weights, recipes.
+
+A file of JSON, `{"NAME": {"weights": ..., "recipe": ...}, ...}`, or the miniature alone. Loads no
+torch: the API reads it, too, and never opens weights.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from dti_engine.recipes import RECIPES
+from services.errors import SettingsError
+from services.jobs import Label, Model
+
+
+class Offer(Model):
+    """A model under the name that clients know it by, which is its pool of workers, too."""
+
+    weights: str = Field(min_length=1, description="miniature, a folder, or a name on the hub")
+    recipe: str = Field(description="what subjects are trained by unless a job says otherwise")
+    slots: int = Field(default=8, ge=1, le=1024, description="subjects of one worker at a time")
+    judge: str | None = Field(
+        default=None, description="who scores tokens, as of `dti train --judge`; None: its own"
+    )
+
+
+Offers = Mapping[Label, Offer]
+
+MINIATURE: Offers = {"miniature": Offer(weights="miniature", recipe="miniature", slots=4)}
+"""What is offered where nothing else is said."""
+
+_OFFERS: TypeAdapter[dict[Label, Offer]] = TypeAdapter(dict[Label, Offer])
+
+
+def read_offers(path: Path) -> Offers:
+    """The offers in a file of JSON. Raises: SettingsError."""
+    try:
+        offers = _OFFERS.validate_json(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise SettingsError(f"{str(path)!r}: {place}: {first['msg']}") from error
+    if not offers:
+        raise SettingsError(f"{str(path)!r} offers no model: name at least one")
+    for name, offer in offers.items():
+        if offer.recipe not in RECIPES:
+            raise SettingsError(
+                f"{str(path)!r}: {name} has the recipe {offer.recipe!r}; known are "
+                f"{', '.join(sorted(RECIPES))}"
+            )
+    return offers
