@@ -165,6 +165,31 @@ class Trainer:
         is_due = any(each.is_crossing(self._keep_at) for each in self._present())
         return self.collect() if is_due or len(self._unread) == self._report_every else []
 
+    def step_alone(self, slot: int) -> list[Outcome]:
+        """One step of one occupant, as if the other slots were empty: to find out whose a step is
+        that breaks. The others are left as they are. `collect` comes before.
+
+        Raises: whatever its step does; then it has not moved either.
+        """
+        assert not self._unread, "`collect` comes first"
+        everybody, occupant = list(self.occupants), self.occupants[slot]
+        assert occupant is not None
+        seated = {name: learner.seated.clone() for name, learner in self.learners.items()}
+        self.occupants[:] = [each if i == slot else None for i, each in enumerate(everybody)]
+        for name, learner in self.learners.items():
+            span = occupant.rows[name]
+            learner.seated[: span.start] = learner.seated[span.stop :] = False
+        try:
+            return [*self.step(), *self.collect()]
+        finally:
+            self._unread.clear()
+            everybody[slot] = self.occupants[slot]
+            self.occupants[:] = everybody
+            for name, learner in self.learners.items():
+                span = occupant.rows[name]
+                seated[name][span] = learner.seated[span]
+                learner.seated.copy_(seated[name])
+
     def collect(self) -> list[Outcome]:
         """Read and report the steps since the last time; `step` calls it, and returns the same."""
         if not self._unread:

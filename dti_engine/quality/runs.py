@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
-from math import degrees
 from pathlib import Path
 
 from PIL import Image
@@ -22,9 +21,8 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactError
 from dti_engine.files import write_whole
 from dti_engine.generation import save_picture
-from dti_engine.quality.gate import Figures, flags
+from dti_engine.quality.flagging import flagged
 from dti_engine.quality.trial import Trial
-from dti_engine.vocabulary import vocabulary_band
 
 _REFERENCE_SIDE = 192  # pixels: to be looked at beside others
 
@@ -102,20 +100,11 @@ class RunFolder:
 
         Raises: OutputError if something cannot be written.
         """
-        bands = {name: vocabulary_band(each) for name, each in backbone.text_encoders.items()}
-        found = flags({name: _figures(each, bands) for name, each in artifacts.items()})
-        flagged: dict[str, Artifact] = {}
-        for name, artifact in artifacts.items():
-            training = artifact.manifest.training
-            assert training
-            assert training.quality
-            quality = training.quality.model_copy(update={"flags": tuple(found[name])})
-            flagged[name] = replace(
-                artifact, manifest=artifact.manifest.with_origin(quality=quality)
-            )
-            if quality != training.quality:
-                flagged[name].save(self.token(name))
-        return flagged
+        judged = flagged(artifacts, backbone)
+        for name, artifact in judged.items():
+            if artifact.manifest != artifacts[name].manifest:
+                artifact.save(self.token(name))
+        return judged
 
 
 def _step_of(path: Path) -> int:
@@ -131,22 +120,3 @@ def _steps(artifact: Artifact) -> int:
     training = artifact.manifest.training
     assert training
     return training.steps_done
-
-
-def _figures(artifact: Artifact, bands: Mapping[str, tuple[float, float]]) -> Figures:
-    training, magnitudes = artifact.manifest.training, artifact.manifest.magnitudes
-    assert training
-    assert training.quality
-    return Figures(
-        prior_angle_deg=degrees(training.figures["prior_angle_rad"]),
-        norms=[norm for lengths in magnitudes.values() for norm in lengths],
-        norm_bands=[bands[name] for name, lengths in magnitudes.items() for _ in lengths],
-        first_fixed_loss=training.first_fixed_loss,
-        fixed_loss=training.figures["fixed_loss"],
-        initializer=training.initializer,
-        family=training.config.captions,
-        training=training.config.model_dump_json(),
-        subject_score=training.quality.subject_score,
-        prompt_score=training.quality.prompt_score,
-        word_subject_score=training.quality.word_subject_score,
-    )

@@ -1,0 +1,174 @@
+"""Subjects of any tenants side by side: the engine's packed batch, and who sits in which slot.
+
+Whatever goes wrong with one subject is found to be that one's, and the others go on.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dti_engine import memory
+from dti_engine.artifact import Artifact
+from dti_engine.backbones.interface import Backbone
+from dti_engine.config import TrainConfig
+from dti_engine.errors import CheckpointError, DTIError, SubjectError
+from dti_engine.outcomes import Outcome
+from dti_engine.packing import Trainer
+from dti_engine.reports import SlotReport
+from dti_engine.slots import Occupant
+from services.training.preparation import Prepared
+
+
+class OutOfMemoryError(Exception):
+    """The batch does not fit on the device. It is as it was before the step."""
+
+
+@dataclass(eq=False)
+class Seat:
+    """A subject at work."""
+
+    prepared: Prepared
+    slot: int
+    resumed_at: int
+    """Steps that earlier attempts had done."""
+    warnings: list[str]
+    device_seconds: float = 0.0
+    """Its share of the device: a step's time goes to all who took part, in equal parts."""
+    kept_at: float = 0.0
+    """When its checkpoint was last taken, or it was seated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """A subject that has left its slot: with an artifact, or with an error."""
+
+    seat: Seat
+    artifact: Artifact | None = None
+    report: SlotReport | None = None
+    error: Exception | None = None
+
+    @property
+    def can_be_retried(self) -> bool:
+        """Whether another attempt may do better: what the engine foresaw will come again."""
+        return not isinstance(self.error, DTIError)
+
+
+class Batch:
+    """Slots of one shape over one model."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: TrainConfig,
+        num_slots: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.num_slots = num_slots
+        self.seats: dict[str, Seat] = {}
+        """By the id of the subject."""
+        self._clock = clock
+        self._slot_of = dict[str, int]()
+        self._trainer = Trainer(backbone, config, num_slots=num_slots, on_seated=self._note)
+
+    def _note(self, slot: int, occupant: Occupant) -> None:
+        self._slot_of[occupant.subject.id] = slot
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.seats) < self.num_slots
+
+    def seat(self, prepared: Prepared) -> Seat:
+        """Begin with a subject, from where an earlier attempt had got to if that is of use.
+
+        Raises: SubjectError if it cannot be trained; OutOfMemoryError.
+        """
+        subject, checkpoint = prepared.subject, prepared.checkpoint
+        warnings = list(prepared.warnings)
+        try:
+            try:
+                self._trainer.seat(subject, checkpoint)
+            except CheckpointError as error:
+                warnings.append(f"began afresh: {error}")
+                checkpoint = None
+                self._trainer.seat(subject)
+        except RuntimeError as error:
+            if memory.has_run_out(error):
+                raise OutOfMemoryError(f"{error}"[:200]) from None
+            raise SubjectError(f"it cannot be encoded: {error}"[:500]) from None
+        seat = Seat(
+            prepared,
+            self._slot_of.pop(subject.id),
+            checkpoint.header.step if checkpoint else 0,
+            warnings,
+            kept_at=self._clock(),
+        )
+        self.seats[subject.id] = seat
+        return seat
+
+    def step(self) -> list[Ended]:
+        """One step of all who are seated. Raises: OutOfMemoryError: nothing has changed."""
+        began = self._clock()
+        try:
+            ended = self._ended(self._trainer.step())
+        except Exception as error:
+            if memory.has_run_out(error):
+                raise OutOfMemoryError(f"{error}"[:200]) from None
+            ended = self._find_out_who()
+        share = (self._clock() - began) / max(1, len(self.seats) + len(ended))
+        for seat in (*self.seats.values(), *(each.seat for each in ended)):
+            seat.device_seconds += share
+        return ended
+
+    def _find_out_who(self) -> list[Ended]:
+        """A step broke in a way that the engine does not foresee: let each take one by itself."""
+        ended = self._ended(self._trainer.collect())
+        for seat in list(self.seats.values()):
+            try:
+                ended += self._ended(self._trainer.step_alone(seat.slot))
+            except Exception as error:
+                self._trainer.vacate(seat.slot)
+                reason = f"a step broke: {type(error).__name__}: {error}"[:500]
+                ended.append(Ended(self._take(seat), error=RuntimeError(reason)))
+        return ended
+
+    def progress(self, seat: Seat) -> tuple[int, int, float | None]:
+        """Steps done, steps in all, and the latest loss."""
+        occupant = self._occupant(seat)
+        loss = occupant.reports[-1].loss if occupant.reports else None
+        return occupant.step, occupant.config.steps, loss
+
+    def collect(self) -> list[Ended]:
+        """Read what is still on the device, so that `checkpoint` can be called."""
+        return self._ended(self._trainer.collect())
+
+    def checkpoint(self, seat: Seat) -> tuple[int, bytes] | None:
+        """After `collect`: steps done, and what it takes to go on from there; None before any."""
+        occupant = self._occupant(seat)
+        if not occupant.step:
+            return None
+        seat.kept_at = self._clock()
+        return occupant.step, self._trainer.checkpoint(seat.slot).to_bytes()
+
+    def vacate(self, seat: Seat) -> None:
+        """Let a subject go, whatever it has learned."""
+        self._trainer.vacate(self._take(seat).slot)
+
+    def _take(self, seat: Seat) -> Seat:
+        return self.seats.pop(seat.prepared.subject.id)
+
+    def _occupant(self, seat: Seat) -> Occupant:
+        occupant = self._trainer.occupants[seat.slot]
+        assert occupant is not None
+        return occupant
+
+    def _ended(self, outcomes: list[Outcome]) -> list[Ended]:
+        return [
+            Ended(
+                self._take(self.seats[each.subject.id]),
+                each.artifact,
+                each.reports[-1] if each.reports else None,
+                each.error,
+            )
+            for each in outcomes
+        ]

@@ -1,0 +1,28 @@
+"""What happens in a worker, for those who count and log it."""
+
+from services.ledger.attempts import Attempt
+
+
+class Events:
+    """Does nothing by itself. Called from several threads; must not raise."""
+
+    def seated(self, attempt: Attempt, resumed_at: int) -> None:
+        """A subject has a slot, after so many steps of earlier attempts."""
+
+    def stepped(self, seconds: float, used: int, slots: int) -> None:
+        """One step of so many subjects in so many slots."""
+
+    def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
+        """An attempt is over: succeeded, failed, refused, released, stopped."""
+
+    def unwritten(self, attempt: Attempt, error: Exception) -> None:
+        """Something of an attempt could not be written, in the end."""
+
+    def trouble(self, error: Exception) -> None:
+        """The store did not answer; it is tried again."""
+
+    def lease_lost(self, worker: str) -> None:
+        """Others hold this worker for dead."""
+
+    def shrunk(self, slots: int) -> None:
+        """Memory ran out: from now on there are so many slots."""

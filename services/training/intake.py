@@ -1,0 +1,103 @@
+"""Subjects claimed and made ready by a thread of its own, so that a free slot finds one waiting."""
+
+import queue
+import threading
+from collections.abc import Callable
+
+from dti_engine.errors import DTIError
+from services.errors import DamagedUploadError, ServiceError, UnavailableError, UnknownUploadError
+from services.ledger.attempts import Attempt
+from services.ledger.worker import Worker
+from services.storage.interface import Store
+from services.subjects import batch_of
+from services.training.companions import Companions
+from services.training.outbox import Outbox
+from services.training.preparation import Prepared, order_of, prepare
+
+_REFUSALS = (DamagedUploadError, UnknownUploadError)
+
+
+class Intake:
+    """Keeps up to `capacity` attempts in hand while it is entered: in slots, waiting for one, or
+    about to be committed.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        store: Store,
+        outbox: Outbox,
+        companions: Companions,
+        *,
+        capacity: int,
+        pause: float,
+        on_ready: Callable[[], None],
+        on_refused: Callable[[Attempt, Exception], None] = lambda attempt, error: None,
+        on_trouble: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
+        """pause: seconds between looks when there is nothing to claim. on_ready: a subject waits.
+        on_refused: one cannot be trained, and is failed. on_trouble: the store did not answer.
+        """
+        self.ready: queue.SimpleQueue[Prepared] = queue.SimpleQueue()
+        self.capacity = capacity
+        self._worker, self._store, self._outbox = worker, store, outbox
+        self._companions, self._pause = companions, pause
+        self._on_ready, self._on_refused, self._on_trouble = on_ready, on_refused, on_trouble
+        self._stopped = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+
+    def __enter__(self) -> "Intake":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Claims nothing more; what is ready stays to be taken."""
+        self._stopped.set()
+        self._wake.set()
+        self._thread.join()
+
+    def look_again(self) -> None:
+        """There is room."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            if not self._claim():
+                self._wake.wait(self._pause)
+                self._wake.clear()
+
+    def _claim(self) -> bool:
+        """Whether something was claimed, so that it is worth while to look again at once."""
+        in_hand = len(self._worker.in_hand)
+        if not in_hand:
+            self._companions.emptied()
+        if in_hand >= self.capacity or self._companions.must_yield:
+            return False
+        try:
+            # One by one: the first says which others may be beside it.
+            attempts = self._worker.claim(in_hand + 1)
+        except ServiceError as error:
+            self._on_trouble(error)
+            return False
+        for attempt in attempts:
+            self._make_ready(attempt)
+        return bool(attempts)
+
+    def _make_ready(self, attempt: Attempt) -> None:
+        try:
+            self._companions.took(batch_of(order_of(attempt)[1]))
+            attempt.tell({"phase": "loading"})
+            self.ready.put(prepare(self._store, attempt, self._store.now()))
+            self._on_ready()
+        except UnavailableError as error:
+            self._on_trouble(error)
+            reason = f"the store did not answer: {error}"
+            self._outbox.send(attempt, lambda: attempt.release(reason))
+        except Exception as error:
+            self._on_refused(attempt, error)
+            foreseen = isinstance(error, DTIError) and (
+                not isinstance(error, ServiceError) or isinstance(error, _REFUSALS)
+            )
+            reason = str(error) if foreseen else f"{type(error).__name__}: {error}"
+            self._outbox.send(attempt, lambda: attempt.fail(reason, retry=not foreseen))

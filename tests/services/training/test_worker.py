@@ -1,0 +1,237 @@
+"""Whole jobs through real workers over the miniature."""
+
+import io
+import zipfile
+
+import pytest
+import torch
+
+from dti_engine.artifact import Artifact
+from services import aliases
+from services.jobs import ItemState, JobState
+from services.ledger.deletion import delete_item
+from services.ledger.reading import list_attempts, progress_of, read_token
+from services.ledger.submissions import cancel
+from services.subjects import PictureFile, SubjectWork
+from services.training import life
+from services.training.life import Patience
+
+from .conftest import Workshop
+
+
+def artifact(workshop: Workshop, token: str | None) -> Artifact:
+    assert token
+    return Artifact.from_bytes(read_token(workshop.ledger, workshop.tenant, token).payload)
+
+
+def test_a_job_becomes_tokens(workshop: Workshop) -> None:
+    job = workshop.submit(workshop.works(5))
+    with workshop.working():
+        workshop.wait_until_ended(job)
+    assert workshop.view(job).state is JobState.SUCCEEDED
+    for item in workshop.items(job):
+        learned = artifact(workshop, item.token)
+        assert item.report
+        assert learned.manifest.placeholder == f"<{item.name}>" == item.report["placeholder"]
+        assert item.report["steps"] == 6
+        assert item.report["gpu_seconds"]
+        found = aliases.tokens(workshop.ledger.store, workshop.tenant, item.name)
+        assert list(found) == [item.token]
+
+
+def test_a_subject_is_learned_alike_beside_any_others_and_after_a_drain(workshop: Workshop) -> None:
+    """The same token, bit for bit, alone in its batch, among others, and in two attempts."""
+    works = workshop.works(3)
+    name, work = next(iter(works.items()))
+    alone = workshop.submit({name: work}, steps=12)
+    with workshop.working():
+        workshop.wait_until_ended(alone)
+    among = workshop.submit(works, steps=12)
+    with workshop.working():
+        workshop.wait_until_ended(among)
+    again = workshop.submit({name: work}, steps=12)
+    with workshop.working() as worker:
+        workshop.wait_for(lambda: bool(progress_of(workshop.ledger, workshop.tenant, again)))
+        worker.drain()
+    assert workshop.items(again)[0].state is ItemState.QUEUED
+    with workshop.working():
+        workshop.wait_until_ended(again)
+    attempts = list_attempts(workshop.ledger, workshop.tenant, again, 0)
+    assert [each.cause for each in attempts] == ["released", "succeeded"]
+    tokens = [artifact(workshop, workshop.items(job)[0].token) for job in (alone, among, again)]
+    for other in tokens[1:]:
+        for encoder, rows in tokens[0].token.embeddings.items():
+            assert torch.equal(rows, other.token.embeddings[encoder])
+
+
+def test_what_a_drained_worker_has_learned_is_gone_on_from(workshop: Workshop) -> None:
+    job = workshop.submit(workshop.works(1), steps=60)
+    with workshop.working() as worker:
+        workshop.wait_for(
+            lambda: any(
+                int(str(told.get("step", 0))) >= 10
+                for told in progress_of(workshop.ledger, workshop.tenant, job).values()
+            )
+        )
+        worker.drain()
+    # In another shape of batch, too: draws are the same, sums are rounded otherwise.
+    with workshop.working(workshop.worker(num_slots=1)):
+        workshop.wait_until_ended(job)
+    report = workshop.items(job)[0].report
+    assert report
+    assert 10 <= int(str(report["resumed_at"])) < 60
+    assert report["steps"] == 60
+
+
+def test_bad_subjects_end_with_their_reasons_and_harm_nobody(workshop: Workshop) -> None:
+    not_a_picture = io.BytesIO()
+    with zipfile.ZipFile(not_a_picture, "w") as archive:
+        archive.writestr("a.jpg", b"\xff\xd8 not really")
+        archive.writestr("b.png", b"neither")
+    good = workshop.works(2)
+    picture = zipfile.ZipFile(io.BytesIO(next(iter(workshop.bundles.values()))))
+    name = next(each for each in picture.namelist() if each.endswith(".png"))
+    one = PictureFile(name="one.png", sha256=workshop.upload(picture.read(name)))
+    works = good | {
+        "bad-pictures": SubjectWork(bundle=workshop.upload(not_a_picture.getvalue())),
+        "never-uploaded": SubjectWork(bundle="0" * 64),
+        "no-word": SubjectWork(pictures=(one,)),
+        "bad-word": SubjectWork(pictures=(one,), initializer="qwertzuiop" * 5),
+        "no-archive": SubjectWork(bundle=workshop.upload(b"hello")),
+        "from-pictures": SubjectWork(pictures=(one,), initializer="dog"),
+    }
+    job = workshop.submit(works)
+    with workshop.working():
+        workshop.wait_until_ended(job)
+    items = {item.name: item for item in workshop.items(job)}
+    assert {n for n, item in items.items() if item.state is ItemState.SUCCEEDED} == {
+        *good,
+        "from-pictures",
+    }
+    assert "'a.jpg'" in items["bad-pictures"].reason
+    assert "'b.png'" in items["bad-pictures"].reason
+    assert "upload it" in items["never-uploaded"].reason
+    assert "initializer" in items["no-word"].reason
+    assert "tar" in items["no-archive"].reason
+    # At once: another attempt would find the same.
+    for name in ("bad-pictures", "never-uploaded", "no-word", "no-archive"):
+        attempts = list_attempts(workshop.ledger, workshop.tenant, job, items[name].index)
+        assert len(attempts) == 1
+
+
+def test_a_subject_that_breaks_steps_is_found_out(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that the engine does not foresee says nothing of whose it is."""
+    works = workshop.works(3)
+    poison = next(iter(works))
+    job = workshop.submit(works, max_attempts=2)
+    marked: list[str] = []
+    from dti_engine.slots import Occupant
+
+    samples = Occupant.samples
+
+    def broken(self: Occupant) -> object:
+        if self.subject.placeholder == f"<{poison}>" and self.step == 3:
+            marked.append(self.subject.id)
+            raise RuntimeError("an index is out of range")
+        return samples(self)
+
+    monkeypatch.setattr(Occupant, "samples", broken)
+    with workshop.working(workshop.worker(num_slots=3)):
+        workshop.wait_until_ended(job)
+    states = {item.name: item for item in workshop.items(job)}
+    assert states[poison].state is ItemState.FAILED
+    assert "an index is out of range" in states[poison].reason
+    assert all(each.state is ItemState.SUCCEEDED for n, each in states.items() if n != poison)
+    attempts = [
+        list_attempts(workshop.ledger, workshop.tenant, job, each.index) for each in states.values()
+    ]
+    assert sorted(len(each) for each in attempts) == [1, 1, 2]
+    assert marked
+
+
+def test_where_memory_runs_out_fewer_are_learned_at_a_time(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dti_engine.packing import Trainer
+
+    step, sizes = Trainer.step, list[int]()
+
+    def small(self: Trainer) -> object:
+        sizes.append(len(self.occupants))
+        if len(self.occupants) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", small)
+    job = workshop.submit(workshop.works(4))
+    with workshop.working(workshop.worker(num_slots=4)):
+        workshop.wait_until_ended(job)
+    assert workshop.view(job).state is JobState.SUCCEEDED
+    assert {4, 2, 1} == set(sizes)
+    for index in range(4):
+        causes = [e.cause for e in list_attempts(workshop.ledger, workshop.tenant, job, index)]
+        assert set(causes) <= {"released", "succeeded"}, "running out of memory is nobody's failure"
+
+
+def test_cancelled_and_deleted_subjects_leave_their_slots(workshop: Workshop) -> None:
+    slow = workshop.submit(workshop.works(2), steps=100_000)
+    other = workshop.submit(workshop.works(1), steps=100_000)
+    with workshop.working(workshop.worker(num_slots=3)) as worker:
+        workshop.wait_for(lambda: worker.in_hand == 3)
+        cancel(workshop.ledger, workshop.tenant, slow)
+        delete_item(workshop.ledger, workshop.tenant, other, 0)
+        workshop.wait_for(lambda: worker.in_hand == 0)
+        workshop.wait_until_ended(slow, other)
+        quick = workshop.submit(workshop.works(2), steps=3)
+        workshop.wait_until_ended(quick)
+    assert workshop.view(slow).state is JobState.CANCELLED
+    assert workshop.view(quick).state is JobState.SUCCEEDED
+
+
+def test_jobs_of_another_shape_get_a_turn(workshop: Workshop) -> None:
+    many = workshop.submit(workshop.works(40), steps=12)
+    other = workshop.submit(workshop.works(1), steps=3, batch_size=2)
+    patience = Patience(checkpoint=30, other_shapes=0.3, tell=0.05)
+    with workshop.working(workshop.worker(patience=patience)):
+        workshop.wait_until_ended(other)
+        assert workshop.view(many).counts.ended < 30, "it did not wait for the other job's end"
+
+
+def test_tokens_are_tried_out_and_scored(workshop: Workshop) -> None:
+    from dti_engine.quality.judges import find_judge
+
+    job = workshop.submit(workshop.works(2), probes=1, steps=10)
+    with workshop.working(workshop.worker(judge=find_judge("miniature"))):
+        workshop.wait_until_ended(job)
+    for item in workshop.items(job):
+        assert item.report
+        assert 0 <= item.report["subject_score"] <= 1  # type: ignore[operator]
+        assert 0 <= item.report["prompt_score"] <= 1  # type: ignore[operator]
+        training = artifact(workshop, item.token).manifest.training
+        assert training
+        assert training.quality
+        assert item.report["flags"] == list(training.quality.flags)
+
+
+def test_a_worker_held_for_dead_begins_anew(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is broken while it works: another life follows, and nothing is done twice."""
+    from services.ledger.leases import break_lease, read_lease
+
+    job = workshop.submit(workshop.works(2), steps=30)
+    with workshop.working() as worker:
+        workshop.wait_for(lambda: worker.in_hand == 2)
+        current = worker._life
+        assert isinstance(current, life.Life)
+        name = current._worker.lease.worker
+        while True:
+            found = read_lease(workshop.ledger, name)
+            assert found
+            if break_lease(workshop.ledger, *found):
+                break
+        workshop.wait_until_ended(job)
+        assert worker._life is not current
+    assert workshop.view(job).state is JobState.SUCCEEDED
