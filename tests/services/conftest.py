@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 from services.settings import S3Settings, store_settings
 from services.storage.directory import DirectoryStore
 from services.storage.interface import Store
+from services.storage.measuring import Measured
 from services.storage.memory import MemoryStore
 from services.storage.s3 import S3Store
 
@@ -61,9 +62,11 @@ def _real() -> Server:
     )
 
 
-@pytest.fixture(params=["memory", "directory", "moto", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(
+    params=["memory", "directory", "measured", "moto", pytest.param("s3", marks=pytest.mark.s3)]
+)
 def kind(request: pytest.FixtureRequest) -> str:
-    """Kind of the store: two of this host, two S3 servers."""
+    """Kind of the store: in memory, in a directory, measured, on two S3 servers."""
     return request.param
 
 
@@ -108,4 +111,6 @@ def store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return MemoryStore()
     if kind == "directory":
         return DirectoryStore(tmp_path / "store")
+    if kind == "measured":
+        return Measured(MemoryStore())
     return request.getfixturevalue("make_s3")()

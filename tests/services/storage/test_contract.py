@@ -356,7 +356,7 @@ def _post(form: PresignedPost, body: bytes) -> int:
 
 def test_a_presigned_form_uploads_if_the_store_can(store: Store, kind: str) -> None:
     form = store.presigned_post("in/ß", max_bytes=1000, seconds=60)
-    if kind in ("memory", "directory"):
+    if kind not in ("moto", "s3"):
         assert form is None
         return
     assert form
@@ -371,7 +371,7 @@ def test_a_presigned_form_uploads_if_the_store_can(store: Store, kind: str) -> N
 def test_a_presigned_url_downloads_if_the_store_can(store: Store, kind: str) -> None:
     store.create("out/ß", b"body")
     url = store.presigned_get("out/ß", seconds=60, filename="Größe 1.safetensors")
-    if kind in ("memory", "directory"):
+    if kind not in ("moto", "s3"):
         assert url is None
         return
     assert url

@@ -1,0 +1,211 @@
+"""The one table of metrics. What is not in it is not counted.
+
+A process exports at most `MAX_SERIES` series, whatever happens, because every label has few known
+values. So no metric is told apart by tenant, job, item, token or key: logs have those.
+"""
+
+from services.metrics.entries import First, Known, Metric, Process
+
+MAX_SERIES = 300
+"""Of one process."""
+
+_ALL: tuple[Process, ...] = ("api", "supervisor", "worker")
+
+_POOL = First("pool", 8)
+_OPERATION = Known.of(
+    "operation", "read", "head", "create", "replace", "put", "delete", "delete_if", "list"
+)
+
+ENDS = ("succeeded", "failed", "cancelled", "deleted")
+"""How an item ends."""
+
+SUBJECT_FAULTS = (
+    "upload_missing",
+    "upload_damaged",
+    "bundle",
+    "picture",
+    "settings",
+    "consent",
+)
+"""What can be wrong with what was given for a subject; a bundle without a good picture: picture."""
+
+HTTP_ROUTES = (
+    ("/v1/uploads", "POST"),
+    ("/v1/uploads/{sha256}", "PUT"),
+    ("/v1/uploads/{sha256}", "GET"),
+    ("/v1/uploads/{sha256}", "DELETE"),
+    ("/v1/training-jobs", "POST"),
+    ("/v1/training-jobs", "GET"),
+    ("/v1/training-jobs/{job}", "GET"),
+    ("/v1/training-jobs/{job}", "DELETE"),
+    ("/v1/training-jobs/{job}/items", "GET"),
+    ("/v1/training-jobs/{job}/items/{index}", "GET"),
+    ("/v1/training-jobs/{job}/events", "GET"),
+    ("/v1/training-jobs/{job}/cancel", "POST"),
+    ("/v1/training-jobs/{job}/retry", "POST"),
+    ("/v1/tokens", "GET"),
+    ("/v1/tokens/{token}", "GET"),
+    ("/v1/tokens/{token}", "DELETE"),
+    ("/v1/tokens/{token}/file", "GET"),
+    ("/v1/backbones", "GET"),
+)
+"""Routes that are told apart, each with its method. All else, such as health checks, is other."""
+
+TIMED_ROUTES = tuple(
+    dict.fromkeys(
+        route
+        for route, _ in HTTP_ROUTES
+        # A stream takes as long as its job; the others here are few or alike.
+        if not route.endswith(("/events", "/cancel", "/retry", "/backbones"))
+    )
+)
+"""Routes whose times are told apart."""
+
+TABLE: tuple[Metric, ...] = (
+    # Jobs and subjects
+    Metric(
+        "dti_items",
+        "gauge",
+        "Items of jobs that have not ended, by state.",
+        ("supervisor",),
+        (Known.of("state", "queued", "running", *ENDS),),
+    ),
+    Metric("dti_jobs_open", "gauge", "Jobs that have not ended.", ("supervisor",), (_POOL,)),
+    Metric(
+        "dti_queue_oldest_seconds",
+        "gauge",
+        "Age of the oldest job that has items which nobody has begun; 0 if there is none.",
+        ("supervisor",),
+        (_POOL,),
+        folds="max",
+    ),
+    Metric(
+        "dti_subjects_total",
+        "counter",
+        "Subjects that have ended, by how.",
+        ("supervisor", "worker"),
+        (Known.of("outcome", *ENDS),),
+    ),
+    Metric(
+        "dti_attempts_total",
+        "counter",
+        "Attempts that have ended, by why.",
+        ("supervisor", "worker"),
+        (Known.of("cause", *ENDS, "lost", "released", "superseded"),),
+    ),
+    Metric(
+        "dti_subject_rejections_total",
+        "counter",
+        "Subjects that failed by what was given for them, by what was wrong.",
+        ("api", "worker"),
+        (Known.of("reason", *SUBJECT_FAULTS),),
+    ),
+    Metric(
+        "dti_upload_rejections_total",
+        "counter",
+        "Uploads that were refused, by why.",
+        ("api",),
+        (Known.of("reason", "too_large", "wrong_size", "wrong_digest", "quota"),),
+    ),
+    # Training
+    Metric(
+        "dti_step_seconds",
+        "histogram",
+        "Time of one training step of all subjects in hand.",
+        ("worker",),
+        buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    ),
+    Metric(
+        "dti_slots",
+        "gauge",
+        "Slots for subjects in this worker: those in use, and all.",
+        ("worker",),
+        (Known.of("state", "used", "total"),),
+    ),
+    Metric(
+        "dti_worker_start_seconds",
+        "histogram",
+        "From the start of a worker's process to its first step, or to where it waits for work.",
+        ("worker",),
+        buckets=(5, 15, 30, 60, 120, 300, 600),
+    ),
+    Metric(
+        "dti_workers",
+        "gauge",
+        "Workers by state: they work, wait for resources, or give back what they have.",
+        ("supervisor",),
+        (_POOL, Known.of("state", "running", "pending", "draining")),
+    ),
+    Metric(
+        "dti_workers_wanted",
+        "gauge",
+        "Workers that the backlog is worth, within the limits of the pool.",
+        ("supervisor",),
+        (_POOL,),
+    ),
+    # The ledger and its store
+    Metric(
+        "dti_lease_losses_total",
+        "counter",
+        "Times that a living worker found itself held for dead.",
+        ("worker",),
+    ),
+    Metric(
+        "dti_claim_conflicts_total",
+        "counter",
+        "Claims that another worker was first with.",
+        ("worker",),
+    ),
+    Metric(
+        "dti_supervisor_pass_seconds",
+        "histogram",
+        "Time of going through the queue once.",
+        ("supervisor",),
+        buckets=(0.1, 0.5, 1, 5, 15, 60, 300),
+    ),
+    Metric(
+        "dti_store_request_seconds",
+        "histogram",
+        "Time of one call to the store, with its retries, also of those that failed.",
+        _ALL,
+        (_OPERATION,),
+        buckets=(0.01, 0.05, 0.25, 1, 10),
+    ),
+    Metric(
+        "dti_store_errors_total",
+        "counter",
+        "Calls to the store that failed after all retries; a lost race is no failure.",
+        _ALL,
+        (_OPERATION, Known.of("error", "unavailable", "outcome_unknown", "denied")),
+    ),
+    # HTTP
+    Metric(
+        "dti_http_requests_total",
+        "counter",
+        "Requests that were answered, by route, method and class of status.",
+        ("api",),
+        (Known(("route", "method"), HTTP_ROUTES), Known.of("status", "2xx", "4xx", "5xx")),
+    ),
+    Metric(
+        "dti_http_request_seconds",
+        "histogram",
+        "Time from a request to the end of its answer; of streams of events, not counted.",
+        ("api",),
+        (Known.of("route", *TIMED_ROUTES),),
+        buckets=(0.05, 0.25, 1, 5),
+    ),
+    Metric(
+        "dti_rate_limited_total",
+        "counter",
+        "Requests that were refused with 429, by the limit that was reached.",
+        ("api",),
+        (Known.of("limit", "requests", "open_items", "upload_bytes"),),
+    ),
+    Metric(
+        "dti_webhook_deliveries_total",
+        "counter",
+        "Deliveries of webhooks, by how they went; a refused one is to a private address.",
+        ("supervisor",),
+        (Known.of("outcome", "delivered", "retried", "given_up", "refused"),),
+    ),
+)

@@ -1,0 +1,115 @@
+"""A store whose calls are timed and whose failures are counted."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Literal
+
+from services import metrics
+from services.errors import (
+    AccessDeniedError,
+    InvalidKeyError,
+    InvalidRangeError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PreconditionFailedError,
+    UnavailableError,
+)
+from services.storage.interface import Head, Object, Page, PresignedPost, Retention, Store
+
+_ANSWERS = (NotFoundError, PreconditionFailedError, InvalidKeyError, InvalidRangeError)
+"""What a store that works says, too."""
+
+
+class Measured:
+    """The same objects as in `store`. Counts with what this process counts with."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> Object:
+        with _measured("read"):
+            return self._store.read(key, start=start, length=length)
+
+    def head(self, key: str) -> Head:
+        with _measured("head"):
+            return self._store.head(key)
+
+    def create(self, key: str, body: bytes) -> str:
+        with _measured("create"):
+            return self._store.create(key, body)
+
+    def replace(self, key: str, body: bytes, *, expected: str) -> str:
+        with _measured("replace"):
+            return self._store.replace(key, body, expected=expected)
+
+    def put(self, key: str, body: bytes) -> str:
+        with _measured("put"):
+            return self._store.put(key, body)
+
+    def delete(self, key: str) -> None:
+        with _measured("delete"):
+            self._store.delete(key)
+
+    def delete_if(self, key: str, *, expected: str) -> None:
+        with _measured("delete_if"):
+            self._store.delete_if(key, expected=expected)
+
+    def list(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        delimiter: Literal["", "/"] = "",
+        limit: int = 1000,
+    ) -> Page:
+        with _measured("list"):
+            return self._store.list(prefix, after=after, delimiter=delimiter, limit=limit)
+
+    def now(self) -> datetime:
+        with _measured("now"):
+            return self._store.now()
+
+    # Presigning asks nobody, so there is nothing to measure.
+    def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
+        return self._store.presigned_post(key, max_bytes=max_bytes, seconds=seconds)
+
+    def presigned_get(self, key: str, *, seconds: int, filename: str = "") -> str | None:
+        return self._store.presigned_get(key, seconds=seconds, filename=filename)
+
+    def retention(self) -> Retention:
+        with _measured("retention"):
+            return self._store.retention()
+
+    def for_leases(self) -> "Measured":
+        return Measured(self._store.for_leases())
+
+
+@contextmanager
+def _measured(operation: str) -> Generator[None]:
+    """Operations that the table of metrics does not tell apart are counted there as other."""
+    counting = metrics.current()
+    begun = time.perf_counter()
+    try:
+        yield
+    except _ANSWERS:
+        raise
+    except Exception as error:
+        counting.count("dti_store_errors_total", operation=operation, error=_kind(error))
+        raise
+    finally:
+        seconds = time.perf_counter() - begun
+        counting.observe("dti_store_request_seconds", seconds, operation=operation)
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, OutcomeUnknownError):
+        return "outcome_unknown"
+    if isinstance(error, UnavailableError):
+        return "unavailable"
+    return "denied" if isinstance(error, AccessDeniedError) else metrics.OTHER
