@@ -4,6 +4,9 @@ ServiceError (DTIError)
 |-- SettingsError (ConfigurationError)  a setting or URL is malformed, or contradicts another
 |-- UnknownUploadError                  nothing was uploaded under this digest
 |-- DamagedUploadError                  what was uploaded has another digest
+|-- UnknownKeyError                     no key that is valid was shown, or there is none of this id
+|-- UnknownTenantError                  there is no such tenant
+|-- UnsafeUrlError                      no webhook is sent there
 |-- LedgerError
 |   |-- InvalidIdError (ValueError)     no tenant, job, item, token or worker is called that
 |   |-- ConflictError                   it contradicts what was asked for before
@@ -44,6 +47,18 @@ class UnknownUploadError(ServiceError):
 
 class DamagedUploadError(ServiceError):
     """What was uploaded has another digest than it was announced with."""
+
+
+class UnknownKeyError(ServiceError):
+    """No key that is valid was shown, or there is none of this id."""
+
+
+class UnknownTenantError(ServiceError):
+    """There is no such tenant."""
+
+
+class UnsafeUrlError(ServiceError):
+    """No webhook is sent there: it is no URL, or leads to what is not public."""
 
 
 class LedgerError(ServiceError):
