@@ -2,6 +2,7 @@
 
 ServiceError (DTIError)
 |-- SettingsError (ConfigurationError)  a setting or URL is malformed, or contradicts another
+|-- QuotaError                          more was asked for than the caller may have at a time
 |-- UnknownUploadError                  nothing was uploaded under this digest
 |-- DamagedUploadError                  what was uploaded has another digest
 |-- UnknownKeyError                     no key that is valid was shown, or there is none of this id
@@ -39,6 +40,19 @@ class ServiceError(DTIError):
 
 class SettingsError(ServiceError, ConfigurationError):
     """A setting or store URL is malformed, or contradicts another."""
+
+
+class QuotaError(ServiceError):
+    """More was asked for than the caller may have at a time. A second argument has the seconds
+    after which to ask again.
+    """
+
+    @property
+    def seconds(self) -> float:
+        return float(self.args[1]) if len(self.args) > 1 else 1.0
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class UnknownUploadError(ServiceError):

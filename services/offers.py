@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from dti_engine.config import DtypeName
 from dti_engine.recipes import RECIPES
 from services.errors import SettingsError
 from services.jobs import Label, Model
@@ -20,6 +21,12 @@ class Offer(Model):
     weights: str = Field(min_length=1, description="miniature, a folder, or a name on the hub")
     recipe: str = Field(description="what subjects are trained by unless a job says otherwise")
     slots: int = Field(default=8, ge=1, le=1024, description="subjects of one worker at a time")
+    gpus: float = Field(default=1, ge=0, description="of one worker")
+    cpus: float = Field(default=1, ge=0, description="of one worker")
+    min_workers: int = Field(default=0, ge=0, description="that stay while there is nothing to do")
+    max_workers: int = Field(default=8, ge=1, description="that a backlog is worth at most")
+    device: str = Field(default="auto", description="auto, cpu, cuda")
+    dtype: DtypeName = Field(default="auto", description="of the model")
     judge: str | None = Field(
         default=None, description="who scores tokens, as of `dti train --judge`; None: its own"
     )
@@ -27,7 +34,9 @@ class Offer(Model):
 
 Offers = Mapping[Label, Offer]
 
-MINIATURE: Offers = {"miniature": Offer(weights="miniature", recipe="miniature", slots=4)}
+MINIATURE: Offers = {
+    "miniature": Offer(weights="miniature", recipe="miniature", slots=4, gpus=0, max_workers=1)
+}
 """What is offered where nothing else is said."""
 
 _OFFERS: TypeAdapter[dict[Label, Offer]] = TypeAdapter(dict[Label, Offer])

@@ -3,8 +3,10 @@ at once too; what one does twice is done once.
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
+from services.jobs import Counts
 from services.ledger import layout
 from services.ledger.control import read_control
 from services.ledger.deletion import finish_item, finish_job, finish_tenant, places_of
@@ -28,8 +30,26 @@ class Pass:
     """Jobs that are in the queue no more, also because they were deleted."""
     open_items: dict[str, int] = field(default_factory=dict)
     """Items that have not ended, by pool: what the size of a pool goes by."""
+    open_jobs: dict[str, int] = field(default_factory=dict)
+    """Jobs that have such items, by pool."""
+    oldest: dict[str, datetime] = field(default_factory=dict)
+    """When the oldest job of a pool was submitted that has items nobody has begun."""
+    counts: Counts = field(default_factory=Counts)
+    """Of all items of these jobs."""
     damaged: dict[str, str] = field(default_factory=dict)
     """Jobs that could not be brought forward, and why; the others were."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """How a queued job stands."""
+
+    submitted: datetime
+    counts: Counts
+
+    @property
+    def open_items(self) -> int:
+        return self.counts.queued + self.counts.running
 
 
 class Supervisor:
@@ -53,8 +73,10 @@ class Supervisor:
             if isinstance(left, DamagedRecordError):
                 seen.damaged[job] = str(left)
                 continue
-            seen.open_items[pool] = seen.open_items.get(pool, 0) + left
-            seen.finished += not left
+            if left is None or not left.open_items:
+                seen.finished += 1
+            if left is not None:
+                _add(seen, pool, left)
         forget_the_dead(self._ledger)
         return seen
 
@@ -83,13 +105,13 @@ class Supervisor:
             finish_tenant(self._ledger, tenant)
         return deleted
 
-    def _bring_forward(self, hint: tuple[str, str, str]) -> int | DamagedRecordError:
-        """How many items of a queued job have not ended, after what could be done was done."""
+    def _bring_forward(self, hint: tuple[str, str, str]) -> _Left | DamagedRecordError | None:
+        """How a queued job stands after what could be done was done; None: it is gone."""
         pool, tenant, job = hint
         keys = JobKeys(tenant, job)
         try:
-            _, record = read_job(self._ledger, keys)
-            return self._recover_job(keys, record, pool)
+            submitted, record = read_job(self._ledger, keys)
+            return _Left(submitted, self._recover_job(keys, record, pool))
         except DeletedError:
             finish_job(self._ledger, keys)
         except UnknownJobError:
@@ -97,9 +119,9 @@ class Supervisor:
         except DamagedRecordError as error:
             return error
         dequeue(self._ledger, pool, tenant, job)
-        return 0
+        return None
 
-    def _recover_job(self, keys: JobKeys, job: JobRecord, pool: str) -> int:
+    def _recover_job(self, keys: JobKeys, job: JobRecord, pool: str) -> Counts:
         standings = recover_job(self._ledger, keys, job, self._workforce)
         left = sum(1 for _ in standings.open_places())
         if standings.found or (left == 0) != standings.complete:
@@ -109,7 +131,7 @@ class Supervisor:
             # A retry that was asked for meanwhile has put a hint there, which is gone now.
             if read_control(self._ledger, keys).retries > standings.control.retries:
                 enqueue(self._ledger, pool, keys.tenant, keys.job)
-        return left
+        return Counts.of(standings.states())
 
     def _sweep_job(self, keys: JobKeys) -> None:
         control = read_control(self._ledger, keys)
@@ -146,3 +168,12 @@ class Supervisor:
             place, _ = parse_place(head.key[len(keys.checkpoints) :])
             if self._ledger.exists(keys.result(place)):
                 self._ledger.store.delete(head.key)
+
+
+def _add(seen: Pass, pool: str, left: _Left) -> None:
+    seen.open_items[pool] = seen.open_items.get(pool, 0) + left.open_items
+    seen.open_jobs[pool] = seen.open_jobs.get(pool, 0) + (left.open_items > 0)
+    if left.counts.queued:
+        seen.oldest[pool] = min(left.submitted, seen.oldest.get(pool, left.submitted))
+    both = zip(seen.counts, left.counts, strict=True)
+    seen.counts = Counts(**{name: ours + theirs for (name, ours), (_, theirs) in both})

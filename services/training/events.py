@@ -12,8 +12,14 @@ class Events:
     def stepped(self, seconds: float, used: int, slots: int) -> None:
         """One step of so many subjects in so many slots."""
 
+    def idle(self, slots: int) -> None:
+        """There is nothing to do in so many slots."""
+
     def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
-        """An attempt is over: succeeded, failed, refused, released, stopped."""
+        """An attempt is over: succeeded, failed, released or stopped."""
+
+    def refused(self, attempt: Attempt, error: Exception) -> None:
+        """Nothing can be learned from what was given; it has failed."""
 
     def unwritten(self, attempt: Attempt, error: Exception) -> None:
         """Something of an attempt could not be written, in the end."""

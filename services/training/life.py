@@ -78,7 +78,7 @@ class Life:
             capacity=num_slots,
             pause=ledger.settings.look,
             on_ready=self._something.set,
-            on_refused=lambda attempt, error: events.ended(attempt, "refused", str(error)),
+            on_refused=events.refused,
             on_trouble=events.trouble,
         )
         self._batch: Batch | None = None
@@ -107,6 +107,7 @@ class Life:
         self._drop_stopped()
         self._fill()
         if not (self._batch and self._batch.seats):
+            self._events.idle(self.num_slots)
             self._something.wait(_IDLE)
             self._something.clear()
             return
@@ -148,7 +149,10 @@ class Life:
             try:
                 seat = self._batch_for(prepared).seat(prepared)
             except SubjectError as error:
-                self._fail(prepared.attempt, error, retry=False)
+                self._events.refused(prepared.attempt, error)
+                self._outbox.send(
+                    prepared.attempt, partial(prepared.attempt.fail, str(error), retry=False)
+                )
             except OutOfMemoryError as error:
                 self._release(prepared.attempt, f"memory ran out: {error}")
                 self._shrink(error)
@@ -175,7 +179,8 @@ class Life:
                 error = each.error or RuntimeError("it ended without a word")
                 self._fail(attempt, error, retry=each.can_be_retried)
             else:
-                attempt.tell({"phase": "trying"})
+                steps = each.report.step
+                attempt.tell({"phase": "trying", "step": steps, "steps": steps})
                 learned.append((each.seat, each.artifact, each.report))
         if not learned:
             return

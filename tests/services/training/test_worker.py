@@ -192,9 +192,10 @@ def test_cancelled_and_deleted_subjects_leave_their_slots(workshop: Workshop) ->
 
 def test_jobs_of_another_shape_get_a_turn(workshop: Workshop) -> None:
     many = workshop.submit(workshop.works(40), steps=12)
-    other = workshop.submit(workshop.works(1), steps=3, batch_size=2)
     patience = Patience(checkpoint=30, other_shapes=0.3, tell=0.05)
-    with workshop.working(workshop.worker(patience=patience)):
+    with workshop.working(workshop.worker(patience=patience)) as worker:
+        workshop.wait_for(lambda: worker.in_hand == 2)
+        other = workshop.submit(workshop.works(1), steps=3, batch_size=2)
         workshop.wait_until_ended(other)
         assert workshop.view(many).counts.ended < 30, "it did not wait for the other job's end"
 

@@ -1,0 +1,189 @@
+"""Which processes make up the service on one machine, and how they find each other."""
+
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+from services.errors import ServiceError
+from services.local.processes import Command, Kept
+
+_HOST = "127.0.0.1"
+_OBJECT_STORE = 100_000_000  # bytes; nothing of ours goes through it, and Ray would take a third
+_WORKER_PORTS = 100
+
+
+class NotReadyError(ServiceError):
+    """The service did not come up in time."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to serve, and how."""
+
+    store: str
+    port: int = 8000
+    offers: Path | None = None
+    cpus: int = field(default_factory=lambda: os.cpu_count() or 1)
+    lease: float = 20
+    """Short, as nothing here is far away; workers tell of progress four times a lease."""
+    look: float = 0.5
+    checkpoint: float = 15
+    turn: float = 1
+    idle: float = 600
+
+
+class Service:
+    """Runs while it is entered. A process that dies is started again."""
+
+    def __init__(
+        self, plan: Plan, environment: Mapping[str, str] = os.environ, folder: Path | None = None
+    ) -> None:
+        """folder: for logs, and what Ray writes; its path must be short. None: a new one."""
+        self.plan = plan
+        self.url = f"http://{_HOST}:{plan.port}"
+        # Ray makes sockets there, whose paths may not be longer than about 100 characters.
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="dti-"))
+        self._environment = _environment(environment)
+        self._ray_port = free_port()
+        self._announced = self.folder / "supervisor.log"
+        self.node = Kept(self._node(), self.folder / "node.log")
+        self.api = Kept(self._api(), self.folder / "api.log")
+        self.supervisor = Kept(self._supervisor(), self._announced)
+
+    def __enter__(self) -> "Service":
+        for each in (self.api, self.node, self.supervisor):
+            each.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """The supervisor drains the workers, so that nothing they have learned is lost."""
+        for each in (self.supervisor, self.api, self.node):
+            each.stop()
+        shutil.rmtree(self.folder / "ray", ignore_errors=True)
+
+    def wait_until_ready(
+        self,
+        seconds: float = 60,
+        *,
+        on_wait: Callable[[str], None] = lambda what: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Until jobs can be submitted, and somebody does them; or until it is stopped.
+
+        Raises: NotReadyError.
+        """
+        end = time.monotonic() + seconds
+        for what, kept, is_ready in (
+            ("API", self.api, self._answers),
+            ("supervisor", self.supervisor, self._supervises),
+        ):
+            on_wait(what)
+            while not is_ready() and not stopped():
+                if time.monotonic() > end:
+                    raise NotReadyError(
+                        f"the {what} is not ready after {seconds:g} s; the end of "
+                        f"{str(kept.log)!r}:\n{kept.tail()}"
+                    )
+                time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _supervises(self) -> bool:
+        return "\nready\n" in "\n" + self.supervisor.tail()
+
+    def _node(self) -> Command:
+        first = free_port(range_of=_WORKER_PORTS)
+        return Command(
+            "node",
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                f"--node-ip-address={_HOST}",
+                f"--port={self._ray_port}",
+                f"--min-worker-port={first}",
+                f"--max-worker-port={first + _WORKER_PORTS - 1}",
+                f"--num-cpus={self.plan.cpus}",
+                f"--object-store-memory={_OBJECT_STORE}",
+                f"--temp-dir={self.folder / 'ray'}",
+                "--include-dashboard=false",
+                "--disable-usage-stats",
+            ],
+            self._environment,
+            with_its_own=True,
+        )
+
+    def _api(self) -> Command:
+        arguments = [
+            *(sys.executable, "-m", "services.api", "--store", self.plan.store),
+            *("--host", _HOST, "--port", str(self.plan.port)),
+        ]
+        return Command("api", [*arguments, *self._offers()], self._environment)
+
+    def _supervisor(self) -> Command:
+        plan = self.plan
+        return Command(
+            "supervisor",
+            [
+                *(sys.executable, "-m", "services.supervision", "--store", plan.store),
+                *("--ray-address", f"{_HOST}:{self._ray_port}", "--node-ip", _HOST),
+                *("--lease", str(plan.lease), "--look", str(plan.look)),
+                *("--checkpoint", str(plan.checkpoint)),
+                *("--turn", str(plan.turn), "--idle", str(plan.idle)),
+                # Threads that wait for each other at every step lose much where a core is taken.
+                *("--threads", str(max(1, plan.cpus // 2))),
+                *("--allow-private-webhooks", "--drain"),
+                *self._offers(),
+            ],
+            self._environment,
+            grace=60,
+        )
+
+    def _offers(self) -> list[str]:
+        return ["--offers", str(self.plan.offers)] if self.plan.offers else []
+
+
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    token = secrets.token_hex(32)
+    return {
+        **given,
+        # Whoever reaches Ray's ports can run code: let nobody in but our own processes.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Workers are drained before the node is: nothing is left to wait for.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def free_port(range_of: int = 1) -> int:
+    """A port that nobody listens on, the first of so many."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((_HOST, 0))
+            port: int = probe.getsockname()[1]
+        if port + range_of < 65536 and all(map(_is_free, range(port, port + range_of))):
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((_HOST, port)) != 0

@@ -1,0 +1,124 @@
+"""What the supervisor does again and again."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services import logs, metrics
+from services.errors import ServiceError
+from services.ledger.ledger import Ledger
+from services.ledger.supervisor import Pass, Supervisor
+from services.offers import Offers
+from services.supervision.backoff import Backoff
+from services.supervision.sizing import resize
+from services.training.members import Member
+
+log = logs.logger(__name__)
+
+
+class Pool(Protocol):
+    """Workers of all offers, wherever they run."""
+
+    def members(self) -> Mapping[str, Sequence[Member]]:
+        """Of each pool, as far as is known."""
+        ...
+
+    def start(self, pool: str) -> None:
+        """One more."""
+        ...
+
+    def drain(self, name: str) -> None:
+        """One less: it gives back what it has."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often the supervisor does what, in seconds."""
+
+    turn: float = 2
+    sweep: float = 3600
+    idle: float = 60
+    """An idle worker is kept so long."""
+
+
+class Supervision:
+    """Turn by turn. What fails in one is tried again in the next."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        offers: Offers,
+        pool: Pool,
+        *,
+        deliver: Callable[[], object] = lambda: None,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """deliver: tells tenants what has ended; called once a turn."""
+        self._ledger, self._offers, self._pool = ledger, offers, pool
+        self._deliver, self._pace, self._clock = deliver, pace or Pace(), clock
+        self._supervisor = Supervisor(ledger)
+        self._swept = float("-inf")
+        self._backoffs = {name: Backoff(clock) for name in offers}
+        self.turns = 0
+        """That were done without trouble."""
+
+    def run(self, stopped: threading.Event) -> None:
+        """Until it is stopped."""
+        while not stopped.is_set():
+            try:
+                self.turn()
+                self.turns += 1
+            except ServiceError as error:
+                log.warning("a turn failed", error=str(error)[:300])
+            stopped.wait(self._pace.turn)
+
+    def turn(self) -> None:
+        """One. Raises: ServiceError if the store did not answer."""
+        if self._clock() - self._swept >= self._pace.sweep:
+            for job, reason in self._supervisor.sweep().items():
+                log.error("a job's record is damaged", job=job, reason=reason)
+            self._swept = self._clock()
+        began = self._clock()
+        seen = self._supervisor.recover()
+        metrics.current().observe("dti_supervisor_pass_seconds", self._clock() - began)
+        for job, reason in seen.damaged.items():
+            log.error("a job's record is damaged", job=job, reason=reason)
+        self._tell(seen)
+        self._resize(seen)
+        self._deliver()
+
+    def _tell(self, seen: Pass) -> None:
+        counted = metrics.current()
+        for state, count in seen.counts:
+            counted.set("dti_items", count, state=state)
+        now = self._ledger.store.now()
+        for pool in self._offers:
+            oldest = seen.oldest.get(pool)
+            age = max((now - oldest).total_seconds(), 0) if oldest else 0
+            counted.set("dti_queue_oldest_seconds", age, pool=pool)
+            counted.set("dti_jobs_open", seen.open_jobs.get(pool, 0), pool=pool)
+
+    def _resize(self, seen: Pass) -> None:
+        everybody = self._pool.members()
+        for name, offer in self._offers.items():
+            members = everybody.get(name, ())
+            change = resize(offer, seen.open_items.get(name, 0), members, patience=self._pace.idle)
+            backoff = self._backoffs[name]
+            backoff.see({member.name for member in members})
+            counted = metrics.current()
+            counted.set("dti_workers_wanted", change.wanted, pool=name)
+            for state in ("running", "pending", "draining"):
+                count = sum(member.state == state for member in members)
+                counted.set("dti_workers", count, pool=name, state=state)
+            for member in change.drain:
+                log.info("worker drained", pool=name, worker=member)
+                self._pool.drain(member)
+                backoff.left(member)
+            if change.start and backoff.allows:
+                for _ in range(change.start):
+                    self._pool.start(name)
+                log.info("workers started", pool=name, count=change.start, wanted=change.wanted)

@@ -1,0 +1,79 @@
+"""What happens in a worker, counted and logged."""
+
+import time
+
+from dti_engine.errors import InvalidBundleError, InvalidImageError, SubjectError
+from services import logs, metrics
+from services.errors import DamagedUploadError, UnknownUploadError
+from services.ledger.attempts import Attempt
+from services.training.events import Events
+
+log = logs.logger(__name__)
+
+_FAULTS: tuple[tuple[type[Exception], str], ...] = (
+    (UnknownUploadError, "upload_missing"),
+    (DamagedUploadError, "upload_damaged"),
+    (InvalidImageError, "picture"),
+    (InvalidBundleError, "bundle"),
+    (SubjectError, "settings"),
+)
+
+
+class Counting(Events):
+    """By the table of metrics, and as lines of the log."""
+
+    def __init__(self, pool: str, started: float | None = None) -> None:
+        """started: when its process did, by `time.monotonic`."""
+        self._pool = pool
+        self._started = time.monotonic() if started is None else started
+        self._stepped = False
+
+    def seated(self, attempt: Attempt, resumed_at: int) -> None:
+        with _ids(attempt):
+            log.info("subject seated", attempt=attempt.number, resumed_at=resumed_at)
+
+    def stepped(self, seconds: float, used: int, slots: int) -> None:
+        counted = metrics.current()
+        if not self._stepped:
+            self._stepped = True
+            counted.observe("dti_worker_start_seconds", time.monotonic() - self._started)
+        counted.observe("dti_step_seconds", seconds)
+        counted.set("dti_slots", used, state="used")
+        counted.set("dti_slots", slots, state="total")
+
+    def idle(self, slots: int) -> None:
+        metrics.current().set("dti_slots", 0, state="used")
+        metrics.current().set("dti_slots", slots, state="total")
+
+    def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
+        cause = attempt.stop or how if how == "stopped" else how
+        counted = metrics.current()
+        counted.count("dti_attempts_total", cause=cause)
+        if cause in ("succeeded", "cancelled"):
+            counted.count("dti_subjects_total", outcome=cause)
+        with _ids(attempt):
+            log.info("attempt over", attempt=attempt.number, cause=cause, reason=reason[:300])
+
+    def refused(self, attempt: Attempt, error: Exception) -> None:
+        fault = next((name for kind, name in _FAULTS if isinstance(error, kind)), None)
+        if fault:
+            metrics.current().count("dti_subject_rejections_total", reason=fault)
+        self.ended(attempt, "failed", str(error))
+
+    def unwritten(self, attempt: Attempt, error: Exception) -> None:
+        with _ids(attempt):
+            log.warning("not written", attempt=attempt.number, error=str(error)[:300])
+
+    def trouble(self, error: Exception) -> None:
+        log.warning("trouble with the store", error=str(error)[:300])
+
+    def lease_lost(self, worker: str) -> None:
+        metrics.current().count("dti_lease_losses_total")
+        log.warning("lease lost", worker=worker)
+
+    def shrunk(self, slots: int) -> None:
+        log.warning("memory ran out", slots=slots)
+
+
+def _ids(attempt: Attempt):
+    return logs.bound(job=attempt.keys.job, item=str(attempt.place.index))

@@ -1,0 +1,53 @@
+"""A training worker from plain values, which can be sent to another machine."""
+
+from pydantic import Field
+
+from dti_engine.backbones import load_backbone
+from dti_engine.devices import find_device, find_dtype
+from dti_engine.quality.judges import find_judge
+from services.jobs import Label, Model
+from services.ledger.ledger import Ledger
+from services.offers import Offer
+from services.settings import LedgerSettings
+from services.storage.measuring import Measured
+from services.storage.opening import open_store
+from services.training.counting import Counting
+from services.training.life import Patience
+from services.training.worker import TrainingWorker
+
+
+class WorkerPlan(Model):
+    """What a worker is told. Credentials are not in it: they are in its environment."""
+
+    store: str = Field(description="URL")
+    pool: Label
+    offer: Offer
+    lease: float = Field(default=60, gt=0, description="seconds; the same for the whole service")
+    look: float = Field(default=1, gt=0, description="seconds between looks for work")
+    checkpoint: float = Field(default=30, gt=0, description="seconds between two of a subject")
+    threads: int | None = Field(default=None, ge=1, description="of torch on a CPU; None: its own")
+
+
+def open_worker(plan: WorkerPlan) -> TrainingWorker:
+    """Load the model and open the store.
+
+    Raises: BackboneLoadError, ConfigurationError, SettingsError, StorageError.
+    """
+    if plan.threads:
+        import torch
+
+        torch.set_num_threads(plan.threads)
+    offer = plan.offer
+    device = find_device(offer.device)
+    backbone = load_backbone(offer.weights, device=device, dtype=find_dtype(offer.dtype, device))
+    judge = find_judge(offer.weights, offer.judge, device=device)
+    settings = LedgerSettings(lease=plan.lease, look=plan.look)
+    return TrainingWorker(
+        Ledger.on(Measured(open_store(plan.store)), settings),
+        plan.pool,
+        backbone,
+        judge,
+        num_slots=offer.slots,
+        patience=Patience(checkpoint=plan.checkpoint),
+        events=Counting(plan.pool),
+    )

@@ -1,0 +1,118 @@
+"""The whole service on this machine: real processes, a real Ray node, a folder as the store."""
+
+import hashlib
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
+from services.local.serving import Plan, Service, free_port
+from services.storage.opening import open_store
+from services.tenancy.keys import create_key
+
+SECONDS = 240
+"""Until what has to come about has: two busy cores, and processes that load torch."""
+
+
+@dataclass
+class Caller:
+    """A client of a running service, in few words."""
+
+    service: Service
+    http: httpx.Client
+    bundles: dict[str, bytes]
+
+    def upload(self, data: bytes) -> str:
+        sha256 = hashlib.sha256(data).hexdigest()
+        asked = self.http.post(
+            "/v1/uploads", json={"files": [{"sha256": sha256, "size": len(data)}]}
+        )
+        (file,) = asked.raise_for_status().json()["files"]
+        if file["upload"]:
+            self.http.put(file["upload"]["url"], content=data).raise_for_status()
+        return sha256
+
+    def subjects(self, count: int) -> list[dict[str, Any]]:
+        names = list(self.bundles)
+        return [
+            {"id": f"{names[i % len(names)]}-{i}", "bundle": self.upload(self.bundles[name])}
+            for i in range(count)
+            for name in (names[i % len(names)],)
+        ]
+
+    def submit(self, subjects: list[dict[str, Any]], key: str, **more: Any) -> str:
+        given = {"subjects": subjects, "overrides": {"steps": 8}, "probes": 0} | more
+        answer = self.http.post("/v1/training-jobs", json=given, headers={"Idempotency-Key": key})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["job"])
+
+    def get(self, path: str) -> Any:
+        return self.http.get(path).raise_for_status().json()
+
+    def job(self, job: str) -> Any:
+        return self.get(f"/v1/training-jobs/{job}")
+
+    def items(self, job: str) -> dict[str, Any]:
+        return {each["id"]: each for each in self.get(f"/v1/training-jobs/{job}/items")["items"]}
+
+    def wait_for(self, what: Callable[[], bool], seconds: float = SECONDS) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                if what():
+                    return
+            except httpx.TransportError:
+                pass  # The API has been killed, and is coming up again.
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code < 500:
+                    raise
+            assert time.monotonic() < end, self.service.supervisor.tail()
+            time.sleep(0.2)
+
+    def wait_until_ended(self, *jobs: str) -> None:
+        ended = ("succeeded", "failed", "partially_succeeded", "cancelled")
+        self.wait_for(lambda: all(self.job(job)["state"] in ended for job in jobs))
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    packed = dict[str, bytes]()
+    for subject in held_out_subjects("evaluation")[:4]:
+        folder = tmp_path_factory.mktemp("photos") / subject.name
+        draw_subject(subject, folder, count=3)
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w") as archive:
+            for path in sorted(folder.iterdir()):
+                archive.writestr(path.name, path.read_bytes())
+            archive.writestr("bundle.json", json.dumps({"initializer": subject.class_word}))
+        packed[subject.name] = data.getvalue()
+    return packed
+
+
+def caller_of(service: Service, bundles: dict[str, bytes]) -> Caller:
+    """With a key of its own."""
+    credential = create_key(open_store(service.plan.store), "acme", "test").credential
+    http = httpx.Client(
+        base_url=service.url, headers={"Authorization": f"Bearer {credential}"}, timeout=30
+    )
+    return Caller(service, http, bundles)
+
+
+def plan(store: Path) -> Plan:
+    # A short lease, so that what is killed is soon found out.
+    return Plan(store=str(store), port=free_port(), lease=4, look=0.2, checkpoint=1, turn=0.5)
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, bytes]) -> Iterator[Caller]:
+    with Service(plan(tmp_path_factory.mktemp("store"))) as service:
+        service.wait_until_ready(SECONDS)
+        yield caller_of(service, bundles)

@@ -1,0 +1,105 @@
+"""Turns of the supervisor over a real ledger, with workers that are only names."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from services.errors import UnavailableError
+from services.jobs import Item, JobRequest
+from services.ledger.ledger import Ledger
+from services.ledger.submissions import submit
+from services.ledger.worker import Worker
+from services.metrics import PrometheusMetrics, use
+from services.offers import Offer
+from services.settings import LedgerSettings
+from services.storage.memory import MemoryStore
+from services.supervision.supervising import Pace, Supervision
+from services.training.members import Member
+
+OFFERS = {"sd": Offer(weights="x", recipe="sd", slots=2, max_workers=4)}
+
+
+class Names:
+    """A pool whose workers do nothing."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, Member] = {}
+        self.drained: list[str] = []
+
+    def members(self) -> Mapping[str, Sequence[Member]]:
+        return {"sd": list(self.there.values())}
+
+    def start(self, pool: str) -> None:
+        name = f"{pool}{len(self.there)}"
+        self.there[name] = Member(name, "running", idle=100)
+
+    def drain(self, name: str) -> None:
+        self.drained.append(name)
+        del self.there[name]
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger.on(MemoryStore(), LedgerSettings(lease=30, look=0.01))
+
+
+def request(count: int) -> JobRequest:
+    return JobRequest(pool="sd", items=tuple(Item(name=str(i)) for i in range(count)))
+
+
+def test_the_pool_follows_jobs_up_and_down(ledger: Ledger) -> None:
+    pool, told = Names(), list[int]()
+    supervision = Supervision(
+        ledger, OFFERS, pool, deliver=lambda: told.append(1), pace=Pace(idle=10)
+    )
+    supervision.turn()
+    assert not pool.there
+    submit(ledger, "acme", "k", request(5))
+    supervision.turn()
+    assert len(pool.there) == 3
+    worker = Worker(ledger, "sd")
+    worker.begin()
+    for attempt in worker.claim(5):
+        attempt.succeed(b"")
+    supervision.turn()
+    assert len(pool.drained) == 3
+    assert len(told) == 3
+
+
+def test_what_is_seen_is_told(ledger: Ledger) -> None:
+    counted = PrometheusMetrics(process="supervisor")
+    use(counted)
+    submit(ledger, "acme", "k", request(5))
+    submit(ledger, "acme", "l", request(2))
+    worker = Worker(ledger, "sd")
+    worker.begin()
+    worker.claim(1)
+    Supervision(ledger, OFFERS, Names()).turn()
+    text = counted.exposition()[0].decode()
+    assert 'dti_items{state="queued"} 6.0' in text
+    assert 'dti_items{state="running"} 1.0' in text
+    assert 'dti_jobs_open{pool="sd"} 2.0' in text
+    assert 'dti_workers_wanted{pool="sd"} 4.0' in text
+
+
+def test_a_turn_that_fails_is_followed_by_another(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    pool, stopped = Names(), threading.Event()
+    supervision = Supervision(ledger, OFFERS, pool, pace=Pace(turn=0))
+    submit(ledger, "acme", "k", request(1))
+    calls: list[int] = []
+    turn = supervision.turn
+
+    def troubled() -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise UnavailableError("the store does not answer")
+        turn()
+        stopped.set()
+
+    monkeypatch.setattr(supervision, "turn", troubled)
+    supervision.run(stopped)
+    assert len(pool.there) == 1
