@@ -49,12 +49,17 @@ def mount(
     commands: Sequence[str],
     *,
     name: str | None = None,
+    panel: str | None = None,
 ) -> None:
-    """Add a command, by its function's name if None; its docstring is the help, with examples."""
+    """Add a command, by its function's name if None; its docstring is the help, with examples.
+
+    panel: what it stands under in the list of commands.
+    """
     paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
     # Typer keeps the line breaks of a docstring, which fit no terminal but ours.
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(name, help=text, epilog=examples(*commands))(command)
+    epilog = examples(*commands)
+    app.command(name, help=text, epilog=epilog, rich_help_panel=panel)(command)
 
 
 def say(text: str, *, label: str = "") -> None:

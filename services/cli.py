@@ -1,0 +1,20 @@
+"""The `dti` program: the commands of the engine, and those of the service."""
+
+from dti_engine.cli import app
+from dti_engine.commands.terminal import mount
+from services.commands import deletion, jobs, submission, tokens
+
+_SERVICE = "Service"
+
+mount(app, submission.submit, submission.EXAMPLES, panel=_SERVICE)
+mount(app, jobs.jobs, jobs.LIST_EXAMPLES, panel=_SERVICE)
+mount(app, jobs.job, jobs.SHOW_EXAMPLES, panel=_SERVICE)
+mount(app, jobs.cancel, jobs.CANCEL_EXAMPLES, panel=_SERVICE)
+mount(app, jobs.retry, jobs.RETRY_EXAMPLES, panel=_SERVICE)
+mount(app, tokens.tokens, tokens.EXAMPLES, panel=_SERVICE)
+mount(app, deletion.delete, deletion.EXAMPLES, panel=_SERVICE)
+
+
+def main() -> None:
+    """Entry point of the `dti` script."""
+    app()

@@ -1,0 +1,113 @@
+"""Uploads of what the service does not have yet: many announced at once, several sent at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from services.client.answers import UploadForm, Uploads
+from services.client.connection import Connection
+from services.client.parcels import Parcel
+from services.client.problems import BrokenServerError, UploadRefusedError
+
+_AT_ONCE = 6  # uploads at a time; so many parcels are in memory
+_ANNOUNCED = 200  # in one call: few enough that no form expires before its turn
+_ROUNDS = 3  # in which an upload may be refused, such as for a form that has expired
+
+
+def missing(connection: Connection, parcels: Sequence[Parcel]) -> list[Parcel]:
+    """Those that the service does not have, each once. Raises: ClientError."""
+    found = [
+        parcel
+        for chunk in _chunks(parcels)
+        for parcel, form in zip(chunk, _forms(connection, chunk), strict=True)
+        if form is not None
+    ]
+    return list({parcel.sha256: parcel for parcel in found}.values())
+
+
+def upload(
+    connection: Connection,
+    parcels: Sequence[Parcel],
+    *,
+    on_sent: Callable[[Parcel], None] = lambda parcel: None,
+) -> None:
+    """Send what the service does not have. `on_sent` hears of each, from other threads.
+
+    Raises: ClientError; InvalidBundleError if one has changed. What was sent stays there.
+    """
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        for chunk in _chunks(list({parcel.sha256: parcel for parcel in parcels}.values())):
+            _upload_chunk(connection, pool, chunk, on_sent)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _upload_chunk(
+    connection: Connection,
+    pool: ThreadPoolExecutor,
+    chunk: Sequence[Parcel],
+    on_sent: Callable[[Parcel], None],
+) -> None:
+    told, waiting = set[str](), list(chunk)
+
+    def send(work: tuple[Parcel, UploadForm]) -> UploadRefusedError | None:
+        parcel, form = work
+        try:
+            _send(connection, parcel, form)
+        except UploadRefusedError as error:
+            return error
+        told.add(parcel.sha256)
+        on_sent(parcel)
+        return None
+
+    for round_ in range(1, _ROUNDS + 1):
+        forms = _forms(connection, waiting)
+        work = [(one, form) for one, form in zip(waiting, forms, strict=True) if form]
+        for one, form in zip(waiting, forms, strict=True):
+            if form is None and one.sha256 not in told:
+                on_sent(one)
+        refused = [
+            (parcel, error)
+            for (parcel, _), error in zip(work, pool.map(send, work), strict=True)
+            if error
+        ]
+        if not refused:
+            return
+        if round_ == _ROUNDS:
+            raise refused[0][1]
+        waiting = [parcel for parcel, _ in refused]
+
+
+def _forms(connection: Connection, parcels: Sequence[Parcel]) -> list[UploadForm | None]:
+    """How each is to be uploaded, in their order; None if it is there."""
+    files = [{"sha256": parcel.sha256, "size": parcel.size} for parcel in parcels]
+    answer = connection.ask(Uploads, "POST", "v1/uploads", json={"files": files})
+    said = {file.sha256: file for file in answer.files}
+    forms = list[UploadForm | None]()
+    for parcel in parcels:
+        file = said.get(parcel.sha256)
+        if file is None or not (file.present or file.upload):
+            raise BrokenServerError(f"{connection.server} does not say how to upload a file")
+        forms.append(None if file.present else file.upload)
+    return forms
+
+
+def _send(connection: Connection, parcel: Parcel, form: UploadForm) -> None:
+    """Raises: UploadRefusedError: the form may have expired; ClientError."""
+    data = parcel.read()
+    match form.method.upper():
+        case "PUT":
+            connection.request("PUT", form.url, content=data)
+        case "POST":
+            # The file comes last: what stands behind it, S3 does not read.
+            connection.request("POST", form.url, data=form.fields, files={"file": data})
+        case other:
+            raise BrokenServerError(
+                f"{connection.server} asks for uploads by {other!r:.20}, which this program does "
+                "not know: is it older than the service?"
+            )
+
+
+def _chunks(parcels: Sequence[Parcel]) -> Iterator[Sequence[Parcel]]:
+    for start in range(0, len(parcels), _ANNOUNCED):
+        yield parcels[start : start + _ANNOUNCED]

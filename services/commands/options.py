@@ -1,0 +1,57 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+PANEL = "Service"
+
+ServerOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="DTI_SERVER",
+        help="Of the service.",
+        rich_help_panel=PANEL,
+        show_default="what dti serve noted on this machine",
+    ),
+]
+ApiKeyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        envvar="DTI_API_KEY",
+        help="To the service; others on this machine may see it here, not in the environment.",
+        rich_help_panel=PANEL,
+        show_default="the one noted with the server",
+    ),
+]
+JobArgument: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB",
+        help="A job's id; its beginning or end will do, if one recent job alone has it.",
+        show_default=False,
+    ),
+]
+WaitOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--wait",
+        "-w",
+        help="Show how it goes on until it has ended, and fetch tokens as they are learned.",
+    ),
+]
+OutputOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="With --wait: folder for tokens, each NAME.safetensors.",
+        show_default="tokens",
+    ),
+]

@@ -1,0 +1,210 @@
+"""`dti jobs`, `dti job`, `dti cancel`, `dti retry`, `dti delete`, `dti tokens`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hosted import Hosted, wait_until
+from typer.testing import Result
+
+Dti = Callable[..., Result]
+
+
+@pytest.fixture
+def submitted(dti: Dti, photos: Path) -> str:
+    """A job of my-tom-2, ann and rex that nobody works at."""
+    return dti("submit", photos, "--tag", "customer=7").stdout.strip()
+
+
+@pytest.fixture
+def ended(dti: Dti, service: Hosted, submitted: str) -> str:
+    """The same, done; ann has failed."""
+    service.failing["ann"] = "refused:\n  '0.png': too small"
+    with service.at_work():
+        wait_until(lambda: shown(dti, submitted)["state"] == "partially_succeeded")
+    return submitted
+
+
+def shown(dti: Dti, job: str, *options: str) -> Any:
+    return json.loads(dti("job", job, "--json", *options).stdout)
+
+
+def test_jobs_are_listed_the_newest_first(dti: Dti, photos: Path, submitted: str) -> None:
+    second = dti("submit", photos, "--again").stdout.strip()
+    listed = dti("jobs")
+    assert listed.exit_code == 0
+    lines = listed.stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == [second, submitted]
+    assert "0/3" in lines[2]
+    limited = dti("jobs", "--limit", "1")
+    assert submitted not in limited.stdout
+    assert "there are older ones" in limited.stderr
+    told = json.loads(dti("jobs", "--limit", "1", "--json").stdout)
+    assert [job["job"] for job in told["jobs"]] == [second]
+
+
+def test_without_jobs_it_says_how_to_make_one(dti: Dti) -> None:
+    assert "dti submit" in dti("jobs").stderr
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(-6, None), slice(0, 25)])
+def test_a_job_is_found_by_part_of_its_id(dti: Dti, submitted: str, part: slice) -> None:
+    result = dti("job", submitted[part].upper())
+    assert result.exit_code == 0
+    assert submitted in result.stdout
+    assert "queued" in result.stdout
+    assert "customer=7" in result.stdout
+    assert f"dti job {submitted} --wait" in result.stderr
+
+
+def test_a_part_that_several_or_none_have_is_refused(
+    dti: Dti, photos: Path, submitted: str
+) -> None:
+    second = dti("submit", photos, "--again").stdout.strip()
+    both = dti("job", submitted[:4])
+    assert both.exit_code == 2
+    assert submitted in both.stderr
+    assert second in both.stderr
+    assert "none of the 2 newest" in dti("job", "uuuuu").stderr
+    assert "is no job's id" in dti("job", "ab").stderr
+    assert "is no job's id" in dti("job", "a" * 27).stderr
+    assert dti("job", "0" * 26).exit_code == 2
+
+
+def test_failures_are_told_with_all_their_reasons(dti: Dti, ended: str) -> None:
+    result = dti("job", ended)
+    assert "2 succeeded, 1 failed" in result.stdout
+    assert f"dti job {ended} --failed" in result.stderr
+    assert dti("job", ended, "--failed").stdout == "ann: refused:\n  '0.png': too small\n"
+    items = dti("job", ended, "--items").stdout
+    assert [line.split()[0] for line in items.splitlines()[2:] if not line.startswith(" ")] == [
+        "my-tom-2",
+        "ann",
+        "rex",
+    ]
+    told = shown(dti, ended, "--failed")
+    assert [item["id"] for item in told["items"]] == ["ann"]
+    assert len(shown(dti, ended, "--items")["items"]) == 3
+
+
+def test_waiting_for_a_job_that_has_ended_fetches_what_is_not_there(
+    dti: Dti, service: Hosted, ended: str
+) -> None:
+    first = dti("job", ended, "--wait", "-o", "out")
+    assert first.exit_code == 1
+    paths = sorted(first.stdout.splitlines())
+    assert paths == ["out/my-tom-2.safetensors", "out/rex.safetensors"]
+    assert "failed: ann: refused:" in first.stderr
+    before = Path("out/rex.safetensors").stat()
+    Path("out/my-tom-2.safetensors").write_bytes(b"another one")
+    dti("job", ended, "--wait", "-o", "out")
+    assert Path("out/rex.safetensors").stat().st_mtime_ns == before.st_mtime_ns
+    assert Path("out/my-tom-2.safetensors").read_bytes() == b"token of my-tom-2"
+    (kept,) = Path("out/earlier").iterdir()
+    assert kept.read_bytes() == b"another one"
+
+
+def test_a_token_that_cannot_be_fetched_is_told(dti: Dti, ended: str) -> None:
+    token = shown(dti, ended, "--items")["items"][2]["token"]
+    dti("delete", token, "--yes")
+    result = dti("job", ended, "--wait", "--json")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert [each["id"] for each in told["tokens"]] == ["my-tom-2"]
+    assert told["job"]["counts"]["deleted"] == 1
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_wait(dti: Dti, ended: str) -> None:
+    Path("out").write_text("a file")
+    refused = dti("job", ended, "--wait", "-o", "out")
+    assert refused.exit_code == 2
+    assert "cannot make the output folder" in refused.stderr
+
+
+def test_a_cancelled_job_ends_the_wait(dti: Dti, service: Hosted, submitted: str) -> None:
+    cancelled = dti("cancel", submitted[-6:])
+    assert cancelled.exit_code == 0
+    assert "cancel" in cancelled.stdout
+    with service.at_work():
+        result = dti("job", submitted, "--wait")
+    assert result.exit_code == 1
+    assert "3 cancelled of 3" in result.stderr
+    refused = dti("retry", submitted)
+    assert refused.exit_code == 2
+    assert "was cancelled" in refused.stderr
+
+
+def test_failed_ones_are_tried_again(dti: Dti, service: Hosted, ended: str) -> None:
+    service.failing.clear()
+    result = dti("retry", ended)
+    assert "1 subjects are tried again" in result.stderr
+    assert "1 queued" in result.stdout
+    with service.at_work():
+        assert dti("job", ended, "--wait").exit_code == 0
+    assert "none had failed" in dti("retry", ended).stderr
+
+
+def test_what_contradicts_itself_is_refused(dti: Dti, submitted: str) -> None:
+    for options in (["--wait", "--items"], ["--items", "--failed"], ["-o", "out"]):
+        assert dti("job", submitted, *options).exit_code == 2
+    assert dti("retry", submitted, "-o", "out").exit_code == 2
+
+
+def test_nothing_is_deleted_unasked(dti: Dti, ended: str) -> None:
+    refused = dti("delete", ended)
+    assert refused.exit_code == 2
+    assert "1 jobs and 2 tokens would be deleted" in refused.stderr
+    assert "--yes" in refused.stderr
+    assert shown(dti, ended)["counts"]["succeeded"] == 2
+
+
+def test_what_is_deleted_is_gone(dti: Dti, ended: str) -> None:
+    token = shown(dti, ended, "--items")["items"][2]["token"]
+    assert json.loads(dti("delete", token, "-y", "--json").stdout) == {"deleted": [token]}
+    assert [each["alias"] for each in tokens(dti)] == ["my-tom-2"]
+    assert f"deleted: {ended}" in dti("delete", ended[-6:], "--yes").stderr
+    assert tokens(dti) == []
+    gone = dti("job", ended)
+    assert gone.exit_code == 2
+    assert "deleted" in gone.stderr
+
+
+def test_deleting_what_others_have_is_refused(dti: Dti) -> None:
+    refused = dti("delete", f"tok_{'0' * 33}", "--yes")
+    assert refused.exit_code == 2
+
+
+def tokens(dti: Dti, *options: object) -> Any:
+    return json.loads(dti("tokens", "--json", *options).stdout)["tokens"]
+
+
+def test_tokens_are_listed_by_subject_and_by_tag(dti: Dti, ended: str) -> None:
+    listed = dti("tokens").stdout
+    assert "my-tom-2" in listed
+    assert "0.750" in listed
+    assert [each["alias"] for each in tokens(dti)] == ["my-tom-2", "rex"]
+    assert [each["alias"] for each in tokens(dti, "--alias", "rex")] == ["rex"]
+    assert len(tokens(dti, "--tag", "customer=7")) == 2
+    assert tokens(dti, "--tag", "customer=8") == []
+    assert "no such tokens" in dti("tokens", "--alias", "max").stderr
+    assert "--limit" in dti("tokens", "--limit", "1").stderr
+    assert dti("tokens", "--tag", "customer").exit_code == 2
+
+
+def test_tokens_are_fetched_the_newest_under_its_name(
+    dti: Dti, service: Hosted, photos: Path, ended: str
+) -> None:
+    with service.at_work():
+        dti("submit", photos / "rex", "--wait", "-o", "elsewhere")
+    result = dti("tokens", "--download", "out")
+    assert result.exit_code == 0
+    names = sorted(path.name for path in Path("out").iterdir())
+    older = next(each["token"] for each in tokens(dti, "--alias", "rex")[1:])
+    assert names == sorted(
+        ["my-tom-2.safetensors", "rex.safetensors", f"rex-{older[-15:]}.safetensors"]
+    )
+    assert sorted(result.stdout.splitlines()) == sorted(f"out/{name}" for name in names)
+    told = tokens(dti, "--alias", "rex", "--download", "out")
+    assert told[0]["path"] == "out/rex.safetensors"
