@@ -2,10 +2,11 @@
 
 from dti_engine.cli import app
 from dti_engine.commands.terminal import mount
-from services.commands import deletion, jobs, submission, tokens
+from services.commands import deletion, jobs, keys, serve, submission, tokens
 
 _SERVICE = "Service"
 
+mount(app, serve.serve, serve.EXAMPLES, panel=_SERVICE)
 mount(app, submission.submit, submission.EXAMPLES, panel=_SERVICE)
 mount(app, jobs.jobs, jobs.LIST_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.job, jobs.SHOW_EXAMPLES, panel=_SERVICE)
@@ -13,6 +14,7 @@ mount(app, jobs.cancel, jobs.CANCEL_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.retry, jobs.RETRY_EXAMPLES, panel=_SERVICE)
 mount(app, tokens.tokens, tokens.EXAMPLES, panel=_SERVICE)
 mount(app, deletion.delete, deletion.EXAMPLES, panel=_SERVICE)
+app.add_typer(keys.app, name="keys", rich_help_panel=_SERVICE)
 
 
 def main() -> None:

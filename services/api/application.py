@@ -1,0 +1,101 @@
+"""The app, put together."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from services import metrics as figures
+from services.api import (
+    audit,
+    backbones,
+    documentation,
+    events,
+    health,
+    problems,
+    tokens,
+    training_jobs,
+    uploading,
+)
+from services.api.doorway import Doorway
+from services.api.gate import Gate
+from services.api.orders import JobOrder
+from services.api.progress import Progress
+from services.api.quotas import Quotas
+from services.api.readiness import Readiness
+from services.api.service import Service
+from services.api.settings import ApiSettings
+from services.api.streams import Streams
+from services.ledger.ledger import Ledger
+from services.metrics import Metrics
+from services.offers import Offers
+from services.tenancy.keyring import Keyring
+from services.tenancy.rates import Rates
+
+_ROUTERS = (
+    uploading.router,
+    training_jobs.router,
+    events.router,
+    tokens.router,
+    backbones.router,
+    audit.router,
+    health.router,
+)
+
+
+def create_app(
+    ledger: Ledger,
+    offers: Offers,
+    *,
+    metrics: Metrics | None = None,
+    settings: ApiSettings | None = None,
+) -> FastAPI:
+    """An ASGI app over a ledger. Any number of processes may each have one over the same store.
+
+    metrics: None: what this process counts with.
+    """
+    settings = settings or ApiSettings()
+    progress = Progress(ledger, settings.poll)
+    service = Service(
+        ledger=ledger,
+        offers=offers,
+        settings=settings,
+        metrics=metrics or figures.current(),
+        # Many requests may wait for one read of a key: it gives up early.
+        keyring=Keyring(ledger.leases),
+        rates=Rates(),
+        quotas=Quotas(ledger, settings.counted),
+        progress=progress,
+        streams=Streams(ledger, progress, settings),
+        readiness=Readiness(ledger.store, settings.store_patience),
+        slots=anyio.Semaphore(settings.uploads_at_once),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        yield
+        await service.streams.stop()
+
+    app = FastAPI(
+        lifespan=lifespan,
+        middleware=[
+            Middleware(Doorway, metrics=service.metrics),
+            Middleware(
+                Gate,
+                keyring=service.keyring,
+                rates=service.rates,
+                metrics=service.metrics,
+                settings=settings,
+            ),
+        ],
+        generate_unique_id_function=lambda route: route.name,
+        redoc_url=None,
+    )
+    app.state.service = service
+    for router in _ROUTERS:
+        app.include_router(router)
+    problems.install(app)
+    documentation.install(app, JobOrder)
+    return app

@@ -1,0 +1,213 @@
+"""The app over a store in memory, two tenants with keys, and workers that do what it took on."""
+
+import hashlib
+import json
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from dti_engine.artifact import Artifact
+from dti_engine.manifest import Imported
+from dti_engine.tokens import LearnedToken
+from services import aliases
+from services.api.application import create_app
+from services.api.server import Server
+from services.api.settings import ApiSettings
+from services.ledger.attempts import Attempt
+from services.ledger.ids import token_id
+from services.ledger.ledger import Ledger
+from services.ledger.worker import Worker
+from services.offers import MINIATURE
+from services.settings import LedgerSettings
+from services.storage.interface import Store
+from services.storage.memory import MemoryStore
+from services.tenancy.keys import create_key
+from services.tenancy.tenants import set_limits
+
+FAST = ApiSettings(poll=0.02, keepalive=0.2, counted=0)
+
+
+def artifact(name: str) -> bytes:
+    """The file of a token, as a worker writes it."""
+    rows = {"text_encoder": torch.full((1, 4), 0.5)}
+    token = LearnedToken(f"<{name}>", rows, "eos")
+    origin = Imported(format_name="test", pooling="eos", files={})
+    return Artifact.of(token, backbone="tiny", fingerprint="0" * 64, origin=origin).to_bytes()
+
+
+class Site:
+    """A running app, as its operator and its tenants have it."""
+
+    def __init__(self, store: Store | None = None, **how: Any) -> None:
+        self.store = store or MemoryStore()
+        self.ledger = Ledger.on(self.store, LedgerSettings(lease=60, look=0.001))
+        settings = how.pop("settings", FAST)
+        self.app = create_app(self.ledger, how.pop("offers", MINIATURE), settings=settings, **how)
+        self.keys: dict[str, str] = {}
+        self.client = TestClient(self.app, raise_server_exceptions=False)
+        for tenant in ("acme", "other"):
+            self.keys[tenant] = create_key(self.store, tenant).credential
+            self.limit(tenant, requests_per_second=100_000, burst=1_000_000)
+
+    def limit(self, tenant: str, **limits: Any) -> None:
+        set_limits(self.store, tenant, limits)
+
+    def headers(self, tenant: str | None = "acme") -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.keys[tenant]}"} if tenant else {}
+
+    def ask(self, method: str, path: str, tenant: str | None = "acme", **how: Any) -> Any:
+        headers = self.headers(tenant) | how.pop("headers", {})
+        return self.client.request(method, path, headers=headers, **how)
+
+    def get(self, path: str, tenant: str | None = "acme", **how: Any) -> Any:
+        return self.ask("GET", path, tenant, **how)
+
+    def post(self, path: str, body: Any = None, tenant: str | None = "acme", **how: Any) -> Any:
+        return self.ask("POST", path, tenant, json=body, **how)
+
+    def upload(self, body: bytes, tenant: str = "acme") -> str:
+        sha256 = hashlib.sha256(body).hexdigest()
+        assert self.ask("PUT", f"/v1/uploads/{sha256}", tenant, content=body).status_code == 201
+        return sha256
+
+    def subjects(self, *names: str, **how: Any) -> list[dict[str, Any]]:
+        return [{"id": name, "bundle": digest(name)} | how for name in names]
+
+    def submit(self, body: Any, tenant: str = "acme", key: str | None = None, **how: Any) -> Any:
+        headers = {"Idempotency-Key": key or secrets.token_hex(8)}
+        return self.post("/v1/training-jobs", body, tenant, headers=headers, **how)
+
+    def make(self, *names: str, tenant: str = "acme", **how: Any) -> str:
+        """A job of subjects with these names."""
+        answer = self.submit({"subjects": self.subjects(*names)} | how, tenant)
+        assert answer.status_code == 202, answer.text
+        return answer.json()["job"]
+
+    def worker(self) -> Worker:
+        worker = Worker(self.ledger, "miniature", chance=random.Random(1))
+        worker.begin()
+        return worker
+
+    def work_off(self, fail: Callable[[Attempt], str] = lambda attempt: "") -> int:
+        """Do all there is, and how much that was. `fail` gives a reason for those that fail."""
+        worker, done, idle = self.worker(), 0, 0
+        while idle < 3:
+            worker.beat()
+            attempts = worker.claim(16)
+            for attempt in attempts:
+                done += 1
+                name = attempt.item.name
+                if reason := fail(attempt):
+                    attempt.fail(reason, retry=False)
+                    continue
+                tenant, place = attempt.keys.tenant, attempt.place
+                token = token_id(attempt.keys.job, place.round, place.index)
+                aliases.note(self.store, tenant, name, token)
+                attempt.succeed(artifact("token"), {"placeholder": f"<{name}>", "steps": 2})
+            idle = 0 if attempts else idle + 1
+            time.sleep(0 if attempts else 0.02)
+        worker.end()
+        return done
+
+    def tokens(self, job: str, tenant: str = "acme") -> list[str]:
+        items = self.get(f"/v1/training-jobs/{job}/items?limit=200", tenant).json()["items"]
+        return [item["token"] for item in items if item["token"]]
+
+    @contextmanager
+    def served(self) -> Iterator[str]:
+        """The app by real uvicorn: its URL."""
+        with running(self.app) as (url, _):
+            yield url
+
+
+@contextmanager
+def running(app: Any) -> Iterator[tuple[str, Server]]:
+    server = Server(app, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}", server
+    finally:
+        server.release()
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def wait_until(holds: Callable[[], Any], seconds: float = 20) -> None:
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends, "it never came to be"
+        time.sleep(0.01)
+
+
+def events_of(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    """Name and data of each event; comments are (":", text)."""
+    name = ""
+    for line in lines:
+        if line.startswith(":"):
+            yield ":", line
+        elif line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    with site.client:
+        yield site
+
+
+@pytest.fixture
+def new_site() -> Iterator[Callable[..., Site]]:
+    """new_site(store, settings=..., ...) -> another, with settings of its own."""
+    made: list[Site] = []
+
+    def make(store: Store | None = None, **how: Any) -> Site:
+        made.append(Site(store, **how))
+        made[-1].client.__enter__()
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def parts() -> Any:
+    """What tests of streams and servers take from here."""
+
+    class Parts:
+        run = staticmethod(running)
+        until = staticmethod(wait_until)
+        events = staticmethod(events_of)
+        sha256 = staticmethod(digest)
+        file = staticmethod(artifact)
+        http = httpx
+
+    return Parts
+
+
+@pytest.fixture(scope="module")
+def module_site() -> Iterator[Site]:
+    """One for all tests of a file."""
+    site = Site(settings=FAST.model_copy(update={"body_bytes": 100_000, "stream_seconds": 0.1}))
+    with site.client:
+        yield site

@@ -1,0 +1,113 @@
+"""The running app does what /openapi.json says, whatever is sent to it (schemathesis)."""
+
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    unsupported_method,
+]
+_SEED = 11
+
+
+class Ground:
+    """A served app with something in it, and ids that mostly are some of it."""
+
+    def __init__(self, site: Any, url: str) -> None:
+        self.site = site
+        self.url = url
+        self.chance = random.Random(_SEED)
+        self.refill()
+
+    def refill(self) -> None:
+        site = self.site
+        self.job = site.make("rex", "bad", "ada", tags={"project": "pets"})
+        site.work_off(lambda attempt: "no" if attempt.item.name == "bad" else "")
+        self.open = site.make("rex", "ada")
+        self.token = site.tokens(self.job)[0]
+        self.sha256 = site.upload(b"picture")
+
+    def fill_in(self, case: Any) -> None:
+        """Ids that are there in place of those that were made up, three times of four."""
+        if case.method == "DELETE" or case.path.endswith("/cancel"):
+            self.refill()
+        known = {
+            "job": self.job
+            if case.path.endswith("/events")
+            else self.chance.choice([self.job, self.open]),
+            "token": self.token,
+            "sha256": self.sha256,
+            "index": self.chance.randrange(3),
+        }
+        for name in case.path_parameters or {}:
+            if self.chance.random() < 0.75:
+                case.path_parameters[name] = known[name]
+        if self.chance.random() < 0.5:
+            return
+        if case.method == "PUT":
+            case.body = b"picture"
+        elif (case.method, case.path) == ("POST", "/v1/training-jobs"):
+            case.headers = {"Idempotency-Key": str(self.chance.random())}
+            case.body = {"subjects": self.site.subjects("rex")}
+
+
+@pytest.fixture(scope="module")
+def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+    site = request.getfixturevalue("module_site")
+    with site.served() as url:
+        yield Ground(site, url)
+
+
+def test_whatever_is_sent_is_answered_as_documented(ground: Ground) -> None:
+    schema = schemathesis.openapi.from_url(f"{ground.url}/openapi.json")
+    tried: dict[str, list[int]] = {}
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        statuses = tried.setdefault(operation.label, [])
+        for mode in GenerationMode:
+            # Where nothing is asked for, nothing can be wrong.
+            with suppress(Unsatisfiable):
+                _try(ground, operation.as_strategy(generation_mode=mode), statuses)
+    assert len(tried) == 22
+    # It went deeper than being refused: each was answered as it is meant to be, too.
+    refused = [label for label, statuses in tried.items() if min(statuses) >= 300]
+    assert refused == []
+
+
+def _try(ground: Ground, cases: Any, statuses: list[int]) -> None:
+    @given(case=cases)
+    @settings(
+        max_examples=8,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def run(case: Any) -> None:
+        ground.fill_in(case)
+        answer = case.call(base_url=ground.url, headers=ground.site.headers(), timeout=20)
+        statuses.append(answer.status_code)
+        case.validate_response(answer, checks=CHECKS)
+
+    run()

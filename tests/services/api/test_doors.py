@@ -1,0 +1,199 @@
+"""What every request passes: ids, keys, rates, sizes; and that every error is a problem."""
+
+import json
+import logging
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from dti_engine.errors import DTIError
+from services import logs
+from services.api.problems import KINDS, kind_of
+from services.api.settings import ApiSettings, api_settings
+from services.errors import (
+    AccessDeniedError,
+    OutcomeUnknownError,
+    ServiceError,
+    SettingsError,
+    UnavailableError,
+)
+from services.metrics import PrometheusMetrics
+
+
+def _is_problem(answer: Any, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    said = answer.json()
+    assert said["status"] == status
+    assert said["request"] == answer.headers["X-Request-Id"]
+    assert said["type"].startswith("urn:dti:problem:")
+    assert said["title"]
+    assert said["detail"]
+    return said
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/nothing", 404),
+        ("DELETE", "/v1/training-jobs", 405),
+        ("PATCH", "/healthz", 405),
+        ("GET", "/v1/training-jobs/x", 404),
+        ("GET", "/v1/training-jobs?limit=x", 422),
+        ("POST", "/v1/training-jobs", 400),
+    ],
+)
+def test_every_error_is_a_problem(site: Any, method: str, path: str, status: int) -> None:
+    _is_problem(site.ask(method, path), status)
+
+
+def test_paths_that_do_not_exist_want_a_key_too(site: Any) -> None:
+    _is_problem(site.get("/v1/nothing", None), 401)
+    _is_problem(site.get("/v1", None), 401)
+
+
+@pytest.mark.parametrize(
+    "credential",
+    ["", "Bearer", "Bearer ", "Basic abc", "Bearer x", "Bearer dti_a_b", "bearer \xe9"],
+)
+def test_what_is_no_key_is_refused(site: Any, credential: str) -> None:
+    headers = {"Authorization": credential.encode("latin-1")}
+    said = _is_problem(site.client.get("/v1/backbones", headers=headers), 401)
+    assert "Authorization: Bearer" in said["detail"]
+
+
+def test_an_id_is_given_to_each_request_or_taken_from_it(site: Any) -> None:
+    own = site.get("/healthz").headers["X-Request-Id"]
+    assert own != site.get("/healthz").headers["X-Request-Id"]
+    for given, kept in (("abc-1", True), ("a b", False), ("x" * 65, False), ("", False)):
+        answer = site.get("/v1/training-jobs/x", headers={"X-Request-Id": given})
+        assert (answer.headers["X-Request-Id"] == given) is kept
+        assert answer.json()["request"] == answer.headers["X-Request-Id"]
+
+
+def test_too_many_requests_are_told_when_to_come_again(site: Any) -> None:
+    site.limit("acme", requests_per_second=0.1, burst=2)
+    site.get("/v1/backbones")
+    answers = [site.get("/v1/backbones") for _ in range(2)]
+    said = _is_problem(answers[-1], 429)
+    assert said["type"] == "urn:dti:problem:quota"
+    assert 1 <= int(answers[-1].headers["Retry-After"]) <= 10
+    assert site.get("/v1/backbones", "other").status_code == 200
+    assert site.get("/healthz").status_code == 200
+
+
+def test_large_bodies_are_refused_announced_or_not(new_site: Any) -> None:
+    site = new_site(settings=ApiSettings(body_bytes=100))
+    headers = {"Idempotency-Key": "one", "Content-Type": "application/json"}
+    for path in ("/v1/training-jobs", "/v1/uploads"):
+        for body in (b"x" * 101, iter([b"x" * 60, b"x" * 60])):
+            _is_problem(site.ask("POST", path, content=body, headers=headers), 413)
+    assert site.submit({"subjects": []}).status_code == 422
+
+
+def test_a_store_that_does_not_answer_is_a_503(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.get("/v1/backbones")
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OutcomeUnknownError("writing 't/acme/secret' timed out")
+
+    for name in ("read", "list", "head", "create"):
+        monkeypatch.setattr(site.store, name, fail)
+    for answer in (site.get("/v1/training-jobs"), site.get("/readyz")):
+        said = _is_problem(answer, 503)
+        assert "secret" not in said["detail"]
+        assert answer.headers["Retry-After"]
+    assert site.get("/healthz").status_code == 200
+
+
+def test_a_mistake_of_ours_shows_nothing_and_is_logged(
+    site: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("secret")
+
+    site.get("/v1/backbones")
+    monkeypatch.setattr(site.store, "list", fail)
+    answer = site.get("/v1/training-jobs")
+    said = _is_problem(answer, 500)
+    assert "secret" not in json.dumps(said)
+    assert "RuntimeError: secret" in caplog.text
+    monkeypatch.setattr(
+        site.store, "list", lambda *_, **__: (_ for _ in ()).throw(AccessDeniedError("secret"))
+    )
+    assert "secret" not in json.dumps(_is_problem(site.get("/v1/training-jobs"), 500))
+
+
+def test_requests_are_logged_with_their_ids(
+    site: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        logs.configure("api", as_json=True)
+        site.submit({"subjects": site.subjects("rex")}, key="one")
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        logging.captureWarnings(False)
+    [submitted] = [line for line in lines if line["event"] == "job submitted"]
+    [request] = [line for line in lines if line["event"] == "request"]
+    assert submitted["request"] == request["request"]
+    assert submitted["job"]
+    assert (request["route"], request["status"]) == ("/v1/training-jobs", 202)
+
+
+def test_requests_are_counted_by_route(new_site: Any) -> None:
+    site = new_site(metrics=PrometheusMetrics(process="api"))
+    site.get("/v1/training-jobs")
+    site.get("/v1/training-jobs/x")
+    site.get("/v1/training-jobs/y")
+    answer = site.get("/metrics", None)
+    assert answer.headers["content-type"].startswith("text/plain")
+    counted = 'dti_http_requests_total{method="GET",route="/v1/training-jobs/{job}",status="4xx"} 2'
+    assert counted in answer.text
+    assert 'dti_http_request_seconds_count{route="/v1/training-jobs"} 1' in answer.text
+    assert "acme" not in answer.text
+
+
+def _tree(root: type[DTIError]) -> list[type[DTIError]]:
+    return [root, *(one for child in root.__subclasses__() for one in _tree(child))]
+
+
+def test_errors_of_clients_and_of_the_service_are_told_apart() -> None:
+    """Those that are nobody's fault are named here, so that a new error is thought about."""
+    internal = {
+        error.__name__
+        for error in _tree(ServiceError)
+        if error.__module__ == "services.errors" and kind_of(error("x")).status == 500
+    }
+    assert internal == {
+        "ServiceError",
+        "SettingsError",
+        "UnknownTenantError",
+        "LedgerError",
+        "LeaseLostError",
+        "SupersededError",
+        "DamagedRecordError",
+        "StorageError",
+        "InvalidKeyError",
+        "InvalidRangeError",
+        "NotFoundError",
+        "PreconditionFailedError",
+        "AlreadyExistsError",
+        "AccessDeniedError",
+        "StoreRefusedError",
+    }
+    assert kind_of(OutcomeUnknownError("x")) == KINDS[UnavailableError]
+
+
+def test_settings_come_from_the_environment() -> None:
+    assert api_settings({"DTI_API_POLL": "2", "HOME": "/"}).poll == 2
+    with pytest.raises(SettingsError, match="DTI_API_STREAMS is '0'"):
+        api_settings({"DTI_API_STREAMS": "0"})

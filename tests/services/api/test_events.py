@@ -1,0 +1,170 @@
+"""Whoever listens to a job hears it as it happens, and costs no more than one look at a time."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from services.api.settings import ApiSettings
+from services.errors import UnavailableError
+from services.tenancy.keys import revoke_key
+
+
+def _path(url: str, job: str) -> str:
+    return f"{url}/v1/training-jobs/{job}/events"
+
+
+def test_a_listener_hears_a_job_to_its_end(site: Any, parts: Any) -> None:
+    job = site.make("rex", "ada")
+    with (
+        site.served() as url,
+        parts.http.stream("GET", _path(url, job), headers=site.headers(), timeout=20) as answer,
+    ):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        heard = parts.events(answer.iter_lines())
+        name, first = next(heard)
+        assert (name, first["state"]) == ("job", "queued")
+        worker = site.worker()
+        attempts = worker.claim(2)
+        said = {"step": 50, "steps": 200, "loss": 0.5, "phase": "training"}
+        attempts[0].tell(said)
+        worker.beat()
+        progress = next(data for name, data in heard if name == "progress")
+        while progress != {str(attempts[0].place.index): said}:
+            progress = next(data for name, data in heard if name == "progress")
+        for attempt in attempts:
+            attempt.succeed(b"")
+        *rest, (last, end) = [event for event in heard if event[0] != ":"]
+        assert (last, end["state"], end["counts"]["succeeded"]) == ("end", "succeeded", 2)
+        assert rest[-1] == ("job", end)
+        worker.end()
+
+
+def test_of_a_job_that_has_ended_a_listener_hears_that_at_once(site: Any, parts: Any) -> None:
+    job = site.make("rex")
+    site.work_off()
+    headers = {"Last-Event-ID": "whatever"}
+    answer = site.get(_path("", job), headers=headers)
+    assert [name for name, _ in parts.events(iter(answer.text.splitlines()))] == ["job", "end"]
+
+
+def test_a_job_that_is_deleted_meanwhile_ends(site: Any, parts: Any) -> None:
+    job = site.make("rex")
+    with (
+        site.served() as url,
+        parts.http.stream("GET", _path(url, job), headers=site.headers(), timeout=20) as answer,
+    ):
+        heard = parts.events(answer.iter_lines())
+        assert next(heard)[0] == "job"
+        parts.http.delete(f"{url}/v1/training-jobs/{job}", headers=site.headers())
+        assert [event for event in heard if event[0] != ":"][-1] == ("end", {"state": "deleted"})
+
+
+def test_silence_is_broken_by_comments(site: Any, parts: Any) -> None:
+    job = site.make("rex")
+    with (
+        site.served() as url,
+        parts.http.stream("GET", _path(url, job), headers=site.headers(), timeout=20) as answer,
+    ):
+        heard = parts.events(answer.iter_lines())
+        assert [next(heard)[0] for _ in range(4)] == ["job", ":", ":", ":"]
+
+
+def test_many_listeners_share_one_poller_which_ends_with_the_last(site: Any, parts: Any) -> None:
+    job = site.make("rex")
+    streams = site.app.state.service.streams
+    looks: list[str] = []
+    look = streams._look
+
+    def counted(tenant: str, job: str) -> Any:
+        looks.append(threading.current_thread().name)
+        return look(tenant, job)
+
+    streams._look = counted
+    with site.served() as url, parts.http.Client(headers=site.headers(), timeout=20) as client:
+        answers = [client.stream("GET", _path(url, job)) for _ in range(10)]
+        heard = [parts.events(answer.__enter__().iter_lines()) for answer in answers]
+        assert all(next(events)[0] == "job" for events in heard)
+        assert streams.watched == 1
+        for answer in answers[:-1]:
+            answer.__exit__(None, None, None)
+        before = len(looks)
+        parts.until(lambda: len(looks) > before + 2)
+        assert streams.watched == 1
+        answers[-1].__exit__(None, None, None)
+        parts.until(lambda: streams.watched == 0)
+        assert streams._of_tenant == {}
+        # The last look may have been under way.
+        before = len(looks)
+        threading.Event().wait(0.3)
+        assert len(looks) <= before + 1
+
+
+def test_listeners_are_so_many_at_a_time(new_site: Any, parts: Any) -> None:
+    site = new_site(settings=ApiSettings(poll=0.02, streams=1))
+    job, theirs = site.make("rex"), site.make("rex", tenant="other")
+    with site.served() as url, parts.http.Client(headers=site.headers(), timeout=5) as client:
+        with client.stream("GET", _path(url, job)) as answer:
+            heard = parts.events(answer.iter_lines())  # Kept: the stream is closed with it.
+            assert next(heard)[0] == "job"
+            refused = client.get(_path(url, job))
+            assert refused.status_code == 429
+            assert refused.headers["Retry-After"]
+            headers = site.headers("other")
+            with parts.http.stream("GET", _path(url, theirs), headers=headers) as other:
+                assert other.status_code == 200
+        parts.until(lambda: site.app.state.service.streams.watched == 0)
+        with client.stream("GET", _path(url, job)) as answer:
+            assert answer.status_code == 200
+
+
+def test_a_store_in_trouble_ends_no_stream(site: Any, parts: Any) -> None:
+    job = site.make("rex")
+    streams = site.app.state.service.streams
+    look, trouble = streams._look, [True] * 3
+
+    def failing(tenant: str, job: str) -> Any:
+        if trouble:
+            trouble.pop()
+            raise UnavailableError("the store did not answer")
+        return look(tenant, job)
+
+    streams._look = failing
+    with (
+        site.served() as url,
+        parts.http.stream("GET", _path(url, job), headers=site.headers(), timeout=20) as answer,
+    ):
+        name, view = next(event for event in parts.events(answer.iter_lines()) if event[0] != ":")
+        assert (name, view["job"], trouble) == ("job", job, [])
+
+
+def test_a_revoked_key_hears_no_more(
+    site: Any, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.api import streams
+
+    monkeypatch.setattr(streams, "_CHECKED", 0.05)
+    keyring = site.app.state.service.keyring
+    monkeypatch.setattr(keyring._keys, "_seconds", 0.0)
+    job = site.make("rex")
+    with (
+        site.served() as url,
+        parts.http.stream("GET", _path(url, job), headers=site.headers(), timeout=20) as answer,
+    ):
+        heard = parts.events(answer.iter_lines())
+        assert next(heard)[0] == "job"
+        revoke_key(site.store, site.keys["acme"].split("_")[1])
+        assert [name for name, _ in heard if name != ":"] == []
+
+
+def test_a_server_that_stops_lets_listeners_go(site: Any, parts: Any) -> None:
+    job = site.make("rex")
+    with (
+        parts.run(site.app) as (url, server),
+        parts.http.stream("GET", _path(url, job), headers=site.headers(), timeout=20) as answer,
+    ):
+        heard = parts.events(answer.iter_lines())
+        assert next(heard)[0] == "job"
+        server.handle_exit(15, None)
+        # Ended in order: a connection that is cut raises.
+        assert [name for name, _ in heard if name != ":"] == []

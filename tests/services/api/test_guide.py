@@ -1,0 +1,75 @@
+"""The commands of docs/api.md run as they stand there."""
+
+import os
+import re
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from services.api.settings import ApiSettings
+from services.metrics import PrometheusMetrics
+
+GUIDE = Path(__file__).parents[3] / "docs/api.md"
+
+
+def _commands() -> list[str]:
+    found = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.S)
+    assert len(found) > 5
+    return found
+
+
+def test_the_commands_of_the_guide_run(new_site: Any, tmp_path: Path) -> None:
+    site = new_site(settings=ApiSettings(poll=0.05), metrics=PrometheusMetrics(process="api"))
+    (tmp_path / "rex.zip").write_bytes(b"pictures of rex")
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.is_set():
+            site.work_off()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        with site.served() as url:
+            access = {"DTI_SERVER": url, "DTI_API_KEY": site.keys["acme"]}
+            done = subprocess.run(
+                ["bash", "-xeuo", "pipefail", "-c", "\n".join(_commands())],
+                cwd=tmp_path,
+                env=os.environ | access,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+    finally:
+        stopped.set()
+        worker.join()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "event: end" in done.stdout
+    assert '"missing":0' in done.stdout
+    assert '"action":"token.delete"' in done.stdout
+    assert "dti_http_requests_total{" in done.stdout
+    assert (tmp_path / "rex.safetensors").stat().st_size > 100
+
+
+def test_the_guide_leads_past_every_route(site: Any) -> None:
+    commands = "\n".join(_commands())
+    for name, variable in (("job", "JOB"), ("token", "TOKEN"), ("sha256", "SHA"), ("index", "0")):
+        commands = commands.replace(f"/${variable}", f"/{{{name}}}")
+    commands = commands.replace("/items/0", "/items/{index}")
+    missing = [
+        route.path
+        for route in iter_route_contexts(site.app.routes)
+        if route.path.startswith("/v1") and f"$DTI_SERVER{route.path}" not in commands
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405, 408, 409, 410, 413, 422, 429, 500, 503])
+def test_the_guide_says_what_each_status_asks_for(status: int) -> None:
+    table = GUIDE.read_text().split("| status |")[1].split("\n\n")[0]
+    assert str(status) in table

@@ -1,0 +1,144 @@
+"""No route shows one tenant anything of another. Routes are taken from the app, so that a new one
+is tried here, too, or fails for want of something to try it with.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.routing import iter_route_contexts
+
+_SECRETS = ("rexsecret", "tagsecret", "reasonsecret")
+_OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+"""For everyone: they show nothing of any tenant."""
+
+
+def _routes(app: Any) -> Iterator[tuple[str, str]]:
+    for route in iter_route_contexts(app.routes):
+        for method in sorted((route.methods or set()) - {"HEAD"}):
+            yield method, route.path
+
+
+class Belongings:
+    """What the tenant acme has, and ids of it for every parameter of a path."""
+
+    def __init__(self, site: Any) -> None:
+        self.site = site
+        self.sha256 = site.upload(b"of acme alone")
+        subjects = site.subjects("rexsecret", "bad")
+        tags = {"of": "tagsecret"}
+        made = site.submit({"subjects": subjects, "tags": tags}, key="one").json()
+        self.job = made["job"]
+        site.work_off(lambda attempt: "reasonsecret" if attempt.item.name == "bad" else "")
+        [self.token] = site.tokens(self.job)
+        self.ids = {"job": self.job, "index": "0", "token": self.token, "sha256": self.sha256}
+
+    def path(self, path: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda found: self.ids[found[1]], path)
+
+    def ask(self, method: str, path: str, tenant: str | None) -> Any:
+        how: dict[str, Any] = {"headers": {"Idempotency-Key": "one"}}
+        if (method, path) == ("POST", "/v1/training-jobs"):
+            how["json"] = {"subjects": self.site.subjects("of other")}
+        elif (method, path) == ("POST", "/v1/uploads"):
+            how["json"] = {"files": [{"sha256": self.sha256, "size": 13}]}
+        elif method == "PUT":
+            how["content"] = b"of acme alone"
+        return self.site.ask(method, self.path(path), tenant, **how)
+
+    def secrets(self, path: str) -> list[str]:
+        """All that nobody else may see, but for what their own request had in it."""
+        artifact = self.site.get(f"/v1/tokens/{self.token}").json()["sha256"]
+        ids = [one for one in (self.job, self.token, artifact) if one not in path]
+        return [*_SECRETS, "acme", *ids]
+
+    def state(self) -> dict[str, bytes]:
+        store = self.site.store
+        heads = self.site.ledger.heads("")
+        return {head.key: store.read(head.key).body for head in heads if "other" not in head.key}
+
+
+@pytest.fixture
+def belongings(site: Any) -> Belongings:
+    return Belongings(site)
+
+
+def test_another_tenant_sees_and_changes_nothing(belongings: Belongings) -> None:
+    before = belongings.state()
+    tried = 0
+    for method, path in _routes(belongings.site.app):
+        if path in _OPEN:
+            continue
+        answer = belongings.ask(method, path, "other")
+        where = f"{method} {path}: {answer.status_code} {answer.text}"
+        if "{" in path and method != "PUT":
+            assert answer.status_code == 404, where
+        else:  # A list, or something of its own.
+            assert answer.status_code in (200, 201, 202), where
+            if method == "GET" and path != "/v1/backbones":
+                assert not any(answer.json().get(name) for name in answer.json()), where
+        shown = answer.text + str(answer.headers)
+        found = [secret for secret in belongings.secrets(belongings.path(path)) if secret in shown]
+        assert found == [], where
+        if method == "POST" and path == "/v1/uploads":
+            assert answer.json()["files"][0]["present"] is False, where
+        if method in ("POST", "PUT") and "{job}" not in path:
+            for job in belongings.site.get("/v1/training-jobs", "other").json()["jobs"]:
+                belongings.site.ask("DELETE", f"/v1/training-jobs/{job['job']}", "other")
+            for head in belongings.site.ledger.heads("t/other/"):
+                belongings.site.store.delete(head.key)
+        tried += 1
+    assert tried >= 19
+    assert belongings.state() == before
+
+
+def test_without_a_key_no_route_answers(belongings: Belongings) -> None:
+    before = belongings.state()
+    key, _, secret = belongings.site.keys["acme"].rpartition("_")
+    wrong = f"{key}_{'b' if secret[0] == 'a' else 'a'}{secret[1:]}"
+    for method, path in _routes(belongings.site.app):
+        answer = belongings.ask(method, path, None)
+        if path in _OPEN:
+            assert answer.status_code == 200
+            assert [one for one in belongings.secrets("") if one in answer.text] == []
+            continue
+        assert answer.status_code == 401, f"{method} {path}"
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        belongings.site.keys["forged"] = wrong
+        assert belongings.ask(method, path, "forged").status_code == 401, f"{method} {path}"
+    assert belongings.state() == before
+
+
+def test_the_tenant_itself_reaches_every_route(belongings: Belongings) -> None:
+    """So that what was refused to the other was there to be had."""
+    routes = list(_routes(belongings.site.app))
+    order = {"GET": 0, "PUT": 1, "POST": 2, "DELETE": 3}
+    # What goes on with a job before its end, and the job last: all else goes with it.
+    last = (("POST", "/v1/training-jobs/{job}/cancel"), ("DELETE", "/v1/training-jobs/{job}"))
+    routes.sort(key=lambda one: (order[one[0]], one in last))
+    for method, path in routes:
+        answer = belongings.ask(method, path, "acme")
+        if (method, path) == ("POST", "/v1/training-jobs"):
+            assert answer.status_code == 422  # The key has made another job.
+        else:
+            assert answer.status_code < 300, f"{method} {path}: {answer.text}"
+
+
+def test_a_route_that_forgets_the_tenant_is_found(belongings: Belongings) -> None:
+    """The tests above see what they are to see."""
+    site = belongings.site
+
+    @site.app.get("/v1/forgetful/{job}")
+    def forgetful(job: str) -> dict[str, str]:
+        return {"job": job}
+
+    with pytest.raises(AssertionError, match="GET /v1/forgetful"):
+        test_another_tenant_sees_and_changes_nothing(belongings)
+
+    @site.app.get("/v1/unheard-of/{thing}")
+    def unheard_of(thing: str) -> dict[str, str]:
+        return {}
+
+    with pytest.raises((KeyError, AssertionError)):
+        test_without_a_key_no_route_answers(belongings)

@@ -1,0 +1,176 @@
+"""What was learned is found, downloaded and deleted for good."""
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from dti_engine.artifact import Artifact
+from services import aliases
+from services.ledger.deletion import delete_item
+from services.ledger.ids import token_id
+
+
+def _list(site: Any, query: str = "", tenant: str = "acme", limit: int = 200) -> list[str]:
+    """Ids on all pages."""
+    found, cursor = list[str](), ""
+    while cursor is not None:
+        after = f"&cursor={cursor}" if cursor else ""
+        answer = site.get(f"/v1/tokens?limit={limit}{after}{query}", tenant)
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        assert len(page["tokens"]) <= limit
+        found += [token["token"] for token in page["tokens"]]
+        cursor = page["next"]
+    return found
+
+
+def test_a_token_is_shown_with_its_manifest_and_downloaded(site: Any) -> None:
+    job = site.make("rex", tags={"project": "pets"})
+    site.work_off()
+    [token] = site.tokens(job)
+    view = site.get(f"/v1/tokens/{token}").json()
+    file = site.get(f"/v1/tokens/{token}/file")
+    assert view["sha256"] == hashlib.sha256(file.content).hexdigest()
+    assert file.headers["etag"] == f'"{view["sha256"]}"'
+    assert (view["alias"], view["job"], view["index"], view["size"]) == (
+        "rex",
+        job,
+        0,
+        len(file.content),
+    )
+    assert view["tags"] == {"project": "pets"}
+    artifact = Artifact.from_bytes(file.content)
+    assert view["manifest"] == artifact.manifest.model_dump(mode="json")
+
+
+def test_tokens_are_found_by_alias_by_tag_and_by_both(site: Any) -> None:
+    pets = site.make("rex", "ada", tags={"project": "pets", "colour": "a:b"})
+    site.work_off()
+    toys = site.make("rex", "bear", tags={"project": "toys"})
+    site.work_off()
+    rex, ada = site.tokens(pets)
+    toy_rex, bear = site.tokens(toys)
+    assert _list(site) == [toy_rex, bear, rex, ada]
+    assert _list(site, "&alias=rex") == [toy_rex, rex]
+    assert _list(site, "&alias=nobody") == []
+    assert _list(site, "&tag=project:pets") == [rex, ada]
+    assert _list(site, "&tag=colour:a:b") == [rex, ada]
+    assert _list(site, "&tag=project:p") == []
+    assert _list(site, "&alias=rex&tag=project:pets") == [rex]
+    assert _list(site, "", "other") == _list(site, "&alias=rex", "other") == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7])
+def test_pages_join_without_gap_or_repetition(site: Any, limit: int) -> None:
+    jobs = [site.make("same", *(f"{number}-{n}" for n in range(3))) for number in range(3)]
+    site.work_off(lambda attempt: "no" if attempt.item.name == "1-1" else "")
+    every = [token for job in reversed(jobs) for token in site.tokens(job)]
+    assert len(every) == 11
+    assert _list(site, limit=limit) == every
+    assert _list(site, "&alias=same", limit=limit) == [t for t in every if t.endswith("00000")]
+
+
+def test_what_takes_too_long_to_find_is_looked_for_on_the_next_page(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.api import shelf
+
+    monkeypatch.setattr(shelf.Shelf.__init__, "__defaults__", (2,))
+    wanted = site.make("rex", tags={"a": "b"})
+    for _ in range(5):
+        site.make("other")
+    site.work_off()
+    for _ in range(3):
+        # Hints of tokens that never came to be, of newer jobs.
+        aliases.note(site.store, "acme", "rex", token_id(site.ledger.ids.job(), 0, 0))
+    first = site.get("/v1/tokens?tag=a:b").json()
+    assert first["tokens"] == []
+    assert first["next"]
+    assert _list(site, "&tag=a:b") == site.tokens(wanted)
+    assert _list(site, "&alias=rex", limit=1) == site.tokens(wanted)
+
+
+def test_a_deleted_token_is_gone_everywhere_at_once_and_is_noted(site: Any) -> None:
+    job = site.make("rex", "ada")
+    site.work_off()
+    rex, ada = site.tokens(job)
+    for _ in range(2):
+        assert site.ask("DELETE", f"/v1/tokens/{rex}").status_code == 204
+    for path in ("", "/file"):
+        assert site.get(f"/v1/tokens/{rex}{path}").status_code == 410
+    assert _list(site) == [ada]
+    assert _list(site, "&alias=rex") == []
+    assert site.get(f"/v1/training-jobs/{job}/items/0").json()["state"] == "deleted"
+    entries = site.get("/v1/audit").json()["entries"]
+    assert [(entry["action"], entry["what"]) for entry in entries] == [("token.delete", rex)] * 2
+    assert entries[0]["by"] == site.keys["acme"].split("_")[1]
+    [page] = [site.get("/v1/audit?limit=1").json()]
+    rest = site.get(f"/v1/audit?limit=1&cursor={page['next']}").json()
+    assert [page["entries"][0], rest["entries"][0]] == entries
+    assert rest["next"] is None
+
+
+def test_an_attempt_that_ends_after_the_deletion_brings_nothing_back(site: Any) -> None:
+    job = site.make("rex")
+    worker = site.worker()
+    [attempt] = worker.claim(1)
+    delete_item(site.ledger, "acme", job, 0)
+    aliases.note(site.store, "acme", "rex", token := token_id(job, 0, 0))
+    with pytest.raises(Exception, match="has ended as deleted"):
+        attempt.succeed(b"secret")
+    assert site.get(f"/v1/tokens/{token}").status_code == 410
+    assert _list(site, "&alias=rex") == _list(site) == []
+
+
+def test_what_is_no_token_is_not_found(site: Any) -> None:
+    job = site.make("rex", "bad", "later")
+    worker = site.worker()
+    for attempt in worker.claim(2):
+        attempt.fail("no", retry=False)
+    worker.end()
+    for token in ("x", "tok_x", token_id(job, 0, 1), token_id(job, 0, 3), token_id(job, 5, 0)):
+        for path in ("", "/file"):
+            assert site.get(f"/v1/tokens/{token}{path}").status_code == 404
+    for token in ("x", token_id(job, 0, 3), token_id(job, 5, 0)):
+        assert site.ask("DELETE", f"/v1/tokens/{token}").status_code == 404
+    assert site.get("/v1/audit").json()["entries"] == []
+
+
+def test_files_of_other_programs_are_not_made_here(site: Any) -> None:
+    job = site.make("rex")
+    site.work_off()
+    [token] = site.tokens(job)
+    answer = site.get(f"/v1/tokens/{token}/file?format=comfyui")
+    assert answer.status_code == 422
+    assert "dti export" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"12345678", b"\x02\x00\x00\x00\x00\x00\x00\x00{}", b"\xff" * 40]
+)
+def test_a_file_of_another_kind_has_no_manifest(site: Any, payload: bytes) -> None:
+    job = site.make("rex")
+    worker = site.worker()
+    [attempt] = worker.claim(1)
+    attempt.succeed(payload)
+    [token] = site.tokens(job)
+    assert site.get(f"/v1/tokens/{token}").json()["manifest"] is None
+    assert site.get(f"/v1/tokens/{token}/file").content == payload
+
+
+def test_backbones_are_listed_without_where_their_weights_lie(new_site: Any) -> None:
+    from services.offers import Offer
+
+    offers = {
+        "small": Offer(weights="/secret/weights", recipe="miniature"),
+        "large": Offer(weights="/secret/other", recipe="sdxl-release", judge="/secret/judge"),
+    }
+    site = new_site(offers=offers)
+    answer = site.get("/v1/backbones")
+    assert "secret" not in answer.text
+    small, large = answer.json()["backbones"]
+    assert (small["name"], small["default"], small["recipe"]) == ("small", True, "miniature")
+    assert (large["default"], large["config"]["resolution"]) == (False, 768)
+    made = site.submit({"subjects": site.subjects("a"), "backbone": "large"})
+    assert made.json()["pool"] == "large"

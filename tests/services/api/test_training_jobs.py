@@ -1,0 +1,140 @@
+"""Jobs as they are seen, cancelled, tried again and deleted."""
+
+from typing import Any
+
+import pytest
+
+
+def _path(job: str, rest: str = "") -> str:
+    return f"/v1/training-jobs/{job}{rest}"
+
+
+def test_a_job_that_is_done_shows_its_tokens(site: Any) -> None:
+    job = site.make("rex", "ada")
+    assert site.work_off() == 2
+    view = site.get(_path(job)).json()
+    assert (view["state"], view["counts"]["succeeded"], view["progress"]) == ("succeeded", 2, 1.0)
+    items = site.get(_path(job, "/items")).json()
+    assert [item["id"] for item in items["items"]] == ["rex", "ada"]
+    assert items["next"] is None
+    rex = items["items"][0]
+    assert rex["token"].startswith(f"tok_{job}")
+    assert rex["report"] == {"placeholder": "<rex>", "steps": 2}
+    one = site.get(_path(job, "/items/0")).json()
+    assert one == rex | {"attempts": one["attempts"]}
+    assert [attempt["cause"] for attempt in one["attempts"]] == ["succeeded"]
+
+
+def test_a_failure_shows_its_reason_and_each_attempt_its_own(site: Any) -> None:
+    job = site.make("rex", "bad")
+    reason = "rex-1.jpg: is blurred; rex-2.jpg: is too small"
+    site.work_off(lambda attempt: reason if attempt.item.name == "bad" else "")
+    view = site.get(_path(job)).json()
+    assert view["state"] == "partially_succeeded"
+    [failed] = site.get(_path(job, "/items?state=failed")).json()["items"]
+    assert (failed["index"], failed["reason"], failed["token"]) == (1, reason, None)
+    [attempt] = site.get(_path(job, "/items/1")).json()["attempts"]
+    assert (attempt["cause"], attempt["reason"]) == ("failed", reason)
+
+
+def test_failed_items_are_tried_again(site: Any) -> None:
+    job = site.make("rex", "bad")
+    site.work_off(lambda attempt: "no" if attempt.item.name == "bad" else "")
+    assert site.post(_path(job, "/retry")).json() == {"retried": 1}
+    assert site.get(_path(job)).json()["state"] == "running"
+    site.work_off()
+    assert site.get(_path(job)).json()["state"] == "succeeded"
+    attempts = site.get(_path(job, "/items/1")).json()["attempts"]
+    assert [(one["round"], one["cause"]) for one in attempts] == [(0, "failed"), (1, "succeeded")]
+    assert site.post(_path(job, "/retry")).json() == {"retried": 0}
+
+
+def test_a_job_is_cancelled_and_then_not_tried_again(site: Any) -> None:
+    job = site.make("rex", "ada")
+    view = site.post(_path(job, "/cancel")).json()
+    assert (view["state"], view["counts"]["cancelled"]) == ("cancelled", 2)
+    assert site.post(_path(job, "/cancel")).status_code == 200
+    assert site.post(_path(job, "/retry")).status_code == 409
+    assert site.work_off() == 0
+
+
+def test_running_items_show_what_their_worker_says(site: Any, parts: Any) -> None:
+    job = site.make("rex", "ada")
+    worker = site.worker()
+    [attempt] = worker.claim(1)
+    attempt.tell({"step": 50, "steps": 200, "loss": 0.5, "phase": "training"})
+    worker.beat()
+    path, said = (
+        _path(job, f"/items/{attempt.place.index}"),
+        {"step": 50, "steps": 200, "loss": 0.5},
+    )
+    parts.until(lambda: site.get(path).json()["progress"])
+    assert site.get(path).json()["progress"] == said | {"phase": "training"}
+    view = site.get(_path(job)).json()
+    assert (view["state"], view["progress"]) == ("running", 0.125)
+    attempt.succeed(b"")
+    worker.end()
+
+
+def test_a_deleted_job_is_gone_with_its_tokens_and_is_noted(site: Any, parts: Any) -> None:
+    job, kept = site.make("rex"), site.make("ada")
+    site.work_off()
+    [token] = site.tokens(job)
+    assert site.ask("DELETE", _path(job)).status_code == 204
+    assert site.ask("DELETE", _path(job)).status_code == 204
+    for path in ("", "/items", "/items/0", "/events"):
+        assert site.get(_path(job, path)).status_code == 410
+    for path in ("/cancel", "/retry"):
+        assert site.post(_path(job, path)).status_code == 410
+    assert site.get(f"/v1/tokens/{token}").status_code == 410
+    assert [view["job"] for view in site.get("/v1/training-jobs").json()["jobs"]] == [kept]
+    entries = site.get("/v1/audit").json()["entries"]
+    assert {(entry["action"], entry["what"]) for entry in entries} == {("training-job.delete", job)}
+    body = {"subjects": site.subjects("x")}
+    again = site.submit(body, key="one")
+    site.ask("DELETE", again.headers["Location"])
+    assert site.submit(body, key="one").status_code == 410
+
+
+def test_pages_join_without_gap_or_repetition(site: Any) -> None:
+    jobs = [site.make(*(f"{number}-{n}" for n in range(5))) for number in range(5)]
+    for path, kind, name, count in (
+        ("/v1/training-jobs", "jobs", "job", 5),
+        (_path(jobs[0], "/items"), "items", "index", 5),
+    ):
+        for limit in (1, 2, 5, 6):
+            seen, cursor = [], ""
+            while cursor is not None:
+                after = f"&cursor={cursor}" if cursor else ""
+                page = site.get(f"{path}?limit={limit}{after}").json()
+                assert len(page[kind]) <= limit
+                seen += [one[name] for one in page[kind]]
+                cursor = page["next"]
+            assert len(set(seen)) == len(seen) == count
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/training-jobs?limit=0",
+        "/v1/training-jobs?limit=201",
+        "/v1/training-jobs?cursor=x",
+        "/v1/training-jobs?colour=1",
+        "/v1/training-jobs?limit=1&limit=2",
+        "/v1/training-jobs/{job}?limit=1",
+        "/v1/training-jobs/{job}/items?state=lost",
+        "/v1/training-jobs/{job}/items?cursor=-1",
+        "/v1/training-jobs/{job}/items/-1",
+    ],
+)
+def test_what_no_page_has_is_refused(site: Any, path: str) -> None:
+    answer = site.get(path.replace("{job}", site.make("rex")))
+    assert answer.status_code == 422, answer.text
+
+
+@pytest.mark.parametrize("job", ["x", "7zzzzzzzzz0000000000000000", "..%2F..", "%00", "%ff"])
+def test_what_there_is_not_is_not_found(site: Any, job: str) -> None:
+    for method, rest in (("GET", ""), ("GET", "/items"), ("POST", "/cancel"), ("DELETE", "")):
+        answer = site.ask(method, _path(job, rest))
+        assert answer.status_code == 404, (method, rest, answer.text)
+    assert site.get(_path(site.make("rex"), "/items/1")).status_code == 404

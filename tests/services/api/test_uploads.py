@@ -1,0 +1,107 @@
+"""Bytes go in under their own digest, and no others do."""
+
+import hashlib
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from services import uploads
+
+
+def test_what_is_not_there_is_uploaded_and_then_need_not_be(site: Any) -> None:
+    body = b"picture"
+    sha256 = hashlib.sha256(body).hexdigest()
+    files = [{"sha256": sha256, "size": len(body)}]
+    asked = site.post("/v1/uploads", {"files": files}).json()["files"]
+    way = {"method": "PUT", "url": f"/v1/uploads/{sha256}", "fields": {}}
+    assert asked == [{"sha256": sha256, "present": False, "upload": way}]
+    put = site.ask("PUT", way["url"], content=body)
+    assert (put.status_code, put.json()["size"]) == (201, 7)
+    asked = site.post("/v1/uploads", {"files": files}).json()["files"]
+    assert asked == [{"sha256": sha256, "present": True, "upload": None}]
+    assert site.get(f"/v1/uploads/{sha256}").json() == put.json()
+    assert uploads.read(site.store, "acme", sha256) == body
+
+
+@pytest.mark.parametrize("kind", ["moto"])
+def test_where_the_store_takes_forms_one_form_uploads_it(store: Any, new_site: Any) -> None:
+    site = new_site(store)
+    body = b"picture"
+    sha256 = hashlib.sha256(body).hexdigest()
+    files = {"files": [{"sha256": sha256, "size": len(body)}]}
+    [asked] = site.post("/v1/uploads", files).json()["files"]
+    form = asked["upload"]
+    assert form["method"] == "POST"
+    sent = httpx.post(form["url"], data=form["fields"], files={"file": body})
+    assert sent.status_code in (200, 201, 204)
+    [asked] = site.post("/v1/uploads", files).json()["files"]
+    assert asked["present"]
+    assert uploads.read(site.store, "acme", sha256) == body
+
+
+def test_something_of_another_size_is_not_present(site: Any) -> None:
+    sha256 = hashlib.sha256(b"picture").hexdigest()
+    site.store.put(uploads.key("acme", sha256), b"pict")
+    [asked] = site.post("/v1/uploads", {"files": [{"sha256": sha256, "size": 7}]}).json()["files"]
+    assert not asked["present"]
+
+
+def test_other_bytes_are_refused_and_not_kept(site: Any) -> None:
+    sha256 = hashlib.sha256(b"picture").hexdigest()
+    answer = site.ask("PUT", f"/v1/uploads/{sha256}", content=b"another")
+    assert answer.status_code == 422
+    assert "have the digest" in answer.json()["detail"]
+    assert site.get(f"/v1/uploads/{sha256}").status_code == 404
+    assert site.ask("PUT", f"/v1/uploads/{sha256}", content=b"").status_code == 422
+
+
+def test_what_is_too_large_is_refused_before_it_is_read(site: Any) -> None:
+    site.limit("acme", upload_bytes=10)
+    body = b"x" * 11
+    path = f"/v1/uploads/{hashlib.sha256(body).hexdigest()}"
+    read: list[int] = []
+
+    def pieces() -> Any:
+        for _ in range(11):
+            read.append(1)
+            yield b"x"
+
+    announced = site.ask("PUT", path, content=pieces(), headers={"Content-Length": "11"})
+    unannounced = site.ask("PUT", path, content=iter([b"x" * 6, b"x" * 5]))
+    asked = site.post(
+        "/v1/uploads", {"files": [{"sha256": hashlib.sha256(body).hexdigest(), "size": 11}]}
+    )
+    for answer in (announced, unannounced, asked):
+        assert answer.status_code == 413
+        assert "10" in answer.json()["detail"]
+    assert site.get(path).status_code == 404
+    body = b"x" * 10
+    path = f"/v1/uploads/{hashlib.sha256(body).hexdigest()}"
+    assert site.ask("PUT", path, content=body).status_code == 201
+
+
+def test_a_deleted_upload_is_gone_and_noted(site: Any) -> None:
+    sha256 = site.upload(b"picture")
+    assert site.ask("DELETE", f"/v1/uploads/{sha256}").status_code == 204
+    assert site.get(f"/v1/uploads/{sha256}").status_code == 404
+    assert site.ask("DELETE", f"/v1/uploads/{sha256}").status_code == 404
+    [entry] = site.get("/v1/audit").json()["entries"]
+    assert (entry["action"], entry["what"]) == ("upload.delete", sha256)
+    assert entry["by"] in site.keys["acme"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"files": []}, "#/files"),
+        ({"files": [{"sha256": "x", "size": 1}]}, "#/files/0/sha256"),
+        ({"files": [{"sha256": "0" * 64, "size": 0}]}, "#/files/0/size"),
+        ({"files": [{"sha256": "0" * 64, "size": 1, "name": "a"}]}, "#/files/0/name"),
+        ({"files": [{"sha256": "0" * 64, "size": 1}] * 1001}, "#/files"),
+    ],
+)
+def test_a_wrong_announcement_is_refused_with_its_place(site: Any, body: Any, pointer: str) -> None:
+    answer = site.post("/v1/uploads", body)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == pointer
