@@ -53,7 +53,7 @@ class Labour:
             worker = Worker(self._ledger, POOL, chance=self.process.world.random)
             try:
                 worker.begin()
-            except StorageError:
+            except (LeaseLostError, StorageError):
                 self.process.sleep(1)
                 continue
             beats = [True]

@@ -181,8 +181,12 @@ class Service:
         """Whether a worker was killed that had something in hand for some steps, while a supervisor
         was there to see it.
         """
-        alive = [process.name for process in self.world.processes if process.alive]
-        if not any(name.startswith("supervisor") for name in alive):
+        awake = [
+            process.name
+            for process in self.world.processes
+            if process.alive and process.paused_until <= self.world.now
+        ]
+        if not any(name.startswith("supervisor") for name in awake):
             return False
         for labour in self.labour:
             if labour.process.alive and any(step >= 3 for step in labour.running.values()):
