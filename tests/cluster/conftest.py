@@ -115,4 +115,6 @@ def plan(store: Path) -> Plan:
 def caller(tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, bytes]) -> Iterator[Caller]:
     with Service(plan(tmp_path_factory.mktemp("store"))) as service:
         service.wait_until_ready(SECONDS)
-        yield caller_of(service, bundles)
+        caller = caller_of(service, bundles)
+        yield caller
+        caller.http.close()
