@@ -142,9 +142,9 @@ class Claims:
         if failures >= most or candidate.number > MAX_ATTEMPTS:
             fail_exhausted(self._ledger, candidates.keys, candidate.place, ends)
             return None
-        # One that was in hand when workers died may be the cause. Its last attempt is alone, so
-        # that it takes no other with it for good.
-        alone = 0 < failures == most - 1 and any(ended.cause == "lost" for ended in ends)
+        # The last attempt is alone, so that no item ends for good by another's poison, and none
+        # that may be the cause takes another with it.
+        alone = 0 < failures == most - 1
         if alone and not idle:
             self._pass_over(_Lonely(candidates, candidate, ends))
             return None

@@ -219,7 +219,7 @@ def the_last_attempt_is_alone(service: Service) -> Iterator[str]:
             continue
         causes = ground.causes(place.round, place.index, number)
         counted = [cause for cause in causes if cause != "released"]
-        last = 0 < len(counted) == ground.max_attempts - 1 and "lost" in counted
+        last = 0 < len(counted) == ground.max_attempts - 1
         if start.alone != last:
             yield f"{start} came after {causes}"
 

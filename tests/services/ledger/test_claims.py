@@ -199,10 +199,18 @@ def test_the_last_attempt_at_what_may_kill_workers_is_alone(scene: Any) -> None:
     assert len(worker.claim(8)) == 5
 
 
-def test_after_failures_alone_nothing_is_suspected(scene: Any) -> None:
-    scene.submit(1, max_attempts=2)
-    scene.claim()[0].fail("no")
-    scene.wait()
+def test_the_last_attempt_at_what_failed_by_itself_is_alone_too(scene: Any) -> None:
+    """Or what runs beside it could end it for good."""
+    scene.submit(1, max_attempts=3)
+    for last in (False, False, True):
+        [attempt] = scene.claim()
+        assert attempt.alone == last
+        attempt.fail("no")
+        scene.wait()
+
+
+def test_an_only_attempt_is_not_alone(scene: Any) -> None:
+    scene.submit(1, max_attempts=1)
     assert not scene.claim()[0].alone
 
 

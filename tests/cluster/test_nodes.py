@@ -1,0 +1,230 @@
+"""Workers on nodes that come and go: a node says that it goes, and one is made where none is."""
+
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dti_engine.recipes import miniature
+from services import uploads
+from services.jobs import Item, JobRequest
+from services.ledger.ledger import Ledger
+from services.ledger.reading import list_attempts, list_items, progress_of, view_job
+from services.ledger.submissions import submit
+from services.offers import MINIATURE, Offer
+from services.settings import LedgerSettings
+from services.storage.directory import DirectoryStore
+from services.subjects import SubjectWork, TrainingOrder, batch_of
+
+from .conftest import SECONDS
+
+pytestmark = pytest.mark.ray
+
+_SMALL = 80_000_000  # bytes of Ray's object store, which nothing of ours goes through
+
+_AUTOSCALED = {
+    "cluster_name": "tests",
+    "provider": {
+        "type": "fake_multinode",
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    },
+    "max_workers": 1,
+    "upscaling_speed": 1.0,
+    "idle_timeout_minutes": 0.1,
+    "head_node_type": "ray.head.default",
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "gpu": {
+            "resources": {"CPU": 1, "GPU": 1, "object_store_memory": _SMALL},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": 1,
+        },
+    },
+    **{name: {} for name in ("auth", "docker", "file_mounts")},
+    **{f"{which}_commands": [] for which in ("initialization", "setup", "head_setup")},
+    **{f"{which}_commands": [] for which in ("worker_setup", "head_start_ray")},
+    **{name: [] for name in ("worker_start_ray_commands", "cluster_synced_files")},
+    **{name: [] for name in ("rsync_exclude", "rsync_filter")},
+    "file_mounts_sync_continuously": False,
+}
+"""One node without anything, and up to one with a GPU, as the fake provider of Ray's tests has it:
+its nodes are processes of this machine.
+"""
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of Ray's own, by which its processes are found, and a token that lets us in."""
+    folder = Path(tempfile.mkdtemp(prefix="dti-"))
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    yield folder
+    subprocess.run(["pkill", "-9", "-f", str(folder)], check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger.on(DirectoryStore(tmp_path / "store"), LedgerSettings(lease=30, look=0.2))
+
+
+def submit_one(ledger: Ledger, bundles: dict[str, bytes], steps: int) -> str:
+    import hashlib
+
+    data = next(iter(bundles.values()))
+    sha256 = hashlib.sha256(data).hexdigest()
+    uploads.write(ledger.store, "acme", sha256, data)
+    config = miniature().changed(steps=steps)
+    order = TrainingOrder(
+        backbone="miniature", recipe="miniature", config=config.model_dump(mode="json"), probes=0
+    )
+    request = JobRequest(
+        pool="miniature",
+        batch=batch_of(config),
+        items=(Item(name="one", work=SubjectWork(bundle=sha256).model_dump(mode="json")),),
+        shared=order.model_dump(mode="json"),
+    )
+    return submit(ledger, "acme", "key", request).job
+
+
+def pool_on(ledger: Ledger, **changes: object) -> Any:
+    from services.training.actors import RayPool
+    from services.training.opening import WorkerPlan
+
+    offer = Offer.model_validate(MINIATURE["miniature"].model_dump() | changes)
+    settings = ledger.settings
+    plan = WorkerPlan(
+        store=str(ledger.store.url),
+        pool="miniature",
+        offer=offer,
+        lease=settings.lease,
+        look=settings.look,
+        threads=1,
+    )
+    return RayPool({"miniature": plan}, {"miniature": offer})
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    end = time.monotonic() + SECONDS
+    while not (found := what()):
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.2)
+    return found
+
+
+def test_a_node_that_is_drained_gives_back_what_it_has(
+    environment: Path, ledger: Ledger, bundles: dict[str, bytes]
+) -> None:
+    """Long before any lease runs out, and from where it had got to."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from services.training.actors import connect
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "include_dashboard": False,
+            "object_store_memory": _SMALL,
+        },
+    )
+    try:
+        cluster.add_node(num_cpus=1, object_store_memory=_SMALL)
+        connect(cluster.address)
+        pool = pool_on(ledger)
+        job = submit_one(ledger, bundles, steps=80)
+        pool.start("miniature")
+        wait_for(
+            lambda: any(
+                int(str(told.get("step", 0))) >= 5
+                for told in progress_of(ledger, "acme", job).values()
+            )
+        )
+        (node,) = [each for each in ray.nodes() if each["Resources"].get("CPU") and each["Alive"]]
+        began = time.monotonic()
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "drain-node"),
+                *("--address", cluster.address, "--node-id", node["NodeID"]),
+                *("--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+                *("--reason-message", "a spot instance is taken away"),
+                *("--deadline-remaining-seconds", "120"),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        wait_for(lambda: list_attempts(ledger, "acme", job, 0)[0].cause)
+        assert time.monotonic() - began < ledger.settings.lease
+        assert list_attempts(ledger, "acme", job, 0)[0].cause == "released"
+        wait_for(lambda: not pool.members())
+
+        cluster.add_node(num_cpus=1, object_store_memory=_SMALL)
+        pool.start("miniature")
+        wait_for(lambda: view_job(ledger, "acme", job).state.ended)
+        (item,) = list_items(ledger, "acme", job).items
+        assert item.report
+        assert int(str(item.report["resumed_at"])) >= 5
+        pool.drain_all()
+        assert not pool.members()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_workers_without_a_place_make_the_autoscaler_add_nodes(
+    environment: Path, ledger: Ledger, bundles: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster without a GPU, whose autoscaler may add nodes with one each."""
+    import ray
+    from ray import cluster_utils
+
+    from services.training.actors import connect
+
+    # The fake provider knows no other port.
+    port = 6379
+    with socket.socket() as taken:
+        if taken.connect_ex(("127.0.0.1", port)) == 0:
+            pytest.skip(f"port {port}, which Ray's fake nodes need, is taken")
+
+    def check_call(command: list[str], **how: Any) -> None:
+        # It would stop every Ray of this machine, whosever it is.
+        if command[:2] != ["ray", "stop"]:
+            start = [*command[1:], f"--port={port}", "--include-dashboard=false"]
+            ray_command = [sys.executable, "-m", "ray.scripts.scripts", *start]
+            subprocess.run(ray_command, check=True, capture_output=True, **how)
+
+    monkeypatch.setattr(cluster_utils.subprocess, "check_call", check_call)
+    # Ray's own way to begin it takes a file that is not in its wheels.
+    monkeypatch.setattr(
+        cluster_utils.AutoscalingCluster, "_generate_config", lambda *_, **__: _AUTOSCALED
+    )
+    cluster = cluster_utils.AutoscalingCluster({"CPU": 0, "object_store_memory": _SMALL}, {})
+    cluster.start()
+    try:
+        connect(f"127.0.0.1:{port}")
+        pool = pool_on(ledger, gpus=1, device="cpu")
+        job = submit_one(ledger, bundles, steps=4)
+        assert not [node for node in ray.nodes() if node["Resources"].get("GPU")]
+        pool.start("miniature")
+        (waiting,) = pool.members()["miniature"]
+        assert waiting.state == "pending"
+        wait_for(lambda: view_job(ledger, "acme", job).state.ended)
+        assert view_job(ledger, "acme", job).counts.succeeded == 1
+        pool.drain_all()
+        # And the node goes when nobody needs it.
+        wait_for(lambda: not [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")])
+    finally:
+        ray.shutdown()
