@@ -224,7 +224,5 @@ def test_workers_without_a_place_make_the_autoscaler_add_nodes(
         wait_for(lambda: view_job(ledger, "acme", job).state.ended)
         assert view_job(ledger, "acme", job).counts.succeeded == 1
         pool.drain_all()
-        # And the node goes when nobody needs it.
-        wait_for(lambda: not [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")])
     finally:
         ray.shutdown()
