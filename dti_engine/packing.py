@@ -127,12 +127,18 @@ class Trainer:
             checkpoint.require_fit(occupant, self.learners)
         for name, learner in self.learners.items():
             learner.seat(rows[name], token.embeddings[name], occupant.config)
-        if checkpoint:
-            checkpoint.restore(occupant, self.learners)
-            self._fixed_losses[slot] = occupant.reports[-1].fixed_loss
-        else:
-            self._look(slot, occupant)
-            occupant.first_fixed_loss = float(self._fixed_losses[slot])
+        try:
+            if checkpoint:
+                checkpoint.restore(occupant, self.learners)
+                self._fixed_losses[slot] = occupant.reports[-1].fixed_loss
+            else:
+                self._look(slot, occupant)
+                occupant.first_fixed_loss = float(self._fixed_losses[slot])
+        except BaseException:
+            # Rows that learn without an occupant would fail whoever comes next.
+            for name, learner in self.learners.items():
+                learner.vacate(rows[name])
+            raise
         self.occupants[slot] = occupant
         self._on_seated(slot, occupant)
 
@@ -169,7 +175,7 @@ class Trainer:
         """One step of one occupant, as if the other slots were empty: to find out whose a step is
         that breaks. The others are left as they are. `collect` comes before.
 
-        Raises: whatever its step does; then it has not moved either.
+        Raises: whatever its step does; vacate it then.
         """
         assert not self._unread, "`collect` comes first"
         everybody, occupant = list(self.occupants), self.occupants[slot]

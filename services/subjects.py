@@ -17,7 +17,10 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 of bytes that were uploaded, in hexadecimal: what they are called, too."""
 
 FileName = Annotated[
-    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f\x7f]+$")
+    str,
+    StringConstraints(
+        min_length=1, max_length=60, pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
+    ),
 ]
 
 
@@ -57,6 +60,9 @@ class SubjectWork(Model):
     def _has_pictures_once(self) -> "SubjectWork":
         if (self.bundle is None) == (not self.pictures):
             raise ValueError("give either bundle or pictures, by the digests of what was uploaded")
+        names = [picture.name for picture in self.pictures]
+        if len(set(names)) < len(names):
+            raise ValueError("two pictures have the same name: give each one of its own")
         return self
 
     @model_validator(mode="after")

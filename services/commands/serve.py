@@ -1,5 +1,6 @@
 """`dti serve`: the whole service on this machine."""
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from services.client.access import Access, read_access, write_access
 from services.errors import SettingsError, UnknownKeyError
 from services.local.serving import Plan, Service, free_port
 from services.offers import read_offers
+from services.settings import DirectorySettings, MemorySettings, store_settings
 from services.storage.interface import Store
 from services.storage.opening import open_store
 from services.storage.probe import probe
@@ -69,14 +71,16 @@ def serve(
 
     Prints the address and a key, and notes both where `dti submit` and the others look. Ctrl-C
     drains the workers and stops; a second start on the same store goes on with all open jobs, and
-    so it does after a crash. Nothing is reachable from other machines.
+    so it does after a crash. The API listens on this host alone. Ray's ports do not, and let in
+    only who has the token of this run.
     """
     if offers:
         read_offers(offers)
-    opened = open_store(store)
+    where = _absolute(store)
+    opened = open_store(where)
     with busy("trying out the store"):
         probe(opened)
-    plan = Plan(store=_absolute(store), port=port or free_port(), offers=offers)
+    plan = Plan(store=where, port=port or free_port(), offers=offers)
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -121,8 +125,13 @@ def _credential(store: Store, given: str | None) -> str:
 
 
 def _absolute(store: str) -> str:
-    """Ray's processes run in other folders."""
-    return store if ":" in store else str(Path(store).expanduser().absolute())
+    """The same store for processes in other folders. Raises: SettingsError."""
+    settings = store_settings(store, os.environ)
+    if isinstance(settings, MemorySettings):
+        raise SettingsError(
+            "memory: is of one process, and the service has several: give a folder, or s3://..."
+        )
+    return str(settings.root.absolute()) if isinstance(settings, DirectorySettings) else store
 
 
 def _folder(logs: Path | None) -> Path | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 _YOUNG = 20.0  # seconds
 _PAUSES = (0.5, 2.0, 5.0, 15.0, 30.0)
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-_TAIL = 2000  # bytes of a log that are shown where a process cannot start
+_TAIL = 2000  # characters of a log that are shown where a process cannot start
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Kept:
 
     def __init__(self, command: Command, log: Path) -> None:
         self.command, self.log = command, log
+        # Logs of an earlier run may lie there.
+        self._from = log.stat().st_size if log.exists() else 0
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
@@ -58,18 +60,23 @@ class Kept:
                 process.send_signal(signal.SIGTERM)
         self._thread.join()
 
-    def tail(self) -> str:
-        """The end of what it said."""
+    def said(self) -> str:
+        """All that it said since it was first started here."""
         try:
-            return self.log.read_bytes()[-_TAIL:].decode(errors="replace")
+            return self.log.read_bytes()[self._from :].decode(errors="replace")
         except OSError:
             return ""
+
+    def tail(self) -> str:
+        """The end of it."""
+        return self.said()[-_TAIL:]
 
     def _keep(self) -> None:
         young = 0
         while not self._stopping.is_set():
             began = time.monotonic()
-            self._run()
+            with suppress(OSError):  # such as of a full disk; it is tried again
+                self._run()
             young = young + 1 if time.monotonic() - began < _YOUNG else 0
             self._stopping.wait(_PAUSES[min(young, len(_PAUSES) - 1)])
 

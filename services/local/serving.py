@@ -14,7 +14,7 @@ from types import TracebackType
 
 import httpx
 
-from services.errors import ServiceError
+from services.errors import ServiceError, SettingsError
 from services.local.processes import Command, Kept
 
 _HOST = "127.0.0.1"
@@ -55,12 +55,15 @@ class Service:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="dti-"))
         self._environment = _environment(environment)
         self._ray_port = free_port()
-        self._announced = self.folder / "supervisor.log"
         self.node = Kept(self._node(), self.folder / "node.log")
         self.api = Kept(self._api(), self.folder / "api.log")
-        self.supervisor = Kept(self._supervisor(), self._announced)
+        self.supervisor = Kept(self._supervisor(), self.folder / "supervisor.log")
 
     def __enter__(self) -> "Service":
+        if not _is_free(self.plan.port):
+            raise SettingsError(
+                f"port {self.plan.port} is taken: stop what listens there, or give another --port"
+            )
         for each in (self.api, self.node, self.supervisor):
             each.start()
         return self
@@ -97,7 +100,8 @@ class Service:
                 if time.monotonic() > end:
                     raise NotReadyError(
                         f"the {what} is not ready after {seconds:g} s; the end of "
-                        f"{str(kept.log)!r}:\n{kept.tail()}"
+                        f"{str(kept.log)!r}:\n{kept.tail()}\nand of "
+                        f"{str(self.node.log)!r}:\n{self.node.tail()}"
                     )
                 time.sleep(0.1)
 
@@ -108,7 +112,7 @@ class Service:
             return False
 
     def _supervises(self) -> bool:
-        return "\nready\n" in "\n" + self.supervisor.tail()
+        return "\nready\n" in "\n" + self.supervisor.said()
 
     def _node(self) -> Command:
         first = free_port(range_of=_WORKER_PORTS)
@@ -153,7 +157,7 @@ class Service:
                 *self._offers(),
             ],
             self._environment,
-            grace=60,
+            grace=90,  # more than the workers have to be drained
         )
 
     def _offers(self) -> list[str]:
@@ -163,7 +167,7 @@ class Service:
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     token = secrets.token_hex(32)
     return {
-        **given,
+        **{name: value for name, value in given.items() if name != "DTI_API_KEY"},
         # Whoever reaches Ray's ports can run code: let nobody in but our own processes.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
@@ -171,6 +175,8 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
         # Workers are drained before the node is: nothing is left to wait for.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "PYTHONUNBUFFERED": "1",
+        # As the supervisor sends them: what is on this machine is its owner's own.
+        "DTI_API_PRIVATE_WEBHOOKS": "1",
     }
 
 

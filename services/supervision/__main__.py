@@ -108,7 +108,7 @@ def _connect(
     from services.training.opening import WorkerPlan
     from services.training.ray_metrics import RayMetrics
 
-    connect(address, node_ip)
+    connect(address, store, node_ip)
     metrics.use(RayMetrics(process="supervisor"))
     plans = {
         name: WorkerPlan(

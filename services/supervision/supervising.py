@@ -17,6 +17,8 @@ from services.training.members import Member
 
 log = logs.logger(__name__)
 
+_MOST_BROKEN = 5  # turns in a row, before the process gives up
+
 
 class Pool(Protocol):
     """Workers of all offers, wherever they run."""
@@ -68,28 +70,38 @@ class Supervision:
 
     def run(self, stopped: threading.Event) -> None:
         """Until it is stopped."""
+        broken = 0
         while not stopped.is_set():
             try:
                 self.turn()
-                self.turns += 1
+                broken = 0
             except ServiceError as error:
                 log.warning("a turn failed", error=str(error)[:300])
+            except Exception:
+                # Such as of Ray. If it lasts, a new process connects anew.
+                log.exception("a turn broke")
+                broken += 1
+                if broken >= _MOST_BROKEN:
+                    raise
             stopped.wait(self._pace.turn)
 
     def turn(self) -> None:
-        """One. Raises: ServiceError if the store did not answer."""
-        if self._clock() - self._swept >= self._pace.sweep:
-            for job, reason in self._supervisor.sweep().items():
-                log.error("a job's record is damaged", job=job, reason=reason)
-            self._swept = self._clock()
+        """One. Raises: ServiceError if the store did not answer; whatever the pool raises."""
         began = self._clock()
         seen = self._supervisor.recover()
         metrics.current().observe("dti_supervisor_pass_seconds", self._clock() - began)
         for job, reason in seen.damaged.items():
             log.error("a job's record is damaged", job=job, reason=reason)
         self._tell(seen)
-        self._resize(seen)
+        # Before Ray, which may break: those who wait for it have nothing to do with it.
         self._deliver()
+        self._resize(seen)
+        self.turns += 1
+        if self._clock() - self._swept >= self._pace.sweep:
+            # Not first: it looks at all jobs there ever were. If it fails, the next is in time.
+            self._swept = self._clock()
+            for job, reason in self._supervisor.sweep().items():
+                log.error("a job's record is damaged", job=job, reason=reason)
 
     def _tell(self, seen: Pass) -> None:
         counted = metrics.current()

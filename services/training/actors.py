@@ -4,6 +4,7 @@ Ray finds them a place, and its autoscaler makes one where there is none. It rem
 matters: an actor that dies is no more than a worker whose lease runs out.
 """
 
+import hashlib
 import secrets
 import threading
 import time
@@ -12,21 +13,18 @@ from typing import Any
 
 import ray
 from ray.actor import exit_actor
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 from services import logs, metrics
 from services.errors import SettingsError
 from services.offers import Offers
-from services.training.drains import is_draining
 from services.training.members import Member
+from services.training.nodes import is_draining, waiting_actors
 from services.training.opening import WorkerPlan, open_worker
 from services.training.ray_metrics import RayMetrics
 from services.training.worker import TrainingWorker
 
 log = logs.logger(__name__)
-
-NAMESPACE = "dti"
-"""Of Ray: where the actors' names stand."""
 
 _LOOK = 1.0  # seconds between two looks whether the node is being drained
 _ANSWER = 2.0  # seconds that actors have to say how they are
@@ -79,7 +77,12 @@ class TrainingActor:
     def _watch_node(self) -> None:
         """A node says so before it goes: spot instances, upgrades, SIGTERM to its pod."""
         while not self._draining.wait(_LOOK):
-            if is_draining(self._node):
+            try:
+                drained = is_draining(self._node)
+            except Exception as error:  # Ray's head is away; it is asked again.
+                log.warning("node cannot be looked at", error=str(error)[:300])
+                continue
+            if drained:
                 log.info("node is being drained", pool=self._plan.pool)
                 self.drain()
         # The model may have been loading.
@@ -88,12 +91,14 @@ class TrainingActor:
         self._worker.drain()
 
 
-def connect(address: str, node_ip: str | None = None) -> None:
-    """Connect this process to a cluster. Raises: SettingsError if there is none."""
+def connect(address: str, store: str, node_ip: str | None = None) -> None:
+    """Connect this process to a cluster, and to the workers of this store alone: several services
+    may share a cluster. Raises: SettingsError if there is none.
+    """
     try:
         ray.init(
             address=address,
-            namespace=NAMESPACE,
+            namespace=f"dti-{hashlib.sha256(store.encode()).hexdigest()[:12]}",
             log_to_driver=False,
             configure_logging=False,
             _node_ip_address=node_ip,
@@ -103,38 +108,65 @@ def connect(address: str, node_ip: str | None = None) -> None:
 
 
 class RayPool:
-    """The workers of all offers in a Ray cluster, which this process is connected to."""
+    """The workers of all offers in a Ray cluster, which this process is connected to.
+
+    Those of another plan, such as other weights, or of an offer that is no more, are drained.
+    """
 
     def __init__(self, plans: Mapping[str, WorkerPlan], offers: Offers) -> None:
         self._plans, self._offers = plans, offers
+        self._prefixes = {f"dti.{name}.{_digest(plan)}.": name for name, plan in plans.items()}
         self._known: dict[str, Member] = {}
         """What each actor said last."""
+        self._outdated: set[str] = set()
 
     def members(self) -> dict[str, list[Member]]:
-        """Of each pool. One that does not answer is as it said last, or pending."""
+        """Of each pool. One that does not answer is as it said last; one that never did is taken
+        to have something in hand.
+        """
         asked: dict[Any, str] = {}
+        waiting = waiting_actors()
         for name in ray.util.list_named_actors():
-            if _pool_of(name) in self._plans and (actor := _find(name)):
+            if self._pool_of(name) is None:
+                self._drain_outdated(name)
+            elif name in waiting:
+                self._known[name] = Member(name, "pending")
+            elif actor := _find(name):
                 asked[actor.status.remote(name)] = name
-        there = dict.fromkeys(asked.values())
+        there = dict.fromkeys([*asked.values(), *(waiting & self._known.keys())])
         for answer in (
             ray.wait([*asked], num_returns=len(asked), timeout=_ANSWER)[0] if asked else []
         ):
             try:
                 self._known[asked[answer]] = ray.get(answer)
+            except ActorUnavailableError:
+                continue
             except RayActorError:
                 del there[asked[answer]]
-        self._known = {name: self._known.get(name, Member(name, "pending")) for name in there}
+            except RayError as error:
+                log.warning("worker cannot say how it is", error=str(error)[:300])
+        self._known = {
+            name: self._known.get(name, Member(name, "running", in_hand=1)) for name in there
+        }
         found: dict[str, list[Member]] = {}
         for member in self._known.values():
-            found.setdefault(_pool_of(member.name), []).append(member)
+            found.setdefault(self._pool_of(member.name) or "", []).append(member)
         return found
+
+    def _pool_of(self, name: str) -> str | None:
+        return self._prefixes.get(name.rpartition(".")[0] + ".")
+
+    def _drain_outdated(self, name: str) -> None:
+        if name.startswith("dti.") and name not in self._outdated and (actor := _find(name)):
+            log.info("worker of another plan drained", worker=name)
+            self._outdated.add(name)
+            actor.drain.remote()
 
     def start(self, pool: str) -> None:
         """One more; it waits until there is a place for it."""
         offer, plan = self._offers[pool], self._plans[pool]
         ray.remote(TrainingActor).options(
-            name=f"dti.{pool}.{secrets.token_hex(4)}",
+            name=f"dti.{pool}.{_digest(plan)}.{secrets.token_hex(4)}",
             lifetime="detached",
             num_gpus=offer.gpus,
             num_cpus=offer.cpus,
@@ -147,7 +179,7 @@ class RayPool:
     def drain(self, name: str) -> None:
         """One less. One that has no place yet is gone at once."""
         if actor := _find(name):
-            if self._known.get(name, Member(name, "pending")).state == "pending":
+            if name in waiting_actors():
                 ray.kill(actor)
             else:
                 actor.drain.remote()
@@ -162,9 +194,8 @@ class RayPool:
             time.sleep(0.3)
 
 
-def _pool_of(name: str) -> str:
-    parts = name.split(".")
-    return parts[1] if len(parts) == 3 and parts[0] == "dti" else ""
+def _digest(plan: WorkerPlan) -> str:
+    return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:10]
 
 
 def _find(name: str) -> Any:

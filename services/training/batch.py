@@ -1,6 +1,6 @@
 """Subjects of any tenants side by side: the engine's packed batch, and who sits in which slot.
 
-Whatever goes wrong with one subject is found to be that one's, and the others go on.
+What goes wrong with one subject is found to be that one's wherever that can be told.
 """
 
 import time
@@ -11,7 +11,7 @@ from dti_engine import memory
 from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
-from dti_engine.errors import CheckpointError, DTIError, SubjectError
+from dti_engine.errors import CheckpointError, DTIError
 from dti_engine.outcomes import Outcome
 from dti_engine.packing import Trainer
 from dti_engine.reports import SlotReport
@@ -20,7 +20,15 @@ from services.training.preparation import Prepared
 
 
 class OutOfMemoryError(Exception):
-    """The batch does not fit on the device. It is as it was before the step."""
+    """It does not fit on the device."""
+
+
+class DeviceError(Exception):
+    """The device has failed, and will fail everybody in this process from now on."""
+
+
+_OF_DEVICES = ("CUDA error", "cuDNN error", "CUBLAS", "NCCL error")
+"""What torch says of them; after some of these no later call works."""
 
 
 @dataclass(eq=False)
@@ -81,7 +89,8 @@ class Batch:
     def seat(self, prepared: Prepared) -> Seat:
         """Begin with a subject, from where an earlier attempt had got to if that is of use.
 
-        Raises: SubjectError if it cannot be trained; OutOfMemoryError.
+        Raises: SubjectError if it cannot be trained; OutOfMemoryError; DeviceError; whatever else
+        breaks, after which it is not seated.
         """
         subject, checkpoint = prepared.subject, prepared.checkpoint
         warnings = list(prepared.warnings)
@@ -93,9 +102,7 @@ class Batch:
                 checkpoint = None
                 self._trainer.seat(subject)
         except RuntimeError as error:
-            if memory.has_run_out(error):
-                raise OutOfMemoryError(f"{error}"[:200]) from None
-            raise SubjectError(f"it cannot be encoded: {error}"[:500]) from None
+            raise _told_apart(error) from error
         seat = Seat(
             prepared,
             self._slot_of.pop(subject.id),
@@ -107,13 +114,18 @@ class Batch:
         return seat
 
     def step(self) -> list[Ended]:
-        """One step of all who are seated. Raises: OutOfMemoryError: nothing has changed."""
+        """One step of all who are seated.
+
+        Raises: OutOfMemoryError; DeviceError; whatever else breaks so that nobody knows whose it
+        is. Let all go then.
+        """
         began = self._clock()
         try:
             ended = self._ended(self._trainer.step())
         except Exception as error:
-            if memory.has_run_out(error):
-                raise OutOfMemoryError(f"{error}"[:200]) from None
+            found = _told_apart(error)
+            if found is not error:
+                raise found from error
             ended = self._find_out_who()
         share = (self._clock() - began) / max(1, len(self.seats) + len(ended))
         for seat in (*self.seats.values(), *(each.seat for each in ended)):
@@ -172,3 +184,12 @@ class Batch:
             )
             for each in outcomes
         ]
+
+
+def _told_apart(error: Exception) -> Exception:
+    """What kind of error it is, if it is one of those that say nothing of a subject."""
+    if memory.has_run_out(error):
+        return OutOfMemoryError(f"{error}"[:200])
+    if any(sign in str(error) for sign in _OF_DEVICES):
+        return DeviceError(f"{error}"[:200])
+    return error

@@ -23,7 +23,7 @@ class Counting(Events):
     """By the table of metrics, and as lines of the log."""
 
     def __init__(self, pool: str, started: float | None = None) -> None:
-        """started: when its process did, by `time.monotonic`."""
+        """started: when it began to load its model, by `time.monotonic`."""
         self._pool = pool
         self._started = time.monotonic() if started is None else started
         self._stepped = False
@@ -46,7 +46,7 @@ class Counting(Events):
         metrics.current().set("dti_slots", slots, state="total")
 
     def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
-        cause = attempt.stop or how if how == "stopped" else how
+        cause = (attempt.stop or how) if how == "stopped" else how
         counted = metrics.current()
         counted.count("dti_attempts_total", cause=cause)
         if cause in ("succeeded", "cancelled"):
@@ -66,6 +66,9 @@ class Counting(Events):
 
     def trouble(self, error: Exception) -> None:
         log.warning("trouble with the store", error=str(error)[:300])
+
+    def broke(self, error: Exception) -> None:
+        log.error("a life broke", error=f"{type(error).__name__}: {error}"[:300])
 
     def lease_lost(self, worker: str) -> None:
         metrics.current().count("dti_lease_losses_total")

@@ -27,6 +27,9 @@ class Events:
     def trouble(self, error: Exception) -> None:
         """The store did not answer; it is tried again."""
 
+    def broke(self, error: Exception) -> None:
+        """Something broke that is no subject's fault; all is given back."""
+
     def lease_lost(self, worker: str) -> None:
         """Others hold this worker for dead."""
 

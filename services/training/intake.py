@@ -53,9 +53,13 @@ class Intake:
 
     def __exit__(self, *_: object) -> None:
         """Claims nothing more; what is ready stays to be taken."""
+        self.stop()
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Claim nothing more, and do not wait for what is being loaded."""
         self._stopped.set()
         self._wake.set()
-        self._thread.join()
 
     def look_again(self) -> None:
         """There is room."""
@@ -77,7 +81,8 @@ class Intake:
         try:
             # One by one: the first says which others may be beside it.
             attempts = self._worker.claim(in_hand + 1)
-        except ServiceError as error:
+        except Exception as error:
+            # Whatever it is: a worker that claims nothing would look idle for ever.
             self._on_trouble(error)
             return False
         for attempt in attempts:

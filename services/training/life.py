@@ -8,12 +8,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
-from dti_engine.errors import SubjectError
+from dti_engine.errors import DTIError
 from dti_engine.reports import SlotReport
 from services import aliases
 from services.ledger.attempts import Attempt
@@ -22,7 +23,7 @@ from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
 from services.ledger.worker import Worker
 from services.subjects import batch_of
-from services.training.batch import Batch, Ended, OutOfMemoryError, Seat
+from services.training.batch import Batch, DeviceError, Ended, OutOfMemoryError, Seat
 from services.training.companions import Companions
 from services.training.events import Events
 from services.training.intake import Intake
@@ -48,7 +49,9 @@ class Patience:
 
 
 class Life:
-    """For one thread. `num_slots` is less in the end if memory has run out."""
+    """For one thread. `shrunk` has, by shape, the slots that were left when memory ran out; it is
+    written here, and read by the lives that follow.
+    """
 
     def __init__(
         self,
@@ -58,18 +61,21 @@ class Life:
         trials: Trials,
         *,
         num_slots: int,
+        shrunk: dict[str, int],
         patience: Patience,
         events: Events,
         draining: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         companions = Companions(patience.other_shapes, clock)
-        self.num_slots = num_slots
+        self.num_slots = self._most_slots = num_slots
+        self._shrunk = shrunk
         self._worker = Worker(ledger, pool, companions.accepts)
         self._store, self._backbone, self._trials = ledger.store, backbone, trials
         self._patience, self._events, self._clock = patience, events, clock
         self._draining, self._something = draining, threading.Event()
-        self._outbox = Outbox(events.unwritten)
+        # Only what is written is in hand no more, so that there is room.
+        self._outbox = Outbox(events.unwritten, lambda: self._intake.look_again())
         self._intake = Intake(
             self._worker,
             ledger.store,
@@ -90,18 +96,33 @@ class Life:
         return len(self._worker.in_hand)
 
     def run(self) -> None:
-        """Work. Raises: ServiceError if it cannot begin, or cannot end, which harms nobody."""
+        """Work until drained, until the lease is lost, or until something breaks that is nobody's.
+
+        Raises: ServiceError if it cannot begin, or cannot end, which harms nobody; DeviceError if
+        nothing more can be done in this process.
+        """
         self._worker.begin()
+        broken: Exception | None = None
         # Inside out: what is written last still needs the lease.
         with Heartbeat(self._worker), self._outbox:
             with self._intake:
-                while not self._draining.is_set() and not self._worker.lease.lost:
-                    self._turn()
-            self._give_back()
+                try:
+                    while not self._draining.is_set() and not self._worker.lease.lost:
+                        self._turn()
+                except Exception as error:
+                    # Nobody's fault that is known: everybody goes on elsewhere, from where they
+                    # were kept last.
+                    broken = error
+                    self._events.broke(error)
+                self._intake.stop()
+                self._give_back(keep=broken is None)
+            self._release_ready()
         if self._worker.lease.lost:
             self._events.lease_lost(self._worker.lease.worker)
         else:
             self._worker.end()
+        if isinstance(broken, DeviceError):
+            raise broken
 
     def _turn(self) -> None:
         self._drop_stopped()
@@ -147,26 +168,35 @@ class Life:
                 self._abandon(prepared.attempt)
                 continue
             try:
-                seat = self._batch_for(prepared).seat(prepared)
-            except SubjectError as error:
+                batch = self._batch_for(prepared)
+                if batch is None:
+                    self._release(prepared.attempt, "its worker is at subjects of another shape")
+                    continue
+                seat = batch.seat(prepared)
+            except DTIError as error:
                 self._events.refused(prepared.attempt, error)
                 self._outbox.send(
                     prepared.attempt, partial(prepared.attempt.fail, str(error), retry=False)
                 )
-            except OutOfMemoryError as error:
-                self._release(prepared.attempt, f"memory ran out: {error}")
-                self._shrink(error)
+            except DeviceError as error:
+                self._release(prepared.attempt, str(error))
+                raise
+            except Exception as error:
+                # Another worker may do better; its last attempt is alone, with all the memory.
+                said = f"it could not be begun: {type(error).__name__}: {error}"[:500]
+                self._fail(prepared.attempt, RuntimeError(said), retry=True)
             else:
                 self._events.seated(prepared.attempt, seat.resumed_at)
 
-    def _batch_for(self, prepared: Prepared) -> Batch:
-        """One of its shape: where there is none, nobody is seated, see `companions`."""
-        batch = self._batch
-        if batch is None or batch_of(batch.config) != batch_of(prepared.config):
-            assert not self._seats()
-            self._batch = batch = Batch(
-                self._backbone, prepared.config, self.num_slots, self._clock
-            )
+    def _batch_for(self, prepared: Prepared) -> Batch | None:
+        """One of its shape; None if others are seated, which is as good as never: `companions`."""
+        batch, shape = self._batch, batch_of(prepared.config)
+        if batch is None or batch_of(batch.config) != shape:
+            if self._seats():
+                return None
+            slots = self._shrunk.get(shape, self._most_slots)
+            self._batch = batch = Batch(self._backbone, prepared.config, slots, self._clock)
+            self.num_slots = self._intake.capacity = slots
         return batch
 
     def _settle(self, ended: Sequence[Ended]) -> None:
@@ -187,7 +217,6 @@ class Life:
         tried = self._trials.tried([(seat, artifact) for seat, artifact, _ in learned])
         for (seat, _, last), artifact in zip(learned, tried, strict=True):
             self._commit(seat, artifact, last)
-        self._intake.look_again()
 
     def _commit(self, seat: Seat, artifact: Artifact, last: SlotReport) -> None:
         attempt, payload = seat.prepared.attempt, artifact.to_bytes()
@@ -245,7 +274,8 @@ class Life:
     def _shrink(self, error: Exception) -> None:
         """Go on with half the slots. Those who are seated go on elsewhere, or here, once more."""
         reason = f"memory ran out with {self.num_slots} subjects at a time: {error}"
-        self._checkpoint_all()
+        with suppress(Exception):  # of a step that ended half-way
+            self._checkpoint_all()
         for seat in self._seats():
             assert self._batch
             self._batch.vacate(seat)
@@ -253,19 +283,25 @@ class Life:
                 self._release(seat.prepared.attempt, reason)
             else:
                 self._fail(seat.prepared.attempt, error, retry=True)
-        self._batch = None
+        assert self._batch
         self.num_slots = max(1, self.num_slots // 2)
+        self._shrunk[batch_of(self._batch.config)] = self.num_slots
+        self._batch = None
         self._intake.capacity = self.num_slots
         self._events.shrunk(self.num_slots)
 
-    def _give_back(self) -> None:
-        """What is in hand, with checkpoints: others go on with it at once."""
-        self._drop_stopped()
-        self._checkpoint_all()
+    def _give_back(self, *, keep: bool) -> None:
+        """What is seated, with checkpoints if it can be kept: others go on with it at once."""
+        if keep:
+            self._drop_stopped()
+            with suppress(Exception):  # what was kept before has to do
+                self._checkpoint_all()
         for seat in self._seats():
-            assert self._batch
-            self._batch.vacate(seat)
-            self._release(seat.prepared.attempt, "its worker was drained")
+            self._release(seat.prepared.attempt, "its worker was drained, or broke")
+        self._batch = None
+
+    def _release_ready(self) -> None:
+        """What waits for a slot."""
         while not self._intake.ready.empty():
             attempt = self._intake.ready.get().attempt
             if attempt.stop:

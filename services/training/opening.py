@@ -1,5 +1,7 @@
 """A training worker from plain values, which can be sent to another machine."""
 
+import time
+
 from pydantic import Field
 
 from dti_engine.backbones import load_backbone
@@ -33,6 +35,7 @@ def open_worker(plan: WorkerPlan) -> TrainingWorker:
 
     Raises: BackboneLoadError, ConfigurationError, SettingsError, StorageError.
     """
+    started = time.monotonic()
     if plan.threads:
         import torch
 
@@ -49,5 +52,5 @@ def open_worker(plan: WorkerPlan) -> TrainingWorker:
         judge,
         num_slots=offer.slots,
         patience=Patience(checkpoint=plan.checkpoint),
-        events=Counting(plan.pool),
+        events=Counting(plan.pool, started),
     )

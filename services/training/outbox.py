@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from services.errors import LeaseLostError, SupersededError, UnavailableError
@@ -29,11 +30,12 @@ class Outbox:
     def __init__(
         self,
         on_lost: Callable[[Attempt, Exception], None] = lambda attempt, error: None,
+        on_written: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`on_lost` hears of what could not be written, and why."""
+        """`on_lost` hears of what could not be written, and why; `on_written` after each letter."""
         self._letters: queue.Queue[Letter | None] = queue.Queue()
-        self._on_lost, self._sleep = on_lost, sleep
+        self._on_lost, self._on_written, self._sleep = on_lost, on_written, sleep
         self._thread = threading.Thread(target=self._write_all, name="outbox", daemon=True)
 
     def __enter__(self) -> "Outbox":
@@ -59,6 +61,7 @@ class Outbox:
                 self._write(letter)
             finally:
                 self._letters.task_done()
+                self._on_written()
         self._letters.task_done()
 
     def _write(self, letter: Letter) -> None:
@@ -73,13 +76,19 @@ class Outbox:
                     self._on_lost(letter.attempt, error)
                     return
             except (SupersededError, LeaseLostError) as error:
+                # It is in others' hands, or has ended: whoever is at it stops.
+                letter.attempt.stop = letter.attempt.stop or "lost"
                 self._on_lost(letter.attempt, error)
                 return
             except Exception as error:
                 # Such as a store that forbids it, or a bug: a thread that ended for it would take
-                # all other results with it. The lease names the attempt no more, so others see.
-                letter.attempt.lease.drop(letter.attempt.held)
+                # all other results with it.
                 self._on_lost(letter.attempt, error)
+                if letter.insist:
+                    with suppress(Exception):
+                        letter.attempt.fail(f"it could not be written: {error}")
+                    # If that failed too, others see that the lease names it no more.
+                    letter.attempt.lease.drop(letter.attempt.held)
                 return
             self._sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
             tries += 1

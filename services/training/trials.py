@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
-from dti_engine.errors import DTIError
 from dti_engine.quality.flagging import flagged
 from dti_engine.quality.judges import Judge
 from dti_engine.quality.trial import Candidate, Examiner
@@ -25,7 +24,7 @@ class Trials:
         """
         try:
             return [self._try(seat, artifact) for seat, artifact in self._painted(learned)]
-        except DTIError as error:
+        except Exception as error:  # whatever it is, the token has been learned
             if len(learned) > 1:  # such as of a token with which the model overflows: whose is it?
                 return [self.tried([each])[0] for each in learned]
             seat, artifact = learned[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.quality.judges import Judge
-from services.errors import LeaseLostError, UnavailableError
+from services.errors import ServiceError
 from services.ledger.ledger import Ledger
 from services.training.events import Events
 from services.training.life import Life, Patience
@@ -31,6 +31,7 @@ class TrainingWorker:
         self._ledger, self._pool, self._backbone = ledger, pool, backbone
         self._trials = Trials(backbone, judge)
         self._num_slots = num_slots
+        self._shrunk: dict[str, int] = {}
         self._patience, self._events = patience or Patience(), events or Events()
         self._clock = clock
         self._draining = threading.Event()
@@ -48,7 +49,7 @@ class TrainingWorker:
         self._draining.set()
 
     def run(self) -> None:
-        """Work until drained."""
+        """Work until drained. Raises: DeviceError: end the process."""
         while not self._draining.is_set():
             self._life = life = Life(
                 self._ledger,
@@ -56,6 +57,7 @@ class TrainingWorker:
                 self._backbone,
                 self._trials,
                 num_slots=self._num_slots,
+                shrunk=self._shrunk,
                 patience=self._patience,
                 events=self._events,
                 draining=self._draining,
@@ -63,8 +65,8 @@ class TrainingWorker:
             )
             try:
                 life.run()
-            except (LeaseLostError, UnavailableError) as error:
+            except ServiceError as error:
                 # It could not begin, or could not say that it ends; others find out.
                 self._events.trouble(error)
-                self._draining.wait(self._ledger.settings.look)
-            self._num_slots = life.num_slots
+            # After trouble; a drain ends it.
+            self._draining.wait(self._ledger.settings.look)

@@ -143,7 +143,7 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
     )
     try:
         cluster.add_node(num_cpus=1, object_store_memory=_SMALL)
-        connect(cluster.address)
+        connect(cluster.address, ledger.store.url)
         pool = pool_on(ledger)
         job = submit_one(ledger, bundles, steps=80)
         pool.start("miniature")
@@ -214,7 +214,7 @@ def test_workers_without_a_place_make_the_autoscaler_add_nodes(
     cluster = cluster_utils.AutoscalingCluster({"CPU": 0, "object_store_memory": _SMALL}, {})
     cluster.start()
     try:
-        connect(f"127.0.0.1:{port}")
+        connect(f"127.0.0.1:{port}", ledger.store.url)
         pool = pool_on(ledger, gpus=1, device="cpu")
         job = submit_one(ledger, bundles, steps=4)
         assert not [node for node in ray.nodes() if node["Resources"].get("GPU")]

@@ -72,7 +72,7 @@ def test_whoever_is_killed_nothing_is_lost_or_done_twice(caller: Caller, victim:
     caller.wait_for(lambda: caller.job(job)["progress"] > 0.1)
     service = caller.service
     if victim == "worker":
-        for pid in workers():
+        for pid in workers(service):
             os.kill(pid, signal.SIGKILL)
     else:
         kept = {"supervisor": service.supervisor, "api": service.api, "node": service.node}
@@ -106,15 +106,17 @@ def test_a_service_that_is_stopped_goes_on_when_it_is_started_again(
     assert item["report"]["resumed_at"] > 0, "it began from nothing"
 
 
-def workers() -> list[int]:
-    """Processes of training actors of this machine, by what Ray calls them."""
+def workers(service: Service) -> list[int]:
+    """Processes of this service's training actors, by what Ray calls them."""
+    token = service.node.command.environment["RAY_AUTH_TOKEN"].encode()
     found: list[int] = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 line = (folder / "cmdline").read_bytes()
+                ours = token in (folder / "environ").read_bytes()
             except OSError:
                 continue
-            if line.startswith(b"ray::TrainingActor"):
+            if ours and line.startswith(b"ray::TrainingActor"):
                 found.append(int(folder.name))
     return found
