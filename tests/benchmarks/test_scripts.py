@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = [path.name for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text()]
+SCRIPTS = [path.name for path in sorted(FOLDER.glob("*.py")) if "\nif __name__" in path.read_text()]
 
 
 @pytest.fixture
@@ -77,3 +77,48 @@ def test_ledger_finds_every_item_and_counts_requests(run: Any, tmp_path: Path) -
     assert figures["work"]["requests a subject"] < 8
     assert figures["counts"]["at the end"]["requests"] == 3
     assert figures["counts"]["reading all results"]["requests"] > 40
+
+
+def test_service_learns_all_and_says_where_time_goes(run: Any, tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    sizes = ["--subjects", "3", "--slots", "2", "--steps", "2", "--repeats", "1"]
+    run("service.py", "throughput", *sizes, "--checkpoint", "0.01", "--json", str(found))
+    figures = json.loads(found.read_text())["throughput"]
+    (courses,) = figures["rounds"]
+    assert list(courses) == ["the engine", "a worker"]
+    assert all(each["seated"] == 6 and each["seconds"] > 0 for each in courses.values())
+    assert figures["requests a subject"] > figures["checkpoints a subject"] > 0
+    lost = courses["a worker"]["seconds"] - courses["the engine"]["seconds"]
+    assert sum(figures["seconds lost"].values()) == pytest.approx(lost)
+
+
+def test_service_creates_large_jobs_on_each_store(run: Any, tmp_path: Path) -> None:
+    found, other = tmp_path / "found.json", str(tmp_path / "other")
+    sizes = ["--jobs", "2", "--job-subjects", "3", "--store", other, "--json", str(found)]
+    run("service.py", "creating", *sizes)
+    stores = json.loads(found.read_text())["creating"]["stores"]
+    assert list(stores) == ["a folder", other]
+    assert all(0 < each["p50"] <= each["p99"] <= each["most"] for each in stores.values())
+    assert all(each["a job a subject, seconds"] > 0 for each in stores.values())
+
+
+def test_service_takes_a_workers_start_apart(run: Any, tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    run("service.py", "start", "--starts", "1", "--json", str(found))
+    ((start,),) = json.loads(found.read_text())["start"]["ways"].values()
+    assert list(start)[:2] == ["process and imports", "model"]
+    assert len(start) == 5
+    assert all(seconds > 0 for seconds in start.values())
+
+
+@pytest.mark.ray
+def test_service_is_measured_as_a_whole(run: Any, tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    sizes = ["--subjects", "2", "--slots", "2", "--steps", "2", "--repeats", "1", "--starts", "1"]
+    ways = ["--through-http", "--through-ray", "--json", str(found)]
+    run("service.py", "throughput", "start", *sizes, *ways)
+    figures = json.loads(found.read_text())
+    assert figures["throughput"]["subjects an hour"]["`dti serve`"] > 0
+    _, (start,) = figures["start"]["ways"].values()
+    assert len(start) == 4
+    assert all(seconds > 0 for seconds in start.values())

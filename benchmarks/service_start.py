@@ -1,0 +1,157 @@
+"""How long a worker takes until it works: what it does from its process's start to its first step.
+
+When it was where is read from what it leaves: its lease, its claim and the result in the store, and
+lines of its log. The job has one subject of one step, so the result follows the first step at once.
+"""
+
+import argparse
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from service_subjects import (
+    TENANT,
+    Client,
+    Parcel,
+    pack_subjects,
+    submit_to_ledger,
+    write_offers,
+)
+
+from dti_engine.config import TrainConfig
+from dti_engine.devices import find_device
+from dti_engine.recipes import recipe
+from services.ledger.layout import WORKERS
+from services.ledger.ledger import Ledger
+from services.ledger.reading import list_attempts
+from services.local.serving import Plan, Service, free_port
+from services.storage.opening import open_store
+
+_LEASE = 600  # Not renewed before a worker is done: its time is that of its begin.
+
+# `python -m services.training`, which says when its imports are done.
+_PROGRAM = """
+import time
+import services.training.opening
+from services.training.__main__ import main, typer
+print(time.time(), flush=True)
+typer.run(main)
+"""
+
+_SEATED, _OVER = "subject seated", "attempt over"
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Seconds of each part, of each start."""
+    (parcel,) = pack_subjects(1, folder / "first")
+    config = recipe("miniature").changed(steps=1)
+    ways = {"a process": [_process(folder, parcel, config, options) for _ in range(options.starts)]}
+    if options.through_ray:
+        ways["an actor of `dti serve`"] = [
+            _actor(folder / f"actor-{number}", parcel, config, options)
+            for number in range(options.starts)
+        ]
+    return {"starts": options.starts, "ways": ways}
+
+
+def _process(
+    folder: Path, parcel: Parcel, config: TrainConfig, options: argparse.Namespace
+) -> dict[str, float]:
+    url = str(folder / f"process-{time.monotonic_ns()}")
+    ledger = Ledger.on(open_store(url))
+    job = submit_to_ledger(ledger, [parcel], config)
+    command = [sys.executable, "-c", _PROGRAM, "--store", url, "--lease", str(_LEASE)]
+    command += ["--threads", str(options.threads)]
+    began = time.time()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        try:
+            imported = process.stdout.readline()
+            lines = list[str]()
+            for line in process.stderr:
+                lines.append(line)
+                if _OVER in line:
+                    break
+            else:
+                raise RuntimeError(f"the worker has ended:\n{''.join(lines[-20:])}")
+            marks = _marks(ledger, job, lines)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
+    return _parts({"process and imports": float(imported), **marks}, began)
+
+
+def _actor(
+    folder: Path, parcel: Parcel, config: TrainConfig, options: argparse.Namespace
+) -> dict[str, float]:
+    """From submission, with nobody at work."""
+    folder.mkdir()
+    gpus = int(find_device("auto").type == "cuda")
+    plan = Plan(
+        store=str(folder / "store"),
+        port=free_port(),
+        offers=write_offers(folder / "offers.json", slots=1, gpus=gpus),
+        cpus=2 * options.threads,
+        lease=_LEASE,
+    )
+    with Service(plan) as service:
+        service.wait_until_ready(300)
+        client = Client(service.url, plan.store)
+        client.upload([parcel])
+        began = time.time()
+        job = client.submit([parcel], config)
+        client.wait_until_ended(job)
+        client.http.close()
+        logs = (service.folder / "ray").glob("session_latest/logs/worker-*")
+        lines = [line for path in logs for line in path.read_text(errors="replace").splitlines()]
+        marks = _marks(Ledger.on(open_store(plan.store)), job, lines)
+    return _parts(marks, began)
+
+
+def _marks(ledger: Ledger, job: str, lines: Iterable[str]) -> dict[str, float]:
+    """When each part was over, in seconds of the clock of this machine."""
+    (worker,) = ledger.heads(WORKERS)
+    (attempt,) = list_attempts(ledger, TENANT, job, 0)
+    assert attempt.cause == "succeeded", attempt
+    assert attempt.ended
+    said = [json.loads(line) for line in lines if line.startswith("{") and _SEATED in line]
+    (seated,) = [each for each in said if each.get("job") == job]
+    return {
+        "model": worker.last_modified.timestamp(),
+        "first claim": attempt.claimed.timestamp(),
+        "fetched, decoded, encoded": datetime.fromisoformat(seated["time"]).timestamp(),
+        "first step, and its commit": attempt.ended.timestamp(),
+    }
+
+
+def _parts(marks: dict[str, float], began: float) -> dict[str, float]:
+    parts, before = dict[str, float](), began
+    for name, mark in marks.items():
+        parts[name], before = mark - before, mark
+    if "process and imports" not in parts:
+        return {"supervisor, process, imports, model": parts.pop("model"), **parts}
+    return parts
+
+
+def show(console: Console, found: dict[str, Any]) -> None:
+    for way, starts in found["ways"].items():
+        table = Table("", "seconds", "least", "most", title=f"the start of {way}")
+        totals = [sum(each.values()) for each in starts]
+        rows = {name: [each[name] for each in starts] for name in starts[0]} | {"in all": totals}
+        for name, seconds in rows.items():
+            cells = (statistics.median(seconds), min(seconds), max(seconds))
+            table.add_row(name, *(f"{each:.2f}" for each in cells))
+        console.print(table)
+    console.print(f"Medians of {found['starts']}, of this machine, with files in its cache.")
