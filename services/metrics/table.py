@@ -125,7 +125,7 @@ TABLE: tuple[Metric, ...] = (
     Metric(
         "dti_worker_start_seconds",
         "histogram",
-        "From the start of a worker's process to its first step, or to where it waits for work.",
+        "From where a worker begins to load its model to its first step.",
         ("worker",),
         buckets=(5, 15, 30, 60, 120, 300, 600),
     ),
