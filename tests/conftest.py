@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,13 @@ dog cat bird bear toy stuffed animal person man woman hat scarf beach forest sno
 # of a step wait for each other. The same for the processes that tests start.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Ray lets in only who knows the token of its nodes, which a process reads once and for all.
+os.environ |= {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 @pytest.fixture(autouse=True)

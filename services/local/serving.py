@@ -20,6 +20,7 @@ from services.local.processes import Command, Kept
 _HOST = "127.0.0.1"
 _OBJECT_STORE = 100_000_000  # bytes; nothing of ours goes through it, and Ray would take a third
 _WORKER_PORTS = 100
+_LONGEST_PATH = 40  # characters; Ray puts 65 behind it, and sockets take 107
 
 
 class NotReadyError(ServiceError):
@@ -54,12 +55,20 @@ class Service:
         # Ray makes sockets there, whose paths may not be longer than about 100 characters.
         self.folder = folder or Path(tempfile.mkdtemp(prefix="dti-"))
         self._environment = _environment(environment)
+        self._worker_ports = free_port(range_of=_WORKER_PORTS)
         self._ray_port = free_port()
+        while 0 <= self._ray_port - self._worker_ports < _WORKER_PORTS:
+            self._ray_port = free_port()
         self.node = Kept(self._node(), self.folder / "node.log")
         self.api = Kept(self._api(), self.folder / "api.log")
         self.supervisor = Kept(self._supervisor(), self.folder / "supervisor.log")
 
     def __enter__(self) -> "Service":
+        if len(str(self.folder)) > _LONGEST_PATH:
+            raise SettingsError(
+                f"{str(self.folder)!r} is too long a path for the sockets that Ray makes there: "
+                f"give one of at most {_LONGEST_PATH} characters"
+            )
         if not _is_free(self.plan.port):
             raise SettingsError(
                 f"port {self.plan.port} is taken: stop what listens there, or give another --port"
@@ -115,7 +124,7 @@ class Service:
         return "\nready\n" in "\n" + self.supervisor.said()
 
     def _node(self) -> Command:
-        first = free_port(range_of=_WORKER_PORTS)
+        first = self._worker_ports
         return Command(
             "node",
             [

@@ -1,6 +1,5 @@
 """Workers on nodes that come and go: a node says that it goes, and one is made where none is."""
 
-import secrets
 import shutil
 import socket
 import subprocess
@@ -64,12 +63,9 @@ its nodes are processes of this machine.
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of Ray's own, by which its processes are found, and a token that lets us in."""
+    """A folder of Ray's own, by which its processes are found."""
     folder = Path(tempfile.mkdtemp(prefix="dti-"))
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     yield folder
     subprocess.run(["pkill", "-9", "-f", str(folder)], check=False)
     shutil.rmtree(folder, ignore_errors=True)
