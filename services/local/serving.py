@@ -53,7 +53,7 @@ class Service:
         self.plan = plan
         self.url = f"http://{_HOST}:{plan.port}"
         # Ray makes sockets there, whose paths may not be longer than about 100 characters.
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="dti-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="dti-", dir=_short_folder()))
         self._environment = _environment(environment)
         self._worker_ports = free_port(range_of=_WORKER_PORTS)
         self._ray_port = free_port()
@@ -187,6 +187,11 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
         # As the supervisor sends them: what is on this machine is its owner's own.
         "DTI_API_PRIVATE_WEBHOOKS": "1",
     }
+
+
+def _short_folder() -> str | None:
+    """For temporary folders: that of a Mac is too long a path."""
+    return "/tmp" if os.path.isdir("/tmp") else None
 
 
 def free_port(range_of: int = 1) -> int:
