@@ -5,21 +5,16 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dti_engine.commands.terminal import busy, results, say
-from services.client.access import Access, read_access, write_access
 from services.errors import SettingsError, UnknownKeyError
-from services.local.serving import Plan, Service, free_port
-from services.offers import read_offers
 from services.settings import DirectorySettings, MemorySettings, store_settings
-from services.storage.interface import Store
-from services.storage.opening import open_store
-from services.storage.probe import probe
-from services.tenancy.keyring import Keyring
-from services.tenancy.keys import create_key
+
+if TYPE_CHECKING:
+    from services.storage.interface import Store
 
 EXAMPLES = (
     "dti serve",
@@ -74,6 +69,13 @@ def serve(
     so it does after a crash. The API listens on this host alone. Ray's ports do not, and let in
     only who has the token of this run.
     """
+    # Loaded here, as they take a while, and --help needs none of them.
+    from services.client.access import Access, write_access
+    from services.local.serving import Plan, Service, free_port
+    from services.offers import read_offers
+    from services.storage.opening import open_store
+    from services.storage.probe import probe
+
     if offers:
         read_offers(offers)
     where = _absolute(store)
@@ -105,8 +107,12 @@ def serve(
     say("stopped; the same command goes on with what is open")
 
 
-def _credential(store: Store, given: str | None) -> str:
+def _credential(store: "Store", given: str | None) -> str:
     """The key that was given or noted, if this store knows it; a new one otherwise."""
+    from services.client.access import read_access
+    from services.tenancy.keyring import Keyring
+    from services.tenancy.keys import create_key
+
     keyring = Keyring(store)
     noted = read_access()
     for known in (given, noted.key if noted else None):
