@@ -162,7 +162,9 @@ def _item_view(
 ) -> ItemView:
     state, name = standings.state(index), spec.item(index).name
     place = Place(standings.outcomes.last_round(index), index)
-    shown = state.ended and state is not ItemState.DELETED
+    # Whether a cancelled item has a result of its own depends on who came first: the order, or a
+    # claim by a worker that died of something else. Neither made anything.
+    shown = state in (ItemState.SUCCEEDED, ItemState.FAILED)
     line = ledger.find_line(keys.result(place)) if shown else None
     record = unpack_outcome(line[0].key, line[1])[0] if line else None
     if not isinstance(record, ResultRecord):

@@ -6,8 +6,11 @@ import pytest
 
 from services.errors import ConflictError
 from services.jobs import ItemState, JobState
+from services.ledger.layout import JobKeys, Place
 from services.ledger.reading import list_attempts, list_items
+from services.ledger.records import ClaimRecord, pack
 from services.ledger.submissions import cancel, retry
+from services.ledger.supervisor import Supervisor
 
 
 def test_what_runs_hears_it_and_what_has_succeeded_stays(anywhere: Any) -> None:
@@ -147,3 +150,21 @@ def test_a_retry_and_a_cancellation_at_once_leave_nothing_running(new_scene: Any
             assert scene.view(job).state in (JobState.CANCELLED, JobState.FAILED)
             assert not scene.has_hint(job)
         at += 1
+
+
+def test_a_claim_that_came_too_late_changes_nothing_of_what_is_seen(scene: Any) -> None:
+    """By a worker that died before it heard the order; the rollup, which knew, is lost."""
+    job = scene.submit(2)
+    cancel(scene.ledger, "acme", job)
+    scene.recover()
+    before = list_items(scene.ledger, "acme", job)
+    keys = JobKeys("acme", job)
+    late = ClaimRecord(nonce="n", worker="0123456789abcdef")
+    assert scene.ledger.create(keys.attempt(Place(0, 0), 1), pack(late))
+    scene.ledger.store.delete(keys.rollup)
+    scene.wait(100)
+    supervisor = Supervisor(scene.ledger)
+    supervisor.sweep()
+    supervisor.recover()
+    assert scene.ledger.exists(keys.result(Place(0, 0))), "it was not ended as an attempt"
+    assert list_items(scene.ledger, "acme", job) == before
