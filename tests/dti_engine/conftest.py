@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import signal
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,12 +190,3 @@ def _save_siglip(folder: Path) -> None:
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """SIGINT as a terminal has it: a shell that runs the tests in its background ignores it."""
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)

@@ -41,6 +41,7 @@ def _url(process: subprocess.Popen[str]) -> str:
     raise AssertionError("it never listened")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_a_store_and_lets_listeners_go_at_a_signal(
     tmp_path: Path, number: signal.Signals
