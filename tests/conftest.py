@@ -1,9 +1,13 @@
-"""A tiny Stable Diffusion: the real classes, random weights; on disk and loaded."""
+"""What tests of several rooms share: a tiny Stable Diffusion (the real classes, random weights; on disk
+and loaded), bundles of the miniature's world, tokens and signals.
+"""
 
+import io
 import json
 import os
 import secrets
 import signal
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
+from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
 
 WORDS = """
 a an the of in on at with and by one my photo picture painting drawing rendering depiction style
@@ -159,3 +164,19 @@ def _tiny_tokenizer(**options: str) -> CLIPTokenizer:
     names = [*dict.fromkeys(sorted(pieces)), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {name: number for number, name in enumerate(names)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, **options)
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Name of a subject -> a zip of three pictures, and its word."""
+    packed = dict[str, bytes]()
+    for subject in held_out_subjects("evaluation")[:6]:
+        folder = tmp_path_factory.mktemp("photos") / subject.name
+        draw_subject(subject, folder, count=3)
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w") as archive:
+            for path in sorted(folder.iterdir()):
+                archive.writestr(path.name, path.read_bytes())
+            archive.writestr("bundle.json", json.dumps({"initializer": subject.class_word}))
+        packed[subject.name] = data.getvalue()
+    return packed

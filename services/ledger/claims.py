@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from services import metrics
 from services.errors import DamagedRecordError, DeletedError, StorageError, UnknownJobError
 from services.ledger.attempts import Attempt
 from services.ledger.candidates import Candidate, Candidates
@@ -194,6 +195,7 @@ class Claims:
         try:
             record = ClaimRecord(nonce=self._ledger.ids.nonce(), worker=self._lease.worker)
             if not self._ledger.create(keys.attempt(place, number), pack(record)):
+                metrics.current().count("dti_claim_conflicts_total")
                 return None
             if number > 1:
                 if self._ledger.exists(keys.result(place)):

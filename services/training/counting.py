@@ -6,6 +6,7 @@ from dti_engine.errors import InvalidBundleError, InvalidImageError, SubjectErro
 from services import logs, metrics
 from services.errors import DamagedUploadError, UnknownUploadError
 from services.ledger.attempts import Attempt
+from services.ledger.endings import count_failures
 from services.training.events import Events
 
 log = logs.logger(__name__)
@@ -46,11 +47,16 @@ class Counting(Events):
         metrics.current().set("dti_slots", slots, state="total")
 
     def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
+        self._ended(attempt, how, reason)
+
+    def _ended(self, attempt: Attempt, how: str, reason: str, *, for_good: bool = False) -> None:
         cause = (attempt.stop or how) if how == "stopped" else how
         counted = metrics.current()
         counted.count("dti_attempts_total", cause=cause)
-        if cause in ("succeeded", "cancelled"):
+        if cause in ("succeeded", "cancelled", "deleted"):
             counted.count("dti_subjects_total", outcome=cause)
+        elif cause == "failed" and (for_good or _is_last(attempt)):
+            counted.count("dti_subjects_total", outcome="failed")
         with _ids(attempt):
             log.info("attempt over", attempt=attempt.number, cause=cause, reason=reason[:300])
 
@@ -58,7 +64,7 @@ class Counting(Events):
         fault = next((name for kind, name in _FAULTS if isinstance(error, kind)), None)
         if fault:
             metrics.current().count("dti_subject_rejections_total", reason=fault)
-        self.ended(attempt, "failed", str(error))
+        self._ended(attempt, "failed", str(error), for_good=True)
 
     def unwritten(self, attempt: Attempt, error: Exception) -> None:
         with _ids(attempt):
@@ -76,6 +82,11 @@ class Counting(Events):
 
     def shrunk(self, slots: int) -> None:
         log.warning("memory ran out", slots=slots)
+
+
+def _is_last(attempt: Attempt) -> bool:
+    """Whether no other follows if it fails."""
+    return count_failures(attempt.earlier) + 1 >= attempt.max_attempts
 
 
 def _ids(attempt: Attempt):

@@ -56,6 +56,16 @@ def test_for_every_metric_it_says_what_to_do() -> None:
     assert sorted(said) == sorted(metric.name for metric in TABLE)
 
 
+def test_every_metric_is_counted_somewhere() -> None:
+    services = Path(__file__).parents[2] / "services"
+    code = "".join(
+        path.read_text()
+        for path in services.rglob("*.py")
+        if "metrics" not in path.relative_to(services).parts
+    )
+    assert [metric.name for metric in TABLE if f'"{metric.name}"' not in code] == []
+
+
 def test_it_names_no_metric_that_there_is_not() -> None:
     known = {metric.name for metric in TABLE}
     for metric in TABLE:

@@ -1,10 +1,7 @@
 """The whole service on this machine: real processes, a real Ray node, a folder as the store."""
 
 import hashlib
-import io
-import json
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
 from services.local.serving import Plan, Service, free_port
 from services.storage.opening import open_store
 from services.tenancy.keys import create_key
@@ -80,21 +76,6 @@ class Caller:
     def wait_until_ended(self, *jobs: str) -> None:
         ended = ("succeeded", "failed", "partially_succeeded", "cancelled")
         self.wait_for(lambda: all(self.job(job)["state"] in ended for job in jobs))
-
-
-@pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    packed = dict[str, bytes]()
-    for subject in held_out_subjects("evaluation")[:4]:
-        folder = tmp_path_factory.mktemp("photos") / subject.name
-        draw_subject(subject, folder, count=3)
-        data = io.BytesIO()
-        with zipfile.ZipFile(data, "w") as archive:
-            for path in sorted(folder.iterdir()):
-                archive.writestr(path.name, path.read_bytes())
-            archive.writestr("bundle.json", json.dumps({"initializer": subject.class_word}))
-        packed[subject.name] = data.getvalue()
-    return packed
 
 
 def caller_of(service: Service, bundles: dict[str, bytes]) -> Caller:

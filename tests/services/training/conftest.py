@@ -1,12 +1,9 @@
 """Subjects of the miniature's world, submitted to a ledger in memory."""
 
 import hashlib
-import io
-import json
 import secrets
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +13,6 @@ import pytest
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
-from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
 from dti_engine.recipes import miniature
 from services import uploads
 from services.jobs import Item, JobRequest
@@ -36,22 +32,6 @@ LEASE = 4.0
 @pytest.fixture(scope="session")
 def miniature_backbone() -> Backbone:
     return load_backbone("miniature")
-
-
-@pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Name of a subject -> a zip of three pictures, and its word."""
-    packed = dict[str, bytes]()
-    for subject in held_out_subjects("evaluation")[:6]:
-        folder = tmp_path_factory.mktemp("photos") / subject.name
-        draw_subject(subject, folder, count=3)
-        data = io.BytesIO()
-        with zipfile.ZipFile(data, "w") as archive:
-            for path in sorted(folder.iterdir()):
-                archive.writestr(path.name, path.read_bytes())
-            archive.writestr("bundle.json", json.dumps({"initializer": subject.class_word}))
-        packed[subject.name] = data.getvalue()
-    return packed
 
 
 @dataclass
