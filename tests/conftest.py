@@ -1,5 +1,5 @@
-"""What tests of several rooms share: a tiny Stable Diffusion (the real classes, random weights; on disk
-and loaded), bundles of the miniature's world, tokens and signals.
+"""What tests of several rooms share: a tiny Stable Diffusion (the real classes, random weights; on
+disk and loaded), bundles of the miniature's world, tokens and signals.
 """
 
 import io
