@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
+from services import metrics
 
 WORDS = """
 a an the of in on at with and by one my photo picture painting drawing rendering depiction style
@@ -43,6 +44,13 @@ os.environ |= {
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _uncounted() -> Iterator[None]:
+    """What one test counts with is not what the next one does."""
+    yield
+    metrics.use(metrics.NoMetrics())
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_a_service_that_is_stopped_goes_on_when_it_is_started_again(
     with Service(plan(store)) as service:
         service.wait_until_ready(SECONDS)
         caller = caller_of(service, bundles)
-        job = caller.submit(caller.subjects(1), "k", overrides={"steps": 80})
+        job = caller.submit(caller.subjects(1), "k", overrides={"steps": 40})
         caller.wait_for(lambda: caller.job(job)["progress"] > 0.2)
         caller.http.close()
     with Service(plan(store)) as service:
