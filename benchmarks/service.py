@@ -43,7 +43,7 @@ PARTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=PARTS, help="default: all")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all")
     parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     group = parser.add_argument_group("throughput")
@@ -74,7 +74,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the processes that are started
     console, load = Console(), os.getloadavg()[0]
     figures: dict[str, Any] = {"environment": environment(find_device("auto"), load=f"{load:.1f}")}
-    for name in options.parts or PARTS:
+    for name in PARTS if "all" in options.parts else options.parts:
         # Short, as Ray makes sockets in such folders.
         with tempfile.TemporaryDirectory(prefix="dti-") as folder:
             figures[name] = PARTS[name].measure(options, Path(folder))

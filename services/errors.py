@@ -8,6 +8,9 @@ ServiceError (DTIError)
 |-- UnknownKeyError                     no key that is valid was shown, or there is none of this id
 |-- UnknownTenantError                  there is no such tenant
 |-- UnsafeUrlError                      no webhook is sent there
+|-- NoEngineError                       nothing that paints with this model answers now: ask again
+|   `-- QueueFullError                  it has too much to do to take more
+|-- LateError                           the time in which an answer was wanted has passed
 |-- LedgerError
 |   |-- InvalidIdError (ValueError)     no tenant, job, item, token or worker is called that
 |   |-- ConflictError                   it contradicts what was asked for before
@@ -73,6 +76,27 @@ class UnknownTenantError(ServiceError):
 
 class UnsafeUrlError(ServiceError):
     """No webhook is sent there: it is no URL, or leads to what is not public."""
+
+
+class NoEngineError(ServiceError):
+    """Nothing that paints with this model answers now. A second argument has the seconds after
+    which to ask again.
+    """
+
+    @property
+    def seconds(self) -> float:
+        return float(self.args[1]) if len(self.args) > 1 else 5.0
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class QueueFullError(NoEngineError):
+    """It has too much to do to take more."""
+
+
+class LateError(ServiceError):
+    """The time in which an answer was wanted has passed."""
 
 
 class LedgerError(ServiceError):
