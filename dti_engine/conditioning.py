@@ -58,8 +58,13 @@ class PromptReader:
 
     @torch.inference_mode()
     def read(self, wordings: Sequence[Wording]) -> Conditioning:
-        """All of them, in order, in the dtype of the denoiser; without framing. Made for inference:
-        no gradient can ever go through them.
+        """All of them as one batch: `read_each`, joined."""
+        return join(self.read_each(wordings))
+
+    @torch.inference_mode()
+    def read_each(self, wordings: Sequence[Wording]) -> list[Conditioning]:
+        """A batch of one for each, in order, in the dtype of the denoiser; without framing. Made
+        for inference: no gradient can ever go through them.
 
         Raises: as `bind`.
         """
@@ -73,7 +78,7 @@ class PromptReader:
             self._known.move_to_end(each)
         while len(self._known) > self.capacity:
             self._known.popitem(last=False)
-        return _joined([found[each] for each in wordings])
+        return [found[each] for each in wordings]
 
     def _read(self, wordings: Sequence[Wording]) -> Iterator[Conditioning]:
         """One batch of at most `batch_size`; each as a batch of one."""
@@ -96,15 +101,17 @@ class PromptReader:
             )
 
 
-def _joined(parts: Sequence[Conditioning]) -> Conditioning:
+def join(parts: Sequence[Conditioning]) -> Conditioning:
     """One batch of them. Those of masked models may differ in length; they are padded."""
     longest = max(each.hidden.shape[1] for each in parts)
     pooled = [each.pooled for each in parts if each.pooled is not None]
     masks = [_padded(each.mask, longest) for each in parts if each.mask is not None]
+    framings = [each.framing for each in parts if each.framing is not None]
     return Conditioning(
         hidden=torch.cat([_padded(each.hidden, longest) for each in parts]),
         pooled=torch.cat(pooled) if pooled else None,
         mask=torch.cat(masks) if masks else None,
+        framing=torch.cat(framings) if framings else None,
     )
 
 

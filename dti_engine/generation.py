@@ -11,18 +11,17 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from dti_engine import __version__, memory
 from dti_engine.backbones.interface import Backbone
-from dti_engine.conditioning import PromptReader, Wording
+from dti_engine.conditioning import PromptReader
+from dti_engine.denoising import Denoiser, ImageRequest, begin, decode, to_image
 from dti_engine.errors import (
     ArtifactFormatError,
     ConfigurationError,
@@ -31,31 +30,20 @@ from dti_engine.errors import (
     PaintingFailedError,
 )
 from dti_engine.prompts import bind
-from dti_engine.tokens import LearnedToken
-from dti_engine.views import Framing
+from dti_engine.samplers import Sampler
 
-# An autoencoder needs far more memory per pixel than a denoiser, and gains nothing by many.
-_MAX_DECODED_PX = 4 * 1024**2
+__all__ = [
+    "ImageRequest",
+    "generate",
+    "picture_settings",
+    "read_settings",
+    "require_paintable",
+    "save_picture",
+]
+
 _MAX_STEPS = 999  # of the 1000 that models are trained at; some schedulers leave out the first
 _NUM_SEEDS = 2**32  # torch's CPU generator ignores higher bits
 _SETTINGS = "dti"  # the text chunk of a saved picture
-
-
-@dataclass(frozen=True, eq=False)
-class ImageRequest:
-    """One picture: a prompt, and the tokens that its placeholders stand for.
-
-    A seed draws the same noise on every device. guidance 1 means none, and the negative prompt then
-    has no effect. instruction: whether a model that has one puts its own instruction before the
-    prompt, as its authors do; the negative prompt never has it.
-    """
-
-    prompt: str
-    seed: int
-    tokens: Mapping[str, LearnedToken] = field(default_factory=dict[str, LearnedToken])
-    negative_prompt: str = ""
-    guidance: float = 5.0
-    instruction: bool = True
 
 
 def generate(
@@ -90,25 +78,25 @@ def generate(
     width = backbone.image_size if width is None else width
     backbone.latent_shape(height, width)  # refuses a size that does not fit
     for index, request in enumerate(requests):
-        _require_valid(request, index, backbone)
+        try:
+            require_paintable(request, backbone)
+        except DTIError as error:
+            raise type(error)(f"request {index}: {error}") from error
     reader = PromptReader(backbone) if reader is None else reader
-    batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
+    sampler = Sampler.of(backbone.new_scheduler(), steps)
+    denoiser = Denoiser(backbone)
     done = itertools.count(1)
     images: list[Image.Image] = []
     try:
-        for batch in batches:
-            latents = _sample(
-                backbone,
-                reader,
-                batch,
-                (height, width),
-                steps,
-                lambda: on_step(next(done), steps * len(batches)),
-            )
-            for part in latents.split(max(1, _MAX_DECODED_PX // (height * width))):
-                for pixels in backbone.decode_latents(part):
-                    images.append(_to_image(pixels, len(images)))
-                    on_image(len(images) - 1, images[-1])
+        for start in range(0, len(requests), batch_size):
+            batch = requests[start : start + batch_size]
+            pictures = begin(backbone, reader, batch, sampler, (height, width))
+            for _ in range(steps):
+                denoiser.step(pictures)
+                on_step(next(done), steps * -(-len(requests) // batch_size))
+            for pixels in decode(backbone, pictures):
+                images.append(_finish(pixels, len(images)))
+                on_image(len(images) - 1, images[-1])
     except (RuntimeError, MemoryError) as error:
         if not memory.has_run_out(error):
             raise
@@ -119,74 +107,25 @@ def generate(
     return images
 
 
-@torch.inference_mode()
-def _sample(
-    backbone: Backbone,
-    reader: PromptReader,
-    batch: Sequence[ImageRequest],
-    size: tuple[int, int],
-    steps: int,
-    on_step: Callable[[], None],
-) -> Tensor:
-    """Latents (B, C, h, w) of one batch; every sample is guided with its own strength.
-
-    size: height and width in pixels.
-
-    Source: classifier-free guidance, Ho and Salimans 2022, eq. 6 with w = guidance - 1.
-    """
-    wordings = [Wording.of(r.prompt, r.tokens, instruction=r.instruction) for r in batch]
-    if any(request.guidance != 1 for request in batch):
-        wordings += [Wording.of(request.negative_prompt, request.tokens) for request in batch]
-    copies = len(wordings) // len(batch)
-    framing = torch.tensor([Framing.whole(*size)] * len(wordings), dtype=torch.float32)
-    conditioning = replace(reader.read(wordings), framing=framing.to(backbone.device))
-    guidance = torch.tensor([[[[float(request.guidance)]]] for request in batch]).to(
-        backbone.device
-    )
-    scheduler = backbone.new_scheduler()
-    scheduler.set_timesteps(steps, device=backbone.device)
-    shape = backbone.latent_shape(*size)
-    noise = torch.stack([_noise(shape, request.seed) for request in batch])
-    latents = noise.to(backbone.device) * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        noisy = scheduler.scale_model_input(latents, t).repeat(copies, 1, 1, 1)
-        output = backbone.denoise(noisy, t.expand(len(noisy)), conditioning)
-        # One copy is its own opposite; `lerp` gives exactly `prompted` where guidance is 1.
-        prompted, opposed = output[: len(batch)], output[-len(batch) :]
-        output = torch.lerp(opposed, prompted, guidance)
-        latents = scheduler.step(output, t, latents, return_dict=False)[0]
-        on_step()
-    return latents
-
-
-def _noise(shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Drawn on the CPU and for one picture alone, so that neither device nor neighbours matter."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _to_image(pixels: Tensor, index: int) -> Image.Image:
-    """(3, H, W) in [-1, 1], clipped to it. Raises: PaintingFailedError if they are not finite."""
-    if not bool(pixels.isfinite().all()):
-        raise PaintingFailedError(
-            f"request {index}: the model made no picture but NaN or infinity; run it in float32 or "
-            "bfloat16, since float16 overflows in some autoencoders"
-        )
-    levels = ((pixels + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
-
-
-def _require_valid(request: ImageRequest, index: int, backbone: Backbone) -> None:
-    """Refuse now what would fail later. Spelling the prompts is cheap: no model runs."""
+def _finish(pixels: Tensor, index: int) -> Image.Image:
     try:
-        if not 0 <= request.seed < _NUM_SEEDS:
-            raise ConfigurationError(f"seed must lie in 0 .. {_NUM_SEEDS - 1}, got {request.seed}")
-        if not (math.isfinite(request.guidance) and request.guidance >= 1):
-            raise ConfigurationError(f"guidance must be finite and >= 1, got {request.guidance}")
-        prompts = [request.prompt, request.negative_prompt]
-        instructions = [request.instruction, False]
-        bind(prompts, [request.tokens] * len(prompts), backbone.text_encoders, instructions)
-    except DTIError as error:
-        raise type(error)(f"request {index}: {error}") from error
+        return to_image(pixels)
+    except PaintingFailedError as error:
+        raise PaintingFailedError(f"request {index}: {error}") from error
+
+
+def require_paintable(request: ImageRequest, backbone: Backbone) -> None:
+    """Refuse now what would fail later. Spelling the prompts is cheap: no model runs.
+
+    Raises: ConfigurationError, TokenError, ArtifactMismatchError.
+    """
+    if not 0 <= request.seed < _NUM_SEEDS:
+        raise ConfigurationError(f"seed must lie in 0 .. {_NUM_SEEDS - 1}, got {request.seed}")
+    if not (math.isfinite(request.guidance) and request.guidance >= 1):
+        raise ConfigurationError(f"guidance must be finite and >= 1, got {request.guidance}")
+    prompts = [request.prompt, request.negative_prompt]
+    instructions = [request.instruction, False]
+    bind(prompts, [request.tokens] * len(prompts), backbone.text_encoders, instructions)
 
 
 def picture_settings(

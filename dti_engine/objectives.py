@@ -31,6 +31,10 @@ class Objective(Protocol):
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor: ...
 
+    def latents(self, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
+        """What `noisy` was mixed from, if what is predicted for the target is right."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Noise:
@@ -51,6 +55,10 @@ class Noise:
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return noise
+
+    def latents(self, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
+        signal, spread = _amplitudes(self.alphas_cumprod, t)
+        return (noisy - spread * predicted) / signal
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +82,10 @@ class Velocity:
         signal, spread = _amplitudes(self.alphas_cumprod, t)
         return signal * noise - spread * latents
 
+    def latents(self, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
+        signal, spread = _amplitudes(self.alphas_cumprod, t)
+        return signal * noisy - spread * predicted
+
 
 @dataclass(frozen=True)
 class FlowMatching:
@@ -94,6 +106,9 @@ class FlowMatching:
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return noise - latents
+
+    def latents(self, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
+        return noisy - _per_sample(t / self.num_train_timesteps) * predicted
 
 
 class Denoiser(Protocol[ConditioningT]):

@@ -164,6 +164,25 @@ def bind(
     return tokenize(prompts, encoders, samples, readings), rows
 
 
+def unread_pieces(
+    prompt: str, tokens: Mapping[str, LearnedToken], encoders: Mapping[str, TextEncoder]
+) -> dict[str, int]:
+    """Encoder name -> how many word pieces at the end of a prompt it has no room for, where there
+    are any. Learned rows are never among them: see `tokenize`.
+    """
+    unread: dict[str, int] = {}
+    for name, encoder in encoders.items():
+        given = sum(
+            tokens[piece].num_vectors(name) if index % 2 else len(encoder.segment_ids(piece))
+            for index, piece in enumerate(_MENTION.split(prompt.strip()))
+            if piece.strip()
+        )
+        room = encoder.max_length - len(encoder.wrap_ids([]))
+        if given > room:
+            unread[name] = given - room
+    return unread
+
+
 def _require_fit(token: LearnedToken, encoders: Mapping[str, TextEncoder]) -> None:
     made_for = {name: rows.shape[-1] for name, rows in token.embeddings.items()}
     wanted = {name: encoder.dim for name, encoder in encoders.items()}

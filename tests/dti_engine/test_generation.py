@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dti_engine import generation, sphere
+from dti_engine import denoising, sphere
 from dti_engine.artifact import Artifact
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.checkpoint import MINIATURE
@@ -94,7 +94,7 @@ def test_pictures_are_decoded_a_few_at_a_time(
         return decode(self, latents)
 
     monkeypatch.setattr(type(tiny_backbone), "decode_latents", counting)
-    monkeypatch.setattr(generation, "_MAX_DECODED_PX", 2 * 16 * 16)
+    monkeypatch.setattr(denoising, "_MAX_DECODED_PX", 2 * 16 * 16)
     apart = paint(tiny_backbone, *requests)
     assert sizes == [2, 2, 1]
     assert all(difference(*each) <= ONE_LEVEL for each in zip(together, apart, strict=True))

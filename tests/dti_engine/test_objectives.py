@@ -211,3 +211,13 @@ def test_how_bright_a_mask_is_does_not_matter(seed: int) -> None:
     dimmer = dim.point(lambda value: value // 4)
     bright, dark = (_masked(to_weights([each] * 4, 8, 8), seed)[0] for each in (dim, dimmer))
     torch.testing.assert_close(bright, dark, rtol=1e-5, atol=0)
+
+
+@over_objectives
+def test_the_latents_of_a_right_prediction_are_those_that_were_mixed(
+    objective: Objective, latents: Tensor, noise: Tensor
+) -> None:
+    t = objective.timesteps(U)
+    noisy, target = objective.noisy(latents, noise, t), objective.target(latents, noise, t)
+    torch.testing.assert_close(objective.latents(noisy, target, t), latents, rtol=0, atol=1e-4)
+    assert not torch.allclose(objective.latents(noisy, target + 1, t), latents, atol=1e-2)
