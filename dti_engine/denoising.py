@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.conditioning import PromptReader, Wording, join
@@ -21,6 +22,9 @@ from dti_engine.errors import PaintingFailedError
 from dti_engine.samplers import Sampler
 from dti_engine.tokens import LearnedToken
 from dti_engine.views import Framing
+
+_PREVIEW_CELLS = 32  # latents of a preview's longer side, at most
+_PREVIEW_PX = 256
 
 # An autoencoder needs far more memory per pixel than a denoiser, and gains nothing by many.
 _MAX_DECODED_PX = 4 * 1024**2
@@ -198,6 +202,20 @@ def decode(backbone: Backbone, batch: Sequence[Denoising]) -> Iterator[Tensor]:
         for start in range(0, len(batch), at_once):
             latents = torch.stack([each.latents for each in batch[start : start + at_once]])
             yield from backbone.decode_latents(latents)
+
+
+@torch.inference_mode()
+def preview(prediction: Prediction, rows: Sequence[int]) -> list[Image.Image]:
+    """Small rough pictures of where those are heading: latents are averaged over squares of at
+    least 2 x 2, so that decoding costs a quarter at most. Raises: PaintingFailedError.
+    """
+    latents = prediction.latents(rows)
+    square = max(2, max(latents.shape[-2:]) // _PREVIEW_CELLS)
+    coarse = functional.avg_pool2d(latents, square, ceil_mode=True)
+    images = [to_image(pixels) for pixels in prediction.backbone.decode_latents(coarse)]
+    for image in images:
+        image.thumbnail((_PREVIEW_PX, _PREVIEW_PX))
+    return images
 
 
 def to_image(pixels: Tensor) -> Image.Image:

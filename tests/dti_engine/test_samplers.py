@@ -16,7 +16,6 @@ from torch import Tensor
 from dti_engine.errors import ConfigurationError
 from dti_engine.samplers import Sampler
 
-
 # Of diffusers' schedulers, with newer versions of numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
