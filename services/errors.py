@@ -11,6 +11,7 @@ ServiceError (DTIError)
 |-- NoEngineError                       nothing that paints with this model answers now: ask again
 |   `-- QueueFullError                  it has too much to do to take more
 |-- LateError                           the time in which an answer was wanted has passed
+|-- UnsafePictureError                  the picture that was made may not be shown
 |-- LedgerError
 |   |-- InvalidIdError (ValueError)     no tenant, job, item, token or worker is called that
 |   |-- ConflictError                   it contradicts what was asked for before
@@ -97,6 +98,10 @@ class QueueFullError(NoEngineError):
 
 class LateError(ServiceError):
     """The time in which an answer was wanted has passed."""
+
+
+class UnsafePictureError(ServiceError):
+    """The picture that was made may not be shown."""
 
 
 class LedgerError(ServiceError):

@@ -15,6 +15,24 @@ from services.errors import SettingsError
 from services.jobs import Label, Model
 
 
+class Painting(Model):
+    """How a model is painted with."""
+
+    pictures: int = Field(default=8, ge=1, le=256, description="in one call of the model")
+    waiting: int = Field(default=64, ge=1, le=4096, description="pictures of one engine, at most")
+    min_engines: int = Field(default=1, ge=0, description="that stay while nobody asks")
+    max_engines: int = Field(default=4, ge=1, description="that the requests are worth at most")
+    gpus: float = Field(default=1, ge=0, description="of one engine")
+    cpus: float = Field(default=1, ge=0, description="of one engine")
+    compile: bool = Field(default=False, description="the denoiser: minutes at the start")
+    safety: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="MODULE:FUNCTION that is given each picture, and returns why it may not be "
+        "shown, or None",
+    )
+
+
 class Offer(Model):
     """A model under the name that clients know it by, which is its pool of workers, too."""
 
@@ -30,12 +48,20 @@ class Offer(Model):
     judge: str | None = Field(
         default=None, description="who scores tokens, as of `dti train --judge`; None: its own"
     )
+    painting: Painting = Field(default=Painting(), description="of the endpoint")
 
 
 Offers = Mapping[Label, Offer]
 
 MINIATURE: Offers = {
-    "miniature": Offer(weights="miniature", recipe="miniature", slots=4, gpus=0, max_workers=1)
+    "miniature": Offer(
+        weights="miniature",
+        recipe="miniature",
+        slots=4,
+        gpus=0,
+        max_workers=1,
+        painting=Painting(gpus=0, cpus=0.5, max_engines=1),
+    )
 }
 """What is offered where nothing else is said."""
 

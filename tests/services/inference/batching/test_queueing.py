@@ -3,8 +3,8 @@
 import pytest
 
 from services.errors import QueueFullError
-from services.inference.queueing import Queue
-from services.inference.tickets import Ticket
+from services.inference.batching.queueing import Queue
+from services.inference.batching.tickets import Ticket
 
 from .waiting import ticket
 

@@ -13,7 +13,7 @@ from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.denoising import ImageRequest
 from dti_engine.errors import DTIError
 from dti_engine.tokens import LearnedToken
-from services.inference.tickets import Ticket
+from services.inference.batching.tickets import Ticket
 
 
 class Waiting:

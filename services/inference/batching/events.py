@@ -1,7 +1,7 @@
 """What happens in a batcher, for those who count and log it."""
 
 from dti_engine.errors import DTIError
-from services.inference.tickets import Ticket
+from services.inference.batching.tickets import Ticket
 
 
 class Events:

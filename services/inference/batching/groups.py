@@ -23,8 +23,8 @@ from dti_engine.denoising import (
 from dti_engine.errors import DTIError, PaintingFailedError
 from dti_engine.samplers import Sampler
 from services.errors import LateError
-from services.inference.events import Events
-from services.inference.tickets import Ticket
+from services.inference.batching.events import Events
+from services.inference.batching.tickets import Ticket
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from itertools import zip_longest
 
 from services.errors import QueueFullError
-from services.inference.tickets import Ticket
+from services.inference.batching.tickets import Ticket
 
 
 class Queue:

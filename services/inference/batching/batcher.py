@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from dti_engine.backbones.interface import Backbone
 from services import logs
 from services.errors import NoEngineError
-from services.inference.events import Events
-from services.inference.groups import DeviceBrokenError, Group, Studio, drop
-from services.inference.queueing import Queue
-from services.inference.tickets import Ticket, is_alone
+from services.inference.batching.events import Events
+from services.inference.batching.groups import DeviceBrokenError, Group, Studio, drop
+from services.inference.batching.queueing import Queue
+from services.inference.batching.tickets import Ticket, is_alone
 
 log = logs.logger(__name__)
 

@@ -15,15 +15,14 @@ from torch import Tensor
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.errors import PaintingFailedError
 from dti_engine.generation import generate
+from dti_engine.tokens import LearnedToken
 from services.errors import LateError, NoEngineError, QueueFullError
-from services.inference.batching import Batcher, BatcherSettings
-from services.inference.tickets import Ticket
+from services.inference.batching.batcher import Batcher, BatcherSettings
+from services.inference.batching.tickets import Ticket
 
 from .waiting import Model, Waiting, ticket, token
 
 ONE_LEVEL = 1  # of 255: what rounding may change
-POISON = 13.0
-"""Guidance that the model of these tests breaks at."""
 
 
 @contextmanager
@@ -53,7 +52,11 @@ def model(tiny_backbone: Backbone) -> Any:
 def held(model: Model) -> threading.Event:
     """The model waits at its first call until this is set."""
     gate = threading.Event()
-    model.before = lambda noisy, conditioning: None if gate.wait(20) else None
+
+    def wait(noisy: Tensor, conditioning: Conditioning) -> None:
+        gate.wait(20)
+
+    model.before = wait
     return gate
 
 
@@ -161,11 +164,9 @@ def poisoned(noisy: Tensor, conditioning: Conditioning) -> None:
         raise RuntimeError("poison")
 
 
-def poison() -> Any:
-    rows = torch.full((1, 32), 1e38)  # finite; what becomes of it is not
-    from dti_engine.tokens import LearnedToken
-
-    return LearnedToken("<rex>", {"text_encoder": rows})
+def poison() -> LearnedToken:
+    """Finite; what becomes of it is not."""
+    return LearnedToken("<rex>", {"text_encoder": torch.full((1, 32), 1e38)})
 
 
 def test_a_poison_fails_alone_and_its_neighbours_do_not_notice(model: Any) -> None:

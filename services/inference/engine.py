@@ -1,0 +1,163 @@
+"""One model that paints for the API: what was asked is checked and put into the batcher, and what
+becomes of it goes back as events, as it happens.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+from pydantic import JsonValue
+
+from dti_engine.backbones.interface import Backbone
+from dti_engine.denoising import ImageRequest
+from dti_engine.generation import encode_picture, picture_settings, require_paintable
+from dti_engine.prompts import unread_pieces
+from dti_engine.tokens import LearnedToken
+from services import logs
+from services.errors import UnsafePictureError
+from services.inference.batching.batcher import Batcher
+from services.inference.batching.tickets import Ticket
+from services.inference.streams import Ear, Stream
+from services.pictures import Painted, PaintRequest, Picture
+
+log = logs.logger(__name__)
+
+_READERS = 16  # threads that mostly wait for the store
+_ENCODERS = 4  # threads that mostly compute
+
+Check = Callable[[Image.Image], str | None]
+"""Says why a picture may not be shown; None: it may."""
+
+
+class Known(Protocol):
+    """What placeholders of a picture stand for."""
+
+    @property
+    def tokens(self) -> Mapping[str, LearnedToken]: ...
+
+    @property
+    def origins(self) -> Mapping[str, JsonValue]:
+        """For the picture's settings."""
+        ...
+
+
+class Tokens(Protocol):
+    """Safe to use from many threads."""
+
+    def resolve(self, tenant: str, picture: Picture) -> Known:
+        """Raises: DTIError of whatever is wrong with a token."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A picture that can be painted."""
+
+    request: ImageRequest
+    size: tuple[int, int]
+    settings: dict[str, JsonValue]
+    warnings: tuple[str, ...]
+
+
+class Engine:
+    """Of one model. Its methods belong to one event loop."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokens: Tokens,
+        batcher: Batcher,
+        check: Check = lambda image: None,
+    ) -> None:
+        self.batcher = batcher
+        self._backbone = backbone
+        self._tokens = tokens
+        self._check = check
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+        self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="encoder")
+
+    async def begin(self, request: PaintRequest) -> Stream:
+        """Have all of its pictures painted, or none.
+
+        Raises: QueueFullError, NoEngineError; what is wrong with a token, a prompt or a setting.
+        """
+        loop = asyncio.get_running_loop()
+        work = (
+            loop.run_in_executor(self._readers, self._prepare, request.tenant, picture)
+            for picture in request.pictures
+        )
+        prepared = await asyncio.gather(*work)
+        deadline = time.monotonic() + (request.seconds or float("inf"))
+        told = request.progress or bool(request.previews)
+
+        async def finish(index: int, image: Image.Image) -> Painted:
+            each = prepared[index]
+            png = await loop.run_in_executor(self._encoders, self._encode, image, each.settings)
+            return Painted(picture=index, png=png, settings=each.settings, warnings=each.warnings)
+
+        stream = Stream(finish)
+        stream.tickets = [
+            Ticket(
+                request.tenant,
+                each.request,
+                picture.steps,
+                each.size,
+                Ear(stream, index, picture.steps, told=told),
+                deadline,
+                alone=picture.deterministic,
+                previews=request.previews,
+            )
+            for index, (each, picture) in enumerate(zip(prepared, request.pictures, strict=True))
+        ]
+        self.batcher.submit(stream.tickets)
+        return stream
+
+    async def stop(self, seconds: float = 60) -> None:
+        """Take no more, and end what was begun."""
+        await asyncio.to_thread(self.batcher.stop, seconds)
+        self._readers.shutdown(wait=False)
+        self._encoders.shutdown(wait=False)
+
+    def _prepare(self, tenant: str, picture: Picture) -> _Prepared:
+        known = self._tokens.resolve(tenant, picture)
+        backbone = self._backbone
+        size = picture.height or backbone.image_size, picture.width or backbone.image_size
+        backbone.latent_shape(*size)  # refuses a size that does not fit
+        request = ImageRequest(
+            picture.prompt,
+            picture.seed,
+            known.tokens,
+            picture.negative_prompt,
+            picture.guidance,
+            picture.instruction,
+        )
+        require_paintable(request, backbone)
+        unread = unread_pieces(picture.prompt, known.tokens, backbone.text_encoders)
+        settings = picture_settings(
+            request, backbone, steps=picture.steps, tokens=known.origins
+        ) | {"height": size[0], "width": size[1], "deterministic": picture.deterministic}
+        warnings = tuple(
+            f"the prompt is too long: {encoder} does not read its last {count} word pieces"
+            for encoder, count in unread.items()
+        )
+        return _Prepared(request, size, settings, warnings)
+
+    def _encode(self, image: Image.Image, settings: Mapping[str, JsonValue]) -> bytes:
+        """Not on the device's thread, nor on the loop's: both take a while.
+
+        Raises: UnsafePictureError.
+        """
+        try:
+            reason = self._check(image)
+        except Exception as error:  # It is the operator's own code; nothing goes out unseen.
+            log.exception("safety check broke")
+            raise UnsafePictureError(
+                "this picture could not be checked, so is not shown"
+            ) from error
+        if reason:
+            raise UnsafePictureError(f"this picture may not be shown: {reason}")
+        return encode_picture(image, settings)
