@@ -60,7 +60,7 @@ MINIATURE: Offers = {
         slots=4,
         gpus=0,
         max_workers=1,
-        painting=Painting(gpus=0, cpus=0.5, max_engines=1),
+        painting=Painting(gpus=0, cpus=0, max_engines=1),
     )
 }
 """What is offered where nothing else is said."""

@@ -47,6 +47,9 @@ def serve(
             show_default="the miniature",
         ),
     ] = None,
+    endpoint: Annotated[
+        bool, typer.Option(help="Paint pictures, too; without it, subjects are learned alone.")
+    ] = True,
     key: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +65,8 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Run the whole service on this machine: API, supervisor, a Ray node, training workers.
+    """Run the whole service on this machine: API, supervisor, a Ray node with training workers and
+    engines that paint.
 
     Prints the address and a key, and notes both where `dti submit` and the others look. Ctrl-C
     drains the workers and stops; a second start on the same store goes on with all open jobs, and
@@ -82,7 +86,7 @@ def serve(
     opened = open_store(where)
     with busy("trying out the store"):
         probe(opened)
-    plan = Plan(store=where, port=port or free_port(), offers=offers)
+    plan = Plan(store=where, port=port or free_port(), offers=offers, endpoint=endpoint)
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:

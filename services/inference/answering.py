@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from dti_engine.errors import ConfigurationError, DTIError
 from services import logs
 from services.errors import NoEngineError, QueueFullError, UnknownKeyError
+from services.inference.counting import count_refusal
 from services.inference.engine import Engine
 from services.inference.streams import Stream
 from services.pictures import PaintRequest, Refusal
@@ -44,6 +45,7 @@ class Desk:
                 try:
                     return await self._paint(request)
                 except DTIError as error:
+                    count_refusal(error)
                     return _refusal(error)
                 except Exception as error:
                     log.exception("request failed")

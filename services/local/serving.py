@@ -41,6 +41,8 @@ class Plan:
     checkpoint: float = 15
     turn: float = 1
     idle: float = 600
+    endpoint: bool = True
+    """Whether pictures can be asked for, too."""
 
 
 class Service:
@@ -56,12 +58,11 @@ class Service:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="dti-", dir=_short_folder()))
         self._environment = _environment(environment)
         self._worker_ports = free_port(range_of=_WORKER_PORTS)
-        self._ray_port = free_port()
-        while 0 <= self._ray_port - self._worker_ports < _WORKER_PORTS:
-            self._ray_port = free_port()
+        self._ray_port, self._engine_port = self._other_port(), self._other_port()
         self.node = Kept(self._node(), self.folder / "node.log")
         self.api = Kept(self._api(), self.folder / "api.log")
         self.supervisor = Kept(self._supervisor(), self.folder / "supervisor.log")
+        self.endpoint = Kept(self._endpoint(), self.folder / "endpoint.log")
 
     def __enter__(self) -> "Service":
         if len(str(self.folder)) > _LONGEST_PATH:
@@ -73,7 +74,7 @@ class Service:
             raise SettingsError(
                 f"port {self.plan.port} is taken: stop what listens there, or give another --port"
             )
-        for each in (self.api, self.node, self.supervisor):
+        for each in self._kept():
             each.start()
         return self
 
@@ -83,8 +84,10 @@ class Service:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """The supervisor drains the workers, so that nothing they have learned is lost."""
-        for each in (self.supervisor, self.api, self.node):
+        """The supervisor drains the workers, so that nothing they have learned is lost; requests
+        for pictures end before what paints them.
+        """
+        for each in reversed(self._kept()):
             each.stop()
         shutil.rmtree(self.folder / "ray", ignore_errors=True)
 
@@ -102,8 +105,11 @@ class Service:
         end = time.monotonic() + seconds
         for what, kept, is_ready in (
             ("API", self.api, self._answers),
-            ("supervisor", self.supervisor, self._supervises),
+            ("supervisor", self.supervisor, lambda: self._says_ready(self.supervisor)),
+            ("endpoint", self.endpoint, lambda: self._says_ready(self.endpoint)),
         ):
+            if kept not in self._kept():
+                continue
             on_wait(what)
             while not is_ready() and not stopped():
                 if time.monotonic() > end:
@@ -120,8 +126,20 @@ class Service:
         except httpx.HTTPError:
             return False
 
-    def _supervises(self) -> bool:
-        return "\nready\n" in "\n" + self.supervisor.said()
+    def _says_ready(self, kept: Kept) -> bool:
+        return "\nready\n" in "\n" + kept.said()
+
+    def _kept(self) -> list[Kept]:
+        """In the order in which they are started."""
+        endpoint = [self.endpoint] if self.plan.endpoint else []
+        return [self.node, *endpoint, self.api, self.supervisor]
+
+    def _other_port(self) -> int:
+        """None of those that are for Ray's workers."""
+        while True:
+            port = free_port()
+            if not 0 <= port - self._worker_ports < _WORKER_PORTS:
+                return port
 
     def _node(self) -> Command:
         first = self._worker_ports
@@ -148,7 +166,9 @@ class Service:
             *(sys.executable, "-m", "services.api", "--store", self.plan.store),
             *("--host", _HOST, "--port", str(self.plan.port)),
         ]
-        return Command("api", [*arguments, *self._offers()], self._environment)
+        engines = f"http://{_HOST}:{self._engine_port}/engines"
+        environment = {"DTI_API_ENGINES": engines} if self.plan.endpoint else {}
+        return Command("api", [*arguments, *self._offers()], {**self._environment, **environment})
 
     def _supervisor(self) -> Command:
         plan = self.plan
@@ -169,6 +189,20 @@ class Service:
             grace=90,  # more than the workers have to be drained
         )
 
+    def _endpoint(self) -> Command:
+        return Command(
+            "endpoint",
+            [
+                *(sys.executable, "-m", "services.inference", "deploy"),
+                *("--store", self.plan.store),
+                *("--ray-address", f"{_HOST}:{self._ray_port}", "--node-ip", _HOST),
+                *("--host", _HOST, "--port", str(self._engine_port)),
+                *("--threads", str(max(1, self.plan.cpus // 2))),
+                *self._offers(),
+            ],
+            self._environment,
+        )
+
     def _offers(self) -> list[str]:
         return ["--offers", str(self.plan.offers)] if self.plan.offers else []
 
@@ -180,6 +214,8 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
         # Whoever reaches Ray's ports can run code: let nobody in but our own processes.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
+        # What the API shows to engines.
+        "DTI_ENGINE_SECRET": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         # Workers are drained before the node is: nothing is left to wait for.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",

@@ -1,6 +1,6 @@
 """Metrics of a plain process, which Prometheus reads from the process itself.
 
-In processes that Ray started they would be seen by nobody: `services.training.ray_metrics`.
+In processes that Ray started they would be seen by nobody: `services.metrics.ray_metrics`.
 """
 
 from prometheus_client import (

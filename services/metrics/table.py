@@ -9,7 +9,7 @@ from services.metrics.entries import First, Known, Metric, Process
 MAX_SERIES = 300
 """Of one process."""
 
-_ALL: tuple[Process, ...] = ("api", "supervisor", "worker")
+_ALL: tuple[Process, ...] = ("api", "supervisor", "worker", "engine")
 
 _POOL = First("pool", 8)
 _OPERATION = Known.of(
@@ -142,6 +142,71 @@ TABLE: tuple[Metric, ...] = (
         "Workers that the backlog is worth, within the limits of the pool.",
         ("supervisor",),
         (_POOL,),
+    ),
+    # Painting
+    Metric(
+        "dti_pictures_total",
+        "counter",
+        "Pictures that an engine has done with, by how; late or left: nobody waited any more.",
+        ("engine",),
+        (Known.of("outcome", "painted", "failed", "late", "left"),),
+    ),
+    Metric(
+        "dti_picture_seconds",
+        "histogram",
+        "From where a picture is put into the queue to where it is decoded.",
+        ("engine",),
+        buckets=(0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80),
+    ),
+    Metric(
+        "dti_picture_wait_seconds",
+        "histogram",
+        "Time in the queue: of each group of pictures that join, the longest.",
+        ("engine",),
+        buckets=(0.01, 0.05, 0.25, 1, 2.5, 5, 10, 20, 40, 80),
+    ),
+    Metric("dti_pictures_waiting", "gauge", "Pictures in the queue.", ("engine",)),
+    Metric(
+        "dti_pictures_joined_total",
+        "counter",
+        "Pictures that were begun: beside others that were under way, or not.",
+        ("engine",),
+        (Known.of("beside", "others", "none"),),
+    ),
+    Metric(
+        "dti_batch_pictures",
+        "histogram",
+        "Pictures in one call of the model.",
+        ("engine",),
+        buckets=(1, 2, 4, 8, 16, 32, 64),
+    ),
+    Metric(
+        "dti_batch_fill",
+        "gauge",
+        "Pictures in the last call of the model, as a share of those that there is room for.",
+        ("engine",),
+    ),
+    Metric(
+        "dti_denoise_step_seconds",
+        "histogram",
+        "Time of one denoising step of all pictures in a call, as the host sees it.",
+        ("engine",),
+        buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+    ),
+    Metric(
+        "dti_decode_seconds",
+        "histogram",
+        "Time of decoding the pictures that are done at one step.",
+        ("engine",),
+        buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+    ),
+    Metric(
+        "dti_paint_refusals_total",
+        "counter",
+        "Requests of which nothing was begun, by why: the queue is full, the engine stops, or what "
+        "was asked cannot be.",
+        ("engine",),
+        (Known.of("reason", "full", "stopping", "invalid"),),
     ),
     # The ledger and its store
     Metric(

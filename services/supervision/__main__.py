@@ -104,9 +104,9 @@ def _connect(
     checkpoint: float,
     threads: int | None,
 ) -> "RayPool":
+    from services.metrics.ray_metrics import RayMetrics
     from services.training.actors import RayPool, connect  # loads Ray, and torch
     from services.training.opening import WorkerPlan
-    from services.training.ray_metrics import RayMetrics
 
     connect(address, store, node_ip)
     metrics.use(RayMetrics(process="supervisor"))

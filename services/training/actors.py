@@ -17,11 +17,11 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 from services import logs, metrics
 from services.errors import SettingsError
+from services.metrics.ray_metrics import RayMetrics
 from services.offers import Offers
 from services.training.members import Member
 from services.training.nodes import is_draining, waiting_actors
 from services.training.opening import WorkerPlan, open_worker
-from services.training.ray_metrics import RayMetrics
 from services.training.worker import TrainingWorker
 
 log = logs.logger(__name__)

@@ -109,6 +109,7 @@ class Batcher:
     def _turn(self) -> None:
         self._drop_stale()
         self._admit()
+        self._events.waiting(len(self.queue))
         self._progress = time.monotonic()
         for key, group in list(self._groups.items()):
             began, before = time.monotonic(), len(group)

@@ -22,6 +22,9 @@ class Events:
     def dropped(self, ticket: Ticket) -> None:
         """Nobody waits for a picture any more."""
 
+    def waiting(self, pictures: int) -> None:
+        """So many are in the queue."""
+
     def shrunk(self, cap: int) -> None:
         """Memory ran out."""
 

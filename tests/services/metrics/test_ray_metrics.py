@@ -51,7 +51,7 @@ def test_what_actors_count_has_the_names_of_the_table(endpoint: str) -> None:
 
     class Counting:
         def __init__(self) -> None:
-            from services.training.ray_metrics import RayMetrics
+            from services.metrics.ray_metrics import RayMetrics
 
             self.metrics = RayMetrics(process="worker")
 

@@ -1,0 +1,130 @@
+"""`python -m services.inference`: engines that paint for the API.
+
+run      one engine as a plain process, without Ray
+deploy   engines of all offers in a Ray cluster, by Ray Serve
+"""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from dti_engine.errors import DTIError
+from services import logs, metrics
+from services.errors import SettingsError
+from services.inference.plans import EnginePlan
+from services.metrics import PrometheusMetrics
+from services.offers import MINIATURE, Offers, read_offers
+
+READY = "ready"
+"""What `deploy` prints once all engines paint."""
+
+app = typer.Typer(
+    help="Engines that paint for the API. Both they and the API need DTI_ENGINE_SECRET, any long "
+    "random text; the API finds them by DTI_API_ENGINES, such as http://127.0.0.1:8100/engines.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Store = Annotated[str, typer.Option(envvar="DTI_STORE", help="s3://BUCKET/PREFIX, or a path")]
+Host = Annotated[str, typer.Option(help="address to listen on")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="to listen on")]
+File = Annotated[
+    Path | None, typer.Option(envvar="DTI_OFFERS", help="JSON; none: the miniature alone")
+]
+Threads = Annotated[int | None, typer.Option(help="of torch on a CPU")]
+
+
+@app.command()
+def run(
+    store: Store,
+    backbone: Annotated[str, typer.Option(help="name of the offer")] = "miniature",
+    host: Host = "127.0.0.1",
+    port: Port = 8100,
+    offers: File = None,
+    threads: Threads = None,
+) -> None:
+    """One engine as a plain process, at http://HOST:PORT/engines/BACKBONE."""
+    logs.configure("engine")
+    exporter = PrometheusMetrics(process="engine")
+    metrics.use(exporter)
+    import uvicorn
+
+    from services.inference.opening import open_engine, secret  # loads torch
+    from services.inference.process import create_app
+
+    try:
+        known = _offers(offers)
+        if backbone not in known:
+            raise SettingsError(f"no offer is called {backbone!r}: there are {', '.join(known)}")
+        plan = EnginePlan(store=store, name=backbone, offer=known[backbone], threads=threads)
+        shared = secret()
+        engine = open_engine(plan)
+    except DTIError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    uvicorn.run(
+        create_app(engine, shared, exporter),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=60,
+    )
+
+
+@app.command()
+def deploy(
+    store: Store,
+    ray_address: Annotated[
+        str, typer.Option(envvar="RAY_ADDRESS", help="of the Ray cluster; auto: on this host")
+    ] = "auto",
+    node_ip: Annotated[
+        str | None, typer.Option(help="of this host, as the cluster knows it, where Ray errs")
+    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8100,
+    offers: File = None,
+    threads: Threads = None,
+) -> None:
+    """Engines of all offers in a Ray cluster, at http://HOST:PORT/engines/BACKBONE."""
+    logs.configure("endpoint")
+    from services.inference.deploying import connect, watch  # loads Ray
+    from services.inference.deploying import deploy as bring_up
+    from services.inference.opening import secret
+
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    try:
+        secret()
+        plans = [
+            EnginePlan(store=store, name=name, offer=offer, threads=threads)
+            for name, offer in _offers(offers).items()
+        ]
+        connect(ray_address, host, port, node_ip)
+        # Not before: Ray takes these signals for itself when it is connected to.
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, stop)
+        bring_up(plans)
+        print(READY, flush=True)
+        watch(stopped)
+    except DTIError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    sys.exit(0)
+
+
+def _offers(path: Path | None) -> Offers:
+    return read_offers(path) if path else MINIATURE
+
+
+if __name__ == "__main__":
+    app()

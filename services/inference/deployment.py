@@ -1,0 +1,93 @@
+"""Engines in Ray Serve: an application for each offer, a replica for each GPU.
+
+A replica takes all requests that it is given, so that it is the batcher, not a queue of Ray's, that
+decides who comes next and who is turned away.
+"""
+
+from typing import Any
+
+from ray import serve
+from ray.serve.schema import LoggingConfig
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services import logs, metrics
+from services.inference.answering import Desk
+from services.inference.opening import open_engine, secret
+from services.inference.plans import EnginePlan
+from services.metrics.ray_metrics import RayMetrics
+
+PREFIX = "/engines"
+"""Of the paths of all engines."""
+
+_DRAIN = 120.0  # seconds that a replica which is to go has for what it has begun
+_SPARE = 16  # requests beyond what the batcher takes: they are turned away at once
+
+
+class Replica:
+    """One engine, in a process of its own."""
+
+    def __init__(self, plan: str) -> None:
+        """plan: an `EnginePlan` as JSON."""
+        logs.configure("engine", as_json=True)
+        metrics.use(RayMetrics(process="engine"))
+        self._engine = open_engine(EnginePlan.model_validate_json(plan))
+        self._desk = Desk(self._engine, secret())
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer the API."""
+        return await self._desk.answer(request)
+
+    def check_health(self) -> None:
+        """Raises: RuntimeError if this replica should be replaced. Asks nothing of the device."""
+        if trouble := self._engine.batcher.trouble():
+            raise RuntimeError(trouble)
+
+
+def application(plan: EnginePlan) -> serve.Application:
+    """The engines of one offer."""
+    painting = plan.offer.painting
+    deployment: Any = serve.deployment(Replica)
+    options = deployment.options(
+        name="engine",
+        ray_actor_options={
+            "num_gpus": painting.gpus,
+            "num_cpus": painting.cpus,
+            # Ray sets 1 by default, whatever torch could use.
+            "runtime_env": {
+                "env_vars": {"OMP_NUM_THREADS": str(plan.threads)} if plan.threads else {}
+            },
+        },
+        max_ongoing_requests=painting.waiting + painting.pictures + _SPARE,
+        # While there is no replica; a request that waits here has no batcher yet.
+        max_queued_requests=painting.waiting,
+        autoscaling_config={
+            "min_replicas": painting.min_engines,
+            "max_replicas": max(painting.min_engines, painting.max_engines),
+            "target_ongoing_requests": painting.pictures,
+            "upscale_delay_s": 10,
+            "downscale_delay_s": 300,
+        },
+        graceful_shutdown_timeout_s=_DRAIN,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=5,
+        health_check_timeout_s=20,
+        # Each loads the model: what is wrong with it will not pass by itself.
+        max_constructor_retry_count=3,
+        # One that needs no GPU can have its successor beside it.
+        max_surge_percent=0 if painting.gpus else 100,
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+    return options.bind(plan.model_dump_json())
+
+
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """For Ray's own config files: `import_path: services.inference.deployment:build`, with the
+    fields of an `EnginePlan` as arguments.
+    """
+    return application(EnginePlan.model_validate(arguments))
+
+
+def prefix(offer: str) -> str:
+    """Where the engines of an offer are found."""
+    return f"{PREFIX}/{offer}"

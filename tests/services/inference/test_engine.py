@@ -1,0 +1,219 @@
+"""An engine as the API meets it: over HTTP, line by line."""
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from dti_engine.backbones.interface import Backbone
+from dti_engine.denoising import ImageRequest
+from dti_engine.generation import generate, read_settings
+from services.errors import DeletedError, UnknownJobError
+from services.pictures import Failed, Painted, Stepped
+
+from .batching.waiting import Model, token
+from .listening import SECRET, Listening, listening
+
+
+def picture(prompt: str = "a photo of a dog", seed: int = 0, **options: Any) -> dict[str, Any]:
+    return {"prompt": prompt, "seed": seed, "steps": 3, **options}
+
+
+def opened(painted: Painted | Failed) -> Image.Image:
+    assert isinstance(painted, Painted), painted
+    return Image.open(io.BytesIO(painted.png))
+
+
+@pytest.fixture
+def model(tiny_backbone: Backbone) -> Any:
+    return Model(tiny_backbone)
+
+
+@pytest.fixture
+def engine(model: Any) -> Iterator[Listening]:
+    with listening(model) as found:
+        yield found
+
+
+def test_a_picture_is_painted_with_the_tenants_own_token(
+    engine: Listening, tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    rex = engine.shelf.tokens["ann", "rex"] = token()
+    order = picture("a <dog>", 3, tokens={"<dog>": "rex"}, guidance=4.0, negative_prompt="a cat")
+    (painted,) = engine.ends(order).values()
+    request = ImageRequest("a <dog>", 3, {"<dog>": rex}, "a cat", 4.0)
+    (expected,) = generate(tiny_backbone, [request], steps=3)
+    assert np.array_equal(np.asarray(opened(painted)), np.asarray(expected))
+
+    assert isinstance(painted, Painted)
+    (tmp_path / "a.png").write_bytes(painted.png)
+    settings = read_settings(tmp_path / "a.png")
+    assert settings == painted.settings
+    wanted = {"seed": 3, "steps": 3, "tokens": {"<dog>": {"sha256": "rex"}}, "height": 16}
+    assert {name: settings[name] for name in wanted} == wanted
+    assert "trainedAlgorithmicMedia" in opened(painted).info["XML:com.adobe.xmp"]
+
+
+def test_each_picture_of_a_request_ends_once_and_its_steps_are_told_if_asked(
+    engine: Listening,
+) -> None:
+    events = engine.events(
+        picture(), picture(seed=1, height=8, width=24), progress=True, previews=2
+    )
+    assert sorted(each.picture for each in events if isinstance(each, Painted)) == [0, 1]
+    assert {opened(each).size for each in events if isinstance(each, Painted)} == {
+        (16, 16),
+        (24, 8),
+    }
+    steps = [each for each in events if isinstance(each, Stepped) and each.picture == 1]
+    assert [(each.step, each.steps) for each in steps] == [(1, 3), (2, 3), (3, 3)]
+    assert [bool(each.preview) for each in steps] == [False, True, False]
+    shown = next(each.preview for each in steps if each.preview)
+    assert Image.open(io.BytesIO(shown)).format == "JPEG"
+    assert not any(isinstance(each, Stepped) for each in engine.events(picture()))
+
+
+def test_what_is_not_read_of_a_prompt_is_told(engine: Listening) -> None:
+    (painted,) = engine.ends(picture("a dog " * 50)).values()
+    assert isinstance(painted, Painted)
+    assert painted.warnings == (
+        "the prompt is too long: text_encoder does not read its last 25 word pieces",
+    )
+    (short,) = engine.ends(picture()).values()
+    assert isinstance(short, Painted)
+    assert short.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("order", "error", "detail"),
+    [
+        (picture("a <dog>"), "TokenError", "uses <dog>, which stands for nothing"),
+        (picture(height=13), "ConfigurationError", "height"),
+        (picture(steps=0), "ConfigurationError", "pictures.1.steps"),
+        (picture(colour="red"), "ConfigurationError", "pictures.1.colour"),
+        (picture("a <dog>", tokens={"<dog>": "max"}), "UnknownJobError", "no token max"),
+        (picture("a <dog>", tokens={"<dog>": "old"}), "DeletedError", "was deleted"),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+def test_what_is_wrong_with_one_picture_is_told_and_nothing_is_begun(
+    engine: Listening, model: Any, order: dict[str, Any], error: str, detail: str
+) -> None:
+    engine.shelf.tokens["ann", "max"] = UnknownJobError("ann has no token max")
+    engine.shelf.tokens["ann", "old"] = DeletedError("it was deleted")
+    refused = engine.refusal(422, picture(), order)
+    assert (refused.error, refused.seconds) == (error, None)
+    assert detail in refused.detail
+    assert model.calls == []
+
+
+def test_one_that_breaks_fails_alone(engine: Listening, model: Any) -> None:
+    decode = model._backbone.decode_latents
+
+    def overflowing(latents: Any) -> Any:
+        pixels = decode(latents)
+        pixels[1] = float("nan")
+        return pixels
+
+    model.decode_latents = overflowing
+    ends = engine.ends(picture(), picture(seed=1), picture(seed=2))
+    assert [type(ends[index]) for index in range(3)] == [Painted, Failed, Painted]
+    failed = ends[1]
+    assert isinstance(failed, Failed)
+    assert failed.error == "PaintingFailedError"
+
+
+def test_the_secret_is_wanted_before_anything_is_read(engine: Listening) -> None:
+    for shown in ("wrong", SECRET + "x"):
+        answer = engine.post({"tenant": "ann", "pictures": [picture()]}, shown)
+        assert answer.status_code == 401
+    assert httpx.get(f"{engine.url}/healthz").status_code == 200
+    assert httpx.get(f"{engine.url}/other").status_code == 404
+
+
+def test_a_full_engine_says_when_to_come_again(model: Any) -> None:
+    gate = threading.Event()
+    model.before = lambda noisy, conditioning: gate.wait(20)
+    with listening(model, cap=1, queue=2) as engine:
+        answers: list[Any] = []
+        first = threading.Thread(target=lambda: answers.append(engine.ends(picture())))
+        first.start()
+        while not model.calls:
+            time.sleep(0.01)
+        refused = engine.refusal(429, *(picture(seed=seed) for seed in range(3)))
+        assert refused.error == "QueueFullError"
+        assert refused.seconds is not None
+        gate.set()
+        first.join()
+        assert isinstance(answers[0][0], Painted)
+
+
+def test_whoever_hangs_up_is_painted_for_no_further(model: Any) -> None:
+    gate = threading.Event()
+    model.before = lambda noisy, conditioning: gate.wait(0.05)
+    with listening(model) as engine:
+        body = {"tenant": "ann", "pictures": [picture(steps=100)], "progress": True}
+        headers = {"Authorization": f"Bearer {SECRET}"}
+        with httpx.stream("POST", f"{engine.url}/paint", json=body, headers=headers) as answer:
+            next(answer.iter_lines())
+        end = time.monotonic() + 10
+        calls = -1
+        while calls != len(model.calls):
+            assert time.monotonic() < end
+            calls = len(model.calls)
+            time.sleep(0.5)
+        assert calls < 60
+
+
+def test_what_comes_too_late_is_told(model: Any) -> None:
+    model.before = lambda noisy, conditioning: time.sleep(0.05)
+    with listening(model) as engine:
+        (late,) = engine.ends(picture(steps=100), seconds=0.3).values()
+        assert isinstance(late, Failed)
+        assert late.error == "LateError"
+
+
+def test_what_may_not_be_shown_is_not_sent(model: Any) -> None:
+    seen: list[Image.Image] = []
+
+    def check(image: Image.Image) -> str | None:
+        seen.append(image)
+        if len(seen) == 3:
+            raise RuntimeError("the check itself")
+        return "a dog is in it" if len(seen) == 2 else None
+
+    with listening(model, check) as engine:
+        (fine,) = engine.ends(picture()).values()
+        (unsafe,) = engine.ends(picture()).values()
+        (unseen,) = engine.ends(picture()).values()
+    assert isinstance(fine, Painted)
+    assert isinstance(unsafe, Failed)
+    assert (unsafe.error, unsafe.detail) == (
+        "UnsafePictureError",
+        "this picture may not be shown: a dog is in it",
+    )
+    assert isinstance(unseen, Failed)
+    assert "could not be checked" in unseen.detail
+
+
+def test_a_device_that_is_stuck_makes_the_engine_unhealthy(model: Any) -> None:
+    gate = threading.Event()
+    model.before = lambda noisy, conditioning: gate.wait(20)
+    with listening(model, patience=0.5) as engine:
+        waiting = threading.Thread(target=lambda: engine.ends(picture()))
+        waiting.start()
+        end = time.monotonic() + 10
+        while (answer := httpx.get(f"{engine.url}/healthz")).status_code == 200:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert answer.status_code == 503
+        assert "nothing has moved" in answer.text
+        gate.set()
+        waiting.join()
