@@ -18,7 +18,12 @@ from services.jobs import Label, Model
 class Painting(Model):
     """How a model is painted with."""
 
-    pictures: int = Field(default=8, ge=1, le=256, description="in one call of the model")
+    pictures: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="in one call of the model; None: as many as are worth it, which is tried out",
+    )
     waiting: int = Field(default=64, ge=1, le=4096, description="pictures of one engine, at most")
     min_engines: int = Field(default=1, ge=0, description="that stay while nobody asks")
     max_engines: int = Field(default=4, ge=1, description="that the requests are worth at most")

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from services import logs, metrics
 from services.inference.answering import Desk
+from services.inference.batching.rehearsing import MOST
 from services.inference.opening import open_engine, secret
 from services.inference.plans import EnginePlan
 from services.metrics.ray_metrics import RayMetrics
@@ -47,6 +48,7 @@ class Replica:
 def application(plan: EnginePlan) -> serve.Application:
     """The engines of one offer."""
     painting = plan.offer.painting
+    pictures = painting.pictures or MOST
     deployment: Any = serve.deployment(Replica)
     options = deployment.options(
         name="engine",
@@ -58,13 +60,13 @@ def application(plan: EnginePlan) -> serve.Application:
                 "env_vars": {"OMP_NUM_THREADS": str(plan.threads)} if plan.threads else {}
             },
         },
-        max_ongoing_requests=painting.waiting + painting.pictures + _SPARE,
+        max_ongoing_requests=painting.waiting + pictures + _SPARE,
         # While there is no replica; a request that waits here has no batcher yet.
         max_queued_requests=painting.waiting,
         autoscaling_config={
             "min_replicas": painting.min_engines,
             "max_replicas": max(painting.min_engines, painting.max_engines),
-            "target_ongoing_requests": painting.pictures,
+            "target_ongoing_requests": pictures,
             "upscale_delay_s": 10,
             "downscale_delay_s": 300,
         },

@@ -10,6 +10,7 @@ from dti_engine.devices import find_device, find_dtype
 from services import logs
 from services.errors import SettingsError
 from services.inference.batching.batcher import Batcher, BatcherSettings
+from services.inference.batching.rehearsing import MOST, find_cap
 from services.inference.counting import Counting
 from services.inference.engine import Check, Engine
 from services.inference.plans import EnginePlan
@@ -45,15 +46,13 @@ def open_engine(plan: EnginePlan) -> Engine:
     if painting.compile:
         backbone.compile()
     cache = TokenCache(Ledger.on(Measured(open_store(plan.store))), Fit.of(backbone))
-    settings = BatcherSettings(
-        cap=painting.pictures,
-        queue=painting.waiting,
-        joining=plan.joining,
-        shapes=_shapes(painting.pictures) if painting.compile else (),
-    )
+    shapes = _shapes(painting.pictures or MOST) if painting.compile else ()
+    cap = painting.pictures or find_cap(backbone, shapes=shapes)
+    settings = BatcherSettings(cap, painting.waiting, joining=plan.joining, shapes=shapes)
     batcher = Batcher(backbone, settings, Counting())
     batcher.start()
-    log.info("engine is ready", offer=plan.name, seconds=round(time.monotonic() - began, 1))
+    seconds = round(time.monotonic() - began, 1)
+    log.info("engine is ready", offer=plan.name, seconds=seconds, pictures=cap)
     return Engine(backbone, Resolver(cache, Blender(cache)), batcher, check)
 
 

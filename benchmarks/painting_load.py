@@ -1,0 +1,157 @@
+"""Pictures that are asked for at random moments, of a batcher: how long each takes."""
+
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dti_engine.backbones.interface import Backbone, Conditioning
+from dti_engine.denoising import ImageRequest
+from dti_engine.errors import DTIError
+from dti_engine.tokens import LearnedToken
+from services.errors import QueueFullError
+from services.inference.batching.batcher import Batcher, BatcherSettings
+from services.inference.batching.tickets import Ticket
+
+PLACEHOLDER = "<subject>"
+
+
+@dataclass(eq=False)
+class Asked:
+    """A picture that somebody waits for. Implements `Listener`."""
+
+    at: float
+    """Seconds after the first one."""
+    steps: int
+    number: int
+    asked: float = 0.0
+    ended: float = 0.0
+    outcome: Image.Image | DTIError | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def stepped(self, step: int, preview: Image.Image | None) -> None: ...
+
+    def ended_with(self, outcome: Image.Image | DTIError) -> None:
+        self.outcome, self.ended = outcome, time.perf_counter()
+        self.done.set()
+
+
+class _Ear:
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+
+    def stepped(self, step: int, preview: Image.Image | None) -> None: ...
+
+    def ended(self, outcome: Image.Image | DTIError) -> None:
+        self._asked.ended_with(outcome)
+
+
+class Pretended:
+    """A model on a device that is not there: a call takes so many seconds for up to `knee` rows,
+    and then in proportion. All but the denoiser is of another model.
+    """
+
+    def __init__(self, backbone: Backbone, seconds: float, knee: int) -> None:
+        self._backbone, self._seconds, self._knee = backbone, seconds, knee
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        time.sleep(self._seconds * max(1.0, len(noisy) / self._knee))
+        return torch.zeros_like(noisy)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        time.sleep(self._seconds / self._knee * len(latents))
+        return torch.zeros(len(latents), 3, 8, 8)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is painted."""
+
+    backbone: Backbone
+    tokens: Sequence[LearnedToken]
+    prompt: str
+    size: tuple[int, int]
+    steps: tuple[int, int]
+    """The fewest and the most of a picture."""
+    cap: int
+
+    def ticket(self, asked: Asked) -> Ticket:
+        token = self.tokens[asked.number % len(self.tokens)]
+        request = ImageRequest(self.prompt, asked.number, {PLACEHOLDER: token}, instruction=False)
+        return Ticket(f"tenant-{asked.number % 8}", request, asked.steps, self.size, _Ear(asked))
+
+
+def arrivals(count: int, rate: float, steps: tuple[int, int], seed: int) -> list[Asked]:
+    """A Poisson process: so many, `rate` a second."""
+    chance, at, found = random.Random(seed), 0.0, list[Asked]()
+    for number in range(count):
+        found.append(Asked(at, chance.randint(*steps), number))
+        at += chance.expovariate(rate)
+    return found
+
+
+def capacity(scene: Scene, count: int) -> float:
+    """Pictures a second while there are always more than there is room for."""
+    asked = [Asked(0.0, each.steps, each.number) for each in arrivals(count, 1, scene.steps, 0)]
+    run(scene, asked, queue=count)
+    return count / (max(one.ended for one in asked) - min(one.asked for one in asked))
+
+
+def run(
+    scene: Scene, asked: Sequence[Asked], *, queue: int, joining: bool = True
+) -> dict[str, Any]:
+    """Ask for each when its time has come, and wait for all."""
+    batcher = Batcher(
+        scene.backbone, BatcherSettings(cap=scene.cap, queue=queue, joining=joining, turn=1e9)
+    )
+    batcher.start()
+    refused = 0
+    began = time.perf_counter()
+    for one in asked:
+        time.sleep(max(0.0, began + one.at - time.perf_counter()))
+        one.asked = time.perf_counter()
+        try:
+            batcher.submit([scene.ticket(one)])
+        except QueueFullError as error:
+            one.ended_with(error)
+            refused += 1
+    for one in asked:
+        one.done.wait()
+    batcher.stop()
+    painted = [one for one in asked if isinstance(one.outcome, Image.Image)]
+    broken = len(asked) - len(painted) - refused
+    took = [one.ended - one.asked for one in painted]
+    cuts = statistics.quantiles(took, n=100, method="inclusive")
+    return {
+        "painted": len(painted),
+        "refused": refused,
+        "broken": broken,
+        "p50": cuts[49],
+        "p99": cuts[98],
+        "rate": len(painted) / (max(one.ended for one in painted) - began),
+    }
+
+
+def in_turns(
+    makers: dict[str, Callable[[], dict[str, Any]]], rounds: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Each of them in each round, so that what else the machine does hits all alike."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in makers}
+    for _ in range(rounds):
+        for name, make in makers.items():
+            found[name].append(make())
+    return found
+
+
+def median(runs: Sequence[dict[str, Any]], name: str) -> float:
+    return statistics.median(each[name] for each in runs)
