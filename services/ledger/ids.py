@@ -61,6 +61,11 @@ def is_tenant(name: str) -> bool:
     return _TENANT.fullmatch(name) is not None
 
 
+def is_token(name: str) -> bool:
+    """Whether it can be a token's id."""
+    return _TOKEN.fullmatch(name) is not None
+
+
 def check_job(job: str) -> str:
     """The same. Raises: InvalidIdError unless it looks like a job's id."""
     if not is_job(job):

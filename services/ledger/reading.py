@@ -7,7 +7,13 @@ import itertools
 
 from pydantic import JsonValue
 
-from services.errors import DamagedRecordError, DeletedError, InvalidIdError, UnknownJobError
+from services.errors import (
+    DamagedRecordError,
+    DeletedError,
+    InvalidIdError,
+    NotFoundError,
+    UnknownJobError,
+)
 from services.jobs import Counts, ItemState
 from services.ledger.control import read_control
 from services.ledger.ids import check_job, parse_token_id, token_id
@@ -129,7 +135,21 @@ def read_token(ledger: Ledger, tenant: str, token: str) -> Made:
         raise UnknownJobError(f"{tenant} has no token {token}: its item ended as {record.status}")
     if hashlib.sha256(payload).hexdigest() != record.sha256:
         raise DamagedRecordError(f"token {token} is not what was committed: train it anew")
-    return Made(payload, record)
+    return Made(payload, record, found[0].etag)
+
+
+def stands(ledger: Ledger, tenant: str, token: str, etag: str) -> bool:
+    """Whether a token that was read at this version still stands: one request, which moves no
+    bytes and is given up on early. If not, `read_token` says why.
+
+    Raises: InvalidIdError.
+    """
+    job, round_, index = parse_token_id(token)
+    try:
+        head = ledger.leases.head(JobKeys(tenant, job).result(Place(round_, index)))
+    except NotFoundError:
+        return False
+    return head.etag == etag
 
 
 def progress_of(ledger: Ledger, tenant: str, job: str) -> dict[int, dict[str, JsonValue]]:

@@ -78,3 +78,5 @@ class Made:
 
     payload: bytes
     result: ResultRecord
+    etag: str
+    """Of the version that was read: `reading.stands` says whether it still is the one."""

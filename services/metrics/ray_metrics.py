@@ -6,7 +6,8 @@ Ray puts `ray_` before each name, and `_total` behind that of a counter. Without
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from services.metrics import Metric, Metrics, Process
+from services.metrics.entries import Metric, Process
+from services.metrics.facade import Metrics
 
 PREFIX = "ray_"
 """What Ray puts before each name."""

@@ -243,6 +243,34 @@ TABLE: tuple[Metric, ...] = (
         _ALL,
         (_OPERATION, Known.of("error", "unavailable", "outcome_unknown", "denied")),
     ),
+    # Tokens in an engine
+    Metric(
+        "dti_token_cache_requests_total",
+        "counter",
+        "Times that a token was looked up for pictures, by how it was found or why not.",
+        ("engine",),
+        (
+            Known.of(
+                "outcome",
+                *("hit", "revalidated", "stale", "miss"),
+                *("gone", "damaged", "foreign", "unavailable"),
+            ),
+        ),
+    ),
+    Metric(
+        "dti_token_cache_entries",
+        "gauge",
+        "Tokens, and blends of them, that are kept in memory.",
+        ("engine",),
+        (Known.of("kind", "token", "blend"),),
+    ),
+    Metric(
+        "dti_token_cache_bytes",
+        "gauge",
+        "Memory that they take, as it is estimated.",
+        ("engine",),
+        (Known.of("kind", "token", "blend"),),
+    ),
     # HTTP
     Metric(
         "dti_http_requests_total",

@@ -79,6 +79,18 @@ def test_ledger_finds_every_item_and_counts_requests(run: Any, tmp_path: Path) -
     assert figures["counts"]["reading all results"]["requests"] > 40
 
 
+def test_token_cache_compares_sizes_and_reads(run: Any, tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    sizes = ["--entries", "30", "5", "--requests", "50", "--repeats", "2"]
+    run("token_cache.py", *sizes, "--json", str(found))
+    figures = json.loads(found.read_text())
+    assert [each["entries"] for each in figures["hits"]] == [5, 30]
+    assert all(0 < each["p50"] <= each["p99"] for each in figures["hits"])
+    seconds = figures["seconds"]
+    assert 0 < seconds["a bare read"] < seconds["reading a token"]
+    assert 0 < seconds["a bare head"] < seconds["confirming a token"]
+
+
 def test_service_learns_all_and_says_where_time_goes(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--subjects", "3", "--slots", "2", "--steps", "2", "--repeats", "1"]

@@ -1,0 +1,1 @@
+"""Tenants' tokens in memory: fetched once, checked, shared by all requests, gone when deleted."""

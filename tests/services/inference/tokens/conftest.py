@@ -1,0 +1,198 @@
+"""Tokens of a tiny model in a ledger, and caches of them by a clock that only tests move."""
+
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from dti_engine.artifact import Artifact
+from dti_engine.manifest import Imported
+from dti_engine.tokens import LearnedToken
+from services import aliases, metrics
+from services.errors import UnavailableError
+from services.inference.tokens.cache import TokenCache
+from services.inference.tokens.fetching import Fit
+from services.inference.tokens.freshness import Freshness
+from services.jobs import Item, JobRequest
+from services.ledger.ids import Ids, token_id
+from services.ledger.ledger import Ledger
+from services.ledger.submissions import submit
+from services.ledger.worker import Worker
+from services.metrics import Metric, Metrics
+from services.storage.interface import Store
+from services.storage.memory import MemoryStore
+
+FIT = Fit({"text_encoder": 8}, "0" * 64)
+_REQUESTS = ("read", "head", "list")
+
+
+class Asked:
+    """A store that keeps a list of what is read, and lets a test step in before."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.requests: list[tuple[str, str]] = []
+        self.before: Callable[[str, str], None] = lambda name, key: None
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+        if name not in _REQUESTS:
+            return method
+
+        def ask(key: str = "", *args: Any, **how: Any) -> Any:
+            self.requests.append((name, key))
+            self.before(name, key)
+            return method(key, *args, **how)
+
+        return ask
+
+
+class Counted(Metrics):
+    """Keeps what it is given to export."""
+
+    def __init__(self) -> None:
+        super().__init__("engine")
+        self.counts: dict[str, float] = {}
+        self.gauges: dict[tuple[str, str], float] = {}
+
+    def _count(self, metric: Metric, n: float, labels: dict[str, str]) -> None:
+        self.counts[labels["outcome"]] = self.counts.get(labels["outcome"], 0) + n
+
+    def _set(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
+        self.gauges[metric.name, labels["kind"]] = value
+
+
+class Studio:
+    """A ledger as the workers have it, and an engine that reads it over connections of its own."""
+
+    def __init__(self, store: Store) -> None:
+        self.seconds = 1000.0
+        self._days = itertools.count(1_700_000_000)  # so that jobs have an order
+        self.made = 0
+        # Elsewhere: whatever is done with this, the engine hears of by the store alone.
+        ids = Ids(lambda: next(self._days), random.Random(3).getrandbits)
+        self.elsewhere = Ledger(store, store.for_leases(), ids=ids)
+        self.store = Asked(store)
+        self.caches: list[TokenCache] = []
+
+    def cache(self, **how: Any) -> TokenCache:
+        ledger = Ledger(self.store, self.store)  # pyright: ignore[reportArgumentType]
+        how.setdefault("freshness", Freshness(patience=5))
+        cache = TokenCache(ledger, how.pop("fit", FIT), clock=lambda: self.seconds, **how)
+        self.caches.append(cache)
+        return cache
+
+    def artifact(self, fingerprint: str = "0" * 64, dim: int = 8, rows: Any = None) -> Artifact:
+        """Another one each time."""
+        self.made += 1
+        chance = torch.Generator().manual_seed(self.made)
+        rows = torch.randn(1, dim, generator=chance) if rows is None else rows
+        token = LearnedToken("<rex>", {"text_encoder": rows}, "eos")
+        origin = Imported(format_name="test", pooling="eos", files={})
+        return Artifact.of(token, backbone="tiny", fingerprint=fingerprint, origin=origin)
+
+    def learn(self, alias: str = "rex", tenant: str = "acme", payload: bytes | None = None) -> str:
+        """What a worker does of a job with one subject; the token's id."""
+        job = self.submit(alias, tenant)
+        self.finish(job, alias, tenant, payload)
+        return token_id(job, 0, 0)
+
+    def submit(self, alias: str = "rex", tenant: str = "acme") -> str:
+        request = JobRequest(items=(Item(name=alias),))
+        return submit(self.elsewhere, tenant, f"key {next(self._days)}", request).job
+
+    def finish(self, job: str, alias: str, tenant: str, payload: bytes | None = None) -> None:
+        worker = Worker(self.elsewhere, "default")
+        worker.begin()
+        [attempt] = worker.claim(1)
+        assert attempt.place.index == 0
+        aliases.note(self.elsewhere.store, tenant, alias, token_id(job, 0, 0))
+        attempt.succeed(self.artifact().to_bytes() if payload is None else payload, {})
+        worker.end()
+
+    def result_key(self, token: str, tenant: str = "acme") -> str:
+        return f"t/{tenant}/jobs/{token[4:30]}/results/00.00000"
+
+    def asked(self, since: int = 0) -> list[str]:
+        """What was read, by kind of request."""
+        return [name for name, _ in self.store.requests[since:]]
+
+    def silence(self) -> None:
+        """The store answers no more."""
+
+        def refuse(name: str, key: str) -> None:
+            raise UnavailableError(f"{name} {key}: no answer")
+
+        self.store.before = refuse
+
+    def speak(self) -> None:
+        self.store.before = lambda name, key: None
+
+
+@pytest.fixture
+def studio() -> Iterator[Studio]:
+    """In memory."""
+    made = Studio(MemoryStore())
+    yield made
+    for cache in made.caches:
+        cache.close()
+
+
+@pytest.fixture
+def anywhere(store: Store) -> Iterator[Studio]:
+    """On every kind of store."""
+    made = Studio(store)
+    yield made
+    for cache in made.caches:
+        cache.close()
+
+
+@pytest.fixture
+def counted() -> Counted:
+    """What the engine has counted."""
+    counting = Counted()
+    metrics.use(counting)
+    return counting
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], None]:
+    """eventually(lambda: ...) waits, in real time, until it holds."""
+
+    def wait(holds: Callable[[], object]) -> None:
+        end = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def at_once() -> Callable[[int, Callable[[], Any]], list[Any]]:
+    """at_once(100, do) -> what each of so many threads got or was told."""
+
+    def run(count: int, do: Callable[[], Any]) -> list[Any]:
+        start, got = threading.Barrier(count), list[Any]()
+
+        def one() -> None:
+            start.wait()
+            try:
+                got.append(do())
+            except Exception as error:
+                got.append(error)
+
+        threads = [threading.Thread(target=one) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(got) == count
+        return got
+
+    return run
