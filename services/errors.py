@@ -12,6 +12,8 @@ ServiceError (DTIError)
 |   `-- QueueFullError                  it has too much to do to take more
 |-- LateError                           the time in which an answer was wanted has passed
 |-- UnsafePictureError                  the picture that was made may not be shown
+|-- UnknownModelError                   no model of this name is offered
+|-- UnknownPictureError                 the tenant has no such picture, or the link to it is none
 |-- LedgerError
 |   |-- InvalidIdError (ValueError)     no tenant, job, item, token or worker is called that
 |   |-- ConflictError                   it contradicts what was asked for before
@@ -102,6 +104,14 @@ class LateError(ServiceError):
 
 class UnsafePictureError(ServiceError):
     """The picture that was made may not be shown."""
+
+
+class UnknownModelError(ServiceError):
+    """No model of this name is offered."""
+
+
+class UnknownPictureError(ServiceError):
+    """The tenant has no such picture, or the link to it is none, or no more."""
 
 
 class LedgerError(ServiceError):

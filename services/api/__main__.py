@@ -24,6 +24,9 @@ Keys are made by `dti keys create`. The documentation is at /docs.
 
 Of S3, DTI_S3_ENDPOINT and others say what docs/storage.md has.
 
+Pictures are painted by engines: DTI_API_ENGINES says where they are, and DTI_ENGINE_SECRET is what
+they let in.
+
 How much is taken and how long is waited, variables say, with these defaults:
 
 \b
@@ -55,6 +58,7 @@ def main(
             Ledger.on(Measured(open_store(store))),
             read_offers(offers) if offers else MINIATURE,
             settings=api_settings(os.environ),
+            engine_secret=os.environ.get("DTI_ENGINE_SECRET", ""),
         )
     except DTIError as error:
         typer.echo(f"error: {error}", err=True)

@@ -14,13 +14,20 @@ from services.api import (
     documentation,
     events,
     health,
+    images,
+    pictures,
     problems,
     tokens,
     training_jobs,
     uploading,
 )
 from services.api.doorway import Doorway
+from services.api.engines import Engines
+from services.api.gallery import Gallery
 from services.api.gate import Gate
+from services.api.image_orders import ImageOrder
+from services.api.links import Links
+from services.api.openai_errors import OpenAIErrors, OpenAIProblem
 from services.api.orders import JobOrder
 from services.api.progress import Progress
 from services.api.quotas import Quotas
@@ -39,6 +46,9 @@ _ROUTERS = (
     training_jobs.router,
     events.router,
     tokens.router,
+    images.router,
+    pictures.router,
+    pictures.links,
     backbones.router,
     audit.router,
     health.router,
@@ -51,10 +61,11 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     settings: ApiSettings | None = None,
+    engine_secret: str = "",
 ) -> FastAPI:
     """An ASGI app over a ledger. Any number of processes may each have one over the same store.
 
-    metrics: None: what this process counts with.
+    metrics: None: what this process counts with. engine_secret: what engines let in.
     """
     settings = settings or ApiSettings()
     progress = Progress(ledger, settings.poll)
@@ -70,6 +81,8 @@ def create_app(
         progress=progress,
         streams=Streams(ledger, progress, settings),
         readiness=Readiness(ledger.store, settings.store_patience),
+        engines=Engines(settings.engines, engine_secret, settings.engine_patience),
+        gallery=Gallery(ledger, Links(ledger.store), settings.link_seconds),
         slots=anyio.Semaphore(settings.uploads_at_once),
     )
 
@@ -77,10 +90,12 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         yield
         await service.streams.stop()
+        await service.engines.close()
 
     app = FastAPI(
         lifespan=lifespan,
         middleware=[
+            Middleware(OpenAIErrors),
             Middleware(Doorway, metrics=service.metrics),
             Middleware(
                 Gate,
@@ -97,5 +112,5 @@ def create_app(
     for router in _ROUTERS:
         app.include_router(router)
     problems.install(app)
-    documentation.install(app, JobOrder)
+    documentation.install(app, JobOrder, ImageOrder, answers=[OpenAIProblem])
     return app

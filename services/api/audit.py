@@ -47,7 +47,9 @@ class Entry(BaseModel):
     model_config = views.example(_EXAMPLE)
 
     id: str
-    action: str = Field(description="token.delete, training-job.delete or upload.delete")
+    action: str = Field(
+        description="token.delete, training-job.delete, upload.delete or picture.delete"
+    )
     what: str = Field(description="id of what was deleted; nothing else is known of it any more")
     by: str = Field(description="id of the key that asked for it")
     when: datetime

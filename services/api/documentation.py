@@ -1,6 +1,6 @@
 """What /openapi.json says, and what routes share of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -31,7 +31,8 @@ _MEANINGS = {
     422: "Something in the request is wrong: `errors` says what and where.",
     429: "Too much at a time: ask again after `Retry-After` seconds.",
     500: "The service failed.",
-    503: "The store does not answer: ask again after `Retry-After` seconds.",
+    503: "The store, or what paints, does not answer: ask again after `Retry-After` seconds.",
+    504: "The time in which an answer was wanted has passed.",
 }
 _ALWAYS = (401, 413, 422, 429, 500, 503)
 _REF = "#/components/schemas/{model}"
@@ -44,9 +45,9 @@ _RETRY = {
 }
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int, model: type[Problem] = Problem) -> dict[int | str, dict[str, Any]]:
     """What a route under /v1 may answer besides, with these statuses of its own."""
-    return {status: _problem(status) for status in sorted({*_ALWAYS, *statuses})}
+    return {status: _problem(status, model) for status in sorted({*_ALWAYS, *statuses})}
 
 
 def plain_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -54,10 +55,10 @@ def plain_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _problem(status) for status in statuses}
 
 
-def _problem(status: int) -> dict[str, Any]:
+def _problem(status: int, model: type[Problem] = Problem) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "description": _MEANINGS[status],
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model=model.__name__)}}},
     }
     if status in (429, 503):
         answer["headers"] = _RETRY
@@ -77,8 +78,12 @@ def raw(media_type: str, description: str, *, binary: bool = True) -> dict[str, 
     return {"description": description, "content": {media_type: {"schema": schema}}}
 
 
-def install(app: FastAPI, *models: type[BaseModel]) -> None:
-    """Let the app's document have `Problem` and these models, which routes name by `body_of`."""
+def install(
+    app: FastAPI, *models: type[BaseModel], answers: Sequence[type[BaseModel]] = ()
+) -> None:
+    """Let the app's document have `Problem` and these models, which routes name by `body_of`, and
+    answers that are named in no route's types.
+    """
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -90,7 +95,10 @@ def install(app: FastAPI, *models: type[BaseModel]) -> None:
                 routes=app.routes,
             )
             _, definitions = models_json_schema(
-                [(Problem, "serialization"), *((model, "validation") for model in models)],
+                [
+                    *((model, "serialization") for model in (Problem, *answers)),
+                    *((model, "validation") for model in models),
+                ],
                 ref_template=_REF,
             )
             made.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])

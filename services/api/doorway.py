@@ -23,7 +23,7 @@ log = logs.logger(__name__)
 
 
 class Doorway:
-    """The outermost part of the app."""
+    """The outermost part of the app, but for the form of some errors."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

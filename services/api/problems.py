@@ -13,20 +13,32 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from dti_engine.errors import ConfigurationError, DTIError
+from dti_engine.errors import (
+    AntipodalError,
+    ArtifactMismatchError,
+    ConfigurationError,
+    DTIError,
+    TokenError,
+)
 from services import logs
 from services.errors import (
     ConflictError,
     DamagedUploadError,
     DeletedError,
     InvalidIdError,
+    LateError,
+    NoEngineError,
+    QueueFullError,
     QuotaError,
     ServiceError,
     SettingsError,
     UnavailableError,
     UnknownJobError,
     UnknownKeyError,
+    UnknownModelError,
+    UnknownPictureError,
     UnknownUploadError,
+    UnsafePictureError,
     UnsafeUrlError,
 )
 
@@ -36,6 +48,9 @@ _SHOWN = 100
 
 _RETRY = 2
 """Seconds after which to ask again a store that did not answer."""
+
+_TOLD = (LateError, NoEngineError)
+"""Of those that are no client's fault: what they say is for clients."""
 
 log = logs.logger(__name__)
 
@@ -83,14 +98,23 @@ KINDS: Mapping[type[DTIError], Kind] = {
     UnknownKeyError: Kind(401, "unauthorized"),
     UnknownJobError: Kind(404, "unknown"),
     UnknownUploadError: Kind(404, "unknown"),
+    UnknownPictureError: Kind(404, "unknown"),
+    UnknownModelError: Kind(404, "unknown-model"),
     InvalidIdError: Kind(404, "unknown"),
     DeletedError: Kind(410, "deleted"),
     ConflictError: Kind(409, "conflict"),
     DamagedUploadError: Kind(422, "refused"),
     UnsafeUrlError: Kind(422, "refused"),
     ConfigurationError: Kind(422, "refused"),
+    TokenError: Kind(422, "refused"),
+    ArtifactMismatchError: Kind(422, "refused"),
+    AntipodalError: Kind(422, "refused"),
+    UnsafePictureError: Kind(422, "unsafe"),
     QuotaError: Kind(429, "quota"),
+    QueueFullError: Kind(429, "quota"),
+    NoEngineError: Kind(503, "no-engine"),
     UnavailableError: Kind(503, "unavailable"),
+    LateError: Kind(504, "late"),
     SettingsError: Kind(500, "internal"),
     DTIError: Kind(500, "internal"),
 }
@@ -149,11 +173,12 @@ def answer(request: str, error: DTIError) -> Response:
     detail = str(error)
     if status >= 500:
         log.exception("request failed", error=type(error).__name__, status=status)
-        detail = "the service failed: tell its operator the request's id"
+        if not isinstance(error, _TOLD):
+            detail = "the service failed: tell its operator the request's id"
     if isinstance(error, UnavailableError):
         headers["Retry-After"] = str(_RETRY)
         detail = "the store did not answer in time: ask again; nothing is done twice"
-    if isinstance(error, QuotaError):
+    if isinstance(error, QuotaError | NoEngineError):
         headers["Retry-After"] = str(max(1, -int(-error.seconds // 1)))
     if isinstance(error, UnknownKeyError):
         headers["WWW-Authenticate"] = "Bearer"

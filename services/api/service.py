@@ -6,6 +6,8 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Request
 
+from services.api.engines import Engines
+from services.api.gallery import Gallery
 from services.api.progress import Progress
 from services.api.quotas import Quotas
 from services.api.readiness import Readiness
@@ -32,6 +34,8 @@ class Service:
     progress: Progress
     streams: Streams
     readiness: Readiness
+    engines: Engines
+    gallery: Gallery
     slots: anyio.Semaphore
     """For uploads: each is in memory as a whole."""
 

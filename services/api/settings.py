@@ -31,6 +31,21 @@ class ApiSettings(BaseModel):
     streams: int = Field(default=100, ge=1, description="of a tenant's listeners at a time")
     counted: float = Field(default=5.0, ge=0, description="that a count of open items is good for")
     store_patience: float = Field(default=5.0, gt=0, description="until a store counts as silent")
+    engines: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^?#@\s]+$",
+        description="URL before the names of models, of what paints; None: nothing does",
+    )
+    engine_patience: float = Field(default=5.0, gt=0, description="until no engine is there")
+    paint_seconds: float = Field(
+        default=300, gt=0, le=3600, description="that pictures may take, unless a request says"
+    )
+    link_seconds: int = Field(default=3600, ge=1, description="that a link to a picture holds")
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^?#@\s]+$",
+        description="of this service, before links to it; None: as a request has it",
+    )
 
 
 def api_settings(environment: Mapping[str, str]) -> ApiSettings:

@@ -48,6 +48,9 @@ HTTP_ROUTES = (
     ("/v1/tokens/{token}", "DELETE"),
     ("/v1/tokens/{token}/file", "GET"),
     ("/v1/backbones", "GET"),
+    ("/v1/images/generations", "POST"),
+    ("/v1/pictures/{picture}", "GET"),
+    ("/pictures/{tenant}/{picture}", "GET"),
 )
 """Routes that are told apart, each with its method. All else, such as health checks, is other."""
 
@@ -56,7 +59,7 @@ TIMED_ROUTES = tuple(
         route
         for route, _ in HTTP_ROUTES
         # A stream takes as long as its job; the others here are few or alike.
-        if not route.endswith(("/events", "/cancel", "/retry", "/backbones"))
+        if not route.endswith(("/events", "/cancel", "/retry", "/backbones", "/{picture}"))
     )
 )
 """Routes whose times are told apart."""

@@ -14,6 +14,7 @@ import httpx2 as httpx
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from stub_engine import SECRET, StubEngine, stub_engine
 
 from dti_engine.artifact import Artifact
 from dti_engine.manifest import Imported
@@ -60,6 +61,17 @@ class Site:
 
     def limit(self, tenant: str, **limits: Any) -> None:
         set_limits(self.store, tenant, limits)
+
+    def paint(self, tenant: str | None = "acme", **body: Any) -> Any:
+        """Pictures, where an engine is."""
+        return self.post("/v1/images/generations", {"prompt": "a <rex>", "steps": 2} | body, tenant)
+
+    def keep(self, tenant: str = "acme") -> tuple[str, str]:
+        """A picture that is kept: its id, and the link to it."""
+        answer = self.paint(tenant, response_format="url")
+        assert answer.status_code == 200, answer.text
+        [data] = answer.json()["data"]
+        return data["id"], data["url"]
 
     def headers(self, tenant: str | None = "acme") -> dict[str, str]:
         return {"Authorization": f"Bearer {self.keys[tenant]}"} if tenant else {}
@@ -191,6 +203,36 @@ def new_site() -> Iterator[Callable[..., Site]]:
 
 
 @pytest.fixture
+def engine_at() -> Iterator[tuple[StubEngine, str]]:
+    """What paints, and where."""
+    with stub_engine() as made:
+        yield made
+
+
+@pytest.fixture
+def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
+    return engine_at[0]
+
+
+@pytest.fixture
+def new_studio(
+    new_site: Callable[..., Site], engine_at: tuple[StubEngine, str]
+) -> Callable[..., Site]:
+    """new_studio(store, paint_seconds=..., ...) -> a site with `engine`."""
+
+    def make(store: Store | None = None, **settings: Any) -> Site:
+        told = FAST.model_copy(update={"engines": engine_at[1], **settings})
+        return new_site(store, settings=told, engine_secret=SECRET)
+
+    return make
+
+
+@pytest.fixture
+def studio(new_studio: Callable[..., Site]) -> Site:
+    return new_studio()
+
+
+@pytest.fixture
 def parts() -> Any:
     """What tests of streams and servers take from here."""
 
@@ -207,7 +249,9 @@ def parts() -> Any:
 
 @pytest.fixture(scope="module")
 def module_site() -> Iterator[Site]:
-    """One for all tests of a file."""
-    site = Site(settings=FAST.model_copy(update={"body_bytes": 100_000, "stream_seconds": 0.1}))
-    with site.client:
-        yield site
+    """One for all tests of a file, with an engine."""
+    with stub_engine() as (_, url):
+        changes = {"body_bytes": 100_000, "stream_seconds": 0.1, "engines": url}
+        site = Site(settings=FAST.model_copy(update=changes), engine_secret=SECRET)
+        with site.client:
+            yield site

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import schemathesis
@@ -46,6 +47,7 @@ class Ground:
         self.open = site.make("rex", "ada")
         self.token = site.tokens(self.job)[0]
         self.sha256 = site.upload(b"picture")
+        self.picture, self.link = site.keep()
 
     def fill_in(self, case: Any) -> None:
         """Ids that are there in place of those that were made up, three times of four."""
@@ -58,14 +60,21 @@ class Ground:
             "token": self.token,
             "sha256": self.sha256,
             "index": self.chance.randrange(3),
+            "picture": self.picture,
+            "tenant": "acme",
         }
         for name in case.path_parameters or {}:
             if self.chance.random() < 0.75:
                 case.path_parameters[name] = known[name]
         if self.chance.random() < 0.5:
             return
-        if case.method == "PUT":
+        if case.path.startswith("/pictures/"):
+            case.path_parameters = {"tenant": "acme", "picture": self.picture}
+            case.query = dict(parse_qsl(urlsplit(self.link).query))
+        elif case.method == "PUT":
             case.body = b"picture"
+        elif case.path == "/v1/images/generations":
+            case.body = {"prompt": "a <rex>", "stream": self.chance.random() < 0.5}
         elif (case.method, case.path) == ("POST", "/v1/training-jobs"):
             case.headers = {"Idempotency-Key": str(self.chance.random())}
             case.body = {"subjects": self.site.subjects("rex")}
@@ -88,7 +97,7 @@ def test_whatever_is_sent_is_answered_as_documented(ground: Ground) -> None:
             # Where nothing is asked for, nothing can be wrong.
             with suppress(Unsatisfiable):
                 _try(ground, operation.as_strategy(generation_mode=mode), statuses)
-    assert len(tried) == 22
+    assert len(tried) == 27
     # It went deeper than being refused: each was answered as it is meant to be, too.
     refused = [label for label, statuses in tried.items() if min(statuses) >= 300]
     assert refused == []

@@ -3,12 +3,14 @@
 import os
 import re
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.routing import iter_route_contexts
+from stub_engine import SECRET, StubEngine
 
 from services.api.settings import ApiSettings
 from services.metrics import PrometheusMetrics
@@ -22,8 +24,14 @@ def _commands() -> list[str]:
     return found
 
 
-def test_the_commands_of_the_guide_run(new_site: Any, tmp_path: Path) -> None:
-    site = new_site(settings=ApiSettings(poll=0.05), metrics=PrometheusMetrics(process="api"))
+def test_the_commands_of_the_guide_run(
+    new_site: Any, tmp_path: Path, engine_at: tuple[StubEngine, str]
+) -> None:
+    site = new_site(
+        settings=ApiSettings(poll=0.05, engines=engine_at[1]),
+        engine_secret=SECRET,
+        metrics=PrometheusMetrics(process="api"),
+    )
     (tmp_path / "rex.zip").write_bytes(b"pictures of rex")
     stopped = threading.Event()
 
@@ -54,11 +62,29 @@ def test_the_commands_of_the_guide_run(new_site: Any, tmp_path: Path) -> None:
     assert '"action":"token.delete"' in done.stdout
     assert "dti_http_requests_total{" in done.stdout
     assert (tmp_path / "rex.safetensors").stat().st_size > 100
+    assert "event: image_generation.completed" in done.stdout
+    for name in ("linked.png", "mix.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_the_guide_does_with_openais_client_works(studio: Any, tmp_path: Path) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.S)
+    with studio.served() as url:
+        access = {"DTI_SERVER": url, "DTI_API_KEY": studio.keys["acme"]}
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | access, check=True
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"rex-7.png", "rex-8.png"}
 
 
 def test_the_guide_leads_past_every_route(site: Any) -> None:
     commands = "\n".join(_commands())
-    for name, variable in (("job", "JOB"), ("token", "TOKEN"), ("sha256", "SHA"), ("index", "0")):
+    for name, variable in (
+        ("job", "JOB"),
+        ("token", "TOKEN"),
+        ("sha256", "SHA"),
+        ("picture", "PICTURE"),
+    ):
         commands = commands.replace(f"/${variable}", f"/{{{name}}}")
     commands = commands.replace("/items/0", "/items/{index}")
     missing = [
@@ -69,7 +95,9 @@ def test_the_guide_leads_past_every_route(site: Any) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 405, 408, 409, 410, 413, 422, 429, 500, 503])
+@pytest.mark.parametrize(
+    "status", [400, 401, 404, 405, 408, 409, 410, 413, 422, 429, 500, 503, 504]
+)
 def test_the_guide_says_what_each_status_asks_for(status: int) -> None:
     table = GUIDE.read_text().split("| status |")[1].split("\n\n")[0]
     assert str(status) in table

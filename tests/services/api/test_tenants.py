@@ -13,6 +13,9 @@ _SECRETS = ("rexsecret", "tagsecret", "reasonsecret")
 _OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
 """For everyone: they show nothing of any tenant."""
 
+_LINK = "/pictures/{tenant}/{picture}"
+"""For who has a link that was signed, whoever that is."""
+
 
 def _routes(app: Any) -> Iterator[tuple[str, str]]:
     for route in iter_route_contexts(app.routes):
@@ -32,7 +35,15 @@ class Belongings:
         self.job = made["job"]
         site.work_off(lambda attempt: "reasonsecret" if attempt.item.name == "bad" else "")
         [self.token] = site.tokens(self.job)
-        self.ids = {"job": self.job, "index": "0", "token": self.token, "sha256": self.sha256}
+        self.picture, self.link = site.keep()
+        self.ids = {
+            "job": self.job,
+            "index": "0",
+            "token": self.token,
+            "sha256": self.sha256,
+            "picture": self.picture,
+            "tenant": "acme",
+        }
 
     def path(self, path: str) -> str:
         return re.sub(r"\{(\w+)\}", lambda found: self.ids[found[1]], path)
@@ -43,6 +54,8 @@ class Belongings:
             how["json"] = {"subjects": self.site.subjects("of other")}
         elif (method, path) == ("POST", "/v1/uploads"):
             how["json"] = {"files": [{"sha256": self.sha256, "size": 13}]}
+        elif path == "/v1/images/generations":
+            how["json"] = {"prompt": "a <dog>", "tokens": {"<dog>": "dog"}}
         elif method == "PUT":
             how["content"] = b"of acme alone"
         return self.site.ask(method, self.path(path), tenant, **how)
@@ -50,8 +63,8 @@ class Belongings:
     def secrets(self, path: str) -> list[str]:
         """All that nobody else may see, but for what their own request had in it."""
         artifact = self.site.get(f"/v1/tokens/{self.token}").json()["sha256"]
-        ids = [one for one in (self.job, self.token, artifact) if one not in path]
-        return [*_SECRETS, "acme", *ids]
+        ids = (self.job, self.token, artifact, self.picture, "acme")
+        return [*_SECRETS, *(one for one in ids if one not in path)]
 
     def state(self) -> dict[str, bytes]:
         store = self.site.store
@@ -60,8 +73,8 @@ class Belongings:
 
 
 @pytest.fixture
-def belongings(site: Any) -> Belongings:
-    return Belongings(site)
+def belongings(studio: Any) -> Belongings:
+    return Belongings(studio)
 
 
 def test_another_tenant_sees_and_changes_nothing(belongings: Belongings) -> None:
@@ -89,7 +102,7 @@ def test_another_tenant_sees_and_changes_nothing(belongings: Belongings) -> None
             for head in belongings.site.ledger.heads("t/other/"):
                 belongings.site.store.delete(head.key)
         tried += 1
-    assert tried >= 19
+    assert tried >= 24
     assert belongings.state() == before
 
 
@@ -102,6 +115,9 @@ def test_without_a_key_no_route_answers(belongings: Belongings) -> None:
         if path in _OPEN:
             assert answer.status_code == 200
             assert [one for one in belongings.secrets("") if one in answer.text] == []
+            continue
+        if path == _LINK:  # Nor does its place alone.
+            assert answer.status_code == 404
             continue
         assert answer.status_code == 401, f"{method} {path}"
         assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -119,6 +135,8 @@ def test_the_tenant_itself_reaches_every_route(belongings: Belongings) -> None:
     routes.sort(key=lambda one: (order[one[0]], one in last))
     for method, path in routes:
         answer = belongings.ask(method, path, "acme")
+        if path == _LINK:
+            answer = belongings.site.client.get(belongings.link)
         if (method, path) == ("POST", "/v1/training-jobs"):
             assert answer.status_code == 422  # The key has made another job.
         else:

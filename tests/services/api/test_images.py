@@ -1,0 +1,359 @@
+"""Pictures by OpenAI's own client, over HTTP, of an engine that paints one colour."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from PIL import Image
+from stub_engine import StubEngine, colour
+
+from services.pictures import Part
+
+TOKEN = "tok_7zk3v9q0d1m2n3p4q5r6s7t8v90000000"
+
+
+@pytest.fixture
+def client(studio: Any) -> Iterator[openai.OpenAI]:
+    with studio.served() as url, _client(url, studio.keys["acme"]) as client:
+        yield client
+
+
+def _client(url: str, key: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=20)
+
+
+def _image(data: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+
+
+def test_openais_client_gets_pictures_with_nothing_but_its_own_words(
+    client: openai.OpenAI, engine: StubEngine
+) -> None:
+    answer = client.images.generate(prompt="a dog", model="dall-e-3", n=2, size="32x48")
+    assert (answer.size, answer.output_format, answer.background) == ("32x48", "png", "opaque")
+    assert answer.data
+    seeds = [data.seed for data in answer.data]
+    assert seeds[1] == (seeds[0] + 1) % 2**32
+    for data in answer.data:
+        image = _image(data.b64_json)
+        assert (image.size, image.getpixel((0, 0))) == ((32, 48), colour(data.seed))
+        assert data.settings["seed"] == data.seed
+        assert (data.url, data.revised_prompt) == (None, None)
+    assert answer.warnings == ["there is no model dall-e-3 here: miniature has painted"]
+    [(model, wanted)] = engine.asked
+    assert (model, wanted.tenant, wanted.seconds, wanted.progress) == (
+        *("miniature", "acme"),
+        *(300, False),
+    )
+    assert wanted.pictures[0].steps == 25
+
+
+def test_our_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) -> None:
+    client.images.generate(
+        prompt=f"a <rex> and a <{TOKEN}> as a <mix> by <end> and <pair>",
+        model="miniature",
+        n=3,
+        extra_body={
+            "seed": 2**32 - 2,
+            "steps": 3,
+            "guidance": 2,
+            "negative_prompt": "blur",
+            "tokens": {"<rex>": "rex"},
+            "blends": {
+                "<mix>": [{"token": "a", "weight": 2}, {"token": "b", "weight": 1}],
+                "<pair>": {"a": "rex", "b": "tom", "t": 0.25},
+                "<end>": {"a": "rex", "b": "tom", "t": 1},
+            },
+            "instruction": False,
+            "deterministic": True,
+            "seconds": 7,
+        },
+    )
+    [(_, wanted)] = engine.asked
+    assert [picture.seed for picture in wanted.pictures] == [2**32 - 2, 2**32 - 1, 0]
+    first = wanted.pictures[0]
+    assert (first.steps, first.guidance, first.negative_prompt) == (3, 2, "blur")
+    assert (first.instruction, first.deterministic, wanted.seconds) == (False, True, 7)
+    assert first.tokens == {"<rex>": "rex", f"<{TOKEN}>": TOKEN, "<end>": "tom"}
+    assert first.blends == {
+        "<mix>": (Part(token="a", weight=2), Part(token="b", weight=1)),
+        "<pair>": (Part(token="rex", weight=0.75), Part(token="tom", weight=0.25)),
+    }
+    assert (first.width, first.height) == (None, None)
+
+
+def test_a_seed_that_is_left_out_is_drawn(studio: Any) -> None:
+    seeds = {studio.paint().json()["data"][0]["seed"] for _ in range(3)}
+    assert len(seeds) == 3
+
+
+def test_what_means_nothing_here_is_told(client: openai.OpenAI, engine: StubEngine) -> None:
+    engine.warnings = ("the prompt is too long",)
+    answer = client.images.generate(
+        prompt="x",
+        n=2,
+        quality="hd",
+        style="vivid",
+        background="transparent",
+        moderation="low",
+        output_format="png",
+        output_compression=50,
+        user="u1",
+        partial_images=2,
+        response_format="b64_json",
+        size="auto",
+    )
+    told = "\n".join(answer.warnings)
+    for name in ("quality", "style", "background", "moderation", "output_compression", "user"):
+        assert name in told
+    assert "partial_images" in told
+    assert answer.warnings.count("the prompt is too long") == 1
+    silent = client.images.generate(
+        prompt="x", quality="auto", background="opaque", moderation="auto", output_compression=100
+    )
+    assert silent.warnings == ["the prompt is too long"]
+
+
+def test_characters_that_end_lines_elsewhere_end_none_here(studio: Any) -> None:
+    prompt = "a\u2028b\u0085c\x0bd\x1ee"
+    answer = studio.paint(prompt=prompt)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["data"][0]["settings"]["prompt"] == prompt
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": "x" * 4001}, "prompt"),
+        ({"prompt": "a <tok_x>"}, "prompt"),
+        ({"n": 0}, "n"),
+        ({"n": 11}, "n"),
+        ({"n": "1"}, "n"),
+        ({"size": "64"}, "size"),
+        ({"size": "4x64"}, None),
+        ({"output_format": "jpeg"}, "output_format"),
+        ({"seed": -1}, "seed"),
+        ({"steps": 151}, "steps"),
+        ({"seconds": 0}, "seconds"),
+        ({"partial_images": 4}, "partial_images"),
+        ({"unheard_of": 1}, "unheard_of"),
+        ({"tokens": {"rex": "rex"}}, "tokens.rex.[key]"),
+        ({"tokens": {"<a>": "x"}, "blends": {"<a>": {"a": "x", "b": "y", "t": 0.5}}}, None),
+        ({"blends": {"<a>": {"a": "x", "b": "y", "t": 2}}}, "blends.<a>.t"),
+        ({"blends": {"<a>": [{"token": "x", "weight": 1}]}}, "blends.<a>"),
+        ({"blends": {"<a>": [{"token": "x"}, {"token": "y", "weight": 0}]}}, "blends.<a>.0.weight"),
+        (
+            {"tokens": {f"<t{i}>": "x" for i in range(9)}}
+            | {"blends": {f"<b{i}>": {"a": "x", "b": "y", "t": 0} for i in range(9)}},
+            "tokens",
+        ),
+    ],
+)
+def test_what_is_wrong_is_refused_with_its_place(
+    studio: Any, engine: StubEngine, body: Any, param: str | None
+) -> None:
+    answer = studio.paint(**body)
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+    assert answer.json()["type"] == "urn:dti:problem:refused"
+    assert answer.json()["detail"] == error["message"]
+    assert engine.asked == []
+
+
+def _told(answer: Any, status: int) -> dict[str, Any]:
+    """Both forms of an error, which say the same."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    said = answer.json()
+    assert said["status"] == status
+    assert said["request"] == answer.headers["X-Request-Id"]
+    assert said["error"]["message"] == said["detail"]
+    assert set(said["error"]) == {"message", "type", "param", "code"}
+    return said
+
+
+def test_every_error_of_the_route_has_openais_form(new_studio: Any) -> None:
+    studio = new_studio(body_bytes=1000)
+    path = "/v1/images/generations"
+    assert _told(studio.post(path, {}, None), 401)["error"]["code"] == "invalid_api_key"
+    _told(studio.get(path), 405)
+    _told(studio.get("/v1/images/edits"), 404)
+    _told(studio.ask("POST", path, content=b"{"), 400)
+    _told(studio.paint(prompt="x" * 1000), 413)
+    _told(studio.post(f"{path}?x=1", {"prompt": "x"}), 422)
+    studio.app.state.service.gallery.ledger.store.list = None
+    assert "error" not in studio.get("/v1/pictures").json()
+
+
+def test_a_mistake_of_ours_has_openais_form_too(
+    studio: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.api.images.commission", lambda *_: 1 / 0)
+    said = _told(studio.paint(), 500)
+    assert (said["error"]["type"], said["error"]["code"]) == ("server_error", "internal")
+
+
+def test_openais_client_raises_its_own_errors(
+    studio: Any, client: openai.OpenAI, engine: StubEngine
+) -> None:
+    url = str(client.base_url).removesuffix("/v1/")
+    with _client(url, "dti_a_b") as nobody, pytest.raises(openai.AuthenticationError):
+        nobody.images.generate(prompt="x")
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.images.generate(prompt="x", model="sdxl")
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.images.generate(prompt="x", n=11)
+    assert refused.value.param == "n"
+    with pytest.raises(openai.BadRequestError):
+        client.post("/images/generations", cast_to=object, content=b"{")
+    studio.limit("other", requests_per_second=0.01, burst=1)
+    with _client(url, studio.keys["other"]) as other:
+        other.images.generate(prompt="x")
+        with pytest.raises(openai.RateLimitError) as limited:
+            other.images.generate(prompt="x")
+    assert int(limited.value.response.headers["Retry-After"]) > 1
+    assert limited.value.code == "rate_limit_exceeded"
+    engine.refuse(422, "BackboneError", "of nobody's concern")
+    with pytest.raises(openai.InternalServerError) as failed:
+        client.images.generate(prompt="x")
+    assert "concern" not in str(failed.value)
+
+
+def _stream(client: openai.OpenAI, **how: Any) -> list[Any]:
+    return list(client.images.generate(prompt="x", stream=True, **how))
+
+
+def test_a_stream_shows_previews_progress_and_the_picture(
+    client: openai.OpenAI, engine: StubEngine
+) -> None:
+    extra = {"steps": 7, "seed": 9}
+    events = _stream(client, partial_images=3, size="32x32", user="u", extra_body=extra)
+    assert [event.type.partition(".")[2] for event in events] == [
+        *("progress", "progress", "partial_image"),
+        *("progress", "progress", "partial_image"),
+        *("progress", "progress", "partial_image"),
+        *("progress", "completed"),
+    ]
+    partial = [event for event in events if event.type.endswith("partial_image")]
+    assert [event.partial_image_index for event in partial] == [0, 1, 2]
+    assert {event.output_format for event in partial} == {"jpeg"}
+    assert _image(partial[0].b64_json).format == "JPEG"
+    progress = [event for event in events if event.type.endswith("progress")]
+    assert [(event.step, event.steps) for event in progress] == [(n, 7) for n in range(1, 8)]
+    done = events[-1]
+    assert isinstance(done, openai.types.ImageGenCompletedEvent)
+    assert _image(done.b64_json).getpixel((0, 0)) == colour(9)
+    assert (done.size, done.output_format, done.seed) == ("32x32", "png", 9)
+    assert "user is not kept" in done.warnings[0]
+    assert engine.asked[0][1].progress
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 25, 50])
+@pytest.mark.parametrize("partial", [0, 1, 2, 3])
+def test_there_are_no_more_previews_than_were_asked_for(
+    studio: Any, parts: Any, steps: int, partial: int
+) -> None:
+    answer = studio.paint(stream=True, partial_images=partial, steps=steps)
+    names = [name for name, _ in parts.events(iter(answer.text.splitlines()))]
+    shown = names.count("image_generation.partial_image")
+    assert shown == (partial if steps % (partial + 1) == 0 else shown)
+    assert min(partial, 1, steps - 1) <= shown <= partial
+
+
+def test_in_a_stream_of_several_one_that_fails_fails_alone(
+    studio: Any, parts: Any, engine: StubEngine
+) -> None:
+    engine.failing = {0: ("UnsafePictureError", "this picture may not be shown: x")}
+    answer = studio.paint(stream=True, n=2)
+    events = list(parts.events(iter(answer.text.splitlines())))
+    [error] = [data for name, data in events if name == "error"]
+    assert (error["index"], error["error"]["code"]) == (0, "moderation_blocked")
+    assert error["problem"]["status"] == 422
+    assert events[-1][0] == "image_generation.completed"
+    assert events[-1][1]["index"] == 1
+
+
+def test_what_fails_in_a_stream_is_an_error_to_openais_client(
+    client: openai.OpenAI, engine: StubEngine
+) -> None:
+    engine.failing = {0: ("PaintingFailedError", "of nobody's concern")}
+    with pytest.raises(openai.APIError, match="tell its operator") as failed:
+        _stream(client)
+    assert isinstance(failed.value.body, dict)
+    assert failed.value.body["type"] == "server_error"
+
+
+def test_what_is_refused_at_once_is_no_stream(client: openai.OpenAI, engine: StubEngine) -> None:
+    engine.refuse(429, "QueueFullError", "full", 9)
+    with pytest.raises(openai.RateLimitError) as limited:
+        _stream(client)
+    assert limited.value.response.headers["Retry-After"] == "9"
+
+
+def test_a_stream_is_never_silent_for_long(studio: Any, parts: Any, engine: StubEngine) -> None:
+    engine.may_end.clear()
+    with (
+        studio.served() as url,
+        parts.http.stream(
+            "POST",
+            f"{url}/v1/images/generations",
+            json={"prompt": "x", "stream": True},
+            headers=studio.headers(),
+            timeout=20,
+        ) as answer,
+    ):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        heard = parts.events(answer.iter_lines())
+        assert next(heard)[0] == "image_generation.progress"
+        assert [next(heard)[0] for _ in range(3)] == [":", ":", ":"]
+        engine.may_end.set()
+        assert [name for name, _ in heard][-1] == "image_generation.completed"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_is_painted_for_no_more(
+    studio: Any, parts: Any, engine: StubEngine, stream: bool
+) -> None:
+    engine.may_end.clear()
+    with studio.served() as url, parts.http.Client(headers=studio.headers(), timeout=1) as caller:
+        with pytest.raises(parts.http.ReadTimeout):
+            _hear(caller, f"{url}/v1/images/generations", stream=stream)
+        parts.until(lambda: engine.left == 1)
+        assert engine.at_work == 0
+        # The process goes on.
+        engine.may_end.set()
+        assert studio.paint().status_code == 200
+
+
+def _hear(caller: Any, url: str, *, stream: bool) -> None:
+    """To the first event, or for as long as the caller has patience."""
+    with caller.stream("POST", url, json={"prompt": "x", "stream": stream}) as answer:
+        next(answer.iter_lines())
+        raise httpx2.ReadTimeout("it leaves at the first event")
+
+
+def test_a_stream_that_dies_says_so(studio: Any, parts: Any, engine: StubEngine) -> None:
+    engine.dies = True
+    answer = studio.paint(stream=True, n=2, steps=1)
+    events = list(parts.events(iter(answer.text.splitlines())))
+    assert "image_generation.completed" in [name for name, _ in events]
+    assert events[-1][0] == "error"
+    assert events[-1][1]["error"]["code"] == "no_engine"
+    assert json.dumps(events[-1][1]["problem"]["status"]) == "503"
+
+
+def test_rates_count_for_pictures_as_for_all(studio: Any) -> None:
+    studio.limit("acme", requests_per_second=0.01, burst=1)
+    assert studio.paint().status_code == 200
+    said = _told(studio.paint(), 429)
+    assert re.search("requests a second", said["detail"])
