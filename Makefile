@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check lint types imports format bench simulate kills clean
+.PHONY: help setup setup-dev demo test check lint types imports format bench simulate kills kills-of-service clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.runtime ## what it takes to run (made on demand by the other targets)
 
@@ -57,6 +57,9 @@ STORE ?= kills-output
 ROUNDS ?= 10
 kills: $(VENV)/.dev ## the ledger under SIGKILL and SIGSTOP, on STORE (a folder or s3://...), ROUNDS times
 	PYTHONPATH=tests $(BIN)/python -m kills $(STORE) --rounds $(ROUNDS)
+
+kills-of-service: $(VENV)/.dev ## the same of the whole service: its workers, supervisor, API and Ray node
+	PYTHONPATH=tests $(BIN)/python -m kills_of_service $(STORE) --rounds $(ROUNDS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) demo-output kills-output .pytest_cache .ruff_cache *.egg-info

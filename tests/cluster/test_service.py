@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from kills_of_service.processes import workers
 
 from dti_engine.artifact import Artifact
 from dti_engine.backbones import load_backbone
@@ -104,19 +105,3 @@ def test_a_service_that_is_stopped_goes_on_when_it_is_started_again(
         again.http.close()
     assert item["state"] == "succeeded"
     assert item["report"]["resumed_at"] > 0, "it began from nothing"
-
-
-def workers(service: Service) -> list[int]:
-    """Processes of this service's training actors, by what Ray calls them."""
-    token = service.node.command.environment["RAY_AUTH_TOKEN"].encode()
-    found: list[int] = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                line = (folder / "cmdline").read_bytes()
-                ours = token in (folder / "environ").read_bytes()
-            except OSError:
-                continue
-            if ours and line.startswith(b"ray::TrainingActor"):
-                found.append(int(folder.name))
-    return found

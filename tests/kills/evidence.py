@@ -149,7 +149,8 @@ class Evidence:
     def rounds(self, job: str) -> list[list[int]]:
         """The items of each round."""
         retries = sum(name.startswith("retry.") for name in self.orders(job))
-        count = len(self.request(job).items)
+        spec = self.spec(job)
+        count = spec.count if isinstance(spec, JobRecord) else 0
         keys = self.keys(job)
         again = [read_members(self.ledger, keys, r, count) for r in range(1, retries + 1)]
         return [list(range(count)), *again]
