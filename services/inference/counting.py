@@ -22,7 +22,7 @@ class Counting(Events):
     def stepped(self, seconds: float, pictures: int, cap: int) -> None:
         counted = metrics.current()
         counted.observe("dti_denoise_step_seconds", seconds)
-        counted.observe("dti_batch_pictures", pictures)
+        counted.count("dti_picture_steps_total", pictures)
         counted.set("dti_batch_fill", pictures / cap)
 
     def decoded(self, seconds: float, pictures: int) -> None:

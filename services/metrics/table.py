@@ -177,11 +177,10 @@ TABLE: tuple[Metric, ...] = (
         (Known.of("beside", "others", "none"),),
     ),
     Metric(
-        "dti_batch_pictures",
-        "histogram",
-        "Pictures in one call of the model.",
+        "dti_picture_steps_total",
+        "counter",
+        "Denoising steps of pictures; by the count of dti_denoise_step_seconds, the mean batch.",
         ("engine",),
-        buckets=(1, 2, 4, 8, 16, 32, 64),
     ),
     Metric(
         "dti_batch_fill",
