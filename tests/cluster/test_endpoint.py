@@ -1,0 +1,101 @@
+"""Pictures over HTTP from engines on a real Ray Serve, with tokens that the service has learned."""
+
+import base64
+import io
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+from kills_of_service.processes import processes
+from PIL import Image
+
+from dti_engine.artifact import Artifact
+from dti_engine.backbones import load_backbone
+from dti_engine.generation import ImageRequest, generate
+
+from .conftest import Caller
+
+pytestmark = pytest.mark.ray
+
+PROMPT = "a photo of a <dog> on a beach"
+
+
+def paint(caller: Caller, **order: Any) -> Image.Image:
+    answer = caller.http.post(
+        "/v1/images/generations", json={"prompt": PROMPT, "seed": 1, "steps": 6, **order}
+    )
+    assert answer.status_code == 200, answer.text
+    return Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+
+
+def levels(image: Image.Image) -> Any:
+    return np.asarray(image).astype(int)
+
+
+def engines(caller: Caller) -> list[int]:
+    return [one.pid for one in processes(caller.service) if "ServeReplica" in one.line]
+
+
+def test_tokens_that_were_learned_are_painted_blended_and_deleted(caller: Caller) -> None:
+    job = caller.submit(caller.subjects(2), "to be painted")
+    caller.wait_until_ended(job)
+    items = caller.items(job)
+    (first, one), (second, _) = items.items()
+
+    client = openai.OpenAI(
+        base_url=f"{caller.service.url}/v1", api_key=caller.http.headers["authorization"][7:]
+    )
+    extra = {"tokens": {"<dog>": first}, "seed": 1, "steps": 6}
+    answer = client.images.generate(model="miniature", prompt=PROMPT, extra_body=extra)
+    assert answer.data
+    painted = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json or "")))
+    file = caller.http.get(f"/v1/tokens/{one['token']}/file").raise_for_status().content
+    token = {"<dog>": Artifact.from_bytes(file).token}
+    (here,) = generate(load_backbone("miniature"), [ImageRequest(PROMPT, 1, token)], steps=6)
+    assert np.abs(levels(painted) - levels(here)).max() <= 1
+
+    other = paint(caller, tokens={"<dog>": second})
+    blend = paint(caller, blends={"<dog>": {"a": first, "b": second, "t": 0.5}})
+    inline = paint(caller, prompt=PROMPT.replace("<dog>", f"<{one['token']}>"))
+    assert np.abs(levels(inline) - levels(painted)).max() <= 1
+    for picture in (other, blend):
+        assert np.abs(levels(picture) - levels(painted)).max() > 1
+
+    caller.http.delete(f"/v1/tokens/{one['token']}").raise_for_status()
+    began = time.monotonic()
+    with pytest.raises(openai.APIStatusError) as gone:
+        while time.monotonic() < began + 60:
+            extra = {"tokens": {"<dog>": one["token"]}, "seed": 1, "steps": 6}
+            client.images.generate(model="miniature", prompt=PROMPT, extra_body=extra)
+            time.sleep(1)
+    assert gone.value.status_code == 410
+    client.close()
+
+
+def test_an_engine_that_is_killed_under_load_fails_what_it_had_and_is_replaced(
+    caller: Caller,
+) -> None:
+    (engine,) = engines(caller)
+
+    def ask(number: int) -> int:
+        time.sleep(0.1 * number)
+        body = {"prompt": "a red dog", "seed": number, "steps": 30}
+        answer = caller.http.post("/v1/images/generations", json=body)
+        if answer.status_code != 200:
+            assert answer.json()["error"]["message"]
+            assert int(answer.headers["retry-after"]) > 0
+        return answer.status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(ask, number) for number in range(12)]
+        asked[0].result()
+        os.kill(engine, signal.SIGKILL)
+        statuses = [each.result() for each in asked]
+    assert set(statuses) <= {200, 503}
+    caller.wait_for(lambda: ask(0) == 200)
+    assert engines(caller) != [engine]
