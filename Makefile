@@ -48,6 +48,8 @@ bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
 	$(BIN)/python benchmarks/activations.py
 	$(BIN)/python benchmarks/subjects.py
 	$(BIN)/python benchmarks/pictures.py
+	$(BIN)/python benchmarks/painting.py
+	$(BIN)/python benchmarks/token_cache.py
 
 SEEDS ?= 1000
 simulate: $(VENV)/.dev ## the ledger under faults, by seeds (SEEDS=200000 for many)

@@ -8,6 +8,7 @@
 # sdxl       subjects of SDXL at 768 px: the engine against a plain loop
 # tests      the tests marked gpu
 # pictures   per second, of SDXL and Stable Diffusion 1.5, against diffusers' pipeline
+# painting   many tenants' pictures at once: joining, overload, mixes, of SDXL and SD 1.5
 # subjects   as sdxl: SDXL at 1024 px, Stable Diffusion 1.5, SANA
 # step       the optimizer step, plain and fused, against geoopt
 # compiled   as sdxl, the denoiser compiled as well
@@ -40,6 +41,9 @@ pictures() {
   pictures_of --models sdxl --steps 10 --batches 1 4 16 --json "$OUT/pictures-sdxl.json" &&
     pictures_of --models sd15 --batches 1 8 64 --json "$OUT/pictures-sd15.json"
 }
+painting() {
+  "$PYTHON" benchmarks/painting.py --models sdxl sd15 --rounds 2 --json "$OUT/painting.json"
+}
 subjects() {
   subjects_of --models sd15 sana-1.6b --json "$OUT/subjects.json" &&
     subjects_of --models sdxl --sides 1024 --json "$OUT/subjects-sdxl-1024.json"
@@ -66,7 +70,7 @@ evaluate() {
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2>/dev/null | tee "$OUT/gpu.txt"
 failed=0
-all="sdxl tests pictures subjects step compiled text work training throughput memory checkpoints"
+all="sdxl tests pictures painting subjects step compiled text work training throughput memory checkpoints"
 for part in "${@:-$all recipe evaluate schedules}"; do
   for each in $part; do
     [ -e "$OUT/$each.done" ] && { echo "== $each: done before"; continue; }

@@ -35,7 +35,7 @@ def test_scripts_answer_help(script: str, run: Any, capsys: pytest.CaptureFixtur
 def test_what_runs_on_a_gpu_is_there() -> None:
     text = (FOLDER / "on_gpu.sh").read_text()
     named = {word for word in text.replace('"', " ").split() if word.startswith("benchmarks/")}
-    assert {f"benchmarks/{name}" for name in ("subjects.py", "pictures.py")} <= named
+    assert {f"benchmarks/{name}" for name in ("subjects.py", "pictures.py", "painting.py")} <= named
     assert [name for name in named if not (FOLDER.parent / name).is_file()] == []
 
 
@@ -66,6 +66,21 @@ def test_pictures_compares_small_models(run: Any, tmp_path: Path) -> None:
     assert [row["batch"] for row in rows] == [1, 3, 1, 3]
     assert list(rows[0]["pictures per second"]) == ["plain", "1 token", "4 tokens"]
     assert list(rows[-1]["pictures per second"]) == ["1 token", "4 tokens"]
+
+
+def test_painting_measures_all_of_its_parts(run: Any, tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    sizes = ["--cap", "2", "--tokens", "4", "--steps", "2", "--pictures", "4", "--batches", "1"]
+    sizes += ["--loads", "0.8", "--rounds", "1", "--dtype", "float32", "--json", str(found)]
+    run("painting.py", "--small", "--models", "sd15", "--side", "64", *sizes)
+    parts = json.loads(found.read_text())["sd15"]
+    policies = parts["joining"]["loads"]["0.8"]
+    assert policies.keys() == {"joining", "whole"}
+    assert all(figure > 0 for each in policies.values() for figure in each.values())
+    offered = parts["overload"]["three times"]
+    assert offered["painted"] + offered["refused"] == 12
+    assert offered["broken"] == 0
+    assert "diffusers, a token at a time" in parts["mixes"]
 
 
 def test_ledger_finds_every_item_and_counts_requests(run: Any, tmp_path: Path) -> None:
