@@ -31,7 +31,7 @@ class Course:
     """That are trained undisturbed."""
     items: int = 4
     """Of a job, chosen from these."""
-    steps: int = 150
+    steps: int = 40
     margin: float = 10
     """Beyond a lease, within which what was in hand has to be in hand again."""
     limit: float = 240
