@@ -31,26 +31,16 @@ class Asked:
     """Seconds after the first one."""
     steps: int
     number: int
-    asked: float = 0.0
-    ended: float = 0.0
+    asked_at: float = 0.0
+    ended_at: float = 0.0
     outcome: Image.Image | DTIError | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
     def stepped(self, step: int, preview: Image.Image | None) -> None: ...
 
-    def ended_with(self, outcome: Image.Image | DTIError) -> None:
-        self.outcome, self.ended = outcome, time.perf_counter()
-        self.done.set()
-
-
-class _Ear:
-    def __init__(self, asked: Asked) -> None:
-        self._asked = asked
-
-    def stepped(self, step: int, preview: Image.Image | None) -> None: ...
-
     def ended(self, outcome: Image.Image | DTIError) -> None:
-        self._asked.ended_with(outcome)
+        self.outcome, self.ended_at = outcome, time.perf_counter()
+        self.done.set()
 
 
 class Pretended:
@@ -88,7 +78,7 @@ class Scene:
     def ticket(self, asked: Asked) -> Ticket:
         token = self.tokens[asked.number % len(self.tokens)]
         request = ImageRequest(self.prompt, asked.number, {PLACEHOLDER: token}, instruction=False)
-        return Ticket(f"tenant-{asked.number % 8}", request, asked.steps, self.size, _Ear(asked))
+        return Ticket(f"tenant-{asked.number % 8}", request, asked.steps, self.size, asked)
 
 
 def arrivals(count: int, rate: float, steps: tuple[int, int], seed: int) -> list[Asked]:
@@ -104,7 +94,7 @@ def capacity(scene: Scene, count: int) -> float:
     """Pictures a second while there are always more than there is room for."""
     asked = [Asked(0.0, each.steps, each.number) for each in arrivals(count, 1, scene.steps, 0)]
     run(scene, asked, queue=count)
-    return count / (max(one.ended for one in asked) - min(one.asked for one in asked))
+    return count / (max(one.ended_at for one in asked) - min(one.asked_at for one in asked))
 
 
 def run(
@@ -119,18 +109,18 @@ def run(
     began = time.perf_counter()
     for one in asked:
         time.sleep(max(0.0, began + one.at - time.perf_counter()))
-        one.asked = time.perf_counter()
+        one.asked_at = time.perf_counter()
         try:
             batcher.submit([scene.ticket(one)])
         except QueueFullError as error:
-            one.ended_with(error)
+            one.ended(error)
             refused += 1
     for one in asked:
         one.done.wait()
     batcher.stop()
     painted = [one for one in asked if isinstance(one.outcome, Image.Image)]
     broken = len(asked) - len(painted) - refused
-    took = [one.ended - one.asked for one in painted]
+    took = [one.ended_at - one.asked_at for one in painted]
     cuts = statistics.quantiles(took, n=100, method="inclusive")
     return {
         "painted": len(painted),
@@ -138,7 +128,7 @@ def run(
         "broken": broken,
         "p50": cuts[49],
         "p99": cuts[98],
-        "rate": len(painted) / (max(one.ended for one in painted) - began),
+        "rate": len(painted) / (max(one.ended_at for one in painted) - began),
     }
 
 

@@ -11,6 +11,7 @@ from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dti_engine import __version__
 from services import logs, metrics
 from services.inference.answering import Desk
 from services.inference.batching.rehearsing import MOST
@@ -32,6 +33,7 @@ class Replica:
         """plan: an `EnginePlan` as JSON."""
         logs.configure("engine", as_json=True)
         metrics.use(RayMetrics(process="engine"))
+        self._plan = plan
         self._engine = open_engine(EnginePlan.model_validate_json(plan))
         self._desk = Desk(self._engine, secret())
 
@@ -39,10 +41,19 @@ class Replica:
         """Answer the API."""
         return await self._desk.answer(request)
 
+    async def made_of(self) -> str:
+        """What tells one engine from another."""
+        return made_of(self._plan)
+
     def check_health(self) -> None:
         """Raises: RuntimeError if this replica should be replaced. Asks nothing of the device."""
         if trouble := self._engine.batcher.trouble():
             raise RuntimeError(trouble)
+
+
+def made_of(plan: str) -> str:
+    """Of a plan as JSON: it, and this version of the code."""
+    return f"{__version__} {plan}"
 
 
 def application(plan: EnginePlan) -> serve.Application:

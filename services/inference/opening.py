@@ -3,6 +3,7 @@
 import importlib
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 from dti_engine.backbones import load_backbone
@@ -24,6 +25,9 @@ from services.storage.opening import open_store
 
 SECRET = "DTI_ENGINE_SECRET"
 """Variable of the secret that the API shows to engines."""
+
+_COMPILING = 1200.0
+"""Seconds without any progress, in which a step may be the first of its shape, and is compiled."""
 
 log = logs.logger(__name__)
 
@@ -49,6 +53,8 @@ def open_engine(plan: EnginePlan) -> Engine:
     shapes = _shapes(painting.pictures or MOST) if painting.compile else ()
     cap = painting.pictures or find_cap(backbone, shapes=shapes)
     settings = BatcherSettings(cap, painting.waiting, joining=plan.joining, shapes=shapes)
+    if painting.compile:
+        settings = replace(settings, patience=_COMPILING)
     batcher = Batcher(backbone, settings, Counting())
     batcher.start()
     seconds = round(time.monotonic() - began, 1)

@@ -104,3 +104,17 @@ def test_an_engine_that_is_killed_under_load_fails_what_it_had_and_is_replaced(
     assert set(statuses) <= {200, 503}
     caller.wait_for(lambda: ask(0) == 200)
     assert engines(caller) != [engine]
+
+
+def test_engines_outlive_who_brought_them_up_and_are_left_alone_by_the_next(
+    caller: Caller,
+) -> None:
+    endpoint, before = caller.service.endpoint, engines(caller)
+    ready = endpoint.said().count("\nready\n")
+    assert before
+    assert endpoint.pid
+    os.killpg(endpoint.pid, signal.SIGKILL)
+    paint(caller, prompt="a red dog")
+    caller.wait_for(lambda: endpoint.said().count("\nready\n") > ready)
+    assert engines(caller) == before
+    paint(caller, prompt="a red dog")

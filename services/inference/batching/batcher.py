@@ -54,7 +54,7 @@ class Batcher:
         self._studio = Studio(backbone, self._events)
         self._groups: dict[tuple[int, ...], Group] = {}
         self._caps: dict[tuple[int, ...], int] = {}
-        self._stopping = threading.Event()
+        self._stopping, self._ended = threading.Event(), threading.Event()
         self._broken: str | None = None
         self._progress = time.monotonic()
         self._pace = _Pace()
@@ -75,9 +75,8 @@ class Batcher:
         if self._broken or self._stopping.is_set():
             raise NoEngineError("this engine is being stopped: ask again")
         self.queue.put(tickets, wait=len(self.queue) * self._pace.seconds_each)
-        if not self._thread.is_alive():  # It ended meanwhile.
-            for ticket in self.queue.clear():
-                ticket.listener.ended(NoEngineError("this engine has stopped: ask again"))
+        if self._ended.is_set():  # Meanwhile: it may not have seen these.
+            self._turn_away()
 
     def trouble(self) -> str | None:
         """Why this engine should be replaced; None: there is no reason to. Asks nothing of the
@@ -100,11 +99,14 @@ class Batcher:
         except Exception as error:
             log.exception("batcher broke")
             self._broken = f"{type(error).__name__}: {error}"
-        for ticket in [
-            *(ticket for group in self._groups.values() for ticket in group.clear()),
-            *self.queue.clear(),
-        ]:
+        self._ended.set()
+        for ticket in [ticket for group in self._groups.values() for ticket in group.clear()]:
             ticket.listener.ended(NoEngineError("this engine broke: ask again"))
+        self._turn_away()
+
+    def _turn_away(self) -> None:
+        for ticket in self.queue.clear():
+            ticket.listener.ended(NoEngineError("this engine has stopped: ask again"))
 
     def _turn(self) -> None:
         self._drop_stale()

@@ -162,7 +162,7 @@ class Group:
         except Exception as error:
             _raise_if_broken(error)
             if memory.has_run_out(error) and len(things) > 1:
-                self.cap = max(1, len(things) // 2)
+                self.cap = min(self.cap, max(1, len(things) // 2))
                 self._studio.events.shrunk(self.cap)
             if len(things) == 1:
                 self._end(ticket_of(things[0]), _told(error))
@@ -208,5 +208,7 @@ def _told(error: Exception) -> DTIError:
 
 def _raise_if_broken(error: Exception) -> None:
     """Errors of a CUDA kernel come back at every later call of the process."""
+    if isinstance(error, DeviceBrokenError):
+        raise error
     if isinstance(error, torch.AcceleratorError) and not memory.has_run_out(error):
         raise DeviceBrokenError(str(error)) from error

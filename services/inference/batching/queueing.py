@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from itertools import zip_longest
 
+from dti_engine.errors import ConfigurationError
 from services.errors import QueueFullError
 from services.inference.batching.tickets import Ticket
 
@@ -27,8 +28,12 @@ class Queue:
     def put(self, tickets: Sequence[Ticket], wait: float) -> None:
         """All of them or none. wait: seconds after which there may be room again.
 
-        Raises: QueueFullError.
+        Raises: QueueFullError; ConfigurationError if there never is room for so many.
         """
+        if len(tickets) > self.limit:
+            raise ConfigurationError(
+                f"{len(tickets)} pictures at once, where {self.limit} may wait: ask for fewer"
+            )
         with self._changed:
             waiting = sum(map(len, self._lines.values()))
             if waiting + len(tickets) > self.limit:

@@ -66,8 +66,6 @@ def _calls(backbone: Backbone, pictures: int, shapes: Sequence[int]) -> Callable
     sampler = Sampler.of(backbone.new_scheduler(), _STEPS)
     size = backbone.image_size, backbone.image_size
     requests = [ImageRequest("a", seed) for seed in range(pictures)]
-    batch, denoiser = (
-        begin(backbone, PromptReader(backbone), requests, sampler, size),
-        Denoiser(backbone, shapes),
-    )
+    batch = begin(backbone, PromptReader(backbone), requests, sampler, size)
+    denoiser = Denoiser(backbone, shapes)
     return lambda: denoiser.step(batch)

@@ -3,7 +3,8 @@
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,18 +142,24 @@ def test_the_secret_is_wanted_before_anything_is_read(engine: Listening) -> None
 def test_a_full_engine_says_when_to_come_again(model: Any) -> None:
     gate = threading.Event()
     model.before = lambda noisy, conditioning: gate.wait(20)
-    with listening(model, cap=1, queue=2) as engine:
-        answers: list[Any] = []
-        first = threading.Thread(target=lambda: answers.append(engine.ends(picture())))
-        first.start()
-        while not model.calls:
-            time.sleep(0.01)
-        refused = engine.refusal(429, *(picture(seed=seed) for seed in range(3)))
+    with listening(model, cap=1, queue=2) as engine, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(engine.ends, picture())
+        _until(lambda: bool(model.calls))
+        second = pool.submit(engine.ends, picture(seed=1))
+        _until(lambda: len(engine.batcher.queue) == 1)
+        refused = engine.refusal(429, *(picture(seed=seed) for seed in (2, 3)))
         assert refused.error == "QueueFullError"
         assert refused.seconds is not None
         gate.set()
-        first.join()
-        assert isinstance(answers[0][0], Painted)
+        assert isinstance(first.result()[0], Painted)
+        assert isinstance(second.result()[0], Painted)
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_whoever_hangs_up_is_painted_for_no_further(model: Any) -> None:

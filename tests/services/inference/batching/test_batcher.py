@@ -245,6 +245,51 @@ def test_a_device_that_broke_fails_all_with_something_to_try_again(model: Any) -
             submit(running, ticket())
 
 
+def test_a_device_that_breaks_at_a_preview_is_broken_too(model: Any) -> None:
+    def broken(latents: Tensor) -> Tensor:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    model.decode_latents = broken
+    with batcher(model) as running:
+        ended = submit(running, ticket(previews=1), ticket(seed=1))
+        assert all(isinstance(waiting.error(), NoEngineError) for waiting in ended)
+    assert len(model.calls) == 1
+
+
+def test_memory_that_runs_out_at_last_takes_no_more_into_a_call(model: Any) -> None:
+    """Where calls have been halved already, decoding all together does not make them larger."""
+    decode = model._backbone.decode_latents
+
+    def tight(noisy: Tensor, conditioning: Conditioning) -> None:
+        if len(noisy) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def tight_too(latents: Tensor) -> Tensor:
+        if len(latents) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(latents)
+
+    model.before, model.decode_latents = tight, tight_too
+    with batcher(model) as running:
+        ended = submit(running, *(ticket(seed=i, guidance=1.0) for i in range(8)))
+        for waiting in ended:
+            waiting.image()
+        calls = len(model.calls)
+        for waiting in submit(running, *(ticket(seed=i, guidance=1.0) for i in range(4))):
+            waiting.image()
+    assert set(model.calls[calls:]) == {1}
+
+
+def test_what_is_submitted_as_a_batcher_ends_is_turned_away(model: Any) -> None:
+    running = Batcher(model, BatcherSettings())
+    running.start()
+    running.stop(10)
+    # As if it had looked before the batcher was told to stop.
+    running._stopping.clear()
+    (waiting,) = submit(running, ticket())
+    assert isinstance(waiting.error(1), NoEngineError)
+
+
 def test_a_picture_that_is_not_finite_fails_alone(model: Any) -> None:
     decode = model._backbone.decode_latents
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dti_engine.errors import ConfigurationError
 from services.errors import QueueFullError
 from services.inference.batching.queueing import Queue
 from services.inference.batching.tickets import Ticket
@@ -45,6 +46,11 @@ def test_all_are_taken_in_or_none() -> None:
     assert caught.value.seconds == 7.5
     assert len(queue) == 3
     queue.put(tickets("b", 2), 0)
+
+
+def test_more_than_can_ever_wait_are_refused_for_good() -> None:
+    with pytest.raises(ConfigurationError, match="6 pictures at once, where 5 may wait"):
+        Queue(5).put(tickets("a", 6), 0)
 
 
 def test_only_those_of_a_group_are_taken() -> None:
