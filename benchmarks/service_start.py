@@ -103,6 +103,7 @@ def _actor(
         store=str(folder / "store"),
         port=free_port(),
         offers=write_offers(folder / "offers.json", slots=1, gpus=gpus),
+        endpoint=False,
         cpus=2 * options.threads,
         lease=_LEASE,
     )

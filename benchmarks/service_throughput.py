@@ -277,6 +277,7 @@ def _served(bench: Bench, options: argparse.Namespace) -> Iterator[Client]:
         store=str(bench.folder / "served"),
         port=free_port(),
         offers=write_offers(bench.folder / "offers.json", slots=bench.slots, gpus=gpus),
+        endpoint=False,
         cpus=2 * options.threads,  # of which a worker's torch gets half
         checkpoint=bench.checkpoint,
     )

@@ -27,8 +27,10 @@ class Painting(Model):
     waiting: int = Field(default=64, ge=1, le=4096, description="pictures of one engine, at most")
     min_engines: int = Field(default=1, ge=0, description="that stay while nobody asks")
     max_engines: int = Field(default=4, ge=1, description="that the requests are worth at most")
-    gpus: float = Field(default=1, ge=0, description="of one engine")
-    cpus: float = Field(default=1, ge=0, description="of one engine")
+    gpus: float | None = Field(default=None, ge=0, description="of one engine; None: a worker's")
+    cpus: float | None = Field(
+        default=None, ge=0, description="of one engine; None: a worker's, or 0 beside no GPU"
+    )
     compile: bool = Field(default=False, description="the denoiser: minutes at the start")
     safety: str | None = Field(
         default=None,
@@ -55,6 +57,17 @@ class Offer(Model):
     )
     painting: Painting = Field(default=Painting(), description="of the endpoint")
 
+    @property
+    def engine_gpus(self) -> float:
+        return self.gpus if self.painting.gpus is None else self.painting.gpus
+
+    @property
+    def engine_cpus(self) -> float:
+        """On processors alone, engines that stay would else keep workers out for good."""
+        if self.painting.cpus is not None:
+            return self.painting.cpus
+        return self.cpus if self.engine_gpus else 0
+
 
 Offers = Mapping[Label, Offer]
 
@@ -65,7 +78,7 @@ MINIATURE: Offers = {
         slots=4,
         gpus=0,
         max_workers=1,
-        painting=Painting(gpus=0, cpus=0, max_engines=1),
+        painting=Painting(max_engines=1),
     )
 }
 """What is offered where nothing else is said."""

@@ -64,8 +64,8 @@ def application(plan: EnginePlan) -> serve.Application:
     options = deployment.options(
         name="engine",
         ray_actor_options={
-            "num_gpus": painting.gpus,
-            "num_cpus": painting.cpus,
+            "num_gpus": plan.offer.engine_gpus,
+            "num_cpus": plan.offer.engine_cpus,
             # Ray sets 1 by default, whatever torch could use.
             "runtime_env": {
                 "env_vars": {"OMP_NUM_THREADS": str(plan.threads)} if plan.threads else {}
@@ -88,7 +88,7 @@ def application(plan: EnginePlan) -> serve.Application:
         # Each loads the model: what is wrong with it will not pass by itself.
         max_constructor_retry_count=3,
         # One that needs no GPU can have its successor beside it.
-        max_surge_percent=0 if painting.gpus else 100,
+        max_surge_percent=0 if plan.offer.engine_gpus else 100,
         logging_config=LoggingConfig(enable_access_log=False),
     )
     return options.bind(plan.model_dump_json())
