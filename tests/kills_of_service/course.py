@@ -59,6 +59,7 @@ class Course:
                 look=self.look,
                 checkpoint=self.checkpoint,
                 turn=self.turn,
+                endpoint=False,  # it has no part in a job
             )
         )
 
