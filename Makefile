@@ -18,8 +18,9 @@ setup-dev: $(VENV)/.dev ## the same, and the tools to develop
 demo: $(VENV)/.runtime ## learn 4 subjects and paint them; opens nothing, prints where to look
 	$(BIN)/dti demo --output demo-output
 
-test: $(VENV)/.dev ## the tests
-	$(BIN)/python -m pytest
+TESTERS ?= 2
+test: $(VENV)/.dev ## the tests, in TESTERS processes
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder
 
 check: lint types imports ## ruff, pyright strict, import contracts
 
