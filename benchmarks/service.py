@@ -1,6 +1,6 @@
 """What the service costs beside the engine alone, and how soon it answers and begins.
 
-    python benchmarks/service.py [throughput] [creating] [start] [--json FILE]
+    python benchmarks/service.py [throughput] [fairness] [creating] [start] [--json FILE]
     python benchmarks/service.py throughput --through-http --repeats 5
     python benchmarks/service.py creating --store s3://BUCKET/PREFIX
     python benchmarks/service.py start --through-ray
@@ -9,6 +9,8 @@ throughput  subjects an hour through a training worker over a folder's store, wi
             claims, fetches, decodes, checkpoints and commits, against `train` on the same pictures,
             by turns in the same process; --through-http: through all of `dti serve`, too, from
             submission to the last token, with a worker that is warm
+fairness    a small job of one tenant in a worker that another tenant has filled with ten times as
+            many subjects, against the same job alone: from submission to its last commit
 creating    jobs of 1,000 subjects over HTTP by the API's own process, against as many jobs of one
             subject; --store: there, too, under a prefix of its own, which is removed
 start       of a worker's process, part by part until its first step; --through-ray: of an actor
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import service_creating
+import service_fairness
 import service_start
 import service_throughput
 import torch
@@ -36,6 +39,7 @@ from dti_engine.environment import environment
 
 PARTS = {
     "throughput": service_throughput,
+    "fairness": service_fairness,
     "creating": service_creating,
     "start": service_start,
 }
@@ -46,7 +50,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all")
     parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    group = parser.add_argument_group("throughput")
+    group = parser.add_argument_group("throughput and fairness")
     group.add_argument("--subjects", type=int, default=12)
     group.add_argument("--slots", type=int, default=4)
     group.add_argument("--steps", type=int, default=60, help="of each subject")
@@ -58,7 +62,10 @@ def main() -> None:
         help="seconds between two of a subject; workers take 30, but subjects of the miniature "
         "take seconds",
     )
-    group.add_argument("--through-http", action="store_true")
+    group.add_argument("--through-http", action="store_true", help="throughput")
+    group.add_argument(
+        "--small", type=int, default=2, metavar="N", help="fairness: subjects of the small job"
+    )
     group = parser.add_argument_group("creating")
     group.add_argument("--jobs", type=int, default=50)
     group.add_argument("--job-subjects", type=int, default=1000, metavar="N", help="of each job")

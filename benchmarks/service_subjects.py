@@ -64,10 +64,12 @@ def _pack(look: Any, name: str, folder: Path) -> Parcel:
     return Parcel(name, data.getvalue(), Subject(name, pictures, f"<{name}>", look.class_word, 0))
 
 
-def submit_to_ledger(ledger: Ledger, parcels: Sequence[Parcel], config: TrainConfig) -> str:
+def submit_to_ledger(
+    ledger: Ledger, parcels: Sequence[Parcel], config: TrainConfig, tenant: str = TENANT
+) -> str:
     """Upload, and make the job."""
     for parcel in parcels:
-        uploads.write(ledger.store, TENANT, parcel.sha256, parcel.data)
+        uploads.write(ledger.store, tenant, parcel.sha256, parcel.data)
     order = TrainingOrder(
         backbone=POOL, recipe="miniature", config=config.model_dump(mode="json"), probes=0
     )
@@ -80,7 +82,7 @@ def submit_to_ledger(ledger: Ledger, parcels: Sequence[Parcel], config: TrainCon
         ),
         shared=order.model_dump(mode="json"),
     )
-    return submit(ledger, TENANT, secrets.token_hex(8), request).job
+    return submit(ledger, tenant, secrets.token_hex(8), request).job
 
 
 def write_offers(path: Path, *, slots: int, gpus: int) -> Path:

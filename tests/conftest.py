@@ -42,8 +42,8 @@ os.environ |= {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n 2 --dist loadgroup`: a file's tests stay together, as they share fixtures. Those
-    with a Ray node come one after another, as it takes all cores; they take longest, so they begin.
+    """For `pytest -n 2 --dist loadgroup`: a file's tests stay together, as they share fixtures.
+    Those with a Ray node come one after another, and, as they take longest, before the others.
     """
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     for item in items:

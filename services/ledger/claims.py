@@ -59,22 +59,24 @@ class Claims:
         self._patience = chance.uniform(1, 4) * ledger.settings.lease
         self._lonely: _Lonely | None = None
 
-    def next(self, in_hand: Sequence[Attempt]) -> Attempt | None:
-        """One more attempt beside those in hand; None: there is nothing for this worker now."""
+    def next(self, in_hand: Sequence[Attempt], admits: Callable[[str], bool]) -> Attempt | None:
+        """One more attempt beside those in hand, of a tenant who is admitted; None: there is
+        nothing for this worker now.
+        """
         if self._lonely and in_hand:
             # It has waited long enough for somebody to be idle: nothing else is begun before it,
             # unless somebody has it by now.
             if not self._is_claimed(self._lonely):
                 return None
             self._lonely = None
-        if lonely := self._lonely:
+        if (lonely := self._lonely) and admits(lonely.candidates.keys.tenant):
             self._lonely = None
             attempt = self._try(lonely.candidates, lonely.candidate, lonely.ends, alone=True)
             if attempt:
                 return attempt
         self._look()
         held = Counter(attempt.keys.tenant for attempt in in_hand)
-        order = self._turns.order(self._queue, held)
+        order = [one for one in self._turns.order(self._queue, held) if admits(one)]
         for place, tenant in enumerate(order):
             for keys in self._jobs_of(tenant):
                 if attempt := self._claim_of(keys, idle=not in_hand):

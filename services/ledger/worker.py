@@ -20,6 +20,11 @@ def any_job(job: JobRecord) -> bool:
     return True
 
 
+def any_tenant(tenant: str) -> bool:
+    """Admits whoever waits."""
+    return True
+
+
 class Worker:
     """One life of one worker. `beat` is for a thread of its own; the rest for another one."""
 
@@ -69,9 +74,9 @@ class Worker:
         """Attempts that have not ended."""
         return [one for one in list(self._in_hand) if self.lease.names(one.held)]
 
-    def claim(self, limit: int) -> list[Attempt]:
-        """Attempts to begin now, until `limit` are in hand, fairly chosen among tenants. If there
-        are none, try again a little later.
+    def claim(self, limit: int, admits: Callable[[str], bool] = any_tenant) -> list[Attempt]:
+        """Attempts to begin now, until `limit` are in hand, fairly chosen among the tenants that
+        are admitted. If there are none, try again a little later.
 
         An attempt that is to be `alone` is given only to a worker with nothing in hand, and then
         nothing beside it.
@@ -83,7 +88,7 @@ class Worker:
             self.lease.fresh
             and len(self._in_hand) < limit
             and not any(one.alone for one in self._in_hand)
-            and (attempt := self._claims.next(self._in_hand))
+            and (attempt := self._claims.next(self._in_hand, admits))
         ):
             self._in_hand.append(attempt)
             self._unheard.append(attempt)

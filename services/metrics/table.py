@@ -90,6 +90,12 @@ TABLE: tuple[Metric, ...] = (
         (Known.of("outcome", *ENDS),),
     ),
     Metric(
+        "dti_subjects_set_aside_total",
+        "counter",
+        "Subjects that gave up their slot for another tenant's, to go on later.",
+        ("worker",),
+    ),
+    Metric(
         "dti_attempts_total",
         "counter",
         "Attempts that have ended, by why.",

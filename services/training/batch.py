@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from dti_engine import memory
 from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
+from dti_engine.checkpoints import Checkpoint
 from dti_engine.config import TrainConfig
 from dti_engine.errors import CheckpointError, DTIError
 from dti_engine.outcomes import Outcome
 from dti_engine.packing import Trainer
 from dti_engine.reports import SlotReport
 from dti_engine.slots import Occupant
+from dti_engine.subjects import Subject
+from services.ledger.attempts import Attempt
 from services.training.preparation import Prepared
 
 
@@ -44,6 +47,16 @@ class Seat:
     """Its share of the device: a step's time goes to all who took part, in equal parts."""
     kept_at: float = 0.0
     """When its checkpoint was last taken, or it was seated."""
+    left_at: Checkpoint | None = None
+    """Where it goes on from once it has a slot again; None before its first step."""
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.prepared.attempt
+
+    @property
+    def tenant(self) -> str:
+        return self.prepared.tenant
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +88,8 @@ class Batch:
         self.num_slots = num_slots
         self.seats: dict[str, Seat] = {}
         """By the id of the subject."""
+        self.aside: list[Seat] = []
+        """Those who have no slot for now, in the order in which they lost it."""
         self._clock = clock
         self._slot_of = dict[str, int]()
         self._trainer = Trainer(backbone, config, num_slots=num_slots, on_seated=self._note)
@@ -95,14 +110,11 @@ class Batch:
         subject, checkpoint = prepared.subject, prepared.checkpoint
         warnings = list(prepared.warnings)
         try:
-            try:
-                self._trainer.seat(subject, checkpoint)
-            except CheckpointError as error:
-                warnings.append(f"began afresh: {error}")
-                checkpoint = None
-                self._trainer.seat(subject)
-        except RuntimeError as error:
-            raise _told_apart(error) from error
+            self._sit_down(subject, checkpoint)
+        except CheckpointError as error:
+            warnings.append(f"began afresh: {error}")
+            checkpoint = None
+            self._sit_down(subject, None)
         seat = Seat(
             prepared,
             self._slot_of.pop(subject.id),
@@ -112,6 +124,12 @@ class Batch:
         )
         self.seats[subject.id] = seat
         return seat
+
+    def _sit_down(self, subject: Subject, checkpoint: Checkpoint | None) -> None:
+        try:
+            self._trainer.seat(subject, checkpoint)
+        except RuntimeError as error:
+            raise _told_apart(error) from error
 
     def step(self) -> list[Ended]:
         """One step of all who are seated.
@@ -156,15 +174,35 @@ class Batch:
 
     def checkpoint(self, seat: Seat) -> tuple[int, bytes] | None:
         """After `collect`: steps done, and what it takes to go on from there; None before any."""
-        occupant = self._occupant(seat)
-        if not occupant.step:
-            return None
         seat.kept_at = self._clock()
-        return occupant.step, self._trainer.checkpoint(seat.slot).to_bytes()
+        found = seat.left_at if seat in self.aside else self._checkpoint(seat)
+        return (found.header.step, found.to_bytes()) if found else None
+
+    def _checkpoint(self, seat: Seat) -> Checkpoint | None:
+        return self._trainer.checkpoint(seat.slot) if self._occupant(seat).step else None
+
+    def set_aside(self, seat: Seat) -> None:
+        """After `collect`: let it wait, with what it has learned, until `bring_back`."""
+        seat.left_at = self._checkpoint(seat)
+        self.vacate(seat)
+        self.aside.append(seat)
+
+    def bring_back(self, seat: Seat) -> None:
+        """Give one that is aside a slot that is free, which need not be the one it had.
+
+        Raises: what `seat` raises, after which it is gone.
+        """
+        self.aside.remove(seat)
+        self._sit_down(seat.prepared.subject, seat.left_at)
+        seat.slot = self._slot_of.pop(seat.prepared.subject.id)
+        self.seats[seat.prepared.subject.id] = seat
 
     def vacate(self, seat: Seat) -> None:
         """Let a subject go, whatever it has learned."""
-        self._trainer.vacate(self._take(seat).slot)
+        if seat in self.aside:
+            self.aside.remove(seat)
+        else:
+            self._trainer.vacate(self._take(seat).slot)
 
     def _take(self, seat: Seat) -> Seat:
         return self.seats.pop(seat.prepared.subject.id)

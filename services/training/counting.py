@@ -33,6 +33,11 @@ class Counting(Events):
         with _ids(attempt):
             log.info("subject seated", attempt=attempt.number, resumed_at=resumed_at)
 
+    def set_aside(self, attempt: Attempt) -> None:
+        metrics.current().count("dti_subjects_set_aside_total")
+        with _ids(attempt):
+            log.info("subject set aside", attempt=attempt.number)
+
     def stepped(self, seconds: float, used: int, slots: int) -> None:
         counted = metrics.current()
         if not self._stepped:

@@ -9,6 +9,9 @@ class Events:
     def seated(self, attempt: Attempt, resumed_at: int) -> None:
         """A subject has a slot, after so many steps of earlier attempts."""
 
+    def set_aside(self, attempt: Attempt) -> None:
+        """A subject has lost its slot to another tenant's, and goes on later."""
+
     def stepped(self, seconds: float, used: int, slots: int) -> None:
         """One step of so many subjects in so many slots."""
 

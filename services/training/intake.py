@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 from dti_engine.errors import DTIError
@@ -11,6 +12,7 @@ from services.ledger.worker import Worker
 from services.storage.interface import Store
 from services.subjects import batch_of
 from services.training.companions import Companions
+from services.training.fairness import is_owed
 from services.training.outbox import Outbox
 from services.training.preparation import Prepared, order_of, prepare
 
@@ -19,7 +21,7 @@ _REFUSALS = (DamagedUploadError, UnknownUploadError)
 
 class Intake:
     """Keeps up to `capacity` attempts in hand while it is entered: in slots, waiting for one, or
-    about to be committed.
+    about to be committed. Beyond that it claims for tenants who are owed a slot, one at a time.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class Intake:
         """
         self.ready: queue.SimpleQueue[Prepared] = queue.SimpleQueue()
         self.capacity = capacity
+        self.slots = Counter[str]()
+        """How many each tenant has, while nobody waits for one; else empty."""
         self._worker, self._store, self._outbox = worker, store, outbox
         self._companions, self._pause = companions, pause
         self._on_ready, self._on_refused, self._on_trouble = on_ready, on_refused, on_trouble
@@ -73,20 +77,26 @@ class Intake:
 
     def _claim(self) -> bool:
         """Whether something was claimed, so that it is worth while to look again at once."""
-        in_hand = len(self._worker.in_hand)
+        in_hand = self._worker.in_hand
         if not in_hand:
             self._companions.emptied()
-        if in_hand >= self.capacity or self._companions.must_yield:
+        is_full = len(in_hand) >= self.capacity
+        if self._companions.must_yield or (is_full and not is_owed(0, self.slots)):
             return False
+        has = Counter(attempt.keys.tenant for attempt in in_hand)
         try:
             # One by one: the first says which others may be beside it.
-            attempts = self._worker.claim(in_hand + 1)
+            attempts = self._worker.claim(
+                len(in_hand) + 1,
+                lambda tenant: not is_full or is_owed(has[tenant], self.slots),
+            )
         except Exception as error:
             # Whatever it is: a worker that claims nothing would look idle for ever.
             self._on_trouble(error)
             return False
         for attempt in attempts:
             self._make_ready(attempt)
+            self.slots = Counter()  # until it has sat down
         return bool(attempts)
 
     def _make_ready(self, attempt: Attempt) -> None:

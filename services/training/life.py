@@ -7,6 +7,7 @@ heartbeat keeps the lease. None of them waits for another's requests.
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from services.subjects import batch_of
 from services.training.batch import Batch, DeviceError, Ended, OutOfMemoryError, Seat
 from services.training.companions import Companions
 from services.training.events import Events
+from services.training.fairness import is_owed, slots_of
 from services.training.intake import Intake
 from services.training.outbox import Outbox
 from services.training.preparation import Prepared
@@ -88,6 +90,8 @@ class Life:
             on_trouble=events.trouble,
         )
         self._batch: Batch | None = None
+        self._waiting: list[Prepared] = []
+        """Ready, and without a slot."""
         self._told = clock()
 
     @property
@@ -145,48 +149,92 @@ class Life:
         self._keep()
 
     def _seats(self) -> list[Seat]:
-        return list(self._batch.seats.values()) if self._batch else []
+        """Of all who have begun, with a slot or aside."""
+        return [*self._batch.seats.values(), *self._batch.aside] if self._batch else []
 
     def _drop_stopped(self) -> None:
         for seat in self._seats():
-            if seat.prepared.attempt.stop:
+            if seat.attempt.stop:
                 assert self._batch
                 self._batch.vacate(seat)
-                self._abandon(seat.prepared.attempt)
+                self._abandon(seat.attempt)
 
     def _abandon(self, attempt: Attempt) -> None:
         self._events.ended(attempt, "stopped", attempt.stop or "")
         self._outbox.send(attempt, attempt.abandon)
 
     def _fill(self) -> None:
-        while self._batch is None or self._batch.has_room or not self._batch.seats:
-            try:
-                prepared = self._intake.ready.get_nowait()
-            except queue.Empty:
-                return
-            if prepared.attempt.stop:
-                self._abandon(prepared.attempt)
-                continue
-            try:
-                batch = self._batch_for(prepared)
-                if batch is None:
-                    self._release(prepared.attempt, "its worker is at subjects of another shape")
-                    continue
-                seat = batch.seat(prepared)
-            except DTIError as error:
-                self._events.refused(prepared.attempt, error)
-                self._outbox.send(
-                    prepared.attempt, partial(prepared.attempt.fail, str(error), retry=False)
-                )
-            except DeviceError as error:
-                self._release(prepared.attempt, str(error))
-                raise
-            except Exception as error:
-                # Another worker may do better; its last attempt is alone, with all the memory.
-                said = f"it could not be begun: {type(error).__name__}: {error}"[:500]
-                self._fail(prepared.attempt, RuntimeError(said), retry=True)
+        self._take_ready()
+        while one := self._next():
+            self._give_slot(one)
+        some_wait = self._waiting or not self._intake.ready.empty()
+        seats = self._batch.seats.values() if self._batch and not some_wait else ()
+        self._intake.slots = slots_of(seats)
+
+    def _take_ready(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._waiting.append(self._intake.ready.get_nowait())
+        for prepared in [each for each in self._waiting if each.attempt.stop]:
+            self._waiting.remove(prepared)
+            self._abandon(prepared.attempt)
+
+    def _next(self) -> Seat | Prepared | None:
+        """Who gets a slot: whose tenant has the fewest, and of those who waits longest."""
+        batch = self._batch
+        wait = [*(batch.aside if batch else ()), *self._waiting]
+        if not wait or batch is None or not batch.seats:
+            return wait[0] if wait else None
+        slots = slots_of(batch.seats.values())
+        one = min(wait, key=lambda each: slots[each.tenant])
+        if not batch.has_room and is_owed(slots[one.tenant], slots):
+            self._settle(batch.collect())
+            if not batch.has_room:
+                self._set_aside(batch, slots)
+        return one if batch.has_room else None
+
+    def _set_aside(self, batch: Batch, slots: Counter[str]) -> None:
+        """Of those whose tenant has the most slots, whoever has the longest way to go."""
+
+        def share_done(seat: Seat) -> float:
+            step, steps, _ = batch.progress(seat)
+            return step / steps
+
+        most = max(slots.values())
+        seat = min(
+            (each for each in batch.seats.values() if slots[each.tenant] == most), key=share_done
+        )
+        step, steps, _ = batch.progress(seat)
+        batch.set_aside(seat)
+        self._intake.capacity += 1
+        seat.attempt.tell({"phase": "waiting", "step": step, "steps": steps})
+        self._events.set_aside(seat.attempt)
+
+    def _give_slot(self, one: Seat | Prepared) -> None:
+        try:
+            if isinstance(one, Seat):
+                assert self._batch
+                self._intake.capacity -= 1
+                self._batch.bring_back(one)
+                seat = one
             else:
-                self._events.seated(prepared.attempt, seat.resumed_at)
+                self._waiting.remove(one)
+                if (batch := self._batch_for(one)) is None:
+                    self._release(one.attempt, "its worker is at subjects of another shape")
+                    return
+                seat = batch.seat(one)
+        except DTIError as error:
+            self._events.refused(one.attempt, error)
+            self._outbox.send(one.attempt, partial(one.attempt.fail, str(error), retry=False))
+        except DeviceError as error:
+            self._release(one.attempt, str(error))
+            raise
+        except Exception as error:
+            # Another worker may do better; its last attempt is alone, with all the memory.
+            said = f"it could not be begun: {type(error).__name__}: {error}"[:500]
+            self._fail(one.attempt, RuntimeError(said), retry=True)
+        else:
+            self._events.seated(one.attempt, seat.resumed_at)
 
     def _batch_for(self, prepared: Prepared) -> Batch | None:
         """One of its shape; None if others are seated, which is as good as never: `companions`."""
@@ -202,7 +250,7 @@ class Life:
     def _settle(self, ended: Sequence[Ended]) -> None:
         learned: list[tuple[Seat, Artifact, SlotReport]] = []
         for each in ended:
-            attempt = each.seat.prepared.attempt
+            attempt = each.seat.attempt
             if attempt.stop:
                 self._abandon(attempt)
             elif each.artifact is None or each.report is None:
@@ -219,7 +267,7 @@ class Life:
             self._commit(seat, artifact, last)
 
     def _commit(self, seat: Seat, artifact: Artifact, last: SlotReport) -> None:
-        attempt, payload = seat.prepared.attempt, artifact.to_bytes()
+        attempt, payload = seat.attempt, artifact.to_bytes()
         said = report(seat, artifact, last)
         keys, place = attempt.keys, attempt.place
         token = token_id(keys.job, place.round, place.index)
@@ -245,14 +293,12 @@ class Life:
             return
         self._told = self._clock()
         nearly = 0
-        for seat in self._seats():
+        for seat in self._batch.seats.values():
             step, steps, loss = self._batch.progress(seat)
             nearly += step >= _NEARLY * steps
-            seat.prepared.attempt.tell(
-                {"phase": "training", "step": step, "steps": steps, "loss": loss}
-            )
+            seat.attempt.tell({"phase": "training", "step": step, "steps": steps, "loss": loss})
         # Not sooner: what waits here could begin at once elsewhere.
-        self._intake.capacity = self.num_slots + nearly
+        self._intake.capacity = self.num_slots + nearly + len(self._batch.aside)
         self._intake.look_again()
 
     def _keep(self) -> None:
@@ -268,7 +314,7 @@ class Life:
         for seat in self._seats():
             due = self._clock() - seat.kept_at >= older_than
             if due and (kept := self._batch.checkpoint(seat)):
-                attempt = seat.prepared.attempt
+                attempt = seat.attempt
                 self._outbox.send(attempt, partial(attempt.checkpoint, *kept), insist=False)
 
     def _shrink(self, error: Exception) -> None:
@@ -280,9 +326,9 @@ class Life:
             assert self._batch
             self._batch.vacate(seat)
             if self.num_slots > 1:
-                self._release(seat.prepared.attempt, reason)
+                self._release(seat.attempt, reason)
             else:
-                self._fail(seat.prepared.attempt, error, retry=True)
+                self._fail(seat.attempt, error, retry=True)
         assert self._batch
         self.num_slots = max(1, self.num_slots // 2)
         self._shrunk[batch_of(self._batch.config)] = self.num_slots
@@ -297,14 +343,11 @@ class Life:
             with suppress(Exception):  # what was kept before has to do
                 self._checkpoint_all()
         for seat in self._seats():
-            self._release(seat.prepared.attempt, "its worker was drained, or broke")
+            self._release(seat.attempt, "its worker was drained, or broke")
         self._batch = None
 
     def _release_ready(self) -> None:
-        """What waits for a slot."""
-        while not self._intake.ready.empty():
-            attempt = self._intake.ready.get().attempt
-            if attempt.stop:
-                self._abandon(attempt)
-            else:
-                self._release(attempt, "its worker was drained")
+        """What waits for a slot, and has not begun."""
+        self._take_ready()
+        for prepared in self._waiting:
+            self._release(prepared.attempt, "its worker was drained")

@@ -42,6 +42,10 @@ class Prepared:
     class_noun: str | None
     warnings: tuple[str, ...]
 
+    @property
+    def tenant(self) -> str:
+        return self.attempt.keys.tenant
+
 
 def order_of(attempt: Attempt) -> tuple[TrainingOrder, TrainConfig]:
     """What holds for the whole job. Raises: SubjectError if this version cannot read it."""

@@ -119,6 +119,16 @@ def test_service_learns_all_and_says_where_time_goes(run: Any, tmp_path: Path) -
     assert sum(figures["seconds lost"].values()) == pytest.approx(lost)
 
 
+def test_service_lets_a_small_job_by(run: Any, tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    sizes = ["--small", "1", "--slots", "2", "--steps", "8", "--repeats", "1"]
+    run("service.py", "fairness", *sizes, "--json", str(found))
+    figures = json.loads(found.read_text())["fairness"]
+    assert figures["subjects"] == {"small": 1, "large": 10}
+    (seconds,) = figures["rounds"]
+    assert figures["times as long"]["median"] == seconds["beside"] / seconds["alone"] > 0
+
+
 def test_service_creates_large_jobs_on_each_store(run: Any, tmp_path: Path) -> None:
     found, other = tmp_path / "found.json", str(tmp_path / "other")
     sizes = ["--jobs", "2", "--job-subjects", "3", "--store", other, "--json", str(found)]

@@ -24,6 +24,12 @@ def artifact(workshop: Workshop, token: str | None) -> Artifact:
     return Artifact.from_bytes(read_token(workshop.ledger, workshop.tenant, token).payload)
 
 
+def steps_done(workshop: Workshop, job: str, tenant: str = "acme") -> dict[int, int]:
+    """Of each of its items that has made some."""
+    told = progress_of(workshop.ledger, tenant, job)
+    return {index: int(str(each["step"])) for index, each in told.items() if each.get("step")}
+
+
 def test_a_job_becomes_tokens(workshop: Workshop) -> None:
     job = workshop.submit(workshop.works(5))
     with workshop.working():
@@ -198,6 +204,58 @@ def test_jobs_of_another_shape_get_a_turn(workshop: Workshop) -> None:
         other = workshop.submit(workshop.works(1), steps=3, batch_size=2)
         workshop.wait_until_ended(other)
         assert workshop.view(many).counts.ended < 30, "it did not wait for the other job's end"
+
+
+def test_a_small_job_does_not_wait_for_the_subjects_of_a_large_one(workshop: Workshop) -> None:
+    """One of those who have all the slots waits meanwhile, and then goes on."""
+    works = workshop.works(3)
+    alone = workshop.submit(works, steps=30)
+    with workshop.working():
+        workshop.wait_until_ended(alone)
+    large = workshop.submit(works, steps=30)
+    with workshop.working():
+        workshop.wait_for(lambda: len(steps_done(workshop, large)) == 2)
+        small = workshop.submit(workshop.works(1, "zoo"), tenant="zoo", steps=2)
+        workshop.wait_until_ended(small, tenant="zoo")
+        assert workshop.view(large).counts.running >= 2
+        assert workshop.view(large).counts.succeeded == 0
+        workshop.wait_until_ended(large)
+    assert workshop.view(small, "zoo").state is JobState.SUCCEEDED
+    for item, undisturbed in zip(workshop.items(large), workshop.items(alone), strict=True):
+        assert item.report
+        assert (item.report["steps"], item.report["resumed_at"]) == (30, 0)
+        assert len(list_attempts(workshop.ledger, workshop.tenant, large, item.index)) == 1
+        ours, theirs = artifact(workshop, item.token), artifact(workshop, undisturbed.token)
+        for encoder, rows in ours.token.embeddings.items():
+            # In another slot, perhaps, where sums are rounded otherwise.
+            torch.testing.assert_close(rows, theirs.token.embeddings[encoder], rtol=0, atol=1e-4)
+
+
+def test_two_tenants_have_half_of_the_slots_each(workshop: Workshop) -> None:
+    large = workshop.submit(workshop.works(6), steps=2000)
+    with workshop.working(workshop.worker(num_slots=4)):
+        workshop.wait_for(lambda: len(steps_done(workshop, large)) == 4)
+        other = workshop.submit(workshop.works(6, "zoo"), tenant="zoo", steps=2000)
+        workshop.wait_for(lambda: len(steps_done(workshop, other, "zoo")) == 2)
+        workshop.wait_for(
+            lambda: (
+                sorted(
+                    str(each["phase"])
+                    for each in progress_of(workshop.ledger, workshop.tenant, large).values()
+                )
+                == ["training", "training", "waiting", "waiting"]
+            )
+        )
+        seen = steps_done(workshop, other, "zoo")
+        workshop.wait_for(
+            lambda: sum(steps_done(workshop, other, "zoo").values()) > sum(seen.values()) + 40
+        )
+        assert len(steps_done(workshop, other, "zoo")) == 2  # It comes to rest.
+        # Who waits hears orders, too.
+        cancel(workshop.ledger, workshop.tenant, large, "somebody")
+        workshop.wait_until_ended(large)
+        workshop.wait_for(lambda: len(steps_done(workshop, other, "zoo")) == 4)
+    assert workshop.view(other, "zoo").counts.queued == 6
 
 
 def test_tokens_are_tried_out_and_scored(workshop: Workshop) -> None:
