@@ -45,6 +45,12 @@ def main(
     lease: Annotated[float, typer.Option(help="seconds; the same for the whole service")] = 60,
     look: Annotated[float, typer.Option(help="seconds between looks of idle workers")] = 1,
     checkpoint: Annotated[float, typer.Option(help="seconds between two of a subject")] = 30,
+    stuck: Annotated[
+        float, typer.Option(help="seconds until a worker whose device hangs ends itself")
+    ] = 600,
+    silence: Annotated[
+        float, typer.Option(help="seconds without an answer until a worker is killed")
+    ] = 600,
     turn: Annotated[float, typer.Option(help="seconds between looks at all jobs")] = 2,
     idle: Annotated[float, typer.Option(help="seconds for which an idle worker is kept")] = 60,
     threads: Annotated[int | None, typer.Option(help="of torch, of a worker on a CPU")] = None,
@@ -61,7 +67,15 @@ def main(
         known = read_offers(offers) if offers else MINIATURE
         settings = LedgerSettings(lease=lease, look=look)
         pool = _connect(
-            known, store, ray_address, node_ip, settings, checkpoint=checkpoint, threads=threads
+            known,
+            store,
+            ray_address,
+            node_ip,
+            settings,
+            silence=silence,
+            checkpoint=checkpoint,
+            stuck=stuck,
+            threads=threads,
         )
         ledger = Ledger.on(Measured(open_store(store)), settings)
     except DTIError as error:
@@ -101,7 +115,9 @@ def _connect(
     node_ip: str | None,
     settings: LedgerSettings,
     *,
+    silence: float,
     checkpoint: float,
+    stuck: float,
     threads: int | None,
 ) -> "RayPool":
     from services.metrics.ray_metrics import RayMetrics
@@ -118,11 +134,12 @@ def _connect(
             lease=settings.lease,
             look=settings.look,
             checkpoint=checkpoint,
+            stuck=stuck,
             threads=threads,
         )
         for name, offer in offers.items()
     }
-    return RayPool(plans, offers)
+    return RayPool(plans, offers, silence)
 
 
 def _count(outcome: Outcome) -> None:

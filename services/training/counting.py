@@ -80,6 +80,9 @@ class Counting(Events):
         metrics.current().count("dti_lease_losses_total")
         log.warning("lease lost", worker=worker)
 
+    def stuck(self, seconds: float) -> None:
+        log.error("the device does not come back: this process ends", seconds=seconds)
+
     def shrunk(self, slots: int) -> None:
         log.warning("memory ran out", slots=slots)
 

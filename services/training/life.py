@@ -46,6 +46,10 @@ class Patience:
     """Until a job whose subjects do not fit beside those in hand gets a turn."""
     tell: float = 1
     """Between two tellings of progress; they are written with the lease."""
+    stuck: float = 600
+    """Until a device that does not come back from what it does is given up, with the process. A
+    first step that compiles its kernels takes minutes.
+    """
 
 
 class Life:
@@ -65,15 +69,17 @@ class Life:
         patience: Patience,
         events: Events,
         draining: threading.Event,
+        moved: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """moved: called whenever the device has come back."""
         companions = Companions(patience.other_shapes, clock)
         self.num_slots = self._most_slots = num_slots
         self._shrunk = shrunk
         self._worker = Worker(ledger, pool, companions.accepts)
         self._store, self._backbone, self._trials = ledger.store, backbone, trials
         self._patience, self._events, self._clock = patience, events, clock
-        self._draining, self._something = draining, threading.Event()
+        self._draining, self._moved, self._something = draining, moved, threading.Event()
         # Only what is written is in hand no more, so that there is room.
         self._outbox = Outbox(events.unwritten, lambda: self._intake.look_again())
         self._intake = Intake(
@@ -94,6 +100,13 @@ class Life:
     def in_hand(self) -> int:
         """Attempts that are not over."""
         return len(self._worker.in_hand)
+
+    def forsake(self) -> None:
+        """Leave all that is in hand to others, as if this process had been killed. From any thread.
+
+        Raises: UnavailableError.
+        """
+        self._worker.lease.forsake()
 
     def run(self) -> None:
         """Work until drained, until the lease is lost, or until something breaks that is nobody's.
@@ -125,6 +138,7 @@ class Life:
             raise broken
 
     def _turn(self) -> None:
+        self._moved()
         self._drop_stopped()
         self._fill()
         if not (self._batch and self._batch.seats):
@@ -138,6 +152,7 @@ class Life:
         except OutOfMemoryError as error:
             self._shrink(error)
             return
+        self._moved()
         used = len(self._batch.seats) + len(ended)
         self._events.stepped(self._clock() - began, used, self.num_slots)
         self._settle(ended)
@@ -168,6 +183,7 @@ class Life:
                 self._abandon(prepared.attempt)
                 continue
             try:
+                self._moved()
                 batch = self._batch_for(prepared)
                 if batch is None:
                     self._release(prepared.attempt, "its worker is at subjects of another shape")
@@ -214,7 +230,9 @@ class Life:
                 learned.append((each.seat, each.artifact, each.report))
         if not learned:
             return
-        tried = self._trials.tried([(seat, artifact) for seat, artifact, _ in learned])
+        tried = self._trials.tried(
+            [(seat, artifact) for seat, artifact, _ in learned], on_step=self._moved
+        )
         for (seat, _, last), artifact in zip(learned, tried, strict=True):
             self._commit(seat, artifact, last)
 

@@ -1,6 +1,8 @@
 """Workers on nodes that come and go: a node says that it goes, and one is made where none is."""
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -95,7 +97,7 @@ def submit_one(ledger: Ledger, bundles: dict[str, bytes], steps: int) -> str:
     return submit(ledger, "acme", "key", request).job
 
 
-def pool_on(ledger: Ledger, **changes: object) -> Any:
+def pool_on(ledger: Ledger, silence: float = 600, **changes: object) -> Any:
     from services.training.actors import RayPool
     from services.training.opening import WorkerPlan
 
@@ -109,7 +111,7 @@ def pool_on(ledger: Ledger, **changes: object) -> Any:
         look=settings.look,
         threads=1,
     )
-    return RayPool({"miniature": plan}, {"miniature": offer})
+    return RayPool({"miniature": plan}, {"miniature": offer}, silence)
 
 
 def wait_for(what: Callable[[], Any]) -> Any:
@@ -178,6 +180,54 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
+    environment: Path, ledger: Ledger
+) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from services.training.actors import connect
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "include_dashboard": False,
+            "object_store_memory": _SMALL,
+        },
+    )
+    try:
+        connect(cluster.address, ledger.store.url)
+        pool = pool_on(ledger, silence=8)
+
+        def running() -> list[str]:
+            return [
+                each.name for each in pool.members().get("miniature", ()) if each.state != "pending"
+            ]
+
+        pool.start("miniature")
+        (hung,) = wait_for(running)
+        pid = process_of(hung)
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: not pool.members())
+        pool.start("miniature")
+        (other,) = wait_for(running)
+        assert other != hung
+        wait_for(lambda: not Path(f"/proc/{pid}").exists())
+        pool.drain_all()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def process_of(name: str) -> int:
+    """Of an actor."""
+    from ray._private import state
+
+    (found,) = [each for each in state.actors().values() if each["Name"] == name]
+    return int(found["Pid"])
 
 
 def test_workers_without_a_place_make_the_autoscaler_add_nodes(
