@@ -20,7 +20,7 @@ from services.errors import SettingsError
 from services.metrics.ray_metrics import RayMetrics
 from services.offers import Offers
 from services.training.members import Member, Silence
-from services.training.nodes import is_draining, waiting_actors
+from services.training.nodes import is_draining, room, waiting_actors
 from services.training.opening import WorkerPlan, open_worker
 from services.training.worker import TrainingWorker
 
@@ -143,7 +143,7 @@ class RayPool:
             log.error("worker gives no answer, and is killed", worker=name)
             ray.kill(placed[name])
             gone.append(name)
-        last = self._known | {name: Member(name, "pending") for name in waiting}
+        last = self._known | {name: Member(name, "pending", placed=False) for name in waiting}
         self._known = {
             name: answers.get(name) or last.get(name) or Member(name, "running", in_hand=1)
             for name in names
@@ -192,11 +192,22 @@ class RayPool:
             self._outdated.add(name)
             self.drain(name)
 
-    def start(self, pool: str) -> None:
-        """One more; it waits until there is a place for it."""
+    def nodes(self) -> list[dict[str, float]]:
+        """What each node has for workers, and for those of them that are there."""
+        return room(
+            {
+                name: {"GPU": offer.gpus, "CPU": offer.cpus}
+                for name in ray.util.list_named_actors()
+                if name.startswith("dti.") and (offer := self._offers.get(name.split(".")[1]))
+            }
+        )
+
+    def start(self, pool: str) -> str:
+        """One more; it waits until there is a place for it. Returns what it is called."""
         offer, plan = self._offers[pool], self._plans[pool]
+        name = f"dti.{pool}.{_digest(plan)}.{secrets.token_hex(4)}"
         ray.remote(TrainingActor).options(
-            name=f"dti.{pool}.{_digest(plan)}.{secrets.token_hex(4)}",
+            name=name,
             lifetime="detached",
             num_gpus=offer.gpus,
             num_cpus=offer.cpus,
@@ -205,6 +216,7 @@ class RayPool:
             max_restarts=0,
             runtime_env={"env_vars": _threads(plan)},
         ).remote(plan.model_dump_json())
+        return name
 
     def drain(self, name: str) -> None:
         """One less. One that has no place yet is gone at once."""

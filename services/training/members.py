@@ -18,6 +18,8 @@ class Member:
     """Attempts that are not over."""
     idle: float = 0.0
     """Seconds without any."""
+    placed: bool = True
+    """It has its resources, and a process."""
 
 
 class Silence:
