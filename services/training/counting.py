@@ -4,7 +4,7 @@ import time
 
 from dti_engine.errors import InvalidBundleError, InvalidImageError, SubjectError
 from services import logs, metrics
-from services.errors import DamagedUploadError, UnknownUploadError
+from services.errors import DamagedUploadError, LargeUploadError, UnknownUploadError
 from services.ledger.attempts import Attempt
 from services.ledger.endings import count_failures
 from services.training.events import Events
@@ -13,6 +13,7 @@ log = logs.logger(__name__)
 
 _FAULTS: tuple[tuple[type[Exception], str], ...] = (
     (UnknownUploadError, "upload_missing"),
+    (LargeUploadError, "upload_large"),
     (DamagedUploadError, "upload_damaged"),
     (InvalidImageError, "picture"),
     (InvalidBundleError, "bundle"),

@@ -46,6 +46,8 @@ class Patience:
     """Until a job whose subjects do not fit beside those in hand gets a turn."""
     tell: float = 1
     """Between two tellings of progress; they are written with the lease."""
+    silence: float = 30
+    """For a store that does not answer, when a life ends: what is unwritten then is lost."""
     stuck: float = 600
     """Until a device that does not come back from what it does is given up, with the process. A
     first step that compiles its kernels takes minutes.
@@ -81,7 +83,7 @@ class Life:
         self._patience, self._events, self._clock = patience, events, clock
         self._draining, self._moved, self._something = draining, moved, threading.Event()
         # Only what is written is in hand no more, so that there is room.
-        self._outbox = Outbox(events.unwritten, lambda: self._intake.look_again())
+        self._outbox = Outbox(events.unwritten, lambda: self._intake.look_again(), patience.silence)
         self._intake = Intake(
             self._worker,
             ledger.store,
@@ -89,6 +91,7 @@ class Life:
             companions,
             capacity=num_slots,
             pause=ledger.settings.look,
+            patience=patience.silence,
             on_ready=self._something.set,
             on_refused=events.refused,
             on_trouble=events.trouble,
@@ -128,7 +131,7 @@ class Life:
                     broken = error
                     self._events.broke(error)
                 self._intake.stop()
-                self._give_back(keep=broken is None)
+                self._give_back(broken)
             self._release_ready()
         if self._worker.lease.lost:
             self._events.lease_lost(self._worker.lease.worker)
@@ -195,7 +198,7 @@ class Life:
                     prepared.attempt, partial(prepared.attempt.fail, str(error), retry=False)
                 )
             except DeviceError as error:
-                self._release(prepared.attempt, str(error))
+                self._let_go(prepared.attempt, error)
                 raise
             except Exception as error:
                 # Another worker may do better; its last attempt is alone, with all the memory.
@@ -258,6 +261,13 @@ class Life:
         self._events.ended(attempt, "released", reason)
         self._outbox.send(attempt, partial(attempt.release, reason))
 
+    def _let_go(self, attempt: Attempt, error: Exception, reason: str = "") -> None:
+        """After what is nobody's fault, unless nobody else was there."""
+        if attempt.alone:
+            self._fail(attempt, error, retry=True)
+        else:
+            self._release(attempt, reason or str(error))
+
     def _tell(self) -> None:
         if self._clock() - self._told < self._patience.tell or self._batch is None:
             return
@@ -298,7 +308,7 @@ class Life:
             assert self._batch
             self._batch.vacate(seat)
             if self.num_slots > 1:
-                self._release(seat.prepared.attempt, reason)
+                self._let_go(seat.prepared.attempt, error, reason)
             else:
                 self._fail(seat.prepared.attempt, error, retry=True)
         assert self._batch
@@ -308,14 +318,17 @@ class Life:
         self._intake.capacity = self.num_slots
         self._events.shrunk(self.num_slots)
 
-    def _give_back(self, *, keep: bool) -> None:
-        """What is seated, with checkpoints if it can be kept: others go on with it at once."""
-        if keep:
+    def _give_back(self, broken: Exception | None) -> None:
+        """What is seated, with checkpoints if nothing broke: others go on with it at once."""
+        if broken is None:
             self._drop_stopped()
             with suppress(Exception):  # what was kept before has to do
                 self._checkpoint_all()
         for seat in self._seats():
-            self._release(seat.prepared.attempt, "its worker was drained, or broke")
+            if broken:
+                self._let_go(seat.prepared.attempt, broken, f"its worker broke: {broken}")
+            else:
+                self._release(seat.prepared.attempt, "its worker was drained")
         self._batch = None
 
     def _release_ready(self) -> None:
