@@ -53,6 +53,12 @@ def main(
     ] = 600,
     turn: Annotated[float, typer.Option(help="seconds between looks at all jobs")] = 2,
     idle: Annotated[float, typer.Option(help="seconds for which an idle worker is kept")] = 60,
+    share: Annotated[
+        float, typer.Option(help="seconds until workers go for an offer that waits for its share")
+    ] = 120,
+    hold: Annotated[
+        float, typer.Option(help="seconds until an offer without a place goes before others")
+    ] = 600,
     threads: Annotated[int | None, typer.Option(help="of torch, of a worker on a CPU")] = None,
     allow_private_webhooks: Annotated[
         bool, typer.Option(help="also send webhooks to this host, and by http")
@@ -90,7 +96,7 @@ def main(
         known,
         pool,
         deliver=deliverer.deliver_due,
-        pace=Pace(turn=turn, idle=idle),
+        pace=Pace(turn=turn, idle=idle, share=share, hold=hold),
     )
 
     def stop(number: int, frame: FrameType | None) -> None:
