@@ -31,7 +31,7 @@ class WorkerPlan(Model):
     lease: float = Field(default=60, gt=0, description="seconds; the same for the whole service")
     look: float = Field(default=1, gt=0, description="seconds between looks for work")
     checkpoint: float = Field(default=30, gt=0, description="seconds between two of a subject")
-    loading: float = Field(default=3600, gt=0, description="seconds that its model may take to")
+    loading: float = Field(default=3600, gt=0, description="seconds in which its model has come")
     stuck: float = Field(
         default=600, gt=0, description="seconds until a device that does not come back is given up"
     )
