@@ -4,6 +4,7 @@ ServiceError (DTIError)
 |-- SettingsError (ConfigurationError)  a setting or URL is malformed, or contradicts another
 |-- QuotaError                          more was asked for than the caller may have at a time
 |-- UnknownUploadError                  nothing was uploaded under this digest
+|-- LargeUploadError                    what was uploaded is larger than is allowed for its use
 |-- DamagedUploadError                  what was uploaded has another digest
 |-- UnknownKeyError                     no key that is valid was shown, or there is none of this id
 |-- UnknownTenantError                  there is no such tenant
@@ -63,6 +64,10 @@ class QuotaError(ServiceError):
 
 class UnknownUploadError(ServiceError):
     """Nothing was uploaded under this digest, or it was removed."""
+
+
+class LargeUploadError(ServiceError):
+    """What was uploaded is larger than is allowed for its use, and was not fetched."""
 
 
 class DamagedUploadError(ServiceError):

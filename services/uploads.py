@@ -5,7 +5,7 @@ and the same bytes lie there once. Each tenant's lie apart, so none learns what 
 import hashlib
 from contextlib import suppress
 
-from services.errors import DamagedUploadError, NotFoundError, UnknownUploadError
+from services.errors import DamagedUploadError, LargeUploadError, NotFoundError, UnknownUploadError
 from services.ledger.layout import tenant_folder
 from services.storage.interface import Head, Store
 from services.subjects import Digest
@@ -34,12 +34,18 @@ def write(store: Store, tenant: str, sha256: Digest, body: bytes) -> None:
     store.put(key(tenant, sha256), body)
 
 
-def read(store: Store, tenant: str, sha256: Digest) -> bytes:
-    """The bytes that were asked for, and no others.
+def read(store: Store, tenant: str, sha256: Digest, *, most: int) -> bytes:
+    """The bytes that were asked for, and no others; what has more than `most` is not fetched.
 
-    Raises: UnknownUploadError if nothing lies there; DamagedUploadError if other bytes do.
+    Raises: UnknownUploadError if nothing lies there; LargeUploadError; DamagedUploadError if other
+    bytes do.
     """
     try:
+        if (size := store.head(key(tenant, sha256)).size) > most:
+            raise LargeUploadError(
+                f"what was uploaded as {sha256} has {size} bytes, and at most {most} are allowed "
+                "here: make it smaller, or divide it"
+            )
         body = store.read(key(tenant, sha256)).body
     except NotFoundError as error:
         raise UnknownUploadError(

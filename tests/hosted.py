@@ -38,6 +38,8 @@ class Hosted:
         """Whether items end, or stay at their last step."""
         self.may_end.set()
         self.begun: list[str] = []
+        self.offers = MINIATURE
+        """From the next start on."""
         self._slots, self._port, self._worker_stops = slots, 0, threading.Event()
         self._server: Server | None = None
         self.key = create_key(store, "acme").credential
@@ -60,7 +62,7 @@ class Hosted:
 
     def start(self) -> None:
         settings = ApiSettings(poll=0.02, keepalive=0.2, counted=0)
-        app = create_app(self.ledger, MINIATURE, settings=settings)
+        app = create_app(self.ledger, self.offers, settings=settings)
         self._server = Server(app, "127.0.0.1", self._port)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()

@@ -17,7 +17,7 @@ from services import uploads
 from services.api.orders import JobOrder, Subject
 from services.api.problems import refusal
 from services.api.settings import ApiSettings
-from services.errors import UnknownUploadError, UnsafeUrlError
+from services.errors import LargeUploadError, UnknownUploadError, UnsafeUrlError
 from services.jobs import MAX_ITEMS, Item, JobRequest
 from services.ledger.ledger import Gather
 from services.offers import Offer, Offers
@@ -152,14 +152,9 @@ def _read_manifest(
 ) -> Sequence[Subject]:
     assert order.manifest
     place = ("body", "manifest")
-    head = uploads.find(store, tenant, order.manifest)
-    if head and head.size > settings.manifest_bytes:
-        raise refusal(
-            place, f"it has {head.size} bytes: at most {settings.manifest_bytes} are allowed"
-        )
     try:
-        body = uploads.read(store, tenant, order.manifest)
-    except UnknownUploadError as error:
+        body = uploads.read(store, tenant, order.manifest, most=settings.manifest_bytes)
+    except (UnknownUploadError, LargeUploadError) as error:
         raise refusal(place, str(error)) from error
     lines = [(n, line) for n, line in enumerate(body.split(b"\n"), 1) if line.strip()]
     if not 1 <= len(lines) <= MAX_ITEMS:

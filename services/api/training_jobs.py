@@ -18,6 +18,7 @@ from services.jobs import ItemState
 from services.ledger import deletion, layout, reading, submissions
 from services.ledger.layout import JobKeys
 from services.ledger.specs import read_spec
+from services.ledger.views import JobView
 from services.tenancy.keyring import Caller
 from services.webhooks import hints as webhooks
 
@@ -108,7 +109,7 @@ def list_training_jobs(
 ) -> views.JobPage:
     """Deleted ones are left out."""
     page = reading.list_jobs(here.ledger, asking.tenant, cursor or "", limit)
-    jobs = [views.Job.of(view, here.progress.of(asking.tenant, view.job)) for view in page.jobs]
+    jobs = [_shown(here, asking.tenant, view) for view in page.jobs]
     return views.JobPage(jobs=jobs, next=page.next)
 
 
@@ -186,8 +187,21 @@ def retry_training_job(asking: Asking, here: Here, job: JobId) -> views.Retried:
 
 
 def _view(here: Service, tenant: str, job: str, created: bool | None = None) -> views.Job:
-    view = reading.view_job(here.ledger, tenant, job)
-    return views.Job.of(view, here.progress.of(tenant, job), created)
+    return _shown(here, tenant, reading.view_job(here.ledger, tenant, job), created)
+
+
+def _shown(here: Service, tenant: str, view: JobView, created: bool | None = None) -> views.Job:
+    shown = views.Job.of(view, here.progress.of(tenant, view.job), created)
+    if view.state.ended or view.pool in here.offers:
+        return shown
+    return shown.model_copy(update={"warning": _not_offered(view.pool)})
+
+
+def _not_offered(pool: str) -> str:
+    return (
+        f"nobody works at it: {pool} is not offered any more. Cancel it and submit it for another "
+        "backbone, or have whoever runs the service offer this one again under the same name"
+    )
 
 
 def _dry_run(here: Service, tenant: str, built: Built) -> views.DryRun:

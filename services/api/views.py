@@ -28,6 +28,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "counts": _COUNTS,
     "progress": 0.25,
     "created": None,
+    "warning": None,
 }
 
 ITEM_EXAMPLE: dict[str, Any] = {
@@ -74,6 +75,7 @@ class Job(BaseModel):
     created: bool | None = Field(
         default=None, description="in the answer to a submission: whether it has made the job"
     )
+    warning: str | None = Field(default=None, description="why it does not go on, and what to do")
 
     @classmethod
     def of(cls, view: views.JobView, said: Said, created: bool | None = None) -> "Job":

@@ -46,6 +46,7 @@ class Job(Answer):
     tags: dict[str, str] = {}
     submitted: datetime
     created: bool | None = Field(default=None, description="None: no answer to a submission")
+    warning: str | None = Field(default=None, description="why it does not go on, and what to do")
 
     @property
     def ended(self) -> bool:

@@ -1,15 +1,14 @@
 """`dti delete`: jobs and tokens, for good."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from dti_engine.commands import options as shared
 from dti_engine.commands.terminal import print_json, say
-from dti_engine.errors import ConfigurationError
 from services.commands import options
 from services.commands.abbreviations import find_job
+from services.commands.asking import ask
 from services.commands.opening import opened
 
 EXAMPLES = (
@@ -42,7 +41,7 @@ def delete(
         tokens = [name for name in names if name.startswith(_TOKEN)]
         jobs = [find_job(client, name) for name in names if not name.startswith(_TOKEN)]
         learned = sum(job.counts.succeeded for job in jobs)
-        _ask(len(jobs), learned + len(tokens), yes=yes)
+        ask(_counted(len(jobs), learned + len(tokens)), yes=yes)
         for token in tokens:
             client.delete_token(token)
         for job in jobs:
@@ -54,14 +53,5 @@ def delete(
         say(f"deleted: {', '.join(deleted)}")
 
 
-def _ask(num_jobs: int, num_tokens: int, *, yes: bool) -> None:
-    """Raises: ConfigurationError if nobody can be asked; Exit if the answer is no."""
-    if yes:
-        return
-    what = f"{num_jobs} jobs and {num_tokens} tokens" if num_jobs else f"{num_tokens} tokens"
-    if not sys.stdin.isatty():
-        raise ConfigurationError(
-            f"{what} would be deleted for good, and nobody is here to ask: add --yes if so"
-        )
-    if not typer.confirm(f"Delete {what} for good?", err=True):
-        raise typer.Exit(1)
+def _counted(num_jobs: int, num_tokens: int) -> str:
+    return f"{num_jobs} jobs and {num_tokens} tokens" if num_jobs else f"{num_tokens} tokens"

@@ -74,6 +74,8 @@ def job(
     _refuse_output_without(wait, output)
     with opened(server, api_key, outlast=wait) as client:
         found = find_job(client, job)
+        if found.warning:
+            say(f"warning: {found.warning}")
         if wait:
             from services.commands.waiting import wait as wait_for
 

@@ -3,6 +3,7 @@ is the operator.
 """
 
 import re
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -12,7 +13,8 @@ from rich.table import Table
 
 from dti_engine.commands.options import JsonOption
 from dti_engine.commands.terminal import Commands, mount, print_json, results, say
-from services.errors import SettingsError
+from services.commands.asking import ask
+from services.errors import DeletedError, SettingsError
 
 if TYPE_CHECKING:
     from services.storage.interface import Store
@@ -33,6 +35,9 @@ LIMITS_EXAMPLES = (
     "dti keys limits acme",
     "dti keys limits acme --requests-per-second 50 --burst 200",
 )
+
+SECRET_EXAMPLES = ("dti keys webhook-secret acme",)
+DELETE_EXAMPLES = ("dti keys delete-tenant acme", "dti keys delete-tenant acme --yes")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=3650)
@@ -171,6 +176,42 @@ def limits(
         results.print(table)
 
 
+def webhook_secret(tenant: TenantArgument, store: StoreOption, as_json: JsonOption = False) -> None:
+    """Print what webhooks of a tenant are signed with, which is for its receivers alone."""
+    from services.tenancy.tenants import read_tenant
+
+    secret = read_tenant(_opened(store), tenant).webhook_secret
+    if as_json:
+        print_json({"tenant": tenant, "webhook_secret": secret})
+    else:
+        typer.echo(secret)
+
+
+def delete_tenant(
+    tenant: TenantArgument,
+    store: StoreOption,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a tenant for good: its jobs, tokens, uploads and pictures; its keys are revoked.
+
+    Nobody can ever be called so again.
+    """
+    from services.ledger.ledger import Ledger
+    from services.tenancy.keys import remove_tenant
+    from services.tenancy.tenants import read_tenant
+
+    opened = _opened(store)
+    with suppress(DeletedError):  # what was begun is ended
+        read_tenant(opened, tenant)
+    ask(f"tenant {tenant} with all that it has", yes=yes)
+    remove_tenant(Ledger.on(opened), tenant)
+    if as_json:
+        print_json({"deleted": tenant})
+    else:
+        say(f"tenant {tenant} is deleted; the API refuses its keys within 30 seconds")
+
+
 def _opened(url: str) -> "Store":
     """Raises: SettingsError for memory, which is nobody else's."""
     from services.storage.opening import open_store
@@ -233,3 +274,5 @@ mount(app, list_, LIST_EXAMPLES, name="list")
 mount(app, rotate, ROTATE_EXAMPLES)
 mount(app, revoke, REVOKE_EXAMPLES)
 mount(app, limits, LIMITS_EXAMPLES)
+mount(app, webhook_secret, SECRET_EXAMPLES, name="webhook-secret")
+mount(app, delete_tenant, DELETE_EXAMPLES, name="delete-tenant")

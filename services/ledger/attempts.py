@@ -45,7 +45,9 @@ class Attempt:
     shared: dict[str, JsonValue]
     max_attempts: int
     alone: bool
-    """It may be what killed its workers: do nothing else beside it."""
+    """It may be what killed its workers, or broke what was beside it: do nothing else beside it.
+    What would be nobody's fault otherwise is its own.
+    """
     earlier: tuple[EndedRecord, ...]
     """How the attempts before it ended."""
     resume: Checkpoint | None

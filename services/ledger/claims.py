@@ -10,7 +10,7 @@ from services.errors import DamagedRecordError, DeletedError, StorageError, Unkn
 from services.ledger.attempts import Attempt
 from services.ledger.candidates import Candidate, Candidates
 from services.ledger.checkpoints import latest_checkpoint
-from services.ledger.endings import count_failures, fail_exhausted, read_ends
+from services.ledger.endings import count_failures, fail_exhausted, is_suspect, read_ends
 from services.ledger.layout import MAX_ATTEMPTS, JobKeys
 from services.ledger.leases import Lease
 from services.ledger.ledger import Ledger
@@ -145,9 +145,7 @@ class Claims:
         if failures >= most or candidate.number > MAX_ATTEMPTS:
             fail_exhausted(self._ledger, candidates.keys, candidate.place, ends)
             return None
-        # The last attempt is alone, so that no item ends for good by another's poison, and none
-        # that may be the cause takes another with it.
-        alone = 0 < failures == most - 1
+        alone = is_suspect(ends, most)
         if alone and not idle:
             self._pass_over(_Lonely(candidates, candidate, ends))
             return None

@@ -19,6 +19,9 @@ from services.ledger.records import (
 
 Cause = Literal["failed", "lost", "released"]
 
+_OFTEN = 8
+"""Times that an item is given back by chance: more may be its doing."""
+
 
 def end_attempt(
     ledger: Ledger, keys: JobKeys, place: Place, number: int, cause: Cause, reason: str
@@ -45,6 +48,15 @@ def read_ends(ledger: Ledger, keys: JobKeys, place: Place, last: int) -> tuple[E
 def count_failures(ends: Sequence[EndedRecord]) -> int:
     """Those that count towards `max_attempts`: what was given back unharmed does not."""
     return sum(ended.cause != "released" for ended in ends)
+
+
+def is_suspect(ends: Sequence[EndedRecord], most: int) -> bool:
+    """Whether an item is to be tried alone. Its last attempt is, so that no item ends for good by
+    another's poison, and none that may be the cause takes another with it. So are all attempts at
+    one that was given back again and again: what breaks under it is taken for nobody's fault.
+    """
+    failures = count_failures(ends)
+    return 0 < failures == most - 1 or len(ends) - failures >= _OFTEN
 
 
 def fail_exhausted(

@@ -109,6 +109,15 @@ class Lease:
         self.released = True
         self._swap("released")
 
+    def forsake(self) -> None:
+        """Break it, as others would once it is over: what is in hand is lost, and others' at once.
+        For a worker that cannot go on. From any thread. Raises: UnavailableError.
+        """
+        while (found := read_lease(self._ledger, self.worker)) and found[1].state == "held":
+            if break_lease(self._ledger, *found):
+                break
+        self.lost = True
+
     def _swap(self, state: str) -> None:
         if self.lost:
             raise LeaseLostError(f"the lease of worker {self.worker} was broken: make a new worker")

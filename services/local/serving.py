@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from types import TracebackType
 import httpx
 
 from services.errors import ServiceError, SettingsError
+from services.local.leavings import keep_logs
 from services.local.processes import Command, Kept
 
 _HOST = "127.0.0.1"
@@ -89,6 +91,8 @@ class Service:
         """
         for each in reversed(self._kept()):
             each.stop()
+        with suppress(OSError):  # such as of a full disk
+            keep_logs(self.folder / "ray", self.folder / "workers")
         shutil.rmtree(self.folder / "ray", ignore_errors=True)
 
     def wait_until_ready(

@@ -21,6 +21,7 @@ ENDS = ("succeeded", "failed", "cancelled", "deleted")
 
 SUBJECT_FAULTS = (
     "upload_missing",
+    "upload_large",
     "upload_damaged",
     "bundle",
     "picture",

@@ -45,8 +45,20 @@ def main(
     lease: Annotated[float, typer.Option(help="seconds; the same for the whole service")] = 60,
     look: Annotated[float, typer.Option(help="seconds between looks of idle workers")] = 1,
     checkpoint: Annotated[float, typer.Option(help="seconds between two of a subject")] = 30,
+    stuck: Annotated[
+        float, typer.Option(help="seconds until a worker whose device hangs ends itself")
+    ] = 600,
+    silence: Annotated[
+        float, typer.Option(help="seconds without an answer until a worker is killed")
+    ] = 600,
     turn: Annotated[float, typer.Option(help="seconds between looks at all jobs")] = 2,
     idle: Annotated[float, typer.Option(help="seconds for which an idle worker is kept")] = 60,
+    share: Annotated[
+        float, typer.Option(help="seconds until workers go for an offer that waits for its share")
+    ] = 120,
+    hold: Annotated[
+        float, typer.Option(help="seconds until an offer without a place goes before others")
+    ] = 600,
     threads: Annotated[int | None, typer.Option(help="of torch, of a worker on a CPU")] = None,
     allow_private_webhooks: Annotated[
         bool, typer.Option(help="also send webhooks to this host, and by http")
@@ -61,7 +73,15 @@ def main(
         known = read_offers(offers) if offers else MINIATURE
         settings = LedgerSettings(lease=lease, look=look)
         pool = _connect(
-            known, store, ray_address, node_ip, settings, checkpoint=checkpoint, threads=threads
+            known,
+            store,
+            ray_address,
+            node_ip,
+            settings,
+            silence=silence,
+            checkpoint=checkpoint,
+            stuck=stuck,
+            threads=threads,
         )
         ledger = Ledger.on(Measured(open_store(store)), settings)
     except DTIError as error:
@@ -76,7 +96,7 @@ def main(
         known,
         pool,
         deliver=deliverer.deliver_due,
-        pace=Pace(turn=turn, idle=idle),
+        pace=Pace(turn=turn, idle=idle, share=share, hold=hold),
     )
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -101,7 +121,9 @@ def _connect(
     node_ip: str | None,
     settings: LedgerSettings,
     *,
+    silence: float,
     checkpoint: float,
+    stuck: float,
     threads: int | None,
 ) -> "RayPool":
     from services.metrics.ray_metrics import RayMetrics
@@ -118,11 +140,12 @@ def _connect(
             lease=settings.lease,
             look=settings.look,
             checkpoint=checkpoint,
+            stuck=stuck,
             threads=threads,
         )
         for name, offer in offers.items()
     }
-    return RayPool(plans, offers)
+    return RayPool(plans, offers, silence)
 
 
 def _count(outcome: Outcome) -> None:

@@ -12,7 +12,8 @@ from services.ledger.ledger import Ledger
 from services.ledger.supervisor import Pass, Supervisor
 from services.offers import Offers
 from services.supervision.backoff import Backoff
-from services.supervision.sizing import resize
+from services.supervision.sharing import Resources, Sharing
+from services.supervision.sizing import resize, worth
 from services.training.members import Member
 
 log = logs.logger(__name__)
@@ -27,8 +28,12 @@ class Pool(Protocol):
         """Of each pool, as far as is known."""
         ...
 
-    def start(self, pool: str) -> None:
-        """One more."""
+    def nodes(self) -> Sequence[Resources]:
+        """What each node has for workers, those that are there included."""
+        ...
+
+    def start(self, pool: str) -> str:
+        """One more. Returns its name."""
         ...
 
     def drain(self, name: str) -> None:
@@ -44,6 +49,10 @@ class Pace:
     sweep: float = 3600
     idle: float = 60
     """An idle worker is kept so long."""
+    share: float = 120
+    """Until workers of one offer go for another that waits for its share of the cluster."""
+    hold: float = 600
+    """Until an offer that has no place at all goes before those that have some."""
 
 
 class Supervision:
@@ -62,8 +71,11 @@ class Supervision:
         """deliver: tells tenants what has ended; called once a turn."""
         self._ledger, self._offers, self._pool = ledger, offers, pool
         self._deliver, self._pace, self._clock = deliver, pace or Pace(), clock
+        self._sharing = Sharing(clock, patience=self._pace.share, turn=self._pace.hold)
         self._supervisor = Supervisor(ledger)
         self._swept = float("-inf")
+        self._not_offered: set[str] = set()
+        """Pools that jobs wait for, and that nobody works for."""
         self._backoffs = {name: Backoff(clock) for name in offers}
         self.turns = 0
         """That were done without trouble."""
@@ -112,25 +124,35 @@ class Supervision:
             oldest = seen.oldest.get(pool)
             age = max((now - oldest).total_seconds(), 0) if oldest else 0
             counted.set("dti_queue_oldest_seconds", age, pool=pool)
+        missing = {pool for pool, jobs in seen.open_jobs.items() if jobs} - self._offers.keys()
+        for pool in sorted(missing - self._not_offered):
+            log.warning("jobs wait for what is not offered", pool=pool, jobs=seen.open_jobs[pool])
+        for pool in (*self._offers, *(missing | self._not_offered)):
             counted.set("dti_jobs_open", seen.open_jobs.get(pool, 0), pool=pool)
+        self._not_offered = missing
 
     def _resize(self, seen: Pass) -> None:
         everybody = self._pool.members()
-        for name, offer in self._offers.items():
-            members = everybody.get(name, ())
-            change = resize(offer, seen.open_items.get(name, 0), members, patience=self._pace.idle)
+        wanted = {
+            name: worth(offer, seen.open_items.get(name, 0)) for name, offer in self._offers.items()
+        }
+        verdicts = self._sharing.verdicts(self._offers, wanted, everybody, self._pool.nodes())
+        for name in self._offers:
+            members, verdict = everybody.get(name, ()), verdicts[name]
+            change = resize(wanted[name], members, patience=self._pace.idle, verdict=verdict)
             backoff = self._backoffs[name]
-            backoff.see({member.name for member in members})
+            backoff.see(members)
             counted = metrics.current()
             counted.set("dti_workers_wanted", change.wanted, pool=name)
             for state in ("running", "pending", "draining"):
                 count = sum(member.state == state for member in members)
                 counted.set("dti_workers", count, pool=name, state=state)
             for member in change.drain:
-                log.info("worker drained", pool=name, worker=member)
+                why = "others wait for its place" if verdict.yields else "it is not needed"
+                log.info("worker drained", pool=name, worker=member, why=why)
                 self._pool.drain(member)
                 backoff.left(member)
             if change.start and backoff.allows:
                 for _ in range(change.start):
-                    self._pool.start(name)
+                    backoff.started(self._pool.start(name))
                 log.info("workers started", pool=name, count=change.start, wanted=change.wanted)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from services.errors import ConflictError, NotFoundError, UnknownKeyError
-from services.ledger.ids import Ids
-from services.ledger.ledger import in_threads
+from services.ledger.deletion import delete_tenant
+from services.ledger.ids import Ids, check_tenant
+from services.ledger.ledger import Ledger, in_threads
 from services.ledger.records import pack
 from services.ledger.writing import create_once, swap
 from services.storage.interface import Head, Store
@@ -101,6 +102,18 @@ def revoke_key(store: Store, key: str) -> None:
     """
     now = store.now()
     _change(store, key, lambda record: {"revoked": record.revoked or now})
+
+
+def remove_tenant(ledger: Ledger, tenant: str, by: str = "") -> None:
+    """Delete a tenant with all its data, for good, and revoke its keys. Again is fine.
+
+    Raises: InvalidIdError.
+    """
+    # First: from here on its keys let nobody in, and no new one can be made.
+    delete_tenant(ledger, check_tenant(tenant), by)
+    for key in list_keys(ledger.store, tenant):
+        if not key.revoked:
+            revoke_key(ledger.store, key.id)
 
 
 def list_keys(store: Store, tenant: str | None = None) -> list[KeyView]:

@@ -25,6 +25,9 @@ def main(
     ] = None,
     lease: Annotated[float, typer.Option(help="seconds; the same for the whole service")] = 60,
     checkpoint: Annotated[float, typer.Option(help="seconds between two of a subject")] = 30,
+    stuck: Annotated[
+        float, typer.Option(help="seconds until a device that does not come back is given up")
+    ] = 600,
     threads: Annotated[int | None, typer.Option(help="of torch on a CPU")] = None,
 ) -> None:
     """A training worker that claims subjects of one pool, until it is told to stop."""
@@ -45,6 +48,7 @@ def main(
             offer=known[pool],
             lease=lease,
             checkpoint=checkpoint,
+            stuck=stuck,
             threads=threads,
         )
         worker = open_worker(plan)

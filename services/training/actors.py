@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ray
@@ -19,8 +19,8 @@ from services import logs, metrics
 from services.errors import SettingsError
 from services.metrics.ray_metrics import RayMetrics
 from services.offers import Offers
-from services.training.members import Member
-from services.training.nodes import is_draining, waiting_actors
+from services.training.members import Member, Silence
+from services.training.nodes import is_draining, room, waiting_actors
 from services.training.opening import WorkerPlan, open_worker
 from services.training.worker import TrainingWorker
 
@@ -110,63 +110,104 @@ def connect(address: str, store: str, node_ip: str | None = None) -> None:
 class RayPool:
     """The workers of all offers in a Ray cluster, which this process is connected to.
 
-    Those of another plan, such as other weights, or of an offer that is no more, are drained.
+    Those of another plan, such as other weights, or of an offer that is no more, are drained. Those
+    that give no answer for long are killed.
     """
 
-    def __init__(self, plans: Mapping[str, WorkerPlan], offers: Offers) -> None:
+    def __init__(
+        self, plans: Mapping[str, WorkerPlan], offers: Offers, silence: float = 600
+    ) -> None:
+        """silence: seconds without an answer."""
         self._plans, self._offers = plans, offers
         self._prefixes = {f"dti.{name}.{_digest(plan)}.": name for name, plan in plans.items()}
         self._known: dict[str, Member] = {}
         """What each actor said last."""
         self._outdated: set[str] = set()
+        self._asked: dict[str, Any] = {}
+        """What has not been answered yet: nobody is asked twice."""
+        self._silence = Silence(silence, time.monotonic)
 
     def members(self) -> dict[str, list[Member]]:
         """Of each pool. One that does not answer is as it said last; one that never did is taken
         to have something in hand.
         """
-        asked: dict[Any, str] = {}
         waiting = waiting_actors()
-        for name in ray.util.list_named_actors():
+        names = [name for name in ray.util.list_named_actors() if name.startswith("dti.")]
+        for name in names:
             if self._pool_of(name) is None:
                 self._drain_outdated(name)
-            elif name in waiting:
-                self._known[name] = Member(name, "pending")
-            elif actor := _find(name):
-                asked[actor.status.remote(name)] = name
-        there = dict.fromkeys([*asked.values(), *(waiting & self._known.keys())])
-        for answer in (
-            ray.wait([*asked], num_returns=len(asked), timeout=_ANSWER)[0] if asked else []
-        ):
+        placed = self._ask(name for name in names if name not in waiting)
+        answers = self._answers()
+        gone = [name for name, answer in answers.items() if answer is None]
+        for name in self._silence.note([*placed], answers):
+            log.error("worker gives no answer, and is killed", worker=name)
+            ray.kill(placed[name])
+            gone.append(name)
+        last = self._known | {name: Member(name, "pending", placed=False) for name in waiting}
+        self._known = {
+            name: answers.get(name) or last.get(name) or Member(name, "running", in_hand=1)
+            for name in names
+            if name not in gone and (name in placed or name in waiting)
+        }
+        found: dict[str, list[Member]] = {}
+        for name, member in self._known.items():
+            if pool := self._pool_of(name):
+                found.setdefault(pool, []).append(member)
+        return found
+
+    def _ask(self, names: Iterable[str]) -> dict[str, Any]:
+        """How they are, those that have a place; returns them."""
+        placed = {name: actor for name in names if (actor := _find(name))}
+        self._asked = {
+            name: self._asked.get(name) or actor.status.remote(name)
+            for name, actor in placed.items()
+        }
+        return placed
+
+    def _answers(self) -> dict[str, Member | None]:
+        """Of those who answered, within a moment. None: it is dead."""
+        names = {question: name for name, question in self._asked.items()}
+        if not names:
+            return {}
+        answers: dict[str, Member | None] = {}
+        for question in ray.wait([*names], num_returns=len(names), timeout=_ANSWER)[0]:
+            name = names[question]
+            del self._asked[name]
             try:
-                self._known[asked[answer]] = ray.get(answer)
+                answers[name] = ray.get(question)
             except ActorUnavailableError:
                 continue
             except RayActorError:
-                del there[asked[answer]]
+                answers[name] = None
             except RayError as error:
                 log.warning("worker cannot say how it is", error=str(error)[:300])
-        self._known = {
-            name: self._known.get(name, Member(name, "running", in_hand=1)) for name in there
-        }
-        found: dict[str, list[Member]] = {}
-        for member in self._known.values():
-            found.setdefault(self._pool_of(member.name) or "", []).append(member)
-        return found
+        return answers
 
     def _pool_of(self, name: str) -> str | None:
         return self._prefixes.get(name.rpartition(".")[0] + ".")
 
     def _drain_outdated(self, name: str) -> None:
-        if name.startswith("dti.") and name not in self._outdated and (actor := _find(name)):
+        if name not in self._outdated:
             log.info("worker of another plan drained", worker=name)
             self._outdated.add(name)
-            actor.drain.remote()
+            self.drain(name)
 
-    def start(self, pool: str) -> None:
-        """One more; it waits until there is a place for it."""
+    def nodes(self) -> list[dict[str, float]]:
+        """What each node has for workers, and for those of them that are there."""
+        return room(
+            {
+                name: {"GPU": offer.gpus, "CPU": offer.cpus}
+                for name in ray.util.list_named_actors()
+                if name.startswith("dti.") and (offer := self._offers.get(name.split(".")[1]))
+            }
+        )
+
+    def start(self, pool: str) -> str:
+        """One more; it waits until there is a place for it. Returns what it is called."""
         offer, plan = self._offers[pool], self._plans[pool]
+        name = f"dti.{pool}.{_digest(plan)}.{secrets.token_hex(4)}"
         ray.remote(TrainingActor).options(
-            name=f"dti.{pool}.{_digest(plan)}.{secrets.token_hex(4)}",
+            name=name,
             lifetime="detached",
             num_gpus=offer.gpus,
             num_cpus=offer.cpus,
@@ -175,6 +216,7 @@ class RayPool:
             max_restarts=0,
             runtime_env={"env_vars": _threads(plan)},
         ).remote(plan.model_dump_json())
+        return name
 
     def drain(self, name: str) -> None:
         """One less. One that has no place yet is gone at once."""

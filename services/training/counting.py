@@ -4,7 +4,7 @@ import time
 
 from dti_engine.errors import InvalidBundleError, InvalidImageError, SubjectError
 from services import logs, metrics
-from services.errors import DamagedUploadError, UnknownUploadError
+from services.errors import DamagedUploadError, LargeUploadError, UnknownUploadError
 from services.ledger.attempts import Attempt
 from services.ledger.endings import count_failures
 from services.training.events import Events
@@ -13,6 +13,7 @@ log = logs.logger(__name__)
 
 _FAULTS: tuple[tuple[type[Exception], str], ...] = (
     (UnknownUploadError, "upload_missing"),
+    (LargeUploadError, "upload_large"),
     (DamagedUploadError, "upload_damaged"),
     (InvalidImageError, "picture"),
     (InvalidBundleError, "bundle"),
@@ -84,6 +85,9 @@ class Counting(Events):
     def lease_lost(self, worker: str) -> None:
         metrics.current().count("dti_lease_losses_total")
         log.warning("lease lost", worker=worker)
+
+    def stuck(self, seconds: float) -> None:
+        log.error("the device does not come back: this process ends", seconds=seconds)
 
     def shrunk(self, slots: int) -> None:
         log.warning("memory ran out", slots=slots)

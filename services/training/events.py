@@ -36,5 +36,8 @@ class Events:
     def lease_lost(self, worker: str) -> None:
         """Others hold this worker for dead."""
 
+    def stuck(self, seconds: float) -> None:
+        """The device has not come back for so long: the process ends."""
+
     def shrunk(self, slots: int) -> None:
         """Memory ran out: from now on there are so many slots."""

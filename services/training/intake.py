@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 
 from dti_engine.errors import DTIError
-from services.errors import DamagedUploadError, ServiceError, UnavailableError, UnknownUploadError
+from services.errors import (
+    DamagedUploadError,
+    LargeUploadError,
+    ServiceError,
+    UnavailableError,
+    UnknownUploadError,
+)
 from services.ledger.attempts import Attempt
 from services.ledger.worker import Worker
 from services.storage.interface import Store
@@ -16,7 +22,7 @@ from services.training.fairness import is_owed
 from services.training.outbox import Outbox
 from services.training.preparation import Prepared, order_of, prepare
 
-_REFUSALS = (DamagedUploadError, UnknownUploadError)
+_REFUSALS = (DamagedUploadError, LargeUploadError, UnknownUploadError)
 
 
 class Intake:
@@ -33,12 +39,14 @@ class Intake:
         *,
         capacity: int,
         pause: float,
+        patience: float = 30,
         on_ready: Callable[[], None],
         on_refused: Callable[[Attempt, Exception], None] = lambda attempt, error: None,
         on_trouble: Callable[[Exception], None] = lambda error: None,
     ) -> None:
-        """pause: seconds between looks when there is nothing to claim. on_ready: a subject waits.
-        on_refused: one cannot be trained, and is failed. on_trouble: the store did not answer.
+        """pause: seconds between looks when there is nothing to claim. patience: seconds, at the
+        end, for a store that does not answer. on_ready: a subject waits. on_refused: one cannot be
+        trained, and is failed. on_trouble: the store did not answer.
         """
         self.ready: queue.SimpleQueue[Prepared] = queue.SimpleQueue()
         self.capacity = capacity
@@ -46,6 +54,7 @@ class Intake:
         """How many each tenant has, while nobody waits for one; else empty."""
         self._worker, self._store, self._outbox = worker, store, outbox
         self._companions, self._pause = companions, pause
+        self._patience = patience
         self._on_ready, self._on_refused, self._on_trouble = on_ready, on_refused, on_trouble
         self._stopped = threading.Event()
         self._wake = threading.Event()
@@ -56,9 +65,11 @@ class Intake:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Claims nothing more; what is ready stays to be taken."""
+        """Claims nothing more; what is ready stays to be taken. What is still being claimed or
+        loaded then, if the store does not answer, is others' once the lease is over.
+        """
         self.stop()
-        self._thread.join()
+        self._thread.join(self._patience)
 
     def stop(self) -> None:
         """Claim nothing more, and do not wait for what is being loaded."""

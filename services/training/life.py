@@ -17,21 +17,18 @@ from dti_engine.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import DTIError
 from dti_engine.reports import SlotReport
-from services import aliases
-from services.ledger.attempts import Attempt
 from services.ledger.heartbeat import Heartbeat
-from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
 from services.ledger.worker import Worker
 from services.subjects import batch_of
 from services.training.batch import Batch, DeviceError, Ended, OutOfMemoryError, Seat
 from services.training.companions import Companions
+from services.training.endings import Endings
 from services.training.events import Events
 from services.training.fairness import is_owed, slots_of
 from services.training.intake import Intake
 from services.training.outbox import Outbox
 from services.training.preparation import Prepared
-from services.training.results import report
 from services.training.trials import Trials
 
 _IDLE = 0.5  # seconds between looks at what was asked for, while nothing is at work
@@ -48,6 +45,12 @@ class Patience:
     """Until a job whose subjects do not fit beside those in hand gets a turn."""
     tell: float = 1
     """Between two tellings of progress; they are written with the lease."""
+    silence: float = 30
+    """For a store that does not answer, when a life ends: what is unwritten then is lost."""
+    stuck: float = 600
+    """Until a device that does not come back from what it does is given up, with the process. A
+    first step that compiles its kernels takes minutes.
+    """
 
 
 class Life:
@@ -67,17 +70,20 @@ class Life:
         patience: Patience,
         events: Events,
         draining: threading.Event,
+        moved: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """moved: called whenever the device has come back."""
         companions = Companions(patience.other_shapes, clock)
         self.num_slots = self._most_slots = num_slots
         self._shrunk = shrunk
         self._worker = Worker(ledger, pool, companions.accepts)
-        self._store, self._backbone, self._trials = ledger.store, backbone, trials
+        self._backbone, self._trials = backbone, trials
         self._patience, self._events, self._clock = patience, events, clock
-        self._draining, self._something = draining, threading.Event()
+        self._draining, self._moved, self._something = draining, moved, threading.Event()
         # Only what is written is in hand no more, so that there is room.
-        self._outbox = Outbox(events.unwritten, lambda: self._intake.look_again())
+        self._outbox = Outbox(events.unwritten, lambda: self._intake.look_again(), patience.silence)
+        self._endings = Endings(ledger.store, self._outbox, events)
         self._intake = Intake(
             self._worker,
             ledger.store,
@@ -85,6 +91,7 @@ class Life:
             companions,
             capacity=num_slots,
             pause=ledger.settings.look,
+            patience=patience.silence,
             on_ready=self._something.set,
             on_refused=events.refused,
             on_trouble=events.trouble,
@@ -98,6 +105,13 @@ class Life:
     def in_hand(self) -> int:
         """Attempts that are not over."""
         return len(self._worker.in_hand)
+
+    def forsake(self) -> None:
+        """Leave all that is in hand to others, as if this process had been killed. From any thread.
+
+        Raises: UnavailableError.
+        """
+        self._worker.lease.forsake()
 
     def run(self) -> None:
         """Work until drained, until the lease is lost, or until something breaks that is nobody's.
@@ -119,7 +133,7 @@ class Life:
                     broken = error
                     self._events.broke(error)
                 self._intake.stop()
-                self._give_back(keep=broken is None)
+                self._give_back(broken)
             self._release_ready()
         if self._worker.lease.lost:
             self._events.lease_lost(self._worker.lease.worker)
@@ -129,6 +143,7 @@ class Life:
             raise broken
 
     def _turn(self) -> None:
+        self._moved()
         self._drop_stopped()
         self._fill()
         if not (self._batch and self._batch.seats):
@@ -142,6 +157,7 @@ class Life:
         except OutOfMemoryError as error:
             self._shrink(error)
             return
+        self._moved()
         used = len(self._batch.seats) + len(ended)
         self._events.stepped(self._clock() - began, used, self.num_slots)
         self._settle(ended)
@@ -157,11 +173,7 @@ class Life:
             if seat.attempt.stop:
                 assert self._batch
                 self._batch.vacate(seat)
-                self._abandon(seat.attempt)
-
-    def _abandon(self, attempt: Attempt) -> None:
-        self._events.ended(attempt, "stopped", attempt.stop or "")
-        self._outbox.send(attempt, attempt.abandon)
+                self._endings.abandon(seat.attempt)
 
     def _fill(self) -> None:
         self._take_ready()
@@ -177,7 +189,7 @@ class Life:
                 self._waiting.append(self._intake.ready.get_nowait())
         for prepared in [each for each in self._waiting if each.attempt.stop]:
             self._waiting.remove(prepared)
-            self._abandon(prepared.attempt)
+            self._endings.abandon(prepared.attempt)
 
     def _next(self) -> Seat | Prepared | None:
         """Who gets a slot: whose tenant has the fewest, and of those who waits longest."""
@@ -211,6 +223,7 @@ class Life:
         self._events.set_aside(seat.attempt)
 
     def _give_slot(self, one: Seat | Prepared) -> None:
+        self._moved()
         try:
             if isinstance(one, Seat):
                 assert self._batch
@@ -220,19 +233,18 @@ class Life:
             else:
                 self._waiting.remove(one)
                 if (batch := self._batch_for(one)) is None:
-                    self._release(one.attempt, "its worker is at subjects of another shape")
+                    self._endings.release(one.attempt, "its worker is at subjects of another shape")
                     return
                 seat = batch.seat(one)
         except DTIError as error:
-            self._events.refused(one.attempt, error)
-            self._outbox.send(one.attempt, partial(one.attempt.fail, str(error), retry=False))
+            self._endings.refuse(one.attempt, error)
         except DeviceError as error:
-            self._release(one.attempt, str(error))
+            self._endings.let_go(one.attempt, error)
             raise
         except Exception as error:
             # Another worker may do better; its last attempt is alone, with all the memory.
             said = f"it could not be begun: {type(error).__name__}: {error}"[:500]
-            self._fail(one.attempt, RuntimeError(said), retry=True)
+            self._endings.fail(one.attempt, RuntimeError(said), retry=True)
         else:
             self._events.seated(one.attempt, seat.resumed_at)
 
@@ -252,41 +264,21 @@ class Life:
         for each in ended:
             attempt = each.seat.attempt
             if attempt.stop:
-                self._abandon(attempt)
+                self._endings.abandon(attempt)
             elif each.artifact is None or each.report is None:
                 error = each.error or RuntimeError("it ended without a word")
-                self._fail(attempt, error, retry=each.can_be_retried)
+                self._endings.fail(attempt, error, retry=each.can_be_retried)
             else:
                 steps = each.report.step
                 attempt.tell({"phase": "trying", "step": steps, "steps": steps})
                 learned.append((each.seat, each.artifact, each.report))
         if not learned:
             return
-        tried = self._trials.tried([(seat, artifact) for seat, artifact, _ in learned])
+        tried = self._trials.tried(
+            [(seat, artifact) for seat, artifact, _ in learned], on_step=self._moved
+        )
         for (seat, _, last), artifact in zip(learned, tried, strict=True):
-            self._commit(seat, artifact, last)
-
-    def _commit(self, seat: Seat, artifact: Artifact, last: SlotReport) -> None:
-        attempt, payload = seat.attempt, artifact.to_bytes()
-        said = report(seat, artifact, last)
-        keys, place = attempt.keys, attempt.place
-        token = token_id(keys.job, place.round, place.index)
-
-        def write() -> None:
-            # Before the token is there: one that nobody finds by its alias would be lost to many.
-            aliases.note(self._store, keys.tenant, attempt.item.name, token)
-            attempt.succeed(payload, said)
-            self._events.ended(attempt, "succeeded")
-
-        self._outbox.send(attempt, write)
-
-    def _fail(self, attempt: Attempt, error: Exception, *, retry: bool) -> None:
-        self._events.ended(attempt, "failed", str(error))
-        self._outbox.send(attempt, partial(attempt.fail, str(error), retry=retry))
-
-    def _release(self, attempt: Attempt, reason: str) -> None:
-        self._events.ended(attempt, "released", reason)
-        self._outbox.send(attempt, partial(attempt.release, reason))
+            self._endings.commit(seat, artifact, last)
 
     def _tell(self) -> None:
         if self._clock() - self._told < self._patience.tell or self._batch is None:
@@ -326,9 +318,9 @@ class Life:
             assert self._batch
             self._batch.vacate(seat)
             if self.num_slots > 1:
-                self._release(seat.attempt, reason)
+                self._endings.let_go(seat.attempt, error, reason)
             else:
-                self._fail(seat.attempt, error, retry=True)
+                self._endings.fail(seat.attempt, error, retry=True)
         assert self._batch
         self.num_slots = max(1, self.num_slots // 2)
         self._shrunk[batch_of(self._batch.config)] = self.num_slots
@@ -336,18 +328,21 @@ class Life:
         self._intake.capacity = self.num_slots
         self._events.shrunk(self.num_slots)
 
-    def _give_back(self, *, keep: bool) -> None:
-        """What is seated, with checkpoints if it can be kept: others go on with it at once."""
-        if keep:
+    def _give_back(self, broken: Exception | None) -> None:
+        """What is seated, with checkpoints if nothing broke: others go on with it at once."""
+        if broken is None:
             self._drop_stopped()
             with suppress(Exception):  # what was kept before has to do
                 self._checkpoint_all()
         for seat in self._seats():
-            self._release(seat.attempt, "its worker was drained, or broke")
+            if broken:
+                self._endings.let_go(seat.attempt, broken, f"its worker broke: {broken}")
+            else:
+                self._endings.release(seat.attempt, "its worker was drained")
         self._batch = None
 
     def _release_ready(self) -> None:
         """What waits for a slot, and has not begun."""
         self._take_ready()
         for prepared in self._waiting:
-            self._release(prepared.attempt, "its worker was drained")
+            self._endings.release(prepared.attempt, "its worker was drained")

@@ -7,6 +7,7 @@ from pydantic import Field
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.quality.judges import find_judge
+from services import logs
 from services.jobs import Label, Model
 from services.ledger.ledger import Ledger
 from services.offers import Offer
@@ -15,7 +16,10 @@ from services.storage.measuring import Measured
 from services.storage.opening import open_store
 from services.training.counting import Counting
 from services.training.life import Patience
+from services.training.watchdog import Watchdog
 from services.training.worker import TrainingWorker
+
+log = logs.logger(__name__)
 
 
 class WorkerPlan(Model):
@@ -27,15 +31,24 @@ class WorkerPlan(Model):
     lease: float = Field(default=60, gt=0, description="seconds; the same for the whole service")
     look: float = Field(default=1, gt=0, description="seconds between looks for work")
     checkpoint: float = Field(default=30, gt=0, description="seconds between two of a subject")
+    loading: float = Field(default=3600, gt=0, description="seconds in which its model has come")
+    stuck: float = Field(
+        default=600, gt=0, description="seconds until a device that does not come back is given up"
+    )
     threads: int | None = Field(default=None, ge=1, description="of torch on a CPU; None: its own")
 
 
 def open_worker(plan: WorkerPlan) -> TrainingWorker:
-    """Load the model and open the store.
+    """Load the model and open the store. A model that does not come ends the process.
 
     Raises: BackboneLoadError, ConfigurationError, SettingsError, StorageError.
     """
     started = time.monotonic()
+    with Watchdog(plan.loading, lambda: log.error("the model does not load: this process ends")):
+        return _opened(plan, started)
+
+
+def _opened(plan: WorkerPlan, started: float) -> TrainingWorker:
     if plan.threads:
         import torch
 
@@ -51,6 +64,6 @@ def open_worker(plan: WorkerPlan) -> TrainingWorker:
         backbone,
         judge,
         num_slots=offer.slots,
-        patience=Patience(checkpoint=plan.checkpoint),
+        patience=Patience(checkpoint=plan.checkpoint, stuck=plan.stuck),
         events=Counting(plan.pool, started),
     )

@@ -31,11 +31,20 @@ class Outbox:
         self,
         on_lost: Callable[[Attempt, Exception], None] = lambda attempt, error: None,
         on_written: Callable[[], None] = lambda: None,
+        patience: float = 30,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`on_lost` hears of what could not be written, and why; `on_written` after each letter."""
+        """`on_lost` hears of what could not be written, and why; `on_written` after each letter.
+
+        patience: seconds, at the end, for a store that does not answer.
+        """
         self._letters: queue.Queue[Letter | None] = queue.Queue()
         self._on_lost, self._on_written, self._sleep = on_lost, on_written, sleep
+        self._patience = patience
+        self._at: Letter | None = None
+        self._heard = 0.0
+        """When the store answered last."""
+        self._given_up = False
         self._thread = threading.Thread(target=self._write_all, name="outbox", daemon=True)
 
     def __enter__(self) -> "Outbox":
@@ -43,43 +52,58 @@ class Outbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Returns once all is written, or in vain."""
+        """Returns once all is written, or in vain; or once the store has not answered for so long
+        that what is left is given up: others do it again when the lease is over.
+        """
         self._letters.put(None)
-        self._thread.join()
+        self._heard = time.monotonic()
+        while self._thread.is_alive():
+            left = self._heard + self._patience - time.monotonic()
+            if left <= 0:
+                self._give_up()
+                return
+            self._thread.join(left)
 
     def send(self, attempt: Attempt, write: Callable[[], None], *, insist: bool = True) -> None:
         """Write it soon."""
         self._letters.put(Letter(attempt, write, insist))
 
-    def flush(self) -> None:
-        """Wait until all that was sent is written, or in vain."""
-        self._letters.join()
+    def _give_up(self) -> None:
+        self._given_up = True
+        error = UnavailableError(f"the store did not answer for {self._patience:g} s at the end")
+        left = [self._at]
+        while not self._letters.empty():
+            left.append(self._letters.get())
+        self._letters.put(None)
+        for letter in filter(None, left):
+            self._on_lost(letter.attempt, error)
 
     def _write_all(self) -> None:
         while letter := self._letters.get():
+            self._at = letter
             try:
                 self._write(letter)
             finally:
-                self._letters.task_done()
+                self._at = None
                 self._on_written()
-        self._letters.task_done()
 
     def _write(self, letter: Letter) -> None:
         tries = 0
-        while True:
+        while not self._given_up:
             try:
                 letter.write()
-                return
             except UnavailableError as error:
                 # A lease that is lost belongs to others, who end its attempts.
                 if not letter.insist or letter.attempt.lease.lost:
                     self._on_lost(letter.attempt, error)
                     return
+                self._sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
+                tries += 1
+                continue
             except (SupersededError, LeaseLostError) as error:
                 # It is in others' hands, or has ended: whoever is at it stops.
                 letter.attempt.stop = letter.attempt.stop or "lost"
                 self._on_lost(letter.attempt, error)
-                return
             except Exception as error:
                 # Such as a store that forbids it, or a bug: a thread that ended for it would take
                 # all other results with it.
@@ -89,6 +113,5 @@ class Outbox:
                         letter.attempt.fail(f"it could not be written: {error}")
                     # If that failed too, others see that the lease names it no more.
                     letter.attempt.lease.drop(letter.attempt.held)
-                return
-            self._sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
-            tries += 1
+            self._heard = time.monotonic()
+            return

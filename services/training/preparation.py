@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from dti_engine.bundles.description import Description
+from dti_engine.bundles.limits import DEFAULT_LIMITS
 from dti_engine.bundles.loading import Bundle, check_bundle
 from dti_engine.checkpoints import Checkpoint
 from dti_engine.config import TrainConfig
@@ -60,7 +61,8 @@ def prepare(store: Store, attempt: Attempt, now: datetime) -> Prepared:
     """Fetch, judge and decode a subject.
 
     Raises: SubjectError, with all that is wrong with it, if it can never be trained;
-    UnknownUploadError, DamagedUploadError alike; UnavailableError if the store does not answer.
+    UnknownUploadError, LargeUploadError, DamagedUploadError alike; UnavailableError if the store
+    does not answer.
     """
     order, config = order_of(attempt)
     try:
@@ -94,13 +96,17 @@ def prepare(store: Store, attempt: Attempt, now: datetime) -> Prepared:
 
 def _fetched(store: Store, tenant: str, work: SubjectWork, folder: Path) -> Path:
     if work.bundle:
-        data = uploads.read(store, tenant, work.bundle)
+        data = uploads.read(store, tenant, work.bundle, most=DEFAULT_LIMITS.max_archive_bytes)
         suffix = next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), ".tar")
         path = folder / f"bundle{suffix}"
         path.write_bytes(data)
         return path
+    left = DEFAULT_LIMITS.max_unpacked_bytes
     for picture in work.pictures:
-        (folder / picture.name).write_bytes(uploads.read(store, tenant, picture.sha256))
+        most = min(left, DEFAULT_LIMITS.picture.max_bytes)
+        data = uploads.read(store, tenant, picture.sha256, most=most)
+        (folder / picture.name).write_bytes(data)
+        left -= len(data)
     return folder
 
 

@@ -1,6 +1,6 @@
 """New tokens tried out on the worker that learned them: painted, scored, flagged."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dti_engine.artifact import Artifact
@@ -18,20 +18,24 @@ class Trials:
         self._backbone, self._judge = backbone, judge
         self._examiners: dict[int, Examiner] = {}
 
-    def tried(self, learned: Sequence[tuple[Seat, Artifact]]) -> list[Artifact]:
+    def tried(
+        self, learned: Sequence[tuple[Seat, Artifact]], on_step: Callable[[], None] = lambda: None
+    ) -> list[Artifact]:
         """The artifacts with their quality in their manifests. One that cannot be tried out stays
         as it is, and its seat has a warning.
         """
         try:
-            return [self._try(seat, artifact) for seat, artifact in self._painted(learned)]
+            return [self._try(seat, artifact) for seat, artifact in self._painted(learned, on_step)]
         except Exception as error:  # whatever it is, the token has been learned
             if len(learned) > 1:  # such as of a token with which the model overflows: whose is it?
-                return [self.tried([each])[0] for each in learned]
+                return [self.tried([each], on_step)[0] for each in learned]
             seat, artifact = learned[0]
             seat.warnings.append(f"could not be tried out: {error}")
             return [artifact]
 
-    def _painted(self, learned: Sequence[tuple[Seat, Artifact]]) -> list[tuple[Seat, Artifact]]:
+    def _painted(
+        self, learned: Sequence[tuple[Seat, Artifact]], on_step: Callable[[], None]
+    ) -> list[tuple[Seat, Artifact]]:
         painted = dict[int, Artifact]()
         for count in {seat.prepared.order.probes for seat, _ in learned} - {0}:
             group = [
@@ -43,7 +47,7 @@ class Trials:
                 Candidate(artifact, seat.prepared.references, seat.prepared.class_noun)
                 for _, seat, artifact in group
             ]
-            trials = self._examiner(count).examine(candidates)
+            trials = self._examiner(count).examine(candidates, on_step=on_step)
             for (i, _, artifact), trial in zip(group, trials, strict=True):
                 manifest = artifact.manifest.with_origin(quality=trial.quality)
                 painted[i] = replace(artifact, manifest=manifest)

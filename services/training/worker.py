@@ -11,6 +11,7 @@ from services.ledger.ledger import Ledger
 from services.training.events import Events
 from services.training.life import Life, Patience
 from services.training.trials import Trials
+from services.training.watchdog import Watchdog
 
 
 class TrainingWorker:
@@ -49,8 +50,15 @@ class TrainingWorker:
         self._draining.set()
 
     def run(self) -> None:
-        """Work until drained. Raises: DeviceError: end the process."""
+        """Work until drained. Raises: DeviceError: end the process. A device that does not come
+        back ends it at once (`Watchdog`).
+        """
+        with Watchdog(self._patience.stuck, self._forsake) as watchdog:
+            self._live(watchdog)
+
+    def _live(self, watchdog: Watchdog) -> None:
         while not self._draining.is_set():
+            watchdog.moved()
             self._life = life = Life(
                 self._ledger,
                 self._pool,
@@ -61,6 +69,7 @@ class TrainingWorker:
                 patience=self._patience,
                 events=self._events,
                 draining=self._draining,
+                moved=watchdog.moved,
                 clock=self._clock,
             )
             try:
@@ -70,3 +79,8 @@ class TrainingWorker:
                 self._events.trouble(error)
             # After trouble; a drain ends it.
             self._draining.wait(self._ledger.settings.look)
+
+    def _forsake(self) -> None:
+        self._events.stuck(self._patience.stuck)
+        if life := self._life:
+            life.forsake()

@@ -1,12 +1,14 @@
 """Workers on nodes that come and go: a node says that it goes, and one is made where none is."""
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,9 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger.on(DirectoryStore(tmp_path / "store"), LedgerSettings(lease=30, look=0.2))
 
 
-def submit_one(ledger: Ledger, bundles: dict[str, bytes], steps: int) -> str:
+def submit_one(
+    ledger: Ledger, bundles: dict[str, bytes], steps: int, pool: str = "miniature"
+) -> str:
     import hashlib
 
     data = next(iter(bundles.values()))
@@ -87,29 +91,34 @@ def submit_one(ledger: Ledger, bundles: dict[str, bytes], steps: int) -> str:
         backbone="miniature", recipe="miniature", config=config.model_dump(mode="json"), probes=0
     )
     request = JobRequest(
-        pool="miniature",
+        pool=pool,
         batch=batch_of(config),
         items=(Item(name="one", work=SubjectWork(bundle=sha256).model_dump(mode="json")),),
         shared=order.model_dump(mode="json"),
     )
-    return submit(ledger, "acme", "key", request).job
+    return submit(ledger, "acme", f"for {pool}", request).job
 
 
-def pool_on(ledger: Ledger, **changes: object) -> Any:
+def pool_on(
+    ledger: Ledger, silence: float = 600, names: Sequence[str] = ("miniature",), **changes: object
+) -> Any:
     from services.training.actors import RayPool
     from services.training.opening import WorkerPlan
 
     offer = Offer.model_validate(MINIATURE["miniature"].model_dump() | changes)
     settings = ledger.settings
-    plan = WorkerPlan(
-        store=str(ledger.store.url),
-        pool="miniature",
-        offer=offer,
-        lease=settings.lease,
-        look=settings.look,
-        threads=1,
-    )
-    return RayPool({"miniature": plan}, {"miniature": offer})
+    plans = {
+        name: WorkerPlan(
+            store=str(ledger.store.url),
+            pool=name,
+            offer=offer,
+            lease=settings.lease,
+            look=settings.look,
+            threads=1,
+        )
+        for name in names
+    }
+    return RayPool(plans, dict.fromkeys(names, offer), silence)
 
 
 def wait_for(what: Callable[[], Any]) -> Any:
@@ -178,6 +187,100 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
+    environment: Path, ledger: Ledger
+) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from services.training.actors import connect
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "include_dashboard": False,
+            "object_store_memory": _SMALL,
+        },
+    )
+    try:
+        connect(cluster.address, ledger.store.url)
+        pool = pool_on(ledger, silence=8)
+
+        def running() -> list[str]:
+            return [
+                each.name for each in pool.members().get("miniature", ()) if each.state != "pending"
+            ]
+
+        assert [node["CPU"] for node in pool.nodes()] == [1]
+        pool.start("miniature")
+        (hung,) = wait_for(running)
+        assert [node["CPU"] for node in pool.nodes()] == [1], "also what workers have of it"
+        pid = process_of(hung)
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: not pool.members())
+        pool.start("miniature")
+        (other,) = wait_for(running)
+        assert other != hung
+        wait_for(lambda: not Path(f"/proc/{pid}").exists())
+        pool.drain_all()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_two_offers_take_turns_where_there_is_one_place(
+    environment: Path, ledger: Ledger, bundles: dict[str, bytes]
+) -> None:
+    """One has a backlog without end."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from services.supervision.supervising import Pace, Supervision
+    from services.training.actors import connect
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "include_dashboard": False,
+            "object_store_memory": _SMALL,
+        },
+    )
+    try:
+        connect(cluster.address, ledger.store.url)
+        pool = pool_on(ledger, names=("long", "short"))
+        offer = MINIATURE["miniature"]
+        supervision = Supervision(
+            ledger, {"long": offer, "short": offer}, pool, pace=Pace(share=1, hold=5)
+        )
+
+        def turn(what: Callable[[], Any]) -> Any:
+            return wait_for(lambda: (supervision.turn(), what())[1])
+
+        long = submit_one(ledger, bundles, steps=100_000, pool="long")
+        turn(lambda: progress_of(ledger, "acme", long))
+        short = submit_one(ledger, bundles, steps=3, pool="short")
+        turn(lambda: view_job(ledger, "acme", short).state.ended)
+        assert view_job(ledger, "acme", short).counts.succeeded == 1
+        turn(lambda: view_job(ledger, "acme", long).counts.running)
+        first, second = list_attempts(ledger, "acme", long, 0)
+        assert first.cause
+        assert not second.cause
+        pool.drain_all()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def process_of(name: str) -> int:
+    """Of an actor."""
+    from ray._private import state
+
+    (found,) = [each for each in state.actors().values() if each["Name"] == name]
+    return int(found["Pid"])
 
 
 def test_workers_without_a_place_make_the_autoscaler_add_nodes(

@@ -1,8 +1,11 @@
 """Jobs as they are seen, cancelled, tried again and deleted."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from services.offers import MINIATURE
 
 
 def _path(job: str, rest: str = "") -> str:
@@ -74,6 +77,19 @@ def test_running_items_show_what_their_worker_says(site: Any, parts: Any) -> Non
     assert (view["state"], view["progress"]) == ("running", 0.125)
     attempt.succeed(b"")
     worker.end()
+
+
+def test_a_job_of_what_is_not_offered_any_more_says_so(
+    site: Any, new_site: Callable[..., Any]
+) -> None:
+    job = site.make("rex")
+    assert site.get(f"/v1/training-jobs/{job}").json()["warning"] is None
+    later = new_site(site.store, offers={"other": MINIATURE["miniature"]})
+    path = f"/v1/training-jobs/{job}"
+    warning = later.get(path).json()["warning"]
+    assert "miniature is not offered any more" in warning
+    assert later.get("/v1/training-jobs").json()["jobs"][0]["warning"] == warning
+    assert later.post(f"{path}/cancel").json()["warning"] is None, "it has ended"
 
 
 def test_a_deleted_job_is_gone_with_its_tokens_and_is_noted(site: Any, parts: Any) -> None:

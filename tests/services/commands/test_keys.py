@@ -14,6 +14,7 @@ from services.commands import keys
 from services.errors import UnknownKeyError
 from services.storage.directory import DirectoryStore
 from services.tenancy.keyring import Keyring
+from services.tenancy.tenants import read_tenant
 
 Keys = Callable[..., Result]
 
@@ -110,6 +111,30 @@ def test_limits_are_shown_and_changed_one_by_one(dti_keys: Keys, folder: Path) -
         assert word in shown
 
 
+def test_the_secret_of_webhooks_is_shown(dti_keys: Keys, folder: Path) -> None:
+    dti_keys("create", "acme")
+    secret = dti_keys("webhook-secret", "acme").stdout.removesuffix("\n")
+    assert secret == read_tenant(DirectoryStore(folder), "acme").webhook_secret
+    told = json.loads(dti_keys("webhook-secret", "acme", "--json").stdout)
+    assert told == {"tenant": "acme", "webhook_secret": secret}
+
+
+def test_a_deleted_tenant_has_no_key_that_is_valid(dti_keys: Keys, folder: Path) -> None:
+    made = [json.loads(dti_keys("create", "acme", "--json").stdout) for _ in range(2)]
+    other = dti_keys("create", "other").stdout.strip()
+    assert dti_keys("delete-tenant", "acme").exit_code == 2, "nobody was asked"
+    assert _let_in(folder, made[0]["credential"]) == "acme"
+    for _ in range(2):
+        assert dti_keys("delete-tenant", "acme", "--yes").exit_code == 0
+    listed = json.loads(dti_keys("list", "acme", "--json").stdout)["keys"]
+    assert {key["key"] for key in listed} == {key["key"] for key in made}
+    assert all(key["revoked"] for key in listed)
+    with pytest.raises(UnknownKeyError):
+        _let_in(folder, made[0]["credential"])
+    assert _let_in(folder, other) == "other"
+    assert "was deleted" in dti_keys("create", "acme").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -122,6 +147,8 @@ def test_limits_are_shown_and_changed_one_by_one(dti_keys: Keys, folder: Path) -
         (("rotate", "a" * 16, "--grace", "1y"), "a grace of '1y' was given: give 0, 30m"),
         (("rotate", "a" * 16, "--grace", "999999d"), "up to 3650d"),
         (("limits", "acme"), "there is no tenant acme"),
+        (("webhook-secret", "acme"), "there is no tenant acme"),
+        (("delete-tenant", "acme", "--yes"), "there is no tenant acme"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_is_2(

@@ -209,6 +209,22 @@ def test_the_last_attempt_at_what_failed_by_itself_is_alone_too(scene: Any) -> N
         scene.wait()
 
 
+def test_what_was_given_back_again_and_again_is_alone_from_then_on(scene: Any) -> None:
+    """It may break what is beside it, in ways that are taken for nobody's fault."""
+    suspect = scene.submit(1, max_attempts=2)
+    for _ in range(8):
+        [attempt] = scene.claim()
+        assert not attempt.alone
+        attempt.release("memory ran out")
+        scene.wait()
+    for _ in range(2):
+        [attempt] = scene.claim()
+        assert attempt.alone
+        attempt.fail("memory ran out")
+        scene.wait()
+    assert scene.counts(suspect) == {"failed": 1}
+
+
 def test_an_only_attempt_is_not_alone(scene: Any) -> None:
     scene.submit(1, max_attempts=1)
     assert not scene.claim()[0].alone

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from services import logs
 from services.errors import UnavailableError
 from services.jobs import Item, JobRequest
 from services.ledger.ledger import Ledger
-from services.ledger.submissions import submit
+from services.ledger.reading import list_jobs
+from services.ledger.submissions import cancel, submit
 from services.ledger.worker import Worker
 from services.metrics import PrometheusMetrics, use
 from services.offers import Offer
@@ -29,9 +31,13 @@ class Names:
     def members(self) -> Mapping[str, Sequence[Member]]:
         return {"sd": list(self.there.values())}
 
-    def start(self, pool: str) -> None:
+    def nodes(self) -> Sequence[Mapping[str, float]]:
+        return [{"CPU": 8.0, "GPU": 8.0}]
+
+    def start(self, pool: str) -> str:
         name = f"{pool}{len(self.there)}"
         self.there[name] = Member(name, "running", idle=100)
+        return name
 
     def drain(self, name: str) -> None:
         self.drained.append(name)
@@ -80,6 +86,24 @@ def test_what_is_seen_is_told(ledger: Ledger) -> None:
     assert 'dti_items{state="running"} 1.0' in text
     assert 'dti_jobs_open{pool="sd"} 2.0' in text
     assert 'dti_workers_wanted{pool="sd"} 4.0' in text
+
+
+def test_jobs_that_wait_for_what_is_not_offered_are_told(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted = PrometheusMetrics(process="supervisor")
+    use(counted)
+    logs.configure("supervisor", as_json=True)
+    submit(ledger, "acme", "k", JobRequest(pool="gone", items=(Item(name="a"),)))
+    supervision = Supervision(ledger, OFFERS, Names())
+    supervision.turn()
+    supervision.turn()
+    assert capsys.readouterr().err.count("jobs wait for what is not offered") == 1
+    assert 'dti_jobs_open{pool="gone"} 1.0' in counted.exposition()[0].decode()
+    (job,) = list_jobs(ledger, "acme").jobs
+    cancel(ledger, "acme", job.job)
+    supervision.turn()
+    assert 'dti_jobs_open{pool="gone"} 0.0' in counted.exposition()[0].decode()
 
 
 def test_a_turn_that_fails_is_followed_by_another(

@@ -17,7 +17,7 @@ from services.errors import (
 from services.ledger.deletion import delete_tenant
 from services.ledger.ledger import Ledger
 from services.tenancy.credentials import Credential
-from services.tenancy.keys import create_key, list_keys, revoke_key, rotate_key
+from services.tenancy.keys import create_key, list_keys, remove_tenant, revoke_key, rotate_key
 
 _DAY = timedelta(days=1)
 
@@ -165,6 +165,18 @@ def test_a_deleted_tenant_gets_no_key(place: Any) -> None:
         with pytest.raises(DeletedError, match="tenant acme was deleted"):
             make()
     assert [view.id for view in list_keys(place)] == [key]
+
+
+def test_a_tenant_is_removed_with_its_keys(place: Any) -> None:
+    gone, kept = create_key(place, "acme"), create_key(place, "other")
+    remove_tenant(Ledger.on(place), "acme")
+    first = {view.id: view.revoked for view in list_keys(place)}
+    assert first[gone.id]
+    assert first[kept.id] is None
+    remove_tenant(Ledger.on(place), "acme")
+    assert {view.id: view.revoked for view in list_keys(place)} == first
+    with pytest.raises(InvalidIdError):
+        remove_tenant(Ledger.on(place), "A/B")
 
 
 def test_what_others_put_there_is_passed_over_and_what_is_damaged_is_named(place: Any) -> None:

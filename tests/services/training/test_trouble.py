@@ -1,24 +1,35 @@
 """What breaks in a worker that no subject is to blame for, or only one is."""
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 
 from dti_engine.backbones.interface import Backbone
+from dti_engine.bundles.limits import BundleLimits
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.packing import Trainer
 from dti_engine.slots import Occupant
+from services import uploads
 from services.errors import AccessDeniedError, UnavailableError
 from services.jobs import ItemState, JobState
 from services.ledger.attempts import Attempt
+from services.ledger.ledger import Ledger
 from services.ledger.reading import list_attempts
+from services.ledger.supervisor import Supervisor
 from services.ledger.worker import Worker
-from services.training import life
+from services.storage.interface import Object, Store
+from services.storage.memory import MemoryStore
+from services.subjects import SubjectWork
+from services.training import life, preparation
 from services.training.batch import DeviceError
+from services.training.events import Events
+from services.training.life import Patience
 from services.training.trials import Trials
+from services.training.worker import TrainingWorker
 
 from .conftest import Workshop
 
@@ -109,6 +120,48 @@ def test_a_device_that_has_failed_fails_nobodys_subject(
     assert workshop.view(job).state is JobState.SUCCEEDED
 
 
+def test_a_subject_that_breaks_the_device_for_all_fails_by_itself_in_the_end(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it looks like nobody's fault, until it is tried alone."""
+    works = workshop.works(2)
+    poison, good = works
+    step = Trainer.step
+
+    def broken(self: Trainer) -> object:
+        seated = [occupant.subject.placeholder for occupant in self.occupants if occupant]
+        if f"<{poison}>" in seated:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    job = workshop.submit(works, max_attempts=2)
+    supervisor, lives = Supervisor(workshop.ledger), 0
+    while not workshop.view(job).state.ended:
+        assert lives < 30
+        lives += 1
+        worker = workshop.worker()
+        thread = threading.Thread(target=_run, args=(worker,))
+        thread.start()
+        while thread.is_alive() and not workshop.view(job).state.ended:
+            thread.join(0.05)
+        worker.drain()
+        thread.join(60)
+        supervisor.recover()
+    items = {item.name: item for item in workshop.items(job)}
+    assert items[good].state is ItemState.SUCCEEDED
+    assert items[poison].state is ItemState.FAILED
+    assert "illegal memory access" in items[poison].reason
+    attempts = list_attempts(workshop.ledger, workshop.tenant, job, items[poison].index)
+    causes = [each.cause for each in attempts]
+    assert causes == ["released"] * 8 + ["failed"] * 2
+
+
+def _run(worker: TrainingWorker) -> None:
+    with suppress(DeviceError):
+        worker.run()
+
+
 def test_a_checkpoint_that_may_not_be_written_leaves_its_subject_at_work(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,3 +200,88 @@ def test_orders_that_cannot_be_read_after_a_claim_mix_no_shapes(
         workshop.wait_until_ended(one, other)
     assert workshop.view(one).state is JobState.SUCCEEDED
     assert workshop.view(other).state is JobState.SUCCEEDED
+
+
+def test_an_upload_that_is_too_large_is_not_even_fetched(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = workshop.works(1)
+    good, refused = workshop.submit(works), workshop.submit({"large": _large(workshop)})
+    fetched, read = list[str](), MemoryStore.read
+
+    def noted(self: MemoryStore, key: str, **part: Any) -> Object:
+        fetched.append(key)
+        return read(self, key, **part)
+
+    monkeypatch.setattr(MemoryStore, "read", noted)
+    most = max(len(data) for data in workshop.bundles.values())
+    limits = BundleLimits(max_archive_bytes=most)
+    monkeypatch.setattr(preparation, "DEFAULT_LIMITS", limits)
+    with workshop.working():
+        workshop.wait_until_ended(good, refused)
+    assert workshop.view(good).state is JobState.SUCCEEDED
+    (item,) = workshop.items(refused)
+    assert item.state is ItemState.FAILED
+    assert f"at most {most} are allowed" in item.reason
+    assert len(list_attempts(workshop.ledger, workshop.tenant, refused, 0)) == 1
+    key = uploads.key(workshop.tenant, str(_large(workshop).bundle))
+    assert key not in fetched
+
+
+def _large(workshop: Workshop) -> SubjectWork:
+    most = max(len(data) for data in workshop.bundles.values())
+    return SubjectWork(bundle=workshop.upload(bytes(most + 1)))
+
+
+class Silent:
+    """A store that answers until it is told not to."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner, self.silent = inner, False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+
+        def ask(*given: Any, **how: Any) -> Any:
+            if self.silent:
+                raise UnavailableError("the store does not answer")
+            return method(*given, **how)
+
+        return ask if callable(method) else method
+
+    def for_leases(self) -> "Silent":
+        return self
+
+
+def test_a_drain_ends_though_the_store_does_not_answer(workshop: Workshop) -> None:
+    """What was learned and could not be written is learned again, by others."""
+    store = Silent(workshop.ledger.store)
+    healthy, lost = workshop.ledger, list[Exception]()
+    workshop.ledger = Ledger.on(store, healthy.settings)  # type: ignore[arg-type]
+
+    class Heard(Events):
+        def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
+            given_back.set()
+
+        def unwritten(self, attempt: Attempt, error: Exception) -> None:
+            lost.append(error)
+
+    given_back = threading.Event()
+    job = workshop.submit(workshop.works(1), steps=12)
+    patience = Patience(checkpoint=0.2, tell=0.05, silence=1)
+    worker = workshop.worker(patience=patience, events=Heard())
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    workshop.wait_for(lambda: worker.in_hand == 1)
+    store.silent = True
+    worker.drain()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert given_back.is_set()
+    assert any("at the end" in str(error) for error in lost)
+    workshop.ledger = healthy
+    with workshop.working():
+        workshop.wait_until_ended(job)
+    assert workshop.view(job).state is JobState.SUCCEEDED
+    attempts = list_attempts(workshop.ledger, workshop.tenant, job, 0)
+    assert [each.cause for each in attempts] == ["lost", "succeeded"]

@@ -1,0 +1,63 @@
+"""How attempts of a worker end: each is told to whoever counts, and written by the outbox."""
+
+from functools import partial
+
+from dti_engine.artifact import Artifact
+from dti_engine.reports import SlotReport
+from services import aliases
+from services.ledger.attempts import Attempt
+from services.ledger.ids import token_id
+from services.storage.interface import Store
+from services.training.batch import Seat
+from services.training.events import Events
+from services.training.outbox import Outbox
+from services.training.results import report
+
+
+class Endings:
+    """For the thread that owns the device."""
+
+    def __init__(self, store: Store, outbox: Outbox, events: Events) -> None:
+        self._store, self._outbox, self._events = store, outbox, events
+
+    def commit(self, seat: Seat, artifact: Artifact, last: SlotReport) -> None:
+        """It has learned its token."""
+        attempt, payload = seat.attempt, artifact.to_bytes()
+        said = report(seat, artifact, last)
+        keys, place = attempt.keys, attempt.place
+        token = token_id(keys.job, place.round, place.index)
+
+        def write() -> None:
+            # Before the token is there: one that nobody finds by its alias would be lost to many.
+            aliases.note(self._store, keys.tenant, attempt.item.name, token)
+            attempt.succeed(payload, said)
+            self._events.ended(attempt, "succeeded")
+
+        self._outbox.send(attempt, write)
+
+    def refuse(self, attempt: Attempt, error: Exception) -> None:
+        """Nothing can ever be learned from what was given."""
+        self._events.refused(attempt, error)
+        self._outbox.send(attempt, partial(attempt.fail, str(error), retry=False))
+
+    def fail(self, attempt: Attempt, error: Exception, *, retry: bool) -> None:
+        """It went wrong. retry: it may go better."""
+        self._events.ended(attempt, "failed", str(error))
+        self._outbox.send(attempt, partial(attempt.fail, str(error), retry=retry))
+
+    def release(self, attempt: Attempt, reason: str) -> None:
+        """Others go on with it, unharmed."""
+        self._events.ended(attempt, "released", reason)
+        self._outbox.send(attempt, partial(attempt.release, reason))
+
+    def let_go(self, attempt: Attempt, error: Exception, reason: str = "") -> None:
+        """After what is nobody's fault, unless nobody else was there."""
+        if attempt.alone:
+            self.fail(attempt, error, retry=True)
+        else:
+            self.release(attempt, reason or str(error))
+
+    def abandon(self, attempt: Attempt) -> None:
+        """It was told to stop."""
+        self._events.ended(attempt, "stopped", attempt.stop or "")
+        self._outbox.send(attempt, attempt.abandon)

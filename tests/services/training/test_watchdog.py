@@ -1,0 +1,82 @@
+"""A device that does not come back: the process ends, and others have its subjects."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from services.jobs import JobState
+from services.ledger.ledger import Ledger
+from services.ledger.reading import list_attempts
+from services.settings import LedgerSettings
+from services.storage.directory import DirectoryStore
+from services.training import watchdog
+from services.training.watchdog import STUCK, Watchdog
+
+from .conftest import Workshop
+
+_HANGS = """
+import sys, threading
+from dti_engine.packing import Trainer
+from services.training.__main__ import main
+import typer
+
+step, steps = Trainer.step, []
+
+def hung(self):
+    steps.append(1)
+    if len(steps) > 3:
+        threading.Event().wait()
+    return step(self)
+
+Trainer.step = hung
+typer.run(main)
+"""
+"""A worker whose device comes back from three steps."""
+
+
+def test_a_device_that_hangs_loses_its_attempts_and_ends_the_process(
+    tmp_path: Path, workshop: Workshop
+) -> None:
+    settings = LedgerSettings(lease=2, look=0.05)
+    workshop.ledger = Ledger.on(DirectoryStore(tmp_path / "store"), settings)
+    job = workshop.submit(workshop.works(2))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", _HANGS),
+            *("--store", str(tmp_path / "store"), "--lease", "600", "--stuck", "5"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == STUCK, done.stderr
+    assert "does not come back" in done.stderr
+    # Though its lease would last for long, they are others' at once.
+    with workshop.working():
+        workshop.wait_until_ended(job)
+    assert workshop.view(job).state is JobState.SUCCEEDED
+    attempts = list_attempts(workshop.ledger, workshop.tenant, job, 0)
+    assert [each.cause for each in attempts] == ["lost", "succeeded"]
+
+
+def test_what_moves_is_left_alone_and_what_has_ended_too() -> None:
+    ends = list[int]()
+    done = threading.Event()
+    with Watchdog(1, lambda: None, ends.append) as dog:
+        for _ in range(40):
+            dog.moved()
+            done.wait(0.05)
+    done.wait(1.5)
+    assert not ends
+
+
+def test_last_words_that_are_never_said_keep_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watchdog, "_LAST_WORDS", 0.1)
+    ended = threading.Event()
+    with Watchdog(0.1, lambda: threading.Event().wait() and None, lambda code: ended.set()):
+        assert ended.wait(10)
