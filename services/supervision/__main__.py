@@ -57,7 +57,7 @@ def main(
         float, typer.Option(help="seconds until workers go for an offer that waits for its share")
     ] = 120,
     hold: Annotated[
-        float, typer.Option(help="seconds until an offer without a place goes before others")
+        float, typer.Option(help="seconds of an offer's turn where places are too few")
     ] = 600,
     threads: Annotated[int | None, typer.Option(help="of torch, of a worker on a CPU")] = None,
     allow_private_webhooks: Annotated[

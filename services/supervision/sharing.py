@@ -27,8 +27,10 @@ class Claim:
     """Of these, such as stay without a backlog: they go first."""
     placed: int = 0
     """Workers that have a place."""
+    loading: bool = False
+    """All of these load their models still."""
     since: float = 0.0
-    """Seconds for which it has had places, or has had none."""
+    """Seconds for which it has had workers at work, or has had none that has a place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ def shares(
     """How many workers of each offer there should be on these nodes: one by one to whoever has the
     smallest share of what its workers need most (dominant resource fairness, Ghodsi et al., 2011).
 
-    nodes: what each has for all workers together. turn: seconds after which an offer without a
-    place goes before those that have some, so that many offers take turns on few places.
+    nodes: what each has for all workers together. turn: seconds for which few places are an
+    offer's, once its models are loaded; then one that has waited for as long goes before it.
     """
     free = [dict(node) for node in nodes]
     totals = {what: sum(node.get(what, 0.0) for node in nodes) for what in _names(claims)}
@@ -73,9 +75,12 @@ def _order(
     claim: Claim, given: int, name: str, totals: Resources, turn: float
 ) -> tuple[object, ...]:
     """Who gets the next place: the first by this."""
+    overdue = claim.since > turn
     # Whoever has waited for longest comes first, and whoever has come last stays longest.
-    overdue = 0 if claim.since > turn else 2
-    place = (1, claim.since) if claim.placed else (overdue, -claim.since)
+    if claim.placed:
+        place = (2 if overdue and not claim.loading else 0, claim.since)
+    else:
+        place = (1 if overdue else 3, -claim.since)
     return given >= claim.least, _dominant(claim.needs, given, totals), place, name
 
 
@@ -104,8 +109,8 @@ class Sharing:
         makes may come before. turn: as of `shares`.
         """
         self._clock, self._patience, self._turn = clock, patience, turn
-        self._changed: dict[str, tuple[bool, float]] = {}
-        """Whether an offer had places, and since when."""
+        self._changed: dict[str, tuple[str, float]] = {}
+        """Whether an offer had workers at work or loading, and since when."""
         self._waiting: dict[str, float] = {}
         """Since when offers wait for their share."""
 
@@ -144,16 +149,18 @@ class Sharing:
     def _claim(
         self, name: str, offer: Offer, wanted: int, members: Sequence[Member], now: float
     ) -> Claim:
-        placed = sum(member.placed and member.state != "draining" for member in members)
-        had, since = self._changed.get(name, (False, now))
+        states = [each.state for each in members if each.placed and each.state != "draining"]
+        has = "work" if "running" in states else "loading" if states else "none"
+        had, since = self._changed.get(name, (has, now))
         # Whoever wants nothing does not wait.
-        if had != bool(placed) or not (placed or wanted):
+        if had != has or not (states or wanted):
             since = now
-        self._changed[name] = bool(placed), since
+        self._changed[name] = has, since
         return Claim(
             {"GPU": offer.gpus, "CPU": offer.cpus},
             wanted,
             min(offer.min_workers, wanted),
-            placed,
+            len(states),
+            has == "loading",
             now - since,
         )

@@ -52,7 +52,7 @@ class Pace:
     share: float = 120
     """Until workers of one offer go for another that waits for its share of the cluster."""
     hold: float = 600
-    """Until an offer that has no place at all goes before those that have some."""
+    """A turn of an offer, where there are fewer places than offers."""
 
 
 class Supervision:

@@ -254,7 +254,7 @@ def test_two_offers_take_turns_where_there_is_one_place(
         pool = pool_on(ledger, names=("long", "short"))
         offer = MINIATURE["miniature"]
         supervision = Supervision(
-            ledger, {"long": offer, "short": offer}, pool, pace=Pace(share=1, hold=5)
+            ledger, {"long": offer, "short": offer}, pool, pace=Pace(share=1, hold=20)
         )
 
         def turn(what: Callable[[], Any]) -> Any:

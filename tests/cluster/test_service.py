@@ -97,6 +97,8 @@ def test_a_service_that_is_stopped_goes_on_when_it_is_started_again(
         job = caller.submit(caller.subjects(1), "k", overrides={"steps": 40})
         caller.wait_for(lambda: caller.job(job)["progress"] > 0.2)
         caller.http.close()
+    said = [log.read_text() for log in (service.folder / "workers").iterdir()]
+    assert any("subject seated" in text for text in said), "logs of workers went with Ray's"
     with Service(plan(store)) as service:
         service.wait_until_ready(SECONDS)
         again = caller_of(service, bundles)

@@ -53,6 +53,8 @@ def test_fewer_places_than_offers_are_had_by_turns() -> None:
     assert shares(claims, one, turn=600) == {"a": 1, "b": 0}
     claims["b"] = replace(claims["b"], since=601)
     assert shares(claims, one, turn=600) == {"a": 0, "b": 1}
+    # A turn begins when the model is loaded, however long that takes.
+    assert shares({**claims, "a": replace(claims["a"], loading=True)}, one, turn=600)["a"] == 1
     # Of those that have had theirs, the one that has had it longest goes.
     claims["c"] = Claim(GPU, 8, placed=1, since=300)
     assert shares(claims, one * 2, turn=600) == {"a": 0, "b": 1, "c": 1}
@@ -63,8 +65,10 @@ class Cluster:
     """Places, had by whoever has waited longest, and a clock. Workers never end by themselves."""
 
     places: int
+    loading: float = 0.0
     now: float = 0.0
     there: dict[str, Member] = field(default_factory=dict[str, Member])
+    begun: dict[str, float] = field(default_factory=dict[str, float])
     started: int = 0
 
     def members(self) -> Mapping[str, Sequence[Member]]:
@@ -88,6 +92,9 @@ class Cluster:
     def settle(self) -> None:
         for name, member in self.there.items():
             if not member.placed and sum(self.placed().values()) < self.places:
+                self.there[name] = Member(name, "pending")
+                self.begun[name] = self.now
+            elif member.placed and self.now - self.begun[name] >= self.loading:
                 self.there[name] = Member(name, "running", in_hand=2)
 
     def placed(self) -> dict[str, int]:
@@ -157,6 +164,18 @@ def test_nodes_that_are_made_in_time_spare_those_at_work(ledger: Ledger) -> None
     scene.go_on(300)
     assert scene.cluster.placed() == {"a": 4, "b": 4}
     assert scene.cluster.started == 8, "nobody was drained"
+
+
+def test_whoever_loads_for_longer_than_a_turn_gets_to_work_all_the_same(ledger: Ledger) -> None:
+    scene = Scene(ledger, Cluster(places=1, loading=400))
+    scene.submit("a", 9)
+    scene.submit("b", 9)
+    at_work = dict.fromkeys("ab", 0.0)
+    for _ in range(400):
+        scene.go_on(10)
+        for member in scene.cluster.there.values():
+            at_work[member.name[0]] += 10 * (member.state == "running")
+    assert all(seconds > 300 for seconds in at_work.values())
 
 
 def test_one_place_is_had_by_turns(ledger: Ledger) -> None:
