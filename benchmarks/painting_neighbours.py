@@ -1,4 +1,4 @@
-"""How far a picture depends on those beside it, in levels of 255, by how many they are and by dtype.
+"""How far a picture depends on those beside it, in levels of 255, by their number and the dtype.
 
     python benchmarks/painting_neighbours.py [--pictures 2 4 8 16] [--json FILE]
     python benchmarks/painting_neighbours.py --models sdxl      # on a GPU
@@ -119,8 +119,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, metavar="PX", help="default: each model's own")
     parser.add_argument("--dtypes", nargs="+", choices=[*DTYPES], default=[*DTYPES])
     parser.add_argument("--pictures", type=int, nargs="+", default=[2, 4, 8, 16], help="in a call")
-    parser.add_argument("--seeds", type=int, default=8, help="pictures that are looked at")
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--seeds", type=int, default=4, help="pictures that are looked at")
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     device, console = find_device("auto"), Console()
