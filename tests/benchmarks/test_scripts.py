@@ -72,18 +72,8 @@ def test_painting_measures_all_of_its_parts(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--cap", "2", "--tokens", "4", "--steps", "2", "--pictures", "4", "--batches", "1"]
     sizes += ["--loads", "0.8", "--rounds", "1", "--dtype", "float32", "--json", str(found)]
-    run(
-        "painting.py",
-        "joining",
-        "overload",
-        "mixes",
-        "--small",
-        "--models",
-        "sd15",
-        "--side",
-        "64",
-        *sizes,
-    )
+    models = ["--small", "--models", "sd15", "--side", "64"]
+    run("painting.py", "joining", "overload", "mixes", *models, *sizes)
     parts = json.loads(found.read_text())["sd15"]
     policies = parts["joining"]["loads"]["0.8"]
     assert policies.keys() == {"joining", "whole"}
@@ -117,7 +107,7 @@ def test_painting_is_measured_through_the_service(run: Any, tmp_path: Path) -> N
     assert way == "API and engine"
     assert list(figures["CPU ms a request"]) == ["API", "engine, beyond painting"]
     assert figures["CPU ms a request"]["API"] > 0
-    assert 0 < figures["pictures a second / the batcher"]
+    assert figures["pictures a second / the batcher"] > 0
 
 
 @pytest.mark.ray
