@@ -29,43 +29,26 @@ Pids = Mapping[str, Callable[[], list[int]]]
 def plain(store: str, offers: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
     """One process of the API, and one engine without Ray."""
     api_port, engine_port = free_port(), free_port()
-    engines = f"http://127.0.0.1:{engine_port}/engines"
-    environment = {
-        **os.environ,
-        "DTI_ENGINE_SECRET": secrets.token_hex(32),
-        "DTI_API_ENGINES": engines,
-    }
-    kept = {
-        name: Kept(
-            Command(
-                name,
-                [
-                    *(sys.executable, "-m", *module),
-                    *("--store", store, "--offers", str(offers), "--port", str(port)),
-                ],
-                environment,
-            ),
-            folder / f"{name}.log",
-        )
-        for name, module, port in (
-            ("api", ["services.api"], api_port),
-            (
-                "engine",
-                ["services.inference", "run", "--threads", str(torch.get_num_threads())],
-                engine_port,
-            ),
-        )
-    }
-    url = f"http://127.0.0.1:{api_port}"
+    url, engines = f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{engine_port}/engines"
+    shared = {"DTI_ENGINE_SECRET": secrets.token_hex(32), "DTI_API_ENGINES": engines}
+
+    def kept(name: str, *arguments: str) -> Kept:
+        given = [*arguments, "--store", store, "--offers", str(offers)]
+        line = [sys.executable, "-m", *given]
+        return Kept(Command(name, line, {**os.environ, **shared}), folder / f"{name}.log")
+
+    threads = ["--threads", str(torch.get_num_threads())]
+    engine = kept("engine", "services.inference", "run", "--port", str(engine_port), *threads)
+    api = kept("api", "services.api", "--port", str(api_port))
     try:
-        for each in kept.values():
-            each.start()
-        _wait(f"{engines}/miniature/healthz", kept["engine"])
-        _wait(f"{url}/readyz", kept["api"])
-        yield url, {API: lambda: _pids(kept["api"]), ENGINE: lambda: _pids(kept["engine"])}
+        engine.start()
+        api.start()
+        _wait(f"{engines}/miniature/healthz", engine)
+        _wait(f"{url}/readyz", api)
+        yield url, {API: lambda: _pids(api), ENGINE: lambda: _pids(engine)}
     finally:
-        for each in kept.values():
-            each.stop()
+        api.stop()
+        engine.stop()
 
 
 @contextmanager
