@@ -13,8 +13,8 @@ mixes     batches of many tokens, known or out of a store and some of them blend
           token, against batches of one token's pictures only, and against diffusers' pipeline that
           loads and unloads a token for each picture
 service   pictures of the miniature, whatever the models: asked of the API, which asks an engine,
-          each a process of its own, against the batcher alone. What both use of the CPU, too;
-          whoever asks for them uses some of it besides
+          each a process of its own, against the batcher alone. What both use of the CPU, too, as
+          is seen with pictures of one step; whoever asks for them uses some of it besides
           --through-ray: of `dti serve` as well
 
 All in a row unless some are named. By default the miniature on a CPU, else SD 1.5; models of the

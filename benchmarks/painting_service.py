@@ -1,4 +1,8 @@
-"""Pictures of the miniature through the service, and the same ones through the batcher alone."""
+"""Pictures of the miniature through the service, and the same ones through the batcher alone.
+
+How fast they are is seen with as many steps as are asked for. What the service uses of the CPU
+beside painting is a small part of that, and is seen with pictures of one step.
+"""
 
 import argparse
 import json
@@ -9,7 +13,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,8 @@ from services.storage.opening import open_store
 
 BARE, PLAIN, RAY = "the batcher", "API and engine", "API, Ray Serve and engine"
 
+BEYOND = "engine, beyond painting"
+
 _TOKENS = 8
 
 
@@ -41,6 +48,14 @@ class Course:
     seconds: float
     cpu_ms: dict[str, float]
     """Of a picture, by who has used it."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Of all ways by name: with pictures of all steps, and of one."""
+
+    whole: dict[str, Course]
+    short: dict[str, Course]
 
 
 class _Counted(Asked):
@@ -56,24 +71,32 @@ class _Counted(Asked):
 
 
 @dataclass(frozen=True)
+class Served:
+    """A service that runs."""
+
+    http: httpx.Client
+    names: list[str]
+    """Of its tokens."""
+    pids: Pids
+
+
+@dataclass(frozen=True)
 class Bench:
     """What all ways have in common."""
 
     scene: Scene
     batcher: Batcher
-    steps: int
-    count: int
 
     @property
     def at_once(self) -> int:
         """As many wait as are in a call."""
         return 2 * self.scene.cap
 
-    def bare(self, count: int) -> Course:
+    def bare(self, count: int, steps: int) -> Course:
         """Up to where they are pictures in memory."""
         room = threading.Semaphore(self.at_once)
         began, used = time.perf_counter(), time.process_time()
-        asked = [_Counted(room, self.steps, number) for number in range(count)]
+        asked = [_Counted(room, steps, number) for number in range(count)]
         for one in asked:
             room.acquire()
             self.batcher.submit([self.scene.ticket(one)])
@@ -83,24 +106,26 @@ class Bench:
         seconds = time.perf_counter() - began
         return Course(seconds, {ENGINE: 1000 * (time.process_time() - used) / count})
 
-    def through(self, http: httpx.Client, names: list[str], pids: Pids, count: int) -> Course:
+    def through(self, served: Served, count: int, steps: int) -> Course:
         """Up to where they have been received."""
 
         def ask(number: int) -> None:
             body = {
                 "prompt": self.scene.prompt,
-                "tokens": {PLACEHOLDER: names[number % len(names)]},
+                "tokens": {PLACEHOLDER: served.names[number % len(served.names)]},
                 "seed": number,
-                "steps": self.steps,
+                "steps": steps,
                 "instruction": False,
             }
-            http.post("/v1/images/generations", json=body).raise_for_status()
+            served.http.post("/v1/images/generations", json=body).raise_for_status()
 
-        began, before = time.perf_counter(), used(pids)
+        began, before = time.perf_counter(), used(served.pids)
         with ThreadPoolExecutor(self.at_once) as pool:
             list(pool.map(ask, range(count)))
         seconds = time.perf_counter() - began
-        spent = {name: 1000 * (now - before[name]) / count for name, now in used(pids).items()}
+        spent = {
+            name: 1000 * (now - before[name]) / count for name, now in used(served.pids).items()
+        }
         return Course(seconds, spent)
 
 
@@ -113,9 +138,9 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
     tokens = draw_tokens(backbone, _TOKENS)
     scene = Scene(backbone, tokens, prompt, (side, side), steps, options.cap)
     settings = BatcherSettings(cap=options.cap, queue=4 * options.cap)
-    bench = Bench(scene, Batcher(backbone, settings), options.steps, options.pictures)
+    bench = Bench(scene, Batcher(backbone, settings))
     bench.batcher.start()
-    ways: dict[str, Callable[[int], Course]] = {BARE: bench.bare}
+    ways: dict[str, Callable[[int, int], Course]] = {BARE: bench.bare}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         served = {PLAIN: plain, RAY: on_ray} if options.through_ray else {PLAIN: plain}
@@ -127,48 +152,54 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
             client = Client(url, store)
             client.http.timeout = httpx.Timeout(PATIENCE)
             stack.callback(client.http.close)
-            ways[way] = lambda count, client=client, names=names, pids=pids: bench.through(
-                client.http, names, pids, count
-            )
+            ways[way] = partial(bench.through, Served(client.http, names, pids))
         for way in ways.values():
-            way(2 * _TOKENS)  # every token is known then, and so is its prompt
-        rounds = list[dict[str, Course]]()
+            way(2 * _TOKENS, 1)  # every token is known then, and so is its prompt
+        rounds = list[Round]()
         for number in range(options.rounds):
             order = list(ways) if number % 2 == 0 else list(reversed(ways))
-            found = {way: ways[way](bench.count) for way in order}
-            rounds.append({way: found[way] for way in ways})
+            whole = {way: ways[way](options.pictures, options.steps) for way in order}
+            short = {way: ways[way](options.pictures, 1) for way in order}
+            rounds.append(Round(whole, short))
     bench.batcher.stop()
     return {
-        "pictures": bench.count,
+        "pictures": options.pictures,
+        "steps": options.steps,
         "at once": bench.at_once,
-        "rounds": [{way: vars(course) for way, course in each.items()} for each in rounds],
+        "rounds": [asdict(each) for each in rounds],
         "ways": {way: _compared(rounds, way) for way in ways if way != BARE},
     }
 
 
-def _compared(rounds: list[dict[str, Course]], way: str) -> dict[str, Any]:
+def _compared(rounds: list[Round], way: str) -> dict[str, Any]:
     """Medians over the rounds, of one way against the batcher of the same round."""
 
-    def median(figure: Callable[[Course, Course], float]) -> float:
-        return statistics.median(figure(each[way], each[BARE]) for each in rounds)
+    def median(figure: Callable[[Round], float]) -> float:
+        return statistics.median(map(figure, rounds))
 
-    parts = {
-        name: median(lambda ours, _, name=name: ours.cpu_ms[name])
-        for name in rounds[0][way].cpu_ms
-        if name != ENGINE
-    }
-    beyond = median(lambda ours, bare: ours.cpu_ms[ENGINE] - bare.cpu_ms[ENGINE])
+    def spent(each: Round) -> dict[str, float]:
+        ours = each.short[way].cpu_ms
+        beyond = ours[ENGINE] - each.short[BARE].cpu_ms[ENGINE]
+        return {name: ms for name, ms in ours.items() if name != ENGINE} | {BEYOND: beyond}
+
+    def lost(each: Round) -> float:
+        beside = sum(spent(each).values())
+        return beside / (beside + each.whole[BARE].cpu_ms[ENGINE])
+
+    def rate(each: Round) -> float:
+        return each.whole[BARE].seconds / each.whole[way].seconds
+
     return {
-        "pictures a second / the batcher": median(lambda ours, bare: bare.seconds / ours.seconds),
-        "CPU ms a request": parts | {"engine, beyond painting": beyond},
-        "share of CPU lost": median(
-            lambda ours, bare: 1 - sum(bare.cpu_ms.values()) / sum(ours.cpu_ms.values())
-        ),
+        "pictures a second / the batcher": median(rate),
+        "CPU ms a request": {
+            name: median(lambda each, name=name: spent(each)[name]) for name in spent(rounds[0])
+        },
+        "share of CPU lost": median(lost),
     }
 
 
 def show_service(found: dict[str, Any]) -> Table:
-    title = f"{found['pictures']} pictures, {found['at once']} at a time"
+    title = f"{found['pictures']} pictures of {found['steps']} steps, {found['at once']} at a time"
     table = Table(
         "", "pictures a second / the batcher", "CPU lost", "ms of CPU a request", title=title
     )
