@@ -50,6 +50,7 @@ bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
 	$(BIN)/python benchmarks/subjects.py
 	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/painting.py
+	$(BIN)/python benchmarks/painting_neighbours.py
 	$(BIN)/python benchmarks/token_cache.py
 
 SEEDS ?= 1000

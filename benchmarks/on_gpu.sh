@@ -8,7 +8,8 @@
 # sdxl       subjects of SDXL at 768 px: the engine against a plain loop
 # tests      the tests marked gpu
 # pictures   per second, of SDXL and Stable Diffusion 1.5, against diffusers' pipeline
-# painting   many tenants' pictures at once: joining, overload, mixes, of SDXL and SD 1.5
+# painting   many tenants' pictures at once: joining, overload, mixes, of SDXL and SD 1.5; how far
+#            they depend on each other; the miniature through the service
 # subjects   as sdxl: SDXL at 1024 px, Stable Diffusion 1.5, SANA
 # step       the optimizer step, plain and fused, against geoopt
 # compiled   as sdxl, the denoiser compiled as well
@@ -42,7 +43,9 @@ pictures() {
     pictures_of --models sd15 --batches 1 8 64 --json "$OUT/pictures-sd15.json"
 }
 painting() {
-  "$PYTHON" benchmarks/painting.py --models sdxl sd15 --rounds 2 --json "$OUT/painting.json"
+  "$PYTHON" benchmarks/painting_neighbours.py --models miniature sd15 sdxl \
+    --json "$OUT/painting-neighbours.json" &&
+    "$PYTHON" benchmarks/painting.py --models sdxl sd15 --rounds 2 --json "$OUT/painting.json"
 }
 subjects() {
   subjects_of --models sd15 sana-1.6b --json "$OUT/subjects.json" &&

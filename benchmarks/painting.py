@@ -1,6 +1,6 @@
 """What painting many tenants' pictures at once is worth, as ratios in one run.
 
-    python benchmarks/painting.py [joining] [overload] [mixes] [--json FILE]
+    python benchmarks/painting.py [joining] [overload] [mixes] [service] [--json FILE]
     python benchmarks/painting.py --models sdxl --cap 16       # on a GPU
 
 joining   pictures at random moments (Poisson), at 50, 80 and 95 % of what the batcher can do: those
@@ -9,8 +9,13 @@ joining   pictures at random moments (Poisson), at 50, 80 and 95 % of what the b
           --pretend SECONDS ROWS: on a device that is not there, whose calls take so many seconds
           for up to so many rows (a picture has two), then in proportion, as large GPUs do
 overload  three times as many as it can do: how many are painted, against as many as it can do
-mixes     batches of many tokens against one token, against batches of one token's pictures only,
-          and against diffusers' pipeline that loads and unloads a token for each picture
+mixes     batches of many tokens, known or out of a store and some of them blended, against one
+          token, against batches of one token's pictures only, and against diffusers' pipeline that
+          loads and unloads a token for each picture
+service   pictures of the miniature, whatever the models: asked of the API, which asks an engine,
+          each a process of its own, against the batcher alone. What both use of the CPU, too, as
+          is seen with pictures of one step; whoever asks for them uses some of it besides
+          --through-ray: of `dti serve` as well
 
 All in a row unless some are named. By default the miniature on a CPU, else SD 1.5; models of the
 catalogue have random weights, as these change nothing of the cost.
@@ -26,6 +31,7 @@ from typing import Any
 import torch
 from painting_load import PLACEHOLDER, Pretended, Scene, arrivals, capacity, in_turns, median, run
 from painting_mixes import naive, painters, rates
+from painting_service import measure_service, show_service
 from pictures import MINIATURE_PROMPT, draw_tokens
 from random_models import description, load_engine, load_pipeline, open_model
 from random_tokenizers import PROMPT
@@ -36,7 +42,7 @@ from dti_engine.backbones.catalogue import catalogue
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.environment import environment
 
-PARTS = ("joining", "overload", "mixes")
+PARTS = ("joining", "overload", "mixes", "service")
 
 
 def measure_joining(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
@@ -100,9 +106,11 @@ def show_overload(found: dict[str, Any]) -> Table:
     return table
 
 
-def measure_mixes(scene: Scene, options: argparse.Namespace, pipeline: Any) -> dict[str, Any]:
+def measure_mixes(
+    scene: Scene, options: argparse.Namespace, pipeline: Any, folder: Path
+) -> dict[str, Any]:
     count = options.batches * scene.cap
-    makers = painters(scene, options.steps, count)
+    makers = painters(scene, options.steps, count, folder)
     if pipeline is not None:
         makers["diffusers, a token at a time"] = naive(pipeline, scene, options.steps, count)
     return rates(makers, count, options.rounds, scene.backbone.device)
@@ -113,6 +121,11 @@ def show_mixes(found: dict[str, float]) -> Table:
     for name, rate in found.items():
         table.add_row(name, f"{rate / found['one token']:.2f}")
     return table
+
+
+def save(report: dict[str, Any], path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def main() -> None:
@@ -128,12 +141,13 @@ def main() -> None:
     parser.add_argument("--side", type=int, metavar="PX", help="default: each model's own")
     parser.add_argument("--cap", type=int, default=8, help="pictures in a call of the model")
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=25, help="of mixes")
+    parser.add_argument("--steps", type=int, default=25, help="of mixes, service")
     parser.add_argument("--pictures", type=int, default=60, help="of each run")
-    parser.add_argument("--batches", type=int, default=4, help="of mixes")
+    parser.add_argument("--batches", type=int, default=8, help="of mixes")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.8, 0.95])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pretend", type=float, nargs=2, metavar=("SECONDS", "ROWS"))
+    parser.add_argument("--through-ray", action="store_true")
     parser.add_argument("--dtype", default="auto", help="as of `dti train`")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
@@ -145,7 +159,8 @@ def main() -> None:
         "cap": options.cap,
         "pretended": options.pretend,
     }
-    for name in options.models or (["sd15"] if device.type == "cuda" else ["miniature"]):
+    names = options.models or (["sd15"] if device.type == "cuda" else ["miniature"])
+    for name in names if set(parts) - {"service"} else ():
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = open_model(name, Path(folder), device=device, small=options.small)
             backbone: Any = load_engine(checkpoint, device=device, dtype=dtype)
@@ -169,10 +184,13 @@ def main() -> None:
                     if checkpoint.pipeline != "SanaPipeline"
                     else None
                 )
-                found["mixes"] = measure_mixes(scene, options, pipeline)
+                found["mixes"] = measure_mixes(scene, options, pipeline, Path(folder) / "store")
                 console.print(show_mixes(found["mixes"]))
-        if options.json:  # after each, as a GPU may be lent for a short time
-            options.json.write_text(json.dumps(report, indent=2) + "\n")
+        save(report, options.json)  # after each, as a GPU may be lent for a short time
+    if "service" in parts:
+        report["service"] = measure_service(options)
+        console.print(show_service(report["service"]))
+        save(report, options.json)
     console.print(f"{torch.get_num_threads()} threads, load {load:.1f} before it")
 
 

@@ -4,37 +4,69 @@ and unloads a token for each picture.
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from kept_tokens import TENANT, keep
 from painting_load import PLACEHOLDER, Scene
 
 from dti_engine.conditioning import PromptReader
 from dti_engine.generation import ImageRequest, generate
 from dti_engine.tokens import LearnedToken
+from services.inference.tokens.blending import Blender
+from services.inference.tokens.cache import TokenCache
+from services.inference.tokens.fetching import Fit
+from services.inference.tokens.resolving import Resolver
+from services.ledger.ledger import Ledger
+from services.pictures import Part, Picture
+from services.storage.opening import open_store
 
 
-def painters(scene: Scene, steps: int, count: int) -> dict[str, Callable[[], None]]:
-    """By name; each paints `count` pictures.
+class Shelf:
+    """The tokens of a scene in a folder's store, and pictures of them."""
 
-    one token       all of one token, in full batches
-    N tokens, warm  each of another token, in full batches; prompts are known
-    N tokens, cold  the same, and no prompt is known
+    def __init__(self, scene: Scene, folder: Path) -> None:
+        self._ledger = Ledger.on(open_store(str(folder)))
+        self._names = keep(self._ledger, scene.tokens, scene.backbone.fingerprint)
+        self._fit = Fit.of(scene.backbone)
+
+    @contextmanager
+    def resolver(self) -> Iterator[Resolver]:
+        """A new one, which knows nothing."""
+        cache = TokenCache(self._ledger, self._fit)
+        yield Resolver(cache, Blender(cache))
+        cache.close()
+
+    def picture(self, number: int) -> Picture:
+        """Of a token; every eighth of a blend of two."""
+        first, second = (self._names[each % len(self._names)] for each in (number, number + 1))
+        if number % 8 < 7:
+            return Picture(prompt=PLACEHOLDER, seed=number, tokens={PLACEHOLDER: first})
+        parts = tuple(Part(token=name, weight=0.5) for name in (first, second))
+        return Picture(prompt=PLACEHOLDER, seed=number, blends={PLACEHOLDER: parts})
+
+
+def painters(scene: Scene, steps: int, count: int, folder: Path) -> dict[str, Callable[[], None]]:
+    """By name; each paints `count` pictures, in full batches where nothing else is said.
+
+    one token       all of one token; its prompt is known
+    N tokens, warm  each of another token; prompts are known
+    N tokens, cold  each of another token, or a blend of two, out of a store in `folder`: all are
+                    fetched, checked and blended, then painted; no prompt is known
     same token      each of another token, of eight tenants: batches of one token's pictures only,
                     as engines do that load an adapter for a batch
     """
     height, width = scene.size
 
-    def paint(tokens: Sequence[LearnedToken], cap: int, reader: PromptReader | None) -> None:
+    def paint(known: Sequence[Mapping[str, LearnedToken]], cap: int, reader: PromptReader) -> None:
+        """known: what the placeholder stands for, of each picture."""
         requests = [
-            ImageRequest(
-                scene.prompt,
-                number,
-                {PLACEHOLDER: tokens[number % len(tokens)]},
-                instruction=False,
-            )
-            for number in range(count)
+            ImageRequest(scene.prompt, number, tokens, instruction=False)
+            for number, tokens in enumerate(known)
         ]
         generate(
             scene.backbone,
@@ -46,13 +78,25 @@ def painters(scene: Scene, steps: int, count: int) -> dict[str, Callable[[], Non
             reader=reader,
         )
 
+    def paint_known(tokens: Sequence[LearnedToken], cap: int, reader: PromptReader) -> None:
+        known = [{PLACEHOLDER: tokens[number % len(tokens)]} for number in range(count)]
+        paint(known, cap, reader)
+
+    shelf = Shelf(scene, folder)
+
+    def paint_cold() -> None:
+        with shelf.resolver() as resolver, ThreadPoolExecutor(scene.cap) as pool:
+            asked = map(shelf.picture, range(count))
+            known = list(pool.map(lambda one: resolver.resolve(TENANT, one).tokens, asked))
+        paint(known, scene.cap, PromptReader(scene.backbone))
+
     one, many = PromptReader(scene.backbone), PromptReader(scene.backbone)
     return {
-        "one token": lambda: paint(scene.tokens[:1], scene.cap, one),
-        "many tokens, warm": lambda: paint(scene.tokens, scene.cap, many),
-        "many tokens, cold": lambda: paint(scene.tokens, scene.cap, None),
+        "one token": lambda: paint_known(scene.tokens[:1], scene.cap, one),
+        "many tokens, warm": lambda: paint_known(scene.tokens, scene.cap, many),
+        "many tokens, cold": paint_cold,
         # Each of eight tenants has as many pictures as fit into an eighth of the batch.
-        "same token only": lambda: paint(scene.tokens, max(1, scene.cap // 8), many),
+        "same token only": lambda: paint_known(scene.tokens, max(1, scene.cap // 8), many),
     }
 
 

@@ -15,7 +15,6 @@ results of one job in the ledger. No two are alike.
 
 import argparse
 import gc
-import hashlib
 import json
 import os
 import random
@@ -26,25 +25,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from kept_tokens import TENANT, keep
 from rich.console import Console
 from rich.table import Table
 
-from dti_engine.artifact import Artifact
-from dti_engine.manifest import Imported
 from dti_engine.tokens import LearnedToken
 from services.inference.tokens.cache import TokenCache
 from services.inference.tokens.fetching import Fit
 from services.inference.tokens.freshness import Freshness
 from services.inference.tokens.known import size_of
-from services.ledger.ids import Ids, parse_token_id, token_id
+from services.ledger.ids import parse_token_id
 from services.ledger.layout import JobKeys, Place
 from services.ledger.ledger import Ledger
-from services.ledger.records import ResultRecord, pack
 from services.storage.memory import MemoryStore
 
-TENANT = "benchmark"
 FIT = Fit({"text_encoder": 768, "text_encoder_2": 1280}, "0" * 64)
-ORIGIN = Imported(format_name="benchmark", pooling="eos", files={})
 ROOM = 2**40
 FOR_GOOD = Freshness(good_for=1e9, limit=1e9, unused=1e9)
 NEVER = Freshness(good_for=0, limit=0)
@@ -86,17 +81,12 @@ def main() -> None:
 def _fill(count: int) -> tuple[Ledger, list[str]]:
     """A ledger, and the ids of its tokens."""
     ledger = Ledger.on(MemoryStore())
-    job = Ids().job()
-    keys = JobKeys(TENANT, job)
-    for index in range(count):
-        rows = {name: torch.randn(1, dim) for name, dim in FIT.dims.items()}
-        token = LearnedToken("<rex>", rows, "eos")
-        artifact = Artifact.of(token, backbone="x", fingerprint=FIT.fingerprint, origin=ORIGIN)
-        payload = artifact.to_bytes()
-        digest = hashlib.sha256(payload).hexdigest()
-        record = ResultRecord(nonce=str(index), status="succeeded", attempt=1, sha256=digest)
-        ledger.store.put(keys.result(Place(0, index)), pack(record, payload))
-    return ledger, [token_id(job, 0, index) for index in range(count)]
+    # One at a time, so that they leave no room behind that the caches would grow into.
+    tokens = (
+        LearnedToken("<rex>", {name: torch.randn(1, dim) for name, dim in FIT.dims.items()}, "eos")
+        for _ in range(count)
+    )
+    return ledger, keep(ledger, tokens, FIT.fingerprint)
 
 
 def _caches(

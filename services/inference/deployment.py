@@ -22,7 +22,11 @@ from services.metrics.ray_metrics import RayMetrics
 PREFIX = "/engines"
 """Of the paths of all engines."""
 
-_DRAIN = 120.0  # seconds that a replica which is to go has for what it has begun
+_DRAIN = 330.0
+"""Seconds that a replica which is to go has for what it has taken on: more than the API waits for
+pictures, where it is not told otherwise. It goes as soon as nothing is left.
+"""
+
 _SPARE = 16  # requests beyond what the batcher takes: they are turned away at once
 
 

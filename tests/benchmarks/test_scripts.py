@@ -72,7 +72,8 @@ def test_painting_measures_all_of_its_parts(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--cap", "2", "--tokens", "4", "--steps", "2", "--pictures", "4", "--batches", "1"]
     sizes += ["--loads", "0.8", "--rounds", "1", "--dtype", "float32", "--json", str(found)]
-    run("painting.py", "--small", "--models", "sd15", "--side", "64", *sizes)
+    models = ["--small", "--models", "sd15", "--side", "64"]
+    run("painting.py", "joining", "overload", "mixes", *models, *sizes)
     parts = json.loads(found.read_text())["sd15"]
     policies = parts["joining"]["loads"]["0.8"]
     assert policies.keys() == {"joining", "whole"}
@@ -80,7 +81,42 @@ def test_painting_measures_all_of_its_parts(run: Any, tmp_path: Path) -> None:
     offered = parts["overload"]["three times"]
     assert offered["painted"] + offered["refused"] == 12
     assert offered["broken"] == 0
-    assert "diffusers, a token at a time" in parts["mixes"]
+    mixes = ["one token", "many tokens, warm", "many tokens, cold", "same token only"]
+    assert list(parts["mixes"]) == [*mixes, "diffusers, a token at a time"]
+
+
+def test_painting_neighbours_compares_numbers_and_dtypes(run: Any, tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    sizes = ["--pictures", "2", "3", "--seeds", "1", "--steps", "2", "--json", str(found)]
+    run("painting_neighbours.py", *sizes)
+    figures = json.loads(found.read_text())["miniature"]
+    assert list(figures) == ["float32", "bfloat16"]
+    for rows in figures.values():
+        assert [row["pictures"] for row in rows] == [2, 3]
+        assert all(row["same"] and 0 <= row["mean"] <= row["max"] for row in rows)
+
+
+def served(run: Any, found: Path, *options: str) -> dict[str, Any]:
+    sizes = ["--cap", "2", "--steps", "1", "--pictures", "4", "--rounds", "1"]
+    run("painting.py", "service", *sizes, *options, "--json", str(found))
+    return json.loads(found.read_text())["service"]["ways"]
+
+
+def test_painting_is_measured_through_the_service(run: Any, tmp_path: Path) -> None:
+    ((way, figures),) = served(run, tmp_path / "found.json").items()
+    assert way == "API and engine"
+    assert list(figures["CPU ms a request"]) == ["API", "engine, beyond painting"]
+    assert figures["CPU ms a request"]["API"] > 0
+    assert figures["pictures a second / the batcher"] > 0
+
+
+@pytest.mark.ray
+def test_painting_is_measured_through_ray(run: Any, tmp_path: Path) -> None:
+    _, figures = served(run, tmp_path / "found.json", "--through-ray").values()
+    spent = figures["CPU ms a request"]
+    assert list(spent) == ["API", "Serve's proxy", "engine, beyond painting"]
+    assert spent["API"] > 0
+    assert spent["Serve's proxy"] > 0
 
 
 def test_ledger_finds_every_item_and_counts_requests(run: Any, tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""Tokens as an engine finds them in a store: results of a job."""
+
+import hashlib
+from collections.abc import Iterable
+
+from dti_engine.artifact import Artifact
+from dti_engine.manifest import Imported
+from dti_engine.tokens import LearnedToken
+from services.ledger.ids import Ids, token_id
+from services.ledger.layout import JobKeys, Place
+from services.ledger.ledger import Ledger
+from services.ledger.records import ResultRecord, pack
+
+TENANT = "benchmark"
+_ORIGIN = Imported(format_name="benchmark", pooling="eos", files={})
+
+
+def keep(ledger: Ledger, tokens: Iterable[LearnedToken], fingerprint: str) -> list[str]:
+    """Their ids. fingerprint: of the model that they are for."""
+    job = Ids().job()
+    keys = JobKeys(TENANT, job)
+    names: list[str] = []
+    for index, token in enumerate(tokens):
+        artifact = Artifact.of(token, backbone="x", fingerprint=fingerprint, origin=_ORIGIN)
+        payload = artifact.to_bytes()
+        digest = hashlib.sha256(payload).hexdigest()
+        record = ResultRecord(nonce=str(index), status="succeeded", attempt=1, sha256=digest)
+        ledger.store.put(keys.result(Place(0, index)), pack(record, payload))
+        names.append(token_id(job, 0, index))
+    return names

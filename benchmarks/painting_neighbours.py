@@ -1,0 +1,144 @@
+"""How far a picture depends on those beside it, in levels of 255, by their number and the dtype.
+
+    python benchmarks/painting_neighbours.py [--pictures 2 4 8 16] [--json FILE]
+    python benchmarks/painting_neighbours.py --models sdxl      # on a GPU
+
+Some pictures are painted alone, and each beside the pictures of two crowds that have nothing in
+common: other tokens, seeds, guidance, numbers of steps, and how far they are.
+
+same    whether it is the same, bit for bit, in both crowds, at its first and last place among them
+max     levels by which it differs from the one that was painted alone: the most of any pixel
+mean    the same, over all pixels of the picture that differs most
+
+Models of the catalogue have random weights; what they paint says nothing, and rounding may show
+more in it than in pictures.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from painting_load import PLACEHOLDER
+from pictures import MINIATURE_PROMPT, draw_tokens
+from random_models import description, load_engine, open_model
+from random_tokenizers import PROMPT
+from rich.console import Console
+from rich.table import Table
+
+from dti_engine.backbones.catalogue import catalogue
+from dti_engine.backbones.interface import Backbone
+from dti_engine.conditioning import PromptReader
+from dti_engine.denoising import Denoiser, Denoising, ImageRequest, begin, decode, to_image
+from dti_engine.devices import find_device
+from dti_engine.environment import environment
+from dti_engine.samplers import Sampler
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Easel:
+    """Paints one picture at a time, alone or beside others."""
+
+    def __init__(self, backbone: Backbone, prompt: str, side: int, steps: int, most: int) -> None:
+        """most: pictures beside one."""
+        self._backbone, self._prompt, self._side, self._steps = backbone, prompt, side, steps
+        self._tokens = draw_tokens(backbone, 2 * most + 1)
+        self._reader = PromptReader(backbone)
+
+    def paint(self, seed: int, count: int = 0, crowd: int = 0, place: int = 0) -> Any:
+        """(side, side, 3) levels of a picture, beside `count` others of a crowd: 0 or 1."""
+        (mine,) = self._begin([self._order(seed, 0, 5.0)], self._steps)
+        numbers = range(1 + crowd * count, 1 + (1 + crowd) * count)
+        # All have a while to go when the picture is done, the crowds from different steps on.
+        orders = [self._order(100 + n, n, 2.0 + crowd + n / 8) for n in numbers]
+        others = self._begin(orders, (3 + crowd) * self._steps) if count else []
+        denoiser = Denoiser(self._backbone)
+        for _ in range((1 + crowd) * self._steps // 2 if others else 0):
+            denoiser.step(others)
+        while not mine.finished:
+            denoiser.step([*others[:place], mine, *others[place:]])
+        (pixels,) = decode(self._backbone, [mine])
+        return np.asarray(to_image(pixels)).astype(int)
+
+    def _order(self, seed: int, token: int, guidance: float) -> ImageRequest:
+        tokens = {PLACEHOLDER: self._tokens[token]}
+        return ImageRequest(self._prompt, seed, tokens, guidance=guidance, instruction=False)
+
+    def _begin(self, orders: list[ImageRequest], steps: int) -> list[Denoising]:
+        sampler = Sampler.of(self._backbone.new_scheduler(), steps)
+        return begin(self._backbone, self._reader, orders, sampler, (self._side, self._side))
+
+
+def measure(easel: Easel, seeds: int, pictures: list[int]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    alone = [easel.paint(seed) for seed in range(seeds)]
+    for count in pictures:
+        same, differences = True, list[Any]()
+        for seed in range(seeds):
+            first, *others = (
+                easel.paint(seed, count - 1, crowd, place)
+                for crowd in (0, 1)
+                for place in (0, count - 1)
+            )
+            same = same and all(np.array_equal(first, each) for each in others)
+            differences += [abs(each - alone[seed]) for each in (first, *others)]
+        found.append(
+            {
+                "pictures": count,
+                "same": same,
+                "max": max(int(each.max()) for each in differences),
+                "mean": max(float(each.mean()) for each in differences),
+            }
+        )
+    return found
+
+
+def show(name: str, found: dict[str, list[dict[str, Any]]]) -> Table:
+    table = Table("dtype", "pictures", "same", "max", "mean", title=name)
+    for dtype, rows in found.items():
+        for row in rows:
+            same = "yes" if row["same"] else "no"
+            cells = str(row["pictures"]), same, str(row["max"]), f"{row['mean']:.4f}"
+            table.add_row(dtype, *cells)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", nargs="+", choices=["miniature", *catalogue()], metavar="NAME",
+        default=["miniature"], help="miniature, or of `dti backbones`",
+    )  # fmt: skip
+    parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
+    parser.add_argument("--side", type=int, metavar="PX", help="default: each model's own")
+    parser.add_argument("--dtypes", nargs="+", choices=[*DTYPES], default=[*DTYPES])
+    parser.add_argument("--pictures", type=int, nargs="+", default=[2, 4, 8, 16], help="in a call")
+    parser.add_argument("--seeds", type=int, default=4, help="pictures that are looked at")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    options = parser.parse_args()
+    device, console = find_device("auto"), Console()
+    report: dict[str, Any] = {"environment": environment(device)}
+    for name in options.models:
+        found = report.setdefault(name, {})
+        for dtype in options.dtypes:
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoint = open_model(name, Path(folder), device=device, small=options.small)
+                backbone = load_engine(checkpoint, device=device, dtype=DTYPES[dtype])
+            prompt = (MINIATURE_PROMPT if name == "miniature" else PROMPT).format(PLACEHOLDER)
+            side = options.side or description(checkpoint).image_size
+            easel = Easel(backbone, prompt, side, options.steps, max(options.pictures))
+            found[dtype] = measure(easel, options.seeds, options.pictures)
+        console.print(show(name, found))
+        if options.json:  # after each, as a GPU may be lent for a short time
+            options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

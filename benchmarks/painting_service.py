@@ -1,0 +1,220 @@
+"""Pictures of the miniature through the service, and the same ones through the batcher alone.
+
+How fast they are is seen with as many steps as are asked for. What the service uses of the CPU
+beside painting is a small part of that, and is seen with pictures of one step.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+from kept_tokens import keep
+from painting_load import PLACEHOLDER, Asked, Scene
+from painting_processes import ENGINE, PATIENCE, Pids, on_ray, plain, used
+from pictures import MINIATURE_PROMPT, draw_tokens
+from rich.table import Table
+from service_subjects import Client
+
+from dti_engine.backbones import load_backbone
+from dti_engine.devices import find_device, find_dtype
+from dti_engine.errors import DTIError
+from services.inference.batching.batcher import Batcher, BatcherSettings
+from services.ledger.ledger import Ledger
+from services.offers import Offer, Painting
+from services.storage.opening import open_store
+
+BARE, PLAIN, RAY = "the batcher", "API and engine", "API, Ray Serve and engine"
+
+BEYOND = "engine, beyond painting"
+
+_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Course:
+    """How one run went."""
+
+    seconds: float
+    cpu_ms: dict[str, float]
+    """Of a picture, by who has used it."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Of all ways by name: with pictures of all steps, and of one."""
+
+    whole: dict[str, Course]
+    short: dict[str, Course]
+
+
+class _Counted(Asked):
+    """Makes room for another when it ends."""
+
+    def __init__(self, room: threading.Semaphore, steps: int, number: int) -> None:
+        super().__init__(0.0, steps, number)
+        self._room = room
+
+    def ended(self, outcome: Any) -> None:
+        super().ended(outcome)
+        self._room.release()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A service that runs."""
+
+    http: httpx.Client
+    names: list[str]
+    """Of its tokens."""
+    pids: Pids
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all ways have in common."""
+
+    scene: Scene
+    batcher: Batcher
+
+    @property
+    def at_once(self) -> int:
+        """As many wait as are in a call."""
+        return 2 * self.scene.cap
+
+    def bare(self, count: int, steps: int) -> Course:
+        """Up to where they are pictures in memory."""
+        room = threading.Semaphore(self.at_once)
+        began, used = time.perf_counter(), time.process_time()
+        asked = [_Counted(room, steps, number) for number in range(count)]
+        for one in asked:
+            room.acquire()
+            self.batcher.submit([self.scene.ticket(one)])
+        for one in asked:
+            one.done.wait()
+            assert not isinstance(one.outcome, DTIError), one.outcome
+        seconds = time.perf_counter() - began
+        return Course(seconds, {ENGINE: 1000 * (time.process_time() - used) / count})
+
+    def through(self, served: Served, count: int, steps: int) -> Course:
+        """Up to where they have been received."""
+
+        def ask(number: int) -> None:
+            body = {
+                "prompt": self.scene.prompt,
+                "tokens": {PLACEHOLDER: served.names[number % len(served.names)]},
+                "seed": number,
+                "steps": steps,
+                "instruction": False,
+            }
+            served.http.post("/v1/images/generations", json=body).raise_for_status()
+
+        began, before = time.perf_counter(), used(served.pids)
+        with ThreadPoolExecutor(self.at_once) as pool:
+            list(pool.map(ask, range(count)))
+        seconds = time.perf_counter() - began
+        spent = {
+            name: 1000 * (now - before[name]) / count for name, now in used(served.pids).items()
+        }
+        return Course(seconds, spent)
+
+
+def measure_service(options: argparse.Namespace) -> dict[str, Any]:
+    """Rounds of all ways, each in the other order than the one before."""
+    device = find_device("auto")
+    backbone = load_backbone("miniature", device=device, dtype=find_dtype(options.dtype, device))
+    side, steps = backbone.image_size, (options.steps, options.steps)
+    prompt = MINIATURE_PROMPT.format(PLACEHOLDER)
+    tokens = draw_tokens(backbone, _TOKENS)
+    scene = Scene(backbone, tokens, prompt, (side, side), steps, options.cap)
+    settings = BatcherSettings(cap=options.cap, queue=4 * options.cap)
+    bench = Bench(scene, Batcher(backbone, settings))
+    bench.batcher.start()
+    ways: dict[str, Callable[[int, int], Course]] = {BARE: bench.bare}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        served = {PLAIN: plain, RAY: on_ray} if options.through_ray else {PLAIN: plain}
+        for way, serve in served.items():
+            store = str(folder / f"store-{len(ways)}")
+            names = keep(Ledger.on(open_store(store)), tokens, backbone.fingerprint)
+            offers = _write_offers(folder / "offers.json", options)
+            url, pids = stack.enter_context(serve(store, offers, folder))
+            client = Client(url, store)
+            client.http.timeout = httpx.Timeout(PATIENCE)
+            stack.callback(client.http.close)
+            ways[way] = partial(bench.through, Served(client.http, names, pids))
+        for way in ways.values():
+            way(2 * _TOKENS, 1)  # every token is known then, and so is its prompt
+        rounds = list[Round]()
+        for number in range(options.rounds):
+            order = list(ways) if number % 2 == 0 else list(reversed(ways))
+            whole = {way: ways[way](options.pictures, options.steps) for way in order}
+            short = {way: ways[way](options.pictures, 1) for way in order}
+            rounds.append(Round(whole, short))
+    bench.batcher.stop()
+    return {
+        "pictures": options.pictures,
+        "steps": options.steps,
+        "at once": bench.at_once,
+        "rounds": [asdict(each) for each in rounds],
+        "ways": {way: _compared(rounds, way) for way in ways if way != BARE},
+    }
+
+
+def _compared(rounds: list[Round], way: str) -> dict[str, Any]:
+    """Medians over the rounds, of one way against the batcher of the same round."""
+
+    def median(figure: Callable[[Round], float]) -> float:
+        return statistics.median(map(figure, rounds))
+
+    def spent(each: Round) -> dict[str, float]:
+        ours = each.short[way].cpu_ms
+        beyond = ours[ENGINE] - each.short[BARE].cpu_ms[ENGINE]
+        return {name: ms for name, ms in ours.items() if name != ENGINE} | {BEYOND: beyond}
+
+    def lost(each: Round) -> float:
+        beside = sum(spent(each).values())
+        return beside / (beside + each.whole[BARE].cpu_ms[ENGINE])
+
+    def rate(each: Round) -> float:
+        return each.whole[BARE].seconds / each.whole[way].seconds
+
+    return {
+        "pictures a second / the batcher": median(rate),
+        "CPU ms a request": {
+            name: median(lambda each, name=name: spent(each)[name]) for name in spent(rounds[0])
+        },
+        "share of CPU lost": median(lost),
+    }
+
+
+def show_service(found: dict[str, Any]) -> Table:
+    title = f"{found['pictures']} pictures of {found['steps']} steps, {found['at once']} at a time"
+    table = Table(
+        "", "pictures a second / the batcher", "CPU lost", "ms of CPU a request", title=title
+    )
+    for way, each in found["ways"].items():
+        spent = ", ".join(f"{name} {ms:.1f}" for name, ms in each["CPU ms a request"].items())
+        rate = f"{each['pictures a second / the batcher']:.2f}"
+        table.add_row(way, rate, f"{each['share of CPU lost']:.1%}", spent)
+    return table
+
+
+def _write_offers(path: Path, options: argparse.Namespace) -> Path:
+    gpus = int(find_device("auto").type == "cuda")
+    painting = Painting(pictures=options.cap, waiting=4 * options.cap, max_engines=1)
+    offer = Offer(
+        weights="miniature", recipe="miniature", gpus=gpus, dtype=options.dtype, painting=painting
+    )
+    path.write_text(json.dumps({"miniature": offer.model_dump(mode="json")}))
+    return path

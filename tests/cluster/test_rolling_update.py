@@ -1,0 +1,154 @@
+"""Engines are replaced and taken away under load, and no request fails."""
+
+import itertools
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+import pytest
+from kills_of_service.processes import processes
+
+from services.local.serving import Service
+
+from .conftest import SECONDS, Caller, caller_of, plan
+
+pytestmark = pytest.mark.ray
+
+PATH = "/v1/images/generations"
+
+CALLERS = 4
+"""That ask again as soon as they have an answer."""
+
+
+@dataclass
+class Load:
+    """Answers so far, and those of them that are no pictures."""
+
+    answers: int = 0
+    failures: list[str] = field(default_factory=list[str])
+
+
+@pytest.fixture
+def offers(tmp_path: Path) -> Path:
+    path = tmp_path / "offers.json"
+    write(path, gpus=1, waiting=32)
+    return path
+
+
+@pytest.fixture
+def caller(tmp_path: Path, bundles: dict[str, bytes], offers: Path) -> Iterator[Caller]:
+    """Of a service whose node says that it has two GPUs."""
+    service = Service(replace(plan(tmp_path / "store"), offers=offers))
+    node = service.node.command
+    service.node.command = replace(node, arguments=[*node.arguments, "--num-gpus=2"])
+    with service:
+        service.wait_until_ready(SECONDS)
+        caller = caller_of(service, bundles)
+        yield caller
+        caller.http.close()
+
+
+def write(offers: Path, *, gpus: int, waiting: int, count: int = 2) -> None:
+    """Offer the miniature, with so many engines."""
+    painting = {"pictures": 2, "waiting": waiting, "min_engines": count, "max_engines": count}
+    changed = {"device": "cpu", "gpus": gpus, "painting": painting}
+    given = {"weights": "miniature", "recipe": "miniature"} | changed
+    new = offers.with_suffix(".new")
+    new.write_text(json.dumps({"miniature": given}))
+    new.rename(offers)
+
+
+def bring_up_again(service: Service) -> None:
+    """The endpoint begins anew, with the offers as they are now."""
+    endpoint = service.endpoint
+    ready = endpoint.said().count("\nready\n")
+    assert endpoint.pid
+    os.kill(endpoint.pid, signal.SIGTERM)
+    end = time.monotonic() + SECONDS
+    while endpoint.said().count("\nready\n") == ready:
+        assert time.monotonic() < end, endpoint.tail()
+        time.sleep(0.2)
+
+
+def engines(service: Service) -> set[int]:
+    return {one.pid for one in processes(service) if "ServeReplica" in one.line}
+
+
+def most_at_once(caller: Caller) -> str:
+    """What an engine says of ten pictures at once."""
+    answer = caller.http.post(PATH, json={"prompt": "a dog", "n": 10, "steps": 1})
+    return "painted" if answer.status_code == 200 else str(answer.json()["detail"])
+
+
+def trouble(http: httpx.Client, number: int) -> str:
+    """What is wrong with the answer to a request; nothing: pictures are in it. Some are streams,
+    and some take ten times as long as others.
+    """
+    stream = number % 2 == 1
+    body = {"prompt": "a red dog", "seed": number, "steps": 60 if number % 8 > 5 else 6}
+    try:
+        answer = http.post(PATH, json={**body, "stream": stream})
+    except httpx.HTTPError as error:
+        return repr(error)
+    painted = "event: image_generation.completed" if stream else '"b64_json"'
+    if answer.status_code == 200 and painted in answer.text:
+        return ""
+    return f"{answer.status_code}: {answer.text[-500:]}"
+
+
+@contextmanager
+def load(caller: Caller) -> Iterator[Load]:
+    """Until it is left."""
+    found, ended, lock = Load(), threading.Event(), threading.Lock()
+
+    def keep_asking(first: int) -> None:
+        for number in itertools.count(first, CALLERS):
+            if ended.is_set():
+                return
+            wrong = trouble(caller.http, number)
+            with lock:
+                found.answers += 1
+                found.failures += [f"{time.strftime('%X')} {wrong}"] if wrong else []
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        running = [pool.submit(keep_asking, first) for first in range(CALLERS)]
+        try:
+            yield found
+        finally:
+            ended.set()
+    for each in running:
+        each.result()
+
+
+def ask_on(caller: Caller, loaded: Load) -> None:
+    """Until there are so many answers more that all callers have had some."""
+    until = loaded.answers + 3 * CALLERS
+    caller.wait_for(lambda: loaded.answers > until)
+
+
+def test_engines_are_replaced_and_taken_away_under_load_and_no_request_fails(
+    caller: Caller, offers: Path
+) -> None:
+    """First each in its place, as on a GPU of its own; then one beside two, which go."""
+    service = caller.service
+    assert most_at_once(caller) == "painted"
+    with load(caller) as loaded:
+        for gpus, count in ((1, 2), (0, 1)):
+            ask_on(caller, loaded)
+            before = engines(service)
+            write(offers, gpus=gpus, waiting=8 + gpus, count=count)
+            bring_up_again(service)
+            caller.wait_for(lambda before=before: not engines(service) & before)
+            ask_on(caller, loaded)
+            assert f"where {8 + gpus} may wait" in most_at_once(caller)
+            assert len(engines(service)) == count
+    assert loaded.failures == []
+    assert loaded.answers > 50

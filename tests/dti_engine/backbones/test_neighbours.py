@@ -1,0 +1,111 @@
+"""A picture does not depend on those beside it, whatever the family and the dtype."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dti_engine.backbones import load_backbone
+from dti_engine.backbones.interface import Backbone
+from dti_engine.conditioning import PromptReader
+from dti_engine.denoising import Denoiser, Denoising, ImageRequest, begin, decode, to_image
+from dti_engine.samplers import Sampler
+from dti_engine.tokens import LearnedToken
+
+STEPS = 5
+
+# Of one length, as batches of SANA's prompts are as long as the longest.
+PROMPTS = (
+    "a <rex> in the snow",
+    "a <rex> on the beach",
+    "a red <rex> and cat",
+    "one <rex> by my hat",
+)
+
+TOLERANCE = {torch.float32: 1, torch.bfloat16: 4}
+"""Levels of 255 that the number of others may change, by rounding."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """When a neighbour is there, in steps of the picture, and how many rows it takes."""
+
+    joins: int
+    leaves: int
+    guided: bool
+
+
+@pytest.fixture(
+    scope="module", params=["make_checkpoint", "make_sdxl_checkpoint", "make_sana_checkpoint"]
+)
+def weights(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)()
+
+
+@pytest.fixture(scope="module", params=TOLERANCE, ids=str)
+def backbone(request: pytest.FixtureRequest, weights: Path) -> Backbone:
+    return load_backbone(weights, dtype=request.param)
+
+
+def order(backbone: Backbone, chance: random.Random, guided: bool = True) -> ImageRequest:
+    """Another one each time, in everything."""
+    rows = {
+        name: torch.tensor([[chance.gauss(0, 0.1) for _ in range(encoder.dim)]])
+        for name, encoder in backbone.text_encoders.items()
+    }
+    guidance = chance.uniform(2, 9) if guided else 1.0
+    tokens = {"<rex>": LearnedToken("<rex>", rows)}
+    return ImageRequest(chance.choice(PROMPTS), chance.getrandbits(31), tokens, guidance=guidance)
+
+
+def start(backbone: Backbone, request: ImageRequest, steps: int) -> Denoising:
+    sampler = Sampler.of(backbone.new_scheduler(), steps)
+    side = backbone.image_size
+    (begun,) = begin(backbone, PromptReader(backbone), [request], sampler, (side, side))
+    return begun
+
+
+def paint(
+    backbone: Backbone, request: ImageRequest, besides: Sequence[Beside] = (), crowd: int = 0
+) -> Any:
+    """Levels of a picture beside neighbours whose requests, steps and places are the crowd's."""
+    chance, denoiser = random.Random(crowd), Denoiser(backbone)
+    mine, others = start(backbone, request, STEPS), list[Denoising]()
+    for each in besides:
+        steps = chance.randint(2 * STEPS, 30)
+        others.append(start(backbone, order(backbone, chance, each.guided), steps))
+        for _ in range(chance.randint(0, STEPS)):
+            denoiser.step(others[-1:])
+    place = chance.randint(0, len(others))
+    for step in range(STEPS):
+        there = [
+            one
+            for one, each in zip(others, besides, strict=True)
+            if each.joins <= step < each.leaves
+        ]
+        denoiser.step([*there[:place], mine, *there[place:]])
+    (pixels,) = decode(backbone, [mine])
+    return np.asarray(to_image(pixels)).astype(int)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_picture_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
+    backbone: Backbone, seed: int
+) -> None:
+    chance = random.Random(f"layout {seed}")
+    request = order(backbone, chance, guided=seed != 1)
+    besides = [
+        Beside(chance.randrange(STEPS), chance.randint(1, STEPS), chance.random() < 0.6)
+        for _ in range(5)
+    ]
+    first, second = (paint(backbone, request, besides, crowd) for crowd in (1, 2))
+    assert np.array_equal(first, second)
+    alone = paint(backbone, request)
+    assert abs(first - alone).max() <= TOLERANCE[backbone.dtype]
+    other = paint(backbone, order(backbone, chance))
+    assert abs(other - alone).max() > 10 * TOLERANCE[backbone.dtype]
