@@ -30,8 +30,8 @@ _COMPILING = 1200.0
 """Seconds without any progress, in which a step may be the first of its shape, and is compiled."""
 
 _IMPATIENT = {"DTI_S3_DEADLINE": "10", "DTI_S3_READ_TIMEOUT": "5"}
-"""How long a bucket is waited for, unless the operator says otherwise: people wait for pictures, and
-tokens are small.
+"""How long a bucket is waited for, unless the operator says otherwise: people wait for pictures,
+and tokens are small.
 """
 
 log = logs.logger(__name__)
