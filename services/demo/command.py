@@ -18,7 +18,6 @@ from dti_engine.commands.terminal import (
     results,
     say,
 )
-from dti_engine.miniature.world.subjects import held_out_subjects
 from services.commands.board import Board, totals
 from services.commands.tally import JobTally
 
@@ -100,6 +99,7 @@ class _Display:
         say(stage, label="[bold cyan]>[/] ")
 
     def on_update(self, update: "Update") -> None:
+        from dti_engine.miniature.world.subjects import held_out_subjects
         from services.client.watching import Advanced, Changed, Missed
 
         match update:
