@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check lint types imports format bench simulate kills kills-of-service clean
+.PHONY: help setup setup-dev demo demo-service test check lint types imports format bench simulate kills kills-of-service clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ setup-dev: $(VENV)/.dev ## the same, and the tools to develop
 
 demo: $(VENV)/.runtime ## learn 4 subjects and paint them; opens nothing, prints where to look
 	$(BIN)/dti demo --output demo-output
+
+demo-service: $(VENV)/.runtime ## a service learns and paints 4 subjects over HTTP; prints where to look
+	$(BIN)/dti demo-service --output demo-service-output
 
 TESTERS ?= 2
 test: $(VENV)/.dev ## the tests, in TESTERS processes
@@ -66,7 +69,7 @@ kills-of-service: $(VENV)/.dev ## the same of the whole service: its workers, su
 	PYTHONPATH=tests $(BIN)/python -m kills_of_service $(STORE) --rounds $(ROUNDS)
 
 clean: ## remove what make made
-	rm -rf $(VENV) demo-output kills-output .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) demo-output demo-service-output kills-output .pytest_cache .ruff_cache *.egg-info
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

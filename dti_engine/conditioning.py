@@ -1,9 +1,11 @@
 """Prompts read for painting: each once, in batches of one shape, the latest kept."""
 
-from collections import OrderedDict
+import threading
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeAlias
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -33,9 +35,75 @@ class Wording:
         return cls(prompt, mentioned, instruction)
 
 
+_Key: TypeAlias = tuple[str, tuple[tuple[str, "ref[LearnedToken]"], ...], bool]
+"""A wording that keeps none of its tokens alive."""
+
+
+class _Readings:
+    """What wordings were read as, the last used at the end.
+
+    A reading goes as soon as one of its tokens is nobody's any more: it could not be asked for
+    again, and of a token that was deleted nothing is to stay. Tokens go in any thread, in the midst
+    of anything, so what has gone is noted, and swept out by whoever has the lock next.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._kept = OrderedDict[_Key, Conditioning]()
+        self._with = dict["ref[LearnedToken]", set[_Key]]()
+        self._gone = deque["ref[LearnedToken]"]()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, wording: Wording) -> Conditioning | None:
+        return self._kept.get(_key(wording))
+
+    def put(self, wording: Wording, reading: Conditioning) -> None:
+        """Keep it as the last used, in place of what has not been used for longest."""
+        key = _key(wording)
+        with self._lock:
+            self._kept[key] = reading
+            self._kept.move_to_end(key)
+            for _, token in wording.tokens:
+                self._with.setdefault(ref(token, self._lose), set()).add(key)
+            while len(self._kept) > self._capacity:
+                self._drop(next(iter(self._kept)))
+        self._sweep()
+
+    def _lose(self, token: "ref[LearnedToken]") -> None:
+        self._gone.append(token)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        # Never waits: this thread may be the one that has the lock.
+        while self._gone and self._lock.acquire(blocking=False):
+            try:
+                while self._gone:
+                    for key in self._with.pop(self._gone.popleft(), set[_Key]()):
+                        self._drop(key)
+            finally:
+                self._lock.release()
+
+    def _drop(self, key: _Key) -> None:
+        del self._kept[key]
+        for _, token in key[1]:
+            if keys := self._with.get(token):
+                keys.discard(key)
+                if not keys:
+                    del self._with[token]
+
+
+def _key(wording: Wording) -> _Key:
+    tokens = tuple((name, ref(token)) for name, token in wording.tokens)
+    return wording.prompt, tokens, wording.instruction
+
+
 @dataclass(eq=False)
 class PromptReader:
-    """Reads prompts for one backbone, and remembers the last `capacity` of them.
+    """Reads prompts for one backbone, and remembers the last `capacity` of them, each for as long
+    as somebody has its tokens.
 
     Prompts are read `batch_size` at a time, blank ones added, so that what becomes of a prompt does
     not depend on how many others were asked for, or on which were known; but for rounding, where a
@@ -45,9 +113,7 @@ class PromptReader:
     backbone: Backbone
     capacity: int = 256
     batch_size: int = 4
-    _known: OrderedDict[Wording, Conditioning] = field(
-        default_factory=OrderedDict[Wording, Conditioning]
-    )
+    _known: _Readings = field(init=False)
 
     def __post_init__(self) -> None:
         if self.capacity < 0 or self.batch_size < 1:
@@ -55,6 +121,7 @@ class PromptReader:
                 "capacity must be >= 0 and batch_size >= 1, "
                 f"got {self.capacity} and {self.batch_size}"
             )
+        self._known = _Readings(self.capacity)
 
     @torch.inference_mode()
     def read(self, wordings: Sequence[Wording]) -> Conditioning:
@@ -68,16 +135,15 @@ class PromptReader:
 
         Raises: as `bind`.
         """
-        found = {each: self._known[each] for each in wordings if each in self._known}
-        missing = [each for each in dict.fromkeys(wordings) if each not in found]
+        wanted = dict.fromkeys(wordings)
+        known = {each: self._known.get(each) for each in wanted}
+        found = {each: reading for each, reading in known.items() if reading is not None}
+        missing = [each for each in wanted if each not in found]
         for start in range(0, len(missing), self.batch_size):
             chunk = missing[start : start + self.batch_size]
             found |= zip(chunk, self._read(chunk), strict=True)
-        for each in dict.fromkeys(wordings):
-            self._known[each] = found[each]
-            self._known.move_to_end(each)
-        while len(self._known) > self.capacity:
-            self._known.popitem(last=False)
+        for each in wanted:
+            self._known.put(each, found[each])
         return [found[each] for each in wordings]
 
     def _read(self, wordings: Sequence[Wording]) -> Iterator[Conditioning]:

@@ -2,10 +2,21 @@
 
 from dti_engine.cli import app
 from dti_engine.commands.terminal import examples, mount
-from services.commands import deletion, jobs, keys, serve, submission, tokens
+from services.commands import deletion, jobs, keys, painting, serve, submission, tokens
+from services.demo import command as demonstration
 
 _SERVICE = "Service"
 
+# In place of the engine's own, which know no service.
+mount(app, painting.generate, painting.GENERATE_EXAMPLES)
+mount(app, painting.blend, painting.BLEND_EXAMPLES)
+mount(
+    app,
+    demonstration.demo_service,
+    demonstration.EXAMPLES,
+    name="demo-service",
+    panel=_SERVICE,
+)
 mount(app, serve.serve, serve.EXAMPLES, panel=_SERVICE)
 mount(app, submission.submit, submission.EXAMPLES, panel=_SERVICE)
 mount(app, jobs.jobs, jobs.LIST_EXAMPLES, panel=_SERVICE)

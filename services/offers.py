@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from dti_engine.config import DtypeName
 from dti_engine.recipes import RECIPES
-from services.errors import SettingsError
+from services.errors import SettingsError, UnknownModelError
 from services.jobs import Label, Model
 
 
@@ -82,6 +82,14 @@ MINIATURE: Offers = {
     )
 }
 """What is offered where nothing else is said."""
+
+
+def find_offer(name: str, offers: Offers) -> Offer:
+    """Raises: UnknownModelError."""
+    if name not in offers:
+        raise UnknownModelError(f"there is no model {name!r:.200}: there are {', '.join(offers)}")
+    return offers[name]
+
 
 _OFFERS: TypeAdapter[dict[Label, Offer]] = TypeAdapter(dict[Label, Offer])
 

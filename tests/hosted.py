@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stub_engine import SECRET
+
 from dti_engine.errors import DTIError
 from services import aliases
 from services.api.application import create_app
@@ -29,8 +31,9 @@ STEPS = 3
 class Hosted:
     """One service. `start` and `stop` are of its API, which keeps its address."""
 
-    def __init__(self, store: Store, slots: int = 4) -> None:
-        self.store = store
+    def __init__(self, store: Store, slots: int = 4, engines: str | None = None) -> None:
+        """engines: where those of `stub_engine` are."""
+        self.store, self._engines = store, engines
         self.ledger = Ledger.on(store, LedgerSettings(lease=60, look=0.001))
         self.failing: dict[str, str] = {}
         """Items that fail, and why."""
@@ -61,8 +64,8 @@ class Hosted:
         return Client.at(self.access, **how)
 
     def start(self) -> None:
-        settings = ApiSettings(poll=0.02, keepalive=0.2, counted=0)
-        app = create_app(self.ledger, self.offers, settings=settings)
+        settings = ApiSettings(poll=0.02, keepalive=0.2, counted=0, engines=self._engines)
+        app = create_app(self.ledger, self.offers, settings=settings, engine_secret=SECRET)
         self._server = Server(app, "127.0.0.1", self._port)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
@@ -134,9 +137,9 @@ class Hosted:
 
 
 @contextmanager
-def hosted(store: Store, slots: int = 4) -> Iterator[Hosted]:
+def hosted(store: Store, slots: int = 4, engines: str | None = None) -> Iterator[Hosted]:
     """A service whose API runs."""
-    service = Hosted(store, slots)
+    service = Hosted(store, slots, engines)
     service.start()
     try:
         yield service

@@ -19,7 +19,7 @@ EXAMPLES = (
     "dti blend a.safetensors b.safetensors c.safetensors --weights 2,1,1 --save mix.safetensors",
 )
 
-_PROMPT = "a photo of a {}"
+PROMPT = "a photo of a {}"
 _BLEND_PANEL = "Blend (one of these)"
 
 
@@ -63,7 +63,7 @@ def blend(
         str | None,
         typer.Option(
             help="What to paint; {} stands for the blend.",
-            show_default=f"{_PROMPT}, or nothing with --save",
+            show_default=f"{PROMPT}, or nothing with --save",
         ),
     ] = None,
     save: Annotated[
@@ -89,7 +89,7 @@ def blend(
     """
     shares = shares_of_each(len(files), t=t, weights=weights, strip=strip)
     if prompt is None and save is None:
-        prompt = _PROMPT
+        prompt = PROMPT
     if save and len(shares) > 1:
         raise ConfigurationError("a strip is many blends, so --save cannot keep it; use --t")
 

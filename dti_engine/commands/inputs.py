@@ -36,6 +36,12 @@ def open_backbone(
     return backbone
 
 
+def renamed(value: str) -> tuple[str | None, str]:
+    """`<name>=TOKEN` as placeholder and token; TOKEN alone has no placeholder of its own here."""
+    found = _RENAMED.fullmatch(value)
+    return (found[1], found[2]) if found else (None, value)
+
+
 def open_tokens(values: Sequence[str]) -> dict[str, "Artifact"]:
     """Token files by the placeholder that stands for them; `<name>=FILE` gives a file another one.
 
@@ -45,13 +51,13 @@ def open_tokens(values: Sequence[str]) -> dict[str, "Artifact"]:
 
     artifacts: dict[str, Artifact] = {}
     for value in values:
-        renamed = _RENAMED.fullmatch(value)
-        artifact = Artifact.load(Path(renamed[2] if renamed else value))
-        placeholder = renamed[1] if renamed else artifact.manifest.placeholder
+        given, file = renamed(value)
+        artifact = Artifact.load(Path(file))
+        placeholder = given or artifact.manifest.placeholder
         if placeholder in artifacts:
             raise TokenError(
                 f"two tokens would be {placeholder}; give one of them another name in these "
-                f"prompts: --token '<other>={renamed[2] if renamed else value}'"
+                f"prompts: --token '<other>={file}'"
             )
         artifacts[placeholder] = artifact
     return artifacts

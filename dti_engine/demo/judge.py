@@ -35,6 +35,10 @@ class Judge:
         reading = self._readings[file]
         return fmean(reading.likeness(each, place=place) for each in self._references[name])
 
+    def prompt_score(self, file: str, asked: Mapping[str, str]) -> float:
+        """The share of what was asked for that is painted."""
+        return self._readings[file].shows(asked)
+
     def paintings(self, trained: LearnedSubject, requests: Requests) -> list[Painting]:
         """The token in every prompt; requests are `painting.prompt_requests` of it."""
         return [
@@ -44,7 +48,7 @@ class Judge:
                 seed=request.seed,
                 asked=prompt.asked,
                 subject_score=self.subject_score(file, trained.subject.id, place=prompt.place),
-                prompt_score=self._readings[file].shows(prompt.asked),
+                prompt_score=self.prompt_score(file, prompt.asked),
             )
             for (file, request), prompt in zip(requests.items(), demo_prompts(), strict=True)
         ]

@@ -15,6 +15,7 @@ from services.api import (
     events,
     health,
     images,
+    models,
     pictures,
     problems,
     tokens,
@@ -50,6 +51,7 @@ _ROUTERS = (
     pictures.router,
     pictures.links,
     backbones.router,
+    models.router,
     audit.router,
     health.router,
 )

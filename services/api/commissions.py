@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from dti_engine.config import PLACEHOLDER
 from services.api.image_orders import Between, ImageOrder, meaningless
 from services.api.problems import refusal
-from services.errors import InvalidIdError, UnknownModelError
+from services.errors import InvalidIdError
 from services.ledger.ids import parse_token_id
-from services.offers import Offers
+from services.offers import Offers, find_offer
 from services.pictures import PaintRequest, Part, Picture
 
 _OPENAI = re.compile(r"(dall-e|gpt-image|chatgpt-image)[a-z0-9.-]*")
@@ -58,11 +58,10 @@ def _model(name: str | None, offers: Offers) -> tuple[str, tuple[str, ...]]:
     first = next(iter(offers))
     if name is None:
         return first, ()
-    if name in offers:
-        return name, ()
-    if _OPENAI.fullmatch(name):
+    if name not in offers and _OPENAI.fullmatch(name):
         return first, (f"there is no model {name} here: {first} has painted",)
-    raise UnknownModelError(f"there is no model {name!r}: there are {', '.join(offers)}")
+    find_offer(name, offers)
+    return name, ()
 
 
 def _given(order: ImageOrder) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from services.tenancy.tenants import is_deleted
 
 _SUFFIX = ".png"
 
+MEDIA_TYPE = "image/png"
+"""Of all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -77,7 +80,10 @@ class Gallery:
         at the URL `here`.
         """
         of_store = self.ledger.store.presigned_get(
-            _key(tenant, picture), seconds=self.seconds, filename=f"{picture}{_SUFFIX}"
+            _key(tenant, picture),
+            seconds=self.seconds,
+            filename=f"{picture}{_SUFFIX}",
+            media_type=MEDIA_TYPE,
         )
         path = self.links.sign(path_of(tenant, picture), self.seconds) if not of_store else ""
         return of_store or f"{here.rstrip('/')}{path}"

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api.problems import MEDIA_TYPE, Problem
 
-PREFIX = "/v1/images/"
+PREFIXES = ("/v1/images/", "/v1/models")
 """Of paths that are OpenAI's."""
 
 _URN = "urn:dti:problem:"
@@ -85,7 +85,7 @@ class OpenAIErrors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+        if scope["type"] != "http" or not scope["path"].startswith(PREFIXES):
             await self._app(scope, receive, send)
             return
         held: Message | None = None

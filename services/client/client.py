@@ -18,6 +18,7 @@ from services.client.answers import (
     TokenPage,
 )
 from services.client.connection import Connection
+from services.client.images import PictureUpdate, paint
 from services.client.parcels import Parcel
 from services.client.problems import BrokenServerError
 from services.client.watching import Update, watch
@@ -123,6 +124,12 @@ class Client:
     def delete_token(self, token: str) -> None:
         """For good."""
         self._connection.request("DELETE", f"v1/tokens/{token}")
+
+    def paint(self, order: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[PictureUpdate]:
+        """A picture of each seed as it comes about; the order says all else, as
+        /v1/images/generations has it.
+        """
+        return paint(self._connection, order, seeds)
 
     def _pages(self, model: type[P], path: str, params: Mapping[str, str]) -> Iterator[P]:
         """A list to its end."""

@@ -28,6 +28,9 @@ from services.client.problems import (
 
 T = TypeVar("T", bound=BaseModel)
 
+EVENT_STREAM = "text/event-stream"
+"""Media type of server-sent events."""
+
 _PASSING = (429, 502, 503, 504)  # statuses after which the same may succeed
 _TIMEOUT = httpx.Timeout(60, connect=10)
 _CONNECTIONS = httpx.Limits(max_connections=32)
@@ -58,7 +61,7 @@ class Connection:
         self._patience, self._first_patience = patience, first_patience
         self._closed = threading.Event()
         self._sleep = sleep or self._closed.wait
-        self._clock, self._has_answered = clock, False
+        self.clock, self._has_answered = clock, False
         key = {"Authorization": f"Bearer {access.key}"}
         # Proxies that lead to the world do not lead to this host.
         is_near = _is_this_host(access.server)
@@ -105,9 +108,8 @@ class Connection:
         """
         url = urljoin(f"{self.server}/", path)
         client = self._http if _origin(url) == _origin(self.server) else self._elsewhere
-        began, attempt = self._clock(), 0
+        waiting = self.waiting(patience)
         while True:
-            after = None
             try:
                 answer = client.request(method, url, **how)
             except httpx.TransportError as error:
@@ -123,22 +125,23 @@ class Connection:
                     trouble = upload_problem(
                         urlsplit(url).netloc, answer.status_code, answer.content
                     )
+                    trouble.after = _retry_after(answer)
                 if answer.status_code not in _PASSING:
                     raise trouble
-                after = _retry_after(answer)
-            attempt += 1
-            self._wait(trouble, attempt, after, began, patience)
+            waiting.wait(trouble)
 
     @contextmanager
-    def stream(self, path: str, **headers: str) -> Generator[httpx.Response]:
-        """An answer that is still being sent, if it is a good one; asked for once.
+    def stream(self, path: str, method: str = "GET", **how: Any) -> Generator[httpx.Response]:
+        """An answer of events that is still being sent, if it is a good one; asked for once.
 
         Raises: ClientError; UnreachableError, too, if it breaks off.
         """
         url = urljoin(f"{self.server}/", path)
+        how = {"headers": {"Accept": EVENT_STREAM}, **how}
         timeout = httpx.Timeout(_STREAM_SILENCE, connect=10)
         try:
-            with self._http.stream("GET", url, headers=headers, timeout=timeout) as answer:
+            with self._http.stream(method, url, timeout=timeout, **how) as answer:
+                self._has_answered = True
                 if not answer.is_success:
                     answer.read()
                     raise self._trouble(answer)
@@ -160,30 +163,48 @@ class Connection:
                 f"{self.server} sends us on to {answer.headers.get('location', 'nowhere')!r:.200}: "
                 "give that as the server, if it is meant"
             )
-        return problem(answer.status_code, answer.content)
+        trouble = problem(answer.status_code, answer.content)
+        trouble.after = _retry_after(answer)
+        return trouble
 
-    def _wait(
-        self,
-        trouble: ClientError,
-        attempt: int,
-        after: float | None,
-        began: float,
-        patience: float | None,
+    def waiting(self, patience: float | None = None) -> "Waiting":
+        """For one thing that is asked for until it is answered; patience: as of `request`."""
+        return Waiting(self, patience)
+
+    def wait(
+        self, trouble: ClientError, attempt: int, began: float, patience: float | None
     ) -> None:
         """Until the next attempt. Raises: the trouble, if patience would end before."""
-        seconds = self.pause(attempt) if after is None else after
+        seconds = self.pause(attempt) if trouble.after is None else trouble.after
         if patience is None:
             patience = self._patience if self._has_answered else self._first_patience
         if self._closed.is_set():
             raise trouble
-        if self._clock() - began + seconds > patience:
-            if after is not None and isinstance(trouble, OverloadedError):
-                trouble.args = (f"{trouble}; try again in {after:.0f} s",)
+        if self.clock() - began + seconds > patience:
+            if trouble.after is not None and isinstance(trouble, OverloadedError):
+                trouble.args = (f"{trouble}; try again in {trouble.after:.0f} s",)
             raise trouble
         self.on_wait(str(trouble), seconds)
         self._sleep(seconds)
         if self._closed.is_set():
             raise trouble
+
+
+class Waiting:
+    """Counts attempts at one thing, and the seconds since the first or since something came."""
+
+    def __init__(self, connection: Connection, patience: float | None) -> None:
+        self._connection, self._patience = connection, patience
+        self.renew()
+
+    def renew(self) -> None:
+        """Something has come: patience begins anew."""
+        self._attempt, self._began = 0, self._connection.clock()
+
+    def wait(self, trouble: ClientError) -> None:
+        """Until the next attempt. Raises: the trouble, if patience would end before."""
+        self._attempt += 1
+        self._connection.wait(trouble, self._attempt, self._began, self._patience)
 
 
 def _http(

@@ -29,6 +29,8 @@ class ClientError(ServiceError):
     status: int = 0
     title: str = ""
     detail: str = ""
+    after: float | None = None
+    """Seconds after which the service wants to be asked again, if it says."""
 
 
 class KeyRefusedError(ClientError):

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from pydantic import ConfigDict, RootModel
 
 from services.client.answers import ItemPage, Job, Progress
-from services.client.connection import Connection
+from services.client.connection import EVENT_STREAM, Connection
 from services.client.events import events
 from services.client.problems import (
     BrokenServerError,
@@ -20,7 +20,6 @@ from services.client.problems import (
 )
 
 _BETWEEN_LOOKS = 2.0  # seconds, where the service sends no events
-_STREAMS = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +87,8 @@ def watch(connection: Connection, job: str) -> Iterator[Update]:
 def _listen(connection: Connection, job: str) -> Iterator[Update]:
     path = f"v1/training-jobs/{job}/events"
     try:
-        with connection.stream(path, Accept=_STREAMS) as answer:
-            if not answer.headers.get("content-type", "").startswith(_STREAMS):
+        with connection.stream(path) as answer:
+            if not answer.headers.get("content-type", "").startswith(EVENT_STREAM):
                 raise _NoEvents
             try:
                 for event in events(answer.iter_text()):

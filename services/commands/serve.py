@@ -105,6 +105,7 @@ def serve(
             say(f"ready; address and key are noted in {str(path)!r}")
             say(f"logs: {str(service.folder)!r}")
             say(f"documentation: {service.url}/docs")
+            say(f"metrics: {' and '.join(service.metrics_urls)}")
             say("Ctrl-C drains the workers and stops")
             stopped.wait()
         say("stopping: workers give back what they have learned so far")

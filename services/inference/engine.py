@@ -18,7 +18,7 @@ from dti_engine.generation import encode_picture, picture_settings, require_pain
 from dti_engine.prompts import unread_pieces
 from dti_engine.tokens import LearnedToken
 from services import logs
-from services.errors import UnsafePictureError
+from services.errors import LateError, UnsafePictureError
 from services.inference.batching.batcher import Batcher
 from services.inference.batching.tickets import Ticket
 from services.inference.streams import Ear, Stream
@@ -83,15 +83,22 @@ class Engine:
     async def begin(self, request: PaintRequest) -> Stream:
         """Have all of its pictures painted, or none.
 
-        Raises: QueueFullError, NoEngineError; what is wrong with a token, a prompt or a setting.
+        Raises: QueueFullError, NoEngineError, LateError; what is wrong with a token, a prompt or a
+            setting.
         """
         loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + (request.seconds or float("inf"))
         work = (
             loop.run_in_executor(self._readers, self._prepare, request.tenant, picture)
             for picture in request.pictures
         )
-        prepared = await asyncio.gather(*work)
-        deadline = time.monotonic() + (request.seconds or float("inf"))
+        try:
+            async with asyncio.timeout(request.seconds):
+                prepared = await asyncio.gather(*work)
+        except TimeoutError as error:
+            raise LateError(
+                f"tokens could not be looked up in {request.seconds:g} s: ask again"
+            ) from error
         told = request.progress or bool(request.previews)
 
         async def finish(index: int, image: Image.Image) -> Painted:

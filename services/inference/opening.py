@@ -29,6 +29,11 @@ SECRET = "DTI_ENGINE_SECRET"
 _COMPILING = 1200.0
 """Seconds without any progress, in which a step may be the first of its shape, and is compiled."""
 
+_IMPATIENT = {"DTI_S3_DEADLINE": "10", "DTI_S3_READ_TIMEOUT": "5"}
+"""How long a bucket is waited for, unless the operator says otherwise: people wait for pictures,
+and tokens are small.
+"""
+
 log = logs.logger(__name__)
 
 
@@ -49,7 +54,8 @@ def open_engine(plan: EnginePlan) -> Engine:
     backbone = load_backbone(offer.weights, device=device, dtype=find_dtype(offer.dtype, device))
     if painting.compile:
         backbone.compile()
-    cache = TokenCache(Ledger.on(Measured(open_store(plan.store))), Fit.of(backbone))
+    store = Measured(open_store(plan.store, _IMPATIENT | os.environ))
+    cache = TokenCache(Ledger.on(store), Fit.of(backbone))
     shapes = _shapes(painting.pictures or MOST) if painting.compile else ()
     cap = painting.pictures or find_cap(backbone, shapes=shapes)
     settings = BatcherSettings(cap, painting.waiting, joining=plan.joining, shapes=shapes)

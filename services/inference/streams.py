@@ -45,6 +45,8 @@ class Stream:
         """Nobody listens any more."""
         for ticket in self.tickets:
             ticket.gone = True
+        # They know this stream: without a cycle they go at once, with all that they hold.
+        self.tickets = []
 
     def hear(self, event: Event) -> None:
         """From any thread."""

@@ -61,10 +61,16 @@ class Service:
         self._environment = _environment(environment)
         self._worker_ports = free_port(range_of=_WORKER_PORTS)
         self._ray_port, self._engine_port = self._other_port(), self._other_port()
+        self._metrics_port = self._other_port()
         self.node = Kept(self._node(), self.folder / "node.log")
         self.api = Kept(self._api(), self.folder / "api.log")
         self.supervisor = Kept(self._supervisor(), self.folder / "supervisor.log")
         self.endpoint = Kept(self._endpoint(), self.folder / "endpoint.log")
+
+    @property
+    def metrics_urls(self) -> tuple[str, str]:
+        """Where metrics are read: those of the API, and those of all that Ray runs."""
+        return f"{self.url}/metrics", f"http://{_HOST}:{self._metrics_port}/metrics"
 
     def __enter__(self) -> "Service":
         if len(str(self.folder)) > _LONGEST_PATH:
@@ -155,6 +161,7 @@ class Service:
                 f"--port={self._ray_port}",
                 f"--min-worker-port={first}",
                 f"--max-worker-port={first + _WORKER_PORTS - 1}",
+                f"--metrics-export-port={self._metrics_port}",
                 f"--num-cpus={self.plan.cpus}",
                 f"--object-store-memory={_OBJECT_STORE}",
                 f"--temp-dir={self.folder / 'ray'}",

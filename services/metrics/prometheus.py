@@ -3,6 +3,11 @@
 In processes that Ray started they would be seen by nobody: `services.metrics.ray_metrics`.
 """
 
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -12,6 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.parser import text_string_to_metric_families
 
 from services.metrics.entries import Metric, Process
 from services.metrics.facade import Metrics
@@ -59,3 +65,34 @@ class PrometheusMetrics(Metrics):
     def _set(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
         gauge = self._gauges[metric.name]
         (gauge.labels(**labels) if labels else gauge).set(value)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Values of an exposition: by name, each with its labels."""
+
+    values: Mapping[str, list[tuple[Mapping[str, str], float]]]
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of those that have these labels; 0 if there are none."""
+        return sum(
+            value
+            for found, value in self.values.get(name, ())
+            if labels.items() <= dict(found).items()
+        )
+
+    def buckets(self, name: str) -> list[tuple[float, float]]:
+        """Of a histogram: bounds, ascending, and how many values are at most that."""
+        counts = defaultdict[float, float](float)
+        for labels, value in self.values.get(f"{name}_bucket", ()):
+            counts[inf if labels["le"] == "+Inf" else float(labels["le"])] += value
+        return sorted(counts.items())
+
+
+def samples(text: str) -> Samples:
+    """An exposition, read; names as in the table, without what Ray puts before them."""
+    values = defaultdict[str, list[tuple[Mapping[str, str], float]]](list)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            values[sample.name.removeprefix("ray_")].append((sample.labels, sample.value))
+    return Samples(values)

@@ -49,6 +49,8 @@ HTTP_ROUTES = (
     ("/v1/tokens/{token}", "DELETE"),
     ("/v1/tokens/{token}/file", "GET"),
     ("/v1/backbones", "GET"),
+    ("/v1/models", "GET"),
+    ("/v1/models/{model}", "GET"),
     ("/v1/images/generations", "POST"),
     ("/v1/pictures/{picture}", "GET"),
     ("/pictures/{tenant}/{picture}", "GET"),
@@ -60,7 +62,9 @@ TIMED_ROUTES = tuple(
         route
         for route, _ in HTTP_ROUTES
         # A stream takes as long as its job; the others here are few or alike.
-        if not route.endswith(("/events", "/cancel", "/retry", "/backbones", "/{picture}"))
+        if not route.endswith(
+            ("/events", "/cancel", "/retry", "/backbones", "/models", "/{model}", "/{picture}")
+        )
     )
 )
 """Routes whose times are told apart."""

@@ -146,7 +146,9 @@ class DirectoryStore:
     def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
         return None
 
-    def presigned_get(self, key: str, *, seconds: int, filename: str = "") -> str | None:
+    def presigned_get(
+        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+    ) -> str | None:
         return None
 
     def retention(self) -> Retention:

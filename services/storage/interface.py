@@ -177,10 +177,13 @@ class Store(Protocol):
         """
         ...
 
-    def presigned_get(self, key: str, *, seconds: int, filename: str = "") -> str | None:
+    def presigned_get(
+        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+    ) -> str | None:
         """A URL that anyone may read `key` at for so many seconds, whatever it will be then.
 
-        A file name is what a browser saves it as. None: this store cannot, so pass the bytes on.
+        A file name is what a browser saves it as, a media type what it is said to be. None: this
+        store cannot, so pass the bytes on.
         """
         ...
 

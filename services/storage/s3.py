@@ -154,12 +154,16 @@ class S3Store:
         )
         return PresignedPost(form["url"], form["fields"])
 
-    def presigned_get(self, key: str, *, seconds: int, filename: str = "") -> str | None:
+    def presigned_get(
+        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+    ) -> str | None:
         where = self._where(key)
         if filename:
             where["ResponseContentDisposition"] = (
                 f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
             )
+        if media_type:
+            where["ResponseContentType"] = media_type
         return self._client.generate_presigned_url("get_object", Params=where, ExpiresIn=seconds)
 
     def retention(self) -> Retention:

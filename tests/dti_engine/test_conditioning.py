@@ -1,5 +1,7 @@
 """Prompts are read once, and come out the same whoever else is read."""
 
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -70,7 +72,8 @@ def test_a_token_of_the_same_name_or_another_instruction_is_another_prompt(backb
 def test_what_is_kept_of_a_batch_is_no_more_than_its_own_part(backbone: Any) -> None:
     reader = PromptReader(backbone)
     reader.read([Wording("a dog")])
-    (kept,) = reader._known.values()
+    (kept,) = reader.read_each([Wording("a dog")])
+    assert backbone.sizes == [4]
     assert kept.hidden.untyped_storage().nbytes() == kept.hidden.nbytes
 
 
@@ -98,6 +101,42 @@ def test_the_latest_are_kept_and_a_batch_may_be_larger_than_the_memory(backbone:
     assert backbone.sizes == [1] * 3
     assert reader.read([Wording(text) for text in ("a cat", "a bird", "sand")]).hidden.shape[0] == 3
     assert len(reader._known) == 2
+
+
+def test_what_was_read_with_a_token_goes_with_it(backbone: Any) -> None:
+    reader, rex, tom = PromptReader(backbone), token(), token()
+    texts = ("a <rex>", "a <rex> by <tom>", "a <tom>", "snow")
+    reader.read([Wording.of(text, {"<rex>": rex, "<tom>": tom}) for text in texts])
+    assert len(reader._known) == 4
+    del rex
+    assert len(reader._known) == 2
+    sizes = list(backbone.sizes)
+    reader.read([Wording.of("a <tom>", {"<tom>": tom}), Wording("snow")])
+    assert backbone.sizes == sizes
+    del tom
+    assert len(reader._known) == 1
+    assert not reader._known._with
+
+
+def test_tokens_that_go_in_other_threads_meanwhile_disturb_nobody(backbone: Any) -> None:
+    reader, tokens = PromptReader(backbone, capacity=8), Queue[LearnedToken | None]()
+
+    def lose() -> None:
+        while tokens.get() is not None:
+            pass
+
+    thread = Thread(target=lose)
+    thread.start()
+    for number in range(200):
+        rex = token()
+        reader.read([Wording.of(f"a {number % 3} <rex>", {"<rex>": rex}), Wording("snow")])
+        tokens.put(rex)
+        del rex
+    tokens.put(None)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(reader._known) == 1
+    assert not reader._known._with
 
 
 def test_masked_prompts_of_different_lengths_are_padded() -> None:

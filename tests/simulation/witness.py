@@ -120,8 +120,12 @@ class Witness:
     def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
         return self._store.presigned_post(key, max_bytes=max_bytes, seconds=seconds)
 
-    def presigned_get(self, key: str, *, seconds: int, filename: str = "") -> str | None:
-        return self._store.presigned_get(key, seconds=seconds, filename=filename)
+    def presigned_get(
+        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+    ) -> str | None:
+        return self._store.presigned_get(
+            key, seconds=seconds, filename=filename, media_type=media_type
+        )
 
     def retention(self) -> Retention:
         return self._store.retention()

@@ -22,6 +22,12 @@ def wait(flight: "Future[V]", seconds: float | None = None) -> V:
     except DTIError as error:
         # A copy: each thread that raises an error writes its traceback into it.
         raise copy.copy(error) from error
+    finally:
+        del flight  # Of which the error is, whose traceback has this frame.
+
+
+def _bare(error: Exception) -> Exception:
+    return copy.copy(error) if isinstance(error, DTIError) else error
 
 
 class Flights(Generic[K, V]):
@@ -78,7 +84,9 @@ class Flights(Generic[K, V]):
             found = go()
         except Exception as error:
             self._land(key)
-            flight.set_exception(error)
+            # Without its traceback, which would keep the flight, so itself, and all that was at
+            # hand here until garbage is collected: a token that is found to be deleted, too.
+            flight.set_exception(_bare(error))
             raise
         except BaseException:
             self._land(key)

@@ -84,6 +84,7 @@ def test_the_guide_leads_past_every_route(site: Any) -> None:
         ("token", "TOKEN"),
         ("sha256", "SHA"),
         ("picture", "PICTURE"),
+        ("model", "MODEL"),
     ):
         commands = commands.replace(f"/${variable}", f"/{{{name}}}")
     commands = commands.replace("/items/0", "/items/{index}")

@@ -79,6 +79,7 @@ def test_where_the_store_signs_links_they_are_its_own(store: Any, new_studio: An
     picture, link = studio.keep()
     assert "/pictures/acme/" not in link.replace(f"t/acme/pictures/{picture}.png", "")
     answer = httpx2.get(link)
+    assert answer.headers["content-type"] == "image/png"
     assert answer.content == studio.get(f"/v1/pictures/{picture}").content
     [listed] = studio.get("/v1/pictures").json()["pictures"]
     assert httpx2.get(listed["url"]).content == answer.content

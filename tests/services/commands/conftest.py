@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hosted import Hosted, hosted, make_bundle
+from stub_engine import StubEngine, stub_engine
 from typer.testing import CliRunner, Result
 
 from services.cli import app
@@ -14,8 +15,20 @@ Dti = Callable[..., Result]
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Hosted]:
-    with hosted(DirectoryStore(tmp_path / "store")) as service:
+def engine_at() -> Iterator[tuple[StubEngine, str]]:
+    with stub_engine() as made:
+        yield made
+
+
+@pytest.fixture
+def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
+    """What paints for `service`."""
+    return engine_at[0]
+
+
+@pytest.fixture
+def service(tmp_path: Path, engine_at: tuple[StubEngine, str]) -> Iterator[Hosted]:
+    with hosted(DirectoryStore(tmp_path / "store"), engines=engine_at[1]) as service:
         yield service
 
 

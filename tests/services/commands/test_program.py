@@ -11,9 +11,11 @@ from hosted import Hosted
 from typer.testing import CliRunner
 
 from services.cli import app
-from services.commands import deletion, jobs, submission, tokens
+from services.commands import deletion, jobs, painting, submission, tokens
 
 EXAMPLES = {
+    "generate": painting.GENERATE_EXAMPLES,
+    "blend": painting.BLEND_EXAMPLES,
     "submit": submission.EXAMPLES,
     "jobs": jobs.LIST_EXAMPLES,
     "job": jobs.SHOW_EXAMPLES,

@@ -81,6 +81,32 @@ def test_each_picture_of_a_request_ends_once_and_its_steps_are_told_if_asked(
     assert not any(isinstance(each, Stepped) for each in engine.events(picture()))
 
 
+def test_prompts_are_remembered_for_as_long_as_their_tokens_are_known(
+    engine: Listening,
+) -> None:
+    reader = engine.batcher._studio.reader
+    engine.shelf.tokens["ann", "rex"] = token()
+    engine.ends(picture("a <dog>", tokens={"<dog>": "rex"}, guidance=1.0), picture(guidance=1.0))
+    assert len(reader._known) == 2
+    engine.shelf.tokens["ann", "rex"] = DeletedError("it was deleted")
+    end = time.monotonic() + 10
+    while len(reader._known) > 1 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(reader._known) == 1
+
+
+def test_nobody_waits_for_a_token_longer_than_for_a_picture(engine: Listening) -> None:
+    looked_up = threading.Event()
+    resolve = engine.shelf.resolve
+    engine.shelf.resolve = lambda *what: (looked_up.wait(20), resolve(*what))[1]  # type: ignore[method-assign]
+    began = time.monotonic()
+    refused = engine.refusal(422, picture(), seconds=0.5)
+    assert time.monotonic() - began < 10
+    looked_up.set()
+    assert refused.error == "LateError"
+    assert "in 0.5 s: ask again" in refused.detail
+
+
 def test_what_is_not_read_of_a_prompt_is_told(engine: Listening) -> None:
     (painted,) = engine.ends(picture("a dog " * 50)).values()
     assert isinstance(painted, Painted)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
 from services.errors import (
@@ -378,6 +379,19 @@ def test_a_presigned_url_downloads_if_the_store_can(store: Store, kind: str) -> 
     assert _send("GET", url) == (200, b"body")
     if kind == "s3":
         assert _send("GET", url.replace("Signature=", "Signature=0"))[0] == 403
+
+
+def test_a_presigned_url_says_what_it_leads_to(store: Store, kind: str) -> None:
+    store.create("out/a", b"body")
+    url = store.presigned_get("out/a", seconds=60, filename="a.png", media_type="image/png")
+    if kind not in ("moto", "s3"):
+        assert url is None
+        return
+    assert url
+    answer = httpx2.get(url)
+    assert (answer.status_code, answer.content) == (200, b"body")
+    assert answer.headers["content-type"] == "image/png"
+    assert "a.png" in answer.headers["content-disposition"]
 
 
 def test_nothing_is_kept_of_what_was_deleted(store: Store) -> None:

@@ -73,8 +73,10 @@ def test_what_asks_nobody_is_passed_on(registry: CollectorRegistry) -> None:
         def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost:
             return PresignedPost(f"{key} {max_bytes} {seconds}", {})
 
-        def presigned_get(self, key: str, *, seconds: int, filename: str = "") -> str:
-            return f"{key} {seconds} {filename}"
+        def presigned_get(
+            self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+        ) -> str:
+            return f"{key} {seconds} {filename} {media_type}"
 
         def for_leases(self) -> "Presigning":
             leases = Presigning()
@@ -83,7 +85,7 @@ def test_what_asks_nobody_is_passed_on(registry: CollectorRegistry) -> None:
 
     store = Measured(Presigning())
     assert store.presigned_post("a", max_bytes=1, seconds=2) == PresignedPost("a 1 2", {})
-    assert store.presigned_get("a", seconds=3, filename="b") == "a 3 b"
+    assert store.presigned_get("a", seconds=3, filename="b", media_type="c") == "a 3 b c"
     assert store.url == "memory:"
     assert _timed(registry) == {}
     assert store.for_leases().head("mine").size == 0

@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from dti_engine.backbones.interface import Backbone
 from dti_engine.blends import mean_tokens, slerp_tokens
+from dti_engine.conditioning import PromptReader, Wording
 from dti_engine.errors import AntipodalError, ArtifactMismatchError
+from dti_engine.tokens import LearnedToken
 from services.errors import DeletedError, UnknownJobError
 from services.inference.tokens.blending import Blender
+from services.inference.tokens.fetching import Fit
 from services.inference.tokens.known import size_of
 from services.ledger.deletion import delete_token
 
@@ -83,6 +87,30 @@ def test_a_blend_goes_with_either_of_its_tokens(anywhere: Any, end: int) -> None
         blender.blend("acme", parts)
     assert _count(blender) == 1
     assert blender.blend("acme", [(names[1 - end], 1), (other, 1)]).learned is kept
+
+
+def test_prompts_that_were_read_with_a_deleted_token_are_forgotten(
+    studio: Any, tiny_backbone: Backbone
+) -> None:
+    names = [
+        studio.learn(name, payload=studio.artifact(dim=32).to_bytes()) for name in ("one", "two")
+    ]
+    cache = studio.cache(fit=Fit({"text_encoder": 32}, "0" * 64))
+    blender, reader = Blender(cache), PromptReader(tiny_backbone)
+
+    def read(*learned: LearnedToken) -> None:
+        reader.read([Wording.of("a photo of a <x>", {"<x>": each}) for each in learned])
+
+    read(
+        *(cache.get("acme", name).learned for name in names),
+        blender.blend("acme", [(name, 1) for name in names]).learned,
+    )
+    assert len(reader._known) == 3  # pyright: ignore[reportPrivateUsage]
+    delete_token(studio.elsewhere, "acme", names[0])
+    studio.seconds += 30
+    with pytest.raises(DeletedError):
+        cache.get("acme", names[0])
+    assert len(reader._known) == 1  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_blend_goes_with_a_token_that_was_evicted_long_ago(studio: Any) -> None:

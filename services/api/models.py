@@ -1,0 +1,56 @@
+"""/v1/models: those that paint, as OpenAI's clients ask for them."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+
+from services.api.callers import GUARDED, Asking
+from services.api.documentation import problems
+from services.api.openai_errors import OpenAIProblem
+from services.api.service import Here
+from services.api.views import example
+from services.offers import find_offer
+
+router = APIRouter(prefix="/v1/models", dependencies=GUARDED, tags=["images"])
+
+_EXAMPLE: dict[str, Any] = {"id": "miniature", "object": "model", "created": 0, "owned_by": "dti"}
+
+
+class PaintingModel(BaseModel):
+    """A model that is offered."""
+
+    model_config = example(_EXAMPLE)
+
+    id: str = Field(description="its name: `model` of pictures, and `backbone` of jobs")
+    object: Literal["model"] = "model"
+    created: int = Field(default=0, description="seconds since 1970; 0: not known of any")
+    owned_by: str = Field(default="dti", description="the same of all")
+
+
+class ModelList(BaseModel):
+    """All that are offered."""
+
+    model_config = example({"object": "list", "data": [_EXAMPLE]})
+
+    object: Literal["list"] = "list"
+    data: list[PaintingModel] = Field(description="the first is taken where none is named")
+
+
+@router.get("", summary="List models, as OpenAI does", responses=problems(model=OpenAIProblem))
+def list_models(asking: Asking, here: Here) -> ModelList:
+    """The same for all tenants; `/v1/backbones` says more of each."""
+    return ModelList(data=[PaintingModel(id=name) for name in here.offers])
+
+
+@router.get(
+    "/{model}", summary="See a model, as OpenAI does", responses=problems(404, model=OpenAIProblem)
+)
+def get_model(
+    asking: Asking,
+    here: Here,
+    model: Annotated[str, Path(description="its name", examples=["miniature"])],
+) -> PaintingModel:
+    """Whether it is offered."""
+    find_offer(model, here.offers)
+    return PaintingModel(id=model)

@@ -1,0 +1,165 @@
+"""Pictures as they are painted, by the events that the service sends of each.
+
+Whoever asks outlasts an engine: where the service has no room, or breaks off, it is asked again for
+what is missing. That is safe, since a seed is always the same picture.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pydantic import Field
+
+from services.client.answers import Answer
+from services.client.connection import EVENT_STREAM, Connection
+from services.client.events import Event, events
+from services.client.problems import (
+    BrokenServerError,
+    ClientError,
+    OverloadedError,
+    UnreachableError,
+    problem,
+)
+
+_PATH = "v1/images/generations"
+_TYPE = "image_generation."
+_AT_ONCE = 10  # pictures of one request, as the service has it
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A picture is on its way."""
+
+    seed: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """A picture is done: a PNG with its settings in it."""
+
+    seed: int
+    png: bytes
+    settings: Mapping[str, Any]
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class NotPainted:
+    """A picture could not be made; others may be."""
+
+    seed: int
+    error: ClientError
+
+
+PictureUpdate: TypeAlias = Stepped | Painted | NotPainted
+
+
+class _Progress(Answer):
+    index: int
+    step: int
+    steps: int
+
+
+class _Completed(Answer):
+    index: int
+    b64_json: str = Field(repr=False)
+    settings: dict[str, Any] = Field(default={})
+    warnings: tuple[str, ...] = ()
+
+
+class _Error(Answer):
+    index: int | None = None
+    problem: dict[str, Any] = Field(default={})
+
+
+def paint(
+    connection: Connection, order: Mapping[str, Any], seeds: Sequence[int]
+) -> Iterator[PictureUpdate]:
+    """A picture of each seed, by an order that says all else; each ends once.
+
+    Raises: ClientError if all of it is refused, or patience ends.
+    """
+    left, waiting = list(dict.fromkeys(seeds)), connection.waiting()
+    while left:
+        try:
+            for update in _ask(connection, order, _run(left)):
+                if not isinstance(update, Stepped):
+                    left.remove(update.seed)
+                    waiting.renew()
+                yield update
+        except (OverloadedError, UnreachableError) as error:
+            waiting.wait(error)
+
+
+def _run(seeds: Sequence[int]) -> Sequence[int]:
+    """As many as one request can ask for: one behind the other."""
+    count = next((i for i, seed in enumerate(seeds) if seed != seeds[0] + i), len(seeds))
+    return seeds[: min(count, _AT_ONCE)]
+
+
+def _ask(
+    connection: Connection, order: Mapping[str, Any], seeds: Sequence[int]
+) -> Iterator[PictureUpdate]:
+    """One request. Those that the service may paint later are left out, and what hinders it is
+    raised at the end.
+    """
+    body = {**order, "seed": seeds[0], "n": len(seeds), "stream": True}
+    left, later = set(range(len(seeds))), None
+    with connection.stream(_PATH, "POST", json=body) as answer:
+        if not answer.headers.get("content-type", "").startswith(EVENT_STREAM):
+            raise BrokenServerError(f"{connection.server} sends pictures as no stream of events")
+        for event in _heard(connection, answer.iter_text()):
+            match event.name.removeprefix(_TYPE):
+                case "progress":
+                    now = connection.parsed(_Progress, event.data)
+                    yield Stepped(_of(connection, seeds, now.index), now.step, now.steps)
+                case "completed":
+                    done = connection.parsed(_Completed, event.data)
+                    seed = _of(connection, seeds, done.index)
+                    left.discard(done.index)
+                    yield Painted(seed, _png(connection, done), done.settings, done.warnings)
+                case "error":
+                    said = connection.parsed(_Error, event.data)
+                    error = _error(said)
+                    if isinstance(error, OverloadedError):
+                        later = error
+                    elif said.index is None:
+                        raise error
+                    else:
+                        left.discard(said.index)
+                        yield NotPainted(_of(connection, seeds, said.index), error)
+                case _:
+                    continue
+    if left:
+        raise later or UnreachableError(f"{connection.server} broke off before all was painted")
+
+
+def _heard(connection: Connection, pieces: Iterator[str]) -> Iterator[Event]:
+    try:
+        yield from events(pieces)
+    except ValueError as error:
+        raise BrokenServerError(f"{connection.server} sends {error}") from error
+
+
+def _of(connection: Connection, seeds: Sequence[int], index: int) -> int:
+    if not 0 <= index < len(seeds):
+        raise BrokenServerError(f"{connection.server} tells of a picture that nobody asked for")
+    return seeds[index]
+
+
+def _png(connection: Connection, done: _Completed) -> bytes:
+    try:
+        return base64.b64decode(done.b64_json, validate=True)
+    except binascii.Error as error:
+        raise BrokenServerError(f"{connection.server} sends a picture that is none") from error
+
+
+def _error(said: _Error) -> ClientError:
+    """As if all of the answer were this error."""
+    status = said.problem.get("status")
+    return problem(status if isinstance(status, int) else 500, json.dumps(said.problem).encode())

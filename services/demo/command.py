@@ -1,0 +1,143 @@
+"""`dti demo-service`: the whole service at work, on the miniature that ships with the package."""
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.live import Live
+from rich.markup import escape
+
+from dti_engine.commands import options
+from dti_engine.commands.terminal import (
+    notes,
+    output_folder,
+    print_json,
+    quiet_libraries,
+    results,
+    say,
+)
+from services.commands.board import Board, totals
+from services.commands.tally import JobTally
+
+if TYPE_CHECKING:
+    from services.client.watching import Update
+
+EXAMPLES = (
+    "dti demo-service",
+    "dti demo-service --output demo-service-output --steps 100",
+)
+
+_INTERRUPTED, _TERMINATED = 130, 143  # what shells report of Ctrl-C and of SIGTERM
+_PART_BETWEEN_LINES = 0.2  # of the job, where nobody watches
+
+
+def demo_service(
+    output: options.OutputFolderOption = Path("demo-service-output"),
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Training steps per subject.", show_default="the miniature's recipe"
+        ),
+    ] = None,
+    painting_steps: Annotated[int, typer.Option(min=1, help="Denoising steps of a picture.")] = 25,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first prompt.")] = 0,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Start a service, have it learn and paint 4 subjects over HTTP, and make a page of it.
+
+    Needs neither a GPU nor the network. The service is as of [cyan]dti serve[/], on a new store in
+    DIR and a port that is free, and is stopped at the end, and at Ctrl-C. Shows progress, and
+    writes DIR/gallery.html, DIR/results.json and all pictures; tells what the service's metrics
+    say. Opens nothing, and deletes nothing.
+    """
+    output = output_folder(output)
+    quiet_libraries(downloading=False)
+
+    from services.demo.figures import lines
+    from services.demo.run import Settings, Watch, run
+
+    signal.signal(signal.SIGTERM, _end)
+    display = _Display()
+    try:
+        found = run(
+            output,
+            Settings(steps, painting_steps, seed),
+            Watch(display.on_stage, display.on_update),
+        )
+    except KeyboardInterrupt:
+        say(f"interrupted; the service is stopped, and what it made is in {str(output)!r}")
+        raise typer.Exit(_INTERRUPTED) from None
+    finally:
+        display.close()
+    if as_json:
+        print_json(found.document())
+        return
+    for line in lines(found.figures):
+        results.print(escape(line), soft_wrap=True)
+    results.print(
+        f"Open [bold]{escape(str(output / 'gallery.html'))}[/]; every number is in results.json.",
+        soft_wrap=True,
+    )
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(_TERMINATED)
+
+
+class _Display:
+    """The name of each stage, and under it the subjects that are being learned."""
+
+    def __init__(self) -> None:
+        self._tally: JobTally | None = None
+        self._live: Live | None = None
+        self._said_of = 0.0
+
+    def on_stage(self, stage: str) -> None:
+        self.close()
+        say(stage, label="[bold cyan]>[/] ")
+
+    def on_update(self, update: "Update") -> None:
+        from dti_engine.miniature.world.subjects import held_out_subjects
+        from services.client.watching import Advanced, Changed, Missed
+
+        match update:
+            case Changed(job=job):
+                if self._tally is None:
+                    self._tally = JobTally(job)
+                    names = [look.name for look in held_out_subjects("demo")]
+                    self._tally.names.update(enumerate(names))
+                    self._watch(self._tally)
+                self._tally.stand(job)
+                self._clear(self._tally)
+            case Advanced(progress=progress) if self._tally:
+                self._tally.advance(progress)
+            case Missed(why=why):
+                say(f"  {why}")
+            case _:
+                return
+        if (
+            self._tally
+            and not self._live
+            and self._tally.fraction - self._said_of >= (_PART_BETWEEN_LINES)
+        ):
+            self._said_of = self._tally.fraction
+            say(f"  {totals(self._tally)}")
+
+    def close(self) -> None:
+        """What is shown of a stage stays on the screen as it is."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _clear(self, tally: JobTally) -> None:
+        """Those that are done are counted by the job."""
+        for index, row in list(tally.rows.items()):
+            if row.steps and row.step >= row.steps:
+                tally.end(index)
+
+    def _watch(self, tally: JobTally) -> None:
+        if notes.is_interactive:
+            self._live = Live(Board(tally), console=notes, redirect_stdout=False)
+            self._live.start()

@@ -1,0 +1,197 @@
+"""Runs the demo: a service of its own, subjects learned and painted over HTTP, scores, the page.
+
+All of it takes a tenant's way: nothing is read of the service but what its API answers, and its
+metrics, as an operator reads them.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from dti_engine.backbones.checkpoint import open_checkpoint
+from dti_engine.demo.judge import Judge
+from dti_engine.environment import environment
+from dti_engine.errors import PaintingFailedError
+from dti_engine.files import write_whole
+from dti_engine.miniature.scorer import load_scorer
+from dti_engine.miniature.world.subjects import HeldOutSubject, held_out_subjects
+from dti_engine.recipes import miniature
+from services.client.access import Access
+from services.client.answers import Item
+from services.client.client import Client
+from services.commands.pictures import Wanted, paint
+from services.demo.figures import read as read_figures
+from services.demo.learning import OnUpdate, draw, learn
+from services.demo.page import render
+from services.demo.painting import (
+    files,
+    judged_paintings,
+    judged_strip,
+    pairs,
+    pictures,
+    prompts,
+    strip,
+)
+from services.demo.results import Figure, Learned, Results
+from services.local.serving import Plan, Service, free_port
+from services.storage.opening import open_store
+from services.tenancy.keys import create_key
+
+_READY = 180.0  # seconds; four processes load torch or Ray meanwhile
+
+
+@dataclass(frozen=True)
+class Settings:
+    """steps: of training, the recipe's if None; seed: of the first prompt, from which others count
+    on.
+    """
+
+    steps: int | None = None
+    painting_steps: int = 25
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a caller is told: the stage that begins, and what happens to the job."""
+
+    on_stage: Callable[[str], None] = lambda stage: None
+    on_update: OnUpdate = lambda update: None
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Announces stages, and keeps how long they took."""
+
+    watch: Watch
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def __call__(self, stage: str) -> Generator[None]:
+        self.watch.on_stage(stage)
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What came of the service."""
+
+    looks: Sequence[HeldOutSubject]
+    items: Sequence[Item]
+    paintings: Sequence[Sequence[Wanted]]
+    strips: Sequence[Sequence[Wanted]]
+    figures: Sequence[Figure]
+
+
+def run(output: Path, settings: Settings, watch: Watch) -> Results:
+    """All files go to `output`: `gallery.html` shows what came of it, `results.json` has every
+    number; the store is a new folder in it. The service is stopped, whatever happens.
+
+    Raises: NotReadyError, TrainingFailedError, PaintingFailedError, ClientError, OutputError.
+    """
+    clock = _Clock(watch)
+    steps = settings.steps or miniature().steps
+    with clock("draw the subjects"):
+        looks = held_out_subjects("demo")
+        drawn = {look.name: draw(look, output) for look in looks}
+    with _serving(output, clock) as service:
+        made = _use(service, looks, output, steps, settings, clock)
+    with clock("score the pictures"):
+        everything = [one for part in (*made.paintings, *made.strips) for one in part]
+        judge = Judge(
+            load_scorer(open_checkpoint("miniature").folder / "scorer.safetensors"),
+            {name: list(pictures(paths, output).values()) for name, paths in drawn.items()},
+            pictures([file for one in everything for file in files(one, output).values()], output),
+        )
+        subjects = [
+            Learned(
+                name=look.name,
+                placeholder=look.placeholder,
+                initializer=look.class_word,
+                token=item.token or "",
+                report=item.report or {},
+                references=drawn[look.name],
+                paintings=judged_paintings(judge, look, wanted, output),
+            )
+            for look, item, wanted in zip(looks, made.items, made.paintings, strict=True)
+        ]
+        strips = [
+            judged_strip(judge, *pair, wanted, output)
+            for pair, wanted in zip(pairs(looks), made.strips, strict=True)
+        ]
+    results = Results(
+        subjects=subjects,
+        strips=strips,
+        scale=judge.scale(),
+        figures=made.figures,
+        settings={
+            "training steps": steps,
+            "painting steps": settings.painting_steps,
+            "seed": settings.seed,
+            "model": "miniature",
+        },
+        seconds=clock.seconds,
+        environment=environment(torch.device("cpu")),
+    )
+    document = json.dumps(results.document(), indent=2)
+    write_whole(output / "results.json", document.encode())
+    write_whole(output / "gallery.html", render(results, output).encode())
+    return results
+
+
+@contextmanager
+def _serving(output: Path, clock: _Clock) -> Generator[Service]:
+    """As `dti serve` does, on a store of its own."""
+    store = tempfile.mkdtemp(prefix="store-", dir=output)
+    with ExitStack() as stopping:
+        with clock("start the service"):
+            service = Service(Plan(store=str(Path(store).absolute()), port=free_port()))
+            stopping.enter_context(service)
+            # After this, so before that: the last that is entered is the first that is left.
+            stopping.callback(clock.watch.on_stage, "stop the service")
+            service.wait_until_ready(_READY)
+        yield service
+
+
+def _use(
+    service: Service,
+    looks: Sequence[HeldOutSubject],
+    output: Path,
+    steps: int,
+    settings: Settings,
+    clock: _Clock,
+) -> _Made:
+    key = create_key(open_store(service.plan.store), "demo", "dti demo-service").credential
+    seed, painting_steps = settings.seed, settings.painting_steps
+    with Client.at(Access(service.url, key)) as client:
+        learning = f"learn {len(looks)} subjects"
+        with clock(learning):
+            items = learn(client, looks, output, steps=steps, on_update=clock.watch.on_update)
+        paintings = [prompts(look, output, seed=seed, steps=painting_steps) for look in looks]
+        strips = [strip(*pair, output, seed=seed, steps=painting_steps) for pair in pairs(looks)]
+        of_prompts = [one for part in paintings for one in part]
+        of_blends = [one for part in strips for one in part]
+        for doing, wanted in (
+            (f"paint them into prompts, {len(of_prompts)} pictures", of_prompts),
+            (f"paint the ways between them, {len(of_blends)} pictures", of_blends),
+        ):
+            with clock(doing):
+                painted = paint(client, wanted, steps=painting_steps)
+            if len(painted) < len(wanted):
+                raise PaintingFailedError(f"{len(wanted) - len(painted)} pictures failed")
+    with clock("read the metrics"):
+        figures = read_figures(
+            *service.metrics_urls,
+            pictures=len(of_prompts) + len(of_blends),
+            subjects=len(looks),
+            seconds=clock.seconds[learning],
+        )
+    return _Made(looks, items, paintings, strips, figures)

@@ -1,0 +1,148 @@
+"""Pictures of the real API, from an engine that refuses, fails and breaks off as it is told."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hosted import Hosted, hosted
+from stub_engine import StubEngine, stub_engine
+
+from services.client.client import Client
+from services.client.images import NotPainted, Painted, Stepped
+from services.client.problems import (
+    ClientError,
+    OverloadedError,
+    RefusedError,
+    UnreachableError,
+)
+from services.storage.directory import DirectoryStore
+
+ORDER = {"prompt": "a <rex>", "tokens": {"<rex>": "rex"}, "steps": 3, "size": "16x24"}
+
+
+@pytest.fixture
+def engine_at() -> Iterator[tuple[StubEngine, str]]:
+    with stub_engine() as made:
+        yield made
+
+
+@pytest.fixture
+def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
+    return engine_at[0]
+
+
+@pytest.fixture
+def service(tmp_path: Path, engine_at: tuple[StubEngine, str]) -> Iterator[Hosted]:
+    with hosted(DirectoryStore(tmp_path / "store"), engines=engine_at[1]) as service:
+        yield service
+
+
+def waits(service: Hosted, **how: Any) -> tuple[Client, list[str]]:
+    """A client that does not sleep, and what it waits for."""
+    seen: list[str] = []
+    client = service.client(
+        sleep=lambda seconds: None, on_wait=lambda why, seconds: seen.append(why), **how
+    )
+    return client, seen
+
+
+def test_each_seed_is_painted_with_its_steps_and_settings(
+    service: Hosted, client: Client, engine: StubEngine
+) -> None:
+    updates = list(client.paint(ORDER, [7, 8, 20]))
+    painted = {each.seed: each for each in updates if isinstance(each, Painted)}
+    assert sorted(painted) == [7, 8, 20]
+    assert painted[8].settings["seed"] == 8
+    assert painted[8].png.startswith(b"\x89PNG")
+    steps = [(each.step, each.steps) for each in updates if isinstance(each, Stepped)]
+    assert sorted(steps) == [(1, 3)] * 3 + [(2, 3)] * 3 + [(3, 3)] * 3
+    assert [len(wanted.pictures) for _, wanted in engine.asked] == [2, 1]
+    (first, _) = engine.asked[0][1].pictures
+    assert (first.tokens, first.width, first.height) == ({"<rex>": "rex"}, 16, 24)
+
+
+def test_more_than_one_request_takes_are_several(client: Client, engine: StubEngine) -> None:
+    assert len([each for each in client.paint(ORDER, range(23)) if isinstance(each, Painted)]) == 23
+    assert [len(wanted.pictures) for _, wanted in engine.asked] == [10, 10, 3]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "seconds"),
+    [(429, "QueueFullError", None), (503, "NoEngineError", 3.0)],
+)
+def test_a_service_without_room_is_asked_again_when_it_says(
+    service: Hosted, engine: StubEngine, status: int, error: str, seconds: float | None
+) -> None:
+    engine.refuse(status, error, "later", seconds)
+    slept: list[float] = []
+
+    def sleep(waited: float) -> None:
+        slept.append(waited)
+        if len(slept) == 2:
+            engine.answer = None
+
+    with service.client(sleep=sleep) as client:
+        assert any(isinstance(each, Painted) for each in client.paint(ORDER, [1]))
+    assert len(slept) == 2
+    assert all(waited >= 1 for waited in slept)
+    if seconds:
+        assert slept == [seconds] * 2
+
+
+def test_patience_ends(service: Hosted, engine: StubEngine) -> None:
+    engine.refuse(503, "NoEngineError", "nothing paints", 30)
+    client, seen = waits(service, patience=20)
+    with client, pytest.raises(OverloadedError, match="nothing paints; try again in 30 s"):
+        list(client.paint(ORDER, [1]))
+    assert seen == []
+
+
+def test_what_is_missing_after_a_break_is_asked_for_once_more(
+    service: Hosted, engine: StubEngine
+) -> None:
+    engine.dies = True
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        engine.dies = False
+
+    with service.client(sleep=sleep) as client:
+        updates = list(client.paint(ORDER, range(4, 8)))
+    assert [each.seed for each in updates if isinstance(each, Painted)] == [4, 5, 6, 7]
+    assert len(slept) == 1
+    assert [wanted.pictures[0].seed for _, wanted in engine.asked][:2] == [4, 7]
+
+
+def test_one_that_fails_leaves_the_others(client: Client, engine: StubEngine) -> None:
+    engine.failing[1] = "UnsafePictureError", "it may not be shown"
+    updates = list(client.paint(ORDER, range(3)))
+    assert [each.seed for each in updates if isinstance(each, Painted)] == [0, 2]
+    (failed,) = (each for each in updates if isinstance(each, NotPainted))
+    assert failed.seed == 1
+    assert isinstance(failed.error, RefusedError)
+    assert str(failed.error) == "it may not be shown"
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ({"prompt": "a", "guidance": 0.5}, "guidance"),
+        ({"prompt": "a", "model": "sdxl"}, "there are miniature"),
+        ({"prompt": "a", "size": "1x1"}, "width and height"),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(
+    client: Client, engine: StubEngine, order: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ClientError, match=message):
+        list(client.paint(order, [1]))
+    assert engine.asked == []
+
+
+def test_a_service_that_is_not_there_is_said_to_be(service: Hosted) -> None:
+    service.stop()
+    client, _ = waits(service, first_patience=0)
+    with client, pytest.raises(UnreachableError, match="is it running"):
+        list(client.paint(ORDER, [1]))
