@@ -3,6 +3,7 @@
 import importlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,11 +30,6 @@ SECRET = "DTI_ENGINE_SECRET"
 _COMPILING = 1200.0
 """Seconds without any progress, in which a step may be the first of its shape, and is compiled."""
 
-_IMPATIENT = {"DTI_S3_DEADLINE": "10", "DTI_S3_READ_TIMEOUT": "5"}
-"""How long a bucket is waited for, unless the operator says otherwise: people wait for pictures,
-and tokens are small.
-"""
-
 log = logs.logger(__name__)
 
 
@@ -54,7 +50,7 @@ def open_engine(plan: EnginePlan) -> Engine:
     backbone = load_backbone(offer.weights, device=device, dtype=find_dtype(offer.dtype, device))
     if painting.compile:
         backbone.compile()
-    store = Measured(open_store(plan.store, _IMPATIENT | os.environ))
+    store = Measured(open_store(plan.store, impatient(os.environ)))
     cache = TokenCache(Ledger.on(store), Fit.of(backbone))
     shapes = _shapes(painting.pictures or MOST) if painting.compile else ()
     cap = painting.pictures or find_cap(backbone, shapes=shapes)
@@ -66,6 +62,13 @@ def open_engine(plan: EnginePlan) -> Engine:
     seconds = round(time.monotonic() - began, 1)
     log.info("engine is ready", offer=plan.name, seconds=seconds, pictures=cap)
     return Engine(backbone, Resolver(cache, Blender(cache)), batcher, check)
+
+
+def impatient(environment: Mapping[str, str]) -> dict[str, str]:
+    """In which a bucket is given up on early, unless the operator says otherwise: people wait for
+    pictures, and tokens are small.
+    """
+    return {"DTI_S3_DEADLINE": "10", "DTI_S3_READ_TIMEOUT": "5", **environment}
 
 
 def secret() -> str:

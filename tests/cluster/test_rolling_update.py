@@ -24,8 +24,11 @@ pytestmark = pytest.mark.ray
 
 PATH = "/v1/images/generations"
 
-CALLERS = 4
-"""That ask again as soon as they have an answer."""
+CALLERS = 2
+"""That ask again as soon as they have an answer: one for pictures, one for streams."""
+
+LONGEST = 330
+"""Seconds that a caller waits: the API itself answers after 300."""
 
 
 @dataclass
@@ -52,6 +55,7 @@ def caller(tmp_path: Path, bundles: dict[str, bytes], offers: Path) -> Iterator[
     with service:
         service.wait_until_ready(SECONDS)
         caller = caller_of(service, bundles)
+        caller.http.timeout = httpx.Timeout(LONGEST)
         yield caller
         caller.http.close()
 
@@ -89,8 +93,8 @@ def most_at_once(caller: Caller) -> str:
 
 
 def trouble(http: httpx.Client, number: int) -> str:
-    """What is wrong with the answer to a request; nothing: pictures are in it. Some are streams,
-    and some take ten times as long as others.
+    """What is wrong with the answer to a request; nothing: pictures are in it. Every other is a
+    stream, and some take ten times as long as others.
     """
     stream = number % 2 == 1
     body = {"prompt": "a red dog", "seed": number, "steps": 60 if number % 8 > 5 else 6}
@@ -151,4 +155,4 @@ def test_engines_are_replaced_and_taken_away_under_load_and_no_request_fails(
             assert f"where {8 + gpus} may wait" in most_at_once(caller)
             assert len(engines(service)) == count
     assert loaded.failures == []
-    assert loaded.answers > 50
+    assert loaded.answers > 20
