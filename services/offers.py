@@ -24,7 +24,12 @@ class Painting(Model):
         le=256,
         description="in one call of the model; None: as many as are worth it, which is tried out",
     )
-    waiting: int = Field(default=64, ge=1, le=4096, description="pictures of one engine, at most")
+    waiting: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="pictures of one engine, at most; a quarter of the places is kept from jobs",
+    )
     min_engines: int = Field(default=1, ge=0, description="that stay while nobody asks")
     max_engines: int = Field(default=4, ge=1, description="that the requests are worth at most")
     gpus: float | None = Field(default=None, ge=0, description="of one engine; None: a worker's")

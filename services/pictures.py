@@ -66,6 +66,9 @@ class PaintRequest(Model):
     seconds: float | None = Field(
         default=None, gt=0, description="after which nobody waits for them any more"
     )
+    patient: bool = Field(
+        default=False, description="others go first, as nobody looks on: pictures of a job"
+    )
     progress: bool = Field(default=False, description="whether to tell of each step")
     previews: int = Field(
         default=0, ge=0, le=MAX_STEPS, description="a small one every so many steps; 0: none"

@@ -22,7 +22,7 @@ from services.api import (
     uploading,
 )
 from services.api.doorway import Doorway
-from services.api.engines import Engines
+from services.engines import Engines
 from services.api.gallery import Gallery
 from services.api.gate import Gate
 from services.api.image_orders import ImageOrder

@@ -6,7 +6,7 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Request
 
-from services.api.engines import Engines
+from services.engines import Engines
 from services.api.gallery import Gallery
 from services.api.progress import Progress
 from services.api.quotas import Quotas

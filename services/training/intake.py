@@ -11,7 +11,7 @@ from services.ledger.worker import Worker
 from services.storage.interface import Store
 from services.subjects import batch_of
 from services.training.companions import Companions
-from services.training.outbox import Outbox
+from services.ledger.outbox import Outbox
 from services.training.preparation import Prepared, order_of, prepare
 
 _REFUSALS = (DamagedUploadError, UnknownUploadError)

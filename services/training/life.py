@@ -27,7 +27,7 @@ from services.training.batch import Batch, DeviceError, Ended, OutOfMemoryError,
 from services.training.companions import Companions
 from services.training.events import Events
 from services.training.intake import Intake
-from services.training.outbox import Outbox
+from services.ledger.outbox import Outbox
 from services.training.preparation import Prepared
 from services.training.results import report
 from services.training.trials import Trials
