@@ -50,7 +50,9 @@ def look_at(ledger: Ledger, tenant: str, token: str, alias: str, job: JobRecord)
     job_id, round_, index = parse_token_id(token)
     line = ledger.find_line(JobKeys(tenant, job_id).result(Place(round_, index)))
     record = unpack_outcome(line[0].key, line[1])[0] if line else None
-    if not line or not isinstance(record, ResultRecord) or record.status != "succeeded":
+    if not line or not isinstance(record, ResultRecord):
+        return None
+    if record.status != "succeeded" or record.kind != "training":
         return None
     return Shelved(
         token=token,
@@ -163,9 +165,9 @@ class Shelf:
             return None
 
     def _record(self, job: str) -> JobRecord | None:
-        """None: it is gone, or has not the tag."""
+        """None: it is gone, has learned nothing, or has not the tag."""
         try:
-            _, record = read_job(self._ledger, JobKeys(self._tenant, job))
+            _, record = read_job(self._ledger, JobKeys(self._tenant, job), "training")
         except _GONE:
             return None
         if self._tag and record.tags.get(self._tag[0]) != self._tag[1]:
