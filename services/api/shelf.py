@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from services import aliases
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.jobs import ItemState
-from services.ledger.ids import is_job, parse_token_id, token_id
+from services.ledger.ids import is_job, is_token, parse_token_id, token_id
 from services.ledger.layout import JobKeys, Place, jobs_of
 from services.ledger.ledger import Ledger
 from services.ledger.records import JobRecord, ResultRecord, unpack_outcome
@@ -95,6 +95,12 @@ class Shelf:
                 return ShelfPage(found, None)
             if seen >= self._patience:
                 return ShelfPage(found, batch[-1])
+
+    def has(self, name: str) -> bool:
+        """Whether a token is there: of this id, or of this subject."""
+        if is_token(name):
+            return self._of_hint(name, "") is not None
+        return bool(self.of_alias(name, "", 1).tokens)
 
     def of_jobs(self, cursor: str, limit: int) -> ShelfPage:
         """Of all jobs, or of those with the tag."""

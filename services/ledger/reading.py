@@ -33,7 +33,6 @@ from services.ledger.views import AttemptView, ItemPage, ItemView, JobPage, JobV
 from services.ledger.workforce import all_leases
 from services.storage.keys import LAST, MAX_PAGE
 
-
 _PATIENCE = 500
 """Jobs that are looked at for one page."""
 
@@ -175,7 +174,9 @@ def read_picture(ledger: Ledger, tenant: str, job: str, index: int) -> Made:
     if not isinstance(result, ResultRecord):
         raise DeletedError(f"picture {index} of job {job} was deleted")
     if result.status != "succeeded":
-        raise UnknownJobError(f"item {index} of job {job} has no picture: it ended as {result.status}")
+        raise UnknownJobError(
+            f"item {index} of job {job} has no picture: it ended as {result.status}"
+        )
     if hashlib.sha256(payload).hexdigest() != result.sha256:
         raise DamagedRecordError(
             f"picture {index} of job {job} is not what was committed: have it painted anew"
@@ -215,9 +216,7 @@ def _check_page(limit: int, cursor: int = 0) -> None:
         )
 
 
-def _view_unless_gone(
-    ledger: Ledger, tenant: str, job: str, kind: Kind | None
-) -> JobView | None:
+def _view_unless_gone(ledger: Ledger, tenant: str, job: str, kind: Kind | None) -> JobView | None:
     try:
         return view_job(ledger, tenant, job, kind)
     except (DamagedRecordError, DeletedError, UnknownJobError):

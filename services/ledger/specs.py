@@ -64,9 +64,7 @@ def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> Spec:
     return Spec(keys, job, content.items, content.shared)
 
 
-def read_job(
-    ledger: Ledger, keys: JobKeys, kind: Kind | None = None
-) -> tuple[datetime, JobRecord]:
+def read_job(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> tuple[datetime, JobRecord]:
     """When a job was submitted, and what is said of it as a whole. kind: that it has to be of.
 
     Raises: UnknownJobError, DeletedError.

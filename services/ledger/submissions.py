@@ -57,9 +57,7 @@ def submit(ledger: Ledger, tenant: str, key: str, request: JobRequest) -> Submis
     return Submission(job, created)
 
 
-def cancel(
-    ledger: Ledger, tenant: str, job: str, by: str = "", kind: Kind | None = None
-) -> bool:
+def cancel(ledger: Ledger, tenant: str, job: str, by: str = "", kind: Kind | None = None) -> bool:
     """End a job early: no attempt begins from now on, and those that run are stopped. What has
     succeeded stays. Whether it was this call that did it. kind: that the job has to be of.
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dti_engine.errors import DTIError
 from services.errors import DamagedUploadError, ServiceError, UnavailableError, UnknownUploadError
 from services.ledger.attempts import Attempt
+from services.ledger.outbox import Outbox
 from services.ledger.worker import Worker
 from services.storage.interface import Store
 from services.subjects import batch_of
 from services.training.companions import Companions
-from services.ledger.outbox import Outbox
 from services.training.preparation import Prepared, order_of, prepare
 
 _REFUSALS = (DamagedUploadError, UnknownUploadError)

@@ -21,13 +21,13 @@ from services.ledger.attempts import Attempt
 from services.ledger.heartbeat import Heartbeat
 from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
+from services.ledger.outbox import Outbox
 from services.ledger.worker import Worker
 from services.subjects import batch_of
 from services.training.batch import Batch, DeviceError, Ended, OutOfMemoryError, Seat
 from services.training.companions import Companions
 from services.training.events import Events
 from services.training.intake import Intake
-from services.ledger.outbox import Outbox
 from services.training.preparation import Prepared
 from services.training.results import report
 from services.training.trials import Trials
