@@ -1,4 +1,4 @@
-"""Jobs of pictures: what is asked for, how they are seen, and that they are nothing but pictures."""
+"""Jobs of pictures: what is asked for, how they are seen, and that pictures are no tokens."""
 
 from collections.abc import Callable
 from typing import Any
