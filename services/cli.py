@@ -2,12 +2,13 @@
 
 from dti_engine.cli import app
 from dti_engine.commands.terminal import examples, mount
-from services.commands import deletion, jobs, keys, serve, submission, tokens
+from services.commands import deletion, jobs, keys, painting, serve, submission, tokens
 
 _SERVICE = "Service"
 
 mount(app, serve.serve, serve.EXAMPLES, panel=_SERVICE)
 mount(app, submission.submit, submission.EXAMPLES, panel=_SERVICE)
+mount(app, painting.paint, painting.EXAMPLES, panel=_SERVICE)
 mount(app, jobs.jobs, jobs.LIST_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.job, jobs.SHOW_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.cancel, jobs.CANCEL_EXAMPLES, panel=_SERVICE)

@@ -57,7 +57,7 @@ class _NoEvents(Exception):
 
 
 def watch(connection: Connection, job: str) -> Iterator[Update]:
-    """What happens to the job; the last update is of its end.
+    """What happens to the job at this path; the last update is of its end.
 
     Raises: ClientError that will not pass: no such job, the key is refused.
     """
@@ -86,9 +86,8 @@ def watch(connection: Connection, job: str) -> Iterator[Update]:
 
 
 def _listen(connection: Connection, job: str) -> Iterator[Update]:
-    path = f"v1/training-jobs/{job}/events"
     try:
-        with connection.stream(path, Accept=_STREAMS) as answer:
+        with connection.stream(f"{job}/events", Accept=_STREAMS) as answer:
             if not answer.headers.get("content-type", "").startswith(_STREAMS):
                 raise _NoEvents
             try:
@@ -120,7 +119,7 @@ def _poll(connection: Connection, job: str) -> Iterator[Update]:
         running = connection.ask(
             ItemPage,
             "GET",
-            f"v1/training-jobs/{job}/items",
+            f"{job}/items",
             params={"state": "running"},
             patience=0,
         )
@@ -130,4 +129,4 @@ def _poll(connection: Connection, job: str) -> Iterator[Update]:
 
 def _job(connection: Connection, job: str) -> Job:
     # Not repeated by the connection: whoever watches is told that it is waited for.
-    return connection.ask(Job, "GET", f"v1/training-jobs/{job}", patience=0)
+    return connection.ask(Job, "GET", job, patience=0)

@@ -1,6 +1,8 @@
 """`dti delete`: jobs and tokens, for good."""
 
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -11,6 +13,7 @@ from dti_engine.errors import ConfigurationError
 from services.commands import options
 from services.commands.abbreviations import find_job
 from services.commands.opening import opened
+from services.commands.words import words
 
 EXAMPLES = (
     "dti delete x7k2mq",
@@ -34,15 +37,18 @@ def delete(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Delete tokens, or jobs with all tokens that they have made, for good.
+    """Delete tokens, or jobs with all tokens or pictures that they have made, for good.
 
-    Nobody can paint with them within a minute, and no worker that still runs brings them back.
+    Nobody can paint with such tokens within a minute, and no worker that still runs brings anything
+    back.
     """
     with opened(server, api_key) as client:
         tokens = [name for name in names if name.startswith(_TOKEN)]
         jobs = [find_job(client, name) for name in names if not name.startswith(_TOKEN)]
-        learned = sum(job.counts.succeeded for job in jobs)
-        _ask(len(jobs), learned + len(tokens), yes=yes)
+        made = Counter({"token": len(tokens)})
+        for job in jobs:
+            made[words(job.kind).made] += job.counts.succeeded
+        _ask(len(jobs), made, yes=yes)
         for token in tokens:
             client.delete_token(token)
         for job in jobs:
@@ -54,11 +60,13 @@ def delete(
         say(f"deleted: {', '.join(deleted)}")
 
 
-def _ask(num_jobs: int, num_tokens: int, *, yes: bool) -> None:
+def _ask(num_jobs: int, made: Mapping[str, int], *, yes: bool) -> None:
     """Raises: ConfigurationError if nobody can be asked; Exit if the answer is no."""
     if yes:
         return
-    what = f"{num_jobs} jobs and {num_tokens} tokens" if num_jobs else f"{num_tokens} tokens"
+    things = [f"{num_jobs} jobs"] if num_jobs else []
+    things += [f"{n} {name}s" for name, n in made.items() if n or name == "token"]
+    what = " and ".join(things)
     if not sys.stdin.isatty():
         raise ConfigurationError(
             f"{what} would be deleted for good, and nobody is here to ask: add --yes if so"
