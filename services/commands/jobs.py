@@ -55,9 +55,7 @@ def job(
     job: options.JobArgument,
     wait: options.WaitOption = False,
     output: options.OutputOption = None,
-    items: Annotated[
-        bool, typer.Option("--items", help="List all of its subjects or pictures.")
-    ] = False,
+    items: Annotated[bool, typer.Option("--items", help="List all of its items.")] = False,
     failed: Annotated[
         bool, typer.Option("--failed", help="List those that have failed, each with the reason.")
     ] = False,

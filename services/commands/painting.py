@@ -34,7 +34,7 @@ def paint(
         list[str] | None,
         typer.Argument(
             metavar="PROMPT...",
-            help="With placeholders of tokens; [cyan]<tok_...>[/], a token's id, stands for itself.",
+            help="With placeholders of tokens; <tok_...>, a token's id, stands for itself.",
             show_default=False,
         ),
     ] = None,
@@ -48,7 +48,7 @@ def paint(
             help="With a prompt a line.",
             show_default="none",
         ),
-    ] = None,  # fmt: skip
+    ] = None,
     tokens: Annotated[
         list[str] | None,
         typer.Option(
