@@ -206,10 +206,9 @@ def casts(pairs: Sequence[str]) -> list[dict[str, Any]] | None:
                 f"--token takes <NAME>=TOKEN, such as <dog>=rex, got {pair!r:.80}"
             )
         found.setdefault(placeholder, []).append(token)
-    everyone = product(*found.values())
-    return (
-        [{"tokens": dict(zip(found, names, strict=True))} for names in everyone] if found else None
-    )
+    if not found:
+        return None
+    return [{"tokens": dict(zip(found, each, strict=True))} for each in product(*found.values())]
 
 
 def seeds_of(text: str) -> list[int] | dict[str, int]:
@@ -273,11 +272,9 @@ def _tell_draft(draft: PictureDraft, *, as_json: bool) -> None:
         print_json(draft.model_dump(mode="json"))
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    factors = f"{draft.prompts} prompts x {draft.casts} casts x {draft.seeds} seeds"
     for name, value in (
-        (
-            "pictures",
-            f"{draft.prompts} prompts x {draft.casts} x {draft.seeds} seeds: {draft.count}",
-        ),
+        ("pictures", f"{draft.count}: {factors}"),
         ("model", draft.model),
         ("steps", f"{draft.steps} in all"),
         ("not there", ", ".join(draft.missing_tokens)),
