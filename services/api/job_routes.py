@@ -1,7 +1,7 @@
 """What jobs of every kind have in common: seen, listened to, cancelled, tried again, deleted."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
@@ -27,6 +27,9 @@ Limit = Annotated[int, Query(ge=1, le=200, description="entries on a page")]
 Show = Callable[[Request, Service, str, str, ItemView, Said], views.Standing]
 """Makes what is answered of an item: of a tenant and a job, with what workers say of its items."""
 
+_How: TypeAlias = dict[str, Any]
+"""What a route answers, as `APIRouter.add_api_route` has it."""
+
 
 class JobRoutes:
     """Those of one kind. A job of another kind is none that there is."""
@@ -43,12 +46,16 @@ class JobRoutes:
         prefix, tag = f"/v1/{self._kind}-jobs", f"{self._kind} jobs"
         router = APIRouter(prefix=prefix, dependencies=GUARDED, tags=[tag])
         items, item = "/{job}/items", "/{job}/items/{index}"
-        see: dict[str, Any] = {"response_model": views.Job}
-        all_jobs = {"response_model": views.JobPage, "responses": problems()}
-        some, one = {"response_model": self._page}, {"response_model": self._item}
-        bury: dict[str, Any] = {"status_code": 204, "responses": problems(404)}
-        again = {"response_model": views.Retried, "responses": problems(404, 409, 410)}
-        events = {"response_class": StreamingResponse, "responses": problems(404, 410) | EVENTS}
+        see: _How = {"response_model": views.Job}
+        all_jobs: _How = {"response_model": views.JobPage, "responses": problems()}
+        some: _How = {"response_model": self._page}
+        one: _How = {"response_model": self._item}
+        bury: _How = {"status_code": 204, "responses": problems(404)}
+        again: _How = {"response_model": views.Retried, "responses": problems(404, 409, 410)}
+        events: _How = {
+            "response_class": StreamingResponse,
+            "responses": problems(404, 410) | EVENTS,
+        }
         for method, path, name, does, summary, how in (
             ("GET", "", "list_{}s", self.list, "List jobs, the newest first", all_jobs),
             ("GET", "/{job}", "get_{}", self.get, "See a job", see),

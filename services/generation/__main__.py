@@ -19,6 +19,7 @@ from services.errors import SettingsError
 from services.generation.dispatcher import Dispatcher
 from services.ledger.ledger import Ledger
 from services.metrics import PrometheusMetrics
+from services.metrics.serving import serve
 from services.offers import MINIATURE, read_offers
 from services.settings import LedgerSettings
 from services.storage.measuring import Measured
@@ -44,10 +45,16 @@ def main(
         typer.Option(min=1, max=512, help="pictures of each model; none: as its offer is worth"),
     ] = None,
     seconds: Annotated[float, typer.Option(help="that an engine may take for a picture")] = 600,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="to show metrics at; none: nowhere")
+    ] = None,
 ) -> None:
     """Has engines paint the pictures of generation jobs, until it is told to stop."""
     logs.configure("dispatcher")
-    metrics.use(PrometheusMetrics(process="dispatcher"))
+    exporter = PrometheusMetrics(process="dispatcher")
+    metrics.use(exporter)
+    if metrics_port:
+        serve(exporter, metrics_port)
     try:
         if not (secret := os.environ.get(_SECRET)):
             raise SettingsError(f"{_SECRET} is not set: give it the one that engines let in")
