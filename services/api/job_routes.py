@@ -66,13 +66,10 @@ class JobRoutes:
             ("POST", "/{job}/retry", "retry_{}", self.retry, "Try failed items again", again),
             ("GET", "/{job}/events", "listen_to_{}", self.listen, "Listen to a job", events),
         ):
+            answered: _How = {"responses": problems(404, 410), **how}
+            name = name.format(f"{self._kind}_job")
             router.add_api_route(
-                path,
-                does,
-                methods=[method],
-                name=name.format(f"{self._kind}_job"),
-                summary=summary,
-                **{"responses": problems(404, 410)} | how,
+                path, does, methods=[method], name=name, summary=summary, **answered
             )
         return router
 
