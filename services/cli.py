@@ -2,7 +2,16 @@
 
 from dti_engine.cli import app
 from dti_engine.commands.terminal import examples, mount
-from services.commands import deletion, jobs, keys, painting, serve, submission, tokens
+from services.commands import (
+    bulk_painting,
+    deletion,
+    jobs,
+    keys,
+    painting,
+    serve,
+    submission,
+    tokens,
+)
 from services.demo import command as demonstration
 
 _SERVICE = "Service"
@@ -19,6 +28,7 @@ mount(
 )
 mount(app, serve.serve, serve.EXAMPLES, panel=_SERVICE)
 mount(app, submission.submit, submission.EXAMPLES, panel=_SERVICE)
+mount(app, bulk_painting.paint, bulk_painting.EXAMPLES, panel=_SERVICE)
 mount(app, jobs.jobs, jobs.LIST_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.job, jobs.SHOW_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.cancel, jobs.CANCEL_EXAMPLES, panel=_SERVICE)

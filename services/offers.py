@@ -24,7 +24,12 @@ class Painting(Model):
         le=256,
         description="in one call of the model; None: as many as are worth it, which is tried out",
     )
-    waiting: int = Field(default=64, ge=1, le=4096, description="pictures of one engine, at most")
+    waiting: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="pictures of one engine, at most; a quarter of the places is kept from jobs",
+    )
     min_engines: int = Field(default=1, ge=0, description="that stay while nobody asks")
     max_engines: int = Field(default=4, ge=1, description="that the requests are worth at most")
     gpus: float | None = Field(default=None, ge=0, description="of one engine; None: a worker's")
@@ -71,6 +76,23 @@ class Offer(Model):
 
 Offers = Mapping[Label, Offer]
 
+_PAINTING = "paint-"
+"""Before the names of the pools in which pictures of jobs wait. No offer is called so."""
+
+_LONGEST = 63 - len(_PAINTING)
+"""Characters of an offer's name, so that both of its pools have one that can be part of a key."""
+
+
+def painting_pool(offer: str) -> str:
+    """Where pictures of jobs wait; subjects wait in the pool that is called as the offer is."""
+    return f"{_PAINTING}{offer}"
+
+
+def offer_of(pool: str) -> str:
+    """The name of the offer that a pool belongs to."""
+    return pool.removeprefix(_PAINTING)
+
+
 MINIATURE: Offers = {
     "miniature": Offer(
         weights="miniature",
@@ -107,6 +129,11 @@ def read_offers(path: Path) -> Offers:
     if not offers:
         raise SettingsError(f"{str(path)!r} offers no model: name at least one")
     for name, offer in offers.items():
+        if name.startswith(_PAINTING) or len(name) > _LONGEST:
+            raise SettingsError(
+                f"{str(path)!r}: {name!r} can be no offer's name: give one of at most {_LONGEST} "
+                f"characters that does not begin with {_PAINTING!r}, as pools of pictures do"
+            )
         if offer.recipe not in RECIPES:
             raise SettingsError(
                 f"{str(path)!r}: {name} has the recipe {offer.recipe!r}; known are "

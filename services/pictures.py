@@ -12,7 +12,8 @@ What is refused as a whole is answered with `Refusal` and its status: 401 withou
 for what is malformed, 429 where the engine has too much to do. Loads no torch.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter
 
@@ -58,6 +59,64 @@ class Picture(Model):
     )
 
 
+class Cast(Model):
+    """What placeholders stand for in one telling of a job's prompts."""
+
+    tokens: dict[Placeholder, TokenName] = Field(default={}, max_length=16)
+    blends: dict[Placeholder, Annotated[tuple[Part, ...], Field(min_length=2, max_length=8)]] = (
+        Field(default={}, max_length=16)
+    )
+
+
+class Telling(Model):
+    """A prompt of a job, with the tokens that stand in it by their own ids."""
+
+    prompt: str = Field(min_length=1, max_length=4000)
+    tokens: dict[Placeholder, TokenName] = Field(default={})
+
+
+class PictureWork(Model):
+    """One picture of a job: what stands in its item's `work`, as indices into `GenerationOrder`,
+    since the same prompt is told in thousands of them.
+    """
+
+    prompt: int = Field(ge=0)
+    cast: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
+
+
+class GenerationOrder(Model):
+    """What holds for all pictures of a job: its `shared`. The API writes it for dispatchers."""
+
+    model: Label
+    prompts: tuple[Telling, ...] = Field(min_length=1)
+    casts: tuple[Cast, ...] = Field(min_length=1)
+    common: dict[str, JsonValue] = Field(default={}, description="other fields of `Picture`")
+    webhook: str | None = Field(default=None, description="URL that is told when the job ends")
+
+
+def picture_of(work: Mapping[str, JsonValue], shared: Mapping[str, JsonValue]) -> Picture:
+    """The picture that an item of a job asks for. Of the order, which may be long, only what
+    belongs to it is looked at.
+
+    Raises: ValidationError, LookupError, TypeError for what no API has written.
+    """
+    asked = PictureWork.model_validate(work)
+    order: Mapping[str, Any] = shared
+    telling = Telling.model_validate(order["prompts"][asked.prompt])
+    cast = Cast.model_validate(order["casts"][asked.cast])
+    inline = {name: token for name, token in telling.tokens.items() if name not in cast.blends}
+    return Picture.model_validate(
+        {
+            **order["common"],
+            "prompt": telling.prompt,
+            "seed": asked.seed,
+            "tokens": inline | cast.tokens,
+            "blends": cast.blends,
+        }
+    )
+
+
 class PaintRequest(Model):
     """What one tenant wants painted."""
 
@@ -65,6 +124,9 @@ class PaintRequest(Model):
     pictures: tuple[Picture, ...] = Field(min_length=1, max_length=MAX_PICTURES)
     seconds: float | None = Field(
         default=None, gt=0, description="after which nobody waits for them any more"
+    )
+    patient: bool = Field(
+        default=False, description="others go first, as nobody looks on: pictures of a job"
     )
     progress: bool = Field(default=False, description="whether to tell of each step")
     previews: int = Field(

@@ -79,19 +79,20 @@ def refuse_unfinished(keeper: "Keeper", names: Sequence[str]) -> None:
         )
 
 
-def set_aside(output: Path, names: Sequence[str]) -> None:
-    """Move tokens that these subjects have from before to DIR/earlier, each under its digest.
+def set_aside(output: Path, names: Sequence[str], suffix: str = ".safetensors") -> None:
+    """Move tokens that these subjects have from before to DIR/earlier, each under its digest; or
+    files that end otherwise.
 
     Else a run that is stopped could not tell them from its own.
 
     Raises: OutputError if one cannot be moved.
     """
     for name in names:
-        token = output / f"{name}.safetensors"
+        token = output / f"{name}{suffix}"
         try:
             if token.is_file():
                 digest = hashlib.sha256(token.read_bytes()).hexdigest()
-                kept = output / "earlier" / f"{name}-{digest[:12]}.safetensors"
+                kept = output / "earlier" / f"{name}-{digest[:12]}{suffix}"
                 kept.parent.mkdir(exist_ok=True)
                 token.replace(kept)
         except OSError as error:

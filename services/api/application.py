@@ -12,7 +12,7 @@ from services.api import (
     audit,
     backbones,
     documentation,
-    events,
+    generation_jobs,
     health,
     images,
     models,
@@ -23,9 +23,9 @@ from services.api import (
     uploading,
 )
 from services.api.doorway import Doorway
-from services.api.engines import Engines
 from services.api.gallery import Gallery
 from services.api.gate import Gate
+from services.api.generation_orders import PictureJobOrder
 from services.api.image_orders import ImageOrder
 from services.api.links import Links
 from services.api.openai_errors import OpenAIErrors, OpenAIProblem
@@ -36,6 +36,7 @@ from services.api.readiness import Readiness
 from services.api.service import Service
 from services.api.settings import ApiSettings
 from services.api.streams import Streams
+from services.engines import Engines
 from services.ledger.ledger import Ledger
 from services.metrics import Metrics
 from services.offers import Offers
@@ -45,7 +46,8 @@ from services.tenancy.rates import Rates
 _ROUTERS = (
     uploading.router,
     training_jobs.router,
-    events.router,
+    generation_jobs.router,
+    generation_jobs.links,
     tokens.router,
     images.router,
     pictures.router,
@@ -114,5 +116,5 @@ def create_app(
     for router in _ROUTERS:
         app.include_router(router)
     problems.install(app)
-    documentation.install(app, JobOrder, ImageOrder, answers=[OpenAIProblem])
+    documentation.install(app, JobOrder, PictureJobOrder, ImageOrder, answers=[OpenAIProblem])
     return app

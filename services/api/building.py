@@ -79,7 +79,7 @@ def build(
     name, offer = _offer(order, offers)
     recipe_name, config = _config(order, offer)
     if order.webhook:
-        _check_webhook(order.webhook.url, private=settings.private_webhooks)
+        check_webhook(order.webhook.url, private=settings.private_webhooks)
     subjects = order.subjects or _read_manifest(store, tenant, order, settings)
     place = "manifest" if order.subjects is None else "subjects"
     _check_subjects(subjects, config, store.now(), place)
@@ -140,7 +140,8 @@ def _config(order: JobOrder, offer: Offer) -> tuple[str, TrainConfig]:
         raise refusal(("body", "overrides"), str(error)) from error
 
 
-def _check_webhook(url: str, *, private: bool) -> None:
+def check_webhook(url: str, *, private: bool) -> None:
+    """Raises: RequestValidationError."""
     try:
         Sink.parse(url, WebhookSettings(allow_http=private, allow_private=private))
     except UnsafeUrlError as error:

@@ -2,14 +2,14 @@
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from dti_engine.config import PLACEHOLDER
-from services.api.image_orders import Between, ImageOrder, meaningless
+from services.api.image_orders import Between, Blend, ImageOrder, meaningless
 from services.api.problems import refusal
 from services.errors import InvalidIdError
 from services.ledger.ids import parse_token_id
@@ -66,18 +66,9 @@ def _model(name: str | None, offers: Offers) -> tuple[str, tuple[str, ...]]:
 
 def _given(order: ImageOrder) -> dict[str, Any]:
     """Of each picture, but for its seed; what was left out is not in it."""
-    tokens, blends = dict(order.tokens), dict[str, tuple[Part, ...]]()
-    for placeholder, blend in order.blends.items():
-        if not isinstance(blend, Between):
-            blends[placeholder] = blend
-        elif blend.t in (0, 1):
-            tokens[placeholder] = blend.b if blend.t else blend.a
-        else:
-            blends[placeholder] = (
-                Part(token=blend.a, weight=1 - blend.t),
-                Part(token=blend.b, weight=blend.t),
-            )
-    tokens = _inline(f"{order.prompt} {order.negative_prompt}", blends) | tokens
+    tokens, blends = settled(order.tokens, order.blends)
+    text = f"{order.prompt} {order.negative_prompt}"
+    tokens = inline_tokens(text, blends, ("body", "prompt")) | tokens
     width, height = order.sides or (None, None)
     given = {"steps": order.steps, "guidance": order.guidance, "width": width, "height": height}
     return {name: value for name, value in given.items() if value is not None} | {
@@ -90,8 +81,32 @@ def _given(order: ImageOrder) -> dict[str, Any]:
     }
 
 
-def _inline(text: str, taken: Mapping[str, Any]) -> dict[str, str]:
-    """Tokens that stand in a prompt by their own ids."""
+def settled(
+    tokens: Mapping[str, str], blends: Mapping[str, Blend]
+) -> tuple[dict[str, str], dict[str, tuple[Part, ...]]]:
+    """As engines are told of them: a blend at one of its ends is a token."""
+    alone, mixed = dict(tokens), dict[str, tuple[Part, ...]]()
+    for placeholder, blend in blends.items():
+        if not isinstance(blend, Between):
+            mixed[placeholder] = blend
+        elif blend.t in (0, 1):
+            alone[placeholder] = blend.b if blend.t else blend.a
+        else:
+            mixed[placeholder] = (
+                Part(token=blend.a, weight=1 - blend.t),
+                Part(token=blend.b, weight=blend.t),
+            )
+    return alone, mixed
+
+
+def inline_tokens(
+    text: str, taken: Mapping[str, Any], place: Sequence[str | int]
+) -> dict[str, str]:
+    """Tokens that stand in a prompt by their own ids, but for what is `taken` for something else.
+    place: of the prompt in the request.
+
+    Raises: RequestValidationError.
+    """
     found: dict[str, str] = {}
     for placeholder in PLACEHOLDER.findall(text):
         name = placeholder[1:-1]
@@ -99,7 +114,7 @@ def _inline(text: str, taken: Mapping[str, Any]) -> dict[str, str]:
             try:
                 parse_token_id(name)
             except InvalidIdError as error:
-                raise refusal(("body", "prompt"), str(error)) from error
+                raise refusal(place, str(error)) from error
             found[placeholder] = name
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.api.links import Links
+from services.api.pngs import PNG
 from services.errors import DeletedError, NotFoundError, UnknownPictureError
 from services.ledger.ids import is_job, is_tenant
 from services.ledger.layout import tenant_folder
@@ -15,9 +16,6 @@ from services.ledger.ledger import Ledger
 from services.tenancy.tenants import is_deleted
 
 _SUFFIX = ".png"
-
-MEDIA_TYPE = "image/png"
-"""Of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class Gallery:
             _key(tenant, picture),
             seconds=self.seconds,
             filename=f"{picture}{_SUFFIX}",
-            media_type=MEDIA_TYPE,
+            media_type=PNG,
         )
         path = self.links.sign(path_of(tenant, picture), self.seconds) if not of_store else ""
         return of_store or f"{here.rstrip('/')}{path}"

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, JsonValue
 
 from services.api.commissions import Commission
-from services.api.engines import Painting, error_of
 from services.api.gallery import Gallery
 from services.api.views import example
+from services.engines import Painting, error_of
 from services.pictures import Failed, Painted
 
 _SIZE = struct.Struct(">II")

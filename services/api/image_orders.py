@@ -38,6 +38,40 @@ Blend = Annotated[
     Annotated[Between, Tag("between")] | Annotated[Parts, Tag("parts")], Discriminator(_form)
 ]
 
+Blends = Annotated[
+    dict[Placeholder, Blend],
+    Field(max_length=16, description="placeholder -> tokens and weights, or two and t"),
+]
+Tokens = Annotated[
+    dict[Placeholder, TokenName],
+    Field(max_length=16, description="placeholder -> a token's id, or its alias"),
+]
+Size = Annotated[
+    str,
+    Field(
+        pattern=r"^(auto|[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$",
+        description="WIDTHxHEIGHT in pixels, 8 to 4096 each; auto: the model's own",
+    ),
+]
+
+
+def sides_of(size: str | None) -> tuple[int, int] | None:
+    """Width and height; None: the model's own. Raises: ValueError of those that cannot be."""
+    if size in (None, "auto"):
+        return None
+    width, _, height = size.partition("x")
+    sides = int(width), int(height)
+    if not all(8 <= side <= 4096 for side in sides):
+        raise ValueError(f"size is {size}: width and height can be 8 to 4096")
+    return sides
+
+
+def check_once(tokens: Mapping[str, Any], blends: Mapping[str, Any]) -> None:
+    """Raises: ValueError if it is said twice what a placeholder is."""
+    if both := sorted(tokens.keys() & blends.keys()):
+        raise ValueError(f"{both[0]} is among tokens and among blends: leave one out")
+
+
 _Said = Annotated[str, StringConstraints(max_length=200)]
 
 
@@ -73,11 +107,7 @@ class ImageOrder(Model):
         description="a name of GET /v1/backbones; left out, or one of OpenAI's: the first",
     )
     n: int | None = Field(default=None, ge=1, le=MAX_PICTURES, description="pictures; default 1")
-    size: str | None = Field(
-        default=None,
-        pattern=r"^(auto|[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$",
-        description="WIDTHxHEIGHT in pixels, 8 to 4096 each; auto: the model's own",
-    )
+    size: Size | None = None
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None, description="the PNG itself in base64, or a link to it; default b64_json"
     )
@@ -101,12 +131,8 @@ class ImageOrder(Model):
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="of denoising")
     guidance: float | None = Field(default=None, ge=1, le=50, description="1: none")
     negative_prompt: str = Field(default="", max_length=4000)
-    tokens: dict[Placeholder, TokenName] = Field(
-        default={}, max_length=16, description="placeholder -> a token's id, or its alias"
-    )
-    blends: dict[Placeholder, Blend] = Field(
-        default={}, max_length=16, description="placeholder -> tokens and weights, or two and t"
-    )
+    tokens: Tokens = Field(default={})
+    blends: Blends = Field(default={})
     instruction: bool = Field(default=True, description="the model's own, before the prompt")
     deterministic: bool = Field(
         default=False, description="painted alone, so that not even rounding depends on others"
@@ -117,23 +143,18 @@ class ImageOrder(Model):
 
     @model_validator(mode="after")
     def _is_of_a_size_that_can_be(self) -> "ImageOrder":
-        if not all(8 <= side <= 4096 for side in self.sides or ()):
-            raise ValueError(f"size is {self.size}: width and height can be 8 to 4096")
+        sides_of(self.size)
         return self
 
     @model_validator(mode="after")
     def _says_once_what_a_placeholder_is(self) -> "ImageOrder":
-        if both := sorted(self.tokens.keys() & self.blends.keys()):
-            raise ValueError(f"{both[0]} is among tokens and among blends: leave one out")
+        check_once(self.tokens, self.blends)
         return self
 
     @property
     def sides(self) -> tuple[int, int] | None:
         """Width and height; None: the model's own."""
-        if self.size in (None, "auto"):
-            return None
-        width, _, height = self.size.partition("x")
-        return int(width), int(height)
+        return sides_of(self.size)
 
 
 def parse_image_order(body: bytes) -> ImageOrder:

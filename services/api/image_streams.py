@@ -15,11 +15,11 @@ from starlette.types import Receive, Scope, Send
 
 from dti_engine.errors import DTIError
 from services.api.commissions import Commission
-from services.api.engines import Painting, error_of
 from services.api.image_answers import Shelf, data_of, encoded, size_of
 from services.api.openai_errors import error_object
 from services.api.presence import while_there
 from services.api.problems import answer
+from services.engines import Painting, error_of
 from services.pictures import Event, Failed, Painted, Stepped
 
 _TYPE = "image_generation."

@@ -49,7 +49,7 @@ class Links:
         whole = hmac.compare_digest(self._signature(path, expires).encode(), signature.encode())
         if not whole or self._clock() >= expires:
             raise UnknownPictureError(
-                "this link is not whole, or is over: with the key, GET /v1/pictures has new ones"
+                "this link is not whole, or is over: with the key, there are new ones where it was"
             )
 
     def _signature(self, path: str, expires: int) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from services.api import audit
 from services.api.callers import GUARDED, Asking
 from services.api.documentation import plain_problems, problems, raw
-from services.api.gallery import MEDIA_TYPE
+from services.api.pngs import PNG, png_answer
 from services.api.service import Here
 from services.api.views import JOB, JOB_PATTERN, example
 
@@ -23,7 +23,6 @@ _EXAMPLE: dict[str, Any] = {
     "size": 20480,
     "url": f"http://127.0.0.1:8000/pictures/pets-inc/{JOB}?expires=1772370000&signature=AbC",
 }
-
 PictureId = Annotated[str, Path(description="a picture's id", examples=[JOB])]
 
 
@@ -78,11 +77,11 @@ def list_pictures(
     "/{picture}",
     summary="Download a kept picture",
     response_class=Response,
-    responses=problems(404) | {200: raw(MEDIA_TYPE, "The PNG, with its settings in it.")},
+    responses=problems(404) | {200: raw(PNG, "The PNG, with its settings in it.")},
 )
 def get_picture(asking: Asking, here: Here, picture: PictureId) -> Response:
     """As it was painted."""
-    return _png(here.gallery.read(asking.tenant, picture))
+    return png_answer(here.gallery.read(asking.tenant, picture))
 
 
 @router.delete(
@@ -99,7 +98,7 @@ def delete_picture(asking: Asking, here: Here, picture: PictureId) -> None:
     summary="Follow a link to a kept picture",
     response_class=Response,
     responses=plain_problems(404, 422, 500, 503)
-    | {200: raw(MEDIA_TYPE, "The PNG, with its settings in it.")},
+    | {200: raw(PNG, "The PNG, with its settings in it.")},
 )
 def follow_link(
     here: Here,
@@ -111,12 +110,4 @@ def follow_link(
     signature: Annotated[str, Query(max_length=100, description="as the link has it")] = "",
 ) -> Response:
     """Without a key: whoever has the link has the picture, until the link is over."""
-    return _png(here.gallery.follow(tenant, picture, expires, signature))
-
-
-def _png(body: bytes) -> Response:
-    return Response(
-        body,
-        media_type=MEDIA_TYPE,
-        headers={"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"},
-    )
+    return png_answer(here.gallery.follow(tenant, picture, expires, signature))

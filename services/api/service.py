@@ -6,13 +6,13 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Request
 
-from services.api.engines import Engines
 from services.api.gallery import Gallery
 from services.api.progress import Progress
 from services.api.quotas import Quotas
 from services.api.readiness import Readiness
 from services.api.settings import ApiSettings
 from services.api.streams import Streams
+from services.engines import Engines
 from services.ledger.ledger import Ledger
 from services.metrics import Metrics
 from services.offers import Offers

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from services import aliases
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.jobs import ItemState
-from services.ledger.ids import is_job, parse_token_id, token_id
+from services.ledger.ids import is_job, is_token, parse_token_id, token_id
 from services.ledger.layout import JobKeys, Place, jobs_of
 from services.ledger.ledger import Ledger
 from services.ledger.records import JobRecord, ResultRecord, unpack_outcome
@@ -50,7 +50,9 @@ def look_at(ledger: Ledger, tenant: str, token: str, alias: str, job: JobRecord)
     job_id, round_, index = parse_token_id(token)
     line = ledger.find_line(JobKeys(tenant, job_id).result(Place(round_, index)))
     record = unpack_outcome(line[0].key, line[1])[0] if line else None
-    if not line or not isinstance(record, ResultRecord) or record.status != "succeeded":
+    if not line or not isinstance(record, ResultRecord):
+        return None
+    if record.status != "succeeded" or record.kind != "training":
         return None
     return Shelved(
         token=token,
@@ -93,6 +95,12 @@ class Shelf:
                 return ShelfPage(found, None)
             if seen >= self._patience:
                 return ShelfPage(found, batch[-1])
+
+    def has(self, name: str) -> bool:
+        """Whether a token is there: of this id, or of this subject."""
+        if is_token(name):
+            return self._of_hint(name, "") is not None
+        return bool(self.of_alias(name, "", 1).tokens)
 
     def of_jobs(self, cursor: str, limit: int) -> ShelfPage:
         """Of all jobs, or of those with the tag."""
@@ -163,9 +171,9 @@ class Shelf:
             return None
 
     def _record(self, job: str) -> JobRecord | None:
-        """None: it is gone, or has not the tag."""
+        """None: it is gone, has learned nothing, or has not the tag."""
         try:
-            _, record = read_job(self._ledger, JobKeys(self._tenant, job))
+            _, record = read_job(self._ledger, JobKeys(self._tenant, job), "training")
         except _GONE:
             return None
         if self._tag and record.tags.get(self._tag[0]) != self._tag[1]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from services.api.progress import Said
 from services.jobs import Counts, ItemState, JobState, Kind
 from services.ledger import views
+from services.offers import offer_of
 
 JOB_PATTERN = "[0-9a-hjkmnp-tv-z]{26}"
 """Of ids, as `services.ledger.ids` makes them."""
@@ -21,6 +22,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "job": JOB,
     "kind": "training",
     "pool": "miniature",
+    "model": "miniature",
     "tags": {"project": "pets"},
     "count": 2,
     "submitted": _WHEN,
@@ -65,7 +67,8 @@ class Job(BaseModel):
 
     job: str = Field(description="its id")
     kind: Kind
-    pool: str = Field(description="the backbone that it is trained for")
+    pool: str = Field(description="whose workers take its items")
+    model: str = Field(description="the backbone that it is trained for, or painted with")
     tags: dict[str, str]
     count: int = Field(description="of its items")
     submitted: datetime
@@ -86,6 +89,7 @@ class Job(BaseModel):
             job=view.job,
             kind=view.kind,
             pool=view.pool,
+            model=offer_of(view.pool),
             tags=view.tags,
             count=view.count,
             submitted=view.submitted,
@@ -103,50 +107,69 @@ class JobPage(BaseModel):
 
     jobs: list[Job]
     next: str | None = Field(
-        default=None, description="cursor of the next page; null: this was the last one"
+        default=None,
+        description="cursor of the next page; null: this was the last one. A page may have few "
+        "jobs or none, and yet a next one",
     )
 
 
-class Item(BaseModel):
+class Standing(BaseModel):
+    """How an item stands, whatever it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int
+    id: str = Field(description="its name in the job: of a subject, the client's own")
+    state: ItemState
+    reason: str = Field(description="of a failure, with each picture that was refused")
+    attempt: int = Field(description="the one that the result came of; 0: none yet")
+    report: dict[str, JsonValue] | None = Field(
+        default=None, description="of a success: scores, seconds, flags, warnings"
+    )
+    progress: dict[str, JsonValue] | None = Field(
+        default=None, description="phase, and step, steps and loss as far as they are known, if run"
+    )
+
+
+def standing(view: views.ItemView, said: Said) -> dict[str, Any]:
+    """The fields of `Standing`."""
+    return {
+        "index": view.index,
+        "id": view.name,
+        "state": view.state,
+        "reason": view.reason,
+        "attempt": view.attempt,
+        "report": view.report,
+        "progress": said.get(view.index) if view.state is ItemState.RUNNING else None,
+    }
+
+
+class Item(Standing):
     """How an item stands, which is one subject of a job."""
 
     model_config = example(ITEM_EXAMPLE)
 
-    index: int
-    id: str = Field(description="the client's own")
-    state: ItemState
-    reason: str = Field(description="of a failure, with each picture that was refused")
-    attempt: int = Field(description="the one that the result came of; 0: none yet")
     token: str | None = Field(default=None, description="what was learned, of a success")
-    report: dict[str, JsonValue] | None = Field(default=None, description="scores, seconds, flags")
-    progress: dict[str, JsonValue] | None = Field(
-        default=None, description="step, steps, loss and phase, if run"
-    )
 
     @classmethod
     def of(cls, view: views.ItemView, said: Said) -> "Item":
-        running = view.state is ItemState.RUNNING
-        return cls(
-            index=view.index,
-            id=view.name,
-            state=view.state,
-            reason=view.reason,
-            attempt=view.attempt,
-            token=view.token,
-            report=view.report,
-            progress=said.get(view.index) if running else None,
-        )
+        return cls(**standing(view, said), token=view.token)
 
 
-class ItemPage(BaseModel):
+class Page(BaseModel):
+    """Part of a list."""
+
+    next: str | None = Field(
+        default=None, description="cursor of the next page; null: this was the last one"
+    )
+
+
+class ItemPage(Page):
     """Items of a job in order."""
 
     model_config = example({"items": [ITEM_EXAMPLE], "next": "1"})
 
     items: list[Item]
-    next: str | None = Field(
-        default=None, description="cursor of the next page; null: this was the last one"
-    )
 
 
 class Attempt(BaseModel):

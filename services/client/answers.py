@@ -40,6 +40,7 @@ class Job(Answer):
     job: str
     kind: str = "training"
     pool: str = ""
+    model: str = ""
     state: str
     count: int
     counts: Counts
@@ -71,6 +72,8 @@ class Item(Answer):
     reason: str = ""
     attempt: int = 0
     token: str | None = None
+    url: str | None = Field(default=None, description="of a picture: for anyone, for a while")
+    sha256: str | None = Field(default=None, description="of a picture")
     report: dict[str, Any] | None = None
     progress: Progress | None = None
 
@@ -127,6 +130,18 @@ class Retried(Answer):
     """How many failed items are tried again."""
 
     retried: int = 0
+
+
+class PictureDraft(Answer):
+    """The job of pictures that would be made of an order."""
+
+    count: int
+    model: str
+    prompts: int
+    casts: int
+    seeds: int
+    steps: int = Field(description="of all pictures together")
+    missing_tokens: tuple[str, ...] = ()
 
 
 class Draft(Answer):

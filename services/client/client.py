@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from heapq import merge
 from typing import Any, Self, TypeVar
 
 from services.client import uploads
@@ -13,6 +14,7 @@ from services.client.answers import (
     Job,
     JobPage,
     Page,
+    PictureDraft,
     Retried,
     Token,
     TokenPage,
@@ -20,13 +22,17 @@ from services.client.answers import (
 from services.client.connection import Connection
 from services.client.images import PictureUpdate, paint
 from services.client.parcels import Parcel
-from services.client.problems import BrokenServerError
+from services.client.problems import BrokenServerError, GoneError, NoSuchThingError
 from services.client.watching import Update, watch
 
 P = TypeVar("P", bound=Page)
 
+D = TypeVar("D", Draft, PictureDraft)
+
 _PAGE = 200
-_JOBS = "v1/training-jobs"
+
+KINDS = ("training", "generation")
+"""Of jobs. Each has paths of its own."""
 
 
 class Client:
@@ -36,6 +42,8 @@ class Client:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._kinds: dict[str, str] = {}
+        """Of jobs that were heard of."""
 
     @classmethod
     def at(cls, access: Access, **how: Any) -> Self:
@@ -59,47 +67,71 @@ class Client:
         uploads.upload(self._connection, parcels, on_sent=on_sent)
 
     def draft(self, order: Mapping[str, Any]) -> Draft:
-        """What would be made of the order; nothing is."""
-        # A key is required, and remembered of no draft.
-        headers = {"Idempotency-Key": "draft"}
-        body = {**order, "dry_run": True}
-        return self._connection.ask(Draft, "POST", _JOBS, headers=headers, json=body)
+        """What would be made of an order of subjects; nothing is."""
+        return self._draft(Draft, "training", order)
+
+    def draft_pictures(self, order: Mapping[str, Any]) -> PictureDraft:
+        """The same of an order of pictures."""
+        return self._draft(PictureDraft, "generation", order)
 
     def submit(self, order: Mapping[str, Any], key: str) -> Job:
-        """The job of this order: made now, or by an earlier call with the same key."""
-        headers = {"Idempotency-Key": key}
-        return self._connection.ask(Job, "POST", _JOBS, headers=headers, json=order)
+        """The job of these subjects: made now, or by an earlier call with the same key."""
+        return self._submit("training", order, key)
+
+    def submit_pictures(self, order: Mapping[str, Any], key: str) -> Job:
+        """The same of pictures."""
+        return self._submit("generation", order, key)
 
     def jobs(self) -> Iterator[Job]:
-        """The newest first."""
-        for page in self._pages(JobPage, _JOBS, {}):
-            yield from page.jobs
+        """Of all kinds, the newest first, as their ids sort."""
+        for job in merge(*map(self._jobs_of, KINDS), key=lambda job: job.job):
+            self._kinds[job.job] = job.kind
+            yield job
 
     def job(self, job: str) -> Job:
-        return self._connection.ask(Job, "GET", f"{_JOBS}/{job}")
+        """Of whatever kind it is."""
+        kinds = [self._kinds[job]] if job in self._kinds else KINDS
+        for kind in kinds:
+            try:
+                found = self._connection.ask(Job, "GET", f"{_path(kind)}/{job}")
+            except NoSuchThingError as error:
+                if kind == kinds[-1] or isinstance(error, GoneError):
+                    raise
+            else:
+                self._kinds[job] = kind
+                return found
+        raise AssertionError
 
     def items(self, job: str, *, state: str | None = None, start: int = 0) -> Iterator[Item]:
         """In order, from index `start` on; those in one state, if that is given."""
         params = {"cursor": str(start)} if start else {}
         for page in self._pages(
-            ItemPage, f"{_JOBS}/{job}/items", params | ({"state": state} if state else {})
+            ItemPage, f"{self._place(job)}/items", params | ({"state": state} if state else {})
         ):
             yield from page.items
 
     def watch(self, job: str) -> Iterator[Update]:
         """What happens to the job, until it has ended."""
-        return watch(self._connection, job)
+        return watch(self._connection, self._place(job))
 
     def cancel(self, job: str) -> Job:
-        return self._connection.ask(Job, "POST", f"{_JOBS}/{job}/cancel")
+        return self._connection.ask(Job, "POST", f"{self._place(job)}/cancel")
 
     def retry(self, job: str) -> Retried:
         """Let its failed items be tried again."""
-        return self._connection.ask(Retried, "POST", f"{_JOBS}/{job}/retry")
+        return self._connection.ask(Retried, "POST", f"{self._place(job)}/retry")
 
     def delete_job(self, job: str) -> None:
-        """With its tokens, for good."""
-        self._connection.request("DELETE", f"{_JOBS}/{job}")
+        """With its tokens, or pictures, for good."""
+        self._connection.request("DELETE", self._place(job))
+
+    def picture(self, job: str, index: int) -> bytes:
+        """The PNG that an item of a job has made, whole.
+
+        Raises: BrokenServerError, too, if it is not what the service says that it is.
+        """
+        path = f"{_path('generation')}/{job}/items/{index}/picture"
+        return self._whole(path, f"picture {index} of job {job}")
 
     def tokens(self, *, alias: str | None = None, tag: str | None = None) -> Iterator[Token]:
         """Those of a subject, or of jobs with a tag (key:value), or all."""
@@ -115,11 +147,7 @@ class Client:
 
         Raises: BrokenServerError, too, if it is not what the service says that it is.
         """
-        answer = self._connection.request("GET", f"v1/tokens/{token}/file")
-        digest = hashlib.sha256(answer.content).hexdigest()
-        if answer.headers.get("etag", "").strip('"') != digest:
-            raise BrokenServerError(f"token {token} was damaged on its way: fetch it again")
-        return answer.content
+        return self._whole(f"v1/tokens/{token}/file", f"token {token}")
 
     def delete_token(self, token: str) -> None:
         """For good."""
@@ -131,6 +159,35 @@ class Client:
         """
         return paint(self._connection, order, seeds)
 
+    def _draft(self, model: type[D], kind: str, order: Mapping[str, Any]) -> D:
+        # A key is required, and remembered of no draft.
+        headers = {"Idempotency-Key": "draft"}
+        body = {**order, "dry_run": True}
+        return self._connection.ask(model, "POST", _path(kind), headers=headers, json=body)
+
+    def _submit(self, kind: str, order: Mapping[str, Any], key: str) -> Job:
+        headers = {"Idempotency-Key": key}
+        job = self._connection.ask(Job, "POST", _path(kind), headers=headers, json=order)
+        self._kinds[job.job] = kind
+        return job
+
+    def _jobs_of(self, kind: str) -> Iterator[Job]:
+        for page in self._pages(JobPage, _path(kind), {}):
+            yield from page.jobs
+
+    def _place(self, job: str) -> str:
+        """The path of a job, whose kind is asked for once."""
+        kind = self._kinds.get(job) or self.job(job).kind
+        return f"{_path(kind)}/{job}"
+
+    def _whole(self, path: str, what: str) -> bytes:
+        """A file whose ETag is its SHA-256."""
+        answer = self._connection.request("GET", path)
+        digest = hashlib.sha256(answer.content).hexdigest()
+        if answer.headers.get("etag", "").strip('"') != digest:
+            raise BrokenServerError(f"{what} was damaged on its way: fetch it again")
+        return answer.content
+
     def _pages(self, model: type[P], path: str, params: Mapping[str, str]) -> Iterator[P]:
         """A list to its end."""
         cursor: str | None = ""
@@ -139,3 +196,7 @@ class Client:
             page = self._connection.ask(model, "GET", path, params=asked)
             yield page
             cursor = page.next
+
+
+def _path(kind: str) -> str:
+    return f"v1/{kind}-jobs"

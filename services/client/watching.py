@@ -56,7 +56,7 @@ class _NoEvents(Exception):
 
 
 def watch(connection: Connection, job: str) -> Iterator[Update]:
-    """What happens to the job; the last update is of its end.
+    """What happens to the job at this path; the last update is of its end.
 
     Raises: ClientError that will not pass: no such job, the key is refused.
     """
@@ -85,9 +85,8 @@ def watch(connection: Connection, job: str) -> Iterator[Update]:
 
 
 def _listen(connection: Connection, job: str) -> Iterator[Update]:
-    path = f"v1/training-jobs/{job}/events"
     try:
-        with connection.stream(path) as answer:
+        with connection.stream(f"{job}/events") as answer:
             if not answer.headers.get("content-type", "").startswith(EVENT_STREAM):
                 raise _NoEvents
             try:
@@ -119,7 +118,7 @@ def _poll(connection: Connection, job: str) -> Iterator[Update]:
         running = connection.ask(
             ItemPage,
             "GET",
-            f"v1/training-jobs/{job}/items",
+            f"{job}/items",
             params={"state": "running"},
             patience=0,
         )
@@ -129,4 +128,4 @@ def _poll(connection: Connection, job: str) -> Iterator[Update]:
 
 def _job(connection: Connection, job: str) -> Job:
     # Not repeated by the connection: whoever watches is told that it is waited for.
-    return connection.ask(Job, "GET", f"v1/training-jobs/{job}", patience=0)
+    return connection.ask(Job, "GET", job, patience=0)

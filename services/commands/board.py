@@ -9,6 +9,7 @@ from rich.text import Text
 
 from dti_engine.commands.board import span
 from services.commands.tally import JobTally
+from services.commands.words import words
 
 _BAR, _NAME = 12, 12  # characters; names may have more, if there is room
 _LOSS, _PHASE = 6, 8
@@ -59,7 +60,8 @@ def _table(tally: JobTally, rows: Sequence[int], width: int) -> Table:
     name_width = min(room, max(_NAME, *map(len, names)))
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("subject", style="cyan", width=name_width, no_wrap=True)
+    thing = words(tally.job.kind).thing
+    table.add_column(thing, style="cyan", width=name_width, no_wrap=True)
     if has_bars:
         table.add_column("", width=_BAR)
     table.add_column("step", justify="right", no_wrap=True)
@@ -108,4 +110,5 @@ def _totals(tally: JobTally, width: int) -> Table | Group:
 def _pace(tally: JobTally) -> str:
     pace = tally.per_hour
     per_hour = _UNKNOWN if pace is None else f"{pace:.0f}" if pace >= 10 else f"{pace:.1f}"
-    return f"{per_hour} subjects/h, {span(tally.elapsed)} elapsed, {span(tally.left)} left"
+    things = f"{words(tally.job.kind).thing}s"
+    return f"{per_hour} {things}/h, {span(tally.elapsed)} elapsed, {span(tally.left)} left"

@@ -1,5 +1,7 @@
 """`dti delete`: jobs and tokens, for good."""
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -10,6 +12,7 @@ from services.commands import options
 from services.commands.abbreviations import find_job
 from services.commands.asking import ask
 from services.commands.opening import opened
+from services.commands.words import words
 
 EXAMPLES = (
     "dti delete x7k2mq",
@@ -33,15 +36,18 @@ def delete(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Delete tokens, or jobs with all tokens that they have made, for good.
+    """Delete tokens, or jobs with all tokens or pictures that they have made, for good.
 
-    Nobody can paint with them within a minute, and no worker that still runs brings them back.
+    Nobody can paint with such tokens within a minute, and no worker that still runs brings anything
+    back.
     """
     with opened(server, api_key) as client:
         tokens = [name for name in names if name.startswith(_TOKEN)]
         jobs = [find_job(client, name) for name in names if not name.startswith(_TOKEN)]
-        learned = sum(job.counts.succeeded for job in jobs)
-        ask(_counted(len(jobs), learned + len(tokens)), yes=yes)
+        made = Counter({"token": len(tokens)})
+        for job in jobs:
+            made[words(job.kind).made] += job.counts.succeeded
+        ask(_counted(len(jobs), made), yes=yes)
         for token in tokens:
             client.delete_token(token)
         for job in jobs:
@@ -53,5 +59,7 @@ def delete(
         say(f"deleted: {', '.join(deleted)}")
 
 
-def _counted(num_jobs: int, num_tokens: int) -> str:
-    return f"{num_jobs} jobs and {num_tokens} tokens" if num_jobs else f"{num_tokens} tokens"
+def _counted(num_jobs: int, made: Mapping[str, int]) -> str:
+    things = [f"{num_jobs} jobs"] if num_jobs else []
+    things += [f"{n} {name}s" for name, n in made.items() if n or name == "token"]
+    return " and ".join(things)

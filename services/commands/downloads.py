@@ -1,12 +1,16 @@
-"""Tokens as files: one for each, whole or not there, and nothing lost that was there before."""
+"""Tokens and pictures as files: one for each, whole or not there, and nothing lost that was there
+before.
+"""
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dti_engine.commands.stopping import set_aside
 from dti_engine.files import write_whole
+from services.client.answers import Item, Job
 
 if TYPE_CHECKING:
     from services.client.client import Client
@@ -22,16 +26,46 @@ def fetch(
 
     Raises: ClientError; OutputError if it cannot be written.
     """
-    stem = file_stem(name)
-    path = folder / f"{stem}.safetensors"
+    return _fetch(
+        folder,
+        file_stem(name),
+        ".safetensors",
+        lambda: sha256 or client.token(token).sha256,
+        lambda: client.token_file(token),
+    )
+
+
+def fetch_made(client: "Client", job: Job, item: Item, folder: Path) -> Path:
+    """The file of what an item has made: its token, or its picture.
+
+    Raises: ClientError; OutputError if it cannot be written.
+    """
+    if item.token:
+        return fetch(client, item.token, folder, item.id)
+    return _fetch(
+        folder,
+        file_stem(item.id),
+        ".png",
+        lambda: item.sha256 or "",
+        lambda: client.picture(job.job, item.index),
+    )
+
+
+def _fetch(
+    folder: Path,
+    stem: str,
+    suffix: str,
+    digest: Callable[[], str],
+    load: Callable[[], bytes],
+) -> Path:
+    """What has this digest already is not loaded again."""
+    path = folder / f"{stem}{suffix}"
     is_there = path.exists()
+    if is_there and hashlib.sha256(path.read_bytes()).hexdigest() == digest():
+        return path
+    data = load()
     if is_there:
-        there = hashlib.sha256(path.read_bytes()).hexdigest()
-        if there == (sha256 or client.token(token).sha256):
-            return path
-    data = client.token_file(token)
-    if is_there:
-        set_aside(folder, [stem])
+        set_aside(folder, [stem], suffix)
     write_whole(path, data)
     return path
 

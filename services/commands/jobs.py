@@ -15,6 +15,7 @@ from services.commands import options
 from services.commands.abbreviations import find_job
 from services.commands.opening import opened
 from services.commands.tables import items_table, job_table, jobs_table
+from services.commands.words import words
 
 LIST_EXAMPLES = ("dti jobs", "dti jobs --limit 100 --json")
 SHOW_EXAMPLES = (
@@ -43,7 +44,7 @@ def jobs(
         print_json({"jobs": [job.model_dump(mode="json") for job in found[:limit]]})
         return
     if not found:
-        say("no jobs; `dti submit BUNDLE...` makes one")
+        say("no jobs; `dti submit BUNDLE...` and `dti paint PROMPT...` make some")
         return
     results.print(jobs_table(found[:limit]))
     if len(found) > limit:
@@ -54,7 +55,7 @@ def job(
     job: options.JobArgument,
     wait: options.WaitOption = False,
     output: options.OutputOption = None,
-    items: Annotated[bool, typer.Option("--items", help="List all of its subjects.")] = False,
+    items: Annotated[bool, typer.Option("--items", help="List all of its items.")] = False,
     failed: Annotated[
         bool, typer.Option("--failed", help="List those that have failed, each with the reason.")
     ] = False,
@@ -62,15 +63,15 @@ def job(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Show how a job stands, or wait for it and fetch its tokens.
+    """Show how a job stands, or wait for it and fetch its tokens or pictures.
 
-    Ctrl-C while waiting leaves the job running; the same command comes back to it. Tokens that are
-    in DIR already are not fetched again. The exit code of --wait is 1 if a subject has no token.
+    Ctrl-C while waiting leaves the job running; the same command comes back to it. What is in DIR
+    already is not fetched again. The exit code of --wait is 1 if something is not there.
     """
     if wait and (items or failed):
-        raise ConfigurationError("--wait tells of subjects as they end: drop --items and --failed")
+        raise ConfigurationError("--wait tells of items as they end: drop --items and --failed")
     if items and failed:
-        raise ConfigurationError("--items lists all subjects, --failed some of them: drop one")
+        raise ConfigurationError("--items lists all of them, --failed some: drop one")
     _refuse_output_without(wait, output)
     with opened(server, api_key, outlast=wait) as client:
         found = find_job(client, job)
@@ -107,7 +108,7 @@ def cancel(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """End a job early: what has been learned stays, what is being learned stops, no more begins."""
+    """End a job early: what has been made stays, what is at work stops, no more begins."""
     with opened(server, api_key) as client:
         found = client.cancel(find_job(client, job).job)
     _tell(found, as_json=as_json)
@@ -121,7 +122,7 @@ def retry(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Let the failed subjects of a job be tried again, as often as at first.
+    """Let the failed subjects or pictures of a job be tried again, as often as at first.
 
     Those whose bundles are refused fail again: mend them, and submit them anew.
     """
@@ -129,8 +130,9 @@ def retry(
     with opened(server, api_key, outlast=wait) as client:
         name = find_job(client, job).job
         count = client.retry(name).retried
-        say(f"{count} subjects are tried again" if count else "none had failed")
         found = client.job(name)
+        things = f"{words(found.kind).thing}s"
+        say(f"{count} {things} are tried again" if count else "none had failed")
         if wait:
             from services.commands.waiting import wait as wait_for
 
@@ -140,7 +142,7 @@ def retry(
 
 def _refuse_output_without(wait: bool, output: Path | None) -> None:
     if output and not wait:
-        raise ConfigurationError("--output is for tokens that are fetched by --wait: add that")
+        raise ConfigurationError("--output is for what is fetched by --wait: add that")
 
 
 def _tell(job: Job, *, as_json: bool) -> None:

@@ -42,7 +42,7 @@ WaitOption: TypeAlias = Annotated[
     typer.Option(
         "--wait",
         "-w",
-        help="Show how it goes on until it has ended, and fetch tokens as they are learned.",
+        help="Show how it goes on until it has ended, and fetch what is made as it is made.",
     ),
 ]
 OutputOption: TypeAlias = Annotated[
@@ -51,7 +51,7 @@ OutputOption: TypeAlias = Annotated[
         "--output",
         "-o",
         metavar="DIR",
-        help="With --wait: folder for tokens, each NAME.safetensors.",
-        show_default="tokens",
+        help="With --wait: folder for tokens, each NAME.safetensors, or pictures, each NAME.png.",
+        show_default="tokens or pictures",
     ),
 ]

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from services.client.answers import Item, Job
+from services.commands.words import words
 
 _STYLES = {
     "running": "blue",
@@ -24,13 +25,15 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("job", style="cyan", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for heading in ("learned", "failed"):
+    table.add_column("of", no_wrap=True)
+    for heading in ("done", "failed"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("submitted", no_wrap=True)
     for job in jobs:
         table.add_row(
             job.job,
             _state(job.state),
+            f"{words(job.kind).thing}s",
             f"{job.counts.succeeded}/{job.count}",
             str(job.counts.failed),
             when(job.submitted),
@@ -44,8 +47,8 @@ def job_table(job: Job) -> Table:
     for name, value in (
         ("job", f"[cyan]{job.job}[/]"),
         ("state", _state(job.state)),
-        ("subjects", f"{job.count}: {said}"),
-        ("backbone", escape(job.pool)),
+        (f"{words(job.kind).thing}s", f"{job.count}: {said}"),
+        ("model", escape(job.model or job.pool)),
         ("tags", escape(", ".join(f"{name}={value}" for name, value in job.tags.items()))),
         ("submitted", when(job.submitted)),
     ):
@@ -56,7 +59,7 @@ def job_table(job: Job) -> Table:
 
 def items_table(items: Sequence[Item]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("subject", style="cyan", overflow="fold")
+    table.add_column("item", style="cyan", overflow="fold")
     table.add_column("state")
     table.add_column("", overflow="fold")
     for item in items:
@@ -69,7 +72,7 @@ def _note(item: Item) -> str:
         return f"step {item.progress.step}/{item.progress.steps}"
     if item.state == "failed":
         return item.reason
-    return item.token or ""
+    return item.token or item.url or ""
 
 
 def _state(state: str) -> str:

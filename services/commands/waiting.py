@@ -1,4 +1,6 @@
-"""`--wait`: a job is watched until it has ended, its tokens are fetched as they are learned."""
+"""`--wait`: a job is watched until it has ended, its tokens or pictures are fetched as they are
+made.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,9 +23,10 @@ from dti_engine.commands.terminal import (
 from dti_engine.errors import DTIError
 from services.client.answers import Item, Job
 from services.commands.board import Board, totals
-from services.commands.downloads import fetch
+from services.commands.downloads import fetch_made
 from services.commands.endings import Endings
 from services.commands.tally import JobTally
+from services.commands.words import words
 
 if TYPE_CHECKING:
     from services.client.client import Client
@@ -43,11 +46,11 @@ def wait(
     as_json: bool,
     names: Sequence[str] = (),
 ) -> None:
-    """Until the job has ended; then tells, and ends the command: 1 if some item has no token here.
+    """Until the job has ended; then tells, and ends the command: 1 if of some item nothing is here.
 
     names: of the items, by index, as far as they are known.
     """
-    folder = output_folder(output or Path("tokens"))
+    folder = output_folder(output or Path(words(job.kind).folder))
     waiting = _Waiting(client, JobTally(job), folder)
     waiting.tally.names.update(enumerate(names))
     try:
@@ -64,13 +67,14 @@ class _Waiting:
     client: "Client"
     tally: JobTally
     folder: Path
-    tokens: dict[int, tuple[Item, Path]] = field(default_factory=dict[int, tuple[Item, Path]])
+    fetched: dict[int, tuple[Item, Path]] = field(default_factory=dict[int, tuple[Item, Path]])
     failed: dict[int, Item] = field(default_factory=dict[int, Item])
     unfetched: dict[int, tuple[Item, DTIError]] = field(
         default_factory=dict[int, tuple[Item, DTIError]]
     )
 
     def __post_init__(self) -> None:
+        self._words = words(self.tally.job.kind)
         self._board = Board(self.tally)
         self._is_live = notes.is_interactive
         # stdout is for results, and may be a pipe while stderr is a terminal.
@@ -120,12 +124,12 @@ class _Waiting:
         )
 
     def tell(self, *, as_json: bool) -> None:
-        """Paths of tokens on stdout; what became of the rest."""
+        """Paths of what was made on stdout; what became of the rest."""
         job = self.tally.job
         if as_json:
             print_json(self._document())
             return
-        paths = [path for _, (_, path) in sorted(self.tokens.items())]
+        paths = [path for _, (_, path) in sorted(self.fetched.items())]
         if results.is_terminal and len(paths) > _MANY:
             print_paths([self.folder])
         else:
@@ -135,11 +139,14 @@ class _Waiting:
         if self.failed:
             say(f"`dti job {job.job} --failed` says why; `dti retry {job.job}` tries them again")
         if self.unfetched:
-            say(f"{len(self.unfetched)} tokens were not fetched: `dti job {job.job} --wait` will")
+            say(
+                f"{len(self.unfetched)} {self._words.made}s were not fetched: "
+                f"`dti job {job.job} --wait` will"
+            )
 
     def exit_code(self) -> int:
-        """0 if each item has its token here."""
-        return 0 if len(self.tokens) == self.tally.job.count else 1
+        """0 if what each item has made is here."""
+        return 0 if len(self.fetched) == self.tally.job.count else 1
 
     def _collect(self, job: Job) -> None:
         for item in self._endings.news(job):
@@ -147,18 +154,19 @@ class _Waiting:
             self.tally.end(item.index)
             if item.state == "failed":
                 self._fail(item)
-            elif item.token:
+            elif item.state == "succeeded":
                 self.failed.pop(item.index, None)
-                self._fetches.append(self._pool.submit(self._fetch, item, item.token))
+                self._fetches.append(self._pool.submit(self._fetch, item))
 
-    def _fetch(self, item: Item, token: str) -> None:
+    def _fetch(self, item: Item) -> None:
         try:
-            path = fetch(self.client, token, self.folder, item.id)
+            path = fetch_made(self.client, self.tally.job, item, self.folder)
         except DTIError as error:
             self.unfetched[item.index] = item, error.bare()
-            warn(f"{item.id} was learned, but its token was not fetched: {error}")
+            done, made = self._words.done, self._words.made
+            warn(f"{item.id} was {done}, but its {made} was not fetched: {error}")
         else:
-            self.tokens[item.index] = item, path
+            self.fetched[item.index] = item, path
 
     def _fail(self, item: Item) -> None:
         """Said at once, while somebody may still mend it."""
@@ -203,16 +211,21 @@ class _Waiting:
     def _document(self) -> dict[str, Any]:
         return {
             "job": self.tally.job.model_dump(mode="json"),
-            "tokens": [
-                {"id": item.id, "index": index, "token": item.token, "path": str(path)}
-                for index, (item, path) in sorted(self.tokens.items())
+            f"{self._words.made}s": [
+                {"id": item.id, "index": index, **_named(item), "path": str(path)}
+                for index, (item, path) in sorted(self.fetched.items())
             ],
             "failed": [
                 {"id": item.id, "index": index, "reason": item.reason}
                 for index, item in sorted(self.failed.items())
             ],
             "unfetched": [
-                {"id": item.id, "index": index, "token": item.token, "error": str(error)}
+                {"id": item.id, "index": index, **_named(item), "error": str(error)}
                 for index, (item, error) in sorted(self.unfetched.items())
             ],
         }
+
+
+def _named(item: Item) -> dict[str, str]:
+    """What was made, as the service calls it; a picture is called by its job and index."""
+    return {"token": item.token} if item.token else {}

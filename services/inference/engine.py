@@ -116,6 +116,7 @@ class Engine:
                 Ear(stream, index, picture.steps, told=told),
                 deadline,
                 alone=picture.deterministic,
+                patient=request.patient,
                 previews=request.previews,
             )
             for index, (each, picture) in enumerate(zip(prepared, request.pictures, strict=True))

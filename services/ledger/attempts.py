@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from services.errors import LeaseLostError, StorageError, SupersededError
-from services.jobs import Item
+from services.jobs import Item, Kind
 from services.ledger.checkpoints import Checkpoint, Checkpoints
 from services.ledger.endings import count_failures, end_attempt
 from services.ledger.layout import JobKeys, Place
@@ -52,6 +52,8 @@ class Attempt:
     """How the attempts before it ended."""
     resume: Checkpoint | None
     """Where they had got to."""
+    kind: Kind = "training"
+    """Of the job."""
     stop: Stop | None = None
     """Why to go on no longer: call `abandon`."""
     _checkpoints: Checkpoints = field(init=False)
@@ -99,6 +101,7 @@ class Attempt:
             ResultRecord(
                 nonce=self._nonce,
                 status="succeeded",
+                kind=self.kind,
                 attempt=self.number,
                 sha256=hashlib.sha256(payload).hexdigest(),
                 report=report or {},

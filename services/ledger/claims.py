@@ -185,6 +185,7 @@ class Claims:
             item=spec.item(place.index),
             shared=spec.shared,
             max_attempts=spec.record.max_attempts,
+            kind=spec.record.kind,
             alone=alone,
             earlier=earlier,
             resume=None,

@@ -7,6 +7,7 @@ Each of these may end half-way: the order stands, and calling again, or a sweep,
 from contextlib import suppress
 
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
+from services.jobs import Kind
 from services.ledger import layout
 from services.ledger.checkpoints import remove_checkpoints
 from services.ledger.control import order, read_control, read_members
@@ -15,7 +16,7 @@ from services.ledger.layout import JobKeys, Place, parse_place
 from services.ledger.ledger import Ledger
 from services.ledger.queue import enqueue
 from services.ledger.records import Tombstone, is_tombstone, pack
-from services.ledger.specs import read_job, unknown
+from services.ledger.specs import read_job
 
 
 def delete_token(ledger: Ledger, tenant: str, token: str, by: str = "") -> None:
@@ -27,18 +28,21 @@ def delete_token(ledger: Ledger, tenant: str, token: str, by: str = "") -> None:
     if not ledger.exists(JobKeys(tenant, job).result(Place(round_, index))):
         raise UnknownJobError(f"{tenant} has no token {token}")
     try:
-        delete_item(ledger, tenant, job, index, by)
+        delete_item(ledger, tenant, job, index, by, "training")
     except DeletedError:
         finish_job(ledger, JobKeys(tenant, job))
 
 
-def delete_item(ledger: Ledger, tenant: str, job: str, index: int, by: str = "") -> None:
+def delete_item(
+    ledger: Ledger, tenant: str, job: str, index: int, by: str = "", kind: Kind | None = None
+) -> None:
     """Delete one item's results and checkpoints, of every round, whether it has ended or not.
+    kind: that its job has to be of.
 
     Raises: UnknownJobError, DeletedError (of the whole job).
     """
     keys = JobKeys(tenant, job)
-    count = read_job(ledger, keys)[1].count
+    count = read_job(ledger, keys, kind)[1].count
     if not 0 <= index < count:
         raise UnknownJobError(f"job {job} has no item {index}")
     order(ledger, keys.item_deletion(index), by)
@@ -46,18 +50,22 @@ def delete_item(ledger: Ledger, tenant: str, job: str, index: int, by: str = "")
         finish_item(ledger, keys, place)
 
 
-def delete_job(ledger: Ledger, tenant: str, job: str, by: str = "") -> None:
-    """Delete a job with all that it has made. Again is fine.
+def delete_job(
+    ledger: Ledger, tenant: str, job: str, by: str = "", kind: Kind | None = None
+) -> None:
+    """Delete a job with all that it has made. Again is fine. kind: that it has to be of, as far as
+    that can be read.
 
     Raises: UnknownJobError.
     """
     keys = JobKeys(tenant, job)
-    if not ledger.exists(keys.spec):
-        raise unknown(keys)
-    order(ledger, keys.deletion, by)
+    pool: str | None = None
     with suppress(DamagedRecordError, DeletedError):
+        pool = read_job(ledger, keys, kind)[1].pool
+    order(ledger, keys.deletion, by)
+    if pool:
         # If this ends half-way, the supervisor goes on with what is queued.
-        enqueue(ledger, read_job(ledger, keys)[1].pool, tenant, job)
+        enqueue(ledger, pool, tenant, job)
     finish_job(ledger, keys)
 
 

@@ -14,8 +14,9 @@ from services.errors import (
     NotFoundError,
     UnknownJobError,
 )
-from services.jobs import Counts, ItemState
+from services.jobs import Counts, ItemState, Kind
 from services.ledger.control import read_control
+from services.ledger.deletion import places_of
 from services.ledger.ids import check_job, parse_token_id, token_id
 from services.ledger.layout import JobKeys, Place, jobs_of, parse_place
 from services.ledger.ledger import Ledger
@@ -32,11 +33,17 @@ from services.ledger.views import AttemptView, ItemPage, ItemView, JobPage, JobV
 from services.ledger.workforce import all_leases
 from services.storage.keys import LAST, MAX_PAGE
 
+_PATIENCE = 500
+"""Jobs that are looked at for one page."""
 
-def view_job(ledger: Ledger, tenant: str, job: str) -> JobView:
-    """A job with its counts. Raises: UnknownJobError, DeletedError."""
+_MANY = 100
+"""Jobs that are listed at a time where those looked for are few among others."""
+
+
+def view_job(ledger: Ledger, tenant: str, job: str, kind: Kind | None = None) -> JobView:
+    """A job with its counts. kind: that it has to be of. Raises: UnknownJobError, DeletedError."""
     keys = JobKeys(tenant, job)
-    submitted, record = read_job(ledger, keys)
+    submitted, record = read_job(ledger, keys, kind)
     standings = read_standings(ledger, keys, record.count)
     save_if_worth(ledger, standings)
     counts = Counts.of(standings.states())
@@ -52,9 +59,11 @@ def view_job(ledger: Ledger, tenant: str, job: str) -> JobView:
     )
 
 
-def list_jobs(ledger: Ledger, tenant: str, cursor: str = "", limit: int = 50) -> JobPage:
-    """A tenant's jobs, the newest first, without those whose records are damaged, which the
-    supervisor reports.
+def list_jobs(
+    ledger: Ledger, tenant: str, cursor: str = "", limit: int = 50, kind: Kind | None = None
+) -> JobPage:
+    """A tenant's jobs, or those of one kind, the newest first, without those whose records are
+    damaged, which the supervisor reports. A page may have few of them, or none, and yet a next one.
 
     Raises: InvalidIdError for a cursor or limit that is none.
     """
@@ -62,15 +71,21 @@ def list_jobs(ledger: Ledger, tenant: str, cursor: str = "", limit: int = 50) ->
     prefix = jobs_of(tenant)
     after = f"{prefix}{check_job(cursor)}/{LAST}" if cursor else ""
     views: list[JobView] = []
-    while len(views) < limit:
-        page = ledger.store.list(prefix, after=after, delimiter="/", limit=limit - len(views))
+    seen = 0
+    while True:
+        most = max(limit - len(views), _MANY if kind and seen else 1)
+        page = ledger.store.list(prefix, after=after, delimiter="/", limit=most)
         names = [common[len(prefix) : -1] for common in page.prefixes]
-        found = ledger.gather(lambda name: _view_unless_gone(ledger, tenant, name), names)
+        found = ledger.gather(lambda name: _view_unless_gone(ledger, tenant, name, kind), names)
         views += [view for view in found if view]
+        seen += len(names)
+        if len(views) > limit:
+            return JobPage(views[limit - 1].job, tuple(views[:limit]))
         if page.next is None:
             return JobPage(None, tuple(views))
+        if len(views) == limit or seen >= _PATIENCE:
+            return JobPage(names[-1], tuple(views))
         after = page.next
-    return JobPage(views[-1].job, tuple(views))
 
 
 def list_items(
@@ -80,14 +95,16 @@ def list_items(
     cursor: int = 0,
     limit: int = 100,
     state: ItemState | None = None,
+    kind: Kind | None = None,
 ) -> ItemPage:
-    """A job's items in order, from index `cursor` on; those in one state, if that is given.
+    """A job's items in order, from index `cursor` on; those in one state, if that is given. kind:
+    that the job has to be of.
 
     Raises: UnknownJobError, DeletedError; InvalidIdError for a cursor or limit that is none.
     """
     _check_page(limit, cursor)
     keys = JobKeys(tenant, job)
-    spec = read_spec(ledger, keys)
+    spec = read_spec(ledger, keys, kind)
     standings = read_standings(ledger, keys, spec.record.count)
     save_if_worth(ledger, standings)
     matching = (
@@ -133,9 +150,38 @@ def read_token(ledger: Ledger, tenant: str, token: str) -> Made:
         raise DeletedError(f"token {token} was deleted")
     if record.status != "succeeded":
         raise UnknownJobError(f"{tenant} has no token {token}: its item ended as {record.status}")
+    if record.kind != "training":
+        raise UnknownJobError(f"{tenant} has no token {token}: its job has learned nothing")
     if hashlib.sha256(payload).hexdigest() != record.sha256:
         raise DamagedRecordError(f"token {token} is not what was committed: train it anew")
     return Made(payload, record, found[0].etag)
+
+
+def read_picture(ledger: Ledger, tenant: str, job: str, index: int) -> Made:
+    """What an item of a generation job has made.
+
+    Raises: InvalidIdError, UnknownJobError, DeletedError; DamagedRecordError if its bytes are not
+    those that were committed.
+    """
+    keys = JobKeys(tenant, job)
+    _, record = read_job(ledger, keys, "generation")
+    if not 0 <= index < record.count:
+        raise UnknownJobError(f"job {job} has no item {index}")
+    place = places_of(ledger, keys, index, record.count)[-1]
+    if not (found := ledger.find(keys.result(place))):
+        raise UnknownJobError(f"item {index} of job {job} has no picture yet")
+    result, payload = unpack_outcome(keys.result(place), found[1])
+    if not isinstance(result, ResultRecord):
+        raise DeletedError(f"picture {index} of job {job} was deleted")
+    if result.status != "succeeded":
+        raise UnknownJobError(
+            f"item {index} of job {job} has no picture: it ended as {result.status}"
+        )
+    if hashlib.sha256(payload).hexdigest() != result.sha256:
+        raise DamagedRecordError(
+            f"picture {index} of job {job} is not what was committed: have it painted anew"
+        )
+    return Made(payload, result, found[0].etag)
 
 
 def stands(ledger: Ledger, tenant: str, token: str, etag: str) -> bool:
@@ -170,9 +216,9 @@ def _check_page(limit: int, cursor: int = 0) -> None:
         )
 
 
-def _view_unless_gone(ledger: Ledger, tenant: str, job: str) -> JobView | None:
+def _view_unless_gone(ledger: Ledger, tenant: str, job: str, kind: Kind | None) -> JobView | None:
     try:
-        return view_job(ledger, tenant, job)
+        return view_job(ledger, tenant, job, kind)
     except (DamagedRecordError, DeletedError, UnknownJobError):
         return None
 
@@ -189,7 +235,7 @@ def _item_view(
     record = unpack_outcome(line[0].key, line[1])[0] if line else None
     if not isinstance(record, ResultRecord):
         return ItemView(index, name, state)
-    succeeded = record.status == "succeeded"
+    is_token = record.status == "succeeded" and record.kind == "training"
     return ItemView(
         index,
         name,
@@ -197,7 +243,8 @@ def _item_view(
         record.reason,
         record.attempt,
         record.report,
-        token_id(keys.job, place.round, place.index) if succeeded else None,
+        token_id(keys.job, place.round, place.index) if is_token else None,
+        record.sha256,
     )
 
 

@@ -81,6 +81,8 @@ class ResultRecord(Record):
 
     type: Literal["result"] = "result"
     status: Literal["succeeded", "failed", "cancelled"]
+    kind: Kind = "training"
+    """Of the job, of a success: where a picture lies, nobody may find a token."""
     attempt: int
     """Which one it came of; 0 for none."""
     reason: str = ""

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
-from services.jobs import Item, JobRequest, Model
+from services.jobs import Item, JobRequest, Kind, Model
 from services.ledger.layout import JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.records import JobRecord, Tombstone, pack, unpack_spec
@@ -49,12 +49,12 @@ def pack_spec(request: JobRequest, nonce: str) -> bytes:
     return pack(record, request.model_dump_json(include={"items", "shared"}).encode())
 
 
-def read_spec(ledger: Ledger, keys: JobKeys) -> Spec:
-    """Raises: UnknownJobError, DeletedError."""
+def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> Spec:
+    """kind: that it has to be of. Raises: UnknownJobError, DeletedError."""
     if not (found := ledger.find(keys.spec)):
         raise unknown(keys)
     record, payload = unpack_spec(keys.spec, found[1])
-    job = _alive(keys, record)
+    job = _alive(keys, record, kind)
     try:
         content = _Content.model_validate_json(payload)
     except ValidationError as error:
@@ -64,14 +64,14 @@ def read_spec(ledger: Ledger, keys: JobKeys) -> Spec:
     return Spec(keys, job, content.items, content.shared)
 
 
-def read_job(ledger: Ledger, keys: JobKeys) -> tuple[datetime, JobRecord]:
-    """When a job was submitted, and what is said of it as a whole.
+def read_job(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> tuple[datetime, JobRecord]:
+    """When a job was submitted, and what is said of it as a whole. kind: that it has to be of.
 
     Raises: UnknownJobError, DeletedError.
     """
     if not (line := ledger.find_line(keys.spec)):
         raise unknown(keys)
-    return line[0].last_modified, _alive(keys, unpack_spec(keys.spec, line[1])[0])
+    return line[0].last_modified, _alive(keys, unpack_spec(keys.spec, line[1])[0], kind)
 
 
 def _damaged(keys: JobKeys) -> DamagedRecordError:
@@ -84,7 +84,9 @@ def unknown(keys: JobKeys) -> UnknownJobError:
     return UnknownJobError(f"{keys.tenant} has no job {keys.job}")
 
 
-def _alive(keys: JobKeys, record: JobRecord | Tombstone) -> JobRecord:
+def _alive(keys: JobKeys, record: JobRecord | Tombstone, kind: Kind | None) -> JobRecord:
     if isinstance(record, Tombstone):
         raise DeletedError(f"job {keys.job} was deleted")
+    if kind and record.kind != kind:
+        raise UnknownJobError(f"{keys.tenant} has no {kind} job {keys.job}")
     return record

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from services.errors import ConflictError, DeletedError
-from services.jobs import ItemState, JobRequest
+from services.jobs import ItemState, JobRequest, Kind
 from services.ledger import layout
 from services.ledger.control import order, pack_members
 from services.ledger.deletion import finish_job
@@ -57,24 +57,25 @@ def submit(ledger: Ledger, tenant: str, key: str, request: JobRequest) -> Submis
     return Submission(job, created)
 
 
-def cancel(ledger: Ledger, tenant: str, job: str, by: str = "") -> bool:
+def cancel(ledger: Ledger, tenant: str, job: str, by: str = "", kind: Kind | None = None) -> bool:
     """End a job early: no attempt begins from now on, and those that run are stopped. What has
-    succeeded stays. Whether it was this call that did it.
+    succeeded stays. Whether it was this call that did it. kind: that the job has to be of.
 
     Raises: UnknownJobError, DeletedError.
     """
     keys = JobKeys(tenant, job)
-    read_job(ledger, keys)
+    read_job(ledger, keys, kind)
     return order(ledger, keys.cancellation, by)
 
 
-def retry(ledger: Ledger, tenant: str, job: str, by: str = "") -> int:
+def retry(ledger: Ledger, tenant: str, job: str, by: str = "", kind: Kind | None = None) -> int:
     """Let the failed items of a job be tried again, as often as at first, and return how many.
+    kind: that the job has to be of.
 
     Raises: ConflictError if the job was cancelled; UnknownJobError, DeletedError.
     """
     keys = JobKeys(tenant, job)
-    _, record = read_job(ledger, keys)
+    _, record = read_job(ledger, keys, kind)
     while True:
         standings = read_standings(ledger, keys, record.count)
         if standings.control.cancelled:

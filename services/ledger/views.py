@@ -37,7 +37,9 @@ class ItemView:
     """The one that its result came of."""
     report: dict[str, JsonValue] | None = None
     token: str | None = None
-    """Of a success: what was made is read by it."""
+    """Of a success in training: what was learned is read by it."""
+    sha256: str = ""
+    """Of what was made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ class Service:
         self.api = Kept(self._api(), self.folder / "api.log")
         self.supervisor = Kept(self._supervisor(), self.folder / "supervisor.log")
         self.endpoint = Kept(self._endpoint(), self.folder / "endpoint.log")
+        self.dispatcher = Kept(self._dispatcher(), self.folder / "dispatcher.log")
 
     @property
     def metrics_urls(self) -> tuple[str, str]:
@@ -93,7 +94,7 @@ class Service:
         trace: TracebackType | None,
     ) -> None:
         """The supervisor drains the workers, so that nothing they have learned is lost; requests
-        for pictures end before what paints them.
+        for pictures, and those of jobs, end before what paints them.
         """
         for each in reversed(self._kept()):
             each.stop()
@@ -141,8 +142,8 @@ class Service:
 
     def _kept(self) -> list[Kept]:
         """In the order in which they are started."""
-        endpoint = [self.endpoint] if self.plan.endpoint else []
-        return [self.node, *endpoint, self.api, self.supervisor]
+        painting = [self.endpoint, self.dispatcher] if self.plan.endpoint else []
+        return [self.node, *painting, self.api, self.supervisor]
 
     def _other_port(self) -> int:
         """None of those that are for Ray's workers."""
@@ -177,9 +178,12 @@ class Service:
             *(sys.executable, "-m", "services.api", "--store", self.plan.store),
             *("--host", _HOST, "--port", str(self.plan.port)),
         ]
-        engines = f"http://{_HOST}:{self._engine_port}/engines"
-        environment = {"DTI_API_ENGINES": engines} if self.plan.endpoint else {}
+        environment = {"DTI_API_ENGINES": self._engines} if self.plan.endpoint else {}
         return Command("api", [*arguments, *self._offers()], {**self._environment, **environment})
+
+    @property
+    def _engines(self) -> str:
+        return f"http://{_HOST}:{self._engine_port}/engines"
 
     def _supervisor(self) -> Command:
         plan = self.plan
@@ -209,6 +213,19 @@ class Service:
                 *("--ray-address", f"{_HOST}:{self._ray_port}", "--node-ip", _HOST),
                 *("--host", _HOST, "--port", str(self._engine_port)),
                 *("--threads", str(max(1, self.plan.cpus // 2))),
+                *self._offers(),
+            ],
+            self._environment,
+        )
+
+    def _dispatcher(self) -> Command:
+        plan = self.plan
+        return Command(
+            "dispatcher",
+            [
+                *(sys.executable, "-m", "services.generation", "--store", plan.store),
+                *("--engines", self._engines),
+                *("--lease", str(plan.lease), "--look", str(plan.look)),
                 *self._offers(),
             ],
             self._environment,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-Process = Literal["api", "supervisor", "worker", "engine"]
+Process = Literal["api", "supervisor", "worker", "engine", "dispatcher"]
 """What counts a metric. Each process of the service is one of these."""
 
 Kind = Literal["counter", "gauge", "histogram"]

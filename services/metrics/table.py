@@ -9,7 +9,7 @@ from services.metrics.entries import First, Known, Metric, Process
 MAX_SERIES = 300
 """Of one process."""
 
-_ALL: tuple[Process, ...] = ("api", "supervisor", "worker", "engine")
+_ALL: tuple[Process, ...] = ("api", "supervisor", "worker", "engine", "dispatcher")
 
 _POOL = First("pool", 8)
 _OPERATION = Known.of(
@@ -44,6 +44,7 @@ HTTP_ROUTES = (
     ("/v1/training-jobs/{job}/events", "GET"),
     ("/v1/training-jobs/{job}/cancel", "POST"),
     ("/v1/training-jobs/{job}/retry", "POST"),
+    ("/v1/generation-jobs", "POST"),
     ("/v1/tokens", "GET"),
     ("/v1/tokens/{token}", "GET"),
     ("/v1/tokens/{token}", "DELETE"),
@@ -104,7 +105,7 @@ TABLE: tuple[Metric, ...] = (
         "dti_attempts_total",
         "counter",
         "Attempts that have ended, by why.",
-        ("supervisor", "worker"),
+        ("supervisor", "worker", "dispatcher"),
         (Known.of("cause", *ENDS, "lost", "released", "superseded"),),
     ),
     Metric(
@@ -225,14 +226,14 @@ TABLE: tuple[Metric, ...] = (
     Metric(
         "dti_lease_losses_total",
         "counter",
-        "Times that a living worker found itself held for dead.",
-        ("worker",),
+        "Times that a living worker or dispatcher found itself held for dead.",
+        ("worker", "dispatcher"),
     ),
     Metric(
         "dti_claim_conflicts_total",
         "counter",
-        "Claims that another worker was first with.",
-        ("worker",),
+        "Claims that another was first with.",
+        ("worker", "dispatcher"),
     ),
     Metric(
         "dti_supervisor_pass_seconds",

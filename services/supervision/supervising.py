@@ -10,7 +10,7 @@ from services import logs, metrics
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
 from services.ledger.supervisor import Pass, Supervisor
-from services.offers import Offers
+from services.offers import Offers, painting_pool
 from services.supervision.backoff import Backoff
 from services.supervision.sharing import Resources, Sharing
 from services.supervision.sizing import resize, worth
@@ -120,7 +120,7 @@ class Supervision:
         for state, count in seen.counts:
             counted.set("dti_items", count, state=state)
         now = self._ledger.store.now()
-        for pool in self._offers:
+        for pool in (*self._offers, *map(painting_pool, self._offers)):
             oldest = seen.oldest.get(pool)
             age = max((now - oldest).total_seconds(), 0) if oldest else 0
             counted.set("dti_queue_oldest_seconds", age, pool=pool)

@@ -7,10 +7,10 @@ from dti_engine.reports import SlotReport
 from services import aliases
 from services.ledger.attempts import Attempt
 from services.ledger.ids import token_id
+from services.ledger.outbox import Outbox
 from services.storage.interface import Store
 from services.training.batch import Seat
 from services.training.events import Events
-from services.training.outbox import Outbox
 from services.training.results import report
 
 

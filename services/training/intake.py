@@ -14,12 +14,12 @@ from services.errors import (
     UnknownUploadError,
 )
 from services.ledger.attempts import Attempt
+from services.ledger.outbox import Outbox
 from services.ledger.worker import Worker
 from services.storage.interface import Store
 from services.subjects import batch_of
 from services.training.companions import Companions
 from services.training.fairness import is_owed
-from services.training.outbox import Outbox
 from services.training.preparation import Prepared, order_of, prepare
 
 _REFUSALS = (DamagedUploadError, LargeUploadError, UnknownUploadError)

@@ -19,6 +19,7 @@ from dti_engine.errors import DTIError
 from dti_engine.reports import SlotReport
 from services.ledger.heartbeat import Heartbeat
 from services.ledger.ledger import Ledger
+from services.ledger.outbox import Outbox
 from services.ledger.worker import Worker
 from services.subjects import batch_of
 from services.training.batch import Batch, DeviceError, Ended, OutOfMemoryError, Seat
@@ -27,7 +28,6 @@ from services.training.endings import Endings
 from services.training.events import Events
 from services.training.fairness import is_owed, slots_of
 from services.training.intake import Intake
-from services.training.outbox import Outbox
 from services.training.preparation import Prepared
 from services.training.trials import Trials
 

@@ -150,7 +150,7 @@ class Deliverer:
             return None
         if head.date - hint.first >= self._give_up_after:
             return self._give_up(ending, hint, hint.last or "it was never tried", head.date)
-        body = job_ended(ending.job, hint.first, hint.state, hint.counts, view.tags)
+        body = job_ended(view, hint.first, hint.state, hint.counts)
         pause = self._pause(hint.attempts)
         hint = _moved(hint, attempts=hint.attempts + 1, next=head.date + pause)
         if not (etag := ledger.swap(ending.key, pack(hint), head.etag)):

@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 
-JOB_ENDED = "training_job.ended"
+from services.ledger.views import JobView
 
 
-def job_ended(
-    job: str, seen: datetime, state: str, counts: Mapping[str, int], tags: Mapping[str, str]
-) -> bytes:
-    """The message that a job has ended so, which was first `seen` then, as JSON."""
-    data = {"job": job, "state": state, "counts": counts, "tags": tags}
-    return json.dumps({"type": JOB_ENDED, "timestamp": seen.isoformat(), "data": data}).encode()
+def job_ended(view: JobView, seen: datetime, state: str, counts: Mapping[str, int]) -> bytes:
+    """The message that a job has ended so, which was first `seen` then, as JSON: of the type
+    `training_job.ended` or `generation_job.ended`.
+    """
+    data = {"job": view.job, "state": state, "counts": counts, "tags": view.tags}
+    said = {"type": f"{view.kind}_job.ended", "timestamp": seen.isoformat(), "data": data}
+    return json.dumps(said).encode()

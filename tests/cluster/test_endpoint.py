@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -118,3 +119,34 @@ def test_engines_outlive_who_brought_them_up_and_are_left_alone_by_the_next(
     caller.wait_for(lambda: endpoint.said().count("\nready\n") > ready)
     assert engines(caller) == before
     paint(caller, prompt="a red dog")
+
+
+def test_a_job_of_pictures_ends_though_its_dispatcher_and_the_engine_are_killed(
+    caller: Caller,
+) -> None:
+    learned = caller.submit(caller.subjects(1), "to be painted in bulk")
+    caller.wait_until_ended(learned)
+    (name,) = caller.items(learned)
+    order = {
+        "prompts": [PROMPT, "a painting of a <dog>"],
+        "placeholder": "<dog>",
+        "tokens": [name],
+        "seeds": {"count": 20},
+        "steps": 8,
+    }
+    path = "/v1/generation-jobs"
+    made = caller.http.post(path, json=order, headers={"Idempotency-Key": "pictures"})
+    assert made.status_code == 202, made.text
+    job = f"{path}/{made.json()['job']}"
+    caller.wait_for(lambda: caller.get(job)["counts"]["succeeded"] > 2)
+    dispatcher = caller.service.dispatcher.pid
+    assert dispatcher
+    os.kill(dispatcher, signal.SIGKILL)
+    os.kill(engines(caller)[0], signal.SIGKILL)
+    caller.wait_for(lambda: caller.get(job)["state"] == "succeeded")
+    assert caller.get(job)["counts"]["succeeded"] == 40
+    items = caller.get(f"{job}/items?limit=200")["items"]
+    for item in (items[0], items[39]):
+        answer = caller.http.get(f"{job}/items/{item['index']}/picture").raise_for_status()
+        assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
+        assert httpx.get(item["url"]).content == answer.content

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.errors import SettingsError
-from services.offers import MINIATURE, read_offers
+from services.offers import MINIATURE, offer_of, painting_pool, read_offers
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,15 @@ def test_a_check_of_pictures_is_named_by_module_and_function(tmp_path: Path) -> 
     )
     with pytest.raises(SettingsError, match=r"small\.painting\.safety"):
         read_offers(file)
+
+
+@pytest.mark.parametrize("name", ["paint-small", "a" * 58])
+def test_no_offer_is_called_as_a_pool_of_pictures_could_be(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "offers.json"
+    file.write_text(f'{{"{name}": {{"weights": "w", "recipe": "miniature"}}}}')
+    with pytest.raises(SettingsError, match="can be no offer's name"):
+        read_offers(file)
+
+
+def test_an_offer_is_known_by_both_of_its_pools() -> None:
+    assert (offer_of("small"), offer_of(painting_pool("small"))) == ("small", "small")

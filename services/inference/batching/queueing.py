@@ -1,4 +1,8 @@
-"""Pictures that wait for their turn: so many at most, tenants in turns, none that is stale."""
+"""Pictures that wait for their turn: so many at most, tenants in turns, none that is stale.
+
+Patient ones, which nobody looks at, let all others go first; but only for so long, since somebody
+may come at any moment for ever. Some places are kept from them, so that they never shut anyone out.
+"""
 
 import threading
 import time
@@ -9,6 +13,12 @@ from itertools import zip_longest
 from dti_engine.errors import ConfigurationError
 from services.errors import QueueFullError
 from services.inference.batching.tickets import Ticket
+
+_PATIENCE = 60.0
+"""Seconds after which a patient picture is like any other."""
+
+_KEPT = 4
+"""Of so many places, one is for others than patient pictures."""
 
 
 class Queue:
@@ -30,15 +40,17 @@ class Queue:
 
         Raises: QueueFullError; ConfigurationError if there never is room for so many.
         """
-        if len(tickets) > self.limit:
+        patient = any(ticket.patient for ticket in tickets)
+        limit = self.limit - self.limit // _KEPT if patient else self.limit
+        if len(tickets) > limit:
             raise ConfigurationError(
-                f"{len(tickets)} pictures at once, where {self.limit} may wait: ask for fewer"
+                f"{len(tickets)} pictures at once, where {limit} may wait: ask for fewer"
             )
         with self._changed:
             waiting = sum(map(len, self._lines.values()))
-            if waiting + len(tickets) > self.limit:
+            if waiting + len(tickets) > limit:
                 raise QueueFullError(
-                    f"{waiting} pictures are waiting, of at most {self.limit}: ask again later "
+                    f"{waiting} pictures are waiting, of at most {limit}: ask again later "
                     f"for {len(tickets)} more",
                     str(wait),
                 )
@@ -48,18 +60,24 @@ class Queue:
             self._changed.notify_all()
 
     def take(self, group: tuple[int, ...], most: int) -> list[Ticket]:
-        """At most so many of a group, one of each tenant by turns, each tenant's in order."""
+        """At most so many of a group, one of each tenant by turns, each tenant's in order; patient
+        ones last.
+        """
         taken: list[Ticket] = []
         with self._changed:
-            while len(taken) < most and (ticket := self._pop(group)):
-                taken.append(ticket)
+            for yielding in (False, True):
+                while len(taken) < most and (ticket := self._pop(group, yielding)):
+                    taken.append(ticket)
         return taken
 
     def groups(self, but: Set[tuple[int, ...]] = frozenset()) -> Iterator[tuple[int, ...]]:
-        """Those that somebody waits in, in the order in which tenants have their turns."""
+        """Those that somebody waits in, in the order in which tenants have their turns; those that
+        only patient ones wait in last.
+        """
         with self._changed:
             lines = [list(line) for line in self._lines.values()]
-        in_turn = (ticket for turn in zip_longest(*lines) for ticket in turn if ticket)
+        in_turn = [ticket for turn in zip_longest(*lines) for ticket in turn if ticket]
+        in_turn.sort(key=self._yields)
         return iter(dict.fromkeys(each.group for each in in_turn if each.group not in but))
 
     def sweep(self) -> list[Ticket]:
@@ -89,10 +107,14 @@ class Queue:
         with self._changed:
             self._changed.notify_all()
 
-    def _pop(self, group: tuple[int, ...]) -> Ticket | None:
+    def _yields(self, ticket: Ticket) -> bool:
+        """Whether all others go first."""
+        return ticket.patient and self._clock() - ticket.entered < _PATIENCE
+
+    def _pop(self, group: tuple[int, ...], yielding: bool) -> Ticket | None:
         for tenant, line in self._lines.items():
             for ticket in line:
-                if ticket.group == group:
+                if ticket.group == group and self._yields(ticket) == yielding:
                     self._remove(ticket)
                     if tenant in self._lines:
                         self._lines.move_to_end(tenant)

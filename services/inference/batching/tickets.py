@@ -38,6 +38,8 @@ class Ticket:
     """After which nobody waits for it any more."""
     alone: bool = False
     """To be painted in calls of its own, so that not even rounding depends on others."""
+    patient: bool = False
+    """Those that somebody looks at go first."""
     previews: int = 0
     """One every so many steps; 0: none."""
     entered: float = 0.0

@@ -104,27 +104,54 @@ class Site:
         assert answer.status_code == 202, answer.text
         return answer.json()["job"]
 
-    def worker(self) -> Worker:
-        worker = Worker(self.ledger, "miniature", chance=random.Random(1))
+    def order_of(self, body: Any, tenant: str = "acme", key: str | None = None) -> Any:
+        """The answer to an order of pictures."""
+        headers = {"Idempotency-Key": key or secrets.token_hex(8)}
+        return self.post("/v1/generation-jobs", body, tenant, headers=headers)
+
+    def order(self, body: Any, tenant: str = "acme") -> str:
+        """A job of pictures."""
+        answer = self.order_of(body, tenant)
+        assert answer.status_code == 202, answer.text
+        return answer.json()["job"]
+
+    def worker(self, pool: str = "miniature") -> Worker:
+        worker = Worker(self.ledger, pool, chance=random.Random(1))
         worker.begin()
         return worker
 
     def work_off(self, fail: Callable[[Attempt], str] = lambda attempt: "") -> int:
-        """Do all there is, and how much that was. `fail` gives a reason for those that fail."""
-        worker, done, idle = self.worker(), 0, 0
+        """Learn all there is, and how much that was. `fail` gives a reason for those that fail."""
+
+        def learn(attempt: Attempt) -> None:
+            name, tenant, place = attempt.item.name, attempt.keys.tenant, attempt.place
+            token = token_id(attempt.keys.job, place.round, place.index)
+            aliases.note(self.store, tenant, name, token)
+            attempt.succeed(artifact("token"), {"placeholder": f"<{name}>", "steps": 2})
+
+        return self._do_all("miniature", learn, fail)
+
+    def paint_off(self, fail: Callable[[Attempt], str] = lambda attempt: "") -> int:
+        """The same of pictures."""
+
+        def paint(attempt: Attempt) -> None:
+            attempt.succeed(b"\x89PNG of " + attempt.item.name.encode(), {"seed": 1})
+
+        return self._do_all("paint-miniature", paint, fail)
+
+    def _do_all(
+        self, pool: str, do: Callable[[Attempt], None], fail: Callable[[Attempt], str]
+    ) -> int:
+        worker, done, idle = self.worker(pool), 0, 0
         while idle < 3:
             worker.beat()
             attempts = worker.claim(16)
             for attempt in attempts:
                 done += 1
-                name = attempt.item.name
                 if reason := fail(attempt):
                     attempt.fail(reason, retry=False)
-                    continue
-                tenant, place = attempt.keys.tenant, attempt.place
-                token = token_id(attempt.keys.job, place.round, place.index)
-                aliases.note(self.store, tenant, name, token)
-                attempt.succeed(artifact("token"), {"placeholder": f"<{name}>", "steps": 2})
+                else:
+                    do(attempt)
             idle = 0 if attempts else idle + 1
             time.sleep(0 if attempts else 0.02)
         worker.end()

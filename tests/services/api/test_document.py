@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from services.api.generation_orders import PictureJobOrder
 from services.api.orders import JobOrder
 
 
@@ -80,6 +81,8 @@ def test_examples_of_orders_are_orders(document: dict[str, Any]) -> None:
     assert len(examples) > 1
     for example in examples:
         JobOrder.model_validate_json(json.dumps(example), strict=True)
+    for example in document["components"]["schemas"]["PictureJobOrder"]["examples"]:
+        PictureJobOrder.model_validate_json(json.dumps(example), strict=True)
 
 
 def test_the_first_example_of_an_order_makes_a_job(site: Any, document: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ def test_the_commands_of_the_guide_run(
     def work() -> None:
         while not stopped.is_set():
             site.work_off()
+            site.paint_off()
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -63,7 +64,7 @@ def test_the_commands_of_the_guide_run(
     assert "dti_http_requests_total{" in done.stdout
     assert (tmp_path / "rex.safetensors").stat().st_size > 100
     assert "event: image_generation.completed" in done.stdout
-    for name in ("linked.png", "mix.png"):
+    for name in ("linked.png", "mix.png", "bulk.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -80,6 +81,7 @@ def test_what_the_guide_does_with_openais_client_works(studio: Any, tmp_path: Pa
 def test_the_guide_leads_past_every_route(site: Any) -> None:
     commands = "\n".join(_commands())
     for name, variable in (
+        ("job", "JOB2"),
         ("job", "JOB"),
         ("token", "TOKEN"),
         ("sha256", "SHA"),

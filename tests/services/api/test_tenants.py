@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from fastapi.routing import iter_route_contexts
 
-_SECRETS = ("rexsecret", "tagsecret", "reasonsecret")
+_SECRETS = ("rexsecret", "tagsecret", "reasonsecret", "promptsecret")
 _OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
 """For everyone: they show nothing of any tenant."""
 
 _SHARED = {"/v1/backbones", "/v1/models", "/v1/models/{model}"}
 """The same for all tenants."""
 
-_LINK = "/pictures/{tenant}/{picture}"
+_LINKS = ("/pictures/{tenant}/{picture}", "/pictures/{tenant}/{job}/{index}")
 """For who has a link that was signed, whoever that is."""
 
 
@@ -38,7 +38,13 @@ class Belongings:
         self.job = made["job"]
         site.work_off(lambda attempt: "reasonsecret" if attempt.item.name == "bad" else "")
         [self.token] = site.tokens(self.job)
-        self.picture, self.link = site.keep()
+        self.picture, link = site.keep()
+        prompt = {"prompts": ["promptsecret"], "tags": tags}
+        self.pictures = site.order_of(prompt, key="two").json()["job"]
+        site.paint_off()
+        [painted] = site.get(f"/v1/generation-jobs/{self.pictures}/items").json()["items"]
+        self.links = dict(zip(_LINKS, (link, painted["url"]), strict=True))
+        self.painted = painted["sha256"]
         self.ids = {
             "job": self.job,
             "index": "0",
@@ -50,12 +56,16 @@ class Belongings:
         }
 
     def path(self, path: str) -> str:
-        return re.sub(r"\{(\w+)\}", lambda found: self.ids[found[1]], path)
+        pictures = path.startswith(("/v1/generation-jobs/", "/pictures/"))
+        ids = self.ids | ({"job": self.pictures} if pictures else {})
+        return re.sub(r"\{(\w+)\}", lambda found: ids[found[1]], path)
 
     def ask(self, method: str, path: str, tenant: str | None) -> Any:
         how: dict[str, Any] = {"headers": {"Idempotency-Key": "one"}}
         if (method, path) == ("POST", "/v1/training-jobs"):
             how["json"] = {"subjects": self.site.subjects("of other")}
+        elif (method, path) == ("POST", "/v1/generation-jobs"):
+            how["json"] = {"prompts": ["of other"]}
         elif (method, path) == ("POST", "/v1/uploads"):
             how["json"] = {"files": [{"sha256": self.sha256, "size": 13}]}
         elif path == "/v1/images/generations":
@@ -67,7 +77,7 @@ class Belongings:
     def secrets(self, path: str) -> list[str]:
         """All that nobody else may see, but for what their own request had in it."""
         artifact = self.site.get(f"/v1/tokens/{self.token}").json()["sha256"]
-        ids = (self.job, self.token, artifact, self.picture, "acme")
+        ids = (self.job, self.pictures, self.token, artifact, self.picture, self.painted, "acme")
         return [*_SECRETS, *(one for one in ids if one not in path)]
 
     def state(self) -> dict[str, bytes]:
@@ -101,12 +111,13 @@ def test_another_tenant_sees_and_changes_nothing(belongings: Belongings) -> None
         if method == "POST" and path == "/v1/uploads":
             assert answer.json()["files"][0]["present"] is False, where
         if method in ("POST", "PUT") and "{job}" not in path:
-            for job in belongings.site.get("/v1/training-jobs", "other").json()["jobs"]:
-                belongings.site.ask("DELETE", f"/v1/training-jobs/{job['job']}", "other")
+            for kind in ("training", "generation"):
+                for job in belongings.site.get(f"/v1/{kind}-jobs", "other").json()["jobs"]:
+                    belongings.site.ask("DELETE", f"/v1/{kind}-jobs/{job['job']}", "other")
             for head in belongings.site.ledger.heads("t/other/"):
                 belongings.site.store.delete(head.key)
         tried += 1
-    assert tried >= 24
+    assert tried >= 36
     assert belongings.state() == before
 
 
@@ -120,7 +131,7 @@ def test_without_a_key_no_route_answers(belongings: Belongings) -> None:
             assert answer.status_code == 200
             assert [one for one in belongings.secrets("") if one in answer.text] == []
             continue
-        if path == _LINK:  # Nor does its place alone.
+        if path in _LINKS:  # Nor does its place alone.
             assert answer.status_code == 404
             continue
         assert answer.status_code == 401, f"{method} {path}"
@@ -135,13 +146,17 @@ def test_the_tenant_itself_reaches_every_route(belongings: Belongings) -> None:
     routes = list(_routes(belongings.site.app))
     order = {"GET": 0, "PUT": 1, "POST": 2, "DELETE": 3}
     # What goes on with a job before its end, and the job last: all else goes with it.
-    last = (("POST", "/v1/training-jobs/{job}/cancel"), ("DELETE", "/v1/training-jobs/{job}"))
+    last = [
+        (method, f"/v1/{kind}-jobs/{{job}}{rest}")
+        for kind in ("training", "generation")
+        for method, rest in (("POST", "/cancel"), ("DELETE", ""))
+    ]
     routes.sort(key=lambda one: (order[one[0]], one in last))
     for method, path in routes:
         answer = belongings.ask(method, path, "acme")
-        if path == _LINK:
-            answer = belongings.site.client.get(belongings.link)
-        if (method, path) == ("POST", "/v1/training-jobs"):
+        if path in _LINKS:
+            answer = belongings.site.client.get(belongings.links[path])
+        if method == "POST" and path in ("/v1/training-jobs", "/v1/generation-jobs"):
             assert answer.status_code == 422  # The key has made another job.
         else:
             assert answer.status_code < 300, f"{method} {path}: {answer.text}"

@@ -12,7 +12,7 @@ from services.ledger.reading import list_jobs
 from services.ledger.submissions import cancel, submit
 from services.ledger.worker import Worker
 from services.metrics import PrometheusMetrics, use
-from services.offers import Offer
+from services.offers import Offer, painting_pool
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
 from services.supervision.supervising import Pace, Supervision
@@ -104,6 +104,20 @@ def test_jobs_that_wait_for_what_is_not_offered_are_told(
     cancel(ledger, "acme", job.job)
     supervision.turn()
     assert 'dti_jobs_open{pool="gone"} 0.0' in counted.exposition()[0].decode()
+
+
+def test_jobs_of_pictures_are_seen_and_want_no_workers(ledger: Ledger) -> None:
+    counted = PrometheusMetrics(process="supervisor")
+    use(counted)
+    items = tuple(Item(name=str(i)) for i in range(9))
+    wanted = JobRequest(kind="generation", pool=painting_pool("sd"), items=items)
+    submit(ledger, "acme", "k", wanted)
+    pool = Names()
+    Supervision(ledger, OFFERS, pool).turn()
+    assert not pool.there
+    text = counted.exposition()[0].decode()
+    assert 'dti_jobs_open{pool="paint-sd"} 1.0' in text
+    assert 'dti_workers_wanted{pool="sd"} 0.0' in text
 
 
 def test_a_turn_that_fails_is_followed_by_another(

@@ -79,6 +79,23 @@ def test_pictures_of_many_tenants_come_out_as_the_engine_alone_paints_them(
     assert [waiting.steps for waiting in ended] == [[1, 2, 3, 4]] * 5
 
 
+def test_who_looks_on_is_painted_before_a_job_and_the_job_is_painted_too(model: Any) -> None:
+    gate = held(model)
+    with batcher(model, cap=1, queue=8) as running:
+        job = submit(running, *(ticket(seed=seed, patient=True) for seed in range(6)))
+        while not model.calls:
+            time.sleep(0.001)
+        submit(running, ticket(seed=6, patient=True))
+        with pytest.raises(QueueFullError):
+            submit(running, ticket(seed=7, patient=True))
+        (looking,) = submit(running, ticket(seed=8))
+        gate.set()
+        looking.image()
+        for one in job:
+            one.image()
+    assert [one.ended_at > looking.ended_at for one in job] == [False] + [True] * 5
+
+
 def test_one_joins_at_the_next_step_and_leaves_when_it_is_done(model: Any) -> None:
     gate = held(model)
     with batcher(model) as running:

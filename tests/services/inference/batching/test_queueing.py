@@ -92,3 +92,47 @@ def test_the_stale_are_taken_out() -> None:
     clock.now = 105.0
     assert queue.sweep() == [late]
     assert queue.take(SIZE, 5) == [fine]
+
+
+def test_patient_ones_let_all_others_go_first() -> None:
+    queue = Queue(20)
+    queue.put(tickets("a", 3, patient=True), 0)
+    queue.put(tickets("b", 1, size=(8, 8), patient=True), 0)
+    queue.put(tickets("c", 2, size=(24, 24)), 0)
+    queue.put(tickets("d", 2), 0)
+    assert [*queue.groups()] == [(24, 24), (16, 16), (8, 8)]
+    assert whose(queue.take(SIZE, 4)) == "d0 d1 a0 a1"
+
+
+def test_patient_ones_of_many_tenants_take_turns_too() -> None:
+    queue = Queue(20)
+    queue.put(tickets("a", 3, patient=True), 0)
+    queue.put(tickets("b", 2, patient=True), 0)
+    assert whose(queue.take(SIZE, 5)) == "a0 b0 a1 b1 a2"
+
+
+def test_after_a_minute_a_patient_one_is_like_any_other() -> None:
+    clock = Clock()
+    queue = Queue(20, clock)
+    queue.put(tickets("a", 2, patient=True), 0)
+    queue.put(tickets("b", 2), 0)
+    assert whose(queue.take(SIZE, 1)) == "b0"
+    clock.now += 60
+    queue.put(tickets("c", 2), 0)
+    assert whose(queue.take(SIZE, 3)) == "a0 b1 c0"
+
+
+def test_some_places_are_kept_from_patient_ones() -> None:
+    queue = Queue(8)
+    queue.put(tickets("a", 6, patient=True), 0)
+    with pytest.raises(QueueFullError, match="6 pictures are waiting, of at most 6"):
+        queue.put(tickets("b", 1, patient=True), 0)
+    queue.put(tickets("b", 2), 0)
+    with pytest.raises(QueueFullError, match="8 pictures are waiting, of at most 8"):
+        queue.put(tickets("c", 1), 0)
+    with pytest.raises(ConfigurationError, match="7 pictures at once, where 6 may wait"):
+        queue.put(tickets("a", 7, patient=True), 0)
+
+
+def test_where_one_may_wait_a_patient_one_may() -> None:
+    Queue(1).put(tickets("a", 1, patient=True), 0)

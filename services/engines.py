@@ -48,7 +48,7 @@ log = logs.logger(__name__)
 
 
 class Engines:
-    """All of them, for one process of the API."""
+    """All of them, for one process. Its methods belong to one event loop."""
 
     def __init__(self, url: str | None, secret: str, patience: float) -> None:
         """url: before the names of models; None: there is none. patience: seconds, until one that
@@ -76,7 +76,8 @@ class Engines:
         asked = self._http.build_request(
             "POST",
             f"{self._url}/{model}/paint",
-            content=wanted.model_dump_json(),
+            # What stands at its default is left out: an engine that is older knows no new fields.
+            content=wanted.model_dump_json(exclude_defaults=True),
             headers={"Content-Type": "application/json", "X-Request-Id": request},
         )
         try:

@@ -1,0 +1,286 @@
+"""Jobs of pictures: what is asked for, how they are seen, and that pictures are no tokens."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from services.ledger.attempts import Attempt
+from services.pictures import picture_of
+
+PNG = b"\x89PNG of "
+
+
+def _order(**how: Any) -> dict[str, Any]:
+    return {"prompts": ["a red dog"], "seeds": [1, 2]} | how
+
+
+def _path(job: str, rest: str = "") -> str:
+    return f"/v1/generation-jobs/{job}{rest}"
+
+
+def test_each_prompt_is_painted_with_each_token_and_each_seed(site: Any) -> None:
+    for name in ("rex", "tom"):
+        site.make(name)
+    site.work_off()
+    order = {
+        "prompts": ["a photo of a <dog> on a beach", "a <dog>"],
+        "placeholder": "<dog>",
+        "tokens": ["rex", "tom"],
+        "seeds": {"first": 5, "count": 2},
+        "steps": 7,
+        "size": "64x32",
+        "negative_prompt": "a cat",
+    }
+    job = site.order(order)
+    view = site.get(_path(job)).json()
+    assert (view["kind"], view["count"], view["model"]) == ("generation", 8, "miniature")
+    asked: dict[str, Any] = {}
+    site.paint_off(lambda attempt: asked.update({attempt.item.name: _asked(attempt)}) or "")
+    items = site.get(_path(job, "/items")).json()["items"]
+    assert [item["id"] for item in items][:5] == [
+        "0000-rex-a-photo-of-a-dog-on-a-beach-5",
+        "0001-rex-a-photo-of-a-dog-on-a-beach-6",
+        "0002-tom-a-photo-of-a-dog-on-a-beach-5",
+        "0003-tom-a-photo-of-a-dog-on-a-beach-6",
+        "0004-rex-a-dog-5",
+    ]
+    assert asked[items[3]["id"]] == {
+        "prompt": "a photo of a <dog> on a beach",
+        "tokens": {"<dog>": "tom"},
+        "seed": 6,
+        "steps": 7,
+        "width": 64,
+        "height": 32,
+        "negative_prompt": "a cat",
+    }
+
+
+def _asked(attempt: Attempt) -> dict[str, Any]:
+    picture = picture_of(attempt.item.work, attempt.shared)
+    return picture.model_dump(mode="json", exclude_defaults=True)
+
+
+def test_casts_have_several_tokens_blends_and_names_and_prompts_ids_of_tokens(site: Any) -> None:
+    job = site.make("rex", "tom")
+    site.work_off()
+    token = site.tokens(job)[0]
+    casts = [
+        {"tokens": {"<a>": "rex", "<b>": token}},
+        {"name": "half", "blends": {"<a>": {"a": "rex", "b": "tom", "t": 0.25}}},
+        {"name": "end", "blends": {"<a>": {"a": "rex", "b": "tom", "t": 1}}},
+    ]
+    order = {"prompts": [f"a <a> and a <{token}>"], "casts": casts}
+    job = site.order(order)
+    asked: list[Any] = []
+    site.paint_off(lambda attempt: asked.append((attempt.place.index, _asked(attempt))) or "")
+    asked.sort(key=lambda one: one[0])
+    inline = {f"<{token}>": token}
+    assert asked[0][1]["tokens"] == {"<a>": "rex", "<b>": token} | inline
+    parts = [{"token": "rex", "weight": 0.75}, {"token": "tom", "weight": 0.25}]
+    assert (asked[1][1]["tokens"], asked[1][1]["blends"]) == (inline, {"<a>": parts})
+    assert asked[2][1]["tokens"] == {"<a>": "tom"} | inline
+    names = [item["id"] for item in site.get(_path(job, "/items")).json()["items"]]
+    assert names[0].startswith(f"0000-rex-{token[-8:]}-a-a-and-a-tok")
+    assert names[1].startswith("0001-half-")
+
+
+def test_pictures_are_had_by_key_or_by_link_and_are_deleted_one_by_one(site: Any) -> None:
+    job = site.order(_order())
+    assert site.get(_path(job, "/items/0/picture")).status_code == 404
+    site.paint_off()
+    items = site.get(_path(job, "/items")).json()["items"]
+    answer = site.get(_path(job, "/items/1/picture"))
+    assert answer.content == PNG + items[1]["id"].encode()
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["etag"].strip('"') == items[1]["sha256"]
+    link = urlsplit(items[1]["url"])
+    linked = f"{link.path}?{link.query}"
+    assert site.get(linked, None).content == answer.content
+    assert site.get(linked.replace(f"/{job}/1", f"/{job}/0"), None).status_code == 404
+    assert site.get(_path(job, "/items/2/picture")).status_code == 404
+    for _ in range(2):
+        assert site.ask("DELETE", _path(job, "/items/1/picture")).status_code == 204
+    for gone in (site.get(_path(job, "/items/1/picture")), site.get(linked, None)):
+        assert gone.status_code == 410
+    assert site.get(_path(job)).json()["counts"]["deleted"] == 1
+    assert site.get(_path(job, "/items/1")).json()["url"] is None
+    assert site.get(_path(job, "/items/0/picture")).status_code == 200
+
+
+def test_a_job_is_seen_cancelled_tried_again_and_deleted_as_one_of_subjects(site: Any) -> None:
+    job = site.order(_order())
+    site.paint_off(lambda attempt: "no" if attempt.place.index == 1 else "")
+    assert site.get(_path(job)).json()["state"] == "partially_succeeded"
+    assert site.get(_path(job, "/items?state=failed")).json()["items"][0]["reason"] == "no"
+    assert site.post(_path(job, "/retry")).json() == {"retried": 1}
+    site.paint_off()
+    one = site.get(_path(job, "/items/1")).json()
+    assert [attempt["cause"] for attempt in one["attempts"]] == ["failed", "succeeded"]
+    assert site.get(_path(job, "/items/1/picture")).status_code == 200
+    other = site.order(_order(seeds=[3]))
+    assert site.post(_path(other, "/cancel")).json()["state"] == "cancelled"
+    assert site.paint_off() == 0
+    assert site.ask("DELETE", _path(job)).status_code == 204
+    for rest in ("", "/items", "/items/0/picture", "/events"):
+        assert site.get(_path(job, rest)).status_code == 410
+    jobs = site.get("/v1/generation-jobs").json()["jobs"]
+    assert [view["job"] for view in jobs] == [other]
+    entries = site.get("/v1/audit").json()["entries"]
+    assert entries[0]["action"] == "generation-job.delete"
+
+
+def test_jobs_of_one_kind_are_none_of_the_other(site: Any) -> None:
+    subjects, pictures = site.make("rex"), site.order(_order())
+    for kind, job in (("generation", subjects), ("training", pictures)):
+        path = f"/v1/{kind}-jobs/{job}"
+        for method, rest in (
+            *(("GET", rest) for rest in ("", "/items", "/items/0", "/events")),
+            *(("POST", rest) for rest in ("/cancel", "/retry")),
+            ("DELETE", ""),
+        ):
+            assert site.ask(method, path + rest).status_code == 404, (method, path, rest)
+    for kind, job in (("training", subjects), ("generation", pictures)):
+        jobs = site.get(f"/v1/{kind}-jobs").json()["jobs"]
+        assert [view["job"] for view in jobs] == [job]
+        assert site.get(f"/v1/{kind}-jobs/{job}").json()["state"] == "queued"
+
+
+def test_few_among_many_of_the_other_kind_are_listed(site: Any) -> None:
+    mine: list[str] = []
+    for number in range(4):
+        for name in range(6):
+            site.make(f"{number}-{name}")
+        mine.append(site.order(_order(seeds=[number])))
+    seen, cursor = [], ""
+    while cursor is not None:
+        after = f"&cursor={cursor}" if cursor else ""
+        page = site.get(f"/v1/generation-jobs?limit=3{after}").json()
+        seen += [view["job"] for view in page["jobs"]]
+        cursor = page["next"]
+    assert seen == mine[::-1]
+
+
+def test_pictures_are_no_tokens(site: Any) -> None:
+    job = site.order(_order(tags={"project": "pets"}))
+    site.paint_off()
+    token = f"tok_{job}0000000"
+    assert site.get(f"/v1/tokens/{token}").status_code == 404
+    assert site.get(f"/v1/tokens/{token}/file").status_code == 404
+    assert site.ask("DELETE", f"/v1/tokens/{token}").status_code == 404
+    assert site.get("/v1/tokens").json()["tokens"] == []
+    assert site.get("/v1/tokens?tag=project:pets").json()["tokens"] == []
+    [item] = site.get(_path(job, "/items?limit=1")).json()["items"]
+    assert site.get(f"/v1/tokens?alias={item['id']}").json()["tokens"] == []
+    assert "token" not in item
+    assert site.get(_path(job, "/items/0/picture")).status_code == 200
+
+
+def test_a_dry_run_counts_and_makes_nothing(site: Any) -> None:
+    order = _order(prompts=["a <x>", "b <x>"], placeholder="<x>", tokens=["rex", "tom"], steps=10)
+    assert site.order_of(order | {"dry_run": True}).json() == {
+        "count": 8,
+        "model": "miniature",
+        "prompts": 2,
+        "casts": 2,
+        "seeds": 2,
+        "steps": 80,
+        "missing_tokens": ["rex", "tom"],
+    }
+    assert site.get("/v1/generation-jobs").json()["jobs"] == []
+
+
+def test_tokens_that_are_not_there_are_refused_at_once_unless_they_are_many(site: Any) -> None:
+    job = site.make("rex")
+    site.work_off()
+    site.ask("DELETE", f"/v1/tokens/{site.tokens(job)[0]}")
+    pictures = site.order(_order())
+    site.paint_off()
+    for name in ("rex", "nobody", f"tok_{job}0000000", f"tok_{pictures}0000000"):
+        answer = site.order_of({"prompts": ["a <x>"], "casts": [{"tokens": {"<x>": name}}]})
+        assert answer.status_code == 422
+        [found] = answer.json()["errors"]
+        assert found["pointer"] == "#/casts/0/tokens/<x>"
+        assert name in found["detail"]
+    names = [f"nobody-{number}" for number in range(40)]
+    many = {"prompts": ["a <x>"], "placeholder": "<x>", "tokens": names}
+    assert site.order_of(many).status_code == 202
+
+
+def test_the_same_key_and_request_are_one_job_though_its_token_is_gone(site: Any) -> None:
+    job = site.make("rex")
+    site.work_off()
+    order = {"prompts": ["a <x>"], "placeholder": "<x>", "tokens": ["rex"]}
+    first = site.order_of(order, key="one")
+    assert first.headers["Location"] == _path(first.json()["job"])
+    site.ask("DELETE", f"/v1/tokens/{site.tokens(job)[0]}")
+    again = site.order_of(order, key="one")
+    assert again.json()["job"] == first.json()["job"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert site.order_of(order | {"steps": 3}, key="one").status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("order", "pointer", "said"),
+    [
+        ({"prompts": []}, "#/prompts", "at least 1"),
+        ({"prompts": [""]}, "#/prompts/0", "at least 1"),
+        ({"colour": "red"}, "#/colour", "not permitted"),
+        ({"seeds": [1, 1]}, "#", "seed 1 is given twice"),
+        ({"seeds": [-1]}, "#/seeds/0", "greater than or equal to 0"),
+        ({"seeds": {"first": 0, "count": 0}}, "#/seeds/count", "greater than or equal to 1"),
+        ({"seeds": {"first": 2**32 - 1, "count": 2}}, "#/seeds", "the last is 4294967295"),
+        ({"placeholder": "<x>"}, "#", "belong together"),
+        ({"placeholder": "<x>", "tokens": ["a"], "casts": [{}]}, "#", "either casts"),
+        ({"placeholder": "x", "tokens": ["a"]}, "#/placeholder", "match pattern"),
+        ({"casts": [{"tokens": {"<x>": "a"}, "name": "a b"}]}, "#/casts/0/name", "match pattern"),
+        (
+            {"casts": [{"blends": {"<x>": {"a": "r", "b": "t", "t": 2}}}]},
+            "#/casts/0/blends/<x>/t",
+            "less than or equal to 1",
+        ),
+        ({"prompts": ["a <tok_x>"]}, "#/prompts/0", "no token's id"),
+        ({"model": "sdxl"}, "#/model", "there are miniature"),
+        ({"size": "4x4"}, "#", "8 to 4096"),
+        ({"steps": "9"}, "#/steps", "valid integer"),
+        ({"webhook": {"url": "http://10.0.0.1"}}, "#/webhook/url", ""),
+        (
+            {"prompts": ["a", "b", "c"], "casts": [{}, {}], "seeds": {"count": 2000}},
+            "#/prompts",
+            "3 prompts x 2 casts x 2000 seeds are 12000 pictures, and a job has at most 10000",
+        ),
+    ],
+)
+def test_what_is_wrong_is_refused_with_its_place(
+    site: Any, order: dict[str, Any], pointer: str, said: str
+) -> None:
+    answer = site.order_of(_order(**order))
+    assert answer.status_code == 422, answer.text
+    found = answer.json()["errors"][0]
+    assert found["pointer"] == pointer
+    assert said in found["detail"]
+
+
+def test_the_largest_job_is_taken(site: Any) -> None:
+    job = site.order({"prompts": ["a " + "very " * 700 + "red dog"] * 10, "seeds": {"count": 1000}})
+    assert site.get(_path(job)).json()["count"] == 10_000
+    size = len(site.store.read(f"t/acme/jobs/{job}/spec").body)
+    assert size < 2_000_000  # The prompts are told once, not in each picture.
+
+
+def test_pictures_count_among_open_items(site: Any) -> None:
+    site.limit("acme", open_items=5)
+    site.order(_order(seeds={"count": 4}))
+    assert site.order_of(_order()).status_code == 429
+    assert site.order_of(_order(seeds={"count": 6})).status_code == 422
+
+
+def test_a_webhook_is_told_of_its_end(site: Any, new_site: Callable[..., Any]) -> None:
+    from services.webhooks.hints import all_hints
+
+    job = site.order(_order(webhook={"url": "https://example.com/hook"}))
+    assert [(hint.job, hint.retries) for hint, _ in all_hints(site.ledger)] == [(job, 0)]
+    site.paint_off(lambda attempt: "no")
+    site.post(_path(job, "/retry"))
+    assert {hint.retries for hint, _ in all_hints(site.ledger)} == {0, 1}
