@@ -1,6 +1,7 @@
 """Pictures of jobs from an engine: each once, whatever happens to engines and dispatchers."""
 
 import io
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -160,10 +161,31 @@ def test_several_share_a_job_and_each_picture_ends_once(studio: Any) -> None:
     assert set(seeds(studio)) == set(range(60))
 
 
-def test_one_without_an_offer_leaves_pictures_to_others(studio: Any) -> None:
+def test_how_many_are_asked_for_follows_from_the_offer() -> None:
     assert worth(MINIATURE["miniature"]) == 32
     large = Offer(weights="w", recipe="sd", painting={"pictures": 8, "max_engines": 40})
     assert worth(large) == 256
+
+
+def test_without_the_secret_of_engines_it_says_so() -> None:
+    environment = {name: said for name, said in os.environ.items() if name != "DTI_ENGINE_SECRET"}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "services.generation",
+            "--store",
+            "memory:",
+            "--engines",
+            "http://x",
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 2
+    assert "DTI_ENGINE_SECRET is not set" in done.stderr
 
 
 def test_it_loads_no_torch_and_no_ray() -> None:
