@@ -53,16 +53,16 @@ HTTP_ROUTES = (
     ("/v1/pictures/{picture}", "GET"),
     ("/pictures/{tenant}/{picture}", "GET"),
 )
-"""Routes that are told apart, each with its method. All else, such as health checks, is other."""
+"""Routes that are told apart, each with its method. All else is other: health checks, and what is
+offered, which takes no time.
+"""
 
 TIMED_ROUTES = tuple(
     dict.fromkeys(
         route
         for route, _ in HTTP_ROUTES
         # A stream takes as long as its job; the others here are few or alike.
-        if not route.endswith(
-            ("/events", "/cancel", "/retry", "/backbones", "/models", "/{model}", "/{picture}")
-        )
+        if not route.endswith(("/events", "/cancel", "/retry", "/{picture}"))
     )
 )
 """Routes whose times are told apart."""
