@@ -26,7 +26,7 @@ EXAMPLES = (
     'dti paint "a red dog" --seeds 1,5,9 --steps 30 --dry-run',
 )
 
-_PICTURES, _JOB = "Pictures", "Job"
+_PICTURES = "Pictures"
 
 
 def paint(
@@ -111,39 +111,15 @@ def paint(
             rich_help_panel=_PICTURES,
         ),
     ] = False,
-    tagged: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tag",
-            metavar="NAME=VALUE",
-            help="To know the job by; may be repeated.",
-            rich_help_panel=_JOB,
-        ),
-    ] = None,
-    webhook: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Is told when the job has ended.", rich_help_panel=_JOB),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="Idempotency key: the same key is the same job, whoever submits it how often.",
-            rich_help_panel=_JOB,
-            show_default="follows from what is asked for",
-        ),
-    ] = None,
-    again: Annotated[
-        bool,
-        typer.Option(
-            "--again",
-            help="Make a new job, though the same was asked for before.",
-            rich_help_panel=_JOB,
-        ),
-    ] = False,
+    tagged: options.TagsOption = None,
+    webhook: options.WebhookOption = None,
+    key: options.KeyOption = None,
+    again: options.AgainOption = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what would be painted.", rich_help_panel=_JOB),
+        typer.Option(
+            "--dry-run", help="Say what would be painted.", rich_help_panel=options.JOB_PANEL
+        ),
     ] = False,
     wait: options.WaitOption = False,
     output: options.OutputOption = None,

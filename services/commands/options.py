@@ -55,3 +55,42 @@ OutputOption: TypeAlias = Annotated[
         show_default="tokens or pictures",
     ),
 ]
+
+JOB_PANEL = "Job"
+
+TagsOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tag",
+        metavar="NAME=VALUE",
+        help="To find the job, and the tokens it learns, by; may be repeated.",
+        rich_help_panel=JOB_PANEL,
+    ),
+]
+WebhookOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--webhook",
+        metavar="URL",
+        help="Is told when the job has ended.",
+        rich_help_panel=JOB_PANEL,
+    ),
+]
+KeyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="TEXT",
+        help="Idempotency key: the same key is the same job, whoever submits it how often.",
+        rich_help_panel=JOB_PANEL,
+        show_default="follows from what is asked for",
+    ),
+]
+AgainOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--again",
+        help="Make a new job, though the same was asked for before.",
+        rich_help_panel=JOB_PANEL,
+    ),
+]

@@ -31,7 +31,7 @@ EXAMPLES = (
     "dti submit photos --skip-refused --json",
 )
 
-_JOB, _PERSONS = "Job", "Persons"
+_PERSONS = "Persons"
 
 
 def submit(
@@ -74,7 +74,7 @@ def submit(
         typer.Option(
             metavar="NAME",
             help="One of those that the service offers.",
-            rich_help_panel=_JOB,
+            rich_help_panel=options.JOB_PANEL,
             show_default="its first",
         ),
     ] = None,
@@ -83,7 +83,7 @@ def submit(
         typer.Option(
             metavar="NAME",
             help="Complete settings, as of [cyan]dti train[/].",
-            rich_help_panel=_JOB,
+            rich_help_panel=options.JOB_PANEL,
             show_default="the backbone's",
         ),
     ] = None,
@@ -93,45 +93,19 @@ def submit(
             "--set",
             metavar="NAME=VALUE",
             help="Change one setting of the recipe, such as steps=300; may be repeated.",
-            rich_help_panel=_JOB,
+            rich_help_panel=options.JOB_PANEL,
         ),
     ] = None,
-    tagged: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tag",
-            metavar="NAME=VALUE",
-            help="To find the job and its tokens by; may be repeated.",
-            rich_help_panel=_JOB,
-        ),
-    ] = None,
-    webhook: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Is told when the job has ended.", rich_help_panel=_JOB),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="Idempotency key: the same key is the same job, whoever submits it how often.",
-            rich_help_panel=_JOB,
-            show_default="follows from what is submitted",
-        ),
-    ] = None,
-    again: Annotated[
-        bool,
-        typer.Option(
-            "--again",
-            help="Make a new job, though the same was submitted before.",
-            rich_help_panel=_JOB,
-        ),
-    ] = False,
+    tagged: options.TagsOption = None,
+    webhook: options.WebhookOption = None,
+    key: options.KeyOption = None,
+    again: options.AgainOption = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
             help="Check all of it, here and there, and make no job.",
-            rich_help_panel=_JOB,
+            rich_help_panel=options.JOB_PANEL,
         ),
     ] = False,
     consent_by: Annotated[
