@@ -49,15 +49,18 @@ def test_a_token_says_where_it_lies() -> None:
         assert parse_token_id(token_id(*place)) == place
 
 
+_A_JOB = "zzzzzzzz0qya3mp46xr5vbskpp"
+
+
 @pytest.mark.parametrize(
-    "token", ["", "tok_", "x" * 37, f"tok_{_job(1)}000000", f"tok_{_job(1)}000000x", "tok_../../a"]
+    "token", ["", "tok_", "x" * 37, f"tok_{_A_JOB}000000", f"tok_{_A_JOB}000000x", "tok_../../a"]
 )
 def test_what_is_no_token_is_refused(token: str) -> None:
     with pytest.raises(InvalidIdError, match="is no token's id: tok_ and 33 digits"):
         parse_token_id(token)
 
 
-@pytest.mark.parametrize("job", ["", _job(1)[:-1], _job(1) + "0", _job(1)[:-1] + "i", "A" * 26])
+@pytest.mark.parametrize("job", ["", _A_JOB[:-1], _A_JOB + "0", _A_JOB[:-1] + "i", "A" * 26])
 def test_what_is_no_job_is_refused(job: str) -> None:
     with pytest.raises(InvalidIdError, match="they have 26 digits and letters"):
         check_job(job)
