@@ -83,7 +83,7 @@ def create_app(
         rates=Rates(),
         quotas=Quotas(ledger, settings.counted),
         progress=progress,
-        streams=Streams(ledger, progress, settings),
+        streams=Streams(ledger, progress, offers, settings),
         readiness=Readiness(ledger.store, settings.store_patience),
         engines=Engines(settings.engines, engine_secret, settings.engine_patience),
         gallery=Gallery(ledger, Links(ledger.store), settings.link_seconds),

@@ -17,7 +17,7 @@ from services.jobs import ItemState, Kind
 from services.ledger import deletion, reading, submissions
 from services.ledger.layout import JobKeys
 from services.ledger.specs import read_spec
-from services.ledger.views import ItemView, JobView
+from services.ledger.views import ItemView
 from services.webhooks import hints as webhooks
 
 JobId = Annotated[str, Path(description="a job's id", examples=[views.JOB])]
@@ -85,7 +85,10 @@ class JobRoutes:
     ) -> Any:
         """Those of this kind. Deleted ones are left out."""
         page = reading.list_jobs(here.ledger, asking.tenant, cursor or "", limit, self._kind)
-        jobs = [_shown(here, asking.tenant, view) for view in page.jobs]
+        jobs = [
+            views.Job.of(view, here.progress.of(asking.tenant, view.job), here.offers)
+            for view in page.jobs
+        ]
         return views.JobPage(jobs=jobs, next=page.next)
 
     def get(self, asking: Asking, here: Here, job: JobId) -> Any:
@@ -168,19 +171,5 @@ def view_of(
     here: Service, tenant: str, job: str, kind: Kind, created: bool | None = None
 ) -> views.Job:
     """A job as it stands. created: by the request that is answered."""
-    return _shown(here, tenant, reading.view_job(here.ledger, tenant, job, kind), created)
-
-
-def _shown(here: Service, tenant: str, view: JobView, created: bool | None = None) -> views.Job:
-    """With a warning if nobody works at it."""
-    job = views.Job.of(view, here.progress.of(tenant, view.job), created)
-    if view.state.ended or job.model in here.offers:
-        return job
-    return job.model_copy(update={"warning": _not_offered(job.model)})
-
-
-def _not_offered(model: str) -> str:
-    return (
-        f"nobody works at it: {model} is not offered any more. Cancel it and submit it for another "
-        "model, or have whoever runs the service offer this one again under the same name"
-    )
+    view = reading.view_job(here.ledger, tenant, job, kind)
+    return views.Job.of(view, here.progress.of(tenant, job), here.offers, created)

@@ -27,6 +27,7 @@ from services.errors import (
 )
 from services.ledger.ledger import Ledger
 from services.ledger.reading import view_job
+from services.offers import Offers
 
 _THREADS = 8
 """That pollers share: they take none from requests."""
@@ -65,9 +66,12 @@ class _Watch:
 class Streams:
     """Of one process, on its event loop."""
 
-    def __init__(self, ledger: Ledger, progress: Progress, settings: ApiSettings) -> None:
+    def __init__(
+        self, ledger: Ledger, progress: Progress, offers: Offers, settings: ApiSettings
+    ) -> None:
         self._ledger = ledger
         self._progress = progress
+        self._offers = offers
         self._settings = settings
         self._limiter: CapacityLimiter | None = None
         self._watches: dict[tuple[str, str], _Watch] = {}
@@ -169,7 +173,7 @@ class Streams:
     def _look(self, tenant: str, job: str) -> _Seen:
         said = self._progress.of(tenant, job)
         try:
-            return _Seen(Job.of(view_job(self._ledger, tenant, job), said), said)
+            return _Seen(Job.of(view_job(self._ledger, tenant, job), said, self._offers), said)
         except (DeletedError, UnknownJobError):
             return _Seen(None, {})
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from services.api.progress import Said
 from services.jobs import Counts, ItemState, JobState, Kind
 from services.ledger import views
-from services.offers import offer_of
+from services.offers import Offers, offer_of
 
 JOB_PATTERN = "[0-9a-hjkmnp-tv-z]{26}"
 """Of ids, as `services.ledger.ids` makes them."""
@@ -81,7 +81,11 @@ class Job(BaseModel):
     warning: str | None = Field(default=None, description="why it does not go on, and what to do")
 
     @classmethod
-    def of(cls, view: views.JobView, said: Said, created: bool | None = None) -> "Job":
+    def of(
+        cls, view: views.JobView, said: Said, offers: Offers, created: bool | None = None
+    ) -> "Job":
+        """said: by workers. It has a warning if its model is not among the offers any more."""
+        model = offer_of(view.pool)
         done = view.counts.ended + sum(
             _share(progress) for progress in said.values() if not view.state.ended
         )
@@ -89,7 +93,7 @@ class Job(BaseModel):
             job=view.job,
             kind=view.kind,
             pool=view.pool,
-            model=offer_of(view.pool),
+            model=model,
             tags=view.tags,
             count=view.count,
             submitted=view.submitted,
@@ -97,7 +101,15 @@ class Job(BaseModel):
             counts=view.counts,
             progress=round(min(done / view.count, 1.0), 4),
             created=created,
+            warning=None if view.state.ended or model in offers else _not_offered(model),
         )
+
+
+def _not_offered(model: str) -> str:
+    return (
+        f"nobody works at it: {model} is not offered any more. Cancel it and submit it for another "
+        "model, or have whoever runs the service offer this one again under the same name"
+    )
 
 
 class JobPage(BaseModel):
