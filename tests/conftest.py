@@ -41,13 +41,14 @@ os.environ |= {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `pytest -n 2 --dist loadgroup`: a file's tests stay together, as they share fixtures.
     Those with a Ray node come one after another, and, as they take longest, before the others.
     """
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     for item in items:
-        name = "ray" if item.get_closest_marker("ray") else str(item.path)
+        name = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(name))
 
 
