@@ -23,7 +23,7 @@ demo-service: $(VENV)/.runtime ## a service learns and paints 4 subjects over HT
 
 TESTERS ?= 2
 test: $(VENV)/.dev ## the tests, in TESTERS processes
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TESTERS) --no-loadscope-reorder
 
 check: lint types imports ## ruff, pyright strict, import contracts
 
