@@ -15,7 +15,7 @@ from dti_engine.errors import ConfigurationError
 from services.client.answers import PictureDraft
 from services.commands import options
 from services.commands.opening import opened
-from services.commands.orders import Order, another, tags
+from services.commands.orders import Order, another, refuse_contradictions, tags
 
 if TYPE_CHECKING:
     from services.client.client import Client
@@ -135,7 +135,9 @@ def paint(
     The same command again finds the same job: after a lost connection, or to wait for it once more;
     pictures that are there are not fetched again. Ctrl-C while waiting leaves the job running.
     """
-    _refuse_contradictions(key=key, again=again, wait=wait, output=output, dry_run=dry_run)
+    refuse_contradictions(
+        key=key, again=again, wait=wait, output=output, dry_run=dry_run, made="pictures"
+    )
     asked = Order(
         {
             name: value
@@ -213,17 +215,6 @@ def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
     if not prompts:
         raise ConfigurationError("nothing to paint: give a PROMPT, or --file with one a line")
     return prompts
-
-
-def _refuse_contradictions(
-    *, key: str | None, again: bool, wait: bool, output: Path | None, dry_run: bool
-) -> None:
-    if key and again:
-        raise ConfigurationError("--key may name a job that is there, --again makes one: drop one")
-    if output and not wait:
-        raise ConfigurationError("--output is for pictures that are fetched by --wait: add that")
-    if dry_run and wait:
-        raise ConfigurationError("--dry-run makes no job that --wait could wait for: drop one")
 
 
 def _submit(

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dti_engine.errors import ConfigurationError
@@ -73,6 +74,21 @@ def _subject(
 def another(key: str) -> str:
     """A key for the same order, and no job before."""
     return f"{key}-{secrets.token_hex(8)}"
+
+
+def refuse_contradictions(
+    *, key: str | None, again: bool, wait: bool, output: Path | None, dry_run: bool, made: str
+) -> None:
+    """Of options that jobs of all kinds have. made: what jobs make, such as tokens.
+
+    Raises: ConfigurationError.
+    """
+    if key and again:
+        raise ConfigurationError("--key may name a job that is there, --again makes one: drop one")
+    if output and not wait:
+        raise ConfigurationError(f"--output is for {made} that are fetched by --wait: add that")
+    if dry_run and wait:
+        raise ConfigurationError("--dry-run makes no job that --wait could wait for: drop one")
 
 
 def consent(by: str | None, basis: str | None, until: datetime | None) -> dict[str, Any] | None:

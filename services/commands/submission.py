@@ -17,7 +17,15 @@ from services.commands import options
 from services.commands.bars import counting
 from services.commands.checking import Checked, check
 from services.commands.opening import opened
-from services.commands.orders import Order, another, consent, order, overrides, tags
+from services.commands.orders import (
+    Order,
+    another,
+    consent,
+    order,
+    overrides,
+    refuse_contradictions,
+    tags,
+)
 from services.jobs import MAX_ITEMS
 
 if TYPE_CHECKING:
@@ -145,7 +153,9 @@ def submit(
     The same command again finds the same job: after a lost connection, or to wait for it once more.
     Ctrl-C while waiting leaves the job running.
     """
-    _refuse_contradictions(key=key, again=again, wait=wait, output=output, dry_run=dry_run)
+    refuse_contradictions(
+        key=key, again=again, wait=wait, output=output, dry_run=dry_run, made="tokens"
+    )
     record = consent(consent_by, consent_basis, consent_until)
     with opened(server, api_key, outlast=wait) as client:
         checked = _checked(bundles, placeholder, initializers or [], skip_refused=skip_refused)
@@ -180,17 +190,6 @@ def submit(
         else:
             typer.echo(job.job)
             say(f"{len(checked)} subjects submitted; `dti job {job.job} --wait` shows how it goes")
-
-
-def _refuse_contradictions(
-    *, key: str | None, again: bool, wait: bool, output: Path | None, dry_run: bool
-) -> None:
-    if key and again:
-        raise ConfigurationError("--key may name a job that is there, --again makes one: drop one")
-    if output and not wait:
-        raise ConfigurationError("--output is for tokens that are fetched by --wait: add that")
-    if dry_run and wait:
-        raise ConfigurationError("--dry-run makes no job that --wait could wait for: drop one")
 
 
 def _checked(
