@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 from work import CLIP_LENGTH, SIDES, denoiser_call
 
-from dti_engine.backbones.catalogue import catalogue, published
 from dti_engine.backbones.description import Description
+from dti_engine.backbones.registry import catalogue, published
 
 TRIMMED_LENGTH = 32  # of captions that Gemma reads, in the engine
 

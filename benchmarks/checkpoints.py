@@ -26,15 +26,15 @@ from rich.table import Table
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
-from dti_engine.checkpoints import Checkpoint
 from dti_engine.config import TrainConfig
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.environment import environment
-from dti_engine.keepers import Keeper
-from dti_engine.packing import Trainer
+from dti_engine.files import environment
 from dti_engine.recipes import recipe
-from dti_engine.rehearsals import grey_subject
-from dti_engine.trainer import train
+from dti_engine.training.autotune import grey_subject
+from dti_engine.training.checkpoint import Checkpoint
+from dti_engine.training.checkpoint_manager import Keeper
+from dti_engine.training.loop import train
+from dti_engine.training.trainer import Trainer
 
 
 @dataclass

@@ -11,16 +11,15 @@ from PIL import Image
 from plain_loop import PlainLoop
 from random_models import load_engine, load_pipeline
 
-from dti_engine import memory
+from dti_engine import devices as memory
 from dti_engine.backbones.checkpoint import Checkpoint
 from dti_engine.backbones.interface import Backbone
-from dti_engine.capacity import MAX_SLOTS, find_slots, make_fit
-from dti_engine.captions import CAPTION_TEMPLATES
 from dti_engine.config import TrainConfig
-from dti_engine.images import load_pictures
-from dti_engine.packing import Trainer
-from dti_engine.rehearsals import full_trainer, seconds
-from dti_engine.subjects import Subject
+from dti_engine.images.decode import load_pictures
+from dti_engine.subject import Subject
+from dti_engine.text.captions import CAPTION_TEMPLATES
+from dti_engine.training.autotune import MAX_SLOTS, find_slots, full_trainer, make_fit, seconds
+from dti_engine.training.trainer import Trainer
 
 NUM_PICTURES = 5
 WORD = "a"  # one token of every vocabulary, to start from

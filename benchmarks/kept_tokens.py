@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Iterable
 
-from dti_engine.artifact import Artifact
-from dti_engine.manifest import Imported
-from dti_engine.tokens import LearnedToken
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.manifest import Imported
+from dti_engine.text.tokens import LearnedToken
 from services.ledger.ids import Ids, token_id
-from services.ledger.layout import JobKeys, Place
+from services.ledger.keys import JobKeys, Place
 from services.ledger.ledger import Ledger
 from services.ledger.records import ResultRecord, pack
 

@@ -31,18 +31,18 @@ from queue_object import QueueObject
 from rich.console import Console
 from rich.table import Table
 
-from services.jobs import Item, JobRequest
+from services.contracts.jobs import Item, JobRequest
 from services.ledger.deletion import delete_tenant
-from services.ledger.layout import JobKeys
+from services.ledger.jobs import read_spec
+from services.ledger.keys import JobKeys
 from services.ledger.ledger import Ledger
-from services.ledger.reading import view_job
+from services.ledger.queries import view_job
+from services.ledger.recovery import Supervisor
 from services.ledger.rollups import read_standings, save
-from services.ledger.specs import read_spec
 from services.ledger.submissions import submit
-from services.ledger.supervisor import Supervisor
 from services.ledger.worker import Worker
 from services.settings import LedgerSettings
-from services.storage.opening import open_store
+from services.storage.open import open_store
 
 PAYLOAD = secrets.token_bytes(8192)
 

@@ -23,12 +23,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dti_engine import memory
+from dti_engine import devices as memory
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.environment import environment
+from dti_engine.files import environment
 from dti_engine.recipes import recipe
-from dti_engine.rehearsals import full_trainer
+from dti_engine.training.autotune import full_trainer
 
 STEPS = 3
 

@@ -38,9 +38,9 @@ from random_tokenizers import PROMPT
 from rich.console import Console
 from rich.table import Table
 
-from dti_engine.backbones.catalogue import catalogue
+from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.environment import environment
+from dti_engine.files import environment
 
 PARTS = ("joining", "overload", "mixes", "service")
 

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone, Conditioning
-from dti_engine.denoising import ImageRequest
 from dti_engine.errors import DTIError
-from dti_engine.tokens import LearnedToken
+from dti_engine.generation.denoiser import ImageRequest
+from dti_engine.text.tokens import LearnedToken
 from services.errors import QueueFullError
-from services.inference.batching.batcher import Batcher, BatcherSettings
-from services.inference.batching.tickets import Ticket
+from services.inference.scheduler.request import Ticket
+from services.inference.scheduler.scheduler import Batcher, BatcherSettings
 
 PLACEHOLDER = "<subject>"
 

@@ -14,16 +14,15 @@ import torch
 from kept_tokens import TENANT, keep
 from painting_load import PLACEHOLDER, Scene
 
-from dti_engine.conditioning import PromptReader
-from dti_engine.generation import ImageRequest, generate
-from dti_engine.tokens import LearnedToken
-from services.inference.tokens.blending import Blender
+from dti_engine.generation.pipeline import ImageRequest, generate
+from dti_engine.generation.prompt_cache import PromptReader
+from dti_engine.text.tokens import LearnedToken
+from services.contracts.generation import Part, Picture
+from services.inference.tokens.blends import Blender, Resolver
 from services.inference.tokens.cache import TokenCache
-from services.inference.tokens.fetching import Fit
-from services.inference.tokens.resolving import Resolver
+from services.inference.tokens.loader import Fit
 from services.ledger.ledger import Ledger
-from services.pictures import Part, Picture
-from services.storage.opening import open_store
+from services.storage.open import open_store
 
 
 class Shelf:

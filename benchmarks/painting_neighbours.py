@@ -29,13 +29,20 @@ from random_tokenizers import PROMPT
 from rich.console import Console
 from rich.table import Table
 
-from dti_engine.backbones.catalogue import catalogue
 from dti_engine.backbones.interface import Backbone
-from dti_engine.conditioning import PromptReader
-from dti_engine.denoising import Denoiser, Denoising, ImageRequest, begin, decode, to_image
+from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device
-from dti_engine.environment import environment
-from dti_engine.samplers import Sampler
+from dti_engine.files import environment
+from dti_engine.generation.denoiser import (
+    Denoiser,
+    Denoising,
+    ImageRequest,
+    begin,
+    decode,
+    to_image,
+)
+from dti_engine.generation.prompt_cache import PromptReader
+from dti_engine.generation.scheduler import Sampler
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

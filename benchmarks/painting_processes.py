@@ -12,7 +12,7 @@ import httpx
 import torch
 
 from services.local.processes import Command, Kept
-from services.local.serving import Plan, Service, free_port
+from services.local.service import Plan, Service, free_port
 
 API, SERVE, ENGINE = "API", "Serve's proxy", "engine"
 

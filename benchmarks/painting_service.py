@@ -29,10 +29,10 @@ from service_subjects import Client
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.errors import DTIError
-from services.inference.batching.batcher import Batcher, BatcherSettings
+from services.contracts.models import Offer, Painting
+from services.inference.scheduler.scheduler import Batcher, BatcherSettings
 from services.ledger.ledger import Ledger
-from services.offers import Offer, Painting
-from services.storage.opening import open_store
+from services.storage.open import open_store
 
 BARE, PLAIN, RAY = "the batcher", "API and engine", "API, Ray Serve and engine"
 

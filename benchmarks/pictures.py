@@ -33,16 +33,16 @@ from random_tokenizers import PROMPT
 from rich.console import Console
 from rich.table import Table
 
-from dti_engine import memory
-from dti_engine.backbones.catalogue import catalogue
+from dti_engine import devices as memory
 from dti_engine.backbones.checkpoint import Checkpoint
 from dti_engine.backbones.interface import Backbone
+from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.environment import environment
-from dti_engine.generation import ImageRequest, generate
-from dti_engine.rehearsals import seconds
-from dti_engine.tokens import LearnedToken
-from dti_engine.vocabulary import vocabulary_magnitude
+from dti_engine.files import environment
+from dti_engine.generation.pipeline import ImageRequest, generate
+from dti_engine.text.encoder import vocabulary_magnitude
+from dti_engine.text.tokens import LearnedToken
+from dti_engine.training.autotune import seconds
 
 GUIDANCE = 5.0
 PLACEHOLDER = "<subject>"

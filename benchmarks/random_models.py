@@ -21,11 +21,10 @@ from random_tokenizers import clip_tokenizer, gemma_tokenizer
 from small_sizes import shrunk
 from transformers import CLIPTokenizer
 
-from dti_engine.backbones.catalogue import published
 from dti_engine.backbones.checkpoint import Checkpoint, open_checkpoint
 from dti_engine.backbones.description import Description, describe
-from dti_engine.backbones.families import FAMILIES
 from dti_engine.backbones.interface import Backbone
+from dti_engine.backbones.registry import FAMILIES, published
 from dti_engine.backbones.unet import load_scheduler_config
 
 SEED = 0

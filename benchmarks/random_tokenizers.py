@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, GemmaTokenizer
 
 from dti_engine.backbones.sana import instruction
-from dti_engine.captions import CAPTION_TEMPLATES
+from dti_engine.text.captions import CAPTION_TEMPLATES
 
 PROMPT = "a photo of {} in the snow"  # what pictures are painted of
 

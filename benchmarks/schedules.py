@@ -21,27 +21,26 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
-from dti_engine.convergence import has_converged
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.environment import environment
-from dti_engine.evaluation.seeds import image_seed, training_seed
+from dti_engine.evaluation.protocol import image_seed, training_seed
 from dti_engine.evaluation.statistics import Array, bootstrap
-from dti_engine.generation import ImageRequest, generate
-from dti_engine.images import load_pictures
+from dti_engine.files import environment
+from dti_engine.generation.pipeline import ImageRequest, generate
+from dti_engine.images.decode import load_pictures
 from dti_engine.miniature.world.subjects import (
     HeldOutSubject,
     draw_subject,
     evaluation_prompts,
     held_out_subjects,
 )
-from dti_engine.quality.judges import Judge, find_judge
-from dti_engine.quality.probes import Probe
+from dti_engine.quality.judges import Judge, Probe, find_judge
 from dti_engine.recipes import miniature_constant
-from dti_engine.trainer import Subject, train
+from dti_engine.training.loop import Subject, train
+from dti_engine.training.schedules import has_converged
 
 NUM_PICTURES, NUM_SLOTS, IMAGE_STEPS, BATCH_SIZE = 5, 6, 12, 16
 CONSTANT = miniature_constant()

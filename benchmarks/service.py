@@ -35,7 +35,7 @@ import torch
 from rich.console import Console
 
 from dti_engine.devices import find_device
-from dti_engine.environment import environment
+from dti_engine.files import environment
 
 PARTS = {
     "throughput": service_throughput,

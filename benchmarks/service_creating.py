@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from service_subjects import Client
 
-from services.storage.opening import open_store
+from services.storage.open import open_store
 
 _WARM_UP = 3
 

@@ -22,9 +22,9 @@ from dti_engine.devices import find_device, find_dtype
 from dti_engine.recipes import recipe
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
-from services.storage.opening import open_store
-from services.training.events import Events
-from services.training.life import Patience
+from services.storage.open import open_store
+from services.training.metrics import Events
+from services.training.session import Patience
 from services.training.worker import TrainingWorker
 
 LARGE, SMALL = "large", "small"

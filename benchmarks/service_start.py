@@ -30,11 +30,11 @@ from service_subjects import (
 from dti_engine.config import TrainConfig
 from dti_engine.devices import find_device
 from dti_engine.recipes import recipe
-from services.ledger.layout import WORKERS
+from services.ledger.keys import WORKERS
 from services.ledger.ledger import Ledger
-from services.ledger.reading import list_attempts
-from services.local.serving import Plan, Service, free_port
-from services.storage.opening import open_store
+from services.ledger.queries import list_attempts
+from services.local.service import Plan, Service, free_port
+from services.storage.open import open_store
 
 _LEASE = 600  # Not renewed before a worker is done: its time is that of its begin.
 

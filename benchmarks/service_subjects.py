@@ -13,19 +13,19 @@ from typing import Any
 
 import httpx
 
-from dti_engine.bundles.loading import load_bundle
 from dti_engine.config import TrainConfig
+from dti_engine.images.bundles.bundle import load_bundle
 from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
-from dti_engine.trainer import Subject
-from services import uploads
-from services.jobs import Item, JobRequest
+from dti_engine.training.loop import Subject
+from services.auth.keys import create_key
+from services.auth.tenants import set_limits
+from services.contracts.jobs import Item, JobRequest
+from services.contracts.models import Offer
+from services.contracts.training import SubjectWork, TrainingOrder, batch_of
+from services.ledger import uploads
 from services.ledger.ledger import Ledger
 from services.ledger.submissions import submit
-from services.offers import Offer
-from services.storage.opening import open_store
-from services.subjects import SubjectWork, TrainingOrder, batch_of
-from services.tenancy.keys import create_key
-from services.tenancy.tenants import set_limits
+from services.storage.open import open_store
 
 TENANT, POOL = "benchmark", "miniature"
 NUM_PICTURES = 5

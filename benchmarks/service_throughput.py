@@ -22,15 +22,15 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.recipes import recipe
-from dti_engine.reports import SlotReport
-from dti_engine.slots import Occupant
-from dti_engine.trainer import train
+from dti_engine.training.loop import train
+from dti_engine.training.metrics import SlotReport
+from dti_engine.training.slot import Occupant
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
-from services.local.serving import Plan, Service, free_port
-from services.storage.opening import open_store
-from services.training.events import Events
-from services.training.life import Patience
+from services.local.service import Plan, Service, free_port
+from services.storage.open import open_store
+from services.training.metrics import Events
+from services.training.session import Patience
 from services.training.worker import TrainingWorker
 
 BARE, WORKER, HTTP = "the engine", "a worker", "`dti serve`"

@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dti_engine import sphere, vmf
-from dti_engine.optim import RiemannianSGD
-from dti_engine.step import reference_step
+from dti_engine.optim import sphere, vmf
+from dti_engine.optim.optimizer import RiemannianSGD
+from dti_engine.optim.rsgd import reference_step
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # geoopt 0.5.1 calls torch.jit.script

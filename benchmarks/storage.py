@@ -24,7 +24,7 @@ from rich.table import Table
 
 from services.errors import NotFoundError, PreconditionFailedError
 from services.storage.interface import Store
-from services.storage.opening import open_store
+from services.storage.open import open_store
 
 PREFIX = f"service/benchmarks/{secrets.token_hex(4)}/"
 

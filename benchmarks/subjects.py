@@ -40,12 +40,12 @@ from rich.console import Console
 from rich.table import Table
 from work import SIDES, denoiser_work, text_work
 
-from dti_engine import memory
-from dti_engine.backbones.catalogue import catalogue
+from dti_engine import devices as memory
+from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.environment import environment
+from dti_engine.files import environment
 from dti_engine.recipes import default_recipe, recipe
-from dti_engine.rehearsals import seconds
+from dti_engine.training.autotune import seconds
 
 
 @dataclass(frozen=True)

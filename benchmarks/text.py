@@ -28,9 +28,9 @@ from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
 from dti_engine.backbones.gemma import GemmaTextEncoder
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.encoder_inputs import EncoderInput
-from dti_engine.environment import environment
-from dti_engine.rehearsals import seconds
+from dti_engine.files import environment
+from dti_engine.text.inputs import EncoderInput
+from dti_engine.training.autotune import seconds
 
 MARKS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 DIFFUSERS_LENGTH = 298  # positions behind the instruction

@@ -25,11 +25,11 @@ from rich.table import Table
 from dti_engine.backbones import load_backbone
 from dti_engine.config import TrainConfig
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.environment import environment
-from dti_engine.images import load_pictures
+from dti_engine.files import environment
+from dti_engine.images.decode import load_pictures
 from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject, held_out_subjects
 from dti_engine.recipes import recipe
-from dti_engine.trainer import Subject, train
+from dti_engine.training.loop import Subject, train
 
 NUM_PICTURES = 5
 

@@ -29,13 +29,12 @@ from kept_tokens import TENANT, keep
 from rich.console import Console
 from rich.table import Table
 
-from dti_engine.tokens import LearnedToken
-from services.inference.tokens.cache import TokenCache
-from services.inference.tokens.fetching import Fit
-from services.inference.tokens.freshness import Freshness
-from services.inference.tokens.known import size_of
+from dti_engine.text.tokens import LearnedToken
+from services.inference.tokens.cache import Freshness, TokenCache
+from services.inference.tokens.loader import Fit
+from services.inference.tokens.token import size_of
 from services.ledger.ids import parse_token_id
-from services.ledger.layout import JobKeys, Place
+from services.ledger.keys import JobKeys, Place
 from services.ledger.ledger import Ledger
 from services.storage.memory import MemoryStore
 

@@ -20,10 +20,10 @@ from rich.table import Table
 
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.environment import environment
+from dti_engine.files import environment
 from dti_engine.recipes import recipe
-from dti_engine.rehearsals import full_trainer, seconds
-from dti_engine.trainer import Trainer
+from dti_engine.training.autotune import full_trainer, seconds
+from dti_engine.training.loop import Trainer
 
 
 def update_of(trainer: Trainer) -> None:

@@ -1,5 +1,5 @@
 """`python -m dti_engine`: the `dti` program where its script is not on the path."""
 
-from dti_engine.cli import main
+from dti_engine.cli.app import main
 
 main()

@@ -10,20 +10,20 @@ from pathlib import Path
 from stub_engine import SECRET
 
 from dti_engine.errors import DTIError
-from services import aliases
-from services.api.application import create_app
+from services.api.app import create_app
 from services.api.server import Server
 from services.api.settings import ApiSettings
-from services.client.access import Access
+from services.auth.keys import create_key
+from services.auth.tenants import set_limits
 from services.client.client import Client
+from services.client.config import Access
+from services.contracts.models import MINIATURE
+from services.ledger import aliases
 from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
 from services.ledger.worker import Worker
-from services.offers import MINIATURE
 from services.settings import LedgerSettings
 from services.storage.interface import Store
-from services.tenancy.keys import create_key
-from services.tenancy.tenants import set_limits
 
 STEPS = 3
 

@@ -1,4 +1,4 @@
-"""An engine that speaks the protocol of `services.pictures` and paints one colour: it can refuse,
+"""An engine that speaks the protocol of `services.contracts.generation` and paints one colour: it can refuse,
 fail, wait and die, as real ones do.
 """
 
@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from services.pictures import Failed, Painted, PaintRequest, Picture, Refusal, Stepped
+from services.contracts.generation import Failed, Painted, PaintRequest, Picture, Refusal, Stepped
 
 SECRET = "hush"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from dti_engine.backbones.checkpoint import open_checkpoint
-from dti_engine.backbones.families import FAMILIES
 from dti_engine.backbones.interface import Backbone
+from dti_engine.backbones.registry import FAMILIES
 
 
 def load_backbone(

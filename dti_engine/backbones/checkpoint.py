@@ -16,9 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dti_engine import memory
-from dti_engine.backbones.catalogue import catalogue
-from dti_engine.backbones.families import FAMILIES
+from dti_engine import devices as memory
+from dti_engine.backbones.registry import FAMILIES, catalogue
 from dti_engine.errors import BackboneLoadError
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"

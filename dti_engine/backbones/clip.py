@@ -9,8 +9,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from dti_engine.backbones.checkpoint import Checkpoint, require_rows
-from dti_engine.encoder_inputs import EncoderInput, inject
 from dti_engine.errors import TokenError
+from dti_engine.text.inputs import EncoderInput, inject
 
 
 class ClipTextEncoder:

@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dti_engine.encoder_inputs import PromptBatch, Rows
-from dti_engine.objectives import Objective
-from dti_engine.vocabulary import TextEncoder
+from dti_engine.backbones.objectives import Objective
+from dti_engine.text.encoder import TextEncoder
+from dti_engine.text.inputs import PromptBatch, Rows
 
 __all__ = ["Backbone", "Conditioning", "Latents", "Scheduler", "TextEncoder", "fingerprint"]
 

@@ -17,13 +17,13 @@ from diffusers import (
 from torch import Tensor
 
 from dti_engine.backbones.checkpoint import Checkpoint
-from dti_engine.backbones.compiling import compile_in_place
 from dti_engine.backbones.gemma import GemmaTextEncoder, load_gemma
 from dti_engine.backbones.interface import Conditioning, Latents, Scheduler, fingerprint
-from dti_engine.encoder_inputs import PromptBatch, Rows
+from dti_engine.backbones.objectives import FlowMatching, Objective
+from dti_engine.backbones.unet import compile_in_place
 from dti_engine.errors import BackboneLoadError, ConfigurationError
-from dti_engine.objectives import FlowMatching, Objective
-from dti_engine.vocabulary import TextEncoder
+from dti_engine.text.encoder import TextEncoder
+from dti_engine.text.inputs import PromptBatch, Rows
 
 
 class Sana:

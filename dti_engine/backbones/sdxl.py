@@ -21,9 +21,9 @@ from dti_engine.backbones.unet import (
     load_scheduler_config,
     load_unet,
 )
-from dti_engine.encoder_inputs import PromptBatch, Rows
 from dti_engine.errors import BackboneLoadError
-from dti_engine.views import Framing
+from dti_engine.images.crops import Framing
+from dti_engine.text.inputs import PromptBatch, Rows
 
 _EMPTY_LENGTH = 2  # begin and end
 

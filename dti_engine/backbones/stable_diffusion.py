@@ -16,7 +16,7 @@ from dti_engine.backbones.unet import (
     load_scheduler_config,
     load_unet,
 )
-from dti_engine.encoder_inputs import PromptBatch, Rows
+from dti_engine.text.inputs import PromptBatch, Rows
 
 
 class StableDiffusion(UNetBackbone):

@@ -1,4 +1,7 @@
-"""What the families with a UNet and a KL autoencoder share: Stable Diffusion 1, 2 and XL."""
+"""What the families with a UNet and a KL autoencoder share: Stable Diffusion 1, 2 and XL.
+
+Denoisers compiled for every shape that they meet.
+"""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -9,11 +12,25 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from dti_engine.backbones.checkpoint import Checkpoint
-from dti_engine.backbones.compiling import compile_in_place
 from dti_engine.backbones.interface import Latents, Scheduler, fingerprint
+from dti_engine.backbones.objectives import Objective, objective_from_scheduler
 from dti_engine.errors import BackboneLoadError, ConfigurationError
-from dti_engine.objectives import Objective, objective_from_scheduler
-from dti_engine.vocabulary import TextEncoder
+from dti_engine.text.encoder import TextEncoder
+
+_MOST_SHAPES = 64  # of slots, pictures at once and lengths of prompts, in training and painting
+
+
+def compile_in_place(denoiser: nn.Module) -> None:
+    """Have it compiled when it is called with a shape for the first time: minutes, each time.
+
+    torch gives up after 8 shapes, for the whole process, and goes on without any compiled code.
+    """
+    import torch._dynamo.config as dynamo  # takes a second
+
+    limits: Any = dynamo
+    limits.recompile_limit = max(limits.recompile_limit, _MOST_SHAPES)
+    denoiser.compile(dynamic=False)
+
 
 # Fused attention is made for long sequences. On a CPU and few positions, plain products are faster,
 # the backward pass most of all; on many, they would need too much memory.

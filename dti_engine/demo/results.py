@@ -6,7 +6,7 @@ from math import degrees
 from statistics import fmean
 from typing import Any
 
-from dti_engine.reports import SlotReport
+from dti_engine.training.metrics import SlotReport
 
 
 @dataclass(frozen=True, slots=True)

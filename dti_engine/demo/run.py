@@ -15,20 +15,27 @@ import torch
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.checkpoint import open_checkpoint
-from dti_engine.demo.judge import Judge
-from dti_engine.demo.learning import LearnedSubject, draw, learn, references
-from dti_engine.demo.page import render
-from dti_engine.demo.painting import origins, paint, prompt_requests, strip_requests
+from dti_engine.demo.images import (
+    Judge,
+    LearnedSubject,
+    draw,
+    learn,
+    origins,
+    paint,
+    prompt_requests,
+    references,
+    strip_requests,
+)
+from dti_engine.demo.page import render, sheet
 from dti_engine.demo.results import Curve, Learned, Painting, Results
-from dti_engine.demo.sheet import sheet
-from dti_engine.environment import environment
 from dti_engine.errors import BackboneLoadError
-from dti_engine.generation import ImageRequest
+from dti_engine.files import environment
+from dti_engine.generation.pipeline import ImageRequest
 from dti_engine.miniature.scorer import Scorer, load_scorer
 from dti_engine.miniature.world.subjects import held_out_subjects
 from dti_engine.recipes import miniature, standard_ti
-from dti_engine.reports import SlotReport
-from dti_engine.vocabulary import vocabulary_magnitude
+from dti_engine.text.encoder import vocabulary_magnitude
+from dti_engine.training.metrics import SlotReport
 
 _PART = "demo"
 

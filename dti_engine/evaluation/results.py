@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dti_engine.config import Method
-from dti_engine.evaluation.effects import Effects
+from dti_engine.evaluation.encoder_effects import Effects
 from dti_engine.evaluation.statistics import Estimate
 
 

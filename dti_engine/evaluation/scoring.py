@@ -1,28 +1,67 @@
 """Paints the pictures that an evaluation lacks, and has the miniature's scorer read them.
 
 A subject's photos are drawn to its folder and read back from there, by the scorer as in training.
+
+The ceiling: the world's own drawing of a subject in a prompt's scene, through the autoencoder.
+
+What the model could paint at best. Drawings vary with the seed as photos do: in place, size and
+mirroring.
 """
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from PIL import Image
 
-from dti_engine import sphere
 from dti_engine.backbones.interface import Backbone
-from dti_engine.conditioning import PromptReader
-from dti_engine.evaluation.drawings import scene, through_autoencoder
-from dti_engine.evaluation.protocol import Protocol
+from dti_engine.evaluation.protocol import Protocol, image_seed
 from dti_engine.evaluation.rows import Row, Shot
-from dti_engine.evaluation.seeds import image_seed
 from dti_engine.evaluation.store import Score, Store
-from dti_engine.generation import ImageRequest, generate, save_picture
-from dti_engine.images import load_pictures
+from dti_engine.generation.pipeline import ImageRequest, generate, save_picture
+from dti_engine.generation.prompt_cache import PromptReader
+from dti_engine.images.decode import load_pictures
+from dti_engine.images.tensors import to_tensor
 from dti_engine.miniature.scorer import Reading, Scorer, read
-from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject, evaluation_prompts
-from dti_engine.tokens import LearnedToken
-from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
+from dti_engine.miniature.world.drawing import draw
+from dti_engine.miniature.world.scenes import Figure, Scene, figure
+from dti_engine.miniature.world.subjects import (
+    HeldOutSubject,
+    WorldPrompt,
+    draw_subject,
+    evaluation_prompts,
+)
+from dti_engine.miniature.world.vocabulary import Look
+from dti_engine.optim import sphere
+from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
+from dti_engine.text.tokens import LearnedToken
+
+
+def scene(prompt: WorldPrompt, look: Look, *, seed: str) -> Scene:
+    """What the prompt asks for, with this look as its subject. Whatever it leaves open is plain."""
+    rng, asked = random.Random(seed), prompt.asked
+    figures: list[Figure] = []
+    for place in ("left", "centre", "right"):
+        if place == prompt.place:
+            shown = look
+        elif f"{place}.kind" in asked:
+            colour = asked[f"{place}.primary"]
+            shown = Look(asked[f"{place}.kind"], colour, colour, "plain")
+        else:
+            continue
+        figures.append(figure(shown, place, asked.get(f"{place}.accessory", "none"), rng))
+    return Scene(tuple(figures), asked["background"], asked["style"], rng.random())
+
+
+def through_autoencoder(backbone: Backbone, scenes: Sequence[Scene]) -> list[Image.Image]:
+    """Drawings encoded and decoded, as large as the model paints."""
+    side = backbone.image_size
+    drawn = [draw(each).resize((side, side), Image.Resampling.LANCZOS) for each in scenes]
+    pixels = backbone.decode_latents(backbone.encode_images(to_tensor(drawn)).mean)
+    levels = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu()
+    return [Image.fromarray(each.permute(1, 2, 0).contiguous().numpy()) for each in levels]
+
 
 NUM_REFERENCES = 5  # photos of each subject
 

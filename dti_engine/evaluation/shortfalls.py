@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dti_engine.evaluation.protocol import METHODS
 from dti_engine.evaluation.results import Results
 from dti_engine.evaluation.rows import TITLES
-from dti_engine.evaluation.tables import interval
+from dti_engine.evaluation.statistics import interval
 
 _WEAK = 0.75  # of what a prompt asks for
 _LONG = 2.0  # times m*, from which on a length counts as inflated

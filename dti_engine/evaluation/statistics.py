@@ -2,10 +2,12 @@
 
 A sample is all that was measured of one subject. What is compared inside a sample is paired: its
 rows saw the same photos, prompts and noise. Knows nothing of rows, pictures or models.
+
+Tables and figures of the report, in markdown.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
@@ -112,3 +114,20 @@ def gap_at_equal_subject_score(methods: Array, *, rank: int = -1) -> float:
     level = shared_levels(*methods)[rank]
     ours, theirs = (prompt_score_at(points, level) for points in methods)
     return ours - theirs
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    yield from (f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def interval(estimate: Estimate, *, signed: bool = False) -> str:
+    """`0.71 [0.65, 0.76]`"""
+    sign = "+" if signed else ""
+    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+
+
+def length(norm: float | None, magnitude: float) -> str:
+    """`0.412 (1.3 m*)`; nothing for what has no length."""
+    return "" if norm is None else f"{norm:.3f} ({norm / magnitude:.1f} m*)"

@@ -11,9 +11,9 @@ from typing import TypeAlias
 from dti_engine import __version__
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import Method
-from dti_engine.environment import environment
-from dti_engine.evaluation import figures
-from dti_engine.evaluation.effects import effects
+from dti_engine.evaluation import aggregate as figures
+from dti_engine.evaluation.contact_sheet import contact_sheet
+from dti_engine.evaluation.encoder_effects import effects
 from dti_engine.evaluation.protocol import METHODS, Protocol
 from dti_engine.evaluation.results import Results, Setting
 from dti_engine.evaluation.rows import (
@@ -28,10 +28,10 @@ from dti_engine.evaluation.rows import (
     shots,
 )
 from dti_engine.evaluation.scoring import Examiner, draw_references
-from dti_engine.evaluation.sheet import contact_sheet
 from dti_engine.evaluation.statistics import Array
 from dti_engine.evaluation.store import Score, Store
 from dti_engine.evaluation.training import Run, train_missing
+from dti_engine.files import environment
 from dti_engine.miniature.scorer import Scorer
 from dti_engine.miniature.world.subjects import (
     HeldOutSubject,

@@ -7,16 +7,16 @@ its way is what a shorter run would have ended with: one run gives the whole fro
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
+from dti_engine.evaluation.protocol import training_seed
 from dti_engine.evaluation.rows import TokenKey
-from dti_engine.evaluation.seeds import training_seed
 from dti_engine.evaluation.store import Store
-from dti_engine.images import load_pictures
+from dti_engine.images.decode import load_pictures
 from dti_engine.miniature.world.subjects import HeldOutSubject
-from dti_engine.subjects import Subject
-from dti_engine.trainer import train
+from dti_engine.subject import Subject
+from dti_engine.training.loop import train
 
 
 @dataclass(frozen=True, slots=True)

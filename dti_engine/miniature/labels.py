@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dti_engine.miniature.world.looks import (
+from dti_engine.miniature.world.scenes import Scene
+from dti_engine.miniature.world.vocabulary import (
     ACCESSORIES,
     BACKGROUNDS,
     COLOURS,
@@ -21,7 +22,6 @@ from dti_engine.miniature.world.looks import (
     PROPORTIONS,
     STYLES,
 )
-from dti_engine.miniature.world.scenes import Scene
 
 NO_ANSWER = -100
 _OF_A_FIGURE: dict[str, tuple[str, ...]] = {

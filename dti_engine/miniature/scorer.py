@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dti_engine.miniature.labels import QUESTIONS, Answers
-from dti_engine.miniature.pixels import to_pixels
-from dti_engine.miniature.world.canvas import SIZE
+from dti_engine.miniature.pipeline import to_pixels
+from dti_engine.miniature.world.scenery import SIZE
 
 LOOK_QUESTIONS = ("kind", "primary", "secondary", "pattern", "proportions", "mark")
 

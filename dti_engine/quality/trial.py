@@ -6,12 +6,11 @@ from statistics import fmean
 
 from PIL import Image
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.manifest import ProbePicture, Quality
 from dti_engine.backbones.interface import Backbone
-from dti_engine.generation import ImageRequest, generate
-from dti_engine.manifest import ProbePicture, Quality
-from dti_engine.quality.judges import Judge
-from dti_engine.quality.probes import Probe, probes
+from dti_engine.generation.pipeline import ImageRequest, generate
+from dti_engine.quality.judges import Judge, Probe, probes
 
 _MOST_WORDS = 256  # pictures that are remembered: subjects often share their words
 

@@ -9,10 +9,9 @@ from PIL import Image, ImageChops
 from torch import Tensor
 from transformers import Dinov2Model
 
-from dti_engine.images import Picture
+from dti_engine.images.decode import Picture
 from dti_engine.scorers import DINOV2
-from dti_engine.scorers.checkpoint import find_weights, load_model
-from dti_engine.scorers.preprocessing import Preprocessing
+from dti_engine.scorers.vision_model import Preprocessing, find_weights, load_model
 
 
 class Dinov2:

@@ -1,19 +1,177 @@
-"""Prompt scores by SigLIP: how well a picture shows what a text says."""
+"""Files of sentencepiece, as far as a unigram vocabulary needs them: its pieces and its charsmap.
 
-from collections.abc import Sequence
+Protocol Buffers, read by hand, since neither library is needed for anything else. Field numbers:
+sentencepiece_model.proto of google/sentencepiece.
+
+Texts as SigLIP reads them: canonical form, pieces of its vocabulary, end and padding.
+
+Prompt scores by SigLIP: how well a picture shows what a text says.
+"""
+
+import re
+import string
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from PIL import Image
+from tokenizers import Tokenizer, models, normalizers
 from torch import Tensor
 from transformers import SiglipModel
 
+from dti_engine.errors import BackboneLoadError
 from dti_engine.scorers import SIGLIP
-from dti_engine.scorers.checkpoint import find_weights, load_model
-from dti_engine.scorers.preprocessing import Preprocessing
-from dti_engine.scorers.texts import SiglipTexts, read_texts
+from dti_engine.scorers.vision_model import Preprocessing, find_weights, load_model
+
+_PIECES, _NORMALIZER = 1, 3  # of ModelProto
+_PIECE, _SCORE, _TYPE = 1, 2, 3  # of SentencePiece
+_CHARSMAP = 2  # of NormalizerSpec
+_UNKNOWN = 2  # a type of piece
+
+
+@dataclass(frozen=True, slots=True)
+class Spiece:
+    """A vocabulary in order of its ids."""
+
+    pieces: list[tuple[str, float]]  # with log probabilities
+    unknown: int  # id of the piece for what cannot be spelled
+    charsmap: bytes  # compiled normalisation; may be empty
+
+
+def read_spiece(data: bytes) -> Spiece:
+    """Raises: BackboneLoadError if it is damaged, or has no piece for the unknown."""
+    pieces, unknown, charsmap = list[tuple[str, float]](), None, b""
+    try:
+        for field, value in _fields(data):
+            if field == _PIECES and isinstance(value, bytes):
+                stated = dict(_fields(value))
+                if stated.get(_TYPE) == _UNKNOWN:
+                    unknown = len(pieces)
+                pieces.append((_text(stated[_PIECE]), _float(stated.get(_SCORE, bytes(4)))))
+            elif field == _NORMALIZER and isinstance(value, bytes):
+                charsmap = _bytes(dict(_fields(value)).get(_CHARSMAP, b""))
+    except (IndexError, KeyError, ValueError, struct.error) as cause:
+        raise BackboneLoadError(f"spiece.model is damaged: {cause!r}") from cause
+    if unknown is None:
+        raise BackboneLoadError("spiece.model has no piece for the unknown: download it again")
+    return Spiece(pieces, unknown, charsmap)
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and value of each field of a message."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        match key & 7:
+            case 0:
+                value, at = _varint(data, at)
+                yield key >> 3, value
+                continue
+            case 1:
+                size = 8
+            case 2:
+                size, at = _varint(data, at)
+            case 5:
+                size = 4
+            case other:
+                raise ValueError(f"wire type {other}")
+        if at + size > len(data):
+            raise ValueError("cut short")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _bytes(value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        raise ValueError("a number where bytes belong")
+    return value
+
+
+def _text(value: int | bytes) -> str:
+    return _bytes(value).decode()
+
+
+def _float(value: int | bytes) -> float:
+    return struct.unpack("<f", _bytes(value))[0]
+
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_END = "</s>"  # pads, too
+
+
+def canonical(text: str) -> str:
+    """Lower case, no punctuation, single spaces. Source: big_vision, `canonicalize_text`."""
+    return re.sub(r"\s+", " ", text.lower().translate(_NO_PUNCTUATION)).strip()
+
+
+class SiglipTexts:
+    """The tokenizer of a SigLIP checkpoint; needs no sentencepiece."""
+
+    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+        """length: positions of a text, end and padding included; the model was trained with 64.
+
+        Raises: BackboneLoadError if the vocabulary has no end.
+        """
+        end = tokenizer.token_to_id(_END)
+        if end is None:
+            raise BackboneLoadError(f"a vocabulary without {_END} is none of SigLIP's")
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer, self._length, self._end = tokenizer, length, end
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(B, length) ids; what is too long is cut off, the end stays."""
+        return torch.tensor([self._ids(text) for text in texts])
+
+    def _ids(self, text: str) -> list[int]:
+        # tokenizer.json may do the same again, which changes nothing.
+        ids = self._tokenizer.encode(canonical(text), add_special_tokens=False).ids
+        kept = ids[: self._length - 1]
+        return kept + [self._end] * (self._length - len(kept))
+
+
+def read_texts(folder: Path, length: int) -> SiglipTexts:
+    """By the tokenizer.json of a checkpoint, or else by its spiece.model.
+
+    Raises: BackboneLoadError if there is neither, or it is damaged.
+    """
+    fast, slow = folder / "tokenizer.json", folder / "spiece.model"
+    try:
+        if fast.is_file():
+            return SiglipTexts(Tokenizer.from_file(str(fast)), length)
+        if slow.is_file():
+            return SiglipTexts(_of_spiece(slow.read_bytes()), length)
+    except Exception as cause:  # tokenizers raises nothing more special
+        raise BackboneLoadError(
+            f"the tokenizer in {str(folder)!r} cannot be read: {cause}. Download it again"
+        ) from cause
+    raise BackboneLoadError(
+        f"{str(folder)!r} has neither tokenizer.json nor spiece.model; download it again, with one"
+    )
+
+
+def _of_spiece(data: bytes) -> Tokenizer:
+    spiece = read_spiece(data)
+    pieces: Any = models.Unigram(spiece.pieces, unk_id=spiece.unknown, byte_fallback=False)
+    tokenizer = Tokenizer(pieces)
+    steps = [normalizers.Precompiled(spiece.charsmap)] if spiece.charsmap else []
+    steps += [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    return tokenizer
 
 
 @dataclass(frozen=True, slots=True)

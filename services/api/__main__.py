@@ -9,14 +9,14 @@ import typer
 
 from dti_engine.errors import DTIError
 from services import logs, metrics
-from services.api.application import create_app
+from services.api.app import create_app
 from services.api.server import Server
 from services.api.settings import VARIABLE, ApiSettings, api_settings
+from services.contracts.models import MINIATURE, read_offers
 from services.ledger.ledger import Ledger
 from services.metrics import PrometheusMetrics
-from services.offers import MINIATURE, read_offers
-from services.storage.measuring import Measured
-from services.storage.opening import open_store
+from services.storage.instrumented import Measured
+from services.storage.open import open_store
 
 _HELP = """The service over HTTP: a process, without torch and Ray; any number beside each other.
 

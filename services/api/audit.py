@@ -9,15 +9,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from services.api import views
-from services.api.callers import GUARDED, Asking
-from services.api.documentation import problems
-from services.api.service import Here
+from services.api.dependencies import GUARDED, Asking, Here
+from services.api.jobs import schemas as views
+from services.api.openapi import problems
+from services.auth.authenticator import Caller
 from services.errors import DamagedRecordError
-from services.ledger.layout import tenant_folder
+from services.ledger.keys import tenant_folder
 from services.ledger.ledger import Ledger
 from services.ledger.records import Record, pack, unpack
-from services.tenancy.keyring import Caller
 
 router = APIRouter(prefix="/v1/audit", dependencies=GUARDED, tags=["audit"])
 

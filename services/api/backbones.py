@@ -4,10 +4,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field, JsonValue
 
 from dti_engine.recipes import recipe
-from services.api.callers import GUARDED, Asking
-from services.api.documentation import problems
-from services.api.service import Here
-from services.api.views import example
+from services.api.dependencies import GUARDED, Asking, Here
+from services.api.jobs.schemas import example
+from services.api.openapi import problems
 
 router = APIRouter(prefix="/v1/backbones", dependencies=GUARDED, tags=["backbones"])
 

@@ -4,9 +4,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from services.api.documentation import plain_problems, raw
-from services.api.service import Here
-from services.api.views import example
+from services.api.dependencies import Here
+from services.api.jobs.schemas import example
+from services.api.openapi import plain_problems, raw
 from services.metrics import PrometheusMetrics
 
 router = APIRouter(tags=["operation"])

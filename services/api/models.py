@@ -5,12 +5,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from services.api.callers import GUARDED, Asking
-from services.api.documentation import problems
-from services.api.openai_errors import OpenAIProblem
-from services.api.service import Here
-from services.api.views import example
-from services.offers import find_offer
+from services.api.dependencies import GUARDED, Asking, Here
+from services.api.jobs.schemas import example
+from services.api.middleware.openai_errors import OpenAIProblem
+from services.api.openapi import problems
+from services.contracts.models import find_offer
 
 router = APIRouter(prefix="/v1/models", dependencies=GUARDED, tags=["images"])
 

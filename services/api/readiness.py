@@ -7,7 +7,7 @@ import anyio
 from anyio import to_thread
 
 from services.errors import ServiceError, UnavailableError
-from services.ledger.layout import WORKERS
+from services.ledger.keys import WORKERS
 from services.storage.interface import Store
 
 _GOOD_FOR = 1.0

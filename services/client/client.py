@@ -6,8 +6,11 @@ from heapq import merge
 from typing import Any, Self, TypeVar
 
 from services.client import uploads
-from services.client.access import Access
-from services.client.answers import (
+from services.client.config import Access
+from services.client.errors import BrokenServerError, GoneError, NoSuchThingError
+from services.client.http import Connection
+from services.client.images import PictureUpdate, paint
+from services.client.schemas import (
     Draft,
     Item,
     ItemPage,
@@ -19,11 +22,8 @@ from services.client.answers import (
     Token,
     TokenPage,
 )
-from services.client.connection import Connection
-from services.client.images import PictureUpdate, paint
-from services.client.parcels import Parcel
-from services.client.problems import BrokenServerError, GoneError, NoSuchThingError
-from services.client.watching import Update, watch
+from services.client.uploads import Parcel
+from services.client.watch import Update, watch
 
 P = TypeVar("P", bound=Page)
 
@@ -36,7 +36,7 @@ KINDS = ("training", "generation")
 
 
 class Client:
-    """All methods raise ClientError; `services.client.problems` says which. Safe to share between
+    """All methods raise ClientError; `services.client.errors` says which. Safe to share between
     threads.
     """
 

@@ -13,16 +13,16 @@ from typing import Any, TypeAlias
 
 from pydantic import Field
 
-from services.client.answers import Answer
-from services.client.connection import EVENT_STREAM, Connection
-from services.client.events import Event, events
-from services.client.problems import (
+from services.client.errors import (
     BrokenServerError,
     ClientError,
     OverloadedError,
     UnreachableError,
     problem,
 )
+from services.client.http import EVENT_STREAM, Connection
+from services.client.schemas import Answer
+from services.client.sse import Event, events
 
 _PATH = "v1/images/generations"
 _TYPE = "image_generation."

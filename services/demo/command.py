@@ -9,20 +9,12 @@ import typer
 from rich.live import Live
 from rich.markup import escape
 
-from dti_engine.commands import options
-from dti_engine.commands.terminal import (
-    notes,
-    output_folder,
-    print_json,
-    quiet_libraries,
-    results,
-    say,
-)
-from services.commands.board import Board, totals
-from services.commands.tally import JobTally
+from dti_engine.cli import options
+from dti_engine.cli.console import notes, output_folder, print_json, quiet_libraries, results, say
+from services.cli.progress import Board, JobTally, totals
 
 if TYPE_CHECKING:
-    from services.client.watching import Update
+    from services.client.watch import Update
 
 EXAMPLES = (
     "dti demo-service",
@@ -55,7 +47,7 @@ def demo_service(
     output = output_folder(output)
     quiet_libraries(downloading=False)
 
-    from services.demo.figures import lines
+    from services.demo.page import lines
     from services.demo.run import Settings, Watch, run
 
     signal.signal(signal.SIGTERM, _end)
@@ -100,7 +92,7 @@ class _Display:
 
     def on_update(self, update: "Update") -> None:
         from dti_engine.miniature.world.subjects import held_out_subjects
-        from services.client.watching import Advanced, Changed, Missed
+        from services.client.watch import Advanced, Changed, Missed
 
         match update:
             case Changed(job=job):

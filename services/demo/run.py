@@ -2,6 +2,8 @@
 
 All of it takes a tenant's way: nothing is read of the service but what its API answers, and its
 metrics, as an operator reads them.
+
+The demo's subjects, from drawn pictures to tokens of the service.
 """
 
 import json
@@ -15,21 +17,20 @@ from pathlib import Path
 import torch
 
 from dti_engine.backbones.checkpoint import open_checkpoint
-from dti_engine.demo.judge import Judge
-from dti_engine.environment import environment
-from dti_engine.errors import PaintingFailedError
-from dti_engine.files import write_whole
+from dti_engine.demo.images import Judge
+from dti_engine.errors import PaintingFailedError, TrainingFailedError
+from dti_engine.files import environment, write_whole
 from dti_engine.miniature.scorer import load_scorer
-from dti_engine.miniature.world.subjects import HeldOutSubject, held_out_subjects
+from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject, held_out_subjects
 from dti_engine.recipes import miniature
-from services.client.access import Access
-from services.client.answers import Item
+from services.auth.keys import create_key
+from services.cli.generate import Wanted, paint
 from services.client.client import Client
-from services.commands.pictures import Wanted, paint
-from services.demo.figures import read as read_figures
-from services.demo.learning import OnUpdate, draw, learn
-from services.demo.page import render
-from services.demo.painting import (
+from services.client.config import Access
+from services.client.schemas import Item
+from services.client.uploads import bundle_parcel
+from services.client.watch import Update
+from services.demo.images import (
     files,
     judged_paintings,
     judged_strip,
@@ -38,10 +39,61 @@ from services.demo.painting import (
     prompts,
     strip,
 )
+from services.demo.page import read as read_figures
+from services.demo.page import render
 from services.demo.results import Figure, Learned, Results
-from services.local.serving import Plan, Service, free_port
-from services.storage.opening import open_store
-from services.tenancy.keys import create_key
+from services.local.service import Plan, Service, free_port
+from services.storage.open import open_store
+
+NUM_PICTURES = 5  # of each subject
+
+OnUpdate = Callable[[Update], None]
+
+
+def draw(look: HeldOutSubject, output: Path) -> list[str]:
+    """Draw the subject's pictures; their files, relative to the output folder."""
+    folder = references(look.name, output)
+    draw_subject(look, folder, count=NUM_PICTURES)
+    return [path.relative_to(output).as_posix() for path in sorted(folder.glob("*.png"))]
+
+
+def references(name: str, output: Path) -> Path:
+    """Folder of a subject's pictures."""
+    return output / "subjects" / name
+
+
+def learn(
+    client: Client,
+    looks: Sequence[HeldOutSubject],
+    output: Path,
+    *,
+    steps: int,
+    on_update: OnUpdate,
+) -> list[Item]:
+    """All subjects as one job; its items, in their order.
+
+    Raises: TrainingFailedError if one was not learned; ClientError.
+    """
+    parcels = [bundle_parcel(references(look.name, output)) for look in looks]
+    client.upload(parcels)
+    subjects = [
+        {
+            "id": look.name,
+            "bundle": parcel.sha256,
+            "placeholder": look.placeholder,
+            "initializer": look.class_word,
+        }
+        for look, parcel in zip(looks, parcels, strict=True)
+    ]
+    job = client.submit({"subjects": subjects, "overrides": {"steps": steps}}, "demo")
+    for update in client.watch(job.job):
+        on_update(update)
+    items = list(client.items(job.job))
+    for item in items:
+        if item.token is None:
+            raise TrainingFailedError(f"{item.id} was not learned ({item.state}): {item.reason}")
+    return items
+
 
 _READY = 180.0  # seconds; four processes load torch or Ray meanwhile
 

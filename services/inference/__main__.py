@@ -15,10 +15,10 @@ import typer
 
 from dti_engine.errors import DTIError
 from services import logs, metrics
+from services.contracts.models import MINIATURE, Offers, read_offers
 from services.errors import SettingsError
-from services.inference.plans import EnginePlan
+from services.inference.plan import EnginePlan
 from services.metrics import PrometheusMetrics
-from services.offers import MINIATURE, Offers, read_offers
 
 READY = "ready"
 """What `deploy` prints once all engines paint."""
@@ -54,8 +54,8 @@ def run(
     metrics.use(exporter)
     import uvicorn
 
-    from services.inference.opening import open_engine, secret  # loads torch
-    from services.inference.process import create_app
+    from services.inference.factory import open_engine, secret  # loads torch
+    from services.inference.http import create_app
 
     try:
         known = _offers(offers)
@@ -94,9 +94,9 @@ def deploy(
 ) -> None:
     """Engines of all offers in a Ray cluster, at http://HOST:PORT/engines/BACKBONE."""
     logs.configure("endpoint")
-    from services.inference.deploying import connect, watch  # loads Ray
-    from services.inference.deploying import deploy as bring_up
-    from services.inference.opening import secret
+    from services.inference.factory import secret
+    from services.inference.ray_serve import connect, watch  # loads Ray
+    from services.inference.ray_serve import deploy as bring_up
 
     stopped = threading.Event()
 

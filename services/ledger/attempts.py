@@ -12,11 +12,10 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from services.contracts.jobs import Item, Kind
 from services.errors import LeaseLostError, StorageError, SupersededError
-from services.jobs import Item, Kind
 from services.ledger.checkpoints import Checkpoint, Checkpoints
-from services.ledger.endings import count_failures, end_attempt
-from services.ledger.layout import JobKeys, Place
+from services.ledger.keys import JobKeys, Place
 from services.ledger.leases import Lease
 from services.ledger.ledger import Ledger
 from services.ledger.records import (
@@ -28,6 +27,7 @@ from services.ledger.records import (
     shortened,
     unpack_outcome,
 )
+from services.ledger.results import count_failures, end_attempt
 
 Stop = Literal["cancelled", "deleted", "lost"]
 

@@ -8,13 +8,10 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-from services.ledger.control import Control
-from services.ledger.layout import Block, JobKeys, Place
+from services.ledger.jobs import Control, Spec, read_spec
+from services.ledger.keys import Block, JobKeys, Place
 from services.ledger.ledger import Ledger
-from services.ledger.outcomes import Outcomes
-from services.ledger.rollups import read_outcomes
-from services.ledger.specs import Spec, read_spec
-from services.ledger.survey import ended_items, latest_attempts
+from services.ledger.rollups import Outcomes, ended_items, latest_attempts, read_outcomes
 
 _KEPT = 10
 """Times the usual pause that what was seen is used: claims find out what has changed since, and a

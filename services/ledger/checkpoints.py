@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from services.errors import DamagedRecordError, SupersededError
-from services.ledger.layout import JobKeys, Place
+from services.ledger.keys import JobKeys, Place
 from services.ledger.ledger import Ledger
 from services.ledger.records import CheckpointRecord, pack, unpack
 

@@ -6,17 +6,16 @@ Each of these may end half-way: the order stands, and calling again, or a sweep,
 
 from contextlib import suppress
 
+from services.contracts.jobs import Kind
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
-from services.jobs import Kind
-from services.ledger import layout
+from services.ledger import keys as layout
 from services.ledger.checkpoints import remove_checkpoints
-from services.ledger.control import order, read_control, read_members
 from services.ledger.ids import is_job, parse_token_id
-from services.ledger.layout import JobKeys, Place, parse_place
+from services.ledger.jobs import order, read_control, read_job, read_members
+from services.ledger.keys import JobKeys, Place, parse_place
 from services.ledger.ledger import Ledger
 from services.ledger.queue import enqueue
 from services.ledger.records import Tombstone, is_tombstone, pack
-from services.ledger.specs import read_job
 
 
 def delete_token(ledger: Ledger, tenant: str, token: str, by: str = "") -> None:

@@ -16,10 +16,9 @@ from services.errors import (
     NotFoundError,
     PreconditionFailedError,
 )
-from services.ledger import layout
-from services.ledger.ledger import Ledger
+from services.ledger import keys as layout
+from services.ledger.ledger import Ledger, create_once, swap
 from services.ledger.records import Held, LeaseRecord, pack, unpack
-from services.ledger.writing import create_once, swap
 from services.storage.interface import Head
 
 _ROUNDING = timedelta(seconds=1)

@@ -1,6 +1,8 @@
 """The ledger as one process has it open: the stores, names, and the few ways to write and read.
 
 Those who use it are `submissions` (ask), `reading` (see), `worker` (do) and `supervisor` (mend).
+
+Writes that end in knowing: of a lost answer it is found out whether it was applied.
 """
 
 import threading
@@ -10,12 +12,66 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from services.errors import InvalidRangeError, NotFoundError
+from services.errors import (
+    AlreadyExistsError,
+    InvalidRangeError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PreconditionFailedError,
+)
 from services.ledger.ids import Ids
 from services.ledger.records import HEAD
-from services.ledger.writing import create_once, swap
 from services.settings import LedgerSettings
 from services.storage.interface import Head, Page, Store
+
+
+def create_once(store: Store, key: str, body: bytes) -> str | None:
+    """The ETag of these bytes, created under `key`. None: others stand there.
+
+    `body` has a nonce. Raises: OutcomeUnknownError if the store does not say even now, and
+    UnavailableError if it certainly was not written.
+    """
+    for last in (False, False, True):
+        try:
+            return store.create(key, body)
+        except AlreadyExistsError:
+            return None
+        except OutcomeUnknownError:
+            try:
+                there = store.read(key)
+            except NotFoundError:
+                # Not applied yet. If it still is later, the next one meets its own bytes.
+                if last:
+                    raise
+            else:
+                return there.head.etag if there.body == body else None
+    return None
+
+
+def swap(store: Store, key: str, body: bytes, expected: str) -> str | None:
+    """The ETag of these bytes, written on top of the version `expected`. None: another stands
+    there, or no object.
+
+    `body` has a nonce. Raises: OutcomeUnknownError and UnavailableError, as `create_once` does.
+    """
+    for last in (False, False, True):
+        try:
+            return store.replace(key, body, expected=expected)
+        except (PreconditionFailedError, NotFoundError):
+            return None
+        except OutcomeUnknownError:
+            try:
+                there = store.read(key)
+            except NotFoundError:
+                return None
+            if there.body == body:
+                return there.head.etag
+            if there.head.etag != expected:
+                return None
+            if last:
+                raise
+    return None
+
 
 _THREADS = 16
 _inside = threading.local()

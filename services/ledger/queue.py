@@ -2,7 +2,7 @@
 the supervisor mends both. What others put there is passed over.
 """
 
-from services.ledger import layout
+from services.ledger import keys as layout
 from services.ledger.ids import is_job, is_tenant, oldest_first
 from services.ledger.ledger import Ledger
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
+from services.contracts.jobs import Kind
 from services.errors import DamagedRecordError
-from services.jobs import Kind
 
 HEAD = 4096
 """Bytes that the line of JSON of nearly every record fits into."""

@@ -2,21 +2,144 @@
 
 The rollup is a cache that anyone may bring up to date, by a swap. Without it everything is found
 out anew from the results.
+
+Which items have ended, and how: a letter an item and round, as the rollup keeps them.
+
+Results never change but to be deleted, so what is once known of an item stays known; two rollups of
+a job differ only in how much they know yet.
+
+What exists of a thousand items, and so how each of them stands.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from services.contracts.jobs import ItemState
 from services.errors import DamagedRecordError
-from services.jobs import ItemState
-from services.ledger.control import Control, read_control, read_members
-from services.ledger.endings import read_state
-from services.ledger.layout import Block, JobKeys, Place
+from services.ledger.jobs import Control, read_control, read_members
+from services.ledger.keys import BLOCK, Block, JobKeys, Place, parse_place
 from services.ledger.ledger import Ledger
-from services.ledger.outcomes import Outcomes
 from services.ledger.records import RollupRecord, pack, unpack
-from services.ledger.survey import Survey, take_survey
+from services.ledger.results import read_state
+
+OPEN, ABSENT = ord("."), ord(" ")
+_LETTERS = {
+    ItemState.SUCCEEDED: ord("s"),
+    ItemState.FAILED: ord("f"),
+    ItemState.CANCELLED: ord("c"),
+    ItemState.DELETED: ord("d"),
+}
+_ALL = bytes([OPEN, ABSENT, *_LETTERS.values()])
+_STATES = {letter: state for state, letter in _LETTERS.items()}
+
+
+class Outcomes:
+    """How the `count` items of a job have ended, in each round they are in."""
+
+    def __init__(self, count: int, rounds: Iterable[bytes] = ()) -> None:
+        self.count = count
+        self.rounds = [bytearray(letters) for letters in rounds] or [bytearray(b"." * count)]
+
+    def add_round(self, members: Iterable[int]) -> None:
+        """Another round, of these items."""
+        letters = bytearray([ABSENT]) * self.count
+        for index in members:
+            letters[index] = OPEN
+        self.rounds.append(letters)
+
+    def note(self, place: Place, state: ItemState) -> None:
+        self.rounds[place.round][place.index] = _LETTERS[state]
+
+    def open_items(self, block: Block) -> Iterator[int]:
+        """Items of a block that are not known to have ended."""
+        letters, end = self.rounds[block.round], (block.number + 1) * BLOCK
+        index = letters.find(OPEN, block.number * BLOCK, end)
+        while index >= 0:
+            yield index
+            index = letters.find(OPEN, index + 1, end)
+
+    def open_blocks(self) -> list[Block]:
+        """Those with any such item."""
+        return [
+            Block(round_, number)
+            for round_, letters in enumerate(self.rounds)
+            for number in range(-(-self.count // BLOCK))
+            if letters.find(OPEN, number * BLOCK, (number + 1) * BLOCK) >= 0
+        ]
+
+    def last_round(self, index: int) -> int:
+        """The latest round that an item is in: the one that counts."""
+        return next(
+            round_
+            for round_ in reversed(range(len(self.rounds)))
+            if self.rounds[round_][index] != ABSENT
+        )
+
+    def state(self, index: int) -> ItemState | None:
+        """How an item has ended in its latest round; None: it has not, as far as is known."""
+        return _STATES.get(self.rounds[self.last_round(index)][index])
+
+    def pack(self) -> bytes:
+        return b"\n".join(self.rounds)
+
+    @classmethod
+    def unpack(cls, payload: bytes, count: int) -> "Outcomes":
+        """Raises: ValueError unless it has `count` letters a round."""
+        rounds = payload.split(b"\n")
+        if any(len(letters) != count or letters.strip(_ALL) for letters in rounds):
+            raise ValueError(f"these are no letters of {count} items")
+        return cls(count, rounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The latest attempt at an item."""
+
+    number: int
+    ended: bool
+    """It has ended, and no result came of it."""
+    since: datetime
+    """When it was claimed, or ended, by the store's clock."""
+    age: timedelta
+    """How long that was ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A block at one moment; what has no attempt and no result is not in it."""
+
+    block: Block
+    attempts: dict[int, Standing]
+    results: frozenset[int]
+    """Items that have ended."""
+
+    def running(self, index: int) -> bool:
+        standing = self.attempts.get(index)
+        return index not in self.results and standing is not None and not standing.ended
+
+
+def take_survey(ledger: Ledger, keys: JobKeys, block: Block) -> Survey:
+    """Attempts first, then results: what had ended when its attempt was listed, is seen so."""
+    attempts = latest_attempts(ledger, keys, block)
+    return Survey(block, attempts, ended_items(ledger, keys, block))
+
+
+def latest_attempts(ledger: Ledger, keys: JobKeys, block: Block) -> dict[int, Standing]:
+    """Of each item that was ever claimed."""
+    attempts: dict[int, Standing] = {}
+    for head in ledger.heads(f"{keys.attempts}{block}"):
+        place, (number, *ended) = parse_place(head.key[len(keys.attempts) :])
+        attempts[place.index] = Standing(int(number), bool(ended), head.last_modified, head.age)
+    return attempts
+
+
+def ended_items(ledger: Ledger, keys: JobKeys, block: Block) -> frozenset[int]:
+    """Items with a result."""
+    names = (head.key[len(keys.results) :] for head in ledger.heads(f"{keys.results}{block}"))
+    return frozenset(parse_place(name)[0].index for name in names)
+
 
 _WORTH_SAVING = 32
 """Results that a reader found beside the rollup, before it saves others the trouble."""

@@ -2,18 +2,17 @@
 
 from dataclasses import dataclass
 
+from services.contracts.jobs import ItemState, JobRequest, Kind
 from services.errors import ConflictError, DeletedError
-from services.jobs import ItemState, JobRequest, Kind
-from services.ledger import layout
-from services.ledger.control import order, pack_members
+from services.ledger import keys as layout
 from services.ledger.deletion import finish_job
 from services.ledger.ids import check_tenant
-from services.ledger.layout import JobKeys
+from services.ledger.jobs import order, pack_members, pack_spec, read_job
+from services.ledger.keys import JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.queue import enqueue
 from services.ledger.records import AcceptedRecord, pack, unpack
 from services.ledger.rollups import read_standings
-from services.ledger.specs import pack_spec, read_job
 
 MAX_KEY = 255
 """Characters of an Idempotency-Key."""

@@ -1,6 +1,11 @@
-"""A worker's side: it lives by its lease, claims items, and hears what was asked for meanwhile."""
+"""A worker's side: it lives by its lease, claims items, and hears what was asked for meanwhile.
+
+A worker's heart: a thread that does nothing but renew its lease and hear what was asked for,
+whatever else keeps the process busy.
+"""
 
 import random
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -8,8 +13,8 @@ from dataclasses import replace
 from services.errors import LeaseLostError, ServiceError
 from services.ledger.attempts import Attempt
 from services.ledger.claims import Claims
-from services.ledger.control import read_control
-from services.ledger.layout import JobKeys
+from services.ledger.jobs import read_control
+from services.ledger.keys import JobKeys
 from services.ledger.leases import Lease
 from services.ledger.ledger import Ledger
 from services.ledger.records import JobRecord
@@ -127,3 +132,38 @@ class Worker:
                     attempt.stop = attempt.stop or "cancelled"
         if trouble:
             raise trouble
+
+
+_BEATS = 4
+"""A lease."""
+
+
+class Heartbeat:
+    """Beats while it is entered."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._pause = worker.lease.seconds / _BEATS
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self.trouble: Exception | None = None
+        """Why the latest beat failed; the worker goes on as long as its lease."""
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(self._pause if self.trouble is None else self._pause / 4):
+            try:
+                self._worker.beat()
+                self.trouble = None
+            except LeaseLostError:
+                return
+            except Exception as error:
+                # Whatever it is: a thread that ended for it would take the lease with it.
+                self.trouble = error

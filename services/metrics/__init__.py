@@ -4,10 +4,19 @@ A process says once `metrics.use(PrometheusMetrics(process="api"))`; all that it
 `metrics.current().count("dti_subjects_total", outcome="succeeded")`.
 """
 
-from services.metrics.entries import OTHER, First, Known, Metric, Process
-from services.metrics.facade import Metrics, NoMetrics, current, use
-from services.metrics.prometheus import PrometheusMetrics
-from services.metrics.table import HTTP_ROUTES, MAX_SERIES, TABLE, TIMED_ROUTES
+from services.metrics.exporters import PrometheusMetrics
+from services.metrics.recorder import Metrics, NoMetrics, current, use
+from services.metrics.table import (
+    HTTP_ROUTES,
+    MAX_SERIES,
+    OTHER,
+    TABLE,
+    TIMED_ROUTES,
+    First,
+    Known,
+    Metric,
+    Process,
+)
 
 __all__ = [
     "HTTP_ROUTES",

@@ -23,14 +23,20 @@ from services.errors import (
     PreconditionFailedError,
     UnavailableError,
 )
-from services.storage import versions
-from services.storage.filesystem import check_filesystem
-from services.storage.interface import Head, Object, Page, PresignedPost, Retention
-from services.storage.keys import check_key, check_listing
+from services.storage import directory_versions as versions
+from services.storage.directory_paths import check_filesystem, folder_of, walk
+from services.storage.directory_versions import SupersededError, Version
+from services.storage.interface import (
+    Head,
+    Object,
+    Page,
+    PresignedPost,
+    Retention,
+    check_key,
+    check_listing,
+    check_range,
+)
 from services.storage.listing import paginate
-from services.storage.paths import folder_of, walk
-from services.storage.ranges import check_range
-from services.storage.versions import SupersededError, Version
 
 _ABANDONED = 3600.0
 """Seconds after which a temporary file's writer counts as killed. One that was only paused fails,

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from services.storage.interface import Head, Page
-from services.storage.keys import LAST
+from services.storage.interface import LAST, Head, Page
 
 
 def paginate(

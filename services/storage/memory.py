@@ -8,10 +8,17 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from services.errors import AlreadyExistsError, NotFoundError, PreconditionFailedError
-from services.storage.interface import Head, Object, Page, PresignedPost, Retention
-from services.storage.keys import check_key, check_listing
+from services.storage.interface import (
+    Head,
+    Object,
+    Page,
+    PresignedPost,
+    Retention,
+    check_key,
+    check_listing,
+    check_range,
+)
 from services.storage.listing import paginate
-from services.storage.ranges import check_range
 
 
 def _utc_now() -> datetime:

@@ -18,10 +18,20 @@ from services.errors import (
     UnavailableError,
 )
 from services.settings import S3Settings
-from services.storage.connection import Connection
-from services.storage.interface import Head, Object, Page, PresignedPost, Retention
-from services.storage.keys import LAST, MAX_KEY_BYTES, check_key, check_listing
-from services.storage.ranges import beyond, is_range
+from services.storage.interface import (
+    LAST,
+    MAX_KEY_BYTES,
+    Head,
+    Object,
+    Page,
+    PresignedPost,
+    Retention,
+    beyond,
+    check_key,
+    check_listing,
+    is_range,
+)
+from services.storage.s3_client import Connection
 
 T = TypeVar("T")
 

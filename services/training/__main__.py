@@ -13,8 +13,8 @@ import typer
 
 from dti_engine.errors import DTIError
 from services import logs, metrics
+from services.contracts.models import MINIATURE, read_offers
 from services.metrics import PrometheusMetrics
-from services.offers import MINIATURE, read_offers
 
 
 def main(
@@ -33,7 +33,7 @@ def main(
     """A training worker that claims subjects of one pool, until it is told to stop."""
     logs.configure("worker")
     metrics.use(PrometheusMetrics(process="worker"))
-    from services.training.opening import WorkerPlan, open_worker  # loads torch
+    from services.training.factory import WorkerPlan, open_worker  # loads torch
 
     try:
         known = read_offers(offers) if offers else MINIATURE

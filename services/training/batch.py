@@ -1,25 +1,33 @@
 """Subjects of any tenants side by side: the engine's packed batch, and who sits in which slot.
 
 What goes wrong with one subject is found to be that one's wherever that can be told.
+
+Slots among tenants: nobody waits for the subjects of one who has more slots to end.
+
+A subject of a tenant with at least two slots fewer than another takes one of the other's. Whoever
+loses it waits aside, with what it has learned, and goes on as soon as there is room. So of two
+tenants each soon has half of the slots, however much the other has submitted and however long its
+subjects take; a small job takes about as long as it would alone.
 """
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dti_engine import memory
-from dti_engine.artifact import Artifact
+from dti_engine import devices as memory
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
-from dti_engine.checkpoints import Checkpoint
 from dti_engine.config import TrainConfig
 from dti_engine.errors import CheckpointError, DTIError
-from dti_engine.outcomes import Outcome
-from dti_engine.packing import Trainer
-from dti_engine.reports import SlotReport
-from dti_engine.slots import Occupant
-from dti_engine.subjects import Subject
+from dti_engine.subject import Subject
+from dti_engine.training.checkpoint import Checkpoint
+from dti_engine.training.metrics import SlotReport
+from dti_engine.training.result import Outcome
+from dti_engine.training.slot import Occupant
+from dti_engine.training.trainer import Trainer
 from services.ledger.attempts import Attempt
-from services.training.preparation import Prepared
+from services.training.loader import Prepared
 
 
 class OutOfMemoryError(Exception):
@@ -231,3 +239,15 @@ def _told_apart(error: Exception) -> Exception:
     if any(sign in str(error) for sign in _OF_DEVICES):
         return DeviceError(f"{error}"[:200])
     return error
+
+
+def slots_of(seats: Iterable[Seat]) -> Counter[str]:
+    """How many each tenant has."""
+    return Counter(seat.tenant for seat in seats)
+
+
+def is_owed(has: int, slots: Counter[str]) -> bool:
+    """Whether a tenant who has so many gets one that is another's. Each such move makes shares more
+    even, so that they come to rest.
+    """
+    return max(slots.values(), default=0) > has + 1

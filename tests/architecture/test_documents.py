@@ -9,7 +9,7 @@ from PIL import Image
 
 from dti_engine import backbones, recipes
 from dti_engine.backbones.interface import Backbone
-from dti_engine.bundles.description import parse
+from dti_engine.images.bundles.schema import parse
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,12 +7,12 @@ import torch
 from random_models import description, load_engine, load_pipeline, open_model
 from random_tokenizers import PROMPT, clip_tokenizer, gemma_tokenizer
 
-from dti_engine.backbones.catalogue import published
 from dti_engine.backbones.interface import Backbone
+from dti_engine.backbones.registry import published
 from dti_engine.backbones.sana import instruction
-from dti_engine.generation import ImageRequest, generate
+from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.recipes import sd
-from dti_engine.rehearsals import full_trainer
+from dti_engine.training.autotune import full_trainer
 
 CPU = torch.device("cpu")
 

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from services.local.serving import Plan, Service, free_port
-from services.storage.opening import open_store
-from services.tenancy.keys import create_key
+from services.auth.keys import create_key
+from services.local.service import Plan, Service, free_port
+from services.storage.open import open_store
 
 SECONDS = 240
 """Until what has to come about has: two busy cores, and processes that load torch."""

@@ -17,7 +17,7 @@ from .conftest import SECONDS
 pytestmark = pytest.mark.ray
 
 _COMMAND = [
-    *(sys.executable, "-c", "from services.cli import main; main()", "demo-service"),
+    *(sys.executable, "-c", "from services.cli_app import main; main()", "demo-service"),
     *("--steps", "6", "--painting-steps", "3", "--output"),
 ]
 

@@ -16,10 +16,10 @@ import torch
 from kills_of_service.processes import processes
 from PIL import Image
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.generation import ImageRequest, generate
+from dti_engine.generation.pipeline import ImageRequest, generate
 
 from .conftest import Caller
 

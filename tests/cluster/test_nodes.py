@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from dti_engine.recipes import miniature
-from services import uploads
-from services.jobs import Item, JobRequest
+from services.contracts.jobs import Item, JobRequest
+from services.contracts.models import MINIATURE, Offer
+from services.contracts.training import SubjectWork, TrainingOrder, batch_of
+from services.ledger import uploads
 from services.ledger.ledger import Ledger
-from services.ledger.reading import list_attempts, list_items, progress_of, view_job
+from services.ledger.queries import list_attempts, list_items, progress_of, view_job
 from services.ledger.submissions import submit
-from services.offers import MINIATURE, Offer
 from services.settings import LedgerSettings
 from services.storage.directory import DirectoryStore
-from services.subjects import SubjectWork, TrainingOrder, batch_of
 
 from .conftest import SECONDS
 
@@ -102,8 +102,8 @@ def submit_one(
 def pool_on(
     ledger: Ledger, silence: float = 600, names: Sequence[str] = ("miniature",), **changes: object
 ) -> Any:
-    from services.training.actors import RayPool
-    from services.training.opening import WorkerPlan
+    from services.training.factory import WorkerPlan
+    from services.training.ray_pool import RayPool
 
     offer = Offer.model_validate(MINIATURE["miniature"].model_dump() | changes)
     settings = ledger.settings
@@ -136,7 +136,7 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
     import ray
     from ray.cluster_utils import Cluster
 
-    from services.training.actors import connect
+    from services.training.ray_pool import connect
 
     cluster = Cluster(
         initialize_head=True,
@@ -195,7 +195,7 @@ def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
     import ray
     from ray.cluster_utils import Cluster
 
-    from services.training.actors import connect
+    from services.training.ray_pool import connect
 
     cluster = Cluster(
         initialize_head=True,
@@ -238,8 +238,8 @@ def test_two_offers_take_turns_where_there_is_one_place(
     import ray
     from ray.cluster_utils import Cluster
 
-    from services.supervision.supervising import Pace, Supervision
-    from services.training.actors import connect
+    from services.supervisor.supervisor import Pace, Supervision
+    from services.training.ray_pool import connect
 
     cluster = Cluster(
         initialize_head=True,
@@ -290,7 +290,7 @@ def test_workers_without_a_place_make_the_autoscaler_add_nodes(
     import ray
     from ray import cluster_utils
 
-    from services.training.actors import connect
+    from services.training.ray_pool import connect
 
     # The fake provider knows no other port.
     port = 6379

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
 
 from .conftest import SECONDS, Caller

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from kills_of_service.processes import processes
 
-from services.local.serving import Service
+from services.local.service import Service
 
 from .conftest import SECONDS, Caller, caller_of, plan
 

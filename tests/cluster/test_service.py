@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from kills_of_service.processes import workers
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import load_backbone
-from dti_engine.generation import ImageRequest, generate
-from services.local.serving import Service
+from dti_engine.generation.pipeline import ImageRequest, generate
+from services.local.service import Service
 
 from .conftest import SECONDS, Caller, caller_of, plan
 

@@ -23,15 +23,15 @@ from transformers import (
     SiglipModel,
 )
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.manifest import Trained
 from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.stable_diffusion import StableDiffusion
-from dti_engine.images import Picture
-from dti_engine.manifest import Trained
+from dti_engine.images.decode import Picture
 from dti_engine.recipes import miniature
-from dti_engine.tokens import LearnedToken
-from dti_engine.trainer import Subject
+from dti_engine.text.tokens import LearnedToken
+from dti_engine.training.loop import Subject
 
 
 def _picture(seed: int, width: int = 24, height: int = 16) -> Picture:

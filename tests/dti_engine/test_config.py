@@ -22,9 +22,7 @@ REQUIRED: dict[str, Any] = {"steps": 400, "batch_size": 4, "resolution": 64, "lr
 
 def test_configs_and_recipes_load_without_torch() -> None:
     heavy = "{'torch', 'numpy', 'PIL', 'diffusers', 'transformers'}"
-    code = (
-        f"import sys, dti_engine.recipes, dti_engine.schedules; print({heavy} & sys.modules.keys())"
-    )
+    code = f"import sys, dti_engine.recipes, dti_engine.training.schedules; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dti_engine import memory
-from dti_engine.memory import host_available
+from dti_engine import devices as memory
+from dti_engine.devices import host_available
 
 CPU = torch.device("cpu")
 MB, GB = 10**6, 10**9

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from dti_engine import memory
+from dti_engine import devices as memory
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
-from dti_engine.packing import Trainer
 from dti_engine.recipes import miniature, sana_release, sdxl_release
-from dti_engine.rehearsals import full_trainer, grey_subject, rehearse
-from dti_engine.reports import SlotReport
+from dti_engine.training.autotune import full_trainer, grey_subject, rehearse
+from dti_engine.training.metrics import SlotReport
+from dti_engine.training.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,

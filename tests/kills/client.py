@@ -11,9 +11,10 @@ from kills.items import other_request, request_of
 from kills.lines import Log, read_log
 from kills.plan import Plan
 from kills.requests import Memory, choose
+from services.contracts.jobs import ItemState
 from services.errors import LedgerError, UnavailableError
-from services.jobs import ItemState
-from services.ledger import deletion, reading, submissions
+from services.ledger import deletion, submissions
+from services.ledger import queries as reading
 from services.ledger.ledger import Ledger
 
 CALM = "calm"

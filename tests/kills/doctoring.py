@@ -6,7 +6,7 @@ from typing import Any
 
 from kills.evidence import Evidence, digest
 from kills.lines import Line
-from services.ledger.layout import JobKeys, Place
+from services.ledger.keys import JobKeys, Place
 from services.ledger.records import ResultRecord, Tombstone, pack
 
 LATE = 1e12

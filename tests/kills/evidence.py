@@ -10,9 +10,9 @@ from typing import Any
 from kills.items import request_of
 from kills.lines import Line, read_logs
 from kills.plan import Plan
-from services.jobs import JobRequest
-from services.ledger.control import read_members
-from services.ledger.layout import JobKeys, Place, parse_place, tenant_folder
+from services.contracts.jobs import JobRequest
+from services.ledger.jobs import read_members
+from services.ledger.keys import JobKeys, Place, parse_place, tenant_folder
 from services.ledger.ledger import Ledger
 from services.ledger.records import (
     ClaimRecord,

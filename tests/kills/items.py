@@ -12,7 +12,7 @@ Every item has a script, which says what becomes of it:
 import random
 from typing import Literal
 
-from services.jobs import Item, JobRequest
+from services.contracts.jobs import Item, JobRequest
 
 Script = Literal["good", "flaky", "bad", "hopeless", "poison"]
 _OFTEN: dict[Script, float] = {"good": 0.8, "flaky": 0.08, "bad": 0.08, "hopeless": 0.04}

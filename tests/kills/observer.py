@@ -7,7 +7,7 @@ import time
 from kills.lines import Log
 from kills.plan import Plan
 from services.errors import NotFoundError, UnavailableError
-from services.ledger.layout import JobKeys, jobs_of
+from services.ledger.keys import JobKeys, jobs_of
 from services.ledger.ledger import Ledger
 from services.ledger.records import ResultRecord, unpack_outcome
 

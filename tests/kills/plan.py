@@ -12,7 +12,7 @@ from kills.watched import Watched
 from services.ledger.ledger import Ledger
 from services.settings import LedgerSettings
 from services.storage.interface import Store
-from services.storage.opening import open_store
+from services.storage.open import open_store
 
 _PATIENCE = "10"
 """Seconds that a call to S3 may take, if the environment does not say: a round is short."""

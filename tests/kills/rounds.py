@@ -16,9 +16,9 @@ from kills.lines import Log, read_logs
 from kills.plan import Plan
 from kills.summary import Figures, figures_of
 from services.errors import DeletedError
-from services.ledger import reading
+from services.ledger import queries as reading
 from services.ledger.ledger import Ledger
-from services.ledger.supervisor import Supervisor
+from services.ledger.recovery import Supervisor
 from services.settings import DirectorySettings, store_settings
 
 _TURN = 0.02

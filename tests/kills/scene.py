@@ -15,9 +15,9 @@ from kills.lines import Log, read_logs
 from kills.observer import Observer
 from kills.plan import Plan
 from kills.watched import Watched
-from services.ledger.endings import end_attempt
 from services.ledger.ledger import Ledger
-from services.ledger.supervisor import Supervisor
+from services.ledger.recovery import Supervisor
+from services.ledger.results import end_attempt
 from services.ledger.worker import Worker
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore

@@ -6,7 +6,7 @@ from kills.lines import Log
 from kills.plan import Plan
 from services.errors import UnavailableError
 from services.ledger.ledger import Ledger
-from services.ledger.supervisor import Supervisor
+from services.ledger.recovery import Supervisor
 
 PAUSE = 0.4
 """Seconds between two passes through the queue."""

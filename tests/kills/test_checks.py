@@ -35,7 +35,7 @@ from kills.doctoring import (
 from kills.evidence import Evidence
 from kills.lines import Line, Log, read_log
 from kills.scene import Scene, play
-from services.ledger.layout import Place
+from services.ledger.keys import Place
 from services.ledger.records import EndedRecord, pack
 
 Doctor = Callable[[Evidence], Evidence]

@@ -8,9 +8,8 @@ from kills.bench import Bench
 from kills.lines import Log
 from kills.plan import Plan
 from services.errors import LedgerError, UnavailableError
-from services.ledger.heartbeat import Heartbeat
 from services.ledger.ledger import Ledger
-from services.ledger.worker import Worker
+from services.ledger.worker import Heartbeat, Worker
 
 
 def live(ledger: Ledger, plan: Plan, log: Log, told_to_end: Callable[[], bool]) -> None:

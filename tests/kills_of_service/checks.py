@@ -12,7 +12,7 @@ from kills.lines import Line
 
 from kills_of_service.recovery import recovery_of
 from kills_of_service.tokens import TOLERANCE
-from services.ledger.layout import Place
+from services.ledger.keys import Place
 from services.ledger.records import JobRecord, ResultRecord
 
 

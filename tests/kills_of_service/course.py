@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kills.plan import Plan as RoundPlan
 
-from services.local.serving import Plan, Service, free_port
+from services.local.service import Plan, Service, free_port
 
 POOL = "miniature"
 SLOTS = 4

@@ -8,17 +8,17 @@ from typing import Any
 
 from kills.lines import Log
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
-from services.client.access import Access
-from services.client.answers import Item, Job
+from services.auth.keys import create_key
+from services.auth.tenants import set_limits
 from services.client.client import Client
-from services.client.parcels import Parcel, bundle_parcel, parcel
-from services.client.problems import OverloadedError, UnreachableError
-from services.local.serving import Service
-from services.storage.opening import open_store
-from services.tenancy.keys import create_key
-from services.tenancy.tenants import set_limits
+from services.client.config import Access
+from services.client.errors import OverloadedError, UnreachableError
+from services.client.schemas import Item, Job
+from services.client.uploads import Parcel, bundle_parcel, parcel
+from services.local.service import Service
+from services.storage.open import open_store
 
 _PICTURES = 3
 

@@ -13,11 +13,11 @@ import httpx
 from kills.lines import Log
 
 from kills_of_service.processes import node_processes, seats, workers
-from services.ledger.layout import JobKeys, Place
+from services.ledger.keys import JobKeys, Place
 from services.ledger.ledger import Ledger
 from services.ledger.records import ClaimRecord, unpack
-from services.local.serving import Service
-from services.supervision.__main__ import READY
+from services.local.service import Service
+from services.supervisor.__main__ import READY
 
 Kind: TypeAlias = Literal["worker", "stopped", "supervisor", "api", "node"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

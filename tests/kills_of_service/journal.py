@@ -8,7 +8,7 @@ from kills.lines import Log
 from kills.observer import Observer
 
 from services.errors import UnavailableError
-from services.ledger.layout import WORKERS, JobKeys, jobs_of, parse_place
+from services.ledger.keys import WORKERS, JobKeys, jobs_of, parse_place
 from services.ledger.leases import read_lease
 from services.ledger.ledger import Ledger
 from services.ledger.records import ClaimRecord, EndedRecord, unpack

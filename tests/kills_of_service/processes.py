@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.local.serving import Service
+from services.local.service import Service
 
 _WORKER = "ray::TrainingActor"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from kills.evidence import Evidence, attempt_of
 from kills.lines import Line
 
-from services.ledger.layout import Place
+from services.ledger.keys import Place
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from kills.checks.results import results_changed
 from kills.evidence import Evidence
 from kills.lines import Log
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.errors import ArtifactError
 from kills_of_service.checks import violations
 from kills_of_service.customer import Customer, progress
@@ -21,8 +21,8 @@ from kills_of_service.journal import Journal
 from kills_of_service.recovery import Recovery, recovery_of
 from kills_of_service.stage import SEED, OverdueError, Stage
 from kills_of_service.tokens import Undisturbed
-from services.ledger.layout import JobKeys
-from services.ledger.supervisor import Supervisor
+from services.ledger.keys import JobKeys
+from services.ledger.recovery import Supervisor
 
 _EARLIEST, _LATEST = 0.05, 0.7
 """Share of the work that is done when the hit comes."""

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from kills.lines import Log
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from kills_of_service.course import Course
 from kills_of_service.customer import Customer, Subject, draw
 from kills_of_service.processes import processes, worker_logs, workers
 from kills_of_service.tokens import Undisturbed
 from services.errors import UnavailableError
-from services.ledger.layout import WORKERS
+from services.ledger.keys import WORKERS
 from services.ledger.leases import read_lease
 from services.ledger.ledger import Ledger
-from services.local.serving import Service
+from services.local.service import Service
 
 SEED, _OTHER_SEED = 1, 2
 _LOOK = 0.2

@@ -17,7 +17,7 @@ from kills.evidence import Evidence, digest
 from kills.lines import Line, Log
 from kills.plan import Plan
 
-from dti_engine.tokens import LearnedToken
+from dti_engine.text.tokens import LearnedToken
 from kills_of_service.checks import (
     CHECKS,
     downloads_differ,
@@ -31,13 +31,13 @@ from kills_of_service.hits import KINDS, deal
 from kills_of_service.journal import Journal
 from kills_of_service.recovery import recovery_of
 from kills_of_service.tokens import angle
-from services.jobs import Item, JobRequest
-from services.ledger.endings import end_attempt
-from services.ledger.layout import Place
+from services.contracts.jobs import Item, JobRequest
+from services.ledger.keys import Place
 from services.ledger.ledger import Ledger
 from services.ledger.records import ResultRecord, pack
+from services.ledger.recovery import Supervisor
+from services.ledger.results import end_attempt
 from services.ledger.submissions import submit
-from services.ledger.supervisor import Supervisor
 from services.ledger.worker import Worker
 from services.storage.memory import MemoryStore
 

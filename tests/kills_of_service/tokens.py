@@ -6,9 +6,9 @@ from math import degrees
 
 import torch
 
-from dti_engine.artifact import Artifact
-from dti_engine.sphere import geodesic_distance
-from dti_engine.tokens import LearnedToken
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.optim.sphere import geodesic_distance
+from dti_engine.text.tokens import LearnedToken
 
 TOLERANCE = 0.1
 """Of the angle between two seeds, which is what docs/method.md allows between two packings: who

@@ -13,8 +13,8 @@ from moto.server import ThreadedMotoServer
 
 from services.settings import S3Settings, store_settings
 from services.storage.directory import DirectoryStore
+from services.storage.instrumented import Measured
 from services.storage.interface import Store
-from services.storage.measuring import Measured
 from services.storage.memory import MemoryStore
 from services.storage.s3 import S3Store
 

@@ -3,8 +3,8 @@
 from typing import Any, cast
 
 from services.settings import S3Settings
-from services.storage.connection import Connection
 from services.storage.s3 import S3Store
+from services.storage.s3_client import Connection
 from simulation.bucket import NO_SUCH_KEY, Bucket, Refusal, Version
 from simulation.process import Process
 from simulation.wire import Wire

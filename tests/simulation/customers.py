@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from services.contracts.jobs import Item, JobRequest
 from services.errors import ConflictError, DeletedError, StorageError, UnknownJobError
-from services.jobs import Item, JobRequest
-from services.ledger import deletion, reading, submissions
+from services.ledger import deletion, submissions
+from services.ledger import queries as reading
 from services.ledger.ledger import Ledger
 from simulation.history import Answer, History, Observation
 from simulation.labour import POOL

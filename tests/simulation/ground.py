@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from services.jobs import ItemState
+from services.contracts.jobs import ItemState
 from simulation.bucket import Bucket
 
 

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from services.jobs import ItemState
+from services.contracts.jobs import ItemState
 from services.ledger.attempts import Attempt
-from services.ledger.layout import Place
+from services.ledger.keys import Place
 
 Claimed = tuple[str, str, Place, int]
 """Tenant, job, item and number of an attempt."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
-from services.jobs import ItemState
-from services.ledger import reading
-from services.ledger.supervisor import Supervisor
+from services.contracts.jobs import ItemState
+from services.ledger import queries as reading
+from services.ledger.recovery import Supervisor
 from simulation.bucket import Applied
 from simulation.ground import Ground, line
 from simulation.history import Claimed

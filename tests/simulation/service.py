@@ -9,11 +9,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from services.contracts.jobs import Item, JobRequest
 from services.errors import StorageError
-from services.jobs import Item, JobRequest
 from services.ledger.ids import Ids
 from services.ledger.ledger import Ledger
-from services.ledger.supervisor import Supervisor
+from services.ledger.recovery import Supervisor
 from services.settings import LedgerSettings
 from services.storage.s3 import S3Store
 from simulation.bucket import Bucket

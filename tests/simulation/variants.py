@@ -10,7 +10,9 @@ from typing import Any
 from unittest.mock import patch
 
 from services.errors import AlreadyExistsError, PreconditionFailedError
-from services.ledger import claims, deletion, supervisor, workforce
+from services.ledger import claims, deletion
+from services.ledger import recovery as supervisor
+from services.ledger import workers as workforce
 from services.ledger.attempts import Attempt
 from services.ledger.leases import Lease
 from services.ledger.records import LeaseRecord, ResultRecord, pack

@@ -7,17 +7,16 @@ from PIL import Image
 from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.conditioning import PromptReader
 from dti_engine.evaluation.photographs.protocol import Protocol
-from dti_engine.evaluation.photographs.rows import Row, Shot
 from dti_engine.evaluation.photographs.store import Score, Store
-from dti_engine.evaluation.photographs.subjects import PhotographedSubject
+from dti_engine.evaluation.photographs.subjects import PhotographedSubject, Row, Shot
 from dti_engine.evaluation.scoring import rescaled
-from dti_engine.generation import ImageRequest, generate, picture_settings, save_picture
+from dti_engine.generation.pipeline import ImageRequest, generate, picture_settings, save_picture
+from dti_engine.generation.prompt_cache import PromptReader
 from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
 from dti_engine.scorers.siglip import Siglip, scored_text
-from dti_engine.tokens import LearnedToken
-from dti_engine.vocabulary import vocabulary_magnitude
+from dti_engine.text.encoder import vocabulary_magnitude
+from dti_engine.text.tokens import LearnedToken
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,13 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.photographs.rows import Shot
-from dti_engine.evaluation.photographs.subjects import PhotographedSubject
-from dti_engine.evaluation.records import Records
+from dti_engine.evaluation.photographs.subjects import PhotographedSubject, Shot
+from dti_engine.evaluation.store import Records
 from dti_engine.files import write_whole
-from dti_engine.keepers import Keeper
+from dti_engine.training.checkpoint_manager import Keeper
 
 
 class Score(BaseModel):

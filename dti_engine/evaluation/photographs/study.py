@@ -1,34 +1,179 @@
 """Carries out an evaluation on photographs. Whatever is done is kept, so one goes on where it was
 stopped; more methods can be evaluated in the same folder later.
+
+Trains the tokens that an evaluation on photographs lacks.
+
+The contact sheet: some subjects in some prompts, every method, to look at.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 from typing import TypeAlias
 
 import torch
+from PIL import Image, ImageOps
 
 from dti_engine import __version__
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
-from dti_engine.environment import environment
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.photographs.protocol import Protocol
-from dti_engine.evaluation.photographs.results import (
+from dti_engine.evaluation.contact_sheet import Block, cell_of, sheet_of
+from dti_engine.evaluation.photographs.protocol import Protocol, spread
+from dti_engine.evaluation.photographs.report import (
     Results,
     SubjectFacts,
     differences,
     per_subject,
     row_result,
 )
-from dti_engine.evaluation.photographs.rows import Row, Shot, shots
 from dti_engine.evaluation.photographs.scoring import Examiner
-from dti_engine.evaluation.photographs.sheet import contact_sheet
 from dti_engine.evaluation.photographs.store import Store
-from dti_engine.evaluation.photographs.subjects import PhotographedSubject
-from dti_engine.evaluation.photographs.training import train_missing, untrained
-from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
+from dti_engine.evaluation.photographs.subjects import PhotographedSubject, Row, Shot, shots
+from dti_engine.files import environment
+from dti_engine.subject import Subject
+from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
+from dti_engine.training.checkpoint_manager import CHECKPOINT_EVERY
+from dti_engine.training.loop import train
+from dti_engine.training.metrics import SlotReport
+from dti_engine.training.result import Outcome
+
+Runs: TypeAlias = dict[str, tuple[PhotographedSubject, int]]
+"""Id of a training -> its subject, and its seed, counted from 0."""
+
+
+def train_missing(
+    backbone: Backbone,
+    store: Store,
+    protocol: Protocol,
+    name: str,
+    config: TrainConfig,
+    subjects: Sequence[PhotographedSubject],
+    *,
+    num_slots: int,
+    max_vectors: int,
+    on_steps: Callable[[int], None],
+) -> None:
+    """Train the tokens of this name, of every subject from every seed, unless it is done.
+
+    All subjects are trained alike: of what a bundle says, captions, kind and vectors count. Masks
+    do not, as in the paper, where they are for scoring alone. max_vectors: room of each token.
+    on_steps gets the number of steps that are done in all.
+
+    Raises: TrainingFailedError or SubjectError of a run that fails, once the others are kept.
+    """
+    missing = untrained(store, protocol, name, subjects)
+    done = {run: config.steps for run in _runs(protocol, subjects) if run not in missing}
+    on_steps(sum(done.values()))
+    if not missing:
+        return
+
+    def on_step(reports: Sequence[SlotReport]) -> None:
+        done.update({report.subject_id: report.step for report in reports})
+        on_steps(sum(done.values()))
+
+    keeper = store.keeper(name, every=CHECKPOINT_EVERY)
+    # Those on their way first, each to the slot that it had.
+    order = sorted(missing, key=lambda run: not keeper.path(run).exists())
+    outcomes = train(
+        backbone,
+        (_subject(run, *missing[run], protocol, config) for run in order),
+        config,
+        num_slots=num_slots,
+        max_vectors=max_vectors,
+        on_step=on_step,
+        keeper=keeper,
+    )
+    failed: Outcome | None = None
+    for each in outcomes:
+        if each.artifact:
+            subject, seed = missing[each.subject.id]
+            each.artifact.save(store.token(name, subject, seed))
+            keeper.remove(each.subject.id)
+            store.note_time()
+            done[each.subject.id] = config.steps
+            on_steps(sum(done.values()))
+        elif failed is None:
+            failed = each
+    if failed and failed.error:
+        raise type(failed.error)(f"{failed.subject.id}: {failed.error}") from failed.error
+
+
+def untrained(
+    store: Store, protocol: Protocol, name: str, subjects: Sequence[PhotographedSubject]
+) -> Runs:
+    """Those of which there is no token of this name yet."""
+    return {
+        run: (subject, seed)
+        for run, (subject, seed) in _runs(protocol, subjects).items()
+        if not store.token(name, subject, seed).exists()
+    }
+
+
+def _runs(protocol: Protocol, subjects: Sequence[PhotographedSubject]) -> Runs:
+    return {
+        _id(subject, seed): (subject, seed)
+        for seed in range(protocol.num_training_seeds)
+        for subject in subjects
+    }
+
+
+def _id(subject: PhotographedSubject, training_seed: int) -> str:
+    return f"{subject.name}-training{training_seed}"
+
+
+def _subject(
+    run: str,
+    subject: PhotographedSubject,
+    training_seed: int,
+    protocol: Protocol,
+    config: TrainConfig,
+) -> Subject:
+    own = config.changed(captions=subject.captions) if subject.captions else config
+    return Subject(
+        id=run,
+        pictures=[replace(each, mask=None) for each in subject.pictures()],
+        placeholder=subject.placeholder,
+        initializer=subject.initializer,
+        seed=protocol.training_seed(training_seed),
+        num_vectors=subject.num_vectors,
+        config=own,
+    )
+
+
+_NUM_SUBJECTS, _NUM_PROMPTS, _CELL_PX = 3, 8, 192
+
+
+def contact_sheet(
+    store: Store, rows: Sequence[Row], subjects: Sequence[PhotographedSubject]
+) -> Image.Image:
+    """Photos and first pictures of a few subjects that share the prompts of the first one."""
+    prompts = subjects[0].prompts
+    alike = [each for each in subjects if each.prompts == prompts][:_NUM_SUBJECTS]
+    columns = [prompts.index(each) for each in spread(prompts, _NUM_PROMPTS)]
+
+    def block(subject: PhotographedSubject) -> Block:
+        side = (_CELL_PX, _CELL_PX)
+        photos = [ImageOps.fit(each.image, side) for each in subject.pictures()]
+        shots = {
+            row: [Shot(row, subject, column, image_seed=0) for column in columns] for row in rows
+        }
+        pictures = {
+            row.title: [
+                cell_of(store.picture(shot), cell_px=_CELL_PX, resample=Image.Resampling.LANCZOS)
+                for shot in of_row
+            ]
+            for row, of_row in shots.items()
+        }
+        return Block(subject.name, photos[: len(columns)], pictures)
+
+    return sheet_of(
+        [block(subject) for subject in alike],
+        [prompts[column] for column in columns],
+        cell_px=_CELL_PX,
+    )
+
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 """Gets what is being done, how much of it is done, and how much of it there is; first before any

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dti_engine.miniature.training.work import note, noted, write_whole
+from dti_engine.miniature.training.loop import note, noted, write_whole
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import example
 

@@ -1,5 +1,9 @@
-"""The parts of a trained miniature -> a folder that diffusers opens."""
+"""The parts of a trained miniature -> a folder that diffusers opens.
 
+Which source made something.
+"""
+
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dti_engine.miniature.scorer import Scorer, save_scorer
-from dti_engine.miniature.training.parts.denoiser import new_scheduler
-from dti_engine.miniature.training.work import write_whole
+from dti_engine.miniature.training.loop import write_whole
+from dti_engine.miniature.training.networks import new_scheduler
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,3 +59,23 @@ def halve(file: Path) -> None:
     halves = {key: w.half() if w.is_floating_point() else w for key, w in weights.items()}
     # Without the format, transformers refuses a file.
     write_whole(file, lambda unfinished: save_file(halves, unfinished, {"format": "pt"}))
+
+
+_SOURCE = Path(__file__).parents[1]  # the miniature's, its world's too
+
+
+def commit() -> str | None:
+    """The last commit that changed the miniature's source; None where git does not know it."""
+    try:
+        revision = _git("log", "-1", "--format=%H", "--", "*.py")
+        changed = _git("status", "--porcelain", "--", "*.py")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    if not revision:
+        return None
+    return f"{revision}, with changes not yet committed" if changed else revision
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(_SOURCE), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

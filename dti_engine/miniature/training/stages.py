@@ -14,32 +14,28 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dti_engine.environment import environment
-from dti_engine.miniature.card import FACTS, write_card
-from dti_engine.miniature.examination import COUNT, examine, publish
-from dti_engine.miniature.pixels import to_pixels
+from dti_engine.files import environment
+from dti_engine.miniature.examine import COUNT, examine, publish
+from dti_engine.miniature.model_card import FACTS, write_card
+from dti_engine.miniature.pipeline import to_pixels
 from dti_engine.miniature.progress import Report
 from dti_engine.miniature.scorer import Scorer
+from dti_engine.miniature.training import text_encoder as text
 from dti_engine.miniature.training.dataset import pictures
-from dti_engine.miniature.training.export import Parts, export
-from dti_engine.miniature.training.loop import LossOf, fit
-from dti_engine.miniature.training.parts import text_encoder as text
-from dti_engine.miniature.training.parts.autoencoder import (
+from dti_engine.miniature.training.export import Parts, commit, export
+from dti_engine.miniature.training.loop import LossOf, fit, kept, noted
+from dti_engine.miniature.training.networks import (
+    EncodedWorld,
     encode_pictures,
     make_autoencoder_loss,
+    make_denoiser_loss,
+    make_scorer_loss,
     new_autoencoder,
+    new_denoiser,
     set_scaling,
 )
-from dti_engine.miniature.training.parts.denoiser import (
-    EncodedWorld,
-    make_denoiser_loss,
-    new_denoiser,
-)
-from dti_engine.miniature.training.parts.scorer import make_scorer_loss
-from dti_engine.miniature.training.parts.tokenizer import new_tokenizer, world_words
-from dti_engine.miniature.training.provenance import commit
 from dti_engine.miniature.training.sizes import Size, Training
-from dti_engine.miniature.training.work import kept, noted
+from dti_engine.miniature.training.text_encoder import new_tokenizer, world_words
 
 SEED = 1
 _NOTED = ("pictures", "autoencoder", "reader", "scorer", "latents", "hidden", "denoiser")

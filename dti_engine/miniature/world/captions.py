@@ -7,7 +7,7 @@ read them.
 
 import random
 
-from dti_engine.miniature.world.looks import Look
+from dti_engine.miniature.world.vocabulary import Look
 
 PLACE_PHRASES = {
     "beach": "on a beach",

@@ -8,13 +8,17 @@ import math
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from dti_engine.miniature.world.accessories import draw_accessory
-from dti_engine.miniature.world.backgrounds import background
-from dti_engine.miniature.world.canvas import CANVAS, ZOOM, place
-from dti_engine.miniature.world.looks import COLOURS, Colour, Look
+from dti_engine.miniature.world.scenery import (
+    CANVAS,
+    ZOOM,
+    background,
+    draw_accessory,
+    finish,
+    place,
+)
 from dti_engine.miniature.world.scenes import Figure, Scene
 from dti_engine.miniature.world.shapes import SHAPES, Part
-from dti_engine.miniature.world.styles import finish
+from dti_engine.miniature.world.vocabulary import COLOURS, Colour, Look
 
 _INK: Colour = (10, 10, 12)
 _DARK: Colour = (52, 48, 52)

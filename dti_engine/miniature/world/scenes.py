@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 
 from dti_engine.miniature.world.captions import accessorize, article, caption, describe
-from dti_engine.miniature.world.looks import (
+from dti_engine.miniature.world.vocabulary import (
     ACCESSORIES,
     BACKGROUNDS,
     STYLES,

@@ -2,6 +2,15 @@
 never used for longer than a minute without the store having said that they still stand.
 
 What is deleted is dropped when that is found out, and whoever watches hears of it.
+
+For how long what the store said of a token holds.
+
+By default, from when it was asked:
+
+    up to 15 s   used at once
+    up to 30 s   used at once, and the store is asked meanwhile
+    up to 60 s   the store is asked first; if it does not answer soon, used all the same
+    later        the store is asked first; no answer, no token
 """
 
 import threading
@@ -12,8 +21,10 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from dti_engine.errors import ArtifactFormatError, ArtifactMismatchError, DTIError
-from dti_engine.tokens import LearnedToken
+from dti_engine.text.tokens import LearnedToken
 from services import metrics
+from services.caching.lru_cache import Bounded
+from services.caching.single_flight import Flights, wait
 from services.errors import (
     DamagedRecordError,
     DeletedError,
@@ -21,16 +32,31 @@ from services.errors import (
     UnavailableError,
     UnknownJobError,
 )
-from services.inference.tokens.bounded import Bounded
-from services.inference.tokens.fetching import Fetcher, Fit
-from services.inference.tokens.flights import Flights, wait
-from services.inference.tokens.freshness import Freshness
-from services.inference.tokens.known import Key, KnownToken, size_of
-from services.inference.tokens.naming import Names
-from services.inference.tokens.refusals import Refusals
-from services.inference.tokens.silence import Silence
+from services.inference.tokens.loader import Fetcher, Fit, Names
+from services.inference.tokens.negative_cache import Refusals, Silence
+from services.inference.tokens.token import Key, KnownToken, size_of
 from services.ledger.ids import is_token
 from services.ledger.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """For how long what the store said holds, in seconds."""
+
+    good_for: float = 30
+    """Then it is asked again before a token is used; from the half of it on, while it is used."""
+    limit: float = 60
+    """Then nothing is used that it does not confirm."""
+    patience: float = 2
+    """For how long it is waited for until it counts as silent, before the limit."""
+    retry: float = 5
+    """While it is silent, it is asked again that often."""
+    unknown: float = 2
+    """That there is no such token. What else is wrong with one stays so, and is good as long as a
+    token."""
+    unused: float = 3600
+    """Tokens that nobody asked for in this time go, for some of them may have been deleted."""
+
 
 CAPACITY = 2 * 2**30
 """Bytes: more than 100,000 tokens of SDXL."""

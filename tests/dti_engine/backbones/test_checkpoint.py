@@ -12,8 +12,8 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from dti_engine.backbones import checkpoint, load_backbone
-from dti_engine.backbones.catalogue import published
 from dti_engine.backbones.checkpoint import open_checkpoint
+from dti_engine.backbones.registry import published
 from dti_engine.errors import BackboneLoadError
 
 

@@ -11,9 +11,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import BackboneLoadError, TokenError
-from dti_engine.prompts import Reading, bind, tokenize
-from dti_engine.tokens import LearnedToken
-from dti_engine.vocabulary import TextEncoder
+from dti_engine.text.encoder import TextEncoder
+from dti_engine.text.prompts import Reading, bind, tokenize
+from dti_engine.text.tokens import LearnedToken
 
 PROMPTS = ["", "a photo of a red dog on the beach", "dog, cat & bird!  2 x", "dog " * 100]
 

@@ -10,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone, Conditioning, fingerprint
+from dti_engine.backbones.objectives import denoising_loss
 from dti_engine.config import TrainConfig
-from dti_engine.encoder_inputs import Rows
 from dti_engine.errors import ConfigurationError, TokenError
-from dti_engine.objectives import denoising_loss
-from dti_engine.prompts import bind, tokenize
-from dti_engine.rehearsals import full_trainer
-from dti_engine.tokens import LearnedToken
-from dti_engine.views import Framing
+from dti_engine.images.crops import Framing
+from dti_engine.text.inputs import Rows
+from dti_engine.text.prompts import bind, tokenize
+from dti_engine.text.tokens import LearnedToken
+from dti_engine.training.autotune import full_trainer
 
 # A tiny model of each family: the fixture that makes its checkpoint, and the arguments of that.
 MODELS = {

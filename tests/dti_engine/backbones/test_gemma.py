@@ -15,11 +15,11 @@ from transformers import Gemma2Model, GemmaTokenizer
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.gemma import GemmaTextEncoder
 from dti_engine.backbones.sana import instruction
-from dti_engine.encoder_inputs import EncoderInput
 from dti_engine.errors import BackboneLoadError, TokenError
-from dti_engine.prompts import bind
-from dti_engine.tokens import LearnedToken
-from dti_engine.vocabulary import vocabulary_magnitude
+from dti_engine.text.encoder import vocabulary_magnitude
+from dti_engine.text.inputs import EncoderInput
+from dti_engine.text.prompts import bind
+from dti_engine.text.tokens import LearnedToken
 
 NAME = "gemma"
 PROMPTS = [

@@ -12,10 +12,17 @@ import torch
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
-from dti_engine.conditioning import PromptReader
-from dti_engine.denoising import Denoiser, Denoising, ImageRequest, begin, decode, to_image
-from dti_engine.samplers import Sampler
-from dti_engine.tokens import LearnedToken
+from dti_engine.generation.denoiser import (
+    Denoiser,
+    Denoising,
+    ImageRequest,
+    begin,
+    decode,
+    to_image,
+)
+from dti_engine.generation.prompt_cache import PromptReader
+from dti_engine.generation.scheduler import Sampler
+from dti_engine.text.tokens import LearnedToken
 
 STEPS = 5
 

@@ -18,11 +18,10 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from dti_engine.backbones import sana, sdxl, stable_diffusion
-from dti_engine.backbones.catalogue import catalogue, published
 from dti_engine.backbones.checkpoint import Checkpoint, open_checkpoint
-from dti_engine.backbones.families import FAMILIES
 from dti_engine.backbones.interface import Backbone
-from dti_engine.objectives import FlowMatching, Noise, Velocity
+from dti_engine.backbones.objectives import FlowMatching, Noise, Velocity
+from dti_engine.backbones.registry import FAMILIES, catalogue, published
 
 CPU = torch.device("cpu")
 UNETS = ["sd15", "sd21-base", "sd21", "sdxl"]

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dti_engine.backbones import load_backbone
-from dti_engine.backbones.catalogue import published
 from dti_engine.backbones.interface import Backbone, Conditioning
-from dti_engine.encoder_inputs import PromptBatch, Rows
+from dti_engine.backbones.registry import published
 from dti_engine.errors import BackboneLoadError, TokenError
-from dti_engine.prompts import bind
+from dti_engine.text.inputs import PromptBatch, Rows
+from dti_engine.text.prompts import bind
 
 PROMPTS = [
     "a photo of a red dog on the beach",

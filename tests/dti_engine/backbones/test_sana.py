@@ -16,16 +16,16 @@ from diffusers import (
     SanaTransformer2DModel,
 )
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
+from dti_engine.backbones.objectives import FlowMatching
 from dti_engine.config import TrainConfig
 from dti_engine.errors import BackboneLoadError, TokenError
-from dti_engine.generation import ImageRequest, generate
-from dti_engine.objectives import FlowMatching
-from dti_engine.prompts import bind
-from dti_engine.tokens import LearnedToken
-from dti_engine.trainer import Subject, train
+from dti_engine.generation.pipeline import ImageRequest, generate
+from dti_engine.text.prompts import bind
+from dti_engine.text.tokens import LearnedToken
+from dti_engine.training.loop import Subject, train
 
 CONFIG = TrainConfig(
     steps=6, batch_size=2, resolution=32, lr=0.05, kappa=5e-5, shift=3.0, timesteps="stratified"

@@ -15,20 +15,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.exporters import export
+from dti_engine.artifacts.importers import import_token
+from dti_engine.artifacts.manifest import Imported
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.config import Pooling, TrainConfig
 from dti_engine.errors import BackboneLoadError
-from dti_engine.formats.importing import import_token
-from dti_engine.formats.writing import export
-from dti_engine.generation import ImageRequest, generate
-from dti_engine.images import Picture
-from dti_engine.manifest import Imported
-from dti_engine.prompts import bind
-from dti_engine.tokens import LearnedToken
-from dti_engine.trainer import Subject, train
-from dti_engine.vocabulary import vocabulary_magnitude
+from dti_engine.generation.pipeline import ImageRequest, generate
+from dti_engine.images.decode import Picture
+from dti_engine.text.encoder import vocabulary_magnitude
+from dti_engine.text.prompts import bind
+from dti_engine.text.tokens import LearnedToken
+from dti_engine.training.loop import Subject, train
 
 PROMPTS = ["a photo of a red dog on the beach", "dog, cat & bird!", "dog " * 100]
 

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditi
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
+from dti_engine.backbones.objectives import Noise, Velocity
 from dti_engine.errors import BackboneLoadError
-from dti_engine.objectives import Noise, Velocity
 
 
 @pytest.mark.parametrize("shift", [None, 0.25])

@@ -15,7 +15,7 @@ from dti_engine.evaluation.protocol import Protocol
 from dti_engine.evaluation.results import Results
 from dti_engine.evaluation.study import Study
 from dti_engine.miniature.scorer import Scorer, load_scorer, save_scorer
-from dti_engine.miniature.training.parts.tokenizer import new_tokenizer
+from dti_engine.miniature.training.text_encoder import new_tokenizer
 from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
 
 

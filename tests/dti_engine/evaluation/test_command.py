@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from dti_engine.cli import app
+from dti_engine.cli.app import app
 from dti_engine.evaluation.rows import LENGTHS
 
 

@@ -9,18 +9,18 @@ from statistics import fmean
 import pytest
 from torch import Tensor
 
-from dti_engine import sphere
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.checkpoint import MINIATURE
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
-from dti_engine.evaluation.drawings import scene, through_autoencoder
-from dti_engine.evaluation.effects import effects
+from dti_engine.evaluation.encoder_effects import effects
 from dti_engine.evaluation.protocol import Protocol
-from dti_engine.images import load_pictures
+from dti_engine.evaluation.scoring import scene, through_autoencoder
+from dti_engine.images.decode import load_pictures
 from dti_engine.miniature.scorer import Reading, load_scorer, read
 from dti_engine.miniature.world.subjects import draw_subject, evaluation_prompts, held_out_subjects
-from dti_engine.trainer import Subject, train
+from dti_engine.optim import sphere
+from dti_engine.training.loop import Subject, train
 
 pytestmark = pytest.mark.skipif(
     not MINIATURE.is_dir(), reason="the miniature's weights are not in this checkout"

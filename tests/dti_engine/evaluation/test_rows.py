@@ -12,12 +12,12 @@ from dti_engine.evaluation.rows import (
     settings_tokens,
     shots,
 )
-from dti_engine.miniature.world.looks import Look
 from dti_engine.miniature.world.subjects import (
     HeldOutSubject,
     evaluation_prompts,
     held_out_subjects,
 )
+from dti_engine.miniature.world.vocabulary import Look
 
 SUBJECT = HeldOutSubject("dog-7", Look("dog", "orange", "blue", "spotted"))
 LAST = evaluation_prompts()[-1]

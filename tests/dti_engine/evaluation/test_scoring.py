@@ -15,11 +15,11 @@ from dti_engine.evaluation.rows import Row, Shot, TokenKey, shots
 from dti_engine.evaluation.scoring import Examiner, draw_references, rescaled
 from dti_engine.evaluation.store import Store
 from dti_engine.evaluation.training import Run, train_missing
-from dti_engine.generation import read_settings
+from dti_engine.generation.pipeline import read_settings
 from dti_engine.miniature.scorer import Scorer, read
 from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
-from dti_engine.tokens import LearnedToken
-from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
+from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
+from dti_engine.text.tokens import LearnedToken
 
 SUBJECT, OTHER = held_out_subjects("evaluation")[1:3]
 LEARNED = TokenKey("ti", 0, 4)

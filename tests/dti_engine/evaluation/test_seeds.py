@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from dti_engine.evaluation.seeds import image_seed, training_seed
+from dti_engine.evaluation.protocol import image_seed, training_seed
 from dti_engine.miniature.world.subjects import held_out_subjects
 
 NAMES = [each.name for part in ("evaluation", "settings") for each in held_out_subjects(part)]

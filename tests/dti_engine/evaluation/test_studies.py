@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dti_engine.backbones import checkpoint
-from dti_engine.commands import studies
-from dti_engine.commands.studies import (
+from dti_engine.cli import evaluate_miniature as studies
+from dti_engine.cli.evaluate_miniature import (
     repeatable_name,
     scorer_digest,
     study_progress,

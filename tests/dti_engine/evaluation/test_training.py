@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone, Latents
 from dti_engine.errors import TrainingFailedError
-from dti_engine.evaluation.protocol import Protocol
+from dti_engine.evaluation.protocol import Protocol, training_seed
 from dti_engine.evaluation.rows import TokenKey
 from dti_engine.evaluation.scoring import draw_references
-from dti_engine.evaluation.seeds import training_seed
 from dti_engine.evaluation.store import Store
 from dti_engine.evaluation.training import Run, train_missing
-from dti_engine.images import load_pictures
+from dti_engine.images.decode import load_pictures
 from dti_engine.miniature.world.subjects import held_out_subjects
-from dti_engine.packing import Trainer
-from dti_engine.trainer import Subject, train
+from dti_engine.training.loop import Subject, train
+from dti_engine.training.trainer import Trainer
 
 SUBJECTS = held_out_subjects("evaluation")[:3]
 RUNS = [Run(subject, 0) for subject in SUBJECTS]

@@ -8,9 +8,9 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 import dti_engine.miniature
-from dti_engine.miniature.card import write_card
-from dti_engine.miniature.examination import examine
-from dti_engine.miniature.training.parts.tokenizer import new_tokenizer, world_words
+from dti_engine.miniature.examine import examine
+from dti_engine.miniature.model_card import write_card
+from dti_engine.miniature.training.text_encoder import new_tokenizer, world_words
 
 WEIGHTS = Path(dti_engine.miniature.__file__).parent / "weights"
 

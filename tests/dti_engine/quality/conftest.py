@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dti_engine.artifact import Artifact
-from dti_engine.commands.events import FILE, EventLog, read_events
-from dti_engine.manifest import ProbePicture, Quality
-from dti_engine.quality.history import History
-from dti_engine.quality.runs import RunFolder
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.manifest import ProbePicture, Quality
+from dti_engine.cli.run_log import FILE, EventLog, read_events
+from dti_engine.quality.run_folder import RunFolder
+from dti_engine.quality.run_log import History
 from dti_engine.quality.summary import Summary, collect
 from dti_engine.recipes import miniature
 

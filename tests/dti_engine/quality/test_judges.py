@@ -8,12 +8,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from dti_engine.artifact import Artifact
-from dti_engine.cli import app
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.cli.app import app
 from dti_engine.errors import BackboneLoadError
 from dti_engine.quality import judges
-from dti_engine.quality.judges import PaperJudge, find_judge
-from dti_engine.quality.probes import probes
+from dti_engine.quality.judges import PaperJudge, find_judge, probes
 from dti_engine.scorers.siglip import Siglip, scored_text
 
 

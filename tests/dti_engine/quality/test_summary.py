@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from dti_engine.commands.events import FILE
+from dti_engine.artifacts.manifest import Blended, Parent
+from dti_engine.cli.run_log import FILE
 from dti_engine.errors import ConfigurationError
-from dti_engine.manifest import Blended, Parent
-from dti_engine.quality.history import History
-from dti_engine.quality.rows import Row
-from dti_engine.quality.summary import collect
+from dti_engine.quality.run_log import History
+from dti_engine.quality.summary import Row, collect
 from dti_engine.recipes import miniature
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.miniature.world.subjects import evaluation_prompts, probe_prompts
 from dti_engine.quality import trial
-from dti_engine.quality.probes import MAX_PROBES, Probe, probes
+from dti_engine.quality.judges import MAX_PROBES, Probe, probes
 from dti_engine.quality.trial import Candidate, Examiner
 from dti_engine.recipes import sd
-from dti_engine.vocabulary import initial_rows
+from dti_engine.text.encoder import initial_rows
 
 ENCODER = "text_encoder"
 REFERENCE = Image.new("RGB", (16, 16), "grey")

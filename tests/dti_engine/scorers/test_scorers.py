@@ -12,11 +12,10 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from dti_engine.errors import BackboneLoadError
-from dti_engine.images import Picture
-from dti_engine.scorers.checkpoint import find_weights
+from dti_engine.images.decode import Picture
 from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
-from dti_engine.scorers.siglip import Siglip, scored_text
-from dti_engine.scorers.texts import read_texts
+from dti_engine.scorers.siglip import Siglip, read_texts, scored_text
+from dti_engine.scorers.vision_model import find_weights
 
 TEXTS = ["a red dog on the beach.", "a painting of a cat.", "a toy bear in the snow."]
 

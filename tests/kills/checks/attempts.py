@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from kills.evidence import Evidence, attempt_of, named
 from kills.lines import Line
-from services.ledger.layout import Place
+from services.ledger.keys import Place
 from services.ledger.records import ResultRecord
 
 

@@ -1,9 +1,9 @@
 """All jobs come to their ends, and what is told of them is what lies there."""
 
 from kills.evidence import Evidence
-from services.jobs import Counts, ItemState
-from services.ledger import reading
-from services.ledger.layout import Place
+from services.contracts.jobs import Counts, ItemState
+from services.ledger import queries as reading
+from services.ledger.keys import Place
 from services.ledger.records import JobRecord, Tombstone
 
 

@@ -2,7 +2,7 @@
 
 from kills.evidence import Evidence, Request
 from services.errors import DeletedError, ServiceError
-from services.ledger import reading
+from services.ledger import queries as reading
 from services.ledger.records import ResultRecord, Tombstone
 
 

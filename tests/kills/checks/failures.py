@@ -2,10 +2,10 @@
 
 from kills.evidence import Evidence
 from kills.items import may_fail
-from services.ledger import reading
-from services.ledger.endings import count_failures
-from services.ledger.layout import Place
+from services.ledger import queries as reading
+from services.ledger.keys import Place
 from services.ledger.records import JobRecord, ResultRecord
+from services.ledger.results import count_failures
 
 
 def poison_survived(evidence: Evidence) -> list[str]:

@@ -4,9 +4,9 @@ from typing import Any
 
 from kills.checks.counting import living_jobs
 from kills.evidence import Evidence
-from services.ledger import reading
-from services.ledger.layout import QUEUE
-from services.ledger.supervisor import Supervisor
+from services.ledger import queries as reading
+from services.ledger.keys import QUEUE
+from services.ledger.recovery import Supervisor
 
 
 def rebuilt(evidence: Evidence) -> list[str]:

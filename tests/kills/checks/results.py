@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 
 from kills.evidence import Evidence, attempt_of, digest, named
-from services.ledger.layout import JobKeys
+from services.ledger.keys import JobKeys
 from services.ledger.records import ResultRecord, Tombstone, unpack_outcome
 
 

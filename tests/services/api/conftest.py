@@ -16,23 +16,23 @@ import torch
 from fastapi.testclient import TestClient
 from stub_engine import SECRET, StubEngine, stub_engine
 
-from dti_engine.artifact import Artifact
-from dti_engine.manifest import Imported
-from dti_engine.tokens import LearnedToken
-from services import aliases
-from services.api.application import create_app
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.manifest import Imported
+from dti_engine.text.tokens import LearnedToken
+from services.api.app import create_app
 from services.api.server import Server
 from services.api.settings import ApiSettings
+from services.auth.keys import create_key
+from services.auth.tenants import set_limits
+from services.contracts.models import MINIATURE
+from services.ledger import aliases
 from services.ledger.attempts import Attempt
 from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
 from services.ledger.worker import Worker
-from services.offers import MINIATURE
 from services.settings import LedgerSettings
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
-from services.tenancy.keys import create_key
-from services.tenancy.tenants import set_limits
 
 FAST = ApiSettings(poll=0.02, keepalive=0.2, counted=0)
 

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from stub_engine import StubEngine
 
 from dti_engine.errors import DTIError, TokenError
-from services.engines import error_of
+from services.engine_client import error_of
 from services.errors import QueueFullError, ServiceError
 
 
@@ -109,7 +109,7 @@ def test_answers_that_are_none_are_not_taken_for_pictures(
 def test_pictures_that_are_late_are_not_waited_for(
     studio: Any, engine: StubEngine, parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.engines._GRACE", 0.0)
+    monkeypatch.setattr("services.engine_client._GRACE", 0.0)
     engine.may_end.clear()
     began = time.monotonic()
     answer = studio.paint(seconds=0.5)
@@ -121,7 +121,7 @@ def test_pictures_that_are_late_are_not_waited_for(
 def test_an_engine_that_says_nothing_is_not_waited_for_long_either(
     studio: Any, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.engines._GRACE", 0.0)
+    monkeypatch.setattr("services.engine_client._GRACE", 0.0)
 
     async def never() -> Any:
         import asyncio

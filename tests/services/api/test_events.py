@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from services.api.settings import ApiSettings
+from services.auth.keys import revoke_key
 from services.errors import UnavailableError
-from services.tenancy.keys import revoke_key
 
 
 def _path(url: str, job: str) -> str:
@@ -141,7 +141,7 @@ def test_a_store_in_trouble_ends_no_stream(site: Any, parts: Any) -> None:
 def test_a_revoked_key_hears_no_more(
     site: Any, parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.api import streams
+    from services.api.jobs import events as streams
 
     monkeypatch.setattr(streams, "_CHECKED", 0.05)
     keyring = site.app.state.service.keyring

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from services.contracts.generation import picture_of
 from services.ledger.attempts import Attempt
-from services.pictures import picture_of
 
 PNG = b"\x89PNG of "
 
@@ -277,7 +277,7 @@ def test_pictures_count_among_open_items(site: Any) -> None:
 
 
 def test_a_webhook_is_told_of_its_end(site: Any, new_site: Callable[..., Any]) -> None:
-    from services.webhooks.hints import all_hints
+    from services.webhooks.subscriptions import all_hints
 
     job = site.order(_order(webhook={"url": "https://example.com/hook"}))
     assert [(hint.job, hint.retries) for hint, _ in all_hints(site.ledger)] == [(job, 0)]

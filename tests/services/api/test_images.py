@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from stub_engine import StubEngine, colour
 
-from services.pictures import Part
+from services.contracts.generation import Part
 
 TOKEN = "tok_7zk3v9q0d1m2n3p4q5r6s7t8v90000000"
 
@@ -198,7 +198,7 @@ def test_every_error_of_the_route_has_openais_form(new_studio: Any) -> None:
 def test_a_mistake_of_ours_has_openais_form_too(
     studio: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.api.images.commission", lambda *_: 1 / 0)
+    monkeypatch.setattr("services.api.images.routes.commission", lambda *_: 1 / 0)
     said = _told(studio.paint(), 500)
     assert (said["error"]["type"], said["error"]["code"]) == ("server_error", "internal")
 

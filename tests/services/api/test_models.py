@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from services.offers import MINIATURE
+from services.contracts.models import MINIATURE
 
 
 def test_openais_client_lists_and_finds_what_paints(studio: Any) -> None:

@@ -14,8 +14,8 @@ import httpx2 as httpx
 import pytest
 
 from services.api.settings import ApiSettings
+from services.auth.keys import create_key
 from services.storage.directory import DirectoryStore
-from services.tenancy.keys import create_key
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from dti_engine.artifact import Artifact
-from services import aliases
+from dti_engine.artifacts.artifact import Artifact
+from services.ledger import aliases
 from services.ledger.deletion import delete_item
 from services.ledger.ids import token_id
 
@@ -74,7 +74,7 @@ def test_pages_join_without_gap_or_repetition(site: Any, limit: int) -> None:
 def test_what_takes_too_long_to_find_is_looked_for_on_the_next_page(
     site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.api import shelf
+    from services.api.tokens import index as shelf
 
     monkeypatch.setattr(shelf.Shelf.__init__, "__defaults__", (2,))
     wanted = site.make("rex", tags={"a": "b"})
@@ -160,7 +160,7 @@ def test_a_file_of_another_kind_has_no_manifest(site: Any, payload: bytes) -> No
 
 
 def test_backbones_are_listed_without_where_their_weights_lie(new_site: Any) -> None:
-    from services.offers import Offer
+    from services.contracts.models import Offer
 
     offers = {
         "small": Offer(weights="/secret/weights", recipe="miniature"),

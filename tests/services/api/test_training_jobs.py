@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.offers import MINIATURE
+from services.contracts.models import MINIATURE
 
 
 def _path(job: str, rest: str = "") -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from services import uploads
+from services.ledger import uploads
 
 
 def test_what_is_not_there_is_uploaded_and_then_need_not_be(site: Any) -> None:

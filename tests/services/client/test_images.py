@@ -9,13 +9,8 @@ from hosted import Hosted, hosted
 from stub_engine import StubEngine, stub_engine
 
 from services.client.client import Client
+from services.client.errors import ClientError, OverloadedError, RefusedError, UnreachableError
 from services.client.images import NotPainted, Painted, Stepped
-from services.client.problems import (
-    ClientError,
-    OverloadedError,
-    RefusedError,
-    UnreachableError,
-)
 from services.storage.directory import DirectoryStore
 
 ORDER = {"prompt": "a <rex>", "tokens": {"<rex>": "rex"}, "steps": 3, "size": "16x24"}

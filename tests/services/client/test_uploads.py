@@ -7,13 +7,12 @@ import httpx
 import pytest
 from hosted import Hosted, hosted
 
-from services import uploads as kept
-from services.client.access import Access
 from services.client.client import Client
-from services.client.connection import Connection
-from services.client.parcels import Parcel, parcel
-from services.client.problems import BrokenServerError, RefusedError, UploadRefusedError
-from services.client.uploads import missing, upload
+from services.client.config import Access
+from services.client.errors import BrokenServerError, RefusedError, UploadRefusedError
+from services.client.http import Connection
+from services.client.uploads import Parcel, missing, parcel, upload
+from services.ledger import uploads as kept
 from services.storage.interface import Store
 
 

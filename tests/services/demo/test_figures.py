@@ -3,8 +3,8 @@
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.demo.figures import figures, lines, read
-from services.metrics.prometheus import PrometheusMetrics, samples
+from services.demo.page import figures, lines, read
+from services.metrics.exporters import PrometheusMetrics, samples
 
 
 @pytest.fixture

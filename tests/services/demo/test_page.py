@@ -5,10 +5,10 @@ from pathlib import Path
 
 from dti_engine.demo.results import Painting, Scale, Strip, StripPicture
 from dti_engine.miniature.world.subjects import demo_prompts, held_out_subjects
-from services.demo.learning import draw
+from services.demo.images import NUM_STEPS, files, pairs, prompts, strip
 from services.demo.page import render
-from services.demo.painting import NUM_STEPS, files, pairs, prompts, strip
 from services.demo.results import Figure, Learned, Results
+from services.demo.run import draw
 
 
 def results(output: Path) -> Results:

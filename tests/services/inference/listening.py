@@ -12,12 +12,12 @@ import uvicorn
 from pydantic import JsonValue
 
 from dti_engine.errors import DTIError
-from dti_engine.tokens import LearnedToken
-from services.inference.batching.batcher import Batcher, BatcherSettings
-from services.inference.counting import Counting
+from dti_engine.text.tokens import LearnedToken
+from services.contracts.generation import EVENT, Event, Failed, Painted, Picture, Refusal
 from services.inference.engine import Check, Engine
-from services.inference.process import create_app
-from services.pictures import EVENT, Event, Failed, Painted, Picture, Refusal
+from services.inference.http import create_app
+from services.inference.metrics import Counting
+from services.inference.scheduler.scheduler import Batcher, BatcherSettings
 
 SECRET = "a secret between two processes"
 

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.denoising import ImageRequest
-from dti_engine.generation import generate, read_settings
+from dti_engine.generation.denoiser import ImageRequest
+from dti_engine.generation.pipeline import generate, read_settings
+from services.contracts.generation import Failed, Painted, Stepped
 from services.errors import DeletedError, UnknownJobError
-from services.pictures import Failed, Painted, Stepped
 
-from .batching.waiting import Model, token
+from .scheduler.waiting import Model, token
 from .listening import SECRET, Listening, listening
 
 

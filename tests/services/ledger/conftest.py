@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from services.jobs import Counts, Item, JobRequest
+from services.contracts.jobs import Counts, Item, JobRequest
 from services.ledger.attempts import Attempt
 from services.ledger.ids import Ids
-from services.ledger.layout import hint
+from services.ledger.keys import hint
 from services.ledger.ledger import Ledger
-from services.ledger.reading import JobView, view_job
+from services.ledger.queries import JobView, view_job
+from services.ledger.recovery import Supervisor
 from services.ledger.submissions import submit
-from services.ledger.supervisor import Supervisor
 from services.ledger.worker import Worker
 from services.settings import LedgerSettings
 from services.storage.interface import Store

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
+from services.contracts.jobs import ItemState, JobState
 from services.errors import ConflictError
-from services.jobs import ItemState, JobState
-from services.ledger.layout import JobKeys, Place
-from services.ledger.reading import list_attempts, list_items
+from services.ledger.keys import JobKeys, Place
+from services.ledger.queries import list_attempts, list_items
 from services.ledger.records import ClaimRecord, pack
+from services.ledger.recovery import Supervisor
 from services.ledger.submissions import cancel, retry
-from services.ledger.supervisor import Supervisor
 
 
 def test_what_runs_hears_it_and_what_has_succeeded_stays(anywhere: Any) -> None:

@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import Any
 
+from services.contracts.jobs import ItemState
 from services.errors import UnavailableError
-from services.jobs import ItemState
-from services.ledger.reading import list_attempts, list_items
+from services.ledger.queries import list_attempts, list_items
 
 PATIENCE = 2000
 """Requests, far more than any claim needs: then it goes round in circles."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.errors import OutcomeUnknownError, SupersededError, UnavailableError
-from services.ledger.reading import read_token
+from services.ledger.queries import read_token
 
 
 def test_of_one_attempt_the_first_end_stands(anywhere: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from services.errors import DamagedRecordError, DeletedError
 from services.ledger.deletion import delete_item, delete_job
-from services.ledger.reading import list_jobs, progress_of, view_job
+from services.ledger.queries import list_jobs, progress_of, view_job
 from services.ledger.submissions import retry
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from services.contracts.jobs import ItemState
 from services.errors import DeletedError, InvalidIdError, SupersededError, UnknownJobError
-from services.jobs import ItemState
 from services.ledger.deletion import delete_item, delete_job, delete_tenant, delete_token
-from services.ledger.reading import list_attempts, list_items, list_jobs, read_token, view_job
+from services.ledger.queries import list_attempts, list_items, list_jobs, read_token, view_job
 from services.ledger.submissions import retry
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from services.errors import DeletedError, SupersededError
 from services.ledger.deletion import delete_item, delete_job, delete_tenant
-from services.ledger.reading import read_token
+from services.ledger.queries import read_token
 from services.ledger.submissions import retry, submit
 
 

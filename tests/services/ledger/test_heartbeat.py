@@ -6,10 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from services.errors import UnavailableError
-from services.ledger.heartbeat import Heartbeat
 from services.ledger.leases import break_lease, read_lease
 from services.ledger.ledger import Ledger
-from services.ledger.worker import Worker
+from services.ledger.worker import Heartbeat, Worker
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
 

@@ -5,15 +5,8 @@ import random
 import pytest
 
 from services.errors import InvalidIdError
-from services.ledger.ids import (
-    Ids,
-    check_job,
-    check_tenant,
-    oldest_first,
-    parse_token_id,
-    token_id,
-)
-from services.ledger.layout import Block, JobKeys, Place, hint, parse_place
+from services.ledger.ids import Ids, check_job, check_tenant, oldest_first, parse_token_id, token_id
+from services.ledger.keys import Block, JobKeys, Place, hint, parse_place
 
 TIMES = (0.0, 0.001, 1.0, 1_700_000_000.0, 1_700_000_000.001, 2_000_000_000.0, 30_000_000_000.0)
 

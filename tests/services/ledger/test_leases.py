@@ -7,7 +7,7 @@ import pytest
 
 from services.errors import LeaseLostError, OutcomeUnknownError, UnavailableError
 from services.ledger.leases import break_lease, over, read_lease
-from services.ledger.workforce import Workforce, all_leases
+from services.ledger.workers import Workforce, all_leases
 
 
 def _state(scene: Any, worker: Any) -> str:

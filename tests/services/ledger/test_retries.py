@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from services.contracts.jobs import JobState
 from services.errors import ConflictError
-from services.jobs import JobState
+from services.ledger.queries import list_attempts, list_items, read_token
 from services.ledger.queue import enqueue
-from services.ledger.reading import list_attempts, list_items, read_token
 from services.ledger.submissions import retry
 
 

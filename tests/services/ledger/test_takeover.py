@@ -6,8 +6,8 @@ import pytest
 
 from services.errors import LeaseLostError, SupersededError
 from services.ledger.leases import read_lease
-from services.ledger.reading import list_attempts, read_token
-from services.ledger.workforce import forget_the_dead
+from services.ledger.queries import list_attempts, read_token
+from services.ledger.workers import forget_the_dead
 
 
 def test_after_the_lease_another_worker_goes_on_from_the_checkpoint(scene: Any) -> None:

@@ -3,7 +3,7 @@
 import httpx
 
 from services.metrics import PrometheusMetrics
-from services.metrics.serving import serve
+from services.metrics.exporters import serve
 
 
 def test_metrics_are_shown_at_a_port_of_their_own() -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from services import metrics
-from services.jobs import ItemState
+from services.contracts.jobs import ItemState
 from services.ledger.attempts import Stop
 from services.ledger.records import EndedRecord, ResultRecord
 from services.metrics import MAX_SERIES, TABLE, First, Known, Metric, Process

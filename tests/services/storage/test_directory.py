@@ -21,9 +21,10 @@ from services.errors import (
     StoreRefusedError,
     UnavailableError,
 )
-from services.storage import filesystem, versions
+from services.storage import directory_paths as filesystem
+from services.storage import directory_versions as versions
 from services.storage.directory import DirectoryStore
-from services.storage.versions import KEPT
+from services.storage.directory_versions import KEPT
 
 RIVALS = Path(__file__).with_name("rivals.py")
 CRASHES = Path(__file__).with_name("crashes.py")

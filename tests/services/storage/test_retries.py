@@ -3,7 +3,7 @@
 import pytest
 
 from services.errors import NotFoundError, OutcomeUnknownError, UnavailableError
-from services.storage.retries import TransientError, persist
+from services.storage.s3_client import TransientError, persist
 
 
 class Script:

@@ -14,16 +14,16 @@ import pytest
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.recipes import miniature
-from services import uploads
-from services.jobs import Item, JobRequest
+from services.contracts.jobs import Item, JobRequest
+from services.contracts.training import SubjectWork, TrainingOrder, batch_of
+from services.ledger import uploads
 from services.ledger.ledger import Ledger
-from services.ledger.reading import ItemView, JobView, list_items, view_job
+from services.ledger.queries import ItemView, JobView, list_items, view_job
+from services.ledger.recovery import Supervisor
 from services.ledger.submissions import submit
-from services.ledger.supervisor import Supervisor
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
-from services.subjects import SubjectWork, TrainingOrder, batch_of
-from services.training.life import Patience
+from services.training.session import Patience
 from services.training.worker import TrainingWorker
 
 LEASE = 4.0

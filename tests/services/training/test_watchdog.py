@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from services.jobs import JobState
+from services.contracts.jobs import JobState
 from services.ledger.ledger import Ledger
-from services.ledger.reading import list_attempts
+from services.ledger.queries import list_attempts
 from services.settings import LedgerSettings
 from services.storage.directory import DirectoryStore
-from services.training import watchdog
-from services.training.watchdog import STUCK, Watchdog
+from services.training import worker as watchdog
+from services.training.worker import STUCK, Watchdog
 
 from .conftest import Workshop
 

@@ -6,15 +6,15 @@ import zipfile
 import pytest
 import torch
 
-from dti_engine.artifact import Artifact
-from services import aliases
-from services.jobs import ItemState, JobState
+from dti_engine.artifacts.artifact import Artifact
+from services.contracts.jobs import ItemState, JobState
+from services.contracts.training import PictureFile, SubjectWork
+from services.ledger import aliases
 from services.ledger.deletion import delete_item
-from services.ledger.reading import list_attempts, progress_of, read_token
+from services.ledger.queries import list_attempts, progress_of, read_token
 from services.ledger.submissions import cancel
-from services.subjects import PictureFile, SubjectWork
-from services.training import life
-from services.training.life import Patience
+from services.training import session as life
+from services.training.session import Patience
 
 from .conftest import Workshop
 
@@ -133,7 +133,7 @@ def test_a_subject_that_breaks_steps_is_found_out(
     poison = next(iter(works))
     job = workshop.submit(works, max_attempts=2)
     marked: list[str] = []
-    from dti_engine.slots import Occupant
+    from dti_engine.training.slot import Occupant
 
     samples = Occupant.samples
 
@@ -160,7 +160,7 @@ def test_a_subject_that_breaks_steps_is_found_out(
 def test_where_memory_runs_out_fewer_are_learned_at_a_time(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dti_engine.packing import Trainer
+    from dti_engine.training.trainer import Trainer
 
     step, sizes = Trainer.step, list[int]()
 

@@ -20,18 +20,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from services.jobs import Item, JobRequest
+from services.auth.tenants import add_tenant, read_tenant
+from services.contracts.jobs import Item, JobRequest
 from services.ledger.ids import Ids
 from services.ledger.ledger import Ledger
+from services.ledger.recovery import Supervisor
 from services.ledger.submissions import submit
-from services.ledger.supervisor import Supervisor
 from services.ledger.worker import Worker
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
-from services.tenancy.tenants import add_tenant, read_tenant
-from services.webhooks.delivering import Deliverer
-from services.webhooks.hints import remember
-from services.webhooks.sending import Answer
+from services.webhooks.deliverer import Deliverer
+from services.webhooks.http import Answer
+from services.webhooks.subscriptions import remember
 
 WRITES = ("create", "replace", "put", "delete", "delete_if")
 _REQUESTS = ("read", "head", "list", *WRITES)

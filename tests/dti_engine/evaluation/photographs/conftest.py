@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from dti_engine.cli import app
+from dti_engine.cli.app import app
 
 PROMPTS = ("a {} on the beach", "a painting of a {}")
 

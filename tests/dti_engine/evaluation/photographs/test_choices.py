@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dti_engine.commands.photograph_study import Choices
+from dti_engine.cli.evaluate_photographs import Choices
 from dti_engine.errors import ConfigurationError
 from dti_engine.recipes import sd
 

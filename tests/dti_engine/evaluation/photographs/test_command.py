@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import checkpoint
 from dti_engine.backbones.interface import Backbone
-from dti_engine.cli import app
-from dti_engine.commands import photograph_study
+from dti_engine.cli import evaluate_photographs as photograph_study
+from dti_engine.cli.app import app
 from dti_engine.evaluation.photographs.scoring import Examiner
-from dti_engine.generation import read_settings
-from dti_engine.vocabulary import vocabulary_magnitude
+from dti_engine.generation.pipeline import read_settings
+from dti_engine.text.encoder import vocabulary_magnitude
 
 Evaluate = Callable[..., Result]
 WRITTEN = ("report.md", "sheet.png", "results.json")

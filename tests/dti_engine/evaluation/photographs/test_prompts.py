@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.photographs.prompts import is_living, prompt_set, read_prompts, spread
+from dti_engine.evaluation.photographs.protocol import is_living, prompt_set, read_prompts, spread
 
 
 @pytest.mark.parametrize("name", ["object", "live"])

@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from dti_engine.evaluation.photographs.results import differences, per_subject
-from dti_engine.evaluation.photographs.rows import Row, parse_methods, table_rows, training_configs
+from dti_engine.evaluation.photographs.report import differences, per_subject
 from dti_engine.evaluation.photographs.store import Score
+from dti_engine.evaluation.photographs.subjects import (
+    Row,
+    parse_methods,
+    table_rows,
+    training_configs,
+)
 from dti_engine.recipes import cross_init, sd, standard_ti
 
 

@@ -9,17 +9,16 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from dti_engine.artifact import Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.photographs.protocol import Protocol
-from dti_engine.evaluation.photographs.rows import Row, Shot, shots
 from dti_engine.evaluation.photographs.scoring import Examiner
 from dti_engine.evaluation.photographs.store import Store
-from dti_engine.evaluation.photographs.subjects import PhotographedSubject
+from dti_engine.evaluation.photographs.subjects import PhotographedSubject, Row, Shot, shots
 from dti_engine.recipes import sd
 from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
 from dti_engine.scorers.siglip import Siglip
-from dti_engine.vocabulary import initial_rows, vocabulary_magnitude
+from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
 
 WORD, DTI = Row("word", "word"), Row("dti", "DTI", "dti")
 RESCALED = Row("ti-rescaled", "TI-rescaled", "dti", is_rescaled=True)

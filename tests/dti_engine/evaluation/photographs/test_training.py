@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.commands.photographs import open_subjects
+from dti_engine.cli.evaluate_photographs import open_subjects
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.photographs import training
+from dti_engine.evaluation.photographs import study as training
 from dti_engine.evaluation.photographs.protocol import Protocol
 from dti_engine.evaluation.photographs.store import Store
+from dti_engine.evaluation.photographs.study import train_missing
 from dti_engine.evaluation.photographs.subjects import PhotographedSubject
-from dti_engine.evaluation.photographs.training import train_missing
 from dti_engine.recipes import sd
 
 CONFIG = sd().changed(steps=4, batch_size=1, resolution=16)

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.miniature.training.loop import LossOf, Schedule, StepLoss, fit
-from dti_engine.miniature.training.work import noted
+from dti_engine.miniature.training.loop import LossOf, Schedule, StepLoss, fit, noted
 
 SCHEDULE = Schedule(steps=8, lr=1e-2, warmup=2, save_every=3)
 

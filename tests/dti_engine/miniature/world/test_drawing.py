@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from dti_engine.miniature.world.drawing import draw
-from dti_engine.miniature.world.looks import ACCESSORIES, BACKGROUNDS, KINDS, MARKS, STYLES, Look
 from dti_engine.miniature.world.scenes import Scene, example, portrait
+from dti_engine.miniature.world.vocabulary import (
+    ACCESSORIES,
+    BACKGROUNDS,
+    KINDS,
+    MARKS,
+    STYLES,
+    Look,
+)
 
 LOOK = Look("dog", "red", "blue", "striped")
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from PIL import Image
 
 from dti_engine.miniature.labels import QUESTIONS
-from dti_engine.miniature.world.looks import KINDS
 from dti_engine.miniature.world.subjects import (
     demo_prompts,
     draw_subject,
     evaluation_prompts,
     held_out_subjects,
 )
+from dti_engine.miniature.world.vocabulary import KINDS
 
 
 def test_no_subject_is_in_two_parts() -> None:

@@ -6,7 +6,8 @@ from collections import Counter
 from dti_engine.miniature.labels import QUESTIONS, labels
 from dti_engine.miniature.world.captions import ACCESSORY_PHRASES, article, describe
 from dti_engine.miniature.world.drawing import draw
-from dti_engine.miniature.world.looks import (
+from dti_engine.miniature.world.scenes import VALIDATION_SEED, example
+from dti_engine.miniature.world.vocabulary import (
     COLOURS,
     KINDS,
     NUM_BREEDS_PER_KIND,
@@ -15,7 +16,6 @@ from dti_engine.miniature.world.looks import (
     held_out_descriptions,
     held_out_looks,
 )
-from dti_engine.miniature.world.scenes import VALIDATION_SEED, example
 
 SEEDS = (*range(20), *range(VALIDATION_SEED, VALIDATION_SEED + 20))
 

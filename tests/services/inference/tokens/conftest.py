@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from dti_engine.artifact import Artifact
-from dti_engine.manifest import Imported
-from dti_engine.tokens import LearnedToken
-from services import aliases, metrics
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.manifest import Imported
+from dti_engine.text.tokens import LearnedToken
+from services import metrics
+from services.contracts.jobs import Item, JobRequest
 from services.errors import UnavailableError
-from services.inference.tokens.cache import TokenCache
-from services.inference.tokens.fetching import Fit
-from services.inference.tokens.freshness import Freshness
-from services.jobs import Item, JobRequest
+from services.inference.tokens.cache import Freshness, TokenCache
+from services.inference.tokens.loader import Fit
+from services.ledger import aliases
 from services.ledger.ids import Ids, token_id
 from services.ledger.ledger import Ledger
 from services.ledger.submissions import submit

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from dti_engine.errors import ConfigurationError
+from services.contracts.generation import Part, Picture
 from services.errors import UnknownJobError
-from services.inference.tokens.blending import Blender
-from services.inference.tokens.resolving import Resolver
-from services.pictures import Part, Picture
+from services.inference.tokens.blends import Blender, Resolver
 
 
 def _resolver(cache: Any) -> Resolver:

@@ -3,7 +3,7 @@
 import pytest
 from transformers import CLIPTokenizer
 
-from dti_engine.miniature.training.parts.tokenizer import new_tokenizer, world_words
+from dti_engine.miniature.training.text_encoder import new_tokenizer, world_words
 
 
 @pytest.fixture(scope="session")

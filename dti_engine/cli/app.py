@@ -1,0 +1,73 @@
+"""The `dti` program of the library: mounts `commands`, and turns errors into messages.
+
+`app` may be given more commands by a package above this one.
+"""
+
+from typing import Annotated
+
+import typer
+
+from dti_engine import __version__
+from dti_engine.cli import backbones
+from dti_engine.cli import blend as blending
+from dti_engine.cli import bundle as bundles
+from dti_engine.cli import demo as demonstration
+from dti_engine.cli import evaluate as evaluation
+from dti_engine.cli import export as exchange
+from dti_engine.cli import generate as painting
+from dti_engine.cli import inspect as inspection
+from dti_engine.cli import report as reporting
+from dti_engine.cli import train as training
+from dti_engine.cli.console import Commands, examples, mount
+
+app = typer.Typer(
+    name="dti",
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,  # a bug shows its plain traceback, for a report
+    epilog=examples(
+        "dti demo",
+        "dti train photos/rex --initializer dog --output tokens",
+        'dti generate "a photo of a <rex> on a beach" --token tokens/rex.safetensors',
+    ),
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dti {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def dti(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print it.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Learn a subject as one token from a few pictures, and paint it into any prompt.
+
+    Directional Textual Inversion: only a word's direction is learned, the model stays as it is.
+    `dti COMMAND --help` shows examples of each command.
+    """
+
+
+mount(app, demonstration.demo, demonstration.EXAMPLES)
+app.add_typer(bundles.app, name="bundle", epilog=examples(*bundles.CHECK_EXAMPLES))
+mount(app, training.train, training.EXAMPLES)
+mount(app, reporting.report, reporting.EXAMPLES)
+mount(app, painting.generate, painting.EXAMPLES)
+mount(app, blending.blend, blending.EXAMPLES)
+mount(app, evaluation.evaluate, evaluation.EXAMPLES)
+mount(app, backbones.backbones, backbones.EXAMPLES)
+mount(app, inspection.inspect, inspection.EXAMPLES)
+mount(app, exchange.export, exchange.EXPORT_EXAMPLES)
+mount(app, exchange.import_token, exchange.IMPORT_EXAMPLES, name="import")
+
+
+def main() -> None:
+    """Entry point of the `dti` script."""
+    app()

@@ -1,0 +1,99 @@
+"""`dti backbones`: the models that have a short name."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from dti_engine.cli import options
+from dti_engine.cli.console import print_json, results
+
+if TYPE_CHECKING:
+    from dti_engine.backbones.description import Description
+
+EXAMPLES = (
+    "dti backbones",
+    "dti train photos/rex --initializer dog --backbone sdxl --output tokens",
+    "dti train photos/rex --initializer dog --backbone sdxl@main --output tokens",
+    "dti backbones --json",
+)
+
+_EXPLANATION = (
+    "dims: of each text encoder's words. denoiser, text, VAE: parameters. device: GB of weights on "
+    "a GPU, bfloat16 but for words and VAE; work space comes on top. download: GB, once"
+)
+
+
+def backbones(as_json: options.JsonOption = False) -> None:
+    """List the models that [cyan]--backbone[/] knows by a short name, and what they take.
+
+    A short name stands for a hub id, which is downloaded when it is first used. Other models go by
+    their own hub id, or as a folder in the diffusers layout; a folder with a short name is written
+    as a path, such as ./sdxl. A hub id or short name may end in @revision, a branch, tag or commit.
+
+    Nothing is downloaded or loaded for this list.
+    """
+    from dti_engine.backbones.checkpoint import MINIATURE
+    from dti_engine.backbones.description import describe, stored_parameters
+    from dti_engine.backbones.registry import catalogue
+
+    models = list(catalogue().values())
+    if MINIATURE.is_dir():  # not every installation has its weights
+        models.insert(0, describe("miniature", MINIATURE, stored_parameters(MINIATURE)))
+    if as_json:
+        print_json([_document(model) for model in models])
+    else:
+        results.print(_table(models))
+
+
+def _document(model: "Description") -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "hub_id": model.hub_id,
+        "image_size": model.image_size,
+        "objective": model.objective,
+        "text_dims": dict(model.text_dims),
+        "parameters": {part.name: part.parameters for part in model.parts},
+        "device_bytes": model.device_bytes,
+        "download_bytes": model.published_bytes if model.hub_id else 0,
+    }
+
+
+def _table(models: list["Description"]) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+        caption=_EXPLANATION,
+        caption_justify="left",
+    )
+    for heading in ("name", "hub id"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("px", "objective", "dims", "denoiser", "text", "VAE", "device", "download"):
+        table.add_column(heading, justify="right")
+    for model in models:
+        table.add_row(
+            model.name,
+            # The longest ids leave no room for the rest.
+            (model.hub_id or "comes with dti").replace("/", "/\n"),
+            str(model.image_size),
+            model.objective,
+            "+".join(str(dim) for dim in model.text_dims.values()),
+            _count(model.denoiser.parameters),
+            _count(sum(part.parameters for part in model.text_encoders)),
+            _count(model.autoencoder.parameters),
+            _gigabytes(model.device_bytes),
+            _gigabytes(model.published_bytes) if model.hub_id else "-",
+        )
+    return table
+
+
+def _count(parameters: int) -> str:
+    """Three digits, such as 699K, 83.7M or 2.57B."""
+    unit, size = next((u, s) for u, s in (("B", 1e9), ("M", 1e6), ("K", 1e3)) if parameters >= s)
+    scaled = parameters / size
+    return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{unit}"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f}" if size >= 5e7 else f"{size / 1e9:.3f}"

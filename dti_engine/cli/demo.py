@@ -1,0 +1,140 @@
+"""`dti demo`: the whole job on the miniature that ships with the package."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from dti_engine.cli import options
+from dti_engine.cli.console import output_folder, print_json, quiet_libraries, results, say
+from dti_engine.cli.progress import Tally, TrainingProgress, painting_progress
+from dti_engine.recipes import miniature
+
+if TYPE_CHECKING:
+    from dti_engine.demo.results import Results
+    from dti_engine.training.metrics import SlotReport
+
+EXAMPLES = (
+    "dti demo",
+    "dti demo --output demo-output --steps 100 --seed 7",
+)
+
+
+def demo(
+    output: options.OutputFolderOption = Path("demo-output"),
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Training steps per subject.", show_default="the miniature's recipe"
+        ),
+    ] = None,
+    painting_steps: Annotated[int, typer.Option(min=1, help="Denoising steps of a picture.")] = 25,
+    seed: Annotated[int, typer.Option(min=0, help="Of training and of painting.")] = 0,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--backbone",
+            metavar="NAME",
+            help="The miniature, or a folder made by its recipe.",
+            rich_help_panel=options.MODEL_PANEL,
+        ),
+    ] = "miniature",
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Learn 4 subjects that the model has never seen, paint them, and make a page of it.
+
+    Needs neither a GPU nor the network: a small trained model ships with the package. Shows
+    progress, and writes DIR/index.html, DIR/sheet.png, DIR/results.json, the tokens and all
+    pictures.
+    """
+    output = output_folder(output)
+    steps = steps or miniature().steps
+    quiet_libraries(downloading=False)
+
+    from dti_engine.demo.run import Watch, run
+    from dti_engine.devices import find_device, find_dtype
+
+    found_device = find_device(device)
+
+    with closing(_Display(steps)) as display:
+        watch = Watch(display.on_stage, display.on_training_step, display.on_painting_step)
+        found = run(
+            output,
+            weights=weights,
+            device=found_device,
+            dtype=find_dtype(dtype, found_device),
+            steps=steps,
+            painting_steps=painting_steps,
+            seed=seed,
+            watch=watch,
+        )
+    if as_json:
+        print_json(found.document())
+        return
+    results.print(_summary(found))
+    results.print(
+        f"Open [bold]{escape(str(output / 'index.html'))}[/]; every number is in results.json.",
+        soft_wrap=True,
+    )
+
+
+class _Display:
+    """The name of each stage, and a bar under it for the steps that it counts."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._bars = ExitStack()
+        self._training: TrainingProgress | None = None
+        self._painting: Callable[[int, int], None] | None = None
+
+    def on_stage(self, stage: str) -> None:
+        self.close()
+        say(stage, label="[bold cyan]>[/] ")
+
+    def on_training_step(self, reports: list["SlotReport"]) -> None:
+        if self._training is None:
+            # All have a slot from the beginning.
+            count = len({each.subject_id for each in reports})
+            tally = Tally(count, num_slots=count, steps=self._steps)
+            self._training = self._bars.enter_context(TrainingProgress(tally))
+        self._training.on_step(reports)
+        for report in reports:
+            if report.step == self._steps:
+                self._training.on_ended(report.subject_id, "finished")
+
+    def on_painting_step(self, done: int, total: int) -> None:
+        if self._painting is None:
+            self._painting = self._bars.enter_context(painting_progress())
+        self._painting(done, total)
+
+    def close(self) -> None:
+        """End the bars of a stage; they stay on the screen as they are."""
+        self._bars.close()
+        self._training = self._painting = None
+
+
+def _summary(found: "Results") -> Table:
+    table = Table(
+        "subject", "method", "subject score", "prompt score", "angle to the prior", "length"
+    )
+    for each in (*found.subjects, found.baseline):
+        table.add_row(
+            each.name,
+            {"dti": "DTI", "ti": "standard TI"}[each.method],
+            f"{each.subject_score:.2f}",
+            f"{each.prompt_score:.2f}",
+            f"{each.curve.prior_angle_deg[-1]:.1f}°",
+            f"{each.curve.norm[-1]:.3f}",
+        )
+    table.caption = (
+        f"means of {len(found.baseline.paintings)} pictures each; two reference pictures of one "
+        f"subject are {found.scale.same_subject:.2f} alike, of different ones "
+        f"{found.scale.other_subject:.2f}"
+    )
+    return table

@@ -1,4 +1,0 @@
-"""The commands of `dti`, one file per group. `dti_engine.cli` mounts them.
-
-Nothing here loads torch before a command runs, so that help is instant.
-"""

@@ -1,0 +1,194 @@
+"""Prompts and learned tokens to pictures, many in one batch, whoever's tokens they are.
+
+A blend is a `LearnedToken` like any other, made by `blends.slerp_tokens` or `blends.mean_tokens`.
+
+What a picture depends on: its request, the number of steps and the size. Which requests share its
+batch, and in what order, changes nothing; how many there are, and whether any is guided, changes
+the batch's shape, and so rounding only.
+"""
+
+import io
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from dti_engine import __version__
+from dti_engine import devices as memory
+from dti_engine.backbones.interface import Backbone
+from dti_engine.errors import (
+    ArtifactFormatError,
+    ConfigurationError,
+    DTIError,
+    OutputError,
+    PaintingFailedError,
+)
+from dti_engine.generation.denoiser import Denoiser, ImageRequest, begin, decode, to_image
+from dti_engine.generation.prompt_cache import PromptReader
+from dti_engine.generation.scheduler import Sampler
+from dti_engine.text.prompts import bind
+
+__all__ = [
+    "ImageRequest",
+    "encode_picture",
+    "generate",
+    "picture_settings",
+    "read_settings",
+    "require_paintable",
+    "save_picture",
+]
+
+_MAX_STEPS = 999  # of the 1000 that models are trained at; some schedulers leave out the first
+_NUM_SEEDS = 2**32  # torch's CPU generator ignores higher bits
+_SETTINGS = "dti"  # the text chunk of a saved picture
+
+_GENERATED = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about=""'
+    ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+    " Iptc4xmpExt:DigitalSourceType="
+    '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    "</rdf:RDF></x:xmpmeta>"
+)
+
+
+def generate(
+    backbone: Backbone,
+    requests: Sequence[ImageRequest],
+    *,
+    steps: int = 25,
+    batch_size: int = 8,
+    height: int | None = None,
+    width: int | None = None,
+    reader: PromptReader | None = None,
+    on_image: Callable[[int, Image.Image], None] = lambda index, image: None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Image.Image]:
+    """One picture per request, in their order; height and width in pixels, the model's own if None.
+
+    A reader of this backbone remembers prompts from call to call; None: from batch to batch.
+
+    on_image gets the index and the picture as soon as its batch is done; on_step the number of
+    denoising steps done and to do, over all batches.
+
+    Raises: ConfigurationError, TokenError or ArtifactMismatchError, with its index, for the first
+        bad request, before anything is computed; ConfigurationError for size, steps, batch_size;
+        PaintingFailedError if the model overflows, or memory runs out.
+    """
+    if not 1 <= steps <= _MAX_STEPS or batch_size < 1:
+        raise ConfigurationError(
+            f"steps must lie in 1 .. {_MAX_STEPS} and batch_size must be at least 1, "
+            f"got {steps} and {batch_size}"
+        )
+    height = backbone.image_size if height is None else height
+    width = backbone.image_size if width is None else width
+    backbone.latent_shape(height, width)  # refuses a size that does not fit
+    for index, request in enumerate(requests):
+        try:
+            require_paintable(request, backbone)
+        except DTIError as error:
+            raise type(error)(f"request {index}: {error}") from error
+    reader = PromptReader(backbone) if reader is None else reader
+    sampler = Sampler.of(backbone.new_scheduler(), steps)
+    denoiser = Denoiser(backbone)
+    done = itertools.count(1)
+    images: list[Image.Image] = []
+    try:
+        for start in range(0, len(requests), batch_size):
+            batch = requests[start : start + batch_size]
+            pictures = begin(backbone, reader, batch, sampler, (height, width))
+            for _ in range(steps):
+                denoiser.step(pictures)
+                on_step(next(done), steps * -(-len(requests) // batch_size))
+            for pixels in decode(backbone, pictures):
+                images.append(_finish(pixels, len(images)))
+                on_image(len(images) - 1, images[-1])
+    except (RuntimeError, MemoryError) as error:
+        if not memory.has_run_out(error):
+            raise
+        raise PaintingFailedError(
+            f"memory ran out with {min(batch_size, len(requests))} pictures of {height} x {width} "
+            "at once; give a smaller batch size, or smaller pictures"
+        ) from error
+    return images
+
+
+def _finish(pixels: Tensor, index: int) -> Image.Image:
+    try:
+        return to_image(pixels)
+    except PaintingFailedError as error:
+        raise PaintingFailedError(f"request {index}: {error}") from error
+
+
+def require_paintable(request: ImageRequest, backbone: Backbone) -> None:
+    """Refuse now what would fail later. Spelling the prompts is cheap: no model runs.
+
+    Raises: ConfigurationError, TokenError, ArtifactMismatchError.
+    """
+    if not 0 <= request.seed < _NUM_SEEDS:
+        raise ConfigurationError(f"seed must lie in 0 .. {_NUM_SEEDS - 1}, got {request.seed}")
+    if not (math.isfinite(request.guidance) and request.guidance >= 1):
+        raise ConfigurationError(f"guidance must be finite and >= 1, got {request.guidance}")
+    prompts = [request.prompt, request.negative_prompt]
+    instructions = [request.instruction, False]
+    bind(prompts, [request.tokens] * len(prompts), backbone.text_encoders, instructions)
+
+
+def picture_settings(
+    request: ImageRequest, backbone: Backbone, *, steps: int, tokens: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What it takes to paint a picture again; tokens: placeholder -> `Artifact.origin` of each."""
+    return {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "guidance": request.guidance,
+        "instruction": request.instruction,
+        "steps": steps,
+        "tokens": dict(tokens),
+        "backbone": backbone.name,
+        "backbone_fingerprint": backbone.fingerprint,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "engine_version": __version__,
+    }
+
+
+def encode_picture(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
+    """A PNG that carries its settings as JSON, so that a picture says how it was made; and, as
+    programs that show pictures know it, that it was made by a model.
+
+    Source of the mark: IPTC, Digital Source Type vocabulary, in XMP.
+    """
+    chunks = PngInfo()
+    chunks.add_text(_SETTINGS, json.dumps(settings))
+    chunks.add_itxt("XML:com.adobe.xmp", _GENERATED)
+    file = io.BytesIO()
+    image.save(file, format="PNG", pnginfo=chunks)
+    return file.getvalue()
+
+
+def save_picture(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the PNG of `encode_picture`. Raises: OutputError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_picture(image, settings))
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that `save_picture` wrote. Raises: ArtifactFormatError if there are none."""
+    try:
+        with Image.open(path) as image:
+            return json.loads(image.info[_SETTINGS])
+    except (OSError, KeyError, ValueError) as cause:
+        raise ArtifactFormatError(
+            f"{path} holds no settings; give a PNG file as the engine wrote it, not edited since"
+        ) from cause

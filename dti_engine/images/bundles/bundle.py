@@ -1,0 +1,238 @@
+"""A bundle from a folder, zip or tar: everything that is wrong with it is said at once.
+
+Pictures that are nearly the same, found by a hash of what they show.
+
+Folders of bundles: thousands need not be named one by one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from dti_engine.errors import InvalidBundleError, InvalidImageError
+from dti_engine.images.bundles.decoder import Decoder
+from dti_engine.images.bundles.members import (
+    DEFAULT_LIMITS,
+    BundleLimits,
+    Finding,
+    is_passed_over,
+    printable,
+)
+from dti_engine.images.bundles.reader import DESCRIPTION, is_archive, read_contents
+from dti_engine.images.bundles.schema import Description, PictureNotes, parse
+from dti_engine.images.crops import share
+from dti_engine.images.decode import SUFFIXES, Picture
+
+_SIDE = 8
+
+
+def difference_hash(image: Image.Image) -> int:
+    """64 bits, each for whether a thumbnail's pixel is brighter than its right neighbour.
+
+    Scaling, compression and small changes of colour leave most bits alone.
+    Source: Krawetz 2013, "Kind of like that" (dHash).
+    """
+    thumbnail = image.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX).convert("L")
+    pixels = thumbnail.tobytes()
+    bits = 0
+    for row in range(_SIDE):
+        start = row * (_SIDE + 1)
+        for left in range(start, start + _SIDE):
+            bits = bits << 1 | (pixels[left] > pixels[left + 1])
+    return bits
+
+
+def num_different(a: int, b: int) -> int:
+    """Bits in which two hashes differ."""
+    return (a ^ b).bit_count()
+
+
+_MAX_LINES = 50  # of a message; whoever wants all of them asks `check_bundle`
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """Pictures of one subject, with their captions and masks, and what is said of the subject."""
+
+    path: Path
+    description: Description
+    pictures: Sequence[Picture]  # that are not refused, in the order of their names
+    refusals: Sequence[Finding]
+    warnings: Sequence[Finding]
+
+
+def read_description(path: Path, *, limits: BundleLimits = DEFAULT_LIMITS) -> Description:
+    """What bundle.json says, without a look at the pictures; of a bundle without one, nothing.
+
+    What is wrong with it is for `load_bundle` to say.
+    """
+    files = read_contents(path, limits, only_description=True).files
+    return parse(files[DESCRIPTION])[0] if DESCRIPTION in files else Description()
+
+
+def load_bundle(
+    path: Path, *, resolution: int | None = None, limits: BundleLimits = DEFAULT_LIMITS
+) -> Bundle:
+    """The bundle, if nothing in it is refused. `resolution`: see `check_bundle`.
+
+    Raises: InvalidBundleError, which lists what is refused, and why.
+    """
+    bundle = check_bundle(path, resolution=resolution, limits=limits)
+    if bundle.refusals:
+        lines = [f"\n  {finding}" for finding in bundle.refusals[:_MAX_LINES]]
+        if more := len(bundle.refusals) - len(lines):
+            lines.append(f"\n  and {more} more")
+        raise InvalidBundleError(f"{str(path)!r} refused:{''.join(lines)}")
+    return bundle
+
+
+def check_bundle(
+    path: Path, *, resolution: int | None = None, limits: BundleLimits = DEFAULT_LIMITS
+) -> Bundle:
+    """The bundle as far as it can be used, with all that is refused and all that is worth a word.
+
+    resolution: side of the crops in pixels that it will be trained at, to warn of smaller pictures.
+    """
+    contents = read_contents(path, limits)
+    description, refusals = Description(), list(contents.refusals)
+    if DESCRIPTION in contents.files:
+        description, found = parse(contents.files.pop(DESCRIPTION))
+        refusals += found
+    files = dict[str, bytes]()
+    for name, data in contents.files.items():
+        if name in description.masks:
+            continue
+        if reason := _not_a_picture(name):
+            refusals.append(Finding(name, reason))
+        else:
+            files[name] = data
+    refusals += _absent(description, files, contents.files)
+    if len(files) > limits.max_pictures:
+        reason = f"{len(files)} pictures; allowed are {limits.max_pictures}, 3 to 6 are usual"
+        refusals.append(Finding("", reason))
+        files = {}
+    pictures = list[Picture]()
+    with Decoder(limits) as decoder:
+        for name, data in files.items():
+            try:
+                picture = decoder.picture(name, data)
+                _judge_among(picture, pictures, limits)
+                notes = description.pictures.get(name, PictureNotes())
+                mask = _mask(notes.mask, picture, contents.files, decoder)
+                pictures.append(replace(picture, caption=notes.caption, mask=mask))
+            except InvalidImageError as error:
+                refusals.append(Finding(name, str(error)))
+    if not files and not refusals:
+        refusals.append(Finding("", "no pictures; put JPEG, PNG or WebP files there"))
+    warnings = list(_warnings(pictures, resolution, limits)) if pictures else []
+    return Bundle(path, description, pictures, refusals, warnings)
+
+
+def _not_a_picture(name: str) -> str | None:
+    if "/" in name:
+        return (
+            f"in a folder within; pictures lie beside {DESCRIPTION}, and only masks that it names "
+            "may lie deeper"
+        )
+    if Path(name).suffix.lower() not in SUFFIXES:
+        return (
+            f"not a JPEG, PNG or WebP file; convert it or take it away. Words go to {DESCRIPTION}"
+        )
+    return None
+
+
+def _absent(
+    description: Description, pictures: Mapping[str, bytes], files: Mapping[str, bytes]
+) -> Iterator[Finding]:
+    """What bundle.json names and is not there."""
+    for name in description.pictures:
+        if name not in pictures:
+            other = " (it is named as a mask)" if name in files else ""
+            yield Finding(
+                printable(name), f"{DESCRIPTION} names this picture, but there is none{other}"
+            )
+
+
+def _judge_among(picture: Picture, others: Sequence[Picture], limits: BundleLimits) -> None:
+    """Raises: InvalidImageError if it is one of the others, or too much beside them."""
+    for other in others:
+        if other.sha256 == picture.sha256:
+            raise InvalidImageError(f"the same file as {other.name!r}; take one away")
+    pixels = sum(each.image.width * each.image.height for each in (*others, picture))
+    if pixels > limits.max_decoded_megapixels * 1e6:
+        raise InvalidImageError(
+            f"with it, the pictures have more than {limits.max_decoded_megapixels:g} megapixels; "
+            "scale them down"
+        )
+
+
+def _mask(
+    name: str | None, picture: Picture, files: Mapping[str, bytes], decoder: Decoder
+) -> Image.Image | None:
+    """Raises: InvalidImageError if it cannot be used."""
+    if name is None:
+        return None
+    if name not in files:
+        raise InvalidImageError(f"its mask {name!r} is not there, or was refused")
+    try:
+        mask = decoder.mask(files[name])
+    except InvalidImageError as error:
+        raise InvalidImageError(f"its mask {name!r}: {error}") from error
+    if mask.size != picture.image.size:
+        raise InvalidImageError(
+            f"its mask {name!r} has {_size(mask)} px, the picture has {_size(picture.image)}; both "
+            "must be of one size"
+        )
+    if not share(mask):
+        raise InvalidImageError(
+            f"its mask {name!r} is black, or nearly so; paint the subject white"
+        )
+    return mask
+
+
+def _warnings(
+    pictures: Sequence[Picture], resolution: int | None, limits: BundleLimits
+) -> Iterator[Finding]:
+    if len(pictures) < limits.few_pictures:
+        yield Finding("", f"{len(pictures)} of the usual 3 to 6 pictures; give more if you can")
+    hashes = [difference_hash(each.image) for each in pictures]
+    for index, picture in enumerate(pictures):
+        for other, its_hash in zip(pictures[:index], hashes, strict=False):
+            if num_different(hashes[index], its_hash) <= limits.near_bits:
+                yield Finding(picture.name, f"nearly identical to {other.name!r}")
+                break
+        short, long = sorted(picture.image.size)
+        if resolution and short < resolution:
+            reason = f"{_size(picture.image)} px, will be enlarged to the {resolution} of training"
+            yield Finding(picture.name, reason)
+        if long > limits.max_aspect * short:
+            reason = f"{_size(picture.image)} px: each square crop of it shows a small part"
+            yield Finding(picture.name, reason)
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width} x {image.height}"
+
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def gathered(paths: Sequence[Path]) -> list[Path]:
+    """The bundles that these are or hold.
+
+    A folder with a picture or `bundle.json` is a bundle; one with neither gives its folders and
+    archives, by name, if it has any. What hides or is passed over in bundles is passed over here.
+    """
+    return [bundle for path in paths for bundle in _within(path) or [path]]
+
+
+def _within(path: Path) -> list[Path]:
+    """What a folder of bundles holds; nothing if it is none."""
+    if not path.is_dir():
+        return []
+    found = sorted(each for each in path.iterdir() if not is_passed_over(each.name))
+    if any(each.name == DESCRIPTION or each.suffix.lower() in _PICTURES for each in found):
+        return []
+    return [each for each in found if each.is_dir() or is_archive(each)]

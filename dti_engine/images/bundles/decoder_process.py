@@ -1,0 +1,67 @@
+"""The decoder's process: pictures in on stdin, pixels out on stdout, until stdin ends.
+
+    python -m dti_engine.images.bundles.decoder_process MEMORY_BYTES SECONDS MAX_BYTES \
+        MAX_MEGAPIXELS MIN_SIDE_PX
+
+A request is a header and the bytes of a file, a reply a header and pixels, or a reason. Loads
+Pillow and next to nothing else, so it starts fast. `decoder` is the other side.
+"""
+
+import contextlib
+import signal
+import struct
+import sys
+
+from dti_engine.errors import InvalidImageError
+from dti_engine.images.decode import PictureLimits, decode_mask, decode_picture
+
+REQUEST = struct.Struct("<cQ")  # PICTURE or MASK, number of bytes
+REPLY = struct.Struct("<cIIQ")  # DONE or REFUSED, width, height, number of bytes
+READY, PICTURE, MASK, DONE, REFUSED = b"!", b"P", b"M", b"D", b"R"
+
+
+def main() -> None:
+    """Serve until there is nothing more to read."""
+    memory_bytes, seconds, max_bytes, max_megapixels, min_side_px = sys.argv[1:]
+    _limit_memory(int(memory_bytes))
+    limits = PictureLimits(int(max_bytes), float(max_megapixels), int(min_side_px))
+    requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    replies.write(READY)
+    replies.flush()
+    while header := requests.read(REQUEST.size):
+        kind, size = REQUEST.unpack(header)
+        data = requests.read(size)
+        # Whoever asked ends us in time; this is for when it is no longer there.
+        signal.setitimer(signal.ITIMER_REAL, 2 * float(seconds))
+        for part in _reply(kind, data, limits):
+            replies.write(part)
+        replies.flush()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _reply(kind: bytes, data: bytes, limits: PictureLimits) -> tuple[bytes, bytes]:
+    try:
+        if kind == MASK:
+            image = decode_mask(data, limits=limits)
+        else:
+            image = decode_picture("", data, limits=limits).image
+        pixels = image.tobytes()
+        return REPLY.pack(DONE, *image.size, len(pixels)), pixels
+    except InvalidImageError as error:
+        reason = str(error)
+    except MemoryError:
+        reason = "takes more memory to decode than is allowed; scale it down"
+    encoded = reason.encode("utf-8", "backslashreplace")
+    return REPLY.pack(REFUSED, 0, 0, len(encoded)), encoded
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError):  # macOS knows the limit and refuses to set it
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+if __name__ == "__main__":
+    main()

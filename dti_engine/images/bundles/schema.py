@@ -1,0 +1,134 @@
+"""`bundle.json`: what the sender says of the subject and of single pictures."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ValidationError as SchemaError
+from pydantic_core import from_json
+
+from dti_engine.config import PLACEHOLDER, Magnitude, Schedule, explain
+from dti_engine.images.bundles.members import Finding, normalized, printable
+from dti_engine.images.bundles.reader import DESCRIPTION
+
+Kind: TypeAlias = Literal["object", "style", "person"]
+
+_MENTION = re.compile(r"<[^<>\s]*>")
+
+
+def _subject(value: str) -> str:
+    if not PLACEHOLDER.fullmatch(f"<{value}>"):
+        raise ValueError(
+            "must be 1 to 63 characters of a-z, 0-9, '-' and '_', the first a letter or digit, "
+            f"got {value!r:.80}"
+        )
+    return value
+
+
+def _placeholder(value: str) -> str:
+    if not PLACEHOLDER.fullmatch(value):
+        raise ValueError(f"must be <name>, such as <rex>, got {value!r:.80}")
+    return value
+
+
+def _caption(value: str) -> str:
+    if "{}" not in value:
+        raise ValueError(f"must have {{}} where the placeholder goes, got {value!r:.80}")
+    if found := _MENTION.search(value):
+        raise ValueError(f"must not name {found[0]}: {{}} alone stands for the subject")
+    return value
+
+
+_Text: TypeAlias = Annotated[
+    str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
+_File: TypeAlias = Annotated[_Text, AfterValidator(normalized)]
+
+
+class PictureNotes(BaseModel):
+    """What is said of one picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    caption: Annotated[_Text, AfterValidator(_caption)] | None = Field(
+        default=None, description="in place of the templates, with {} for the placeholder"
+    )
+    mask: _File | None = Field(
+        default=None, description="a picture file of the same size; white is the subject"
+    )
+
+
+class TrainingNotes(BaseModel):
+    """What of the training is the subject's own; all else is as the run says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    seed: int | None = Field(default=None, ge=0, lt=2**64, description="of all draws")
+    vectors: int | None = Field(default=None, ge=1, description="of the token")
+    steps: int | None = Field(default=None, gt=0, description="optimizer steps")
+    lr: float | None = Field(default=None, gt=0, le=1, description="learning rate")
+    kappa: float | None = Field(default=None, ge=0, description="strength of the prior")
+    magnitude: Magnitude | None = Field(default=None, description="length of the embedding")
+    schedule: Schedule | None = Field(default=None, description="of the learning rate")
+    patience: int | None = Field(default=None, ge=0, description="looks without gain that end it")
+    averaging: float | None = Field(default=None, ge=0, lt=1, description="of directions")
+
+    def changes(self) -> dict[str, object]:
+        """Fields of `TrainConfig` -> values that are the subject's own."""
+        return self.model_dump(exclude={"seed", "vectors"}, exclude_none=True)
+
+
+class Description(BaseModel):
+    """What is said of a subject; all of it may be left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    subject: Annotated[str, AfterValidator(_subject)] | None = Field(
+        default=None, description="id of the subject, and name of its file"
+    )
+    placeholder: Annotated[str, AfterValidator(_placeholder)] | None = Field(
+        default=None, description="the token's name in prompts"
+    )
+    initializer: _Text | None = Field(default=None, description="nearest common word or phrase")
+    class_noun: _Text | None = Field(
+        default=None,
+        description="what it is, where prompts are scored, in trials too; else the initializer",
+    )
+    kind: Kind | None = Field(default=None, description="family of caption templates")
+    training: TrainingNotes = Field(default=TrainingNotes(), description="what is its own of it")
+    tags: tuple[_Text, ...] = Field(default=(), max_length=50, strict=False)
+    pictures: Mapping[_File, PictureNotes] = Field(
+        default_factory=dict[str, PictureNotes], description="file name -> what is said of it"
+    )
+
+    @property
+    def masks(self) -> set[str]:
+        """Names of the mask files."""
+        return {notes.mask for notes in self.pictures.values() if notes.mask}
+
+
+def parse(data: bytes) -> tuple[Description, list[Finding]]:
+    """What the bytes of a JSON file say, less what is refused: each with the reason."""
+    try:
+        values = from_json(data)
+    except ValueError as error:
+        return Description(), [Finding(DESCRIPTION, f"is not JSON in UTF-8 ({error})")]
+    if not isinstance(values, dict):
+        return Description(), [Finding(DESCRIPTION, "must be a JSON object: { ... }")]
+    refusals, accepted = list[Finding](), dict[str, object]()
+    noted = values.get("pictures")
+    if isinstance(noted, dict):
+        # One by one, so that a reason has the name of its picture.
+        for name, notes in noted.items():
+            try:
+                accepted[name] = PictureNotes.model_validate(notes).model_dump()
+            except SchemaError as error:
+                reason = f"{DESCRIPTION}: {explain(error, PictureNotes)}"
+                refusals.append(Finding(printable(name), printable(reason)))
+        values["pictures"] = accepted
+    try:
+        return Description.model_validate(values), refusals
+    except SchemaError as error:
+        refusals.insert(0, Finding(DESCRIPTION, printable(explain(error, Description))))
+        return Description(), refusals

@@ -1,0 +1,222 @@
+"""Examines a miniature: does it paint what captions ask for?
+
+Captions come from seeds that training does not reach. Of each, the scorer reads three pictures: the
+world's own drawing, that drawing through the VAE, and what the model paints from the words alone.
+The first two say how far the scorer can be trusted.
+
+How readings of pictures are graded: against what captions ask for, by attribute and by group.
+"""
+
+import argparse
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+from dti_engine.miniature.contact_sheet import contact_sheet
+from dti_engine.miniature.model_card import RESULTS, write_card
+from dti_engine.miniature.pipeline import open_pipeline, paint, reconstruct
+from dti_engine.miniature.progress import Display
+from dti_engine.miniature.scorer import Reading, load_scorer, read
+from dti_engine.miniature.world.drawing import draw
+from dti_engine.miniature.world.scenes import VALIDATION_SEED, Example, example
+from dti_engine.miniature.world.vocabulary import breeds
+
+# The last part of a question's name -> the attribute that it asks for.
+_ATTRIBUTES = {
+    "kind": "object",
+    "background": "background",
+    "style": "style",
+    "accessory": "accessory",
+    "primary": "colour",
+    "secondary": "second colour",
+    "pattern": "pattern",
+}
+# The least share of what captions ask for that paintings should show; and that the scorer should
+# see in drawings and in reconstructions, as a mean over the attributes that have a bar.
+BARS = {"object": 0.90, "background": 0.90, "style": 0.90, "accessory": 0.80, "colour": 0.85}
+SCORER_BARS = {"drawn": 0.97, "reconstructed": 0.95}
+
+
+def _names_breed(each: Example) -> bool:
+    return not breeds().keys().isdisjoint(each.caption.replace(",", "").split())
+
+
+GROUPS: dict[str, Callable[[Example], bool]] = {
+    "all": lambda each: True,
+    "one figure": lambda each: len(each.scene.figures) == 1,
+    "two figures": lambda each: len(each.scene.figures) == 2,
+    "with breeds": _names_breed,
+    "without breeds": lambda each: not _names_breed(each),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How often an attribute was asked for, and how often it was there."""
+
+    right: int
+    asked: int
+
+    @property
+    def share(self) -> float:
+        return self.right / self.asked
+
+
+def tally(read: Iterable[tuple[Reading, Example]]) -> dict[str, Tally]:
+    """Attribute -> its tally over pictures; attributes that no caption asks for are left out."""
+    right, asked = Counter[str](), Counter[str]()
+    for reading, each in read:
+        for question, answer in each.asked.items():
+            attribute = _ATTRIBUTES[question.split(".")[-1]]
+            # "No accessory" is no accessory obeyed: nearly any picture would get it right.
+            if (attribute, answer) == ("accessory", "none"):
+                continue
+            asked[attribute] += 1
+            right[attribute] += reading.answer(question) == answer
+    return {name: Tally(right[name], asked[name]) for name in _ATTRIBUTES.values() if asked[name]}
+
+
+COUNT = 400  # captions; one share of all of them is then good to about 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """Pictures of every example, and what the scorer reads in them.
+
+    Keys of pictures and readings tell how a picture was made: drawn, reconstructed or painted.
+    """
+
+    examples: Sequence[Example]
+    pictures: dict[str, list[Image.Image]]
+    readings: dict[str, list[Reading]]
+    steps: int
+    guidance: float
+
+    def tallies(self, made: str, group: str = "all") -> dict[str, Tally]:
+        """Attribute -> tally over the examples of one of GROUPS."""
+        read_pairs = zip(self.readings[made], self.examples, strict=True)
+        return tally(pair for pair in read_pairs if GROUPS[group](pair[1]))
+
+    def document(self) -> dict[str, Any]:
+        """All scores, for JSON."""
+        painted = self.tallies("painted")
+        graded = [name for name in BARS if name in painted]
+        scorer = {
+            made: fmean(self.tallies(made)[name].share for name in graded) for made in SCORER_BARS
+        }
+        return {
+            "captions": len(self.examples),
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "painted": {name: _verdict(painted[name].share, BARS[name]) for name in graded},
+            "scorer": {made: _verdict(scorer[made], bar) for made, bar in SCORER_BARS.items()},
+            "groups": {group: self._group(group) for group in GROUPS},
+        }
+
+    def _group(self, group: str) -> dict[str, Any]:
+        document: dict[str, Any] = {"captions": sum(map(GROUPS[group], self.examples))}
+        for made in self.readings:
+            document[made] = {
+                name: {"share": round(each.share, 4), "right": each.right, "asked": each.asked}
+                for name, each in self.tallies(made, group).items()
+            }
+        return document
+
+
+def _verdict(share: float, bar: float) -> dict[str, Any]:
+    return {"share": round(share, 4), "bar": bar, "met": share >= bar}
+
+
+def held_out_examples(count: int) -> list[Example]:
+    """Examples from seeds that training never draws."""
+    return [example(VALIDATION_SEED + i) for i in range(count)]
+
+
+def examine(
+    weights: Path,
+    *,
+    count: int = COUNT,
+    steps: int = 25,
+    guidance: float = 4.0,
+    batch_size: int = 16,
+    device: torch.device,
+    on_pictures: Callable[[int], None] = lambda done: None,
+) -> Examination:
+    """Paint and read `count` captions; on_pictures gets the number of pictures painted so far."""
+    pipeline = open_pipeline(weights, device)
+    examples = held_out_examples(count)
+    drawn = [draw(each.scene) for each in examples]
+    painted = paint(
+        pipeline,
+        [each.caption for each in examples],
+        steps=steps,
+        guidance=guidance,
+        batch_size=batch_size,
+        on_pictures=on_pictures,
+    )
+    pictures = {
+        "drawn": drawn,
+        "reconstructed": reconstruct(pipeline.vae, drawn, batch_size=batch_size),
+        "painted": painted,
+    }
+    scorer = load_scorer(weights / "scorer.safetensors")
+    readings = {made: read(scorer, each) for made, each in pictures.items()}
+    return Examination(examples, pictures, readings, steps, guidance)
+
+
+def publish(examination: Examination, weights: Path, *, sheet: Path | None = None) -> None:
+    """Put the scores beside the weights and on their card; sheet: a PNG of the first pictures."""
+    document = json.dumps(examination.document(), indent=2)
+    (weights / RESULTS).write_text(document + "\n", encoding="utf-8")
+    write_card(weights)
+    if sheet:
+        readings = examination.readings["painted"]
+        contact_sheet(examination.examples, examination.pictures, readings).save(sheet)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"Scores go to {RESULTS} and to the model card, README.md, beside the weights.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--weights", metavar="DIR", type=Path, required=True, help="the recipe's result"
+    )
+    parser.add_argument(
+        "--count", metavar="N", type=int, default=COUNT, help="captions (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--guidance", metavar="X", type=float, default=4.0, help="1 is none (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sheet", metavar="FILE", type=Path, help="PNG of the first captions and their pictures"
+    )
+    options = parser.parse_args()
+    if not (options.weights / "model_index.json").is_file():
+        parser.error(f"{options.weights} holds no model; make one with the recipe")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with Display(Console(stderr=True)) as display:
+        found = examine(
+            options.weights,
+            count=options.count,
+            guidance=options.guidance,
+            device=device,
+            on_pictures=lambda done: display.report("painting", done, options.count, {}),
+        )
+    publish(found, options.weights, sheet=options.sheet)
+    print((options.weights / "README.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

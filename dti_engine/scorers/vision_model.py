@@ -1,0 +1,149 @@
+"""A scorer's folder in the layout of transformers: config, weights, preprocessing, tokenizer.
+
+Pictures as a vision model takes them, by its own preprocessor_config.json.
+
+The same as transformers' processors on PIL, of whom those that need torchvision round otherwise.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from dti_engine.errors import BackboneLoadError
+
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_HUB_FILES = ["*.json", "model*.safetensors", "spiece.model"]
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def find_weights(name: str | Path, *, download: bool = True) -> Path:
+    """The folder of a scorer, by path or by hub id, `owner/name` or `owner/name@revision`.
+
+    download: whether what is not on this machine yet may be fetched from the hub.
+
+    Raises: BackboneLoadError, which says what to do, if it is not to be had.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    found = _HUB_ID.fullmatch(str(name))
+    if not found:
+        raise BackboneLoadError(
+            f"there is no scorer at {str(name)!r}; give a folder with config.json and "
+            "model.safetensors, or a hub id such as facebook/dinov2-base"
+        )
+    import huggingface_hub  # of no use where weights are local
+
+    hub_id, revision = found.groups()
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                hub_id,
+                revision=revision,
+                allow_patterns=_HUB_FILES,
+                local_files_only=not download,
+            )
+        )
+    except (OSError, ValueError) as cause:
+        failed = "downloading it failed" if download else "it was not downloaded before"
+        raise BackboneLoadError(
+            f"{str(name)!r} is not a folder, and {failed}: {cause}. Where there is a network, run "
+            f"`hf download {hub_id} --local-dir DIR`, copy DIR here and give it in place of the id"
+        ) from cause
+
+
+def load_model(model_class: type[ModelT], folder: Path, device: torch.device) -> ModelT:
+    """The model of a folder in float32, frozen.
+
+    Raises: BackboneLoadError if it is damaged, incomplete or of another class.
+    """
+    from_pretrained = cast(Any, model_class).from_pretrained
+    try:
+        model, report = from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
+        raise BackboneLoadError(
+            f"{str(folder)!r} cannot be read as a {model_class.__name__}: {cause}. Download it "
+            "again, with config.json and model.safetensors"
+        ) from cause
+    # What is missing would be random, and only be logged.
+    if missing := sorted(report["missing_keys"]):
+        raise BackboneLoadError(
+            f"{str(folder)!r} lacks {len(missing)} weights of a {model_class.__name__}, such as "
+            f"{missing[0]!r}; give the model that the scores are defined by, or download it again"
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+_FILE = "preprocessor_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Resize, crop the centre if asked, and normalise. Sizes in pixels, (height, width)."""
+
+    shortest_edge: int | None  # aspect kept; None: to `size`, whatever the aspect
+    size: tuple[int, int] | None
+    crop: tuple[int, int] | None
+    resample: Image.Resampling
+    scale: float  # of 8-bit levels
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises: BackboneLoadError if the file is missing, or asks for what is not known here."""
+        try:
+            stated: dict[str, Any] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            size, crop = stated["size"], stated.get("crop_size") or {}
+            return cls(
+                shortest_edge=size.get("shortest_edge"),
+                size=None if "shortest_edge" in size else (size["height"], size["width"]),
+                crop=(crop["height"], crop["width"]) if stated.get("do_center_crop") else None,
+                resample=Image.Resampling(stated["resample"]),
+                scale=stated["rescale_factor"],
+                mean=tuple(stated["image_mean"]),
+                std=tuple(stated["image_std"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
+            raise BackboneLoadError(
+                f"{str(folder)!r} has no {_FILE} that can be followed ({cause!r}); download it "
+                "again, with that file"
+            ) from cause
+
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB images of any sizes, at least one, as (B, 3, H, W) float32."""
+        pixels = np.stack([self._prepared(each) for each in images])
+        levels = torch.from_numpy(pixels).permute(0, 3, 1, 2).double() * self.scale
+        mean, std = (torch.tensor(each).double()[:, None, None] for each in (self.mean, self.std))
+        return ((levels - mean) / std).float().contiguous()
+
+    def _prepared(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """(H, W, 3)"""
+        width, height = image.size
+        if self.shortest_edge is not None:
+            short = min(width, height)
+            # Rounded down, as both torchvision and transformers have it.
+            width, height = (self.shortest_edge * side // short for side in (width, height))
+        elif self.size is not None:
+            height, width = self.size
+        image = image.convert("RGB").resize((width, height), self.resample)
+        if self.crop is not None:
+            top, left = (height - self.crop[0]) // 2, (width - self.crop[1]) // 2
+            image = image.crop((left, top, left + self.crop[1], top + self.crop[0]))
+        return np.asarray(image)

@@ -1,0 +1,116 @@
+"""What a learned token lies near to in the vocabulary: by angle, by distance, and in length.
+
+Neighbours by cosine share a word's meaning; neighbours by Euclidean distance mostly share its
+length. Seeing both side by side is seeing why DTI learns directions.
+
+Source: paper, section 2.1 and Table 1.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dti_engine.errors import ArtifactMismatchError, ConfigurationError
+from dti_engine.optim import sphere
+from dti_engine.text.encoder import TextEncoder, initial_rows
+from dti_engine.text.tokens import LearnedToken
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A word of the vocabulary, seen from a vector."""
+
+    word: str
+    cosine: float
+    distance: float  # Euclidean, between the vectors at their full lengths
+
+
+@dataclass(frozen=True, slots=True)
+class VectorReport:
+    """One vector of a token, in the vocabulary of one encoder."""
+
+    encoder: str
+    index: int  # of the vector in the token
+    norm: float
+    initializer_angle_deg: float | None  # from the initializer's piece that it started as
+    by_cosine: tuple[Neighbour, ...]  # nearest first
+    by_distance: tuple[Neighbour, ...]
+
+
+def nearest_words(
+    encoder: TextEncoder, vector: Tensor, *, count: int
+) -> tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]:
+    """The `count` nearest words by cosine and by Euclidean distance, nearest first.
+
+    Words whose row is zero were never trained, and take no part. vector: (d,).
+
+    Raises: ConfigurationError if count is below 1; ArtifactMismatchError if d is another than the
+        encoder's; ZeroVectorError if the vector is zero.
+    """
+    if count < 1:
+        raise ConfigurationError(f"the number of nearest words must be >= 1, got {count}")
+    if vector.shape != (encoder.dim,):
+        raise ArtifactMismatchError(
+            f"{encoder.name} has vectors of shape {(encoder.dim,)}, got {tuple(vector.shape)}"
+        )
+    table = encoder.vocabulary().detach().to("cpu", torch.float32)  # (V, d)
+    trained = table.any(dim=-1).nonzero().flatten()  # (W,)
+    rows, words = table[trained], encoder.words()
+    vector = vector.detach().to("cpu", torch.float32)
+    cosines = sphere.normalize(rows) @ sphere.normalize(vector)
+    distances = torch.linalg.vector_norm(rows - vector, dim=-1)
+
+    def listed(order: Tensor) -> tuple[Neighbour, ...]:
+        return tuple(
+            Neighbour(words[int(trained[i])], float(cosines[i]), float(distances[i])) for i in order
+        )
+
+    count = min(count, len(rows))
+    return (
+        listed(cosines.topk(count).indices),
+        listed(distances.topk(count, largest=False).indices),
+    )
+
+
+def inspect_token(
+    token: LearnedToken,
+    initializer: str | None,
+    encoders: Mapping[str, TextEncoder],
+    *,
+    count: int,
+) -> list[VectorReport]:
+    """Where every vector of the token came to lie; `count` nearest words of each kind.
+
+    initializer: the word or phrase that it started from, None of a token that was not trained here.
+
+    Raises: TokenError if the initializer is not in the vocabulary; otherwise as `nearest_words`.
+    """
+    reports: list[VectorReport] = []
+    for name, rows in token.embeddings.items():
+        encoder = encoders[name]
+        for index, row in enumerate(rows):
+            by_cosine, by_distance = nearest_words(encoder, row, count=count)
+            reports.append(
+                VectorReport(
+                    encoder=name,
+                    index=index,
+                    norm=float(torch.linalg.vector_norm(row)),
+                    initializer_angle_deg=_turned(encoder, initializer, row, index),
+                    by_cosine=by_cosine,
+                    by_distance=by_distance,
+                )
+            )
+    return reports
+
+
+def _turned(encoder: TextEncoder, initializer: str | None, row: Tensor, index: int) -> float | None:
+    """Degrees between a vector and what it started as."""
+    if initializer is None:
+        return None
+    pieces = initial_rows(encoder, initializer).cpu()
+    # A token longer than its initializer started as the initializer's pieces, repeated.
+    start = sphere.normalize(pieces[index % len(pieces)])
+    return math.degrees(float(sphere.geodesic_distance(sphere.normalize(row), start)))

@@ -1,0 +1,246 @@
+"""A subject made ready for a slot of the packed batch, and the samples that it puts into each step.
+
+What does not change from step to step is done once: pictures become latents, captions become ids
+and row numbers. What is left is a pure function of the subject's seed and its own step; the
+pictures are let go, since those of many subjects may be larger than all else in memory.
+"""
+
+import math
+import time
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dti_engine.backbones.interface import Backbone, Latents
+from dti_engine.config import TrainConfig
+from dti_engine.errors import InvalidImageError, SubjectError, TokenError
+from dti_engine.images.crops import MAX_CROPS, views
+from dti_engine.images.tensors import to_tensor, to_weights
+from dti_engine.optim import sphere
+from dti_engine.subject import Subject
+from dti_engine.text.captions import CAPTION_TEMPLATES
+from dti_engine.text.encoder import TextEncoder, initial_ids, initial_rows
+from dti_engine.text.inputs import PromptBatch
+from dti_engine.text.prompts import Reading, tokenize
+from dti_engine.text.tokens import LearnedToken
+from dti_engine.training.batch import Draws, Samples, draw, draw_fixed
+from dti_engine.training.metrics import SlotReport
+from dti_engine.training.provenance import Provenance
+
+_FIXED_BATCHES = 2  # what the fixed batch is as large as
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What samples of a subject are made of. Only the row numbers in `captions` know its slot."""
+
+    captions: PromptBatch  # every template once, then the pictures' own captions
+    latents: Latents  # every crop of every picture
+    weights: Tensor  # (crops, 1, h, w), see `to_weights`
+    framing: Tensor  # (crops, 6), see `views.Framing`
+    own_caption: Tensor  # (crops,) int64, which of `captions` its picture has; -1: any template
+    num_crops: Sequence[int]  # of each picture
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w)."""
+        return tuple(self.latents.mean.shape[1:])
+
+    def samples(self, draws: Draws) -> Samples:
+        """Those that were drawn, on the device of the latents."""
+        mean, std = self.latents.mean, self.latents.std
+        draws = draws.to(mean.device)
+        latents = Latents(mean[draws.views], std[draws.views]).sample(draws.posterior)
+        # A template is drawn in any case, so that no picture's caption changes another's draws.
+        own = self.own_caption[draws.views]
+        prompts = self.captions.select(torch.where(own < 0, draws.captions, own))
+        seen = self.weights[draws.views], self.framing[draws.views]
+        return Samples(latents, draws.noise, draws.u, *seen, prompts)
+
+
+@dataclass(eq=False)
+class Occupant:
+    """A subject at work in a slot."""
+
+    subject: Subject  # without its pictures
+    provenance: Provenance  # with what is to be known of them
+    config: TrainConfig
+    rows: Mapping[str, slice]  # encoder name -> its vectors in that encoder's table
+    material: Material
+    fixed: Samples  # that its `SlotReport.fixed_loss` is taken of
+    first_fixed_loss: float = math.nan  # before its first step
+    step: int = 0  # steps done
+    num_unread: int = 0  # of them, those that are not in `reports` yet
+    reports: list[SlotReport] = field(default_factory=list[SlotReport])
+    seated_at: float = field(default_factory=time.monotonic)
+
+    def is_crossing(self, keep_at: Container[int]) -> bool:
+        """Whether something may happen to it after this step, so that it has to be read."""
+        config = self.config
+        may_converge = config.patience > 0 and self.step % config.fixed_every == 0
+        return self.step == config.steps or may_converge or self.step in keep_at
+
+    @property
+    def looks(self) -> list[float]:
+        """Its loss on the fixed batch, before training and every `fixed_every` steps since."""
+        every = self.config.fixed_every
+        return [self.first_fixed_loss] + [
+            each.fixed_loss for each in self.reports[every - 1 :: every]
+        ]
+
+    def go_on_from(self, reports: Sequence[SlotReport], first_fixed_loss: float) -> None:
+        """Be where these steps, one report each, have led; the time since then does not count."""
+        self.first_fixed_loss = first_fixed_loss
+        self.step, self.reports = len(reports), list(reports)
+        self.seated_at = time.monotonic() - reports[-1].seconds
+
+    def read(self, figures: Sequence[Sequence[float]]) -> list[SlotReport]:
+        """New reports; `figures` are its slot's, per step, and the last `num_unread` are its own.
+
+        They end with the first step that failed, if one did.
+        """
+        seconds, reports = time.monotonic() - self.seated_at, list[SlotReport]()
+        for step in range(self.step - self.num_unread, self.step):
+            report = SlotReport(self.subject.id, step + 1, seconds, *figures[step - self.step])
+            reports.append(report)
+            if report.failure():
+                break
+        self.num_unread = 0
+        self.reports += reports
+        return reports
+
+    def samples(self) -> Samples:
+        """The samples of its next step."""
+        draws = draw(
+            self.subject.seed,
+            self.step,
+            batch_size=self.config.batch_size,
+            num_crops=self.material.num_crops,
+            num_captions=len(CAPTION_TEMPLATES[self.config.captions]),
+            latent_shape=self.material.latent_shape,
+            timesteps=self.config.timesteps,
+            shift=self.config.shift,
+        )
+        return self.material.samples(draws)
+
+
+def magnitude(config: TrainConfig, of_vocabulary: float) -> float | None:
+    """m* of the rows of an encoder, or None if each keeps the length of its initializer.
+
+    of_vocabulary: the encoder's `vocabulary_magnitude`.
+    """
+    if config.magnitude == "initializer":
+        return None
+    return of_vocabulary if config.magnitude == "vocabulary" else config.magnitude
+
+
+def initial_token(
+    subject: Subject,
+    encoders: Mapping[str, TextEncoder],
+    magnitudes: Mapping[str, float],
+    config: TrainConfig,
+    max_vectors: int,
+) -> LearnedToken:
+    """The token before training: vocabulary rows of the initializer, as long as the config says.
+
+    magnitudes: encoder -> its `vocabulary_magnitude`.
+
+    Raises: TokenError if placeholder or initializer cannot be used, or the vectors are too many.
+    """
+    embeddings: dict[str, Tensor] = {}
+    for name, encoder in encoders.items():
+        pieces = initial_rows(encoder, subject.initializer)
+        if config.start == "states":
+            pieces = encoder.states(initial_ids(encoder, subject.initializer)).float()
+        length = magnitude(config, magnitudes[name])
+        count = len(pieces) if subject.num_vectors is None else subject.num_vectors
+        if not len(pieces) <= count <= max_vectors:
+            raise TokenError(
+                f"{subject.placeholder} would have {count} vectors in {name}; allowed are "
+                f"{len(pieces)} (pieces of the initializer {subject.initializer!r}) to "
+                f"{max_vectors} (max_vectors of this run). Change one of the three"
+            )
+        if length is not None:
+            pieces = length * sphere.normalize(pieces)
+        embeddings[name] = pieces[torch.arange(count) % len(pieces)]
+    return LearnedToken(subject.placeholder, embeddings)
+
+
+def prepare(
+    subject: Subject, rows: Mapping[str, slice], backbone: Backbone, config: TrainConfig
+) -> Occupant:
+    """Encode pictures and captions of a subject whose vectors will lie at `rows`.
+
+    config: that of the run; the subject's own goes before it.
+
+    Raises: InvalidImageError if it has no picture, or a mask is black; TokenError if a caption has
+        no `{}`, or its token does not fit; SubjectError if its seed is out of range.
+    """
+    if not subject.pictures:
+        raise InvalidImageError("the subject has no pictures; give at least 1, better 3 to 6")
+    if not 0 <= subject.seed < 2**64:
+        raise SubjectError(f"a seed must lie in 0 .. 2**64 - 1, got {subject.seed}")
+    config = subject.config or config
+    material = _material(subject, rows, backbone, config)
+    draws = draw_fixed(
+        subject.seed,
+        size=_FIXED_BATCHES * config.batch_size,
+        num_crops=material.num_crops,
+        num_captions=len(CAPTION_TEMPLATES[config.captions]),
+        latent_shape=material.latent_shape,
+        shift=config.shift,
+    )
+    num_vectors = {name: span.stop - span.start for name, span in rows.items()}
+    provenance = Provenance.of(subject, num_vectors, backbone, config)
+    fixed = material.samples(draws)
+    return Occupant(subject.without_pictures(), provenance, config, rows, material, fixed)
+
+
+def _material(
+    subject: Subject, rows: Mapping[str, slice], backbone: Backbone, config: TrainConfig
+) -> Material:
+    spans = {name: range(span.start, span.stop) for name, span in rows.items()}
+    templates, captions = CAPTION_TEMPLATES[config.captions], _own_captions(subject)
+    prompts = [each.replace("{}", subject.placeholder) for each in (*templates, *captions.values())]
+    tokenized = tokenize(
+        prompts,
+        backbone.text_encoders,
+        [{subject.placeholder: spans}] * len(prompts),
+        [Reading.of(config)] * len(prompts),
+    )
+    seen = [views(each, config.resolution, max_crops=MAX_CROPS) for each in subject.pictures]
+    crops = [view for each in seen for view in each]
+    # One at a time: together, they would need more memory than the training itself.
+    encoded = [backbone.encode_images(to_tensor([crop.image])) for crop in crops]
+    latents = Latents(
+        mean=torch.cat([each.mean for each in encoded]),
+        std=torch.cat([each.std for each in encoded]),
+    )
+    numbers = {index: len(templates) + i for i, index in enumerate(captions)}
+    own = [numbers.get(index, -1) for index, each in enumerate(seen) for _ in each]
+    weights = to_weights([crop.mask for crop in crops], *latents.mean.shape[2:])
+    return Material(
+        tokenized.to(backbone.device),
+        latents,
+        weights.to(backbone.device),
+        torch.tensor([view.framing for view in crops], dtype=torch.float32, device=backbone.device),
+        own_caption=torch.tensor(own, device=backbone.device),
+        num_crops=[len(each) for each in seen],
+    )
+
+
+def _own_captions(subject: Subject) -> dict[int, str]:
+    """Number of a picture -> its caption, of those that have one. Raises: TokenError."""
+    captions: dict[int, str] = {}
+    for index, picture in enumerate(subject.pictures):
+        if picture.caption is None:
+            continue
+        if "{}" not in picture.caption:
+            raise TokenError(
+                f"the caption of {picture.name!r} has no {{}} where {subject.placeholder} goes: "
+                f"{picture.caption!r}. Without it, nothing would be learned from the picture"
+            )
+        captions[index] = picture.caption
+    return captions

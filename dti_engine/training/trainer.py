@@ -1,0 +1,245 @@
+"""Many subjects over one frozen model: one packed batch of fixed shape per step.
+
+A slot is a place in the batch. A subject holds it until it has had all its steps, has converged or
+has failed; then the next subject takes it.
+
+- What a subject sees depends on its seed and its own step alone (`draws`).
+- The loss is the *sum* over subjects of each subject's *mean*, so a gradient, and the weight of the
+  prior beside it, is as if the subject were alone. Rows never mix (`learners`).
+- An empty slot carries blank samples, which name no learned row.
+- A subject that fails ends by name, and its neighbours do not notice.
+
+Knows neither the family of the model, nor its objective, its text encoders, or the method.
+"""
+
+from collections.abc import Callable, Container
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.backbones.interface import Backbone
+from dti_engine.backbones.objectives import denoising_loss
+from dti_engine.config import TrainConfig
+from dti_engine.errors import ConfigurationError, SubjectError
+from dti_engine.optim.embeddings import Learner, new_learner
+from dti_engine.subject import Subject
+from dti_engine.text.encoder import vocabulary_magnitude
+from dti_engine.training import slot as slots
+from dti_engine.training.batch import Samples, blank_samples
+from dti_engine.training.checkpoint import Checkpoint
+from dti_engine.training.metrics import SlotReport, tabulate
+from dti_engine.training.result import Outcome, artifact, outcome
+from dti_engine.training.schedules import learning_rate
+from dti_engine.training.slot import Occupant
+
+OnStep: TypeAlias = Callable[[list[SlotReport]], None]
+OnSeated: TypeAlias = Callable[[int, Occupant], None]
+OnKept: TypeAlias = Callable[[Subject, Artifact], None]
+
+
+class Trainer:
+    """K slots over one model. `occupants` (None: a free slot) and `learners` are all its state.
+
+    `trainer.train` is the loop over it; a caller with a queue of its own writes another.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: TrainConfig,
+        *,
+        num_slots: int,
+        max_vectors: int = 8,
+        report_every: int | None = None,
+        on_seated: OnSeated = lambda slot, occupant: None,
+        on_step: OnStep = lambda _: None,
+        keep_at: Container[int] = (),
+        on_kept: OnKept = lambda subject, artifact: None,
+    ) -> None:
+        """`max_vectors` is the room of a token in each encoder's table; a longer one is refused.
+
+        `on_seated` gets a slot and who has just been seated there; it must leave both as they are.
+
+        `on_step` gets the reports of `report_every` steps at once, slot by slot, and failures are
+        noticed then. In between nothing is read from the device, since a read waits for it: hence
+        the default, 1 on a CPU and 10 elsewhere.
+
+        `on_kept` gets what a subject has learned after each of the steps `keep_at`, its last one
+        left out; the subject has no pictures any more.
+
+        Raises: ConfigurationError if a number is below 1, or the resolution does not fit the model.
+        """
+        if report_every is None:
+            report_every = 1 if backbone.device.type == "cpu" else 10
+        if min(num_slots, max_vectors, report_every) < 1:
+            raise ConfigurationError(
+                "num_slots, max_vectors and report_every must be >= 1, "
+                f"got {num_slots}, {max_vectors} and {report_every}"
+            )
+        encoders = backbone.text_encoders
+        self.occupants: list[Occupant | None] = [None] * num_slots
+        self.learners: dict[str, Learner] = {
+            name: new_learner(config, num_slots * max_vectors, encoder.vocabulary())
+            for name, encoder in encoders.items()
+        }
+        self._backbone, self._config = backbone, config
+        self._max_vectors, self._report_every, self._on_step = max_vectors, report_every, on_step
+        self._on_seated, self._keep_at, self._on_kept = on_seated, keep_at, on_kept
+        self._magnitudes = {name: vocabulary_magnitude(each) for name, each in encoders.items()}
+        self._blank = blank_samples(backbone, config)
+        self._fixed_losses = torch.zeros(num_slots, device=backbone.device)
+        self._unread: list[Tensor] = []  # per step (K, figures), see `tabulate`
+
+    def seat(self, subject: Subject, checkpoint: Checkpoint | None = None) -> None:
+        """Put a subject into a free slot, of which there must be one; let it go on, if it may.
+
+        From a checkpoint it goes on in the slot it had if that is free. In the same slot of the
+        same shape (`num_slots`, `max_vectors`) its result is bit for bit as if it had never
+        stopped, whatever its neighbours. In another slot or shape its draws are the same, and
+        the rest as between packings: alike to rounding.
+
+        Of the subject's pictures nothing is kept but their latents and digests.
+
+        Raises: SubjectError if it cannot be trained, or not in this batch; CheckpointError if the
+            checkpoint is of another training; nothing has changed then.
+        """
+        slot, backbone, config = self.occupants.index(None), self._backbone, self._config
+        if subject.config and (reason := subject.config.refusal_beside(config)):
+            raise SubjectError(
+                f"subject {subject.id!r} cannot share a batch with the others: {reason}. Train it "
+                "in a run of its own, or give it the values of this one"
+            )
+        if checkpoint and checkpoint.header.slot in self._free_slots():
+            slot = checkpoint.header.slot
+        token = slots.initial_token(
+            subject,
+            backbone.text_encoders,
+            self._magnitudes,
+            subject.config or config,
+            self._max_vectors,
+        )
+        first = slot * self._max_vectors
+        rows = {name: slice(first, first + token.num_vectors(name)) for name in self.learners}
+        occupant = slots.prepare(subject, rows, backbone, config)
+        if checkpoint:
+            checkpoint.require_fit(occupant, self.learners)
+        for name, learner in self.learners.items():
+            learner.seat(rows[name], token.embeddings[name], occupant.config)
+        try:
+            if checkpoint:
+                checkpoint.restore(occupant, self.learners)
+                self._fixed_losses[slot] = occupant.reports[-1].fixed_loss
+            else:
+                self._look(slot, occupant)
+                occupant.first_fixed_loss = float(self._fixed_losses[slot])
+        except BaseException:
+            # Rows that learn without an occupant would fail whoever comes next.
+            for name, learner in self.learners.items():
+                learner.vacate(rows[name])
+            raise
+        self.occupants[slot] = occupant
+        self._on_seated(slot, occupant)
+
+    def checkpoint(self, slot: int) -> Checkpoint:
+        """Its subject as it is, to go on from. It has done a step, and all of them are read."""
+        occupant = self.occupants[slot]
+        assert occupant is not None
+        assert occupant.step == len(occupant.reports) > 0, "`collect` comes first"
+        return Checkpoint.of(occupant, slot, self.learners)
+
+    def step(self) -> list[Outcome]:
+        """One step of every occupant, in one batch; returns those that ended, their slots free."""
+        learners = list(self.learners.values())
+        batch = Samples.concat([each.samples() if each else self._blank for each in self.occupants])
+        losses = self._losses(batch, {n: each.embeddings() for n, each in self.learners.items()})
+        losses = losses.unflatten(0, (-1, self._config.batch_size)).mean(dim=1)  # (K,)
+        gradients = torch.autograd.grad(losses.sum(), [each.parameter for each in learners])
+        for each in self._present():
+            for name, learner in self.learners.items():
+                learner.set_rate(each.rows[name], learning_rate(each.config, each.step))
+        moved = [learner.step(each) for learner, each in zip(learners, gradients, strict=True)]
+
+        for slot, each in enumerate(self.occupants):
+            if each is not None:
+                each.step += 1
+                each.num_unread += 1
+                if each.step % each.config.fixed_every == 0 or each.is_crossing(self._keep_at):
+                    self._look(slot, each)
+        self._unread.append(tabulate(losses.detach(), self._fixed_losses, learners, moved))
+        is_due = any(each.is_crossing(self._keep_at) for each in self._present())
+        return self.collect() if is_due or len(self._unread) == self._report_every else []
+
+    def step_alone(self, slot: int) -> list[Outcome]:
+        """One step of one occupant, as if the other slots were empty: to find out whose a step is
+        that breaks. The others are left as they are. `collect` comes before.
+
+        Raises: whatever its step does; vacate it then.
+        """
+        assert not self._unread, "`collect` comes first"
+        everybody, occupant = list(self.occupants), self.occupants[slot]
+        assert occupant is not None
+        seated = {name: learner.seated.clone() for name, learner in self.learners.items()}
+        self.occupants[:] = [each if i == slot else None for i, each in enumerate(everybody)]
+        for name, learner in self.learners.items():
+            span = occupant.rows[name]
+            learner.seated[: span.start] = learner.seated[span.stop :] = False
+        try:
+            return [*self.step(), *self.collect()]
+        finally:
+            self._unread.clear()
+            everybody[slot] = self.occupants[slot]
+            self.occupants[:] = everybody
+            for name, learner in self.learners.items():
+                span = occupant.rows[name]
+                seated[name][span] = learner.seated[span]
+                learner.seated.copy_(seated[name])
+
+    def collect(self) -> list[Outcome]:
+        """Read and report the steps since the last time; `step` calls it, and returns the same."""
+        if not self._unread:
+            return []
+        figures = torch.stack(self._unread).tolist()  # [steps][K][figures]
+        self._unread.clear()
+        learned = self._learned()
+        reports, outcomes = list[SlotReport](), list[Outcome]()
+        for slot, occupant in enumerate(self.occupants):
+            if occupant is not None and occupant.num_unread:
+                reports += occupant.read([of_slots[slot] for of_slots in figures])
+                if ended := outcome(occupant, learned, self._backbone):
+                    outcomes.append(ended)
+                    self.vacate(slot)
+                elif occupant.step in self._keep_at:
+                    kept = artifact(occupant, learned, self._backbone, stop_reason="kept")
+                    self._on_kept(occupant.subject, kept)
+        self._on_step(reports)
+        return outcomes
+
+    def vacate(self, slot: int) -> None:
+        """Free a slot, whatever its subject has learned."""
+        if occupant := self.occupants[slot]:
+            for name, learner in self.learners.items():
+                learner.vacate(occupant.rows[name])
+            self.occupants[slot] = None
+
+    @torch.no_grad()
+    def _look(self, slot: int, occupant: Occupant) -> None:
+        """Take the loss on its fixed batch, alone: then neighbours change nothing of it."""
+        self._fixed_losses[slot] = self._losses(occupant.fixed, self._learned()).mean()
+
+    def _losses(self, batch: Samples, rows: dict[str, Tensor]) -> Tensor:
+        """(B,), one per sample."""
+        conditioning = self._backbone.encode_prompts(batch.prompts, rows, batch.framing)
+        return denoising_loss(
+            self._backbone, batch.latents, batch.noise, batch.u, conditioning, batch.weights
+        )
+
+    def _learned(self) -> dict[str, Tensor]:
+        return {name: learner.learned() for name, learner in self.learners.items()}
+
+    def _present(self) -> list[Occupant]:
+        return [each for each in self.occupants if each is not None]
+
+    def _free_slots(self) -> list[int]:
+        return [slot for slot, each in enumerate(self.occupants) if each is None]

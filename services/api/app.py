@@ -1,0 +1,113 @@
+"""The app, put together."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from services import metrics as figures
+from services.api import audit, backbones, health, models, problems
+from services.api import openapi as documentation
+from services.api import uploads as uploading
+from services.api.dependencies import Service
+from services.api.generation_jobs import routes as generation_jobs
+from services.api.generation_jobs.schemas import PictureJobOrder
+from services.api.images import routes as images
+from services.api.images import stored_routes as pictures
+from services.api.images.schemas import ImageOrder
+from services.api.images.store import Gallery, Links
+from services.api.jobs.events import Streams
+from services.api.jobs.quotas import Quotas
+from services.api.jobs.schemas import Progress
+from services.api.middleware.auth import Gate
+from services.api.middleware.openai_errors import OpenAIErrors, OpenAIProblem
+from services.api.middleware.request_log import Doorway
+from services.api.readiness import Readiness
+from services.api.settings import ApiSettings
+from services.api.tokens import routes as tokens
+from services.api.training_jobs import routes as training_jobs
+from services.api.training_jobs.schemas import JobOrder
+from services.auth.authenticator import Keyring
+from services.auth.rate_limit import Rates
+from services.contracts.models import Offers
+from services.engine_client import Engines
+from services.ledger.ledger import Ledger
+from services.metrics import Metrics
+
+_ROUTERS = (
+    uploading.router,
+    training_jobs.router,
+    generation_jobs.router,
+    generation_jobs.links,
+    tokens.router,
+    images.router,
+    pictures.router,
+    pictures.links,
+    backbones.router,
+    models.router,
+    audit.router,
+    health.router,
+)
+
+
+def create_app(
+    ledger: Ledger,
+    offers: Offers,
+    *,
+    metrics: Metrics | None = None,
+    settings: ApiSettings | None = None,
+    engine_secret: str = "",
+) -> FastAPI:
+    """An ASGI app over a ledger. Any number of processes may each have one over the same store.
+
+    metrics: None: what this process counts with. engine_secret: what engines let in.
+    """
+    settings = settings or ApiSettings()
+    progress = Progress(ledger, settings.poll)
+    service = Service(
+        ledger=ledger,
+        offers=offers,
+        settings=settings,
+        metrics=metrics or figures.current(),
+        # Many requests may wait for one read of a key: it gives up early.
+        keyring=Keyring(ledger.leases),
+        rates=Rates(),
+        quotas=Quotas(ledger, settings.counted),
+        progress=progress,
+        streams=Streams(ledger, progress, offers, settings),
+        readiness=Readiness(ledger.store, settings.store_patience),
+        engines=Engines(settings.engines, engine_secret, settings.engine_patience),
+        gallery=Gallery(ledger, Links(ledger.store), settings.link_seconds),
+        slots=anyio.Semaphore(settings.uploads_at_once),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        yield
+        await service.streams.stop()
+        await service.engines.close()
+
+    app = FastAPI(
+        lifespan=lifespan,
+        middleware=[
+            Middleware(OpenAIErrors),
+            Middleware(Doorway, metrics=service.metrics),
+            Middleware(
+                Gate,
+                keyring=service.keyring,
+                rates=service.rates,
+                metrics=service.metrics,
+                settings=settings,
+            ),
+        ],
+        generate_unique_id_function=lambda route: route.name,
+        redoc_url=None,
+    )
+    app.state.service = service
+    for router in _ROUTERS:
+        app.include_router(router)
+    problems.install(app)
+    documentation.install(app, JobOrder, PictureJobOrder, ImageOrder, answers=[OpenAIProblem])
+    return app

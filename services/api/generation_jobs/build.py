@@ -1,0 +1,144 @@
+"""Of what a client has said, a job of pictures as the ledger keeps it: each prompt with each cast
+and each seed.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue, ValidationError
+
+from services.api.generation_jobs.schemas import CastOrder, PictureJobOrder
+from services.api.images.request import inline_tokens, settled
+from services.api.problems import refusal
+from services.api.settings import ApiSettings
+from services.api.training_jobs.build import check_webhook
+from services.contracts.generation import Cast, GenerationOrder, Picture, PictureWork, Telling
+from services.contracts.jobs import MAX_ITEMS, Item, JobRequest
+from services.contracts.models import Offers, painting_pool
+from services.ledger.ids import is_token
+
+_CAST, _PROMPT = 40, 30
+"""Characters of an id that a cast's and a prompt's part have: ids are names of files, too."""
+
+_END = 8
+"""Characters of a token's id that tell it from others, mostly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A job of pictures that could be submitted."""
+
+    request: JobRequest
+    model: str
+    prompts: int
+    casts: int
+    seeds: int
+    steps: int
+    """Of each picture."""
+
+
+def compose(order: PictureJobOrder, offers: Offers, settings: ApiSettings) -> Composed:
+    """Raises: RequestValidationError."""
+    model = _model(order.model, offers)
+    if order.webhook:
+        check_webhook(order.webhook.url, private=settings.private_webhooks)
+    casts, seeds = order.all_casts, order.all_seeds
+    count = len(order.prompts) * len(casts) * len(seeds)
+    if count > MAX_ITEMS:
+        raise refusal(
+            ("body", "prompts"),
+            f"{len(order.prompts)} prompts x {len(casts)} casts x {len(seeds)} seeds are {count} "
+            f"pictures, and a job has at most {MAX_ITEMS}: ask for them in parts",
+        )
+    common = _common(order)
+    job = GenerationOrder(
+        model=model,
+        prompts=tuple(_telling(order, number) for number in range(len(order.prompts))),
+        casts=tuple(_cast(order, number, cast) for number, cast in enumerate(casts)),
+        common=common,
+        webhook=order.webhook.url if order.webhook else None,
+    )
+    steps = Picture.model_validate({**common, "prompt": "", "seed": 0}).steps
+    try:
+        request = JobRequest(
+            kind="generation",
+            pool=painting_pool(model),
+            items=tuple(_items(order.prompts, casts, seeds)),
+            shared=job.model_dump(mode="json"),
+            tags=order.tags,
+            max_attempts=order.max_attempts,
+        )
+    except ValidationError as error:
+        raise refusal(("body", "prompts"), error.errors()[0]["msg"]) from error
+    return Composed(request, model, len(order.prompts), len(casts), len(seeds), steps)
+
+
+def _model(name: str | None, offers: Offers) -> str:
+    if name is not None and name not in offers:
+        raise refusal(("body", "model"), f"no model {name!r}; there are {', '.join(offers)}")
+    return name or next(iter(offers))
+
+
+def _common(order: PictureJobOrder) -> dict[str, JsonValue]:
+    """Fields of `Picture` that all have alike; those that were left out are the engine's."""
+    width, height = order.sides or (None, None)
+    given: dict[str, JsonValue] = {
+        "steps": order.steps,
+        "guidance": order.guidance,
+        "width": width,
+        "height": height,
+        "negative_prompt": order.negative_prompt,
+        "instruction": order.instruction,
+        "deterministic": order.deterministic,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _telling(order: PictureJobOrder, number: int) -> Telling:
+    prompt = order.prompts[number]
+    text = f"{prompt} {order.negative_prompt}"
+    return Telling(prompt=prompt, tokens=inline_tokens(text, {}, ("body", "prompts", number)))
+
+
+def _cast(order: PictureJobOrder, number: int, cast: CastOrder) -> Cast:
+    tokens, blends = settled(cast.tokens, cast.blends)
+    try:
+        return Cast(tokens=tokens, blends=blends)
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise refusal(("body", "casts", number, *found["loc"]), found["msg"]) from error
+
+
+def _items(
+    prompts: Sequence[str], casts: Sequence[CastOrder], seeds: Sequence[int]
+) -> Sequence[Item]:
+    """The pictures of a prompt follow each other, so that engines read it once."""
+    said = [_plain(prompt, _PROMPT) for prompt in prompts]
+    who = [_name(cast) for cast in casts]
+    works = [
+        PictureWork(prompt=prompt, cast=cast, seed=seed)
+        for prompt in range(len(prompts))
+        for cast in range(len(casts))
+        for seed in seeds
+    ]
+    return [
+        Item(
+            name="-".join(
+                filter(None, (f"{index:04d}", who[one.cast], said[one.prompt], str(one.seed)))
+            ),
+            work=one.model_dump(),
+        )
+        for index, one in enumerate(works)
+    ]
+
+
+def _name(cast: CastOrder) -> str:
+    if cast.name:
+        return cast.name
+    names = [*cast.tokens.values(), *cast.blends]
+    return _plain("-".join(name[-_END:] if is_token(name) else name for name in names), _CAST)
+
+
+def _plain(text: str, most: int) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:most].strip("-")

@@ -1,0 +1,201 @@
+"""Pictures that are kept, for those who want links: one object each, until it is deleted, or its
+tenant.
+
+t/{tenant}/pictures/{id}.png    by its one writer; ids sort the newest first
+
+Links that anyone may follow for a while, signed with a secret that the store keeps for all
+processes: `service/links`, made by the first that needs it. Without it, all links are void.
+
+Pictures as answers.
+"""
+
+import base64
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from fastapi.responses import Response
+from pydantic import Field
+
+from services.auth.tenants import is_deleted
+from services.errors import DeletedError, NotFoundError, UnknownPictureError
+from services.ledger.ids import Ids, is_job, is_tenant
+from services.ledger.keys import tenant_folder
+from services.ledger.ledger import Ledger, create_once
+from services.ledger.records import Record, pack, unpack
+from services.storage.interface import Store
+
+_KEY = "service/links"
+_SECRET_BYTES = 32
+
+
+class LinksRecord(Record):
+    """What links are signed with."""
+
+    type: Literal["links"] = "links"
+    secret: str = Field(repr=False)
+
+
+class Links:
+    """Of one process; safe to share between threads. `clock` in seconds since 1970."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._secret: bytes | None = None
+
+    def sign(self, path: str, seconds: float) -> str:
+        """The path with all that lets anyone follow it for so long."""
+        expires = int(self._clock() + seconds)
+        return f"{path}?expires={expires}&signature={self._signature(path, expires)}"
+
+    def check(self, path: str, expires: int, signature: str) -> None:
+        """Raises: UnknownPictureError: it was never signed so, or is over."""
+        whole = hmac.compare_digest(self._signature(path, expires).encode(), signature.encode())
+        if not whole or self._clock() >= expires:
+            raise UnknownPictureError(
+                "this link is not whole, or is over: with the key, there are new ones where it was"
+            )
+
+    def _signature(self, path: str, expires: int) -> str:
+        text = f"{path}\n{expires}".encode()
+        return _text(hmac.new(self._read_secret(), text, hashlib.sha256).digest())
+
+    def _read_secret(self) -> bytes:
+        with self._lock:
+            if self._secret is None:
+                self._secret = self._find() or self._make()
+            return self._secret
+
+    def _find(self) -> bytes | None:
+        try:
+            body = self._store.read(_KEY).body
+        except NotFoundError:
+            return None
+        return unpack(_KEY, body, LinksRecord)[0].secret.encode()
+
+    def _make(self) -> bytes:
+        secret = _text(secrets.token_bytes(_SECRET_BYTES))
+        record = LinksRecord(nonce=Ids().nonce(), secret=secret)
+        create_once(self._store, _KEY, pack(record))
+        found = self._find()  # Another process may have been first.
+        assert found
+        return found
+
+
+def _text(number: bytes) -> str:
+    return base64.urlsafe_b64encode(number).decode().rstrip("=")
+
+
+PNG = "image/png"
+
+
+def png_answer(body: bytes) -> Response:
+    """One that no cache keeps, since it may be deleted."""
+    return Response(
+        body,
+        media_type=PNG,
+        headers={"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+_SUFFIX = ".png"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A picture, without its bytes."""
+
+    id: str
+    size: int
+    """Bytes."""
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Of all tenants; safe to share between threads."""
+
+    ledger: Ledger
+    links: Links
+    seconds: int
+    """That links hold."""
+
+    def keep(self, tenant: str, png: bytes) -> str:
+        """Its id. Raises: DeletedError of the tenant."""
+        picture = self.ledger.ids.job()
+        key = _key(tenant, picture)
+        self.ledger.store.put(key, png)
+        # If the tenant is deleted after this look, what was put is found and deleted with it.
+        if is_deleted(self.ledger.store, tenant):
+            self.ledger.store.delete(key)
+            raise DeletedError(f"tenant {tenant} was deleted")
+        return picture
+
+    def read(self, tenant: str, picture: str) -> bytes:
+        """The PNG. Raises: UnknownPictureError."""
+        try:
+            return self.ledger.store.read(_key(tenant, picture)).body
+        except NotFoundError as error:
+            raise _unknown() from error
+
+    def delete(self, tenant: str, picture: str) -> None:
+        """Raises: UnknownPictureError."""
+        key = _key(tenant, picture)
+        if not self.ledger.exists(key):
+            raise _unknown()
+        self.ledger.store.delete(key)
+
+    def list(self, tenant: str, cursor: str, limit: int) -> tuple[list[Kept], str | None]:
+        """Pictures behind the id `cursor`, and the next cursor; None: there are no more."""
+        folder = _folder(tenant)
+        after = f"{folder}{cursor}{_SUFFIX}" if cursor else ""
+        page = self.ledger.store.list(folder, after=after, limit=limit)
+        kept = [
+            Kept(head.key[len(folder) :].removesuffix(_SUFFIX), head.size, head.last_modified)
+            for head in page.objects
+        ]
+        return kept, kept[-1].id if page.next is not None and kept else None
+
+    def link(self, tenant: str, picture: str, here: str) -> str:
+        """A URL that anyone may get it at for a while: of the store, or of this service, which is
+        at the URL `here`.
+        """
+        of_store = self.ledger.store.presigned_get(
+            _key(tenant, picture),
+            seconds=self.seconds,
+            filename=f"{picture}{_SUFFIX}",
+            media_type=PNG,
+        )
+        path = self.links.sign(path_of(tenant, picture), self.seconds) if not of_store else ""
+        return of_store or f"{here.rstrip('/')}{path}"
+
+    def follow(self, tenant: str, picture: str, expires: int, signature: str) -> bytes:
+        """What a link of this service leads to. Raises: UnknownPictureError."""
+        self.links.check(path_of(tenant, picture), expires, signature)
+        return self.read(tenant, picture)
+
+
+def path_of(tenant: str, picture: str) -> str:
+    return f"/pictures/{tenant}/{picture}"
+
+
+def _folder(tenant: str) -> str:
+    return f"{tenant_folder(tenant)}pictures/"
+
+
+def _key(tenant: str, picture: str) -> str:
+    if not is_tenant(tenant) or not is_job(picture):
+        raise _unknown()
+    return f"{_folder(tenant)}{picture}{_SUFFIX}"
+
+
+def _unknown() -> UnknownPictureError:
+    return UnknownPictureError("there is no such picture, or it was deleted")

@@ -1,0 +1,137 @@
+"""`dti tokens`: what the service has learned, and keeps."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from dti_engine.cli import options as shared
+from dti_engine.cli.console import output_folder, print_json, print_paths, results, say
+from services.cli import options
+from services.cli.bars import counting
+from services.cli.connect import opened
+from services.cli.requests import tags
+from services.cli.tables import when
+from services.cli.wait import fetch
+from services.client.schemas import Token
+
+if TYPE_CHECKING:
+    from services.client.client import Client
+
+_FETCHED_AT_ONCE = 4
+
+EXAMPLES = (
+    "dti tokens",
+    "dti tokens --alias rex --download tokens",
+    "dti tokens --tag customer=7 --json",
+)
+
+
+def tokens(
+    alias: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of one subject, by its id.", show_default="all"),
+    ] = None,
+    tagged: Annotated[
+        str | None,
+        typer.Option(
+            "--tag", metavar="NAME=VALUE", help="Of jobs with this tag.", show_default="all"
+        ),
+    ] = None,
+    download: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Fetch them, each to NAME.safetensors."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="The newest so many.",
+            show_default="50; all with --download",
+        ),
+    ] = None,
+    server: options.ServerOption = None,
+    api_key: options.ApiKeyOption = None,
+    as_json: shared.JsonOption = False,
+) -> None:
+    """List learned tokens, the newest first, and download them.
+
+    Files are as [cyan]dti train[/] writes them: [cyan]dti generate[/] paints with them, [cyan]dti
+    export[/] writes those of other programs. Of several tokens of one subject, the newest is
+    NAME.safetensors; the others have the end of their ids in their names.
+    """
+    most = limit or (None if download else 50)
+    found = dict(tags([tagged])) if tagged else {}
+    tag = next((f"{name}:{value}" for name, value in found.items()), None)
+    folder = output_folder(download) if download else None
+    with opened(server, api_key) as client:
+        listed = list(islice(client.tokens(alias=alias, tag=tag), most and most + 1))
+        paths = list[Path]()
+        if folder:
+            paths = _download(client, listed[:most], folder)
+    shown = listed[:most]
+    if as_json:
+        documents = [token.model_dump(mode="json") for token in shown]
+        for document, path in zip(documents, paths, strict=False):
+            document["path"] = str(path)
+        print_json({"tokens": documents})
+    elif folder:
+        print_paths(paths)
+    elif shown:
+        results.print(_table(shown))
+    if not shown:
+        say("no such tokens" if alias or tag else "no tokens yet; `dti submit` has some learned")
+    elif len(listed) > len(shown):
+        say(f"there are older ones: add --limit {10 * len(shown)}")
+
+
+def _download(client: "Client", tokens: Sequence[Token], folder: Path) -> list[Path]:
+    """Raises: ClientError; OutputError."""
+    newest = dict[str, str]()
+    for token in tokens:
+        newest.setdefault(token.alias, token.token)
+    with counting("fetching", len(tokens)) as advance:
+
+        def get(token: Token) -> Path:
+            is_newest = newest[token.alias] == token.token
+            # The round and index are at the end of an id, so what is before tells jobs apart.
+            name = token.alias if is_newest else f"{token.alias}-{token.token[-15:]}"
+            path = fetch(client, token.token, folder, name, sha256=token.sha256)
+            advance()
+            return path
+
+        pool = ThreadPoolExecutor(_FETCHED_AT_ONCE)
+        try:
+            return list(pool.map(get, tokens))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _table(tokens: Sequence[Token]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("token", style="cyan", no_wrap=True)
+    table.add_column("subject", overflow="fold")
+    names = {token.token: str((token.report or {}).get("placeholder", "")) for token in tokens}
+    # Mostly the same, and there is little room.
+    is_named = any(names[token.token] != f"<{token.alias}>" for token in tokens)
+    if is_named:
+        table.add_column("name", overflow="fold")
+    table.add_column("score", justify="right")
+    table.add_column("learned", no_wrap=True)
+    for token in tokens:
+        score = (token.report or {}).get("subject_score")
+        table.add_row(
+            token.token,
+            escape(token.alias),
+            *([escape(names[token.token])] if is_named else []),
+            f"{score:.3f}" if isinstance(score, float) else "-",
+            when(token.created) if token.created else "-",
+        )
+    return table

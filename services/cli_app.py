@@ -1,0 +1,40 @@
+"""The `dti` program: the commands of the engine, and those of the service."""
+
+from dti_engine.cli.app import app
+from dti_engine.cli.console import examples, mount
+from services.cli import delete as deletion
+from services.cli import generate as painting
+from services.cli import generate_bulk as bulk_painting
+from services.cli import jobs, keys, serve, tokens
+from services.cli import submit as submission
+from services.demo import command as demonstration
+
+_SERVICE = "Service"
+
+# In place of the engine's own, which know no service.
+mount(app, painting.generate, painting.GENERATE_EXAMPLES)
+mount(app, painting.blend, painting.BLEND_EXAMPLES)
+mount(
+    app,
+    demonstration.demo_service,
+    demonstration.EXAMPLES,
+    name="demo-service",
+    panel=_SERVICE,
+)
+mount(app, serve.serve, serve.EXAMPLES, panel=_SERVICE)
+mount(app, submission.submit, submission.EXAMPLES, panel=_SERVICE)
+mount(app, bulk_painting.paint, bulk_painting.EXAMPLES, panel=_SERVICE)
+mount(app, jobs.jobs, jobs.LIST_EXAMPLES, panel=_SERVICE)
+mount(app, jobs.job, jobs.SHOW_EXAMPLES, panel=_SERVICE)
+mount(app, jobs.cancel, jobs.CANCEL_EXAMPLES, panel=_SERVICE)
+mount(app, jobs.retry, jobs.RETRY_EXAMPLES, panel=_SERVICE)
+mount(app, tokens.tokens, tokens.EXAMPLES, panel=_SERVICE)
+mount(app, deletion.delete, deletion.EXAMPLES, panel=_SERVICE)
+app.add_typer(
+    keys.app, name="keys", rich_help_panel=_SERVICE, epilog=examples(*keys.CREATE_EXAMPLES)
+)
+
+
+def main() -> None:
+    """Entry point of the `dti` script."""
+    app()

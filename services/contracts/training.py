@@ -1,0 +1,93 @@
+"""Subjects as training jobs ask for them: what stands in an item's `work` and a job's `shared`.
+
+The API writes these, workers read them; the ledger passes them on unread. Loads no torch.
+"""
+
+import hashlib
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, model_validator
+
+from dti_engine.config import PLACEHOLDER, TrainConfig
+from dti_engine.images.bundles.schema import Kind, TrainingNotes
+from services.contracts.jobs import Label, Model
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 of bytes that were uploaded, in hexadecimal: what they are called, too."""
+
+FileName = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=60, pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
+    ),
+]
+
+
+class PictureFile(Model):
+    """One uploaded picture of a subject."""
+
+    name: FileName = Field(description="as the file was called; it ends with .jpg, .png or .webp")
+    sha256: Digest
+
+
+class Consent(Model):
+    """Who says that a person may be learned, and on what basis."""
+
+    attested_by: str = Field(min_length=1, max_length=200)
+    basis: str = Field(min_length=1, max_length=1000, description="such as: written consent")
+    expires_at: AwareDatetime | None = Field(default=None, description="None: until withdrawn")
+
+    def holds(self, now: datetime) -> bool:
+        """Whether it has not expired."""
+        return self.expires_at is None or now < self.expires_at
+
+
+class SubjectWork(Model):
+    """One subject: which pictures, and what is said of it. What is left out, bundle.json says."""
+
+    bundle: Digest | None = Field(default=None, description="an uploaded zip or tar of pictures")
+    pictures: tuple[PictureFile, ...] = Field(
+        default=(), max_length=100, description="uploaded one by one, in place of a bundle"
+    )
+    placeholder: str | None = Field(default=None, pattern=f"^{PLACEHOLDER.pattern}$")
+    initializer: str | None = Field(default=None, min_length=1, max_length=300)
+    kind: Kind | None = Field(default=None, description="family of caption templates")
+    training: TrainingNotes = Field(default=TrainingNotes(), description="what is its own of it")
+    consent: Consent | None = Field(default=None, description="required of persons")
+
+    @model_validator(mode="after")
+    def _has_pictures_once(self) -> "SubjectWork":
+        if (self.bundle is None) == (not self.pictures):
+            raise ValueError("give either bundle or pictures, by the digests of what was uploaded")
+        names = [picture.name for picture in self.pictures]
+        if len(set(names)) < len(names):
+            raise ValueError("two pictures have the same name: give each one of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _persons_consent(self) -> "SubjectWork":
+        if self.kind == "person" and self.consent is None:
+            raise ValueError("a person needs a consent record: who attests it, and on what basis")
+        return self
+
+
+class TrainingOrder(Model):
+    """What holds for all subjects of a job."""
+
+    backbone: Label
+    recipe: str
+    config: dict[str, JsonValue] = Field(
+        description="the whole TrainConfig, so that a recipe that changes later changes no job"
+    )
+    probes: int = Field(default=4, ge=0, le=4, description="pictures that each token is tried in")
+    webhook: str | None = Field(default=None, description="URL that is told when the job ends")
+
+
+def batch_of(config: TrainConfig) -> str:
+    """A label that two configs share exactly if their subjects can be packed into one batch, as
+    `TrainConfig.refusal_beside` has it.
+    """
+    shape = f"{config.method} {config.batch_size} {config.resolution} {config.beta2!r}"
+    digest = hashlib.sha256(shape.encode()).hexdigest()[:12]
+    return f"{config.method}-{config.batch_size}-{config.resolution}-{digest}"

@@ -1,0 +1,89 @@
+"""A dispatcher: for each model that is offered, life after life until it is drained."""
+
+import threading
+from collections.abc import Callable
+
+from services import logs
+from services.contracts.models import Offer, Offers
+from services.dispatch.metrics import Events
+from services.dispatch.session import Life
+from services.engine_client import Engines
+from services.errors import ServiceError
+from services.ledger.ledger import Ledger
+
+_TRIED = 16
+"""Pictures of one call of an engine that finds out how many are worth it, at most."""
+
+_MOST = 256
+"""Pictures of one model in hand, at most: each is a connection, and a line in the lease."""
+
+log = logs.logger(__name__)
+
+
+class Dispatcher:
+    """Any number may run beside each other."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        offers: Offers,
+        engines: Callable[[], Engines],
+        *,
+        at_once: int | None = None,
+        seconds: float = 600,
+        events: Events | None = None,
+    ) -> None:
+        """engines: makes them for one event loop. at_once: pictures of each model that engines are
+        asked for; None: what the offer is worth. seconds: that one may take.
+        """
+        self._ledger, self._offers, self._engines = ledger, offers, engines
+        self._at_once, self._seconds = at_once, seconds
+        self._events = events or Events()
+        self._draining = threading.Event()
+
+    def drain(self) -> None:
+        """Claim nothing more, give back what is in hand, and return from `run`. From any thread."""
+        self._draining.set()
+
+    def run(self) -> None:
+        """Until it is drained."""
+        threads = [
+            threading.Thread(target=self._live, args=(name, offer), name=f"pictures of {name}")
+            for name, offer in self._offers.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _live(self, model: str, offer: Offer) -> None:
+        at_once = self._at_once or worth(offer)
+        log.info("pictures are taken", model=model, at_once=at_once)
+        while not self._draining.is_set():
+            life = Life(
+                self._ledger,
+                model,
+                self._engines,
+                at_once=at_once,
+                seconds=self._seconds,
+                events=self._events,
+                draining=self._draining,
+            )
+            try:
+                life.run()
+            except ServiceError as error:
+                # It could not begin, or could not say that it ends; others find out.
+                self._events.trouble(error)
+            except Exception:
+                log.exception("a life broke")
+            # After trouble; a drain ends it.
+            self._draining.wait(self._ledger.settings.look)
+
+
+def worth(offer: Offer) -> int:
+    """Pictures that keep all engines of an offer full: those at work, and as many that wait, so
+    that none is idle between two.
+    """
+    painting = offer.painting
+    each = painting.pictures or _TRIED
+    return min(2 * each * max(painting.max_engines, painting.min_engines), _MOST)

@@ -1,0 +1,136 @@
+"""One picture of a job, from an engine: what was painted, or why it was not."""
+
+import asyncio
+import random
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from pydantic import JsonValue, ValidationError
+
+from dti_engine.errors import DTIError, FailedError
+from services.contracts.generation import Failed, Painted, PaintRequest, Picture, picture_of
+from services.dispatch.metrics import Events
+from services.engine_client import Engines, error_of
+from services.errors import LateError, NoEngineError, ServiceError, UnavailableError
+from services.ledger.attempts import Attempt
+
+_PASSING = (NoEngineError, LateError, UnavailableError, FailedError)
+"""Nothing that is wrong with a picture, though it may be what its engine died of: it costs an
+attempt, so that none takes down engines for ever.
+"""
+
+_LONGEST = 30.0
+"""Seconds between two requests of an engine that has refused many."""
+
+
+class UnpaintedError(Exception):
+    """A picture was not painted. `again`: it may be the next time."""
+
+    def __init__(self, reason: str, *, again: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.again = reason, again
+
+
+class Gate:
+    """Keeps all from engines that have no room, or are not there: for longer each time, until one
+    takes something. For one event loop.
+    """
+
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self._chance = chance or random.Random()
+        self._refused = 0
+        self._opens = 0.0
+        """On the loop's clock."""
+
+    async def wait(self) -> None:
+        """Until engines may be asked. Not all who wait come at once."""
+        loop = asyncio.get_running_loop()
+        while (left := self._opens - loop.time()) > 0:
+            await asyncio.sleep(left * self._chance.uniform(1.0, 1.25))
+
+    def refused(self, seconds: float) -> None:
+        """seconds: after which the engine wants to be asked again."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._opens:  # What many hear of one moment counts once.
+            self._refused += 1
+            pause = min(max(seconds, 0.25 * 2 ** min(self._refused, 10)), _LONGEST)
+            self._opens = now + pause
+
+    def passed(self) -> None:
+        """An engine has taken something."""
+        self._refused = 0
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Has pictures of one model painted. For one event loop."""
+
+    model: str
+    engines: Engines
+    seconds: float
+    """Until an engine that has taken a picture must be done with it."""
+    gate: Gate
+    events: Events
+
+    async def paint(self, attempt: Attempt) -> Painted:
+        """Waits as long as there is no room for it.
+
+        Raises: UnpaintedError.
+        """
+        try:
+            picture = picture_of(attempt.item.work, attempt.shared)
+        except (ValidationError, LookupError, TypeError) as error:
+            raise UnpaintedError(
+                f"what is written of it is no picture: {type(error).__name__}", again=False
+            ) from error
+        attempt.tell({"phase": "waiting"})
+        request = f"{attempt.keys.job}.{attempt.place.index}.{attempt.number}"
+        while True:
+            await self.gate.wait()
+            try:
+                painting = await self.engines.begin(
+                    self.model, self._wanted(attempt.keys.tenant, picture), request
+                )
+            except NoEngineError as error:
+                # Nothing was begun: it costs no attempt.
+                self.gate.refused(error.seconds)
+                self.events.refused(self.model, error)
+                continue
+            except DTIError as error:
+                raise self._unpainted(attempt, error) from error
+            self.gate.passed()
+            attempt.tell({"phase": "painting"})
+            try:
+                async with aclosing(painting.events()) as events:
+                    async for event in events:
+                        if isinstance(event, Painted):
+                            return event
+                        if isinstance(event, Failed):
+                            raise error_of(event.error, event.detail)
+            except DTIError as error:
+                if isinstance(error, NoEngineError):
+                    self.gate.refused(error.seconds)
+                raise self._unpainted(attempt, error) from error
+            finally:
+                await painting.close()
+
+    def _unpainted(self, attempt: Attempt, error: DTIError) -> UnpaintedError:
+        if type(error) in (ServiceError, DTIError):
+            # What it says is not for tenants.
+            self.events.broke(attempt, error)
+            return UnpaintedError("what paints has failed: tell the operator", again=True)
+        return UnpaintedError(str(error), again=isinstance(error, _PASSING))
+
+    def _wanted(self, tenant: str, picture: Picture) -> PaintRequest:
+        return PaintRequest(tenant=tenant, pictures=(picture,), seconds=self.seconds, patient=True)
+
+
+def report(painted: Painted) -> dict[str, JsonValue]:
+    """Few words, for lists; all else stands in the picture itself."""
+    said = painted.settings
+    return {
+        "seed": said.get("seed"),
+        "steps": said.get("steps"),
+        "bytes": len(painted.png),
+        "warnings": list(painted.warnings),
+    }

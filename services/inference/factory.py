@@ -1,0 +1,100 @@
+"""An engine from its plan."""
+
+import importlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dti_engine.backbones import load_backbone
+from dti_engine.devices import find_device, find_dtype
+from services import logs
+from services.errors import SettingsError
+from services.inference.engine import Check, Engine
+from services.inference.metrics import Counting
+from services.inference.plan import EnginePlan
+from services.inference.scheduler.calibration import MOST, find_cap
+from services.inference.scheduler.scheduler import Batcher, BatcherSettings
+from services.inference.tokens.blends import Blender, Resolver
+from services.inference.tokens.cache import TokenCache
+from services.inference.tokens.loader import Fit
+from services.ledger.ledger import Ledger
+from services.storage.instrumented import Measured
+from services.storage.open import open_store
+
+SECRET = "DTI_ENGINE_SECRET"
+"""Variable of the secret that the API shows to engines."""
+
+_COMPILING = 1200.0
+"""Seconds without any progress, in which a step may be the first of its shape, and is compiled."""
+
+log = logs.logger(__name__)
+
+
+def open_engine(plan: EnginePlan) -> Engine:
+    """Load the model, open the store, and begin to paint.
+
+    Raises: BackboneLoadError, ConfigurationError, SettingsError, StorageError.
+    """
+    began = time.monotonic()
+    offer, painting = plan.offer, plan.offer.painting
+    check = _find_check(painting.safety)
+    if plan.threads:
+        import torch
+
+        torch.set_num_threads(plan.threads)
+    log.info("model is being loaded", offer=plan.name)
+    device = find_device(offer.device)
+    backbone = load_backbone(offer.weights, device=device, dtype=find_dtype(offer.dtype, device))
+    if painting.compile:
+        backbone.compile()
+    store = Measured(open_store(plan.store, impatient(os.environ)))
+    cache = TokenCache(Ledger.on(store), Fit.of(backbone))
+    shapes = _shapes(painting.pictures or MOST) if painting.compile else ()
+    cap = painting.pictures or find_cap(backbone, shapes=shapes)
+    settings = BatcherSettings(cap, painting.waiting, joining=plan.joining, shapes=shapes)
+    if painting.compile:
+        settings = replace(settings, patience=_COMPILING)
+    batcher = Batcher(backbone, settings, Counting())
+    batcher.start()
+    seconds = round(time.monotonic() - began, 1)
+    log.info("engine is ready", offer=plan.name, seconds=seconds, pictures=cap)
+    return Engine(backbone, Resolver(cache, Blender(cache)), batcher, check)
+
+
+def impatient(environment: Mapping[str, str]) -> dict[str, str]:
+    """In which a bucket is given up on early, unless the operator says otherwise: people wait for
+    pictures, and tokens are small.
+    """
+    return {"DTI_S3_DEADLINE": "10", "DTI_S3_READ_TIMEOUT": "5", **environment}
+
+
+def secret() -> str:
+    """Raises: SettingsError."""
+    if not (found := os.environ.get(SECRET, "")):
+        raise SettingsError(
+            f"{SECRET} is not set: give engines and the API the same secret, such as one by "
+            "`openssl rand -hex 32`"
+        )
+    return found
+
+
+def _shapes(pictures: int) -> tuple[int, ...]:
+    """Powers of two, up to all pictures guided: each is compiled once."""
+    return tuple(2**n for n in range((2 * pictures - 1).bit_length() + 1))
+
+
+def _find_check(name: str | None) -> Check:
+    """Raises: SettingsError."""
+    if name is None:
+        return lambda image: None
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(f"painting.safety {name!r} cannot be loaded: {error}") from error
+    if not callable(found):
+        raise SettingsError(f"painting.safety {name!r} is no function")
+    check: Any = found
+    return check

@@ -1,0 +1,108 @@
+"""How metrics are counted, whatever exports them."""
+
+import threading
+from collections.abc import Iterable, Mapping
+
+from services.metrics.table import OTHER, TABLE, First, Known, Metric, Process
+
+
+class Metrics:
+    """Counts by the table, and checks against it. Safe to use from many threads.
+
+    What exports them overrides `_count`, `_observe` and `_set`, whose labels are always known ones.
+    """
+
+    def __init__(self, process: Process | None, table: Iterable[Metric] = TABLE) -> None:
+        """`process` says which metrics may be counted; None: all."""
+        self.process = process
+        self.table = {one.name: one for one in table if process is None or process in one.by}
+        self._lock = threading.Lock()
+        self._first: dict[str, set[str]] = {}
+        """Values of labels that operators choose, as far as they are told apart."""
+        self._folded: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], float]] = {}
+        """What gauges were set to by those that are told apart no more."""
+
+    def count(self, name: str, n: float = 1, **labels: str) -> None:
+        """Add `n` to a counter. Raises: ValueError if the table has no such metric or labels."""
+        metric = self._metric(name, "counter", labels)
+        if n < 0:
+            raise ValueError(f"{name} counts up only, not by {n!r}: use a gauge")
+        self._count(metric, n, self._known(metric, labels))
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add a value to a histogram. Raises: ValueError as `count`."""
+        metric = self._metric(name, "histogram", labels)
+        self._observe(metric, value, self._known(metric, labels))
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge. Raises: ValueError as `count`."""
+        metric = self._metric(name, "gauge", labels)
+        known = self._known(metric, labels)
+        with self._lock:
+            if OTHER in known.values():
+                values = self._folded.setdefault((name, tuple(known.values())), {})
+                values[tuple(labels[label] for label in metric.labels)] = value
+                value = sum(values.values()) if metric.folds == "sum" else max(values.values())
+            self._set(metric, value, known)
+
+    def _count(self, metric: Metric, n: float, labels: dict[str, str]) -> None: ...
+
+    def _observe(self, metric: Metric, value: float, labels: dict[str, str]) -> None: ...
+
+    def _set(self, metric: Metric, value: float, labels: dict[str, str]) -> None: ...
+
+    def _metric(self, name: str, kind: str, labels: Mapping[str, str]) -> Metric:
+        metric = self.table.get(name)
+        if metric is None:
+            whose = f" by the process {self.process!r}" if self.process else ""
+            raise ValueError(
+                f"no metric that is counted{whose} is called {name!r}: there are "
+                f"{', '.join(self.table)}; see services/metrics/table.py"
+            )
+        if metric.kind != kind:
+            raise ValueError(f"{name} is a {metric.kind}, not a {kind}")
+        if set(labels) != set(metric.labels):
+            given, wanted = ", ".join(labels) or "none", ", ".join(metric.labels) or "none"
+            raise ValueError(f"{name} has the labels {wanted}; given were {given}")
+        return metric
+
+    def _known(self, metric: Metric, labels: Mapping[str, str]) -> dict[str, str]:
+        """The labels, in the table's order, with `OTHER` for values that are not known."""
+        known: dict[str, str] = {}
+        for group in metric.labelled:
+            values = tuple(labels[label] for label in group.labels)
+            if not self._is_known(group, values):
+                values = (OTHER,) * len(values)
+            known.update(zip(group.labels, values, strict=True))
+        return known
+
+    def _is_known(self, group: Known | First, values: tuple[str, ...]) -> bool:
+        if isinstance(group, Known):
+            return values in group.values
+        with self._lock:
+            first = self._first.setdefault(group.label, set())
+            if len(first) < group.most and values[0] != OTHER:
+                first.add(values[0])
+            return values[0] in first
+
+
+class NoMetrics(Metrics):
+    """Checks what is counted, and exports nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+
+_current: Metrics = NoMetrics()
+
+
+def current() -> Metrics:
+    """What this process counts with; before `use`, nothing is exported."""
+    return _current
+
+
+def use(metrics: Metrics) -> Metrics:
+    """Count with these from now on. Returns those before."""
+    global _current
+    before, _current = _current, metrics
+    return before

@@ -1,0 +1,163 @@
+"""Prompts are read once, and come out the same whoever else is read."""
+
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+
+from dti_engine.backbones.interface import Backbone, Conditioning
+from dti_engine.errors import ConfigurationError
+from dti_engine.generation.prompt_cache import PromptReader, Wording
+from dti_engine.text.inputs import PromptBatch, Rows
+from dti_engine.text.prompts import bind
+from dti_engine.text.tokens import LearnedToken
+
+
+class Counting:
+    """A backbone that notes how many prompts it is asked to read at once."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self.sizes: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def encode_prompts(self, prompts: PromptBatch, rows: Rows) -> Conditioning:
+        conditioning = self._backbone.encode_prompts(prompts, rows)
+        self.sizes.append(len(conditioning.hidden))
+        return conditioning
+
+
+@pytest.fixture
+def backbone(tiny_backbone: Backbone) -> Any:
+    return Counting(tiny_backbone)
+
+
+def token() -> LearnedToken:
+    return LearnedToken("<rex>", {"text_encoder": torch.randn(1, 32)})
+
+
+def test_a_prompt_is_what_the_backbone_makes_of_it(backbone: Any) -> None:
+    rex, prompts = token(), ["a photo of <rex>", "a red dog"]
+    read = PromptReader(backbone).read([Wording.of(each, {"<rex>": rex}) for each in prompts])
+    bound = bind(prompts, [{"<rex>": rex}] * 2, backbone.text_encoders)
+    torch.testing.assert_close(
+        read.hidden, backbone.encode_prompts(*bound).hidden, rtol=0, atol=1e-5
+    )
+    assert read.hidden.dtype == backbone.dtype
+    assert read.framing is None
+
+
+def test_equal_prompts_are_read_once_and_known_ones_not_at_all(backbone: Any) -> None:
+    reader, rex = PromptReader(backbone), token()
+    wordings = [Wording.of("a <rex>", {"<rex>": rex}), *[Wording("blurry")] * 9]
+    first = reader.read(wordings)
+    assert first.hidden.shape[0] == 10
+    assert backbone.sizes == [4]
+    assert torch.equal(reader.read(wordings).hidden, first.hidden)
+    assert backbone.sizes == [4]
+
+
+def test_a_token_of_the_same_name_or_another_instruction_is_another_prompt(backbone: Any) -> None:
+    reader = PromptReader(backbone)
+    one, other = (Wording.of("a <rex>", {"<rex>": token()}) for _ in "ab")
+    read = reader.read([one, other, Wording("a dog"), Wording("a dog", instruction=True)])
+    assert not torch.equal(read.hidden[0], read.hidden[1])
+    assert len(reader._known) == 4
+
+
+def test_what_is_kept_of_a_batch_is_no_more_than_its_own_part(backbone: Any) -> None:
+    reader = PromptReader(backbone)
+    reader.read([Wording("a dog")])
+    (kept,) = reader.read_each([Wording("a dog")])
+    assert backbone.sizes == [4]
+    assert kept.hidden.untyped_storage().nbytes() == kept.hidden.nbytes
+
+
+def test_tokens_that_a_prompt_does_not_mention_do_not_count(backbone: Any) -> None:
+    wordings = [Wording.of("blurry", {"<rex>": token()}) for _ in range(3)]
+    assert len(set(wordings)) == 1
+
+
+def test_neighbours_and_what_is_known_change_no_bit(backbone: Any) -> None:
+    wordings = [Wording(text) for text in ("a dog", "a cat", "a bird", "a bear", "a toy", "snow")]
+    together = PromptReader(backbone).read(wordings).hidden
+    reader = PromptReader(backbone)
+    reader.read(wordings[3:5])
+    assert torch.equal(reader.read(wordings).hidden, together)
+    alone = torch.cat([PromptReader(backbone).read([each]).hidden for each in wordings])
+    assert torch.equal(alone, together)
+
+
+def test_the_latest_are_kept_and_a_batch_may_be_larger_than_the_memory(backbone: Any) -> None:
+    reader = PromptReader(backbone, capacity=2, batch_size=1)
+    reader.read([Wording("a dog"), Wording("a cat")])
+    reader.read([Wording("a dog"), Wording("snow")])  # forgets the cat
+    assert backbone.sizes == [1] * 3
+    reader.read([Wording("a dog")])
+    assert backbone.sizes == [1] * 3
+    assert reader.read([Wording(text) for text in ("a cat", "a bird", "sand")]).hidden.shape[0] == 3
+    assert len(reader._known) == 2
+
+
+def test_what_was_read_with_a_token_goes_with_it(backbone: Any) -> None:
+    reader, rex, tom = PromptReader(backbone), token(), token()
+    texts = ("a <rex>", "a <rex> by <tom>", "a <tom>", "snow")
+    reader.read([Wording.of(text, {"<rex>": rex, "<tom>": tom}) for text in texts])
+    assert len(reader._known) == 4
+    del rex
+    assert len(reader._known) == 2
+    sizes = list(backbone.sizes)
+    reader.read([Wording.of("a <tom>", {"<tom>": tom}), Wording("snow")])
+    assert backbone.sizes == sizes
+    del tom
+    assert len(reader._known) == 1
+    assert not reader._known._with
+
+
+def test_tokens_that_go_in_other_threads_meanwhile_disturb_nobody(backbone: Any) -> None:
+    reader, tokens = PromptReader(backbone, capacity=8), Queue[LearnedToken | None]()
+
+    def lose() -> None:
+        while tokens.get() is not None:
+            pass
+
+    thread = Thread(target=lose)
+    thread.start()
+    for number in range(200):
+        rex = token()
+        reader.read([Wording.of(f"a {number % 3} <rex>", {"<rex>": rex}), Wording("snow")])
+        tokens.put(rex)
+        del rex
+    tokens.put(None)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(reader._known) == 1
+    assert not reader._known._with
+
+
+def test_masked_prompts_of_different_lengths_are_padded() -> None:
+    class Masked:
+        text_encoders: dict[str, Any] = {}  # noqa: RUF012
+        dtype = torch.float32
+        length = 2
+
+        def encode_prompts(self, prompts: PromptBatch, rows: Rows) -> Conditioning:
+            self.length += 1
+            hidden = torch.ones(1, self.length, 5)
+            return Conditioning(hidden, mask=torch.ones(1, self.length))
+
+    reader: Any = PromptReader(Masked(), batch_size=1)  # type: ignore[arg-type]
+    read = reader.read([Wording("one"), Wording("two")])
+    assert read.hidden.shape == (2, 4, 5)
+    assert read.mask.tolist() == [[1, 1, 1, 0], [1] * 4]
+    assert not bool(read.hidden[0, 3:].any())
+
+
+@pytest.mark.parametrize(("capacity", "batch_size"), [(-1, 4), (4, 0)])
+def test_impossible_sizes_are_refused(backbone: Any, capacity: int, batch_size: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"got {capacity} and {batch_size}"):
+        PromptReader(backbone, capacity=capacity, batch_size=batch_size)

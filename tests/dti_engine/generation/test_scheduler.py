@@ -1,0 +1,70 @@
+"""Samplers read as tables: against the schedulers themselves, and what is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from torch import Tensor
+
+from dti_engine.errors import ConfigurationError
+from dti_engine.generation.scheduler import Sampler
+
+# Of diffusers' schedulers, with newer versions of numpy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+class Flow(FlowMatchEulerDiscreteScheduler):
+    init_noise_sigma = 1.0
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        return sample
+
+
+SCHEDULERS: dict[str, Any] = {
+    "noise": lambda: DDIMScheduler(clip_sample=False),
+    "velocity": lambda: DDIMScheduler(
+        clip_sample=False, prediction_type="v_prediction", rescale_betas_zero_snr=True
+    ),
+    "flow": lambda: Flow(shift=3.0),
+    "scaled": lambda: EulerDiscreteScheduler(),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("steps", [1, 7, 50])
+def test_a_table_moves_samples_as_its_scheduler_does(name: str, steps: int) -> None:
+    scheduler = SCHEDULERS[name]()
+    sampler = Sampler.of(SCHEDULERS[name](), steps)
+    scheduler.set_timesteps(steps, device="cpu")
+    assert len(sampler) == steps
+    assert torch.equal(sampler.times(list(sampler.moves)), scheduler.timesteps)
+    ours = theirs = sampler.spread * torch.randn(2, 4, 8, 8)
+    for move, time in zip(sampler.moves, scheduler.timesteps, strict=True):
+        output = torch.randn(2, 4, 8, 8)
+        torch.testing.assert_close(
+            move.scale * theirs, scheduler.scale_model_input(theirs, time), rtol=1e-6, atol=1e-6
+        )
+        theirs = scheduler.step(output, time, theirs, return_dict=False)[0]
+        ours = move.keep * ours + move.add * output
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDIMScheduler(clip_sample=True),  # bends what is large
+        DDPMScheduler(),  # draws noise
+        DPMSolverMultistepScheduler(),  # looks back
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_is_no_linear_step_is_refused(scheduler: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"{type(scheduler).__name__} is no sampler"):
+        Sampler.of(scheduler, 10)

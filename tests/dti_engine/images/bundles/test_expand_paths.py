@@ -1,0 +1,38 @@
+"""A folder of bundles stands for all of them; a bundle stands for itself."""
+
+from pathlib import Path
+
+import pytest
+
+from dti_engine.images.bundles.bundle import gathered
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """Two folders with pictures, two archives, and what is none of them."""
+    for name in ("tom", "rex"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").touch()
+    for name in ("anna.zip", "bob.tar.gz", "notes.txt", ".hidden.zip"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_a_folder_of_bundles_gives_its_folders_and_archives_by_name(shelf: Path) -> None:
+    names = [each.name for each in gathered([shelf])]
+    assert names == ["anna.zip", "bob.tar.gz", "rex", "tom"]
+
+
+@pytest.mark.parametrize("name", ["photo.PNG", "photo.webp", "bundle.json"])
+def test_a_folder_with_a_picture_or_a_description_is_a_bundle(shelf: Path, name: str) -> None:
+    (shelf / name).touch()
+    assert gathered([shelf]) == [shelf]
+
+
+def test_bundles_and_folders_of_them_can_be_mixed(shelf: Path) -> None:
+    found = gathered([shelf / "tom", shelf, shelf / "anna.zip"])
+    assert [found[0].name, found[-1].name, len(found)] == ["tom", "anna.zip", 6]
+
+
+def test_what_holds_nothing_stays_to_be_refused_by_name(tmp_path: Path) -> None:
+    assert gathered([tmp_path, tmp_path / "nowhere"]) == [tmp_path, tmp_path / "nowhere"]

@@ -1,0 +1,142 @@
+"""What came of trials is kept in the run's folder, and the best of a subject's tokens wins."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.manifest import ProbePicture, Quality
+from dti_engine.backbones.interface import Backbone
+from dti_engine.generation.pipeline import read_settings
+from dti_engine.quality.run_folder import RunFolder
+from dti_engine.quality.trial import Trial
+from dti_engine.recipes import miniature_constant
+from dti_engine.text.encoder import vocabulary_band, vocabulary_magnitude
+
+ENCODER = "text_encoder"
+
+
+def trial(score: float | None) -> Trial:
+    shown = ProbePicture(prompt="a <rex>", seed=0, subject_score=score, prompt_score=score)
+    judge = None if score is None else "somebody"
+    quality = Quality(judge=judge, pictures=(shown,), subject_score=score, prompt_score=score)
+    level = 0 if score is None else round(255 * score)
+    return Trial(quality, [Image.new("RGB", (8, 8), (level,) * 3)])
+
+
+@pytest.fixture
+def make(tiny_backbone: Backbone, artifact_of: Callable[..., Artifact]) -> Callable[..., Artifact]:
+    """make(steps, times=1) -> a token after so many steps, `times` m* long."""
+    magnitude = vocabulary_magnitude(tiny_backbone.text_encoders[ENCODER])
+
+    def make(steps: int, times: float = 1.0, **facts: object) -> Artifact:
+        direction = torch.nn.functional.normalize(
+            torch.randn(1, 32, generator=torch.Generator().manual_seed(steps)), dim=-1
+        )
+        facts = {
+            "figures": {"prior_angle_rad": 1.0, "fixed_loss": 0.1},
+            "first_fixed_loss": 0.2,
+            **facts,
+        }
+        return artifact_of({ENCODER: times * magnitude * direction}, steps_done=steps, **facts)
+
+    return make
+
+
+def test_the_best_of_the_kept_steps_becomes_the_token_and_the_last_one_is_kept(
+    make: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    folder, (early, middle, last) = RunFolder(tmp_path), map(make, (10, 20, 30))
+    last.save(folder.token("rex"))
+    winner = folder.settle("rex", [(early, trial(0.3)), (middle, trial(0.8)), (last, trial(0.7))])
+    token = Artifact.load(folder.token("rex"))
+    assert token.manifest == winner.manifest
+    assert token.manifest.training.steps_done == 20
+    assert token.manifest.training.stop_reason == "chosen"
+    assert token.manifest.training.quality == trial(0.8).quality
+    assert torch.equal(token.token.embeddings[ENCODER], middle.token.embeddings[ENCODER])
+    kept = Artifact.load(folder.kept("rex", 30))
+    assert torch.equal(kept.token.embeddings[ENCODER], last.token.embeddings[ENCODER])
+    with Image.open(folder.picture("rex", 0)) as picture:
+        assert picture.getpixel((0, 0)) == (204, 204, 204)
+    assert read_settings(folder.picture("rex", 0)) == {"prompt": "a <rex>", "seed": 0, "step": 20}
+
+
+@pytest.mark.parametrize("scores", [(0.7, 0.7), (None, None), (0.2, 0.7)])
+def test_the_last_token_wins_unless_another_is_better(
+    make: Callable[..., Artifact], tmp_path: Path, scores: tuple[float | None, float | None]
+) -> None:
+    folder, (early, last) = RunFolder(tmp_path), map(make, (10, 30))
+    winner = folder.settle("rex", [(early, trial(scores[0])), (last, trial(scores[1]))])
+    assert winner.manifest.training.steps_done == 30
+    assert winner.manifest.training.stop_reason == "budget"
+    assert not folder.kept("rex", 30).exists()
+
+
+def test_kept_tokens_are_found_by_steps(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.all_kept("rex") == []
+    for name, step in (("rex", 100), ("rex", 20), ("tom", 3)):
+        folder.kept(name, step).parent.mkdir(parents=True, exist_ok=True)
+        folder.kept(name, step).touch()
+    folder.kept("rex", 20).with_name("notes.safetensors").touch()
+    assert folder.all_kept("rex") == [folder.kept("rex", 20), folder.kept("rex", 100)]
+
+
+def test_angles_are_compared_with_those_of_the_same_config_alone(
+    make: Callable[..., Artifact], tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path)
+    turned = {"prior_angle_rad": 0.2, "fixed_loss": 0.1}
+    artifacts = {f"{i}": folder.settle(f"{i}", [(make(10 + i), trial(0.5))]) for i in range(8)}
+    odd = folder.settle("odd", [(make(30, figures=turned), trial(0.5))])
+    found = folder.flag({**artifacts, "odd": odd}, tiny_backbone)
+    assert "turned by 11" in found["odd"].manifest.training.quality.flags[0]
+    others = miniature_constant().changed(lr=0.001)
+    apart = folder.settle("odd", [(make(30, figures=turned, config=others), trial(0.5))])
+    found = folder.flag({**artifacts, "odd": apart}, tiny_backbone)
+    assert found["odd"].manifest.training.quality.flags == ()
+
+
+def test_what_was_tried_is_found_in_the_folder_for_one_model(
+    make: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path)
+    tried = folder.settle("rex", [(make(10), trial(0.5))])
+    make(10).save(folder.token("untried"))
+    folder.token("damaged").write_bytes(b"no token")
+    assert list(folder.tried(tried.manifest.backbone_fingerprint)) == ["rex"]
+    assert folder.tried("b" * 64) == {}
+
+
+def test_flags_are_written_into_the_token_and_taken_out_again(
+    make: Callable[..., Artifact], tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path)
+    artifacts = {
+        "rex": folder.settle("rex", [(make(10), trial(0.5))]),
+        "long": folder.settle("long", [(make(20, times=3.0), trial(0.5))]),
+    }
+    folder.flag(artifacts, tiny_backbone)
+    flagged = Artifact.load(folder.token("long"))
+    assert "its length is" in flagged.manifest.training.quality.flags[0]
+    assert Artifact.load(folder.token("rex")).manifest.training.quality.flags == ()
+    before = folder.token("long").stat().st_mtime_ns
+    folder.flag({"rex": artifacts["rex"], "long": flagged}, tiny_backbone)
+    assert folder.token("long").stat().st_mtime_ns == before  # nothing new, nothing written
+    outdated = flagged.manifest.training.quality.model_copy(update={"flags": ("something",)})
+    changed = replace(flagged, manifest=flagged.manifest.with_origin(quality=outdated))
+    again = folder.flag({"long": changed}, tiny_backbone)["long"].manifest.training.quality
+    assert again == flagged.manifest.training.quality
+
+
+def test_the_band_of_lengths_holds_99_percent_of_the_words(tiny_backbone: Backbone) -> None:
+    encoder = tiny_backbone.text_encoders[ENCODER]
+    low, high = vocabulary_band(encoder)
+    norms = encoder.vocabulary().norm(dim=-1)
+    share = ((norms >= low) & (norms <= high)).float().mean()
+    assert share == pytest.approx(0.99, abs=0.01)

@@ -1,0 +1,177 @@
+"""Runs that are stopped or killed, and go on from the folder of their checkpoints."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.backbones.interface import Backbone
+from dti_engine.config import TrainConfig
+from dti_engine.errors import CheckpointError, ConfigurationError, OutputError
+from dti_engine.training.checkpoint_manager import Keeper
+from dti_engine.training.loop import Outcome, Subject, train
+
+CONFIG = TrainConfig(
+    steps=7,
+    batch_size=2,
+    resolution=16,
+    lr=0.04,
+    beta2=0.9,
+    schedule="cosine",
+    averaging=0.8,
+    fixed_every=3,
+)
+NUM_SUBJECTS = 5
+MakeSubject = Callable[..., Subject]
+
+
+class _Killed(Exception):
+    """The process is gone, in effect."""
+
+
+@pytest.fixture
+def subjects(make_subject: MakeSubject) -> list[Subject]:
+    return [make_subject(number, num_vectors=1 + number % 2) for number in range(NUM_SUBJECTS)]
+
+
+@pytest.fixture
+def expected(tiny_backbone: Backbone, subjects: list[Subject]) -> dict[str, Outcome]:
+    """Outcomes of a run without a stop."""
+    outcomes = train(tiny_backbone, subjects, CONFIG, num_slots=2)
+    return {each.subject.id: each for each in outcomes}
+
+
+def _assert_same(outcome: Outcome, expected: Outcome) -> None:
+    assert outcome.artifact
+    assert expected.artifact
+    for name, rows in expected.artifact.token.embeddings.items():
+        assert rows.equal(outcome.artifact.token.embeddings[name])
+    assert outcome.reports == expected.reports
+
+
+def _go_on(
+    backbone: Backbone,
+    subjects: list[Subject],
+    keeper: Keeper,
+    done: dict[str, Outcome],
+    on_step: Callable[[], None],
+) -> None:
+    """A run of those that are not done, as `dti train --resume` does it."""
+    missing = [each for each in subjects if each.id not in done]
+    missing.sort(key=lambda each: not keeper.path(each.id).exists())
+    outcomes = train(
+        backbone, missing, CONFIG, num_slots=2, on_step=lambda _: on_step(), keeper=keeper
+    )
+    for outcome in outcomes:
+        done[outcome.subject.id] = outcome
+        keeper.remove(outcome.subject.id)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 7, 8, 12, 18])
+def test_a_run_that_is_stopped_goes_on_bit_for_bit_and_refills_its_slots_alike(
+    tiny_backbone: Backbone,
+    subjects: list[Subject],
+    expected: dict[str, Outcome],
+    tmp_path: Path,
+    stop_after: int,
+) -> None:
+    done: dict[str, Outcome] = {}
+    keeper, steps = Keeper(tmp_path / "checkpoints", every=100), iter(range(1, 1000))
+    _go_on(
+        tiny_backbone,
+        subjects,
+        keeper,
+        done,
+        lambda: keeper.stop() if next(steps) == stop_after else None,
+    )
+    assert next(steps) == stop_after + 1
+    rounds, in_round = divmod(stop_after, CONFIG.steps)
+    assert len(done) == 2 * rounds
+    kept = [each.id for each in subjects[2 * rounds :][:2]] if in_round else []
+    assert keeper.kept == dict.fromkeys(kept, in_round)
+    after = Keeper(tmp_path / "checkpoints", every=100)
+    _go_on(tiny_backbone, subjects, after, done, lambda: None)
+    assert done.keys() == expected.keys()
+    for name, outcome in done.items():
+        _assert_same(outcome, expected[name])
+    assert not keeper.folder.exists()
+
+
+def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
+    tiny_backbone: Backbone,
+    subjects: list[Subject],
+    expected: dict[str, Outcome],
+    tmp_path: Path,
+) -> None:
+    done: dict[str, Outcome] = {}
+    chance, num_killed = random.Random(0), 0
+
+    def kill_at(steps: Iterator[int]) -> None:
+        if next(steps) == 0:
+            raise _Killed
+
+    while len(done) < NUM_SUBJECTS:
+        countdown = iter(range(chance.randint(2, 6), -1000, -1))
+        keeper = Keeper(tmp_path, every=2)
+        try:
+            _go_on(tiny_backbone, subjects, keeper, done, lambda left=countdown: kill_at(left))
+        except _Killed:
+            num_killed += 1
+    assert num_killed >= 3
+    for name, outcome in done.items():
+        _assert_same(outcome, expected[name])
+
+
+def test_a_checkpoint_that_cannot_be_used_ends_its_subject_alone(
+    tiny_backbone: Backbone, subjects: list[Subject], tmp_path: Path
+) -> None:
+    keeper = Keeper(tmp_path, every=100)
+    keeper.path("subject-1").write_bytes(b"damaged")
+    outcomes = train(tiny_backbone, subjects[:3], CONFIG, num_slots=2, keeper=keeper)
+    ended = {each.subject.id: each for each in outcomes}
+    assert isinstance(ended["subject-1"].error, CheckpointError)
+    assert ended["subject-0"].artifact
+    assert ended["subject-2"].artifact
+    assert keeper.path("subject-1").read_bytes() == b"damaged"
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(
+    tiny_backbone: Backbone, subjects: list[Subject], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    told: list[str] = []
+    keeper = Keeper(tmp_path / "file", every=3, on_unsaved=lambda name, _: told.append(name))
+    (outcome,) = train(tiny_backbone, subjects[:1], CONFIG, num_slots=1, keeper=keeper)
+    assert isinstance(outcome.artifact, Artifact)
+    assert told == ["subject-0"] * 2
+    with pytest.raises(OutputError, match="cannot write"):
+        list(
+            train(
+                tiny_backbone,
+                subjects[:1],
+                CONFIG,
+                num_slots=1,
+                keeper=Keeper(tmp_path / "file", every=3),
+            )
+        )
+
+
+def test_a_stop_before_the_first_step_takes_no_more_subjects(
+    tiny_backbone: Backbone, subjects: list[Subject], tmp_path: Path
+) -> None:
+    keeper = Keeper(tmp_path / "checkpoints", every=1)
+
+    def queue() -> Iterator[Subject]:
+        keeper.stop()
+        yield subjects[0]
+        raise AssertionError("nobody asks for the next one")
+
+    assert list(train(tiny_backbone, queue(), CONFIG, num_slots=2, keeper=keeper)) == []
+    assert keeper.kept == {}
+
+
+def test_checkpoints_less_than_a_step_apart_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="must be >= 1, got 0"):
+        Keeper(tmp_path, every=0)

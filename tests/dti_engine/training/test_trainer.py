@@ -1,0 +1,304 @@
+"""Packed steps: a subject learns the same in every packing, by a config of its own too."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.backbones.interface import Backbone
+from dti_engine.config import TrainConfig
+from dti_engine.errors import ConfigurationError
+from dti_engine.optim import sphere
+from dti_engine.recipes import standard_ti
+from dti_engine.training.loop import Outcome, Subject, train
+from dti_engine.training.slot import Occupant
+from dti_engine.training.trainer import Trainer
+
+ENCODER = "text_encoder"
+CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
+SHORT = CONFIG.changed(steps=4)
+MakeSubject = Callable[..., Subject]
+
+
+def _learned(outcome: Outcome) -> Tensor:
+    assert outcome.artifact is not None, outcome.error
+    return outcome.artifact.token.embeddings[ENCODER]
+
+
+def _figures(artifact: Artifact | None) -> dict[str, float]:
+    """All that its manifest tells of the last step, but the time."""
+    assert artifact is not None
+    assert artifact.manifest.training is not None
+    figures = dict(artifact.manifest.training.figures)
+    del figures["seconds"]
+    return figures
+
+
+def _by_id(outcomes: list[Outcome]) -> dict[str, Outcome]:
+    return {outcome.subject.id: outcome for outcome in outcomes}
+
+
+def _angle(a: Tensor, b: Tensor) -> float:
+    return float(sphere.geodesic_distance(sphere.normalize(a), sphere.normalize(b)).max())
+
+
+def _rows(trainer: Trainer, slot: int) -> Tensor:
+    occupant = trainer.occupants[slot]
+    assert occupant is not None
+    return trainer.learners[ENCODER].learned()[occupant.rows[ENCODER]].clone()
+
+
+def _masked(subject: Subject) -> Subject:
+    """The subject with captions, and masks whose left part is black."""
+    pictures = []
+    for picture in subject.pictures:
+        mask = Image.new("L", picture.image.size, 255)
+        mask.paste(0, (0, 0, picture.image.width // 2, picture.image.height))
+        pictures.append(replace(picture, mask=mask, caption="a {} on a beach"))
+    return replace(subject, pictures=pictures)
+
+
+def test_a_neighbour_never_changes_a_result_at_the_same_shape(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    outcomes = []
+    for numbers in ([1, 2, 3], [4, 2, 5], [6, 2]):
+        subjects = [make_subject(number) for number in numbers]
+        ended = _by_id(train(tiny_backbone, subjects, SHORT, num_slots=3))
+        outcomes.append(ended["subject-2"])
+    for other in outcomes[1:]:
+        assert torch.equal(_learned(outcomes[0]), _learned(other))
+        assert outcomes[0].reports == other.reports
+
+
+def test_a_neighbour_with_masks_and_captions_changes_no_result_at_the_same_shape(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    neighbours = [make_subject(1), _masked(make_subject(1))]
+    plain, beside = (
+        _by_id(train(tiny_backbone, [each, make_subject(2)], SHORT, num_slots=2))
+        for each in neighbours
+    )
+    assert torch.equal(_learned(plain["subject-2"]), _learned(beside["subject-2"]))
+    assert plain["subject-2"].reports == beside["subject-2"].reports
+    assert not torch.equal(_learned(plain["subject-1"]), _learned(beside["subject-1"]))
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_packings_agree_to_1e_9_after_20_steps_in_float64(
+    exact_backbone: Backbone, make_subject: MakeSubject, is_masked: bool
+) -> None:
+    def rows_after_20_steps(*subjects: Subject) -> Tensor:
+        trainer = Trainer(exact_backbone, CONFIG.changed(steps=100), num_slots=len(subjects))
+        for subject in subjects:
+            trainer.seat(subject)
+        for _ in range(20):
+            trainer.step()
+        return _rows(trainer, len(subjects) - 1)
+
+    subject = _masked(make_subject(7)) if is_masked else make_subject(7)
+    neighbours = [make_subject(number) for number in (1, 2, 3)]
+    alone, packed = rows_after_20_steps(subject), rows_after_20_steps(*neighbours, subject)
+    assert alone.dtype == torch.float64
+    torch.testing.assert_close(alone, packed, rtol=0, atol=1e-9)
+
+
+def test_packings_differ_by_less_than_a_tenth_of_what_seeds_do_in_float32(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = make_subject(7)
+    same_but_seed = make_subject(8, pictures=subject.pictures)
+    alone, other = (
+        next(train(tiny_backbone, [each], CONFIG, num_slots=1)) for each in (subject, same_but_seed)
+    )
+    neighbours = [make_subject(number) for number in (1, 2, 3)]
+    packed = _by_id(train(tiny_backbone, [*neighbours, subject], CONFIG, num_slots=4))
+    between_packings = _angle(_learned(alone), _learned(packed["subject-7"]))
+    assert between_packings < _angle(_learned(alone), _learned(other)) / 10
+
+
+def test_a_vacated_slot_is_free_and_its_neighbour_goes_on_undisturbed(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    def neighbour(*, of_vacated: bool) -> Outcome:
+        trainer = Trainer(tiny_backbone, SHORT, num_slots=2)
+        trainer.seat(make_subject(1))
+        trainer.seat(make_subject(2))
+        trainer.step()
+        if of_vacated:
+            trainer.vacate(0)
+            assert trainer.occupants[0] is None
+        outcomes = [outcome for _ in range(3) for outcome in trainer.step()]
+        assert trainer.occupants == [None, None]
+        return _by_id(outcomes)["subject-2"]
+
+    after, without = neighbour(of_vacated=True), neighbour(of_vacated=False)
+    assert torch.equal(_learned(after), _learned(without))
+
+
+@pytest.mark.parametrize("options", [{"num_slots": 0}, {"num_slots": 1, "max_vectors": 0}])
+def test_a_packing_without_room_is_refused(
+    tiny_backbone: Backbone, options: dict[str, int]
+) -> None:
+    with pytest.raises(ConfigurationError, match="must be >= 1"):
+        train(tiny_backbone, [], SHORT, **options)
+
+
+# Configs of their own
+
+OWN = {
+    "dti": [
+        SHORT.changed(lr=0.01, kappa=0.01, steps=6, fixed_every=2),
+        SHORT.changed(steps=3, schedule="cosine", averaging=0.8, magnitude=0.7),
+        SHORT.changed(captions="style", timesteps="stratified", magnitude="initializer"),
+    ],
+    "ti": [
+        standard_ti(SHORT).changed(lr=0.01, weight_decay=0.5, steps=6, fixed_every=2),
+        standard_ti(SHORT).changed(steps=3, schedule="cosine", magnitude=0.7),
+        standard_ti(SHORT).changed(captions="style", timesteps="stratified"),
+    ],
+}
+OWN["dti-beta2"] = [each.changed(beta2=0.9) for each in OWN["dti"]]
+
+
+@pytest.mark.parametrize("method", OWN)
+@pytest.mark.parametrize("num_slots", [1, 3])  # one after the other in the same slot, or together
+def test_a_subject_of_its_own_config_learns_bit_for_bit_what_it_does_where_all_have_it(
+    tiny_backbone: Backbone, make_subject: MakeSubject, method: str, num_slots: int
+) -> None:
+    configs, plain = OWN[method], [make_subject(number) for number in (1, 2, 3)]
+    own = [replace(each, config=config) for each, config in zip(plain, configs, strict=True)]
+    run = configs[0].changed(lr=0.5, steps=9)
+    mixed = _by_id(train(tiny_backbone, own, run, num_slots=num_slots))
+    for subject, config in zip(plain, configs, strict=True):
+        alike = _by_id(train(tiny_backbone, plain, config, num_slots=num_slots))
+        outcome, expected = mixed[subject.id], alike[subject.id]
+        assert torch.equal(_learned(outcome), _learned(expected))
+        assert outcome.reports == expected.reports
+        assert len(outcome.reports) == config.steps
+
+
+def test_no_picture_is_in_memory_once_its_subject_is_seated(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    subject = _masked(make_subject(1))
+    images = [weakref.ref(each.image) for each in subject.pictures]
+    images += [weakref.ref(each.mask) for each in subject.pictures if each.mask]
+    names = [each.name for each in subject.pictures]
+    trainer = Trainer(tiny_backbone, SHORT, num_slots=2)
+    trainer.seat(subject)
+    del subject
+    gc.collect()
+    assert len(images) > len(names)
+    assert [each() for each in images] == [None] * len(images)
+    outcomes = [outcome for _ in range(SHORT.steps) for outcome in trainer.step()]
+    (artifact,) = (each.artifact for each in outcomes)
+    assert artifact is not None
+    assert artifact.manifest.training is not None
+    assert list(artifact.manifest.training.pictures) == names
+
+
+# Who is told what
+
+
+def test_the_caller_is_told_of_everyone_who_is_seated_and_where(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    told: list[tuple[int, str, int, int]] = []
+
+    def note(slot: int, occupant: Occupant) -> None:
+        rows = occupant.rows[ENCODER]
+        told.append((slot, occupant.subject.id, rows.start, occupant.step))
+
+    short = SHORT.changed(steps=2)
+    queue = [make_subject(1), make_subject(2, config=short), make_subject(3, pictures=[])]
+    queue += [make_subject(4), make_subject(5)]
+    list(train(tiny_backbone, queue, SHORT, num_slots=2, max_vectors=3, on_seated=note))
+    assert told == [
+        (0, "subject-1", 0, 0),
+        (1, "subject-2", 3, 0),
+        (1, "subject-4", 3, 0),  # in the middle of subject 1; subject 3 never came to sit
+        (0, "subject-5", 0, 0),
+    ]
+
+
+def test_one_who_goes_on_is_told_of_with_the_steps_that_it_has_done(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    def note(slot: int, occupant: Occupant) -> None:
+        told.append((slot, occupant.step))
+
+    before, after = (Trainer(tiny_backbone, SHORT, num_slots=2, on_seated=note) for _ in range(2))
+    before.seat(make_subject(1))
+    before.seat(make_subject(2))
+    before.step()
+    after.seat(make_subject(2), before.checkpoint(1))
+    assert told == [(0, 0), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("report_every", [1, 4, 100])
+def test_what_is_kept_on_the_way_is_what_shorter_runs_end_with(
+    tiny_backbone: Backbone, make_subject: MakeSubject, report_every: int
+) -> None:
+    config = CONFIG.changed(steps=7, averaging=0.8)
+    subjects = [make_subject(1), make_subject(2, num_vectors=2), make_subject(3)]
+    kept: dict[tuple[str, int], Artifact] = {}
+
+    def keep(subject: Subject, artifact: Artifact) -> None:
+        training = artifact.manifest.training
+        assert training is not None
+        assert (training.stop_reason, training.config) == ("kept", config)
+        kept[subject.id, training.steps_done] = artifact
+
+    ended = _by_id(
+        train(
+            tiny_backbone,
+            subjects,
+            config,
+            num_slots=2,
+            report_every=report_every,
+            keep_at={2, 3, 7, 9},
+            on_kept=keep,
+        )
+    )
+    assert kept.keys() == {(each.id, steps) for each in subjects for steps in (2, 3)}
+    for steps in (2, 3, 7):
+        shorter = train(tiny_backbone, subjects, config.changed(steps=steps), num_slots=2)
+        for name, outcome in _by_id(shorter).items():
+            of_longer = ended[name].artifact if steps == 7 else kept[name, steps]
+            assert of_longer is not None
+            assert torch.equal(of_longer.token.embeddings[ENCODER], _learned(outcome))
+            assert _figures(of_longer) == _figures(outcome.artifact)
+
+
+def test_each_is_kept_at_its_own_steps_and_keeping_changes_nothing(
+    tiny_backbone: Backbone, make_subject: MakeSubject
+) -> None:
+    kept: list[tuple[str, int]] = []
+
+    def keep(subject: Subject, artifact: Artifact) -> None:
+        assert artifact.manifest.training is not None
+        kept.append((subject.id, artifact.manifest.training.steps_done))
+
+    subjects = [make_subject(1), make_subject(2, config=SHORT.changed(steps=2)), make_subject(3)]
+    plain = _by_id(train(tiny_backbone, subjects, SHORT, num_slots=2))
+    outcomes = _by_id(
+        train(tiny_backbone, subjects, SHORT, num_slots=2, keep_at=[1, 2], on_kept=keep)
+    )
+    assert kept == [
+        ("subject-1", 1),
+        ("subject-2", 1),
+        ("subject-1", 2),
+        ("subject-3", 1),  # in the third step of the batch
+        ("subject-3", 2),
+    ]
+    for name, outcome in outcomes.items():
+        assert torch.equal(_learned(outcome), _learned(plain[name]))

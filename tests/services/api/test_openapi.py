@@ -1,0 +1,104 @@
+"""/openapi.json says what is true, with examples that hold."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+
+from services.api.generation_jobs.schemas import PictureJobOrder
+from services.api.training_jobs.schemas import JobOrder
+
+
+@pytest.fixture
+def document(site: Any) -> dict[str, Any]:
+    answer = site.get("/openapi.json", None)
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def _validator(document: dict[str, Any], schema: Any) -> Any:
+    whole = schema | {"components": document["components"]}
+    return jsonschema.Draft202012Validator(
+        whole, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+    )
+
+
+def test_every_route_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
+    for name, operation in _operations(document):
+        assert operation["summary"], name
+        assert operation["description"], name
+        if "/v1/" not in name:
+            assert "security" not in operation
+            continue
+        assert operation["security"] == [{"key": []}], name
+        assert {"401", "422", "429", "500", "503"} <= operation["responses"].keys(), name
+        if "{" in name and not name.startswith("PUT"):
+            assert "404" in operation["responses"], name
+        for status, answer in operation["responses"].items():
+            if status >= "400":
+                assert list(answer["content"]) == ["application/problem+json"], name
+    ids = [operation["operationId"] for _, operation in _operations(document)]
+    assert len(set(ids)) == len(ids)
+    scheme = document["components"]["securitySchemes"]["key"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+
+
+def test_every_answer_has_an_example_that_holds(document: dict[str, Any]) -> None:
+    seen = 0
+    for name, operation in _operations(document):
+        contents = [answer.get("content", {}) for answer in operation["responses"].values()]
+        contents.append(operation.get("requestBody", {}).get("content", {}))
+        for content in contents:
+            for kind in ("application/json", "application/problem+json"):
+                if kind not in content:
+                    continue
+                reference = content[kind]["schema"]["$ref"].rpartition("/")[2]
+                schema = document["components"]["schemas"][reference]
+                assert schema.get("examples"), f"{name}: {reference} has no example"
+                for example in schema["examples"]:
+                    _validator(document, schema).validate(example)
+                    seen += 1
+        for parameter in operation.get("parameters", ()):
+            for example in parameter.get("examples", ()):
+                _validator(document, parameter["schema"]).validate(example)
+                seen += 1
+    assert seen > 100
+
+
+def test_examples_of_orders_are_orders(document: dict[str, Any]) -> None:
+    import json
+
+    examples = document["components"]["schemas"]["JobOrder"]["examples"]
+    assert len(examples) > 1
+    for example in examples:
+        JobOrder.model_validate_json(json.dumps(example), strict=True)
+    for example in document["components"]["schemas"]["PictureJobOrder"]["examples"]:
+        PictureJobOrder.model_validate_json(json.dumps(example), strict=True)
+
+
+def test_the_first_example_of_an_order_makes_a_job(site: Any, document: dict[str, Any]) -> None:
+    example = document["components"]["schemas"]["JobOrder"]["examples"][0]
+    assert site.submit(example).status_code == 202
+
+
+def test_the_pages_are_there(site: Any) -> None:
+    assert "swagger" in site.get("/docs", None).text
+
+
+@pytest.mark.parametrize("module", ["services.api.app", "services.api.__main__"])
+def test_the_api_loads_no_torch_no_numpy_and_no_ray(module: str) -> None:
+    code = (
+        f"import {module}, sys; "
+        "sys.exit(', '.join({'torch', 'numpy', 'ray'} & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,147 @@
+"""Pictures that are kept: links to them hold for a while, and they go when they are deleted."""
+
+from typing import Any
+
+import httpx2
+import pytest
+from stub_engine import StubEngine
+
+from services.api.images.store import Links
+from services.errors import DeletedError, UnknownPictureError
+from services.ledger.deletion import delete_tenant
+from services.storage.memory import MemoryStore
+
+
+def test_a_link_leads_anyone_to_the_picture(studio: Any) -> None:
+    picture, link = studio.keep()
+    assert link.startswith(f"http://testserver/pictures/acme/{picture}?")
+    answer = studio.client.get(link)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert answer.content.startswith(b"\x89PNG")
+    assert answer.headers["Cache-Control"] == "private, no-store"
+    own = studio.get(f"/v1/pictures/{picture}")
+    assert own.content == answer.content
+
+
+def test_links_are_of_the_address_that_the_operator_says(new_studio: Any) -> None:
+    studio = new_studio(public_url="https://dti.example/api/")
+    _, link = studio.keep()
+    assert link.startswith("https://dti.example/api/pictures/acme/")
+
+
+def test_links_that_were_changed_lead_nowhere(studio: Any) -> None:
+    picture, link = studio.keep()
+    other, theirs = studio.keep("other")
+    address, _, query = link.partition("?")
+    expires = int(query.partition("&")[0].partition("=")[2])
+    wrong = [
+        address,
+        f"{address}?{query[:-1]}",
+        f"{address}?{query}a",
+        f"{address}?{query[:-4]}%C3%A9",
+        link.replace(str(expires), str(expires + 1)),
+        link.replace(f"/acme/{picture}", f"/other/{other}"),
+        link.replace("/acme/", "/other/"),
+        f"{address}?{theirs.partition('?')[2]}",
+        link.replace("/acme/", "/No%20name/"),
+    ]
+    for one in wrong:
+        answer = studio.client.get(one)
+        assert answer.status_code == 404, one
+        assert "not whole, or is over" in answer.json()["detail"]
+    assert studio.client.get(theirs).status_code == 200
+
+
+def test_links_end() -> None:
+    now = [1000.0]
+    links = Links(MemoryStore(), clock=lambda: now[0])
+    link = links.sign("/pictures/acme/x", 60)
+    query = dict(part.split("=") for part in link.partition("?")[2].split("&"))
+    assert query["expires"] == "1060"
+    links.check("/pictures/acme/x", 1060, query["signature"])
+    now[0] = 1060.0
+    with pytest.raises(UnknownPictureError, match="is over"):
+        links.check("/pictures/acme/x", 1060, query["signature"])
+
+
+def test_all_processes_sign_with_one_secret_and_no_two_stores_do() -> None:
+    store = MemoryStore()
+    first, second = (Links(store, clock=lambda: 0) for _ in range(2))
+    link = first.sign("/a", 9)
+    assert link == second.sign("/a", 9)
+    assert link != Links(MemoryStore(), clock=lambda: 0).sign("/a", 9)
+    assert link != first.sign("/b", 9).replace("/b", "/a")
+
+
+@pytest.mark.parametrize("kind", ["moto"])
+def test_where_the_store_signs_links_they_are_its_own(store: Any, new_studio: Any) -> None:
+    studio = new_studio(store)
+    picture, link = studio.keep()
+    assert "/pictures/acme/" not in link.replace(f"t/acme/pictures/{picture}.png", "")
+    answer = httpx2.get(link)
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.content == studio.get(f"/v1/pictures/{picture}").content
+    [listed] = studio.get("/v1/pictures").json()["pictures"]
+    assert httpx2.get(listed["url"]).content == answer.content
+
+
+def test_they_are_listed_the_newest_first_page_by_page(studio: Any) -> None:
+    kept = [studio.keep()[0] for _ in range(5)]
+    found: list[str] = []
+    cursor = ""
+    while True:
+        page = studio.get(f"/v1/pictures?limit=2{cursor}").json()
+        found += [picture["id"] for picture in page["pictures"]]
+        for picture in page["pictures"]:
+            assert len(studio.client.get(picture["url"]).content) == picture["size"]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    # Those of one millisecond are in any order.
+    assert sorted(found) == sorted(kept)
+    assert found == sorted(kept)
+
+
+def test_what_is_deleted_is_gone_and_noted(studio: Any) -> None:
+    picture, link = studio.keep()
+    assert studio.ask("DELETE", f"/v1/pictures/{picture}", "other").status_code == 404
+    assert studio.ask("DELETE", f"/v1/pictures/{picture}").status_code == 204
+    for answer in (studio.client.get(link), studio.get(f"/v1/pictures/{picture}")):
+        assert answer.status_code == 404
+    assert studio.ask("DELETE", f"/v1/pictures/{picture}").status_code == 404
+    [entry] = studio.get("/v1/audit").json()["entries"]
+    assert (entry["action"], entry["what"]) == ("picture.delete", picture)
+
+
+def test_they_go_with_their_tenant_whenever_they_come(studio: Any) -> None:
+    _, link = studio.keep()
+    delete_tenant(studio.ledger, "acme")
+    assert studio.client.get(link).status_code == 404
+    gallery = studio.app.state.service.gallery
+    with pytest.raises(DeletedError):
+        gallery.keep("acme", b"of a request that was under way")
+    assert studio.ledger.heads("t/acme/pictures/") == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_tenant_that_is_deleted_meanwhile_keeps_nothing(
+    studio: Any, engine: StubEngine, stream: bool
+) -> None:
+    studio.paint()  # The key is known for some seconds more.
+    delete_tenant(studio.ledger, "acme")
+    answer = studio.paint(response_format="url", stream=stream)
+    assert answer.status_code == (200 if stream else 410)
+    assert "acme was deleted" in answer.text
+    assert studio.ledger.heads("t/acme/pictures/") == []
+
+
+def test_names_that_are_none_lead_nowhere(studio: Any) -> None:
+    for name in ("x", "..", "%2e%2e", "a" * 26 + "%2F..", "7zk3v9q0d1m2n3p4q5r6s7t8v9"):
+        assert studio.get(f"/v1/pictures/{name}").status_code == 404
+
+
+def test_a_picture_in_a_stream_is_linked_too(studio: Any, parts: Any) -> None:
+    answer = studio.paint(response_format="url", stream=True)
+    *_, (name, data) = parts.events(iter(answer.text.splitlines()))
+    assert (name, data["b64_json"]) == ("image_generation.completed", None)
+    assert studio.client.get(data["url"]).content.startswith(b"\x89PNG")

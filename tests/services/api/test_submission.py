@@ -1,0 +1,261 @@
+"""A request becomes a job once, or says all that is wrong with it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from services.api.settings import ApiSettings
+from services.contracts.training import SubjectWork, TrainingOrder
+from services.ledger.jobs import read_spec
+from services.ledger.keys import JobKeys
+from services.webhooks import subscriptions as hints
+
+
+def test_a_job_is_made_once_for_a_key(site: Any) -> None:
+    body = {"subjects": site.subjects("rex", "ada"), "tags": {"project": "pets"}}
+    first = site.submit(body, key="one")
+    assert first.status_code == 202
+    job = first.json()["job"]
+    assert first.headers["Location"] == f"/v1/training-jobs/{job}"
+    assert first.json()["created"] is True
+    assert (first.json()["count"], first.json()["state"]) == (2, "queued")
+    assert first.json()["tags"] == {"project": "pets"}
+    assert "Idempotency-Replayed" not in first.headers
+    again = site.submit(body, key="one")
+    assert again.status_code == 202
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.json() == first.json() | {"created": False}
+    assert len(site.get("/v1/training-jobs").json()["jobs"]) == 1
+    assert site.get(first.headers["Location"]).json() == first.json() | {"created": None}
+
+
+def test_a_key_with_another_request_is_refused(site: Any) -> None:
+    site.submit({"subjects": site.subjects("rex")}, key="one")
+    answer = site.submit({"subjects": site.subjects("ada")}, key="one")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "header Idempotency-Key"
+    assert len(site.get("/v1/training-jobs").json()["jobs"]) == 1
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, 400), ({"Idempotency-Key": "x" * 256}, 422)])
+def test_without_a_key_nothing_is_made(site: Any, headers: Any, status: int) -> None:
+    answer = site.post("/v1/training-jobs", {"subjects": site.subjects("a")}, headers=headers)
+    assert answer.status_code == status
+    assert "Idempotency-Key" in answer.json()["detail"]
+    assert site.get("/v1/training-jobs").json()["jobs"] == []
+
+
+def test_workers_find_what_was_asked_for(site: Any) -> None:
+    subject = {
+        "id": "ada",
+        "pictures": [{"name": "ada.jpg", "sha256": "0" * 64}],
+        "kind": "person",
+        "consent": {"attested_by": "a", "basis": "b", "expires_at": "2999-01-01T00:00:00Z"},
+        "training": {"seed": 7, "steps": 50},
+        "placeholder": "<ada>",
+    }
+    answer = site.submit({"subjects": [subject], "overrides": {"lr": 0.1}, "probes": 2})
+    spec = read_spec(site.ledger, JobKeys("acme", answer.json()["job"]))
+    item = spec.item(0)
+    assert item.name == "ada"
+    work = SubjectWork.model_validate(item.work)
+    assert work.pictures[0].name == "ada.jpg"
+    assert work.training.steps == 50
+    assert work.consent
+    order = TrainingOrder.model_validate(spec.shared)
+    assert (order.backbone, order.recipe, order.probes) == ("miniature", "miniature", 2)
+    assert (order.config["lr"], order.config["steps"]) == (0.1, 200)
+    assert spec.record.pool == "miniature"
+    assert spec.record.batch.startswith("dti-4-64-")
+
+
+def test_a_manifest_is_as_good_as_subjects(site: Any) -> None:
+    subjects = site.subjects(*(f"s{number}" for number in range(3)))
+    lines = b"\n".join(json.dumps(subject).encode() for subject in subjects) + b"\n\n"
+    inline = site.submit({"subjects": subjects}, key="one").json()
+    manifest = site.submit({"manifest": site.upload(lines)}, key="one")
+    assert manifest.headers["Idempotency-Replayed"] == "true"
+    assert manifest.json()["job"] == inline["job"]
+
+
+def test_what_is_wrong_in_a_manifest_is_said_by_lines(site: Any) -> None:
+    lines = b'{"id": "a", "bundle": "%s"}\n{"id": 1}\nnonsense\n' % (b"0" * 64)
+    answer = site.submit({"manifest": site.upload(lines)})
+    assert answer.status_code == 422
+    pointers = {error["pointer"] for error in answer.json()["errors"]}
+    assert pointers >= {"#/manifest/2/id", "#/manifest/3"}
+    missing = site.submit({"manifest": "0" * 64})
+    assert missing.status_code == 422
+    assert "upload it" in missing.json()["detail"]
+
+
+def test_a_dry_run_says_what_would_be_made_and_makes_nothing(site: Any) -> None:
+    there = site.upload(b"bundle")
+    subjects = [
+        {"id": "rex", "bundle": there},
+        {"id": "ada", "bundle": "1" * 64, "training": {"steps": 50}},
+    ]
+    before = site.ledger.heads("")
+    answer = site.submit({"subjects": subjects, "dry_run": True, "recipe": "miniature-fast"})
+    assert answer.status_code == 200
+    said = answer.json()
+    assert (said["count"], said["recipe"], said["steps"]) == (2, "miniature-fast", 150)
+    assert (said["missing"], said["missing_uploads"]) == (1, ["1" * 64])
+    assert said["config"]["steps"] == 100
+    assert [head.key for head in site.ledger.heads("")] == [head.key for head in before]
+
+
+def test_of_many_uploads_those_that_are_missing_are_listed_too(site: Any) -> None:
+    there = site.upload(b"bundle")
+    subjects = [{"id": "there", "bundle": there}, *site.subjects(*map(str, range(1200)))]
+    said = site.submit({"subjects": subjects, "dry_run": True}).json()
+    assert (said["missing"], len(said["missing_uploads"])) == (1200, 1000)
+    assert there not in said["missing_uploads"]
+
+
+_PERSON = {"id": "ada", "bundle": "0" * 64, "kind": "person"}
+_EXPIRED = {"attested_by": "a", "basis": "b", "expires_at": "2020-01-01T00:00:00Z"}
+_GOOD = {"id": "rex", "bundle": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "words"),
+    [
+        ({}, "#", "either subjects, or a manifest"),
+        ({"subjects": []}, "#/subjects", "at least 1"),
+        ({"subjects": [_GOOD], "manifest": "0" * 64}, "#", "either subjects, or a manifest"),
+        ({"subjects": [_GOOD], "colour": 1}, "#/colour", "Extra inputs"),
+        ({"subjects": [_GOOD | {"colour": 1}]}, "#/subjects/0/colour", "Extra inputs"),
+        ({"subjects": [_GOOD, _GOOD]}, "#/subjects", "2 items are called 'rex'"),
+        ({"subjects": [{"id": "rex"}]}, "#/subjects/0", "either bundle or pictures"),
+        ({"subjects": [_PERSON]}, "#/subjects/0", "consent record"),
+        (
+            {"subjects": [_GOOD, _PERSON | {"consent": _EXPIRED}]},
+            "#/subjects/1/consent/expires_at",
+            "expired",
+        ),
+        ({"subjects": [_GOOD], "probes": "4"}, "#/probes", "valid integer"),
+        ({"subjects": [_GOOD], "backbone": "sdxl"}, "#/backbone", "there are miniature"),
+        ({"subjects": [_GOOD], "recipe": "x"}, "#/recipe", "known are"),
+        ({"subjects": [_GOOD], "overrides": {"steps": 0}}, "#/overrides", "greater than 0"),
+        ({"subjects": [_GOOD], "overrides": {"x": 1}}, "#/overrides", "x is unknown"),
+        (
+            {"subjects": [_GOOD | {"training": {"kappa": 1.0}}], "overrides": {"method": "ti"}},
+            "#/overrides",
+            "kappa must be 0",
+        ),
+        ({"subjects": [_GOOD], "tags": {"a:b": "c"}}, "#/tags/a:b/[key]", "pattern"),
+        ({"subjects": [_GOOD], "webhook": {"url": "http://a"}}, "#/webhook/url", "https://"),
+        ({"subjects": [_GOOD], "webhook": {"url": "https://a:x/"}}, "#/webhook/url", "https://"),
+        ({"subjects": [_GOOD], "webhook": {"url": "https://u@a/"}}, "#/webhook/url", "https://"),
+        ({"subjects": [_GOOD], "webhook": {"url": "https://[::1]/"}}, "#/webhook/url", "public"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(
+    site: Any, body: Any, pointer: str, words: str
+) -> None:
+    answer = site.submit(body)
+    assert answer.status_code == 422, answer.text
+    [*errors] = answer.json()["errors"]
+    assert errors[0]["pointer"] == pointer
+    assert words in errors[0]["detail"]
+    assert site.get("/v1/training-jobs").json()["jobs"] == []
+
+
+def test_what_a_subject_says_is_checked_beside_what_the_job_says(site: Any) -> None:
+    overrides = {"method": "ti", "kappa": 0.0, "magnitude": "initializer"}
+    subjects = [_GOOD, {"id": "b", "bundle": "0" * 64, "training": {"kappa": 0.1}}]
+    answer = site.submit({"subjects": subjects, "overrides": overrides})
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["pointer"] == "#/subjects/1/training"
+    assert "kappa must be 0" in error["detail"]
+
+
+def test_numbers_that_are_none_are_refused(site: Any) -> None:
+    body = b'{"subjects": [{"id": "a", "bundle": "%s"}], "overrides": {"lr": NaN}}' % (b"0" * 64)
+    headers = {"Idempotency-Key": "one"}
+    answer = site.ask("POST", "/v1/training-jobs", content=body, headers=headers)
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
+def test_what_is_no_json_is_bad(site: Any, body: bytes) -> None:
+    answer = site.ask("POST", "/v1/training-jobs", content=body, headers={"Idempotency-Key": "one"})
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_ten_thousand_subjects_are_one_job_and_one_more_is_none(site: Any) -> None:
+    names = [str(number) for number in range(10_001)]
+    assert site.submit({"subjects": site.subjects(*names)}).status_code == 422
+    answer = site.submit({"subjects": site.subjects(*names[:-1])})
+    assert answer.status_code == 202
+    assert answer.json()["counts"]["queued"] == 10_000
+
+
+def test_of_many_findings_the_first_are_shown(site: Any) -> None:
+    answer = site.submit({"subjects": [{"id": str(number)} for number in range(300)]})
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 100
+    assert answer.json()["detail"].startswith("300 things")
+
+
+def test_webhooks_are_noted_before_the_answer_also_when_asked_again(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"subjects": site.subjects("rex"), "webhook": {"url": "https://a.example/hook"}}
+    with monkeypatch.context() as patch:
+
+        def die(*_: Any) -> None:
+            raise OSError("the process dies")
+
+        patch.setattr(hints, "remember", die)
+        assert site.submit(body, key="one").status_code == 500
+    job = site.submit(body, key="one").json()["job"]
+    [(ending, _)] = hints.all_hints(site.ledger)
+    assert (ending.tenant, ending.job, ending.retries) == ("acme", job, 0)
+    spec = read_spec(site.ledger, JobKeys("acme", job))
+    assert TrainingOrder.model_validate(spec.shared).webhook == "https://a.example/hook"
+    # A retry has an end of its own, if there is something to retry.
+    site.post(f"/v1/training-jobs/{job}/retry")
+    assert len(hints.all_hints(site.ledger)) == 1
+    site.work_off(lambda attempt: "no")
+    site.post(f"/v1/training-jobs/{job}/retry")
+    assert [ending.retries for ending, _ in hints.all_hints(site.ledger)] == [0, 1]
+    site.ask("DELETE", f"/v1/training-jobs/{job}")
+    assert hints.all_hints(site.ledger) == []
+
+
+def test_webhooks_to_this_network_are_for_operators_to_allow(new_site: Any) -> None:
+    site = new_site(settings=ApiSettings(private_webhooks=True))
+    body = {"subjects": site.subjects("rex"), "webhook": {"url": "http://127.0.0.1:9/hook"}}
+    assert site.submit(body).status_code == 202
+
+
+def test_open_items_have_a_limit_and_those_that_ended_do_not_count(new_site: Any) -> None:
+    site = new_site()
+    site.limit("acme", open_items=5)
+    first = site.submit({"subjects": site.subjects("a", "b", "c")}, key="one")
+    assert first.status_code == 202
+    refused = site.submit({"subjects": site.subjects("d", "e", "f")})
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) > 0
+    assert "3 items are open and 3 more" in refused.json()["detail"]
+    # What the key has made already is no new one, and others have limits of their own.
+    site.submit({"subjects": site.subjects("d", "e")})
+    again = site.submit({"subjects": site.subjects("a", "b", "c")}, key="one")
+    assert again.status_code == 202
+    assert site.submit({"subjects": site.subjects("d", "e", "f")}, "other").status_code == 202
+    site.work_off()
+    assert site.submit({"subjects": site.subjects("d", "e", "f")}).status_code == 202
+    never = site.submit({"subjects": site.subjects(*"abcdef")})
+    assert never.status_code == 422
+
+
+def test_a_count_of_open_items_that_is_kept_for_a_while_grows(new_site: Any) -> None:
+    site = new_site(settings=ApiSettings(counted=1000))
+    site.limit("acme", open_items=3)
+    statuses = [site.submit({"subjects": site.subjects("a", "b")}).status_code for _ in range(2)]
+    assert statuses == [202, 429]

@@ -1,0 +1,253 @@
+"""Who is let in, for how long after, and what that costs the store."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from services.auth.credentials import Credential
+from services.auth.keys import create_key, revoke_key, rotate_key
+from services.auth.tenants import Limits, set_limits
+from services.errors import DamagedRecordError, UnavailableError, UnknownKeyError
+from services.ledger.deletion import delete_tenant
+from services.ledger.ledger import Ledger
+
+
+def _other_secret(credential: str) -> str:
+    parsed = Credential.parse(credential)
+    assert parsed
+    return Credential(parsed.key, Credential.new().secret).text
+
+
+def _refused(keyring: Any, credential: str) -> str:
+    with pytest.raises(UnknownKeyError) as caught:
+        keyring.caller(credential)
+    return str(caught.value)
+
+
+def test_a_key_says_whose_it_is_and_what_they_may(place: Any) -> None:
+    new = create_key(place, "acme")
+    create_key(place, "other")
+    set_limits(place, "acme", {"burst": 3})
+    caller = place.keyring().caller(new.credential)
+    assert (caller.tenant, caller.key, caller.limits) == ("acme", new.id, Limits(burst=3))
+
+
+def test_a_wrong_secret_and_a_key_that_there_is_not_are_the_same(place: Any) -> None:
+    new = create_key(place, "acme")
+    wrong, unknown = _other_secret(new.credential), Credential.new().text
+    keyring, said, asked = place.keyring(), [], []
+    for credential in (wrong, unknown):
+        place.requests.clear()
+        said += [_refused(keyring, credential)]
+        asked += [[name for name, _ in place.requests]]
+        _refused(keyring, credential)
+    assert said[0] == said[1]
+    assert asked == [["read"], ["read"]]
+    assert len(place.requests) == 1
+    keyring.caller(new.credential)  # A wrong secret keeps the right one out of nothing.
+
+
+def test_what_is_no_credential_costs_the_store_nothing(place: Any) -> None:
+    assert _refused(place.keyring(), "x" * 10_000) == _refused(
+        place.keyring(), Credential.new().text
+    )
+    assert len(place.requests) == 1
+
+
+def test_the_store_is_asked_once_in_30_seconds(place: Any) -> None:
+    new, keyring = create_key(place, "acme"), place.keyring()
+    place.requests.clear()
+    for _ in range(29):
+        keyring.caller(new.credential)
+        place.seconds += 1
+    assert len(place.requests) == 3  # the key, its tenant, and whether that was deleted
+    place.seconds += 1
+    keyring.caller(new.credential)
+    assert len(place.requests) == 6
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired", "tenant deleted"])
+def test_what_ends_a_key_holds_within_30_seconds(place: Any, end: str) -> None:
+    new, keyring = create_key(place, "acme"), place.keyring()
+    keyring.caller(new.credential)
+    if end == "revoked":
+        revoke_key(place, new.id)
+    elif end == "expired":
+        rotate_key(place, new.id, timedelta(seconds=0))
+    else:
+        delete_tenant(Ledger.on(place), "acme")
+    place.seconds += 30
+    assert _refused(keyring, new.credential) == _refused(keyring, Credential.new().text)
+    assert _refused(place.keyring(), new.credential)
+
+
+def test_a_key_expires_on_time_though_it_is_remembered(place: Any) -> None:
+    old, keyring = create_key(place, "acme"), place.keyring()
+    new = rotate_key(place, old.id, timedelta(seconds=10))
+    keyring.caller(old.credential)
+    place.seconds += 9
+    place.requests.clear()
+    keyring.caller(old.credential)
+    place.seconds += 1
+    _refused(keyring, old.credential)
+    assert place.requests == []
+    keyring.caller(new.credential)
+
+
+def test_new_limits_hold_within_30_seconds(place: Any) -> None:
+    new, keyring = create_key(place, "acme"), place.keyring()
+    assert keyring.caller(new.credential).limits.burst == 100
+    set_limits(place, "acme", {"burst": 2})
+    place.seconds += 30
+    assert keyring.caller(new.credential).limits.burst == 2
+
+
+def test_while_the_store_is_in_trouble_known_keys_go_on_for_5_minutes(place: Any) -> None:
+    new, late, keyring = create_key(place, "acme"), create_key(place, "acme"), place.keyring()
+    keyring.caller(new.credential)
+    place.trouble = True
+    for _ in range(299):
+        place.seconds += 1
+        assert keyring.caller(new.credential).tenant == "acme"
+        _refused(keyring, _other_secret(new.credential))
+    for unknown in (late.credential, Credential.new().text):
+        with pytest.raises(UnavailableError):
+            keyring.caller(unknown)
+    place.seconds += 1
+    with pytest.raises(UnavailableError):
+        keyring.caller(new.credential)
+    place.trouble = False
+    assert keyring.caller(new.credential).tenant == "acme"
+
+
+def test_a_store_in_trouble_is_asked_every_5_seconds_and_believed_once_it_answers(
+    place: Any,
+) -> None:
+    new, keyring = create_key(place, "acme"), place.keyring()
+    keyring.caller(new.credential)
+    revoke_key(place, new.id)
+    place.trouble = True
+    place.seconds += 30
+    place.requests.clear()
+    for _ in range(10):
+        keyring.caller(new.credential)
+        place.seconds += 1
+    keys = [key for _, key in place.requests if key.startswith("keys/")]
+    assert len(keys) == 2
+    place.trouble = False
+    _refused(keyring, new.credential)
+
+
+def test_what_was_refused_is_not_let_in_while_the_store_is_in_trouble(place: Any) -> None:
+    keyring, unknown = place.keyring(), Credential.new().text
+    _refused(keyring, unknown)
+    place.trouble = True
+    _refused(keyring, unknown)
+    place.seconds += 30
+    with pytest.raises(UnavailableError):
+        keyring.caller(unknown)
+
+
+def test_a_burst_on_a_cold_key_is_one_read(place: Any) -> None:
+    new, keyring, come = create_key(place, "acme"), place.keyring(), threading.Event()
+    place.requests.clear()
+    place.before = lambda name, key: come.wait(10) and None
+    callers = 16
+    with ThreadPoolExecutor(callers) as pool:
+        ready = threading.Barrier(callers + 1)
+
+        def ask() -> str:
+            ready.wait(10)
+            return keyring.caller(new.credential).tenant
+
+        answers = [pool.submit(ask) for _ in range(callers)]
+        ready.wait(10)
+        come.set()
+        assert {answer.result(10) for answer in answers} == {"acme"}
+    assert len(place.requests) == 3
+
+
+def test_none_of_a_burst_that_meets_trouble_is_let_in(place: Any) -> None:
+    new, keyring = create_key(place, "acme"), place.keyring()
+    place.requests.clear()
+    place.trouble = True
+    come, callers = threading.Event(), 8
+    place.before = lambda name, key: come.wait(10) and None
+    with ThreadPoolExecutor(callers) as pool:
+        asked = threading.Semaphore(0)
+
+        def ask() -> str:
+            asked.release()
+            try:
+                return keyring.caller(new.credential).tenant
+            except UnavailableError:
+                return "unavailable"
+
+        answers = [pool.submit(ask) for _ in range(callers)]
+        for _ in range(callers):
+            assert asked.acquire(timeout=10)
+        come.set()
+        assert {answer.result(10) for answer in answers} == {"unavailable"}
+
+
+def test_while_one_asks_a_store_in_trouble_others_go_on(place: Any) -> None:
+    new, keyring = create_key(place, "acme"), place.keyring()
+    keyring.caller(new.credential)
+    place.trouble = True
+    place.seconds += 30
+    keyring.caller(new.credential)  # Now it is known to be in trouble.
+    place.seconds += 5
+    stuck, come = threading.Event(), threading.Event()
+
+    def stick(name: str, key: str) -> None:
+        stuck.set()
+        come.wait(10)
+
+    place.before = stick
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(keyring.caller, new.credential)
+        assert stuck.wait(10)
+        place.before = None
+        assert keyring.caller(new.credential).tenant == "acme"
+        assert not first.done()
+        come.set()
+        assert first.result(10).tenant == "acme"
+
+
+def test_what_is_remembered_is_bounded_and_guesses_drive_out_no_key(place: Any) -> None:
+    keyring = place.keyring(entries=5)
+    made = [create_key(place, "acme").credential for _ in range(6)]
+    for credential in made[:5]:
+        keyring.caller(credential)
+    for _ in range(50):
+        _refused(keyring, Credential.new().text)
+    place.requests.clear()
+    for credential in made[:5]:
+        keyring.caller(credential)
+    assert place.requests == []
+    keyring.caller(made[5])
+    keyring.caller(made[0])  # the one that was asked for longest ago, so forgotten
+    assert len(place.requests) == 2
+    assert len(keyring._keys._found) == len(keyring._keys._missing) == 5
+
+
+def test_a_damaged_key_is_an_error_of_the_service_and_not_remembered(place: Any) -> None:
+    new, keyring = create_key(place, "acme"), place.keyring()
+    body = place.inner.read(f"keys/{new.id}").body
+    place.inner.put(f"keys/{new.id}", b"x")
+    with pytest.raises(DamagedRecordError):
+        keyring.caller(new.credential)
+    place.inner.put(f"keys/{new.id}", body)
+    assert keyring.caller(new.credential).tenant == "acme"
+
+
+def test_many_threads_and_few_places_end_with_the_right_answers(place: Any) -> None:
+    keyring = place.keyring(entries=3)
+    made = {create_key(place, f"t{i}").credential: f"t{i}" for i in range(8)}
+    with ThreadPoolExecutor(8) as pool:
+        asked = list(made) * 60
+        assert list(pool.map(lambda c: keyring.caller(c).tenant, asked)) == [made[c] for c in asked]
+    assert keyring._keys._flights == {}

@@ -1,0 +1,102 @@
+"""Names of subjects: the newest token that this model can paint, soon after it is learned."""
+
+from typing import Any
+
+import pytest
+
+from dti_engine.errors import ArtifactMismatchError
+from services.errors import DamagedRecordError, UnavailableError, UnknownJobError
+from services.ledger import aliases
+from services.ledger.deletion import delete_token
+from services.ledger.ids import token_id
+
+
+def test_a_name_is_the_newest_token_five_seconds_after_it_was_learned(anywhere: Any) -> None:
+    old, cache = anywhere.learn(), anywhere.cache()
+    assert cache.get("acme", "rex").token == old
+    new = anywhere.learn()
+    anywhere.seconds += 4
+    assert cache.get("acme", "rex").token == old
+    anywhere.seconds += 1
+    assert cache.get("acme", "rex").token == new
+    assert cache.get("acme", old).token == old
+
+
+def test_a_name_in_use_costs_a_listing_every_five_seconds(studio: Any) -> None:
+    studio.learn()
+    cache = studio.cache()
+    for _ in range(10):
+        cache.get("acme", "rex")
+    assert studio.asked() == ["list", "read"]
+    studio.seconds += 5
+    cache.get("acme", "rex")
+    assert studio.asked() == ["list", "read", "list"]
+
+
+def test_hints_of_what_is_not_yet_there_and_no_more_are_passed_over(studio: Any) -> None:
+    stands, gone = studio.learn(), studio.learn()
+    delete_token(studio.elsewhere, "acme", gone)
+    aliases.note(studio.elsewhere.store, "acme", "rex", token_id(studio.submit(), 0, 0))
+    aliases.note(studio.elsewhere.store, "acme", "rex", "0 no token")
+    assert studio.cache().get("acme", "rex").token == stands
+
+
+def test_once_the_newest_is_deleted_the_name_is_the_one_before(
+    studio: Any, eventually: Any
+) -> None:
+    old, new, cache = studio.learn(), studio.learn(), studio.cache()
+    assert cache.get("acme", "rex").token == new
+    studio.seconds += 12
+    assert cache.get("acme", "rex").token == new
+    delete_token(studio.elsewhere, "acme", new)
+    studio.seconds += 4
+    assert cache.get("acme", "rex").token == new  # The store is asked meanwhile.
+    eventually(lambda: cache.refuses("acme", new))
+    assert cache.get("acme", "rex").token == old
+    delete_token(studio.elsewhere, "acme", old)
+    studio.seconds += 30
+    with pytest.raises(UnknownJobError, match="acme has no token of a subject 'rex'"):
+        cache.get("acme", "rex")
+
+
+def test_names_are_of_one_tenant(studio: Any) -> None:
+    ours, theirs = studio.learn(), studio.learn(tenant="other")
+    cache = studio.cache()
+    assert cache.get("acme", "rex").token == ours
+    assert cache.get("other", "rex").token == theirs
+    for name in ("bo", "../other", "other/rex", "tok_x"):
+        with pytest.raises(UnknownJobError):
+            cache.get("acme", name)
+
+
+def test_a_name_is_the_newest_token_of_this_model(studio: Any) -> None:
+    foreign = studio.artifact(fingerprint="f" * 64).to_bytes()
+    ours = studio.learn()
+    studio.learn(payload=foreign)
+    cache = studio.cache()
+    assert cache.get("acme", "rex").token == ours
+    other = studio.learn("bo", payload=foreign)
+    with pytest.raises(ArtifactMismatchError, match=f"{other} was made with"):
+        cache.get("acme", "bo")
+
+
+def test_a_damaged_newest_token_is_no_secret(studio: Any) -> None:
+    studio.learn()
+    new, cache = studio.learn(), studio.cache()
+    studio.store.inner.put(studio.result_key(new), b"damaged")
+    with pytest.raises(DamagedRecordError, match=f"token {new}"):
+        cache.get("acme", "rex")
+
+
+def test_names_stand_for_a_minute_while_the_store_is_silent(studio: Any) -> None:
+    token, cache = studio.learn(), studio.cache()
+    cache.get("acme", "rex")
+    studio.silence()
+    studio.seconds += 59
+    assert cache.get("acme", "rex").token == token
+    with pytest.raises(UnavailableError, match="tokens of 'bo' cannot be looked up") as caught:
+        cache.get("acme", "bo")
+    assert "t/acme" not in str(caught.value)
+    studio.seconds += 2
+    with pytest.raises(UnavailableError):
+        cache.get("acme", "rex")

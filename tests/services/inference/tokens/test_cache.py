@@ -1,0 +1,381 @@
+"""Tokens in memory: read once, each tenant's apart, refused by name, gone within a minute."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.errors import ArtifactFormatError, ArtifactMismatchError
+from services.errors import DamagedRecordError, DeletedError, UnavailableError, UnknownJobError
+from services.inference.tokens.cache import Freshness, TokenCache
+from services.inference.tokens.loader import Fit
+from services.inference.tokens.token import size_of
+from services.ledger.deletion import delete_job, delete_tenant, delete_token
+from services.ledger.ids import token_id
+
+
+def _has(cache: TokenCache, token: str) -> bool:
+    return ("acme", token) in cache._kept._kept  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_token_is_read_once_and_is_the_same_object(anywhere: Any) -> None:
+    artifact = anywhere.artifact()
+    token = anywhere.learn(payload=artifact.to_bytes())
+    cache = anywhere.cache()
+    known = cache.get("acme", token)
+    assert (known.token, known.origin) == (token, artifact.origin())
+    assert torch.equal(
+        known.learned.embeddings["text_encoder"], artifact.token.embeddings["text_encoder"]
+    )
+    assert all(cache.get("acme", token).learned is known.learned for _ in range(3))
+    assert anywhere.asked() == ["read"]
+
+
+def test_a_hundred_threads_make_one_read(studio: Any, at_once: Any) -> None:
+    token, cache = studio.learn(), studio.cache()
+    waiting = threading.Semaphore(0)
+    studio.store.before = lambda name, key: waiting.acquire(timeout=0.3)  # slow, for all to come
+    got = at_once(100, lambda: cache.get("acme", token))
+    assert len({id(known.learned) for known in got}) == 1
+    assert studio.asked() == ["read"]
+
+
+def test_those_who_wait_are_told_the_error_too_each_its_own(studio: Any, at_once: Any) -> None:
+    cache = studio.cache()
+    studio.store.before = lambda name, key: threading.Event().wait(0.3)
+    unknown = token_id(studio.submit(), 0, 0)
+    got = at_once(20, lambda: cache.get("acme", unknown))
+    assert all(isinstance(error, UnknownJobError) for error in got)
+    assert len({id(error) for error in got}) == 20
+    assert studio.asked() == ["read"]
+
+
+def test_another_tenants_token_is_not_there_however_well_known(anywhere: Any) -> None:
+    token, cache = anywhere.learn(), anywhere.cache()
+    cache.get("acme", token)
+    for name in (token, "rex"):
+        with pytest.raises(UnknownJobError, match="other has no token"):
+            cache.get("other", name)
+    cache.get("acme", token)
+
+
+def test_the_same_bytes_of_two_tenants_are_no_way_from_one_to_the_other(studio: Any) -> None:
+    payload = studio.artifact().to_bytes()
+    ours, theirs = studio.learn(payload=payload), studio.learn(tenant="other", payload=payload)
+    cache = studio.cache()
+    assert cache.get("acme", ours).learned is not cache.get("other", theirs).learned
+    delete_token(studio.elsewhere, "acme", ours)
+    studio.seconds += 31
+    with pytest.raises(DeletedError):
+        cache.get("acme", ours)
+    cache.get("other", theirs)
+
+
+def test_a_new_token_is_there_two_seconds_after_it_was_asked_for_in_vain(studio: Any) -> None:
+    cache, job = studio.cache(), studio.submit()
+    token = token_id(job, 0, 0)
+    for _ in range(5):
+        with pytest.raises(UnknownJobError, match=f"acme has no token {token}"):
+            cache.get("acme", token)
+    assert studio.asked() == ["read"]
+    studio.finish(job, "rex", "acme")
+    studio.seconds += 2
+    cache.get("acme", token)
+
+
+def test_ids_at_random_drive_no_token_out(studio: Any) -> None:
+    token, cache = studio.learn(), studio.cache()
+    cache.get("acme", token)
+    for index in range(1, 500):
+        with pytest.raises(UnknownJobError):
+            cache.get("acme", f"{token[:-5]}{index:05d}")
+    before = len(studio.asked())
+    cache.get("acme", token)
+    assert len(studio.asked()) == before
+
+
+@pytest.mark.parametrize("delete", ["token", "job", "tenant"])
+def test_what_is_deleted_elsewhere_is_refused_after_30_seconds(anywhere: Any, delete: str) -> None:
+    token, cache = anywhere.learn(), anywhere.cache()
+    cache.get("acme", token)
+    if delete == "token":
+        delete_token(anywhere.elsewhere, "acme", token)
+    elif delete == "job":
+        delete_job(anywhere.elsewhere, "acme", token[4:30])
+    else:
+        delete_tenant(anywhere.elsewhere, "acme")
+    anywhere.seconds += 30
+    for _ in range(3):
+        with pytest.raises(DeletedError, match=f"token {token} was deleted"):
+            cache.get("acme", token)
+    assert anywhere.asked() == ["read", "head", "read"]
+    assert not _has(cache, token)
+    anywhere.seconds += 100
+    with pytest.raises(DeletedError):
+        cache.get("acme", token)
+
+
+def test_what_stands_costs_a_request_without_bytes_every_30_seconds(anywhere: Any) -> None:
+    token, cache = anywhere.learn(), anywhere.cache()
+    learned = cache.get("acme", token).learned
+    for seconds in (14, 30, 300):  # from the first time; 30 and 300 since the last
+        anywhere.seconds += seconds
+        assert cache.get("acme", token).learned is learned
+    assert anywhere.asked() == ["read", "head", "head"]
+
+
+def test_a_token_in_use_is_confirmed_ahead_so_that_nobody_waits(
+    studio: Any, eventually: Any, counted: Any
+) -> None:
+    token, cache = studio.learn(), studio.cache()
+    cache.get("acme", token)
+    held, gone = threading.Event(), threading.Event()
+
+    def hold(name: str, key: str) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        held.set()
+        assert gone.wait(20)
+
+    studio.store.before = hold
+    studio.seconds += 16
+    for _ in range(10):
+        cache.get("acme", token)  # though the store has not answered yet
+    assert held.wait(20)
+    gone.set()
+    eventually(lambda: counted.gauges and not cache._flights._flights)
+    studio.seconds += 20
+    cache.get("acme", token)  # 36 s after the first read, 20 s after it was confirmed
+    assert studio.asked()[:2] == ["read", "head"]
+    assert counted.counts == {"miss": 1, "hit": 11}
+
+
+def test_what_was_deleted_is_found_out_ahead_as_well(studio: Any, eventually: Any) -> None:
+    token, cache = studio.learn(), studio.cache()
+    cache.get("acme", token)
+    delete_token(studio.elsewhere, "acme", token)
+    studio.seconds += 15
+    cache.get("acme", token)
+    eventually(lambda: not _has(cache, token))
+    with pytest.raises(DeletedError):
+        cache.get("acme", token)
+
+
+def test_a_silent_store_is_waited_for_no_longer_than_a_minute(studio: Any, counted: Any) -> None:
+    token, cache = studio.learn(), studio.cache()
+    cache.get("acme", token)
+    studio.silence()
+    for seconds in (10, 25, 24.9):  # 59.9 in all
+        studio.seconds += seconds
+        cache.get("acme", token)
+    studio.seconds += 0.2
+    for _ in range(3):
+        with pytest.raises(UnavailableError, match=f"{token}.*ask again later") as caught:
+            cache.get("acme", token)
+        assert "t/acme" not in str(caught.value)
+    assert counted.counts == {"miss": 1, "hit": 1, "stale": 2, "unavailable": 3}
+    studio.speak()
+    studio.seconds += 5
+    cache.get("acme", token)
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_the_minute_counts_from_when_the_store_was_asked(studio: Any, confirmed: bool) -> None:
+    token, cache = studio.learn(), studio.cache()
+
+    def be_slow(name: str, key: str) -> None:
+        studio.seconds += 29
+
+    studio.store.before = be_slow
+    cache.get("acme", token)  # read at the beginning of these 29 seconds
+    if confirmed:
+        studio.seconds += 100
+        cache.get("acme", token)
+    studio.store.before = lambda name, key: None
+    delete_token(studio.elsewhere, "acme", token)
+    studio.seconds += 1
+    with pytest.raises(DeletedError):
+        cache.get("acme", token)
+
+
+def test_a_silent_store_is_asked_now_and_then_by_one(studio: Any) -> None:
+    tokens, cache = [studio.learn(f"s{i}") for i in range(20)], studio.cache()
+    for token in tokens:
+        cache.get("acme", token)
+    studio.silence()
+    studio.seconds += 31
+    before = len(studio.asked())
+    for _ in range(5):
+        for token in tokens:
+            cache.get("acme", token)
+    assert len(studio.asked()) - before == 1
+    studio.seconds += 5
+    for token in tokens:
+        cache.get("acme", token)
+    assert len(studio.asked()) - before == 2
+
+
+def test_a_store_that_never_answers_delays_a_known_token_by_its_patience(studio: Any) -> None:
+    cache = studio.cache(freshness=Freshness(patience=0.05))
+    token, release = studio.learn(), threading.Event()
+    cache.get("acme", token)
+    studio.store.before = lambda name, key: release.wait(20)
+    studio.seconds += 31
+    try:
+        for _ in range(50):
+            cache.get("acme", token)
+        assert studio.asked() == ["read", "head"]
+    finally:
+        release.set()
+
+
+def test_a_token_unused_for_an_hour_is_not_kept(studio: Any) -> None:
+    old, new, cache = studio.learn(), studio.learn("bo"), studio.cache()
+    cache.get("acme", old)
+    studio.seconds += 3601
+    cache.get("acme", new)
+    assert not _has(cache, old)
+
+
+@pytest.mark.parametrize("body", [b"", b"damaged", b'{"type":"result"}\nx'])
+def test_a_damaged_record_is_named_without_the_stores_keys(studio: Any, body: bytes) -> None:
+    token, cache = studio.learn(), studio.cache()
+    studio.store.inner.put(studio.result_key(token), body)
+    with pytest.raises(DamagedRecordError, match=f"token {token} .*train it anew") as caught:
+        cache.get("acme", token)
+    assert "results/" not in str(caught.value)
+
+
+def test_changed_bytes_are_refused_when_read_and_when_confirmed(
+    anywhere: Any, counted: Any
+) -> None:
+    token, cache = anywhere.learn(), anywhere.cache()
+    cache.get("acme", token)
+    key = anywhere.result_key(token)
+    body = anywhere.elsewhere.store.read(key).body
+    anywhere.elsewhere.store.put(key, body[:-1] + bytes([body[-1] ^ 1]))
+    for asking in (cache, anywhere.cache()):
+        anywhere.seconds += 31
+        with pytest.raises(DamagedRecordError, match=f"token {token} .*train it anew"):
+            asking.get("acme", token)
+    assert counted.counts == {"miss": 1, "damaged": 2}
+
+
+def test_a_token_that_was_restored_is_used_again(studio: Any) -> None:
+    token, cache = studio.learn(), studio.cache()
+    learned = cache.get("acme", token).learned
+    body = studio.store.inner.read(studio.result_key(token)).body
+    studio.store.inner.put(studio.result_key(token), b"damaged")
+    studio.seconds += 31
+    with pytest.raises(DamagedRecordError):
+        cache.get("acme", token)
+    studio.store.inner.put(studio.result_key(token), body)
+    studio.seconds += 30
+    assert cache.get("acme", token).learned is learned  # it was in use here all the time
+
+
+def test_what_is_no_artifact_is_refused(studio: Any) -> None:
+    token = studio.learn(payload=b"no safetensors")
+    with pytest.raises(ArtifactFormatError, match=f"token {token} cannot be used: not a safet"):
+        studio.cache().get("acme", token)
+
+
+@pytest.mark.parametrize("how", [{"fingerprint": "f" * 64}, {"dim": 9}])
+def test_a_token_of_another_model_is_refused(studio: Any, how: Any, counted: Any) -> None:
+    token, cache = studio.learn(payload=studio.artifact(**how).to_bytes()), studio.cache()
+    for _ in range(3):
+        with pytest.raises(ArtifactMismatchError, match=f"{token} was made with 'tiny', whose"):
+            cache.get("acme", token)
+    assert studio.asked() == ["read"]
+    assert counted.counts == {"foreign": 3}
+
+
+def test_it_keeps_the_last_used_that_there_is_room_for(studio: Any, counted: Any) -> None:
+    size = size_of(studio.artifact().token)
+    cache = studio.cache(capacity=3 * size + size // 2)
+    tokens = [studio.learn(f"s{i}") for i in range(4)]
+    for token in tokens[:3]:
+        cache.get("acme", token)
+    cache.get("acme", tokens[0])
+    cache.get("acme", tokens[3])
+    assert [_has(cache, token) for token in tokens] == [True, False, True, True]
+    assert counted.gauges == {
+        ("dti_token_cache_entries", "token"): 3,
+        ("dti_token_cache_bytes", "token"): 3 * size,
+    }
+    before = len(studio.asked())
+    cache.get("acme", tokens[1])
+    assert studio.asked(before) == ["read"]
+    studio.seconds += 100
+    for token in tokens[1:]:
+        cache.get("acme", token)
+    assert cache.num_tokens == 3
+    assert counted.gauges["dti_token_cache_bytes", "token"] == 3 * size
+
+
+def test_what_was_evicted_in_use_comes_back_as_the_same_object(studio: Any) -> None:
+    one, two = studio.learn("one"), studio.learn("two")
+    cache = studio.cache(capacity=size_of(studio.artifact().token))
+    learned = cache.get("acme", one).learned
+    cache.get("acme", two)
+    assert not _has(cache, one)
+    assert cache.get("acme", one).learned is learned
+
+
+def test_a_cache_without_room_still_serves(studio: Any) -> None:
+    token, cache = studio.learn(), studio.cache(capacity=1)
+    assert cache.get("acme", token).token == cache.get("acme", token).token == token
+    assert not _has(cache, token)
+
+
+def test_a_cold_token_and_a_silent_store(studio: Any) -> None:
+    token, cache = studio.learn(), studio.cache()
+    studio.silence()
+    with pytest.raises(UnavailableError, match=f"token {token} cannot be looked up"):
+        cache.get("acme", token)
+    studio.speak()
+    cache.get("acme", token)  # at once: this was nothing about the token
+
+
+def test_once_closed_it_answers_what_it_can(studio: Any) -> None:
+    token, cache = studio.learn(), studio.cache()
+    cache.get("acme", token)
+    cache.close()
+    studio.seconds += 31
+    cache.get("acme", token)
+    studio.seconds += 31
+    cache.get("acme", token)  # asks by itself
+
+
+def test_it_fits_what_a_backbone_says_of_itself(tiny_backbone: Any) -> None:
+    fit = Fit.of(tiny_backbone)
+    assert fit == Fit({"text_encoder": 32}, tiny_backbone.fingerprint)
+
+
+def test_threads_that_ask_while_tokens_go_get_them_or_are_told(studio: Any, at_once: Any) -> None:
+    """Whatever comes between, nothing deleted is served half a minute later."""
+    tokens = [studio.learn(f"s{i}") for i in range(8)]
+    size = size_of(Artifact.from_bytes(studio.artifact().to_bytes()).token)
+    cache = studio.cache(capacity=6 * size)
+
+    def use() -> list[Exception]:
+        errors = list[Exception]()
+        for round_ in range(60):
+            studio.seconds += 0.5
+            if round_ == 10:
+                delete_token(studio.elsewhere, "acme", tokens[0])
+            for token in tokens:
+                try:
+                    cache.get("acme", token)
+                except Exception as error:
+                    errors.append(error)
+        return errors
+
+    errors = [error for each in at_once(8, use) for error in each]
+    assert all(isinstance(error, DeletedError) and tokens[0] in str(error) for error in errors)
+    studio.seconds += 31
+    with pytest.raises(DeletedError):
+        cache.get("acme", tokens[0])
+    for token in tokens[1:]:
+        assert cache.get("acme", token).token == token

@@ -1,0 +1,101 @@
+"""Workers whose starts fail are started ever more slowly."""
+
+from collections.abc import Callable
+
+import pytest
+
+from services.supervisor.autoscaler import Backoff
+from services.training.pool import Member
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def backoff(clock: Clock) -> Backoff:
+    return Backoff(clock)
+
+
+def pending(name: str) -> Member:
+    return Member(name, "pending")
+
+
+def running(name: str) -> Member:
+    return Member(name, "running")
+
+
+def pauses(backoff: Backoff, clock: Clock, die: Callable[[str], None], count: int) -> list[float]:
+    """How long nobody is started after each of so many."""
+    waits: list[float] = []
+    for number in range(count):
+        assert backoff.allows
+        die(f"w{number}")
+        began = clock.now
+        while not backoff.allows:
+            clock.now += 1
+        waits.append(clock.now - began)
+    return waits
+
+
+SLOWER = [5, 15, 60, 300, 300]
+
+
+def test_those_that_die_young_are_followed_ever_more_slowly(backoff: Backoff, clock: Clock) -> None:
+    def die(name: str) -> None:
+        backoff.started(name)
+        backoff.see([running(name)])
+        clock.now += 1
+        backoff.see([])
+
+    assert pauses(backoff, clock, die, 5) == SLOWER
+    # One that works ends that.
+    backoff.see([running("good")])
+    clock.now += 31
+    backoff.see([running("good")])
+    backoff.see([])
+    assert backoff.allows
+
+
+def test_so_are_those_that_never_work_however_long_they_wait_and_load(
+    backoff: Backoff, clock: Clock
+) -> None:
+    def die(name: str) -> None:
+        backoff.started(name)
+        for _ in range(10):
+            clock.now += 30
+            backoff.see([pending(name)])
+        backoff.see([])
+
+    assert pauses(backoff, clock, die, 5) == SLOWER
+
+
+def test_and_those_that_are_gone_before_anybody_has_seen_them(
+    backoff: Backoff, clock: Clock
+) -> None:
+    def die(name: str) -> None:
+        backoff.started(name)
+        clock.now += 1
+        backoff.see([])
+
+    assert pauses(backoff, clock, die, 5) == SLOWER
+
+
+def test_those_that_were_drained_have_not_failed(backoff: Backoff, clock: Clock) -> None:
+    backoff.see([running("a"), pending("b"), Member("c", "running")])
+    backoff.left("a")
+    backoff.left("b")
+    clock.now += 1
+    # By a node that goes, which nobody here has asked for.
+    backoff.see([running("a"), Member("c", "draining")])
+    clock.now += 1
+    backoff.see([])
+    assert backoff.allows

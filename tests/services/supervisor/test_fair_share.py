@@ -1,0 +1,192 @@
+"""Offers share a cluster: on paper, and turn by turn on nodes that are only figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import pytest
+
+from services.contracts.jobs import Item, JobRequest
+from services.contracts.models import Offer
+from services.ledger.ledger import Ledger
+from services.ledger.submissions import submit
+from services.settings import LedgerSettings
+from services.storage.memory import MemoryStore
+from services.supervisor.fair_share import Claim, shares
+from services.supervisor.supervisor import Pace, Supervision
+from services.training.pool import Member
+
+GPU = {"GPU": 1.0, "CPU": 1.0}
+NODE = {"GPU": 4.0, "CPU": 8.0}
+
+
+def test_places_are_dealt_out_one_by_one() -> None:
+    both = {"a": Claim(GPU, 8, placed=4), "b": Claim(GPU, 8)}
+    assert shares(both, [NODE], turn=600) == {"a": 2, "b": 2}
+    assert shares(both, [NODE, NODE], turn=600) == {"a": 4, "b": 4}
+
+
+def test_what_one_does_not_want_is_for_others() -> None:
+    claims = {"a": Claim(GPU, 8), "b": Claim(GPU, 1), "c": Claim(GPU, 0)}
+    assert shares(claims, [NODE], turn=600) == {"a": 3, "b": 1, "c": 0}
+
+
+def test_large_workers_are_not_dealt_as_many_as_small_ones() -> None:
+    claims = {"small": Claim(GPU, 99), "large": Claim({"GPU": 2.0, "CPU": 1.0}, 99)}
+    assert shares(claims, [NODE] * 2, turn=600) == {"small": 4, "large": 2}
+
+
+def test_what_fits_on_no_node_takes_nothing_from_others() -> None:
+    claims = {"a": Claim(GPU, 8), "b": Claim({"GPU": 8.0, "CPU": 1.0}, 8)}
+    assert shares(claims, [NODE] * 2, turn=600) == {"a": 8, "b": 0}
+    assert shares(claims, [], turn=600) == {"a": 0, "b": 0}
+
+
+def test_those_that_stay_without_a_backlog_go_first() -> None:
+    claims = {"a": Claim(GPU, 8, placed=4), "b": Claim(GPU, 3, least=3)}
+    assert shares(claims, [NODE], turn=600) == {"a": 1, "b": 3}
+
+
+def test_fewer_places_than_offers_are_had_by_turns() -> None:
+    one = [{"GPU": 1.0, "CPU": 8.0}]
+    claims = {"a": Claim(GPU, 8, placed=1, since=700), "b": Claim(GPU, 8, since=599)}
+    assert shares(claims, one, turn=600) == {"a": 1, "b": 0}
+    claims["b"] = replace(claims["b"], since=601)
+    assert shares(claims, one, turn=600) == {"a": 0, "b": 1}
+    # A turn begins when the model is loaded, however long that takes.
+    assert shares({**claims, "a": replace(claims["a"], loading=True)}, one, turn=600)["a"] == 1
+    # Of those that have had theirs, the one that has had it longest goes.
+    claims["c"] = Claim(GPU, 8, placed=1, since=300)
+    assert shares(claims, one * 2, turn=600) == {"a": 0, "b": 1, "c": 1}
+
+
+@dataclass
+class Cluster:
+    """Places, had by whoever has waited longest, and a clock. Workers never end by themselves."""
+
+    places: int
+    loading: float = 0.0
+    now: float = 0.0
+    there: dict[str, Member] = field(default_factory=dict[str, Member])
+    begun: dict[str, float] = field(default_factory=dict[str, float])
+    started: int = 0
+
+    def members(self) -> Mapping[str, Sequence[Member]]:
+        found: dict[str, list[Member]] = {}
+        for member in self.there.values():
+            found.setdefault(member.name[0], []).append(member)
+        return found
+
+    def nodes(self) -> Sequence[Mapping[str, float]]:
+        return [{"GPU": 1.0, "CPU": 1.0}] * self.places
+
+    def start(self, pool: str) -> str:
+        self.started += 1
+        name = f"{pool}{self.started}"
+        self.there[name] = Member(name, "pending", placed=False)
+        return name
+
+    def drain(self, name: str) -> None:
+        del self.there[name]
+
+    def settle(self) -> None:
+        for name, member in self.there.items():
+            if not member.placed and sum(self.placed().values()) < self.places:
+                self.there[name] = Member(name, "pending")
+                self.begun[name] = self.now
+            elif member.placed and self.now - self.begun[name] >= self.loading:
+                self.there[name] = Member(name, "running", in_hand=2)
+
+    def placed(self) -> dict[str, int]:
+        return self._count(placed=True)
+
+    def waiting(self) -> dict[str, int]:
+        return self._count(placed=False)
+
+    def _count(self, placed: bool) -> dict[str, int]:
+        names = [each.name[0] for each in self.there.values() if each.placed is placed]
+        return {name: names.count(name) for name in "ab"}
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger.on(MemoryStore(), LedgerSettings(lease=30, look=0.01))
+
+
+class Scene:
+    def __init__(self, ledger: Ledger, cluster: Cluster) -> None:
+        offers = {
+            name: Offer(weights="x", recipe="sd", slots=1, max_workers=6) for name in ("a", "b")
+        }
+        self.ledger, self.cluster = ledger, cluster
+        self.supervision = Supervision(
+            ledger, offers, cluster, pace=Pace(share=60, hold=300), clock=lambda: cluster.now
+        )
+
+    def submit(self, pool: str, count: int) -> None:
+        items = tuple(Item(name=str(i)) for i in range(count))
+        submit(self.ledger, "acme", f"{pool}{count}", JobRequest(pool=pool, items=items))
+
+    def go_on(self, seconds: float) -> None:
+        end = self.cluster.now + seconds
+        while self.cluster.now < end:
+            self.supervision.turn()
+            self.cluster.settle()
+            self.cluster.now += 10
+
+
+def test_a_backlog_does_not_keep_another_offer_from_its_share(ledger: Ledger) -> None:
+    scene = Scene(ledger, Cluster(places=4))
+    scene.submit("a", 100)
+    scene.go_on(30)
+    assert scene.cluster.placed() == {"a": 4, "b": 0}
+    assert scene.cluster.waiting() == {"a": 2, "b": 0}, "an autoscaler has to see them"
+    scene.submit("b", 100)
+    scene.go_on(40)
+    assert scene.cluster.placed() == {"a": 4, "b": 0}, "a node may be made meanwhile"
+    assert scene.cluster.waiting() == {"a": 0, "b": 6}, "the next place is for b"
+    scene.go_on(60)
+    assert scene.cluster.placed() == {"a": 2, "b": 2}
+    assert scene.cluster.waiting() == {"a": 4, "b": 4}, "an autoscaler has to see them"
+    started = scene.cluster.started
+    scene.go_on(600)
+    assert scene.cluster.placed() == {"a": 2, "b": 2}
+    assert scene.cluster.started == started, "what is fair is left alone"
+
+
+def test_nodes_that_are_made_in_time_spare_those_at_work(ledger: Ledger) -> None:
+    scene = Scene(ledger, Cluster(places=4))
+    scene.submit("a", 4)
+    scene.go_on(30)
+    scene.submit("b", 4)
+    scene.go_on(30)
+    scene.cluster.places = 8
+    scene.go_on(300)
+    assert scene.cluster.placed() == {"a": 4, "b": 4}
+    assert scene.cluster.started == 8, "nobody was drained"
+
+
+def test_whoever_loads_for_longer_than_a_turn_gets_to_work_all_the_same(ledger: Ledger) -> None:
+    scene = Scene(ledger, Cluster(places=1, loading=400))
+    scene.submit("a", 9)
+    scene.submit("b", 9)
+    at_work = dict.fromkeys("ab", 0.0)
+    for _ in range(400):
+        scene.go_on(10)
+        for member in scene.cluster.there.values():
+            at_work[member.name[0]] += 10 * (member.state == "running")
+    assert all(seconds > 300 for seconds in at_work.values())
+
+
+def test_one_place_is_had_by_turns(ledger: Ledger) -> None:
+    scene = Scene(ledger, Cluster(places=1))
+    scene.submit("a", 9)
+    scene.go_on(30)
+    scene.submit("b", 9)
+    had: list[str] = []
+    for _ in range(160):
+        scene.go_on(10)
+        had += [name for name, count in scene.cluster.placed().items() if count]
+    changes = sum(one != other for one, other in pairwise(had))
+    assert 3 <= changes <= 5
+    assert 0.3 < had.count("a") / len(had) < 0.7

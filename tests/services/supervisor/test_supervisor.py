@@ -1,0 +1,143 @@
+"""Turns of the supervisor over a real ledger, with workers that are only names."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from services import logs
+from services.contracts.jobs import Item, JobRequest
+from services.contracts.models import Offer, painting_pool
+from services.errors import UnavailableError
+from services.ledger.ledger import Ledger
+from services.ledger.queries import list_jobs
+from services.ledger.submissions import cancel, submit
+from services.ledger.worker import Worker
+from services.metrics import PrometheusMetrics, use
+from services.settings import LedgerSettings
+from services.storage.memory import MemoryStore
+from services.supervisor.supervisor import Pace, Supervision
+from services.training.pool import Member
+
+OFFERS = {"sd": Offer(weights="x", recipe="sd", slots=2, max_workers=4)}
+
+
+class Names:
+    """A pool whose workers do nothing."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, Member] = {}
+        self.drained: list[str] = []
+
+    def members(self) -> Mapping[str, Sequence[Member]]:
+        return {"sd": list(self.there.values())}
+
+    def nodes(self) -> Sequence[Mapping[str, float]]:
+        return [{"CPU": 8.0, "GPU": 8.0}]
+
+    def start(self, pool: str) -> str:
+        name = f"{pool}{len(self.there)}"
+        self.there[name] = Member(name, "running", idle=100)
+        return name
+
+    def drain(self, name: str) -> None:
+        self.drained.append(name)
+        del self.there[name]
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger.on(MemoryStore(), LedgerSettings(lease=30, look=0.01))
+
+
+def request(count: int) -> JobRequest:
+    return JobRequest(pool="sd", items=tuple(Item(name=str(i)) for i in range(count)))
+
+
+def test_the_pool_follows_jobs_up_and_down(ledger: Ledger) -> None:
+    pool, told = Names(), list[int]()
+    supervision = Supervision(
+        ledger, OFFERS, pool, deliver=lambda: told.append(1), pace=Pace(idle=10)
+    )
+    supervision.turn()
+    assert not pool.there
+    submit(ledger, "acme", "k", request(5))
+    supervision.turn()
+    assert len(pool.there) == 3
+    worker = Worker(ledger, "sd")
+    worker.begin()
+    for attempt in worker.claim(5):
+        attempt.succeed(b"")
+    supervision.turn()
+    assert len(pool.drained) == 3
+    assert len(told) == 3
+
+
+def test_what_is_seen_is_told(ledger: Ledger) -> None:
+    counted = PrometheusMetrics(process="supervisor")
+    use(counted)
+    submit(ledger, "acme", "k", request(5))
+    submit(ledger, "acme", "l", request(2))
+    worker = Worker(ledger, "sd")
+    worker.begin()
+    worker.claim(1)
+    Supervision(ledger, OFFERS, Names()).turn()
+    text = counted.exposition()[0].decode()
+    assert 'dti_items{state="queued"} 6.0' in text
+    assert 'dti_items{state="running"} 1.0' in text
+    assert 'dti_jobs_open{pool="sd"} 2.0' in text
+    assert 'dti_workers_wanted{pool="sd"} 4.0' in text
+
+
+def test_jobs_that_wait_for_what_is_not_offered_are_told(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted = PrometheusMetrics(process="supervisor")
+    use(counted)
+    logs.configure("supervisor", as_json=True)
+    submit(ledger, "acme", "k", JobRequest(pool="gone", items=(Item(name="a"),)))
+    supervision = Supervision(ledger, OFFERS, Names())
+    supervision.turn()
+    supervision.turn()
+    assert capsys.readouterr().err.count("jobs wait for what is not offered") == 1
+    assert 'dti_jobs_open{pool="gone"} 1.0' in counted.exposition()[0].decode()
+    (job,) = list_jobs(ledger, "acme").jobs
+    cancel(ledger, "acme", job.job)
+    supervision.turn()
+    assert 'dti_jobs_open{pool="gone"} 0.0' in counted.exposition()[0].decode()
+
+
+def test_jobs_of_pictures_are_seen_and_want_no_workers(ledger: Ledger) -> None:
+    counted = PrometheusMetrics(process="supervisor")
+    use(counted)
+    items = tuple(Item(name=str(i)) for i in range(9))
+    wanted = JobRequest(kind="generation", pool=painting_pool("sd"), items=items)
+    submit(ledger, "acme", "k", wanted)
+    pool = Names()
+    Supervision(ledger, OFFERS, pool).turn()
+    assert not pool.there
+    text = counted.exposition()[0].decode()
+    assert 'dti_jobs_open{pool="paint-sd"} 1.0' in text
+    assert 'dti_workers_wanted{pool="sd"} 0.0' in text
+
+
+def test_a_turn_that_fails_is_followed_by_another(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    pool, stopped = Names(), threading.Event()
+    supervision = Supervision(ledger, OFFERS, pool, pace=Pace(turn=0))
+    submit(ledger, "acme", "k", request(1))
+    calls: list[int] = []
+    turn = supervision.turn
+
+    def troubled() -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise UnavailableError("the store does not answer")
+        turn()
+        stopped.set()
+
+    monkeypatch.setattr(supervision, "turn", troubled)
+    supervision.run(stopped)
+    assert len(pool.there) == 1

@@ -1,0 +1,288 @@
+"""What breaks in a worker that no subject is to blame for, or only one is."""
+
+import threading
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+
+from dti_engine.backbones.interface import Backbone
+from dti_engine.config import TrainConfig
+from dti_engine.errors import ConfigurationError
+from dti_engine.images.bundles.members import BundleLimits
+from dti_engine.training.slot import Occupant
+from dti_engine.training.trainer import Trainer
+from services.contracts.jobs import ItemState, JobState
+from services.contracts.training import SubjectWork
+from services.errors import AccessDeniedError, UnavailableError
+from services.ledger import uploads
+from services.ledger.attempts import Attempt
+from services.ledger.ledger import Ledger
+from services.ledger.queries import list_attempts
+from services.ledger.recovery import Supervisor
+from services.ledger.worker import Worker
+from services.storage.interface import Object, Store
+from services.storage.memory import MemoryStore
+from services.training import loader as preparation
+from services.training import session as life
+from services.training.batch import DeviceError
+from services.training.metrics import Events
+from services.training.session import Patience
+from services.training.validation import Trials
+from services.training.worker import TrainingWorker
+
+from .conftest import Workshop
+
+
+def test_a_token_that_cannot_be_tried_out_is_kept_all_the_same(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Trials, count: int) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trials, "_examiner", broken)
+    job = workshop.submit(workshop.works(2), probes=1)
+    with workshop.working():
+        workshop.wait_until_ended(job)
+    for item in workshop.items(job):
+        assert item.state is ItemState.SUCCEEDED
+        assert item.report
+        assert "out of memory" in str(item.report["warnings"])
+
+
+def test_a_batch_that_the_model_refuses_fails_its_job_alone(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Choosy(life.Batch):
+        def __init__(self, backbone: Backbone, config: TrainConfig, *given: Any) -> None:
+            if config.resolution == 24:
+                raise ConfigurationError("the model has no resolution of 24")
+            super().__init__(backbone, config, *given)
+
+    monkeypatch.setattr(life, "Batch", Choosy)
+    refused = workshop.submit(workshop.works(1), resolution=24)
+    good = workshop.submit(workshop.works(1))
+    with workshop.working():
+        workshop.wait_until_ended(refused, good)
+    assert workshop.view(refused).state is JobState.FAILED
+    assert workshop.view(good).state is JobState.SUCCEEDED
+    (item,) = workshop.items(refused)
+    assert "resolution" in item.reason
+    assert len(list_attempts(workshop.ledger, workshop.tenant, refused, 0)) == 1
+
+
+def test_what_cannot_be_seated_by_chance_is_tried_again(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, looks = Trainer._look, list[int]()
+
+    def once(self: Trainer, slot: int, occupant: Occupant) -> None:
+        looks.append(slot)
+        if len(looks) == 1:
+            raise RuntimeError("something went wrong on the device")
+        look(self, slot, occupant)
+
+    monkeypatch.setattr(Trainer, "_look", once)
+    job = workshop.submit(workshop.works(1))
+    with workshop.working():
+        workshop.wait_until_ended(job)
+    assert workshop.view(job).state is JobState.SUCCEEDED
+    attempts = list_attempts(workshop.ledger, workshop.tenant, job, 0)
+    assert [each.cause for each in attempts] == ["failed", "succeeded"]
+
+
+def test_a_device_that_has_failed_fails_nobodys_subject(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would fail the whole queue: all is given back, and the process ends."""
+
+    def broken(self: Trainer) -> object:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    job = workshop.submit(workshop.works(2))
+    worker, raised = workshop.worker(), list[BaseException]()
+
+    def run() -> None:
+        try:
+            worker.run()
+        except DeviceError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert raised
+    assert workshop.view(job).counts.queued == 2
+    monkeypatch.undo()
+    with workshop.working():
+        workshop.wait_until_ended(job)
+    assert workshop.view(job).state is JobState.SUCCEEDED
+
+
+def test_a_subject_that_breaks_the_device_for_all_fails_by_itself_in_the_end(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it looks like nobody's fault, until it is tried alone."""
+    works = workshop.works(2)
+    poison, good = works
+    step = Trainer.step
+
+    def broken(self: Trainer) -> object:
+        seated = [occupant.subject.placeholder for occupant in self.occupants if occupant]
+        if f"<{poison}>" in seated:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    job = workshop.submit(works, max_attempts=2)
+    supervisor, lives = Supervisor(workshop.ledger), 0
+    while not workshop.view(job).state.ended:
+        assert lives < 30
+        lives += 1
+        worker = workshop.worker()
+        thread = threading.Thread(target=_run, args=(worker,))
+        thread.start()
+        while thread.is_alive() and not workshop.view(job).state.ended:
+            thread.join(0.05)
+        worker.drain()
+        thread.join(60)
+        supervisor.recover()
+    items = {item.name: item for item in workshop.items(job)}
+    assert items[good].state is ItemState.SUCCEEDED
+    assert items[poison].state is ItemState.FAILED
+    assert "illegal memory access" in items[poison].reason
+    attempts = list_attempts(workshop.ledger, workshop.tenant, job, items[poison].index)
+    causes = [each.cause for each in attempts]
+    assert causes == ["released"] * 8 + ["failed"] * 2
+
+
+def _run(worker: TrainingWorker) -> None:
+    with suppress(DeviceError):
+        worker.run()
+
+
+def test_a_checkpoint_that_may_not_be_written_leaves_its_subject_at_work(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, refused = Attempt.checkpoint, list[int]()
+
+    def once(self: Attempt, step: int, payload: bytes) -> None:
+        if not refused:
+            refused.append(step)
+            raise AccessDeniedError("the token has expired")
+        save(self, step, payload)
+
+    monkeypatch.setattr(Attempt, "checkpoint", once)
+    job = workshop.submit(workshop.works(1), steps=30)
+    with workshop.working():
+        workshop.wait_until_ended(job)
+    assert refused
+    assert workshop.view(job).state is JobState.SUCCEEDED
+    assert len(list_attempts(workshop.ledger, workshop.tenant, job, 0)) == 1
+
+
+def test_orders_that_cannot_be_read_after_a_claim_mix_no_shapes(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear, heard = Worker._hear, list[int]()
+
+    def troubled(self: Worker, attempts: object) -> None:
+        heard.append(1)
+        if len(heard) == 1:
+            raise UnavailableError("503")
+        hear(self, attempts)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Worker, "_hear", troubled)
+    one = workshop.submit(workshop.works(1), steps=20)
+    other = workshop.submit(workshop.works(1), steps=20, batch_size=2)
+    with workshop.working():
+        workshop.wait_until_ended(one, other)
+    assert workshop.view(one).state is JobState.SUCCEEDED
+    assert workshop.view(other).state is JobState.SUCCEEDED
+
+
+def test_an_upload_that_is_too_large_is_not_even_fetched(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = workshop.works(1)
+    good, refused = workshop.submit(works), workshop.submit({"large": _large(workshop)})
+    fetched, read = list[str](), MemoryStore.read
+
+    def noted(self: MemoryStore, key: str, **part: Any) -> Object:
+        fetched.append(key)
+        return read(self, key, **part)
+
+    monkeypatch.setattr(MemoryStore, "read", noted)
+    most = max(len(data) for data in workshop.bundles.values())
+    limits = BundleLimits(max_archive_bytes=most)
+    monkeypatch.setattr(preparation, "DEFAULT_LIMITS", limits)
+    with workshop.working():
+        workshop.wait_until_ended(good, refused)
+    assert workshop.view(good).state is JobState.SUCCEEDED
+    (item,) = workshop.items(refused)
+    assert item.state is ItemState.FAILED
+    assert f"at most {most} are allowed" in item.reason
+    assert len(list_attempts(workshop.ledger, workshop.tenant, refused, 0)) == 1
+    key = uploads.key(workshop.tenant, str(_large(workshop).bundle))
+    assert key not in fetched
+
+
+def _large(workshop: Workshop) -> SubjectWork:
+    most = max(len(data) for data in workshop.bundles.values())
+    return SubjectWork(bundle=workshop.upload(bytes(most + 1)))
+
+
+class Silent:
+    """A store that answers until it is told not to."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner, self.silent = inner, False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+
+        def ask(*given: Any, **how: Any) -> Any:
+            if self.silent:
+                raise UnavailableError("the store does not answer")
+            return method(*given, **how)
+
+        return ask if callable(method) else method
+
+    def for_leases(self) -> "Silent":
+        return self
+
+
+def test_a_drain_ends_though_the_store_does_not_answer(workshop: Workshop) -> None:
+    """What was learned and could not be written is learned again, by others."""
+    store = Silent(workshop.ledger.store)
+    healthy, lost = workshop.ledger, list[Exception]()
+    workshop.ledger = Ledger.on(store, healthy.settings)  # type: ignore[arg-type]
+
+    class Heard(Events):
+        def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
+            given_back.set()
+
+        def unwritten(self, attempt: Attempt, error: Exception) -> None:
+            lost.append(error)
+
+    given_back = threading.Event()
+    job = workshop.submit(workshop.works(1), steps=12)
+    patience = Patience(checkpoint=0.2, tell=0.05, silence=1)
+    worker = workshop.worker(patience=patience, events=Heard())
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    workshop.wait_for(lambda: worker.in_hand == 1)
+    store.silent = True
+    worker.drain()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert given_back.is_set()
+    assert any("at the end" in str(error) for error in lost)
+    workshop.ledger = healthy
+    with workshop.working():
+        workshop.wait_until_ended(job)
+    assert workshop.view(job).state is JobState.SUCCEEDED
+    attempts = list_attempts(workshop.ledger, workshop.tenant, job, 0)
+    assert [each.cause for each in attempts] == ["lost", "succeeded"]

@@ -1,0 +1,112 @@
+"""Which addresses are sent to, and which URLs are taken."""
+
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from services.errors import UnsafeUrlError
+from services.webhooks.targets import MAX_URL, Sink, WebhookSettings, is_public, resolve
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "8.8.8.8",
+        "93.184.216.34",
+        "2606:4700:4700::1111",
+        "2a00:1450:4001:800::200e",
+        "::ffff:8.8.8.8",
+        "64:ff9b::8.8.8.8",
+    ],
+)
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.1.2.3", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.0.1", "192.168.1.1"),
+        *("169.254.169.254", "100.64.0.1", "192.0.0.9", "192.0.2.1", "198.18.0.1", "192.88.99.1"),
+        *("224.0.0.1", "239.1.2.3", "240.0.0.1", "255.255.255.255"),
+        *("::", "::1", "fe80::1", "fe80::1%1", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1"),
+        *("ff0e::1", "2001:db8::1", "3fff::1", "2001::1", "2001:10::1", "100::1", "5f00::1"),
+        *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1"),
+        *("64:ff9b::127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::8.8.8.8"),
+        *("2002:7f00:1::1", "2002:808:808::1", "2001:0:808:808::1"),
+        *("", "localhost", "2130706433", "0x7f.1", "127.1"),
+    ],
+)
+def test_all_others_are_not(address: str) -> None:
+    assert not is_public(address)
+
+
+def test_spellings_of_this_host_that_resolvers_know_are_seen_by_their_address() -> None:
+    for host in ("2130706433", "0x7f.1", "127.1", "localhost"):
+        found = resolve(host, 443)
+        assert found
+        assert not any(map(is_public, found))
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "target"),
+    [
+        ("https://example.com", "example.com", 443, b"/"),
+        ("https://example.com:8443/a/b?c=d", "example.com", 8443, b"/a/b?c=d"),
+        ("HTTPS://EXAMPLE.com/A", "example.com", 443, b"/A"),
+        ("https://bücher.example/ü", "xn--bcher-kva.example", 443, b"/%C3%BC"),
+        ("https://8.8.8.8/", "8.8.8.8", 443, b"/"),
+        ("https://[2606:4700:4700::1111]:444/", "2606:4700:4700::1111", 444, b"/"),
+    ],
+)
+def test_urls_are_taken_apart(url: str, host: str, port: int, target: bytes) -> None:
+    sink = Sink.parse(url, WebhookSettings())
+    assert (sink.scheme, sink.host, sink.port, sink.target) == ("https", host, port, target)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("", "of 0 characters was given: give 1 to 2000"),
+        ("https://a.b/" + "x" * MAX_URL, "give 1 to 2000"),
+        ("http://example.com/", "begins with 'http', which is not sent to: give https://HOST/PATH"),
+        ("ftp://example.com/", "begins with 'ftp'"),
+        ("file:///etc/passwd", "begins with 'file'"),
+        ("example.com/hook", "begins with ''"),
+        ("https://", "has no host"),
+        ("https://name:word@example.com/", "a name and password"),
+        ("https://example.com/#part", "or a #"),
+        ("https://example.com:99999/", "a port that there is not"),
+        ("https://example.com:0/", "a port that there is not"),
+        ("https://example.com:port/", "is none"),
+        ("https://exa\x00mple.com/", "is none"),
+        ("https://127.0.0.1/", "127.0.0.1 has an address that is not public"),
+        ("https://[::1]/", "not public"),
+        ("https://[::ffff:10.0.0.1]/", "not public"),
+        ("https://169.254.169.254/latest/meta-data", "not public"),
+    ],
+)
+def test_urls_that_lead_nowhere_or_inside_are_refused(url: str, says: str) -> None:
+    with pytest.raises(UnsafeUrlError, match=says) as caught:
+        Sink.parse(url, WebhookSettings())
+    assert "word" not in str(caught.value).replace("password", "")
+
+
+def test_what_an_operator_allows_is_taken() -> None:
+    allowed = WebhookSettings(allow_http=True, allow_private=True)
+    assert Sink.parse("http://127.0.0.1:9/hook", allowed).port == 9
+    with pytest.raises(UnsafeUrlError, match="not public"):
+        Sink.parse("http://127.0.0.1/", WebhookSettings(allow_http=True))
+    with pytest.raises(UnsafeUrlError, match="begins with 'http'"):
+        Sink.parse("http://127.0.0.1/", WebhookSettings(allow_private=True))
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"])
+def test_networks_of_ones_own_are_refused_however_they_are_spelled(address: str) -> None:
+    network: Any = ip_network("8.8.0.0/16")
+    settings = WebhookSettings(refused=(network,))
+    sink = Sink.parse("https://example.com/", settings)
+    sink.check(["9.9.9.9"], settings)
+    with pytest.raises(UnsafeUrlError, match="not public"):
+        sink.check(["9.9.9.9", address], settings)
