@@ -15,10 +15,10 @@ setup: $(VENV)/.runtime ## what it takes to run (made on demand by the other tar
 
 setup-dev: $(VENV)/.dev ## the same, and the tools to develop
 
-demo: $(VENV)/.runtime ## learn 4 subjects and paint them; opens nothing, prints where to look
+demo: $(VENV)/.runtime ## learn 4 subjects and generate them; opens nothing, prints where to look
 	$(BIN)/dti demo --output demo-output
 
-demo-service: $(VENV)/.runtime ## a service learns and paints 4 subjects over HTTP; prints where to look
+demo-service: $(VENV)/.runtime ## a service learns and generates 4 subjects over HTTP; prints where to look
 	$(BIN)/dti demo-service --output demo-service-output
 
 TESTERS ?= 2
@@ -51,9 +51,9 @@ bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
 	$(BIN)/python benchmarks/work.py
 	$(BIN)/python benchmarks/activations.py
 	$(BIN)/python benchmarks/subjects.py
-	$(BIN)/python benchmarks/pictures.py
-	$(BIN)/python benchmarks/painting.py
-	$(BIN)/python benchmarks/painting_neighbours.py
+	$(BIN)/python benchmarks/images.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/generation_neighbours.py
 	$(BIN)/python benchmarks/token_cache.py
 
 SEEDS ?= 1000

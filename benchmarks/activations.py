@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from work import CLIP_LENGTH, SIDES, denoiser_call
 
-from dti_engine.backbones.description import Description
+from dti_engine.backbones.description import ModelDescription
 from dti_engine.backbones.registry import catalogue, published
 
 TRIMMED_LENGTH = 32  # of captions that Gemma reads, in the engine
@@ -49,7 +49,7 @@ def flash_attention() -> Iterator[None]:
         functional.scaled_dot_product_attention = plain
 
 
-def kept_bytes(model: Description, side: int, batch: int, *, recompute: bool) -> int:
+def kept_bytes(model: ModelDescription, side: int, batch: int, *, recompute: bool) -> int:
     """By the denoiser, for gradients of the text conditioning alone."""
     is_unet = model.denoiser.name == "unet"
     length = CLIP_LENGTH if is_unet else TRIMMED_LENGTH

@@ -32,7 +32,7 @@ from dti_engine.files import environment
 from dti_engine.recipes import recipe
 from dti_engine.training.autotune import grey_subject
 from dti_engine.training.checkpoint import Checkpoint
-from dti_engine.training.checkpoint_manager import Keeper
+from dti_engine.training.checkpoint_manager import CheckpointManager
 from dti_engine.training.loop import train
 from dti_engine.training.trainer import Trainer
 
@@ -46,7 +46,7 @@ class Stopwatch:
     largest: int = 0  # bytes
 
     def __enter__(self) -> "Stopwatch":
-        self._take, self._save = Trainer.checkpoint, Keeper.save
+        self._take, self._save = Trainer.checkpoint, CheckpointManager.save
         watch, take, save = self, self._take, self._save
 
         def timed_take(trainer: Trainer, slot: int) -> Checkpoint:
@@ -55,7 +55,7 @@ class Stopwatch:
             watch.seconds += time.perf_counter() - began
             return taken
 
-        def timed_save(keeper: Keeper, checkpoint: Checkpoint) -> None:
+        def timed_save(keeper: CheckpointManager, checkpoint: Checkpoint) -> None:
             began = time.perf_counter()
             save(keeper, checkpoint)
             watch.seconds += time.perf_counter() - began
@@ -63,15 +63,15 @@ class Stopwatch:
             path = keeper.path(checkpoint.header.provenance.subject)
             watch.largest = max(watch.largest, path.stat().st_size)
 
-        Trainer.checkpoint, Keeper.save = timed_take, timed_save
+        Trainer.checkpoint, CheckpointManager.save = timed_take, timed_save
         return self
 
     def __exit__(self, *_: object) -> None:
-        Trainer.checkpoint, Keeper.save = self._take, self._save
+        Trainer.checkpoint, CheckpointManager.save = self._take, self._save
 
 
 def seconds(
-    backbone: Backbone, config: TrainConfig, num_subjects: int, keeper: Keeper | None
+    backbone: Backbone, config: TrainConfig, num_subjects: int, keeper: CheckpointManager | None
 ) -> float:
     """Of a whole run, all subjects in one batch; the model is there already."""
     subjects = [grey_subject(number, config.resolution) for number in range(num_subjects)]
@@ -109,7 +109,9 @@ def main() -> None:
         for kind in sorted(took, reverse=repeat % 2 == 1):  # neither is always the first
             watch = Stopwatch() if kind == "with" else watch
             with tempfile.TemporaryDirectory(dir=options.folder) as folder, watch:
-                keeper = Keeper(Path(folder), every=options.every) if kind == "with" else None
+                keeper = (
+                    CheckpointManager(Path(folder), every=options.every) if kind == "with" else None
+                )
                 took[kind].append(seconds(backbone, config, options.subjects, keeper))
             if keeper:
                 shares.append(watch.seconds / took[kind][-1])

@@ -1,4 +1,4 @@
-"""Ways to train a subject, each ready for its next step, over one model and the same pictures."""
+"""Ways to train a subject, each ready for its next step, over one model and the same images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from plain_loop import PlainLoop
 from random_models import load_engine, load_pipeline
 
 from dti_engine import devices as memory
-from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
-from dti_engine.images.decode import load_pictures
+from dti_engine.images.decode import load_images
 from dti_engine.subject import Subject
 from dti_engine.text.captions import CAPTION_TEMPLATES
 from dti_engine.training.autotune import MAX_SLOTS, find_slots, full_trainer, make_fit, seconds
 from dti_engine.training.trainer import Trainer
 
-NUM_PICTURES = 5
+NUM_IMAGES = 5
 WORD = "a"  # one token of every vocabulary, to start from
 _NEVER = 10**9
 
@@ -39,7 +39,7 @@ class Contender:
 
 
 def contenders(
-    checkpoint: Checkpoint,
+    checkpoint: ModelFolder,
     folder: Path,
     config: TrainConfig,
     *,
@@ -49,11 +49,11 @@ def contenders(
 ) -> tuple[list[Contender], dict[str, Any]]:
     """Those that can run, the plain loop first if it can; and facts about them.
 
-    folder: for pictures. slots: of the packed one; None: as `--slots auto`. compiled: whether to
+    folder: for images. slots: of the packed one; None: as `--slots auto`. compiled: whether to
     have that as well. kind: device and dtype.
     """
-    device, pictures = kind["device"], draw_pictures(folder / "pictures", config.resolution)
-    found = [each for each in [plain(checkpoint, pictures, config, **kind)] if each]
+    device, subject_images = kind["device"], draw_images(folder / "images", config.resolution)
+    found = [each for each in [plain(checkpoint, subject_images, config, **kind)] if each]
     held = memory.in_use(device)
     backbone = load_engine(checkpoint, **kind)
     standing = memory.in_use(device) - held
@@ -65,7 +65,7 @@ def contenders(
     if slots is None:
         capacity = find_slots(backbone, config, at_most=MAX_SLOTS)
         slots, facts["slots"] = capacity.slots, f"{capacity.slots}: {capacity.why}"
-    shown = pictures[0].parent, config
+    shown = subject_images[0].parent, config
     found.append(engine("one slot", backbone, *shown, 1, standing))
     if slots > 1:
         found.append(engine("packed", backbone, *shown, slots, standing))
@@ -88,10 +88,10 @@ def most_in_use(contender: Contender, device: torch.device) -> int | None:
     return contender.standing + memory.peak(device) - held
 
 
-def draw_pictures(folder: Path, side: int) -> list[Path]:
+def draw_images(folder: Path, side: int) -> list[Path]:
     random = np.random.default_rng(0)
     folder.mkdir()
-    paths = [folder / f"{number}.jpg" for number in range(NUM_PICTURES)]
+    paths = [folder / f"{number}.jpg" for number in range(NUM_IMAGES)]
     for path in paths:
         coarse = random.integers(256, size=(8, 8, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path)
@@ -99,7 +99,7 @@ def draw_pictures(folder: Path, side: int) -> list[Path]:
 
 
 def plain(
-    checkpoint: Checkpoint, pictures: list[Path], config: TrainConfig, **kind: Any
+    checkpoint: ModelFolder, subject_images: list[Path], config: TrainConfig, **kind: Any
 ) -> Contender | None:
     """None if diffusers has no such script, or memory runs out even when it recomputes."""
     device = kind["device"]
@@ -108,7 +108,7 @@ def plain(
     held = memory.in_use(device)
     loop = PlainLoop(
         load_pipeline(checkpoint, **kind),
-        pictures,
+        subject_images,
         CAPTION_TEMPLATES[config.captions],
         initializer=WORD,
         resolution=config.resolution,
@@ -135,11 +135,16 @@ def can_step(step: Callable[[], object], device: torch.device) -> bool:
 
 
 def engine(
-    name: str, backbone: Backbone, pictures: Path, config: TrainConfig, slots: int, standing: int
+    name: str,
+    backbone: Backbone,
+    subject_images: Path,
+    config: TrainConfig,
+    slots: int,
+    standing: int,
 ) -> Contender:
     """With a subject in every slot, none of which ever ends."""
     subjects = [
-        Subject(f"subject-{seed}", load_pictures(pictures), "<subject>", WORD, seed)
+        Subject(f"subject-{seed}", load_images(subject_images), "<subject>", WORD, seed)
         for seed in range(slots)
     ]
     endless = config.changed(steps=_NEVER, patience=0)

@@ -7,7 +7,7 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.manifest import Imported
 from dti_engine.text.tokens import LearnedToken
 from services.ledger.ids import Ids, token_id
-from services.ledger.keys import JobKeys, Place
+from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.records import ResultRecord, pack
 
@@ -25,6 +25,6 @@ def keep(ledger: Ledger, tokens: Iterable[LearnedToken], fingerprint: str) -> li
         payload = artifact.to_bytes()
         digest = hashlib.sha256(payload).hexdigest()
         record = ResultRecord(nonce=str(index), status="succeeded", attempt=1, sha256=digest)
-        ledger.store.put(keys.result(Place(0, index)), pack(record, payload))
+        ledger.store.put(keys.result(ItemRef(0, index)), pack(record, payload))
         names.append(token_id(job, 0, index))
     return names

@@ -37,10 +37,10 @@ from services.ledger.jobs import read_spec
 from services.ledger.keys import JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.queries import view_job
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 from services.ledger.rollups import read_standings, save
 from services.ledger.submissions import submit
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.settings import LedgerSettings
 from services.storage.open import open_store
 
@@ -148,7 +148,7 @@ def _counts(
         "half-way, with one": _counted(store, lambda: view_job(ledger, tenant, job)),
     }
     _claim_and_commit(ledger, options, tenant, rest)
-    Supervisor(ledger).recover()
+    Recovery(ledger).recover()
     figures["at the end"] = _counted(store, lambda: view_job(ledger, tenant, job))
     counts = view_job(ledger, tenant, job).counts
     assert counts.succeeded == options.items, counts
@@ -167,12 +167,12 @@ def _claim_and_commit(
     """At least so many; a few more may be in hand by then. The tenant's pool is its own."""
     store = ledger.store
     assert isinstance(store, CountedStore)
-    workers = [Worker(ledger, pool) for _ in range(options.workers)]
+    workers = [WorkerSession(ledger, pool) for _ in range(options.workers)]
     for worker in workers:
         worker.begin()
     before, left, claiming = Counter(store.calls), [items], [0.0]
 
-    def work(worker: Worker) -> int:
+    def work(worker: WorkerSession) -> int:
         done = 0
         while left[0] > 0:
             begun = time.perf_counter()

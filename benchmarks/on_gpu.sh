@@ -7,8 +7,8 @@
 #
 # sdxl       subjects of SDXL at 768 px: the engine against a plain loop
 # tests      the tests marked gpu
-# pictures   per second, of SDXL and Stable Diffusion 1.5, against diffusers' pipeline
-# painting   many tenants' pictures at once: joining, overload, mixes, of SDXL and SD 1.5; how far
+# images   per second, of SDXL and Stable Diffusion 1.5, against diffusers' pipeline
+# generating   many tenants' images at once: joining, overload, mixes, of SDXL and SD 1.5; how far
 #            they depend on each other; the miniature through the service
 # subjects   as sdxl: SDXL at 1024 px, Stable Diffusion 1.5, SANA
 # step       the optimizer step, plain and fused, against geoopt
@@ -34,18 +34,18 @@ mkdir -p "$OUT" "$WORK"
 export PYTHONUNBUFFERED=1 PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
 
 subjects_of() { "$PYTHON" benchmarks/subjects.py --repeats 3 "$@"; }
-pictures_of() { "$PYTHON" benchmarks/pictures.py --repeats 2 "$@"; }
+images_of() { "$PYTHON" benchmarks/images.py --repeats 2 "$@"; }
 
 sdxl()     { subjects_of --models sdxl --sides 768 --json "$OUT/sdxl.json"; }
 tests()    { "$PYTHON" -m pytest -m gpu; }
-pictures() {
-  pictures_of --models sdxl --steps 10 --batches 1 4 16 --json "$OUT/pictures-sdxl.json" &&
-    pictures_of --models sd15 --batches 1 8 64 --json "$OUT/pictures-sd15.json"
+images() {
+  images_of --models sdxl --steps 10 --batches 1 4 16 --json "$OUT/images-sdxl.json" &&
+    images_of --models sd15 --batches 1 8 64 --json "$OUT/images-sd15.json"
 }
-painting() {
-  "$PYTHON" benchmarks/painting_neighbours.py --models miniature sd15 sdxl \
-    --json "$OUT/painting-neighbours.json" &&
-    "$PYTHON" benchmarks/painting.py --models sdxl sd15 --rounds 2 --json "$OUT/painting.json"
+generating() {
+  "$PYTHON" benchmarks/generation_neighbours.py --models miniature sd15 sdxl \
+    --json "$OUT/generating-neighbours.json" &&
+    "$PYTHON" benchmarks/generation.py --models sdxl sd15 --rounds 2 --json "$OUT/generating.json"
 }
 subjects() {
   subjects_of --models sd15 sana-1.6b --json "$OUT/subjects.json" &&
@@ -73,7 +73,7 @@ evaluate() {
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2>/dev/null | tee "$OUT/gpu.txt"
 failed=0
-all="sdxl tests pictures painting subjects step compiled text work training throughput memory checkpoints"
+all="sdxl tests images generating subjects step compiled text work training throughput memory checkpoints"
 for part in "${@:-$all recipe evaluate schedules}"; do
   for each in $part; do
     [ -e "$OUT/$each.done" ] && { echo "== $each: done before"; continue; }

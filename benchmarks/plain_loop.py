@@ -2,7 +2,7 @@
 
 As `textual_inversion.py` and `textual_inversion_sdxl.py` do, with their defaults:
 
-- pictures are read from their files, resized and flipped for every sample, in the same process,
+- images are read from their files, resized and flipped for every sample, in the same process,
   and encoded by the autoencoder in every step;
 - the placeholder is a new word of every tokenizer, and a new row of every embedding table; captions
   are tokenized for every sample, and padded to 77;
@@ -13,10 +13,10 @@ As `textual_inversion.py` and `textual_inversion_sdxl.py` do, with their default
 - a mean squared error against noise or velocity, at uniform times; one subject, a constant rate.
 
 Left out: accelerate, progress, logs (the scripts wait for the device in every step to print the
-loss), validation pictures, and saving every 500 steps. Each would make it slower. The batch is as
+loss), validation images, and saving every 500 steps. Each would make it slower. The batch is as
 large as the engine's; the README of the scripts makes it up of 4 steps of one sample, which is
 slower. Gradient checkpointing, which the scripts have as an option, is for where memory is short.
-Pictures are as large as the training's crops, so that reading them costs as little as it can.
+Images are as large as the training's crops, so that reading them costs as little as it can.
 """
 
 import random
@@ -43,7 +43,7 @@ class PlainLoop:
     def __init__(
         self,
         pipeline: Any,
-        pictures: Sequence[Path],
+        images: Sequence[Path],
         captions: Sequence[str],
         *,
         initializer: str,
@@ -72,7 +72,7 @@ class PlainLoop:
         tables = [encoder.get_input_embeddings().weight for encoder in self.encoders]
         self.originals = [table.detach().clone() for table in tables]
         self._optimizer = torch.optim.AdamW(tables, lr=lr, betas=(0.9, 0.999), weight_decay=1e-2)
-        data = _Samples(pictures, captions, tokenizers, resolution)
+        data = _Samples(images, captions, tokenizers, resolution)
         self._batches = _endless(DataLoader(data, batch_size, shuffle=True, drop_last=True))
 
     def recompute(self) -> None:
@@ -137,24 +137,24 @@ class PlainLoop:
 
 
 class _Samples(Dataset[dict[str, Any]]):
-    """Each picture a hundred times over, with a caption drawn anew."""
+    """Each image a hundred times over, with a caption drawn anew."""
 
     def __init__(
         self,
-        pictures: Sequence[Path],
+        images: Sequence[Path],
         captions: Sequence[str],
         tokenizers: Sequence[Any],
         resolution: int,
     ) -> None:
-        self._pictures, self._captions = pictures, captions
+        self._images, self._captions = images, captions
         self._tokenizers, self._resolution = tokenizers, resolution
 
     def __len__(self) -> int:
-        return 100 * len(self._pictures)
+        return 100 * len(self._images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         size = self._resolution
-        image = Image.open(self._pictures[index % len(self._pictures)]).convert("RGB")
+        image = Image.open(self._images[index % len(self._images)]).convert("RGB")
         height, width = image.height, image.width
         # Squashed to a square, whose one crop of that size is all of it.
         image = image.resize((size, size), Image.Resampling.BICUBIC)

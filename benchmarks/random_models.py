@@ -21,8 +21,8 @@ from random_tokenizers import clip_tokenizer, gemma_tokenizer
 from small_sizes import shrunk
 from transformers import CLIPTokenizer
 
-from dti_engine.backbones.checkpoint import Checkpoint, open_checkpoint
-from dti_engine.backbones.description import Description, describe
+from dti_engine.backbones.checkpoint import ModelFolder, open_checkpoint
+from dti_engine.backbones.description import ModelDescription, describe
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.registry import FAMILIES, published
 from dti_engine.backbones.unet import load_scheduler_config
@@ -31,7 +31,7 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class RandomCheckpoint(Checkpoint):
+class RandomCheckpoint(ModelFolder):
     """A folder of configurations, whose models have weights that torch draws, the same each time.
 
     Weights are as constructors leave them, small and with norms of one, so that nothing overflows.
@@ -48,7 +48,7 @@ class RandomCheckpoint(Checkpoint):
         dtype: torch.dtype | None,
         **options: Any,
     ) -> Any:
-        """As `Checkpoint.model`, but on the checkpoint's own device from the start."""
+        """As `ModelFolder.model`, but on the checkpoint's own device from the start."""
         dtype = dtype or torch.bfloat16  # as SANA's are stored
         assert model_class.__name__ == self.index[part][1]
         folder, before = self.folder / part, torch.get_default_dtype()
@@ -67,12 +67,14 @@ class RandomCheckpoint(Checkpoint):
         return model.eval().requires_grad_(False)
 
 
-def open_model(name: str, folder: Path, *, device: torch.device, small: bool = False) -> Checkpoint:
+def open_model(
+    name: str, folder: Path, *, device: torch.device, small: bool = False
+) -> ModelFolder:
     """The miniature's checkpoint, or a random one of a model of the catalogue, put into `folder`.
 
-    small: few and narrow layers, pictures of 64 px; the same classes, options and vocabulary.
+    small: few and narrow layers, images of 64 px; the same classes, options and vocabulary.
 
-    Raises: BackboneLoadError for an unknown name.
+    Raises: ModelLoadError for an unknown name.
     """
     if name == "miniature":
         return open_checkpoint(name)
@@ -97,14 +99,14 @@ def open_model(name: str, folder: Path, *, device: torch.device, small: bool = F
     return RandomCheckpoint(f"random-{name}", folder, index, device)
 
 
-def load_engine(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> Backbone:
+def load_engine(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype) -> Backbone:
     """The model as the engine has it."""
     family = import_module(FAMILIES[checkpoint.pipeline])
     return family.load(checkpoint, device=device, dtype=dtype)
 
 
 def load_pipeline(
-    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
+    checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype
 ) -> DiffusionPipeline:
     """The model as diffusers has it, all in `dtype`, with the engine's deterministic sampler.
 
@@ -130,7 +132,7 @@ def load_pipeline(
         )
 
 
-def description(checkpoint: Checkpoint) -> Description:
+def description(checkpoint: ModelFolder) -> ModelDescription:
     """What its configurations say; parameters are not counted."""
     models = [each.parent.name for each in sorted(checkpoint.folder.glob("*/config.json"))]
     return describe(checkpoint.name, checkpoint.folder, dict.fromkeys(models, 0))

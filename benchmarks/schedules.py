@@ -4,7 +4,7 @@
 
 Each row is a way to train, with how many steps it took and what its tokens score, in 8 prompts
 each. Differences to the reference, 400 steps at a constant rate, are paired: the same subjects,
-pictures, seeds, draws, prompts and noise; their 95 % intervals come from resampling subjects. Rates
+images, seeds, draws, prompts and noise; their 95 % intervals come from resampling subjects. Rates
 were chosen on others, those that settings are for.
 
 What is done is kept in DIR: a run that was stopped goes on. Takes most of an hour on two CPU cores.
@@ -30,19 +30,19 @@ from dti_engine.evaluation.protocol import image_seed, training_seed
 from dti_engine.evaluation.statistics import Array, bootstrap
 from dti_engine.files import environment
 from dti_engine.generation.pipeline import ImageRequest, generate
-from dti_engine.images.decode import load_pictures
+from dti_engine.images.decode import load_images
 from dti_engine.miniature.world.subjects import (
     HeldOutSubject,
     draw_subject,
     evaluation_prompts,
     held_out_subjects,
 )
-from dti_engine.quality.judges import Judge, Probe, find_judge
+from dti_engine.quality.token_scorers import TokenScorer, ValidationPrompt, find_judge
 from dti_engine.recipes import miniature_constant
 from dti_engine.training.loop import Subject, train
 from dti_engine.training.schedules import has_converged
 
-NUM_PICTURES, NUM_SLOTS, IMAGE_STEPS, BATCH_SIZE = 5, 6, 12, 16
+NUM_IMAGES, NUM_SLOTS, IMAGE_STEPS, BATCH_SIZE = 5, 6, 12, 16
 CONSTANT = miniature_constant()
 COSINE = CONSTANT.changed(schedule="cosine")
 REFERENCE = "constant, 400 steps"
@@ -134,7 +134,7 @@ def train_missing(work: Work, backbone: Backbone, run: str, runs: Sequence[Run])
     subjects = (
         Subject(
             each.name,
-            load_pictures(work.photos(each.look)),
+            load_images(work.photos(each.look)),
             each.look.placeholder,
             each.look.class_word,
             training_seed(0, each.look.name, each.seed),
@@ -166,27 +166,29 @@ def step_of(work: Work, way: Way, name: str) -> int:
     return way.rule.steps
 
 
-def score_missing(work: Work, backbone: Backbone, judge: Judge, runs: Sequence[Run]) -> None:
+def score_missing(work: Work, backbone: Backbone, judge: TokenScorer, runs: Sequence[Run]) -> None:
     """Both scores of every token that some way takes, as means over all prompts."""
     wanted = {
         (way.run, each.name, step_of(work, way, each.name)): each for way in WAYS for each in runs
     }
     missing = {key: each for key, each in wanted.items() if _key(*key) not in work.scores}
     for (run, name, step), each in track(
-        missing.items(), "paint and score", console=Console(stderr=True)
+        missing.items(), "generate and score", console=Console(stderr=True)
     ):
         token = Artifact.load(work.token(run, name, step)).token
         probes = [
-            Probe(asked.template, image_seed(0, each.look.name, i, 0), asked.asked, asked.place)
+            ValidationPrompt(
+                asked.template, image_seed(0, each.look.name, i, 0), asked.asked, asked.place
+            )
             for i, asked in enumerate(evaluation_prompts())
         ]
         requests = [
             ImageRequest(probe.prompt(token.placeholder), probe.seed, {token.placeholder: token})
             for probe in probes
         ]
-        pictures = generate(backbone, requests, steps=IMAGE_STEPS, batch_size=BATCH_SIZE)
-        references = [picture.image for picture in load_pictures(work.photos(each.look))]
-        scores = judge.scores(pictures, probes, references, each.look.class_word)
+        subject_images = generate(backbone, requests, steps=IMAGE_STEPS, batch_size=BATCH_SIZE)
+        references = [subject_image.image for subject_image in load_images(work.photos(each.look))]
+        scores = judge.scores(subject_images, probes, references, each.look.class_word)
         subject, prompt = np.mean(scores, axis=0)
         work.add(_key(run, name, step), (float(subject), float(prompt)))
 
@@ -240,7 +242,7 @@ def main() -> None:
     assert judge
     work, looks = Work(options.work), held_out_subjects("evaluation")[: options.subjects]
     for look in looks:
-        draw_subject(look, work.photos(look), count=NUM_PICTURES)
+        draw_subject(look, work.photos(look), count=NUM_IMAGES)
     runs = [Run(look, seed) for seed in range(options.seeds) for look in looks]
     for run in reversed(RUNS):  # the short ones first
         train_missing(work, backbone, run, runs)

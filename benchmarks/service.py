@@ -6,7 +6,7 @@
     python benchmarks/service.py start --through-ray
 
 throughput  subjects an hour through a training worker over a folder's store, with all that it
-            claims, fetches, decodes, checkpoints and commits, against `train` on the same pictures,
+            claims, fetches, decodes, checkpoints and commits, against `train` on the same images,
             by turns in the same process; --through-http: through all of `dti serve`, too, from
             submission to the last token, with a worker that is warm
 fairness    a small job of one tenant in a worker that another tenant has filled with ten times as

@@ -24,7 +24,7 @@ from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
 from services.storage.open import open_store
 from services.training.metrics import Events
-from services.training.session import Patience
+from services.training.session import WorkerTimeouts
 from services.training.worker import TrainingWorker
 
 LARGE, SMALL = "large", "small"
@@ -96,7 +96,7 @@ class Bench:
             POOL,
             self.backbone,
             num_slots=self.slots,
-            patience=Patience(),
+            patience=WorkerTimeouts(),
             events=watch,
         )
         thread = threading.Thread(target=worker.run)

@@ -24,7 +24,7 @@ from service_subjects import (
     Parcel,
     pack_subjects,
     submit_to_ledger,
-    write_offers,
+    write_models,
 )
 
 from dti_engine.config import TrainConfig
@@ -33,7 +33,7 @@ from dti_engine.recipes import recipe
 from services.ledger.keys import WORKERS
 from services.ledger.ledger import Ledger
 from services.ledger.queries import list_attempts
-from services.local.service import Plan, Service, free_port
+from services.local.service import LocalService, ServicePlan, free_port
 from services.storage.open import open_store
 
 _LEASE = 600  # Not renewed before a worker is done: its time is that of its begin.
@@ -99,15 +99,15 @@ def _actor(
     """From submission, with nobody at work."""
     folder.mkdir()
     gpus = int(find_device("auto").type == "cuda")
-    plan = Plan(
+    plan = ServicePlan(
         store=str(folder / "store"),
         port=free_port(),
-        offers=write_offers(folder / "offers.json", slots=1, gpus=gpus),
+        models=write_models(folder / "models.json", slots=1, gpus=gpus),
         endpoint=False,
         cpus=2 * options.threads,
         lease=_LEASE,
     )
-    with Service(plan) as service:
+    with LocalService(plan) as service:
         service.wait_until_ready(300)
         client = Client(service.url, plan.store)
         client.upload([parcel])

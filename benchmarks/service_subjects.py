@@ -20,15 +20,15 @@ from dti_engine.training.loop import Subject
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
 from services.contracts.jobs import Item, JobRequest
-from services.contracts.models import Offer
-from services.contracts.training import SubjectWork, TrainingOrder, batch_of
+from services.contracts.models import ServedModel
+from services.contracts.training import TrainingItem, TrainingJobSpec, batch_of
 from services.ledger import uploads
 from services.ledger.ledger import Ledger
 from services.ledger.submissions import submit
 from services.storage.open import open_store
 
 TENANT, POOL = "benchmark", "miniature"
-NUM_PICTURES = 5
+NUM_IMAGES = 5
 ENDED = ("succeeded", "partially_succeeded", "failed", "cancelled")
 
 
@@ -53,15 +53,17 @@ def pack_subjects(count: int, folder: Path) -> list[Parcel]:
 
 def _pack(look: Any, name: str, folder: Path) -> Parcel:
     photos, path = folder / name, folder / f"{name}.zip"
-    draw_subject(look, photos, count=NUM_PICTURES)
+    draw_subject(look, photos, count=NUM_IMAGES)
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         for photo in sorted(photos.iterdir()):
             archive.writestr(photo.name, photo.read_bytes())
         archive.writestr("bundle.json", json.dumps({"initializer": look.class_word}))
     path.write_bytes(data.getvalue())
-    pictures = load_bundle(path).pictures
-    return Parcel(name, data.getvalue(), Subject(name, pictures, f"<{name}>", look.class_word, 0))
+    subject_images = load_bundle(path).images
+    return Parcel(
+        name, data.getvalue(), Subject(name, subject_images, f"<{name}>", look.class_word, 0)
+    )
 
 
 def submit_to_ledger(
@@ -70,14 +72,14 @@ def submit_to_ledger(
     """Upload, and make the job."""
     for parcel in parcels:
         uploads.write(ledger.store, tenant, parcel.sha256, parcel.data)
-    order = TrainingOrder(
+    order = TrainingJobSpec(
         backbone=POOL, recipe="miniature", config=config.model_dump(mode="json"), probes=0
     )
     request = JobRequest(
         pool=POOL,
         batch=batch_of(config),
         items=tuple(
-            Item(name=each.name, work=SubjectWork(bundle=each.sha256).model_dump(mode="json"))
+            Item(name=each.name, work=TrainingItem(bundle=each.sha256).model_dump(mode="json"))
             for each in parcels
         ),
         shared=order.model_dump(mode="json"),
@@ -85,10 +87,10 @@ def submit_to_ledger(
     return submit(ledger, tenant, secrets.token_hex(8), request).job
 
 
-def write_offers(path: Path, *, slots: int, gpus: int) -> Path:
+def write_models(path: Path, *, slots: int, gpus: int) -> Path:
     """The miniature with so many slots, and one worker of it."""
-    offer = Offer(weights=POOL, recipe="miniature", slots=slots, gpus=gpus, max_workers=1)
-    path.write_text(json.dumps({POOL: offer.model_dump(mode="json")}))
+    model = ServedModel(weights=POOL, recipe="miniature", slots=slots, gpus=gpus, max_workers=1)
+    path.write_text(json.dumps({POOL: model.model_dump(mode="json")}))
     return path
 
 

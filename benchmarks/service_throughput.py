@@ -15,7 +15,7 @@ from typing import Any
 from counted_store import CountedStore
 from rich.console import Console
 from rich.table import Table
-from service_subjects import POOL, Client, Parcel, pack_subjects, submit_to_ledger, write_offers
+from service_subjects import POOL, Client, Parcel, pack_subjects, submit_to_ledger, write_models
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
@@ -23,14 +23,14 @@ from dti_engine.config import TrainConfig
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.recipes import recipe
 from dti_engine.training.loop import train
-from dti_engine.training.metrics import SlotReport
-from dti_engine.training.slot import Occupant
+from dti_engine.training.metrics import StepMetrics
+from dti_engine.training.slot import TrainingSlot
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
-from services.local.service import Plan, Service, free_port
+from services.local.service import LocalService, ServicePlan, free_port
 from services.storage.open import open_store
 from services.training.metrics import Events
-from services.training.session import Patience
+from services.training.session import WorkerTimeouts
 from services.training.worker import TrainingWorker
 
 BARE, WORKER, HTTP = "the engine", "a worker", "`dti serve`"
@@ -123,13 +123,13 @@ class Bench:
     """Of the latest worker, to its store."""
 
     def bare(self) -> Course:
-        """By `train`, of pictures that are loaded."""
+        """By `train`, of images that are loaded."""
         course, began, mark = Course(), time.perf_counter(), [time.perf_counter()]
 
-        def seat(slot: int, occupant: Occupant) -> None:
+        def seat(slot: int, occupant: TrainingSlot) -> None:
             mark[0] = time.perf_counter()
 
-        def step(reports: list[SlotReport]) -> None:
+        def step(reports: list[StepMetrics]) -> None:
             now = time.perf_counter()
             course.note(now - began, now - mark[0], len(reports))
             mark[0] = now
@@ -165,7 +165,7 @@ class Bench:
                 POOL,
                 self.backbone,
                 num_slots=self.slots,
-                patience=Patience(checkpoint=self.checkpoint),
+                patience=WorkerTimeouts(checkpoint=self.checkpoint),
                 events=watch,
             )
             thread = threading.Thread(target=worker.run)
@@ -273,15 +273,15 @@ def _warm_up(bench: Bench) -> None:
 def _served(bench: Bench, options: argparse.Namespace) -> Iterator[Client]:
     """`dti serve` with a worker that has its model loaded and has learned something."""
     gpus = int(bench.backbone.device.type == "cuda")
-    plan = Plan(
+    plan = ServicePlan(
         store=str(bench.folder / "served"),
         port=free_port(),
-        offers=write_offers(bench.folder / "offers.json", slots=bench.slots, gpus=gpus),
+        models=write_models(bench.folder / "models.json", slots=bench.slots, gpus=gpus),
         endpoint=False,
         cpus=2 * options.threads,  # of which a worker's torch gets half
         checkpoint=bench.checkpoint,
     )
-    with Service(plan) as service:
+    with LocalService(plan) as service:
         service.wait_until_ready(300)
         client = Client(service.url, plan.store)
         client.upload(bench.parcels)

@@ -11,14 +11,14 @@ packed    the engine with as many subjects as `dti train --slots auto` takes her
 compiled  the same as packed, its denoiser compiled (--compile)
 
 Models of the catalogue have random weights, as these change nothing of the cost. Everybody learns
-from the same files of 5 pictures, of the size of the crops. Times are of blocks of `--steps` steps,
+from the same files of 5 images, of the size of the crops. Times are of blocks of `--steps` steps,
 with whatever the engine does every few steps (reading figures, looking at the fixed batch), and
 medians of blocks that take turns. A subject is `--samples` samples, and in the engine what comes
-before its first step: encoding its pictures. Loading is not in it.
+before its first step: encoding its images. Loading is not in it.
 
 Share of the peak: counted work (`work.py`: denoiser and text, forward and backward, prompts as long
 as the engine has them) over time, by what a large matrix product in the same dtype reaches in the
-same run. What anyone does beside the counted work, such as encoding pictures in every step,
+same run. What anyone does beside the counted work, such as encoding images in every step,
 therefore lowers it. Memory is what the weights take and the most that a step takes beside them.
 "A step waits for": what made the host wait when torch was told to refuse that, in the engine.
 
@@ -153,7 +153,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--sides", nargs="+", type=int, metavar="PX",
-        help="of pictures; default: each model's own, and for sdxl 768 as well",
+        help="of images; default: each model's own, and for sdxl 768 as well",
     )  # fmt: skip
     parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
     parser.add_argument("--slots", type=int, help="of packed; default: as `--slots auto` finds")

@@ -6,7 +6,7 @@ packed   one process, the model loaded once, `--slots` subjects in every step
 single   the same process with one slot
 process  `dti train` started anew for every subject, one after the other
 
-All learn the same subjects of the miniature's world, from the same pictures, at the same steps. The
+All learn the same subjects of the miniature's world, from the same images, at the same steps. The
 ratios carry over to other machines; hours are shown on CUDA only. Loading counts for all three.
 """
 
@@ -26,12 +26,12 @@ from dti_engine.backbones import load_backbone
 from dti_engine.config import TrainConfig
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
-from dti_engine.images.decode import load_pictures
+from dti_engine.images.decode import load_images
 from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject, held_out_subjects
 from dti_engine.recipes import recipe
 from dti_engine.training.loop import Subject, train
 
-NUM_PICTURES = 5
+NUM_IMAGES = 5
 
 
 def in_one_process(
@@ -40,7 +40,7 @@ def in_one_process(
     device = find_device("auto")
     backbone = load_backbone("miniature", device=device, dtype=find_dtype("auto", device))
     subjects = (
-        Subject(each.name, load_pictures(photos / each.name), each.placeholder, each.class_word, 0)
+        Subject(each.name, load_images(photos / each.name), each.placeholder, each.class_word, 0)
         for each in looks
     )
     for outcome in train(backbone, subjects, config, num_slots=num_slots):
@@ -78,7 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"
         for look in looks:
-            draw_subject(look, photos / look.name, count=NUM_PICTURES)
+            draw_subject(look, photos / look.name, count=NUM_IMAGES)
         took = {
             "packed": seconds(lambda: in_one_process(looks, photos, config, options.slots)),
             "single": seconds(lambda: in_one_process(looks, photos, config, 1)),

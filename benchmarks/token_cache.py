@@ -30,18 +30,18 @@ from rich.console import Console
 from rich.table import Table
 
 from dti_engine.text.tokens import LearnedToken
-from services.inference.tokens.cache import Freshness, TokenCache
+from services.inference.tokens.cache import TokenCache, TokenLifetimes
 from services.inference.tokens.loader import Fit
 from services.inference.tokens.token import size_of
 from services.ledger.ids import parse_token_id
-from services.ledger.keys import JobKeys, Place
+from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.ledger import Ledger
 from services.storage.memory import MemoryStore
 
 FIT = Fit({"text_encoder": 768, "text_encoder_2": 1280}, "0" * 64)
 ROOM = 2**40
-FOR_GOOD = Freshness(good_for=1e9, limit=1e9, unused=1e9)
-NEVER = Freshness(good_for=0, limit=0)
+FOR_GOOD = TokenLifetimes(good_for=1e9, limit=1e9, unused=1e9)
+NEVER = TokenLifetimes(good_for=0, limit=0)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _reads(ledger: Ledger, tokens: Sequence[str], count: int, repeats: int) -> d
     keys: dict[str, str] = {}
     for token in tokens[:count]:
         job, round_, index = parse_token_id(token)
-        keys[token] = JobKeys(TENANT, job).result(Place(round_, index))
+        keys[token] = JobKeys(TENANT, job).result(ItemRef(round_, index))
     known = TokenCache(ledger, FIT, capacity=ROOM, freshness=NEVER)
 
     def fetch(token: str) -> object:

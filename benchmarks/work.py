@@ -8,7 +8,7 @@ text       forward, and backward to the embeddings of the words alone, of all te
 No weight gets a gradient, so backward is less than twice forward. Two operations per multiplication
 and addition of matrix products and convolutions are counted, all else is left out. Attention counts
 4 products of its size backward, as it does without recomputation; fused kernels compute a fifth.
-Pictures are encoded once per subject, not per sample, and are left out of the sums; `picture` is
+Images are encoded once per subject, not per sample, and are left out of the sums; `image` is
 what it takes to encode one.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dti_engine.backbones.description import Description
+from dti_engine.backbones.description import ModelDescription
 from dti_engine.backbones.registry import catalogue, published
 
 CLIP_LENGTH, GEMMA_LENGTH = 77, 300
@@ -72,7 +72,7 @@ def require_attention() -> None:
         raise SystemExit(f"torch {torch.__version__} does not count attention: {work}")
 
 
-def usual_length(model: Description) -> int:
+def usual_length(model: ModelDescription) -> int:
     """Positions of a prompt in the pipeline of diffusers."""
     return GEMMA_LENGTH if model.denoiser.name == "transformer" else CLIP_LENGTH
 
@@ -87,14 +87,14 @@ class DenoiserCall:
 
 
 def denoiser_call(
-    model: Description,
+    model: ModelDescription,
     side: int,
     length: int,
     *,
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> DenoiserCall:
-    """For pictures of `side` pixels and prompts of so many positions."""
+    """For images of `side` pixels and prompts of so many positions."""
     config = model.configuration(model.denoiser.name)
     latent = side * config["sample_size"] // model.image_size
     noisy = meta(batch, config["in_channels"], latent, latent, dtype=dtype)
@@ -112,29 +112,29 @@ def denoiser_call(
     return call
 
 
-def denoiser_work(model: Description, side: int, length: int | None = None) -> Work:
-    """Of one sample, in pictures of `side` pixels, with a prompt of so many positions."""
+def denoiser_work(model: ModelDescription, side: int, length: int | None = None) -> Work:
+    """Of one sample, in images of `side` pixels, with a prompt of so many positions."""
     call = denoiser_call(model, side, usual_length(model) if length is None else length)
     denoiser: Any = model.on_meta(model.denoiser.name)
     return count(lambda: denoiser(*call.arguments, **call.options).to_tuple(), call.conditioning)
 
 
-def picture_work(model: Description, side: int) -> int:
-    """Operations to encode a picture of `side` pixels."""
+def image_work(model: ModelDescription, side: int) -> int:
+    """Operations to encode an image of `side` pixels."""
     autoencoder: Any = model.on_meta(model.autoencoder.name)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted, torch.no_grad():
         autoencoder.encode(meta(1, 3, side, side))
     return counted.get_total_flops()
 
 
-def text_work(model: Description, length: int | None = None) -> Work:
+def text_work(model: ModelDescription, length: int | None = None) -> Work:
     """Of one prompt, in all text encoders, up to what the denoiser reads."""
     length = usual_length(model) if length is None else length
     works = [encoder_work(model, part.name, length) for part in model.text_encoders]
     return Work(sum(each.forward for each in works), sum(each.backward for each in works))
 
 
-def encoder_work(model: Description, part: str, length: int) -> Work:
+def encoder_work(model: ModelDescription, part: str, length: int) -> Work:
     encoder: Any = model.on_meta(part)
     words = meta(1, length, model.text_dims[part]).requires_grad_()
     table: nn.Module = encoder.get_input_embeddings()
@@ -165,7 +165,7 @@ def main() -> None:
     table = Table(
         "model", title=f"TFLOP per sample; PFLOP per subject of {options.samples} samples"
     )
-    for column in ("px", "denoiser", "forward", "backward", "text", "sample", "subject", "picture"):
+    for column in ("px", "denoiser", "forward", "backward", "text", "sample", "subject", "image"):
         table.add_column(column, justify="right")
     rows: list[dict[str, Any]] = []
     for model in map(published, options.models):
@@ -173,7 +173,7 @@ def main() -> None:
         for side in SIDES.get(model.name, (model.image_size,)):
             denoiser = denoiser_work(model, side)
             total = denoiser.total + text.total
-            picture = picture_work(model, side)
+            image = image_work(model, side)
             rows.append(
                 {
                     "model": model.name,
@@ -184,13 +184,13 @@ def main() -> None:
                     "text_backward": text.backward,
                     "sample": total,
                     "subject": total * options.samples,
-                    "picture": picture,
+                    "image": image,
                 }
             )
             shown = (denoiser.total, denoiser.forward, denoiser.backward, text.total, total)
             tera = (f"{each / 1e12:.3g}" for each in shown)
             subject = f"{total * options.samples / 1e15:.3g}"
-            table.add_row(model.name, str(side), *tera, subject, f"{picture / 1e12:.3g}")
+            table.add_row(model.name, str(side), *tera, subject, f"{image / 1e12:.3g}")
     Console().print(table)
     if options.json:
         report = {"torch": torch.__version__, "samples": options.samples, "operations": rows}

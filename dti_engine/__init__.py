@@ -1,4 +1,4 @@
-"""Directional Textual Inversion as a library: one token per subject, painted into any prompt.
+"""Directional Textual Inversion as a library: one token per subject, generated into any prompt.
 
 Importing this package loads nothing; import the modules you need.
 """

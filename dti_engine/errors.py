@@ -4,10 +4,10 @@ DTIError
 |-- ConfigurationError (ValueError)     a value is out of range or two values contradict
 |-- ZeroVectorError (ValueError)        the direction of a zero vector is undefined
 |-- AntipodalError (ValueError)         no unique geodesic or mean between these directions
-|-- BackboneError
-|   `-- BackboneLoadError               weights are missing, damaged or of another architecture
+|-- ModelError
+|   `-- ModelLoadError               weights are missing, damaged or of another architecture
 |-- SubjectError                        the caller's subject cannot be trained
-|   |-- InvalidImageError               one or more pictures were refused; each has its reason
+|   |-- InvalidImageError               one or more images were refused; each has its reason
 |   |-- InvalidBundleError              a folder or archive was refused; all that is wrong is listed
 |   |-- TokenError                      the tokenizer cannot use placeholder or initializer
 |   `-- CheckpointError                 what it was to go on from is damaged, newer or not its own
@@ -16,7 +16,7 @@ DTIError
 |   `-- ArtifactMismatchError           made for another backbone, encoder or dimension
 `-- FailedError                         nothing was wrong with the request, and yet it failed
     |-- TrainingFailedError             one subject's slot ended: non-finite loss or zero gradient
-    |-- PaintingFailedError             the model made something that is no picture
+    |-- GenerationFailedError             the model made something that is no image
     `-- OutputError                     what was made cannot be written
 
 Messages say what was given, what is allowed and what to do. All arguments are positional strings,
@@ -31,7 +31,7 @@ class DTIError(Exception):
 
     def bare(self) -> Self:
         """The error without what it came through, for whoever keeps it: the frames of a traceback
-        hold all that was at work, such as pictures and latents.
+        hold all that was at work, such as images and latents.
         """
         self.__cause__ = self.__context__ = None
         return self.with_traceback(None)
@@ -49,11 +49,11 @@ class AntipodalError(DTIError, ValueError):
     """Directions too far apart for a unique geodesic or mean between them."""
 
 
-class BackboneError(DTIError):
+class ModelError(DTIError):
     """A diffusion model cannot be used."""
 
 
-class BackboneLoadError(BackboneError):
+class ModelLoadError(ModelError):
     """Weights are missing, damaged or of another architecture."""
 
 
@@ -62,11 +62,11 @@ class SubjectError(DTIError):
 
 
 class InvalidImageError(SubjectError):
-    """One or more pictures were refused; the message lists each with its reason."""
+    """One or more images were refused; the message lists each with its reason."""
 
 
 class InvalidBundleError(SubjectError):
-    """A folder or archive of pictures was refused; the message lists all that is wrong with it."""
+    """A folder or archive of images was refused; the message lists all that is wrong with it."""
 
 
 class TokenError(SubjectError):
@@ -97,8 +97,8 @@ class TrainingFailedError(FailedError):
     """One subject's slot ended by name: non-finite loss, or an exactly zero gradient."""
 
 
-class PaintingFailedError(FailedError):
-    """No picture came of it: the model made something else, or memory ran out."""
+class GenerationFailedError(FailedError):
+    """No image came of it: the model made something else, or memory ran out."""
 
 
 class OutputError(FailedError):

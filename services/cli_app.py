@@ -3,8 +3,8 @@
 from dti_engine.cli.app import app
 from dti_engine.cli.console import examples, mount
 from services.cli import delete as deletion
-from services.cli import generate as painting
-from services.cli import generate_bulk as bulk_painting
+from services.cli import generate as generation
+from services.cli import generate_bulk as bulk_generation
 from services.cli import jobs, keys, serve, tokens
 from services.cli import submit as submission
 from services.demo import command as demonstration
@@ -12,8 +12,8 @@ from services.demo import command as demonstration
 _SERVICE = "Service"
 
 # In place of the engine's own, which know no service.
-mount(app, painting.generate, painting.GENERATE_EXAMPLES)
-mount(app, painting.blend, painting.BLEND_EXAMPLES)
+mount(app, generation.generate, generation.GENERATE_EXAMPLES)
+mount(app, generation.blend, generation.BLEND_EXAMPLES)
 mount(
     app,
     demonstration.demo_service,
@@ -23,7 +23,7 @@ mount(
 )
 mount(app, serve.serve, serve.EXAMPLES, panel=_SERVICE)
 mount(app, submission.submit, submission.EXAMPLES, panel=_SERVICE)
-mount(app, bulk_painting.paint, bulk_painting.EXAMPLES, panel=_SERVICE)
+mount(app, bulk_generation.generate, bulk_generation.EXAMPLES, panel=_SERVICE)
 mount(app, jobs.jobs, jobs.LIST_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.job, jobs.SHOW_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.cancel, jobs.CANCEL_EXAMPLES, panel=_SERVICE)

@@ -1,4 +1,4 @@
-"""What paints, as this process reaches it: requests of `services.contracts.generation` over HTTP."""
+"""What generates, as this process reaches it: requests of `services.contracts.generation` over HTTP."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -12,7 +12,14 @@ import dti_engine.errors
 import services.errors
 from dti_engine.errors import DTIError
 from services import logs
-from services.contracts.generation import EVENT, Event, Failed, Painted, PaintRequest, Refusal
+from services.contracts.generation import (
+    EVENT,
+    Event,
+    FailureEvent,
+    GenerateRequest,
+    ImageEvent,
+    Rejection,
+)
 from services.errors import (
     LateError,
     NoEngineError,
@@ -23,7 +30,7 @@ from services.errors import (
 )
 
 _CONNECTIONS = 512
-"""At a time: each is a request whose pictures are waited for."""
+"""At a time: each is a request whose images are waited for."""
 
 _GRACE = 5.0
 """Seconds beyond those that an engine has: it says itself that it was late."""
@@ -64,18 +71,18 @@ class Engines:
             trust_env=False,
         )
 
-    async def begin(self, model: str, wanted: PaintRequest, request: str) -> "Painting":
-        """Ask for pictures; close what is returned. `wanted` says how many seconds they may take.
+    async def begin(self, model: str, wanted: GenerateRequest, request: str) -> "Generation":
+        """Ask for images; close what is returned. `wanted` says how many seconds they may take.
 
         Raises: NoEngineError, QueueFullError, LateError, and whatever else an engine refuses.
         """
         if self._url is None:
-            raise NoEngineError(f"no endpoint is running that paints with {model}", "60")
+            raise NoEngineError(f"no endpoint is running that generates with {model}", "60")
         assert wanted.seconds
         ends = asyncio.get_running_loop().time() + wanted.seconds + _GRACE
         asked = self._http.build_request(
             "POST",
-            f"{self._url}/{model}/paint",
+            f"{self._url}/{model}/generate",
             # What stands at its default is left out: an engine that is older knows no new fields.
             content=wanted.model_dump_json(exclude_defaults=True),
             headers={"Content-Type": "application/json", "X-Request-Id": request},
@@ -83,28 +90,28 @@ class Engines:
         try:
             async with asyncio.timeout_at(ends):
                 answer = await self._http.send(asked, stream=True)
-                painting = Painting(answer, len(wanted.pictures), ends)
+                generating = Generation(answer, len(wanted.images), ends)
                 if answer.status_code != 200:
                     try:
                         raise _refused(model, answer.status_code, await answer.aread())
                     finally:
-                        await painting.close()
+                        await generating.close()
         except TimeoutError as error:
             raise _late() from error
         except httpx.PoolTimeout as error:
-            raise QueueFullError("too many wait for pictures: ask again", _AGAIN) from error
+            raise QueueFullError("too many wait for images: ask again", _AGAIN) from error
         except httpx.TransportError as error:
             log.warning("engine does not answer", model=model, error=repr(error))
             raise _absent(model) from error
-        return painting
+        return generating
 
     async def close(self) -> None:
         await self._http.aclose()
 
 
 @dataclass
-class Painting:
-    """Pictures that an engine has taken on. It goes on with them until this is closed."""
+class Generation:
+    """Images that an engine has taken on. It goes on with them until this is closed."""
 
     _answer: httpx.Response
     _count: int
@@ -112,7 +119,7 @@ class Painting:
     """On the loop's clock."""
 
     async def events(self) -> AsyncGenerator[Event]:
-        """To the last picture's end. Raises: LateError; NoEngineError if it breaks off."""
+        """To the last image's end. Raises: LateError; NoEngineError if it breaks off."""
         left = set(range(self._count))
         lines = _lines(self._answer.aiter_bytes())
         while left:
@@ -125,11 +132,11 @@ class Painting:
                 log.warning("engine broke off", error=repr(error))
                 raise _broken() from error
             if line is None:
-                log.warning("engine left pictures out", pictures=len(left))
+                log.warning("engine left images out", images=len(left))
                 raise _broken()
             event = await _parsed(line)
-            if isinstance(event, Painted | Failed):
-                left.discard(event.picture)
+            if isinstance(event, ImageEvent | FailureEvent):
+                left.discard(event.image)
             yield event
 
     async def close(self) -> None:
@@ -151,7 +158,7 @@ def error_of(name: str, detail: str, seconds: float | None = None) -> DTIError:
 
 def _refused(model: str, status: int, body: bytes) -> DTIError:
     try:
-        refusal = Refusal.model_validate_json(body)
+        refusal = Rejection.model_validate_json(body)
     except ValidationError:
         if status in _ABSENT:
             return _absent(model)
@@ -182,14 +189,14 @@ async def _parsed(line: bytes) -> Event:
 
 
 def _absent(model: str) -> NoEngineError:
-    return NoEngineError(f"nothing that paints with {model} answers now: ask again", _AGAIN)
+    return NoEngineError(f"nothing that generates with {model} answers now: ask again", _AGAIN)
 
 
 def _broken() -> NoEngineError:
-    return NoEngineError("what painted has broken off: ask again", _AGAIN)
+    return NoEngineError("what generated has broken off: ask again", _AGAIN)
 
 
 def _late() -> LateError:
     return LateError(
-        "the pictures were not done in time: give more seconds, or ask for fewer pictures or steps"
+        "the images were not done in time: give more seconds, or ask for fewer images or steps"
     )

@@ -9,12 +9,12 @@ ServiceError (DTIError)
 |-- UnknownKeyError                     no key that is valid was shown, or there is none of this id
 |-- UnknownTenantError                  there is no such tenant
 |-- UnsafeUrlError                      no webhook is sent there
-|-- NoEngineError                       nothing that paints with this model answers now: ask again
+|-- NoEngineError                       nothing that generates with this model answers now: ask again
 |   `-- QueueFullError                  it has too much to do to take more
 |-- LateError                           the time in which an answer was wanted has passed
-|-- UnsafePictureError                  the picture that was made may not be shown
+|-- UnsafeImageError                  the image that was made may not be shown
 |-- UnknownModelError                   no model of this name is offered
-|-- UnknownPictureError                 the tenant has no such picture, or the link to it is none
+|-- UnknownImageError                 the tenant has no such image, or the link to it is none
 |-- LedgerError
 |   |-- InvalidIdError (ValueError)     no tenant, job, item, token or worker is called that
 |   |-- ConflictError                   it contradicts what was asked for before
@@ -87,7 +87,7 @@ class UnsafeUrlError(ServiceError):
 
 
 class NoEngineError(ServiceError):
-    """Nothing that paints with this model answers now. A second argument has the seconds after
+    """Nothing that generates with this model answers now. A second argument has the seconds after
     which to ask again.
     """
 
@@ -107,16 +107,16 @@ class LateError(ServiceError):
     """The time in which an answer was wanted has passed."""
 
 
-class UnsafePictureError(ServiceError):
-    """The picture that was made may not be shown."""
+class UnsafeImageError(ServiceError):
+    """The image that was made may not be shown."""
 
 
 class UnknownModelError(ServiceError):
     """No model of this name is offered."""
 
 
-class UnknownPictureError(ServiceError):
-    """The tenant has no such picture, or the link to it is none, or no more."""
+class UnknownImageError(ServiceError):
+    """The tenant has no such image, or the link to it is none, or no more."""
 
 
 class LedgerError(ServiceError):

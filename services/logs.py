@@ -7,7 +7,7 @@
 An event is a short constant phrase; what differs goes into fields. Ids that are bound stand in each
 line that is written meanwhile, so that lines of several processes can be joined by them: `ids()` is
 handed to another process, which binds them again. Credentials are masked wherever they stand, and
-what subjects and pictures are described by is never logged.
+what subjects and images are described by is never logged.
 """
 
 import json

@@ -16,12 +16,12 @@ from services.api.settings import ApiSettings
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
 from services.client.client import Client
-from services.client.config import Access
+from services.client.config import ServerConfig
 from services.contracts.models import MINIATURE
 from services.ledger import aliases
 from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.settings import LedgerSettings
 from services.storage.interface import Store
 
@@ -41,7 +41,7 @@ class Hosted:
         """Whether items end, or stay at their last step."""
         self.may_end.set()
         self.begun: list[str] = []
-        self.offers = MINIATURE
+        self.models = MINIATURE
         """From the next start on."""
         self._slots, self._port, self._worker_stops = slots, 0, threading.Event()
         self._server: Server | None = None
@@ -53,8 +53,8 @@ class Hosted:
         return f"http://127.0.0.1:{self._port}"
 
     @property
-    def access(self) -> Access:
-        return Access(self.url, self.key)
+    def access(self) -> ServerConfig:
+        return ServerConfig(self.url, self.key)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -65,7 +65,7 @@ class Hosted:
 
     def start(self) -> None:
         settings = ApiSettings(poll=0.02, keepalive=0.2, counted=0, engines=self._engines)
-        app = create_app(self.ledger, self.offers, settings=settings, engine_secret=SECRET)
+        app = create_app(self.ledger, self.models, settings=settings, engine_secret=SECRET)
         self._server = Server(app, "127.0.0.1", self._port)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
@@ -98,7 +98,7 @@ class Hosted:
             assert not thread.is_alive()
 
     def _work(self) -> None:
-        worker = Worker(self.ledger, "miniature", chance=random.Random(1))
+        worker = WorkerSession(self.ledger, "miniature", chance=random.Random(1))
         worker.begin()
         steps = {}
         while not self._worker_stops.is_set():
@@ -154,14 +154,14 @@ def wait_until(holds: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
-def make_bundle(folder: Path, seed: int, pictures: int = 3, said: str = "{}") -> Path:
-    """A folder of pictures that are accepted."""
+def make_bundle(folder: Path, seed: int, images: int = 3, said: str = "{}") -> Path:
+    """A folder of images that are accepted."""
     import numpy as np
     from PIL import Image
 
     folder.mkdir(parents=True)
     chance = np.random.default_rng(seed)
-    for number in range(pictures):
+    for number in range(images):
         pixels = chance.integers(256, size=(32, 32 + number, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     (folder / "bundle.json").write_text(said)

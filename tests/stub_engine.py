@@ -1,4 +1,4 @@
-"""An engine that speaks the protocol of `services.contracts.generation` and paints one colour: it can refuse,
+"""An engine that speaks the protocol of `services.contracts.generation` and generates one colour: it can refuse,
 fail, wait and die, as real ones do.
 """
 
@@ -17,7 +17,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from services.contracts.generation import Failed, Painted, PaintRequest, Picture, Refusal, Stepped
+from services.contracts.generation import (
+    FailureEvent,
+    GenerateRequest,
+    ImageEvent,
+    ImageSpec,
+    Rejection,
+    StepEvent,
+)
 
 SECRET = "hush"
 
@@ -26,41 +33,41 @@ class StubEngine:
     """What it does next is set from outside, from any thread."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, PaintRequest]] = []
+        self.asked: list[tuple[str, GenerateRequest]] = []
         """Model and request of each."""
         self.answer: Response | None = None
-        """In place of pictures."""
+        """In place of images."""
         self.failing: dict[int, tuple[str, str]] = {}
         """Index -> class and words of its error."""
         self.dies = False
-        """Before the last picture."""
+        """Before the last image."""
         self.warnings: tuple[str, ...] = ()
         self.may_end = threading.Event()
-        """Whether pictures are done, or stay at their first step."""
+        """Whether images are done, or stay at their first step."""
         self.may_end.set()
         self.at_work = 0
         self.left = 0
         """Requests whose caller was gone before the end."""
         self.app = Starlette(
-            routes=[Route("/engines/{model}/paint", self._paint, methods=["POST"])]
+            routes=[Route("/engines/{model}/generate", self._generate, methods=["POST"])]
         )
 
     def refuse(self, status: int, error: str, detail: str, seconds: float | None = None) -> None:
-        refusal = Refusal(error=error, detail=detail, seconds=seconds)
+        refusal = Rejection(error=error, detail=detail, seconds=seconds)
         self.answer = JSONResponse(refusal.model_dump(), status)
 
-    async def _paint(self, request: Request) -> Response:
+    async def _generate(self, request: Request) -> Response:
         assert request.headers["Authorization"] == f"Bearer {SECRET}"
-        wanted = PaintRequest.model_validate_json(await request.body())
+        wanted = GenerateRequest.model_validate_json(await request.body())
         self.asked.append((request.path_params["model"], wanted))
         return self.answer or StreamingResponse(self._lines(wanted))
 
-    async def _lines(self, wanted: PaintRequest) -> AsyncIterator[str]:
+    async def _lines(self, wanted: GenerateRequest) -> AsyncIterator[str]:
         self.at_work += 1
         ended = False
         try:
-            for index, picture in enumerate(wanted.pictures):
-                async for event in self._events(index, picture, wanted):
+            for index, image in enumerate(wanted.images):
+                async for event in self._events(index, image, wanted):
                     yield event.model_dump_json() + "\n"
             ended = True
         finally:
@@ -68,35 +75,35 @@ class StubEngine:
             self.left += not ended
 
     async def _events(
-        self, index: int, picture: Picture, wanted: PaintRequest
+        self, index: int, image: ImageSpec, wanted: GenerateRequest
     ) -> AsyncIterator[Any]:
-        for step in range(1, picture.steps + 1):
+        for step in range(1, image.steps + 1):
             if wanted.progress or wanted.previews:
                 shown = bool(wanted.previews) and step % wanted.previews == 0
-                preview = _file(picture, "JPEG") if shown else None
-                yield Stepped(picture=index, step=step, steps=picture.steps, preview=preview)
+                preview = _file(image, "JPEG") if shown else None
+                yield StepEvent(image=index, step=step, steps=image.steps, preview=preview)
             while not self.may_end.is_set():
                 await asyncio.sleep(0.01)
-        if self.dies and index == len(wanted.pictures) - 1:
+        if self.dies and index == len(wanted.images) - 1:
             raise ConnectionError("as told")
         if index in self.failing:
             error, detail = self.failing[index]
-            yield Failed(picture=index, error=error, detail=detail)
+            yield FailureEvent(image=index, error=error, detail=detail)
             return
-        settings = {"prompt": picture.prompt, "seed": picture.seed, "steps": picture.steps}
-        png = _file(picture, "PNG")
-        yield Painted(picture=index, png=png, settings=settings, warnings=self.warnings)
+        settings = {"prompt": image.prompt, "seed": image.seed, "steps": image.steps}
+        png = _file(image, "PNG")
+        yield ImageEvent(image=index, png=png, settings=settings, warnings=self.warnings)
 
 
 def colour(seed: int) -> tuple[int, int, int]:
-    """That a picture of this seed is of."""
+    """That an image of this seed is of."""
     return seed % 251, seed % 241, seed % 239
 
 
-def _file(picture: Picture, form: str) -> bytes:
+def _file(image: ImageSpec, form: str) -> bytes:
     file = io.BytesIO()
-    size = picture.width or 64, picture.height or 64
-    Image.new("RGB", size, colour(picture.seed)).save(file, form)
+    size = image.width or 64, image.height or 64
+    Image.new("RGB", size, colour(image.seed)).save(file, form)
     return file.getvalue()
 
 

@@ -90,7 +90,7 @@ class Artifact:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def origin(self) -> dict[str, str]:
-        """Which token this is, for the settings of a picture: the digest finds its file again."""
+        """Which token this is, for the settings of an image: the digest finds its file again."""
         return {"placeholder": self.manifest.placeholder, "sha256": self.sha256()}
 
     @classmethod
@@ -155,7 +155,7 @@ class Artifact:
         if fingerprint == self.manifest.backbone_fingerprint:
             return None
         warning = (
-            f"{origin}, whose vocabulary has other embeddings: pictures may not show the subject"
+            f"{origin}, whose vocabulary has other embeddings: images may not show the subject"
         )
         if same_weights:
             raise ArtifactMismatchError(warning)

@@ -33,7 +33,7 @@ _PICKLES = frozenset({".pt", ".bin", ".pth"})
 
 
 @dataclass(frozen=True, eq=False)
-class Foreign:
+class ForeignToken:
     """What a file holds: encoder -> (n, d) float32 rows, and the name that it gives the token."""
 
     embeddings: Mapping[str, Tensor]
@@ -41,7 +41,7 @@ class Foreign:
     format_name: FormatName
 
 
-def read_foreign(path: Path, second: Path | None = None) -> Foreign:
+def read_foreign(path: Path, second: Path | None = None) -> ForeignToken:
     """The token in a file; `second` is the other file of diffusers' pair for SDXL.
 
     Raises: ArtifactError if a file cannot be read; ArtifactFormatError if it is damaged, larger
@@ -58,10 +58,10 @@ def read_foreign(path: Path, second: Path | None = None) -> Foreign:
                 "has one encoder's. Give it alone"
             )
     embeddings = {_FIRST: first.embeddings[_FIRST], _SECOND: other.embeddings[_FIRST]}
-    return Foreign(embeddings, first.name, "diffusers")
+    return ForeignToken(embeddings, first.name, "diffusers")
 
 
-def _read(path: Path) -> Foreign:
+def _read(path: Path) -> ForeignToken:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
@@ -92,10 +92,10 @@ def _unpickled(data: bytes) -> Any:
         ) from error
 
 
-def _understood(content: Any) -> Foreign:
+def _understood(content: Any) -> ForeignToken:
     """The token in a file's content, by its keys."""
     if isinstance(content, Tensor):
-        return Foreign({_FIRST: _rows("the tensor", content)}, None, "diffusers")
+        return ForeignToken({_FIRST: _rows("the tensor", content)}, None, "diffusers")
     if not isinstance(content, Mapping):
         raise ArtifactFormatError(f"it holds a {type(content).__name__}, not a token")
     found = cast(Mapping[str, Any], content)
@@ -104,7 +104,7 @@ def _understood(content: Any) -> Foreign:
         if more:
             raise ArtifactFormatError(f"it holds {1 + len(more)} tokens; save them one by one")
         name = found.get("name")
-        return Foreign({_FIRST: _rows(key, rows)}, str(name) if name else None, "a1111")
+        return ForeignToken({_FIRST: _rows(key, rows)}, str(name) if name else None, "a1111")
     keys = {key: name for name, key in CLIP_KEYS.items()}
     if found.keys() & keys.keys():
         if not found.keys() <= keys.keys():
@@ -112,7 +112,7 @@ def _understood(content: Any) -> Foreign:
                 f"it has the keys {', '.join(sorted(found))}; {' and '.join(keys)} are understood"
             )
         rows = {name: _rows(key, found[key]) for key, name in keys.items() if key in found}
-        return Foreign(rows, None, "comfyui")
+        return ForeignToken(rows, None, "comfyui")
     if len(found) != 1:
         raise ArtifactFormatError(
             f"it has the keys {', '.join(sorted(map(str, found))) or 'none'}; a token of one "
@@ -120,7 +120,7 @@ def _understood(content: Any) -> Foreign:
         )
     ((key, rows),) = found.items()
     name = None if key == SINGLE_KEY else key
-    return Foreign({_FIRST: _rows(key, rows)}, name, "diffusers" if name else "comfyui")
+    return ForeignToken({_FIRST: _rows(key, rows)}, name, "diffusers" if name else "comfyui")
 
 
 def _rows(key: str, value: Any) -> Tensor:

@@ -21,14 +21,14 @@ its way to them; or it was kept and chosen, as it scored better than those with 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class ProbePicture(BaseModel):
-    """A picture that a token was tried out in; scores lie in 0 .. 1, None without a judge."""
+class ValidationImage(BaseModel):
+    """An image that a token was tried out in; scores lie in 0 .. 1, None without a judge."""
 
     model_config = _STRICT
 
     prompt: str
     seed: int
-    subject_score: float | None = None  # likeness to the pictures that it was learned from
+    subject_score: float | None = None  # likeness to the images that it was learned from
     prompt_score: float | None = None  # share of the prompt that is obeyed
 
 
@@ -37,9 +37,9 @@ class Quality(BaseModel):
 
     model_config = _STRICT
 
-    judge: str | None  # who scored; None: nobody can judge this backbone's pictures
-    pictures: tuple[ProbePicture, ...]
-    subject_score: float | None = None  # means over the pictures
+    judge: str | None  # who scored; None: nobody can judge this backbone's images
+    images: tuple[ValidationImage, ...]
+    subject_score: float | None = None  # means over the images
     prompt_score: float | None = None
     word_subject_score: float | None = None  # what the initializer in its place scores
     flags: tuple[str, ...] = ()  # what is wrong with it, in words; none: it passed
@@ -64,8 +64,8 @@ class Trained(BaseModel):
     pooling: Pooling | None = None  # None: the denoiser is given no summary of the prompt
     steps_done: int = Field(gt=0)
     stop_reason: StopReason = "budget"
-    pictures: Mapping[str, Sha256]  # file name -> sha256 of the file
-    notes_sha256: Sha256 | None = None  # of captions and masks; None if no picture has either
+    images: Mapping[str, Sha256]  # file name -> sha256 of the file
+    notes_sha256: Sha256 | None = None  # of captions and masks; None if no image has either
     figures: Mapping[str, float]  # of the last report: loss, prior_angle_rad, ...
     first_fixed_loss: float  # that `fixed_loss` among the figures has come from
     quality: Quality | None = None  # None: not tried out yet

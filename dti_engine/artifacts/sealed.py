@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Sealed:
+class CheckedFile:
     """A text as it is found in a file."""
 
     text: str
@@ -29,7 +29,7 @@ def seal(key: str, text: str, tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save(dict(tensors), {key: f"{_digest(text, tensors)} {text}"})
 
 
-def unseal(key: str, data: bytes, tensors: Mapping[str, Tensor]) -> Sealed | None:
+def unseal(key: str, data: bytes, tensors: Mapping[str, Tensor]) -> CheckedFile | None:
     """The text under a key of a file that safetensors found valid; None if it has none.
 
     tensors: all that were loaded of `data`.
@@ -40,7 +40,7 @@ def unseal(key: str, data: bytes, tensors: Mapping[str, Tensor]) -> Sealed | Non
     if entry is None:
         return None
     digest, _, text = entry.partition(" ")
-    return Sealed(text, is_intact=digest == _digest(text, tensors))
+    return CheckedFile(text, is_intact=digest == _digest(text, tensors))
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -21,7 +21,7 @@ def load_backbone(
     dtype is that of denoiser and autoencoder, and of the layers of text encoders if it is bfloat16;
     their vocabularies and learned rows stay float32.
 
-    Raises: BackboneLoadError if the weights are missing, damaged or of an unsupported family.
+    Raises: ModelLoadError if the weights are missing, damaged or of an unsupported family.
     """
     checkpoint = open_checkpoint(weights)
     family = import_module(FAMILIES[checkpoint.pipeline])

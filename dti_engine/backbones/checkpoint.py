@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dti_engine import devices as memory
 from dti_engine.backbones.registry import FAMILIES, catalogue
-from dti_engine.errors import BackboneLoadError
+from dti_engine.errors import ModelLoadError
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
 
@@ -42,7 +42,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ModelFolder:
     """An opened folder; `index` is its model_index.json: classes of the pipeline and the parts."""
 
     name: str
@@ -55,20 +55,20 @@ class Checkpoint:
         return str(self.index.get("_class_name"))
 
     def config(self, part: str) -> dict[str, Any]:
-        """What the part's config.json says. Raises: BackboneLoadError if it cannot be read."""
+        """What the part's config.json says. Raises: ModelLoadError if it cannot be read."""
         return self.read(part, lambda folder: json.loads((folder / "config.json").read_text()))
 
     def read(self, part: str, reader: Callable[[Path], T]) -> T:
-        """What `reader` makes of the part's folder. Raises: BackboneLoadError if it cannot."""
+        """What `reader` makes of the part's folder. Raises: ModelLoadError if it cannot."""
         folder = self.folder / part
         if not folder.is_dir():
-            raise BackboneLoadError(
+            raise ModelLoadError(
                 f"checkpoint {self.name!r} has no folder {part!r}; download it again, whole"
             )
         try:
             return reader(folder)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
-            raise BackboneLoadError(
+            raise ModelLoadError(
                 f"part {part!r} of checkpoint {self.name!r} cannot be read: "
                 f"{str(cause).rstrip('. ')}. Download it again, with its .safetensors files"
             ) from cause
@@ -84,12 +84,12 @@ class Checkpoint:
     ) -> ModelT:
         """A part as this class, in evaluation mode and without gradients; dtype None: as stored.
 
-        Raises: BackboneLoadError if it is missing, of another class, damaged or incomplete, or if
+        Raises: ModelLoadError if it is missing, of another class, damaged or incomplete, or if
             memory runs out.
         """
         _, found = self.index.get(part) or (None, None)
         if found != model_class.__name__:
-            raise BackboneLoadError(
+            raise ModelLoadError(
                 f"part {part!r} of checkpoint {self.name!r} is a {found}; {self.pipeline} is "
                 f"supported with a {model_class.__name__}"
             )
@@ -103,7 +103,7 @@ class Checkpoint:
         )
         # Both libraries fill what is missing with random numbers, and only log that they did.
         if missing := sorted(report["missing_keys"]):
-            raise BackboneLoadError(
+            raise ModelLoadError(
                 f"part {part!r} of checkpoint {self.name!r} lacks {len(missing)} weights, such as "
                 f"{missing[0]!r}; download it again"
             )
@@ -112,23 +112,23 @@ class Checkpoint:
         except RuntimeError as cause:
             if not memory.has_run_out(cause):
                 raise
-            raise BackboneLoadError(
+            raise ModelLoadError(
                 f"memory runs out on {device} while {part!r} of {self.name!r} is loaded; "
                 "`dti backbones` says how much models take"
             ) from cause
 
 
-def open_checkpoint(weights: str | Path) -> Checkpoint:
+def open_checkpoint(weights: str | Path) -> ModelFolder:
     """Find weights by folder, short name or hub id; what is on the hub is downloaded once.
 
     A short name is "miniature" or one of the catalogue. It goes before a folder of the same name,
     which is written as a path: "./sdxl". Hub ids and short names of the hub may end in "@revision".
 
-    Raises: BackboneLoadError if there are none, they are not in the diffusers layout, or of a
+    Raises: ModelLoadError if there are none, they are not in the diffusers layout, or of a
         family that is not supported.
     """
     name, folder = _locate(weights)
-    return Checkpoint(name, folder, _read_index(str(weights), folder))
+    return ModelFolder(name, folder, _read_index(str(weights), folder))
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
@@ -160,12 +160,12 @@ def _read_index(name: str, folder: Path) -> dict[str, Any]:
     try:
         index = dict(json.loads((folder / _INDEX).read_text()))
     except (OSError, ValueError, TypeError) as cause:
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"{name!r} has no readable {_INDEX}; give a folder in the diffusers layout (convert a "
             "single .safetensors file first)"
         ) from cause
     if (pipeline := index.get("_class_name")) not in FAMILIES:
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"checkpoint {name!r} is for {pipeline}; supported are {', '.join(sorted(FAMILIES))}"
         )
     return index
@@ -175,7 +175,7 @@ def _locate(weights: str | Path) -> tuple[str, Path]:
     """The name by which users know the weights, and their folder."""
     if weights == "miniature":
         if not MINIATURE.is_dir():
-            raise BackboneLoadError(
+            raise ModelLoadError(
                 "the miniature's weights are not in this installation; install the package with "
                 "its data, or make them with `python -m dti_engine.miniature.recipe`"
             )
@@ -188,7 +188,7 @@ def _locate(weights: str | Path) -> tuple[str, Path]:
         return folder.resolve().name, folder
     if found and "/" in found["name"]:
         return found["name"], _download(found["name"], found["revision"])
-    raise BackboneLoadError(
+    raise ModelLoadError(
         f"there are no weights at {str(weights)!r}; give a folder in the diffusers layout, a name "
         f"of `dti backbones` ({', '.join(['miniature', *catalogue()])}), or a hub id such as "
         "'stabilityai/stable-diffusion-xl-base-1.0', with '@revision' if need be"
@@ -215,7 +215,7 @@ def _fetch(
         )
     except (OSError, ValueError) as cause:
         wanted = f"{hub_id}@{revision}" if revision else hub_id
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"{wanted!r} is not a folder, and downloading it failed: {str(cause).rstrip('. ')}. "
             f"{_remedy(hub_id)}"
         ) from cause
@@ -237,12 +237,12 @@ def _remedy(hub_id: str) -> str:
 
 
 def require_rows(name: str, tokenizer: Sized, table: Tensor) -> None:
-    """Raises: BackboneLoadError if a text encoder's table has no row for a token of its tokenizer.
+    """Raises: ModelLoadError if a text encoder's table has no row for a token of its tokenizer.
 
     More rows are no fault: tables are padded to round sizes.
     """
     if len(tokenizer) > len(table):
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"the tokenizer of {name!r} knows {len(tokenizer)} tokens and its model {len(table)}; "
             "they do not belong together, or tokens were added to one alone"
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from dti_engine.backbones.checkpoint import Checkpoint, require_rows
+from dti_engine.backbones.checkpoint import ModelFolder, require_rows
 from dti_engine.errors import TokenError
 from dti_engine.text.inputs import EncoderInput, inject
 
@@ -29,7 +29,7 @@ class ClipTextEncoder:
     ) -> None:
         """The model must attend by "sdpa", to which the causal mask is left.
 
-        Raises: BackboneLoadError if the tokenizer knows more tokens than the model.
+        Raises: ModelLoadError if the tokenizer knows more tokens than the model.
         """
         # Nested in transformers 4, and in the class with a projection.
         self._model: Any = getattr(model, "text_model", model)
@@ -135,7 +135,7 @@ class ClipTextEncoder:
 
 
 def load_clip(
-    checkpoint: Checkpoint,
+    checkpoint: ModelFolder,
     part: str,
     tokenizer_part: str,
     *,
@@ -146,7 +146,7 @@ def load_clip(
     """Embeddings are in float32 always, as learned rows stand among them; layers in bfloat16 if
     dtype is that, else in float32: some CLIP models overflow in float16.
 
-    Raises: BackboneLoadError if a part is missing, damaged or does not fit.
+    Raises: ModelLoadError if a part is missing, damaged or does not fit.
     """
     options: dict[str, Any] = {"device": device, "dtype": torch.float32}
     model: Any = checkpoint.model(model_class, part, attn_implementation="sdpa", **options)

@@ -21,7 +21,7 @@ _OBJECTIVES = {"epsilon": "noise", "v_prediction": "velocity", "flow_prediction"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ModelPart:
     """One model of a checkpoint; `name` is that of its folder."""
 
     name: str
@@ -41,7 +41,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class ModelDescription:
     """A checkpoint as its configurations describe it."""
 
     name: str  # that `--backbone` takes
@@ -51,18 +51,18 @@ class Description:
     image_size: int  # pixels of the side that it was trained at
     objective: str  # as `objectives` names it
     text_dims: Mapping[str, int]  # of each text encoder's words
-    parts: tuple[Part, ...]
+    parts: tuple[ModelPart, ...]
 
     @property
-    def denoiser(self) -> Part:
+    def denoiser(self) -> ModelPart:
         return next(part for part in self.parts if part.name in _DENOISERS)
 
     @property
-    def autoencoder(self) -> Part:
+    def autoencoder(self) -> ModelPart:
         return self.part(_AUTOENCODER)
 
     @property
-    def text_encoders(self) -> tuple[Part, ...]:
+    def text_encoders(self) -> tuple[ModelPart, ...]:
         return tuple(part for part in self.parts if part.name in _TEXT_ENCODERS)
 
     @property
@@ -73,7 +73,7 @@ class Description:
     def published_bytes(self) -> int:
         return sum(part.published_bytes for part in self.parts)
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> ModelPart:
         """Raises: KeyError if the model has no such part."""
         return {part.name: part for part in self.parts}[name]
 
@@ -103,7 +103,7 @@ def describe(
     hub_id: str | None = None,
     former_ids: tuple[str, ...] = (),
     half: tuple[str, ...] = (),
-) -> Description:
+) -> ModelDescription:
     """What a folder of configurations says of a model whose parts have so many parameters.
 
     half: parts whose files are in a dtype of 16 bits; the others' are in float32.
@@ -116,7 +116,7 @@ def describe(
     denoiser = next(configs[part] for part in _DENOISERS if part in configs)
     words = {part: configs[part] for part in _TEXT_ENCODERS if part in configs}
     tables = {part: each["vocab_size"] * each["hidden_size"] for part, each in words.items()}
-    return Description(
+    return ModelDescription(
         name=name,
         hub_id=hub_id,
         former_ids=former_ids,
@@ -125,7 +125,7 @@ def describe(
         objective=_OBJECTIVES[scheduler.get("prediction_type", "epsilon")],
         text_dims={part: each["hidden_size"] for part, each in words.items()},
         parts=tuple(
-            Part(
+            ModelPart(
                 name=part,
                 library=index[part][0],
                 class_name=index[part][1],

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizer
 
-from dti_engine.backbones.checkpoint import Checkpoint, require_rows
+from dti_engine.backbones.checkpoint import ModelFolder, require_rows
 from dti_engine.errors import TokenError
 from dti_engine.text.inputs import EncoderInput, inject
 
@@ -146,7 +146,7 @@ class GemmaTextEncoder:
 
         instruction: ends in a blank, which the first word of a prompt takes along.
 
-        Raises: BackboneLoadError if the tokenizer knows more tokens than the model.
+        Raises: ModelLoadError if the tokenizer knows more tokens than the model.
         """
         self._model: Any = model
         self._tokenizer: Any = tokenizer
@@ -224,7 +224,7 @@ class GemmaTextEncoder:
 
 
 def load_gemma(
-    checkpoint: Checkpoint,
+    checkpoint: ModelFolder,
     part: str,
     tokenizer_part: str,
     *,
@@ -235,7 +235,7 @@ def load_gemma(
     """Embeddings are in float32 always, as learned rows stand among them; layers in bfloat16 if
     dtype is that, else in float32: Gemma 2 overflows in float16.
 
-    Raises: BackboneLoadError if a part is missing, damaged or does not fit.
+    Raises: ModelLoadError if a part is missing, damaged or does not fit.
     """
     cpu = torch.device("cpu")
     # As stored, since all of it in float32 takes 10 GB, of which 6 are not needed.

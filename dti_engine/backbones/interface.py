@@ -19,7 +19,14 @@ from dti_engine.backbones.objectives import Objective
 from dti_engine.text.encoder import TextEncoder
 from dti_engine.text.inputs import PromptBatch, Rows
 
-__all__ = ["Backbone", "Conditioning", "Latents", "Scheduler", "TextEncoder", "fingerprint"]
+__all__ = [
+    "Backbone",
+    "Conditioning",
+    "DiffusersScheduler",
+    "Latents",
+    "TextEncoder",
+    "fingerprint",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +58,7 @@ class Latents:
         return self.mean + self.std * noise
 
 
-class Scheduler(Protocol):
+class DiffusersScheduler(Protocol):
     """The part of a diffusers scheduler that generation uses. It has state: one per run."""
 
     timesteps: Tensor
@@ -96,8 +103,8 @@ class Backbone(Protocol):
     ) -> Conditioning:
         """Read prompts with learned rows in place, in training and in serving alike.
 
-        framing: (B, 6), which part of a picture of which size is meant (`views.Framing`), for
-        models that are told; None: the whole of a picture of the model's own size.
+        framing: (B, 6), which part of an image of which size is meant (`views.Framing`), for
+        models that are told; None: the whole of an image of the model's own size.
 
         Differentiable in rows. The inputs may lie on any device.
         """
@@ -114,7 +121,7 @@ class Backbone(Protocol):
         """Have the denoiser compiled when it is next called, and for every new shape: minutes."""
         ...
 
-    def new_scheduler(self) -> Scheduler:
+    def new_scheduler(self) -> DiffusersScheduler:
         """A fresh deterministic sampler for one run of generation."""
         ...
 

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from dti_engine.errors import BackboneLoadError
+from dti_engine.errors import ModelLoadError
 
 ConditioningT = TypeVar("ConditioningT", contravariant=True)
 
@@ -37,7 +37,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Noise:
+class NoiseObjective:
     """Predicts eps from sqrt(a_t) x + sqrt(1 - a_t) eps, with a_t = alphas_cumprod[t], (T,) fp32.
 
     Source: Ho et al. 2020, eq. 4 and 14.
@@ -62,8 +62,8 @@ class Noise:
 
 
 @dataclass(frozen=True, eq=False)
-class Velocity:
-    """Predicts sqrt(a_t) eps - sqrt(1 - a_t) x from the same mixture as `Noise`.
+class VelocityObjective:
+    """Predicts sqrt(a_t) eps - sqrt(1 - a_t) x from the same mixture as `NoiseObjective`.
 
     Source: Salimans and Ho 2022, appendix D.
     """
@@ -88,7 +88,7 @@ class Velocity:
 
 
 @dataclass(frozen=True)
-class FlowMatching:
+class FlowMatchingObjective:
     """Predicts eps - x from (1 - s) x + s eps, where s = t / num_train_timesteps.
 
     Source: Lipman et al. 2023, straight paths.
@@ -111,7 +111,7 @@ class FlowMatching:
         return noisy - _per_sample(t / self.num_train_timesteps) * predicted
 
 
-class Denoiser(Protocol[ConditioningT]):
+class DenoiseFunction(Protocol[ConditioningT]):
     """The part of a backbone that the loss needs."""
 
     objective: Objective
@@ -120,7 +120,7 @@ class Denoiser(Protocol[ConditioningT]):
 
 
 def denoising_loss(
-    backbone: Denoiser[ConditioningT],
+    backbone: DenoiseFunction[ConditioningT],
     latents: Tensor,
     noise: Tensor,
     u: Tensor,
@@ -148,13 +148,13 @@ def objective_from_scheduler(prediction_type: str, alphas_cumprod: Tensor) -> Ob
     """The objective that a checkpoint's discrete scheduler states.
 
     alphas_cumprod: (T,), on the device of the model.
-    Raises: BackboneLoadError if the prediction type is neither "epsilon" nor "v_prediction".
+    Raises: ModelLoadError if the prediction type is neither "epsilon" nor "v_prediction".
     """
     if prediction_type == "epsilon":
-        return Noise(alphas_cumprod.float())
+        return NoiseObjective(alphas_cumprod.float())
     if prediction_type == "v_prediction":
-        return Velocity(alphas_cumprod.float())
-    raise BackboneLoadError(
+        return VelocityObjective(alphas_cumprod.float())
+    raise ModelLoadError(
         f"the scheduler states prediction_type {prediction_type!r}; "
         "supported are 'epsilon' and 'v_prediction'"
     )

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from dti_engine.backbones.description import Description, describe
-from dti_engine.errors import BackboneLoadError
+from dti_engine.backbones.description import ModelDescription, describe
+from dti_engine.errors import ModelLoadError
 
 FAMILIES: Mapping[str, str] = {
     "StableDiffusionPipeline": "dti_engine.backbones.stable_diffusion",
@@ -26,7 +26,7 @@ _PUBLISHED = Path(__file__).parent / "published"
 
 
 @cache
-def catalogue() -> Mapping[str, Description]:
+def catalogue() -> Mapping[str, ModelDescription]:
     """Short name -> model, smallest first. No weights are read, nothing is downloaded."""
     clip_l, open_clip_h, open_clip_g = 123_060_480, 340_387_840, 694_659_840
     kl, gemma, dc_ae = 83_653_863, 2_614_341_888, 312_250_275
@@ -77,10 +77,10 @@ def catalogue() -> Mapping[str, Description]:
     return {model.name: model for model in models}
 
 
-def published(name: str) -> Description:
-    """Raises: BackboneLoadError if no model has this short name."""
+def published(name: str) -> ModelDescription:
+    """Raises: ModelLoadError if no model has this short name."""
     if name not in catalogue():
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"there is no published model {name!r} here; known are {', '.join(catalogue())}"
         )
     return catalogue()[name]

@@ -16,12 +16,12 @@ from diffusers import (
 )
 from torch import Tensor
 
-from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.gemma import GemmaTextEncoder, load_gemma
-from dti_engine.backbones.interface import Conditioning, Latents, Scheduler, fingerprint
-from dti_engine.backbones.objectives import FlowMatching, Objective
+from dti_engine.backbones.interface import Conditioning, DiffusersScheduler, Latents, fingerprint
+from dti_engine.backbones.objectives import FlowMatchingObjective, Objective
 from dti_engine.backbones.unet import compile_in_place
-from dti_engine.errors import BackboneLoadError, ConfigurationError
+from dti_engine.errors import ConfigurationError, ModelLoadError
 from dti_engine.text.encoder import TextEncoder
 from dti_engine.text.inputs import PromptBatch, Rows
 
@@ -45,7 +45,7 @@ class Sana:
     ) -> None:
         """Parts are frozen and on one device. shift: that of sampling, see `draws`.
 
-        Raises: BackboneLoadError if the parts do not fit, or the transformer is a distilled one.
+        Raises: ModelLoadError if the parts do not fit, or the transformer is a distilled one.
         """
         _require_fit(text_encoder, transformer, vae)
         self._text_encoder = text_encoder
@@ -61,7 +61,7 @@ class Sana:
         self.device: torch.device = self._transformer.device
         self.dtype: torch.dtype = self._transformer.dtype
         self.image_size: int = transformer.config["sample_size"] * self._downscale
-        self.objective: Objective = FlowMatching()
+        self.objective: Objective = FlowMatchingObjective()
 
     @property
     def recompute(self) -> bool:
@@ -106,9 +106,9 @@ class Sana:
         )
         return output.sample.float()
 
-    def new_scheduler(self) -> Scheduler:
+    def new_scheduler(self) -> DiffusersScheduler:
         """Euler's method with the shift of the checkpoint's scheduler, of whatever class."""
-        return cast(Scheduler, _Euler(shift=self._shift))
+        return cast(DiffusersScheduler, _Euler(shift=self._shift))
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         factor = self._downscale * self._transformer.config["patch_size"]
@@ -130,11 +130,11 @@ class _Euler(FlowMatchEulerDiscreteScheduler):
         return sample
 
 
-def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> Sana:
-    """Raises: BackboneLoadError if a part is missing, damaged or does not fit."""
+def load(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype) -> Sana:
+    """Raises: ModelLoadError if a part is missing, damaged or does not fit."""
     # The other way of loading needs accelerate, which is not a dependency.
     options: dict[str, Any] = {"device": device, "low_cpu_mem_usage": False}
-    # A subject's pictures are encoded once, and learned from in every step: in float32 always. In
+    # A subject's images are encoded once, and learned from in every step: in float32 always. In
     # float16, decoding would overflow.
     vae: Any = checkpoint.model(AutoencoderDC, "vae", dtype=torch.float32, **options)
     if dtype == torch.bfloat16:
@@ -161,16 +161,16 @@ def instruction() -> str:
     return "\n".join(stated.default)
 
 
-def _read_shift(checkpoint: Checkpoint) -> float:
+def _read_shift(checkpoint: ModelFolder) -> float:
     """How far times of sampling lean to noise, which schedulers name in two ways.
 
-    Raises: BackboneLoadError if the scheduler is missing, states none, or is not for flows.
+    Raises: ModelLoadError if the scheduler is missing, states none, or is not for flows.
     """
     stated: Any = checkpoint.read("scheduler", FlowMatchEulerDiscreteScheduler.load_config)
     shift = stated.get("flow_shift", stated.get("shift"))
     predicted = stated.get("prediction_type", "flow_prediction")
     if not isinstance(shift, int | float) or predicted != "flow_prediction":
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"the scheduler of checkpoint {checkpoint.name!r} states flow_shift {shift} and "
             f"prediction_type {predicted!r}; SANA needs a number, as flow_shift or shift, and "
             "'flow_prediction'"
@@ -183,18 +183,18 @@ def _require_fit(
 ) -> None:
     config = transformer.config
     if config["guidance_embeds"]:
-        raise BackboneLoadError(
+        raise ModelLoadError(
             "the transformer takes the strength of guidance as an input, as the distilled "
             "SANA-Sprint does, which is not supported; use SANA or SANA 1.5"
         )
     channels = config["in_channels"], config["out_channels"], vae.config["latent_channels"]
     if len(set(channels)) > 1:
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"the transformer takes {channels[0]} channels and makes {channels[1]}, the "
             f"autoencoder has {channels[2]}; the parts are of different checkpoints"
         )
     if config["caption_channels"] != encoder.dim:
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"the transformer reads text of dimension {config['caption_channels']}, "
             f"{encoder.name} makes {encoder.dim}; the parts are of different checkpoints"
         )

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection
 
-from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.clip import ClipTextEncoder, load_clip
 from dti_engine.backbones.interface import Conditioning
 from dti_engine.backbones.unet import (
@@ -21,8 +21,8 @@ from dti_engine.backbones.unet import (
     load_scheduler_config,
     load_unet,
 )
-from dti_engine.errors import BackboneLoadError
-from dti_engine.images.crops import Framing
+from dti_engine.errors import ModelLoadError
+from dti_engine.images.crops import MicroConditioning
 from dti_engine.text.inputs import PromptBatch, Rows
 
 _EMPTY_LENGTH = 2  # begin and end
@@ -46,7 +46,7 @@ class StableDiffusionXL(UNetBackbone):
         """empty_is_zero: an empty prompt becomes zeros, as captions left out in training did;
         diffusers does so for a negative prompt of None, and reads an empty text like any other.
 
-        Raises: BackboneLoadError as `UNetBackbone`, or if this is no base model of SDXL.
+        Raises: ModelLoadError as `UNetBackbone`, or if this is no base model of SDXL.
         """
         named = {encoder.name: encoder for encoder in text_encoders}
         super().__init__(name, named, unet, vae, scheduler_config)
@@ -68,7 +68,7 @@ class StableDiffusionXL(UNetBackbone):
             hidden = hidden.masked_fill(is_empty[:, None, None], 0.0)
             pooled = pooled.masked_fill(is_empty[:, None], 0.0)
         if framing is None:
-            framing = torch.tensor(Framing.whole(self.image_size, self.image_size))
+            framing = torch.tensor(MicroConditioning.whole(self.image_size, self.image_size))
         framing = framing.to(self.device, torch.float32).expand(len(hidden), -1)
         return Conditioning(hidden, pooled, framing=framing)
 
@@ -84,8 +84,8 @@ class StableDiffusionXL(UNetBackbone):
         return output.sample.float()
 
 
-def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> StableDiffusionXL:
-    """Raises: BackboneLoadError if a part is missing, damaged or does not fit."""
+def load(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype) -> StableDiffusionXL:
+    """Raises: ModelLoadError if a part is missing, damaged or does not fit."""
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     return StableDiffusionXL(
         checkpoint.name,
@@ -111,15 +111,17 @@ def _require_base(
 ) -> None:
     first, second = encoders
     if first.words() != second.words():
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"the tokenizers of {first.name!r} and {second.name!r} have different vocabularies; "
             "those of Stable Diffusion XL are the same, so one of them is of another checkpoint"
         )
     summary = second.summary_dim
     taken = unet.config.get("projection_class_embeddings_input_dim")
-    made = (summary or 0) + len(Framing._fields) * (unet.config.get("addition_time_embed_dim") or 0)
+    made = (summary or 0) + len(MicroConditioning._fields) * (
+        unet.config.get("addition_time_embed_dim") or 0
+    )
     if unet.config.get("addition_embed_type") != "text_time" or taken != made:
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"the UNet takes {taken} numbers beside the text, a summary of {summary} and six sizes "
             f"make {made}; refiners are not supported, use the base model of Stable Diffusion XL"
         )

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.clip import ClipTextEncoder, load_clip
 from dti_engine.backbones.interface import Conditioning
 from dti_engine.backbones.unet import (
@@ -48,8 +48,8 @@ class StableDiffusion(UNetBackbone):
         return self._unet(noisy.to(self.dtype), timesteps, hidden).sample.float()
 
 
-def load(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
-    """Raises: BackboneLoadError if a part is missing, damaged or does not fit."""
+def load(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
+    """Raises: ModelLoadError if a part is missing, damaged or does not fit."""
     return StableDiffusion(
         checkpoint.name,
         load_clip(checkpoint, "text_encoder", "tokenizer", device=device, dtype=dtype),

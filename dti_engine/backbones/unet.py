@@ -11,13 +11,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from dti_engine.backbones.checkpoint import Checkpoint
-from dti_engine.backbones.interface import Latents, Scheduler, fingerprint
+from dti_engine.backbones.checkpoint import ModelFolder
+from dti_engine.backbones.interface import DiffusersScheduler, Latents, fingerprint
 from dti_engine.backbones.objectives import Objective, objective_from_scheduler
-from dti_engine.errors import BackboneLoadError, ConfigurationError
+from dti_engine.errors import ConfigurationError, ModelLoadError
 from dti_engine.text.encoder import TextEncoder
 
-_MOST_SHAPES = 64  # of slots, pictures at once and lengths of prompts, in training and painting
+_MOST_SHAPES = 64  # of slots, images at once and lengths of prompts, in training and generating
 
 
 def compile_in_place(denoiser: nn.Module) -> None:
@@ -53,7 +53,7 @@ class UNetBackbone:
     ) -> None:
         """Parts are frozen and on one device; scheduler_config is that of any diffusers scheduler.
 
-        Raises: BackboneLoadError if the parts do not fit, or the objective is not supported.
+        Raises: ModelLoadError if the parts do not fit, or the objective is not supported.
         """
         _require_fit(text_encoders, unet, vae)
         self._unet: Any = unet  # diffusers' annotations do not describe what its models return
@@ -98,9 +98,9 @@ class UNetBackbone:
         unscaled = latents / self._scale + self._shift
         return self._vae.decode(unscaled.to(_dtype(self._vae.decoder))).sample.float()
 
-    def new_scheduler(self) -> Scheduler:
+    def new_scheduler(self) -> DiffusersScheduler:
         """DDIM with the betas, spacing and offset of the checkpoint's scheduler, of any class."""
-        return cast(Scheduler, DDIMScheduler.from_config(self._scheduler_config))
+        return cast(DiffusersScheduler, DDIMScheduler.from_config(self._scheduler_config))
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         factor = self._downscale
@@ -113,9 +113,9 @@ class UNetBackbone:
 
 
 def load_unet(
-    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
+    checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype
 ) -> UNet2DConditionModel:
-    """Raises: BackboneLoadError if it is missing or damaged."""
+    """Raises: ModelLoadError if it is missing or damaged."""
     # The other way of loading needs accelerate, which is not a dependency.
     unet = checkpoint.model(
         UNet2DConditionModel, "unet", device=device, dtype=dtype, low_cpu_mem_usage=False
@@ -127,12 +127,12 @@ def load_unet(
 
 
 def load_autoencoder(
-    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype
+    checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype
 ) -> AutoencoderKL:
-    """It encodes in float32, as a subject's pictures are encoded once and learned from in every
+    """It encodes in float32, as a subject's images are encoded once and learned from in every
     step; it decodes in dtype, or in float32 where it says that it overflows in float16.
 
-    Raises: BackboneLoadError if it is missing or damaged.
+    Raises: ModelLoadError if it is missing or damaged.
     """
     vae: Any = checkpoint.model(
         AutoencoderKL, "vae", device=device, dtype=torch.float32, low_cpu_mem_usage=False
@@ -144,8 +144,8 @@ def load_autoencoder(
     return vae
 
 
-def load_scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Raises: BackboneLoadError if it is missing or damaged."""
+def load_scheduler_config(checkpoint: ModelFolder) -> dict[str, Any]:
+    """Raises: ModelLoadError if it is missing or damaged."""
     stated = cast(dict[str, Any], checkpoint.read("scheduler", DDIMScheduler.load_config))
     # DDIM clips to [-1, 1] unless told otherwise, as it was made for pixels: latents go beyond.
     return {"clip_sample": False, **stated}
@@ -166,13 +166,13 @@ def _require_fit(
 ) -> None:
     channels, latent_channels = unet.config["in_channels"], vae.config["latent_channels"]
     if channels != latent_channels:
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"the UNet takes {channels} channels, the autoencoder makes {latent_channels}; "
             "inpainting and depth models are not supported, use a text-to-image checkpoint"
         )
     made = sum(encoder.dim for encoder in encoders.values())
     if unet.config["cross_attention_dim"] != made:
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"the UNet reads text of dimension {unet.config['cross_attention_dim']}, the text "
             f"encoders {', '.join(encoders)} make {made}; the parts are of different checkpoints"
         )

@@ -14,7 +14,7 @@ from dti_engine.cli import bundle as bundles
 from dti_engine.cli import demo as demonstration
 from dti_engine.cli import evaluate as evaluation
 from dti_engine.cli import export as exchange
-from dti_engine.cli import generate as painting
+from dti_engine.cli import generate as generation
 from dti_engine.cli import inspect as inspection
 from dti_engine.cli import report as reporting
 from dti_engine.cli import train as training
@@ -48,7 +48,7 @@ def dti(
         typer.Option("--version", help="Print it.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Learn a subject as one token from a few pictures, and paint it into any prompt.
+    """Learn a subject as one token from a few images, and generate it into any prompt.
 
     Directional Textual Inversion: only a word's direction is learned, the model stays as it is.
     `dti COMMAND --help` shows examples of each command.
@@ -59,7 +59,7 @@ mount(app, demonstration.demo, demonstration.EXAMPLES)
 app.add_typer(bundles.app, name="bundle", epilog=examples(*bundles.CHECK_EXAMPLES))
 mount(app, training.train, training.EXAMPLES)
 mount(app, reporting.report, reporting.EXAMPLES)
-mount(app, painting.generate, painting.EXAMPLES)
+mount(app, generation.generate, generation.EXAMPLES)
 mount(app, blending.blend, blending.EXAMPLES)
 mount(app, evaluation.evaluate, evaluation.EXAMPLES)
 mount(app, backbones.backbones, backbones.EXAMPLES)

@@ -9,7 +9,7 @@ from dti_engine.cli import options
 from dti_engine.cli.console import print_json, results
 
 if TYPE_CHECKING:
-    from dti_engine.backbones.description import Description
+    from dti_engine.backbones.description import ModelDescription
 
 EXAMPLES = (
     "dti backbones",
@@ -46,7 +46,7 @@ def backbones(as_json: options.JsonOption = False) -> None:
         results.print(_table(models))
 
 
-def _document(model: "Description") -> dict[str, Any]:
+def _document(model: "ModelDescription") -> dict[str, Any]:
     return {
         "name": model.name,
         "hub_id": model.hub_id,
@@ -59,7 +59,7 @@ def _document(model: "Description") -> dict[str, Any]:
     }
 
 
-def _table(models: list["Description"]) -> Table:
+def _table(models: list["ModelDescription"]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=0,

@@ -1,4 +1,4 @@
-"""`dti blend`: several tokens become one, to paint with or to keep.
+"""`dti blend`: several tokens become one, to generate with or to keep.
 
 Blends of token files: the shares that options ask for, the token, and its own file.
 """
@@ -12,7 +12,7 @@ import typer
 
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, print_json, print_paths
-from dti_engine.cli.generate import Order, file_name, filled, paint, side_by_side
+from dti_engine.cli.generate import Order, file_name, filled, generate_images, side_by_side
 from dti_engine.cli.models import open_backbone, warn_of_other_weights
 from dti_engine.errors import ArtifactMismatchError, ConfigurationError
 
@@ -137,14 +137,14 @@ def blend(
         typer.Option(
             min=2,
             metavar="N",
-            help="N equal steps from the first of two to the second, painted side by side.",
+            help="N equal steps from the first of two to the second, generated side by side.",
             rich_help_panel=_BLEND_PANEL,
         ),
     ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="What to paint; {} stands for the blend.",
+            help="What to generate; {} stands for the blend.",
             show_default=f"{PROMPT}, or nothing with --save",
         ),
     ] = None,
@@ -152,10 +152,10 @@ def blend(
         Path | None, typer.Option(metavar="FILE", help="Keep the blend as a token of its own.")
     ] = None,
     placeholder: Annotated[str, typer.Option(metavar="<NAME>", help="Its name.")] = "<blend>",
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures, or strips.")] = 1,
-    output: options.OutputFolderOption = Path("pictures"),
-    seed: options.PaintingSeedOption = 0,
-    steps: options.PaintingStepsOption = 25,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images, or strips.")] = 1,
+    output: options.OutputFolderOption = Path("images"),
+    seed: options.GenerationSeedOption = 0,
+    steps: options.GenerationStepsOption = 25,
     guidance: options.GuidanceOption = 5.0,
     negative: options.NegativeOption = "",
     batch_size: options.BatchSizeOption = 8,
@@ -164,7 +164,7 @@ def blend(
     dtype: options.DtypeOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
-    """Blend tokens into one: paint it, paint the way from one to the other, or keep it.
+    """Blend tokens into one: generate it, generate the way from one to the other, or keep it.
 
     Directions are blended on the sphere and lengths linearly, so a blend stays as much a word as
     what it is made of.
@@ -176,7 +176,7 @@ def blend(
         raise ConfigurationError("a strip is many blends, so --save cannot keep it; use --t")
 
     from dti_engine.artifacts.artifact import Artifact
-    from dti_engine.generation.pipeline import ImageRequest, save_picture
+    from dti_engine.generation.pipeline import ImageRequest, save_image
 
     parents = [Artifact.load(path) for path in files]
     blends = [blended(parents, each, placeholder) for each in shares]
@@ -199,18 +199,18 @@ def blend(
             origins = [p.origin() | {"share": s} for p, s in zip(parents, share, strict=True)]
             path = stem.with_name(f"{stem.name}-seed{each_seed}-{mix}.png")
             orders.append(Order(path, request, {placeholder: {"blend_of": origins}}))
-    images, settings = paint(model, orders, steps=steps, batch_size=batch_size)
+    images, settings = generate_images(model, orders, steps=steps, batch_size=batch_size)
     paths += [order.path for order in orders]
     if strip:
         for i, each_seed in enumerate(range(seed, seed + count)):
             part = slice(i * strip, (i + 1) * strip)
             paths.append(stem.with_name(f"{stem.name}-seed{each_seed}-strip.png"))
-            save_picture(side_by_side(images[part]), paths[-1], {"strip": settings[part]})
+            save_image(side_by_side(images[part]), paths[-1], {"strip": settings[part]})
     _tell(paths, settings, as_json=as_json)
 
 
 def _tell(paths: Sequence[Path], settings: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        print_json({"files": [str(path) for path in paths], "pictures": settings})
+        print_json({"files": [str(path) for path in paths], "images": settings})
     else:
         print_paths(paths)

@@ -1,4 +1,4 @@
-"""`dti bundle`: look at pictures before anything is trained on them."""
+"""`dti bundle`: look at images before anything is trained on them."""
 
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from dti_engine.text.captions import CAPTION_TEMPLATES
 
 if TYPE_CHECKING:
     from dti_engine.images.bundles.bundle import Bundle
-    from dti_engine.images.bundles.members import Finding
+    from dti_engine.images.bundles.members import BundleFinding
 
 CHECK_EXAMPLES = (
     "dti bundle check photos/rex",
@@ -42,9 +42,9 @@ def check(
     resolution: _Resolution = 512,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Judge bundles as training would: every picture, caption and mask, by name.
+    """Judge bundles as training would: every image, caption and mask, by name.
 
-    A bundle is a folder, zip or tar of one subject's pictures; see docs/bundles.md. The exit code
+    A bundle is a folder, zip or tar of one subject's images; see docs/bundles.md. The exit code
     is 2 if anything is refused; warnings leave it at 0.
     """
     from dti_engine.images.bundles.bundle import check_bundle
@@ -104,7 +104,7 @@ def preview(
 
 
 def _document(bundle: "Bundle") -> dict[str, Any]:
-    pictures = [
+    subject_images = [
         {
             "name": each.name,
             "width": each.original_size[0],
@@ -113,16 +113,16 @@ def _document(bundle: "Bundle") -> dict[str, Any]:
             "caption": each.caption,
             "has_mask": each.mask is not None,
         }
-        for each in bundle.pictures
+        for each in bundle.images
     ]
-    said = bundle.description.model_dump(mode="json", exclude={"pictures"})
-    return {"path": str(bundle.path), **said, "pictures": pictures} | {
+    said = bundle.description.model_dump(mode="json", exclude={"images"})
+    return {"path": str(bundle.path), **said, "images": subject_images} | {
         "refusals": [_finding(each) for each in bundle.refusals],
         "warnings": [_finding(each) for each in bundle.warnings],
     }
 
 
-def _finding(finding: "Finding") -> dict[str, str]:
+def _finding(finding: "BundleFinding") -> dict[str, str]:
     return {"name": finding.name, "reason": finding.reason}
 
 
@@ -130,9 +130,9 @@ def _show(bundle: "Bundle") -> None:
     title = escape(str(bundle.path))
     if word := bundle.description.initializer:
         title += f" [dim]({escape(word)})[/]"
-    table = Table("picture", "px", "caption", "mask", "remarks", title=title, title_justify="left")
-    pictures = {each.name: each for each in bundle.pictures}
-    remarks: dict[str, list[str]] = {name: [] for name in pictures}
+    table = Table("image", "px", "caption", "mask", "remarks", title=title, title_justify="left")
+    subject_images = {each.name: each for each in bundle.images}
+    remarks: dict[str, list[str]] = {name: [] for name in subject_images}
     for label, findings in (
         ("[bold red]refused:[/] ", bundle.refusals),
         ("[yellow]warning:[/] ", bundle.warnings),
@@ -141,10 +141,10 @@ def _show(bundle: "Bundle") -> None:
             remarks.setdefault(each.name, []).append(label + escape(each.reason))
     on_all = remarks.pop("", [])
     for name in sorted(remarks):
-        picture = pictures.get(name)
-        size = "{} x {}".format(*picture.original_size) if picture else ""
-        caption = escape(picture.caption or "[template]") if picture else ""
-        mask = "yes" if picture and picture.mask is not None else ""
+        subject_image = subject_images.get(name)
+        size = "{} x {}".format(*subject_image.original_size) if subject_image else ""
+        caption = escape(subject_image.caption or "[template]") if subject_image else ""
+        mask = "yes" if subject_image and subject_image.mask is not None else ""
         table.add_row(escape(name), size, caption, mask, "\n".join(remarks[name]))
     results.print(table)
     for remark in on_all:
@@ -155,7 +155,7 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Look at pictures before anything is trained on them.",
+    help="Look at images before anything is trained on them.",
 )
 mount(app, check, CHECK_EXAMPLES)
 mount(app, preview, PREVIEW_EXAMPLES)

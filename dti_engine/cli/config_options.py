@@ -47,7 +47,7 @@ CaptionsOption: TypeAlias = Annotated[
     CaptionFamily | None,
     typer.Option(
         metavar="FAMILY",
-        help=f"What the pictures show: {', '.join(get_args(CaptionFamily))}.",
+        help=f"What the images show: {', '.join(get_args(CaptionFamily))}.",
         rich_help_panel=PANEL,
         show_default="the bundle's kind, or recipe",
     ),
@@ -101,7 +101,7 @@ def settings(
 ) -> TrainConfig:
     """The recipe, or the weights' own, with what was given in place of its values.
 
-    Raises: ConfigurationError; BackboneLoadError if there are no such weights.
+    Raises: ConfigurationError; ModelLoadError if there are no such weights.
     """
     config = recipe(recipe_name or own_recipe(weights))
     if method == "ti":
@@ -110,7 +110,7 @@ def settings(
 
 
 def own_recipe(weights: str) -> str:
-    """Name of the recipe for these weights. Raises: BackboneLoadError if there are none."""
+    """Name of the recipe for these weights. Raises: ModelLoadError if there are none."""
     if weights == "miniature":
         return "miniature"
     from dti_engine.backbones.checkpoint import open_checkpoint  # loads torch

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, print_json, quiet_libraries, results, say
-from dti_engine.cli.progress import Tally, TrainingProgress, painting_progress
+from dti_engine.cli.progress import Tally, TrainingProgress, generation_progress
 from dti_engine.recipes import miniature
 
 if TYPE_CHECKING:
     from dti_engine.demo.results import Results
-    from dti_engine.training.metrics import SlotReport
+    from dti_engine.training.metrics import StepMetrics
 
 EXAMPLES = (
     "dti demo",
@@ -32,8 +32,8 @@ def demo(
             min=1, help="Training steps per subject.", show_default="the miniature's recipe"
         ),
     ] = None,
-    painting_steps: Annotated[int, typer.Option(min=1, help="Denoising steps of a picture.")] = 25,
-    seed: Annotated[int, typer.Option(min=0, help="Of training and of painting.")] = 0,
+    generation_steps: Annotated[int, typer.Option(min=1, help="Denoising steps of an image.")] = 25,
+    seed: Annotated[int, typer.Option(min=0, help="Of training and of generating.")] = 0,
     weights: Annotated[
         str,
         typer.Option(
@@ -47,11 +47,11 @@ def demo(
     dtype: options.DtypeOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
-    """Learn 4 subjects that the model has never seen, paint them, and make a page of it.
+    """Learn 4 subjects that the model has never seen, generate them, and make a page of it.
 
     Needs neither a GPU nor the network: a small trained model ships with the package. Shows
     progress, and writes DIR/index.html, DIR/sheet.png, DIR/results.json, the tokens and all
-    pictures.
+    images.
     """
     output = output_folder(output)
     steps = steps or miniature().steps
@@ -63,14 +63,14 @@ def demo(
     found_device = find_device(device)
 
     with closing(_Display(steps)) as display:
-        watch = Watch(display.on_stage, display.on_training_step, display.on_painting_step)
+        watch = Watch(display.on_stage, display.on_training_step, display.on_generation_step)
         found = run(
             output,
             weights=weights,
             device=found_device,
             dtype=find_dtype(dtype, found_device),
             steps=steps,
-            painting_steps=painting_steps,
+            generation_steps=generation_steps,
             seed=seed,
             watch=watch,
         )
@@ -91,13 +91,13 @@ class _Display:
         self._steps = steps
         self._bars = ExitStack()
         self._training: TrainingProgress | None = None
-        self._painting: Callable[[int, int], None] | None = None
+        self._generation: Callable[[int, int], None] | None = None
 
     def on_stage(self, stage: str) -> None:
         self.close()
         say(stage, label="[bold cyan]>[/] ")
 
-    def on_training_step(self, reports: list["SlotReport"]) -> None:
+    def on_training_step(self, reports: list["StepMetrics"]) -> None:
         if self._training is None:
             # All have a slot from the beginning.
             count = len({each.subject_id for each in reports})
@@ -108,15 +108,15 @@ class _Display:
             if report.step == self._steps:
                 self._training.on_ended(report.subject_id, "finished")
 
-    def on_painting_step(self, done: int, total: int) -> None:
-        if self._painting is None:
-            self._painting = self._bars.enter_context(painting_progress())
-        self._painting(done, total)
+    def on_generation_step(self, done: int, total: int) -> None:
+        if self._generation is None:
+            self._generation = self._bars.enter_context(generation_progress())
+        self._generation(done, total)
 
     def close(self) -> None:
         """End the bars of a stage; they stay on the screen as they are."""
         self._bars.close()
-        self._training = self._painting = None
+        self._training = self._generation = None
 
 
 def _summary(found: "Results") -> Table:
@@ -133,7 +133,7 @@ def _summary(found: "Results") -> Table:
             f"{each.curve.norm[-1]:.3f}",
         )
     table.caption = (
-        f"means of {len(found.baseline.paintings)} pictures each; two reference pictures of one "
+        f"means of {len(found.baseline.generated_images)} images each; two reference images of one "
         f"subject are {found.scale.same_subject:.2f} alike, of different ones "
         f"{found.scale.other_subject:.2f}"
     )

@@ -1,6 +1,6 @@
 """`dti evaluate`: how well a model is personalized, beside floor and baselines.
 
-The miniature has a study of its own, as its pictures can be read; see `miniature_study`. All other
+The miniature has a study of its own, as its images can be read; see `miniature_study`. All other
 models are studied on photographs by the paper's protocol; see `photograph_study`.
 """
 
@@ -46,7 +46,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Pictures of each prompt.",
+            help="Images of each prompt.",
             show_default="2 on the miniature, 4 on photographs, 1 with --quick",
         ),
     ] = None,
@@ -129,7 +129,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Denoising steps of a picture.",
+            help="Denoising steps of an image.",
             rich_help_panel=_PHOTOGRAPHS,
             show_default="50; 20 of flow models and with --quick",
         ),
@@ -144,7 +144,7 @@ def evaluate(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Pictures painted at once.", rich_help_panel=_PHOTOGRAPHS)
+        int, typer.Option(min=1, help="Images generated at once.", rich_help_panel=_PHOTOGRAPHS)
     ] = 4,
     dinov2: Annotated[
         str,
@@ -168,10 +168,10 @@ def evaluate(
 
     The miniature is studied on subjects of its world, which takes most of an hour on two CPU cores,
     with --quick a few minutes. Any other model needs --subjects, and is studied by the paper's
-    protocol: DINOv2 and SigLIP score pictures of each subject in 40 prompts from 4 seeds.
+    protocol: DINOv2 and SigLIP score images of each subject in 40 prompts from 4 seeds.
 
     What is done is kept in DIR: after a stop, the same command goes on. Writes DIR/report.md,
-    DIR/sheet.png and DIR/results.json, and keeps all tokens, pictures and scores.
+    DIR/sheet.png and DIR/results.json, and keeps all tokens, images and scores.
     """
     given = {"num_training_seeds": seeds, "num_image_seeds": image_seeds}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -196,7 +196,7 @@ def evaluate(
     if subjects is None:
         raise ConfigurationError(
             f"{weights!r} is not the miniature (it has no {SCORER}), so it is studied on "
-            "photographs: give --subjects and a folder of bundles, each with its pictures and a "
+            "photographs: give --subjects and a folder of bundles, each with its images and a "
             'bundle.json such as {"initializer": "dog"}; docs/evaluation.md says more'
         )
     evaluate_photographs(

@@ -1,6 +1,6 @@
 """What both studies of `dti evaluate` share: bars, what weights are known by, what is written.
 
-The study of `dti evaluate` on the miniature, whose own scorer reads its pictures.
+The study of `dti evaluate` on the miniature, whose own scorer reads its images.
 """
 
 import hashlib
@@ -179,9 +179,9 @@ def evaluate_miniature(
             weights_sha256=weights_digest(source),
             on_progress=on_progress,
         )
-        num_tokens, num_pictures = study.amount()
+        num_tokens, num_images = study.amount()
         say(
-            f"{num_tokens:,} tokens to train and {num_pictures:,} pictures to paint, less what is "
+            f"{num_tokens:,} tokens to train and {num_images:,} images to generate, less what is "
             "done already"
         )
         found = study.run()

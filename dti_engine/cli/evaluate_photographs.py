@@ -42,7 +42,7 @@ from dti_engine.recipes import recipe
 
 if TYPE_CHECKING:
     from dti_engine.evaluation.photographs.subjects import PhotographedSubject
-    from dti_engine.images.bundles.schema import Description
+    from dti_engine.images.bundles.schema import BundleDescription
 
 _QUICK_SUBJECTS = _QUICK_PROMPTS = 4
 
@@ -93,7 +93,7 @@ def open_subjects(folder: Path, *, prompts: str, quick: bool) -> "list[Photograp
     return opened
 
 
-def _prompts(each: Plan, said: "Description", name: str, *, quick: bool) -> Sequence[str]:
+def _prompts(each: Plan, said: "BundleDescription", name: str, *, quick: bool) -> Sequence[str]:
     """Raises: ConfigurationError if there is none that suits."""
     if name == "auto":
         if said.kind == "style":
@@ -219,7 +219,7 @@ def evaluate_photographs(
     untrained = {name: study.num_untrained(name) for name in configs}
     say(
         f"{sum(untrained.values()):,} tokens to train and "
-        f"{study.num_unpainted(rows, examiner):,} pictures to paint"
+        f"{study.num_missing(rows, examiner):,} images to generate"
     )
     model.recompute = choices.recompute
     max_vectors = room(each.num_vectors for each in subjects)
@@ -230,7 +230,7 @@ def evaluate_photographs(
         model.compile()
     with study_progress() as on_progress:
         study.train(configs, num_slots=slots, max_vectors=max_vectors, on_progress=on_progress)
-        study.paint(rows, examiner, on_progress=on_progress)
+        study.generate(rows, examiner, on_progress=on_progress)
     found = study.results(rows, configs)
     name = repeatable_name(weights, model.name)
     choices = replace(choices, slots=str(store.slots() or choices.slots))

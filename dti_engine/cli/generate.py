@@ -1,6 +1,6 @@
-"""Pictures to be painted and the files that they become, each with its settings inside.
+"""Images to be generated and the files that they become, each with its settings inside.
 
-`dti generate`: prompts and tokens in, pictures out.
+`dti generate`: prompts and tokens in, images out.
 """
 
 import re
@@ -14,7 +14,7 @@ import typer
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, print_json, print_paths
 from dti_engine.cli.models import open_backbone, open_tokens, warn_of_other_weights
-from dti_engine.cli.progress import painting_progress
+from dti_engine.cli.progress import generation_progress
 from dti_engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,31 +28,31 @@ _MAX_NAME = 60  # characters of a prompt in a file's name
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """One picture: where it goes, what is asked for, and which tokens are in it, by placeholder."""
+    """One image: where it goes, what is asked for, and which tokens are in it, by placeholder."""
 
     path: Path
     request: "ImageRequest"
     origins: Mapping[str, Any]
 
 
-def paint(
+def generate_images(
     backbone: "Backbone", orders: Sequence[Order], *, steps: int, batch_size: int
 ) -> tuple[list["Image.Image"], list[dict[str, Any]]]:
-    """Paint and save all, each as soon as its batch is done; returns pictures and settings.
+    """Generate and save all, each as soon as its batch is done; returns images and settings.
 
     Raises: what `generation.generate` does.
     """
-    from dti_engine.generation.pipeline import generate, picture_settings, save_picture
+    from dti_engine.generation.pipeline import generate, image_settings, save_image
 
     settings = [
-        picture_settings(order.request, backbone, steps=steps, tokens=order.origins)
+        image_settings(order.request, backbone, steps=steps, tokens=order.origins)
         for order in orders
     ]
 
     def save(index: int, image: "Image.Image") -> None:
-        save_picture(image, orders[index].path, settings[index])
+        save_image(image, orders[index].path, settings[index])
 
-    with painting_progress() as on_step:
+    with generation_progress() as on_step:
         images = generate(
             backbone,
             [order.request for order in orders],
@@ -79,11 +79,11 @@ def filled(prompt: str, placeholders: Sequence[str]) -> str:
 
 def file_name(prompt: str) -> str:
     """A prompt as the beginning of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:_MAX_NAME] or "picture"
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:_MAX_NAME] or "image"
 
 
 def side_by_side(images: Sequence["Image.Image"]) -> "Image.Image":
-    """Pictures of one size in one row."""
+    """Images of one size in one row."""
     from PIL import Image
 
     width, height = images[0].size
@@ -118,10 +118,10 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures per prompt.")] = 1,
-    output: options.OutputFolderOption = Path("pictures"),
-    seed: options.PaintingSeedOption = 0,
-    steps: options.PaintingStepsOption = 25,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per prompt.")] = 1,
+    output: options.OutputFolderOption = Path("images"),
+    seed: options.GenerationSeedOption = 0,
+    steps: options.GenerationStepsOption = 25,
     guidance: options.GuidanceOption = 5.0,
     negative: options.NegativeOption = "",
     instruction: options.InstructionOption = True,
@@ -132,7 +132,7 @@ def generate(
     compiled: options.CompileOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Paint prompts, with learned tokens in them.
+    """Generate prompts, with learned tokens in them.
 
     Writes PNG files that carry their settings, and prints their paths. Any number of prompts,
     tokens and seeds share one batch.
@@ -153,10 +153,10 @@ def generate(
         for each_seed in range(seed, seed + count):
             request = ImageRequest(prompt, each_seed, bound, negative, guidance, instruction)
             orders.append(Order(output / f"{name}-seed{each_seed}.png", request, origins))
-    _, settings = paint(model, orders, steps=steps, batch_size=batch_size)
+    _, settings = generate_images(model, orders, steps=steps, batch_size=batch_size)
     paths = [order.path for order in orders]
     if as_json:
         pairs = zip(paths, settings, strict=True)
-        print_json({"pictures": [{"path": str(path)} | each for path, each in pairs]})
+        print_json({"images": [{"path": str(path)} | each for path, each in pairs]})
     else:
         print_paths(paths)

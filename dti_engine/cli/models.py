@@ -21,7 +21,7 @@ def open_backbone(
 ) -> "Backbone":
     """The model, loaded while a spinner turns; compiled when it is first used, if asked for.
 
-    Raises: BackboneLoadError; ConfigurationError if this machine has no such device.
+    Raises: ModelLoadError; ConfigurationError if this machine has no such device.
     """
     is_local = weights == "miniature" or Path(weights).expanduser().exists()
     quiet_libraries(downloading=not is_local)

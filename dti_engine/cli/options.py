@@ -8,9 +8,9 @@ import typer
 from dti_engine.config import DtypeName
 
 MODEL_PANEL = "Model"
-PAINTING_PANEL = "Painting"
+GENERATION_PANEL = "Generation"
 
-BUNDLE_HELP = "A folder, zip or tar of 3 to 6 pictures of one subject."
+BUNDLE_HELP = "A folder, zip or tar of 3 to 6 images of one subject."
 
 TokenArgument: TypeAlias = Annotated[
     Path,
@@ -77,19 +77,19 @@ JsonLinesOption: TypeAlias = Annotated[
         "--json", help="Print what happens to stdout as lines of JSON; the last one sums it up."
     ),
 ]
-PaintingSeedOption: TypeAlias = Annotated[
+GenerationSeedOption: TypeAlias = Annotated[
     int,
     typer.Option(
         "--seed",
         min=0,
-        help="Of the first picture; the next one's is 1 higher.",
-        rich_help_panel=PAINTING_PANEL,
+        help="Of the first image; the next one's is 1 higher.",
+        rich_help_panel=GENERATION_PANEL,
     ),
 ]
-PaintingStepsOption: TypeAlias = Annotated[
+GenerationStepsOption: TypeAlias = Annotated[
     int,
     typer.Option(
-        "--steps", min=1, help="Denoising steps of a picture.", rich_help_panel=PAINTING_PANEL
+        "--steps", min=1, help="Denoising steps of an image.", rich_help_panel=GENERATION_PANEL
     ),
 ]
 GuidanceOption: TypeAlias = Annotated[
@@ -98,13 +98,13 @@ GuidanceOption: TypeAlias = Annotated[
         "--guidance",
         min=1.0,
         help="How strongly the prompt is followed; 1 is not at all guided.",
-        rich_help_panel=PAINTING_PANEL,
+        rich_help_panel=GENERATION_PANEL,
     ),
 ]
 NegativeOption: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--negative", metavar="TEXT", help="What to keep away.", rich_help_panel=PAINTING_PANEL
+        "--negative", metavar="TEXT", help="What to keep away.", rich_help_panel=GENERATION_PANEL
     ),
 ]
 InstructionOption: TypeAlias = Annotated[
@@ -112,12 +112,12 @@ InstructionOption: TypeAlias = Annotated[
     typer.Option(
         "--instruction/--no-instruction",
         help="SANA: put its authors' instruction before the prompt.",
-        rich_help_panel=PAINTING_PANEL,
+        rich_help_panel=GENERATION_PANEL,
     ),
 ]
 BatchSizeOption: TypeAlias = Annotated[
     int,
     typer.Option(
-        "--batch-size", min=1, help="Pictures painted at once.", rich_help_panel=PAINTING_PANEL
+        "--batch-size", min=1, help="Images generated at once.", rich_help_panel=GENERATION_PANEL
     ),
 ]

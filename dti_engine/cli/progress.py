@@ -33,9 +33,9 @@ from dti_engine.cli.console import notes, say
 from dti_engine.cli.resume import NOTE, write_note
 
 if TYPE_CHECKING:
-    from dti_engine.training.metrics import SlotReport
+    from dti_engine.training.metrics import StepMetrics
 
-Ending: TypeAlias = Literal["finished", "failed", "skipped"]
+PendingDelivery: TypeAlias = Literal["finished", "failed", "skipped"]
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Tally:
         """steps: of subjects that do not say their own."""
         self.num_subjects, self.num_slots = num_subjects, num_slots
         self.rows: dict[str, Row] = {}  # by subject
-        self.ended: Counter[Ending] = Counter()
+        self.ended: Counter[PendingDelivery] = Counter()
         self._steps, self._clock = steps, clock
         self._began = clock()
         self._first_read: float | None = None
@@ -74,7 +74,7 @@ class Tally:
     def seat(self, slot: int, subject: str, *, step: int, steps: int) -> None:
         self.rows[subject] = Row(slot, subject, step, steps)
 
-    def read(self, reports: Sequence["SlotReport"]) -> None:
+    def read(self, reports: Sequence["StepMetrics"]) -> None:
         """New reports, of some steps of each subject at work."""
         steps: Counter[str] = Counter()
         for report in reports:
@@ -92,7 +92,7 @@ class Tally:
         self._steps_done += max(steps.values(), default=0)
         self._subjects_done += sum(n / self.rows[name].steps for name, n in steps.items())
 
-    def end(self, subject: str, how: Ending) -> None:
+    def end(self, subject: str, how: PendingDelivery) -> None:
         self.rows.pop(subject, None)
         self.ended[how] += 1
 
@@ -238,8 +238,8 @@ def _pace(tally: Tally) -> str:
 
 
 if TYPE_CHECKING:
-    from dti_engine.training.metrics import SlotReport
-    from dti_engine.training.slot import Occupant
+    from dti_engine.training.metrics import StepMetrics
+    from dti_engine.training.slot import TrainingSlot
 
 _NUM_LINES = 5  # per subject where nobody watches
 _MAX_NAMED = 8  # subjects; with more, such lines are of the whole run
@@ -280,11 +280,11 @@ class TrainingProgress:
         elif self.tally.num_subjects > _MAX_NAMED:
             say(f"  {totals(self.tally)}")
 
-    def on_seated(self, slot: int, occupant: "Occupant") -> None:
+    def on_seated(self, slot: int, occupant: "TrainingSlot") -> None:
         name, steps = occupant.subject.id, occupant.config.steps
         self.tally.seat(slot, name, step=occupant.step, steps=steps)
 
-    def on_step(self, reports: Sequence["SlotReport"]) -> None:
+    def on_step(self, reports: Sequence["StepMetrics"]) -> None:
         self.tally.read(reports)
         if self._is_live:
             return
@@ -294,7 +294,7 @@ class TrainingProgress:
         for report in reports:
             self._say(report)
 
-    def on_ended(self, subject: str, how: Ending) -> None:
+    def on_ended(self, subject: str, how: PendingDelivery) -> None:
         self.tally.end(subject, how)
 
     def on_stopping(self) -> None:
@@ -304,7 +304,7 @@ class TrainingProgress:
         else:
             write_note()
 
-    def _say(self, report: "SlotReport") -> None:
+    def _say(self, report: "StepMetrics") -> None:
         steps = self.tally.rows[report.subject_id].steps
         if report.step % max(1, steps // _NUM_LINES) == 0:
             left = report.seconds * (steps / report.step - 1)
@@ -324,14 +324,14 @@ class TrainingProgress:
 
 
 @contextmanager
-def painting_progress() -> Generator[Callable[[int, int], None]]:
+def generation_progress() -> Generator[Callable[[int, int], None]]:
     """One bar over all denoising steps; yields what `generate` wants as `on_step`."""
-    with _bar("painting") as (progress, task):
+    with _bar("generation") as (progress, task):
 
         def on_step(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
             if not notes.is_terminal and done % max(1, total // _NUM_LINES) == 0:
-                say(f"  painting: denoising step {done}/{total}")
+                say(f"  generating: denoising step {done}/{total}")
 
         yield on_step
 

@@ -40,7 +40,7 @@ def report(
 ) -> None:
     """Show a run of any size on one page, worst first: what failed, what is odd, what is good.
 
-    Reads tokens, the log and the pictures that tokens were tried out in; what is missing or damaged
+    Reads tokens, the log and the images that tokens were tried out in; what is missing or damaged
     is said on the page. It needs nothing beside it and can be sent to others. Prints its path, or
     with --json the same facts.
     """

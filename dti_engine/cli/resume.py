@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dti_engine.backbones.interface import Backbone
     from dti_engine.config import TrainConfig
     from dti_engine.subject import Subject
-    from dti_engine.training.checkpoint_manager import Keeper
+    from dti_engine.training.checkpoint_manager import CheckpointManager
 
 NOTE = "stopping at the end of this step; the same again ends at once"
 
@@ -66,7 +66,7 @@ def signals_to(
             signal.signal(each, handler)
 
 
-def refuse_unfinished(keeper: "Keeper", names: Sequence[str]) -> None:
+def refuse_unfinished(keeper: "CheckpointManager", names: Sequence[str]) -> None:
     """Raises: ConfigurationError if one of these subjects has a checkpoint.
 
     Whoever starts anew without a word would write over the only copy of work that was paid for.

@@ -14,7 +14,7 @@ from dti_engine.errors import ArtifactError, ConfigurationError, DTIError, Subje
 if TYPE_CHECKING:
     from dti_engine.config import TrainConfig
     from dti_engine.images.bundles.bundle import Bundle
-    from dti_engine.images.bundles.schema import Description
+    from dti_engine.images.bundles.schema import BundleDescription
     from dti_engine.subject import Subject
 
 
@@ -101,7 +101,7 @@ def _plan(path: Path, placeholder: str | None, word: str | None) -> Plan:
     return Plan(path, name, placeholder, word, said.training.vectors)
 
 
-def placeholder_of(path: Path, said: "Description | None") -> str:
+def placeholder_of(path: Path, said: "BundleDescription | None") -> str:
     """By what bundle.json says, or else by the name: `My Dog (2).zip` -> `<my-dog-2>`."""
     from dti_engine.images.bundles.reader import bare_name
 
@@ -126,7 +126,7 @@ def load(
     fixed: Collection[str],
     is_finished: Callable[["Subject"], bool],
 ) -> Iterator["Subject"]:
-    """Subjects with their pictures, loaded one by one; what cannot be loaded has failed.
+    """Subjects with their images, loaded one by one; what cannot be loaded has failed.
 
     seed, num_vectors and config are those of bundles that do not say their own; seed None is 0.
     fixed: fields of the config in which bundles have no say. is_finished: says so of subjects that
@@ -148,7 +148,7 @@ def load(
         try:
             subject = Subject(
                 plan.name,
-                bundle.pictures,
+                bundle.images,
                 plan.placeholder,
                 plan.initializer,
                 (own.seed or 0) if seed is None else seed,
@@ -183,7 +183,7 @@ def _ahead(plans: Sequence[Plan], resolution: int) -> Iterator[tuple[Plan, Futur
 
 
 def _own_config(
-    config: "TrainConfig", said: "Description", fixed: Collection[str]
+    config: "TrainConfig", said: "BundleDescription", fixed: Collection[str]
 ) -> "TrainConfig":
     """The config as the bundle changes it. Raises: SubjectError if the changes contradict it."""
     own = said.training.changes() | ({"captions": said.kind} if said.kind else {})

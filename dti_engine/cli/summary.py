@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dti_engine.cli.console import print_paths, results, say, warn
-from dti_engine.cli.progress import Ending
+from dti_engine.cli.progress import PendingDelivery
 from dti_engine.cli.run_log import EventLog
 from dti_engine.errors import (
     ArtifactError,
@@ -23,8 +23,8 @@ from dti_engine.errors import (
 if TYPE_CHECKING:
     from dti_engine.artifacts.artifact import Artifact
     from dti_engine.subject import Subject
-    from dti_engine.training.checkpoint_manager import Keeper
-    from dti_engine.training.result import Outcome
+    from dti_engine.training.checkpoint_manager import CheckpointManager
+    from dti_engine.training.result import TrainingResult
 
 _MANY = 20  # subjects: with more, a terminal is spared what a file or a pipe gets in full
 
@@ -35,9 +35,9 @@ class Endings:
 
     output: Path
     names: Sequence[str]  # of all subjects
-    keeper: "Keeper"
+    keeper: "CheckpointManager"
     log: EventLog
-    on_ended: Callable[[str, Ending], None] = lambda subject, how: None
+    on_ended: Callable[[str, PendingDelivery], None] = lambda subject, how: None
     tokens: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     skipped: dict[str, Path] = field(default_factory=dict[str, Path])  # finished before
     failed: dict[str, DTIError] = field(default_factory=dict[str, DTIError])
@@ -51,7 +51,7 @@ class Endings:
         """Of a subject's token."""
         return self.output / f"{name}.safetensors"
 
-    def add(self, outcome: "Outcome") -> None:
+    def add(self, outcome: "TrainingResult") -> None:
         name, path = outcome.subject.id, self.path(outcome.subject.id)
         if outcome.artifact is None:
             assert outcome.error

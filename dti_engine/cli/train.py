@@ -1,4 +1,4 @@
-"""`dti train`: bundles of pictures in, token files out."""
+"""`dti train`: bundles of images in, token files out."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,12 @@ from dti_engine.cli.subjects import plan
 from dti_engine.cli.summary import Endings
 from dti_engine.cli.train_run import run
 from dti_engine.errors import ConfigurationError
-from dti_engine.quality.judges import MAX_PROBES
-from dti_engine.training.checkpoint_manager import CHECKPOINT_EVERY, Keeper
+from dti_engine.quality.token_scorers import MAX_PROBES
+from dti_engine.training.checkpoint_manager import CHECKPOINT_EVERY, CheckpointManager
 
 if TYPE_CHECKING:
     from dti_engine.backbones.interface import Backbone
-    from dti_engine.quality.judges import Judge
+    from dti_engine.quality.token_scorers import TokenScorer
 
 EXAMPLES = (
     "dti train photos/rex --initializer dog --output tokens",
@@ -119,7 +119,7 @@ def train(
             min=0,
             max=MAX_PROBES,
             metavar="N",
-            help="Try each token out in N pictures, and flag those that are odd; 0: do not.",
+            help="Try each token out in N images, and flag those that are odd; 0: do not.",
             rich_help_panel=_TRIALS,
         ),
     ] = MAX_PROBES,
@@ -154,7 +154,7 @@ def train(
     ] = False,
     as_json: options.JsonLinesOption = False,
 ) -> None:
-    """Learn each bundle of pictures as one token.
+    """Learn each bundle of images as one token.
 
     A bundle is a folder, zip or tar; a folder of bundles stands for all of them; docs/bundles.md
     says what bundle.json may say. Writes one small file per subject, DIR/NAME.safetensors, and
@@ -187,7 +187,7 @@ def train(
     fixed = given.keys() | ({"captions"} if config.captions == "miniature" else set[str]())
     max_vectors = room([num_vectors, *(each.num_vectors for each in plans.subjects)])
     output = output_folder(output)
-    keeper = Keeper(
+    keeper = CheckpointManager(
         output / "checkpoints",
         every=checkpoint_every,
         on_unsaved=lambda name, error: endings.warn(name, f"goes on without a checkpoint: {error}"),
@@ -240,14 +240,14 @@ def train(
 
 def _find_judge(
     backbone: str, name: str | None, model: "Backbone", *, must_choose: bool
-) -> "Judge | None":
+) -> "TokenScorer | None":
     """Who scores tokens. Raises: ConfigurationError if nobody does, and the best is to be taken."""
-    from dti_engine.quality.judges import find_judge  # loads torch
+    from dti_engine.quality.token_scorers import find_judge  # loads torch
 
     judge = find_judge(backbone, name, device=model.device)
     if must_choose and judge is None:
         raise ConfigurationError(
-            f"nothing can score pictures of {backbone!r}, so the best of the steps of --keep-every "
+            f"nothing can score images of {backbone!r}, so the best of the steps of --keep-every "
             "cannot be taken; give --judge, or add --probes 0 to keep them and choose by eye"
         )
     return judge

@@ -13,15 +13,15 @@ from dti_engine.cli.resume import is_finished, signals_to
 from dti_engine.cli.run_log import EventLog
 from dti_engine.cli.subjects import Plans, load
 from dti_engine.cli.summary import Endings
-from dti_engine.cli.trials import try_out
+from dti_engine.cli.validation import try_out
 from dti_engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from dti_engine.backbones.interface import Backbone
     from dti_engine.config import TrainConfig
-    from dti_engine.quality.judges import Judge
-    from dti_engine.training.metrics import SlotReport
-    from dti_engine.training.slot import Occupant
+    from dti_engine.quality.token_scorers import TokenScorer
+    from dti_engine.training.metrics import StepMetrics
+    from dti_engine.training.slot import TrainingSlot
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
     max_vectors: int,
     fixed: Collection[str],
     resume: bool,
-    judge: "Judge | None",
+    judge: "TokenScorer | None",
     num_probes: int,
     keep_every: int | None,
 ) -> None:
@@ -137,13 +137,13 @@ class _Watch:
         self._log, self._progress = log, progress
         self._configs: dict[str, TrainConfig] = {}  # of the subjects at work, and of earlier ones
 
-    def on_seated(self, slot: int, occupant: "Occupant") -> None:
+    def on_seated(self, slot: int, occupant: "TrainingSlot") -> None:
         name, steps = occupant.subject.id, occupant.config.steps
         self._configs[name] = occupant.config
         self._log.write("seated", subject=name, slot=slot, step=occupant.step, steps=steps)
         self._progress.on_seated(slot, occupant)
 
-    def on_step(self, reports: Sequence["SlotReport"]) -> None:
+    def on_step(self, reports: Sequence["StepMetrics"]) -> None:
         for report in reports:
             config = self._configs[report.subject_id]
             # Of the steps in between, `fixed_loss` is what it was then.

@@ -1,1 +1,1 @@
-"""The main job on the shipped miniature, from pictures to a page that shows what came of it."""
+"""The main job on the shipped miniature, from images to a page that shows what came of it."""

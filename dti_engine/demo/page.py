@@ -1,6 +1,6 @@
 """The demo's page: one HTML file that needs nothing beside it.
 
-One picture of the whole demo: a row for each subject, two photos and then its paintings.
+One image of the whole demo: a row for each subject, two photos and then its generated images.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from dti_engine.html.plots import Line, plot
 
 
 def render(results: Results, output: Path) -> str:
-    """The page; pictures are taken from the output folder and put into it."""
+    """The page; images are taken from the output folder and put into it."""
 
     def png_uri(file: str) -> str:
         return data_uri((output / file).read_bytes(), "image/png")
@@ -55,9 +55,12 @@ _SIDE, _GAP, _WIDE_GAP = 96, 6, 20  # pixels
 
 
 def sheet(results: Results, output: Path) -> Image.Image:
-    """The first and the last photo of each subject, and all that was painted of it."""
+    """The first and the last photo of each subject, and all that was generated of it."""
     rows = [
-        [*each.references[:: len(each.references) - 1], *(one.file for one in each.paintings)]
+        [
+            *each.references[:: len(each.references) - 1],
+            *(one.file for one in each.generated_images),
+        ]
         for each in results.subjects
     ]
     step = _SIDE + _GAP
@@ -66,7 +69,7 @@ def sheet(results: Results, output: Path) -> Image.Image:
     shown = Image.new("RGB", size, "white")
     for number, row in enumerate(rows):
         for left, file in zip(lefts, row, strict=True):
-            with Image.open(output / file) as picture:
-                tile = picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+            with Image.open(output / file) as image:
+                tile = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
             shown.paste(tile, (left, number * step))
     return shown

@@ -6,19 +6,19 @@ from math import degrees
 from statistics import fmean
 from typing import Any
 
-from dti_engine.training.metrics import SlotReport
+from dti_engine.training.metrics import StepMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class Painting:
-    """One painted picture and how it scored."""
+class Generation:
+    """One generated image and how it scored."""
 
     file: str  # relative to the output folder, as all files are
     prompt: str
     seed: int
     asked: Mapping[str, str]  # what the prompt asks for: question -> answer
-    subject_score: float  # likeness to the reference pictures, in [0, 1]
-    prompt_score: float  # share of `asked` that the picture shows
+    subject_score: float  # likeness to the reference images, in [0, 1]
+    prompt_score: float  # share of `asked` that the image shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Curve:
     prior_angle_deg: Sequence[float]
 
     @classmethod
-    def of(cls, reports: Sequence[SlotReport]) -> "Curve":
+    def of(cls, reports: Sequence[StepMetrics]) -> "Curve":
         return cls(
             loss=[each.loss for each in reports],
             norm=[each.norm for each in reports],
@@ -40,7 +40,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """One subject, learned by one method and painted into every prompt."""
+    """One subject, learned by one method and generated into every prompt."""
 
     name: str
     method: str  # dti or ti
@@ -51,22 +51,22 @@ class Learned:
     num_steps: int
     seed: int
     references: Sequence[str]  # files
-    paintings: Sequence[Painting]
+    generated_images: Sequence[Generation]
     curve: Curve
 
     @property
     def subject_score(self) -> float:
-        """Mean over the paintings."""
-        return fmean(each.subject_score for each in self.paintings)
+        """Mean over the generated images."""
+        return fmean(each.subject_score for each in self.generated_images)
 
     @property
     def prompt_score(self) -> float:
-        """Mean over the paintings."""
-        return fmean(each.prompt_score for each in self.paintings)
+        """Mean over the generated images."""
+        return fmean(each.prompt_score for each in self.generated_images)
 
 
 @dataclass(frozen=True, slots=True)
-class StripPicture:
+class StripImage:
     """A fraction t of the way from one subject to another, and its likeness to each."""
 
     file: str
@@ -77,21 +77,21 @@ class StripPicture:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """The way from one token to another on the sphere, painted with one seed."""
+    """The way from one token to another on the sphere, generated with one seed."""
 
     first: str  # names of the subjects
     second: str
     prompt: str
     seed: int
-    pictures: Sequence[StripPicture]
+    images: Sequence[StripImage]
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What the subject score says of the reference pictures themselves."""
+    """What the subject score says of the reference images themselves."""
 
-    same_subject: float  # between two pictures of one subject
-    other_subject: float  # between pictures of different subjects
+    same_subject: float  # between two images of one subject
+    other_subject: float  # between images of different subjects
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Results:
     scale: Scale
     vocabulary_norm: float  # mean length of the words' vectors
     token_dim: int
-    painting: Mapping[str, float]  # how every picture was painted
+    generation: Mapping[str, float]  # how every image was generated
     configs: Mapping[str, Mapping[str, Any]]  # method -> training config
     seconds: Mapping[str, float]  # stage -> time
     environment: Mapping[str, str]  # versions and kind of machine
@@ -115,9 +115,9 @@ class Results:
         return next(each for each in self.subjects if each.name == self.baseline.name)
 
     @property
-    def num_paintings(self) -> int:
-        return sum(len(each.paintings) for each in (*self.subjects, self.baseline)) + len(
-            self.strip.pictures
+    def num_generated_images(self) -> int:
+        return sum(len(each.generated_images) for each in (*self.subjects, self.baseline)) + len(
+            self.strip.images
         )
 
     @property
@@ -140,5 +140,5 @@ class Results:
             for each in (*self.subjects, self.baseline)
         }
         summary = {"subject_score": self.subject_score, "prompt_score": self.prompt_score}
-        counts = {"subjects": len(self.subjects), "paintings": self.num_paintings}
+        counts = {"subjects": len(self.subjects), "generated_images": self.num_generated_images}
         return {"counts": counts, "mean_dti": summary, "means": means} | asdict(self)

@@ -1,7 +1,7 @@
-"""Runs the demo: pictures, tokens, paintings, scores, and the page about them.
+"""Runs the demo: images, tokens, generated images, scores, and the page about them.
 
-All of it takes a user's way: pictures are drawn to a folder and read back from it, tokens are
-painted with as their files have them.
+All of it takes a user's way: images are drawn to a folder and read back from it, tokens are
+generated with as their files have them.
 """
 
 import json
@@ -16,37 +16,37 @@ import torch
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.checkpoint import open_checkpoint
 from dti_engine.demo.images import (
-    Judge,
+    DemoScorer,
     LearnedSubject,
     draw,
+    generate_images,
     learn,
     origins,
-    paint,
     prompt_requests,
     references,
     strip_requests,
 )
 from dti_engine.demo.page import render, sheet
-from dti_engine.demo.results import Curve, Learned, Painting, Results
-from dti_engine.errors import BackboneLoadError
+from dti_engine.demo.results import Curve, Generation, Learned, Results
+from dti_engine.errors import ModelLoadError
 from dti_engine.files import environment
 from dti_engine.generation.pipeline import ImageRequest
 from dti_engine.miniature.scorer import Scorer, load_scorer
 from dti_engine.miniature.world.subjects import held_out_subjects
 from dti_engine.recipes import miniature, standard_ti
 from dti_engine.text.encoder import vocabulary_magnitude
-from dti_engine.training.metrics import SlotReport
+from dti_engine.training.metrics import StepMetrics
 
 _PART = "demo"
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What a caller is told: the stage that begins, steps of training, steps of painting."""
+    """What a caller is told: the stage that begins, steps of training, steps of generating."""
 
     on_stage: Callable[[str], None] = lambda stage: None
-    on_training_step: Callable[[list[SlotReport]], None] = lambda reports: None
-    on_painting_step: Callable[[int, int], None] = lambda done, total: None
+    on_training_step: Callable[[list[StepMetrics]], None] = lambda reports: None
+    on_generation_step: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,17 @@ def run(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     steps: int | None = None,
-    painting_steps: int = 25,
+    generation_steps: int = 25,
     seed: int = 0,
     watch: Watch | None = None,
 ) -> Results:
-    """Learn the demo's subjects, paint them, score the paintings; all files go to `output`.
+    """Learn the demo's subjects, generate them, score the generated images; all files go to `output`.
 
     `index.html` shows what came of it, `sheet.png` is the short form, `results.json` has every
     number. weights: the miniature, or a folder like its own; steps: of training, the recipe's if
     None; seed: of the first subject and the first prompt, from which the others count on.
 
-    Raises: BackboneLoadError if the weights cannot be used; TrainingFailedError or SubjectError if
+    Raises: ModelLoadError if the weights cannot be used; TrainingFailedError or SubjectError if
         a subject cannot be learned.
     """
     watch = watch or Watch()
@@ -103,20 +103,22 @@ def run(
     requests = {each.name: prompt_requests(each, seed=seed) for each in (*learned, baseline)}
     strip = strip_requests(learned[0], learned[1], seed=seed)
     everything = {file: each for part in (*requests.values(), strip) for file, each in part.items()}
-    with clock(f"paint {len(everything)} pictures"):
-        pictures = paint(
+    with clock(f"generate {len(everything)} images"):
+        generated = generate_images(
             backbone,
             everything,
             origins([*learned, baseline], strip),
             output,
-            steps=painting_steps,
-            on_step=watch.on_painting_step,
+            steps=generation_steps,
+            on_step=watch.on_generation_step,
         )
     with clock("score them"):
-        images = {each.id: [picture.image for picture in each.pictures] for each in subjects}
-        judge = Judge(scorer, images, pictures)
+        images = {
+            each.id: [subject_image.image for subject_image in each.images] for each in subjects
+        }
+        judge = DemoScorer(scorer, images, generated)
         scored = [
-            _learned(each, judge.paintings(each, requests[each.name]), output)
+            _learned(each, judge.generated_images(each, requests[each.name]), output)
             for each in (*learned, baseline)
         ]
     (encoder,) = backbone.text_encoders.values()
@@ -127,7 +129,7 @@ def run(
         scale=judge.scale(),
         vocabulary_norm=vocabulary_magnitude(encoder),
         token_dim=encoder.dim,
-        painting={"steps": painting_steps, "guidance": ImageRequest("", 0).guidance},
+        generation={"steps": generation_steps, "guidance": ImageRequest("", 0).guidance},
         configs={each.method: each.model_dump(mode="json") for each in (config, plain)},
         seconds=clock.seconds,
         environment=environment(backbone.device, model=backbone.name, dtype=backbone.dtype),
@@ -142,13 +144,13 @@ def run(
 def _load_scorer(weights: str | Path) -> Scorer:
     path = open_checkpoint(weights).folder / "scorer.safetensors"
     if not path.is_file():
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"{str(weights)!r} has no scorer.safetensors; the demo needs the miniature's weights"
         )
     return load_scorer(path)
 
 
-def _learned(trained: LearnedSubject, paintings: list[Painting], output: Path) -> Learned:
+def _learned(trained: LearnedSubject, generated_images: list[Generation], output: Path) -> Learned:
     subject, training = trained.subject, trained.training
     folder = references(subject.id, output).relative_to(output)
     return Learned(
@@ -160,7 +162,7 @@ def _learned(trained: LearnedSubject, paintings: list[Painting], output: Path) -
         token_bytes=(output / trained.file).stat().st_size,
         num_steps=training.steps_done,
         seed=subject.seed,
-        references=[(folder / picture.name).as_posix() for picture in subject.pictures],
-        paintings=paintings,
+        references=[(folder / subject_image.name).as_posix() for subject_image in subject.images],
+        generated_images=generated_images,
         curve=Curve.of(trained.reports),
     )

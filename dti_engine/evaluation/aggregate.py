@@ -92,7 +92,7 @@ def row_result(
     return RowResult(
         kind=row.kind,
         title=TITLES[row.kind],
-        num_pictures=len(own),
+        num_images=len(own),
         subject_score=bootstrap(samples[:, SUBJECT]),
         prompt_score=bootstrap(samples[:, PROMPT]),
         norm=mean_norm(scores, row),

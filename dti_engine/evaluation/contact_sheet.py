@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.rows import TITLES, Row, Shot
+from dti_engine.evaluation.rows import TITLES, EvaluationImage, Row
 from dti_engine.evaluation.store import Store
 from dti_engine.miniature.world.subjects import HeldOutSubject, evaluation_prompts
 
@@ -21,7 +21,7 @@ _INK, _PAPER = (25, 28, 32), (255, 255, 255)
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One subject on a sheet: the photos, then rows by their titles, a picture per column."""
+    """One subject on a sheet: the photos, then rows by their titles, an image per column."""
 
     name: str
     photos: Sequence[Image.Image]
@@ -35,7 +35,7 @@ def contact_sheet(
     templates = [prompt.template for prompt in evaluation_prompts()]
 
     def cell(path: Path) -> Image.Image:
-        # Every pixel enlarged alike: smoothing would show more than was painted.
+        # Every pixel enlarged alike: smoothing would show more than was generated.
         return cell_of(path, cell_px=_CELL_PX, resample=Image.Resampling.NEAREST)
 
     blocks = [
@@ -44,7 +44,7 @@ def contact_sheet(
             [cell(path) for path in sorted(store.references(subject).glob("*.png"))],
             {
                 TITLES[row.kind]: [
-                    cell(store.picture(Shot(row, subject, column, image_seed=0)))
+                    cell(store.image(EvaluationImage(row, subject, column, image_seed=0)))
                     for column in range(len(templates))
                 ]
                 for row in rows
@@ -56,14 +56,14 @@ def contact_sheet(
 
 
 def cell_of(path: Path, *, cell_px: int, resample: Image.Resampling) -> Image.Image:
-    """A scored picture, as large as a cell. Raises: ConfigurationError if it cannot be read."""
+    """A scored image, as large as a cell. Raises: ConfigurationError if it cannot be read."""
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB").resize((cell_px, cell_px), resample)
+        with Image.open(path) as image:
+            return image.convert("RGB").resize((cell_px, cell_px), resample)
     except OSError as error:
         raise ConfigurationError(
-            f"the picture {str(path)!r} is scored, and cannot be read ({error}); put it back, or "
-            "remove its line from scores.jsonl, and the same command paints it again"
+            f"the image {str(path)!r} is scored, and cannot be read ({error}); put it back, or "
+            "remove its line from scores.jsonl, and the same command generates it again"
         ) from error
 
 
@@ -75,7 +75,7 @@ def sheet_of(
 ) -> Image.Image:
     """Blocks under each other, in columns of these prompts; all blocks have as many rows.
 
-    Pictures are `cell_px` wide and high.
+    Images are `cell_px` wide and high.
     """
     step = cell_px + _GAP_PX
     block_px = _HEADER_PX // 4 + (len(blocks[0].rows) + 1) * step
@@ -88,9 +88,9 @@ def sheet_of(
         wrapped = textwrap.fill(text, width=width_px // 6)
         pen.multiline_text(corner, wrapped, fill=_INK, font=font, spacing=2)
 
-    def paste(pictures: Sequence[Image.Image], y: int) -> None:
-        for column, picture in enumerate(pictures):
-            sheet.paste(picture, (_LABEL_PX + column * step, y))
+    def paste(images: Sequence[Image.Image], y: int) -> None:
+        for column, image in enumerate(images):
+            sheet.paste(image, (_LABEL_PX + column * step, y))
 
     for column, template in enumerate(templates):
         write(template.replace("{}", "*"), (_LABEL_PX + column * step, _GAP_PX), cell_px)
@@ -98,7 +98,7 @@ def sheet_of(
         top = _HEADER_PX + number * block_px
         write(f"{block.name}: photos", (_GAP_PX, top), _LABEL_PX)
         paste(block.photos, top)
-        for index, (title, pictures) in enumerate(block.rows.items(), start=1):
+        for index, (title, images) in enumerate(block.rows.items(), start=1):
             write(title, (_GAP_PX, top + index * step), _LABEL_PX)
-            paste(pictures, top + index * step)
+            paste(images, top + index * step)
     return sheet

@@ -3,7 +3,7 @@
 Both methods get the same photos, initializers, captions, draws, steps and batches, and as many
 settings to choose from. Settings are chosen on other subjects than those that results are told of.
 
-Seeds of training and painting: each subject has its own, and all methods and rows the same.
+Seeds of training and generating: each subject has its own, and all methods and rows the same.
 
 Were they shared by subjects, luck with them would not average out over subjects, and an interval
 found by resampling subjects would be too short. Shared by rows, they make the rows pairs.
@@ -43,14 +43,14 @@ class Protocol(BaseModel):
     num_training_seeds: int = Field(default=2, ge=1)
     num_image_seeds: int = Field(default=2, ge=1)
     seed: int = Field(
-        default=0, ge=0, description="what all draws of training and painting depend on"
+        default=0, ge=0, description="what all draws of training and generating depend on"
     )
     settings: Mapping[Method, tuple[TrainConfig, ...]]
     num_slots: int = Field(default=6, ge=1, description="tokens trained at once")
-    # Denoising steps of a picture. With 20 the miniature's scores are the same.
+    # Denoising steps of an image. With 20 the miniature's scores are the same.
     image_steps: int = Field(default=12, ge=1)
     guidance: float = Field(default=5.0, ge=1)
-    batch_size: int = Field(default=16, ge=1, description="pictures painted at once")
+    batch_size: int = Field(default=16, ge=1, description="images generated at once")
 
     @model_validator(mode="after")
     def _refuse_unfair(self) -> Self:
@@ -118,7 +118,7 @@ def training_seed(first: int, subject: str, number: int) -> int:
 
 
 def image_seed(first: int, subject: str, prompt: int, number: int) -> int:
-    """Of the subject's picture `number` in a prompt, whatever names the subject there."""
+    """Of the subject's image `number` in a prompt, whatever names the subject there."""
     return _seed("image", first, subject, prompt, number)
 
 

@@ -37,14 +37,14 @@ def aims(results: Results) -> Iterator[str]:
 
 def scores(results: Results) -> Iterator[str]:
     yield from table(
-        ("", "subject score", "prompt score", "length of the embedding", "pictures"),
+        ("", "subject score", "prompt score", "length of the embedding", "images"),
         (
             (
                 row.title,
                 interval(row.subject_score),
                 interval(row.prompt_score),
                 length(row.norm, results.effects.magnitude),
-                row.num_pictures,
+                row.num_images,
             )
             for row in results.rows
         ),
@@ -236,9 +236,9 @@ def _introduction(results: Results) -> Iterator[str]:
         f"{len(results.subjects)} subjects that the model has never seen, each in "
         f"{len(results.prompts)} prompts; training seeds: {protocol['num_training_seeds']}, image "
         f"seeds: {protocol['num_image_seeds']}. A token had {config['steps']} steps of "
-        f"{config['batch_size']} samples from {NUM_REFERENCES} photos, a picture "
+        f"{config['batch_size']} samples from {NUM_REFERENCES} photos, an image "
         f"{protocol['image_steps']} denoising steps with guidance {protocol['guidance']:g}. With "
-        f"settings and frontier, {results.num_tokens} tokens and {results.num_pictures} pictures "
+        f"settings and frontier, {results.num_tokens} tokens and {results.num_images} images "
         f"in {results.seconds / 60:.0f} minutes."
     )
     yield ""

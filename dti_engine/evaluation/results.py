@@ -35,7 +35,7 @@ class RowResult:
 
     kind: str
     title: str
-    num_pictures: int
+    num_images: int
     subject_score: Estimate
     prompt_score: Estimate
     norm: float | None  # mean length of the vectors that name the subject, if one word does
@@ -133,7 +133,7 @@ class Results:
     protocol: Mapping[str, Any]
     subjects: Sequence[str]
     prompts: Sequence[str]  # templates
-    num_pictures: int
+    num_images: int
     num_tokens: int
     settings: Sequence[Setting]
     rows: Sequence[RowResult]

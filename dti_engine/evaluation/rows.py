@@ -63,8 +63,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """One picture to be scored."""
+class EvaluationImage:
+    """One image to be scored."""
 
     row: Row
     subject: HeldOutSubject
@@ -74,7 +74,7 @@ class Shot:
 
     @property
     def key(self) -> str:
-        """Its name among all pictures, also as a path."""
+        """Its name among all images, also as a path."""
         seeds = f"training{self.training_seed}-image{self.image_seed}"
         return f"{self.row.name}/{self.subject.name}/prompt{self.prompt}-{seeds}"
 
@@ -113,10 +113,10 @@ def lengthened_rows(protocol: Protocol, chosen: Mapping[Method, int]) -> list[Ro
 
 def shots(
     row: Row, subjects: Sequence[HeldOutSubject], num_training_seeds: int, num_image_seeds: int
-) -> Iterator[Shot]:
-    """All pictures of a row: every subject in every prompt, from every seed."""
+) -> Iterator[EvaluationImage]:
+    """All images of a row: every subject in every prompt, from every seed."""
     for subject in subjects:
         for training_seed in range(num_training_seeds if row.token else 1):
             for prompt in range(len(evaluation_prompts())):
                 for image_seed in range(num_image_seeds):
-                    yield Shot(row, subject, prompt, image_seed, training_seed)
+                    yield EvaluationImage(row, subject, prompt, image_seed, training_seed)

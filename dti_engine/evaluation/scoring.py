@@ -1,10 +1,10 @@
-"""Paints the pictures that an evaluation lacks, and has the miniature's scorer read them.
+"""Generates the images that an evaluation lacks, and has the miniature's scorer read them.
 
 A subject's photos are drawn to its folder and read back from there, by the scorer as in training.
 
 The ceiling: the world's own drawing of a subject in a prompt's scene, through the autoencoder.
 
-What the model could paint at best. Drawings vary with the seed as photos do: in place, size and
+What the model could generate at best. Drawings vary with the seed as photos do: in place, size and
 mirroring.
 """
 
@@ -17,13 +17,13 @@ from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.protocol import Protocol, image_seed
-from dti_engine.evaluation.rows import Row, Shot
+from dti_engine.evaluation.rows import EvaluationImage, Row
 from dti_engine.evaluation.store import Score, Store
-from dti_engine.generation.pipeline import ImageRequest, generate, save_picture
-from dti_engine.generation.prompt_cache import PromptReader
-from dti_engine.images.decode import load_pictures
+from dti_engine.generation.pipeline import ImageRequest, generate, save_image
+from dti_engine.generation.prompt_cache import PromptCache
+from dti_engine.images.decode import load_images
 from dti_engine.images.tensors import to_tensor
-from dti_engine.miniature.scorer import Reading, Scorer, read
+from dti_engine.miniature.scorer import ScoredImage, Scorer, read
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import Figure, Scene, figure
 from dti_engine.miniature.world.subjects import (
@@ -55,7 +55,7 @@ def scene(prompt: WorldPrompt, look: Look, *, seed: str) -> Scene:
 
 
 def through_autoencoder(backbone: Backbone, scenes: Sequence[Scene]) -> list[Image.Image]:
-    """Drawings encoded and decoded, as large as the model paints."""
+    """Drawings encoded and decoded, as large as the model generates."""
     side = backbone.image_size
     drawn = [draw(each).resize((side, side), Image.Resampling.LANCZOS) for each in scenes]
     pixels = backbone.decode_latents(backbone.encode_images(to_tensor(drawn)).mean)
@@ -84,7 +84,7 @@ def rescaled(
 
 
 class Examiner:
-    """Paints and scores shots; the references of their subjects must be drawn."""
+    """Generates and scores shots; the references of their subjects must be drawn."""
 
     def __init__(
         self, backbone: Backbone, scorer: Scorer, protocol: Protocol, store: Store
@@ -92,35 +92,37 @@ class Examiner:
         self._backbone, self._scorer = backbone, scorer
         self._protocol, self._store = protocol, store
         self._prompts = evaluation_prompts()
-        self._references: dict[str, list[Reading]] = {}
-        self._reader = PromptReader(backbone)
+        self._references: dict[str, list[ScoredImage]] = {}
+        self._reader = PromptCache(backbone)
         # A token equals only itself: loaded again, its prompts would be read again.
         self._loaded: dict[tuple[Row, str, int], LearnedToken] = {}
         self._lengths = {
             name: vocabulary_magnitude(encoder) for name, encoder in backbone.text_encoders.items()
         }
 
-    def score_missing(self, shots: Sequence[Shot], *, on_pictures: Callable[[int], None]) -> None:
-        """Paint, score and keep all shots that have no score yet; those that have count at once."""
+    def score_missing(
+        self, shots: Sequence[EvaluationImage], *, on_images: Callable[[int], None]
+    ) -> None:
+        """Generate, score and keep all shots that have no score yet; those that have count at once."""
         missing = [shot for shot in shots if shot.key not in self._store.scores]
-        on_pictures(len(shots) - len(missing))
+        on_images(len(shots) - len(missing))
         drawn = [shot for shot in missing if shot.row.kind == "drawing"]
-        painted = [shot for shot in missing if shot.row.kind != "drawing"]
+        generated = [shot for shot in missing if shot.row.kind != "drawing"]
         size = self._protocol.batch_size
-        for make, part in ((self._draw, drawn), (self._paint, painted)):
+        for make, part in ((self._draw, drawn), (self._generate, generated)):
             for start in range(0, len(part), size):
                 batch = part[start : start + size]
                 self._store.add(
                     [self._keep(*each) for each in zip(batch, make(batch), strict=True)]
                 )
-                on_pictures(len(batch))
+                on_images(len(batch))
 
-    def _keep(self, shot: Shot, image: Image.Image) -> Score:
-        """Save the picture first: a score without its picture could not be checked by eye."""
+    def _keep(self, shot: EvaluationImage, image: Image.Image) -> Score:
+        """Save the image first: a score without its image could not be checked by eye."""
         prompt = self._prompts[shot.prompt]
         asked = {"prompt": shot.row.prompt(prompt, shot.subject), "seed": self._seed(shot)}
         # The rest is in evaluation.json, the same for all.
-        save_picture(image, self._store.picture(shot), {"shot": shot.key} | asked)
+        save_image(image, self._store.image(shot), {"shot": shot.key} | asked)
         (reading,) = read(self._scorer, [image])
         likenesses = [
             reading.likeness(reference, place=prompt.place)
@@ -133,7 +135,7 @@ class Examiner:
             norm=self._norm(shot),
         )
 
-    def _norm(self, shot: Shot) -> float | None:
+    def _norm(self, shot: EvaluationImage) -> float | None:
         if shot.row.kind == "class_word":
             encoders = self._backbone.text_encoders.values()
             vectors = [initial_rows(each, shot.subject.class_word) for each in encoders]
@@ -142,24 +144,24 @@ class Examiner:
         lengths = [m for each in magnitudes for rows in each.values() for m in rows.tolist()]
         return fmean(lengths) if lengths else None
 
-    def _readings_of(self, subject: HeldOutSubject) -> list[Reading]:
+    def _readings_of(self, subject: HeldOutSubject) -> list[ScoredImage]:
         if subject.name not in self._references:
-            photos = load_pictures(self._store.references(subject))
+            photos = load_images(self._store.references(subject))
             self._references[subject.name] = read(self._scorer, [each.image for each in photos])
         return self._references[subject.name]
 
-    def _seed(self, shot: Shot) -> int:
+    def _seed(self, shot: EvaluationImage) -> int:
         """The same in every row, so that rows differ by their words alone."""
         return image_seed(self._protocol.seed, shot.subject.name, shot.prompt, shot.image_seed)
 
-    def _draw(self, shots: Sequence[Shot]) -> list[Image.Image]:
+    def _draw(self, shots: Sequence[EvaluationImage]) -> list[Image.Image]:
         scenes = [
             scene(self._prompts[shot.prompt], shot.subject.look, seed=str(self._seed(shot)))
             for shot in shots
         ]
         return through_autoencoder(self._backbone, scenes)
 
-    def _paint(self, shots: Sequence[Shot]) -> list[Image.Image]:
+    def _generate(self, shots: Sequence[EvaluationImage]) -> list[Image.Image]:
         protocol = self._protocol
         requests = [
             ImageRequest(
@@ -178,7 +180,7 @@ class Examiner:
             reader=self._reader,
         )
 
-    def _tokens(self, shot: Shot) -> dict[str, LearnedToken]:
+    def _tokens(self, shot: EvaluationImage) -> dict[str, LearnedToken]:
         if shot.row.token is None:
             return {}
         which = shot.row, shot.subject.name, shot.training_seed

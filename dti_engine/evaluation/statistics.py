@@ -1,7 +1,7 @@
 """Figures with their uncertainty, by resampling subjects, and prompt scores at equal subject score.
 
 A sample is all that was measured of one subject. What is compared inside a sample is paired: its
-rows saw the same photos, prompts and noise. Knows nothing of rows, pictures or models.
+rows saw the same photos, prompts and noise. Knows nothing of rows, images or models.
 
 Tables and figures of the report, in markdown.
 """

@@ -1,7 +1,7 @@
-"""What every evaluation's folder has: what is evaluated, scores by picture, and time spent.
+"""What every evaluation's folder has: what is evaluated, scores by image, and time spent.
 
 evaluation.json     what is evaluated; another evaluation is refused
-scores.jsonl        one line per picture, appended when the picture is scored
+scores.jsonl        one line per image, appended when the image is scored
 times.jsonl         one line per piece of work that was kept: its seconds
 
 The folder of an evaluation: what is done stays done, and a second start goes on from there.
@@ -9,8 +9,8 @@ The folder of an evaluation: what is done stays done, and a second start goes on
 evaluation.json     what is evaluated; another evaluation is refused
 subjects/           the reference photos
 tokens/             every learned token, an artifact
-pictures/           every scored picture
-scores.jsonl        one line per picture, appended when the picture is scored
+images/           every scored image
+scores.jsonl        one line per image, appended when the image is scored
 times.jsonl         one line per piece of work that was kept: its seconds
 """
 
@@ -25,16 +25,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.rows import Shot, TokenKey
+from dti_engine.evaluation.rows import EvaluationImage, TokenKey
 from dti_engine.files import write_whole
 from dti_engine.miniature.world.subjects import HeldOutSubject
 
 
-class PictureScore(Protocol):
-    """A pydantic model with the key of its picture."""
+class ImageScore(Protocol):
+    """A pydantic model with the key of its image."""
 
     @property
-    def picture(self) -> str: ...
+    def image(self) -> str: ...
 
     def model_dump_json(self) -> str: ...
 
@@ -42,7 +42,7 @@ class PictureScore(Protocol):
     def model_validate_json(cls, json_data: bytes) -> Self: ...
 
 
-ScoreT = TypeVar("ScoreT", bound=PictureScore)
+ScoreT = TypeVar("ScoreT", bound=ImageScore)
 
 
 class Records(Generic[ScoreT]):
@@ -57,14 +57,14 @@ class Records(Generic[ScoreT]):
         folder.mkdir(parents=True, exist_ok=True)
         _claim(folder / "evaluation.json", json.dumps(identity, indent=2, sort_keys=True))
         self._scores_file, self._times_file = folder / "scores.jsonl", folder / "times.jsonl"
-        self.scores = {each.picture: each for each in _read_scores(self._scores_file, score)}
+        self.scores = {each.image: each for each in _read_scores(self._scores_file, score)}
         self._seconds = sum(json.loads(line)["seconds"] for line in _lines(self._times_file))
         self._noted_at = time.monotonic()
 
     def add(self, scores: Sequence[ScoreT]) -> None:
         """Keep scores for good."""
         _append(self._scores_file, [score.model_dump_json() for score in scores])
-        self.scores |= {score.picture: score for score in scores}
+        self.scores |= {score.image: score for score in scores}
         self.note_time()
 
     def note_time(self) -> float:
@@ -113,16 +113,16 @@ def _read_scores(path: Path, score: type[ScoreT]) -> Iterator[ScoreT]:
         except ValidationError as error:
             raise ConfigurationError(
                 f"line {number} of {str(path)!r} is no score; remove that line to score its "
-                "picture again"
+                "image again"
             ) from error
 
 
 class Score(BaseModel):
-    """How one picture scored. Both scores lie in [0, 1]."""
+    """How one image scored. Both scores lie in [0, 1]."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    picture: str  # key of its shot
+    image: str  # key of its shot
     row: str
     subject: str
     prompt: int
@@ -134,10 +134,10 @@ class Score(BaseModel):
 
     @classmethod
     def of(
-        cls, shot: Shot, *, subject_score: float, prompt_score: float, norm: float | None
+        cls, shot: EvaluationImage, *, subject_score: float, prompt_score: float, norm: float | None
     ) -> Self:
         return cls(
-            picture=shot.key,
+            image=shot.key,
             row=shot.row.name,
             subject=shot.subject.name,
             prompt=shot.prompt,
@@ -160,8 +160,8 @@ class Store(Records[Score]):
         """Folder of its photos."""
         return self.folder / "subjects" / subject.name
 
-    def picture(self, shot: Shot) -> Path:
-        return self.folder / "pictures" / f"{shot.key}.png"
+    def image(self, shot: EvaluationImage) -> Path:
+        return self.folder / "images" / f"{shot.key}.png"
 
     def token(self, key: TokenKey, subject: HeldOutSubject, training_seed: int) -> Path:
         """File of this token of the subject."""

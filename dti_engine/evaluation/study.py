@@ -17,9 +17,9 @@ from dti_engine.evaluation.encoder_effects import effects
 from dti_engine.evaluation.protocol import METHODS, Protocol
 from dti_engine.evaluation.results import Results, Setting
 from dti_engine.evaluation.rows import (
+    EvaluationImage,
     Kind,
     Row,
-    Shot,
     TokenKey,
     final_rows,
     frontier_tokens,
@@ -78,21 +78,21 @@ class Study:
         self._examiner = Examiner(backbone, scorer, protocol, self.store)
 
     def amount(self) -> tuple[int, int]:
-        """Tokens and pictures in all, those that are done already among them."""
+        """Tokens and images in all, those that are done already among them."""
         protocol = self._protocol
         seeds = protocol.num_training_seeds, protocol.num_image_seeds
         chosen: dict[Method, int] = {method: 0 for method in METHODS}  # all are as much work
         tried, learned = settings_tokens(protocol), frontier_tokens(protocol, chosen)
         keys = [key for of_method in learned.values() for key in of_method]
         num_runs = len(METHODS) * len(self._subjects) * seeds[0]
-        pictures = [
+        images = [
             *_shots(map(Row.of, tried), self._tuned_on, (1, 1)),
             *_shots(final_rows(protocol, chosen), self._subjects, seeds),
             *_shots(map(Row.of, keys), self._subjects, (seeds[0], 1)),
             *_shots(lengthened_rows(protocol, chosen), self._subjects, (1, 1)),
         ]
-        num_pictures = len({shot.key for shot in pictures})
-        return len(tried) * len(self._tuned_on) + num_runs, num_pictures
+        num_images = len({shot.key for shot in images})
+        return len(tried) * len(self._tuned_on) + num_runs, num_images
 
     def run(self) -> Results:
         """Do what is not done yet, leave sheet.png in the folder, and say what came of all.
@@ -112,10 +112,10 @@ class Study:
         learned = [key for of_method in on_frontier.values() for key in of_method]
         seeds = protocol.num_training_seeds, protocol.num_image_seeds
         self._train(learned, self._subjects, seeds[0])
-        self._paint("subjects", rows, self._subjects, seeds)
-        self._paint("frontier", map(Row.of, learned), self._subjects, (seeds[0], 1))
+        self._generate("subjects", rows, self._subjects, seeds)
+        self._generate("frontier", map(Row.of, learned), self._subjects, (seeds[0], 1))
         lengthened = lengthened_rows(protocol, chosen)
-        self._paint("lengths", lengthened, self._subjects, (1, 1))
+        self._generate("lengths", lengthened, self._subjects, (1, 1))
         sheet = contact_sheet(self.store, rows, self._subjects[:_NUM_SHOWN])
         sheet.save(self.store.folder / "sheet.png")
 
@@ -128,7 +128,7 @@ class Study:
             protocol=protocol.model_dump(mode="json"),
             subjects=names,
             prompts=prompts,
-            num_pictures=len(self.store.scores),
+            num_images=len(self.store.scores),
             num_tokens=self.store.num_tokens(protocol.steps),
             settings=settings,
             rows=[figures.row_result(scores, row, names, len(prompts)) for row in rows],
@@ -147,7 +147,7 @@ class Study:
         """Every setting, tried on subjects that no result is told of."""
         tokens, subjects = settings_tokens(self._protocol), self._tuned_on
         self._train(tokens, subjects, num_seeds=1)
-        self._paint("settings", map(Row.of, tokens), subjects, (1, 1))
+        self._generate("settings", map(Row.of, tokens), subjects, (1, 1))
         names = [subject.name for subject in subjects]
         return figures.settings(self._scores(names), tokens, names, self._protocol)
 
@@ -176,17 +176,17 @@ class Study:
                 on_step=self._counter(f"train {method} {setting}", len(runs) * config.steps),
             )
 
-    def _paint(
+    def _generate(
         self,
         what: str,
         rows: Iterable[Row],
         subjects: Sequence[HeldOutSubject],
         num_seeds: tuple[int, int],
     ) -> None:
-        """Paint and score these rows; num_seeds: of training, of painting."""
-        pictures = _shots(rows, subjects, num_seeds)
-        counter = self._counter(f"paint {what}", len(pictures))
-        self._examiner.score_missing(pictures, on_pictures=counter)
+        """Generate and score these rows; num_seeds: of training, of generating."""
+        images = _shots(rows, subjects, num_seeds)
+        counter = self._counter(f"generate {what}", len(images))
+        self._examiner.score_missing(images, on_images=counter)
 
     def _counter(self, doing: str, total: int) -> Callable[[int], None]:
         done = 0
@@ -201,5 +201,5 @@ class Study:
 
 def _shots(
     rows: Iterable[Row], subjects: Sequence[HeldOutSubject], num_seeds: tuple[int, int]
-) -> list[Shot]:
+) -> list[EvaluationImage]:
     return [shot for row in rows for shot in shots(row, subjects, *num_seeds)]

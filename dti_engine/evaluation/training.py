@@ -13,7 +13,7 @@ from dti_engine.config import TrainConfig
 from dti_engine.evaluation.protocol import training_seed
 from dti_engine.evaluation.rows import TokenKey
 from dti_engine.evaluation.store import Store
-from dti_engine.images.decode import load_pictures
+from dti_engine.images.decode import load_images
 from dti_engine.miniature.world.subjects import HeldOutSubject
 from dti_engine.subject import Subject
 from dti_engine.training.loop import train
@@ -83,7 +83,7 @@ def train_missing(
 def _subject(run: Run, store: Store, seed: int) -> Subject:
     return Subject(
         id=run.id,
-        pictures=load_pictures(store.references(run.subject)),
+        images=load_images(store.references(run.subject)),
         placeholder=run.subject.placeholder,
         initializer=run.subject.class_word,
         seed=training_seed(seed, run.subject.name, run.training_seed),

@@ -1,10 +1,10 @@
-"""Pictures in the making: each at a step of its own, any of them in one call of the model.
+"""Images in the making: each at a step of its own, any of them in one call of the model.
 
-So a picture can join others that are under way and leave them when it is done. What it becomes
+So an image can join others that are under way and leave them when it is done. What it becomes
 depends on its request, its steps and its size alone; which others are in a call, and where each of
 them is, changes nothing. How many they are changes the shape of the call, and so rounding only.
 
-Shapes: B pictures, M >= B rows of a call (one for each picture, and one more for each that is
+Shapes: B images, M >= B rows of a call (one for each image, and one more for each that is
 guided), C x h x w latents.
 """
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dti_engine.backbones.interface import Backbone, Conditioning
-from dti_engine.errors import PaintingFailedError
-from dti_engine.generation.prompt_cache import PromptReader, Wording, join
-from dti_engine.generation.scheduler import Sampler
-from dti_engine.images.crops import Framing
+from dti_engine.errors import GenerationFailedError
+from dti_engine.generation.prompt_cache import PromptCache, PromptKey, join
+from dti_engine.generation.scheduler import LinearScheduler
+from dti_engine.images.crops import MicroConditioning
 from dti_engine.text.tokens import LearnedToken
 
 _PREVIEW_CELLS = 32  # latents of a preview's longer side, at most
@@ -32,7 +32,7 @@ _MAX_DECODED_PX = 4 * 1024**2
 
 @dataclass(frozen=True, eq=False)
 class ImageRequest:
-    """One picture: a prompt, and the tokens that its placeholders stand for.
+    """One image: a prompt, and the tokens that its placeholders stand for.
 
     A seed draws the same noise on every device. guidance 1 means none, and the negative prompt then
     has no effect. instruction: whether a model that has one puts its own instruction before the
@@ -52,11 +52,11 @@ class ImageRequest:
 
 
 @dataclass(eq=False)
-class Denoising:
-    """One picture in the making."""
+class DenoisingState:
+    """One image in the making."""
 
     request: ImageRequest
-    sampler: Sampler
+    sampler: LinearScheduler
     size: tuple[int, int]
     """Height and width in pixels."""
     latents: Tensor
@@ -75,24 +75,26 @@ class Denoising:
 @torch.inference_mode()
 def begin(
     backbone: Backbone,
-    reader: PromptReader,
+    reader: PromptCache,
     requests: Sequence[ImageRequest],
-    sampler: Sampler,
+    sampler: LinearScheduler,
     size: tuple[int, int],
-) -> list[Denoising]:
+) -> list[DenoisingState]:
     """Read the prompts and draw the noise. size: height and width in pixels.
 
     Raises: as `prompts.bind`; ConfigurationError for the size.
     """
     guided = [request for request in requests if request.guided]
-    wordings = [Wording.of(r.prompt, r.tokens, instruction=r.instruction) for r in requests]
-    wordings += [Wording.of(request.negative_prompt, request.tokens) for request in guided]
-    framing = torch.tensor([Framing.whole(*size)], dtype=torch.float32, device=backbone.device)
+    wordings = [PromptKey.of(r.prompt, r.tokens, instruction=r.instruction) for r in requests]
+    wordings += [PromptKey.of(request.negative_prompt, request.tokens) for request in guided]
+    framing = torch.tensor(
+        [MicroConditioning.whole(*size)], dtype=torch.float32, device=backbone.device
+    )
     read = [replace(each, framing=framing) for each in reader.read_each(wordings)]
     opposed = dict(zip(guided, read[len(requests) :], strict=True))
     shape = backbone.latent_shape(*size)
     return [
-        Denoising(
+        DenoisingState(
             request,
             sampler,
             size,
@@ -105,13 +107,13 @@ def begin(
 
 
 def _noise(shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Drawn on the CPU and for one picture alone, so that neither device nor neighbours matter."""
+    """Drawn on the CPU and for one image alone, so that neither device nor neighbours matter."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a step has seen and heard, from which it can be told what a picture will look like."""
+    """What a step has seen and heard, from which it can be told what an image will look like."""
 
     backbone: Backbone
     noisy: Tensor
@@ -119,7 +121,7 @@ class Prediction:
     times: Tensor
 
     def latents(self, rows: Sequence[int]) -> Tensor:
-        """(len(rows), C, h, w): where those pictures seem to be heading."""
+        """(len(rows), C, h, w): where those images seem to be heading."""
         index = torch.tensor(list(rows), device=self.noisy.device)
         noisy, output, times = (each[index] for each in (self.noisy, self.output, self.times))
         return self.backbone.objective.latents(noisy, output, times)
@@ -127,17 +129,17 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """Which pictures are in a call, and how they lie in its rows: (M,) and (B,) indices."""
+    """Which images are in a call, and how they lie in its rows: (M,) and (B,) indices."""
 
-    batch: tuple[Denoising, ...]
+    batch: tuple[DenoisingState, ...]
     conditioning: Conditioning
-    picture: Tensor
+    image: Tensor
     opposed: Tensor
     guidance: Tensor
 
 
 class Denoiser:
-    """Takes pictures of one size a step further, all in one call of the model."""
+    """Takes images of one size a step further, all in one call of the model."""
 
     def __init__(self, backbone: Backbone, shapes: Sequence[int] = ()) -> None:
         """shapes: how many rows a call may have, rising: one of fewer gets rows that are thrown
@@ -148,7 +150,7 @@ class Denoiser:
         self._call: _Call | None = None
 
     @torch.inference_mode()
-    def step(self, batch: Sequence[Denoising]) -> Prediction:
+    def step(self, batch: Sequence[DenoisingState]) -> Prediction:
         """One step of each. Nothing of them has changed if it raises.
 
         Source: classifier-free guidance, Ho and Salimans 2022, eq. 6 with w = guidance - 1.
@@ -161,7 +163,7 @@ class Denoiser:
         times = batch[0].sampler.times(moves).to(device)
         latents = torch.stack([each.latents for each in batch])
         noisy = scale * latents
-        output = self._backbone.denoise(noisy[call.picture], times[call.picture], call.conditioning)
+        output = self._backbone.denoise(noisy[call.image], times[call.image], call.conditioning)
         # Whoever is not guided is their own opposite; `lerp` gives exactly `prompted` there.
         output = torch.lerp(output[call.opposed], output[: len(batch)], call.guidance)
         for each, moved in zip(batch, (keep * latents + add * output).unbind(), strict=True):
@@ -169,16 +171,18 @@ class Denoiser:
             each.done += 1
         return Prediction(self._backbone, noisy, output, times)
 
-    def _prepare(self, batch: tuple[Denoising, ...]) -> _Call:
+    def _prepare(self, batch: tuple[DenoisingState, ...]) -> _Call:
         """The same as last time while nobody joins or leaves."""
         if self._call is None or self._call.batch != batch:
             self._call = _lay_out(batch, self._backbone.device, self._shapes)
         return self._call
 
 
-def _lay_out(batch: tuple[Denoising, ...], device: torch.device, shapes: Sequence[int]) -> _Call:
+def _lay_out(
+    batch: tuple[DenoisingState, ...], device: torch.device, shapes: Sequence[int]
+) -> _Call:
     guided = [i for i, each in enumerate(batch) if each.opposed]
-    pictures = [*range(len(batch)), *guided]
+    image_rows = [*range(len(batch)), *guided]
     parts = [each.prompted for each in batch] + [each.opposed for each in batch if each.opposed]
     spare = next((shape for shape in shapes if shape >= len(parts)), len(parts)) - len(parts)
     opposed = list(range(len(batch)))
@@ -187,14 +191,14 @@ def _lay_out(batch: tuple[Denoising, ...], device: torch.device, shapes: Sequenc
     return _Call(
         batch,
         join([*parts, *parts[:1] * spare]),
-        torch.tensor([*pictures, *pictures[:1] * spare], device=device),
+        torch.tensor([*image_rows, *image_rows[:1] * spare], device=device),
         torch.tensor(opposed, device=device),
         torch.tensor([[[[float(each.request.guidance)]]] for each in batch]).to(device),
     )
 
 
 @torch.inference_mode()
-def decode(backbone: Backbone, batch: Sequence[Denoising]) -> Iterator[Tensor]:
+def decode(backbone: Backbone, batch: Sequence[DenoisingState]) -> Iterator[Tensor]:
     """Pixels (3, H, W) in [-1, 1] of each, all of one size, decoded a few at a time."""
     if batch:
         height, width = batch[0].size
@@ -206,8 +210,8 @@ def decode(backbone: Backbone, batch: Sequence[Denoising]) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def preview(prediction: Prediction, rows: Sequence[int]) -> list[Image.Image]:
-    """Small rough pictures of where those are heading: latents are averaged over squares of at
-    least 2 x 2, so that decoding costs a quarter at most. Raises: PaintingFailedError.
+    """Small rough images of where those are heading: latents are averaged over squares of at
+    least 2 x 2, so that decoding costs a quarter at most. Raises: GenerationFailedError.
     """
     latents = prediction.latents(rows)
     square = max(2, max(latents.shape[-2:]) // _PREVIEW_CELLS)
@@ -219,10 +223,10 @@ def preview(prediction: Prediction, rows: Sequence[int]) -> list[Image.Image]:
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1], clipped to it. Raises: PaintingFailedError if they are not finite."""
+    """(3, H, W) in [-1, 1], clipped to it. Raises: GenerationFailedError if they are not finite."""
     if not bool(pixels.isfinite().all()):
-        raise PaintingFailedError(
-            "the model made no picture but NaN or infinity; run it in float32 or bfloat16, since "
+        raise GenerationFailedError(
+            "the model made no image but NaN or infinity; run it in float32 or bfloat16, since "
             "float16 overflows in some autoencoders"
         )
     levels = ((pixels + 1) * 127.5).round().clamp(0, 255).to("cpu", torch.uint8)

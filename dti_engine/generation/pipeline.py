@@ -1,8 +1,8 @@
-"""Prompts and learned tokens to pictures, many in one batch, whoever's tokens they are.
+"""Prompts and learned tokens to images, many in one batch, whoever's tokens they are.
 
 A blend is a `LearnedToken` like any other, made by `blends.slerp_tokens` or `blends.mean_tokens`.
 
-What a picture depends on: its request, the number of steps and the size. Which requests share its
+What an image depends on: its request, the number of steps and the size. Which requests share its
 batch, and in what order, changes nothing; how many there are, and whether any is guided, changes
 the batch's shape, and so rounding only.
 """
@@ -26,27 +26,27 @@ from dti_engine.errors import (
     ArtifactFormatError,
     ConfigurationError,
     DTIError,
+    GenerationFailedError,
     OutputError,
-    PaintingFailedError,
 )
 from dti_engine.generation.denoiser import Denoiser, ImageRequest, begin, decode, to_image
-from dti_engine.generation.prompt_cache import PromptReader
-from dti_engine.generation.scheduler import Sampler
+from dti_engine.generation.prompt_cache import PromptCache
+from dti_engine.generation.scheduler import LinearScheduler
 from dti_engine.text.prompts import bind
 
 __all__ = [
     "ImageRequest",
-    "encode_picture",
+    "encode_image",
     "generate",
-    "picture_settings",
+    "image_settings",
     "read_settings",
-    "require_paintable",
-    "save_picture",
+    "require_generation",
+    "save_image",
 ]
 
 _MAX_STEPS = 999  # of the 1000 that models are trained at; some schedulers leave out the first
 _NUM_SEEDS = 2**32  # torch's CPU generator ignores higher bits
-_SETTINGS = "dti"  # the text chunk of a saved picture
+_SETTINGS = "dti"  # the text chunk of a saved image
 
 _GENERATED = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -67,20 +67,20 @@ def generate(
     batch_size: int = 8,
     height: int | None = None,
     width: int | None = None,
-    reader: PromptReader | None = None,
+    reader: PromptCache | None = None,
     on_image: Callable[[int, Image.Image], None] = lambda index, image: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
-    """One picture per request, in their order; height and width in pixels, the model's own if None.
+    """One image per request, in their order; height and width in pixels, the model's own if None.
 
     A reader of this backbone remembers prompts from call to call; None: from batch to batch.
 
-    on_image gets the index and the picture as soon as its batch is done; on_step the number of
+    on_image gets the index and the image as soon as its batch is done; on_step the number of
     denoising steps done and to do, over all batches.
 
     Raises: ConfigurationError, TokenError or ArtifactMismatchError, with its index, for the first
         bad request, before anything is computed; ConfigurationError for size, steps, batch_size;
-        PaintingFailedError if the model overflows, or memory runs out.
+        GenerationFailedError if the model overflows, or memory runs out.
     """
     if not 1 <= steps <= _MAX_STEPS or batch_size < 1:
         raise ConfigurationError(
@@ -92,30 +92,30 @@ def generate(
     backbone.latent_shape(height, width)  # refuses a size that does not fit
     for index, request in enumerate(requests):
         try:
-            require_paintable(request, backbone)
+            require_generation(request, backbone)
         except DTIError as error:
             raise type(error)(f"request {index}: {error}") from error
-    reader = PromptReader(backbone) if reader is None else reader
-    sampler = Sampler.of(backbone.new_scheduler(), steps)
+    reader = PromptCache(backbone) if reader is None else reader
+    sampler = LinearScheduler.of(backbone.new_scheduler(), steps)
     denoiser = Denoiser(backbone)
     done = itertools.count(1)
     images: list[Image.Image] = []
     try:
         for start in range(0, len(requests), batch_size):
             batch = requests[start : start + batch_size]
-            pictures = begin(backbone, reader, batch, sampler, (height, width))
+            states = begin(backbone, reader, batch, sampler, (height, width))
             for _ in range(steps):
-                denoiser.step(pictures)
+                denoiser.step(states)
                 on_step(next(done), steps * -(-len(requests) // batch_size))
-            for pixels in decode(backbone, pictures):
+            for pixels in decode(backbone, states):
                 images.append(_finish(pixels, len(images)))
                 on_image(len(images) - 1, images[-1])
     except (RuntimeError, MemoryError) as error:
         if not memory.has_run_out(error):
             raise
-        raise PaintingFailedError(
-            f"memory ran out with {min(batch_size, len(requests))} pictures of {height} x {width} "
-            "at once; give a smaller batch size, or smaller pictures"
+        raise GenerationFailedError(
+            f"memory ran out with {min(batch_size, len(requests))} images of {height} x {width} "
+            "at once; give a smaller batch size, or smaller images"
         ) from error
     return images
 
@@ -123,11 +123,11 @@ def generate(
 def _finish(pixels: Tensor, index: int) -> Image.Image:
     try:
         return to_image(pixels)
-    except PaintingFailedError as error:
-        raise PaintingFailedError(f"request {index}: {error}") from error
+    except GenerationFailedError as error:
+        raise GenerationFailedError(f"request {index}: {error}") from error
 
 
-def require_paintable(request: ImageRequest, backbone: Backbone) -> None:
+def require_generation(request: ImageRequest, backbone: Backbone) -> None:
     """Refuse now what would fail later. Spelling the prompts is cheap: no model runs.
 
     Raises: ConfigurationError, TokenError, ArtifactMismatchError.
@@ -141,10 +141,10 @@ def require_paintable(request: ImageRequest, backbone: Backbone) -> None:
     bind(prompts, [request.tokens] * len(prompts), backbone.text_encoders, instructions)
 
 
-def picture_settings(
+def image_settings(
     request: ImageRequest, backbone: Backbone, *, steps: int, tokens: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What it takes to paint a picture again; tokens: placeholder -> `Artifact.origin` of each."""
+    """What it takes to generate an image again; tokens: placeholder -> `Artifact.origin` of each."""
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
@@ -160,9 +160,9 @@ def picture_settings(
     }
 
 
-def encode_picture(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
-    """A PNG that carries its settings as JSON, so that a picture says how it was made; and, as
-    programs that show pictures know it, that it was made by a model.
+def encode_image(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
+    """A PNG that carries its settings as JSON, so that an image says how it was made; and, as
+    programs that show images know it, that it was made by a model.
 
     Source of the mark: IPTC, Digital Source Type vocabulary, in XMP.
     """
@@ -174,17 +174,17 @@ def encode_picture(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def save_picture(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the PNG of `encode_picture`. Raises: OutputError if it cannot be written."""
+def save_image(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the PNG of `encode_image`. Raises: OutputError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_picture(image, settings))
+        path.write_bytes(encode_image(image, settings))
     except OSError as error:
         raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that `save_picture` wrote. Raises: ArtifactFormatError if there are none."""
+    """The settings that `save_image` wrote. Raises: ArtifactFormatError if there are none."""
     try:
         with Image.open(path) as image:
             return json.loads(image.info[_SETTINGS])

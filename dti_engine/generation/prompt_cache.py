@@ -1,4 +1,4 @@
-"""Prompts read for painting: each once, in batches of one shape, the latest kept."""
+"""Prompts read for generating: each once, in batches of one shape, the latest kept."""
 
 import threading
 from collections import OrderedDict, deque
@@ -19,7 +19,7 @@ _NONE: Mapping[str, LearnedToken] = {}
 
 
 @dataclass(frozen=True)
-class Wording:
+class PromptKey:
     """A prompt with all that decides how it is read. Equal ones are read once."""
 
     prompt: str
@@ -39,7 +39,7 @@ _Key: TypeAlias = tuple[str, tuple[tuple[str, "ref[LearnedToken]"], ...], bool]
 """A wording that keeps none of its tokens alive."""
 
 
-class _Readings:
+class _PromptEncodings:
     """What wordings were read as, the last used at the end.
 
     A reading goes as soon as one of its tokens is nobody's any more: it could not be asked for
@@ -57,10 +57,10 @@ class _Readings:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, wording: Wording) -> Conditioning | None:
+    def get(self, wording: PromptKey) -> Conditioning | None:
         return self._kept.get(_key(wording))
 
-    def put(self, wording: Wording, reading: Conditioning) -> None:
+    def put(self, wording: PromptKey, reading: Conditioning) -> None:
         """Keep it as the last used, in place of what has not been used for longest."""
         key = _key(wording)
         with self._lock:
@@ -95,13 +95,13 @@ class _Readings:
                     del self._with[token]
 
 
-def _key(wording: Wording) -> _Key:
+def _key(wording: PromptKey) -> _Key:
     tokens = tuple((name, ref(token)) for name, token in wording.tokens)
     return wording.prompt, tokens, wording.instruction
 
 
 @dataclass(eq=False)
-class PromptReader:
+class PromptCache:
     """Reads prompts for one backbone, and remembers the last `capacity` of them, each for as long
     as somebody has its tokens.
 
@@ -113,7 +113,7 @@ class PromptReader:
     backbone: Backbone
     capacity: int = 256
     batch_size: int = 4
-    _known: _Readings = field(init=False)
+    _known: _PromptEncodings = field(init=False)
 
     def __post_init__(self) -> None:
         if self.capacity < 0 or self.batch_size < 1:
@@ -121,15 +121,15 @@ class PromptReader:
                 "capacity must be >= 0 and batch_size >= 1, "
                 f"got {self.capacity} and {self.batch_size}"
             )
-        self._known = _Readings(self.capacity)
+        self._known = _PromptEncodings(self.capacity)
 
     @torch.inference_mode()
-    def read(self, wordings: Sequence[Wording]) -> Conditioning:
+    def read(self, wordings: Sequence[PromptKey]) -> Conditioning:
         """All of them as one batch: `read_each`, joined."""
         return join(self.read_each(wordings))
 
     @torch.inference_mode()
-    def read_each(self, wordings: Sequence[Wording]) -> list[Conditioning]:
+    def read_each(self, wordings: Sequence[PromptKey]) -> list[Conditioning]:
         """A batch of one for each, in order, in the dtype of the denoiser; without framing. Made
         for inference: no gradient can ever go through them.
 
@@ -146,9 +146,9 @@ class PromptReader:
             self._known.put(each, found[each])
         return [found[each] for each in wordings]
 
-    def _read(self, wordings: Sequence[Wording]) -> Iterator[Conditioning]:
+    def _read(self, wordings: Sequence[PromptKey]) -> Iterator[Conditioning]:
         """One batch of at most `batch_size`; each as a batch of one."""
-        blanks = [Wording("")] * (self.batch_size - len(wordings))
+        blanks = [PromptKey("")] * (self.batch_size - len(wordings))
         batch = [*wordings, *blanks]
         bound = bind(
             [each.prompt for each in batch],

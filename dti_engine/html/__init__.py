@@ -1,1 +1,1 @@
-"""What pages have in common: one look, plots in its colours, pictures inside. No page itself."""
+"""What pages have in common: one look, plots in its colours, images inside. No page itself."""

@@ -1,4 +1,4 @@
-"""Pictures that stand in a page itself, as data URIs.
+"""Images that stand in a page itself, as data URIs.
 
 Pages that need nothing beside them: their templates, and words that they share.
 """
@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from dti_engine.errors import InvalidImageError
-from dti_engine.images.decode import PictureLimits, decode_picture
+from dti_engine.images.decode import ImageLimits, decode_image
 
 
 def template(folder: Path) -> Template:
@@ -44,14 +44,14 @@ def with_token(prompt: str, placeholder: str) -> Markup:
     return Markup(escape(prompt).replace(name, Markup("<b>{}</b>").format(placeholder)))
 
 
-_LIMITS = PictureLimits(min_side_px=1)
+_LIMITS = ImageLimits(min_side_px=1)
 _SMALL_BYTES = 12_000  # of a file that is taken as it is
 _QUALITY = 82  # of JPEG
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small picture, and its size in pixels."""
+    """A small image, and its size in pixels."""
 
     uri: str
     width: int
@@ -64,25 +64,25 @@ def data_uri(data: bytes, media_type: str) -> str:
 
 
 def thumbnail(path: Path, *, side: int) -> Thumbnail:
-    """The picture of a file; both sides have at most so many pixels.
+    """The image of a file; both sides have at most so many pixels.
 
     A small PNG or JPEG is taken as it is, the rest becomes JPEG.
 
-    Raises: InvalidImageError if the file cannot be read or is no picture.
+    Raises: InvalidImageError if the file cannot be read or is no image.
     """
     try:
         with path.open("rb") as file:
             data = file.read(_LIMITS.max_bytes + 1)
     except OSError as error:
         raise InvalidImageError(f"cannot be read ({error.strerror})") from error
-    picture = decode_picture(path.name, data, limits=_LIMITS).image
+    inline_image = decode_image(path.name, data, limits=_LIMITS).image
     media_type = _media_type(data)
-    if media_type and len(data) <= _SMALL_BYTES and max(picture.size) <= side:
-        return Thumbnail(data_uri(data, media_type), *picture.size)
+    if media_type and len(data) <= _SMALL_BYTES and max(inline_image.size) <= side:
+        return Thumbnail(data_uri(data, media_type), *inline_image.size)
     small = BytesIO()
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    picture.save(small, "JPEG", quality=_QUALITY)
-    return Thumbnail(data_uri(small.getvalue(), "image/jpeg"), *picture.size)
+    inline_image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    inline_image.save(small, "JPEG", quality=_QUALITY)
+    return Thumbnail(data_uri(small.getvalue(), "image/jpeg"), *inline_image.size)
 
 
 def _media_type(data: bytes) -> str | None:

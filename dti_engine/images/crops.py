@@ -1,4 +1,4 @@
-"""What is seen of a picture: the square crops of it, and of its mask. Loads no torch."""
+"""What is seen of an image: the square crops of it, and of its mask. Loads no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,76 +7,79 @@ from typing import NamedTuple, Self, TypeAlias
 from PIL import Image, ImageStat
 
 from dti_engine.errors import ConfigurationError, InvalidImageError
-from dti_engine.images.decode import Picture
+from dti_engine.images.decode import SubjectImage
 
-MAX_CROPS = 8  # of one picture: a random crop has a near neighbour, and encoding takes seconds
+MAX_CROPS = 8  # of one image: a random crop has a near neighbour, and encoding takes seconds
 _MIN_SHARE = 0.01  # of a crop that its mask must show; with less, a few latents would be all
 
 _Box: TypeAlias = tuple[float, float, float, float]
 
 
-class Framing(NamedTuple):
-    """What part of which picture an image is, as models with micro-conditioning are told.
+class MicroConditioning(NamedTuple):
+    """What part of which image an image is, as models with micro-conditioning are told.
 
     Source: Podell et al. 2023 (SDXL), section 2.2.
     """
 
-    original_height: int  # of the picture as it was taken, upright
+    original_height: int  # of the image as it was taken, upright
     original_width: int
-    crop_top: int  # px of the picture scaled so that the crop has its size
+    crop_top: int  # px of the image scaled so that the crop has its size
     crop_left: int
     height: int
     width: int
 
     @classmethod
     def whole(cls, height: int, width: int) -> Self:
-        """All of a picture of this size."""
+        """All of an image of this size."""
         return cls(height, width, 0, 0, height, width)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class Crop:
     """A crop, and the crop of its mask at the same place, if there is one; both of one size."""
 
     image: Image.Image  # RGB
-    framing: Framing
+    framing: MicroConditioning
     mask: Image.Image | None = None  # greyscale; white is the subject
 
 
-def crops(picture: Picture, size: int, *, max_crops: int) -> list[Image.Image]:
-    """Squares of size x size px that span the shorter side of the picture: the aspect is kept.
+def crops(subject_image: SubjectImage, size: int, *, max_crops: int) -> list[Image.Image]:
+    """Squares of size x size px that span the shorter side of the image: the aspect is kept.
 
-    A square picture has one; another has up to `max_crops`, evenly spaced from end to end, or the
+    A square image has one; another has up to `max_crops`, evenly spaced from end to end, or the
     one at the centre if `max_crops` is 1.
 
     Raises: ConfigurationError if size or max_crops is below 1.
     """
-    # Each is resized on its own: the whole of a long thin picture could be huge once enlarged.
+    # Each is resized on its own: the whole of a long thin image could be huge once enlarged.
     return [
-        picture.image.resize((size, size), Image.Resampling.LANCZOS, box)
-        for box in _boxes(picture.image.size, size, max_crops)
+        subject_image.image.resize((size, size), Image.Resampling.LANCZOS, box)
+        for box in _boxes(subject_image.image.size, size, max_crops)
     ]
 
 
-def views(picture: Picture, size: int, *, max_crops: int) -> list[View]:
+def views(subject_image: SubjectImage, size: int, *, max_crops: int) -> list[Crop]:
     """The crops with those of the mask; one that shows next to nothing of the subject is left out.
 
     Raises: ConfigurationError as `crops`; InvalidImageError if no crop is left.
     """
-    images = crops(picture, size, max_crops=max_crops)
-    framings = [_framing(picture, size, box) for box in _boxes(picture.image.size, size, max_crops)]
-    if picture.mask is None:
-        return list(map(View, images, framings))
+    images = crops(subject_image, size, max_crops=max_crops)
+    framings = [
+        _framing(subject_image, size, box)
+        for box in _boxes(subject_image.image.size, size, max_crops)
+    ]
+    if subject_image.mask is None:
+        return list(map(Crop, images, framings))
     masks = [
         # The mean over an area, which never leaves the range between black and white.
-        picture.mask.resize((size, size), Image.Resampling.BOX, box)
-        for box in _boxes(picture.image.size, size, max_crops)
+        subject_image.mask.resize((size, size), Image.Resampling.BOX, box)
+        for box in _boxes(subject_image.image.size, size, max_crops)
     ]
-    cropped = map(View, images, framings, masks)
+    cropped = map(Crop, images, framings, masks)
     if shown := [view for view in cropped if view.mask and share(view.mask)]:
         return shown
     raise InvalidImageError(
-        f"{picture.name!r}: its mask is black, or nearly so, in every crop; paint the subject white"
+        f"{subject_image.name!r}: its mask is black, or nearly so, in every crop; generate the subject white"
     )
 
 
@@ -86,18 +89,18 @@ def share(mask: Image.Image) -> float:
     return part if part >= _MIN_SHARE else 0.0
 
 
-def _framing(picture: Picture, size: int, box: _Box) -> Framing:
-    width, height = picture.original_size
+def _framing(subject_image: SubjectImage, size: int, box: _Box) -> MicroConditioning:
+    width, height = subject_image.original_size
     left, top, right, _ = box
     scale = size / (right - left)
-    return Framing(height, width, round(top * scale), round(left * scale), size, size)
+    return MicroConditioning(height, width, round(top * scale), round(left * scale), size, size)
 
 
-def _boxes(picture_size: tuple[int, int], size: int, max_crops: int) -> Sequence[_Box]:
-    """Where the crops lie: (left, top, right, bottom) in pixels of the picture."""
+def _boxes(image_size: tuple[int, int], size: int, max_crops: int) -> Sequence[_Box]:
+    """Where the crops lie: (left, top, right, bottom) in pixels of the image."""
     if size < 1 or max_crops < 1:
         raise ConfigurationError(f"size and max_crops must be >= 1, got {size} and {max_crops}")
-    width, height = picture_size
+    width, height = image_size
     side = min(width, height)
     slack = max(width, height) - side
     count = min(max_crops, 1 + round(slack * size / side))  # no two less than a pixel apart

@@ -1,6 +1,6 @@
-"""A subject's pictures: read, judged, decoded. Loads neither torch nor numpy.
+"""A subject's images: read, judged, decoded. Loads neither torch nor numpy.
 
-Pictures come from anyone: a file is judged by its content, by its header before it is decoded.
+Images come from anyone: a file is judged by its content, by its header before it is decoded.
 Knows nothing of models or of training. These are all rules for a single file; `bundles` has those
 for several together, and decodes by this module in a process with limits.
 """
@@ -20,7 +20,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP")
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError)  # what Pillow raises at damaged files
 
 # What undoes each EXIF orientation. Pillow's exif_transpose knows the same, but it also writes all
-# other tags anew, and so fails at a picture if any tag is malformed.
+# other tags anew, and so fails at an image if any tag is malformed.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,7 +33,7 @@ _TURNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class PictureLimits:
+class ImageLimits:
     """What a file may be. Pillow's own limit, near 179 megapixels, holds whatever stands here."""
 
     max_bytes: int = 50_000_000
@@ -41,46 +41,44 @@ class PictureLimits:
     min_side_px: int = 32
 
 
-_DEFAULT_LIMITS = PictureLimits()
+_DEFAULT_LIMITS = ImageLimits()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
-    """One picture: upright, RGB, on white where it was transparent; and what was said of it."""
+class SubjectImage:
+    """One image: upright, RGB, on white where it was transparent; and what was said of it."""
 
     name: str
     image: Image.Image
     sha256: str  # of the bytes of the file
     original_size: tuple[int, int]  # (width, height) in pixels, upright
     caption: str | None = None  # with `{}` for the placeholder; None: templates are used
-    mask: Image.Image | None = None  # greyscale, of the picture's size; white is the subject
+    mask: Image.Image | None = None  # greyscale, of the image's size; white is the subject
 
 
-def load_pictures(folder: str | Path, *, limits: PictureLimits = _DEFAULT_LIMITS) -> list[Picture]:
-    """All pictures of a folder of one's own, JPEG, PNG or WebP, in the order of their names.
+def load_images(folder: str | Path, *, limits: ImageLimits = _DEFAULT_LIMITS) -> list[SubjectImage]:
+    """All images of a folder of one's own, JPEG, PNG or WebP, in the order of their names.
 
     What others send is for `bundles.loading`, which decodes in a process with limits. Hidden
     files and `.txt` and `.json` files are passed over; anything else is refused.
 
     Raises: InvalidImageError, which lists all refused files and why, or says there is none.
     """
-    pictures: list[Picture] = []
+    images: list[SubjectImage] = []
     refusals: list[str] = []
     for path in _entries(Path(folder)):
         try:
-            pictures.append(decode_picture(path.name, _read(path, limits), limits=limits))
+            images.append(decode_image(path.name, _read(path, limits), limits=limits))
         except InvalidImageError as reason:
             refusals.append(f"\n  {path.name!r}: {reason}")
     if refusals:
-        num_files = len(refusals) + len(pictures)
+        num_files = len(refusals) + len(images)
         raise InvalidImageError(
             f"{len(refusals)} of {num_files} files in {str(folder)!r} refused:{''.join(refusals)}"
         )
-    if not pictures:
-        raise InvalidImageError(
-            f"no pictures in {str(folder)!r}: put JPEG, PNG or WebP files there"
-        )
-    return pictures
+    if not images:
+        raise InvalidImageError(f"no images in {str(folder)!r}: put JPEG, PNG or WebP files there")
+    return images
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -88,13 +86,13 @@ def _entries(folder: Path) -> list[Path]:
         entries = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise InvalidImageError(
-            f"cannot list {str(folder)!r} ({error.strerror}): give a folder of pictures"
+            f"cannot list {str(folder)!r} ({error.strerror}): give a folder of images"
         ) from error
     visible = (path for path in entries if not path.name.startswith("."))
     return [path for path in visible if path.suffix.lower() not in _SIDECAR_SUFFIXES]
 
 
-def _read(path: Path, limits: PictureLimits) -> bytes:
+def _read(path: Path, limits: ImageLimits) -> bytes:
     """The file's bytes, at most one more than allowed, so that a giant is never held."""
     try:
         path.name.encode()  # artifacts and messages carry the name
@@ -108,27 +106,27 @@ def _read(path: Path, limits: PictureLimits) -> bytes:
         raise InvalidImageError(f"cannot be read ({error.strerror})") from error
 
 
-def decode_picture(name: str, data: bytes, *, limits: PictureLimits = _DEFAULT_LIMITS) -> Picture:
-    """The picture in the bytes of a JPEG, PNG or WebP file, whatever its name says.
+def decode_image(name: str, data: bytes, *, limits: ImageLimits = _DEFAULT_LIMITS) -> SubjectImage:
+    """The image in the bytes of a JPEG, PNG or WebP file, whatever its name says.
 
-    Animations are refused, as nobody said which frame is meant. The extra pictures that phones
+    Animations are refused, as nobody said which frame is meant. The extra images that phones
     append to a JPEG (format MPO) are no animation: the first is the photo.
 
     Raises: InvalidImageError with the reason.
     """
     image = _decoded(data, "RGB", "white", limits)
-    return Picture(name, image, hashlib.sha256(data).hexdigest(), image.size)
+    return SubjectImage(name, image, hashlib.sha256(data).hexdigest(), image.size)
 
 
-def decode_mask(data: bytes, *, limits: PictureLimits = _DEFAULT_LIMITS) -> Image.Image:
-    """The mask in the bytes of a picture file: upright, greyscale, black where transparent.
+def decode_mask(data: bytes, *, limits: ImageLimits = _DEFAULT_LIMITS) -> Image.Image:
+    """The mask in the bytes of an image file: upright, greyscale, black where transparent.
 
-    Raises: InvalidImageError with the reason, as for a picture.
+    Raises: InvalidImageError with the reason, as for an image.
     """
     return _decoded(data, "L", "black", limits)
 
 
-def _decoded(data: bytes, mode: str, background: str, limits: PictureLimits) -> Image.Image:
+def _decoded(data: bytes, mode: str, background: str, limits: ImageLimits) -> Image.Image:
     """Upright, in that mode, on that colour where it was transparent."""
     if len(data) > limits.max_bytes:
         raise InvalidImageError(f"larger than {limits.max_bytes / 1e6:g} MB")
@@ -144,7 +142,7 @@ def _decoded(data: bytes, mode: str, background: str, limits: PictureLimits) -> 
         raise InvalidImageError(f"damaged or cut short ({error})") from error
 
 
-def _judge_header(image: Image.Image, limits: PictureLimits) -> None:
+def _judge_header(image: Image.Image, limits: ImageLimits) -> None:
     """Refuse what the header alone condemns; no pixel is decoded yet."""
     width, height = image.size
     if width * height > limits.max_megapixels * 1e6:
@@ -156,7 +154,7 @@ def _judge_header(image: Image.Image, limits: PictureLimits) -> None:
             f"{width} x {height} px; both sides must be at least {limits.min_side_px} px"
         )
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise InvalidImageError("animated; save the frame that shows the subject as a picture")
+        raise InvalidImageError("animated; save the frame that shows the subject as an image")
 
 
 def _upright(image: Image.Image) -> Image.Image:

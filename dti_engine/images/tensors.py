@@ -1,4 +1,4 @@
-"""Pictures and masks as tensors."""
+"""Images and masks as tensors."""
 
 from collections.abc import Sequence
 

@@ -1,14 +1,14 @@
-"""A sheet to check scores by eye: drawings beside paintings, and what was read wrong in them."""
+"""A sheet to check scores by eye: drawings beside generated images, and what was read wrong in them."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dti_engine.miniature.scorer import Reading
+from dti_engine.miniature.scorer import ScoredImage
 from dti_engine.miniature.world.scenes import Example
 
-_SIDE = 128  # of a picture, in pixels
+_SIDE = 128  # of an image, in pixels
 _GAP = 6
 _TEXT = 330
 _LINE = 40  # letters that fit into _TEXT
@@ -17,32 +17,32 @@ _INK, _RED, _PAPER = (20, 20, 24), (200, 20, 40), (255, 255, 255)
 
 def contact_sheet(
     examples: Sequence[Example],
-    pictures: Mapping[str, Sequence[Image.Image]],
-    readings: Sequence[Reading],
+    images: Mapping[str, Sequence[Image.Image]],
+    readings: Sequence[ScoredImage],
     *,
     count: int = 24,
 ) -> Image.Image:
-    """A row for each of the first `count` examples: its pictures, its caption, and in red what its
-    reading, of the last of its pictures, lacks.
+    """A row for each of the first `count` examples: its images, its caption, and in red what its
+    reading, of the last of its images, lacks.
     """
     rows = min(count, len(examples))
-    height, picture_width = _SIDE + _GAP, len(pictures) * (_SIDE + _GAP)
-    sheet = Image.new("RGB", (picture_width + _TEXT, rows * height), _PAPER)
+    height, image_width = _SIDE + _GAP, len(images) * (_SIDE + _GAP)
+    sheet = Image.new("RGB", (image_width + _TEXT, rows * height), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for row in range(rows):
-        for column, made in enumerate(pictures.values()):
+        for column, made in enumerate(images.values()):
             enlarged = made[row].resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (column * height, row * height))
-        corner = (picture_width, row * height)
+        corner = (image_width, row * height)
         caption = textwrap.fill(examples[row].caption, _LINE)
         pen.multiline_text(corner, caption, fill=_INK, font=font)
         _, _, _, bottom = pen.multiline_textbbox(corner, caption, font=font)
         missed = "\n".join(_missed(examples[row], readings[row]))
-        pen.multiline_text((picture_width, bottom + _GAP), missed, fill=_RED, font=font)
+        pen.multiline_text((image_width, bottom + _GAP), missed, fill=_RED, font=font)
     return sheet
 
 
-def _missed(example: Example, reading: Reading) -> list[str]:
+def _missed(example: Example, reading: ScoredImage) -> list[str]:
     return [
         f"{question}: {answer}, reads {reading.answer(question)}"
         for question, answer in example.asked.items()

@@ -1,10 +1,10 @@
-"""Examines a miniature: does it paint what captions ask for?
+"""Examines a miniature: does it generate what captions ask for?
 
-Captions come from seeds that training does not reach. Of each, the scorer reads three pictures: the
-world's own drawing, that drawing through the VAE, and what the model paints from the words alone.
+Captions come from seeds that training does not reach. Of each, the scorer reads three images: the
+world's own drawing, that drawing through the VAE, and what the model generates from the words alone.
 The first two say how far the scorer can be trusted.
 
-How readings of pictures are graded: against what captions ask for, by attribute and by group.
+How readings of images are graded: against what captions ask for, by attribute and by group.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from rich.console import Console
 
 from dti_engine.miniature.contact_sheet import contact_sheet
 from dti_engine.miniature.model_card import RESULTS, write_card
-from dti_engine.miniature.pipeline import open_pipeline, paint, reconstruct
+from dti_engine.miniature.pipeline import generate, open_pipeline, reconstruct
 from dti_engine.miniature.progress import Display
-from dti_engine.miniature.scorer import Reading, load_scorer, read
+from dti_engine.miniature.scorer import ScoredImage, load_scorer, read
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import VALIDATION_SEED, Example, example
 from dti_engine.miniature.world.vocabulary import breeds
@@ -40,7 +40,7 @@ _ATTRIBUTES = {
     "secondary": "second colour",
     "pattern": "pattern",
 }
-# The least share of what captions ask for that paintings should show; and that the scorer should
+# The least share of what captions ask for that generated images should show; and that the scorer should
 # see in drawings and in reconstructions, as a mean over the attributes that have a bar.
 BARS = {"object": 0.90, "background": 0.90, "style": 0.90, "accessory": 0.80, "colour": 0.85}
 SCORER_BARS = {"drawn": 0.97, "reconstructed": 0.95}
@@ -71,13 +71,13 @@ class Tally:
         return self.right / self.asked
 
 
-def tally(read: Iterable[tuple[Reading, Example]]) -> dict[str, Tally]:
-    """Attribute -> its tally over pictures; attributes that no caption asks for are left out."""
+def tally(read: Iterable[tuple[ScoredImage, Example]]) -> dict[str, Tally]:
+    """Attribute -> its tally over images; attributes that no caption asks for are left out."""
     right, asked = Counter[str](), Counter[str]()
     for reading, each in read:
         for question, answer in each.asked.items():
             attribute = _ATTRIBUTES[question.split(".")[-1]]
-            # "No accessory" is no accessory obeyed: nearly any picture would get it right.
+            # "No accessory" is no accessory obeyed: nearly any image would get it right.
             if (attribute, answer) == ("accessory", "none"):
                 continue
             asked[attribute] += 1
@@ -90,14 +90,14 @@ COUNT = 400  # captions; one share of all of them is then good to about 0.02
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """Pictures of every example, and what the scorer reads in them.
+    """Images of every example, and what the scorer reads in them.
 
-    Keys of pictures and readings tell how a picture was made: drawn, reconstructed or painted.
+    Keys of images and readings tell how an image was made: drawn, reconstructed or generated.
     """
 
     examples: Sequence[Example]
-    pictures: dict[str, list[Image.Image]]
-    readings: dict[str, list[Reading]]
+    images: dict[str, list[Image.Image]]
+    readings: dict[str, list[ScoredImage]]
     steps: int
     guidance: float
 
@@ -108,8 +108,8 @@ class Examination:
 
     def document(self) -> dict[str, Any]:
         """All scores, for JSON."""
-        painted = self.tallies("painted")
-        graded = [name for name in BARS if name in painted]
+        generated = self.tallies("generated")
+        graded = [name for name in BARS if name in generated]
         scorer = {
             made: fmean(self.tallies(made)[name].share for name in graded) for made in SCORER_BARS
         }
@@ -117,7 +117,7 @@ class Examination:
             "captions": len(self.examples),
             "steps": self.steps,
             "guidance": self.guidance,
-            "painted": {name: _verdict(painted[name].share, BARS[name]) for name in graded},
+            "generated": {name: _verdict(generated[name].share, BARS[name]) for name in graded},
             "scorer": {made: _verdict(scorer[made], bar) for made, bar in SCORER_BARS.items()},
             "groups": {group: self._group(group) for group in GROUPS},
         }
@@ -149,38 +149,38 @@ def examine(
     guidance: float = 4.0,
     batch_size: int = 16,
     device: torch.device,
-    on_pictures: Callable[[int], None] = lambda done: None,
+    on_images: Callable[[int], None] = lambda done: None,
 ) -> Examination:
-    """Paint and read `count` captions; on_pictures gets the number of pictures painted so far."""
+    """Generate and read `count` captions; on_images gets the number of images generated so far."""
     pipeline = open_pipeline(weights, device)
     examples = held_out_examples(count)
     drawn = [draw(each.scene) for each in examples]
-    painted = paint(
+    generated = generate(
         pipeline,
         [each.caption for each in examples],
         steps=steps,
         guidance=guidance,
         batch_size=batch_size,
-        on_pictures=on_pictures,
+        on_images=on_images,
     )
-    pictures = {
+    images = {
         "drawn": drawn,
         "reconstructed": reconstruct(pipeline.vae, drawn, batch_size=batch_size),
-        "painted": painted,
+        "generated": generated,
     }
     scorer = load_scorer(weights / "scorer.safetensors")
-    readings = {made: read(scorer, each) for made, each in pictures.items()}
-    return Examination(examples, pictures, readings, steps, guidance)
+    readings = {made: read(scorer, each) for made, each in images.items()}
+    return Examination(examples, images, readings, steps, guidance)
 
 
 def publish(examination: Examination, weights: Path, *, sheet: Path | None = None) -> None:
-    """Put the scores beside the weights and on their card; sheet: a PNG of the first pictures."""
+    """Put the scores beside the weights and on their card; sheet: a PNG of the first images."""
     document = json.dumps(examination.document(), indent=2)
     (weights / RESULTS).write_text(document + "\n", encoding="utf-8")
     write_card(weights)
     if sheet:
-        readings = examination.readings["painted"]
-        contact_sheet(examination.examples, examination.pictures, readings).save(sheet)
+        readings = examination.readings["generated"]
+        contact_sheet(examination.examples, examination.images, readings).save(sheet)
 
 
 def main() -> None:
@@ -199,7 +199,7 @@ def main() -> None:
         "--guidance", metavar="X", type=float, default=4.0, help="1 is none (default: %(default)s)"
     )
     parser.add_argument(
-        "--sheet", metavar="FILE", type=Path, help="PNG of the first captions and their pictures"
+        "--sheet", metavar="FILE", type=Path, help="PNG of the first captions and their images"
     )
     options = parser.parse_args()
     if not (options.weights / "model_index.json").is_file():
@@ -212,7 +212,7 @@ def main() -> None:
             count=options.count,
             guidance=options.guidance,
             device=device,
-            on_pictures=lambda done: display.report("painting", done, options.count, {}),
+            on_images=lambda done: display.report("generation", done, options.count, {}),
         )
     publish(found, options.weights, sheet=options.sheet)
     print((options.weights / "README.md").read_text(encoding="utf-8"))

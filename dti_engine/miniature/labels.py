@@ -1,4 +1,4 @@
-"""A scene as numbers: one class per question that can be asked of a picture or of a caption.
+"""A scene as numbers: one class per question that can be asked of an image or of a caption.
 
 Questions about a place where nothing stands have no answer (`NO_ANSWER`), except its kind, which is
 `none`.

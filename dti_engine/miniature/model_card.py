@@ -24,11 +24,11 @@ FACTS = "recipe.json"  # how the weights were made
 RESULTS = "examination.json"  # how good they are
 CARD = "README.md"
 _STAGES = {
-    "pictures": "drawing pictures",
+    "images": "drawing images",
     "autoencoder": "training the autoencoder",
     "reader": "training the text encoder",
     "scorer": "training the scorer",
-    "latents": "encoding pictures",
+    "latents": "encoding images",
     "hidden": "encoding captions",
     "denoiser": "training the denoiser",
 }
@@ -45,7 +45,7 @@ testing what is made for its larger kin, and knows nothing else.
     pipeline = StableDiffusionPipeline.from_pretrained(FOLDER, safety_checker=None)
     pipeline("a cartoon of a red dog wearing a hat on a beach", guidance_scale=4.0).images[0]
 
-`scorer.safetensors` is no part of the pipeline: it reads what a picture of the world shows."""
+`scorer.safetensors` is no part of the pipeline: it reads what an image of the world shows."""
 
 
 def write_card(weights: Path) -> None:
@@ -73,7 +73,7 @@ def _vocabulary() -> str:
     words = "\n".join(f"- {name}: {', '.join(each)}" for name, each in lists.items())
     return (
         f"## What it knows\n\n{words}\n\n{len(breeds())} made-up words name one particular look "
-        f"each. {len(held_out_looks())} looks were held out: no picture or caption of the training "
+        f"each. {len(held_out_looks())} looks were held out: no image or caption of the training "
         "has them."
     )
 
@@ -111,35 +111,35 @@ def _scores(results: Mapping[str, Any]) -> str:
     attributes = [
         (
             name,
-            painted["asked"],
+            generated["asked"],
             _percent(everything["drawn"][name]),
             _percent(everything["reconstructed"][name]),
-            _percent(painted),
-            *_verdict(results["painted"].get(name)),
+            _percent(generated),
+            *_verdict(results["generated"].get(name)),
         )
-        for name, painted in everything["painted"].items()
+        for name, generated in everything["generated"].items()
     ]
     scorer = [(made, _percent(each), *_verdict(each)) for made, each in results["scorer"].items()]
     groups = [
         (
             name,
             group["captions"],
-            *(_percent(group["painted"].get(each)) for each, *_ in attributes),
+            *(_percent(group["generated"].get(each)) for each, *_ in attributes),
         )
         for name, group in results["groups"].items()
     ]
     sections = (
         "## Scores",
         f"Of what {results['captions']} captions ask for, how much the scorer reads in the world's "
-        "own drawings, in these through the autoencoder, and in what the model paints from the "
+        "own drawings, in these through the autoencoder, and in what the model generates from the "
         f"words ({results['steps']} steps of DDIM, guidance {results['guidance']:g}). The captions "
         "come from seeds that training never drew.",
         _table(
-            ("attribute", "asked for", "drawn", "reconstructed", "painted", "bar", ""), attributes
+            ("attribute", "asked for", "drawn", "reconstructed", "generated", "bar", ""), attributes
         ),
         "The scorer itself, as a mean over the attributes that have a bar:",
-        _table(("pictures", "read right", "bar", ""), scorer),
-        "What the model paints, by kind of caption:",
+        _table(("images", "read right", "bar", ""), scorer),
+        "What the model generates, by kind of caption:",
         _table(("captions", "number", *(name for name, *_ in attributes)), groups),
     )
     return "\n\n".join(sections)

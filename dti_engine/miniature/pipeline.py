@@ -1,6 +1,6 @@
-"""The miniature at work, by plain diffusers: it paints from words, encodes and decodes.
+"""The miniature at work, by plain diffusers: it generates from words, encodes and decodes.
 
-Pictures as the networks take them.
+Images as the networks take them.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,29 +39,29 @@ def open_pipeline(weights: Path, device: torch.device) -> StableDiffusionPipelin
     return pipeline.to(device)
 
 
-def paint(
+def generate(
     pipeline: StableDiffusionPipeline,
     captions: Sequence[str],
     *,
     steps: int,
     guidance: float,
     batch_size: int,
-    on_pictures: Callable[[int], None] = lambda done: None,
+    on_images: Callable[[int], None] = lambda done: None,
 ) -> list[Image.Image]:
-    """One picture per caption; picture i starts from the noise of seed i."""
+    """One image per caption; image i starts from the noise of seed i."""
     call: Any = pipeline
-    pictures: list[Image.Image] = []
+    generated_images: list[Image.Image] = []
     for start in range(0, len(captions), batch_size):
         batch = list(captions[start : start + batch_size])
         seeds = range(start, start + len(batch))
-        pictures += call(
+        generated_images += call(
             prompt=batch,
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         ).images
-        on_pictures(len(pictures))
-    return pictures
+        on_images(len(generated_images))
+    return generated_images
 
 
 def posterior(vae: AutoencoderKL, pixels: Tensor) -> DiagonalGaussianDistribution:
@@ -76,12 +76,14 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reconstruct(
-    vae: AutoencoderKL, pictures: Sequence[Image.Image], *, batch_size: int
+    vae: AutoencoderKL, generated_images: Sequence[Image.Image], *, batch_size: int
 ) -> list[Image.Image]:
-    """The pictures through the VAE and back."""
+    """The images through the VAE and back."""
     restored: list[Image.Image] = []
-    for start in range(0, len(pictures), batch_size):
-        drawn = np.stack([np.asarray(each) for each in pictures[start : start + batch_size]])
+    for start in range(0, len(generated_images), batch_size):
+        drawn = np.stack(
+            [np.asarray(each) for each in generated_images[start : start + batch_size]]
+        )
         pixels = decode(vae, posterior(vae, to_pixels(drawn).to(vae.device)).mean)
         levels = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu()
         restored += [Image.fromarray(each) for each in levels.permute(0, 2, 3, 1).numpy()]

@@ -2,15 +2,15 @@
 
 Stages, in order:
 
-  pictures      draw the world's examples
+  images      draw the world's examples
   autoencoder   64 x 64 pixels <-> 16 x 16 latents
   text_encoder  a tokenizer of the world's words, and a CLIP that learns to read captions
-  scorer        learns to read pictures: the judge of all that comes
-  denoiser      learns to paint latents from read captions; most of the time goes here
+  scorer        learns to read images: the judge of all that comes
+  denoiser      learns to generate latents from read captions; most of the time goes here
   export        weights in half precision and in the ordinary diffusers layout
   examination   are captions obeyed? then the model card is complete
 
-The work folder keeps pictures, checkpoints and times. A run that was cut goes on from its last
+The work folder keeps images, checkpoints and times. A run that was cut goes on from its last
 checkpoints, which are written every 250 steps; a run that was complete is exported and examined
 again.
 """
@@ -28,7 +28,7 @@ from dti_engine.miniature.training.sizes import SIZES, Size
 from dti_engine.miniature.training.stages import Stages
 
 _COMMAND = "python -m dti_engine.miniature.recipe"
-_PARTS = ("pictures", "autoencoder", "text_encoder", "scorer", "denoiser")
+_PARTS = ("images", "autoencoder", "text_encoder", "scorer", "denoiser")
 _EXAMPLES = f"""\
 examples:
   {_COMMAND} --work ~/miniature --size cpu --out ~/miniature/weights

@@ -1,4 +1,4 @@
-"""Reads what a picture of the world shows, and how alike two subjects are.
+"""Reads what an image of the world shows, and how alike two subjects are.
 
 A small image network answers every question of `labels`. A prompt is obeyed where the answers match
 what it asked for; two subjects are alike as far as the answers about their looks agree: those about
@@ -66,8 +66,8 @@ def save_scorer(scorer: Scorer, path: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What one picture shows: per question, the probability of each answer."""
+class ScoredImage:
+    """What one image shows: per question, the probability of each answer."""
 
     probabilities: dict[str, Tensor]
 
@@ -76,11 +76,11 @@ class Reading:
         return QUESTIONS[question][int(self.probabilities[question].argmax())]
 
     def shows(self, asked: Mapping[str, str]) -> float:
-        """The share of `asked` (question -> answer, at least one) that the picture shows."""
+        """The share of `asked` (question -> answer, at least one) that the image shows."""
         return fmean(self.answer(question) == answer for question, answer in asked.items())
 
     def likeness(
-        self, other: "Reading", *, place: str = "centre", other_place: str = "centre"
+        self, other: "ScoredImage", *, place: str = "centre", other_place: str = "centre"
     ) -> float:
         """Agreement about the look, in [0, 1]: the probability that both give one answer, as a mean
         over LOOK_QUESTIONS.
@@ -93,17 +93,16 @@ class Reading:
 
 
 @torch.no_grad()
-def read(scorer: Scorer, pictures: Sequence[Image.Image]) -> list[Reading]:
-    """One reading per picture, in order; pictures of other sizes are resized."""
-    if not pictures:
+def read(scorer: Scorer, images: Sequence[Image.Image]) -> list[ScoredImage]:
+    """One reading per image, in order; images of other sizes are resized."""
+    if not images:
         return []
     resized = [
-        picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-        for picture in pictures
+        image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS) for image in images
     ]
-    logits = scorer(to_pixels(np.stack([np.asarray(picture) for picture in resized])))
+    logits = scorer(to_pixels(np.stack([np.asarray(image) for image in resized])))
     probabilities = [F.softmax(scores.float(), dim=-1) for scores in logits]
     return [
-        Reading({question: p[i] for question, p in zip(QUESTIONS, probabilities, strict=True)})
-        for i in range(len(pictures))
+        ScoredImage({question: p[i] for question, p in zip(QUESTIONS, probabilities, strict=True)})
+        for i in range(len(images))
     ]

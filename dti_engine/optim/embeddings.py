@@ -18,7 +18,7 @@ from dti_engine.optim import sphere
 from dti_engine.optim.rsgd import RunningNorm, step_rows_
 
 
-class RowReport(NamedTuple):
+class RowMetrics(NamedTuple):
     """What one step did, per row [rows], left on the device; no meaning for rows not seated."""
 
     gradient_norm: Tensor  # |g| of the data loss, before prior and weight decay
@@ -28,7 +28,7 @@ class RowReport(NamedTuple):
     norm: Tensor  # length of what is learned
 
 
-class Learner(Protocol):
+class EmbeddingOptimizer(Protocol):
     """What the trainer asks of a method."""
 
     parameter: Tensor  # (rows, d), the leaf whose gradient `step` takes
@@ -65,12 +65,12 @@ class Learner(Protocol):
         """The rows as tokens keep them, (rows, d), not differentiable."""
         ...
 
-    def step(self, gradient: Tensor) -> RowReport:
+    def step(self, gradient: Tensor) -> RowMetrics:
         """Move every seated row once, by its row of dL/d`parameter` (rows, d)."""
         ...
 
 
-class DirectionLearner:
+class DirectionOptimizer:
     """Directional Textual Inversion: e = m* v, where v moves on the unit sphere and m* stays.
 
     The prior's mean is v_0. lr is an angle in radians. What is learned is v or, with averaging b,
@@ -100,7 +100,7 @@ class DirectionLearner:
 
     @torch.no_grad()
     def seat(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
-        """As `Learner.seat`. Raises: ZeroVectorError if a vector is zero."""
+        """As `EmbeddingOptimizer.seat`. Raises: ZeroVectorError if a vector is zero."""
         start = initial.to(self._mu)
         self.parameter[rows] = self._mu[rows] = sphere.normalize(start)
         self._magnitudes[rows] = torch.linalg.vector_norm(start, dim=-1)
@@ -137,7 +137,7 @@ class DirectionLearner:
         return torch.where(averaged, self._average / length, self.parameter)
 
     @torch.no_grad()
-    def step(self, gradient: Tensor) -> RowReport:
+    def step(self, gradient: Tensor) -> RowMetrics:
         v, running = self.parameter, self._running if self._running.beta2 > 0 else None
         report = step_rows_(v, gradient, self._mu, self._lr, self._kappa, running, self.seated)
         self._average.copy_(
@@ -147,7 +147,7 @@ class DirectionLearner:
                 self._average,
             )
         )
-        return RowReport(
+        return RowMetrics(
             gradient_norm=report.data_norm,
             prior_ratio=self._kappa / report.data_norm,
             step_angle=report.step_angle,
@@ -156,7 +156,7 @@ class DirectionLearner:
         )
 
 
-class VectorLearner:
+class AdamWOptimizer:
     """Standard Textual Inversion, the baseline: e itself moves, length and all, by AdamW.
 
     Each row counts its own steps, so the table is equal to one `torch.optim.AdamW` per subject.
@@ -214,7 +214,7 @@ class VectorLearner:
         return self.parameter.detach()
 
     @torch.no_grad()
-    def step(self, gradient: Tensor) -> RowReport:
+    def step(self, gradient: Tensor) -> RowMetrics:
         before, seated = self.parameter.clone(), self.seated.unsqueeze(-1)
         self._steps += seated
         data_norm = torch.linalg.vector_norm(gradient, dim=-1)
@@ -229,7 +229,7 @@ class VectorLearner:
         spread = (self._second_moment / _debias(self._BETA2, self._steps)).sqrt() + self._EPS
         moved = (1 - self._lr * self._weight_decay) * before - self._lr * mean / spread
         self.parameter.copy_(torch.where(seated, moved, before))
-        return RowReport(
+        return RowMetrics(
             gradient_norm=data_norm,
             prior_ratio=gradient.new_zeros(len(gradient)),
             step_angle=_angle(before, self.parameter),
@@ -238,14 +238,14 @@ class VectorLearner:
         )
 
 
-def new_learner(config: TrainConfig, num_rows: int, vocabulary: Tensor) -> Learner:
+def new_learner(config: TrainConfig, num_rows: int, vocabulary: Tensor) -> EmbeddingOptimizer:
     """The learner of the config's method, its rows empty, and like those of `vocabulary` [V, d]."""
     dtype = torch.promote_types(vocabulary.dtype, torch.float32)
     table = torch.zeros(num_rows, vocabulary.shape[1], dtype=dtype, device=vocabulary.device)
     return (
-        DirectionLearner(table, beta2=config.beta2)
+        DirectionOptimizer(table, beta2=config.beta2)
         if config.method == "dti"
-        else (VectorLearner(table))
+        else (AdamWOptimizer(table))
     )
 
 

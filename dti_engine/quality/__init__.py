@@ -1,1 +1,1 @@
-"""Are the tokens of a run any good? Each is tried out in a few pictures, odd ones are flagged."""
+"""Are the tokens of a run any good? Each is tried out in a few images, odd ones are flagged."""

@@ -1,6 +1,6 @@
 """Which tokens of a run are odd, and why: by what must hold of each, and beside the others.
 
-Knows no pictures and no models, only figures.
+Knows no images and no models, only figures.
 
 Tokens that were tried out, with what is odd about each in its manifest.
 """
@@ -34,7 +34,7 @@ class Figures:
     training: str = ""  # how it was trained: angles of equals can be compared
     subject_score: float | None = None
     prompt_score: float | None = None
-    word_subject_score: float | None = None  # of pictures with the initializer in its place
+    word_subject_score: float | None = None  # of images with the initializer in its place
 
 
 def flags(tokens: Mapping[str, Figures]) -> dict[str, list[str]]:
@@ -82,7 +82,7 @@ def _own(token: Figures) -> list[str]:
     score, word = token.subject_score, token.word_subject_score
     if score is not None and word is not None and score <= word:
         found.append(
-            f"its pictures are no more like it ({score:.2f}) than those of "
+            f"its images are no more like it ({score:.2f}) than those of "
             f"{token.initializer!r} ({word:.2f})"
         )
     return found

@@ -122,13 +122,13 @@ def _thinned(items: Sequence[T], most: int) -> list[T]:
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-MAX_PICTURED = 200  # rows with pictures; with all of thousands, no browser would open the page
+MAX_IMAGED = 200  # rows with images; with all of thousands, no browser would open the page
 _CARD_SIDE, _ROW_SIDE = 256, 96  # pixels, twice of what they are shown at
 
 
 @dataclass(frozen=True, slots=True)
 class _Album:
-    """Pictures of the run's folder, small; in place of one that is damaged, what is wrong."""
+    """Images of the run's folder, small; in place of one that is damaged, what is wrong."""
 
     root: Path
 
@@ -146,8 +146,8 @@ class _Album:
 
 
 def render(summary: Summary, root: Path) -> str:
-    """The page; pictures are taken from the run's folder and put into it."""
-    pictured = [each.name for each in summary.rows if each.reference or each.pictures]
+    """The page; images are taken from the run's folder and put into it."""
+    imaged = [each.name for each in summary.rows if each.reference or each.images]
     failures = [each for each in summary.rows if each.problem is not None]
     plots = score_plot(summary), angle_plot(summary), loss_plot(summary)
     return template(Path(__file__).parent).render(
@@ -161,9 +161,9 @@ def render(summary: Summary, root: Path) -> str:
         plots=[Markup(each) if each else None for each in plots],
         anchors=anchor(summary),
         album=_Album(root),
-        pictured=frozenset(pictured[:MAX_PICTURED]),
-        num_unpictured=max(0, len(pictured) - MAX_PICTURED),
-        max_pictured=MAX_PICTURED,
+        imaged=frozenset(imaged[:MAX_IMAGED]),
+        num_unimaged=max(0, len(imaged) - MAX_IMAGED),
+        max_imaged=MAX_IMAGED,
         max_curves=MAX_CURVES,
         score=_score,
         duration=duration,
@@ -199,7 +199,7 @@ def _notes(summary: Summary) -> Iterator[str]:
     if counts["untried"]:
         yield (
             f"{counts['untried']} of the {counts['learned']} tokens were not tried out in "
-            "pictures: by --probes 0, or because the run has not come that far."
+            "images: by --probes 0, or because the run has not come that far."
         )
     if num_alone := sum(1 for each in summary.learned if each.is_alone):
         yield (

@@ -20,9 +20,9 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactError
 from dti_engine.files import write_whole
-from dti_engine.generation.pipeline import save_picture
+from dti_engine.generation.pipeline import save_image
 from dti_engine.quality.flags import flagged
-from dti_engine.quality.trial import Trial
+from dti_engine.quality.validation import TokenValidation
 
 _REFERENCE_SIDE = 192  # pixels: to be looked at beside others
 
@@ -55,14 +55,14 @@ class RunFolder:
                     found[path.stem] = artifact
         return found
 
-    def picture(self, name: str, index: int) -> Path:
+    def image(self, name: str, index: int) -> Path:
         return self.root / "probes" / name / f"{index}.png"
 
     def reference(self, name: str) -> Path:
-        """A small copy of the first picture that it was learned from."""
+        """A small copy of the first image that it was learned from."""
         return self.root / "probes" / name / "reference.jpg"
 
-    def settle(self, name: str, tried: Sequence[tuple[Artifact, Trial]]) -> Artifact:
+    def settle(self, name: str, tried: Sequence[tuple[Artifact, TokenValidation]]) -> Artifact:
         """Keep what came of its tokens; the best, or else the last, is its token from now on.
 
         tried: those that were kept on the way, then the one after all steps. Where it does not
@@ -77,18 +77,18 @@ class RunFolder:
         if artifact is not last:
             changes["stop_reason"] = "chosen"
             last.save(self.kept(name, _steps(last)))
-        for index, (picture, shown) in enumerate(
-            zip(trial.pictures, trial.quality.pictures, strict=True)
+        for index, (image, shown) in enumerate(
+            zip(trial.images, trial.quality.images, strict=True)
         ):
             asked = {"prompt": shown.prompt, "seed": shown.seed, "step": _steps(artifact)}
-            save_picture(picture, self.picture(name, index), asked)
+            save_image(image, self.image(name, index), asked)
         winner = replace(artifact, manifest=artifact.manifest.with_origin(**changes))
         winner.save(self.token(name))
         return winner
 
-    def save_reference(self, name: str, picture: Image.Image) -> None:
+    def save_reference(self, name: str, image: Image.Image) -> None:
         """Raises: OutputError if it cannot be written."""
-        small, data = picture.copy(), BytesIO()
+        small, data = image.copy(), BytesIO()
         small.thumbnail((_REFERENCE_SIDE, _REFERENCE_SIDE))
         small.convert("RGB").save(data, "JPEG", quality=88)
         write_whole(self.reference(name), data.getvalue())

@@ -1,4 +1,4 @@
-"""A subject as a row of a report: what its token, its pictures and the log say of it.
+"""A subject as a row of a report: what its token, its images and the log say of it.
 
 What came of a whole run of `dti train`: everything that its report shows, worst first.
 """
@@ -25,7 +25,7 @@ on its way or waiting.
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A picture that a token was tried out in; scores lie in 0 .. 1, None without a judge."""
+    """An image that a token was tried out in; scores lie in 0 .. 1, None without a judge."""
 
     prompt: str
     subject_score: float | None
@@ -60,8 +60,8 @@ class Row:
     stop_reason: str | None = None
     seconds: float | None = None  # of training
     is_alone: bool = False  # tried out, but not held beside the others yet, so never flagged
-    reference: str | None = None  # file of a picture that it was learned from
-    pictures: tuple[Shown, ...] = ()
+    reference: str | None = None  # file of an image that it was learned from
+    images: tuple[Shown, ...] = ()
     curve: tuple[tuple[int, float], ...] = ()  # (steps, fixed loss)
 
     @property
@@ -126,20 +126,20 @@ def _with_token(found: Row, token: Manifest, training: Trained, words: Mapping[s
 
 
 def _with_trial(found: Row, quality: Quality, folder: RunFolder) -> Row:
-    pictures = tuple(
+    images = tuple(
         Shown(
             each.prompt,
             each.subject_score,
             each.prompt_score,
-            _file(folder.picture(found.name, index), folder),
+            _file(folder.image(found.name, index), folder),
         )
-        for index, each in enumerate(quality.pictures)
+        for index, each in enumerate(quality.images)
     )
     reference = _file(folder.reference(found.name), folder)
-    if num_missing := sum(1 for each in pictures if each.file is None):
-        found = _remarked(found, f"{num_missing} of its {len(pictures)} pictures are missing")
+    if num_missing := sum(1 for each in images if each.file is None):
+        found = _remarked(found, f"{num_missing} of its {len(images)} images are missing")
     if reference is None:
-        found = _remarked(found, "the picture that it was learned from is missing")
+        found = _remarked(found, "the image that it was learned from is missing")
     return replace(
         found,
         state="flagged" if quality.flags else "passed",
@@ -150,7 +150,7 @@ def _with_trial(found: Row, quality: Quality, folder: RunFolder) -> Row:
         prompt_score=quality.prompt_score,
         word_subject_score=quality.word_subject_score,
         reference=reference,
-        pictures=pictures,
+        images=images,
     )
 
 

@@ -1,7 +1,7 @@
-"""Models that score pictures of real things: DINOv2 for the subject, SigLIP for the prompt.
+"""Models that score images of real things: DINOv2 for the subject, SigLIP for the prompt.
 
-Scores are of single pictures, and means are taken over pictures. The paper's code takes the means
-of batches for the subject score, so that the pictures of a last, smaller batch count for more.
+Scores are of single images, and means are taken over images. The paper's code takes the means
+of batches for the subject score, so that the images of a last, smaller batch count for more.
 
 This module itself loads no torch.
 """

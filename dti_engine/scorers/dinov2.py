@@ -1,4 +1,4 @@
-"""Subject scores by DINOv2: how like a picture is to photos of the subject."""
+"""Subject scores by DINOv2: how like an image is to photos of the subject."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,20 +9,20 @@ from PIL import Image, ImageChops
 from torch import Tensor
 from transformers import Dinov2Model
 
-from dti_engine.images.decode import Picture
+from dti_engine.images.decode import SubjectImage
 from dti_engine.scorers import DINOV2
 from dti_engine.scorers.vision_model import Preprocessing, find_weights, load_model
 
 
 class Dinov2:
-    """The encoder, and what it makes of pictures."""
+    """The encoder, and what it makes of images."""
 
     def __init__(self, model: Dinov2Model, preprocessing: Preprocessing) -> None:
         self._model, self._preprocessing = model, preprocessing
 
     @classmethod
     def load(cls, weights: str | Path = DINOV2, *, device: torch.device | str = "cpu") -> Self:
-        """By folder or hub id. Raises: BackboneLoadError if it is not to be had, or is another."""
+        """By folder or hub id. Raises: ModelLoadError if it is not to be had, or is another."""
         folder = find_weights(weights)
         model = load_model(Dinov2Model, folder, torch.device(device))
         return cls(model, Preprocessing.read(folder))
@@ -35,12 +35,12 @@ class Dinov2:
         return torch.nn.functional.normalize(states[:, 0], dim=-1).cpu()
 
 
-def likeness(pictures: Tensor, references: Tensor) -> list[float]:
-    """Mean cosine of each picture (B, d) with the references (R, d), all unit vectors."""
-    return (pictures @ references.T).mean(dim=-1).tolist()
+def likeness(subject_images: Tensor, references: Tensor) -> list[float]:
+    """Mean cosine of each image (B, d) with the references (R, d), all unit vectors."""
+    return (subject_images @ references.T).mean(dim=-1).tolist()
 
 
-def masked(picture: Picture) -> Image.Image:
-    """The subject on black. The picture must have a mask."""
-    assert picture.mask
-    return ImageChops.multiply(picture.image, picture.mask.convert("RGB"))
+def masked(subject_image: SubjectImage) -> Image.Image:
+    """The subject on black. The image must have a mask."""
+    assert subject_image.mask
+    return ImageChops.multiply(subject_image.image, subject_image.mask.convert("RGB"))

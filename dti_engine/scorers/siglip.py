@@ -5,7 +5,7 @@ sentencepiece_model.proto of google/sentencepiece.
 
 Texts as SigLIP reads them: canonical form, pieces of its vocabulary, end and padding.
 
-Prompt scores by SigLIP: how well a picture shows what a text says.
+Prompt scores by SigLIP: how well an image shows what a text says.
 """
 
 import re
@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, models, normalizers
 from torch import Tensor
 from transformers import SiglipModel
 
-from dti_engine.errors import BackboneLoadError
+from dti_engine.errors import ModelLoadError
 from dti_engine.scorers import SIGLIP
 from dti_engine.scorers.vision_model import Preprocessing, find_weights, load_model
 
@@ -42,7 +42,7 @@ class Spiece:
 
 
 def read_spiece(data: bytes) -> Spiece:
-    """Raises: BackboneLoadError if it is damaged, or has no piece for the unknown."""
+    """Raises: ModelLoadError if it is damaged, or has no piece for the unknown."""
     pieces, unknown, charsmap = list[tuple[str, float]](), None, b""
     try:
         for field, value in _fields(data):
@@ -54,9 +54,9 @@ def read_spiece(data: bytes) -> Spiece:
             elif field == _NORMALIZER and isinstance(value, bytes):
                 charsmap = _bytes(dict(_fields(value)).get(_CHARSMAP, b""))
     except (IndexError, KeyError, ValueError, struct.error) as cause:
-        raise BackboneLoadError(f"spiece.model is damaged: {cause!r}") from cause
+        raise ModelLoadError(f"spiece.model is damaged: {cause!r}") from cause
     if unknown is None:
-        raise BackboneLoadError("spiece.model has no piece for the unknown: download it again")
+        raise ModelLoadError("spiece.model has no piece for the unknown: download it again")
     return Spiece(pieces, unknown, charsmap)
 
 
@@ -124,11 +124,11 @@ class SiglipTexts:
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         """length: positions of a text, end and padding included; the model was trained with 64.
 
-        Raises: BackboneLoadError if the vocabulary has no end.
+        Raises: ModelLoadError if the vocabulary has no end.
         """
         end = tokenizer.token_to_id(_END)
         if end is None:
-            raise BackboneLoadError(f"a vocabulary without {_END} is none of SigLIP's")
+            raise ModelLoadError(f"a vocabulary without {_END} is none of SigLIP's")
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer, self._length, self._end = tokenizer, length, end
@@ -147,7 +147,7 @@ class SiglipTexts:
 def read_texts(folder: Path, length: int) -> SiglipTexts:
     """By the tokenizer.json of a checkpoint, or else by its spiece.model.
 
-    Raises: BackboneLoadError if there is neither, or it is damaged.
+    Raises: ModelLoadError if there is neither, or it is damaged.
     """
     fast, slow = folder / "tokenizer.json", folder / "spiece.model"
     try:
@@ -156,10 +156,10 @@ def read_texts(folder: Path, length: int) -> SiglipTexts:
         if slow.is_file():
             return SiglipTexts(_of_spiece(slow.read_bytes()), length)
     except Exception as cause:  # tokenizers raises nothing more special
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"the tokenizer in {str(folder)!r} cannot be read: {cause}. Download it again"
         ) from cause
-    raise BackboneLoadError(
+    raise ModelLoadError(
         f"{str(folder)!r} has neither tokenizer.json nor spiece.model; download it again, with one"
     )
 
@@ -176,7 +176,7 @@ def _of_spiece(data: bytes) -> Tokenizer:
 
 @dataclass(frozen=True, slots=True)
 class PromptScore:
-    """Of one picture: the model's probability that text and picture belong together, and the
+    """Of one image: the model's probability that text and image belong together, and the
     cosine that it is a function of. The probability saturates, the cosine does not.
     """
 
@@ -185,7 +185,7 @@ class PromptScore:
 
 
 class Siglip:
-    """The model, and what it makes of pictures and texts."""
+    """The model, and what it makes of images and texts."""
 
     def __init__(
         self, model: SiglipModel, preprocessing: Preprocessing, texts: SiglipTexts
@@ -195,7 +195,7 @@ class Siglip:
 
     @classmethod
     def load(cls, weights: str | Path = SIGLIP, *, device: torch.device | str = "cpu") -> Self:
-        """By folder or hub id. Raises: BackboneLoadError if it is not to be had, or is another."""
+        """By folder or hub id. Raises: ModelLoadError if it is not to be had, or is another."""
         folder = find_weights(weights)
         model = load_model(SiglipModel, folder, torch.device(device))
         config: Any = model.config  # whose parts are annotated as if they could be missing
@@ -204,7 +204,7 @@ class Siglip:
 
     @torch.inference_mode()
     def scores(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[PromptScore]:
-        """Of each picture with its own text: sigmoid(exp(t) cosine + b), t and b the model's.
+        """Of each image with its own text: sigmoid(exp(t) cosine + b), t and b the model's.
 
         Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
         """

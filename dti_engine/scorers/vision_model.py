@@ -1,6 +1,6 @@
 """A scorer's folder in the layout of transformers: config, weights, preprocessing, tokenizer.
 
-Pictures as a vision model takes them, by its own preprocessor_config.json.
+Images as a vision model takes them, by its own preprocessor_config.json.
 
 The same as transformers' processors on PIL, of whom those that need torchvision round otherwise.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dti_engine.errors import BackboneLoadError
+from dti_engine.errors import ModelLoadError
 
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _HUB_FILES = ["*.json", "model*.safetensors", "spiece.model"]
@@ -31,14 +31,14 @@ def find_weights(name: str | Path, *, download: bool = True) -> Path:
 
     download: whether what is not on this machine yet may be fetched from the hub.
 
-    Raises: BackboneLoadError, which says what to do, if it is not to be had.
+    Raises: ModelLoadError, which says what to do, if it is not to be had.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     found = _HUB_ID.fullmatch(str(name))
     if not found:
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"there is no scorer at {str(name)!r}; give a folder with config.json and "
             "model.safetensors, or a hub id such as facebook/dinov2-base"
         )
@@ -56,7 +56,7 @@ def find_weights(name: str | Path, *, download: bool = True) -> Path:
         )
     except (OSError, ValueError) as cause:
         failed = "downloading it failed" if download else "it was not downloaded before"
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"{str(name)!r} is not a folder, and {failed}: {cause}. Where there is a network, run "
             f"`hf download {hub_id} --local-dir DIR`, copy DIR here and give it in place of the id"
         ) from cause
@@ -65,7 +65,7 @@ def find_weights(name: str | Path, *, download: bool = True) -> Path:
 def load_model(model_class: type[ModelT], folder: Path, device: torch.device) -> ModelT:
     """The model of a folder in float32, frozen.
 
-    Raises: BackboneLoadError if it is damaged, incomplete or of another class.
+    Raises: ModelLoadError if it is damaged, incomplete or of another class.
     """
     from_pretrained = cast(Any, model_class).from_pretrained
     try:
@@ -77,13 +77,13 @@ def load_model(model_class: type[ModelT], folder: Path, device: torch.device) ->
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"{str(folder)!r} cannot be read as a {model_class.__name__}: {cause}. Download it "
             "again, with config.json and model.safetensors"
         ) from cause
     # What is missing would be random, and only be logged.
     if missing := sorted(report["missing_keys"]):
-        raise BackboneLoadError(
+        raise ModelLoadError(
             f"{str(folder)!r} lacks {len(missing)} weights of a {model_class.__name__}, such as "
             f"{missing[0]!r}; give the model that the scores are defined by, or download it again"
         )
@@ -107,7 +107,7 @@ class Preprocessing:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises: BackboneLoadError if the file is missing, or asks for what is not known here."""
+        """Raises: ModelLoadError if the file is missing, or asks for what is not known here."""
         try:
             stated: dict[str, Any] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
             size, crop = stated["size"], stated.get("crop_size") or {}
@@ -121,7 +121,7 @@ class Preprocessing:
                 std=tuple(stated["image_std"]),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
-            raise BackboneLoadError(
+            raise ModelLoadError(
                 f"{str(folder)!r} has no {_FILE} that can be followed ({cause!r}); download it "
                 "again, with that file"
             ) from cause

@@ -21,7 +21,7 @@ from dti_engine.text.encoder import TextEncoder
 from dti_engine.text.inputs import EncoderInput, PromptBatch, Rows
 from dti_engine.text.tokens import LearnedToken, joint_pooling, require_placeholder
 
-# <Rex> counts as well, and is bound to nothing: as plain text it would silently paint a stranger.
+# <Rex> counts as well, and is bound to nothing: as plain text it would silently generate a stranger.
 _MENTION = re.compile(f"({PLACEHOLDER.pattern})", re.IGNORECASE)
 
 Spans: TypeAlias = Mapping[str, Mapping[str, range]]
@@ -29,7 +29,7 @@ Spans: TypeAlias = Mapping[str, Mapping[str, range]]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PromptEncoding:
     """How a prompt is read by models that know more than one way; others read all alike."""
 
     pooling: Pooling = "eos"
@@ -45,7 +45,7 @@ def tokenize(
     prompts: Sequence[str],
     encoders: Mapping[str, TextEncoder],
     spans: Sequence[Spans],
-    readings: Sequence[Reading] | None = None,
+    readings: Sequence[PromptEncoding] | None = None,
 ) -> PromptBatch:
     """Spell prompts for every encoder, with learned rows at their placeholders.
 
@@ -56,7 +56,7 @@ def tokenize(
     Raises: TokenError if a prompt uses a placeholder that is not bound, or is too long to hold one
         entirely.
     """
-    readings = [Reading()] * len(prompts) if readings is None else readings
+    readings = [PromptEncoding()] * len(prompts) if readings is None else readings
     instructed = torch.tensor([reading.instruction for reading in readings])
     inputs: dict[str, EncoderInput] = {}
     for name, encoder in encoders.items():
@@ -93,7 +93,9 @@ def _last_mark(wrapped: Sequence[int], spans: Spans, encoder: str) -> int:
     return len(wrapped) - 1
 
 
-def _marked_ids(prompt: str, spans: Spans, reading: Reading, encoder: TextEncoder) -> list[int]:
+def _marked_ids(
+    prompt: str, spans: Spans, reading: PromptEncoding, encoder: TextEncoder
+) -> list[int]:
     """The wrapped ids of one prompt, in which -1 - r marks learned row r.
 
     Words take the blank before them along, for vocabularies that tell " dog" from "dog": so do
@@ -158,7 +160,9 @@ def bind(
     samples = [{name: spans[token] for name, token in sample.items()} for sample in tokens]
     asked = [False] * len(prompts) if instructions is None else instructions
     readings = [
-        Reading(joint_pooling(token for name, token in sample.items() if name in prompt), wanted)
+        PromptEncoding(
+            joint_pooling(token for name, token in sample.items() if name in prompt), wanted
+        )
         for prompt, sample, wanted in zip(prompts, tokens, asked, strict=True)
     ]
     return tokenize(prompts, encoders, samples, readings), rows

@@ -5,7 +5,7 @@ need more memory. An empty slot costs what a full one does, so the number of sub
 
 Steps of training that are taken to see what they cost: time, and memory.
 
-The subjects are grey pictures, since what is in a picture changes nothing of the cost.
+The subjects are grey images, since what is in an image changes nothing of the cost.
 """
 
 import gc
@@ -23,7 +23,7 @@ from dti_engine import devices as memory
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
-from dti_engine.images.decode import Picture
+from dti_engine.images.decode import SubjectImage
 from dti_engine.subject import Subject
 from dti_engine.training.trainer import Trainer
 
@@ -31,7 +31,7 @@ _NEVER = 10**9  # steps, which no rehearsal takes
 _MIN_STEPS, _MIN_S, _MAX_S = 3, 0.25, 5.0  # of what is timed; a step is never cut short
 
 
-class Rehearsal(NamedTuple):
+class StepProfile(NamedTuple):
     """What steps with so many slots cost, all of them taken."""
 
     slots: int
@@ -45,10 +45,10 @@ class Rehearsal(NamedTuple):
 
 
 def grey_subject(number: int, side: int) -> Subject:
-    """A subject of one picture, `side` pixels wide and high, with that seed."""
-    picture = Picture("grey.png", Image.new("RGB", (side, side), "grey"), "0" * 64, (side, side))
+    """A subject of one image, `side` pixels wide and high, with that seed."""
+    image = SubjectImage("grey.png", Image.new("RGB", (side, side), "grey"), "0" * 64, (side, side))
     # "a" is in every vocabulary, and was in every caption.
-    return Subject(f"grey-{number}", [picture], "<subject>", "a", seed=number)
+    return Subject(f"grey-{number}", [image], "<subject>", "a", seed=number)
 
 
 def full_trainer(
@@ -78,7 +78,7 @@ def seconds(device: torch.device, call: Callable[[], object]) -> float:
 
 def rehearse(
     backbone: Backbone, config: TrainConfig, *, num_slots: int, max_vectors: int, before: int
-) -> Rehearsal | None:
+) -> StepProfile | None:
     """Take a few steps with all slots taken; None if memory runs out. Nothing of it is kept.
 
     before: what `memory.in_use` was before any rehearsal.
@@ -96,7 +96,7 @@ def rehearse(
 
 def _rehearse(
     backbone: Backbone, config: TrainConfig, num_slots: int, max_vectors: int, before: int
-) -> Rehearsal:
+) -> StepProfile:
     device = backbone.device
     trainer = full_trainer(backbone, config, num_slots=num_slots, max_vectors=max_vectors)
     # What it takes to seat a subject is the same with any number of slots, and is free by now.
@@ -107,7 +107,7 @@ def _rehearse(
     while (len(times) < _MIN_STEPS or sum(times) < _MIN_S) and sum(times) < _MAX_S:
         times.append(seconds(device, trainer.step))
     # The fastest, as other work on the machine only ever makes a step slower.
-    return Rehearsal(num_slots, memory.peak(device) - before, num_slots / min(times))
+    return StepProfile(num_slots, memory.peak(device) - before, num_slots / min(times))
 
 
 def _finish(device: torch.device) -> None:
@@ -117,19 +117,19 @@ def _finish(device: torch.device) -> None:
 
 
 MAX_SLOTS = 32  # each doubling costs as much as all before it, and so late hardly pays
-_SHARE = 0.85  # of what is free; the rest is for other pictures, other programs, and fragments
+_SHARE = 0.85  # of what is free; the rest is for other images, other programs, and fragments
 _GAIN = 1.05  # what a larger batch has to be faster by
 
 
 @dataclass(frozen=True)
-class Capacity:
+class SlotPlan:
     """How many slots to take, and what was found about it."""
 
     slots: int
     why: str  # in words, for people
     bytes_available: int  # before anything was tried
     bytes_per_slot: int | None = None  # of a further one; None: nothing was measured
-    measured: tuple[Rehearsal, ...] = ()  # in order of slots
+    measured: tuple[StepProfile, ...] = ()  # in order of slots
 
 
 def find_slots(
@@ -139,7 +139,7 @@ def find_slots(
     at_most: int,
     max_vectors: int = 8,
     available: int | None = None,
-) -> Capacity:
+) -> SlotPlan:
     """Take real steps at 1, 2, 4, ... slots, and choose. Nothing of them is left in memory.
 
     at_most: how many subjects there are; with one, nothing is tried. max_vectors: as in `Trainer`.
@@ -158,10 +158,10 @@ def find_slots(
     memory.release(backbone.device)
     available = memory.available(backbone.device) if available is None else available
     if at_most == 1:
-        return Capacity(1, "there is one subject", available)
+        return SlotPlan(1, "there is one subject", available)
     before = memory.in_use(backbone.device)
 
-    def trial(slots: int) -> Rehearsal | None:
+    def trial(slots: int) -> StepProfile | None:
         return rehearse(backbone, config, num_slots=slots, max_vectors=max_vectors, before=before)
 
     limits = {"at_most": min(at_most, MAX_SLOTS), "room": int(_SHARE * available)}
@@ -181,7 +181,7 @@ def find_slots(
         why = f"each takes {_size(per_slot)}, and {_size(available)} are free"
     else:
         why = "no other number would end sooner by 5 %"
-    return Capacity(slots, why, available, per_slot, tuple(measured))
+    return SlotPlan(slots, why, available, per_slot, tuple(measured))
 
 
 def make_fit(
@@ -207,15 +207,15 @@ def make_fit(
 
 
 def search(
-    trial: Callable[[int], Rehearsal | None], *, at_most: int, room: int
-) -> tuple[list[Rehearsal], bool]:
+    trial: Callable[[int], StepProfile | None], *, at_most: int, room: int
+) -> tuple[list[StepProfile], bool]:
     """Try larger and larger sizes; all that went well, and whether memory kept it from going on.
 
     trial: takes steps with so many slots; None if memory ran out. room: bytes.
     """
-    measured: list[Rehearsal] = []
+    measured: list[StepProfile] = []
 
-    def gains(found: Rehearsal) -> bool:
+    def gains(found: StepProfile) -> bool:
         return not measured or found.rate >= _GAIN * measured[-1].rate
 
     size = 1
@@ -235,7 +235,7 @@ def search(
     return measured, True
 
 
-def soonest(measured: Sequence[Rehearsal], num_subjects: int) -> int:
+def soonest(measured: Sequence[StepProfile], num_subjects: int) -> int:
     """The fewest slots with which so many subjects, of the same steps, end within 5 % of the best.
 
     A step of a size that was not measured takes a time between those of its neighbours.
@@ -254,7 +254,7 @@ def _out_of_memory(config: TrainConfig, *, num_slots: int, available: int) -> Co
     )
 
 
-def _predicted(measured: Sequence[Rehearsal], size: int) -> float:
+def _predicted(measured: Sequence[StepProfile], size: int) -> float:
     """Bytes with so many slots. Memory grows by the same for each, from what is there at none."""
     last = measured[-1]
     rises = [(last.bytes - each.bytes) / (last.slots - each.slots) for each in measured[-2::-1]]
@@ -265,7 +265,7 @@ def _predicted(measured: Sequence[Rehearsal], size: int) -> float:
     return last.bytes + rise * (size - last.slots)
 
 
-def _per_slot(measured: Sequence[Rehearsal]) -> int:
+def _per_slot(measured: Sequence[StepProfile]) -> int:
     first, last = measured[0], measured[-1]
     return max(0, last.bytes - first.bytes) // (last.slots - first.slots or 1) or last.bytes
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import Timesteps, TrainConfig
-from dti_engine.images.crops import Framing
+from dti_engine.images.crops import MicroConditioning
 from dti_engine.text.inputs import PromptBatch
 from dti_engine.text.prompts import tokenize
 
@@ -26,21 +26,21 @@ _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1, to which (j + u) / B may
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class SampleDraws:
     """The B samples of one subject at one step."""
 
-    views: Tensor  # (B,) int64, index into all crops of all pictures
+    views: Tensor  # (B,) int64, index into all crops of all images
     captions: Tensor  # (B,) int64, index into the caption templates
     u: Tensor  # (B,) float32 in [0, 1), which the objective turns into timesteps
     posterior: Tensor  # (B, C, h, w) float32, standard normal: the noise of the latents themselves
     noise: Tensor  # (B, C, h, w) float32, standard normal: the noise to be predicted
 
-    def to(self, device: torch.device) -> "Draws":
+    def to(self, device: torch.device) -> "SampleDraws":
         """The same there, without waiting for it."""
         tensors = [getattr(self, each.name) for each in fields(self)]
         if device.type == "cuda":  # from other memory, a copy waits for the step before
             tensors = [each.pin_memory() for each in tensors]
-        return Draws(*(each.to(device, non_blocking=True) for each in tensors))
+        return SampleDraws(*(each.to(device, non_blocking=True) for each in tensors))
 
 
 def draw(
@@ -53,10 +53,10 @@ def draw(
     latent_shape: tuple[int, ...],
     timesteps: Timesteps,
     shift: float = 1.0,
-) -> Draws:
-    """The samples of a subject's own `step`: picture, crop, caption, time and both noises.
+) -> SampleDraws:
+    """The samples of a subject's own `step`: image, crop, caption, time and both noises.
 
-    A picture is as likely as any other, however many crops (`num_crops`, per picture) it has.
+    An image is as likely as any other, however many crops (`num_crops`, per image) it has.
     Stratified times come one from each B-th of [0, 1): the same mean, less variance. A shift above
     1 then moves them all to more noise (`_shifted`).
 
@@ -67,8 +67,8 @@ def draw(
     """
     random = _generator(seed, step)
     crops = np.asarray(num_crops)
-    pictures = random.integers(len(crops), size=batch_size)
-    views = (np.cumsum(crops) - crops)[pictures] + random.integers(crops[pictures])
+    subject_images = random.integers(len(crops), size=batch_size)
+    views = (np.cumsum(crops) - crops)[subject_images] + random.integers(crops[subject_images])
     captions = random.integers(num_captions, size=batch_size)
     u = random.random(batch_size)
     if timesteps == "stratified":
@@ -85,17 +85,17 @@ def draw_fixed(
     num_captions: int,
     latent_shape: tuple[int, ...],
     shift: float = 1.0,
-) -> Draws:
+) -> SampleDraws:
     """Samples of a subject that stay the same, so that losses on them can be compared over steps.
 
-    Times lie in the middle of each `size`-th of [0, 1), shifted as in training; pictures come
+    Times lie in the middle of each `size`-th of [0, 1), shifted as in training; images come
     in turn, in a random order, and captions too. Their latents are means: the noise of an
     autoencoder would only blur.
     """
     random = _generator(seed, _FIXED)
     crops = np.asarray(num_crops)
-    pictures = np.resize(random.permutation(len(crops)), size)
-    views = (np.cumsum(crops) - crops)[pictures] + random.integers(crops[pictures])
+    subject_images = np.resize(random.permutation(len(crops)), size)
+    views = (np.cumsum(crops) - crops)[subject_images] + random.integers(crops[subject_images])
     captions = np.resize(random.permutation(num_captions), size)
     u = random.permutation((np.arange(size) + 0.5) / size)
     noise = random.standard_normal((size, *latent_shape), dtype=np.float32)
@@ -116,8 +116,8 @@ def _generator(seed: int, step: int) -> np.random.Generator:
 
 def _draws(
     views: NDArray[Any], captions: NDArray[Any], u: NDArray[Any], *noises: NDArray[Any]
-) -> Draws:
-    return Draws(
+) -> SampleDraws:
+    return SampleDraws(
         torch.from_numpy(views),
         torch.from_numpy(captions),
         torch.from_numpy(np.minimum(u, _BELOW_ONE).astype(np.float32)),
@@ -126,7 +126,7 @@ def _draws(
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class TrainingBatch:
     """Samples of one step: B of one slot, or those of all slots in order."""
 
     latents: Tensor  # (B, C, h, w)
@@ -137,9 +137,9 @@ class Samples:
     prompts: PromptBatch
 
     @staticmethod
-    def concat(parts: Sequence["Samples"]) -> "Samples":
+    def concat(parts: Sequence["TrainingBatch"]) -> "TrainingBatch":
         """One batch of all their samples, in order."""
-        return Samples(
+        return TrainingBatch(
             torch.cat([part.latents for part in parts]),
             torch.cat([part.noise for part in parts]),
             torch.cat([part.u for part in parts]),
@@ -149,14 +149,14 @@ class Samples:
         )
 
 
-def blank_samples(backbone: Backbone, config: TrainConfig) -> Samples:
+def blank_samples(backbone: Backbone, config: TrainConfig) -> TrainingBatch:
     """What an empty slot puts into a step: the same shapes, no learned row, hence no gradient."""
     shape = backbone.latent_shape(config.resolution, config.resolution)
     zeros = torch.zeros(config.batch_size, *shape, device=backbone.device)
     prompts = tokenize([""] * len(zeros), backbone.text_encoders, [{}] * len(zeros))
     ones = torch.ones_like(zeros[:, :1])
-    framing = Framing.whole(config.resolution, config.resolution)
-    return Samples(
+    framing = MicroConditioning.whole(config.resolution, config.resolution)
+    return TrainingBatch(
         zeros,
         zeros,
         zeros[:, 0, 0, 0],

@@ -1,7 +1,7 @@
 """A subject in training as a file: what it takes to go on as if nothing had happened.
 
-A safetensors file with the `Learner.state` of its rows, per text encoder, and the figures of its
-reports; in the metadata stands a digest of all of it, and its `Header` as JSON. Nothing random is
+A safetensors file with the `EmbeddingOptimizer.state` of its rows, per text encoder, and the figures of its
+reports; in the metadata stands a digest of all of it, and its `CheckpointHeader` as JSON. Nothing random is
 in it, as draws depend on seed and step alone. Nothing in it is ever executed.
 """
 
@@ -21,20 +21,20 @@ from dti_engine.artifacts.sealed import seal, unseal
 from dti_engine.config import explain
 from dti_engine.errors import CheckpointError
 from dti_engine.files import write_whole
-from dti_engine.optim.embeddings import Learner
-from dti_engine.training.metrics import SlotReport
+from dti_engine.optim.embeddings import EmbeddingOptimizer
+from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.provenance import Provenance
-from dti_engine.training.slot import Occupant
+from dti_engine.training.slot import TrainingSlot
 
 SCHEMA_VERSION = 1
 
 _METADATA_KEY = "dti_checkpoint"
 _REPORTS = "reports"  # (steps, figures); no encoder's state, as those have a slash in their names
-_FIGURES = tuple(each.name for each in fields(SlotReport))[2:]  # all but subject and step
+_FIGURES = tuple(each.name for each in fields(StepMetrics))[2:]  # all but subject and step
 _MAX_BYTES = 64 * 2**20  # a checkpoint is some KB; more is a mistake, found before it is in memory
 
 
-class Header(BaseModel):
+class CheckpointHeader(BaseModel):
     """What a checkpoint says of itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -50,19 +50,21 @@ class Header(BaseModel):
 class Checkpoint:
     """A subject in training, after a step whose report was read."""
 
-    header: Header
-    states: Mapping[str, Mapping[str, Tensor]]  # encoder -> `Learner.state`, on the CPU
-    reports: tuple[SlotReport, ...]  # one per step
+    header: CheckpointHeader
+    states: Mapping[str, Mapping[str, Tensor]]  # encoder -> `EmbeddingOptimizer.state`, on the CPU
+    reports: tuple[StepMetrics, ...]  # one per step
     path: Path | None = None  # that it was loaded from
 
     @classmethod
-    def of(cls, occupant: Occupant, slot: int, learners: Mapping[str, Learner]) -> Self:
+    def of(
+        cls, occupant: TrainingSlot, slot: int, learners: Mapping[str, EmbeddingOptimizer]
+    ) -> Self:
         """That of an occupant who has done a step, and whose steps are all read."""
         states = {
             name: {key: value.cpu() for key, value in learner.state(occupant.rows[name]).items()}
             for name, learner in learners.items()
         }
-        header = Header(
+        header = CheckpointHeader(
             provenance=occupant.provenance,
             slot=slot,
             step=occupant.step,
@@ -70,7 +72,9 @@ class Checkpoint:
         )
         return cls(header, states, tuple(occupant.reports))
 
-    def require_fit(self, occupant: Occupant, learners: Mapping[str, Learner]) -> None:
+    def require_fit(
+        self, occupant: TrainingSlot, learners: Mapping[str, EmbeddingOptimizer]
+    ) -> None:
         """Raises: CheckpointError if it is of another training than the occupant's."""
         found = self.header.provenance.changes(occupant.provenance)
         for name, span in occupant.rows.items():
@@ -83,7 +87,7 @@ class Checkpoint:
                 f"{'; '.join(found)}. Give what it was begun with, or delete it to start afresh"
             )
 
-    def restore(self, occupant: Occupant, learners: Mapping[str, Learner]) -> None:
+    def restore(self, occupant: TrainingSlot, learners: Mapping[str, EmbeddingOptimizer]) -> None:
         """Bring an occupant whom it fits, and its rows, which are seated, to where they were."""
         for name, span in occupant.rows.items():
             learners[name].restore(span, self.states[name])
@@ -117,7 +121,7 @@ class Checkpoint:
         except SafetensorError as error:
             raise CheckpointError(f"not a safetensors file, or damaged: {error}") from error
         except ValidationError as error:
-            raise CheckpointError(f"bad header: {explain(error, Header)}") from error
+            raise CheckpointError(f"bad header: {explain(error, CheckpointHeader)}") from error
         figures = tensors.pop(_REPORTS, torch.zeros(0))
         steps = header.provenance.config.steps
         if not header.step < steps or figures.shape != (header.step, len(_FIGURES)):
@@ -125,7 +129,7 @@ class Checkpoint:
                 f"it contradicts itself: step {header.step} of {steps}, reports {[*figures.shape]}"
             )
         name = header.provenance.subject
-        reports = [SlotReport(name, 1 + step, *row) for step, row in enumerate(figures.tolist())]
+        reports = [StepMetrics(name, 1 + step, *row) for step, row in enumerate(figures.tolist())]
         states: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             encoder, _, key = name.rpartition("/")
@@ -155,7 +159,7 @@ def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{each.dtype} {[*each.shape]}" for name, each in state.items()}
 
 
-def _read_header(data: bytes, tensors: Mapping[str, Tensor]) -> Header:
+def _read_header(data: bytes, tensors: Mapping[str, Tensor]) -> CheckpointHeader:
     """The header in a safetensors file that was found valid, if the file is as it was written."""
     found = unseal(_METADATA_KEY, data, tensors)
     if found is None:
@@ -167,4 +171,4 @@ def _read_header(data: bytes, tensors: Mapping[str, Tensor]) -> Header:
         )
     if not found.is_intact:
         raise CheckpointError("damaged: its content has another digest than it was written with")
-    return Header.model_validate_json(found.text)
+    return CheckpointHeader.model_validate_json(found.text)

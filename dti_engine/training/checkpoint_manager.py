@@ -18,7 +18,7 @@ def _raise(_: str, error: OutputError) -> None:
     raise error
 
 
-class Keeper:
+class CheckpointManager:
     """Writes checkpoints, DIR/NAME.safetensors, and finds them again. `train` does as it says.
 
     `kept` has the step of each checkpoint that it has written and not removed.

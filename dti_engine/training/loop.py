@@ -9,12 +9,12 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import SubjectError
 from dti_engine.subject import Subject
-from dti_engine.training.checkpoint_manager import Keeper
-from dti_engine.training.metrics import SlotReport
-from dti_engine.training.result import Outcome
+from dti_engine.training.checkpoint_manager import CheckpointManager
+from dti_engine.training.metrics import StepMetrics
+from dti_engine.training.result import TrainingResult
 from dti_engine.training.trainer import OnKept, OnSeated, OnStep, Trainer
 
-__all__ = ["Outcome", "SlotReport", "Subject", "Trainer", "train"]
+__all__ = ["StepMetrics", "Subject", "Trainer", "TrainingResult", "train"]
 
 
 def train(
@@ -29,12 +29,12 @@ def train(
     on_step: OnStep = lambda _: None,
     keep_at: Container[int] = (),
     on_kept: OnKept = lambda subject, artifact: None,
-    keeper: Keeper | None = None,
-) -> Iterator[Outcome]:
+    keeper: CheckpointManager | None = None,
+) -> Iterator[TrainingResult]:
     """Train any number of subjects, `num_slots` at a time; yields outcomes in order of ending.
 
     Work is done as outcomes are taken, and what was taken survives whatever stops the rest. A
-    subject is taken from `subjects` when a slot falls free, so an iterator may load pictures as it
+    subject is taken from `subjects` when a slot falls free, so an iterator may load images as it
     goes. Subjects may have configs of their own that share a batch (`TrainConfig.refusal_beside`),
     and each counts its own steps. One that cannot be trained is an outcome too, with its error.
     Options: see `Trainer`.
@@ -60,8 +60,8 @@ def train(
 
 
 def _outcomes(
-    trainer: Trainer, queue: Iterator[Subject], keeper: Keeper | None
-) -> Iterator[Outcome]:
+    trainer: Trainer, queue: Iterator[Subject], keeper: CheckpointManager | None
+) -> Iterator[TrainingResult]:
     is_stopping = False
     while not is_stopping:
         yield from _refill(trainer, queue, keeper)
@@ -75,7 +75,9 @@ def _outcomes(
             yield from _keep(trainer, keeper, everybody=is_stopping)
 
 
-def _refill(trainer: Trainer, queue: Iterator[Subject], keeper: Keeper | None) -> Iterator[Outcome]:
+def _refill(
+    trainer: Trainer, queue: Iterator[Subject], keeper: CheckpointManager | None
+) -> Iterator[TrainingResult]:
     """Seat subjects while there is room; yields those that cannot be trained."""
     while None in trainer.occupants and not (keeper and keeper.is_stopped):
         if (subject := next(queue, None)) is None:
@@ -83,10 +85,12 @@ def _refill(trainer: Trainer, queue: Iterator[Subject], keeper: Keeper | None) -
         try:
             trainer.seat(subject, keeper.load(subject.id) if keeper else None)
         except SubjectError as error:
-            yield Outcome(subject.without_pictures(), error=error.bare())
+            yield TrainingResult(subject.without_images(), error=error.bare())
 
 
-def _keep(trainer: Trainer, keeper: Keeper, *, everybody: bool) -> Iterator[Outcome]:
+def _keep(
+    trainer: Trainer, keeper: CheckpointManager, *, everybody: bool
+) -> Iterator[TrainingResult]:
     """Keep the subjects that are due; yields those of whom it turns out that they have failed."""
     steps = {slot: each.step for slot, each in enumerate(trainer.occupants) if each and each.step}
     due = [slot for slot, step in steps.items() if everybody or keeper.is_due(step)]

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from dti_engine.optim.embeddings import Learner, RowReport
+from dti_engine.optim.embeddings import EmbeddingOptimizer, RowMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class SlotReport:
+class StepMetrics:
     """One step of one subject. With several rows (vectors, encoders), figures are their means."""
 
     subject_id: str
@@ -35,7 +35,7 @@ class SlotReport:
         if not math.isfinite(self.loss) or not math.isfinite(self.fixed_loss):
             return (
                 f"its loss is {self.loss}, and {self.fixed_loss} on its fixed batch; look at its "
-                "pictures, and run the model in float32 or bfloat16, since float16 overflows in "
+                "images, and run the model in float32 or bfloat16, since float16 overflows in "
                 "some autoencoders"
             )
         if not math.isfinite(self.gradient_norm):
@@ -45,7 +45,7 @@ class SlotReport:
             )
         if self.weakest_gradient_norm == 0:
             return (
-                "the gradient of one of its vectors is exactly zero, so the pictures do not reach "
+                "the gradient of one of its vectors is exactly zero, so the images do not reach "
                 "it; run the model in float32 or bfloat16, since float16 underflows"
             )
         if self.step_angle_rad == 0 and self.prior_ratio > 0:
@@ -57,9 +57,12 @@ class SlotReport:
 
 
 def tabulate(
-    losses: Tensor, fixed_losses: Tensor, learners: Sequence[Learner], rows: Sequence[RowReport]
+    losses: Tensor,
+    fixed_losses: Tensor,
+    learners: Sequence[EmbeddingOptimizer],
+    rows: Sequence[RowMetrics],
 ) -> Tensor:
-    """The figures of `SlotReport` from `loss` on, of all K slots in one tensor: one read is enough.
+    """The figures of `StepMetrics` from `loss` on, of all K slots in one tensor: one read is enough.
 
     Shapes: losses, fixed_losses (K,), one per slot; rows, one report per learner, of (K * V,)
     -> (K, 8). No meaning where a slot is empty.

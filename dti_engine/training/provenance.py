@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict
 from dti_engine.artifacts.manifest import Manifest, Sha256
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
-from dti_engine.images.decode import Picture
+from dti_engine.images.decode import SubjectImage
 from dti_engine.subject import Subject
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class SeenPicture(BaseModel):
-    """A picture as it is trained on."""
+class SeenImage(BaseModel):
+    """An image as it is trained on."""
 
     model_config = _STRICT
 
@@ -27,12 +27,14 @@ class SeenPicture(BaseModel):
     mask_sha256: Sha256 | None  # of size and pixels
 
     @classmethod
-    def of(cls, picture: Picture) -> Self:
+    def of(cls, subject_image: SubjectImage) -> Self:
         return cls(
-            name=picture.name,
-            sha256=picture.sha256,
-            caption_sha256=None if picture.caption is None else _sha256(picture.caption.encode()),
-            mask_sha256=None if picture.mask is None else _mask_sha256(picture.mask),
+            name=subject_image.name,
+            sha256=subject_image.sha256,
+            caption_sha256=None
+            if subject_image.caption is None
+            else _sha256(subject_image.caption.encode()),
+            mask_sha256=None if subject_image.mask is None else _mask_sha256(subject_image.mask),
         )
 
 
@@ -49,7 +51,7 @@ class Provenance(BaseModel):
     config: TrainConfig
     backbone_fingerprint: Sha256
     dtype: str  # that the denoiser computes in
-    pictures: tuple[SeenPicture, ...]  # in order: draws are numbers of pictures
+    images: tuple[SeenImage, ...]  # in order: draws are numbers of images
 
     @classmethod
     def of(
@@ -69,17 +71,17 @@ class Provenance(BaseModel):
             config=subject.config or config,
             backbone_fingerprint=backbone.fingerprint,
             dtype=str(backbone.dtype).removeprefix("torch."),
-            pictures=tuple(map(SeenPicture.of, subject.pictures)),
+            images=tuple(map(SeenImage.of, subject.images)),
         )
 
     def changes(self, now: "Provenance") -> list[str]:
         """What is not the same any more, in words."""
         found: list[str] = []
-        for name in set(Provenance.model_fields) - {"config", "pictures"}:
+        for name in set(Provenance.model_fields) - {"config", "images"}:
             found += _change(name, getattr(self, name), getattr(now, name))
         found += _config_changes(self.config, now.config)
-        if self.pictures != now.pictures:
-            found.append(_of_pictures([each.name for each in self.pictures]))
+        if self.images != now.images:
+            found.append(_of_images([each.name for each in self.images]))
         return sorted(found)
 
     def changes_since(self, manifest: Manifest) -> list[str]:
@@ -100,17 +102,17 @@ class Provenance(BaseModel):
             ),
             *_config_changes(then.config, self.config),
         ]
-        pictures = {each.name: each.sha256 for each in self.pictures}
-        if (then.pictures, then.notes_sha256) != (pictures, notes_sha256(self.pictures)):
-            found.append(_of_pictures(list(then.pictures)))
+        subject_images = {each.name: each.sha256 for each in self.images}
+        if (then.images, then.notes_sha256) != (subject_images, notes_sha256(self.images)):
+            found.append(_of_images(list(then.images)))
         return sorted(found)
 
 
-def notes_sha256(pictures: Sequence[SeenPicture]) -> str | None:
-    """Of the captions and masks of pictures, in order; None if no picture has either."""
-    if not any(each.caption_sha256 or each.mask_sha256 for each in pictures):
+def notes_sha256(subject_images: Sequence[SeenImage]) -> str | None:
+    """Of the captions and masks of images, in order; None if no image has either."""
+    if not any(each.caption_sha256 or each.mask_sha256 for each in subject_images):
         return None
-    return _sha256("".join(f"{each.model_dump_json()}\n" for each in pictures).encode())
+    return _sha256("".join(f"{each.model_dump_json()}\n" for each in subject_images).encode())
 
 
 def _change(name: str, then: object, now: object) -> Iterator[str]:
@@ -123,8 +125,8 @@ def _config_changes(then: TrainConfig, now: TrainConfig) -> Iterator[str]:
         yield from _change(name, getattr(then, name), getattr(now, name))
 
 
-def _of_pictures(names: Sequence[str]) -> str:
-    return f"pictures, captions or masks were others, of {', '.join(names):.200}"
+def _of_images(names: Sequence[str]) -> str:
+    return f"images, captions or masks were others, of {', '.join(names):.200}"
 
 
 def _mask_sha256(mask: Image.Image) -> str:

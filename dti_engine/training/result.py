@@ -11,28 +11,28 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import SubjectError, TrainingFailedError
 from dti_engine.subject import Subject
 from dti_engine.text.tokens import LearnedToken
-from dti_engine.training.metrics import SlotReport
+from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.provenance import notes_sha256
 from dti_engine.training.schedules import has_converged
-from dti_engine.training.slot import Occupant
+from dti_engine.training.slot import TrainingSlot
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class TrainingResult:
     """A subject that ended: with an artifact, or with the error that says why it has none.
 
-    The subject has no pictures: they are let go once it is seated, or cannot be.
+    The subject has no images: they are let go once it is seated, or cannot be.
     """
 
     subject: Subject
     artifact: Artifact | None = None
     error: SubjectError | TrainingFailedError | None = None
-    reports: Sequence[SlotReport] = ()  # one per step
+    reports: Sequence[StepMetrics] = ()  # one per step
 
 
 def outcome(
-    occupant: Occupant, learned: Mapping[str, Tensor], backbone: Backbone
-) -> Outcome | None:
+    occupant: TrainingSlot, learned: Mapping[str, Tensor], backbone: Backbone
+) -> TrainingResult | None:
     """The outcome of an occupant whose steps are all read; None if it is to go on.
 
     learned: encoder name -> (R, d), `Learner.learned` of the tables in which its vectors lie.
@@ -42,7 +42,7 @@ def outcome(
         error = TrainingFailedError(
             f"subject {subject.id!r} failed at step {reports[-1].step} of {budget}: {failure}"
         )
-        return Outcome(subject, error=error, reports=reports)
+        return TrainingResult(subject, error=error, reports=reports)
     if occupant.step == budget:
         stop_reason = "budget"
     elif occupant.step % occupant.config.fixed_every == 0 and has_converged(
@@ -52,18 +52,18 @@ def outcome(
     else:
         return None
     made = artifact(occupant, learned, backbone, stop_reason=stop_reason)
-    return Outcome(subject, artifact=made, reports=reports)
+    return TrainingResult(subject, artifact=made, reports=reports)
 
 
 def artifact(
-    occupant: Occupant,
+    occupant: TrainingSlot,
     learned: Mapping[str, Tensor],
     backbone: Backbone,
     *,
     stop_reason: StopReason,
 ) -> Artifact:
     """What it has learned so far; its steps are all read. learned: as for `outcome`."""
-    subject, pictures = occupant.subject, occupant.provenance.pictures
+    subject, images = occupant.subject, occupant.provenance.images
     embeddings = {name: learned[name][span].detach() for name, span in occupant.rows.items()}
     token = LearnedToken(
         subject.placeholder,
@@ -81,8 +81,8 @@ def artifact(
             pooling=token.pooling if backbone.pools else None,
             steps_done=occupant.step,
             stop_reason=stop_reason,
-            pictures={picture.name: picture.sha256 for picture in pictures},
-            notes_sha256=notes_sha256(pictures),
+            images={image.name: image.sha256 for image in images},
+            notes_sha256=notes_sha256(images),
             figures=occupant.reports[-1].figures(),
             first_fixed_loss=occupant.first_fixed_loss,
         ),

@@ -1,6 +1,6 @@
 """When more steps of a subject would change little, by its loss on a fixed batch. Loads no torch.
 
-The loss of a step tells nothing of that: it is of other pictures, times and noise at every step.
+The loss of a step tells nothing of that: it is of other images, times and noise at every step.
 
 How the learning rate changes over the steps of a subject. Loads no torch.
 """

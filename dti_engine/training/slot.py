@@ -1,8 +1,8 @@
 """A subject made ready for a slot of the packed batch, and the samples that it puts into each step.
 
-What does not change from step to step is done once: pictures become latents, captions become ids
+What does not change from step to step is done once: images become latents, captions become ids
 and row numbers. What is left is a pure function of the subject's seed and its own step; the
-pictures are let go, since those of many subjects may be larger than all else in memory.
+images are let go, since those of many subjects may be larger than all else in memory.
 """
 
 import math
@@ -23,57 +23,57 @@ from dti_engine.subject import Subject
 from dti_engine.text.captions import CAPTION_TEMPLATES
 from dti_engine.text.encoder import TextEncoder, initial_ids, initial_rows
 from dti_engine.text.inputs import PromptBatch
-from dti_engine.text.prompts import Reading, tokenize
+from dti_engine.text.prompts import PromptEncoding, tokenize
 from dti_engine.text.tokens import LearnedToken
-from dti_engine.training.batch import Draws, Samples, draw, draw_fixed
-from dti_engine.training.metrics import SlotReport
+from dti_engine.training.batch import SampleDraws, TrainingBatch, draw, draw_fixed
+from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.provenance import Provenance
 
 _FIXED_BATCHES = 2  # what the fixed batch is as large as
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class PreparedSubject:
     """What samples of a subject are made of. Only the row numbers in `captions` know its slot."""
 
-    captions: PromptBatch  # every template once, then the pictures' own captions
-    latents: Latents  # every crop of every picture
+    captions: PromptBatch  # every template once, then the images' own captions
+    latents: Latents  # every crop of every image
     weights: Tensor  # (crops, 1, h, w), see `to_weights`
     framing: Tensor  # (crops, 6), see `views.Framing`
-    own_caption: Tensor  # (crops,) int64, which of `captions` its picture has; -1: any template
-    num_crops: Sequence[int]  # of each picture
+    own_caption: Tensor  # (crops,) int64, which of `captions` its image has; -1: any template
+    num_crops: Sequence[int]  # of each image
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """(C, h, w)."""
         return tuple(self.latents.mean.shape[1:])
 
-    def samples(self, draws: Draws) -> Samples:
+    def samples(self, draws: SampleDraws) -> TrainingBatch:
         """Those that were drawn, on the device of the latents."""
         mean, std = self.latents.mean, self.latents.std
         draws = draws.to(mean.device)
         latents = Latents(mean[draws.views], std[draws.views]).sample(draws.posterior)
-        # A template is drawn in any case, so that no picture's caption changes another's draws.
+        # A template is drawn in any case, so that no image's caption changes another's draws.
         own = self.own_caption[draws.views]
         prompts = self.captions.select(torch.where(own < 0, draws.captions, own))
         seen = self.weights[draws.views], self.framing[draws.views]
-        return Samples(latents, draws.noise, draws.u, *seen, prompts)
+        return TrainingBatch(latents, draws.noise, draws.u, *seen, prompts)
 
 
 @dataclass(eq=False)
-class Occupant:
+class TrainingSlot:
     """A subject at work in a slot."""
 
-    subject: Subject  # without its pictures
+    subject: Subject  # without its images
     provenance: Provenance  # with what is to be known of them
     config: TrainConfig
     rows: Mapping[str, slice]  # encoder name -> its vectors in that encoder's table
-    material: Material
-    fixed: Samples  # that its `SlotReport.fixed_loss` is taken of
+    material: PreparedSubject
+    fixed: TrainingBatch  # that its `StepMetrics.fixed_loss` is taken of
     first_fixed_loss: float = math.nan  # before its first step
     step: int = 0  # steps done
     num_unread: int = 0  # of them, those that are not in `reports` yet
-    reports: list[SlotReport] = field(default_factory=list[SlotReport])
+    reports: list[StepMetrics] = field(default_factory=list[StepMetrics])
     seated_at: float = field(default_factory=time.monotonic)
 
     def is_crossing(self, keep_at: Container[int]) -> bool:
@@ -90,20 +90,20 @@ class Occupant:
             each.fixed_loss for each in self.reports[every - 1 :: every]
         ]
 
-    def go_on_from(self, reports: Sequence[SlotReport], first_fixed_loss: float) -> None:
+    def go_on_from(self, reports: Sequence[StepMetrics], first_fixed_loss: float) -> None:
         """Be where these steps, one report each, have led; the time since then does not count."""
         self.first_fixed_loss = first_fixed_loss
         self.step, self.reports = len(reports), list(reports)
         self.seated_at = time.monotonic() - reports[-1].seconds
 
-    def read(self, figures: Sequence[Sequence[float]]) -> list[SlotReport]:
+    def read(self, figures: Sequence[Sequence[float]]) -> list[StepMetrics]:
         """New reports; `figures` are its slot's, per step, and the last `num_unread` are its own.
 
         They end with the first step that failed, if one did.
         """
-        seconds, reports = time.monotonic() - self.seated_at, list[SlotReport]()
+        seconds, reports = time.monotonic() - self.seated_at, list[StepMetrics]()
         for step in range(self.step - self.num_unread, self.step):
-            report = SlotReport(self.subject.id, step + 1, seconds, *figures[step - self.step])
+            report = StepMetrics(self.subject.id, step + 1, seconds, *figures[step - self.step])
             reports.append(report)
             if report.failure():
                 break
@@ -111,7 +111,7 @@ class Occupant:
         self.reports += reports
         return reports
 
-    def samples(self) -> Samples:
+    def samples(self) -> TrainingBatch:
         """The samples of its next step."""
         draws = draw(
             self.subject.seed,
@@ -170,16 +170,16 @@ def initial_token(
 
 def prepare(
     subject: Subject, rows: Mapping[str, slice], backbone: Backbone, config: TrainConfig
-) -> Occupant:
-    """Encode pictures and captions of a subject whose vectors will lie at `rows`.
+) -> TrainingSlot:
+    """Encode images and captions of a subject whose vectors will lie at `rows`.
 
     config: that of the run; the subject's own goes before it.
 
-    Raises: InvalidImageError if it has no picture, or a mask is black; TokenError if a caption has
+    Raises: InvalidImageError if it has no image, or a mask is black; TokenError if a caption has
         no `{}`, or its token does not fit; SubjectError if its seed is out of range.
     """
-    if not subject.pictures:
-        raise InvalidImageError("the subject has no pictures; give at least 1, better 3 to 6")
+    if not subject.images:
+        raise InvalidImageError("the subject has no images; give at least 1, better 3 to 6")
     if not 0 <= subject.seed < 2**64:
         raise SubjectError(f"a seed must lie in 0 .. 2**64 - 1, got {subject.seed}")
     config = subject.config or config
@@ -195,12 +195,12 @@ def prepare(
     num_vectors = {name: span.stop - span.start for name, span in rows.items()}
     provenance = Provenance.of(subject, num_vectors, backbone, config)
     fixed = material.samples(draws)
-    return Occupant(subject.without_pictures(), provenance, config, rows, material, fixed)
+    return TrainingSlot(subject.without_images(), provenance, config, rows, material, fixed)
 
 
 def _material(
     subject: Subject, rows: Mapping[str, slice], backbone: Backbone, config: TrainConfig
-) -> Material:
+) -> PreparedSubject:
     spans = {name: range(span.start, span.stop) for name, span in rows.items()}
     templates, captions = CAPTION_TEMPLATES[config.captions], _own_captions(subject)
     prompts = [each.replace("{}", subject.placeholder) for each in (*templates, *captions.values())]
@@ -208,9 +208,9 @@ def _material(
         prompts,
         backbone.text_encoders,
         [{subject.placeholder: spans}] * len(prompts),
-        [Reading.of(config)] * len(prompts),
+        [PromptEncoding.of(config)] * len(prompts),
     )
-    seen = [views(each, config.resolution, max_crops=MAX_CROPS) for each in subject.pictures]
+    seen = [views(each, config.resolution, max_crops=MAX_CROPS) for each in subject.images]
     crops = [view for each in seen for view in each]
     # One at a time: together, they would need more memory than the training itself.
     encoded = [backbone.encode_images(to_tensor([crop.image])) for crop in crops]
@@ -221,7 +221,7 @@ def _material(
     numbers = {index: len(templates) + i for i, index in enumerate(captions)}
     own = [numbers.get(index, -1) for index, each in enumerate(seen) for _ in each]
     weights = to_weights([crop.mask for crop in crops], *latents.mean.shape[2:])
-    return Material(
+    return PreparedSubject(
         tokenized.to(backbone.device),
         latents,
         weights.to(backbone.device),
@@ -232,15 +232,15 @@ def _material(
 
 
 def _own_captions(subject: Subject) -> dict[int, str]:
-    """Number of a picture -> its caption, of those that have one. Raises: TokenError."""
+    """Number of an image -> its caption, of those that have one. Raises: TokenError."""
     captions: dict[int, str] = {}
-    for index, picture in enumerate(subject.pictures):
-        if picture.caption is None:
+    for index, subject_image in enumerate(subject.images):
+        if subject_image.caption is None:
             continue
-        if "{}" not in picture.caption:
+        if "{}" not in subject_image.caption:
             raise TokenError(
-                f"the caption of {picture.name!r} has no {{}} where {subject.placeholder} goes: "
-                f"{picture.caption!r}. Without it, nothing would be learned from the picture"
+                f"the caption of {subject_image.name!r} has no {{}} where {subject.placeholder} goes: "
+                f"{subject_image.caption!r}. Without it, nothing would be learned from the image"
             )
-        captions[index] = picture.caption
+        captions[index] = subject_image.caption
     return captions

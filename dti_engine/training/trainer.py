@@ -23,19 +23,19 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.objectives import denoising_loss
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError, SubjectError
-from dti_engine.optim.embeddings import Learner, new_learner
+from dti_engine.optim.embeddings import EmbeddingOptimizer, new_learner
 from dti_engine.subject import Subject
 from dti_engine.text.encoder import vocabulary_magnitude
 from dti_engine.training import slot as slots
-from dti_engine.training.batch import Samples, blank_samples
+from dti_engine.training.batch import TrainingBatch, blank_samples
 from dti_engine.training.checkpoint import Checkpoint
-from dti_engine.training.metrics import SlotReport, tabulate
-from dti_engine.training.result import Outcome, artifact, outcome
+from dti_engine.training.metrics import StepMetrics, tabulate
+from dti_engine.training.result import TrainingResult, artifact, outcome
 from dti_engine.training.schedules import learning_rate
-from dti_engine.training.slot import Occupant
+from dti_engine.training.slot import TrainingSlot
 
-OnStep: TypeAlias = Callable[[list[SlotReport]], None]
-OnSeated: TypeAlias = Callable[[int, Occupant], None]
+OnStep: TypeAlias = Callable[[list[StepMetrics]], None]
+OnSeated: TypeAlias = Callable[[int, TrainingSlot], None]
 OnKept: TypeAlias = Callable[[Subject, Artifact], None]
 
 
@@ -67,7 +67,7 @@ class Trainer:
         the default, 1 on a CPU and 10 elsewhere.
 
         `on_kept` gets what a subject has learned after each of the steps `keep_at`, its last one
-        left out; the subject has no pictures any more.
+        left out; the subject has no images any more.
 
         Raises: ConfigurationError if a number is below 1, or the resolution does not fit the model.
         """
@@ -79,8 +79,8 @@ class Trainer:
                 f"got {num_slots}, {max_vectors} and {report_every}"
             )
         encoders = backbone.text_encoders
-        self.occupants: list[Occupant | None] = [None] * num_slots
-        self.learners: dict[str, Learner] = {
+        self.occupants: list[TrainingSlot | None] = [None] * num_slots
+        self.learners: dict[str, EmbeddingOptimizer] = {
             name: new_learner(config, num_slots * max_vectors, encoder.vocabulary())
             for name, encoder in encoders.items()
         }
@@ -100,7 +100,7 @@ class Trainer:
         stopped, whatever its neighbours. In another slot or shape its draws are the same, and
         the rest as between packings: alike to rounding.
 
-        Of the subject's pictures nothing is kept but their latents and digests.
+        Of the subject's images nothing is kept but their latents and digests.
 
         Raises: SubjectError if it cannot be trained, or not in this batch; CheckpointError if the
             checkpoint is of another training; nothing has changed then.
@@ -149,10 +149,12 @@ class Trainer:
         assert occupant.step == len(occupant.reports) > 0, "`collect` comes first"
         return Checkpoint.of(occupant, slot, self.learners)
 
-    def step(self) -> list[Outcome]:
+    def step(self) -> list[TrainingResult]:
         """One step of every occupant, in one batch; returns those that ended, their slots free."""
         learners = list(self.learners.values())
-        batch = Samples.concat([each.samples() if each else self._blank for each in self.occupants])
+        batch = TrainingBatch.concat(
+            [each.samples() if each else self._blank for each in self.occupants]
+        )
         losses = self._losses(batch, {n: each.embeddings() for n, each in self.learners.items()})
         losses = losses.unflatten(0, (-1, self._config.batch_size)).mean(dim=1)  # (K,)
         gradients = torch.autograd.grad(losses.sum(), [each.parameter for each in learners])
@@ -171,7 +173,7 @@ class Trainer:
         is_due = any(each.is_crossing(self._keep_at) for each in self._present())
         return self.collect() if is_due or len(self._unread) == self._report_every else []
 
-    def step_alone(self, slot: int) -> list[Outcome]:
+    def step_alone(self, slot: int) -> list[TrainingResult]:
         """One step of one occupant, as if the other slots were empty: to find out whose a step is
         that breaks. The others are left as they are. `collect` comes before.
 
@@ -196,14 +198,14 @@ class Trainer:
                 seated[name][span] = learner.seated[span]
                 learner.seated.copy_(seated[name])
 
-    def collect(self) -> list[Outcome]:
+    def collect(self) -> list[TrainingResult]:
         """Read and report the steps since the last time; `step` calls it, and returns the same."""
         if not self._unread:
             return []
         figures = torch.stack(self._unread).tolist()  # [steps][K][figures]
         self._unread.clear()
         learned = self._learned()
-        reports, outcomes = list[SlotReport](), list[Outcome]()
+        reports, outcomes = list[StepMetrics](), list[TrainingResult]()
         for slot, occupant in enumerate(self.occupants):
             if occupant is not None and occupant.num_unread:
                 reports += occupant.read([of_slots[slot] for of_slots in figures])
@@ -224,11 +226,11 @@ class Trainer:
             self.occupants[slot] = None
 
     @torch.no_grad()
-    def _look(self, slot: int, occupant: Occupant) -> None:
+    def _look(self, slot: int, occupant: TrainingSlot) -> None:
         """Take the loss on its fixed batch, alone: then neighbours change nothing of it."""
         self._fixed_losses[slot] = self._losses(occupant.fixed, self._learned()).mean()
 
-    def _losses(self, batch: Samples, rows: dict[str, Tensor]) -> Tensor:
+    def _losses(self, batch: TrainingBatch, rows: dict[str, Tensor]) -> Tensor:
         """(B,), one per sample."""
         conditioning = self._backbone.encode_prompts(batch.prompts, rows, batch.framing)
         return denoising_loss(
@@ -238,7 +240,7 @@ class Trainer:
     def _learned(self) -> dict[str, Tensor]:
         return {name: learner.learned() for name, learner in self.learners.items()}
 
-    def _present(self) -> list[Occupant]:
+    def _present(self) -> list[TrainingSlot]:
         return [each for each in self.occupants if each is not None]
 
     def _free_slots(self) -> list[int]:

@@ -11,27 +11,27 @@ from services import metrics as figures
 from services.api import audit, backbones, health, models, problems
 from services.api import openapi as documentation
 from services.api import uploads as uploading
-from services.api.dependencies import Service
+from services.api.dependencies import AppState
 from services.api.generation_jobs import routes as generation_jobs
-from services.api.generation_jobs.schemas import PictureJobOrder
+from services.api.generation_jobs.schemas import GenerationJobRequest
 from services.api.images import routes as images
-from services.api.images import stored_routes as pictures
-from services.api.images.schemas import ImageOrder
-from services.api.images.store import Gallery, Links
-from services.api.jobs.events import Streams
+from services.api.images import stored_routes as stored_images
+from services.api.images.schemas import ImageGenerationRequest
+from services.api.images.store import ImageStore, Links
+from services.api.jobs.events import EventBroadcaster
 from services.api.jobs.quotas import Quotas
 from services.api.jobs.schemas import Progress
-from services.api.middleware.auth import Gate
-from services.api.middleware.openai_errors import OpenAIErrors, OpenAIProblem
-from services.api.middleware.request_log import Doorway
+from services.api.middleware.auth import AuthMiddleware
+from services.api.middleware.openai_errors import OpenAIErrorMiddleware, OpenAIProblem
+from services.api.middleware.request_log import RequestLogMiddleware
 from services.api.readiness import Readiness
 from services.api.settings import ApiSettings
 from services.api.tokens import routes as tokens
 from services.api.training_jobs import routes as training_jobs
-from services.api.training_jobs.schemas import JobOrder
-from services.auth.authenticator import Keyring
-from services.auth.rate_limit import Rates
-from services.contracts.models import Offers
+from services.api.training_jobs.schemas import TrainingJobRequest
+from services.auth.authenticator import Authenticator
+from services.auth.rate_limit import RateLimiter
+from services.contracts.models import ServedModels
 from services.engine_client import Engines
 from services.ledger.ledger import Ledger
 from services.metrics import Metrics
@@ -43,8 +43,8 @@ _ROUTERS = (
     generation_jobs.links,
     tokens.router,
     images.router,
-    pictures.router,
-    pictures.links,
+    stored_images.router,
+    stored_images.links,
     backbones.router,
     models.router,
     audit.router,
@@ -54,7 +54,7 @@ _ROUTERS = (
 
 def create_app(
     ledger: Ledger,
-    offers: Offers,
+    served_models: ServedModels,
     *,
     metrics: Metrics | None = None,
     settings: ApiSettings | None = None,
@@ -66,20 +66,20 @@ def create_app(
     """
     settings = settings or ApiSettings()
     progress = Progress(ledger, settings.poll)
-    service = Service(
+    service = AppState(
         ledger=ledger,
-        offers=offers,
+        models=served_models,
         settings=settings,
         metrics=metrics or figures.current(),
         # Many requests may wait for one read of a key: it gives up early.
-        keyring=Keyring(ledger.leases),
-        rates=Rates(),
+        keyring=Authenticator(ledger.leases),
+        rates=RateLimiter(),
         quotas=Quotas(ledger, settings.counted),
         progress=progress,
-        streams=Streams(ledger, progress, offers, settings),
+        streams=EventBroadcaster(ledger, progress, served_models, settings),
         readiness=Readiness(ledger.store, settings.store_patience),
         engines=Engines(settings.engines, engine_secret, settings.engine_patience),
-        gallery=Gallery(ledger, Links(ledger.store), settings.link_seconds),
+        gallery=ImageStore(ledger, Links(ledger.store), settings.link_seconds),
         slots=anyio.Semaphore(settings.uploads_at_once),
     )
 
@@ -92,10 +92,10 @@ def create_app(
     app = FastAPI(
         lifespan=lifespan,
         middleware=[
-            Middleware(OpenAIErrors),
-            Middleware(Doorway, metrics=service.metrics),
+            Middleware(OpenAIErrorMiddleware),
+            Middleware(RequestLogMiddleware, metrics=service.metrics),
             Middleware(
-                Gate,
+                AuthMiddleware,
                 keyring=service.keyring,
                 rates=service.rates,
                 metrics=service.metrics,
@@ -109,5 +109,11 @@ def create_app(
     for router in _ROUTERS:
         app.include_router(router)
     problems.install(app)
-    documentation.install(app, JobOrder, PictureJobOrder, ImageOrder, answers=[OpenAIProblem])
+    documentation.install(
+        app,
+        TrainingJobRequest,
+        GenerationJobRequest,
+        ImageGenerationRequest,
+        answers=[OpenAIProblem],
+    )
     return app

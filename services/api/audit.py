@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from services.api.dependencies import GUARDED, Asking, Here
+from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs import schemas as views
 from services.api.openapi import problems
-from services.auth.authenticator import Caller
+from services.auth.authenticator import Principal
 from services.errors import DamagedRecordError
 from services.ledger.keys import tenant_folder
 from services.ledger.ledger import Ledger
@@ -40,32 +40,32 @@ class AuditRecord(Record):
     """The id of a key."""
 
 
-class Entry(BaseModel):
+class AuditEntry(BaseModel):
     """Something was deleted."""
 
     model_config = views.example(_EXAMPLE)
 
     id: str
     action: str = Field(
-        description="token.delete, training-job.delete, upload.delete or picture.delete"
+        description="token.delete, training-job.delete, upload.delete or image.delete"
     )
     what: str = Field(description="id of what was deleted; nothing else is known of it any more")
     by: str = Field(description="id of the key that asked for it")
     when: datetime
 
 
-class EntryPage(BaseModel):
+class AuditPage(BaseModel):
     """Entries, the newest first."""
 
     model_config = views.example({"entries": [_EXAMPLE], "next": None})
 
-    entries: list[Entry]
+    entries: list[AuditEntry]
     next: str | None = Field(
         default=None, description="cursor of the next page; null: this was the last one"
     )
 
 
-def note(ledger: Ledger, caller: Caller, action: str, what: str) -> None:
+def note(ledger: Ledger, caller: Principal, action: str, what: str) -> None:
     """Keep that it was done, once it is. Whoever asks again, as no answer came, is noted again."""
     record = AuditRecord(nonce=ledger.ids.nonce(), action=action, what=what, by=caller.key)
     ledger.create(f"{_folder(caller.tenant)}{ledger.ids.job()}", pack(record))
@@ -73,33 +73,33 @@ def note(ledger: Ledger, caller: Caller, action: str, what: str) -> None:
 
 @router.get("", summary="List deletions, the newest first", responses=problems())
 def list_audit(
-    asking: Asking,
-    here: Here,
+    asking: CurrentPrincipal,
+    here: AppStateDep,
     cursor: Annotated[
         str | None, Query(pattern=f"^{views.JOB_PATTERN}$", description="`next` of the page before")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="entries on a page")] = 100,
-) -> EntryPage:
+) -> AuditPage:
     """Who deleted what, and when."""
     folder = _folder(asking.tenant)
     after = f"{folder}{cursor}" if cursor else ""
     page = here.ledger.store.list(folder, after=after, limit=limit)
     found = here.ledger.gather(lambda head: _entry(here.ledger, head.key), page.objects)
     more = page.next is not None and bool(page.objects)
-    return EntryPage(
+    return AuditPage(
         entries=[entry for entry in found if entry],
         next=page.objects[-1].key.removeprefix(folder) if more else None,
     )
 
 
-def _entry(ledger: Ledger, key: str) -> Entry | None:
+def _entry(ledger: Ledger, key: str) -> AuditEntry | None:
     if not (found := ledger.find(key)):
         return None
     try:
         record, _ = unpack(key, found[1], AuditRecord)
     except DamagedRecordError:  # The others are worth seeing all the same.
         return None
-    return Entry(
+    return AuditEntry(
         id=key.rpartition("/")[2],
         action=record.action,
         what=record.what,

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field, JsonValue
 
 from dti_engine.recipes import recipe
-from services.api.dependencies import GUARDED, Asking, Here
+from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import example
 from services.api.openapi import problems
 
@@ -40,16 +40,16 @@ class BackboneList(BaseModel):
 
 
 @router.get("", summary="List the models that are offered", responses=problems())
-def list_backbones(asking: Asking, here: Here) -> BackboneList:
+def list_backbones(asking: CurrentPrincipal, here: AppStateDep) -> BackboneList:
     """The same for all tenants."""
     return BackboneList(
         backbones=[
             Backbone(
                 name=name,
                 default=number == 0,
-                recipe=offer.recipe,
-                config=recipe(offer.recipe).model_dump(mode="json"),
+                recipe=model.recipe,
+                config=recipe(model.recipe).model_dump(mode="json"),
             )
-            for number, (name, offer) in enumerate(here.offers.items())
+            for number, (name, model) in enumerate(here.models.items())
         ]
     )

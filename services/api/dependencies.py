@@ -13,45 +13,45 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 
-from services.api.images.store import Gallery
-from services.api.jobs.events import Streams
+from services.api.images.store import ImageStore
+from services.api.jobs.events import EventBroadcaster
 from services.api.jobs.quotas import Quotas
 from services.api.jobs.schemas import Progress
 from services.api.readiness import Readiness
 from services.api.settings import ApiSettings
-from services.auth.authenticator import Caller, Keyring
-from services.auth.rate_limit import Rates
-from services.contracts.models import Offers
+from services.auth.authenticator import Authenticator, Principal
+from services.auth.rate_limit import RateLimiter
+from services.contracts.models import ServedModels
 from services.engine_client import Engines
 from services.ledger.ledger import Ledger
 from services.metrics import Metrics
 
 
 @dataclass(frozen=True)
-class Service:
+class AppState:
     """Shared by all requests. None of it keeps what tenants have made."""
 
     ledger: Ledger
-    offers: Offers
+    models: ServedModels
     settings: ApiSettings
     metrics: Metrics
-    keyring: Keyring
-    rates: Rates
+    keyring: Authenticator
+    rates: RateLimiter
     quotas: Quotas
     progress: Progress
-    streams: Streams
+    streams: EventBroadcaster
     readiness: Readiness
     engines: Engines
-    gallery: Gallery
+    gallery: ImageStore
     slots: anyio.Semaphore
     """For uploads: each is in memory as a whole."""
 
 
-def _service(request: Request) -> Service:
+def _service(request: Request) -> AppState:
     return request.app.state.service
 
 
-Here = Annotated[Service, Depends(_service)]
+AppStateDep = Annotated[AppState, Depends(_service)]
 
 
 _BEARER = HTTPBearer(
@@ -63,11 +63,11 @@ _BEARER = HTTPBearer(
 """For the documentation; the gate does it."""
 
 
-def _caller(request: Request) -> Caller:
+def _caller(request: Request) -> Principal:
     return request.state.caller
 
 
-Asking = Annotated[Caller, Depends(_caller)]
+CurrentPrincipal = Annotated[Principal, Depends(_caller)]
 """The tenant of a request comes from here, and from nowhere else."""
 
 

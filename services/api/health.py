@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from services.api.dependencies import Here
+from services.api.dependencies import AppStateDep
 from services.api.jobs.schemas import example
 from services.api.openapi import plain_problems, raw
 from services.metrics import PrometheusMetrics
@@ -27,7 +27,7 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", summary="Whether requests can be served", responses=plain_problems(503))
-async def readyz(here: Here) -> Health:
+async def readyz(here: AppStateDep) -> Health:
     """Whether the store answers."""
     await here.readiness.check()
     return Health()
@@ -39,7 +39,7 @@ async def readyz(here: Here) -> Health:
     response_class=Response,
     responses={200: raw("text/plain", "In Prometheus' text format.", binary=False)},
 )
-def metrics(here: Here) -> Response:
+def metrics(here: AppStateDep) -> Response:
     """`docs/operations.md` says what each means."""
     if not isinstance(here.metrics, PrometheusMetrics):
         return Response(b"", media_type="text/plain")  # Counted by someone else, or not at all.

@@ -31,7 +31,7 @@ _MEANINGS = {
     422: "Something in the request is wrong: `errors` says what and where.",
     429: "Too much at a time: ask again after `Retry-After` seconds.",
     500: "The service failed.",
-    503: "The store, or what paints, does not answer: ask again after `Retry-After` seconds.",
+    503: "The store, or what generates, does not answer: ask again after `Retry-After` seconds.",
     504: "The time in which an answer was wanted has passed.",
 }
 _ALWAYS = (401, 413, 422, 429, 500, 503)

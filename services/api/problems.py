@@ -34,12 +34,12 @@ from services.errors import (
     ServiceError,
     SettingsError,
     UnavailableError,
+    UnknownImageError,
     UnknownJobError,
     UnknownKeyError,
     UnknownModelError,
-    UnknownPictureError,
     UnknownUploadError,
-    UnsafePictureError,
+    UnsafeImageError,
     UnsafeUrlError,
 )
 
@@ -56,7 +56,7 @@ _TOLD = (LateError, NoEngineError)
 log = logs.logger(__name__)
 
 
-class Finding(BaseModel):
+class FieldError(BaseModel):
     """One thing that is wrong with a request."""
 
     pointer: str = Field(description="where: #/subjects/3/id in the body, or ?limit, or a header")
@@ -85,40 +85,40 @@ class Problem(BaseModel):
     status: int
     detail: str = Field(description="what was given, what is allowed, what to do")
     request: str = Field(description="the X-Request-Id, by which the service's log has more")
-    errors: list[Finding] | None = Field(default=None, description="each thing that is wrong")
+    errors: list[FieldError] | None = Field(default=None, description="each thing that is wrong")
 
 
-class Kind(NamedTuple):
+class ProblemType(NamedTuple):
     """What an error is to HTTP."""
 
     status: int
     name: str
 
 
-KINDS: Mapping[type[DTIError], Kind] = {
-    UnknownKeyError: Kind(401, "unauthorized"),
-    UnknownJobError: Kind(404, "unknown"),
-    UnknownUploadError: Kind(404, "unknown"),
-    UnknownPictureError: Kind(404, "unknown"),
-    UnknownModelError: Kind(404, "unknown-model"),
-    InvalidIdError: Kind(404, "unknown"),
-    DeletedError: Kind(410, "deleted"),
-    ConflictError: Kind(409, "conflict"),
-    DamagedUploadError: Kind(422, "refused"),
-    LargeUploadError: Kind(413, "too-large"),
-    UnsafeUrlError: Kind(422, "refused"),
-    ConfigurationError: Kind(422, "refused"),
-    TokenError: Kind(422, "refused"),
-    ArtifactMismatchError: Kind(422, "refused"),
-    AntipodalError: Kind(422, "refused"),
-    UnsafePictureError: Kind(422, "unsafe"),
-    QuotaError: Kind(429, "quota"),
-    QueueFullError: Kind(429, "quota"),
-    NoEngineError: Kind(503, "no-engine"),
-    UnavailableError: Kind(503, "unavailable"),
-    LateError: Kind(504, "late"),
-    SettingsError: Kind(500, "internal"),
-    DTIError: Kind(500, "internal"),
+KINDS: Mapping[type[DTIError], ProblemType] = {
+    UnknownKeyError: ProblemType(401, "unauthorized"),
+    UnknownJobError: ProblemType(404, "unknown"),
+    UnknownUploadError: ProblemType(404, "unknown"),
+    UnknownImageError: ProblemType(404, "unknown"),
+    UnknownModelError: ProblemType(404, "unknown-model"),
+    InvalidIdError: ProblemType(404, "unknown"),
+    DeletedError: ProblemType(410, "deleted"),
+    ConflictError: ProblemType(409, "conflict"),
+    DamagedUploadError: ProblemType(422, "refused"),
+    LargeUploadError: ProblemType(413, "too-large"),
+    UnsafeUrlError: ProblemType(422, "refused"),
+    ConfigurationError: ProblemType(422, "refused"),
+    TokenError: ProblemType(422, "refused"),
+    ArtifactMismatchError: ProblemType(422, "refused"),
+    AntipodalError: ProblemType(422, "refused"),
+    UnsafeImageError: ProblemType(422, "unsafe"),
+    QuotaError: ProblemType(429, "quota"),
+    QueueFullError: ProblemType(429, "quota"),
+    NoEngineError: ProblemType(503, "no-engine"),
+    UnavailableError: ProblemType(503, "unavailable"),
+    LateError: ProblemType(504, "late"),
+    SettingsError: ProblemType(500, "internal"),
+    DTIError: ProblemType(500, "internal"),
 }
 """The nearest class counts."""
 
@@ -137,7 +137,7 @@ _NAMES = {
 }
 
 
-def kind_of(error: DTIError) -> Kind:
+def kind_of(error: DTIError) -> ProblemType:
     return next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
 
 
@@ -152,7 +152,7 @@ def problem(
     detail: str,
     *,
     name: str | None = None,
-    findings: Iterable[Finding] = (),
+    findings: Iterable[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An answer."""
@@ -221,7 +221,8 @@ def install(app: FastAPI) -> None:
 
 def _refused(request: str, errors: Sequence[Any]) -> Response:
     findings = [
-        Finding(pointer=_pointer(error["loc"]), detail=_reason(error)) for error in errors[:_SHOWN]
+        FieldError(pointer=_pointer(error["loc"]), detail=_reason(error))
+        for error in errors[:_SHOWN]
     ]
     more = f", of which the first {_SHOWN} are listed" if len(errors) > _SHOWN else ""
     things = "one thing" if len(errors) == 1 else f"{len(errors)} things"

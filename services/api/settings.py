@@ -34,13 +34,13 @@ class ApiSettings(BaseModel):
     engines: str | None = Field(
         default=None,
         pattern=r"^https?://[^?#@\s]+$",
-        description="URL before the names of models, of what paints; None: nothing does",
+        description="URL before the names of models, of what generates; None: nothing does",
     )
     engine_patience: float = Field(default=5.0, gt=0, description="until no engine is there")
-    paint_seconds: float = Field(
-        default=300, gt=0, le=3600, description="that pictures may take, unless a request says"
+    generate_seconds: float = Field(
+        default=300, gt=0, le=3600, description="that images may take, unless a request says"
     )
-    link_seconds: int = Field(default=3600, ge=1, description="that a link to a picture holds")
+    link_seconds: int = Field(default=3600, ge=1, description="that a link to an image holds")
     public_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^?#@\s]+$",

@@ -13,12 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from services.api import audit
-from services.api.dependencies import GUARDED, Asking, Here, Service
+from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import example
 from services.api.openapi import problems
 from services.api.problems import refusal
-from services.auth.authenticator import Caller
-from services.contracts.jobs import Model
+from services.auth.authenticator import Principal
+from services.contracts.jobs import WireModel
 from services.contracts.training import Digest
 from services.errors import DamagedUploadError, UnknownUploadError
 from services.ledger import uploads
@@ -31,22 +31,22 @@ _WHEN = "2026-03-01T12:00:00Z"
 Sha256 = Annotated[Digest, Path(description="of the bytes, in hexadecimal", examples=[_SHA256])]
 
 
-class Announced(Model):
+class UploadQuery(WireModel):
     """A file that a client has."""
 
     sha256: Digest
     size: int = Field(ge=1, le=2**40, description="bytes")
 
 
-class Announcement(Model):
+class UploadsRequest(WireModel):
     """Files that a client has."""
 
     model_config = example({"files": [{"sha256": _SHA256, "size": 4}]}) | {"extra": "forbid"}
 
-    files: tuple[Announced, ...] = Field(min_length=1, max_length=1000)
+    files: tuple[UploadQuery, ...] = Field(min_length=1, max_length=1000)
 
 
-class Way(BaseModel):
+class UploadMethod(BaseModel):
     """How to upload a file: a form with these fields and then `file`, or a PUT with the key."""
 
     method: Literal["POST", "PUT"]
@@ -54,15 +54,15 @@ class Way(BaseModel):
     fields: dict[str, str] = Field(default={}, description="of the form, all of them, as they are")
 
 
-class Asked(BaseModel):
+class UploadStatus(BaseModel):
     """Whether a file is there, or how to bring it there."""
 
     sha256: str
     present: bool = Field(description="something of this size lies there: it need not be uploaded")
-    upload: Way | None = None
+    upload: UploadMethod | None = None
 
 
-class Answer(BaseModel):
+class UploadsResponse(BaseModel):
     """In the order of the question."""
 
     model_config = example(
@@ -77,10 +77,10 @@ class Answer(BaseModel):
         }
     )
 
-    files: list[Asked]
+    files: list[UploadStatus]
 
 
-class Upload(BaseModel):
+class UploadResource(BaseModel):
     """What lies there."""
 
     model_config = example({"sha256": _SHA256, "size": 4, "uploaded": _WHEN})
@@ -91,7 +91,9 @@ class Upload(BaseModel):
 
 
 @router.post("", summary="Ask how to upload up to 1000 files", responses=problems(400))
-def announce_uploads(asking: Asking, here: Here, announcement: Announcement) -> Answer:
+def announce_uploads(
+    asking: CurrentPrincipal, here: AppStateDep, announcement: UploadsRequest
+) -> UploadsResponse:
     """Files that are there already need not be uploaded again. What a form brings is checked when
     it is trained: other bytes than were announced are refused then.
     """
@@ -100,7 +102,7 @@ def announce_uploads(asking: Asking, here: Here, announcement: Announcement) -> 
         if file.size > limit:
             here.metrics.count("dti_upload_rejections_total", reason="too_large")
             raise HTTPException(413, f"file {number} has {file.size} bytes: at most {limit}")
-    return Answer(
+    return UploadsResponse(
         files=here.ledger.gather(lambda file: _asked(here, asking.tenant, file), announcement.files)
     )
 
@@ -119,7 +121,9 @@ def announce_uploads(asking: Asking, here: Here, announcement: Announcement) -> 
         }
     },
 )
-async def put_upload(request: Request, asking: Asking, here: Here, sha256: Sha256) -> Upload:
+async def put_upload(
+    request: Request, asking: CurrentPrincipal, here: AppStateDep, sha256: Sha256
+) -> UploadResource:
     """The bytes and nothing else, of any type. Others than those with this digest are refused."""
     async with here.slots:
         body = await _received(request, here.settings.upload_seconds)
@@ -134,7 +138,7 @@ async def put_upload(request: Request, asking: Asking, here: Here, sha256: Sha25
 
 
 @router.get("/{sha256}", summary="See whether a file is there", responses=problems(404))
-def get_upload(asking: Asking, here: Here, sha256: Sha256) -> Upload:
+def get_upload(asking: CurrentPrincipal, here: AppStateDep, sha256: Sha256) -> UploadResource:
     """Its size, and when it was uploaded."""
     return _upload(here, asking, sha256)
 
@@ -142,35 +146,35 @@ def get_upload(asking: Asking, here: Here, sha256: Sha256) -> Upload:
 @router.delete(
     "/{sha256}", status_code=204, summary="Delete an uploaded file", responses=problems(404)
 )
-def delete_upload(asking: Asking, here: Here, sha256: Sha256) -> None:
+def delete_upload(asking: CurrentPrincipal, here: AppStateDep, sha256: Sha256) -> None:
     """Subjects that are still to be learned from it will fail. Tokens that were stay."""
     _upload(here, asking, sha256)
     here.ledger.store.delete(uploads.key(asking.tenant, sha256))
     audit.note(here.ledger, asking, "upload.delete", sha256)
 
 
-def _asked(here: Service, tenant: str, file: Announced) -> Asked:
+def _asked(here: AppState, tenant: str, file: UploadQuery) -> UploadStatus:
     store = here.ledger.store
     head = uploads.find(store, tenant, file.sha256)
     if head and head.size == file.size:
-        return Asked(sha256=file.sha256, present=True, upload=None)
+        return UploadStatus(sha256=file.sha256, present=True, upload=None)
     form = store.presigned_post(
         uploads.key(tenant, file.sha256),
         max_bytes=file.size,
         seconds=here.settings.presigned_seconds,
     )
     way = (
-        Way(method="POST", url=form.url, fields=dict(form.fields))
+        UploadMethod(method="POST", url=form.url, fields=dict(form.fields))
         if form
-        else Way(method="PUT", url=f"{router.prefix}/{file.sha256}")
+        else UploadMethod(method="PUT", url=f"{router.prefix}/{file.sha256}")
     )
-    return Asked(sha256=file.sha256, present=False, upload=way)
+    return UploadStatus(sha256=file.sha256, present=False, upload=way)
 
 
-def _upload(here: Service, caller: Caller, sha256: str) -> Upload:
+def _upload(here: AppState, caller: Principal, sha256: str) -> UploadResource:
     if not (head := uploads.find(here.ledger.store, caller.tenant, sha256)):
         raise UnknownUploadError(f"nothing was uploaded as {sha256}, or it was removed")
-    return Upload(sha256=sha256, size=head.size, uploaded=head.last_modified)
+    return UploadResource(sha256=sha256, size=head.size, uploaded=head.last_modified)
 
 
 async def _received(request: Request, seconds: float) -> bytes:

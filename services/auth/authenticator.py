@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from services.auth.credentials import NOBODY, Credential, KeyRecord
 from services.auth.keys import read_key
 from services.auth.tenants import Limits, Tenant, read_tenant
-from services.caching.ttl_cache import ENTRIES, Memory, Remembered
+from services.caching.ttl_cache import ENTRIES, CacheEntry, TTLCache
 from services.errors import DeletedError, UnknownKeyError, UnknownTenantError
 from services.storage.interface import Store
 
@@ -24,7 +24,7 @@ IN_TROUBLE = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Principal:
     """Who asks, and what it may use."""
 
     tenant: str
@@ -41,7 +41,7 @@ class _Seen:
     date: datetime
 
 
-class Keyring:
+class Authenticator:
     """Checks credentials; safe to share between threads. `store` best gives up early, as a ledger's
     `leases` does: many may wait for one read.
     """
@@ -56,14 +56,14 @@ class Keyring:
     ) -> None:
         self._store = store
         self._clock = clock
-        self._keys: Memory[_Seen] = Memory(
+        self._keys: TTLCache[_Seen] = TTLCache(
             self._read_key, seconds=remember, in_trouble=IN_TROUBLE, entries=entries, clock=clock
         )
-        self._tenants: Memory[Tenant] = Memory(
+        self._tenants: TTLCache[Tenant] = TTLCache(
             self._read_tenant, seconds=remember, in_trouble=IN_TROUBLE, entries=entries, clock=clock
         )
 
-    def caller(self, credential: str) -> Caller:
+    def caller(self, credential: str) -> Principal:
         """Raises: UnknownKeyError for all that lets nobody in; UnavailableError if the store does
         not say.
         """
@@ -77,9 +77,9 @@ class Keyring:
         tenant = self._tenants.get(seen.record.tenant).value
         if tenant is None:
             raise _unknown()
-        return Caller(tenant.tenant, shown.key, tenant.limits)
+        return Principal(tenant.tenant, shown.key, tenant.limits)
 
-    def _holds(self, seen: _Seen, remembered: Remembered[_Seen]) -> bool:
+    def _holds(self, seen: _Seen, remembered: CacheEntry[_Seen]) -> bool:
         if seen.record.revoked:
             return False
         # The store's clock goes on as ours does.

@@ -11,7 +11,7 @@ TENANTS = 10_000
 """That are counted at a time: whoever has asked least lately is forgotten, so begins full again."""
 
 
-class Rates:
+class RateLimiter:
     """Of one process; safe to share between threads. `clock` in seconds."""
 
     def __init__(

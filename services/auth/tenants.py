@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from services.auth.credentials import TenantRecord, parse
-from services.contracts.jobs import Model
+from services.contracts.jobs import WireModel
 from services.errors import (
     DamagedRecordError,
     DeletedError,
@@ -29,7 +29,7 @@ FOLDER = "tenants/"
 _SECRET_BYTES = 32
 
 
-class Limits(Model):
+class Limits(WireModel):
     """What a tenant may use. Rates hold in each API process by itself."""
 
     requests_per_second: float = Field(default=20.0, gt=0, le=100_000)

@@ -16,7 +16,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V", bound=Sized)
 
 
-class Bounded(Generic[K, V]):
+class ByteLRU(Generic[K, V]):
     """By key, the last used at the end. Who shares it between threads holds a lock."""
 
     def __init__(self, capacity: int) -> None:

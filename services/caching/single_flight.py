@@ -30,7 +30,7 @@ def _bare(error: Exception) -> Exception:
     return copy.copy(error) if isinstance(error, DTIError) else error
 
 
-class Flights(Generic[K, V]):
+class SingleFlight(Generic[K, V]):
     """By key. What one brought home is for those who waited, and is kept by nobody here."""
 
     def __init__(self, threads: int) -> None:

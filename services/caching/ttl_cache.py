@@ -24,7 +24,7 @@ RETRY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered(Generic[V]):
+class CacheEntry(Generic[V]):
     """What was read, and when."""
 
     value: V | None
@@ -37,7 +37,7 @@ class Remembered(Generic[V]):
     """The store did not answer when it was asked for again."""
 
 
-class Memory(Generic[V]):
+class TTLCache(Generic[V]):
     """By name; safe to share between threads. Times in seconds of `clock`."""
 
     def __init__(
@@ -58,11 +58,11 @@ class Memory(Generic[V]):
         self._entries = entries
         self._clock = clock
         self._lock = threading.Lock()
-        self._found: OrderedDict[str, Remembered[V]] = OrderedDict()
-        self._missing: OrderedDict[str, Remembered[V]] = OrderedDict()
+        self._found: OrderedDict[str, CacheEntry[V]] = OrderedDict()
+        self._missing: OrderedDict[str, CacheEntry[V]] = OrderedDict()
         self._flights: dict[str, Future[None]] = {}
 
-    def get(self, name: str) -> Remembered[V]:
+    def get(self, name: str) -> CacheEntry[V]:
         """What there is of that name. Raises: what reading it does."""
         while True:
             with self._lock:
@@ -84,31 +84,31 @@ class Memory(Generic[V]):
         self._land(name, ours, None, got)
         return got
 
-    def _kept(self, name: str) -> Remembered[V] | None:
+    def _kept(self, name: str) -> CacheEntry[V] | None:
         for kind in (self._found, self._missing):
             if name in kind:
                 kind.move_to_end(name)
                 return kind[name]
         return None
 
-    def _ask(self, name: str, kept: Remembered[V] | None) -> Remembered[V]:
+    def _ask(self, name: str, kept: CacheEntry[V] | None) -> CacheEntry[V]:
         asked = self._clock()
         try:
-            return Remembered(self._read(name), asked, asked + self._seconds)
+            return CacheEntry(self._read(name), asked, asked + self._seconds)
         except UnavailableError:
             if kept is None or kept.value is None:
                 raise
             end, now = kept.asked + self._in_trouble, self._clock()
             if now >= end:
                 raise
-            return Remembered(kept.value, kept.asked, min(end, now + RETRY), in_trouble=True)
+            return CacheEntry(kept.value, kept.asked, min(end, now + RETRY), in_trouble=True)
 
     def _land(
         self,
         name: str,
         flight: "Future[None]",
         error: BaseException | None,
-        got: Remembered[V] | None = None,
+        got: CacheEntry[V] | None = None,
     ) -> None:
         with self._lock:
             if got:

@@ -56,9 +56,9 @@ def delete(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Delete tokens, or jobs with all tokens or pictures that they have made, for good.
+    """Delete tokens, or jobs with all tokens or images that they have made, for good.
 
-    Nobody can paint with such tokens within a minute, and no worker that still runs brings anything
+    Nobody can generate with such tokens within a minute, and no worker that still runs brings anything
     back.
     """
     with opened(server, api_key) as client:

@@ -1,8 +1,8 @@
-"""`dti generate` and `dti blend`, which have a service paint if one is named.
+"""`dti generate` and `dti blend`, which have a service generate if one is named.
 
 Commands of the engine that a service can do as well: with --server, nothing is computed here.
 
-Pictures that a service paints, and the files that they become.
+Images that a service generates, and the files that they become.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from dti_engine.cli.blend import shares_of_each
 from dti_engine.cli.console import output_folder, print_json, print_paths, say, warn
 from dti_engine.cli.generate import file_name, filled, side_by_side
 from dti_engine.cli.models import renamed
-from dti_engine.cli.progress import painting_progress
+from dti_engine.cli.progress import generation_progress
 from dti_engine.config import PLACEHOLDER
 from dti_engine.errors import ConfigurationError, TokenError
 from dti_engine.files import write_whole
@@ -33,9 +33,9 @@ _Server: TypeAlias = Annotated[
     typer.Option(
         "--server",
         metavar="URL",
-        help="Have this service paint; see above.",
+        help="Have this service generate; see above.",
         rich_help_panel=options.PANEL,
-        show_default="this machine paints",
+        show_default="this machine generates",
     ),
 ]
 _Size: TypeAlias = Annotated[
@@ -70,7 +70,7 @@ def with_server(
         server, key, size = (values.pop(name) for name in _ADDED)
         if server is None:
             if size is not None:
-                raise ConfigurationError("--size is for pictures that a service paints: --server")
+                raise ConfigurationError("--size is for images that a service generates: --server")
             local(**values)
             return
         said = {name: value for name, value in values.items() if _is_said(ctx, name)}
@@ -109,12 +109,12 @@ def _option(ctx: typer.Context, name: str) -> str:
 if TYPE_CHECKING:
     from services.client.client import Client
 
-_AT_ONCE = 4  # requests; fewer pictures than an engine has room for
+_AT_ONCE = 4  # requests; fewer images than an engine has room for
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Pictures of one prompt, and where each goes."""
+class PromptImages:
+    """Images of one prompt, and where each goes."""
 
     order: Mapping[str, Any]
     """As /v1/images/generations has it."""
@@ -123,34 +123,34 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One that was painted and saved."""
+class SavedImage:
+    """One that was generated and saved."""
 
     path: Path
     seed: int
     settings: Mapping[str, Any]
 
 
-def paint(
+def generate_images(
     client: "Client",
-    wanted: Sequence[Wanted],
+    wanted: Sequence[PromptImages],
     *,
     steps: int,
-    on_picture: Callable[[Picture], None] = lambda picture: None,
-) -> list[Picture]:
-    """Have all of them painted, and save each as soon as it is done. Those that fail are told of
-    and left out. `on_picture` is called in any thread.
+    on_image: Callable[[SavedImage], None] = lambda saved_image: None,
+) -> list[SavedImage]:
+    """Have all of them generated, and save each as soon as it is done. Those that fail are told of
+    and left out. `on_image` is called in any thread.
 
     Raises: ClientError if anything is refused as a whole; OutputError.
     """
     total = steps * sum(len(each.paths) for each in wanted)
-    with painting_progress() as on_step:
-        work = _Work(client, lambda done: on_step(done, total), on_picture, steps)
+    with generation_progress() as on_step:
+        work = _Work(client, lambda done: on_step(done, total), on_image, steps)
         pool = ThreadPoolExecutor(_AT_ONCE)
         try:
             return [one for part in pool.map(work.do, wanted) for one in part]
         finally:
-            # Whoever leaves early has nothing more painted.
+            # Whoever leaves early has nothing more generated.
             work.stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -159,7 +159,7 @@ def paint(
 class _Work:
     client: "Client"
     on_step: Callable[[int], None]
-    on_picture: Callable[[Picture], None]
+    on_image: Callable[[SavedImage], None]
     steps: int
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -168,26 +168,26 @@ class _Work:
         self._done = dict[Path, int]()
         self._said = set[str]()
 
-    def do(self, wanted: Wanted) -> list[Picture]:
-        from services.client.images import NotPainted, Painted, Stepped
+    def do(self, wanted: PromptImages) -> list[SavedImage]:
+        from services.client.images import GeneratedImage, ImageFailure, ImageProgress
 
-        pictures = dict[int, Picture]()
-        for update in self.client.paint(wanted.order, list(wanted.paths)):
+        saved_images = dict[int, SavedImage]()
+        for update in self.client.generate(wanted.order, list(wanted.paths)):
             if self.stopped.is_set():
                 break
             path = wanted.paths[update.seed]
             match update:
-                case Stepped():
+                case ImageProgress():
                     self._step(path, update.step)
-                case Painted():
+                case GeneratedImage():
                     write_whole(path, update.png)
                     self._warn(update.warnings)
                     self._step(path, self.steps)
-                    pictures[update.seed] = Picture(path, update.seed, update.settings)
-                    self.on_picture(pictures[update.seed])
-                case NotPainted():
+                    saved_images[update.seed] = SavedImage(path, update.seed, update.settings)
+                    self.on_image(saved_images[update.seed])
+                case ImageFailure():
                     say(f"{path.name}: {update.error}", label="[bold red]failed:[/] ")
-        return [pictures[seed] for seed in wanted.paths if seed in pictures]
+        return [saved_images[seed] for seed in wanted.paths if seed in saved_images]
 
     def _step(self, path: Path, step: int) -> None:
         with self._lock:
@@ -196,7 +196,7 @@ class _Work:
                 self.on_step(sum(self._done.values()))
 
     def _warn(self, warnings: Sequence[str]) -> None:
-        """Of many pictures, each thing once."""
+        """Of many images, each thing once."""
         with self._lock:
             new = [each for each in warnings if each not in self._said]
             self._said.update(new)
@@ -234,7 +234,7 @@ def _generate(
     prompts: Sequence[str],
     tokens: Sequence[str] = (),
     count: int = 1,
-    output: Path = Path("pictures"),
+    output: Path = Path("images"),
     seed: int = 0,
     as_json: bool = False,
     **settings: Any,
@@ -251,17 +251,19 @@ def _generate(
             named[placeholder] = name
         prompts = [filled(prompt, list(named)) for prompt in prompts]
         folder = output_folder(output)
-        wanted = list[Wanted]()
+        wanted = list[PromptImages]()
         for number, prompt in enumerate(prompts, start=1):
             stem = file_name(prompt) if len(prompts) == 1 else f"{number:02d}-{file_name(prompt)}"
             paths = {each: folder / f"{stem}-seed{each}.png" for each in range(seed, seed + count)}
-            wanted.append(Wanted({"prompt": prompt, "tokens": named, **_said(settings)}, paths))
-        painted = paint(client, wanted, steps=settings.get("steps", _STEPS))
+            wanted.append(
+                PromptImages({"prompt": prompt, "tokens": named, **_said(settings)}, paths)
+            )
+        generated = generate_images(client, wanted, steps=settings.get("steps", _STEPS))
     if as_json:
-        print_json({"pictures": [{"path": str(each.path), **each.settings} for each in painted]})
+        print_json({"images": [{"path": str(each.path), **each.settings} for each in generated]})
     else:
-        print_paths([each.path for each in painted])
-    _end(painted, wanted)
+        print_paths([each.path for each in generated])
+    _end(generated, wanted)
 
 
 def _blend(
@@ -275,7 +277,7 @@ def _blend(
     prompt: str = blending.PROMPT,
     placeholder: str = "<blend>",
     count: int = 1,
-    output: Path = Path("pictures"),
+    output: Path = Path("images"),
     seed: int = 0,
     as_json: bool = False,
     **settings: Any,
@@ -286,24 +288,24 @@ def _blend(
         raise TokenError(f"placeholder {placeholder!r} is malformed: write <name>")
     prompt = filled(prompt, [placeholder])
     stem, seeds = output_folder(output) / file_name(prompt), range(seed, seed + count)
-    wanted = list[Wanted]()
+    wanted = list[PromptImages]()
     for number, share in enumerate(shares, start=1):
         mix = f"strip{number:03d}" if strip else "-".join(f"{weight:.2f}" for weight in share)
         blends = {placeholder: _mixed(names, share)}
         paths = {each: stem.with_name(f"{stem.name}-seed{each}-{mix}.png") for each in seeds}
-        wanted.append(Wanted({"prompt": prompt, "blends": blends, **_said(settings)}, paths))
+        wanted.append(PromptImages({"prompt": prompt, "blends": blends, **_said(settings)}, paths))
     with opened(server, key) as client:
-        painted = paint(client, wanted, steps=settings.get("steps", _STEPS))
-    painted.sort(key=lambda each: (each.seed, each.path))  # as strips lie side by side
-    paths = [each.path for each in painted]
+        generated = generate_images(client, wanted, steps=settings.get("steps", _STEPS))
+    generated.sort(key=lambda each: (each.seed, each.path))  # as strips lie side by side
+    paths = [each.path for each in generated]
     if strip:
-        paths += _strips(painted, seeds, strip, stem)
+        paths += _strips(generated, seeds, strip, stem)
     if as_json:
-        pictures = [each.settings for each in painted]
-        print_json({"files": [str(path) for path in paths], "pictures": pictures})
+        saved_images = [each.settings for each in generated]
+        print_json({"files": [str(path) for path in paths], "images": saved_images})
     else:
         print_paths(paths)
-    _end(painted, wanted)
+    _end(generated, wanted)
 
 
 def _named(client: "Client", value: str) -> tuple[str, str]:
@@ -337,28 +339,28 @@ def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _strips(
-    painted: Sequence[Picture], seeds: Sequence[int], strip: int, stem: Path
+    generated: Sequence[SavedImage], seeds: Sequence[int], strip: int, stem: Path
 ) -> Iterator[Path]:
-    """Those of which no picture failed, side by side."""
+    """Those of which no image failed, side by side."""
     from PIL import Image
 
-    from dti_engine.generation.pipeline import save_picture
+    from dti_engine.generation.pipeline import save_image
 
     for seed in seeds:
-        row = [each for each in painted if each.seed == seed]
+        row = [each for each in generated if each.seed == seed]
         if len(row) < strip:
             continue
         path = stem.with_name(f"{stem.name}-seed{seed}-strip.png")
         images = [Image.open(each.path).convert("RGB") for each in row]
-        save_picture(side_by_side(images), path, {"strip": [{**each.settings} for each in row]})
+        save_image(side_by_side(images), path, {"strip": [{**each.settings} for each in row]})
         yield path
 
 
-def _end(painted: Sequence[Picture], wanted: Sequence[Wanted]) -> None:
+def _end(generated: Sequence[SavedImage], wanted: Sequence[PromptImages]) -> None:
     """Raises: typer.Exit if some have failed."""
-    missing = sum(len(each.paths) for each in wanted) - len(painted)
+    missing = sum(len(each.paths) for each in wanted) - len(generated)
     if missing:
-        say(f"{missing} pictures failed; the same command paints them again")
+        say(f"{missing} images failed; the same command generates them again")
         raise typer.Exit(1)
 
 
@@ -366,7 +368,7 @@ generate = with_server(
     engine.generate,
     _generate,
     not_there=("batch_size", "device", "dtype", "compiled"),
-    about="With --server, a running service paints: nothing is loaded here. --token then takes the "
+    about="With --server, a running service generates: nothing is loaded here. --token then takes the "
     "name of a subject that it has learned, for its newest token, or a token's id; --backbone a "
     "model that it offers. Where it has no room it is asked again for two minutes.",
 )
@@ -374,7 +376,7 @@ blend = with_server(
     blending.blend,
     _blend,
     not_there=("save", "batch_size", "device", "dtype"),
-    about="With --server, a running service blends and paints: in place of files, give names of "
+    about="With --server, a running service blends and generates: in place of files, give names of "
     "subjects that it has learned, or ids of tokens, up to 8. It keeps no blends: for a file of "
     "one, fetch the tokens by [cyan]dti tokens --download[/], and use --save here.",
 )

@@ -1,4 +1,4 @@
-"""`dti paint`: prompts to the service, with tokens and seeds, as one job of pictures."""
+"""`dti generate`: prompts to the service, with tokens and seeds, as one job of images."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -15,21 +15,21 @@ from dti_engine.errors import ConfigurationError
 from services.cli import options
 from services.cli.connect import opened
 from services.cli.requests import Order, another, refuse_contradictions, tags
-from services.client.schemas import PictureDraft
+from services.client.schemas import GenerationDraft
 
 if TYPE_CHECKING:
     from services.client.client import Client
 
 EXAMPLES = (
-    'dti paint "a photo of a <dog> on a beach" --token "<dog>=rex" --seeds 0-3 --wait',
-    'dti paint --file prompts.txt --token "<dog>=rex" --token "<dog>=tom" --wait -o pictures',
-    'dti paint "a red dog" --seeds 1,5,9 --steps 30 --dry-run',
+    'dti generate "a photo of a <dog> on a beach" --token "<dog>=rex" --seeds 0-3 --wait',
+    'dti generate --file prompts.txt --token "<dog>=rex" --token "<dog>=tom" --wait -o images',
+    'dti generate "a red dog" --seeds 1,5,9 --steps 30 --dry-run',
 )
 
-_PICTURES = "Pictures"
+_IMAGES = "Images"
 
 
-def paint(
+def generate(
     prompts: Annotated[
         list[str] | None,
         typer.Argument(
@@ -56,20 +56,20 @@ def paint(
             "-t",
             metavar="<NAME>=TOKEN",
             help="What a placeholder stands for: a subject, or a token's id. Given more than once "
-            "for one placeholder, all prompts are painted with each.",
-            rich_help_panel=_PICTURES,
+            "for one placeholder, all prompts are generated with each.",
+            rich_help_panel=_IMAGES,
         ),
     ] = None,
     seeds: Annotated[
         str,
-        typer.Option(metavar="SEEDS", help="Such as 0-3 or 1,5,9.", rich_help_panel=_PICTURES),
+        typer.Option(metavar="SEEDS", help="Such as 0-3 or 1,5,9.", rich_help_panel=_IMAGES),
     ] = "0",
     model: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             help="One of those that the service offers.",
-            rich_help_panel=_PICTURES,
+            rich_help_panel=_IMAGES,
             show_default="its first",
         ),
     ] = None,
@@ -78,28 +78,26 @@ def paint(
         typer.Option(
             metavar="WIDTHxHEIGHT",
             help="In pixels.",
-            rich_help_panel=_PICTURES,
+            rich_help_panel=_IMAGES,
             show_default="the model's own",
         ),
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of denoising.", rich_help_panel=_PICTURES, show_default="the service's"
+            min=1, help="Of denoising.", rich_help_panel=_IMAGES, show_default="the service's"
         ),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(
-            min=1, help="1: none.", rich_help_panel=_PICTURES, show_default="the service's"
-        ),
+        typer.Option(min=1, help="1: none.", rich_help_panel=_IMAGES, show_default="the service's"),
     ] = None,
     negative: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
             help="What not to show.",
-            rich_help_panel=_PICTURES,
+            rich_help_panel=_IMAGES,
             show_default="nothing",
         ),
     ] = None,
@@ -107,8 +105,8 @@ def paint(
         bool,
         typer.Option(
             "--deterministic",
-            help="Paint each alone, so that not even rounding depends on others: slower.",
-            rich_help_panel=_PICTURES,
+            help="Generate each alone, so that not even rounding depends on others: slower.",
+            rich_help_panel=_IMAGES,
         ),
     ] = False,
     tagged: options.TagsOption = None,
@@ -118,7 +116,7 @@ def paint(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Say what would be painted.", rich_help_panel=options.JOB_PANEL
+            "--dry-run", help="Say what would be generated.", rich_help_panel=options.JOB_PANEL
         ),
     ] = False,
     wait: options.WaitOption = False,
@@ -127,16 +125,16 @@ def paint(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Have the service paint prompts, each with each token and each seed, all of them as one job.
+    """Have the service generate prompts, each with each token and each seed, all of them as one job.
 
-    Prints the job's id; with --wait, the paths of the pictures. The exit code is 1 if a picture has
-    failed. Those who ask for single pictures are served first.
+    Prints the job's id; with --wait, the paths of the images. The exit code is 1 if an image has
+    failed. Those who ask for single images are served first.
 
     The same command again finds the same job: after a lost connection, or to wait for it once more;
-    pictures that are there are not fetched again. Ctrl-C while waiting leaves the job running.
+    images that are there are not fetched again. Ctrl-C while waiting leaves the job running.
     """
     refuse_contradictions(
-        key=key, again=again, wait=wait, output=output, dry_run=dry_run, made="pictures"
+        key=key, again=again, wait=wait, output=output, dry_run=dry_run, made="images"
     )
     asked = Order(
         {
@@ -159,7 +157,7 @@ def paint(
     )
     with opened(server, api_key, outlast=wait) as client:
         if dry_run:
-            _tell_draft(client.draft_pictures(asked.body), as_json=as_json)
+            _tell_draft(client.draft_images(asked.body), as_json=as_json)
             return
         _submit(
             client,
@@ -213,14 +211,14 @@ def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
             raise ConfigurationError(f"cannot read {str(file)!r}: {error}") from error
         prompts += [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
-        raise ConfigurationError("nothing to paint: give a PROMPT, or --file with one a line")
+        raise ConfigurationError("nothing to generate: give a PROMPT, or --file with one a line")
     return prompts
 
 
 def _submit(
     client: "Client", asked: Order, key: str, *, wait: bool, output: Path | None, as_json: bool
 ) -> None:
-    job = client.submit_pictures(asked.body, key)
+    job = client.submit_images(asked.body, key)
     if not job.created:
         say("the same was asked for before, as this job; --again makes another")
     if wait:
@@ -231,17 +229,17 @@ def _submit(
         print_json(job.model_dump(mode="json"))
     else:
         typer.echo(job.job)
-        say(f"{job.count} pictures are to be painted; `dti job {job.job} --wait` fetches them")
+        say(f"{job.count} images are to be generated; `dti job {job.job} --wait` fetches them")
 
 
-def _tell_draft(draft: PictureDraft, *, as_json: bool) -> None:
+def _tell_draft(draft: GenerationDraft, *, as_json: bool) -> None:
     if as_json:
         print_json(draft.model_dump(mode="json"))
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     factors = f"{draft.prompts} prompts x {draft.casts} casts x {draft.seeds} seeds"
     for name, value in (
-        ("pictures", f"{draft.count}: {factors}"),
+        ("images", f"{draft.count}: {factors}"),
         ("model", draft.model),
         ("steps", f"{draft.steps} in all"),
         ("not there", ", ".join(draft.missing_tokens)),

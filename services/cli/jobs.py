@@ -43,7 +43,7 @@ def jobs(
         print_json({"jobs": [job.model_dump(mode="json") for job in found[:limit]]})
         return
     if not found:
-        say("no jobs; `dti submit BUNDLE...` and `dti paint PROMPT...` make some")
+        say("no jobs; `dti submit BUNDLE...` and `dti generate PROMPT...` make some")
         return
     results.print(jobs_table(found[:limit]))
     if len(found) > limit:
@@ -62,7 +62,7 @@ def job(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Show how a job stands, or wait for it and fetch its tokens or pictures.
+    """Show how a job stands, or wait for it and fetch its tokens or images.
 
     Ctrl-C while waiting leaves the job running; the same command comes back to it. What is in DIR
     already is not fetched again. The exit code of --wait is 1 if something is not there.
@@ -121,7 +121,7 @@ def retry(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Let the failed subjects or pictures of a job be tried again, as often as at first.
+    """Let the failed subjects or images of a job be tried again, as often as at first.
 
     Those whose bundles are refused fail again: mend them, and submit them anew.
     """

@@ -193,7 +193,7 @@ def delete_tenant(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a tenant for good: its jobs, tokens, uploads and pictures; its keys are revoked.
+    """Delete a tenant for good: its jobs, tokens, uploads and images; its keys are revoked.
 
     Nobody can ever be called so again.
     """

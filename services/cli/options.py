@@ -51,8 +51,8 @@ OutputOption: TypeAlias = Annotated[
         "--output",
         "-o",
         metavar="DIR",
-        help="With --wait: folder for tokens, each NAME.safetensors, or pictures, each NAME.png.",
-        show_default="tokens or pictures",
+        help="With --wait: folder for tokens, each NAME.safetensors, or images, each NAME.png.",
+        show_default="tokens or images",
     ),
 ]
 

@@ -20,7 +20,7 @@ from dti_engine.errors import ConfigurationError, DTIError, SubjectError
 from services.cli.bars import counting
 
 if TYPE_CHECKING:
-    from services.client.uploads import Parcel
+    from services.client.uploads import UploadContent
 
 _MANY = 20  # warnings; more are not said one by one
 _AT_ONCE = min(4, os.cpu_count() or 1)  # each has a process that decodes
@@ -32,7 +32,7 @@ class Checked:
 
     plan: Plan
     kind: str | None  # that bundle.json gives
-    parcel: "Parcel"
+    parcel: "UploadContent"
     warnings: Sequence[str]
 
 
@@ -66,12 +66,12 @@ def _check(plan: Plan) -> Checked | DTIError:
         bundle = load_bundle(plan.path)
         parcel = bundle_parcel(plan.path)
     except SubjectError as error:
-        return error.bare()  # its pictures with it
+        return error.bare()  # its images with it
     return Checked(plan, bundle.description.kind, parcel, [str(each) for each in bundle.warnings])
 
 
 if TYPE_CHECKING:
-    from services.client.uploads import Parcel
+    from services.client.uploads import UploadContent
 
 _INLINE = 500  # subjects; more are uploaded as a manifest
 
@@ -81,7 +81,7 @@ class Order:
     """The body of a request, and the manifest that it names, if it does."""
 
     body: Mapping[str, Any]
-    manifest: "Parcel | None" = None
+    manifest: "UploadContent | None" = None
 
     @property
     def key(self) -> str:

@@ -37,10 +37,10 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of this host alone; 0: any that is free.")
     ] = 8000,
-    offers: Annotated[
+    served_models: Annotated[
         Path | None,
         typer.Option(
-            envvar="DTI_OFFERS",
+            envvar="DTI_MODELS",
             exists=True,
             dir_okay=False,
             help="JSON: the models that are offered (services/contracts/models.py).",
@@ -48,7 +48,7 @@ def serve(
         ),
     ] = None,
     endpoint: Annotated[
-        bool, typer.Option(help="Paint pictures, too; without it, subjects are learned alone.")
+        bool, typer.Option(help="Generate images, too; without it, subjects are learned alone.")
     ] = True,
     key: Annotated[
         str | None,
@@ -66,7 +66,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run the whole service on this machine: API, supervisor, a Ray node with training workers and
-    engines that paint.
+    engines that generate.
 
     Prints the address and a key, and notes both where `dti submit` and the others look. Ctrl-C
     drains the workers and stops; a second start on the same store goes on with all open jobs, and
@@ -74,19 +74,21 @@ def serve(
     only who has the token of this run.
     """
     # Loaded here, as they take a while, and --help needs none of them.
-    from services.client.config import Access, write_access
-    from services.contracts.models import read_offers
-    from services.local.service import Plan, Service, free_port
+    from services.client.config import ServerConfig, write_access
+    from services.contracts.models import read_models
+    from services.local.service import LocalService, ServicePlan, free_port
     from services.storage.open import open_store
     from services.storage.probe import probe
 
-    if offers:
-        read_offers(offers)
+    if served_models:
+        read_models(served_models)
     where = _absolute(store)
     opened = open_store(where)
     with busy("trying out the store"):
         probe(opened)
-    plan = Plan(store=where, port=port or free_port(), offers=offers, endpoint=endpoint)
+    plan = ServicePlan(
+        store=where, port=port or free_port(), models=served_models, endpoint=endpoint
+    )
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -94,12 +96,12 @@ def serve(
 
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, stop)
-    with Service(plan, folder=_folder(logs)) as service:
+    with LocalService(plan, folder=_folder(logs)) as service:
         with busy("starting"):
             service.wait_until_ready(stopped=stopped.is_set)
         if not stopped.is_set():
             credential = _credential(opened, key)
-            access = Access(service.url, credential)
+            access = ServerConfig(service.url, credential)
             path = write_access(access)
             results.print(f"{service.url}\n{credential}")
             say(f"ready; address and key are noted in {str(path)!r}")
@@ -114,11 +116,11 @@ def serve(
 
 def _credential(store: "Store", given: str | None) -> str:
     """The key that was given or noted, if this store knows it; a new one otherwise."""
-    from services.auth.authenticator import Keyring
+    from services.auth.authenticator import Authenticator
     from services.auth.keys import create_key
     from services.client.config import read_access
 
-    keyring = Keyring(store)
+    keyring = Authenticator(store)
     noted = read_access()
     for known in (given, noted.key if noted else None):
         if known is None:

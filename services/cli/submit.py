@@ -1,4 +1,4 @@
-"""`dti submit`: bundles of pictures to the service, as one job."""
+"""`dti submit`: bundles of images to the service, as one job."""
 
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from services.cli.requests import (
     refuse_contradictions,
     tags,
 )
-from services.client.schemas import Draft
+from services.client.schemas import TrainingDraft
 from services.contracts.jobs import MAX_ITEMS
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def submit(
     kind: Annotated[
         Literal["object", "style", "person"] | None,
         typer.Option(
-            help="What the pictures show; a [cyan]person[/] has to consent, see below.",
+            help="What the images show; a [cyan]person[/] has to consent, see below.",
             show_default="what each bundle.json says",
         ),
     ] = None,
@@ -145,7 +145,7 @@ def submit(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Have the service learn each bundle of pictures as one token, all of them as one job.
+    """Have the service learn each bundle of images as one token, all of them as one job.
 
     Bundles are what [cyan]dti train[/] takes: folders, zips and tars, or folders of them. They are
     checked here, uploaded as far as the service does not have them, and submitted. Prints the
@@ -221,13 +221,15 @@ def _upload(client: "Client", checked: list[Checked]) -> None:
         client.upload([each.parcel for each in checked], on_sent=lambda parcel: advance())
 
 
-def _draft(client: "Client", asked: Order) -> Draft:
+def _draft(client: "Client", asked: Order) -> TrainingDraft:
     if asked.manifest:
         client.upload([asked.manifest])
     return client.draft(asked.body)
 
 
-def _tell_draft(client: "Client", draft: Draft, checked: list[Checked], *, as_json: bool) -> None:
+def _tell_draft(
+    client: "Client", draft: TrainingDraft, checked: list[Checked], *, as_json: bool
+) -> None:
     missing = client.missing([each.parcel for each in checked])
     size = sum(parcel.size for parcel in missing)
     if as_json:

@@ -63,7 +63,7 @@ def tokens(
 ) -> None:
     """List learned tokens, the newest first, and download them.
 
-    Files are as [cyan]dti train[/] writes them: [cyan]dti generate[/] paints with them, [cyan]dti
+    Files are as [cyan]dti train[/] writes them: [cyan]dti generate[/] generates with them, [cyan]dti
     export[/] writes those of other programs. Of several tokens of one subject, the newest is
     NAME.safetensors; the others have the end of their ids in their names.
     """

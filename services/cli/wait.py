@@ -1,9 +1,9 @@
-"""`--wait`: a job is watched until it has ended, its tokens or pictures are fetched as they are
+"""`--wait`: a job is watched until it has ended, its tokens or images are fetched as they are
 made.
 
 What becomes of a job's items: heard of as they end, each once.
 
-Tokens and pictures as files: one for each, whole or not there, and nothing lost that was there
+Tokens and images as files: one for each, whole or not there, and nothing lost that was there
 before.
 """
 
@@ -88,7 +88,7 @@ def fetch(
 
 
 def fetch_made(client: "Client", job: Job, item: Item, folder: Path) -> Path:
-    """The file of what an item has made: its token, or its picture.
+    """The file of what an item has made: its token, or its image.
 
     Raises: ClientError; OutputError if it cannot be written.
     """
@@ -99,7 +99,7 @@ def fetch_made(client: "Client", job: Job, item: Item, folder: Path) -> Path:
         file_stem(item.id),
         ".png",
         lambda: item.sha256 or "",
-        lambda: client.picture(job.job, item.index),
+        lambda: client.image(job.job, item.index),
     )
 
 
@@ -329,5 +329,5 @@ class _Waiting:
 
 
 def _named(item: Item) -> dict[str, str]:
-    """What was made, as the service calls it; a picture is called by its job and index."""
+    """What was made, as the service calls it; an image is called by its job and index."""
     return {"token": item.token} if item.token else {}

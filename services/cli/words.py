@@ -20,7 +20,7 @@ class Words(NamedTuple):
 
 
 _TRAINING = Words("subject", "token", "learned")
-_WORDS = {"training": _TRAINING, "generation": Words("picture", "picture", "painted")}
+_WORDS = {"training": _TRAINING, "generation": Words("image", "image", "generated")}
 
 
 def words(kind: str) -> Words:

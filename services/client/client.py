@@ -6,28 +6,28 @@ from heapq import merge
 from typing import Any, Self, TypeVar
 
 from services.client import uploads
-from services.client.config import Access
+from services.client.config import ServerConfig
 from services.client.errors import BrokenServerError, GoneError, NoSuchThingError
-from services.client.http import Connection
-from services.client.images import PictureUpdate, paint
+from services.client.http import HttpConnection
+from services.client.images import ImageUpdate, generate
 from services.client.schemas import (
-    Draft,
+    GenerationDraft,
     Item,
     ItemPage,
     Job,
     JobPage,
     Page,
-    PictureDraft,
     Retried,
     Token,
     TokenPage,
+    TrainingDraft,
 )
-from services.client.uploads import Parcel
+from services.client.uploads import UploadContent
 from services.client.watch import Update, watch
 
 P = TypeVar("P", bound=Page)
 
-D = TypeVar("D", Draft, PictureDraft)
+D = TypeVar("D", TrainingDraft, GenerationDraft)
 
 _PAGE = 200
 
@@ -40,15 +40,15 @@ class Client:
     threads.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
         self._kinds: dict[str, str] = {}
         """Of jobs that were heard of."""
 
     @classmethod
-    def at(cls, access: Access, **how: Any) -> Self:
+    def at(cls, access: ServerConfig, **how: Any) -> Self:
         """how: as of Connection."""
-        return cls(Connection(access, **how))
+        return cls(HttpConnection(access, **how))
 
     def __enter__(self) -> Self:
         return self
@@ -56,30 +56,33 @@ class Client:
     def __exit__(self, *exception: object) -> None:
         self._connection.close()
 
-    def missing(self, parcels: Sequence[Parcel]) -> list[Parcel]:
+    def missing(self, parcels: Sequence[UploadContent]) -> list[UploadContent]:
         """Those of them that were not uploaded yet."""
         return uploads.missing(self._connection, parcels)
 
     def upload(
-        self, parcels: Sequence[Parcel], *, on_sent: Callable[[Parcel], None] = lambda parcel: None
+        self,
+        parcels: Sequence[UploadContent],
+        *,
+        on_sent: Callable[[UploadContent], None] = lambda parcel: None,
     ) -> None:
         """Upload those that were not yet; `on_sent` hears of each that is there, in any thread."""
         uploads.upload(self._connection, parcels, on_sent=on_sent)
 
-    def draft(self, order: Mapping[str, Any]) -> Draft:
+    def draft(self, order: Mapping[str, Any]) -> TrainingDraft:
         """What would be made of an order of subjects; nothing is."""
-        return self._draft(Draft, "training", order)
+        return self._draft(TrainingDraft, "training", order)
 
-    def draft_pictures(self, order: Mapping[str, Any]) -> PictureDraft:
-        """The same of an order of pictures."""
-        return self._draft(PictureDraft, "generation", order)
+    def draft_images(self, order: Mapping[str, Any]) -> GenerationDraft:
+        """The same of an order of images."""
+        return self._draft(GenerationDraft, "generation", order)
 
     def submit(self, order: Mapping[str, Any], key: str) -> Job:
         """The job of these subjects: made now, or by an earlier call with the same key."""
         return self._submit("training", order, key)
 
-    def submit_pictures(self, order: Mapping[str, Any], key: str) -> Job:
-        """The same of pictures."""
+    def submit_images(self, order: Mapping[str, Any], key: str) -> Job:
+        """The same of images."""
         return self._submit("generation", order, key)
 
     def jobs(self) -> Iterator[Job]:
@@ -122,16 +125,16 @@ class Client:
         return self._connection.ask(Retried, "POST", f"{self._place(job)}/retry")
 
     def delete_job(self, job: str) -> None:
-        """With its tokens, or pictures, for good."""
+        """With its tokens, or images, for good."""
         self._connection.request("DELETE", self._place(job))
 
-    def picture(self, job: str, index: int) -> bytes:
+    def image(self, job: str, index: int) -> bytes:
         """The PNG that an item of a job has made, whole.
 
         Raises: BrokenServerError, too, if it is not what the service says that it is.
         """
-        path = f"{_path('generation')}/{job}/items/{index}/picture"
-        return self._whole(path, f"picture {index} of job {job}")
+        path = f"{_path('generation')}/{job}/items/{index}/image"
+        return self._whole(path, f"image {index} of job {job}")
 
     def tokens(self, *, alias: str | None = None, tag: str | None = None) -> Iterator[Token]:
         """Those of a subject, or of jobs with a tag (key:value), or all."""
@@ -153,11 +156,11 @@ class Client:
         """For good."""
         self._connection.request("DELETE", f"v1/tokens/{token}")
 
-    def paint(self, order: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[PictureUpdate]:
-        """A picture of each seed as it comes about; the order says all else, as
+    def generate(self, order: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[ImageUpdate]:
+        """An image of each seed as it comes about; the order says all else, as
         /v1/images/generations has it.
         """
-        return paint(self._connection, order, seeds)
+        return generate(self._connection, order, seeds)
 
     def _draft(self, model: type[D], kind: str, order: Mapping[str, Any]) -> D:
         # A key is required, and remembered of no draft.

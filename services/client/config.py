@@ -19,7 +19,7 @@ SERVER, KEY = "DTI_SERVER", "DTI_API_KEY"
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ServerConfig:
     """A server's URL, without a slash at its end, and a key to it."""
 
     server: str
@@ -41,7 +41,7 @@ def access_file(environment: Mapping[str, str] = os.environ) -> Path:
     return home / "dti" / "client.json"
 
 
-def read_access(environment: Mapping[str, str] = os.environ) -> Access | None:
+def read_access(environment: Mapping[str, str] = os.environ) -> ServerConfig | None:
     """What was noted; None if nothing was. Raises: SettingsError if it cannot be read."""
     path = access_file(environment)
     mend = "start `dti serve` again, which writes it anew, or delete it"
@@ -54,10 +54,10 @@ def read_access(environment: Mapping[str, str] = os.environ) -> Access | None:
     except ValidationError:
         # Not its own words, which would show what is there.
         raise SettingsError(f"{str(path)!r} has no server and key in it: {mend}") from None
-    return Access(_checked(note.server), note.key)
+    return ServerConfig(_checked(note.server), note.key)
 
 
-def write_access(access: Access, environment: Mapping[str, str] = os.environ) -> Path:
+def write_access(access: ServerConfig, environment: Mapping[str, str] = os.environ) -> Path:
     """Note it where `read_access` looks, and where nobody else can. Raises: OutputError."""
     path = access_file(environment)
     note = _Note(server=_checked(access.server), key=access.key)
@@ -80,7 +80,7 @@ def find_access(
     server: str | None = None,
     key: str | None = None,
     environment: Mapping[str, str] = os.environ,
-) -> Access:
+) -> ServerConfig:
     """By what is given here, else by the environment, else by what was noted.
 
     Raises: SettingsError if one of the two is missing, or the server is no URL.
@@ -109,7 +109,7 @@ def find_access(
         raise SettingsError(
             f"the key to {server} has characters that no key has: copy it whole, and nothing else"
         )
-    return Access(server, key)
+    return ServerConfig(server, key)
 
 
 def _checked(server: str) -> str:

@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from dti_engine import __version__
-from services.client.config import Access
+from services.client.config import ServerConfig
 from services.client.errors import (
     BrokenServerError,
     ClientError,
@@ -38,12 +38,12 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.25, 10.0  # seconds
 _STREAM_SILENCE = 60.0  # seconds in which a sound server has said at least that it is there
 
 
-class Connection:
+class HttpConnection:
     """To one server, with one key. Safe to share between threads."""
 
     def __init__(
         self,
-        access: Access,
+        access: ServerConfig,
         *,
         patience: float = 120,
         first_patience: float = 3,
@@ -193,7 +193,7 @@ class Connection:
 class Waiting:
     """Counts attempts at one thing, and the seconds since the first or since something came."""
 
-    def __init__(self, connection: Connection, patience: float | None) -> None:
+    def __init__(self, connection: HttpConnection, patience: float | None) -> None:
         self._connection, self._patience = connection, patience
         self.renew()
 

@@ -11,11 +11,11 @@ ENDED = frozenset({"succeeded", "partially_succeeded", "failed", "cancelled"})
 """States of a job that has ended. States that are not known here go on."""
 
 
-class Answer(BaseModel):
+class Response(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class Counts(Answer):
+class Counts(Response):
     """How many items of a job are in each state."""
 
     queued: int = 0
@@ -34,7 +34,7 @@ class Counts(Answer):
         return [(name, getattr(self, name)) for name in type(self).model_fields]
 
 
-class Job(Answer):
+class Job(Response):
     """How a job stands."""
 
     job: str
@@ -54,7 +54,7 @@ class Job(Answer):
         return self.state in ENDED
 
 
-class Progress(Answer):
+class Progress(Response):
     """How far an item is."""
 
     step: int = 0
@@ -63,7 +63,7 @@ class Progress(Answer):
     phase: str = ""
 
 
-class Item(Answer):
+class Item(Response):
     """How an item stands."""
 
     index: int
@@ -72,13 +72,13 @@ class Item(Answer):
     reason: str = ""
     attempt: int = 0
     token: str | None = None
-    url: str | None = Field(default=None, description="of a picture: for anyone, for a while")
-    sha256: str | None = Field(default=None, description="of a picture")
+    url: str | None = Field(default=None, description="of an image: for anyone, for a while")
+    sha256: str | None = Field(default=None, description="of an image")
     report: dict[str, Any] | None = None
     progress: Progress | None = None
 
 
-class Token(Answer):
+class Token(Response):
     """A learned token that the service keeps."""
 
     token: str
@@ -90,7 +90,7 @@ class Token(Answer):
     report: dict[str, Any] | None = None
 
 
-class Page(Answer):
+class Page(Response):
     next: str | None = None
 
 
@@ -106,7 +106,7 @@ class TokenPage(Page):
     tokens: tuple[Token, ...]
 
 
-class UploadForm(Answer):
+class UploadForm(Response):
     """Where and how bytes are uploaded."""
 
     method: str
@@ -114,7 +114,7 @@ class UploadForm(Answer):
     fields: dict[str, str] = {}
 
 
-class Upload(Answer):
+class Upload(Response):
     """What the service says of bytes that were announced."""
 
     sha256: str
@@ -122,29 +122,29 @@ class Upload(Answer):
     upload: UploadForm | None = None
 
 
-class Uploads(Answer):
+class Uploads(Response):
     files: tuple[Upload, ...]
 
 
-class Retried(Answer):
+class Retried(Response):
     """How many failed items are tried again."""
 
     retried: int = 0
 
 
-class PictureDraft(Answer):
-    """The job of pictures that would be made of an order."""
+class GenerationDraft(Response):
+    """The job of images that would be made of an order."""
 
     count: int
     model: str
     prompts: int
     casts: int
     seeds: int
-    steps: int = Field(description="of all pictures together")
+    steps: int = Field(description="of all images together")
     missing_tokens: tuple[str, ...] = ()
 
 
-class Draft(Answer):
+class TrainingDraft(Response):
     """The job that would be made of an order."""
 
     count: int

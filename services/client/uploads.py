@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dti_engine.errors import InvalidBundleError
 from services.client.errors import BrokenServerError, UploadRefusedError
-from services.client.http import Connection
+from services.client.http import HttpConnection
 from services.client.schemas import UploadForm, Uploads
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can have
@@ -23,7 +23,7 @@ _MODE = 0o100644 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class UploadContent:
     """Bytes, and what they are called."""
 
     sha256: str
@@ -32,19 +32,19 @@ class Parcel:
     """Gives them once more. Raises: InvalidBundleError if they have changed meanwhile."""
 
 
-def parcel(data: bytes) -> Parcel:
+def parcel(data: bytes) -> UploadContent:
     """Of bytes in memory."""
-    return Parcel(hashlib.sha256(data).hexdigest(), len(data), lambda: data)
+    return UploadContent(hashlib.sha256(data).hexdigest(), len(data), lambda: data)
 
 
-def bundle_parcel(path: Path) -> Parcel:
+def bundle_parcel(path: Path) -> UploadContent:
     """Of a bundle: an archive as it is, a folder packed, always to the same bytes.
 
     Raises: InvalidBundleError if it cannot be read.
     """
     data = _packed(path)
     digest = hashlib.sha256(data).hexdigest()
-    return Parcel(digest, len(data), partial(_read_again, path, digest))
+    return UploadContent(digest, len(data), partial(_read_again, path, digest))
 
 
 def _read_again(path: Path, digest: str) -> bytes:
@@ -65,7 +65,7 @@ def _packed(path: Path) -> bytes:
 
 def _zipped(folder: Path) -> bytes:
     """The files that a bundle is read from, by name, without times, owners and compression: the
-    same files are the same bytes on any host. Pictures are compressed already.
+    same files are the same bytes on any host. Images are compressed already.
     """
     from dti_engine.images.bundles.members import DEFAULT_LIMITS
     from dti_engine.images.bundles.reader import read_contents
@@ -87,7 +87,7 @@ _ANNOUNCED = 200  # in one call: few enough that no form expires before its turn
 _ROUNDS = 3  # in which an upload may be refused, such as for a form that has expired
 
 
-def missing(connection: Connection, parcels: Sequence[Parcel]) -> list[Parcel]:
+def missing(connection: HttpConnection, parcels: Sequence[UploadContent]) -> list[UploadContent]:
     """Those that the service does not have, each once. Raises: ClientError."""
     found = [
         parcel
@@ -99,10 +99,10 @@ def missing(connection: Connection, parcels: Sequence[Parcel]) -> list[Parcel]:
 
 
 def upload(
-    connection: Connection,
-    parcels: Sequence[Parcel],
+    connection: HttpConnection,
+    parcels: Sequence[UploadContent],
     *,
-    on_sent: Callable[[Parcel], None] = lambda parcel: None,
+    on_sent: Callable[[UploadContent], None] = lambda parcel: None,
 ) -> None:
     """Send what the service does not have. `on_sent` hears of each, from other threads.
 
@@ -117,14 +117,14 @@ def upload(
 
 
 def _upload_chunk(
-    connection: Connection,
+    connection: HttpConnection,
     pool: ThreadPoolExecutor,
-    chunk: Sequence[Parcel],
-    on_sent: Callable[[Parcel], None],
+    chunk: Sequence[UploadContent],
+    on_sent: Callable[[UploadContent], None],
 ) -> None:
     told, waiting = set[str](), list(chunk)
 
-    def send(work: tuple[Parcel, UploadForm]) -> UploadRefusedError | None:
+    def send(work: tuple[UploadContent, UploadForm]) -> UploadRefusedError | None:
         parcel, form = work
         try:
             _send(connection, parcel, form)
@@ -152,7 +152,7 @@ def _upload_chunk(
         waiting = [parcel for parcel, _ in refused]
 
 
-def _forms(connection: Connection, parcels: Sequence[Parcel]) -> list[UploadForm | None]:
+def _forms(connection: HttpConnection, parcels: Sequence[UploadContent]) -> list[UploadForm | None]:
     """How each is to be uploaded, in their order; None if it is there."""
     files = [{"sha256": parcel.sha256, "size": parcel.size} for parcel in parcels]
     answer = connection.ask(Uploads, "POST", "v1/uploads", json={"files": files})
@@ -166,7 +166,7 @@ def _forms(connection: Connection, parcels: Sequence[Parcel]) -> list[UploadForm
     return forms
 
 
-def _send(connection: Connection, parcel: Parcel, form: UploadForm) -> None:
+def _send(connection: HttpConnection, parcel: UploadContent, form: UploadForm) -> None:
     """Raises: UploadRefusedError: the form may have expired; ClientError."""
     data = parcel.read()
     match form.method.upper():
@@ -182,6 +182,6 @@ def _send(connection: Connection, parcel: Parcel, form: UploadForm) -> None:
             )
 
 
-def _chunks(parcels: Sequence[Parcel]) -> Iterator[Sequence[Parcel]]:
+def _chunks(parcels: Sequence[UploadContent]) -> Iterator[Sequence[UploadContent]]:
     for start in range(0, len(parcels), _ANNOUNCED):
         yield parcels[start : start + _ANNOUNCED]

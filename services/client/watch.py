@@ -15,7 +15,7 @@ from services.client.errors import (
     OverloadedError,
     UnreachableError,
 )
-from services.client.http import EVENT_STREAM, Connection
+from services.client.http import EVENT_STREAM, HttpConnection
 from services.client.schemas import ItemPage, Job, Progress
 from services.client.sse import events
 
@@ -55,12 +55,12 @@ class _NoEvents(Exception):
     """The service, or something before it, sends none."""
 
 
-def watch(connection: Connection, job: str) -> Iterator[Update]:
+def watch(connection: HttpConnection, job: str) -> Iterator[Update]:
     """What happens to the job at this path; the last update is of its end.
 
     Raises: ClientError that will not pass: no such job, the key is refused.
     """
-    look: Callable[[Connection, str], Iterator[Update]] = _listen
+    look: Callable[[HttpConnection, str], Iterator[Update]] = _listen
     attempt = 0
     while True:
         try:
@@ -84,7 +84,7 @@ def watch(connection: Connection, job: str) -> Iterator[Update]:
         connection.sleep(seconds)
 
 
-def _listen(connection: Connection, job: str) -> Iterator[Update]:
+def _listen(connection: HttpConnection, job: str) -> Iterator[Update]:
     try:
         with connection.stream(f"{job}/events") as answer:
             if not answer.headers.get("content-type", "").startswith(EVENT_STREAM):
@@ -112,7 +112,7 @@ def _listen(connection: Connection, job: str) -> Iterator[Update]:
     yield Changed(_job(connection, job))
 
 
-def _poll(connection: Connection, job: str) -> Iterator[Update]:
+def _poll(connection: HttpConnection, job: str) -> Iterator[Update]:
     while True:
         yield Changed(_job(connection, job))
         running = connection.ask(
@@ -126,6 +126,6 @@ def _poll(connection: Connection, job: str) -> Iterator[Update]:
         connection.sleep(_BETWEEN_LOOKS)
 
 
-def _job(connection: Connection, job: str) -> Job:
+def _job(connection: HttpConnection, job: str) -> Job:
     # Not repeated by the connection: whoever watches is told that it is waited for.
     return connection.ask(Job, "GET", job, patience=0)

@@ -1,14 +1,14 @@
-"""Pictures as the API asks an engine for them, and what the engine answers, line by line.
+"""Images as the API asks an engine for them, and what the engine answers, line by line.
 
 The API has found out who asks, and has checked what was said; an engine knows the models and the
 tokens. Both speak JSON over HTTP inside the cluster, with a secret of their own:
 
-    POST {engines}/{backbone}/paint     a `PaintRequest`; the answer is a line of JSON for each
+    POST {engines}/{backbone}/generate     a `GenerateRequest`; the answer is a line of JSON for each
                                         `Event`, in the order in which things happen, with exactly
-                                        one `Painted` or `Failed` for each picture
-    GET  {engines}/{backbone}/healthz   200 as soon as it paints
+                                        one `ImageEvent` or `FailureEvent` for each image
+    GET  {engines}/{backbone}/healthz   200 as soon as it generates
 
-What is refused as a whole is answered with `Refusal` and its status: 401 without the secret, 422
+What is refused as a whole is answered with `Rejection` and its status: 401 without the secret, 422
 for what is malformed, 429 where the engine has too much to do. Loads no torch.
 """
 
@@ -18,13 +18,13 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter
 
 from dti_engine.config import PLACEHOLDER
-from services.contracts.jobs import Label, Model
+from services.contracts.jobs import Label, WireModel
 
-MAX_PICTURES = 16
+MAX_IMAGES = 16
 """Of one request."""
 
 MAX_STEPS = 150
-"""Denoising steps of one picture: more makes none better."""
+"""Denoising steps of one image: more makes none better."""
 
 Placeholder = Annotated[str, StringConstraints(pattern=f"^{PLACEHOLDER.pattern}$")]
 
@@ -32,15 +32,15 @@ TokenName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """A token's id, or an alias: then the newest token of that subject."""
 
 
-class Part(Model):
+class BlendPart(WireModel):
     """One of the tokens of a blend."""
 
     token: TokenName = Field(description="id or alias")
     weight: float = Field(gt=0, le=1e6, description="beside those of the others")
 
 
-class Picture(Model):
-    """One picture that is wanted. What it shows depends on nothing else."""
+class ImageSpec(WireModel):
+    """One image that is wanted. What it shows depends on nothing else."""
 
     prompt: str = Field(max_length=4000)
     negative_prompt: str = Field(default="", max_length=4000)
@@ -51,32 +51,33 @@ class Picture(Model):
     width: int | None = Field(default=None, ge=8, le=4096, description="pixels; None: the model's")
     instruction: bool = Field(default=True, description="the model's own, before the prompt")
     tokens: dict[Placeholder, TokenName] = Field(default={}, max_length=16)
-    blends: dict[Placeholder, Annotated[tuple[Part, ...], Field(min_length=2, max_length=8)]] = (
-        Field(default={}, max_length=16)
-    )
+    blends: dict[
+        Placeholder, Annotated[tuple[BlendPart, ...], Field(min_length=2, max_length=8)]
+    ] = Field(default={}, max_length=16)
     deterministic: bool = Field(
-        default=False, description="painted alone, so that not even rounding depends on neighbours"
+        default=False,
+        description="generated alone, so that not even rounding depends on neighbours",
     )
 
 
-class Cast(Model):
+class TokenBinding(WireModel):
     """What placeholders stand for in one telling of a job's prompts."""
 
     tokens: dict[Placeholder, TokenName] = Field(default={}, max_length=16)
-    blends: dict[Placeholder, Annotated[tuple[Part, ...], Field(min_length=2, max_length=8)]] = (
-        Field(default={}, max_length=16)
-    )
+    blends: dict[
+        Placeholder, Annotated[tuple[BlendPart, ...], Field(min_length=2, max_length=8)]
+    ] = Field(default={}, max_length=16)
 
 
-class Telling(Model):
+class PromptSpec(WireModel):
     """A prompt of a job, with the tokens that stand in it by their own ids."""
 
     prompt: str = Field(min_length=1, max_length=4000)
     tokens: dict[Placeholder, TokenName] = Field(default={})
 
 
-class PictureWork(Model):
-    """One picture of a job: what stands in its item's `work`, as indices into `GenerationOrder`,
+class ImageItem(WireModel):
+    """One image of a job: what stands in its item's `work`, as indices into `GenerationJobSpec`,
     since the same prompt is told in thousands of them.
     """
 
@@ -85,28 +86,28 @@ class PictureWork(Model):
     seed: int = Field(ge=0, lt=2**32)
 
 
-class GenerationOrder(Model):
-    """What holds for all pictures of a job: its `shared`. The API writes it for dispatchers."""
+class GenerationJobSpec(WireModel):
+    """What holds for all images of a job: its `shared`. The API writes it for dispatchers."""
 
     model: Label
-    prompts: tuple[Telling, ...] = Field(min_length=1)
-    casts: tuple[Cast, ...] = Field(min_length=1)
-    common: dict[str, JsonValue] = Field(default={}, description="other fields of `Picture`")
+    prompts: tuple[PromptSpec, ...] = Field(min_length=1)
+    casts: tuple[TokenBinding, ...] = Field(min_length=1)
+    common: dict[str, JsonValue] = Field(default={}, description="other fields of `ImageSpec`")
     webhook: str | None = Field(default=None, description="URL that is told when the job ends")
 
 
-def picture_of(work: Mapping[str, JsonValue], shared: Mapping[str, JsonValue]) -> Picture:
-    """The picture that an item of a job asks for. Of the order, which may be long, only what
+def image_of(work: Mapping[str, JsonValue], shared: Mapping[str, JsonValue]) -> ImageSpec:
+    """The image that an item of a job asks for. Of the order, which may be long, only what
     belongs to it is looked at.
 
     Raises: ValidationError, LookupError, TypeError for what no API has written.
     """
-    asked = PictureWork.model_validate(work)
+    asked = ImageItem.model_validate(work)
     order: Mapping[str, Any] = shared
-    telling = Telling.model_validate(order["prompts"][asked.prompt])
-    cast = Cast.model_validate(order["casts"][asked.cast])
+    telling = PromptSpec.model_validate(order["prompts"][asked.prompt])
+    cast = TokenBinding.model_validate(order["casts"][asked.cast])
     inline = {name: token for name, token in telling.tokens.items() if name not in cast.blends}
-    return Picture.model_validate(
+    return ImageSpec.model_validate(
         {
             **order["common"],
             "prompt": telling.prompt,
@@ -117,16 +118,16 @@ def picture_of(work: Mapping[str, JsonValue], shared: Mapping[str, JsonValue]) -
     )
 
 
-class PaintRequest(Model):
-    """What one tenant wants painted."""
+class GenerateRequest(WireModel):
+    """What one tenant wants generated."""
 
     tenant: Label
-    pictures: tuple[Picture, ...] = Field(min_length=1, max_length=MAX_PICTURES)
+    images: tuple[ImageSpec, ...] = Field(min_length=1, max_length=MAX_IMAGES)
     seconds: float | None = Field(
         default=None, gt=0, description="after which nobody waits for them any more"
     )
     patient: bool = Field(
-        default=False, description="others go first, as nobody looks on: pictures of a job"
+        default=False, description="others go first, as nobody looks on: images of a job"
     )
     progress: bool = Field(default=False, description="whether to tell of each step")
     previews: int = Field(
@@ -134,47 +135,47 @@ class PaintRequest(Model):
     )
 
 
-class _Line(Model):
+class _EventBase(WireModel):
     """Bytes are base64 in JSON."""
 
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
 
-class Stepped(_Line):
-    """A picture is on its way."""
+class StepEvent(_EventBase):
+    """An image is on its way."""
 
     event: Literal["stepped"] = "stepped"
-    picture: int = Field(description="index in the request")
+    image: int = Field(description="index in the request")
     step: int = Field(description="done so far")
     steps: int
     preview: bytes | None = Field(default=None, description="a small JPEG")
 
 
-class Painted(_Line):
-    """A picture is done."""
+class ImageEvent(_EventBase):
+    """An image is done."""
 
-    event: Literal["painted"] = "painted"
-    picture: int
+    event: Literal["generated"] = "generated"
+    image: int
     png: bytes = Field(description="with its settings, and the mark that it is generated")
     settings: dict[str, JsonValue]
     warnings: tuple[str, ...] = ()
 
 
-class Failed(_Line):
-    """A picture could not be made; the others of the request may still be."""
+class FailureEvent(_EventBase):
+    """An image could not be made; the others of the request may still be."""
 
     event: Literal["failed"] = "failed"
-    picture: int
+    image: int
     error: str = Field(description="name of the class of the error")
     detail: str
 
 
-Event = Annotated[Stepped | Painted | Failed, Field(discriminator="event")]
+Event = Annotated[StepEvent | ImageEvent | FailureEvent, Field(discriminator="event")]
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
-class Refusal(Model):
+class Rejection(WireModel):
     """Why nothing at all was begun."""
 
     error: str = Field(description="name of the class of the error")

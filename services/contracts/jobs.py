@@ -24,20 +24,20 @@ Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Kind = Literal["training", "generation"]
 
 
-class Model(BaseModel):
+class WireModel(BaseModel):
     """What comes from outside or goes there: unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Item(Model):
+class Item(WireModel):
     """One of a job's items."""
 
     name: str = Field(min_length=1, max_length=200, description="the client's own id, unique here")
     work: dict[str, JsonValue] = Field(default={}, description="what to do, for the worker")
 
 
-class JobRequest(Model):
+class JobRequest(WireModel):
     """A bulk job as it is submitted, once and for all."""
 
     kind: Kind = "training"
@@ -109,7 +109,7 @@ class JobState(StrEnum):
         return self not in (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
 
 
-class Counts(Model):
+class Counts(WireModel):
     """How many items of a job are in each state."""
 
     queued: int = 0

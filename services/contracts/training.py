@@ -10,8 +10,8 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, model_validator
 
 from dti_engine.config import PLACEHOLDER, TrainConfig
-from dti_engine.images.bundles.schema import Kind, TrainingNotes
-from services.contracts.jobs import Label, Model
+from dti_engine.images.bundles.schema import Kind, TrainingOverrides
+from services.contracts.jobs import Label, WireModel
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 of bytes that were uploaded, in hexadecimal: what they are called, too."""
@@ -24,14 +24,14 @@ FileName = Annotated[
 ]
 
 
-class PictureFile(Model):
-    """One uploaded picture of a subject."""
+class ImageFile(WireModel):
+    """One uploaded image of a subject."""
 
     name: FileName = Field(description="as the file was called; it ends with .jpg, .png or .webp")
     sha256: Digest
 
 
-class Consent(Model):
+class Consent(WireModel):
     """Who says that a person may be learned, and on what basis."""
 
     attested_by: str = Field(min_length=1, max_length=200)
@@ -43,36 +43,38 @@ class Consent(Model):
         return self.expires_at is None or now < self.expires_at
 
 
-class SubjectWork(Model):
-    """One subject: which pictures, and what is said of it. What is left out, bundle.json says."""
+class TrainingItem(WireModel):
+    """One subject: which images, and what is said of it. What is left out, bundle.json says."""
 
-    bundle: Digest | None = Field(default=None, description="an uploaded zip or tar of pictures")
-    pictures: tuple[PictureFile, ...] = Field(
+    bundle: Digest | None = Field(default=None, description="an uploaded zip or tar of images")
+    images: tuple[ImageFile, ...] = Field(
         default=(), max_length=100, description="uploaded one by one, in place of a bundle"
     )
     placeholder: str | None = Field(default=None, pattern=f"^{PLACEHOLDER.pattern}$")
     initializer: str | None = Field(default=None, min_length=1, max_length=300)
     kind: Kind | None = Field(default=None, description="family of caption templates")
-    training: TrainingNotes = Field(default=TrainingNotes(), description="what is its own of it")
+    training: TrainingOverrides = Field(
+        default=TrainingOverrides(), description="what is its own of it"
+    )
     consent: Consent | None = Field(default=None, description="required of persons")
 
     @model_validator(mode="after")
-    def _has_pictures_once(self) -> "SubjectWork":
-        if (self.bundle is None) == (not self.pictures):
-            raise ValueError("give either bundle or pictures, by the digests of what was uploaded")
-        names = [picture.name for picture in self.pictures]
+    def _has_images_once(self) -> "TrainingItem":
+        if (self.bundle is None) == (not self.images):
+            raise ValueError("give either bundle or images, by the digests of what was uploaded")
+        names = [image.name for image in self.images]
         if len(set(names)) < len(names):
-            raise ValueError("two pictures have the same name: give each one of its own")
+            raise ValueError("two images have the same name: give each one of its own")
         return self
 
     @model_validator(mode="after")
-    def _persons_consent(self) -> "SubjectWork":
+    def _persons_consent(self) -> "TrainingItem":
         if self.kind == "person" and self.consent is None:
             raise ValueError("a person needs a consent record: who attests it, and on what basis")
         return self
 
 
-class TrainingOrder(Model):
+class TrainingJobSpec(WireModel):
     """What holds for all subjects of a job."""
 
     backbone: Label
@@ -80,7 +82,7 @@ class TrainingOrder(Model):
     config: dict[str, JsonValue] = Field(
         description="the whole TrainConfig, so that a recipe that changes later changes no job"
     )
-    probes: int = Field(default=4, ge=0, le=4, description="pictures that each token is tried in")
+    probes: int = Field(default=4, ge=0, le=4, description="images that each token is tried in")
     webhook: str | None = Field(default=None, description="URL that is told when the job ends")
 
 

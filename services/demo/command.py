@@ -33,15 +33,15 @@ def demo_service(
             min=1, help="Training steps per subject.", show_default="the miniature's recipe"
         ),
     ] = None,
-    painting_steps: Annotated[int, typer.Option(min=1, help="Denoising steps of a picture.")] = 25,
+    generation_steps: Annotated[int, typer.Option(min=1, help="Denoising steps of an image.")] = 25,
     seed: Annotated[int, typer.Option(min=0, help="Of the first prompt.")] = 0,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Start a service, have it learn and paint 4 subjects over HTTP, and make a page of it.
+    """Start a service, have it learn and generate 4 subjects over HTTP, and make a page of it.
 
     Needs neither a GPU nor the network. The service is as of [cyan]dti serve[/], on a new store in
     DIR and a port that is free, and is stopped at the end, and at Ctrl-C. Shows progress, and
-    writes DIR/gallery.html, DIR/results.json and all pictures; tells what the service's metrics
+    writes DIR/gallery.html, DIR/results.json and all images; tells what the service's metrics
     say. Opens nothing, and deletes nothing.
     """
     output = output_folder(output)
@@ -55,7 +55,7 @@ def demo_service(
     try:
         found = run(
             output,
-            Settings(steps, painting_steps, seed),
+            Settings(steps, generation_steps, seed),
             Watch(display.on_stage, display.on_update),
         )
     except KeyboardInterrupt:

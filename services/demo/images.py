@@ -1,30 +1,30 @@
-"""Everything that the demo has painted: each token in each prompt, and the ways between pairs."""
+"""Everything that the demo has generated: each token in each prompt, and the ways between pairs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from dti_engine.demo.images import Judge
-from dti_engine.demo.results import Painting, Strip, StripPicture
+from dti_engine.demo.images import DemoScorer
+from dti_engine.demo.results import Generation, Strip, StripImage
 from dti_engine.miniature.world.subjects import HeldOutSubject, demo_prompts
-from services.cli.generate import Wanted
+from services.cli.generate import PromptImages
 
 NUM_STEPS = 7  # from one subject to another
 _PROMPT = "a photo of a {} on a meadow"  # a named place, so that only the subject changes
 _BLEND = "<blend>"
 
 
-def prompts(look: HeldOutSubject, output: Path, *, seed: int, steps: int) -> list[Wanted]:
+def prompts(look: HeldOutSubject, output: Path, *, seed: int, steps: int) -> list[PromptImages]:
     """The subject in every prompt; one prompt has one seed, whatever the subject."""
     return [
-        Wanted(
+        PromptImages(
             {
                 "prompt": prompt.template.replace("{}", look.placeholder),
                 "tokens": {look.placeholder: look.name},
                 "steps": steps,
             },
-            {seed + i: output / f"paintings/{look.name}-{i}.png"},
+            {seed + i: output / f"generated_images/{look.name}-{i}.png"},
         )
         for i, prompt in enumerate(demo_prompts())
     ]
@@ -37,10 +37,10 @@ def pairs(looks: Sequence[HeldOutSubject]) -> list[tuple[HeldOutSubject, HeldOut
 
 def strip(
     first: HeldOutSubject, second: HeldOutSubject, output: Path, *, seed: int, steps: int
-) -> list[Wanted]:
+) -> list[PromptImages]:
     """Equal steps on the sphere from one to the other, which the endpoint blends."""
     return [
-        Wanted(
+        PromptImages(
             {
                 "prompt": _PROMPT.replace("{}", _BLEND),
                 "blends": {_BLEND: {"a": first.name, "b": second.name, "t": i / (NUM_STEPS - 1)}},
@@ -52,22 +52,22 @@ def strip(
     ]
 
 
-def files(wanted: Wanted, output: Path) -> Mapping[int, str]:
+def files(wanted: PromptImages, output: Path) -> Mapping[int, str]:
     """Seed -> file, relative to the output folder."""
     return {seed: path.relative_to(output).as_posix() for seed, path in wanted.paths.items()}
 
 
-def pictures(files: Sequence[str], output: Path) -> dict[str, Image.Image]:
+def generated_images(files: Sequence[str], output: Path) -> dict[str, Image.Image]:
     """What is in files of the output folder."""
     return {file: Image.open(output / file).convert("RGB") for file in files}
 
 
-def judged_paintings(
-    judge: Judge, look: HeldOutSubject, wanted: Sequence[Wanted], output: Path
-) -> list[Painting]:
+def judged_generated_images(
+    judge: DemoScorer, look: HeldOutSubject, wanted: Sequence[PromptImages], output: Path
+) -> list[Generation]:
     """wanted: as `prompts` gave it."""
     return [
-        Painting(
+        Generation(
             file=file,
             prompt=str(each.order["prompt"]),
             seed=seed,
@@ -81,15 +81,15 @@ def judged_paintings(
 
 
 def judged_strip(
-    judge: Judge,
+    judge: DemoScorer,
     first: HeldOutSubject,
     second: HeldOutSubject,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[PromptImages],
     output: Path,
 ) -> Strip:
     """wanted: as `strip` gave it."""
-    pictures = [
-        StripPicture(
+    generated_images = [
+        StripImage(
             file,
             i / (NUM_STEPS - 1),
             judge.subject_score(file, first.name),
@@ -99,4 +99,4 @@ def judged_strip(
         for file in files(each, output).values()
     ]
     (seed,) = wanted[0].paths
-    return Strip(first.name, second.name, str(wanted[0].order["prompt"]), seed, pictures)
+    return Strip(first.name, second.name, str(wanted[0].order["prompt"]), seed, generated_images)

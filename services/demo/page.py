@@ -12,11 +12,11 @@ import httpx
 
 from dti_engine.html.page import data_uri, duration, template, with_token
 from services.demo.results import Figure, Results
-from services.metrics.exporters import Samples, samples
+from services.metrics.exporters import TrainingBatch, samples
 
 
 def render(results: Results, output: Path) -> str:
-    """The page; pictures are taken from the output folder and put into it."""
+    """The page; images are taken from the output folder and put into it."""
 
     def png_uri(file: str) -> str:
         return data_uri((output / file).read_bytes(), "image/png")
@@ -39,41 +39,43 @@ def read(
     api: str,
     node: str,
     *,
-    pictures: int,
+    images: int,
     subjects: int,
     seconds: float,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Figure]:
-    """Of the API's metrics and those of a Ray node, each by its URL, as soon as so many pictures
+    """Of the API's metrics and those of a Ray node, each by its URL, as soon as so many images
     are counted. subjects: learned, in so many seconds.
     """
     ends = time.monotonic() + _LATEST
     while True:
         engine = _samples(node)
-        if _painted(engine) >= pictures or time.monotonic() > ends:
+        if _generated(engine) >= images or time.monotonic() > ends:
             return figures(_samples(api), engine, subjects=subjects, seconds=seconds)
         sleep(_LOOK)
 
 
-def figures(api: Samples, engine: Samples, *, subjects: int, seconds: float) -> list[Figure]:
+def figures(
+    api: TrainingBatch, engine: TrainingBatch, *, subjects: int, seconds: float
+) -> list[Figure]:
     """The same of metrics that were read; what they do not tell of is left out."""
     found = [
         Figure(f"{3600 * subjects / seconds:.0f}", "subjects an hour, at the pace of these"),
         _requests(api),
     ]
-    if painted := _painted(engine):
-        found.append(Figure(f"{painted:.0f}", "pictures painted, without any that failed"))
-        if failed := engine.total("dti_pictures_total", outcome="failed"):
-            found[-1] = Figure(f"{painted:.0f}", f"pictures painted, and {failed:.0f} failed")
+    if generated := _generated(engine):
+        found.append(Figure(f"{generated:.0f}", "images generated, without any that failed"))
+        if failed := engine.total("dti_images_total", outcome="failed"):
+            found[-1] = Figure(f"{generated:.0f}", f"images generated, and {failed:.0f} failed")
     if calls := engine.total("dti_denoise_step_seconds_count"):
-        mean = engine.total("dti_picture_steps_total") / calls
+        mean = engine.total("dti_image_steps_total") / calls
         found.append(
-            Figure(f"{mean:.1f}", "pictures in a call of the model, on average: the batch's fill")
+            Figure(f"{mean:.1f}", "images in a call of the model, on average: the batch's fill")
         )
-    joined = engine.total("dti_pictures_joined_total", beside="others")
-    if begun := joined + engine.total("dti_pictures_joined_total", beside="none"):
+    joined = engine.total("dti_images_joined_total", beside="others")
+    if begun := joined + engine.total("dti_images_joined_total", beside="none"):
         found.append(Figure(f"{joined / begun:.0%}", "of them joined others that were under way"))
-    if (waited := _within(engine, "dti_picture_wait_seconds")) is not None:
+    if (waited := _within(engine, "dti_image_wait_seconds")) is not None:
         shown = f"{waited:g} s" if waited < inf else "over 80 s"
         found.append(
             Figure(shown, f"is what {_MOST:.0%} of the groups waited in the queue at most")
@@ -81,7 +83,7 @@ def figures(api: Samples, engine: Samples, *, subjects: int, seconds: float) -> 
     return found
 
 
-def _requests(api: Samples) -> Figure:
+def _requests(api: TrainingBatch) -> Figure:
     counts = {
         status: api.total("dti_http_requests_total", status=status)
         for status in ("2xx", "4xx", "5xx")
@@ -93,11 +95,11 @@ def _requests(api: Samples) -> Figure:
     return Figure(f"{sum(counts.values()):.0f}", words)
 
 
-def _painted(engine: Samples) -> float:
-    return engine.total("dti_pictures_total", outcome="painted")
+def _generated(engine: TrainingBatch) -> float:
+    return engine.total("dti_images_total", outcome="generated")
 
 
-def _within(engine: Samples, histogram: str) -> float | None:
+def _within(engine: TrainingBatch, histogram: str) -> float | None:
     """The bound of a bucket within which most are; None: there are none."""
     buckets = engine.buckets(histogram)
     if not buckets or not buckets[-1][1]:
@@ -106,7 +108,7 @@ def _within(engine: Samples, histogram: str) -> float | None:
     return next(bound for bound, count in buckets if count >= wanted)
 
 
-def _samples(url: str) -> Samples:
+def _samples(url: str) -> TrainingBatch:
     """Nothing where nobody answers: figures are no reason for a demo to fail."""
     try:
         return samples(httpx.get(url, timeout=5, trust_env=False).raise_for_status().text)

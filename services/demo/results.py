@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from dti_engine.demo.results import Painting, Scale, Strip
+from dti_engine.demo.results import Generation, Scale, Strip
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A subject that the service has learned, and its pictures."""
+    """A subject that the service has learned, and its images."""
 
     name: str
     placeholder: str
@@ -18,17 +18,17 @@ class Learned:
     token: str  # id
     report: Mapping[str, Any]  # as the service has it
     references: Sequence[str]  # files, relative to the output folder, as all are
-    paintings: Sequence[Painting]
+    generated_images: Sequence[Generation]
 
     @property
     def subject_score(self) -> float:
-        """Mean over the paintings."""
-        return fmean(each.subject_score for each in self.paintings)
+        """Mean over the generated images."""
+        return fmean(each.subject_score for each in self.generated_images)
 
     @property
     def prompt_score(self) -> float:
-        """Mean over the paintings."""
-        return fmean(each.prompt_score for each in self.paintings)
+        """Mean over the generated images."""
+        return fmean(each.prompt_score for each in self.generated_images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class Results:
     environment: Mapping[str, str]
 
     @property
-    def num_pictures(self) -> int:
-        of_prompts = sum(len(each.paintings) for each in self.subjects)
-        return of_prompts + sum(len(each.pictures) for each in self.strips)
+    def num_images(self) -> int:
+        of_prompts = sum(len(each.generated_images) for each in self.subjects)
+        return of_prompts + sum(len(each.images) for each in self.strips)
 
     @property
     def subject_score(self) -> float:
@@ -76,5 +76,5 @@ class Results:
             for each in self.subjects
         }
         summary = {"subject_score": self.subject_score, "prompt_score": self.prompt_score}
-        counts = {"subjects": len(self.subjects), "pictures": self.num_pictures}
+        counts = {"subjects": len(self.subjects), "images": self.num_images}
         return {"counts": counts, "mean": summary, "means": means} | asdict(self)

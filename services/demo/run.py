@@ -1,9 +1,9 @@
-"""Runs the demo: a service of its own, subjects learned and painted over HTTP, scores, the page.
+"""Runs the demo: a service of its own, subjects learned and generated over HTTP, scores, the page.
 
 All of it takes a tenant's way: nothing is read of the service but what its API answers, and its
 metrics, as an operator reads them.
 
-The demo's subjects, from drawn pictures to tokens of the service.
+The demo's subjects, from drawn images to tokens of the service.
 """
 
 import json
@@ -17,48 +17,48 @@ from pathlib import Path
 import torch
 
 from dti_engine.backbones.checkpoint import open_checkpoint
-from dti_engine.demo.images import Judge
-from dti_engine.errors import PaintingFailedError, TrainingFailedError
+from dti_engine.demo.images import DemoScorer
+from dti_engine.errors import GenerationFailedError, TrainingFailedError
 from dti_engine.files import environment, write_whole
 from dti_engine.miniature.scorer import load_scorer
 from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject, held_out_subjects
 from dti_engine.recipes import miniature
 from services.auth.keys import create_key
-from services.cli.generate import Wanted, paint
+from services.cli.generate import PromptImages, generate_images
 from services.client.client import Client
-from services.client.config import Access
+from services.client.config import ServerConfig
 from services.client.schemas import Item
 from services.client.uploads import bundle_parcel
 from services.client.watch import Update
 from services.demo.images import (
     files,
-    judged_paintings,
+    generated_images,
+    judged_generated_images,
     judged_strip,
     pairs,
-    pictures,
     prompts,
     strip,
 )
 from services.demo.page import read as read_figures
 from services.demo.page import render
 from services.demo.results import Figure, Learned, Results
-from services.local.service import Plan, Service, free_port
+from services.local.service import LocalService, ServicePlan, free_port
 from services.storage.open import open_store
 
-NUM_PICTURES = 5  # of each subject
+NUM_IMAGES = 5  # of each subject
 
 OnUpdate = Callable[[Update], None]
 
 
 def draw(look: HeldOutSubject, output: Path) -> list[str]:
-    """Draw the subject's pictures; their files, relative to the output folder."""
+    """Draw the subject's images; their files, relative to the output folder."""
     folder = references(look.name, output)
-    draw_subject(look, folder, count=NUM_PICTURES)
+    draw_subject(look, folder, count=NUM_IMAGES)
     return [path.relative_to(output).as_posix() for path in sorted(folder.glob("*.png"))]
 
 
 def references(name: str, output: Path) -> Path:
-    """Folder of a subject's pictures."""
+    """Folder of a subject's images."""
     return output / "subjects" / name
 
 
@@ -105,7 +105,7 @@ class Settings:
     """
 
     steps: int | None = None
-    painting_steps: int = 25
+    generation_steps: int = 25
     seed: int = 0
 
 
@@ -138,8 +138,8 @@ class _Made:
 
     looks: Sequence[HeldOutSubject]
     items: Sequence[Item]
-    paintings: Sequence[Sequence[Wanted]]
-    strips: Sequence[Sequence[Wanted]]
+    generated_images: Sequence[Sequence[PromptImages]]
+    strips: Sequence[Sequence[PromptImages]]
     figures: Sequence[Figure]
 
 
@@ -147,7 +147,7 @@ def run(output: Path, settings: Settings, watch: Watch) -> Results:
     """All files go to `output`: `gallery.html` shows what came of it, `results.json` has every
     number; the store is a new folder in it. The service is stopped, whatever happens.
 
-    Raises: NotReadyError, TrainingFailedError, PaintingFailedError, ClientError, OutputError.
+    Raises: NotReadyError, TrainingFailedError, GenerationFailedError, ClientError, OutputError.
     """
     clock = _Clock(watch)
     steps = settings.steps or miniature().steps
@@ -156,12 +156,14 @@ def run(output: Path, settings: Settings, watch: Watch) -> Results:
         drawn = {look.name: draw(look, output) for look in looks}
     with _serving(output, clock) as service:
         made = _use(service, looks, output, steps, settings, clock)
-    with clock("score the pictures"):
-        everything = [one for part in (*made.paintings, *made.strips) for one in part]
-        judge = Judge(
+    with clock("score the images"):
+        everything = [one for part in (*made.generated_images, *made.strips) for one in part]
+        judge = DemoScorer(
             load_scorer(open_checkpoint("miniature").folder / "scorer.safetensors"),
-            {name: list(pictures(paths, output).values()) for name, paths in drawn.items()},
-            pictures([file for one in everything for file in files(one, output).values()], output),
+            {name: list(generated_images(paths, output).values()) for name, paths in drawn.items()},
+            generated_images(
+                [file for one in everything for file in files(one, output).values()], output
+            ),
         )
         subjects = [
             Learned(
@@ -171,9 +173,9 @@ def run(output: Path, settings: Settings, watch: Watch) -> Results:
                 token=item.token or "",
                 report=item.report or {},
                 references=drawn[look.name],
-                paintings=judged_paintings(judge, look, wanted, output),
+                generated_images=judged_generated_images(judge, look, wanted, output),
             )
-            for look, item, wanted in zip(looks, made.items, made.paintings, strict=True)
+            for look, item, wanted in zip(looks, made.items, made.generated_images, strict=True)
         ]
         strips = [
             judged_strip(judge, *pair, wanted, output)
@@ -186,7 +188,7 @@ def run(output: Path, settings: Settings, watch: Watch) -> Results:
         figures=made.figures,
         settings={
             "training steps": steps,
-            "painting steps": settings.painting_steps,
+            "generating steps": settings.generation_steps,
             "seed": settings.seed,
             "model": "miniature",
         },
@@ -200,12 +202,12 @@ def run(output: Path, settings: Settings, watch: Watch) -> Results:
 
 
 @contextmanager
-def _serving(output: Path, clock: _Clock) -> Generator[Service]:
+def _serving(output: Path, clock: _Clock) -> Generator[LocalService]:
     """As `dti serve` does, on a store of its own."""
     store = tempfile.mkdtemp(prefix="store-", dir=output)
     with ExitStack() as stopping:
         with clock("start the service"):
-            service = Service(Plan(store=str(Path(store).absolute()), port=free_port()))
+            service = LocalService(ServicePlan(store=str(Path(store).absolute()), port=free_port()))
             stopping.enter_context(service)
             # After this, so before that: the last that is entered is the first that is left.
             stopping.callback(clock.watch.on_stage, "stop the service")
@@ -214,7 +216,7 @@ def _serving(output: Path, clock: _Clock) -> Generator[Service]:
 
 
 def _use(
-    service: Service,
+    service: LocalService,
     looks: Sequence[HeldOutSubject],
     output: Path,
     steps: int,
@@ -222,28 +224,30 @@ def _use(
     clock: _Clock,
 ) -> _Made:
     key = create_key(open_store(service.plan.store), "demo", "dti demo-service").credential
-    seed, painting_steps = settings.seed, settings.painting_steps
-    with Client.at(Access(service.url, key)) as client:
+    seed, generation_steps = settings.seed, settings.generation_steps
+    with Client.at(ServerConfig(service.url, key)) as client:
         learning = f"learn {len(looks)} subjects"
         with clock(learning):
             items = learn(client, looks, output, steps=steps, on_update=clock.watch.on_update)
-        paintings = [prompts(look, output, seed=seed, steps=painting_steps) for look in looks]
-        strips = [strip(*pair, output, seed=seed, steps=painting_steps) for pair in pairs(looks)]
-        of_prompts = [one for part in paintings for one in part]
+        generated_images = [
+            prompts(look, output, seed=seed, steps=generation_steps) for look in looks
+        ]
+        strips = [strip(*pair, output, seed=seed, steps=generation_steps) for pair in pairs(looks)]
+        of_prompts = [one for part in generated_images for one in part]
         of_blends = [one for part in strips for one in part]
         for doing, wanted in (
-            (f"paint them into prompts, {len(of_prompts)} pictures", of_prompts),
-            (f"paint the ways between them, {len(of_blends)} pictures", of_blends),
+            (f"generate them into prompts, {len(of_prompts)} images", of_prompts),
+            (f"generate the ways between them, {len(of_blends)} images", of_blends),
         ):
             with clock(doing):
-                painted = paint(client, wanted, steps=painting_steps)
-            if len(painted) < len(wanted):
-                raise PaintingFailedError(f"{len(wanted) - len(painted)} pictures failed")
+                generated = generate_images(client, wanted, steps=generation_steps)
+            if len(generated) < len(wanted):
+                raise GenerationFailedError(f"{len(wanted) - len(generated)} images failed")
     with clock("read the metrics"):
         figures = read_figures(
             *service.metrics_urls,
-            pictures=len(of_prompts) + len(of_blends),
+            images=len(of_prompts) + len(of_blends),
             subjects=len(looks),
             seconds=clock.seconds[learning],
         )
-    return _Made(looks, items, paintings, strips, figures)
+    return _Made(looks, items, generated_images, strips, figures)

@@ -1,1 +1,1 @@
-"""Dispatchers: they take pictures of jobs from the ledger, and have engines paint them."""
+"""Dispatchers: they take images of jobs from the ledger, and have engines generate them."""

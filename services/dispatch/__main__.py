@@ -14,7 +14,7 @@ import typer
 
 from dti_engine.errors import DTIError
 from services import logs, metrics
-from services.contracts.models import MINIATURE, read_offers
+from services.contracts.models import MINIATURE, read_models
 from services.dispatch.dispatcher import Dispatcher
 from services.engine_client import Engines
 from services.errors import SettingsError
@@ -22,7 +22,7 @@ from services.ledger.ledger import Ledger
 from services.metrics import PrometheusMetrics
 from services.metrics.exporters import serve
 from services.settings import LedgerSettings
-from services.storage.instrumented import Measured
+from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
 
 _SECRET = "DTI_ENGINE_SECRET"
@@ -35,21 +35,21 @@ def main(
         str,
         typer.Option(envvar="DTI_API_ENGINES", help="URL of engines, before the names of models"),
     ],
-    offers: Annotated[
-        Path | None, typer.Option(envvar="DTI_OFFERS", help="JSON; none: the miniature alone")
+    served_models: Annotated[
+        Path | None, typer.Option(envvar="DTI_MODELS", help="JSON; none: the miniature alone")
     ] = None,
     lease: Annotated[float, typer.Option(help="seconds; the same for the whole service")] = 60,
     look: Annotated[float, typer.Option(help="seconds between looks for work")] = 1,
     at_once: Annotated[
         int | None,
-        typer.Option(min=1, max=512, help="pictures of each model; none: as its offer is worth"),
+        typer.Option(min=1, max=512, help="images of each model; none: as its offer is worth"),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="that an engine may take for a picture")] = 600,
+    seconds: Annotated[float, typer.Option(help="that an engine may take for an image")] = 600,
     metrics_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="to show metrics at; none: nowhere")
     ] = None,
 ) -> None:
-    """Has engines paint the pictures of generation jobs, until it is told to stop."""
+    """Has engines generate the images of generation jobs, until it is told to stop."""
     logs.configure("dispatcher")
     exporter = PrometheusMetrics(process="dispatcher")
     metrics.use(exporter)
@@ -58,8 +58,10 @@ def main(
     try:
         if not (secret := os.environ.get(_SECRET)):
             raise SettingsError(f"{_SECRET} is not set: give it the one that engines let in")
-        known = read_offers(offers) if offers else MINIATURE
-        ledger = Ledger.on(Measured(open_store(store)), LedgerSettings(lease=lease, look=look))
+        known = read_models(served_models) if served_models else MINIATURE
+        ledger = Ledger.on(
+            InstrumentedStore(open_store(store)), LedgerSettings(lease=lease, look=look)
+        )
     except DTIError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

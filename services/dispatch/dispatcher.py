@@ -4,18 +4,18 @@ import threading
 from collections.abc import Callable
 
 from services import logs
-from services.contracts.models import Offer, Offers
+from services.contracts.models import ServedModel, ServedModels
 from services.dispatch.metrics import Events
-from services.dispatch.session import Life
+from services.dispatch.session import DispatchSession
 from services.engine_client import Engines
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
 
 _TRIED = 16
-"""Pictures of one call of an engine that finds out how many are worth it, at most."""
+"""Images of one call of an engine that finds out how many are worth it, at most."""
 
 _MOST = 256
-"""Pictures of one model in hand, at most: each is a connection, and a line in the lease."""
+"""Images of one model in hand, at most: each is a connection, and a line in the lease."""
 
 log = logs.logger(__name__)
 
@@ -26,17 +26,17 @@ class Dispatcher:
     def __init__(
         self,
         ledger: Ledger,
-        offers: Offers,
+        served_models: ServedModels,
         engines: Callable[[], Engines],
         *,
         at_once: int | None = None,
         seconds: float = 600,
         events: Events | None = None,
     ) -> None:
-        """engines: makes them for one event loop. at_once: pictures of each model that engines are
+        """engines: makes them for one event loop. at_once: images of each model that engines are
         asked for; None: what the offer is worth. seconds: that one may take.
         """
-        self._ledger, self._offers, self._engines = ledger, offers, engines
+        self._ledger, self._models, self._engines = ledger, served_models, engines
         self._at_once, self._seconds = at_once, seconds
         self._events = events or Events()
         self._draining = threading.Event()
@@ -48,19 +48,19 @@ class Dispatcher:
     def run(self) -> None:
         """Until it is drained."""
         threads = [
-            threading.Thread(target=self._live, args=(name, offer), name=f"pictures of {name}")
-            for name, offer in self._offers.items()
+            threading.Thread(target=self._live, args=(name, served_model), name=f"images of {name}")
+            for name, served_model in self._models.items()
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _live(self, model: str, offer: Offer) -> None:
-        at_once = self._at_once or worth(offer)
-        log.info("pictures are taken", model=model, at_once=at_once)
+    def _live(self, model: str, served_model: ServedModel) -> None:
+        at_once = self._at_once or worth(served_model)
+        log.info("images are taken", model=model, at_once=at_once)
         while not self._draining.is_set():
-            life = Life(
+            life = DispatchSession(
                 self._ledger,
                 model,
                 self._engines,
@@ -80,10 +80,10 @@ class Dispatcher:
             self._draining.wait(self._ledger.settings.look)
 
 
-def worth(offer: Offer) -> int:
-    """Pictures that keep all engines of an offer full: those at work, and as many that wait, so
+def worth(served_model: ServedModel) -> int:
+    """Images that keep all engines of an offer full: those at work, and as many that wait, so
     that none is idle between two.
     """
-    painting = offer.painting
-    each = painting.pictures or _TRIED
-    return min(2 * each * max(painting.max_engines, painting.min_engines), _MOST)
+    generation = served_model.generation
+    each = generation.images or _TRIED
+    return min(2 * each * max(generation.max_engines, generation.min_engines), _MOST)

@@ -1,4 +1,4 @@
-"""One picture of a job, from an engine: what was painted, or why it was not."""
+"""One image of a job, from an engine: what was generated, or why it was not."""
 
 import asyncio
 import random
@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from pydantic import JsonValue, ValidationError
 
 from dti_engine.errors import DTIError, FailedError
-from services.contracts.generation import Failed, Painted, PaintRequest, Picture, picture_of
+from services.contracts.generation import (
+    FailureEvent,
+    GenerateRequest,
+    ImageEvent,
+    ImageSpec,
+    image_of,
+)
 from services.dispatch.metrics import Events
 from services.engine_client import Engines, error_of
 from services.errors import LateError, NoEngineError, ServiceError, UnavailableError
 from services.ledger.attempts import Attempt
 
 _PASSING = (NoEngineError, LateError, UnavailableError, FailedError)
-"""Nothing that is wrong with a picture, though it may be what its engine died of: it costs an
+"""Nothing that is wrong with an image, though it may be what its engine died of: it costs an
 attempt, so that none takes down engines for ever.
 """
 
@@ -23,15 +29,15 @@ _LONGEST = 30.0
 """Seconds between two requests of an engine that has refused many."""
 
 
-class UnpaintedError(Exception):
-    """A picture was not painted. `again`: it may be the next time."""
+class ImageNotGeneratedError(Exception):
+    """An image was not generated. `again`: it may be the next time."""
 
     def __init__(self, reason: str, *, again: bool) -> None:
         super().__init__(reason)
         self.reason, self.again = reason, again
 
 
-class Gate:
+class EngineBackoff:
     """Keeps all from engines that have no room, or are not there: for longer each time, until one
     takes something. For one event loop.
     """
@@ -62,34 +68,34 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Painter:
-    """Has pictures of one model painted. For one event loop."""
+class ImageGenerator:
+    """Has images of one model generated. For one event loop."""
 
     model: str
     engines: Engines
     seconds: float
-    """Until an engine that has taken a picture must be done with it."""
-    gate: Gate
+    """Until an engine that has taken an image must be done with it."""
+    gate: EngineBackoff
     events: Events
 
-    async def paint(self, attempt: Attempt) -> Painted:
+    async def generate(self, attempt: Attempt) -> ImageEvent:
         """Waits as long as there is no room for it.
 
-        Raises: UnpaintedError.
+        Raises: ImageNotGeneratedError.
         """
         try:
-            picture = picture_of(attempt.item.work, attempt.shared)
+            image = image_of(attempt.item.work, attempt.shared)
         except (ValidationError, LookupError, TypeError) as error:
-            raise UnpaintedError(
-                f"what is written of it is no picture: {type(error).__name__}", again=False
+            raise ImageNotGeneratedError(
+                f"what is written of it is no image: {type(error).__name__}", again=False
             ) from error
         attempt.tell({"phase": "waiting"})
         request = f"{attempt.keys.job}.{attempt.place.index}.{attempt.number}"
         while True:
             await self.gate.wait()
             try:
-                painting = await self.engines.begin(
-                    self.model, self._wanted(attempt.keys.tenant, picture), request
+                generating = await self.engines.begin(
+                    self.model, self._wanted(attempt.keys.tenant, image), request
                 )
             except NoEngineError as error:
                 # Nothing was begun: it costs no attempt.
@@ -97,40 +103,42 @@ class Painter:
                 self.events.refused(self.model, error)
                 continue
             except DTIError as error:
-                raise self._unpainted(attempt, error) from error
+                raise self._missing(attempt, error) from error
             self.gate.passed()
-            attempt.tell({"phase": "painting"})
+            attempt.tell({"phase": "generation"})
             try:
-                async with aclosing(painting.events()) as events:
+                async with aclosing(generating.events()) as events:
                     async for event in events:
-                        if isinstance(event, Painted):
+                        if isinstance(event, ImageEvent):
                             return event
-                        if isinstance(event, Failed):
+                        if isinstance(event, FailureEvent):
                             raise error_of(event.error, event.detail)
             except DTIError as error:
                 if isinstance(error, NoEngineError):
                     self.gate.refused(error.seconds)
-                raise self._unpainted(attempt, error) from error
+                raise self._missing(attempt, error) from error
             finally:
-                await painting.close()
+                await generating.close()
 
-    def _unpainted(self, attempt: Attempt, error: DTIError) -> UnpaintedError:
+    def _missing(self, attempt: Attempt, error: DTIError) -> ImageNotGeneratedError:
         if type(error) in (ServiceError, DTIError):
             # What it says is not for tenants.
             self.events.broke(attempt, error)
-            return UnpaintedError("what paints has failed: tell the operator", again=True)
-        return UnpaintedError(str(error), again=isinstance(error, _PASSING))
+            return ImageNotGeneratedError(
+                "what generates has failed: tell the operator", again=True
+            )
+        return ImageNotGeneratedError(str(error), again=isinstance(error, _PASSING))
 
-    def _wanted(self, tenant: str, picture: Picture) -> PaintRequest:
-        return PaintRequest(tenant=tenant, pictures=(picture,), seconds=self.seconds, patient=True)
+    def _wanted(self, tenant: str, image: ImageSpec) -> GenerateRequest:
+        return GenerateRequest(tenant=tenant, images=(image,), seconds=self.seconds, patient=True)
 
 
-def report(painted: Painted) -> dict[str, JsonValue]:
-    """Few words, for lists; all else stands in the picture itself."""
-    said = painted.settings
+def report(generated: ImageEvent) -> dict[str, JsonValue]:
+    """Few words, for lists; all else stands in the image itself."""
+    said = generated.settings
     return {
         "seed": said.get("seed"),
         "steps": said.get("steps"),
-        "bytes": len(painted.png),
-        "warnings": list(painted.warnings),
+        "bytes": len(generated.png),
+        "warnings": list(generated.warnings),
     }

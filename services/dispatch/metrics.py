@@ -27,7 +27,7 @@ class Events:
     def broke(self, attempt: Attempt, error: Exception) -> None:
         """An engine, or this process, did what nobody has foreseen."""
         with _ids(attempt):
-            log.error("painting broke", error=f"{type(error).__name__}: {error}"[:300])
+            log.error("generating broke", error=f"{type(error).__name__}: {error}"[:300])
 
     def refused(self, model: str, error: NoEngineError) -> None:
         """Engines have no room, or there are none; it is tried again."""

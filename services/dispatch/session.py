@@ -11,21 +11,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from services.contracts.models import painting_pool
-from services.dispatch.generate import Gate, Painter, UnpaintedError, report
+from services.contracts.models import generation_pool
+from services.dispatch.generate import EngineBackoff, ImageGenerator, ImageNotGeneratedError, report
 from services.dispatch.metrics import Events
 from services.engine_client import Engines
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
 from services.ledger.outbox import Outbox
 from services.ledger.records import JobRecord
-from services.ledger.worker import Heartbeat, Worker
+from services.ledger.worker import Heartbeat, WorkerSession
 
 _CLAIMED = 4
-"""Pictures that are claimed before the first of them is begun with."""
+"""Images that are claimed before the first of them is begun with."""
 
 
-class Life:
+class DispatchSession:
     """For one thread."""
 
     def __init__(
@@ -39,10 +39,10 @@ class Life:
         events: Events,
         draining: threading.Event,
     ) -> None:
-        """engines: makes what is of one event loop. at_once: pictures in hand. seconds: that one
+        """engines: makes what is of one event loop. at_once: images in hand. seconds: that one
         may take.
         """
-        self._worker = Worker(ledger, painting_pool(model), _is_of_pictures)
+        self._worker = WorkerSession(ledger, generation_pool(model), _is_of_images)
         self._model, self._engines, self._seconds = model, engines, seconds
         self._at_once, self._pause = at_once, ledger.settings.look
         self._events, self._draining = events, draining
@@ -69,21 +69,23 @@ class Life:
     async def _work(self) -> None:
         self._loop = asyncio.get_running_loop()
         engines = self._engines()
-        painter = Painter(self._model, engines, self._seconds, Gate(), self._events)
+        generator = ImageGenerator(
+            self._model, engines, self._seconds, EngineBackoff(), self._events
+        )
         try:
             while not self._draining.is_set() and not self._worker.lease.lost:
-                await self._turn(painter)
+                await self._turn(generator)
         finally:
             await self._give_back()
             await engines.close()
 
-    async def _turn(self, painter: Painter) -> None:
+    async def _turn(self, generator: ImageGenerator) -> None:
         for task, attempt in self._tasks.items():
             if attempt.stop:
                 task.cancel()
         claimed = await self._claim()
         for attempt in claimed:
-            task = asyncio.create_task(self._paint(painter, attempt))
+            task = asyncio.create_task(self._generate(generator, attempt))
             self._tasks[task] = attempt
             task.add_done_callback(self._tasks.pop)
         # Each begins now: one that is cancelled before would give nothing back.
@@ -103,13 +105,13 @@ class Life:
             self._events.trouble(error)
             return []
 
-    async def _paint(self, painter: Painter, attempt: Attempt) -> None:
+    async def _generate(self, generator: ImageGenerator, attempt: Attempt) -> None:
         try:
-            painted = await painter.paint(attempt)
+            generated = await generator.generate(attempt)
         except asyncio.CancelledError:
             reason = "its dispatcher was drained"
             self._end(attempt, "released", partial(attempt.release, reason), reason)
-        except UnpaintedError as error:
+        except ImageNotGeneratedError as error:
             write = partial(attempt.fail, error.reason, retry=error.again)
             self._end(attempt, "failed", write, error.reason)
         except Exception as error:
@@ -117,7 +119,9 @@ class Life:
             reason = f"its dispatcher broke at it: {type(error).__name__}"
             self._end(attempt, "failed", partial(attempt.fail, reason), reason)
         else:
-            self._end(attempt, "succeeded", partial(attempt.succeed, painted.png, report(painted)))
+            self._end(
+                attempt, "succeeded", partial(attempt.succeed, generated.png, report(generated))
+            )
 
     def _end(self, attempt: Attempt, how: str, write: Callable[[], None], reason: str = "") -> None:
         if attempt.stop:
@@ -139,5 +143,5 @@ class Life:
                 self._loop.call_soon_threadsafe(self._something.set)
 
 
-def _is_of_pictures(job: JobRecord) -> bool:
+def _is_of_images(job: JobRecord) -> bool:
     return job.kind == "generation"

@@ -1,1 +1,1 @@
-"""The engine: pictures from prompts and learned tokens, many tenants' in one call of the model."""
+"""The engine: images from prompts and learned tokens, many tenants' in one call of the model."""

@@ -1,4 +1,4 @@
-"""`python -m services.inference`: engines that paint for the API.
+"""`python -m services.inference`: engines that generate for the API.
 
 run      one engine as a plain process, without Ray
 deploy   engines of all offers in a Ray cluster, by Ray Serve
@@ -15,16 +15,16 @@ import typer
 
 from dti_engine.errors import DTIError
 from services import logs, metrics
-from services.contracts.models import MINIATURE, Offers, read_offers
+from services.contracts.models import MINIATURE, ServedModels, read_models
 from services.errors import SettingsError
-from services.inference.plan import EnginePlan
+from services.inference.spec import EngineSpec
 from services.metrics import PrometheusMetrics
 
 READY = "ready"
-"""What `deploy` prints once all engines paint."""
+"""What `deploy` prints once all engines generate."""
 
 app = typer.Typer(
-    help="Engines that paint for the API. Both they and the API need DTI_ENGINE_SECRET, any long "
+    help="Engines that generate for the API. Both they and the API need DTI_ENGINE_SECRET, any long "
     "random text; the API finds them by DTI_API_ENGINES, such as http://127.0.0.1:8100/engines.",
     no_args_is_help=True,
     add_completion=False,
@@ -34,7 +34,7 @@ Store = Annotated[str, typer.Option(envvar="DTI_STORE", help="s3://BUCKET/PREFIX
 Host = Annotated[str, typer.Option(help="address to listen on")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="to listen on")]
 File = Annotated[
-    Path | None, typer.Option(envvar="DTI_OFFERS", help="JSON; none: the miniature alone")
+    Path | None, typer.Option(envvar="DTI_MODELS", help="JSON; none: the miniature alone")
 ]
 Threads = Annotated[int | None, typer.Option(help="of torch on a CPU")]
 
@@ -45,7 +45,7 @@ def run(
     backbone: Annotated[str, typer.Option(help="name of the offer")] = "miniature",
     host: Host = "127.0.0.1",
     port: Port = 8100,
-    offers: File = None,
+    served_models: File = None,
     threads: Threads = None,
 ) -> None:
     """One engine as a plain process, at http://HOST:PORT/engines/BACKBONE."""
@@ -58,10 +58,10 @@ def run(
     from services.inference.http import create_app
 
     try:
-        known = _offers(offers)
+        known = _models(served_models)
         if backbone not in known:
             raise SettingsError(f"no offer is called {backbone!r}: there are {', '.join(known)}")
-        plan = EnginePlan(store=store, name=backbone, offer=known[backbone], threads=threads)
+        plan = EngineSpec(store=store, name=backbone, model=known[backbone], threads=threads)
         shared = secret()
         engine = open_engine(plan)
     except DTIError as error:
@@ -89,7 +89,7 @@ def deploy(
     ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8100,
-    offers: File = None,
+    served_models: File = None,
     threads: Threads = None,
 ) -> None:
     """Engines of all offers in a Ray cluster, at http://HOST:PORT/engines/BACKBONE."""
@@ -106,8 +106,8 @@ def deploy(
     try:
         secret()
         plans = [
-            EnginePlan(store=store, name=name, offer=offer, threads=threads)
-            for name, offer in _offers(offers).items()
+            EngineSpec(store=store, name=name, model=served_model, threads=threads)
+            for name, served_model in _models(served_models).items()
         ]
         connect(ray_address, host, port, node_ip)
         # Not before: Ray takes these signals for itself when it is connected to.
@@ -122,8 +122,8 @@ def deploy(
     sys.exit(0)
 
 
-def _offers(path: Path | None) -> Offers:
-    return read_offers(path) if path else MINIATURE
+def _models(path: Path | None) -> ServedModels:
+    return read_models(path) if path else MINIATURE
 
 
 if __name__ == "__main__":

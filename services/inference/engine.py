@@ -1,7 +1,7 @@
-"""One model that paints for the API: what was asked is checked and put into the batcher, and what
+"""One model that generates for the API: what was asked is checked and put into the batcher, and what
 becomes of it goes back as events, as it happens.
 
-What becomes of the pictures of one request, from the device's thread to whoever listens.
+What becomes of the images of one request, from the device's thread to whoever listens.
 """
 
 import asyncio
@@ -19,40 +19,47 @@ from pydantic import JsonValue
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import DTIError
 from dti_engine.generation.denoiser import ImageRequest
-from dti_engine.generation.pipeline import encode_picture, picture_settings, require_paintable
+from dti_engine.generation.pipeline import encode_image, image_settings, require_generation
 from dti_engine.text.prompts import unread_pieces
 from dti_engine.text.tokens import LearnedToken
 from services import logs
-from services.contracts.generation import Event, Failed, Painted, PaintRequest, Picture, Stepped
-from services.errors import LateError, UnsafePictureError
-from services.inference.scheduler.request import Ticket
-from services.inference.scheduler.scheduler import Batcher
+from services.contracts.generation import (
+    Event,
+    FailureEvent,
+    GenerateRequest,
+    ImageEvent,
+    ImageSpec,
+    StepEvent,
+)
+from services.errors import LateError, UnsafeImageError
+from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.scheduler import BatchScheduler
 
 log = logs.logger(__name__)
 
 Finish = Callable[[int, Image.Image], Awaitable[Event]]
-"""Makes what is told of a picture by its index. Raises: DTIError."""
+"""Makes what is told of an image by its index. Raises: DTIError."""
 
 
 class Stream:
     """Of one request, in one event loop."""
 
     def __init__(self, finish: Finish) -> None:
-        self.tickets: list[Ticket] = []
+        self.tickets: list[ScheduledRequest] = []
         self._finish = finish
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def events(self) -> AsyncGenerator[Event]:
-        """All of them, until the last picture has ended. Whoever leaves early is painted for no
+        """All of them, until the last image has ended. Whoever leaves early is generated for no
         more.
         """
         open_ones = len(self.tickets)
         try:
             while open_ones:
                 event = await self._events.get()
-                open_ones -= not isinstance(event, Stepped)
+                open_ones -= not isinstance(event, StepEvent)
                 yield event
         finally:
             self.close()
@@ -87,15 +94,15 @@ class Stream:
                 raise outcome
             event = await self._finish(index, outcome)
         except DTIError as error:
-            event = Failed(picture=index, error=type(error).__name__, detail=str(error))
+            event = FailureEvent(image=index, error=type(error).__name__, detail=str(error))
         except Exception as error:
-            log.exception("picture cannot be told of")
-            event = Failed(picture=index, error="DTIError", detail=type(error).__name__)
+            log.exception("image cannot be told of")
+            event = FailureEvent(image=index, error="DTIError", detail=type(error).__name__)
         self._events.put_nowait(event)
 
 
-class Ear:
-    """Implements `Listener` for one picture of a stream."""
+class StreamCallbacks:
+    """Implements `Listener` for one image of a stream."""
 
     def __init__(self, stream: Stream, index: int, steps: int, *, told: bool) -> None:
         """told: of steps, too."""
@@ -105,7 +112,7 @@ class Ear:
         if self._told:
             jpeg = _jpeg(preview) if preview else None
             self._stream.hear(
-                Stepped(picture=self._index, step=step, steps=self._steps, preview=jpeg)
+                StepEvent(image=self._index, step=step, steps=self._steps, preview=jpeg)
             )
 
     def ended(self, outcome: Image.Image | DTIError) -> None:
@@ -124,32 +131,32 @@ _READERS = 16  # threads that mostly wait for the store
 _ENCODERS = 4  # threads that mostly compute
 
 Check = Callable[[Image.Image], str | None]
-"""Says why a picture may not be shown; None: it may."""
+"""Says why an image may not be shown; None: it may."""
 
 
-class Known(Protocol):
-    """What placeholders of a picture stand for."""
+class ResolvedPrompt(Protocol):
+    """What placeholders of an image stand for."""
 
     @property
     def tokens(self) -> Mapping[str, LearnedToken]: ...
 
     @property
     def origins(self) -> Mapping[str, JsonValue]:
-        """For the picture's settings."""
+        """For the image's settings."""
         ...
 
 
-class Tokens(Protocol):
+class TokenResolver(Protocol):
     """Safe to use from many threads."""
 
-    def resolve(self, tenant: str, picture: Picture) -> Known:
+    def resolve(self, tenant: str, spec: ImageSpec) -> ResolvedPrompt:
         """Raises: DTIError of whatever is wrong with a token."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A picture that can be painted."""
+    """An image that can be generated."""
 
     request: ImageRequest
     size: tuple[int, int]
@@ -163,8 +170,8 @@ class Engine:
     def __init__(
         self,
         backbone: Backbone,
-        tokens: Tokens,
-        batcher: Batcher,
+        tokens: TokenResolver,
+        batcher: BatchScheduler,
         check: Check = lambda image: None,
     ) -> None:
         self.batcher = batcher
@@ -174,8 +181,8 @@ class Engine:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
         self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="encoder")
 
-    async def begin(self, request: PaintRequest) -> Stream:
-        """Have all of its pictures painted, or none.
+    async def begin(self, request: GenerateRequest) -> Stream:
+        """Have all of its images generated, or none.
 
         Raises: QueueFullError, NoEngineError, LateError; what is wrong with a token, a prompt or a
             setting.
@@ -183,8 +190,8 @@ class Engine:
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + (request.seconds or float("inf"))
         work = (
-            loop.run_in_executor(self._readers, self._prepare, request.tenant, picture)
-            for picture in request.pictures
+            loop.run_in_executor(self._readers, self._prepare, request.tenant, spec)
+            for spec in request.images
         )
         try:
             async with asyncio.timeout(request.seconds):
@@ -195,25 +202,25 @@ class Engine:
             ) from error
         told = request.progress or bool(request.previews)
 
-        async def finish(index: int, image: Image.Image) -> Painted:
+        async def finish(index: int, image: Image.Image) -> ImageEvent:
             each = prepared[index]
             png = await loop.run_in_executor(self._encoders, self._encode, image, each.settings)
-            return Painted(picture=index, png=png, settings=each.settings, warnings=each.warnings)
+            return ImageEvent(image=index, png=png, settings=each.settings, warnings=each.warnings)
 
         stream = Stream(finish)
         stream.tickets = [
-            Ticket(
+            ScheduledRequest(
                 request.tenant,
                 each.request,
-                picture.steps,
+                spec.steps,
                 each.size,
-                Ear(stream, index, picture.steps, told=told),
+                StreamCallbacks(stream, index, spec.steps, told=told),
                 deadline,
-                alone=picture.deterministic,
+                alone=spec.deterministic,
                 patient=request.patient,
                 previews=request.previews,
             )
-            for index, (each, picture) in enumerate(zip(prepared, request.pictures, strict=True))
+            for index, (each, spec) in enumerate(zip(prepared, request.images, strict=True))
         ]
         self.batcher.submit(stream.tickets)
         return stream
@@ -224,24 +231,26 @@ class Engine:
         self._readers.shutdown(wait=False)
         self._encoders.shutdown(wait=False)
 
-    def _prepare(self, tenant: str, picture: Picture) -> _Prepared:
-        known = self._tokens.resolve(tenant, picture)
+    def _prepare(self, tenant: str, spec: ImageSpec) -> _Prepared:
+        known = self._tokens.resolve(tenant, spec)
         backbone = self._backbone
-        size = picture.height or backbone.image_size, picture.width or backbone.image_size
+        size = spec.height or backbone.image_size, spec.width or backbone.image_size
         backbone.latent_shape(*size)  # refuses a size that does not fit
         request = ImageRequest(
-            picture.prompt,
-            picture.seed,
+            spec.prompt,
+            spec.seed,
             known.tokens,
-            picture.negative_prompt,
-            picture.guidance,
-            picture.instruction,
+            spec.negative_prompt,
+            spec.guidance,
+            spec.instruction,
         )
-        require_paintable(request, backbone)
-        unread = unread_pieces(picture.prompt, known.tokens, backbone.text_encoders)
-        settings = picture_settings(
-            request, backbone, steps=picture.steps, tokens=known.origins
-        ) | {"height": size[0], "width": size[1], "deterministic": picture.deterministic}
+        require_generation(request, backbone)
+        unread = unread_pieces(spec.prompt, known.tokens, backbone.text_encoders)
+        settings = image_settings(request, backbone, steps=spec.steps, tokens=known.origins) | {
+            "height": size[0],
+            "width": size[1],
+            "deterministic": spec.deterministic,
+        }
         warnings = tuple(
             f"the prompt is too long: {encoder} does not read its last {count} word pieces"
             for encoder, count in unread.items()
@@ -251,15 +260,13 @@ class Engine:
     def _encode(self, image: Image.Image, settings: Mapping[str, JsonValue]) -> bytes:
         """Not on the device's thread, nor on the loop's: both take a while.
 
-        Raises: UnsafePictureError.
+        Raises: UnsafeImageError.
         """
         try:
             reason = self._check(image)
         except Exception as error:  # It is the operator's own code; nothing goes out unseen.
             log.exception("safety check broke")
-            raise UnsafePictureError(
-                "this picture could not be checked, so is not shown"
-            ) from error
+            raise UnsafeImageError("this image could not be checked, so is not shown") from error
         if reason:
-            raise UnsafePictureError(f"this picture may not be shown: {reason}")
-        return encode_picture(image, settings)
+            raise UnsafeImageError(f"this image may not be shown: {reason}")
+        return encode_image(image, settings)

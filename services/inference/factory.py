@@ -12,15 +12,15 @@ from dti_engine.devices import find_device, find_dtype
 from services import logs
 from services.errors import SettingsError
 from services.inference.engine import Check, Engine
-from services.inference.metrics import Counting
-from services.inference.plan import EnginePlan
+from services.inference.metrics import EngineMetrics
 from services.inference.scheduler.calibration import MOST, find_cap
-from services.inference.scheduler.scheduler import Batcher, BatcherSettings
-from services.inference.tokens.blends import Blender, Resolver
+from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
+from services.inference.spec import EngineSpec
+from services.inference.tokens.blends import BlendCache, PlaceholderResolver
 from services.inference.tokens.cache import TokenCache
 from services.inference.tokens.loader import Fit
 from services.ledger.ledger import Ledger
-from services.storage.instrumented import Measured
+from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
 
 SECRET = "DTI_ENGINE_SECRET"
@@ -32,40 +32,40 @@ _COMPILING = 1200.0
 log = logs.logger(__name__)
 
 
-def open_engine(plan: EnginePlan) -> Engine:
-    """Load the model, open the store, and begin to paint.
+def open_engine(plan: EngineSpec) -> Engine:
+    """Load the model, open the store, and begin to generate.
 
-    Raises: BackboneLoadError, ConfigurationError, SettingsError, StorageError.
+    Raises: ModelLoadError, ConfigurationError, SettingsError, StorageError.
     """
     began = time.monotonic()
-    offer, painting = plan.offer, plan.offer.painting
-    check = _find_check(painting.safety)
+    model, generation = plan.model, plan.model.generation
+    check = _find_check(generation.safety)
     if plan.threads:
         import torch
 
         torch.set_num_threads(plan.threads)
-    log.info("model is being loaded", offer=plan.name)
-    device = find_device(offer.device)
-    backbone = load_backbone(offer.weights, device=device, dtype=find_dtype(offer.dtype, device))
-    if painting.compile:
+    log.info("model is being loaded", model=plan.name)
+    device = find_device(model.device)
+    backbone = load_backbone(model.weights, device=device, dtype=find_dtype(model.dtype, device))
+    if generation.compile:
         backbone.compile()
-    store = Measured(open_store(plan.store, impatient(os.environ)))
+    store = InstrumentedStore(open_store(plan.store, impatient(os.environ)))
     cache = TokenCache(Ledger.on(store), Fit.of(backbone))
-    shapes = _shapes(painting.pictures or MOST) if painting.compile else ()
-    cap = painting.pictures or find_cap(backbone, shapes=shapes)
-    settings = BatcherSettings(cap, painting.waiting, joining=plan.joining, shapes=shapes)
-    if painting.compile:
+    shapes = _shapes(generation.images or MOST) if generation.compile else ()
+    cap = generation.images or find_cap(backbone, shapes=shapes)
+    settings = BatchSchedulerSettings(cap, generation.waiting, joining=plan.joining, shapes=shapes)
+    if generation.compile:
         settings = replace(settings, patience=_COMPILING)
-    batcher = Batcher(backbone, settings, Counting())
+    batcher = BatchScheduler(backbone, settings, EngineMetrics())
     batcher.start()
     seconds = round(time.monotonic() - began, 1)
-    log.info("engine is ready", offer=plan.name, seconds=seconds, pictures=cap)
-    return Engine(backbone, Resolver(cache, Blender(cache)), batcher, check)
+    log.info("engine is ready", model=plan.name, seconds=seconds, images=cap)
+    return Engine(backbone, PlaceholderResolver(cache, BlendCache(cache)), batcher, check)
 
 
 def impatient(environment: Mapping[str, str]) -> dict[str, str]:
     """In which a bucket is given up on early, unless the operator says otherwise: people wait for
-    pictures, and tokens are small.
+    images, and tokens are small.
     """
     return {"DTI_S3_DEADLINE": "10", "DTI_S3_READ_TIMEOUT": "5", **environment}
 
@@ -80,9 +80,9 @@ def secret() -> str:
     return found
 
 
-def _shapes(pictures: int) -> tuple[int, ...]:
-    """Powers of two, up to all pictures guided: each is compiled once."""
-    return tuple(2**n for n in range((2 * pictures - 1).bit_length() + 1))
+def _shapes(images: int) -> tuple[int, ...]:
+    """Powers of two, up to all images guided: each is compiled once."""
+    return tuple(2**n for n in range((2 * images - 1).bit_length() + 1))
 
 
 def _find_check(name: str | None) -> Check:
@@ -93,8 +93,8 @@ def _find_check(name: str | None) -> Check:
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise SettingsError(f"painting.safety {name!r} cannot be loaded: {error}") from error
+        raise SettingsError(f"generating.safety {name!r} cannot be loaded: {error}") from error
     if not callable(found):
-        raise SettingsError(f"painting.safety {name!r} is no function")
+        raise SettingsError(f"generating.safety {name!r} is no function")
     check: Any = found
     return check

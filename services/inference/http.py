@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from dti_engine.errors import ConfigurationError, DTIError
 from services import logs
-from services.contracts.generation import PaintRequest, Refusal
+from services.contracts.generation import GenerateRequest, Rejection
 from services.errors import NoEngineError, QueueFullError, UnknownKeyError
 from services.inference.engine import Engine, Stream
 from services.inference.metrics import count_refusal
@@ -34,7 +34,7 @@ _STATUSES: tuple[tuple[type[DTIError], int], ...] = (
 """The first that fits; all else is about what was asked: 422."""
 
 
-class Desk:
+class EngineHandler:
     """Answers requests for one engine."""
 
     def __init__(self, engine: Engine, secret: str) -> None:
@@ -47,9 +47,9 @@ class Desk:
             case "GET", "healthz":
                 trouble = self._engine.batcher.trouble()
                 return Response(trouble or "ok", 503 if trouble else 200, media_type="text/plain")
-            case "POST", "paint":
+            case "POST", "generate":
                 try:
-                    return await self._paint(request)
+                    return await self._generate(request)
                 except DTIError as error:
                     count_refusal(error)
                     return _refusal(error)
@@ -57,9 +57,9 @@ class Desk:
                     log.exception("request failed")
                     return _refusal(DTIError(type(error).__name__), 500)
             case _:
-                return Response("POST paint, or GET healthz", 404, media_type="text/plain")
+                return Response("POST generate, or GET healthz", 404, media_type="text/plain")
 
-    async def _paint(self, request: Request) -> Response:
+    async def _generate(self, request: Request) -> Response:
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(
             shown.encode(), self._secret.encode()
@@ -73,7 +73,7 @@ class Desk:
             if len(body) > _BODY_BYTES:
                 raise ConfigurationError(f"a request of more than {_BODY_BYTES} bytes")
         try:
-            wanted = PaintRequest.model_validate_json(body)
+            wanted = GenerateRequest.model_validate_json(body)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
@@ -105,13 +105,13 @@ async def _lines(stream: Stream) -> AsyncGenerator[str]:
 def _refusal(error: DTIError, status: int | None = None) -> Response:
     status = status or next((to for kind, to in _STATUSES if isinstance(error, kind)), 422)
     seconds = error.seconds if isinstance(error, NoEngineError) else None
-    refused = Refusal(error=type(error).__name__, detail=str(error), seconds=seconds)
+    refused = Rejection(error=type(error).__name__, detail=str(error), seconds=seconds)
     return JSONResponse(refused.model_dump(mode="json"), status)
 
 
 def create_app(engine: Engine, secret: str, exporter: PrometheusMetrics | None = None) -> Starlette:
-    """Answers at any path that ends in /paint or /healthz, and at /metrics."""
-    desk = Desk(engine, secret)
+    """Answers at any path that ends in /generate or /healthz, and at /metrics."""
+    desk = EngineHandler(engine, secret)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:

@@ -22,9 +22,9 @@ from dti_engine import __version__
 from services import logs, metrics
 from services.errors import SettingsError
 from services.inference.factory import open_engine, secret
-from services.inference.http import Desk
-from services.inference.plan import EnginePlan
+from services.inference.http import EngineHandler
 from services.inference.scheduler.calibration import MOST
+from services.inference.spec import EngineSpec
 from services.metrics.ray_exporter import RayMetrics
 
 PREFIX = "/engines"
@@ -32,22 +32,22 @@ PREFIX = "/engines"
 
 _DRAIN = 330.0
 """Seconds that a replica which is to go has for what it has taken on: more than the API waits for
-pictures, where it is not told otherwise. It goes as soon as nothing is left.
+images, where it is not told otherwise. It goes as soon as nothing is left.
 """
 
 _SPARE = 16  # requests beyond what the batcher takes: they are turned away at once
 
 
-class Replica:
+class EngineReplica:
     """One engine, in a process of its own."""
 
     def __init__(self, plan: str) -> None:
-        """plan: an `EnginePlan` as JSON."""
+        """plan: an `EngineSpec` as JSON."""
         logs.configure("engine", as_json=True)
         metrics.use(RayMetrics(process="engine"))
         self._plan = plan
-        self._engine = open_engine(EnginePlan.model_validate_json(plan))
-        self._desk = Desk(self._engine, secret())
+        self._engine = open_engine(EngineSpec.model_validate_json(plan))
+        self._desk = EngineHandler(self._engine, secret())
 
     async def __call__(self, request: Request) -> Response:
         """Answer the API."""
@@ -68,28 +68,28 @@ def made_of(plan: str) -> str:
     return f"{__version__} {plan}"
 
 
-def application(plan: EnginePlan) -> serve.Application:
+def application(plan: EngineSpec) -> serve.Application:
     """The engines of one offer."""
-    painting = plan.offer.painting
-    pictures = painting.pictures or MOST
-    deployment: Any = serve.deployment(Replica)
+    generation = plan.model.generation
+    images = generation.images or MOST
+    deployment: Any = serve.deployment(EngineReplica)
     options = deployment.options(
         name="engine",
         ray_actor_options={
-            "num_gpus": plan.offer.engine_gpus,
-            "num_cpus": plan.offer.engine_cpus,
+            "num_gpus": plan.model.engine_gpus,
+            "num_cpus": plan.model.engine_cpus,
             # Ray sets 1 by default, whatever torch could use.
             "runtime_env": {
                 "env_vars": {"OMP_NUM_THREADS": str(plan.threads)} if plan.threads else {}
             },
         },
-        max_ongoing_requests=painting.waiting + pictures + _SPARE,
+        max_ongoing_requests=generation.waiting + images + _SPARE,
         # While there is no replica; a request that waits here has no batcher yet.
-        max_queued_requests=painting.waiting,
+        max_queued_requests=generation.waiting,
         autoscaling_config={
-            "min_replicas": painting.min_engines,
-            "max_replicas": max(painting.min_engines, painting.max_engines),
-            "target_ongoing_requests": pictures,
+            "min_replicas": generation.min_engines,
+            "max_replicas": max(generation.min_engines, generation.max_engines),
+            "target_ongoing_requests": images,
             "upscale_delay_s": 10,
             "downscale_delay_s": 300,
         },
@@ -100,7 +100,7 @@ def application(plan: EnginePlan) -> serve.Application:
         # Each loads the model: what is wrong with it will not pass by itself.
         max_constructor_retry_count=3,
         # One that needs no GPU can have its successor beside it.
-        max_surge_percent=0 if plan.offer.engine_gpus else 100,
+        max_surge_percent=0 if plan.model.engine_gpus else 100,
         logging_config=LoggingConfig(enable_access_log=False),
     )
     return options.bind(plan.model_dump_json())
@@ -108,14 +108,14 @@ def application(plan: EnginePlan) -> serve.Application:
 
 def build(arguments: dict[str, Any]) -> serve.Application:
     """For Ray's own config files: `import_path: services.inference.ray_serve:build`, with the
-    fields of an `EnginePlan` as arguments.
+    fields of an `EngineSpec` as arguments.
     """
-    return application(EnginePlan.model_validate(arguments))
+    return application(EngineSpec.model_validate(arguments))
 
 
-def prefix(offer: str) -> str:
+def prefix(model: str) -> str:
     """Where the engines of an offer are found."""
-    return f"{PREFIX}/{offer}"
+    return f"{PREFIX}/{model}"
 
 
 log = logs.logger(__name__)
@@ -143,15 +143,15 @@ def connect(address: str, host: str, port: int, node_ip: str | None = None) -> N
     )
 
 
-def deploy(plans: list[EnginePlan]) -> None:
-    """Bring up the engines of all offers, and wait until each paints. Those that are up already are
+def deploy(plans: list[EngineSpec]) -> None:
+    """Bring up the engines of all offers, and wait until each generates. Those that are up already are
     left as they are: Serve would replace them each time.
 
     Raises: SettingsError if one cannot be.
     """
     for plan in plans:
         if _is_up(plan):
-            log.info("engines were up", offer=plan.name)
+            log.info("engines were up", model=plan.name)
             continue
         try:
             serve.run(application(plan), name=plan.name, route_prefix=prefix(plan.name))
@@ -159,11 +159,11 @@ def deploy(plans: list[EnginePlan]) -> None:
             said = serve.status().applications[plan.name].deployments
             why = "; ".join(each.message for each in said.values()) or str(error)
             raise SettingsError(f"no engine of {plan.name!r} comes up: {why}"[-2000:]) from error
-        log.info("engines are up", offer=plan.name)
+        log.info("engines are up", model=plan.name)
 
 
-def _is_up(plan: EnginePlan) -> bool:
-    """Whether engines of just this plan paint."""
+def _is_up(plan: EngineSpec) -> bool:
+    """Whether engines of just this plan generate."""
     found = serve.status().applications.get(plan.name)
     if found is None or found.status != ApplicationStatus.RUNNING:
         return False
@@ -171,7 +171,7 @@ def _is_up(plan: EnginePlan) -> bool:
         engine: Any = serve.get_app_handle(plan.name)
         said = engine.made_of.remote().result(timeout_s=_ANSWER)
     except (RayServeException, RayError, TimeoutError) as error:
-        log.warning("engine cannot say what it is", offer=plan.name, error=str(error)[:300])
+        log.warning("engine cannot say what it is", model=plan.name, error=str(error)[:300])
         return False
     return said == made_of(plan.model_dump_json())
 

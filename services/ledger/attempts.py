@@ -15,12 +15,12 @@ from pydantic import JsonValue
 from services.contracts.jobs import Item, Kind
 from services.errors import LeaseLostError, StorageError, SupersededError
 from services.ledger.checkpoints import Checkpoint, Checkpoints
-from services.ledger.keys import JobKeys, Place
+from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.leases import Lease
 from services.ledger.ledger import Ledger
 from services.ledger.records import (
     EndedRecord,
-    Held,
+    HeldAttempt,
     ResultRecord,
     Tombstone,
     pack,
@@ -39,7 +39,7 @@ class Attempt:
     ledger: Ledger
     lease: Lease
     keys: JobKeys
-    place: Place
+    place: ItemRef
     number: int
     item: Item
     shared: dict[str, JsonValue]
@@ -62,9 +62,9 @@ class Attempt:
         self._checkpoints = Checkpoints(self.ledger, self.keys, self.place, self.number)
 
     @property
-    def held(self) -> Held:
+    def held(self) -> HeldAttempt:
         """As the lease names it."""
-        return Held(
+        return HeldAttempt(
             tenant=self.keys.tenant,
             job=self.keys.job,
             round=self.place.round,

@@ -8,10 +8,10 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-from services.ledger.jobs import Control, Spec, read_spec
-from services.ledger.keys import Block, JobKeys, Place
+from services.ledger.jobs import JobCommands, JobSpec, read_spec
+from services.ledger.keys import ItemBlock, ItemRef, JobKeys
 from services.ledger.ledger import Ledger
-from services.ledger.rollups import Outcomes, ended_items, latest_attempts, read_outcomes
+from services.ledger.rollups import ItemOutcomes, ended_items, latest_attempts, read_outcomes
 
 _KEPT = 10
 """Times the usual pause that what was seen is used: claims find out what has changed since, and a
@@ -29,7 +29,7 @@ again: there may be many whose items are all being done."""
 class Candidate:
     """An item and the number that its next attempt would have."""
 
-    place: Place
+    place: ItemRef
     number: int
 
 
@@ -40,11 +40,11 @@ class Candidates:
         self.keys = keys
         self._ledger = ledger
         self._chance = chance
-        self._spec: Spec | None = None
-        self._control: Control | None = None
-        self._outcomes: Outcomes | None = None
-        self._here: Block | None = None
-        self._blocks: deque[Block] = deque()
+        self._spec: JobSpec | None = None
+        self._control: JobCommands | None = None
+        self._outcomes: ItemOutcomes | None = None
+        self._here: ItemBlock | None = None
+        self._blocks: deque[ItemBlock] = deque()
         self._waiting: deque[Candidate] = deque()
         self._looked = float("-inf")
         self._empty_until = float("-inf")
@@ -52,7 +52,7 @@ class Candidates:
         self._misses = 0
 
     @property
-    def spec(self) -> Spec:
+    def spec(self) -> JobSpec:
         """Raises: UnknownJobError, DeletedError."""
         if self._spec is None:
             self._spec = read_spec(self._ledger, self.keys)
@@ -111,7 +111,7 @@ class Candidates:
         self._looked = self._ledger.clock()
         self._misses = 0
 
-    def _find(self, block: Block) -> list[Candidate]:
+    def _find(self, block: ItemBlock) -> list[Candidate]:
         """Those of a block: what was attempted before first, as it has waited longest; then the
         others, from a place on that is drawn.
         """
@@ -123,7 +123,7 @@ class Candidates:
             before = attempts.get(index)
             if index in self._control.deleted_items or (before and not before.ended):
                 continue
-            found.append(Candidate(Place(block.round, index), before.number + 1 if before else 1))
+            found.append(Candidate(ItemRef(block.round, index), before.number + 1 if before else 1))
         if any(candidate.number > 1 for candidate in found):
             # Only what was attempted can have a result.
             results = ended_items(self._ledger, self.keys, block)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from services.errors import DamagedRecordError, SupersededError
-from services.ledger.keys import JobKeys, Place
+from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.records import CheckpointRecord, pack, unpack
 
@@ -22,7 +22,7 @@ class Checkpoints:
     none that arrives late can overwrite a later one.
     """
 
-    def __init__(self, ledger: Ledger, keys: JobKeys, place: Place, number: int) -> None:
+    def __init__(self, ledger: Ledger, keys: JobKeys, place: ItemRef, number: int) -> None:
         self._ledger = ledger
         self._keys = keys
         self._place = place
@@ -65,7 +65,7 @@ class Checkpoints:
         raise SupersededError(f"checkpoint {self._key!r} was removed: the item has ended")
 
 
-def latest_checkpoint(ledger: Ledger, keys: JobKeys, place: Place) -> Checkpoint | None:
+def latest_checkpoint(ledger: Ledger, keys: JobKeys, place: ItemRef) -> Checkpoint | None:
     """The one that is furthest on, of all attempts at an item in this round."""
     found: list[Checkpoint] = []
     for head in ledger.heads(f"{keys.checkpoints}{place}."):
@@ -79,7 +79,7 @@ def latest_checkpoint(ledger: Ledger, keys: JobKeys, place: Place) -> Checkpoint
     return max(found, key=lambda one: one.step, default=None)
 
 
-def remove_checkpoints(ledger: Ledger, keys: JobKeys, place: Place) -> None:
+def remove_checkpoints(ledger: Ledger, keys: JobKeys, place: ItemRef) -> None:
     """Of all attempts at an item in a round."""
     for head in ledger.heads(f"{keys.checkpoints}{place}."):
         ledger.store.delete(head.key)

@@ -26,7 +26,7 @@ from services.ledger.records import ClaimRecord, EndedRecord, JobRecord, pack
 from services.ledger.results import count_failures, fail_exhausted, is_suspect, read_ends
 
 
-class Turns:
+class FairQueue:
     """One worker's."""
 
     def __init__(self, chance: random.Random | None = None) -> None:
@@ -62,7 +62,7 @@ _REMEMBERED = 1000
 """Items of which it is known how long they have waited to be tried alone."""
 
 
-class _Lonely(NamedTuple):
+class _Isolated(NamedTuple):
     """An item that may be what killed its workers, and so is to be tried alone."""
 
     candidates: Candidates
@@ -86,7 +86,7 @@ class Claims:
         self._pool = pool
         self._accepts = accepts
         self._chance = chance
-        self._turns = Turns(chance)
+        self._turns = FairQueue(chance)
         self._jobs: dict[JobKeys, Candidates] = {}
         self._queue: dict[str, list[JobKeys] | None] = {}
         """Each tenant's jobs, once they have been looked up."""
@@ -94,7 +94,7 @@ class Claims:
         self._passed_over: dict[tuple[JobKeys, Candidate], float] = {}
         """Since when items wait for a worker with nothing in hand."""
         self._patience = chance.uniform(1, 4) * ledger.settings.lease
-        self._lonely: _Lonely | None = None
+        self._lonely: _Isolated | None = None
 
     def next(self, in_hand: Sequence[Attempt], admits: Callable[[str], bool]) -> Attempt | None:
         """One more attempt beside those in hand, of a tenant who is admitted; None: there is
@@ -121,7 +121,7 @@ class Claims:
                     return attempt
         return None
 
-    def _is_claimed(self, lonely: _Lonely) -> bool:
+    def _is_claimed(self, lonely: _Isolated) -> bool:
         place, number = lonely.candidate.place, lonely.candidate.number
         return self._ledger.exists(lonely.candidates.keys.attempt(place, number))
 
@@ -184,7 +184,7 @@ class Claims:
             return None
         alone = is_suspect(ends, most)
         if alone and not idle:
-            self._pass_over(_Lonely(candidates, candidate, ends))
+            self._pass_over(_Isolated(candidates, candidate, ends))
             return None
         attempt = self._try(candidates, candidate, ends, alone=alone)
         if attempt is None:
@@ -195,7 +195,7 @@ class Claims:
         """What was seen of a job that takes no more attempts."""
         self._jobs.pop(keys, None)
 
-    def _pass_over(self, lonely: _Lonely) -> None:
+    def _pass_over(self, lonely: _Isolated) -> None:
         now = self._ledger.clock()
         if len(self._passed_over) >= _REMEMBERED:
             self._passed_over.clear()

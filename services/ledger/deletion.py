@@ -12,7 +12,7 @@ from services.ledger import keys as layout
 from services.ledger.checkpoints import remove_checkpoints
 from services.ledger.ids import is_job, parse_token_id
 from services.ledger.jobs import order, read_control, read_job, read_members
-from services.ledger.keys import JobKeys, Place, parse_place
+from services.ledger.keys import ItemRef, JobKeys, parse_place
 from services.ledger.ledger import Ledger
 from services.ledger.queue import enqueue
 from services.ledger.records import Tombstone, is_tombstone, pack
@@ -24,7 +24,7 @@ def delete_token(ledger: Ledger, tenant: str, token: str, by: str = "") -> None:
     Raises: InvalidIdError, UnknownJobError. Of a job that was deleted, it is deleted.
     """
     job, round_, index = parse_token_id(token)
-    if not ledger.exists(JobKeys(tenant, job).result(Place(round_, index))):
+    if not ledger.exists(JobKeys(tenant, job).result(ItemRef(round_, index))):
         raise UnknownJobError(f"{tenant} has no token {token}")
     try:
         delete_item(ledger, tenant, job, index, by, "training")
@@ -74,7 +74,7 @@ def delete_tenant(ledger: Ledger, tenant: str, by: str = "") -> None:
     finish_tenant(ledger, tenant)
 
 
-def places_of(ledger: Ledger, keys: JobKeys, index: int, count: int) -> list[Place]:
+def places_of(ledger: Ledger, keys: JobKeys, index: int, count: int) -> list[ItemRef]:
     """The rounds that one of a job's `count` items is in. Read after the order to delete it: a
     round that is made later begins nothing with it.
     """
@@ -83,10 +83,10 @@ def places_of(ledger: Ledger, keys: JobKeys, index: int, count: int) -> list[Pla
         for round_ in range(1, read_control(ledger, keys).retries + 1)
         if index in read_members(ledger, keys, round_, count)
     ]
-    return [Place(round_, index) for round_ in (0, *retries)]
+    return [ItemRef(round_, index) for round_ in (0, *retries)]
 
 
-def finish_item(ledger: Ledger, keys: JobKeys, place: Place) -> None:
+def finish_item(ledger: Ledger, keys: JobKeys, place: ItemRef) -> None:
     """Put a tombstone over an item's result, or in its place, in a round."""
     _bury(ledger, keys.result(place))
     remove_checkpoints(ledger, keys, place)
@@ -98,7 +98,7 @@ def finish_job(ledger: Ledger, keys: JobKeys) -> None:
     """
     if (found := ledger.find(keys.spec)) and not is_tombstone(found[1]):
         ledger.swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), found[0].etag)
-    begun: set[Place] = set()
+    begun: set[ItemRef] = set()
     for prefix in (keys.attempts, keys.results):
         for head in ledger.heads(prefix):
             with suppress(DamagedRecordError):

@@ -10,20 +10,27 @@ from typing import Any
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from services.contracts.jobs import Item, JobRequest, Kind, Model
+from services.contracts.jobs import Item, JobRequest, Kind, WireModel
 from services.errors import DamagedRecordError, DeletedError, NotFoundError, UnknownJobError
 from services.ledger.keys import JobKeys
 from services.ledger.ledger import Ledger
-from services.ledger.records import JobRecord, OrderRecord, Tombstone, pack, unpack, unpack_spec
+from services.ledger.records import (
+    JobCommandRecord,
+    JobRecord,
+    Tombstone,
+    pack,
+    unpack,
+    unpack_spec,
+)
 
 
-class _Content(Model):
+class _Content(WireModel):
     items: list[Any]
     shared: dict[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class JobSpec:
     """A job's spec whole, never to change."""
 
     keys: JobKeys
@@ -53,7 +60,7 @@ def pack_spec(request: JobRequest, nonce: str) -> bytes:
     return pack(record, request.model_dump_json(include={"items", "shared"}).encode())
 
 
-def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> Spec:
+def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> JobSpec:
     """kind: that it has to be of. Raises: UnknownJobError, DeletedError."""
     if not (found := ledger.find(keys.spec)):
         raise unknown(keys)
@@ -65,7 +72,7 @@ def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> Spec:
         raise _damaged(keys) from error
     if len(content.items) != job.count:
         raise _damaged(keys)
-    return Spec(keys, job, content.items, content.shared)
+    return JobSpec(keys, job, content.items, content.shared)
 
 
 def read_job(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> tuple[datetime, JobRecord]:
@@ -100,7 +107,7 @@ _MEMBERS = TypeAdapter(list[int])
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class JobCommands:
     """All orders that stood there at one moment."""
 
     cancelled: bool
@@ -118,12 +125,12 @@ class Control:
         return range(self.retries + 1)
 
 
-def read_control(ledger: Ledger, keys: JobKeys) -> Control:
+def read_control(ledger: Ledger, keys: JobKeys) -> JobCommands:
     """One listing. Whoever must not act against an order reads it after the last moment at which
     the order could have gone unseen: a worker after its claim, a supervisor before its survey.
     """
     names = {head.key[len(keys.control) :] for head in ledger.heads(keys.control)}
-    return Control(
+    return JobCommands(
         cancelled="cancel" in names,
         deleted="deleted" in names,
         deleted_items=frozenset(_numbers(names, "item.")),
@@ -139,7 +146,7 @@ def _numbers(names: set[str], prefix: str) -> list[int]:
 
 def order(ledger: Ledger, key: str, by: str, payload: bytes = b"") -> bool:
     """Whether the order was given now; False: it stands already."""
-    record = OrderRecord(nonce=ledger.ids.nonce(), by=by)
+    record = JobCommandRecord(nonce=ledger.ids.nonce(), by=by)
     return ledger.create(key, pack(record, payload)) is not None
 
 
@@ -151,7 +158,7 @@ def read_members(ledger: Ledger, keys: JobKeys, round_: int, count: int) -> list
     """Which of `count` items are in a round of retries, in order. Raises: DamagedRecordError."""
     key = keys.retry(round_)
     try:
-        _, payload = unpack(key, ledger.store.read(key).body, OrderRecord)
+        _, payload = unpack(key, ledger.store.read(key).body, JobCommandRecord)
         members = _MEMBERS.validate_json(payload)
         if not all(0 <= index < count for index in members):
             raise ValueError(f"it has items beyond the job's {count}")

@@ -42,21 +42,21 @@ TENANTS = "t/"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class ItemRef:
     """One item of a job in one round."""
 
     round: int
     index: int
 
     @property
-    def block(self) -> "Block":
-        return Block(self.round, self.index // BLOCK)
+    def block(self) -> "ItemBlock":
+        return ItemBlock(self.round, self.index // BLOCK)
 
     def __str__(self) -> str:
         return f"{self.round:02d}.{self.index:05d}"
 
 
-class Block(NamedTuple):
+class ItemBlock(NamedTuple):
     """A thousand items of a job in one round."""
 
     round: int
@@ -111,28 +111,28 @@ class JobKeys:
     def attempts(self) -> str:
         return f"{self.folder}attempts/"
 
-    def attempt(self, place: Place, number: int) -> str:
+    def attempt(self, place: ItemRef, number: int) -> str:
         return f"{self.attempts}{place}.{number:02d}"
 
-    def ended(self, place: Place, number: int) -> str:
+    def ended(self, place: ItemRef, number: int) -> str:
         return f"{self.attempt(place, number)}.ended"
 
     @property
     def results(self) -> str:
         return f"{self.folder}results/"
 
-    def result(self, place: Place) -> str:
+    def result(self, place: ItemRef) -> str:
         return f"{self.results}{place}"
 
     @property
     def checkpoints(self) -> str:
         return f"{self.folder}checkpoints/"
 
-    def checkpoint(self, place: Place, number: int) -> str:
+    def checkpoint(self, place: ItemRef, number: int) -> str:
         return f"{self.checkpoints}{place}.{number:02d}"
 
 
-def parse_place(name: str) -> tuple[Place, list[str]]:
+def parse_place(name: str) -> tuple[ItemRef, list[str]]:
     """Of a name behind `attempts`, `checkpoints` or `results`: the item, and the parts after it.
 
     Raises: DamagedRecordError if something else lies there.
@@ -140,7 +140,7 @@ def parse_place(name: str) -> tuple[Place, list[str]]:
     if not _NAME.fullmatch(name):
         raise DamagedRecordError(f"{name!r} is nothing that the ledger writes there: remove it")
     round_, index, *rest = name.split(".")
-    return Place(int(round_), int(index)), rest
+    return ItemRef(int(round_), int(index)), rest
 
 
 def tenant_folder(tenant: str) -> str:

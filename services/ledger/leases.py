@@ -18,7 +18,7 @@ from services.errors import (
 )
 from services.ledger import keys as layout
 from services.ledger.ledger import Ledger, create_once, swap
-from services.ledger.records import Held, LeaseRecord, pack, unpack
+from services.ledger.records import HeldAttempt, LeaseRecord, pack, unpack
 from services.storage.interface import Head
 
 _ROUNDING = timedelta(seconds=1)
@@ -35,7 +35,7 @@ class Lease:
         self._version = 0
         self._etag = ""
         self._lock = threading.Lock()
-        self._holds: dict[tuple[str, str, int, int, int], Held] = {}
+        self._holds: dict[tuple[str, str, int, int, int], HeldAttempt] = {}
         self._renewed = 0.0
         self.lost = False
         """Somebody broke it: for good."""
@@ -65,22 +65,22 @@ class Lease:
             )
         self._etag, self._renewed = etag, begun
 
-    def hold(self, held: Held) -> None:
+    def hold(self, held: HeldAttempt) -> None:
         """Name an attempt from the next renewal on."""
         with self._lock:
             self._holds[_key(held)] = held
 
-    def drop(self, held: Held) -> None:
+    def drop(self, held: HeldAttempt) -> None:
         """Name it no more. If it has no end by then, others will give it one."""
         with self._lock:
             self._holds.pop(_key(held), None)
 
-    def names(self, held: Held) -> bool:
+    def names(self, held: HeldAttempt) -> bool:
         """Whether it is named."""
         with self._lock:
             return _key(held) in self._holds
 
-    def tell(self, held: Held, progress: dict[str, JsonValue]) -> None:
+    def tell(self, held: HeldAttempt, progress: dict[str, JsonValue]) -> None:
         """Progress of an attempt, to be seen from the next renewal on.
 
         Raises: ValueError if it is no JSON.
@@ -193,5 +193,5 @@ def forget_lease(ledger: Ledger, head: Head) -> None:
         return
 
 
-def _key(held: Held) -> tuple[str, str, int, int, int]:
+def _key(held: HeldAttempt) -> tuple[str, str, int, int, int]:
     return held.tenant, held.job, held.round, held.index, held.number

@@ -15,7 +15,7 @@ _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Letter:
+class OutboxEntry:
     """Something to be written for an attempt."""
 
     attempt: Attempt
@@ -38,10 +38,10 @@ class Outbox:
 
         patience: seconds, at the end, for a store that does not answer.
         """
-        self._letters: queue.Queue[Letter | None] = queue.Queue()
+        self._letters: queue.Queue[OutboxEntry | None] = queue.Queue()
         self._on_lost, self._on_written, self._sleep = on_lost, on_written, sleep
         self._patience = patience
-        self._at: Letter | None = None
+        self._at: OutboxEntry | None = None
         self._heard = 0.0
         """When the store answered last."""
         self._given_up = False
@@ -66,7 +66,7 @@ class Outbox:
 
     def send(self, attempt: Attempt, write: Callable[[], None], *, insist: bool = True) -> None:
         """Write it soon."""
-        self._letters.put(Letter(attempt, write, insist))
+        self._letters.put(OutboxEntry(attempt, write, insist))
 
     def _give_up(self) -> None:
         self._given_up = True
@@ -87,7 +87,7 @@ class Outbox:
                 self._at = None
                 self._on_written()
 
-    def _write(self, letter: Letter) -> None:
+    def _write(self, letter: OutboxEntry) -> None:
         tries = 0
         while not self._given_up:
             try:

@@ -21,11 +21,11 @@ from services.errors import (
 )
 from services.ledger.deletion import places_of
 from services.ledger.ids import check_job, parse_token_id, token_id
-from services.ledger.jobs import Spec, read_control, read_job, read_spec
-from services.ledger.keys import JobKeys, Place, jobs_of, parse_place
+from services.ledger.jobs import JobSpec, read_control, read_job, read_spec
+from services.ledger.keys import ItemRef, JobKeys, jobs_of, parse_place
 from services.ledger.ledger import Ledger
 from services.ledger.records import ClaimRecord, EndedRecord, ResultRecord, unpack, unpack_outcome
-from services.ledger.rollups import Standings, read_standings, save_if_worth
+from services.ledger.rollups import ItemStates, read_standings, save_if_worth
 from services.ledger.workers import all_leases
 from services.storage.interface import LAST, MAX_PAGE
 
@@ -96,7 +96,7 @@ class ItemPage(Page):
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class StoredResult:
     """What a success has made."""
 
     payload: bytes
@@ -203,18 +203,18 @@ def list_attempts(ledger: Ledger, tenant: str, job: str, index: int) -> list[Att
     return [
         view
         for round_ in control.rounds
-        for view in _attempts_in_round(ledger, keys, Place(round_, index))
+        for view in _attempts_in_round(ledger, keys, ItemRef(round_, index))
     ]
 
 
-def read_token(ledger: Ledger, tenant: str, token: str) -> Made:
+def read_token(ledger: Ledger, tenant: str, token: str) -> StoredResult:
     """What a success has made, by the token's id: one request.
 
     Raises: InvalidIdError, UnknownJobError, DeletedError; DamagedRecordError if its bytes are not
     those that were committed.
     """
     job, round_, index = parse_token_id(token)
-    key = JobKeys(tenant, job).result(Place(round_, index))
+    key = JobKeys(tenant, job).result(ItemRef(round_, index))
     if not (found := ledger.find(key)):
         raise UnknownJobError(f"{tenant} has no token {token}")
     record, payload = unpack_outcome(key, found[1])
@@ -226,10 +226,10 @@ def read_token(ledger: Ledger, tenant: str, token: str) -> Made:
         raise UnknownJobError(f"{tenant} has no token {token}: its job has learned nothing")
     if hashlib.sha256(payload).hexdigest() != record.sha256:
         raise DamagedRecordError(f"token {token} is not what was committed: train it anew")
-    return Made(payload, record, found[0].etag)
+    return StoredResult(payload, record, found[0].etag)
 
 
-def read_picture(ledger: Ledger, tenant: str, job: str, index: int) -> Made:
+def read_image(ledger: Ledger, tenant: str, job: str, index: int) -> StoredResult:
     """What an item of a generation job has made.
 
     Raises: InvalidIdError, UnknownJobError, DeletedError; DamagedRecordError if its bytes are not
@@ -241,19 +241,19 @@ def read_picture(ledger: Ledger, tenant: str, job: str, index: int) -> Made:
         raise UnknownJobError(f"job {job} has no item {index}")
     place = places_of(ledger, keys, index, record.count)[-1]
     if not (found := ledger.find(keys.result(place))):
-        raise UnknownJobError(f"item {index} of job {job} has no picture yet")
+        raise UnknownJobError(f"item {index} of job {job} has no image yet")
     result, payload = unpack_outcome(keys.result(place), found[1])
     if not isinstance(result, ResultRecord):
-        raise DeletedError(f"picture {index} of job {job} was deleted")
+        raise DeletedError(f"image {index} of job {job} was deleted")
     if result.status != "succeeded":
         raise UnknownJobError(
-            f"item {index} of job {job} has no picture: it ended as {result.status}"
+            f"item {index} of job {job} has no image: it ended as {result.status}"
         )
     if hashlib.sha256(payload).hexdigest() != result.sha256:
         raise DamagedRecordError(
-            f"picture {index} of job {job} is not what was committed: have it painted anew"
+            f"image {index} of job {job} is not what was committed: have it generated anew"
         )
-    return Made(payload, result, found[0].etag)
+    return StoredResult(payload, result, found[0].etag)
 
 
 def stands(ledger: Ledger, tenant: str, token: str, etag: str) -> bool:
@@ -264,7 +264,7 @@ def stands(ledger: Ledger, tenant: str, token: str, etag: str) -> bool:
     """
     job, round_, index = parse_token_id(token)
     try:
-        head = ledger.leases.head(JobKeys(tenant, job).result(Place(round_, index)))
+        head = ledger.leases.head(JobKeys(tenant, job).result(ItemRef(round_, index)))
     except NotFoundError:
         return False
     return head.etag == etag
@@ -296,10 +296,10 @@ def _view_unless_gone(ledger: Ledger, tenant: str, job: str, kind: Kind | None) 
 
 
 def _item_view(
-    ledger: Ledger, keys: JobKeys, spec: Spec, standings: Standings, index: int
+    ledger: Ledger, keys: JobKeys, spec: JobSpec, standings: ItemStates, index: int
 ) -> ItemView:
     state, name = standings.state(index), spec.item(index).name
-    place = Place(standings.outcomes.last_round(index), index)
+    place = ItemRef(standings.outcomes.last_round(index), index)
     # Whether a cancelled item has a result of its own depends on who came first: the order, or a
     # claim by a worker that died of something else. Neither made anything.
     shown = state in (ItemState.SUCCEEDED, ItemState.FAILED)
@@ -320,7 +320,7 @@ def _item_view(
     )
 
 
-def _attempts_in_round(ledger: Ledger, keys: JobKeys, place: Place) -> list[AttemptView]:
+def _attempts_in_round(ledger: Ledger, keys: JobKeys, place: ItemRef) -> list[AttemptView]:
     views: list[AttemptView] = []
     result = ledger.find_line(keys.result(place))
     outcome = unpack_outcome(result[0].key, result[1])[0] if result else None

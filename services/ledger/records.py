@@ -51,7 +51,7 @@ class AcceptedRecord(Record):
     job: str
 
 
-class OrderRecord(Record):
+class JobCommandRecord(Record):
     """Something under control/: someone wants a job cancelled, retried or deleted. For a retry,
     the payload is the indices of its items as JSON.
     """
@@ -82,7 +82,7 @@ class ResultRecord(Record):
     type: Literal["result"] = "result"
     status: Literal["succeeded", "failed", "cancelled"]
     kind: Kind = "training"
-    """Of the job, of a success: where a picture lies, nobody may find a token."""
+    """Of the job, of a success: where an image lies, nobody may find a token."""
     attempt: int
     """Which one it came of; 0 for none."""
     reason: str = ""
@@ -100,7 +100,7 @@ class CheckpointRecord(Record):
     step: int
 
 
-class Held(BaseModel):
+class HeldAttempt(BaseModel):
     """An attempt that a worker is at, or may be: it is named before it is claimed."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -122,7 +122,7 @@ class LeaseRecord(Record):
     seconds: float
     """It may be broken when it is older than that, by the store's clock."""
     state: Literal["held", "broken", "released"]
-    holds: tuple[Held, ...] = ()
+    holds: tuple[HeldAttempt, ...] = ()
 
 
 class RollupRecord(Record):
@@ -137,10 +137,10 @@ class RollupRecord(Record):
 R = TypeVar("R", bound=Record)
 
 SpecRecord = Annotated[JobRecord | Tombstone, Field(discriminator="type")]
-OutcomeRecord = Annotated[ResultRecord | Tombstone, Field(discriminator="type")]
+DeliveryRecord = Annotated[ResultRecord | Tombstone, Field(discriminator="type")]
 
 SPEC: TypeAdapter[JobRecord | Tombstone] = TypeAdapter(SpecRecord)
-OUTCOME: TypeAdapter[ResultRecord | Tombstone] = TypeAdapter(OutcomeRecord)
+OUTCOME: TypeAdapter[ResultRecord | Tombstone] = TypeAdapter(DeliveryRecord)
 
 
 def pack(record: Record, payload: bytes = b"") -> bytes:

@@ -16,16 +16,18 @@ from services.ledger import keys as layout
 from services.ledger.deletion import finish_item, finish_job, finish_tenant, places_of
 from services.ledger.ids import is_job, is_tenant
 from services.ledger.jobs import read_control, read_job, read_spec
-from services.ledger.keys import JobKeys, Place, parse_place
+from services.ledger.keys import ItemRef, JobKeys, parse_place
 from services.ledger.ledger import Ledger
 from services.ledger.queue import all_queued, dequeue, enqueue
 from services.ledger.records import JobRecord
 from services.ledger.results import close, count_failures, end_attempt, fail_exhausted, read_ends
-from services.ledger.rollups import Standing, Standings, is_complete, read_standings, save
-from services.ledger.workers import Workforce, forget_the_dead
+from services.ledger.rollups import ItemStates, LatestAttempt, is_complete, read_standings, save
+from services.ledger.workers import WorkerRegistry, forget_the_dead
 
 
-def recover_job(ledger: Ledger, keys: JobKeys, job: JobRecord, workforce: Workforce) -> Standings:
+def recover_job(
+    ledger: Ledger, keys: JobKeys, job: JobRecord, workforce: WorkerRegistry
+) -> ItemStates:
     """End what has to be ended, and return how the job stands then."""
     standings = read_standings(ledger, keys, job.count)
     if standings.control.deleted:
@@ -49,7 +51,11 @@ def recover_job(ledger: Ledger, keys: JobKeys, job: JobRecord, workforce: Workfo
 
 
 def _is_over(
-    ledger: Ledger, keys: JobKeys, place: Place, standing: Standing, workforce: Workforce
+    ledger: Ledger,
+    keys: JobKeys,
+    place: ItemRef,
+    standing: LatestAttempt,
+    workforce: WorkerRegistry,
 ) -> bool:
     """Whether an attempt is in nobody's hands any more; if so, it is given its end."""
     lease = timedelta(seconds=ledger.settings.lease)
@@ -80,8 +86,8 @@ def _next_or_end(
     ledger: Ledger,
     keys: JobKeys,
     job: JobRecord,
-    place: Place,
-    standing: Standing,
+    place: ItemRef,
+    standing: LatestAttempt,
     cancelled: bool,
 ) -> ItemState | None:
     """After an attempt that came to nothing: None if another may follow."""
@@ -96,7 +102,7 @@ def _next_or_end(
 
 
 @dataclass
-class Pass:
+class RecoveryReport:
     """What was seen while the queue was gone through."""
 
     jobs: int = 0
@@ -126,21 +132,21 @@ class _Left:
         return self.counts.queued + self.counts.running
 
 
-class Supervisor:
+class Recovery:
     """Brings all queued jobs forward (`recover`, every few seconds), and mends what crashes left
     behind (`sweep`, at the start and every hour or so).
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._workforce = Workforce(ledger)
+        self._workforce = WorkerRegistry(ledger)
 
-    def recover(self) -> Pass:
+    def recover(self) -> RecoveryReport:
         """Go through the queue once. Raises: UnavailableError: call it again."""
         self._workforce.look_again()
         queued = all_queued(self._ledger)
         self._ledger.gather(self._finish_if_deleted, sorted({tenant for _, tenant, _ in queued}))
-        seen = Pass(jobs=len(queued))
+        seen = RecoveryReport(jobs=len(queued))
         for (pool, _, job), left in zip(
             queued, self._ledger.gather(self._bring_forward, queued), strict=True
         ):
@@ -244,7 +250,7 @@ class Supervisor:
                 self._ledger.store.delete(head.key)
 
 
-def _add(seen: Pass, pool: str, left: _Left) -> None:
+def _add(seen: RecoveryReport, pool: str, left: _Left) -> None:
     seen.open_items[pool] = seen.open_items.get(pool, 0) + left.open_items
     seen.open_jobs[pool] = seen.open_jobs.get(pool, 0) + (left.open_items > 0)
     if left.counts.queued:

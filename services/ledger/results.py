@@ -5,7 +5,7 @@ from typing import Literal
 
 from services.contracts.jobs import ItemState
 from services.errors import DamagedRecordError
-from services.ledger.keys import JobKeys, Place
+from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.records import (
     EndedRecord,
@@ -24,14 +24,14 @@ _OFTEN = 8
 
 
 def end_attempt(
-    ledger: Ledger, keys: JobKeys, place: Place, number: int, cause: Cause, reason: str
+    ledger: Ledger, keys: JobKeys, place: ItemRef, number: int, cause: Cause, reason: str
 ) -> None:
     """Say that an attempt came to nothing, unless that has been said."""
     record = EndedRecord(nonce=ledger.ids.nonce(), cause=cause, reason=shortened(reason))
     ledger.create(keys.ended(place, number), pack(record))
 
 
-def read_ends(ledger: Ledger, keys: JobKeys, place: Place, last: int) -> tuple[EndedRecord, ...]:
+def read_ends(ledger: Ledger, keys: JobKeys, place: ItemRef, last: int) -> tuple[EndedRecord, ...]:
     """How attempts 1 to `last` came to nothing, those that did."""
     ended: list[EndedRecord] = []
     for number in range(1, last + 1):
@@ -60,7 +60,7 @@ def is_suspect(ends: Sequence[EndedRecord], most: int) -> bool:
 
 
 def fail_exhausted(
-    ledger: Ledger, keys: JobKeys, place: Place, ends: Sequence[EndedRecord]
+    ledger: Ledger, keys: JobKeys, place: ItemRef, ends: Sequence[EndedRecord]
 ) -> ItemState:
     """End an item that was tried often enough, and return how it has ended."""
     reason = ends[-1].reason if ends else "the records of its attempts are gone"
@@ -70,7 +70,7 @@ def fail_exhausted(
 def close(
     ledger: Ledger,
     keys: JobKeys,
-    place: Place,
+    place: ItemRef,
     status: Literal["failed", "cancelled"],
     attempt: int,
     reason: str = "",
@@ -84,7 +84,7 @@ def close(
     return read_state(ledger, keys, place)
 
 
-def read_state(ledger: Ledger, keys: JobKeys, place: Place) -> ItemState:
+def read_state(ledger: Ledger, keys: JobKeys, place: ItemRef) -> ItemState:
     """How an item ended in a round in which it has."""
     line = ledger.find_line(keys.result(place))
     record = unpack_outcome(line[0].key, line[1])[0] if line else None

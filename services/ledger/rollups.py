@@ -18,8 +18,8 @@ from datetime import datetime, timedelta
 
 from services.contracts.jobs import ItemState
 from services.errors import DamagedRecordError
-from services.ledger.jobs import Control, read_control, read_members
-from services.ledger.keys import BLOCK, Block, JobKeys, Place, parse_place
+from services.ledger.jobs import JobCommands, read_control, read_members
+from services.ledger.keys import BLOCK, ItemBlock, ItemRef, JobKeys, parse_place
 from services.ledger.ledger import Ledger
 from services.ledger.records import RollupRecord, pack, unpack
 from services.ledger.results import read_state
@@ -35,7 +35,7 @@ _ALL = bytes([OPEN, ABSENT, *_LETTERS.values()])
 _STATES = {letter: state for state, letter in _LETTERS.items()}
 
 
-class Outcomes:
+class ItemOutcomes:
     """How the `count` items of a job have ended, in each round they are in."""
 
     def __init__(self, count: int, rounds: Iterable[bytes] = ()) -> None:
@@ -49,10 +49,10 @@ class Outcomes:
             letters[index] = OPEN
         self.rounds.append(letters)
 
-    def note(self, place: Place, state: ItemState) -> None:
+    def note(self, place: ItemRef, state: ItemState) -> None:
         self.rounds[place.round][place.index] = _LETTERS[state]
 
-    def open_items(self, block: Block) -> Iterator[int]:
+    def open_items(self, block: ItemBlock) -> Iterator[int]:
         """Items of a block that are not known to have ended."""
         letters, end = self.rounds[block.round], (block.number + 1) * BLOCK
         index = letters.find(OPEN, block.number * BLOCK, end)
@@ -60,10 +60,10 @@ class Outcomes:
             yield index
             index = letters.find(OPEN, index + 1, end)
 
-    def open_blocks(self) -> list[Block]:
+    def open_blocks(self) -> list[ItemBlock]:
         """Those with any such item."""
         return [
-            Block(round_, number)
+            ItemBlock(round_, number)
             for round_, letters in enumerate(self.rounds)
             for number in range(-(-self.count // BLOCK))
             if letters.find(OPEN, number * BLOCK, (number + 1) * BLOCK) >= 0
@@ -85,7 +85,7 @@ class Outcomes:
         return b"\n".join(self.rounds)
 
     @classmethod
-    def unpack(cls, payload: bytes, count: int) -> "Outcomes":
+    def unpack(cls, payload: bytes, count: int) -> "ItemOutcomes":
         """Raises: ValueError unless it has `count` letters a round."""
         rounds = payload.split(b"\n")
         if any(len(letters) != count or letters.strip(_ALL) for letters in rounds):
@@ -94,7 +94,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LatestAttempt:
     """The latest attempt at an item."""
 
     number: int
@@ -107,11 +107,11 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class AttemptScan:
     """A block at one moment; what has no attempt and no result is not in it."""
 
-    block: Block
-    attempts: dict[int, Standing]
+    block: ItemBlock
+    attempts: dict[int, LatestAttempt]
     results: frozenset[int]
     """Items that have ended."""
 
@@ -120,22 +120,24 @@ class Survey:
         return index not in self.results and standing is not None and not standing.ended
 
 
-def take_survey(ledger: Ledger, keys: JobKeys, block: Block) -> Survey:
+def take_survey(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> AttemptScan:
     """Attempts first, then results: what had ended when its attempt was listed, is seen so."""
     attempts = latest_attempts(ledger, keys, block)
-    return Survey(block, attempts, ended_items(ledger, keys, block))
+    return AttemptScan(block, attempts, ended_items(ledger, keys, block))
 
 
-def latest_attempts(ledger: Ledger, keys: JobKeys, block: Block) -> dict[int, Standing]:
+def latest_attempts(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> dict[int, LatestAttempt]:
     """Of each item that was ever claimed."""
-    attempts: dict[int, Standing] = {}
+    attempts: dict[int, LatestAttempt] = {}
     for head in ledger.heads(f"{keys.attempts}{block}"):
         place, (number, *ended) = parse_place(head.key[len(keys.attempts) :])
-        attempts[place.index] = Standing(int(number), bool(ended), head.last_modified, head.age)
+        attempts[place.index] = LatestAttempt(
+            int(number), bool(ended), head.last_modified, head.age
+        )
     return attempts
 
 
-def ended_items(ledger: Ledger, keys: JobKeys, block: Block) -> frozenset[int]:
+def ended_items(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> frozenset[int]:
     """Items with a result."""
     names = (head.key[len(keys.results) :] for head in ledger.heads(f"{keys.results}{block}"))
     return frozenset(parse_place(name)[0].index for name in names)
@@ -146,13 +148,13 @@ _WORTH_SAVING = 32
 
 
 @dataclass
-class Standings:
+class ItemStates:
     """A job at one moment, and the rollup that it was read from."""
 
     keys: JobKeys
-    control: Control
-    outcomes: Outcomes
-    surveys: dict[Block, Survey]
+    control: JobCommands
+    outcomes: ItemOutcomes
+    surveys: dict[ItemBlock, AttemptScan]
     """Of blocks in which something may be open."""
     found: int = 0
     """Ends that the rollup did not have."""
@@ -168,7 +170,7 @@ class Standings:
             return ItemState.DELETED
         if ended := self.outcomes.state(index):
             return ended
-        place = Place(self.outcomes.last_round(index), index)
+        place = ItemRef(self.outcomes.last_round(index), index)
         if place.index in self.surveys[place.block].attempts:
             if self.surveys[place.block].running(index):
                 return ItemState.RUNNING
@@ -178,14 +180,14 @@ class Standings:
     def states(self) -> Iterator[ItemState]:
         return (self.state(index) for index in range(self.outcomes.count))
 
-    def open_places(self) -> Iterator[tuple[Place, Survey]]:
+    def open_places(self) -> Iterator[tuple[ItemRef, AttemptScan]]:
         """Items that have not ended in a round, though they are in it."""
         for block, survey in self.surveys.items():
             for index in self.outcomes.open_items(block):
-                yield Place(block.round, index), survey
+                yield ItemRef(block.round, index), survey
 
 
-def read_standings(ledger: Ledger, keys: JobKeys, count: int) -> Standings:
+def read_standings(ledger: Ledger, keys: JobKeys, count: int) -> ItemStates:
     """How a job of `count` items stands. The orders are read before all else, so that an item
     without attempt in a cancelled job will never do anything.
     """
@@ -202,13 +204,13 @@ def read_standings(ledger: Ledger, keys: JobKeys, count: int) -> Standings:
     return standings
 
 
-def read_outcomes(ledger: Ledger, keys: JobKeys, count: int) -> tuple[Control, Outcomes]:
+def read_outcomes(ledger: Ledger, keys: JobKeys, count: int) -> tuple[JobCommands, ItemOutcomes]:
     """Orders, and what the rollup knows of the rounds there are: for those who look for work."""
     standings = _known_standings(ledger, keys, count)
     return standings.control, standings.outcomes
 
 
-def save(ledger: Ledger, standings: Standings, *, complete: bool) -> bool:
+def save(ledger: Ledger, standings: ItemStates, *, complete: bool) -> bool:
     """Whether the rollup now says what these standings do; False: another saved first."""
     record = RollupRecord(
         nonce=ledger.ids.nonce(), version=standings.version + 1, complete=complete
@@ -219,19 +221,19 @@ def save(ledger: Ledger, standings: Standings, *, complete: bool) -> bool:
     return ledger.create(standings.keys.rollup, body) is not None
 
 
-def save_if_worth(ledger: Ledger, standings: Standings) -> None:
+def save_if_worth(ledger: Ledger, standings: ItemStates) -> None:
     """For readers who have found much that the rollup does not say."""
     if standings.found >= _WORTH_SAVING:
         save(ledger, standings, complete=False)
 
 
-def is_complete(ledger: Ledger, keys: JobKeys, control: Control, count: int) -> bool:
+def is_complete(ledger: Ledger, keys: JobKeys, control: JobCommands, count: int) -> bool:
     """Whether the rollup says that all items of every round there is have ended."""
     known = _read_rollup(ledger, keys, control, count)
     return known.complete and len(known.outcomes.rounds) > control.retries
 
 
-def _known_standings(ledger: Ledger, keys: JobKeys, count: int) -> Standings:
+def _known_standings(ledger: Ledger, keys: JobKeys, count: int) -> ItemStates:
     control = read_control(ledger, keys)
     standings = _read_rollup(ledger, keys, control, count)
     for round_ in range(len(standings.outcomes.rounds), control.retries + 1):
@@ -240,8 +242,8 @@ def _known_standings(ledger: Ledger, keys: JobKeys, count: int) -> Standings:
     return standings
 
 
-def _read_rollup(ledger: Ledger, keys: JobKeys, control: Control, count: int) -> Standings:
-    standings = Standings(keys, control, Outcomes(count), {})
+def _read_rollup(ledger: Ledger, keys: JobKeys, control: JobCommands, count: int) -> ItemStates:
+    standings = ItemStates(keys, control, ItemOutcomes(count), {})
     if not (found := ledger.find(keys.rollup)):
         return standings
     head, body = found
@@ -249,6 +251,6 @@ def _read_rollup(ledger: Ledger, keys: JobKeys, control: Control, count: int) ->
     # It is only a cache: what is wrong with it is mended by writing it anew.
     with suppress(DamagedRecordError, ValueError):
         record, payload = unpack(keys.rollup, body, RollupRecord)
-        standings.outcomes = Outcomes.unpack(payload, count)
+        standings.outcomes = ItemOutcomes.unpack(payload, count)
         standings.version, standings.complete = record.version, record.complete
     return standings

@@ -30,7 +30,7 @@ def any_tenant(tenant: str) -> bool:
     return True
 
 
-class Worker:
+class WorkerSession:
     """One life of one worker. `beat` is for a thread of its own; the rest for another one."""
 
     def __init__(
@@ -141,7 +141,7 @@ _BEATS = 4
 class Heartbeat:
     """Beats while it is entered."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: WorkerSession) -> None:
         self._worker = worker
         self._pause = worker.lease.seconds / _BEATS
         self._stopped = threading.Event()

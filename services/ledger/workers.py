@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 
 from services.errors import DamagedRecordError
 from services.ledger import keys as layout
-from services.ledger.keys import JobKeys, Place
+from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.leases import break_lease, forget_lease, over, read_lease
 from services.ledger.ledger import Ledger
-from services.ledger.records import ClaimRecord, Held, LeaseRecord, unpack
+from services.ledger.records import ClaimRecord, HeldAttempt, LeaseRecord, unpack
 
 _REMEMBERED = 100_000
 """Claims whose workers are kept in memory."""
@@ -19,13 +19,13 @@ _KEPT = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Living:
+class LiveWorker:
     """A worker whose lease nobody may break yet."""
 
     renewed: datetime
-    holds: tuple[Held, ...]
+    holds: tuple[HeldAttempt, ...]
 
-    def has_in_hand(self, keys: JobKeys, place: Place, number: int) -> bool:
+    def has_in_hand(self, keys: JobKeys, place: ItemRef, number: int) -> bool:
         wanted = (keys.tenant, keys.job, place.round, place.index, number)
         return any(
             (held.tenant, held.job, held.round, held.index, held.number) == wanted
@@ -33,13 +33,13 @@ class Living:
         )
 
 
-class Workforce:
+class WorkerRegistry:
     """Each lease is read at most once between two calls of `look_again`."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._claimants: dict[str, str] = {}
-        self._seen: dict[str, Living | None] = {}
+        self._seen: dict[str, LiveWorker | None] = {}
         self._left: set[str] = set()
 
     def look_again(self) -> None:
@@ -65,7 +65,7 @@ class Workforce:
         self._claimants[claim] = worker
         return worker
 
-    def living(self, worker: str) -> Living | None:
+    def living(self, worker: str) -> LiveWorker | None:
         """A worker that lives. If its lease is over, it is broken first: from then on the worker is
         dead, and will know it.
         """
@@ -77,7 +77,7 @@ class Workforce:
         """Whether one that does not live has ended by itself, and was not killed."""
         return worker in self._left
 
-    def _look_at(self, worker: str) -> Living | None:
+    def _look_at(self, worker: str) -> LiveWorker | None:
         while found := read_lease(self._ledger, worker):
             head, record = found
             if record.state == "released":
@@ -85,7 +85,7 @@ class Workforce:
             if record.state != "held":
                 return None
             if not over(head, record):
-                return Living(head.last_modified, record.holds)
+                return LiveWorker(head.last_modified, record.holds)
             if break_lease(self._ledger, head, record):
                 return None
         return None

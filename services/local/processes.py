@@ -30,7 +30,7 @@ class Command:
     """End what it has started, too, when it has ended: for one that leaves daemons behind."""
 
 
-class Kept:
+class SupervisedProcess:
     """One such process. It gets SIGTERM when this one dies, however that comes."""
 
     def __init__(self, command: Command, log: Path) -> None:

@@ -19,7 +19,7 @@ from types import TracebackType
 import httpx
 
 from services.errors import ServiceError, SettingsError
-from services.local.processes import Command, Kept
+from services.local.processes import Command, SupervisedProcess
 
 _OF_ONE = 2_000_000
 _OF_ALL = 50_000_000
@@ -67,12 +67,12 @@ class NotReadyError(ServiceError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ServicePlan:
     """What to serve, and how."""
 
     store: str
     port: int = 8000
-    offers: Path | None = None
+    models: Path | None = None
     cpus: int = field(default_factory=lambda: os.cpu_count() or 1)
     lease: float = 20
     """Short, as nothing here is far away; workers tell of progress four times a lease."""
@@ -81,14 +81,17 @@ class Plan:
     turn: float = 1
     idle: float = 600
     endpoint: bool = True
-    """Whether pictures can be asked for, too."""
+    """Whether images can be asked for, too."""
 
 
-class Service:
+class LocalService:
     """Runs while it is entered. A process that dies is started again."""
 
     def __init__(
-        self, plan: Plan, environment: Mapping[str, str] = os.environ, folder: Path | None = None
+        self,
+        plan: ServicePlan,
+        environment: Mapping[str, str] = os.environ,
+        folder: Path | None = None,
     ) -> None:
         """folder: for logs, and what Ray writes; its path must be short. None: a new one."""
         self.plan = plan
@@ -99,18 +102,18 @@ class Service:
         self._worker_ports = free_port(range_of=_WORKER_PORTS)
         self._ray_port, self._engine_port = self._other_port(), self._other_port()
         self._metrics_port = self._other_port()
-        self.node = Kept(self._node(), self.folder / "node.log")
-        self.api = Kept(self._api(), self.folder / "api.log")
-        self.supervisor = Kept(self._supervisor(), self.folder / "supervisor.log")
-        self.endpoint = Kept(self._endpoint(), self.folder / "endpoint.log")
-        self.dispatcher = Kept(self._dispatcher(), self.folder / "dispatcher.log")
+        self.node = SupervisedProcess(self._node(), self.folder / "node.log")
+        self.api = SupervisedProcess(self._api(), self.folder / "api.log")
+        self.supervisor = SupervisedProcess(self._supervisor(), self.folder / "supervisor.log")
+        self.endpoint = SupervisedProcess(self._endpoint(), self.folder / "endpoint.log")
+        self.dispatcher = SupervisedProcess(self._dispatcher(), self.folder / "dispatcher.log")
 
     @property
     def metrics_urls(self) -> tuple[str, str]:
         """Where metrics are read: those of the API, and those of all that Ray runs."""
         return f"{self.url}/metrics", f"http://{_HOST}:{self._metrics_port}/metrics"
 
-    def __enter__(self) -> "Service":
+    def __enter__(self) -> "LocalService":
         if len(str(self.folder)) > _LONGEST_PATH:
             raise SettingsError(
                 f"{str(self.folder)!r} is too long a path for the sockets that Ray makes there: "
@@ -131,7 +134,7 @@ class Service:
         trace: TracebackType | None,
     ) -> None:
         """The supervisor drains the workers, so that nothing they have learned is lost; requests
-        for pictures, and those of jobs, end before what paints them.
+        for images, and those of jobs, end before what generates them.
         """
         for each in reversed(self._kept()):
             each.stop()
@@ -174,13 +177,13 @@ class Service:
         except httpx.HTTPError:
             return False
 
-    def _says_ready(self, kept: Kept) -> bool:
+    def _says_ready(self, kept: SupervisedProcess) -> bool:
         return "\nready\n" in "\n" + kept.said()
 
-    def _kept(self) -> list[Kept]:
+    def _kept(self) -> list[SupervisedProcess]:
         """In the order in which they are started."""
-        painting = [self.endpoint, self.dispatcher] if self.plan.endpoint else []
-        return [self.node, *painting, self.api, self.supervisor]
+        generation = [self.endpoint, self.dispatcher] if self.plan.endpoint else []
+        return [self.node, *generation, self.api, self.supervisor]
 
     def _other_port(self) -> int:
         """None of those that are for Ray's workers."""
@@ -216,7 +219,7 @@ class Service:
             *("--host", _HOST, "--port", str(self.plan.port)),
         ]
         environment = {"DTI_API_ENGINES": self._engines} if self.plan.endpoint else {}
-        return Command("api", [*arguments, *self._offers()], {**self._environment, **environment})
+        return Command("api", [*arguments, *self._models()], {**self._environment, **environment})
 
     @property
     def _engines(self) -> str:
@@ -235,7 +238,7 @@ class Service:
                 # Threads that wait for each other at every step lose much where a core is taken.
                 *("--threads", str(max(1, plan.cpus // 2))),
                 *("--allow-private-webhooks", "--drain"),
-                *self._offers(),
+                *self._models(),
             ],
             self._environment,
             grace=90,  # more than the workers have to be drained
@@ -250,7 +253,7 @@ class Service:
                 *("--ray-address", f"{_HOST}:{self._ray_port}", "--node-ip", _HOST),
                 *("--host", _HOST, "--port", str(self._engine_port)),
                 *("--threads", str(max(1, self.plan.cpus // 2))),
-                *self._offers(),
+                *self._models(),
             ],
             self._environment,
         )
@@ -263,13 +266,13 @@ class Service:
                 *(sys.executable, "-m", "services.dispatch", "--store", plan.store),
                 *("--engines", self._engines),
                 *("--lease", str(plan.lease), "--look", str(plan.look)),
-                *self._offers(),
+                *self._models(),
             ],
             self._environment,
         )
 
-    def _offers(self) -> list[str]:
-        return ["--offers", str(self.plan.offers)] if self.plan.offers else []
+    def _models(self) -> list[str]:
+        return ["--models", str(self.plan.models)] if self.plan.models else []
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:

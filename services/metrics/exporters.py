@@ -72,7 +72,7 @@ class PrometheusMetrics(Metrics):
 
 
 @dataclass(frozen=True)
-class Samples:
+class TrainingBatch:
     """Values of an exposition: by name, each with its labels."""
 
     values: Mapping[str, list[tuple[Mapping[str, str], float]]]
@@ -93,13 +93,13 @@ class Samples:
         return sorted(counts.items())
 
 
-def samples(text: str) -> Samples:
+def samples(text: str) -> TrainingBatch:
     """An exposition, read; names as in the table, without what Ray puts before them."""
     values = defaultdict[str, list[tuple[Mapping[str, str], float]]](list)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             values[sample.name.removeprefix("ray_")].append((sample.labels, sample.value))
-    return Samples(values)
+    return TrainingBatch(values)
 
 
 def serve(metrics: PrometheusMetrics, port: int, host: str = "0.0.0.0") -> ThreadingHTTPServer:

@@ -107,11 +107,11 @@ SUBJECT_FAULTS = (
     "upload_large",
     "upload_damaged",
     "bundle",
-    "picture",
+    "image",
     "settings",
     "consent",
 )
-"""What can be wrong with what was given for a subject; a bundle without a good picture: picture."""
+"""What can be wrong with what was given for a subject; a bundle without a good image: image."""
 
 HTTP_ROUTES = (
     ("/v1/uploads", "POST"),
@@ -133,8 +133,8 @@ HTTP_ROUTES = (
     ("/v1/tokens/{token}", "DELETE"),
     ("/v1/tokens/{token}/file", "GET"),
     ("/v1/images/generations", "POST"),
-    ("/v1/pictures/{picture}", "GET"),
-    ("/pictures/{tenant}/{picture}", "GET"),
+    ("/v1/images/{image}", "GET"),
+    ("/images/{tenant}/{image}", "GET"),
 )
 """Routes that are told apart, each with its method. All else is other: health checks, and what is
 offered, which takes no time.
@@ -145,7 +145,7 @@ TIMED_ROUTES = tuple(
         route
         for route, _ in HTTP_ROUTES
         # A stream takes as long as its job; the others here are few or alike.
-        if not route.endswith(("/events", "/cancel", "/retry", "/{picture}"))
+        if not route.endswith(("/events", "/cancel", "/retry", "/{image}"))
     )
 )
 """Routes whose times are told apart."""
@@ -238,59 +238,59 @@ TABLE: tuple[Metric, ...] = (
         ("supervisor",),
         (_POOL,),
     ),
-    # Painting
+    # Generating
     Metric(
-        "dti_pictures_total",
+        "dti_images_total",
         "counter",
-        "Pictures that an engine has done with, by how; late or left: nobody waited any more.",
+        "Images that an engine has done with, by how; late or left: nobody waited any more.",
         ("engine",),
-        (Known.of("outcome", "painted", "failed", "late", "left"),),
+        (Known.of("outcome", "generated", "failed", "late", "left"),),
     ),
     Metric(
-        "dti_picture_seconds",
+        "dti_image_seconds",
         "histogram",
-        "From where a picture is put into the queue to where it is decoded.",
+        "From where an image is put into the queue to where it is decoded.",
         ("engine",),
         buckets=(0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80),
     ),
     Metric(
-        "dti_picture_wait_seconds",
+        "dti_image_wait_seconds",
         "histogram",
-        "Time in the queue: of each group of pictures that join, the longest.",
+        "Time in the queue: of each group of images that join, the longest.",
         ("engine",),
         buckets=(0.01, 0.05, 0.25, 1, 2.5, 5, 10, 20, 40, 80),
     ),
-    Metric("dti_pictures_waiting", "gauge", "Pictures in the queue.", ("engine",)),
+    Metric("dti_images_waiting", "gauge", "Images in the queue.", ("engine",)),
     Metric(
-        "dti_pictures_joined_total",
+        "dti_images_joined_total",
         "counter",
-        "Pictures that were begun: beside others that were under way, or not.",
+        "Images that were begun: beside others that were under way, or not.",
         ("engine",),
         (Known.of("beside", "others", "none"),),
     ),
     Metric(
-        "dti_picture_steps_total",
+        "dti_image_steps_total",
         "counter",
-        "Denoising steps of pictures; by the count of dti_denoise_step_seconds, the mean batch.",
+        "Denoising steps of images; by the count of dti_denoise_step_seconds, the mean batch.",
         ("engine",),
     ),
     Metric(
         "dti_batch_fill",
         "gauge",
-        "Pictures in the last call of the model, as a share of those that there is room for.",
+        "Images in the last call of the model, as a share of those that there is room for.",
         ("engine",),
     ),
     Metric(
         "dti_denoise_step_seconds",
         "histogram",
-        "Time of one denoising step of all pictures in a call, as the host sees it.",
+        "Time of one denoising step of all images in a call, as the host sees it.",
         ("engine",),
         buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
     ),
     Metric(
         "dti_decode_seconds",
         "histogram",
-        "Time of decoding the pictures that are done at one step.",
+        "Time of decoding the images that are done at one step.",
         ("engine",),
         buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
     ),
@@ -341,7 +341,7 @@ TABLE: tuple[Metric, ...] = (
     Metric(
         "dti_token_cache_requests_total",
         "counter",
-        "Times that a token was looked up for pictures, by how it was found or why not.",
+        "Times that a token was looked up for images, by how it was found or why not.",
         ("engine",),
         (
             Known.of(

@@ -22,7 +22,7 @@ _ANSWERS = (NotFoundError, PreconditionFailedError, InvalidKeyError, InvalidRang
 """What a store that works says, too."""
 
 
-class Measured:
+class InstrumentedStore:
     """The same objects as in `store`. Counts with what this process counts with."""
 
     def __init__(self, store: Store) -> None:
@@ -90,8 +90,8 @@ class Measured:
         with _measured("retention"):
             return self._store.retention()
 
-    def for_leases(self) -> "Measured":
-        return Measured(self._store.for_leases())
+    def for_leases(self) -> "InstrumentedStore":
+        return InstrumentedStore(self._store.for_leases())
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from services.storage.interface import (
     check_listing,
     is_range,
 )
-from services.storage.s3_client import Connection
+from services.storage.s3_client import S3Connection
 
 T = TypeVar("T")
 
@@ -39,11 +39,11 @@ T = TypeVar("T")
 class S3Store:
     """Objects in a bucket under a prefix. ETags are S3's: equal bytes can have equal ETags."""
 
-    def __init__(self, settings: S3Settings, connection: Connection | None = None) -> None:
+    def __init__(self, settings: S3Settings, connection: S3Connection | None = None) -> None:
         """Connects to nothing yet. Raises: SettingsError if boto3 has no region or credentials."""
         self._settings = settings
         self._bucket = settings.bucket
-        self._connection = connection or Connection(settings)
+        self._connection = connection or S3Connection(settings)
         self._call, self._client = self._connection.call, self._connection.client
 
     @property

@@ -115,7 +115,7 @@ _LOST = (
 )
 
 
-class Connection:
+class S3Connection:
     """One client with a pool of its own, and the patience of its settings."""
 
     def __init__(
@@ -170,9 +170,9 @@ class Connection:
             jitter=self._jitter,
         )
 
-    def for_leases(self) -> "Connection":
+    def for_leases(self) -> "S3Connection":
         """A client of its own to the same server, given up on early."""
-        return Connection(
+        return S3Connection(
             self._settings.for_leases(),
             make_client=self._make_client,
             sleep=self._sleep,

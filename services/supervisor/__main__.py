@@ -15,12 +15,12 @@ import typer
 
 from dti_engine.errors import DTIError
 from services import logs, metrics
-from services.contracts.models import MINIATURE, Offers, read_offers
+from services.contracts.models import MINIATURE, ServedModels, read_models
 from services.ledger.ledger import Ledger
 from services.settings import LedgerSettings
-from services.storage.instrumented import Measured
+from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
-from services.supervisor.supervisor import Pace, Supervision
+from services.supervisor.supervisor import Supervisor, SupervisorTimeouts
 from services.webhooks.deliverer import Deliverer, Outcome
 from services.webhooks.targets import WebhookSettings
 
@@ -39,8 +39,8 @@ def main(
     node_ip: Annotated[
         str | None, typer.Option(help="of this host, as the cluster knows it, where Ray errs")
     ] = None,
-    offers: Annotated[
-        Path | None, typer.Option(envvar="DTI_OFFERS", help="JSON; none: the miniature alone")
+    served_models: Annotated[
+        Path | None, typer.Option(envvar="DTI_MODELS", help="JSON; none: the miniature alone")
     ] = None,
     lease: Annotated[float, typer.Option(help="seconds; the same for the whole service")] = 60,
     look: Annotated[float, typer.Option(help="seconds between looks of idle workers")] = 1,
@@ -70,7 +70,7 @@ def main(
     stopped = threading.Event()
 
     try:
-        known = read_offers(offers) if offers else MINIATURE
+        known = read_models(served_models) if served_models else MINIATURE
         settings = LedgerSettings(lease=lease, look=look)
         pool = _connect(
             known,
@@ -83,7 +83,7 @@ def main(
             stuck=stuck,
             threads=threads,
         )
-        ledger = Ledger.on(Measured(open_store(store)), settings)
+        ledger = Ledger.on(InstrumentedStore(open_store(store)), settings)
     except DTIError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -91,12 +91,12 @@ def main(
         allow_http=allow_private_webhooks, allow_private=allow_private_webhooks
     )
     deliverer = Deliverer(ledger, webhooks, on_outcome=_count)
-    supervision = Supervision(
+    supervision = Supervisor(
         ledger,
         known,
         pool,
         deliver=deliverer.deliver_due,
-        pace=Pace(turn=turn, idle=idle, share=share, hold=hold),
+        pace=SupervisorTimeouts(turn=turn, idle=idle, share=share, hold=hold),
     )
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -115,7 +115,7 @@ def main(
 
 
 def _connect(
-    offers: Offers,
+    served_models: ServedModels,
     store: str,
     address: str,
     node_ip: str | None,
@@ -127,25 +127,25 @@ def _connect(
     threads: int | None,
 ) -> "RayPool":
     from services.metrics.ray_exporter import RayMetrics
-    from services.training.factory import WorkerPlan
+    from services.training.factory import WorkerSpec
     from services.training.ray_pool import RayPool, connect  # loads Ray, and torch
 
     connect(address, store, node_ip)
     metrics.use(RayMetrics(process="supervisor"))
     plans = {
-        name: WorkerPlan(
+        name: WorkerSpec(
             store=store,
             pool=name,
-            offer=offer,
+            model=served_model,
             lease=settings.lease,
             look=settings.look,
             checkpoint=checkpoint,
             stuck=stuck,
             threads=threads,
         )
-        for name, offer in offers.items()
+        for name, served_model in served_models.items()
     }
-    return RayPool(plans, offers, silence)
+    return RayPool(plans, served_models, silence)
 
 
 def _count(outcome: Outcome) -> None:
@@ -156,7 +156,7 @@ def _count(outcome: Outcome) -> None:
         counted.count("dti_webhook_deliveries_total", outcome=outcome)
 
 
-def _announce(supervision: Supervision, stopped: threading.Event) -> None:
+def _announce(supervision: Supervisor, stopped: threading.Event) -> None:
     while not supervision.turns and not stopped.wait(0.1):
         pass
     if supervision.turns:

@@ -8,15 +8,15 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from services.contracts.models import Offer
-from services.supervisor.fair_share import Verdict
-from services.training.pool import Member
+from services.contracts.models import ServedModel
+from services.supervisor.fair_share import ShareDecision
+from services.training.pool import WorkerStatus
 
-_ALL = Verdict()
+_ALL = ShareDecision()
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ScaleChange:
     """What to do about a pool."""
 
     wanted: int
@@ -24,16 +24,16 @@ class Change:
     drain: tuple[str, ...] = ()
 
 
-def worth(offer: Offer, open_items: int) -> int:
+def worth(model: ServedModel, open_items: int) -> int:
     """Workers that a backlog is worth: enough that every open item has a slot, within the limits of
     the offer.
     """
-    return min(max(math.ceil(open_items / offer.slots), offer.min_workers), offer.max_workers)
+    return min(max(math.ceil(open_items / model.slots), model.min_workers), model.max_workers)
 
 
 def resize(
-    wanted: int, members: Sequence[Member], *, patience: float, verdict: Verdict = _ALL
-) -> Change:
+    wanted: int, members: Sequence[WorkerStatus], *, patience: float, verdict: ShareDecision = _ALL
+) -> ScaleChange:
     """To so many workers, or to what others leave.
 
     Who has something in hand is left alone, unless others have waited for its place: the end of a
@@ -44,7 +44,7 @@ def resize(
     keep = patience if verdict.limit is None else 0.0
     staying = [each for each in members if each.state != "draining"]
     if len(staying) <= most:
-        return Change(wanted, start=most - len(staying))
+        return ScaleChange(wanted, start=most - len(staying))
     spare = [
         each
         for each in staying
@@ -52,14 +52,14 @@ def resize(
     ]
     # Those that wait for a node first, so that no node is made for nothing.
     spare.sort(key=lambda each: (each.placed, each.state != "pending", each.in_hand, -each.idle))
-    return Change(wanted, drain=tuple(each.name for each in spare[: len(staying) - most]))
+    return ScaleChange(wanted, drain=tuple(each.name for each in spare[: len(staying) - most]))
 
 
 _YOUNG = 30.0  # seconds of work
 _PAUSES = (0.0, 5.0, 15.0, 60.0, 300.0)
 
 
-class Backoff:
+class StartBackoff:
     """Of one pool: the more starts failed in a row, the longer nobody is started. One has succeeded
     when its worker has been running for a while, however long it waited for a place or loaded.
     """
@@ -76,7 +76,7 @@ class Backoff:
         """This one is to be. It may be gone before it is ever seen."""
         self._running[name] = None
 
-    def see(self, members: Collection[Member]) -> None:
+    def see(self, members: Collection[WorkerStatus]) -> None:
         """Those that there are now."""
         now = self._clock()
         names = {member.name for member in members}

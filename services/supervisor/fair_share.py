@@ -8,15 +8,15 @@ such that have one.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.contracts.models import Offer
-from services.training.pool import Member
+from services.contracts.models import ServedModel
+from services.training.pool import WorkerStatus
 
 Resources = Mapping[str, float]
 """Amounts by name, as Ray has them: CPU, GPU."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ResourceClaim:
     """What an offer wants of the cluster, and has."""
 
     needs: Resources
@@ -34,7 +34,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ShareDecision:
     """What sharing means for an offer now."""
 
     limit: int | None = None
@@ -44,7 +44,7 @@ class Verdict:
 
 
 def shares(
-    claims: Mapping[str, Claim], nodes: Sequence[Resources], *, turn: float
+    claims: Mapping[str, ResourceClaim], nodes: Sequence[Resources], *, turn: float
 ) -> dict[str, int]:
     """How many workers of each offer there should be on these nodes: one by one to whoever has the
     smallest share of what its workers need most (dominant resource fairness, Ghodsi et al., 2011).
@@ -67,12 +67,12 @@ def shares(
     return given
 
 
-def _names(claims: Mapping[str, Claim]) -> set[str]:
+def _names(claims: Mapping[str, ResourceClaim]) -> set[str]:
     return {what for claim in claims.values() for what in claim.needs}
 
 
 def _order(
-    claim: Claim, given: int, name: str, totals: Resources, turn: float
+    claim: ResourceClaim, given: int, name: str, totals: Resources, turn: float
 ) -> tuple[object, ...]:
     """Who gets the next place: the first by this."""
     overdue = claim.since > turn
@@ -99,7 +99,7 @@ def _place(needs: Resources, free: list[dict[str, float]]) -> bool:
     return False
 
 
-class Sharing:
+class FairShare:
     """Who waits for its share, and for how long."""
 
     def __init__(
@@ -116,18 +116,18 @@ class Sharing:
 
     def verdicts(
         self,
-        offers: Mapping[str, Offer],
+        served_models: Mapping[str, ServedModel],
         wanted: Mapping[str, int],
-        members: Mapping[str, Sequence[Member]],
+        members: Mapping[str, Sequence[WorkerStatus]],
         nodes: Sequence[Resources],
-    ) -> dict[str, Verdict]:
+    ) -> dict[str, ShareDecision]:
         """wanted: workers that each backlog is worth. nodes: what they have for workers, those that
         are there included.
         """
         now = self._clock()
         claims = {
-            name: self._claim(name, offer, wanted[name], members.get(name, ()), now)
-            for name, offer in offers.items()
+            name: self._claim(name, served_model, wanted[name], members.get(name, ()), now)
+            for name, served_model in served_models.items()
         }
         fair = shares(claims, nodes, turn=self._turn)
         waiting = {
@@ -140,15 +140,20 @@ class Sharing:
         self._waiting = {name: self._waiting.get(name, now) for name in waiting}
         yields = any(now - since >= self._patience for since in self._waiting.values())
         return {
-            name: Verdict(fair[name], yields=yields and claims[name].placed > fair[name])
+            name: ShareDecision(fair[name], yields=yields and claims[name].placed > fair[name])
             if waiting and name not in waiting
-            else Verdict()
-            for name in offers
+            else ShareDecision()
+            for name in served_models
         }
 
     def _claim(
-        self, name: str, offer: Offer, wanted: int, members: Sequence[Member], now: float
-    ) -> Claim:
+        self,
+        name: str,
+        served_model: ServedModel,
+        wanted: int,
+        members: Sequence[WorkerStatus],
+        now: float,
+    ) -> ResourceClaim:
         states = [each.state for each in members if each.placed and each.state != "draining"]
         has = "work" if "running" in states else "loading" if states else "none"
         had, since = self._changed.get(name, (has, now))
@@ -156,10 +161,10 @@ class Sharing:
         if had != has or not (states or wanted):
             since = now
         self._changed[name] = has, since
-        return Claim(
-            {"GPU": offer.gpus, "CPU": offer.cpus},
+        return ResourceClaim(
+            {"GPU": served_model.gpus, "CPU": served_model.cpus},
             wanted,
-            min(offer.min_workers, wanted),
+            min(served_model.min_workers, wanted),
             len(states),
             has == "loading",
             now - since,

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services import logs, metrics
-from services.contracts.models import Offers, painting_pool
+from services.contracts.models import ServedModels, generation_pool
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
-from services.ledger.recovery import Pass, Supervisor
-from services.supervisor.autoscaler import Backoff, resize, worth
-from services.supervisor.fair_share import Resources, Sharing
-from services.training.pool import Member
+from services.ledger.recovery import Recovery, RecoveryReport
+from services.supervisor.autoscaler import StartBackoff, resize, worth
+from services.supervisor.fair_share import FairShare, Resources
+from services.training.pool import WorkerStatus
 
 log = logs.logger(__name__)
 
 _MOST_BROKEN = 5  # turns in a row, before the process gives up
 
 
-class Pool(Protocol):
+class WorkerPool(Protocol):
     """Workers of all offers, wherever they run."""
 
-    def members(self) -> Mapping[str, Sequence[Member]]:
+    def members(self) -> Mapping[str, Sequence[WorkerStatus]]:
         """Of each pool, as far as is known."""
         ...
 
@@ -41,7 +41,7 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True)
-class Pace:
+class SupervisorTimeouts:
     """How often the supervisor does what, in seconds."""
 
     turn: float = 2
@@ -54,28 +54,28 @@ class Pace:
     """A turn of an offer, where there are fewer places than offers."""
 
 
-class Supervision:
+class Supervisor:
     """Turn by turn. What fails in one is tried again in the next."""
 
     def __init__(
         self,
         ledger: Ledger,
-        offers: Offers,
-        pool: Pool,
+        served_models: ServedModels,
+        pool: WorkerPool,
         *,
         deliver: Callable[[], object] = lambda: None,
-        pace: Pace | None = None,
+        pace: SupervisorTimeouts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """deliver: tells tenants what has ended; called once a turn."""
-        self._ledger, self._offers, self._pool = ledger, offers, pool
-        self._deliver, self._pace, self._clock = deliver, pace or Pace(), clock
-        self._sharing = Sharing(clock, patience=self._pace.share, turn=self._pace.hold)
-        self._supervisor = Supervisor(ledger)
+        self._ledger, self._models, self._pool = ledger, served_models, pool
+        self._deliver, self._pace, self._clock = deliver, pace or SupervisorTimeouts(), clock
+        self._sharing = FairShare(clock, patience=self._pace.share, turn=self._pace.hold)
+        self._supervisor = Recovery(ledger)
         self._swept = float("-inf")
-        self._not_offered: set[str] = set()
+        self._not_served: set[str] = set()
         """Pools that jobs wait for, and that nobody works for."""
-        self._backoffs = {name: Backoff(clock) for name in offers}
+        self._backoffs = {name: StartBackoff(clock) for name in served_models}
         self.turns = 0
         """That were done without trouble."""
 
@@ -114,29 +114,30 @@ class Supervision:
             for job, reason in self._supervisor.sweep().items():
                 log.error("a job's record is damaged", job=job, reason=reason)
 
-    def _tell(self, seen: Pass) -> None:
+    def _tell(self, seen: RecoveryReport) -> None:
         counted = metrics.current()
         for state, count in seen.counts:
             counted.set("dti_items", count, state=state)
         now = self._ledger.store.now()
-        for pool in (*self._offers, *map(painting_pool, self._offers)):
+        for pool in (*self._models, *map(generation_pool, self._models)):
             oldest = seen.oldest.get(pool)
             age = max((now - oldest).total_seconds(), 0) if oldest else 0
             counted.set("dti_queue_oldest_seconds", age, pool=pool)
-        missing = {pool for pool, jobs in seen.open_jobs.items() if jobs} - self._offers.keys()
-        for pool in sorted(missing - self._not_offered):
+        missing = {pool for pool, jobs in seen.open_jobs.items() if jobs} - self._models.keys()
+        for pool in sorted(missing - self._not_served):
             log.warning("jobs wait for what is not offered", pool=pool, jobs=seen.open_jobs[pool])
-        for pool in (*self._offers, *(missing | self._not_offered)):
+        for pool in (*self._models, *(missing | self._not_served)):
             counted.set("dti_jobs_open", seen.open_jobs.get(pool, 0), pool=pool)
-        self._not_offered = missing
+        self._not_served = missing
 
-    def _resize(self, seen: Pass) -> None:
+    def _resize(self, seen: RecoveryReport) -> None:
         everybody = self._pool.members()
         wanted = {
-            name: worth(offer, seen.open_items.get(name, 0)) for name, offer in self._offers.items()
+            name: worth(served_model, seen.open_items.get(name, 0))
+            for name, served_model in self._models.items()
         }
-        verdicts = self._sharing.verdicts(self._offers, wanted, everybody, self._pool.nodes())
-        for name in self._offers:
+        verdicts = self._sharing.verdicts(self._models, wanted, everybody, self._pool.nodes())
+        for name in self._models:
             members, verdict = everybody.get(name, ()), verdicts[name]
             change = resize(wanted[name], members, patience=self._pace.idle, verdict=verdict)
             backoff = self._backoffs[name]

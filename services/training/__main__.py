@@ -13,15 +13,15 @@ import typer
 
 from dti_engine.errors import DTIError
 from services import logs, metrics
-from services.contracts.models import MINIATURE, read_offers
+from services.contracts.models import MINIATURE, read_models
 from services.metrics import PrometheusMetrics
 
 
 def main(
     store: Annotated[str, typer.Option(envvar="DTI_STORE", help="s3://BUCKET/PREFIX, or a path")],
     pool: Annotated[str, typer.Option(help="name of the offer to work for")] = "miniature",
-    offers: Annotated[
-        Path | None, typer.Option(envvar="DTI_OFFERS", help="JSON; none: the miniature alone")
+    served_models: Annotated[
+        Path | None, typer.Option(envvar="DTI_MODELS", help="JSON; none: the miniature alone")
     ] = None,
     lease: Annotated[float, typer.Option(help="seconds; the same for the whole service")] = 60,
     checkpoint: Annotated[float, typer.Option(help="seconds between two of a subject")] = 30,
@@ -33,19 +33,19 @@ def main(
     """A training worker that claims subjects of one pool, until it is told to stop."""
     logs.configure("worker")
     metrics.use(PrometheusMetrics(process="worker"))
-    from services.training.factory import WorkerPlan, open_worker  # loads torch
+    from services.training.factory import WorkerSpec, open_worker  # loads torch
 
     try:
-        known = read_offers(offers) if offers else MINIATURE
+        known = read_models(served_models) if served_models else MINIATURE
         if pool not in known:
             typer.echo(
                 f"error: no offer is called {pool!r}: there are {', '.join(known)}", err=True
             )
             raise typer.Exit(2)
-        plan = WorkerPlan(
+        plan = WorkerSpec(
             store=store,
             pool=pool,
-            offer=known[pool],
+            model=known[pool],
             lease=lease,
             checkpoint=checkpoint,
             stuck=stuck,

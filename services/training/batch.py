@@ -22,12 +22,12 @@ from dti_engine.config import TrainConfig
 from dti_engine.errors import CheckpointError, DTIError
 from dti_engine.subject import Subject
 from dti_engine.training.checkpoint import Checkpoint
-from dti_engine.training.metrics import SlotReport
-from dti_engine.training.result import Outcome
-from dti_engine.training.slot import Occupant
+from dti_engine.training.metrics import StepMetrics
+from dti_engine.training.result import TrainingResult
+from dti_engine.training.slot import TrainingSlot
 from dti_engine.training.trainer import Trainer
 from services.ledger.attempts import Attempt
-from services.training.loader import Prepared
+from services.training.loader import LoadedSubject
 
 
 class OutOfMemoryError(Exception):
@@ -43,10 +43,10 @@ _OF_DEVICES = ("CUDA error", "cuDNN error", "CUBLAS", "NCCL error")
 
 
 @dataclass(eq=False)
-class Seat:
+class WorkerSlot:
     """A subject at work."""
 
-    prepared: Prepared
+    prepared: LoadedSubject
     slot: int
     resumed_at: int
     """Steps that earlier attempts had done."""
@@ -68,12 +68,12 @@ class Seat:
 
 
 @dataclass(frozen=True, eq=False)
-class Ended:
+class FinishedSlot:
     """A subject that has left its slot: with an artifact, or with an error."""
 
-    seat: Seat
+    seat: WorkerSlot
     artifact: Artifact | None = None
-    report: SlotReport | None = None
+    report: StepMetrics | None = None
     error: Exception | None = None
 
     @property
@@ -82,7 +82,7 @@ class Ended:
         return not isinstance(self.error, DTIError)
 
 
-class Batch:
+class PackedBatch:
     """Slots of one shape over one model."""
 
     def __init__(
@@ -94,22 +94,22 @@ class Batch:
     ) -> None:
         self.config = config
         self.num_slots = num_slots
-        self.seats: dict[str, Seat] = {}
+        self.seats: dict[str, WorkerSlot] = {}
         """By the id of the subject."""
-        self.aside: list[Seat] = []
+        self.aside: list[WorkerSlot] = []
         """Those who have no slot for now, in the order in which they lost it."""
         self._clock = clock
         self._slot_of = dict[str, int]()
         self._trainer = Trainer(backbone, config, num_slots=num_slots, on_seated=self._note)
 
-    def _note(self, slot: int, occupant: Occupant) -> None:
+    def _note(self, slot: int, occupant: TrainingSlot) -> None:
         self._slot_of[occupant.subject.id] = slot
 
     @property
     def has_room(self) -> bool:
         return len(self.seats) < self.num_slots
 
-    def seat(self, prepared: Prepared) -> Seat:
+    def seat(self, prepared: LoadedSubject) -> WorkerSlot:
         """Begin with a subject, from where an earlier attempt had got to if that is of use.
 
         Raises: SubjectError if it cannot be trained; OutOfMemoryError; DeviceError; whatever else
@@ -123,7 +123,7 @@ class Batch:
             warnings.append(f"began afresh: {error}")
             checkpoint = None
             self._sit_down(subject, None)
-        seat = Seat(
+        seat = WorkerSlot(
             prepared,
             self._slot_of.pop(subject.id),
             checkpoint.header.step if checkpoint else 0,
@@ -139,7 +139,7 @@ class Batch:
         except RuntimeError as error:
             raise _told_apart(error) from error
 
-    def step(self) -> list[Ended]:
+    def step(self) -> list[FinishedSlot]:
         """One step of all who are seated.
 
         Raises: OutOfMemoryError; DeviceError; whatever else breaks so that nobody knows whose it
@@ -158,7 +158,7 @@ class Batch:
             seat.device_seconds += share
         return ended
 
-    def _find_out_who(self) -> list[Ended]:
+    def _find_out_who(self) -> list[FinishedSlot]:
         """A step broke in a way that the engine does not foresee: let each take one by itself."""
         ended = self._ended(self._trainer.collect())
         for seat in list(self.seats.values()):
@@ -167,35 +167,35 @@ class Batch:
             except Exception as error:
                 self._trainer.vacate(seat.slot)
                 reason = f"a step broke: {type(error).__name__}: {error}"[:500]
-                ended.append(Ended(self._take(seat), error=RuntimeError(reason)))
+                ended.append(FinishedSlot(self._take(seat), error=RuntimeError(reason)))
         return ended
 
-    def progress(self, seat: Seat) -> tuple[int, int, float | None]:
+    def progress(self, seat: WorkerSlot) -> tuple[int, int, float | None]:
         """Steps done, steps in all, and the latest loss."""
         occupant = self._occupant(seat)
         loss = occupant.reports[-1].loss if occupant.reports else None
         return occupant.step, occupant.config.steps, loss
 
-    def collect(self) -> list[Ended]:
+    def collect(self) -> list[FinishedSlot]:
         """Read what is still on the device, so that `checkpoint` can be called."""
         return self._ended(self._trainer.collect())
 
-    def checkpoint(self, seat: Seat) -> tuple[int, bytes] | None:
+    def checkpoint(self, seat: WorkerSlot) -> tuple[int, bytes] | None:
         """After `collect`: steps done, and what it takes to go on from there; None before any."""
         seat.kept_at = self._clock()
         found = seat.left_at if seat in self.aside else self._checkpoint(seat)
         return (found.header.step, found.to_bytes()) if found else None
 
-    def _checkpoint(self, seat: Seat) -> Checkpoint | None:
+    def _checkpoint(self, seat: WorkerSlot) -> Checkpoint | None:
         return self._trainer.checkpoint(seat.slot) if self._occupant(seat).step else None
 
-    def set_aside(self, seat: Seat) -> None:
+    def set_aside(self, seat: WorkerSlot) -> None:
         """After `collect`: let it wait, with what it has learned, until `bring_back`."""
         seat.left_at = self._checkpoint(seat)
         self.vacate(seat)
         self.aside.append(seat)
 
-    def bring_back(self, seat: Seat) -> None:
+    def bring_back(self, seat: WorkerSlot) -> None:
         """Give one that is aside a slot that is free, which need not be the one it had.
 
         Raises: what `seat` raises, after which it is gone.
@@ -205,24 +205,24 @@ class Batch:
         seat.slot = self._slot_of.pop(seat.prepared.subject.id)
         self.seats[seat.prepared.subject.id] = seat
 
-    def vacate(self, seat: Seat) -> None:
+    def vacate(self, seat: WorkerSlot) -> None:
         """Let a subject go, whatever it has learned."""
         if seat in self.aside:
             self.aside.remove(seat)
         else:
             self._trainer.vacate(self._take(seat).slot)
 
-    def _take(self, seat: Seat) -> Seat:
+    def _take(self, seat: WorkerSlot) -> WorkerSlot:
         return self.seats.pop(seat.prepared.subject.id)
 
-    def _occupant(self, seat: Seat) -> Occupant:
+    def _occupant(self, seat: WorkerSlot) -> TrainingSlot:
         occupant = self._trainer.occupants[seat.slot]
         assert occupant is not None
         return occupant
 
-    def _ended(self, outcomes: list[Outcome]) -> list[Ended]:
+    def _ended(self, outcomes: list[TrainingResult]) -> list[FinishedSlot]:
         return [
-            Ended(
+            FinishedSlot(
                 self._take(self.seats[each.subject.id]),
                 each.artifact,
                 each.reports[-1] if each.reports else None,
@@ -241,7 +241,7 @@ def _told_apart(error: Exception) -> Exception:
     return error
 
 
-def slots_of(seats: Iterable[Seat]) -> Counter[str]:
+def slots_of(seats: Iterable[WorkerSlot]) -> Counter[str]:
     """How many each tenant has."""
     return Counter(seat.tenant for seat in seats)
 

@@ -9,17 +9,17 @@ from math import degrees
 from pydantic import JsonValue
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.training.metrics import SlotReport
+from dti_engine.training.metrics import StepMetrics
 from services.ledger import aliases
 from services.ledger.attempts import Attempt
 from services.ledger.ids import token_id
 from services.ledger.outbox import Outbox
 from services.storage.interface import Store
-from services.training.batch import Seat
+from services.training.batch import WorkerSlot
 from services.training.metrics import Events
 
 
-def report(seat: Seat, artifact: Artifact, last: SlotReport) -> dict[str, JsonValue]:
+def report(seat: WorkerSlot, artifact: Artifact, last: StepMetrics) -> dict[str, JsonValue]:
     """Few words and figures, for lists; all else stands in the token's own manifest."""
     training = artifact.manifest.training
     assert training
@@ -36,7 +36,7 @@ def report(seat: Seat, artifact: Artifact, last: SlotReport) -> dict[str, JsonVa
         "fixed_loss": _rounded(last.fixed_loss),
         "prior_angle_deg": _rounded(degrees(last.prior_angle_rad)),
         "gpu_seconds": round(seat.device_seconds, 3),
-        "pictures": len(training.pictures),
+        "images": len(training.images),
         "warnings": list(seat.warnings[:20]),
     }
     if quality := training.quality:
@@ -51,13 +51,13 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-class Endings:
+class ResultCommitter:
     """For the thread that owns the device."""
 
     def __init__(self, store: Store, outbox: Outbox, events: Events) -> None:
         self._store, self._outbox, self._events = store, outbox, events
 
-    def commit(self, seat: Seat, artifact: Artifact, last: SlotReport) -> None:
+    def commit(self, seat: WorkerSlot, artifact: Artifact, last: StepMetrics) -> None:
         """It has learned its token."""
         attempt, payload = seat.attempt, artifact.to_bytes()
         said = report(seat, artifact, last)

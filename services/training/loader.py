@@ -1,4 +1,4 @@
-"""A claimed subject made ready to be learned: its pictures fetched, judged and decoded."""
+"""A claimed subject made ready to be learned: its images fetched, judged and decoded."""
 
 import re
 import tempfile
@@ -14,32 +14,32 @@ from dti_engine.config import TrainConfig
 from dti_engine.errors import CheckpointError, ConfigurationError, InvalidBundleError, SubjectError
 from dti_engine.images.bundles.bundle import Bundle, check_bundle
 from dti_engine.images.bundles.members import DEFAULT_LIMITS
-from dti_engine.images.bundles.schema import Description
+from dti_engine.images.bundles.schema import BundleDescription
 from dti_engine.subject import Subject
 from dti_engine.training.checkpoint import Checkpoint
-from services.contracts.training import SubjectWork, TrainingOrder
+from services.contracts.training import TrainingItem, TrainingJobSpec
 from services.ledger import uploads
 from services.ledger.attempts import Attempt
 from services.storage.interface import Store
 
 _REFERENCE_SIDE = 512  # pixels; judges look at less
 _MAGIC = ((b"PK", ".zip"), (b"\x1f\x8b", ".tar.gz"))
-_MOST_REASONS = 8  # refused pictures that are named in the reason of a failure
+_MOST_REASONS = 8  # refused images that are named in the reason of a failure
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class LoadedSubject:
     """A subject that can be seated."""
 
     attempt: Attempt
-    order: TrainingOrder
+    order: TrainingJobSpec
     config: TrainConfig
     """That of the job, whose shape the batch has."""
     subject: Subject
     checkpoint: Checkpoint | None
     """Where an earlier attempt had got to."""
     references: Sequence[Image.Image]
-    """Small copies of its pictures, to judge the token by."""
+    """Small copies of its images, to judge the token by."""
     class_noun: str | None
     warnings: tuple[str, ...]
 
@@ -48,16 +48,16 @@ class Prepared:
         return self.attempt.keys.tenant
 
 
-def order_of(attempt: Attempt) -> tuple[TrainingOrder, TrainConfig]:
+def order_of(attempt: Attempt) -> tuple[TrainingJobSpec, TrainConfig]:
     """What holds for the whole job. Raises: SubjectError if this version cannot read it."""
     try:
-        order = TrainingOrder.model_validate(attempt.shared)
+        order = TrainingJobSpec.model_validate(attempt.shared)
         return order, TrainConfig.parse(order.config)
     except (ValidationError, ConfigurationError) as error:
         raise SubjectError(f"the job asks for what this version cannot do: {error}") from error
 
 
-def prepare(store: Store, attempt: Attempt, now: datetime) -> Prepared:
+def prepare(store: Store, attempt: Attempt, now: datetime) -> LoadedSubject:
     """Fetch, judge and decode a subject.
 
     Raises: SubjectError, with all that is wrong with it, if it can never be trained;
@@ -66,7 +66,7 @@ def prepare(store: Store, attempt: Attempt, now: datetime) -> Prepared:
     """
     order, config = order_of(attempt)
     try:
-        work = SubjectWork.model_validate(attempt.item.work)
+        work = TrainingItem.model_validate(attempt.item.work)
     except ValidationError as error:
         raise SubjectError(f"the subject is not described as it has to be: {error}") from error
     with tempfile.TemporaryDirectory(prefix="dti-") as folder:
@@ -82,19 +82,21 @@ def prepare(store: Store, attempt: Attempt, now: datetime) -> Prepared:
             checkpoint = Checkpoint.from_bytes(attempt.resume.payload)
         except CheckpointError as error:
             warnings.append(f"began afresh: its checkpoint cannot be used: {error}")
-    return Prepared(
+    return LoadedSubject(
         attempt=attempt,
         order=order,
         config=config,
         subject=_subject(attempt, work, bundle, config),
         checkpoint=checkpoint,
-        references=[_small(picture.image) for picture in bundle.pictures] if order.probes else (),
+        references=[_small(subject_image.image) for subject_image in bundle.images]
+        if order.probes
+        else (),
         class_noun=said.class_noun,
         warnings=tuple(warnings),
     )
 
 
-def _fetched(store: Store, tenant: str, work: SubjectWork, folder: Path) -> Path:
+def _fetched(store: Store, tenant: str, work: TrainingItem, folder: Path) -> Path:
     if work.bundle:
         data = uploads.read(store, tenant, work.bundle, most=DEFAULT_LIMITS.max_archive_bytes)
         suffix = next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), ".tar")
@@ -102,16 +104,16 @@ def _fetched(store: Store, tenant: str, work: SubjectWork, folder: Path) -> Path
         path.write_bytes(data)
         return path
     left = DEFAULT_LIMITS.max_unpacked_bytes
-    for picture in work.pictures:
-        most = min(left, DEFAULT_LIMITS.picture.max_bytes)
-        data = uploads.read(store, tenant, picture.sha256, most=most)
-        (folder / picture.name).write_bytes(data)
+    for subject_image in work.images:
+        most = min(left, DEFAULT_LIMITS.image.max_bytes)
+        data = uploads.read(store, tenant, subject_image.sha256, most=most)
+        (folder / subject_image.name).write_bytes(data)
         left -= len(data)
     return folder
 
 
 def _require_all(bundle: Bundle) -> None:
-    """A subject is learned from all its pictures, or not at all: the sender has to know."""
+    """A subject is learned from all its images, or not at all: the sender has to know."""
     if not bundle.refusals:
         return
     shown = "; ".join(str(each) for each in bundle.refusals[:_MOST_REASONS])
@@ -119,7 +121,7 @@ def _require_all(bundle: Bundle) -> None:
     raise InvalidBundleError(f"refused: {shown}" + (f"; and {more} more" if more > 0 else ""))
 
 
-def _require_consent(work: SubjectWork, said: Description, now: datetime) -> None:
+def _require_consent(work: TrainingItem, said: BundleDescription, now: datetime) -> None:
     if "person" not in (work.kind, said.kind):
         return
     if work.consent is None:
@@ -131,7 +133,7 @@ def _require_consent(work: SubjectWork, said: Description, now: datetime) -> Non
         raise SubjectError(f"the consent to learn this person expired {work.consent.expires_at}")
 
 
-def _subject(attempt: Attempt, work: SubjectWork, bundle: Bundle, config: TrainConfig) -> Subject:
+def _subject(attempt: Attempt, work: TrainingItem, bundle: Bundle, config: TrainConfig) -> Subject:
     said = bundle.description
     if not (initializer := work.initializer or said.initializer):
         raise SubjectError(
@@ -152,7 +154,7 @@ def _subject(attempt: Attempt, work: SubjectWork, bundle: Bundle, config: TrainC
     return Subject(
         # Unique in a batch, and the same for each attempt, so that checkpoints fit.
         id=f"{attempt.keys.job}.{attempt.place.index}",
-        pictures=bundle.pictures,
+        images=bundle.images,
         placeholder=_placeholder(attempt, work, said),
         initializer=initializer,
         seed=seed or 0,
@@ -161,7 +163,7 @@ def _subject(attempt: Attempt, work: SubjectWork, bundle: Bundle, config: TrainC
     )
 
 
-def _placeholder(attempt: Attempt, work: SubjectWork, said: Description) -> str:
+def _placeholder(attempt: Attempt, work: TrainingItem, said: BundleDescription) -> str:
     if given := work.placeholder or said.placeholder:
         return given
     name = said.subject or re.sub(r"[^a-z0-9_-]+", "-", attempt.item.name.lower()).strip("-_")[:63]

@@ -58,13 +58,13 @@ _FAULTS: tuple[tuple[type[Exception], str], ...] = (
     (UnknownUploadError, "upload_missing"),
     (LargeUploadError, "upload_large"),
     (DamagedUploadError, "upload_damaged"),
-    (InvalidImageError, "picture"),
+    (InvalidImageError, "image"),
     (InvalidBundleError, "bundle"),
     (SubjectError, "settings"),
 )
 
 
-class Counting(Events):
+class WorkerMetrics(Events):
     """By the table of metrics, and as lines of the log."""
 
     def __init__(self, pool: str, started: float | None = None) -> None:

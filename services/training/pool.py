@@ -9,7 +9,7 @@ MemberState = Literal["pending", "running", "draining"]
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class WorkerStatus:
     """One worker."""
 
     name: str
@@ -22,7 +22,7 @@ class Member:
     """It has its resources, and a process."""
 
 
-class Silence:
+class UnresponsiveWorkers:
     """Which workers have given no answer for too long: killed, they are replaced. Their processes
     are stopped, or hang so that no thread of theirs runs, or are out of reach.
     """

@@ -24,13 +24,13 @@ from services.errors import (
 from services.ledger.attempts import Attempt
 from services.ledger.outbox import Outbox
 from services.ledger.records import JobRecord
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.storage.interface import Store
 from services.training.batch import is_owed
-from services.training.loader import Prepared, order_of, prepare
+from services.training.loader import LoadedSubject, order_of, prepare
 
 
-class Companions:
+class BatchAffinity:
     """For the thread that claims."""
 
     def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,17 +67,17 @@ class Companions:
 _REFUSALS = (DamagedUploadError, LargeUploadError, UnknownUploadError)
 
 
-class Intake:
+class Prefetcher:
     """Keeps up to `capacity` attempts in hand while it is entered: in slots, waiting for one, or
     about to be committed. Beyond that it claims for tenants who are owed a slot, one at a time.
     """
 
     def __init__(
         self,
-        worker: Worker,
+        worker: WorkerSession,
         store: Store,
         outbox: Outbox,
-        companions: Companions,
+        companions: BatchAffinity,
         *,
         capacity: int,
         pause: float,
@@ -90,7 +90,7 @@ class Intake:
         end, for a store that does not answer. on_ready: a subject waits. on_refused: one cannot be
         trained, and is failed. on_trouble: the store did not answer.
         """
-        self.ready: queue.SimpleQueue[Prepared] = queue.SimpleQueue()
+        self.ready: queue.SimpleQueue[LoadedSubject] = queue.SimpleQueue()
         self.capacity = capacity
         self.slots = Counter[str]()
         """How many each tenant has, while nobody waits for one; else empty."""
@@ -102,7 +102,7 @@ class Intake:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
-    def __enter__(self) -> "Intake":
+    def __enter__(self) -> "Prefetcher":
         self._thread.start()
         return self
 

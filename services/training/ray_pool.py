@@ -20,11 +20,11 @@ from ray.actor import exit_actor
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 from services import logs, metrics
-from services.contracts.models import Offers
+from services.contracts.models import ServedModels
 from services.errors import SettingsError
 from services.metrics.ray_exporter import RayMetrics
-from services.training.factory import WorkerPlan, open_worker
-from services.training.pool import Member, Silence
+from services.training.factory import WorkerSpec, open_worker
+from services.training.pool import UnresponsiveWorkers, WorkerStatus
 from services.training.worker import TrainingWorker
 
 
@@ -70,10 +70,10 @@ class TrainingActor:
     """One worker, from start to end. Its process ends with it."""
 
     def __init__(self, plan: str) -> None:
-        """plan: a `WorkerPlan` as JSON."""
+        """plan: a `WorkerSpec` as JSON."""
         logs.configure("worker", as_json=True)
         metrics.use(RayMetrics(process="worker"))
-        self._plan = WorkerPlan.model_validate_json(plan)
+        self._plan = WorkerSpec.model_validate_json(plan)
         self._worker: TrainingWorker | None = None
         self._draining = threading.Event()
         self._idle_since = time.monotonic()
@@ -99,7 +99,7 @@ class TrainingActor:
         if worker := self._worker:
             worker.drain()
 
-    def status(self, name: str) -> Member:
+    def status(self, name: str) -> WorkerStatus:
         """How it is; `name` is what it is called."""
         in_hand = self._worker.in_hand if self._worker else 0
         now = time.monotonic()
@@ -108,7 +108,7 @@ class TrainingActor:
         state = "running" if self._worker else "pending"
         if self._draining.is_set():
             state = "draining"
-        return Member(name, state, in_hand, now - self._idle_since)
+        return WorkerStatus(name, state, in_hand, now - self._idle_since)
 
     def _watch_node(self) -> None:
         """A node says so before it goes: spot instances, upgrades, SIGTERM to its pod."""
@@ -151,19 +151,19 @@ class RayPool:
     """
 
     def __init__(
-        self, plans: Mapping[str, WorkerPlan], offers: Offers, silence: float = 600
+        self, plans: Mapping[str, WorkerSpec], served_models: ServedModels, silence: float = 600
     ) -> None:
         """silence: seconds without an answer."""
-        self._plans, self._offers = plans, offers
+        self._plans, self._models = plans, served_models
         self._prefixes = {f"dti.{name}.{_digest(plan)}.": name for name, plan in plans.items()}
-        self._known: dict[str, Member] = {}
+        self._known: dict[str, WorkerStatus] = {}
         """What each actor said last."""
         self._outdated: set[str] = set()
         self._asked: dict[str, Any] = {}
         """What has not been answered yet: nobody is asked twice."""
-        self._silence = Silence(silence, time.monotonic)
+        self._silence = UnresponsiveWorkers(silence, time.monotonic)
 
-    def members(self) -> dict[str, list[Member]]:
+    def members(self) -> dict[str, list[WorkerStatus]]:
         """Of each pool. One that does not answer is as it said last; one that never did is taken
         to have something in hand.
         """
@@ -179,13 +179,13 @@ class RayPool:
             log.error("worker gives no answer, and is killed", worker=name)
             ray.kill(placed[name])
             gone.append(name)
-        last = self._known | {name: Member(name, "pending", placed=False) for name in waiting}
+        last = self._known | {name: WorkerStatus(name, "pending", placed=False) for name in waiting}
         self._known = {
-            name: answers.get(name) or last.get(name) or Member(name, "running", in_hand=1)
+            name: answers.get(name) or last.get(name) or WorkerStatus(name, "running", in_hand=1)
             for name in names
             if name not in gone and (name in placed or name in waiting)
         }
-        found: dict[str, list[Member]] = {}
+        found: dict[str, list[WorkerStatus]] = {}
         for name, member in self._known.items():
             if pool := self._pool_of(name):
                 found.setdefault(pool, []).append(member)
@@ -200,12 +200,12 @@ class RayPool:
         }
         return placed
 
-    def _answers(self) -> dict[str, Member | None]:
+    def _answers(self) -> dict[str, WorkerStatus | None]:
         """Of those who answered, within a moment. None: it is dead."""
         names = {question: name for name, question in self._asked.items()}
         if not names:
             return {}
-        answers: dict[str, Member | None] = {}
+        answers: dict[str, WorkerStatus | None] = {}
         for question in ray.wait([*names], num_returns=len(names), timeout=_ANSWER)[0]:
             name = names[question]
             del self._asked[name]
@@ -232,21 +232,22 @@ class RayPool:
         """What each node has for workers, and for those of them that are there."""
         return room(
             {
-                name: {"GPU": offer.gpus, "CPU": offer.cpus}
+                name: {"GPU": served_model.gpus, "CPU": served_model.cpus}
                 for name in ray.util.list_named_actors()
-                if name.startswith("dti.") and (offer := self._offers.get(name.split(".")[1]))
+                if name.startswith("dti.")
+                and (served_model := self._models.get(name.split(".")[1]))
             }
         )
 
     def start(self, pool: str) -> str:
         """One more; it waits until there is a place for it. Returns what it is called."""
-        offer, plan = self._offers[pool], self._plans[pool]
+        served_model, plan = self._models[pool], self._plans[pool]
         name = f"dti.{pool}.{_digest(plan)}.{secrets.token_hex(4)}"
         ray.remote(TrainingActor).options(
             name=name,
             lifetime="detached",
-            num_gpus=offer.gpus,
-            num_cpus=offer.cpus,
+            num_gpus=served_model.gpus,
+            num_cpus=served_model.cpus,
             # To hear what is asked for while it works. Started anew by the supervisor alone.
             max_concurrency=8,
             max_restarts=0,
@@ -272,7 +273,7 @@ class RayPool:
             time.sleep(0.3)
 
 
-def _digest(plan: WorkerPlan) -> str:
+def _digest(plan: WorkerSpec) -> str:
     return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:10]
 
 
@@ -283,6 +284,6 @@ def _find(name: str) -> Any:
         return None  # It has just ended.
 
 
-def _threads(plan: WorkerPlan) -> dict[str, str]:
+def _threads(plan: WorkerSpec) -> dict[str, str]:
     """Ray sets 1 by default, whatever torch could use."""
     return {"OMP_NUM_THREADS": str(plan.threads)} if plan.threads else {}

@@ -1,6 +1,6 @@
 """One life of a worker: from the first claim until it is drained, or its lease is lost.
 
-Four threads: this one owns the device; `Intake` claims and loads ahead; `Outbox` writes; the
+Four threads: this one owns the device; `Prefetcher` claims and loads ahead; `Outbox` writes; the
 heartbeat keeps the lease. None of them waits for another's requests.
 """
 
@@ -16,32 +16,32 @@ from functools import partial
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import DTIError
-from dti_engine.training.metrics import SlotReport
+from dti_engine.training.metrics import StepMetrics
 from services.contracts.training import batch_of
 from services.ledger.ledger import Ledger
 from services.ledger.outbox import Outbox
-from services.ledger.worker import Heartbeat, Worker
+from services.ledger.worker import Heartbeat, WorkerSession
 from services.training.batch import (
-    Batch,
     DeviceError,
-    Ended,
+    FinishedSlot,
     OutOfMemoryError,
-    Seat,
+    PackedBatch,
+    WorkerSlot,
     is_owed,
     slots_of,
 )
-from services.training.commits import Endings
-from services.training.loader import Prepared
+from services.training.commits import ResultCommitter
+from services.training.loader import LoadedSubject
 from services.training.metrics import Events
-from services.training.prefetch import Companions, Intake
-from services.training.validation import Trials
+from services.training.prefetch import BatchAffinity, Prefetcher
+from services.training.validation import ValidationRunner
 
 _IDLE = 0.5  # seconds between looks at what was asked for, while nothing is at work
 _NEARLY = 0.8  # of its steps, after which a subject's successor is loaded
 
 
 @dataclass(frozen=True)
-class Patience:
+class WorkerTimeouts:
     """How long a worker waits for what, in seconds."""
 
     checkpoint: float = 30
@@ -58,7 +58,7 @@ class Patience:
     """
 
 
-class Life:
+class TrainingSession:
     """For one thread. `shrunk` has, by shape, the slots that were left when memory ran out; it is
     written here, and read by the lives that follow.
     """
@@ -68,28 +68,28 @@ class Life:
         ledger: Ledger,
         pool: str,
         backbone: Backbone,
-        trials: Trials,
+        trials: ValidationRunner,
         *,
         num_slots: int,
         shrunk: dict[str, int],
-        patience: Patience,
+        patience: WorkerTimeouts,
         events: Events,
         draining: threading.Event,
         moved: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """moved: called whenever the device has come back."""
-        companions = Companions(patience.other_shapes, clock)
+        companions = BatchAffinity(patience.other_shapes, clock)
         self.num_slots = self._most_slots = num_slots
         self._shrunk = shrunk
-        self._worker = Worker(ledger, pool, companions.accepts)
+        self._worker = WorkerSession(ledger, pool, companions.accepts)
         self._backbone, self._trials = backbone, trials
         self._patience, self._events, self._clock = patience, events, clock
         self._draining, self._moved, self._something = draining, moved, threading.Event()
         # Only what is written is in hand no more, so that there is room.
         self._outbox = Outbox(events.unwritten, lambda: self._intake.look_again(), patience.silence)
-        self._endings = Endings(ledger.store, self._outbox, events)
-        self._intake = Intake(
+        self._endings = ResultCommitter(ledger.store, self._outbox, events)
+        self._intake = Prefetcher(
             self._worker,
             ledger.store,
             self._outbox,
@@ -101,8 +101,8 @@ class Life:
             on_refused=events.refused,
             on_trouble=events.trouble,
         )
-        self._batch: Batch | None = None
-        self._waiting: list[Prepared] = []
+        self._batch: PackedBatch | None = None
+        self._waiting: list[LoadedSubject] = []
         """Ready, and without a slot."""
         self._told = clock()
 
@@ -169,7 +169,7 @@ class Life:
         self._tell()
         self._keep()
 
-    def _seats(self) -> list[Seat]:
+    def _seats(self) -> list[WorkerSlot]:
         """Of all who have begun, with a slot or aside."""
         return [*self._batch.seats.values(), *self._batch.aside] if self._batch else []
 
@@ -196,7 +196,7 @@ class Life:
             self._waiting.remove(prepared)
             self._endings.abandon(prepared.attempt)
 
-    def _next(self) -> Seat | Prepared | None:
+    def _next(self) -> WorkerSlot | LoadedSubject | None:
         """Who gets a slot: whose tenant has the fewest, and of those who waits longest."""
         batch = self._batch
         wait = [*(batch.aside if batch else ()), *self._waiting]
@@ -210,10 +210,10 @@ class Life:
                 self._set_aside(batch, slots)
         return one if batch.has_room else None
 
-    def _set_aside(self, batch: Batch, slots: Counter[str]) -> None:
+    def _set_aside(self, batch: PackedBatch, slots: Counter[str]) -> None:
         """Of those whose tenant has the most slots, whoever has the longest way to go."""
 
-        def share_done(seat: Seat) -> float:
+        def share_done(seat: WorkerSlot) -> float:
             step, steps, _ = batch.progress(seat)
             return step / steps
 
@@ -227,10 +227,10 @@ class Life:
         seat.attempt.tell({"phase": "waiting", "step": step, "steps": steps})
         self._events.set_aside(seat.attempt)
 
-    def _give_slot(self, one: Seat | Prepared) -> None:
+    def _give_slot(self, one: WorkerSlot | LoadedSubject) -> None:
         self._moved()
         try:
-            if isinstance(one, Seat):
+            if isinstance(one, WorkerSlot):
                 assert self._batch
                 self._intake.capacity -= 1
                 self._batch.bring_back(one)
@@ -253,19 +253,19 @@ class Life:
         else:
             self._events.seated(one.attempt, seat.resumed_at)
 
-    def _batch_for(self, prepared: Prepared) -> Batch | None:
+    def _batch_for(self, prepared: LoadedSubject) -> PackedBatch | None:
         """One of its shape; None if others are seated, which is as good as never: `companions`."""
         batch, shape = self._batch, batch_of(prepared.config)
         if batch is None or batch_of(batch.config) != shape:
             if self._seats():
                 return None
             slots = self._shrunk.get(shape, self._most_slots)
-            self._batch = batch = Batch(self._backbone, prepared.config, slots, self._clock)
+            self._batch = batch = PackedBatch(self._backbone, prepared.config, slots, self._clock)
             self.num_slots = self._intake.capacity = slots
         return batch
 
-    def _settle(self, ended: Sequence[Ended]) -> None:
-        learned: list[tuple[Seat, Artifact, SlotReport]] = []
+    def _settle(self, ended: Sequence[FinishedSlot]) -> None:
+        learned: list[tuple[WorkerSlot, Artifact, StepMetrics]] = []
         for each in ended:
             attempt = each.seat.attempt
             if attempt.stop:

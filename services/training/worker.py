@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.quality.judges import Judge
+from dti_engine.quality.token_scorers import TokenScorer
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
 from services.training.metrics import Events
-from services.training.session import Life, Patience
-from services.training.validation import Trials
+from services.training.session import TrainingSession, WorkerTimeouts
+from services.training.validation import ValidationRunner
 
 STUCK = 70
 """What a process exits with that was ended so."""
@@ -75,21 +75,21 @@ class TrainingWorker:
         ledger: Ledger,
         pool: str,
         backbone: Backbone,
-        judge: Judge | None = None,
+        judge: TokenScorer | None = None,
         *,
         num_slots: int,
-        patience: Patience | None = None,
+        patience: WorkerTimeouts | None = None,
         events: Events | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger, self._pool, self._backbone = ledger, pool, backbone
-        self._trials = Trials(backbone, judge)
+        self._trials = ValidationRunner(backbone, judge)
         self._num_slots = num_slots
         self._shrunk: dict[str, int] = {}
-        self._patience, self._events = patience or Patience(), events or Events()
+        self._patience, self._events = patience or WorkerTimeouts(), events or Events()
         self._clock = clock
         self._draining = threading.Event()
-        self._life: Life | None = None
+        self._life: TrainingSession | None = None
 
     @property
     def in_hand(self) -> int:
@@ -112,7 +112,7 @@ class TrainingWorker:
     def _live(self, watchdog: Watchdog) -> None:
         while not self._draining.is_set():
             watchdog.moved()
-            self._life = life = Life(
+            self._life = life = TrainingSession(
                 self._ledger,
                 self._pool,
                 self._backbone,

@@ -30,14 +30,19 @@ from services.ledger.queries import view_job
 from services.ledger.queue import all_queued
 from services.ledger.records import Record, pack, unpack
 from services.storage.interface import Head
-from services.webhooks.executor import Lanes
-from services.webhooks.http import Answer, Sender
+from services.webhooks.executor import FairExecutor
+from services.webhooks.http import DeliveryResponse, WebhookSender
 from services.webhooks.messages import job_ended, signed_headers
-from services.webhooks.subscriptions import Ending, HintRecord, all_hints, endings_of
+from services.webhooks.subscriptions import (
+    PendingDelivery,
+    PendingDeliveryRecord,
+    all_hints,
+    endings_of,
+)
 from services.webhooks.targets import WebhookSettings
 
 
-class OutcomeRecord(Record):
+class DeliveryRecord(Record):
     """A message that nobody took. Times by the store's clock."""
 
     type: Literal["webhook_outcome"] = "webhook_outcome"
@@ -50,9 +55,11 @@ class OutcomeRecord(Record):
     """Of the last attempt."""
 
 
-def give_up(ledger: Ledger, ending: Ending, hint: HintRecord, reason: str, now: datetime) -> None:
+def give_up(
+    ledger: Ledger, ending: PendingDelivery, hint: PendingDeliveryRecord, reason: str, now: datetime
+) -> None:
     """Keep that it was given up. Again is fine: the first word stays."""
-    record = OutcomeRecord(
+    record = DeliveryRecord(
         nonce=Ids().nonce(),
         message=ending.message,
         attempts=hint.attempts,
@@ -63,11 +70,11 @@ def give_up(ledger: Ledger, ending: Ending, hint: HintRecord, reason: str, now: 
     ledger.create(f"{_folder(ending.tenant)}{ending.job}.{ending.retries:02d}", pack(record))
 
 
-def read_outcomes(ledger: Ledger, tenant: str, job: str) -> list[OutcomeRecord]:
+def read_outcomes(ledger: Ledger, tenant: str, job: str) -> list[DeliveryRecord]:
     """What was given up of a job, the first end first. Raises: InvalidIdError."""
     keys = [head.key for head in ledger.heads(f"{_folder(tenant)}{check_job(job)}.")]
     found = [(key, ledger.find(key)) for key in keys]
-    return [unpack(key, there[1], OutcomeRecord)[0] for key, there in found if there]
+    return [unpack(key, there[1], DeliveryRecord)[0] for key, there in found if there]
 
 
 def _folder(tenant: str) -> str:
@@ -99,13 +106,13 @@ class Deliverer:
         ledger: Ledger,
         settings: WebhookSettings | None = None,
         *,
-        sender: Sender | None = None,
+        sender: WebhookSender | None = None,
         on_outcome: Callable[[Outcome], None] = lambda outcome: None,
         chance: random.Random | None = None,
     ) -> None:
         self._ledger = ledger
         self._settings = settings or WebhookSettings()
-        self._sender = sender or Sender(self._settings)
+        self._sender = sender or WebhookSender(self._settings)
         self._on_outcome = on_outcome
         self._chance = chance or random.Random()
         self._give_up_after = timedelta(seconds=self._settings.give_up)
@@ -113,7 +120,7 @@ class Deliverer:
         """Hints as they were listed last."""
         self._later: dict[str, tuple[str, datetime]] = {}
         """Hints as they were seen last, and when it is their time."""
-        self._lanes: Lanes[Ending] = Lanes(
+        self._lanes: FairExecutor[PendingDelivery] = FairExecutor(
             self._look, threads=self._settings.threads, each=self._settings.each
         )
 
@@ -127,7 +134,7 @@ class Deliverer:
         queued: set[tuple[str, str]] = set()
         if hints:
             queued = {(tenant, job) for _, tenant, job in all_queued(self._ledger)}
-        due: defaultdict[str, list[Ending]] = defaultdict(list)
+        due: defaultdict[str, list[PendingDelivery]] = defaultdict(list)
         for ending, head in hints:
             if (ending.tenant, ending.job) not in queued and self._is_time(head):
                 due[ending.tenant].append(ending)
@@ -135,7 +142,7 @@ class Deliverer:
         for key in list(self._later):
             if key not in self._heads:
                 self._later.pop(key, None)
-        return self._lanes.offer(due)
+        return self._lanes.model(due)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Until all that was begun has come to something; whether it has."""
@@ -149,7 +156,7 @@ class Deliverer:
         etag, time = self._later.get(head.key, ("", head.date))
         return etag != head.etag or head.date >= time
 
-    def _look(self, ending: Ending) -> None:
+    def _look(self, ending: PendingDelivery) -> None:
         try:
             outcome = self._bring_forward(ending)
         except UnavailableError as error:
@@ -163,11 +170,11 @@ class Deliverer:
             if outcome:
                 self._on_outcome(outcome)
 
-    def _bring_forward(self, ending: Ending) -> Outcome | None:
+    def _bring_forward(self, ending: PendingDelivery) -> Outcome | None:
         ledger = self._ledger
         if not (found := ledger.find(ending.key)):
             return None
-        head, (hint, _) = found[0], unpack(ending.key, found[1], HintRecord)
+        head, (hint, _) = found[0], unpack(ending.key, found[1], PendingDeliveryRecord)
         if hint.next and head.date < hint.next:
             self._later[ending.key] = (head.etag, hint.next)
             return None
@@ -199,26 +206,31 @@ class Deliverer:
         answer = self._sender.send(hint.url, headers, body)
         return self._ended(ending, hint, etag, answer, head.date)
 
-    def _wait_for_retry(self, ending: Ending, head: Head) -> Outcome | None:
+    def _wait_for_retry(self, ending: PendingDelivery, head: Head) -> Outcome | None:
         """The retry that a hint was written for is yet to come, or was refused."""
         if head.age >= self._give_up_after:
             return self._drop(ending)
         self._later[ending.key] = (head.etag, head.date + _LOOK)
         return None
 
-    def _is_superseded(self, ending: Ending, retries: int) -> bool:
+    def _is_superseded(self, ending: PendingDelivery, retries: int) -> bool:
         """Whether a later end is told, or will be."""
         return retries > ending.retries and any(
             ending.retries < other.retries <= retries
             for other in endings_of(self._ledger, ending.tenant, ending.job)
         )
 
-    def _drop(self, ending: Ending) -> Outcome:
+    def _drop(self, ending: PendingDelivery) -> Outcome:
         self._ledger.store.delete(ending.key)
         return "dropped"
 
     def _ended(
-        self, ending: Ending, hint: HintRecord, etag: str, answer: Answer, now: datetime
+        self,
+        ending: PendingDelivery,
+        hint: PendingDeliveryRecord,
+        etag: str,
+        answer: DeliveryResponse,
+        now: datetime,
     ) -> Outcome:
         if answer.delivered:
             self._ledger.store.delete(ending.key)
@@ -231,7 +243,9 @@ class Deliverer:
             self._later[ending.key] = (written, hint.next)
         return "failed"
 
-    def _give_up(self, ending: Ending, hint: HintRecord, reason: str, now: datetime) -> Outcome:
+    def _give_up(
+        self, ending: PendingDelivery, hint: PendingDeliveryRecord, reason: str, now: datetime
+    ) -> Outcome:
         give_up(self._ledger, ending, hint, reason, now)
         self._ledger.store.delete(ending.key)
         return "given_up"
@@ -244,5 +258,5 @@ class Deliverer:
         return timedelta(seconds=seconds * self._chance.uniform(1.0, 1.5))
 
 
-def _moved(hint: HintRecord, **update: object) -> HintRecord:
+def _moved(hint: PendingDeliveryRecord, **update: object) -> PendingDeliveryRecord:
     return hint.model_copy(update={"nonce": Ids().nonce(), "version": hint.version + 1, **update})

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 W = TypeVar("W")
 
 
-class Lanes(Generic[W]):
+class FairExecutor(Generic[W]):
     """Does each piece of work once at a time. `do` must not raise."""
 
     def __init__(self, do: Callable[[W], None], *, threads: int, each: int) -> None:
@@ -22,7 +22,7 @@ class Lanes(Generic[W]):
         self._in_hand: set[W] = set()
         self._of_tenant: Counter[str] = Counter()
 
-    def offer(self, work: Mapping[str, Iterable[W]]) -> int:
+    def model(self, work: Mapping[str, Iterable[W]]) -> int:
         """All there is to do now, by tenant, in place of what still waits; what is in hand already
         is passed over. Returns how much waits or has begun.
         """

@@ -17,7 +17,7 @@ import httpx
 
 from dti_engine import __version__
 from services.errors import UnsafeUrlError
-from services.webhooks.targets import Resolve, Sink, WebhookSettings, resolve
+from services.webhooks.targets import Resolve, WebhookSettings, WebhookTarget, resolve
 
 MAX_READ = 64 * 1024
 """Bytes that are read of an answer's head, before nobody listens any more."""
@@ -80,7 +80,7 @@ class CheckedBackend(httpcore.NetworkBackend):
     """Connects to one sink, for one delivery."""
 
     def __init__(
-        self, sink: Sink, settings: WebhookSettings, resolve: Resolve, deadline: Deadline
+        self, sink: WebhookTarget, settings: WebhookSettings, resolve: Resolve, deadline: Deadline
     ) -> None:
         self._sink = sink
         self._settings = settings
@@ -132,7 +132,7 @@ _GONE = 410
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DeliveryResponse:
     """What came of it."""
 
     delivered: bool
@@ -142,7 +142,7 @@ class Answer:
     """The sink wants no more of it."""
 
 
-class Sender:
+class WebhookSender:
     """Safe to share between threads: each message has a connection of its own."""
 
     def __init__(
@@ -156,19 +156,19 @@ class Sender:
         self._resolve = resolve
         self._tls = tls or httpx.create_ssl_context()
 
-    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> DeliveryResponse:
         """POST it. Never raises for what the sink, its name or its network do."""
         try:
-            status = self._post(Sink.parse(url, self._settings), headers, body)
+            status = self._post(WebhookTarget.parse(url, self._settings), headers, body)
         except UnsafeUrlError as error:
-            return Answer(False, f"not sent: {error}")
+            return DeliveryResponse(False, f"not sent: {error}")
         except httpcore.TimeoutException:
-            return Answer(False, f"no answer within {self._settings.timeout:g} seconds")
+            return DeliveryResponse(False, f"no answer within {self._settings.timeout:g} seconds")
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            return Answer(False, _why(error))
-        return Answer(200 <= status < 300, f"answered {status}", gone=status == _GONE)
+            return DeliveryResponse(False, _why(error))
+        return DeliveryResponse(200 <= status < 300, f"answered {status}", gone=status == _GONE)
 
-    def _post(self, sink: Sink, headers: Mapping[str, str], body: bytes) -> int:
+    def _post(self, sink: WebhookTarget, headers: Mapping[str, str], body: bytes) -> int:
         deadline = Deadline(self._settings.timeout)
         backend = CheckedBackend(sink, self._settings, self._resolve, deadline)
         sent = {

@@ -24,7 +24,7 @@ FOLDER = "webhooks/"
 _NAME = re.compile(r"([^.]+)\.([0-9]{2})", re.ASCII)
 
 
-class HintRecord(Record):
+class PendingDeliveryRecord(Record):
     """Times by the store's clock."""
 
     type: Literal["webhook"] = "webhook"
@@ -43,7 +43,7 @@ class HintRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Ending:
+class PendingDelivery:
     """The end of a job after so many retries: what one message is about."""
 
     tenant: str
@@ -68,8 +68,8 @@ def remember(store: Store, tenant: str, job: str, url: str, retries: int = 0) ->
     before a retry, by `remember_retry`. Whether the URL may be sent to, `Sink.parse` says.
     Raises: InvalidIdError.
     """
-    ending = Ending(check_tenant(tenant), check_job(job), retries)
-    create_once(store, ending.key, pack(HintRecord(nonce=Ids().nonce(), url=url)))
+    ending = PendingDelivery(check_tenant(tenant), check_job(job), retries)
+    create_once(store, ending.key, pack(PendingDeliveryRecord(nonce=Ids().nonce(), url=url)))
 
 
 def remember_retry(ledger: Ledger, tenant: str, job: str, url: str) -> None:
@@ -86,21 +86,21 @@ def forget(ledger: Ledger, tenant: str, job: str) -> None:
         ledger.store.delete(ending.key)
 
 
-def all_hints(ledger: Ledger) -> list[tuple[Ending, Head]]:
+def all_hints(ledger: Ledger) -> list[tuple[PendingDelivery, Head]]:
     """All there are. What others put there is passed over."""
     heads = ledger.heads(FOLDER)
     return [(ending, head) for head in heads if (ending := _ending(head.key))]
 
 
-def endings_of(ledger: Ledger, tenant: str, job: str) -> list[Ending]:
+def endings_of(ledger: Ledger, tenant: str, job: str) -> list[PendingDelivery]:
     """Those of one job."""
     heads = ledger.heads(f"{FOLDER}{tenant}/{job}.")
     return [ending for head in heads if (ending := _ending(head.key))]
 
 
-def _ending(key: str) -> Ending | None:
+def _ending(key: str) -> PendingDelivery | None:
     match key.removeprefix(FOLDER).split("/"):
         case [tenant, name] if is_tenant(tenant) and (match := _NAME.fullmatch(name)):
-            return Ending(tenant, match[1], int(match[2])) if is_job(match[1]) else None
+            return PendingDelivery(tenant, match[1], int(match[2])) if is_job(match[1]) else None
         case _:
             return None

@@ -99,7 +99,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
-class Sink:
+class WebhookTarget:
     """A URL taken apart. What stands behind the host may be a secret of the tenant's."""
 
     scheme: str
@@ -111,7 +111,7 @@ class Sink:
     target: bytes = field(repr=False)
 
     @classmethod
-    def parse(cls, url: str, settings: WebhookSettings) -> "Sink":
+    def parse(cls, url: str, settings: WebhookSettings) -> "WebhookTarget":
         """Raises: UnsafeUrlError. That a name has no private address is seen when it is sent to."""
         schemes = ("https", "http") if settings.allow_http else ("https",)
         allowed = f"give {'://HOST/PATH or '.join(schemes)}://HOST/PATH"

@@ -66,7 +66,7 @@ def test_the_code_of_the_readme_runs(
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     names: dict[str, object] = {}
     exec(code, names)
-    assert isinstance(names["picture"], Image.Image)
+    assert isinstance(names["image"], Image.Image)
 
 
 def test_documents_link_to_files_that_exist() -> None:

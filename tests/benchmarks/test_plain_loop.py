@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contenders import draw_pictures
+from contenders import draw_images
 from plain_loop import PlainLoop
 from random_models import load_pipeline, open_model
 
@@ -16,7 +16,7 @@ def plain_loop(name: str, folder: Path, dtype: torch.dtype) -> PlainLoop:
     checkpoint = open_model(name, folder / "model", device=CPU, small=True)
     return PlainLoop(
         load_pipeline(checkpoint, device=CPU, dtype=dtype),
-        draw_pictures(folder / "pictures", 64),
+        draw_images(folder / "images", 64),
         ["a photo of a {}"],
         initializer="a",
         resolution=64,

@@ -23,7 +23,7 @@ def engine(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Backb
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "sana-1.6b"])
-def test_every_family_trains_and_paints_when_made_small(name: str, tmp_path: Path) -> None:
+def test_every_family_trains_and_generates_when_made_small(name: str, tmp_path: Path) -> None:
     backbone = engine(name, tmp_path)
     config = sd().changed(resolution=backbone.image_size, batch_size=2)
     trainer = full_trainer(backbone, config, num_slots=2)
@@ -33,8 +33,8 @@ def test_every_family_trains_and_paints_when_made_small(name: str, tmp_path: Pat
         seated = learner.seated
         assert learner.learned().isfinite().all()
         assert (learner.learned()[seated] != before[each][seated]).any(dim=-1).all()
-    (picture,) = generate(backbone, [ImageRequest("a photo", seed=0)], steps=2)
-    assert picture.size == (backbone.image_size, backbone.image_size)
+    (image,) = generate(backbone, [ImageRequest("a photo", seed=0)], steps=2)
+    assert image.size == (backbone.image_size, backbone.image_size)
 
 
 def test_parts_are_made_in_the_dtype_that_they_stay_in(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_scripts_answer_help(script: str, run: Any, capsys: pytest.CaptureFixtur
 def test_what_runs_on_a_gpu_is_there() -> None:
     text = (FOLDER / "on_gpu.sh").read_text()
     named = {word for word in text.replace('"', " ").split() if word.startswith("benchmarks/")}
-    assert {f"benchmarks/{name}" for name in ("subjects.py", "pictures.py", "painting.py")} <= named
+    assert {f"benchmarks/{name}" for name in ("subjects.py", "images.py", "generation.py")} <= named
     assert [name for name in named if not (FOLDER.parent / name).is_file()] == []
 
 
@@ -57,64 +57,64 @@ def test_subjects_compares_small_models(run: Any, tmp_path: Path) -> None:
     assert all(0 < row["share"] < 1 for row in rows)
 
 
-def test_pictures_compares_small_models(run: Any, tmp_path: Path) -> None:
+def test_images_compares_small_models(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--batches", "1", "3", "--tokens", "4", "--steps", "2", "--repeats", "1"]
     sizes += ["--dtype", "float32", "--json", str(found)]
-    run("pictures.py", "--small", "--models", "sdxl", "sana-1.6b", *sizes)
+    run("images.py", "--small", "--models", "sdxl", "sana-1.6b", *sizes)
     rows = json.loads(found.read_text())["rows"]
     assert [row["batch"] for row in rows] == [1, 3, 1, 3]
-    assert list(rows[0]["pictures per second"]) == ["plain", "1 token", "4 tokens"]
-    assert list(rows[-1]["pictures per second"]) == ["1 token", "4 tokens"]
+    assert list(rows[0]["images per second"]) == ["plain", "1 token", "4 tokens"]
+    assert list(rows[-1]["images per second"]) == ["1 token", "4 tokens"]
 
 
-def test_painting_measures_all_of_its_parts(run: Any, tmp_path: Path) -> None:
+def test_generation_measures_all_of_its_parts(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
-    sizes = ["--cap", "2", "--tokens", "4", "--steps", "2", "--pictures", "4", "--batches", "1"]
+    sizes = ["--cap", "2", "--tokens", "4", "--steps", "2", "--images", "4", "--batches", "1"]
     sizes += ["--loads", "0.8", "--rounds", "1", "--dtype", "float32", "--json", str(found)]
     models = ["--small", "--models", "sd15", "--side", "64"]
-    run("painting.py", "joining", "overload", "mixes", *models, *sizes)
+    run("generation.py", "joining", "overload", "mixes", *models, *sizes)
     parts = json.loads(found.read_text())["sd15"]
     policies = parts["joining"]["loads"]["0.8"]
     assert policies.keys() == {"joining", "whole"}
     assert all(figure > 0 for each in policies.values() for figure in each.values())
     offered = parts["overload"]["three times"]
-    assert offered["painted"] + offered["refused"] == 12
+    assert offered["generated"] + offered["refused"] == 12
     assert offered["broken"] == 0
     mixes = ["one token", "many tokens, warm", "many tokens, cold", "same token only"]
     assert list(parts["mixes"]) == [*mixes, "diffusers, a token at a time"]
 
 
-def test_painting_neighbours_compares_numbers_and_dtypes(run: Any, tmp_path: Path) -> None:
+def test_generation_neighbours_compares_numbers_and_dtypes(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
-    sizes = ["--pictures", "2", "3", "--seeds", "1", "--steps", "2", "--json", str(found)]
-    run("painting_neighbours.py", *sizes)
+    sizes = ["--images", "2", "3", "--seeds", "1", "--steps", "2", "--json", str(found)]
+    run("generation_neighbours.py", *sizes)
     figures = json.loads(found.read_text())["miniature"]
     assert list(figures) == ["float32", "bfloat16"]
     for rows in figures.values():
-        assert [row["pictures"] for row in rows] == [2, 3]
+        assert [row["images"] for row in rows] == [2, 3]
         assert all(row["same"] and 0 <= row["mean"] <= row["max"] for row in rows)
 
 
 def served(run: Any, found: Path, *options: str) -> dict[str, Any]:
-    sizes = ["--cap", "2", "--steps", "1", "--pictures", "4", "--rounds", "1"]
-    run("painting.py", "service", *sizes, *options, "--json", str(found))
+    sizes = ["--cap", "2", "--steps", "1", "--images", "4", "--rounds", "1"]
+    run("generation.py", "service", *sizes, *options, "--json", str(found))
     return json.loads(found.read_text())["service"]["ways"]
 
 
-def test_painting_is_measured_through_the_service(run: Any, tmp_path: Path) -> None:
+def test_generation_is_measured_through_the_service(run: Any, tmp_path: Path) -> None:
     ((way, figures),) = served(run, tmp_path / "found.json").items()
     assert way == "API and engine"
-    assert list(figures["CPU ms a request"]) == ["API", "engine, beyond painting"]
+    assert list(figures["CPU ms a request"]) == ["API", "engine, beyond generating"]
     assert figures["CPU ms a request"]["API"] > 0
-    assert figures["pictures a second / the batcher"] > 0
+    assert figures["images a second / the batcher"] > 0
 
 
 @pytest.mark.ray
-def test_painting_is_measured_through_ray(run: Any, tmp_path: Path) -> None:
+def test_generation_is_measured_through_ray(run: Any, tmp_path: Path) -> None:
     _, figures = served(run, tmp_path / "found.json", "--through-ray").values()
     spent = figures["CPU ms a request"]
-    assert list(spent) == ["API", "Serve's proxy", "engine, beyond painting"]
+    assert list(spent) == ["API", "Serve's proxy", "engine, beyond generating"]
     assert spent["API"] > 0
     assert spent["Serve's proxy"] > 0
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from services.auth.keys import create_key
-from services.local.service import Plan, Service, free_port
+from services.local.service import LocalService, ServicePlan, free_port
 from services.storage.open import open_store
 
 SECONDS = 240
@@ -22,7 +22,7 @@ SECONDS = 240
 class Caller:
     """A client of a running service, in few words."""
 
-    service: Service
+    service: LocalService
     http: httpx.Client
     bundles: dict[str, bytes]
 
@@ -78,7 +78,7 @@ class Caller:
         self.wait_for(lambda: all(self.job(job)["state"] in ended for job in jobs))
 
 
-def caller_of(service: Service, bundles: dict[str, bytes]) -> Caller:
+def caller_of(service: LocalService, bundles: dict[str, bytes]) -> Caller:
     """With a key of its own."""
     credential = create_key(open_store(service.plan.store), "acme", "test").credential
     http = httpx.Client(
@@ -87,14 +87,16 @@ def caller_of(service: Service, bundles: dict[str, bytes]) -> Caller:
     return Caller(service, http, bundles)
 
 
-def plan(store: Path) -> Plan:
+def plan(store: Path) -> ServicePlan:
     # A short lease, so that what is killed is soon found out.
-    return Plan(store=str(store), port=free_port(), lease=4, look=0.2, checkpoint=1, turn=0.5)
+    return ServicePlan(
+        store=str(store), port=free_port(), lease=4, look=0.2, checkpoint=1, turn=0.5
+    )
 
 
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, bytes]) -> Iterator[Caller]:
-    with Service(plan(tmp_path_factory.mktemp("store"))) as service:
+    with LocalService(plan(tmp_path_factory.mktemp("store"))) as service:
         service.wait_until_ready(SECONDS)
         caller = caller_of(service, bundles)
         yield caller

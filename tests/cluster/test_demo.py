@@ -18,33 +18,33 @@ pytestmark = pytest.mark.ray
 
 _COMMAND = [
     *(sys.executable, "-c", "from services.cli_app import main; main()", "demo-service"),
-    *("--steps", "6", "--painting-steps", "3", "--output"),
+    *("--steps", "6", "--generation-steps", "3", "--output"),
 ]
 
 
-def test_the_demo_learns_paints_and_shows_what_came_of_it(tmp_path: Path) -> None:
+def test_the_demo_learns_generates_and_shows_what_came_of_it(tmp_path: Path) -> None:
     output = tmp_path / "out"
     done = subprocess.run(
         [*_COMMAND, str(output)], capture_output=True, text=True, timeout=3 * SECONDS, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((output / "results.json").read_text())
-    assert found["counts"] == {"subjects": 4, "pictures": 4 * 6 + 2 * 7}
+    assert found["counts"] == {"subjects": 4, "images": 4 * 6 + 2 * 7}
     assert all(0 <= each["subject_score"] <= 1 for each in found["means"].values())
     assert all(each["token"].startswith("tok_") for each in found["subjects"])
     assert found["settings"]["training steps"] == 6
     assert {"learn 4 subjects", "start the service"} <= found["seconds"].keys()
     for figure in found["figures"]:
         assert f"{figure['value']}  {figure['words']}" in done.stdout
-    assert "38  pictures painted" in done.stdout
+    assert "38  images generated" in done.stdout
     assert "gallery.html" in done.stdout
 
     page = (output / "gallery.html").read_text()
     assert page.count("data:image/png;base64,") == 4 * (5 + 6) + 2 * 7
     assert not re.search(r'(src|href)="(?!data:)', page)
-    pictures = [*output.glob("paintings/*.png"), *output.glob("blends/*.png")]
-    assert len(pictures) == 38
-    for path in pictures:
+    images = [*output.glob("generated images/*.png"), *output.glob("blends/*.png")]
+    assert len(images) == 38
+    for path in images:
         with Image.open(path) as image:
             assert image.size == (64, 64)
 

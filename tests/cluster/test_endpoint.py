@@ -1,4 +1,4 @@
-"""Pictures over HTTP from engines on a real Ray Serve, with tokens that the service has learned."""
+"""Images over HTTP from engines on a real Ray Serve, with tokens that the service has learned."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ray
 PROMPT = "a photo of a <dog> on a beach"
 
 
-def paint(caller: Caller, **order: Any) -> Image.Image:
+def generate_images(caller: Caller, **order: Any) -> Image.Image:
     answer = caller.http.post(
         "/v1/images/generations", json={"prompt": PROMPT, "seed": 1, "steps": 6, **order}
     )
@@ -53,8 +53,8 @@ def engines(caller: Caller) -> list[int]:
     return [one.pid for one in processes(caller.service) if "ServeReplica" in one.line]
 
 
-def test_tokens_that_were_learned_are_painted_blended_and_deleted(caller: Caller) -> None:
-    job = caller.submit(caller.subjects(2), "to be painted")
+def test_tokens_that_were_learned_are_generated_blended_and_deleted(caller: Caller) -> None:
+    job = caller.submit(caller.subjects(2), "to be generated")
     caller.wait_until_ended(job)
     items = caller.items(job)
     (first, one), (second, _) = items.items()
@@ -65,21 +65,21 @@ def test_tokens_that_were_learned_are_painted_blended_and_deleted(caller: Caller
     extra = {"tokens": {"<dog>": first}, "seed": 1, "steps": 6}
     answer = client.images.generate(model="miniature", prompt=PROMPT, extra_body=extra)
     assert answer.data
-    painted = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json or "")))
+    generated = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json or "")))
     file = caller.http.get(f"/v1/tokens/{one['token']}/file").raise_for_status().content
     token = {"<dog>": Artifact.from_bytes(file).token}
     # As the engine has it: bfloat16 where the processor computes in it.
     dtype = find_dtype("auto", find_device("auto"))
     backbone = load_backbone("miniature", dtype=dtype)
     (here,) = generate(backbone, [ImageRequest(PROMPT, 1, token)], steps=6)
-    assert np.abs(levels(painted) - levels(here)).max() <= (1 if dtype == torch.float32 else 4)
+    assert np.abs(levels(generated) - levels(here)).max() <= (1 if dtype == torch.float32 else 4)
 
-    other = paint(caller, tokens={"<dog>": second})
-    blend = paint(caller, blends={"<dog>": {"a": first, "b": second, "t": 0.5}})
-    inline = paint(caller, prompt=PROMPT.replace("<dog>", f"<{one['token']}>"))
-    assert np.abs(levels(inline) - levels(painted)).max() <= 1
-    for picture in (other, blend):
-        assert np.abs(levels(picture) - levels(painted)).max() > 1
+    other = generate_images(caller, tokens={"<dog>": second})
+    blend = generate_images(caller, blends={"<dog>": {"a": first, "b": second, "t": 0.5}})
+    inline = generate_images(caller, prompt=PROMPT.replace("<dog>", f"<{one['token']}>"))
+    assert np.abs(levels(inline) - levels(generated)).max() <= 1
+    for generated_image in (other, blend):
+        assert np.abs(levels(generated_image) - levels(generated)).max() > 1
 
     caller.http.delete(f"/v1/tokens/{one['token']}").raise_for_status()
     with pytest.raises(openai.APIStatusError) as gone:
@@ -120,16 +120,16 @@ def test_engines_outlive_who_brought_them_up_and_are_left_alone_by_the_next(
     assert before
     assert endpoint.pid
     os.killpg(endpoint.pid, signal.SIGKILL)
-    paint(caller, prompt="a red dog")
+    generate_images(caller, prompt="a red dog")
     caller.wait_for(lambda: endpoint.said().count("\nready\n") > ready)
     assert engines(caller) == before
-    paint(caller, prompt="a red dog")
+    generate_images(caller, prompt="a red dog")
 
 
-def test_a_job_of_pictures_ends_though_its_dispatcher_and_the_engine_are_killed(
+def test_a_job_of_images_ends_though_its_dispatcher_and_the_engine_are_killed(
     caller: Caller,
 ) -> None:
-    learned = caller.submit(caller.subjects(1), "to be painted in bulk")
+    learned = caller.submit(caller.subjects(1), "to be generated in bulk")
     caller.wait_until_ended(learned)
     (name,) = caller.items(learned)
     order = {
@@ -140,7 +140,7 @@ def test_a_job_of_pictures_ends_though_its_dispatcher_and_the_engine_are_killed(
         "steps": 8,
     }
     path = "/v1/generation-jobs"
-    made = caller.http.post(path, json=order, headers={"Idempotency-Key": "pictures"})
+    made = caller.http.post(path, json=order, headers={"Idempotency-Key": "images"})
     assert made.status_code == 202, made.text
     job = f"{path}/{made.json()['job']}"
     caller.wait_for(lambda: caller.get(job)["counts"]["succeeded"] > 2)
@@ -152,6 +152,6 @@ def test_a_job_of_pictures_ends_though_its_dispatcher_and_the_engine_are_killed(
     assert caller.get(job)["counts"]["succeeded"] == 40
     items = caller.get(f"{job}/items?limit=200")["items"]
     for item in (items[0], items[39]):
-        answer = caller.http.get(f"{job}/items/{item['index']}/picture").raise_for_status()
+        answer = caller.http.get(f"{job}/items/{item['index']}/image").raise_for_status()
         assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
         assert httpx.get(item["url"]).content == answer.content

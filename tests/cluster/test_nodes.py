@@ -16,8 +16,8 @@ import pytest
 
 from dti_engine.recipes import miniature
 from services.contracts.jobs import Item, JobRequest
-from services.contracts.models import MINIATURE, Offer
-from services.contracts.training import SubjectWork, TrainingOrder, batch_of
+from services.contracts.models import MINIATURE, ServedModel
+from services.contracts.training import TrainingItem, TrainingJobSpec, batch_of
 from services.ledger import uploads
 from services.ledger.ledger import Ledger
 from services.ledger.queries import list_attempts, list_items, progress_of, view_job
@@ -87,13 +87,13 @@ def submit_one(
     sha256 = hashlib.sha256(data).hexdigest()
     uploads.write(ledger.store, "acme", sha256, data)
     config = miniature().changed(steps=steps)
-    order = TrainingOrder(
+    order = TrainingJobSpec(
         backbone="miniature", recipe="miniature", config=config.model_dump(mode="json"), probes=0
     )
     request = JobRequest(
         pool=pool,
         batch=batch_of(config),
-        items=(Item(name="one", work=SubjectWork(bundle=sha256).model_dump(mode="json")),),
+        items=(Item(name="one", work=TrainingItem(bundle=sha256).model_dump(mode="json")),),
         shared=order.model_dump(mode="json"),
     )
     return submit(ledger, "acme", f"for {pool}", request).job
@@ -102,23 +102,23 @@ def submit_one(
 def pool_on(
     ledger: Ledger, silence: float = 600, names: Sequence[str] = ("miniature",), **changes: object
 ) -> Any:
-    from services.training.factory import WorkerPlan
+    from services.training.factory import WorkerSpec
     from services.training.ray_pool import RayPool
 
-    offer = Offer.model_validate(MINIATURE["miniature"].model_dump() | changes)
+    model = ServedModel.model_validate(MINIATURE["miniature"].model_dump() | changes)
     settings = ledger.settings
     plans = {
-        name: WorkerPlan(
+        name: WorkerSpec(
             store=str(ledger.store.url),
             pool=name,
-            offer=offer,
+            model=model,
             lease=settings.lease,
             look=settings.look,
             threads=1,
         )
         for name in names
     }
-    return RayPool(plans, dict.fromkeys(names, offer), silence)
+    return RayPool(plans, dict.fromkeys(names, model), silence)
 
 
 def wait_for(what: Callable[[], Any]) -> Any:
@@ -231,14 +231,14 @@ def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
         cluster.shutdown()
 
 
-def test_two_offers_take_turns_where_there_is_one_place(
+def test_two_models_take_turns_where_there_is_one_place(
     environment: Path, ledger: Ledger, bundles: dict[str, bytes]
 ) -> None:
     """One has a backlog without end."""
     import ray
     from ray.cluster_utils import Cluster
 
-    from services.supervisor.supervisor import Pace, Supervision
+    from services.supervisor.supervisor import Supervisor, SupervisorTimeouts
     from services.training.ray_pool import connect
 
     cluster = Cluster(
@@ -252,9 +252,9 @@ def test_two_offers_take_turns_where_there_is_one_place(
     try:
         connect(cluster.address, ledger.store.url)
         pool = pool_on(ledger, names=("long", "short"))
-        offer = MINIATURE["miniature"]
-        supervision = Supervision(
-            ledger, {"long": offer, "short": offer}, pool, pace=Pace(share=1, hold=20)
+        model = MINIATURE["miniature"]
+        supervision = Supervisor(
+            ledger, {"long": model, "short": model}, pool, pace=SupervisorTimeouts(share=1, hold=20)
         )
 
         def turn(what: Callable[[], Any]) -> Any:

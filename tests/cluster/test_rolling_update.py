@@ -16,7 +16,7 @@ import httpx
 import pytest
 from kills_of_service.processes import processes
 
-from services.local.service import Service
+from services.local.service import LocalService
 
 from .conftest import SECONDS, Caller, caller_of, plan
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.ray
 PATH = "/v1/images/generations"
 
 CALLERS = 2
-"""That ask again as soon as they have an answer: one for pictures, one for streams."""
+"""That ask again as soon as they have an answer: one for images, one for streams."""
 
 LONGEST = 330
 """Seconds that a caller waits: the API itself answers after 300."""
@@ -33,23 +33,23 @@ LONGEST = 330
 
 @dataclass
 class Load:
-    """Answers so far, and those of them that are no pictures."""
+    """Answers so far, and those of them that are no images."""
 
     answers: int = 0
     failures: list[str] = field(default_factory=list[str])
 
 
 @pytest.fixture
-def offers(tmp_path: Path) -> Path:
-    path = tmp_path / "offers.json"
+def models(tmp_path: Path) -> Path:
+    path = tmp_path / "models.json"
     write(path, gpus=1, waiting=32)
     return path
 
 
 @pytest.fixture
-def caller(tmp_path: Path, bundles: dict[str, bytes], offers: Path) -> Iterator[Caller]:
+def caller(tmp_path: Path, bundles: dict[str, bytes], models: Path) -> Iterator[Caller]:
     """Of a service whose node says that it has two GPUs."""
-    service = Service(replace(plan(tmp_path / "store"), offers=offers))
+    service = LocalService(replace(plan(tmp_path / "store"), models=models))
     node = service.node.command
     service.node.command = replace(node, arguments=[*node.arguments, "--num-gpus=2"])
     with service:
@@ -60,17 +60,17 @@ def caller(tmp_path: Path, bundles: dict[str, bytes], offers: Path) -> Iterator[
         caller.http.close()
 
 
-def write(offers: Path, *, gpus: int, waiting: int, count: int = 2) -> None:
+def write(models: Path, *, gpus: int, waiting: int, count: int = 2) -> None:
     """Offer the miniature, with so many engines."""
-    painting = {"pictures": 2, "waiting": waiting, "min_engines": count, "max_engines": count}
-    changed = {"device": "cpu", "gpus": gpus, "painting": painting}
+    generation = {"images": 2, "waiting": waiting, "min_engines": count, "max_engines": count}
+    changed = {"device": "cpu", "gpus": gpus, "generation": generation}
     given = {"weights": "miniature", "recipe": "miniature"} | changed
-    new = offers.with_suffix(".new")
+    new = models.with_suffix(".new")
     new.write_text(json.dumps({"miniature": given}))
-    new.rename(offers)
+    new.rename(models)
 
 
-def bring_up_again(service: Service) -> None:
+def bring_up_again(service: LocalService) -> None:
     """The endpoint begins anew, with the offers as they are now."""
     endpoint = service.endpoint
     ready = endpoint.said().count("\nready\n")
@@ -82,18 +82,18 @@ def bring_up_again(service: Service) -> None:
         time.sleep(0.2)
 
 
-def engines(service: Service) -> set[int]:
+def engines(service: LocalService) -> set[int]:
     return {one.pid for one in processes(service) if "ServeReplica" in one.line}
 
 
 def most_at_once(caller: Caller) -> str:
-    """What an engine says of ten pictures at once."""
+    """What an engine says of ten images at once."""
     answer = caller.http.post(PATH, json={"prompt": "a dog", "n": 10, "steps": 1})
-    return "painted" if answer.status_code == 200 else str(answer.json()["detail"])
+    return "generated" if answer.status_code == 200 else str(answer.json()["detail"])
 
 
 def trouble(http: httpx.Client, number: int) -> str:
-    """What is wrong with the answer to a request; nothing: pictures are in it. Every other is a
+    """What is wrong with the answer to a request; nothing: images are in it. Every other is a
     stream, and some take ten times as long as others.
     """
     stream = number % 2 == 1
@@ -102,8 +102,8 @@ def trouble(http: httpx.Client, number: int) -> str:
         answer = http.post(PATH, json={**body, "stream": stream})
     except httpx.HTTPError as error:
         return repr(error)
-    painted = "event: image_generation.completed" if stream else '"b64_json"'
-    if answer.status_code == 200 and painted in answer.text:
+    generated = "event: image_generation.completed" if stream else '"b64_json"'
+    if answer.status_code == 200 and generated in answer.text:
         return ""
     return f"{answer.status_code}: {answer.text[-500:]}"
 
@@ -139,16 +139,16 @@ def ask_on(caller: Caller, loaded: Load) -> None:
 
 
 def test_engines_are_replaced_and_taken_away_under_load_and_no_request_fails(
-    caller: Caller, offers: Path
+    caller: Caller, models: Path
 ) -> None:
     """First each in its place, as on a GPU of its own; then one beside two, which go."""
     service = caller.service
-    assert most_at_once(caller) == "painted"
+    assert most_at_once(caller) == "generated"
     with load(caller) as loaded:
         for gpus, count in ((1, 2), (0, 1)):
             ask_on(caller, loaded)
             before = engines(service)
-            write(offers, gpus=gpus, waiting=8 + gpus, count=count)
+            write(models, gpus=gpus, waiting=8 + gpus, count=count)
             bring_up_again(service)
             caller.wait_for(lambda before=before: not engines(service) & before)
             ask_on(caller, loaded)

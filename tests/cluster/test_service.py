@@ -1,4 +1,4 @@
-"""Bulk jobs over HTTP to tokens that paint, on a real Ray node."""
+"""Bulk jobs over HTTP to tokens that generate, on a real Ray node."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from kills_of_service.processes import workers
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import load_backbone
 from dti_engine.generation.pipeline import ImageRequest, generate
-from services.local.service import Service
+from services.local.service import LocalService
 
 from .conftest import SECONDS, Caller, caller_of, plan
 
@@ -91,7 +91,7 @@ def test_a_service_that_is_stopped_goes_on_when_it_is_started_again(
     tmp_path: Path, bundles: dict[str, bytes]
 ) -> None:
     store = tmp_path / "store"
-    with Service(plan(store)) as service:
+    with LocalService(plan(store)) as service:
         service.wait_until_ready(SECONDS)
         caller = caller_of(service, bundles)
         job = caller.submit(caller.subjects(1), "k", overrides={"steps": 40})
@@ -99,7 +99,7 @@ def test_a_service_that_is_stopped_goes_on_when_it_is_started_again(
         caller.http.close()
     said = [log.read_text() for log in (service.folder / "workers").iterdir()]
     assert any("subject seated" in text for text in said), "logs of workers went with Ray's"
-    with Service(plan(store)) as service:
+    with LocalService(plan(store)) as service:
         service.wait_until_ready(SECONDS)
         again = caller_of(service, bundles)
         again.wait_until_ended(job)

@@ -28,26 +28,26 @@ from dti_engine.artifacts.manifest import Trained
 from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.stable_diffusion import StableDiffusion
-from dti_engine.images.decode import Picture
+from dti_engine.images.decode import SubjectImage
 from dti_engine.recipes import miniature
 from dti_engine.text.tokens import LearnedToken
 from dti_engine.training.loop import Subject
 
 
-def _picture(seed: int, width: int = 24, height: int = 16) -> Picture:
+def _image(seed: int, width: int = 24, height: int = 16) -> SubjectImage:
     pixels = np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-    return Picture(f"{seed}.png", Image.fromarray(pixels), digest, (width, height))
+    return SubjectImage(f"{seed}.png", Image.fromarray(pixels), digest, (width, height))
 
 
 @pytest.fixture(scope="session")
 def make_subject() -> Callable[..., Subject]:
-    """make_subject(number, **changes) -> a subject with that seed and three pictures of its own."""
+    """make_subject(number, **changes) -> a subject with that seed and three images of its own."""
 
     def make(number: int, **changes: object) -> Subject:
         values = {
             "id": f"subject-{number}",
-            "pictures": [_picture(10 * number + i) for i in range(3)],
+            "images": [_image(10 * number + i) for i in range(3)],
             "placeholder": "<rex>",
             "initializer": "dog",
             "seed": number,
@@ -104,7 +104,7 @@ def artifact_of() -> Callable[..., Artifact]:
             "config": miniature(),
             "seed": 2**64 - 1,
             "steps_done": 400,
-            "pictures": {"Ähre 犬.png": "0" * 64},
+            "images": {"Ähre 犬.png": "0" * 64},
             "figures": {"loss": 0.25, "fixed_loss": 0.2, "prior_angle_rad": 0.1},
             "first_fixed_loss": 0.3,
         }
@@ -115,7 +115,7 @@ def artifact_of() -> Callable[..., Artifact]:
 
 
 WORDS = """
-a an the of in on with photo painting red blue dog cat bear toy hat beach forest snow city space
+a an the of in on with photo generating red blue dog cat bear toy hat beach forest snow city space
 """
 
 

@@ -12,7 +12,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.recipes import miniature, sana_release, sdxl_release
 from dti_engine.training.autotune import full_trainer, grey_subject, rehearse
-from dti_engine.training.metrics import SlotReport
+from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.trainer import Trainer
 
 pytestmark = [
@@ -95,7 +95,7 @@ def test_recomputing_lowers_the_peak_and_changes_no_gradient(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_in_bfloat16_stays_finite(name: str, on_cuda: Callable[..., Backbone]) -> None:
-    reports: list[SlotReport] = []
+    reports: list[StepMetrics] = []
     backbone, config = on_cuda(name, torch.bfloat16), config_for(name).changed(steps=20)
     trainer = Trainer(backbone, config, num_slots=2, on_step=reports.extend)
     trainer.seat(grey_subject(0, config.resolution))

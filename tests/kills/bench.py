@@ -16,7 +16,7 @@ from kills.plan import Plan
 from services.errors import LeaseLostError, SupersededError, UnavailableError
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 
 
 @dataclass(eq=False)
@@ -52,7 +52,7 @@ class Piece:
 class Bench:
     """Of one life of a worker."""
 
-    def __init__(self, worker: Worker, ledger: Ledger, plan: Plan, log: Log) -> None:
+    def __init__(self, worker: WorkerSession, ledger: Ledger, plan: Plan, log: Log) -> None:
         self._worker = worker
         self._ledger = ledger
         self._plan = plan

@@ -6,7 +6,7 @@ from typing import Any
 
 from kills.evidence import Evidence, digest
 from kills.lines import Line
-from services.ledger.keys import JobKeys, Place
+from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.records import ResultRecord, Tombstone, pack
 
 LATE = 1e12
@@ -57,7 +57,7 @@ def job(evidence: Evidence, key: str) -> JobKeys:
     return evidence.keys(next(job for job, name in evidence.jobs.items() if name == key))
 
 
-def success(evidence: Evidence, key: str = "poison-client-0") -> tuple[JobKeys, Place, Line]:
+def success(evidence: Evidence, key: str = "poison-client-0") -> tuple[JobKeys, ItemRef, Line]:
     """An item that succeeded in its first round, and the line of its worker that says so."""
     keys = job(evidence, key)
     line = next(
@@ -65,15 +65,15 @@ def success(evidence: Evidence, key: str = "poison-client-0") -> tuple[JobKeys, 
         for line in evidence.said("ended")
         if line["job"] == keys.job and line["how"] == "succeeded" and line["round"] == 0
     )
-    return keys, Place(line["round"], line["index"]), line
+    return keys, ItemRef(line["round"], line["index"]), line
 
 
-def poison(evidence: Evidence) -> tuple[JobKeys, Place]:
+def poison(evidence: Evidence) -> tuple[JobKeys, ItemRef]:
     line = evidence.said("poison")[0]
-    return evidence.keys(line["job"]), Place(line["round"], line["index"])
+    return evidence.keys(line["job"]), ItemRef(line["round"], line["index"])
 
 
-def make(evidence: Evidence, keys: JobKeys, place: Place, **more: Any) -> Evidence:
+def make(evidence: Evidence, keys: JobKeys, place: ItemRef, **more: Any) -> Evidence:
     """Another result in place of one."""
     record = ResultRecord.model_validate(
         {"nonce": "w.n", "status": "failed", "attempt": 1, "reason": "doctored"} | more

@@ -12,7 +12,7 @@ from kills.lines import Line, read_logs
 from kills.plan import Plan
 from services.contracts.jobs import JobRequest
 from services.ledger.jobs import read_members
-from services.ledger.keys import JobKeys, Place, parse_place, tenant_folder
+from services.ledger.keys import ItemRef, JobKeys, parse_place, tenant_folder
 from services.ledger.ledger import Ledger
 from services.ledger.records import (
     ClaimRecord,
@@ -120,7 +120,7 @@ class Evidence:
             key[len(prefix) :]: body for key, body in self.objects.items() if key.startswith(prefix)
         }
 
-    def outcomes(self, job: str) -> dict[Place, tuple[Outcome, bytes]]:
+    def outcomes(self, job: str) -> dict[ItemRef, tuple[Outcome, bytes]]:
         """How items ended, with their payloads."""
         prefix = self.keys(job).results
         return {
@@ -128,7 +128,7 @@ class Evidence:
             for name, body in self.under(prefix).items()
         }
 
-    def claims(self, job: str) -> dict[tuple[Place, int], str]:
+    def claims(self, job: str) -> dict[tuple[ItemRef, int], str]:
         """Who claimed which attempts."""
         prefix, claimed = self.keys(job).attempts, {}
         for name, body in self.under(prefix).items():
@@ -137,7 +137,7 @@ class Evidence:
                 claimed[place, int(number)] = unpack(name, body, ClaimRecord)[0].worker
         return claimed
 
-    def ends(self, job: str, place: Place) -> dict[int, EndedRecord]:
+    def ends(self, job: str, place: ItemRef) -> dict[int, EndedRecord]:
         """How attempts came to nothing."""
         found = self.under(f"{self.keys(job).attempts}{place}.")
         ended = {name: body for name, body in found.items() if name.endswith(".ended")}
@@ -166,25 +166,25 @@ class Evidence:
         return any(request.job == job for request in self.of("cancel"))
 
     @cached_property
-    def by_attempt(self) -> dict[tuple[str, Place, int], list[Line]]:
+    def by_attempt(self) -> dict[tuple[str, ItemRef, int], list[Line]]:
         """What workers said of each attempt."""
-        told: dict[tuple[str, Place, int], list[Line]] = defaultdict(list)
+        told: dict[tuple[str, ItemRef, int], list[Line]] = defaultdict(list)
         for line in self.lines:
             if "number" in line.told:
                 told[attempt_of(line)].append(line)
         return told
 
 
-def attempt_of(line: Line) -> tuple[str, Place, int]:
+def attempt_of(line: Line) -> tuple[str, ItemRef, int]:
     """Job, place and number, out of a worker's line."""
-    return line["job"], Place(line["round"], line["index"]), line["number"]
+    return line["job"], ItemRef(line["round"], line["index"]), line["number"]
 
 
 def digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def named(told: Any, job: str, place: Place, number: int) -> bool:
+def named(told: Any, job: str, place: ItemRef, number: int) -> bool:
     """Whether a payload says that it is of this attempt."""
     wanted = (job, place.round, place.index, number)
     return (told["job"], told["round"], told["index"], told["number"]) == wanted

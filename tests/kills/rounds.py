@@ -18,7 +18,7 @@ from kills.summary import Figures, figures_of
 from services.errors import DeletedError
 from services.ledger import queries as reading
 from services.ledger.ledger import Ledger
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 from services.settings import DirectorySettings, store_settings
 
 _TURN = 0.02
@@ -55,7 +55,7 @@ def run_round(plan: Plan, folder: Path, crash: Crash | None = None) -> Verdict:
         _calm(plan, folder, crew, ledger, log)
     finally:
         crew.end()
-    supervisor = Supervisor(ledger)
+    supervisor = Recovery(ledger)
     supervisor.sweep()
     supervisor.recover()
     evidence = Evidence.gather(plan, folder, ledger)

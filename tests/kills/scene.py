@@ -16,9 +16,9 @@ from kills.observer import Observer
 from kills.plan import Plan
 from kills.watched import Watched
 from services.ledger.ledger import Ledger
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 from services.ledger.results import end_attempt
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
 
@@ -44,7 +44,7 @@ class Scene:
         self.plan = Plan(url="memory:", seed="scene", lease=60, look=0.001)
         store = cast(Store, Watched(MemoryStore()))
         self.ledger = Ledger.on(store, self.plan.settings)
-        self.supervisor = Supervisor(self.ledger)
+        self.supervisor = Recovery(self.ledger)
         self._folder = folder
         self._client = Client(self.ledger, self.plan, Log(folder, "client-0"))
         self._log = Log(folder, "worker-0")
@@ -61,7 +61,7 @@ class Scene:
     def work(self) -> None:
         """Until nothing is open; whoever dies is lost with all it had in hand."""
         while any(self.supervisor.recover().open_items.values()):
-            worker = Worker(self.ledger, self.plan.pool, chance=random.Random(1))
+            worker = WorkerSession(self.ledger, self.plan.pool, chance=random.Random(1))
             worker.begin()
             self._log.say("began", worker=worker.lease.worker)
             with _no_kill():
@@ -78,13 +78,13 @@ class Scene:
         self.supervisor.recover()
         return Evidence.gather(self.plan, self._folder, self.ledger)
 
-    def _turns(self, worker: Worker) -> None:
+    def _turns(self, worker: WorkerSession) -> None:
         bench = Bench(worker, self.ledger, self.plan, self._log)
         for _ in range(30):
             bench.turn()
         bench.give_back()
 
-    def _bury(self, worker: Worker) -> None:
+    def _bury(self, worker: WorkerSession) -> None:
         for one in worker.in_hand:
             end_attempt(self.ledger, one.keys, one.place, one.number, "lost", "it was killed")
 

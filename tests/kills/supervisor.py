@@ -6,7 +6,7 @@ from kills.lines import Log
 from kills.plan import Plan
 from services.errors import UnavailableError
 from services.ledger.ledger import Ledger
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 
 PAUSE = 0.4
 """Seconds between two passes through the queue."""
@@ -15,7 +15,7 @@ _SWEEP = 10
 
 
 def main(ledger: Ledger, _: Plan, log: Log) -> None:
-    supervisor, passes = Supervisor(ledger), 0
+    supervisor, passes = Recovery(ledger), 0
     while True:
         begun = time.monotonic()
         try:

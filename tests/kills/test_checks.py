@@ -35,7 +35,7 @@ from kills.doctoring import (
 from kills.evidence import Evidence
 from kills.lines import Line, Log, read_log
 from kills.scene import Scene, play
-from services.ledger.keys import Place
+from services.ledger.keys import ItemRef
 from services.ledger.records import EndedRecord, pack
 
 Doctor = Callable[[Evidence], Evidence]
@@ -50,7 +50,7 @@ def _put_back(evidence: Evidence) -> Evidence:
     """A deleted item's result."""
     keys, place, _ = success(evidence, "first")
     index = evidence.of("delete_item")[0].asked["index"]
-    return make(evidence, keys, Place(0, index), reason=f"as {place}")
+    return make(evidence, keys, ItemRef(0, index), reason=f"as {place}")
 
 
 def _worn_out(evidence: Evidence) -> Evidence:
@@ -120,14 +120,14 @@ DOCTORS: list[tuple[Check, Doctor]] = [
     (successes_lost, lambda e: forge(e, honest_digest=True, once="0")),
     (deletions_undone, _put_back),
     (deletions_undone, lambda e: tell(e, answer(e, "delete_token"), read="its payload")),
-    (deletions_undone, lambda e: lay(e, job(e, "first").checkpoint(Place(0, 1), 1), b"{}\n")),
+    (deletions_undone, lambda e: lay(e, job(e, "first").checkpoint(ItemRef(0, 1), 1), b"{}\n")),
     (deletions_undone, lambda e: tell(e, e.of("delete_token")[0].asked, token=_live_token(e))),
     (
         deletions_undone,
         lambda e: lay(e, job(e, "deleted").spec, e.objects[job(e, "first").spec]),
     ),
-    (deletions_undone, lambda e: lay(e, job(e, "deleted").attempt(Place(0, 0), 1), b"{}\n")),
-    (deletions_undone, lambda e: make(e, job(e, "deleted"), Place(0, 0))),
+    (deletions_undone, lambda e: lay(e, job(e, "deleted").attempt(ItemRef(0, 0), 1), b"{}\n")),
+    (deletions_undone, lambda e: make(e, job(e, "deleted"), ItemRef(0, 0))),
     (
         cancelled_began,
         lambda e: tell(e, start(e), job=job(e, "cancelled").job, asked=LATE),
@@ -194,7 +194,7 @@ def test_what_only_a_rollup_knew_is_found(tmp_path: Path) -> None:
     scene.work()
     evidence = scene.evidence()
     assert rebuilt(evidence) == []
-    result = evidence.keys(keys[1]).result(Place(0, 0))
+    result = evidence.keys(keys[1]).result(ItemRef(0, 0))
     evidence.ledger.store.delete(result)
     assert rebuilt(evidence)
 

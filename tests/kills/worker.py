@@ -9,12 +9,12 @@ from kills.lines import Log
 from kills.plan import Plan
 from services.errors import LedgerError, UnavailableError
 from services.ledger.ledger import Ledger
-from services.ledger.worker import Heartbeat, Worker
+from services.ledger.worker import Heartbeat, WorkerSession
 
 
 def live(ledger: Ledger, plan: Plan, log: Log, told_to_end: Callable[[], bool]) -> None:
     """One life, until the lease is lost or it is told to end."""
-    worker = Worker(ledger, plan.pool)
+    worker = WorkerSession(ledger, plan.pool)
     try:
         worker.begin()
     except UnavailableError:

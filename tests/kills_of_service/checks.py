@@ -12,7 +12,7 @@ from kills.lines import Line
 
 from kills_of_service.recovery import recovery_of
 from kills_of_service.tokens import TOLERANCE
-from services.ledger.keys import Place
+from services.ledger.keys import ItemRef
 from services.ledger.records import JobRecord, ResultRecord
 
 
@@ -34,7 +34,7 @@ def not_once_succeeded(evidence: Evidence) -> list[str]:
     for job in evidence.jobs:
         spec, outcomes = evidence.spec(job), evidence.outcomes(job)
         count = spec.count if isinstance(spec, JobRecord) else 0
-        wanted = {Place(0, index) for index in range(count)}
+        wanted = {ItemRef(0, index) for index in range(count)}
         if not wanted or outcomes.keys() != wanted:
             found.append(f"{job} has {count} items, and results {sorted(map(str, outcomes))}")
         for place, (record, _) in outcomes.items():
@@ -47,7 +47,7 @@ def downloads_differ(evidence: Evidence) -> list[str]:
     """Items of which clients are told or given something else than what lies in the store."""
     found: list[str] = []
     for job in evidence.jobs:
-        told = {Place(0, line["index"]): line for line in _told(evidence, job)}
+        told = {ItemRef(0, line["index"]): line for line in _told(evidence, job)}
         for place, (record, payload) in evidence.outcomes(job).items():
             if not isinstance(record, ResultRecord) or digest(payload) != record.sha256:
                 found.append(f"{job} {place}: its payload is not what {record} says")

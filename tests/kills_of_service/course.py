@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from kills.plan import Plan as RoundPlan
+from kills.plan import ServicePlan as RoundPlan
 
-from services.local.service import Plan, Service, free_port
+from services.local.service import LocalService, ServicePlan, free_port
 
 POOL = "miniature"
 SLOTS = 4
@@ -37,10 +37,10 @@ class Course:
     limit: float = 240
     """Until all has to be as it was before: the job ended, everybody there."""
 
-    def service(self, folder: Path) -> Service:
+    def service(self, folder: Path) -> LocalService:
         """The service, not started. The offer is written into `folder`."""
-        offers = folder / "offers.json"
-        offer = {
+        models = folder / "models.json"
+        model = {
             "weights": "miniature",
             "recipe": "miniature",
             "slots": SLOTS,
@@ -48,12 +48,12 @@ class Course:
             "min_workers": self.workers,
             "max_workers": self.workers,
         }
-        offers.write_text(json.dumps({POOL: offer}))
-        return Service(
-            Plan(
+        models.write_text(json.dumps({POOL: model}))
+        return LocalService(
+            ServicePlan(
                 store=self.store,
                 port=free_port(),
-                offers=offers,
+                models=models,
                 cpus=self.cpus,
                 lease=self.lease,
                 look=self.look,

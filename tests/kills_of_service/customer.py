@@ -13,14 +13,14 @@ from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
 from services.client.client import Client
-from services.client.config import Access
+from services.client.config import ServerConfig
 from services.client.errors import OverloadedError, UnreachableError
 from services.client.schemas import Item, Job
-from services.client.uploads import Parcel, bundle_parcel, parcel
-from services.local.service import Service
+from services.client.uploads import UploadContent, bundle_parcel, parcel
+from services.local.service import LocalService
 from services.storage.open import open_store
 
-_PICTURES = 3
+_IMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Subject:
 
     name: str
     word: str
-    parcel: Parcel
+    parcel: UploadContent
 
 
 def draw(count: int) -> list[Subject]:
@@ -38,7 +38,7 @@ def draw(count: int) -> list[Subject]:
     with tempfile.TemporaryDirectory(prefix="dti-") as folder:
         for one in held_out_subjects("evaluation")[:count]:
             path = Path(folder) / one.name
-            draw_subject(one, path, count=_PICTURES)
+            draw_subject(one, path, count=_IMAGES)
             subjects.append(Subject(one.name, one.class_word, parcel(bundle_parcel(path).read())))
     return subjects
 
@@ -46,11 +46,11 @@ def draw(count: int) -> list[Subject]:
 class Customer:
     """What it asks for and is told, it says to its log as the clients of `kills` do."""
 
-    def __init__(self, service: Service, tenant: str, log: Log) -> None:
+    def __init__(self, service: LocalService, tenant: str, log: Log) -> None:
         store = open_store(service.plan.store)
         credential = create_key(store, tenant, "kills of service").credential
         set_limits(store, tenant, {"requests_per_second": 1000, "burst": 1000})
-        access = Access(service.url, credential)
+        access = ServerConfig(service.url, credential)
         self._client = Client.at(access, first_patience=120)
         self._hasty = Client.at(access, patience=0, first_patience=0)
         self._log, self._asked = log, 0

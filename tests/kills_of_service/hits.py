@@ -13,10 +13,10 @@ import httpx
 from kills.lines import Log
 
 from kills_of_service.processes import node_processes, seats, workers
-from services.ledger.keys import JobKeys, Place
+from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.records import ClaimRecord, unpack
-from services.local.service import Service
+from services.local.service import LocalService
 from services.supervisor.__main__ import READY
 
 Kind: TypeAlias = Literal["worker", "stopped", "supervisor", "api", "node"]
@@ -48,7 +48,7 @@ class Hits:
     """Of one round. `tend` has to be called again and again."""
 
     def __init__(
-        self, service: Service, ledger: Ledger, log: Log, chance: random.Random, keys: JobKeys
+        self, service: LocalService, ledger: Ledger, log: Log, chance: random.Random, keys: JobKeys
     ) -> None:
         self._service, self._ledger, self._log = service, ledger, log
         self._chance, self._keys = chance, keys
@@ -124,7 +124,7 @@ class Hits:
         """What the ledger calls a worker's process, by what it has claimed."""
         names = set[str]()
         for index, number in seats(self._service, self._keys.job).get(pid, []):
-            key = self._keys.attempt(Place(0, index), number)
+            key = self._keys.attempt(ItemRef(0, index), number)
             if found := self._ledger.find(key):
                 names.add(unpack(key, found[1], ClaimRecord)[0].worker)
         return names
@@ -148,19 +148,19 @@ class Hits:
             self._awaited["api"] = lambda: service.api.starts > api and _answers(service)
 
 
-def _ready(service: Service) -> int:
+def _ready(service: LocalService) -> int:
     """How many supervisors have done their first turn."""
     return service.supervisor.said().splitlines().count(READY)
 
 
-def _answers(service: Service) -> bool:
+def _answers(service: LocalService) -> bool:
     try:
         return httpx.get(f"{service.url}/readyz", timeout=2).is_success
     except httpx.HTTPError:
         return False
 
 
-def _listens(service: Service) -> bool:
+def _listens(service: LocalService) -> bool:
     given = service.node.command.arguments
     port = next(one.partition("=")[2] for one in given if one.startswith("--port="))
     with socket.socket() as probe:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.local.service import Service
+from services.local.service import LocalService
 
 _WORKER = "ray::TrainingActor"
 
@@ -25,7 +25,7 @@ class Process:
         return self.line.startswith(_WORKER)
 
 
-def processes(service: Service) -> list[Process]:
+def processes(service: LocalService) -> list[Process]:
     """All of them, found by the token that was drawn for this service alone."""
     token = service.node.command.environment["RAY_AUTH_TOKEN"].encode()
     found: list[Process] = []
@@ -43,18 +43,18 @@ def processes(service: Service) -> list[Process]:
     return found
 
 
-def workers(service: Service) -> list[int]:
+def workers(service: LocalService) -> list[int]:
     """Processes of training actors."""
     return sorted(one.pid for one in processes(service) if one.is_worker)
 
 
-def node_processes(service: Service) -> list[int]:
+def node_processes(service: LocalService) -> list[int]:
     """The Ray node whole: its head, daemons, workers."""
     node = service.node.pid
     return sorted(one.pid for one in processes(service) if one.session == node)
 
 
-def seats(service: Service, job: str) -> dict[int, list[tuple[int, int]]]:
+def seats(service: LocalService, job: str) -> dict[int, list[tuple[int, int]]]:
     """Items and attempts of a job that each worker's process has begun with, by its log."""
     return {
         int(path.stem.rpartition("-")[2]): found
@@ -63,7 +63,7 @@ def seats(service: Service, job: str) -> dict[int, list[tuple[int, int]]]:
     }
 
 
-def worker_logs(service: Service) -> list[Path]:
+def worker_logs(service: LocalService) -> list[Path]:
     return sorted((service.folder / "ray").glob("session_*/logs/worker-*.err"))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from kills.evidence import Evidence, attempt_of
 from kills.lines import Line
 
-from services.ledger.keys import Place
+from services.ledger.keys import ItemRef
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,6 @@ def _held_again(evidence: Evidence, lost: Line) -> float | None:
     return min(times, default=None)
 
 
-def _ended(evidence: Evidence, job: str, place: Place) -> float | None:
+def _ended(evidence: Evidence, job: str, place: ItemRef) -> float | None:
     key = evidence.keys(job).result(place)
     return next((line.t for line in evidence.said("saw") if line["key"] == key), None)

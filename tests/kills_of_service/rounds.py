@@ -22,7 +22,7 @@ from kills_of_service.recovery import Recovery, recovery_of
 from kills_of_service.stage import SEED, OverdueError, Stage
 from kills_of_service.tokens import Undisturbed
 from services.ledger.keys import JobKeys
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery as LedgerRecovery
 
 _EARLIEST, _LATEST = 0.05, 0.7
 """Share of the work that is done when the hit comes."""
@@ -158,7 +158,7 @@ class Round:
             )
 
     def _gather(self) -> Evidence:
-        supervisor = Supervisor(self._stage.ledger)
+        supervisor = LedgerRecovery(self._stage.ledger)
         supervisor.sweep()
         seen = supervisor.recover()
         self._log.say("passed", damaged=seen.damaged)

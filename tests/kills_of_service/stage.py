@@ -20,7 +20,7 @@ from services.errors import UnavailableError
 from services.ledger.keys import WORKERS
 from services.ledger.leases import read_lease
 from services.ledger.ledger import Ledger
-from services.local.service import Service
+from services.local.service import LocalService
 
 SEED, _OTHER_SEED = 1, 2
 _LOOK = 0.2
@@ -37,7 +37,7 @@ class Stage:
     """All that rounds share."""
 
     course: Course
-    service: Service
+    service: LocalService
     ledger: Ledger
     subjects: list[Subject]
     folder: Path
@@ -129,7 +129,7 @@ def staged(course: Course, folder: Path) -> Generator[tuple[Stage, list[str]]]:
         shutil.rmtree(service.folder, ignore_errors=True)
 
 
-def _left_over(service: Service) -> list[str]:
+def _left_over(service: LocalService) -> list[str]:
     end = time.monotonic() + _GONE
     while (orphans := processes(service)) and time.monotonic() < end:
         time.sleep(_LOOK)

@@ -32,13 +32,13 @@ from kills_of_service.journal import Journal
 from kills_of_service.recovery import recovery_of
 from kills_of_service.tokens import angle
 from services.contracts.jobs import Item, JobRequest
-from services.ledger.keys import Place
+from services.ledger.keys import ItemRef
 from services.ledger.ledger import Ledger
 from services.ledger.records import ResultRecord, pack
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 from services.ledger.results import end_attempt
 from services.ledger.submissions import submit
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.storage.memory import MemoryStore
 
 Doctor = Callable[[Evidence], Evidence]
@@ -84,14 +84,14 @@ def evidence(tmp_path: Path) -> Evidence:
             seeds=5.0,
         )
     journal.look()
-    supervisor = Supervisor(ledger)
+    supervisor = Recovery(ledger)
     supervisor.sweep()
     log.say("passed", damaged=supervisor.recover().damaged)
     return Evidence.gather(plan, tmp_path, ledger)
 
 
-def _worker(ledger: Ledger) -> Worker:
-    worker = Worker(ledger, "p", chance=random.Random(1))
+def _worker(ledger: Ledger) -> WorkerSession:
+    worker = WorkerSession(ledger, "p", chance=random.Random(1))
     worker.begin()
     return worker
 
@@ -102,7 +102,7 @@ def _job(evidence: Evidence) -> str:
 
 
 def _result(evidence: Evidence) -> str:
-    return evidence.keys(_job(evidence)).result(Place(0, 0))
+    return evidence.keys(_job(evidence)).result(ItemRef(0, 0))
 
 
 def _told(evidence: Evidence) -> Line:
@@ -112,7 +112,7 @@ def _told(evidence: Evidence) -> Line:
 def _overwritten(evidence: Evidence) -> Evidence:
     """A zombie has put its own in place of a result."""
     key = _result(evidence)
-    record, _ = evidence.outcomes(_job(evidence))[Place(0, 0)]
+    record, _ = evidence.outcomes(_job(evidence))[ItemRef(0, 0)]
     assert isinstance(record, ResultRecord)
     ours = record.model_copy(update={"nonce": "zombie.n", "sha256": digest(b"other")})
     return lay(evidence, key, pack(ours, b"other"))

@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 
 from services.settings import S3Settings, store_settings
 from services.storage.directory import DirectoryStore
-from services.storage.instrumented import Measured
+from services.storage.instrumented import InstrumentedStore
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
 from services.storage.s3 import S3Store
@@ -112,5 +112,5 @@ def store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if kind == "directory":
         return DirectoryStore(tmp_path / "store")
     if kind == "measured":
-        return Measured(MemoryStore())
+        return InstrumentedStore(MemoryStore())
     return request.getfixturevalue("make_s3")()

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from services.settings import S3Settings
 from services.storage.s3 import S3Store
-from services.storage.s3_client import Connection
+from services.storage.s3_client import S3Connection
 from simulation.bucket import NO_SUCH_KEY, Bucket, Refusal, Version
 from simulation.process import Process
 from simulation.wire import Wire
@@ -18,7 +18,7 @@ def simulated_store(
 ) -> S3Store:
     """The real S3Store over simulated requests, for tasks of `process`."""
     parsed = S3Settings(bucket="simulated", prefix="", **settings)
-    connection = Connection(
+    connection = S3Connection(
         parsed,
         make_client=lambda settings: cast(
             Any, Client(process, wire, settings.connect_timeout, settings.read_timeout)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from services.contracts.jobs import ItemState
 from services.ledger.attempts import Attempt
-from services.ledger.keys import Place
+from services.ledger.keys import ItemRef
 
-Claimed = tuple[str, str, Place, int]
+Claimed = tuple[str, str, ItemRef, int]
 """Tenant, job, item and number of an attempt."""
 
 
@@ -69,7 +69,7 @@ class History:
     """Everything of one world, in the order of time."""
 
     starts: list[Start] = field(default_factory=list)
-    saved: dict[tuple[str, str, Place], list[Saved]] = field(
+    saved: dict[tuple[str, str, ItemRef], list[Saved]] = field(
         default_factory=lambda: defaultdict(list)
     )
     answers: list[Answer] = field(default_factory=list)

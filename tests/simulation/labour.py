@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from services.errors import LeaseLostError, StorageError, SupersededError
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from simulation.history import History, Saved, Start, claimed
 from simulation.process import Process
 from simulation.witness import Witness
@@ -50,7 +50,7 @@ class Labour:
     def run(self) -> None:
         """Live one life after another."""
         while True:
-            worker = Worker(self._ledger, POOL, chance=self.process.world.random)
+            worker = WorkerSession(self._ledger, POOL, chance=self.process.world.random)
             try:
                 worker.begin()
             except (LeaseLostError, StorageError):
@@ -61,7 +61,7 @@ class Labour:
             self._live(worker)
             beats.clear()
 
-    def _beat(self, worker: Worker, beats: list[bool]) -> None:
+    def _beat(self, worker: WorkerSession, beats: list[bool]) -> None:
         pause = self._ledger.settings.lease / 4
         while True:
             self.process.sleep(pause)
@@ -74,7 +74,7 @@ class Labour:
             except StorageError:
                 continue
 
-    def _live(self, worker: Worker) -> None:
+    def _live(self, worker: WorkerSession) -> None:
         """Until the lease is lost, or the worker drains."""
         while True:
             if not worker.lease.lost:
@@ -91,7 +91,7 @@ class Labour:
             for attempt in list(self.running):
                 self._step(attempt)
 
-    def _take(self, worker: Worker) -> None:
+    def _take(self, worker: WorkerSession) -> None:
         assert isinstance(self._ledger.store, Witness)
         self._ledger.store.left = _CALLS
         try:
@@ -126,7 +126,7 @@ class Labour:
         step = self.running[attempt]
         attempt.tell({"step": step})
         if work["fate"] == "bad":
-            self._finish(attempt, lambda: attempt.fail("its pictures are broken", retry=False))
+            self._finish(attempt, lambda: attempt.fail("its images are broken", retry=False))
         elif work["fate"] == "flaky" and attempt.number == 1:
             self._finish(attempt, lambda: attempt.fail("out of memory"))
         elif step >= int(str(work["steps"])):
@@ -169,7 +169,7 @@ class Labour:
         except StorageError:
             return
 
-    def _drain(self, worker: Worker) -> None:
+    def _drain(self, worker: WorkerSession) -> None:
         for attempt in list(self.running):
             self._leave(attempt, lambda attempt=attempt: attempt.release("drained"))
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from services.contracts.jobs import ItemState
 from services.ledger import queries as reading
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 from simulation.bucket import Applied
 from simulation.ground import Ground, line
 from simulation.history import Claimed
@@ -409,9 +409,9 @@ def _ended(counts: dict[str, int]) -> dict[str, int]:
     return {**known, "vague": sum(counts[state] for state in vague)}
 
 
-def _perform(service: Service, act: Callable[[Supervisor], object]) -> None:
+def _perform(service: Service, act: Callable[[Recovery], object]) -> None:
     process = service.world.process("checker", offset=0.0, rate=1.0)
-    supervisor = Supervisor(service.open_ledger(process))
+    supervisor = Recovery(service.open_ledger(process))
     service.world.perform(process, lambda: act(supervisor))
 
 

@@ -13,7 +13,7 @@ from services.contracts.jobs import Item, JobRequest
 from services.errors import StorageError
 from services.ledger.ids import Ids
 from services.ledger.ledger import Ledger
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 from services.settings import LedgerSettings
 from services.storage.s3 import S3Store
 from simulation.bucket import Bucket
@@ -154,7 +154,7 @@ class Service:
         Customer(process, self.open_ledger, self.history, plan).run()
 
     def _supervise(self, process: Process) -> None:
-        supervisor = Supervisor(self.open_ledger(process))
+        supervisor = Recovery(self.open_ledger(process))
         swept = float("-inf")
         while True:
             try:

@@ -16,7 +16,7 @@ from services.ledger import workers as workforce
 from services.ledger.attempts import Attempt
 from services.ledger.leases import Lease
 from services.ledger.records import LeaseRecord, ResultRecord, pack
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.storage.interface import Head
 from services.storage.s3 import S3Store
 from simulation.schedules import Outcome, simulate
@@ -93,7 +93,7 @@ def swap_by_etag_alone() -> Generator[None]:
 def lease_by_local_clock() -> Generator[None]:
     """The age of a lease is this host's time less the store's."""
     seen: dict[str, Any] = {}
-    look_at = workforce.Workforce._look_at  # type: ignore[reportPrivateUsage]
+    look_at = workforce.WorkerRegistry._look_at  # type: ignore[reportPrivateUsage]
 
     def remember(self: Any, worker: str) -> Any:
         seen["clock"] = self._ledger.store._process.wall
@@ -104,7 +104,7 @@ def lease_by_local_clock() -> Generator[None]:
         return (now - head.last_modified).total_seconds() > record.seconds
 
     with (
-        patch.object(workforce.Workforce, "_look_at", remember),
+        patch.object(workforce.WorkerRegistry, "_look_at", remember),
         patch.object(workforce, "over", over),
     ):
         yield
@@ -113,15 +113,15 @@ def lease_by_local_clock() -> Generator[None]:
 @contextmanager
 def begin_without_listening() -> Generator[None]:
     """The orders are not read after a claim."""
-    hear = Worker._hear  # type: ignore[reportPrivateUsage]
+    hear = WorkerSession._hear  # type: ignore[reportPrivateUsage]
 
-    def only_later(self: Worker, some: Any) -> None:
+    def only_later(self: WorkerSession, some: Any) -> None:
         some = list(some)
         if some and all(attempt in self._unheard for attempt in some):
             return
         hear(self, some)
 
-    with patch.object(Worker, "_hear", only_later):
+    with patch.object(WorkerSession, "_hear", only_later):
         yield
 
 
@@ -159,7 +159,7 @@ def break_without_looking() -> Generator[None]:
 @contextmanager
 def call_the_living_released() -> Generator[None]:
     """What a living worker has in hand is not looked up in its lease."""
-    with patch.object(workforce.Living, "has_in_hand", lambda *_: False):
+    with patch.object(workforce.LiveWorker, "has_in_hand", lambda *_: False):
         yield
 
 

@@ -1,9 +1,9 @@
-"""The prompts that subjects are painted in. Loads no torch.
+"""The prompts that subjects are generated in. Loads no torch.
 
 40 for an object and 40 for what lives: the 25 of the DreamBooth dataset, without the class noun
 behind the subject, and 15 complex ones. Those are ours: the paper's are published only in code.
 
-How subjects are learned and painted, alike for all methods. Loads no torch.
+How subjects are learned and generated, alike for all methods. Loads no torch.
 """
 
 import json
@@ -19,7 +19,7 @@ from dti_engine.errors import ConfigurationError
 
 class Protocol(BaseModel):
     """One evaluation, whatever its methods: they share photos, initializers, captions, draws,
-    steps, batches and the noise that pictures start from.
+    steps, batches and the noise that images start from.
 
     Source of the defaults: paper, section 4.1 and appendix D.1.
     """
@@ -30,7 +30,7 @@ class Protocol(BaseModel):
     num_training_seeds: int = Field(default=1, ge=1)
     first_training_seed: int = Field(default=42, ge=0, lt=2**32)
     num_image_seeds: int = Field(default=4, ge=1, description="0, 1, ...: the same in every prompt")
-    image_steps: int = Field(ge=1, description="denoising steps of a picture")
+    image_steps: int = Field(ge=1, description="denoising steps of an image")
     guidance: float = Field(ge=1)
 
     @classmethod
@@ -41,7 +41,7 @@ class Protocol(BaseModel):
 
         Raises: ConfigurationError if a change is not allowed.
         """
-        painting = (
+        generation = (
             {"image_steps": 20, "guidance": 4.5}
             if is_flow
             else {
@@ -50,7 +50,7 @@ class Protocol(BaseModel):
             }
         )
         try:
-            return cls.model_validate({"config": config} | painting | dict(changes))
+            return cls.model_validate({"config": config} | generation | dict(changes))
         except ValidationError as error:
             raise ConfigurationError(f"evaluation refused: {explain(error, cls)}") from error
 

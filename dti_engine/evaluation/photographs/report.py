@@ -24,11 +24,11 @@ from dti_engine.evaluation.statistics import (
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """One row of the table: means over pictures, intervals by resampling subjects."""
+    """One row of the table: means over images, intervals by resampling subjects."""
 
     name: str
     title: str
-    num_pictures: int
+    num_images: int
     masked_subject_score: Estimate | None  # None unless all photographs have masks
     subject_score: Estimate
     prompt_score: Estimate
@@ -84,7 +84,7 @@ class Results:
 
 def per_subject(scores: Sequence[Score], row: Row, subjects: Sequence[str]) -> Array:
     """(subjects, 4): masked and plain subject score, prompt score and cosine, each the mean over
-    all pictures of the subject. Masked ones are nan where there are none.
+    all images of the subject. Masked ones are nan where there are none.
     """
     means: list[list[float]] = []
     for name in subjects:
@@ -103,14 +103,14 @@ def per_subject(scores: Sequence[Score], row: Row, subjects: Sequence[str]) -> A
 
 
 def row_result(
-    row: Row, samples: Array, *, num_pictures: int, is_masked: bool, lengths: Mapping[str, float]
+    row: Row, samples: Array, *, num_images: int, is_masked: bool, lengths: Mapping[str, float]
 ) -> RowResult:
     """samples: `per_subject`. Raises: ConfigurationError if there are fewer than 2 subjects."""
     on_black, plain, probability, cosine = samples.T
     return RowResult(
         name=row.name,
         title=row.title,
-        num_pictures=num_pictures,
+        num_images=num_images,
         masked_subject_score=bootstrap(on_black) if is_masked else None,
         subject_score=bootstrap(plain),
         prompt_score=bootstrap(probability),
@@ -165,7 +165,7 @@ def report(results: Results, *, command: str) -> str:
         lines += ["", "## DTI minus the others", "", *_differences(results)]
     if results.configs:
         lines += ["", "## Settings", "", *_settings(results)]
-    lines += ["", "## How pictures are scored", "", *_scoring(results)]
+    lines += ["", "## How images are scored", "", *_scoring(results)]
     lines += ["", "## The paper's own figures, for orientation", "", *_published()]
     lines += ["", "## How to repeat it", "", "```", command, "```", ""]
     lines += table(("on", ""), results.environment.items())
@@ -180,7 +180,7 @@ def _introduction(results: Results) -> Iterator[str]:
         f"{len(results.subjects)} subjects, each in {prompts} prompts from "
         f"{protocol['num_image_seeds']} seeds of noise, which all methods share. Training seeds: "
         f"{protocol['num_training_seeds']}, from {protocol['first_training_seed']} on. A token had "
-        f"{config['steps']} steps of {config['batch_size']} samples, a picture "
+        f"{config['steps']} steps of {config['batch_size']} samples, an image "
         f"{protocol['image_steps']} denoising steps with guidance {protocol['guidance']:g}. All "
         f"methods have the same photos, initializers, captions, draws, steps and batches. "
         f"{results.seconds / 3600:.1f} hours in all."
@@ -213,7 +213,7 @@ def _origin(results: Results) -> str:
 def _scores(results: Results) -> Iterator[str]:
     plain = ("Image", "unmasked")
     image = ["Image, masked", "Image, unmasked"] if results.is_masked else [", ".join(plain)]
-    header = ["Method", *image, "Text", "Text, cosine", "length / m*", "pictures"]
+    header = ["Method", *image, "Text", "Text, cosine", "length / m*", "images"]
     yield from table(header, (_row(row) for row in results.rows))
     yield ""
     yield (
@@ -238,7 +238,7 @@ def _row(row: RowResult) -> list[str]:
         interval(row.prompt_score),
         interval(row.prompt_cosine),
         lengths,
-        str(row.num_pictures),
+        str(row.num_images),
     ]
 
 
@@ -277,9 +277,9 @@ def _settings(results: Results) -> Iterator[str]:
 def _scoring(results: Results) -> Iterator[str]:
     yield (
         "Image: cosine of DINOv2's class tokens, mean over the photos. Masked: the photos' "
-        "background is black; the painted picture is as it is. Text: SigLIP's probability that the "
-        "picture goes with the prompt in plain words, the class noun in the token's place. "
-        "Cosine: what that probability is computed from. All are means over pictures; the paper's "
+        "background is black; the generated image is as it is. Text: SigLIP's probability that the "
+        "image goes with the prompt in plain words, the class noun in the token's place. "
+        "Cosine: what that probability is computed from. All are means over images; the paper's "
         "code averages means of batches for Image, so that a last, smaller batch counts for more."
     )
     yield ""

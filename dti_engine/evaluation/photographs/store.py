@@ -4,8 +4,8 @@ evaluation.json     what is evaluated; another evaluation is refused
 slots.json          how many tokens are trained at a time
 checkpoints/        tokens on their way
 tokens/             every learned token, an artifact
-pictures/           every scored picture, its settings inside
-scores.jsonl        one line per picture, appended when the picture is scored
+images/           every scored image, its settings inside
+scores.jsonl        one line per image, appended when the image is scored
 times.jsonl         one line per piece of work that was kept: its seconds
 """
 
@@ -16,18 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.photographs.subjects import PhotographedSubject, Shot
+from dti_engine.evaluation.photographs.subjects import EvaluationImage, PhotographedSubject
 from dti_engine.evaluation.store import Records
 from dti_engine.files import write_whole
-from dti_engine.training.checkpoint_manager import Keeper
+from dti_engine.training.checkpoint_manager import CheckpointManager
 
 
 class Score(BaseModel):
-    """How one picture scored."""
+    """How one image scored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    picture: str  # key of its shot
+    image: str  # key of its shot
     row: str
     subject: str
     prompt: int
@@ -78,17 +78,17 @@ class Store(Records[Score]):
     def _slots_file(self) -> Path:
         return self.folder / "slots.json"
 
-    def picture(self, shot: Shot) -> Path:
-        return self.folder / "pictures" / f"{shot.key}.png"
+    def image(self, shot: EvaluationImage) -> Path:
+        return self.folder / "images" / f"{shot.key}.png"
 
     def token(self, name: str, subject: PhotographedSubject, training_seed: int) -> Path:
         """File of this token of the subject."""
         learned = f"{subject.name}-training{training_seed}"
         return self.folder / "tokens" / name / f"{learned}.safetensors"
 
-    def keeper(self, name: str, *, every: int) -> Keeper:
+    def keeper(self, name: str, *, every: int) -> CheckpointManager:
         """Of the tokens of this name that are on their way."""
-        return Keeper(self.folder / "checkpoints" / name, every=every)
+        return CheckpointManager(self.folder / "checkpoints" / name, every=every)
 
     def load_token(self, name: str, subject: PhotographedSubject, training_seed: int) -> Artifact:
         """Raises: ArtifactError if it is damaged or was removed."""

@@ -30,14 +30,19 @@ from dti_engine.evaluation.photographs.report import (
 )
 from dti_engine.evaluation.photographs.scoring import Examiner
 from dti_engine.evaluation.photographs.store import Store
-from dti_engine.evaluation.photographs.subjects import PhotographedSubject, Row, Shot, shots
+from dti_engine.evaluation.photographs.subjects import (
+    EvaluationImage,
+    PhotographedSubject,
+    Row,
+    shots,
+)
 from dti_engine.files import environment
 from dti_engine.subject import Subject
 from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
 from dti_engine.training.checkpoint_manager import CHECKPOINT_EVERY
 from dti_engine.training.loop import train
-from dti_engine.training.metrics import SlotReport
-from dti_engine.training.result import Outcome
+from dti_engine.training.metrics import StepMetrics
+from dti_engine.training.result import TrainingResult
 
 Runs: TypeAlias = dict[str, tuple[PhotographedSubject, int]]
 """Id of a training -> its subject, and its seed, counted from 0."""
@@ -69,7 +74,7 @@ def train_missing(
     if not missing:
         return
 
-    def on_step(reports: Sequence[SlotReport]) -> None:
+    def on_step(reports: Sequence[StepMetrics]) -> None:
         done.update({report.subject_id: report.step for report in reports})
         on_steps(sum(done.values()))
 
@@ -85,7 +90,7 @@ def train_missing(
         on_step=on_step,
         keeper=keeper,
     )
-    failed: Outcome | None = None
+    failed: TrainingResult | None = None
     for each in outcomes:
         if each.artifact:
             subject, seed = missing[each.subject.id]
@@ -133,7 +138,7 @@ def _subject(
     own = config.changed(captions=subject.captions) if subject.captions else config
     return Subject(
         id=run,
-        pictures=[replace(each, mask=None) for each in subject.pictures()],
+        images=[replace(each, mask=None) for each in subject.images()],
         placeholder=subject.placeholder,
         initializer=subject.initializer,
         seed=protocol.training_seed(training_seed),
@@ -148,25 +153,26 @@ _NUM_SUBJECTS, _NUM_PROMPTS, _CELL_PX = 3, 8, 192
 def contact_sheet(
     store: Store, rows: Sequence[Row], subjects: Sequence[PhotographedSubject]
 ) -> Image.Image:
-    """Photos and first pictures of a few subjects that share the prompts of the first one."""
+    """Photos and first images of a few subjects that share the prompts of the first one."""
     prompts = subjects[0].prompts
     alike = [each for each in subjects if each.prompts == prompts][:_NUM_SUBJECTS]
     columns = [prompts.index(each) for each in spread(prompts, _NUM_PROMPTS)]
 
     def block(subject: PhotographedSubject) -> Block:
         side = (_CELL_PX, _CELL_PX)
-        photos = [ImageOps.fit(each.image, side) for each in subject.pictures()]
+        photos = [ImageOps.fit(each.image, side) for each in subject.images()]
         shots = {
-            row: [Shot(row, subject, column, image_seed=0) for column in columns] for row in rows
+            row: [EvaluationImage(row, subject, column, image_seed=0) for column in columns]
+            for row in rows
         }
-        pictures = {
+        images = {
             row.title: [
-                cell_of(store.picture(shot), cell_px=_CELL_PX, resample=Image.Resampling.LANCZOS)
+                cell_of(store.image(shot), cell_px=_CELL_PX, resample=Image.Resampling.LANCZOS)
                 for shot in of_row
             ]
             for row, of_row in shots.items()
         }
-        return Block(subject.name, photos[: len(columns)], pictures)
+        return Block(subject.name, photos[: len(columns)], images)
 
     return sheet_of(
         [block(subject) for subject in alike],
@@ -240,8 +246,8 @@ class Study:
         """Tokens of this name that are still to be trained."""
         return len(untrained(self._store, self._protocol, name, self._subjects))
 
-    def num_unpainted(self, rows: Sequence[Row], examiner: Examiner) -> int:
-        """Pictures of these rows that are still to be painted."""
+    def num_missing(self, rows: Sequence[Row], examiner: Examiner) -> int:
+        """Images of these rows that are still to be generated."""
         return sum(len(each) for row in rows for each in examiner.missing(self._shots(row)))
 
     def train(
@@ -267,28 +273,28 @@ class Study:
                 on_steps=partial(_tell, on_progress, f"train {name}", runs * config.steps),
             )
 
-    def paint(
+    def generate(
         self, rows: Sequence[Row], examiner: Examiner, *, on_progress: OnProgress = _tell_nobody
     ) -> None:
-        """Paint and score what these rows lack, and leave sheet.png in the folder.
+        """Generate and score what these rows lack, and leave sheet.png in the folder.
 
-        Raises: as `generate`; ConfigurationError if a picture that is scored is gone.
+        Raises: as `generate`; ConfigurationError if an image that is scored is gone.
         """
         total = sum(len(self._shots(row)) for row in rows)
-        done = total - self.num_unpainted(rows, examiner)
-        on_progress("paint", done, total)
+        done = total - self.num_missing(rows, examiner)
+        on_progress("generate", done, total)
 
         def count(more: int) -> None:
             nonlocal done
             done += more
-            on_progress("paint", done, total)
+            on_progress("generate", done, total)
 
         for row in rows:
-            examiner.score_missing(self._shots(row), on_pictures=count)
+            examiner.score_missing(self._shots(row), on_images=count)
         contact_sheet(self._store, rows, self._subjects).save(self._store.folder / "sheet.png")
 
     def results(self, rows: Sequence[Row], configs: Mapping[str, TrainConfig]) -> Results:
-        """What came of these rows, all of whose pictures must be scored; configs as in `train`."""
+        """What came of these rows, all of whose images must be scored; configs as in `train`."""
         names = [subject.name for subject in self._subjects]
         wanted = {row: self._shots(row) for row in rows}
         scores = {
@@ -310,7 +316,7 @@ class Study:
                 row_result(
                     row,
                     samples[row],
-                    num_pictures=len(scores[row]),
+                    num_images=len(scores[row]),
                     is_masked=is_masked,
                     lengths=self._lengths(row),
                 )
@@ -323,7 +329,7 @@ class Study:
             ),
         )
 
-    def _shots(self, row: Row) -> list[Shot]:
+    def _shots(self, row: Row) -> list[EvaluationImage]:
         protocol = self._protocol
         return list(
             shots(

@@ -2,7 +2,7 @@
 
 Loads no torch.
 
-A subject of the evaluation: its bundle of photographs, its words, and what it is painted in.
+A subject of the evaluation: its bundle of photographs, its words, and what it is generated in.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dti_engine.config import CaptionFamily, TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.images.bundles.bundle import load_bundle
-from dti_engine.images.decode import Picture
+from dti_engine.images.decode import SubjectImage
 from dti_engine.recipes import cross_init, standard_ti
 
 
@@ -46,7 +46,7 @@ class PhotographedSubject:
         prompts: Sequence[str],
     ) -> Self:
         """class_noun None: the initializer. Raises: InvalidBundleError if the bundle is refused."""
-        pictures = load_bundle(path).pictures
+        subject_images = load_bundle(path).images
         return cls(
             name=name,
             path=path,
@@ -56,8 +56,8 @@ class PhotographedSubject:
             captions=captions,
             num_vectors=num_vectors,
             prompts=tuple(prompts),
-            photos=tuple((each.name, each.sha256) for each in pictures),
-            num_masks=sum(each.mask is not None for each in pictures),
+            photos=tuple((each.name, each.sha256) for each in subject_images),
+            num_masks=sum(each.mask is not None for each in subject_images),
         )
 
     @property
@@ -65,9 +65,9 @@ class PhotographedSubject:
         """Whether every photograph has a mask."""
         return self.num_masks == len(self.photos)
 
-    def pictures(self) -> Sequence[Picture]:
+    def images(self) -> Sequence[SubjectImage]:
         """Raises: InvalidBundleError if the bundle is refused by now."""
-        return load_bundle(self.path).pictures
+        return load_bundle(self.path).images
 
     def document(self) -> dict[str, Any]:
         """All that scores depend on, so without the path."""
@@ -103,8 +103,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """One picture to be scored."""
+class EvaluationImage:
+    """One image to be scored."""
 
     row: Row
     subject: "PhotographedSubject"
@@ -118,7 +118,7 @@ class Shot:
 
     @property
     def key(self) -> str:
-        """Its name among all pictures, also as a path."""
+        """Its name among all images, also as a path."""
         seeds = f"training{self.training_seed}-image{self.image_seed}"
         return f"{self.row.name}/{self.subject.name}/prompt{self.prompt:02}-{seeds}"
 
@@ -164,13 +164,13 @@ def shots(
     *,
     num_training_seeds: int,
     num_image_seeds: int,
-) -> Iterator[Shot]:
-    """All pictures of a row: every subject in all its prompts, from every seed."""
+) -> Iterator[EvaluationImage]:
+    """All images of a row: every subject in all its prompts, from every seed."""
     for subject in subjects:
         for training_seed in range(num_training_seeds if row.token else 1):
             for prompt in range(len(subject.prompts)):
                 for image_seed in range(num_image_seeds):
-                    yield Shot(row, subject, prompt, image_seed, training_seed)
+                    yield EvaluationImage(row, subject, prompt, image_seed, training_seed)
 
 
 def _name(kappa: float) -> str:

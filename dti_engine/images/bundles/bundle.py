@@ -1,6 +1,6 @@
 """A bundle from a folder, zip or tar: everything that is wrong with it is said at once.
 
-Pictures that are nearly the same, found by a hash of what they show.
+Images that are nearly the same, found by a hash of what they show.
 
 Folders of bundles: thousands need not be named one by one.
 """
@@ -15,15 +15,15 @@ from dti_engine.errors import InvalidBundleError, InvalidImageError
 from dti_engine.images.bundles.decoder import Decoder
 from dti_engine.images.bundles.members import (
     DEFAULT_LIMITS,
+    BundleFinding,
     BundleLimits,
-    Finding,
     is_passed_over,
     printable,
 )
 from dti_engine.images.bundles.reader import DESCRIPTION, is_archive, read_contents
-from dti_engine.images.bundles.schema import Description, PictureNotes, parse
+from dti_engine.images.bundles.schema import BundleDescription, ImageNotes, parse
 from dti_engine.images.crops import share
-from dti_engine.images.decode import SUFFIXES, Picture
+from dti_engine.images.decode import SUFFIXES, SubjectImage
 
 _SIDE = 8
 
@@ -54,22 +54,22 @@ _MAX_LINES = 50  # of a message; whoever wants all of them asks `check_bundle`
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """Pictures of one subject, with their captions and masks, and what is said of the subject."""
+    """Images of one subject, with their captions and masks, and what is said of the subject."""
 
     path: Path
-    description: Description
-    pictures: Sequence[Picture]  # that are not refused, in the order of their names
-    refusals: Sequence[Finding]
-    warnings: Sequence[Finding]
+    description: BundleDescription
+    images: Sequence[SubjectImage]  # that are not refused, in the order of their names
+    refusals: Sequence[BundleFinding]
+    warnings: Sequence[BundleFinding]
 
 
-def read_description(path: Path, *, limits: BundleLimits = DEFAULT_LIMITS) -> Description:
-    """What bundle.json says, without a look at the pictures; of a bundle without one, nothing.
+def read_description(path: Path, *, limits: BundleLimits = DEFAULT_LIMITS) -> BundleDescription:
+    """What bundle.json says, without a look at the images; of a bundle without one, nothing.
 
     What is wrong with it is for `load_bundle` to say.
     """
     files = read_contents(path, limits, only_description=True).files
-    return parse(files[DESCRIPTION])[0] if DESCRIPTION in files else Description()
+    return parse(files[DESCRIPTION])[0] if DESCRIPTION in files else BundleDescription()
 
 
 def load_bundle(
@@ -93,10 +93,10 @@ def check_bundle(
 ) -> Bundle:
     """The bundle as far as it can be used, with all that is refused and all that is worth a word.
 
-    resolution: side of the crops in pixels that it will be trained at, to warn of smaller pictures.
+    resolution: side of the crops in pixels that it will be trained at, to warn of smaller images.
     """
     contents = read_contents(path, limits)
-    description, refusals = Description(), list(contents.refusals)
+    description, refusals = BundleDescription(), list(contents.refusals)
     if DESCRIPTION in contents.files:
         description, found = parse(contents.files.pop(DESCRIPTION))
         refusals += found
@@ -104,36 +104,36 @@ def check_bundle(
     for name, data in contents.files.items():
         if name in description.masks:
             continue
-        if reason := _not_a_picture(name):
-            refusals.append(Finding(name, reason))
+        if reason := _not_a_image(name):
+            refusals.append(BundleFinding(name, reason))
         else:
             files[name] = data
     refusals += _absent(description, files, contents.files)
-    if len(files) > limits.max_pictures:
-        reason = f"{len(files)} pictures; allowed are {limits.max_pictures}, 3 to 6 are usual"
-        refusals.append(Finding("", reason))
+    if len(files) > limits.max_images:
+        reason = f"{len(files)} images; allowed are {limits.max_images}, 3 to 6 are usual"
+        refusals.append(BundleFinding("", reason))
         files = {}
-    pictures = list[Picture]()
+    subject_images = list[SubjectImage]()
     with Decoder(limits) as decoder:
         for name, data in files.items():
             try:
-                picture = decoder.picture(name, data)
-                _judge_among(picture, pictures, limits)
-                notes = description.pictures.get(name, PictureNotes())
-                mask = _mask(notes.mask, picture, contents.files, decoder)
-                pictures.append(replace(picture, caption=notes.caption, mask=mask))
+                subject_image = decoder.image(name, data)
+                _judge_among(subject_image, subject_images, limits)
+                notes = description.images.get(name, ImageNotes())
+                mask = _mask(notes.mask, subject_image, contents.files, decoder)
+                subject_images.append(replace(subject_image, caption=notes.caption, mask=mask))
             except InvalidImageError as error:
-                refusals.append(Finding(name, str(error)))
+                refusals.append(BundleFinding(name, str(error)))
     if not files and not refusals:
-        refusals.append(Finding("", "no pictures; put JPEG, PNG or WebP files there"))
-    warnings = list(_warnings(pictures, resolution, limits)) if pictures else []
-    return Bundle(path, description, pictures, refusals, warnings)
+        refusals.append(BundleFinding("", "no images; put JPEG, PNG or WebP files there"))
+    warnings = list(_warnings(subject_images, resolution, limits)) if subject_images else []
+    return Bundle(path, description, subject_images, refusals, warnings)
 
 
-def _not_a_picture(name: str) -> str | None:
+def _not_a_image(name: str) -> str | None:
     if "/" in name:
         return (
-            f"in a folder within; pictures lie beside {DESCRIPTION}, and only masks that it names "
+            f"in a folder within; images lie beside {DESCRIPTION}, and only masks that it names "
             "may lie deeper"
         )
     if Path(name).suffix.lower() not in SUFFIXES:
@@ -144,32 +144,34 @@ def _not_a_picture(name: str) -> str | None:
 
 
 def _absent(
-    description: Description, pictures: Mapping[str, bytes], files: Mapping[str, bytes]
-) -> Iterator[Finding]:
+    description: BundleDescription, subject_images: Mapping[str, bytes], files: Mapping[str, bytes]
+) -> Iterator[BundleFinding]:
     """What bundle.json names and is not there."""
-    for name in description.pictures:
-        if name not in pictures:
+    for name in description.images:
+        if name not in subject_images:
             other = " (it is named as a mask)" if name in files else ""
-            yield Finding(
-                printable(name), f"{DESCRIPTION} names this picture, but there is none{other}"
+            yield BundleFinding(
+                printable(name), f"{DESCRIPTION} names this image, but there is none{other}"
             )
 
 
-def _judge_among(picture: Picture, others: Sequence[Picture], limits: BundleLimits) -> None:
+def _judge_among(
+    subject_image: SubjectImage, others: Sequence[SubjectImage], limits: BundleLimits
+) -> None:
     """Raises: InvalidImageError if it is one of the others, or too much beside them."""
     for other in others:
-        if other.sha256 == picture.sha256:
+        if other.sha256 == subject_image.sha256:
             raise InvalidImageError(f"the same file as {other.name!r}; take one away")
-    pixels = sum(each.image.width * each.image.height for each in (*others, picture))
+    pixels = sum(each.image.width * each.image.height for each in (*others, subject_image))
     if pixels > limits.max_decoded_megapixels * 1e6:
         raise InvalidImageError(
-            f"with it, the pictures have more than {limits.max_decoded_megapixels:g} megapixels; "
+            f"with it, the images have more than {limits.max_decoded_megapixels:g} megapixels; "
             "scale them down"
         )
 
 
 def _mask(
-    name: str | None, picture: Picture, files: Mapping[str, bytes], decoder: Decoder
+    name: str | None, subject_image: SubjectImage, files: Mapping[str, bytes], decoder: Decoder
 ) -> Image.Image | None:
     """Raises: InvalidImageError if it cannot be used."""
     if name is None:
@@ -180,49 +182,53 @@ def _mask(
         mask = decoder.mask(files[name])
     except InvalidImageError as error:
         raise InvalidImageError(f"its mask {name!r}: {error}") from error
-    if mask.size != picture.image.size:
+    if mask.size != subject_image.image.size:
         raise InvalidImageError(
-            f"its mask {name!r} has {_size(mask)} px, the picture has {_size(picture.image)}; both "
+            f"its mask {name!r} has {_size(mask)} px, the image has {_size(subject_image.image)}; both "
             "must be of one size"
         )
     if not share(mask):
         raise InvalidImageError(
-            f"its mask {name!r} is black, or nearly so; paint the subject white"
+            f"its mask {name!r} is black, or nearly so; generate the subject white"
         )
     return mask
 
 
 def _warnings(
-    pictures: Sequence[Picture], resolution: int | None, limits: BundleLimits
-) -> Iterator[Finding]:
-    if len(pictures) < limits.few_pictures:
-        yield Finding("", f"{len(pictures)} of the usual 3 to 6 pictures; give more if you can")
-    hashes = [difference_hash(each.image) for each in pictures]
-    for index, picture in enumerate(pictures):
-        for other, its_hash in zip(pictures[:index], hashes, strict=False):
+    subject_images: Sequence[SubjectImage], resolution: int | None, limits: BundleLimits
+) -> Iterator[BundleFinding]:
+    if len(subject_images) < limits.few_images:
+        yield BundleFinding(
+            "", f"{len(subject_images)} of the usual 3 to 6 images; give more if you can"
+        )
+    hashes = [difference_hash(each.image) for each in subject_images]
+    for index, subject_image in enumerate(subject_images):
+        for other, its_hash in zip(subject_images[:index], hashes, strict=False):
             if num_different(hashes[index], its_hash) <= limits.near_bits:
-                yield Finding(picture.name, f"nearly identical to {other.name!r}")
+                yield BundleFinding(subject_image.name, f"nearly identical to {other.name!r}")
                 break
-        short, long = sorted(picture.image.size)
+        short, long = sorted(subject_image.image.size)
         if resolution and short < resolution:
-            reason = f"{_size(picture.image)} px, will be enlarged to the {resolution} of training"
-            yield Finding(picture.name, reason)
+            reason = (
+                f"{_size(subject_image.image)} px, will be enlarged to the {resolution} of training"
+            )
+            yield BundleFinding(subject_image.name, reason)
         if long > limits.max_aspect * short:
-            reason = f"{_size(picture.image)} px: each square crop of it shows a small part"
-            yield Finding(picture.name, reason)
+            reason = f"{_size(subject_image.image)} px: each square crop of it shows a small part"
+            yield BundleFinding(subject_image.name, reason)
 
 
 def _size(image: Image.Image) -> str:
     return f"{image.width} x {image.height}"
 
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def gathered(paths: Sequence[Path]) -> list[Path]:
     """The bundles that these are or hold.
 
-    A folder with a picture or `bundle.json` is a bundle; one with neither gives its folders and
+    A folder with an image or `bundle.json` is a bundle; one with neither gives its folders and
     archives, by name, if it has any. What hides or is passed over in bundles is passed over here.
     """
     return [bundle for path in paths for bundle in _within(path) or [path]]
@@ -233,6 +239,6 @@ def _within(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
     found = sorted(each for each in path.iterdir() if not is_passed_over(each.name))
-    if any(each.name == DESCRIPTION or each.suffix.lower() in _PICTURES for each in found):
+    if any(each.name == DESCRIPTION or each.suffix.lower() in _IMAGES for each in found):
         return []
     return [each for each in found if each.is_dir() or is_archive(each)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from dti_engine.images.bundles.bundle import Bundle
-from dti_engine.images.crops import MAX_CROPS, View, views
+from dti_engine.images.crops import MAX_CROPS, Crop, views
 
 _CELL_PX = 208
 _TEXT_PX = 64  # four lines
@@ -19,9 +19,9 @@ _INK, _PAPER, _GREY = (25, 28, 32), (255, 255, 255), (128, 128, 128)
 def contact_sheet(
     bundle: Bundle, *, resolution: int, placeholder: str, templates: Sequence[str]
 ) -> Image.Image:
-    """A cell for each crop at `resolution` px, picture by picture; name and caption below.
+    """A cell for each crop at `resolution` px, image by image; name and caption below.
 
-    What its mask leaves out is dimmed. A picture without a caption of its own gets any of the
+    What its mask leaves out is dimmed. An image without a caption of its own gets any of the
     templates in training; here, they take turns.
 
     Raises: ConfigurationError or InvalidImageError as `views`.
@@ -44,21 +44,25 @@ def contact_sheet(
     return sheet
 
 
-def _cells(bundle: Bundle, resolution: int, templates: Sequence[str]) -> Iterator[tuple[View, str]]:
+def _cells(bundle: Bundle, resolution: int, templates: Sequence[str]) -> Iterator[tuple[Crop, str]]:
     """Crops, and what is written below each."""
     number = 0
-    for picture in bundle.pictures:
-        seen = views(picture, resolution, max_crops=MAX_CROPS)
+    for subject_image in bundle.images:
+        seen = views(subject_image, resolution, max_crops=MAX_CROPS)
         for index, view in enumerate(seen, start=1):
-            title = picture.name if len(seen) == 1 else f"{picture.name}, {index} of {len(seen)}"
-            if picture.caption is None:
+            title = (
+                subject_image.name
+                if len(seen) == 1
+                else f"{subject_image.name}, {index} of {len(seen)}"
+            )
+            if subject_image.caption is None:
                 yield view, f"{title}\n{templates[number % len(templates)]}"
                 number += 1
             else:
-                yield view, f"{title}, own caption\n{picture.caption}"
+                yield view, f"{title}, own caption\n{subject_image.caption}"
 
 
-def _shown(view: View) -> Image.Image:
+def _shown(view: Crop) -> Image.Image:
     image = view.image
     if view.mask is not None:
         # Towards grey: darker or lighter would not be seen on all photos.

@@ -1,7 +1,7 @@
 """Decoding in a process of its own, which may neither take long nor much memory, and may die.
 
-What decodes pictures is C code that meets what anyone sends. One process serves a bundle; when a
-picture takes it down, that picture is refused and the next one gets a new process.
+What decodes images is C code that meets what anyone sends. One process serves a bundle; when a
+image takes it down, that image is refused and the next one gets a new process.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ from PIL import Image
 from dti_engine.errors import FailedError, InvalidImageError
 from dti_engine.images.bundles import decoder_process as worker
 from dti_engine.images.bundles.members import BundleLimits
-from dti_engine.images.decode import Picture
+from dti_engine.images.decode import SubjectImage
 
 _START_SECONDS = 60.0  # it takes a tenth of one, but not on every machine at every time
 _ROOT = Path(__file__).parents[3]  # from where the worker finds the same package as we did
-_CHANNELS = {worker.PICTURE: 3, worker.MASK: 1}
+_CHANNELS = {worker.IMAGE: 3, worker.MASK: 1}
 
 
 class Decoder:
-    """Bytes of files in, pictures and masks out. To be used in a `with` statement."""
+    """Bytes of files in, images and masks out. To be used in a `with` statement."""
 
     def __init__(self, limits: BundleLimits) -> None:
         self._limits = limits
@@ -43,11 +43,11 @@ class Decoder:
     ) -> None:
         self._stop()
 
-    def picture(self, name: str, data: bytes) -> Picture:
-        """As `images.decode_picture`. Raises: InvalidImageError with the reason."""
-        size, pixels = self._ask(worker.PICTURE, data)
+    def image(self, name: str, data: bytes) -> SubjectImage:
+        """As `images.decode_image`. Raises: InvalidImageError with the reason."""
+        size, pixels = self._ask(worker.IMAGE, data)
         image = Image.frombytes("RGB", size, pixels)
-        return Picture(name, image, hashlib.sha256(data).hexdigest(), size)
+        return SubjectImage(name, image, hashlib.sha256(data).hexdigest(), size)
 
     def mask(self, data: bytes) -> Image.Image:
         """As `images.decode_mask`. Raises: InvalidImageError with the reason."""
@@ -88,8 +88,8 @@ class Decoder:
     def _read_reply(self, replies: IO[bytes], channels: int) -> tuple[int, int, bytes]:
         """Raises: EOFError if it is none; InvalidImageError if it is a refusal."""
         status, width, height, size = worker.REPLY.unpack(_read(replies, worker.REPLY.size))
-        # Not even the worker is trusted: a picture may have taken it over.
-        if size > 3 * max(self._limits.picture.max_megapixels * 1e6, 1000):
+        # Not even the worker is trusted: an image may have taken it over.
+        if size > 3 * max(self._limits.image.max_megapixels * 1e6, 1000):
             raise EOFError
         body = _read(replies, size)
         if status == worker.REFUSED:
@@ -99,14 +99,14 @@ class Decoder:
         return width, height, body
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """Raises: FailedError if there can be no process, which no picture is to blame for."""
+        """Raises: FailedError if there can be no process, which no image is to blame for."""
         limits = self._limits
         numbers = (
             limits.decoder_memory_bytes,
             limits.decoder_seconds,
-            limits.picture.max_bytes,
-            limits.picture.max_megapixels,
-            limits.picture.min_side_px,
+            limits.image.max_bytes,
+            limits.image.max_megapixels,
+            limits.image.min_side_px,
         )
         process = subprocess.Popen(
             [sys.executable, "-m", "dti_engine.images.bundles.decoder_process", *map(str, numbers)],
@@ -124,7 +124,7 @@ class Decoder:
             if process.stdout.read(1) != worker.READY:
                 self._stop()
                 raise FailedError(
-                    "the process that decodes pictures does not start; is its memory limit of "
+                    "the process that decodes images does not start; is its memory limit of "
                     f"{limits.decoder_memory_bytes / 1e6:g} MB too low for this machine?"
                 )
         finally:

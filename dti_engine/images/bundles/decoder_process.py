@@ -1,4 +1,4 @@
-"""The decoder's process: pictures in on stdin, pixels out on stdout, until stdin ends.
+"""The decoder's process: images in on stdin, pixels out on stdout, until stdin ends.
 
     python -m dti_engine.images.bundles.decoder_process MEMORY_BYTES SECONDS MAX_BYTES \
         MAX_MEGAPIXELS MIN_SIDE_PX
@@ -13,18 +13,18 @@ import struct
 import sys
 
 from dti_engine.errors import InvalidImageError
-from dti_engine.images.decode import PictureLimits, decode_mask, decode_picture
+from dti_engine.images.decode import ImageLimits, decode_image, decode_mask
 
 REQUEST = struct.Struct("<cQ")  # PICTURE or MASK, number of bytes
 REPLY = struct.Struct("<cIIQ")  # DONE or REFUSED, width, height, number of bytes
-READY, PICTURE, MASK, DONE, REFUSED = b"!", b"P", b"M", b"D", b"R"
+READY, IMAGE, MASK, DONE, REFUSED = b"!", b"P", b"M", b"D", b"R"
 
 
 def main() -> None:
     """Serve until there is nothing more to read."""
     memory_bytes, seconds, max_bytes, max_megapixels, min_side_px = sys.argv[1:]
     _limit_memory(int(memory_bytes))
-    limits = PictureLimits(int(max_bytes), float(max_megapixels), int(min_side_px))
+    limits = ImageLimits(int(max_bytes), float(max_megapixels), int(min_side_px))
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     replies.write(READY)
     replies.flush()
@@ -39,12 +39,12 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _reply(kind: bytes, data: bytes, limits: PictureLimits) -> tuple[bytes, bytes]:
+def _reply(kind: bytes, data: bytes, limits: ImageLimits) -> tuple[bytes, bytes]:
     try:
         if kind == MASK:
             image = decode_mask(data, limits=limits)
         else:
-            image = decode_picture("", data, limits=limits).image
+            image = decode_image("", data, limits=limits).image
         pixels = image.tobytes()
         return REPLY.pack(DONE, *image.size, len(pixels)), pixels
     except InvalidImageError as error:

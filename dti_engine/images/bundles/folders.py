@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import IO
 
 from dti_engine.errors import InvalidBundleError
-from dti_engine.images.bundles.members import BundleLimits, Entry, is_passed_over
+from dti_engine.images.bundles.members import ArchiveMember, BundleLimits, is_passed_over
 
 
-def entries(folder: Path, limits: BundleLimits) -> Iterator[Entry]:
+def entries(folder: Path, limits: BundleLimits) -> Iterator[ArchiveMember]:
     """All entries, by name, those of its folders after each of them.
 
     Raises: InvalidBundleError if it cannot be listed.
@@ -20,7 +20,7 @@ def entries(folder: Path, limits: BundleLimits) -> Iterator[Entry]:
     yield from _walk(folder, "", limits)
 
 
-def _walk(folder: Path, prefix: str, limits: BundleLimits) -> Iterator[Entry]:
+def _walk(folder: Path, prefix: str, limits: BundleLimits) -> Iterator[ArchiveMember]:
     try:
         with os.scandir(folder) as found:
             # One more than allowed is enough to be refused, and a giant folder is never sorted.
@@ -33,7 +33,7 @@ def _walk(folder: Path, prefix: str, limits: BundleLimits) -> Iterator[Entry]:
         name, path = prefix + each.name, Path(each.path)
         is_folder = each.is_dir(follow_symlinks=False)
         size = each.stat(follow_symlinks=False).st_size
-        yield Entry(name, is_folder, _obstacle(each), size, partial(_open, path))
+        yield ArchiveMember(name, is_folder, _obstacle(each), size, partial(_open, path))
         if is_folder and not is_passed_over(name) and name.count("/") < limits.max_depth:
             yield from _walk(path, f"{name}/", limits)
 

@@ -15,31 +15,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO
 
-from dti_engine.images.decode import PictureLimits
+from dti_engine.images.decode import ImageLimits
 
 
 @dataclass(frozen=True, slots=True)
 class BundleLimits:
     """All limits of a bundle. What is counted is what is read, whatever a header declares."""
 
-    picture: PictureLimits = field(default_factory=PictureLimits)
+    image: ImageLimits = field(default_factory=ImageLimits)
 
     max_archive_bytes: int = 500_000_000
     max_directory_bytes: int = 1_000_000  # a zip's table of contents, which is parsed as a whole
     max_entries: int = 1000  # of any kind, hidden ones included
     max_unpacked_bytes: int = 500_000_000
     max_description_bytes: int = 1_000_000
-    max_pictures: int = 100
-    max_decoded_megapixels: float = 400.0  # of all pictures; 3 bytes each stay in memory
+    max_images: int = 100
+    max_decoded_megapixels: float = 400.0  # of all images; 3 bytes each stay in memory
     max_name_bytes: int = 255  # what file systems take
     max_depth: int = 8  # folders within folders
 
-    # The largest picture allowed takes 1.3 GB: its RGBA copies for transparency, and its bytes.
+    # The largest image allowed takes 1.3 GB: its RGBA copies for transparency, and its bytes.
     decoder_memory_bytes: int = 2 * 2**30
-    decoder_seconds: float = 20.0  # of one picture; the largest takes about 3
+    decoder_seconds: float = 20.0  # of one image; the largest takes about 3
 
-    few_pictures: int = 3  # fewer are a warning
-    near_bits: int = 6  # of 64 in which nearly identical pictures differ; real ones in 15 or more
+    few_images: int = 3  # fewer are a warning
+    near_bits: int = 6  # of 64 in which nearly identical images differ; real ones in 15 or more
     max_aspect: float = 2.5  # longer side / shorter side
 
 
@@ -62,7 +62,7 @@ DAMAGE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ArchiveMember:
     """One entry of a folder or archive, as it is named there."""
 
     name: str  # with surrogates where it was not valid UTF-8
@@ -73,7 +73,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class BundleFinding:
     """Something wrong, or worth saying, about an entry; or about the bundle, with an empty name."""
 
     name: str

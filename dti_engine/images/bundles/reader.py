@@ -9,9 +9,9 @@ from dti_engine.errors import InvalidBundleError
 from dti_engine.images.bundles import folders, tars, zips
 from dti_engine.images.bundles.members import (
     DAMAGE,
+    ArchiveMember,
+    BundleFinding,
     BundleLimits,
-    Entry,
-    Finding,
     collision_key,
     is_passed_over,
     normalized,
@@ -36,11 +36,11 @@ _ARCHIVES = (
 
 
 @dataclass(eq=False)
-class Contents:
+class BundleFiles:
     """Files by name, and what was refused. Only names are kept of what was not wanted."""
 
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    refusals: list[Finding] = field(default_factory=list[Finding])
+    refusals: list[BundleFinding] = field(default_factory=list[BundleFinding])
     num_bytes: int = 0
 
 
@@ -58,13 +58,15 @@ def bare_name(path: Path) -> str:
     return name
 
 
-def read_contents(path: Path, limits: BundleLimits, *, only_description: bool = False) -> Contents:
+def read_contents(
+    path: Path, limits: BundleLimits, *, only_description: bool = False
+) -> BundleFiles:
     """All files of a bundle, in the order of their names; hidden ones are passed over.
 
     An archive may hold one folder that holds everything, as zipping a folder makes it. What cannot
     be taken is refused by name, and reading goes on; from where it cannot, the rest is missing.
     """
-    contents, seen = Contents(), dict[str, str]()
+    contents, seen = BundleFiles(), dict[str, str]()
     try:
         for number, entry in enumerate(_entries(path, limits), start=1):
             if number > limits.max_entries:
@@ -74,18 +76,18 @@ def read_contents(path: Path, limits: BundleLimits, *, only_description: bool = 
                 )
             _take(entry, contents, seen, limits, only_description)
     except (*DAMAGE, InvalidBundleError) as error:
-        contents.refusals.append(Finding("", printable(str(error))))
+        contents.refusals.append(BundleFinding("", printable(str(error))))
     if not path.is_dir():
         contents.files = _without_top_folder(contents.files)
     contents.files = dict(sorted(contents.files.items()))
     return contents
 
 
-def _entries(path: Path, limits: BundleLimits) -> Iterator[Entry]:
+def _entries(path: Path, limits: BundleLimits) -> Iterator[ArchiveMember]:
     if path.is_dir():
         return folders.entries(path, limits)
     if not path.is_file():
-        raise InvalidBundleError("not there; give a folder, zip or tar of pictures")
+        raise InvalidBundleError("not there; give a folder, zip or tar of images")
     size, name = os.path.getsize(path), path.name.lower()
     if size > limits.max_archive_bytes:
         raise InvalidBundleError(
@@ -96,12 +98,12 @@ def _entries(path: Path, limits: BundleLimits) -> Iterator[Entry]:
     if name.endswith(_TARS):
         return tars.entries(path, limits)
     allowed = ", ".join((*_ZIPS, *_TARS))
-    raise InvalidBundleError(f"neither a folder nor one of {allowed}; pack the pictures so")
+    raise InvalidBundleError(f"neither a folder nor one of {allowed}; pack the images so")
 
 
 def _take(
-    entry: Entry,
-    contents: Contents,
+    entry: ArchiveMember,
+    contents: BundleFiles,
     seen: dict[str, str],
     limits: BundleLimits,
     only_description: bool,
@@ -109,17 +111,17 @@ def _take(
     """Read an entry, or refuse it. Raises: InvalidBundleError if nothing more is to be read."""
     name, shown = normalized(entry.name), printable(entry.name)
     if reason := refusal(entry.name, limits):
-        contents.refusals.append(Finding(shown, reason))
+        contents.refusals.append(BundleFinding(shown, reason))
         return
     if is_passed_over(name):
         return
     if entry.obstacle:
-        contents.refusals.append(Finding(shown, entry.obstacle))
+        contents.refusals.append(BundleFinding(shown, entry.obstacle))
         return
     key = collision_key(name)
     if (other := seen.setdefault(key, name)) != name or (name in contents.files):
         contents.refusals.append(
-            Finding(shown, f"means the same file as {other!r} on some systems; rename one")
+            BundleFinding(shown, f"means the same file as {other!r} on some systems; rename one")
         )
         return
     if entry.is_folder:
@@ -128,21 +130,25 @@ def _take(
     if only_description and not is_description:
         contents.files[name] = b""
         return
-    most = limits.max_description_bytes if is_description else limits.picture.max_bytes
+    most = limits.max_description_bytes if is_description else limits.image.max_bytes
     try:
         data = _read(entry, most, contents, limits)
     except (*DAMAGE, RuntimeError) as error:  # the latter: zipfile, of what it cannot decrypt
-        contents.refusals.append(Finding(shown, printable(f"cannot be read ({error})")))
+        contents.refusals.append(BundleFinding(shown, printable(f"cannot be read ({error})")))
         return
     if data is None:
-        contents.refusals.append(Finding(shown, f"larger than {most / 1e6:g} MB; make it smaller"))
+        contents.refusals.append(
+            BundleFinding(shown, f"larger than {most / 1e6:g} MB; make it smaller")
+        )
     elif data.startswith(_ARCHIVES) or data[257:262] == b"ustar":
-        contents.refusals.append(Finding(shown, "an archive within; unpack it"))
+        contents.refusals.append(BundleFinding(shown, "an archive within; unpack it"))
     else:
         contents.files[name] = data
 
 
-def _read(entry: Entry, most: int, contents: Contents, limits: BundleLimits) -> bytes | None:
+def _read(
+    entry: ArchiveMember, most: int, contents: BundleFiles, limits: BundleLimits
+) -> bytes | None:
     """All bytes, or None if they are more than `most`; no header is trusted with the number."""
     if entry.declared_bytes > most:
         return None
@@ -154,7 +160,7 @@ def _read(entry: Entry, most: int, contents: Contents, limits: BundleLimits) -> 
             if contents.num_bytes > limits.max_unpacked_bytes:
                 raise InvalidBundleError(
                     f"its files have more than {limits.max_unpacked_bytes / 1e6:g} MB; a bundle is "
-                    "a few pictures of one subject, take some away"
+                    "a few images of one subject, take some away"
                 )
             if len(data) > most:
                 return None

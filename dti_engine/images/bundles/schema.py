@@ -1,4 +1,4 @@
-"""`bundle.json`: what the sender says of the subject and of single pictures."""
+"""`bundle.json`: what the sender says of the subject and of single images."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pydantic import ValidationError as SchemaError
 from pydantic_core import from_json
 
 from dti_engine.config import PLACEHOLDER, Magnitude, Schedule, explain
-from dti_engine.images.bundles.members import Finding, normalized, printable
+from dti_engine.images.bundles.members import BundleFinding, normalized, printable
 from dti_engine.images.bundles.reader import DESCRIPTION
 
 Kind: TypeAlias = Literal["object", "style", "person"]
@@ -46,8 +46,8 @@ _Text: TypeAlias = Annotated[
 _File: TypeAlias = Annotated[_Text, AfterValidator(normalized)]
 
 
-class PictureNotes(BaseModel):
-    """What is said of one picture."""
+class ImageNotes(BaseModel):
+    """What is said of one image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -55,11 +55,11 @@ class PictureNotes(BaseModel):
         default=None, description="in place of the templates, with {} for the placeholder"
     )
     mask: _File | None = Field(
-        default=None, description="a picture file of the same size; white is the subject"
+        default=None, description="an image file of the same size; white is the subject"
     )
 
 
-class TrainingNotes(BaseModel):
+class TrainingOverrides(BaseModel):
     """What of the training is the subject's own; all else is as the run says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -79,7 +79,7 @@ class TrainingNotes(BaseModel):
         return self.model_dump(exclude={"seed", "vectors"}, exclude_none=True)
 
 
-class Description(BaseModel):
+class BundleDescription(BaseModel):
     """What is said of a subject; all of it may be left out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -96,39 +96,41 @@ class Description(BaseModel):
         description="what it is, where prompts are scored, in trials too; else the initializer",
     )
     kind: Kind | None = Field(default=None, description="family of caption templates")
-    training: TrainingNotes = Field(default=TrainingNotes(), description="what is its own of it")
+    training: TrainingOverrides = Field(
+        default=TrainingOverrides(), description="what is its own of it"
+    )
     tags: tuple[_Text, ...] = Field(default=(), max_length=50, strict=False)
-    pictures: Mapping[_File, PictureNotes] = Field(
-        default_factory=dict[str, PictureNotes], description="file name -> what is said of it"
+    images: Mapping[_File, ImageNotes] = Field(
+        default_factory=dict[str, ImageNotes], description="file name -> what is said of it"
     )
 
     @property
     def masks(self) -> set[str]:
         """Names of the mask files."""
-        return {notes.mask for notes in self.pictures.values() if notes.mask}
+        return {notes.mask for notes in self.images.values() if notes.mask}
 
 
-def parse(data: bytes) -> tuple[Description, list[Finding]]:
+def parse(data: bytes) -> tuple[BundleDescription, list[BundleFinding]]:
     """What the bytes of a JSON file say, less what is refused: each with the reason."""
     try:
         values = from_json(data)
     except ValueError as error:
-        return Description(), [Finding(DESCRIPTION, f"is not JSON in UTF-8 ({error})")]
+        return BundleDescription(), [BundleFinding(DESCRIPTION, f"is not JSON in UTF-8 ({error})")]
     if not isinstance(values, dict):
-        return Description(), [Finding(DESCRIPTION, "must be a JSON object: { ... }")]
-    refusals, accepted = list[Finding](), dict[str, object]()
-    noted = values.get("pictures")
+        return BundleDescription(), [BundleFinding(DESCRIPTION, "must be a JSON object: { ... }")]
+    refusals, accepted = list[BundleFinding](), dict[str, object]()
+    noted = values.get("images")
     if isinstance(noted, dict):
-        # One by one, so that a reason has the name of its picture.
+        # One by one, so that a reason has the name of its image.
         for name, notes in noted.items():
             try:
-                accepted[name] = PictureNotes.model_validate(notes).model_dump()
+                accepted[name] = ImageNotes.model_validate(notes).model_dump()
             except SchemaError as error:
-                reason = f"{DESCRIPTION}: {explain(error, PictureNotes)}"
-                refusals.append(Finding(printable(name), printable(reason)))
-        values["pictures"] = accepted
+                reason = f"{DESCRIPTION}: {explain(error, ImageNotes)}"
+                refusals.append(BundleFinding(printable(name), printable(reason)))
+        values["images"] = accepted
     try:
-        return Description.model_validate(values), refusals
+        return BundleDescription.model_validate(values), refusals
     except SchemaError as error:
-        refusals.insert(0, Finding(DESCRIPTION, printable(explain(error, Description))))
-        return Description(), refusals
+        refusals.insert(0, BundleFinding(DESCRIPTION, printable(explain(error, BundleDescription))))
+        return BundleDescription(), refusals

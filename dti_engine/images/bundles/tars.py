@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from dti_engine.errors import InvalidBundleError
-from dti_engine.images.bundles.members import DAMAGE, BundleLimits, Entry
+from dti_engine.images.bundles.members import DAMAGE, ArchiveMember, BundleLimits
 
 _GZIP = b"\x1f\x8b"
 _MAX_EMPTY = 3  # reads at the end of the file; a good archive needs one
@@ -37,7 +37,7 @@ class _Counted(io.BufferedIOBase):
         return data
 
 
-def entries(path: Path, limits: BundleLimits) -> Iterator[Entry]:
+def entries(path: Path, limits: BundleLimits) -> Iterator[ArchiveMember]:
     """All entries, in their order; each must be read before the next one is asked for.
 
     Raises: InvalidBundleError if the file as a whole is refused, or from there on.
@@ -60,13 +60,13 @@ def entries(path: Path, limits: BundleLimits) -> Iterator[Entry]:
             raise InvalidBundleError(f"a damaged tar file ({error}); pack it anew") from error
 
 
-def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
+def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> ArchiveMember:
     def open_member() -> IO[bytes]:
         file = archive.extractfile(member)
         assert file  # None is for what has an obstacle
         return file
 
-    return Entry(member.name, member.isdir(), _obstacle(member), member.size, open_member)
+    return ArchiveMember(member.name, member.isdir(), _obstacle(member), member.size, open_member)
 
 
 def _obstacle(member: tarfile.TarInfo) -> str | None:

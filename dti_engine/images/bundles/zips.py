@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from dti_engine.errors import InvalidBundleError
-from dti_engine.images.bundles.members import DAMAGE, BundleLimits, Entry
+from dti_engine.images.bundles.members import DAMAGE, ArchiveMember, BundleLimits
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory record: APPNOTE 4.3.16
 _MAX_COMMENT = 2**16 - 1
@@ -18,7 +18,7 @@ _ENCRYPTED, _UTF_8 = 0x1, 0x800  # general purpose bits: APPNOTE 4.4.4
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def entries(path: Path, limits: BundleLimits) -> Iterator[Entry]:
+def entries(path: Path, limits: BundleLimits) -> Iterator[ArchiveMember]:
     """All entries, in their order.
 
     Raises: InvalidBundleError if the file as a whole is refused.
@@ -33,7 +33,7 @@ def entries(path: Path, limits: BundleLimits) -> Iterator[Entry]:
     with archive:
         for info in archive.infolist():
             name, opener = _name(info), partial(archive.open, info)
-            yield Entry(name, name.endswith("/"), _obstacle(info), info.file_size, opener)
+            yield ArchiveMember(name, name.endswith("/"), _obstacle(info), info.file_size, opener)
 
 
 def _judge_end(path: Path, limits: BundleLimits) -> None:

@@ -1,4 +1,4 @@
-"""Drawn pictures on disk, in shards, so that every stage of the recipe reads the same world without
+"""Drawn images on disk, in shards, so that every stage of the recipe reads the same world without
 redrawing it.
 """
 
@@ -16,26 +16,26 @@ from dti_engine.miniature.world.scenes import example
 SHARD = 4096
 
 
-def pictures(
+def images(
     work: Path, count: int, *, on_shard: Callable[[int, int], None] = lambda done, total: None
 ) -> np.ndarray:
-    """(count, SIZE, SIZE, 3) uint8; picture i shows `example(i)`. Draws what `work` lacks.
+    """(count, SIZE, SIZE, 3) uint8; image i shows `example(i)`. Draws what `work` lacks.
 
     on_shard gets the number of shards drawn and to draw.
     """
-    folder = work / "pictures"
+    folder = work / "images"
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, count, SHARD)
     shards = {folder / f"{i:04d}.npy": (s, min(s + SHARD, count)) for i, s in enumerate(starts)}
     missing = {path: ends for path, ends in shards.items() if not _holds(path, *ends)}
-    earlier = noted(work, "pictures") or {"seconds": 0.0}
+    earlier = noted(work, "images") or {"seconds": 0.0}
     began = time.monotonic() - earlier["seconds"]
     with ProcessPoolExecutor() as pool:
         # One shard is drawn sooner here than by a process that must start first.
         draw_all = pool.map if len(missing) > 1 else map
         for done, _ in enumerate(draw_all(_draw_shard, missing, missing.values()), start=1):
             num_drawn = count - SHARD * (len(missing) - done)
-            note(work, "pictures", step=num_drawn, seconds=time.monotonic() - began)
+            note(work, "images", step=num_drawn, seconds=time.monotonic() - began)
             on_shard(done, len(missing))
     loaded = [
         np.load(path, mmap_mode="r")[: stop - start] for path, (start, stop) in shards.items()

@@ -2,7 +2,7 @@
 
 The miniature's VAE, diffusers' AutoencoderKL: 64 x 64 pixels, 16 x 16 latents of 4 channels.
 
-How the scorer is trained: on drawn pictures, as they are, through the VAE, and with noise.
+How the scorer is trained: on drawn images, as they are, through the VAE, and with noise.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from dti_engine.miniature.training.text_encoder import HIDDEN
 from dti_engine.miniature.world.scenery import SIZE
 
 KL_WEIGHT = 1e-4  # per latent number; keeps latents near unit scale without blurring
-_CHUNK = 256  # pictures encoded together
+_CHUNK = 256  # images encoded together
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -63,7 +63,7 @@ def autoencoder_loss(vae: AutoencoderKL, pixels: Tensor) -> StepLoss:
 def make_autoencoder_loss(
     vae: AutoencoderKL, drawn: np.ndarray, batch_size: int, device: torch.device
 ) -> LossOf:
-    """Over batches of drawn pictures (N, SIZE, SIZE, 3) uint8."""
+    """Over batches of drawn images (N, SIZE, SIZE, 3) uint8."""
 
     def loss_of(step: int) -> StepLoss:
         chosen = batch_indices(step, batch_size, len(drawn), stream=1)
@@ -82,12 +82,12 @@ def set_scaling(vae: AutoencoderKL, pixels: Tensor) -> None:
 
 
 @torch.no_grad()
-def encode_pictures(
+def encode_images(
     vae: AutoencoderKL,
     drawn: np.ndarray,
     device: torch.device,
     *,
-    on_pictures: Callable[[int], None] = lambda done: None,
+    on_images: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """(N, SIZE, SIZE, 3) uint8 -> (N, 4, 16, 16) half-precision posterior means, scaled."""
     means: list[Tensor] = []
@@ -96,7 +96,7 @@ def encode_pictures(
         pixels = pixels.to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             means.append(posterior(vae, pixels).mean.float().cpu())
-        on_pictures(start + len(pixels))
+        on_images(start + len(pixels))
     return (torch.cat(means) * vae.config["scaling_factor"]).half()
 
 
@@ -124,7 +124,7 @@ def new_denoiser(channels: tuple[int, int]) -> UNet2DConditionModel:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's betas, rescaled so that the last step is pure noise; otherwise no picture
+    """Stable Diffusion's betas, rescaled so that the last step is pure noise; otherwise no image
     is very dark.
     """
     return DDIMScheduler(
@@ -144,7 +144,7 @@ def new_scheduler() -> DDIMScheduler:
 class EncodedWorld:
     """What the denoiser learns from.
 
-    latents: (N, 4, 16, 16) pictures, hidden: (N, LENGTH, HIDDEN) their captions, unnamed: (LENGTH,
+    latents: (N, 4, 16, 16) images, hidden: (N, LENGTH, HIDDEN) their captions, unnamed: (LENGTH,
     HIDDEN) the empty caption; all encoded.
     """
 
@@ -211,9 +211,9 @@ def make_scorer_loss(
     batch_size: int,
     device: torch.device,
 ) -> LossOf:
-    """Over batches of drawn pictures (N, SIZE, SIZE, 3) uint8 and their answers (N, questions).
+    """Over batches of drawn images (N, SIZE, SIZE, 3) uint8 and their answers (N, questions).
 
-    A third of each batch passes through the VAE, as every painting does; a third gets noise.
+    A third of each batch passes through the VAE, as every generating does; a third gets noise.
     """
     third = batch_size // 3
 

@@ -56,7 +56,7 @@ SIZES = {
         ),
     ),
     "gpu": Size(
-        channels=(64, 160),  # as on a CPU, where the result must paint too
+        channels=(64, 160),  # as on a CPU, where the result must generate too
         autoencoder=Training(
             Schedule(steps=12_000, lr=1e-3, decay_share=0.4, ema=0.998),
             batch_size=64,

@@ -21,12 +21,12 @@ from dti_engine.miniature.pipeline import to_pixels
 from dti_engine.miniature.progress import Report
 from dti_engine.miniature.scorer import Scorer
 from dti_engine.miniature.training import text_encoder as text
-from dti_engine.miniature.training.dataset import pictures
+from dti_engine.miniature.training.dataset import images
 from dti_engine.miniature.training.export import Parts, commit, export
 from dti_engine.miniature.training.loop import LossOf, fit, kept, noted
 from dti_engine.miniature.training.networks import (
     EncodedWorld,
-    encode_pictures,
+    encode_images,
     make_autoencoder_loss,
     make_denoiser_loss,
     make_scorer_loss,
@@ -38,8 +38,8 @@ from dti_engine.miniature.training.sizes import Size, Training
 from dti_engine.miniature.training.text_encoder import new_tokenizer, world_words
 
 SEED = 1
-_NOTED = ("pictures", "autoencoder", "reader", "scorer", "latents", "hidden", "denoiser")
-_SCALING_PICTURES = 1024  # enough to measure the deviation of latents
+_NOTED = ("images", "autoencoder", "reader", "scorer", "latents", "hidden", "denoiser")
+_SCALING_IMAGES = 1024  # enough to measure the deviation of latents
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -52,12 +52,12 @@ class Stages:
         work.mkdir(parents=True, exist_ok=True)
 
     @cached_property
-    def pictures(self) -> np.ndarray:
-        """(N, SIZE, SIZE, 3) uint8; picture i shows example i."""
-        return pictures(
+    def images(self) -> np.ndarray:
+        """(N, SIZE, SIZE, 3) uint8; image i shows example i."""
+        return images(
             self._work,
             self._size.num_examples,
-            on_shard=lambda done, total: self._report("pictures", done, total, {}),
+            on_shard=lambda done, total: self._report("images", done, total, {}),
         )
 
     @cached_property
@@ -70,10 +70,10 @@ class Stages:
         vae = self._new(new_autoencoder, SEED)
         training = self._size.autoencoder
         loss_of = make_autoencoder_loss(
-            vae, self.pictures[: training.num_examples], training.batch_size, self._device
+            vae, self.images[: training.num_examples], training.batch_size, self._device
         )
         self._fit("autoencoder", vae, loss_of, training)
-        set_scaling(vae, to_pixels(self.pictures[:_SCALING_PICTURES]).to(self._device))
+        set_scaling(vae, to_pixels(self.images[:_SCALING_IMAGES]).to(self._device))
         return vae
 
     @cached_property
@@ -96,7 +96,7 @@ class Stages:
         loss_of = make_scorer_loss(
             scorer,
             self.autoencoder,
-            self.pictures[: training.num_examples],
+            self.images[: training.num_examples],
             self.captions.answers,
             training.batch_size,
             self._device,
@@ -117,11 +117,11 @@ class Stages:
         count = self._size.denoiser.num_examples
 
         def latents() -> Tensor:
-            return encode_pictures(
+            return encode_images(
                 self.autoencoder,
-                self.pictures[:count],
+                self.images[:count],
                 self._device,
-                on_pictures=lambda done: self._report("latents", done, count, {}),
+                on_images=lambda done: self._report("latents", done, count, {}),
             )
 
         def hidden() -> Tensor:
@@ -160,7 +160,7 @@ class Stages:
         examination = examine(
             folder,
             device=self._device,
-            on_pictures=lambda done: self._report("examination", done, COUNT, {}),
+            on_images=lambda done: self._report("examination", done, COUNT, {}),
         )
         publish(examination, folder, sheet=self._work / "sheet.png")
 

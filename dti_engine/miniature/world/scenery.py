@@ -199,16 +199,16 @@ def _vignette() -> Image.Image:
 
 def _photo(canvas: Image.Image) -> Image.Image:
     """Dark corners, as from a lens."""
-    picture = _reduced(canvas)
-    picture.paste((12, 8, 20), mask=_vignette())
-    return picture
+    image = _reduced(canvas)
+    image.paste((12, 8, 20), mask=_vignette())
+    return image
 
 
 def _cartoon(canvas: Image.Image) -> Image.Image:
     """Bright colours in a thick black frame; the outlines are drawn with the figures."""
-    picture = ImageEnhance.Color(_reduced(canvas)).enhance(1.25)
-    ImageDraw.Draw(picture).rectangle((0, 0, SIZE - 1, SIZE - 1), outline=(10, 10, 12), width=3)
-    return picture
+    image = ImageEnhance.Color(_reduced(canvas)).enhance(1.25)
+    ImageDraw.Draw(image).rectangle((0, 0, SIZE - 1, SIZE - 1), outline=(10, 10, 12), width=3)
+    return image
 
 
 @functools.cache
@@ -244,9 +244,9 @@ def _joints() -> Image.Image:
 
 def _mosaic(canvas: Image.Image) -> Image.Image:
     """Tiles of eight pixels with dark joints."""
-    picture = _reduced(canvas)
-    picture.paste((40, 40, 45), mask=_joints())
-    return picture
+    image = _reduced(canvas)
+    image.paste((40, 40, 45), mask=_joints())
+    return image
 
 
 _STYLES = {"photo": _photo, "cartoon": _cartoon, "watercolor": _watercolor, "mosaic": _mosaic}

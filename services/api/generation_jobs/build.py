@@ -1,4 +1,4 @@
-"""Of what a client has said, a job of pictures as the ledger keeps it: each prompt with each cast
+"""Of what a client has said, a job of images as the ledger keeps it: each prompt with each cast
 and each seed.
 """
 
@@ -8,14 +8,20 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue, ValidationError
 
-from services.api.generation_jobs.schemas import CastOrder, PictureJobOrder
+from services.api.generation_jobs.schemas import GenerationJobRequest, VariantRequest
 from services.api.images.request import inline_tokens, settled
 from services.api.problems import refusal
 from services.api.settings import ApiSettings
 from services.api.training_jobs.build import check_webhook
-from services.contracts.generation import Cast, GenerationOrder, Picture, PictureWork, Telling
+from services.contracts.generation import (
+    GenerationJobSpec,
+    ImageItem,
+    ImageSpec,
+    PromptSpec,
+    TokenBinding,
+)
 from services.contracts.jobs import MAX_ITEMS, Item, JobRequest
-from services.contracts.models import Offers, painting_pool
+from services.contracts.models import ServedModels, generation_pool
 from services.ledger.ids import is_token
 
 _CAST, _PROMPT = 40, 30
@@ -26,8 +32,8 @@ _END = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Composed:
-    """A job of pictures that could be submitted."""
+class BuiltGenerationJob:
+    """A job of images that could be submitted."""
 
     request: JobRequest
     model: str
@@ -35,12 +41,14 @@ class Composed:
     casts: int
     seeds: int
     steps: int
-    """Of each picture."""
+    """Of each image."""
 
 
-def compose(order: PictureJobOrder, offers: Offers, settings: ApiSettings) -> Composed:
+def compose(
+    order: GenerationJobRequest, served_models: ServedModels, settings: ApiSettings
+) -> BuiltGenerationJob:
     """Raises: RequestValidationError."""
-    model = _model(order.model, offers)
+    model = _model(order.model, served_models)
     if order.webhook:
         check_webhook(order.webhook.url, private=settings.private_webhooks)
     casts, seeds = order.all_casts, order.all_seeds
@@ -49,21 +57,21 @@ def compose(order: PictureJobOrder, offers: Offers, settings: ApiSettings) -> Co
         raise refusal(
             ("body", "prompts"),
             f"{len(order.prompts)} prompts x {len(casts)} casts x {len(seeds)} seeds are {count} "
-            f"pictures, and a job has at most {MAX_ITEMS}: ask for them in parts",
+            f"images, and a job has at most {MAX_ITEMS}: ask for them in parts",
         )
     common = _common(order)
-    job = GenerationOrder(
+    job = GenerationJobSpec(
         model=model,
         prompts=tuple(_telling(order, number) for number in range(len(order.prompts))),
         casts=tuple(_cast(order, number, cast) for number, cast in enumerate(casts)),
         common=common,
         webhook=order.webhook.url if order.webhook else None,
     )
-    steps = Picture.model_validate({**common, "prompt": "", "seed": 0}).steps
+    steps = ImageSpec.model_validate({**common, "prompt": "", "seed": 0}).steps
     try:
         request = JobRequest(
             kind="generation",
-            pool=painting_pool(model),
+            pool=generation_pool(model),
             items=tuple(_items(order.prompts, casts, seeds)),
             shared=job.model_dump(mode="json"),
             tags=order.tags,
@@ -71,17 +79,17 @@ def compose(order: PictureJobOrder, offers: Offers, settings: ApiSettings) -> Co
         )
     except ValidationError as error:
         raise refusal(("body", "prompts"), error.errors()[0]["msg"]) from error
-    return Composed(request, model, len(order.prompts), len(casts), len(seeds), steps)
+    return BuiltGenerationJob(request, model, len(order.prompts), len(casts), len(seeds), steps)
 
 
-def _model(name: str | None, offers: Offers) -> str:
-    if name is not None and name not in offers:
-        raise refusal(("body", "model"), f"no model {name!r}; there are {', '.join(offers)}")
-    return name or next(iter(offers))
+def _model(name: str | None, served_models: ServedModels) -> str:
+    if name is not None and name not in served_models:
+        raise refusal(("body", "model"), f"no model {name!r}; there are {', '.join(served_models)}")
+    return name or next(iter(served_models))
 
 
-def _common(order: PictureJobOrder) -> dict[str, JsonValue]:
-    """Fields of `Picture` that all have alike; those that were left out are the engine's."""
+def _common(order: GenerationJobRequest) -> dict[str, JsonValue]:
+    """Fields of `ImageSpec` that all have alike; those that were left out are the engine's."""
     width, height = order.sides or (None, None)
     given: dict[str, JsonValue] = {
         "steps": order.steps,
@@ -95,29 +103,29 @@ def _common(order: PictureJobOrder) -> dict[str, JsonValue]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _telling(order: PictureJobOrder, number: int) -> Telling:
+def _telling(order: GenerationJobRequest, number: int) -> PromptSpec:
     prompt = order.prompts[number]
     text = f"{prompt} {order.negative_prompt}"
-    return Telling(prompt=prompt, tokens=inline_tokens(text, {}, ("body", "prompts", number)))
+    return PromptSpec(prompt=prompt, tokens=inline_tokens(text, {}, ("body", "prompts", number)))
 
 
-def _cast(order: PictureJobOrder, number: int, cast: CastOrder) -> Cast:
+def _cast(order: GenerationJobRequest, number: int, cast: VariantRequest) -> TokenBinding:
     tokens, blends = settled(cast.tokens, cast.blends)
     try:
-        return Cast(tokens=tokens, blends=blends)
+        return TokenBinding(tokens=tokens, blends=blends)
     except ValidationError as error:
         found = error.errors()[0]
         raise refusal(("body", "casts", number, *found["loc"]), found["msg"]) from error
 
 
 def _items(
-    prompts: Sequence[str], casts: Sequence[CastOrder], seeds: Sequence[int]
+    prompts: Sequence[str], casts: Sequence[VariantRequest], seeds: Sequence[int]
 ) -> Sequence[Item]:
-    """The pictures of a prompt follow each other, so that engines read it once."""
+    """The images of a prompt follow each other, so that engines read it once."""
     said = [_plain(prompt, _PROMPT) for prompt in prompts]
     who = [_name(cast) for cast in casts]
     works = [
-        PictureWork(prompt=prompt, cast=cast, seed=seed)
+        ImageItem(prompt=prompt, cast=cast, seed=seed)
         for prompt in range(len(prompts))
         for cast in range(len(casts))
         for seed in seeds
@@ -133,7 +141,7 @@ def _items(
     ]
 
 
-def _name(cast: CastOrder) -> str:
+def _name(cast: VariantRequest) -> str:
     if cast.name:
         return cast.name
     names = [*cast.tokens.values(), *cast.blends]

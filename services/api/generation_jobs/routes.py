@@ -1,4 +1,4 @@
-"""/v1/generation-jobs: pictures in bulk, and /pictures/..., where links to them lead."""
+"""/v1/generation-jobs: images in bulk, and /images/..., where links to them lead."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -9,40 +9,40 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from services.api import audit
-from services.api.dependencies import Asking, Here, Service
-from services.api.generation_jobs.build import Composed, compose
-from services.api.generation_jobs.schemas import PictureJobOrder, parse_generation_order
-from services.api.images.schemas import Between
+from services.api.dependencies import AppState, AppStateDep, CurrentPrincipal
+from services.api.generation_jobs.build import BuiltGenerationJob, compose
+from services.api.generation_jobs.schemas import GenerationJobRequest, parse_generation_order
+from services.api.images.schemas import SlerpBlend
 from services.api.images.store import PNG, png_answer
 from services.api.jobs import schemas as views
 from services.api.jobs.routes import Index, JobId, JobRoutes, Key, answers, submit
 from services.api.jobs.schemas import Said
 from services.api.openapi import body_of, plain_problems, problems, raw
-from services.api.tokens.index import Shelf
+from services.api.tokens.index import TokenIndex
 from services.contracts.jobs import ItemState
 from services.ledger.deletion import delete_item
-from services.ledger.queries import ItemView, read_picture
+from services.ledger.queries import ItemView, read_image
 
 _LOOKED_UP = 32
 """Different tokens of a job up to which it is seen at once whether each is there."""
 
-PICTURE_EXAMPLE: dict[str, Any] = {
+IMAGE_EXAMPLE: dict[str, Any] = {
     "index": 0,
     "id": "0000-rex-a-photo-of-a-dog-on-a-beach-7",
     "state": "succeeded",
     "reason": "",
     "attempt": 1,
     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    "url": f"http://127.0.0.1:8000/pictures/pets-inc/{views.JOB}/0?expires=1772370000&signature=Ab",
+    "url": f"http://127.0.0.1:8000/images/pets-inc/{views.JOB}/0?expires=1772370000&signature=Ab",
     "report": {"seed": 7, "bytes": 8123, "warnings": []},
     "progress": None,
 }
 
 
-class PictureItem(views.Standing):
-    """How an item stands, which is one picture of a job."""
+class GenerationItem(views.JobEvent):
+    """How an item stands, which is one image of a job."""
 
-    model_config = views.example(PICTURE_EXAMPLE)
+    model_config = views.example(IMAGE_EXAMPLE)
 
     sha256: str | None = Field(default=None, description="of the PNG, once it is there")
     url: str | None = Field(
@@ -50,24 +50,24 @@ class PictureItem(views.Standing):
     )
 
 
-class PictureItemPage(views.Page):
-    """Pictures of a job in order."""
+class GenerationItemPage(views.Page):
+    """Images of a job in order."""
 
-    model_config = views.example({"items": [PICTURE_EXAMPLE], "next": "1"})
+    model_config = views.example({"items": [IMAGE_EXAMPLE], "next": "1"})
 
-    items: list[PictureItem]
+    items: list[GenerationItem]
 
 
-class PictureItemWithAttempts(PictureItem):
-    """A picture, and all attempts at it."""
+class GenerationItemWithAttempts(GenerationItem):
+    """An image, and all attempts at it."""
 
-    model_config = views.example(PICTURE_EXAMPLE | {"attempts": [views.ATTEMPT_EXAMPLE]})
+    model_config = views.example(IMAGE_EXAMPLE | {"attempts": [views.ATTEMPT_EXAMPLE]})
 
     attempts: list[views.Attempt]
 
 
-class PictureDryRun(BaseModel):
-    """The job of pictures that would be made."""
+class GenerationDryRun(BaseModel):
+    """The job of images that would be made."""
 
     model_config = views.example(
         {
@@ -81,30 +81,30 @@ class PictureDryRun(BaseModel):
         }
     )
 
-    count: int = Field(description="pictures: prompts x casts x seeds")
+    count: int = Field(description="images: prompts x casts x seeds")
     model: str
     prompts: int
     casts: int
     seeds: int
-    steps: int = Field(description="of denoising, of all pictures together")
+    steps: int = Field(description="of denoising, of all images together")
     missing_tokens: list[str] = Field(
         description=f"those that are not there; of more than {_LOOKED_UP} none is looked up"
     )
 
 
 def _show(
-    request: Request, here: Service, tenant: str, job: str, item: ItemView, said: Said
-) -> PictureItem:
+    request: Request, here: AppState, tenant: str, job: str, item: ItemView, said: Said
+) -> GenerationItem:
     if item.state is not ItemState.SUCCEEDED:
-        return PictureItem(**views.standing(item, said))
+        return GenerationItem(**views.standing(item, said))
     base = here.settings.public_url or str(request.base_url)
     path = here.gallery.links.sign(_path(tenant, job, item.index), here.settings.link_seconds)
     url = f"{base.rstrip('/')}{path}"
-    return PictureItem(**views.standing(item, said), sha256=item.sha256, url=url)
+    return GenerationItem(**views.standing(item, said), sha256=item.sha256, url=url)
 
 
-router = JobRoutes("generation", PictureItemPage, PictureItemWithAttempts, _show).router()
-links = APIRouter(prefix="/pictures", tags=["generation jobs"])
+router = JobRoutes("generation", GenerationItemPage, GenerationItemWithAttempts, _show).router()
+links = APIRouter(prefix="/images", tags=["generation jobs"])
 
 
 async def _body(request: Request) -> bytes:
@@ -114,20 +114,20 @@ async def _body(request: Request) -> bytes:
 @router.post(
     "",
     status_code=202,
-    summary="Make a job of 1 to 10,000 pictures",
+    summary="Make a job of 1 to 10,000 images",
     response_model=views.Job,
-    response_description="It is kept, and will be painted; once for all with this key.",
-    responses=answers(PictureDryRun),
-    openapi_extra=body_of(PictureJobOrder),
+    response_description="It is kept, and will be generated; once for all with this key.",
+    responses=answers(GenerationDryRun),
+    openapi_extra=body_of(GenerationJobRequest),
 )
 def create_generation_job(
-    asking: Asking, here: Here, body: Annotated[bytes, Depends(_body)], key: Key
+    asking: CurrentPrincipal, here: AppStateDep, body: Annotated[bytes, Depends(_body)], key: Key
 ) -> Response:
-    """Each of `prompts` is painted with each of `casts`, or of `tokens` at their `placeholder`, and
-    each of `seeds`. Those who ask for single pictures are served first.
+    """Each of `prompts` is generated with each of `casts`, or of `tokens` at their `placeholder`, and
+    each of `seeds`. Those who ask for single images are served first.
     """
     order = parse_generation_order(body)
-    composed = compose(order, here.offers, here.settings)
+    composed = compose(order, here.models, here.settings)
     if order.dry_run:
         return JSONResponse(_dry_run(here, asking.tenant, order, composed).model_dump(mode="json"))
 
@@ -138,41 +138,45 @@ def create_generation_job(
         ]:
             raise RequestValidationError(findings)
 
-    return submit(here, asking, key, composed.request, "pictures", check)
+    return submit(here, asking, key, composed.request, "images", check)
 
 
 @router.get(
-    "/{job}/items/{index}/picture",
-    summary="Download a picture of a job",
+    "/{job}/items/{index}/image",
+    summary="Download an image of a job",
     response_class=Response,
     responses=problems(404, 410) | {200: raw(PNG, "The PNG, with its settings in it.")},
 )
-def get_generation_job_picture(asking: Asking, here: Here, job: JobId, index: Index) -> Response:
-    """As it was painted; its `ETag` is its sha256."""
-    return _picture(here, asking.tenant, job, index)
+def get_generation_job_image(
+    asking: CurrentPrincipal, here: AppStateDep, job: JobId, index: Index
+) -> Response:
+    """As it was generated; its `ETag` is its sha256."""
+    return _image(here, asking.tenant, job, index)
 
 
 @router.delete(
-    "/{job}/items/{index}/picture",
+    "/{job}/items/{index}/image",
     status_code=204,
-    summary="Delete a picture of a job",
+    summary="Delete an image of a job",
     responses=problems(404, 410),
 )
-def delete_generation_job_picture(asking: Asking, here: Here, job: JobId, index: Index) -> None:
-    """For good, whether it is painted already or not. Again is fine."""
+def delete_generation_job_image(
+    asking: CurrentPrincipal, here: AppStateDep, job: JobId, index: Index
+) -> None:
+    """For good, whether it is generated already or not. Again is fine."""
     delete_item(here.ledger, asking.tenant, job, index, asking.key, "generation")
-    audit.note(here.ledger, asking, "picture.delete", f"{job}/{index}")
+    audit.note(here.ledger, asking, "image.delete", f"{job}/{index}")
 
 
 @links.get(
     "/{tenant}/{job}/{index}",
-    summary="Follow a link to a picture of a job",
+    summary="Follow a link to an image of a job",
     response_class=Response,
     responses=plain_problems(404, 410, 422, 500, 503)
     | {200: raw(PNG, "The PNG, with its settings in it.")},
 )
 def follow_link_to_generation_job(
-    here: Here,
+    here: AppStateDep,
     tenant: Annotated[str, Path(description="as the link has it", examples=["pets-inc"])],
     job: JobId,
     index: Index,
@@ -181,28 +185,28 @@ def follow_link_to_generation_job(
     ] = 0,
     signature: Annotated[str, Query(max_length=100, description="as the link has it")] = "",
 ) -> Response:
-    """Without a key: whoever has the link has the picture, until the link is over."""
+    """Without a key: whoever has the link has the image, until the link is over."""
     here.gallery.links.check(_path(tenant, job, index), expires, signature)
-    return _picture(here, tenant, job, index)
+    return _image(here, tenant, job, index)
 
 
-def _picture(here: Service, tenant: str, job: str, index: int) -> Response:
-    made = read_picture(here.ledger, tenant, job, index)
+def _image(here: AppState, tenant: str, job: str, index: int) -> Response:
+    made = read_image(here.ledger, tenant, job, index)
     answer = png_answer(made.payload)
     answer.headers["ETag"] = f'"{made.result.sha256}"'
     return answer
 
 
 def _path(tenant: str, job: str, index: int) -> str:
-    return f"/pictures/{tenant}/{job}/{index}"
+    return f"/images/{tenant}/{job}/{index}"
 
 
 def _dry_run(
-    here: Service, tenant: str, order: PictureJobOrder, composed: Composed
-) -> PictureDryRun:
+    here: AppState, tenant: str, order: GenerationJobRequest, composed: BuiltGenerationJob
+) -> GenerationDryRun:
     count = len(composed.request.items)
     missing = [name for _, name in _missing(here, tenant, order)]
-    return PictureDryRun(
+    return GenerationDryRun(
         count=count,
         model=composed.model,
         prompts=composed.prompts,
@@ -214,7 +218,7 @@ def _dry_run(
 
 
 def _missing(
-    here: Service, tenant: str, order: PictureJobOrder
+    here: AppState, tenant: str, order: GenerationJobRequest
 ) -> list[tuple[tuple[str | int, ...], str]]:
     """Tokens that are not there, each with its places in the request. The others may yet be of
     another model, which the engine finds out.
@@ -223,12 +227,12 @@ def _missing(
     names = list(dict.fromkeys(name for _, name in asked))
     if len(names) > _LOOKED_UP:
         return []
-    shelf = Shelf(here.ledger, tenant, None)
+    shelf = TokenIndex(here.ledger, tenant, None)
     found = dict(zip(names, here.ledger.gather(shelf.has, names), strict=True))
     return [(place, name) for place, name in asked if not found[name]]
 
 
-def _named(order: PictureJobOrder) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _named(order: GenerationJobRequest) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Tokens that are named beside the prompts, each with its place."""
     for number, name in enumerate(order.tokens or ()):
         yield ("body", "tokens", number), name
@@ -237,6 +241,8 @@ def _named(order: PictureJobOrder) -> Iterator[tuple[tuple[str | int, ...], str]
         for placeholder, name in cast.tokens.items():
             yield (*place, "tokens", placeholder), name
         for placeholder, blend in cast.blends.items():
-            parts = (blend.a, blend.b) if isinstance(blend, Between) else (p.token for p in blend)
+            parts = (
+                (blend.a, blend.b) if isinstance(blend, SlerpBlend) else (p.token for p in blend)
+            )
             for name in parts:
                 yield (*place, "blends", placeholder), name

@@ -1,4 +1,4 @@
-"""What a client says of a job of pictures: prompts, who is in them, and seeds."""
+"""What a client says of a job of images: prompts, who is in them, and seeds."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,32 +14,32 @@ from pydantic import (
 )
 
 from services.api.images.schemas import Blends, Size, Tokens, check_once, sides_of
-from services.api.training_jobs.schemas import TagName, WebhookOrder
+from services.api.training_jobs.schemas import TagName, WebhookRequest
 from services.contracts.generation import MAX_STEPS, Placeholder, TokenName
-from services.contracts.jobs import MAX_ITEMS, Model
+from services.contracts.jobs import MAX_ITEMS, WireModel
 
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class CastOrder(Model):
+class VariantRequest(WireModel):
     """What placeholders stand for in one telling of all prompts."""
 
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9_-]{1,40}$",
-        description="in its pictures' ids; left out: its tokens' names",
+        description="in its images' ids; left out: its tokens' names",
     )
     tokens: Tokens = Field(default={})
     blends: Blends = Field(default={})
 
     @model_validator(mode="after")
-    def _says_once_what_a_placeholder_is(self) -> "CastOrder":
+    def _says_once_what_a_placeholder_is(self) -> "VariantRequest":
         check_once(self.tokens, self.blends)
         return self
 
 
-class SeedRange(Model):
+class SeedRange(WireModel):
     """Seeds that follow each other."""
 
     first: Seed = 0
@@ -63,8 +63,8 @@ Seeds = Annotated[
 ]
 
 
-class PictureJobOrder(Model):
-    """A job of 1 to 10,000 pictures: each prompt with each cast and each seed."""
+class GenerationJobRequest(WireModel):
+    """A job of 1 to 10,000 images: each prompt with each cast and each seed."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -99,11 +99,11 @@ class PictureJobOrder(Model):
         max_length=MAX_ITEMS,
         description="with placeholders of tokens; <tok_...>, a token's id, stands for itself",
     )
-    casts: tuple[CastOrder, ...] | None = Field(
+    casts: tuple[VariantRequest, ...] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_ITEMS,
-        description="what placeholders stand for: all prompts are painted with each",
+        description="what placeholders stand for: all prompts are generated with each",
     )
     placeholder: Placeholder | None = Field(
         default=None, description="in place of casts: what each of tokens stands for in turn"
@@ -126,19 +126,19 @@ class PictureJobOrder(Model):
     negative_prompt: str = Field(default="", max_length=4000)
     instruction: bool = Field(default=True, description="the model's own, before the prompt")
     deterministic: bool = Field(
-        default=False, description="painted alone, so that not even rounding depends on others"
+        default=False, description="generated alone, so that not even rounding depends on others"
     )
     tags: dict[TagName, Annotated[str, StringConstraints(max_length=200)]] = Field(
         default={}, max_length=20
     )
     max_attempts: int = Field(
-        default=4, ge=1, le=20, description="failed or lost ones, before a picture ends as failed"
+        default=4, ge=1, le=20, description="failed or lost ones, before an image ends as failed"
     )
-    webhook: WebhookOrder | None = None
+    webhook: WebhookRequest | None = None
     dry_run: bool = Field(default=False, description="say what would be made, and make nothing")
 
     @model_validator(mode="after")
-    def _says_once_who_is_in_it(self) -> "PictureJobOrder":
+    def _says_once_who_is_in_it(self) -> "GenerationJobRequest":
         if (self.placeholder is None) != (self.tokens is None):
             raise ValueError("placeholder and tokens belong together: give both, or casts")
         if self.casts is not None and self.tokens is not None:
@@ -146,15 +146,17 @@ class PictureJobOrder(Model):
         return self
 
     @model_validator(mode="after")
-    def _has_seeds_once(self) -> "PictureJobOrder":
+    def _has_seeds_once(self) -> "GenerationJobRequest":
         seeds = self.seeds
         if not isinstance(seeds, SeedRange) and len(set(seeds)) < len(seeds):
             twice = next(seed for seed in seeds if seeds.count(seed) > 1)
-            raise ValueError(f"seed {twice} is given twice, which paints the same again: drop one")
+            raise ValueError(
+                f"seed {twice} is given twice, which generates the same again: drop one"
+            )
         return self
 
     @model_validator(mode="after")
-    def _is_of_a_size_that_can_be(self) -> "PictureJobOrder":
+    def _is_of_a_size_that_can_be(self) -> "GenerationJobRequest":
         sides_of(self.size)
         return self
 
@@ -170,17 +172,17 @@ class PictureJobOrder(Model):
         return self.seeds
 
     @property
-    def all_casts(self) -> tuple[CastOrder, ...]:
+    def all_casts(self) -> tuple[VariantRequest, ...]:
         """One that is empty where nothing is said."""
         if self.placeholder and self.tokens:
-            return tuple(CastOrder(tokens={self.placeholder: name}) for name in self.tokens)
-        return self.casts or (CastOrder(),)
+            return tuple(VariantRequest(tokens={self.placeholder: name}) for name in self.tokens)
+        return self.casts or (VariantRequest(),)
 
 
-def parse_generation_order(body: bytes) -> PictureJobOrder:
+def parse_generation_order(body: bytes) -> GenerationJobRequest:
     """In JSON's own types alone. Raises: RequestValidationError."""
     try:
-        return PictureJobOrder.model_validate_json(body, strict=True)
+        return GenerationJobRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
         findings = [{**one, "loc": ("body", *_place(one["loc"]))} for one in error.errors()]
         raise RequestValidationError(findings) from error

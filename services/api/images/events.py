@@ -1,4 +1,4 @@
-"""Pictures as they come about: OpenAI's events, and ours beside them (server-sent events).
+"""Images as they come about: OpenAI's events, and ours beside them (server-sent events).
 
 Work that is worth doing as long as the caller is there.
 """
@@ -17,12 +17,12 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from dti_engine.errors import DTIError
-from services.api.images.request import Commission
-from services.api.images.response import Shelf, data_of, encoded, size_of
+from services.api.images.request import EngineCall
+from services.api.images.response import ImageUrls, data_of, encoded, size_of
 from services.api.middleware.openai_errors import error_object
 from services.api.problems import answer
-from services.contracts.generation import Event, Failed, Painted, Stepped
-from services.engine_client import Painting, error_of
+from services.contracts.generation import Event, FailureEvent, ImageEvent, StepEvent
+from services.engine_client import Generation, error_of
 
 A = TypeVar("A")
 
@@ -62,14 +62,14 @@ SCHEMA = {
 }
 
 
-class PictureStream(StreamingResponse):
-    """Ends with the last picture, or when the caller leaves: then the engine is told, too."""
+class ImageEventStream(StreamingResponse):
+    """Ends with the last image, or when the caller leaves: then the engine is told, too."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, teller: "Teller", painting: Painting, keepalive: float) -> None:
-        self._painting = painting
-        self._events = _events(teller, painting, keepalive)
+    def __init__(self, teller: "EventEncoder", generating: Generation, keepalive: float) -> None:
+        self._generation = generating
+        self._events = _events(teller, generating, keepalive)
         super().__init__(self._events)
         self.headers["Cache-Control"] = "no-store"
         self.headers["X-Accel-Buffering"] = "no"
@@ -79,14 +79,16 @@ class PictureStream(StreamingResponse):
             await while_there(receive, lambda: self.stream_response(send))
         finally:
             await self._events.aclose()
-            await self._painting.close()
+            await self._generation.close()
 
 
-class Teller:
+class EventEncoder:
     """Says of one request's events what its caller is to hear."""
 
-    def __init__(self, asked: Commission, partial: int, shelf: Shelf | None, request: str) -> None:
-        """partial: previews of each picture that are told of, at most."""
+    def __init__(
+        self, asked: EngineCall, partial: int, shelf: ImageUrls | None, request: str
+    ) -> None:
+        """partial: previews of each image that are told of, at most."""
         self._asked = asked
         self._partial = partial
         self._shelf = shelf
@@ -97,42 +99,42 @@ class Teller:
     def tell(self, event: Event) -> list[bytes]:
         """Raises: DTIError."""
         match event:
-            case Stepped():
+            case StepEvent():
                 return self._stepped(event)
-            case Painted():
+            case ImageEvent():
                 return [self._completed(event)]
-            case Failed():
-                return [self.failed(error_of(event.error, event.detail), event.picture)]
+            case FailureEvent():
+                return [self.failed(error_of(event.error, event.detail), event.image)]
 
-    def failed(self, error: DTIError, picture: int | None = None) -> bytes:
+    def failed(self, error: DTIError, image: int | None = None) -> bytes:
         try:
             raise error  # So that the log has it, if it is none of the caller's.
         except DTIError:
             problem = json.loads(bytes(answer(self._request, error).body))
-        said = {"type": "error", "index": picture, "error": error_object(problem)}
+        said = {"type": "error", "index": image, "error": error_object(problem)}
         return _event("error", said | {"problem": problem})
 
-    def _stepped(self, event: Stepped) -> list[bytes]:
-        where = {"index": event.picture, "step": event.step, "steps": event.steps}
+    def _stepped(self, event: StepEvent) -> list[bytes]:
+        where = {"index": event.image, "step": event.step, "steps": event.steps}
         told = [_typed("progress", where)]
-        number = self._shown[event.picture]
+        number = self._shown[event.image]
         if event.preview and event.step < event.steps and number < self._partial:
-            self._shown[event.picture] += 1
+            self._shown[event.image] += 1
             shown = {"b64_json": encoded(event.preview), "partial_image_index": number}
             told.append(_typed("partial_image", shown | where | self._about("jpeg", None)))
         return told
 
-    def _completed(self, event: Painted) -> bytes:
+    def _completed(self, event: ImageEvent) -> bytes:
         data = data_of(self._asked, event, self._shelf).model_dump(mode="json")
         warnings = list(dict.fromkeys((*self._asked.warnings, *event.warnings)))
-        more = {"index": event.picture, "model": self._asked.model, "warnings": warnings}
+        more = {"index": event.image, "model": self._asked.model, "warnings": warnings}
         about = self._about("png", size_of(event.png))
         return _typed("completed", data | more | about | {"usage": None})
 
     def _about(self, form: str, size: str | None) -> dict[str, Any]:
         """What OpenAI says with each."""
-        picture = self._asked.wanted.pictures[0]
-        asked = f"{picture.width}x{picture.height}" if picture.width else "auto"
+        image = self._asked.wanted.images[0]
+        asked = f"{image.width}x{image.height}" if image.width else "auto"
         return {
             "created_at": self._created,
             "size": size or asked,
@@ -142,9 +144,11 @@ class Teller:
         }
 
 
-async def _events(teller: Teller, painting: Painting, keepalive: float) -> AsyncGenerator[bytes]:
+async def _events(
+    teller: EventEncoder, generating: Generation, keepalive: float
+) -> AsyncGenerator[bytes]:
     """To the end, with comments where nothing happens. What goes wrong is the last event."""
-    async with aclosing(painting.events()) as events:
+    async with aclosing(generating.events()) as events:
         while True:
             coming = asyncio.ensure_future(anext(events, None))
             try:

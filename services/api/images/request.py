@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from dti_engine.config import PLACEHOLDER
-from services.api.images.schemas import Between, Blend, ImageOrder, meaningless
+from services.api.images.schemas import Blend, ImageGenerationRequest, SlerpBlend, meaningless
 from services.api.problems import refusal
-from services.contracts.generation import PaintRequest, Part, Picture
-from services.contracts.models import Offers, find_offer
+from services.contracts.generation import BlendPart, GenerateRequest, ImageSpec
+from services.contracts.models import ServedModels, find_model
 from services.errors import InvalidIdError
 from services.ledger.ids import parse_token_id
 
@@ -21,27 +21,29 @@ _OPENAI = re.compile(r"(dall-e|gpt-image|chatgpt-image)[a-z0-9.-]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Commission:
-    """Pictures that can be asked for."""
+class EngineCall:
+    """Images that can be asked for."""
 
     model: str
-    wanted: PaintRequest
+    wanted: GenerateRequest
     warnings: tuple[str, ...]
 
 
-def commission(order: ImageOrder, tenant: str, offers: Offers, seconds: float) -> Commission:
-    """seconds: that pictures may take where the order does not say.
+def commission(
+    order: ImageGenerationRequest, tenant: str, served_models: ServedModels, seconds: float
+) -> EngineCall:
+    """seconds: that images may take where the order does not say.
 
     Raises: UnknownModelError, RequestValidationError.
     """
-    model, warnings = _model(order.model, offers)
+    model, warnings = _model(order.model, served_models)
     given = _given(order)
     first = secrets.randbits(32) if order.seed is None else order.seed
     try:
-        wanted = PaintRequest(
+        wanted = GenerateRequest(
             tenant=tenant,
-            pictures=tuple(
-                Picture(**given, seed=(first + number) % 2**32) for number in range(order.n or 1)
+            images=tuple(
+                ImageSpec(**given, seed=(first + number) % 2**32) for number in range(order.n or 1)
             ),
             seconds=order.seconds or seconds,
             progress=bool(order.stream),
@@ -50,22 +52,22 @@ def commission(order: ImageOrder, tenant: str, offers: Offers, seconds: float) -
     except ValidationError as error:
         found = error.errors()[0]
         raise refusal(("body", *found["loc"]), found["msg"]) from error
-    return Commission(model, wanted, (*warnings, *meaningless(order)))
+    return EngineCall(model, wanted, (*warnings, *meaningless(order)))
 
 
-def _model(name: str | None, offers: Offers) -> tuple[str, tuple[str, ...]]:
+def _model(name: str | None, served_models: ServedModels) -> tuple[str, tuple[str, ...]]:
     """A name that is offered, and warnings."""
-    first = next(iter(offers))
+    first = next(iter(served_models))
     if name is None:
         return first, ()
-    if name not in offers and _OPENAI.fullmatch(name):
-        return first, (f"there is no model {name} here: {first} has painted",)
-    find_offer(name, offers)
+    if name not in served_models and _OPENAI.fullmatch(name):
+        return first, (f"there is no model {name} here: {first} has generated",)
+    find_model(name, served_models)
     return name, ()
 
 
-def _given(order: ImageOrder) -> dict[str, Any]:
-    """Of each picture, but for its seed; what was left out is not in it."""
+def _given(order: ImageGenerationRequest) -> dict[str, Any]:
+    """Of each image, but for its seed; what was left out is not in it."""
     tokens, blends = settled(order.tokens, order.blends)
     text = f"{order.prompt} {order.negative_prompt}"
     tokens = inline_tokens(text, blends, ("body", "prompt")) | tokens
@@ -83,18 +85,18 @@ def _given(order: ImageOrder) -> dict[str, Any]:
 
 def settled(
     tokens: Mapping[str, str], blends: Mapping[str, Blend]
-) -> tuple[dict[str, str], dict[str, tuple[Part, ...]]]:
+) -> tuple[dict[str, str], dict[str, tuple[BlendPart, ...]]]:
     """As engines are told of them: a blend at one of its ends is a token."""
-    alone, mixed = dict(tokens), dict[str, tuple[Part, ...]]()
+    alone, mixed = dict(tokens), dict[str, tuple[BlendPart, ...]]()
     for placeholder, blend in blends.items():
-        if not isinstance(blend, Between):
+        if not isinstance(blend, SlerpBlend):
             mixed[placeholder] = blend
         elif blend.t in (0, 1):
             alone[placeholder] = blend.b if blend.t else blend.a
         else:
             mixed[placeholder] = (
-                Part(token=blend.a, weight=1 - blend.t),
-                Part(token=blend.b, weight=blend.t),
+                BlendPart(token=blend.a, weight=1 - blend.t),
+                BlendPart(token=blend.b, weight=blend.t),
             )
     return alone, mixed
 
@@ -119,9 +121,9 @@ def inline_tokens(
     return found
 
 
-def _previews(order: ImageOrder) -> int:
+def _previews(order: ImageGenerationRequest) -> int:
     """Every how many steps, so that there are no more than were asked for before the last one."""
     if not (order.stream and order.partial_images):
         return 0
-    steps: int = order.steps or Picture.model_fields["steps"].default
+    steps: int = order.steps or ImageSpec.model_fields["steps"].default
     return -(-steps // (order.partial_images + 1))

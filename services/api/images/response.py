@@ -1,4 +1,4 @@
-"""What is answered to those who want pictures, in OpenAI's form and with a little more."""
+"""What is answered to those who want images, in OpenAI's form and with a little more."""
 
 import base64
 import struct
@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
-from services.api.images.request import Commission
-from services.api.images.store import Gallery
+from services.api.images.request import EngineCall
+from services.api.images.store import ImageStore
 from services.api.jobs.schemas import example
-from services.contracts.generation import Failed, Painted
-from services.engine_client import Painting, error_of
+from services.contracts.generation import FailureEvent, ImageEvent
+from services.engine_client import Generation, error_of
 
 _SIZE = struct.Struct(">II")
 _SIZE_AT = 16  # behind PNG's signature, and the length and name of its first chunk
 
-_PICTURE: dict[str, Any] = {
+_IMAGE: dict[str, Any] = {
     "b64_json": "iVBORw0KGgo=",
     "url": None,
     "revised_prompt": None,
@@ -30,7 +30,7 @@ _PICTURE: dict[str, Any] = {
 EXAMPLE: dict[str, Any] = {
     "created": 1772366400,
     "model": "miniature",
-    "data": [_PICTURE],
+    "data": [_IMAGE],
     "warnings": [],
     "size": "64x64",
     "output_format": "png",
@@ -39,25 +39,25 @@ EXAMPLE: dict[str, Any] = {
 
 
 class ImageData(BaseModel):
-    """A picture."""
+    """An image."""
 
     b64_json: str | None = Field(default=None, description="the PNG in base64")
     url: str | None = Field(
         default=None, description="of the PNG, for a while; it stays until it is deleted"
     )
-    revised_prompt: None = Field(default=None, description="prompts are painted as they are")
-    id: str | None = Field(default=None, description="if it is kept: GET /v1/pictures/ID")
+    revised_prompt: None = Field(default=None, description="prompts are generated as they are")
+    id: str | None = Field(default=None, description="if it is kept: GET /v1/images/ID")
     seed: int
-    settings: dict[str, JsonValue] = Field(description="all that it was painted with")
+    settings: dict[str, JsonValue] = Field(description="all that it was generated with")
 
 
-class ImageAnswer(BaseModel):
-    """Pictures, in the order of their seeds."""
+class ImagesResponse(BaseModel):
+    """Images, in the order of their seeds."""
 
     model_config = example(EXAMPLE)
 
     created: int = Field(description="seconds since 1970")
-    model: str = Field(description="that has painted")
+    model: str = Field(description="that has generated")
     data: list[ImageData]
     warnings: list[str] = Field(description="what was said and means nothing here, and the like")
     size: str = Field(description="WIDTHxHEIGHT in pixels")
@@ -66,59 +66,59 @@ class ImageAnswer(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
-    """Where pictures are put for those who want links."""
+class ImageUrls:
+    """Where images are put for those who want links."""
 
-    gallery: Gallery
+    gallery: ImageStore
     tenant: str
     here: str
     """The URL of this service."""
 
     def url(self, png: bytes) -> tuple[str, str]:
         """Its id and a link. Raises: DeletedError of the tenant."""
-        picture = self.gallery.keep(self.tenant, png)
-        return picture, self.gallery.link(self.tenant, picture, self.here)
+        image = self.gallery.keep(self.tenant, png)
+        return image, self.gallery.link(self.tenant, image, self.here)
 
 
-async def collect(painting: Painting) -> list[Painted]:
-    """All pictures, in order. Raises: DTIError of the first that failed."""
-    done: dict[int, Painted] = {}
-    async with aclosing(painting.events()) as events:
+async def collect(generating: Generation) -> list[ImageEvent]:
+    """All images, in order. Raises: DTIError of the first that failed."""
+    done: dict[int, ImageEvent] = {}
+    async with aclosing(generating.events()) as events:
         async for event in events:
-            if isinstance(event, Failed):
+            if isinstance(event, FailureEvent):
                 raise error_of(event.error, event.detail)
-            if isinstance(event, Painted):
-                done[event.picture] = event
+            if isinstance(event, ImageEvent):
+                done[event.image] = event
     return [done[number] for number in sorted(done)]
 
 
-def answer_of(asked: Commission, painted: Sequence[Painted], shelf: Shelf | None) -> bytes:
-    """The answer as JSON. shelf: None: pictures are in it themselves.
+def answer_of(asked: EngineCall, generated: Sequence[ImageEvent], shelf: ImageUrls | None) -> bytes:
+    """The answer as JSON. shelf: None: images are in it themselves.
 
     Raises: DeletedError of the tenant.
     """
-    warnings = [*asked.warnings, *(one for each in painted for one in each.warnings)]
+    warnings = [*asked.warnings, *(one for each in generated for one in each.warnings)]
     return (
-        ImageAnswer(
+        ImagesResponse(
             created=int(time.time()),
             model=asked.model,
-            data=[data_of(asked, each, shelf) for each in painted],
+            data=[data_of(asked, each, shelf) for each in generated],
             warnings=list(dict.fromkeys(warnings)),
-            size=size_of(painted[0].png),
+            size=size_of(generated[0].png),
         )
         .model_dump_json()
         .encode()
     )
 
 
-def data_of(asked: Commission, painted: Painted, shelf: Shelf | None) -> ImageData:
-    picture, url = shelf.url(painted.png) if shelf else (None, None)
+def data_of(asked: EngineCall, generated: ImageEvent, shelf: ImageUrls | None) -> ImageData:
+    image, url = shelf.url(generated.png) if shelf else (None, None)
     return ImageData(
-        b64_json=None if shelf else encoded(painted.png),
+        b64_json=None if shelf else encoded(generated.png),
         url=url,
-        id=picture,
-        seed=asked.wanted.pictures[painted.picture].seed,
-        settings=painted.settings,
+        id=image,
+        seed=asked.wanted.images[generated.image].seed,
+        settings=generated.settings,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a client says of the pictures that it wants: OpenAI's fields, and ours beside them."""
+"""What a client says of the images that it wants: OpenAI's fields, and ours beside them."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -14,14 +14,14 @@ from pydantic import (
     model_validator,
 )
 
-from services.contracts.generation import MAX_STEPS, Part, Placeholder, TokenName
-from services.contracts.jobs import Model
+from services.contracts.generation import MAX_STEPS, BlendPart, Placeholder, TokenName
+from services.contracts.jobs import WireModel
 
-MAX_PICTURES = 10
+MAX_IMAGES = 10
 """Of one request, as OpenAI has it."""
 
 
-class Between(Model):
+class SlerpBlend(WireModel):
     """A blend of two tokens, as far from the first as `t` says."""
 
     a: TokenName = Field(description="id or alias")
@@ -30,12 +30,12 @@ class Between(Model):
 
 
 def _form(given: Any) -> Literal["between", "parts"]:
-    return "between" if isinstance(given, dict | Between) else "parts"
+    return "between" if isinstance(given, dict | SlerpBlend) else "parts"
 
 
-Parts = Annotated[tuple[Part, ...], Field(min_length=2, max_length=8)]
+Parts = Annotated[tuple[BlendPart, ...], Field(min_length=2, max_length=8)]
 Blend = Annotated[
-    Annotated[Between, Tag("between")] | Annotated[Parts, Tag("parts")], Discriminator(_form)
+    Annotated[SlerpBlend, Tag("between")] | Annotated[Parts, Tag("parts")], Discriminator(_form)
 ]
 
 Blends = Annotated[
@@ -75,8 +75,8 @@ def check_once(tokens: Mapping[str, Any], blends: Mapping[str, Any]) -> None:
 _Said = Annotated[str, StringConstraints(max_length=200)]
 
 
-class ImageOrder(Model):
-    """Pictures of one prompt. What OpenAI's clients may say and means nothing here is accepted, and
+class ImageGenerationRequest(WireModel):
+    """Images of one prompt. What OpenAI's clients may say and means nothing here is accepted, and
     `warnings` of the answer tell of it.
     """
 
@@ -106,14 +106,14 @@ class ImageOrder(Model):
         max_length=200,
         description="a name of GET /v1/backbones; left out, or one of OpenAI's: the first",
     )
-    n: int | None = Field(default=None, ge=1, le=MAX_PICTURES, description="pictures; default 1")
+    n: int | None = Field(default=None, ge=1, le=MAX_IMAGES, description="images; default 1")
     size: Size | None = None
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None, description="the PNG itself in base64, or a link to it; default b64_json"
     )
     stream: bool | None = Field(default=None, description="tell of progress, as server-sent events")
     partial_images: int | None = Field(
-        default=None, ge=0, le=3, description="previews of each picture, in a stream"
+        default=None, ge=0, le=3, description="previews of each image, in a stream"
     )
     output_format: Literal["png"] | None = Field(default=None, description="there is no other")
     quality: _Said | None = Field(default=None, description="means nothing here: see steps")
@@ -135,19 +135,19 @@ class ImageOrder(Model):
     blends: Blends = Field(default={})
     instruction: bool = Field(default=True, description="the model's own, before the prompt")
     deterministic: bool = Field(
-        default=False, description="painted alone, so that not even rounding depends on others"
+        default=False, description="generated alone, so that not even rounding depends on others"
     )
     seconds: float | None = Field(
         default=None, gt=0, le=3600, description="after which nobody waits for them any more"
     )
 
     @model_validator(mode="after")
-    def _is_of_a_size_that_can_be(self) -> "ImageOrder":
+    def _is_of_a_size_that_can_be(self) -> "ImageGenerationRequest":
         sides_of(self.size)
         return self
 
     @model_validator(mode="after")
-    def _says_once_what_a_placeholder_is(self) -> "ImageOrder":
+    def _says_once_what_a_placeholder_is(self) -> "ImageGenerationRequest":
         check_once(self.tokens, self.blends)
         return self
 
@@ -157,10 +157,10 @@ class ImageOrder(Model):
         return sides_of(self.size)
 
 
-def parse_image_order(body: bytes) -> ImageOrder:
+def parse_image_order(body: bytes) -> ImageGenerationRequest:
     """In JSON's own types alone. Raises: RequestValidationError."""
     try:
-        return ImageOrder.model_validate_json(body, strict=True)
+        return ImageGenerationRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
         findings = [{**one, "loc": ("body", *_place(one["loc"]))} for one in error.errors()]
         raise RequestValidationError(findings) from error
@@ -184,7 +184,7 @@ _MEANINGLESS: Mapping[str, tuple[frozenset[Any], str]] = {
 """Field -> what may be said without a word about it, and the word."""
 
 
-def meaningless(order: ImageOrder) -> list[str]:
+def meaningless(order: ImageGenerationRequest) -> list[str]:
     """Warnings of what was said and means nothing here."""
     found = [
         f"{warning}; {given!r} was ignored"

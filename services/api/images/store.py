@@ -1,12 +1,12 @@
-"""Pictures that are kept, for those who want links: one object each, until it is deleted, or its
+"""Images that are kept, for those who want links: one object each, until it is deleted, or its
 tenant.
 
-t/{tenant}/pictures/{id}.png    by its one writer; ids sort the newest first
+t/{tenant}/images/{id}.png    by its one writer; ids sort the newest first
 
 Links that anyone may follow for a while, signed with a secret that the store keeps for all
 processes: `service/links`, made by the first that needs it. Without it, all links are void.
 
-Pictures as answers.
+Images as answers.
 """
 
 import base64
@@ -24,7 +24,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from services.auth.tenants import is_deleted
-from services.errors import DeletedError, NotFoundError, UnknownPictureError
+from services.errors import DeletedError, NotFoundError, UnknownImageError
 from services.ledger.ids import Ids, is_job, is_tenant
 from services.ledger.keys import tenant_folder
 from services.ledger.ledger import Ledger, create_once
@@ -57,10 +57,10 @@ class Links:
         return f"{path}?expires={expires}&signature={self._signature(path, expires)}"
 
     def check(self, path: str, expires: int, signature: str) -> None:
-        """Raises: UnknownPictureError: it was never signed so, or is over."""
+        """Raises: UnknownImageError: it was never signed so, or is over."""
         whole = hmac.compare_digest(self._signature(path, expires).encode(), signature.encode())
         if not whole or self._clock() >= expires:
-            raise UnknownPictureError(
+            raise UnknownImageError(
                 "this link is not whole, or is over: with the key, there are new ones where it was"
             )
 
@@ -110,8 +110,8 @@ _SUFFIX = ".png"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A picture, without its bytes."""
+class StoredImage:
+    """An image, without its bytes."""
 
     id: str
     size: int
@@ -120,7 +120,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Gallery:
+class ImageStore:
     """Of all tenants; safe to share between threads."""
 
     ledger: Ledger
@@ -130,72 +130,74 @@ class Gallery:
 
     def keep(self, tenant: str, png: bytes) -> str:
         """Its id. Raises: DeletedError of the tenant."""
-        picture = self.ledger.ids.job()
-        key = _key(tenant, picture)
+        image = self.ledger.ids.job()
+        key = _key(tenant, image)
         self.ledger.store.put(key, png)
         # If the tenant is deleted after this look, what was put is found and deleted with it.
         if is_deleted(self.ledger.store, tenant):
             self.ledger.store.delete(key)
             raise DeletedError(f"tenant {tenant} was deleted")
-        return picture
+        return image
 
-    def read(self, tenant: str, picture: str) -> bytes:
-        """The PNG. Raises: UnknownPictureError."""
+    def read(self, tenant: str, image: str) -> bytes:
+        """The PNG. Raises: UnknownImageError."""
         try:
-            return self.ledger.store.read(_key(tenant, picture)).body
+            return self.ledger.store.read(_key(tenant, image)).body
         except NotFoundError as error:
             raise _unknown() from error
 
-    def delete(self, tenant: str, picture: str) -> None:
-        """Raises: UnknownPictureError."""
-        key = _key(tenant, picture)
+    def delete(self, tenant: str, image: str) -> None:
+        """Raises: UnknownImageError."""
+        key = _key(tenant, image)
         if not self.ledger.exists(key):
             raise _unknown()
         self.ledger.store.delete(key)
 
-    def list(self, tenant: str, cursor: str, limit: int) -> tuple[list[Kept], str | None]:
-        """Pictures behind the id `cursor`, and the next cursor; None: there are no more."""
+    def list(self, tenant: str, cursor: str, limit: int) -> tuple[list[StoredImage], str | None]:
+        """Images behind the id `cursor`, and the next cursor; None: there are no more."""
         folder = _folder(tenant)
         after = f"{folder}{cursor}{_SUFFIX}" if cursor else ""
         page = self.ledger.store.list(folder, after=after, limit=limit)
         kept = [
-            Kept(head.key[len(folder) :].removesuffix(_SUFFIX), head.size, head.last_modified)
+            StoredImage(
+                head.key[len(folder) :].removesuffix(_SUFFIX), head.size, head.last_modified
+            )
             for head in page.objects
         ]
         return kept, kept[-1].id if page.next is not None and kept else None
 
-    def link(self, tenant: str, picture: str, here: str) -> str:
+    def link(self, tenant: str, image: str, here: str) -> str:
         """A URL that anyone may get it at for a while: of the store, or of this service, which is
         at the URL `here`.
         """
         of_store = self.ledger.store.presigned_get(
-            _key(tenant, picture),
+            _key(tenant, image),
             seconds=self.seconds,
-            filename=f"{picture}{_SUFFIX}",
+            filename=f"{image}{_SUFFIX}",
             media_type=PNG,
         )
-        path = self.links.sign(path_of(tenant, picture), self.seconds) if not of_store else ""
+        path = self.links.sign(path_of(tenant, image), self.seconds) if not of_store else ""
         return of_store or f"{here.rstrip('/')}{path}"
 
-    def follow(self, tenant: str, picture: str, expires: int, signature: str) -> bytes:
-        """What a link of this service leads to. Raises: UnknownPictureError."""
-        self.links.check(path_of(tenant, picture), expires, signature)
-        return self.read(tenant, picture)
+    def follow(self, tenant: str, image: str, expires: int, signature: str) -> bytes:
+        """What a link of this service leads to. Raises: UnknownImageError."""
+        self.links.check(path_of(tenant, image), expires, signature)
+        return self.read(tenant, image)
 
 
-def path_of(tenant: str, picture: str) -> str:
-    return f"/pictures/{tenant}/{picture}"
+def path_of(tenant: str, image: str) -> str:
+    return f"/images/{tenant}/{image}"
 
 
 def _folder(tenant: str) -> str:
-    return f"{tenant_folder(tenant)}pictures/"
+    return f"{tenant_folder(tenant)}images/"
 
 
-def _key(tenant: str, picture: str) -> str:
-    if not is_tenant(tenant) or not is_job(picture):
+def _key(tenant: str, image: str) -> str:
+    if not is_tenant(tenant) or not is_job(image):
         raise _unknown()
-    return f"{_folder(tenant)}{picture}{_SUFFIX}"
+    return f"{_folder(tenant)}{image}{_SUFFIX}"
 
 
-def _unknown() -> UnknownPictureError:
-    return UnknownPictureError("there is no such picture, or it was deleted")
+def _unknown() -> UnknownImageError:
+    return UnknownImageError("there is no such image, or it was deleted")

@@ -1,4 +1,4 @@
-"""/v1/pictures: those that were painted for links, and /pictures/..., where links lead to."""
+"""/v1/images: those that were generated for links, and /images/..., where links lead to."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,25 +8,25 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from services.api import audit
-from services.api.dependencies import GUARDED, Asking, Here
+from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.images.store import PNG, png_answer
 from services.api.jobs.schemas import JOB, JOB_PATTERN, example
 from services.api.openapi import plain_problems, problems, raw
 
-router = APIRouter(prefix="/v1/pictures", dependencies=GUARDED, tags=["images"])
-links = APIRouter(prefix="/pictures", tags=["images"])
+router = APIRouter(prefix="/v1/images", dependencies=GUARDED, tags=["images"])
+links = APIRouter(prefix="/images", tags=["images"])
 
 _EXAMPLE: dict[str, Any] = {
     "id": JOB,
     "created": "2026-03-01T12:00:00Z",
     "size": 20480,
-    "url": f"http://127.0.0.1:8000/pictures/pets-inc/{JOB}?expires=1772370000&signature=AbC",
+    "url": f"http://127.0.0.1:8000/images/pets-inc/{JOB}?expires=1772370000&signature=AbC",
 }
-PictureId = Annotated[str, Path(description="a picture's id", examples=[JOB])]
+ImageId = Annotated[str, Path(description="an image's id", examples=[JOB])]
 
 
-class KeptPicture(BaseModel):
-    """A picture that is kept."""
+class StoredImageResource(BaseModel):
+    """An image that is kept."""
 
     model_config = example(_EXAMPLE)
 
@@ -36,32 +36,32 @@ class KeptPicture(BaseModel):
     url: str = Field(description="anyone may get it there, for a while")
 
 
-class PicturePage(BaseModel):
-    """Pictures, the newest first."""
+class StoredImagePage(BaseModel):
+    """Images, the newest first."""
 
-    model_config = example({"pictures": [_EXAMPLE], "next": None})
+    model_config = example({"images": [_EXAMPLE], "next": None})
 
-    pictures: list[KeptPicture]
+    images: list[StoredImageResource]
     next: str | None = Field(
         default=None, description="cursor of the next page; null: this was the last one"
     )
 
 
-@router.get("", summary="List kept pictures, the newest first", responses=problems())
-def list_pictures(
+@router.get("", summary="List kept images, the newest first", responses=problems())
+def list_images(
     request: Request,
-    asking: Asking,
-    here: Here,
+    asking: CurrentPrincipal,
+    here: AppStateDep,
     cursor: Annotated[
         str | None, Query(pattern=f"^{JOB_PATTERN}$", description="`next` of the page before")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="entries on a page")] = 50,
-) -> PicturePage:
-    """Those that were painted with `response_format` `url`, each with a new link."""
+) -> StoredImagePage:
+    """Those that were generated with `response_format` `url`, each with a new link."""
     kept, following = here.gallery.list(asking.tenant, cursor or "", limit)
     url = here.settings.public_url or str(request.base_url)
-    pictures = [
-        KeptPicture(
+    stored_images = [
+        StoredImageResource(
             id=one.id,
             created=one.created,
             size=one.size,
@@ -69,44 +69,42 @@ def list_pictures(
         )
         for one in kept
     ]
-    return PicturePage(pictures=pictures, next=following)
+    return StoredImagePage(images=stored_images, next=following)
 
 
 @router.get(
-    "/{picture}",
-    summary="Download a kept picture",
+    "/{image}",
+    summary="Download a kept image",
     response_class=Response,
     responses=problems(404) | {200: raw(PNG, "The PNG, with its settings in it.")},
 )
-def get_picture(asking: Asking, here: Here, picture: PictureId) -> Response:
-    """As it was painted."""
-    return png_answer(here.gallery.read(asking.tenant, picture))
+def get_image(asking: CurrentPrincipal, here: AppStateDep, image: ImageId) -> Response:
+    """As it was generated."""
+    return png_answer(here.gallery.read(asking.tenant, image))
 
 
-@router.delete(
-    "/{picture}", status_code=204, summary="Delete a kept picture", responses=problems(404)
-)
-def delete_picture(asking: Asking, here: Here, picture: PictureId) -> None:
+@router.delete("/{image}", status_code=204, summary="Delete a kept image", responses=problems(404))
+def delete_image(asking: CurrentPrincipal, here: AppStateDep, image: ImageId) -> None:
     """For good. Links to it lead nowhere from now on."""
-    here.gallery.delete(asking.tenant, picture)
-    audit.note(here.ledger, asking, "picture.delete", picture)
+    here.gallery.delete(asking.tenant, image)
+    audit.note(here.ledger, asking, "image.delete", image)
 
 
 @links.get(
-    "/{tenant}/{picture}",
-    summary="Follow a link to a kept picture",
+    "/{tenant}/{image}",
+    summary="Follow a link to a kept image",
     response_class=Response,
     responses=plain_problems(404, 422, 500, 503)
     | {200: raw(PNG, "The PNG, with its settings in it.")},
 )
 def follow_link(
-    here: Here,
+    here: AppStateDep,
     tenant: Annotated[str, Path(description="as the link has it", examples=["pets-inc"])],
-    picture: PictureId,
+    image: ImageId,
     expires: Annotated[
         int, Query(ge=0, le=2**40, description="seconds since 1970, as the link has it")
     ] = 0,
     signature: Annotated[str, Query(max_length=100, description="as the link has it")] = "",
 ) -> Response:
-    """Without a key: whoever has the link has the picture, until the link is over."""
-    return png_answer(here.gallery.follow(tenant, picture, expires, signature))
+    """Without a key: whoever has the link has the image, until the link is over."""
+    return png_answer(here.gallery.follow(tenant, image, expires, signature))

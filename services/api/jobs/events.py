@@ -16,7 +16,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from services import logs
 from services.api.jobs.schemas import Job, Progress, Said
 from services.api.settings import ApiSettings
-from services.contracts.models import Offers
+from services.contracts.models import ServedModels
 from services.errors import (
     DeletedError,
     QuotaError,
@@ -62,15 +62,15 @@ class _Watch:
         before.set()
 
 
-class Streams:
+class EventBroadcaster:
     """Of one process, on its event loop."""
 
     def __init__(
-        self, ledger: Ledger, progress: Progress, offers: Offers, settings: ApiSettings
+        self, ledger: Ledger, progress: Progress, served_models: ServedModels, settings: ApiSettings
     ) -> None:
         self._ledger = ledger
         self._progress = progress
-        self._offers = offers
+        self._models = served_models
         self._settings = settings
         self._limiter: CapacityLimiter | None = None
         self._watches: dict[tuple[str, str], _Watch] = {}
@@ -94,7 +94,7 @@ class Streams:
             poller.cancel()
         await asyncio.gather(*pollers, return_exceptions=True)
 
-    def enter(self, tenant: str, job: str) -> "Listener":
+    def enter(self, tenant: str, job: str) -> "JobSubscriber":
         """Listen to a job, until the listener leaves. Raises: QuotaError."""
         listening = self._of_tenant.get(tenant, 0)
         if listening >= self._settings.streams:
@@ -107,7 +107,7 @@ class Streams:
             watch = self._watches[tenant, job] = _Watch()
             watch.poller = asyncio.create_task(self._poll(tenant, job, watch))
         watch.listeners += 1
-        return Listener(self, tenant, job, watch)
+        return JobSubscriber(self, tenant, job, watch)
 
     def leave(self, tenant: str, job: str, watch: _Watch) -> None:
         """The last one ends the poller."""
@@ -172,16 +172,16 @@ class Streams:
     def _look(self, tenant: str, job: str) -> _Seen:
         said = self._progress.of(tenant, job)
         try:
-            return _Seen(Job.of(view_job(self._ledger, tenant, job), said, self._offers), said)
+            return _Seen(Job.of(view_job(self._ledger, tenant, job), said, self._models), said)
         except (DeletedError, UnknownJobError):
             return _Seen(None, {})
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class JobSubscriber:
     """One of those who listen to a job."""
 
-    streams: Streams
+    streams: EventBroadcaster
     tenant: str
     job: str
     watch: _Watch

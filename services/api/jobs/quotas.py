@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from services.auth.authenticator import Caller
+from services.auth.authenticator import Principal
 from services.errors import DamagedRecordError, DeletedError, QuotaError, UnknownJobError
 from services.ledger.jobs import read_job
 from services.ledger.keys import QUEUE, JobKeys
@@ -33,7 +33,7 @@ class Quotas:
         self._counted: OrderedDict[str, tuple[float, int]] = OrderedDict()
         """When, and how many."""
 
-    def check(self, caller: Caller, items: int) -> None:
+    def check(self, caller: Principal, items: int) -> None:
         """Raises: QuotaError if so many more would be too many."""
         limit = caller.limits.open_items
         if (known := self._known(caller.tenant)) is not None and known + items <= limit:

@@ -16,13 +16,13 @@ from starlette.types import Receive, Scope, Send
 
 from services import logs
 from services.api import audit
-from services.api.dependencies import GUARDED, Asking, Here, Service
+from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPrincipal
 from services.api.jobs import schemas as views
-from services.api.jobs.events import Listener
+from services.api.jobs.events import JobSubscriber
 from services.api.jobs.schemas import Said
 from services.api.openapi import problems
 from services.api.problems import refusal
-from services.auth.authenticator import Caller
+from services.auth.authenticator import Principal
 from services.contracts.jobs import ItemState, JobRequest, Kind
 from services.errors import ConflictError, QuotaError, UnknownJobError
 from services.ledger import deletion, submissions
@@ -53,7 +53,7 @@ class _Listening(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, listener: Listener, check: Callable[[], object]) -> None:
+    def __init__(self, listener: JobSubscriber, check: Callable[[], object]) -> None:
         self._listener = listener
         super().__init__(listener.events(check))
         self.headers["Cache-Control"] = "no-store"
@@ -67,7 +67,7 @@ class _Listening(StreamingResponse):
 
 
 async def listen(
-    request: Request, tenant: str, here: Service, job: str, kind: Kind
+    request: Request, tenant: str, here: AppState, job: str, kind: Kind
 ) -> StreamingResponse:
     """Raises: UnknownJobError of a job of another kind, DeletedError, QuotaError."""
     await to_thread.run_sync(view_job, here.ledger, tenant, job, kind)
@@ -80,7 +80,7 @@ JobId = Annotated[str, Path(description="a job's id", examples=[views.JOB])]
 Index = Annotated[int, Path(ge=0, lt=100_000, description="an item's index in its job")]
 Limit = Annotated[int, Query(ge=1, le=200, description="entries on a page")]
 
-Show = Callable[[Request, Service, str, str, ItemView, Said], views.Standing]
+Show = Callable[[Request, AppState, str, str, ItemView, Said], views.JobEvent]
 """Makes what is answered of an item: of a tenant and a job, with what workers say of its items."""
 
 _How: TypeAlias = dict[str, Any]
@@ -91,7 +91,7 @@ class JobRoutes:
     """Those of one kind. A job of another kind is none that there is."""
 
     def __init__(
-        self, kind: Kind, page: type[views.Page], item: type[views.Standing], show: Show
+        self, kind: Kind, page: type[views.Page], item: type[views.JobEvent], show: Show
     ) -> None:
         """page, item: what is answered of items, and of one with its attempts."""
         self._kind: Kind = kind
@@ -131,8 +131,8 @@ class JobRoutes:
 
     def list(
         self,
-        asking: Asking,
-        here: Here,
+        asking: CurrentPrincipal,
+        here: AppStateDep,
         cursor: Annotated[
             str | None,
             Query(pattern=f"^{views.JOB_PATTERN}$", description="`next` of the page before"),
@@ -142,17 +142,17 @@ class JobRoutes:
         """Those of this kind. Deleted ones are left out."""
         page = reading.list_jobs(here.ledger, asking.tenant, cursor or "", limit, self._kind)
         jobs = [
-            views.Job.of(view, here.progress.of(asking.tenant, view.job), here.offers)
+            views.Job.of(view, here.progress.of(asking.tenant, view.job), here.models)
             for view in page.jobs
         ]
         return views.JobPage(jobs=jobs, next=page.next)
 
-    def get(self, asking: Asking, here: Here, job: JobId) -> Any:
+    def get(self, asking: CurrentPrincipal, here: AppStateDep, job: JobId) -> Any:
         """Its counts, and how far it is."""
         return view_of(here, asking.tenant, job, self._kind)
 
-    def delete(self, asking: Asking, here: Here, job: JobId) -> None:
-        """With its tokens, or pictures: for good, and undone by no worker that still runs. Again is
+    def delete(self, asking: CurrentPrincipal, here: AppStateDep, job: JobId) -> None:
+        """With its tokens, or images: for good, and undone by no worker that still runs. Again is
         fine.
         """
         deletion.delete_job(here.ledger, asking.tenant, job, asking.key, self._kind)
@@ -162,8 +162,8 @@ class JobRoutes:
     def list_items(
         self,
         request: Request,
-        asking: Asking,
-        here: Here,
+        asking: CurrentPrincipal,
+        here: AppStateDep,
         job: JobId,
         cursor: Annotated[
             int, Query(ge=0, lt=100_000, description="`next` of the page before, or any index")
@@ -181,7 +181,12 @@ class JobRoutes:
         )
 
     def get_item(
-        self, request: Request, asking: Asking, here: Here, job: JobId, index: Index
+        self,
+        request: Request,
+        asking: CurrentPrincipal,
+        here: AppStateDep,
+        job: JobId,
+        index: Index,
     ) -> Any:
         """Each attempt with how it ended, and why."""
         tenant = asking.tenant
@@ -194,14 +199,14 @@ class JobRoutes:
         shown = [views.Attempt.model_validate(one).model_dump() for one in attempts]
         return self._item.model_validate(item.model_dump() | {"attempts": shown})
 
-    def cancel(self, asking: Asking, here: Here, job: JobId) -> Any:
+    def cancel(self, asking: CurrentPrincipal, here: AppStateDep, job: JobId) -> Any:
         """What has succeeded stays, what runs is stopped, and nothing more begins. Again is
         fine.
         """
         submissions.cancel(here.ledger, asking.tenant, job, asking.key, self._kind)
         return view_of(here, asking.tenant, job, self._kind)
 
-    def retry(self, asking: Asking, here: Here, job: JobId) -> Any:
+    def retry(self, asking: CurrentPrincipal, here: AppStateDep, job: JobId) -> Any:
         """As often as at first. Of a job that was cancelled, nothing is tried again. A webhook is
         told of the end once more.
         """
@@ -212,7 +217,7 @@ class JobRoutes:
         return views.Retried(retried=submissions.retry(ledger, tenant, job, asking.key))
 
     async def listen(
-        self, request: Request, asking: Asking, here: Here, job: JobId
+        self, request: Request, asking: CurrentPrincipal, here: AppStateDep, job: JobId
     ) -> StreamingResponse:
         """Events: `job` with the job whenever it has changed, first as it is now; `progress` with
         what workers say of the items that they are at, `{"INDEX": {"phase", "step", "steps",
@@ -224,11 +229,11 @@ class JobRoutes:
 
 
 def view_of(
-    here: Service, tenant: str, job: str, kind: Kind, created: bool | None = None
+    here: AppState, tenant: str, job: str, kind: Kind, created: bool | None = None
 ) -> views.Job:
     """A job as it stands. created: by the request that is answered."""
     view = reading.view_job(here.ledger, tenant, job, kind)
-    return views.Job.of(view, here.progress.of(tenant, job), here.offers, created)
+    return views.Job.of(view, here.progress.of(tenant, job), here.models, created)
 
 
 log = logs.logger(__name__)
@@ -263,8 +268,8 @@ def answers(draft: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
 
 
 def submit(
-    here: Service,
-    caller: Caller,
+    here: AppState,
+    caller: Principal,
     key: str,
     request: JobRequest,
     place: str,
@@ -296,7 +301,7 @@ def submit(
 
 
 def _check_quota(
-    here: Service, caller: Caller, key: str, items: int, place: str, check: Callable[[], None]
+    here: AppState, caller: Principal, key: str, items: int, place: str, check: Callable[[], None]
 ) -> None:
     """Whoever asks for the job again that it has made already gets it, however much is open."""
     if items > caller.limits.open_items:

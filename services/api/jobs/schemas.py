@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from services.contracts.jobs import Counts, ItemState, JobState, Kind
-from services.contracts.models import Offers, offer_of
+from services.contracts.models import ServedModels, model_of
 from services.ledger import queries as views
 from services.ledger.ledger import Ledger
 from services.ledger.workers import all_leases
@@ -106,7 +106,7 @@ class Job(BaseModel):
     job: str = Field(description="its id")
     kind: Kind
     pool: str = Field(description="whose workers take its items")
-    model: str = Field(description="the backbone that it is trained for, or painted with")
+    model: str = Field(description="the backbone that it is trained for, or generated with")
     tags: dict[str, str]
     count: int = Field(description="of its items")
     submitted: datetime
@@ -120,10 +120,14 @@ class Job(BaseModel):
 
     @classmethod
     def of(
-        cls, view: views.JobView, said: Said, offers: Offers, created: bool | None = None
+        cls,
+        view: views.JobView,
+        said: Said,
+        served_models: ServedModels,
+        created: bool | None = None,
     ) -> "Job":
         """said: by workers. It has a warning if its model is not among the offers any more."""
-        model = offer_of(view.pool)
+        model = model_of(view.pool)
         done = view.counts.ended + sum(
             _share(progress) for progress in said.values() if not view.state.ended
         )
@@ -139,11 +143,11 @@ class Job(BaseModel):
             counts=view.counts,
             progress=round(min(done / view.count, 1.0), 4),
             created=created,
-            warning=None if view.state.ended or model in offers else _not_offered(model),
+            warning=None if view.state.ended or model in served_models else _not_served(model),
         )
 
 
-def _not_offered(model: str) -> str:
+def _not_served(model: str) -> str:
     return (
         f"nobody works at it: {model} is not offered any more. Cancel it and submit it for another "
         "model, or have whoever runs the service offer this one again under the same name"
@@ -163,7 +167,7 @@ class JobPage(BaseModel):
     )
 
 
-class Standing(BaseModel):
+class JobEvent(BaseModel):
     """How an item stands, whatever it is."""
 
     model_config = ConfigDict(frozen=True)
@@ -171,7 +175,7 @@ class Standing(BaseModel):
     index: int
     id: str = Field(description="its name in the job: of a subject, the client's own")
     state: ItemState
-    reason: str = Field(description="of a failure, with each picture that was refused")
+    reason: str = Field(description="of a failure, with each image that was refused")
     attempt: int = Field(description="the one that the result came of; 0: none yet")
     report: dict[str, JsonValue] | None = Field(
         default=None, description="of a success: scores, seconds, flags, warnings"
@@ -182,7 +186,7 @@ class Standing(BaseModel):
 
 
 def standing(view: views.ItemView, said: Said) -> dict[str, Any]:
-    """The fields of `Standing`."""
+    """The fields of `JobEvent`."""
     return {
         "index": view.index,
         "id": view.name,
@@ -194,7 +198,7 @@ def standing(view: views.ItemView, said: Said) -> dict[str, Any]:
     }
 
 
-class Item(Standing):
+class Item(JobEvent):
     """How an item stands, which is one subject of a job."""
 
     model_config = example(ITEM_EXAMPLE)

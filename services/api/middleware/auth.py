@@ -11,8 +11,8 @@ from dti_engine.errors import DTIError
 from services import logs
 from services.api.problems import answer, problem
 from services.api.settings import ApiSettings
-from services.auth.authenticator import Caller, Keyring
-from services.auth.rate_limit import Rates
+from services.auth.authenticator import Authenticator, Principal
+from services.auth.rate_limit import RateLimiter
 from services.errors import QuotaError, UnknownKeyError
 from services.metrics import Metrics
 
@@ -20,14 +20,14 @@ GUARDED = "/v1"
 _UPLOADS = "/v1/uploads/"
 
 
-class Gate:
+class AuthMiddleware:
     """Inside the doorway, around the routes."""
 
     def __init__(
         self,
         app: ASGIApp,
-        keyring: Keyring,
-        rates: Rates,
+        keyring: Authenticator,
+        rates: RateLimiter,
         metrics: Metrics,
         settings: ApiSettings,
     ) -> None:
@@ -57,7 +57,7 @@ class Gate:
         else:
             await self._pass(request, limit, receive, send)
 
-    async def _admit(self, request: Request) -> Caller:
+    async def _admit(self, request: Request) -> Principal:
         """Raises: UnknownKeyError, QuotaError, UnavailableError."""
         scheme, _, credential = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not credential.strip():

@@ -78,7 +78,7 @@ def error_object(problem: dict[str, Any]) -> dict[str, Any]:
     return error.model_dump()
 
 
-class OpenAIErrors:
+class OpenAIErrorMiddleware:
     """Around everything, so that no error of these paths is without it, whoever has found it."""
 
     def __init__(self, app: ASGIApp) -> None:

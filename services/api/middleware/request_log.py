@@ -22,7 +22,7 @@ _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"
 log = logs.logger(__name__)
 
 
-class Doorway:
+class RequestLogMiddleware:
     """The outermost part of the app, but for the form of some errors."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -13,7 +13,7 @@ from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.ledger import aliases
 from services.ledger.ids import is_job, is_token, parse_token_id, token_id
 from services.ledger.jobs import read_job, read_spec
-from services.ledger.keys import JobKeys, Place, jobs_of
+from services.ledger.keys import ItemRef, JobKeys, jobs_of
 from services.ledger.ledger import Ledger
 from services.ledger.records import JobRecord, ResultRecord, unpack_outcome
 from services.ledger.rollups import read_standings
@@ -26,7 +26,7 @@ _GONE = (DamagedRecordError, DeletedError, UnknownJobError)
 
 
 @dataclass(frozen=True, slots=True)
-class Shelved:
+class IndexedToken:
     """A token, without its bytes."""
 
     token: str
@@ -40,21 +40,23 @@ class Shelved:
 
 
 @dataclass(frozen=True, slots=True)
-class ShelfPage:
-    tokens: list[Shelved]
+class TokenIndexPage:
+    tokens: list[IndexedToken]
     next: str | None
 
 
-def look_at(ledger: Ledger, tenant: str, token: str, alias: str, job: JobRecord) -> Shelved | None:
+def look_at(
+    ledger: Ledger, tenant: str, token: str, alias: str, job: JobRecord
+) -> IndexedToken | None:
     """None: there is no such token, or no more."""
     job_id, round_, index = parse_token_id(token)
-    line = ledger.find_line(JobKeys(tenant, job_id).result(Place(round_, index)))
+    line = ledger.find_line(JobKeys(tenant, job_id).result(ItemRef(round_, index)))
     record = unpack_outcome(line[0].key, line[1])[0] if line else None
     if not line or not isinstance(record, ResultRecord):
         return None
     if record.status != "succeeded" or record.kind != "training":
         return None
-    return Shelved(
+    return IndexedToken(
         token=token,
         alias=alias,
         job=job_id,
@@ -66,7 +68,7 @@ def look_at(ledger: Ledger, tenant: str, token: str, alias: str, job: JobRecord)
     )
 
 
-class Shelf:
+class TokenIndex:
     """Of one tenant, for one question. Looks at `patience` jobs or hints at most, so that a page
     may have few tokens, or none, and yet a next one.
     """
@@ -79,10 +81,10 @@ class Shelf:
         self._tag = tag
         self._patience = patience
 
-    def of_alias(self, alias: str, cursor: str, limit: int) -> ShelfPage:
+    def of_alias(self, alias: str, cursor: str, limit: int) -> TokenIndexPage:
         """Of one subject, whatever jobs it was in."""
         hints = aliases.tokens(self._ledger.store, self._tenant, alias, cursor)
-        found: list[Shelved] = []
+        found: list[IndexedToken] = []
         seen = 0
         while True:
             batch = [hint for hint, _ in zip(hints, range(limit + 1 - len(found)), strict=False)]
@@ -90,11 +92,11 @@ class Shelf:
             found += [one for one in shelved if one]
             seen += len(batch)
             if len(found) > limit:
-                return ShelfPage(found[:limit], found[limit - 1].token)
+                return TokenIndexPage(found[:limit], found[limit - 1].token)
             if not batch:
-                return ShelfPage(found, None)
+                return TokenIndexPage(found, None)
             if seen >= self._patience:
-                return ShelfPage(found, batch[-1])
+                return TokenIndexPage(found, batch[-1])
 
     def has(self, name: str) -> bool:
         """Whether a token is there: of this id, or of this subject."""
@@ -102,9 +104,9 @@ class Shelf:
             return self._of_hint(name, "") is not None
         return bool(self.of_alias(name, "", 1).tokens)
 
-    def of_jobs(self, cursor: str, limit: int) -> ShelfPage:
+    def of_jobs(self, cursor: str, limit: int) -> TokenIndexPage:
         """Of all jobs, or of those with the tag."""
-        found: list[Shelved] = []
+        found: list[IndexedToken] = []
         begun, after = "", -1
         if cursor:
             begun, _, after = parse_token_id(cursor)
@@ -122,10 +124,10 @@ class Shelf:
                 if len(found) > limit or seen >= self._patience:
                     break
             else:
-                return ShelfPage(found, None)
+                return TokenIndexPage(found, None)
         if len(found) > limit:
-            return ShelfPage(found[:limit], found[limit - 1].token)
-        return ShelfPage(found, token_id(last, _ROUNDS, _ITEMS))
+            return TokenIndexPage(found[:limit], found[limit - 1].token)
+        return TokenIndexPage(found, token_id(last, _ROUNDS, _ITEMS))
 
     def _jobs(self, after: str) -> Iterator[list[str]]:
         """Ids of the tenant's jobs, behind one, a few at a time."""
@@ -138,7 +140,7 @@ class Shelf:
 
     def _of_job(
         self, job: str, after: int, limit: int, record: JobRecord | None = None
-    ) -> list[Shelved]:
+    ) -> list[IndexedToken]:
         """Tokens of one job, from behind an index on."""
         record = record or self._record(job)
         if record is None or after >= record.count:
@@ -147,7 +149,7 @@ class Shelf:
         try:
             standings = read_standings(self._ledger, keys, record.count)
             places = [
-                Place(standings.outcomes.last_round(index), index)
+                ItemRef(standings.outcomes.last_round(index), index)
                 for index in range(after + 1, record.count)
                 if standings.state(index) is ItemState.SUCCEEDED
             ][:limit]
@@ -155,14 +157,14 @@ class Shelf:
         except _GONE:
             return []
 
-        def look(place: Place) -> Shelved | None:
+        def look(place: ItemRef) -> IndexedToken | None:
             assert spec
             token = token_id(job, place.round, place.index)
             return look_at(self._ledger, self._tenant, token, spec.item(place.index).name, record)
 
         return [one for one in self._ledger.gather(look, places) if one]
 
-    def _of_hint(self, token: str, alias: str) -> Shelved | None:
+    def _of_hint(self, token: str, alias: str) -> IndexedToken | None:
         try:
             job, _, _ = parse_token_id(token)
             record = self._record(job)

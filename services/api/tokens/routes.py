@@ -15,11 +15,11 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field, JsonValue
 
 from services.api import audit
-from services.api.dependencies import GUARDED, Asking, Here
+from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import JOB, JOB_PATTERN, example
 from services.api.openapi import problems, raw
 from services.api.problems import refusal
-from services.api.tokens.index import Shelf, Shelved, look_at
+from services.api.tokens.index import IndexedToken, TokenIndex, look_at
 from services.errors import UnknownJobError
 from services.ledger.deletion import delete_token as bury
 from services.ledger.ids import parse_token_id
@@ -97,14 +97,14 @@ class TokenWithManifest(Token):
     size: int = Field(description="bytes of its file")
     manifest: dict[str, JsonValue] | None = Field(
         default=None,
-        description="backbone, training config, pictures' digests; null: the file has none",
+        description="backbone, training config, images' digests; null: the file has none",
     )
 
 
 @router.get("", summary="List tokens, the newest first", responses=problems())
 def list_tokens(
-    asking: Asking,
-    here: Here,
+    asking: CurrentPrincipal,
+    here: AppStateDep,
     alias: Annotated[
         str | None, Query(min_length=1, max_length=200, description="your id of a subject")
     ] = None,
@@ -120,7 +120,7 @@ def list_tokens(
 ) -> TokenPage:
     """All of them, or those of a subject, or of jobs with a tag; or both."""
     key, _, value = (tag or "").partition(":")
-    shelf = Shelf(here.ledger, asking.tenant, (key, value) if tag else None)
+    shelf = TokenIndex(here.ledger, asking.tenant, (key, value) if tag else None)
     if alias is None:
         page = shelf.of_jobs(cursor or "", limit)
     else:
@@ -129,7 +129,7 @@ def list_tokens(
 
 
 @router.get("/{token}", summary="See a token", responses=problems(404, 410))
-def get_token(asking: Asking, here: Here, token: TokenId) -> TokenWithManifest:
+def get_token(asking: CurrentPrincipal, here: AppStateDep, token: TokenId) -> TokenWithManifest:
     """What it is, which model it belongs to and how it came about."""
     made = read_token(here.ledger, asking.tenant, token)
     job, _, index = parse_token_id(token)
@@ -151,8 +151,8 @@ def get_token(asking: Asking, here: Here, token: TokenId) -> TokenWithManifest:
     responses=problems(404, 410) | {200: raw(_MEDIA_TYPE, "The file, whose ETag is its sha256.")},
 )
 def get_token_file(
-    asking: Asking,
-    here: Here,
+    asking: CurrentPrincipal,
+    here: AppStateDep,
     token: TokenId,
     format: Annotated[
         Literal["dti", "diffusers", "comfyui", "a1111"], Query(description="of the file")
@@ -179,11 +179,11 @@ def get_token_file(
 @router.delete(
     "/{token}", status_code=204, summary="Delete a token, for good", responses=problems(404)
 )
-def delete_token(asking: Asking, here: Here, token: TokenId) -> None:
+def delete_token(asking: CurrentPrincipal, here: AppStateDep, token: TokenId) -> None:
     """And all else that its item has made; undone by no worker that still runs. Again is fine."""
     bury(here.ledger, asking.tenant, token, asking.key)
     audit.note(here.ledger, asking, "token.delete", token)
 
 
-def _view(shelved: Shelved) -> Token:
+def _view(shelved: IndexedToken) -> Token:
     return Token.model_validate(shelved)

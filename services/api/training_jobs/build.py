@@ -15,15 +15,15 @@ from dti_engine.errors import ConfigurationError
 from dti_engine.recipes import recipe
 from services.api.problems import refusal
 from services.api.settings import ApiSettings
-from services.api.training_jobs.schemas import JobOrder, Subject
+from services.api.training_jobs.schemas import Subject, TrainingJobRequest
 from services.contracts.jobs import MAX_ITEMS, Item, JobRequest
-from services.contracts.models import Offer, Offers
-from services.contracts.training import TrainingOrder, batch_of
+from services.contracts.models import ServedModel, ServedModels
+from services.contracts.training import TrainingJobSpec, batch_of
 from services.errors import LargeUploadError, UnknownUploadError, UnsafeUrlError
 from services.ledger import uploads
 from services.ledger.ledger import Gather
 from services.storage.interface import Store
-from services.webhooks.targets import Sink, WebhookSettings
+from services.webhooks.targets import WebhookSettings, WebhookTarget
 
 _ENOUGH = 100
 """Findings, after which no more subjects are looked at."""
@@ -33,7 +33,7 @@ _LISTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltTrainingJob:
     """A job that could be submitted."""
 
     request: JobRequest
@@ -52,18 +52,18 @@ class Built:
                 for sha256 in (
                     [subject.bundle]
                     if subject.bundle
-                    else [picture.sha256 for picture in subject.pictures]
+                    else [image.sha256 for image in subject.images]
                 )
             )
         )
 
 
-def parse_order(body: bytes) -> JobOrder:
+def parse_order(body: bytes) -> TrainingJobRequest:
     """Raises: RequestValidationError. By pydantic's own parser, of JSON in its own types alone, and
     not on the event loop: ten thousand subjects take a while.
     """
     try:
-        return JobOrder.model_validate_json(body, strict=True)
+        return TrainingJobRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
         findings = error.errors()
         if len(findings) > 1:  # Subjects that are wrong are not also too few.
@@ -72,17 +72,21 @@ def parse_order(body: bytes) -> JobOrder:
 
 
 def build(
-    store: Store, tenant: str, order: JobOrder, offers: Offers, settings: ApiSettings
-) -> Built:
+    store: Store,
+    tenant: str,
+    order: TrainingJobRequest,
+    served_models: ServedModels,
+    settings: ApiSettings,
+) -> BuiltTrainingJob:
     """Raises: RequestValidationError; DamagedUploadError of a manifest; UnavailableError."""
-    name, offer = _offer(order, offers)
-    recipe_name, config = _config(order, offer)
+    name, served_model = _model(order, served_models)
+    recipe_name, config = _config(order, served_model)
     if order.webhook:
         check_webhook(order.webhook.url, private=settings.private_webhooks)
     subjects = order.subjects or _read_manifest(store, tenant, order, settings)
     place = "manifest" if order.subjects is None else "subjects"
     _check_subjects(subjects, config, store.now(), place)
-    training = TrainingOrder(
+    training = TrainingJobSpec(
         backbone=name,
         recipe=recipe_name,
         config=config.model_dump(mode="json"),
@@ -101,10 +105,12 @@ def build(
         )
     except ValidationError as error:
         raise refusal(("body", place), error.errors()[0]["msg"]) from error
-    return Built(request, subjects, name, recipe_name, config)
+    return BuiltTrainingJob(request, subjects, name, recipe_name, config)
 
 
-def missing_uploads(store: Store, tenant: str, built: Built, gather: Gather) -> list[str]:
+def missing_uploads(
+    store: Store, tenant: str, built: BuiltTrainingJob, gather: Gather
+) -> list[str]:
     """Digests that nothing was uploaded under."""
     digests = built.uploads
     if len(digests) <= _LISTED:
@@ -120,15 +126,17 @@ def missing_uploads(store: Store, tenant: str, built: Built, gather: Gather) -> 
     return [sha256 for sha256 in digests if sha256 not in present]
 
 
-def _offer(order: JobOrder, offers: Offers) -> tuple[str, Offer]:
-    name = order.backbone or next(iter(offers))
-    if name not in offers:
-        raise refusal(("body", "backbone"), f"no backbone {name!r}; there are {', '.join(offers)}")
-    return name, offers[name]
+def _model(order: TrainingJobRequest, served_models: ServedModels) -> tuple[str, ServedModel]:
+    name = order.backbone or next(iter(served_models))
+    if name not in served_models:
+        raise refusal(
+            ("body", "backbone"), f"no backbone {name!r}; there are {', '.join(served_models)}"
+        )
+    return name, served_models[name]
 
 
-def _config(order: JobOrder, offer: Offer) -> tuple[str, TrainConfig]:
-    name = order.recipe or offer.recipe
+def _config(order: TrainingJobRequest, served_model: ServedModel) -> tuple[str, TrainConfig]:
+    name = order.recipe or served_model.recipe
     try:
         config = recipe(name)
     except ConfigurationError as error:
@@ -142,13 +150,13 @@ def _config(order: JobOrder, offer: Offer) -> tuple[str, TrainConfig]:
 def check_webhook(url: str, *, private: bool) -> None:
     """Raises: RequestValidationError."""
     try:
-        Sink.parse(url, WebhookSettings(allow_http=private, allow_private=private))
+        WebhookTarget.parse(url, WebhookSettings(allow_http=private, allow_private=private))
     except UnsafeUrlError as error:
         raise refusal(("body", "webhook", "url"), str(error)) from error
 
 
 def _read_manifest(
-    store: Store, tenant: str, order: JobOrder, settings: ApiSettings
+    store: Store, tenant: str, order: TrainingJobRequest, settings: ApiSettings
 ) -> Sequence[Subject]:
     assert order.manifest
     place = ("body", "manifest")

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from services.contracts.jobs import MAX_ITEMS, Label, Model
-from services.contracts.training import Digest, SubjectWork
+from services.contracts.jobs import MAX_ITEMS, Label, WireModel
+from services.contracts.training import Digest, TrainingItem
 
 SUBJECT: Mapping[str, Any] = {
     "id": "rex",
-    "pictures": [
+    "images": [
         {"name": "rex-1.jpg", "sha256": "1f" * 32},
         {"name": "rex-2.jpg", "sha256": "2e" * 32},
         {"name": "rex-3.jpg", "sha256": "3d" * 32},
@@ -34,8 +34,8 @@ PERSON: Mapping[str, Any] = {
 TagName = Annotated[str, StringConstraints(pattern=r"^[^:\x00-\x1f\x7f]{1,100}$")]
 
 
-class Subject(SubjectWork):
-    """One subject: a bundle or single pictures, and what is said of it. What is left out, the
+class Subject(TrainingItem):
+    """One subject: a bundle or single images, and what is said of it. What is left out, the
     bundle's own bundle.json says.
     """
 
@@ -51,13 +51,13 @@ class Subject(SubjectWork):
         return self.model_dump(mode="json", exclude={"id"}, exclude_defaults=True)
 
 
-class WebhookOrder(Model):
+class WebhookRequest(WireModel):
     """Who is told when the job ends."""
 
     url: str = Field(max_length=2000, description="https://...; never a private address")
 
 
-class JobOrder(Model):
+class TrainingJobRequest(WireModel):
     """A job of 1 to 10,000 subjects."""
 
     model_config = ConfigDict(
@@ -92,12 +92,12 @@ class JobOrder(Model):
     max_attempts: int = Field(
         default=4, ge=1, le=20, description="failed or lost ones, before an item ends as failed"
     )
-    probes: int = Field(default=4, ge=0, le=4, description="pictures each token is tried out in")
-    webhook: WebhookOrder | None = None
+    probes: int = Field(default=4, ge=0, le=4, description="images each token is tried out in")
+    webhook: WebhookRequest | None = None
     dry_run: bool = Field(default=False, description="say what would be made, and make nothing")
 
     @model_validator(mode="after")
-    def _has_subjects_once(self) -> "JobOrder":
+    def _has_subjects_once(self) -> "TrainingJobRequest":
         if (self.subjects is None) == (self.manifest is None):
             raise ValueError("give either subjects, or a manifest that was uploaded")
         return self

@@ -1,4 +1,4 @@
-"""Pictures of one size that are denoised together; what breaks is found, and fails alone."""
+"""Images of one size that are denoised together; what breaks is found, and fails alone."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,20 +10,20 @@ from PIL import Image
 
 from dti_engine import devices as memory
 from dti_engine.backbones.interface import Backbone
-from dti_engine.errors import DTIError, PaintingFailedError
+from dti_engine.errors import DTIError, GenerationFailedError
 from dti_engine.generation.denoiser import (
     Denoiser,
-    Denoising,
+    DenoisingState,
     Prediction,
     begin,
     decode,
     preview,
     to_image,
 )
-from dti_engine.generation.prompt_cache import PromptReader
-from dti_engine.generation.scheduler import Sampler
+from dti_engine.generation.prompt_cache import PromptCache
+from dti_engine.generation.scheduler import LinearScheduler
 from services.errors import LateError
-from services.inference.scheduler.request import Events, Ticket
+from services.inference.scheduler.request import ScheduledRequest, SchedulerMetrics
 
 T = TypeVar("T")
 
@@ -34,31 +34,31 @@ class DeviceBrokenError(Exception):
 
 @dataclass(eq=False)
 class _Running:
-    ticket: Ticket
-    denoising: Denoising
+    ticket: ScheduledRequest
+    denoising: DenoisingState
 
 
-class Studio:
+class EngineResources:
     """What all groups of an engine share: a model, its prompts and its samplers."""
 
-    def __init__(self, backbone: Backbone, events: Events) -> None:
+    def __init__(self, backbone: Backbone, events: SchedulerMetrics) -> None:
         self.backbone = backbone
         self.events = events
-        self.reader = PromptReader(backbone)
-        self._samplers: dict[int, Sampler] = {}
+        self.reader = PromptCache(backbone)
+        self._samplers: dict[int, LinearScheduler] = {}
 
-    def sampler(self, steps: int) -> Sampler:
+    def sampler(self, steps: int) -> LinearScheduler:
         """Raises: ConfigurationError."""
         if steps not in self._samplers:
-            self._samplers[steps] = Sampler.of(self.backbone.new_scheduler(), steps)
+            self._samplers[steps] = LinearScheduler.of(self.backbone.new_scheduler(), steps)
         return self._samplers[steps]
 
 
-class Group:
+class RunningBatch:
     """Used by the device's thread alone."""
 
-    def __init__(self, studio: Studio, cap: int, shapes: Sequence[int] = ()) -> None:
-        """cap: of pictures in a call. shapes: as of `Denoiser`."""
+    def __init__(self, studio: EngineResources, cap: int, shapes: Sequence[int] = ()) -> None:
+        """cap: of images in a call. shapes: as of `Denoiser`."""
         self.cap = cap
         self.opened = time.monotonic()
         self._studio = studio
@@ -73,11 +73,11 @@ class Group:
         """For so many more."""
         return max(0, self.cap - len(self._running))
 
-    def join(self, tickets: Sequence[Ticket]) -> None:
+    def join(self, tickets: Sequence[ScheduledRequest]) -> None:
         """Read their prompts, and let them take part from the next step on."""
         studio = self._studio
 
-        def begin_all(part: Sequence[Ticket]) -> None:
+        def begin_all(part: Sequence[ScheduledRequest]) -> None:
             joined: list[_Running] = []
             for steps in dict.fromkeys(ticket.steps for ticket in part):
                 alike = [ticket for ticket in part if ticket.steps == steps]
@@ -94,7 +94,7 @@ class Group:
         self._each_by_itself(begin_all, tickets, lambda ticket: ticket)
 
     def step(self) -> None:
-        """One step of each; those that are done then leave, as pictures."""
+        """One step of each; those that are done then leave, as images."""
         for part in _parts(self._running, self.cap):
             self._each_by_itself(self._step, part, lambda one: one.ticket)
         self._finish()
@@ -105,7 +105,7 @@ class Group:
             self._leave(ticket)
             drop(ticket, self._studio.events)
 
-    def clear(self) -> list[Ticket]:
+    def clear(self) -> list[ScheduledRequest]:
         """Let all leave."""
         tickets = [one.ticket for one in self._running]
         self._running.clear()
@@ -124,7 +124,7 @@ class Group:
         """By row. None at all if they cannot be had: nobody fails for want of one."""
         try:
             return dict(zip(rows, preview(prediction, rows), strict=True)) if rows else {}
-        except (RuntimeError, MemoryError, PaintingFailedError) as error:
+        except (RuntimeError, MemoryError, GenerationFailedError) as error:
             _raise_if_broken(error)
             return {}
 
@@ -135,22 +135,22 @@ class Group:
 
     def _decode(self, done: Sequence[_Running]) -> None:
         began = time.monotonic()
-        pictures: list[tuple[Ticket, Image.Image | DTIError]] = []
+        images: list[tuple[ScheduledRequest, Image.Image | DTIError]] = []
         batch = [one.denoising for one in done]
         for one, pixels in zip(done, decode(self._studio.backbone, batch), strict=True):
             try:
-                pictures.append((one.ticket, to_image(pixels)))
-            except PaintingFailedError as error:
-                pictures.append((one.ticket, error))
+                images.append((one.ticket, to_image(pixels)))
+            except GenerationFailedError as error:
+                images.append((one.ticket, error))
         self._studio.events.decoded(time.monotonic() - began, len(done))
-        for ticket, outcome in pictures:
+        for ticket, outcome in images:
             self._end(ticket, outcome)
 
     def _each_by_itself(
         self,
         do: Callable[[Sequence[T]], None],
         things: Sequence[T],
-        ticket_of: Callable[[T], Ticket],
+        ticket_of: Callable[[T], ScheduledRequest],
     ) -> None:
         """Do it with all at once; if that breaks, with each half, until whoever it is about is
         alone. Memory that runs out is nobody's own fault, as long as there are others.
@@ -171,16 +171,16 @@ class Group:
         for half in (things[:middle], things[middle:]):
             self._each_by_itself(do, half, ticket_of)
 
-    def _end(self, ticket: Ticket, outcome: Image.Image | DTIError) -> None:
+    def _end(self, ticket: ScheduledRequest, outcome: Image.Image | DTIError) -> None:
         self._leave(ticket)
         self._studio.events.ended(ticket, outcome if isinstance(outcome, DTIError) else None)
         ticket.listener.ended(outcome)
 
-    def _leave(self, ticket: Ticket) -> None:
+    def _leave(self, ticket: ScheduledRequest) -> None:
         self._running = [one for one in self._running if one.ticket is not ticket]
 
 
-def drop(ticket: Ticket, events: Events) -> None:
+def drop(ticket: ScheduledRequest, events: SchedulerMetrics) -> None:
     """Nobody waits for it any more; whoever is still there is told."""
     events.dropped(ticket)
     if not ticket.gone:
@@ -201,8 +201,8 @@ def _told(error: Exception) -> DTIError:
     if isinstance(error, DTIError):
         return error
     if memory.has_run_out(error):
-        return PaintingFailedError("memory ran out with this picture alone: ask for a smaller one")
-    return PaintingFailedError(f"the model broke at this picture: {type(error).__name__}")
+        return GenerationFailedError("memory ran out with this image alone: ask for a smaller one")
+    return GenerationFailedError(f"the model broke at this image: {type(error).__name__}")
 
 
 def _raise_if_broken(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""A picture that somebody waits for.
+"""An image that somebody waits for.
 
 What happens in a batcher, for those who count and log it.
 """
@@ -15,7 +15,7 @@ from dti_engine.generation.denoiser import ImageRequest
 _numbers = itertools.count()
 
 
-class Listener(Protocol):
+class RequestCallbacks(Protocol):
     """Who waits. Called from the device's thread, so it must be quick, and must not raise."""
 
     def stepped(self, step: int, preview: Image.Image | None) -> None:
@@ -23,24 +23,24 @@ class Listener(Protocol):
         ...
 
     def ended(self, outcome: Image.Image | DTIError) -> None:
-        """Called exactly once, but for a picture that nobody waits for any more."""
+        """Called exactly once, but for an image that nobody waits for any more."""
         ...
 
 
 @dataclass(eq=False)
-class Ticket:
-    """One picture. Times are of `time.monotonic`, in seconds."""
+class ScheduledRequest:
+    """One image. Times are of `time.monotonic`, in seconds."""
 
     tenant: str
     request: ImageRequest
     steps: int
     size: tuple[int, int]
     """Height and width in pixels."""
-    listener: Listener
+    listener: RequestCallbacks
     deadline: float = float("inf")
     """After which nobody waits for it any more."""
     alone: bool = False
-    """To be painted in calls of its own, so that not even rounding depends on others."""
+    """To be generated in calls of its own, so that not even rounding depends on others."""
     patient: bool = False
     """Those that somebody looks at go first."""
     previews: int = 0
@@ -52,38 +52,38 @@ class Ticket:
 
     @property
     def group(self) -> tuple[int, ...]:
-        """What must be the same of pictures that share a call."""
+        """What must be the same of images that share a call."""
         return (*self.size, self.number) if self.alone else self.size
 
     def stale(self, now: float) -> bool:
-        """Whether there is nobody to paint it for."""
+        """Whether there is nobody to generate it for."""
         return self.gone or now >= self.deadline
 
 
 def is_alone(group: tuple[int, ...]) -> bool:
-    """Whether it is of one picture that wants to be painted alone."""
+    """Whether it is of one image that wants to be generated alone."""
     return len(group) > 2
 
 
-class Events:
+class SchedulerMetrics:
     """Does nothing by itself. Called from the device's thread; must not raise."""
 
     def joined(self, tickets: int, beside: int, seconds: float) -> None:
-        """So many pictures join so many others; the first had waited so long."""
+        """So many images join so many others; the first had waited so long."""
 
-    def stepped(self, seconds: float, pictures: int, cap: int) -> None:
-        """One step of so many pictures, where there is room for `cap`."""
+    def stepped(self, seconds: float, images: int, cap: int) -> None:
+        """One step of so many images, where there is room for `cap`."""
 
-    def decoded(self, seconds: float, pictures: int) -> None:
-        """Pictures were made of so many latents."""
+    def decoded(self, seconds: float, images: int) -> None:
+        """Images were made of so many latents."""
 
-    def ended(self, ticket: Ticket, error: DTIError | None) -> None:
-        """A picture is done, or is not to be had."""
+    def ended(self, ticket: ScheduledRequest, error: DTIError | None) -> None:
+        """An image is done, or is not to be had."""
 
-    def dropped(self, ticket: Ticket) -> None:
-        """Nobody waits for a picture any more."""
+    def dropped(self, ticket: ScheduledRequest) -> None:
+        """Nobody waits for an image any more."""
 
-    def waiting(self, pictures: int) -> None:
+    def waiting(self, images: int) -> None:
         """So many are in the queue."""
 
     def shrunk(self, cap: int) -> None:

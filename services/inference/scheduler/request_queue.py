@@ -1,4 +1,4 @@
-"""Pictures that wait for their turn: so many at most, tenants in turns, none that is stale.
+"""Images that wait for their turn: so many at most, tenants in turns, none that is stale.
 
 Patient ones, which nobody looks at, let all others go first; but only for so long, since somebody
 may come at any moment for ever. Some places are kept from them, so that they never shut anyone out.
@@ -12,30 +12,30 @@ from itertools import zip_longest
 
 from dti_engine.errors import ConfigurationError
 from services.errors import QueueFullError
-from services.inference.scheduler.request import Ticket
+from services.inference.scheduler.request import ScheduledRequest
 
 _PATIENCE = 60.0
-"""Seconds after which a patient picture is like any other."""
+"""Seconds after which a patient image is like any other."""
 
 _KEPT = 4
-"""Of so many places, one is for others than patient pictures."""
+"""Of so many places, one is for others than patient images."""
 
 
-class Queue:
+class RequestQueue:
     """Safe to use from many threads."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
         self._clock = clock
         # The first tenant is the next one whose turn it is.
-        self._lines: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        self._lines: OrderedDict[str, deque[ScheduledRequest]] = OrderedDict()
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
         with self._changed:
             return sum(map(len, self._lines.values()))
 
-    def put(self, tickets: Sequence[Ticket], wait: float) -> None:
+    def put(self, tickets: Sequence[ScheduledRequest], wait: float) -> None:
         """All of them or none. wait: seconds after which there may be room again.
 
         Raises: QueueFullError; ConfigurationError if there never is room for so many.
@@ -44,13 +44,13 @@ class Queue:
         limit = self.limit - self.limit // _KEPT if patient else self.limit
         if len(tickets) > limit:
             raise ConfigurationError(
-                f"{len(tickets)} pictures at once, where {limit} may wait: ask for fewer"
+                f"{len(tickets)} images at once, where {limit} may wait: ask for fewer"
             )
         with self._changed:
             waiting = sum(map(len, self._lines.values()))
             if waiting + len(tickets) > limit:
                 raise QueueFullError(
-                    f"{waiting} pictures are waiting, of at most {limit}: ask again later "
+                    f"{waiting} images are waiting, of at most {limit}: ask again later "
                     f"for {len(tickets)} more",
                     str(wait),
                 )
@@ -59,11 +59,11 @@ class Queue:
                 self._lines.setdefault(ticket.tenant, deque()).append(ticket)
             self._changed.notify_all()
 
-    def take(self, group: tuple[int, ...], most: int) -> list[Ticket]:
+    def take(self, group: tuple[int, ...], most: int) -> list[ScheduledRequest]:
         """At most so many of a group, one of each tenant by turns, each tenant's in order; patient
         ones last.
         """
-        taken: list[Ticket] = []
+        taken: list[ScheduledRequest] = []
         with self._changed:
             for yielding in (False, True):
                 while len(taken) < most and (ticket := self._pop(group, yielding)):
@@ -80,8 +80,8 @@ class Queue:
         in_turn.sort(key=self._yields)
         return iter(dict.fromkeys(each.group for each in in_turn if each.group not in but))
 
-    def sweep(self) -> list[Ticket]:
-        """Take out those that there is nobody to paint for."""
+    def sweep(self) -> list[ScheduledRequest]:
+        """Take out those that there is nobody to generate for."""
         now = self._clock()
         with self._changed:
             stale = [each for line in self._lines.values() for each in line if each.stale(now)]
@@ -89,7 +89,7 @@ class Queue:
                 self._remove(ticket)
         return stale
 
-    def clear(self) -> list[Ticket]:
+    def clear(self) -> list[ScheduledRequest]:
         """Take out all."""
         with self._changed:
             tickets = [each for line in self._lines.values() for each in line]
@@ -107,11 +107,11 @@ class Queue:
         with self._changed:
             self._changed.notify_all()
 
-    def _yields(self, ticket: Ticket) -> bool:
+    def _yields(self, ticket: ScheduledRequest) -> bool:
         """Whether all others go first."""
         return ticket.patient and self._clock() - ticket.entered < _PATIENCE
 
-    def _pop(self, group: tuple[int, ...], yielding: bool) -> Ticket | None:
+    def _pop(self, group: tuple[int, ...], yielding: bool) -> ScheduledRequest | None:
         for tenant, line in self._lines.items():
             for ticket in line:
                 if ticket.group == group and self._yields(ticket) == yielding:
@@ -121,7 +121,7 @@ class Queue:
                     return ticket
         return None
 
-    def _remove(self, ticket: Ticket) -> None:
+    def _remove(self, ticket: ScheduledRequest) -> None:
         line = self._lines[ticket.tenant]
         line.remove(ticket)
         if not line:

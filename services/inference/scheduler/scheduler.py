@@ -1,7 +1,7 @@
-"""The one thread that has the device: it takes pictures from the queue, and takes all of them a
+"""The one thread that has the device: it takes images from the queue, and takes all of them a
 step further, over and over.
 
-Pictures join at any step and leave when they are done. Those of different sizes take turns, step by
+Images join at any step and leave when they are done. Those of different sizes take turns, step by
 step, as groups; while others wait to have one, a group that has had its time takes no more.
 """
 
@@ -12,9 +12,14 @@ from dataclasses import dataclass
 from dti_engine.backbones.interface import Backbone
 from services import logs
 from services.errors import NoEngineError
-from services.inference.scheduler.batch import DeviceBrokenError, Group, Studio, drop
-from services.inference.scheduler.request import Events, Ticket, is_alone
-from services.inference.scheduler.request_queue import Queue
+from services.inference.scheduler.batch import (
+    DeviceBrokenError,
+    EngineResources,
+    RunningBatch,
+    drop,
+)
+from services.inference.scheduler.request import ScheduledRequest, SchedulerMetrics, is_alone
+from services.inference.scheduler.request_queue import RequestQueue
 
 log = logs.logger(__name__)
 
@@ -22,36 +27,39 @@ _LOOK = 0.5  # seconds between looks at who has left, while nothing else happens
 
 
 @dataclass(frozen=True, slots=True)
-class BatcherSettings:
+class BatchSchedulerSettings:
     """Times in seconds."""
 
     cap: int = 8
-    """Pictures in one call of the model, at most."""
+    """Images in one call of the model, at most."""
     queue: int = 64
-    """Pictures that wait, at most."""
+    """Images that wait, at most."""
     sizes: int = 3
     """Groups at a time."""
     turn: float = 5.0
-    """That a group takes pictures in, while others wait to have one."""
+    """That a group takes images in, while others wait to have one."""
     joining: bool = True
-    """Whether pictures join others under way; False: a batch is the same from start to end."""
+    """Whether images join others under way; False: a batch is the same from start to end."""
     shapes: tuple[int, ...] = ()
     """Rows that a call of the model may have, for models that are compiled for each; (): any."""
     patience: float = 120.0
     """Without any progress, after which the device counts as stuck: far longer than one step."""
 
 
-class Batcher:
-    """Paints what is put into its queue, from `start` until `stop`."""
+class BatchScheduler:
+    """Generates what is put into its queue, from `start` until `stop`."""
 
     def __init__(
-        self, backbone: Backbone, settings: BatcherSettings, events: Events | None = None
+        self,
+        backbone: Backbone,
+        settings: BatchSchedulerSettings,
+        events: SchedulerMetrics | None = None,
     ) -> None:
         self.settings = settings
-        self.queue = Queue(settings.queue)
-        self._events = events or Events()
-        self._studio = Studio(backbone, self._events)
-        self._groups: dict[tuple[int, ...], Group] = {}
+        self.queue = RequestQueue(settings.queue)
+        self._events = events or SchedulerMetrics()
+        self._studio = EngineResources(backbone, self._events)
+        self._groups: dict[tuple[int, ...], RunningBatch] = {}
         self._caps: dict[tuple[int, ...], int] = {}
         self._stopping, self._ended = threading.Event(), threading.Event()
         self._broken: str | None = None
@@ -69,7 +77,7 @@ class Batcher:
         self.queue.wake()
         self._thread.join(seconds)
 
-    def submit(self, tickets: list[Ticket]) -> None:
+    def submit(self, tickets: list[ScheduledRequest]) -> None:
         """All of them or none. Raises: QueueFullError, NoEngineError."""
         if self._broken or self._stopping.is_set():
             raise NoEngineError("this engine is being stopped: ask again")
@@ -142,7 +150,7 @@ class Batcher:
             if not closing and (self.settings.joining or not len(group)):
                 self._join(group, self.queue.take(key, group.room))
         for key in others[: max(0, places)]:
-            group = Group(self._studio, self._cap(key), self.settings.shapes)
+            group = RunningBatch(self._studio, self._cap(key), self.settings.shapes)
             self._join(group, self.queue.take(key, group.room))
             if len(group):
                 self._groups[key] = group
@@ -151,7 +159,7 @@ class Batcher:
         """As many as memory has been found to be enough for, or one that wants to be alone."""
         return 1 if is_alone(key) else self._caps.get(key, self.settings.cap)
 
-    def _join(self, group: Group, tickets: list[Ticket]) -> None:
+    def _join(self, group: RunningBatch, tickets: list[ScheduledRequest]) -> None:
         if tickets:
             waited = time.monotonic() - min(ticket.entered for ticket in tickets)
             self._events.joined(len(tickets), len(group), waited)
@@ -159,16 +167,16 @@ class Batcher:
 
 
 class _Pace:
-    """How fast pictures are made, of late."""
+    """How fast images are made, of late."""
 
     def __init__(self) -> None:
-        self._seconds, self._pictures = 1.0, 1.0
+        self._seconds, self._images = 1.0, 1.0
 
-    def note(self, seconds: float, pictures: int) -> None:
+    def note(self, seconds: float, images: int) -> None:
         """So many were done in a step of so many seconds."""
         self._seconds = 0.99 * self._seconds + seconds
-        self._pictures = 0.99 * self._pictures + pictures
+        self._images = 0.99 * self._images + images
 
     @property
     def seconds_each(self) -> float:
-        return self._seconds / max(self._pictures, 0.1)
+        return self._seconds / max(self._images, 0.1)

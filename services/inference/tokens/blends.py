@@ -1,6 +1,6 @@
 """Blends of tokens, kept. Each asks for its tokens anew, so that it lives no longer than they.
 
-What the placeholders of a picture stand for: tokens, and blends of them.
+What the placeholders of an image stand for: tokens, and blends of them.
 """
 
 import math
@@ -14,11 +14,11 @@ from pydantic import JsonValue
 from dti_engine.errors import ConfigurationError
 from dti_engine.text.tokens import LearnedToken, mean_tokens, slerp_tokens
 from services import logs, metrics
-from services.caching.lru_cache import Bounded
-from services.caching.single_flight import Flights
-from services.contracts.generation import Picture
+from services.caching.lru_cache import ByteLRU
+from services.caching.single_flight import SingleFlight
+from services.contracts.generation import ImageSpec
 from services.inference.tokens.cache import TokenCache
-from services.inference.tokens.token import Key, KnownToken, size_of
+from services.inference.tokens.token import CachedToken, Key, size_of
 from services.ledger.ledger import Gather, in_threads
 
 CAPACITY = 256 * 2**20
@@ -50,13 +50,13 @@ class _Kept:
         return size_of(self.learned)
 
 
-class Blender:
+class BlendCache:
     """Blends tokens of a cache. Safe to use from many threads."""
 
     def __init__(self, tokens: TokenCache, *, capacity: int = CAPACITY) -> None:
-        self._flights: Flights[_Recipe, LearnedToken] = Flights(1)
+        self._flights: SingleFlight[_Recipe, LearnedToken] = SingleFlight(1)
         self._lock = threading.Lock()
-        self._kept: Bounded[_Recipe, _Kept] = Bounded(capacity)
+        self._kept: ByteLRU[_Recipe, _Kept] = ByteLRU(capacity)
         self._made_of: dict[Key, set[_Recipe]] = {}
         self._tokens = tokens
         tokens.watch(self._drop)
@@ -71,7 +71,7 @@ class Blender:
         return self.blend_known(tenant, known, [weight for _, weight in parts])
 
     def blend_known(
-        self, tenant: str, known: Sequence[KnownToken], weights: Sequence[float]
+        self, tenant: str, known: Sequence[CachedToken], weights: Sequence[float]
     ) -> Blend:
         """The same of tokens that the caller has just got."""
         total = math.fsum(weights)
@@ -89,7 +89,7 @@ class Blender:
         return Blend(learned, {"blend_of": origins})
 
     def _make(
-        self, recipe: _Recipe, made_of: frozenset[Key], known: Sequence[KnownToken]
+        self, recipe: _Recipe, made_of: frozenset[Key], known: Sequence[CachedToken]
     ) -> LearnedToken:
         with self._lock:
             if kept := self._kept.get(recipe):
@@ -143,40 +143,42 @@ class Resolved:
 
     tokens: dict[str, LearnedToken]
     origins: dict[str, JsonValue]
-    """What each was made of, for the settings of the picture."""
+    """What each was made of, for the settings of the image."""
 
 
-class Resolver:
-    """Resolves pictures of one model. Safe to use from many threads."""
+class PlaceholderResolver:
+    """Resolves images of one model. Safe to use from many threads."""
 
-    def __init__(self, tokens: TokenCache, blender: Blender, gather: Gather = in_threads) -> None:
+    def __init__(
+        self, tokens: TokenCache, blender: BlendCache, gather: Gather = in_threads
+    ) -> None:
         self._tokens, self._blender, self._gather = tokens, blender, gather
 
-    def resolve(self, tenant: str, picture: Picture) -> Resolved:
-        """Each name is looked up once, so that it stands for one token in all of the picture; all
+    def resolve(self, tenant: str, spec: ImageSpec) -> Resolved:
+        """Each name is looked up once, so that it stands for one token in all of the image; all
         of them side by side.
 
-        Raises: as `TokenCache.get` and `Blender.blend`, in the order in which they are given;
+        Raises: as `TokenCache.get` and `BlendCache.blend`, in the order in which they are given;
             ConfigurationError if a placeholder stands for two things.
         """
-        if twice := picture.tokens.keys() & picture.blends.keys():
+        if twice := spec.tokens.keys() & spec.blends.keys():
             raise ConfigurationError(
                 f"{', '.join(sorted(twice))} is given as a token and as a blend: give it as one"
             )
-        parts = [part.token for blend in picture.blends.values() for part in blend]
-        names = list(dict.fromkeys([*picture.tokens.values(), *parts]))
+        parts = [part.token for blend in spec.blends.values() for part in blend]
+        names = list(dict.fromkeys([*spec.tokens.values(), *parts]))
         ids = logs.ids()
 
-        def get(name: str) -> KnownToken:
+        def get(name: str) -> CachedToken:
             with logs.bound(**ids):
                 return self._tokens.get(tenant, name)
 
         known = dict(zip(names, self._gather(get, names), strict=True))
         resolved = Resolved({}, {})
-        for placeholder, name in picture.tokens.items():
+        for placeholder, name in spec.tokens.items():
             resolved.tokens[placeholder] = known[name].learned
             resolved.origins[placeholder] = {**known[name].origin}
-        for placeholder, blend in picture.blends.items():
+        for placeholder, blend in spec.blends.items():
             ends, weights = [known[each.token] for each in blend], [each.weight for each in blend]
             blended = self._blender.blend_known(tenant, ends, weights)
             resolved.tokens[placeholder] = blended.learned

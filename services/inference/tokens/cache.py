@@ -1,4 +1,4 @@
-"""Tokens in memory, so that a picture rarely waits for the store: bounded, each tenant's apart, and
+"""Tokens in memory, so that an image rarely waits for the store: bounded, each tenant's apart, and
 never used for longer than a minute without the store having said that they still stand.
 
 What is deleted is dropped when that is found out, and whoever watches hears of it.
@@ -23,8 +23,8 @@ from weakref import WeakValueDictionary
 from dti_engine.errors import ArtifactFormatError, ArtifactMismatchError, DTIError
 from dti_engine.text.tokens import LearnedToken
 from services import metrics
-from services.caching.lru_cache import Bounded
-from services.caching.single_flight import Flights, wait
+from services.caching.lru_cache import ByteLRU
+from services.caching.single_flight import SingleFlight, wait
 from services.errors import (
     DamagedRecordError,
     DeletedError,
@@ -32,15 +32,15 @@ from services.errors import (
     UnavailableError,
     UnknownJobError,
 )
-from services.inference.tokens.loader import Fetcher, Fit, Names
-from services.inference.tokens.negative_cache import Refusals, Silence
-from services.inference.tokens.token import Key, KnownToken, size_of
+from services.inference.tokens.loader import AliasLookup, Fit, TokenLoader
+from services.inference.tokens.negative_cache import CircuitBreaker, NegativeCache
+from services.inference.tokens.token import CachedToken, Key, size_of
 from services.ledger.ids import is_token
 from services.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Freshness:
+class TokenLifetimes:
     """For how long what the store said holds, in seconds."""
 
     good_for: float = 30
@@ -75,7 +75,7 @@ _REFUSED = (
 
 @dataclass(slots=True, eq=False)
 class _Kept:
-    known: KnownToken
+    known: CachedToken
     etag: str
     asked: float
     """When the store was asked that last said that it stands."""
@@ -94,22 +94,22 @@ class TokenCache:
         fit: Fit,
         *,
         capacity: int = CAPACITY,
-        freshness: Freshness | None = None,
+        freshness: TokenLifetimes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`capacity` in bytes, `clock` in seconds."""
-        self._fetcher = Fetcher(ledger, fit)
-        self._freshness = freshness = freshness or Freshness()
+        self._fetcher = TokenLoader(ledger, fit)
+        self._freshness = freshness = freshness or TokenLifetimes()
         self._clock = clock
-        self._names = Names(ledger, self._find, in_trouble=freshness.limit, clock=clock)
-        self._flights: Flights[Key, _Kept] = Flights(_THREADS)
+        self._names = AliasLookup(ledger, self._find, in_trouble=freshness.limit, clock=clock)
+        self._flights: SingleFlight[Key, _Kept] = SingleFlight(_THREADS)
         self._lock = threading.Lock()
-        self._kept: Bounded[Key, _Kept] = Bounded(capacity)
-        self._refusals = Refusals(clock)
+        self._kept: ByteLRU[Key, _Kept] = ByteLRU(capacity)
+        self._refusals = NegativeCache(clock)
         self._rows: WeakValueDictionary[Key, LearnedToken] = WeakValueDictionary()
         """By tenant and digest, for as long as somebody uses them: what comes again is the same."""
         self._watching: list[Callable[[Key], None]] = []
-        self._silence = Silence(freshness.retry, clock)
+        self._silence = CircuitBreaker(freshness.retry, clock)
 
     @property
     def num_tokens(self) -> int:
@@ -120,7 +120,7 @@ class TokenCache:
         """Have this called when a token turns out to be deleted, or otherwise refused."""
         self._watching.append(dropped)
 
-    def get(self, tenant: str, name: str) -> KnownToken:
+    def get(self, tenant: str, name: str) -> CachedToken:
         """A tenant's token, by its id or by the client's own name of its subject: then the newest.
 
         Raises: UnknownJobError, DeletedError, InvalidIdError; DamagedRecordError and
@@ -142,7 +142,7 @@ class TokenCache:
         """Ask the store no more in the background."""
         self._flights.close()
 
-    def _find(self, tenant: str, token: str) -> KnownToken:
+    def _find(self, tenant: str, token: str) -> CachedToken:
         """By its id."""
         try:
             outcome, kept = self._look_up((tenant, token))
@@ -230,7 +230,7 @@ class TokenCache:
         tenant, token = key
         with self._lock:
             learned = self._rows.setdefault((tenant, fetched.sha256), fetched.learned)
-        kept = _Kept(KnownToken(token, fetched.sha256, learned), fetched.etag, asked)
+        kept = _Kept(CachedToken(token, fetched.sha256, learned), fetched.etag, asked)
         self._keep(key, kept)
         return kept
 

@@ -14,7 +14,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactFormatError, ArtifactMismatchError
 from dti_engine.text.tokens import LearnedToken
 from services import logs
-from services.caching.ttl_cache import Memory
+from services.caching.ttl_cache import TTLCache
 from services.errors import (
     DamagedRecordError,
     DeletedError,
@@ -25,7 +25,7 @@ from services.errors import (
 from services.ledger import aliases
 from services.ledger.ids import check_tenant, is_token
 from services.ledger.ledger import Ledger
-from services.ledger.queries import Made, read_token, stands
+from services.ledger.queries import StoredResult, read_token, stands
 
 log = logs.logger(__name__)
 
@@ -44,7 +44,7 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fetched:
+class LoadedToken:
     """A token that fits, and the version of its object."""
 
     learned: LearnedToken
@@ -53,13 +53,13 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetcher:
+class TokenLoader:
     """Reads one model's tokens; keeps none. What it raises names tokens, never keys of a store."""
 
     ledger: Ledger
     fit: Fit
 
-    def fetch(self, tenant: str, token: str) -> Fetched:
+    def fetch(self, tenant: str, token: str) -> LoadedToken:
         """A token, by one request.
 
         Raises: InvalidIdError, UnknownJobError, DeletedError; DamagedRecordError and
@@ -79,10 +79,10 @@ class Fetcher:
         except ArtifactMismatchError as error:
             raise ArtifactMismatchError(
                 f"token {token} was made with {artifact.manifest.backbone!r}, whose weights are "
-                "not those that paint here: ask for pictures of that model, or train it again "
+                "not those that generate here: ask for images of that model, or train it again "
                 "with this one"
             ) from error
-        return Fetched(artifact.token, made.result.sha256, made.etag)
+        return LoadedToken(artifact.token, made.result.sha256, made.etag)
 
     def stands(self, tenant: str, token: str, etag: str) -> bool:
         """Whether it is as it was fetched, by one request. Raises: UnavailableError."""
@@ -91,7 +91,7 @@ class Fetcher:
         except StorageError as error:
             raise _unavailable(token, error) from error
 
-    def _read(self, tenant: str, token: str) -> Made:
+    def _read(self, tenant: str, token: str) -> StoredResult:
         try:
             return read_token(self.ledger, tenant, token)
         except DamagedRecordError as error:
@@ -120,7 +120,7 @@ _PATIENCE = 100
 _ENTRIES = 100_000
 
 
-class Names:
+class AliasLookup:
     """What they stand for, remembered for seconds. Safe to use from many threads."""
 
     def __init__(
@@ -135,12 +135,12 @@ class Names:
         answer, what it said `in_trouble` seconds ago still holds.
         """
         self._store, self._look = ledger.store, look
-        self._known: Memory[str] = Memory(
+        self._known: TTLCache[str] = TTLCache(
             self._read, seconds=GOOD_FOR, in_trouble=in_trouble, entries=_ENTRIES, clock=clock
         )
 
     def newest(self, tenant: str, alias: str, *, anew: bool = False) -> str:
-        """The id of the newest token of a subject that this model can paint; `anew`: whatever was
+        """The id of the newest token of a subject that this model can generate; `anew`: whatever was
         known of it.
 
         Raises: UnknownJobError if there is none; ArtifactMismatchError if all are of other models;

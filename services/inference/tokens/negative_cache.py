@@ -14,7 +14,7 @@ _ENTRIES = 10_000
 """Apart from tokens: whoever tries ids at random drives out none."""
 
 
-class Refusals:
+class NegativeCache:
     """Safe to share between threads. Times in seconds of `clock`."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -54,7 +54,7 @@ def _copy(error: DTIError) -> DTIError:
 _NEVER = float("-inf")
 
 
-class Silence:
+class CircuitBreaker:
     """Safe to share between threads."""
 
     def __init__(self, retry: float, clock: Callable[[], float]) -> None:

@@ -12,7 +12,7 @@ OVERHEAD = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KnownToken:
+class CachedToken:
     """A token that is there and fits. `learned` is the same object for as long as it is kept."""
 
     token: str

@@ -216,7 +216,7 @@ def test_a_bad_entry_of_the_manifest_is_named(
     [
         ({"seed": -1}, "seed should be greater than or equal to 0, got -1"),
         ({"config": {"method": "dti"}}, "config.steps is required"),
-        ({"pictures": {"a.png": "0"}}, "pictures .* got '0'"),
+        ({"images": {"a.png": "0"}}, "images .* got '0'"),
         ({"figures": {"loss": None}}, "figures.loss should be a valid number, got None"),
     ],
 )

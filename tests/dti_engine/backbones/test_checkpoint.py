@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from dti_engine.backbones import checkpoint, load_backbone
 from dti_engine.backbones.checkpoint import open_checkpoint
 from dti_engine.backbones.registry import published
-from dti_engine.errors import BackboneLoadError
+from dti_engine.errors import ModelLoadError
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_folder_is_given_as_text_or_path(tiny_checkpoint: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BackboneLoadError, match=r"no weights at .*diffusers layout.*hub id"):
+    with pytest.raises(ModelLoadError, match=r"no weights at .*diffusers layout.*hub id"):
         load_backbone(tmp_path / "nothing")
 
 
@@ -47,7 +47,7 @@ NAMES = r"no weights at '{}'; .*\(miniature, sd15, sd21-base, sd21, sdxl, sana-1
     ],
 )
 def test_what_is_no_name_is_refused_and_the_names_are_listed(name: str, message: str) -> None:
-    with pytest.raises(BackboneLoadError, match=message):
+    with pytest.raises(ModelLoadError, match=message):
         load_backbone(name)
 
 
@@ -55,21 +55,21 @@ def test_what_is_no_name_is_refused_and_the_names_are_listed(name: str, message:
 def test_a_folder_without_an_index_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "model_index.json").write_text(content)
-    with pytest.raises(BackboneLoadError, match=r"no readable model_index.json; give a folder"):
+    with pytest.raises(ModelLoadError, match=r"no readable model_index.json; give a folder"):
         load_backbone(tmp_path)
 
 
 def test_a_single_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.touch()
-    with pytest.raises(BackboneLoadError, match=r"convert a single .safetensors file first"):
+    with pytest.raises(ModelLoadError, match=r"convert a single .safetensors file first"):
         load_backbone(path)
 
 
 def test_an_unknown_family_is_refused_and_the_known_are_named(weights: Path) -> None:
     index = json.loads((weights / "model_index.json").read_text())
     (weights / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
-    with pytest.raises(BackboneLoadError, match=r"for FluxPipeline; supported are .*StableDiff"):
+    with pytest.raises(ModelLoadError, match=r"for FluxPipeline; supported are .*StableDiff"):
         load_backbone(weights)
 
 
@@ -87,7 +87,7 @@ def test_weights_for_another_task_are_refused_by_their_pipeline(
 ) -> None:
     index = json.loads((weights / "model_index.json").read_text())
     (weights / "model_index.json").write_text(json.dumps(index | {"_class_name": pipeline}))
-    with pytest.raises(BackboneLoadError, match=f"weights' is for {pipeline}; supported are"):
+    with pytest.raises(ModelLoadError, match=f"weights' is for {pipeline}; supported are"):
         load_backbone(weights)
 
 
@@ -95,14 +95,14 @@ def test_a_part_of_another_class_is_refused(weights: Path) -> None:
     index = json.loads((weights / "model_index.json").read_text())
     index["unet"] = ["diffusers", "UNet3DConditionModel"]
     (weights / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(BackboneLoadError, match=r"'unet' .* is a UNet3DConditionModel"):
+    with pytest.raises(ModelLoadError, match=r"'unet' .* is a UNet3DConditionModel"):
         load_backbone(weights)
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "tokenizer", "unet", "vae", "scheduler"])
 def test_a_missing_part_is_named(weights: Path, part: str) -> None:
     shutil.rmtree(weights / part)
-    with pytest.raises(BackboneLoadError, match=f"no folder '{part}'; download it again"):
+    with pytest.raises(ModelLoadError, match=f"no folder '{part}'; download it again"):
         load_backbone(weights)
 
 
@@ -110,7 +110,7 @@ def test_a_missing_part_is_named(weights: Path, part: str) -> None:
 def test_a_damaged_part_is_named(weights: Path, part: str) -> None:
     (path,) = (weights / part).glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(BackboneLoadError, match=f"'{part}' .* cannot be read"):
+    with pytest.raises(ModelLoadError, match=f"'{part}' .* cannot be read"):
         load_backbone(weights)
 
 
@@ -122,14 +122,14 @@ def test_weights_are_never_made_up(weights: Path, part: str) -> None:
     dropped = max(tensors)
     del tensors[dropped]
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(BackboneLoadError, match=f"lacks 1 weights, such as '{dropped}'"):
+    with pytest.raises(ModelLoadError, match=f"lacks 1 weights, such as '{dropped}'"):
         load_backbone(weights)
 
 
 def test_pickled_weights_are_refused(weights: Path) -> None:
     (path,) = (weights / "unet").glob("*.safetensors")
     path.rename(path.with_suffix(".bin"))
-    with pytest.raises(BackboneLoadError, match=r"'unet' .*with its .safetensors files"):
+    with pytest.raises(ModelLoadError, match=r"'unet' .*with its .safetensors files"):
         load_backbone(weights)
 
 
@@ -156,7 +156,7 @@ def test_memory_that_runs_out_while_loading_is_said_so(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.nn.Module, "to", full)
-    with pytest.raises(BackboneLoadError, match=r"memory runs out .*'text_encoder'.*dti backbones"):
+    with pytest.raises(ModelLoadError, match=r"memory runs out .*'text_encoder'.*dti backbones"):
         load_backbone(weights)
 
 
@@ -169,13 +169,13 @@ def test_the_miniature_is_found_by_its_name(
 
 def test_a_missing_miniature_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "MINIATURE", tmp_path / "nothing")
-    with pytest.raises(BackboneLoadError, match="make them with"):
+    with pytest.raises(ModelLoadError, match="make them with"):
         load_backbone("miniature")
 
 
 def test_a_hub_id_that_cannot_be_downloaded_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(BackboneLoadError, match=r"'nobody/nothing' is not a folder.*the network"):
+    with pytest.raises(ModelLoadError, match=r"'nobody/nothing' is not a folder.*the network"):
         load_backbone("nobody/nothing")
 
 
@@ -251,7 +251,7 @@ def test_a_folder_goes_before_a_hub_id(
 
 def test_a_failed_download_says_what_may_help(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(BackboneLoadError, match=rf"'{SDXL}@v9' is not.*revision.*hf auth login"):
+    with pytest.raises(ModelLoadError, match=rf"'{SDXL}@v9' is not.*revision.*hf auth login"):
         load_backbone("sdxl@v9")
 
 
@@ -261,7 +261,7 @@ def test_a_withdrawn_model_is_said_to_be_so_and_its_copy_is_named(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     (former,) = published(name).former_ids
-    with pytest.raises(BackboneLoadError, match=f"withdrawn it; '{name}' is a copy of it"):
+    with pytest.raises(ModelLoadError, match=f"withdrawn it; '{name}' is a copy of it"):
         load_backbone(former)
 
 
@@ -326,6 +326,6 @@ def test_an_unknown_family_is_refused_before_its_weights_are_downloaded(
 ) -> None:
     (weights / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     hub.folder = weights
-    with pytest.raises(BackboneLoadError, match=r"'somebody/model' is for FluxPipeline; supported"):
+    with pytest.raises(ModelLoadError, match=r"'somebody/model' is for FluxPipeline; supported"):
         open_checkpoint("somebody/model")
     assert hub.patterns["allow_patterns"] == ["model_index.json"]

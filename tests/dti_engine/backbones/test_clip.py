@@ -10,9 +10,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
-from dti_engine.errors import BackboneLoadError, TokenError
+from dti_engine.errors import ModelLoadError, TokenError
 from dti_engine.text.encoder import TextEncoder
-from dti_engine.text.prompts import Reading, bind, tokenize
+from dti_engine.text.prompts import PromptEncoding, bind, tokenize
 from dti_engine.text.tokens import LearnedToken
 
 PROMPTS = ["", "a photo of a red dog on the beach", "dog, cat & bird!  2 x", "dog " * 100]
@@ -33,7 +33,7 @@ def test_ids_are_those_of_the_tokenizer(encoder: TextEncoder, tiny_checkpoint: P
 def test_an_instruction_is_none_of_its_business(encoder: TextEncoder) -> None:
     plain, instructed = (
         tokenize(PROMPTS, {encoder.name: encoder}, [{}] * len(PROMPTS), [reading] * len(PROMPTS))
-        for reading in (Reading(), Reading(instruction=True))
+        for reading in (PromptEncoding(), PromptEncoding(instruction=True))
     )
     assert torch.equal(plain.inputs[encoder.name].ids, instructed.inputs[encoder.name].ids)
 
@@ -110,5 +110,5 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_checkpoint: Path, tmp_path
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
     tokenizer.add_tokens("<added>")
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(BackboneLoadError, match="knows 660 tokens and its model 659"):
+    with pytest.raises(ModelLoadError, match="knows 660 tokens and its model 659"):
         load_backbone(tmp_path)

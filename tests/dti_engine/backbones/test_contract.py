@@ -13,7 +13,7 @@ from dti_engine.backbones.interface import Backbone, Conditioning, fingerprint
 from dti_engine.backbones.objectives import denoising_loss
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError, TokenError
-from dti_engine.images.crops import Framing
+from dti_engine.images.crops import MicroConditioning
 from dti_engine.text.inputs import Rows
 from dti_engine.text.prompts import bind, tokenize
 from dti_engine.text.tokens import LearnedToken
@@ -146,7 +146,7 @@ def test_sizes_that_a_model_is_told_reach_it_exactly_and_each_counts(
     shape = backbone.latent_shape(backbone.image_size, backbone.image_size)
     noisy, t = torch.randn(1, *shape), torch.tensor([500])
 
-    def output(framing: Framing | None) -> Tensor:
+    def output(framing: MicroConditioning | None) -> Tensor:
         told = None if framing is None else torch.tensor([framing], dtype=torch.float32)
         conditioning = backbone.encode_prompts(*bound, told)
         if conditioning.framing is not None and told is not None:
@@ -154,11 +154,11 @@ def test_sizes_that_a_model_is_told_reach_it_exactly_and_each_counts(
             assert conditioning.framing.dtype == torch.float32
         return backbone.denoise(noisy, t, conditioning)
 
-    whole = Framing.whole(backbone.image_size, backbone.image_size)
+    whole = MicroConditioning.whole(backbone.image_size, backbone.image_size)
     assert torch.equal(output(None), output(whole))
-    sizes = Framing(1333, 1025, 3, 5, 1027, 1031)
+    sizes = MicroConditioning(1333, 1025, 3, 5, 1027, 1031)
     is_told = backbone.encode_prompts(*bound).framing is not None
-    for field in Framing._fields:
+    for field in MicroConditioning._fields:
         changed = sizes._replace(**{field: getattr(sizes, field) + 1})
         assert torch.equal(output(sizes), output(changed)) is not is_told
 

@@ -15,7 +15,7 @@ from transformers import Gemma2Model, GemmaTokenizer
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.gemma import GemmaTextEncoder
 from dti_engine.backbones.sana import instruction
-from dti_engine.errors import BackboneLoadError, TokenError
+from dti_engine.errors import ModelLoadError, TokenError
 from dti_engine.text.encoder import vocabulary_magnitude
 from dti_engine.text.inputs import EncoderInput
 from dti_engine.text.prompts import bind
@@ -156,14 +156,14 @@ def test_a_tokenizer_of_another_model_is_refused(weights: Path, tmp_path: Path) 
     tokenizer = GemmaTokenizer.from_pretrained(tmp_path / "tokenizer")
     tokenizer.add_tokens("<added>")
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(BackboneLoadError, match=r"knows \d+ tokens and its model \d+; they"):
+    with pytest.raises(ModelLoadError, match=r"knows \d+ tokens and its model \d+; they"):
         load_backbone(tmp_path)
 
 
 def test_a_tokenizer_in_another_format_is_refused(weights: Path, tmp_path: Path) -> None:
     shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
     (tmp_path / "tokenizer" / "tokenizer.json").rename(tmp_path / "tokenizer" / "tokenizer.model")
-    with pytest.raises(BackboneLoadError, match=r"'tokenizer' .* it has no tokenizer.json"):
+    with pytest.raises(ModelLoadError, match=r"'tokenizer' .* it has no tokenizer.json"):
         load_backbone(tmp_path)
 
 

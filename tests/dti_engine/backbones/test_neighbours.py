@@ -1,4 +1,4 @@
-"""A picture does not depend on those beside it, whatever the family and the dtype."""
+"""An image does not depend on those beside it, whatever the family and the dtype."""
 
 import random
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.generation.denoiser import (
     Denoiser,
-    Denoising,
+    DenoisingState,
     ImageRequest,
     begin,
     decode,
     to_image,
 )
-from dti_engine.generation.prompt_cache import PromptReader
-from dti_engine.generation.scheduler import Sampler
+from dti_engine.generation.prompt_cache import PromptCache
+from dti_engine.generation.scheduler import LinearScheduler
 from dti_engine.text.tokens import LearnedToken
 
 STEPS = 5
@@ -40,7 +40,7 @@ TOLERANCE = {torch.float32: 1, torch.bfloat16: 4}
 
 @dataclass(frozen=True)
 class Beside:
-    """When a neighbour is there, in steps of the picture, and how many rows it takes."""
+    """When a neighbour is there, in steps of the image, and how many rows it takes."""
 
     joins: int
     leaves: int
@@ -70,19 +70,19 @@ def order(backbone: Backbone, chance: random.Random, guided: bool = True) -> Ima
     return ImageRequest(chance.choice(PROMPTS), chance.getrandbits(31), tokens, guidance=guidance)
 
 
-def start(backbone: Backbone, request: ImageRequest, steps: int) -> Denoising:
-    sampler = Sampler.of(backbone.new_scheduler(), steps)
+def start(backbone: Backbone, request: ImageRequest, steps: int) -> DenoisingState:
+    sampler = LinearScheduler.of(backbone.new_scheduler(), steps)
     side = backbone.image_size
-    (begun,) = begin(backbone, PromptReader(backbone), [request], sampler, (side, side))
+    (begun,) = begin(backbone, PromptCache(backbone), [request], sampler, (side, side))
     return begun
 
 
-def paint(
+def generate(
     backbone: Backbone, request: ImageRequest, besides: Sequence[Beside] = (), crowd: int = 0
 ) -> Any:
-    """Levels of a picture beside neighbours whose requests, steps and places are the crowd's."""
+    """Levels of an image beside neighbours whose requests, steps and places are the crowd's."""
     chance, denoiser = random.Random(crowd), Denoiser(backbone)
-    mine, others = start(backbone, request, STEPS), list[Denoising]()
+    mine, others = start(backbone, request, STEPS), list[DenoisingState]()
     for each in besides:
         steps = chance.randint(2 * STEPS, 30)
         others.append(start(backbone, order(backbone, chance, each.guided), steps))
@@ -101,7 +101,7 @@ def paint(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_picture_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
+def test_a_image_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
     backbone: Backbone, seed: int
 ) -> None:
     chance = random.Random(f"layout {seed}")
@@ -110,9 +110,9 @@ def test_a_picture_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
         Beside(chance.randrange(STEPS), chance.randint(1, STEPS), chance.random() < 0.6)
         for _ in range(5)
     ]
-    first, second = (paint(backbone, request, besides, crowd) for crowd in (1, 2))
+    first, second = (generate(backbone, request, besides, crowd) for crowd in (1, 2))
     assert np.array_equal(first, second)
-    alone = paint(backbone, request)
+    alone = generate(backbone, request)
     assert abs(first - alone).max() <= TOLERANCE[backbone.dtype]
-    other = paint(backbone, order(backbone, chance))
+    other = generate(backbone, order(backbone, chance))
     assert abs(other - alone).max() > 10 * TOLERANCE[backbone.dtype]

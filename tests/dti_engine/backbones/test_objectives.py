@@ -8,19 +8,23 @@ from PIL import Image
 from torch import Tensor
 
 from dti_engine.backbones.objectives import (
-    FlowMatching,
-    Noise,
+    FlowMatchingObjective,
+    NoiseObjective,
     Objective,
-    Velocity,
+    VelocityObjective,
     denoising_loss,
     objective_from_scheduler,
 )
-from dti_engine.errors import BackboneLoadError
+from dti_engine.errors import ModelLoadError
 from dti_engine.images.tensors import to_weights
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 ALPHAS = SCHEDULER.alphas_cumprod
-OBJECTIVES: list[Objective] = [Noise(ALPHAS), Velocity(ALPHAS), FlowMatching()]
+OBJECTIVES: list[Objective] = [
+    NoiseObjective(ALPHAS),
+    VelocityObjective(ALPHAS),
+    FlowMatchingObjective(),
+]
 U = torch.tensor([0.0, 0.2, 0.5, 0.97])
 
 over_objectives = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda each: each.name)
@@ -36,7 +40,9 @@ def noise() -> Tensor:
     return torch.randn(4, 4, 8, 8)
 
 
-@pytest.mark.parametrize("objective", [Noise(ALPHAS), Velocity(ALPHAS)], ids=lambda o: o.name)
+@pytest.mark.parametrize(
+    "objective", [NoiseObjective(ALPHAS), VelocityObjective(ALPHAS)], ids=lambda o: o.name
+)
 def test_the_noisy_latents_are_those_of_diffusers(
     objective: Objective, latents: Tensor, noise: Tensor
 ) -> None:
@@ -46,16 +52,16 @@ def test_the_noisy_latents_are_those_of_diffusers(
 
 
 def test_the_velocity_is_that_of_diffusers(latents: Tensor, noise: Tensor) -> None:
-    t = Velocity(ALPHAS).timesteps(U)
+    t = VelocityObjective(ALPHAS).timesteps(U)
     expected = SCHEDULER.get_velocity(latents, noise, t)
-    target = Velocity(ALPHAS).target(latents, noise, t)
+    target = VelocityObjective(ALPHAS).target(latents, noise, t)
     torch.testing.assert_close(target, expected, rtol=0, atol=1e-6)
 
 
 def test_the_velocity_is_the_derivative_along_the_arc_from_latents_to_noise(
     latents: Tensor, noise: Tensor
 ) -> None:
-    objective = Velocity(ALPHAS.double())
+    objective = VelocityObjective(ALPHAS.double())
     t = objective.timesteps(U)
     angle = torch.acos(ALPHAS.double()[t].sqrt())[:, None, None, None]
 
@@ -70,7 +76,7 @@ def test_the_velocity_is_the_derivative_along_the_arc_from_latents_to_noise(
 def test_the_flow_is_straight_and_runs_from_latents_to_noise(
     latents: Tensor, noise: Tensor
 ) -> None:
-    objective = FlowMatching()
+    objective = FlowMatchingObjective()
     target = objective.target(latents, noise, torch.zeros(4))
     for s in (0.0, 0.3, 1.0):
         noisy = objective.noisy(latents, noise, torch.full((4,), 1000 * s))
@@ -83,11 +89,13 @@ def test_the_flow_is_straight_and_runs_from_latents_to_noise(
 def test_flow_times_are_those_of_diffusers() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     u = torch.arange(1, 1001, dtype=torch.float64).flip(0) / 1000
-    timesteps = FlowMatching().timesteps(u).float()
+    timesteps = FlowMatchingObjective().timesteps(u).float()
     torch.testing.assert_close(timesteps, scheduler.timesteps, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("objective", [Noise(ALPHAS), Velocity(ALPHAS)], ids=lambda o: o.name)
+@pytest.mark.parametrize(
+    "objective", [NoiseObjective(ALPHAS), VelocityObjective(ALPHAS)], ids=lambda o: o.name
+)
 def test_uniform_u_reaches_every_timestep_equally(objective: Objective) -> None:
     u = (torch.arange(2000) + 0.5) / 2000
     assert torch.equal(objective.timesteps(u), torch.arange(1000).repeat_interleave(2))
@@ -96,7 +104,7 @@ def test_uniform_u_reaches_every_timestep_equally(objective: Objective) -> None:
 def test_the_largest_u_below_one_stays_within_the_schedule() -> None:
     below_one = torch.nextafter(torch.ones(1), torch.zeros(1))
     for num_timesteps in range(1, 2000):
-        objective = Noise(torch.ones(1).expand(num_timesteps))
+        objective = NoiseObjective(torch.ones(1).expand(num_timesteps))
         assert objective.timesteps(below_one).tolist() == [num_timesteps - 1]
 
 
@@ -140,7 +148,7 @@ def test_a_checkpoints_prediction_type_names_its_objective(stated: str, name: st
 
 
 def test_an_unknown_prediction_type_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BackboneLoadError, match=r"'sample'.*'epsilon' and 'v_prediction'"):
+    with pytest.raises(ModelLoadError, match=r"'sample'.*'epsilon' and 'v_prediction'"):
         objective_from_scheduler("sample", ALPHAS)
 
 
@@ -154,7 +162,7 @@ def _masked(weights: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
     predicted.requires_grad_()
 
     class Fixed:
-        objective = Velocity(ALPHAS)
+        objective = VelocityObjective(ALPHAS)
 
         def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
             return conditioning
@@ -198,7 +206,7 @@ def test_the_masked_loss_is_the_mean_over_the_area_of_the_mask(seed: int) -> Non
     losses, _ = _masked(to_weights([mask] * 4, 8, 8), seed)
     generator = torch.Generator().manual_seed(seed)
     latents, noise, predicted = torch.randn(3, 4, 4, 8, 8, generator=generator)
-    objective = Velocity(ALPHAS)
+    objective = VelocityObjective(ALPHAS)
     error = predicted - objective.target(latents, noise, objective.timesteps(U))
     inside = error[..., left // 8 :].square().flatten(1).mean(dim=1)
     torch.testing.assert_close(losses, inside, rtol=1e-5, atol=0)

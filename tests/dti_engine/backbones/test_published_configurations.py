@@ -18,9 +18,9 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from dti_engine.backbones import sana, sdxl, stable_diffusion
-from dti_engine.backbones.checkpoint import Checkpoint, open_checkpoint
+from dti_engine.backbones.checkpoint import ModelFolder, open_checkpoint
 from dti_engine.backbones.interface import Backbone
-from dti_engine.backbones.objectives import FlowMatching, Noise, Velocity
+from dti_engine.backbones.objectives import FlowMatchingObjective, NoiseObjective, VelocityObjective
 from dti_engine.backbones.registry import FAMILIES, catalogue, published
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def configuration(name: str, part: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Unweighted(Checkpoint):
+class Unweighted(ModelFolder):
     """Of a model of the catalogue, whose parts are their configurations."""
 
     def model(
@@ -73,7 +73,7 @@ class Encoder:
 
 @pytest.fixture(autouse=True)
 def _without_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(checkpoint: Checkpoint, part: str, *_: Any, **__: Any) -> Encoder:
+    def load(checkpoint: ModelFolder, part: str, *_: Any, **__: Any) -> Encoder:
         return Encoder(part, configuration(checkpoint.name, part))
 
     monkeypatch.setattr(stable_diffusion, "load_clip", load)
@@ -114,12 +114,12 @@ def test_both_sizes_of_sana_differ_in_the_number_of_layers_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "objective"),
     [
-        ("sd15", Noise),
-        ("sd21-base", Noise),
-        ("sd21", Velocity),
-        ("sdxl", Noise),
-        ("sana-1.6b", FlowMatching),
-        ("sana-4.8b", FlowMatching),
+        ("sd15", NoiseObjective),
+        ("sd21-base", NoiseObjective),
+        ("sd21", VelocityObjective),
+        ("sdxl", NoiseObjective),
+        ("sana-1.6b", FlowMatchingObjective),
+        ("sana-4.8b", FlowMatchingObjective),
     ],
 )
 def test_each_model_predicts_what_it_was_trained_to(name: str, objective: type[Any]) -> None:
@@ -169,7 +169,7 @@ def test_sana_is_told_times_of_1000_as_they_are(name: str) -> None:
     assert backbone.objective.timesteps(torch.tensor([0.25])).tolist() == [250.0]
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch import Tensor
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.backbones.registry import published
-from dti_engine.errors import BackboneLoadError, TokenError
+from dti_engine.errors import ModelLoadError, TokenError
 from dti_engine.text.inputs import PromptBatch, Rows
 from dti_engine.text.prompts import bind
 
@@ -182,7 +182,7 @@ def test_a_missing_shard_is_refused_and_its_part_is_named(
 ) -> None:
     weights = copied(request.getfixturevalue(family))
     _shard(weights / part)[missing].unlink()
-    with pytest.raises(BackboneLoadError, match=f"part '{part}' of checkpoint 'rewritten' "):
+    with pytest.raises(ModelLoadError, match=f"part '{part}' of checkpoint 'rewritten' "):
         load_backbone(weights)
 
 

@@ -20,7 +20,7 @@ from dti_engine.backbones.checkpoint import MINIATURE
 from dti_engine.backbones.registry import catalogue, published
 from dti_engine.cli import backbones
 from dti_engine.cli.app import app
-from dti_engine.errors import BackboneLoadError
+from dti_engine.errors import ModelLoadError
 
 PARTS = [(model.name, part.name) for model in catalogue().values() for part in model.parts]
 
@@ -271,7 +271,7 @@ def test_words_are_float32_on_the_device_and_all_else_is_bfloat16() -> None:
 
 
 def test_an_unknown_name_is_refused_and_the_known_are_named() -> None:
-    with pytest.raises(BackboneLoadError, match=r"'sd3' here; known are sd15, .*sana-4.8b"):
+    with pytest.raises(ModelLoadError, match=r"'sd3' here; known are sd15, .*sana-4.8b"):
         published("sd3")
 
 

@@ -1,4 +1,4 @@
-"""What only this family has: whole pictures against diffusers', flows, latents, refusals."""
+"""What only this family has: whole images against diffusers', flows, latents, refusals."""
 
 import json
 import shutil
@@ -19,9 +19,9 @@ from diffusers import (
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
-from dti_engine.backbones.objectives import FlowMatching
+from dti_engine.backbones.objectives import FlowMatchingObjective
 from dti_engine.config import TrainConfig
-from dti_engine.errors import BackboneLoadError, TokenError
+from dti_engine.errors import ModelLoadError, TokenError
 from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.text.prompts import bind
 from dti_engine.text.tokens import LearnedToken
@@ -48,12 +48,12 @@ def changed(weights: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(weights, tmp_path / "changed"))
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.5])
 @pytest.mark.parametrize("instructed", [True, False])
-def test_a_picture_is_the_one_that_diffusers_paints(
+def test_a_image_is_the_one_that_diffusers_generates(
     backbone: Backbone, weights: Path, instructed: bool, guidance: float
 ) -> None:
     pipeline = SanaPipeline.from_pretrained(weights, low_cpu_mem_usage=False)
@@ -87,7 +87,7 @@ def test_a_picture_is_the_one_that_diffusers_paints(
     assert np.asarray(image).std() > 10
 
 
-def test_pictures_with_and_without_the_instruction_share_a_batch(backbone: Backbone) -> None:
+def test_images_with_and_without_the_instruction_share_a_batch(backbone: Backbone) -> None:
     requests = [ImageRequest("a red dog", 3, instruction=each) for each in (True, False)]
     together = generate(backbone, requests, steps=3)
     alone = [generate(backbone, [request], steps=3)[0] for request in requests]
@@ -143,7 +143,7 @@ def test_the_autoencoder_encodes_in_float32_and_never_decodes_in_float16(
 
 
 def test_the_model_learns_flows(backbone: Backbone) -> None:
-    assert isinstance(backbone.objective, FlowMatching)
+    assert isinstance(backbone.objective, FlowMatchingObjective)
 
 
 def test_the_transformer_is_told_times_on_the_scale_it_states(
@@ -187,7 +187,7 @@ def test_a_scheduler_that_is_not_for_flows_or_states_no_shift_is_refused(
     path = changed / "scheduler" / "scheduler_config.json"
     stated = json.loads(path.read_text()) | dropped
     path.write_text(json.dumps(stated))
-    with pytest.raises(BackboneLoadError, match=r"scheduler .* SANA needs a number"):
+    with pytest.raises(ModelLoadError, match=r"scheduler .* SANA needs a number"):
         load_backbone(changed)
 
 
@@ -202,7 +202,7 @@ def transformer_with(folder: Path, **changes: object) -> None:
 
 def test_a_distilled_model_is_refused_by_name(changed: Path) -> None:
     transformer_with(changed, guidance_embeds=True)
-    with pytest.raises(BackboneLoadError, match="SANA-Sprint"):
+    with pytest.raises(ModelLoadError, match="SANA-Sprint"):
         load_backbone(changed)
 
 
@@ -210,20 +210,20 @@ def test_the_pipeline_of_a_distilled_model_is_refused_by_name(changed: Path) -> 
     index = json.loads((changed / "model_index.json").read_text())
     index["_class_name"] = "SanaSprintPipeline"
     (changed / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(BackboneLoadError, match=r"for SanaSprintPipeline; supported .*SanaPipe"):
+    with pytest.raises(ModelLoadError, match=r"for SanaSprintPipeline; supported .*SanaPipe"):
         load_backbone(changed)
 
 
 def test_text_of_another_dimension_is_refused(changed: Path) -> None:
     transformer_with(changed, caption_channels=48)
-    with pytest.raises(BackboneLoadError, match=r"dimension 48, gemma makes 32"):
+    with pytest.raises(ModelLoadError, match=r"dimension 48, gemma makes 32"):
         load_backbone(changed)
 
 
 @pytest.mark.parametrize("changes", [{"in_channels": 6}, {"out_channels": 8}])
 def test_channels_that_do_not_fit_are_refused(changed: Path, changes: dict[str, int]) -> None:
     transformer_with(changed, **changes)
-    with pytest.raises(BackboneLoadError, match=r"takes \d channels and makes \d, the autoencoder"):
+    with pytest.raises(ModelLoadError, match=r"takes \d channels and makes \d, the autoencoder"):
         load_backbone(changed)
 
 
@@ -235,23 +235,23 @@ def test_a_part_of_another_class_is_refused(changed: Path, part: str, found: str
     index = json.loads((changed / "model_index.json").read_text())
     index[part] = ["diffusers", found]
     (changed / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(BackboneLoadError, match=f"'{part}' .* is a {found}; SanaPipeline is"):
+    with pytest.raises(ModelLoadError, match=f"'{part}' .* is a {found}; SanaPipeline is"):
         load_backbone(changed)
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "tokenizer", "transformer", "vae", "scheduler"])
 def test_a_missing_part_is_named(changed: Path, part: str) -> None:
     shutil.rmtree(changed / part)
-    with pytest.raises(BackboneLoadError, match=f"no folder '{part}'"):
+    with pytest.raises(ModelLoadError, match=f"no folder '{part}'"):
         load_backbone(changed)
 
 
-# From pictures to pictures
+# From images to images
 
 
 @pytest.mark.parametrize("method", ["dti", "ti"])
 @pytest.mark.parametrize("instructed", [False, True])
-def test_a_subject_is_learned_kept_and_painted(
+def test_a_subject_is_learned_kept_and_generated(
     backbone: Backbone,
     make_subject: Callable[..., Subject],
     tmp_path: Path,

@@ -22,9 +22,9 @@ from dti_engine.artifacts.manifest import Imported
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.config import Pooling, TrainConfig
-from dti_engine.errors import BackboneLoadError
+from dti_engine.errors import ModelLoadError
 from dti_engine.generation.pipeline import ImageRequest, generate
-from dti_engine.images.decode import Picture
+from dti_engine.images.decode import SubjectImage
 from dti_engine.text.encoder import vocabulary_magnitude
 from dti_engine.text.prompts import bind
 from dti_engine.text.tokens import LearnedToken
@@ -180,10 +180,10 @@ def test_at_the_end_the_summary_has_seen_what_follows_the_token(backbone: Backbo
         assert torch.equal(one, other) is not is_seen
 
 
-# Pictures
+# Images
 
 
-def test_a_picture_is_that_of_diffusers(
+def test_a_image_is_that_of_diffusers(
     backbone: Backbone, pipeline: StableDiffusionXLPipeline, tmp_path: Path
 ) -> None:
     """With a token, guidance and a wide format: prompts, sizes, scheduler and decoder together."""
@@ -218,12 +218,12 @@ CONFIG = TrainConfig(steps=3, batch_size=2, resolution=16, lr=0.1)
 
 
 def subject(tmp_path: Path) -> Subject:
-    picture = Picture("a.png", Image.new("RGB", (24, 16), "red"), "0" * 64, (24, 16))
-    return Subject("rex", [picture], "<rex>", "stuffed animal", seed=1)
+    image = SubjectImage("a.png", Image.new("RGB", (24, 16), "red"), "0" * 64, (24, 16))
+    return Subject("rex", [image], "<rex>", "stuffed animal", seed=1)
 
 
 @pytest.mark.parametrize("pooling", ["eos", "legacy"])
-def test_a_token_is_learned_saved_and_painted_as_it_was_read(
+def test_a_token_is_learned_saved_and_generated_as_it_was_read(
     backbone: Backbone, tmp_path: Path, pooling: Pooling
 ) -> None:
     config = CONFIG.changed(pooling=pooling)
@@ -288,7 +288,7 @@ def test_an_autoencoder_that_overflows_in_half_precision_stays_single(weights: P
     assert {each.dtype for each in backbone._vae.parameters()} == {torch.float32}
 
 
-def test_pictures_are_encoded_in_single_precision_whatever_the_model_computes_in(
+def test_images_are_encoded_in_single_precision_whatever_the_model_computes_in(
     backbone: Backbone, weights: Path
 ) -> None:
     """They are encoded once, and learned from in every step."""
@@ -308,7 +308,7 @@ def test_tokenizers_of_different_vocabularies_are_refused(
     vocabulary = content["model"]["vocab"]
     vocabulary["dog</w>"], vocabulary["cat</w>"] = vocabulary["cat</w>"], vocabulary["dog</w>"]
     path.write_text(json.dumps(content))
-    with pytest.raises(BackboneLoadError, match=r"different vocabularies.*another checkpoint"):
+    with pytest.raises(ModelLoadError, match=r"different vocabularies.*another checkpoint"):
         load_backbone(tmp_path)
 
 
@@ -317,5 +317,5 @@ def test_a_refiner_is_refused_by_that_name(weights: Path, tmp_path: Path) -> Non
     config = UNet2DConditionModel.load_config(tmp_path / "unet")
     refiner = UNet2DConditionModel.from_config(config, projection_class_embeddings_input_dim=64)
     refiner.save_pretrained(tmp_path / "unet")
-    with pytest.raises(BackboneLoadError, match=r"takes 64 numbers.*refiners are not supported"):
+    with pytest.raises(ModelLoadError, match=r"takes 64 numbers.*refiners are not supported"):
         load_backbone(tmp_path)

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditi
 
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
-from dti_engine.backbones.objectives import Noise, Velocity
-from dti_engine.errors import BackboneLoadError
+from dti_engine.backbones.objectives import NoiseObjective, VelocityObjective
+from dti_engine.errors import ModelLoadError
 
 
 @pytest.mark.parametrize("shift", [None, 0.25])
@@ -31,7 +31,9 @@ def test_latents_are_shifted_and_scaled_as_the_autoencoder_states(
     torch.testing.assert_close(backbone.decode_latents(latents.mean), expected)
 
 
-@pytest.mark.parametrize(("stated", "kind"), [("epsilon", Noise), ("v_prediction", Velocity)])
+@pytest.mark.parametrize(
+    ("stated", "kind"), [("epsilon", NoiseObjective), ("v_prediction", VelocityObjective)]
+)
 def test_the_objective_is_that_of_the_checkpoints_scheduler(
     make_checkpoint: Callable[..., Path], stated: str, kind: type
 ) -> None:
@@ -60,15 +62,17 @@ def test_an_objective_that_is_not_supported_is_refused(
 ) -> None:
     shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
     DDIMScheduler(prediction_type="sample").save_pretrained(tmp_path / "scheduler")
-    with pytest.raises(BackboneLoadError, match="prediction_type 'sample'"):
+    with pytest.raises(ModelLoadError, match="prediction_type 'sample'"):
         load_backbone(tmp_path)
 
 
-def test_an_inpainting_model_is_refused_by_that_name(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_ingeneration_model_is_refused_by_that_name(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
     config = UNet2DConditionModel.load_config(tmp_path / "unet")
     UNet2DConditionModel.from_config(config, in_channels=9).save_pretrained(tmp_path / "unet")
-    with pytest.raises(BackboneLoadError, match=r"takes 9 channels.*inpainting"):
+    with pytest.raises(ModelLoadError, match=r"takes 9 channels.*inpainting"):
         load_backbone(tmp_path)
 
 
@@ -77,7 +81,7 @@ def test_parts_of_different_checkpoints_are_refused(tiny_checkpoint: Path, tmp_p
     config = UNet2DConditionModel.load_config(tmp_path / "unet")
     wider = UNet2DConditionModel.from_config(config, cross_attention_dim=48)
     wider.save_pretrained(tmp_path / "unet")
-    with pytest.raises(BackboneLoadError, match=r"dimension 48.*make 32"):
+    with pytest.raises(ModelLoadError, match=r"dimension 48.*make 32"):
         load_backbone(tmp_path)
 
 

@@ -24,7 +24,7 @@ from dti_engine.cli import backbones
 from dti_engine.cli import blend as blending
 from dti_engine.cli import demo as demonstration
 from dti_engine.cli import export as exchange
-from dti_engine.cli import generate as painting
+from dti_engine.cli import generate as generating
 from dti_engine.cli import inspect as inspection
 from dti_engine.cli import train as training
 from dti_engine.cli.app import app
@@ -43,7 +43,7 @@ EXAMPLES = [
     *exchange.EXPORT_EXAMPLES,
     *exchange.IMPORT_EXAMPLES,
     *inspection.EXAMPLES,
-    *painting.EXAMPLES,
+    *generating.EXAMPLES,
     *training.EXAMPLES,
 ]
 SHORT = ["--recipe", "miniature", "--steps", "2", "--batch-size", "1", "--resolution", "16"]
@@ -57,7 +57,7 @@ def dti() -> Dti:
     return lambda *arguments: CliRunner().invoke(app, [str(each) for each in arguments])
 
 
-def _pictures(folder: Path, seed: int) -> Path:
+def _images(folder: Path, seed: int) -> Path:
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
     for i in range(2):
@@ -73,12 +73,12 @@ def _pixels(file: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of pictures: `rex`, `My Tom (2)`, and `broken`, which is refused."""
+    """Folders of images: `rex`, `My Tom (2)`, and `broken`, which is refused."""
     folder = tmp_path_factory.mktemp("photos")
-    _pictures(folder / "rex", 1)
-    _pictures(folder / "My Tom (2)", 2)
+    _images(folder / "rex", 1)
+    _images(folder / "My Tom (2)", 2)
     (folder / "broken").mkdir()
-    (folder / "broken" / "0.png").write_bytes(b"no picture")
+    (folder / "broken" / "0.png").write_bytes(b"no image")
     return folder
 
 
@@ -163,7 +163,7 @@ def test_libraries_leave_nothing_on_the_screen(
     assert ran.stdout == f"{tmp_path / 'a-rex-seed0.png'}\n"
     assert ran.stderr.splitlines() == [
         f"loading {tiny_checkpoint} ...",
-        "  painting: denoising step 1/1",
+        "  generating: denoising step 1/1",
     ]
 
 
@@ -215,7 +215,7 @@ def test_train_writes_a_token_per_folder_with_the_settings_that_were_given(
     config = training.config
     assert (config.lr, config.batch_size, config.resolution, config.magnitude) == (0.02, 1, 16, 0.7)
     assert manifest.magnitudes[ENCODER] == pytest.approx((0.7,))
-    assert training.pictures.keys() == {"0.png", "1.png"}
+    assert training.images.keys() == {"0.png", "1.png"}
 
 
 def test_a_subject_that_fails_is_named_and_the_others_are_kept(trained: Result) -> None:
@@ -394,22 +394,22 @@ def test_a_bundle_whose_name_makes_no_name_is_refused(tmp_path: Path) -> None:
 # generate
 
 
-def test_generate_paints_every_prompt_and_seed_and_the_files_say_how(
+def test_generate_generates_every_prompt_and_seed_and_the_files_say_how(
     dti: Dti, rex: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ["-n", "2", "--seed", "7", "--steps", "2", "--guidance", "3", "--negative", "red"]
     options += ["--backbone", tiny_checkpoint, "--output", tmp_path, "--json"]
     result = dti("generate", "a {} on a beach", "a dog", "--token", rex, *options)
     assert result.exit_code == 0, result.output
-    pictures = json.loads(result.stdout)["pictures"]
-    assert [Path(each["path"]).name for each in pictures] == [
+    subject_images = json.loads(result.stdout)["images"]
+    assert [Path(each["path"]).name for each in subject_images] == [
         "01-a-rex-on-a-beach-seed7.png",
         "01-a-rex-on-a-beach-seed8.png",
         "02-a-dog-seed7.png",
         "02-a-dog-seed8.png",
     ]
-    settings = read_settings(Path(pictures[1].pop("path")))
-    assert settings == pictures[1]
+    settings = read_settings(Path(subject_images[1].pop("path")))
+    assert settings == subject_images[1]
     wanted = {"prompt": "a <rex> on a beach", "negative_prompt": "red", "seed": 8, "guidance": 3.0}
     assert settings.items() >= wanted.items()
     assert settings["tokens"]["<rex>"]["placeholder"] == "<rex>"
@@ -442,7 +442,7 @@ def test_a_token_of_other_weights_is_a_warning(
 # blend
 
 
-def test_a_strip_is_painted_singly_and_side_by_side(
+def test_a_strip_is_generated_singly_and_side_by_side(
     dti: Dti, rex: Path, tom: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ["--prompt", "a photo of a {}", "--strip", "3", "--steps", "1", "--json"]
@@ -453,10 +453,10 @@ def test_a_strip_is_painted_singly_and_side_by_side(
     images = [_pixels(file) for file in singles]
     assert len(images) == 3
     np.testing.assert_array_equal(_pixels(strip), np.concatenate(images, axis=1))
-    origins = [each["tokens"]["<blend>"]["blend_of"] for each in printed["pictures"]]
+    origins = [each["tokens"]["<blend>"]["blend_of"] for each in printed["images"]]
     shares = [[parent["share"] for parent in each] for each in origins]
     assert shares == [[1, 0], [0.5, 0.5], [0, 1]]
-    assert read_settings(strip)["strip"] == printed["pictures"]
+    assert read_settings(strip)["strip"] == printed["images"]
 
 
 @pytest.mark.parametrize("weights", ["1,inf", "nan,1", "1,x", "1,0"])

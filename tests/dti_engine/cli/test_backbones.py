@@ -1,4 +1,4 @@
-"""What a user does with a large model, by the command line: learn, paint, export, evaluate."""
+"""What a user does with a large model, by the command line: learn, generate, export, evaluate."""
 
 import json
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def test_training_takes_the_recipe_of_the_family(family: str, tokens: Path) -> N
         assert training.pooling == {"sdxl": "legacy", "sana": None}[family]
 
 
-def test_pictures_with_learned_tokens_say_how_they_were_painted(
+def test_images_with_learned_tokens_say_how_they_were_generated(
     weights: Path, tokens: Path, tmp_path: Path
 ) -> None:
     named = [
@@ -67,8 +67,8 @@ def test_pictures_with_learned_tokens_say_how_they_were_painted(
     ]
     options = ["--backbone", weights, "--steps", 2, "--no-instruction", "--output", tmp_path]
     dti("generate", "a <rex> and a <tom>", *named, *options)
-    (picture,) = tmp_path.glob("*.png")
-    settings = read_settings(picture)
+    (image,) = tmp_path.glob("*.png")
+    settings = read_settings(image)
     assert settings["instruction"] is False
     assert settings["tokens"].keys() == {"<rex>", "<tom>"}
 

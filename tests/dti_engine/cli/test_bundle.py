@@ -22,7 +22,7 @@ SAID = {
     "placeholder": "<rex>",
     "initializer": "dog",
     "kind": "person",
-    "pictures": {"0.png": {"caption": "a {} on a beach", "mask": "mask.png"}},
+    "images": {"0.png": {"caption": "a {} on a beach", "mask": "mask.png"}},
 }
 
 Dti = Callable[..., Result]
@@ -36,7 +36,7 @@ def dti() -> Dti:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A bundle of three pictures, one with its caption and mask."""
+    """A bundle of three images, one with its caption and mask."""
     folder = tmp_path / "My Rex"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def test_check_tells_sizes_captions_masks_and_warnings(dti: Dti, folder: Path) -
         name: SAID[name] for name in ("subject", "placeholder", "initializer", "kind")
     }
     assert said["path"] == str(folder)
-    first, second, _ = said["pictures"]
+    first, second, _ = said["images"]
     assert first.items() >= {"name": "0.png", "width": 40, "height": 32, "has_mask": True}.items()
     assert (first["caption"], second["caption"]) == ("a {} on a beach", None)
     assert said["refusals"] == []
@@ -96,7 +96,7 @@ def test_check_goes_on_after_a_refused_bundle(dti: Dti, folder: Path, tmp_path: 
     assert result.exit_code == 2
     broken, good = json.loads(result.stdout)["bundles"]
     assert "a damaged zip file" in broken["refusals"][0]["reason"]
-    assert len(good["pictures"]) == 3
+    assert len(good["images"]) == 3
 
 
 # preview
@@ -147,7 +147,7 @@ def test_train_takes_every_form_and_does_as_bundle_json_says(
     assert manifest.training
     assert manifest.training.initializer == "dog"
     assert manifest.training.config.captions == "person"
-    assert list(manifest.training.pictures) == ["0.png", "1.png", "2.png"]
+    assert list(manifest.training.images) == ["0.png", "1.png", "2.png"]
 
 
 @pytest.mark.parametrize(
@@ -180,5 +180,5 @@ def test_train_warns_and_names_everything_that_is_refused(
     assert result.exit_code == 1
     assert "failed: broken: " in result.stderr
     assert "a damaged zip file" in result.stderr
-    assert "warning: tom: 2 of the usual 3 to 6 pictures" in result.stderr
+    assert "warning: tom: 2 of the usual 3 to 6 images" in result.stderr
     assert result.stdout == f"{tmp_path / 'out' / 'tom.safetensors'}\n"

@@ -19,8 +19,8 @@ from dti_engine.cli.progress import Board, Tally, TrainingProgress, span
 from dti_engine.cli.run_log import EventLog, read_events
 from dti_engine.cli.summary import Endings
 from dti_engine.errors import InvalidBundleError
-from dti_engine.training.checkpoint_manager import Keeper
-from dti_engine.training.metrics import SlotReport
+from dti_engine.training.checkpoint_manager import CheckpointManager
+from dti_engine.training.metrics import StepMetrics
 
 
 class Clock:
@@ -47,8 +47,8 @@ def tally_of(clock: Clock) -> Callable[..., Tally]:
     return make
 
 
-def _report(subject: str, step: int, *, fixed_loss: float = 0.25) -> SlotReport:
-    return SlotReport(subject, step, 10.0, 0.9, fixed_loss, 0.5, 0.01, 0.4, 0.1, 1.0, 1.0)
+def _report(subject: str, step: int, *, fixed_loss: float = 0.25) -> StepMetrics:
+    return StepMetrics(subject, step, 10.0, 0.9, fixed_loss, 0.5, 0.01, 0.4, 0.1, 1.0, 1.0)
 
 
 def _screen(tally: Tally, *, width: int = 80, height: int = 24, note: str = "") -> list[str]:
@@ -320,7 +320,7 @@ def many(tmp_path: Path) -> Endings:
     """Of 30 subjects, all of them skipped."""
     names = [f"s{number:02}" for number in range(30)]
     log = EventLog(tmp_path, on_lost=lambda reason: None)
-    ended = Endings(tmp_path, names, Keeper(tmp_path / "checkpoints", every=50), log)
+    ended = Endings(tmp_path, names, CheckpointManager(tmp_path / "checkpoints", every=50), log)
     for name in names:
         ended.skip(name)
     return ended
@@ -362,9 +362,9 @@ def test_of_many_warnings_a_few_are_said_and_all_are_logged(
     many: Endings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in many.names:
-        many.warn(name, "has one picture")
+        many.warn(name, "has one image")
     said = capsys.readouterr().err.splitlines()
-    assert [line for line in said if "has one picture" in line] == said[-21:-1]
+    assert [line for line in said if "has one image" in line] == said[-21:-1]
     assert "there are more of these in" in said[-1]
     logged = [each for each in read_events(many.log.path) if each["event"] == "warning"]
     assert len(logged) == 30

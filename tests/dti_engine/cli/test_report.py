@@ -32,7 +32,7 @@ def trained(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         for i in range(3):
             pixels = random.integers(256, size=(32, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    (folder / "broken" / "0.png").write_bytes(b"no picture")
+    (folder / "broken" / "0.png").write_bytes(b"no image")
     photos = [folder / name for name in ("anna", "bob", "broken")]
     named = ["--backbone", tiny_checkpoint, "--output", folder / "tokens", "--probes", "1"]
     assert _dti("train", *photos, *SHORT, *named).exit_code == 1
@@ -45,7 +45,7 @@ def test_a_run_is_shown_on_a_page_beside_its_tokens(trained: Path) -> None:
     assert result.stdout == f"{trained / 'report.html'}\n"
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert "2 of 3 subjects learned" in page
-    assert "Nobody scores pictures of this backbone yet" in page
+    assert "Nobody scores images of this backbone yet" in page
     assert "&#39;0.png&#39;: its content is not JPEG" in page
     assert len(re.findall('<img (?:class=smooth )?src="data:image/', page)) == 2 * (2 + 2)
 

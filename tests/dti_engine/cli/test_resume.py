@@ -287,11 +287,11 @@ def test_a_caption_that_has_changed_is_noticed_in_tokens_and_checkpoints(
     notes = [folder / "bundle.json" for folder in (photos[1], photos[2])]
     try:
         for path in notes:
-            path.write_text(json.dumps({"pictures": {"0.png": {"caption": "a {} on a beach"}}}))
+            path.write_text(json.dumps({"images": {"0.png": {"caption": "a {} on a beach"}}}))
         result = _dti(*stopped, "--resume")
     finally:
         for path in notes:
             path.unlink()
     assert result.exit_code == 1
-    assert result.stderr.count("pictures, captions or masks were others, of 0.png, 1.png") == 2
+    assert result.stderr.count("images, captions or masks were others, of 0.png, 1.png") == 2
     assert "anna: finished before" in result.stderr

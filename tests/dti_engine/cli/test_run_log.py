@@ -44,7 +44,7 @@ SHORT += [
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of pictures: anna, bob and cleo, broken, which is refused, and few, which is not."""
+    """Folders of images: anna, bob and cleo, broken, which is refused, and few, which is not."""
     folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for name, count in {"anna": 3, "bob": 3, "cleo": 3, "few": 1}.items():
         (folder / name).mkdir()
@@ -52,7 +52,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = random.integers(256, size=(32, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     (folder / "broken").mkdir()
-    (folder / "broken" / "0.png").write_bytes(b"no picture")
+    (folder / "broken" / "0.png").write_bytes(b"no image")
     return folder
 
 

@@ -23,7 +23,7 @@ OPTIONS = ["--recipe", "miniature", "--steps", "2", "--batch-size", "1", "--reso
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three folders of a picture each."""
+    """Three folders of an image each."""
     folder, chance = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for name in ("anna", "bob", "cleo"):
         (folder / name).mkdir()

@@ -22,7 +22,7 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.checkpoint import MINIATURE
 from dti_engine.cli.app import app
-from dti_engine.demo.images import Judge
+from dti_engine.demo.images import DemoScorer
 from dti_engine.generation.pipeline import ImageRequest, generate, read_settings
 from dti_engine.miniature.scorer import Scorer, load_scorer, read, save_scorer
 from dti_engine.miniature.training.text_encoder import new_tokenizer
@@ -64,7 +64,7 @@ def ran(demo_weights: Path, output: Path) -> Result:
         str(demo_weights),
         "--steps",
         "3",
-        "--painting-steps",
+        "--generation-steps",
         "2",
         "--seed",
         "5",
@@ -102,22 +102,27 @@ def test_the_command_says_where_to_look_and_how_it_went(
     assert "standard TI" in ran.stdout
 
 
-def test_every_picture_is_there_and_says_how_it_was_painted(
+def test_every_image_is_there_and_says_how_it_was_generated(
     results: dict[str, Any], output: Path
 ) -> None:
-    paintings = [each for learned in _all_learned(results) for each in learned["paintings"]]
-    assert len(paintings) == (NUM_SUBJECTS + 1) * NUM_PROMPTS
-    assert len(results["strip"]["pictures"]) == NUM_STRIP
-    assert results["counts"] == {"subjects": NUM_SUBJECTS, "paintings": len(paintings) + NUM_STRIP}
+    generated_images = [
+        each for learned in _all_learned(results) for each in learned["generated_images"]
+    ]
+    assert len(generated_images) == (NUM_SUBJECTS + 1) * NUM_PROMPTS
+    assert len(results["strip"]["images"]) == NUM_STRIP
+    assert results["counts"] == {
+        "subjects": NUM_SUBJECTS,
+        "generated_images": len(generated_images) + NUM_STRIP,
+    }
     files = [output / learned["token"] for learned in _all_learned(results)]
     digests = {hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    for painting in paintings:
-        settings = read_settings(output / painting["file"])
-        assert (settings["prompt"], settings["seed"]) == (painting["prompt"], painting["seed"])
+    for generating in generated_images:
+        settings = read_settings(output / generating["file"])
+        assert (settings["prompt"], settings["seed"]) == (generating["prompt"], generating["seed"])
         (token,) = settings["tokens"].values()
         assert token["sha256"] in digests
-    for i, picture in enumerate(results["strip"]["pictures"]):
-        (blend,) = read_settings(output / picture["file"])["tokens"].values()
+    for i, generated_image in enumerate(results["strip"]["images"]):
+        (blend,) = read_settings(output / generated_image["file"])["tokens"].values()
         shares = [parent["share"] for parent in blend["blend_of"]]
         assert shares == pytest.approx([1 - i / (NUM_STRIP - 1), i / (NUM_STRIP - 1)])
     for learned in _all_learned(results):
@@ -126,12 +131,12 @@ def test_every_picture_is_there_and_says_how_it_was_painted(
             assert _opened(output / file).size == (64, 64)
 
 
-def test_the_sheet_shows_two_photos_and_all_paintings_of_each_subject(
+def test_the_sheet_shows_two_photos_and_all_generated_images_of_each_subject(
     results: dict[str, Any], output: Path
 ) -> None:
     sheet = _opened(output / "sheet.png")
     assert sheet.size == (8 * 96 + 6 * 6 + 20, 4 * 96 + 3 * 6)
-    last = _opened(output / results["subjects"][-1]["paintings"][-1]["file"])
+    last = _opened(output / results["subjects"][-1]["generated_images"][-1]["file"])
     corner = sheet.crop((sheet.width - 96, sheet.height - 96, sheet.width, sheet.height))
     assert corner.tobytes() == last.resize((96, 96), Image.Resampling.LANCZOS).tobytes()
 
@@ -142,14 +147,14 @@ def test_scores_are_those_that_the_scorer_gives_the_files(
     scorer = load_scorer(demo_weights / "scorer.safetensors")
     for learned in (results["subjects"][2], results["baseline"]):
         references = read(scorer, [_opened(output / file) for file in learned["references"]])
-        for painting, prompt in zip(learned["paintings"], demo_prompts(), strict=True):
-            (reading,) = read(scorer, [_opened(output / painting["file"])])
+        for generating, prompt in zip(learned["generated_images"], demo_prompts(), strict=True):
+            (reading,) = read(scorer, [_opened(output / generating["file"])])
             likeness = fmean(reading.likeness(each, place=prompt.place) for each in references)
-            assert painting["subject_score"] == pytest.approx(likeness, abs=1e-5)
-            assert painting["prompt_score"] == reading.shows(prompt.asked)
+            assert generating["subject_score"] == pytest.approx(likeness, abs=1e-5)
+            assert generating["prompt_score"] == reading.shows(prompt.asked)
         means = results["means"][f"{learned['name']} {learned['method']}"]
         assert means["subject_score"] == fmean(
-            each["subject_score"] for each in learned["paintings"]
+            each["subject_score"] for each in learned["generated_images"]
         )
 
 
@@ -157,7 +162,9 @@ def test_the_baseline_has_the_same_subject_budget_and_seeds(results: dict[str, A
     dti, ti = results["subjects"][0], results["baseline"]
     for key in ("name", "initializer", "seed", "num_steps", "references"):
         assert dti[key] == ti[key]
-    assert [each["seed"] for each in dti["paintings"]] == [each["seed"] for each in ti["paintings"]]
+    assert [each["seed"] for each in dti["generated_images"]] == [
+        each["seed"] for each in ti["generated_images"]
+    ]
     configs = results["configs"]
     for key in ("steps", "batch_size", "resolution", "captions", "timesteps"):
         assert configs["dti"][key] == configs["ti"][key]
@@ -178,7 +185,7 @@ def test_token_files_are_those_of_the_run(results: dict[str, Any], output: Path)
             manifest.training.config.model_dump(mode="json")
             == results["configs"][learned["method"]]
         )
-        assert manifest.training.pictures.keys() == {
+        assert manifest.training.images.keys() == {
             Path(file).name for file in learned["references"]
         }
 
@@ -187,17 +194,19 @@ def test_the_ends_of_the_strip_are_the_two_subjects(
     results: dict[str, Any], output: Path, demo_weights: Path
 ) -> None:
     strip, backbone = results["strip"], load_backbone(demo_weights)
-    pictures = strip["pictures"]
-    assert [each["t"] for each in pictures] == pytest.approx([i / 6 for i in range(NUM_STRIP)])
-    for picture, name, learned in (
-        (pictures[0], strip["first"], results["subjects"][0]),
-        (pictures[-1], strip["second"], results["subjects"][1]),
+    generated_images = strip["images"]
+    assert [each["t"] for each in generated_images] == pytest.approx(
+        [i / 6 for i in range(NUM_STRIP)]
+    )
+    for generated_image, name, learned in (
+        (generated_images[0], strip["first"], results["subjects"][0]),
+        (generated_images[-1], strip["second"], results["subjects"][1]),
     ):
         assert learned["name"] == name
         token = Artifact.load(output / learned["token"]).token
         request = ImageRequest(strip["prompt"], strip["seed"], {"<blend>": token})
         (alone,) = generate(backbone, [request], steps=2)
-        difference = ImageChops.difference(alone, _opened(output / picture["file"]))
+        difference = ImageChops.difference(alone, _opened(output / generated_image["file"]))
         assert max(high for _, high in difference.getextrema()) <= 1  # rounding, in another batch
 
 
@@ -212,8 +221,8 @@ def test_the_page_needs_nothing_beside_it(page: str) -> None:
 
 def test_the_page_shows_every_score(page: str, results: dict[str, Any]) -> None:
     for learned in _all_learned(results):
-        for painting in learned["paintings"]:
-            subject, prompt = painting["subject_score"], painting["prompt_score"]
+        for generating in learned["generated_images"]:
+            subject, prompt = generating["subject_score"], generating["prompt_score"]
             assert f"subject {subject:.2f} · prompt {prompt:.2f}</span>" in page
     for stage in results["seconds"]:
         assert stage in page
@@ -233,5 +242,5 @@ def test_the_shipped_scorer_tells_the_subjects_apart(tmp_path: Path) -> None:
         draw_subject(subject, tmp_path / subject.name)
         files = sorted((tmp_path / subject.name).iterdir())
         references[subject.name] = [_opened(file) for file in files]
-    scale = Judge(load_scorer(MINIATURE / "scorer.safetensors"), references, {}).scale()
+    scale = DemoScorer(load_scorer(MINIATURE / "scorer.safetensors"), references, {}).scale()
     assert scale.same_subject > scale.other_subject + 0.4

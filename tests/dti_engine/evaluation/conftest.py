@@ -37,7 +37,7 @@ def evaluation_weights(
         torch.manual_seed(0)
         CLIPTextModel(config).save_pretrained(folder / "text_encoder")
         scorer = Scorer()
-        scorer.answers.linear.weight.data *= 30  # or it would give every picture the same answers
+        scorer.answers.linear.weight.data *= 30  # or it would give every image the same answers
         save_scorer(scorer, folder / "scorer.safetensors")
     shutil.rmtree(folder / "tokenizer")
     tokenizer.save_pretrained(folder / "tokenizer")

@@ -22,7 +22,7 @@ def scores(row: Row, subject: float, prompt: float, *, norm: float = 1.0) -> Ite
         for index in (0, 1):
             for seed in (0, 1):
                 yield Score(
-                    picture=f"{row.name}/{name}/{index}-{seed}",
+                    image=f"{row.name}/{name}/{index}-{seed}",
                     row=row.name,
                     subject=name,
                     prompt=index,
@@ -49,7 +49,7 @@ def test_a_row_tells_means_and_what_each_prompt_did() -> None:
     assert found.subject_score.low < 0.4 < found.subject_score.high
     assert found.prompt_by_prompt == pytest.approx([0.4, 0.8])
     assert found.subject_by_prompt == pytest.approx([0.4, 0.4])
-    assert (found.norm, found.num_pictures) == (2.0, 12)
+    assert (found.norm, found.num_images) == (2.0, 12)
 
 
 def test_the_best_mean_of_both_scores_is_chosen_for_each_method() -> None:

@@ -36,9 +36,9 @@ def test_it_tells_the_verdicts_and_where_the_rest_is(ran: Result, folder: Path) 
 
 def test_progress_goes_to_stderr_by_name_and_number(ran: Result) -> None:
     assert "train dti 0: 6 of 6" in ran.stderr
-    assert "paint subjects: 192 of 192" in ran.stderr
-    num_pictures = 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2 + len(LENGTHS))
-    told = f"20 tokens to train and {num_pictures} pictures to paint, less what is done already"
+    assert "generate subjects: 192 of 192" in ran.stderr
+    num_images = 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2 + len(LENGTHS))
+    told = f"20 tokens to train and {num_images} images to generate, less what is done already"
     assert told in ran.stderr
 
 
@@ -56,8 +56,8 @@ def test_the_report_has_a_command_that_finds_all_of_it_done(
     again = dti_evaluate(folder, evaluation_weights, *given)
     printed = json.loads(again.stdout)
     assert printed == json.loads((folder / "results.json").read_text())
-    assert printed["num_pictures"] == 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2 + len(LENGTHS))
-    assert "paint subjects: 192 of 192" in again.stderr
+    assert printed["num_images"] == 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2 + len(LENGTHS))
+    assert "generate subjects: 192 of 192" in again.stderr
 
 
 def test_other_options_are_refused_in_the_same_folder(

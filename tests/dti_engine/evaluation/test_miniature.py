@@ -16,8 +16,8 @@ from dti_engine.config import TrainConfig
 from dti_engine.evaluation.encoder_effects import effects
 from dti_engine.evaluation.protocol import Protocol
 from dti_engine.evaluation.scoring import scene, through_autoencoder
-from dti_engine.images.decode import load_pictures
-from dti_engine.miniature.scorer import Reading, load_scorer, read
+from dti_engine.images.decode import load_images
+from dti_engine.miniature.scorer import ScoredImage, load_scorer, read
 from dti_engine.miniature.world.subjects import draw_subject, evaluation_prompts, held_out_subjects
 from dti_engine.optim import sphere
 from dti_engine.training.loop import Subject, train
@@ -36,19 +36,19 @@ def miniature() -> Iterator[Backbone]:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Reading]]:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[ScoredImage]]:
     """Each subject's photos, as the scorer reads them."""
     scorer, folder = load_scorer(MINIATURE / "scorer.safetensors"), tmp_path_factory.mktemp("drawn")
-    found: dict[str, list[Reading]] = {}
+    found: dict[str, list[ScoredImage]] = {}
     for subject in SUBJECTS:
         draw_subject(subject, folder / subject.name)
-        pictures = load_pictures(Path(folder / subject.name))
-        found[subject.name] = read(scorer, [each.image for each in pictures])
+        subject_images = load_images(Path(folder / subject.name))
+        found[subject.name] = read(scorer, [each.image for each in subject_images])
     return found
 
 
 def test_the_ceiling_lies_far_above_what_different_subjects_have_in_common(
-    miniature: Backbone, photos: dict[str, list[Reading]]
+    miniature: Backbone, photos: dict[str, list[ScoredImage]]
 ) -> None:
     scorer = load_scorer(MINIATURE / "scorer.safetensors")
     likenesses: list[float] = []
@@ -83,8 +83,8 @@ def test_settings_of_dti_end_apart_though_a_small_prior_is_not_felt(
 ) -> None:
     """Measured after 30 steps: 0.8 degrees and more between settings, 0.2 in the control."""
     draw_subject(SUBJECTS[0], tmp_path)
-    pictures = load_pictures(tmp_path)
-    subject = Subject("a", pictures, SUBJECTS[0].placeholder, SUBJECTS[0].class_word, seed=0)
+    subject_images = load_images(tmp_path)
+    subject = Subject("a", subject_images, SUBJECTS[0].placeholder, SUBJECTS[0].class_word, seed=0)
 
     def end(config: TrainConfig) -> Tensor:
         short = config.changed(steps=30, batch_size=1)

@@ -1,4 +1,4 @@
-"""Rows word prompts as they should, and every picture has a name of its own."""
+"""Rows word prompts as they should, and every image has a name of its own."""
 
 import pytest
 
@@ -56,7 +56,7 @@ def test_the_main_table_has_every_kind_of_row_with_the_tokens_of_the_chosen_sett
     assert [row.token for row in rows] == [None, None, None, ti, ti, dti]
 
 
-def test_every_picture_has_a_name_of_its_own() -> None:
+def test_every_image_has_a_name_of_its_own() -> None:
     protocol, subjects = Protocol.standard(), held_out_subjects("evaluation")
     chosen = {"dti": 1, "ti": 3}
     rows = final_rows(protocol, chosen)

@@ -1,4 +1,4 @@
-"""Pictures are painted once, with the noise of their prompt, and scored as they lie on disk."""
+"""Images are generated once, with the noise of their prompt, and scored as they lie on disk."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.protocol import Protocol
-from dti_engine.evaluation.rows import Row, Shot, TokenKey, shots
+from dti_engine.evaluation.rows import EvaluationImage, Row, TokenKey, shots
 from dti_engine.evaluation.scoring import Examiner, draw_references, rescaled
 from dti_engine.evaluation.store import Store
 from dti_engine.evaluation.training import Run, train_missing
@@ -50,38 +50,38 @@ def store(
         on_step=lambda _: None,
     )
     examiner = Examiner(evaluation_backbone, evaluation_scorer, tiny_protocol, store)
-    examiner.score_missing(_all_shots(), on_pictures=lambda _: None)
+    examiner.score_missing(_all_shots(), on_images=lambda _: None)
     return store
 
 
-def _all_shots() -> list[Shot]:
+def _all_shots() -> list[EvaluationImage]:
     return [shot for row in ROWS for shot in shots(row, [SUBJECT], 1, 2)]
 
 
-def test_every_shot_has_a_picture_and_a_score(store: Store) -> None:
+def test_every_shot_has_a_image_and_a_score(store: Store) -> None:
     assert store.scores.keys() == {shot.key for shot in _all_shots()}
-    assert all(store.picture(shot).exists() for shot in _all_shots())
+    assert all(store.image(shot).exists() for shot in _all_shots())
 
 
-def test_scores_are_those_of_the_pictures_on_disk(store: Store, evaluation_scorer: Scorer) -> None:
+def test_scores_are_those_of_the_images_on_disk(store: Store, evaluation_scorer: Scorer) -> None:
     photos = [Image.open(path) for path in sorted(store.references(SUBJECT).glob("*.png"))]
     assert len(photos) == 5
     found: set[float] = set()
     for shot in _all_shots():
         prompt, score = evaluation_prompts()[shot.prompt], store.scores[shot.key]
-        (reading,) = read(evaluation_scorer, [Image.open(store.picture(shot))])
+        (reading,) = read(evaluation_scorer, [Image.open(store.image(shot))])
         likeness = fmean(
             reading.likeness(each, place=prompt.place) for each in read(evaluation_scorer, photos)
         )
         assert score.subject_score == pytest.approx(likeness, abs=1e-6)
         assert score.prompt_score == reading.shows(prompt.asked)
         found.add(score.subject_score)
-    assert len(found) > 10  # the scorer does tell pictures apart
+    assert len(found) > 10  # the scorer does tell images apart
 
 
 def test_a_prompt_has_the_same_noise_in_every_row(store: Store) -> None:
     seeds = {
-        (shot.prompt, shot.image_seed, read_settings(store.picture(shot))["seed"])
+        (shot.prompt, shot.image_seed, read_settings(store.image(shot))["seed"])
         for shot in _all_shots()
     }
     assert len(seeds) == len({seed for _, _, seed in seeds}) == 8 * 2
@@ -90,19 +90,22 @@ def test_a_prompt_has_the_same_noise_in_every_row(store: Store) -> None:
 def test_another_subject_has_another_noise(
     store: Store, evaluation_backbone: Backbone, evaluation_scorer: Scorer, tiny_protocol: Protocol
 ) -> None:
-    of_both = [Shot(Row("class_word"), each, 0, image_seed=0) for each in (SUBJECT, OTHER)]
+    of_both = [
+        EvaluationImage(Row("class_word"), each, 0, image_seed=0) for each in (SUBJECT, OTHER)
+    ]
     draw_references(store, [OTHER])
     examiner = Examiner(evaluation_backbone, evaluation_scorer, tiny_protocol, store)
-    examiner.score_missing(of_both, on_pictures=lambda _: None)
-    first, second = (read_settings(store.picture(shot))["seed"] for shot in of_both)
+    examiner.score_missing(of_both, on_images=lambda _: None)
+    first, second = (read_settings(store.image(shot))["seed"] for shot in of_both)
     assert first != second
 
 
 def test_rows_put_different_things_into_the_same_prompt(store: Store) -> None:
-    pictures = {
-        store.picture(Shot(row, SUBJECT, 0, image_seed=0)).read_bytes()[-200:] for row in ROWS
+    images = {
+        store.image(EvaluationImage(row, SUBJECT, 0, image_seed=0)).read_bytes()[-200:]
+        for row in ROWS
     }
-    assert len(pictures) == len(ROWS)
+    assert len(images) == len(ROWS)
 
 
 def test_norms_are_those_of_what_names_the_subject(
@@ -110,7 +113,7 @@ def test_norms_are_those_of_what_names_the_subject(
 ) -> None:
     (encoder,) = evaluation_backbone.text_encoders.values()
     token = store.load_token(LEARNED, SUBJECT, 0).token
-    norms = [store.scores[Shot(row, SUBJECT, 0, image_seed=0).key].norm for row in ROWS]
+    norms = [store.scores[EvaluationImage(row, SUBJECT, 0, image_seed=0).key].norm for row in ROWS]
     assert norms == [
         pytest.approx(float(initial_rows(encoder, SUBJECT.class_word).norm())),
         None,
@@ -121,14 +124,14 @@ def test_norms_are_those_of_what_names_the_subject(
     ]
 
 
-def test_what_is_scored_is_not_painted_again(
+def test_what_is_scored_is_not_generated_again(
     store: Store, evaluation_backbone: Backbone, evaluation_scorer: Scorer, tiny_protocol: Protocol
 ) -> None:
-    path = store.picture(_all_shots()[0])
+    path = store.image(_all_shots()[0])
     before = path.stat().st_mtime_ns
     counted: list[int] = []
     examiner = Examiner(evaluation_backbone, evaluation_scorer, tiny_protocol, store)
-    examiner.score_missing(_all_shots(), on_pictures=counted.append)
+    examiner.score_missing(_all_shots(), on_images=counted.append)
     assert counted == [len(_all_shots())]
     assert path.stat().st_mtime_ns == before
 
@@ -155,8 +158,8 @@ def test_prompts_are_read_once_whatever_batches_they_are_in(
     examiner = Examiner(evaluation_backbone, evaluation_scorer, protocol, copy)
     for row in (ROWS[0], ROWS[3], ROWS[4]):
         read.clear()
-        shots = [Shot(row, SUBJECT, 0, image_seed=seed) for seed in range(10, 18)]
-        examiner.score_missing(shots, on_pictures=lambda _: None)
+        shots = [EvaluationImage(row, SUBJECT, 0, image_seed=seed) for seed in range(10, 18)]
+        examiner.score_missing(shots, on_images=lambda _: None)
         assert len(read) == 1
 
 

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.rows import Row, Shot, TokenKey
+from dti_engine.evaluation.rows import EvaluationImage, Row, TokenKey
 from dti_engine.evaluation.store import Score, Store
 from dti_engine.miniature.world.subjects import held_out_subjects
 
 SUBJECT = held_out_subjects("evaluation")[0]
-SHOTS = [Shot(Row.of(TokenKey("dti", 0, 8)), SUBJECT, prompt, image_seed=0) for prompt in range(3)]
+SHOTS = [
+    EvaluationImage(Row.of(TokenKey("dti", 0, 8)), SUBJECT, prompt, image_seed=0)
+    for prompt in range(3)
+]
 SCORES = [Score.of(shot, subject_score=0.5, prompt_score=1.0, norm=0.4) for shot in SHOTS]
 
 

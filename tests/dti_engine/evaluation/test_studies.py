@@ -97,20 +97,20 @@ def test_time_left_is_told_after_the_first_part_by_what_this_start_did(
     now = 1000.0
     monkeypatch.setattr(studies.time, "monotonic", lambda: now)
     with study_progress() as on_progress:
-        on_progress("paint", 600, 1000)  # by an earlier start
+        on_progress("generate", 600, 1000)  # by an earlier start
         now += 20
-        on_progress("paint", 604, 1000)
+        on_progress("generate", 604, 1000)
         now += 20
-        on_progress("paint", 608, 1000)  # not said: the last line was 20 s ago
+        on_progress("generate", 608, 1000)  # not said: the last line was 20 s ago
         now += 20
-        on_progress("paint", 612, 1000)
-        on_progress("paint", 1000, 1000)
+        on_progress("generate", 612, 1000)
+        on_progress("generate", 1000, 1000)
     lines = capsys.readouterr().err.splitlines()
     assert [re.sub(r"^[\d:]{8}  ", "", line) for line in lines] == [
-        "paint: 600 of 1000",
-        "paint: 604 of 1000, 0:33:00 left",
-        "paint: 612 of 1000, 0:32:20 left",
-        "paint: 1000 of 1000",
+        "generate: 600 of 1000",
+        "generate: 604 of 1000, 0:33:00 left",
+        "generate: 612 of 1000, 0:32:20 left",
+        "generate: 1000 of 1000",
     ]
 
 
@@ -122,7 +122,7 @@ def test_a_bar_shows_the_time_left_too(
     monkeypatch.setattr(studies.time, "monotonic", lambda: now)
     monkeypatch.setattr(studies.notes, "_force_terminal", True)
     with study_progress() as on_progress:
-        on_progress("paint", 0, 1000)
+        on_progress("generate", 0, 1000)
         now += 60
-        on_progress("paint", 4, 1000)
+        on_progress("generate", 4, 1000)
     assert "4:09:00 left" in capsys.readouterr().err

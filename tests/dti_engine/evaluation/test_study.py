@@ -17,19 +17,19 @@ from dti_engine.miniature.scorer import Scorer
 from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
 
 PROMPTS = evaluation_prompts()
-NUM_PICTURES = 2 * 2 * 8 + 2 * 8 * (6 + 2 * 2 + len(LENGTHS))  # settings; subjects in rows
+NUM_IMAGES = 2 * 2 * 8 + 2 * 8 * (6 + 2 * 2 + len(LENGTHS))  # settings; subjects in rows
 
 
 class Stopped(Exception):
     pass
 
 
-def test_every_row_has_all_its_pictures(results: Results, study_folder: Path) -> None:
+def test_every_row_has_all_its_images(results: Results, study_folder: Path) -> None:
     assert [row.title for row in results.rows] == list(TITLES.values())
-    assert {row.num_pictures for row in results.rows} == {2 * 8}
-    assert results.num_pictures == NUM_PICTURES
-    assert len(list(study_folder.glob("pictures/**/*.png"))) == NUM_PICTURES
-    assert len((study_folder / "scores.jsonl").read_text().splitlines()) == NUM_PICTURES
+    assert {row.num_images for row in results.rows} == {2 * 8}
+    assert results.num_images == NUM_IMAGES
+    assert len(list(study_folder.glob("images/**/*.png"))) == NUM_IMAGES
+    assert len((study_folder / "scores.jsonl").read_text().splitlines()) == NUM_IMAGES
     assert results.num_tokens == 2 * 2 + 2 * 2
 
 
@@ -43,7 +43,7 @@ def test_the_amount_of_work_is_known_before(
     study = Study(
         evaluation_backbone, evaluation_scorer, tiny_protocol, study_folder, weights_sha256="tiny"
     )
-    assert study.amount() == (results.num_tokens, results.num_pictures)
+    assert study.amount() == (results.num_tokens, results.num_images)
 
 
 def test_one_setting_of_each_method_is_chosen_and_used(results: Results) -> None:
@@ -77,7 +77,7 @@ def test_a_second_start_does_nothing_and_finds_the_same(
     assert replace(again, seconds=results.seconds) == results
 
 
-@pytest.mark.parametrize("stop_at", ["train ti 1", "paint subjects"])
+@pytest.mark.parametrize("stop_at", ["train ti 1", "generate subjects"])
 def test_one_that_was_stopped_goes_on_to_the_same_scores(
     stop_at: str,
     results: Results,

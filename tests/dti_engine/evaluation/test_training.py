@@ -16,7 +16,7 @@ from dti_engine.evaluation.rows import TokenKey
 from dti_engine.evaluation.scoring import draw_references
 from dti_engine.evaluation.store import Store
 from dti_engine.evaluation.training import Run, train_missing
-from dti_engine.images.decode import load_pictures
+from dti_engine.images.decode import load_images
 from dti_engine.miniature.world.subjects import held_out_subjects
 from dti_engine.training.loop import Subject, train
 from dti_engine.training.trainer import Trainer
@@ -70,7 +70,7 @@ def test_a_token_on_its_way_is_that_of_a_shorter_run(
     subjects = [
         Subject(
             each.name,
-            load_pictures(store.references(each)),
+            load_images(store.references(each)),
             each.placeholder,
             each.class_word,
             training_seed(7, each.name, 0),
@@ -87,7 +87,7 @@ def test_a_token_on_its_way_is_that_of_a_shorter_run(
         assert told
         assert of_shorter_run
         assert (told.steps_done, told.stop_reason, told.config) == (3, "kept", whole)
-        assert (told.seed, told.pictures) == (of_shorter_run.seed, of_shorter_run.pictures)
+        assert (told.seed, told.images) == (of_shorter_run.seed, of_shorter_run.images)
 
 
 def test_seeds_of_training_give_different_tokens(

@@ -1,4 +1,4 @@
-"""Pictures that join and leave each other at any step come out as they would alone."""
+"""Images that join and leave each other at any step come out as they would alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,14 @@ from torch import Tensor
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.generation.denoiser import (
     Denoiser,
-    Denoising,
+    DenoisingState,
     ImageRequest,
     begin,
     decode,
     to_image,
 )
-from dti_engine.generation.prompt_cache import PromptReader
-from dti_engine.generation.scheduler import Sampler
+from dti_engine.generation.prompt_cache import PromptCache
+from dti_engine.generation.scheduler import LinearScheduler
 from dti_engine.text.tokens import LearnedToken
 
 ROUNDING = 1e-4
@@ -33,9 +33,9 @@ def order(seed: int, guidance: float = 3.0) -> ImageRequest:
 
 def start(
     backbone: Backbone, requests: Sequence[ImageRequest], steps: int = 6, size: int = 16
-) -> list[Denoising]:
-    sampler = Sampler.of(backbone.new_scheduler(), steps)
-    return begin(backbone, PromptReader(backbone), requests, sampler, (size, size))
+) -> list[DenoisingState]:
+    sampler = LinearScheduler.of(backbone.new_scheduler(), steps)
+    return begin(backbone, PromptCache(backbone), requests, sampler, (size, size))
 
 
 def run(backbone: Backbone, requests: Sequence[ImageRequest], steps: int = 6) -> list[Tensor]:
@@ -137,7 +137,7 @@ def test_a_step_that_breaks_changes_nothing(tiny_backbone: Backbone) -> None:
         denoiser.step(batch)
 
 
-def test_a_prediction_says_where_a_picture_is_heading(tiny_backbone: Backbone) -> None:
+def test_a_prediction_says_where_a_image_is_heading(tiny_backbone: Backbone) -> None:
     batch, denoiser = start(tiny_backbone, [order(0), order(1)]), Denoiser(tiny_backbone)
     prediction = None
     while not batch[0].finished:
@@ -150,7 +150,7 @@ def test_a_prediction_says_where_a_picture_is_heading(tiny_backbone: Backbone) -
     assert (heading[0] - batch[0].latents).abs().max() > 0.5
 
 
-def test_pictures_of_a_batch_are_decoded_in_order(tiny_backbone: Backbone) -> None:
+def test_images_of_a_batch_are_decoded_in_order(tiny_backbone: Backbone) -> None:
     batch = start(tiny_backbone, [order(0), order(1)])
     images = [to_image(pixels) for pixels in decode(tiny_backbone, batch)]
     assert [image.size for image in images] == [(16, 16)] * 2

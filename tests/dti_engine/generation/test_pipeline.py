@@ -1,4 +1,4 @@
-"""Pictures from prompts and tokens: against diffusers' own pipeline, and among neighbours."""
+"""Images from prompts and tokens: against diffusers' own pipeline, and among neighbours."""
 
 import math
 from collections.abc import Callable
@@ -22,19 +22,19 @@ from dti_engine.errors import (
     ArtifactFormatError,
     ArtifactMismatchError,
     ConfigurationError,
+    GenerationFailedError,
     OutputError,
-    PaintingFailedError,
     TokenError,
 )
 from dti_engine.generation import denoiser as denoising
 from dti_engine.generation.pipeline import (
     ImageRequest,
     generate,
-    picture_settings,
+    image_settings,
     read_settings,
-    save_picture,
+    save_image,
 )
-from dti_engine.generation.prompt_cache import PromptReader
+from dti_engine.generation.prompt_cache import PromptCache
 from dti_engine.optim import sphere
 from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
 from dti_engine.text.prompts import bind
@@ -51,8 +51,10 @@ def request(prompt: str = "a photo of a dog", seed: int = 0, **options: Any) -> 
     return ImageRequest(prompt, seed, **options)
 
 
-def paint(backbone: Backbone, *requests: ImageRequest, **options: Any) -> list[np.ndarray]:
-    """(H, W, 3) int16 levels of each picture, in 5 steps."""
+def generate_images(
+    backbone: Backbone, *requests: ImageRequest, **options: Any
+) -> list[np.ndarray]:
+    """(H, W, 3) int16 levels of each image, in 5 steps."""
     images = generate(backbone, requests, **{"steps": 5, **options})
     return [np.asarray(image).astype(np.int16) for image in images]
 
@@ -81,11 +83,11 @@ def listening(listening_weights: Path) -> Backbone:
     return load_backbone(listening_weights)
 
 
-def test_pictures_are_decoded_a_few_at_a_time(
+def test_images_are_decoded_a_few_at_a_time(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [request(seed=seed) for seed in range(5)]
-    together = paint(tiny_backbone, *requests)
+    together = generate_images(tiny_backbone, *requests)
     sizes: list[int] = []
     decode = type(tiny_backbone).decode_latents
 
@@ -95,7 +97,7 @@ def test_pictures_are_decoded_a_few_at_a_time(
 
     monkeypatch.setattr(type(tiny_backbone), "decode_latents", counting)
     monkeypatch.setattr(denoising, "_MAX_DECODED_PX", 2 * 16 * 16)
-    apart = paint(tiny_backbone, *requests)
+    apart = generate_images(tiny_backbone, *requests)
     assert sizes == [2, 2, 1]
     assert all(difference(*each) <= ONE_LEVEL for each in zip(together, apart, strict=True))
 
@@ -108,27 +110,27 @@ def test_memory_that_runs_out_is_told_with_what_to_do(
 
     monkeypatch.setattr(type(tiny_backbone), "denoise", full)
     with pytest.raises(
-        PaintingFailedError, match=r"with 2 pictures of 16 x 16 at once.*batch size"
+        GenerationFailedError, match=r"with 2 images of 16 x 16 at once.*batch size"
     ):
-        paint(tiny_backbone, request(), request())
+        generate_images(tiny_backbone, request(), request())
 
 
 def test_a_reader_remembers_prompts_from_call_to_call(tiny_backbone: Backbone) -> None:
-    reader = PromptReader(tiny_backbone)
-    first = paint(tiny_backbone, request("a red dog"), reader=reader)
+    reader = PromptCache(tiny_backbone)
+    first = generate_images(tiny_backbone, request("a red dog"), reader=reader)
     known = len(reader._known)
-    again = paint(tiny_backbone, request("a red dog"), reader=reader)
+    again = generate_images(tiny_backbone, request("a red dog"), reader=reader)
     assert known == len(reader._known) == 2  # the prompt, and no negative one
     assert difference(first[0], again[0]) == 0
-    assert difference(first[0], paint(tiny_backbone, request("a red dog"))[0]) == 0
+    assert difference(first[0], generate_images(tiny_backbone, request("a red dog"))[0]) == 0
 
 
 @pytest.mark.parametrize("num_vectors", [1, 3])
-def test_diffusers_reads_and_paints_an_exported_token_as_we_do(
+def test_diffusers_reads_and_generates_an_exported_token_as_we_do(
     listening: Backbone, listening_weights: Path, tmp_path: Path, num_vectors: int
 ) -> None:
     rex = token(num_vectors)
-    prompt, negative, seed = "a photo of <rex> on the beach", "a dirty picture", 3
+    prompt, negative, seed = "a photo of <rex> on the beach", "a dirty image", 3
     save_file({"<rex>": rex.embeddings["text_encoder"]}, tmp_path / "rex.safetensors")
     pipeline = StableDiffusionPipeline.from_pretrained(listening_weights)
     pipeline.set_progress_bar_config(disable=True)
@@ -147,17 +149,19 @@ def test_diffusers_reads_and_paints_an_exported_token_as_we_do(
         guidance_scale=4.0,
         latents=torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)),
     ).images[0]
-    (ours,) = paint(
+    (ours,) = generate_images(
         listening,
         request(prompt, seed, tokens={"<rex>": rex}, negative_prompt=negative, guidance=4.0),
     )
-    (without,) = paint(listening, request("a photo", seed, negative_prompt=negative, guidance=4.0))
+    (without,) = generate_images(
+        listening, request("a photo", seed, negative_prompt=negative, guidance=4.0)
+    )
     assert difference(ours, np.asarray(theirs).astype(np.int16)) <= ONE_LEVEL
     assert difference(ours, without) > 10 * ONE_LEVEL
 
 
 @pytest.mark.skipif(not MINIATURE.is_dir(), reason="the miniature's weights are not there")
-def test_diffusers_paints_a_subject_of_the_miniature_as_we_do(
+def test_diffusers_generates_a_subject_of_the_miniature_as_we_do(
     tmp_path: Path, artifact_of: Callable[..., Artifact]
 ) -> None:
     backbone, seed = load_backbone("miniature"), 3
@@ -179,17 +183,17 @@ def test_diffusers_paints_a_subject_of_the_miniature_as_we_do(
         guidance_scale=5.0,
         latents=torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)),
     ).images[0]
-    (ours,) = paint(backbone, request(prompt, seed, tokens={"<rex>": artifact.token}))
-    (word,) = paint(backbone, request(prompt.replace("<rex>", "dog"), seed))
+    (ours,) = generate_images(backbone, request(prompt, seed, tokens={"<rex>": artifact.token}))
+    (word,) = generate_images(backbone, request(prompt.replace("<rex>", "dog"), seed))
     assert difference(ours, np.asarray(theirs).astype(np.int16)) <= ONE_LEVEL
     assert difference(ours, word) > 10 * ONE_LEVEL
 
 
-# One picture
+# One image
 
 
-def test_a_picture_is_its_request(listening: Backbone) -> None:
-    (once,), (again,) = paint(listening, request()), paint(listening, request())
+def test_a_image_is_its_request(listening: Backbone) -> None:
+    (once,), (again,) = generate_images(listening, request()), generate_images(listening, request())
     assert np.array_equal(once, again)
     for other in (
         request(seed=1),
@@ -197,39 +201,40 @@ def test_a_picture_is_its_request(listening: Backbone) -> None:
         request(negative_prompt="a bird"),
         request(guidance=8.0),
     ):
-        assert difference(once, *paint(listening, other)) > ONE_LEVEL
+        assert difference(once, *generate_images(listening, other)) > ONE_LEVEL
 
 
-def test_a_picture_has_the_models_size_or_the_asked_one(tiny_backbone: Backbone) -> None:
-    assert paint(tiny_backbone, request())[0].shape == (16, 16, 3)
-    assert paint(tiny_backbone, request(), height=8, width=24)[0].shape == (8, 24, 3)
+def test_a_image_has_the_models_size_or_the_asked_one(tiny_backbone: Backbone) -> None:
+    assert generate_images(tiny_backbone, request())[0].shape == (16, 16, 3)
+    assert generate_images(tiny_backbone, request(), height=8, width=24)[0].shape == (8, 24, 3)
 
 
 def test_without_guidance_the_negative_prompt_has_no_effect(listening: Backbone) -> None:
     plain = request(guidance=1.0)
     negative = request(guidance=1.0, negative_prompt="a bird on a beach")
-    (alone,) = paint(listening, plain)
-    assert np.array_equal(alone, *paint(listening, negative))
-    # Beside a guided neighbour both halves are computed, and the unguided picture stays.
-    beside, unmoved, _ = paint(listening, plain, negative, request(guidance=7.0))
+    (alone,) = generate_images(listening, plain)
+    assert np.array_equal(alone, *generate_images(listening, negative))
+    # Beside a guided neighbour both halves are computed, and the unguided image stays.
+    beside, unmoved, _ = generate_images(listening, plain, negative, request(guidance=7.0))
     assert np.array_equal(beside, unmoved)
     assert difference(beside, alone) <= ONE_LEVEL
 
 
 def test_guidance_against_the_prompt_itself_changes_nothing(listening: Backbone) -> None:
-    (guided,) = paint(listening, request("a dog", negative_prompt="a dog", guidance=9.0))
-    (plain,) = paint(listening, request("a dog", guidance=1.0))
+    (guided,) = generate_images(listening, request("a dog", negative_prompt="a dog", guidance=9.0))
+    (plain,) = generate_images(listening, request("a dog", guidance=1.0))
     assert difference(guided, plain) <= ONE_LEVEL
 
 
-def test_a_blend_paints_like_any_token(listening: Backbone) -> None:
+def test_a_blend_generates_like_any_token(listening: Backbone) -> None:
     a, b = token(), token()
     start, middle = (slerp_tokens(a, b, t, placeholder="<ab>") for t in (0.0, 0.5))
-    painted = [
-        paint(listening, request("a <x>", tokens={"<x>": each}))[0] for each in (a, start, middle)
+    generated = [
+        generate_images(listening, request("a <x>", tokens={"<x>": each}))[0]
+        for each in (a, start, middle)
     ]
-    assert np.array_equal(painted[0], painted[1])
-    assert difference(painted[0], painted[2]) > ONE_LEVEL
+    assert np.array_equal(generated[0], generated[1])
+    assert difference(generated[0], generated[2]) > ONE_LEVEL
 
 
 # Neighbours
@@ -249,54 +254,56 @@ def crowd() -> list[ImageRequest]:
     ]
 
 
-def test_neighbours_never_change_a_picture_by_a_bit(listening: Backbone) -> None:
+def test_neighbours_never_change_a_image_by_a_bit(listening: Backbone) -> None:
     one, *others = crowd()
-    first = paint(listening, one, *others)
-    last = paint(listening, *(request("a cat", seed=90 + i) for i in range(3)), one)
+    first = generate_images(listening, one, *others)
+    last = generate_images(listening, *(request("a cat", seed=90 + i) for i in range(3)), one)
     assert np.array_equal(first[0], last[-1])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_the_batch_size_changes_a_picture_by_rounding_only(
+def test_the_batch_size_changes_a_image_by_rounding_only(
     listening: Backbone, batch_size: int
 ) -> None:
     requests = crowd()
     pairs = zip(
-        paint(listening, *requests, batch_size=4),
-        paint(listening, *requests, batch_size=batch_size),
+        generate_images(listening, *requests, batch_size=4),
+        generate_images(listening, *requests, batch_size=batch_size),
         strict=True,
     )
     assert max(difference(one, other) for one, other in pairs) <= ONE_LEVEL
 
 
-def test_a_half_precision_model_paints_nearly_the_same(
+def test_a_half_precision_model_generates_nearly_the_same(
     listening: Backbone, listening_weights: Path
 ) -> None:
     half = load_backbone(listening_weights, dtype=torch.bfloat16)
     requests = crowd()
-    pairs = zip(paint(listening, *requests), paint(half, *requests), strict=True)
+    pairs = zip(
+        generate_images(listening, *requests), generate_images(half, *requests), strict=True
+    )
     assert max(float(np.abs(one - other).mean()) for one, other in pairs) < 3 * ONE_LEVEL
 
 
 # Progress
 
 
-def test_pictures_and_steps_are_reported_as_they_are_done(tiny_backbone: Backbone) -> None:
+def test_images_and_steps_are_reported_as_they_are_done(tiny_backbone: Backbone) -> None:
     steps: list[tuple[int, int]] = []
-    pictures: list[tuple[int, Image.Image]] = []
+    generated_images: list[tuple[int, Image.Image]] = []
     images = generate(
         tiny_backbone,
         [request(seed=seed) for seed in range(3)],
         steps=2,
         batch_size=2,
         on_step=lambda done, total: steps.append((done, total)),
-        on_image=lambda index, image: pictures.append((index, image)),
+        on_image=lambda index, image: generated_images.append((index, image)),
     )
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert pictures == list(enumerate(images))
+    assert generated_images == list(enumerate(images))
 
 
-def test_no_requests_give_no_pictures(tiny_backbone: Backbone) -> None:
+def test_no_requests_give_no_images(tiny_backbone: Backbone) -> None:
     assert generate(tiny_backbone, []) == []
 
 
@@ -362,14 +369,14 @@ class _Overflowing:
         return self._backbone.decode_latents(latents) * math.nan
 
 
-def test_a_model_that_overflows_paints_no_black_picture(tiny_backbone: Backbone) -> None:
-    with pytest.raises(PaintingFailedError, match=r"request 0: .* but NaN"):
+def test_a_model_that_overflows_generates_no_black_image(tiny_backbone: Backbone) -> None:
+    with pytest.raises(GenerationFailedError, match=r"request 0: .* but NaN"):
         generate(_Overflowing(tiny_backbone), [ImageRequest("a dog", 0)], steps=2)
 
 
-def test_a_picture_says_what_it_takes_to_paint_it_again(tiny_backbone: Backbone) -> None:
+def test_a_image_says_what_it_takes_to_paint_it_again(tiny_backbone: Backbone) -> None:
     request = ImageRequest("a <rex>", 7, negative_prompt="a cat", guidance=3.0)
-    settings = picture_settings(request, tiny_backbone, steps=9, tokens={"<rex>": {"sha256": "0"}})
+    settings = image_settings(request, tiny_backbone, steps=9, tokens={"<rex>": {"sha256": "0"}})
     assert settings["tokens"] == {"<rex>": {"sha256": "0"}}
     asked = [settings[name] for name in ("prompt", "seed", "negative_prompt", "guidance", "steps")]
     assert asked == ["a <rex>", 7, "a cat", 3.0, 9]
@@ -377,15 +384,15 @@ def test_a_picture_says_what_it_takes_to_paint_it_again(tiny_backbone: Backbone)
     assert settings["dtype"] == "float32"
 
 
-def test_a_picture_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
-        save_picture(Image.new("RGB", (8, 8)), tmp_path, {})
+        save_image(Image.new("RGB", (8, 8)), tmp_path, {})
 
 
-def test_a_saved_picture_carries_its_settings(tmp_path: Path) -> None:
+def test_a_saved_image_carries_its_settings(tmp_path: Path) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8))
     settings = {"prompt": "a <rex> café", "seed": 3, "guidance": 5.0, "tokens": {"<rex>": "sha"}}
-    save_picture(image, tmp_path / "a.png", settings)
+    save_image(image, tmp_path / "a.png", settings)
     assert read_settings(tmp_path / "a.png") == settings
     with Image.open(tmp_path / "a.png") as saved:
         assert np.array_equal(np.asarray(saved), np.asarray(image))
@@ -393,7 +400,7 @@ def test_a_saved_picture_carries_its_settings(tmp_path: Path) -> None:
 
 def test_a_file_without_settings_says_so(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "plain.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     for name in ("plain.png", "text.png", "missing.png"):
         with pytest.raises(ArtifactFormatError, match=f"{name} holds no settings"):
             read_settings(tmp_path / name)

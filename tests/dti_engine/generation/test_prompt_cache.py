@@ -9,7 +9,7 @@ import torch
 
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.errors import ConfigurationError
-from dti_engine.generation.prompt_cache import PromptReader, Wording
+from dti_engine.generation.prompt_cache import PromptCache, PromptKey
 from dti_engine.text.inputs import PromptBatch, Rows
 from dti_engine.text.prompts import bind
 from dti_engine.text.tokens import LearnedToken
@@ -42,7 +42,7 @@ def token() -> LearnedToken:
 
 def test_a_prompt_is_what_the_backbone_makes_of_it(backbone: Any) -> None:
     rex, prompts = token(), ["a photo of <rex>", "a red dog"]
-    read = PromptReader(backbone).read([Wording.of(each, {"<rex>": rex}) for each in prompts])
+    read = PromptCache(backbone).read([PromptKey.of(each, {"<rex>": rex}) for each in prompts])
     bound = bind(prompts, [{"<rex>": rex}] * 2, backbone.text_encoders)
     torch.testing.assert_close(
         read.hidden, backbone.encode_prompts(*bound).hidden, rtol=0, atol=1e-5
@@ -52,8 +52,8 @@ def test_a_prompt_is_what_the_backbone_makes_of_it(backbone: Any) -> None:
 
 
 def test_equal_prompts_are_read_once_and_known_ones_not_at_all(backbone: Any) -> None:
-    reader, rex = PromptReader(backbone), token()
-    wordings = [Wording.of("a <rex>", {"<rex>": rex}), *[Wording("blurry")] * 9]
+    reader, rex = PromptCache(backbone), token()
+    wordings = [PromptKey.of("a <rex>", {"<rex>": rex}), *[PromptKey("blurry")] * 9]
     first = reader.read(wordings)
     assert first.hidden.shape[0] == 10
     assert backbone.sizes == [4]
@@ -62,56 +62,58 @@ def test_equal_prompts_are_read_once_and_known_ones_not_at_all(backbone: Any) ->
 
 
 def test_a_token_of_the_same_name_or_another_instruction_is_another_prompt(backbone: Any) -> None:
-    reader = PromptReader(backbone)
-    one, other = (Wording.of("a <rex>", {"<rex>": token()}) for _ in "ab")
-    read = reader.read([one, other, Wording("a dog"), Wording("a dog", instruction=True)])
+    reader = PromptCache(backbone)
+    one, other = (PromptKey.of("a <rex>", {"<rex>": token()}) for _ in "ab")
+    read = reader.read([one, other, PromptKey("a dog"), PromptKey("a dog", instruction=True)])
     assert not torch.equal(read.hidden[0], read.hidden[1])
     assert len(reader._known) == 4
 
 
 def test_what_is_kept_of_a_batch_is_no_more_than_its_own_part(backbone: Any) -> None:
-    reader = PromptReader(backbone)
-    reader.read([Wording("a dog")])
-    (kept,) = reader.read_each([Wording("a dog")])
+    reader = PromptCache(backbone)
+    reader.read([PromptKey("a dog")])
+    (kept,) = reader.read_each([PromptKey("a dog")])
     assert backbone.sizes == [4]
     assert kept.hidden.untyped_storage().nbytes() == kept.hidden.nbytes
 
 
 def test_tokens_that_a_prompt_does_not_mention_do_not_count(backbone: Any) -> None:
-    wordings = [Wording.of("blurry", {"<rex>": token()}) for _ in range(3)]
+    wordings = [PromptKey.of("blurry", {"<rex>": token()}) for _ in range(3)]
     assert len(set(wordings)) == 1
 
 
 def test_neighbours_and_what_is_known_change_no_bit(backbone: Any) -> None:
-    wordings = [Wording(text) for text in ("a dog", "a cat", "a bird", "a bear", "a toy", "snow")]
-    together = PromptReader(backbone).read(wordings).hidden
-    reader = PromptReader(backbone)
+    wordings = [PromptKey(text) for text in ("a dog", "a cat", "a bird", "a bear", "a toy", "snow")]
+    together = PromptCache(backbone).read(wordings).hidden
+    reader = PromptCache(backbone)
     reader.read(wordings[3:5])
     assert torch.equal(reader.read(wordings).hidden, together)
-    alone = torch.cat([PromptReader(backbone).read([each]).hidden for each in wordings])
+    alone = torch.cat([PromptCache(backbone).read([each]).hidden for each in wordings])
     assert torch.equal(alone, together)
 
 
 def test_the_latest_are_kept_and_a_batch_may_be_larger_than_the_memory(backbone: Any) -> None:
-    reader = PromptReader(backbone, capacity=2, batch_size=1)
-    reader.read([Wording("a dog"), Wording("a cat")])
-    reader.read([Wording("a dog"), Wording("snow")])  # forgets the cat
+    reader = PromptCache(backbone, capacity=2, batch_size=1)
+    reader.read([PromptKey("a dog"), PromptKey("a cat")])
+    reader.read([PromptKey("a dog"), PromptKey("snow")])  # forgets the cat
     assert backbone.sizes == [1] * 3
-    reader.read([Wording("a dog")])
+    reader.read([PromptKey("a dog")])
     assert backbone.sizes == [1] * 3
-    assert reader.read([Wording(text) for text in ("a cat", "a bird", "sand")]).hidden.shape[0] == 3
+    assert (
+        reader.read([PromptKey(text) for text in ("a cat", "a bird", "sand")]).hidden.shape[0] == 3
+    )
     assert len(reader._known) == 2
 
 
 def test_what_was_read_with_a_token_goes_with_it(backbone: Any) -> None:
-    reader, rex, tom = PromptReader(backbone), token(), token()
+    reader, rex, tom = PromptCache(backbone), token(), token()
     texts = ("a <rex>", "a <rex> by <tom>", "a <tom>", "snow")
-    reader.read([Wording.of(text, {"<rex>": rex, "<tom>": tom}) for text in texts])
+    reader.read([PromptKey.of(text, {"<rex>": rex, "<tom>": tom}) for text in texts])
     assert len(reader._known) == 4
     del rex
     assert len(reader._known) == 2
     sizes = list(backbone.sizes)
-    reader.read([Wording.of("a <tom>", {"<tom>": tom}), Wording("snow")])
+    reader.read([PromptKey.of("a <tom>", {"<tom>": tom}), PromptKey("snow")])
     assert backbone.sizes == sizes
     del tom
     assert len(reader._known) == 1
@@ -119,7 +121,7 @@ def test_what_was_read_with_a_token_goes_with_it(backbone: Any) -> None:
 
 
 def test_tokens_that_go_in_other_threads_meanwhile_disturb_nobody(backbone: Any) -> None:
-    reader, tokens = PromptReader(backbone, capacity=8), Queue[LearnedToken | None]()
+    reader, tokens = PromptCache(backbone, capacity=8), Queue[LearnedToken | None]()
 
     def lose() -> None:
         while tokens.get() is not None:
@@ -129,7 +131,7 @@ def test_tokens_that_go_in_other_threads_meanwhile_disturb_nobody(backbone: Any)
     thread.start()
     for number in range(200):
         rex = token()
-        reader.read([Wording.of(f"a {number % 3} <rex>", {"<rex>": rex}), Wording("snow")])
+        reader.read([PromptKey.of(f"a {number % 3} <rex>", {"<rex>": rex}), PromptKey("snow")])
         tokens.put(rex)
         del rex
     tokens.put(None)
@@ -150,8 +152,8 @@ def test_masked_prompts_of_different_lengths_are_padded() -> None:
             hidden = torch.ones(1, self.length, 5)
             return Conditioning(hidden, mask=torch.ones(1, self.length))
 
-    reader: Any = PromptReader(Masked(), batch_size=1)  # type: ignore[arg-type]
-    read = reader.read([Wording("one"), Wording("two")])
+    reader: Any = PromptCache(Masked(), batch_size=1)  # type: ignore[arg-type]
+    read = reader.read([PromptKey("one"), PromptKey("two")])
     assert read.hidden.shape == (2, 4, 5)
     assert read.mask.tolist() == [[1, 1, 1, 0], [1] * 4]
     assert not bool(read.hidden[0, 3:].any())
@@ -160,4 +162,4 @@ def test_masked_prompts_of_different_lengths_are_padded() -> None:
 @pytest.mark.parametrize(("capacity", "batch_size"), [(-1, 4), (4, 0)])
 def test_impossible_sizes_are_refused(backbone: Any, capacity: int, batch_size: int) -> None:
     with pytest.raises(ConfigurationError, match=f"got {capacity} and {batch_size}"):
-        PromptReader(backbone, capacity=capacity, batch_size=batch_size)
+        PromptCache(backbone, capacity=capacity, batch_size=batch_size)

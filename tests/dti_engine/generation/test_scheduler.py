@@ -14,7 +14,7 @@ from diffusers import (
 from torch import Tensor
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.generation.scheduler import Sampler
+from dti_engine.generation.scheduler import LinearScheduler
 
 # Of diffusers' schedulers, with newer versions of numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -41,7 +41,7 @@ SCHEDULERS: dict[str, Any] = {
 @pytest.mark.parametrize("steps", [1, 7, 50])
 def test_a_table_moves_samples_as_its_scheduler_does(name: str, steps: int) -> None:
     scheduler = SCHEDULERS[name]()
-    sampler = Sampler.of(SCHEDULERS[name](), steps)
+    sampler = LinearScheduler.of(SCHEDULERS[name](), steps)
     scheduler.set_timesteps(steps, device="cpu")
     assert len(sampler) == steps
     assert torch.equal(sampler.times(list(sampler.moves)), scheduler.timesteps)
@@ -67,4 +67,4 @@ def test_a_table_moves_samples_as_its_scheduler_does(name: str, steps: int) -> N
 )
 def test_what_is_no_linear_step_is_refused(scheduler: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"{type(scheduler).__name__} is no sampler"):
-        Sampler.of(scheduler, 10)
+        LinearScheduler.of(scheduler, 10)

@@ -1,4 +1,4 @@
-"""Pictures in a page: small, and what is wrong with those that cannot be shown."""
+"""Images in a page: small, and what is wrong with those that cannot be shown."""
 
 import base64
 from io import BytesIO
@@ -25,7 +25,7 @@ def test_a_small_file_is_taken_as_it_is(tmp_path: Path) -> None:
     assert found.uri == "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def test_a_large_picture_becomes_a_small_jpeg(tmp_path: Path) -> None:
+def test_a_large_image_becomes_a_small_jpeg(tmp_path: Path) -> None:
     path = tmp_path / "0.png"
     pixels = np.random.default_rng(0).integers(256, size=(300, 600, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -36,17 +36,15 @@ def test_a_large_picture_becomes_a_small_jpeg(tmp_path: Path) -> None:
     assert len(found.uri) < 10_000
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_picture_is_refused_with_the_reason(
-    tmp_path: Path, content: bytes | None
-) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_refused_with_the_reason(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "0.png").write_bytes(content)
     with pytest.raises(InvalidImageError):
         thumbnail(tmp_path / "0.png", side=64)
 
 
-def test_a_picture_that_was_cut_is_refused(tmp_path: Path) -> None:
+def test_a_image_that_was_cut_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "0.png"
     pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)

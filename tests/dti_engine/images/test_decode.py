@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from dti_engine.errors import InvalidImageError
-from dti_engine.images.decode import PictureLimits, decode_mask, decode_picture, load_pictures
+from dti_engine.images.decode import ImageLimits, decode_image, decode_mask, load_images
 
 
 def noise(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
@@ -27,7 +27,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
 
 
 def decoded(data: bytes, **limits: Any) -> Image.Image:
-    return decode_picture("a.png", data, limits=PictureLimits(**limits)).image
+    return decode_image("a.png", data, limits=ImageLimits(**limits)).image
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
@@ -43,10 +43,10 @@ def png_header(width: int, height: int) -> bytes:
 # What is read from a folder
 
 
-def test_pictures_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_images_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name in ("b.png", "C.png", "a10.png", "a2.png", "Ähre 犬.png"):
         (tmp_path / name).write_bytes(encoded(noise()))
-    names = [each.name for each in load_pictures(tmp_path)]
+    names = [each.name for each in load_images(tmp_path)]
     assert names == ["C.png", "a10.png", "a2.png", "b.png", "Ähre 犬.png"]
 
 
@@ -54,21 +54,21 @@ def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
     formats = {"a.JPG": "JPEG", "b.Jpeg": "JPEG", "c.PNG": "PNG", "d.WebP": "WEBP"}
     for name, format in formats.items():
         (tmp_path / name).write_bytes(encoded(noise(), format))
-    assert [each.name for each in load_pictures(tmp_path)] == list(formats)
+    assert [each.name for each in load_images(tmp_path)] == list(formats)
 
 
 def test_hidden_files_and_sidecars_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(noise()))
     for name in (".DS_Store", "._a.png", "a.txt", "metadata.JSON"):
-        (tmp_path / name).write_text("not a picture")
+        (tmp_path / name).write_text("not an image")
     (tmp_path / ".thumbnails").mkdir()
-    assert [each.name for each in load_pictures(tmp_path)] == ["a.png"]
+    assert [each.name for each in load_images(tmp_path)] == ["a.png"]
 
 
-def test_a_picture_carries_the_digest_of_its_file(tmp_path: Path) -> None:
+def test_a_image_carries_the_digest_of_its_file(tmp_path: Path) -> None:
     data = encoded(noise(), "JPEG")
     (tmp_path / "a.jpg").write_bytes(data)
-    assert load_pictures(tmp_path)[0].sha256 == hashlib.sha256(data).hexdigest()
+    assert load_images(tmp_path)[0].sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_all_refused_files_are_listed_with_their_reasons(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_all_refused_files_are_listed_with_their_reasons(tmp_path: Path) -> None
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InvalidImageError) as refusal:
-        load_pictures(tmp_path)
+        load_images(tmp_path)
     head, *lines = str(refusal.value).splitlines()
     assert head == f"6 of 7 files in {str(tmp_path)!r} refused:"
     reasons = dict(line.strip().split(": ", 1) for line in lines)
@@ -99,45 +99,45 @@ def test_all_refused_files_are_listed_with_their_reasons(tmp_path: Path) -> None
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(encoded(noise()))
     with pytest.raises(InvalidImageError, match="not valid UTF-8") as refusal:
-        load_pictures(tmp_path)
+        load_images(tmp_path)
     str(refusal.value).encode()  # and can be printed
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("soon")
-    with pytest.raises(InvalidImageError, match="no pictures in"):
-        load_pictures(tmp_path)
+    with pytest.raises(InvalidImageError, match="no images in"):
+        load_images(tmp_path)
 
 
 def test_a_folder_that_is_missing_or_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(noise()))
     for folder in (tmp_path / "nowhere", tmp_path / "a.png"):
         with pytest.raises(InvalidImageError, match=r"cannot list .*: give a folder"):
-            load_pictures(folder)
+            load_images(folder)
 
 
 def test_the_limits_are_the_callers(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(noise(64, 48)))
     for limits, reason in (
-        (PictureLimits(min_side_px=49), "at least 49 px"),
-        (PictureLimits(max_megapixels=0.003), r"more than 0\.003 megapixels"),
-        (PictureLimits(max_bytes=1000), r"larger than 0\.001 MB"),
+        (ImageLimits(min_side_px=49), "at least 49 px"),
+        (ImageLimits(max_megapixels=0.003), r"more than 0\.003 megapixels"),
+        (ImageLimits(max_bytes=1000), r"larger than 0\.001 MB"),
     ):
         with pytest.raises(InvalidImageError, match=reason):
-            load_pictures(tmp_path, limits=limits)
-    assert load_pictures(tmp_path, limits=PictureLimits(min_side_px=48))
+            load_images(tmp_path, limits=limits)
+    assert load_images(tmp_path, limits=ImageLimits(min_side_px=48))
 
 
 # What a file may hold
 
 
 def test_the_content_decides_and_not_the_name() -> None:
-    assert decode_picture("a.jpg", encoded(noise())).image.tobytes() == noise().tobytes()
+    assert decode_image("a.jpg", encoded(noise())).image.tobytes() == noise().tobytes()
     with pytest.raises(InvalidImageError, match="its content is not"):
-        decode_picture("a.png", encoded(noise(), "GIF"))
+        decode_image("a.png", encoded(noise(), "GIF"))
 
 
-def test_a_huge_picture_is_refused_by_its_header_alone() -> None:
+def test_a_huge_image_is_refused_by_its_header_alone() -> None:
     # Without a pixel in it, this file would be refused as damaged by whoever decodes it.
     with pytest.raises(InvalidImageError, match="9000 x 9000 px, more than 64 megapixels"):
         decoded(png_header(9000, 9000))
@@ -171,7 +171,7 @@ def test_an_animation_is_refused(format: str) -> None:
         decoded(data)
 
 
-def test_the_extra_picture_in_a_phones_jpeg_is_passed_over() -> None:
+def test_the_extra_image_in_a_phones_jpeg_is_passed_over() -> None:
     alone = encoded(noise(), "JPEG")
     data = encoded(noise(), "MPO", save_all=True, append_images=[ImageOps.mirror(noise())])
     assert decoded(data).tobytes() == decoded(alone).tobytes()
@@ -185,7 +185,7 @@ def test_pillows_own_switches_stay_as_they_are() -> None:
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
 
 
-# What the picture looks like
+# What the image looks like
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -194,7 +194,7 @@ def test_a_turned_photo_is_put_upright(format: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     data = encoded(noise(), format, exif=exif)
-    upright = decode_picture("a", data)
+    upright = decode_image("a", data)
     with Image.open(BytesIO(data)) as stored:
         assert upright.image.tobytes() == ImageOps.exif_transpose(stored).convert("RGB").tobytes()
     assert upright.original_size == ((64, 48) if orientation < 5 else (48, 64))
@@ -269,7 +269,7 @@ def test_a_mask_is_greyscale_and_black_where_transparent() -> None:
     assert [decoded_mask.getpixel(xy) for xy in ((5, 5), (40, 5))] == [0, 255]
 
 
-def test_a_mask_is_judged_as_a_picture_is() -> None:
+def test_a_mask_is_judged_as_a_image_is() -> None:
     for data, reason in ((png_header(9000, 9000), "megapixels"), (b"hello", "not JPEG")):
         with pytest.raises(InvalidImageError, match=reason):
             decode_mask(data)

@@ -1,4 +1,4 @@
-"""A toy run of the recipe from pictures to weights, and readings without a mistake."""
+"""A toy run of the recipe from images to weights, and readings without a mistake."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from dti_engine.miniature.labels import NO_ANSWER, QUESTIONS, labels
-from dti_engine.miniature.scorer import Reading
+from dti_engine.miniature.scorer import ScoredImage
 from dti_engine.miniature.training.loop import Schedule
 from dti_engine.miniature.training.sizes import Size, Training
 from dti_engine.miniature.training.stages import Stages
@@ -63,16 +63,16 @@ def toy_weights(
 
 
 @pytest.fixture
-def read_perfectly() -> Callable[[Scene], Reading]:
+def read_perfectly() -> Callable[[Scene], ScoredImage]:
     """read_perfectly(scene) -> a reading that is sure of every answer, and right."""
 
-    def reading(scene: Scene) -> Reading:
+    def reading(scene: Scene) -> ScoredImage:
         probabilities: dict[str, torch.Tensor] = {}
         for (question, values), answer in zip(QUESTIONS.items(), labels(scene), strict=True):
             if answer == NO_ANSWER:
                 probabilities[question] = torch.full((len(values),), 1 / len(values))
             else:
                 probabilities[question] = F.one_hot(torch.tensor(answer), len(values)).float()
-        return Reading(probabilities)
+        return ScoredImage(probabilities)
 
     return reading

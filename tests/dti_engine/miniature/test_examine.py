@@ -18,10 +18,10 @@ from dti_engine.miniature.examine import (
     publish,
     tally,
 )
-from dti_engine.miniature.scorer import Reading
+from dti_engine.miniature.scorer import ScoredImage
 from dti_engine.miniature.world.scenes import Scene
 
-ReadPerfectly = Callable[[Scene], Reading]
+ReadPerfectly = Callable[[Scene], ScoredImage]
 
 
 def test_perfect_readings_get_full_marks(read_perfectly: ReadPerfectly) -> None:
@@ -66,19 +66,19 @@ def test_bars_are_met_or_missed(read_perfectly: ReadPerfectly) -> None:
     readings = [read_perfectly(each.scene) for each in examples]
     night = [read_perfectly(replace(each.scene, background="space")) for each in examples]
     found = Examination(
-        examples, {}, {"drawn": readings, "reconstructed": readings, "painted": night}, 25, 4.0
+        examples, {}, {"drawn": readings, "reconstructed": readings, "generated": night}, 25, 4.0
     )
 
     document = found.document()
 
-    assert document["painted"]["object"] == {"share": 1.0, "bar": 0.9, "met": True}
-    assert not document["painted"]["background"]["met"]
+    assert document["generated"]["object"] == {"share": 1.0, "bar": 0.9, "met": True}
+    assert not document["generated"]["background"]["met"]
     assert document["scorer"]["drawn"] == {"share": 1.0, "bar": 0.97, "met": True}
     assert document["groups"]["all"]["captions"] == 40
 
 
 def test_an_examination_leaves_scores_a_card_and_a_sheet(toy_weights: Path, tmp_path: Path) -> None:
-    weights, painted = tmp_path / "weights", list[int]()
+    weights, generated = tmp_path / "weights", list[int]()
     shutil.copytree(toy_weights, weights)
     assert "Not examined yet." in (weights / "README.md").read_text()
 
@@ -88,15 +88,15 @@ def test_an_examination_leaves_scores_a_card_and_a_sheet(toy_weights: Path, tmp_
         steps=2,
         batch_size=3,
         device=torch.device("cpu"),
-        on_pictures=painted.append,
+        on_images=generated.append,
     )
     publish(found, weights, sheet=tmp_path / "sheet.png")
 
-    assert painted == [3, 5]
-    assert {made: len(each) for made, each in found.pictures.items()} == {
+    assert generated == [3, 5]
+    assert {made: len(each) for made, each in found.images.items()} == {
         "drawn": 5,
         "reconstructed": 5,
-        "painted": 5,
+        "generated": 5,
     }
     scores = json.loads((weights / "examination.json").read_text())
     assert scores["captions"] == 5
@@ -104,6 +104,6 @@ def test_an_examination_leaves_scores_a_card_and_a_sheet(toy_weights: Path, tmp_
     assert "python -m recipe --size toy" in card
     assert "| training the denoiser | 2 |" in card
     assert "| unet/diffusion_pytorch_model.safetensors |" in card
-    assert ("missed" in card) == any(not each["met"] for each in scores["painted"].values())
+    assert ("missed" in card) == any(not each["met"] for each in scores["generated"].values())
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 5 * 128

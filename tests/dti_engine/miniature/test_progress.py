@@ -26,9 +26,9 @@ def test_a_terminal_gets_a_bar_for_each_stage(caplog: pytest.LogCaptureFixture) 
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=160)
     with Display(console) as display:
-        display.report("pictures", 16, 16, {})
+        display.report("images", 16, 16, {})
         display.report("reader", 7, 1200, {"loss": 0.25})
 
     assert caplog.messages == []
-    for shown in ("pictures", "16/16", "reader", "7/1200", "loss 0.25"):
+    for shown in ("images", "16/16", "reader", "7/1200", "loss 0.25"):
         assert shown in screen.getvalue()

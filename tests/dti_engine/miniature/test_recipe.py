@@ -10,19 +10,19 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from dti_engine.backbones import load_backbone
-from dti_engine.miniature.training.dataset import pictures
+from dti_engine.miniature.training.dataset import images
 from dti_engine.miniature.training.stages import Stages
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import example
 
 
-def test_plain_diffusers_opens_and_paints_what_was_made(toy_weights: Path) -> None:
+def test_plain_diffusers_opens_and_generates_what_was_made(toy_weights: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toy_weights, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
 
-    (picture,) = pipeline("a dog", num_inference_steps=2, guidance_scale=4.0).images
+    (subject_image,) = pipeline("a dog", num_inference_steps=2, guidance_scale=4.0).images
 
-    assert picture.size == (64, 64)
+    assert subject_image.size == (64, 64)
     assert pipeline.text_encoder.dtype == pipeline.unet.dtype == pipeline.vae.dtype == torch.float32
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
 
@@ -57,7 +57,7 @@ def test_facts_name_the_recipe_and_no_folder_of_the_machine(
 
     assert facts["size"]["denoiser"]["schedule"]["steps"] == 2
     assert {name: stage["step"] for name, stage in facts["stages"].items()} == {
-        "pictures": 48,
+        "images": 48,
         "autoencoder": 2,
         "reader": 2,
         "scorer": 2,
@@ -81,13 +81,13 @@ def test_a_finished_run_takes_everything_from_the_work_folder(
     assert steps == []
 
 
-def test_drawn_pictures_are_the_examples_and_grow_with_what_is_asked(tmp_path: Path) -> None:
-    few = pictures(tmp_path, 3)
+def test_drawn_images_are_the_examples_and_grow_with_what_is_asked(tmp_path: Path) -> None:
+    few = images(tmp_path, 3)
     shards: list[tuple[int, int]] = []
-    more = pictures(tmp_path, 5, on_shard=lambda done, total: shards.append((done, total)))
+    more = images(tmp_path, 5, on_shard=lambda done, total: shards.append((done, total)))
 
     assert shards == [(1, 1)]
     assert (more[:3] == few).all()
     for i in range(5):
         assert more[i].tobytes() == draw(example(i).scene).tobytes()
-    assert pictures(tmp_path, 2).tobytes() == few[:2].tobytes()
+    assert images(tmp_path, 2).tobytes() == few[:2].tobytes()

@@ -1,4 +1,4 @@
-"""Readings of pictures and what they are compared by."""
+"""Readings of images and what they are compared by."""
 
 import random
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dti_engine.miniature.scorer import Reading, Scorer, load_scorer, read, save_scorer
+from dti_engine.miniature.scorer import ScoredImage, Scorer, load_scorer, read, save_scorer
 from dti_engine.miniature.training.export import halve
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import Scene, example, portrait
@@ -30,7 +30,7 @@ def test_likeness_is_symmetric_and_a_share(scorer: Scorer) -> None:
 
 
 def test_one_look_is_more_like_itself_elsewhere_than_like_another(
-    read_perfectly: Callable[[Scene], Reading],
+    read_perfectly: Callable[[Scene], ScoredImage],
 ) -> None:
     rng = random.Random(3)
     looks = held_out_looks()[:12]
@@ -48,7 +48,7 @@ def test_one_look_is_more_like_itself_elsewhere_than_like_another(
 
 
 def test_likeness_compares_the_places_that_it_is_told(
-    read_perfectly: Callable[[Scene], Reading],
+    read_perfectly: Callable[[Scene], ScoredImage],
 ) -> None:
     pair = next(e.scene for e in map(example, range(100)) if len(e.scene.figures) == 2)
     left, _ = pair.figures
@@ -59,8 +59,8 @@ def test_likeness_compares_the_places_that_it_is_told(
     assert alone.likeness(read_perfectly(pair), other_place="right") < 1.0
 
 
-def test_a_picture_shows_the_share_of_what_is_asked(
-    read_perfectly: Callable[[Scene], Reading],
+def test_a_image_shows_the_share_of_what_is_asked(
+    read_perfectly: Callable[[Scene], ScoredImage],
 ) -> None:
     reading = read_perfectly(portrait(held_out_looks()[0], random.Random(1), background="snow"))
     right = {"background": "snow", "style": "photo"}
@@ -70,11 +70,11 @@ def test_a_picture_shows_the_share_of_what_is_asked(
     assert reading.shows({"background": "beach"}) == 0.0
 
 
-def test_pictures_of_any_size_are_read_in_order(scorer: Scorer) -> None:
-    picture = draw(example(0).scene)
-    enlarged = picture.resize((256, 256), Image.Resampling.BICUBIC)
+def test_images_of_any_size_are_read_in_order(scorer: Scorer) -> None:
+    image = draw(example(0).scene)
+    enlarged = image.resize((256, 256), Image.Resampling.BICUBIC)
 
-    small, large, other = read(scorer, [picture, enlarged, draw(example(1).scene)])
+    small, large, other = read(scorer, [image, enlarged, draw(example(1).scene)])
 
     assert read(scorer, []) == []
     torch.testing.assert_close(small.probabilities, large.probabilities, atol=0.02, rtol=0.1)
@@ -87,12 +87,12 @@ def test_a_scorer_reads_the_same_from_a_file_of_half_the_size(
 ) -> None:
     path = tmp_path / "scorer.safetensors"
     save_scorer(scorer, path)
-    pictures = [draw(example(seed).scene) for seed in range(8)]
+    images = [draw(example(seed).scene) for seed in range(8)]
     size = path.stat().st_size
     assert load_scorer(path).state_dict().keys() == scorer.state_dict().keys()
 
     halve(path)
 
     assert path.stat().st_size < 0.51 * size
-    for one, other in zip(read(scorer, pictures), read(load_scorer(path), pictures), strict=True):
+    for one, other in zip(read(scorer, images), read(load_scorer(path), images), strict=True):
         torch.testing.assert_close(one.probabilities, other.probabilities, atol=2e-3, rtol=0.0)

@@ -23,14 +23,14 @@ def test_they_are_small_enough_to_ship() -> None:
     assert sum(file.stat().st_size for file in WEIGHTS.rglob("*")) <= 25e6
 
 
-def test_plain_diffusers_opens_and_paints_with_them() -> None:
+def test_plain_diffusers_opens_and_generates_with_them() -> None:
     # As the card says, so without a dtype: whatever the configs say must fit together.
     pipeline = StableDiffusionPipeline.from_pretrained(WEIGHTS, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
 
-    (picture,) = pipeline("a dog", num_inference_steps=2, guidance_scale=4.0).images
+    (image,) = pipeline("a dog", num_inference_steps=2, guidance_scale=4.0).images
 
-    assert picture.size == (64, 64)
+    assert image.size == (64, 64)
 
 
 def test_the_recipe_would_number_the_words_as_they_do() -> None:
@@ -47,8 +47,8 @@ def test_they_paint_what_captions_ask_for() -> None:
     found = examine(WEIGHTS, count=40, steps=10, device=torch.device("cpu"))
 
     # Far below what the model card claims: 40 captions in few steps are a rough measure.
-    assert found.tallies("painted")["background"].share >= 0.8
-    assert found.tallies("painted")["object"].share >= 0.6
+    assert found.tallies("generated")["background"].share >= 0.8
+    assert found.tallies("generated")["object"].share >= 0.6
     assert found.tallies("drawn")["object"].share >= 0.85
 
 

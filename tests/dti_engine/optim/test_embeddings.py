@@ -10,7 +10,7 @@ from torch import Tensor
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ZeroVectorError
 from dti_engine.optim import sphere
-from dti_engine.optim.embeddings import Learner, new_learner
+from dti_engine.optim.embeddings import EmbeddingOptimizer, new_learner
 from dti_engine.optim.rsgd import reference_step
 
 ROWS, DIM = 6, 32
@@ -27,7 +27,7 @@ def config(request: pytest.FixtureRequest) -> TrainConfig:
     return CONFIGS[request.param]
 
 
-def _learner(config: TrainConfig, dtype: torch.dtype = torch.float64) -> Learner:
+def _learner(config: TrainConfig, dtype: torch.dtype = torch.float64) -> EmbeddingOptimizer:
     return new_learner(config, ROWS, torch.zeros(1, DIM, dtype=dtype))
 
 
@@ -36,7 +36,12 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def _seat(
-    learner: Learner, rows: slice, config: TrainConfig, *, seed: int = 0, magnitude: float = 0.4
+    learner: EmbeddingOptimizer,
+    rows: slice,
+    config: TrainConfig,
+    *,
+    seed: int = 0,
+    magnitude: float = 0.4,
 ) -> Tensor:
     """Seats embeddings of this length, and returns their directions."""
     directions = sphere.normalize(_random(rows.stop - rows.start, DIM, seed=seed))
@@ -44,7 +49,7 @@ def _seat(
     return directions
 
 
-def _rows(learner: Learner) -> Tensor:
+def _rows(learner: EmbeddingOptimizer) -> Tensor:
     """What the encoder gets and what a token keeps, (rows, 2, d)."""
     return torch.stack([learner.embeddings().detach(), learner.learned()], dim=1)
 

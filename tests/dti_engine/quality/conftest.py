@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import ProbePicture, Quality
+from dti_engine.artifacts.manifest import Quality, ValidationImage
 from dti_engine.cli.run_log import FILE, EventLog, read_events
 from dti_engine.quality.run_folder import RunFolder
 from dti_engine.quality.run_log import History
@@ -33,19 +33,19 @@ class HandMadeRun:
         flags: Sequence[str] = (),
         is_tried: bool = True,
         angle_deg: float = 30.0,
-        has_pictures: bool = True,
+        has_images: bool = True,
         prompt: str = "a photo of a <rex>",
         **facts: object,
     ) -> Path:
-        """A token that was tried out in two pictures; its file."""
+        """A token that was tried out in two images; its file."""
         subject, obeyed = scores or (None, None)
         shown = [
-            ProbePicture(prompt=prompt, seed=seed, subject_score=subject, prompt_score=obeyed)
+            ValidationImage(prompt=prompt, seed=seed, subject_score=subject, prompt_score=obeyed)
             for seed in range(2)
         ]
         quality = Quality(
             judge="miniature scorer" if scores else None,
-            pictures=tuple(shown),
+            images=tuple(shown),
             subject_score=subject,
             prompt_score=obeyed,
             word_subject_score=0.3 if scores else None,
@@ -57,10 +57,10 @@ class HandMadeRun:
         artifact = self.artifact_of({"text_encoder": torch.ones(1, 4)}, **(known | facts))
         folder = RunFolder(self.root)
         artifact.save(folder.token(name))
-        if is_tried and has_pictures:
+        if is_tried and has_images:
             folder.save_reference(name, Image.new("RGB", (8, 8), "red"))
             for seed in range(2):
-                Image.new("RGB", (8, 8), "blue").save(folder.picture(name, seed))
+                Image.new("RGB", (8, 8), "blue").save(folder.image(name, seed))
         return folder.token(name)
 
     def log(self, event: str, **fields: object) -> None:

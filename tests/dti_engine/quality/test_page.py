@@ -32,7 +32,7 @@ def test_the_page_needs_nothing_beside_it(hand_made: Any) -> None:
 def test_every_subject_is_a_row_in_the_order_of_the_summary(hand_made: Any) -> None:
     hand_made.add("good", scores=(0.71, 0.93))
     hand_made.add("flagged", flags=["turned by 80°"])
-    hand_made.log("failed", subject="failed", error="its pictures\nare no pictures")
+    hand_made.log("failed", subject="failed", error="its images\nare no images")
     summary, page = hand_made.summary(), _page(hand_made)
     rows = _table(page)
     for place, (row, shown) in enumerate(zip(summary.rows, rows, strict=True), start=1):
@@ -42,11 +42,11 @@ def test_every_subject_is_a_row_in_the_order_of_the_summary(hand_made: Any) -> N
     assert "<div>turned by 80°</div>" in rows[1]
     assert all(f"<td>{each}</td>" in rows[2] for each in ("0.71", "0.93", "0.30", "30.0°"))
     assert "<td>40<br><small>of 400</small></td>" in rows[2]
-    assert ">its pictures\nare no pictures</td>" in page
+    assert ">its images\nare no images</td>" in page
     assert "<strong>2</strong><span>learned, of 3</span>" in page
 
 
-def test_scores_stand_under_the_pictures_that_have_them(hand_made: Any) -> None:
+def test_scores_stand_under_the_images_that_have_them(hand_made: Any) -> None:
     hand_made.add("rex", scores=(0.61, 0.87))
     (card,) = re.findall(r"<article.*?</article>", _page(hand_made), re.S)
     assert card.count("<img ") == 3
@@ -71,7 +71,7 @@ def test_names_and_messages_are_text_and_never_markup(hand_made: Any) -> None:
 def test_without_a_judge_the_page_says_that_nobody_scores(hand_made: Any) -> None:
     hand_made.add("rex", scores=None)
     page = _page(hand_made)
-    assert "Nobody scores pictures of this backbone yet" in page
+    assert "Nobody scores images of this backbone yet" in page
     assert page.count("<svg") == 2  # of losses and of angles
     assert "<strong>–</strong><span>mean prompt score</span>" in page
     assert "None" not in page
@@ -86,9 +86,9 @@ def test_tokens_that_were_not_tried_out_have_no_cards(hand_made: Any) -> None:
     assert "<img" not in page
 
 
-def test_a_picture_that_is_damaged_or_missing_is_said_in_its_place(hand_made: Any) -> None:
+def test_a_image_that_is_damaged_or_missing_is_said_in_its_place(hand_made: Any) -> None:
     hand_made.add("rex")
-    (hand_made.root / "probes/rex/0.png").write_bytes(b"no picture")
+    (hand_made.root / "probes/rex/0.png").write_bytes(b"no image")
     (hand_made.root / "probes/rex/1.png").unlink()
     (card,) = re.findall(r"<article.*?</article>", _page(hand_made), re.S)
     assert '<span class="gap">its content is not JPEG, PNG or WebP, or is damaged</span>' in card
@@ -98,7 +98,7 @@ def test_a_picture_that_is_damaged_or_missing_is_said_in_its_place(hand_made: An
 
 def test_a_run_with_nothing_but_failures_is_a_page(hand_made: Any) -> None:
     hand_made.log("started", subjects=5)
-    hand_made.log("failed", subject="rex", error="no pictures", kind="InvalidBundleError")
+    hand_made.log("failed", subject="rex", error="no images", kind="InvalidBundleError")
     page = _page(hand_made)
     assert "0 of 1 subjects learned" in page
     assert "1 InvalidBundleError" in page
@@ -106,7 +106,7 @@ def test_a_run_with_nothing_but_failures_is_a_page(hand_made: Any) -> None:
     assert "<svg" not in page
 
 
-def test_of_many_subjects_the_first_rows_have_pictures_and_some_curves_are_drawn(
+def test_of_many_subjects_the_first_rows_have_images_and_some_curves_are_drawn(
     hand_made: Any,
 ) -> None:
     for i in range(230):
@@ -114,7 +114,7 @@ def test_of_many_subjects_the_first_rows_have_pictures_and_some_curves_are_drawn
     page = _page(hand_made)
     rows = _table(page)
     assert [row.count("<img ") for row in rows] == [2] * 200 + [0] * 30
-    assert "Pictures stand in the first 200 rows that have any; those of 30 more are in" in page
+    assert "Images stand in the first 200 rows that have any; those of 30 more are in" in page
     assert "Of 230 subjects 200 are drawn" in page
     (losses,) = re.findall(
         r"<figure class=\"card\"><svg(?:(?!</svg>).)*share of its first.*?</svg>", page, re.S

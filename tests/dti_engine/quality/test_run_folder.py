@@ -9,23 +9,23 @@ import torch
 from PIL import Image
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import ProbePicture, Quality
+from dti_engine.artifacts.manifest import Quality, ValidationImage
 from dti_engine.backbones.interface import Backbone
 from dti_engine.generation.pipeline import read_settings
 from dti_engine.quality.run_folder import RunFolder
-from dti_engine.quality.trial import Trial
+from dti_engine.quality.validation import TokenValidation
 from dti_engine.recipes import miniature_constant
 from dti_engine.text.encoder import vocabulary_band, vocabulary_magnitude
 
 ENCODER = "text_encoder"
 
 
-def trial(score: float | None) -> Trial:
-    shown = ProbePicture(prompt="a <rex>", seed=0, subject_score=score, prompt_score=score)
+def trial(score: float | None) -> TokenValidation:
+    shown = ValidationImage(prompt="a <rex>", seed=0, subject_score=score, prompt_score=score)
     judge = None if score is None else "somebody"
-    quality = Quality(judge=judge, pictures=(shown,), subject_score=score, prompt_score=score)
+    quality = Quality(judge=judge, images=(shown,), subject_score=score, prompt_score=score)
     level = 0 if score is None else round(255 * score)
-    return Trial(quality, [Image.new("RGB", (8, 8), (level,) * 3)])
+    return TokenValidation(quality, [Image.new("RGB", (8, 8), (level,) * 3)])
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def test_the_best_of_the_kept_steps_becomes_the_token_and_the_last_one_is_kept(
     assert torch.equal(token.token.embeddings[ENCODER], middle.token.embeddings[ENCODER])
     kept = Artifact.load(folder.kept("rex", 30))
     assert torch.equal(kept.token.embeddings[ENCODER], last.token.embeddings[ENCODER])
-    with Image.open(folder.picture("rex", 0)) as picture:
-        assert picture.getpixel((0, 0)) == (204, 204, 204)
-    assert read_settings(folder.picture("rex", 0)) == {"prompt": "a <rex>", "seed": 0, "step": 20}
+    with Image.open(folder.image("rex", 0)) as image:
+        assert image.getpixel((0, 0)) == (204, 204, 204)
+    assert read_settings(folder.image("rex", 0)) == {"prompt": "a <rex>", "seed": 0, "step": 20}
 
 
 @pytest.mark.parametrize("scores", [(0.7, 0.7), (None, None), (0.2, 0.7)])

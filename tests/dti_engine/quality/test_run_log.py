@@ -35,9 +35,9 @@ def test_losses_are_kept_by_step_and_a_training_that_goes_on_replaces_what_it_do
 
 
 def test_a_failure_is_one_until_success_follows() -> None:
-    failed = [STARTED, _of("rex", "failed", error="no picture", kind="InvalidBundleError")]
+    failed = [STARTED, _of("rex", "failed", error="no image", kind="InvalidBundleError")]
     past = _history(*failed, STARTED).subjects["rex"]
-    assert (past.failure, past.failure_kind) == ("no picture", "InvalidBundleError")
+    assert (past.failure, past.failure_kind) == ("no image", "InvalidBundleError")
     for success in ("finished", "skipped"):
         past = _history(*failed, STARTED, _of("rex", success)).subjects["rex"]
         assert (past.failure, past.failure_kind, past.is_finished) == (None, None, True)

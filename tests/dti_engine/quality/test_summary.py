@@ -29,7 +29,7 @@ def test_what_is_worst_comes_first(hand_made: Any) -> None:
     hand_made.add("untried-far", is_tried=False, angle_deg=70.0)
     hand_made.add("damaged").write_bytes(b"no token")
     hand_made.log("started", subjects=10)
-    hand_made.log("failed", subject="failed", error="no pictures")
+    hand_made.log("failed", subject="failed", error="no images")
     hand_made.log("seated", subject="under-way", step=0, steps=40)
     for name in ("best", "good", "flagged-good", "flagged-bad", "flagged-twice"):
         hand_made.log("tried", subject=name)
@@ -98,7 +98,7 @@ def test_what_failed_has_failed_though_an_older_token_lies_there(hand_made: Any)
 
 def test_a_log_that_was_cut_tells_what_came_before(hand_made: Any) -> None:
     hand_made.log("started", subjects=2, slots=3)
-    hand_made.log("failed", subject="rex", error="no pictures")
+    hand_made.log("failed", subject="rex", error="no images")
     with (hand_made.root / FILE).open("ab") as file:
         file.write(b'{"event": "finished", "subject": "re')
     summary = hand_made.summary()
@@ -131,14 +131,14 @@ def test_the_way_of_the_loss_begins_with_the_first_and_goes_past_a_token_that_wa
 
 def test_what_is_missing_is_remarked(hand_made: Any) -> None:
     hand_made.add("rex")
-    hand_made.add("tom", has_pictures=False)
+    hand_made.add("tom", has_images=False)
     (hand_made.root / "probes/rex/1.png").unlink()
     hand_made.log("finished", subject="gone")
     rex, tom, gone = (_row(hand_made, name) for name in ("rex", "tom", "gone"))
-    assert rex.remarks == ("1 of its 2 pictures are missing",)
-    assert [each.file for each in rex.pictures] == ["probes/rex/0.png", None]
+    assert rex.remarks == ("1 of its 2 images are missing",)
+    assert [each.file for each in rex.images] == ["probes/rex/0.png", None]
     assert rex.reference == "probes/rex/reference.jpg"
-    assert tom.remarks[1] == "the picture that it was learned from is missing"
+    assert tom.remarks[1] == "the image that it was learned from is missing"
     assert (gone.state, gone.problem_kind) == ("unreadable", "missing")
 
 

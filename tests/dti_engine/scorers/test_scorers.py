@@ -1,4 +1,4 @@
-"""Scores are those that transformers' own models give, picture by picture."""
+"""Scores are those that transformers' own models give, image by image."""
 
 import shutil
 from pathlib import Path
@@ -11,8 +11,8 @@ from transformers import Dinov2Model, SiglipModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from dti_engine.errors import BackboneLoadError
-from dti_engine.images.decode import Picture
+from dti_engine.errors import ModelLoadError
+from dti_engine.images.decode import SubjectImage
 from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
 from dti_engine.scorers.siglip import Siglip, read_texts, scored_text
 from dti_engine.scorers.vision_model import find_weights
@@ -58,7 +58,7 @@ def test_prompt_scores_are_the_sigmoid_of_the_models_own_logits(
     assert len({round(each.cosine, 4) for each in found}) == 3
 
 
-def test_a_score_does_not_depend_on_the_pictures_beside_it(
+def test_a_score_does_not_depend_on_the_images_beside_it(
     tiny_scorers: Path, images: list[Image.Image]
 ) -> None:
     siglip = Siglip.load(tiny_scorers / "siglip-base-patch16-512")
@@ -75,7 +75,7 @@ def test_a_masked_photo_shows_the_subject_on_black(images: list[Image.Image]) ->
     image = images[0]
     mask = Image.new("L", image.size, 0)
     mask.paste(255, (10, 10, 30, 20))
-    shown = np.asarray(masked(Picture("a.png", image, "0" * 64, image.size, mask=mask)))
+    shown = np.asarray(masked(SubjectImage("a.png", image, "0" * 64, image.size, mask=mask)))
     assert (shown[10:20, 10:30] == np.asarray(image)[10:20, 10:30]).all()
     assert not shown[:10].any()
     assert not shown[20:].any()
@@ -86,16 +86,16 @@ def test_the_scored_text_has_the_class_noun_and_a_full_stop() -> None:
 
 
 def test_missing_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(BackboneLoadError, match="give a folder"):
+    with pytest.raises(ModelLoadError, match="give a folder"):
         find_weights(tmp_path / "none")
-    with pytest.raises(BackboneLoadError, match=r"hf download nobody/nothing --local-dir DIR"):
+    with pytest.raises(ModelLoadError, match=r"hf download nobody/nothing --local-dir DIR"):
         find_weights("nobody/nothing@main", download=False)
 
 
 def test_incomplete_and_other_models_are_refused(tiny_scorers: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_scorers / "dinov2-base", tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(BackboneLoadError, match="Download it again"):
+    with pytest.raises(ModelLoadError, match="Download it again"):
         Dinov2.load(tmp_path / "broken")
-    with pytest.raises(BackboneLoadError):
+    with pytest.raises(ModelLoadError):
         Siglip.load(tiny_scorers / "dinov2-base")

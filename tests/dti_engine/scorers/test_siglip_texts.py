@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from dti_engine.errors import BackboneLoadError
+from dti_engine.errors import ModelLoadError
 from dti_engine.scorers.siglip import canonical, read_spiece, read_texts
 
 
@@ -78,10 +78,10 @@ def test_a_vocabulary_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize("data", [b"", b"\x0a\xff", _spiece([("a", 0.0)] * 3)[:20], b"\x0b"])
 def test_a_damaged_vocabulary_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "spiece.model").write_bytes(data)
-    with pytest.raises(BackboneLoadError, match="ownload it again"):
+    with pytest.raises(ModelLoadError, match="ownload it again"):
         read_texts(tmp_path, 64)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BackboneLoadError, match=r"neither tokenizer\.json nor spiece\.model"):
+    with pytest.raises(ModelLoadError, match=r"neither tokenizer\.json nor spiece\.model"):
         read_texts(tmp_path, 64)

@@ -1,4 +1,4 @@
-"""Pictures are prepared, to the rounding of float32, as by transformers' own processors on PIL."""
+"""Images are prepared, to the rounding of float32, as by transformers' own processors on PIL."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from dti_engine.errors import BackboneLoadError
+from dti_engine.errors import ModelLoadError
 from dti_engine.scorers.vision_model import Preprocessing
 
 SIZES = [(300, 401), (401, 300), (256, 256), (64, 64), (1023, 517), (97, 640)]
@@ -53,7 +53,7 @@ def test_siglips_is_that_of_its_own_processor(tiny_scorers: Path, tmp_path: Path
         torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
 
 
-def test_pictures_of_all_sizes_go_into_one_batch(tiny_scorers: Path) -> None:
+def test_images_of_all_sizes_go_into_one_batch(tiny_scorers: Path) -> None:
     prepare = Preprocessing.read(tiny_scorers / "dinov2-base")
     assert prepare(_images()).shape == (len(SIZES), 3, 14, 14)
 
@@ -61,5 +61,5 @@ def test_pictures_of_all_sizes_go_into_one_batch(tiny_scorers: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", '{"size": {"width": 3}}'])
 def test_a_file_that_cannot_be_followed_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "preprocessor_config.json").write_text(content)
-    with pytest.raises(BackboneLoadError, match="download it again"):
+    with pytest.raises(ModelLoadError, match="download it again"):
         Preprocessing.read(tmp_path)

@@ -10,7 +10,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactMismatchError, TokenError
 from dti_engine.text.encoder import TextEncoder
 from dti_engine.text.inputs import EncoderInput, PromptBatch, inject
-from dti_engine.text.prompts import Reading, bind, tokenize, unread_pieces
+from dti_engine.text.prompts import PromptEncoding, bind, tokenize, unread_pieces
 from dti_engine.text.tokens import LearnedToken
 
 CLIP = "text_encoder"
@@ -84,7 +84,7 @@ def test_a_summary_is_read_at_the_end_or_where_older_programs_read_it(
     encoder: TextEncoder, prompt: str, legacy: int
 ) -> None:
     spans = {"<rex>": {CLIP: range(4, 6)}, "<ana>": {CLIP: range(2, 3)}}
-    readings = [Reading("eos"), Reading("legacy", instruction=True)]
+    readings = [PromptEncoding("eos"), PromptEncoding("legacy", instruction=True)]
     batch = tokenize([prompt] * 2, {CLIP: encoder}, [spans] * 2, readings).inputs[CLIP]
     end = int((batch.ids[0] == encoder.wrap_ids([])[-1]).int().argmax())
     assert batch.length.tolist() == [end + 1] * 2

@@ -13,7 +13,14 @@ from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.training import autotune as capacity
 from dti_engine.training import autotune as rehearsals
-from dti_engine.training.autotune import MAX_SLOTS, Rehearsal, find_slots, make_fit, search, soonest
+from dti_engine.training.autotune import (
+    MAX_SLOTS,
+    StepProfile,
+    find_slots,
+    make_fit,
+    search,
+    soonest,
+)
 
 CONFIG = TrainConfig(steps=2, batch_size=2, resolution=16, lr=0.04)
 MB, GB = 10**6, 10**9
@@ -62,17 +69,17 @@ class Machine:
         self._seconds, self._bytes = (fixed_s, per_slot_s), (fixed, per_slot)
         self._fails_above = fails_above
 
-    def __call__(self, slots: int) -> Rehearsal | None:
+    def __call__(self, slots: int) -> StepProfile | None:
         self.tried.append(slots)
         if slots > self._fails_above:
             return None
         (fixed_s, per_slot_s), (fixed, per_slot) = self._seconds, self._bytes
         seconds = fixed_s + per_slot_s * slots
-        return Rehearsal(slots, fixed + per_slot * slots, slots / seconds)
+        return StepProfile(slots, fixed + per_slot * slots, slots / seconds)
 
 
-def _measured(*seconds: tuple[int, float]) -> list[Rehearsal]:
-    return [Rehearsal(slots, slots, slots / each) for slots, each in seconds]
+def _measured(*seconds: tuple[int, float]) -> list[StepProfile]:
+    return [StepProfile(slots, slots, slots / each) for slots, each in seconds]
 
 
 # What is tried
@@ -112,7 +119,7 @@ def test_it_ends_once_a_larger_size_is_not_faster_by_5_percent_at_a_second_look_
 def test_a_size_that_was_slow_by_chance_does_not_end_it() -> None:
     machine, slow = Machine(), iter([True])
 
-    def trial(slots: int) -> Rehearsal | None:
+    def trial(slots: int) -> StepProfile | None:
         found = machine(slots)
         assert found
         return found._replace(rate=0.01) if slots == 4 and next(slow, False) else found
@@ -129,8 +136,8 @@ def test_the_last_size_before_memory_ran_out_is_the_last() -> None:
 
 
 def test_a_size_that_took_more_than_there_is_room_for_does_not_count() -> None:
-    def trial(slots: int) -> Rehearsal:
-        return Rehearsal(slots, GB * slots**2, slots)  # no prediction from smaller ones holds
+    def trial(slots: int) -> StepProfile:
+        return StepProfile(slots, GB * slots**2, slots)  # no prediction from smaller ones holds
 
     measured, is_full = search(trial, at_most=32, room=15 * GB)
     assert ([each.slots for each in measured], is_full) == ([1, 2], True)

@@ -11,7 +11,7 @@ from dti_engine import devices as memory
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
-from dti_engine.training.autotune import Rehearsal, full_trainer, rehearse
+from dti_engine.training.autotune import StepProfile, full_trainer, rehearse
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(steps=2, batch_size=2, resolution=16, lr=0.04)
@@ -33,7 +33,7 @@ class Fails:
         return self._backbone.denoise(noisy, *rest)
 
 
-def _rehearse(backbone: Any, num_slots: int, before: int = 0) -> Rehearsal | None:
+def _rehearse(backbone: Any, num_slots: int, before: int = 0) -> StepProfile | None:
     return rehearse(backbone, CONFIG, num_slots=num_slots, max_vectors=8, before=before)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from dti_engine.training.batch import Draws, draw, draw_fixed
+from dti_engine.training.batch import SampleDraws, draw, draw_fixed
 
 SHAPE: dict[str, Any] = {
     "batch_size": 4,
@@ -25,7 +25,7 @@ FIXED: dict[str, Any] = {
 }
 
 
-def _equal(a: Draws, b: Draws) -> bool:
+def _equal(a: SampleDraws, b: SampleDraws) -> bool:
     return all(
         torch.equal(getattr(a, field.name), getattr(b, field.name))
         for field in dataclasses.fields(a)
@@ -56,7 +56,7 @@ def test_the_largest_seed_is_allowed() -> None:
     assert torch.isfinite(draw_fixed(2**64 - 1, **FIXED).noise).all()
 
 
-def test_pictures_are_drawn_alike_however_many_crops_they_have() -> None:
+def test_images_are_drawn_alike_however_many_crops_they_have() -> None:
     draws = [draw(0, step, **SHAPE) for step in range(1500)]
     views = torch.cat([d.views for d in draws])
     share = torch.bincount(views, minlength=6) / len(views)
@@ -125,18 +125,18 @@ def test_times_of_the_fixed_batch_are_the_midpoints_of_equal_parts(size: int) ->
     assert u.sort().values.tolist() == [(i + 0.5) / size for i in range(size)]
 
 
-def test_the_fixed_batch_has_every_picture_and_caption_alike_as_far_as_it_has_room() -> None:
+def test_the_fixed_batch_has_every_image_and_caption_alike_as_far_as_it_has_room() -> None:
     firsts = set[int]()
     for seed in range(100):
         fixed = draw_fixed(seed, **FIXED)
-        pictures = torch.tensor([0, 1, 1, 1, 2, 2])[fixed.views]
-        assert sorted(torch.bincount(pictures, minlength=3).tolist()) == [2, 3, 3]
+        images = torch.tensor([0, 1, 1, 1, 2, 2])[fixed.views]
+        assert sorted(torch.bincount(images, minlength=3).tolist()) == [2, 3, 3]
         assert sorted(torch.bincount(fixed.captions, minlength=5).tolist()) == [1, 1, 2, 2, 2]
         firsts |= set(draw_fixed(seed, **{**FIXED, "size": 1}).views.tolist())
     assert firsts == set(range(6))  # no crop is always left out
 
 
-def test_neither_pictures_nor_captions_go_with_certain_times_in_fixed_batches() -> None:
+def test_neither_images_nor_captions_go_with_certain_times_in_fixed_batches() -> None:
     draws = [draw_fixed(seed, **FIXED) for seed in range(500)]
     u = torch.cat([each.u for each in draws])
     for name, count in (("views", 6), ("captions", 5)):

@@ -19,7 +19,7 @@ from dti_engine.config import TrainConfig
 from dti_engine.errors import CheckpointError, OutputError
 from dti_engine.recipes import standard_ti
 from dti_engine.subject import Subject
-from dti_engine.training.checkpoint import Checkpoint, Header
+from dti_engine.training.checkpoint import Checkpoint, CheckpointHeader
 from dti_engine.training.trainer import Trainer
 
 ENCODER = "text_encoder"
@@ -115,7 +115,7 @@ def test_a_damaged_file_is_refused_wherever_a_bit_has_turned(checkpoint: Checkpo
 def test_a_first_loss_that_json_cannot_hold_is_refused(checkpoint: Checkpoint, loss: float) -> None:
     given = checkpoint.header.model_dump() | {"first_fixed_loss": loss}
     with pytest.raises(ValidationError, match="first_fixed_loss"):
-        Header.model_validate(given)
+        CheckpointHeader.model_validate(given)
 
 
 def test_a_file_cut_short_is_refused_and_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -149,14 +149,14 @@ def test_a_header_that_contradicts_the_reports_is_refused(checkpoint: Checkpoint
 
 
 def _with_mask(subject: Subject) -> Subject:
-    first, *rest = subject.pictures
+    first, *rest = subject.images
     masked = replace(first, mask=Image.new("L", first.image.size, 200))
-    return replace(subject, pictures=[masked, *rest])
+    return replace(subject, images=[masked, *rest])
 
 
 def _with_caption(subject: Subject) -> Subject:
-    first, *rest = subject.pictures
-    return replace(subject, pictures=[replace(first, caption="a {} on a beach"), *rest])
+    first, *rest = subject.images
+    return replace(subject, images=[replace(first, caption="a {} on a beach"), *rest])
 
 
 def _of_style(subject: Subject) -> Subject:
@@ -172,12 +172,12 @@ def _of_style(subject: Subject) -> Subject:
         (lambda subject: replace(subject, initializer="cat"), {}, "'dog', is now 'cat'"),
         (lambda subject: replace(subject, num_vectors=2), {}, "num_vectors was {'text_encoder': 1"),
         (_of_style, {}, "captions was 'object', is now 'style'"),
-        (_with_mask, {}, "pictures, captions or masks were others, of 10.png"),
-        (_with_caption, {}, "pictures, captions or masks were others, of 10.png"),
+        (_with_mask, {}, "images, captions or masks were others, of 10.png"),
+        (_with_caption, {}, "images, captions or masks were others, of 10.png"),
         (
-            lambda subject: replace(subject, pictures=subject.pictures[::-1]),
+            lambda subject: replace(subject, images=subject.images[::-1]),
             {},
-            "pictures, captions or masks were others",
+            "images, captions or masks were others",
         ),
         (lambda subject: subject, {"lr": 0.02}, "lr was 0.04, is now 0.02"),
         (lambda subject: subject, {"steps": 20}, "steps was 10, is now 20"),

@@ -10,8 +10,8 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import CheckpointError, ConfigurationError, OutputError
-from dti_engine.training.checkpoint_manager import Keeper
-from dti_engine.training.loop import Outcome, Subject, train
+from dti_engine.training.checkpoint_manager import CheckpointManager
+from dti_engine.training.loop import Subject, TrainingResult, train
 
 CONFIG = TrainConfig(
     steps=7,
@@ -37,13 +37,13 @@ def subjects(make_subject: MakeSubject) -> list[Subject]:
 
 
 @pytest.fixture
-def expected(tiny_backbone: Backbone, subjects: list[Subject]) -> dict[str, Outcome]:
+def expected(tiny_backbone: Backbone, subjects: list[Subject]) -> dict[str, TrainingResult]:
     """Outcomes of a run without a stop."""
     outcomes = train(tiny_backbone, subjects, CONFIG, num_slots=2)
     return {each.subject.id: each for each in outcomes}
 
 
-def _assert_same(outcome: Outcome, expected: Outcome) -> None:
+def _assert_same(outcome: TrainingResult, expected: TrainingResult) -> None:
     assert outcome.artifact
     assert expected.artifact
     for name, rows in expected.artifact.token.embeddings.items():
@@ -54,8 +54,8 @@ def _assert_same(outcome: Outcome, expected: Outcome) -> None:
 def _go_on(
     backbone: Backbone,
     subjects: list[Subject],
-    keeper: Keeper,
-    done: dict[str, Outcome],
+    keeper: CheckpointManager,
+    done: dict[str, TrainingResult],
     on_step: Callable[[], None],
 ) -> None:
     """A run of those that are not done, as `dti train --resume` does it."""
@@ -73,12 +73,12 @@ def _go_on(
 def test_a_run_that_is_stopped_goes_on_bit_for_bit_and_refills_its_slots_alike(
     tiny_backbone: Backbone,
     subjects: list[Subject],
-    expected: dict[str, Outcome],
+    expected: dict[str, TrainingResult],
     tmp_path: Path,
     stop_after: int,
 ) -> None:
-    done: dict[str, Outcome] = {}
-    keeper, steps = Keeper(tmp_path / "checkpoints", every=100), iter(range(1, 1000))
+    done: dict[str, TrainingResult] = {}
+    keeper, steps = CheckpointManager(tmp_path / "checkpoints", every=100), iter(range(1, 1000))
     _go_on(
         tiny_backbone,
         subjects,
@@ -91,7 +91,7 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit_and_refills_its_slots_alike(
     assert len(done) == 2 * rounds
     kept = [each.id for each in subjects[2 * rounds :][:2]] if in_round else []
     assert keeper.kept == dict.fromkeys(kept, in_round)
-    after = Keeper(tmp_path / "checkpoints", every=100)
+    after = CheckpointManager(tmp_path / "checkpoints", every=100)
     _go_on(tiny_backbone, subjects, after, done, lambda: None)
     assert done.keys() == expected.keys()
     for name, outcome in done.items():
@@ -102,10 +102,10 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit_and_refills_its_slots_alike(
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
     tiny_backbone: Backbone,
     subjects: list[Subject],
-    expected: dict[str, Outcome],
+    expected: dict[str, TrainingResult],
     tmp_path: Path,
 ) -> None:
-    done: dict[str, Outcome] = {}
+    done: dict[str, TrainingResult] = {}
     chance, num_killed = random.Random(0), 0
 
     def kill_at(steps: Iterator[int]) -> None:
@@ -114,7 +114,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
 
     while len(done) < NUM_SUBJECTS:
         countdown = iter(range(chance.randint(2, 6), -1000, -1))
-        keeper = Keeper(tmp_path, every=2)
+        keeper = CheckpointManager(tmp_path, every=2)
         try:
             _go_on(tiny_backbone, subjects, keeper, done, lambda left=countdown: kill_at(left))
         except _Killed:
@@ -127,7 +127,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
 def test_a_checkpoint_that_cannot_be_used_ends_its_subject_alone(
     tiny_backbone: Backbone, subjects: list[Subject], tmp_path: Path
 ) -> None:
-    keeper = Keeper(tmp_path, every=100)
+    keeper = CheckpointManager(tmp_path, every=100)
     keeper.path("subject-1").write_bytes(b"damaged")
     outcomes = train(tiny_backbone, subjects[:3], CONFIG, num_slots=2, keeper=keeper)
     ended = {each.subject.id: each for each in outcomes}
@@ -142,7 +142,9 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(
 ) -> None:
     (tmp_path / "file").touch()
     told: list[str] = []
-    keeper = Keeper(tmp_path / "file", every=3, on_unsaved=lambda name, _: told.append(name))
+    keeper = CheckpointManager(
+        tmp_path / "file", every=3, on_unsaved=lambda name, _: told.append(name)
+    )
     (outcome,) = train(tiny_backbone, subjects[:1], CONFIG, num_slots=1, keeper=keeper)
     assert isinstance(outcome.artifact, Artifact)
     assert told == ["subject-0"] * 2
@@ -153,7 +155,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(
                 subjects[:1],
                 CONFIG,
                 num_slots=1,
-                keeper=Keeper(tmp_path / "file", every=3),
+                keeper=CheckpointManager(tmp_path / "file", every=3),
             )
         )
 
@@ -161,7 +163,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(
 def test_a_stop_before_the_first_step_takes_no_more_subjects(
     tiny_backbone: Backbone, subjects: list[Subject], tmp_path: Path
 ) -> None:
-    keeper = Keeper(tmp_path / "checkpoints", every=1)
+    keeper = CheckpointManager(tmp_path / "checkpoints", every=1)
 
     def queue() -> Iterator[Subject]:
         keeper.stop()
@@ -174,4 +176,4 @@ def test_a_stop_before_the_first_step_takes_no_more_subjects(
 
 def test_checkpoints_less_than_a_step_apart_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="must be >= 1, got 0"):
-        Keeper(tmp_path, every=0)
+        CheckpointManager(tmp_path, every=0)

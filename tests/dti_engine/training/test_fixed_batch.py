@@ -18,7 +18,7 @@ from dti_engine.text.captions import CAPTION_TEMPLATES
 from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
 from dti_engine.text.prompts import tokenize
 from dti_engine.training.batch import draw_fixed
-from dti_engine.training.loop import Outcome, Subject, train
+from dti_engine.training.loop import Subject, TrainingResult, train
 from dti_engine.training.trainer import Trainer
 
 ENCODER = "text_encoder"
@@ -29,7 +29,7 @@ MakeSubject = Callable[..., Subject]
 
 def _fixed_loss(backbone: Backbone, subject: Subject, embeddings: Tensor) -> float:
     """That of a token by itself, from its embeddings (n, d) and the subject's files."""
-    seen = [views(each, CONFIG.resolution, max_crops=MAX_CROPS) for each in subject.pictures]
+    seen = [views(each, CONFIG.resolution, max_crops=MAX_CROPS) for each in subject.images]
     crops = [backbone.encode_images(to_tensor([view.image])).mean for each in seen for view in each]
     templates = CAPTION_TEMPLATES[CONFIG.captions]
     draws = draw_fixed(
@@ -49,12 +49,12 @@ def _fixed_loss(backbone: Backbone, subject: Subject, embeddings: Tensor) -> flo
     return float(losses.mean())
 
 
-def _fixed_losses(outcome: Outcome) -> list[float]:
+def _fixed_losses(outcome: TrainingResult) -> list[float]:
     assert outcome.artifact, outcome.error
     return [each.fixed_loss for each in outcome.reports]
 
 
-def _of(outcomes: list[Outcome], name: str) -> list[float]:
+def _of(outcomes: list[TrainingResult], name: str) -> list[float]:
     (outcome,) = (each for each in outcomes if each.subject.id == name)
     return _fixed_losses(outcome)
 
@@ -66,7 +66,7 @@ def test_it_is_that_of_the_learned_token_at_seating_every_so_many_steps_and_at_t
     trainer = Trainer(tiny_backbone, CONFIG, num_slots=2)
     trainer.seat(make_subject(1, config=CONFIG.changed(steps=3)))
     trainer.seat(subject)
-    occupant, outcomes, losses = trainer.occupants[1], list[Outcome](), list[float]()
+    occupant, outcomes, losses = trainer.occupants[1], list[TrainingResult](), list[float]()
     assert occupant is not None
     for _ in range(CONFIG.steps + 1):
         rows = trainer.learners[ENCODER].learned()[occupant.rows[ENCODER]]

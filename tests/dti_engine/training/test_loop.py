@@ -19,7 +19,7 @@ from dti_engine.optim import sphere
 from dti_engine.recipes import standard_ti
 from dti_engine.text.encoder import vocabulary_magnitude
 from dti_engine.text.inputs import PromptBatch, Rows
-from dti_engine.training.loop import Outcome, Subject, train
+from dti_engine.training.loop import Subject, TrainingResult, train
 from dti_engine.training.schedules import learning_rate
 
 ENCODER = "text_encoder"
@@ -29,12 +29,12 @@ MakeSubject = Callable[..., Subject]
 LoadParts = Callable[[torch.dtype], Any]
 
 
-def _learned(outcome: Outcome) -> Tensor:
+def _learned(outcome: TrainingResult) -> Tensor:
     assert outcome.artifact is not None, outcome.error
     return outcome.artifact.token.embeddings[ENCODER]
 
 
-def _by_id(outcomes: list[Outcome]) -> dict[str, Outcome]:
+def _by_id(outcomes: list[TrainingResult]) -> dict[str, TrainingResult]:
     return {outcome.subject.id: outcome for outcome in outcomes}
 
 
@@ -218,17 +218,19 @@ def test_every_text_encoder_has_rows_of_its_own(
         assert report.step_angle_rad == pytest.approx(math.atan(CONFIG.lr), abs=1e-6)
 
 
-# Captions and masks of single pictures
+# Captions and masks of single images
 
 
 def _masked(subject: Subject, white: int) -> Subject:
     """The subject with a caption, and masks whose left part is that bright."""
-    pictures = []
-    for picture in subject.pictures:
-        mask = Image.new("L", picture.image.size, 255)
-        mask.paste(white, (0, 0, picture.image.width // 2, picture.image.height))
-        pictures.append(replace(picture, mask=mask, caption=None if white else "a {} on a beach"))
-    return replace(subject, pictures=pictures)
+    subject_images = []
+    for subject_image in subject.images:
+        mask = Image.new("L", subject_image.image.size, 255)
+        mask.paste(white, (0, 0, subject_image.image.width // 2, subject_image.image.height))
+        subject_images.append(
+            replace(subject_image, mask=mask, caption=None if white else "a {} on a beach")
+        )
+    return replace(subject, images=subject_images)
 
 
 def test_white_masks_learn_what_none_do_bit_for_bit(

@@ -11,10 +11,10 @@ from torch import Tensor
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.optim import sphere
-from dti_engine.optim.embeddings import DirectionLearner
+from dti_engine.optim.embeddings import DirectionOptimizer
 from dti_engine.text.encoder import initial_rows
-from dti_engine.training.loop import Outcome, Subject, train
-from dti_engine.training.metrics import SlotReport, tabulate
+from dti_engine.training.loop import Subject, TrainingResult, train
+from dti_engine.training.metrics import StepMetrics, tabulate
 
 ENCODER = "text_encoder"
 CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
@@ -23,12 +23,12 @@ MakeSubject = Callable[..., Subject]
 LoadParts = Callable[[torch.dtype], Any]
 
 
-def _learned(outcome: Outcome) -> Tensor:
+def _learned(outcome: TrainingResult) -> Tensor:
     assert outcome.artifact is not None, outcome.error
     return outcome.artifact.token.embeddings[ENCODER]
 
 
-def _report(**changes: float) -> SlotReport:
+def _report(**changes: float) -> StepMetrics:
     good = {
         "seconds": 1.0,
         "loss": 1.0,
@@ -38,7 +38,7 @@ def _report(**changes: float) -> SlotReport:
         "norm": 0.4,
     }
     gradient = {"prior_ratio": 0.1, "gradient_norm": 1e-3, "weakest_gradient_norm": 1e-4}
-    return SlotReport("rex", 7, **(good | gradient | changes))
+    return StepMetrics("rex", 7, **(good | gradient | changes))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_figures_are_everything_measured() -> None:
 
 def test_figures_of_a_slot_are_over_the_rows_of_its_subject_alone() -> None:
     first, second = (
-        DirectionLearner(torch.zeros(4, 8)) for _ in range(2)
+        DirectionOptimizer(torch.zeros(4, 8)) for _ in range(2)
     )  # two slots of two rows, in two encoders
     first.seat(slice(2, 4), torch.eye(8)[:2], CONFIG.changed(kappa=0.1))
     second.seat(slice(2, 3), 5 * torch.eye(8)[:1], CONFIG.changed(kappa=0.1))
@@ -107,7 +107,7 @@ def test_reports_come_in_batches_that_change_no_result(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subjects = [make_subject(1), make_subject(2)]
-    batches: list[list[SlotReport]] = []
+    batches: list[list[StepMetrics]] = []
     often = train(tiny_backbone, subjects, SHORT, num_slots=2)
     rarely = list(
         train(tiny_backbone, subjects, SHORT, num_slots=2, report_every=3, on_step=batches.append)

@@ -22,27 +22,27 @@ from dti_engine.errors import (
     TokenError,
     TrainingFailedError,
 )
-from dti_engine.images.decode import Picture
+from dti_engine.images.decode import SubjectImage
 from dti_engine.recipes import standard_ti
 from dti_engine.training.batch import draw
-from dti_engine.training.checkpoint_manager import Keeper
-from dti_engine.training.loop import Outcome, Subject, train
+from dti_engine.training.checkpoint_manager import CheckpointManager
+from dti_engine.training.loop import Subject, TrainingResult, train
 from dti_engine.training.trainer import Trainer
 
 ENCODER = "text_encoder"
 CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
 SHORT = CONFIG.changed(steps=4)
-BLACK = Picture("black.png", Image.new("RGB", (16, 16)), "0" * 64, (16, 16))
+BLACK = SubjectImage("black.png", Image.new("RGB", (16, 16)), "0" * 64, (16, 16))
 MakeSubject = Callable[..., Subject]
 LoadParts = Callable[[torch.dtype], Any]
 
 
-def _learned(outcome: Outcome) -> Tensor:
+def _learned(outcome: TrainingResult) -> Tensor:
     assert outcome.artifact is not None, outcome.error
     return outcome.artifact.token.embeddings[ENCODER]
 
 
-def _by_id(outcomes: list[Outcome]) -> dict[str, Outcome]:
+def _by_id(outcomes: list[TrainingResult]) -> dict[str, TrainingResult]:
     return {outcome.subject.id: outcome for outcome in outcomes}
 
 
@@ -60,7 +60,9 @@ def test_the_artifact_says_how_it_came_about(
     assert manifest.backbone_fingerprint == tiny_backbone.fingerprint
     assert training.config == SHORT
     assert (training.steps_done, training.stop_reason) == (4, "budget")
-    assert training.pictures == {picture.name: picture.sha256 for picture in subject.pictures}
+    assert training.images == {
+        subject_image.name: subject_image.sha256 for subject_image in subject.images
+    }
     assert training.pooling is None
     assert not tiny_backbone.pools
     assert training.figures == outcome.reports[-1].figures()
@@ -79,7 +81,7 @@ def test_the_artifact_tells_the_config_of_its_subject_not_of_the_run(
 
 
 class _OverflowsOnBlack:
-    """The tiny backbone with an autoencoder whose latents of a black picture are NaN."""
+    """The tiny backbone with an autoencoder whose latents of a black image are NaN."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -111,7 +113,7 @@ def test_a_subject_that_fails_ends_by_name_and_its_neighbours_do_not_notice(
     config = SHORT if method == "dti" else standard_ti(SHORT)
     backbone = _OverflowsOnBlack(tiny_backbone)
     good = [make_subject(number) for number in (1, 2, 3)]
-    bad = make_subject(2, pictures=[BLACK])
+    bad = make_subject(2, images=[BLACK])
     healthy = _by_id(train(backbone, good, config, num_slots=3))
     mixed = _by_id(train(backbone, [good[0], bad, good[2]], config, num_slots=3))
     for name in ("subject-1", "subject-3"):
@@ -128,8 +130,8 @@ def test_a_subject_that_fails_ends_by_name_and_its_neighbours_do_not_notice(
 def test_the_step_that_failed_is_named_exactly_though_reports_come_late(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    # A seed whose fixed batch does not show the black picture: that would fail at once.
-    subject = make_subject(1, seed=2, pictures=[*make_subject(1).pictures * 3, BLACK])
+    # A seed whose fixed batch does not show the black image: that would fail at once.
+    subject = make_subject(1, seed=2, images=[*make_subject(1).images * 3, BLACK])
     trainer = Trainer(_OverflowsOnBlack(tiny_backbone), CONFIG, num_slots=1, report_every=50)
     trainer.seat(subject)
     (occupant,) = trainer.occupants
@@ -155,7 +157,7 @@ def _views(seed: int, step: int, num_crops: Any) -> list[int]:
 def test_a_failed_subject_leaves_its_slot_to_the_next(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    subjects = [make_subject(1, pictures=[BLACK]), make_subject(2), make_subject(3)]
+    subjects = [make_subject(1, images=[BLACK]), make_subject(2), make_subject(3)]
     outcomes = train(_OverflowsOnBlack(tiny_backbone), subjects, SHORT, num_slots=1)
     assert [outcome.artifact is None for outcome in outcomes] == [True, False, False]
 
@@ -176,7 +178,7 @@ def test_a_gradient_of_exactly_zero_is_a_failure_not_a_step_along_the_prior(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"pictures": []}, InvalidImageError, "no pictures"),
+        ({"images": []}, InvalidImageError, "no images"),
         ({"placeholder": "Rex"}, TokenError, "placeholder 'Rex'"),
         ({"initializer": " "}, TokenError, "initializer ' '"),
         ({"initializer": "small red dog"}, TokenError, "max_vectors"),
@@ -201,20 +203,20 @@ def test_a_subject_that_cannot_be_seated_is_an_outcome_and_the_others_train(
     assert trained.artifact is not None
 
 
-def test_the_error_of_a_subject_that_was_not_seated_holds_no_pictures(
+def test_the_error_of_a_subject_that_was_not_seated_holds_no_images(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    first, *others = make_subject(1).pictures
+    first, *others = make_subject(1).images
     masked = replace(first, mask=Image.new("L", first.image.size))  # black: nothing to learn from
-    subject = make_subject(1, pictures=[masked, *others])
-    images = [weakref.ref(each.image) for each in subject.pictures]
+    subject = make_subject(1, images=[masked, *others])
+    images = [weakref.ref(each.image) for each in subject.images]
     (outcome,) = train(tiny_backbone, [subject], SHORT, num_slots=1)
     del first, others, masked, subject
     gc.collect()
     error = outcome.error
     assert isinstance(error, InvalidImageError)
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
-    assert outcome.subject.pictures == ()
+    assert outcome.subject.images == ()
     assert [each() for each in images] == [None] * len(images)
 
 
@@ -222,7 +224,7 @@ def test_the_error_of_a_subject_that_was_not_seated_stands_alone(
     tiny_backbone: Backbone, make_subject: MakeSubject, tmp_path: Path
 ) -> None:
     (tmp_path / "subject-1.safetensors").write_bytes(b"no checkpoint")  # found by another error
-    keeper = Keeper(tmp_path, every=2)
+    keeper = CheckpointManager(tmp_path, every=2)
     (outcome,) = train(tiny_backbone, [make_subject(1)], SHORT, num_slots=1, keeper=keeper)
     error = outcome.error
     assert isinstance(error, CheckpointError)

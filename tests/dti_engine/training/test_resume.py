@@ -13,7 +13,7 @@ from dti_engine.config import TrainConfig
 from dti_engine.recipes import standard_ti
 from dti_engine.subject import Subject
 from dti_engine.training.checkpoint import Checkpoint
-from dti_engine.training.result import Outcome
+from dti_engine.training.result import TrainingResult
 from dti_engine.training.trainer import Trainer
 
 ENCODER = "text_encoder"
@@ -28,12 +28,12 @@ METHODS = {
 MakeSubject = Callable[..., Subject]
 
 
-def _learned(outcome: Outcome) -> Tensor:
+def _learned(outcome: TrainingResult) -> Tensor:
     assert outcome.artifact is not None, outcome.error
     return outcome.artifact.token.embeddings[ENCODER]
 
 
-def _origin(outcome: Outcome) -> dict[str, Any]:
+def _origin(outcome: TrainingResult) -> dict[str, Any]:
     """All that the manifest tells of the training, but the time that it took."""
     assert outcome.artifact is not None
     assert outcome.artifact.manifest.training is not None
@@ -51,9 +51,9 @@ def _stored(trainer: Trainer) -> dict[str, Checkpoint]:
     return {each.header.provenance.subject: each for each in loaded}
 
 
-def _run(trainer: Trainer, *, steps: int = 1000) -> dict[str, Outcome]:
+def _run(trainer: Trainer, *, steps: int = 1000) -> dict[str, TrainingResult]:
     """Outcomes of so many steps, or until all have ended."""
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, TrainingResult] = {}
     while any(trainer.occupants) and steps:
         outcomes |= {each.subject.id: each for each in trainer.step()}
         steps -= 1

@@ -15,8 +15,8 @@ from dti_engine.images.crops import MAX_CROPS, views
 from dti_engine.text.captions import CAPTION_TEMPLATES
 from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
 from dti_engine.text.prompts import bind, tokenize
-from dti_engine.training.batch import Samples, blank_samples, draw
-from dti_engine.training.slot import Occupant, Subject, initial_token, prepare
+from dti_engine.training.batch import TrainingBatch, blank_samples, draw
+from dti_engine.training.slot import Subject, TrainingSlot, initial_token, prepare
 
 CONFIG = TrainConfig(steps=3, batch_size=2, resolution=16, lr=0.04)
 PLAIN = CONFIG.changed(magnitude="initializer")
@@ -25,7 +25,7 @@ MAGNITUDES = {ENCODER: 0.3}
 MakeSubject = Callable[..., Subject]
 
 
-def _prepare(subject: Subject, backbone: Backbone, *, row: int = 0) -> Occupant:
+def _prepare(subject: Subject, backbone: Backbone, *, row: int = 0) -> TrainingSlot:
     return prepare(subject, {ENCODER: slice(row, row + 1)}, backbone, CONFIG)
 
 
@@ -110,23 +110,26 @@ def test_samples_are_the_same_in_every_slot_but_for_the_row_numbers(
         assert (rows[0] >= 0).any(dim=1).all()
 
 
-def test_a_long_picture_is_seen_in_several_crops_and_a_square_one_whole(
+def test_a_long_image_is_seen_in_several_crops_and_a_square_one_whole(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    pictures = make_subject(0).pictures
-    square = make_subject(0).pictures[0].image.crop((0, 0, 16, 16))
-    mixed = [pictures[0], type(pictures[0])("square.png", square, "0" * 64, square.size)]
-    material = _prepare(make_subject(0, pictures=mixed), tiny_backbone).material
+    subject_images = make_subject(0).images
+    square = make_subject(0).images[0].image.crop((0, 0, 16, 16))
+    mixed = [
+        subject_images[0],
+        type(subject_images[0])("square.png", square, "0" * 64, square.size),
+    ]
+    material = _prepare(make_subject(0, images=mixed), tiny_backbone).material
     assert material.num_crops[0] > 1
     assert material.num_crops[1] == 1
     assert len(material.latents.mean) == sum(material.num_crops)
 
 
-def test_every_sample_says_which_part_of_its_picture_it_is(
+def test_every_sample_says_which_part_of_its_image_it_is(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     occupant = _prepare(make_subject(0), tiny_backbone)
-    seen = [view for p in make_subject(0).pictures for view in views(p, 16, max_crops=MAX_CROPS)]
+    seen = [view for p in make_subject(0).images for view in views(p, 16, max_crops=MAX_CROPS)]
     framings = torch.tensor([view.framing for view in seen], dtype=torch.float32)
     assert len(framings.unique(dim=0)) > 1
     assert torch.equal(occupant.material.framing, framings)
@@ -157,12 +160,12 @@ def test_blank_samples_have_the_shapes_of_real_ones_and_a_finite_loss(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"pictures": []}, InvalidImageError, "no pictures"),
+        ({"images": []}, InvalidImageError, "no images"),
         ({"seed": -1}, SubjectError, "got -1"),
         ({"seed": 2**64}, SubjectError, "got 18446744073709551616"),
     ],
 )
-def test_a_subject_without_pictures_or_with_an_impossible_seed_is_refused(
+def test_a_subject_without_images_or_with_an_impossible_seed_is_refused(
     tiny_backbone: Backbone,
     make_subject: MakeSubject,
     changes: dict[str, object],
@@ -173,25 +176,25 @@ def test_a_subject_without_pictures_or_with_an_impossible_seed_is_refused(
         _prepare(make_subject(0, **changes), tiny_backbone)
 
 
-# Captions and masks of single pictures
+# Captions and masks of single images
 
 
 def _with(subject: Subject, **changes: object) -> Subject:
-    """The subject, its first picture changed."""
-    first, *others = subject.pictures
-    return replace(subject, pictures=[replace(first, **changes), *others])
+    """The subject, its first image changed."""
+    first, *others = subject.images
+    return replace(subject, images=[replace(first, **changes), *others])
 
 
-def _samples(subject: Subject, backbone: Backbone, num_steps: int = 8) -> list[Samples]:
+def _samples(subject: Subject, backbone: Backbone, num_steps: int = 8) -> list[TrainingBatch]:
     occupant = _prepare(subject, backbone)
-    batches: list[Samples] = []
+    batches: list[TrainingBatch] = []
     for step in range(num_steps):
         occupant.step = step
         batches.append(occupant.samples())
     return batches
 
 
-def test_a_picture_with_a_caption_is_always_seen_with_it_and_no_other_is(
+def test_a_image_with_a_caption_is_always_seen_with_it_and_no_other_is(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = make_subject(3)
@@ -260,7 +263,7 @@ def test_the_weights_of_a_sample_are_those_of_its_own_crop(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = make_subject(0)
-    mask = Image.new("L", subject.pictures[0].image.size)
+    mask = Image.new("L", subject.images[0].image.size)
     mask.paste(255, (0, 0, mask.width, mask.height // 2))  # the upper half of every crop
     masked = _with(subject, mask=mask)
     material = _prepare(masked, tiny_backbone).material
@@ -274,7 +277,7 @@ def test_the_weights_of_a_sample_are_those_of_its_own_crop(
 
 def test_a_black_mask_is_refused(tiny_backbone: Backbone, make_subject: MakeSubject) -> None:
     subject = make_subject(0)
-    masked = _with(subject, mask=Image.new("L", subject.pictures[0].image.size))
+    masked = _with(subject, mask=Image.new("L", subject.images[0].image.size))
     with pytest.raises(InvalidImageError, match="its mask is black"):
         _prepare(masked, tiny_backbone)
 
@@ -282,11 +285,11 @@ def test_a_black_mask_is_refused(tiny_backbone: Backbone, make_subject: MakeSubj
 # The fixed batch
 
 
-def test_the_fixed_batch_shows_every_picture_as_it_is_with_its_mask_and_caption(
+def test_the_fixed_batch_shows_every_image_as_it_is_with_its_mask_and_caption(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = make_subject(3)
-    mask = Image.new("L", subject.pictures[0].image.size, 255)
+    mask = Image.new("L", subject.images[0].image.size, 255)
     mask.paste(0, (0, 0, mask.width, mask.height // 2))
     subject = _with(subject, caption="a dog with {} in the snow", mask=mask)
     occupant = _prepare(subject, tiny_backbone)

@@ -16,8 +16,8 @@ from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.optim import sphere
 from dti_engine.recipes import standard_ti
-from dti_engine.training.loop import Outcome, Subject, train
-from dti_engine.training.slot import Occupant
+from dti_engine.training.loop import Subject, TrainingResult, train
+from dti_engine.training.slot import TrainingSlot
 from dti_engine.training.trainer import Trainer
 
 ENCODER = "text_encoder"
@@ -26,7 +26,7 @@ SHORT = CONFIG.changed(steps=4)
 MakeSubject = Callable[..., Subject]
 
 
-def _learned(outcome: Outcome) -> Tensor:
+def _learned(outcome: TrainingResult) -> Tensor:
     assert outcome.artifact is not None, outcome.error
     return outcome.artifact.token.embeddings[ENCODER]
 
@@ -40,7 +40,7 @@ def _figures(artifact: Artifact | None) -> dict[str, float]:
     return figures
 
 
-def _by_id(outcomes: list[Outcome]) -> dict[str, Outcome]:
+def _by_id(outcomes: list[TrainingResult]) -> dict[str, TrainingResult]:
     return {outcome.subject.id: outcome for outcome in outcomes}
 
 
@@ -56,12 +56,12 @@ def _rows(trainer: Trainer, slot: int) -> Tensor:
 
 def _masked(subject: Subject) -> Subject:
     """The subject with captions, and masks whose left part is black."""
-    pictures = []
-    for picture in subject.pictures:
-        mask = Image.new("L", picture.image.size, 255)
-        mask.paste(0, (0, 0, picture.image.width // 2, picture.image.height))
-        pictures.append(replace(picture, mask=mask, caption="a {} on a beach"))
-    return replace(subject, pictures=pictures)
+    subject_images = []
+    for subject_image in subject.images:
+        mask = Image.new("L", subject_image.image.size, 255)
+        mask.paste(0, (0, 0, subject_image.image.width // 2, subject_image.image.height))
+        subject_images.append(replace(subject_image, mask=mask, caption="a {} on a beach"))
+    return replace(subject, images=subject_images)
 
 
 def test_a_neighbour_never_changes_a_result_at_the_same_shape(
@@ -113,7 +113,7 @@ def test_packings_differ_by_less_than_a_tenth_of_what_seeds_do_in_float32(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = make_subject(7)
-    same_but_seed = make_subject(8, pictures=subject.pictures)
+    same_but_seed = make_subject(8, images=subject.images)
     alone, other = (
         next(train(tiny_backbone, [each], CONFIG, num_slots=1)) for each in (subject, same_but_seed)
     )
@@ -126,7 +126,7 @@ def test_packings_differ_by_less_than_a_tenth_of_what_seeds_do_in_float32(
 def test_a_vacated_slot_is_free_and_its_neighbour_goes_on_undisturbed(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    def neighbour(*, of_vacated: bool) -> Outcome:
+    def neighbour(*, of_vacated: bool) -> TrainingResult:
         trainer = Trainer(tiny_backbone, SHORT, num_slots=2)
         trainer.seat(make_subject(1))
         trainer.seat(make_subject(2))
@@ -184,13 +184,13 @@ def test_a_subject_of_its_own_config_learns_bit_for_bit_what_it_does_where_all_h
         assert len(outcome.reports) == config.steps
 
 
-def test_no_picture_is_in_memory_once_its_subject_is_seated(
+def test_no_image_is_in_memory_once_its_subject_is_seated(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = _masked(make_subject(1))
-    images = [weakref.ref(each.image) for each in subject.pictures]
-    images += [weakref.ref(each.mask) for each in subject.pictures if each.mask]
-    names = [each.name for each in subject.pictures]
+    images = [weakref.ref(each.image) for each in subject.images]
+    images += [weakref.ref(each.mask) for each in subject.images if each.mask]
+    names = [each.name for each in subject.images]
     trainer = Trainer(tiny_backbone, SHORT, num_slots=2)
     trainer.seat(subject)
     del subject
@@ -201,7 +201,7 @@ def test_no_picture_is_in_memory_once_its_subject_is_seated(
     (artifact,) = (each.artifact for each in outcomes)
     assert artifact is not None
     assert artifact.manifest.training is not None
-    assert list(artifact.manifest.training.pictures) == names
+    assert list(artifact.manifest.training.images) == names
 
 
 # Who is told what
@@ -212,12 +212,12 @@ def test_the_caller_is_told_of_everyone_who_is_seated_and_where(
 ) -> None:
     told: list[tuple[int, str, int, int]] = []
 
-    def note(slot: int, occupant: Occupant) -> None:
+    def note(slot: int, occupant: TrainingSlot) -> None:
         rows = occupant.rows[ENCODER]
         told.append((slot, occupant.subject.id, rows.start, occupant.step))
 
     short = SHORT.changed(steps=2)
-    queue = [make_subject(1), make_subject(2, config=short), make_subject(3, pictures=[])]
+    queue = [make_subject(1), make_subject(2, config=short), make_subject(3, images=[])]
     queue += [make_subject(4), make_subject(5)]
     list(train(tiny_backbone, queue, SHORT, num_slots=2, max_vectors=3, on_seated=note))
     assert told == [
@@ -233,7 +233,7 @@ def test_one_who_goes_on_is_told_of_with_the_steps_that_it_has_done(
 ) -> None:
     told: list[tuple[int, int]] = []
 
-    def note(slot: int, occupant: Occupant) -> None:
+    def note(slot: int, occupant: TrainingSlot) -> None:
         told.append((slot, occupant.step))
 
     before, after = (Trainer(tiny_backbone, SHORT, num_slots=2, on_seated=note) for _ in range(2))

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from kills.evidence import Evidence, attempt_of, named
 from kills.lines import Line
-from services.ledger.keys import Place
+from services.ledger.keys import ItemRef
 from services.ledger.records import ResultRecord
 
 
@@ -27,7 +27,7 @@ def cancelled_began(evidence: Evidence) -> list[str]:
 
 def begun_after_end(evidence: Evidence) -> list[str]:
     """Attempts that were claimed and begun after their item had ended."""
-    ended: dict[tuple[str, Place], Line] = {}
+    ended: dict[tuple[str, ItemRef], Line] = {}
     for line in evidence.said("ended"):
         job, place, _ = attempt_of(line)
         if line["how"] != "again":
@@ -44,7 +44,7 @@ def resumed_behind(evidence: Evidence) -> list[str]:
     """Attempts that began before a checkpoint which was acknowledged before their claim, or from
     one of another item.
     """
-    kept: dict[tuple[str, Place], list[Line]] = defaultdict(list)
+    kept: dict[tuple[str, ItemRef], list[Line]] = defaultdict(list)
     for line in evidence.said("checkpoint"):
         kept[attempt_of(line)[:2]].append(line)
     found: list[str] = []
@@ -66,7 +66,7 @@ def resumed_behind(evidence: Evidence) -> list[str]:
 def shared_alone(evidence: Evidence) -> list[str]:
     """Attempts that were to be alone, and were in one worker's hands beside others."""
     found: list[str] = []
-    in_hand: dict[str, dict[tuple[str, Place, int], bool]] = defaultdict(dict)
+    in_hand: dict[str, dict[tuple[str, ItemRef, int], bool]] = defaultdict(dict)
     for line in evidence.lines:
         if line.what == "start":
             hand = in_hand[line["worker"]]

@@ -3,7 +3,7 @@
 from kills.evidence import Evidence
 from services.contracts.jobs import Counts, ItemState
 from services.ledger import queries as reading
-from services.ledger.keys import Place
+from services.ledger.keys import ItemRef
 from services.ledger.records import JobRecord, Tombstone
 
 
@@ -18,7 +18,7 @@ def states(evidence: Evidence, job: str) -> list[ItemState]:
 
     def state(index: int) -> ItemState:
         last = max(number for number, members in enumerate(rounds) if index in members)
-        record = outcomes.get(Place(last, index), (None, b""))[0]
+        record = outcomes.get(ItemRef(last, index), (None, b""))[0]
         if f"item.{index:05d}" in orders or isinstance(record, Tombstone):
             return ItemState.DELETED
         if record:

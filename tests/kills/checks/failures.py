@@ -3,7 +3,7 @@
 from kills.evidence import Evidence
 from kills.items import may_fail
 from services.ledger import queries as reading
-from services.ledger.keys import Place
+from services.ledger.keys import ItemRef
 from services.ledger.records import JobRecord, ResultRecord
 from services.ledger.results import count_failures
 
@@ -19,9 +19,9 @@ def poison_survived(evidence: Evidence) -> list[str]:
         for index, item in enumerate(evidence.request(job).items):
             if item.work["script"] != "poison" or evidence.deletion_asked(job, index):
                 continue
-            record = outcomes.get(Place(0, index), (None, b""))[0]
+            record = outcomes.get(ItemRef(0, index), (None, b""))[0]
             if not isinstance(record, ResultRecord) or record.status != "failed":
-                found.append(f"{job} {Place(0, index)} is poison, and ended so: {record}")
+                found.append(f"{job} {ItemRef(0, index)} is poison, and ended so: {record}")
             found += _unexplained(evidence, job, index, spec.max_attempts)
     return found
 
@@ -59,7 +59,7 @@ def failed_without_cause(evidence: Evidence) -> list[str]:
     return found
 
 
-def failed_innocents(evidence: Evidence) -> list[tuple[str, Place]]:
+def failed_innocents(evidence: Evidence) -> list[tuple[str, ItemRef]]:
     """Failed items that were not to fail."""
     return [
         (job, place)

@@ -6,7 +6,7 @@ from kills.checks.counting import living_jobs
 from kills.evidence import Evidence
 from services.ledger import queries as reading
 from services.ledger.keys import QUEUE
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 
 
 def rebuilt(evidence: Evidence) -> list[str]:
@@ -16,7 +16,7 @@ def rebuilt(evidence: Evidence) -> list[str]:
     caches = [head.key for head in ledger.heads(QUEUE)]
     caches += [evidence.keys(job).rollup for job in living_jobs(evidence)]
     ledger.gather(ledger.store.delete, caches)
-    supervisor = Supervisor(ledger)
+    supervisor = Recovery(ledger)
     supervisor.sweep()
     damaged = supervisor.recover().damaged
     found = [f"job {job} is damaged: {why}" for job, why in damaged.items()]

@@ -29,7 +29,7 @@ from services.ledger import aliases
 from services.ledger.attempts import Attempt
 from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.settings import LedgerSettings
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
@@ -52,7 +52,7 @@ class Site:
         self.store = store or MemoryStore()
         self.ledger = Ledger.on(self.store, LedgerSettings(lease=60, look=0.001))
         settings = how.pop("settings", FAST)
-        self.app = create_app(self.ledger, how.pop("offers", MINIATURE), settings=settings, **how)
+        self.app = create_app(self.ledger, how.pop("models", MINIATURE), settings=settings, **how)
         self.keys: dict[str, str] = {}
         self.client = TestClient(self.app, raise_server_exceptions=False)
         for tenant in ("acme", "other"):
@@ -62,13 +62,13 @@ class Site:
     def limit(self, tenant: str, **limits: Any) -> None:
         set_limits(self.store, tenant, limits)
 
-    def paint(self, tenant: str | None = "acme", **body: Any) -> Any:
-        """Pictures, where an engine is."""
+    def generate(self, tenant: str | None = "acme", **body: Any) -> Any:
+        """Images, where an engine is."""
         return self.post("/v1/images/generations", {"prompt": "a <rex>", "steps": 2} | body, tenant)
 
     def keep(self, tenant: str = "acme") -> tuple[str, str]:
-        """A picture that is kept: its id, and the link to it."""
-        answer = self.paint(tenant, response_format="url")
+        """An image that is kept: its id, and the link to it."""
+        answer = self.generate(tenant, response_format="url")
         assert answer.status_code == 200, answer.text
         [data] = answer.json()["data"]
         return data["id"], data["url"]
@@ -105,18 +105,18 @@ class Site:
         return answer.json()["job"]
 
     def order_of(self, body: Any, tenant: str = "acme", key: str | None = None) -> Any:
-        """The answer to an order of pictures."""
+        """The answer to an order of images."""
         headers = {"Idempotency-Key": key or secrets.token_hex(8)}
         return self.post("/v1/generation-jobs", body, tenant, headers=headers)
 
     def order(self, body: Any, tenant: str = "acme") -> str:
-        """A job of pictures."""
+        """A job of images."""
         answer = self.order_of(body, tenant)
         assert answer.status_code == 202, answer.text
         return answer.json()["job"]
 
-    def worker(self, pool: str = "miniature") -> Worker:
-        worker = Worker(self.ledger, pool, chance=random.Random(1))
+    def worker(self, pool: str = "miniature") -> WorkerSession:
+        worker = WorkerSession(self.ledger, pool, chance=random.Random(1))
         worker.begin()
         return worker
 
@@ -131,13 +131,13 @@ class Site:
 
         return self._do_all("miniature", learn, fail)
 
-    def paint_off(self, fail: Callable[[Attempt], str] = lambda attempt: "") -> int:
-        """The same of pictures."""
+    def generate_off(self, fail: Callable[[Attempt], str] = lambda attempt: "") -> int:
+        """The same of images."""
 
-        def paint(attempt: Attempt) -> None:
+        def generate(attempt: Attempt) -> None:
             attempt.succeed(b"\x89PNG of " + attempt.item.name.encode(), {"seed": 1})
 
-        return self._do_all("paint-miniature", paint, fail)
+        return self._do_all("generate-miniature", generate, fail)
 
     def _do_all(
         self, pool: str, do: Callable[[Attempt], None], fail: Callable[[Attempt], str]
@@ -231,7 +231,7 @@ def new_site() -> Iterator[Callable[..., Site]]:
 
 @pytest.fixture
 def engine_at() -> Iterator[tuple[StubEngine, str]]:
-    """What paints, and where."""
+    """What generates, and where."""
     with stub_engine() as made:
         yield made
 

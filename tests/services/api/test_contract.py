@@ -46,31 +46,31 @@ class Ground:
         site.work_off(lambda attempt: "no" if attempt.item.name == "bad" else "")
         self.open = site.make("rex", "ada")
         self.token = site.tokens(self.job)[0]
-        self.sha256 = site.upload(b"picture")
-        self.picture, self.link = site.keep()
+        self.sha256 = site.upload(b"image")
+        self.image, self.link = site.keep()
         for job in site.get("/v1/generation-jobs?limit=200").json()["jobs"]:
-            # What was made up may have thousands of pictures, which nobody paints here.
+            # What was made up may have thousands of images, which nobody generates here.
             site.ask("DELETE", f"/v1/generation-jobs/{job['job']}")
-        self.pictures = site.order({"prompts": ["a"], "seeds": {"count": 3}})
-        site.paint_off()
+        self.images = site.order({"prompts": ["a"], "seeds": {"count": 3}})
+        site.generate_off()
         self.waiting = site.order({"prompts": ["a"], "seeds": {"count": 3}})
-        [item] = site.get(f"/v1/generation-jobs/{self.pictures}/items?limit=1").json()["items"]
-        self.painted = item["url"]
+        [item] = site.get(f"/v1/generation-jobs/{self.images}/items?limit=1").json()["items"]
+        self.generated = item["url"]
 
     def fill_in(self, case: Any) -> None:
         """Ids that are there in place of those that were made up, three times of four."""
         if case.method == "DELETE" or case.path.endswith("/cancel"):
             self.refill()
-        is_of_pictures = not case.path.startswith("/v1/training-jobs")
-        ended, going_on = (self.pictures, self.waiting) if is_of_pictures else (self.job, self.open)
+        is_of_images = not case.path.startswith("/v1/training-jobs")
+        ended, going_on = (self.images, self.waiting) if is_of_images else (self.job, self.open)
         known = {
             "job": ended
-            if case.path.endswith(("/events", "/picture"))
+            if case.path.endswith(("/events", "/image"))
             else self.chance.choice([ended, going_on]),
             "token": self.token,
             "sha256": self.sha256,
             "index": self.chance.randrange(3),
-            "picture": self.picture,
+            "image": self.image,
             "tenant": "acme",
             "model": "miniature",
         }
@@ -79,14 +79,14 @@ class Ground:
                 case.path_parameters[name] = known[name]
         if self.chance.random() < 0.5:
             return
-        if case.path == "/pictures/{tenant}/{picture}":
-            case.path_parameters = {"tenant": "acme", "picture": self.picture}
+        if case.path == "/images/{tenant}/{image}":
+            case.path_parameters = {"tenant": "acme", "image": self.image}
             case.query = dict(parse_qsl(urlsplit(self.link).query))
-        elif case.path.startswith("/pictures/"):
-            case.path_parameters = {"tenant": "acme", "job": self.pictures, "index": 0}
-            case.query = dict(parse_qsl(urlsplit(self.painted).query))
+        elif case.path.startswith("/images/"):
+            case.path_parameters = {"tenant": "acme", "job": self.images, "index": 0}
+            case.query = dict(parse_qsl(urlsplit(self.generated).query))
         elif case.method == "PUT":
-            case.body = b"picture"
+            case.body = b"image"
         elif case.path == "/v1/images/generations":
             case.body = {"prompt": "a <rex>", "stream": self.chance.random() < 0.5}
         elif (case.method, case.path) == ("POST", "/v1/training-jobs"):

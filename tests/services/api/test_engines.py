@@ -22,12 +22,12 @@ from services.errors import QueueFullError, ServiceError
         ("ConfigurationError", 422, True),
         ("ArtifactMismatchError", 422, True),
         ("AntipodalError", 422, True),
-        ("UnsafePictureError", 422, True),
+        ("UnsafeImageError", 422, True),
         ("QueueFullError", 429, True),
         ("NoEngineError", 503, True),
         ("LateError", 504, True),
         ("UnavailableError", 503, False),
-        ("PaintingFailedError", 500, False),
+        ("GenerationFailedError", 500, False),
         ("ArtifactFormatError", 500, False),
         ("UnknownKeyError", 500, False),
         ("Unheard", 500, False),
@@ -38,9 +38,9 @@ def test_errors_of_engines_are_those_of_their_classes(
     studio: Any, engine: StubEngine, name: str, status: int, told: bool
 ) -> None:
     engine.failing = {1: (name, "what was wrong")}
-    on_the_way = studio.paint(n=3)
+    on_the_way = studio.generate(n=3)
     engine.refuse(422, name, "what was wrong")
-    at_once = studio.paint(n=3)
+    at_once = studio.generate(n=3)
     for answer in (on_the_way, at_once):
         assert answer.status_code == status, answer.text
         assert ("what was wrong" in answer.text) is told
@@ -50,7 +50,7 @@ def test_errors_of_engines_are_those_of_their_classes(
 
 def test_seconds_after_which_to_ask_again_are_the_engines(studio: Any, engine: StubEngine) -> None:
     engine.refuse(429, "QueueFullError", "full", 7.2)
-    assert studio.paint().headers["Retry-After"] == "8"
+    assert studio.generate().headers["Retry-After"] == "8"
 
 
 def test_errors_are_made_whole() -> None:
@@ -62,13 +62,13 @@ def test_errors_are_made_whole() -> None:
     assert isinstance(error_of("DTIError", "x"), DTIError)
 
 
-def test_where_no_engine_is_pictures_are_asked_for_later(site: Any, new_studio: Any) -> None:
-    answer = site.paint()
+def test_where_no_engine_is_images_are_asked_for_later(site: Any, new_studio: Any) -> None:
+    answer = site.generate()
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "60"
     assert "no endpoint is running" in answer.json()["error"]["message"]
     elsewhere = new_studio(engines="http://127.0.0.1:9/engines")
-    answer = elsewhere.paint()
+    answer = elsewhere.generate()
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 
 
@@ -79,7 +79,7 @@ def test_what_a_proxy_says_is_not_told(
     studio: Any, engine: StubEngine, status: int, expected: int
 ) -> None:
     engine.answer = PlainTextResponse("no replica of acme", status)
-    answer = studio.paint()
+    answer = studio.generate()
     assert answer.status_code == expected
     assert "replica" not in answer.text
 
@@ -88,31 +88,31 @@ def test_an_engine_that_dies_on_the_way_is_asked_again_later(
     studio: Any, engine: StubEngine
 ) -> None:
     engine.dies = True
-    answer = studio.paint(n=2)
+    answer = studio.generate(n=2)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
     engine.dies = False
-    assert studio.paint(n=2).status_code == 200
+    assert studio.generate(n=2).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("lines", "status"),
-    [(b"", 503), (b'{"event": "painted"', 503), (b"{}\n", 500), (b"\xff\n", 500)],
+    [(b"", 503), (b'{"event": "generated"', 503), (b"{}\n", 500), (b"\xff\n", 500)],
 )
-def test_answers_that_are_none_are_not_taken_for_pictures(
+def test_answers_that_are_none_are_not_taken_for_images(
     studio: Any, engine: StubEngine, lines: bytes, status: int
 ) -> None:
     engine.answer = StreamingResponse(iter([lines]))
-    assert studio.paint().status_code == status
+    assert studio.generate().status_code == status
 
 
-def test_pictures_that_are_late_are_not_waited_for(
+def test_images_that_are_late_are_not_waited_for(
     studio: Any, engine: StubEngine, parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.engine_client._GRACE", 0.0)
     engine.may_end.clear()
     began = time.monotonic()
-    answer = studio.paint(seconds=0.5)
+    answer = studio.generate(seconds=0.5)
     assert answer.status_code == 504
     assert time.monotonic() - began < 10
     parts.until(lambda: engine.left == 1)
@@ -130,12 +130,12 @@ def test_an_engine_that_says_nothing_is_not_waited_for_long_either(
         yield b""
 
     engine.answer = StreamingResponse(never())
-    assert studio.paint(seconds=0.3).status_code == 504
+    assert studio.generate(seconds=0.3).status_code == 504
 
 
 def test_a_wrong_secret_is_no_fault_of_the_caller(studio: Any, engine: StubEngine) -> None:
     body = {"error": "UnknownKeyError", "detail": "give DTI_ENGINE_SECRET to both"}
     engine.answer = JSONResponse(body, 401)
-    answer = studio.paint()
+    answer = studio.generate()
     assert answer.status_code == 500
     assert "SECRET" not in answer.text

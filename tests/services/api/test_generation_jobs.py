@@ -1,4 +1,4 @@
-"""Jobs of pictures: what is asked for, how they are seen, and that pictures are no tokens."""
+"""Jobs of images: what is asked for, how they are seen, and that images are no tokens."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.contracts.generation import picture_of
+from services.contracts.generation import image_of
 from services.ledger.attempts import Attempt
 
 PNG = b"\x89PNG of "
@@ -20,7 +20,7 @@ def _path(job: str, rest: str = "") -> str:
     return f"/v1/generation-jobs/{job}{rest}"
 
 
-def test_each_prompt_is_painted_with_each_token_and_each_seed(site: Any) -> None:
+def test_each_prompt_is_generated_with_each_token_and_each_seed(site: Any) -> None:
     for name in ("rex", "tom"):
         site.make(name)
     site.work_off()
@@ -37,7 +37,7 @@ def test_each_prompt_is_painted_with_each_token_and_each_seed(site: Any) -> None
     view = site.get(_path(job)).json()
     assert (view["kind"], view["count"], view["model"]) == ("generation", 8, "miniature")
     asked: dict[str, Any] = {}
-    site.paint_off(lambda attempt: asked.update({attempt.item.name: _asked(attempt)}) or "")
+    site.generate_off(lambda attempt: asked.update({attempt.item.name: _asked(attempt)}) or "")
     items = site.get(_path(job, "/items")).json()["items"]
     assert [item["id"] for item in items][:5] == [
         "0000-rex-a-photo-of-a-dog-on-a-beach-5",
@@ -58,8 +58,8 @@ def test_each_prompt_is_painted_with_each_token_and_each_seed(site: Any) -> None
 
 
 def _asked(attempt: Attempt) -> dict[str, Any]:
-    picture = picture_of(attempt.item.work, attempt.shared)
-    return picture.model_dump(mode="json", exclude_defaults=True)
+    image = image_of(attempt.item.work, attempt.shared)
+    return image.model_dump(mode="json", exclude_defaults=True)
 
 
 def test_casts_have_several_tokens_blends_and_names_and_prompts_ids_of_tokens(site: Any) -> None:
@@ -74,7 +74,7 @@ def test_casts_have_several_tokens_blends_and_names_and_prompts_ids_of_tokens(si
     order = {"prompts": [f"a <a> and a <{token}>"], "casts": casts}
     job = site.order(order)
     asked: list[Any] = []
-    site.paint_off(lambda attempt: asked.append((attempt.place.index, _asked(attempt))) or "")
+    site.generate_off(lambda attempt: asked.append((attempt.place.index, _asked(attempt))) or "")
     asked.sort(key=lambda one: one[0])
     inline = {f"<{token}>": token}
     assert asked[0][1]["tokens"] == {"<a>": "rex", "<b>": token} | inline
@@ -86,12 +86,12 @@ def test_casts_have_several_tokens_blends_and_names_and_prompts_ids_of_tokens(si
     assert names[1].startswith("0001-half-")
 
 
-def test_pictures_are_had_by_key_or_by_link_and_are_deleted_one_by_one(site: Any) -> None:
+def test_images_are_had_by_key_or_by_link_and_are_deleted_one_by_one(site: Any) -> None:
     job = site.order(_order())
-    assert site.get(_path(job, "/items/0/picture")).status_code == 404
-    site.paint_off()
+    assert site.get(_path(job, "/items/0/image")).status_code == 404
+    site.generate_off()
     items = site.get(_path(job, "/items")).json()["items"]
-    answer = site.get(_path(job, "/items/1/picture"))
+    answer = site.get(_path(job, "/items/1/image"))
     assert answer.content == PNG + items[1]["id"].encode()
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["etag"].strip('"') == items[1]["sha256"]
@@ -99,31 +99,31 @@ def test_pictures_are_had_by_key_or_by_link_and_are_deleted_one_by_one(site: Any
     linked = f"{link.path}?{link.query}"
     assert site.get(linked, None).content == answer.content
     assert site.get(linked.replace(f"/{job}/1", f"/{job}/0"), None).status_code == 404
-    assert site.get(_path(job, "/items/2/picture")).status_code == 404
+    assert site.get(_path(job, "/items/2/image")).status_code == 404
     for _ in range(2):
-        assert site.ask("DELETE", _path(job, "/items/1/picture")).status_code == 204
-    for gone in (site.get(_path(job, "/items/1/picture")), site.get(linked, None)):
+        assert site.ask("DELETE", _path(job, "/items/1/image")).status_code == 204
+    for gone in (site.get(_path(job, "/items/1/image")), site.get(linked, None)):
         assert gone.status_code == 410
     assert site.get(_path(job)).json()["counts"]["deleted"] == 1
     assert site.get(_path(job, "/items/1")).json()["url"] is None
-    assert site.get(_path(job, "/items/0/picture")).status_code == 200
+    assert site.get(_path(job, "/items/0/image")).status_code == 200
 
 
 def test_a_job_is_seen_cancelled_tried_again_and_deleted_as_one_of_subjects(site: Any) -> None:
     job = site.order(_order())
-    site.paint_off(lambda attempt: "no" if attempt.place.index == 1 else "")
+    site.generate_off(lambda attempt: "no" if attempt.place.index == 1 else "")
     assert site.get(_path(job)).json()["state"] == "partially_succeeded"
     assert site.get(_path(job, "/items?state=failed")).json()["items"][0]["reason"] == "no"
     assert site.post(_path(job, "/retry")).json() == {"retried": 1}
-    site.paint_off()
+    site.generate_off()
     one = site.get(_path(job, "/items/1")).json()
     assert [attempt["cause"] for attempt in one["attempts"]] == ["failed", "succeeded"]
-    assert site.get(_path(job, "/items/1/picture")).status_code == 200
+    assert site.get(_path(job, "/items/1/image")).status_code == 200
     other = site.order(_order(seeds=[3]))
     assert site.post(_path(other, "/cancel")).json()["state"] == "cancelled"
-    assert site.paint_off() == 0
+    assert site.generate_off() == 0
     assert site.ask("DELETE", _path(job)).status_code == 204
-    for rest in ("", "/items", "/items/0/picture", "/events"):
+    for rest in ("", "/items", "/items/0/image", "/events"):
         assert site.get(_path(job, rest)).status_code == 410
     jobs = site.get("/v1/generation-jobs").json()["jobs"]
     assert [view["job"] for view in jobs] == [other]
@@ -132,8 +132,8 @@ def test_a_job_is_seen_cancelled_tried_again_and_deleted_as_one_of_subjects(site
 
 
 def test_jobs_of_one_kind_are_none_of_the_other(site: Any) -> None:
-    subjects, pictures = site.make("rex"), site.order(_order())
-    for kind, job in (("generation", subjects), ("training", pictures)):
+    subjects, images = site.make("rex"), site.order(_order())
+    for kind, job in (("generation", subjects), ("training", images)):
         path = f"/v1/{kind}-jobs/{job}"
         for method, rest in (
             *(("GET", rest) for rest in ("", "/items", "/items/0", "/events")),
@@ -141,7 +141,7 @@ def test_jobs_of_one_kind_are_none_of_the_other(site: Any) -> None:
             ("DELETE", ""),
         ):
             assert site.ask(method, path + rest).status_code == 404, (method, path, rest)
-    for kind, job in (("training", subjects), ("generation", pictures)):
+    for kind, job in (("training", subjects), ("generation", images)):
         jobs = site.get(f"/v1/{kind}-jobs").json()["jobs"]
         assert [view["job"] for view in jobs] == [job]
         assert site.get(f"/v1/{kind}-jobs/{job}").json()["state"] == "queued"
@@ -162,9 +162,9 @@ def test_few_among_many_of_the_other_kind_are_listed(site: Any) -> None:
     assert seen == mine[::-1]
 
 
-def test_pictures_are_no_tokens(site: Any) -> None:
+def test_images_are_no_tokens(site: Any) -> None:
     job = site.order(_order(tags={"project": "pets"}))
-    site.paint_off()
+    site.generate_off()
     token = f"tok_{job}0000000"
     assert site.get(f"/v1/tokens/{token}").status_code == 404
     assert site.get(f"/v1/tokens/{token}/file").status_code == 404
@@ -174,7 +174,7 @@ def test_pictures_are_no_tokens(site: Any) -> None:
     [item] = site.get(_path(job, "/items?limit=1")).json()["items"]
     assert site.get(f"/v1/tokens?alias={item['id']}").json()["tokens"] == []
     assert "token" not in item
-    assert site.get(_path(job, "/items/0/picture")).status_code == 200
+    assert site.get(_path(job, "/items/0/image")).status_code == 200
 
 
 def test_a_dry_run_counts_and_makes_nothing(site: Any) -> None:
@@ -195,9 +195,9 @@ def test_tokens_that_are_not_there_are_refused_at_once_unless_they_are_many(site
     job = site.make("rex")
     site.work_off()
     site.ask("DELETE", f"/v1/tokens/{site.tokens(job)[0]}")
-    pictures = site.order(_order())
-    site.paint_off()
-    for name in ("rex", "nobody", f"tok_{job}0000000", f"tok_{pictures}0000000"):
+    images = site.order(_order())
+    site.generate_off()
+    for name in ("rex", "nobody", f"tok_{job}0000000", f"tok_{images}0000000"):
         answer = site.order_of({"prompts": ["a <x>"], "casts": [{"tokens": {"<x>": name}}]})
         assert answer.status_code == 422
         [found] = answer.json()["errors"]
@@ -248,7 +248,7 @@ def test_the_same_key_and_request_are_one_job_though_its_token_is_gone(site: Any
         (
             {"prompts": ["a", "b", "c"], "casts": [{}, {}], "seeds": {"count": 2000}},
             "#/prompts",
-            "3 prompts x 2 casts x 2000 seeds are 12000 pictures, and a job has at most 10000",
+            "3 prompts x 2 casts x 2000 seeds are 12000 images, and a job has at most 10000",
         ),
     ],
 )
@@ -266,10 +266,10 @@ def test_the_largest_job_is_taken(site: Any) -> None:
     job = site.order({"prompts": ["a " + "very " * 700 + "red dog"] * 10, "seeds": {"count": 1000}})
     assert site.get(_path(job)).json()["count"] == 10_000
     size = len(site.store.read(f"t/acme/jobs/{job}/spec").body)
-    assert size < 2_000_000  # The prompts are told once, not in each picture.
+    assert size < 2_000_000  # The prompts are told once, not in each image.
 
 
-def test_pictures_count_among_open_items(site: Any) -> None:
+def test_images_count_among_open_items(site: Any) -> None:
     site.limit("acme", open_items=5)
     site.order(_order(seeds={"count": 4}))
     assert site.order_of(_order()).status_code == 429
@@ -281,6 +281,6 @@ def test_a_webhook_is_told_of_its_end(site: Any, new_site: Callable[..., Any]) -
 
     job = site.order(_order(webhook={"url": "https://example.com/hook"}))
     assert [(hint.job, hint.retries) for hint, _ in all_hints(site.ledger)] == [(job, 0)]
-    site.paint_off(lambda attempt: "no")
+    site.generate_off(lambda attempt: "no")
     site.post(_path(job, "/retry"))
     assert {hint.retries for hint, _ in all_hints(site.ledger)} == {0, 1}

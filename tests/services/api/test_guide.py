@@ -32,13 +32,13 @@ def test_the_commands_of_the_guide_run(
         engine_secret=SECRET,
         metrics=PrometheusMetrics(process="api"),
     )
-    (tmp_path / "rex.zip").write_bytes(b"pictures of rex")
+    (tmp_path / "rex.zip").write_bytes(b"images of rex")
     stopped = threading.Event()
 
     def work() -> None:
         while not stopped.is_set():
             site.work_off()
-            site.paint_off()
+            site.generate_off()
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -85,7 +85,7 @@ def test_the_guide_leads_past_every_route(site: Any) -> None:
         ("job", "JOB"),
         ("token", "TOKEN"),
         ("sha256", "SHA"),
-        ("picture", "PICTURE"),
+        ("image", "IMAGE"),
         ("model", "MODEL"),
     ):
         commands = commands.replace(f"/${variable}", f"/{{{name}}}")

@@ -1,4 +1,4 @@
-"""Pictures by OpenAI's own client, over HTTP, of an engine that paints one colour."""
+"""Images by OpenAI's own client, over HTTP, of an engine that generates one colour."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from stub_engine import StubEngine, colour
 
-from services.contracts.generation import Part
+from services.contracts.generation import BlendPart
 
 TOKEN = "tok_7zk3v9q0d1m2n3p4q5r6s7t8v90000000"
 
@@ -33,7 +33,7 @@ def _image(data: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
 
 
-def test_openais_client_gets_pictures_with_nothing_but_its_own_words(
+def test_openais_client_gets_images_with_nothing_but_its_own_words(
     client: openai.OpenAI, engine: StubEngine
 ) -> None:
     answer = client.images.generate(prompt="a dog", model="dall-e-3", n=2, size="32x48")
@@ -46,13 +46,13 @@ def test_openais_client_gets_pictures_with_nothing_but_its_own_words(
         assert (image.size, image.getpixel((0, 0))) == ((32, 48), colour(data.seed))
         assert data.settings["seed"] == data.seed
         assert (data.url, data.revised_prompt) == (None, None)
-    assert answer.warnings == ["there is no model dall-e-3 here: miniature has painted"]
+    assert answer.warnings == ["there is no model dall-e-3 here: miniature has generated"]
     [(model, wanted)] = engine.asked
     assert (model, wanted.tenant, wanted.seconds, wanted.progress) == (
         *("miniature", "acme"),
         *(300, False),
     )
-    assert wanted.pictures[0].steps == 25
+    assert wanted.images[0].steps == 25
 
 
 def test_our_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) -> None:
@@ -77,20 +77,20 @@ def test_our_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) 
         },
     )
     [(_, wanted)] = engine.asked
-    assert [picture.seed for picture in wanted.pictures] == [2**32 - 2, 2**32 - 1, 0]
-    first = wanted.pictures[0]
+    assert [generated_image.seed for generated_image in wanted.images] == [2**32 - 2, 2**32 - 1, 0]
+    first = wanted.images[0]
     assert (first.steps, first.guidance, first.negative_prompt) == (3, 2, "blur")
     assert (first.instruction, first.deterministic, wanted.seconds) == (False, True, 7)
     assert first.tokens == {"<rex>": "rex", f"<{TOKEN}>": TOKEN, "<end>": "tom"}
     assert first.blends == {
-        "<mix>": (Part(token="a", weight=2), Part(token="b", weight=1)),
-        "<pair>": (Part(token="rex", weight=0.75), Part(token="tom", weight=0.25)),
+        "<mix>": (BlendPart(token="a", weight=2), BlendPart(token="b", weight=1)),
+        "<pair>": (BlendPart(token="rex", weight=0.75), BlendPart(token="tom", weight=0.25)),
     }
     assert (first.width, first.height) == (None, None)
 
 
 def test_a_seed_that_is_left_out_is_drawn(studio: Any) -> None:
-    seeds = {studio.paint().json()["data"][0]["seed"] for _ in range(3)}
+    seeds = {studio.generate().json()["data"][0]["seed"] for _ in range(3)}
     assert len(seeds) == 3
 
 
@@ -123,7 +123,7 @@ def test_what_means_nothing_here_is_told(client: openai.OpenAI, engine: StubEngi
 
 def test_characters_that_end_lines_elsewhere_end_none_here(studio: Any) -> None:
     prompt = "a\u2028b\u0085c\x0bd\x1ee"
-    answer = studio.paint(prompt=prompt)
+    answer = studio.generate(prompt=prompt)
     assert answer.status_code == 200, answer.text
     assert answer.json()["data"][0]["settings"]["prompt"] == prompt
 
@@ -160,7 +160,7 @@ def test_characters_that_end_lines_elsewhere_end_none_here(studio: Any) -> None:
 def test_what_is_wrong_is_refused_with_its_place(
     studio: Any, engine: StubEngine, body: Any, param: str | None
 ) -> None:
-    answer = studio.paint(**body)
+    answer = studio.generate(**body)
     assert answer.status_code == 422, answer.text
     error = answer.json()["error"]
     assert error["param"] == param
@@ -189,17 +189,17 @@ def test_every_error_of_the_route_has_openais_form(new_studio: Any) -> None:
     _told(studio.get(path), 405)
     _told(studio.get("/v1/images/edits"), 404)
     _told(studio.ask("POST", path, content=b"{"), 400)
-    _told(studio.paint(prompt="x" * 1000), 413)
+    _told(studio.generate(prompt="x" * 1000), 413)
     _told(studio.post(f"{path}?x=1", {"prompt": "x"}), 422)
     studio.app.state.service.gallery.ledger.store.list = None
-    assert "error" not in studio.get("/v1/pictures").json()
+    assert "error" not in studio.get("/v1/images").json()
 
 
 def test_a_mistake_of_ours_has_openais_form_too(
     studio: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.api.images.routes.commission", lambda *_: 1 / 0)
-    said = _told(studio.paint(), 500)
+    said = _told(studio.generate(), 500)
     assert (said["error"]["type"], said["error"]["code"]) == ("server_error", "internal")
 
 
@@ -224,7 +224,7 @@ def test_openais_client_raises_its_own_errors(
             other.images.generate(prompt="x")
     assert int(limited.value.response.headers["Retry-After"]) > 1
     assert limited.value.code == "rate_limit_exceeded"
-    engine.refuse(422, "BackboneError", "of nobody's concern")
+    engine.refuse(422, "ModelError", "of nobody's concern")
     with pytest.raises(openai.InternalServerError) as failed:
         client.images.generate(prompt="x")
     assert "concern" not in str(failed.value)
@@ -234,7 +234,7 @@ def _stream(client: openai.OpenAI, **how: Any) -> list[Any]:
     return list(client.images.generate(prompt="x", stream=True, **how))
 
 
-def test_a_stream_shows_previews_progress_and_the_picture(
+def test_a_stream_shows_previews_progress_and_the_image(
     client: openai.OpenAI, engine: StubEngine
 ) -> None:
     extra = {"steps": 7, "seed": 9}
@@ -261,7 +261,7 @@ def test_a_stream_shows_previews_progress_and_the_picture(
 
 def test_there_are_no_more_previews_than_were_asked_for(studio: Any, parts: Any) -> None:
     for steps, partial in itertools.product((1, 2, 3, 4, 5, 25, 48), (0, 1, 2, 3)):
-        answer = studio.paint(stream=True, partial_images=partial, steps=steps)
+        answer = studio.generate(stream=True, partial_images=partial, steps=steps)
         names = [name for name, _ in parts.events(iter(answer.text.splitlines()))]
         shown = names.count("image_generation.partial_image")
         assert min(partial, 1, steps - 1) <= shown <= partial, (steps, partial)
@@ -272,8 +272,8 @@ def test_there_are_no_more_previews_than_were_asked_for(studio: Any, parts: Any)
 def test_in_a_stream_of_several_one_that_fails_fails_alone(
     studio: Any, parts: Any, engine: StubEngine
 ) -> None:
-    engine.failing = {0: ("UnsafePictureError", "this picture may not be shown: x")}
-    answer = studio.paint(stream=True, n=2)
+    engine.failing = {0: ("UnsafeImageError", "this image may not be shown: x")}
+    answer = studio.generate(stream=True, n=2)
     events = list(parts.events(iter(answer.text.splitlines())))
     [error] = [data for name, data in events if name == "error"]
     assert (error["index"], error["error"]["code"]) == (0, "moderation_blocked")
@@ -285,7 +285,7 @@ def test_in_a_stream_of_several_one_that_fails_fails_alone(
 def test_what_fails_in_a_stream_is_an_error_to_openais_client(
     client: openai.OpenAI, engine: StubEngine
 ) -> None:
-    engine.failing = {0: ("PaintingFailedError", "of nobody's concern")}
+    engine.failing = {0: ("GenerationFailedError", "of nobody's concern")}
     with pytest.raises(openai.APIError, match="tell its operator") as failed:
         _stream(client)
     assert isinstance(failed.value.body, dict)
@@ -320,7 +320,7 @@ def test_a_stream_is_never_silent_for_long(studio: Any, parts: Any, engine: Stub
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_leaves_is_painted_for_no_more(
+def test_who_leaves_is_generated_for_no_more(
     studio: Any, parts: Any, engine: StubEngine, stream: bool
 ) -> None:
     engine.may_end.clear()
@@ -331,7 +331,7 @@ def test_who_leaves_is_painted_for_no_more(
         assert engine.at_work == 0
         # The process goes on.
         engine.may_end.set()
-        assert studio.paint().status_code == 200
+        assert studio.generate().status_code == 200
 
 
 def _hear(caller: Any, url: str, *, stream: bool) -> None:
@@ -343,7 +343,7 @@ def _hear(caller: Any, url: str, *, stream: bool) -> None:
 
 def test_a_stream_that_dies_says_so(studio: Any, parts: Any, engine: StubEngine) -> None:
     engine.dies = True
-    answer = studio.paint(stream=True, n=2, steps=1)
+    answer = studio.generate(stream=True, n=2, steps=1)
     events = list(parts.events(iter(answer.text.splitlines())))
     assert "image_generation.completed" in [name for name, _ in events]
     assert events[-1][0] == "error"
@@ -351,8 +351,8 @@ def test_a_stream_that_dies_says_so(studio: Any, parts: Any, engine: StubEngine)
     assert json.dumps(events[-1][1]["problem"]["status"]) == "503"
 
 
-def test_rates_count_for_pictures_as_for_all(studio: Any) -> None:
+def test_rates_count_for_images_as_for_all(studio: Any) -> None:
     studio.limit("acme", requests_per_second=0.01, burst=1)
-    assert studio.paint().status_code == 200
-    said = _told(studio.paint(), 429)
+    assert studio.generate().status_code == 200
+    said = _told(studio.generate(), 429)
     assert re.search("requests a second", said["detail"])

@@ -8,7 +8,7 @@ import pytest
 from services.contracts.models import MINIATURE
 
 
-def test_openais_client_lists_and_finds_what_paints(studio: Any) -> None:
+def test_openais_client_lists_and_finds_what_generates(studio: Any) -> None:
     with (
         studio.served() as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key=studio.keys["acme"], max_retries=0) as client,
@@ -28,7 +28,7 @@ def test_openais_client_lists_and_finds_what_paints(studio: Any) -> None:
 
 def test_they_are_those_of_backbones_in_their_order(new_site: Any) -> None:
 
-    site = new_site(offers={"sdxl": MINIATURE["miniature"], **MINIATURE})
+    site = new_site(models={"sdxl": MINIATURE["miniature"], **MINIATURE})
     names = [each["name"] for each in site.get("/v1/backbones").json()["backbones"]]
     assert [each["id"] for each in site.get("/v1/models").json()["data"]] == names
     assert site.get("/v1/models?limit=1").status_code == 422

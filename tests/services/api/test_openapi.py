@@ -8,8 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from services.api.generation_jobs.schemas import PictureJobOrder
-from services.api.training_jobs.schemas import JobOrder
+from services.api.generation_jobs.schemas import GenerationJobRequest
+from services.api.training_jobs.schemas import TrainingJobRequest
 
 
 @pytest.fixture
@@ -77,16 +77,16 @@ def test_every_answer_has_an_example_that_holds(document: dict[str, Any]) -> Non
 def test_examples_of_orders_are_orders(document: dict[str, Any]) -> None:
     import json
 
-    examples = document["components"]["schemas"]["JobOrder"]["examples"]
+    examples = document["components"]["schemas"]["TrainingJobRequest"]["examples"]
     assert len(examples) > 1
     for example in examples:
-        JobOrder.model_validate_json(json.dumps(example), strict=True)
-    for example in document["components"]["schemas"]["PictureJobOrder"]["examples"]:
-        PictureJobOrder.model_validate_json(json.dumps(example), strict=True)
+        TrainingJobRequest.model_validate_json(json.dumps(example), strict=True)
+    for example in document["components"]["schemas"]["GenerationJobRequest"]["examples"]:
+        GenerationJobRequest.model_validate_json(json.dumps(example), strict=True)
 
 
 def test_the_first_example_of_an_order_makes_a_job(site: Any, document: dict[str, Any]) -> None:
-    example = document["components"]["schemas"]["JobOrder"]["examples"][0]
+    example = document["components"]["schemas"]["TrainingJobRequest"]["examples"][0]
     assert site.submit(example).status_code == 202
 
 

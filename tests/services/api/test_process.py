@@ -68,7 +68,7 @@ def test_what_it_cannot_use_it_says(tmp_path: Path) -> None:
     for arguments, environment, words in (
         (["--store", "ftp://x"], {}, "no kind of store"),
         (["--store", str(tmp_path)], {"DTI_API_POLL": "0"}, "DTI_API_POLL is '0'"),
-        (["--store", str(tmp_path), "--offers", str(tmp_path / "x")], {}, "cannot read"),
+        (["--store", str(tmp_path), "--models", str(tmp_path / "x")], {}, "cannot read"),
         ([], {}, "store"),
     ):
         done = subprocess.run(

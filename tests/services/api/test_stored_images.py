@@ -1,4 +1,4 @@
-"""Pictures that are kept: links to them hold for a while, and they go when they are deleted."""
+"""Images that are kept: links to them hold for a while, and they go when they are deleted."""
 
 from typing import Any
 
@@ -7,30 +7,30 @@ import pytest
 from stub_engine import StubEngine
 
 from services.api.images.store import Links
-from services.errors import DeletedError, UnknownPictureError
+from services.errors import DeletedError, UnknownImageError
 from services.ledger.deletion import delete_tenant
 from services.storage.memory import MemoryStore
 
 
-def test_a_link_leads_anyone_to_the_picture(studio: Any) -> None:
-    picture, link = studio.keep()
-    assert link.startswith(f"http://testserver/pictures/acme/{picture}?")
+def test_a_link_leads_anyone_to_the_image(studio: Any) -> None:
+    image, link = studio.keep()
+    assert link.startswith(f"http://testserver/images/acme/{image}?")
     answer = studio.client.get(link)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     assert answer.content.startswith(b"\x89PNG")
     assert answer.headers["Cache-Control"] == "private, no-store"
-    own = studio.get(f"/v1/pictures/{picture}")
+    own = studio.get(f"/v1/images/{image}")
     assert own.content == answer.content
 
 
 def test_links_are_of_the_address_that_the_operator_says(new_studio: Any) -> None:
     studio = new_studio(public_url="https://dti.example/api/")
     _, link = studio.keep()
-    assert link.startswith("https://dti.example/api/pictures/acme/")
+    assert link.startswith("https://dti.example/api/images/acme/")
 
 
 def test_links_that_were_changed_lead_nowhere(studio: Any) -> None:
-    picture, link = studio.keep()
+    image, link = studio.keep()
     other, theirs = studio.keep("other")
     address, _, query = link.partition("?")
     expires = int(query.partition("&")[0].partition("=")[2])
@@ -40,7 +40,7 @@ def test_links_that_were_changed_lead_nowhere(studio: Any) -> None:
         f"{address}?{query}a",
         f"{address}?{query[:-4]}%C3%A9",
         link.replace(str(expires), str(expires + 1)),
-        link.replace(f"/acme/{picture}", f"/other/{other}"),
+        link.replace(f"/acme/{image}", f"/other/{other}"),
         link.replace("/acme/", "/other/"),
         f"{address}?{theirs.partition('?')[2]}",
         link.replace("/acme/", "/No%20name/"),
@@ -55,13 +55,13 @@ def test_links_that_were_changed_lead_nowhere(studio: Any) -> None:
 def test_links_end() -> None:
     now = [1000.0]
     links = Links(MemoryStore(), clock=lambda: now[0])
-    link = links.sign("/pictures/acme/x", 60)
+    link = links.sign("/images/acme/x", 60)
     query = dict(part.split("=") for part in link.partition("?")[2].split("&"))
     assert query["expires"] == "1060"
-    links.check("/pictures/acme/x", 1060, query["signature"])
+    links.check("/images/acme/x", 1060, query["signature"])
     now[0] = 1060.0
-    with pytest.raises(UnknownPictureError, match="is over"):
-        links.check("/pictures/acme/x", 1060, query["signature"])
+    with pytest.raises(UnknownImageError, match="is over"):
+        links.check("/images/acme/x", 1060, query["signature"])
 
 
 def test_all_processes_sign_with_one_secret_and_no_two_stores_do() -> None:
@@ -76,12 +76,12 @@ def test_all_processes_sign_with_one_secret_and_no_two_stores_do() -> None:
 @pytest.mark.parametrize("kind", ["moto"])
 def test_where_the_store_signs_links_they_are_its_own(store: Any, new_studio: Any) -> None:
     studio = new_studio(store)
-    picture, link = studio.keep()
-    assert "/pictures/acme/" not in link.replace(f"t/acme/pictures/{picture}.png", "")
+    image, link = studio.keep()
+    assert "/images/acme/" not in link.replace(f"t/acme/images/{image}.png", "")
     answer = httpx2.get(link)
     assert answer.headers["content-type"] == "image/png"
-    assert answer.content == studio.get(f"/v1/pictures/{picture}").content
-    [listed] = studio.get("/v1/pictures").json()["pictures"]
+    assert answer.content == studio.get(f"/v1/images/{image}").content
+    [listed] = studio.get("/v1/images").json()["images"]
     assert httpx2.get(listed["url"]).content == answer.content
 
 
@@ -90,10 +90,10 @@ def test_they_are_listed_the_newest_first_page_by_page(studio: Any) -> None:
     found: list[str] = []
     cursor = ""
     while True:
-        page = studio.get(f"/v1/pictures?limit=2{cursor}").json()
-        found += [picture["id"] for picture in page["pictures"]]
-        for picture in page["pictures"]:
-            assert len(studio.client.get(picture["url"]).content) == picture["size"]
+        page = studio.get(f"/v1/images?limit=2{cursor}").json()
+        found += [image["id"] for image in page["images"]]
+        for image in page["images"]:
+            assert len(studio.client.get(image["url"]).content) == image["size"]
         if page["next"] is None:
             break
         cursor = f"&cursor={page['next']}"
@@ -103,14 +103,14 @@ def test_they_are_listed_the_newest_first_page_by_page(studio: Any) -> None:
 
 
 def test_what_is_deleted_is_gone_and_noted(studio: Any) -> None:
-    picture, link = studio.keep()
-    assert studio.ask("DELETE", f"/v1/pictures/{picture}", "other").status_code == 404
-    assert studio.ask("DELETE", f"/v1/pictures/{picture}").status_code == 204
-    for answer in (studio.client.get(link), studio.get(f"/v1/pictures/{picture}")):
+    image, link = studio.keep()
+    assert studio.ask("DELETE", f"/v1/images/{image}", "other").status_code == 404
+    assert studio.ask("DELETE", f"/v1/images/{image}").status_code == 204
+    for answer in (studio.client.get(link), studio.get(f"/v1/images/{image}")):
         assert answer.status_code == 404
-    assert studio.ask("DELETE", f"/v1/pictures/{picture}").status_code == 404
+    assert studio.ask("DELETE", f"/v1/images/{image}").status_code == 404
     [entry] = studio.get("/v1/audit").json()["entries"]
-    assert (entry["action"], entry["what"]) == ("picture.delete", picture)
+    assert (entry["action"], entry["what"]) == ("image.delete", image)
 
 
 def test_they_go_with_their_tenant_whenever_they_come(studio: Any) -> None:
@@ -120,28 +120,28 @@ def test_they_go_with_their_tenant_whenever_they_come(studio: Any) -> None:
     gallery = studio.app.state.service.gallery
     with pytest.raises(DeletedError):
         gallery.keep("acme", b"of a request that was under way")
-    assert studio.ledger.heads("t/acme/pictures/") == []
+    assert studio.ledger.heads("t/acme/images/") == []
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_tenant_that_is_deleted_meanwhile_keeps_nothing(
     studio: Any, engine: StubEngine, stream: bool
 ) -> None:
-    studio.paint()  # The key is known for some seconds more.
+    studio.generate()  # The key is known for some seconds more.
     delete_tenant(studio.ledger, "acme")
-    answer = studio.paint(response_format="url", stream=stream)
+    answer = studio.generate(response_format="url", stream=stream)
     assert answer.status_code == (200 if stream else 410)
     assert "acme was deleted" in answer.text
-    assert studio.ledger.heads("t/acme/pictures/") == []
+    assert studio.ledger.heads("t/acme/images/") == []
 
 
 def test_names_that_are_none_lead_nowhere(studio: Any) -> None:
     for name in ("x", "..", "%2e%2e", "a" * 26 + "%2F..", "7zk3v9q0d1m2n3p4q5r6s7t8v9"):
-        assert studio.get(f"/v1/pictures/{name}").status_code == 404
+        assert studio.get(f"/v1/images/{name}").status_code == 404
 
 
-def test_a_picture_in_a_stream_is_linked_too(studio: Any, parts: Any) -> None:
-    answer = studio.paint(response_format="url", stream=True)
+def test_a_image_in_a_stream_is_linked_too(studio: Any, parts: Any) -> None:
+    answer = studio.generate(response_format="url", stream=True)
     *_, (name, data) = parts.events(iter(answer.text.splitlines()))
     assert (name, data["b64_json"]) == ("image_generation.completed", None)
     assert studio.client.get(data["url"]).content.startswith(b"\x89PNG")

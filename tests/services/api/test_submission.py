@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.api.settings import ApiSettings
-from services.contracts.training import SubjectWork, TrainingOrder
+from services.contracts.training import TrainingItem, TrainingJobSpec
 from services.ledger.jobs import read_spec
 from services.ledger.keys import JobKeys
 from services.webhooks import subscriptions as hints
@@ -49,7 +49,7 @@ def test_without_a_key_nothing_is_made(site: Any, headers: Any, status: int) -> 
 def test_workers_find_what_was_asked_for(site: Any) -> None:
     subject = {
         "id": "ada",
-        "pictures": [{"name": "ada.jpg", "sha256": "0" * 64}],
+        "images": [{"name": "ada.jpg", "sha256": "0" * 64}],
         "kind": "person",
         "consent": {"attested_by": "a", "basis": "b", "expires_at": "2999-01-01T00:00:00Z"},
         "training": {"seed": 7, "steps": 50},
@@ -59,11 +59,11 @@ def test_workers_find_what_was_asked_for(site: Any) -> None:
     spec = read_spec(site.ledger, JobKeys("acme", answer.json()["job"]))
     item = spec.item(0)
     assert item.name == "ada"
-    work = SubjectWork.model_validate(item.work)
-    assert work.pictures[0].name == "ada.jpg"
+    work = TrainingItem.model_validate(item.work)
+    assert work.images[0].name == "ada.jpg"
     assert work.training.steps == 50
     assert work.consent
-    order = TrainingOrder.model_validate(spec.shared)
+    order = TrainingJobSpec.model_validate(spec.shared)
     assert (order.backbone, order.recipe, order.probes) == ("miniature", "miniature", 2)
     assert (order.config["lr"], order.config["steps"]) == (0.1, 200)
     assert spec.record.pool == "miniature"
@@ -128,7 +128,7 @@ _GOOD = {"id": "rex", "bundle": "0" * 64}
         ({"subjects": [_GOOD], "colour": 1}, "#/colour", "Extra inputs"),
         ({"subjects": [_GOOD | {"colour": 1}]}, "#/subjects/0/colour", "Extra inputs"),
         ({"subjects": [_GOOD, _GOOD]}, "#/subjects", "2 items are called 'rex'"),
-        ({"subjects": [{"id": "rex"}]}, "#/subjects/0", "either bundle or pictures"),
+        ({"subjects": [{"id": "rex"}]}, "#/subjects/0", "either bundle or images"),
         ({"subjects": [_PERSON]}, "#/subjects/0", "consent record"),
         (
             {"subjects": [_GOOD, _PERSON | {"consent": _EXPIRED}]},
@@ -217,7 +217,7 @@ def test_webhooks_are_noted_before_the_answer_also_when_asked_again(
     [(ending, _)] = hints.all_hints(site.ledger)
     assert (ending.tenant, ending.job, ending.retries) == ("acme", job, 0)
     spec = read_spec(site.ledger, JobKeys("acme", job))
-    assert TrainingOrder.model_validate(spec.shared).webhook == "https://a.example/hook"
+    assert TrainingJobSpec.model_validate(spec.shared).webhook == "https://a.example/hook"
     # A retry has an end of its own, if there is something to retry.
     site.post(f"/v1/training-jobs/{job}/retry")
     assert len(hints.all_hints(site.ledger)) == 1

@@ -16,7 +16,7 @@ _OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oau
 _SHARED = {"/v1/backbones", "/v1/models", "/v1/models/{model}"}
 """The same for all tenants."""
 
-_LINKS = ("/pictures/{tenant}/{picture}", "/pictures/{tenant}/{job}/{index}")
+_LINKS = ("/images/{tenant}/{image}", "/images/{tenant}/{job}/{index}")
 """For who has a link that was signed, whoever that is."""
 
 
@@ -38,26 +38,26 @@ class Belongings:
         self.job = made["job"]
         site.work_off(lambda attempt: "reasonsecret" if attempt.item.name == "bad" else "")
         [self.token] = site.tokens(self.job)
-        self.picture, link = site.keep()
+        self.image, link = site.keep()
         prompt = {"prompts": ["promptsecret"], "tags": tags}
-        self.pictures = site.order_of(prompt, key="two").json()["job"]
-        site.paint_off()
-        [painted] = site.get(f"/v1/generation-jobs/{self.pictures}/items").json()["items"]
-        self.links = dict(zip(_LINKS, (link, painted["url"]), strict=True))
-        self.painted = painted["sha256"]
+        self.images = site.order_of(prompt, key="two").json()["job"]
+        site.generate_off()
+        [generated] = site.get(f"/v1/generation-jobs/{self.images}/items").json()["items"]
+        self.links = dict(zip(_LINKS, (link, generated["url"]), strict=True))
+        self.generated = generated["sha256"]
         self.ids = {
             "job": self.job,
             "index": "0",
             "token": self.token,
             "sha256": self.sha256,
-            "picture": self.picture,
+            "image": self.image,
             "tenant": "acme",
             "model": "miniature",
         }
 
     def path(self, path: str) -> str:
-        pictures = path.startswith(("/v1/generation-jobs/", "/pictures/"))
-        ids = self.ids | ({"job": self.pictures} if pictures else {})
+        images = path.startswith(("/v1/generation-jobs/", "/images/"))
+        ids = self.ids | ({"job": self.images} if images else {})
         return re.sub(r"\{(\w+)\}", lambda found: ids[found[1]], path)
 
     def ask(self, method: str, path: str, tenant: str | None) -> Any:
@@ -77,7 +77,7 @@ class Belongings:
     def secrets(self, path: str) -> list[str]:
         """All that nobody else may see, but for what their own request had in it."""
         artifact = self.site.get(f"/v1/tokens/{self.token}").json()["sha256"]
-        ids = (self.job, self.pictures, self.token, artifact, self.picture, self.painted, "acme")
+        ids = (self.job, self.images, self.token, artifact, self.image, self.generated, "acme")
         return [*_SECRETS, *(one for one in ids if one not in path)]
 
     def state(self) -> dict[str, bytes]:

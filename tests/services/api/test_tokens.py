@@ -76,7 +76,7 @@ def test_what_takes_too_long_to_find_is_looked_for_on_the_next_page(
 ) -> None:
     from services.api.tokens import index as shelf
 
-    monkeypatch.setattr(shelf.Shelf.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(shelf.TokenIndex.__init__, "__defaults__", (2,))
     wanted = site.make("rex", tags={"a": "b"})
     for _ in range(5):
         site.make("other")
@@ -160,13 +160,13 @@ def test_a_file_of_another_kind_has_no_manifest(site: Any, payload: bytes) -> No
 
 
 def test_backbones_are_listed_without_where_their_weights_lie(new_site: Any) -> None:
-    from services.contracts.models import Offer
+    from services.contracts.models import ServedModel
 
-    offers = {
-        "small": Offer(weights="/secret/weights", recipe="miniature"),
-        "large": Offer(weights="/secret/other", recipe="sdxl-release", judge="/secret/judge"),
+    served_models = {
+        "small": ServedModel(weights="/secret/weights", recipe="miniature"),
+        "large": ServedModel(weights="/secret/other", recipe="sdxl-release", judge="/secret/judge"),
     }
-    site = new_site(offers=offers)
+    site = new_site(models=served_models)
     answer = site.get("/v1/backbones")
     assert "secret" not in answer.text
     small, large = answer.json()["backbones"]

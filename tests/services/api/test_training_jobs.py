@@ -79,12 +79,12 @@ def test_running_items_show_what_their_worker_says(site: Any, parts: Any) -> Non
     worker.end()
 
 
-def test_a_job_of_what_is_not_offered_any_more_says_so(
+def test_a_job_of_what_is_not_served_any_more_says_so(
     site: Any, new_site: Callable[..., Any]
 ) -> None:
     job = site.make("rex")
     assert site.get(f"/v1/training-jobs/{job}").json()["warning"] is None
-    later = new_site(site.store, offers={"other": MINIATURE["miniature"]})
+    later = new_site(site.store, models={"other": MINIATURE["miniature"]})
     path = f"/v1/training-jobs/{job}"
     warning = later.get(path).json()["warning"]
     assert "miniature is not offered any more" in warning

@@ -10,7 +10,7 @@ from services.ledger import uploads
 
 
 def test_what_is_not_there_is_uploaded_and_then_need_not_be(site: Any) -> None:
-    body = b"picture"
+    body = b"image"
     sha256 = hashlib.sha256(body).hexdigest()
     files = [{"sha256": sha256, "size": len(body)}]
     asked = site.post("/v1/uploads", {"files": files}).json()["files"]
@@ -27,7 +27,7 @@ def test_what_is_not_there_is_uploaded_and_then_need_not_be(site: Any) -> None:
 @pytest.mark.parametrize("kind", ["moto"])
 def test_where_the_store_takes_forms_one_form_uploads_it(store: Any, new_site: Any) -> None:
     site = new_site(store)
-    body = b"picture"
+    body = b"image"
     sha256 = hashlib.sha256(body).hexdigest()
     files = {"files": [{"sha256": sha256, "size": len(body)}]}
     [asked] = site.post("/v1/uploads", files).json()["files"]
@@ -41,14 +41,14 @@ def test_where_the_store_takes_forms_one_form_uploads_it(store: Any, new_site: A
 
 
 def test_something_of_another_size_is_not_present(site: Any) -> None:
-    sha256 = hashlib.sha256(b"picture").hexdigest()
+    sha256 = hashlib.sha256(b"image").hexdigest()
     site.store.put(uploads.key("acme", sha256), b"pict")
     [asked] = site.post("/v1/uploads", {"files": [{"sha256": sha256, "size": 7}]}).json()["files"]
     assert not asked["present"]
 
 
 def test_other_bytes_are_refused_and_not_kept(site: Any) -> None:
-    sha256 = hashlib.sha256(b"picture").hexdigest()
+    sha256 = hashlib.sha256(b"image").hexdigest()
     answer = site.ask("PUT", f"/v1/uploads/{sha256}", content=b"another")
     assert answer.status_code == 422
     assert "have the digest" in answer.json()["detail"]
@@ -82,7 +82,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(site: Any) -> None:
 
 
 def test_a_deleted_upload_is_gone_and_noted(site: Any) -> None:
-    sha256 = site.upload(b"picture")
+    sha256 = site.upload(b"image")
     assert site.ask("DELETE", f"/v1/uploads/{sha256}").status_code == 204
     assert site.get(f"/v1/uploads/{sha256}").status_code == 404
     assert site.ask("DELETE", f"/v1/uploads/{sha256}").status_code == 404

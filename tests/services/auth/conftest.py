@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.auth.authenticator import Keyring
+from services.auth.authenticator import Authenticator
 from services.errors import UnavailableError
 from services.storage.memory import MemoryStore
 
@@ -42,9 +42,9 @@ class Place:
 
         return ask
 
-    def keyring(self, **how: Any) -> Keyring:
+    def keyring(self, **how: Any) -> Authenticator:
         """As one process has it."""
-        return Keyring(self, clock=lambda: self.seconds, **how)  # pyright: ignore
+        return Authenticator(self, clock=lambda: self.seconds, **how)  # pyright: ignore
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from services.auth.rate_limit import Rates
+from services.auth.rate_limit import RateLimiter
 from services.auth.tenants import Limits
 
 _LIMITS = Limits(requests_per_second=2, burst=4)
@@ -19,7 +19,7 @@ class Clock:
         return self.seconds
 
 
-def _taken(rates: Rates, tenant: str, limits: Limits = _LIMITS) -> int:
+def _taken(rates: RateLimiter, tenant: str, limits: Limits = _LIMITS) -> int:
     """How many go on at once."""
     count = 0
     while not rates.take(tenant, limits):
@@ -29,7 +29,7 @@ def _taken(rates: Rates, tenant: str, limits: Limits = _LIMITS) -> int:
 
 def test_a_burst_then_so_many_a_second() -> None:
     clock = Clock()
-    rates = Rates(clock)
+    rates = RateLimiter(clock)
     assert _taken(rates, "acme") == 4
     clock.seconds += 1
     assert _taken(rates, "acme") == 2
@@ -39,7 +39,7 @@ def test_a_burst_then_so_many_a_second() -> None:
 
 def test_after_the_wait_that_it_says_one_goes_on() -> None:
     clock = Clock()
-    rates = Rates(clock)
+    rates = RateLimiter(clock)
     _taken(rates, "acme")
     wait = rates.take("acme", _LIMITS)
     assert wait == pytest.approx(0.5)
@@ -51,20 +51,20 @@ def test_after_the_wait_that_it_says_one_goes_on() -> None:
 
 def test_who_asks_in_vain_waits_no_longer_for_it() -> None:
     clock = Clock()
-    rates = Rates(clock)
+    rates = RateLimiter(clock)
     _taken(rates, "acme")
     assert [rates.take("acme", _LIMITS) for _ in range(20)] == [pytest.approx(0.5)] * 20
 
 
 def test_a_tenant_takes_nothing_from_another() -> None:
-    rates = Rates(Clock())
+    rates = RateLimiter(Clock())
     assert _taken(rates, "acme") == 4
     assert _taken(rates, "other") == 4
 
 
 def test_new_limits_hold_at_once() -> None:
     clock = Clock()
-    rates = Rates(clock)
+    rates = RateLimiter(clock)
     _taken(rates, "acme")
     clock.seconds += 1000
     assert _taken(rates, "acme", Limits(requests_per_second=1, burst=1)) == 1
@@ -72,7 +72,7 @@ def test_new_limits_hold_at_once() -> None:
 
 
 def test_memory_is_bounded_and_the_busy_are_remembered() -> None:
-    rates = Rates(Clock(), tenants=10)
+    rates = RateLimiter(Clock(), tenants=10)
     _taken(rates, "busy")
     for number in range(100):
         rates.take(f"t{number}", _LIMITS)
@@ -81,7 +81,7 @@ def test_memory_is_bounded_and_the_busy_are_remembered() -> None:
 
 
 def test_many_threads_get_no_more_than_one_would() -> None:
-    rates = Rates(Clock())
+    rates = RateLimiter(Clock())
     limits = Limits(requests_per_second=1, burst=500)
     with ThreadPoolExecutor(8) as pool:
         taken = list(pool.map(lambda _: rates.take("acme", limits), range(2000)))

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from services.caching.single_flight import Flights, wait
+from services.caching.single_flight import SingleFlight, wait
 from services.errors import UnknownJobError
 
 
 @pytest.fixture
-def flights() -> Iterator[Flights[str, int]]:
-    made: Flights[str, int] = Flights(2)
+def flights() -> Iterator[SingleFlight[str, int]]:
+    made: SingleFlight[str, int] = SingleFlight(2)
     yield made
     made.close()
 

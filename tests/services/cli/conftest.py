@@ -22,7 +22,7 @@ def engine_at() -> Iterator[tuple[StubEngine, str]]:
 
 @pytest.fixture
 def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
-    """What paints for `service`."""
+    """What generates for `service`."""
     return engine_at[0]
 
 

@@ -11,14 +11,14 @@ from hosted import Hosted
 from typer.testing import CliRunner
 
 from services.cli import delete as deletion
-from services.cli import generate as painting
+from services.cli import generate as generation
 from services.cli import jobs, tokens
 from services.cli import submit as submission
 from services.cli_app import app
 
 EXAMPLES = {
-    "generate": painting.GENERATE_EXAMPLES,
-    "blend": painting.BLEND_EXAMPLES,
+    "generate": generation.GENERATE_EXAMPLES,
+    "blend": generation.BLEND_EXAMPLES,
     "submit": submission.EXAMPLES,
     "jobs": jobs.LIST_EXAMPLES,
     "job": jobs.SHOW_EXAMPLES,

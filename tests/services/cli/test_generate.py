@@ -33,7 +33,7 @@ def sizes(paths: list[str]) -> list[tuple[int, int]]:
     return [opened(path).size for path in paths]
 
 
-def test_a_service_paints_every_prompt_and_seed_into_files(
+def test_a_service_generates_every_prompt_and_seed_into_files(
     dti: Dti, service: Hosted, engine: StubEngine, learned: None
 ) -> None:
     options = ("--token", "rex", "-n", 2, "--seed", 7, "--steps", 3, "--negative", "blurry")
@@ -48,12 +48,16 @@ def test_a_service_paints_every_prompt_and_seed_into_files(
         "02-a-rex-seed8.png",
     ]
     assert colours(paths) == [colour(7), colour(8)] * 2
-    assert "painting: denoising step 12/12" in done.stderr
-    asked = {wanted.pictures[0].prompt: wanted.pictures for _, wanted in engine.asked}
-    picture = asked["a <rex> on a beach"][1]
-    assert (picture.seed, picture.steps, picture.guidance) == (8, 3, 4)
-    assert (picture.negative_prompt, picture.width, picture.height) == ("blurry", 16, 24)
-    assert picture.tokens == {"<rex>": "rex"}
+    assert "generating: denoising step 12/12" in done.stderr
+    asked = {wanted.images[0].prompt: wanted.images for _, wanted in engine.asked}
+    generated_image = asked["a <rex> on a beach"][1]
+    assert (generated_image.seed, generated_image.steps, generated_image.guidance) == (8, 3, 4)
+    assert (generated_image.negative_prompt, generated_image.width, generated_image.height) == (
+        "blurry",
+        16,
+        24,
+    )
+    assert generated_image.tokens == {"<rex>": "rex"}
 
 
 def test_a_token_may_have_another_placeholder_and_an_id(
@@ -65,13 +69,13 @@ def test_a_token_may_have_another_placeholder_and_an_id(
     done = dti("generate", "a <me> and <ann>", *said)
     assert done.exit_code == 0, done.output
     (_, wanted) = engine.asked[0]
-    assert wanted.pictures[0].tokens == {"<me>": "rex", "<ann>": token}
-    [picture] = json.loads(done.stdout)["pictures"]
-    assert picture["seed"] == 0
-    assert Path(picture["path"]).is_file()
+    assert wanted.images[0].tokens == {"<me>": "rex", "<ann>": token}
+    [generated_image] = json.loads(done.stdout)["images"]
+    assert generated_image["seed"] == 0
+    assert Path(generated_image["path"]).is_file()
 
 
-def test_a_row_of_pictures_leads_from_one_token_to_another(
+def test_a_row_of_images_leads_from_one_token_to_another(
     dti: Dti, service: Hosted, engine: StubEngine
 ) -> None:
     done = dti("blend", "rex", "ann", "--strip", 3, "-n", 2, "--server", service.url)
@@ -81,13 +85,13 @@ def test_a_row_of_pictures_leads_from_one_token_to_another(
     row = [f"a-photo-of-a-blend-seed{seed}-{part}.png" for seed in (0, 1) for part in parts]
     assert names == [*row, *(f"a-photo-of-a-blend-seed{seed}-strip.png" for seed in (0, 1))]
     assert sizes(done.stdout.splitlines()) == [(64, 64)] * 6 + [(192, 64)] * 2
-    pictures = [wanted.pictures[0] for _, wanted in engine.asked]
+    generated_images = [wanted.images[0] for _, wanted in engine.asked]
     shares = sorted(
         tuple((part.token, part.weight) for part in each.blends.get("<blend>", ()))
-        for each in pictures
+        for each in generated_images
     )
     assert shares == [(), (), (("rex", 0.5), ("ann", 0.5))]
-    assert {each.tokens.get("<blend>") for each in pictures} == {None, "rex", "ann"}
+    assert {each.tokens.get("<blend>") for each in generated_images} == {None, "rex", "ann"}
 
 
 def test_several_tokens_are_blended_by_weights(
@@ -96,14 +100,14 @@ def test_several_tokens_are_blended_by_weights(
     done = dti("blend", "a", "b", "c", "--weights", "2,1,1", "--server", service.url)
     assert done.exit_code == 0, done.output
     (_, wanted) = engine.asked[0]
-    parts = wanted.pictures[0].blends["<blend>"]
+    parts = wanted.images[0].blends["<blend>"]
     assert [(part.token, part.weight) for part in parts] == [("a", 0.5), ("b", 0.25), ("c", 0.25)]
 
 
-def test_pictures_that_fail_are_told_and_the_others_kept(
+def test_images_that_fail_are_told_and_the_others_kept(
     dti: Dti, service: Hosted, engine: StubEngine
 ) -> None:
-    engine.failing[1] = "UnsafePictureError", "it may not be shown"
+    engine.failing[1] = "UnsafeImageError", "it may not be shown"
     done = dti("generate", "a dog", "-n", 3, "--server", service.url)
     assert done.exit_code == 1
     assert len(done.stdout.splitlines()) == 2
@@ -133,7 +137,7 @@ def test_what_cannot_be_is_one_message_and_exit_code_2(
     assert engine.asked == []
 
 
-def test_without_a_server_this_machine_paints_whatever_the_environment_says(
+def test_without_a_server_this_machine_generates_whatever_the_environment_says(
     dti: Dti, service: Hosted, engine: StubEngine
 ) -> None:
     done = dti("generate", "a dog", "--steps", 1)

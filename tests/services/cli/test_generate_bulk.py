@@ -1,4 +1,4 @@
-"""`dti paint`: what is asked for, what is refused, and what comes of it."""
+"""`dti generate`: what is asked for, what is refused, and what comes of it."""
 
 import json
 import threading
@@ -25,8 +25,8 @@ FILES = ["0000-a-red-dog-0.png", "0001-a-red-dog-1.png", "0002-a-red-dog-2.png"]
 
 
 @pytest.fixture
-def painter(service: Hosted) -> Iterator[StubEngine]:
-    """An engine, and a dispatcher that has it paint."""
+def generator(service: Hosted) -> Iterator[StubEngine]:
+    """An engine, and a dispatcher that has it generate."""
     with stub_engine() as (engine, url):
         dispatcher = Dispatcher(service.ledger, MINIATURE, lambda: Engines(url, SECRET, 2.0))
         thread = threading.Thread(target=dispatcher.run)
@@ -53,7 +53,7 @@ def test_prompts_tokens_and_seeds_become_one_job(dti: Dti, service: Hosted, tmp_
     file.write_text("a <dog> and a <cat>\n\na painting of a <dog>\n")
     tokens = [part for name in ("<dog>=rex", "<dog>=tom", "<cat>=kit") for part in ("-t", name)]
     options = ("--seeds", "5-7", "--steps", "9", "--size", "64x32", "--tag", "customer=7")
-    order = asked(service, dti("paint", "--file", file, *tokens, *options))
+    order = asked(service, dti("generate", "--file", file, *tokens, *options))
     assert (order["count"], order["tags"]) == (12, {"customer": "7"})
     assert [one["prompt"] for one in order["prompts"]] == [
         "a <dog> and a <cat>",
@@ -67,20 +67,20 @@ def test_prompts_tokens_and_seeds_become_one_job(dti: Dti, service: Hosted, tmp_
     assert (common["steps"], common["width"], common["height"]) == (9, 64, 32)
 
 
-def test_waiting_fetches_pictures_and_again_fetches_none(
-    dti: Dti, painter: StubEngine, service: Hosted
+def test_waiting_fetches_images_and_again_fetches_none(
+    dti: Dti, generator: StubEngine, service: Hosted
 ) -> None:
-    result = dti("paint", PROMPT, "--seeds", "0-2", "--steps", "2", "--wait")
+    result = dti("generate", PROMPT, "--seeds", "0-2", "--steps", "2", "--wait")
     assert result.exit_code == 0, result.output
     assert [Path(line).name for line in result.stdout.splitlines()] == FILES
-    folder = Path("pictures")
+    folder = Path("images")
     assert sorted(path.name for path in folder.iterdir()) == FILES
     assert "succeeded: 3 succeeded of 3" in result.stderr
     before = {name: (folder / name).stat().st_mtime_ns for name in FILES}
     (folder / FILES[1]).write_bytes(b"of something else")
-    again = dti("paint", PROMPT, "--seeds", "0-2", "--steps", "2", "--wait", "--json")
-    assert len(painter.asked) == 3
-    assert [one["index"] for one in json.loads(again.stdout)["pictures"]] == [0, 1, 2]
+    again = dti("generate", PROMPT, "--seeds", "0-2", "--steps", "2", "--wait", "--json")
+    assert len(generator.asked) == 3
+    assert [one["index"] for one in json.loads(again.stdout)["images"]] == [0, 1, 2]
     for name in (FILES[0], FILES[2]):
         assert (folder / name).stat().st_mtime_ns == before[name]
     assert (folder / FILES[1]).read_bytes().startswith(b"\x89PNG")
@@ -89,35 +89,35 @@ def test_waiting_fetches_pictures_and_again_fetches_none(
 
 
 def test_jobs_of_both_kinds_are_listed_shown_cancelled_tried_again_and_deleted(
-    dti: Dti, service: Hosted, painter: StubEngine
+    dti: Dti, service: Hosted, generator: StubEngine
 ) -> None:
-    painter.failing[0] = ("TokenError", "no such word")
-    result = dti("paint", PROMPT, "--wait")
+    generator.failing[0] = ("TokenError", "no such word")
+    result = dti("generate", PROMPT, "--wait")
     assert result.exit_code == 1
     job = json.loads(dti("jobs", "--json").stdout)["jobs"][0]
     assert (job["kind"], job["state"]) == ("generation", "failed")
     name = job["job"][-8:]
     assert "no such word" in dti("job", name, "--failed").stdout
-    assert "pictures" in dti("job", job["job"]).stdout
-    painter.failing.clear()
+    assert "images" in dti("job", job["job"]).stdout
+    generator.failing.clear()
     result = dti("retry", name, "--wait", "-o", "out")
-    assert "1 pictures are tried again" in result.stderr
+    assert "1 images are tried again" in result.stderr
     assert result.exit_code == 0, result.output
     assert Path("out/0000-a-red-dog-0.png").exists()
-    painter.may_end.clear()
-    other = dti("paint", PROMPT, "--seeds", "7").stdout.strip()
+    generator.may_end.clear()
+    other = dti("generate", PROMPT, "--seeds", "7").stdout.strip()
     with service.client() as client:
         subjects = client.submit({"subjects": [{"id": "rex", "bundle": "0" * 64}]}, "k")
     listed = json.loads(dti("jobs", "--json").stdout)["jobs"]
     assert [each["job"] for each in listed] == [subjects.job, other, job["job"]]
     assert dti("cancel", other[-8:]).exit_code == 0
-    painter.may_end.set()
+    generator.may_end.set()
     assert dti("delete", other, subjects.job, job["job"], "--yes").exit_code == 0
     assert json.loads(dti("jobs", "--json").stdout)["jobs"] == []
 
 
 def test_a_dry_run_says_how_many_and_asks_for_none(dti: Dti, service: Hosted) -> None:
-    result = dti("paint", "a <dog>", "-t", "<dog>=rex", "--seeds", "1,5", "--dry-run")
+    result = dti("generate", "a <dog>", "-t", "<dog>=rex", "--seeds", "1,5", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "2: 1 prompts x 1 casts x 2 seeds" in result.stdout
     assert "rex" in result.stdout
@@ -129,17 +129,17 @@ def test_a_dry_run_says_how_many_and_asks_for_none(dti: Dti, service: Hosted) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "nothing to paint"),
+        ((), "nothing to generate"),
         ((PROMPT, "-t", "dog=rex"), "--token takes <NAME>=TOKEN"),
         ((PROMPT, "--seeds", "3-1"), "--seeds takes"),
         ((PROMPT, "--output", "x"), "by --wait"),
         ((PROMPT, "--size", "1x1"), "8 to 4096"),
         (("a <dog>", "-t", "<dog>=nobody"), "there is no token 'nobody'"),
-        ((PROMPT, "a cat", "--seeds", "0-9999"), "20000 pictures"),
+        ((PROMPT, "a cat", "--seeds", "0-9999"), "20000 images"),
     ],
 )
 def test_what_cannot_be_is_refused(dti: Dti, arguments: tuple[str, ...], said: str) -> None:
-    result = dti("paint", *arguments)
+    result = dti("generate", *arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
 

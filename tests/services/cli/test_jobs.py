@@ -49,12 +49,12 @@ def test_without_jobs_it_says_how_to_make_one(dti: Dti) -> None:
     assert "dti submit" in dti("jobs").stderr
 
 
-def test_a_job_of_what_is_not_offered_any_more_says_so(
+def test_a_job_of_what_is_not_served_any_more_says_so(
     dti: Dti, service: Hosted, submitted: str
 ) -> None:
     assert "warning" not in dti("job", submitted).stderr
     service.stop()
-    service.offers = {"other": service.offers["miniature"]}
+    service.models = {"other": service.models["miniature"]}
     service.start()
     for name in (submitted, submitted[-6:]):
         assert "miniature is not offered any more" in dti("job", name).stderr

@@ -109,7 +109,7 @@ def test_json_is_one_document_on_stdout(dti: Dti, service: Hosted, photos: Path)
 
 
 def test_what_is_refused_here_is_not_sent(dti: Dti, service: Hosted, photos: Path) -> None:
-    (photos / "rex" / "9.png").write_bytes(b"no picture")
+    (photos / "rex" / "9.png").write_bytes(b"no image")
     make_bundle(photos / "zoe", 9)  # says no word
     refused = dti("submit", photos)
     assert refused.exit_code == 2
@@ -124,7 +124,7 @@ def test_what_is_refused_here_is_not_sent(dti: Dti, service: Hosted, photos: Pat
 
 
 def test_if_all_are_refused_nothing_is_skipped(dti: Dti, photos: Path) -> None:
-    (photos / "rex" / "9.png").write_bytes(b"no picture")
+    (photos / "rex" / "9.png").write_bytes(b"no image")
     refused = dti("submit", photos / "rex", "--skip-refused")
     assert refused.exit_code == 2
     assert "nothing is left to submit" in refused.stderr

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from dti_engine.errors import OutputError
-from services.client.config import Access, access_file, find_access, read_access, write_access
+from services.client.config import ServerConfig, access_file, find_access, read_access, write_access
 from services.errors import SettingsError
 
-HERE = Access("http://127.0.0.1:8000", "dti_1_secret")
+HERE = ServerConfig("http://127.0.0.1:8000", "dti_1_secret")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_what_is_noted_is_found_and_nobody_else_can_read_it(home: dict[str, str]
 
 
 def test_a_note_replaces_an_older_one_whatever_its_mode(home: dict[str, str]) -> None:
-    path = write_access(Access("http://old:1", "old"), home)
+    path = write_access(ServerConfig("http://old:1", "old"), home)
     path.chmod(0o644)
     write_access(HERE, home)
     assert read_access(home) == HERE
@@ -44,10 +44,14 @@ def test_what_is_said_goes_before_the_environment_and_that_before_the_note(
 ) -> None:
     write_access(HERE, home)
     environment = home | {"DTI_SERVER": "https://dti.example/", "DTI_API_KEY": "dti_2_other"}
-    assert find_access(environment=environment) == Access("https://dti.example", "dti_2_other")
+    assert find_access(environment=environment) == ServerConfig(
+        "https://dti.example", "dti_2_other"
+    )
     said = find_access("http://third:3", "dti_3_third", environment)
-    assert said == Access("http://third:3", "dti_3_third")
-    assert find_access(key="dti_3_third", environment=home) == Access(HERE.server, "dti_3_third")
+    assert said == ServerConfig("http://third:3", "dti_3_third")
+    assert find_access(key="dti_3_third", environment=home) == ServerConfig(
+        HERE.server, "dti_3_third"
+    )
 
 
 def test_a_noted_key_is_told_to_its_own_server_alone(home: dict[str, str]) -> None:
@@ -87,7 +91,7 @@ def test_a_damaged_note_is_refused_without_being_shown(home: dict[str, str], tex
 
 def test_what_a_later_version_notes_besides_is_passed_over(home: dict[str, str]) -> None:
     write_access(HERE, home).write_text('{"server": "http://a", "key": "k", "more": 1}')
-    assert read_access(home) == Access("http://a", "k")
+    assert read_access(home) == ServerConfig("http://a", "k")
 
 
 def test_a_note_that_cannot_be_read_is_an_error(home: dict[str, str]) -> None:

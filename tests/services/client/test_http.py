@@ -6,17 +6,17 @@ from typing import Any
 import httpx
 import pytest
 
-from services.client.config import Access
+from services.client.config import ServerConfig
 from services.client.errors import (
     BrokenServerError,
     OverloadedError,
     RefusedError,
     UnreachableError,
 )
-from services.client.http import Connection
+from services.client.http import HttpConnection
 from services.client.schemas import Job
 
-ACCESS = Access("http://dti.example/base", "dti_1_secret")
+ACCESS = ServerConfig("http://dti.example/base", "dti_1_secret")
 NO_ANSWER = httpx.ConnectError("refused")
 
 Reply = httpx.Response | Exception
@@ -31,8 +31,8 @@ class Far:
         self.slept: list[float] = []
         self.waits: list[tuple[str, float]] = []
 
-    def connection(self, **how: Any) -> Connection:
-        return Connection(
+    def connection(self, **how: Any) -> HttpConnection:
+        return HttpConnection(
             ACCESS,
             transport=httpx.MockTransport(self._reply),
             sleep=self.slept.append,
@@ -179,7 +179,7 @@ def test_a_stream_that_breaks_off_is_no_answer() -> None:
         raise httpx.ReadError("gone")
 
     transport = httpx.MockTransport(lambda _: httpx.Response(200, content=pieces()))
-    with Connection(ACCESS, transport=transport) as connection:
+    with HttpConnection(ACCESS, transport=transport) as connection:
         heard: list[str] = []
         with pytest.raises(UnreachableError), connection.stream("v1/events") as answer:
             heard.extend(answer.iter_text())
@@ -197,7 +197,7 @@ def test_a_refused_stream_says_why() -> None:
 
 
 def test_a_closed_connection_repeats_nothing() -> None:
-    connection = Connection(
+    connection = HttpConnection(
         ACCESS, transport=httpx.MockTransport(_closing(lambda: connection.close())), patience=1e6
     )
     with pytest.raises(OverloadedError):

@@ -1,4 +1,4 @@
-"""Pictures of the real API, from an engine that refuses, fails and breaks off as it is told."""
+"""Images of the real API, from an engine that refuses, fails and breaks off as it is told."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from stub_engine import StubEngine, stub_engine
 
 from services.client.client import Client
 from services.client.errors import ClientError, OverloadedError, RefusedError, UnreachableError
-from services.client.images import NotPainted, Painted, Stepped
+from services.client.images import GeneratedImage, ImageFailure, ImageProgress
 from services.storage.directory import DirectoryStore
 
 ORDER = {"prompt": "a <rex>", "tokens": {"<rex>": "rex"}, "steps": 3, "size": "16x24"}
@@ -42,24 +42,29 @@ def waits(service: Hosted, **how: Any) -> tuple[Client, list[str]]:
     return client, seen
 
 
-def test_each_seed_is_painted_with_its_steps_and_settings(
+def test_each_seed_is_generated_with_its_steps_and_settings(
     service: Hosted, client: Client, engine: StubEngine
 ) -> None:
-    updates = list(client.paint(ORDER, [7, 8, 20]))
-    painted = {each.seed: each for each in updates if isinstance(each, Painted)}
-    assert sorted(painted) == [7, 8, 20]
-    assert painted[8].settings["seed"] == 8
-    assert painted[8].png.startswith(b"\x89PNG")
-    steps = [(each.step, each.steps) for each in updates if isinstance(each, Stepped)]
+    updates = list(client.generate(ORDER, [7, 8, 20]))
+    generated = {each.seed: each for each in updates if isinstance(each, GeneratedImage)}
+    assert sorted(generated) == [7, 8, 20]
+    assert generated[8].settings["seed"] == 8
+    assert generated[8].png.startswith(b"\x89PNG")
+    steps = [(each.step, each.steps) for each in updates if isinstance(each, ImageProgress)]
     assert sorted(steps) == [(1, 3)] * 3 + [(2, 3)] * 3 + [(3, 3)] * 3
-    assert [len(wanted.pictures) for _, wanted in engine.asked] == [2, 1]
-    (first, _) = engine.asked[0][1].pictures
+    assert [len(wanted.images) for _, wanted in engine.asked] == [2, 1]
+    (first, _) = engine.asked[0][1].images
     assert (first.tokens, first.width, first.height) == ({"<rex>": "rex"}, 16, 24)
 
 
 def test_more_than_one_request_takes_are_several(client: Client, engine: StubEngine) -> None:
-    assert len([each for each in client.paint(ORDER, range(23)) if isinstance(each, Painted)]) == 23
-    assert [len(wanted.pictures) for _, wanted in engine.asked] == [10, 10, 3]
+    assert (
+        len(
+            [each for each in client.generate(ORDER, range(23)) if isinstance(each, GeneratedImage)]
+        )
+        == 23
+    )
+    assert [len(wanted.images) for _, wanted in engine.asked] == [10, 10, 3]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_a_service_without_room_is_asked_again_when_it_says(
             engine.answer = None
 
     with service.client(sleep=sleep) as client:
-        assert any(isinstance(each, Painted) for each in client.paint(ORDER, [1]))
+        assert any(isinstance(each, GeneratedImage) for each in client.generate(ORDER, [1]))
     assert len(slept) == 2
     assert all(waited >= 1 for waited in slept)
     if seconds:
@@ -86,10 +91,10 @@ def test_a_service_without_room_is_asked_again_when_it_says(
 
 
 def test_patience_ends(service: Hosted, engine: StubEngine) -> None:
-    engine.refuse(503, "NoEngineError", "nothing paints", 30)
+    engine.refuse(503, "NoEngineError", "nothing generates", 30)
     client, seen = waits(service, patience=20)
-    with client, pytest.raises(OverloadedError, match="nothing paints; try again in 30 s"):
-        list(client.paint(ORDER, [1]))
+    with client, pytest.raises(OverloadedError, match="nothing generates; try again in 30 s"):
+        list(client.generate(ORDER, [1]))
     assert seen == []
 
 
@@ -104,17 +109,17 @@ def test_what_is_missing_after_a_break_is_asked_for_once_more(
         engine.dies = False
 
     with service.client(sleep=sleep) as client:
-        updates = list(client.paint(ORDER, range(4, 8)))
-    assert [each.seed for each in updates if isinstance(each, Painted)] == [4, 5, 6, 7]
+        updates = list(client.generate(ORDER, range(4, 8)))
+    assert [each.seed for each in updates if isinstance(each, GeneratedImage)] == [4, 5, 6, 7]
     assert len(slept) == 1
-    assert [wanted.pictures[0].seed for _, wanted in engine.asked][:2] == [4, 7]
+    assert [wanted.images[0].seed for _, wanted in engine.asked][:2] == [4, 7]
 
 
 def test_one_that_fails_leaves_the_others(client: Client, engine: StubEngine) -> None:
-    engine.failing[1] = "UnsafePictureError", "it may not be shown"
-    updates = list(client.paint(ORDER, range(3)))
-    assert [each.seed for each in updates if isinstance(each, Painted)] == [0, 2]
-    (failed,) = (each for each in updates if isinstance(each, NotPainted))
+    engine.failing[1] = "UnsafeImageError", "it may not be shown"
+    updates = list(client.generate(ORDER, range(3)))
+    assert [each.seed for each in updates if isinstance(each, GeneratedImage)] == [0, 2]
+    (failed,) = (each for each in updates if isinstance(each, ImageFailure))
     assert failed.seed == 1
     assert isinstance(failed.error, RefusedError)
     assert str(failed.error) == "it may not be shown"
@@ -132,7 +137,7 @@ def test_what_is_wrong_is_said_at_once(
     client: Client, engine: StubEngine, order: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ClientError, match=message):
-        list(client.paint(order, [1]))
+        list(client.generate(order, [1]))
     assert engine.asked == []
 
 
@@ -140,4 +145,4 @@ def test_a_service_that_is_not_there_is_said_to_be(service: Hosted) -> None:
     service.stop()
     client, _ = waits(service, first_patience=0)
     with client, pytest.raises(UnreachableError, match="is it running"):
-        list(client.paint(ORDER, [1]))
+        list(client.generate(ORDER, [1]))

@@ -11,7 +11,7 @@ from dti_engine.errors import InvalidBundleError
 from dti_engine.images.bundles.bundle import load_bundle
 from services.client.uploads import bundle_parcel, parcel
 
-SAID = '{"initializer": "dog", "pictures": {"0.png": {"caption": "a {} at sea"}}}'
+SAID = '{"initializer": "dog", "images": {"0.png": {"caption": "a {} at sea"}}}'
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def test_what_was_packed_is_the_same_bundle(folder: Path, tmp_path: Path) -> Non
     packed.write_bytes(bundle_parcel(folder).read())
     ours, theirs = load_bundle(folder), load_bundle(packed)
     assert ours.description == theirs.description
-    assert [each.sha256 for each in ours.pictures] == [each.sha256 for each in theirs.pictures]
-    assert ours.pictures[0].caption == theirs.pictures[0].caption == "a {} at sea"
+    assert [each.sha256 for each in ours.images] == [each.sha256 for each in theirs.images]
+    assert ours.images[0].caption == theirs.images[0].caption == "a {} at sea"
 
 
 def test_an_archive_is_sent_as_it_is(folder: Path, tmp_path: Path) -> None:

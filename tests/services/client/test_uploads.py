@@ -8,15 +8,15 @@ import pytest
 from hosted import Hosted, hosted
 
 from services.client.client import Client
-from services.client.config import Access
+from services.client.config import ServerConfig
 from services.client.errors import BrokenServerError, RefusedError, UploadRefusedError
-from services.client.http import Connection
-from services.client.uploads import Parcel, missing, parcel, upload
+from services.client.http import HttpConnection
+from services.client.uploads import UploadContent, missing, parcel, upload
 from services.ledger import uploads as kept
 from services.storage.interface import Store
 
 
-def some(number: int) -> list[Parcel]:
+def some(number: int) -> list[UploadContent]:
     return [parcel(f"bundle {n}".encode()) for n in range(number)]
 
 
@@ -26,7 +26,7 @@ def test_what_is_not_there_is_uploaded_once(kind: str, store: Store) -> None:
         parcels = some(7)
         client.upload(parcels[:2])
         assert client.missing(parcels) == parcels[2:]
-        sent: list[Parcel] = []
+        sent: list[UploadContent] = []
         client.upload([*parcels, parcels[3]], on_sent=sent.append)
         assert sorted(sent, key=parcels.index) == parcels
         assert client.missing(parcels) == []
@@ -47,7 +47,7 @@ def test_what_there_is_is_not_read_again(client: Client) -> None:
     def read() -> bytes:
         raise AssertionError("it was read")
 
-    client.upload([Parcel(first.sha256, first.size, read)])
+    client.upload([UploadContent(first.sha256, first.size, read)])
 
 
 def test_one_that_cannot_be_read_ends_it(client: Client) -> None:
@@ -55,12 +55,12 @@ def test_one_that_cannot_be_read_ends_it(client: Client) -> None:
         raise BrokenServerError("gone")
 
     with pytest.raises(BrokenServerError, match="gone"):
-        client.upload([Parcel("0" * 64, 3, read)])
+        client.upload([UploadContent("0" * 64, 3, read)])
 
 
 def test_what_is_too_large_is_refused_by_name(client: Client) -> None:
     with pytest.raises(RefusedError, match="at most"):
-        client.upload([Parcel("0" * 64, 10**12, lambda: b"")])
+        client.upload([UploadContent("0" * 64, 10**12, lambda: b"")])
 
 
 class Bucket:
@@ -70,9 +70,11 @@ class Bucket:
         self.refusals, self.asked, self.held = refusals, 0, dict[str, bytes]()
         self._lock = threading.Lock()
 
-    def connection(self) -> Connection:
+    def connection(self) -> HttpConnection:
         transport = httpx.MockTransport(self._reply)
-        return Connection(Access("http://dti", "key"), transport=transport, sleep=lambda _: None)
+        return HttpConnection(
+            ServerConfig("http://dti", "key"), transport=transport, sleep=lambda _: None
+        )
 
     def _reply(self, request: httpx.Request) -> httpx.Response:
         if request.url.host == "dti":
@@ -100,7 +102,7 @@ class Bucket:
 
 def test_a_form_that_has_expired_is_asked_for_anew() -> None:
     bucket = Bucket(refusals=5)
-    sent: list[Parcel] = []
+    sent: list[UploadContent] = []
     with bucket.connection() as connection:
         upload(connection, some(3), on_sent=sent.append)
         assert missing(connection, some(3)) == []
@@ -137,7 +139,7 @@ def test_a_server_that_cannot_be_followed_is_said_to_be_so(
 ) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"files": files}))
     with (
-        Connection(Access("http://dti", "key"), transport=transport) as connection,
+        HttpConnection(ServerConfig("http://dti", "key"), transport=transport) as connection,
         pytest.raises(BrokenServerError, match=message),
     ):
         upload(connection, some(1))

@@ -18,14 +18,14 @@ def api() -> PrometheusMetrics:
 @pytest.fixture
 def engine() -> PrometheusMetrics:
     metrics = PrometheusMetrics(CollectorRegistry(), process="engine")
-    metrics.count("dti_pictures_total", 38, outcome="painted")
-    metrics.count("dti_picture_steps_total", 90)
+    metrics.count("dti_images_total", 38, outcome="generated")
+    metrics.count("dti_image_steps_total", 90)
     for _ in range(20):
         metrics.observe("dti_denoise_step_seconds", 0.2)
-    metrics.count("dti_pictures_joined_total", 30, beside="others")
-    metrics.count("dti_pictures_joined_total", 10, beside="none")
+    metrics.count("dti_images_joined_total", 30, beside="others")
+    metrics.count("dti_images_joined_total", 10, beside="none")
     for seconds in (0.1,) * 9 + (7,):
-        metrics.observe("dti_picture_wait_seconds", seconds)
+        metrics.observe("dti_image_wait_seconds", seconds)
     return metrics
 
 
@@ -40,8 +40,8 @@ def test_metrics_are_told_in_words(api: PrometheusMetrics, engine: PrometheusMet
     assert [(each.value, each.words.partition(",")[0]) for each in found] == [
         ("160", "subjects an hour"),
         ("6", "HTTP requests answered"),
-        ("38", "pictures painted"),
-        ("4.5", "pictures in a call of the model"),
+        ("38", "images generated"),
+        ("4.5", "images in a call of the model"),
         ("75%", "of them joined others that were under way"),
         ("0.25 s", "is what 90% of the groups waited in the queue at most"),
     ]
@@ -52,11 +52,11 @@ def test_metrics_are_told_in_words(api: PrometheusMetrics, engine: PrometheusMet
 def test_failures_and_long_waits_are_not_kept_back(
     api: PrometheusMetrics, engine: PrometheusMetrics
 ) -> None:
-    engine.count("dti_pictures_total", 2, outcome="failed")
+    engine.count("dti_images_total", 2, outcome="failed")
     for _ in range(30):
-        engine.observe("dti_picture_wait_seconds", 500)
+        engine.observe("dti_image_wait_seconds", 500)
     found = figures(samples(text(api)), samples(text(engine)), subjects=4, seconds=90)
-    assert found[2].words == "pictures painted, and 2 failed"
+    assert found[2].words == "images generated, and 2 failed"
     assert found[-1].value == "over 80 s"
 
 
@@ -67,5 +67,5 @@ def test_what_nobody_tells_of_is_left_out(api: PrometheusMetrics) -> None:
 
 def test_metrics_that_nobody_serves_do_not_fail_a_demo() -> None:
     nowhere = "http://127.0.0.1:9/metrics"
-    found = read(nowhere, nowhere, pictures=0, subjects=1, seconds=36)
+    found = read(nowhere, nowhere, images=0, subjects=1, seconds=36)
     assert [each.value for each in found] == ["100", "0"]

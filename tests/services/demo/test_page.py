@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from dti_engine.demo.results import Painting, Scale, Strip, StripPicture
+from dti_engine.demo.results import Generation, Scale, Strip, StripImage
 from dti_engine.miniature.world.subjects import demo_prompts, held_out_subjects
 from services.demo.images import NUM_STEPS, files, pairs, prompts, strip
 from services.demo.page import render
@@ -12,7 +12,7 @@ from services.demo.run import draw
 
 
 def results(output: Path) -> Results:
-    """Of pictures that are there: the subjects' own, in place of painted ones."""
+    """Of images that are there: the subjects' own, in place of generated ones."""
     looks = held_out_subjects("demo")
     drawn = {look.name: draw(look, output) for look in looks}
     subjects = [
@@ -23,8 +23,8 @@ def results(output: Path) -> Results:
             token=f"tok_{look.name}",
             report={},
             references=drawn[look.name],
-            paintings=[
-                Painting(drawn[look.name][0], prompt.template, 0, prompt.asked, 0.5, 0.75)
+            generated_images=[
+                Generation(drawn[look.name][0], prompt.template, 0, prompt.asked, 0.5, 0.75)
                 for prompt in demo_prompts()
             ],
         )
@@ -33,7 +33,7 @@ def results(output: Path) -> Results:
     strips = [
         Strip(
             *(first.name, second.name, "a photo of a <blend>", 0),
-            [StripPicture(drawn[first.name][0], i / 6, 0.6, 0.3) for i in range(NUM_STEPS)],
+            [StripImage(drawn[first.name][0], i / 6, 0.6, 0.3) for i in range(NUM_STEPS)],
         )
         for first, second in pairs(looks)
     ]
@@ -48,7 +48,7 @@ def results(output: Path) -> Results:
     )
 
 
-def test_the_page_holds_all_its_pictures_and_follows_the_readers_colours(tmp_path: Path) -> None:
+def test_the_page_holds_all_its_images_and_follows_the_readers_colours(tmp_path: Path) -> None:
     found = results(tmp_path)
     page = render(found, tmp_path)
     assert page.count("data:image/png;base64,") == 4 * (5 + 6) + 2 * 7
@@ -57,10 +57,10 @@ def test_the_page_holds_all_its_pictures_and_follows_the_readers_colours(tmp_pat
     for said in ("&lt;dog-25&gt;", "tok_dog-25", "1 min 35 s", "subjects an hour &amp; more"):
         assert said in page
     assert found.document()["mean"] == {"subject_score": 0.5, "prompt_score": 0.75}
-    assert found.document()["counts"] == {"subjects": 4, "pictures": 38}
+    assert found.document()["counts"] == {"subjects": 4, "images": 38}
 
 
-def test_each_subject_is_painted_in_every_prompt_and_blended_once(tmp_path: Path) -> None:
+def test_each_subject_is_generated_in_every_prompt_and_blended_once(tmp_path: Path) -> None:
     looks = held_out_subjects("demo")
     asked = [prompts(look, tmp_path, seed=3, steps=5) for look in looks]
     for look, wanted in zip(looks, asked, strict=True):

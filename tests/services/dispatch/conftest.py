@@ -1,4 +1,4 @@
-"""Dispatchers over a store in memory, and an engine that paints one colour."""
+"""Dispatchers over a store in memory, and an engine that generates one colour."""
 
 import threading
 import time
@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 from stub_engine import SECRET, StubEngine, stub_engine
 
-from services.contracts.generation import Cast, GenerationOrder, PictureWork, Telling
+from services.contracts.generation import GenerationJobSpec, ImageItem, PromptSpec, TokenBinding
 from services.contracts.jobs import Item, JobRequest
-from services.contracts.models import MINIATURE, painting_pool
+from services.contracts.models import MINIATURE, generation_pool
 from services.dispatch.dispatcher import Dispatcher
 from services.engine_client import Engines
 from services.ledger.ledger import Ledger
-from services.ledger.queries import ItemView, JobView, list_items, read_picture, view_job
-from services.ledger.recovery import Supervisor
+from services.ledger.queries import ItemView, JobView, list_items, read_image, view_job
+from services.ledger.recovery import Recovery
 from services.ledger.submissions import submit
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
 
 
 class Studio:
-    """A ledger with jobs of pictures, and dispatchers that work for it."""
+    """A ledger with jobs of images, and dispatchers that work for it."""
 
     def __init__(self, engine: StubEngine, url: str) -> None:
         self.engine, self.url = engine, url
@@ -31,21 +31,21 @@ class Studio:
         self.ledger = Ledger.on(self.store, LedgerSettings(lease=2, look=0.02))
 
     def order(self, count: int, key: str = "k", **how: Any) -> str:
-        """A job of so many pictures, whose seeds are their indices."""
+        """A job of so many images, whose seeds are their indices."""
         tokens = {"<x>": how.pop("token")} if "token" in how else {}
-        order = GenerationOrder(
+        order = GenerationJobSpec(
             model="miniature",
-            prompts=(Telling(prompt="a red dog"),),
-            casts=(Cast(tokens=tokens),),
+            prompts=(PromptSpec(prompt="a red dog"),),
+            casts=(TokenBinding(tokens=tokens),),
             common={"steps": 2},
         )
         request = JobRequest(
             kind="generation",
-            pool=painting_pool("miniature"),
+            pool=generation_pool("miniature"),
             items=tuple(
                 Item(
                     name=f"{seed:04d}",
-                    work=PictureWork(prompt=0, cast=0, seed=seed).model_dump(),
+                    work=ImageItem(prompt=0, cast=0, seed=seed).model_dump(),
                 )
                 for seed in range(count)
             ),
@@ -77,7 +77,7 @@ class Studio:
 
     def recover(self) -> None:
         """A turn of the supervisor."""
-        Supervisor(self.ledger).recover()
+        Recovery(self.ledger).recover()
 
     def job(self, job: str) -> JobView:
         return view_job(self.ledger, "acme", job)
@@ -86,7 +86,7 @@ class Studio:
         return list_items(self.ledger, "acme", job).items
 
     def png(self, job: str, index: int) -> bytes:
-        return read_picture(self.ledger, "acme", job, index).payload
+        return read_image(self.ledger, "acme", job, index).payload
 
     def wait_until_ended(self, job: str, seconds: float = 30) -> JobView:
         until(lambda: self.job(job).state.ended, seconds)

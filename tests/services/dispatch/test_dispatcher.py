@@ -1,4 +1,4 @@
-"""Pictures of jobs from an engine: each once, whatever happens to engines and dispatchers."""
+"""Images of jobs from an engine: each once, whatever happens to engines and dispatchers."""
 
 import io
 import os
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from stub_engine import colour
 
-from services.contracts.models import MINIATURE, Offer
+from services.contracts.models import MINIATURE, ServedModel
 from services.dispatch.dispatcher import worth
 from services.errors import DeletedError
 from services.ledger.deletion import delete_item, delete_job
@@ -24,10 +24,10 @@ Wait = Callable[..., None]
 
 def seeds(studio: Any) -> Counter[int]:
     """How often engines were asked for each."""
-    return Counter(wanted.pictures[0].seed for _, wanted in studio.engine.asked)
+    return Counter(wanted.images[0].seed for _, wanted in studio.engine.asked)
 
 
-def test_each_picture_is_painted_once_and_kept(studio: Any) -> None:
+def test_each_image_is_generated_once_and_kept(studio: Any) -> None:
     job = studio.order(40)
     with studio.at_work(studio.dispatcher()):
         view = studio.wait_until_ended(job)
@@ -40,7 +40,7 @@ def test_each_picture_is_painted_once_and_kept(studio: Any) -> None:
     assert item.report == {"seed": 7, "steps": 2, "bytes": item.report["bytes"], "warnings": []}
     model, wanted = studio.engine.asked[0]
     assert (model, wanted.tenant, wanted.patient) == ("miniature", "acme", True)
-    assert (wanted.pictures[0].prompt, wanted.pictures[0].steps) == ("a red dog", 2)
+    assert (wanted.images[0].prompt, wanted.images[0].steps) == ("a red dog", 2)
 
 
 def test_no_more_than_so_many_are_asked_for_at_a_time(studio: Any, wait_for: Wait) -> None:
@@ -54,7 +54,7 @@ def test_no_more_than_so_many_are_asked_for_at_a_time(studio: Any, wait_for: Wai
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_where_there_is_no_room_pictures_wait_and_no_attempt_is_lost(
+def test_where_there_is_no_room_images_wait_and_no_attempt_is_lost(
     studio: Any, wait_for: Wait, status: int
 ) -> None:
     name = {429: "QueueFullError", 503: "NoEngineError"}[status]
@@ -69,7 +69,7 @@ def test_where_there_is_no_room_pictures_wait_and_no_attempt_is_lost(
     assert [one.cause for one in attempts] == ["succeeded"]
 
 
-def test_where_nothing_listens_pictures_wait(studio: Any, wait_for: Wait) -> None:
+def test_where_nothing_listens_images_wait(studio: Any, wait_for: Wait) -> None:
     job = studio.order(2, max_attempts=1)
     with studio.at_work(studio.dispatcher(url="http://127.0.0.1:9/engines")):
         wait_for(lambda: studio.job(job).counts.running == 2)
@@ -79,7 +79,7 @@ def test_where_nothing_listens_pictures_wait(studio: Any, wait_for: Wait) -> Non
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_what_is_wrong_with_a_picture_fails_it_at_once_with_the_engines_reason(
+def test_what_is_wrong_with_a_image_fails_it_at_once_with_the_engines_reason(
     studio: Any, begun: bool
 ) -> None:
     if begun:
@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_picture_fails_it_at_once_with_the_engines_reason(
     assert [one.cause for one in list_attempts(studio.ledger, "acme", job, 0)] == ["failed"]
 
 
-def test_an_engine_that_dies_at_a_picture_costs_it_an_attempt_and_not_for_ever(
+def test_an_engine_that_dies_at_a_image_costs_it_an_attempt_and_not_for_ever(
     studio: Any, wait_for: Wait
 ) -> None:
     studio.engine.dies = True
@@ -109,10 +109,10 @@ def test_what_an_engine_says_that_nobody_foresaw_is_told_to_no_tenant(studio: An
     job = studio.order(1, max_attempts=1)
     with studio.at_work(studio.dispatcher()):
         studio.wait_until_ended(job)
-    assert studio.items(job)[0].reason == "what paints has failed: tell the operator"
+    assert studio.items(job)[0].reason == "what generates has failed: tell the operator"
 
 
-def test_a_job_that_is_cancelled_is_painted_no_further(studio: Any, wait_for: Wait) -> None:
+def test_a_job_that_is_cancelled_is_generated_no_further(studio: Any, wait_for: Wait) -> None:
     studio.engine.may_end.clear()
     job = studio.order(9)
     with studio.at_work(studio.dispatcher(at_once=4)):
@@ -124,7 +124,7 @@ def test_a_job_that_is_cancelled_is_painted_no_further(studio: Any, wait_for: Wa
     assert len(studio.engine.asked) == 4
 
 
-def test_what_is_deleted_while_it_is_painted_leaves_nothing(studio: Any, wait_for: Wait) -> None:
+def test_what_is_deleted_while_it_is_generated_leaves_nothing(studio: Any, wait_for: Wait) -> None:
     studio.engine.may_end.clear()
     job, other = studio.order(3), studio.order(2, "other")
     with studio.at_work(studio.dispatcher(at_once=8)):
@@ -154,16 +154,16 @@ def test_one_that_is_drained_gives_back_what_it_has_at_once(studio: Any, wait_fo
     assert [one.cause for one in attempts] == ["released", "succeeded"]
 
 
-def test_several_share_a_job_and_each_picture_ends_once(studio: Any) -> None:
+def test_several_share_a_job_and_each_image_ends_once(studio: Any) -> None:
     job = studio.order(60)
     with studio.at_work(*(studio.dispatcher(at_once=6) for _ in range(3))):
         assert studio.wait_until_ended(job).counts.succeeded == 60
     assert set(seeds(studio)) == set(range(60))
 
 
-def test_how_many_are_asked_for_follows_from_the_offer() -> None:
+def test_how_many_are_asked_for_follows_from_the_model() -> None:
     assert worth(MINIATURE["miniature"]) == 32
-    large = Offer(weights="w", recipe="sd", painting={"pictures": 8, "max_engines": 40})
+    large = ServedModel(weights="w", recipe="sd", generation={"images": 8, "max_engines": 40})
     assert worth(large) == 256
 
 

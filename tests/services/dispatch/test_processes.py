@@ -23,17 +23,17 @@ from dti_engine.backbones import load_backbone
 from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.text.tokens import LearnedToken
 from services.api.generation_jobs.build import compose
-from services.api.generation_jobs.schemas import PictureJobOrder
+from services.api.generation_jobs.schemas import GenerationJobRequest
 from services.api.settings import ApiSettings
 from services.contracts.jobs import Item, JobRequest
 from services.contracts.models import MINIATURE
 from services.ledger import aliases
 from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
-from services.ledger.queries import list_attempts, list_items, read_picture, view_job
-from services.ledger.recovery import Supervisor
+from services.ledger.queries import list_attempts, list_items, read_image, view_job
+from services.ledger.recovery import Recovery
 from services.ledger.submissions import submit
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.local.service import free_port
 from services.settings import LedgerSettings
 from services.storage.directory import DirectoryStore
@@ -85,7 +85,7 @@ def learn(ledger: Ledger, file: bytes) -> None:
     """What a training job would have left."""
     request = JobRequest(pool="miniature", items=(Item(name="rex"),))
     job = submit(ledger, "acme", "learn", request).job
-    worker = Worker(ledger, "miniature")
+    worker = WorkerSession(ledger, "miniature")
     worker.begin()
     [attempt] = worker.claim(1)
     aliases.note(ledger.store, "acme", "rex", token_id(job, 0, 0))
@@ -99,14 +99,14 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger.on(DirectoryStore(tmp_path / "store"), settings)
 
 
-def test_a_dispatcher_is_killed_and_another_ends_every_picture_once(
+def test_a_dispatcher_is_killed_and_another_ends_every_image_once(
     ledger: Ledger, tmp_path: Path
 ) -> None:
     backbone = load_backbone("miniature")
     rows = {name: torch.randn(1, each.dim) for name, each in backbone.text_encoders.items()}
     file = token_file(LearnedToken("<rex>", rows, "eos"), backbone.fingerprint)
     learn(ledger, file)
-    order = PictureJobOrder.model_validate(
+    order = GenerationJobRequest.model_validate(
         {
             "prompts": ["a photo of a <dog> on a beach"],
             "placeholder": "<dog>",
@@ -116,14 +116,14 @@ def test_a_dispatcher_is_killed_and_another_ends_every_picture_once(
         }
     )
     request = compose(order, MINIATURE, ApiSettings()).request
-    job = submit(ledger, "acme", "paint", request).job
+    job = submit(ledger, "acme", "generate", request).job
     port = free_port()
     engines = f"http://127.0.0.1:{port}/engines"
     store = ("--store", str(tmp_path / "store"))
     told = (*store, "--engines", engines, "--lease", str(LEASE), "--look", "0.1", "--at-once", "4")
 
     def counts() -> Any:
-        Supervisor(ledger).recover()
+        Recovery(ledger).recover()
         return view_job(ledger, "acme", job).counts
 
     with ExitStack() as stack:
@@ -145,7 +145,7 @@ def test_a_dispatcher_is_killed_and_another_ends_every_picture_once(
     ends = [each.cause for item in items for each in list_attempts(ledger, "acme", job, item.index)]
     assert set(ends) <= {"succeeded", "failed", "lost"}
     assert (ends.count("succeeded"), ends.count("failed")) == (12, 12)
-    image = Image.open(io.BytesIO(read_picture(ledger, "acme", job, 1).payload))
+    image = Image.open(io.BytesIO(read_image(ledger, "acme", job, 1).payload))
     token = {"<dog>": Artifact.from_bytes(file).token}
     asked = ImageRequest("a photo of a <dog> on a beach", 4, token)
     other = ImageRequest("a photo of a dog on a beach", 4)

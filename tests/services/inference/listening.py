@@ -13,11 +13,18 @@ from pydantic import JsonValue
 
 from dti_engine.errors import DTIError
 from dti_engine.text.tokens import LearnedToken
-from services.contracts.generation import EVENT, Event, Failed, Painted, Picture, Refusal
+from services.contracts.generation import (
+    EVENT,
+    Event,
+    FailureEvent,
+    ImageEvent,
+    ImageSpec,
+    Rejection,
+)
 from services.inference.engine import Check, Engine
 from services.inference.http import create_app
-from services.inference.metrics import Counting
-from services.inference.scheduler.scheduler import Batcher, BatcherSettings
+from services.inference.metrics import EngineMetrics
+from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
 SECRET = "a secret between two processes"
 
@@ -36,9 +43,9 @@ class Shelf:
         default_factory=dict[tuple[str, str], LearnedToken | DTIError]
     )
 
-    def resolve(self, tenant: str, picture: Picture) -> Known:
+    def resolve(self, tenant: str, generated_image: ImageSpec) -> Known:
         known = Known({}, {})
-        for placeholder, name in picture.tokens.items():
+        for placeholder, name in generated_image.tokens.items():
             found = self.tokens[tenant, name]
             if isinstance(found, DTIError):
                 raise found
@@ -53,25 +60,29 @@ class Listening:
 
     url: str
     shelf: Shelf
-    batcher: Batcher
+    batcher: BatchScheduler
 
     def post(self, body: Any, secret: str = SECRET, **how: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {secret}"}
-        return httpx.post(f"{self.url}/paint", json=body, headers=headers, timeout=60, **how)
+        return httpx.post(f"{self.url}/generate", json=body, headers=headers, timeout=60, **how)
 
-    def events(self, *pictures: dict[str, Any], tenant: str = "ann", **order: Any) -> list[Event]:
-        answer = self.post({"tenant": tenant, "pictures": pictures, **order})
+    def events(
+        self, *generated_images: dict[str, Any], tenant: str = "ann", **order: Any
+    ) -> list[Event]:
+        answer = self.post({"tenant": tenant, "images": generated_images, **order})
         assert answer.status_code == 200, answer.text
         return [EVENT.validate_json(line) for line in answer.text.splitlines()]
 
-    def ends(self, *pictures: dict[str, Any], **order: Any) -> dict[int, Painted | Failed]:
-        events = self.events(*pictures, **order)
-        return {each.picture: each for each in events if isinstance(each, Painted | Failed)}
+    def ends(
+        self, *generated_images: dict[str, Any], **order: Any
+    ) -> dict[int, ImageEvent | FailureEvent]:
+        events = self.events(*generated_images, **order)
+        return {each.image: each for each in events if isinstance(each, ImageEvent | FailureEvent)}
 
-    def refusal(self, status: int, *pictures: dict[str, Any], **order: Any) -> Refusal:
-        answer = self.post({"tenant": "ann", "pictures": pictures, **order})
+    def refusal(self, status: int, *generated_images: dict[str, Any], **order: Any) -> Rejection:
+        answer = self.post({"tenant": "ann", "images": generated_images, **order})
         assert answer.status_code == status, answer.text
-        return Refusal.model_validate_json(answer.content)
+        return Rejection.model_validate_json(answer.content)
 
 
 def unchecked(image: object) -> None:
@@ -81,7 +92,7 @@ def unchecked(image: object) -> None:
 @contextmanager
 def listening(model: Any, check: Check = unchecked, **settings: Any) -> Iterator[Listening]:
     """An engine on a port of its own."""
-    batcher = Batcher(model, BatcherSettings(**settings), Counting())
+    batcher = BatchScheduler(model, BatchSchedulerSettings(**settings), EngineMetrics())
     batcher.start()
     shelf = Shelf()
     app = create_app(Engine(model, shelf, batcher, check), SECRET)

@@ -16,20 +16,20 @@ from PIL import Image
 from dti_engine.backbones.interface import Backbone
 from dti_engine.generation.denoiser import ImageRequest
 from dti_engine.generation.pipeline import generate, read_settings
-from services.contracts.generation import Failed, Painted, Stepped
+from services.contracts.generation import FailureEvent, ImageEvent, StepEvent
 from services.errors import DeletedError, UnknownJobError
 
-from .scheduler.waiting import Model, token
 from .listening import SECRET, Listening, listening
+from .scheduler.waiting import Model, token
 
 
-def picture(prompt: str = "a photo of a dog", seed: int = 0, **options: Any) -> dict[str, Any]:
+def spec(prompt: str = "a photo of a dog", seed: int = 0, **options: Any) -> dict[str, Any]:
     return {"prompt": prompt, "seed": seed, "steps": 3, **options}
 
 
-def opened(painted: Painted | Failed) -> Image.Image:
-    assert isinstance(painted, Painted), painted
-    return Image.open(io.BytesIO(painted.png))
+def opened(generated: ImageEvent | FailureEvent) -> Image.Image:
+    assert isinstance(generated, ImageEvent), generated
+    return Image.open(io.BytesIO(generated.png))
 
 
 @pytest.fixture
@@ -43,42 +43,40 @@ def engine(model: Any) -> Iterator[Listening]:
         yield found
 
 
-def test_a_picture_is_painted_with_the_tenants_own_token(
+def test_a_image_is_generated_with_the_tenants_own_token(
     engine: Listening, tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
     rex = engine.shelf.tokens["ann", "rex"] = token()
-    order = picture("a <dog>", 3, tokens={"<dog>": "rex"}, guidance=4.0, negative_prompt="a cat")
-    (painted,) = engine.ends(order).values()
+    order = spec("a <dog>", 3, tokens={"<dog>": "rex"}, guidance=4.0, negative_prompt="a cat")
+    (generated,) = engine.ends(order).values()
     request = ImageRequest("a <dog>", 3, {"<dog>": rex}, "a cat", 4.0)
     (expected,) = generate(tiny_backbone, [request], steps=3)
-    assert np.array_equal(np.asarray(opened(painted)), np.asarray(expected))
+    assert np.array_equal(np.asarray(opened(generated)), np.asarray(expected))
 
-    assert isinstance(painted, Painted)
-    (tmp_path / "a.png").write_bytes(painted.png)
+    assert isinstance(generated, ImageEvent)
+    (tmp_path / "a.png").write_bytes(generated.png)
     settings = read_settings(tmp_path / "a.png")
-    assert settings == painted.settings
+    assert settings == generated.settings
     wanted = {"seed": 3, "steps": 3, "tokens": {"<dog>": {"sha256": "rex"}}, "height": 16}
     assert {name: settings[name] for name in wanted} == wanted
-    assert "trainedAlgorithmicMedia" in opened(painted).info["XML:com.adobe.xmp"]
+    assert "trainedAlgorithmicMedia" in opened(generated).info["XML:com.adobe.xmp"]
 
 
-def test_each_picture_of_a_request_ends_once_and_its_steps_are_told_if_asked(
+def test_each_image_of_a_request_ends_once_and_its_steps_are_told_if_asked(
     engine: Listening,
 ) -> None:
-    events = engine.events(
-        picture(), picture(seed=1, height=8, width=24), progress=True, previews=2
-    )
-    assert sorted(each.picture for each in events if isinstance(each, Painted)) == [0, 1]
-    assert {opened(each).size for each in events if isinstance(each, Painted)} == {
+    events = engine.events(spec(), spec(seed=1, height=8, width=24), progress=True, previews=2)
+    assert sorted(each.image for each in events if isinstance(each, ImageEvent)) == [0, 1]
+    assert {opened(each).size for each in events if isinstance(each, ImageEvent)} == {
         (16, 16),
         (24, 8),
     }
-    steps = [each for each in events if isinstance(each, Stepped) and each.picture == 1]
+    steps = [each for each in events if isinstance(each, StepEvent) and each.image == 1]
     assert [(each.step, each.steps) for each in steps] == [(1, 3), (2, 3), (3, 3)]
     assert [bool(each.preview) for each in steps] == [False, True, False]
     shown = next(each.preview for each in steps if each.preview)
     assert Image.open(io.BytesIO(shown)).format == "JPEG"
-    assert not any(isinstance(each, Stepped) for each in engine.events(picture()))
+    assert not any(isinstance(each, StepEvent) for each in engine.events(spec()))
 
 
 def test_prompts_are_remembered_for_as_long_as_their_tokens_are_known(
@@ -86,7 +84,7 @@ def test_prompts_are_remembered_for_as_long_as_their_tokens_are_known(
 ) -> None:
     reader = engine.batcher._studio.reader
     engine.shelf.tokens["ann", "rex"] = token()
-    engine.ends(picture("a <dog>", tokens={"<dog>": "rex"}, guidance=1.0), picture(guidance=1.0))
+    engine.ends(spec("a <dog>", tokens={"<dog>": "rex"}, guidance=1.0), spec(guidance=1.0))
     assert len(reader._known) == 2
     engine.shelf.tokens["ann", "rex"] = DeletedError("it was deleted")
     end = time.monotonic() + 10
@@ -95,12 +93,12 @@ def test_prompts_are_remembered_for_as_long_as_their_tokens_are_known(
     assert len(reader._known) == 1
 
 
-def test_nobody_waits_for_a_token_longer_than_for_a_picture(engine: Listening) -> None:
+def test_nobody_waits_for_a_token_longer_than_for_a_image(engine: Listening) -> None:
     looked_up = threading.Event()
     resolve = engine.shelf.resolve
     engine.shelf.resolve = lambda *what: (looked_up.wait(20), resolve(*what))[1]  # type: ignore[method-assign]
     began = time.monotonic()
-    refused = engine.refusal(422, picture(), seconds=0.5)
+    refused = engine.refusal(422, spec(), seconds=0.5)
     assert time.monotonic() - began < 10
     looked_up.set()
     assert refused.error == "LateError"
@@ -108,34 +106,34 @@ def test_nobody_waits_for_a_token_longer_than_for_a_picture(engine: Listening) -
 
 
 def test_what_is_not_read_of_a_prompt_is_told(engine: Listening) -> None:
-    (painted,) = engine.ends(picture("a dog " * 50)).values()
-    assert isinstance(painted, Painted)
-    assert painted.warnings == (
+    (generated,) = engine.ends(spec("a dog " * 50)).values()
+    assert isinstance(generated, ImageEvent)
+    assert generated.warnings == (
         "the prompt is too long: text_encoder does not read its last 25 word pieces",
     )
-    (short,) = engine.ends(picture()).values()
-    assert isinstance(short, Painted)
+    (short,) = engine.ends(spec()).values()
+    assert isinstance(short, ImageEvent)
     assert short.warnings == ()
 
 
 @pytest.mark.parametrize(
     ("order", "error", "detail"),
     [
-        (picture("a <dog>"), "TokenError", "uses <dog>, which stands for nothing"),
-        (picture(height=13), "ConfigurationError", "height"),
-        (picture(steps=0), "ConfigurationError", "pictures.1.steps"),
-        (picture(colour="red"), "ConfigurationError", "pictures.1.colour"),
-        (picture("a <dog>", tokens={"<dog>": "max"}), "UnknownJobError", "no token max"),
-        (picture("a <dog>", tokens={"<dog>": "old"}), "DeletedError", "was deleted"),
+        (spec("a <dog>"), "TokenError", "uses <dog>, which stands for nothing"),
+        (spec(height=13), "ConfigurationError", "height"),
+        (spec(steps=0), "ConfigurationError", "images.1.steps"),
+        (spec(colour="red"), "ConfigurationError", "images.1.colour"),
+        (spec("a <dog>", tokens={"<dog>": "max"}), "UnknownJobError", "no token max"),
+        (spec("a <dog>", tokens={"<dog>": "old"}), "DeletedError", "was deleted"),
     ],
     ids=lambda each: str(each)[:40],
 )
-def test_what_is_wrong_with_one_picture_is_told_and_nothing_is_begun(
+def test_what_is_wrong_with_one_image_is_told_and_nothing_is_begun(
     engine: Listening, model: Any, order: dict[str, Any], error: str, detail: str
 ) -> None:
     engine.shelf.tokens["ann", "max"] = UnknownJobError("ann has no token max")
     engine.shelf.tokens["ann", "old"] = DeletedError("it was deleted")
-    refused = engine.refusal(422, picture(), order)
+    refused = engine.refusal(422, spec(), order)
     assert (refused.error, refused.seconds) == (error, None)
     assert detail in refused.detail
     assert model.calls == []
@@ -150,16 +148,16 @@ def test_one_that_breaks_fails_alone(engine: Listening, model: Any) -> None:
         return pixels
 
     model.decode_latents = overflowing
-    ends = engine.ends(picture(), picture(seed=1), picture(seed=2))
-    assert [type(ends[index]) for index in range(3)] == [Painted, Failed, Painted]
+    ends = engine.ends(spec(), spec(seed=1), spec(seed=2))
+    assert [type(ends[index]) for index in range(3)] == [ImageEvent, FailureEvent, ImageEvent]
     failed = ends[1]
-    assert isinstance(failed, Failed)
-    assert failed.error == "PaintingFailedError"
+    assert isinstance(failed, FailureEvent)
+    assert failed.error == "GenerationFailedError"
 
 
 def test_the_secret_is_wanted_before_anything_is_read(engine: Listening) -> None:
     for shown in ("wrong", SECRET + "x"):
-        answer = engine.post({"tenant": "ann", "pictures": [picture()]}, shown)
+        answer = engine.post({"tenant": "ann", "images": [spec()]}, shown)
         assert answer.status_code == 401
     assert httpx.get(f"{engine.url}/healthz").status_code == 200
     assert httpx.get(f"{engine.url}/other").status_code == 404
@@ -169,16 +167,16 @@ def test_a_full_engine_says_when_to_come_again(model: Any) -> None:
     gate = threading.Event()
     model.before = lambda noisy, conditioning: gate.wait(20)
     with listening(model, cap=1, queue=2) as engine, ThreadPoolExecutor(2) as pool:
-        first = pool.submit(engine.ends, picture())
+        first = pool.submit(engine.ends, spec())
         _until(lambda: bool(model.calls))
-        second = pool.submit(engine.ends, picture(seed=1))
+        second = pool.submit(engine.ends, spec(seed=1))
         _until(lambda: len(engine.batcher.queue) == 1)
-        refused = engine.refusal(429, *(picture(seed=seed) for seed in (2, 3)))
+        refused = engine.refusal(429, *(spec(seed=seed) for seed in (2, 3)))
         assert refused.error == "QueueFullError"
         assert refused.seconds is not None
         gate.set()
-        assert isinstance(first.result()[0], Painted)
-        assert isinstance(second.result()[0], Painted)
+        assert isinstance(first.result()[0], ImageEvent)
+        assert isinstance(second.result()[0], ImageEvent)
 
 
 def _until(holds: Callable[[], bool]) -> None:
@@ -188,13 +186,13 @@ def _until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_whoever_hangs_up_is_painted_for_no_further(model: Any) -> None:
+def test_whoever_hangs_up_is_generated_for_no_further(model: Any) -> None:
     gate = threading.Event()
     model.before = lambda noisy, conditioning: gate.wait(0.05)
     with listening(model) as engine:
-        body = {"tenant": "ann", "pictures": [picture(steps=100)], "progress": True}
+        body = {"tenant": "ann", "images": [spec(steps=100)], "progress": True}
         headers = {"Authorization": f"Bearer {SECRET}"}
-        with httpx.stream("POST", f"{engine.url}/paint", json=body, headers=headers) as answer:
+        with httpx.stream("POST", f"{engine.url}/generate", json=body, headers=headers) as answer:
             next(answer.iter_lines())
         end = time.monotonic() + 10
         calls = -1
@@ -208,8 +206,8 @@ def test_whoever_hangs_up_is_painted_for_no_further(model: Any) -> None:
 def test_what_comes_too_late_is_told(model: Any) -> None:
     model.before = lambda noisy, conditioning: time.sleep(0.05)
     with listening(model) as engine:
-        (late,) = engine.ends(picture(steps=100), seconds=0.3).values()
-        assert isinstance(late, Failed)
+        (late,) = engine.ends(spec(steps=100), seconds=0.3).values()
+        assert isinstance(late, FailureEvent)
         assert late.error == "LateError"
 
 
@@ -223,16 +221,16 @@ def test_what_may_not_be_shown_is_not_sent(model: Any) -> None:
         return "a dog is in it" if len(seen) == 2 else None
 
     with listening(model, check) as engine:
-        (fine,) = engine.ends(picture()).values()
-        (unsafe,) = engine.ends(picture()).values()
-        (unseen,) = engine.ends(picture()).values()
-    assert isinstance(fine, Painted)
-    assert isinstance(unsafe, Failed)
+        (fine,) = engine.ends(spec()).values()
+        (unsafe,) = engine.ends(spec()).values()
+        (unseen,) = engine.ends(spec()).values()
+    assert isinstance(fine, ImageEvent)
+    assert isinstance(unsafe, FailureEvent)
     assert (unsafe.error, unsafe.detail) == (
-        "UnsafePictureError",
-        "this picture may not be shown: a dog is in it",
+        "UnsafeImageError",
+        "this image may not be shown: a dog is in it",
     )
-    assert isinstance(unseen, Failed)
+    assert isinstance(unseen, FailureEvent)
     assert "could not be checked" in unseen.detail
 
 
@@ -240,7 +238,7 @@ def test_a_device_that_is_stuck_makes_the_engine_unhealthy(model: Any) -> None:
     gate = threading.Event()
     model.before = lambda noisy, conditioning: gate.wait(20)
     with listening(model, patience=0.5) as engine:
-        waiting = threading.Thread(target=lambda: engine.ends(picture()))
+        waiting = threading.Thread(target=lambda: engine.ends(spec()))
         waiting.start()
         end = time.monotonic() + 10
         while (answer := httpx.get(f"{engine.url}/healthz")).status_code == 200:

@@ -14,9 +14,9 @@ from services.ledger.ids import Ids
 from services.ledger.keys import hint
 from services.ledger.ledger import Ledger
 from services.ledger.queries import JobView, view_job
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 from services.ledger.submissions import submit
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.settings import LedgerSettings
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
@@ -131,19 +131,19 @@ class Scene:
         key = str(self.chance.random())
         return submit(self.ledger, tenant, key, self.request(count, **how)).job
 
-    def worker(self, ledger: Ledger | None = None, **how: Any) -> Worker:
-        worker = Worker(
+    def worker(self, ledger: Ledger | None = None, **how: Any) -> WorkerSession:
+        worker = WorkerSession(
             ledger or self.ledger, "default", chance=random.Random(self.chance.random()), **how
         )
         worker.begin()
         return worker
 
-    def claim(self, limit: int = 1, worker: Worker | None = None) -> list[Attempt]:
+    def claim(self, limit: int = 1, worker: WorkerSession | None = None) -> list[Attempt]:
         """By a new worker, if none is given."""
         return (worker or self.worker()).claim(limit)
 
-    def supervisor(self) -> Supervisor:
-        return Supervisor(self.ledger)
+    def supervisor(self) -> Recovery:
+        return Recovery(self.ledger)
 
     def recover(self) -> Any:
         return self.supervisor().recover()

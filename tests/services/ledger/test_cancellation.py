@@ -6,10 +6,10 @@ import pytest
 
 from services.contracts.jobs import ItemState, JobState
 from services.errors import ConflictError
-from services.ledger.keys import JobKeys, Place
+from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.queries import list_attempts, list_items
 from services.ledger.records import ClaimRecord, pack
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 from services.ledger.submissions import cancel, retry
 
 
@@ -160,11 +160,11 @@ def test_a_claim_that_came_too_late_changes_nothing_of_what_is_seen(scene: Any) 
     before = list_items(scene.ledger, "acme", job)
     keys = JobKeys("acme", job)
     late = ClaimRecord(nonce="n", worker="0123456789abcdef")
-    assert scene.ledger.create(keys.attempt(Place(0, 0), 1), pack(late))
+    assert scene.ledger.create(keys.attempt(ItemRef(0, 0), 1), pack(late))
     scene.ledger.store.delete(keys.rollup)
     scene.wait(100)
-    supervisor = Supervisor(scene.ledger)
+    supervisor = Recovery(scene.ledger)
     supervisor.sweep()
     supervisor.recover()
-    assert scene.ledger.exists(keys.result(Place(0, 0))), "it was not ended as an attempt"
+    assert scene.ledger.exists(keys.result(ItemRef(0, 0))), "it was not ended as an attempt"
     assert list_items(scene.ledger, "acme", job) == before

@@ -3,12 +3,12 @@
 import random
 from collections import Counter
 
-from services.ledger.claims import Turns
+from services.ledger.claims import FairQueue
 
 NONE: Counter[str] = Counter()
 
 
-def _serve(turns: Turns, tenants: list[str], times: int) -> Counter[str]:
+def _serve(turns: FairQueue, tenants: list[str], times: int) -> Counter[str]:
     """How often each was first, served each time."""
     first = Counter[str]()
     for _ in range(times):
@@ -19,31 +19,31 @@ def _serve(turns: Turns, tenants: list[str], times: int) -> Counter[str]:
 
 
 def test_tenants_take_turns() -> None:
-    assert _serve(Turns(), ["a", "b", "c"], 30) == {"a": 10, "b": 10, "c": 10}
+    assert _serve(FairQueue(), ["a", "b", "c"], 30) == {"a": 10, "b": 10, "c": 10}
 
 
 def test_who_has_fewest_in_hand_comes_first_whatever_was_before() -> None:
-    turns = Turns()
+    turns = FairQueue()
     _serve(turns, ["a"], 50)
     assert turns.order(["a", "b"], Counter({"b": 1})) == ["a", "b"]
     assert turns.order(["a", "b", "c"], Counter(a=2, b=3, c=1)) == ["c", "a", "b"]
 
 
 def test_a_new_tenant_begins_level() -> None:
-    turns = Turns()
+    turns = FairQueue()
     _serve(turns, ["a"], 100)
     assert _serve(turns, ["a", "b"], 20) == {"a": 10, "b": 10}
 
 
 def test_who_waits_no_more_is_forgotten() -> None:
-    turns = Turns()
+    turns = FairQueue()
     _serve(turns, ["a", "b"], 10)
     _serve(turns, ["a"], 100)
     assert _serve(turns, ["a", "b"], 20) == {"a": 10, "b": 10}
 
 
 def test_who_waits_with_nothing_to_do_gathers_no_credit() -> None:
-    turns = Turns()
+    turns = FairQueue()
     for _ in range(100):
         order = turns.order(["busy", "b"], NONE)
         # The other one's only item is being done, for long.
@@ -54,10 +54,10 @@ def test_who_waits_with_nothing_to_do_gathers_no_credit() -> None:
 
 def test_ties_are_drawn() -> None:
     first = Counter(
-        Turns(random.Random(seed)).order(["a", "b", "c"], NONE)[0] for seed in range(600)
+        FairQueue(random.Random(seed)).order(["a", "b", "c"], NONE)[0] for seed in range(600)
     )
     assert all(150 < first[tenant] < 250 for tenant in "abc")
 
 
 def test_nobody_waits() -> None:
-    assert Turns().order([], NONE) == []
+    assert FairQueue().order([], NONE) == []

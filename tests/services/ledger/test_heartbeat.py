@@ -8,7 +8,7 @@ import pytest
 from services.errors import UnavailableError
 from services.ledger.leases import break_lease, read_lease
 from services.ledger.ledger import Ledger
-from services.ledger.worker import Heartbeat, Worker
+from services.ledger.worker import Heartbeat, WorkerSession
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
 
@@ -16,8 +16,10 @@ _LEASE = 0.4
 
 
 @pytest.fixture
-def worker() -> Worker:
-    worker = Worker(Ledger.on(MemoryStore(), LedgerSettings(lease=_LEASE, look=0.01)), "default")
+def worker() -> WorkerSession:
+    worker = WorkerSession(
+        Ledger.on(MemoryStore(), LedgerSettings(lease=_LEASE, look=0.01)), "default"
+    )
     worker.begin()
     return worker
 
@@ -29,12 +31,12 @@ def _until(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
-def _version(worker: Worker) -> int:
+def _version(worker: WorkerSession) -> int:
     found = read_lease(worker._ledger, worker.lease.worker)
     return found[1].version if found else 0
 
 
-def test_it_renews_while_the_process_is_busy(worker: Worker) -> None:
+def test_it_renews_while_the_process_is_busy(worker: WorkerSession) -> None:
     with Heartbeat(worker):
         assert _until(lambda: _version(worker) >= 4)
     stopped = _version(worker)
@@ -42,7 +44,7 @@ def test_it_renews_while_the_process_is_busy(worker: Worker) -> None:
     assert _version(worker) == stopped
 
 
-def test_it_goes_on_after_trouble(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_on_after_trouble(worker: WorkerSession, monkeypatch: pytest.MonkeyPatch) -> None:
     renew, failures = worker.lease.renew, [UnavailableError("not now")] * 3
 
     def renew_later() -> None:
@@ -56,7 +58,7 @@ def test_it_goes_on_after_trouble(worker: Worker, monkeypatch: pytest.MonkeyPatc
         assert _until(lambda: heartbeat.trouble is None and _version(worker) >= 2)
 
 
-def test_it_ends_when_the_lease_was_broken(worker: Worker) -> None:
+def test_it_ends_when_the_lease_was_broken(worker: WorkerSession) -> None:
     found = read_lease(worker._ledger, worker.lease.worker)
     assert found
     assert break_lease(worker._ledger, *found)
@@ -65,7 +67,7 @@ def test_it_ends_when_the_lease_was_broken(worker: Worker) -> None:
         assert _until(lambda: not heartbeat._thread.is_alive())
 
 
-def test_no_error_whatever_ends_it(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_error_whatever_ends_it(worker: WorkerSession, monkeypatch: pytest.MonkeyPatch) -> None:
     beat, failures = worker.beat, [RuntimeError("nobody thought of it")]
 
     def beat_later() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from services.errors import InvalidIdError
 from services.ledger.ids import Ids, check_job, check_tenant, oldest_first, parse_token_id, token_id
-from services.ledger.keys import Block, JobKeys, Place, hint, parse_place
+from services.ledger.keys import ItemBlock, ItemRef, JobKeys, hint, parse_place
 
 TIMES = (0.0, 0.001, 1.0, 1_700_000_000.0, 1_700_000_000.001, 2_000_000_000.0, 30_000_000_000.0)
 
@@ -77,7 +77,7 @@ def test_a_long_name_is_not_repeated_whole() -> None:
 
 def test_keys_are_in_the_order_of_rounds_items_and_attempts() -> None:
     keys = JobKeys("acme", _job(1))
-    places = [Place(round_, index) for round_ in (0, 1, 9, 10, 99) for index in (0, 9, 10, 9999)]
+    places = [ItemRef(round_, index) for round_ in (0, 1, 9, 10, 99) for index in (0, 9, 10, 9999)]
     attempts = [
         key
         for place in places
@@ -91,7 +91,7 @@ def test_keys_are_in_the_order_of_rounds_items_and_attempts() -> None:
 
 
 def test_a_key_is_parsed_back() -> None:
-    keys, place = JobKeys("acme", _job(1)), Place(3, 4567)
+    keys, place = JobKeys("acme", _job(1)), ItemRef(3, 4567)
     assert parse_place(keys.result(place).removeprefix(keys.results)) == (place, [])
     name = keys.ended(place, 8).removeprefix(keys.attempts)
     assert parse_place(name) == (place, ["08", "ended"])
@@ -99,7 +99,10 @@ def test_a_key_is_parsed_back() -> None:
 
 def test_a_block_is_the_prefix_of_its_items_and_of_no_others() -> None:
     for index in (0, 1, 999, 1000, 1001, 9999):
-        place = Place(12, index)
-        assert place.block == Block(12, index // 1000)
-        others = [Block(12, number) for number in range(10)] + [Block(1, 0), Block(2, 0)]
+        place = ItemRef(12, index)
+        assert place.block == ItemBlock(12, index // 1000)
+        others = [ItemBlock(12, number) for number in range(10)] + [
+            ItemBlock(1, 0),
+            ItemBlock(2, 0),
+        ]
         assert [b for b in others if str(place).startswith(str(b))] == [place.block]

@@ -7,7 +7,7 @@ import pytest
 
 from services.errors import LeaseLostError, OutcomeUnknownError, UnavailableError
 from services.ledger.leases import break_lease, over, read_lease
-from services.ledger.workers import Workforce, all_leases
+from services.ledger.workers import WorkerRegistry, all_leases
 
 
 def _state(scene: Any, worker: Any) -> str:
@@ -137,7 +137,7 @@ def test_breaking_and_renewing_at_once_leaves_one_of_both(scene: Any) -> None:
     assert over(head, record)
     worker.beat()
     assert not break_lease(scene.ledger, head, record)
-    assert Workforce(scene.ledger).living(worker.lease.worker)
+    assert WorkerRegistry(scene.ledger).living(worker.lease.worker)
     worker.beat()
     assert attempt.stop is None
 
@@ -228,7 +228,7 @@ def test_what_is_being_claimed_when_the_lease_is_lost_is_not_begun(new_scene: An
 
         def lose(scene: Any = scene, worker: Any = worker) -> None:
             scene.wait(100)
-            Workforce(scene.ledger).living(worker.lease.worker)
+            WorkerRegistry(scene.ledger).living(worker.lease.worker)
             with pytest.raises(LeaseLostError):
                 worker.beat()
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.ledger.keys import Place
+from services.ledger.keys import ItemRef
 from services.ledger.submissions import cancel, retry
 
 
@@ -173,7 +173,7 @@ def test_rounds_are_in_the_rollup_and_without_it_the_same(scene: Any) -> None:
         retry(scene.ledger, "acme", job)
     first = scene.claim(2)
     for attempt in first:
-        assert attempt.place == Place(3, attempt.place.index)
+        assert attempt.place == ItemRef(3, attempt.place.index)
         attempt.succeed(b"")
     scene.recover()
     before = scene.counts(job)

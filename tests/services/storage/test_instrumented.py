@@ -18,7 +18,7 @@ from services.errors import (
     UnavailableError,
 )
 from services.metrics import PrometheusMetrics
-from services.storage.instrumented import Measured
+from services.storage.instrumented import InstrumentedStore
 from services.storage.interface import PresignedPost, Store
 from services.storage.memory import MemoryStore
 
@@ -51,7 +51,7 @@ def _failed(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
 
 
 def test_every_operation_is_timed_by_its_name(registry: CollectorRegistry) -> None:
-    store: Store = Measured(MemoryStore())
+    store: Store = InstrumentedStore(MemoryStore())
     etag = store.create("a", b"1")
     etag = store.replace("a", b"2", expected=etag)
     store.read("a")
@@ -83,7 +83,7 @@ def test_what_asks_nobody_is_passed_on(registry: CollectorRegistry) -> None:
             leases.put("mine", b"")
             return leases
 
-    store = Measured(Presigning())
+    store = InstrumentedStore(Presigning())
     assert store.presigned_post("a", max_bytes=1, seconds=2) == PresignedPost("a 1 2", {})
     assert store.presigned_get("a", seconds=3, filename="b", media_type="c") == "a 3 b c"
     assert store.url == "memory:"
@@ -92,7 +92,7 @@ def test_what_asks_nobody_is_passed_on(registry: CollectorRegistry) -> None:
 
 
 def test_a_lost_race_is_timed_and_is_no_failure(registry: CollectorRegistry) -> None:
-    store = Measured(MemoryStore())
+    store = InstrumentedStore(MemoryStore())
     etag = store.create("a", b"1")
     wrong: list[tuple[type[Exception], Callable[[], object]]] = [
         (AlreadyExistsError, lambda: store.create("a", b"2")),
@@ -126,7 +126,7 @@ def test_a_failure_is_counted_and_passed_on(
             raise error
 
     with pytest.raises(type(error)) as caught:
-        Measured(Broken()).put("a", b"")
+        InstrumentedStore(Broken()).put("a", b"")
     assert caught.value is error
     assert _failed(registry) == {("put", told): 1}
     assert _timed(registry) == {"put": 1}

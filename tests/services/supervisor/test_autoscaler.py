@@ -2,40 +2,40 @@
 
 import pytest
 
-from services.contracts.models import Offer
+from services.contracts.models import ServedModel
 from services.supervisor.autoscaler import resize, worth
-from services.supervisor.fair_share import Verdict
-from services.training.pool import Member
+from services.supervisor.fair_share import ShareDecision
+from services.training.pool import WorkerStatus
 
 
-def offer(**changes: object) -> Offer:
+def model(**changes: object) -> ServedModel:
     given = {"weights": "x", "recipe": "sd", "slots": 4, "max_workers": 3} | changes
-    return Offer.model_validate(given)
+    return ServedModel.model_validate(given)
 
 
-def busy(name: str) -> Member:
-    return Member(name, "running", in_hand=2)
+def busy(name: str) -> WorkerStatus:
+    return WorkerStatus(name, "running", in_hand=2)
 
 
-def idle(name: str, seconds: float) -> Member:
-    return Member(name, "running", idle=seconds)
+def idle(name: str, seconds: float) -> WorkerStatus:
+    return WorkerStatus(name, "running", idle=seconds)
 
 
 @pytest.mark.parametrize(
     ("open_items", "wanted"), [(0, 0), (1, 1), (4, 1), (5, 2), (12, 3), (10_000, 3)]
 )
 def test_every_open_item_has_a_slot_within_the_limits(open_items: int, wanted: int) -> None:
-    assert worth(offer(), open_items) == wanted
+    assert worth(model(), open_items) == wanted
     change = resize(wanted, [], patience=60)
     assert (change.wanted, change.start, change.drain) == (wanted, wanted, ())
 
 
 def test_some_stay_where_that_is_asked_for() -> None:
-    assert worth(offer(min_workers=2), 0) == 2
+    assert worth(model(min_workers=2), 0) == 2
 
 
 def test_who_is_drained_counts_no_more() -> None:
-    draining = Member("a", "draining", in_hand=2)
+    draining = WorkerStatus("a", "draining", in_hand=2)
     assert resize(1, [draining], patience=60).start == 1
 
 
@@ -47,7 +47,7 @@ def test_idle_workers_go_after_a_while_and_busy_ones_never() -> None:
 
 
 def test_those_without_a_place_go_first() -> None:
-    loading, waiting = Member("b", "pending"), Member("d", "pending", placed=False)
+    loading, waiting = WorkerStatus("b", "pending"), WorkerStatus("d", "pending", placed=False)
     members = [idle("a", 100), loading, waiting, idle("c", 200)]
     assert resize(3, members, patience=60).drain == ("d",)
     assert resize(2, members, patience=60).drain == ("d", "b")
@@ -55,7 +55,7 @@ def test_those_without_a_place_go_first() -> None:
 
 def test_where_others_wait_none_is_kept_idle_and_at_last_none_at_work() -> None:
     members = [busy("a"), busy("b"), idle("c", 1)]
-    assert resize(3, members, patience=60, verdict=Verdict(limit=1)).drain == ("c",)
-    yields = Verdict(limit=1, yields=True)
+    assert resize(3, members, patience=60, verdict=ShareDecision(limit=1)).drain == ("c",)
+    yields = ShareDecision(limit=1, yields=True)
     assert resize(3, members, patience=60, verdict=yields).drain == ("c", "a")
-    assert resize(3, members, patience=60, verdict=Verdict(limit=4)).start == 0
+    assert resize(3, members, patience=60, verdict=ShareDecision(limit=4)).start == 0

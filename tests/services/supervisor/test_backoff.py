@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from services.supervisor.autoscaler import Backoff
-from services.training.pool import Member
+from services.supervisor.autoscaler import StartBackoff
+from services.training.pool import WorkerStatus
 
 
 class Clock:
@@ -21,19 +21,21 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def backoff(clock: Clock) -> Backoff:
-    return Backoff(clock)
+def backoff(clock: Clock) -> StartBackoff:
+    return StartBackoff(clock)
 
 
-def pending(name: str) -> Member:
-    return Member(name, "pending")
+def pending(name: str) -> WorkerStatus:
+    return WorkerStatus(name, "pending")
 
 
-def running(name: str) -> Member:
-    return Member(name, "running")
+def running(name: str) -> WorkerStatus:
+    return WorkerStatus(name, "running")
 
 
-def pauses(backoff: Backoff, clock: Clock, die: Callable[[str], None], count: int) -> list[float]:
+def pauses(
+    backoff: StartBackoff, clock: Clock, die: Callable[[str], None], count: int
+) -> list[float]:
     """How long nobody is started after each of so many."""
     waits: list[float] = []
     for number in range(count):
@@ -49,7 +51,9 @@ def pauses(backoff: Backoff, clock: Clock, die: Callable[[str], None], count: in
 SLOWER = [5, 15, 60, 300, 300]
 
 
-def test_those_that_die_young_are_followed_ever_more_slowly(backoff: Backoff, clock: Clock) -> None:
+def test_those_that_die_young_are_followed_ever_more_slowly(
+    backoff: StartBackoff, clock: Clock
+) -> None:
     def die(name: str) -> None:
         backoff.started(name)
         backoff.see([running(name)])
@@ -66,7 +70,7 @@ def test_those_that_die_young_are_followed_ever_more_slowly(backoff: Backoff, cl
 
 
 def test_so_are_those_that_never_work_however_long_they_wait_and_load(
-    backoff: Backoff, clock: Clock
+    backoff: StartBackoff, clock: Clock
 ) -> None:
     def die(name: str) -> None:
         backoff.started(name)
@@ -79,7 +83,7 @@ def test_so_are_those_that_never_work_however_long_they_wait_and_load(
 
 
 def test_and_those_that_are_gone_before_anybody_has_seen_them(
-    backoff: Backoff, clock: Clock
+    backoff: StartBackoff, clock: Clock
 ) -> None:
     def die(name: str) -> None:
         backoff.started(name)
@@ -89,13 +93,13 @@ def test_and_those_that_are_gone_before_anybody_has_seen_them(
     assert pauses(backoff, clock, die, 5) == SLOWER
 
 
-def test_those_that_were_drained_have_not_failed(backoff: Backoff, clock: Clock) -> None:
-    backoff.see([running("a"), pending("b"), Member("c", "running")])
+def test_those_that_were_drained_have_not_failed(backoff: StartBackoff, clock: Clock) -> None:
+    backoff.see([running("a"), pending("b"), WorkerStatus("c", "running")])
     backoff.left("a")
     backoff.left("b")
     clock.now += 1
     # By a node that goes, which nobody here has asked for.
-    backoff.see([running("a"), Member("c", "draining")])
+    backoff.see([running("a"), WorkerStatus("c", "draining")])
     clock.now += 1
     backoff.see([])
     assert backoff.allows

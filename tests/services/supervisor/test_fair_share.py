@@ -7,56 +7,59 @@ from itertools import pairwise
 import pytest
 
 from services.contracts.jobs import Item, JobRequest
-from services.contracts.models import Offer
+from services.contracts.models import ServedModel
 from services.ledger.ledger import Ledger
 from services.ledger.submissions import submit
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
-from services.supervisor.fair_share import Claim, shares
-from services.supervisor.supervisor import Pace, Supervision
-from services.training.pool import Member
+from services.supervisor.fair_share import ResourceClaim, shares
+from services.supervisor.supervisor import Supervisor, SupervisorTimeouts
+from services.training.pool import WorkerStatus
 
 GPU = {"GPU": 1.0, "CPU": 1.0}
 NODE = {"GPU": 4.0, "CPU": 8.0}
 
 
 def test_places_are_dealt_out_one_by_one() -> None:
-    both = {"a": Claim(GPU, 8, placed=4), "b": Claim(GPU, 8)}
+    both = {"a": ResourceClaim(GPU, 8, placed=4), "b": ResourceClaim(GPU, 8)}
     assert shares(both, [NODE], turn=600) == {"a": 2, "b": 2}
     assert shares(both, [NODE, NODE], turn=600) == {"a": 4, "b": 4}
 
 
 def test_what_one_does_not_want_is_for_others() -> None:
-    claims = {"a": Claim(GPU, 8), "b": Claim(GPU, 1), "c": Claim(GPU, 0)}
+    claims = {"a": ResourceClaim(GPU, 8), "b": ResourceClaim(GPU, 1), "c": ResourceClaim(GPU, 0)}
     assert shares(claims, [NODE], turn=600) == {"a": 3, "b": 1, "c": 0}
 
 
 def test_large_workers_are_not_dealt_as_many_as_small_ones() -> None:
-    claims = {"small": Claim(GPU, 99), "large": Claim({"GPU": 2.0, "CPU": 1.0}, 99)}
+    claims = {"small": ResourceClaim(GPU, 99), "large": ResourceClaim({"GPU": 2.0, "CPU": 1.0}, 99)}
     assert shares(claims, [NODE] * 2, turn=600) == {"small": 4, "large": 2}
 
 
 def test_what_fits_on_no_node_takes_nothing_from_others() -> None:
-    claims = {"a": Claim(GPU, 8), "b": Claim({"GPU": 8.0, "CPU": 1.0}, 8)}
+    claims = {"a": ResourceClaim(GPU, 8), "b": ResourceClaim({"GPU": 8.0, "CPU": 1.0}, 8)}
     assert shares(claims, [NODE] * 2, turn=600) == {"a": 8, "b": 0}
     assert shares(claims, [], turn=600) == {"a": 0, "b": 0}
 
 
 def test_those_that_stay_without_a_backlog_go_first() -> None:
-    claims = {"a": Claim(GPU, 8, placed=4), "b": Claim(GPU, 3, least=3)}
+    claims = {"a": ResourceClaim(GPU, 8, placed=4), "b": ResourceClaim(GPU, 3, least=3)}
     assert shares(claims, [NODE], turn=600) == {"a": 1, "b": 3}
 
 
-def test_fewer_places_than_offers_are_had_by_turns() -> None:
+def test_fewer_places_than_models_are_had_by_turns() -> None:
     one = [{"GPU": 1.0, "CPU": 8.0}]
-    claims = {"a": Claim(GPU, 8, placed=1, since=700), "b": Claim(GPU, 8, since=599)}
+    claims = {
+        "a": ResourceClaim(GPU, 8, placed=1, since=700),
+        "b": ResourceClaim(GPU, 8, since=599),
+    }
     assert shares(claims, one, turn=600) == {"a": 1, "b": 0}
     claims["b"] = replace(claims["b"], since=601)
     assert shares(claims, one, turn=600) == {"a": 0, "b": 1}
     # A turn begins when the model is loaded, however long that takes.
     assert shares({**claims, "a": replace(claims["a"], loading=True)}, one, turn=600)["a"] == 1
     # Of those that have had theirs, the one that has had it longest goes.
-    claims["c"] = Claim(GPU, 8, placed=1, since=300)
+    claims["c"] = ResourceClaim(GPU, 8, placed=1, since=300)
     assert shares(claims, one * 2, turn=600) == {"a": 0, "b": 1, "c": 1}
 
 
@@ -67,12 +70,12 @@ class Cluster:
     places: int
     loading: float = 0.0
     now: float = 0.0
-    there: dict[str, Member] = field(default_factory=dict[str, Member])
+    there: dict[str, WorkerStatus] = field(default_factory=dict[str, WorkerStatus])
     begun: dict[str, float] = field(default_factory=dict[str, float])
     started: int = 0
 
-    def members(self) -> Mapping[str, Sequence[Member]]:
-        found: dict[str, list[Member]] = {}
+    def members(self) -> Mapping[str, Sequence[WorkerStatus]]:
+        found: dict[str, list[WorkerStatus]] = {}
         for member in self.there.values():
             found.setdefault(member.name[0], []).append(member)
         return found
@@ -83,7 +86,7 @@ class Cluster:
     def start(self, pool: str) -> str:
         self.started += 1
         name = f"{pool}{self.started}"
-        self.there[name] = Member(name, "pending", placed=False)
+        self.there[name] = WorkerStatus(name, "pending", placed=False)
         return name
 
     def drain(self, name: str) -> None:
@@ -92,10 +95,10 @@ class Cluster:
     def settle(self) -> None:
         for name, member in self.there.items():
             if not member.placed and sum(self.placed().values()) < self.places:
-                self.there[name] = Member(name, "pending")
+                self.there[name] = WorkerStatus(name, "pending")
                 self.begun[name] = self.now
             elif member.placed and self.now - self.begun[name] >= self.loading:
-                self.there[name] = Member(name, "running", in_hand=2)
+                self.there[name] = WorkerStatus(name, "running", in_hand=2)
 
     def placed(self) -> dict[str, int]:
         return self._count(placed=True)
@@ -115,12 +118,17 @@ def ledger() -> Ledger:
 
 class Scene:
     def __init__(self, ledger: Ledger, cluster: Cluster) -> None:
-        offers = {
-            name: Offer(weights="x", recipe="sd", slots=1, max_workers=6) for name in ("a", "b")
+        served_models = {
+            name: ServedModel(weights="x", recipe="sd", slots=1, max_workers=6)
+            for name in ("a", "b")
         }
         self.ledger, self.cluster = ledger, cluster
-        self.supervision = Supervision(
-            ledger, offers, cluster, pace=Pace(share=60, hold=300), clock=lambda: cluster.now
+        self.supervision = Supervisor(
+            ledger,
+            served_models,
+            cluster,
+            pace=SupervisorTimeouts(share=60, hold=300),
+            clock=lambda: cluster.now,
         )
 
     def submit(self, pool: str, count: int) -> None:
@@ -135,7 +143,7 @@ class Scene:
             self.cluster.now += 10
 
 
-def test_a_backlog_does_not_keep_another_offer_from_its_share(ledger: Ledger) -> None:
+def test_a_backlog_does_not_keep_another_model_from_its_share(ledger: Ledger) -> None:
     scene = Scene(ledger, Cluster(places=4))
     scene.submit("a", 100)
     scene.go_on(30)

@@ -6,29 +6,29 @@ import pytest
 
 from services import logs
 from services.contracts.jobs import Item, JobRequest
-from services.contracts.models import Offer, painting_pool
+from services.contracts.models import ServedModel, generation_pool
 from services.errors import UnavailableError
 from services.ledger.ledger import Ledger
 from services.ledger.queries import list_jobs
 from services.ledger.submissions import cancel, submit
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.metrics import PrometheusMetrics, use
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
-from services.supervisor.supervisor import Pace, Supervision
-from services.training.pool import Member
+from services.supervisor.supervisor import Supervisor, SupervisorTimeouts
+from services.training.pool import WorkerStatus
 
-OFFERS = {"sd": Offer(weights="x", recipe="sd", slots=2, max_workers=4)}
+MODELS = {"sd": ServedModel(weights="x", recipe="sd", slots=2, max_workers=4)}
 
 
 class Names:
     """A pool whose workers do nothing."""
 
     def __init__(self) -> None:
-        self.there: dict[str, Member] = {}
+        self.there: dict[str, WorkerStatus] = {}
         self.drained: list[str] = []
 
-    def members(self) -> Mapping[str, Sequence[Member]]:
+    def members(self) -> Mapping[str, Sequence[WorkerStatus]]:
         return {"sd": list(self.there.values())}
 
     def nodes(self) -> Sequence[Mapping[str, float]]:
@@ -36,7 +36,7 @@ class Names:
 
     def start(self, pool: str) -> str:
         name = f"{pool}{len(self.there)}"
-        self.there[name] = Member(name, "running", idle=100)
+        self.there[name] = WorkerStatus(name, "running", idle=100)
         return name
 
     def drain(self, name: str) -> None:
@@ -55,15 +55,15 @@ def request(count: int) -> JobRequest:
 
 def test_the_pool_follows_jobs_up_and_down(ledger: Ledger) -> None:
     pool, told = Names(), list[int]()
-    supervision = Supervision(
-        ledger, OFFERS, pool, deliver=lambda: told.append(1), pace=Pace(idle=10)
+    supervision = Supervisor(
+        ledger, MODELS, pool, deliver=lambda: told.append(1), pace=SupervisorTimeouts(idle=10)
     )
     supervision.turn()
     assert not pool.there
     submit(ledger, "acme", "k", request(5))
     supervision.turn()
     assert len(pool.there) == 3
-    worker = Worker(ledger, "sd")
+    worker = WorkerSession(ledger, "sd")
     worker.begin()
     for attempt in worker.claim(5):
         attempt.succeed(b"")
@@ -77,10 +77,10 @@ def test_what_is_seen_is_told(ledger: Ledger) -> None:
     use(counted)
     submit(ledger, "acme", "k", request(5))
     submit(ledger, "acme", "l", request(2))
-    worker = Worker(ledger, "sd")
+    worker = WorkerSession(ledger, "sd")
     worker.begin()
     worker.claim(1)
-    Supervision(ledger, OFFERS, Names()).turn()
+    Supervisor(ledger, MODELS, Names()).turn()
     text = counted.exposition()[0].decode()
     assert 'dti_items{state="queued"} 6.0' in text
     assert 'dti_items{state="running"} 1.0' in text
@@ -88,14 +88,14 @@ def test_what_is_seen_is_told(ledger: Ledger) -> None:
     assert 'dti_workers_wanted{pool="sd"} 4.0' in text
 
 
-def test_jobs_that_wait_for_what_is_not_offered_are_told(
+def test_jobs_that_wait_for_what_is_not_served_are_told(
     ledger: Ledger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     counted = PrometheusMetrics(process="supervisor")
     use(counted)
     logs.configure("supervisor", as_json=True)
     submit(ledger, "acme", "k", JobRequest(pool="gone", items=(Item(name="a"),)))
-    supervision = Supervision(ledger, OFFERS, Names())
+    supervision = Supervisor(ledger, MODELS, Names())
     supervision.turn()
     supervision.turn()
     assert capsys.readouterr().err.count("jobs wait for what is not offered") == 1
@@ -106,17 +106,17 @@ def test_jobs_that_wait_for_what_is_not_offered_are_told(
     assert 'dti_jobs_open{pool="gone"} 0.0' in counted.exposition()[0].decode()
 
 
-def test_jobs_of_pictures_are_seen_and_want_no_workers(ledger: Ledger) -> None:
+def test_jobs_of_images_are_seen_and_want_no_workers(ledger: Ledger) -> None:
     counted = PrometheusMetrics(process="supervisor")
     use(counted)
     items = tuple(Item(name=str(i)) for i in range(9))
-    wanted = JobRequest(kind="generation", pool=painting_pool("sd"), items=items)
+    wanted = JobRequest(kind="generation", pool=generation_pool("sd"), items=items)
     submit(ledger, "acme", "k", wanted)
     pool = Names()
-    Supervision(ledger, OFFERS, pool).turn()
+    Supervisor(ledger, MODELS, pool).turn()
     assert not pool.there
     text = counted.exposition()[0].decode()
-    assert 'dti_jobs_open{pool="paint-sd"} 1.0' in text
+    assert 'dti_jobs_open{pool="generate-sd"} 1.0' in text
     assert 'dti_workers_wanted{pool="sd"} 0.0' in text
 
 
@@ -126,7 +126,7 @@ def test_a_turn_that_fails_is_followed_by_another(
     import threading
 
     pool, stopped = Names(), threading.Event()
-    supervision = Supervision(ledger, OFFERS, pool, pace=Pace(turn=0))
+    supervision = Supervisor(ledger, MODELS, pool, pace=SupervisorTimeouts(turn=0))
     submit(ledger, "acme", "k", request(1))
     calls: list[int] = []
     turn = supervision.turn

@@ -15,15 +15,15 @@ from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.recipes import miniature
 from services.contracts.jobs import Item, JobRequest
-from services.contracts.training import SubjectWork, TrainingOrder, batch_of
+from services.contracts.training import TrainingItem, TrainingJobSpec, batch_of
 from services.ledger import uploads
 from services.ledger.ledger import Ledger
 from services.ledger.queries import ItemView, JobView, list_items, view_job
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 from services.ledger.submissions import submit
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
-from services.training.session import Patience
+from services.training.session import WorkerTimeouts
 from services.training.worker import TrainingWorker
 
 LEASE = 4.0
@@ -49,10 +49,10 @@ class Workshop:
         uploads.write(self.ledger.store, tenant or self.tenant, sha256, data)
         return sha256
 
-    def works(self, count: int, tenant: str | None = None) -> dict[str, SubjectWork]:
+    def works(self, count: int, tenant: str | None = None) -> dict[str, TrainingItem]:
         names = list(self.bundles)
         return {
-            f"{names[i % len(names)]}-{i}": SubjectWork(
+            f"{names[i % len(names)]}-{i}": TrainingItem(
                 bundle=self.upload(self.bundles[names[i % len(names)]], tenant)
             )
             for i in range(count)
@@ -60,7 +60,7 @@ class Workshop:
 
     def submit(
         self,
-        works: dict[str, SubjectWork],
+        works: dict[str, TrainingItem],
         *,
         tenant: str | None = None,
         probes: int = 0,
@@ -68,7 +68,7 @@ class Workshop:
         **changes: object,
     ) -> str:
         config = miniature().changed(**({"steps": 6, "fixed_every": 3} | changes))
-        order = TrainingOrder(
+        order = TrainingJobSpec(
             backbone="miniature",
             recipe="miniature",
             config=config.model_dump(mode="json"),
@@ -92,7 +92,7 @@ class Workshop:
         return list(list_items(self.ledger, tenant or self.tenant, job).items)
 
     def worker(self, num_slots: int = 2, **options: Any) -> TrainingWorker:
-        options.setdefault("patience", Patience(checkpoint=0.2, tell=0.05))
+        options.setdefault("patience", WorkerTimeouts(checkpoint=0.2, tell=0.05))
         return TrainingWorker(
             self.ledger, "miniature", self.backbone, num_slots=num_slots, **options
         )
@@ -112,7 +112,7 @@ class Workshop:
 
     def wait_for(self, what: Callable[[], bool], seconds: float = 90) -> None:
         """Wait, while a supervisor looks every now and then."""
-        supervisor, end = Supervisor(self.ledger), time.monotonic() + seconds
+        supervisor, end = Recovery(self.ledger), time.monotonic() + seconds
         while not what():
             assert time.monotonic() < end, "it did not come about"
             supervisor.recover()

@@ -11,25 +11,25 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.images.bundles.members import BundleLimits
-from dti_engine.training.slot import Occupant
+from dti_engine.training.slot import TrainingSlot
 from dti_engine.training.trainer import Trainer
 from services.contracts.jobs import ItemState, JobState
-from services.contracts.training import SubjectWork
+from services.contracts.training import TrainingItem
 from services.errors import AccessDeniedError, UnavailableError
 from services.ledger import uploads
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
 from services.ledger.queries import list_attempts
-from services.ledger.recovery import Supervisor
-from services.ledger.worker import Worker
+from services.ledger.recovery import Recovery
+from services.ledger.worker import WorkerSession
 from services.storage.interface import Object, Store
 from services.storage.memory import MemoryStore
 from services.training import loader as preparation
 from services.training import session as life
 from services.training.batch import DeviceError
 from services.training.metrics import Events
-from services.training.session import Patience
-from services.training.validation import Trials
+from services.training.session import WorkerTimeouts
+from services.training.validation import ValidationRunner
 from services.training.worker import TrainingWorker
 
 from .conftest import Workshop
@@ -38,10 +38,10 @@ from .conftest import Workshop
 def test_a_token_that_cannot_be_tried_out_is_kept_all_the_same(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: Trials, count: int) -> object:
+    def broken(self: ValidationRunner, count: int) -> object:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Trials, "_examiner", broken)
+    monkeypatch.setattr(ValidationRunner, "_examiner", broken)
     job = workshop.submit(workshop.works(2), probes=1)
     with workshop.working():
         workshop.wait_until_ended(job)
@@ -54,7 +54,7 @@ def test_a_token_that_cannot_be_tried_out_is_kept_all_the_same(
 def test_a_batch_that_the_model_refuses_fails_its_job_alone(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Choosy(life.Batch):
+    class Choosy(life.PackedBatch):
         def __init__(self, backbone: Backbone, config: TrainConfig, *given: Any) -> None:
             if config.resolution == 24:
                 raise ConfigurationError("the model has no resolution of 24")
@@ -77,7 +77,7 @@ def test_what_cannot_be_seated_by_chance_is_tried_again(
 ) -> None:
     look, looks = Trainer._look, list[int]()
 
-    def once(self: Trainer, slot: int, occupant: Occupant) -> None:
+    def once(self: Trainer, slot: int, occupant: TrainingSlot) -> None:
         looks.append(slot)
         if len(looks) == 1:
             raise RuntimeError("something went wrong on the device")
@@ -137,7 +137,7 @@ def test_a_subject_that_breaks_the_device_for_all_fails_by_itself_in_the_end(
 
     monkeypatch.setattr(Trainer, "step", broken)
     job = workshop.submit(works, max_attempts=2)
-    supervisor, lives = Supervisor(workshop.ledger), 0
+    supervisor, lives = Recovery(workshop.ledger), 0
     while not workshop.view(job).state.ended:
         assert lives < 30
         lives += 1
@@ -186,15 +186,15 @@ def test_a_checkpoint_that_may_not_be_written_leaves_its_subject_at_work(
 def test_orders_that_cannot_be_read_after_a_claim_mix_no_shapes(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hear, heard = Worker._hear, list[int]()
+    hear, heard = WorkerSession._hear, list[int]()
 
-    def troubled(self: Worker, attempts: object) -> None:
+    def troubled(self: WorkerSession, attempts: object) -> None:
         heard.append(1)
         if len(heard) == 1:
             raise UnavailableError("503")
         hear(self, attempts)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Worker, "_hear", troubled)
+    monkeypatch.setattr(WorkerSession, "_hear", troubled)
     one = workshop.submit(workshop.works(1), steps=20)
     other = workshop.submit(workshop.works(1), steps=20, batch_size=2)
     with workshop.working():
@@ -229,9 +229,9 @@ def test_an_upload_that_is_too_large_is_not_even_fetched(
     assert key not in fetched
 
 
-def _large(workshop: Workshop) -> SubjectWork:
+def _large(workshop: Workshop) -> TrainingItem:
     most = max(len(data) for data in workshop.bundles.values())
-    return SubjectWork(bundle=workshop.upload(bytes(most + 1)))
+    return TrainingItem(bundle=workshop.upload(bytes(most + 1)))
 
 
 class Silent:
@@ -269,7 +269,7 @@ def test_a_drain_ends_though_the_store_does_not_answer(workshop: Workshop) -> No
 
     given_back = threading.Event()
     job = workshop.submit(workshop.works(1), steps=12)
-    patience = Patience(checkpoint=0.2, tell=0.05, silence=1)
+    patience = WorkerTimeouts(checkpoint=0.2, tell=0.05, silence=1)
     worker = workshop.worker(patience=patience, events=Heard())
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()

@@ -8,13 +8,13 @@ import torch
 
 from dti_engine.artifacts.artifact import Artifact
 from services.contracts.jobs import ItemState, JobState
-from services.contracts.training import PictureFile, SubjectWork
+from services.contracts.training import ImageFile, TrainingItem
 from services.ledger import aliases
 from services.ledger.deletion import delete_item
 from services.ledger.queries import list_attempts, progress_of, read_token
 from services.ledger.submissions import cancel
 from services.training import session as life
-from services.training.session import Patience
+from services.training.session import WorkerTimeouts
 
 from .conftest import Workshop
 
@@ -90,21 +90,21 @@ def test_what_a_drained_worker_has_learned_is_gone_on_from(workshop: Workshop) -
 
 
 def test_bad_subjects_end_with_their_reasons_and_harm_nobody(workshop: Workshop) -> None:
-    not_a_picture = io.BytesIO()
-    with zipfile.ZipFile(not_a_picture, "w") as archive:
+    not_a_image = io.BytesIO()
+    with zipfile.ZipFile(not_a_image, "w") as archive:
         archive.writestr("a.jpg", b"\xff\xd8 not really")
         archive.writestr("b.png", b"neither")
     good = workshop.works(2)
-    picture = zipfile.ZipFile(io.BytesIO(next(iter(workshop.bundles.values()))))
-    name = next(each for each in picture.namelist() if each.endswith(".png"))
-    one = PictureFile(name="one.png", sha256=workshop.upload(picture.read(name)))
+    image = zipfile.ZipFile(io.BytesIO(next(iter(workshop.bundles.values()))))
+    name = next(each for each in image.namelist() if each.endswith(".png"))
+    one = ImageFile(name="one.png", sha256=workshop.upload(image.read(name)))
     works = good | {
-        "bad-pictures": SubjectWork(bundle=workshop.upload(not_a_picture.getvalue())),
-        "never-uploaded": SubjectWork(bundle="0" * 64),
-        "no-word": SubjectWork(pictures=(one,)),
-        "bad-word": SubjectWork(pictures=(one,), initializer="qwertzuiop" * 5),
-        "no-archive": SubjectWork(bundle=workshop.upload(b"hello")),
-        "from-pictures": SubjectWork(pictures=(one,), initializer="dog"),
+        "bad-images": TrainingItem(bundle=workshop.upload(not_a_image.getvalue())),
+        "never-uploaded": TrainingItem(bundle="0" * 64),
+        "no-word": TrainingItem(images=(one,)),
+        "bad-word": TrainingItem(images=(one,), initializer="qwertzuiop" * 5),
+        "no-archive": TrainingItem(bundle=workshop.upload(b"hello")),
+        "from-images": TrainingItem(images=(one,), initializer="dog"),
     }
     job = workshop.submit(works)
     with workshop.working():
@@ -112,15 +112,15 @@ def test_bad_subjects_end_with_their_reasons_and_harm_nobody(workshop: Workshop)
     items = {item.name: item for item in workshop.items(job)}
     assert {n for n, item in items.items() if item.state is ItemState.SUCCEEDED} == {
         *good,
-        "from-pictures",
+        "from-images",
     }
-    assert "'a.jpg'" in items["bad-pictures"].reason
-    assert "'b.png'" in items["bad-pictures"].reason
+    assert "'a.jpg'" in items["bad-images"].reason
+    assert "'b.png'" in items["bad-images"].reason
     assert "upload it" in items["never-uploaded"].reason
     assert "initializer" in items["no-word"].reason
     assert "tar" in items["no-archive"].reason
     # At once: another attempt would find the same.
-    for name in ("bad-pictures", "never-uploaded", "no-word", "no-archive"):
+    for name in ("bad-images", "never-uploaded", "no-word", "no-archive"):
         attempts = list_attempts(workshop.ledger, workshop.tenant, job, items[name].index)
         assert len(attempts) == 1
 
@@ -133,17 +133,17 @@ def test_a_subject_that_breaks_steps_is_found_out(
     poison = next(iter(works))
     job = workshop.submit(works, max_attempts=2)
     marked: list[str] = []
-    from dti_engine.training.slot import Occupant
+    from dti_engine.training.slot import TrainingSlot
 
-    samples = Occupant.samples
+    samples = TrainingSlot.samples
 
-    def broken(self: Occupant) -> object:
+    def broken(self: TrainingSlot) -> object:
         if self.subject.placeholder == f"<{poison}>" and self.step == 3:
             marked.append(self.subject.id)
             raise RuntimeError("an index is out of range")
         return samples(self)
 
-    monkeypatch.setattr(Occupant, "samples", broken)
+    monkeypatch.setattr(TrainingSlot, "samples", broken)
     with workshop.working(workshop.worker(num_slots=3)):
         workshop.wait_until_ended(job)
     states = {item.name: item for item in workshop.items(job)}
@@ -198,7 +198,7 @@ def test_cancelled_and_deleted_subjects_leave_their_slots(workshop: Workshop) ->
 
 def test_jobs_of_another_shape_get_a_turn(workshop: Workshop) -> None:
     many = workshop.submit(workshop.works(40), steps=12)
-    patience = Patience(checkpoint=30, other_shapes=0.3, tell=0.05)
+    patience = WorkerTimeouts(checkpoint=30, other_shapes=0.3, tell=0.05)
     with workshop.working(workshop.worker(patience=patience)) as worker:
         workshop.wait_for(lambda: worker.in_hand == 2)
         other = workshop.submit(workshop.works(1), steps=3, batch_size=2)
@@ -259,7 +259,7 @@ def test_two_tenants_have_half_of_the_slots_each(workshop: Workshop) -> None:
 
 
 def test_tokens_are_tried_out_and_scored(workshop: Workshop) -> None:
-    from dti_engine.quality.judges import find_judge
+    from dti_engine.quality.token_scorers import find_judge
 
     job = workshop.submit(workshop.works(2), probes=1, steps=10)
     with workshop.working(workshop.worker(judge=find_judge("miniature"))):
@@ -284,7 +284,7 @@ def test_a_worker_held_for_dead_begins_anew(
     with workshop.working() as worker:
         workshop.wait_for(lambda: worker.in_hand == 2)
         current = worker._life
-        assert isinstance(current, life.Life)
+        assert isinstance(current, life.TrainingSession)
         name = current._worker.lease.worker
         while True:
             found = read_lease(workshop.ledger, name)

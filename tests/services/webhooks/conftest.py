@@ -24,13 +24,13 @@ from services.auth.tenants import add_tenant, read_tenant
 from services.contracts.jobs import Item, JobRequest
 from services.ledger.ids import Ids
 from services.ledger.ledger import Ledger
-from services.ledger.recovery import Supervisor
+from services.ledger.recovery import Recovery
 from services.ledger.submissions import submit
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
 from services.webhooks.deliverer import Deliverer
-from services.webhooks.http import Answer
+from services.webhooks.http import DeliveryResponse
 from services.webhooks.subscriptions import remember
 
 WRITES = ("create", "replace", "put", "delete", "delete_if")
@@ -93,9 +93,11 @@ class Recorder:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, str], bytes]] = []
-        self.answer: Callable[[str], Answer] = lambda url: Answer(True, "answered 200")
+        self.answer: Callable[[str], DeliveryResponse] = lambda url: DeliveryResponse(
+            True, "answered 200"
+        )
 
-    def send(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
+    def send(self, url: str, headers: dict[str, str], body: bytes) -> DeliveryResponse:
         self.sent.append((url, headers, body))
         return self.answer(url)
 
@@ -141,14 +143,14 @@ class Scene:
 
     def end(self, *, fail: bool = False) -> None:
         """Let all jobs end, and the supervisor see it."""
-        worker, idle = Worker(self.ledger, "default", chance=random.Random(3)), 0
+        worker, idle = WorkerSession(self.ledger, "default", chance=random.Random(3)), 0
         worker.begin()
         while idle < 3:
             worker.beat()
             attempts = worker.claim(64)
             for attempt in attempts:
                 if fail:
-                    attempt.fail("its pictures are no pictures")
+                    attempt.fail("its images are no images")
                 else:
                     attempt.succeed(b"made", {})
             idle = 0 if attempts else idle + 1
@@ -157,7 +159,7 @@ class Scene:
         self.recover()
 
     def recover(self) -> None:
-        Supervisor(self.ledger).recover()
+        Recovery(self.ledger).recover()
 
     def deliverer(self, **how: Any) -> Deliverer:
         """As one process has it."""

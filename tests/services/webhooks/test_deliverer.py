@@ -14,7 +14,7 @@ from services.errors import InvalidIdError, OutcomeUnknownError, UnavailableErro
 from services.ledger.deletion import delete_job, delete_tenant
 from services.ledger.submissions import cancel, retry
 from services.webhooks.deliverer import FIRST, LONGEST, read_outcomes
-from services.webhooks.http import Answer, Sender
+from services.webhooks.http import DeliveryResponse, WebhookSender
 from services.webhooks.subscriptions import forget, remember, remember_retry
 from services.webhooks.targets import WebhookSettings
 
@@ -57,7 +57,7 @@ def test_a_real_sink_gets_it_signed(scene: Any, server: Any, receives: Any) -> N
     settings = WebhookSettings(allow_http=True, allow_private=True)
     scene.submit(url=f"http://127.0.0.1:{server.port}/hook")
     scene.end()
-    deliverer = scene.deliverer(settings=settings, sender=Sender(settings))
+    deliverer = scene.deliverer(settings=settings, sender=WebhookSender(settings))
     deliverer.deliver_due()
     assert deliverer.wait(20)
     ((path, headers, body),) = server.requests
@@ -94,7 +94,7 @@ def test_a_sink_that_fails_is_tried_again_after_ever_longer_pauses_with_the_same
 ) -> None:
     job = scene.submit()
     scene.end()
-    scene.recorder.answer = lambda url: Answer(False, "answered 503")
+    scene.recorder.answer = lambda url: DeliveryResponse(False, "answered 503")
     deliverer = scene.deliverer()
     times = []
     for _ in range(24 * 60):
@@ -112,7 +112,7 @@ def test_a_sink_that_fails_is_tried_again_after_ever_longer_pauses_with_the_same
     stamps = [int(headers["webhook-timestamp"]) for _, headers, _ in scene.recorder.sent]
     assert len(set(stamps)) == len(stamps)
     assert all(receives(scene.secret(), headers, body) for _, headers, body in scene.recorder.sent)
-    scene.recorder.answer = lambda url: Answer(True, "answered 200")
+    scene.recorder.answer = lambda url: DeliveryResponse(True, "answered 200")
     scene.seconds += 10 * _HOURS
     assert scene.deliver(deliverer) == [f"msg_{job}_00"]
     assert scene.hints() == []
@@ -121,7 +121,7 @@ def test_a_sink_that_fails_is_tried_again_after_ever_longer_pauses_with_the_same
 def test_after_72_hours_it_is_given_up_and_can_be_read_of(scene: Any) -> None:
     job = scene.submit(url="https://sink.test/?key=secret")
     scene.end()
-    scene.recorder.answer = lambda url: Answer(False, "answered 503")
+    scene.recorder.answer = lambda url: DeliveryResponse(False, "answered 503")
     first, deliverer = scene.now(), scene.deliverer()
     while scene.hints():
         scene.deliver(deliverer)
@@ -145,7 +145,7 @@ def test_after_72_hours_it_is_given_up_and_can_be_read_of(scene: Any) -> None:
 def test_a_sink_that_is_gone_is_given_up_at_once(scene: Any) -> None:
     job = scene.submit()
     scene.end()
-    scene.recorder.answer = lambda url: Answer(False, "answered 410", gone=True)
+    scene.recorder.answer = lambda url: DeliveryResponse(False, "answered 410", gone=True)
     scene.deliver()
     assert scene.hints() == []
     assert [one.reason for one in read_outcomes(scene.ledger, "acme", job)] == ["answered 410"]
@@ -199,12 +199,12 @@ def test_a_retry_at_any_moment_of_a_delivery_is_told_after_its_end(
 def test_what_was_not_told_before_a_retry_is_told_once_at_its_end(scene: Any) -> None:
     job = scene.submit()
     scene.end(fail=True)
-    scene.recorder.answer = lambda url: Answer(False, "answered 503")
+    scene.recorder.answer = lambda url: DeliveryResponse(False, "answered 503")
     scene.deliver()
     remember_retry(scene.ledger, "acme", job, "https://sink.test/hook")
     retry(scene.ledger, "acme", job)
     scene.end()
-    scene.recorder.answer = lambda url: Answer(True, "answered 200")
+    scene.recorder.answer = lambda url: DeliveryResponse(True, "answered 200")
     scene.seconds += _HOURS
     assert scene.deliver() == [f"msg_{job}_01"]
     assert scene.hints() == []
@@ -228,7 +228,7 @@ def test_of_what_is_deleted_nobody_is_told(scene: Any, what: str, tried: bool) -
     job = scene.submit()
     scene.end()
     if tried:
-        scene.recorder.answer = lambda url: Answer(False, "answered 503")
+        scene.recorder.answer = lambda url: DeliveryResponse(False, "answered 503")
         scene.deliver()
     if what == "job":
         delete_job(scene.ledger, "acme", job)
@@ -288,12 +288,12 @@ def test_a_crash_while_it_is_sent_leaves_it_to_another_one_later(scene: Any) -> 
     job = scene.submit()
     scene.end()
 
-    def crash(url: str) -> Answer:
+    def crash(url: str) -> DeliveryResponse:
         raise Crash
 
     scene.recorder.answer = crash
     scene.deliver()
-    scene.recorder.answer = lambda url: Answer(True, "answered 200")
+    scene.recorder.answer = lambda url: DeliveryResponse(True, "answered 200")
     assert scene.deliver() == []  # For all that others know, it is still at it.
     scene.seconds += 1.5 * FIRST
     assert scene.deliver() == [f"msg_{job}_00"]
@@ -350,11 +350,11 @@ def test_a_slow_sink_delays_no_other_and_not_the_one_who_asks(scene: Any) -> Non
     slow = [scene.submit("slow", url="https://slow.test/", count=1) for _ in range(20)]
     scene.end()
 
-    def answer(url: str) -> Answer:
+    def answer(url: str) -> DeliveryResponse:
         if "slow" in url:
             stuck.set()
             assert come.wait(30)
-        return Answer(True, "answered 200")
+        return DeliveryResponse(True, "answered 200")
 
     scene.recorder.answer = answer
     deliverer = scene.deliverer()
@@ -410,7 +410,7 @@ def test_what_is_not_due_is_read_once(scene: Any) -> None:
     for _ in range(5):
         scene.submit()
     scene.end()
-    scene.recorder.answer = lambda url: Answer(False, "answered 503")
+    scene.recorder.answer = lambda url: DeliveryResponse(False, "answered 503")
     deliverer = scene.deliverer()
     scene.deliver(deliverer)
     for _ in range(3):
@@ -431,7 +431,7 @@ def test_a_secret_in_a_url_is_in_no_log(scene: Any, caplog: pytest.LogCaptureFix
     scene.submit(url="http://127.0.0.1:1/?key=hidden")
     scene.submit(url="http://user:hidden@sink.test/")
     scene.end()
-    sender = Sender(settings, resolve=lambda *_: ["127.0.0.1"])
+    sender = WebhookSender(settings, resolve=lambda *_: ["127.0.0.1"])
     deliverer = scene.deliverer(settings=settings, sender=sender)
     deliverer.deliver_due()
     assert deliverer.wait(20)

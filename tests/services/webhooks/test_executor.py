@@ -2,13 +2,13 @@
 
 import threading
 
-from services.webhooks.executor import Lanes
+from services.webhooks.executor import FairExecutor
 
 
 def test_each_piece_is_done_once_and_only_once() -> None:
     done: list[str] = []
-    lanes: Lanes[str] = Lanes(done.append, threads=4, each=2)
-    assert lanes.offer({"a": ["a1", "a2", "a3"], "b": ["b1"], "c": []}) == 4
+    lanes: FairExecutor[str] = FairExecutor(done.append, threads=4, each=2)
+    assert lanes.model({"a": ["a1", "a2", "a3"], "b": ["b1"], "c": []}) == 4
     assert lanes.wait(10)
     lanes.close()
     assert sorted(done) == ["a1", "a2", "a3", "b1"]
@@ -26,11 +26,11 @@ def test_who_is_slow_has_a_few_threads_and_the_others_the_rest() -> None:
         if one.startswith("quick"):
             quick.release()
 
-    lanes: Lanes[str] = Lanes(do, threads=4, each=3)
-    lanes.offer({"slow": [f"slow{i}" for i in range(50)]})
+    lanes: FairExecutor[str] = FairExecutor(do, threads=4, each=3)
+    lanes.model({"slow": [f"slow{i}" for i in range(50)]})
     for _ in range(3):
         assert slow_begun.acquire(timeout=10)
-    lanes.offer(
+    lanes.model(
         {"slow": [f"slow{i}" for i in range(50)], "quick": [f"quick{i}" for i in range(50)]}
     )
     for _ in range(50):
@@ -50,10 +50,10 @@ def test_what_is_in_hand_is_not_begun_again_and_what_waits_is_replaced() -> None
         assert come.wait(20)
         done.append(one)
 
-    lanes: Lanes[str] = Lanes(do, threads=1, each=1)
-    assert lanes.offer({"a": ["a1", "a2"]}) == 2
+    lanes: FairExecutor[str] = FairExecutor(do, threads=1, each=1)
+    assert lanes.model({"a": ["a1", "a2"]}) == 2
     assert begun.acquire(timeout=10)
-    assert lanes.offer({"a": ["a1", "a3"]}) == 1
+    assert lanes.model({"a": ["a1", "a3"]}) == 1
     come.set()
     assert lanes.wait(20)
     assert done == ["a1", "a3"]
@@ -68,14 +68,14 @@ def test_after_the_end_nothing_begins() -> None:
         assert come.wait(20)
         done.append(one)
 
-    lanes: Lanes[str] = Lanes(do, threads=1, each=1)
-    lanes.offer({"a": ["a1", "a2"]})
+    lanes: FairExecutor[str] = FairExecutor(do, threads=1, each=1)
+    lanes.model({"a": ["a1", "a2"]})
     assert begun.wait(10)
     closing = threading.Thread(target=lanes.close)
     closing.start()
     come.set()
     closing.join(20)
     assert done == ["a1"]
-    lanes.offer({"a": ["a2"]})
+    lanes.model({"a": ["a2"]})
     assert not lanes.wait(0)
     assert done == ["a1"]

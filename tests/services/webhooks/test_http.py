@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.webhooks.http import Sender
+from services.webhooks.http import WebhookSender
 from services.webhooks.targets import WebhookSettings
 
 _LOCAL = WebhookSettings(allow_http=True, allow_private=True, timeout=5)
@@ -20,8 +20,8 @@ def _here(host: str, port: int) -> list[str]:
     return ["127.0.0.1"]
 
 
-def _sender(settings: WebhookSettings = _LOCAL, **how: Any) -> Sender:
-    return Sender(settings, **({"resolve": _here} | how))
+def _sender(settings: WebhookSettings = _LOCAL, **how: Any) -> WebhookSender:
+    return WebhookSender(settings, **({"resolve": _here} | how))
 
 
 def _answering(status: int, **headers: str) -> Any:
@@ -162,7 +162,7 @@ def test_a_name_that_there_is_not_is_a_failure(server: Any) -> None:
     for sender, host in (
         (_sender(resolve=nowhere), "sink.test"),
         (_sender(resolve=lambda *_: []), "sink.test"),
-        (Sender(_LOCAL), "a" * 70),
+        (WebhookSender(_LOCAL), "a" * 70),
     ):
         assert sender.send(f"http://{host}/", _HEADERS, b"{}").reason == "could not be connected to"
 
@@ -228,6 +228,8 @@ def test_what_is_no_http_is_a_failure(server: Any, said: bytes) -> None:
 
 
 def test_a_url_that_was_allowed_once_is_not_sent_to_later(server: Any) -> None:
-    answer = Sender(WebhookSettings()).send(f"http://127.0.0.1:{server.port}/", _HEADERS, b"{}")
+    answer = WebhookSender(WebhookSettings()).send(
+        f"http://127.0.0.1:{server.port}/", _HEADERS, b"{}"
+    )
     assert answer.reason.startswith("not sent: ")
     assert server.connections == 0

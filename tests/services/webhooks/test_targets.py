@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.errors import UnsafeUrlError
-from services.webhooks.targets import MAX_URL, Sink, WebhookSettings, is_public, resolve
+from services.webhooks.targets import MAX_URL, WebhookSettings, WebhookTarget, is_public, resolve
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_spellings_of_this_host_that_resolvers_know_are_seen_by_their_address() 
     ],
 )
 def test_urls_are_taken_apart(url: str, host: str, port: int, target: bytes) -> None:
-    sink = Sink.parse(url, WebhookSettings())
+    sink = WebhookTarget.parse(url, WebhookSettings())
     assert (sink.scheme, sink.host, sink.port, sink.target) == ("https", host, port, target)
 
 
@@ -89,24 +89,24 @@ def test_urls_are_taken_apart(url: str, host: str, port: int, target: bytes) -> 
 )
 def test_urls_that_lead_nowhere_or_inside_are_refused(url: str, says: str) -> None:
     with pytest.raises(UnsafeUrlError, match=says) as caught:
-        Sink.parse(url, WebhookSettings())
+        WebhookTarget.parse(url, WebhookSettings())
     assert "word" not in str(caught.value).replace("password", "")
 
 
 def test_what_an_operator_allows_is_taken() -> None:
     allowed = WebhookSettings(allow_http=True, allow_private=True)
-    assert Sink.parse("http://127.0.0.1:9/hook", allowed).port == 9
+    assert WebhookTarget.parse("http://127.0.0.1:9/hook", allowed).port == 9
     with pytest.raises(UnsafeUrlError, match="not public"):
-        Sink.parse("http://127.0.0.1/", WebhookSettings(allow_http=True))
+        WebhookTarget.parse("http://127.0.0.1/", WebhookSettings(allow_http=True))
     with pytest.raises(UnsafeUrlError, match="begins with 'http'"):
-        Sink.parse("http://127.0.0.1/", WebhookSettings(allow_private=True))
+        WebhookTarget.parse("http://127.0.0.1/", WebhookSettings(allow_private=True))
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"])
 def test_networks_of_ones_own_are_refused_however_they_are_spelled(address: str) -> None:
     network: Any = ip_network("8.8.0.0/16")
     settings = WebhookSettings(refused=(network,))
-    sink = Sink.parse("https://example.com/", settings)
+    sink = WebhookTarget.parse("https://example.com/", settings)
     sink.check(["9.9.9.9"], settings)
     with pytest.raises(UnsafeUrlError, match="not public"):
         sink.check(["9.9.9.9", address], settings)

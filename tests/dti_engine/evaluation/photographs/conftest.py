@@ -18,7 +18,7 @@ def _bundle(folder: Path, number: int, *, masks: int, **said: object) -> None:
     """Three photos of noise, the first `masks` of them with a mask, and bundle.json."""
     rng = np.random.default_rng(number)
     (folder / "masks").mkdir(parents=True)
-    pictures: dict[str, dict[str, str]] = {}
+    images: dict[str, dict[str, str]] = {}
     for index in range(3):
         pixels = rng.integers(256, size=(40, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
@@ -26,8 +26,8 @@ def _bundle(folder: Path, number: int, *, masks: int, **said: object) -> None:
             mask = Image.new("L", (48, 40))
             mask.paste(255, (10, 8, 40, 32))
             mask.save(folder / "masks" / f"{index}.png")
-            pictures[f"{index}.png"] = {"mask": f"masks/{index}.png"}
-    (folder / "bundle.json").write_text(json.dumps(said | {"pictures": pictures}))
+            images[f"{index}.png"] = {"mask": f"masks/{index}.png"}
+    (folder / "bundle.json").write_text(json.dumps(said | {"images": images}))
 
 
 @pytest.fixture(scope="session")

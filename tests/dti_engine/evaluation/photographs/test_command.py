@@ -48,7 +48,7 @@ def _results(folder: Path) -> dict[str, object]:
 
 def _scores(folder: Path) -> dict[str, dict[str, object]]:
     lines = map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
-    return {line["picture"]: line for line in lines}
+    return {line["image"]: line for line in lines}
 
 
 def test_it_prints_a_table_and_where_the_rest_is(ran: Result, folder: Path) -> None:
@@ -57,33 +57,33 @@ def test_it_prints_a_table_and_where_the_rest_is(ran: Result, folder: Path) -> N
     assert written == [folder / name for name in WRITTEN]
     assert all(path.stat().st_size > 1000 for path in written)
     assert "train dti: 4 of 4" in ran.stderr
-    assert "paint: 40 of 40" in ran.stderr
+    assert "generate: 40 of 40" in ran.stderr
 
 
 def test_it_says_how_much_there_is_to_do_and_how_long_it_takes(ran: Result) -> None:
     """3 tokens of 2 subjects; 5 rows of 2 subjects in 2 prompts from 2 seeds."""
-    assert "6 tokens to train and 40 pictures to paint\n" in ran.stderr
-    assert re.search(r"  paint: 3 of 40, 0:00:0\d left\n", ran.stderr)
+    assert "6 tokens to train and 40 images to generate\n" in ran.stderr
+    assert re.search(r"  generate: 3 of 40, 0:00:0\d left\n", ran.stderr)
 
 
-def test_every_picture_has_a_score_and_its_settings(ran: Result, folder: Path) -> None:
+def test_every_image_has_a_score_and_its_settings(ran: Result, folder: Path) -> None:
     scores = _scores(folder)
     assert len(scores) == 5 * 2 * 2 * 2
     for key in scores:
-        settings = read_settings(folder / "pictures" / f"{key}.png")
+        settings = read_settings(folder / "images" / f"{key}.png")
         assert settings["shot"] == key
         assert settings["steps"] == 2
         assert settings["seed"] == scores[key]["image_seed"]
         assert len(settings["tokens"]) == (0 if key.startswith("word/") else 1)
-    word = read_settings(folder / "pictures/word/ted/prompt00-training0-image0.png")
+    word = read_settings(folder / "images/word/ted/prompt00-training0-image0.png")
     assert word["prompt"] == "a toy bear on the beach"
 
 
-def test_rows_are_means_over_pictures(ran: Result, folder: Path) -> None:
+def test_rows_are_means_over_images(ran: Result, folder: Path) -> None:
     scores = _scores(folder).values()
     for row in json.loads((folder / "results.json").read_text())["rows"]:
         own = [each for each in scores if each["row"] == row["name"]]
-        assert row["num_pictures"] == len(own) == 8  # in batches of 3, 3 and 2
+        assert row["num_images"] == len(own) == 8  # in batches of 3, 3 and 2
         for name in ("masked_subject_score", "subject_score", "prompt_score", "prompt_cosine"):
             assert row[name]["value"] == pytest.approx(fmean(each[name] for each in own))
             assert row[name]["low"] <= row[name]["value"] <= row[name]["high"]
@@ -97,7 +97,7 @@ def test_methods_share_all_but_what_is_their_own(ran: Result, folder: Path) -> N
     )
     assert dti
     assert ti
-    assert (dti.seed, dti.initializer, dti.pictures) == (ti.seed, ti.initializer, ti.pictures)
+    assert (dti.seed, dti.initializer, dti.images) == (ti.seed, ti.initializer, ti.images)
     assert dti.seed == 42
     assert dti.notes_sha256 is None  # masks are for scoring
     for name in ("steps", "batch_size", "resolution", "captions", "timesteps"):
@@ -143,11 +143,11 @@ def test_tables_of_the_report_have_as_many_cells_in_every_line(ran: Result, fold
 def test_the_same_command_finds_all_done(
     ran: Result, folder: Path, subjects: Path, dti_evaluate: Evaluate
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("pictures/**/*.png")}
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("images/**/*.png")}
     known = _results(folder)
     again = dti_evaluate(folder, subjects, "--json")
     assert again.exit_code == 0, again.output
-    assert "0 tokens to train and 0 pictures to paint" in again.stderr
+    assert "0 tokens to train and 0 images to generate" in again.stderr
     assert _results(folder) == known
     assert json.loads(again.stdout)["rows"] == known["rows"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -161,7 +161,7 @@ def test_after_a_stop_it_ends_with_the_same_scores(
     dti_evaluate: Evaluate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped after a few pictures, and among the lines of a batch's scores."""
+    """Stopped after a few images, and among the lines of a batch's scores."""
     examined, batches = Examiner._examined, []
 
     def until_it_breaks(self: Examiner, shots: list[object]) -> object:
@@ -285,7 +285,7 @@ class Noting:
         is_training = torch.is_grad_enabled()
         if is_training and self._is_tight and not self.recompute:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        self.done.append("train" if is_training else "paint")
+        self.done.append("train" if is_training else "generate")
         return self._backbone.denoise(*inputs)
 
     def compile(self) -> None:
@@ -319,7 +319,7 @@ def test_nothing_is_measured_where_nothing_is_trained(
 ) -> None:
     done = dti_evaluate(tmp_path, subjects, *SHORT, "--methods", "word", "--slots", "auto")
     assert done.exit_code == 0, done.output
-    assert "0 tokens to train and 4 pictures to paint" in done.stderr
+    assert "0 tokens to train and 4 images to generate" in done.stderr
     assert MEASURING not in done.stderr
     assert not (tmp_path / "slots.json").exists()
     assert "--slots auto " in (tmp_path / "report.md").read_text()
@@ -423,17 +423,17 @@ def test_a_hub_name_is_told_with_its_revision(
     assert "--backbone sd15@main --" in (tmp_path / "report.md").read_text()
 
 
-def test_a_picture_that_was_deleted_is_named_with_what_to_do(
+def test_a_image_that_was_deleted_is_named_with_what_to_do(
     subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
 ) -> None:
     options = ("--methods", "word", "--image-seeds", "1")
     assert dti_evaluate(tmp_path, subjects, *options).exit_code == 0
     before = (tmp_path / "sheet.png").read_bytes()
-    picture = tmp_path / "pictures/word/rex/prompt01-training0-image0.png"
-    picture.unlink()
+    image = tmp_path / "images/word/rex/prompt01-training0-image0.png"
+    image.unlink()
     refused = dti_evaluate(tmp_path, subjects, *options)
     assert refused.exit_code == 2
-    assert f"the picture '{picture}' is scored, and cannot be read" in refused.stderr
+    assert f"the image '{image}' is scored, and cannot be read" in refused.stderr
     assert "remove its line from scores.jsonl" in refused.stderr
     lines = (tmp_path / "scores.jsonl").read_text().splitlines(keepends=True)
     kept = [line for line in lines if "word/rex/prompt01" not in line]

@@ -1,4 +1,4 @@
-"""Figures are means over pictures, and differences are paired by subject."""
+"""Figures are means over images, and differences are paired by subject."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from dti_engine.recipes import cross_init, sd, standard_ti
 
 def _score(row: str, subject: str, number: int, value: float, *, masked: bool = True) -> Score:
     return Score(
-        picture=f"{row}/{subject}/{number}",
+        image=f"{row}/{subject}/{number}",
         row=row,
         subject=subject,
         prompt=number,
@@ -29,7 +29,7 @@ def _score(row: str, subject: str, number: int, value: float, *, masked: bool = 
     )
 
 
-def test_every_picture_counts_alike_whatever_batch_it_was_in() -> None:
+def test_every_image_counts_alike_whatever_batch_it_was_in() -> None:
     values = [0.9] * 8 + [0.1]  # batches of 8 by means of batches: (0.9 + 0.1) / 2
     scores = [_score("dti", "rex", number, value) for number, value in enumerate(values)]
     ((masked, plain, prompt, cosine),) = per_subject(scores, Row("dti", "DTI"), ["rex"])

@@ -14,7 +14,12 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.photographs.protocol import Protocol
 from dti_engine.evaluation.photographs.scoring import Examiner
 from dti_engine.evaluation.photographs.store import Store
-from dti_engine.evaluation.photographs.subjects import PhotographedSubject, Row, Shot, shots
+from dti_engine.evaluation.photographs.subjects import (
+    EvaluationImage,
+    PhotographedSubject,
+    Row,
+    shots,
+)
 from dti_engine.recipes import sd
 from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
 from dti_engine.scorers.siglip import Siglip
@@ -66,37 +71,37 @@ def examiner(store: Store, tiny_backbone: Backbone, tiny_scorers: Path) -> Exami
     )
 
 
-def _shots(row: Row, subject: PhotographedSubject) -> list[Shot]:
+def _shots(row: Row, subject: PhotographedSubject) -> list[EvaluationImage]:
     return list(shots(row, [subject], num_training_seeds=1, num_image_seeds=2))
 
 
-def test_the_same_word_gives_the_same_pictures_in_every_row(
+def test_the_same_word_gives_the_same_images_in_every_row(
     examiner: Examiner, store: Store, rex: PhotographedSubject
 ) -> None:
     of_rows = [_shots(row, rex) for row in (WORD, DTI)]
     for each in of_rows:
-        examiner.score_missing(each, on_pictures=lambda done: None)
+        examiner.score_missing(each, on_images=lambda done: None)
     for word, token in zip(*of_rows, strict=True):
-        pictures = (Image.open(store.picture(shot)) for shot in (word, token))
-        assert ImageChops.difference(*pictures).getbbox() is None
+        images = (Image.open(store.image(shot)) for shot in (word, token))
+        assert ImageChops.difference(*images).getbbox() is None
         ours, theirs = (store.scores[shot.key] for shot in (word, token))
-        assert ours.model_dump(exclude={"picture", "row"}) == theirs.model_dump(
-            exclude={"picture", "row"}
+        assert ours.model_dump(exclude={"image", "row"}) == theirs.model_dump(
+            exclude={"image", "row"}
         )
-    pictures = [Image.open(store.picture(shot)) for shot in of_rows[0]]
-    assert all(ImageChops.difference(pictures[0], each).getbbox() for each in pictures[1:])
+    images = [Image.open(store.image(shot)) for shot in of_rows[0]]
+    assert all(ImageChops.difference(images[0], each).getbbox() for each in images[1:])
 
 
 def test_both_subject_scores_are_the_scorers(
     examiner: Examiner, store: Store, rex: PhotographedSubject, tiny_scorers: Path
 ) -> None:
     wanted = _shots(WORD, rex)
-    examiner.score_missing(wanted, on_pictures=lambda done: None)
-    dinov2, photos = Dinov2.load(tiny_scorers / "dinov2-base"), rex.pictures()
+    examiner.score_missing(wanted, on_images=lambda done: None)
+    dinov2, photos = Dinov2.load(tiny_scorers / "dinov2-base"), rex.images()
     plain = dinov2.features([each.image for each in photos])
     on_black = dinov2.features([masked(each) for each in photos])
     for shot in wanted:
-        own = dinov2.features([Image.open(store.picture(shot))])
+        own = dinov2.features([Image.open(store.image(shot))])
         score = store.scores[shot.key]
         assert score.subject_score == pytest.approx(likeness(own, plain)[0], abs=1e-5)
         assert score.masked_subject_score == pytest.approx(likeness(own, on_black)[0], abs=1e-5)
@@ -117,8 +122,8 @@ def test_what_is_done_is_neither_missing_nor_told_again(
 ) -> None:
     told: list[int] = []
     assert list(map(len, examiner.missing(_shots(WORD, rex)))) == [3, 1]
-    examiner.score_missing(_shots(WORD, rex), on_pictures=told.append)
-    examiner.score_missing(_shots(WORD, rex), on_pictures=told.append)
+    examiner.score_missing(_shots(WORD, rex), on_images=told.append)
+    examiner.score_missing(_shots(WORD, rex), on_images=told.append)
     assert told == [3, 1]
     assert examiner.missing(_shots(WORD, rex)) == []
 
@@ -140,13 +145,13 @@ def test_a_prompt_is_read_once_whatever_batches_it_is_in(
 
     monkeypatch.setattr(type(tiny_backbone), "encode_prompts", counting)
     subject = replace(rex, prompts=rex.prompts[:1])
-    pictures = list(shots(row, [subject], num_training_seeds=1, num_image_seeds=8))
-    examiner.score_missing(pictures, on_pictures=lambda done: None)
+    images = list(shots(row, [subject], num_training_seeds=1, num_image_seeds=8))
+    examiner.score_missing(images, on_images=lambda done: None)
     assert len(examiner._store.scores) == 8
     assert len(read) == 1
 
 
-def test_flow_models_are_painted_in_fewer_steps() -> None:
+def test_flow_models_are_generated_in_fewer_steps() -> None:
     flow, noise = (Protocol.of(sd(), is_flow=each, changes={}) for each in (True, False))
     assert (flow.image_steps, flow.guidance) == (20, 4.5)
     assert (noise.image_steps, noise.guidance) == (50, 5.0)

@@ -91,7 +91,7 @@ def test_a_few_subjects_and_prompts_are_taken_when_quick(
 
 def test_a_style_needs_prompts_of_its_own(make_subjects: Callable[..., Path]) -> None:
     folder = make_subjects()
-    (folder / "rex" / "bundle.json").write_text('{"initializer": "painting", "kind": "style"}')
+    (folder / "rex" / "bundle.json").write_text('{"initializer": "generating", "kind": "style"}')
     with pytest.raises(ConfigurationError, match="give --prompts and a file"):
         open_subjects(folder, prompts="auto", quick=False)
 

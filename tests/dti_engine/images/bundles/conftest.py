@@ -1,4 +1,4 @@
-"""Pictures, and one set of files as a folder, a zip or a tar."""
+"""Images, and one set of files as a folder, a zip or a tar."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""What a good bundle becomes, what is refused of its pictures and words, what is warned of."""
+"""What a good bundle becomes, what is refused of its images and words, what is warned of."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 from dti_engine.errors import InvalidBundleError
 from dti_engine.images.bundles.bundle import check_bundle, load_bundle, read_description
 from dti_engine.images.bundles.members import BundleLimits
-from dti_engine.images.decode import load_pictures
+from dti_engine.images.decode import load_images
 
 Png = Callable[..., bytes]
 Pack = Callable[..., Path]
@@ -47,7 +47,7 @@ def warnings(path: Path, **options: int) -> list[tuple[str, str]]:
 
 
 @over_forms
-def test_a_bundle_is_its_pictures_with_captions_and_masks(form: str, png: Png, pack: Pack) -> None:
+def test_a_bundle_is_its_images_with_captions_and_masks(form: str, png: Png, pack: Pack) -> None:
     notes = {"b.png": {"caption": "a photo of {}", "mask": "masks/b.png"}}
     words = {"subject": "rex", "placeholder": "<r>", "initializer": "dog", "kind": "person"}
     words["class_noun"] = "puppy"
@@ -57,15 +57,15 @@ def test_a_bundle_is_its_pictures_with_captions_and_masks(form: str, png: Png, p
         "c.webp": png(3, format="WEBP"),
         "masks/b.png": mask(),
         "bundle.json": described(
-            **words, tags=["pets", "2026"], pictures=notes, training={"seed": 7, "lr": 0.05}
+            **words, tags=["pets", "2026"], images=notes, training={"seed": 7, "lr": 0.05}
         ),
     }
     path = pack(form, files)
     bundle = load_bundle(path)
-    assert [each.name for each in bundle.pictures] == ["a.jpg", "b.png", "c.webp"]
-    assert [each.caption for each in bundle.pictures] == [None, "a photo of {}", None]
-    assert [each.mask is not None for each in bundle.pictures] == [False, True, False]
-    assert bundle.description.model_dump(exclude={"pictures", "tags", "training"}) == words
+    assert [each.name for each in bundle.images] == ["a.jpg", "b.png", "c.webp"]
+    assert [each.caption for each in bundle.images] == [None, "a photo of {}", None]
+    assert [each.mask is not None for each in bundle.images] == [False, True, False]
+    assert bundle.description.model_dump(exclude={"images", "tags", "training"}) == words
     assert bundle.description.training.seed == 7
     assert bundle.description.training.changes() == {"lr": 0.05}
     assert bundle.description.tags == ("pets", "2026")
@@ -73,9 +73,9 @@ def test_a_bundle_is_its_pictures_with_captions_and_masks(form: str, png: Png, p
     assert bundle.warnings == []
 
 
-def test_its_pictures_are_those_of_the_plain_reader(png: Png, pack: Pack) -> None:
+def test_its_images_are_those_of_the_plain_reader(png: Png, pack: Pack) -> None:
     path = pack("folder", {f"{name}.png": png(i) for i, name in enumerate("bCa犬")})
-    for ours, plain in zip(load_bundle(path).pictures, load_pictures(path), strict=True):
+    for ours, plain in zip(load_bundle(path).images, load_images(path), strict=True):
         assert (ours.name, ours.sha256, ours.original_size) == (
             plain.name,
             plain.sha256,
@@ -89,7 +89,7 @@ def test_hidden_files_and_litter_are_passed_over(form: str, png: Png, pack: Pack
     files = {f"{i}.png": png(i) for i in range(3)}
     litter = ("__MACOSX/._0.png", ".DS_Store", ".git/config", "Thumbs.db")
     bundle = load_bundle(pack(form, files | dict.fromkeys(litter, b"litter")))
-    assert [each.name for each in bundle.pictures] == list(files)
+    assert [each.name for each in bundle.images] == list(files)
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
@@ -98,19 +98,19 @@ def test_an_archive_may_hold_one_folder_that_holds_everything(
     form: str, top: str, png: Png, pack: Pack
 ) -> None:
     files = {"0.png": png(0), "m/0.png": mask()}
-    files["bundle.json"] = described(initializer="dog", pictures={"0.png": {"mask": "m/0.png"}})
+    files["bundle.json"] = described(initializer="dog", images={"0.png": {"mask": "m/0.png"}})
     path = pack(form, {f"{top}/{name}": data for name, data in files.items()})
-    (picture,) = load_bundle(path).pictures
-    assert picture.name == "0.png"
-    assert picture.mask
+    (subject_image,) = load_bundle(path).images
+    assert subject_image.name == "0.png"
+    assert subject_image.mask
     assert read_description(path).initializer == "dog"
 
 
 def test_a_name_may_be_written_with_composed_or_with_separate_accents(png: Png, pack: Pack) -> None:
     notes = {"\u00e4.png": {"caption": "a {}"}}
-    files = {"a\u0308.png": png(), "bundle.json": described(pictures=notes)}
-    (picture,) = load_bundle(pack("zip", files)).pictures
-    assert (picture.name, picture.caption) == ("\u00e4.png", "a {}")
+    files = {"a\u0308.png": png(), "bundle.json": described(images=notes)}
+    (subject_image,) = load_bundle(pack("zip", files)).images
+    assert (subject_image.name, subject_image.caption) == ("\u00e4.png", "a {}")
 
 
 # What is refused
@@ -135,7 +135,7 @@ def test_everything_wrong_is_said_at_once(png: Png, pack: Pack) -> None:
         "photo.heic": b"",
         "captions.txt": b"",
         "deeper/f.png": png(10),
-        "bundle.json": described(pictures=notes, kind="dog"),
+        "bundle.json": described(images=notes, kind="dog"),
     }
     path = pack("zip", files)
     expected = {
@@ -160,7 +160,7 @@ def test_everything_wrong_is_said_at_once(png: Png, pack: Pack) -> None:
         assert f"\n  {name!r}: " in str(error.value)
 
 
-def test_masks_and_pictures_that_do_not_fit_together_are_refused(png: Png, pack: Pack) -> None:
+def test_masks_and_images_that_do_not_fit_together_are_refused(png: Png, pack: Pack) -> None:
     notes = {
         "gone.png": {},
         "b.png": {"mask": "gone-mask.png"},
@@ -173,13 +173,13 @@ def test_masks_and_pictures_that_do_not_fit_together_are_refused(png: Png, pack:
         "small-mask.png": mask(32, 48),
         "black-mask.png": mask(share=0),
         "no-mask.png": b"hello",
-        "bundle.json": described(pictures=notes),
+        "bundle.json": described(images=notes),
     }
     found = refusals(pack("tar", files))
     expected = {
-        "gone.png": "bundle.json names this picture, but there is none",
+        "gone.png": "bundle.json names this image, but there is none",
         "b.png": "its mask 'gone-mask.png' is not there",
-        "c.png": "its mask 'small-mask.png' has 32 x 48 px, the picture has 64 x 48",
+        "c.png": "its mask 'small-mask.png' has 32 x 48 px, the image has 64 x 48",
         "d.png": "its mask 'black-mask.png' is black",
         "e.png": "its mask 'no-mask.png': its content is not JPEG",
         "f.png": "there is none (it is named as a mask)",
@@ -203,8 +203,8 @@ def test_masks_and_pictures_that_do_not_fit_together_are_refused(png: Png, pack:
         (b'{"training": {"lr": 2}}', "training.lr should be less than or equal to 1"),
         (b'{"training": {"batch_size": 2}}', "training.batch_size is unknown"),
         (b'{"tag": []}', "tag is unknown; known are subject, placeholder"),
-        (b'{"pictures": ["a.png"]}', "pictures should be a valid"),
-        (b'{"pictures": {"a.png": "a {}"}}', "should be a valid dictionary"),
+        (b'{"images": ["a.png"]}', "images should be a valid"),
+        (b'{"images": {"a.png": "a {}"}}', "should be a valid dictionary"),
     ],
 )
 def test_a_description_that_says_something_else_is_refused(
@@ -215,9 +215,9 @@ def test_a_description_that_says_something_else_is_refused(
 
 
 @over_forms
-def test_a_bundle_without_pictures_is_refused(form: str, pack: Pack) -> None:
+def test_a_bundle_without_images_is_refused(form: str, pack: Pack) -> None:
     path = pack(form, {"bundle.json": b"{}"})
-    with pytest.raises(InvalidBundleError, match="no pictures; put JPEG"):
+    with pytest.raises(InvalidBundleError, match="no images; put JPEG"):
         load_bundle(path)
 
 
@@ -226,7 +226,7 @@ def test_the_limits_are_the_callers(form: str, png: Png, pack: Pack) -> None:
     path = pack(form, {f"{i}.png": png(i) for i in range(4)})
     size = len(png(0))
     for limits, reason in (
-        (BundleLimits(max_pictures=3), "4 pictures; allowed are 3"),
+        (BundleLimits(max_images=3), "4 images; allowed are 3"),
         (BundleLimits(max_entries=3), "more than 3 entries"),
         (BundleLimits(max_unpacked_bytes=2 * size), "more than"),
         (BundleLimits(max_decoded_megapixels=0.01), "more than 0.01 megapixels"),
@@ -237,7 +237,7 @@ def test_the_limits_are_the_callers(form: str, png: Png, pack: Pack) -> None:
 # What is warned of
 
 
-def test_few_small_long_and_similar_pictures_are_warned_of_by_name(png: Png, pack: Pack) -> None:
+def test_few_small_long_and_similar_images_are_warned_of_by_name(png: Png, pack: Pack) -> None:
     files = {"a.png": png(0), "b.jpg": png(0, 80, 60, format="JPEG", quality=60)}
     path = pack("folder", files | {"c.png": png(1, 640, 48)})
     assert warnings(path, resolution=60) == [
@@ -247,12 +247,12 @@ def test_few_small_long_and_similar_pictures_are_warned_of_by_name(png: Png, pac
         ("c.png", "640 x 48 px: each square crop of it shows a small part"),
     ]
     os.remove(path / "c.png")
-    assert warnings(path)[0] == ("", "2 of the usual 3 to 6 pictures; give more if you can")
+    assert warnings(path)[0] == ("", "2 of the usual 3 to 6 images; give more if you can")
 
 
 @pytest.mark.skipif(not DREAMBOOTH.is_dir(), reason="the photographs are not in ../shared")
 def test_real_photographs_are_neither_refused_nor_taken_for_copies() -> None:
     folders = [each for each in DREAMBOOTH.iterdir() if each.is_dir()]
     bundles = [load_bundle(folder, resolution=512) for folder in folders]
-    assert sum(len(bundle.pictures) for bundle in bundles) == 41
+    assert sum(len(bundle.images) for bundle in bundles) == 41
     assert [finding for bundle in bundles for finding in bundle.warnings] == []

@@ -19,7 +19,7 @@ from dti_engine.images.bundles import decoder as decoder_module
 from dti_engine.images.bundles.bundle import check_bundle
 from dti_engine.images.bundles.decoder import Decoder
 from dti_engine.images.bundles.members import DEFAULT_LIMITS, BundleLimits
-from dti_engine.images.decode import decode_mask, decode_picture
+from dti_engine.images.decode import decode_image, decode_mask
 
 Png = Callable[..., bytes]
 
@@ -41,7 +41,7 @@ def replace_worker(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> 
 def test_what_comes_back_is_what_is_decoded_here(png: Png) -> None:
     data = png()
     with Decoder(DEFAULT_LIMITS) as decoder:
-        ours, plain = decoder.picture("a.png", data), decode_picture("a.png", data)
+        ours, plain = decoder.image("a.png", data), decode_image("a.png", data)
         assert ours.image.tobytes() == plain.image.tobytes()
         assert (ours.name, ours.sha256, ours.original_size) == (
             plain.name,
@@ -52,47 +52,47 @@ def test_what_comes_back_is_what_is_decoded_here(png: Png) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n" * 9])
-def test_a_refusal_has_its_reason_and_the_next_picture_is_served(data: bytes, png: Png) -> None:
+def test_a_refusal_has_its_reason_and_the_next_image_is_served(data: bytes, png: Png) -> None:
     with Decoder(DEFAULT_LIMITS) as decoder:
         with pytest.raises(InvalidImageError, match="its content is not JPEG"):
-            decoder.picture("a.png", data)
+            decoder.image("a.png", data)
         process = decoder._process
-        assert decoder.picture("b.png", png()).image.size == (64, 48)
+        assert decoder.image("b.png", png()).image.size == (64, 48)
         assert decoder._process is process
 
 
-def test_a_picture_that_takes_too_long_is_refused_and_the_next_is_served(png: Png) -> None:
+def test_a_image_that_takes_too_long_is_refused_and_the_next_is_served(png: Png) -> None:
     data = vast()
     with Decoder(BundleLimits(decoder_seconds=0.2)) as decoder:
         start = time.monotonic()
         with pytest.raises(InvalidImageError, match=r"takes longer to decode than 0\.2 s"):
-            decoder.picture("a.png", data)
+            decoder.image("a.png", data)
         assert time.monotonic() - start < 10
         decoder._limits = DEFAULT_LIMITS
-        assert decoder.picture("b.png", png()).image.size == (64, 48)
+        assert decoder.image("b.png", png()).image.size == (64, 48)
 
 
-def test_a_picture_that_takes_too_much_memory_is_refused_and_the_next_is_served(png: Png) -> None:
+def test_a_image_that_takes_too_much_memory_is_refused_and_the_next_is_served(png: Png) -> None:
     limits = BundleLimits(decoder_memory_bytes=400_000_000)
     with Decoder(limits) as decoder:
         with pytest.raises(InvalidImageError, match="more memory to decode than is allowed"):
-            decoder.picture("a.png", vast(mode="RGBA"))
-        assert decoder.picture("b.png", png()).image.size == (64, 48)
+            decoder.image("a.png", vast(mode="RGBA"))
+        assert decoder.image("b.png", png()).image.size == (64, 48)
 
 
-def test_the_largest_picture_allowed_is_decoded_within_the_limits() -> None:
+def test_the_largest_image_allowed_is_decoded_within_the_limits() -> None:
     with Decoder(replace(DEFAULT_LIMITS, decoder_seconds=120)) as decoder:
-        assert decoder.picture("a.png", vast(mode="LA")).image.size == (7900, 7900)
+        assert decoder.image("a.png", vast(mode="LA")).image.size == (7900, 7900)
 
 
-def test_a_decoder_that_dies_costs_one_picture(png: Png) -> None:
+def test_a_decoder_that_dies_costs_one_image(png: Png) -> None:
     with Decoder(DEFAULT_LIMITS) as decoder:
-        decoder.picture("a.png", png())
+        decoder.image("a.png", png())
         assert decoder._process
         os.kill(decoder._process.pid, signal.SIGSEGV)
         with pytest.raises(InvalidImageError, match="brings the decoder down; save it anew"):
-            decoder.picture("b.png", png())
-        assert decoder.picture("c.png", png()).image.size == (64, 48)
+            decoder.image("b.png", png())
+        assert decoder.image("c.png", png()).image.size == (64, 48)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_a_decoder_that_was_taken_over_is_not_believed(
         Decoder(DEFAULT_LIMITS) as decoder,
         pytest.raises(InvalidImageError, match="brings the decoder down"),
     ):
-        decoder.picture("a.png", png())
+        decoder.image("a.png", png())
 
 
-def test_a_decoder_that_cannot_start_is_nobodys_picture(
+def test_a_decoder_that_cannot_start_is_nobodys_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace_worker(tmp_path, monkeypatch, "raise MemoryError")
@@ -124,24 +124,24 @@ def test_a_decoder_that_cannot_start_is_nobodys_picture(
         Decoder(DEFAULT_LIMITS) as decoder,
         pytest.raises(FailedError, match="does not start; is its memory limit of 2147"),
     ):
-        decoder.picture("a.png", b"")
+        decoder.image("a.png", b"")
 
 
 def test_no_process_or_thread_is_left(png: Png) -> None:
     before = set(threading.enumerate())
     with Decoder(DEFAULT_LIMITS) as decoder:
-        decoder.picture("a.png", png())
+        decoder.image("a.png", png())
         process = decoder._process
     assert process
     assert process.poll() is not None
     assert set(threading.enumerate()) <= before
 
 
-def test_a_bundle_outlives_its_worst_picture(png: Png, tmp_path: Path) -> None:
+def test_a_bundle_outlives_its_worst_image(png: Png, tmp_path: Path) -> None:
     for name, data in {"a.png": png(1), "b.png": vast(), "c.png": png(2)}.items():
         (tmp_path / name).write_bytes(data)
     bundle = check_bundle(tmp_path, limits=BundleLimits(decoder_seconds=0.2))
-    assert [each.name for each in bundle.pictures] == ["a.png", "c.png"]
+    assert [each.name for each in bundle.images] == ["a.png", "c.png"]
     ((name, reason),) = [(each.name, each.reason) for each in bundle.refusals]
     assert name == "b.png"
     assert "takes longer to decode than 0.2 s" in reason

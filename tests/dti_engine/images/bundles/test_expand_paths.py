@@ -9,7 +9,7 @@ from dti_engine.images.bundles.bundle import gathered
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Path:
-    """Two folders with pictures, two archives, and what is none of them."""
+    """Two folders with images, two archives, and what is none of them."""
     for name in ("tom", "rex"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.jpg").touch()
@@ -24,7 +24,7 @@ def test_a_folder_of_bundles_gives_its_folders_and_archives_by_name(shelf: Path)
 
 
 @pytest.mark.parametrize("name", ["photo.PNG", "photo.webp", "bundle.json"])
-def test_a_folder_with_a_picture_or_a_description_is_a_bundle(shelf: Path, name: str) -> None:
+def test_a_folder_with_a_image_or_a_description_is_a_bundle(shelf: Path, name: str) -> None:
     (shelf / name).touch()
     assert gathered([shelf]) == [shelf]
 

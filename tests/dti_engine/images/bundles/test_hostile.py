@@ -195,7 +195,7 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "nested": (lambda: tar_of(("a.png", tar_of(("b", b"b")))), "an archive within"),
     "nested gzip": (lambda: tar_of(("a.png", gzip.compress(b"b"))), "an archive within"),
     "large": (lambda: tar_of(("a.png", bytes(21 * MB))), "larger than 20 MB"),
-    "bomb": (lambda: bomb(300 * MB), "no pictures"),
+    "bomb": (lambda: bomb(300 * MB), "no images"),
     "bomb in a tar": (
         lambda: gzip.compress(tar_of(("a.png", bytes(40 * MB)))),
         "its files have more than 20 MB",
@@ -326,11 +326,11 @@ def test_a_large_archive_is_not_even_opened(tmp_path: Path) -> None:
     assert "larger than 20 MB; pack fewer" in judged(tmp_path / "rex.zip")
 
 
-def test_good_pictures_beside_a_hostile_entry_are_still_judged(tmp_path: Path, png: Png) -> None:
+def test_good_images_beside_a_hostile_entry_are_still_judged(tmp_path: Path, png: Png) -> None:
     path = tmp_path / "rex.zip"
-    path.write_bytes(zip_of(("../a.png", b""), ("b.png", png(0)), ("c.png", b"no picture")))
+    path.write_bytes(zip_of(("../a.png", b""), ("b.png", png(0)), ("c.png", b"no image")))
     bundle = check_bundle(path)
-    assert [each.name for each in bundle.pictures] == ["b.png"]
+    assert [each.name for each in bundle.images] == ["b.png"]
     assert [each.name for each in bundle.refusals] == ["../a.png", "c.png"]
 
 

@@ -28,10 +28,10 @@ def scene(look: Look = LOOK, accessory: str = "none") -> Scene:
     return portrait(look, random.Random(1), background="beach", accessory=accessory)
 
 
-def test_a_picture_is_small_and_in_colour() -> None:
-    picture = draw(scene())
+def test_a_image_is_small_and_in_colour() -> None:
+    image = draw(scene())
 
-    assert (picture.mode, picture.size) == ("RGB", (64, 64))
+    assert (image.mode, image.size) == ("RGB", (64, 64))
 
 
 def test_the_same_scene_gives_the_same_pixels() -> None:

@@ -1,4 +1,4 @@
-"""How many pictures are worth a call."""
+"""How many images are worth a call."""
 
 from collections.abc import Iterator
 from typing import Any

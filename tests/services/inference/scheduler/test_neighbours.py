@@ -1,4 +1,4 @@
-"""A picture of the miniature does not depend on those that share its calls, in either dtype."""
+"""An image of the miniature does not depend on those that share its calls, in either dtype."""
 
 import random
 from collections import defaultdict
@@ -14,24 +14,24 @@ from torch import Tensor
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Conditioning
 from dti_engine.text.tokens import LearnedToken
-from services.inference.scheduler.request import Ticket
-from services.inference.scheduler.scheduler import Batcher, BatcherSettings
+from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
 from .waiting import Model, Waiting, ticket
 
 STEPS = 6
-BEFORE = 4  # calls before the picture joins
+BEFORE = 4  # calls before the image joins
 
 MAX_LEVELS = {torch.float32: 1, torch.bfloat16: 4}
 MEAN_LEVELS = {torch.float32: 0.01, torch.bfloat16: 0.25}
-"""Of 255: what rounding may change where it is painted beside another number of pictures."""
+"""Of 255: what rounding may change where it is generated beside another number of images."""
 
 PROMPTS = ("a photo of a <rex>", "a <rex> on a beach", "a cartoon of a <rex> wearing a hat")
 
 
 @dataclass(frozen=True)
 class Beside:
-    """When a neighbour is there, in steps of the picture; None: it outlasts it."""
+    """When a neighbour is there, in steps of the image; None: it outlasts it."""
 
     joins: int
     leaves: int | None
@@ -43,9 +43,9 @@ def model(request: pytest.FixtureRequest) -> Any:
     return Model(load_backbone("miniature", dtype=request.param))
 
 
-def picture(
+def generated_image(
     model: Any, chance: random.Random, steps: int, guided: bool = True
-) -> tuple[Ticket, Waiting]:
+) -> tuple[ScheduledRequest, Waiting]:
     """Another one each time, in everything."""
     rows = {
         name: torch.tensor([[chance.gauss(0, 0.05) for _ in range(encoder.dim)]])
@@ -62,24 +62,24 @@ def picture(
     )
 
 
-def paint(model: Any, subject: int, besides: Sequence[Beside] = (), crowd: int = 0) -> Any:
-    """Levels of a picture, beside neighbours whose requests and steps are the crowd's; and the rows
+def generate(model: Any, subject: int, besides: Sequence[Beside] = (), crowd: int = 0) -> Any:
+    """Levels of an image, beside neighbours whose requests and steps are the crowd's; and the rows
     of each call that it had part in.
     """
-    mine, waiting = picture(model, random.Random(f"subject {subject}"), STEPS)
+    mine, waiting = generated_image(model, random.Random(f"subject {subject}"), STEPS)
     chance = random.Random(f"crowd {crowd}")
-    joining: dict[int, list[Ticket]] = defaultdict(list)
+    joining: dict[int, list[ScheduledRequest]] = defaultdict(list)
     for number, each in enumerate(besides):
         # The first begins long before, so that there are calls that the others can join.
         ahead = BEFORE if number == 0 else chance.randint(0, BEFORE - 1) if not each.joins else 0
         more = chance.randint(1, 5) if each.leaves is None else 0
         steps = ahead + (each.leaves or STEPS) - each.joins + more
-        other, _ = picture(model, chance, steps, each.guided)
+        other, _ = generated_image(model, chance, steps, each.guided)
         joining[BEFORE + each.joins - ahead].append(other)
     first = BEFORE if besides else 0
     joining[first].insert(crowd % 2 * len(joining[first]), mine)
     model.calls.clear()
-    batcher = Batcher(model, BatcherSettings(cap=16))
+    batcher = BatchScheduler(model, BatchSchedulerSettings(cap=16))
 
     def join(noisy: Tensor, conditioning: Conditioning) -> None:
         if them := joining.pop(len(model.calls), None):
@@ -94,7 +94,7 @@ def paint(model: Any, subject: int, besides: Sequence[Beside] = (), crowd: int =
 
 
 @pytest.mark.parametrize("subject", range(2))
-def test_a_picture_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
+def test_a_image_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
     model: Any, subject: int
 ) -> None:
     chance = random.Random(f"layout {subject}")
@@ -104,13 +104,13 @@ def test_a_picture_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
         Beside(0, None, guided=False),
         Beside(chance.randint(1, STEPS - 1), None, guided=chance.random() < 0.5),
     ]
-    one, rows = paint(model, subject, besides, crowd=1)
-    other, same_rows = paint(model, subject, besides, crowd=2)
+    one, rows = generate(model, subject, besides, crowd=1)
+    other, same_rows = generate(model, subject, besides, crowd=2)
     assert rows == same_rows
     assert len(set(rows)) > 1
     assert np.array_equal(one, other)
-    alone, pair = paint(model, subject)
+    alone, pair = generate(model, subject)
     assert set(pair) == {2}
     assert abs(one - alone).max() <= MAX_LEVELS[model.dtype]
     assert abs(one - alone).mean() <= MEAN_LEVELS[model.dtype]
-    assert abs(one - paint(model, subject + 9)[0]).max() > 50
+    assert abs(one - generate(model, subject + 9)[0]).max() > 50

@@ -4,8 +4,8 @@ import pytest
 
 from dti_engine.errors import ConfigurationError
 from services.errors import QueueFullError
-from services.inference.scheduler.request import Ticket
-from services.inference.scheduler.request_queue import Queue
+from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.request_queue import RequestQueue
 
 from .waiting import ticket
 
@@ -19,16 +19,16 @@ class Clock:
         return self.now
 
 
-def tickets(tenant: str, count: int, **options: object) -> list[Ticket]:
+def tickets(tenant: str, count: int, **options: object) -> list[ScheduledRequest]:
     return [ticket(tenant=tenant, seed=seed, **options)[0] for seed in range(count)]
 
 
-def whose(taken: list[Ticket]) -> str:
+def whose(taken: list[ScheduledRequest]) -> str:
     return " ".join(f"{each.tenant}{each.request.seed}" for each in taken)
 
 
 def test_tenants_take_turns_and_each_is_served_in_order() -> None:
-    queue = Queue(20)
+    queue = RequestQueue(20)
     queue.put(tickets("a", 5), 0)
     queue.put(tickets("b", 1), 0)
     queue.put(tickets("c", 2), 0)
@@ -39,9 +39,9 @@ def test_tenants_take_turns_and_each_is_served_in_order() -> None:
 
 
 def test_all_are_taken_in_or_none() -> None:
-    queue = Queue(5)
+    queue = RequestQueue(5)
     queue.put(tickets("a", 3), 0)
-    with pytest.raises(QueueFullError, match=r"3 pictures are waiting, of at most 5") as caught:
+    with pytest.raises(QueueFullError, match=r"3 images are waiting, of at most 5") as caught:
         queue.put(tickets("b", 3), wait=7.5)
     assert caught.value.seconds == 7.5
     assert len(queue) == 3
@@ -49,12 +49,12 @@ def test_all_are_taken_in_or_none() -> None:
 
 
 def test_more_than_can_ever_wait_are_refused_for_good() -> None:
-    with pytest.raises(ConfigurationError, match="6 pictures at once, where 5 may wait"):
-        Queue(5).put(tickets("a", 6), 0)
+    with pytest.raises(ConfigurationError, match="6 images at once, where 5 may wait"):
+        RequestQueue(5).put(tickets("a", 6), 0)
 
 
 def test_only_those_of_a_group_are_taken() -> None:
-    queue = Queue(20)
+    queue = RequestQueue(20)
     queue.put(tickets("a", 2), 0)
     queue.put(tickets("a", 1, size=(8, 8)), 0)
     queue.put(tickets("b", 1), 0)
@@ -65,7 +65,7 @@ def test_only_those_of_a_group_are_taken() -> None:
 
 
 def test_groups_have_their_turn_when_their_tenants_have() -> None:
-    queue = Queue(20)
+    queue = RequestQueue(20)
     queue.put(tickets("a", 3, size=(8, 8)), 0)
     queue.put(tickets("a", 1, size=(24, 24)), 0)
     queue.put(tickets("b", 1), 0)
@@ -75,7 +75,7 @@ def test_groups_have_their_turn_when_their_tenants_have() -> None:
 
 
 def test_each_that_is_alone_is_a_group_of_its_own() -> None:
-    queue = Queue(20)
+    queue = RequestQueue(20)
     queue.put(tickets("a", 2, alone=True), 0)
     groups = [*queue.groups()]
     assert len(groups) == 2
@@ -84,7 +84,7 @@ def test_each_that_is_alone_is_a_group_of_its_own() -> None:
 
 def test_the_stale_are_taken_out() -> None:
     clock = Clock()
-    queue = Queue(20, clock)
+    queue = RequestQueue(20, clock)
     late, left, fine = tickets("a", 3)
     late.deadline, left.gone = 105.0, True
     queue.put([late, left, fine], 0)
@@ -95,7 +95,7 @@ def test_the_stale_are_taken_out() -> None:
 
 
 def test_patient_ones_let_all_others_go_first() -> None:
-    queue = Queue(20)
+    queue = RequestQueue(20)
     queue.put(tickets("a", 3, patient=True), 0)
     queue.put(tickets("b", 1, size=(8, 8), patient=True), 0)
     queue.put(tickets("c", 2, size=(24, 24)), 0)
@@ -105,7 +105,7 @@ def test_patient_ones_let_all_others_go_first() -> None:
 
 
 def test_patient_ones_of_many_tenants_take_turns_too() -> None:
-    queue = Queue(20)
+    queue = RequestQueue(20)
     queue.put(tickets("a", 3, patient=True), 0)
     queue.put(tickets("b", 2, patient=True), 0)
     assert whose(queue.take(SIZE, 5)) == "a0 b0 a1 b1 a2"
@@ -113,7 +113,7 @@ def test_patient_ones_of_many_tenants_take_turns_too() -> None:
 
 def test_after_a_minute_a_patient_one_is_like_any_other() -> None:
     clock = Clock()
-    queue = Queue(20, clock)
+    queue = RequestQueue(20, clock)
     queue.put(tickets("a", 2, patient=True), 0)
     queue.put(tickets("b", 2), 0)
     assert whose(queue.take(SIZE, 1)) == "b0"
@@ -123,16 +123,16 @@ def test_after_a_minute_a_patient_one_is_like_any_other() -> None:
 
 
 def test_some_places_are_kept_from_patient_ones() -> None:
-    queue = Queue(8)
+    queue = RequestQueue(8)
     queue.put(tickets("a", 6, patient=True), 0)
-    with pytest.raises(QueueFullError, match="6 pictures are waiting, of at most 6"):
+    with pytest.raises(QueueFullError, match="6 images are waiting, of at most 6"):
         queue.put(tickets("b", 1, patient=True), 0)
     queue.put(tickets("b", 2), 0)
-    with pytest.raises(QueueFullError, match="8 pictures are waiting, of at most 8"):
+    with pytest.raises(QueueFullError, match="8 images are waiting, of at most 8"):
         queue.put(tickets("c", 1), 0)
-    with pytest.raises(ConfigurationError, match="7 pictures at once, where 6 may wait"):
+    with pytest.raises(ConfigurationError, match="7 images at once, where 6 may wait"):
         queue.put(tickets("a", 7, patient=True), 0)
 
 
 def test_where_one_may_wait_a_patient_one_may() -> None:
-    Queue(1).put(tickets("a", 1, patient=True), 0)
+    RequestQueue(1).put(tickets("a", 1, patient=True), 0)

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone, Conditioning
-from dti_engine.errors import PaintingFailedError
+from dti_engine.errors import GenerationFailedError
 from dti_engine.generation.pipeline import generate
 from dti_engine.text.tokens import LearnedToken
 from services.errors import LateError, NoEngineError, QueueFullError
-from services.inference.scheduler.request import Ticket
-from services.inference.scheduler.scheduler import Batcher, BatcherSettings
+from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
 from .waiting import Model, Waiting, ticket, token
 
@@ -26,8 +26,8 @@ ONE_LEVEL = 1  # of 255: what rounding may change
 
 
 @contextmanager
-def batcher(model: Any, **settings: Any) -> Iterator[Batcher]:
-    running = Batcher(model, BatcherSettings(**settings))
+def batcher(model: Any, **settings: Any) -> Iterator[BatchScheduler]:
+    running = BatchScheduler(model, BatchSchedulerSettings(**settings))
     running.start()
     try:
         yield running
@@ -35,9 +35,11 @@ def batcher(model: Any, **settings: Any) -> Iterator[Batcher]:
         running.stop(10)
 
 
-def submit(running: Batcher, *pictures: tuple[Ticket, Waiting]) -> list[Waiting]:
-    running.submit([each for each, _ in pictures])
-    return [waiting for _, waiting in pictures]
+def submit(
+    running: BatchScheduler, *generated_images: tuple[ScheduledRequest, Waiting]
+) -> list[Waiting]:
+    running.submit([each for each, _ in generated_images])
+    return [waiting for _, waiting in generated_images]
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:
@@ -63,23 +65,23 @@ def held(model: Model) -> threading.Event:
 # What comes out
 
 
-def test_pictures_of_many_tenants_come_out_as_the_engine_alone_paints_them(
+def test_images_of_many_tenants_come_out_as_the_engine_alone_generates_them(
     tiny_backbone: Backbone,
 ) -> None:
-    pictures = [
+    generated_images = [
         ticket("a <rex>", f"tenant{seed}", seed, tokens={"<rex>": token()}, guidance=1.0 + seed)
         for seed in range(5)
     ]
     with batcher(tiny_backbone, cap=3) as running:
-        ended = submit(running, *pictures)
+        ended = submit(running, *generated_images)
         images = [waiting.image() for waiting in ended]
-    alone = [generate(tiny_backbone, [each.request], steps=4)[0] for each, _ in pictures]
+    alone = [generate(tiny_backbone, [each.request], steps=4)[0] for each, _ in generated_images]
     assert max(map(difference, images, alone)) <= ONE_LEVEL
     assert difference(images[0], images[1]) > 10 * ONE_LEVEL
     assert [waiting.steps for waiting in ended] == [[1, 2, 3, 4]] * 5
 
 
-def test_who_looks_on_is_painted_before_a_job_and_the_job_is_painted_too(model: Any) -> None:
+def test_who_looks_on_is_generated_before_a_job_and_the_job_is_generated_too(model: Any) -> None:
     gate = held(model)
     with batcher(model, cap=1, queue=8) as running:
         job = submit(running, *(ticket(seed=seed, patient=True) for seed in range(6)))
@@ -195,8 +197,8 @@ def test_a_poison_fails_alone_and_its_neighbours_do_not_notice(model: Any) -> No
         for number, waiting in enumerate(ended):
             if number == 3:
                 error = waiting.error()
-                assert isinstance(error, PaintingFailedError)
-                assert "broke at this picture" in str(error)
+                assert isinstance(error, GenerationFailedError)
+                assert "broke at this image" in str(error)
             else:
                 waiting.image()
         # It goes on.
@@ -218,7 +220,7 @@ def test_a_prompt_that_cannot_be_read_fails_alone(model: Any) -> None:
     model.reading = reading
     with batcher(model) as running:
         first, second = submit(running, ticket("a cat"), ticket("a dog", seed=1))
-        assert isinstance(first.error(), PaintingFailedError)
+        assert isinstance(first.error(), GenerationFailedError)
         second.image()
 
 
@@ -246,7 +248,7 @@ def test_memory_that_is_too_little_for_one_is_told(model: Any) -> None:
     model.before = full
     with batcher(model) as running:
         (waiting,) = submit(running, ticket())
-        assert "memory ran out with this picture alone" in str(waiting.error())
+        assert "memory ran out with this image alone" in str(waiting.error())
 
 
 def test_a_device_that_broke_fails_all_with_something_to_try_again(model: Any) -> None:
@@ -298,7 +300,7 @@ def test_memory_that_runs_out_at_last_takes_no_more_into_a_call(model: Any) -> N
 
 
 def test_what_is_submitted_as_a_batcher_ends_is_turned_away(model: Any) -> None:
-    running = Batcher(model, BatcherSettings())
+    running = BatchScheduler(model, BatchSchedulerSettings())
     running.start()
     running.stop(10)
     # As if it had looked before the batcher was told to stop.
@@ -307,7 +309,7 @@ def test_what_is_submitted_as_a_batcher_ends_is_turned_away(model: Any) -> None:
     assert isinstance(waiting.error(1), NoEngineError)
 
 
-def test_a_picture_that_is_not_finite_fails_alone(model: Any) -> None:
+def test_a_image_that_is_not_finite_fails_alone(model: Any) -> None:
     decode = model._backbone.decode_latents
 
     def overflowing(latents: Tensor) -> Tensor:
@@ -322,10 +324,10 @@ def test_a_picture_that_is_not_finite_fails_alone(model: Any) -> None:
         good.image()
 
 
-# Who is not painted for
+# Who is not generated for
 
 
-def test_whoever_left_is_painted_no_further(model: Any) -> None:
+def test_whoever_left_is_generated_no_further(model: Any) -> None:
     gate = held(model)
     with batcher(model, cap=1) as running:
         running_one, waiting_one, other = (ticket(seed=i, guidance=1.0, steps=50) for i in range(3))

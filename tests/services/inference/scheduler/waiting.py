@@ -1,4 +1,4 @@
-"""Those who wait for pictures, in tests; and models that break where they are told to."""
+"""Those who wait for images, in tests; and models that break where they are told to."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.errors import DTIError
 from dti_engine.generation.denoiser import ImageRequest
 from dti_engine.text.tokens import LearnedToken
-from services.inference.scheduler.request import Ticket
+from services.inference.scheduler.request import ScheduledRequest
 
 
 class Waiting:
@@ -53,8 +53,8 @@ class Waiting:
 
 def ticket(
     prompt: str = "a photo of a dog", tenant: str = "ann", seed: int = 0, **options: Any
-) -> tuple[Ticket, Waiting]:
-    """A picture that is waited for; options of `Ticket` and `ImageRequest`."""
+) -> tuple[ScheduledRequest, Waiting]:
+    """An image that is waited for; options of `ScheduledRequest` and `ImageRequest`."""
     waiting = Waiting()
     of_request = {
         name: options.pop(name)
@@ -62,9 +62,9 @@ def ticket(
         if name in options
     }
     options = {"steps": 4, "size": (16, 16), **options}
-    return Ticket(tenant, ImageRequest(prompt, seed, **of_request), listener=waiting, **options), (
-        waiting
-    )
+    return ScheduledRequest(
+        tenant, ImageRequest(prompt, seed, **of_request), listener=waiting, **options
+    ), (waiting)
 
 
 def token() -> LearnedToken:

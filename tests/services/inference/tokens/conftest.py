@@ -16,13 +16,13 @@ from dti_engine.text.tokens import LearnedToken
 from services import metrics
 from services.contracts.jobs import Item, JobRequest
 from services.errors import UnavailableError
-from services.inference.tokens.cache import Freshness, TokenCache
+from services.inference.tokens.cache import TokenCache, TokenLifetimes
 from services.inference.tokens.loader import Fit
 from services.ledger import aliases
 from services.ledger.ids import Ids, token_id
 from services.ledger.ledger import Ledger
 from services.ledger.submissions import submit
-from services.ledger.worker import Worker
+from services.ledger.worker import WorkerSession
 from services.metrics import Metric, Metrics
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
@@ -82,7 +82,7 @@ class Studio:
 
     def cache(self, **how: Any) -> TokenCache:
         ledger = Ledger(self.store, self.store)  # pyright: ignore[reportArgumentType]
-        how.setdefault("freshness", Freshness(patience=5))
+        how.setdefault("freshness", TokenLifetimes(patience=5))
         cache = TokenCache(ledger, how.pop("fit", FIT), clock=lambda: self.seconds, **how)
         self.caches.append(cache)
         return cache
@@ -107,7 +107,7 @@ class Studio:
         return submit(self.elsewhere, tenant, f"key {next(self._days)}", request).job
 
     def finish(self, job: str, alias: str, tenant: str, payload: bytes | None = None) -> None:
-        worker = Worker(self.elsewhere, "default")
+        worker = WorkerSession(self.elsewhere, "default")
         worker.begin()
         [attempt] = worker.claim(1)
         assert attempt.place.index == 0

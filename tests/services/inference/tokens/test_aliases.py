@@ -1,4 +1,4 @@
-"""Names of subjects: the newest token that this model can paint, soon after it is learned."""
+"""Names of subjects: the newest token that this model can generate, soon after it is learned."""
 
 from typing import Any
 

@@ -8,10 +8,10 @@ import torch
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import AntipodalError, ArtifactMismatchError
-from dti_engine.generation.prompt_cache import PromptReader, Wording
+from dti_engine.generation.prompt_cache import PromptCache, PromptKey
 from dti_engine.text.tokens import LearnedToken, mean_tokens, slerp_tokens
 from services.errors import DeletedError, UnknownJobError
-from services.inference.tokens.blends import Blender
+from services.inference.tokens.blends import BlendCache
 from services.inference.tokens.loader import Fit
 from services.inference.tokens.token import size_of
 from services.ledger.deletion import delete_token
@@ -21,14 +21,14 @@ def _rows(token: Any) -> torch.Tensor:
     return token.embeddings["text_encoder"]
 
 
-def _count(blender: Blender) -> int:
+def _count(blender: BlendCache) -> int:
     assert bool(blender._kept) == bool(blender._made_of)  # pyright: ignore[reportPrivateUsage]
     return len(blender._kept)  # pyright: ignore[reportPrivateUsage]
 
 
 def test_two_are_blended_on_the_way_and_more_by_their_mean(studio: Any) -> None:
     cache = studio.cache()
-    blender = Blender(cache)
+    blender = BlendCache(cache)
     names = [studio.learn(f"s{i}") for i in range(3)]
     a, b, c = (cache.get("acme", name).learned for name in names)
     two = blender.blend("acme", [(names[0], 3), (names[1], 1)])
@@ -47,7 +47,7 @@ def test_two_are_blended_on_the_way_and_more_by_their_mean(studio: Any) -> None:
 
 def test_a_blend_is_made_once_and_is_the_same_object(studio: Any, at_once: Any) -> None:
     one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
-    blender = Blender(cache)
+    blender = BlendCache(cache)
     got = at_once(30, lambda: blender.blend("acme", [("one", 1), (two, 3)]).learned)
     assert len({id(learned) for learned in got}) == 1
     assert blender.blend("acme", [(one, 2), ("two", 6)]).learned is got[0]
@@ -60,7 +60,7 @@ def test_a_blend_is_made_once_and_is_the_same_object(studio: Any, at_once: Any) 
 def test_both_ends_must_be_the_tenants_own(studio: Any, end: int) -> None:
     ours, also_ours = studio.learn("one"), studio.learn("two")
     theirs, cache = studio.learn(tenant="other"), studio.cache()
-    blender = Blender(cache)
+    blender = BlendCache(cache)
     cache.get("other", theirs)
     blender.blend("acme", [(ours, 1), (also_ours, 1)])
     parts = [(ours, 1), (also_ours, 1)]
@@ -75,7 +75,7 @@ def test_both_ends_must_be_the_tenants_own(studio: Any, end: int) -> None:
 def test_a_blend_goes_with_either_of_its_tokens(anywhere: Any, end: int) -> None:
     names, cache = [anywhere.learn("one"), anywhere.learn("two")], anywhere.cache()
     other = anywhere.learn("three")
-    blender = Blender(cache)
+    blender = BlendCache(cache)
     parts = [(name, 1) for name in names]
     blender.blend("acme", parts)
     kept = blender.blend("acme", [(names[1 - end], 1), (other, 1)]).learned
@@ -95,10 +95,10 @@ def test_prompts_that_were_read_with_a_deleted_token_are_forgotten(
         studio.learn(name, payload=studio.artifact(dim=32).to_bytes()) for name in ("one", "two")
     ]
     cache = studio.cache(fit=Fit({"text_encoder": 32}, "0" * 64))
-    blender, reader = Blender(cache), PromptReader(tiny_backbone)
+    blender, reader = BlendCache(cache), PromptCache(tiny_backbone)
 
     def read(*learned: LearnedToken) -> None:
-        reader.read([Wording.of("a photo of a <x>", {"<x>": each}) for each in learned])
+        reader.read([PromptKey.of("a photo of a <x>", {"<x>": each}) for each in learned])
 
     read(
         *(cache.get("acme", name).learned for name in names),
@@ -115,7 +115,7 @@ def test_prompts_that_were_read_with_a_deleted_token_are_forgotten(
 def test_a_blend_goes_with_a_token_that_was_evicted_long_ago(studio: Any) -> None:
     one, two = studio.learn("one"), studio.learn("two")
     cache = studio.cache(capacity=1)
-    blender = Blender(cache)
+    blender = BlendCache(cache)
     blender.blend("acme", [(one, 1), (two, 1)])
     assert _count(blender) == 1
     delete_token(studio.elsewhere, "acme", one)
@@ -128,7 +128,7 @@ def test_a_blend_of_what_is_deleted_meanwhile_is_not_kept(
     studio: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
-    blender = Blender(cache)
+    blender = BlendCache(cache)
     making, gone = threading.Event(), threading.Event()
 
     def be_slow(*given: Any, **how: Any) -> Any:
@@ -152,7 +152,7 @@ def test_a_blend_of_what_is_deleted_meanwhile_is_not_kept(
 def test_blends_have_a_bound_of_their_own(studio: Any, counted: Any) -> None:
     one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
     size = size_of(cache.get("acme", one).learned)
-    blender = Blender(cache, capacity=2 * size)
+    blender = BlendCache(cache, capacity=2 * size)
     first = blender.blend("acme", [(one, 1), (two, 1)]).learned
     for weight in range(2, 20):
         blender.blend("acme", [(one, 1), (two, weight)])
@@ -173,7 +173,7 @@ def test_what_has_no_blend_is_an_error(studio: Any) -> None:
         studio.learn(payload=studio.artifact(rows=rows).to_bytes())
         for rows in (row, -row, torch.ones(2, 8))
     )
-    blender = Blender(studio.cache())
+    blender = BlendCache(studio.cache())
     with pytest.raises(AntipodalError):
         blender.blend("acme", [(there, 1), (back, 1)])
     with pytest.raises(ArtifactMismatchError):
@@ -183,5 +183,5 @@ def test_what_has_no_blend_is_an_error(studio: Any) -> None:
 
 def test_a_token_with_itself_is_that_token(studio: Any) -> None:
     token, cache = studio.learn(), studio.cache()
-    blended = Blender(cache).blend("acme", [(token, 1), ("rex", 2)]).learned
+    blended = BlendCache(cache).blend("acme", [(token, 1), ("rex", 2)]).learned
     assert torch.allclose(_rows(blended), _rows(cache.get("acme", token).learned), atol=1e-6)

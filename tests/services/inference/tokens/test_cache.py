@@ -9,7 +9,7 @@ import torch
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.errors import ArtifactFormatError, ArtifactMismatchError
 from services.errors import DamagedRecordError, DeletedError, UnavailableError, UnknownJobError
-from services.inference.tokens.cache import Freshness, TokenCache
+from services.inference.tokens.cache import TokenCache, TokenLifetimes
 from services.inference.tokens.loader import Fit
 from services.inference.tokens.token import size_of
 from services.ledger.deletion import delete_job, delete_tenant, delete_token
@@ -217,7 +217,7 @@ def test_a_silent_store_is_asked_now_and_then_by_one(studio: Any) -> None:
 
 
 def test_a_store_that_never_answers_delays_a_known_token_by_its_patience(studio: Any) -> None:
-    cache = studio.cache(freshness=Freshness(patience=0.05))
+    cache = studio.cache(freshness=TokenLifetimes(patience=0.05))
     token, release = studio.learn(), threading.Event()
     cache.get("acme", token)
     studio.store.before = lambda name, key: release.wait(20)

@@ -1,6 +1,6 @@
 """A store that does not answer is asked by one, now and then."""
 
-from services.inference.tokens.negative_cache import Silence
+from services.inference.tokens.negative_cache import CircuitBreaker
 
 
 class _Clock:
@@ -11,14 +11,14 @@ class _Clock:
 
 
 def test_a_store_that_answers_is_asked_by_all() -> None:
-    silence = Silence(5, _Clock())
+    silence = CircuitBreaker(5, _Clock())
     assert all(silence.allows() for _ in range(3))
     assert not silence.has_begun_since(0)
 
 
 def test_while_it_is_silent_one_asks_in_five_seconds_whatever_becomes_of_it() -> None:
     clock = _Clock()
-    silence = Silence(5, clock)
+    silence = CircuitBreaker(5, clock)
     silence.begin()
     for _ in range(3):
         assert not silence.allows()
@@ -28,7 +28,7 @@ def test_while_it_is_silent_one_asks_in_five_seconds_whatever_becomes_of_it() ->
 
 def test_once_it_answers_all_ask_again() -> None:
     clock = _Clock()
-    silence = Silence(5, clock)
+    silence = CircuitBreaker(5, clock)
     silence.begin()
     silence.end()
     assert all(silence.allows() for _ in range(3))
@@ -39,7 +39,7 @@ def test_once_it_answers_all_ask_again() -> None:
 
 def test_who_asks_a_silent_store_knows_it_from_those_who_asked_before() -> None:
     clock = _Clock()
-    silence = Silence(5, clock)
+    silence = CircuitBreaker(5, clock)
     clock.seconds += 1
     silence.begin()
     clock.seconds += 5

@@ -1,4 +1,4 @@
-"""What the placeholders of a picture stand for."""
+"""What the placeholders of an image stand for."""
 
 import threading
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 import pytest
 
 from dti_engine.errors import ConfigurationError
-from services.contracts.generation import Part, Picture
+from services.contracts.generation import BlendPart, ImageSpec
 from services.errors import UnknownJobError
-from services.inference.tokens.blends import Blender, Resolver
+from services.inference.tokens.blends import BlendCache, PlaceholderResolver
 
 
-def _resolver(cache: Any) -> Resolver:
-    return Resolver(cache, Blender(cache))
+def _resolver(cache: Any) -> PlaceholderResolver:
+    return PlaceholderResolver(cache, BlendCache(cache))
 
 
-def _picture(**how: Any) -> Picture:
-    return Picture(prompt="a photo", seed=0, **how)
+def _image(**how: Any) -> ImageSpec:
+    return ImageSpec(prompt="a photo", seed=0, **how)
 
 
 def test_tokens_and_blends_are_found_with_what_they_were_made_of(studio: Any) -> None:
     one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
     resolver = _resolver(cache)
-    picture = _picture(
+    image = _image(
         tokens={"<a>": one, "<b>": "two", "<c>": "one"},
-        blends={"<mix>": (Part(token="one", weight=1), Part(token=two, weight=3))},
+        blends={"<mix>": (BlendPart(token="one", weight=1), BlendPart(token=two, weight=3))},
     )
-    found, again = resolver.resolve("acme", picture), resolver.resolve("acme", picture)
+    found, again = resolver.resolve("acme", image), resolver.resolve("acme", image)
     assert list(found.tokens) == list(found.origins) == ["<a>", "<b>", "<c>", "<mix>"]
     assert found.tokens["<a>"] is found.tokens["<c>"] is cache.get("acme", one).learned
     assert found.origins["<b>"] == cache.get("acme", two).origin
@@ -34,33 +34,33 @@ def test_tokens_and_blends_are_found_with_what_they_were_made_of(studio: Any) ->
     shared = [o | {"share": s} for o, s in zip(origins, (0.25, 0.75), strict=True)]
     assert found.origins["<mix>"] == {"blend_of": shared}
     assert all(again.tokens[name] is token for name, token in found.tokens.items())
-    assert _resolver(cache).resolve("acme", _picture()).tokens == {}
+    assert _resolver(cache).resolve("acme", _image()).tokens == {}
 
 
-def test_cold_tokens_of_a_picture_are_fetched_at_the_same_time(studio: Any) -> None:
+def test_cold_tokens_of_a_image_are_fetched_at_the_same_time(studio: Any) -> None:
     names = [studio.learn(f"s{i}") for i in range(6)]
     together = threading.Barrier(6, timeout=20)
     studio.store.before = lambda name, key: together.wait()
-    blends = {"<mix>": tuple(Part(token=name, weight=1) for name in names[3:])}
+    blends = {"<mix>": tuple(BlendPart(token=name, weight=1) for name in names[3:])}
     tokens = {f"<{i}>": name for i, name in enumerate(names[:3])}
     resolver = _resolver(studio.cache())
-    assert len(resolver.resolve("acme", _picture(tokens=tokens, blends=blends)).tokens) == 4
+    assert len(resolver.resolve("acme", _image(tokens=tokens, blends=blends)).tokens) == 4
 
 
 def test_the_first_that_is_wrong_is_told(studio: Any) -> None:
     one = studio.learn("one")
     resolver = _resolver(studio.cache())
     with pytest.raises(UnknownJobError, match="'two'"):
-        resolver.resolve("acme", _picture(tokens={"<a>": one, "<b>": "two", "<c>": "three"}))
-    parts = (Part(token=one, weight=1), Part(token="four", weight=1))
+        resolver.resolve("acme", _image(tokens={"<a>": one, "<b>": "two", "<c>": "three"}))
+    parts = (BlendPart(token=one, weight=1), BlendPart(token="four", weight=1))
     with pytest.raises(UnknownJobError, match="'four'"):
-        resolver.resolve("acme", _picture(blends={"<a>": parts}))
+        resolver.resolve("acme", _image(blends={"<a>": parts}))
 
 
 def test_a_placeholder_stands_for_one_thing(studio: Any) -> None:
     one = studio.learn("one")
-    parts = (Part(token=one, weight=1), Part(token=one, weight=1))
+    parts = (BlendPart(token=one, weight=1), BlendPart(token=one, weight=1))
     with pytest.raises(ConfigurationError, match="<a> is given as a token and as a blend"):
         _resolver(studio.cache()).resolve(
-            "acme", _picture(tokens={"<a>": one}, blends={"<a>": parts})
+            "acme", _image(tokens={"<a>": one}, blends={"<a>": parts})
         )

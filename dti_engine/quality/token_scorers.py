@@ -1,4 +1,4 @@
-"""Who reads pictures and scores them: the miniature's scorer, or DINOv2 with SigLIP.
+"""Who reads images and scores them: the miniature's scorer, or DINOv2 with SigLIP.
 
 Prompts to try out a token in. Loads no torch.
 """
@@ -44,8 +44,8 @@ _PROMPTS: Mapping[CaptionFamily, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """A prompt with `{}` for the subject, and the seed of its picture, for all subjects alike."""
+class ValidationPrompt:
+    """A prompt with `{}` for the subject, and the seed of its image, for all subjects alike."""
 
     template: str
     seed: int
@@ -57,42 +57,44 @@ class Probe:
         return self.template.replace("{}", name)
 
 
-def probes(family: CaptionFamily, count: int) -> list[Probe]:
+def probes(family: CaptionFamily, count: int) -> list[ValidationPrompt]:
     """The first `count` for subjects that were captioned by this family; at most `MAX_PROBES`."""
     if family == "miniature":
         # Pillow and the world's shapes: not for a command that asks for MAX_PROBES alone.
         from dti_engine.miniature.world.subjects import probe_prompts
 
         asked = enumerate(probe_prompts())
-        return [Probe(each.template, i, each.asked, each.place) for i, each in asked][:count]
-    return [Probe(template, i) for i, template in enumerate(_PROMPTS[family])][:count]
+        return [ValidationPrompt(each.template, i, each.asked, each.place) for i, each in asked][
+            :count
+        ]
+    return [ValidationPrompt(template, i) for i, template in enumerate(_PROMPTS[family])][:count]
 
 
 PAPER = "paper"
 """Name of the judge that the paper's scores are defined by, from the hub."""
 
 
-class Judge(Protocol):
-    """Scores pictures of one subject."""
+class TokenScorer(Protocol):
+    """Scores images of one subject."""
 
     name: str
 
     def scores(
         self,
-        pictures: Sequence[Image.Image],
-        probes: Sequence[Probe],
+        images: Sequence[Image.Image],
+        probes: Sequence[ValidationPrompt],
         references: Sequence[Image.Image],
         class_noun: str,
     ) -> list[tuple[float, float]]:
-        """Subject score and prompt score of each picture, in 0 .. 1; pictures are of the probes.
+        """Subject score and prompt score of each image, in 0 .. 1; images are of the probes.
 
-        references: pictures that the subject was learned from, at least one. class_noun: what it
+        references: images that the subject was learned from, at least one. class_noun: what it
         is, in plain words.
         """
         ...
 
 
-class MiniatureJudge:
+class MiniatureTokenScorer:
     """The scorer that ships with the miniature."""
 
     name = "miniature scorer"
@@ -102,8 +104,8 @@ class MiniatureJudge:
 
     def scores(
         self,
-        pictures: Sequence[Image.Image],
-        probes: Sequence[Probe],
+        images: Sequence[Image.Image],
+        probes: Sequence[ValidationPrompt],
         references: Sequence[Image.Image],
         class_noun: str,
     ) -> list[tuple[float, float]]:
@@ -113,14 +115,14 @@ class MiniatureJudge:
                 fmean(reading.likeness(each, place=probe.place) for each in known),
                 reading.shows(probe.asked),
             )
-            for reading, probe in zip(read(self._scorer, pictures), probes, strict=True)
+            for reading, probe in zip(read(self._scorer, images), probes, strict=True)
         ]
 
 
-class PaperJudge:
+class PaperTokenScorer:
     """DINOv2 for the subject and SigLIP for the prompt, see `scorers`.
 
-    A negative cosine counts as 0: the pictures have nothing in common. References are not masked.
+    A negative cosine counts as 0: the images have nothing in common. References are not masked.
     """
 
     def __init__(self, dinov2: Dinov2, siglip: Siglip, name: str) -> None:
@@ -130,7 +132,7 @@ class PaperJudge:
     def load(cls, source: str, *, device: torch.device | str = "cpu") -> Self:
         """By the name PAPER, or from a folder that holds `scorers.FOLDERS`.
 
-        Raises: BackboneLoadError if they are not to be had.
+        Raises: ModelLoadError if they are not to be had.
         """
         folders = [str(Path(source) / folder) for folder in FOLDERS]
         dinov2, siglip = (DINOV2, SIGLIP) if source == PAPER else folders
@@ -139,14 +141,14 @@ class PaperJudge:
 
     def scores(
         self,
-        pictures: Sequence[Image.Image],
-        probes: Sequence[Probe],
+        images: Sequence[Image.Image],
+        probes: Sequence[ValidationPrompt],
         references: Sequence[Image.Image],
         class_noun: str,
     ) -> list[tuple[float, float]]:
-        likenesses = likeness(self._dinov2.features(pictures), self._dinov2.features(references))
+        likenesses = likeness(self._dinov2.features(images), self._dinov2.features(references))
         texts = [scored_text(probe.template, class_noun) for probe in probes]
-        obeyed = self._siglip.scores(pictures, texts)
+        obeyed = self._siglip.scores(images, texts)
         return [
             (min(max(cosine, 0.0), 1.0), prompt.probability)
             for cosine, prompt in zip(likenesses, obeyed, strict=True)
@@ -155,13 +157,13 @@ class PaperJudge:
 
 def find_judge(
     weights: str | Path, asked: str | None = None, *, device: torch.device | str = "cpu"
-) -> Judge | None:
-    """The judge that is asked for, see `PaperJudge.load`, or else that lies beside these weights;
+) -> TokenScorer | None:
+    """The judge that is asked for, see `PaperTokenScorer.load`, or else that lies beside these weights;
     None if there is none. Nothing is downloaded that is not asked for.
 
-    Raises: BackboneLoadError if there are no weights.
+    Raises: ModelLoadError if there are no weights.
     """
     if asked is not None:
-        return PaperJudge.load(asked, device=device)
+        return PaperTokenScorer.load(asked, device=device)
     path = open_checkpoint(weights).folder / "scorer.safetensors"
-    return MiniatureJudge(load_scorer(path)) if path.is_file() else None
+    return MiniatureTokenScorer(load_scorer(path)) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Pictures that are asked for at random moments, of a batcher: how long each takes."""
+"""Images that are asked for at random moments, of a batcher: how long each takes."""
 
 import random
 import statistics
@@ -17,15 +17,15 @@ from dti_engine.errors import DTIError
 from dti_engine.generation.denoiser import ImageRequest
 from dti_engine.text.tokens import LearnedToken
 from services.errors import QueueFullError
-from services.inference.scheduler.request import Ticket
-from services.inference.scheduler.scheduler import Batcher, BatcherSettings
+from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
 PLACEHOLDER = "<subject>"
 
 
 @dataclass(eq=False)
 class Asked:
-    """A picture that somebody waits for. Implements `Listener`."""
+    """An image that somebody waits for. Implements `Listener`."""
 
     at: float
     """Seconds after the first one."""
@@ -65,20 +65,22 @@ class Pretended:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is painted."""
+    """What is generated."""
 
     backbone: Backbone
     tokens: Sequence[LearnedToken]
     prompt: str
     size: tuple[int, int]
     steps: tuple[int, int]
-    """The fewest and the most of a picture."""
+    """The fewest and the most of an image."""
     cap: int
 
-    def ticket(self, asked: Asked) -> Ticket:
+    def ticket(self, asked: Asked) -> ScheduledRequest:
         token = self.tokens[asked.number % len(self.tokens)]
         request = ImageRequest(self.prompt, asked.number, {PLACEHOLDER: token}, instruction=False)
-        return Ticket(f"tenant-{asked.number % 8}", request, asked.steps, self.size, asked)
+        return ScheduledRequest(
+            f"tenant-{asked.number % 8}", request, asked.steps, self.size, asked
+        )
 
 
 def arrivals(count: int, rate: float, steps: tuple[int, int], seed: int) -> list[Asked]:
@@ -91,7 +93,7 @@ def arrivals(count: int, rate: float, steps: tuple[int, int], seed: int) -> list
 
 
 def capacity(scene: Scene, count: int) -> float:
-    """Pictures a second while there are always more than there is room for."""
+    """Images a second while there are always more than there is room for."""
     asked = [Asked(0.0, each.steps, each.number) for each in arrivals(count, 1, scene.steps, 0)]
     run(scene, asked, queue=count)
     return count / (max(one.ended_at for one in asked) - min(one.asked_at for one in asked))
@@ -101,8 +103,9 @@ def run(
     scene: Scene, asked: Sequence[Asked], *, queue: int, joining: bool = True
 ) -> dict[str, Any]:
     """Ask for each when its time has come, and wait for all."""
-    batcher = Batcher(
-        scene.backbone, BatcherSettings(cap=scene.cap, queue=queue, joining=joining, turn=1e9)
+    batcher = BatchScheduler(
+        scene.backbone,
+        BatchSchedulerSettings(cap=scene.cap, queue=queue, joining=joining, turn=1e9),
     )
     batcher.start()
     refused = 0
@@ -118,17 +121,17 @@ def run(
     for one in asked:
         one.done.wait()
     batcher.stop()
-    painted = [one for one in asked if isinstance(one.outcome, Image.Image)]
-    broken = len(asked) - len(painted) - refused
-    took = [one.ended_at - one.asked_at for one in painted]
+    generated = [one for one in asked if isinstance(one.outcome, Image.Image)]
+    broken = len(asked) - len(generated) - refused
+    took = [one.ended_at - one.asked_at for one in generated]
     cuts = statistics.quantiles(took, n=100, method="inclusive")
     return {
-        "painted": len(painted),
+        "generated": len(generated),
         "refused": refused,
         "broken": broken,
         "p50": cuts[49],
         "p99": cuts[98],
-        "rate": len(painted) / (max(one.ended_at for one in painted) - began),
+        "rate": len(generated) / (max(one.ended_at for one in generated) - began),
     }
 
 

@@ -1,21 +1,21 @@
-"""Pictures per second, by batch and by how many tokens are in it, against diffusers' pipeline.
+"""Images per second, by batch and by how many tokens are in it, against diffusers' pipeline.
 
-    python benchmarks/pictures.py                                # by default on a CPU: miniature
-    python benchmarks/pictures.py --models sdxl --batches 1 4 16 # on a GPU
+    python benchmarks/images.py                                # by default on a CPU: miniature
+    python benchmarks/images.py --models sdxl --batches 1 4 16 # on a GPU
 
 plain      diffusers' pipeline: one token by `load_textual_inversion`, one prompt, and
            `num_images_per_prompt` as large as the batch
-1 token    `generate`: the same prompt and token for each picture of the batch
-N tokens   `generate`: every picture has a token of its own, of N (--tokens); a batch of more has
+1 token    `generate`: the same prompt and token for each image of the batch
+N tokens   `generate`: every image has a token of its own, of N (--tokens); a batch of more has
            each several times, a smaller one has others in every turn
 
-All paint at one size, with the same sampler, steps, guidance, dtype and kind of picture at the end.
+All generate at one size, with the same sampler, steps, guidance, dtype and kind of image at the end.
 Nothing is remembered from batch to batch: prompts are read in each. Models of the catalogue have
 random weights, as these change nothing of the cost. Diffusers has no such tokens for SANA, which
-is therefore compared with nothing. The pipeline decodes a batch at once, the engine a few pictures
+is therefore compared with nothing. The pipeline decodes a batch at once, the engine a few images
 at a time; where only the first runs out of memory, it is shown so.
 
-Times are medians of turns. What carries over to other machines is the ratios; pictures per second
+Times are medians of turns. What carries over to other machines is the ratios; images per second
 are shown on CUDA only.
 """
 
@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dti_engine import devices as memory
-from dti_engine.backbones.checkpoint import Checkpoint
+from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype
@@ -67,10 +67,10 @@ def draw_tokens(backbone: Backbone, count: int) -> list[LearnedToken]:
 def engine(
     backbone: Backbone, prompt: str, tokens: list[LearnedToken], **sizes: int
 ) -> Callable[[int], int]:
-    """Paints one batch of so many pictures; each batch goes on where the last one left off."""
+    """Generates one batch of so many images; each batch goes on where the last one left off."""
     turn = 0
 
-    def paint(count: int) -> int:
+    def generate_images(count: int) -> int:
         nonlocal turn
         requests = [
             ImageRequest(
@@ -85,11 +85,11 @@ def engine(
         turn += count
         return len(generate(backbone, requests, batch_size=count, **sizes))
 
-    return paint
+    return generate_images
 
 
 def plain(
-    checkpoint: Checkpoint, backbone: Backbone, prompt: str, token: LearnedToken, **sizes: int
+    checkpoint: ModelFolder, backbone: Backbone, prompt: str, token: LearnedToken, **sizes: int
 ) -> Callable[[int], int]:
     device = backbone.device
     pipeline: Any = load_pipeline(checkpoint, device=device, dtype=backbone.dtype)
@@ -108,20 +108,20 @@ def plain(
         "guidance_scale": GUIDANCE,
     }
 
-    def paint(count: int) -> int:
+    def generate_images(count: int) -> int:
         random = [torch.Generator().manual_seed(number) for number in range(count)]
         images = pipeline(
             prompt.format(PLACEHOLDER), num_images_per_prompt=count, generator=random, **options
         ).images
         return len(images)
 
-    return paint
+    return generate_images
 
 
-def timed(paint: Callable[[int], int], count: int, device: torch.device) -> float | None:
+def timed(generate_images: Callable[[int], int], count: int, device: torch.device) -> float | None:
     """Seconds of one batch; None if memory runs out."""
     try:
-        return seconds(device, lambda: paint(count))
+        return seconds(device, lambda: generate_images(count))
     except (RuntimeError, MemoryError) as error:
         if not memory.has_run_out(error):
             raise
@@ -130,7 +130,7 @@ def timed(paint: Callable[[int], int], count: int, device: torch.device) -> floa
 
 
 def compare(name: str, options: Any, *, device: torch.device, dtype: torch.dtype) -> list[Any]:
-    """Batch by batch: pictures per second of each painter, by name."""
+    """Batch by batch: images per second of each painter, by name."""
     kind = {"device": device, "dtype": dtype}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = open_model(name, Path(folder), device=device, small=options.small)
@@ -139,38 +139,42 @@ def compare(name: str, options: Any, *, device: torch.device, dtype: torch.dtype
         sizes = {"steps": options.steps, "height": side, "width": side}
         prompt = MINIATURE_PROMPT if name == "miniature" else PROMPT
         tokens = draw_tokens(backbone, options.tokens)
-        painters: dict[str, Callable[[int], int]] = {}
+        generators: dict[str, Callable[[int], int]] = {}
         if checkpoint.pipeline != "SanaPipeline":
-            painters["plain"] = plain(checkpoint, backbone, prompt, tokens[0], **sizes)
-        painters["1 token"] = engine(backbone, prompt, tokens[:1], **sizes)
-        painters[f"{len(tokens)} tokens"] = engine(backbone, prompt, tokens, **sizes)
+            generators["plain"] = plain(checkpoint, backbone, prompt, tokens[0], **sizes)
+        generators["1 token"] = engine(backbone, prompt, tokens[:1], **sizes)
+        generators[f"{len(tokens)} tokens"] = engine(backbone, prompt, tokens, **sizes)
         rows: list[Any] = []
         for count in options.batches:
             # The first batch of a size also chooses kernels.
-            able = [each for each, paint in painters.items() if timed(paint, count, device)]
+            able = [
+                each
+                for each, generate_images in generators.items()
+                if timed(generate_images, count, device)
+            ]
             times: dict[str, list[float]] = {each: [] for each in able}
             for _ in range(options.repeats):
                 for each in able:
-                    times[each].append(timed(painters[each], count, device) or float("inf"))
+                    times[each].append(timed(generators[each], count, device) or float("inf"))
             rates = {each: count / statistics.median(found) for each, found in times.items()}
             row = {"model": name, "side": side, "batch": count}
-            row["pictures per second"] = {each: rates.get(each) for each in painters}
+            row["images per second"] = {each: rates.get(each) for each in generators}
             rows.append(row)
         return rows
 
 
 def shown(rows: list[Any], device: torch.device, title: str) -> Table:
-    painters = list(rows[0]["pictures per second"])
-    others = [each for each in painters if each != "plain"]
+    generators = list(rows[0]["images per second"])
+    others = [each for each in generators if each != "plain"]
     columns = ["batch", *(f"{each} / plain" for each in others), f"{others[1]} / {others[0]}"]
-    table = Table(*columns, *(f"{each}, per s" for each in painters * (device.type == "cuda")))
+    table = Table(*columns, *(f"{each}, per s" for each in generators * (device.type == "cuda")))
     table.title = title
     for row in rows:
-        rates = row["pictures per second"]
+        rates = row["images per second"]
         pairs = [*((each, "plain") for each in others), (others[1], others[0])]
         cells = [_ratio(rates.get(first), rates.get(second)) for first, second in pairs]
         if device.type == "cuda":
-            each_rate = [rates[each] for each in painters]
+            each_rate = [rates[each] for each in generators]
             cells += [f"{rate:.3g}" if rate else "out of memory" for rate in each_rate]
         table.add_row(str(row["batch"]), *cells)
     return table

@@ -1,20 +1,20 @@
-"""What painting many tenants' pictures at once is worth, as ratios in one run.
+"""What generating many tenants' images at once is worth, as ratios in one run.
 
-    python benchmarks/painting.py [joining] [overload] [mixes] [service] [--json FILE]
-    python benchmarks/painting.py --models sdxl --cap 16       # on a GPU
+    python benchmarks/generation.py [joining] [overload] [mixes] [service] [--json FILE]
+    python benchmarks/generation.py --models sdxl --cap 16       # on a GPU
 
-joining   pictures at random moments (Poisson), at 50, 80 and 95 % of what the batcher can do: those
+joining   images at random moments (Poisson), at 50, 80 and 95 % of what the batcher can do: those
           that join a running batch at its next step, against batches that are whole from start to
-          end. Pictures take 15 to 35 steps
+          end. Images take 15 to 35 steps
           --pretend SECONDS ROWS: on a device that is not there, whose calls take so many seconds
-          for up to so many rows (a picture has two), then in proportion, as large GPUs do
-overload  three times as many as it can do: how many are painted, against as many as it can do
+          for up to so many rows (an image has two), then in proportion, as large GPUs do
+overload  three times as many as it can do: how many are generated, against as many as it can do
 mixes     batches of many tokens, known or out of a store and some of them blended, against one
-          token, against batches of one token's pictures only, and against diffusers' pipeline that
-          loads and unloads a token for each picture
-service   pictures of the miniature, whatever the models: asked of the API, which asks an engine,
+          token, against batches of one token's images only, and against diffusers' pipeline that
+          loads and unloads a token for each image
+service   images of the miniature, whatever the models: asked of the API, which asks an engine,
           each a process of its own, against the batcher alone. What both use of the CPU, too, as
-          is seen with pictures of one step; whoever asks for them uses some of it besides
+          is seen with images of one step; whoever asks for them uses some of it besides
           --through-ray: of `dti serve` as well
 
 All in a row unless some are named. By default the miniature on a CPU, else SD 1.5; models of the
@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from painting_load import PLACEHOLDER, Pretended, Scene, arrivals, capacity, in_turns, median, run
-from painting_mixes import naive, painters, rates
-from painting_service import measure_service, show_service
-from pictures import MINIATURE_PROMPT, draw_tokens
+from generation_load import PLACEHOLDER, Pretended, Scene, arrivals, capacity, in_turns, median, run
+from generation_mixes import generators, naive, rates
+from generation_service import measure_service, show_service
+from images import MINIATURE_PROMPT, draw_tokens
 from random_models import description, load_engine, load_pipeline, open_model
 from random_tokenizers import PROMPT
 from rich.console import Console
@@ -46,13 +46,13 @@ PARTS = ("joining", "overload", "mixes", "service")
 
 
 def measure_joining(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
-    most = capacity(scene, options.pictures)
+    most = capacity(scene, options.images)
     found = dict[str, Any]()
     for load in options.loads:
 
         def policy(joining: bool, load: float = load) -> dict[str, Any]:
-            asked = arrivals(options.pictures, load * most, scene.steps, seed=1)
-            return run(scene, asked, queue=options.pictures, joining=joining)
+            asked = arrivals(options.images, load * most, scene.steps, seed=1)
+            return run(scene, asked, queue=options.images, joining=joining)
 
         runs = in_turns(
             {"joining": lambda: policy(True), "whole": lambda: policy(False)}, options.rounds
@@ -65,7 +65,7 @@ def measure_joining(scene: Scene, options: argparse.Namespace) -> dict[str, Any]
 
 
 def show_joining(found: dict[str, Any]) -> Table:
-    table = Table("load", "p50", "p99", "pictures a second", title="joining / whole batches")
+    table = Table("load", "p50", "p99", "images a second", title="joining / whole batches")
     for load, policies in found["loads"].items():
         ratios = [
             policies["joining"][figure] / policies["whole"][figure]
@@ -77,15 +77,15 @@ def show_joining(found: dict[str, Any]) -> Table:
 
 def measure_overload(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
     def offered(times: float, most: float) -> dict[str, Any]:
-        asked = arrivals(int(times * options.pictures), times * most, scene.steps, seed=2)
+        asked = arrivals(int(times * options.images), times * most, scene.steps, seed=2)
         return run(scene, asked, queue=2 * scene.cap)
 
-    most = capacity(scene, options.pictures)
+    most = capacity(scene, options.images)
     runs = in_turns(
         {"all that it can": lambda: offered(1.0, most), "three times": lambda: offered(3.0, most)},
         options.rounds,
     )
-    figures = ("painted", "refused", "broken", "rate", "p50", "p99")
+    figures = ("generated", "refused", "broken", "rate", "p50", "p99")
     found: dict[str, Any] = {
         name: {figure: median(each, figure) for figure in figures} for name, each in runs.items()
     }
@@ -93,13 +93,13 @@ def measure_overload(scene: Scene, options: argparse.Namespace) -> dict[str, Any
 
 
 def show_overload(found: dict[str, Any]) -> Table:
-    table = Table("offered", "pictures a second / at capacity", "refused", "broken", "p99 / same")
+    table = Table("offered", "images a second / at capacity", "refused", "broken", "p99 / same")
     for name in ("all that it can", "three times"):
         each = found[name]
         table.add_row(
             name,
             f"{each['rate'] / found['all that it can']['rate']:.2f}",
-            f"{each['refused'] / (each['painted'] + each['refused']):.0%}",
+            f"{each['refused'] / (each['generated'] + each['refused']):.0%}",
             str(int(each["broken"])),
             f"{each['p99'] / found['all that it can']['p99']:.2f}",
         )
@@ -110,14 +110,14 @@ def measure_mixes(
     scene: Scene, options: argparse.Namespace, pipeline: Any, folder: Path
 ) -> dict[str, Any]:
     count = options.batches * scene.cap
-    makers = painters(scene, options.steps, count, folder)
+    makers = generators(scene, options.steps, count, folder)
     if pipeline is not None:
         makers["diffusers, a token at a time"] = naive(pipeline, scene, options.steps, count)
     return rates(makers, count, options.rounds, scene.backbone.device)
 
 
 def show_mixes(found: dict[str, float]) -> Table:
-    table = Table("pictures", "/ one token", title="pictures a second")
+    table = Table("images", "/ one token", title="images a second")
     for name, rate in found.items():
         table.add_row(name, f"{rate / found['one token']:.2f}")
     return table
@@ -139,10 +139,10 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
     parser.add_argument("--side", type=int, metavar="PX", help="default: each model's own")
-    parser.add_argument("--cap", type=int, default=8, help="pictures in a call of the model")
+    parser.add_argument("--cap", type=int, default=8, help="images in a call of the model")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--steps", type=int, default=25, help="of mixes, service")
-    parser.add_argument("--pictures", type=int, default=60, help="of each run")
+    parser.add_argument("--images", type=int, default=60, help="of each run")
     parser.add_argument("--batches", type=int, default=8, help="of mixes")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.8, 0.95])
     parser.add_argument("--rounds", type=int, default=3)

@@ -14,29 +14,29 @@ from dti_engine.errors import ArtifactError, DTIError, SubjectError
 if TYPE_CHECKING:
     from dti_engine.artifacts.artifact import Artifact
     from dti_engine.backbones.interface import Backbone
-    from dti_engine.images.decode import Picture
-    from dti_engine.quality.judges import Judge
+    from dti_engine.images.decode import SubjectImage
     from dti_engine.quality.run_folder import RunFolder
-    from dti_engine.quality.trial import Candidate
+    from dti_engine.quality.token_scorers import TokenScorer
+    from dti_engine.quality.validation import ValidationCandidate
 
-_AT_ONCE = 8  # subjects whose pictures are in memory
+_AT_ONCE = 8  # subjects whose images are in memory
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A subject with its tokens, those that were kept on the way first, and its pictures."""
+    """A subject with its tokens, those that were kept on the way first, and its images."""
 
     name: str
     artifacts: Sequence["Artifact"]
-    pictures: Sequence["Picture"]
+    images: Sequence["SubjectImage"]
     class_noun: str | None  # that the bundle says
 
-    def candidates(self) -> list["Candidate"]:
+    def candidates(self) -> list["ValidationCandidate"]:
         """One per token."""
-        from dti_engine.quality.trial import Candidate
+        from dti_engine.quality.validation import ValidationCandidate
 
-        references = [picture.image for picture in self.pictures]
-        return [Candidate(each, references, self.class_noun) for each in self.artifacts]
+        references = [subject_image.image for subject_image in self.images]
+        return [ValidationCandidate(each, references, self.class_noun) for each in self.artifacts]
 
 
 class _Stopped(Exception):
@@ -45,7 +45,7 @@ class _Stopped(Exception):
 
 def try_out(
     model: "Backbone",
-    judge: "Judge | None",
+    judge: "TokenScorer | None",
     plans: Sequence[Plan],
     endings: Endings,
     *,
@@ -58,9 +58,12 @@ def try_out(
     tried out is told, and stays as it is. After a stop (`Keeper.stop`) the rest waits.
     """
     from dti_engine.quality.run_folder import RunFolder
-    from dti_engine.quality.trial import Examiner
+    from dti_engine.quality.validation import TokenValidator
 
-    folder, examiner = RunFolder(endings.output), Examiner(model, judge, num_probes=num_probes)
+    folder, examiner = (
+        RunFolder(endings.output),
+        TokenValidator(model, judge, num_probes=num_probes),
+    )
     due = [plan for plan in plans if _is_due(plan.name, folder, endings)]
     endings.untried = [plan.name for plan in due]
     if endings.keeper.is_stopped:  # among the steps; whoever stopped it waits
@@ -74,7 +77,7 @@ def try_out(
         candidates = [candidate for each in subjects for candidate in each.candidates()]
         trials = iter(examiner.examine(candidates, on_step=on_step))
         for each in subjects:
-            folder.save_reference(each.name, each.pictures[0].image)
+            folder.save_reference(each.name, each.images[0].image)
             folder.settle(each.name, [(artifact, next(trials)) for artifact in each.artifacts])
 
     with suppress(_Stopped), trial_progress(len(due)) as on_tried:
@@ -134,7 +137,7 @@ def _open(plan: Plan, folder: "RunFolder", endings: Endings, resolution: int) ->
         kept = map(Artifact.load, folder.all_kept(plan.name))
         artifacts = [*(each for each in kept if _is_on_the_way(each, last)), last]
         bundle = load_bundle(plan.path, resolution=resolution)
-        return Tried(plan.name, artifacts, bundle.pictures, bundle.description.class_noun)
+        return Tried(plan.name, artifacts, bundle.images, bundle.description.class_noun)
     except (SubjectError, ArtifactError) as error:
         endings.warn(plan.name, f"cannot be tried out: {error}")
         return None

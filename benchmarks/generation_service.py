@@ -1,7 +1,7 @@
-"""Pictures of the miniature through the service, and the same ones through the batcher alone.
+"""Images of the miniature through the service, and the same ones through the batcher alone.
 
 How fast they are is seen with as many steps as are asked for. What the service uses of the CPU
-beside painting is a small part of that, and is seen with pictures of one step.
+beside generating is a small part of that, and is seen with images of one step.
 """
 
 import argparse
@@ -19,24 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from generation_load import PLACEHOLDER, Asked, Scene
+from generation_processes import ENGINE, PATIENCE, Pids, on_ray, plain, used
+from images import MINIATURE_PROMPT, draw_tokens
 from kept_tokens import keep
-from painting_load import PLACEHOLDER, Asked, Scene
-from painting_processes import ENGINE, PATIENCE, Pids, on_ray, plain, used
-from pictures import MINIATURE_PROMPT, draw_tokens
 from rich.table import Table
 from service_subjects import Client
 
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.errors import DTIError
-from services.contracts.models import Offer, Painting
-from services.inference.scheduler.scheduler import Batcher, BatcherSettings
+from services.contracts.models import GenerationSettings, ServedModel
+from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 from services.ledger.ledger import Ledger
 from services.storage.open import open_store
 
 BARE, PLAIN, RAY = "the batcher", "API and engine", "API, Ray Serve and engine"
 
-BEYOND = "engine, beyond painting"
+BEYOND = "engine, beyond generating"
 
 _TOKENS = 8
 
@@ -47,12 +47,12 @@ class Course:
 
     seconds: float
     cpu_ms: dict[str, float]
-    """Of a picture, by who has used it."""
+    """Of an image, by who has used it."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """Of all ways by name: with pictures of all steps, and of one."""
+    """Of all ways by name: with images of all steps, and of one."""
 
     whole: dict[str, Course]
     short: dict[str, Course]
@@ -85,7 +85,7 @@ class Bench:
     """What all ways have in common."""
 
     scene: Scene
-    batcher: Batcher
+    batcher: BatchScheduler
 
     @property
     def at_once(self) -> int:
@@ -93,7 +93,7 @@ class Bench:
         return 2 * self.scene.cap
 
     def bare(self, count: int, steps: int) -> Course:
-        """Up to where they are pictures in memory."""
+        """Up to where they are images in memory."""
         room = threading.Semaphore(self.at_once)
         began, used = time.perf_counter(), time.process_time()
         asked = [_Counted(room, steps, number) for number in range(count)]
@@ -137,8 +137,8 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
     prompt = MINIATURE_PROMPT.format(PLACEHOLDER)
     tokens = draw_tokens(backbone, _TOKENS)
     scene = Scene(backbone, tokens, prompt, (side, side), steps, options.cap)
-    settings = BatcherSettings(cap=options.cap, queue=4 * options.cap)
-    bench = Bench(scene, Batcher(backbone, settings))
+    settings = BatchSchedulerSettings(cap=options.cap, queue=4 * options.cap)
+    bench = Bench(scene, BatchScheduler(backbone, settings))
     bench.batcher.start()
     ways: dict[str, Callable[[int, int], Course]] = {BARE: bench.bare}
     with ExitStack() as stack:
@@ -147,8 +147,8 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
         for way, serve in served.items():
             store = str(folder / f"store-{len(ways)}")
             names = keep(Ledger.on(open_store(store)), tokens, backbone.fingerprint)
-            offers = _write_offers(folder / "offers.json", options)
-            url, pids = stack.enter_context(serve(store, offers, folder))
+            served_models = _write_models(folder / "models.json", options)
+            url, pids = stack.enter_context(serve(store, served_models, folder))
             client = Client(url, store)
             client.http.timeout = httpx.Timeout(PATIENCE)
             stack.callback(client.http.close)
@@ -158,12 +158,12 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
         rounds = list[Round]()
         for number in range(options.rounds):
             order = list(ways) if number % 2 == 0 else list(reversed(ways))
-            whole = {way: ways[way](options.pictures, options.steps) for way in order}
-            short = {way: ways[way](options.pictures, 1) for way in order}
+            whole = {way: ways[way](options.images, options.steps) for way in order}
+            short = {way: ways[way](options.images, 1) for way in order}
             rounds.append(Round(whole, short))
     bench.batcher.stop()
     return {
-        "pictures": options.pictures,
+        "images": options.images,
         "steps": options.steps,
         "at once": bench.at_once,
         "rounds": [asdict(each) for each in rounds],
@@ -190,7 +190,7 @@ def _compared(rounds: list[Round], way: str) -> dict[str, Any]:
         return each.whole[BARE].seconds / each.whole[way].seconds
 
     return {
-        "pictures a second / the batcher": median(rate),
+        "images a second / the batcher": median(rate),
         "CPU ms a request": {
             name: median(lambda each, name=name: spent(each)[name]) for name in spent(rounds[0])
         },
@@ -199,22 +199,26 @@ def _compared(rounds: list[Round], way: str) -> dict[str, Any]:
 
 
 def show_service(found: dict[str, Any]) -> Table:
-    title = f"{found['pictures']} pictures of {found['steps']} steps, {found['at once']} at a time"
+    title = f"{found['images']} images of {found['steps']} steps, {found['at once']} at a time"
     table = Table(
-        "", "pictures a second / the batcher", "CPU lost", "ms of CPU a request", title=title
+        "", "images a second / the batcher", "CPU lost", "ms of CPU a request", title=title
     )
     for way, each in found["ways"].items():
         spent = ", ".join(f"{name} {ms:.1f}" for name, ms in each["CPU ms a request"].items())
-        rate = f"{each['pictures a second / the batcher']:.2f}"
+        rate = f"{each['images a second / the batcher']:.2f}"
         table.add_row(way, rate, f"{each['share of CPU lost']:.1%}", spent)
     return table
 
 
-def _write_offers(path: Path, options: argparse.Namespace) -> Path:
+def _write_models(path: Path, options: argparse.Namespace) -> Path:
     gpus = int(find_device("auto").type == "cuda")
-    painting = Painting(pictures=options.cap, waiting=4 * options.cap, max_engines=1)
-    offer = Offer(
-        weights="miniature", recipe="miniature", gpus=gpus, dtype=options.dtype, painting=painting
+    generation = GenerationSettings(images=options.cap, waiting=4 * options.cap, max_engines=1)
+    served_model = ServedModel(
+        weights="miniature",
+        recipe="miniature",
+        gpus=gpus,
+        dtype=options.dtype,
+        generation=generation,
     )
-    path.write_text(json.dumps({"miniature": offer.model_dump(mode="json")}))
+    path.write_text(json.dumps({"miniature": served_model.model_dump(mode="json")}))
     return path

@@ -2,15 +2,15 @@
 
 from pydantic import Field
 
-from services.contracts.jobs import Label, Model
-from services.contracts.models import Offer
+from services.contracts.jobs import Label, WireModel
+from services.contracts.models import ServedModel
 
 
-class EnginePlan(Model):
+class EngineSpec(WireModel):
     """Credentials and the secret are not in it: they are in its environment."""
 
     store: str = Field(description="URL")
     name: Label = Field(description="of the offer")
-    offer: Offer
+    model: ServedModel
     threads: int | None = Field(default=None, ge=1, description="of torch on a CPU; None: its own")
-    joining: bool = Field(default=True, description="whether pictures join others under way")
+    joining: bool = Field(default=True, description="whether images join others under way")

@@ -1,5 +1,5 @@
 """Batches of other tenants' tokens, against batches of one token and against a pipeline that loads
-and unloads a token for each picture.
+and unloads a token for each image.
 """
 
 import statistics
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from generation_load import PLACEHOLDER, Scene
 from kept_tokens import TENANT, keep
-from painting_load import PLACEHOLDER, Scene
 
 from dti_engine.generation.pipeline import ImageRequest, generate
-from dti_engine.generation.prompt_cache import PromptReader
+from dti_engine.generation.prompt_cache import PromptCache
 from dti_engine.text.tokens import LearnedToken
-from services.contracts.generation import Part, Picture
-from services.inference.tokens.blends import Blender, Resolver
+from services.contracts.generation import BlendPart, ImageSpec
+from services.inference.tokens.blends import BlendCache, PlaceholderResolver
 from services.inference.tokens.cache import TokenCache
 from services.inference.tokens.loader import Fit
 from services.ledger.ledger import Ledger
@@ -26,7 +26,7 @@ from services.storage.open import open_store
 
 
 class Shelf:
-    """The tokens of a scene in a folder's store, and pictures of them."""
+    """The tokens of a scene in a folder's store, and images of them."""
 
     def __init__(self, scene: Scene, folder: Path) -> None:
         self._ledger = Ledger.on(open_store(str(folder)))
@@ -34,35 +34,37 @@ class Shelf:
         self._fit = Fit.of(scene.backbone)
 
     @contextmanager
-    def resolver(self) -> Iterator[Resolver]:
+    def resolver(self) -> Iterator[PlaceholderResolver]:
         """A new one, which knows nothing."""
         cache = TokenCache(self._ledger, self._fit)
-        yield Resolver(cache, Blender(cache))
+        yield PlaceholderResolver(cache, BlendCache(cache))
         cache.close()
 
-    def picture(self, number: int) -> Picture:
+    def image(self, number: int) -> ImageSpec:
         """Of a token; every eighth of a blend of two."""
         first, second = (self._names[each % len(self._names)] for each in (number, number + 1))
         if number % 8 < 7:
-            return Picture(prompt=PLACEHOLDER, seed=number, tokens={PLACEHOLDER: first})
-        parts = tuple(Part(token=name, weight=0.5) for name in (first, second))
-        return Picture(prompt=PLACEHOLDER, seed=number, blends={PLACEHOLDER: parts})
+            return ImageSpec(prompt=PLACEHOLDER, seed=number, tokens={PLACEHOLDER: first})
+        parts = tuple(BlendPart(token=name, weight=0.5) for name in (first, second))
+        return ImageSpec(prompt=PLACEHOLDER, seed=number, blends={PLACEHOLDER: parts})
 
 
-def painters(scene: Scene, steps: int, count: int, folder: Path) -> dict[str, Callable[[], None]]:
-    """By name; each paints `count` pictures, in full batches where nothing else is said.
+def generators(scene: Scene, steps: int, count: int, folder: Path) -> dict[str, Callable[[], None]]:
+    """By name; each generates `count` images, in full batches where nothing else is said.
 
     one token       all of one token; its prompt is known
     N tokens, warm  each of another token; prompts are known
     N tokens, cold  each of another token, or a blend of two, out of a store in `folder`: all are
-                    fetched, checked and blended, then painted; no prompt is known
-    same token      each of another token, of eight tenants: batches of one token's pictures only,
+                    fetched, checked and blended, then generated; no prompt is known
+    same token      each of another token, of eight tenants: batches of one token's images only,
                     as engines do that load an adapter for a batch
     """
     height, width = scene.size
 
-    def paint(known: Sequence[Mapping[str, LearnedToken]], cap: int, reader: PromptReader) -> None:
-        """known: what the placeholder stands for, of each picture."""
+    def generate_images(
+        known: Sequence[Mapping[str, LearnedToken]], cap: int, reader: PromptCache
+    ) -> None:
+        """known: what the placeholder stands for, of each image."""
         requests = [
             ImageRequest(scene.prompt, number, tokens, instruction=False)
             for number, tokens in enumerate(known)
@@ -77,35 +79,35 @@ def painters(scene: Scene, steps: int, count: int, folder: Path) -> dict[str, Ca
             reader=reader,
         )
 
-    def paint_known(tokens: Sequence[LearnedToken], cap: int, reader: PromptReader) -> None:
+    def generate_known(tokens: Sequence[LearnedToken], cap: int, reader: PromptCache) -> None:
         known = [{PLACEHOLDER: tokens[number % len(tokens)]} for number in range(count)]
-        paint(known, cap, reader)
+        generate_images(known, cap, reader)
 
     shelf = Shelf(scene, folder)
 
-    def paint_cold() -> None:
+    def generate_cold() -> None:
         with shelf.resolver() as resolver, ThreadPoolExecutor(scene.cap) as pool:
-            asked = map(shelf.picture, range(count))
+            asked = map(shelf.image, range(count))
             known = list(pool.map(lambda one: resolver.resolve(TENANT, one).tokens, asked))
-        paint(known, scene.cap, PromptReader(scene.backbone))
+        generate_images(known, scene.cap, PromptCache(scene.backbone))
 
-    one, many = PromptReader(scene.backbone), PromptReader(scene.backbone)
+    one, many = PromptCache(scene.backbone), PromptCache(scene.backbone)
     return {
-        "one token": lambda: paint_known(scene.tokens[:1], scene.cap, one),
-        "many tokens, warm": lambda: paint_known(scene.tokens, scene.cap, many),
-        "many tokens, cold": paint_cold,
-        # Each of eight tenants has as many pictures as fit into an eighth of the batch.
-        "same token only": lambda: paint_known(scene.tokens, max(1, scene.cap // 8), many),
+        "one token": lambda: generate_known(scene.tokens[:1], scene.cap, one),
+        "many tokens, warm": lambda: generate_known(scene.tokens, scene.cap, many),
+        "many tokens, cold": generate_cold,
+        # Each of eight tenants has as many images as fit into an eighth of the batch.
+        "same token only": lambda: generate_known(scene.tokens, max(1, scene.cap // 8), many),
     }
 
 
 def naive(pipeline: Any, scene: Scene, steps: int, count: int) -> Callable[[], None]:
-    """A token is loaded before each picture, and unloaded after it, as diffusers has it."""
+    """A token is loaded before each image, and unloaded after it, as diffusers has it."""
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = scene.backbone.new_scheduler()
     height, width = scene.size
 
-    def paint() -> None:
+    def generate_images() -> None:
         for number in range(count):
             token = scene.tokens[number % len(scene.tokens)]
             for name, rows in token.embeddings.items():
@@ -129,18 +131,18 @@ def naive(pipeline: Any, scene: Scene, steps: int, count: int) -> Callable[[], N
                     PLACEHOLDER, text_encoder=encoder, tokenizer=tokenizer
                 )
 
-    return paint
+    return generate_images
 
 
 def rates(
     makers: dict[str, Callable[[], None]], count: int, rounds: int, device: torch.device
 ) -> dict[str, float]:
-    """Pictures a second of each, by turns; the first round is not counted."""
+    """Images a second of each, by turns; the first round is not counted."""
     took: dict[str, list[float]] = {name: [] for name in makers}
     for number in range(rounds + 1):
-        for name, paint in makers.items():
+        for name, generate_images in makers.items():
             began = time.perf_counter()
-            paint()
+            generate_images()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if number:

@@ -10,9 +10,8 @@ from PIL import Image, ImageChops
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.miniature.world.subjects import evaluation_prompts, probe_prompts
-from dti_engine.quality import trial
-from dti_engine.quality.judges import MAX_PROBES, Probe, probes
-from dti_engine.quality.trial import Candidate, Examiner
+from dti_engine.quality.token_scorers import MAX_PROBES, ValidationPrompt, probes
+from dti_engine.quality.validation import TokenValidator, ValidationCandidate
 from dti_engine.recipes import sd
 from dti_engine.text.encoder import initial_rows
 
@@ -21,7 +20,7 @@ REFERENCE = Image.new("RGB", (16, 16), "grey")
 
 
 class Darkness:
-    """A judge for whom a dark picture is a good one; notes what it was given."""
+    """A judge for whom a dark image is a good one; notes what it was given."""
 
     name = "darkness"
 
@@ -31,81 +30,85 @@ class Darkness:
 
     def scores(
         self,
-        pictures: Sequence[Image.Image],
-        probes: Sequence[Probe],
+        images: Sequence[Image.Image],
+        probes: Sequence[ValidationPrompt],
         references: Sequence[Image.Image],
         class_noun: str,
     ) -> list[tuple[float, float]]:
         assert list(references) == [REFERENCE]
         assert class_noun == self._class_noun
         self.asked.append([probe.template for probe in probes])
-        levels = [sum(each.convert("L").histogram()[:128]) / 256 for each in pictures]
+        levels = [sum(each.convert("L").histogram()[:128]) / 256 for each in images]
         return [(level, level / 2) for level in levels]
 
 
 @pytest.fixture
-def candidates(tiny_backbone: Backbone, artifact_of: Callable[..., Artifact]) -> list[Candidate]:
+def candidates(
+    tiny_backbone: Backbone, artifact_of: Callable[..., Artifact]
+) -> list[ValidationCandidate]:
     rows = initial_rows(tiny_backbone.text_encoders[ENCODER], "dog")
     turned = torch.roll(rows, 1, dims=-1)
     made = [artifact_of({ENCODER: each.clone()}, config=sd()) for each in (rows, turned)]
-    return [Candidate(each, [REFERENCE]) for each in made]
+    return [ValidationCandidate(each, [REFERENCE]) for each in made]
 
 
-def test_each_candidate_gets_a_picture_and_scores_per_probe(
-    tiny_backbone: Backbone, candidates: list[Candidate]
+def test_each_candidate_gets_a_image_and_scores_per_probe(
+    tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
-    examiner = Examiner(tiny_backbone, Darkness(), num_probes=3, steps=2)
+    examiner = TokenValidator(tiny_backbone, Darkness(), num_probes=3, steps=2)
     trials = examiner.examine(candidates)
     for each in trials:
         quality = each.quality
         assert quality.judge == "darkness"
-        assert len(each.pictures) == len(quality.pictures) == 3
-        assert [each.seed for each in quality.pictures] == [0, 1, 2]
-        assert quality.pictures[0].prompt == "a photo of a <rex> on a beach"
-        known = [each.subject_score for each in quality.pictures]
+        assert len(each.images) == len(quality.images) == 3
+        assert [each.seed for each in quality.images] == [0, 1, 2]
+        assert quality.images[0].prompt == "a photo of a <rex> on a beach"
+        known = [each.subject_score for each in quality.images]
         assert quality.subject_score == pytest.approx(sum(known) / 3)
         assert quality.score == pytest.approx(0.75 * quality.subject_score)
         assert quality.flags == ()
 
 
 def test_a_class_noun_is_what_prompts_are_scored_with(
-    tiny_backbone: Backbone, candidates: list[Candidate]
+    tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
-    """Pictures with words in the token's place stay those of the initializer."""
+    """Images with words in the token's place stay those of the initializer."""
     judge = Darkness("stuffed dog")
-    examiner = Examiner(tiny_backbone, judge, num_probes=2, steps=2)
+    examiner = TokenValidator(tiny_backbone, judge, num_probes=2, steps=2)
     examiner.examine([replace(candidates[0], class_noun="stuffed dog")])
     assert len(judge.asked) == 2
     assert {word for _, word in examiner._of_words} == {"dog"}
 
 
 def test_a_token_that_is_its_word_scores_as_its_word(
-    tiny_backbone: Backbone, candidates: list[Candidate]
+    tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
-    same, turned = Examiner(tiny_backbone, Darkness(), num_probes=2, steps=2).examine(candidates)
+    same, turned = TokenValidator(tiny_backbone, Darkness(), num_probes=2, steps=2).examine(
+        candidates
+    )
     assert same.quality.subject_score == pytest.approx(same.quality.word_subject_score, abs=0.02)
     assert turned.quality.word_subject_score == same.quality.word_subject_score
-    difference = ImageChops.difference(same.pictures[0], turned.pictures[0])
+    difference = ImageChops.difference(same.images[0], turned.images[0])
     assert difference.getbbox() is not None
 
 
 def test_a_trial_does_not_depend_on_who_else_is_tried(
-    tiny_backbone: Backbone, candidates: list[Candidate]
+    tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
-    examiner = Examiner(tiny_backbone, Darkness(), num_probes=2, steps=2, batch_size=2)
+    examiner = TokenValidator(tiny_backbone, Darkness(), num_probes=2, steps=2, batch_size=2)
     both = examiner.examine(candidates)
     (alone,) = examiner.examine(candidates[1:])
     assert alone.quality == both[1].quality
 
 
-def test_without_a_judge_there_are_pictures_and_no_scores(
-    tiny_backbone: Backbone, candidates: list[Candidate]
+def test_without_a_judge_there_are_images_and_no_scores(
+    tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
-    (bare,) = Examiner(tiny_backbone, None, num_probes=1, steps=1).examine(candidates[:1])
-    assert len(bare.pictures) == 1
+    (bare,) = TokenValidator(tiny_backbone, None, num_probes=1, steps=1).examine(candidates[:1])
+    assert len(bare.images) == 1
     assert bare.quality.judge is None
     assert bare.quality.score is None
-    assert bare.quality.pictures[0].subject_score is None
+    assert bare.quality.images[0].subject_score is None
 
 
 @pytest.mark.parametrize("family", ["object", "person", "style", "miniature"])
@@ -122,11 +125,11 @@ def test_what_tokens_are_chosen_by_is_not_what_results_are_told_of() -> None:
     assert not asked & {each.template for each in evaluation_prompts()}
 
 
-def test_pictures_of_words_are_forgotten_when_they_are_many_and_painted_again(
-    tiny_backbone: Backbone, candidates: list[Candidate], monkeypatch: pytest.MonkeyPatch
+def test_images_of_words_are_forgotten_when_they_are_many_and_generated_again(
+    tiny_backbone: Backbone, candidates: list[ValidationCandidate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    examiner = Examiner(tiny_backbone, Darkness(), num_probes=2, steps=2, batch_size=2)
+    examiner = TokenValidator(tiny_backbone, Darkness(), num_probes=2, steps=2, batch_size=2)
     (first,) = examiner.examine(candidates[:1])
-    monkeypatch.setattr(trial, "_MOST_WORDS", 1)
+    monkeypatch.setattr(validation, "_MOST_WORDS", 1)
     (again,) = examiner.examine(candidates[:1])
     assert again.quality == first.quality

@@ -1,4 +1,4 @@
-"""`dti train` tries tokens out: pictures, scores and flags; the best of the kept steps wins."""
+"""`dti train` tries tokens out: images, scores and flags; the best of the kept steps wins."""
 
 import itertools
 import json
@@ -14,11 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.cli import trials
 from dti_engine.cli.app import app
 from dti_engine.cli.run_log import read_events
 from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
-from dti_engine.quality.trial import Examiner
+from dti_engine.quality.validation import TokenValidator
 
 Dti = Callable[..., Result]
 SHORT = ["--recipe", "miniature", "--batch-size", "1", "--resolution", "16", "--slots", "2"]
@@ -50,7 +49,7 @@ def quality_of(path: Path) -> tuple[Artifact, object]:
     return artifact, artifact.manifest.training.quality
 
 
-def test_without_a_judge_tokens_are_painted_and_not_scored(
+def test_without_a_judge_tokens_are_generated_and_not_scored(
     dti: Dti, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     model = ["--backbone", tiny_checkpoint, "--output", tmp_path]
@@ -60,7 +59,7 @@ def test_without_a_judge_tokens_are_painted_and_not_scored(
     for name in ("rex", "tom"):
         _, quality = quality_of(tmp_path / f"{name}.safetensors")
         assert quality.judge is None
-        assert len(quality.pictures) == 2
+        assert len(quality.images) == 2
         assert all((tmp_path / "probes" / name / f"{i}.png").exists() for i in range(2))
         assert (tmp_path / "probes" / name / "reference.jpg").exists()
 
@@ -105,7 +104,7 @@ def test_a_stop_among_the_trials_is_told_and_resume_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    examine, calls = Examiner.examine, itertools.count(1)
+    examine, calls = TokenValidator.examine, itertools.count(1)
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         if next(calls) == 2:
@@ -115,8 +114,8 @@ def test_a_stop_among_the_trials_is_told_and_resume_goes_on(
     train = ["train", *photos, *SHORT, "--steps", "2", "--backbone", tiny_checkpoint]
     train += ["--output", tmp_path, "--probes", "1"]
     with monkeypatch.context() as patch:
-        patch.setattr(Examiner, "examine", interrupted)
-        patch.setattr(trials, "_AT_ONCE", 1)
+        patch.setattr(TokenValidator, "examine", interrupted)
+        patch.setattr(validation, "_AT_ONCE", 1)
         result = dti(*train)
     assert result.exit_code == 130
     assert "1 tokens are not tried out yet; the same command with --resume" in result.stderr

@@ -1,4 +1,4 @@
-"""The judge that is asked for scores pictures of any model; nobody else does."""
+"""The judge that is asked for scores images of any model; nobody else does."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,8 @@ from typer.testing import CliRunner
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.cli.app import app
-from dti_engine.errors import BackboneLoadError
-from dti_engine.quality import judges
-from dti_engine.quality.judges import PaperJudge, find_judge, probes
+from dti_engine.errors import ModelLoadError
+from dti_engine.quality.token_scorers import PaperTokenScorer, find_judge, probes
 from dti_engine.scorers.siglip import Siglip, scored_text
 
 
@@ -21,35 +20,35 @@ def _noise(seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def test_scores_lie_in_0_to_1_and_the_same_picture_is_most_like_itself(tiny_scorers: Path) -> None:
-    judge = PaperJudge.load(str(tiny_scorers))
-    pictures = [_noise(seed) for seed in range(4)]
-    found = judge.scores(pictures, probes("object", 4), pictures[:1], "dog")
+def test_scores_lie_in_0_to_1_and_the_same_image_is_most_like_itself(tiny_scorers: Path) -> None:
+    judge = PaperTokenScorer.load(str(tiny_scorers))
+    images = [_noise(seed) for seed in range(4)]
+    found = judge.scores(images, probes("object", 4), images[:1], "dog")
     assert all(0 <= score <= 1 for both in found for score in both)
     assert found[0][0] == pytest.approx(1, abs=1e-5)
     assert found[0][0] == max(subject for subject, _ in found)
 
 
 def test_a_negative_cosine_counts_as_0(tiny_scorers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dti_engine.quality.judges.likeness", lambda *_: [-0.25])
-    judge = PaperJudge.load(str(tiny_scorers))
+    monkeypatch.setattr("dti_engine.quality.token_scorers.likeness", lambda *_: [-0.25])
+    judge = PaperTokenScorer.load(str(tiny_scorers))
     ((subject, _),) = judge.scores([_noise(0)], probes("object", 1), [_noise(1)], "dog")
     assert subject == 0
 
 
 def test_the_prompt_is_scored_with_the_class_noun(tiny_scorers: Path) -> None:
-    judge, picture = PaperJudge.load(str(tiny_scorers)), _noise(0)
+    judge, image = PaperTokenScorer.load(str(tiny_scorers)), _noise(0)
     asked = probes("object", 1)
-    ((_, prompt),) = judge.scores([picture], asked, [picture], "toy bear")
+    ((_, prompt),) = judge.scores([image], asked, [image], "toy bear")
     siglip = Siglip.load(tiny_scorers / "siglip-base-patch16-512")
-    (expected,) = siglip.scores([picture], ["a photo of a toy bear on a beach."])
+    (expected,) = siglip.scores([image], ["a photo of a toy bear on a beach."])
     assert prompt == expected.probability
 
 
 def test_nobody_judges_a_model_unless_asked(tiny_checkpoint: Path, tiny_scorers: Path) -> None:
     assert find_judge(tiny_checkpoint) is None
     assert find_judge(tiny_checkpoint, str(tiny_scorers))
-    with pytest.raises(BackboneLoadError, match="there is no scorer at"):
+    with pytest.raises(ModelLoadError, match="there is no scorer at"):
         find_judge(tiny_checkpoint, str(tiny_scorers / "none"))
 
 
@@ -87,7 +86,7 @@ def test_dti_train_scores_trials_with_the_class_noun_of_the_bundle(
         asked.add(class_noun)
         return scored_text(template, class_noun)
 
-    monkeypatch.setattr(judges, "scored_text", noting)
+    monkeypatch.setattr(token_scorers, "scored_text", noting)
     (tmp_path / "rex").mkdir()
     _noise(0).save(tmp_path / "rex" / "0.png")
     (tmp_path / "rex" / "bundle.json").write_text(json.dumps({"initializer": "dog"} | said))

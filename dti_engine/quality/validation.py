@@ -1,4 +1,4 @@
-"""Tokens tried out: a few pictures of each, and what a judge says of them."""
+"""Tokens tried out: a few images of each, and what a judge says of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from statistics import fmean
 from PIL import Image
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import ProbePicture, Quality
+from dti_engine.artifacts.manifest import Quality, ValidationImage
 from dti_engine.backbones.interface import Backbone
 from dti_engine.generation.pipeline import ImageRequest, generate
-from dti_engine.quality.judges import Judge, Probe, probes
+from dti_engine.quality.token_scorers import TokenScorer, ValidationPrompt, probes
 
-_MOST_WORDS = 256  # pictures that are remembered: subjects often share their words
+_MOST_WORDS = 256  # images that are remembered: subjects often share their words
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
-    """A trained token, and the pictures that it was learned from."""
+class ValidationCandidate:
+    """A trained token, and the images that it was learned from."""
 
     artifact: Artifact
     references: Sequence[Image.Image]
@@ -30,7 +30,7 @@ class Candidate:
         assert training
         return training.initializer
 
-    def probes(self, count: int) -> list[Probe]:
+    def probes(self, count: int) -> list[ValidationPrompt]:
         """Those of its family of captions."""
         training = self.artifact.manifest.training
         assert training
@@ -38,38 +38,41 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class TokenValidation:
     """What came of a candidate; it is beside no others yet, so nothing is flagged."""
 
     quality: Quality
-    pictures: Sequence[Image.Image]  # one per probe
+    images: Sequence[Image.Image]  # one per probe
 
 
-class Examiner:
+class TokenValidator:
     """Tries tokens out; all of them in the same prompts, from the same noise."""
 
     def __init__(
         self,
         backbone: Backbone,
-        judge: Judge | None,
+        judge: TokenScorer | None,
         *,
         num_probes: int,
         steps: int = 12,
         guidance: float = 5.0,
         batch_size: int = 8,
     ) -> None:
-        """steps, guidance: of painting; batch_size: pictures at once."""
+        """steps, guidance: of generating; batch_size: images at once."""
         self._backbone, self._judge = backbone, judge
         self._num_probes, self._steps, self._guidance = num_probes, steps, guidance
         self._batch_size = batch_size
-        self._of_words: dict[tuple[str, str], Image.Image] = {}  # (template, word) -> picture
+        self._of_words: dict[tuple[str, str], Image.Image] = {}  # (template, word) -> image
 
     def examine(
-        self, candidates: Sequence[Candidate], *, on_step: Callable[[], None] = lambda: None
-    ) -> list[Trial]:
-        """Paint and score each candidate. Raises: as `generate`."""
+        self,
+        candidates: Sequence[ValidationCandidate],
+        *,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> list[TokenValidation]:
+        """Generate and score each candidate. Raises: as `generate`."""
         if len(self._of_words) > _MOST_WORDS:
-            self._of_words.clear()  # they can be painted again
+            self._of_words.clear()  # they can be generated again
         words = self._missing_words(candidates)
         requests = [self._request(probe, word) for probe, word in words.values()]
         for each in candidates:
@@ -78,24 +81,24 @@ class Examiner:
                 self._request(probe, token.placeholder, each)
                 for probe in each.probes(self._num_probes)
             ]
-        pictures = generate(
+        images = generate(
             self._backbone,
             requests,
             steps=self._steps,
             batch_size=self._batch_size,
             on_step=lambda done, total: on_step(),
         )
-        self._of_words |= dict(zip(words, pictures, strict=False))
-        rest = iter(pictures[len(words) :])
+        self._of_words |= dict(zip(words, images, strict=False))
+        rest = iter(images[len(words) :])
         return [
             self._trial(each, [next(rest) for _ in each.probes(self._num_probes)])
             for each in candidates
         ]
 
     def _missing_words(
-        self, candidates: Sequence[Candidate]
-    ) -> dict[tuple[str, str], tuple[Probe, str]]:
-        """Pictures with words in the place of tokens that are not painted yet; judges need them."""
+        self, candidates: Sequence[ValidationCandidate]
+    ) -> dict[tuple[str, str], tuple[ValidationPrompt, str]]:
+        """Images with words in the place of tokens that are not generated yet; judges need them."""
         if self._judge is None:
             return {}
         return {
@@ -105,25 +108,29 @@ class Examiner:
             if (probe.template, each.initializer) not in self._of_words
         }
 
-    def _request(self, probe: Probe, name: str, candidate: Candidate | None = None) -> ImageRequest:
+    def _request(
+        self, probe: ValidationPrompt, name: str, candidate: ValidationCandidate | None = None
+    ) -> ImageRequest:
         tokens = {name: candidate.artifact.token} if candidate else {}
         return ImageRequest(probe.prompt(name), probe.seed, tokens, guidance=self._guidance)
 
-    def _trial(self, candidate: Candidate, pictures: Sequence[Image.Image]) -> Trial:
+    def _trial(
+        self, candidate: ValidationCandidate, images: Sequence[Image.Image]
+    ) -> TokenValidation:
         asked = candidate.probes(self._num_probes)
         name = candidate.artifact.token.placeholder
         if self._judge is None:
-            shown = tuple(ProbePicture(prompt=p.prompt(name), seed=p.seed) for p in asked)
-            return Trial(Quality(judge=None, pictures=shown), pictures)
+            shown = tuple(ValidationImage(prompt=p.prompt(name), seed=p.seed) for p in asked)
+            return TokenValidation(Quality(judge=None, images=shown), images)
         noun = candidate.class_noun or candidate.initializer
-        scores = self._judge.scores(pictures, asked, candidate.references, noun)
+        scores = self._judge.scores(images, asked, candidate.references, noun)
         of_word = [self._of_words[probe.template, candidate.initializer] for probe in asked]
         word_scores = self._judge.scores(of_word, asked, candidate.references, noun)
-        return Trial(
+        return TokenValidation(
             Quality(
                 judge=self._judge.name,
-                pictures=tuple(
-                    ProbePicture(
+                images=tuple(
+                    ValidationImage(
                         prompt=probe.prompt(name), seed=probe.seed, subject_score=s, prompt_score=p
                     )
                     for probe, (s, p) in zip(asked, scores, strict=True)
@@ -132,5 +139,5 @@ class Examiner:
                 prompt_score=fmean(p for _, p in scores),
                 word_subject_score=fmean(s for s, _ in word_scores),
             ),
-            pictures,
+            images,
         )

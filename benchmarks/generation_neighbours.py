@@ -1,17 +1,17 @@
-"""How far a picture depends on those beside it, in levels of 255, by their number and the dtype.
+"""How far an image depends on those beside it, in levels of 255, by their number and the dtype.
 
-    python benchmarks/painting_neighbours.py [--pictures 2 4 8 16] [--json FILE]
-    python benchmarks/painting_neighbours.py --models sdxl      # on a GPU
+    python benchmarks/generation_neighbours.py [--images 2 4 8 16] [--json FILE]
+    python benchmarks/generation_neighbours.py --models sdxl      # on a GPU
 
-Some pictures are painted alone, and each beside the pictures of two crowds that have nothing in
+Some images are generated alone, and each beside the images of two crowds that have nothing in
 common: other tokens, seeds, guidance, numbers of steps, and how far they are.
 
 same    whether it is the same, bit for bit, in both crowds, at its first and last place among them
-max     levels by which it differs from the one that was painted alone: the most of any pixel
-mean    the same, over all pixels of the picture that differs most
+max     levels by which it differs from the one that was generated alone: the most of any pixel
+mean    the same, over all pixels of the image that differs most
 
-Models of the catalogue have random weights; what they paint says nothing, and rounding may show
-more in it than in pictures.
+Models of the catalogue have random weights; what they generate says nothing, and rounding may show
+more in it than in images.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from painting_load import PLACEHOLDER
-from pictures import MINIATURE_PROMPT, draw_tokens
+from generation_load import PLACEHOLDER
+from images import MINIATURE_PROMPT, draw_tokens
 from random_models import description, load_engine, open_model
 from random_tokenizers import PROMPT
 from rich.console import Console
@@ -35,32 +35,32 @@ from dti_engine.devices import find_device
 from dti_engine.files import environment
 from dti_engine.generation.denoiser import (
     Denoiser,
-    Denoising,
+    DenoisingState,
     ImageRequest,
     begin,
     decode,
     to_image,
 )
-from dti_engine.generation.prompt_cache import PromptReader
-from dti_engine.generation.scheduler import Sampler
+from dti_engine.generation.prompt_cache import PromptCache
+from dti_engine.generation.scheduler import LinearScheduler
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Easel:
-    """Paints one picture at a time, alone or beside others."""
+    """Generates one image at a time, alone or beside others."""
 
     def __init__(self, backbone: Backbone, prompt: str, side: int, steps: int, most: int) -> None:
-        """most: pictures beside one."""
+        """most: images beside one."""
         self._backbone, self._prompt, self._side, self._steps = backbone, prompt, side, steps
         self._tokens = draw_tokens(backbone, 2 * most + 1)
-        self._reader = PromptReader(backbone)
+        self._reader = PromptCache(backbone)
 
-    def paint(self, seed: int, count: int = 0, crowd: int = 0, place: int = 0) -> Any:
-        """(side, side, 3) levels of a picture, beside `count` others of a crowd: 0 or 1."""
+    def generate(self, seed: int, count: int = 0, crowd: int = 0, place: int = 0) -> Any:
+        """(side, side, 3) levels of an image, beside `count` others of a crowd: 0 or 1."""
         (mine,) = self._begin([self._order(seed, 0, 5.0)], self._steps)
         numbers = range(1 + crowd * count, 1 + (1 + crowd) * count)
-        # All have a while to go when the picture is done, the crowds from different steps on.
+        # All have a while to go when the image is done, the crowds from different steps on.
         orders = [self._order(100 + n, n, 2.0 + crowd + n / 8) for n in numbers]
         others = self._begin(orders, (3 + crowd) * self._steps) if count else []
         denoiser = Denoiser(self._backbone)
@@ -75,19 +75,19 @@ class Easel:
         tokens = {PLACEHOLDER: self._tokens[token]}
         return ImageRequest(self._prompt, seed, tokens, guidance=guidance, instruction=False)
 
-    def _begin(self, orders: list[ImageRequest], steps: int) -> list[Denoising]:
-        sampler = Sampler.of(self._backbone.new_scheduler(), steps)
+    def _begin(self, orders: list[ImageRequest], steps: int) -> list[DenoisingState]:
+        sampler = LinearScheduler.of(self._backbone.new_scheduler(), steps)
         return begin(self._backbone, self._reader, orders, sampler, (self._side, self._side))
 
 
-def measure(easel: Easel, seeds: int, pictures: list[int]) -> list[dict[str, Any]]:
+def measure(easel: Easel, seeds: int, images: list[int]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    alone = [easel.paint(seed) for seed in range(seeds)]
-    for count in pictures:
+    alone = [easel.generate(seed) for seed in range(seeds)]
+    for count in images:
         same, differences = True, list[Any]()
         for seed in range(seeds):
             first, *others = (
-                easel.paint(seed, count - 1, crowd, place)
+                easel.generate(seed, count - 1, crowd, place)
                 for crowd in (0, 1)
                 for place in (0, count - 1)
             )
@@ -95,7 +95,7 @@ def measure(easel: Easel, seeds: int, pictures: list[int]) -> list[dict[str, Any
             differences += [abs(each - alone[seed]) for each in (first, *others)]
         found.append(
             {
-                "pictures": count,
+                "images": count,
                 "same": same,
                 "max": max(int(each.max()) for each in differences),
                 "mean": max(float(each.mean()) for each in differences),
@@ -105,11 +105,11 @@ def measure(easel: Easel, seeds: int, pictures: list[int]) -> list[dict[str, Any
 
 
 def show(name: str, found: dict[str, list[dict[str, Any]]]) -> Table:
-    table = Table("dtype", "pictures", "same", "max", "mean", title=name)
+    table = Table("dtype", "images", "same", "max", "mean", title=name)
     for dtype, rows in found.items():
         for row in rows:
             same = "yes" if row["same"] else "no"
-            cells = str(row["pictures"]), same, str(row["max"]), f"{row['mean']:.4f}"
+            cells = str(row["images"]), same, str(row["max"]), f"{row['mean']:.4f}"
             table.add_row(dtype, *cells)
     return table
 
@@ -125,8 +125,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
     parser.add_argument("--side", type=int, metavar="PX", help="default: each model's own")
     parser.add_argument("--dtypes", nargs="+", choices=[*DTYPES], default=[*DTYPES])
-    parser.add_argument("--pictures", type=int, nargs="+", default=[2, 4, 8, 16], help="in a call")
-    parser.add_argument("--seeds", type=int, default=4, help="pictures that are looked at")
+    parser.add_argument("--images", type=int, nargs="+", default=[2, 4, 8, 16], help="in a call")
+    parser.add_argument("--seeds", type=int, default=4, help="images that are looked at")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
@@ -140,8 +140,8 @@ def main() -> None:
                 backbone = load_engine(checkpoint, device=device, dtype=DTYPES[dtype])
             prompt = (MINIATURE_PROMPT if name == "miniature" else PROMPT).format(PLACEHOLDER)
             side = options.side or description(checkpoint).image_size
-            easel = Easel(backbone, prompt, side, options.steps, max(options.pictures))
-            found[dtype] = measure(easel, options.seeds, options.pictures)
+            easel = Easel(backbone, prompt, side, options.steps, max(options.images))
+            found[dtype] = measure(easel, options.seeds, options.images)
         console.print(show(name, found))
         if options.json:  # after each, as a GPU may be lent for a short time
             options.json.write_text(json.dumps(report, indent=2) + "\n")

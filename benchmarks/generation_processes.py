@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import torch
 
-from services.local.processes import Command, Kept
-from services.local.service import Plan, Service, free_port
+from services.local.processes import Command, SupervisedProcess
+from services.local.service import LocalService, ServicePlan, free_port
 
 API, SERVE, ENGINE = "API", "Serve's proxy", "engine"
 
@@ -26,16 +26,18 @@ Pids = Mapping[str, Callable[[], list[int]]]
 
 
 @contextmanager
-def plain(store: str, offers: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
+def plain(store: str, models: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
     """One process of the API, and one engine without Ray."""
     api_port, engine_port = free_port(), free_port()
     url, engines = f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{engine_port}/engines"
     shared = {"DTI_ENGINE_SECRET": secrets.token_hex(32), "DTI_API_ENGINES": engines}
 
-    def kept(name: str, *arguments: str) -> Kept:
-        given = [*arguments, "--store", store, "--offers", str(offers)]
+    def kept(name: str, *arguments: str) -> SupervisedProcess:
+        given = [*arguments, "--store", store, "--models", str(models)]
         line = [sys.executable, "-m", *given]
-        return Kept(Command(name, line, {**os.environ, **shared}), folder / f"{name}.log")
+        return SupervisedProcess(
+            Command(name, line, {**os.environ, **shared}), folder / f"{name}.log"
+        )
 
     threads = ["--threads", str(torch.get_num_threads())]
     engine = kept("engine", "services.inference", "run", "--port", str(engine_port), *threads)
@@ -52,10 +54,12 @@ def plain(store: str, offers: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
 
 
 @contextmanager
-def on_ray(store: str, offers: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
+def on_ray(store: str, models: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
     """As `dti serve` has it."""
     cpus = 2 * torch.get_num_threads()  # of which torch gets half
-    with Service(Plan(store=store, port=free_port(), offers=offers, cpus=cpus)) as service:
+    with LocalService(
+        ServicePlan(store=store, port=free_port(), models=models, cpus=cpus)
+    ) as service:
         service.wait_until_ready(PATIENCE)
         yield (
             service.url,
@@ -67,7 +71,7 @@ def on_ray(store: str, offers: Path, folder: Path) -> Iterator[tuple[str, Pids]]
         )
 
 
-def _wait(url: str, kept: Kept) -> None:
+def _wait(url: str, kept: SupervisedProcess) -> None:
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -80,11 +84,11 @@ def _wait(url: str, kept: Kept) -> None:
         time.sleep(0.2)
 
 
-def _pids(kept: Kept) -> list[int]:
+def _pids(kept: SupervisedProcess) -> list[int]:
     return [kept.pid] if kept.pid else []
 
 
-def _of_node(service: Service, name: str) -> list[int]:
+def _of_node(service: LocalService, name: str) -> list[int]:
     """Processes of the Ray node whose names have this in them."""
     found: list[int] = []
     for folder in Path("/proc").glob("[0-9]*"):
