@@ -169,7 +169,7 @@ def waits(backbone: Backbone, config: TrainConfig) -> str | None:
     """What made the host wait in a step, if anything did; None on a CPU, where it cannot tell."""
     if backbone.device.type != "cuda":
         return None
-    trainer = full_trainer(backbone, config.changed(fixed_every=2), num_slots=1)
+    trainer = full_trainer(backbone, config.changed(eval_every=2), num_slots=1)
     trainer.step()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -21,7 +21,7 @@ def keep(ledger: Ledger, tokens: Iterable[LearnedToken], fingerprint: str) -> li
     keys = JobKeys(TENANT, job)
     names: list[str] = []
     for index, token in enumerate(tokens):
-        artifact = Artifact.of(token, backbone="x", fingerprint=fingerprint, origin=_ORIGIN)
+        artifact = Artifact.of(token, model="x", fingerprint=fingerprint, origin=_ORIGIN)
         payload = artifact.to_bytes()
         digest = hashlib.sha256(payload).hexdigest()
         record = ResultRecord(nonce=str(index), status="succeeded", attempt=1, sha256=digest)

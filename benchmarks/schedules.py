@@ -56,16 +56,16 @@ class Way:
     run: str  # of RUNS, in which it is found
     step: int
     patience: int = 0
-    least_gain: float = 0.02
+    min_improvement: float = 0.02
 
     @property
     def rule(self) -> TrainConfig:
-        return RUNS[self.run].changed(patience=self.patience, least_gain=self.least_gain)
+        return RUNS[self.run].changed(patience=self.patience, min_improvement=self.min_improvement)
 
 
 RUNS = {
     "constant": CONSTANT,
-    "averaged": CONSTANT.changed(averaging=0.9, steps=200),
+    "averaged": CONSTANT.changed(ema_decay=0.9, steps=200),
     "cosine-200": COSINE.changed(lr=0.15, steps=200),
     "cosine-100": COSINE.changed(lr=0.15, steps=100),
     "cosine-50": COSINE.changed(lr=0.2, steps=50),
@@ -76,8 +76,8 @@ WAYS = (
     Way("constant, 100 steps", "constant", 100),
     Way("constant and averaged, 200 steps", "averaged", 200),
     Way("constant and averaged, 100 steps", "averaged", 100),
-    Way("the same, patience 2, gain 2 %", "averaged", 0, patience=2, least_gain=0.02),
-    Way("the same, patience 3, gain 2 %", "averaged", 0, patience=3, least_gain=0.02),
+    Way("the same, patience 2, gain 2 %", "averaged", 0, patience=2, min_improvement=0.02),
+    Way("the same, patience 3, gain 2 %", "averaged", 0, patience=3, min_improvement=0.02),
     Way("cosine from 0.15, 200 steps", "cosine-200", 200),
     Way("cosine from 0.15, 100 steps", "cosine-100", 100),
     Way("cosine from 0.2, 50 steps", "cosine-50", 50),
@@ -149,7 +149,7 @@ def train_missing(work: Work, backbone: Backbone, run: str, runs: Sequence[Run])
         keep(outcome.subject, outcome.artifact)
         training = outcome.artifact.manifest.training
         assert training
-        every = config.fixed_every
+        every = config.eval_every
         looks = [training.first_fixed_loss]
         looks += [each.fixed_loss for each in outcome.reports[every - 1 :: every]]
         work.looks(run, outcome.subject.id).write_text(json.dumps(looks))
@@ -162,7 +162,7 @@ def step_of(work: Work, way: Way, name: str) -> int:
     looks = json.loads(work.looks(way.run, name).read_text())
     for count in range(1, len(looks)):
         if has_converged(looks[: count + 1], way.rule):
-            return count * way.rule.fixed_every
+            return count * way.rule.eval_every
     return way.rule.steps
 
 

@@ -17,7 +17,7 @@ CaptionFamily: TypeAlias = Literal["object", "style", "person", "miniature"]
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Timesteps: TypeAlias = Literal["uniform", "stratified"]
 Schedule: TypeAlias = Literal["constant", "cosine"]
-Start: TypeAlias = Literal["words", "states"]
+Init: TypeAlias = Literal["words", "states"]
 """Rows of the initializer's words in the vocabulary, or what the text encoder makes of them."""
 Pooling: TypeAlias = Literal["eos", "legacy"]
 """Where the summary of a prompt is read: at its end, or at the highest id, as older tools do."""
@@ -63,16 +63,16 @@ class TrainConfig(BaseModel):
     schedule: Schedule = Field(
         default="constant", description="of lr; cosine: falls to 0 over the steps"
     )
-    averaging: float = Field(
+    ema_decay: float = Field(
         default=0.0,
         ge=0,
         lt=1,
         description="dti: decay of the running mean of directions that a token is; 0: the last one",
     )
-    start: Start = Field(
+    init: Init = Field(
         default="words", description="what vectors start as; states: the encoder's last ones"
     )
-    pull: float = Field(
+    anchor_weight: float = Field(
         default=0.0, ge=0, description="ti: weight of the distance to the start in the loss"
     )
     weight_decay: float = Field(
@@ -94,13 +94,13 @@ class TrainConfig(BaseModel):
     instruction: bool = Field(
         default=False, description="models that take one: whether it stands before every caption"
     )
-    fixed_every: int = Field(
+    eval_every: int = Field(
         default=20, gt=0, description="steps between two looks at the loss on a fixed batch"
     )
     patience: int = Field(
         default=0, ge=0, description="looks in a row without gain that end the training; 0: none do"
     )
-    least_gain: float = Field(
+    min_improvement: float = Field(
         default=0.02, ge=0, lt=1, description="part of the whole fall of the loss that is a gain"
     )
 
@@ -113,16 +113,17 @@ class TrainConfig(BaseModel):
     def _contradictions(self) -> Iterator[str]:
         if self.method == "dti" and self.weight_decay:
             yield f"weight_decay must be 0 with method 'dti', not {self.weight_decay}: it fixes |e|"
-        if self.method == "dti" and self.pull:
-            yield f"pull must be 0 with method 'dti', not {self.pull}: it has a prior"
+        if self.method == "dti" and self.anchor_weight:
+            value = self.anchor_weight
+            yield f"anchor_weight must be 0 with method 'dti', not {value}: it has a prior"
         if self.method == "ti" and self.kappa:
             yield f"kappa must be 0 with method 'ti', not {self.kappa}: it has no prior"
         if self.method == "ti" and self.beta2:
             yield f"beta2 must be 0 with method 'ti', not {self.beta2}: its AdamW has its own"
-        if self.method == "ti" and self.averaging:
-            yield f"averaging must be 0 with method 'ti', not {self.averaging}: it is of directions"
+        if self.method == "ti" and self.ema_decay:
+            yield f"ema_decay must be 0 with method 'ti', not {self.ema_decay}: it is of directions"
 
-    def refusal_beside(self, other: "TrainConfig") -> str | None:
+    def incompatibility_with(self, other: "TrainConfig") -> str | None:
         """Why subjects with these two configs cannot share a batch; None if they can.
 
         A batch has one shape, and one method moves all of its rows. All else is per subject.

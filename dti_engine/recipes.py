@@ -43,7 +43,7 @@ def sdxl_release() -> TrainConfig:
         lr=0.04,  # official code: 0.01, which the launcher multiplies by the batch size
         kappa=1e-4,  # official code; paper, section 3.2
         pooling="legacy",  # official code: transformers pools at the highest id
-        fixed_every=50,  # ours, changes no token: a look costs two thirds of a step
+        eval_every=50,  # ours, changes no token: a look costs two thirds of a step
     )
 
 
@@ -69,7 +69,7 @@ def sana_release() -> TrainConfig:
         kappa=5e-5,  # official code
         shift=1.0,  # official code: its scheduler does not find the checkpoint's shift of 3
         instruction=False,  # official code trains without
-        fixed_every=50,  # as for SDXL
+        eval_every=50,  # as for SDXL
     )
 
 
@@ -91,7 +91,7 @@ def sd() -> TrainConfig:
     return sdxl_release().changed(
         resolution=512,  # the size that Stable Diffusion 1.5 and 2.1-base were trained at
         pooling="eos",  # of no effect: they take no summary
-        fixed_every=20,  # a look costs less than on the larger models
+        eval_every=20,  # a look costs less than on the larger models
     )
 
 
@@ -116,11 +116,11 @@ def standard_ti(config: TrainConfig) -> TrainConfig:
         lr=5e-3,  # paper, appendix D.1: "commonly-used"; its official code takes 4 times as much
         weight_decay=1e-2,  # diffusers' example and official code, SDXL: torch's default
         magnitude="initializer",  # diffusers' example: starts as a copy of the initializer
-        start="words",
-        pull=0.0,
+        init="words",
+        anchor_weight=0.0,
         kappa=0.0,
         beta2=0.0,
-        averaging=0.0,
+        ema_decay=0.0,
         schedule="constant",  # diffusers' example and official code
         patience=0,
     )
@@ -133,8 +133,8 @@ def cross_init(config: TrainConfig) -> TrainConfig:
     Source: Pang et al. 2024; its official code; paper, appendix D.1 on rate and weight of the pull.
     """
     return standard_ti(config).changed(
-        start="states",
-        pull=1e-5,  # paper, appendix D.1, and CrossInit's official code
+        init="states",
+        anchor_weight=1e-5,  # paper, appendix D.1, and CrossInit's official code
     )
 
 

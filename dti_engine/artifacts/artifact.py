@@ -67,12 +67,12 @@ class Artifact:
                 )
 
     @classmethod
-    def of(cls, token: LearnedToken, *, backbone: str, fingerprint: str, origin: Origin) -> Self:
-        """A new artifact; backbone and fingerprint say which weights the token belongs to."""
+    def of(cls, token: LearnedToken, *, model: str, fingerprint: str, origin: Origin) -> Self:
+        """A new artifact; model and fingerprint say which weights the token belongs to."""
         manifest = Manifest(
             placeholder=token.placeholder,
-            backbone=backbone,
-            backbone_fingerprint=fingerprint,
+            model=model,
+            model_fingerprint=fingerprint,
             magnitudes={name: tuple(norms.tolist()) for name, norms in token.magnitudes().items()},
             origin=origin,
         )
@@ -146,13 +146,13 @@ class Artifact:
             used at all; with `same_weights` also where the weights differ.
         """
         made_for = {name: rows.shape[-1] for name, rows in self.token.embeddings.items()}
-        origin = f"{self.manifest.placeholder} was made with {self.manifest.backbone!r}"
+        origin = f"{self.manifest.placeholder} was made with {self.manifest.model!r}"
         if made_for != dict(dims):
             raise ArtifactMismatchError(
                 f"{origin}, whose encoders have the dimensions {made_for}, not {dict(dims)}; "
                 "use it with that backbone, or train it again with this one"
             )
-        if fingerprint == self.manifest.backbone_fingerprint:
+        if fingerprint == self.manifest.model_fingerprint:
             return None
         warning = (
             f"{origin}, whose vocabulary has other embeddings: images may not show the subject"

@@ -85,7 +85,7 @@ def _a1111(artifact: Artifact, path: Path) -> Export:
         "name": path.stem,
         "step": training.steps_done if training else 0,
         "sd_checkpoint": None,
-        "sd_checkpoint_name": artifact.manifest.backbone,
+        "sd_checkpoint_name": artifact.manifest.model,
     }
     data = io.BytesIO()
     torch.save(content, data)

@@ -164,9 +164,7 @@ def import_token(
         pooling=token.pooling if backbone.pools else None,
         files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
     )
-    return Artifact.of(
-        token, backbone=backbone.name, fingerprint=backbone.fingerprint, origin=origin
-    )
+    return Artifact.of(token, model=backbone.name, fingerprint=backbone.fingerprint, origin=origin)
 
 
 def _placeholder(name: str | None, file: Path) -> str:

@@ -37,7 +37,7 @@ class Quality(BaseModel):
 
     model_config = _STRICT
 
-    judge: str | None  # who scored; None: nobody can judge this backbone's images
+    scorer: str | None  # what scored the images; None: no scorer knows this model
     images: tuple[ValidationImage, ...]
     subject_score: float | None = None  # means over the images
     prompt_score: float | None = None
@@ -112,8 +112,8 @@ class Manifest(BaseModel):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     placeholder: str
-    backbone: str
-    backbone_fingerprint: Sha256
+    model: str
+    model_fingerprint: Sha256
     magnitudes: Mapping[str, tuple[float, ...]]  # encoder -> length of each of its vectors
     origin: Origin
     engine_version: str = __version__

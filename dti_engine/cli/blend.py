@@ -78,7 +78,7 @@ def kept(
     from dti_engine.artifacts.artifact import Artifact
     from dti_engine.artifacts.manifest import Blended, Parent
 
-    made_with = {each.manifest.backbone_fingerprint: each.manifest.backbone for each in parents}
+    made_with = {each.manifest.model_fingerprint: each.manifest.model for each in parents}
     if len(made_with) > 1:
         raise ArtifactMismatchError(
             f"the tokens were made with different weights, {', '.join(made_with.values())}, so "
@@ -92,7 +92,7 @@ def kept(
     )
     is_pooled = any(each.manifest.origin.pooling for each in parents)
     origin = Blended(parents=tuple(used), pooling=token.pooling if is_pooled else None)
-    return Artifact.of(token, backbone=backbone, fingerprint=fingerprint, origin=origin)
+    return Artifact.of(token, model=backbone, fingerprint=fingerprint, origin=origin)
 
 
 EXAMPLES = (

@@ -42,7 +42,7 @@ def inspect(
     from dti_engine.artifacts.artifact import Artifact
 
     artifact = Artifact.load(file)
-    if backbone is None and artifact.manifest.backbone == "miniature":
+    if backbone is None and artifact.manifest.model == "miniature":
         backbone = "miniature"
     vectors, vocabulary = list["VectorReport"](), dict[str, float]()
     if backbone:
@@ -61,7 +61,7 @@ def inspect(
     for vector in vectors:
         results.print(_vector_table(vector, _initializer(artifact), vocabulary))
     if backbone is None:
-        say(f"nearest words: give --backbone, here {artifact.manifest.backbone}")
+        say(f"nearest words: give --backbone, here {artifact.manifest.model}")
 
 
 def _compared(

@@ -118,7 +118,7 @@ class Endings:
         quality = training.quality
         self.flags[name] = quality.flags
         self.log.write(
-            "tried",
+            "validated",
             subject=name,
             subject_score=quality.subject_score,
             prompt_score=quality.prompt_score,

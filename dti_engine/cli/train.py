@@ -173,7 +173,7 @@ def train(
         magnitude=magnitude,
         captions=captions,
         schedule=schedule,
-        averaging=averaging,
+        ema_decay=averaging,
         patience=patience,
         pooling=pooling,
         instruction=instruction,

@@ -121,8 +121,8 @@ def _log_start(
         "started",
         subjects=num_subjects,
         slots=num_slots,
-        backbone=model.name,
-        backbone_fingerprint=model.fingerprint,
+        model=model.name,
+        model_fingerprint=model.fingerprint,
         dtype=str(model.dtype).removeprefix("torch."),
         config=config.model_dump(mode="json"),
         resume=resume,
@@ -147,7 +147,7 @@ class _Watch:
         for report in reports:
             config = self._configs[report.subject_id]
             # Of the steps in between, `fixed_loss` is what it was then.
-            if report.step % config.fixed_every == 0 or report.step == config.steps:
+            if report.step % config.eval_every == 0 or report.step == config.steps:
                 self._log.write(
                     "progress",
                     subject=report.subject_id,

@@ -144,7 +144,7 @@ def require_generation(request: ImageRequest, backbone: Backbone) -> None:
 def image_settings(
     request: ImageRequest, backbone: Backbone, *, steps: int, tokens: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What it takes to generate an image again; tokens: placeholder -> `Artifact.origin` of each."""
+    """Return the settings that reproduce an image; tokens: placeholder -> `Artifact.origin`."""
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
@@ -153,8 +153,8 @@ def image_settings(
         "instruction": request.instruction,
         "steps": steps,
         "tokens": dict(tokens),
-        "backbone": backbone.name,
-        "backbone_fingerprint": backbone.fingerprint,
+        "model": backbone.name,
+        "model_fingerprint": backbone.fingerprint,
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "engine_version": __version__,
     }

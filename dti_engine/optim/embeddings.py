@@ -19,7 +19,7 @@ from dti_engine.optim.rsgd import RunningNorm, step_rows_
 
 
 class RowMetrics(NamedTuple):
-    """What one step did, per row [rows], left on the device; no meaning for rows not seated."""
+    """What one step did, per row [rows], on the device; undefined for inactive rows."""
 
     gradient_norm: Tensor  # |g| of the data loss, before prior and weight decay
     prior_ratio: Tensor  # kappa / |g|: the prior beside the data
@@ -32,9 +32,9 @@ class EmbeddingOptimizer(Protocol):
     """What the trainer asks of a method."""
 
     parameter: Tensor  # (rows, d), the leaf whose gradient `step` takes
-    seated: Tensor  # (rows,) bool, the rows that learn
+    active: Tensor  # (rows,) bool, the rows that learn
 
-    def seat(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
+    def add_rows(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
         """Start these rows afresh at the embeddings `initial` (n, d), and let them learn so.
 
         Of the config, method and beta2 are those that the learner was made for.
@@ -45,8 +45,8 @@ class EmbeddingOptimizer(Protocol):
         """Let these rows take their next steps at this rate."""
         ...
 
-    def vacate(self, rows: slice) -> None:
-        """Stop these rows: no step moves them until they are seated again."""
+    def remove_rows(self, rows: slice) -> None:
+        """Stop these rows: no step moves them until they are added again."""
         ...
 
     def state(self, rows: slice) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ class EmbeddingOptimizer(Protocol):
         ...
 
     def restore(self, rows: slice, state: Mapping[str, Tensor]) -> None:
-        """Let rows that are seated learn on from a `state`, of the same names, shapes, dtypes."""
+        """Let active rows learn on from a `state`, of the same names, shapes, dtypes."""
         ...
 
     def embeddings(self) -> Tensor:
@@ -66,14 +66,14 @@ class EmbeddingOptimizer(Protocol):
         ...
 
     def step(self, gradient: Tensor) -> RowMetrics:
-        """Move every seated row once, by its row of dL/d`parameter` (rows, d)."""
+        """Move every active row once, by its row of dL/d`parameter` (rows, d)."""
         ...
 
 
 class DirectionOptimizer:
     """Directional Textual Inversion: e = m* v, where v moves on the unit sphere and m* stays.
 
-    The prior's mean is v_0. lr is an angle in radians. What is learned is v or, with averaging b,
+    The prior's mean is v_0. lr is an angle in radians. What is learned is v or, with ema_decay b,
     the direction of the running mean a <- b a + (1 - b) v, which has less of each step's noise.
 
     Source: paper, Algorithm 1; see `step`. Averaging: Polyak and Juditsky 1992, here with a mean
@@ -84,9 +84,9 @@ class DirectionOptimizer:
         """`table` [rows, d] gives shape, device and dtype."""
         per_row = table.new_zeros(len(table))
         self.parameter = torch.zeros_like(table, requires_grad=True)
-        self.seated = torch.zeros(len(table), dtype=torch.bool, device=table.device)
+        self.active = torch.zeros(len(table), dtype=torch.bool, device=table.device)
         self._mu, self._average = torch.zeros_like(table), torch.zeros_like(table)
-        self._lr, self._kappa, self._averaging = (per_row.clone() for _ in range(3))
+        self._lr, self._kappa, self._ema_decay = (per_row.clone() for _ in range(3))
         self._magnitudes = per_row.clone()
         self._running = RunningNorm(per_row.clone(), per_row.clone(), beta2)
         self._tables = {
@@ -99,22 +99,22 @@ class DirectionOptimizer:
         }
 
     @torch.no_grad()
-    def seat(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
-        """As `EmbeddingOptimizer.seat`. Raises: ZeroVectorError if a vector is zero."""
+    def add_rows(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
+        """As `EmbeddingOptimizer.add_rows`. Raises: ZeroVectorError if a vector is zero."""
         start = initial.to(self._mu)
         self.parameter[rows] = self._mu[rows] = sphere.normalize(start)
         self._magnitudes[rows] = torch.linalg.vector_norm(start, dim=-1)
         for state in (self._average, self._running.second_moment, self._running.weight):
             state[rows] = 0
-        self._kappa[rows], self._averaging[rows] = config.kappa, config.averaging
+        self._kappa[rows], self._ema_decay[rows] = config.kappa, config.ema_decay
         self.set_rate(rows, config.lr)
-        self.seated[rows] = True
+        self.active[rows] = True
 
     def set_rate(self, rows: slice, lr: float) -> None:
         self._lr[rows] = lr
 
-    def vacate(self, rows: slice) -> None:
-        self.seated[rows] = False
+    def remove_rows(self, rows: slice) -> None:
+        self.active[rows] = False
 
     def state(self, rows: slice) -> dict[str, Tensor]:
         return _copied(self._tables, rows)
@@ -133,17 +133,17 @@ class DirectionOptimizer:
         """Those of `learned`."""
         # The length of the mean is of no account, so its weights need not sum to 1.
         length = sphere.length(self._average)
-        averaged = (self._averaging.unsqueeze(-1) > 0) & (length > 0)
+        averaged = (self._ema_decay.unsqueeze(-1) > 0) & (length > 0)
         return torch.where(averaged, self._average / length, self.parameter)
 
     @torch.no_grad()
     def step(self, gradient: Tensor) -> RowMetrics:
         v, running = self.parameter, self._running if self._running.beta2 > 0 else None
-        report = step_rows_(v, gradient, self._mu, self._lr, self._kappa, running, self.seated)
+        report = step_rows_(v, gradient, self._mu, self._lr, self._kappa, running, self.active)
         self._average.copy_(
             torch.where(
-                self.seated.unsqueeze(-1),
-                torch.lerp(v, self._average, self._averaging.unsqueeze(-1)),
+                self.active.unsqueeze(-1),
+                torch.lerp(v, self._average, self._ema_decay.unsqueeze(-1)),
                 self._average,
             )
         )
@@ -160,8 +160,8 @@ class AdamWOptimizer:
     """Standard Textual Inversion, the baseline: e itself moves, length and all, by AdamW.
 
     Each row counts its own steps, so the table is equal to one `torch.optim.AdamW` per subject.
-    With `TrainConfig.pull`, the loss has pull * |e - e_0| too, mean over a token's vectors.
-    Source: Gal et al. 2022; Loshchilov and Hutter 2019, Algorithm 2, with torch's defaults; pull:
+    With `TrainConfig.anchor_weight` w, the loss has w |e - e_0| too, mean over a token's vectors.
+    Source: Gal et al. 2022; Loshchilov and Hutter 2019, Algorithm 2, with torch's defaults; anchor:
     Pang et al. 2024 (CrossInit), whose code takes the distance, not its square.
     """
 
@@ -171,12 +171,12 @@ class AdamWOptimizer:
         """`table` [rows, d] gives shape, device and dtype."""
         per_row = table.new_zeros(len(table), 1)
         self.parameter = torch.zeros_like(table, requires_grad=True)
-        self.seated = torch.zeros(len(table), dtype=torch.bool, device=table.device)
+        self.active = torch.zeros(len(table), dtype=torch.bool, device=table.device)
         self._initial = torch.zeros_like(table)
         self._first_moment = torch.zeros_like(table)
         self._second_moment = torch.zeros_like(table)
         self._steps, self._lr, self._weight_decay = (per_row.clone() for _ in range(3))
-        self._pull = per_row.clone()
+        self._anchor_weight = per_row.clone()
         self._tables = {
             "vectors": self.parameter,
             "initial": self._initial,
@@ -186,20 +186,20 @@ class AdamWOptimizer:
         }
 
     @torch.no_grad()
-    def seat(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
+    def add_rows(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
         self.parameter[rows] = self._initial[rows] = initial.to(self._initial)
         for state in (self._first_moment, self._second_moment, self._steps):
             state[rows] = 0
         self._weight_decay[rows] = config.weight_decay
-        self._pull[rows] = config.pull / len(initial)
+        self._anchor_weight[rows] = config.anchor_weight / len(initial)
         self.set_rate(rows, config.lr)
-        self.seated[rows] = True
+        self.active[rows] = True
 
     def set_rate(self, rows: slice, lr: float) -> None:
         self._lr[rows] = lr
 
-    def vacate(self, rows: slice) -> None:
-        self.seated[rows] = False
+    def remove_rows(self, rows: slice) -> None:
+        self.active[rows] = False
 
     def state(self, rows: slice) -> dict[str, Tensor]:
         return _copied(self._tables, rows)
@@ -215,20 +215,20 @@ class AdamWOptimizer:
 
     @torch.no_grad()
     def step(self, gradient: Tensor) -> RowMetrics:
-        before, seated = self.parameter.clone(), self.seated.unsqueeze(-1)
-        self._steps += seated
+        before, active = self.parameter.clone(), self.active.unsqueeze(-1)
+        self._steps += active
         data_norm = torch.linalg.vector_norm(gradient, dim=-1)
         # `normalize` gives zero at the start itself, where the distance has no slope.
-        gradient = gradient + self._pull * normalize(before - self._initial, dim=-1)
+        gradient = gradient + self._anchor_weight * normalize(before - self._initial, dim=-1)
         for state, observed, beta in (
             (self._first_moment, gradient, self._BETA1),
             (self._second_moment, gradient.square(), self._BETA2),
         ):
-            state.copy_(torch.where(seated, beta * state + (1 - beta) * observed, state))
+            state.copy_(torch.where(active, beta * state + (1 - beta) * observed, state))
         mean = self._first_moment / _debias(self._BETA1, self._steps)
         spread = (self._second_moment / _debias(self._BETA2, self._steps)).sqrt() + self._EPS
         moved = (1 - self._lr * self._weight_decay) * before - self._lr * mean / spread
-        self.parameter.copy_(torch.where(seated, moved, before))
+        self.parameter.copy_(torch.where(active, moved, before))
         return RowMetrics(
             gradient_norm=data_norm,
             prior_ratio=gradient.new_zeros(len(gradient)),
@@ -238,7 +238,9 @@ class AdamWOptimizer:
         )
 
 
-def new_learner(config: TrainConfig, num_rows: int, vocabulary: Tensor) -> EmbeddingOptimizer:
+def new_embedding_optimizer(
+    config: TrainConfig, num_rows: int, vocabulary: Tensor
+) -> EmbeddingOptimizer:
     """The learner of the config's method, its rows empty, and like those of `vocabulary` [V, d]."""
     dtype = torch.promote_types(vocabulary.dtype, torch.float32)
     table = torch.zeros(num_rows, vocabulary.shape[1], dtype=dtype, device=vocabulary.device)

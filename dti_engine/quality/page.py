@@ -206,7 +206,7 @@ def _notes(summary: Summary) -> Iterator[str]:
             f"{num_alone} tokens were tried out, but not held beside the others yet, so that none "
             "of them is flagged; the same command with --resume does it."
         )
-    if len(run.backbones) > 1:
-        yield f"The tokens are of different models: {', '.join(run.backbones)}."
+    if len(run.models) > 1:
+        yield f"The tokens are of different models: {', '.join(run.models)}."
     if summary.left_out:
         yield f"Left out, as they were not learned here: {', '.join(summary.left_out)}."

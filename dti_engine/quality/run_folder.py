@@ -2,7 +2,7 @@
 
 NAME.safetensors               the token of a subject
 steps/NAME/N.safetensors       the same after N steps, if they were kept
-probes/NAME/                   what it was tried out in: 0.png, ... and reference.jpg
+validation/NAME/               what it was tried out in: 0.png, ... and reference.jpg
 checkpoints/                   subjects in training, see `keepers`
 earlier/                       tokens that a new run has taken the place of
 run.jsonl                      what happened when, see `commands.events`
@@ -51,16 +51,16 @@ class RunFolder:
         for path in sorted(self.root.glob("*.safetensors")):
             with suppress(ArtifactError):
                 manifest = (artifact := Artifact.load(path)).manifest
-                if manifest.backbone_fingerprint == fingerprint and _is_tried(artifact):
+                if manifest.model_fingerprint == fingerprint and _is_tried(artifact):
                     found[path.stem] = artifact
         return found
 
     def image(self, name: str, index: int) -> Path:
-        return self.root / "probes" / name / f"{index}.png"
+        return self.root / "validation" / name / f"{index}.png"
 
     def reference(self, name: str) -> Path:
         """A small copy of the first image that it was learned from."""
-        return self.root / "probes" / name / "reference.jpg"
+        return self.root / "validation" / name / "reference.jpg"
 
     def settle(self, name: str, tried: Sequence[tuple[Artifact, TokenValidation]]) -> Artifact:
         """Keep what came of its tokens; the best, or else the last, is its token from now on.

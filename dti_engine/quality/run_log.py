@@ -50,7 +50,7 @@ class Past:
             case "failed":
                 self.failure = text(event, "error") or "the log does not say why"
                 self.failure_kind = text(event, "kind")
-            case "tried":
+            case "validated":
                 self.is_compared = True
             case "warning" if (message := text(event, "message")) and message not in self.warnings:
                 self.warnings.append(message)
@@ -117,7 +117,7 @@ class History:
 class Run:
     """How the tokens were made, as far as known."""
 
-    backbones: tuple[str, ...]
+    models: tuple[str, ...]
     dtype: str | None
     num_slots: int | None
     num_subjects: int | None  # that the last run was asked for
@@ -133,10 +133,10 @@ class Run:
     @classmethod
     def of(cls, history: History, tokens: Sequence[Manifest]) -> "Run":
         started, config = history.started, history.started.get("config")
-        backbone = text(started, "backbone")
-        named = {backbone} if backbone else {each.backbone for each in tokens}
+        model = text(started, "model")
+        named = {model} if model else {each.model for each in tokens}
         return cls(
-            backbones=tuple(sorted(named)),
+            models=tuple(sorted(named)),
             dtype=text(started, "dtype"),
             num_slots=count(started, "slots"),
             num_subjects=count(started, "subjects"),

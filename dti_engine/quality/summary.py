@@ -45,7 +45,7 @@ class Row:
     remarks: tuple[str, ...] = ()  # what else a person should know
     placeholder: str | None = None
     initializer: str | None = None
-    judge: str | None = None
+    scorer: str | None = None
     score: float | None = None  # the mean of subject score and prompt score
     subject_score: float | None = None
     prompt_score: float | None = None
@@ -144,7 +144,7 @@ def _with_trial(found: Row, quality: Quality, folder: RunFolder) -> Row:
         found,
         state="flagged" if quality.flags else "passed",
         flags=quality.flags,
-        judge=quality.judge,
+        scorer=quality.scorer,
         score=quality.score,
         subject_score=quality.subject_score,
         prompt_score=quality.prompt_score,
@@ -204,9 +204,9 @@ class Summary:
         return tuple(each for each in self.rows if each.state in _LEARNED)
 
     @property
-    def judges(self) -> tuple[str, ...]:
+    def scorers(self) -> tuple[str, ...]:
         """Who scored tokens; nobody: either none was tried out, or nobody can."""
-        return tuple(sorted({each.judge for each in self.rows if each.judge}))
+        return tuple(sorted({each.scorer for each in self.rows if each.scorer}))
 
     @property
     def means(self) -> dict[str, float | None]:
@@ -243,7 +243,7 @@ class Summary:
             "counts": self.counts,
             "means": self.means,
             "median_angle_deg": self.median_angle_deg,
-            "judges": list(self.judges),
+            "scorers": list(self.scorers),
             "run": asdict(self.run),
             "worst": [each.name for each in self.worst],
             "best": [each.name for each in self.best],
@@ -277,7 +277,7 @@ def collect(root: Path, history: History) -> Summary:
             token := tokens.get(name),
             history.subjects.get(name),
             folder,
-            words.get(token.backbone_fingerprint, {}) if isinstance(token, Manifest) else {},
+            words.get(token.model_fingerprint, {}) if isinstance(token, Manifest) else {},
         )
         for name in names
     ]
@@ -307,7 +307,7 @@ def _words(tokens: Sequence[Manifest]) -> dict[str, dict[str, float]]:
             and training.config.magnitude == "vocabulary"
         ):
             lengths = {name: values[0] for name, values in each.magnitudes.items() if values}
-            found.setdefault(each.backbone_fingerprint, {}).update(lengths)
+            found.setdefault(each.model_fingerprint, {}).update(lengths)
     return found
 
 

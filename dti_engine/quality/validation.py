@@ -121,14 +121,14 @@ class TokenValidator:
         name = candidate.artifact.token.placeholder
         if self._judge is None:
             shown = tuple(ValidationImage(prompt=p.prompt(name), seed=p.seed) for p in asked)
-            return TokenValidation(Quality(judge=None, images=shown), images)
+            return TokenValidation(Quality(scorer=None, images=shown), images)
         noun = candidate.class_noun or candidate.initializer
         scores = self._judge.scores(images, asked, candidate.references, noun)
         of_word = [self._of_words[probe.template, candidate.initializer] for probe in asked]
         word_scores = self._judge.scores(of_word, asked, candidate.references, noun)
         return TokenValidation(
             Quality(
-                judge=self._judge.name,
+                scorer=self._judge.name,
                 images=tuple(
                     ValidationImage(
                         prompt=probe.prompt(name), seed=probe.seed, subject_score=s, prompt_score=p

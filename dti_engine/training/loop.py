@@ -35,9 +35,9 @@ def train(
 
     Work is done as outcomes are taken, and what was taken survives whatever stops the rest. A
     subject is taken from `subjects` when a slot falls free, so an iterator may load images as it
-    goes. Subjects may have configs of their own that share a batch (`TrainConfig.refusal_beside`),
-    and each counts its own steps. One that cannot be trained is an outcome too, with its error.
-    Options: see `Trainer`.
+    goes. Subjects may have configs of their own, if they can share a batch
+    (`TrainConfig.incompatibility_with`), and each counts its own steps. One that cannot be trained
+    is an outcome too, with its error. Options: see `Trainer`.
 
     With a keeper, subjects go on from the checkpoints that it has, are kept every so many of their
     steps, and all at the end of the step in which it is stopped; no more is yielded then. To take a

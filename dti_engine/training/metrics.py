@@ -62,7 +62,7 @@ def tabulate(
     learners: Sequence[EmbeddingOptimizer],
     rows: Sequence[RowMetrics],
 ) -> Tensor:
-    """The figures of `StepMetrics` from `loss` on, of all K slots in one tensor: one read is enough.
+    """Return the figures of `StepMetrics` from `loss` on, for all K slots: one device read.
 
     Shapes: losses, fixed_losses (K,), one per slot; rows, one report per learner, of (K * V,)
     -> (K, 8). No meaning where a slot is empty.
@@ -74,7 +74,7 @@ def tabulate(
     def mean(values: Sequence[Tensor]) -> Tensor:
         return torch.where(seated, by_slot(values), 0).sum(dim=1) / seated.sum(dim=1)
 
-    seated = by_slot([learner.seated for learner in learners])  # (K, encoders * V)
+    seated = by_slot([learner.active for learner in learners])  # (K, encoders * V)
     gradient_norms = [row.gradient_norm for row in rows]
     figures = [
         losses,

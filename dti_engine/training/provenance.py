@@ -49,7 +49,7 @@ class Provenance(BaseModel):
     seed: int
     num_vectors: Mapping[str, int]  # encoder -> vectors
     config: TrainConfig
-    backbone_fingerprint: Sha256
+    model_fingerprint: Sha256
     dtype: str  # that the denoiser computes in
     images: tuple[SeenImage, ...]  # in order: draws are numbers of images
 
@@ -69,7 +69,7 @@ class Provenance(BaseModel):
             seed=subject.seed,
             num_vectors=dict(num_vectors),
             config=subject.config or config,
-            backbone_fingerprint=backbone.fingerprint,
+            model_fingerprint=backbone.fingerprint,
             dtype=str(backbone.dtype).removeprefix("torch."),
             images=tuple(map(SeenImage.of, subject.images)),
         )
@@ -97,9 +97,7 @@ class Provenance(BaseModel):
             *_change("initializer", then.initializer, self.initializer),
             *_change("seed", then.seed, self.seed),
             *_change("num_vectors", manifest.num_vectors, self.num_vectors),
-            *_change(
-                "backbone_fingerprint", manifest.backbone_fingerprint, self.backbone_fingerprint
-            ),
+            *_change("model_fingerprint", manifest.model_fingerprint, self.model_fingerprint),
             *_config_changes(then.config, self.config),
         ]
         subject_images = {each.name: each.sha256 for each in self.images}

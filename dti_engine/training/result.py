@@ -45,7 +45,7 @@ def outcome(
         return TrainingResult(subject, error=error, reports=reports)
     if occupant.step == budget:
         stop_reason = "budget"
-    elif occupant.step % occupant.config.fixed_every == 0 and has_converged(
+    elif occupant.step % occupant.config.eval_every == 0 and has_converged(
         occupant.looks, occupant.config
     ):
         stop_reason = "converged"
@@ -72,7 +72,7 @@ def artifact(
     )
     return Artifact.of(
         token,
-        backbone=backbone.name,
+        model=backbone.name,
         fingerprint=backbone.fingerprint,
         origin=Trained(
             initializer=subject.initializer,

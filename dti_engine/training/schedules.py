@@ -27,8 +27,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def has_converged(looks: Sequence[float], config: TrainConfig) -> bool:
     """Whether the last `patience` looks have brought no gain.
 
-    looks: the losses before training and after every `fixed_every` steps. A gain is a lowest loss
-    that lies under the lowest before by more than `least_gain` of the whole fall so far.
+    looks: the losses before training and after every `eval_every` steps. A gain is a lowest loss
+    that lies under the lowest before by more than `min_improvement` of the whole fall so far.
 
     Source: patience as for early stopping, Prechelt 1998, on the batch of Voronov et al. 2023
     ("Is This Loss Informative?", DVAR), which is the same at every look.
@@ -37,4 +37,4 @@ def has_converged(looks: Sequence[float], config: TrainConfig) -> bool:
         return False
     before, recent = looks[: -config.patience], looks[-config.patience :]
     lowest = min(before)
-    return lowest - min(recent) <= config.least_gain * (looks[0] - lowest)
+    return lowest - min(recent) <= config.min_improvement * (looks[0] - lowest)

@@ -79,13 +79,13 @@ class TrainingSlot:
     def is_crossing(self, keep_at: Container[int]) -> bool:
         """Whether something may happen to it after this step, so that it has to be read."""
         config = self.config
-        may_converge = config.patience > 0 and self.step % config.fixed_every == 0
+        may_converge = config.patience > 0 and self.step % config.eval_every == 0
         return self.step == config.steps or may_converge or self.step in keep_at
 
     @property
     def looks(self) -> list[float]:
-        """Its loss on the fixed batch, before training and every `fixed_every` steps since."""
-        every = self.config.fixed_every
+        """Its loss on the fixed batch, before training and every `eval_every` steps since."""
+        every = self.config.eval_every
         return [self.first_fixed_loss] + [
             each.fixed_loss for each in self.reports[every - 1 :: every]
         ]
@@ -152,7 +152,7 @@ def initial_token(
     embeddings: dict[str, Tensor] = {}
     for name, encoder in encoders.items():
         pieces = initial_rows(encoder, subject.initializer)
-        if config.start == "states":
+        if config.init == "states":
             pieces = encoder.states(initial_ids(encoder, subject.initializer)).float()
         length = magnitude(config, magnitudes[name])
         count = len(pieces) if subject.num_vectors is None else subject.num_vectors
@@ -239,7 +239,7 @@ def _own_captions(subject: Subject) -> dict[int, str]:
             continue
         if "{}" not in subject_image.caption:
             raise TokenError(
-                f"the caption of {subject_image.name!r} has no {{}} where {subject.placeholder} goes: "
+                f"the caption of {subject_image.name!r} has no {{}} for {subject.placeholder}: "
                 f"{subject_image.caption!r}. Without it, nothing would be learned from the image"
             )
         captions[index] = subject_image.caption

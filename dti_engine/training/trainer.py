@@ -23,7 +23,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.objectives import denoising_loss
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError, SubjectError
-from dti_engine.optim.embeddings import EmbeddingOptimizer, new_learner
+from dti_engine.optim.embeddings import EmbeddingOptimizer, new_embedding_optimizer
 from dti_engine.subject import Subject
 from dti_engine.text.encoder import vocabulary_magnitude
 from dti_engine.training import slot as slots
@@ -81,7 +81,7 @@ class Trainer:
         encoders = backbone.text_encoders
         self.occupants: list[TrainingSlot | None] = [None] * num_slots
         self.learners: dict[str, EmbeddingOptimizer] = {
-            name: new_learner(config, num_slots * max_vectors, encoder.vocabulary())
+            name: new_embedding_optimizer(config, num_slots * max_vectors, encoder.vocabulary())
             for name, encoder in encoders.items()
         }
         self._backbone, self._config = backbone, config
@@ -106,7 +106,7 @@ class Trainer:
             checkpoint is of another training; nothing has changed then.
         """
         slot, backbone, config = self.occupants.index(None), self._backbone, self._config
-        if subject.config and (reason := subject.config.refusal_beside(config)):
+        if subject.config and (reason := subject.config.incompatibility_with(config)):
             raise SubjectError(
                 f"subject {subject.id!r} cannot share a batch with the others: {reason}. Train it "
                 "in a run of its own, or give it the values of this one"
@@ -126,7 +126,7 @@ class Trainer:
         if checkpoint:
             checkpoint.require_fit(occupant, self.learners)
         for name, learner in self.learners.items():
-            learner.seat(rows[name], token.embeddings[name], occupant.config)
+            learner.add_rows(rows[name], token.embeddings[name], occupant.config)
         try:
             if checkpoint:
                 checkpoint.restore(occupant, self.learners)
@@ -137,7 +137,7 @@ class Trainer:
         except BaseException:
             # Rows that learn without an occupant would fail whoever comes next.
             for name, learner in self.learners.items():
-                learner.vacate(rows[name])
+                learner.remove_rows(rows[name])
             raise
         self.occupants[slot] = occupant
         self._on_seated(slot, occupant)
@@ -167,7 +167,7 @@ class Trainer:
             if each is not None:
                 each.step += 1
                 each.num_unread += 1
-                if each.step % each.config.fixed_every == 0 or each.is_crossing(self._keep_at):
+                if each.step % each.config.eval_every == 0 or each.is_crossing(self._keep_at):
                     self._look(slot, each)
         self._unread.append(tabulate(losses.detach(), self._fixed_losses, learners, moved))
         is_due = any(each.is_crossing(self._keep_at) for each in self._present())
@@ -182,11 +182,11 @@ class Trainer:
         assert not self._unread, "`collect` comes first"
         everybody, occupant = list(self.occupants), self.occupants[slot]
         assert occupant is not None
-        seated = {name: learner.seated.clone() for name, learner in self.learners.items()}
+        seated = {name: learner.active.clone() for name, learner in self.learners.items()}
         self.occupants[:] = [each if i == slot else None for i, each in enumerate(everybody)]
         for name, learner in self.learners.items():
             span = occupant.rows[name]
-            learner.seated[: span.start] = learner.seated[span.stop :] = False
+            learner.active[: span.start] = learner.active[span.stop :] = False
         try:
             return [*self.step(), *self.collect()]
         finally:
@@ -195,8 +195,8 @@ class Trainer:
             self.occupants[:] = everybody
             for name, learner in self.learners.items():
                 span = occupant.rows[name]
-                seated[name][span] = learner.seated[span]
-                learner.seated.copy_(seated[name])
+                seated[name][span] = learner.active[span]
+                learner.active.copy_(seated[name])
 
     def collect(self) -> list[TrainingResult]:
         """Read and report the steps since the last time; `step` calls it, and returns the same."""
@@ -222,7 +222,7 @@ class Trainer:
         """Free a slot, whatever its subject has learned."""
         if occupant := self.occupants[slot]:
             for name, learner in self.learners.items():
-                learner.vacate(occupant.rows[name])
+                learner.remove_rows(occupant.rows[name])
             self.occupants[slot] = None
 
     @torch.no_grad()

@@ -88,7 +88,7 @@ class TrainingJobSpec(WireModel):
 
 def batch_of(config: TrainConfig) -> str:
     """A label that two configs share exactly if their subjects can be packed into one batch, as
-    `TrainConfig.refusal_beside` has it.
+    `TrainConfig.incompatibility_with` has it.
     """
     shape = f"{config.method} {config.batch_size} {config.resolution} {config.beta2!r}"
     digest = hashlib.sha256(shape.encode()).hexdigest()[:12]

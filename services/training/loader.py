@@ -148,7 +148,7 @@ def _subject(attempt: Attempt, work: TrainingItem, bundle: Bundle, config: Train
         own_config = config.changed(**own)
     except ConfigurationError as error:
         raise SubjectError(f"it asks for what this job cannot do: {error}") from error
-    if refusal := own_config.refusal_beside(config):
+    if refusal := own_config.incompatibility_with(config):
         raise SubjectError(f"it cannot be trained among the others of its job: {refusal}")
     seed = work.training.seed if work.training.seed is not None else said.training.seed
     return Subject(

@@ -30,7 +30,7 @@ def test_every_family_trains_and_generates_when_made_small(name: str, tmp_path: 
     before = {each: learner.learned() for each, learner in trainer.learners.items()}
     trainer.step()
     for each, learner in trainer.learners.items():
-        seated = learner.seated
+        seated = learner.active
         assert learner.learned().isfinite().all()
         assert (learner.learned()[seated] != before[each][seated]).any(dim=-1).all()
     (image,) = generate(backbone, [ImageRequest("a photo", seed=0)], steps=2)

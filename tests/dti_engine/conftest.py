@@ -109,7 +109,7 @@ def artifact_of() -> Callable[..., Artifact]:
             "first_fixed_loss": 0.3,
         }
         origin = Trained(**(known | facts))
-        return Artifact.of(token, backbone="miniature", fingerprint="a" * 64, origin=origin)
+        return Artifact.of(token, model="miniature", fingerprint="a" * 64, origin=origin)
 
     return make
 

@@ -22,7 +22,8 @@ REQUIRED: dict[str, Any] = {"steps": 400, "batch_size": 4, "resolution": 64, "lr
 
 def test_configs_and_recipes_load_without_torch() -> None:
     heavy = "{'torch', 'numpy', 'PIL', 'diffusers', 'transformers'}"
-    code = f"import sys, dti_engine.recipes, dti_engine.training.schedules; print({heavy} & sys.modules.keys())"
+    modules = "sys, dti_engine.recipes, dti_engine.training.schedules"
+    code = f"import {modules}; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -52,9 +53,9 @@ def test_configs_and_recipes_load_without_torch() -> None:
         ("captions", "animal"),
         ("timesteps", "sorted"),
         ("schedule", "linear"),
-        ("averaging", -0.1),
-        ("averaging", 1.0),
-        ("fixed_every", 0),
+        ("ema_decay", -0.1),
+        ("ema_decay", 1.0),
+        ("eval_every", 0),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_name_and_value(field: str, value: object) -> None:
@@ -96,7 +97,7 @@ def test_what_is_not_a_mapping_is_refused() -> None:
         ({"method": "dti", "weight_decay": 0.01}, "weight_decay must be 0 with method 'dti'"),
         ({"method": "ti", "kappa": 1e-4}, "kappa must be 0 with method 'ti'"),
         ({"method": "ti", "beta2": 0.99}, "beta2 must be 0 with method 'ti'"),
-        ({"method": "ti", "averaging": 0.9}, "averaging must be 0 with method 'ti', not 0.9"),
+        ({"method": "ti", "ema_decay": 0.9}, "ema_decay must be 0 with method 'ti', not 0.9"),
     ],
 )
 def test_values_of_the_other_method_are_refused(values: dict[str, object], reason: str) -> None:
@@ -113,14 +114,14 @@ def test_each_method_has_its_own_defaults() -> None:
 def test_configs_share_a_batch_unless_its_shape_or_method_would_differ() -> None:
     ours = TrainConfig(**REQUIRED)
     of_its_own = {"steps": 7, "lr": 0.1, "kappa": 0.0, "magnitude": 0.4, "schedule": "cosine"}
-    of_its_own |= {"averaging": 0.9, "captions": "style", "timesteps": "stratified"}
+    of_its_own |= {"ema_decay": 0.9, "captions": "style", "timesteps": "stratified"}
     of_its_own |= {"pooling": "legacy", "instruction": True, "shift": 3.0}
-    assert ours.changed(**of_its_own, fixed_every=3).refusal_beside(ours) is None
+    assert ours.changed(**of_its_own, eval_every=3).incompatibility_with(ours) is None
     other = ours.changed(batch_size=2, resolution=32, beta2=0.5, **of_its_own)
-    assert other.refusal_beside(ours) == (
+    assert other.incompatibility_with(ours) == (
         "batch_size 2, not 4, resolution 32, not 64, beta2 0.5, not 0.0"
     )
-    assert standard_ti(ours).refusal_beside(ours) == "method 'ti', not 'dti'"
+    assert standard_ti(ours).incompatibility_with(ours) == "method 'ti', not 'dti'"
 
 
 def test_a_config_cannot_be_changed_in_place() -> None:
@@ -149,7 +150,7 @@ def test_a_recipe_and_its_baseline_survive_json(name: str) -> None:
 
 
 def test_there_is_a_baseline_for_every_config_of_ours() -> None:
-    ours = sd().changed(start="states", beta2=0.9, averaging=0.9, schedule="cosine", patience=2)
+    ours = sd().changed(init="states", beta2=0.9, ema_decay=0.9, schedule="cosine", patience=2)
     assert standard_ti(ours) == standard_ti(sd())
 
 
@@ -163,10 +164,10 @@ def test_the_baseline_differs_in_the_method_alone(name: str) -> None:
 
 def test_cross_init_differs_from_the_baseline_in_start_and_pull_alone() -> None:
     config = cross_init(sd())
-    assert config.changed(start="words", pull=0.0) == standard_ti(sd())
-    assert (config.start, config.pull) == ("states", 1e-5)
-    with pytest.raises(ConfigurationError, match="pull must be 0 with method 'dti'"):
-        sd().changed(pull=1e-5)
+    assert config.changed(init="words", anchor_weight=0.0) == standard_ti(sd())
+    assert (config.init, config.anchor_weight) == ("states", 1e-5)
+    with pytest.raises(ConfigurationError, match="anchor_weight must be 0 with method 'dti'"):
+        sd().changed(anchor_weight=1e-5)
 
 
 def test_the_miniature_is_trained_with_captions_that_it_knows() -> None:
@@ -193,7 +194,7 @@ def test_what_was_found_on_the_miniature_stands_under_its_own_name() -> None:
     """Real weights have not confirmed it."""
     for name in ("sd", "sd-768", "sdxl-release", "sdxl-paper", "sana-release", "sana-paper"):
         config = recipe(name)
-        assert (config.schedule, config.averaging, config.patience) == ("constant", 0.0, 0)
+        assert (config.schedule, config.ema_decay, config.patience) == ("constant", 0.0, 0)
     assert recipe("sdxl-falling") == sdxl_release().changed(steps=200, lr=0.15, schedule="cosine")
 
 

@@ -44,7 +44,7 @@ def no_waiting() -> Iterator[None]:
 def test_a_step_and_a_look_wait_for_nothing(
     name: str, dtype: torch.dtype, on_cuda: Callable[..., Backbone]
 ) -> None:
-    config = config_for(name).changed(fixed_every=2)
+    config = config_for(name).changed(eval_every=2)
     trainer = full_trainer(on_cuda(name, dtype), config, num_slots=2)
     trainer.step()  # the first one chooses kernels and fills caches
     with no_waiting():

@@ -259,7 +259,7 @@ def _differences(results: Results) -> Iterator[str]:
 
 
 def _settings(results: Results) -> Iterator[str]:
-    names = ("lr", "schedule", "kappa", "weight_decay", "magnitude", "averaging")
+    names = ("lr", "schedule", "kappa", "weight_decay", "magnitude", "ema_decay")
     yield from table(
         ["token", *names],
         (

@@ -72,7 +72,7 @@ class TrainingOverrides(BaseModel):
     magnitude: Magnitude | None = Field(default=None, description="length of the embedding")
     schedule: Schedule | None = Field(default=None, description="of the learning rate")
     patience: int | None = Field(default=None, ge=0, description="looks without gain that end it")
-    averaging: float | None = Field(default=None, ge=0, lt=1, description="of directions")
+    ema_decay: float | None = Field(default=None, ge=0, lt=1, description="of directions")
 
     def changes(self) -> dict[str, object]:
         """Fields of `TrainConfig` -> values that are the subject's own."""

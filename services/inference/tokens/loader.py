@@ -78,7 +78,7 @@ class TokenLoader:
             artifact.check_fits(self.fit.dims, self.fit.fingerprint, same_weights=True)
         except ArtifactMismatchError as error:
             raise ArtifactMismatchError(
-                f"token {token} was made with {artifact.manifest.backbone!r}, whose weights are "
+                f"token {token} was made with {artifact.manifest.model!r}, whose weights are "
                 "not those that generate here: ask for images of that model, or train it again "
                 "with this one"
             ) from error
@@ -140,8 +140,7 @@ class AliasLookup:
         )
 
     def newest(self, tenant: str, alias: str, *, anew: bool = False) -> str:
-        """The id of the newest token of a subject that this model can generate; `anew`: whatever was
-        known of it.
+        """Return the id of a subject's newest token that this model can use; `anew` asks the store.
 
         Raises: UnknownJobError if there is none; ArtifactMismatchError if all are of other models;
             what is wrong with the newest, if it is damaged; UnavailableError, InvalidIdError.

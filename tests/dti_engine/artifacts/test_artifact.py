@@ -229,8 +229,8 @@ def test_a_bad_entry_of_the_training_is_named(
 
 
 def test_a_missing_entry_of_the_manifest_is_named(artifact: Artifact) -> None:
-    with pytest.raises(ArtifactFormatError, match="bad manifest: backbone is required"):
-        Artifact.from_bytes(forged(artifact, change=lambda manifest: manifest.pop("backbone")))
+    with pytest.raises(ArtifactFormatError, match="bad manifest: model is required"):
+        Artifact.from_bytes(forged(artifact, change=lambda manifest: manifest.pop("model")))
 
 
 @pytest.mark.parametrize(

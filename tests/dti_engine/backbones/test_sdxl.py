@@ -67,7 +67,7 @@ def load_into(
     """By our export and diffusers' own loader, once per encoder."""
     origin = Imported(format_name="diffusers", pooling=learned.pooling, files={})
     artifact = Artifact.of(
-        learned, backbone=backbone.name, fingerprint=backbone.fingerprint, origin=origin
+        learned, model=backbone.name, fingerprint=backbone.fingerprint, origin=origin
     )
     name = learned.placeholder.strip("<>")
     exported = export(artifact, folder / f"{name}.safetensors", "diffusers")
@@ -257,7 +257,7 @@ def test_the_pooling_of_training_is_that_of_serving(backbone: Backbone, tmp_path
 def test_a_token_of_another_program_pools_at_the_token(backbone: Backbone, tmp_path: Path) -> None:
     origin = Imported(format_name="diffusers", pooling="legacy", files={})
     artifact = Artifact.of(
-        token(pooling="legacy"), backbone="xl", fingerprint=backbone.fingerprint, origin=origin
+        token(pooling="legacy"), model="xl", fingerprint=backbone.fingerprint, origin=origin
     )
     files = export(artifact, tmp_path / "rex.safetensors", "comfyui").files
     imported = import_token(files, backbone)

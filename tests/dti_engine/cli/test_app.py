@@ -208,7 +208,7 @@ def test_train_writes_a_token_per_folder_with_the_settings_that_were_given(
 ) -> None:
     assert tokens.keys() == {"rex", "my-tom-2"}
     manifest = Artifact.load(tokens["my-tom-2"]).manifest
-    assert (manifest.placeholder, manifest.backbone) == ("<my-tom-2>", tiny_checkpoint.name)
+    assert (manifest.placeholder, manifest.model) == ("<my-tom-2>", tiny_checkpoint.name)
     training = manifest.training
     assert training is not None
     assert (training.initializer, training.seed, training.steps_done) == ("cat", 5, 2)
@@ -431,7 +431,7 @@ def test_a_token_of_other_weights_is_a_warning(
     dti: Dti, rex: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     artifact = Artifact.load(rex)
-    manifest = artifact.manifest.model_copy(update={"backbone_fingerprint": "0" * 64})
+    manifest = artifact.manifest.model_copy(update={"model_fingerprint": "0" * 64})
     Artifact(manifest, artifact.token).save(tmp_path / "foreign.safetensors")
     options = ["--steps", "1", "--backbone", tiny_checkpoint, "--output", tmp_path]
     result = dti("generate", "a {}", "--token", tmp_path / "foreign.safetensors", *options)
@@ -502,7 +502,7 @@ def test_a_blend_of_tokens_of_different_weights_is_not_kept(
     dti: Dti, rex: Path, tom: Path, tmp_path: Path
 ) -> None:
     artifact = Artifact.load(rex)
-    manifest = artifact.manifest.model_copy(update={"backbone_fingerprint": "0" * 64})
+    manifest = artifact.manifest.model_copy(update={"model_fingerprint": "0" * 64})
     Artifact(manifest, artifact.token).save(tmp_path / "foreign.safetensors")
     result = dti("blend", tmp_path / "foreign.safetensors", tom, "--save", tmp_path / "mix")
     assert result.exit_code == 2

@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dti_engine.artifacts.artifact import Artifact
+from dti_engine.cli import validation
 from dti_engine.cli.app import app
 from dti_engine.cli.run_log import read_events
 from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
@@ -58,10 +59,10 @@ def test_without_a_judge_tokens_are_generated_and_not_scored(
     assert "2 tokens are tried out, " in result.stderr
     for name in ("rex", "tom"):
         _, quality = quality_of(tmp_path / f"{name}.safetensors")
-        assert quality.judge is None
+        assert quality.scorer is None
         assert len(quality.images) == 2
-        assert all((tmp_path / "probes" / name / f"{i}.png").exists() for i in range(2))
-        assert (tmp_path / "probes" / name / "reference.jpg").exists()
+        assert all((tmp_path / "validation" / name / f"{i}.png").exists() for i in range(2))
+        assert (tmp_path / "validation" / name / "reference.jpg").exists()
 
 
 def test_the_best_of_the_steps_cannot_be_taken_where_nothing_scores(
@@ -145,7 +146,7 @@ def test_the_best_of_the_kept_steps_is_the_token(scored: tuple[Path, Result]) ->
     for look in held_out_subjects("demo")[:2]:
         artifact, quality = quality_of(folder / "tokens" / f"{look.name}.safetensors")
         training = artifact.manifest.training
-        assert quality.judge == "miniature scorer"
+        assert quality.scorer == "miniature scorer"
         assert 0 <= quality.subject_score <= 1
         assert training.stop_reason == ("budget" if training.steps_done == 9 else "chosen")
         kept = {int(path.stem) for path in (folder / "tokens" / "steps" / look.name).iterdir()}
@@ -157,7 +158,7 @@ def test_what_came_of_the_trials_is_in_the_log(scored: tuple[Path, Result]) -> N
     tried = {
         each["subject"]: each
         for each in read_events(folder / "tokens" / "run.jsonl")
-        if each["event"] == "tried"
+        if each["event"] == "validated"
     }
     assert len(tried) == 2
     for name, each in tried.items():
@@ -170,7 +171,7 @@ def test_what_came_of_the_trials_is_in_the_log(scored: tuple[Path, Result]) -> N
 def test_a_bundle_has_a_say_in_its_training_and_the_command_line_the_last_word(
     dti: Dti, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    own = {"steps": 3, "seed": 7, "lr": 0.01, "kappa": 0.5, "averaging": 0.5, "vectors": 2}
+    own = {"steps": 3, "seed": 7, "lr": 0.01, "kappa": 0.5, "ema_decay": 0.5, "vectors": 2}
     said = {"initializer": "dog", "training": own}
     (photos[0] / "bundle.json").write_text(json.dumps(said))
     model = ["--backbone", tiny_checkpoint, "--output", tmp_path, "--probes", "0"]
@@ -182,7 +183,7 @@ def test_a_bundle_has_a_say_in_its_training_and_the_command_line_the_last_word(
     assert (rex.config.steps, tom.config.steps) == (2, 2)
     assert (rex.config.lr, tom.config.lr) == (0.02, 0.02)
     assert (rex.seed, tom.seed) == (7, 0)
-    assert (rex.config.kappa, rex.config.averaging) == (0.5, 0.5)
+    assert (rex.config.kappa, rex.config.ema_decay) == (0.5, 0.5)
     assert Artifact.load(tmp_path / "rex.safetensors").manifest.num_vectors == {"text_encoder": 2}
 
 

@@ -380,7 +380,7 @@ def test_a_image_says_what_it_takes_to_paint_it_again(tiny_backbone: Backbone) -
     assert settings["tokens"] == {"<rex>": {"sha256": "0"}}
     asked = [settings[name] for name in ("prompt", "seed", "negative_prompt", "guidance", "steps")]
     assert asked == ["a <rex>", 7, "a cat", 3.0, 9]
-    assert settings["backbone_fingerprint"] == tiny_backbone.fingerprint
+    assert settings["model_fingerprint"] == tiny_backbone.fingerprint
     assert settings["dtype"] == "float32"
 
 

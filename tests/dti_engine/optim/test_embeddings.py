@@ -10,16 +10,16 @@ from torch import Tensor
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ZeroVectorError
 from dti_engine.optim import sphere
-from dti_engine.optim.embeddings import EmbeddingOptimizer, new_learner
+from dti_engine.optim.embeddings import EmbeddingOptimizer, new_embedding_optimizer
 from dti_engine.optim.rsgd import reference_step
 
 ROWS, DIM = 6, 32
 LR, KAPPA, WEIGHT_DECAY, AVERAGING = 0.04, 0.1, 0.01, 0.9
 DTI = TrainConfig(steps=100, batch_size=1, resolution=8, lr=LR, kappa=KAPPA)
 TI = DTI.changed(method="ti", kappa=0.0, weight_decay=WEIGHT_DECAY)
-AVERAGED = DTI.changed(averaging=AVERAGING)
+AVERAGED = DTI.changed(ema_decay=AVERAGING)
 CONFIGS = {"dti": DTI, "dti-beta2": DTI.changed(beta2=0.9), "dti-averaged": AVERAGED, "ti": TI}
-CONFIGS |= {"ti-pulled": TI.changed(pull=0.5)}
+CONFIGS |= {"ti-pulled": TI.changed(anchor_weight=0.5)}
 
 
 @pytest.fixture(params=CONFIGS)
@@ -28,7 +28,7 @@ def config(request: pytest.FixtureRequest) -> TrainConfig:
 
 
 def _learner(config: TrainConfig, dtype: torch.dtype = torch.float64) -> EmbeddingOptimizer:
-    return new_learner(config, ROWS, torch.zeros(1, DIM, dtype=dtype))
+    return new_embedding_optimizer(config, ROWS, torch.zeros(1, DIM, dtype=dtype))
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -45,7 +45,7 @@ def _seat(
 ) -> Tensor:
     """Seats embeddings of this length, and returns their directions."""
     directions = sphere.normalize(_random(rows.stop - rows.start, DIM, seed=seed))
-    learner.seat(rows, magnitude * directions, config)
+    learner.add_rows(rows, magnitude * directions, config)
     return directions
 
 
@@ -56,14 +56,14 @@ def _rows(learner: EmbeddingOptimizer) -> Tensor:
 
 def test_a_seated_row_starts_at_its_initial_embedding(config: TrainConfig) -> None:
     learner, initial = _learner(config), _random(2, DIM)
-    learner.seat(slice(1, 3), initial, config)
+    learner.add_rows(slice(1, 3), initial, config)
     expected = torch.stack([initial, initial], dim=1)
     torch.testing.assert_close(_rows(learner)[1:3], expected, rtol=1e-14, atol=0)
 
 
 def test_a_direction_cannot_start_from_zero() -> None:
     with pytest.raises(ZeroVectorError):
-        _learner(DTI).seat(slice(0, 1), torch.zeros(1, DIM), DTI)
+        _learner(DTI).add_rows(slice(0, 1), torch.zeros(1, DIM), DTI)
 
 
 def test_only_seated_rows_move(config: TrainConfig) -> None:
@@ -71,7 +71,7 @@ def test_only_seated_rows_move(config: TrainConfig) -> None:
     _seat(learner, slice(0, 2), config)
     _seat(learner, slice(2, 4), config, seed=1)
     learner.step(_random(ROWS, DIM, seed=3))
-    learner.vacate(slice(2, 4))
+    learner.remove_rows(slice(2, 4))
     before = _rows(learner)
     learner.step(_random(ROWS, DIM, seed=2))
     moved = (_rows(learner) != before).any(dim=2)
@@ -121,7 +121,7 @@ def test_a_row_that_is_seated_again_remembers_nothing(config: TrainConfig) -> No
     for step in range(3):
         used.set_rate(slice(0, 1), 0.3)
         used.step(_random(ROWS, DIM, seed=100 + step))
-    used.vacate(slice(0, 1))
+    used.remove_rows(slice(0, 1))
     for learner in (used, fresh):
         _seat(learner, slice(0, 1), config)
         learner.step(_random(ROWS, DIM, seed=11))
@@ -243,9 +243,9 @@ def _only_parameter(optimizer: torch.optim.Optimizer) -> Tensor:
 
 def test_pulled_vectors_are_those_of_autograd_on_data_and_distance() -> None:
     """CrossInit: the mean over a token's vectors of the distance to the start, not its square."""
-    config, data = TI.changed(pull=0.5), _random(2, DIM, seed=3)
+    config, data = TI.changed(anchor_weight=0.5), _random(2, DIM, seed=3)
     learner, start = _learner(config), _random(2, DIM)
-    learner.seat(slice(1, 3), start, config)
+    learner.add_rows(slice(1, 3), start, config)
     expected = start.clone().requires_grad_()
     adamw = torch.optim.AdamW([expected], lr=LR, weight_decay=WEIGHT_DECAY)
     for _ in range(5):
@@ -259,7 +259,7 @@ def test_pulled_vectors_are_those_of_autograd_on_data_and_distance() -> None:
         torch.testing.assert_close(learner.parameter.detach()[1:3], expected.detach())
     torch.testing.assert_close(report.gradient_norm[1:3], torch.linalg.vector_norm(data, dim=-1))
     plain = _learner(TI)
-    plain.seat(slice(1, 3), start, TI)
+    plain.add_rows(slice(1, 3), start, TI)
     for _ in range(5):
         plain.step(gradient)
     assert not torch.allclose(plain.parameter[1:3], learner.parameter[1:3], atol=1e-4)

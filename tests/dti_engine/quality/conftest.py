@@ -44,7 +44,7 @@ class HandMadeRun:
             for seed in range(2)
         ]
         quality = Quality(
-            judge="miniature scorer" if scores else None,
+            scorer="miniature scorer" if scores else None,
             images=tuple(shown),
             subject_score=subject,
             prompt_score=obeyed,

@@ -58,7 +58,7 @@ def test_scores_stand_under_the_images_that_have_them(hand_made: Any) -> None:
 def test_names_and_messages_are_text_and_never_markup(hand_made: Any) -> None:
     hand_made.add(NASTY.replace("/", ""), flags=[NASTY], prompt=NASTY, initializer=NASTY)
     hand_made.add("\udcff")  # a name that is no UTF-8
-    hand_made.log("started", backbone=NASTY, dtype=NASTY, time=NASTY, config={NASTY: NASTY})
+    hand_made.log("started", model=NASTY, dtype=NASTY, time=NASTY, config={NASTY: NASTY})
     hand_made.log("failed", subject=f"</td>{NASTY}", error=f"</table>{NASTY}", kind=NASTY)
     hand_made.log("warning", subject="rex", message=NASTY)
     hand_made.log("stopped", signal=NASTY)
@@ -88,8 +88,8 @@ def test_tokens_that_were_not_tried_out_have_no_cards(hand_made: Any) -> None:
 
 def test_a_image_that_is_damaged_or_missing_is_said_in_its_place(hand_made: Any) -> None:
     hand_made.add("rex")
-    (hand_made.root / "probes/rex/0.png").write_bytes(b"no image")
-    (hand_made.root / "probes/rex/1.png").unlink()
+    (hand_made.root / "validation/rex/0.png").write_bytes(b"no image")
+    (hand_made.root / "validation/rex/1.png").unlink()
     (card,) = re.findall(r"<article.*?</article>", _page(hand_made), re.S)
     assert '<span class="gap">its content is not JPEG, PNG or WebP, or is damaged</span>' in card
     assert '<span class="gap">missing</span>' in card

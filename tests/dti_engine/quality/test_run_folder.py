@@ -22,8 +22,8 @@ ENCODER = "text_encoder"
 
 def trial(score: float | None) -> TokenValidation:
     shown = ValidationImage(prompt="a <rex>", seed=0, subject_score=score, prompt_score=score)
-    judge = None if score is None else "somebody"
-    quality = Quality(judge=judge, images=(shown,), subject_score=score, prompt_score=score)
+    scorer = None if score is None else "somebody"
+    quality = Quality(scorer=scorer, images=(shown,), subject_score=score, prompt_score=score)
     level = 0 if score is None else round(255 * score)
     return TokenValidation(quality, [Image.new("RGB", (8, 8), (level,) * 3)])
 
@@ -109,7 +109,7 @@ def test_what_was_tried_is_found_in_the_folder_for_one_model(
     tried = folder.settle("rex", [(make(10), trial(0.5))])
     make(10).save(folder.token("untried"))
     folder.token("damaged").write_bytes(b"no token")
-    assert list(folder.tried(tried.manifest.backbone_fingerprint)) == ["rex"]
+    assert list(folder.tried(tried.manifest.model_fingerprint)) == ["rex"]
     assert folder.tried("b" * 64) == {}
 
 

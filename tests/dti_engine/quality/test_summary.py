@@ -32,7 +32,7 @@ def test_what_is_worst_comes_first(hand_made: Any) -> None:
     hand_made.log("failed", subject="failed", error="no images")
     hand_made.log("seated", subject="under-way", step=0, steps=40)
     for name in ("best", "good", "flagged-good", "flagged-bad", "flagged-twice"):
-        hand_made.log("tried", subject=name)
+        hand_made.log("validated", subject=name)
     summary = hand_made.summary()
     assert [each.name for each in summary.rows] == [
         *("damaged", "failed", "flagged-twice", "flagged-bad", "flagged-good", "good", "best"),
@@ -55,7 +55,7 @@ def test_without_a_judge_the_farthest_from_the_median_angle_come_first(hand_made
         hand_made.add(name, scores=None, angle_deg=angle)
     summary = hand_made.summary()
     assert [each.name for each in summary.rows] == ["d", "e", "b", "c", "a"]
-    assert summary.judges == ()
+    assert summary.scorers == ()
     assert set(summary.means.values()) == {None}
     assert summary.median_angle_deg == pytest.approx(30)
     assert {each.state for each in summary.rows} == {"passed"}
@@ -79,7 +79,7 @@ def test_what_failed_and_succeeded_when_the_run_went_on_has_not_failed(hand_made
     hand_made.log("failed", subject="rex", error="the disk was full")
     hand_made.log("started")
     hand_made.log("finished", subject="rex", steps=40)
-    hand_made.log("tried", subject="rex")
+    hand_made.log("validated", subject="rex")
     found = _row(hand_made, "rex")
     assert (found.state, found.problem, found.remarks) == ("passed", None, ())
 
@@ -89,7 +89,7 @@ def test_what_failed_has_failed_though_an_older_token_lies_there(hand_made: Any)
     hand_made.add("tom", scores=(0.5, 0.9))
     hand_made.log("started")
     hand_made.log("failed", subject="rex", error="lr was 0.1, is now 0.2", kind="ArtifactError")
-    hand_made.log("tried", subject="tom")
+    hand_made.log("validated", subject="tom")
     found = _row(hand_made, "rex")
     assert (found.state, found.problem) == ("failed", "lr was 0.1, is now 0.2")
     assert "a token from before lies in the folder" in found.remarks
@@ -112,7 +112,7 @@ def test_without_a_log_what_tokens_say_is_told(hand_made: Any) -> None:
     summary = collect(hand_made.root, history)
     (found,) = summary.rows
     assert summary.run.log_problem == "cannot read 'run.jsonl'"
-    assert summary.run.backbones == ("miniature",)
+    assert summary.run.models == ("miniature",)
     assert (found.state, found.remarks, found.is_alone) == ("passed", (), False)
     assert found.curve == ((0, 0.4), (40, 0.2))
     assert found.loss_share == pytest.approx(0.5)
@@ -132,12 +132,12 @@ def test_the_way_of_the_loss_begins_with_the_first_and_goes_past_a_token_that_wa
 def test_what_is_missing_is_remarked(hand_made: Any) -> None:
     hand_made.add("rex")
     hand_made.add("tom", has_images=False)
-    (hand_made.root / "probes/rex/1.png").unlink()
+    (hand_made.root / "validation/rex/1.png").unlink()
     hand_made.log("finished", subject="gone")
     rex, tom, gone = (_row(hand_made, name) for name in ("rex", "tom", "gone"))
     assert rex.remarks == ("1 of its 2 images are missing",)
-    assert [each.file for each in rex.images] == ["probes/rex/0.png", None]
-    assert rex.reference == "probes/rex/reference.jpg"
+    assert [each.file for each in rex.images] == ["validation/rex/0.png", None]
+    assert rex.reference == "validation/rex/reference.jpg"
     assert tom.remarks[1] == "the image that it was learned from is missing"
     assert (gone.state, gone.problem_kind) == ("unreadable", "missing")
 
@@ -146,7 +146,7 @@ def test_a_token_that_was_never_held_beside_the_others_is_told(hand_made: Any) -
     hand_made.add("rex")
     hand_made.log("finished", subject="rex")
     assert _row(hand_made, "rex").is_alone
-    hand_made.log("tried", subject="rex")
+    hand_made.log("validated", subject="rex")
     assert not _row(hand_made, "rex").is_alone
 
 
@@ -194,7 +194,7 @@ def test_of_a_small_run_everything_is_among_the_worst_or_the_best(hand_made: Any
 def test_the_document_has_every_row_in_order_as_plain_values(hand_made: Any) -> None:
     hand_made.add("rex", scores=(0.3, 0.9))
     hand_made.add("tom", flags=["odd"])
-    hand_made.log("started", backbone="miniature", config={"lr": 0.1})
+    hand_made.log("started", model="miniature", config={"lr": 0.1})
     summary = hand_made.summary()
     document = json.loads(json.dumps(summary.document()))
     assert [each["name"] for each in document["subjects"]] == ["tom", "rex"]

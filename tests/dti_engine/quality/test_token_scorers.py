@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.cli.app import app
 from dti_engine.errors import ModelLoadError
+from dti_engine.quality import token_scorers
 from dti_engine.quality.token_scorers import PaperTokenScorer, find_judge, probes
 from dti_engine.scorers.siglip import Siglip, scored_text
 
@@ -66,7 +67,7 @@ def test_dti_train_scores_trials_by_the_judge_that_it_is_given(
     training = Artifact.load(tmp_path / "tokens" / "rex.safetensors").manifest.training
     assert training
     assert training.quality
-    assert training.quality.judge == "DINOv2 and SigLIP"
+    assert training.quality.scorer == "DINOv2 and SigLIP"
     assert 0 <= training.quality.prompt_score <= 1
     assert training.quality.word_subject_score is not None
 

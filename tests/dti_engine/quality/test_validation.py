@@ -10,6 +10,7 @@ from PIL import Image, ImageChops
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.miniature.world.subjects import evaluation_prompts, probe_prompts
+from dti_engine.quality import validation
 from dti_engine.quality.token_scorers import MAX_PROBES, ValidationPrompt, probes
 from dti_engine.quality.validation import TokenValidator, ValidationCandidate
 from dti_engine.recipes import sd
@@ -59,7 +60,7 @@ def test_each_candidate_gets_a_image_and_scores_per_probe(
     trials = examiner.examine(candidates)
     for each in trials:
         quality = each.quality
-        assert quality.judge == "darkness"
+        assert quality.scorer == "darkness"
         assert len(each.images) == len(quality.images) == 3
         assert [each.seed for each in quality.images] == [0, 1, 2]
         assert quality.images[0].prompt == "a photo of a <rex> on a beach"
@@ -106,7 +107,7 @@ def test_without_a_judge_there_are_images_and_no_scores(
 ) -> None:
     (bare,) = TokenValidator(tiny_backbone, None, num_probes=1, steps=1).examine(candidates[:1])
     assert len(bare.images) == 1
-    assert bare.quality.judge is None
+    assert bare.quality.scorer is None
     assert bare.quality.score is None
     assert bare.quality.images[0].subject_score is None
 

@@ -181,7 +181,7 @@ def _of_style(subject: Subject) -> Subject:
         ),
         (lambda subject: subject, {"lr": 0.02}, "lr was 0.04, is now 0.02"),
         (lambda subject: subject, {"steps": 20}, "steps was 10, is now 20"),
-        (lambda subject: subject, {"averaging": 0.9}, "averaging was 0.0, is now 0.9"),
+        (lambda subject: subject, {"ema_decay": 0.9}, "ema_decay was 0.0, is now 0.9"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused_and_nothing_has_changed(
@@ -198,7 +198,7 @@ def test_a_checkpoint_of_another_training_is_refused_and_nothing_has_changed(
     assert reason in str(refused.value)
     assert "delete it to start afresh" in str(refused.value)
     assert trainer.occupants == [None]
-    assert not trainer.learners[ENCODER].seated.any()
+    assert not trainer.learners[ENCODER].active.any()
 
 
 def test_a_checkpoint_of_other_weights_or_another_dtype_is_refused(
@@ -209,11 +209,11 @@ def test_a_checkpoint_of_other_weights_or_another_dtype_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match="dtype was 'float32', is now 'float64'"):
         Trainer(exact_backbone, CONFIG, num_slots=1).seat(make_subject(1), checkpoint)
-    provenance = checkpoint.header.provenance.model_copy(update={"backbone_fingerprint": "a" * 64})
+    provenance = checkpoint.header.provenance.model_copy(update={"model_fingerprint": "a" * 64})
     foreign = replace(
         checkpoint, header=checkpoint.header.model_copy(update={"provenance": provenance})
     )
-    with pytest.raises(CheckpointError, match="backbone_fingerprint was 'aaa"):
+    with pytest.raises(CheckpointError, match="model_fingerprint was 'aaa"):
         Trainer(tiny_backbone, CONFIG, num_slots=1).seat(make_subject(1), foreign)
 
 

@@ -20,8 +20,8 @@ CONFIG = TrainConfig(
     lr=0.04,
     beta2=0.9,
     schedule="cosine",
-    averaging=0.8,
-    fixed_every=3,
+    ema_decay=0.8,
+    eval_every=3,
 )
 NUM_SUBJECTS = 5
 MakeSubject = Callable[..., Subject]

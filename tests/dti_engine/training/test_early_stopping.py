@@ -11,7 +11,7 @@ from dti_engine.training.loop import Subject, train
 from dti_engine.training.schedules import has_converged
 
 CONFIG = TrainConfig(
-    steps=40, batch_size=2, resolution=16, lr=0.04, averaging=0.9, fixed_every=4, patience=2
+    steps=40, batch_size=2, resolution=16, lr=0.04, ema_decay=0.9, eval_every=4, patience=2
 )
 ENCODER = "text_encoder"
 
@@ -44,9 +44,9 @@ def test_a_subject_that_has_converged_ends_there_and_its_neighbours_go_on(
     patient = CONFIG.changed(patience=0, steps=16)
     # 90 % of the fall so far is hardly ever gained again.
     subjects = [
-        make_subject(0, config=CONFIG.changed(least_gain=0.9)),
+        make_subject(0, config=CONFIG.changed(min_improvement=0.9)),
         make_subject(1, config=patient),
-        make_subject(2, config=CONFIG.changed(least_gain=0.9)),
+        make_subject(2, config=CONFIG.changed(min_improvement=0.9)),
     ]
     outcomes = {
         each.subject.id: each

@@ -23,7 +23,7 @@ from dti_engine.training.trainer import Trainer
 
 ENCODER = "text_encoder"
 # Large steps: one of usual size moves the loss of the tiny model by little more than rounding.
-CONFIG = TrainConfig(steps=5, batch_size=2, resolution=16, lr=0.5, averaging=0.9, fixed_every=2)
+CONFIG = TrainConfig(steps=5, batch_size=2, resolution=16, lr=0.5, ema_decay=0.9, eval_every=2)
 MakeSubject = Callable[..., Subject]
 
 
@@ -77,11 +77,11 @@ def test_it_is_that_of_the_learned_token_at_seating_every_so_many_steps_and_at_t
     assert max(losses) - min(losses) > 1e-4
 
 
-@pytest.mark.parametrize("fixed_every", [1, 100])
+@pytest.mark.parametrize("eval_every", [1, 100])
 def test_the_artifact_tells_that_of_its_token_and_that_of_the_token_before_training(
-    tiny_backbone: Backbone, make_subject: MakeSubject, fixed_every: int
+    tiny_backbone: Backbone, make_subject: MakeSubject, eval_every: int
 ) -> None:
-    config = CONFIG.changed(fixed_every=fixed_every)
+    config = CONFIG.changed(eval_every=eval_every)
     (outcome,) = train(tiny_backbone, [make_subject(2)], config, num_slots=1)
     assert outcome.artifact is not None
     training, token = outcome.artifact.manifest.training, outcome.artifact.token
@@ -100,7 +100,7 @@ def test_the_artifact_tells_that_of_its_token_and_that_of_the_token_before_train
 def test_no_neighbour_changes_it_by_a_bit_at_the_same_shape(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    config = CONFIG.changed(fixed_every=1)
+    config = CONFIG.changed(eval_every=1)
     beside = [make_subject(1), make_subject(3, config=config.changed(steps=2, lr=0.5))]
     queues = [
         [make_subject(4), make_subject(2)],
@@ -125,7 +125,7 @@ def test_it_is_the_same_for_the_same_token_in_every_slot(
 def test_looking_more_often_changes_no_token(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    configs = [CONFIG.changed(fixed_every=every) for every in (1, 100)]
+    configs = [CONFIG.changed(eval_every=every) for every in (1, 100)]
     often, rarely = (
         next(train(tiny_backbone, [make_subject(1)], each, num_slots=1)) for each in configs
     )

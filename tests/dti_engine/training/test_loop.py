@@ -89,7 +89,7 @@ def test_an_outcome_is_there_before_the_next_subject_is_taken(
 
 @pytest.mark.parametrize(
     ("wanted", "changes"),
-    [("vocabulary", {}), (0.7, {"averaging": 0.9}), ("vocabulary", {"schedule": "cosine"})],
+    [("vocabulary", {}), (0.7, {"ema_decay": 0.9}), ("vocabulary", {"schedule": "cosine"})],
 )
 def test_dti_turns_by_its_angle_and_keeps_the_magnitude_to_1e_6(
     tiny_backbone: Backbone,
@@ -114,7 +114,7 @@ def test_dti_turns_by_its_angle_and_keeps_the_magnitude_to_1e_6(
 def test_an_averaged_token_is_the_mean_of_the_directions_that_plain_training_goes_through(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    subject, config = make_subject(1, num_vectors=2), CONFIG.changed(fixed_every=100)
+    subject, config = make_subject(1, num_vectors=2), CONFIG.changed(eval_every=100)
     tokens: list[Tensor] = []
 
     def keep(_: Subject, artifact: Artifact) -> None:
@@ -124,7 +124,7 @@ def test_an_averaged_token_is_the_mean_of_the_directions_that_plain_training_goe
         tiny_backbone, [subject], config, num_slots=1, keep_at=range(CONFIG.steps), on_kept=keep
     )
     tokens.append(_learned(plain))
-    averaging = config.changed(averaging=0.8)
+    averaging = config.changed(ema_decay=0.8)
     (averaged,) = train(tiny_backbone, [subject], averaging, num_slots=1)
     weights = 0.8 ** np.arange(CONFIG.steps)[::-1]
     mean = np.average([each.double().numpy() for each in tokens], axis=0, weights=weights)

@@ -84,8 +84,8 @@ def test_figures_of_a_slot_are_over_the_rows_of_its_subject_alone() -> None:
     first, second = (
         DirectionOptimizer(torch.zeros(4, 8)) for _ in range(2)
     )  # two slots of two rows, in two encoders
-    first.seat(slice(2, 4), torch.eye(8)[:2], CONFIG.changed(kappa=0.1))
-    second.seat(slice(2, 3), 5 * torch.eye(8)[:1], CONFIG.changed(kappa=0.1))
+    first.add_rows(slice(2, 4), torch.eye(8)[:2], CONFIG.changed(kappa=0.1))
+    second.add_rows(slice(2, 3), 5 * torch.eye(8)[:1], CONFIG.changed(kappa=0.1))
     moved = [
         each.step(torch.full((4, 8), 1.0) * scale) for each, scale in ((first, 1), (second, 4))
     ]

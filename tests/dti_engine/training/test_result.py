@@ -56,8 +56,8 @@ def test_the_artifact_says_how_it_came_about(
     training = manifest.training
     assert training is not None
     assert (manifest.placeholder, training.initializer, training.seed) == ("<rex>", "dog", 1)
-    assert manifest.backbone == tiny_backbone.name
-    assert manifest.backbone_fingerprint == tiny_backbone.fingerprint
+    assert manifest.model == tiny_backbone.name
+    assert manifest.model_fingerprint == tiny_backbone.fingerprint
     assert training.config == SHORT
     assert (training.steps_done, training.stop_reason) == (4, "budget")
     assert training.images == {

@@ -18,7 +18,7 @@ from dti_engine.training.trainer import Trainer
 
 ENCODER = "text_encoder"
 CONFIG = TrainConfig(steps=10, batch_size=2, resolution=16, lr=0.04)
-AVERAGED = CONFIG.changed(averaging=0.9, schedule="cosine", fixed_every=4)
+AVERAGED = CONFIG.changed(ema_decay=0.9, schedule="cosine", eval_every=4)
 METHODS = {
     "dti": CONFIG,
     "dti-beta2": CONFIG.changed(beta2=0.9),

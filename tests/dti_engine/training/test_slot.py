@@ -55,7 +55,7 @@ def test_a_token_may_start_as_what_the_encoder_makes_of_its_words(
     """The last states of the words between begin and end, as CrossInit has it."""
     encoders = tiny_backbone.text_encoders
     subject = make_subject(0, initializer="stuffed animal")
-    config = PLAIN.changed(start="states")
+    config = PLAIN.changed(init="states")
     token = initial_token(subject, encoders, MAGNITUDES, config, 8)
     hidden = tiny_backbone.encode_prompts(*bind(["stuffed animal"], [{}], encoders)).hidden
     assert torch.equal(token.embeddings[ENCODER], hidden[0, 1:3])
@@ -235,7 +235,7 @@ def test_a_caption_without_a_place_for_the_token_is_refused(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = _with(make_subject(0), caption="a dog")
-    with pytest.raises(TokenError, match=r"caption of '0\.png' has no \{\} where <rex> goes"):
+    with pytest.raises(TokenError, match=r"caption of '0\.png' has no \{\} for <rex>"):
         _prepare(subject, tiny_backbone)
 
 

@@ -154,12 +154,12 @@ def test_a_packing_without_room_is_refused(
 
 OWN = {
     "dti": [
-        SHORT.changed(lr=0.01, kappa=0.01, steps=6, fixed_every=2),
-        SHORT.changed(steps=3, schedule="cosine", averaging=0.8, magnitude=0.7),
+        SHORT.changed(lr=0.01, kappa=0.01, steps=6, eval_every=2),
+        SHORT.changed(steps=3, schedule="cosine", ema_decay=0.8, magnitude=0.7),
         SHORT.changed(captions="style", timesteps="stratified", magnitude="initializer"),
     ],
     "ti": [
-        standard_ti(SHORT).changed(lr=0.01, weight_decay=0.5, steps=6, fixed_every=2),
+        standard_ti(SHORT).changed(lr=0.01, weight_decay=0.5, steps=6, eval_every=2),
         standard_ti(SHORT).changed(steps=3, schedule="cosine", magnitude=0.7),
         standard_ti(SHORT).changed(captions="style", timesteps="stratified"),
     ],
@@ -248,7 +248,7 @@ def test_one_who_goes_on_is_told_of_with_the_steps_that_it_has_done(
 def test_what_is_kept_on_the_way_is_what_shorter_runs_end_with(
     tiny_backbone: Backbone, make_subject: MakeSubject, report_every: int
 ) -> None:
-    config = CONFIG.changed(steps=7, averaging=0.8)
+    config = CONFIG.changed(steps=7, ema_decay=0.8)
     subjects = [make_subject(1), make_subject(2, num_vectors=2), make_subject(3)]
     kept: dict[tuple[str, int], Artifact] = {}
 

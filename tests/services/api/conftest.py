@@ -42,7 +42,7 @@ def artifact(name: str) -> bytes:
     rows = {"text_encoder": torch.full((1, 4), 0.5)}
     token = LearnedToken(f"<{name}>", rows, "eos")
     origin = Imported(format_name="test", pooling="eos", files={})
-    return Artifact.of(token, backbone="tiny", fingerprint="0" * 64, origin=origin).to_bytes()
+    return Artifact.of(token, model="tiny", fingerprint="0" * 64, origin=origin).to_bytes()
 
 
 class Site:

@@ -77,7 +77,7 @@ def is_up(url: str) -> bool:
 
 def token_file(token: LearnedToken, fingerprint: str) -> bytes:
     origin = Imported(format_name="test", pooling="eos", files={})
-    artifact = Artifact.of(token, backbone="miniature", fingerprint=fingerprint, origin=origin)
+    artifact = Artifact.of(token, model="miniature", fingerprint=fingerprint, origin=origin)
     return artifact.to_bytes()
 
 

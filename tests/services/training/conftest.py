@@ -67,7 +67,7 @@ class Workshop:
         max_attempts: int = 4,
         **changes: object,
     ) -> str:
-        config = miniature().changed(**({"steps": 6, "fixed_every": 3} | changes))
+        config = miniature().changed(**({"steps": 6, "eval_every": 3} | changes))
         order = TrainingJobSpec(
             backbone="miniature",
             recipe="miniature",

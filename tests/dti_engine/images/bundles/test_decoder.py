@@ -32,9 +32,11 @@ def vast(side: int = 7900, mode: str = "RGB") -> bytes:
 
 
 def replace_worker(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    package = folder / "dti_engine" / "bundles"
+    package = folder / "dti_engine" / "images" / "bundles"
     package.mkdir(parents=True)
-    (package / "worker.py").write_text(code)
+    for parent in (package, package.parent, package.parent.parent):
+        (parent / "__init__.py").touch()
+    (package / "decoder_process.py").write_text(code)
     monkeypatch.setattr(decoder_module, "_ROOT", folder)
 
 
@@ -149,6 +151,7 @@ def test_a_bundle_outlives_its_worst_image(png: Png, tmp_path: Path) -> None:
 
 def test_the_worker_loads_little() -> None:
     heavy = ("torch", "numpy", "pydantic", "rich", "typer")
-    code = f"import sys, dti_engine.images.bundles.decoder_process; print([m for m in {heavy} if m in sys.modules])"
+    modules = "sys, dti_engine.images.bundles.decoder_process"
+    code = f"import {modules}; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"

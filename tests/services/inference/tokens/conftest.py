@@ -94,7 +94,7 @@ class Studio:
         rows = torch.randn(1, dim, generator=chance) if rows is None else rows
         token = LearnedToken("<rex>", {"text_encoder": rows}, "eos")
         origin = Imported(format_name="test", pooling="eos", files={})
-        return Artifact.of(token, backbone="tiny", fingerprint=fingerprint, origin=origin)
+        return Artifact.of(token, model="tiny", fingerprint=fingerprint, origin=origin)
 
     def learn(self, alias: str = "rex", tenant: str = "acme", payload: bytes | None = None) -> str:
         """What a worker does of a job with one subject; the token's id."""
