@@ -1,4 +1,4 @@
-"""What generates, as this process reaches it: requests of `services.contracts.generation` over HTTP."""
+"""HTTP client of the engines: sends a `GenerateRequest` and streams its events back."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -29,20 +29,21 @@ from services.errors import (
     UnknownKeyError,
 )
 
-_CONNECTIONS = 512
-"""At a time: each is a request whose images are waited for."""
+_MAX_CONNECTIONS = 512
+"""One connection per request in progress."""
 
-_GRACE = 5.0
-"""Seconds beyond those that an engine has: it says itself that it was late."""
+_GRACE_S = 5.0
+"""Time beyond the request's own timeout, in which an engine itself reports that it was late."""
 
-_ABSENT = frozenset({404, 502, 503})
-"""Without a refusal: of a proxy, which knows no engine for this model, or none that is free."""
+_PROXY_STATUSES = frozenset({404, 502, 503})
+"""Statuses with which a proxy says that the model has no engine, or no free one. An engine's own
+error always carries a `Rejection`.
+"""
 
-_LARGE = 2**16
-"""Bytes of a line beyond which it is parsed in a thread."""
+_LARGE_LINE_BYTES = 2**16
+"""Longer lines hold an image and are parsed in a thread, so that the event loop goes on."""
 
-_AGAIN = "5"
-"""Seconds."""
+_RETRY_AFTER_S = "5"
 
 _ERRORS = {
     name: kind
@@ -54,77 +55,97 @@ _ERRORS = {
 log = logs.logger(__name__)
 
 
-class Engines:
-    """All of them, for one process. Its methods belong to one event loop."""
+class EngineClient:
+    """Client of all engines of a service. All methods must be called in one event loop."""
 
-    def __init__(self, url: str | None, secret: str, patience: float) -> None:
-        """url: before the names of models; None: there is none. patience: seconds, until one that
-        says nothing is held for absent.
+    def __init__(self, url: str | None, secret: str, connect_timeout_s: float) -> None:
+        """Create a client.
+
+        Args:
+            url: Base URL, to which the name of a model is appended; None if no engines run.
+            secret: Bearer token that the engines expect.
+            connect_timeout_s: How long an engine that does not accept a connection may take.
         """
         self._url = url.rstrip("/") if url else None
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {secret}"},
-            timeout=httpx.Timeout(patience, read=None),
-            # A connection is not used twice: one that the other side has just closed would fail a
-            # request that cannot be sent again.
-            limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=0),
+            # No read timeout: the request's own deadline bounds the whole exchange.
+            timeout=httpx.Timeout(connect_timeout_s, read=None),
+            # Connections are not reused: the other side may just have closed an idle one, and the
+            # request that then fails could not be sent again.
+            limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=0),
             trust_env=False,
         )
 
-    async def begin(self, model: str, wanted: GenerateRequest, request: str) -> "Generation":
-        """Ask for images; close what is returned. `wanted` says how many seconds they may take.
+    async def generate(
+        self, model: str, request: GenerateRequest, request_id: str
+    ) -> "GenerationStream":
+        """Send a request, which must have a timeout. The caller closes the returned stream.
 
-        Raises: NoEngineError, QueueFullError, LateError, and whatever else an engine refuses.
+        Raises:
+            NoEngineError: No engine of the model can be reached.
+            QueueFullError: The engine, or this client, has too many requests.
+            LateError: The request's timeout has passed.
+            DTIError: Any other error with which an engine rejects the request.
         """
         if self._url is None:
             raise NoEngineError(f"no endpoint is running that generates with {model}", "60")
-        assert wanted.seconds
-        ends = asyncio.get_running_loop().time() + wanted.seconds + _GRACE
-        asked = self._http.build_request(
+        assert request.timeout_s
+        deadline = asyncio.get_running_loop().time() + request.timeout_s + _GRACE_S
+        http_request = self._http.build_request(
             "POST",
             f"{self._url}/{model}/generate",
-            # What stands at its default is left out: an engine that is older knows no new fields.
-            content=wanted.model_dump_json(exclude_defaults=True),
-            headers={"Content-Type": "application/json", "X-Request-Id": request},
+            # Fields at their defaults are left out: an engine of an older version, as there is
+            # during a rolling update, rejects fields that it does not know.
+            content=request.model_dump_json(exclude_defaults=True),
+            headers={"Content-Type": "application/json", "X-Request-Id": request_id},
         )
         try:
-            async with asyncio.timeout_at(ends):
-                answer = await self._http.send(asked, stream=True)
-                generating = Generation(answer, len(wanted.images), ends)
-                if answer.status_code != 200:
+            async with asyncio.timeout_at(deadline):
+                response = await self._http.send(http_request, stream=True)
+                stream = GenerationStream(response, len(request.images), deadline)
+                if response.status_code != 200:
                     try:
-                        raise _refused(model, answer.status_code, await answer.aread())
+                        raise _rejected(model, response.status_code, await response.aread())
                     finally:
-                        await generating.close()
+                        await stream.close()
         except TimeoutError as error:
             raise _late() from error
         except httpx.PoolTimeout as error:
-            raise QueueFullError("too many wait for images: ask again", _AGAIN) from error
+            raise QueueFullError(
+                "too many requests for images are in progress: ask again", _RETRY_AFTER_S
+            ) from error
         except httpx.TransportError as error:
             log.warning("engine does not answer", model=model, error=repr(error))
             raise _absent(model) from error
-        return generating
+        return stream
 
     async def close(self) -> None:
+        """Close all connections."""
         await self._http.aclose()
 
 
 @dataclass
-class Generation:
-    """Images that an engine has taken on. It goes on with them until this is closed."""
+class GenerationStream:
+    """The events of one accepted request. Closing the stream cancels unfinished images."""
 
-    _answer: httpx.Response
+    _response: httpx.Response
     _count: int
-    _ends: float
-    """On the loop's clock."""
+    _deadline: float
+    """Time on the event loop's clock."""
 
     async def events(self) -> AsyncGenerator[Event]:
-        """To the last image's end. Raises: LateError; NoEngineError if it breaks off."""
-        left = set(range(self._count))
-        lines = _lines(self._answer.aiter_bytes())
-        while left:
+        """Yield events until every image has ended.
+
+        Raises:
+            LateError: The deadline has passed.
+            NoEngineError: The engine broke off.
+        """
+        unfinished = set(range(self._count))
+        lines = _lines(self._response.aiter_bytes())
+        while unfinished:
             try:
-                async with asyncio.timeout_at(self._ends):
+                async with asyncio.timeout_at(self._deadline):
                     line = await anext(lines, None)
             except TimeoutError as error:
                 raise _late() from error
@@ -132,68 +153,72 @@ class Generation:
                 log.warning("engine broke off", error=repr(error))
                 raise _broken() from error
             if line is None:
-                log.warning("engine left images out", images=len(left))
+                log.warning("engine ended its response early", missing=len(unfinished))
                 raise _broken()
-            event = await _parsed(line)
+            event = await _parse(line)
             if isinstance(event, ImageEvent | FailureEvent):
-                left.discard(event.image)
+                unfinished.discard(event.image)
             yield event
 
     async def close(self) -> None:
-        """Nobody waits for the rest."""
-        await self._answer.aclose()
+        """Close the response, which makes the engine drop unfinished images."""
+        await self._response.aclose()
 
 
-def error_of(name: str, detail: str, seconds: float | None = None) -> DTIError:
-    """What an engine has told of by its class. Of a class that is none, and of those that are
-    between us and it, `detail` is for the log alone.
+def rebuild_error(name: str, detail: str, retry_after_s: float | None = None) -> DTIError:
+    """Return the exception that an engine reported by the name of its class.
+
+    An unknown name becomes a ServiceError, whose text reaches the log but not the tenant. So does
+    UnknownKeyError, which is about the secret between this process and the engine.
     """
     kind = _ERRORS.get(name)
     if kind is None or issubclass(kind, UnknownKeyError):
-        return ServiceError(f"an engine said {name}: {detail}")
-    if seconds is not None and issubclass(kind, NoEngineError | QuotaError):
-        return kind(detail, str(seconds))
+        return ServiceError(f"an engine reported {name}: {detail}")
+    if retry_after_s is not None and issubclass(kind, NoEngineError | QuotaError):
+        return kind(detail, str(retry_after_s))
     return kind(detail)
 
 
-def _refused(model: str, status: int, body: bytes) -> DTIError:
+def _rejected(model: str, status: int, body: bytes) -> DTIError:
     try:
-        refusal = Rejection.model_validate_json(body)
+        rejection = Rejection.model_validate_json(body)
     except ValidationError:
-        if status in _ABSENT:
+        if status in _PROXY_STATUSES:
             return _absent(model)
         return ServiceError(f"an engine answered {status}: {body[:500]!r}")
-    return error_of(refusal.error, refusal.detail, refusal.seconds)
+    return rebuild_error(rejection.error, rejection.detail, rejection.retry_after_s)
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """At newlines alone: JSON may have other characters in it that httpx takes for ends of lines.
-    What no newline ends was cut off, and is left out.
+    """Yield the lines of a response, without a last line that no newline ends.
+
+    `httpx.Response.aiter_lines` would also split at other characters, such as U+2028, that JSON
+    allows inside strings. A line without a newline was cut off.
     """
-    begun: list[bytes] = []
+    pending: list[bytes] = []
     async for chunk in chunks:
-        *whole, rest = chunk.split(b"\n")
-        for line in whole:
-            yield b"".join((*begun, line))
-            begun.clear()
-        begun.append(rest)
+        *complete, rest = chunk.split(b"\n")
+        for line in complete:
+            yield b"".join((*pending, line))
+            pending.clear()
+        pending.append(rest)
 
 
-async def _parsed(line: bytes) -> Event:
+async def _parse(line: bytes) -> Event:
     try:
-        if len(line) > _LARGE:
+        if len(line) > _LARGE_LINE_BYTES:
             return await to_thread.run_sync(EVENT.validate_json, line)
         return EVENT.validate_json(line)
     except ValidationError as error:
-        raise ServiceError(f"an engine said {line[:200]!r}") from error
+        raise ServiceError(f"an engine sent an invalid event: {line[:200]!r}") from error
 
 
 def _absent(model: str) -> NoEngineError:
-    return NoEngineError(f"nothing that generates with {model} answers now: ask again", _AGAIN)
+    return NoEngineError(f"no engine of {model} answers now: ask again", _RETRY_AFTER_S)
 
 
 def _broken() -> NoEngineError:
-    return NoEngineError("what generated has broken off: ask again", _AGAIN)
+    return NoEngineError("the engine broke off: ask again", _RETRY_AFTER_S)
 
 
 def _late() -> LateError:

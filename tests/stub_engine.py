@@ -1,6 +1,4 @@
-"""An engine that speaks the protocol of `services.contracts.generation` and generates one colour: it can refuse,
-fail, wait and die, as real ones do.
-"""
+"""A stub engine that generates images of one colour, and can reject, fail, wait and die."""
 
 import asyncio
 import io
@@ -53,7 +51,7 @@ class StubEngine:
         )
 
     def refuse(self, status: int, error: str, detail: str, seconds: float | None = None) -> None:
-        refusal = Rejection(error=error, detail=detail, seconds=seconds)
+        refusal = Rejection(error=error, detail=detail, retry_after_s=seconds)
         self.answer = JSONResponse(refusal.model_dump(), status)
 
     async def _generate(self, request: Request) -> Response:

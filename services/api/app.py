@@ -32,7 +32,7 @@ from services.api.training_jobs.schemas import TrainingJobRequest
 from services.auth.authenticator import Authenticator
 from services.auth.rate_limit import RateLimiter
 from services.contracts.models import ServedModels
-from services.engine_client import Engines
+from services.engine_client import EngineClient
 from services.ledger.ledger import Ledger
 from services.metrics import Metrics
 
@@ -78,7 +78,7 @@ def create_app(
         progress=progress,
         streams=EventBroadcaster(ledger, progress, served_models, settings),
         readiness=Readiness(ledger.store, settings.store_patience),
-        engines=Engines(settings.engines, engine_secret, settings.engine_patience),
+        engines=EngineClient(settings.engines, engine_secret, settings.engine_patience),
         gallery=ImageStore(ledger, Links(ledger.store), settings.link_seconds),
         slots=anyio.Semaphore(settings.uploads_at_once),
     )

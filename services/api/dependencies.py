@@ -22,7 +22,7 @@ from services.api.settings import ApiSettings
 from services.auth.authenticator import Authenticator, Principal
 from services.auth.rate_limit import RateLimiter
 from services.contracts.models import ServedModels
-from services.engine_client import Engines
+from services.engine_client import EngineClient
 from services.ledger.ledger import Ledger
 from services.metrics import Metrics
 
@@ -41,7 +41,7 @@ class AppState:
     progress: Progress
     streams: EventBroadcaster
     readiness: Readiness
-    engines: Engines
+    engines: EngineClient
     gallery: ImageStore
     slots: anyio.Semaphore
     """For uploads: each is in memory as a whole."""

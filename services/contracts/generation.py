@@ -1,15 +1,16 @@
-"""Images as the API asks an engine for them, and what the engine answers, line by line.
+"""The wire protocol between the API, the dispatchers and the engines: generation requests, events.
 
-The API has found out who asks, and has checked what was said; an engine knows the models and the
-tokens. Both speak JSON over HTTP inside the cluster, with a secret of their own:
+The API authenticates the caller and validates the request; an engine knows the model and its
+tokens. Both speak JSON over HTTP inside the cluster and share a secret of their own:
 
-    POST {engines}/{backbone}/generate     a `GenerateRequest`; the answer is a line of JSON for each
-                                        `Event`, in the order in which things happen, with exactly
-                                        one `ImageEvent` or `FailureEvent` for each image
-    GET  {engines}/{backbone}/healthz   200 as soon as it generates
+    POST {engines}/{model}/generate   a `GenerateRequest`; the response is one line of JSON per
+                                      `Event`, in order of occurrence, with exactly one `ImageEvent`
+                                      or `FailureEvent` for each image
+    GET  {engines}/{model}/healthz    200 as soon as the engine can generate
 
-What is refused as a whole is answered with `Rejection` and its status: 401 without the secret, 422
-for what is malformed, 429 where the engine has too much to do. Loads no torch.
+An engine answers a request that it rejects as a whole with a `Rejection` and its status: 401
+without the secret, 422 for an invalid request, 429 when its queue is full, 503 while it stops.
+This module loads no torch.
 """
 
 from collections.abc import Mapping
@@ -21,132 +22,136 @@ from dti_engine.config import PLACEHOLDER
 from services.contracts.jobs import Label, WireModel
 
 MAX_IMAGES = 16
-"""Of one request."""
+"""The largest number of images in one request."""
 
 MAX_STEPS = 150
-"""Denoising steps of one image: more makes none better."""
+"""The largest number of denoising steps of one image; more steps improve none."""
 
 Placeholder = Annotated[str, StringConstraints(pattern=f"^{PLACEHOLDER.pattern}$")]
 
 TokenName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-"""A token's id, or an alias: then the newest token of that subject."""
+"""A token id, or a subject's alias, which stands for the newest token of that subject."""
 
 
 class BlendPart(WireModel):
     """One of the tokens of a blend."""
 
-    token: TokenName = Field(description="id or alias")
-    weight: float = Field(gt=0, le=1e6, description="beside those of the others")
+    token: TokenName = Field(description="token id or alias")
+    weight: float = Field(gt=0, le=1e6, description="relative to the weights of the other parts")
 
 
-class ImageSpec(WireModel):
-    """One image that is wanted. What it shows depends on nothing else."""
+class TokenBinding(WireModel):
+    """What the placeholders of a prompt stand for: tokens, and blends of tokens."""
+
+    tokens: dict[Placeholder, TokenName] = Field(default={}, max_length=16)
+    blends: dict[
+        Placeholder, Annotated[tuple[BlendPart, ...], Field(min_length=2, max_length=8)]
+    ] = Field(default={}, max_length=16)
+
+
+class ImageSpec(TokenBinding):
+    """Everything that one image depends on."""
 
     prompt: str = Field(max_length=4000)
     negative_prompt: str = Field(default="", max_length=4000)
     seed: int = Field(ge=0, lt=2**32)
-    steps: int = Field(default=25, ge=1, le=MAX_STEPS, description="of denoising")
-    guidance: float = Field(default=5.0, ge=1, le=50, description="1: none")
+    steps: int = Field(default=25, ge=1, le=MAX_STEPS, description="number of denoising steps")
+    guidance: float = Field(default=5.0, ge=1, le=50, description="1 turns guidance off")
     height: int | None = Field(default=None, ge=8, le=4096, description="pixels; None: the model's")
     width: int | None = Field(default=None, ge=8, le=4096, description="pixels; None: the model's")
-    instruction: bool = Field(default=True, description="the model's own, before the prompt")
-    tokens: dict[Placeholder, TokenName] = Field(default={}, max_length=16)
-    blends: dict[
-        Placeholder, Annotated[tuple[BlendPart, ...], Field(min_length=2, max_length=8)]
-    ] = Field(default={}, max_length=16)
+    instruction: bool = Field(
+        default=True, description="put the model's own instruction before the prompt"
+    )
     deterministic: bool = Field(
         default=False,
-        description="generated alone, so that not even rounding depends on neighbours",
+        description="generate the image in a batch of its own, so that its rounding does not "
+        "depend on other images",
     )
 
 
-class TokenBinding(WireModel):
-    """What placeholders stand for in one telling of a job's prompts."""
-
-    tokens: dict[Placeholder, TokenName] = Field(default={}, max_length=16)
-    blends: dict[
-        Placeholder, Annotated[tuple[BlendPart, ...], Field(min_length=2, max_length=8)]
-    ] = Field(default={}, max_length=16)
-
-
 class PromptSpec(WireModel):
-    """A prompt of a job, with the tokens that stand in it by their own ids."""
+    """A prompt of a job, and the tokens that it names inline by their ids."""
 
     prompt: str = Field(min_length=1, max_length=4000)
     tokens: dict[Placeholder, TokenName] = Field(default={})
 
 
 class ImageItem(WireModel):
-    """One image of a job: what stands in its item's `work`, as indices into `GenerationJobSpec`,
-    since the same prompt is told in thousands of them.
+    """The `work` of one item of a generation job: indices into the job's `GenerationJobSpec`.
+
+    Items hold indices because thousands of them share one prompt.
     """
 
     prompt: int = Field(ge=0)
-    cast: int = Field(ge=0)
+    variant: int = Field(ge=0)
     seed: int = Field(ge=0, lt=2**32)
 
 
 class GenerationJobSpec(WireModel):
-    """What holds for all images of a job: its `shared`. The API writes it for dispatchers."""
+    """The `shared` part of a generation job, which the API writes and dispatchers read."""
 
     model: Label
     prompts: tuple[PromptSpec, ...] = Field(min_length=1)
-    casts: tuple[TokenBinding, ...] = Field(min_length=1)
+    variants: tuple[TokenBinding, ...] = Field(min_length=1)
     common: dict[str, JsonValue] = Field(default={}, description="other fields of `ImageSpec`")
-    webhook: str | None = Field(default=None, description="URL that is told when the job ends")
+    webhook: str | None = Field(default=None, description="URL to notify when the job ends")
 
 
-def image_of(work: Mapping[str, JsonValue], shared: Mapping[str, JsonValue]) -> ImageSpec:
-    """The image that an item of a job asks for. Of the order, which may be long, only what
-    belongs to it is looked at.
+def build_image_spec(work: Mapping[str, JsonValue], shared: Mapping[str, JsonValue]) -> ImageSpec:
+    """Return the image that an item of a generation job asks for.
 
-    Raises: ValidationError, LookupError, TypeError for what no API has written.
+    The function reads only the entries of `shared` that the item refers to, because a job may hold
+    thousands of prompts.
+
+    Raises:
+        ValidationError, LookupError, TypeError: The item or the job is malformed.
     """
-    asked = ImageItem.model_validate(work)
-    order: Mapping[str, Any] = shared
-    telling = PromptSpec.model_validate(order["prompts"][asked.prompt])
-    cast = TokenBinding.model_validate(order["casts"][asked.cast])
-    inline = {name: token for name, token in telling.tokens.items() if name not in cast.blends}
+    item = ImageItem.model_validate(work)
+    job: Mapping[str, Any] = shared
+    prompt = PromptSpec.model_validate(job["prompts"][item.prompt])
+    variant = TokenBinding.model_validate(job["variants"][item.variant])
+    inline = {name: token for name, token in prompt.tokens.items() if name not in variant.blends}
     return ImageSpec.model_validate(
         {
-            **order["common"],
-            "prompt": telling.prompt,
-            "seed": asked.seed,
-            "tokens": inline | cast.tokens,
-            "blends": cast.blends,
+            **job["common"],
+            "prompt": prompt.prompt,
+            "seed": item.seed,
+            "tokens": inline | variant.tokens,
+            "blends": variant.blends,
         }
     )
 
 
 class GenerateRequest(WireModel):
-    """What one tenant wants generated."""
+    """A request for images of one tenant."""
 
     tenant: Label
     images: tuple[ImageSpec, ...] = Field(min_length=1, max_length=MAX_IMAGES)
-    seconds: float | None = Field(
-        default=None, gt=0, description="after which nobody waits for them any more"
+    timeout_s: float | None = Field(
+        default=None, gt=0, description="after which the engine drops unfinished images"
     )
-    patient: bool = Field(
-        default=False, description="others go first, as nobody looks on: images of a job"
+    background: bool = Field(
+        default=False, description="low priority: images of a job let interactive images go first"
     )
-    progress: bool = Field(default=False, description="whether to tell of each step")
+    progress: bool = Field(default=False, description="send an event after each denoising step")
     previews: int = Field(
-        default=0, ge=0, le=MAX_STEPS, description="a small one every so many steps; 0: none"
+        default=0, ge=0, le=MAX_STEPS, description="send a preview every so many steps; 0: none"
     )
 
 
 class _EventBase(WireModel):
-    """Bytes are base64 in JSON."""
+    """An event; bytes are base64 in JSON."""
 
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
+    image: int = Field(description="index of the image in the request")
+
 
 class StepEvent(_EventBase):
-    """An image is on its way."""
+    """One denoising step of an image is done."""
 
-    event: Literal["stepped"] = "stepped"
-    image: int = Field(description="index in the request")
-    step: int = Field(description="done so far")
+    event: Literal["step"] = "step"
+    step: int = Field(description="number of steps done so far")
     steps: int
     preview: bytes | None = Field(default=None, description="a small JPEG")
 
@@ -154,19 +159,17 @@ class StepEvent(_EventBase):
 class ImageEvent(_EventBase):
     """An image is done."""
 
-    event: Literal["generated"] = "generated"
-    image: int
-    png: bytes = Field(description="with its settings, and the mark that it is generated")
+    event: Literal["image"] = "image"
+    png: bytes = Field(description="carries its settings, and the mark that it is generated")
     settings: dict[str, JsonValue]
     warnings: tuple[str, ...] = ()
 
 
 class FailureEvent(_EventBase):
-    """An image could not be made; the others of the request may still be."""
+    """An image failed; the other images of the request go on."""
 
-    event: Literal["failed"] = "failed"
-    image: int
-    error: str = Field(description="name of the class of the error")
+    event: Literal["failure"] = "failure"
+    error: str = Field(description="class name of the error")
     detail: str
 
 
@@ -176,8 +179,8 @@ EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 class Rejection(WireModel):
-    """Why nothing at all was begun."""
+    """The reason why an engine rejected a whole request and began no image."""
 
-    error: str = Field(description="name of the class of the error")
+    error: str = Field(description="class name of the error")
     detail: str
-    seconds: float | None = Field(default=None, description="after which to ask again")
+    retry_after_s: float | None = Field(default=None, description="time to wait before a retry")

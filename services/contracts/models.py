@@ -1,7 +1,8 @@
-"""The models that a service offers to train for and to generate with: names, weights, recipes.
+"""The catalog of models that a service trains for and generates with: weights, recipes, limits.
 
-A file of JSON, `{"NAME": {"weights": ..., "recipe": ...}, ...}`, or the miniature alone. Loads no
-torch: the API reads it, too, and never opens weights.
+The catalog is a JSON file, `{"NAME": {"weights": ..., "recipe": ...}, ...}`; without a file, the
+service serves the miniature alone. This module loads no torch: the API reads the catalog too, and
+never opens weights.
 """
 
 from collections.abc import Mapping
@@ -16,82 +17,94 @@ from services.errors import SettingsError, UnknownModelError
 
 
 class GenerationSettings(WireModel):
-    """How a model is generated with."""
+    """The settings of a model's engines."""
 
-    images: int | None = Field(
+    batch_size: int | None = Field(
         default=None,
         ge=1,
         le=256,
-        description="in one call of the model; None: as many as are worth it, which is tried out",
+        description="largest number of images in one batch; None: measured when an engine starts",
     )
-    waiting: int = Field(
+    queue_size: int = Field(
         default=64,
         ge=1,
         le=4096,
-        description="images of one engine, at most; a quarter of the places is kept from jobs",
+        description="images that wait in one engine at most; jobs may fill three quarters of it",
     )
-    min_engines: int = Field(default=1, ge=0, description="that stay while nobody asks")
-    max_engines: int = Field(default=4, ge=1, description="that the requests are worth at most")
-    gpus: float | None = Field(default=None, ge=0, description="of one engine; None: a worker's")
+    min_engines: int = Field(default=1, ge=0, description="engines that stay up without requests")
+    max_engines: int = Field(default=4, ge=1, description="engines that run at most under load")
+    gpus: float | None = Field(
+        default=None, ge=0, description="of one engine; None: as many as a worker"
+    )
     cpus: float | None = Field(
-        default=None, ge=0, description="of one engine; None: a worker's, or 0 beside no GPU"
+        default=None,
+        ge=0,
+        description="of one engine; None: as many as a worker, or 0 for an engine without a GPU",
     )
-    compile: bool = Field(default=False, description="the denoiser: minutes at the start")
-    safety: str | None = Field(
+    compile: bool = Field(
+        default=False, description="compile the denoiser, which delays the start by minutes"
+    )
+    safety_checker: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="MODULE:FUNCTION that is given each image, and returns why it may not be "
-        "shown, or None",
+        description="MODULE:FUNCTION that takes an image and returns the reason to withhold it, "
+        "or None",
     )
 
 
 class ServedModel(WireModel):
-    """A model under the name that clients know it by, which is its pool of workers, too."""
+    """A model under its public name, which also names its pool of training workers."""
 
     weights: str = Field(min_length=1, description="miniature, a folder, or a name on the hub")
-    recipe: str = Field(description="what subjects are trained by unless a job says otherwise")
-    slots: int = Field(default=8, ge=1, le=1024, description="subjects of one worker at a time")
+    recipe: str = Field(description="the recipe of training jobs that name none")
+    slots: int = Field(
+        default=8, ge=1, le=1024, description="subjects that one worker trains at a time"
+    )
     gpus: float = Field(default=1, ge=0, description="of one worker")
     cpus: float = Field(default=1, ge=0, description="of one worker")
-    min_workers: int = Field(default=0, ge=0, description="that stay while there is nothing to do")
-    max_workers: int = Field(default=8, ge=1, description="that a backlog is worth at most")
+    min_workers: int = Field(default=0, ge=0, description="workers that stay up without work")
+    max_workers: int = Field(default=8, ge=1, description="workers that run at most")
     device: str = Field(default="auto", description="auto, cpu, cuda")
-    dtype: DtypeName = Field(default="auto", description="of the model")
-    judge: str | None = Field(
-        default=None, description="who scores tokens, as of `dti train --judge`; None: its own"
+    dtype: DtypeName = Field(default="auto", description="number format of the model")
+    scorer: str | None = Field(
+        default=None,
+        description="of validation images, as in `dti train --scorer`; None: the model's own",
     )
     generation: GenerationSettings = Field(
-        default=GenerationSettings(), description="of the endpoint"
+        default=GenerationSettings(), description="settings of the engines"
     )
 
     @property
     def engine_gpus(self) -> float:
+        """Return the number of GPUs of one engine."""
         return self.gpus if self.generation.gpus is None else self.generation.gpus
 
     @property
     def engine_cpus(self) -> float:
-        """On processors alone, engines that stay would else keep workers out for good."""
+        """Return the number of processor cores that one engine reserves."""
         if self.generation.cpus is not None:
             return self.generation.cpus
+        # On a machine without GPUs, the engines that stay up would otherwise reserve the cores
+        # that training workers need.
         return self.cpus if self.engine_gpus else 0
 
 
 ServedModels = Mapping[Label, ServedModel]
 
 _GENERATION = "generate-"
-"""Before the names of the pools in which images of jobs wait. No offer is called so."""
+"""The prefix of pools of generation jobs. No model's name may begin with it."""
 
-_LONGEST = 63 - len(_GENERATION)
-"""Characters of an offer's name, so that both of its pools have one that can be part of a key."""
+_MAX_NAME_LENGTH = 63 - len(_GENERATION)
+"""The longest name of a model whose generation pool still fits a label of the ledger."""
 
 
 def generation_pool(model: str) -> str:
-    """Where images of jobs wait; subjects wait in the pool that is called as the offer is."""
+    """Return the pool of a model's generation jobs; its training pool has the model's own name."""
     return f"{_GENERATION}{model}"
 
 
 def model_of(pool: str) -> str:
-    """The name of the offer that a pool belongs to."""
+    """Return the name of the model that a pool belongs to."""
     return pool.removeprefix(_GENERATION)
 
 
@@ -105,11 +118,11 @@ MINIATURE: ServedModels = {
         generation=GenerationSettings(max_engines=1),
     )
 }
-"""What is offered where nothing else is said."""
+"""The catalog of a service that is given no file."""
 
 
 def find_model(name: str, models: ServedModels) -> ServedModel:
-    """Raises: UnknownModelError."""
+    """Return a model of the catalog. Raise UnknownModelError if there is none of that name."""
     if name not in models:
         raise UnknownModelError(f"there is no model {name!r:.200}: there are {', '.join(models)}")
     return models[name]
@@ -119,22 +132,23 @@ _MODELS: TypeAdapter[dict[Label, ServedModel]] = TypeAdapter(dict[Label, ServedM
 
 
 def read_models(path: Path) -> ServedModels:
-    """The offers in a file of JSON. Raises: SettingsError."""
+    """Return the catalog in a JSON file. Raise SettingsError if it is not valid."""
     try:
         models = _MODELS.validate_json(path.read_bytes())
     except OSError as error:
         raise SettingsError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise SettingsError(f"{str(path)!r}: {place}: {first['msg']}") from error
+        location = ".".join(map(str, first["loc"])) or "the file"
+        raise SettingsError(f"{str(path)!r}: {location}: {first['msg']}") from error
     if not models:
-        raise SettingsError(f"{str(path)!r} offers no model: name at least one")
+        raise SettingsError(f"{str(path)!r} lists no model: name at least one")
     for name, model in models.items():
-        if name.startswith(_GENERATION) or len(name) > _LONGEST:
+        if name.startswith(_GENERATION) or len(name) > _MAX_NAME_LENGTH:
             raise SettingsError(
-                f"{str(path)!r}: {name!r} can be no offer's name: give one of at most {_LONGEST} "
-                f"characters that does not begin with {_GENERATION!r}, as pools of images do"
+                f"{str(path)!r}: {name!r} cannot be a model's name: give one of at most "
+                f"{_MAX_NAME_LENGTH} characters that does not begin with {_GENERATION!r}, which "
+                "pools of generation jobs begin with"
             )
         if model.recipe not in RECIPES:
             raise SettingsError(

@@ -16,7 +16,7 @@ from dti_engine.errors import DTIError
 from services import logs, metrics
 from services.contracts.models import MINIATURE, read_models
 from services.dispatch.dispatcher import Dispatcher
-from services.engine_client import Engines
+from services.engine_client import EngineClient
 from services.errors import SettingsError
 from services.ledger.ledger import Ledger
 from services.metrics import PrometheusMetrics
@@ -68,7 +68,7 @@ def main(
     dispatcher = Dispatcher(
         ledger,
         known,
-        lambda: Engines(engines, secret, _PATIENCE),
+        lambda: EngineClient(engines, secret, _PATIENCE),
         at_once=at_once,
         seconds=seconds,
     )

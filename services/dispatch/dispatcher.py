@@ -7,7 +7,7 @@ from services import logs
 from services.contracts.models import ServedModel, ServedModels
 from services.dispatch.metrics import Events
 from services.dispatch.session import DispatchSession
-from services.engine_client import Engines
+from services.engine_client import EngineClient
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
 
@@ -27,7 +27,7 @@ class Dispatcher:
         self,
         ledger: Ledger,
         served_models: ServedModels,
-        engines: Callable[[], Engines],
+        engines: Callable[[], EngineClient],
         *,
         at_once: int | None = None,
         seconds: float = 600,
@@ -85,5 +85,5 @@ def worth(served_model: ServedModel) -> int:
     that none is idle between two.
     """
     generation = served_model.generation
-    each = generation.images or _TRIED
+    each = generation.batch_size or _TRIED
     return min(2 * each * max(generation.max_engines, generation.min_engines), _MOST)

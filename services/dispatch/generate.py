@@ -13,10 +13,10 @@ from services.contracts.generation import (
     GenerateRequest,
     ImageEvent,
     ImageSpec,
-    image_of,
+    build_image_spec,
 )
 from services.dispatch.metrics import Events
-from services.engine_client import Engines, error_of
+from services.engine_client import EngineClient, rebuild_error
 from services.errors import LateError, NoEngineError, ServiceError, UnavailableError
 from services.ledger.attempts import Attempt
 
@@ -72,7 +72,7 @@ class ImageGenerator:
     """Has images of one model generated. For one event loop."""
 
     model: str
-    engines: Engines
+    engines: EngineClient
     seconds: float
     """Until an engine that has taken an image must be done with it."""
     gate: EngineBackoff
@@ -84,7 +84,7 @@ class ImageGenerator:
         Raises: ImageNotGeneratedError.
         """
         try:
-            image = image_of(attempt.item.work, attempt.shared)
+            image = build_image_spec(attempt.item.work, attempt.shared)
         except (ValidationError, LookupError, TypeError) as error:
             raise ImageNotGeneratedError(
                 f"what is written of it is no image: {type(error).__name__}", again=False
@@ -94,7 +94,7 @@ class ImageGenerator:
         while True:
             await self.gate.wait()
             try:
-                generating = await self.engines.begin(
+                generating = await self.engines.generate(
                     self.model, self._wanted(attempt.keys.tenant, image), request
                 )
             except NoEngineError as error:
@@ -112,7 +112,7 @@ class ImageGenerator:
                         if isinstance(event, ImageEvent):
                             return event
                         if isinstance(event, FailureEvent):
-                            raise error_of(event.error, event.detail)
+                            raise rebuild_error(event.error, event.detail)
             except DTIError as error:
                 if isinstance(error, NoEngineError):
                     self.gate.refused(error.seconds)
@@ -130,7 +130,9 @@ class ImageGenerator:
         return ImageNotGeneratedError(str(error), again=isinstance(error, _PASSING))
 
     def _wanted(self, tenant: str, image: ImageSpec) -> GenerateRequest:
-        return GenerateRequest(tenant=tenant, images=(image,), seconds=self.seconds, patient=True)
+        return GenerateRequest(
+            tenant=tenant, images=(image,), timeout_s=self.seconds, background=True
+        )
 
 
 def report(generated: ImageEvent) -> dict[str, JsonValue]:

@@ -14,7 +14,7 @@ from functools import partial
 from services.contracts.models import generation_pool
 from services.dispatch.generate import EngineBackoff, ImageGenerator, ImageNotGeneratedError, report
 from services.dispatch.metrics import Events
-from services.engine_client import Engines
+from services.engine_client import EngineClient
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
 from services.ledger.outbox import Outbox
@@ -32,7 +32,7 @@ class DispatchSession:
         self,
         ledger: Ledger,
         model: str,
-        engines: Callable[[], Engines],
+        engines: Callable[[], EngineClient],
         *,
         at_once: int,
         seconds: float,

@@ -1,8 +1,4 @@
-"""One model that generates for the API: what was asked is checked and put into the batcher, and what
-becomes of it goes back as events, as it happens.
-
-What becomes of the images of one request, from the device's thread to whoever listens.
-"""
+"""The engine of one model: validates a request, schedules its images, and streams their events."""
 
 import asyncio
 import io
@@ -188,17 +184,17 @@ class Engine:
             setting.
         """
         loop = asyncio.get_running_loop()
-        deadline = time.monotonic() + (request.seconds or float("inf"))
+        deadline = time.monotonic() + (request.timeout_s or float("inf"))
         work = (
             loop.run_in_executor(self._readers, self._prepare, request.tenant, spec)
             for spec in request.images
         )
         try:
-            async with asyncio.timeout(request.seconds):
+            async with asyncio.timeout(request.timeout_s):
                 prepared = await asyncio.gather(*work)
         except TimeoutError as error:
             raise LateError(
-                f"tokens could not be looked up in {request.seconds:g} s: ask again"
+                f"tokens could not be looked up in {request.timeout_s:g} s: ask again"
             ) from error
         told = request.progress or bool(request.previews)
 
@@ -217,7 +213,7 @@ class Engine:
                 StreamCallbacks(stream, index, spec.steps, told=told),
                 deadline,
                 alone=spec.deterministic,
-                patient=request.patient,
+                background=request.background,
                 previews=request.previews,
             )
             for index, (each, spec) in enumerate(zip(prepared, request.images, strict=True))

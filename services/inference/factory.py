@@ -39,7 +39,7 @@ def open_engine(plan: EngineSpec) -> Engine:
     """
     began = time.monotonic()
     model, generation = plan.model, plan.model.generation
-    check = _find_check(generation.safety)
+    check = _find_check(generation.safety_checker)
     if plan.threads:
         import torch
 
@@ -51,9 +51,11 @@ def open_engine(plan: EngineSpec) -> Engine:
         backbone.compile()
     store = InstrumentedStore(open_store(plan.store, impatient(os.environ)))
     cache = TokenCache(Ledger.on(store), Fit.of(backbone))
-    shapes = _shapes(generation.images or MOST) if generation.compile else ()
-    cap = generation.images or find_cap(backbone, shapes=shapes)
-    settings = BatchSchedulerSettings(cap, generation.waiting, joining=plan.joining, shapes=shapes)
+    shapes = _shapes(generation.batch_size or MOST) if generation.compile else ()
+    cap = generation.batch_size or find_cap(backbone, shapes=shapes)
+    settings = BatchSchedulerSettings(
+        cap, generation.queue_size, joining=plan.joining, shapes=shapes
+    )
     if generation.compile:
         settings = replace(settings, patience=_COMPILING)
     batcher = BatchScheduler(backbone, settings, EngineMetrics())

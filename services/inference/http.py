@@ -1,7 +1,4 @@
-"""An engine's side of the protocol of `services.contracts.generation`: the same in Ray Serve and without it.
-
-An engine as an ASGI app of its own, for a process without Ray.
-"""
+"""The HTTP interface of an engine: a request handler, and an ASGI app to run it without Ray."""
 
 import hmac
 from collections.abc import AsyncGenerator
@@ -105,7 +102,7 @@ async def _lines(stream: Stream) -> AsyncGenerator[str]:
 def _refusal(error: DTIError, status: int | None = None) -> Response:
     status = status or next((to for kind, to in _STATUSES if isinstance(error, kind)), 422)
     seconds = error.seconds if isinstance(error, NoEngineError) else None
-    refused = Rejection(error=type(error).__name__, detail=str(error), seconds=seconds)
+    refused = Rejection(error=type(error).__name__, detail=str(error), retry_after_s=seconds)
     return JSONResponse(refused.model_dump(mode="json"), status)
 
 

@@ -71,7 +71,7 @@ def made_of(plan: str) -> str:
 def application(plan: EngineSpec) -> serve.Application:
     """The engines of one offer."""
     generation = plan.model.generation
-    images = generation.images or MOST
+    images = generation.batch_size or MOST
     deployment: Any = serve.deployment(EngineReplica)
     options = deployment.options(
         name="engine",
@@ -83,9 +83,9 @@ def application(plan: EngineSpec) -> serve.Application:
                 "env_vars": {"OMP_NUM_THREADS": str(plan.threads)} if plan.threads else {}
             },
         },
-        max_ongoing_requests=generation.waiting + images + _SPARE,
+        max_ongoing_requests=generation.queue_size + images + _SPARE,
         # While there is no replica; a request that waits here has no batcher yet.
-        max_queued_requests=generation.waiting,
+        max_queued_requests=generation.queue_size,
         autoscaling_config={
             "min_replicas": generation.min_engines,
             "max_replicas": max(generation.min_engines, generation.max_engines),
@@ -144,8 +144,8 @@ def connect(address: str, host: str, port: int, node_ip: str | None = None) -> N
 
 
 def deploy(plans: list[EngineSpec]) -> None:
-    """Bring up the engines of all offers, and wait until each generates. Those that are up already are
-    left as they are: Serve would replace them each time.
+    """Bring up the engines of all models, and wait until each generates. Engines that are up
+    already are left as they are: Serve would replace them each time.
 
     Raises: SettingsError if one cannot be.
     """

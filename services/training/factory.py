@@ -55,7 +55,7 @@ def _opened(plan: WorkerSpec, started: float) -> TrainingWorker:
     model = plan.model
     device = find_device(model.device)
     backbone = load_backbone(model.weights, device=device, dtype=find_dtype(model.dtype, device))
-    judge = find_judge(model.weights, model.judge, device=device)
+    judge = find_judge(model.weights, model.scorer, device=device)
     settings = LedgerSettings(lease=plan.lease, look=plan.look)
     return TrainingWorker(
         Ledger.on(InstrumentedStore(open_store(plan.store)), settings),

@@ -62,7 +62,12 @@ def caller(tmp_path: Path, bundles: dict[str, bytes], models: Path) -> Iterator[
 
 def write(models: Path, *, gpus: int, waiting: int, count: int = 2) -> None:
     """Offer the miniature, with so many engines."""
-    generation = {"images": 2, "waiting": waiting, "min_engines": count, "max_engines": count}
+    generation = {
+        "batch_size": 2,
+        "queue_size": waiting,
+        "min_engines": count,
+        "max_engines": count,
+    }
     changed = {"device": "cpu", "gpus": gpus, "generation": generation}
     given = {"weights": "miniature", "recipe": "miniature"} | changed
     new = models.with_suffix(".new")

@@ -63,7 +63,7 @@ def compose(
     job = GenerationJobSpec(
         model=model,
         prompts=tuple(_telling(order, number) for number in range(len(order.prompts))),
-        casts=tuple(_cast(order, number, cast) for number, cast in enumerate(casts)),
+        variants=tuple(_cast(order, number, cast) for number, cast in enumerate(casts)),
         common=common,
         webhook=order.webhook.url if order.webhook else None,
     )
@@ -125,7 +125,7 @@ def _items(
     said = [_plain(prompt, _PROMPT) for prompt in prompts]
     who = [_name(cast) for cast in casts]
     works = [
-        ImageItem(prompt=prompt, cast=cast, seed=seed)
+        ImageItem(prompt=prompt, variant=cast, seed=seed)
         for prompt in range(len(prompts))
         for cast in range(len(casts))
         for seed in seeds
@@ -133,7 +133,7 @@ def _items(
     return [
         Item(
             name="-".join(
-                filter(None, (f"{index:04d}", who[one.cast], said[one.prompt], str(one.seed)))
+                filter(None, (f"{index:04d}", who[one.variant], said[one.prompt], str(one.seed)))
             ),
             work=one.model_dump(),
         )

@@ -22,7 +22,7 @@ from services.api.images.response import ImageUrls, data_of, encoded, size_of
 from services.api.middleware.openai_errors import error_object
 from services.api.problems import answer
 from services.contracts.generation import Event, FailureEvent, ImageEvent, StepEvent
-from services.engine_client import Generation, error_of
+from services.engine_client import GenerationStream, rebuild_error
 
 A = TypeVar("A")
 
@@ -67,7 +67,9 @@ class ImageEventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, teller: "EventEncoder", generating: Generation, keepalive: float) -> None:
+    def __init__(
+        self, teller: "EventEncoder", generating: GenerationStream, keepalive: float
+    ) -> None:
         self._generation = generating
         self._events = _events(teller, generating, keepalive)
         super().__init__(self._events)
@@ -104,7 +106,7 @@ class EventEncoder:
             case ImageEvent():
                 return [self._completed(event)]
             case FailureEvent():
-                return [self.failed(error_of(event.error, event.detail), event.image)]
+                return [self.failed(rebuild_error(event.error, event.detail), event.image)]
 
     def failed(self, error: DTIError, image: int | None = None) -> bytes:
         try:
@@ -145,7 +147,7 @@ class EventEncoder:
 
 
 async def _events(
-    teller: EventEncoder, generating: Generation, keepalive: float
+    teller: EventEncoder, generating: GenerationStream, keepalive: float
 ) -> AsyncGenerator[bytes]:
     """To the end, with comments where nothing happens. What goes wrong is the last event."""
     async with aclosing(generating.events()) as events:

@@ -45,7 +45,7 @@ def commission(
             images=tuple(
                 ImageSpec(**given, seed=(first + number) % 2**32) for number in range(order.n or 1)
             ),
-            seconds=order.seconds or seconds,
+            timeout_s=order.seconds or seconds,
             progress=bool(order.stream),
             previews=_previews(order),
         )

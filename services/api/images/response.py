@@ -14,7 +14,7 @@ from services.api.images.request import EngineCall
 from services.api.images.store import ImageStore
 from services.api.jobs.schemas import example
 from services.contracts.generation import FailureEvent, ImageEvent
-from services.engine_client import Generation, error_of
+from services.engine_client import GenerationStream, rebuild_error
 
 _SIZE = struct.Struct(">II")
 _SIZE_AT = 16  # behind PNG's signature, and the length and name of its first chunk
@@ -80,13 +80,13 @@ class ImageUrls:
         return image, self.gallery.link(self.tenant, image, self.here)
 
 
-async def collect(generating: Generation) -> list[ImageEvent]:
+async def collect(generating: GenerationStream) -> list[ImageEvent]:
     """All images, in order. Raises: DTIError of the first that failed."""
     done: dict[int, ImageEvent] = {}
     async with aclosing(generating.events()) as events:
         async for event in events:
             if isinstance(event, FailureEvent):
-                raise error_of(event.error, event.detail)
+                raise rebuild_error(event.error, event.detail)
             if isinstance(event, ImageEvent):
                 done[event.image] = event
     return [done[number] for number in sorted(done)]

@@ -69,7 +69,7 @@ async def create_images(
 async def _generate(
     here: AppState, asked: EngineCall, shelf: ImageUrls | None, request: str
 ) -> Response:
-    generation = await here.engines.begin(asked.model, asked.wanted, request)
+    generation = await here.engines.generate(asked.model, asked.wanted, request)
     try:
         generated = await collect(generation)
     finally:
@@ -86,6 +86,6 @@ async def _stream(
     request: str,
 ) -> Response:
     """What is refused at once is an error as everywhere, not an event."""
-    generation = await here.engines.begin(asked.model, asked.wanted, request)
+    generation = await here.engines.generate(asked.model, asked.wanted, request)
     teller = EventEncoder(asked, order.partial_images or 0, shelf, request)
     return ImageEventStream(teller, generation, here.settings.keepalive)

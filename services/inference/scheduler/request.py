@@ -41,7 +41,7 @@ class ScheduledRequest:
     """After which nobody waits for it any more."""
     alone: bool = False
     """To be generated in calls of its own, so that not even rounding depends on others."""
-    patient: bool = False
+    background: bool = False
     """Those that somebody looks at go first."""
     previews: int = 0
     """One every so many steps; 0: none."""

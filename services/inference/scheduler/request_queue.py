@@ -15,10 +15,10 @@ from services.errors import QueueFullError
 from services.inference.scheduler.request import ScheduledRequest
 
 _PATIENCE = 60.0
-"""Seconds after which a patient image is like any other."""
+"""Seconds after which a background image is like any other."""
 
 _KEPT = 4
-"""Of so many places, one is for others than patient images."""
+"""Of so many places, one is for others than background images."""
 
 
 class RequestQueue:
@@ -40,8 +40,8 @@ class RequestQueue:
 
         Raises: QueueFullError; ConfigurationError if there never is room for so many.
         """
-        patient = any(ticket.patient for ticket in tickets)
-        limit = self.limit - self.limit // _KEPT if patient else self.limit
+        background = any(ticket.background for ticket in tickets)
+        limit = self.limit - self.limit // _KEPT if background else self.limit
         if len(tickets) > limit:
             raise ConfigurationError(
                 f"{len(tickets)} images at once, where {limit} may wait: ask for fewer"
@@ -60,8 +60,8 @@ class RequestQueue:
             self._changed.notify_all()
 
     def take(self, group: tuple[int, ...], most: int) -> list[ScheduledRequest]:
-        """At most so many of a group, one of each tenant by turns, each tenant's in order; patient
-        ones last.
+        """At most so many of a group, one of each tenant by turns, each tenant's in order;
+        background ones last.
         """
         taken: list[ScheduledRequest] = []
         with self._changed:
@@ -72,7 +72,7 @@ class RequestQueue:
 
     def groups(self, but: Set[tuple[int, ...]] = frozenset()) -> Iterator[tuple[int, ...]]:
         """Those that somebody waits in, in the order in which tenants have their turns; those that
-        only patient ones wait in last.
+        only background ones wait in last.
         """
         with self._changed:
             lines = [list(line) for line in self._lines.values()]
@@ -109,7 +109,7 @@ class RequestQueue:
 
     def _yields(self, ticket: ScheduledRequest) -> bool:
         """Whether all others go first."""
-        return ticket.patient and self._clock() - ticket.entered < _PATIENCE
+        return ticket.background and self._clock() - ticket.entered < _PATIENCE
 
     def _pop(self, group: tuple[int, ...], yielding: bool) -> ScheduledRequest | None:
         for tenant, line in self._lines.items():

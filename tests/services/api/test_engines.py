@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from stub_engine import StubEngine
 
 from dti_engine.errors import DTIError, TokenError
-from services.engine_client import error_of
+from services.engine_client import rebuild_error
 from services.errors import QueueFullError, ServiceError
 
 
@@ -54,12 +54,12 @@ def test_seconds_after_which_to_ask_again_are_the_engines(studio: Any, engine: S
 
 
 def test_errors_are_made_whole() -> None:
-    full = error_of("QueueFullError", "full", 3)
+    full = rebuild_error("QueueFullError", "full", 3)
     assert (type(full), str(full), full.seconds) == (QueueFullError, "full", 3)
-    assert type(error_of("TokenError", "x")) is TokenError
+    assert type(rebuild_error("TokenError", "x")) is TokenError
     for name in ("", "Annotated", "Self", "DTIErrors", "UnknownKeyError"):
-        assert type(error_of(name, "x")) is ServiceError
-    assert isinstance(error_of("DTIError", "x"), DTIError)
+        assert type(rebuild_error(name, "x")) is ServiceError
+    assert isinstance(rebuild_error("DTIError", "x"), DTIError)
 
 
 def test_where_no_engine_is_images_are_asked_for_later(site: Any, new_studio: Any) -> None:
@@ -97,7 +97,7 @@ def test_an_engine_that_dies_on_the_way_is_asked_again_later(
 
 @pytest.mark.parametrize(
     ("lines", "status"),
-    [(b"", 503), (b'{"event": "generated"', 503), (b"{}\n", 500), (b"\xff\n", 500)],
+    [(b"", 503), (b'{"event": "image"', 503), (b"{}\n", 500), (b"\xff\n", 500)],
 )
 def test_answers_that_are_none_are_not_taken_for_images(
     studio: Any, engine: StubEngine, lines: bytes, status: int
@@ -109,7 +109,7 @@ def test_answers_that_are_none_are_not_taken_for_images(
 def test_images_that_are_late_are_not_waited_for(
     studio: Any, engine: StubEngine, parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.engine_client._GRACE", 0.0)
+    monkeypatch.setattr("services.engine_client._GRACE_S", 0.0)
     engine.may_end.clear()
     began = time.monotonic()
     answer = studio.generate(seconds=0.5)
@@ -121,7 +121,7 @@ def test_images_that_are_late_are_not_waited_for(
 def test_an_engine_that_says_nothing_is_not_waited_for_long_either(
     studio: Any, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.engine_client._GRACE", 0.0)
+    monkeypatch.setattr("services.engine_client._GRACE_S", 0.0)
 
     async def never() -> Any:
         import asyncio

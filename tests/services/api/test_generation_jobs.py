@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.contracts.generation import image_of
+from services.contracts.generation import build_image_spec
 from services.ledger.attempts import Attempt
 
 PNG = b"\x89PNG of "
@@ -58,7 +58,7 @@ def test_each_prompt_is_generated_with_each_token_and_each_seed(site: Any) -> No
 
 
 def _asked(attempt: Attempt) -> dict[str, Any]:
-    image = image_of(attempt.item.work, attempt.shared)
+    image = build_image_spec(attempt.item.work, attempt.shared)
     return image.model_dump(mode="json", exclude_defaults=True)
 
 

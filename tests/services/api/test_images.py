@@ -48,7 +48,7 @@ def test_openais_client_gets_images_with_nothing_but_its_own_words(
         assert (data.url, data.revised_prompt) == (None, None)
     assert answer.warnings == ["there is no model dall-e-3 here: miniature has generated"]
     [(model, wanted)] = engine.asked
-    assert (model, wanted.tenant, wanted.seconds, wanted.progress) == (
+    assert (model, wanted.tenant, wanted.timeout_s, wanted.progress) == (
         *("miniature", "acme"),
         *(300, False),
     )
@@ -80,7 +80,7 @@ def test_our_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) 
     assert [generated_image.seed for generated_image in wanted.images] == [2**32 - 2, 2**32 - 1, 0]
     first = wanted.images[0]
     assert (first.steps, first.guidance, first.negative_prompt) == (3, 2, "blur")
-    assert (first.instruction, first.deterministic, wanted.seconds) == (False, True, 7)
+    assert (first.instruction, first.deterministic, wanted.timeout_s) == (False, True, 7)
     assert first.tokens == {"<rex>": "rex", f"<{TOKEN}>": TOKEN, "<end>": "tom"}
     assert first.blends == {
         "<mix>": (BlendPart(token="a", weight=2), BlendPart(token="b", weight=1)),

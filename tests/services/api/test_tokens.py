@@ -164,7 +164,9 @@ def test_backbones_are_listed_without_where_their_weights_lie(new_site: Any) -> 
 
     served_models = {
         "small": ServedModel(weights="/secret/weights", recipe="miniature"),
-        "large": ServedModel(weights="/secret/other", recipe="sdxl-release", judge="/secret/judge"),
+        "large": ServedModel(
+            weights="/secret/other", recipe="sdxl-release", scorer="/secret/scorer"
+        ),
     }
     site = new_site(models=served_models)
     answer = site.get("/v1/backbones")

@@ -15,7 +15,7 @@ from dti_engine.errors import ConfigurationError
 from services.cli.generate_bulk import casts, seeds_of
 from services.contracts.models import MINIATURE
 from services.dispatch.dispatcher import Dispatcher
-from services.engine_client import Engines
+from services.engine_client import EngineClient
 from services.ledger.jobs import read_spec
 from services.ledger.keys import JobKeys
 
@@ -28,7 +28,7 @@ FILES = ["0000-a-red-dog-0.png", "0001-a-red-dog-1.png", "0002-a-red-dog-2.png"]
 def generator(service: Hosted) -> Iterator[StubEngine]:
     """An engine, and a dispatcher that has it generate."""
     with stub_engine() as (engine, url):
-        dispatcher = Dispatcher(service.ledger, MINIATURE, lambda: Engines(url, SECRET, 2.0))
+        dispatcher = Dispatcher(service.ledger, MINIATURE, lambda: EngineClient(url, SECRET, 2.0))
         thread = threading.Thread(target=dispatcher.run)
         thread.start()
         try:

@@ -13,7 +13,7 @@ from services.contracts.generation import GenerationJobSpec, ImageItem, PromptSp
 from services.contracts.jobs import Item, JobRequest
 from services.contracts.models import MINIATURE, generation_pool
 from services.dispatch.dispatcher import Dispatcher
-from services.engine_client import Engines
+from services.engine_client import EngineClient
 from services.ledger.ledger import Ledger
 from services.ledger.queries import ItemView, JobView, list_items, read_image, view_job
 from services.ledger.recovery import Recovery
@@ -36,7 +36,7 @@ class Studio:
         order = GenerationJobSpec(
             model="miniature",
             prompts=(PromptSpec(prompt="a red dog"),),
-            casts=(TokenBinding(tokens=tokens),),
+            variants=(TokenBinding(tokens=tokens),),
             common={"steps": 2},
         )
         request = JobRequest(
@@ -45,7 +45,7 @@ class Studio:
             items=tuple(
                 Item(
                     name=f"{seed:04d}",
-                    work=ImageItem(prompt=0, cast=0, seed=seed).model_dump(),
+                    work=ImageItem(prompt=0, variant=0, seed=seed).model_dump(),
                 )
                 for seed in range(count)
             ),
@@ -57,7 +57,7 @@ class Studio:
     def dispatcher(self, ledger: Ledger | None = None, **how: Any) -> Dispatcher:
         url = how.pop("url", self.url)
         return Dispatcher(
-            ledger or self.ledger, MINIATURE, lambda: Engines(url, SECRET, 2.0), **how
+            ledger or self.ledger, MINIATURE, lambda: EngineClient(url, SECRET, 2.0), **how
         )
 
     @contextmanager

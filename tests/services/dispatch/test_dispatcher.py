@@ -39,7 +39,7 @@ def test_each_image_is_generated_once_and_kept(studio: Any) -> None:
     item = studio.items(job)[7]
     assert item.report == {"seed": 7, "steps": 2, "bytes": item.report["bytes"], "warnings": []}
     model, wanted = studio.engine.asked[0]
-    assert (model, wanted.tenant, wanted.patient) == ("miniature", "acme", True)
+    assert (model, wanted.tenant, wanted.background) == ("miniature", "acme", True)
     assert (wanted.images[0].prompt, wanted.images[0].steps) == ("a red dog", 2)
 
 
@@ -100,7 +100,7 @@ def test_an_engine_that_dies_at_a_image_costs_it_an_attempt_and_not_for_ever(
     job = studio.order(1, max_attempts=2)
     with studio.at_work(studio.dispatcher()):
         assert studio.wait_until_ended(job).counts.failed == 1
-    assert "broken off" in studio.items(job)[0].reason
+    assert "broke off" in studio.items(job)[0].reason
     assert len(list_attempts(studio.ledger, "acme", job, 0)) == 2
 
 
@@ -163,7 +163,7 @@ def test_several_share_a_job_and_each_image_ends_once(studio: Any) -> None:
 
 def test_how_many_are_asked_for_follows_from_the_model() -> None:
     assert worth(MINIATURE["miniature"]) == 32
-    large = ServedModel(weights="w", recipe="sd", generation={"images": 8, "max_engines": 40})
+    large = ServedModel(weights="w", recipe="sd", generation={"batch_size": 8, "max_engines": 40})
     assert worth(large) == 256
 
 

@@ -98,7 +98,7 @@ def test_nobody_waits_for_a_token_longer_than_for_a_image(engine: Listening) -> 
     resolve = engine.shelf.resolve
     engine.shelf.resolve = lambda *what: (looked_up.wait(20), resolve(*what))[1]  # type: ignore[method-assign]
     began = time.monotonic()
-    refused = engine.refusal(422, spec(), seconds=0.5)
+    refused = engine.refusal(422, spec(), timeout_s=0.5)
     assert time.monotonic() - began < 10
     looked_up.set()
     assert refused.error == "LateError"
@@ -134,7 +134,7 @@ def test_what_is_wrong_with_one_image_is_told_and_nothing_is_begun(
     engine.shelf.tokens["ann", "max"] = UnknownJobError("ann has no token max")
     engine.shelf.tokens["ann", "old"] = DeletedError("it was deleted")
     refused = engine.refusal(422, spec(), order)
-    assert (refused.error, refused.seconds) == (error, None)
+    assert (refused.error, refused.retry_after_s) == (error, None)
     assert detail in refused.detail
     assert model.calls == []
 
@@ -173,7 +173,7 @@ def test_a_full_engine_says_when_to_come_again(model: Any) -> None:
         _until(lambda: len(engine.batcher.queue) == 1)
         refused = engine.refusal(429, *(spec(seed=seed) for seed in (2, 3)))
         assert refused.error == "QueueFullError"
-        assert refused.seconds is not None
+        assert refused.retry_after_s is not None
         gate.set()
         assert isinstance(first.result()[0], ImageEvent)
         assert isinstance(second.result()[0], ImageEvent)
@@ -206,7 +206,7 @@ def test_whoever_hangs_up_is_generated_for_no_further(model: Any) -> None:
 def test_what_comes_too_late_is_told(model: Any) -> None:
     model.before = lambda noisy, conditioning: time.sleep(0.05)
     with listening(model) as engine:
-        (late,) = engine.ends(spec(steps=100), seconds=0.3).values()
+        (late,) = engine.ends(spec(steps=100), timeout_s=0.3).values()
         assert isinstance(late, FailureEvent)
         assert late.error == "LateError"
 

@@ -96,8 +96,8 @@ def test_the_stale_are_taken_out() -> None:
 
 def test_patient_ones_let_all_others_go_first() -> None:
     queue = RequestQueue(20)
-    queue.put(tickets("a", 3, patient=True), 0)
-    queue.put(tickets("b", 1, size=(8, 8), patient=True), 0)
+    queue.put(tickets("a", 3, background=True), 0)
+    queue.put(tickets("b", 1, size=(8, 8), background=True), 0)
     queue.put(tickets("c", 2, size=(24, 24)), 0)
     queue.put(tickets("d", 2), 0)
     assert [*queue.groups()] == [(24, 24), (16, 16), (8, 8)]
@@ -106,15 +106,15 @@ def test_patient_ones_let_all_others_go_first() -> None:
 
 def test_patient_ones_of_many_tenants_take_turns_too() -> None:
     queue = RequestQueue(20)
-    queue.put(tickets("a", 3, patient=True), 0)
-    queue.put(tickets("b", 2, patient=True), 0)
+    queue.put(tickets("a", 3, background=True), 0)
+    queue.put(tickets("b", 2, background=True), 0)
     assert whose(queue.take(SIZE, 5)) == "a0 b0 a1 b1 a2"
 
 
 def test_after_a_minute_a_patient_one_is_like_any_other() -> None:
     clock = Clock()
     queue = RequestQueue(20, clock)
-    queue.put(tickets("a", 2, patient=True), 0)
+    queue.put(tickets("a", 2, background=True), 0)
     queue.put(tickets("b", 2), 0)
     assert whose(queue.take(SIZE, 1)) == "b0"
     clock.now += 60
@@ -124,15 +124,15 @@ def test_after_a_minute_a_patient_one_is_like_any_other() -> None:
 
 def test_some_places_are_kept_from_patient_ones() -> None:
     queue = RequestQueue(8)
-    queue.put(tickets("a", 6, patient=True), 0)
+    queue.put(tickets("a", 6, background=True), 0)
     with pytest.raises(QueueFullError, match="6 images are waiting, of at most 6"):
-        queue.put(tickets("b", 1, patient=True), 0)
+        queue.put(tickets("b", 1, background=True), 0)
     queue.put(tickets("b", 2), 0)
     with pytest.raises(QueueFullError, match="8 images are waiting, of at most 8"):
         queue.put(tickets("c", 1), 0)
     with pytest.raises(ConfigurationError, match="7 images at once, where 6 may wait"):
-        queue.put(tickets("a", 7, patient=True), 0)
+        queue.put(tickets("a", 7, background=True), 0)
 
 
 def test_where_one_may_wait_a_patient_one_may() -> None:
-    RequestQueue(1).put(tickets("a", 1, patient=True), 0)
+    RequestQueue(1).put(tickets("a", 1, background=True), 0)

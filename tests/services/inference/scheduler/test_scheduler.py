@@ -84,12 +84,12 @@ def test_images_of_many_tenants_come_out_as_the_engine_alone_generates_them(
 def test_who_looks_on_is_generated_before_a_job_and_the_job_is_generated_too(model: Any) -> None:
     gate = held(model)
     with batcher(model, cap=1, queue=8) as running:
-        job = submit(running, *(ticket(seed=seed, patient=True) for seed in range(6)))
+        job = submit(running, *(ticket(seed=seed, background=True) for seed in range(6)))
         while not model.calls:
             time.sleep(0.001)
-        submit(running, ticket(seed=6, patient=True))
+        submit(running, ticket(seed=6, background=True))
         with pytest.raises(QueueFullError):
-            submit(running, ticket(seed=7, patient=True))
+            submit(running, ticket(seed=7, background=True))
         (looking,) = submit(running, ticket(seed=8))
         gate.set()
         looking.image()
