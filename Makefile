@@ -42,19 +42,19 @@ format: $(VENV)/.dev ## rewrite the code in the common format
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/checkpoints.py
-	$(BIN)/python benchmarks/schedules.py
-	$(BIN)/python benchmarks/work.py
-	$(BIN)/python benchmarks/activations.py
-	$(BIN)/python benchmarks/subjects.py
-	$(BIN)/python benchmarks/images.py
-	$(BIN)/python benchmarks/generation.py
-	$(BIN)/python benchmarks/generation_neighbours.py
-	$(BIN)/python benchmarks/token_cache.py
+	$(BIN)/python -m benchmarks.training.rsgd_step
+	$(BIN)/python -m benchmarks.training.optimizer_share
+	$(BIN)/python -m benchmarks.training.throughput
+	$(BIN)/python -m benchmarks.training.memory
+	$(BIN)/python -m benchmarks.training.checkpoints
+	$(BIN)/python -m benchmarks.training.schedules
+	$(BIN)/python -m benchmarks.training.operations
+	$(BIN)/python -m benchmarks.training.activations
+	$(BIN)/python -m benchmarks.training.subjects
+	$(BIN)/python -m benchmarks.generation.images
+	$(BIN)/python -m benchmarks.generation.continuous_batching
+	$(BIN)/python -m benchmarks.generation.neighbours
+	$(BIN)/python -m benchmarks.generation.token_cache
 
 SEEDS ?= 1000
 simulate: $(VENV)/.dev ## the ledger under faults, by seeds (SEEDS=200000 for many)

@@ -33,8 +33,8 @@ PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT" "$WORK"
 export PYTHONUNBUFFERED=1 PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
 
-subjects_of() { "$PYTHON" benchmarks/subjects.py --repeats 3 "$@"; }
-images_of() { "$PYTHON" benchmarks/images.py --repeats 2 "$@"; }
+subjects_of() { "$PYTHON" -m benchmarks.training.subjects --repeats 3 "$@"; }
+images_of() { "$PYTHON" -m benchmarks.generation.images --repeats 2 "$@"; }
 
 sdxl()     { subjects_of --models sdxl --sides 768 --json "$OUT/sdxl.json"; }
 tests()    { "$PYTHON" -m pytest -m gpu; }
@@ -43,25 +43,25 @@ images() {
     images_of --models sd15 --batches 1 8 64 --json "$OUT/images-sd15.json"
 }
 generating() {
-  "$PYTHON" benchmarks/generation_neighbours.py --models miniature sd15 sdxl \
+  "$PYTHON" -m benchmarks.generation.neighbours --models miniature sd15 sdxl \
     --json "$OUT/generating-neighbours.json" &&
-    "$PYTHON" benchmarks/generation.py --models sdxl sd15 --rounds 2 --json "$OUT/generating.json"
+    "$PYTHON" -m benchmarks.generation.continuous_batching --models sdxl sd15 --rounds 2 --json "$OUT/generating.json"
 }
 subjects() {
   subjects_of --models sd15 sana-1.6b --json "$OUT/subjects.json" &&
     subjects_of --models sdxl --sides 1024 --json "$OUT/subjects-sdxl-1024.json"
 }
 compiled() { subjects_of --models sdxl --sides 768 --compile --json "$OUT/compiled.json"; }
-text()     { "$PYTHON" benchmarks/text.py --full --json "$OUT/text.json"; }
-work()     { "$PYTHON" benchmarks/work.py --json "$OUT/work.json"; }
-step()     { "$PYTHON" benchmarks/step.py --json "$OUT/step.json"; }
-training() { "$PYTHON" benchmarks/training.py --json "$OUT/training.json"; }
-throughput() { "$PYTHON" benchmarks/throughput.py --json "$OUT/throughput.json"; }
-memory()   { "$PYTHON" benchmarks/memory.py --json "$OUT/memory.json"; }
+text()     { "$PYTHON" -m benchmarks.training.text_encoding --full --json "$OUT/text.json"; }
+work()     { "$PYTHON" -m benchmarks.training.operations --json "$OUT/work.json"; }
+step()     { "$PYTHON" -m benchmarks.training.rsgd_step --json "$OUT/step.json"; }
+training() { "$PYTHON" -m benchmarks.training.optimizer_share --json "$OUT/training.json"; }
+throughput() { "$PYTHON" -m benchmarks.training.throughput --json "$OUT/throughput.json"; }
+memory()   { "$PYTHON" -m benchmarks.training.memory --json "$OUT/memory.json"; }
 schedules() {
-  "$PYTHON" benchmarks/schedules.py --work "$WORK/schedules" --json "$OUT/schedules.json"
+  "$PYTHON" -m benchmarks.training.schedules --work "$WORK/schedules" --json "$OUT/schedules.json"
 }
-checkpoints() { "$PYTHON" benchmarks/checkpoints.py --json "$OUT/checkpoints.json"; }
+checkpoints() { "$PYTHON" -m benchmarks.training.checkpoints --json "$OUT/checkpoints.json"; }
 recipe()   {
   "$PYTHON" -m dti_engine.miniature.recipe --size gpu --work "$WORK" --out "$WORK/weights" &&
     tar -C "$WORK" -cf "$OUT/weights.tar" weights

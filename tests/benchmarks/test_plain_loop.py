@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from contenders import draw_images
-from plain_loop import PlainLoop
-from random_models import load_pipeline, open_model
+
+from benchmarks.models.random_models import load_pipeline, open_model
+from benchmarks.training.contenders import draw_images
+from benchmarks.training.plain_loop import PlainLoop
 
 CPU = torch.device("cpu")
 

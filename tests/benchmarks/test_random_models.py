@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_models import description, load_engine, load_pipeline, open_model
-from random_tokenizers import PROMPT, clip_tokenizer, gemma_tokenizer
 
+from benchmarks.models.random_models import description, load_engine, load_pipeline, open_model
+from benchmarks.models.random_tokenizers import PROMPT, clip_tokenizer, gemma_tokenizer
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.registry import published
 from dti_engine.backbones.sana import instruction

@@ -1,6 +1,7 @@
 """The scripts start, and those for models of full size run through, on small ones."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = [path.name for path in sorted(FOLDER.glob("*.py")) if "\nif __name__" in path.read_text()]
+SCRIPTS = [
+    ".".join(path.relative_to(FOLDER.parent).with_suffix("").parts).removesuffix(".__main__")
+    for path in sorted(FOLDER.rglob("*.py"))
+    if "\nif __name__" in path.read_text()
+]
 
 
 @pytest.fixture
@@ -18,8 +23,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(script: str, *arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", [script, *arguments])
-        monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-        runpy.run_path(str(FOLDER / script), run_name="__main__")
+        runpy.run_module(script, run_name="__main__", alter_sys=True)
 
     return run
 
@@ -34,15 +38,25 @@ def test_scripts_answer_help(script: str, run: Any, capsys: pytest.CaptureFixtur
 
 def test_what_runs_on_a_gpu_is_there() -> None:
     text = (FOLDER / "on_gpu.sh").read_text()
-    named = {word for word in text.replace('"', " ").split() if word.startswith("benchmarks/")}
-    assert {f"benchmarks/{name}" for name in ("subjects.py", "images.py", "generation.py")} <= named
-    assert [name for name in named if not (FOLDER.parent / name).is_file()] == []
+    named = set(re.findall(r"-m (benchmarks\.[\w.]+)", text))
+    wanted = ("training.subjects", "generation.images", "generation.continuous_batching")
+    assert {f"benchmarks.{name}" for name in wanted} <= named
+    assert sorted(named - set(SCRIPTS)) == []
 
 
 def test_subjects_compares_small_models(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--slots", "2", "--steps", "1", "--repeats", "1", "--dtype", "float32"]
-    run("subjects.py", "--small", "--models", "sdxl", "sana-1.6b", *sizes, "--json", str(found))
+    run(
+        "benchmarks.training.subjects",
+        "--small",
+        "--models",
+        "sdxl",
+        "sana-1.6b",
+        *sizes,
+        "--json",
+        str(found),
+    )
     rows = json.loads(found.read_text())["rows"]
     raced = [(row["model"], row["contender"], row["slots"]) for row in rows]
     assert raced == [
@@ -61,7 +75,7 @@ def test_images_compares_small_models(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--batches", "1", "3", "--tokens", "4", "--steps", "2", "--repeats", "1"]
     sizes += ["--dtype", "float32", "--json", str(found)]
-    run("images.py", "--small", "--models", "sdxl", "sana-1.6b", *sizes)
+    run("benchmarks.generation.images", "--small", "--models", "sdxl", "sana-1.6b", *sizes)
     rows = json.loads(found.read_text())["rows"]
     assert [row["batch"] for row in rows] == [1, 3, 1, 3]
     assert list(rows[0]["images per second"]) == ["plain", "1 token", "4 tokens"]
@@ -73,7 +87,9 @@ def test_generation_measures_all_of_its_parts(run: Any, tmp_path: Path) -> None:
     sizes = ["--cap", "2", "--tokens", "4", "--steps", "2", "--images", "4", "--batches", "1"]
     sizes += ["--loads", "0.8", "--rounds", "1", "--dtype", "float32", "--json", str(found)]
     models = ["--small", "--models", "sd15", "--side", "64"]
-    run("generation.py", "joining", "overload", "mixes", *models, *sizes)
+    run(
+        "benchmarks.generation.continuous_batching", "joining", "overload", "mixes", *models, *sizes
+    )
     parts = json.loads(found.read_text())["sd15"]
     policies = parts["joining"]["loads"]["0.8"]
     assert policies.keys() == {"joining", "whole"}
@@ -88,7 +104,7 @@ def test_generation_measures_all_of_its_parts(run: Any, tmp_path: Path) -> None:
 def test_generation_neighbours_compares_numbers_and_dtypes(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--images", "2", "3", "--seeds", "1", "--steps", "2", "--json", str(found)]
-    run("generation_neighbours.py", *sizes)
+    run("benchmarks.generation.neighbours", *sizes)
     figures = json.loads(found.read_text())["miniature"]
     assert list(figures) == ["float32", "bfloat16"]
     for rows in figures.values():
@@ -98,7 +114,14 @@ def test_generation_neighbours_compares_numbers_and_dtypes(run: Any, tmp_path: P
 
 def served(run: Any, found: Path, *options: str) -> dict[str, Any]:
     sizes = ["--cap", "2", "--steps", "1", "--images", "4", "--rounds", "1"]
-    run("generation.py", "service", *sizes, *options, "--json", str(found))
+    run(
+        "benchmarks.generation.continuous_batching",
+        "service",
+        *sizes,
+        *options,
+        "--json",
+        str(found),
+    )
     return json.loads(found.read_text())["service"]["ways"]
 
 
@@ -122,7 +145,7 @@ def test_generation_is_measured_through_ray(run: Any, tmp_path: Path) -> None:
 def test_ledger_finds_every_item_and_counts_requests(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--items", "40", "--workers", "2", "--slots", "2", "--rival-claims", "5"]
-    run("ledger.py", str(tmp_path / "store"), *sizes, "--json", str(found))
+    run("benchmarks.storage.ledger", str(tmp_path / "store"), *sizes, "--json", str(found))
     figures = json.loads(found.read_text())
     assert figures["submit"]["found"] == 40
     assert figures["work"]["requests a subject"] < 8
@@ -133,7 +156,7 @@ def test_ledger_finds_every_item_and_counts_requests(run: Any, tmp_path: Path) -
 def test_token_cache_compares_sizes_and_reads(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--entries", "30", "5", "--requests", "50", "--repeats", "2"]
-    run("token_cache.py", *sizes, "--json", str(found))
+    run("benchmarks.generation.token_cache", *sizes, "--json", str(found))
     figures = json.loads(found.read_text())
     assert [each["entries"] for each in figures["hits"]] == [5, 30]
     assert all(0 < each["p50"] <= each["p99"] for each in figures["hits"])
@@ -145,7 +168,7 @@ def test_token_cache_compares_sizes_and_reads(run: Any, tmp_path: Path) -> None:
 def test_service_learns_all_and_says_where_time_goes(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--subjects", "3", "--slots", "2", "--steps", "2", "--repeats", "1"]
-    run("service.py", "throughput", *sizes, "--checkpoint", "0.01", "--json", str(found))
+    run("benchmarks.service", "throughput", *sizes, "--checkpoint", "0.01", "--json", str(found))
     figures = json.loads(found.read_text())["throughput"]
     (courses,) = figures["rounds"]
     assert list(courses) == ["the engine", "a worker"]
@@ -158,7 +181,7 @@ def test_service_learns_all_and_says_where_time_goes(run: Any, tmp_path: Path) -
 def test_service_lets_a_small_job_by(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--small", "1", "--slots", "2", "--steps", "8", "--repeats", "1"]
-    run("service.py", "fairness", *sizes, "--json", str(found))
+    run("benchmarks.service", "fairness", *sizes, "--json", str(found))
     figures = json.loads(found.read_text())["fairness"]
     assert figures["subjects"] == {"small": 1, "large": 10}
     (seconds,) = figures["rounds"]
@@ -168,7 +191,7 @@ def test_service_lets_a_small_job_by(run: Any, tmp_path: Path) -> None:
 def test_service_creates_large_jobs_on_each_store(run: Any, tmp_path: Path) -> None:
     found, other = tmp_path / "found.json", str(tmp_path / "other")
     sizes = ["--jobs", "2", "--job-subjects", "3", "--store", other, "--json", str(found)]
-    run("service.py", "creating", *sizes)
+    run("benchmarks.service", "creating", *sizes)
     stores = json.loads(found.read_text())["creating"]["stores"]
     assert list(stores) == ["a folder", other]
     assert all(0 < each["p50"] <= each["p99"] <= each["most"] for each in stores.values())
@@ -177,7 +200,7 @@ def test_service_creates_large_jobs_on_each_store(run: Any, tmp_path: Path) -> N
 
 def test_service_takes_a_workers_start_apart(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
-    run("service.py", "start", "--starts", "1", "--json", str(found))
+    run("benchmarks.service", "start", "--starts", "1", "--json", str(found))
     ((start,),) = json.loads(found.read_text())["start"]["ways"].values()
     assert list(start)[:2] == ["process and imports", "model"]
     assert len(start) == 5
@@ -189,7 +212,7 @@ def test_service_is_measured_as_a_whole(run: Any, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     sizes = ["--subjects", "2", "--slots", "2", "--steps", "2", "--repeats", "1", "--starts", "1"]
     ways = ["--through-http", "--through-ray", "--json", str(found)]
-    run("service.py", "throughput", "start", *sizes, *ways)
+    run("benchmarks.service", "throughput", "start", *sizes, *ways)
     figures = json.loads(found.read_text())
     assert figures["throughput"]["subjects an hour"]["`dti serve`"] > 0
     _, (start,) = figures["start"]["ways"].values()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_models import load_engine, open_model
 
+from benchmarks.models.random_models import load_engine, open_model
 from dti_engine.backbones.interface import Backbone
 
 

@@ -1,9 +1,9 @@
 """What it takes to learn a subject: the engine against a plain loop, on models of full size.
 
-    python benchmarks/subjects.py                                        # by default on a CPU:
-    python benchmarks/subjects.py --models miniature
-    python benchmarks/subjects.py --models sdxl --sides 768              # on a GPU
-    python benchmarks/subjects.py --models sdxl sd15 sana-1.6b --compile
+    python -m benchmarks.training.subjects
+    python -m benchmarks.training.subjects --models miniature
+    python -m benchmarks.training.subjects --models sdxl --sides 768              # on a GPU
+    python -m benchmarks.training.subjects --models sdxl sd15 sana-1.6b --compile
 
 plain     `plain_loop`: diffusers' example script without its accelerate, logs and checkpoints
 one slot  the engine with one subject, of as many samples in each step
@@ -34,12 +34,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contenders import Contender, contenders, most_in_use
-from random_models import description, open_model
 from rich.console import Console
 from rich.table import Table
-from work import SIDES, denoiser_work, text_work
 
+from benchmarks.models.random_models import description, open_model
+from benchmarks.training.contenders import Contender, contenders, most_in_use
+from benchmarks.training.operations import SIDES, denoiser_work, text_work
 from dti_engine import devices as memory
 from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype

@@ -1,6 +1,6 @@
 """Subjects per hour: packed, one at a time, and a process for each, as official launchers do.
 
-    python benchmarks/throughput.py [--subjects 8] [--steps N] [--slots 8] [--json FILE]
+    python -m benchmarks.training.throughput [--subjects 8] [--steps N] [--slots 8] [--json FILE]
 
 packed   one process, the model loaded once, `--slots` subjects in every step
 single   the same process with one slot

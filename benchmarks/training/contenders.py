@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from plain_loop import PlainLoop
-from random_models import load_engine, load_pipeline
 
+from benchmarks.models.random_models import load_engine, load_pipeline
+from benchmarks.training.plain_loop import PlainLoop
 from dti_engine import devices as memory
 from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.interface import Backbone

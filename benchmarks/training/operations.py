@@ -1,6 +1,7 @@
 """Work of one training sample, counted on published models' shapes: no weights, no GPU.
 
-    python benchmarks/work.py [--models sdxl sana-1.6b] [--samples 1600] [--json FILE]
+    python -m benchmarks.training.operations [--models sdxl sana-1.6b] [--samples 1600] [--json \
+        FILE]
 
 denoiser   forward, and backward to the text conditioning alone
 text       forward, and backward to the embeddings of the words alone, of all text encoders

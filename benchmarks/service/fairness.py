@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from service_subjects import POOL, Parcel, pack_subjects, submit_to_ledger
 
+from benchmarks.service.subjects import POOL, Parcel, pack_subjects, submit_to_ledger
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig

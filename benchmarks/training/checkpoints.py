@@ -1,6 +1,6 @@
 """What checkpoints cost within a training.
 
-    python benchmarks/checkpoints.py [--subjects 8] [--steps N] [--every 50] [--json FILE]
+    python -m benchmarks.training.checkpoints [--subjects 8] [--steps N] [--every 50] [--json FILE]
 
 share    time spent in taking and writing checkpoints, over the time of the whole run: the figure
          to go by, as it is measured within one run

@@ -18,7 +18,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from service_subjects import (
+
+from benchmarks.service.subjects import (
     TENANT,
     Client,
     Parcel,
@@ -26,7 +27,6 @@ from service_subjects import (
     submit_to_ledger,
     write_models,
 )
-
 from dti_engine.config import TrainConfig
 from dti_engine.devices import find_device
 from dti_engine.recipes import recipe

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generation_load import PLACEHOLDER, Scene
-from kept_tokens import TENANT, keep
 
+from benchmarks.generation.load import PLACEHOLDER, Scene
+from benchmarks.generation.stored_tokens import TENANT, keep
 from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.generation.prompt_cache import PromptCache
 from dti_engine.text.tokens import LearnedToken

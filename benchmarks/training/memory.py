@@ -1,6 +1,6 @@
 """Memory of subjects packed into one process, against a process for each.
 
-    python benchmarks/memory.py [--backbone miniature] [--slots 1 2 4 8] [--json FILE]
+    python -m benchmarks.training.memory [--backbone miniature] [--slots 1 2 4 8] [--json FILE]
 
 packed   one process with K slots, the model loaded once: its peak, from its start to its last step
 process  K processes of one slot each, as official launchers start them

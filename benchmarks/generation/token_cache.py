@@ -1,6 +1,6 @@
 """What a token costs an engine: in memory, when it is known, and when it is not.
 
-    python benchmarks/token_cache.py [--entries 100 1000 10000 100000] [--json FILE]
+    python -m benchmarks.generation.token_cache [--entries 100 1000 10000 100000] [--json FILE]
 
 hits    of tokens that are known, asked for at random by one thread: how many a second, also over
         those of the smallest cache, and how long one takes; caches of all sizes take turns
@@ -25,10 +25,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from kept_tokens import TENANT, keep
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.generation.stored_tokens import TENANT, keep
 from dti_engine.text.tokens import LearnedToken
 from services.inference.tokens.cache import TokenCache, TokenLifetimes
 from services.inference.tokens.loader import Fit

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from generation_load import PLACEHOLDER, Asked, Scene
-from generation_processes import ENGINE, PATIENCE, Pids, on_ray, plain, used
-from images import MINIATURE_PROMPT, draw_tokens
-from kept_tokens import keep
 from rich.table import Table
-from service_subjects import Client
 
+from benchmarks.generation.images import MINIATURE_PROMPT, draw_tokens
+from benchmarks.generation.load import PLACEHOLDER, Asked, Scene
+from benchmarks.generation.processes import ENGINE, PATIENCE, Pids, on_ray, plain, used
+from benchmarks.generation.stored_tokens import keep
+from benchmarks.service.subjects import Client
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.errors import DTIError

@@ -1,6 +1,6 @@
 """What the ledger costs on a store: making a large job, working through it, counting it.
 
-    python benchmarks/ledger.py URL [--items 10000] [--workers 64] [--slots 8] [--json FILE]
+    python -m benchmarks.storage.ledger URL [--items 10000] [--workers 64] [--slots 8] [--json FILE]
 
 submit   one job of all items, by a process that is killed (SIGKILL) right behind the answer;
          against one object an item, as many at a time as the store has connections
@@ -26,11 +26,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from counted_store import CountedStore
-from queue_object import QueueObject
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.storage.counted_store import CountedStore
+from benchmarks.storage.queue_object import QueueObject
 from services.contracts.jobs import Item, JobRequest
 from services.ledger.deletion import delete_tenant
 from services.ledger.jobs import read_spec
@@ -115,7 +115,8 @@ def _submit(ledger: Ledger, options: argparse.Namespace, tenant: str) -> tuple[s
         job = submit(ledger, tenant, "key", _request(options.items, tenant)).job
         seconds = time.perf_counter() - begun
     else:
-        command = [sys.executable, __file__, options.url, "--items", str(options.items)]
+        module = [sys.executable, "-m", "benchmarks.storage.ledger"]
+        command = [*module, options.url, "--items", str(options.items)]
         with subprocess.Popen(
             [*command, "--submit", tenant], stdout=subprocess.PIPE, text=True
         ) as process:

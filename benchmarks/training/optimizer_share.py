@@ -1,6 +1,7 @@
 """What the optimizer step costs within a training step, and what packing gains.
 
-    python benchmarks/training.py [--backbone miniature] [--dtype auto] [--slots 1 2 4 8]
+    python -m benchmarks.training.optimizer_share [--backbone miniature] [--dtype auto] \
+        [--slots 1 2 4 8]
 
 share    time of the learners' update over the time of the whole training step
 packing  subject-steps per second with K slots, over the same with one slot, in the same run

@@ -1,6 +1,6 @@
 """When to stop: constant rates, decay, averaged directions and a stop rule, on the miniature.
 
-    python benchmarks/schedules.py [--subjects 6] [--seeds 5] [--work DIR] [--json FILE]
+    python -m benchmarks.training.schedules [--subjects 6] [--seeds 5] [--work DIR] [--json FILE]
 
 Each row is a way to train, with how many steps it took and what its tokens score, in 8 prompts
 each. Differences to the reference, 400 steps at a constant rate, are paired: the same subjects,

@@ -1,6 +1,6 @@
 """What reading prompts with Gemma 2 costs: short batches, and an instruction that is stored.
 
-    python benchmarks/text.py [--full] [--layers N] [--dim 512] [--json FILE]
+    python -m benchmarks.training.text_encoding [--full] [--layers N] [--dim 512] [--json FILE]
 
 Forward and backward, down to the learned rows, of one batch of captions through a random model:
 

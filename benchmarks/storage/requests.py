@@ -1,6 +1,6 @@
 """What a store does when callers race, and how long its calls take.
 
-    python benchmarks/storage.py URL [--rounds 200] [--repeats 50] [--json FILE]
+    python -m benchmarks.storage.requests URL [--rounds 200] [--repeats 50] [--json FILE]
 
 races    of callers who write at the same moment on one condition: how many succeeded, in how many
          rounds; more than one is a broken promise

@@ -1,6 +1,6 @@
 """The optimizer step alone: fused, as a plain loop over rows, and by geoopt.
 
-    python benchmarks/step.py [--json FILE] [--rows 16 64 512] [--dim 768]
+    python -m benchmarks.training.rsgd_step [--json FILE] [--rows 16 64 512] [--dim 768]
 
 fused        RiemannianSGD.step on one [rows, d] parameter: one pass on CPU, one launch on CUDA
 plain        reference_step, row by row

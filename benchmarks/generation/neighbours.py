@@ -1,7 +1,7 @@
 """How far an image depends on those beside it, in levels of 255, by their number and the dtype.
 
-    python benchmarks/generation_neighbours.py [--images 2 4 8 16] [--json FILE]
-    python benchmarks/generation_neighbours.py --models sdxl      # on a GPU
+    python -m benchmarks.generation.neighbours [--images 2 4 8 16] [--json FILE]
+    python -m benchmarks.generation.neighbours --models sdxl      # on a GPU
 
 Some images are generated alone, and each beside the images of two crowds that have nothing in
 common: other tokens, seeds, guidance, numbers of steps, and how far they are.
@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from generation_load import PLACEHOLDER
-from images import MINIATURE_PROMPT, draw_tokens
-from random_models import description, load_engine, open_model
-from random_tokenizers import PROMPT
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.generation.images import MINIATURE_PROMPT, draw_tokens
+from benchmarks.generation.load import PLACEHOLDER
+from benchmarks.models.random_models import description, load_engine, open_model
+from benchmarks.models.random_tokenizers import PROMPT
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device

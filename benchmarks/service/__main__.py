@@ -1,9 +1,9 @@
 """What the service costs beside the engine alone, and how soon it answers and begins.
 
-    python benchmarks/service.py [throughput] [fairness] [creating] [start] [--json FILE]
-    python benchmarks/service.py throughput --through-http --repeats 5
-    python benchmarks/service.py creating --store s3://BUCKET/PREFIX
-    python benchmarks/service.py start --through-ray
+    python -m benchmarks.service [throughput] [fairness] [submission] [start] [--json FILE]
+    python -m benchmarks.service throughput --through-http --repeats 5
+    python -m benchmarks.service submission --store s3://BUCKET/PREFIX
+    python -m benchmarks.service start --through-ray
 
 throughput  subjects an hour through a training worker over a folder's store, with all that it
             claims, fetches, decodes, checkpoints and commits, against `train` on the same images,
@@ -11,7 +11,7 @@ throughput  subjects an hour through a training worker over a folder's store, wi
             submission to the last token, with a worker that is warm
 fairness    a small job of one tenant in a worker that another tenant has filled with ten times as
             many subjects, against the same job alone: from submission to its last commit
-creating    jobs of 1,000 subjects over HTTP by the API's own process, against as many jobs of one
+submission  jobs of 1,000 subjects over HTTP by the API's own process, against as many jobs of one
             subject; --store: there, too, under a prefix of its own, which is removed
 start       of a worker's process, part by part until its first step; --through-ray: of an actor
             that `dti serve` starts because of a job, too
@@ -27,21 +27,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import service_creating
-import service_fairness
-import service_start
-import service_throughput
 import torch
 from rich.console import Console
 
+from benchmarks.service import fairness, start, submission, throughput
 from dti_engine.devices import find_device
 from dti_engine.files import environment
 
 PARTS = {
-    "throughput": service_throughput,
-    "fairness": service_fairness,
-    "creating": service_creating,
-    "start": service_start,
+    "throughput": throughput,
+    "fairness": fairness,
+    "submission": submission,
+    "start": start,
 }
 
 
@@ -66,7 +63,7 @@ def main() -> None:
     group.add_argument(
         "--small", type=int, default=2, metavar="N", help="fairness: subjects of the small job"
     )
-    group = parser.add_argument_group("creating")
+    group = parser.add_argument_group("submission")
     group.add_argument("--jobs", type=int, default=50)
     group.add_argument("--job-subjects", type=int, default=1000, metavar="N", help="of each job")
     group.add_argument("--at-once", type=int, default=8, help="requests, for jobs of one subject")

@@ -15,8 +15,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from service_subjects import Client
 
+from benchmarks.service.subjects import Client
 from services.storage.open import open_store
 
 _WARM_UP = 3

@@ -17,10 +17,10 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from random_tokenizers import clip_tokenizer, gemma_tokenizer
-from small_sizes import shrunk
 from transformers import CLIPTokenizer
 
+from benchmarks.models.random_tokenizers import clip_tokenizer, gemma_tokenizer
+from benchmarks.models.small_sizes import shrunk
 from dti_engine.backbones.checkpoint import ModelFolder, open_checkpoint
 from dti_engine.backbones.description import ModelDescription, describe
 from dti_engine.backbones.interface import Backbone

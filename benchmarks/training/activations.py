@@ -1,6 +1,6 @@
 """Activations that a step keeps for its backward pass, counted on shapes of published models.
 
-    python benchmarks/activations.py [--models sdxl sana-1.6b] [--batch 4] [--json FILE]
+    python -m benchmarks.training.activations [--models sdxl sana-1.6b] [--batch 4] [--json FILE]
 
 weights     of all parts as the engine loads them on a GPU: bfloat16, words and autoencoder float32
 kept        by the denoiser for one subject's batch, all of it alive when the backward pass begins
@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
-from work import CLIP_LENGTH, SIDES, denoiser_call
 
+from benchmarks.training.operations import CLIP_LENGTH, SIDES, denoiser_call
 from dti_engine.backbones.description import ModelDescription
 from dti_engine.backbones.registry import catalogue, published
 

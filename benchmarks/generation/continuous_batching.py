@@ -1,7 +1,8 @@
 """What generating many tenants' images at once is worth, as ratios in one run.
 
-    python benchmarks/generation.py [joining] [overload] [mixes] [service] [--json FILE]
-    python benchmarks/generation.py --models sdxl --cap 16       # on a GPU
+    python -m benchmarks.generation.continuous_batching [joining] [overload] [mixes] [service] \
+        [--json FILE]
+    python -m benchmarks.generation.continuous_batching --models sdxl --cap 16       # on a GPU
 
 joining   images at random moments (Poisson), at 50, 80 and 95 % of what the batcher can do: those
           that join a running batch at its next step, against batches that are whole from start to
@@ -29,15 +30,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generation_load import PLACEHOLDER, Pretended, Scene, arrivals, capacity, in_turns, median, run
-from generation_mixes import generators, naive, rates
-from generation_service import measure_service, show_service
-from images import MINIATURE_PROMPT, draw_tokens
-from random_models import description, load_engine, load_pipeline, open_model
-from random_tokenizers import PROMPT
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.generation.images import MINIATURE_PROMPT, draw_tokens
+from benchmarks.generation.load import (
+    PLACEHOLDER,
+    Pretended,
+    Scene,
+    arrivals,
+    capacity,
+    in_turns,
+    median,
+    run,
+)
+from benchmarks.generation.mixes import generators, naive, rates
+from benchmarks.generation.service_cost import measure_service, show_service
+from benchmarks.models.random_models import description, load_engine, load_pipeline, open_model
+from benchmarks.models.random_tokenizers import PROMPT
 from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment

@@ -12,11 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from counted_store import CountedStore
 from rich.console import Console
 from rich.table import Table
-from service_subjects import POOL, Client, Parcel, pack_subjects, submit_to_ledger, write_models
 
+from benchmarks.service.subjects import (
+    POOL,
+    Client,
+    Parcel,
+    pack_subjects,
+    submit_to_ledger,
+    write_models,
+)
+from benchmarks.storage.counted_store import CountedStore
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig

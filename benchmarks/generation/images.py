@@ -1,7 +1,7 @@
 """Images per second, by batch and by how many tokens are in it, against diffusers' pipeline.
 
-    python benchmarks/images.py                                # by default on a CPU: miniature
-    python benchmarks/images.py --models sdxl --batches 1 4 16 # on a GPU
+    python -m benchmarks.generation.images
+    python -m benchmarks.generation.images --models sdxl --batches 1 4 16 # on a GPU
 
 plain      diffusers' pipeline: one token by `load_textual_inversion`, one prompt, and
            `num_images_per_prompt` as large as the batch
@@ -9,7 +9,7 @@ plain      diffusers' pipeline: one token by `load_textual_inversion`, one promp
 N tokens   `generate`: every image has a token of its own, of N (--tokens); a batch of more has
            each several times, a smaller one has others in every turn
 
-All generate at one size, with the same sampler, steps, guidance, dtype and kind of image at the end.
+All generate at one size, with the same scheduler, steps, guidance, dtype and kind of image.
 Nothing is remembered from batch to batch: prompts are read in each. Models of the catalogue have
 random weights, as these change nothing of the cost. Diffusers has no such tokens for SANA, which
 is therefore compared with nothing. The pipeline decodes a batch at once, the engine a few images
@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from random_models import description, load_engine, load_pipeline, open_model
-from random_tokenizers import PROMPT
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.models.random_models import description, load_engine, load_pipeline, open_model
+from benchmarks.models.random_tokenizers import PROMPT
 from dti_engine import devices as memory
 from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.interface import Backbone

@@ -1,0 +1,1 @@
+"""Generation: images a second, continuous batching, the token cache."""

@@ -1,0 +1,1 @@
+"""Models of full or small size with random weights, for the benchmarks."""

@@ -1,0 +1,1 @@
+"""The service: what the API, the workers and the queue cost beside the engine alone."""

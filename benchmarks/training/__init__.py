@@ -1,0 +1,1 @@
+"""Training: speed, memory and work of a step, and of whole runs."""
