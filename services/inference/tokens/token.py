@@ -8,7 +8,7 @@ Key = tuple[str, str]
 """A tenant and the id of a token."""
 
 OVERHEAD = 4096
-"""Bytes that a token takes beside its rows, as `benchmarks/generation/token_cache.py` finds them."""
+"""Bytes that a token takes beside its rows, as `benchmarks.generation.token_cache` finds them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
