@@ -1,171 +1,350 @@
-"""What the service is told from outside: which store, how to speak to it, and how patient to be.
+"""Settings of every process, read from flags, the environment and secret files.
 
-A store is named by a URL: `s3://bucket/prefix`, `file:///folder` or a plain path, or `memory:`.
-What S3 needs besides comes from the environment, one variable `DTI_S3_<FIELD>` for each field of
-`S3Settings` that has a default; credentials from boto3's own chain, never from here.
+One rule for all: the field `lease_s` is the flag `--lease-s` and the variable `DTI_LEASE_S`. A flag
+overrides the variable, the variable overrides a file of its name, in lower case, in the folder
+`DTI_SECRETS_DIR` (such as `dti_engine_secret`), and that overrides the default. Every duration ends
+in `_s` and is in seconds.
+
+The classes without a process (`LedgerSettings`, `ApiSettings`, ...) are the parts that a component
+takes; a process combines them. What S3 needs besides is in `services.storage.settings`, credentials
+are in boto3's own chain.
 """
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, TypeAlias
-from urllib.parse import unquote
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
+from services.contracts.models import MINIATURE, ServedModels, read_models
 from services.errors import SettingsError
 
-FORMS = "s3://BUCKET/PREFIX, file:///FOLDER, a plain path, or memory:"
-_VARIABLE = "DTI_S3_"
+PREFIX = "DTI_"
+"""The first letters of every variable of ours."""
+
+_SECRETS_DIR = "DTI_SECRETS_DIR"
+
+_OTHER_VARIABLES = re.compile(
+    # Variables of the client, of the S3 store, and of the tests.
+    r"DTI_(API_KEY|SERVER|SECRETS_DIR|S3_\w+|TEST_\w+)"
+    # Kubernetes sets these in every pod beside a Service called dti or dti-...: not ours to refuse.
+    r"|DTI_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
+)
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+class _Part(BaseModel):
+    """Settings of one component, which can be sent to another machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LedgerSettings(_Part):
+    """Timing of the ledger, which is the same for all processes of a service."""
+
+    lease_s: float = Field(
+        default=60, gt=0, description="a worker that has not renewed its lease for so long is dead"
+    )
+    poll_interval_s: float = Field(
+        default=1, gt=0, description="pause between two looks for work while there is none"
     )
 
 
-class MemorySettings(_Settings):
-    """Objects in the memory of this process."""
+class WorkerTimeouts(_Part):
+    """How often a training worker does what, and how long it waits."""
 
-
-class DirectorySettings(_Settings):
-    """Objects in a folder of this host."""
-
-    root: Path
-
-
-class LedgerSettings(_Settings):
-    """How patient the ledger is. Times in seconds; the same for all processes of a service."""
-
-    lease: float = Field(default=60, gt=0, description="unrenewed so long, a worker is dead")
-    look: float = Field(default=1, gt=0, description="between two looks for work, if there is none")
-
-
-class S3Settings(_Settings):
-    """Objects in a bucket. Times in seconds."""
-
-    bucket: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{1,62}$")
-    prefix: str = Field(
-        max_length=200,
-        pattern=r"^([^\x00-\x1f\x7f]+/)?$",
-        description="before every key; empty, or ends with a slash",
+    checkpoint_interval_s: float = Field(
+        default=30, gt=0, description="between two checkpoints of a subject: lost if a worker dies"
     )
-    endpoint: str | None = Field(default=None, description="URL of the server; None: AWS")
-    region: str | None = Field(default=None, description="None: as boto3's own chain finds it")
-    addressing_style: Literal["auto", "path", "virtual"] = Field(
-        default="auto", description="where the bucket stands: in the path or in the host name"
+    batch_affinity_s: float = Field(
+        default=300, gt=0, description="until a job of another batch shape gets its turn"
     )
-    checksums: Literal["when_supported", "when_required"] = Field(
-        default="when_required", description="CRC headers; many servers refuse them"
+    progress_interval_s: float = Field(
+        default=1, gt=0, description="between two reports of progress"
     )
-    attempts: int = Field(default=6, ge=1, le=20, description="of one request, with backoff")
-    deadline: float = Field(default=60, gt=0, description="of one call; then no attempt begins")
-    connect_timeout: float = Field(default=5, gt=0)
-    read_timeout: float = Field(default=20, gt=0, description="between two parts of an answer")
-    connections: int = Field(default=32, ge=1, le=1000, description="kept open at a time")
+    flush_timeout_s: float = Field(
+        default=30, gt=0, description="for a silent store at the end; unwritten results are lost"
+    )
+    # A first step that compiles its kernels takes minutes.
+    watchdog_timeout_s: float = Field(
+        default=600, gt=0, description="until a process whose device hangs ends itself"
+    )
+    load_timeout_s: float = Field(default=3600, gt=0, description="for loading the model")
 
-    @field_validator("endpoint")
+
+class WorkerSettings(WorkerTimeouts, LedgerSettings):
+    """What a training worker is given, as a process or as a Ray actor."""
+
+    store: str = Field(description="s3://BUCKET/PREFIX, file:///FOLDER or a path")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of torch; none: its own number"
+    )
+
+
+class SupervisorTimeouts(_Part):
+    """How often the supervisor does what, and how long it waits."""
+
+    reconcile_interval_s: float = Field(
+        default=2, gt=0, description="between two passes over all open jobs"
+    )
+    sweep_interval_s: float = Field(
+        default=3600, gt=0, description="between two passes over all jobs that ever were"
+    )
+    idle_timeout_s: float = Field(default=60, ge=0, description="for which an idle worker is kept")
+    fair_share_interval_s: float = Field(
+        default=120, ge=0, description="until workers leave for a model that waits for its share"
+    )
+    scale_down_delay_s: float = Field(
+        default=600, ge=0, description="turn of a model where there are fewer places than models"
+    )
+
+
+class RayClusterSettings(_Part):
+    """How to reach a Ray cluster."""
+
+    ray_address: str = Field(
+        default="auto", description="of the Ray cluster; auto: RAY_ADDRESS, or this host's"
+    )
+    node_ip: str | None = Field(
+        default=None, description="of this host as the cluster knows it, where Ray is mistaken"
+    )
+
+
+class ApiSettings(_Part):
+    """Limits and timeouts of the API."""
+
+    max_body_bytes: int = Field(
+        default=32 * 2**20, gt=0, description="of a request, except for uploads"
+    )
+    max_manifest_bytes: int = Field(default=64 * 2**20, gt=0, description="of an uploaded manifest")
+    max_concurrent_uploads: int = Field(default=8, ge=1, description="in this process")
+    upload_timeout_s: float = Field(default=300, gt=0, description="for the body of an upload")
+    presigned_upload_ttl_s: int = Field(
+        default=3600, ge=1, description="validity of a presigned form for uploads"
+    )
+    allow_private_webhooks: bool = Field(
+        default=False, description="also accept webhooks to private addresses, and by http"
+    )
+    event_poll_interval_s: float = Field(
+        default=1.0, gt=0, description="between two reads of the progress of jobs"
+    )
+    keepalive_interval_s: float = Field(
+        default=15.0, gt=0, description="silence of an event stream before a comment is sent"
+    )
+    max_stream_s: float = Field(
+        default=3600, gt=0, description="length of an event stream; clients then reconnect"
+    )
+    max_streams_per_tenant: int = Field(default=100, ge=1, description="event streams at a time")
+    quota_cache_ttl_s: float = Field(
+        default=5.0, ge=0, description="for which a count of open items is reused"
+    )
+    store_timeout_s: float = Field(
+        default=5.0, gt=0, description="of the readiness check of the store"
+    )
+    engines_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^?#@\s]+$",
+        description="URL of the engines, before the model's name; none: images are refused",
+    )
+    engine_timeout_s: float = Field(
+        default=5.0, gt=0, description="for an engine to accept a connection"
+    )
+    generation_timeout_s: float = Field(
+        default=300, gt=0, le=3600, description="for the images of a request that names no timeout"
+    )
+    image_link_ttl_s: int = Field(
+        default=3600, ge=1, description="validity of a signed link to an image"
+    )
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^?#@\s]+$",
+        description="of this service, for links to images; none: as the request has it",
+    )
+
+
+class _EnvironmentSettings(BaseSettings):
+    """Settings that a process reads from flags, the environment and secret files."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_show_env_vars=True,
+    )
+
     @classmethod
-    def _is_web_address(cls, endpoint: str | None) -> str | None:
-        if endpoint is not None and not re.fullmatch(r"https?://[^/?#@\s]+/?", endpoint):
-            raise ValueError("it must be http://HOST or https://HOST, with a port if need be")
-        return endpoint
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources of values, first come, first served; flags go before them."""
+        folder = os.environ.get(_SECRETS_DIR) or None
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, folder)
 
-    def for_leases(self) -> "S3Settings":
-        """The same store, given up on early: a lease that is written late is no lease."""
-        return self.model_copy(
-            update={
-                "attempts": min(self.attempts, 3),
-                "deadline": min(self.deadline, 8.0),
-                "connect_timeout": min(self.connect_timeout, 2.0),
-                "read_timeout": min(self.read_timeout, 4.0),
-                "connections": min(self.connections, 4),
-            }
+    @classmethod
+    def read(cls, arguments: Sequence[str] = ()) -> Self:
+        """Return the settings by command line, environment and secret files.
+
+        Raises: SettingsError. SystemExit for --help and for an unknown flag.
+        """
+        reject_unknown_variables(
+            PREFIX, (name for process in PROCESSES for name in process.model_fields)
         )
+        try:
+            return CliApp.run(cls, cli_args=[*arguments])
+        except ValidationError as error:
+            raise SettingsError(explain(error, PREFIX)) from error
 
 
-StoreSettings: TypeAlias = MemorySettings | DirectorySettings | S3Settings
+class EngineSecret(_EnvironmentSettings):
+    """What engines accept requests by. Engines on Ray read it by themselves, from their node."""
+
+    engine_secret: str = Field(
+        min_length=1,
+        repr=False,
+        description="of engines and their callers, such as one by `openssl rand -hex 32`; give it "
+        "as a variable or a file, as others see the flags of a process",
+    )
 
 
-def store_settings(url: str, environment: Mapping[str, str]) -> StoreSettings:
-    """Read a store's URL, and for S3 the environment.
+class ProcessSettings(_EnvironmentSettings):
+    """What every process is given."""
 
-    Raises: SettingsError, which says what was given, what is allowed and what to do.
+    store: str = Field(description="s3://BUCKET/PREFIX, file:///FOLDER or a path")
+    models: Path | None = Field(
+        default=None, description="JSON file of the served models; none: the miniature alone"
+    )
+
+    def served_models(self) -> ServedModels:
+        """Return the models that the service offers. Raises: SettingsError."""
+        return read_models(self.models) if self.models else MINIATURE
+
+
+class ApiProcessSettings(ApiSettings, ProcessSettings):
+    """The HTTP API. It needs neither torch nor Ray, and any number may run beside each other.
+
+    Keys are made by `dti keys create`; the documentation is at /docs.
     """
-    scheme, colon, rest = url.partition(":")
-    if not url.strip() or "\0" in url:
-        raise SettingsError(f"{url!r} is not the URL of a store: give {FORMS}")
-    if colon and scheme == "memory":
-        if rest:
-            raise SettingsError(f"{url!r} says more than memory: knows; give memory: alone")
-        return MemorySettings()
-    if colon and scheme == "s3":
-        return _s3(url, environment)
-    if colon and scheme == "file":
-        return DirectorySettings(root=_folder(url))
-    if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*:", url):
-        raise SettingsError(
-            f"{_without_credentials(url)!r} begins with {scheme + colon!r}, which is no kind of "
-            f"store: give {FORMS}; a path that looks so is written with ./ before it"
-        )
-    return DirectorySettings(root=Path(url).expanduser())
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="0: any free one")
+    engine_secret: str = Field(default="", repr=False, description="shared with the engines")
 
 
-def _without_credentials(given: object) -> object:
-    """For messages, which end up in logs: a URL without what stands before an @."""
-    return re.sub(r"//.*@", "//...@", given) if isinstance(given, str) else given
+class WorkerProcessSettings(WorkerSettings, ProcessSettings):
+    """One training worker as a plain process, without Ray. SIGTERM drains it."""
+
+    pool: str = Field(default="miniature", description="name of the served model to train")
 
 
-def _folder(url: str) -> Path:
-    place = url.removeprefix("file:")
-    path = place.removeprefix("//localhost" if place.startswith("//l") else "//")
-    if not place.startswith("//") or not path.strip("/") or not path.startswith("/"):
-        raise SettingsError(
-            f"{url!r} names no folder of this host: give file:///FOLDER, with three slashes, or a "
-            "plain path"
-        )
-    if set(url) & set("?#"):
-        raise SettingsError(f"{url!r} has a ? or #: write it as %3F or %23, or give a plain path")
-    return Path(unquote(path))
+class SupervisorProcessSettings(
+    RayClusterSettings, SupervisorTimeouts, WorkerSettings, ProcessSettings
+):
+    """The supervisor: recovers jobs, sizes the pools of training workers on Ray, sends webhooks."""
+
+    unresponsive_after_s: float = Field(
+        default=600, gt=0, description="without an answer, a worker is killed"
+    )
+    allow_private_webhooks: bool = Field(
+        default=False, description="also send webhooks to private addresses, and by http"
+    )
+    drain_timeout_s: float = Field(
+        default=0, ge=0, description="for draining all workers at the end; 0: leave them at work"
+    )
 
 
-def _s3(url: str, environment: Mapping[str, str]) -> S3Settings:
-    if not url.startswith("s3://") or set(url) & set("?#@"):
-        raise SettingsError(
-            f"{_without_credentials(url)!r} is not s3://BUCKET/PREFIX: endpoint and all else go "
-            f"into variables {_VARIABLE}..., credentials where boto3 finds them"
-        )
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    prefix = prefix.rstrip("/")
-    if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
-        raise SettingsError(f'{url!r} has an empty part, "." or ".." in its prefix: leave it out')
-    known = {
-        _VARIABLE + name.upper(): name
-        for name, field in S3Settings.model_fields.items()
-        if not field.is_required()
-    }
-    given = {name: value for name, value in environment.items() if name.startswith(_VARIABLE)}
-    if unknown := sorted(given.keys() - known.keys()):
-        raise SettingsError(
-            f"no setting is called {', '.join(unknown)}: there are {', '.join(known)}"
-        )
-    values = {known[name]: value for name, value in given.items() if value}
-    try:
-        return S3Settings.model_validate(
-            {"bucket": bucket, "prefix": f"{prefix}/" if prefix else "", **values}
-        )
-    except ValidationError as error:
-        raise SettingsError(
-            "; ".join(
-                _refusal(url, str(item["loc"][0]), item["input"], item["msg"])
-                for item in error.errors()
-            )
-        ) from error
+class DispatcherProcessSettings(LedgerSettings, EngineSecret, ProcessSettings):
+    """One dispatcher: has engines generate the images of generation jobs. SIGTERM drains it."""
+
+    engines_url: str = Field(
+        pattern=r"^https?://[^?#@\s]+$", description="URL of the engines, before the model's name"
+    )
+    engine_timeout_s: float = Field(
+        default=5.0, gt=0, description="for an engine to accept a connection"
+    )
+    max_in_flight: int | None = Field(
+        default=None, ge=1, le=512, description="images of a model; none: as its engines take"
+    )
+    image_timeout_s: float = Field(default=600, gt=0, description="for one image")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="of /metrics; none: nowhere"
+    )
 
 
-def _refusal(url: str, field: str, given: object, reason: str) -> str:
-    if field in ("bucket", "prefix"):
-        return f"{url!r}: the {field} {given!r} is not allowed: {reason}"
-    shown = _without_credentials(given)
-    return f"{_VARIABLE}{field.upper()} is {shown!r}: {reason}; change or unset it"
+class _EngineOptions(EngineSecret, ProcessSettings):
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8100, ge=1, le=65535, description="to listen on")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch")
+
+
+class EngineProcessSettings(_EngineOptions):
+    """One engine as a plain process, without Ray, at http://HOST:PORT/engines/MODEL."""
+
+    model: str = Field(default="miniature", description="name of the served model")
+
+
+class EngineDeploymentSettings(RayClusterSettings, _EngineOptions):
+    """Engines of all served models in a Ray cluster, at http://HOST:PORT/engines/MODEL."""
+
+
+PROCESSES: tuple[type[ProcessSettings], ...] = (
+    ApiProcessSettings,
+    WorkerProcessSettings,
+    SupervisorProcessSettings,
+    DispatcherProcessSettings,
+    EngineProcessSettings,
+    EngineDeploymentSettings,
+)
+
+
+def reject_unknown_variables(prefix: str, fields: Iterable[str]) -> None:
+    """Raise SettingsError if a variable with the prefix names no field: a typo would go unnoticed.
+
+    The variables of the other processes are known to each: they may share one environment.
+    """
+    known = {prefix + name.upper() for name in fields}
+    for name in sorted(os.environ):
+        if not name.startswith(prefix) or name in known:
+            continue
+        if prefix == PREFIX and _OTHER_VARIABLES.fullmatch(name):
+            continue
+        nearest = get_close_matches(name, known, n=1, cutoff=0)
+        raise SettingsError(f"no setting is called {name}: did you mean {nearest[0]}? Unset it")
+
+
+def explain(error: ValidationError, prefix: str) -> str:
+    """Return what is wrong with which setting, without credentials, which end up in logs."""
+    problems: list[str] = []
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else "settings"
+        flag, variable = f"--{name.replace('_', '-')}", prefix + name.upper()
+        either = f"{flag} or {variable}" if prefix == PREFIX else variable
+        if item["type"] == "missing":
+            problems.append(f"{either} is not given")
+        else:
+            shown = without_credentials(item["input"]) if "secret" not in name else "(withheld)"
+            problems.append(f"{either} is {shown!r}: {item['msg']}; change or unset it")
+    return "; ".join(problems)
+
+
+def without_credentials(value: object) -> object:
+    """Return a URL without what stands before an @; anything else as it is."""
+    return re.sub(r"//.*@", "//...@", value) if isinstance(value, str) else value

@@ -12,7 +12,6 @@ from stub_engine import SECRET
 from dti_engine.errors import DTIError
 from services.api.app import create_app
 from services.api.server import Server
-from services.api.settings import ApiSettings
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
 from services.client.client import Client
@@ -22,7 +21,7 @@ from services.ledger import aliases
 from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
 from services.ledger.worker import WorkerSession
-from services.settings import LedgerSettings
+from services.settings import ApiSettings, LedgerSettings
 from services.storage.interface import Store
 
 STEPS = 3
@@ -34,7 +33,7 @@ class Hosted:
     def __init__(self, store: Store, slots: int = 4, engines: str | None = None) -> None:
         """engines: where those of `stub_engine` are."""
         self.store, self._engines = store, engines
-        self.ledger = Ledger.on(store, LedgerSettings(lease=60, look=0.001))
+        self.ledger = Ledger.on(store, LedgerSettings(lease_s=60, poll_interval_s=0.001))
         self.failing: dict[str, str] = {}
         """Items that fail, and why."""
         self.may_end = threading.Event()
@@ -64,7 +63,12 @@ class Hosted:
         return Client.at(self.access, **how)
 
     def start(self) -> None:
-        settings = ApiSettings(poll=0.02, keepalive=0.2, counted=0, engines=self._engines)
+        settings = ApiSettings(
+            event_poll_interval_s=0.02,
+            keepalive_interval_s=0.2,
+            quota_cache_ttl_s=0,
+            engines_url=self._engines,
+        )
         app = create_app(self.ledger, self.models, settings=settings, engine_secret=SECRET)
         self._server = Server(app, "127.0.0.1", self._port)
         self._thread = threading.Thread(target=self._server.run)

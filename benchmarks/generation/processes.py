@@ -12,7 +12,7 @@ import httpx
 import torch
 
 from services.local.processes import Command, SupervisedProcess
-from services.local.service import LocalService, ServicePlan, free_port
+from services.local.service import LocalService, LocalServiceSettings, free_port
 
 API, SERVE, ENGINE = "API", "Serve's proxy", "engine"
 
@@ -30,7 +30,7 @@ def plain(store: str, models: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
     """One process of the API, and one engine without Ray."""
     api_port, engine_port = free_port(), free_port()
     url, engines = f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{engine_port}/engines"
-    shared = {"DTI_ENGINE_SECRET": secrets.token_hex(32), "DTI_API_ENGINES": engines}
+    shared = {"DTI_ENGINE_SECRET": secrets.token_hex(32), "DTI_ENGINES_URL": engines}
 
     def kept(name: str, *arguments: str) -> SupervisedProcess:
         given = [*arguments, "--store", store, "--models", str(models)]
@@ -58,7 +58,7 @@ def on_ray(store: str, models: Path, folder: Path) -> Iterator[tuple[str, Pids]]
     """As `dti serve` has it."""
     cpus = 2 * torch.get_num_threads()  # of which torch gets half
     with LocalService(
-        ServicePlan(store=store, port=free_port(), models=models, cpus=cpus)
+        LocalServiceSettings(store=store, port=free_port(), models=models, cpus=cpus)
     ) as service:
         service.wait_until_ready(PATIENCE)
         yield (

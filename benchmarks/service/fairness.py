@@ -22,9 +22,9 @@ from dti_engine.devices import find_device, find_dtype
 from dti_engine.recipes import recipe
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
+from services.settings import WorkerTimeouts
 from services.storage.open import open_store
 from services.training.metrics import Events
-from services.training.session import WorkerTimeouts
 from services.training.worker import TrainingWorker
 
 LARGE, SMALL = "large", "small"
@@ -96,8 +96,8 @@ class Bench:
             POOL,
             self.backbone,
             num_slots=self.slots,
-            patience=WorkerTimeouts(),
-            events=watch,
+            timeouts=WorkerTimeouts(),
+            metrics=watch,
         )
         thread = threading.Thread(target=worker.run)
         thread.start()

@@ -33,7 +33,7 @@ from dti_engine.recipes import recipe
 from services.ledger.keys import WORKERS
 from services.ledger.ledger import Ledger
 from services.ledger.queries import list_attempts
-from services.local.service import LocalService, ServicePlan, free_port
+from services.local.service import LocalService, LocalServiceSettings, free_port
 from services.storage.open import open_store
 
 _LEASE = 600  # Not renewed before a worker is done: its time is that of its begin.
@@ -41,10 +41,10 @@ _LEASE = 600  # Not renewed before a worker is done: its time is that of its beg
 # `python -m services.training`, which says when its imports are done.
 _PROGRAM = """
 import time
-import services.training.opening
-from services.training.__main__ import main, typer
+import services.training.factory
+from services.training.__main__ import main
 print(time.time(), flush=True)
-typer.run(main)
+main()
 """
 
 _SEATED, _OVER = "subject seated", "attempt over"
@@ -69,7 +69,7 @@ def _process(
     url = str(folder / f"process-{time.monotonic_ns()}")
     ledger = Ledger.on(open_store(url))
     job = submit_to_ledger(ledger, [parcel], config)
-    command = [sys.executable, "-c", _PROGRAM, "--store", url, "--lease", str(_LEASE)]
+    command = [sys.executable, "-c", _PROGRAM, "--store", url, "--lease-s", str(_LEASE)]
     command += ["--threads", str(options.threads)]
     began = time.time()
     with subprocess.Popen(
@@ -99,17 +99,17 @@ def _actor(
     """From submission, with nobody at work."""
     folder.mkdir()
     gpus = int(find_device("auto").type == "cuda")
-    plan = ServicePlan(
+    settings = LocalServiceSettings(
         store=str(folder / "store"),
         port=free_port(),
         models=write_models(folder / "models.json", slots=1, gpus=gpus),
-        endpoint=False,
+        engines=False,
         cpus=2 * options.threads,
-        lease=_LEASE,
+        lease_s=_LEASE,
     )
-    with LocalService(plan) as service:
+    with LocalService(settings) as service:
         service.wait_until_ready(300)
-        client = Client(service.url, plan.store)
+        client = Client(service.url, settings.store)
         client.upload([parcel])
         began = time.time()
         job = client.submit([parcel], config)
@@ -117,7 +117,7 @@ def _actor(
         client.http.close()
         logs = (service.folder / "ray").glob("session_latest/logs/worker-*")
         lines = [line for path in logs for line in path.read_text(errors="replace").splitlines()]
-        marks = _marks(Ledger.on(open_store(plan.store)), job, lines)
+        marks = _marks(Ledger.on(open_store(settings.store)), job, lines)
     return _parts(marks, began)
 
 

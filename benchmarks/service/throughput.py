@@ -34,10 +34,10 @@ from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.slot import TrainingSlot
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
-from services.local.service import LocalService, ServicePlan, free_port
+from services.local.service import LocalService, LocalServiceSettings, free_port
+from services.settings import WorkerTimeouts
 from services.storage.open import open_store
 from services.training.metrics import Events
-from services.training.session import WorkerTimeouts
 from services.training.worker import TrainingWorker
 
 BARE, WORKER, HTTP = "the engine", "a worker", "`dti serve`"
@@ -172,8 +172,8 @@ class Bench:
                 POOL,
                 self.backbone,
                 num_slots=self.slots,
-                patience=WorkerTimeouts(checkpoint=self.checkpoint),
-                events=watch,
+                timeouts=WorkerTimeouts(checkpoint_interval_s=self.checkpoint),
+                metrics=watch,
             )
             thread = threading.Thread(target=worker.run)
             thread.start()
@@ -280,17 +280,17 @@ def _warm_up(bench: Bench) -> None:
 def _served(bench: Bench, options: argparse.Namespace) -> Iterator[Client]:
     """`dti serve` with a worker that has its model loaded and has learned something."""
     gpus = int(bench.backbone.device.type == "cuda")
-    plan = ServicePlan(
+    settings = LocalServiceSettings(
         store=str(bench.folder / "served"),
         port=free_port(),
         models=write_models(bench.folder / "models.json", slots=bench.slots, gpus=gpus),
-        endpoint=False,
+        engines=False,
         cpus=2 * options.threads,  # of which a worker's torch gets half
-        checkpoint=bench.checkpoint,
+        checkpoint_interval_s=bench.checkpoint,
     )
-    with LocalService(plan) as service:
+    with LocalService(settings) as service:
         service.wait_until_ready(300)
-        client = Client(service.url, plan.store)
+        client = Client(service.url, settings.store)
         client.upload(bench.parcels)
         warm_up = bench.config.changed(steps=3)
         client.wait_until_ended(client.submit(bench.parcels[: bench.slots], warm_up))

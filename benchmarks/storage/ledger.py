@@ -63,7 +63,7 @@ def main() -> None:
         _submit_and_wait(options.url, options.submit, options.items)
     tenant = f"benchmark-{secrets.token_hex(4)}"
     store = CountedStore(open_store(options.url))
-    ledger = Ledger(store=store, leases=store, settings=LedgerSettings(lease=600))
+    ledger = Ledger(store=store, leases=store, settings=LedgerSettings(lease_s=600))
     console = Console()
     figures: dict[str, Any] = {"url": store.url, "cores": os.cpu_count(), "items": options.items}
     try:

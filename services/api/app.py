@@ -25,7 +25,6 @@ from services.api.middleware.auth import AuthMiddleware
 from services.api.middleware.openai_errors import OpenAIErrorMiddleware, OpenAIProblem
 from services.api.middleware.request_log import RequestLogMiddleware
 from services.api.readiness import Readiness
-from services.api.settings import ApiSettings
 from services.api.tokens import routes as tokens
 from services.api.training_jobs import routes as training_jobs
 from services.api.training_jobs.schemas import TrainingJobRequest
@@ -35,6 +34,7 @@ from services.contracts.models import ServedModels
 from services.engine_client import EngineClient
 from services.ledger.ledger import Ledger
 from services.metrics import Metrics
+from services.settings import ApiSettings
 
 _ROUTERS = (
     uploading.router,
@@ -65,7 +65,7 @@ def create_app(
     metrics: None: what this process counts with. engine_secret: what engines let in.
     """
     settings = settings or ApiSettings()
-    progress = Progress(ledger, settings.poll)
+    progress = Progress(ledger, settings.event_poll_interval_s)
     service = AppState(
         ledger=ledger,
         models=served_models,
@@ -74,13 +74,13 @@ def create_app(
         # Many requests may wait for one read of a key: it gives up early.
         keyring=Authenticator(ledger.leases),
         rates=RateLimiter(),
-        quotas=Quotas(ledger, settings.counted),
+        quotas=Quotas(ledger, settings.quota_cache_ttl_s),
         progress=progress,
         streams=EventBroadcaster(ledger, progress, served_models, settings),
-        readiness=Readiness(ledger.store, settings.store_patience),
-        engines=EngineClient(settings.engines, engine_secret, settings.engine_patience),
-        gallery=ImageStore(ledger, Links(ledger.store), settings.link_seconds),
-        slots=anyio.Semaphore(settings.uploads_at_once),
+        readiness=Readiness(ledger.store, settings.store_timeout_s),
+        engines=EngineClient(settings.engines_url, engine_secret, settings.engine_timeout_s),
+        gallery=ImageStore(ledger, Links(ledger.store), settings.image_link_ttl_s),
+        slots=anyio.Semaphore(settings.max_concurrent_uploads),
     )
 
     @asynccontextmanager

@@ -18,13 +18,13 @@ from services.api.jobs.events import EventBroadcaster
 from services.api.jobs.quotas import Quotas
 from services.api.jobs.schemas import Progress
 from services.api.readiness import Readiness
-from services.api.settings import ApiSettings
 from services.auth.authenticator import Authenticator, Principal
 from services.auth.rate_limit import RateLimiter
 from services.contracts.models import ServedModels
 from services.engine_client import EngineClient
 from services.ledger.ledger import Ledger
 from services.metrics import Metrics
+from services.settings import ApiSettings
 
 
 @dataclass(frozen=True)

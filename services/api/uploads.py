@@ -126,7 +126,7 @@ async def put_upload(
 ) -> UploadResource:
     """The bytes and nothing else, of any type. Others than those with this digest are refused."""
     async with here.slots:
-        body = await _received(request, here.settings.upload_seconds)
+        body = await _received(request, here.settings.upload_timeout_s)
         if not body:
             raise refusal(("body",), "there is nothing in it: send the bytes themselves")
         try:
@@ -161,7 +161,7 @@ def _asked(here: AppState, tenant: str, file: UploadQuery) -> UploadStatus:
     form = store.presigned_post(
         uploads.key(tenant, file.sha256),
         max_bytes=file.size,
-        seconds=here.settings.presigned_seconds,
+        seconds=here.settings.presigned_upload_ttl_s,
     )
     way = (
         UploadMethod(method="POST", url=form.url, fields=dict(form.fields))

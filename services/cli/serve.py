@@ -1,6 +1,5 @@
 """`dti serve`: the whole service on this machine."""
 
-import os
 import signal
 import threading
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 
 from dti_engine.cli.console import busy, results, say
 from services.errors import SettingsError, UnknownKeyError
-from services.settings import DirectorySettings, MemorySettings, store_settings
+from services.storage.settings import DirectorySettings, MemorySettings, store_settings
 
 if TYPE_CHECKING:
     from services.storage.interface import Store
@@ -76,7 +75,7 @@ def serve(
     # Loaded here, as they take a while, and --help needs none of them.
     from services.client.config import ServerConfig, write_access
     from services.contracts.models import read_models
-    from services.local.service import LocalService, ServicePlan, free_port
+    from services.local.service import LocalService, LocalServiceSettings, free_port
     from services.storage.open import open_store
     from services.storage.probe import probe
 
@@ -86,8 +85,8 @@ def serve(
     opened = open_store(where)
     with busy("trying out the store"):
         probe(opened)
-    plan = ServicePlan(
-        store=where, port=port or free_port(), models=served_models, endpoint=endpoint
+    settings = LocalServiceSettings(
+        store=where, port=port or free_port(), models=served_models, engines=endpoint
     )
     stopped = threading.Event()
 
@@ -96,7 +95,7 @@ def serve(
 
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, stop)
-    with LocalService(plan, folder=_folder(logs)) as service:
+    with LocalService(settings, folder=_folder(logs)) as service:
         with busy("starting"):
             service.wait_until_ready(stopped=stopped.is_set)
         if not stopped.is_set():
@@ -139,7 +138,7 @@ def _credential(store: "Store", given: str | None) -> str:
 
 def _absolute(store: str) -> str:
     """The same store for processes in other folders. Raises: SettingsError."""
-    settings = store_settings(store, os.environ)
+    settings = store_settings(store)
     if isinstance(settings, MemorySettings):
         raise SettingsError(
             "memory: is of one process, and the service has several: give a folder, or s3://..."

@@ -42,7 +42,7 @@ from services.demo.images import (
 from services.demo.page import read as read_figures
 from services.demo.page import render
 from services.demo.results import Figure, Learned, Results
-from services.local.service import LocalService, ServicePlan, free_port
+from services.local.service import LocalService, LocalServiceSettings, free_port
 from services.storage.open import open_store
 
 NUM_IMAGES = 5  # of each subject
@@ -207,7 +207,9 @@ def _serving(output: Path, clock: _Clock) -> Generator[LocalService]:
     store = tempfile.mkdtemp(prefix="store-", dir=output)
     with ExitStack() as stopping:
         with clock("start the service"):
-            service = LocalService(ServicePlan(store=str(Path(store).absolute()), port=free_port()))
+            service = LocalService(
+                LocalServiceSettings(store=str(Path(store).absolute()), port=free_port())
+            )
             stopping.enter_context(service)
             # After this, so before that: the last that is entered is the first that is left.
             stopping.callback(clock.watch.on_stage, "stop the service")
@@ -223,7 +225,7 @@ def _use(
     settings: Settings,
     clock: _Clock,
 ) -> _Made:
-    key = create_key(open_store(service.plan.store), "demo", "dti demo-service").credential
+    key = create_key(open_store(service.settings.store), "demo", "dti demo-service").credential
     seed, generation_steps = settings.seed, settings.generation_steps
     with Client.at(ServerConfig(service.url, key)) as client:
         learning = f"learn {len(looks)} subjects"

@@ -77,7 +77,7 @@ class Dispatcher:
             except Exception:
                 log.exception("a life broke")
             # After trouble; a drain ends it.
-            self._draining.wait(self._ledger.settings.look)
+            self._draining.wait(self._ledger.settings.poll_interval_s)
 
 
 def worth(served_model: ServedModel) -> int:

@@ -44,7 +44,7 @@ class DispatchSession:
         """
         self._worker = WorkerSession(ledger, generation_pool(model), _is_of_images)
         self._model, self._engines, self._seconds = model, engines, seconds
-        self._at_once, self._pause = at_once, ledger.settings.look
+        self._at_once, self._pause = at_once, ledger.settings.poll_interval_s
         self._events, self._draining = events, draining
         # Only what is written is in hand no more, so that there is room.
         self._outbox = Outbox(events.unwritten, lambda: self._look_again())

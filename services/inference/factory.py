@@ -1,9 +1,7 @@
 """An engine from its plan."""
 
 import importlib
-import os
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +21,8 @@ from services.ledger.ledger import Ledger
 from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
 
-SECRET = "DTI_ENGINE_SECRET"
-"""Variable of the secret that the API shows to engines."""
+S3_DEFAULTS = {"deadline_s": 10.0, "read_timeout_s": 5.0}
+"""Shorter timeouts than those of other processes: people wait for images, and tokens are small."""
 
 _COMPILING = 1200.0
 """Seconds without any progress, in which a step may be the first of its shape, and is compiled."""
@@ -49,7 +47,7 @@ def open_engine(plan: EngineSpec) -> Engine:
     backbone = load_backbone(model.weights, device=device, dtype=find_dtype(model.dtype, device))
     if generation.compile:
         backbone.compile()
-    store = InstrumentedStore(open_store(plan.store, impatient(os.environ)))
+    store = InstrumentedStore(open_store(plan.store, **S3_DEFAULTS))
     cache = TokenCache(Ledger.on(store), Fit.of(backbone))
     shapes = _shapes(generation.batch_size or MOST) if generation.compile else ()
     cap = generation.batch_size or find_cap(backbone, shapes=shapes)
@@ -63,23 +61,6 @@ def open_engine(plan: EngineSpec) -> Engine:
     seconds = round(time.monotonic() - began, 1)
     log.info("engine is ready", model=plan.name, seconds=seconds, images=cap)
     return Engine(backbone, PlaceholderResolver(cache, BlendCache(cache)), batcher, check)
-
-
-def impatient(environment: Mapping[str, str]) -> dict[str, str]:
-    """In which a bucket is given up on early, unless the operator says otherwise: people wait for
-    images, and tokens are small.
-    """
-    return {"DTI_S3_DEADLINE": "10", "DTI_S3_READ_TIMEOUT": "5", **environment}
-
-
-def secret() -> str:
-    """Raises: SettingsError."""
-    if not (found := os.environ.get(SECRET, "")):
-        raise SettingsError(
-            f"{SECRET} is not set: give engines and the API the same secret, such as one by "
-            "`openssl rand -hex 32`"
-        )
-    return found
 
 
 def _shapes(images: int) -> tuple[int, ...]:

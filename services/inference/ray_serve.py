@@ -21,11 +21,12 @@ from starlette.responses import Response
 from dti_engine import __version__
 from services import logs, metrics
 from services.errors import SettingsError
-from services.inference.factory import open_engine, secret
+from services.inference.factory import open_engine
 from services.inference.http import EngineHandler
 from services.inference.scheduler.calibration import MOST
 from services.inference.spec import EngineSpec
 from services.metrics.ray_exporter import RayMetrics
+from services.settings import EngineSecret
 
 PREFIX = "/engines"
 """Of the paths of all engines."""
@@ -47,7 +48,7 @@ class EngineReplica:
         metrics.use(RayMetrics(process="engine"))
         self._plan = plan
         self._engine = open_engine(EngineSpec.model_validate_json(plan))
-        self._desk = EngineHandler(self._engine, secret())
+        self._desk = EngineHandler(self._engine, EngineSecret.read().engine_secret)
 
     async def __call__(self, request: Request) -> Response:
         """Answer the API."""

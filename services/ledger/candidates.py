@@ -67,7 +67,10 @@ class Candidates:
         now = self._ledger.clock()
         if now < self._empty_until:
             return False
-        if now - self._looked > _KEPT * self._ledger.settings.look or self._misses > _MISSES:
+        if (
+            now - self._looked > _KEPT * self._ledger.settings.poll_interval_s
+            or self._misses > _MISSES
+        ):
             self._waiting.clear()
             self._look_for_blocks()
         return True
@@ -92,7 +95,7 @@ class Candidates:
             self._reluctance = 1
             return self._waiting.popleft()
         self._looked = float("-inf")
-        pause = self._ledger.settings.look * self._reluctance
+        pause = self._ledger.settings.poll_interval_s * self._reluctance
         self._empty_until = self._ledger.clock() + pause
         self._reluctance = min(2 * self._reluctance, _MOST_RELUCTANT)
         return None

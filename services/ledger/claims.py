@@ -93,7 +93,7 @@ class Claims:
         self._looked = float("-inf")
         self._passed_over: dict[tuple[JobKeys, Candidate], float] = {}
         """Since when items wait for a worker with nothing in hand."""
-        self._patience = chance.uniform(1, 4) * ledger.settings.lease
+        self._patience = chance.uniform(1, 4) * ledger.settings.lease_s
         self._lonely: _Isolated | None = None
 
     def next(self, in_hand: Sequence[Attempt], admits: Callable[[str], bool]) -> Attempt | None:
@@ -127,7 +127,7 @@ class Claims:
 
     def _look(self) -> None:
         now = self._ledger.clock()
-        if now - self._looked <= self._ledger.settings.look:
+        if now - self._looked <= self._ledger.settings.poll_interval_s:
             return
         self._queue = dict.fromkeys(queued_tenants(self._ledger, self._pool))
         self._looked = now

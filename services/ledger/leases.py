@@ -45,7 +45,7 @@ class Lease:
     @property
     def seconds(self) -> float:
         """How long it lasts when it is not renewed."""
-        return self._ledger.settings.lease
+        return self._ledger.settings.lease_s
 
     @property
     def fresh(self) -> bool:

@@ -58,7 +58,7 @@ def _is_over(
     workforce: WorkerRegistry,
 ) -> bool:
     """Whether an attempt is in nobody's hands any more; if so, it is given its end."""
-    lease = timedelta(seconds=ledger.settings.lease)
+    lease = timedelta(seconds=ledger.settings.lease_s)
     if standing.age < lease / 2:
         return False  # Its worker's lease was fresh when it claimed.
     worker = workforce.claimant(keys.attempt(place, standing.number))

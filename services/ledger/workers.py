@@ -101,7 +101,7 @@ def all_leases(ledger: Ledger) -> Iterator[LeaseRecord]:
 
 def forget_the_dead(ledger: Ledger) -> None:
     """Break leases that are long over, and remove those that were broken or released long ago."""
-    long = timedelta(seconds=_KEPT * ledger.settings.lease)
+    long = timedelta(seconds=_KEPT * ledger.settings.lease_s)
     for head in ledger.heads(layout.WORKERS):
         if head.age <= long:
             continue

@@ -1,1 +1,1 @@
-"""The whole service on one machine: the processes that a cluster would run, kept alive here."""
+"""The whole service on one machine: the processes that a cluster would run, supervised here."""

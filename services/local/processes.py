@@ -1,4 +1,4 @@
-"""A process that is kept alive: started again when it ends, later each time it ends young."""
+"""A process supervisor: restarts a process that ends, with backoff if it ends early."""
 
 import ctypes
 import os
@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_YOUNG = 20.0  # seconds
-_PAUSES = (0.5, 2.0, 5.0, 15.0, 30.0)
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-_TAIL = 2000  # characters of a log that are shown where a process cannot start
+_HEALTHY_AFTER_S = 20.0
+_BACKOFF_S = (0.5, 2.0, 5.0, 15.0, 30.0)
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+_TAIL_CHARS = 2000  # of a log, which are shown where a process cannot start
 
 
 @dataclass(frozen=True)
@@ -24,61 +24,61 @@ class Command:
     name: str
     arguments: Sequence[str]
     environment: Mapping[str, str]
-    grace: float = 20
-    """Seconds that it has to end after SIGTERM."""
-    with_its_own: bool = False
-    """End what it has started, too, when it has ended: for one that leaves daemons behind."""
+    grace_s: float = 20
+    """Time between SIGTERM and SIGKILL."""
+    kill_group: bool = False
+    """Kill what is left of its process group once it has ended: for one that leaves daemons."""
 
 
 class SupervisedProcess:
-    """One such process. It gets SIGTERM when this one dies, however that comes."""
+    """A process that is restarted whenever it ends. It gets SIGTERM when this process dies."""
 
     def __init__(self, command: Command, log: Path) -> None:
         self.command, self.log = command, log
-        # Logs of an earlier run may lie there.
-        self._from = log.stat().st_size if log.exists() else 0
+        # The file may hold the output of an earlier run.
+        self._log_start = log.stat().st_size if log.exists() else 0
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=command.name, daemon=True)
+        self._thread = threading.Thread(target=self._supervise, name=command.name, daemon=True)
 
     @property
     def pid(self) -> int | None:
-        """Of the process that there is now."""
+        """The process id; None while it does not run."""
         process = self._process
         return process.pid if process and process.poll() is None else None
 
     def start(self) -> None:
-        """Begin to keep it alive."""
+        """Start the process and begin to supervise it."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, and start it no more; with force if it takes too long."""
+        """End the process for good: SIGTERM, and SIGKILL after its grace period."""
         self._stopping.set()
         if process := self._process:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
         self._thread.join()
 
-    def said(self) -> str:
-        """All that it said since it was first started here."""
+    def output(self) -> str:
+        """Return all output since the first start by this object."""
         try:
-            return self.log.read_bytes()[self._from :].decode(errors="replace")
+            return self.log.read_bytes()[self._log_start :].decode(errors="replace")
         except OSError:
             return ""
 
     def tail(self) -> str:
-        """The end of it."""
-        return self.said()[-_TAIL:]
+        """Return the end of the output."""
+        return self.output()[-_TAIL_CHARS:]
 
-    def _keep(self) -> None:
-        young = 0
+    def _supervise(self) -> None:
+        failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
-            with suppress(OSError):  # such as of a full disk; it is tried again
+            with suppress(OSError):  # such as a full disk: the next attempt may succeed
                 self._run()
-            young = young + 1 if time.monotonic() - began < _YOUNG else 0
-            self._stopping.wait(_PAUSES[min(young, len(_PAUSES) - 1)])
+            failures = failures + 1 if time.monotonic() - began < _HEALTHY_AFTER_S else 0
+            self._stopping.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
 
     def _run(self) -> None:
         with self.log.open("ab") as log:
@@ -88,33 +88,36 @@ class SupervisedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for this process, which ends them in order.
+                # A session of its own: Ctrl-C reaches this process alone, which then ends all
+                # others in order.
+                start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
         self.starts += 1
+        # `stop` may have been called between the check in `_supervise` and the start.
         if self._stopping.is_set():
             process.terminate()
         while process.poll() is None:
             if self._stopping.wait(0.1):
                 self._await_end(process)
-        if self.command.with_its_own:
+        if self.command.kill_group:
             _kill_group(process.pid)
 
     def _await_end(self, process: subprocess.Popen[bytes]) -> None:
         try:
-            process.wait(self.command.grace)
+            process.wait(self.command.grace_s)
         except subprocess.TimeoutExpired:
             _kill_group(process.pid)
             process.wait()
 
 
 _libc = ctypes.CDLL(None)
-"""Loaded before a fork: not everything can be done between fork and exec."""
+"""Loaded before any fork: dlopen between fork and exec may deadlock."""
 
 
 def _end_with_parent() -> None:
     if hasattr(_libc, "prctl"):  # Linux
-        _libc.prctl(_DEATH_SIGNAL, signal.SIGTERM)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _kill_group(pid: int) -> None:

@@ -1,7 +1,4 @@
-"""Which processes make up the service on one machine, and how they find each other.
-
-What workers and engines have said: Ray keeps it in a folder that goes when the service stops.
-"""
+"""The whole service on one machine: its processes, their ports, and what is kept of Ray's logs."""
 
 import os
 import secrets
@@ -12,119 +9,91 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 import httpx
+from pydantic import Field
 
 from services.errors import ServiceError, SettingsError
 from services.local.processes import Command, SupervisedProcess
-
-_OF_ONE = 2_000_000
-_OF_ALL = 50_000_000
-"""Bytes that are kept: the end of each file, and of all files, with those of earlier runs, the
-newest."""
-
-
-def keep_logs(ray: Path, folder: Path) -> None:
-    """Copy them from Ray's temporary folder to one that stays. What cannot be read is left out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for log in _said(ray):
-        with suppress(OSError):
-            _copy_end(log, folder / log.name)
-    left = _OF_ALL
-    for log in sorted(folder.iterdir(), key=lambda log: log.stat().st_mtime, reverse=True):
-        left -= log.stat().st_size
-        if left < 0:
-            log.unlink()
-
-
-def _said(ray: Path) -> Iterator[Path]:
-    for session in ray.glob("session_*"):
-        if not session.is_symlink():  # such as session_latest
-            for pattern in ("worker-*.out", "worker-*.err", "serve/*.log"):
-                yield from (log for log in session.glob(f"logs/{pattern}") if log.stat().st_size)
-
-
-def _copy_end(log: Path, to: Path) -> None:
-    with log.open("rb") as source, to.open("wb") as target:
-        if (size := log.stat().st_size) > _OF_ONE:
-            source.seek(size - _OF_ONE)
-            source.readline()  # the rest of a line
-        shutil.copyfileobj(source, target)
-    shutil.copystat(log, to)
-
+from services.settings import LedgerSettings
 
 _HOST = "127.0.0.1"
-_OBJECT_STORE = 100_000_000  # bytes; nothing of ours goes through it, and Ray would take a third
+_OBJECT_STORE_BYTES = 100_000_000  # the least that Ray takes: nothing of ours goes through it
 _WORKER_PORTS = 100
-_LONGEST_PATH = 40  # characters; Ray puts 65 behind it, and sockets take 107
+# Ray makes sockets 65 characters below its folder, and a socket's path may have 107.
+_MAX_PATH_LENGTH = 40
+_DRAIN_TIMEOUT_S = 60.0
+
+_MAX_LOG_BYTES = 2_000_000
+_MAX_LOGS_BYTES = 50_000_000
 
 
 class NotReadyError(ServiceError):
-    """The service did not come up in time."""
+    """The service did not become ready in time."""
 
 
-@dataclass(frozen=True)
-class ServicePlan:
-    """What to serve, and how."""
+class LocalServiceSettings(LedgerSettings):
+    """What to serve on this machine. Intervals are short, since nothing is far away."""
 
     store: str
     port: int = 8000
     models: Path | None = None
-    cpus: int = field(default_factory=lambda: os.cpu_count() or 1)
-    lease: float = 20
-    """Short, as nothing here is far away; workers tell of progress four times a lease."""
-    look: float = 0.5
-    checkpoint: float = 15
-    turn: float = 1
-    idle: float = 600
-    endpoint: bool = True
-    """Whether images can be asked for, too."""
+    cpus: int = Field(default_factory=lambda: os.cpu_count() or 1)
+    lease_s: float = 20
+    poll_interval_s: float = 0.5
+    checkpoint_interval_s: float = 15
+    reconcile_interval_s: float = 1
+    idle_timeout_s: float = 600
+    engines: bool = True
+    """Whether to serve images, too."""
 
 
 class LocalService:
-    """Runs while it is entered. A process that dies is started again."""
+    """Runs the service while it is entered, and restarts each process that ends."""
 
     def __init__(
         self,
-        plan: ServicePlan,
+        settings: LocalServiceSettings,
         environment: Mapping[str, str] = os.environ,
         folder: Path | None = None,
     ) -> None:
-        """folder: for logs, and what Ray writes; its path must be short. None: a new one."""
-        self.plan = plan
-        self.url = f"http://{_HOST}:{plan.port}"
-        # Ray makes sockets there, whose paths may not be longer than about 100 characters.
+        """Prepare the processes without starting them.
+
+        folder: for logs and Ray's own files, with a short path; None: a new one.
+        """
+        self.settings = settings
+        self.url = f"http://{_HOST}:{settings.port}"
         self.folder = folder or Path(tempfile.mkdtemp(prefix="dti-", dir=_short_folder()))
         self._environment = _environment(environment)
-        self._worker_ports = free_port(range_of=_WORKER_PORTS)
+        self._worker_ports = free_port(count=_WORKER_PORTS)
         self._ray_port, self._engine_port = self._other_port(), self._other_port()
         self._metrics_port = self._other_port()
-        self.node = SupervisedProcess(self._node(), self.folder / "node.log")
-        self.api = SupervisedProcess(self._api(), self.folder / "api.log")
-        self.supervisor = SupervisedProcess(self._supervisor(), self.folder / "supervisor.log")
-        self.endpoint = SupervisedProcess(self._endpoint(), self.folder / "endpoint.log")
-        self.dispatcher = SupervisedProcess(self._dispatcher(), self.folder / "dispatcher.log")
+        self.node = self._supervised(self._node())
+        self.api = self._supervised(self._api())
+        self.supervisor = self._supervised(self._supervisor())
+        self.engines = self._supervised(self._engines())
+        self.dispatcher = self._supervised(self._dispatcher())
 
     @property
     def metrics_urls(self) -> tuple[str, str]:
-        """Where metrics are read: those of the API, and those of all that Ray runs."""
+        """Where metrics are read: those of the API, and those of everything on Ray."""
         return f"{self.url}/metrics", f"http://{_HOST}:{self._metrics_port}/metrics"
 
     def __enter__(self) -> "LocalService":
-        if len(str(self.folder)) > _LONGEST_PATH:
+        if len(str(self.folder)) > _MAX_PATH_LENGTH:
             raise SettingsError(
                 f"{str(self.folder)!r} is too long a path for the sockets that Ray makes there: "
-                f"give one of at most {_LONGEST_PATH} characters"
+                f"give one of at most {_MAX_PATH_LENGTH} characters"
             )
-        if not _is_free(self.plan.port):
+        if not _is_free(self.settings.port):
             raise SettingsError(
-                f"port {self.plan.port} is taken: stop what listens there, or give another --port"
+                f"port {self.settings.port} is taken: stop what listens there, or give another "
+                "--port"
             )
-        for each in self._kept():
-            each.start()
+        for process in self._processes():
+            process.start()
         return self
 
     def __exit__(
@@ -133,60 +102,62 @@ class LocalService:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """The supervisor drains the workers, so that nothing they have learned is lost; requests
-        for images, and those of jobs, end before what generates them.
+        """Stop in the reverse order of the start.
+
+        The supervisor drains the workers, so that nothing they have learned is lost, and requests
+        for images end before the engines do.
         """
-        for each in reversed(self._kept()):
-            each.stop()
-        with suppress(OSError):  # such as of a full disk
+        for process in reversed(self._processes()):
+            process.stop()
+        with suppress(OSError):  # such as a full disk
             keep_logs(self.folder / "ray", self.folder / "workers")
         shutil.rmtree(self.folder / "ray", ignore_errors=True)
 
     def wait_until_ready(
         self,
-        seconds: float = 60,
+        timeout_s: float = 60,
         *,
-        on_wait: Callable[[str], None] = lambda what: None,
+        on_wait: Callable[[str], None] = lambda name: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Until jobs can be submitted, and somebody does them; or until it is stopped.
+        """Wait until jobs can be submitted and are worked on, or until `stopped` says so.
 
         Raises: NotReadyError.
         """
-        end = time.monotonic() + seconds
-        for what, kept, is_ready in (
-            ("API", self.api, self._answers),
-            ("supervisor", self.supervisor, lambda: self._says_ready(self.supervisor)),
-            ("endpoint", self.endpoint, lambda: self._says_ready(self.endpoint)),
+        deadline = time.monotonic() + timeout_s
+        for name, process, is_ready in (
+            ("API", self.api, self._api_is_ready),
+            ("supervisor", self.supervisor, lambda: _printed_ready(self.supervisor)),
+            ("engines", self.engines, lambda: _printed_ready(self.engines)),
         ):
-            if kept not in self._kept():
+            if process not in self._processes():
                 continue
-            on_wait(what)
+            on_wait(name)
             while not is_ready() and not stopped():
-                if time.monotonic() > end:
+                if time.monotonic() > deadline:
                     raise NotReadyError(
-                        f"the {what} is not ready after {seconds:g} s; the end of "
-                        f"{str(kept.log)!r}:\n{kept.tail()}\nand of "
+                        f"{name}: not ready after {timeout_s:g} s; the end of "
+                        f"{str(process.log)!r}:\n{process.tail()}\nand of "
                         f"{str(self.node.log)!r}:\n{self.node.tail()}"
                     )
                 time.sleep(0.1)
 
-    def _answers(self) -> bool:
+    def _api_is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
         except httpx.HTTPError:
             return False
 
-    def _says_ready(self, kept: SupervisedProcess) -> bool:
-        return "\nready\n" in "\n" + kept.said()
-
-    def _kept(self) -> list[SupervisedProcess]:
-        """In the order in which they are started."""
-        generation = [self.endpoint, self.dispatcher] if self.plan.endpoint else []
+    def _processes(self) -> list[SupervisedProcess]:
+        """Return the processes in the order of their start."""
+        generation = [self.engines, self.dispatcher] if self.settings.engines else []
         return [self.node, *generation, self.api, self.supervisor]
 
+    def _supervised(self, command: Command) -> SupervisedProcess:
+        return SupervisedProcess(command, self.folder / f"{command.name}.log")
+
     def _other_port(self) -> int:
-        """None of those that are for Ray's workers."""
+        """Return a free port that is not reserved for Ray's workers."""
         while True:
             port = free_port()
             if not 0 <= port - self._worker_ports < _WORKER_PORTS:
@@ -194,120 +165,165 @@ class LocalService:
 
     def _node(self) -> Command:
         first = self._worker_ports
-        return Command(
-            "node",
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                f"--node-ip-address={_HOST}",
-                f"--port={self._ray_port}",
-                f"--min-worker-port={first}",
-                f"--max-worker-port={first + _WORKER_PORTS - 1}",
-                f"--metrics-export-port={self._metrics_port}",
-                f"--num-cpus={self.plan.cpus}",
-                f"--object-store-memory={_OBJECT_STORE}",
-                f"--temp-dir={self.folder / 'ray'}",
-                "--include-dashboard=false",
-                "--disable-usage-stats",
-            ],
-            self._environment,
-            with_its_own=True,
+        options = _flags(
+            node_ip_address=_HOST,
+            port=self._ray_port,
+            min_worker_port=first,
+            max_worker_port=first + _WORKER_PORTS - 1,
+            metrics_export_port=self._metrics_port,
+            num_cpus=self.settings.cpus,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            temp_dir=self.folder / "ray",
+            include_dashboard="false",
         )
+        start = (sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block")
+        arguments = [*start, *options, "--disable-usage-stats"]
+        return Command("node", arguments, self._environment, kill_group=True)
 
     def _api(self) -> Command:
-        arguments = [
-            *(sys.executable, "-m", "services.api", "--store", self.plan.store),
-            *("--host", _HOST, "--port", str(self.plan.port)),
-        ]
-        environment = {"DTI_API_ENGINES": self._engines} if self.plan.endpoint else {}
-        return Command("api", [*arguments, *self._models()], {**self._environment, **environment})
+        return self._command(
+            "api",
+            "services.api",
+            host=_HOST,
+            port=self.settings.port,
+            engines_url=self._engines_url if self.settings.engines else None,
+            # As the supervisor sends them: a private address of this machine is its owner's own.
+            allow_private_webhooks=True,
+        )
 
     @property
-    def _engines(self) -> str:
+    def _engines_url(self) -> str:
         return f"http://{_HOST}:{self._engine_port}/engines"
 
     def _supervisor(self) -> Command:
-        plan = self.plan
-        return Command(
+        settings = self.settings
+        return self._command(
             "supervisor",
-            [
-                *(sys.executable, "-m", "services.supervisor", "--store", plan.store),
-                *("--ray-address", f"{_HOST}:{self._ray_port}", "--node-ip", _HOST),
-                *("--lease", str(plan.lease), "--look", str(plan.look)),
-                *("--checkpoint", str(plan.checkpoint)),
-                *("--turn", str(plan.turn), "--idle", str(plan.idle)),
-                # Threads that wait for each other at every step lose much where a core is taken.
-                *("--threads", str(max(1, plan.cpus // 2))),
-                *("--allow-private-webhooks", "--drain"),
-                *self._models(),
-            ],
-            self._environment,
-            grace=90,  # more than the workers have to be drained
+            "services.supervisor",
+            # More than draining takes, which the supervisor does before it ends.
+            grace_s=_DRAIN_TIMEOUT_S + 30,
+            ray_address=f"{_HOST}:{self._ray_port}",
+            node_ip=_HOST,
+            lease_s=settings.lease_s,
+            poll_interval_s=settings.poll_interval_s,
+            checkpoint_interval_s=settings.checkpoint_interval_s,
+            reconcile_interval_s=settings.reconcile_interval_s,
+            idle_timeout_s=settings.idle_timeout_s,
+            threads=self._threads,
+            allow_private_webhooks=True,
+            drain_timeout_s=_DRAIN_TIMEOUT_S,
         )
 
-    def _endpoint(self) -> Command:
-        return Command(
-            "endpoint",
-            [
-                *(sys.executable, "-m", "services.inference", "deploy"),
-                *("--store", self.plan.store),
-                *("--ray-address", f"{_HOST}:{self._ray_port}", "--node-ip", _HOST),
-                *("--host", _HOST, "--port", str(self._engine_port)),
-                *("--threads", str(max(1, self.plan.cpus // 2))),
-                *self._models(),
-            ],
-            self._environment,
+    def _engines(self) -> Command:
+        return self._command(
+            "engines",
+            "services.inference",
+            "deploy",
+            ray_address=f"{_HOST}:{self._ray_port}",
+            node_ip=_HOST,
+            host=_HOST,
+            port=self._engine_port,
+            threads=self._threads,
         )
 
     def _dispatcher(self) -> Command:
-        plan = self.plan
-        return Command(
+        return self._command(
             "dispatcher",
-            [
-                *(sys.executable, "-m", "services.dispatch", "--store", plan.store),
-                *("--engines", self._engines),
-                *("--lease", str(plan.lease), "--look", str(plan.look)),
-                *self._models(),
-            ],
-            self._environment,
+            "services.dispatch",
+            engines_url=self._engines_url,
+            lease_s=self.settings.lease_s,
+            poll_interval_s=self.settings.poll_interval_s,
         )
 
-    def _models(self) -> list[str]:
-        return ["--models", str(self.plan.models)] if self.plan.models else []
+    @property
+    def _threads(self) -> int:
+        # Half: threads that wait for each other at every step lose much where a core is taken.
+        return max(1, self.settings.cpus // 2)
+
+    def _command(
+        self, name: str, module: str, *words: str, grace_s: float = 20, **flags: object
+    ) -> Command:
+        shared = _flags(store=self.settings.store, models=self.settings.models)
+        arguments = [sys.executable, "-m", module, *words, *shared, *_flags(**flags)]
+        return Command(name, arguments, self._environment, grace_s)
 
 
-def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    token = secrets.token_hex(32)
+def _flags(**values: object) -> list[str]:
+    """Return settings as flags. None is left out; True is a flag without a value."""
+    given = {f"--{name.replace('_', '-')}": value for name, value in values.items()}
+    return [
+        flag if value is True else f"{flag}={value}"
+        for flag, value in given.items()
+        if value is not None
+    ]
+
+
+def _printed_ready(process: SupervisedProcess) -> bool:
+    return "\nready\n" in "\n" + process.output()
+
+
+def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return {
-        **{name: value for name, value in given.items() if name != "DTI_API_KEY"},
-        # Whoever reaches Ray's ports can run code: let nobody in but our own processes.
+        **{name: value for name, value in inherited.items() if name != "DTI_API_KEY"},
+        # Whoever reaches Ray's ports can run code: only processes with this token are let in.
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        # What the API shows to engines.
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "DTI_ENGINE_SECRET": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         # Workers are drained before the node is: nothing is left to wait for.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "PYTHONUNBUFFERED": "1",
-        # As the supervisor sends them: what is on this machine is its owner's own.
-        "DTI_API_PRIVATE_WEBHOOKS": "1",
     }
 
 
 def _short_folder() -> str | None:
-    """For temporary folders: that of a Mac is too long a path."""
+    """Return a parent for temporary folders; that of a Mac has too long a path."""
     return "/tmp" if os.path.isdir("/tmp") else None
 
 
-def free_port(range_of: int = 1) -> int:
-    """A port that nobody listens on, the first of so many."""
+def free_port(count: int = 1) -> int:
+    """Return a port that nothing listens on; with `count`, the first of a range of them."""
     while True:
         with socket.socket() as probe:
             probe.bind((_HOST, 0))
             port: int = probe.getsockname()[1]
-        if port + range_of < 65536 and all(map(_is_free, range(port, port + range_of))):
+        if port + count < 65536 and all(map(_is_free, range(port, port + count))):
             return port
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((_HOST, port)) != 0
+
+
+def keep_logs(ray: Path, folder: Path) -> None:
+    """Copy the logs of workers and engines out of Ray's folder, which is deleted at the end.
+
+    The end of each log is kept, and of all logs, with those of earlier runs, the newest. A log that
+    cannot be read is left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for log in _ray_logs(ray):
+        with suppress(OSError):
+            _copy_end(log, folder / log.name)
+    left = _MAX_LOGS_BYTES
+    for log in sorted(folder.iterdir(), key=lambda log: log.stat().st_mtime, reverse=True):
+        left -= log.stat().st_size
+        if left < 0:
+            log.unlink()
+
+
+def _ray_logs(ray: Path) -> Iterator[Path]:
+    for session in ray.glob("session_*"):
+        if not session.is_symlink():  # such as session_latest
+            for pattern in ("worker-*.out", "worker-*.err", "serve/*.log"):
+                yield from (log for log in session.glob(f"logs/{pattern}") if log.stat().st_size)
+
+
+def _copy_end(log: Path, copy: Path) -> None:
+    with log.open("rb") as source, copy.open("wb") as target:
+        if (size := log.stat().st_size) > _MAX_LOG_BYTES:
+            source.seek(size - _MAX_LOG_BYTES)
+            source.readline()  # the rest of a line that is cut
+        shutil.copyfileobj(source, target)
+    shutil.copystat(log, copy)

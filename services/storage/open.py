@@ -1,21 +1,18 @@
 """A store by its URL."""
 
-import os
-from collections.abc import Mapping
-
-from services.settings import DirectorySettings, MemorySettings, store_settings
 from services.storage.directory import DirectoryStore
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
+from services.storage.settings import DirectorySettings, MemorySettings, store_settings
 
 
-def open_store(url: str, environment: Mapping[str, str] = os.environ) -> Store:
+def open_store(url: str, **s3_defaults: float) -> Store:
     """The store at `s3://bucket/prefix`, `file:///folder` or a path; `memory:` is a new one each
     time. `probe.probe` says whether it can be relied on.
 
     Raises: SettingsError; StoreRefusedError if a directory's file system cannot do it.
     """
-    settings = store_settings(url, environment)
+    settings = store_settings(url)
     if isinstance(settings, MemorySettings):
         return MemoryStore()
     if isinstance(settings, DirectorySettings):
@@ -23,4 +20,4 @@ def open_store(url: str, environment: Mapping[str, str] = os.environ) -> Store:
     # boto3 takes a while to import, and not everyone needs it.
     from services.storage.s3 import S3Store
 
-    return S3Store(settings)
+    return S3Store(settings.with_defaults(**s3_defaults))

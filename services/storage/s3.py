@@ -17,7 +17,6 @@ from services.errors import (
     StorageError,
     UnavailableError,
 )
-from services.settings import S3Settings
 from services.storage.interface import (
     LAST,
     MAX_KEY_BYTES,
@@ -32,6 +31,7 @@ from services.storage.interface import (
     is_range,
 )
 from services.storage.s3_client import S3Connection
+from services.storage.settings import S3Settings
 
 T = TypeVar("T")
 

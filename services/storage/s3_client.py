@@ -38,7 +38,7 @@ from services.errors import (
     StorageError,
     UnavailableError,
 )
-from services.settings import S3Settings
+from services.storage.settings import S3Settings
 
 T = TypeVar("T")
 
@@ -163,8 +163,8 @@ class S3Connection:
         return persist(
             attempt,
             f"{what} in {self.url}",
-            attempts=self._settings.attempts,
-            deadline=self._settings.deadline,
+            attempts=self._settings.max_attempts,
+            deadline=self._settings.deadline_s,
             sleep=self._sleep,
             clock=self._clock,
             jitter=self._jitter,
@@ -195,9 +195,9 @@ def _client(settings: S3Settings) -> "S3Client":
                 request_checksum_calculation=settings.checksums,
                 response_checksum_validation=settings.checksums,
                 retries={"mode": "standard", "total_max_attempts": 1},
-                connect_timeout=settings.connect_timeout,
-                read_timeout=settings.read_timeout,
-                max_pool_connections=settings.connections,
+                connect_timeout=settings.connect_timeout_s,
+                read_timeout=settings.read_timeout_s,
+                max_pool_connections=settings.max_connections,
             ),
         )
     except (BotoCoreError, ValueError) as error:

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from services import logs, metrics
@@ -11,6 +10,7 @@ from services.contracts.models import ServedModels, generation_pool
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
 from services.ledger.recovery import Recovery, RecoveryReport
+from services.settings import SupervisorTimeouts
 from services.supervisor.autoscaler import StartBackoff, resize, worth
 from services.supervisor.fair_share import FairShare, Resources
 from services.training.pool import WorkerStatus
@@ -40,20 +40,6 @@ class WorkerPool(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class SupervisorTimeouts:
-    """How often the supervisor does what, in seconds."""
-
-    turn: float = 2
-    sweep: float = 3600
-    idle: float = 60
-    """An idle worker is kept so long."""
-    share: float = 120
-    """Until workers of one offer go for another that waits for its share of the cluster."""
-    hold: float = 600
-    """A turn of an offer, where there are fewer places than offers."""
-
-
 class Supervisor:
     """Turn by turn. What fails in one is tried again in the next."""
 
@@ -64,19 +50,24 @@ class Supervisor:
         pool: WorkerPool,
         *,
         deliver: Callable[[], object] = lambda: None,
-        pace: SupervisorTimeouts | None = None,
+        timeouts: SupervisorTimeouts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """deliver: tells tenants what has ended; called once a turn."""
         self._ledger, self._models, self._pool = ledger, served_models, pool
-        self._deliver, self._pace, self._clock = deliver, pace or SupervisorTimeouts(), clock
-        self._sharing = FairShare(clock, patience=self._pace.share, turn=self._pace.hold)
+        self._deliver, self._clock = deliver, clock
+        self._timeouts = timeouts or SupervisorTimeouts()
+        self._sharing = FairShare(
+            clock,
+            patience=self._timeouts.fair_share_interval_s,
+            turn=self._timeouts.scale_down_delay_s,
+        )
         self._supervisor = Recovery(ledger)
         self._swept = float("-inf")
         self._not_served: set[str] = set()
         """Pools that jobs wait for, and that nobody works for."""
         self._backoffs = {name: StartBackoff(clock) for name in served_models}
-        self.turns = 0
+        self.passes = 0
         """That were done without trouble."""
 
     def run(self, stopped: threading.Event) -> None:
@@ -94,7 +85,7 @@ class Supervisor:
                 broken += 1
                 if broken >= _MOST_BROKEN:
                     raise
-            stopped.wait(self._pace.turn)
+            stopped.wait(self._timeouts.reconcile_interval_s)
 
     def turn(self) -> None:
         """One. Raises: ServiceError if the store did not answer; whatever the pool raises."""
@@ -107,8 +98,8 @@ class Supervisor:
         # Before Ray, which may break: those who wait for it have nothing to do with it.
         self._deliver()
         self._resize(seen)
-        self.turns += 1
-        if self._clock() - self._swept >= self._pace.sweep:
+        self.passes += 1
+        if self._clock() - self._swept >= self._timeouts.sweep_interval_s:
             # Not first: it looks at all jobs there ever were. If it fails, the next is in time.
             self._swept = self._clock()
             for job, reason in self._supervisor.sweep().items():
@@ -139,7 +130,9 @@ class Supervisor:
         verdicts = self._sharing.verdicts(self._models, wanted, everybody, self._pool.nodes())
         for name in self._models:
             members, verdict = everybody.get(name, ()), verdicts[name]
-            change = resize(wanted[name], members, patience=self._pace.idle, verdict=verdict)
+            change = resize(
+                wanted[name], members, patience=self._timeouts.idle_timeout_s, verdict=verdict
+            )
             backoff = self._backoffs[name]
             backoff.see(members)
             counted = metrics.current()

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 from dti_engine.artifacts.artifact import Artifact
@@ -21,6 +20,7 @@ from services.contracts.training import batch_of
 from services.ledger.ledger import Ledger
 from services.ledger.outbox import Outbox
 from services.ledger.worker import Heartbeat, WorkerSession
+from services.settings import WorkerTimeouts
 from services.training.batch import (
     DeviceError,
     FinishedSlot,
@@ -40,24 +40,6 @@ _IDLE = 0.5  # seconds between looks at what was asked for, while nothing is at 
 _NEARLY = 0.8  # of its steps, after which a subject's successor is loaded
 
 
-@dataclass(frozen=True)
-class WorkerTimeouts:
-    """How long a worker waits for what, in seconds."""
-
-    checkpoint: float = 30
-    """Between two checkpoints of a subject: what is lost when the worker is killed."""
-    other_shapes: float = 300
-    """Until a job whose subjects do not fit beside those in hand gets a turn."""
-    tell: float = 1
-    """Between two tellings of progress; they are written with the lease."""
-    silence: float = 30
-    """For a store that does not answer, when a life ends: what is unwritten then is lost."""
-    stuck: float = 600
-    """Until a device that does not come back from what it does is given up, with the process. A
-    first step that compiles its kernels takes minutes.
-    """
-
-
 class TrainingSession:
     """For one thread. `shrunk` has, by shape, the slots that were left when memory ran out; it is
     written here, and read by the lives that follow.
@@ -72,34 +54,36 @@ class TrainingSession:
         *,
         num_slots: int,
         shrunk: dict[str, int],
-        patience: WorkerTimeouts,
-        events: Events,
+        timeouts: WorkerTimeouts,
+        metrics: Events,
         draining: threading.Event,
         moved: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """moved: called whenever the device has come back."""
-        companions = BatchAffinity(patience.other_shapes, clock)
+        companions = BatchAffinity(timeouts.batch_affinity_s, clock)
         self.num_slots = self._most_slots = num_slots
         self._shrunk = shrunk
         self._worker = WorkerSession(ledger, pool, companions.accepts)
         self._backbone, self._trials = backbone, trials
-        self._patience, self._events, self._clock = patience, events, clock
+        self._timeouts, self._metrics, self._clock = timeouts, metrics, clock
         self._draining, self._moved, self._something = draining, moved, threading.Event()
         # Only what is written is in hand no more, so that there is room.
-        self._outbox = Outbox(events.unwritten, lambda: self._intake.look_again(), patience.silence)
-        self._endings = ResultCommitter(ledger.store, self._outbox, events)
+        self._outbox = Outbox(
+            metrics.unwritten, lambda: self._intake.look_again(), timeouts.flush_timeout_s
+        )
+        self._endings = ResultCommitter(ledger.store, self._outbox, metrics)
         self._intake = Prefetcher(
             self._worker,
             ledger.store,
             self._outbox,
             companions,
             capacity=num_slots,
-            pause=ledger.settings.look,
-            patience=patience.silence,
+            pause=ledger.settings.poll_interval_s,
+            patience=timeouts.flush_timeout_s,
             on_ready=self._something.set,
-            on_refused=events.refused,
-            on_trouble=events.trouble,
+            on_refused=metrics.refused,
+            on_trouble=metrics.trouble,
         )
         self._batch: PackedBatch | None = None
         self._waiting: list[LoadedSubject] = []
@@ -136,12 +120,12 @@ class TrainingSession:
                     # Nobody's fault that is known: everybody goes on elsewhere, from where they
                     # were kept last.
                     broken = error
-                    self._events.broke(error)
+                    self._metrics.broke(error)
                 self._intake.stop()
                 self._give_back(broken)
             self._release_ready()
         if self._worker.lease.lost:
-            self._events.lease_lost(self._worker.lease.worker)
+            self._metrics.lease_lost(self._worker.lease.worker)
         else:
             self._worker.end()
         if isinstance(broken, DeviceError):
@@ -152,7 +136,7 @@ class TrainingSession:
         self._drop_stopped()
         self._fill()
         if not (self._batch and self._batch.seats):
-            self._events.idle(self.num_slots)
+            self._metrics.idle(self.num_slots)
             self._something.wait(_IDLE)
             self._something.clear()
             return
@@ -164,7 +148,7 @@ class TrainingSession:
             return
         self._moved()
         used = len(self._batch.seats) + len(ended)
-        self._events.stepped(self._clock() - began, used, self.num_slots)
+        self._metrics.stepped(self._clock() - began, used, self.num_slots)
         self._settle(ended)
         self._tell()
         self._keep()
@@ -225,7 +209,7 @@ class TrainingSession:
         batch.set_aside(seat)
         self._intake.capacity += 1
         seat.attempt.tell({"phase": "waiting", "step": step, "steps": steps})
-        self._events.set_aside(seat.attempt)
+        self._metrics.set_aside(seat.attempt)
 
     def _give_slot(self, one: WorkerSlot | LoadedSubject) -> None:
         self._moved()
@@ -251,7 +235,7 @@ class TrainingSession:
             said = f"it could not be begun: {type(error).__name__}: {error}"[:500]
             self._endings.fail(one.attempt, RuntimeError(said), retry=True)
         else:
-            self._events.seated(one.attempt, seat.resumed_at)
+            self._metrics.seated(one.attempt, seat.resumed_at)
 
     def _batch_for(self, prepared: LoadedSubject) -> PackedBatch | None:
         """One of its shape; None if others are seated, which is as good as never: `companions`."""
@@ -286,7 +270,7 @@ class TrainingSession:
             self._endings.commit(seat, artifact, last)
 
     def _tell(self) -> None:
-        if self._clock() - self._told < self._patience.tell or self._batch is None:
+        if self._clock() - self._told < self._timeouts.progress_interval_s or self._batch is None:
             return
         self._told = self._clock()
         nearly = 0
@@ -300,7 +284,7 @@ class TrainingSession:
 
     def _keep(self) -> None:
         """Checkpoints of those whose last one is old."""
-        now, every = self._clock(), self._patience.checkpoint
+        now, every = self._clock(), self._timeouts.checkpoint_interval_s
         if any(now - seat.kept_at > every for seat in self._seats()):
             self._checkpoint_all(older_than=every)
 
@@ -331,7 +315,7 @@ class TrainingSession:
         self._shrunk[batch_of(self._batch.config)] = self.num_slots
         self._batch = None
         self._intake.capacity = self.num_slots
-        self._events.shrunk(self.num_slots)
+        self._metrics.shrunk(self.num_slots)
 
     def _give_back(self, broken: Exception | None) -> None:
         """What is seated, with checkpoints if nothing broke: others go on with it at once."""

@@ -13,8 +13,9 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.quality.token_scorers import TokenScorer
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
+from services.settings import WorkerTimeouts
 from services.training.metrics import Events
-from services.training.session import TrainingSession, WorkerTimeouts
+from services.training.session import TrainingSession
 from services.training.validation import ValidationRunner
 
 STUCK = 70
@@ -78,15 +79,15 @@ class TrainingWorker:
         judge: TokenScorer | None = None,
         *,
         num_slots: int,
-        patience: WorkerTimeouts | None = None,
-        events: Events | None = None,
+        timeouts: WorkerTimeouts | None = None,
+        metrics: Events | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger, self._pool, self._backbone = ledger, pool, backbone
         self._trials = ValidationRunner(backbone, judge)
         self._num_slots = num_slots
         self._shrunk: dict[str, int] = {}
-        self._patience, self._events = patience or WorkerTimeouts(), events or Events()
+        self._timeouts, self._metrics = timeouts or WorkerTimeouts(), metrics or Events()
         self._clock = clock
         self._draining = threading.Event()
         self._life: TrainingSession | None = None
@@ -106,7 +107,7 @@ class TrainingWorker:
         """Work until drained. Raises: DeviceError: end the process. A device that does not come
         back ends it at once (`Watchdog`).
         """
-        with Watchdog(self._patience.stuck, self._forsake) as watchdog:
+        with Watchdog(self._timeouts.watchdog_timeout_s, self._forsake) as watchdog:
             self._live(watchdog)
 
     def _live(self, watchdog: Watchdog) -> None:
@@ -119,8 +120,8 @@ class TrainingWorker:
                 self._trials,
                 num_slots=self._num_slots,
                 shrunk=self._shrunk,
-                patience=self._patience,
-                events=self._events,
+                timeouts=self._timeouts,
+                metrics=self._metrics,
                 draining=self._draining,
                 moved=watchdog.moved,
                 clock=self._clock,
@@ -129,11 +130,11 @@ class TrainingWorker:
                 life.run()
             except ServiceError as error:
                 # It could not begin, or could not say that it ends; others find out.
-                self._events.trouble(error)
+                self._metrics.trouble(error)
             # After trouble; a drain ends it.
-            self._draining.wait(self._ledger.settings.look)
+            self._draining.wait(self._ledger.settings.poll_interval_s)
 
     def _forsake(self) -> None:
-        self._events.stuck(self._patience.stuck)
+        self._metrics.stuck(self._timeouts.watchdog_timeout_s)
         if life := self._life:
             life.forsake()

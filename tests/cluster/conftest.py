@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from services.auth.keys import create_key
-from services.local.service import LocalService, ServicePlan, free_port
+from services.local.service import LocalService, LocalServiceSettings, free_port
 from services.storage.open import open_store
 
 SECONDS = 240
@@ -80,17 +80,22 @@ class Caller:
 
 def caller_of(service: LocalService, bundles: dict[str, bytes]) -> Caller:
     """With a key of its own."""
-    credential = create_key(open_store(service.plan.store), "acme", "test").credential
+    credential = create_key(open_store(service.settings.store), "acme", "test").credential
     http = httpx.Client(
         base_url=service.url, headers={"Authorization": f"Bearer {credential}"}, timeout=30
     )
     return Caller(service, http, bundles)
 
 
-def plan(store: Path) -> ServicePlan:
+def plan(store: Path) -> LocalServiceSettings:
     # A short lease, so that what is killed is soon found out.
-    return ServicePlan(
-        store=str(store), port=free_port(), lease=4, look=0.2, checkpoint=1, turn=0.5
+    return LocalServiceSettings(
+        store=str(store),
+        port=free_port(),
+        lease_s=4,
+        poll_interval_s=0.2,
+        checkpoint_interval_s=1,
+        reconcile_interval_s=0.5,
     )
 
 

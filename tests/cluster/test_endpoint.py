@@ -115,13 +115,13 @@ def test_an_engine_that_is_killed_under_load_fails_what_it_had_and_is_replaced(
 def test_engines_outlive_who_brought_them_up_and_are_left_alone_by_the_next(
     caller: Caller,
 ) -> None:
-    endpoint, before = caller.service.endpoint, engines(caller)
-    ready = endpoint.said().count("\nready\n")
+    endpoint, before = caller.service.engines, engines(caller)
+    ready = endpoint.output().count("\nready\n")
     assert before
     assert endpoint.pid
     os.killpg(endpoint.pid, signal.SIGKILL)
     generate_images(caller, prompt="a red dog")
-    caller.wait_for(lambda: endpoint.said().count("\nready\n") > ready)
+    caller.wait_for(lambda: endpoint.output().count("\nready\n") > ready)
     assert engines(caller) == before
     generate_images(caller, prompt="a red dog")
 

@@ -22,7 +22,7 @@ from services.ledger import uploads
 from services.ledger.ledger import Ledger
 from services.ledger.queries import list_attempts, list_items, progress_of, view_job
 from services.ledger.submissions import submit
-from services.settings import LedgerSettings
+from services.settings import LedgerSettings, SupervisorTimeouts
 from services.storage.directory import DirectoryStore
 
 from .conftest import SECONDS
@@ -75,7 +75,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.on(DirectoryStore(tmp_path / "store"), LedgerSettings(lease=30, look=0.2))
+    return Ledger.on(
+        DirectoryStore(tmp_path / "store"), LedgerSettings(lease_s=30, poll_interval_s=0.2)
+    )
 
 
 def submit_one(
@@ -112,8 +114,8 @@ def pool_on(
             store=str(ledger.store.url),
             pool=name,
             model=model,
-            lease=settings.lease,
-            look=settings.look,
+            lease_s=settings.lease_s,
+            poll_interval_s=settings.poll_interval_s,
             threads=1,
         )
         for name in names
@@ -172,7 +174,7 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
             capture_output=True,
         )
         wait_for(lambda: list_attempts(ledger, "acme", job, 0)[0].cause)
-        assert time.monotonic() - began < ledger.settings.lease
+        assert time.monotonic() - began < ledger.settings.lease_s
         assert list_attempts(ledger, "acme", job, 0)[0].cause == "released"
         wait_for(lambda: not pool.members())
 
@@ -238,7 +240,7 @@ def test_two_models_take_turns_where_there_is_one_place(
     import ray
     from ray.cluster_utils import Cluster
 
-    from services.supervisor.supervisor import Supervisor, SupervisorTimeouts
+    from services.supervisor.supervisor import Supervisor
     from services.training.ray_pool import connect
 
     cluster = Cluster(
@@ -254,7 +256,10 @@ def test_two_models_take_turns_where_there_is_one_place(
         pool = pool_on(ledger, names=("long", "short"))
         model = MINIATURE["miniature"]
         supervision = Supervisor(
-            ledger, {"long": model, "short": model}, pool, pace=SupervisorTimeouts(share=1, hold=20)
+            ledger,
+            {"long": model, "short": model},
+            pool,
+            timeouts=SupervisorTimeouts(fair_share_interval_s=1, scale_down_delay_s=20),
         )
 
         def turn(what: Callable[[], Any]) -> Any:

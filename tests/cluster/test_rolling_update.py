@@ -77,12 +77,12 @@ def write(models: Path, *, gpus: int, waiting: int, count: int = 2) -> None:
 
 def bring_up_again(service: LocalService) -> None:
     """The endpoint begins anew, with the offers as they are now."""
-    endpoint = service.endpoint
-    ready = endpoint.said().count("\nready\n")
+    endpoint = service.engines
+    ready = endpoint.output().count("\nready\n")
     assert endpoint.pid
     os.kill(endpoint.pid, signal.SIGTERM)
     end = time.monotonic() + SECONDS
-    while endpoint.said().count("\nready\n") == ready:
+    while endpoint.output().count("\nready\n") == ready:
         assert time.monotonic() < end, endpoint.tail()
         time.sleep(0.2)
 

@@ -55,9 +55,9 @@ class Plan:
 
     @property
     def settings(self) -> LedgerSettings:
-        return LedgerSettings(lease=self.lease, look=self.look)
+        return LedgerSettings(lease_s=self.lease, poll_interval_s=self.look)
 
     def open(self, nap: float = 0.0) -> Ledger:
         """The round's ledger, over a watched store."""
-        os.environ.setdefault("DTI_S3_DEADLINE", _PATIENCE)
+        os.environ.setdefault("DTI_S3_DEADLINE_S", _PATIENCE)
         return Ledger.on(cast(Store, Watched(open_store(self.url), nap)), self.settings)

@@ -19,7 +19,7 @@ from services.errors import DeletedError
 from services.ledger import queries as reading
 from services.ledger.ledger import Ledger
 from services.ledger.recovery import Recovery
-from services.settings import DirectorySettings, store_settings
+from services.storage.settings import DirectorySettings, store_settings
 
 _TURN = 0.02
 """Seconds between two looks at the crew."""
@@ -66,7 +66,7 @@ def run_round(plan: Plan, folder: Path, crash: Crash | None = None) -> Verdict:
 
 def remove_store(url: str) -> None:
     """All that a round has left in its store."""
-    settings = store_settings(url, {})
+    settings = store_settings(url)
     if isinstance(settings, DirectorySettings):
         shutil.rmtree(settings.root)
         return

@@ -17,7 +17,7 @@ from kills_of_service.report import Report
 from kills_of_service.rounds import Round
 from kills_of_service.stage import OverdueError, Stage, staged
 from kills_of_service.summary import table
-from services.settings import DirectorySettings, store_settings
+from services.storage.settings import DirectorySettings, store_settings
 
 _ABOUT = """\
 Run the whole service (API, supervisor, a Ray node, training workers) on a store, and kill its
@@ -169,7 +169,7 @@ def _rounds(stage: Stage, rounds: int, report: Report) -> None:
 def _own(url: str) -> str:
     """A folder or prefix of its own. Raises: SettingsError."""
     name = f"kills-{secrets.token_hex(4)}"
-    settings = store_settings(url, {})
+    settings = store_settings(url)
     if isinstance(settings, DirectorySettings):
         return str((settings.root / name).absolute())
     return f"{url.rstrip('/')}/{name}"

@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from kills.plan import ServicePlan as RoundPlan
+from kills.plan import Plan as RoundPlan
 
-from services.local.service import LocalService, ServicePlan, free_port
+from services.local.service import LocalService, LocalServiceSettings, free_port
 
 POOL = "miniature"
 SLOTS = 4
@@ -50,16 +50,16 @@ class Course:
         }
         models.write_text(json.dumps({POOL: model}))
         return LocalService(
-            ServicePlan(
+            LocalServiceSettings(
                 store=self.store,
                 port=free_port(),
                 models=models,
                 cpus=self.cpus,
-                lease=self.lease,
-                look=self.look,
-                checkpoint=self.checkpoint,
-                turn=self.turn,
-                endpoint=False,  # it has no part in a job
+                lease_s=self.lease,
+                poll_interval_s=self.look,
+                checkpoint_interval_s=self.checkpoint,
+                reconcile_interval_s=self.turn,
+                engines=False,  # it has no part in a job
             )
         )
 
@@ -70,7 +70,7 @@ class Course:
             seed=name,
             tenant=f"t-{name}",
             pool=POOL,
-            lease=self.lease,
-            look=self.look,
+            lease_s=self.lease,
+            poll_interval_s=self.look,
             limit=self.limit,
         )

@@ -47,7 +47,7 @@ class Customer:
     """What it asks for and is told, it says to its log as the clients of `kills` do."""
 
     def __init__(self, service: LocalService, tenant: str, log: Log) -> None:
-        store = open_store(service.plan.store)
+        store = open_store(service.settings.store)
         credential = create_key(store, tenant, "kills of service").credential
         set_limits(store, tenant, {"requests_per_second": 1000, "burst": 1000})
         access = ServerConfig(service.url, credential)

@@ -74,7 +74,7 @@ class Hits:
             hands = sorted({name for pid in pids for name in names[pid]})
             self._log.say("hit", kind=kind, pids=pids, hands=hands)
             if kind == "stopped":
-                self._nap = self._ledger.settings.lease * self._chance.uniform(*_NAP)
+                self._nap = self._ledger.settings.lease_s * self._chance.uniform(*_NAP)
                 self._asleep |= {pid: time.monotonic() + self._nap for pid in pids}
 
     def tend(self) -> None:
@@ -150,7 +150,7 @@ class Hits:
 
 def _ready(service: LocalService) -> int:
     """How many supervisors have done their first turn."""
-    return service.supervisor.said().splitlines().count(READY)
+    return service.supervisor.output().splitlines().count(READY)
 
 
 def _answers(service: LocalService) -> bool:

@@ -11,12 +11,12 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from services.settings import S3Settings, store_settings
 from services.storage.directory import DirectoryStore
 from services.storage.instrumented import InstrumentedStore
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
 from services.storage.s3 import S3Store
+from services.storage.settings import S3Settings
 
 _MOTO_BUCKET = "moto"
 
@@ -83,15 +83,14 @@ def server(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def make_s3(server: Server) -> Iterator[Callable[..., S3Store]]:
-    """make_s3(endpoint=..., attempts=...) -> a store under a prefix of this test's own."""
+    """make_s3(endpoint=..., max_attempts=...) -> a store under a prefix of this test's own."""
     prefix = f"tests/{secrets.token_hex(8)}"
 
     def make(bucket: str = server.bucket, **settings: object) -> S3Store:
         given = {"endpoint": server.endpoint, "addressing_style": "path"} | settings
-        environment = {f"DTI_S3_{name.upper()}": str(value) for name, value in given.items()}
-        parsed = store_settings(f"s3://{bucket}/{prefix}", environment)
-        assert isinstance(parsed, S3Settings)
-        return S3Store(parsed)
+        return S3Store(
+            S3Settings.model_validate({"bucket": bucket, "prefix": f"{prefix}/", **given})
+        )
 
     # Made now, since tests change faults and credentials; moto's objects go with its process.
     cleaner = make() if server.bucket != _MOTO_BUCKET else None

@@ -1,119 +1,108 @@
-"""Store URLs and the environment: what is understood, and what is told of the rest."""
+"""Settings of processes: what flags, variables and secret files come to, and what is refused."""
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from dti_engine.errors import ConfigurationError
 from services.errors import SettingsError
-from services.settings import DirectorySettings, MemorySettings, S3Settings, store_settings
-
-
-def test_stores_of_this_host_are_named_by_path_or_url() -> None:
-    assert store_settings("memory:", {}) == MemorySettings()
-    for url, folder in (
-        ("/var/dti", "/var/dti"),
-        ("jobs", "jobs"),
-        ("./s3:odd", "./s3:odd"),
-        ("file:///var/a%20b", "/var/a b"),
-        ("file://localhost/var", "/var"),
-        ("~/dti", str(Path.home() / "dti")),
-    ):
-        assert store_settings(url, {}) == DirectorySettings(root=Path(folder)), url
-
-
-def test_s3_takes_bucket_and_prefix_from_the_url_and_the_rest_from_the_environment() -> None:
-    environment = {
-        "DTI_S3_ENDPOINT": "https://s3.example.com:9000",
-        "DTI_S3_REGION": "eu-central-1",
-        "DTI_S3_ADDRESSING_STYLE": "path",
-        "DTI_S3_CHECKSUMS": "when_supported",
-        "DTI_S3_ATTEMPTS": "3",
-        "DTI_S3_DEADLINE": "7.5",
-        "DTI_S3_READ_TIMEOUT": "",
-        "PATH": "/bin",
-    }
-    settings = store_settings("s3://bucket/team/dti/", environment)
-    assert settings == S3Settings(
-        bucket="bucket",
-        prefix="team/dti/",
-        endpoint="https://s3.example.com:9000",
-        region="eu-central-1",
-        addressing_style="path",
-        checksums="when_supported",
-        attempts=3,
-        deadline=7.5,
-    )
-    assert store_settings("s3://bucket", {}) == S3Settings(bucket="bucket", prefix="")
-
-
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        ("", "give s3://BUCKET"),
-        ("gs://bucket", "begins with 'gs:'.*no kind of store.*give s3://BUCKET"),
-        ("S3://bucket", "no kind of store"),
-        ("memory:x", "give memory: alone"),
-        ("file://host/folder", "three slashes"),
-        ("file:folder", "three slashes"),
-        ("file://[bad/", "three slashes"),
-        ("s3://[bad", "the bucket"),
-        ("s3://bucket/a\nb", "the prefix"),
-        ("file:///", "names no folder"),
-        ("file:///a?b", "%3F"),
-        ("s3:bucket", "is not s3://BUCKET/PREFIX"),
-        ("s3://bucket/a?endpoint=x", "variables DTI_S3_"),
-        ("s3://key:secret@bucket/a", "credentials where boto3 finds them"),
-        ("s3:///prefix", "the bucket ''"),
-        ("s3://b_?", "is not s3://BUCKET"),
-        ("s3://-bad-", "the bucket '-bad-' is not allowed"),
-        ("s3://bucket/a/../b", "prefix: leave it out"),
-        ("s3://bucket/a//b", "prefix: leave it out"),
-        ("s3://bucket/" + "a" * 201, "the prefix"),
-    ],
+from services.settings import (
+    PROCESSES,
+    ApiProcessSettings,
+    DispatcherProcessSettings,
+    EngineSecret,
+    LedgerSettings,
+    SupervisorProcessSettings,
+    WorkerProcessSettings,
 )
-def test_a_url_that_is_not_understood_is_told_why(url: str, says: str) -> None:
-    with pytest.raises(SettingsError, match=says) as caught:
-        store_settings(url, {})
-    assert isinstance(caught.value, ConfigurationError)
-    assert "secret" not in str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def _store(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("DTI_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DTI_STORE", "./store")
+
+
+def test_a_flag_overrides_the_variable_and_that_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert SupervisorProcessSettings.read().lease_s == 60
+    monkeypatch.setenv("DTI_LEASE_S", "30")
+    monkeypatch.setenv("DTI_POLL_INTERVAL_S", "")
+    settings = SupervisorProcessSettings.read()
+    assert (settings.lease_s, settings.poll_interval_s) == (30, 1)
+    settings = SupervisorProcessSettings.read(
+        ["--lease-s", "20", "--allow-private-webhooks", "--models", "models.json"]
+    )
+    assert (settings.store, settings.lease_s) == ("./store", 20)
+    assert settings.allow_private_webhooks
+    assert settings.models == Path("models.json")
+
+
+def test_a_secret_is_read_from_a_file_unless_a_variable_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dti_engine_secret").write_text("hush\n")
+    monkeypatch.setenv("DTI_SECRETS_DIR", str(tmp_path))
+    assert EngineSecret.read().engine_secret == "hush"
+    assert ApiProcessSettings.read().engine_secret == "hush"
+    monkeypatch.setenv("DTI_ENGINE_SECRET", "louder")
+    assert EngineSecret.read().engine_secret == "louder"
+    assert "louder" not in repr(ApiProcessSettings.read())
+
+
+def test_an_unknown_variable_is_refused_with_the_nearest_known_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DTI_LEASE", "30")
+    with pytest.raises(SettingsError, match=r"no setting is called DTI_LEASE: .*DTI_LEASE_S"):
+        WorkerProcessSettings.read()
+
+
+def test_variables_of_others_are_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        *("DTI_MAX_BODY_BYTES", "DTI_RAY_ADDRESS"),  # of other processes
+        *("DTI_SERVER", "DTI_API_KEY", "DTI_S3_ENDPOINT"),
+        # Kubernetes sets these beside a Service that is called dti-api.
+        *("DTI_API_SERVICE_HOST", "DTI_API_SERVICE_PORT_HTTP", "DTI_API_PORT"),
+        *("DTI_API_PORT_80_TCP", "DTI_API_PORT_80_TCP_ADDR"),
+    ):
+        monkeypatch.setenv(name, "http://10.0.0.1")
+    assert WorkerProcessSettings.read().lease_s == 60
 
 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("DTI_S3_ENDPOINT", "s3.example.com", "http://HOST or https://HOST"),
-        ("DTI_S3_ENDPOINT", "https://key:secret@host", "http://HOST or https://HOST"),
-        ("DTI_S3_ADDRESSING_STYLE", "host", "'auto', 'path' or 'virtual'"),
-        ("DTI_S3_CHECKSUMS", "never", "'when_supported' or 'when_required'"),
-        ("DTI_S3_ATTEMPTS", "0", "greater than or equal to 1"),
-        ("DTI_S3_DEADLINE", "soon", "DTI_S3_DEADLINE is 'soon'.*change or unset it"),
-        ("DTI_S3_CONNECT_TIMEOUT", "nan", "DTI_S3_CONNECT_TIMEOUT"),
-        ("DTI_S3_RETRYS", "3", "no setting is called DTI_S3_RETRYS: there are DTI_S3_ENDPOINT"),
+        ("DTI_LEASE_S", "-1", "--lease-s or DTI_LEASE_S is '-1'.*change or unset it"),
+        ("DTI_LEASE_S", "nan", "finite"),
+        ("DTI_ENGINES_URL", "ftp://host", "--engines-url or DTI_ENGINES_URL"),
+        ("DTI_ENGINE_SECRET", "", "DTI_ENGINE_SECRET is not given.*DTI_ENGINES_URL is not given"),
     ],
 )
-def test_a_variable_that_is_not_understood_is_told_why(name: str, value: str, says: str) -> None:
-    with pytest.raises(SettingsError, match=says) as caught:
-        store_settings("s3://bucket", {name: value})
-    assert "secret" not in str(caught.value)
+def test_a_value_that_cannot_be_is_told_with_flag_and_variable(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=says):
+        DispatcherProcessSettings.read()
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
-    with pytest.raises(SettingsError, match=r"ATTEMPTS.*; .*DEADLINE"):
-        store_settings("s3://bucket", {"DTI_S3_ATTEMPTS": "x", "DTI_S3_DEADLINE": "-1"})
+def test_an_unknown_flag_is_an_error_of_the_command_line() -> None:
+    with pytest.raises(SystemExit) as caught:
+        WorkerProcessSettings.read(["--lease", "30"])
+    assert caught.value.code == 2
 
 
-def test_leases_are_given_up_on_early_and_never_later_than_the_rest() -> None:
-    settings = S3Settings(bucket="bucket", prefix="")
-    leases = settings.for_leases()
-    assert leases.deadline < settings.deadline
-    assert leases.read_timeout < settings.read_timeout
-    strict = S3Settings(bucket="bucket", prefix="", deadline=1, attempts=1).for_leases()
-    assert (strict.deadline, strict.attempts) == (1, 1)
+def test_durations_and_sizes_say_their_units() -> None:
+    names = {name for process in PROCESSES for name in process.model_fields}
+    of_time = ("timeout", "interval", "ttl", "delay", "lease", "after", "affinity", "stream")
+    assert {name for name in names if name.endswith(of_time)} == set()
 
 
 def test_settings_do_not_change() -> None:
-    settings = S3Settings(bucket="bucket", prefix="")
+    settings = LedgerSettings()
     with pytest.raises(ValidationError):
-        settings.bucket = "other"
+        settings.lease_s = 1

@@ -2,9 +2,9 @@
 
 from typing import Any, cast
 
-from services.settings import S3Settings
 from services.storage.s3 import S3Store
 from services.storage.s3_client import S3Connection
+from services.storage.settings import S3Settings
 from simulation.bucket import NO_SUCH_KEY, Bucket, Refusal, Version
 from simulation.process import Process
 from simulation.wire import Wire
@@ -21,7 +21,7 @@ def simulated_store(
     connection = S3Connection(
         parsed,
         make_client=lambda settings: cast(
-            Any, Client(process, wire, settings.connect_timeout, settings.read_timeout)
+            Any, Client(process, wire, settings.connect_timeout_s, settings.read_timeout_s)
         ),
         sleep=process.sleep,
         clock=process.clock,

@@ -62,7 +62,7 @@ class Labour:
             beats.clear()
 
     def _beat(self, worker: WorkerSession, beats: list[bool]) -> None:
-        pause = self._ledger.settings.lease / 4
+        pause = self._ledger.settings.lease_s / 4
         while True:
             self.process.sleep(pause)
             if not beats:
@@ -85,7 +85,7 @@ class Labour:
                 self._drain(worker)
                 return
             if not self.running:
-                self.process.sleep(max(self._ledger.settings.look, 1.0))
+                self.process.sleep(max(self._ledger.settings.poll_interval_s, 1.0))
                 continue
             self.process.sleep(self._habits.step)
             for attempt in list(self.running):

@@ -97,7 +97,7 @@ class Service:
         self.labour: list[Labour] = []
         self._kind = kind
         self._wire = Wire(self.bucket, self.faults)
-        self._settings = LedgerSettings(lease=self.scale.lease, look=self.scale.look)
+        self._settings = LedgerSettings(lease_s=self.scale.lease, poll_interval_s=self.scale.look)
 
     @property
     def quiet(self) -> float:

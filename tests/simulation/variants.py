@@ -79,7 +79,7 @@ def swap_by_etag_alone() -> Generator[None]:
                 worker=self.worker,
                 pool="",
                 version=0,
-                seconds=self._ledger.settings.lease,
+                seconds=self._ledger.settings.lease_s,
                 state=state,
                 holds=tuple(held.model_copy(update={"progress": {}}) for held in holds),
             )

@@ -11,7 +11,6 @@ from pydantic import JsonValue, ValidationError
 from services.api.generation_jobs.schemas import GenerationJobRequest, VariantRequest
 from services.api.images.request import inline_tokens, settled
 from services.api.problems import refusal
-from services.api.settings import ApiSettings
 from services.api.training_jobs.build import check_webhook
 from services.contracts.generation import (
     GenerationJobSpec,
@@ -23,6 +22,7 @@ from services.contracts.generation import (
 from services.contracts.jobs import MAX_ITEMS, Item, JobRequest
 from services.contracts.models import ServedModels, generation_pool
 from services.ledger.ids import is_token
+from services.settings import ApiSettings
 
 _CAST, _PROMPT = 40, 30
 """Characters of an id that a cast's and a prompt's part have: ids are names of files, too."""
@@ -50,7 +50,7 @@ def compose(
     """Raises: RequestValidationError."""
     model = _model(order.model, served_models)
     if order.webhook:
-        check_webhook(order.webhook.url, private=settings.private_webhooks)
+        check_webhook(order.webhook.url, private=settings.allow_private_webhooks)
     casts, seeds = order.all_casts, order.all_seeds
     count = len(order.prompts) * len(casts) * len(seeds)
     if count > MAX_ITEMS:

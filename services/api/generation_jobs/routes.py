@@ -98,7 +98,7 @@ def _show(
     if item.state is not ItemState.SUCCEEDED:
         return GenerationItem(**views.standing(item, said))
     base = here.settings.public_url or str(request.base_url)
-    path = here.gallery.links.sign(_path(tenant, job, item.index), here.settings.link_seconds)
+    path = here.gallery.links.sign(_path(tenant, job, item.index), here.settings.image_link_ttl_s)
     url = f"{base.rstrip('/')}{path}"
     return GenerationItem(**views.standing(item, said), sha256=item.sha256, url=url)
 
@@ -123,8 +123,8 @@ async def _body(request: Request) -> bytes:
 def create_generation_job(
     asking: CurrentPrincipal, here: AppStateDep, body: Annotated[bytes, Depends(_body)], key: Key
 ) -> Response:
-    """Each of `prompts` is generated with each of `casts`, or of `tokens` at their `placeholder`, and
-    each of `seeds`. Those who ask for single images are served first.
+    """Each of `prompts` is generated with each of `casts`, or of `tokens` at their `placeholder`,
+    and each of `seeds`. Those who ask for single images are served first.
     """
     order = parse_generation_order(body)
     composed = compose(order, here.models, here.settings)

@@ -51,7 +51,7 @@ async def create_images(
     `index` says; `error` where it failed. Without, one that fails is an error of the whole.
     """
     settings = here.settings
-    asked = commission(order, asking.tenant, here.models, settings.generate_seconds)
+    asked = commission(order, asking.tenant, here.models, settings.generation_timeout_s)
     shelf = None
     if order.response_format == "url":
         url = settings.public_url or str(request.base_url)
@@ -88,4 +88,4 @@ async def _stream(
     """What is refused at once is an error as everywhere, not an event."""
     generation = await here.engines.generate(asked.model, asked.wanted, request)
     teller = EventEncoder(asked, order.partial_images or 0, shelf, request)
-    return ImageEventStream(teller, generation, here.settings.keepalive)
+    return ImageEventStream(teller, generation, here.settings.keepalive_interval_s)

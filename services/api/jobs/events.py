@@ -15,7 +15,6 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from services import logs
 from services.api.jobs.schemas import Job, Progress, Said
-from services.api.settings import ApiSettings
 from services.contracts.models import ServedModels
 from services.errors import (
     DeletedError,
@@ -27,6 +26,7 @@ from services.errors import (
 )
 from services.ledger.ledger import Ledger
 from services.ledger.queries import view_job
+from services.settings import ApiSettings
 
 _THREADS = 8
 """That pollers share: they take none from requests."""
@@ -97,7 +97,7 @@ class EventBroadcaster:
     def enter(self, tenant: str, job: str) -> "JobSubscriber":
         """Listen to a job, until the listener leaves. Raises: QuotaError."""
         listening = self._of_tenant.get(tenant, 0)
-        if listening >= self._settings.streams:
+        if listening >= self._settings.max_streams_per_tenant:
             raise QuotaError(
                 f"{listening} listeners of this tenant are here already: that is all", "30"
             )
@@ -127,7 +127,7 @@ class EventBroadcaster:
         said: Said = {}
         job: Job | None = None
         began = spoken = checked = time.monotonic()
-        while not self._closed and time.monotonic() - began < self._settings.stream_seconds:
+        while not self._closed and time.monotonic() - began < self._settings.max_stream_s:
             changed, seen = watch.changed, watch.seen
             if seen and seen.job is None:
                 yield _event("end", {"state": "deleted"})
@@ -142,7 +142,7 @@ class EventBroadcaster:
                 if seen.job.state.ended:
                     yield _event("end", seen.job.model_dump(mode="json"))
                     return
-            if time.monotonic() - spoken >= self._settings.keepalive:
+            if time.monotonic() - spoken >= self._settings.keepalive_interval_s:
                 spoken = time.monotonic()
                 yield KEEPALIVE_COMMENT
             if time.monotonic() - checked >= _CHECKED:
@@ -150,7 +150,10 @@ class EventBroadcaster:
                 if not await _still(check):
                     return
             # No longer than a second, so that closing is heard.
-            await _wait(changed, min(1.0, self._settings.keepalive, self._settings.poll))
+            await _wait(
+                changed,
+                min(1.0, self._settings.keepalive_interval_s, self._settings.event_poll_interval_s),
+            )
 
     async def _poll(self, tenant: str, job: str, watch: _Watch) -> None:
         if self._limiter is None:
@@ -167,7 +170,7 @@ class EventBroadcaster:
             if seen != watch.seen:
                 watch.show(seen)
             took = time.monotonic() - began
-            await asyncio.sleep(max(self._settings.poll, 2 * took))
+            await asyncio.sleep(max(self._settings.event_poll_interval_s, 2 * took))
 
     def _look(self, tenant: str, job: str) -> _Seen:
         said = self._progress.of(tenant, job)

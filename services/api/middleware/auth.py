@@ -10,11 +10,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dti_engine.errors import DTIError
 from services import logs
 from services.api.problems import answer, problem
-from services.api.settings import ApiSettings
 from services.auth.authenticator import Authenticator, Principal
 from services.auth.rate_limit import RateLimiter
 from services.errors import QuotaError, UnknownKeyError
 from services.metrics import Metrics
+from services.settings import ApiSettings
 
 GUARDED = "/v1"
 _UPLOADS = "/v1/uploads/"
@@ -42,7 +42,7 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        limit = self._settings.body_bytes
+        limit = self._settings.max_body_bytes
         if _is_guarded(scope):
             try:
                 caller = await self._admit(request)
@@ -76,7 +76,7 @@ class AuthMiddleware:
     async def _pass(self, request: Request, limit: int, receive: Receive, send: Send) -> None:
         announced = request.headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and int(announced) > limit:
-            if limit != self._settings.body_bytes:
+            if limit != self._settings.max_body_bytes:
                 self._metrics.count("dti_upload_rejections_total", reason="too_large")
             refused = problem(request.state.request, 413, _too_large(limit))
             await refused(request.scope, receive, send)

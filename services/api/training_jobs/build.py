@@ -14,7 +14,6 @@ from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.recipes import recipe
 from services.api.problems import refusal
-from services.api.settings import ApiSettings
 from services.api.training_jobs.schemas import Subject, TrainingJobRequest
 from services.contracts.jobs import MAX_ITEMS, Item, JobRequest
 from services.contracts.models import ServedModel, ServedModels
@@ -22,6 +21,7 @@ from services.contracts.training import TrainingJobSpec, batch_of
 from services.errors import LargeUploadError, UnknownUploadError, UnsafeUrlError
 from services.ledger import uploads
 from services.ledger.ledger import Gather
+from services.settings import ApiSettings
 from services.storage.interface import Store
 from services.webhooks.targets import WebhookSettings, WebhookTarget
 
@@ -82,7 +82,7 @@ def build(
     name, served_model = _model(order, served_models)
     recipe_name, config = _config(order, served_model)
     if order.webhook:
-        check_webhook(order.webhook.url, private=settings.private_webhooks)
+        check_webhook(order.webhook.url, private=settings.allow_private_webhooks)
     subjects = order.subjects or _read_manifest(store, tenant, order, settings)
     place = "manifest" if order.subjects is None else "subjects"
     _check_subjects(subjects, config, store.now(), place)
@@ -161,7 +161,7 @@ def _read_manifest(
     assert order.manifest
     place = ("body", "manifest")
     try:
-        body = uploads.read(store, tenant, order.manifest, most=settings.manifest_bytes)
+        body = uploads.read(store, tenant, order.manifest, most=settings.max_manifest_bytes)
     except (UnknownUploadError, LargeUploadError) as error:
         raise refusal(place, str(error)) from error
     lines = [(n, line) for n, line in enumerate(body.split(b"\n"), 1) if line.strip()]

@@ -21,7 +21,6 @@ from dti_engine.artifacts.manifest import Imported
 from dti_engine.text.tokens import LearnedToken
 from services.api.app import create_app
 from services.api.server import Server
-from services.api.settings import ApiSettings
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
 from services.contracts.models import MINIATURE
@@ -30,11 +29,11 @@ from services.ledger.attempts import Attempt
 from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
 from services.ledger.worker import WorkerSession
-from services.settings import LedgerSettings
+from services.settings import ApiSettings, LedgerSettings
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
 
-FAST = ApiSettings(poll=0.02, keepalive=0.2, counted=0)
+FAST = ApiSettings(event_poll_interval_s=0.02, keepalive_interval_s=0.2, quota_cache_ttl_s=0)
 
 
 def artifact(name: str) -> bytes:
@@ -50,7 +49,7 @@ class Site:
 
     def __init__(self, store: Store | None = None, **how: Any) -> None:
         self.store = store or MemoryStore()
-        self.ledger = Ledger.on(self.store, LedgerSettings(lease=60, look=0.001))
+        self.ledger = Ledger.on(self.store, LedgerSettings(lease_s=60, poll_interval_s=0.001))
         settings = how.pop("settings", FAST)
         self.app = create_app(self.ledger, how.pop("models", MINIATURE), settings=settings, **how)
         self.keys: dict[str, str] = {}

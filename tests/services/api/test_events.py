@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from services.api.settings import ApiSettings
 from services.auth.keys import revoke_key
 from services.errors import UnavailableError
+from services.settings import ApiSettings
 
 
 def _path(url: str, job: str) -> str:
@@ -101,7 +101,7 @@ def test_many_listeners_share_one_poller_which_ends_with_the_last(site: Any, par
 
 
 def test_listeners_are_so_many_at_a_time(new_site: Any, parts: Any) -> None:
-    site = new_site(settings=ApiSettings(poll=0.02, streams=1))
+    site = new_site(settings=ApiSettings(event_poll_interval_s=0.02, max_streams_per_tenant=1))
     job, theirs = site.make("rex"), site.make("rex", tenant="other")
     with site.served() as url, parts.http.Client(headers=site.headers(), timeout=5) as client:
         with client.stream("GET", _path(url, job)) as answer:

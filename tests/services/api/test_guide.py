@@ -12,8 +12,8 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from stub_engine import SECRET, StubEngine
 
-from services.api.settings import ApiSettings
 from services.metrics import PrometheusMetrics
+from services.settings import ApiSettings
 
 GUIDE = Path(__file__).parents[3] / "docs/api.md"
 
@@ -28,7 +28,7 @@ def test_the_commands_of_the_guide_run(
     new_site: Any, tmp_path: Path, engine_at: tuple[StubEngine, str]
 ) -> None:
     site = new_site(
-        settings=ApiSettings(poll=0.05, engines=engine_at[1]),
+        settings=ApiSettings(event_poll_interval_s=0.05, engines_url=engine_at[1]),
         engine_secret=SECRET,
         metrics=PrometheusMetrics(process="api"),
     )

@@ -11,15 +11,14 @@ import pytest
 from dti_engine.errors import DTIError
 from services import logs
 from services.api.problems import KINDS, kind_of
-from services.api.settings import ApiSettings, api_settings
 from services.errors import (
     AccessDeniedError,
     OutcomeUnknownError,
     ServiceError,
-    SettingsError,
     UnavailableError,
 )
 from services.metrics import PrometheusMetrics
+from services.settings import ApiSettings
 
 
 def _is_problem(answer: Any, status: int) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def test_too_many_requests_are_told_when_to_come_again(site: Any) -> None:
 
 
 def test_large_bodies_are_refused_announced_or_not(new_site: Any) -> None:
-    site = new_site(settings=ApiSettings(body_bytes=100))
+    site = new_site(settings=ApiSettings(max_body_bytes=100))
     headers = {"Idempotency-Key": "one", "Content-Type": "application/json"}
     for path in ("/v1/training-jobs", "/v1/uploads"):
         for body in (b"x" * 101, iter([b"x" * 60, b"x" * 60])):
@@ -191,9 +190,3 @@ def test_errors_of_clients_and_of_the_service_are_told_apart() -> None:
         "StoreRefusedError",
     }
     assert kind_of(OutcomeUnknownError("x")) == KINDS[UnavailableError]
-
-
-def test_settings_come_from_the_environment() -> None:
-    assert api_settings({"DTI_API_POLL": "2", "HOME": "/"}).poll == 2
-    with pytest.raises(SettingsError, match="DTI_API_STREAMS is '0'"):
-        api_settings({"DTI_API_STREAMS": "0"})

@@ -13,8 +13,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from services.api.settings import ApiSettings
 from services.auth.keys import create_key
+from services.settings import ApiSettings
 from services.storage.directory import DirectoryStore
 
 
@@ -67,7 +67,11 @@ def test_it_serves_a_store_and_lets_listeners_go_at_a_signal(
 def test_what_it_cannot_use_it_says(tmp_path: Path) -> None:
     for arguments, environment, words in (
         (["--store", "ftp://x"], {}, "no kind of store"),
-        (["--store", str(tmp_path)], {"DTI_API_POLL": "0"}, "DTI_API_POLL is '0'"),
+        (
+            ["--store", str(tmp_path)],
+            {"DTI_EVENT_POLL_INTERVAL_S": "0"},
+            "DTI_EVENT_POLL_INTERVAL_S is '0'",
+        ),
         (["--store", str(tmp_path), "--models", str(tmp_path / "x")], {}, "cannot read"),
         ([], {}, "store"),
     ):
@@ -91,5 +95,5 @@ def test_help_has_every_setting() -> None:
         env=os.environ | {"COLUMNS": "120"},
     )
     for name in ApiSettings.model_fields:
-        assert f"DTI_API_{name.upper()}" in done.stdout
+        assert f"DTI_{name.upper()}" in done.stdout
     assert "DTI_STORE" in done.stdout

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from services.api.settings import ApiSettings
 from services.contracts.training import TrainingItem, TrainingJobSpec
 from services.ledger.jobs import read_spec
 from services.ledger.keys import JobKeys
+from services.settings import ApiSettings
 from services.webhooks import subscriptions as hints
 
 
@@ -229,7 +229,7 @@ def test_webhooks_are_noted_before_the_answer_also_when_asked_again(
 
 
 def test_webhooks_to_this_network_are_for_operators_to_allow(new_site: Any) -> None:
-    site = new_site(settings=ApiSettings(private_webhooks=True))
+    site = new_site(settings=ApiSettings(allow_private_webhooks=True))
     body = {"subjects": site.subjects("rex"), "webhook": {"url": "http://127.0.0.1:9/hook"}}
     assert site.submit(body).status_code == 202
 
@@ -255,7 +255,7 @@ def test_open_items_have_a_limit_and_those_that_ended_do_not_count(new_site: Any
 
 
 def test_a_count_of_open_items_that_is_kept_for_a_while_grows(new_site: Any) -> None:
-    site = new_site(settings=ApiSettings(counted=1000))
+    site = new_site(settings=ApiSettings(quota_cache_ttl_s=1000))
     site.limit("acme", open_items=3)
     statuses = [site.submit({"subjects": site.subjects("a", "b")}).status_code for _ in range(2)]
     assert statuses == [202, 429]

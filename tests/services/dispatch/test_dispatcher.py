@@ -176,7 +176,7 @@ def test_without_the_secret_of_engines_it_says_so() -> None:
             "services.dispatch",
             "--store",
             "memory:",
-            "--engines",
+            "--engines-url",
             "http://x",
         ],
         check=False,
@@ -185,7 +185,7 @@ def test_without_the_secret_of_engines_it_says_so() -> None:
         env=environment,
     )
     assert done.returncode == 2
-    assert "DTI_ENGINE_SECRET is not set" in done.stderr
+    assert "DTI_ENGINE_SECRET is not given" in done.stderr
 
 
 def test_it_loads_no_torch_and_no_ray() -> None:

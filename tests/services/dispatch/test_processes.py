@@ -24,7 +24,6 @@ from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.text.tokens import LearnedToken
 from services.api.generation_jobs.build import compose
 from services.api.generation_jobs.schemas import GenerationJobRequest
-from services.api.settings import ApiSettings
 from services.contracts.jobs import Item, JobRequest
 from services.contracts.models import MINIATURE
 from services.ledger import aliases
@@ -35,7 +34,7 @@ from services.ledger.recovery import Recovery
 from services.ledger.submissions import submit
 from services.ledger.worker import WorkerSession
 from services.local.service import free_port
-from services.settings import LedgerSettings
+from services.settings import ApiSettings, LedgerSettings
 from services.storage.directory import DirectoryStore
 
 SECONDS = 240
@@ -95,7 +94,7 @@ def learn(ledger: Ledger, file: bytes) -> None:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    settings = LedgerSettings(lease=LEASE, look=0.1)
+    settings = LedgerSettings(lease_s=LEASE, poll_interval_s=0.1)
     return Ledger.on(DirectoryStore(tmp_path / "store"), settings)
 
 
@@ -120,7 +119,17 @@ def test_a_dispatcher_is_killed_and_another_ends_every_image_once(
     port = free_port()
     engines = f"http://127.0.0.1:{port}/engines"
     store = ("--store", str(tmp_path / "store"))
-    told = (*store, "--engines", engines, "--lease", str(LEASE), "--look", "0.1", "--at-once", "4")
+    told = (
+        *store,
+        "--engines-url",
+        engines,
+        "--lease-s",
+        str(LEASE),
+        "--poll-interval-s",
+        "0.1",
+        "--max-in-flight",
+        "4",
+    )
 
     def counts() -> Any:
         Recovery(ledger).recover()

@@ -1,16 +1,21 @@
-"""What an engine opens."""
+"""How patient an engine is with its store."""
 
-from services.inference.factory import impatient
-from services.settings import S3Settings, store_settings
+import pytest
+
+from services.inference.factory import S3_DEFAULTS
+from services.storage.settings import S3Settings, store_settings
 
 
-def settings(**environment: str) -> S3Settings:
-    found = store_settings("s3://bucket/prefix", impatient(environment))
+def _settings() -> S3Settings:
+    found = store_settings("s3://bucket/prefix")
     assert isinstance(found, S3Settings)
-    return found
+    return found.with_defaults(**S3_DEFAULTS)
 
 
-def test_a_bucket_is_given_up_on_early_unless_the_operator_says_otherwise() -> None:
-    assert (settings().deadline, settings().read_timeout) == (10, 5)
-    assert settings(DTI_S3_DEADLINE="30").deadline == 30
-    assert settings(DTI_S3_DEADLINE="30").read_timeout == 5
+def test_a_bucket_is_given_up_on_early_unless_the_operator_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert (_settings().deadline_s, _settings().read_timeout_s) == (10, 5)
+    monkeypatch.setenv("DTI_S3_DEADLINE_S", "30")
+    assert _settings().deadline_s == 30
+    assert _settings().read_timeout_s == 5

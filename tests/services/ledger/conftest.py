@@ -113,7 +113,7 @@ class Scene:
         return Ledger(
             self.store,  # pyright: ignore[reportArgumentType]
             self.store,  # pyright: ignore[reportArgumentType]
-            LedgerSettings(lease=60, look=2),
+            LedgerSettings(lease_s=60, poll_interval_s=2),
             Ids(lambda: self.now().timestamp(), self.chance.getrandbits),
             lambda function, over: [function(one) for one in over],
             clock or (lambda: self.seconds),

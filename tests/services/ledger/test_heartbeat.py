@@ -18,7 +18,7 @@ _LEASE = 0.4
 @pytest.fixture
 def worker() -> WorkerSession:
     worker = WorkerSession(
-        Ledger.on(MemoryStore(), LedgerSettings(lease=_LEASE, look=0.01)), "default"
+        Ledger.on(MemoryStore(), LedgerSettings(lease_s=_LEASE, poll_interval_s=0.01)), "default"
     )
     worker.begin()
     return worker

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.local import service as leavings
+from services.local import service as local_service
 from services.local.service import keep_logs
 
 
@@ -37,7 +37,7 @@ def test_what_workers_and_engines_said_is_kept(ray: Path, tmp_path: Path) -> Non
 def test_of_a_long_log_the_end_is_kept(
     ray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leavings, "_OF_ONE", 100)
+    monkeypatch.setattr(local_service, "_MAX_LOG_BYTES", 100)
     log = ray / "session_2" / "logs" / "worker-long.err"
     log.write_text("".join(f"line {number}\n" for number in range(1000)))
     keep_logs(ray, tmp_path / "workers")
@@ -56,7 +56,7 @@ def test_the_oldest_go_when_there_are_too_many(
         log = kept / f"worker-old{number}.err"
         log.write_text("x" * 100)
         os.utime(log, (1000 + number, 1000 + number))
-    monkeypatch.setattr(leavings, "_OF_ALL", 400)
+    monkeypatch.setattr(local_service, "_MAX_LOGS_BYTES", 400)
     keep_logs(ray, kept)
     assert names(kept)[:4] == ["replica_0.log", "replica_1.log", "worker-a0.err", "worker-a1.err"]
     assert names(kept)[4:] == ["worker-old6.err", "worker-old7.err", "worker-old8.err"]

@@ -11,13 +11,14 @@ from services.storage.open import open_store
 from services.storage.s3 import S3Store
 
 
-def test_a_store_is_opened_by_its_url(tmp_path: Path) -> None:
+def test_a_store_is_opened_by_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(open_store("memory:"), MemoryStore)
     store = open_store(str(tmp_path / "a b"))
     assert isinstance(store, DirectoryStore)
     store.create("a", b"")
     assert open_store(store.url).head("a").size == 0
-    s3 = open_store("s3://bucket/some/prefix", {"DTI_S3_REGION": "eu-central-1"})
+    monkeypatch.setenv("DTI_S3_REGION", "eu-central-1")
+    s3 = open_store("s3://bucket/some/prefix")
     assert isinstance(s3, S3Store)
     assert s3.url == "s3://bucket/some/prefix"
 

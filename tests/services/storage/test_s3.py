@@ -16,8 +16,8 @@ from services.errors import (
     StorageError,
     UnavailableError,
 )
-from services.settings import S3Settings
 from services.storage.s3 import S3Store
+from services.storage.settings import S3Settings
 
 S3_SERVERS = ["moto", pytest.param("s3", marks=pytest.mark.s3)]
 
@@ -29,7 +29,7 @@ MakeS3 = Callable[..., S3Store]
 @pytest.fixture
 def store(make_s3: MakeS3, proxy: Any) -> S3Store:
     """A store behind the proxy."""
-    return make_s3(endpoint=proxy.endpoint, read_timeout=1, attempts=4)
+    return make_s3(endpoint=proxy.endpoint, read_timeout_s=1, max_attempts=4)
 
 
 LOST_ANSWERS = ["lose-answer", "hang", "500-after", "503-after", "twice"]
@@ -119,7 +119,7 @@ def test_a_read_is_never_unknown(store: S3Store, proxy: Any) -> None:
 
 
 def test_a_call_ends_at_its_deadline(make_s3: MakeS3, proxy: Any) -> None:
-    store = make_s3(endpoint=proxy.endpoint, read_timeout=0.3, attempts=20, deadline=1)
+    store = make_s3(endpoint=proxy.endpoint, read_timeout_s=0.3, max_attempts=20, deadline_s=1)
     proxy.faults = {"PUT": ["hang"] * 20}
     begun = time.monotonic()
     with pytest.raises(OutcomeUnknownError):
@@ -128,7 +128,7 @@ def test_a_call_ends_at_its_deadline(make_s3: MakeS3, proxy: Any) -> None:
 
 
 def test_a_server_that_is_not_there_is_unavailable(make_s3: MakeS3) -> None:
-    store = make_s3(endpoint="http://127.0.0.1:9", attempts=2)
+    store = make_s3(endpoint="http://127.0.0.1:9", max_attempts=2)
     with pytest.raises(UnavailableError, match="nothing was changed") as caught:
         store.put("a", b"")
     assert type(caught.value) is UnavailableError

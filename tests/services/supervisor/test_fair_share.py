@@ -10,10 +10,10 @@ from services.contracts.jobs import Item, JobRequest
 from services.contracts.models import ServedModel
 from services.ledger.ledger import Ledger
 from services.ledger.submissions import submit
-from services.settings import LedgerSettings
+from services.settings import LedgerSettings, SupervisorTimeouts
 from services.storage.memory import MemoryStore
 from services.supervisor.fair_share import ResourceClaim, shares
-from services.supervisor.supervisor import Supervisor, SupervisorTimeouts
+from services.supervisor.supervisor import Supervisor
 from services.training.pool import WorkerStatus
 
 GPU = {"GPU": 1.0, "CPU": 1.0}
@@ -113,7 +113,7 @@ class Cluster:
 
 @pytest.fixture
 def ledger() -> Ledger:
-    return Ledger.on(MemoryStore(), LedgerSettings(lease=30, look=0.01))
+    return Ledger.on(MemoryStore(), LedgerSettings(lease_s=30, poll_interval_s=0.01))
 
 
 class Scene:
@@ -127,7 +127,7 @@ class Scene:
             ledger,
             served_models,
             cluster,
-            pace=SupervisorTimeouts(share=60, hold=300),
+            timeouts=SupervisorTimeouts(fair_share_interval_s=60, scale_down_delay_s=300),
             clock=lambda: cluster.now,
         )
 

@@ -13,9 +13,9 @@ from services.ledger.queries import list_jobs
 from services.ledger.submissions import cancel, submit
 from services.ledger.worker import WorkerSession
 from services.metrics import PrometheusMetrics, use
-from services.settings import LedgerSettings
+from services.settings import LedgerSettings, SupervisorTimeouts
 from services.storage.memory import MemoryStore
-from services.supervisor.supervisor import Supervisor, SupervisorTimeouts
+from services.supervisor.supervisor import Supervisor
 from services.training.pool import WorkerStatus
 
 MODELS = {"sd": ServedModel(weights="x", recipe="sd", slots=2, max_workers=4)}
@@ -46,7 +46,7 @@ class Names:
 
 @pytest.fixture
 def ledger() -> Ledger:
-    return Ledger.on(MemoryStore(), LedgerSettings(lease=30, look=0.01))
+    return Ledger.on(MemoryStore(), LedgerSettings(lease_s=30, poll_interval_s=0.01))
 
 
 def request(count: int) -> JobRequest:
@@ -56,7 +56,11 @@ def request(count: int) -> JobRequest:
 def test_the_pool_follows_jobs_up_and_down(ledger: Ledger) -> None:
     pool, told = Names(), list[int]()
     supervision = Supervisor(
-        ledger, MODELS, pool, deliver=lambda: told.append(1), pace=SupervisorTimeouts(idle=10)
+        ledger,
+        MODELS,
+        pool,
+        deliver=lambda: told.append(1),
+        timeouts=SupervisorTimeouts(idle_timeout_s=10),
     )
     supervision.turn()
     assert not pool.there
@@ -126,7 +130,9 @@ def test_a_turn_that_fails_is_followed_by_another(
     import threading
 
     pool, stopped = Names(), threading.Event()
-    supervision = Supervisor(ledger, MODELS, pool, pace=SupervisorTimeouts(turn=0))
+    supervision = Supervisor(
+        ledger, MODELS, pool, timeouts=SupervisorTimeouts(reconcile_interval_s=0.001)
+    )
     submit(ledger, "acme", "k", request(1))
     calls: list[int] = []
     turn = supervision.turn

@@ -21,9 +21,8 @@ from services.ledger.ledger import Ledger
 from services.ledger.queries import ItemView, JobView, list_items, view_job
 from services.ledger.recovery import Recovery
 from services.ledger.submissions import submit
-from services.settings import LedgerSettings
+from services.settings import LedgerSettings, WorkerTimeouts
 from services.storage.memory import MemoryStore
-from services.training.session import WorkerTimeouts
 from services.training.worker import TrainingWorker
 
 LEASE = 4.0
@@ -92,7 +91,9 @@ class Workshop:
         return list(list_items(self.ledger, tenant or self.tenant, job).items)
 
     def worker(self, num_slots: int = 2, **options: Any) -> TrainingWorker:
-        options.setdefault("patience", WorkerTimeouts(checkpoint=0.2, tell=0.05))
+        options.setdefault(
+            "timeouts", WorkerTimeouts(checkpoint_interval_s=0.2, progress_interval_s=0.05)
+        )
         return TrainingWorker(
             self.ledger, "miniature", self.backbone, num_slots=num_slots, **options
         )
@@ -124,5 +125,5 @@ class Workshop:
 
 @pytest.fixture
 def workshop(miniature_backbone: Backbone, bundles: dict[str, bytes]) -> Workshop:
-    settings = LedgerSettings(lease=LEASE, look=0.05)
+    settings = LedgerSettings(lease_s=LEASE, poll_interval_s=0.05)
     return Workshop(Ledger.on(MemoryStore(), settings), miniature_backbone, bundles)

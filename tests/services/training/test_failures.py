@@ -22,13 +22,13 @@ from services.ledger.ledger import Ledger
 from services.ledger.queries import list_attempts
 from services.ledger.recovery import Recovery
 from services.ledger.worker import WorkerSession
+from services.settings import WorkerTimeouts
 from services.storage.interface import Object, Store
 from services.storage.memory import MemoryStore
 from services.training import loader as preparation
 from services.training import session as life
 from services.training.batch import DeviceError
 from services.training.metrics import Events
-from services.training.session import WorkerTimeouts
 from services.training.validation import ValidationRunner
 from services.training.worker import TrainingWorker
 
@@ -269,8 +269,10 @@ def test_a_drain_ends_though_the_store_does_not_answer(workshop: Workshop) -> No
 
     given_back = threading.Event()
     job = workshop.submit(workshop.works(1), steps=12)
-    patience = WorkerTimeouts(checkpoint=0.2, tell=0.05, silence=1)
-    worker = workshop.worker(patience=patience, events=Heard())
+    timeouts = WorkerTimeouts(
+        checkpoint_interval_s=0.2, progress_interval_s=0.05, flush_timeout_s=1
+    )
+    worker = workshop.worker(timeouts=timeouts, metrics=Heard())
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
     workshop.wait_for(lambda: worker.in_hand == 1)

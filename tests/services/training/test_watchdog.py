@@ -40,13 +40,13 @@ typer.run(main)
 def test_a_device_that_hangs_loses_its_attempts_and_ends_the_process(
     tmp_path: Path, workshop: Workshop
 ) -> None:
-    settings = LedgerSettings(lease=2, look=0.05)
+    settings = LedgerSettings(lease_s=2, poll_interval_s=0.05)
     workshop.ledger = Ledger.on(DirectoryStore(tmp_path / "store"), settings)
     job = workshop.submit(workshop.works(2))
     done = subprocess.run(
         [
             *(sys.executable, "-c", _HANGS),
-            *("--store", str(tmp_path / "store"), "--lease", "600", "--stuck", "5"),
+            *("--store", str(tmp_path / "store"), "--lease-s", "600", "--watchdog-timeout-s", "5"),
         ],
         capture_output=True,
         text=True,

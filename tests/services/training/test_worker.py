@@ -13,8 +13,8 @@ from services.ledger import aliases
 from services.ledger.deletion import delete_item
 from services.ledger.queries import list_attempts, progress_of, read_token
 from services.ledger.submissions import cancel
+from services.settings import WorkerTimeouts
 from services.training import session as life
-from services.training.session import WorkerTimeouts
 
 from .conftest import Workshop
 
@@ -198,8 +198,10 @@ def test_cancelled_and_deleted_subjects_leave_their_slots(workshop: Workshop) ->
 
 def test_jobs_of_another_shape_get_a_turn(workshop: Workshop) -> None:
     many = workshop.submit(workshop.works(40), steps=12)
-    patience = WorkerTimeouts(checkpoint=30, other_shapes=0.3, tell=0.05)
-    with workshop.working(workshop.worker(patience=patience)) as worker:
+    timeouts = WorkerTimeouts(
+        checkpoint_interval_s=30, batch_affinity_s=0.3, progress_interval_s=0.05
+    )
+    with workshop.working(workshop.worker(timeouts=timeouts)) as worker:
         workshop.wait_for(lambda: worker.in_hand == 2)
         other = workshop.submit(workshop.works(1), steps=3, batch_size=2)
         workshop.wait_until_ended(other)

@@ -119,7 +119,7 @@ class Scene:
         self.ledger = Ledger(
             self.store,  # pyright: ignore
             self.store,  # pyright: ignore
-            LedgerSettings(lease=60, look=2),
+            LedgerSettings(lease_s=60, poll_interval_s=2),
             Ids(lambda: self.now().timestamp(), self.chance.getrandbits),
             lambda function, over: [function(one) for one in over],
             lambda: self.seconds,

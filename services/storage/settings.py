@@ -1,0 +1,158 @@
+"""Settings of the store: its URL, and how patient an S3 client is.
+
+A store is named by a URL: `s3://bucket/prefix`, `file:///folder` or a plain path, or `memory:`.
+What S3 needs besides comes from the environment, one variable `DTI_S3_<FIELD>` for each field of
+`S3Settings` that has a default; credentials come from boto3's own chain.
+"""
+
+import re
+from pathlib import Path
+from typing import Literal, TypeAlias
+from urllib.parse import unquote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.errors import SettingsError
+from services.settings import explain, reject_unknown_variables, without_credentials
+
+_FORMS = "s3://BUCKET/PREFIX, file:///FOLDER, a plain path, or memory:"
+_PREFIX = "DTI_S3_"
+
+
+class MemorySettings(BaseModel):
+    """Objects in the memory of this process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DirectorySettings(BaseModel):
+    """Objects in a folder of this host."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: Path
+
+
+class S3Settings(BaseSettings):
+    """Objects in a bucket. Arguments override variables `DTI_S3_...`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+    bucket: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{1,62}$")
+    prefix: str = Field(
+        max_length=200,
+        pattern=r"^([^\x00-\x1f\x7f]+/)?$",
+        description="before every key; empty, or ends with a slash",
+    )
+    endpoint: str | None = Field(default=None, description="URL of the server; None: AWS")
+    region: str | None = Field(default=None, description="None: as boto3's own chain finds it")
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        default="auto", description="where the bucket stands: in the path or in the host name"
+    )
+    checksums: Literal["when_supported", "when_required"] = Field(
+        default="when_required", description="CRC headers; many servers refuse them"
+    )
+    max_attempts: int = Field(default=6, ge=1, le=20, description="of one request, with backoff")
+    deadline_s: float = Field(default=60, gt=0, description="of one call; then no attempt begins")
+    connect_timeout_s: float = Field(default=5, gt=0)
+    read_timeout_s: float = Field(default=20, gt=0, description="between two parts of a response")
+    max_connections: int = Field(default=32, ge=1, le=1000, description="that are kept open")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_web_address(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not re.fullmatch(r"https?://[^/?#@\s]+/?", endpoint):
+            raise ValueError("it must be http://HOST or https://HOST, with a port if need be")
+        return endpoint
+
+    def for_leases(self) -> "S3Settings":
+        """Return the same store with short timeouts: a lease renewed late is lost anyway."""
+        return self.model_copy(
+            update={
+                "max_attempts": min(self.max_attempts, 3),
+                "deadline_s": min(self.deadline_s, 8.0),
+                "connect_timeout_s": min(self.connect_timeout_s, 2.0),
+                "read_timeout_s": min(self.read_timeout_s, 4.0),
+                "max_connections": min(self.max_connections, 4),
+            }
+        )
+
+    def with_defaults(self, **defaults: float) -> "S3Settings":
+        """Return the same store with other defaults for what the operator has not set."""
+        unset = {name: defaults[name] for name in defaults.keys() - self.model_fields_set}
+        return self.model_copy(update=unset)
+
+
+StoreSettings: TypeAlias = MemorySettings | DirectorySettings | S3Settings
+
+
+def store_settings(url: str) -> StoreSettings:
+    """Read a store's URL, and for S3 the environment.
+
+    Raises: SettingsError, which says what was given, what is allowed and what to do.
+    """
+    scheme, colon, rest = url.partition(":")
+    if not url.strip() or "\0" in url:
+        raise SettingsError(f"{url!r} is not the URL of a store: give {_FORMS}")
+    if colon and scheme == "memory":
+        if rest:
+            raise SettingsError(f"{url!r} has text after memory:, give memory: alone")
+        return MemorySettings()
+    if colon and scheme == "s3":
+        return _s3(url)
+    if colon and scheme == "file":
+        return DirectorySettings(root=_folder(url))
+    if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*:", url):
+        raise SettingsError(
+            f"{without_credentials(url)!r} begins with {scheme + colon!r}, which is no kind of "
+            f"store: give {_FORMS}; a path that looks so is written with ./ before it"
+        )
+    return DirectorySettings(root=Path(url).expanduser())
+
+
+def _folder(url: str) -> Path:
+    place = url.removeprefix("file:")
+    path = place.removeprefix("//localhost" if place.startswith("//l") else "//")
+    if not place.startswith("//") or not path.strip("/") or not path.startswith("/"):
+        raise SettingsError(
+            f"{url!r} names no folder of this host: give file:///FOLDER, with three slashes, or a "
+            "plain path"
+        )
+    if set(url) & set("?#"):
+        raise SettingsError(f"{url!r} has a ? or #: write it as %3F or %23, or give a plain path")
+    return Path(unquote(path))
+
+
+def _s3(url: str) -> S3Settings:
+    if not url.startswith("s3://") or set(url) & set("?#@"):
+        raise SettingsError(
+            f"{without_credentials(url)!r} is not s3://BUCKET/PREFIX: endpoint and all else go "
+            f"into variables {_PREFIX}..., credentials where boto3 finds them"
+        )
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    prefix = prefix.rstrip("/")
+    if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
+        raise SettingsError(f'{url!r} has an empty part, "." or ".." in its prefix: leave it out')
+    # Bucket and prefix are in the URL alone: two places could contradict each other.
+    reject_unknown_variables(
+        _PREFIX,
+        (name for name, field in S3Settings.model_fields.items() if not field.is_required()),
+    )
+    try:
+        return S3Settings(bucket=bucket, prefix=f"{prefix}/" if prefix else "")
+    except ValidationError as error:
+        wrong = next((e for e in error.errors() if e["loc"][0] in ("bucket", "prefix")), None)
+        if wrong is None:
+            raise SettingsError(explain(error, _PREFIX)) from error
+        field, value = wrong["loc"][0], wrong["input"]
+        raise SettingsError(
+            f"{url!r}: the {field} {value!r} is not allowed: {wrong['msg']}"
+        ) from error
