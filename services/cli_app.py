@@ -23,7 +23,13 @@ mount(
 )
 mount(app, serve.serve, serve.EXAMPLES, panel=_SERVICE)
 mount(app, submission.submit, submission.EXAMPLES, panel=_SERVICE)
-mount(app, bulk_generation.generate, bulk_generation.EXAMPLES, panel=_SERVICE)
+mount(
+    app,
+    bulk_generation.generate_bulk,
+    bulk_generation.EXAMPLES,
+    name="generate-bulk",
+    panel=_SERVICE,
+)
 mount(app, jobs.jobs, jobs.LIST_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.job, jobs.SHOW_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.cancel, jobs.CANCEL_EXAMPLES, panel=_SERVICE)

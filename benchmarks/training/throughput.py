@@ -54,7 +54,7 @@ def in_a_process_each(
         command = [sys.executable, "-m", "dti_engine", "train", str(photos / each.name)]
         command += ["--initializer", each.class_word, "--steps", str(config.steps)]
         # The other two train, and do not try out what they have learned.
-        command += ["--probes", "0", "--output", str(output)]
+        command += ["--validation-images", "0", "--output", str(output)]
         subprocess.run(command, check=True, capture_output=True)
 
 

@@ -114,7 +114,7 @@ class ModelFolder:
                 raise
             raise ModelLoadError(
                 f"memory runs out on {device} while {part!r} of {self.name!r} is loaded; "
-                "`dti backbones` says how much models take"
+                "`dti models` says how much models take"
             ) from cause
 
 
@@ -190,7 +190,7 @@ def _locate(weights: str | Path) -> tuple[str, Path]:
         return found["name"], _download(found["name"], found["revision"])
     raise ModelLoadError(
         f"there are no weights at {str(weights)!r}; give a folder in the diffusers layout, a name "
-        f"of `dti backbones` ({', '.join(['miniature', *catalogue()])}), or a hub id such as "
+        f"of `dti models` ({', '.join(['miniature', *catalogue()])}), or a hub id such as "
         "'stabilityai/stable-diffusion-xl-base-1.0', with '@revision' if need be"
     )
 

@@ -44,7 +44,7 @@ class ModelPart:
 class ModelDescription:
     """A checkpoint as its configurations describe it."""
 
-    name: str  # that `--backbone` takes
+    name: str  # that `--model` takes
     hub_id: str | None  # None: not on the hub
     former_ids: tuple[str, ...]  # under which the same weights were published before
     folder: Path  # of the configurations

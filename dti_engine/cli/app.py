@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from dti_engine import __version__
-from dti_engine.cli import backbones
 from dti_engine.cli import blend as blending
 from dti_engine.cli import bundle as bundles
 from dti_engine.cli import demo as demonstration
@@ -16,6 +15,7 @@ from dti_engine.cli import evaluate as evaluation
 from dti_engine.cli import export as exchange
 from dti_engine.cli import generate as generation
 from dti_engine.cli import inspect as inspection
+from dti_engine.cli import models
 from dti_engine.cli import report as reporting
 from dti_engine.cli import train as training
 from dti_engine.cli.console import Commands, examples, mount
@@ -62,7 +62,7 @@ mount(app, reporting.report, reporting.EXAMPLES)
 mount(app, generation.generate, generation.EXAMPLES)
 mount(app, blending.blend, blending.EXAMPLES)
 mount(app, evaluation.evaluate, evaluation.EXAMPLES)
-mount(app, backbones.backbones, backbones.EXAMPLES)
+mount(app, models.models, models.EXAMPLES)
 mount(app, inspection.inspect, inspection.EXAMPLES)
 mount(app, exchange.export, exchange.EXPORT_EXAMPLES)
 mount(app, exchange.import_token, exchange.IMPORT_EXAMPLES, name="import")

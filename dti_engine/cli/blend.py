@@ -13,7 +13,7 @@ import typer
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, print_json, print_paths
 from dti_engine.cli.generate import Order, file_name, filled, generate_images, side_by_side
-from dti_engine.cli.models import open_backbone, warn_of_other_weights
+from dti_engine.cli.loading import open_backbone, warn_of_other_weights
 from dti_engine.errors import ArtifactMismatchError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def kept(
 
 EXAMPLES = (
     "dti blend rex.safetensors tom.safetensors --strip 7",
-    'dti blend a.safetensors b.safetensors --t 0.3 --prompt "a {} in the snow" -n 4',
+    'dti blend a.safetensors b.safetensors --t 0.3 --prompt "a {} in the snow" --seeds 0-3',
     "dti blend a.safetensors b.safetensors c.safetensors --weights 2,1,1 --save mix.safetensors",
 )
 
@@ -152,14 +152,13 @@ def blend(
         Path | None, typer.Option(metavar="FILE", help="Keep the blend as a token of its own.")
     ] = None,
     placeholder: Annotated[str, typer.Option(metavar="<NAME>", help="Its name.")] = "<blend>",
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images, or strips.")] = 1,
     output: options.OutputFolderOption = Path("images"),
-    seed: options.GenerationSeedOption = 0,
+    seeds: options.SeedsOption = "0",
     steps: options.GenerationStepsOption = 25,
     guidance: options.GuidanceOption = 5.0,
     negative: options.NegativeOption = "",
     batch_size: options.BatchSizeOption = 8,
-    backbone: options.BackboneOption = "miniature",
+    backbone: options.ModelOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     as_json: options.JsonOption = False,
@@ -191,7 +190,7 @@ def blend(
     model = open_backbone(backbone, device=device, dtype=dtype)
     warn_of_other_weights(parents, model)
     stem, orders = output_folder(output) / file_name(prompt), list[Order]()
-    for each_seed in range(seed, seed + count):
+    for each_seed in options.parse_seeds(seeds):
         for number, (token, share) in enumerate(zip(blends, shares, strict=True), start=1):
             mix = "-".join(f"{weight:.2f}" for weight in share)
             mix = f"strip{number:03d}" if strip else mix
@@ -202,7 +201,7 @@ def blend(
     images, settings = generate_images(model, orders, steps=steps, batch_size=batch_size)
     paths += [order.path for order in orders]
     if strip:
-        for i, each_seed in enumerate(range(seed, seed + count)):
+        for i, each_seed in enumerate(options.parse_seeds(seeds)):
             part = slice(i * strip, (i + 1) * strip)
             paths.append(stem.with_name(f"{stem.name}-seed{each_seed}-strip.png"))
             save_image(side_by_side(images[part]), paths[-1], {"strip": settings[part]})

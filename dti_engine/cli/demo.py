@@ -37,7 +37,7 @@ def demo(
     weights: Annotated[
         str,
         typer.Option(
-            "--backbone",
+            "--model",
             metavar="NAME",
             help="The miniature, or a folder made by its recipe.",
             rich_help_panel=options.MODEL_PANEL,

@@ -20,8 +20,8 @@ EXAMPLES = (
     "dti evaluate --output evaluation --quick",
     "nohup dti evaluate --output evaluation > evaluation.log 2>&1 &",
     "dti evaluate --output evaluation-4 --seeds 4 --image-seeds 4 --json",
-    "dti evaluate --backbone sdxl --subjects dreambooth --output sdxl-evaluation",
-    "dti evaluate --backbone sdxl --subjects dreambooth --methods dti --kappa 5e-5 --kappa 2e-4",
+    "dti evaluate --model sdxl --subjects dreambooth --output sdxl-evaluation",
+    "dti evaluate --model sdxl --subjects dreambooth --methods dti --kappa 5e-5 --kappa 2e-4",
 )
 _PHOTOGRAPHS = "Photographs (other backbones than the miniature)"
 
@@ -66,7 +66,7 @@ def evaluate(
             show_default="0, and 42",
         ),
     ] = None,
-    weights: options.BackboneOption = "miniature",
+    weights: options.ModelOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     compiled: options.CompileOption = False,

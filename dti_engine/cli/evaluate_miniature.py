@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from dti_engine.cli.console import notes, output_folder, print_json, print_paths, results, say
-from dti_engine.cli.models import open_backbone
+from dti_engine.cli.loading import open_backbone
 from dti_engine.cli.progress import span
 from dti_engine.config import DtypeName
 from dti_engine.evaluation.protocol import Protocol
@@ -111,7 +111,7 @@ def _digest(folder: Path, patterns: list[str]) -> str:
 
 
 def repeatable_name(weights: str, name: str) -> str:
-    """What to give as --backbone for the same model: the name or hub id, with its revision, as it
+    """What to give as --model for the same model: the name or hub id, with its revision, as it
     was given; of a folder its own `name` alone, as a report may be published.
     """
     from dti_engine.backbones.registry import catalogue
@@ -203,7 +203,7 @@ def _command(
         "--image-seeds": protocol.num_image_seeds,
         "--steps": protocol.steps,
         "--seed": protocol.seed,
-        "--backbone": model.name,
+        "--model": model.name,
         "--dtype": str(model.dtype).removeprefix("torch."),
         "--output": folder.name,
     }

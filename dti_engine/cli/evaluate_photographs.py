@@ -20,7 +20,7 @@ from dti_engine.cli.evaluate_miniature import (
     tell,
     weights_digest,
 )
-from dti_engine.cli.models import open_backbone
+from dti_engine.cli.loading import open_backbone
 from dti_engine.cli.slots import choose_slots, parse_slots, room
 from dti_engine.cli.subjects import Plan, plan
 from dti_engine.config import DtypeName, TrainConfig
@@ -283,7 +283,7 @@ def _command(
     """The command line that does the same again, without paths."""
     protocol, config = found.protocol, found.protocol["config"]
     given = {
-        "--backbone": backbone,
+        "--model": backbone,
         "--dtype": found.environment["dtype"],
         "--subjects": subjects.resolve().name,
         "--methods": ",".join(choices.methods),

@@ -8,7 +8,7 @@ import typer
 from dti_engine.artifacts.exporters import FormatName
 from dti_engine.cli import options
 from dti_engine.cli.console import print_json, print_paths, say
-from dti_engine.cli.models import open_backbone
+from dti_engine.cli.loading import open_backbone
 
 EXPORT_EXAMPLES = (
     "dti export tokens/rex.safetensors --format diffusers --output learned_embeds.safetensors",
@@ -16,8 +16,8 @@ EXPORT_EXAMPLES = (
     "dti export tokens/rex.safetensors --format a1111 --output embeddings/rex.pt",
 )
 IMPORT_EXAMPLES = (
-    "dti import learned_embeds.safetensors --backbone ./stable-diffusion-v1-5 -o rex.safetensors",
-    "dti import rex.pt --placeholder '<rex>' --backbone ./stable-diffusion-v1-5 -o rex.safetensors",
+    "dti import learned_embeds.safetensors --model ./stable-diffusion-v1-5 -o rex.safetensors",
+    "dti import rex.pt --placeholder '<rex>' --model ./stable-diffusion-v1-5 -o rex.safetensors",
 )
 
 
@@ -85,7 +85,7 @@ def import_token(
             show_default="the name in the file",
         ),
     ] = None,
-    backbone: options.BackboneOption = "miniature",
+    backbone: options.ModelOption = "miniature",
     as_json: options.JsonOption = False,
 ) -> None:
     """Read what another program has learned, and write it as a token of ours.

@@ -13,7 +13,7 @@ import typer
 
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, print_json, print_paths
-from dti_engine.cli.models import open_backbone, open_tokens, warn_of_other_weights
+from dti_engine.cli.loading import open_backbone, open_tokens, warn_of_other_weights
 from dti_engine.cli.progress import generation_progress
 from dti_engine.errors import ConfigurationError
 
@@ -95,7 +95,7 @@ def side_by_side(images: Sequence["Image.Image"]) -> "Image.Image":
 
 EXAMPLES = (
     'dti generate "a photo of a <rex> on a beach" --token tokens/rex.safetensors',
-    'dti generate "a {} in the snow" "a {} in a city" --token tokens/rex.safetensors -n 4',
+    'dti generate "a {} in the snow" "a {} in a city" --token tokens/rex.safetensors --seeds 0-3',
     'dti generate "a <rex> and a <tom>" --token rex.safetensors --token tom.safetensors',
 )
 
@@ -118,15 +118,14 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per prompt.")] = 1,
     output: options.OutputFolderOption = Path("images"),
-    seed: options.GenerationSeedOption = 0,
+    seeds: options.SeedsOption = "0",
     steps: options.GenerationStepsOption = 25,
     guidance: options.GuidanceOption = 5.0,
     negative: options.NegativeOption = "",
     instruction: options.InstructionOption = True,
     batch_size: options.BatchSizeOption = 8,
-    backbone: options.BackboneOption = "miniature",
+    backbone: options.ModelOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     compiled: options.CompileOption = False,
@@ -150,7 +149,7 @@ def generate(
     orders: list[Order] = []
     for number, prompt in enumerate(prompts, start=1):
         name = file_name(prompt) if len(prompts) == 1 else f"{number:02d}-{file_name(prompt)}"
-        for each_seed in range(seed, seed + count):
+        for each_seed in options.parse_seeds(seeds):
             request = ImageRequest(prompt, each_seed, bound, negative, guidance, instruction)
             orders.append(Order(output / f"{name}-seed{each_seed}.png", request, origins))
     _, settings = generate_images(model, orders, steps=steps, batch_size=batch_size)

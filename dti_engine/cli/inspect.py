@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dti_engine.cli import options
 from dti_engine.cli.console import print_json, results, say
-from dti_engine.cli.models import open_backbone, warn_of_other_weights
+from dti_engine.cli.loading import open_backbone, warn_of_other_weights
 
 if TYPE_CHECKING:
     from dti_engine.artifacts.artifact import Artifact
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "dti inspect tokens/rex.safetensors",
-    "dti inspect rex.safetensors --backbone ./stable-diffusion-v1-5 --top 10 --json",
+    "dti inspect rex.safetensors --model ./stable-diffusion-v1-5 --top 10 --json",
 )
 
 
@@ -26,6 +26,7 @@ def inspect(
     backbone: Annotated[
         str | None,
         typer.Option(
+            "--model",
             metavar="NAME",
             help="The model whose words are compared.",
             show_default="the miniature, if the token is for it; else no words are compared",
@@ -61,7 +62,7 @@ def inspect(
     for vector in vectors:
         results.print(_vector_table(vector, _initializer(artifact), vocabulary))
     if backbone is None:
-        say(f"nearest words: give --backbone, here {artifact.manifest.model}")
+        say(f"nearest words: give --model, here {artifact.manifest.model}")
 
 
 def _compared(

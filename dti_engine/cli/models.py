@@ -1,71 +1,99 @@
-"""What commands work on, opened: models and token files."""
+"""`dti models`: the models that have a short name."""
 
-import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dti_engine.cli.console import busy, quiet_libraries, warn
-from dti_engine.config import DtypeName
-from dti_engine.errors import TokenError
+from rich import box
+from rich.table import Table
+
+from dti_engine.cli import options
+from dti_engine.cli.console import print_json, results
 
 if TYPE_CHECKING:
-    from dti_engine.artifacts.artifact import Artifact
-    from dti_engine.backbones.interface import Backbone
+    from dti_engine.backbones.description import ModelDescription
 
-_RENAMED = re.compile(r"(<[^>]*>)=(.+)")
+EXAMPLES = (
+    "dti models",
+    "dti train photos/rex --initializer dog --model sdxl --output tokens",
+    "dti train photos/rex --initializer dog --model sdxl@main --output tokens",
+    "dti models --json",
+)
+
+_EXPLANATION = (
+    "dims: of each text encoder's words. denoiser, text, VAE: parameters. device: GB of weights on "
+    "a GPU, bfloat16 but for words and VAE; work space comes on top. download: GB, once"
+)
 
 
-def open_backbone(
-    weights: str, *, device: str = "auto", dtype: DtypeName = "auto", compiled: bool = False
-) -> "Backbone":
-    """The model, loaded while a spinner turns; compiled when it is first used, if asked for.
+def models(as_json: options.JsonOption = False) -> None:
+    """List the models that [cyan]--model[/] knows by a short name, and what they take.
 
-    Raises: ModelLoadError; ConfigurationError if this machine has no such device.
+    A short name stands for a hub id, which is downloaded when it is first used. Other models go by
+    their own hub id, or as a folder in the diffusers layout; a folder with a short name is written
+    as a path, such as ./sdxl. A hub id or short name may end in @revision, a branch, tag or commit.
+
+    Nothing is downloaded or loaded for this list.
     """
-    is_local = weights == "miniature" or Path(weights).expanduser().exists()
-    quiet_libraries(downloading=not is_local)
-    with busy(f"loading {weights}"):
-        from dti_engine.backbones import load_backbone
-        from dti_engine.devices import find_device, find_dtype
+    from dti_engine.backbones.checkpoint import MINIATURE
+    from dti_engine.backbones.description import describe, stored_parameters
+    from dti_engine.backbones.registry import catalogue
 
-        found = find_device(device)
-        backbone = load_backbone(weights, device=found, dtype=find_dtype(dtype, found))
-    if compiled:
-        backbone.compile()
-    return backbone
-
-
-def renamed(value: str) -> tuple[str | None, str]:
-    """`<name>=TOKEN` as placeholder and token; TOKEN alone has no placeholder of its own here."""
-    found = _RENAMED.fullmatch(value)
-    return (found[1], found[2]) if found else (None, value)
+    listed = list(catalogue().values())
+    if MINIATURE.is_dir():  # not every installation has its weights
+        listed.insert(0, describe("miniature", MINIATURE, stored_parameters(MINIATURE)))
+    if as_json:
+        print_json([_document(model) for model in listed])
+    else:
+        results.print(_table(listed))
 
 
-def open_tokens(values: Sequence[str]) -> dict[str, "Artifact"]:
-    """Token files by the placeholder that stands for them; `<name>=FILE` gives a file another one.
-
-    Raises: ArtifactError; TokenError if two would have one placeholder.
-    """
-    from dti_engine.artifacts.artifact import Artifact
-
-    artifacts: dict[str, Artifact] = {}
-    for value in values:
-        given, file = renamed(value)
-        artifact = Artifact.load(Path(file))
-        placeholder = given or artifact.manifest.placeholder
-        if placeholder in artifacts:
-            raise TokenError(
-                f"two tokens would be {placeholder}; give one of them another name in these "
-                f"prompts: --token '<other>={file}'"
-            )
-        artifacts[placeholder] = artifact
-    return artifacts
+def _document(model: "ModelDescription") -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "hub_id": model.hub_id,
+        "image_size": model.image_size,
+        "objective": model.objective,
+        "text_dims": dict(model.text_dims),
+        "parameters": {part.name: part.parameters for part in model.parts},
+        "device_bytes": model.device_bytes,
+        "download_bytes": model.published_bytes if model.hub_id else 0,
+    }
 
 
-def warn_of_other_weights(artifacts: Iterable["Artifact"], backbone: "Backbone") -> None:
-    """Say which tokens were made with other weights. Raises: ArtifactMismatchError if unusable."""
-    dims = {name: encoder.dim for name, encoder in backbone.text_encoders.items()}
-    for artifact in artifacts:
-        if warning := artifact.check_fits(dims, backbone.fingerprint):
-            warn(warning)
+def _table(models: list["ModelDescription"]) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+        caption=_EXPLANATION,
+        caption_justify="left",
+    )
+    for heading in ("name", "hub id"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("px", "objective", "dims", "denoiser", "text", "VAE", "device", "download"):
+        table.add_column(heading, justify="right")
+    for model in models:
+        table.add_row(
+            model.name,
+            # The longest ids leave no room for the rest.
+            (model.hub_id or "comes with dti").replace("/", "/\n"),
+            str(model.image_size),
+            model.objective,
+            "+".join(str(dim) for dim in model.text_dims.values()),
+            _count(model.denoiser.parameters),
+            _count(sum(part.parameters for part in model.text_encoders)),
+            _count(model.autoencoder.parameters),
+            _gigabytes(model.device_bytes),
+            _gigabytes(model.published_bytes) if model.hub_id else "-",
+        )
+    return table
+
+
+def _count(parameters: int) -> str:
+    """Three digits, such as 699K, 83.7M or 2.57B."""
+    unit, size = next((u, s) for u, s in (("B", 1e9), ("M", 1e6), ("K", 1e3)) if parameters >= s)
+    scaled = parameters / size
+    return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{unit}"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f}" if size >= 5e7 else f"{size / 1e9:.3f}"

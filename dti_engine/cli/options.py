@@ -1,11 +1,13 @@
 """Options that several commands share."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
 from dti_engine.config import DtypeName
+from dti_engine.errors import ConfigurationError
 
 MODEL_PANEL = "Model"
 GENERATION_PANEL = "Generation"
@@ -20,12 +22,12 @@ TokenArgument: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-BackboneOption: TypeAlias = Annotated[
+ModelOption: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--backbone",
+        "--model",
         metavar="NAME",
-        help="A name of [cyan]dti backbones[/], a folder in the diffusers layout, or a hub id; "
+        help="A name of [cyan]dti models[/], a folder in the diffusers layout, or a hub id; "
         "names and ids may end in @revision.",
         rich_help_panel=MODEL_PANEL,
     ),
@@ -77,12 +79,12 @@ JsonLinesOption: TypeAlias = Annotated[
         "--json", help="Print what happens to stdout as lines of JSON; the last one sums it up."
     ),
 ]
-GenerationSeedOption: TypeAlias = Annotated[
-    int,
+SeedsOption: TypeAlias = Annotated[
+    str,
     typer.Option(
-        "--seed",
-        min=0,
-        help="Of the first image; the next one's is 1 higher.",
+        "--seeds",
+        metavar="SEEDS",
+        help="Generate one image per seed: 7, or 0-3, or 1,4,9.",
         rich_help_panel=GENERATION_PANEL,
     ),
 ]
@@ -104,7 +106,10 @@ GuidanceOption: TypeAlias = Annotated[
 NegativeOption: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--negative", metavar="TEXT", help="What to keep away.", rich_help_panel=GENERATION_PANEL
+        "--negative-prompt",
+        metavar="TEXT",
+        help="What to keep away.",
+        rich_help_panel=GENERATION_PANEL,
     ),
 ]
 InstructionOption: TypeAlias = Annotated[
@@ -121,3 +126,32 @@ BatchSizeOption: TypeAlias = Annotated[
         "--batch-size", min=1, help="Images generated at once.", rich_help_panel=GENERATION_PANEL
     ),
 ]
+
+
+def parse_seeds(text: str) -> Sequence[int]:
+    """Return the seeds that `--seeds` names: `7`, `0-3`, `1,4,9`, or a mix such as `0-3,8`.
+
+    A single range stays a `range`, however long it is.
+
+    Raises: ConfigurationError if the text is malformed or names a seed twice.
+    """
+    try:
+        parts = [_parse_range(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigurationError(f"--seeds takes 7, 0-3 or 1,4,9, got {text!r:.80}") from None
+    if len(parts) == 1:
+        return parts[0]
+    seeds = [seed for part in parts for seed in part]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigurationError(f"--seeds {text:.80} names a seed twice")
+    return seeds
+
+
+def _parse_range(text: str) -> range:
+    """Return the range of `first-last` or of a single number. Raises: ValueError."""
+    first, is_range, last = text.strip().partition("-")
+    start = int(first)
+    seeds = range(start, (int(last) if is_range else start) + 1)
+    if not seeds:
+        raise ValueError(text)
+    return seeds

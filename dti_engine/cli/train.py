@@ -9,7 +9,7 @@ import typer
 from dti_engine.cli import config_options as settings
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, warn
-from dti_engine.cli.models import open_backbone
+from dti_engine.cli.loading import open_backbone
 from dti_engine.cli.resume import refuse_unfinished, set_aside
 from dti_engine.cli.run_log import EventLog
 from dti_engine.cli.slots import choose_slots, parse_slots, room
@@ -29,7 +29,7 @@ EXAMPLES = (
     "dti train photos/rex photos/tom --initializer dog --initializer cat -o tokens",
     "dti train photos rex.zip -o tokens",
     "dti train photos rex.zip -o tokens --resume",
-    "dti train photos/rex --initializer dog --backbone ./stable-diffusion-v1-5 -o tokens",
+    "dti train photos/rex --initializer dog --model ./stable-diffusion-v1-5 -o tokens",
 )
 
 
@@ -65,7 +65,7 @@ def train(
         ),
     ] = None,
     output: options.OutputFolderOption = Path("tokens"),
-    backbone: options.BackboneOption = "miniature",
+    backbone: options.ModelOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     compiled: options.CompileOption = False,
@@ -115,7 +115,7 @@ def train(
     num_probes: Annotated[
         int,
         typer.Option(
-            "--probes",
+            "--validation-images",
             min=0,
             max=MAX_PROBES,
             metavar="N",
@@ -126,7 +126,7 @@ def train(
     judge_name: Annotated[
         str | None,
         typer.Option(
-            "--judge",
+            "--scorer",
             metavar="paper|FOLDER",
             help="Who scores trials: [cyan]paper[/] downloads DINOv2 and SigLIP; a folder holds "
             "dinov2-base and siglip-base-patch16-512.",
@@ -248,6 +248,6 @@ def _find_judge(
     if must_choose and judge is None:
         raise ConfigurationError(
             f"nothing can score images of {backbone!r}, so the best of the steps of --keep-every "
-            "cannot be taken; give --judge, or add --probes 0 to keep them and choose by eye"
+            "cannot be taken; give --scorer, or add --validation-images 0 to keep them and choose by eye"
         )
     return judge

@@ -199,7 +199,7 @@ def _notes(summary: Summary) -> Iterator[str]:
     if counts["untried"]:
         yield (
             f"{counts['untried']} of the {counts['learned']} tokens were not tried out in "
-            "images: by --probes 0, or because the run has not come that far."
+            "images: by --validation-images 0, or because the run has not come that far."
         )
     if num_alone := sum(1 for each in summary.learned if each.is_alone):
         yield (

@@ -58,8 +58,7 @@ def delete(
 ) -> None:
     """Delete tokens, or jobs with all tokens or images that they have made, for good.
 
-    Nobody can generate with such tokens within a minute, and no worker that still runs brings anything
-    back.
+    Engines refuse deleted tokens within a minute. Workers that still run discard their results.
     """
     with opened(server, api_key) as client:
         tokens = [name for name in names if name.startswith(_TOKEN)]

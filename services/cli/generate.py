@@ -20,7 +20,8 @@ from dti_engine.cli import generate as engine
 from dti_engine.cli.blend import shares_of_each
 from dti_engine.cli.console import output_folder, print_json, print_paths, say, warn
 from dti_engine.cli.generate import file_name, filled, side_by_side
-from dti_engine.cli.models import renamed
+from dti_engine.cli.loading import renamed
+from dti_engine.cli.options import parse_seeds
 from dti_engine.cli.progress import generation_progress
 from dti_engine.config import PLACEHOLDER
 from dti_engine.errors import ConfigurationError, TokenError
@@ -211,7 +212,7 @@ _SERVER = "--server http://127.0.0.1:8000"
 
 GENERATE_EXAMPLES = (
     *engine.EXAMPLES,
-    f'dti generate "a {{}} in the snow" --token rex -n 4 {_SERVER}',
+    f'dti generate "a {{}} in the snow" --token rex --seeds 0-3 {_SERVER}',
 )
 BLEND_EXAMPLES = (*blending.EXAMPLES, f"dti blend rex tom --strip 7 {_SERVER}")
 
@@ -233,9 +234,8 @@ def _generate(
     *,
     prompts: Sequence[str],
     tokens: Sequence[str] = (),
-    count: int = 1,
     output: Path = Path("images"),
-    seed: int = 0,
+    seeds: str = "0",
     as_json: bool = False,
     **settings: Any,
 ) -> None:
@@ -254,7 +254,7 @@ def _generate(
         wanted = list[PromptImages]()
         for number, prompt in enumerate(prompts, start=1):
             stem = file_name(prompt) if len(prompts) == 1 else f"{number:02d}-{file_name(prompt)}"
-            paths = {each: folder / f"{stem}-seed{each}.png" for each in range(seed, seed + count)}
+            paths = {each: folder / f"{stem}-seed{each}.png" for each in parse_seeds(seeds)}
             wanted.append(
                 PromptImages({"prompt": prompt, "tokens": named, **_said(settings)}, paths)
             )
@@ -276,9 +276,8 @@ def _blend(
     strip: int | None = None,
     prompt: str = blending.PROMPT,
     placeholder: str = "<blend>",
-    count: int = 1,
     output: Path = Path("images"),
-    seed: int = 0,
+    seeds: str = "0",
     as_json: bool = False,
     **settings: Any,
 ) -> None:
@@ -287,19 +286,19 @@ def _blend(
     if not PLACEHOLDER.fullmatch(placeholder):
         raise TokenError(f"placeholder {placeholder!r} is malformed: write <name>")
     prompt = filled(prompt, [placeholder])
-    stem, seeds = output_folder(output) / file_name(prompt), range(seed, seed + count)
+    stem, numbers = output_folder(output) / file_name(prompt), parse_seeds(seeds)
     wanted = list[PromptImages]()
     for number, share in enumerate(shares, start=1):
         mix = f"strip{number:03d}" if strip else "-".join(f"{weight:.2f}" for weight in share)
         blends = {placeholder: _mixed(names, share)}
-        paths = {each: stem.with_name(f"{stem.name}-seed{each}-{mix}.png") for each in seeds}
+        paths = {each: stem.with_name(f"{stem.name}-seed{each}-{mix}.png") for each in numbers}
         wanted.append(PromptImages({"prompt": prompt, "blends": blends, **_said(settings)}, paths))
     with opened(server, key) as client:
         generated = generate_images(client, wanted, steps=settings.get("steps", _STEPS))
     generated.sort(key=lambda each: (each.seed, each.path))  # as strips lie side by side
     paths = [each.path for each in generated]
     if strip:
-        paths += _strips(generated, seeds, strip, stem)
+        paths += _strips(generated, numbers, strip, stem)
     if as_json:
         saved_images = [each.settings for each in generated]
         print_json({"files": [str(path) for path in paths], "images": saved_images})
@@ -369,7 +368,7 @@ generate = with_server(
     _generate,
     not_there=("batch_size", "device", "dtype", "compiled"),
     about="With --server, a running service generates: nothing is loaded here. --token then takes the "
-    "name of a subject that it has learned, for its newest token, or a token's id; --backbone a "
+    "name of a subject that it has learned, for its newest token, or a token's id; --model a "
     "model that it offers. Where it has no room it is asked again for two minutes.",
 )
 blend = with_server(

@@ -1,4 +1,4 @@
-"""`dti generate`: prompts to the service, with tokens and seeds, as one job of images."""
+"""`dti generate-bulk`: prompts to the service, with tokens and seeds, as one job of images."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from services.client.client import Client
 
 EXAMPLES = (
-    'dti generate "a photo of a <dog> on a beach" --token "<dog>=rex" --seeds 0-3 --wait',
-    'dti generate --file prompts.txt --token "<dog>=rex" --token "<dog>=tom" --wait -o images',
-    'dti generate "a red dog" --seeds 1,5,9 --steps 30 --dry-run',
+    'dti generate-bulk "a photo of a <dog> on a beach" --token "<dog>=rex" --seeds 0-3 --wait',
+    'dti generate-bulk --file prompts.txt --token "<dog>=rex" --token "<dog>=tom" --wait -o images',
+    'dti generate-bulk "a red dog" --seeds 1,5,9 --steps 30 --dry-run',
 )
 
 _IMAGES = "Images"
 
 
-def generate(
+def generate_bulk(
     prompts: Annotated[
         list[str] | None,
         typer.Argument(
@@ -60,10 +60,7 @@ def generate(
             rich_help_panel=_IMAGES,
         ),
     ] = None,
-    seeds: Annotated[
-        str,
-        typer.Option(metavar="SEEDS", help="Such as 0-3 or 1,5,9.", rich_help_panel=_IMAGES),
-    ] = "0",
+    seeds: shared.SeedsOption = "0",
     model: Annotated[
         str | None,
         typer.Option(
@@ -188,17 +185,14 @@ def casts(pairs: Sequence[str]) -> list[dict[str, Any]] | None:
 
 
 def seeds_of(text: str) -> list[int] | dict[str, int]:
-    """`0-3` -> the first and how many; `1,5` -> a list. Raises: ConfigurationError."""
-    first, is_range, last = text.partition("-")
-    try:
-        if is_range:
-            seeds = range(int(first), int(last) + 1)
-            if not seeds:
-                raise ValueError
-            return {"first": seeds.start, "count": len(seeds)}
-        return [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise ConfigurationError(f"--seeds takes 0-3 or 1,5,9, got {text!r:.80}") from None
+    """Return the seeds as the API takes them: a range as its start and length, else a list.
+
+    Raises: ConfigurationError if the text is malformed.
+    """
+    seeds = shared.parse_seeds(text)
+    if isinstance(seeds, range):
+        return {"first": seeds.start, "count": len(seeds)}
+    return list(seeds)
 
 
 def _prompts(given: Sequence[str], file: Path | None) -> list[str]:

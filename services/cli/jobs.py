@@ -43,7 +43,7 @@ def jobs(
         print_json({"jobs": [job.model_dump(mode="json") for job in found[:limit]]})
         return
     if not found:
-        say("no jobs; `dti submit BUNDLE...` and `dti generate PROMPT...` make some")
+        say("no jobs; `dti submit BUNDLE...` and `dti generate-bulk PROMPT...` make some")
         return
     results.print(jobs_table(found[:limit]))
     if len(found) > limit:

@@ -79,7 +79,7 @@ WebhookOption: TypeAlias = Annotated[
 KeyOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--key",
+        "--idempotency-key",
         metavar="TEXT",
         help="Idempotency key: the same key is the same job, whoever submits it how often.",
         rich_help_panel=JOB_PANEL,

@@ -142,7 +142,9 @@ def refuse_contradictions(
     Raises: ConfigurationError.
     """
     if key and again:
-        raise ConfigurationError("--key may name a job that is there, --again makes one: drop one")
+        raise ConfigurationError(
+            "--idempotency-key may name a job that is there, --again makes one: drop one"
+        )
     if output and not wait:
         raise ConfigurationError(f"--output is for {made} that are fetched by --wait: add that")
     if dry_run and wait:

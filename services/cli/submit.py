@@ -78,9 +78,10 @@ def submit(
     skip_refused: Annotated[
         bool, typer.Option("--skip-refused", help="Submit the others, if some are refused.")
     ] = False,
-    backbone: Annotated[
+    model: Annotated[
         str | None,
         typer.Option(
+            "--model",
             metavar="NAME",
             help="One of those that the service offers.",
             rich_help_panel=options.JOB_PANEL,
@@ -93,7 +94,7 @@ def submit(
             metavar="NAME",
             help="Complete settings, as of [cyan]dti train[/].",
             rich_help_panel=options.JOB_PANEL,
-            show_default="the backbone's",
+            show_default="the model's",
         ),
     ] = None,
     settings: Annotated[
@@ -165,7 +166,7 @@ def submit(
             kind=kind,
             consent=record,
             settings={
-                "backbone": backbone,
+                "backbone": model,
                 "recipe": recipe,
                 "overrides": overrides(settings or []) or None,
                 "tags": tags(tagged or []) or None,

@@ -156,7 +156,7 @@ def test_memory_that_runs_out_while_loading_is_said_so(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.nn.Module, "to", full)
-    with pytest.raises(ModelLoadError, match=r"memory runs out .*'text_encoder'.*dti backbones"):
+    with pytest.raises(ModelLoadError, match=r"memory runs out .*'text_encoder'.*dti models"):
         load_backbone(weights)
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from dti_engine.backbones.checkpoint import MINIATURE
 from dti_engine.backbones.registry import catalogue, published
-from dti_engine.cli import backbones
+from dti_engine.cli import models
 from dti_engine.cli.app import app
 from dti_engine.errors import ModelLoadError
 
@@ -278,8 +278,8 @@ def test_an_unknown_name_is_refused_and_the_known_are_named() -> None:
 def test_the_table_has_every_model_and_fits_a_hundred_columns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backbones.results, "width", 100)
-    result = CliRunner().invoke(app, ["backbones"])
+    monkeypatch.setattr(models.results, "width", 100)
+    result = CliRunner().invoke(app, ["models"])
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines()]
     assert max(map(len, result.stdout.splitlines())) <= 100
@@ -293,10 +293,10 @@ def test_the_table_has_every_model_and_fits_a_hundred_columns(
 
 
 def test_json_has_the_same_with_exact_numbers() -> None:
-    result = CliRunner().invoke(app, ["backbones", "--json"])
-    miniature, *models = json.loads(result.stdout)
-    assert [model["name"] for model in models] == list(catalogue())
-    sdxl = models[3]
+    result = CliRunner().invoke(app, ["models", "--json"])
+    miniature, *listed = json.loads(result.stdout)
+    assert [model["name"] for model in listed] == list(catalogue())
+    sdxl = listed[3]
     assert sdxl["hub_id"] == "stabilityai/stable-diffusion-xl-base-1.0"
     assert sdxl["parameters"]["unet"] == 2_567_463_684
     assert sdxl["text_dims"] == {"text_encoder": 768, "text_encoder_2": 1280}
@@ -307,7 +307,7 @@ def test_json_has_the_same_with_exact_numbers() -> None:
 def test_the_miniature_is_counted_in_its_real_weights() -> None:
     from safetensors.torch import load_file
 
-    result = CliRunner().invoke(app, ["backbones", "--json"])
+    result = CliRunner().invoke(app, ["models", "--json"])
     for part, count in json.loads(result.stdout)[0]["parameters"].items():
         (path,) = (MINIATURE / part).glob("*.safetensors")
         assert sum(each.numel() for each in load_file(path).values()) == count

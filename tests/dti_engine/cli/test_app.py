@@ -20,12 +20,12 @@ from typer.testing import CliRunner, Result
 from dti_engine import __version__
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.manifest import Blended, Imported
-from dti_engine.cli import backbones
 from dti_engine.cli import blend as blending
 from dti_engine.cli import demo as demonstration
 from dti_engine.cli import export as exchange
 from dti_engine.cli import generate as generating
 from dti_engine.cli import inspect as inspection
+from dti_engine.cli import models
 from dti_engine.cli import train as training
 from dti_engine.cli.app import app
 from dti_engine.cli.subjects import plan
@@ -37,7 +37,7 @@ from dti_engine.text.tokens import mean_tokens, slerp_tokens
 
 ENCODER = "text_encoder"
 EXAMPLES = [
-    *backbones.EXAMPLES,
+    *models.EXAMPLES,
     *blending.EXAMPLES,
     *demonstration.EXAMPLES,
     *exchange.EXPORT_EXAMPLES,
@@ -89,7 +89,7 @@ def trained(dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path_factory: Any
     folders = [photos / name for name in ("rex", "broken", "My Tom (2)")]
     words = ["-i", "dog", "-i", "dog", "-i", "cat"]
     options = ["--lr", "0.02", "--seed", "5", "--magnitude", "0.7", "--output", output, "--json"]
-    return dti("train", *folders, *words, *SHORT, *options, "--backbone", tiny_checkpoint)
+    return dti("train", *folders, *words, *SHORT, *options, "--model", tiny_checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_libraries_leave_nothing_on_the_screen(
     rex: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     code = "from dti_engine.cli.app import main; main()"
-    options = ["--backbone", tiny_checkpoint, "--steps", "1", "--output", tmp_path]
+    options = ["--model", tiny_checkpoint, "--steps", "1", "--output", tmp_path]
     command = [sys.executable, "-c", code, "generate", "a {}", "--token", rex, *options]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ran.stdout == f"{tmp_path / 'a-rex-seed0.png'}\n"
@@ -170,7 +170,7 @@ def test_libraries_leave_nothing_on_the_screen(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "a dog", "--backbone", "nowhere"], "no weights at 'nowhere'"),
+        (["generate", "a dog", "--model", "nowhere"], "no weights at 'nowhere'"),
         (["generate", "a dog", "--token", "nowhere.safetensors"], "cannot read"),
         (["generate", "a {}"], "stands for the one token, and there are 0"),
         (["inspect", "nowhere.safetensors"], "cannot read"),
@@ -195,7 +195,7 @@ def test_bad_input_is_one_message_on_stderr_and_exit_code_2(
 
 
 def test_a_device_that_is_not_there_is_refused(dti: Dti, tiny_checkpoint: Path) -> None:
-    result = dti("generate", "a dog", "--backbone", tiny_checkpoint, "--device", "abacus")
+    result = dti("generate", "a dog", "--model", tiny_checkpoint, "--device", "abacus")
     assert result.exit_code == 2
     assert "device 'abacus' cannot be used here" in result.stderr
 
@@ -235,7 +235,7 @@ def test_train_by_standard_ti_prints_the_path(
     dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ["-i", "dog", "--method", "ti", "--placeholder", "<max>", "--output", tmp_path]
-    result = dti("train", photos / "rex", *SHORT, *options, "--backbone", tiny_checkpoint)
+    result = dti("train", photos / "rex", *SHORT, *options, "--model", tiny_checkpoint)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{tmp_path / 'max.safetensors'}\n"
     training = Artifact.load(tmp_path / "max.safetensors").manifest.training
@@ -247,7 +247,7 @@ def test_a_training_that_fails_is_exit_code_1_and_leaves_no_file(
     dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ["-i", "dog", "--magnitude", "1e38", "--output", tmp_path]  # its square overflows
-    result = dti("train", photos / "rex", *SHORT, *options, "--backbone", tiny_checkpoint)
+    result = dti("train", photos / "rex", *SHORT, *options, "--model", tiny_checkpoint)
     assert result.exit_code == 1
     assert "failed: rex: " in result.stderr
     assert "failed at step 1 of 2" in result.stderr
@@ -260,7 +260,7 @@ def test_a_token_that_cannot_be_written_is_named_and_the_others_are_kept(
     (tmp_path / "rex.safetensors").mkdir()
     folders = [photos / "rex", photos / "My Tom (2)"]
     options = ["-i", "dog", "--slots", "1", "--output", tmp_path]
-    result = dti("train", *folders, *SHORT, *options, "--backbone", tiny_checkpoint)
+    result = dti("train", *folders, *SHORT, *options, "--model", tiny_checkpoint)
     assert result.exit_code == 1
     assert "failed: rex: cannot write" in result.stderr
     assert result.stdout == f"{tmp_path / 'my-tom-2.safetensors'}\n"
@@ -281,7 +281,7 @@ def test_what_is_done_is_told_whatever_breaks(
     monkeypatch.setattr(loading, "load_bundle", load)
     folders = [photos / "rex", photos / "My Tom (2)"]
     options = ["-i", "dog", "--slots", "1", "--output", tmp_path]
-    result = dti("train", *folders, *SHORT, *options, "--backbone", tiny_checkpoint)
+    result = dti("train", *folders, *SHORT, *options, "--model", tiny_checkpoint)
     assert isinstance(result.exception, MemoryError)
     assert result.stdout == f"{tmp_path / 'rex.safetensors'}\n"
 
@@ -290,7 +290,7 @@ def test_a_token_may_have_more_vectors_than_its_word(
     dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ["-i", "dog", "--vectors", "9", "--output", tmp_path]
-    result = dti("train", photos / "rex", *SHORT, *options, "--backbone", tiny_checkpoint)
+    result = dti("train", photos / "rex", *SHORT, *options, "--model", tiny_checkpoint)
     assert result.exit_code == 0, result.output
     assert Artifact.load(tmp_path / "rex.safetensors").manifest.num_vectors == {ENCODER: 9}
 
@@ -310,7 +310,7 @@ def test_ctrl_c_keeps_the_tokens_that_are_written(
     monkeypatch.setattr(loading, "load_bundle", load)
     folders = [photos / "rex", photos / "My Tom (2)"]
     options = ["-i", "dog", "--slots", "1", "--output", tmp_path]
-    result = dti("train", *folders, *SHORT, *options, "--backbone", tiny_checkpoint)
+    result = dti("train", *folders, *SHORT, *options, "--model", tiny_checkpoint)
     assert result.exit_code == 130
     assert result.stdout == f"{tmp_path / 'rex.safetensors'}\n"
     assert "stopped: 1 tokens were written" in result.stderr
@@ -342,7 +342,7 @@ def test_train_refuses_bad_input_with_exit_code_2(
     folders = [photos / name for name in names]
     words = [] if "-i" in options else ["-i", "dog"]
     options = [*SHORT, *words, *options, "--output", str(tmp_path)]
-    result = dti("train", *folders, *options, "--backbone", tiny_checkpoint)
+    result = dti("train", *folders, *options, "--model", tiny_checkpoint)
     assert result.exit_code == 2
     assert message in result.stderr
     assert not [path for path in tmp_path.iterdir() if path.name != "run.jsonl"]
@@ -397,8 +397,8 @@ def test_a_bundle_whose_name_makes_no_name_is_refused(tmp_path: Path) -> None:
 def test_generate_generates_every_prompt_and_seed_and_the_files_say_how(
     dti: Dti, rex: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    options = ["-n", "2", "--seed", "7", "--steps", "2", "--guidance", "3", "--negative", "red"]
-    options += ["--backbone", tiny_checkpoint, "--output", tmp_path, "--json"]
+    options = ["--seeds", "7-8", "--steps", "2", "--guidance", "3", "--negative-prompt", "red"]
+    options += ["--model", tiny_checkpoint, "--output", tmp_path, "--json"]
     result = dti("generate", "a {} on a beach", "a dog", "--token", rex, *options)
     assert result.exit_code == 0, result.output
     subject_images = json.loads(result.stdout)["images"]
@@ -422,7 +422,7 @@ def test_two_tokens_of_one_name_need_another_one(
     refused = dti("generate", "a <rex>", "--token", rex, "--token", rex)
     assert refused.exit_code == 2
     assert "two tokens would be <rex>" in refused.stderr
-    options = ["--steps", "1", "--backbone", tiny_checkpoint, "--output", tmp_path]
+    options = ["--steps", "1", "--model", tiny_checkpoint, "--output", tmp_path]
     both = ["--token", rex, "--token", f"<max>={rex}"]
     assert dti("generate", "a <rex> and a <max>", *both, *options).exit_code == 0
 
@@ -433,7 +433,7 @@ def test_a_token_of_other_weights_is_a_warning(
     artifact = Artifact.load(rex)
     manifest = artifact.manifest.model_copy(update={"model_fingerprint": "0" * 64})
     Artifact(manifest, artifact.token).save(tmp_path / "foreign.safetensors")
-    options = ["--steps", "1", "--backbone", tiny_checkpoint, "--output", tmp_path]
+    options = ["--steps", "1", "--model", tiny_checkpoint, "--output", tmp_path]
     result = dti("generate", "a {}", "--token", tmp_path / "foreign.safetensors", *options)
     assert result.exit_code == 0
     assert "warning: <rex> was made with" in result.stderr
@@ -446,7 +446,7 @@ def test_a_strip_is_generated_singly_and_side_by_side(
     dti: Dti, rex: Path, tom: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ["--prompt", "a photo of a {}", "--strip", "3", "--steps", "1", "--json"]
-    result = dti("blend", rex, tom, *options, "--backbone", tiny_checkpoint, "-o", tmp_path)
+    result = dti("blend", rex, tom, *options, "--model", tiny_checkpoint, "-o", tmp_path)
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     *singles, strip = (Path(file) for file in printed["files"])
@@ -515,11 +515,11 @@ def test_a_blend_of_tokens_of_different_weights_is_not_kept(
 def test_inspect_names_the_nearest_words_and_the_manifest(
     dti: Dti, rex: Path, tiny_checkpoint: Path
 ) -> None:
-    shown = dti("inspect", rex, "--backbone", tiny_checkpoint, "--top", "3")
+    shown = dti("inspect", rex, "--model", tiny_checkpoint, "--top", "3")
     assert shown.exit_code == 0, shown.output
     assert "by cosine" in shown.stdout
     assert "dog" in shown.stdout  # two short steps away
-    result = dti("inspect", rex, "--backbone", tiny_checkpoint, "--top", "3", "--json")
+    result = dti("inspect", rex, "--model", tiny_checkpoint, "--top", "3", "--json")
     found = json.loads(result.stdout)
     assert found["manifest"]["origin"]["initializer"] == "dog"
     (vector,) = found["vectors"]
@@ -533,7 +533,7 @@ def test_inspect_without_a_model_tells_what_the_file_says(dti: Dti, rex: Path) -
     result = dti("inspect", rex)
     assert result.exit_code == 0
     assert "<rex>" in result.stdout
-    assert "give --backbone" in result.stderr
+    assert "give --model" in result.stderr
 
 
 def test_export_writes_what_diffusers_reads(dti: Dti, rex: Path, tmp_path: Path) -> None:
@@ -563,7 +563,7 @@ def test_what_is_exported_is_imported_again(
     exported = dti("export", rex, "--format", file_format, "-o", tmp_path / file, "--json")
     assert json.loads(exported.stdout)["prompt_name"] == called
     output = tmp_path / "token.safetensors"
-    result = dti("import", tmp_path / file, "--backbone", tiny_checkpoint, "--output", output)
+    result = dti("import", tmp_path / file, "--model", tiny_checkpoint, "--output", output)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{output}\n"
     imported = Artifact.load(output)
@@ -573,7 +573,7 @@ def test_what_is_exported_is_imported_again(
     assert imported.manifest.origin.format_name == file_format
     expected = Artifact.load(rex).token.embeddings[ENCODER]
     assert torch.equal(imported.token.embeddings[ENCODER], expected)
-    shown = dti("inspect", output, "--backbone", tiny_checkpoint, "--json")
+    shown = dti("inspect", output, "--model", tiny_checkpoint, "--json")
     assert json.loads(shown.stdout)["vectors"][0]["initializer_angle_deg"] is None
 
 
@@ -581,7 +581,7 @@ def test_a_token_of_another_model_is_not_imported(
     dti: Dti, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     safetensors.torch.save_file({"<rex>": torch.ones(1, 768)}, tmp_path / "rex.safetensors")
-    options = ["--backbone", tiny_checkpoint, "--output", tmp_path / "token.safetensors"]
+    options = ["--model", tiny_checkpoint, "--output", tmp_path / "token.safetensors"]
     result = dti("import", tmp_path / "rex.safetensors", *options)
     assert result.exit_code == 2
     assert "has embeddings of the dimensions {'text_encoder': 768}" in result.stderr

@@ -46,7 +46,7 @@ def dti(*words: object) -> Result:
 @pytest.fixture(scope="module")
 def tokens(family: str, weights: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("tokens")
-    options = ["--backbone", weights, "--steps", 3, "--resolution", 16, "--probes", 1]
+    options = ["--model", weights, "--steps", 3, "--resolution", 16, "--validation-images", 1]
     dti("train", photos, *options, "--output", folder)
     return folder
 
@@ -65,7 +65,7 @@ def test_images_with_learned_tokens_say_how_they_were_generated(
     named = [
         word for name in ("rex", "tom") for word in ("--token", tokens / f"{name}.safetensors")
     ]
-    options = ["--backbone", weights, "--steps", 2, "--no-instruction", "--output", tmp_path]
+    options = ["--model", weights, "--steps", 2, "--no-instruction", "--output", tmp_path]
     dti("generate", "a <rex> and a <tom>", *named, *options)
     (image,) = tmp_path.glob("*.png")
     settings = read_settings(image)
@@ -91,7 +91,7 @@ def test_the_papers_table_comes_of_one_command(
 ) -> None:
     (tmp_path / "prompts.txt").write_text("a photo of a {}\na {} in the snow\n")
     given = {
-        "--backbone": weights,
+        "--model": weights,
         "--subjects": photos,
         "--output": tmp_path / "evaluation",
         "--prompts": tmp_path / "prompts.txt",

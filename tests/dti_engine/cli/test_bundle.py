@@ -138,7 +138,7 @@ def test_train_takes_every_form_and_does_as_bundle_json_says(
     path = folder
     if form != "folder":
         path = Path(shutil.make_archive(str(tmp_path / "packed"), form, tmp_path, folder.name))
-    options = ["--recipe", "sd", *SHORT[2:], "--backbone", tiny_checkpoint, "-o", tmp_path / "out"]
+    options = ["--recipe", "sd", *SHORT[2:], "--model", tiny_checkpoint, "-o", tmp_path / "out"]
     result = dti("train", path, *options)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{tmp_path / 'out' / 'cust-7.safetensors'}\n"
@@ -157,7 +157,7 @@ def test_train_takes_every_form_and_does_as_bundle_json_says(
 def test_captions_of_the_command_line_and_of_the_miniature_go_before_the_kind(
     dti: Dti, folder: Path, options: list[str], family: str, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    options = [*options, *SHORT[2:], "--backbone", str(tiny_checkpoint), "-o", str(tmp_path)]
+    options = [*options, *SHORT[2:], "--model", str(tiny_checkpoint), "-o", str(tmp_path)]
     assert dti("train", folder, "--recipe", "sd", *options).exit_code == 0
     training = Artifact.load(tmp_path / "cust-7.safetensors").manifest.training
     assert training
@@ -175,7 +175,7 @@ def test_train_warns_and_names_everything_that_is_refused(
     (tmp_path / "tom" / "2.png").unlink()
     (tmp_path / "tom" / "mask.png").unlink()
     broken.write_bytes(buffer.getvalue())
-    options = ["-i", "dog", *SHORT, "--backbone", tiny_checkpoint, "-o", tmp_path / "out"]
+    options = ["-i", "dog", *SHORT, "--model", tiny_checkpoint, "-o", tmp_path / "out"]
     result = dti("train", broken, tmp_path / "tom", *options)
     assert result.exit_code == 1
     assert "failed: broken: " in result.stderr

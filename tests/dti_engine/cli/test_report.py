@@ -34,7 +34,7 @@ def trained(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     (folder / "broken" / "0.png").write_bytes(b"no image")
     photos = [folder / name for name in ("anna", "bob", "broken")]
-    named = ["--backbone", tiny_checkpoint, "--output", folder / "tokens", "--probes", "1"]
+    named = ["--model", tiny_checkpoint, "--output", folder / "tokens", "--validation-images", "1"]
     assert _dti("train", *photos, *SHORT, *named).exit_code == 1
     return folder / "tokens"
 

@@ -23,7 +23,7 @@ NAMES = ("anna", "bob", "cleo")
 STEPS = 60
 OPTIONS = ["--recipe", "miniature", "--batch-size", "2", "--resolution", "16", "-i", "dog"]
 OPTIONS += ["--lr", "0.004", "--slots", "2", "--vectors", "2", "--checkpoint-every", "2"]
-OPTIONS += ["--probes", "0"]
+OPTIONS += ["--validation-images", "0"]
 # Where tests run in the background, a shell may have told them to ignore Ctrl-C.
 PROGRAM = """
 import signal
@@ -49,7 +49,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def arguments(photos: list[Path], tiny_checkpoint: Path, tmp_path: Path) -> list[str]:
     """Of a run of three subjects in two slots."""
-    named = ["--backbone", tiny_checkpoint, "--output", tmp_path / "tokens", "--steps", STEPS]
+    named = ["--model", tiny_checkpoint, "--output", tmp_path / "tokens", "--steps", STEPS]
     return [str(each) for each in ["train", *photos, *OPTIONS, *named]]
 
 
@@ -59,7 +59,7 @@ def expected(
 ) -> dict[str, Any]:
     """Tensors by name, of a run without a stop."""
     output = tmp_path_factory.mktemp("expected")
-    named = ["--backbone", tiny_checkpoint, "--output", output, "--steps", STEPS]
+    named = ["--model", tiny_checkpoint, "--output", output, "--steps", STEPS]
     result = _dti("train", *photos, *OPTIONS, *named)
     assert result.exit_code == 0, result.output
     return _tokens(output)

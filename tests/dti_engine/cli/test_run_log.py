@@ -31,7 +31,7 @@ SHORT = ["--recipe", "miniature", "--batch-size", "1", "--resolution", "16", "-i
 SHORT += [
     "--dtype",
     "float32",
-    "--probes",
+    "--validation-images",
     "0",
     "--steps",
     str(STEPS),
@@ -62,7 +62,7 @@ def arguments(photos: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable[.
 
     def make(*names: str, more: list[str] | None = None) -> list[str]:
         folders = [str(photos / name) for name in names]
-        named = ["--backbone", str(tiny_checkpoint), "--output", str(tmp_path)]
+        named = ["--model", str(tiny_checkpoint), "--output", str(tmp_path)]
         return ["train", *folders, *SHORT, *named, *(more or [])]
 
     return make

@@ -37,7 +37,7 @@ def train(tiny_checkpoint: Path, tmp_path: Path) -> Any:
     """train(folder, ..., "--option") -> what the command did, to tmp_path."""
 
     def run(*arguments: object) -> Result:
-        named = [*OPTIONS, "-i", "dog", "--backbone", tiny_checkpoint, "--output", tmp_path]
+        named = [*OPTIONS, "-i", "dog", "--model", tiny_checkpoint, "--output", tmp_path]
         return CliRunner().invoke(app, [str(each) for each in ["train", *arguments, *named]])
 
     return run

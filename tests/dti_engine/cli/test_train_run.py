@@ -19,7 +19,14 @@ SHORT = ["--recipe", "miniature", "--batch-size", "1", "--resolution", "16", "--
 @pytest.fixture
 def dti(tiny_checkpoint: Path, tmp_path: Path) -> Dti:
     """dti(*arguments) -> what `dti train` did on the tiny model, into `tokens`."""
-    model = ["--backbone", tiny_checkpoint, "--output", tmp_path / "tokens", "--probes", "0"]
+    model = [
+        "--model",
+        tiny_checkpoint,
+        "--output",
+        tmp_path / "tokens",
+        "--validation-images",
+        "0",
+    ]
     return lambda *arguments: CliRunner().invoke(
         app, [str(each) for each in ("train", *arguments, *SHORT, *model)]
     )

@@ -53,8 +53,8 @@ def quality_of(path: Path) -> tuple[Artifact, object]:
 def test_without_a_judge_tokens_are_generated_and_not_scored(
     dti: Dti, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    model = ["--backbone", tiny_checkpoint, "--output", tmp_path]
-    result = dti("train", *photos, *SHORT, "--steps", "2", "--probes", "2", *model)
+    model = ["--model", tiny_checkpoint, "--output", tmp_path]
+    result = dti("train", *photos, *SHORT, "--steps", "2", "--validation-images", "2", *model)
     assert result.exit_code == 0, result.output
     assert "2 tokens are tried out, " in result.stderr
     for name in ("rex", "tom"):
@@ -68,12 +68,21 @@ def test_without_a_judge_tokens_are_generated_and_not_scored(
 def test_the_best_of_the_steps_cannot_be_taken_where_nothing_scores(
     dti: Dti, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    model = ["--backbone", tiny_checkpoint, "--output", tmp_path]
+    model = ["--model", tiny_checkpoint, "--output", tmp_path]
     refused = dti("train", *photos, *SHORT, "--steps", "3", "--keep-every", "1", *model)
     assert refused.exit_code == 2
-    assert "add --probes 0 to keep them" in refused.stderr
+    assert "add --validation-images 0 to keep them" in refused.stderr
     kept = dti(
-        "train", *photos, *SHORT, "--steps", "3", "--keep-every", "1", "--probes", "0", *model
+        "train",
+        *photos,
+        *SHORT,
+        "--steps",
+        "3",
+        "--keep-every",
+        "1",
+        "--validation-images",
+        "0",
+        *model,
     )
     assert kept.exit_code == 0, kept.output
     kept = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("steps/*/*"))
@@ -86,14 +95,14 @@ def test_the_best_of_the_steps_cannot_be_taken_where_nothing_scores(
 def test_a_token_that_was_not_tried_is_tried_by_resume_and_only_once(
     dti: Dti, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    train = ["train", *photos, *SHORT, "--steps", "2", "--backbone", tiny_checkpoint]
+    train = ["train", *photos, *SHORT, "--steps", "2", "--model", tiny_checkpoint]
     train += ["--output", tmp_path]
-    assert dti(*train, "--probes", "0").exit_code == 0
+    assert dti(*train, "--validation-images", "0").exit_code == 0
     assert quality_of(tmp_path / "rex.safetensors")[1] is None
-    assert dti(*train, "--probes", "1", "--resume").exit_code == 0
+    assert dti(*train, "--validation-images", "1", "--resume").exit_code == 0
     assert quality_of(tmp_path / "rex.safetensors")[1] is not None
     before = (tmp_path / "rex.safetensors").read_bytes()
-    assert dti(*train, "--probes", "1", "--resume").exit_code == 0
+    assert dti(*train, "--validation-images", "1", "--resume").exit_code == 0
     assert (tmp_path / "rex.safetensors").read_bytes() == before
 
 
@@ -112,8 +121,8 @@ def test_a_stop_among_the_trials_is_told_and_resume_goes_on(
             os.kill(os.getpid(), signal.SIGINT)
         return examine(*arguments, **options)
 
-    train = ["train", *photos, *SHORT, "--steps", "2", "--backbone", tiny_checkpoint]
-    train += ["--output", tmp_path, "--probes", "1"]
+    train = ["train", *photos, *SHORT, "--steps", "2", "--model", tiny_checkpoint]
+    train += ["--output", tmp_path, "--validation-images", "1"]
     with monkeypatch.context() as patch:
         patch.setattr(TokenValidator, "examine", interrupted)
         patch.setattr(validation, "_AT_ONCE", 1)
@@ -137,7 +146,9 @@ def scored(dti: Dti, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Re
         (folder / "photos" / look.name / "bundle.json").write_text(json.dumps(said))
     bundles = sorted((folder / "photos").iterdir())
     options = ["--steps", "9", "--keep-every", "3", "--slots", "2", "--schedule", "constant"]
-    return folder, dti("train", *bundles, *options, "--probes", "2", "-o", folder / "tokens")
+    return folder, dti(
+        "train", *bundles, *options, "--validation-images", "2", "-o", folder / "tokens"
+    )
 
 
 def test_the_best_of_the_kept_steps_is_the_token(scored: tuple[Path, Result]) -> None:
@@ -174,7 +185,7 @@ def test_a_bundle_has_a_say_in_its_training_and_the_command_line_the_last_word(
     own = {"steps": 3, "seed": 7, "lr": 0.01, "kappa": 0.5, "ema_decay": 0.5, "vectors": 2}
     said = {"initializer": "dog", "training": own}
     (photos[0] / "bundle.json").write_text(json.dumps(said))
-    model = ["--backbone", tiny_checkpoint, "--output", tmp_path, "--probes", "0"]
+    model = ["--model", tiny_checkpoint, "--output", tmp_path, "--validation-images", "0"]
     result = dti("train", *photos, *SHORT, "--lr", "0.02", *model, "--steps", "2")
     assert result.exit_code == 0, result.output
     rex, tom = (
@@ -191,7 +202,7 @@ def test_a_bundle_that_asks_for_what_cannot_be_is_refused_and_the_others_go_on(
     dti: Dti, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     (photos[0] / "bundle.json").write_text('{"initializer": "dog", "training": {"kappa": 0.1}}')
-    model = ["--backbone", tiny_checkpoint, "--output", tmp_path, "--probes", "0"]
+    model = ["--model", tiny_checkpoint, "--output", tmp_path, "--validation-images", "0"]
     result = dti("train", *photos, *SHORT, "--method", "ti", "--steps", "2", *model)
     assert result.exit_code == 1
     assert "bundle.json asks for what this run cannot do" in result.stderr

@@ -60,7 +60,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(demo_weights: Path, output: Path) -> Result:
     """The demo has run; 3 training steps and 2 denoising steps, in float32 on any machine."""
     sizes = [
-        "--backbone",
+        "--model",
         str(demo_weights),
         "--steps",
         "3",
@@ -229,7 +229,7 @@ def test_the_page_shows_every_score(page: str, results: dict[str, Any]) -> None:
 
 
 def test_weights_without_a_scorer_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    options = ["--backbone", str(tiny_checkpoint), "--output", str(tmp_path)]
+    options = ["--model", str(tiny_checkpoint), "--output", str(tmp_path)]
     result = CliRunner().invoke(app, ["demo", *options])
     assert result.exit_code == 2
     assert "no scorer.safetensors" in result.stderr

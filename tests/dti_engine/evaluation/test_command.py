@@ -12,7 +12,7 @@ from dti_engine.evaluation.rows import LENGTHS
 
 
 def dti_evaluate(folder: Path, weights: Path, *options: str) -> Result:
-    tiny = ["--quick", "--steps", "2", "--backbone", str(weights), "--dtype", "float32"]
+    tiny = ["--quick", "--steps", "2", "--model", str(weights), "--dtype", "float32"]
     return CliRunner().invoke(app, ["evaluate", "--output", str(folder), *tiny, *options])
 
 
@@ -50,7 +50,7 @@ def test_the_report_has_a_command_that_finds_all_of_it_done(
     )
     assert command == (
         "dti evaluate --quick --seeds 1 --image-seeds 1 --steps 2 --seed 3 "
-        "--backbone tiny-miniature --dtype float32 --output evaluation"
+        "--model tiny-miniature --dtype float32 --output evaluation"
     )
     given = ("--seeds", "1", "--image-seeds", "1", "--seed", "3", "--json")
     again = dti_evaluate(folder, evaluation_weights, *given)

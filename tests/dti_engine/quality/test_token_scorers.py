@@ -60,8 +60,8 @@ def test_dti_train_scores_trials_by_the_judge_that_it_is_given(
     for seed in range(2):
         _noise(seed).save(tmp_path / "rex" / f"{seed}.png")
     asked = ["train", tmp_path / "rex", "--initializer", "dog", "--output", tmp_path / "tokens"]
-    asked += ["--backbone", tiny_checkpoint, "--judge", tiny_scorers, "--steps", 2]
-    asked += ["--resolution", 16, "--batch-size", 1, "--probes", 2]
+    asked += ["--model", tiny_checkpoint, "--scorer", tiny_scorers, "--steps", 2]
+    asked += ["--resolution", 16, "--batch-size", 1, "--validation-images", 2]
     result = CliRunner().invoke(app, [str(word) for word in asked])
     assert result.exit_code == 0, result.output
     training = Artifact.load(tmp_path / "tokens" / "rex.safetensors").manifest.training
@@ -91,8 +91,17 @@ def test_dti_train_scores_trials_with_the_class_noun_of_the_bundle(
     (tmp_path / "rex").mkdir()
     _noise(0).save(tmp_path / "rex" / "0.png")
     (tmp_path / "rex" / "bundle.json").write_text(json.dumps({"initializer": "dog"} | said))
-    options = ["--backbone", tiny_checkpoint, "--judge", tiny_scorers, "--steps", 1]
-    options += ["--resolution", 16, "--batch-size", 1, "--probes", 1, "--output", tmp_path / "out"]
+    options = ["--model", tiny_checkpoint, "--scorer", tiny_scorers, "--steps", 1]
+    options += [
+        "--resolution",
+        16,
+        "--batch-size",
+        1,
+        "--validation-images",
+        1,
+        "--output",
+        tmp_path / "out",
+    ]
     words = ["train", tmp_path / "rex", *options]
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output

@@ -36,7 +36,7 @@ def sizes(paths: list[str]) -> list[tuple[int, int]]:
 def test_a_service_generates_every_prompt_and_seed_into_files(
     dti: Dti, service: Hosted, engine: StubEngine, learned: None
 ) -> None:
-    options = ("--token", "rex", "-n", 2, "--seed", 7, "--steps", 3, "--negative", "blurry")
+    options = ("--token", "rex", "--seeds", "7-8", "--steps", 3, "--negative-prompt", "blurry")
     more = ("--guidance", 4, "--size", "16x24", "--server", service.url)
     done = dti("generate", "a {} on a beach", "a {}", *options, *more)
     assert done.exit_code == 0, done.output
@@ -78,7 +78,7 @@ def test_a_token_may_have_another_placeholder_and_an_id(
 def test_a_row_of_images_leads_from_one_token_to_another(
     dti: Dti, service: Hosted, engine: StubEngine
 ) -> None:
-    done = dti("blend", "rex", "ann", "--strip", 3, "-n", 2, "--server", service.url)
+    done = dti("blend", "rex", "ann", "--strip", 3, "--seeds", "0-1", "--server", service.url)
     assert done.exit_code == 0, done.output
     names = [Path(path).name for path in done.stdout.splitlines()]
     parts = ("strip001", "strip002", "strip003")
@@ -108,7 +108,7 @@ def test_images_that_fail_are_told_and_the_others_kept(
     dti: Dti, service: Hosted, engine: StubEngine
 ) -> None:
     engine.failing[1] = "UnsafeImageError", "it may not be shown"
-    done = dti("generate", "a dog", "-n", 3, "--server", service.url)
+    done = dti("generate", "a dog", "--seeds", "0-2", "--server", service.url)
     assert done.exit_code == 1
     assert len(done.stdout.splitlines()) == 2
     assert "a-dog-seed1.png: it may not be shown" in done.stderr
@@ -121,7 +121,7 @@ def test_images_that_fail_are_told_and_the_others_kept(
         (["blend", "a", "b", "--save", "c"], "--save cannot be said to a service"),
         (["blend", "a", "b", "c", "--strip", "3"], "use --weights"),
         (["generate", "a {}", "--token", "nobody"], "no token of a subject 'nobody'"),
-        (["generate", "a", "--backbone", "sdxl"], "there are miniature"),
+        (["generate", "a", "--model", "sdxl"], "there are miniature"),
         (["generate", "a", "--guidance", "99"], "guidance"),
         (["generate", "a", "--size", "big"], "size"),
         (["generate", "a", "--api-key", "dti_1_no"], "key"),

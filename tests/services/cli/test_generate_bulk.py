@@ -1,4 +1,4 @@
-"""`dti generate`: what is asked for, what is refused, and what comes of it."""
+"""`dti generate-bulk`: what is asked for, what is refused, and what comes of it."""
 
 import json
 import threading
@@ -53,7 +53,7 @@ def test_prompts_tokens_and_seeds_become_one_job(dti: Dti, service: Hosted, tmp_
     file.write_text("a <dog> and a <cat>\n\na painting of a <dog>\n")
     tokens = [part for name in ("<dog>=rex", "<dog>=tom", "<cat>=kit") for part in ("-t", name)]
     options = ("--seeds", "5-7", "--steps", "9", "--size", "64x32", "--tag", "customer=7")
-    order = asked(service, dti("generate", "--file", file, *tokens, *options))
+    order = asked(service, dti("generate-bulk", "--file", file, *tokens, *options))
     assert (order["count"], order["tags"]) == (12, {"customer": "7"})
     assert [one["prompt"] for one in order["prompts"]] == [
         "a <dog> and a <cat>",
@@ -70,7 +70,7 @@ def test_prompts_tokens_and_seeds_become_one_job(dti: Dti, service: Hosted, tmp_
 def test_waiting_fetches_images_and_again_fetches_none(
     dti: Dti, generator: StubEngine, service: Hosted
 ) -> None:
-    result = dti("generate", PROMPT, "--seeds", "0-2", "--steps", "2", "--wait")
+    result = dti("generate-bulk", PROMPT, "--seeds", "0-2", "--steps", "2", "--wait")
     assert result.exit_code == 0, result.output
     assert [Path(line).name for line in result.stdout.splitlines()] == FILES
     folder = Path("images")
@@ -78,7 +78,7 @@ def test_waiting_fetches_images_and_again_fetches_none(
     assert "succeeded: 3 succeeded of 3" in result.stderr
     before = {name: (folder / name).stat().st_mtime_ns for name in FILES}
     (folder / FILES[1]).write_bytes(b"of something else")
-    again = dti("generate", PROMPT, "--seeds", "0-2", "--steps", "2", "--wait", "--json")
+    again = dti("generate-bulk", PROMPT, "--seeds", "0-2", "--steps", "2", "--wait", "--json")
     assert len(generator.asked) == 3
     assert [one["index"] for one in json.loads(again.stdout)["images"]] == [0, 1, 2]
     for name in (FILES[0], FILES[2]):
@@ -92,7 +92,7 @@ def test_jobs_of_both_kinds_are_listed_shown_cancelled_tried_again_and_deleted(
     dti: Dti, service: Hosted, generator: StubEngine
 ) -> None:
     generator.failing[0] = ("TokenError", "no such word")
-    result = dti("generate", PROMPT, "--wait")
+    result = dti("generate-bulk", PROMPT, "--wait")
     assert result.exit_code == 1
     job = json.loads(dti("jobs", "--json").stdout)["jobs"][0]
     assert (job["kind"], job["state"]) == ("generation", "failed")
@@ -105,7 +105,7 @@ def test_jobs_of_both_kinds_are_listed_shown_cancelled_tried_again_and_deleted(
     assert result.exit_code == 0, result.output
     assert Path("out/0000-a-red-dog-0.png").exists()
     generator.may_end.clear()
-    other = dti("generate", PROMPT, "--seeds", "7").stdout.strip()
+    other = dti("generate-bulk", PROMPT, "--seeds", "7").stdout.strip()
     with service.client() as client:
         subjects = client.submit({"subjects": [{"id": "rex", "bundle": "0" * 64}]}, "k")
     listed = json.loads(dti("jobs", "--json").stdout)["jobs"]
@@ -117,7 +117,7 @@ def test_jobs_of_both_kinds_are_listed_shown_cancelled_tried_again_and_deleted(
 
 
 def test_a_dry_run_says_how_many_and_asks_for_none(dti: Dti, service: Hosted) -> None:
-    result = dti("generate", "a <dog>", "-t", "<dog>=rex", "--seeds", "1,5", "--dry-run")
+    result = dti("generate-bulk", "a <dog>", "-t", "<dog>=rex", "--seeds", "1,5", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "2: 1 prompts x 1 casts x 2 seeds" in result.stdout
     assert "rex" in result.stdout
@@ -139,7 +139,7 @@ def test_a_dry_run_says_how_many_and_asks_for_none(dti: Dti, service: Hosted) ->
     ],
 )
 def test_what_cannot_be_is_refused(dti: Dti, arguments: tuple[str, ...], said: str) -> None:
-    result = dti("generate", *arguments)
+    result = dti("generate-bulk", *arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
 
@@ -154,5 +154,8 @@ def test_casts_are_all_that_the_tokens_allow() -> None:
 
 def test_seeds_are_a_range_or_a_list() -> None:
     assert seeds_of("3-7") == {"first": 3, "count": 5}
-    assert seeds_of("4") == [4]
+    assert seeds_of("4") == {"first": 4, "count": 1}
     assert seeds_of("1,5") == [1, 5]
+    assert seeds_of("0-2,8") == [0, 1, 2, 8]
+    with pytest.raises(ConfigurationError, match="twice"):
+        seeds_of("0-2,1")

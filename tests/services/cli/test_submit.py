@@ -59,9 +59,9 @@ def test_the_same_again_is_the_same_job_until_a_new_one_is_asked_for(
 
 
 def test_a_key_of_ones_own_names_the_job(dti: Dti, photos: Path) -> None:
-    first = dti("submit", photos, "--key", "mine")
-    assert dti("submit", photos, "--key", "mine").stdout == first.stdout
-    refused = dti("submit", photos / "rex", "--key", "mine")
+    first = dti("submit", photos, "--idempotency-key", "mine")
+    assert dti("submit", photos, "--idempotency-key", "mine").stdout == first.stdout
+    refused = dti("submit", photos / "rex", "--idempotency-key", "mine")
     assert refused.exit_code == 2
     assert first.stdout.strip() in refused.stderr
 
@@ -145,7 +145,7 @@ def test_a_dry_run_makes_nothing(dti: Dti, service: Hosted, photos: Path) -> Non
 def test_what_the_service_does_not_take_is_said_before_the_uploads(
     dti: Dti, service: Hosted, photos: Path
 ) -> None:
-    refused = dti("submit", photos, "--set", "steps=-1", "--backbone", "miniature")
+    refused = dti("submit", photos, "--set", "steps=-1", "--model", "miniature")
     assert refused.exit_code == 2
     assert "steps" in refused.stderr
     assert json.loads(dti("submit", photos, "--dry-run", "--json").stdout)["missing"] == 3
@@ -198,7 +198,7 @@ def test_archives_and_words_are_taken_as_by_train(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--key", "a", "--again"], "drop one"),
+        (["--idempotency-key", "a", "--again"], "drop one"),
         (["--output", "out"], "--wait"),
         (["--dry-run", "--wait"], "drop one"),
         (["--set", "steps"], "--set takes NAME=VALUE"),
@@ -206,7 +206,7 @@ def test_archives_and_words_are_taken_as_by_train(
         (["--tag", "a=7", "--tag", "a=8"], "given twice"),
         (["--set", "steps=NaN"], "steps"),
         (["--webhook", "ftp://a"], "webhook"),
-        (["--backbone", "flux"], "there are miniature"),
+        (["--model", "flux"], "there are miniature"),
         (["--recipe", "flux"], "known are"),
         (["-i", "a", "-i", "b"], "once for each"),
         (["--server", "nowhere"], "is no server"),

@@ -55,7 +55,7 @@ def dti_evaluate(
         given = {
             "--output": output,
             "--subjects": subjects,
-            "--backbone": tiny_checkpoint,
+            "--model": tiny_checkpoint,
             "--prompts": prompts,
             "--steps": 2,
             "--resolution": 16,

@@ -127,7 +127,7 @@ def test_the_report_says_all_that_a_reader_must_know(ran: Result, folder: Path) 
     assert str(folder.parent) not in text
     (command,) = (line for line in text.splitlines() if line.startswith("dti evaluate"))
     assert "--methods word,ti,ti-rescaled,cross-init,dti" in command
-    assert "--backbone tiny-epsilon --" in command  # of a folder the name alone
+    assert "--model tiny-epsilon --" in command  # of a folder the name alone
     assert "--recipe sd " in command
     assert "--slots 1 " in command
     assert "| DTI | TI | " in text
@@ -221,7 +221,7 @@ def test_photos_without_masks_are_never_mixed_with_others(
 
 
 def test_without_subjects_it_says_what_to_give(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    asked = ["evaluate", "--backbone", str(tiny_checkpoint), "--output", str(tmp_path)]
+    asked = ["evaluate", "--model", str(tiny_checkpoint), "--output", str(tmp_path)]
     refused = CliRunner().invoke(app, asked)
     assert refused.exit_code == 2
     assert "give --subjects and a folder of bundles" in refused.stderr
@@ -404,7 +404,7 @@ def test_what_is_wrong_with_options_is_said_before_a_model_is_downloaded(
         raise AssertionError
 
     monkeypatch.setattr(checkpoint, "_download", download)
-    refused = dti_evaluate(tmp_path, subjects, "--backbone", "sdxl", *options)
+    refused = dti_evaluate(tmp_path, subjects, "--model", "sdxl", *options)
     assert refused.exit_code == 2, refused.output
     assert reason in refused.stderr
 
@@ -417,10 +417,10 @@ def test_a_hub_name_is_told_with_its_revision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(checkpoint, "_download", lambda *_: tiny_checkpoint)
-    options = ("--backbone", "sd15@main", "--methods", "word", "--image-seeds", "1")
+    options = ("--model", "sd15@main", "--methods", "word", "--image-seeds", "1")
     done = dti_evaluate(tmp_path, subjects, *options)
     assert done.exit_code == 0, done.output
-    assert "--backbone sd15@main --" in (tmp_path / "report.md").read_text()
+    assert "--model sd15@main --" in (tmp_path / "report.md").read_text()
 
 
 def test_a_image_that_was_deleted_is_named_with_what_to_do(
