@@ -24,6 +24,12 @@ Pooling: TypeAlias = Literal["eos", "legacy"]
 Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0)]
 """Mean length of the vocabulary's rows, length of each of the initializer's rows, or a number."""
 
+ExportFormat: TypeAlias = Literal["diffusers", "comfyui", "a1111"]
+"""Formats of other programs in which a token is written and read."""
+
+MAX_VALIDATION_IMAGES = 4
+"""Validation images per token: the number of prompts that there are for them."""
+
 PLACEHOLDER = re.compile(r"<[a-z0-9][a-z0-9_-]{0,62}>")
 """A token's name in prompts. Without < and >, it is a file name on every system."""
 

@@ -8,11 +8,13 @@ import platform
 import secrets
 from importlib.metadata import version
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from dti_engine import __version__
 from dti_engine.errors import OutputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -38,8 +40,10 @@ def write_whole(path: Path, data: bytes) -> None:
 _PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
 
 
-def environment(device: torch.device, **more: object) -> dict[str, str]:
+def environment(device: "torch.device", **more: object) -> dict[str, str]:
     """Versions and the kind of machine, and more facts; nothing that names the machine itself."""
+    import torch  # not at the top: the command line writes files without torch
+
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "dti_engine": __version__,

@@ -7,17 +7,15 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from dti_engine.artifacts.artifact import Artifact
+from dti_engine.config import ExportFormat
 from dti_engine.errors import ArtifactError
 from dti_engine.files import write_whole
-
-FormatName: TypeAlias = Literal["diffusers", "comfyui", "a1111"]
 
 # diffusers' names of CLIP encoders -> the keys of files with both.
 CLIP_KEYS: Mapping[str, str] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
@@ -44,7 +42,7 @@ class Export:
     note: str | None = None
 
 
-def export(artifact: Artifact, path: Path, format_name: FormatName) -> Export:
+def export(artifact: Artifact, path: Path, format_name: ExportFormat) -> Export:
     """Write the token to `path` in the form of another program; the pair of diffusers beside it.
 
     A token of several vectors is one name in each of these programs.
@@ -93,7 +91,7 @@ def _a1111(artifact: Artifact, path: Path) -> Export:
     return Export((path,), path.stem)
 
 
-_WRITERS: Mapping[FormatName, Callable[[Artifact, Path], Export]] = {
+_WRITERS: Mapping[ExportFormat, Callable[[Artifact, Path], Export]] = {
     "diffusers": _diffusers,
     "comfyui": _comfyui,
     "a1111": _a1111,

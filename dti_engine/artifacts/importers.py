@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.exporters import A1111_KEY, CLIP_KEYS, SINGLE_KEY, FormatName
+from dti_engine.artifacts.exporters import A1111_KEY, CLIP_KEYS, SINGLE_KEY
 from dti_engine.artifacts.manifest import Imported
 from dti_engine.backbones.interface import Backbone
+from dti_engine.config import ExportFormat
 from dti_engine.errors import ArtifactError, ArtifactFormatError, ArtifactMismatchError
 from dti_engine.text.tokens import LearnedToken
 
@@ -38,7 +39,7 @@ class ForeignToken:
 
     embeddings: Mapping[str, Tensor]
     name: str | None
-    format_name: FormatName
+    format_name: ExportFormat
 
 
 def read_foreign(path: Path, second: Path | None = None) -> ForeignToken:

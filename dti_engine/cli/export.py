@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from dti_engine.artifacts.exporters import FormatName
 from dti_engine.cli import options
 from dti_engine.cli.console import print_json, print_paths, say
 from dti_engine.cli.loading import open_backbone
+from dti_engine.config import ExportFormat
 
 EXPORT_EXAMPLES = (
     "dti export tokens/rex.safetensors --format diffusers --output learned_embeds.safetensors",
@@ -28,7 +28,7 @@ def export(
         typer.Option("--output", "-o", metavar="FILE", help="File to write.", show_default=False),
     ],
     file_format: Annotated[
-        FormatName,
+        ExportFormat,
         typer.Option(
             "--format",
             help="[cyan]diffusers[/]: for load_textual_inversion; [cyan]comfyui[/]: also kohya, "

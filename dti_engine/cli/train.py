@@ -16,8 +16,8 @@ from dti_engine.cli.slots import choose_slots, parse_slots, room
 from dti_engine.cli.subjects import plan
 from dti_engine.cli.summary import Endings
 from dti_engine.cli.train_run import run
+from dti_engine.config import MAX_VALIDATION_IMAGES
 from dti_engine.errors import ConfigurationError
-from dti_engine.quality.token_scorers import MAX_PROBES
 from dti_engine.training.checkpoint_manager import CHECKPOINT_EVERY, CheckpointManager
 
 if TYPE_CHECKING:
@@ -117,12 +117,12 @@ def train(
         typer.Option(
             "--validation-images",
             min=0,
-            max=MAX_PROBES,
+            max=MAX_VALIDATION_IMAGES,
             metavar="N",
             help="Try each token out in N images, and flag those that are odd; 0: do not.",
             rich_help_panel=_TRIALS,
         ),
-    ] = MAX_PROBES,
+    ] = MAX_VALIDATION_IMAGES,
     judge_name: Annotated[
         str | None,
         typer.Option(
@@ -248,6 +248,7 @@ def _find_judge(
     if must_choose and judge is None:
         raise ConfigurationError(
             f"nothing can score images of {backbone!r}, so the best of the steps of --keep-every "
-            "cannot be taken; give --scorer, or add --validation-images 0 to keep them and choose by eye"
+            "cannot be taken; give --scorer, or add --validation-images 0 to keep them and choose "
+            "by eye"
         )
     return judge

@@ -19,8 +19,6 @@ from dti_engine.scorers import DINOV2, FOLDERS, SIGLIP
 from dti_engine.scorers.dinov2 import Dinov2, likeness
 from dti_engine.scorers.siglip import Siglip, scored_text
 
-MAX_PROBES = 4
-
 _PROMPTS: Mapping[CaptionFamily, tuple[str, ...]] = {
     "object": (
         "a photo of a {} on a beach",
@@ -58,9 +56,8 @@ class ValidationPrompt:
 
 
 def probes(family: CaptionFamily, count: int) -> list[ValidationPrompt]:
-    """The first `count` for subjects that were captioned by this family; at most `MAX_PROBES`."""
+    """Return the first `count` prompts for subjects of this caption family."""
     if family == "miniature":
-        # Pillow and the world's shapes: not for a command that asks for MAX_PROBES alone.
         from dti_engine.miniature.world.subjects import probe_prompts
 
         asked = enumerate(probe_prompts())
@@ -158,8 +155,9 @@ class PaperTokenScorer:
 def find_judge(
     weights: str | Path, asked: str | None = None, *, device: torch.device | str = "cpu"
 ) -> TokenScorer | None:
-    """The judge that is asked for, see `PaperTokenScorer.load`, or else that lies beside these weights;
-    None if there is none. Nothing is downloaded that is not asked for.
+    """Return the scorer that is asked for, or the one beside these weights, or None.
+
+    See `PaperTokenScorer.load`. Nothing is downloaded that is not asked for.
 
     Raises: ModelLoadError if there are no weights.
     """

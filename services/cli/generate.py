@@ -367,8 +367,8 @@ generate = with_server(
     engine.generate,
     _generate,
     not_there=("batch_size", "device", "dtype", "compiled"),
-    about="With --server, a running service generates: nothing is loaded here. --token then takes the "
-    "name of a subject that it has learned, for its newest token, or a token's id; --model a "
+    about="With --server, a running service generates: nothing is loaded here. --token then takes "
+    "the name of a subject that it has learned, for its newest token, or a token's id; --model a "
     "model that it offers. Where it has no room it is asked again for two minutes.",
 )
 blend = with_server(

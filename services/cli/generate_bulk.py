@@ -122,7 +122,7 @@ def generate_bulk(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Have the service generate prompts, each with each token and each seed, all of them as one job.
+    """Generate every prompt with every token and seed, as one job of the service.
 
     Prints the job's id; with --wait, the paths of the images. The exit code is 1 if an image has
     failed. Those who ask for single images are served first.

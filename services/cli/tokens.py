@@ -63,9 +63,9 @@ def tokens(
 ) -> None:
     """List learned tokens, the newest first, and download them.
 
-    Files are as [cyan]dti train[/] writes them: [cyan]dti generate[/] generates with them, [cyan]dti
-    export[/] writes those of other programs. Of several tokens of one subject, the newest is
-    NAME.safetensors; the others have the end of their ids in their names.
+    Files are the same as those of [cyan]dti train[/], so [cyan]dti generate[/] and
+    [cyan]dti export[/] take them. Of several tokens of one subject, the newest becomes
+    NAME.safetensors; the names of the others end in the last part of their ids.
     """
     most = limit or (None if download else 50)
     found = dict(tags([tagged])) if tagged else {}

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.exporters import FormatName, export
+from dti_engine.artifacts.exporters import export
 from dti_engine.artifacts.importers import read_foreign
+from dti_engine.config import ExportFormat
 from dti_engine.errors import ArtifactError, ArtifactFormatError, OutputError
 
 ArtifactOf: TypeAlias = Callable[..., Artifact]
@@ -115,7 +116,7 @@ def test_comfyui_finds_the_only_matrix_of_one_encoder(
 
 @pytest.mark.parametrize("format_name", ["comfyui", "a1111"])
 def test_a_file_for_sdxl_has_the_keys_by_which_the_programs_choose(
-    tmp_path: Path, format_name: FormatName, artifact_of: ArtifactOf
+    tmp_path: Path, format_name: ExportFormat, artifact_of: ArtifactOf
 ) -> None:
     artifact = artifact_of({"text_encoder": rows(2), "text_encoder_2": rows(1, 16)})
     written = export(artifact, tmp_path / "rex.safetensors", format_name)
@@ -140,7 +141,7 @@ def test_a1111_finds_what_its_own_training_writes(tmp_path: Path, artifact_of: A
 )
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_is_written_for_one_encoder_is_read_back(
-    tmp_path: Path, format_name: FormatName, file: str, count: int, artifact_of: ArtifactOf
+    tmp_path: Path, format_name: ExportFormat, file: str, count: int, artifact_of: ArtifactOf
 ) -> None:
     export(artifact_of({"text_encoder": rows(count)}), tmp_path / file, format_name)
     found = read_foreign(tmp_path / file)
@@ -151,7 +152,7 @@ def test_what_is_written_for_one_encoder_is_read_back(
 
 @pytest.mark.parametrize("format_name", ["diffusers", "comfyui", "a1111"])
 def test_what_is_written_for_sdxl_is_read_back(
-    tmp_path: Path, format_name: FormatName, artifact_of: ArtifactOf
+    tmp_path: Path, format_name: ExportFormat, artifact_of: ArtifactOf
 ) -> None:
     artifact = artifact_of({"text_encoder": rows(2), "text_encoder_2": rows(1, 16)})
     written = export(artifact, tmp_path / "rex.safetensors", format_name)
@@ -162,7 +163,7 @@ def test_what_is_written_for_sdxl_is_read_back(
 
 @pytest.mark.parametrize("format_name", ["diffusers", "comfyui", "a1111"])
 def test_encoders_that_a_program_does_not_know_are_refused(
-    tmp_path: Path, format_name: FormatName, artifact_of: ArtifactOf
+    tmp_path: Path, format_name: ExportFormat, artifact_of: ArtifactOf
 ) -> None:
     with pytest.raises(ArtifactError, match=f"rows for gemma; {format_name} has a form"):
         export(artifact_of({"gemma": rows(1)}), tmp_path / "rex.safetensors", format_name)
@@ -174,7 +175,7 @@ def test_encoders_that_a_program_does_not_know_are_refused(
     [("diffusers", "rex.pt", ".safetensors"), ("a1111", "rex.safetensors", ".pt")],
 )
 def test_a_name_that_the_program_would_not_find_is_refused(
-    tmp_path: Path, format_name: FormatName, file: str, suffix: str, artifact_of: ArtifactOf
+    tmp_path: Path, format_name: ExportFormat, file: str, suffix: str, artifact_of: ArtifactOf
 ) -> None:
     with pytest.raises(ArtifactError, match=f"end it in {suffix}"):
         export(artifact_of({"text_encoder": rows(1)}), tmp_path / file, format_name)

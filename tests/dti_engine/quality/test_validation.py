@@ -9,9 +9,10 @@ from PIL import Image, ImageChops
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
+from dti_engine.config import MAX_VALIDATION_IMAGES
 from dti_engine.miniature.world.subjects import evaluation_prompts, probe_prompts
 from dti_engine.quality import validation
-from dti_engine.quality.token_scorers import MAX_PROBES, ValidationPrompt, probes
+from dti_engine.quality.token_scorers import ValidationPrompt, probes
 from dti_engine.quality.validation import TokenValidator, ValidationCandidate
 from dti_engine.recipes import sd
 from dti_engine.text.encoder import initial_rows
@@ -114,15 +115,15 @@ def test_without_a_judge_there_are_images_and_no_scores(
 
 @pytest.mark.parametrize("family", ["object", "person", "style", "miniature"])
 def test_every_family_has_its_probes(family: str) -> None:
-    found = probes(family, MAX_PROBES)
-    assert len(found) == MAX_PROBES
+    found = probes(family, MAX_VALIDATION_IMAGES)
+    assert len(found) == MAX_VALIDATION_IMAGES
     assert all(each.template.count("{}") == 1 for each in found)
     assert probes(family, 1) == found[:1]
 
 
 def test_what_tokens_are_chosen_by_is_not_what_results_are_told_of() -> None:
     asked = {each.template for each in probe_prompts()}
-    assert len(asked) == MAX_PROBES
+    assert len(asked) == MAX_VALIDATION_IMAGES
     assert not asked & {each.template for each in evaluation_prompts()}
 
 
