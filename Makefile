@@ -1,12 +1,13 @@
 # Every command of the project. `make help` lists them.
-PYTHON ?= python3.11
+# The newest Python of 3.11 to 3.13 that starts here; `make PYTHON=...` names another.
+PYTHON ?= $(firstword $(foreach v,3.13 3.12 3.11,$(shell python$(v) -c "print('python$(v)')" 2>/dev/null)) python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 # torch is named alone and exactly, so that pip takes the build that is configured for this machine.
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo demo-service test check lint types imports format bench simulate kills kills-of-service clean
+.PHONY: help setup setup-dev demo demo-service test test-all check lint types imports format docs bench simulate kills kills-of-service clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +23,14 @@ demo-service: $(VENV)/.runtime ## a service learns and generates 4 subjects over
 	$(BIN)/dti demo-service --output demo-service-output
 
 TESTERS ?= 2
-test: $(VENV)/.dev ## the tests, in TESTERS processes
-	$(BIN)/python -m pytest -n $(TESTERS) --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(TESTERS) --no-loadscope-reorder
+FAST   := not slow and not ray and not chaos and not gpu
+
+test: $(VENV)/.dev ## the tests that need no Ray node and few seconds each, in TESTERS processes
+	$(PYTEST) -m "$(FAST)"
+
+test-all: test ## those, and then the slow ones: Ray nodes, faults, GPUs
+	$(PYTEST) -m "not ($(FAST))"
 
 check: lint types imports ## ruff, pyright strict, import contracts
 
@@ -74,9 +81,9 @@ clean: ## remove what make made
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,triton]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,triton]'
 	touch $@
