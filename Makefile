@@ -1,6 +1,6 @@
 # Every command of the project. `make help` lists them.
-# The newest Python of 3.11 to 3.13 that starts here; `make PYTHON=...` names another.
-PYTHON ?= $(firstword $(foreach v,3.13 3.12 3.11,$(shell python$(v) -c "print('python$(v)')" 2>/dev/null)) python3)
+# The first of these that starts here; `make PYTHON=...` names another (3.11 to 3.13).
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell python$(v) -c "print('python$(v)')" 2>/dev/null)) python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 # torch is named alone and exactly, so that pip takes the build that is configured for this machine.
