@@ -1,7 +1,7 @@
-"""What a training run is told: one frozen set of checked values. Loads no torch.
+"""TrainConfig: how a subject is trained, as one frozen set of validated values. Loads no torch.
 
 A config says how to train, never what or where: the subject, its seed and the device are arguments
-of the call. `recipes` has complete configs; an artifact keeps the one that it was trained with.
+of the call. `recipes` has complete configs; an artifact stores the config that it was trained with.
 """
 
 import re
@@ -18,11 +18,11 @@ DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Timesteps: TypeAlias = Literal["uniform", "stratified"]
 Schedule: TypeAlias = Literal["constant", "cosine"]
 Init: TypeAlias = Literal["words", "states"]
-"""Rows of the initializer's words in the vocabulary, or what the text encoder makes of them."""
+"""The initializer's rows in the vocabulary, or the text encoder's last hidden states of them."""
 Pooling: TypeAlias = Literal["eos", "legacy"]
-"""Where the summary of a prompt is read: at its end, or at the highest id, as older tools do."""
+"""Where the prompt is pooled: at its end, or at the highest token id, as older tools do."""
 Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0)]
-"""Mean length of the vocabulary's rows, length of each of the initializer's rows, or a number."""
+"""Mean norm of the vocabulary's rows, norm of each of the initializer's rows, or a number."""
 
 ExportFormat: TypeAlias = Literal["diffusers", "comfyui", "a1111"]
 """Formats of other programs in which a token is written and read."""
@@ -31,94 +31,115 @@ MAX_VALIDATION_IMAGES = 4
 """Validation images per token: the number of prompts that there are for them."""
 
 PLACEHOLDER = re.compile(r"<[a-z0-9][a-z0-9_-]{0,62}>")
-"""A token's name in prompts. Without < and >, it is a file name on every system."""
+"""A token's name in prompts. Without < and >, it is a valid file name on every system."""
 
 # dti: paper, section 3.2 (kappa) and appendix D.4 (magnitude).
-# ti: diffusers' example: AdamW as torch ships it, from a plain copy of the initializer.
+# ti: diffusers' example, which is AdamW with torch's defaults, from a copy of the initializer.
 _METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "dti": {"kappa": 1e-4, "weight_decay": 0.0, "magnitude": "vocabulary"},
     "ti": {"kappa": 0.0, "weight_decay": 1e-2, "magnitude": "initializer"},
 }
 
 
-def _of_method(name: str) -> Callable[[dict[str, Any]], Any]:
-    """Default of a field by `method`, which is missing here if it was itself refused."""
-    return lambda checked: _METHOD_DEFAULTS[checked.get("method", "dti")][name]
+def _method_default(name: str) -> Callable[[dict[str, Any]], Any]:
+    """Return a default factory that looks a field's default up by the method."""
+    # `method` is missing from the validated fields if it was itself rejected.
+    return lambda validated: _METHOD_DEFAULTS[validated.get("method", "dti")][name]
 
 
 class TrainConfig(BaseModel):
-    """How one subject is trained. Values from outside go through `parse`, whose errors are ours."""
+    """How one subject is trained; docs/decisions/0012-flat-train-config.md says why it is flat.
+
+    Values from users go through `parse`, which raises errors of this package.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     method: Method = Field(
-        default="dti", description="dti: directions on the sphere; ti: free vectors, by AdamW"
+        default="dti", description="dti: directions on the sphere; ti: free vectors by AdamW"
     )
-    steps: int = Field(gt=0, description="optimizer steps of one subject")
-    batch_size: int = Field(gt=0, description="samples of one subject in one step")
-    resolution: int = Field(ge=8, multiple_of=8, description="side of the square crops in pixels")
+    steps: int = Field(gt=0, description="optimizer steps per subject")
+    batch_size: int = Field(gt=0, description="samples per subject and step")
+    resolution: int = Field(ge=8, multiple_of=8, description="side of the square crops, in pixels")
     lr: float = Field(
-        gt=0, le=1, description="dti: tangent step, turning by atan(lr) radians; ti: AdamW's rate"
+        gt=0,
+        le=1,
+        description="learning rate; dti: each step turns by atan(lr) radians; ti: AdamW's",
     )
     kappa: float = Field(
-        default_factory=_of_method("kappa"), ge=0, description="dti: strength of the prior"
+        default_factory=_method_default("kappa"),
+        ge=0,
+        description="dti: concentration of the von Mises-Fisher prior",
     )
     beta2: float = Field(
-        default=0.0, ge=0, lt=1, description="dti: decay of the running norm; 0: unit gradients"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="dti: decay of the running gradient norm; 0: unit gradients",
     )
     schedule: Schedule = Field(
-        default="constant", description="of lr; cosine: falls to 0 over the steps"
+        default="constant", description="learning rate schedule; cosine: falls to 0 over the steps"
     )
     ema_decay: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="dti: decay of the running mean of directions that a token is; 0: the last one",
+        description="dti: decay of the moving average that the token keeps; 0: no averaging",
     )
     init: Init = Field(
-        default="words", description="what vectors start as; states: the encoder's last ones"
+        default="words",
+        description="initial vectors: the initializer's rows, or the encoder's last hidden states",
     )
     anchor_weight: float = Field(
-        default=0.0, ge=0, description="ti: weight of the distance to the start in the loss"
+        default=0.0, ge=0, description="ti: weight of the distance to the initial vectors"
     )
     weight_decay: float = Field(
-        default_factory=_of_method("weight_decay"), ge=0, le=1, description="ti: AdamW's decay"
+        default_factory=_method_default("weight_decay"),
+        ge=0,
+        le=1,
+        description="ti: AdamW's weight decay",
     )
     magnitude: Magnitude = Field(
-        default_factory=_of_method("magnitude"),
-        description="dti: fixed length; ti: length at first",
+        default_factory=_method_default("magnitude"),
+        description="norm of the vectors; dti: fixed, ti: initial",
     )
     captions: CaptionFamily = Field(default="object", description="family of caption templates")
-    timesteps: Timesteps = Field(default="uniform", description="how a batch spreads over time")
+    timesteps: Timesteps = Field(default="uniform", description="how times are sampled per batch")
     shift: float = Field(
-        default=1.0, gt=0, description="how far times lean to noise: u -> s u / (1 + (s - 1) u)"
+        default=1.0, gt=0, description="timestep shift s towards noise: u -> s u / (1 + (s - 1) u)"
     )
     pooling: Pooling = Field(
         default="eos",
-        description="where models that take a summary of the prompt read it; legacy: at the token",
+        description="where models with a pooled embedding pool the prompt; legacy: at the token",
     )
     instruction: bool = Field(
-        default=False, description="models that take one: whether it stands before every caption"
+        default=False, description="prefix captions with the model's instruction, if it has one"
     )
     eval_every: int = Field(
-        default=20, gt=0, description="steps between two looks at the loss on a fixed batch"
+        default=20, gt=0, description="steps between evaluations of the fixed-batch loss"
     )
     patience: int = Field(
-        default=0, ge=0, description="looks in a row without gain that end the training; 0: none do"
+        default=0,
+        ge=0,
+        description="early stopping after so many evaluations without improvement; 0: never",
     )
     min_improvement: float = Field(
-        default=0.02, ge=0, lt=1, description="part of the whole fall of the loss that is a gain"
+        default=0.02,
+        ge=0,
+        lt=1,
+        description="improvement that counts, as a share of the loss's whole fall so far",
     )
 
     @model_validator(mode="after")
-    def _refuse_contradictions(self) -> Self:
+    def _reject_contradictions(self) -> Self:
         if found := list(self._contradictions()):
             raise ValueError("; ".join(found))
         return self
 
     def _contradictions(self) -> Iterator[str]:
         if self.method == "dti" and self.weight_decay:
-            yield f"weight_decay must be 0 with method 'dti', not {self.weight_decay}: it fixes |e|"
+            value = self.weight_decay
+            yield f"weight_decay must be 0 with method 'dti', not {value}: its norm is fixed"
         if self.method == "dti" and self.anchor_weight:
             value = self.anchor_weight
             yield f"anchor_weight must be 0 with method 'dti', not {value}: it has a prior"
@@ -127,12 +148,13 @@ class TrainConfig(BaseModel):
         if self.method == "ti" and self.beta2:
             yield f"beta2 must be 0 with method 'ti', not {self.beta2}: its AdamW has its own"
         if self.method == "ti" and self.ema_decay:
-            yield f"ema_decay must be 0 with method 'ti', not {self.ema_decay}: it is of directions"
+            value = self.ema_decay
+            yield f"ema_decay must be 0 with method 'ti', not {value}: it averages directions"
 
     def incompatibility_with(self, other: "TrainConfig") -> str | None:
-        """Why subjects with these two configs cannot share a batch; None if they can.
+        """Return why subjects with these two configs cannot share a batch; None if they can.
 
-        A batch has one shape, and one method moves all of its rows. All else is per subject.
+        A batch has one shape, and one optimizer moves all of its rows. All else is per subject.
         """
         differing = [
             f"{name} {getattr(self, name)!r}, not {getattr(other, name)!r}"
@@ -143,31 +165,31 @@ class TrainConfig(BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Self:
-        """The config with these values, checked.
+        """Validate the values and return the config.
 
-        Raises: ConfigurationError: each field at fault, what is allowed and what was given.
+        Raises: ConfigurationError that names each invalid field, what it allows and what it got.
         """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigurationError(f"training config refused: {explain(error, cls)}") from error
+            raise ConfigurationError(f"invalid training config: {explain(error, cls)}") from error
 
     def changed(self, **changes: object) -> Self:
-        """This config with some values replaced, all of it checked again. Raises like `parse`."""
+        """Return a copy with some values replaced, validated as a whole. Raises as `parse`."""
         return self.parse(self.model_dump() | changes)
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Pydantic's findings in one line: each field at fault, what is allowed, what was given."""
+    """Return a validation error as one line: each invalid field, what it allows, what it got."""
     allowed: dict[str, list[str]] = {}
     given: dict[str, str] = {}
     for detail in error.errors(include_url=False):
-        # Past the first name, the arms of a union and the keys of a mapping stand in `loc` as well.
+        # Below the top level, `loc` also holds the members of a union and the keys of a mapping.
         first, *rest = map(str, detail["loc"] or [""])
         field = ".".join([first, *(name for name in rest if name.isidentifier())])
         match detail["type"]:
             case "default_factory_not_called":
-                continue  # follows from another finding
+                continue  # a consequence of another error
             case "missing":
                 reason = "is required"
             case "extra_forbidden":

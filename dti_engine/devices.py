@@ -1,9 +1,7 @@
-"""How much memory a device has left, and how much is in use at most. All in bytes.
+"""Selection of device and dtype, and the memory of a device: free, used and peak, in bytes.
 
-CUDA: the device's, as torch's allocator counts it. Any other device: that of this process, and what
-its machine and its control groups (containers) leave to it.
-
-What to compute on and in: the names that people give, and what `auto` means here.
+Memory of a CUDA device is what torch's allocator counts. Memory of any other device is that of this
+process, bounded by the machine and by its control groups (containers).
 """
 
 import ctypes
@@ -20,10 +18,11 @@ from dti_engine.config import DtypeName
 from dti_engine.errors import ConfigurationError
 
 _BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name as torch knows it; "auto" is CUDA if there is a GPU, else the CPU.
+    """Return the torch device of that name; "auto" is CUDA if there is a GPU, else the CPU.
 
     Raises: ConfigurationError if this machine has no such device.
     """
@@ -40,9 +39,9 @@ def find_device(name: str) -> torch.device:
 
 
 def find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """The dtype of that name; "auto" is bfloat16 where the device computes in it, else float32.
+    """Return the dtype of that name; "auto" is bfloat16 on hardware that has it, else float32.
 
-    Where it only emulates bfloat16, that would be slower than float32.
+    A device that only emulates bfloat16 is faster in float32.
     """
     if name != "auto":
         return getattr(torch, name)
@@ -53,17 +52,14 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # Older torch cannot say what the CPU can do.
+        # Older versions of torch do not report the CPU's instruction sets.
         capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
         return any(capabilities.get(each) for each in _BFLOAT16_INSTRUCTIONS)
     return False
 
 
-_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-
-
 class _Cgroup(NamedTuple):
-    """What a version of control groups calls its files and the reclaimable part of `usage`."""
+    """File names of one version of control groups, and its name of reclaimable memory."""
 
     limit: str
     usage: str
@@ -74,31 +70,34 @@ _V1 = _Cgroup("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_
 _V2 = _Cgroup("memory.max", "memory.current", "inactive_file")
 
 
-def available(device: torch.device) -> int:
-    """What may be taken in addition to what is in use, until memory runs out."""
+def free_memory(device: torch.device) -> int:
+    """Return how much more can be allocated before memory runs out."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        # The allocator keeps what was freed, and hands it out again.
+        # torch's caching allocator keeps freed blocks and hands them out again.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return host_available()
+    return free_host_memory()
 
 
-def in_use(device: torch.device) -> int:
-    """Now: allocated on the device, or resident of this process."""
+def used_memory(device: torch.device) -> int:
+    """Return what is allocated on the device now, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return _status("VmRSS") or _largest()
+    return _status("VmRSS") or _peak_resident()
 
 
-def peak(device: torch.device) -> int:
-    """The largest `in_use` since `reset_peak`; where that is not possible, of the whole process."""
+def peak_memory(device: torch.device) -> int:
+    """Return the largest `used_memory` since `reset_peak_memory`.
+
+    Where the system cannot reset the peak, it is that of the whole process.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM") or _largest()
+    return _status("VmHWM") or _peak_resident()
 
 
-def reset_peak(device: torch.device) -> None:
-    """Let `peak` start from what is in use now, if the system can."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Restart `peak_memory` from what is in use now, if the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -106,24 +105,24 @@ def reset_peak(device: torch.device) -> None:
         (_PROC / "self/clear_refs").write_text("5")  # proc(5): resets VmHWM
 
 
-def release(device: torch.device) -> None:
-    """Give back what nobody holds any more, so that others can take it and `in_use` is true."""
+def release_memory(device: torch.device) -> None:
+    """Return cached free blocks to the system, so that `used_memory` counts live ones only."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    with suppress(
-        OSError, AttributeError
-    ):  # glibc keeps freed memory too; others have no such call
+    # glibc keeps freed memory as well; other C libraries have no such call.
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def has_run_out(error: BaseException) -> bool:
-    """Whether it says that there is no memory left. On a CPU, torch has no class for that."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the error says that memory ran out."""
+    # On a CPU, torch raises a plain RuntimeError.
     is_torch = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return is_torch or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def host_available(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
-    """The least of what the machine and every control group above this process leave to it."""
+def free_host_memory(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
+    """Return the smallest free amount of the machine and of all control groups of this process."""
     return min([_machine_available(proc), *_cgroups_available(proc, cgroups)])
 
 
@@ -132,12 +131,15 @@ def _machine_available(proc: Path) -> int:
         for line in (proc / "meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
-    # Not Linux: nobody says what is free, and half of what there is mostly is.
+    # Outside Linux no file reports free memory; half of the total is a usual share.
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _cgroups_available(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Of each group that has a limit; it holds for all of its groups together."""
+    """Yield the free amount of each control group with a limit, up to the root.
+
+    A limit of a group holds for all groups below it together, so every ancestor counts.
+    """
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
@@ -147,15 +149,15 @@ def _cgroups_available(proc: Path, cgroups: Path) -> Iterator[int]:
         if controllers and "memory" not in controllers.split(","):
             continue
         root, names = (cgroups / "memory", _V1) if controllers else (cgroups, _V2)
-        # In a container, the path may be one that only its host can see; the group is the root.
+        # In a container, the path may exist on the host only; then the mounted root is the group.
         parts = PurePosixPath(path).parts[1:]
         for depth in range(len(parts) + 1 if ".." not in parts else 1):
             with suppress(OSError, ValueError):  # no such group, or its limit is "max"
-                yield _left(root.joinpath(*parts[:depth]), names)
+                yield _group_available(root.joinpath(*parts[:depth]), names)
 
 
-def _left(group: Path, names: _Cgroup) -> int:
-    """Raises: OSError, ValueError if there is no limit."""
+def _group_available(group: Path, names: _Cgroup) -> int:
+    """Return what one control group leaves. Raises: OSError or ValueError without a limit."""
     limit = int((group / names.limit).read_text())
     usage = int((group / names.usage).read_text())
     pairs = (line.split() for line in (group / "memory.stat").read_text().splitlines())
@@ -164,7 +166,7 @@ def _left(group: Path, names: _Cgroup) -> int:
 
 
 def _status(name: str) -> int | None:
-    """A size that Linux tells of this process; None elsewhere."""
+    """Return a size from Linux's /proc/self/status in bytes; None elsewhere."""
     with suppress(OSError):
         for line in (_PROC / "self/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
@@ -172,9 +174,9 @@ def _status(name: str) -> int | None:
     return None
 
 
-def _largest() -> int:
-    """The most that was resident since the process began."""
-    import resource
+def _peak_resident() -> int:
+    """Return the largest resident size since the process began, in bytes."""
+    import resource  # absent on Windows
 
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else 1024 * largest  # KB but on a Mac
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux KB

@@ -1,25 +1,25 @@
-"""Every error the engine raises on purpose.
+"""The exception tree: every error that the engine raises on purpose.
 
 DTIError
-|-- ConfigurationError (ValueError)     a value is out of range or two values contradict
-|-- ZeroVectorError (ValueError)        the direction of a zero vector is undefined
-|-- AntipodalError (ValueError)         no unique geodesic or mean between these directions
-|-- ModelError
-|   `-- ModelLoadError               weights are missing, damaged or of another architecture
-|-- SubjectError                        the caller's subject cannot be trained
-|   |-- InvalidImageError               one or more images were refused; each has its reason
-|   |-- InvalidBundleError              a folder or archive was refused; all that is wrong is listed
-|   |-- TokenError                      the tokenizer cannot use placeholder or initializer
-|   `-- CheckpointError                 what it was to go on from is damaged, newer or not its own
-|-- ArtifactError
-|   |-- ArtifactFormatError             not ours, damaged or newer: refused, never guessed
-|   `-- ArtifactMismatchError           made for another backbone, encoder or dimension
-`-- FailedError                         nothing was wrong with the request, and yet it failed
-    |-- TrainingFailedError             one subject's slot ended: non-finite loss or zero gradient
-    |-- GenerationFailedError             the model made something that is no image
-    `-- OutputError                     what was made cannot be written
+|-- ConfigurationError (ValueError)     a value is out of range, or two values contradict
+|-- ZeroVectorError (ValueError)        a zero vector has no direction
+|-- AntipodalError (ValueError)         two directions have no unique geodesic or mean
+|-- ModelError                          a diffusion model cannot be used
+|   `-- ModelLoadError                  its weights are missing, damaged or of an unknown kind
+|-- SubjectError                        a subject cannot be trained as given
+|   |-- InvalidImageError               images were rejected; the message gives each one's reason
+|   |-- InvalidBundleError              a folder or archive was rejected; the message lists why
+|   |-- TokenError                      the tokenizer cannot use a placeholder or prompt
+|   `-- CheckpointError                 the checkpoint is damaged, newer or of another training
+|-- ArtifactError                       a token file cannot be used
+|   |-- ArtifactFormatError             the file is foreign, damaged or newer
+|   `-- ArtifactMismatchError           the token was made for another model, encoder or dimension
+`-- FailedError                         a valid request failed
+    |-- TrainingFailedError             a slot met a non-finite loss or a zero gradient
+    |-- GenerationFailedError           the model produced no valid image, or memory ran out
+    `-- OutputError                     a result cannot be written
 
-Messages say what was given, what is allowed and what to do. All arguments are positional strings,
+A message says what was given, what is allowed and what to do. All arguments are positional strings,
 so that every error survives pickling between processes.
 """
 
@@ -27,11 +27,12 @@ from typing import Self
 
 
 class DTIError(Exception):
-    """Base of all errors that the engine raises on purpose."""
+    """Base class of all errors that the engine raises on purpose."""
 
     def bare(self) -> Self:
-        """The error without what it came through, for whoever keeps it: the frames of a traceback
-        hold all that was at work, such as images and latents.
+        """Return the error without its traceback and causes, so that it can be stored.
+
+        The frames of a traceback keep every local alive, such as images and latents.
         """
         self.__cause__ = self.__context__ = None
         return self.with_traceback(None)
@@ -42,11 +43,11 @@ class ConfigurationError(DTIError, ValueError):
 
 
 class ZeroVectorError(DTIError, ValueError):
-    """The direction of a zero vector was asked for."""
+    """A zero vector has no direction."""
 
 
 class AntipodalError(DTIError, ValueError):
-    """Directions too far apart for a unique geodesic or mean between them."""
+    """Two directions are too far apart for a unique geodesic or mean."""
 
 
 class ModelError(DTIError):
@@ -54,52 +55,52 @@ class ModelError(DTIError):
 
 
 class ModelLoadError(ModelError):
-    """Weights are missing, damaged or of another architecture."""
+    """The weights are missing, damaged or of an unknown architecture."""
 
 
 class SubjectError(DTIError):
-    """The subject, as given, cannot be trained."""
+    """A subject cannot be trained as given."""
 
 
 class InvalidImageError(SubjectError):
-    """One or more images were refused; the message lists each with its reason."""
+    """One or more images were rejected; the message gives each one's reason."""
 
 
 class InvalidBundleError(SubjectError):
-    """A folder or archive of images was refused; the message lists all that is wrong with it."""
+    """A folder or archive of images was rejected; the message lists everything wrong with it."""
 
 
 class TokenError(SubjectError):
-    """A placeholder, initializer or prompt cannot be used with this tokenizer."""
+    """The tokenizer cannot use a placeholder, initializer or prompt."""
 
 
 class CheckpointError(SubjectError):
-    """The checkpoint a subject was to go on from is damaged, newer, or of another training."""
+    """The checkpoint to resume from is damaged, newer, or of another training."""
 
 
 class ArtifactError(DTIError):
-    """A learned-token file cannot be used."""
+    """A token file cannot be used."""
 
 
 class ArtifactFormatError(ArtifactError):
-    """The file is not ours, is damaged, or has a newer schema."""
+    """The file is foreign, damaged, or has a newer schema."""
 
 
 class ArtifactMismatchError(ArtifactError):
-    """The token was made for another backbone, encoder or dimension."""
+    """The token was made for another model, encoder or dimension."""
 
 
 class FailedError(DTIError):
-    """Nothing was wrong with what was asked for, and yet it failed."""
+    """A valid request failed."""
 
 
 class TrainingFailedError(FailedError):
-    """One subject's slot ended by name: non-finite loss, or an exactly zero gradient."""
+    """A slot met a non-finite loss, or a gradient that is exactly zero."""
 
 
 class GenerationFailedError(FailedError):
-    """No image came of it: the model made something else, or memory ran out."""
+    """The model produced no valid image, or memory ran out."""
 
 
 class OutputError(FailedError):
-    """What was made cannot be written."""
+    """A result cannot be written."""

@@ -1,7 +1,4 @@
-"""Files that are whole or not there.
-
-What something was computed with and on, for its results.
-"""
+"""Atomic file writes, and the description of the environment that goes with results."""
 
 import os
 import platform
@@ -16,12 +13,17 @@ from dti_engine.errors import OutputError
 if TYPE_CHECKING:
     import torch
 
+_PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, its folders made if need be. Others see the old one or the new one, no part.
 
-    Raises: OutputError if it cannot be written; nothing is left behind then.
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old content or the new content, never a part.
+
+    Missing folders are created.
+
+    Raises: OutputError if the file cannot be written; no temporary file stays behind.
     """
+    # In the same folder: `replace` is atomic only within one file system.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,6 +31,7 @@ def write_whole(path: Path, data: bytes) -> None:
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
+                # Without it, a power loss after the rename could leave an empty file.
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
@@ -37,11 +40,11 @@ def write_whole(path: Path, data: bytes) -> None:
         raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
-_PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
-
-
 def environment(device: "torch.device", **more: object) -> dict[str, str]:
-    """Versions and the kind of machine, and more facts; nothing that names the machine itself."""
+    """Return package versions, the kind of machine and `more` facts, as text.
+
+    Nothing identifies the machine itself, as results are published.
+    """
     import torch  # not at the top: the command line writes files without torch
 
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

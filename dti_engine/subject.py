@@ -1,4 +1,4 @@
-"""What is to be learned."""
+"""A subject: what one token is trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,16 +9,16 @@ from dti_engine.images.decode import SubjectImage
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a caller wants learned: a few images of one thing, and the words nearest to it."""
+    """A few images of one thing, and the word or phrase that describes it best."""
 
     id: str
     images: Sequence[SubjectImage]
     placeholder: str  # "<rex>", the token's name in prompts
     initializer: str  # word or phrase; the token gets one vector per vocabulary piece of it
     seed: int
-    num_vectors: int | None = None  # repeats the initializer's pieces to make so many
-    config: TrainConfig | None = None  # how it is trained; None: as the run says
+    num_vectors: int | None = None  # None: one per piece; more repeat the initializer's pieces
+    config: TrainConfig | None = None  # None: the config of the run
 
     def without_images(self) -> "Subject":
-        """The same, to be remembered by: decoded images are by far the largest part."""
+        """Return a copy without images, to keep: decoded images are by far the largest part."""
         return replace(self, images=())

@@ -33,7 +33,7 @@ from rich.table import Table
 
 from benchmarks.models.random_models import description, load_engine, load_pipeline, open_model
 from benchmarks.models.random_tokenizers import PROMPT
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.registry import catalogue
@@ -123,9 +123,9 @@ def timed(generate_images: Callable[[int], int], count: int, device: torch.devic
     try:
         return seconds(device, lambda: generate_images(count))
     except (RuntimeError, MemoryError) as error:
-        if not memory.has_run_out(error):
+        if not devices.is_out_of_memory(error):
             raise
-    memory.release(device)
+    devices.release_memory(device)
     return None
 
 
@@ -215,7 +215,7 @@ def main() -> None:
         report["rows"] += rows
         if options.json:  # after each, as a GPU may be lent for a short time
             options.json.write_text(json.dumps(report, indent=2) + "\n")
-        memory.release(device)
+        devices.release_memory(device)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import Imported
+from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.text.tokens import LearnedToken
 from services.ledger.ids import Ids, token_id
 from services.ledger.keys import ItemRef, JobKeys
@@ -12,7 +12,7 @@ from services.ledger.ledger import Ledger
 from services.ledger.records import ResultRecord, pack
 
 TENANT = "benchmark"
-_ORIGIN = Imported(format_name="benchmark", pooling="eos", files={})
+_ORIGIN = ImportedOrigin(format_name="benchmark", pooling="eos", files={})
 
 
 def keep(ledger: Ledger, tokens: Iterable[LearnedToken], fingerprint: str) -> list[str]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.models.random_models import load_engine, load_pipeline
 from benchmarks.training.plain_loop import PlainLoop
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
@@ -54,9 +54,9 @@ def contenders(
     """
     device, subject_images = kind["device"], draw_images(folder / "images", config.resolution)
     found = [each for each in [plain(checkpoint, subject_images, config, **kind)] if each]
-    held = memory.in_use(device)
+    held = devices.used_memory(device)
     backbone = load_engine(checkpoint, **kind)
-    standing = memory.in_use(device) - held
+    standing = devices.used_memory(device) - held
     make_fit(backbone, config, num_slots=1)
     facts: dict[str, Any] = {
         "a step waits for": waits(backbone, config),
@@ -81,11 +81,11 @@ def most_in_use(contender: Contender, device: torch.device) -> int | None:
     """Bytes; None on a CPU, where a process cannot tell its contenders apart."""
     if device.type != "cuda":
         return None
-    memory.reset_peak(device)
-    held = memory.in_use(device)
+    devices.reset_peak_memory(device)
+    held = devices.used_memory(device)
     contender.step()
     torch.cuda.synchronize(device)
-    return contender.standing + memory.peak(device) - held
+    return contender.standing + devices.peak_memory(device) - held
 
 
 def draw_images(folder: Path, side: int) -> list[Path]:
@@ -105,7 +105,7 @@ def plain(
     device = kind["device"]
     if checkpoint.pipeline == "SanaPipeline":
         return None
-    held = memory.in_use(device)
+    held = devices.used_memory(device)
     loop = PlainLoop(
         load_pipeline(checkpoint, **kind),
         subject_images,
@@ -119,18 +119,18 @@ def plain(
         loop.recompute()
         if not can_step(loop.step, device):
             return None
-    return Contender("plain", 1, loop.step, memory.in_use(device) - held, recompute=not fits)
+    return Contender("plain", 1, loop.step, devices.used_memory(device) - held, recompute=not fits)
 
 
 def can_step(step: Callable[[], object], device: torch.device) -> bool:
     try:
         step()
     except (RuntimeError, MemoryError) as error:
-        if not memory.has_run_out(error):
+        if not devices.is_out_of_memory(error):
             raise
     else:
         return True
-    memory.release(device)
+    devices.release_memory(device)
     return False
 
 

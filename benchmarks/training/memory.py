@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
@@ -65,7 +65,7 @@ def take_steps(weights: str, dtype_name: str, batch_size: int, num_slots: int) -
         trainer.step()
     # The allocator of CUDA still keeps all that the largest step took.
     free = free_on_cuda() if device.type == "cuda" else 0
-    return Peak(memory.peak(torch.device("cpu")), shared()), free
+    return Peak(devices.peak_memory(torch.device("cpu")), shared()), free
 
 
 def free_on_cuda() -> int:

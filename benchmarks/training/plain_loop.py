@@ -118,7 +118,7 @@ class PlainLoop:
             first = self.encoders[0](ids[0], output_hidden_states=True)
             second = self.encoders[1](ids[1], output_hidden_states=True)
         read = [each.hidden_states[-2].to(self._dtype) for each in (first, second)]
-        sizes = batch["framing"].to(self._device, self._dtype)
+        sizes = batch["micro_conditioning"].to(self._device, self._dtype)
         added = {"text_embeds": second[0].to(self._dtype), "time_ids": sizes}
         return torch.cat(read, dim=-1), {"added_cond_kwargs": added}
 
@@ -164,7 +164,7 @@ class _Samples(Dataset[dict[str, Any]]):
         text = random.choice(self._captions).format(PLACEHOLDER)
         return {
             "pixels": torch.from_numpy(pixels).permute(2, 0, 1),
-            "framing": torch.tensor([height, width, 0, 0, size, size]),
+            "micro_conditioning": torch.tensor([height, width, 0, 0, size, size]),
             "ids": [
                 tokenizer(
                     text,

@@ -40,7 +40,7 @@ from rich.table import Table
 from benchmarks.models.random_models import description, open_model
 from benchmarks.training.contenders import Contender, contenders, most_in_use
 from benchmarks.training.operations import SIDES, denoiser_work, text_work
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
@@ -194,7 +194,7 @@ def main() -> None:
             report["facts"][f"{name}, {rows[0].side} px"] = facts
             if options.json:  # after each, as a GPU may be lent for a short time
                 options.json.write_text(json.dumps(report, indent=2) + "\n")
-            memory.release(device)
+            devices.release_memory(device)
 
 
 if __name__ == "__main__":

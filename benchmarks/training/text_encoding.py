@@ -77,7 +77,7 @@ def captions(
         row=row,
         length=torch.full((size,), used),
         summary=torch.full((size,), used - 1),
-        instructed=torch.full((size,), instructed),
+        has_instruction=torch.full((size,), instructed),
     ).to(device)
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dti_engine.artifacts.manifest import SCHEMA_VERSION, AnyManifest, Manifest, Origin
-from dti_engine.artifacts.sealed import seal, unseal
+from dti_engine.artifacts.sealed import read_checked, write_checked
 from dti_engine.config import explain
 from dti_engine.errors import (
     ArtifactError,
@@ -27,7 +27,7 @@ from dti_engine.errors import (
     ConfigurationError,
     TokenError,
 )
-from dti_engine.files import write_whole
+from dti_engine.files import atomic_write
 from dti_engine.text.tokens import LearnedToken
 
 _HEADER_KEY = "dti"
@@ -83,7 +83,7 @@ class Artifact:
         rows = {
             name: each.detach().contiguous().clone() for name, each in self.token.embeddings.items()
         }
-        return seal(_HEADER_KEY, self.manifest.model_dump_json(), rows)
+        return write_checked(_HEADER_KEY, self.manifest.model_dump_json(), rows)
 
     def sha256(self) -> str:
         """Of the file's content, in hexadecimal."""
@@ -118,7 +118,7 @@ class Artifact:
 
         Raises: OutputError if it cannot be written.
         """
-        write_whole(path, self.to_bytes())
+        atomic_write(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -135,7 +135,7 @@ class Artifact:
         except ArtifactFormatError as error:
             raise ArtifactFormatError(f"{str(path)!r}: {error}") from error
 
-    def check_fits(
+    def check_compatibility(
         self, dims: Mapping[str, int], fingerprint: str, *, same_weights: bool = False
     ) -> str | None:
         """A warning if the token was made with other weights than these, None if all fits.
@@ -168,7 +168,7 @@ def _close(a: float, b: float) -> bool:
 
 def _read_manifest(data: bytes, tensors: Mapping[str, Tensor]) -> Manifest:
     """The manifest in a safetensors file that was found valid, if the file is as it was written."""
-    found = unseal(_HEADER_KEY, data, tensors)
+    found = read_checked(_HEADER_KEY, data, tensors)
     if found is None:
         raise ArtifactFormatError("it has no manifest, so it was not saved as an artifact")
     version = AnyManifest.model_validate_json(found.text).schema_version

@@ -15,7 +15,7 @@ from torch import Tensor
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.config import ExportFormat
 from dti_engine.errors import ArtifactError
-from dti_engine.files import write_whole
+from dti_engine.files import atomic_write
 
 # diffusers' names of CLIP encoders -> the keys of files with both.
 CLIP_KEYS: Mapping[str, str] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
@@ -59,14 +59,14 @@ def _diffusers(artifact: Artifact, path: Path) -> Export:
     _require_suffix(path, ".safetensors")
     files = [path, path.with_stem(f"{path.stem}_2")][: len(_clip_rows(artifact, "diffusers"))]
     for file, name in zip(files, CLIP_KEYS, strict=False):
-        write_whole(file, _safetensors(artifact, {placeholder: rows[name]}))
+        atomic_write(file, _safetensors(artifact, {placeholder: rows[name]}))
     is_eos = artifact.manifest.origin.pooling == "eos"
     return Export(tuple(files), placeholder, _EOS_NOTE if is_eos else None)
 
 
 def _comfyui(artifact: Artifact, path: Path) -> Export:
     _require_suffix(path, ".safetensors")
-    write_whole(path, _safetensors(artifact, _by_key(artifact, "comfyui")))
+    atomic_write(path, _safetensors(artifact, _by_key(artifact, "comfyui")))
     return Export((path,), f"embedding:{path.stem}")
 
 
@@ -74,7 +74,7 @@ def _a1111(artifact: Artifact, path: Path) -> Export:
     by_key, training = _by_key(artifact, "a1111"), artifact.manifest.training
     if SINGLE_KEY not in by_key:
         _require_suffix(path, ".safetensors")
-        write_whole(path, _safetensors(artifact, by_key))
+        atomic_write(path, _safetensors(artifact, by_key))
         return Export((path,), path.stem)
     _require_suffix(path, ".pt")
     content = {
@@ -87,7 +87,7 @@ def _a1111(artifact: Artifact, path: Path) -> Export:
     }
     data = io.BytesIO()
     torch.save(content, data)
-    write_whole(path, data.getvalue())
+    atomic_write(path, data.getvalue())
     return Export((path,), path.stem)
 
 

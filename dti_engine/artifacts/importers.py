@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.exporters import A1111_KEY, CLIP_KEYS, SINGLE_KEY
-from dti_engine.artifacts.manifest import Imported
+from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import ExportFormat
 from dti_engine.errors import ArtifactError, ArtifactFormatError, ArtifactMismatchError
@@ -160,7 +160,7 @@ def import_token(
     name = placeholder or _placeholder(found.name, files[0])
     # Programs that learn tokens add them to the vocabulary, so they pool at them.
     token = LearnedToken(name, found.embeddings, "legacy" if backbone.pools else "eos")
-    origin = Imported(
+    origin = ImportedOrigin(
         format_name=found.format_name,
         pooling=token.pooling if backbone.pools else None,
         files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},

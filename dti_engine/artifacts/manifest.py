@@ -52,7 +52,7 @@ class Quality(BaseModel):
         return (self.subject_score + self.prompt_score) / 2
 
 
-class Trained(BaseModel):
+class TrainedOrigin(BaseModel):
     """Learned here."""
 
     model_config = _STRICT
@@ -66,7 +66,7 @@ class Trained(BaseModel):
     stop_reason: StopReason = "budget"
     images: Mapping[str, Sha256]  # file name -> sha256 of the file
     notes_sha256: Sha256 | None = None  # of captions and masks; None if no image has either
-    figures: Mapping[str, float]  # of the last report: loss, prior_angle_rad, ...
+    metrics: Mapping[str, float]  # of the last report: loss, prior_angle_rad, ...
     first_fixed_loss: float  # that `fixed_loss` among the figures has come from
     quality: Quality | None = None  # None: not tried out yet
 
@@ -81,28 +81,30 @@ class Parent(BaseModel):
     share: float = Field(gt=0, le=1)
 
 
-class Blended(BaseModel):
+class BlendedOrigin(BaseModel):
     """Made of other tokens."""
 
     model_config = _STRICT
 
     kind: Literal["blended"] = "blended"
     parents: tuple[Parent, ...]
-    pooling: Pooling | None = None  # as of `Trained`
+    pooling: Pooling | None = None  # as of `TrainedOrigin`
 
 
-class Imported(BaseModel):
+class ImportedOrigin(BaseModel):
     """Learned by another program."""
 
     model_config = _STRICT
 
     kind: Literal["imported"] = "imported"
     format_name: str
-    pooling: Pooling | None = None  # as of `Trained`
+    pooling: Pooling | None = None  # as of `TrainedOrigin`
     files: Mapping[str, Sha256]  # file name -> sha256 of the file
 
 
-Origin: TypeAlias = Annotated[Trained | Blended | Imported, Field(discriminator="kind")]
+Origin: TypeAlias = Annotated[
+    TrainedOrigin | BlendedOrigin | ImportedOrigin, Field(discriminator="kind")
+]
 
 
 class Manifest(BaseModel):
@@ -120,9 +122,9 @@ class Manifest(BaseModel):
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @property
-    def training(self) -> Trained | None:
+    def training(self) -> TrainedOrigin | None:
         """How it was trained; None of a blend or of another program's token."""
-        return self.origin if isinstance(self.origin, Trained) else None
+        return self.origin if isinstance(self.origin, TrainedOrigin) else None
 
     def with_origin(self, **changes: object) -> "Manifest":
         """The manifest of a trained token with other values in its origin."""

@@ -21,7 +21,7 @@ class CheckedFile:
     is_intact: bool  # whether text and tensors are those that were written
 
 
-def seal(key: str, text: str, tensors: Mapping[str, Tensor]) -> bytes:
+def write_checked(key: str, text: str, tensors: Mapping[str, Tensor]) -> bytes:
     """The file's content; the same text and tensors always give the same bytes.
 
     key: of the text in the header. The tensors are contiguous, and share no memory.
@@ -29,7 +29,7 @@ def seal(key: str, text: str, tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save(dict(tensors), {key: f"{_digest(text, tensors)} {text}"})
 
 
-def unseal(key: str, data: bytes, tensors: Mapping[str, Tensor]) -> CheckedFile | None:
+def read_checked(key: str, data: bytes, tensors: Mapping[str, Tensor]) -> CheckedFile | None:
     """The text under a key of a file that safetensors found valid; None if it has none.
 
     tensors: all that were loaded of `data`.

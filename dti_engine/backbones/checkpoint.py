@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones.registry import FAMILIES, catalogue
 from dti_engine.errors import ModelLoadError
 
@@ -110,7 +110,7 @@ class ModelFolder:
         try:
             return model.to(device).eval().requires_grad_(False)
         except RuntimeError as cause:
-            if not memory.has_run_out(cause):
+            if not devices.is_out_of_memory(cause):
                 raise
             raise ModelLoadError(
                 f"memory runs out on {device} while {part!r} of {self.name!r} is loaded; "

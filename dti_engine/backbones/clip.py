@@ -114,12 +114,14 @@ class ClipTextEncoder:
     def penultimate_and_summaries(
         self, prompts: EncoderInput, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`penultimate`, and the projected last states at `prompts.summary`: (B, S, d), (B, P)."""
+        """Return `penultimate` (B, S, d) and the projected states at `pooled_index` (B, P)."""
         layers = self._model.encoder.layers
         hidden = self._through(self._embedded(prompts, rows), layers[:-1])
         last = self._model.final_layer_norm(self._through(hidden, layers[-1:]))
         # A product, not an index: the backward pass of an index adds up in no certain order.
-        at_summary = torch.arange(last.shape[1], device=last.device) == prompts.summary[:, None]
+        at_summary = (
+            torch.arange(last.shape[1], device=last.device) == prompts.pooled_index[:, None]
+        )
         summaries = self._projection((last * at_summary[..., None]).sum(dim=1))
         return hidden.to(self._table.dtype), summaries.to(self._table.dtype)
 

@@ -212,7 +212,7 @@ class GemmaTextEncoder:
         """
         first = self._decoder.first.expand(len(prompts.ids), -1, -1)
         embedded = self._embedded(prompts.ids[:, 1:], prompts.row[:, 1:], rows)
-        states = self._decoder.states(embedded, prompts.instructed)
+        states = self._decoder.states(embedded, prompts.has_instruction)
         return torch.cat([first, states], dim=1).to(self._table.dtype)
 
     def _ids(self, text: str) -> list[int]:

@@ -34,13 +34,13 @@ class Conditioning:
     """What prompts become for the denoiser.
 
     hidden: (B, S, D). pooled: (B, P) summary of each prompt, or None. mask: (B, S), 1 where hidden
-    counts, or None. framing: (B, 6), see `views.Framing`, or None.
+    counts, or None. micro_conditioning: (B, 6), see `crops.MicroConditioning`, or None.
     """
 
     hidden: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
-    framing: Tensor | None = None
+    micro_conditioning: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +99,12 @@ class Backbone(Protocol):
         ...
 
     def encode_prompts(
-        self, prompts: PromptBatch, rows: Rows, framing: Tensor | None = None
+        self, prompts: PromptBatch, rows: Rows, micro_conditioning: Tensor | None = None
     ) -> Conditioning:
         """Read prompts with learned rows in place, in training and in serving alike.
 
-        framing: (B, 6), which part of an image of which size is meant (`views.Framing`), for
-        models that are told; None: the whole of an image of the model's own size.
+        micro_conditioning: (B, 6), see `crops.MicroConditioning`, for models that take it; None
+            means a whole image of the model's own size.
 
         Differentiable in rows. The inputs may lie on any device.
         """

@@ -129,7 +129,7 @@ def denoising_loss(
 ) -> Tensor:
     """Mean squared error of each sample: the one loss of the engine, whatever the model predicts.
 
-    weights say where errors count, with a mean of 1 in each sample (`tensors.to_weights`). None
+    weights say where errors count, with a mean of 1 in each sample (`tensors.mask_weights`). None
     and ones give the same, bit for bit.
 
     Shapes: latents, noise (B, C, h, w) fp32; u (B,) in [0, 1); weights (B, 1, h, w) -> (B,).

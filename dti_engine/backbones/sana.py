@@ -89,7 +89,7 @@ class Sana:
         return self._vae.decode((latents / self._scale).to(dtype)).sample.float()
 
     def encode_prompts(
-        self, prompts: PromptBatch, rows: Rows, framing: Tensor | None = None
+        self, prompts: PromptBatch, rows: Rows, micro_conditioning: Tensor | None = None
     ) -> Conditioning:
         encoder = self._text_encoder
         inputs = prompts.inputs[encoder.name].to(self.device)

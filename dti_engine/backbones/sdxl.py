@@ -55,7 +55,7 @@ class StableDiffusionXL(UNetBackbone):
         self._empty_is_zero = empty_is_zero
 
     def encode_prompts(
-        self, prompts: PromptBatch, rows: Rows, framing: Tensor | None = None
+        self, prompts: PromptBatch, rows: Rows, micro_conditioning: Tensor | None = None
     ) -> Conditioning:
         inputs = {name: each.to(self.device) for name, each in prompts.inputs.items()}
         rows = {name: each.to(self.device) for name, each in rows.items()}
@@ -67,17 +67,21 @@ class StableDiffusionXL(UNetBackbone):
             is_empty = inputs[first].length <= _EMPTY_LENGTH
             hidden = hidden.masked_fill(is_empty[:, None, None], 0.0)
             pooled = pooled.masked_fill(is_empty[:, None], 0.0)
-        if framing is None:
-            framing = torch.tensor(MicroConditioning.whole(self.image_size, self.image_size))
-        framing = framing.to(self.device, torch.float32).expand(len(hidden), -1)
-        return Conditioning(hidden, pooled, framing=framing)
+        if micro_conditioning is None:
+            micro_conditioning = torch.tensor(
+                MicroConditioning.whole(self.image_size, self.image_size)
+            )
+        micro_conditioning = micro_conditioning.to(self.device, torch.float32).expand(
+            len(hidden), -1
+        )
+        return Conditioning(hidden, pooled, micro_conditioning=micro_conditioning)
 
     def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.pooled is not None
         # Sizes stay float32 until they are sines: bfloat16 would round 3025 px to 3024.
         added = {
             "text_embeds": conditioning.pooled.to(self.dtype),
-            "time_ids": conditioning.framing,
+            "time_ids": conditioning.micro_conditioning,
         }
         hidden = conditioning.hidden.to(self.dtype)
         output = self._unet(noisy.to(self.dtype), timesteps, hidden, added_cond_kwargs=added)

@@ -37,7 +37,7 @@ class StableDiffusion(UNetBackbone):
         self._text_encoder = text_encoder
 
     def encode_prompts(
-        self, prompts: PromptBatch, rows: Rows, framing: Tensor | None = None
+        self, prompts: PromptBatch, rows: Rows, micro_conditioning: Tensor | None = None
     ) -> Conditioning:
         encoder = self._text_encoder
         inputs = prompts.inputs[encoder.name].to(self.device)

@@ -76,7 +76,7 @@ def kept(
     Raises: ArtifactMismatchError if the parents were made with different weights.
     """
     from dti_engine.artifacts.artifact import Artifact
-    from dti_engine.artifacts.manifest import Blended, Parent
+    from dti_engine.artifacts.manifest import BlendedOrigin, Parent
 
     made_with = {each.manifest.model_fingerprint: each.manifest.model for each in parents}
     if len(made_with) > 1:
@@ -91,7 +91,7 @@ def kept(
         if share
     )
     is_pooled = any(each.manifest.origin.pooling for each in parents)
-    origin = Blended(parents=tuple(used), pooling=token.pooling if is_pooled else None)
+    origin = BlendedOrigin(parents=tuple(used), pooling=token.pooling if is_pooled else None)
     return Artifact.of(token, model=backbone, fingerprint=fingerprint, origin=origin)
 
 

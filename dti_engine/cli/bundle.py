@@ -12,7 +12,7 @@ from dti_engine.cli import options
 from dti_engine.cli.console import Commands, mount, print_json, print_paths, results, say, warn
 from dti_engine.cli.subjects import placeholder_of
 from dti_engine.config import CaptionFamily
-from dti_engine.files import write_whole
+from dti_engine.files import atomic_write
 from dti_engine.text.captions import CAPTION_TEMPLATES
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def preview(
     )
     buffer = BytesIO()
     sheet.save(buffer, "PNG")
-    write_whole(output, buffer.getvalue())
+    atomic_write(output, buffer.getvalue())
     print_paths([output])
 
 

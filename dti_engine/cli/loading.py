@@ -67,5 +67,5 @@ def warn_of_other_weights(artifacts: Iterable["Artifact"], backbone: "Backbone")
     """Say which tokens were made with other weights. Raises: ArtifactMismatchError if unusable."""
     dims = {name: encoder.dim for name, encoder in backbone.text_encoders.items()}
     for artifact in artifacts:
-        if warning := artifact.check_fits(dims, backbone.fingerprint):
+        if warning := artifact.check_compatibility(dims, backbone.fingerprint):
             warn(warning)

@@ -9,7 +9,7 @@ from dti_engine.cli import options
 from dti_engine.cli.console import busy, print_json, print_paths, quiet_libraries
 from dti_engine.cli.run_log import FILE, read_events
 from dti_engine.errors import ConfigurationError
-from dti_engine.files import write_whole
+from dti_engine.files import atomic_write
 
 if TYPE_CHECKING:
     from dti_engine.quality.run_log import History
@@ -54,7 +54,7 @@ def report(
         page = render(summary, folder)
         path = output or folder / "report.html"
         # Names and messages may hold what has no place in UTF-8.
-        write_whole(path, page.encode("utf-8", "replace"))
+        atomic_write(path, page.encode("utf-8", "replace"))
     if as_json:
         print_json(summary.document() | {"page": str(path)})
     else:

@@ -110,13 +110,13 @@ def is_finished(
         read; TokenError if the subject's initializer cannot be.
     """
     from dti_engine.artifacts.artifact import Artifact
-    from dti_engine.text.encoder import initial_rows
+    from dti_engine.text.encoder import initializer_rows
     from dti_engine.training.provenance import Provenance
 
     if not token.exists():
         return False
     num_vectors = {
-        name: subject.num_vectors or len(initial_rows(encoder, subject.initializer))
+        name: subject.num_vectors or len(initializer_rows(encoder, subject.initializer))
         for name, encoder in backbone.text_encoders.items()
     }
     now = Provenance.of(subject, num_vectors, backbone, config)

@@ -50,9 +50,9 @@ def plan(paths: Sequence[Path], placeholder: str | None, initializers: Sequence[
     Raises: ConfigurationError if the numbers of names or words and bundles do not fit; TokenError
         if two bundles would get one name, or one gets none; if all are refused, why the first is.
     """
-    from dti_engine.images.bundles.bundle import gathered
+    from dti_engine.images.bundles.bundle import expand_paths
 
-    paths = gathered(paths)
+    paths = expand_paths(paths)
     if placeholder and len(paths) > 1:
         raise ConfigurationError(
             f"--placeholder {placeholder} cannot name {len(paths)} bundles; leave it out, and "

@@ -46,7 +46,7 @@ def run(
     fixed: fields of the config in which bundles have no say. resume: skip what is finished.
     """
     # Loaded here at last, as they load torch.
-    from dti_engine import devices as memory
+    from dti_engine import devices
     from dti_engine.training.loop import train
 
     _log_start(endings.log, model, config, len(plans.names), num_slots=num_slots, resume=resume)
@@ -100,7 +100,7 @@ def run(
     except KeyboardInterrupt:  # the second Ctrl-C
         endings.stop(signal.SIGINT)
     except RuntimeError as error:
-        if not memory.has_run_out(error):
+        if not devices.is_out_of_memory(error):
             raise
         raise ConfigurationError(
             f"memory ran out with {num_slots} subjects at a time; give fewer --slots. --resume "

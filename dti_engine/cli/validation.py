@@ -146,7 +146,7 @@ def _open(plan: Plan, folder: "RunFolder", endings: Endings, resolution: int) ->
 def _is_on_the_way(kept: "Artifact", last: "Artifact") -> bool:
     """Whether both are of one training: another run may have left its own in the folder."""
     ours, theirs = kept.manifest.training, last.manifest.training
-    its_own = {"steps_done", "stop_reason", "figures", "quality"}
+    its_own = {"steps_done", "stop_reason", "metrics", "quality"}
     return (
         ours is not None
         and theirs is not None

@@ -20,7 +20,7 @@ from typing import TypeAlias
 from PIL import Image
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import Trained
+from dti_engine.artifacts.manifest import TrainedOrigin
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.demo.results import Generation, Scale, Strip, StripImage
@@ -46,7 +46,7 @@ class LearnedSubject:
     reports: Sequence[StepMetrics]
 
     @property
-    def training(self) -> Trained:
+    def training(self) -> TrainedOrigin:
         """What its file says of how it was learned."""
         training = self.artifact.manifest.training
         assert training

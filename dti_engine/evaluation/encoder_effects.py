@@ -23,7 +23,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.rows import LENGTHS
 from dti_engine.optim import sphere
-from dti_engine.text.encoder import TextEncoder, initial_rows, vocabulary_magnitude
+from dti_engine.text.encoder import TextEncoder, initializer_rows, vocabulary_magnitude
 from dti_engine.text.inputs import PromptBatch, Rows
 from dti_engine.text.prompts import bind
 from dti_engine.text.tokens import LearnedToken
@@ -218,7 +218,7 @@ def _read(
     tokens: list[dict[str, LearnedToken]] = []
     for word in words:
         embeddings = {
-            name: magnitude * sphere.normalize(initial_rows(each, word)).cpu()
+            name: magnitude * sphere.normalize(initializer_rows(each, word)).cpu()
             for name, each in backbone.text_encoders.items()
         }
         token = LearnedToken(_PLACEHOLDER, embeddings)

@@ -34,7 +34,7 @@ from dti_engine.miniature.world.subjects import (
 )
 from dti_engine.miniature.world.vocabulary import Look
 from dti_engine.optim import sphere
-from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
+from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 from dti_engine.text.tokens import LearnedToken
 
 
@@ -103,7 +103,7 @@ class Examiner:
     def score_missing(
         self, shots: Sequence[EvaluationImage], *, on_images: Callable[[int], None]
     ) -> None:
-        """Generate, score and keep all shots that have no score yet; those that have count at once."""
+        """Generate, score and store every shot without a score; scored shots count at once."""
         missing = [shot for shot in shots if shot.key not in self._store.scores]
         on_images(len(shots) - len(missing))
         drawn = [shot for shot in missing if shot.row.kind == "drawing"]
@@ -138,7 +138,7 @@ class Examiner:
     def _norm(self, shot: EvaluationImage) -> float | None:
         if shot.row.kind == "class_word":
             encoders = self._backbone.text_encoders.values()
-            vectors = [initial_rows(each, shot.subject.class_word) for each in encoders]
+            vectors = [initializer_rows(each, shot.subject.class_word) for each in encoders]
             return fmean(length for each in vectors for length in each.norm(dim=-1).tolist())
         magnitudes = [token.magnitudes() for token in self._tokens(shot).values()]
         lengths = [m for each in magnitudes for rows in each.values() for m in rows.tolist()]

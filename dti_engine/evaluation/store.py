@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.rows import EvaluationImage, TokenKey
-from dti_engine.files import write_whole
+from dti_engine.files import atomic_write
 from dti_engine.miniature.world.subjects import HeldOutSubject
 
 
@@ -82,7 +82,7 @@ class Records(Generic[ScoreT]):
 
 def _claim(path: Path, identity: str) -> None:
     if not path.exists():
-        write_whole(path, identity.encode())
+        atomic_write(path, identity.encode())
     elif path.read_text(encoding="utf-8") != identity:
         raise ConfigurationError(
             f"{str(path.parent)!r} holds an evaluation with other options or weights, or one by "

@@ -87,10 +87,12 @@ def begin(
     guided = [request for request in requests if request.guided]
     wordings = [PromptKey.of(r.prompt, r.tokens, instruction=r.instruction) for r in requests]
     wordings += [PromptKey.of(request.negative_prompt, request.tokens) for request in guided]
-    framing = torch.tensor(
+    micro_conditioning = torch.tensor(
         [MicroConditioning.whole(*size)], dtype=torch.float32, device=backbone.device
     )
-    read = [replace(each, framing=framing) for each in reader.read_each(wordings)]
+    read = [
+        replace(each, micro_conditioning=micro_conditioning) for each in reader.read_each(wordings)
+    ]
     opposed = dict(zip(guided, read[len(requests) :], strict=True))
     shape = backbone.latent_shape(*size)
     return [

@@ -19,8 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from dti_engine import __version__
-from dti_engine import devices as memory
+from dti_engine import __version__, devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import (
     ArtifactFormatError,
@@ -111,7 +110,7 @@ def generate(
                 images.append(_finish(pixels, len(images)))
                 on_image(len(images) - 1, images[-1])
     except (RuntimeError, MemoryError) as error:
-        if not memory.has_run_out(error):
+        if not devices.is_out_of_memory(error):
             raise
         raise GenerationFailedError(
             f"memory ran out with {min(batch_size, len(requests))} images of {height} x {width} "

@@ -130,8 +130,9 @@ class PromptCache:
 
     @torch.inference_mode()
     def read_each(self, wordings: Sequence[PromptKey]) -> list[Conditioning]:
-        """A batch of one for each, in order, in the dtype of the denoiser; without framing. Made
-        for inference: no gradient can ever go through them.
+        """Return one batch of one per prompt, in the denoiser's dtype, without micro-conditioning.
+
+        They are inference tensors: no gradient can flow through them.
 
         Raises: as `bind`.
         """
@@ -172,12 +173,14 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
     longest = max(each.hidden.shape[1] for each in parts)
     pooled = [each.pooled for each in parts if each.pooled is not None]
     masks = [_padded(each.mask, longest) for each in parts if each.mask is not None]
-    framings = [each.framing for each in parts if each.framing is not None]
+    micro_conditionings = [
+        each.micro_conditioning for each in parts if each.micro_conditioning is not None
+    ]
     return Conditioning(
         hidden=torch.cat([_padded(each.hidden, longest) for each in parts]),
         pooled=torch.cat(pooled) if pooled else None,
         mask=torch.cat(masks) if masks else None,
-        framing=torch.cat(framings) if framings else None,
+        micro_conditioning=torch.cat(micro_conditionings) if micro_conditionings else None,
     )
 
 

@@ -39,11 +39,11 @@ class Crop:
     """A crop, and the crop of its mask at the same place, if there is one; both of one size."""
 
     image: Image.Image  # RGB
-    framing: MicroConditioning
+    micro_conditioning: MicroConditioning
     mask: Image.Image | None = None  # greyscale; white is the subject
 
 
-def crops(subject_image: SubjectImage, size: int, *, max_crops: int) -> list[Image.Image]:
+def crop_images(subject_image: SubjectImage, size: int, *, max_crops: int) -> list[Image.Image]:
     """Squares of size x size px that span the shorter side of the image: the aspect is kept.
 
     A square image has one; another has up to `max_crops`, evenly spaced from end to end, or the
@@ -58,32 +58,33 @@ def crops(subject_image: SubjectImage, size: int, *, max_crops: int) -> list[Ima
     ]
 
 
-def views(subject_image: SubjectImage, size: int, *, max_crops: int) -> list[Crop]:
+def make_crops(subject_image: SubjectImage, size: int, *, max_crops: int) -> list[Crop]:
     """The crops with those of the mask; one that shows next to nothing of the subject is left out.
 
-    Raises: ConfigurationError as `crops`; InvalidImageError if no crop is left.
+    Raises: ConfigurationError as `crop_images`; InvalidImageError if no crop is left.
     """
-    images = crops(subject_image, size, max_crops=max_crops)
-    framings = [
+    images = crop_images(subject_image, size, max_crops=max_crops)
+    micro_conditionings = [
         _framing(subject_image, size, box)
         for box in _boxes(subject_image.image.size, size, max_crops)
     ]
     if subject_image.mask is None:
-        return list(map(Crop, images, framings))
+        return list(map(Crop, images, micro_conditionings))
     masks = [
         # The mean over an area, which never leaves the range between black and white.
         subject_image.mask.resize((size, size), Image.Resampling.BOX, box)
         for box in _boxes(subject_image.image.size, size, max_crops)
     ]
-    cropped = map(Crop, images, framings, masks)
-    if shown := [view for view in cropped if view.mask and share(view.mask)]:
+    cropped = map(Crop, images, micro_conditionings, masks)
+    if shown := [view for view in cropped if view.mask and mask_coverage(view.mask)]:
         return shown
     raise InvalidImageError(
-        f"{subject_image.name!r}: its mask is black, or nearly so, in every crop; generate the subject white"
+        f"{subject_image.name!r}: its mask is black, or nearly so, in every crop; "
+        "paint the subject white"
     )
 
 
-def share(mask: Image.Image) -> float:
+def mask_coverage(mask: Image.Image) -> float:
     """The part of a greyscale mask that is white, in 0 .. 1; 0 if it is too small to train on."""
     part = ImageStat.Stat(mask).mean[0] / 255
     return part if part >= _MIN_SHARE else 0.0

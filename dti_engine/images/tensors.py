@@ -22,7 +22,7 @@ def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
 
-def to_weights(masks: Sequence[Image.Image | None], height: int, width: int) -> Tensor:
+def mask_weights(masks: Sequence[Image.Image | None], height: int, width: int) -> Tensor:
     """(B, 1, h, w) float32 weights of the squared error, whose mean is 1 in each sample.
 
     A mask, greyscale and not all black, counts by the mean of its pixels at each latent, of which

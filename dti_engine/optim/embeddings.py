@@ -41,7 +41,7 @@ class EmbeddingOptimizer(Protocol):
         """
         ...
 
-    def set_rate(self, rows: slice, lr: float) -> None:
+    def set_learning_rate(self, rows: slice, lr: float) -> None:
         """Let these rows take their next steps at this rate."""
         ...
 
@@ -107,10 +107,10 @@ class DirectionOptimizer:
         for state in (self._average, self._running.second_moment, self._running.weight):
             state[rows] = 0
         self._kappa[rows], self._ema_decay[rows] = config.kappa, config.ema_decay
-        self.set_rate(rows, config.lr)
+        self.set_learning_rate(rows, config.lr)
         self.active[rows] = True
 
-    def set_rate(self, rows: slice, lr: float) -> None:
+    def set_learning_rate(self, rows: slice, lr: float) -> None:
         self._lr[rows] = lr
 
     def remove_rows(self, rows: slice) -> None:
@@ -192,10 +192,10 @@ class AdamWOptimizer:
             state[rows] = 0
         self._weight_decay[rows] = config.weight_decay
         self._anchor_weight[rows] = config.anchor_weight / len(initial)
-        self.set_rate(rows, config.lr)
+        self.set_learning_rate(rows, config.lr)
         self.active[rows] = True
 
-    def set_rate(self, rows: slice, lr: float) -> None:
+    def set_learning_rate(self, rows: slice, lr: float) -> None:
         self._lr[rows] = lr
 
     def remove_rows(self, rows: slice) -> None:

@@ -12,7 +12,7 @@ from statistics import median
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
-from dti_engine.text.encoder import vocabulary_band
+from dti_engine.text.encoder import vocabulary_norm_range
 
 _TURNED = 5  # degrees; learned directions lie 50 to 75 from their words
 _MIN_OTHERS = 6  # tokens, with fewer of which none stands out
@@ -114,7 +114,7 @@ def flagged(artifacts: Mapping[str, Artifact], backbone: Backbone) -> dict[str, 
 
     Scores are compared with those of the same probes, angles with those of the same config.
     """
-    bands = {name: vocabulary_band(each) for name, each in backbone.text_encoders.items()}
+    bands = {name: vocabulary_norm_range(each) for name, each in backbone.text_encoders.items()}
     found = flags({name: _figures(each, bands) for name, each in artifacts.items()})
     return {name: _noted(each, found[name]) for name, each in artifacts.items()}
 
@@ -132,11 +132,11 @@ def _figures(artifact: Artifact, bands: Mapping[str, tuple[float, float]]) -> Fi
     assert training
     assert training.quality
     return Figures(
-        prior_angle_deg=degrees(training.figures["prior_angle_rad"]),
+        prior_angle_deg=degrees(training.metrics["prior_angle_rad"]),
         norms=[norm for lengths in magnitudes.values() for norm in lengths],
         norm_bands=[bands[name] for name, lengths in magnitudes.items() for _ in lengths],
         first_fixed_loss=training.first_fixed_loss,
-        fixed_loss=training.figures["fixed_loss"],
+        fixed_loss=training.metrics["fixed_loss"],
         initializer=training.initializer,
         family=training.config.captions,
         training=training.config.model_dump_json(),

@@ -19,7 +19,7 @@ from PIL import Image
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactError
-from dti_engine.files import write_whole
+from dti_engine.files import atomic_write
 from dti_engine.generation.pipeline import save_image
 from dti_engine.quality.flags import flagged
 from dti_engine.quality.validation import TokenValidation
@@ -91,7 +91,7 @@ class RunFolder:
         small, data = image.copy(), BytesIO()
         small.thumbnail((_REFERENCE_SIDE, _REFERENCE_SIDE))
         small.convert("RGB").save(data, "JPEG", quality=88)
-        write_whole(self.reference(name), data.getvalue())
+        atomic_write(self.reference(name), data.getvalue())
 
     def flag(self, artifacts: Mapping[str, Artifact], backbone: Backbone) -> dict[str, Artifact]:
         """These tokens, all of them tried out, with what is odd about each in its manifest.

@@ -12,7 +12,7 @@ from statistics import fmean, median
 from typing import Any, Literal, TypeAlias, get_args
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import Manifest, Quality, Trained
+from dti_engine.artifacts.manifest import Manifest, Quality, TrainedOrigin
 from dti_engine.errors import ArtifactError, ConfigurationError
 from dti_engine.quality.run_folder import RunFolder
 from dti_engine.quality.run_log import History, Past, Run
@@ -102,8 +102,10 @@ def row(
     return _with_problem(found, token, known)
 
 
-def _with_token(found: Row, token: Manifest, training: Trained, words: Mapping[str, float]) -> Row:
-    angle, loss = training.figures.get("prior_angle_rad"), training.figures.get("fixed_loss")
+def _with_token(
+    found: Row, token: Manifest, training: TrainedOrigin, words: Mapping[str, float]
+) -> Row:
+    angle, loss = training.metrics.get("prior_angle_rad"), training.metrics.get("fixed_loss")
     lengths = [(encoder, x) for encoder, all_of_it in token.magnitudes.items() for x in all_of_it]
     shares = [length / words[encoder] for encoder, length in lengths if encoder in words]
     ends = {0: training.first_fixed_loss} | ({} if loss is None else {training.steps_done: loss})
@@ -120,7 +122,7 @@ def _with_token(found: Row, token: Manifest, training: Trained, words: Mapping[s
         steps_done=training.steps_done,
         steps=training.config.steps,
         stop_reason=training.stop_reason,
-        seconds=training.figures.get("seconds") if found.seconds is None else found.seconds,
+        seconds=training.metrics.get("seconds") if found.seconds is None else found.seconds,
         curve=tuple(sorted((dict(found.curve) | ends).items())),
     )
 

@@ -56,20 +56,20 @@ class TextEncoder(Protocol):
         ...
 
 
-def initial_ids(encoder: TextEncoder, initializer: str) -> list[int]:
+def initializer_ids(encoder: TextEncoder, initializer: str) -> list[int]:
     """Pieces of a word or phrase as it stands inside a sentence: some vocabularies tell " dog" from
     "dog". Empty if it is. Raises: TokenError if it cannot be spelled.
     """
     return encoder.segment_ids(f" {initializer.strip()}") if initializer.strip() else []
 
 
-def initial_rows(encoder: TextEncoder, initializer: str) -> Tensor:
-    """Vocabulary rows of `initial_ids`: (n, d) fp32, where learning starts.
+def initializer_rows(encoder: TextEncoder, initializer: str) -> Tensor:
+    """Vocabulary rows of `initializer_ids`: (n, d) fp32, where learning starts.
 
     Raises: TokenError if the initializer is empty, cannot be spelled, or has a piece whose row is
         zero.
     """
-    ids = initial_ids(encoder, initializer)
+    ids = initializer_ids(encoder, initializer)
     rows = encoder.vocabulary()[ids].float()
     if not ids or not bool(rows.any(dim=-1).all()):
         raise TokenError(
@@ -79,7 +79,7 @@ def initial_rows(encoder: TextEncoder, initializer: str) -> Tensor:
     return rows
 
 
-def vocabulary_band(encoder: TextEncoder) -> tuple[float, float]:
+def vocabulary_norm_range(encoder: TextEncoder) -> tuple[float, float]:
     """Lengths between which 99 % of the non-zero vocabulary rows lie."""
     norms = torch.linalg.vector_norm(encoder.vocabulary().float(), dim=-1)
     norms = norms[norms > 0].sort().values

@@ -20,15 +20,15 @@ class EncoderInput:
 
     ids: (B, S) int64, all in the vocabulary. row: (B, S) int64, -1 where the vocabulary speaks,
     else the index of the learned row that replaces the embedding there. length: (B,) int64,
-    positions before the padding. summary: (B,) int64, where a summary of the prompt is read.
-    instructed: (B,) bool, whether the model's instruction is to stand before the prompt.
+    positions before the padding. pooled_index: (B,) int64, where a summary of the prompt is read.
+    has_instruction: (B,) bool, whether the model's instruction is to stand before the prompt.
     """
 
     ids: Tensor
     row: Tensor
     length: Tensor
-    summary: Tensor
-    instructed: Tensor
+    pooled_index: Tensor
+    has_instruction: Tensor
 
     @classmethod
     def of_ids(cls, ids: Tensor, length: int) -> Self:
@@ -55,8 +55,8 @@ class EncoderInput:
                 _padded(part.ids, longest, 0),
                 _padded(part.row, longest, -1),
                 part.length,
-                part.summary,
-                part.instructed,
+                part.pooled_index,
+                part.has_instruction,
             )
             for part in parts
         ]

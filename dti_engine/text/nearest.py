@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dti_engine.errors import ArtifactMismatchError, ConfigurationError
 from dti_engine.optim import sphere
-from dti_engine.text.encoder import TextEncoder, initial_rows
+from dti_engine.text.encoder import TextEncoder, initializer_rows
 from dti_engine.text.tokens import LearnedToken
 
 
@@ -110,7 +110,7 @@ def _turned(encoder: TextEncoder, initializer: str | None, row: Tensor, index: i
     """Degrees between a vector and what it started as."""
     if initializer is None:
         return None
-    pieces = initial_rows(encoder, initializer).cpu()
+    pieces = initializer_rows(encoder, initializer).cpu()
     # A token longer than its initializer started as the initializer's pieces, repeated.
     start = sphere.normalize(pieces[index % len(pieces)])
     return math.degrees(float(sphere.geodesic_distance(sphere.normalize(row), start)))

@@ -19,9 +19,9 @@ from dti_engine.config import PLACEHOLDER, Pooling, TrainConfig
 from dti_engine.errors import ArtifactMismatchError, TokenError
 from dti_engine.text.encoder import TextEncoder
 from dti_engine.text.inputs import EncoderInput, PromptBatch, Rows
-from dti_engine.text.tokens import LearnedToken, joint_pooling, require_placeholder
+from dti_engine.text.tokens import LearnedToken, common_pooling, require_placeholder
 
-# <Rex> counts as well, and is bound to nothing: as plain text it would silently generate a stranger.
+# <Rex> matches as well and is never bound: as plain text it would silently show something else.
 _MENTION = re.compile(f"({PLACEHOLDER.pattern})", re.IGNORECASE)
 
 Spans: TypeAlias = Mapping[str, Mapping[str, range]]
@@ -45,27 +45,27 @@ def tokenize(
     prompts: Sequence[str],
     encoders: Mapping[str, TextEncoder],
     spans: Sequence[Spans],
-    readings: Sequence[PromptEncoding] | None = None,
+    encodings: Sequence[PromptEncoding] | None = None,
 ) -> PromptBatch:
     """Spell prompts for every encoder, with learned rows at their placeholders.
 
     spans[b] says for sample b alone which rows stand at which placeholder, so two samples may use
     one placeholder for different tokens. A placeholder may occur several times in a prompt.
-    readings[b] says how sample b is read; None: all by the defaults.
+    encodings[b] says how sample b is read; None: all by the defaults.
 
     Raises: TokenError if a prompt uses a placeholder that is not bound, or is too long to hold one
         entirely.
     """
-    readings = [PromptEncoding()] * len(prompts) if readings is None else readings
-    instructed = torch.tensor([reading.instruction for reading in readings])
+    encodings = [PromptEncoding()] * len(prompts) if encodings is None else encodings
+    has_instruction = torch.tensor([encoding.instruction for encoding in encodings])
     inputs: dict[str, EncoderInput] = {}
     for name, encoder in encoders.items():
         wrapped = [
-            _marked_ids(*each, encoder) for each in zip(prompts, spans, readings, strict=True)
+            _marked_ids(*each, encoder) for each in zip(prompts, spans, encodings, strict=True)
         ]
         summaries = [
-            _last_mark(ids, of_sample, name) if reading.pooling == "legacy" else len(ids) - 1
-            for ids, of_sample, reading in zip(wrapped, spans, readings, strict=True)
+            _last_mark(ids, of_sample, name) if encoding.pooling == "legacy" else len(ids) - 1
+            for ids, of_sample, encoding in zip(wrapped, spans, encodings, strict=True)
         ]
         positions = encoder.padded_length(max(map(len, wrapped)))
         padding = [[encoder.pad_id] * (positions - len(ids)) for ids in wrapped]
@@ -75,8 +75,8 @@ def tokenize(
             ids=marked.masked_fill(is_row, encoder.stand_in_id),
             row=(-1 - marked).masked_fill(~is_row, -1),
             length=torch.tensor([len(ids) for ids in wrapped]),
-            summary=torch.tensor(summaries),
-            instructed=instructed,
+            pooled_index=torch.tensor(summaries),
+            has_instruction=has_instruction,
         )
     return PromptBatch(inputs)
 
@@ -94,7 +94,7 @@ def _last_mark(wrapped: Sequence[int], spans: Spans, encoder: str) -> int:
 
 
 def _marked_ids(
-    prompt: str, spans: Spans, reading: PromptEncoding, encoder: TextEncoder
+    prompt: str, spans: Spans, encoding: PromptEncoding, encoder: TextEncoder
 ) -> list[int]:
     """The wrapped ids of one prompt, in which -1 - r marks learned row r.
 
@@ -103,7 +103,7 @@ def _marked_ids(
     """
     ids: list[int] = []
     owners: list[str] = []  # the placeholder of each mark, in order
-    pieces = _MENTION.split(" " * reading.instruction + prompt.strip())
+    pieces = _MENTION.split(" " * encoding.instruction + prompt.strip())
     for index, piece in enumerate(pieces):
         if index % 2 == 0:
             text = piece if index == len(pieces) - 1 else piece.rstrip()
@@ -138,7 +138,7 @@ def bind(
 
     tokens[b] maps the placeholders of prompt b to tokens; a placeholder need not be the token's
     own, and a token need not occur. Each distinct token takes its rows once, however many prompts
-    share it. A prompt is read as the tokens that it mentions were (`joint_pooling`), and with the
+    share it. A prompt is read as the tokens that it mentions were (`common_pooling`), and with the
     model's instruction where instructions[b] says so; None: nowhere.
 
     Raises: ArtifactMismatchError if a token was made for other encoders or dimensions; TokenError
@@ -159,16 +159,16 @@ def bind(
     }
     samples = [{name: spans[token] for name, token in sample.items()} for sample in tokens]
     asked = [False] * len(prompts) if instructions is None else instructions
-    readings = [
+    encodings = [
         PromptEncoding(
-            joint_pooling(token for name, token in sample.items() if name in prompt), wanted
+            common_pooling(token for name, token in sample.items() if name in prompt), wanted
         )
         for prompt, sample, wanted in zip(prompts, tokens, asked, strict=True)
     ]
-    return tokenize(prompts, encoders, samples, readings), rows
+    return tokenize(prompts, encoders, samples, encodings), rows
 
 
-def unread_pieces(
+def truncated_pieces(
     prompt: str, tokens: Mapping[str, LearnedToken], encoders: Mapping[str, TextEncoder]
 ) -> dict[str, int]:
     """Encoder name -> how many word pieces at the end of a prompt it has no room for, where there

@@ -69,7 +69,7 @@ class LearnedToken:
         }
 
 
-def joint_pooling(tokens: Iterable[LearnedToken]) -> Pooling:
+def common_pooling(tokens: Iterable[LearnedToken]) -> Pooling:
     """How a prompt with all of these is read, or one with their blend: as they agree, else "eos".
 
     The end of a prompt has seen every token; a legacy summary stops at one of them.
@@ -99,7 +99,7 @@ def slerp_tokens(a: LearnedToken, b: LearnedToken, t: float, *, placeholder: str
         blended[name] = magnitude.unsqueeze(-1) * sphere.slerp(
             directions_a[name], directions_b[name], t
         )
-    return LearnedToken(placeholder, blended, joint_pooling([a, b]))
+    return LearnedToken(placeholder, blended, common_pooling([a, b]))
 
 
 def slerp_strip(
@@ -139,7 +139,7 @@ def mean_tokens(
         points = torch.stack([each[name] for each in directions], dim=-2)  # (n, tokens, d)
         magnitude = torch.stack([each[name] for each in magnitudes], dim=-1) @ shares  # (n,)
         blended[name] = magnitude.unsqueeze(-1) * sphere.mean_direction(points, shares)
-    return LearnedToken(placeholder, blended, joint_pooling(tokens))
+    return LearnedToken(placeholder, blended, common_pooling(tokens))
 
 
 def _require_same_shapes(tokens: Sequence[LearnedToken]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
@@ -81,17 +81,17 @@ def rehearse(
 ) -> StepProfile | None:
     """Take a few steps with all slots taken; None if memory runs out. Nothing of it is kept.
 
-    before: what `memory.in_use` was before any rehearsal.
+    before: what `devices.used_memory` was before any rehearsal.
     Raises: as `Trainer`.
     """
     try:
         return _rehearse(backbone, config, num_slots, max_vectors, before)
     except (RuntimeError, MemoryError) as error:
-        if not memory.has_run_out(error):
+        if not devices.is_out_of_memory(error):
             raise
         return None
     finally:
-        memory.release(backbone.device)
+        devices.release_memory(backbone.device)
 
 
 def _rehearse(
@@ -100,14 +100,14 @@ def _rehearse(
     device = backbone.device
     trainer = full_trainer(backbone, config, num_slots=num_slots, max_vectors=max_vectors)
     # What it takes to seat a subject is the same with any number of slots, and is free by now.
-    memory.release(device)
-    memory.reset_peak(device)
+    devices.release_memory(device)
+    devices.reset_peak_memory(device)
     trainer.step()  # the first of a size also chooses kernels
     times: list[float] = []
     while (len(times) < _MIN_STEPS or sum(times) < _MIN_S) and sum(times) < _MAX_S:
         times.append(seconds(device, trainer.step))
     # The fastest, as other work on the machine only ever makes a step slower.
-    return StepProfile(num_slots, memory.peak(device) - before, num_slots / min(times))
+    return StepProfile(num_slots, devices.peak_memory(device) - before, num_slots / min(times))
 
 
 def _finish(device: torch.device) -> None:
@@ -155,11 +155,11 @@ def find_slots(
     if at_most < 1:
         raise ConfigurationError(f"at_most must be >= 1, got {at_most}")
     gc.collect()  # or what falls away in between would be taken off what steps need
-    memory.release(backbone.device)
-    available = memory.available(backbone.device) if available is None else available
+    devices.release_memory(backbone.device)
+    available = devices.free_memory(backbone.device) if available is None else available
     if at_most == 1:
         return SlotPlan(1, "there is one subject", available)
-    before = memory.in_use(backbone.device)
+    before = devices.used_memory(backbone.device)
 
     def trial(slots: int) -> StepProfile | None:
         return rehearse(backbone, config, num_slots=slots, max_vectors=max_vectors, before=before)
@@ -195,7 +195,7 @@ def make_fit(
     """
     if backbone.device.type != "cuda":
         return
-    before, available = memory.in_use(backbone.device), memory.available(backbone.device)
+    before, available = devices.used_memory(backbone.device), devices.free_memory(backbone.device)
     sizes = {"num_slots": num_slots, "max_vectors": max_vectors}
     if rehearse(backbone, config, **sizes, before=before):
         return

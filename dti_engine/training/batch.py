@@ -133,7 +133,7 @@ class TrainingBatch:
     noise: Tensor  # (B, C, h, w)
     u: Tensor  # (B,)
     weights: Tensor  # (B, 1, h, w), all ones without a mask: one shape for every mix of subjects
-    framing: Tensor  # (B, 6) float32, see `views.Framing`
+    micro_conditioning: Tensor  # (B, 6) float32, see `crops.MicroConditioning`
     prompts: PromptBatch
 
     @staticmethod
@@ -144,7 +144,7 @@ class TrainingBatch:
             torch.cat([part.noise for part in parts]),
             torch.cat([part.u for part in parts]),
             torch.cat([part.weights for part in parts]),
-            torch.cat([part.framing for part in parts]),
+            torch.cat([part.micro_conditioning for part in parts]),
             PromptBatch.concat([part.prompts for part in parts]),
         )
 
@@ -155,12 +155,14 @@ def blank_samples(backbone: Backbone, config: TrainConfig) -> TrainingBatch:
     zeros = torch.zeros(config.batch_size, *shape, device=backbone.device)
     prompts = tokenize([""] * len(zeros), backbone.text_encoders, [{}] * len(zeros))
     ones = torch.ones_like(zeros[:, :1])
-    framing = MicroConditioning.whole(config.resolution, config.resolution)
+    micro_conditioning = MicroConditioning.whole(config.resolution, config.resolution)
     return TrainingBatch(
         zeros,
         zeros,
         zeros[:, 0, 0, 0],
         ones,
-        torch.tensor([framing] * len(zeros), dtype=torch.float32, device=backbone.device),
+        torch.tensor(
+            [micro_conditioning] * len(zeros), dtype=torch.float32, device=backbone.device
+        ),
         prompts.to(backbone.device),
     )

@@ -1,8 +1,8 @@
 """A subject in training as a file: what it takes to go on as if nothing had happened.
 
-A safetensors file with the `EmbeddingOptimizer.state` of its rows, per text encoder, and the figures of its
-reports; in the metadata stands a digest of all of it, and its `CheckpointHeader` as JSON. Nothing random is
-in it, as draws depend on seed and step alone. Nothing in it is ever executed.
+A safetensors file with the `EmbeddingOptimizer.state` of its rows, per text encoder, and the
+figures of its reports; its metadata has a digest of all of it, and the `CheckpointHeader` as JSON.
+It holds no random state, as draws depend on seed and step alone. Nothing in it is ever executed.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dti_engine.artifacts.manifest import AnyManifest
-from dti_engine.artifacts.sealed import seal, unseal
+from dti_engine.artifacts.sealed import read_checked, write_checked
 from dti_engine.config import explain
 from dti_engine.errors import CheckpointError
-from dti_engine.files import write_whole
+from dti_engine.files import atomic_write
 from dti_engine.optim.embeddings import EmbeddingOptimizer
 from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.provenance import Provenance
@@ -105,7 +105,7 @@ class Checkpoint:
         widest = torch.float64 if torch.float64 in dtypes else torch.float32
         figures = [[getattr(each, name) for name in _FIGURES] for each in self.reports]
         tensors[_REPORTS] = torch.tensor(figures, dtype=widest)
-        return seal(_METADATA_KEY, self.header.model_dump_json(), tensors)
+        return write_checked(_METADATA_KEY, self.header.model_dump_json(), tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -138,7 +138,7 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises: OutputError if it cannot be written."""
-        write_whole(path, self.to_bytes())
+        atomic_write(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -161,7 +161,7 @@ def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 def _read_header(data: bytes, tensors: Mapping[str, Tensor]) -> CheckpointHeader:
     """The header in a safetensors file that was found valid, if the file is as it was written."""
-    found = unseal(_METADATA_KEY, data, tensors)
+    found = read_checked(_METADATA_KEY, data, tensors)
     if found is None:
         raise CheckpointError("it has no header, so it was not saved as a checkpoint")
     version = AnyManifest.model_validate_json(found.text).schema_version

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import StopReason, Trained
+from dti_engine.artifacts.manifest import StopReason, TrainedOrigin
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import SubjectError, TrainingFailedError
 from dti_engine.subject import Subject
@@ -74,7 +74,7 @@ def artifact(
         token,
         model=backbone.name,
         fingerprint=backbone.fingerprint,
-        origin=Trained(
+        origin=TrainedOrigin(
             initializer=subject.initializer,
             config=occupant.config,
             seed=subject.seed,
@@ -83,7 +83,7 @@ def artifact(
             stop_reason=stop_reason,
             images={image.name: image.sha256 for image in images},
             notes_sha256=notes_sha256(images),
-            figures=occupant.reports[-1].figures(),
+            metrics=occupant.reports[-1].figures(),
             first_fixed_loss=occupant.first_fixed_loss,
         ),
     )

@@ -16,12 +16,12 @@ from torch import Tensor
 from dti_engine.backbones.interface import Backbone, Latents
 from dti_engine.config import TrainConfig
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
-from dti_engine.images.crops import MAX_CROPS, views
-from dti_engine.images.tensors import to_tensor, to_weights
+from dti_engine.images.crops import MAX_CROPS, make_crops
+from dti_engine.images.tensors import mask_weights, to_tensor
 from dti_engine.optim import sphere
 from dti_engine.subject import Subject
 from dti_engine.text.captions import CAPTION_TEMPLATES
-from dti_engine.text.encoder import TextEncoder, initial_ids, initial_rows
+from dti_engine.text.encoder import TextEncoder, initializer_ids, initializer_rows
 from dti_engine.text.inputs import PromptBatch
 from dti_engine.text.prompts import PromptEncoding, tokenize
 from dti_engine.text.tokens import LearnedToken
@@ -38,8 +38,8 @@ class PreparedSubject:
 
     captions: PromptBatch  # every template once, then the images' own captions
     latents: Latents  # every crop of every image
-    weights: Tensor  # (crops, 1, h, w), see `to_weights`
-    framing: Tensor  # (crops, 6), see `views.Framing`
+    weights: Tensor  # (crops, 1, h, w), see `mask_weights`
+    micro_conditioning: Tensor  # (crops, 6), see `crops.MicroConditioning`
     own_caption: Tensor  # (crops,) int64, which of `captions` its image has; -1: any template
     num_crops: Sequence[int]  # of each image
 
@@ -56,7 +56,7 @@ class PreparedSubject:
         # A template is drawn in any case, so that no image's caption changes another's draws.
         own = self.own_caption[draws.views]
         prompts = self.captions.select(torch.where(own < 0, draws.captions, own))
-        seen = self.weights[draws.views], self.framing[draws.views]
+        seen = self.weights[draws.views], self.micro_conditioning[draws.views]
         return TrainingBatch(latents, draws.noise, draws.u, *seen, prompts)
 
 
@@ -151,9 +151,9 @@ def initial_token(
     """
     embeddings: dict[str, Tensor] = {}
     for name, encoder in encoders.items():
-        pieces = initial_rows(encoder, subject.initializer)
+        pieces = initializer_rows(encoder, subject.initializer)
         if config.init == "states":
-            pieces = encoder.states(initial_ids(encoder, subject.initializer)).float()
+            pieces = encoder.states(initializer_ids(encoder, subject.initializer)).float()
         length = magnitude(config, magnitudes[name])
         count = len(pieces) if subject.num_vectors is None else subject.num_vectors
         if not len(pieces) <= count <= max_vectors:
@@ -210,7 +210,7 @@ def _material(
         [{subject.placeholder: spans}] * len(prompts),
         [PromptEncoding.of(config)] * len(prompts),
     )
-    seen = [views(each, config.resolution, max_crops=MAX_CROPS) for each in subject.images]
+    seen = [make_crops(each, config.resolution, max_crops=MAX_CROPS) for each in subject.images]
     crops = [view for each in seen for view in each]
     # One at a time: together, they would need more memory than the training itself.
     encoded = [backbone.encode_images(to_tensor([crop.image])) for crop in crops]
@@ -220,12 +220,14 @@ def _material(
     )
     numbers = {index: len(templates) + i for i, index in enumerate(captions)}
     own = [numbers.get(index, -1) for index, each in enumerate(seen) for _ in each]
-    weights = to_weights([crop.mask for crop in crops], *latents.mean.shape[2:])
+    weights = mask_weights([crop.mask for crop in crops], *latents.mean.shape[2:])
     return PreparedSubject(
         tokenized.to(backbone.device),
         latents,
         weights.to(backbone.device),
-        torch.tensor([view.framing for view in crops], dtype=torch.float32, device=backbone.device),
+        torch.tensor(
+            [view.micro_conditioning for view in crops], dtype=torch.float32, device=backbone.device
+        ),
         own_caption=torch.tensor(own, device=backbone.device),
         num_crops=[len(each) for each in seen],
     )

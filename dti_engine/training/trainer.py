@@ -160,7 +160,7 @@ class Trainer:
         gradients = torch.autograd.grad(losses.sum(), [each.parameter for each in learners])
         for each in self._present():
             for name, learner in self.learners.items():
-                learner.set_rate(each.rows[name], learning_rate(each.config, each.step))
+                learner.set_learning_rate(each.rows[name], learning_rate(each.config, each.step))
         moved = [learner.step(each) for learner, each in zip(learners, gradients, strict=True)]
 
         for slot, each in enumerate(self.occupants):
@@ -232,7 +232,7 @@ class Trainer:
 
     def _losses(self, batch: TrainingBatch, rows: dict[str, Tensor]) -> Tensor:
         """(B,), one per sample."""
-        conditioning = self._backbone.encode_prompts(batch.prompts, rows, batch.framing)
+        conditioning = self._backbone.encode_prompts(batch.prompts, rows, batch.micro_conditioning)
         return denoising_loss(
             self._backbone, batch.latents, batch.noise, batch.u, conditioning, batch.weights
         )

@@ -25,7 +25,7 @@ from dti_engine.cli.options import parse_seeds
 from dti_engine.cli.progress import generation_progress
 from dti_engine.config import PLACEHOLDER
 from dti_engine.errors import ConfigurationError, TokenError
-from dti_engine.files import write_whole
+from dti_engine.files import atomic_write
 from services.cli import options
 from services.cli.connect import opened
 
@@ -181,7 +181,7 @@ class _Work:
                 case ImageProgress():
                     self._step(path, update.step)
                 case GeneratedImage():
-                    write_whole(path, update.png)
+                    atomic_write(path, update.png)
                     self._warn(update.warnings)
                     self._step(path, self.steps)
                     saved_images[update.seed] = SavedImage(path, update.seed, update.settings)

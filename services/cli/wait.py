@@ -21,7 +21,7 @@ from rich.live import Live
 from dti_engine.cli.console import notes, output_folder, print_json, print_paths, results, say, warn
 from dti_engine.cli.resume import set_aside
 from dti_engine.errors import DTIError
-from dti_engine.files import write_whole
+from dti_engine.files import atomic_write
 from services.cli.progress import Board, JobTally, totals
 from services.cli.words import words
 from services.client.schemas import Item, Job
@@ -118,7 +118,7 @@ def _fetch(
     data = load()
     if is_there:
         set_aside(folder, [stem], suffix)
-    write_whole(path, data)
+    atomic_write(path, data)
     return path
 
 

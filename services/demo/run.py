@@ -19,7 +19,7 @@ import torch
 from dti_engine.backbones.checkpoint import open_checkpoint
 from dti_engine.demo.images import DemoScorer
 from dti_engine.errors import GenerationFailedError, TrainingFailedError
-from dti_engine.files import environment, write_whole
+from dti_engine.files import atomic_write, environment
 from dti_engine.miniature.scorer import load_scorer
 from dti_engine.miniature.world.subjects import HeldOutSubject, draw_subject, held_out_subjects
 from dti_engine.recipes import miniature
@@ -196,8 +196,8 @@ def run(output: Path, settings: Settings, watch: Watch) -> Results:
         environment=environment(torch.device("cpu")),
     )
     document = json.dumps(results.document(), indent=2)
-    write_whole(output / "results.json", document.encode())
-    write_whole(output / "gallery.html", render(results, output).encode())
+    atomic_write(output / "results.json", document.encode())
+    atomic_write(output / "gallery.html", render(results, output).encode())
     return results
 
 

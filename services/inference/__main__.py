@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> None:
     metrics.use(exporter)
     with exit_on_error():
         settings = EngineProcessSettings.read(arguments)
-        # Imported here, since they load torch, and --help does not need it.
+        # ImportedOrigin here, since they load torch, and --help does not need it.
         from services.inference.factory import open_engine
         from services.inference.http import create_app
 
@@ -65,7 +65,7 @@ def deploy(arguments: Sequence[str]) -> None:
     stopped = threading.Event()
     with exit_on_error():
         settings = EngineDeploymentSettings.read(arguments)
-        # Imported here, since they load Ray, and --help does not need it.
+        # ImportedOrigin here, since they load Ray, and --help does not need it.
         from services.inference import ray_serve
 
         specs = [

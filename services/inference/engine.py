@@ -16,7 +16,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import DTIError
 from dti_engine.generation.denoiser import ImageRequest
 from dti_engine.generation.pipeline import encode_image, image_settings, require_generation
-from dti_engine.text.prompts import unread_pieces
+from dti_engine.text.prompts import truncated_pieces
 from dti_engine.text.tokens import LearnedToken
 from services import logs
 from services.contracts.generation import (
@@ -241,7 +241,7 @@ class Engine:
             spec.instruction,
         )
         require_generation(request, backbone)
-        unread = unread_pieces(spec.prompt, known.tokens, backbone.text_encoders)
+        unread = truncated_pieces(spec.prompt, known.tokens, backbone.text_encoders)
         settings = image_settings(request, backbone, steps=spec.steps, tokens=known.origins) | {
             "height": size[0],
             "width": size[1],

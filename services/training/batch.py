@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
@@ -234,7 +234,7 @@ class PackedBatch:
 
 def _told_apart(error: Exception) -> Exception:
     """What kind of error it is, if it is one of those that say nothing of a subject."""
-    if memory.has_run_out(error):
+    if devices.is_out_of_memory(error):
         return OutOfMemoryError(f"{error}"[:200])
     if any(sign in str(error) for sign in _OF_DEVICES):
         return DeviceError(f"{error}"[:200])

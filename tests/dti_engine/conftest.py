@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import Trained
+from dti_engine.artifacts.manifest import TrainedOrigin
 from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.stable_diffusion import StableDiffusion
@@ -105,10 +105,10 @@ def artifact_of() -> Callable[..., Artifact]:
             "seed": 2**64 - 1,
             "steps_done": 400,
             "images": {"Ähre 犬.png": "0" * 64},
-            "figures": {"loss": 0.25, "fixed_loss": 0.2, "prior_angle_rad": 0.1},
+            "metrics": {"loss": 0.25, "fixed_loss": 0.2, "prior_angle_rad": 0.1},
             "first_fixed_loss": 0.3,
         }
-        origin = Trained(**(known | facts))
+        origin = TrainedOrigin(**(known | facts))
         return Artifact.of(token, model="miniature", fingerprint="a" * 64, origin=origin)
 
     return make

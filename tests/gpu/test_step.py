@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.recipes import miniature, sana_release, sdxl_release
@@ -81,7 +81,7 @@ def test_recomputing_lowers_the_peak_and_changes_no_gradient(
     peaks, learned = list[int](), list[torch.Tensor]()
     for recompute in (False, True):
         backbone.recompute = recompute
-        before = memory.in_use(device)
+        before = devices.used_memory(device)
         found = rehearse(backbone, config, num_slots=16, max_vectors=8, before=before)
         assert found is not None
         peaks.append(found.bytes)

@@ -18,7 +18,7 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.photographs.subjects import EvaluationImage, PhotographedSubject
 from dti_engine.evaluation.store import Records
-from dti_engine.files import write_whole
+from dti_engine.files import atomic_write
 from dti_engine.training.checkpoint_manager import CheckpointManager
 
 
@@ -72,7 +72,7 @@ class Store(Records[Score]):
 
         Raises: OutputError if it cannot be written.
         """
-        write_whole(self._slots_file, _Slots(slots=slots).model_dump_json().encode())
+        atomic_write(self._slots_file, _Slots(slots=slots).model_dump_json().encode())
 
     @property
     def _slots_file(self) -> Path:

@@ -38,7 +38,7 @@ from dti_engine.evaluation.photographs.subjects import (
 )
 from dti_engine.files import environment
 from dti_engine.subject import Subject
-from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
+from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 from dti_engine.training.checkpoint_manager import CHECKPOINT_EVERY
 from dti_engine.training.loop import train
 from dti_engine.training.metrics import StepMetrics
@@ -237,8 +237,8 @@ class Study:
             )
         for each in subjects:  # now, not after hours
             for encoder in backbone.text_encoders.values():
-                initial_rows(encoder, each.class_noun)
-                initial_rows(encoder, each.initializer)
+                initializer_rows(encoder, each.class_noun)
+                initializer_rows(encoder, each.initializer)
         self._backbone, self._protocol, self._subjects = backbone, protocol, subjects
         self._store, self._judges = store, judges
 
@@ -348,7 +348,7 @@ class Study:
                 found[name] = 1.0
                 continue
             if row.token is None:
-                tables = [initial_rows(encoder, each.class_noun) for each in self._subjects]
+                tables = [initializer_rows(encoder, each.class_noun) for each in self._subjects]
             else:
                 tables = [
                     self._store.load_token(row.token, subject, seed).token.embeddings[name]

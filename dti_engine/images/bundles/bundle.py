@@ -17,12 +17,12 @@ from dti_engine.images.bundles.members import (
     DEFAULT_LIMITS,
     BundleFinding,
     BundleLimits,
-    is_passed_over,
+    is_ignored,
     printable,
 )
 from dti_engine.images.bundles.reader import DESCRIPTION, is_archive, read_contents
 from dti_engine.images.bundles.schema import BundleDescription, ImageNotes, parse
-from dti_engine.images.crops import share
+from dti_engine.images.crops import mask_coverage
 from dti_engine.images.decode import SUFFIXES, SubjectImage
 
 _SIDE = 8
@@ -44,7 +44,7 @@ def difference_hash(image: Image.Image) -> int:
     return bits
 
 
-def num_different(a: int, b: int) -> int:
+def hamming_distance(a: int, b: int) -> int:
     """Bits in which two hashes differ."""
     return (a ^ b).bit_count()
 
@@ -184,12 +184,12 @@ def _mask(
         raise InvalidImageError(f"its mask {name!r}: {error}") from error
     if mask.size != subject_image.image.size:
         raise InvalidImageError(
-            f"its mask {name!r} has {_size(mask)} px, the image has {_size(subject_image.image)}; both "
-            "must be of one size"
+            f"its mask {name!r} has {_size(mask)} px, the image has {_size(subject_image.image)}; "
+            "both must have one size"
         )
-    if not share(mask):
+    if not mask_coverage(mask):
         raise InvalidImageError(
-            f"its mask {name!r} is black, or nearly so; generate the subject white"
+            f"its mask {name!r} is black, or nearly so; paint the subject white"
         )
     return mask
 
@@ -197,14 +197,14 @@ def _mask(
 def _warnings(
     subject_images: Sequence[SubjectImage], resolution: int | None, limits: BundleLimits
 ) -> Iterator[BundleFinding]:
-    if len(subject_images) < limits.few_images:
+    if len(subject_images) < limits.usual_images:
         yield BundleFinding(
             "", f"{len(subject_images)} of the usual 3 to 6 images; give more if you can"
         )
     hashes = [difference_hash(each.image) for each in subject_images]
     for index, subject_image in enumerate(subject_images):
         for other, its_hash in zip(subject_images[:index], hashes, strict=False):
-            if num_different(hashes[index], its_hash) <= limits.near_bits:
+            if hamming_distance(hashes[index], its_hash) <= limits.near_duplicate_bits:
                 yield BundleFinding(subject_image.name, f"nearly identical to {other.name!r}")
                 break
         short, long = sorted(subject_image.image.size)
@@ -225,7 +225,7 @@ def _size(image: Image.Image) -> str:
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
-def gathered(paths: Sequence[Path]) -> list[Path]:
+def expand_paths(paths: Sequence[Path]) -> list[Path]:
     """The bundles that these are or hold.
 
     A folder with an image or `bundle.json` is a bundle; one with neither gives its folders and
@@ -238,7 +238,7 @@ def _within(path: Path) -> list[Path]:
     """What a folder of bundles holds; nothing if it is none."""
     if not path.is_dir():
         return []
-    found = sorted(each for each in path.iterdir() if not is_passed_over(each.name))
+    found = sorted(each for each in path.iterdir() if not is_ignored(each.name))
     if any(each.name == DESCRIPTION or each.suffix.lower() in _IMAGES for each in found):
         return []
     return [each for each in found if each.is_dir() or is_archive(each)]

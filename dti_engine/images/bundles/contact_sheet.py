@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from dti_engine.images.bundles.bundle import Bundle
-from dti_engine.images.crops import MAX_CROPS, Crop, views
+from dti_engine.images.crops import MAX_CROPS, Crop, make_crops
 
 _CELL_PX = 208
 _TEXT_PX = 64  # four lines
@@ -24,7 +24,7 @@ def contact_sheet(
     What its mask leaves out is dimmed. An image without a caption of its own gets any of the
     templates in training; here, they take turns.
 
-    Raises: ConfigurationError or InvalidImageError as `views`.
+    Raises: ConfigurationError or InvalidImageError as `make_crops`.
     """
     cells = [
         (view, text.replace("{}", placeholder))
@@ -48,7 +48,7 @@ def _cells(bundle: Bundle, resolution: int, templates: Sequence[str]) -> Iterato
     """Crops, and what is written below each."""
     number = 0
     for subject_image in bundle.images:
-        seen = views(subject_image, resolution, max_crops=MAX_CROPS)
+        seen = make_crops(subject_image, resolution, max_crops=MAX_CROPS)
         for index, view in enumerate(seen, start=1):
             title = (
                 subject_image.name

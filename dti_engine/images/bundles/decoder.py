@@ -64,7 +64,7 @@ class Decoder:
             is_late.set()
             process.kill()  # which ends our waiting, too
 
-        timer = Timer(self._limits.decoder_seconds, expire)
+        timer = Timer(self._limits.decoder_timeout_s, expire)
         timer.start()
         try:
             process.stdin.write(worker.REQUEST.pack(kind, len(data)))
@@ -74,7 +74,7 @@ class Decoder:
         except (OSError, EOFError) as error:
             self._stop()
             if is_late.is_set():
-                reason = f"takes longer to decode than {self._limits.decoder_seconds:g} s"
+                reason = f"takes longer to decode than {self._limits.decoder_timeout_s:g} s"
             else:
                 reason = "brings the decoder down"
             raise InvalidImageError(f"{reason}; save it anew, or smaller") from error
@@ -103,7 +103,7 @@ class Decoder:
         limits = self._limits
         numbers = (
             limits.decoder_memory_bytes,
-            limits.decoder_seconds,
+            limits.decoder_timeout_s,
             limits.image.max_bytes,
             limits.image.max_megapixels,
             limits.image.min_side_px,

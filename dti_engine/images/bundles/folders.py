@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from dti_engine.errors import InvalidBundleError
-from dti_engine.images.bundles.members import ArchiveMember, BundleLimits, is_passed_over
+from dti_engine.images.bundles.members import ArchiveMember, BundleLimits, is_ignored
 
 
 def entries(folder: Path, limits: BundleLimits) -> Iterator[ArchiveMember]:
@@ -34,7 +34,7 @@ def _walk(folder: Path, prefix: str, limits: BundleLimits) -> Iterator[ArchiveMe
         is_folder = each.is_dir(follow_symlinks=False)
         size = each.stat(follow_symlinks=False).st_size
         yield ArchiveMember(name, is_folder, _obstacle(each), size, partial(_open, path))
-        if is_folder and not is_passed_over(name) and name.count("/") < limits.max_depth:
+        if is_folder and not is_ignored(name) and name.count("/") < limits.max_depth:
             yield from _walk(path, f"{name}/", limits)
 
 

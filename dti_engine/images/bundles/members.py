@@ -36,10 +36,12 @@ class BundleLimits:
 
     # The largest image allowed takes 1.3 GB: its RGBA copies for transparency, and its bytes.
     decoder_memory_bytes: int = 2 * 2**30
-    decoder_seconds: float = 20.0  # of one image; the largest takes about 3
+    decoder_timeout_s: float = 20.0  # of one image; the largest takes about 3
 
-    few_images: int = 3  # fewer are a warning
-    near_bits: int = 6  # of 64 in which nearly identical images differ; real ones in 15 or more
+    usual_images: int = 3  # fewer are a warning
+    near_duplicate_bits: int = (
+        6  # of 64 in which nearly identical images differ; real ones in 15 or more
+    )
     max_aspect: float = 2.5  # longer side / shorter side
 
 
@@ -129,6 +131,6 @@ def refusal(name: str, limits: BundleLimits) -> str | None:
     return None
 
 
-def is_passed_over(name: str) -> bool:
+def is_ignored(name: str) -> bool:
     """Whether it is hidden, or litter, or within such a folder; `.` itself is the whole."""
     return any(part.startswith(".") or part in _LITTER for part in normalized(name).split("/"))

@@ -13,7 +13,7 @@ from dti_engine.images.bundles.members import (
     BundleFinding,
     BundleLimits,
     collision_key,
-    is_passed_over,
+    is_ignored,
     normalized,
     printable,
     refusal,
@@ -113,7 +113,7 @@ def _take(
     if reason := refusal(entry.name, limits):
         contents.refusals.append(BundleFinding(shown, reason))
         return
-    if is_passed_over(name):
+    if is_ignored(name):
         return
     if entry.obstacle:
         contents.refusals.append(BundleFinding(shown, entry.obstacle))

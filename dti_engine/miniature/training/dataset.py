@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dti_engine.miniature.training.loop import note, noted, write_whole
+from dti_engine.miniature.training.loop import atomic_write, note, noted
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import example
 
@@ -49,7 +49,7 @@ def _holds(path: Path, start: int, stop: int) -> bool:
 
 def _draw_shard(path: Path, ends: tuple[int, int]) -> None:
     drawn = np.stack([np.asarray(draw(example(seed).scene)) for seed in range(*ends)])
-    write_whole(path, lambda unfinished: np.save(unfinished, drawn))
+    atomic_write(path, lambda unfinished: np.save(unfinished, drawn))
 
 
 def batch_indices(step: int, batch_size: int, size: int, *, stream: int) -> np.ndarray:

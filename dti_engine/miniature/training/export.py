@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dti_engine.miniature.scorer import Scorer, save_scorer
-from dti_engine.miniature.training.loop import write_whole
+from dti_engine.miniature.training.loop import atomic_write
 from dti_engine.miniature.training.networks import new_scheduler
 
 
@@ -58,7 +58,7 @@ def halve(file: Path) -> None:
     weights = load_file(file)
     halves = {key: w.half() if w.is_floating_point() else w for key, w in weights.items()}
     # Without the format, transformers refuses a file.
-    write_whole(file, lambda unfinished: save_file(halves, unfinished, {"format": "pt"}))
+    atomic_write(file, lambda unfinished: save_file(halves, unfinished, {"format": "pt"}))
 
 
 _SOURCE = Path(__file__).parents[1]  # the miniature's, its world's too

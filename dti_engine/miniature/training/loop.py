@@ -24,7 +24,7 @@ from dti_engine.miniature.progress import Figures, Report
 Note = dict[str, float]  # "step": how far a stage has come; "seconds": the time it took
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     """Put what `write` writes at `path`, once it is complete."""
     unfinished = path.with_name(f"unfinished-{path.name}")
     write(unfinished)
@@ -39,7 +39,7 @@ def kept(path: Path, length: int, make: Callable[[], Tensor]) -> Tensor:
             return found
     began = time.monotonic()
     made = make()
-    write_whole(path, lambda unfinished: torch.save(made, unfinished))
+    atomic_write(path, lambda unfinished: torch.save(made, unfinished))
     note(path.parent, path.stem, step=length, seconds=time.monotonic() - began)
     return made
 
@@ -47,7 +47,7 @@ def kept(path: Path, length: int, make: Callable[[], Tensor]) -> Tensor:
 def note(work: Path, stage: str, *, step: int, seconds: float) -> None:
     """Write down how far a stage has come, and the time that it took in all its runs."""
     text = json.dumps({"step": step, "seconds": round(seconds, 1)})
-    write_whole(work / f"{stage}.json", lambda unfinished: unfinished.write_text(text))
+    atomic_write(work / f"{stage}.json", lambda unfinished: unfinished.write_text(text))
 
 
 def noted(work: Path, stage: str) -> Note | None:
@@ -160,7 +160,7 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
         }
-        write_whole(path, lambda unfinished: torch.save(state, unfinished))
+        atomic_write(path, lambda unfinished: torch.save(state, unfinished))
 
     def load(self, path: Path) -> None:
         """Raises: ConfigurationError if the checkpoint is of another model."""

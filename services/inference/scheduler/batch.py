@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from PIL import Image
 
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import DTIError, GenerationFailedError
 from dti_engine.generation.denoiser import (
@@ -160,13 +160,13 @@ class RunningBatch:
             return
         except Exception as error:
             _raise_if_broken(error)
-            if memory.has_run_out(error) and len(things) > 1:
+            if devices.is_out_of_memory(error) and len(things) > 1:
                 self.cap = min(self.cap, max(1, len(things) // 2))
                 self._studio.events.shrunk(self.cap)
             if len(things) == 1:
                 self._end(ticket_of(things[0]), _told(error))
                 return
-        memory.release(self._studio.backbone.device)
+        devices.release_memory(self._studio.backbone.device)
         middle = len(things) // 2
         for half in (things[:middle], things[middle:]):
             self._each_by_itself(do, half, ticket_of)
@@ -200,7 +200,7 @@ def _wants_preview(one: _Running) -> bool:
 def _told(error: Exception) -> DTIError:
     if isinstance(error, DTIError):
         return error
-    if memory.has_run_out(error):
+    if devices.is_out_of_memory(error):
         return GenerationFailedError("memory ran out with this image alone: ask for a smaller one")
     return GenerationFailedError(f"the model broke at this image: {type(error).__name__}")
 
@@ -209,5 +209,5 @@ def _raise_if_broken(error: Exception) -> None:
     """Errors of a CUDA kernel come back at every later call of the process."""
     if isinstance(error, DeviceBrokenError):
         raise error
-    if isinstance(error, torch.AcceleratorError) and not memory.has_run_out(error):
+    if isinstance(error, torch.AcceleratorError) and not devices.is_out_of_memory(error):
         raise DeviceBrokenError(str(error)) from error

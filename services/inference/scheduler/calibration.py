@@ -7,7 +7,7 @@ chooses kernels, or compiles, so it is better made now.
 
 from collections.abc import Callable, Iterator, Sequence
 
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.generation.denoiser import Denoiser, ImageRequest, begin
 from dti_engine.generation.prompt_cache import PromptCache
@@ -52,11 +52,11 @@ def _rates(backbone: Backbone, most: int, shapes: Sequence[int]) -> Iterator[tup
             # The fastest, as other work on the machine only ever makes a step slower.
             took = min(seconds(backbone.device, step) for _ in range(_STEPS - 1))
         except (RuntimeError, MemoryError) as error:
-            if not memory.has_run_out(error):
+            if not devices.is_out_of_memory(error):
                 raise
             return
         finally:
-            memory.release(backbone.device)
+            devices.release_memory(backbone.device)
         log.info("images tried out", images=images, seconds=round(took, 4))
         yield images, images / took
         images *= 2

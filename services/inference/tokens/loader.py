@@ -75,7 +75,7 @@ class TokenLoader:
                 "train it anew"
             ) from error
         try:
-            artifact.check_fits(self.fit.dims, self.fit.fingerprint, same_weights=True)
+            artifact.check_compatibility(self.fit.dims, self.fit.fingerprint, same_weights=True)
         except ArtifactMismatchError as error:
             raise ArtifactMismatchError(
                 f"token {token} was made with {artifact.manifest.model!r}, whose weights are "

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.sealed import seal
+from dti_engine.artifacts.sealed import write_checked
 from dti_engine.errors import ArtifactError, ArtifactFormatError, ArtifactMismatchError, OutputError
 from dti_engine.recipes import miniature
 from dti_engine.text.tokens import LearnedToken
@@ -44,7 +44,7 @@ def forged(
     manifest = json.loads(artifact.manifest.model_dump_json())
     change(manifest)
     embeddings = dict(artifact.token.embeddings) if tensors is None else tensors
-    return seal("dti", json.dumps(manifest), embeddings)
+    return write_checked("dti", json.dumps(manifest), embeddings)
 
 
 # Saving and loading
@@ -186,7 +186,7 @@ def test_a_newer_schema_is_refused_whatever_else_it_holds(artifact: Artifact) ->
 )
 def test_a_manifest_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ArtifactFormatError, match="bad manifest"):
-        Artifact.from_bytes(seal("dti", text, {"text_encoder": rows(2)}))
+        Artifact.from_bytes(write_checked("dti", text, {"text_encoder": rows(2)}))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_bad_entry_of_the_manifest_is_named(
         ({"seed": -1}, "seed should be greater than or equal to 0, got -1"),
         ({"config": {"method": "dti"}}, "config.steps is required"),
         ({"images": {"a.png": "0"}}, "images .* got '0'"),
-        ({"figures": {"loss": None}}, "figures.loss should be a valid number, got None"),
+        ({"metrics": {"loss": None}}, "metrics.loss should be a valid number, got None"),
     ],
 )
 def test_a_bad_entry_of_the_training_is_named(
@@ -294,14 +294,14 @@ def test_a_figure_that_json_cannot_hold_is_refused_before_it_is_written(
     loss: float, artifact_of: ArtifactOf
 ) -> None:
     with pytest.raises(ValidationError, match="finite"):
-        artifact_of({"text_encoder": rows(2)}, figures={"loss": loss})
+        artifact_of({"text_encoder": rows(2)}, metrics={"loss": loss})
 
 
 # Does it fit?
 
 
 def test_a_token_fits_the_weights_that_it_was_made_with(artifact: Artifact) -> None:
-    assert artifact.check_fits({"text_encoder": 8}, FINGERPRINT, same_weights=True) is None
+    assert artifact.check_compatibility({"text_encoder": 8}, FINGERPRINT, same_weights=True) is None
 
 
 @pytest.mark.parametrize(
@@ -311,13 +311,13 @@ def test_other_encoders_or_dimensions_are_refused(artifact: Artifact, dims: dict
     with pytest.raises(
         ArtifactMismatchError, match=r"<rex> .* 'miniature', .* \{'text_encoder': 8"
     ):
-        artifact.check_fits(dims, FINGERPRINT)
+        artifact.check_compatibility(dims, FINGERPRINT)
 
 
 def test_other_weights_are_a_warning_or_refused_on_demand(artifact: Artifact) -> None:
-    warning = artifact.check_fits({"text_encoder": 8}, "b" * 64)
+    warning = artifact.check_compatibility({"text_encoder": 8}, "b" * 64)
     assert warning is not None
     assert "<rex> was made with 'miniature', whose vocabulary has other embeddings" in warning
     with pytest.raises(ArtifactMismatchError) as refusal:
-        artifact.check_fits({"text_encoder": 8}, "b" * 64, same_weights=True)
+        artifact.check_compatibility({"text_encoder": 8}, "b" * 64, same_weights=True)
     assert str(refusal.value) == warning

@@ -146,18 +146,22 @@ def test_sizes_that_a_model_is_told_reach_it_exactly_and_each_counts(
     shape = backbone.latent_shape(backbone.image_size, backbone.image_size)
     noisy, t = torch.randn(1, *shape), torch.tensor([500])
 
-    def output(framing: MicroConditioning | None) -> Tensor:
-        told = None if framing is None else torch.tensor([framing], dtype=torch.float32)
+    def output(micro_conditioning: MicroConditioning | None) -> Tensor:
+        told = (
+            None
+            if micro_conditioning is None
+            else torch.tensor([micro_conditioning], dtype=torch.float32)
+        )
         conditioning = backbone.encode_prompts(*bound, told)
-        if conditioning.framing is not None and told is not None:
-            assert torch.equal(conditioning.framing, told)
-            assert conditioning.framing.dtype == torch.float32
+        if conditioning.micro_conditioning is not None and told is not None:
+            assert torch.equal(conditioning.micro_conditioning, told)
+            assert conditioning.micro_conditioning.dtype == torch.float32
         return backbone.denoise(noisy, t, conditioning)
 
     whole = MicroConditioning.whole(backbone.image_size, backbone.image_size)
     assert torch.equal(output(None), output(whole))
     sizes = MicroConditioning(1333, 1025, 3, 5, 1027, 1031)
-    is_told = backbone.encode_prompts(*bound).framing is not None
+    is_told = backbone.encode_prompts(*bound).micro_conditioning is not None
     for field in MicroConditioning._fields:
         changed = sizes._replace(**{field: getattr(sizes, field) + 1})
         assert torch.equal(output(sizes), output(changed)) is not is_told

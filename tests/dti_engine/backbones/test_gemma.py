@@ -83,7 +83,7 @@ def read_plainly(
     table = model.embed_tokens.weight
     states: list[Tensor] = []
     for ids, row, length, instructed in zip(
-        prompts.ids, prompts.row, prompts.length, prompts.instructed, strict=True
+        prompts.ids, prompts.row, prompts.length, prompts.has_instruction, strict=True
     ):
         vectors = [table[i] if r < 0 else rows[r] for i, r in zip(ids, row, strict=True)]
         before = tokenizer(instruction().rstrip(), add_special_tokens=False)["input_ids"]

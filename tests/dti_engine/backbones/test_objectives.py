@@ -16,7 +16,7 @@ from dti_engine.backbones.objectives import (
     objective_from_scheduler,
 )
 from dti_engine.errors import ModelLoadError
-from dti_engine.images.tensors import to_weights
+from dti_engine.images.tensors import mask_weights
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 ALPHAS = SCHEDULER.alphas_cumprod
@@ -183,14 +183,14 @@ over_seeds = pytest.mark.parametrize("seed", range(12))
 
 @over_seeds
 def test_a_white_mask_gives_the_loss_without_one_bit_for_bit(seed: int) -> None:
-    weights = to_weights([Image.new("L", (64, 64), 255), None] * 2, 8, 8)
+    weights = mask_weights([Image.new("L", (64, 64), 255), None] * 2, 8, 8)
     for masked, plain in zip(_masked(weights, seed), _masked(None, seed), strict=True):
         assert torch.equal(masked, plain)
 
 
 @over_seeds
 def test_nothing_outside_of_a_mask_counts(seed: int) -> None:
-    weights = to_weights([_random_mask(seed)] * 4, 8, 8)
+    weights = mask_weights([_random_mask(seed)] * 4, 8, 8)
     _, gradient = _masked(weights, seed)
     outside = (weights == 0).expand_as(gradient)
     assert outside.any() or seed % 6 == 0
@@ -203,7 +203,7 @@ def test_the_masked_loss_is_the_mean_over_the_area_of_the_mask(seed: int) -> Non
     mask = Image.new("L", (64, 64))
     left = 8 * (seed % 7)
     mask.paste(255, (left, 0, 64, 64))
-    losses, _ = _masked(to_weights([mask] * 4, 8, 8), seed)
+    losses, _ = _masked(mask_weights([mask] * 4, 8, 8), seed)
     generator = torch.Generator().manual_seed(seed)
     latents, noise, predicted = torch.randn(3, 4, 4, 8, 8, generator=generator)
     objective = VelocityObjective(ALPHAS)
@@ -217,7 +217,7 @@ def test_how_bright_a_mask_is_does_not_matter(seed: int) -> None:
     mask = _random_mask(seed)
     dim = mask.point(lambda value: value // 8 * 8)
     dimmer = dim.point(lambda value: value // 4)
-    bright, dark = (_masked(to_weights([each] * 4, 8, 8), seed)[0] for each in (dim, dimmer))
+    bright, dark = (_masked(mask_weights([each] * 4, 8, 8), seed)[0] for each in (dim, dimmer))
     torch.testing.assert_close(bright, dark, rtol=1e-5, atol=0)
 
 

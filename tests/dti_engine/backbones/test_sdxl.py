@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.exporters import export
 from dti_engine.artifacts.importers import import_token
-from dti_engine.artifacts.manifest import Imported
+from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.config import Pooling, TrainConfig
@@ -65,7 +65,7 @@ def load_into(
     pipeline: StableDiffusionXLPipeline, learned: LearnedToken, folder: Path, backbone: Backbone
 ) -> None:
     """By our export and diffusers' own loader, once per encoder."""
-    origin = Imported(format_name="diffusers", pooling=learned.pooling, files={})
+    origin = ImportedOrigin(format_name="diffusers", pooling=learned.pooling, files={})
     artifact = Artifact.of(
         learned, model=backbone.name, fingerprint=backbone.fingerprint, origin=origin
     )
@@ -255,7 +255,7 @@ def test_the_pooling_of_training_is_that_of_serving(backbone: Backbone, tmp_path
 
 
 def test_a_token_of_another_program_pools_at_the_token(backbone: Backbone, tmp_path: Path) -> None:
-    origin = Imported(format_name="diffusers", pooling="legacy", files={})
+    origin = ImportedOrigin(format_name="diffusers", pooling="legacy", files={})
     artifact = Artifact.of(
         token(pooling="legacy"), model="xl", fingerprint=backbone.fingerprint, origin=origin
     )

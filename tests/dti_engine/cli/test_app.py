@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from dti_engine import __version__
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import Blended, Imported
+from dti_engine.artifacts.manifest import BlendedOrigin, ImportedOrigin
 from dti_engine.cli import blend as blending
 from dti_engine.cli import demo as demonstration
 from dti_engine.cli import export as exchange
@@ -480,7 +480,7 @@ def test_a_blend_of_two_is_kept_as_the_slerp(
     assert torch.equal(mix.token.embeddings[ENCODER], expected.embeddings[ENCODER])
     assert mix.manifest.placeholder == "<mix>"
     origin = mix.manifest.origin
-    assert isinstance(origin, Blended)
+    assert isinstance(origin, BlendedOrigin)
     assert [(each.placeholder, each.sha256, each.share) for each in origin.parents] == [
         ("<rex>", hashlib.sha256(rex.read_bytes()).hexdigest(), 0.75),
         ("<my-tom-2>", hashlib.sha256(tom.read_bytes()).hexdigest(), 0.25),
@@ -569,7 +569,7 @@ def test_what_is_exported_is_imported_again(
     imported = Artifact.load(output)
     name = "<rex>" if file_format == "diffusers" else "<max>"
     assert imported.manifest.placeholder == name
-    assert isinstance(imported.manifest.origin, Imported)
+    assert isinstance(imported.manifest.origin, ImportedOrigin)
     assert imported.manifest.origin.format_name == file_format
     expected = Artifact.load(rex).token.embeddings[ENCODER]
     assert torch.equal(imported.token.embeddings[ENCODER], expected)

@@ -122,7 +122,7 @@ def test_losses_are_logged_when_they_are_taken_on_the_fixed_batch(
     assert (finished["steps"], finished["stop_reason"]) == (STEPS, "budget")
     token = Artifact.load(Path(finished["path"]))
     assert token.manifest.training
-    assert token.manifest.training.figures["fixed_loss"] == finished["fixed_loss"]
+    assert token.manifest.training.metrics["fixed_loss"] == finished["fixed_loss"]
 
 
 def test_json_prints_the_lines_of_the_log_and_nothing_else(

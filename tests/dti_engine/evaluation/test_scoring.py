@@ -18,7 +18,7 @@ from dti_engine.evaluation.training import Run, train_missing
 from dti_engine.generation.pipeline import read_settings
 from dti_engine.miniature.scorer import Scorer, read
 from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
-from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
+from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 from dti_engine.text.tokens import LearnedToken
 
 SUBJECT, OTHER = held_out_subjects("evaluation")[1:3]
@@ -115,7 +115,7 @@ def test_norms_are_those_of_what_names_the_subject(
     token = store.load_token(LEARNED, SUBJECT, 0).token
     norms = [store.scores[EvaluationImage(row, SUBJECT, 0, image_seed=0).key].norm for row in ROWS]
     assert norms == [
-        pytest.approx(float(initial_rows(encoder, SUBJECT.class_word).norm())),
+        pytest.approx(float(initializer_rows(encoder, SUBJECT.class_word).norm())),
         None,
         None,
         pytest.approx(float(token.embeddings["text_encoder"].norm())),

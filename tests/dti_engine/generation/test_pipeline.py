@@ -36,7 +36,7 @@ from dti_engine.generation.pipeline import (
 )
 from dti_engine.generation.prompt_cache import PromptCache
 from dti_engine.optim import sphere
-from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
+from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 from dti_engine.text.prompts import bind
 from dti_engine.text.tokens import LearnedToken, slerp_tokens
 
@@ -166,7 +166,7 @@ def test_diffusers_generates_a_subject_of_the_miniature_as_we_do(
 ) -> None:
     backbone, seed = load_backbone("miniature"), 3
     (encoder,) = backbone.text_encoders.values()
-    dog, noise = initial_rows(encoder, "dog"), torch.Generator().manual_seed(0)
+    dog, noise = initializer_rows(encoder, "dog"), torch.Generator().manual_seed(0)
     rows = vocabulary_magnitude(encoder) * sphere.normalize(
         sphere.normalize(dog) + 0.05 * torch.randn(dog.shape, generator=noise)
     )

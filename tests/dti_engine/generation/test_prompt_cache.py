@@ -48,7 +48,7 @@ def test_a_prompt_is_what_the_backbone_makes_of_it(backbone: Any) -> None:
         read.hidden, backbone.encode_prompts(*bound).hidden, rtol=0, atol=1e-5
     )
     assert read.hidden.dtype == backbone.dtype
-    assert read.framing is None
+    assert read.micro_conditioning is None
 
 
 def test_equal_prompts_are_read_once_and_known_ones_not_at_all(backbone: Any) -> None:

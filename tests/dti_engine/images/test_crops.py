@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from dti_engine.errors import ConfigurationError, InvalidImageError
-from dti_engine.images.crops import crops, views
+from dti_engine.images.crops import crop_images, make_crops
 from dti_engine.images.decode import SubjectImage, decode_image
 
 
@@ -21,7 +21,7 @@ def subject_image(image: Image.Image, mask: Image.Image | None = None) -> Subjec
 
 
 def test_a_square_image_has_one_crop() -> None:
-    (crop,) = crops(subject_image(noise(64, 64)), 64, max_crops=8)
+    (crop,) = crop_images(subject_image(noise(64, 64)), 64, max_crops=8)
     assert crop.tobytes() == noise(64, 64).tobytes()
 
 
@@ -30,7 +30,7 @@ def test_crops_are_spaced_evenly_from_end_to_end(
     turn: Callable[[Image.Image], Image.Image],
 ) -> None:
     long = noise(96, 64)
-    cut = crops(subject_image(turn(long)), 64, max_crops=3)
+    cut = crop_images(subject_image(turn(long)), 64, max_crops=3)
     for crop, x in zip(cut, (0, 16, 32), strict=True):
         assert crop.tobytes() == turn(long.crop((x, 0, x + 64, 64))).tobytes()
 
@@ -38,31 +38,31 @@ def test_crops_are_spaced_evenly_from_end_to_end(
 @pytest.mark.parametrize("size", [32, 100])
 def test_a_crop_is_what_it_is_in_the_whole_image_resized(size: int) -> None:
     whole = noise(128, 64).resize((2 * size, size), Image.Resampling.LANCZOS)
-    left, right = crops(subject_image(noise(128, 64)), size, max_crops=2)
+    left, right = crop_images(subject_image(noise(128, 64)), size, max_crops=2)
     assert np.abs(np.asarray(left, float) - whole.crop((0, 0, size, size))).max() <= 1
     assert np.abs(np.asarray(right, float) - whole.crop((size, 0, 2 * size, size))).max() <= 1
 
 
 def test_the_only_crop_of_a_long_image_is_its_centre() -> None:
-    (crop,) = crops(subject_image(noise(64, 96)), 64, max_crops=1)
+    (crop,) = crop_images(subject_image(noise(64, 96)), 64, max_crops=1)
     assert crop.tobytes() == noise(64, 96).crop((0, 16, 64, 80)).tobytes()
 
 
 def test_crops_less_than_a_pixel_apart_are_left_out() -> None:
-    assert len(crops(subject_image(noise(66, 64)), 64, max_crops=8)) == 3
-    assert len(crops(subject_image(noise(66, 64)), 8, max_crops=8)) == 1
+    assert len(crop_images(subject_image(noise(66, 64)), 64, max_crops=8)) == 3
+    assert len(crop_images(subject_image(noise(66, 64)), 8, max_crops=8)) == 1
 
 
 def test_a_long_thin_image_is_never_enlarged_as_a_whole() -> None:
     # At 512 px this one would have 2.6 gigapixels.
-    cut = crops(subject_image(noise(32, 320_000)), 512, max_crops=2)
+    cut = crop_images(subject_image(noise(32, 320_000)), 512, max_crops=2)
     assert [crop.size for crop in cut] == [(512, 512)] * 2
 
 
 @pytest.mark.parametrize(("size", "max_crops"), [(0, 1), (64, 0), (-1, -1)])
 def test_crops_of_no_size_or_number_are_refused(size: int, max_crops: int) -> None:
     with pytest.raises(ConfigurationError, match=f"got {size} and {max_crops}"):
-        crops(subject_image(noise()), size, max_crops=max_crops)
+        crop_images(subject_image(noise()), size, max_crops=max_crops)
 
 
 # Framing
@@ -71,8 +71,8 @@ def test_crops_of_no_size_or_number_are_refused(size: int, max_crops: int) -> No
 def test_a_crop_knows_its_place_in_the_image_as_it_was_taken() -> None:
     """Height before width; the corner in px of the image scaled to the crop."""
     wide = replace(subject_image(noise(192, 64)), original_size=(384, 128))
-    framings = [view.framing for view in views(wide, 32, max_crops=3)]
-    assert framings == [(128, 384, 0, left, 32, 32) for left in (0, 32, 64)]
+    micro_conditionings = [view.micro_conditioning for view in make_crops(wide, 32, max_crops=3)]
+    assert micro_conditionings == [(128, 384, 0, left, 32, 32) for left in (0, 32, 64)]
 
 
 def test_the_framing_is_that_of_the_upright_image() -> None:
@@ -81,8 +81,8 @@ def test_the_framing_is_that_of_the_upright_image() -> None:
     exif[ExifTags.Base.Orientation] = 6
     lying.save(file, format="PNG", exif=exif)
     upright = decode_image("a.png", file.getvalue())
-    framings = [view.framing for view in views(upright, 64, max_crops=3)]
-    assert framings == [(96, 64, top, 0, 64, 64) for top in (0, 16, 32)]
+    micro_conditionings = [view.micro_conditioning for view in make_crops(upright, 64, max_crops=3)]
+    assert micro_conditionings == [(96, 64, top, 0, 64, 64) for top in (0, 16, 32)]
 
 
 # Masks
@@ -90,27 +90,27 @@ def test_the_framing_is_that_of_the_upright_image() -> None:
 
 def test_a_mask_is_cropped_like_its_image() -> None:
     whole = noise(96, 64)
-    cut = views(subject_image(whole, whole.convert("L")), 64, max_crops=3)
+    cut = make_crops(subject_image(whole, whole.convert("L")), 64, max_crops=3)
     for view in cut:
         assert view.mask is not None
         assert view.mask.tobytes() == view.image.convert("L").tobytes()
 
 
 def test_a_image_without_a_mask_has_views_without() -> None:
-    cut = views(subject_image(noise(96, 64)), 64, max_crops=3)
+    cut = make_crops(subject_image(noise(96, 64)), 64, max_crops=3)
     assert [view.mask for view in cut] == [None] * 3
-    same = crops(subject_image(noise(96, 64)), 64, max_crops=3)
+    same = crop_images(subject_image(noise(96, 64)), 64, max_crops=3)
     assert [view.image.tobytes() for view in cut] == [each.tobytes() for each in same]
 
 
 def test_crops_that_show_nothing_of_the_subject_are_left_out() -> None:
     mask = Image.new("L", (192, 64))
     mask.paste(255, (0, 0, 96, 64))
-    cut = views(subject_image(noise(192, 64), mask), 64, max_crops=3)
+    cut = make_crops(subject_image(noise(192, 64), mask), 64, max_crops=3)
     assert len(cut) == 2
     assert cut[0].image.tobytes() == noise(192, 64).crop((0, 0, 64, 64)).tobytes()
 
 
 def test_a_black_mask_is_refused() -> None:
     with pytest.raises(InvalidImageError, match=r"'a\.png': its mask is black"):
-        views(subject_image(noise(), Image.new("L", (64, 48))), 64, max_crops=3)
+        make_crops(subject_image(noise(), Image.new("L", (64, 48))), 64, max_crops=3)

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.images.tensors import to_tensor, to_weights
+from dti_engine.images.tensors import mask_weights, to_tensor
 
 
 def test_a_tensor_holds_channels_first_from_minus_one_to_one() -> None:
@@ -32,14 +32,14 @@ def test_images_that_do_not_stack_are_refused(images: list[Image.Image]) -> None
 
 @pytest.mark.parametrize("side", [64, 512])
 def test_a_white_mask_and_none_weigh_exactly_one(side: int) -> None:
-    weights = to_weights([Image.new("L", (side, side), 255), None], 8, 8)
+    weights = mask_weights([Image.new("L", (side, side), 255), None], 8, 8)
     assert torch.equal(weights, torch.ones(2, 1, 8, 8))
 
 
 def test_weights_lie_where_the_mask_is_white_and_their_mean_is_one() -> None:
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 32, 64))
-    weights = to_weights([mask], 8, 8)
+    weights = mask_weights([mask], 8, 8)
     expected = torch.zeros(1, 1, 8, 8)
     expected[..., :4] = 2
     assert torch.equal(weights, expected)
@@ -48,5 +48,5 @@ def test_weights_lie_where_the_mask_is_white_and_their_mean_is_one() -> None:
 def test_the_edge_of_a_mask_weighs_by_its_area() -> None:
     mask = Image.new("L", (16, 16))
     mask.paste(255, (0, 0, 12, 16))
-    weights = to_weights([mask], 2, 2)
+    weights = mask_weights([mask], 2, 2)
     torch.testing.assert_close(weights[0, 0], torch.tensor([[4.0, 2.0], [4.0, 2.0]]) / 3)

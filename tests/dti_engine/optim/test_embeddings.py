@@ -119,7 +119,7 @@ def test_a_row_that_is_seated_again_remembers_nothing(config: TrainConfig) -> No
     used, fresh = _learner(config), _learner(config)
     _seat(used, slice(0, 1), config, seed=7)
     for step in range(3):
-        used.set_rate(slice(0, 1), 0.3)
+        used.set_learning_rate(slice(0, 1), 0.3)
         used.step(_random(ROWS, DIM, seed=100 + step))
     used.remove_rows(slice(0, 1))
     for learner in (used, fresh):
@@ -179,7 +179,7 @@ def test_directions_turn_by_their_learning_rate_and_keep_their_length() -> None:
     learner = _learner(AVERAGED, torch.float32)
     _seat(learner, slice(0, 3), AVERAGED, magnitude=0.387)
     rates = torch.tensor([LR, LR, 0.1])
-    learner.set_rate(slice(2, 3), 0.1)
+    learner.set_learning_rate(slice(2, 3), 0.1)
     for step in range(200):
         report = learner.step(_random(ROWS, DIM, seed=100 + step).float())
         torch.testing.assert_close(report.step_angle[:3], rates.atan())
@@ -226,7 +226,7 @@ def test_vectors_equal_one_adamw_per_subject_though_they_start_at_different_time
             parameter = torch.nn.Parameter(packed.embeddings()[row].detach().clone())
             separate[row] = torch.optim.AdamW([parameter], lr=LR, weight_decay=WEIGHT_DECAY)
         if step == 12:
-            packed.set_rate(slice(1, 2), 0.01)
+            packed.set_learning_rate(slice(1, 2), 0.01)
             separate[1].param_groups[0]["lr"] = 0.01
         gradient = _random(ROWS, DIM, seed=100 + step)
         packed.step(gradient)

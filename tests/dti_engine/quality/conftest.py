@@ -52,7 +52,7 @@ class HandMadeRun:
             flags=tuple(flags),
         )
         figures = {"loss": 0.25, "fixed_loss": 0.2, "prior_angle_rad": radians(angle_deg)}
-        known = {"quality": quality if is_tried else None, "figures": figures, "steps_done": 40}
+        known = {"quality": quality if is_tried else None, "metrics": figures, "steps_done": 40}
         known["config"] = miniature().changed(steps=400)
         artifact = self.artifact_of({"text_encoder": torch.ones(1, 4)}, **(known | facts))
         folder = RunFolder(self.root)

@@ -15,7 +15,7 @@ from dti_engine.generation.pipeline import read_settings
 from dti_engine.quality.run_folder import RunFolder
 from dti_engine.quality.validation import TokenValidation
 from dti_engine.recipes import miniature_constant
-from dti_engine.text.encoder import vocabulary_band, vocabulary_magnitude
+from dti_engine.text.encoder import vocabulary_magnitude, vocabulary_norm_range
 
 ENCODER = "text_encoder"
 
@@ -38,7 +38,7 @@ def make(tiny_backbone: Backbone, artifact_of: Callable[..., Artifact]) -> Calla
             torch.randn(1, 32, generator=torch.Generator().manual_seed(steps)), dim=-1
         )
         facts = {
-            "figures": {"prior_angle_rad": 1.0, "fixed_loss": 0.1},
+            "metrics": {"prior_angle_rad": 1.0, "fixed_loss": 0.1},
             "first_fixed_loss": 0.2,
             **facts,
         }
@@ -93,11 +93,11 @@ def test_angles_are_compared_with_those_of_the_same_config_alone(
     folder = RunFolder(tmp_path)
     turned = {"prior_angle_rad": 0.2, "fixed_loss": 0.1}
     artifacts = {f"{i}": folder.settle(f"{i}", [(make(10 + i), trial(0.5))]) for i in range(8)}
-    odd = folder.settle("odd", [(make(30, figures=turned), trial(0.5))])
+    odd = folder.settle("odd", [(make(30, metrics=turned), trial(0.5))])
     found = folder.flag({**artifacts, "odd": odd}, tiny_backbone)
     assert "turned by 11" in found["odd"].manifest.training.quality.flags[0]
     others = miniature_constant().changed(lr=0.001)
-    apart = folder.settle("odd", [(make(30, figures=turned, config=others), trial(0.5))])
+    apart = folder.settle("odd", [(make(30, metrics=turned, config=others), trial(0.5))])
     found = folder.flag({**artifacts, "odd": apart}, tiny_backbone)
     assert found["odd"].manifest.training.quality.flags == ()
 
@@ -136,7 +136,7 @@ def test_flags_are_written_into_the_token_and_taken_out_again(
 
 def test_the_band_of_lengths_holds_99_percent_of_the_words(tiny_backbone: Backbone) -> None:
     encoder = tiny_backbone.text_encoders[ENCODER]
-    low, high = vocabulary_band(encoder)
+    low, high = vocabulary_norm_range(encoder)
     norms = encoder.vocabulary().norm(dim=-1)
     share = ((norms >= low) & (norms <= high)).float().mean()
     assert share == pytest.approx(0.99, abs=0.01)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dti_engine.artifacts.manifest import Blended, Parent
+from dti_engine.artifacts.manifest import BlendedOrigin, Parent
 from dti_engine.cli.run_log import FILE
 from dti_engine.errors import ConfigurationError
 from dti_engine.quality.run_log import History
@@ -165,7 +165,7 @@ def test_a_blend_in_the_folder_is_left_out(hand_made: Any, artifact_of: Any) -> 
     hand_made.add("rex")
     artifact = artifact_of({"text_encoder": torch.ones(1, 4)})
     parents = (Parent(placeholder="<rex>", sha256="0" * 64, share=1.0),)
-    manifest = artifact.manifest.model_copy(update={"origin": Blended(parents=parents)})
+    manifest = artifact.manifest.model_copy(update={"origin": BlendedOrigin(parents=parents)})
     type(artifact)(manifest, artifact.token).save(hand_made.root / "mixed.safetensors")
     summary = hand_made.summary()
     assert [each.name for each in summary.rows] == ["rex"]

@@ -15,7 +15,7 @@ from dti_engine.quality import validation
 from dti_engine.quality.token_scorers import ValidationPrompt, probes
 from dti_engine.quality.validation import TokenValidator, ValidationCandidate
 from dti_engine.recipes import sd
-from dti_engine.text.encoder import initial_rows
+from dti_engine.text.encoder import initializer_rows
 
 ENCODER = "text_encoder"
 REFERENCE = Image.new("RGB", (16, 16), "grey")
@@ -48,7 +48,7 @@ class Darkness:
 def candidates(
     tiny_backbone: Backbone, artifact_of: Callable[..., Artifact]
 ) -> list[ValidationCandidate]:
-    rows = initial_rows(tiny_backbone.text_encoders[ENCODER], "dog")
+    rows = initializer_rows(tiny_backbone.text_encoders[ENCODER], "dog")
     turned = torch.roll(rows, 1, dims=-1)
     made = [artifact_of({ENCODER: each.clone()}, config=sd()) for each in (rows, turned)]
     return [ValidationCandidate(each, [REFERENCE]) for each in made]

@@ -11,7 +11,7 @@ from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactMismatchError, ConfigurationError, TokenError
 from dti_engine.optim import sphere
-from dti_engine.text.encoder import TextEncoder, initial_rows
+from dti_engine.text.encoder import TextEncoder, initializer_rows
 from dti_engine.text.nearest import inspect_token, nearest_words
 from dti_engine.text.tokens import LearnedToken
 
@@ -31,7 +31,7 @@ def _token(*rows: torch.Tensor) -> LearnedToken:
 def test_a_words_own_vector_is_nearest_to_that_word_by_both_measures(
     encoder: TextEncoder, word: str
 ) -> None:
-    by_cosine, by_distance = nearest_words(encoder, initial_rows(encoder, word)[0], count=3)
+    by_cosine, by_distance = nearest_words(encoder, initializer_rows(encoder, word)[0], count=3)
     for nearest in (by_cosine[0], by_distance[0]):
         assert nearest.word == word
         assert nearest.cosine == pytest.approx(1, abs=1e-6)
@@ -84,7 +84,7 @@ def test_words_that_were_never_trained_take_no_part(tiny_checkpoint: Path) -> No
 def test_the_angle_to_the_initializer_is_that_by_which_a_token_was_turned(
     encoder: TextEncoder,
 ) -> None:
-    dog, cat = (initial_rows(encoder, word) for word in ("dog", "cat"))
+    dog, cat = (initializer_rows(encoder, word) for word in ("dog", "cat"))
     towards_cat = sphere.to_tangent(sphere.normalize(dog), cat)
     step = torch.deg2rad(torch.tensor(30.0)) * sphere.normalize(towards_cat)
     turned = 0.4 * sphere.exp_map(sphere.normalize(dog), step)
@@ -95,7 +95,7 @@ def test_the_angle_to_the_initializer_is_that_by_which_a_token_was_turned(
 
 def test_each_vector_is_compared_with_the_piece_it_started_as(encoder: TextEncoder) -> None:
     phrase = "red dog"
-    pieces = initial_rows(encoder, phrase)
+    pieces = initializer_rows(encoder, phrase)
     reports = inspect_token(_token(pieces, pieces), phrase, {ENCODER: encoder}, count=1)
     assert [each.by_cosine[0].word for each in reports] == ["red", "dog", "red", "dog"]
     assert [each.initializer_angle_deg for each in reports] == pytest.approx([0] * 4, abs=0.05)

@@ -10,7 +10,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactMismatchError, TokenError
 from dti_engine.text.encoder import TextEncoder
 from dti_engine.text.inputs import EncoderInput, PromptBatch, inject
-from dti_engine.text.prompts import PromptEncoding, bind, tokenize, unread_pieces
+from dti_engine.text.prompts import PromptEncoding, bind, tokenize, truncated_pieces
 from dti_engine.text.tokens import LearnedToken
 
 CLIP = "text_encoder"
@@ -88,8 +88,8 @@ def test_a_summary_is_read_at_the_end_or_where_older_programs_read_it(
     batch = tokenize([prompt] * 2, {CLIP: encoder}, [spans] * 2, readings).inputs[CLIP]
     end = int((batch.ids[0] == encoder.wrap_ids([])[-1]).int().argmax())
     assert batch.length.tolist() == [end + 1] * 2
-    assert batch.summary.tolist() == [end, legacy]
-    assert batch.instructed.tolist() == [False, True]
+    assert batch.pooled_index.tolist() == [end, legacy]
+    assert batch.has_instruction.tolist() == [False, True]
 
 
 def test_batches_of_different_lengths_are_padded_to_the_longest() -> None:
@@ -139,9 +139,9 @@ def test_what_is_not_read_of_a_long_prompt_is_counted(encoder: TextEncoder) -> N
     room = encoder.max_length - len(encoder.wrap_ids([])) - 3
     prompt = "<rex> " + "dog " * 80
     assert pieces > room
-    assert unread_pieces(prompt, {"<rex>": rex}, encoders) == {"text_encoder": pieces - room}
+    assert truncated_pieces(prompt, {"<rex>": rex}, encoders) == {"text_encoder": pieces - room}
     fits = "<rex> " + "dog " * (80 - (pieces - room))
-    assert unread_pieces(fits, {"<rex>": rex}, encoders) == {}
+    assert truncated_pieces(fits, {"<rex>": rex}, encoders) == {}
 
 
 def test_batches_are_selected_and_joined_by_sample(encoder: TextEncoder) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
@@ -210,7 +210,7 @@ def test_the_number_of_subjects_and_the_largest_batch_limit_it(
     assert (found.slots, found.why) == (3, "the most that auto takes")
 
 
-@pytest.mark.skipif(not memory._status("VmHWM"), reason="a Mac has no peak that can be reset")
+@pytest.mark.skipif(not devices._status("VmHWM"), reason="a Mac has no peak that can be reset")
 @pytest.mark.usefixtures("even_times")
 def test_the_memory_that_it_may_take_limits_it(tiny_backbone: Backbone) -> None:
     backbone: Any = Heavy(tiny_backbone)  # 40 MB per slot
@@ -257,8 +257,8 @@ def test_a_number_of_slots_that_is_given_is_tried_where_memory_may_run_out(
         return num_slots <= (2 if backbone.recompute else 1)
 
     monkeypatch.setattr(capacity, "rehearse", rehearse)
-    monkeypatch.setattr(memory, "available", lambda _: GB)
-    monkeypatch.setattr(memory, "in_use", lambda _: 0)
+    monkeypatch.setattr(devices, "free_memory", lambda _: GB)
+    monkeypatch.setattr(devices, "used_memory", lambda _: 0)
     on_cuda = Tight(tiny_backbone)
     on_cuda.device = torch.device("cuda")
     make_fit(on_cuda, CONFIG, num_slots=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dti_engine import devices as memory
+from dti_engine import devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
@@ -77,7 +77,7 @@ def test_any_other_error_goes_through(tiny_backbone: Backbone) -> None:
         rehearse(tiny_backbone, CONFIG, num_slots=1, max_vectors=0, before=0)
 
 
-@pytest.mark.skipif(not memory._status("VmHWM"), reason="a Mac has no peak that can be reset")
+@pytest.mark.skipif(not devices._status("VmHWM"), reason="a Mac has no peak that can be reset")
 def test_memory_is_that_of_a_step_above_what_there_was(tiny_backbone: Backbone) -> None:
     class Holds(Fails):
         """20 MB per sample, while it denoises; glibc would keep pieces below 32 MiB."""
@@ -88,8 +88,8 @@ def test_memory_is_that_of_a_step_above_what_there_was(tiny_backbone: Backbone) 
 
     _rehearse(tiny_backbone, 1)  # what is loaded at first is not to count
     gc.collect()
-    memory.release(CPU)
-    before = memory.in_use(CPU)
+    devices.release_memory(CPU)
+    before = devices.used_memory(CPU)
     for slots in (1, 3):
         backbone = Holds(tiny_backbone, 0, "")
         found = _rehearse(backbone, slots, before)

@@ -11,11 +11,11 @@ from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.objectives import denoising_loss
 from dti_engine.config import TrainConfig
-from dti_engine.images.crops import MAX_CROPS, views
+from dti_engine.images.crops import MAX_CROPS, make_crops
 from dti_engine.images.tensors import to_tensor
 from dti_engine.optim import sphere
 from dti_engine.text.captions import CAPTION_TEMPLATES
-from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
+from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 from dti_engine.text.prompts import tokenize
 from dti_engine.training.batch import draw_fixed
 from dti_engine.training.loop import Subject, TrainingResult, train
@@ -29,7 +29,7 @@ MakeSubject = Callable[..., Subject]
 
 def _fixed_loss(backbone: Backbone, subject: Subject, embeddings: Tensor) -> float:
     """That of a token by itself, from its embeddings (n, d) and the subject's files."""
-    seen = [views(each, CONFIG.resolution, max_crops=MAX_CROPS) for each in subject.images]
+    seen = [make_crops(each, CONFIG.resolution, max_crops=MAX_CROPS) for each in subject.images]
     crops = [backbone.encode_images(to_tensor([view.image])).mean for each in seen for view in each]
     templates = CAPTION_TEMPLATES[CONFIG.captions]
     draws = draw_fixed(
@@ -87,14 +87,14 @@ def test_the_artifact_tells_that_of_its_token_and_that_of_the_token_before_train
     training, token = outcome.artifact.manifest.training, outcome.artifact.token
     assert training is not None
     encoder = tiny_backbone.text_encoders[ENCODER]
-    initial = vocabulary_magnitude(encoder) * sphere.normalize(initial_rows(encoder, "dog"))
+    initial = vocabulary_magnitude(encoder) * sphere.normalize(initializer_rows(encoder, "dog"))
     for told, rows in (
         (training.first_fixed_loss, initial),
-        (training.figures["fixed_loss"], token.embeddings[ENCODER]),
+        (training.metrics["fixed_loss"], token.embeddings[ENCODER]),
     ):
         expected = _fixed_loss(tiny_backbone, make_subject(2), rows)
         assert told == pytest.approx(expected, rel=5e-6)
-    assert abs(training.first_fixed_loss - training.figures["fixed_loss"]) > 5e-5
+    assert abs(training.first_fixed_loss - training.metrics["fixed_loss"]) > 5e-5
 
 
 def test_no_neighbour_changes_it_by_a_bit_at_the_same_shape(

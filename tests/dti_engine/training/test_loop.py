@@ -197,7 +197,7 @@ class _TwoEncoders:
         return getattr(self._backbone, name)
 
     def encode_prompts(
-        self, prompts: PromptBatch, rows: Rows, framing: torch.Tensor | None = None
+        self, prompts: PromptBatch, rows: Rows, micro_conditioning: torch.Tensor | None = None
     ) -> Conditioning:
         first, second = (
             encoder.hidden_states(prompts.inputs[name], rows[name])

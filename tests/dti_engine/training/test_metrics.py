@@ -12,7 +12,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.optim import sphere
 from dti_engine.optim.embeddings import DirectionOptimizer
-from dti_engine.text.encoder import initial_rows
+from dti_engine.text.encoder import initializer_rows
 from dti_engine.training.loop import Subject, TrainingResult, train
 from dti_engine.training.metrics import StepMetrics, tabulate
 
@@ -125,7 +125,7 @@ def test_a_report_tells_loss_angle_gradient_and_time(
 ) -> None:
     (outcome,) = train(tiny_backbone, [make_subject(1)], SHORT, num_slots=1)
     last = outcome.reports[-1]
-    initial = initial_rows(tiny_backbone.text_encoders[ENCODER], "dog")
+    initial = initializer_rows(tiny_backbone.text_encoders[ENCODER], "dog")
     turned = sphere.geodesic_distance(*map(sphere.normalize, (initial, _learned(outcome))))
     assert last.prior_angle_rad == pytest.approx(turned.item(), abs=1e-6)
     assert last.prior_ratio == pytest.approx(SHORT.kappa / last.gradient_norm)

@@ -65,8 +65,8 @@ def test_the_artifact_says_how_it_came_about(
     }
     assert training.pooling is None
     assert not tiny_backbone.pools
-    assert training.figures == outcome.reports[-1].figures()
-    assert {"loss", "fixed_loss", "prior_angle_rad"} <= training.figures.keys()
+    assert training.metrics == outcome.reports[-1].figures()
+    assert {"loss", "fixed_loss", "prior_angle_rad"} <= training.metrics.keys()
 
 
 def test_the_artifact_tells_the_config_of_its_subject_not_of_the_run(

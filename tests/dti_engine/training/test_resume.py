@@ -37,7 +37,7 @@ def _origin(outcome: TrainingResult) -> dict[str, Any]:
     """All that the manifest tells of the training, but the time that it took."""
     assert outcome.artifact is not None
     assert outcome.artifact.manifest.training is not None
-    return outcome.artifact.manifest.training.model_dump(exclude={"figures": {"seconds"}})
+    return outcome.artifact.manifest.training.model_dump(exclude={"metrics": {"seconds"}})
 
 
 def _stored(trainer: Trainer) -> dict[str, Checkpoint]:

@@ -11,9 +11,9 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.backbones.objectives import denoising_loss
 from dti_engine.config import TrainConfig
 from dti_engine.errors import InvalidImageError, SubjectError, TokenError
-from dti_engine.images.crops import MAX_CROPS, views
+from dti_engine.images.crops import MAX_CROPS, make_crops
 from dti_engine.text.captions import CAPTION_TEMPLATES
-from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
+from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 from dti_engine.text.prompts import bind, tokenize
 from dti_engine.training.batch import TrainingBatch, blank_samples, draw
 from dti_engine.training.slot import Subject, TrainingSlot, initial_token, prepare
@@ -36,7 +36,7 @@ def test_a_word_gives_one_vector_and_a_phrase_one_for_each_of_its_pieces(
     for phrase in ("dog", "stuffed animal"):
         subject = make_subject(0, initializer=phrase)
         token = initial_token(subject, encoders, MAGNITUDES, PLAIN, 8)
-        assert torch.equal(token.embeddings[ENCODER], initial_rows(encoders[ENCODER], phrase))
+        assert torch.equal(token.embeddings[ENCODER], initializer_rows(encoders[ENCODER], phrase))
         assert token.num_vectors(ENCODER) == len(phrase.split())
 
 
@@ -45,7 +45,7 @@ def test_num_vectors_repeats_the_pieces_of_the_initializer(
 ) -> None:
     subject = make_subject(0, initializer="stuffed animal", num_vectors=5)
     token = initial_token(subject, tiny_backbone.text_encoders, MAGNITUDES, PLAIN, 8)
-    pieces = initial_rows(tiny_backbone.text_encoders[ENCODER], "stuffed animal")
+    pieces = initializer_rows(tiny_backbone.text_encoders[ENCODER], "stuffed animal")
     assert torch.equal(token.embeddings[ENCODER], pieces[[0, 1, 0, 1, 0]])
 
 
@@ -60,7 +60,7 @@ def test_a_token_may_start_as_what_the_encoder_makes_of_its_words(
     hidden = tiny_backbone.encode_prompts(*bind(["stuffed animal"], [{}], encoders)).hidden
     assert torch.equal(token.embeddings[ENCODER], hidden[0, 1:3])
     assert not torch.allclose(
-        token.embeddings[ENCODER], initial_rows(encoders[ENCODER], "stuffed animal"), atol=0.1
+        token.embeddings[ENCODER], initializer_rows(encoders[ENCODER], "stuffed animal"), atol=0.1
     )
 
 
@@ -78,7 +78,7 @@ def test_the_magnitude_is_that_of_the_config(
     tiny_backbone: Backbone, make_subject: MakeSubject, wanted: str | float
 ) -> None:
     encoder = tiny_backbone.text_encoders[ENCODER]
-    own = torch.linalg.vector_norm(initial_rows(encoder, "stuffed animal"), dim=1)
+    own = torch.linalg.vector_norm(initializer_rows(encoder, "stuffed animal"), dim=1)
     expected = {
         "vocabulary": torch.full((2,), vocabulary_magnitude(encoder)),
         "initializer": own,
@@ -129,12 +129,14 @@ def test_every_sample_says_which_part_of_its_image_it_is(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     occupant = _prepare(make_subject(0), tiny_backbone)
-    seen = [view for p in make_subject(0).images for view in views(p, 16, max_crops=MAX_CROPS)]
-    framings = torch.tensor([view.framing for view in seen], dtype=torch.float32)
-    assert len(framings.unique(dim=0)) > 1
-    assert torch.equal(occupant.material.framing, framings)
+    seen = [view for p in make_subject(0).images for view in make_crops(p, 16, max_crops=MAX_CROPS)]
+    micro_conditionings = torch.tensor(
+        [view.micro_conditioning for view in seen], dtype=torch.float32
+    )
+    assert len(micro_conditionings.unique(dim=0)) > 1
+    assert torch.equal(occupant.material.micro_conditioning, micro_conditionings)
     samples = occupant.samples()
-    shown = (samples.framing[:, None] == framings).all(dim=-1)
+    shown = (samples.micro_conditioning[:, None] == micro_conditionings).all(dim=-1)
     mean, std = occupant.material.latents.mean, occupant.material.latents.std
     away = (samples.latents[:, None] - mean).abs() / std  # in the view shown, a few deviations
     assert bool((away.flatten(2).amax(dim=-1)[shown] < 6).all())
@@ -146,7 +148,7 @@ def test_blank_samples_have_the_shapes_of_real_ones_and_a_finite_loss(
 ) -> None:
     blank = blank_samples(tiny_backbone, CONFIG)
     real = _prepare(make_subject(0), tiny_backbone).samples()
-    for name in ("latents", "noise", "u", "weights", "framing"):
+    for name in ("latents", "noise", "u", "weights", "micro_conditioning"):
         assert getattr(blank, name).shape == getattr(real, name).shape
         assert getattr(blank, name).dtype == getattr(real, name).dtype
     inputs = blank.prompts.inputs[ENCODER]

@@ -35,7 +35,7 @@ def _figures(artifact: Artifact | None) -> dict[str, float]:
     """All that its manifest tells of the last step, but the time."""
     assert artifact is not None
     assert artifact.manifest.training is not None
-    figures = dict(artifact.manifest.training.figures)
+    figures = dict(artifact.manifest.training.metrics)
     del figures["seconds"]
     return figures
 

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from stub_engine import SECRET, StubEngine, stub_engine
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import Imported
+from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.text.tokens import LearnedToken
 from services.api.app import create_app
 from services.api.server import Server
@@ -40,7 +40,7 @@ def artifact(name: str) -> bytes:
     """The file of a token, as a worker writes it."""
     rows = {"text_encoder": torch.full((1, 4), 0.5)}
     token = LearnedToken(f"<{name}>", rows, "eos")
-    origin = Imported(format_name="test", pooling="eos", files={})
+    origin = ImportedOrigin(format_name="test", pooling="eos", files={})
     return Artifact.of(token, model="tiny", fingerprint="0" * 64, origin=origin).to_bytes()
 
 

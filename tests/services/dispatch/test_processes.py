@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import Imported
+from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.backbones import load_backbone
 from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.text.tokens import LearnedToken
@@ -75,7 +75,7 @@ def is_up(url: str) -> bool:
 
 
 def token_file(token: LearnedToken, fingerprint: str) -> bytes:
-    origin = Imported(format_name="test", pooling="eos", files={})
+    origin = ImportedOrigin(format_name="test", pooling="eos", files={})
     artifact = Artifact.of(token, model="miniature", fingerprint=fingerprint, origin=origin)
     return artifact.to_bytes()
 

@@ -23,7 +23,7 @@ from dti_engine.evaluation.photographs.subjects import (
 from dti_engine.recipes import sd
 from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
 from dti_engine.scorers.siglip import Siglip
-from dti_engine.text.encoder import initial_rows, vocabulary_magnitude
+from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 
 WORD, DTI = Row("word", "word"), Row("dti", "DTI", "dti")
 RESCALED = Row("ti-rescaled", "TI-rescaled", "dti", is_rescaled=True)
@@ -53,7 +53,7 @@ def store(
 ) -> Store:
     """With a token that is the class noun itself, which every method starts from."""
     store = Store(tmp_path, {})
-    rows = initial_rows(tiny_backbone.text_encoders[ENCODER], "dog")
+    rows = initializer_rows(tiny_backbone.text_encoders[ENCODER], "dog")
     artifact_of({ENCODER: rows}).save(store.token("dti", rex, 0))
     return store
 

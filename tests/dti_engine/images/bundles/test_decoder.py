@@ -65,7 +65,7 @@ def test_a_refusal_has_its_reason_and_the_next_image_is_served(data: bytes, png:
 
 def test_a_image_that_takes_too_long_is_refused_and_the_next_is_served(png: Png) -> None:
     data = vast()
-    with Decoder(BundleLimits(decoder_seconds=0.2)) as decoder:
+    with Decoder(BundleLimits(decoder_timeout_s=0.2)) as decoder:
         start = time.monotonic()
         with pytest.raises(InvalidImageError, match=r"takes longer to decode than 0\.2 s"):
             decoder.image("a.png", data)
@@ -83,7 +83,7 @@ def test_a_image_that_takes_too_much_memory_is_refused_and_the_next_is_served(pn
 
 
 def test_the_largest_image_allowed_is_decoded_within_the_limits() -> None:
-    with Decoder(replace(DEFAULT_LIMITS, decoder_seconds=120)) as decoder:
+    with Decoder(replace(DEFAULT_LIMITS, decoder_timeout_s=120)) as decoder:
         assert decoder.image("a.png", vast(mode="LA")).image.size == (7900, 7900)
 
 
@@ -142,7 +142,7 @@ def test_no_process_or_thread_is_left(png: Png) -> None:
 def test_a_bundle_outlives_its_worst_image(png: Png, tmp_path: Path) -> None:
     for name, data in {"a.png": png(1), "b.png": vast(), "c.png": png(2)}.items():
         (tmp_path / name).write_bytes(data)
-    bundle = check_bundle(tmp_path, limits=BundleLimits(decoder_seconds=0.2))
+    bundle = check_bundle(tmp_path, limits=BundleLimits(decoder_timeout_s=0.2))
     assert [each.name for each in bundle.images] == ["a.png", "c.png"]
     ((name, reason),) = [(each.name, each.reason) for each in bundle.refusals]
     assert name == "b.png"

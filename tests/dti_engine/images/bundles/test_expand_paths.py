@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dti_engine.images.bundles.bundle import gathered
+from dti_engine.images.bundles.bundle import expand_paths
 
 
 @pytest.fixture
@@ -19,20 +19,20 @@ def shelf(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_bundles_gives_its_folders_and_archives_by_name(shelf: Path) -> None:
-    names = [each.name for each in gathered([shelf])]
+    names = [each.name for each in expand_paths([shelf])]
     assert names == ["anna.zip", "bob.tar.gz", "rex", "tom"]
 
 
 @pytest.mark.parametrize("name", ["photo.PNG", "photo.webp", "bundle.json"])
 def test_a_folder_with_a_image_or_a_description_is_a_bundle(shelf: Path, name: str) -> None:
     (shelf / name).touch()
-    assert gathered([shelf]) == [shelf]
+    assert expand_paths([shelf]) == [shelf]
 
 
 def test_bundles_and_folders_of_them_can_be_mixed(shelf: Path) -> None:
-    found = gathered([shelf / "tom", shelf, shelf / "anna.zip"])
+    found = expand_paths([shelf / "tom", shelf, shelf / "anna.zip"])
     assert [found[0].name, found[-1].name, len(found)] == ["tom", "anna.zip", 6]
 
 
 def test_what_holds_nothing_stays_to_be_refused_by_name(tmp_path: Path) -> None:
-    assert gathered([tmp_path, tmp_path / "nowhere"]) == [tmp_path, tmp_path / "nowhere"]
+    assert expand_paths([tmp_path, tmp_path / "nowhere"]) == [tmp_path, tmp_path / "nowhere"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.manifest import Imported
+from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.text.tokens import LearnedToken
 from services import metrics
 from services.contracts.jobs import Item, JobRequest
@@ -93,7 +93,7 @@ class Studio:
         chance = torch.Generator().manual_seed(self.made)
         rows = torch.randn(1, dim, generator=chance) if rows is None else rows
         token = LearnedToken("<rex>", {"text_encoder": rows}, "eos")
-        origin = Imported(format_name="test", pooling="eos", files={})
+        origin = ImportedOrigin(format_name="test", pooling="eos", files={})
         return Artifact.of(token, model="tiny", fingerprint=fingerprint, origin=origin)
 
     def learn(self, alias: str = "rex", tenant: str = "acme", payload: bytes | None = None) -> str:
