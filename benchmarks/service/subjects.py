@@ -73,7 +73,7 @@ def submit_to_ledger(
     for parcel in parcels:
         uploads.write(ledger.store, tenant, parcel.sha256, parcel.data)
     order = TrainingJobSpec(
-        backbone=POOL, recipe="miniature", config=config.model_dump(mode="json"), probes=0
+        model=POOL, recipe="miniature", config=config.model_dump(mode="json"), validation_images=0
     )
     request = JobRequest(
         pool=POOL,
@@ -114,7 +114,7 @@ class Client:
 
     def submit(self, parcels: Sequence[Parcel], config: TrainConfig) -> str:
         subjects = [{"id": each.name, "bundle": each.sha256} for each in parcels]
-        return self.create(subjects, overrides={"steps": config.steps}, probes=0)
+        return self.create(subjects, overrides={"steps": config.steps}, validation_images=0)
 
     def create(self, subjects: Sequence[Mapping[str, Any]], **more: Any) -> str:
         """A job."""

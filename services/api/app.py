@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from services import metrics as figures
-from services.api import audit, backbones, health, models, problems
+from services.api import audit, health, models, problems
 from services.api import openapi as documentation
 from services.api import uploads as uploading
 from services.api.dependencies import AppState
@@ -45,7 +45,6 @@ _ROUTERS = (
     images.router,
     stored_images.router,
     stored_images.links,
-    backbones.router,
     models.router,
     audit.router,
     health.router,

@@ -1,55 +1,78 @@
-"""/v1/models: those that generate, as OpenAI's clients ask for them."""
+"""/v1/models: the models that images are generated with and that subjects are trained for.
+
+The form is OpenAI's, so that its clients can list the models; the fields `default`, `recipe` and
+`config` are additions.
+"""
 
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 
+from dti_engine.recipes import recipe
 from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import example
 from services.api.middleware.openai_errors import OpenAIProblem
 from services.api.openapi import problems
-from services.contracts.models import find_model
+from services.contracts.models import ServedModels, find_model
 
-router = APIRouter(prefix="/v1/models", dependencies=GUARDED, tags=["images"])
+router = APIRouter(prefix="/v1/models", dependencies=GUARDED, tags=["models"])
 
-_EXAMPLE: dict[str, Any] = {"id": "miniature", "object": "model", "created": 0, "owned_by": "dti"}
+_EXAMPLE: dict[str, Any] = {
+    "id": "miniature",
+    "object": "model",
+    "created": 0,
+    "owned_by": "dti",
+    "default": True,
+    "recipe": "miniature",
+    "config": {"method": "dti", "steps": 200, "batch_size": 4, "resolution": 64},
+}
 
 
 class ModelResource(BaseModel):
-    """A model that is offered."""
+    """A model that the service offers."""
 
     model_config = example(_EXAMPLE)
 
-    id: str = Field(description="its name: `model` of images, and `backbone` of jobs")
+    id: str = Field(description="The model's name, as requests give it in `model`.")
     object: Literal["model"] = "model"
-    created: int = Field(default=0, description="seconds since 1970; 0: not known of any")
-    owned_by: str = Field(default="dti", description="the same of all")
+    created: int = Field(default=0, description="Always 0: the time is not known.")
+    owned_by: str = Field(default="dti", description="Always `dti`.")
+    default: bool = Field(description="True if requests that name no model use this one.")
+    recipe: str = Field(description="The recipe that training jobs use unless they name another.")
+    config: dict[str, JsonValue] = Field(description="The training config of the recipe.")
 
 
 class ModelList(BaseModel):
-    """All that are offered."""
+    """All models that the service offers."""
 
     model_config = example({"object": "list", "data": [_EXAMPLE]})
 
     object: Literal["list"] = "list"
-    data: list[ModelResource] = Field(description="the first is taken where none is named")
+    data: list[ModelResource] = Field(description="The models; the first one is the default.")
 
 
-@router.get("", summary="List models, as OpenAI does", responses=problems(model=OpenAIProblem))
-def list_models(asking: CurrentPrincipal, here: AppStateDep) -> ModelList:
-    """The same for all tenants; `/v1/backbones` says more of each."""
-    return ModelList(data=[ModelResource(id=name) for name in here.models])
+@router.get("", summary="List the models", responses=problems(model=OpenAIProblem))
+def list_models(principal: CurrentPrincipal, state: AppStateDep) -> ModelList:
+    """Every tenant sees the same models. The form is that of OpenAI's `models.list`."""
+    return ModelList(data=[_resource(name, state.models) for name in state.models])
 
 
-@router.get(
-    "/{model}", summary="See a model, as OpenAI does", responses=problems(404, model=OpenAIProblem)
-)
+@router.get("/{model}", summary="Get a model", responses=problems(404, model=OpenAIProblem))
 def get_model(
-    asking: CurrentPrincipal,
-    here: AppStateDep,
-    model: Annotated[str, Path(description="its name", examples=["miniature"])],
+    principal: CurrentPrincipal,
+    state: AppStateDep,
+    model: Annotated[str, Path(description="The model's name.", examples=["miniature"])],
 ) -> ModelResource:
-    """Whether it is offered."""
-    find_model(model, here.models)
-    return ModelResource(id=model)
+    """The form is that of OpenAI's `models.retrieve`."""
+    find_model(model, state.models)
+    return _resource(model, state.models)
+
+
+def _resource(name: str, models: ServedModels) -> ModelResource:
+    return ModelResource(
+        id=name,
+        default=name == next(iter(models)),
+        recipe=models[name].recipe,
+        config=recipe(models[name].recipe).model_dump(mode="json"),
+    )

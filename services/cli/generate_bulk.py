@@ -138,7 +138,7 @@ def generate_bulk(
             name: value
             for name, value in {
                 "prompts": _prompts(prompts or [], file),
-                "casts": casts(tokens or []),
+                "variants": variants(tokens or []),
                 "seeds": seeds_of(seeds),
                 "model": model,
                 "size": size,
@@ -166,7 +166,7 @@ def generate_bulk(
         )
 
 
-def casts(pairs: Sequence[str]) -> list[dict[str, Any]] | None:
+def variants(pairs: Sequence[str]) -> list[dict[str, Any]] | None:
     """`<dog>=rex`, `<dog>=tom`, `<cat>=kit` -> rex with kit, and tom with kit. None: nobody.
 
     Raises: ConfigurationError.
@@ -231,7 +231,7 @@ def _tell_draft(draft: GenerationDraft, *, as_json: bool) -> None:
         print_json(draft.model_dump(mode="json"))
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    factors = f"{draft.prompts} prompts x {draft.casts} casts x {draft.seeds} seeds"
+    factors = f"{draft.prompts} prompts x {draft.variants} variants x {draft.seeds} seeds"
     for name, value in (
         ("images", f"{draft.count}: {factors}"),
         ("model", draft.model),

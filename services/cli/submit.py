@@ -166,7 +166,7 @@ def submit(
             kind=kind,
             consent=record,
             settings={
-                "backbone": model,
+                "model": model,
                 "recipe": recipe,
                 "overrides": overrides(settings or []) or None,
                 "tags": tags(tagged or []) or None,
@@ -239,7 +239,7 @@ def _tell_draft(
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in (
         ("subjects", f"{draft.count}"),
-        ("backbone", draft.backbone),
+        ("model", draft.model),
         ("recipe", draft.recipe),
         ("steps", f"{draft.steps} in all, at most"),
         ("to upload", f"{len(missing)} bundles, {size / 1e6:.1f} MB"),

@@ -138,7 +138,7 @@ class GenerationDraft(Response):
     count: int
     model: str
     prompts: int
-    casts: int
+    variants: int
     seeds: int
     steps: int = Field(description="of all images together")
     missing_tokens: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ class TrainingDraft(Response):
     """The job that would be made of an order."""
 
     count: int
-    backbone: str
+    model: str
     recipe: str
     config: dict[str, Any]
     steps: int = Field(description="of all subjects together, at most")

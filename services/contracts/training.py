@@ -77,12 +77,14 @@ class TrainingItem(WireModel):
 class TrainingJobSpec(WireModel):
     """What holds for all subjects of a job."""
 
-    backbone: Label
+    model: Label
     recipe: str
     config: dict[str, JsonValue] = Field(
         description="the whole TrainConfig, so that a recipe that changes later changes no job"
     )
-    probes: int = Field(default=4, ge=0, le=4, description="images that each token is tried in")
+    validation_images: int = Field(
+        default=4, ge=0, le=4, description="images that each token is validated with"
+    )
     webhook: str | None = Field(default=None, description="URL that is told when the job ends")
 
 

@@ -26,7 +26,7 @@ def report(seat: WorkerSlot, artifact: Artifact, last: StepMetrics) -> dict[str,
     said: dict[str, JsonValue] = {
         "placeholder": artifact.manifest.placeholder,
         "initializer": training.initializer,
-        "model": seat.prepared.order.backbone,
+        "model": seat.prepared.order.model,
         "fingerprint": artifact.manifest.model_fingerprint,
         "engine_version": artifact.manifest.engine_version,
         "steps": training.steps_done,

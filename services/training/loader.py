@@ -89,7 +89,7 @@ def prepare(store: Store, attempt: Attempt, now: datetime) -> LoadedSubject:
         subject=_subject(attempt, work, bundle, config),
         checkpoint=checkpoint,
         references=[_small(subject_image.image) for subject_image in bundle.images]
-        if order.probes
+        if order.validation_images
         else (),
         class_noun=said.class_noun,
         warnings=tuple(warnings),

@@ -41,11 +41,11 @@ class ValidationRunner:
         self, learned: Sequence[tuple[WorkerSlot, Artifact]], on_step: Callable[[], None]
     ) -> list[tuple[WorkerSlot, Artifact]]:
         generated = dict[int, Artifact]()
-        for count in {seat.prepared.order.probes for seat, _ in learned} - {0}:
+        for count in {seat.prepared.order.validation_images for seat, _ in learned} - {0}:
             group = [
                 (i, *each)
                 for i, each in enumerate(learned)
-                if each[0].prepared.order.probes == count
+                if each[0].prepared.order.validation_images == count
             ]
             candidates = [
                 ValidationCandidate(artifact, seat.prepared.references, seat.prepared.class_noun)
@@ -58,7 +58,7 @@ class ValidationRunner:
         return [(seat, generated.get(i, artifact)) for i, (seat, artifact) in enumerate(learned)]
 
     def _try(self, seat: WorkerSlot, artifact: Artifact) -> Artifact:
-        if not seat.prepared.order.probes:
+        if not seat.prepared.order.validation_images:
             return artifact
         # By itself: who its neighbours were is chance, and may be other tenants'.
         return flagged({"": artifact}, self._backbone)[""]

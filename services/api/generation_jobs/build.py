@@ -1,4 +1,4 @@
-"""Of what a client has said, a job of images as the ledger keeps it: each prompt with each cast
+"""Of what a client has said, a job of images as the ledger keeps it: each prompt with each variant
 and each seed.
 """
 
@@ -25,7 +25,7 @@ from services.ledger.ids import is_token
 from services.settings import ApiSettings
 
 _CAST, _PROMPT = 40, 30
-"""Characters of an id that a cast's and a prompt's part have: ids are names of files, too."""
+"""Characters of an id that a variant's and a prompt's part have: ids are names of files, too."""
 
 _END = 8
 """Characters of a token's id that tell it from others, mostly."""
@@ -38,7 +38,7 @@ class BuiltGenerationJob:
     request: JobRequest
     model: str
     prompts: int
-    casts: int
+    variants: int
     seeds: int
     steps: int
     """Of each image."""
@@ -51,19 +51,19 @@ def compose(
     model = _model(order.model, served_models)
     if order.webhook:
         check_webhook(order.webhook.url, private=settings.allow_private_webhooks)
-    casts, seeds = order.all_casts, order.all_seeds
-    count = len(order.prompts) * len(casts) * len(seeds)
+    variants, seeds = order.all_variants, order.all_seeds
+    count = len(order.prompts) * len(variants) * len(seeds)
     if count > MAX_ITEMS:
         raise refusal(
             ("body", "prompts"),
-            f"{len(order.prompts)} prompts x {len(casts)} casts x {len(seeds)} seeds are {count} "
-            f"images, and a job has at most {MAX_ITEMS}: ask for them in parts",
+            f"{len(order.prompts)} prompts x {len(variants)} variants x {len(seeds)} seeds are "
+            f"{count} images, and a job has at most {MAX_ITEMS}: ask for them in parts",
         )
     common = _common(order)
     job = GenerationJobSpec(
         model=model,
         prompts=tuple(_telling(order, number) for number in range(len(order.prompts))),
-        variants=tuple(_cast(order, number, cast) for number, cast in enumerate(casts)),
+        variants=tuple(_variant(order, number, variant) for number, variant in enumerate(variants)),
         common=common,
         webhook=order.webhook.url if order.webhook else None,
     )
@@ -72,14 +72,14 @@ def compose(
         request = JobRequest(
             kind="generation",
             pool=generation_pool(model),
-            items=tuple(_items(order.prompts, casts, seeds)),
+            items=tuple(_items(order.prompts, variants, seeds)),
             shared=job.model_dump(mode="json"),
             tags=order.tags,
             max_attempts=order.max_attempts,
         )
     except ValidationError as error:
         raise refusal(("body", "prompts"), error.errors()[0]["msg"]) from error
-    return BuiltGenerationJob(request, model, len(order.prompts), len(casts), len(seeds), steps)
+    return BuiltGenerationJob(request, model, len(order.prompts), len(variants), len(seeds), steps)
 
 
 def _model(name: str | None, served_models: ServedModels) -> str:
@@ -109,25 +109,25 @@ def _telling(order: GenerationJobRequest, number: int) -> PromptSpec:
     return PromptSpec(prompt=prompt, tokens=inline_tokens(text, {}, ("body", "prompts", number)))
 
 
-def _cast(order: GenerationJobRequest, number: int, cast: VariantRequest) -> TokenBinding:
-    tokens, blends = settled(cast.tokens, cast.blends)
+def _variant(order: GenerationJobRequest, number: int, variant: VariantRequest) -> TokenBinding:
+    tokens, blends = settled(variant.tokens, variant.blends)
     try:
         return TokenBinding(tokens=tokens, blends=blends)
     except ValidationError as error:
         found = error.errors()[0]
-        raise refusal(("body", "casts", number, *found["loc"]), found["msg"]) from error
+        raise refusal(("body", "variants", number, *found["loc"]), found["msg"]) from error
 
 
 def _items(
-    prompts: Sequence[str], casts: Sequence[VariantRequest], seeds: Sequence[int]
+    prompts: Sequence[str], variants: Sequence[VariantRequest], seeds: Sequence[int]
 ) -> Sequence[Item]:
     """The images of a prompt follow each other, so that engines read it once."""
     said = [_plain(prompt, _PROMPT) for prompt in prompts]
-    who = [_name(cast) for cast in casts]
+    who = [_name(variant) for variant in variants]
     works = [
-        ImageItem(prompt=prompt, variant=cast, seed=seed)
+        ImageItem(prompt=prompt, variant=variant, seed=seed)
         for prompt in range(len(prompts))
-        for cast in range(len(casts))
+        for variant in range(len(variants))
         for seed in seeds
     ]
     return [
@@ -141,10 +141,10 @@ def _items(
     ]
 
 
-def _name(cast: VariantRequest) -> str:
-    if cast.name:
-        return cast.name
-    names = [*cast.tokens.values(), *cast.blends]
+def _name(variant: VariantRequest) -> str:
+    if variant.name:
+        return variant.name
+    names = [*variant.tokens.values(), *variant.blends]
     return _plain("-".join(name[-_END:] if is_token(name) else name for name in names), _CAST)
 
 

@@ -74,17 +74,17 @@ class GenerationDryRun(BaseModel):
             "count": 16,
             "model": "miniature",
             "prompts": 2,
-            "casts": 2,
+            "variants": 2,
             "seeds": 4,
             "steps": 400,
             "missing_tokens": ["tom"],
         }
     )
 
-    count: int = Field(description="images: prompts x casts x seeds")
+    count: int = Field(description="images: prompts x variants x seeds")
     model: str
     prompts: int
-    casts: int
+    variants: int
     seeds: int
     steps: int = Field(description="of denoising, of all images together")
     missing_tokens: list[str] = Field(
@@ -123,8 +123,8 @@ async def _body(request: Request) -> bytes:
 def create_generation_job(
     asking: CurrentPrincipal, here: AppStateDep, body: Annotated[bytes, Depends(_body)], key: Key
 ) -> Response:
-    """Each of `prompts` is generated with each of `casts`, or of `tokens` at their `placeholder`,
-    and each of `seeds`. Those who ask for single images are served first.
+    """Each of `prompts` is generated with each of `variants`, or of `tokens` at their
+    `placeholder`, and each of `seeds`. Those who ask for single images are served first.
     """
     order = parse_generation_order(body)
     composed = compose(order, here.models, here.settings)
@@ -210,7 +210,7 @@ def _dry_run(
         count=count,
         model=composed.model,
         prompts=composed.prompts,
-        casts=composed.casts,
+        variants=composed.variants,
         seeds=composed.seeds,
         steps=count * composed.steps,
         missing_tokens=list(dict.fromkeys(missing)),
@@ -236,11 +236,11 @@ def _named(order: GenerationJobRequest) -> Iterator[tuple[tuple[str | int, ...],
     """Tokens that are named beside the prompts, each with its place."""
     for number, name in enumerate(order.tokens or ()):
         yield ("body", "tokens", number), name
-    for number, cast in enumerate(order.casts or ()):
-        place = ("body", "casts", number)
-        for placeholder, name in cast.tokens.items():
+    for number, variant in enumerate(order.variants or ()):
+        place = ("body", "variants", number)
+        for placeholder, name in variant.tokens.items():
             yield (*place, "tokens", placeholder), name
-        for placeholder, blend in cast.blends.items():
+        for placeholder, blend in variant.blends.items():
             parts = (
                 (blend.a, blend.b) if isinstance(blend, SlerpBlend) else (p.token for p in blend)
             )

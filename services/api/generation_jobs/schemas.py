@@ -64,7 +64,7 @@ Seeds = Annotated[
 
 
 class GenerationJobRequest(WireModel):
-    """A job of 1 to 10,000 images: each prompt with each cast and each seed."""
+    """A job of 1 to 10,000 images: each prompt with each variant and each seed."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -78,7 +78,7 @@ class GenerationJobRequest(WireModel):
                 },
                 {
                     "prompts": ["a photo of a <dog> and a <cat>"],
-                    "casts": [
+                    "variants": [
                         {"tokens": {"<dog>": "rex", "<cat>": "kit"}},
                         {
                             "name": "halfway",
@@ -99,14 +99,14 @@ class GenerationJobRequest(WireModel):
         max_length=MAX_ITEMS,
         description="with placeholders of tokens; <tok_...>, a token's id, stands for itself",
     )
-    casts: tuple[VariantRequest, ...] | None = Field(
+    variants: tuple[VariantRequest, ...] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_ITEMS,
         description="what placeholders stand for: all prompts are generated with each",
     )
     placeholder: Placeholder | None = Field(
-        default=None, description="in place of casts: what each of tokens stands for in turn"
+        default=None, description="in place of variants: what each of tokens stands for in turn"
     )
     tokens: tuple[TokenName, ...] | None = Field(
         default=None, min_length=1, max_length=MAX_ITEMS, description="ids or aliases"
@@ -118,7 +118,7 @@ class GenerationJobRequest(WireModel):
         default=None,
         min_length=1,
         max_length=200,
-        description="a name of GET /v1/backbones; left out: the first",
+        description="a name of GET /v1/models; left out: the first",
     )
     size: Size | None = None
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="of denoising")
@@ -140,9 +140,9 @@ class GenerationJobRequest(WireModel):
     @model_validator(mode="after")
     def _says_once_who_is_in_it(self) -> "GenerationJobRequest":
         if (self.placeholder is None) != (self.tokens is None):
-            raise ValueError("placeholder and tokens belong together: give both, or casts")
-        if self.casts is not None and self.tokens is not None:
-            raise ValueError("give either casts, or a placeholder and its tokens")
+            raise ValueError("placeholder and tokens belong together: give both, or variants")
+        if self.variants is not None and self.tokens is not None:
+            raise ValueError("give either variants, or a placeholder and its tokens")
         return self
 
     @model_validator(mode="after")
@@ -172,11 +172,11 @@ class GenerationJobRequest(WireModel):
         return self.seeds
 
     @property
-    def all_casts(self) -> tuple[VariantRequest, ...]:
+    def all_variants(self) -> tuple[VariantRequest, ...]:
         """One that is empty where nothing is said."""
         if self.placeholder and self.tokens:
             return tuple(VariantRequest(tokens={self.placeholder: name}) for name in self.tokens)
-        return self.casts or (VariantRequest(),)
+        return self.variants or (VariantRequest(),)
 
 
 def parse_generation_order(body: bytes) -> GenerationJobRequest:
@@ -192,4 +192,4 @@ def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     """Without the forms of seeds and blends, which are nothing that the client has said."""
     if loc[:1] == ("seeds",):
         return (*loc[:1], *loc[2:])
-    return (*loc[:4], *loc[5:]) if loc[:1] == ("casts",) and loc[2:3] == ("blends",) else loc
+    return (*loc[:4], *loc[5:]) if loc[:1] == ("variants",) and loc[2:3] == ("blends",) else loc

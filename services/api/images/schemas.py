@@ -104,7 +104,7 @@ class ImageGenerationRequest(WireModel):
         default=None,
         min_length=1,
         max_length=200,
-        description="a name of GET /v1/backbones; left out, or one of OpenAI's: the first",
+        description="a name of GET /v1/models; left out, or one of OpenAI's: the first",
     )
     n: int | None = Field(default=None, ge=1, le=MAX_IMAGES, description="images; default 1")
     size: Size | None = None

@@ -11,6 +11,7 @@ from services.api import audit
 from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.images.store import PNG, png_answer
 from services.api.jobs.schemas import JOB, JOB_PATTERN, example
+from services.api.middleware.openai_errors import OpenAIProblem
 from services.api.openapi import plain_problems, problems, raw
 
 router = APIRouter(prefix="/v1/images", dependencies=GUARDED, tags=["images"])
@@ -76,14 +77,20 @@ def list_images(
     "/{image}",
     summary="Download a kept image",
     response_class=Response,
-    responses=problems(404) | {200: raw(PNG, "The PNG, with its settings in it.")},
+    responses=problems(404, model=OpenAIProblem)
+    | {200: raw(PNG, "The PNG, with its settings in it.")},
 )
 def get_image(asking: CurrentPrincipal, here: AppStateDep, image: ImageId) -> Response:
     """As it was generated."""
     return png_answer(here.gallery.read(asking.tenant, image))
 
 
-@router.delete("/{image}", status_code=204, summary="Delete a kept image", responses=problems(404))
+@router.delete(
+    "/{image}",
+    status_code=204,
+    summary="Delete a kept image",
+    responses=problems(404, model=OpenAIProblem),
+)
 def delete_image(asking: CurrentPrincipal, here: AppStateDep, image: ImageId) -> None:
     """For good. Links to it lead nowhere from now on."""
     here.gallery.delete(asking.tenant, image)

@@ -106,7 +106,7 @@ class Job(BaseModel):
     job: str = Field(description="its id")
     kind: Kind
     pool: str = Field(description="whose workers take its items")
-    model: str = Field(description="the backbone that it is trained for, or generated with")
+    model: str = Field(description="the model that it is trained for, or generated with")
     tags: dict[str, str]
     count: int = Field(description="of its items")
     submitted: datetime
@@ -262,7 +262,7 @@ class DryRun(BaseModel):
     model_config = example(
         {
             "count": 2,
-            "backbone": "miniature",
+            "model": "miniature",
             "recipe": "miniature",
             "config": {"method": "dti", "steps": 200, "batch_size": 4, "resolution": 64},
             "steps": 400,
@@ -272,7 +272,7 @@ class DryRun(BaseModel):
     )
 
     count: int
-    backbone: str
+    model: str
     recipe: str
     config: dict[str, JsonValue] = Field(description="the training config, with all overrides")
     steps: int = Field(description="of all subjects together, at most")

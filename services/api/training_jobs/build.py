@@ -38,7 +38,7 @@ class BuiltTrainingJob:
 
     request: JobRequest
     subjects: Sequence[Subject]
-    backbone: str
+    model: str
     recipe: str
     config: TrainConfig
 
@@ -87,10 +87,10 @@ def build(
     place = "manifest" if order.subjects is None else "subjects"
     _check_subjects(subjects, config, store.now(), place)
     training = TrainingJobSpec(
-        backbone=name,
+        model=name,
         recipe=recipe_name,
         config=config.model_dump(mode="json"),
-        probes=order.probes,
+        validation_images=order.validation_images,
         webhook=order.webhook.url if order.webhook else None,
     )
     try:
@@ -127,11 +127,9 @@ def missing_uploads(
 
 
 def _model(order: TrainingJobRequest, served_models: ServedModels) -> tuple[str, ServedModel]:
-    name = order.backbone or next(iter(served_models))
+    name = order.model or next(iter(served_models))
     if name not in served_models:
-        raise refusal(
-            ("body", "backbone"), f"no backbone {name!r}; there are {', '.join(served_models)}"
-        )
+        raise refusal(("body", "model"), f"no model {name!r}; there are {', '.join(served_models)}")
     return name, served_models[name]
 
 

@@ -54,7 +54,7 @@ def _dry_run(here: AppState, tenant: str, built: BuiltTrainingJob) -> views.DryR
     missing = missing_uploads(here.ledger.store, tenant, built, here.ledger.gather)
     return views.DryRun(
         count=len(built.subjects),
-        backbone=built.backbone,
+        model=built.model,
         recipe=built.recipe,
         config=built.config.model_dump(mode="json"),
         steps=sum(subject.training.steps or built.config.steps for subject in built.subjects),

@@ -68,7 +68,7 @@ class TrainingJobRequest(WireModel):
                     "overrides": {"steps": 100},
                     "tags": {"project": "pets"},
                 },
-                {"manifest": "5b" * 32, "backbone": "miniature", "dry_run": True},
+                {"manifest": "5b" * 32, "model": "miniature", "dry_run": True},
             ]
         }
     )
@@ -79,10 +79,10 @@ class TrainingJobRequest(WireModel):
     manifest: Digest | None = Field(
         default=None, description="in their place: an uploaded file with one subject a line, JSON"
     )
-    backbone: Label | None = Field(
-        default=None, description="which model, as of GET /v1/backbones; left out: the first"
+    model: Label | None = Field(
+        default=None, description="a name of GET /v1/models; left out: the first"
     )
-    recipe: str | None = Field(default=None, description="left out: the backbone's own")
+    recipe: str | None = Field(default=None, description="left out: the model's own")
     overrides: dict[str, JsonValue] = Field(
         default={}, max_length=100, description="fields of the training config, over the recipe's"
     )
@@ -92,7 +92,9 @@ class TrainingJobRequest(WireModel):
     max_attempts: int = Field(
         default=4, ge=1, le=20, description="failed or lost ones, before an item ends as failed"
     )
-    probes: int = Field(default=4, ge=0, le=4, description="images each token is tried out in")
+    validation_images: int = Field(
+        default=4, ge=0, le=4, description="images that each token is validated with"
+    )
     webhook: WebhookRequest | None = None
     dry_run: bool = Field(default=False, description="say what would be made, and make nothing")
 

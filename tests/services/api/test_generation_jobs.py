@@ -66,12 +66,12 @@ def test_casts_have_several_tokens_blends_and_names_and_prompts_ids_of_tokens(si
     job = site.make("rex", "tom")
     site.work_off()
     token = site.tokens(job)[0]
-    casts = [
+    variants = [
         {"tokens": {"<a>": "rex", "<b>": token}},
         {"name": "half", "blends": {"<a>": {"a": "rex", "b": "tom", "t": 0.25}}},
         {"name": "end", "blends": {"<a>": {"a": "rex", "b": "tom", "t": 1}}},
     ]
-    order = {"prompts": [f"a <a> and a <{token}>"], "casts": casts}
+    order = {"prompts": [f"a <a> and a <{token}>"], "variants": variants}
     job = site.order(order)
     asked: list[Any] = []
     site.generate_off(lambda attempt: asked.append((attempt.place.index, _asked(attempt))) or "")
@@ -183,7 +183,7 @@ def test_a_dry_run_counts_and_makes_nothing(site: Any) -> None:
         "count": 8,
         "model": "miniature",
         "prompts": 2,
-        "casts": 2,
+        "variants": 2,
         "seeds": 2,
         "steps": 80,
         "missing_tokens": ["rex", "tom"],
@@ -198,10 +198,10 @@ def test_tokens_that_are_not_there_are_refused_at_once_unless_they_are_many(site
     images = site.order(_order())
     site.generate_off()
     for name in ("rex", "nobody", f"tok_{job}0000000", f"tok_{images}0000000"):
-        answer = site.order_of({"prompts": ["a <x>"], "casts": [{"tokens": {"<x>": name}}]})
+        answer = site.order_of({"prompts": ["a <x>"], "variants": [{"tokens": {"<x>": name}}]})
         assert answer.status_code == 422
         [found] = answer.json()["errors"]
-        assert found["pointer"] == "#/casts/0/tokens/<x>"
+        assert found["pointer"] == "#/variants/0/tokens/<x>"
         assert name in found["detail"]
     names = [f"nobody-{number}" for number in range(40)]
     many = {"prompts": ["a <x>"], "placeholder": "<x>", "tokens": names}
@@ -232,12 +232,16 @@ def test_the_same_key_and_request_are_one_job_though_its_token_is_gone(site: Any
         ({"seeds": {"first": 0, "count": 0}}, "#/seeds/count", "greater than or equal to 1"),
         ({"seeds": {"first": 2**32 - 1, "count": 2}}, "#/seeds", "the last is 4294967295"),
         ({"placeholder": "<x>"}, "#", "belong together"),
-        ({"placeholder": "<x>", "tokens": ["a"], "casts": [{}]}, "#", "either casts"),
+        ({"placeholder": "<x>", "tokens": ["a"], "variants": [{}]}, "#", "either variants"),
         ({"placeholder": "x", "tokens": ["a"]}, "#/placeholder", "match pattern"),
-        ({"casts": [{"tokens": {"<x>": "a"}, "name": "a b"}]}, "#/casts/0/name", "match pattern"),
         (
-            {"casts": [{"blends": {"<x>": {"a": "r", "b": "t", "t": 2}}}]},
-            "#/casts/0/blends/<x>/t",
+            {"variants": [{"tokens": {"<x>": "a"}, "name": "a b"}]},
+            "#/variants/0/name",
+            "match pattern",
+        ),
+        (
+            {"variants": [{"blends": {"<x>": {"a": "r", "b": "t", "t": 2}}}]},
+            "#/variants/0/blends/<x>/t",
             "less than or equal to 1",
         ),
         ({"prompts": ["a <tok_x>"]}, "#/prompts/0", "no token's id"),
@@ -246,9 +250,9 @@ def test_the_same_key_and_request_are_one_job_though_its_token_is_gone(site: Any
         ({"steps": "9"}, "#/steps", "valid integer"),
         ({"webhook": {"url": "http://10.0.0.1"}}, "#/webhook/url", ""),
         (
-            {"prompts": ["a", "b", "c"], "casts": [{}, {}], "seeds": {"count": 2000}},
+            {"prompts": ["a", "b", "c"], "variants": [{}, {}], "seeds": {"count": 2000}},
             "#/prompts",
-            "3 prompts x 2 casts x 2000 seeds are 12000 images, and a job has at most 10000",
+            "3 prompts x 2 variants x 2000 seeds are 12000 images, and a job has at most 10000",
         ),
     ],
 )

@@ -186,7 +186,7 @@ def test_every_error_of_the_route_has_openais_form(new_studio: Any) -> None:
     studio = new_studio(body_bytes=1000)
     path = "/v1/images/generations"
     assert _told(studio.post(path, {}, None), 401)["error"]["code"] == "invalid_api_key"
-    _told(studio.get(path), 405)
+    _told(studio.ask("PUT", path), 405)
     _told(studio.get("/v1/images/edits"), 404)
     _told(studio.ask("POST", path, content=b"{"), 400)
     _told(studio.generate(prompt="x" * 1000), 413)

@@ -60,7 +60,7 @@ def test_paths_that_do_not_exist_want_a_key_too(site: Any) -> None:
 )
 def test_what_is_no_key_is_refused(site: Any, credential: str) -> None:
     headers = {"Authorization": credential.encode("latin-1")}
-    said = _is_problem(site.client.get("/v1/backbones", headers=headers), 401)
+    said = _is_problem(site.client.get("/v1/audit", headers=headers), 401)
     assert "Authorization: Bearer" in said["detail"]
 
 
@@ -75,12 +75,12 @@ def test_an_id_is_given_to_each_request_or_taken_from_it(site: Any) -> None:
 
 def test_too_many_requests_are_told_when_to_come_again(site: Any) -> None:
     site.limit("acme", requests_per_second=0.1, burst=2)
-    site.get("/v1/backbones")
-    answers = [site.get("/v1/backbones") for _ in range(2)]
+    site.get("/v1/audit")
+    answers = [site.get("/v1/audit") for _ in range(2)]
     said = _is_problem(answers[-1], 429)
     assert said["type"] == "urn:dti:problem:quota"
     assert 1 <= int(answers[-1].headers["Retry-After"]) <= 10
-    assert site.get("/v1/backbones", "other").status_code == 200
+    assert site.get("/v1/audit", "other").status_code == 200
     assert site.get("/healthz").status_code == 200
 
 
@@ -94,7 +94,7 @@ def test_large_bodies_are_refused_announced_or_not(new_site: Any) -> None:
 
 
 def test_a_store_that_does_not_answer_is_a_503(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.get("/v1/backbones")
+    site.get("/v1/audit")
 
     def fail(*_: Any, **__: Any) -> Any:
         raise OutcomeUnknownError("writing 't/acme/secret' timed out")
@@ -114,7 +114,7 @@ def test_a_mistake_of_ours_shows_nothing_and_is_logged(
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("secret")
 
-    site.get("/v1/backbones")
+    site.get("/v1/audit")
     monkeypatch.setattr(site.store, "list", fail)
     answer = site.get("/v1/training-jobs")
     said = _is_problem(answer, 500)

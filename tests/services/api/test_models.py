@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from services.contracts.models import MINIATURE
+from services.contracts.models import ServedModel
 
 
 def test_openais_client_lists_and_finds_what_generates(studio: Any) -> None:
@@ -26,9 +26,22 @@ def test_openais_client_lists_and_finds_what_generates(studio: Any) -> None:
             other.models.list()
 
 
-def test_they_are_those_of_backbones_in_their_order(new_site: Any) -> None:
-
-    site = new_site(models={"sdxl": MINIATURE["miniature"], **MINIATURE})
-    names = [each["name"] for each in site.get("/v1/backbones").json()["backbones"]]
-    assert [each["id"] for each in site.get("/v1/models").json()["data"]] == names
+def test_models_are_listed_with_their_recipes_and_without_where_their_weights_are(
+    new_site: Any,
+) -> None:
+    served_models = {
+        "small": ServedModel(weights="/secret/weights", recipe="miniature"),
+        "large": ServedModel(
+            weights="/secret/other", recipe="sdxl-release", scorer="/secret/scorer"
+        ),
+    }
+    site = new_site(models=served_models)
+    answer = site.get("/v1/models")
+    assert "secret" not in answer.text
+    small, large = answer.json()["data"]
+    assert (small["id"], small["default"], small["recipe"]) == ("small", True, "miniature")
+    assert (large["default"], large["config"]["resolution"]) == (False, 768)
+    assert site.get("/v1/models/large").json() == large
+    made = site.submit({"subjects": site.subjects("a"), "model": "large"})
+    assert made.json()["pool"] == "large"
     assert site.get("/v1/models?limit=1").status_code == 422

@@ -55,7 +55,7 @@ def test_workers_find_what_was_asked_for(site: Any) -> None:
         "training": {"seed": 7, "steps": 50},
         "placeholder": "<ada>",
     }
-    answer = site.submit({"subjects": [subject], "overrides": {"lr": 0.1}, "probes": 2})
+    answer = site.submit({"subjects": [subject], "overrides": {"lr": 0.1}, "validation_images": 2})
     spec = read_spec(site.ledger, JobKeys("acme", answer.json()["job"]))
     item = spec.item(0)
     assert item.name == "ada"
@@ -64,7 +64,7 @@ def test_workers_find_what_was_asked_for(site: Any) -> None:
     assert work.training.steps == 50
     assert work.consent
     order = TrainingJobSpec.model_validate(spec.shared)
-    assert (order.backbone, order.recipe, order.probes) == ("miniature", "miniature", 2)
+    assert (order.model, order.recipe, order.validation_images) == ("miniature", "miniature", 2)
     assert (order.config["lr"], order.config["steps"]) == (0.1, 200)
     assert spec.record.pool == "miniature"
     assert spec.record.batch.startswith("dti-4-64-")
@@ -135,8 +135,8 @@ _GOOD = {"id": "rex", "bundle": "0" * 64}
             "#/subjects/1/consent/expires_at",
             "expired",
         ),
-        ({"subjects": [_GOOD], "probes": "4"}, "#/probes", "valid integer"),
-        ({"subjects": [_GOOD], "backbone": "sdxl"}, "#/backbone", "there are miniature"),
+        ({"subjects": [_GOOD], "validation_images": "4"}, "#/validation_images", "valid integer"),
+        ({"subjects": [_GOOD], "model": "sdxl"}, "#/model", "there are miniature"),
         ({"subjects": [_GOOD], "recipe": "x"}, "#/recipe", "known are"),
         ({"subjects": [_GOOD], "overrides": {"steps": 0}}, "#/overrides", "greater than 0"),
         ({"subjects": [_GOOD], "overrides": {"x": 1}}, "#/overrides", "x is unknown"),

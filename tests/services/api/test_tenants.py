@@ -13,7 +13,7 @@ _SECRETS = ("rexsecret", "tagsecret", "reasonsecret", "promptsecret")
 _OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
 """For everyone: they show nothing of any tenant."""
 
-_SHARED = {"/v1/backbones", "/v1/models", "/v1/models/{model}"}
+_SHARED = {"/v1/models", "/v1/models/{model}"}
 """The same for all tenants."""
 
 _LINKS = ("/images/{tenant}/{image}", "/images/{tenant}/{job}/{index}")

@@ -157,22 +157,3 @@ def test_a_file_of_another_kind_has_no_manifest(site: Any, payload: bytes) -> No
     [token] = site.tokens(job)
     assert site.get(f"/v1/tokens/{token}").json()["manifest"] is None
     assert site.get(f"/v1/tokens/{token}/file").content == payload
-
-
-def test_backbones_are_listed_without_where_their_weights_lie(new_site: Any) -> None:
-    from services.contracts.models import ServedModel
-
-    served_models = {
-        "small": ServedModel(weights="/secret/weights", recipe="miniature"),
-        "large": ServedModel(
-            weights="/secret/other", recipe="sdxl-release", scorer="/secret/scorer"
-        ),
-    }
-    site = new_site(models=served_models)
-    answer = site.get("/v1/backbones")
-    assert "secret" not in answer.text
-    small, large = answer.json()["backbones"]
-    assert (small["name"], small["default"], small["recipe"]) == ("small", True, "miniature")
-    assert (large["default"], large["config"]["resolution"]) == (False, 768)
-    made = site.submit({"subjects": site.subjects("a"), "backbone": "large"})
-    assert made.json()["pool"] == "large"

@@ -12,7 +12,7 @@ from stub_engine import SECRET, StubEngine, stub_engine
 from typer.testing import Result
 
 from dti_engine.errors import ConfigurationError
-from services.cli.generate_bulk import casts, seeds_of
+from services.cli.generate_bulk import seeds_of, variants
 from services.contracts.models import MINIATURE
 from services.dispatch.dispatcher import Dispatcher
 from services.engine_client import EngineClient
@@ -59,7 +59,7 @@ def test_prompts_tokens_and_seeds_become_one_job(dti: Dti, service: Hosted, tmp_
         "a <dog> and a <cat>",
         "a painting of a <dog>",
     ]
-    assert [one["tokens"] for one in order["casts"]] == [
+    assert [one["tokens"] for one in order["variants"]] == [
         {"<dog>": "rex", "<cat>": "kit"},
         {"<dog>": "tom", "<cat>": "kit"},
     ]
@@ -119,7 +119,7 @@ def test_jobs_of_both_kinds_are_listed_shown_cancelled_tried_again_and_deleted(
 def test_a_dry_run_says_how_many_and_asks_for_none(dti: Dti, service: Hosted) -> None:
     result = dti("generate-bulk", "a <dog>", "-t", "<dog>=rex", "--seeds", "1,5", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert "2: 1 prompts x 1 casts x 2 seeds" in result.stdout
+    assert "2: 1 prompts x 1 variants x 2 seeds" in result.stdout
     assert "rex" in result.stdout
     assert "nothing was asked for" in result.stderr
     with service.client() as client:
@@ -145,11 +145,11 @@ def test_what_cannot_be_is_refused(dti: Dti, arguments: tuple[str, ...], said: s
 
 
 def test_casts_are_all_that_the_tokens_allow() -> None:
-    assert casts([]) is None
-    assert casts(["<a>=x=y"]) == [{"tokens": {"<a>": "x=y"}}]
-    assert len(casts([f"<{p}>={n}" for p in "abc" for n in "xy"]) or ()) == 8
+    assert variants([]) is None
+    assert variants(["<a>=x=y"]) == [{"tokens": {"<a>": "x=y"}}]
+    assert len(variants([f"<{p}>={n}" for p in "abc" for n in "xy"]) or ()) == 8
     with pytest.raises(ConfigurationError):
-        casts(["<a>="])
+        variants(["<a>="])
 
 
 def test_seeds_are_a_range_or_a_list() -> None:

@@ -62,16 +62,16 @@ class Workshop:
         works: dict[str, TrainingItem],
         *,
         tenant: str | None = None,
-        probes: int = 0,
+        validation_images: int = 0,
         max_attempts: int = 4,
         **changes: object,
     ) -> str:
         config = miniature().changed(**({"steps": 6, "eval_every": 3} | changes))
         order = TrainingJobSpec(
-            backbone="miniature",
+            model="miniature",
             recipe="miniature",
             config=config.model_dump(mode="json"),
-            probes=probes,
+            validation_images=validation_images,
         )
         request = JobRequest(
             pool="miniature",

@@ -42,7 +42,7 @@ def test_a_token_that_cannot_be_tried_out_is_kept_all_the_same(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(ValidationRunner, "_examiner", broken)
-    job = workshop.submit(workshop.works(2), probes=1)
+    job = workshop.submit(workshop.works(2), validation_images=1)
     with workshop.working():
         workshop.wait_until_ended(job)
     for item in workshop.items(job):
