@@ -90,7 +90,10 @@ def submit_one(
     uploads.write(ledger.store, "acme", sha256, data)
     config = miniature().changed(steps=steps)
     order = TrainingJobSpec(
-        backbone="miniature", recipe="miniature", config=config.model_dump(mode="json"), probes=0
+        model="miniature",
+        recipe="miniature",
+        config=config.model_dump(mode="json"),
+        validation_images=0,
     )
     request = JobRequest(
         pool=pool,

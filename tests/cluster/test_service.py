@@ -20,7 +20,7 @@ pytestmark = pytest.mark.ray
 def test_good_subjects_become_tokens_that_paint_and_bad_ones_say_why(caller: Caller) -> None:
     subjects = caller.subjects(3)
     subjects.append({"id": "poison", "bundle": caller.upload(b"PK no zip"), "initializer": "dog"})
-    job = caller.submit(subjects, "first", probes=1)
+    job = caller.submit(subjects, "first", validation_images=1)
     caller.wait_until_ended(job)
     view = caller.job(job)
     assert view["state"] == "partially_succeeded"
@@ -49,7 +49,7 @@ def test_good_subjects_become_tokens_that_paint_and_bad_ones_say_why(caller: Cal
     assert caller.http.post(f"/v1/training-jobs/{job}/retry").status_code in (200, 202)
     caller.wait_for(lambda: caller.job(job)["state"] == "partially_succeeded")
     # The same request is the same job.
-    assert caller.submit(subjects, "first", probes=1) == job
+    assert caller.submit(subjects, "first", validation_images=1) == job
 
 
 def test_jobs_are_cancelled_and_tokens_deleted_for_good(caller: Caller) -> None:

@@ -60,7 +60,7 @@ def test_a_batch_that_the_model_refuses_fails_its_job_alone(
                 raise ConfigurationError("the model has no resolution of 24")
             super().__init__(backbone, config, *given)
 
-    monkeypatch.setattr(life, "Batch", Choosy)
+    monkeypatch.setattr(life, "PackedBatch", Choosy)
     refused = workshop.submit(workshop.works(1), resolution=24)
     good = workshop.submit(workshop.works(1))
     with workshop.working():
