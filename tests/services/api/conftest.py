@@ -36,6 +36,10 @@ from services.storage.memory import MemoryStore
 FAST = ApiSettings(event_poll_interval_s=0.02, keepalive_interval_s=0.2, quota_cache_ttl_s=0)
 
 
+def _fast(**changes: Any) -> ApiSettings:
+    return ApiSettings.model_validate(FAST.model_dump() | changes)
+
+
 def artifact(name: str) -> bytes:
     """The file of a token, as a worker writes it."""
     rows = {"text_encoder": torch.full((1, 4), 0.5)}
@@ -244,11 +248,11 @@ def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
 def new_studio(
     new_site: Callable[..., Site], engine_at: tuple[StubEngine, str]
 ) -> Callable[..., Site]:
-    """new_studio(store, paint_seconds=..., ...) -> a site with `engine`."""
+    """new_studio(store, generation_timeout_s=..., ...) -> a site with `engine`."""
 
     def make(store: Store | None = None, **settings: Any) -> Site:
-        told = FAST.model_copy(update={"engines": engine_at[1], **settings})
-        return new_site(store, settings=told, engine_secret=SECRET)
+        changes = {"engines_url": engine_at[1], **settings}
+        return new_site(store, settings=_fast(**changes), engine_secret=SECRET)
 
     return make
 
@@ -277,7 +281,7 @@ def parts() -> Any:
 def module_site() -> Iterator[Site]:
     """One for all tests of a file, with an engine."""
     with stub_engine() as (_, url):
-        changes = {"body_bytes": 100_000, "stream_seconds": 0.1, "engines": url}
-        site = Site(settings=FAST.model_copy(update=changes), engine_secret=SECRET)
+        changes = {"max_body_bytes": 100_000, "max_stream_s": 0.1, "engines_url": url}
+        site = Site(settings=_fast(**changes), engine_secret=SECRET)
         with site.client:
             yield site

@@ -67,7 +67,7 @@ def test_where_no_engine_is_images_are_asked_for_later(site: Any, new_studio: An
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "60"
     assert "no endpoint is running" in answer.json()["error"]["message"]
-    elsewhere = new_studio(engines="http://127.0.0.1:9/engines")
+    elsewhere = new_studio(engines_url="http://127.0.0.1:9/engines")
     answer = elsewhere.generate()
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 

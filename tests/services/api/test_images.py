@@ -183,7 +183,7 @@ def _told(answer: Any, status: int) -> dict[str, Any]:
 
 
 def test_every_error_of_the_route_has_openais_form(new_studio: Any) -> None:
-    studio = new_studio(body_bytes=1000)
+    studio = new_studio(max_body_bytes=1000)
     path = "/v1/images/generations"
     assert _told(studio.post(path, {}, None), 401)["error"]["code"] == "invalid_api_key"
     _told(studio.ask("PUT", path), 405)
