@@ -20,7 +20,7 @@ from dti_engine.text.tokens import LearnedToken
 from services.contracts.generation import BlendPart, ImageSpec
 from services.inference.tokens.blends import BlendCache, PlaceholderResolver
 from services.inference.tokens.cache import TokenCache
-from services.inference.tokens.loader import Fit
+from services.inference.tokens.loader import ModelSignature
 from services.ledger.ledger import Ledger
 from services.storage.open import open_store
 
@@ -31,7 +31,7 @@ class Shelf:
     def __init__(self, scene: Scene, folder: Path) -> None:
         self._ledger = Ledger.on(open_store(str(folder)))
         self._names = keep(self._ledger, scene.tokens, scene.backbone.fingerprint)
-        self._fit = Fit.of(scene.backbone)
+        self._fit = ModelSignature.of(scene.backbone)
 
     @contextmanager
     def resolver(self) -> Iterator[PlaceholderResolver]:

@@ -31,17 +31,17 @@ from rich.table import Table
 from benchmarks.generation.stored_tokens import TENANT, keep
 from dti_engine.text.tokens import LearnedToken
 from services.inference.tokens.cache import TokenCache, TokenLifetimes
-from services.inference.tokens.loader import Fit
-from services.inference.tokens.token import size_of
+from services.inference.tokens.loader import ModelSignature
+from services.inference.tokens.token import num_bytes_of
 from services.ledger.ids import parse_token_id
 from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.ledger import Ledger
 from services.storage.memory import MemoryStore
 
-FIT = Fit({"text_encoder": 768, "text_encoder_2": 1280}, "0" * 64)
+SIGNATURE = ModelSignature({"text_encoder": 768, "text_encoder_2": 1280}, "0" * 64)
 ROOM = 2**40
-FOR_GOOD = TokenLifetimes(good_for=1e9, limit=1e9, unused=1e9)
-NEVER = TokenLifetimes(good_for=0, limit=0)
+FOR_GOOD = TokenLifetimes(fresh_s=1e9, max_stale_s=1e9, unused_s=1e9)
+NEVER = TokenLifetimes(fresh_s=0, max_stale_s=0)
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,12 @@ def _fill(count: int) -> tuple[Ledger, list[str]]:
     ledger = Ledger.on(MemoryStore())
     # One at a time, so that they leave no room behind that the caches would grow into.
     tokens = (
-        LearnedToken("<rex>", {name: torch.randn(1, dim) for name, dim in FIT.dims.items()}, "eos")
+        LearnedToken(
+            "<rex>", {name: torch.randn(1, dim) for name, dim in SIGNATURE.dims.items()}, "eos"
+        )
         for _ in range(count)
     )
-    return ledger, keep(ledger, tokens, FIT.fingerprint)
+    return ledger, keep(ledger, tokens, SIGNATURE.fingerprint)
 
 
 def _caches(
@@ -95,7 +97,7 @@ def _caches(
     caches: list[TokenCache] = []
     grown = 0.0
     for size in sizes:
-        cache = TokenCache(ledger, FIT, capacity=ROOM, freshness=FOR_GOOD)
+        cache = TokenCache(ledger, SIGNATURE, capacity_bytes=ROOM, lifetimes=FOR_GOOD)
         gc.collect()
         before = _resident()
         for token in tokens[:size]:
@@ -137,7 +139,7 @@ def _reads(ledger: Ledger, tokens: Sequence[str], count: int, repeats: int) -> d
     for token in tokens[:count]:
         job, round_, index = parse_token_id(token)
         keys[token] = JobKeys(TENANT, job).result(ItemRef(round_, index))
-    known = TokenCache(ledger, FIT, capacity=ROOM, freshness=NEVER)
+    known = TokenCache(ledger, SIGNATURE, capacity_bytes=ROOM, lifetimes=NEVER)
 
     def fetch(token: str) -> object:
         return cold.get(TENANT, token)
@@ -152,7 +154,7 @@ def _reads(ledger: Ledger, tokens: Sequence[str], count: int, repeats: int) -> d
         known.get(TENANT, token)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
-        cold = TokenCache(ledger, FIT, capacity=ROOM, freshness=FOR_GOOD)
+        cold = TokenCache(ledger, SIGNATURE, capacity_bytes=ROOM, lifetimes=FOR_GOOD)
         for name, call in calls.items():
             begun = time.perf_counter()
             for token in keys:
@@ -162,7 +164,7 @@ def _reads(ledger: Ledger, tokens: Sequence[str], count: int, repeats: int) -> d
 
 
 def _estimate(cache: TokenCache, tokens: Sequence[str]) -> int:
-    return size_of(cache.get(TENANT, tokens[0]).learned)
+    return num_bytes_of(cache.get(TENANT, tokens[0]).learned)
 
 
 def _resident() -> int:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from services.auth.credentials import NOBODY, Credential, KeyRecord
 from services.auth.keys import read_key
 from services.auth.tenants import Limits, Tenant, read_tenant
-from services.caching.ttl_cache import ENTRIES, CacheEntry, TTLCache
+from services.caching.stale_while_error import MAX_ENTRIES, CacheEntry, StaleWhileErrorCache
 from services.errors import DeletedError, UnknownKeyError, UnknownTenantError
 from services.storage.interface import Store
 
@@ -52,15 +52,19 @@ class Authenticator:
         remember: float = REMEMBER,
         clock: Callable[[], float] = time.monotonic,
         *,
-        entries: int = ENTRIES,
+        entries: int = MAX_ENTRIES,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._keys: TTLCache[_Seen] = TTLCache(
-            self._read_key, seconds=remember, in_trouble=IN_TROUBLE, entries=entries, clock=clock
+        self._keys: StaleWhileErrorCache[_Seen] = StaleWhileErrorCache(
+            self._read_key, ttl_s=remember, max_stale_s=IN_TROUBLE, max_entries=entries, clock=clock
         )
-        self._tenants: TTLCache[Tenant] = TTLCache(
-            self._read_tenant, seconds=remember, in_trouble=IN_TROUBLE, entries=entries, clock=clock
+        self._tenants: StaleWhileErrorCache[Tenant] = StaleWhileErrorCache(
+            self._read_tenant,
+            ttl_s=remember,
+            max_stale_s=IN_TROUBLE,
+            max_entries=entries,
+            clock=clock,
         )
 
     def caller(self, credential: str) -> Principal:
@@ -83,7 +87,7 @@ class Authenticator:
         if seen.record.revoked:
             return False
         # The store's clock goes on as ours does.
-        now = seen.date + timedelta(seconds=self._clock() - remembered.asked)
+        now = seen.date + timedelta(seconds=self._clock() - remembered.read_at)
         return seen.record.expires is None or now < seen.record.expires
 
     def _read_key(self, key: str) -> _Seen | None:

@@ -1,12 +1,14 @@
-"""What was used last, up to so many bytes."""
+"""An LRU cache bounded by bytes."""
 
-from collections import OrderedDict
-from collections.abc import Hashable
+import time
+from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
+
+from cachetools import TLRUCache
 
 
 class Sized(Protocol):
-    """Says how much memory it takes, always the same."""
+    """A value that knows its memory use, which never changes."""
 
     @property
     def num_bytes(self) -> int: ...
@@ -16,40 +18,37 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V", bound=Sized)
 
 
-class ByteLRU(Generic[K, V]):
-    """By key, the last used at the end. Who shares it between threads holds a lock."""
+class ByteLRU(TLRUCache[K, V], Generic[K, V]):
+    """An LRU cache bounded by bytes; the caller holds a lock.
 
-    def __init__(self, capacity: int) -> None:
-        """In bytes."""
-        self._capacity = capacity
-        self._kept: OrderedDict[K, V] = OrderedDict()
-        self.num_bytes = 0
+    `get` counts as use. `currsize` is the number of bytes in use.
+    """
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def get(self, key: K) -> V | None:
-        """This counts as use."""
-        if (value := self._kept.get(key)) is not None:
-            self._kept.move_to_end(key)
-        return value
+    def __init__(
+        self,
+        capacity_bytes: int,
+        *,
+        ttl_s: float = float("inf"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Create an empty cache, whose entries expire `ttl_s` after they were last stored."""
+        super().__init__(
+            capacity_bytes,
+            ttu=lambda key, value, now: now + ttl_s,
+            timer=clock,
+            getsizeof=lambda value: value.num_bytes,
+        )
 
     def put(self, key: K, value: V) -> list[tuple[K, V]]:
-        """Keep it in the place of what was there. Returns what had to go, at worst itself."""
-        self.pop(key)
-        self._kept[key] = value
-        self.num_bytes += value.num_bytes
-        gone: list[tuple[K, V]] = []
-        while self.num_bytes > self._capacity and (oldest := self.oldest()):
-            self.pop(oldest[0])
-            gone.append(oldest)
-        return gone
-
-    def pop(self, key: K) -> V | None:
-        if (value := self._kept.pop(key, None)) is not None:
-            self.num_bytes -= value.num_bytes
-        return value
-
-    def oldest(self) -> tuple[K, V] | None:
-        """The one that was not used for longest."""
-        return next(iter(self._kept.items()), None)
+        """Store a value and return what was evicted: the value itself if it is too large."""
+        self.pop(key, None)
+        if value.num_bytes > self.maxsize:
+            return [(key, value)]
+        # `with self.timer` stops the clock, so that nothing expires halfway.
+        with self.timer:
+            evicted = list(self.expire())
+            # The base class evicts in `__setitem__` as well, but does not say what.
+            while self.currsize + value.num_bytes > self.maxsize:
+                evicted.append(self.popitem())
+            self[key] = value
+        return evicted

@@ -1,4 +1,4 @@
-"""Single flight: of many who want one thing at once, one goes for it, and the others wait."""
+"""Single flight: concurrent calls for one key share one execution and its result."""
 
 import copy
 import threading
@@ -15,95 +15,109 @@ V = TypeVar("V")
 log = logs.logger(__name__)
 
 
-def wait(flight: "Future[V]", seconds: float | None = None) -> V:
-    """What a flight brings home. Raises: what it does; CancelledError, TimeoutError."""
+def wait(future: "Future[V]", timeout_s: float | None = None) -> V:
+    """Return the result of a call.
+
+    Raises:
+        CancelledError: The call was cancelled.
+        TimeoutError: The call is still running after `timeout_s`.
+        Exception: Whatever the call raised.
+    """
     try:
-        return flight.result(seconds)
+        return future.result(timeout_s)
     except DTIError as error:
-        # A copy: each thread that raises an error writes its traceback into it.
+        # Each waiting thread raises a copy, because raising writes a traceback into the error.
         raise copy.copy(error) from error
     finally:
-        del flight  # Of which the error is, whose traceback has this frame.
-
-
-def _bare(error: Exception) -> Exception:
-    return copy.copy(error) if isinstance(error, DTIError) else error
+        # The traceback of an error refers to this frame, and the future refers to the error: this
+        # breaks the reference cycle.
+        del future
 
 
 class SingleFlight(Generic[K, V]):
-    """By key. What one brought home is for those who waited, and is kept by nobody here."""
+    """Shares one execution between concurrent calls of a key. Results are not kept. Thread-safe."""
 
-    def __init__(self, threads: int) -> None:
-        """Threads of its own, for those that are sent."""
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flights")
+    def __init__(self, threads: int = 1) -> None:
+        """Create an instance with so many threads of its own for `submit`."""
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="single-flight")
         self._lock = threading.Lock()
-        self._flights: dict[K, Future[V]] = {}
+        self._running: dict[K, Future[V]] = {}
         self._closed = False
 
-    def join(self, key: K, go: Callable[[], V]) -> V:
-        """Wait for the flight that is under way, or `go` in this thread. Raises: as `go`."""
+    def run(self, key: K, call: Callable[[], V]) -> V:
+        """Return the result of the running call of `key`, or of `call`, made in this thread."""
         while True:
-            flight, is_ours = self._board(key)
-            if is_ours:
-                return self._fly(key, flight, go)
+            future, is_new = self._join(key)
+            if is_new:
+                return self._execute(key, future, call)
             try:
-                return wait(flight)
+                return wait(future)
             except CancelledError:
-                continue  # Who went was stopped, and says nothing of what there is.
+                # The thread that made the call was interrupted, which says nothing about the key.
+                continue
 
-    def send(self, key: K, go: Callable[[], V]) -> "Future[V]":
-        """The flight that is under way, or one in another thread; cancelled once closed."""
-        flight, is_ours = self._board(key)
-        if is_ours:
+    def submit(self, key: K, call: Callable[[], V]) -> "Future[V]":
+        """Return the running call of `key`, or begin `call` in a thread of the pool.
+
+        The future is cancelled if the instance is closed before the call begins.
+        """
+        future, is_new = self._join(key)
+        if is_new:
             try:
-                self._pool.submit(self._fly_unseen, key, flight, go)
+                self._pool.submit(self._execute_in_background, key, future, call)
             except RuntimeError:  # The pool is shut down.
-                self._land(key)
-                flight.cancel()
-        return flight
+                self._leave(key)
+                future.cancel()
+        return future
+
+    def is_running(self, key: K) -> bool:
+        """Return whether a call of `key` is running."""
+        return key in self._running
 
     def close(self) -> None:
-        """Begin none of those that were sent and wait; those under way end by themselves."""
+        """Cancel submitted calls that have not begun; running calls go on to their end."""
         self._closed = True
         self._pool.shutdown(wait=False)
 
-    def _board(self, key: K) -> "tuple[Future[V], bool]":
+    def _join(self, key: K) -> "tuple[Future[V], bool]":
+        """Return the future of `key`, and whether it is new and this caller has to fulfil it."""
         with self._lock:
-            if flight := self._flights.get(key):
-                return flight, False
-            flight = self._flights[key] = Future[V]()
-            return flight, True
+            if future := self._running.get(key):
+                return future, False
+            future = self._running[key] = Future[V]()
+            return future, True
 
-    def _land(self, key: K) -> None:
+    def _leave(self, key: K) -> None:
         with self._lock:
-            del self._flights[key]
+            del self._running[key]
 
-    def _fly(self, key: K, flight: "Future[V]", go: Callable[[], V]) -> V:
-        # Landed first, so that who comes later does not get an answer that was asked for earlier.
+    def _execute(self, key: K, future: "Future[V]", call: Callable[[], V]) -> V:
+        # The key is released before the future is fulfilled, so that a later caller starts a call
+        # of its own and never gets a result that was read before it asked.
         try:
-            found = go()
+            result = call()
         except Exception as error:
-            self._land(key)
-            # Without its traceback, which would keep the flight, so itself, and all that was at
-            # hand here until garbage is collected: a token that is found to be deleted, too.
-            flight.set_exception(_bare(error))
+            self._leave(key)
+            # The stored copy has no traceback. With one, it would keep the frames of `call` and
+            # their data, such as a deleted token, until the next garbage collection.
+            future.set_exception(copy.copy(error) if isinstance(error, DTIError) else error)
             raise
         except BaseException:
-            self._land(key)
-            flight.cancel()
+            self._leave(key)
+            future.cancel()
             raise
-        self._land(key)
-        flight.set_result(found)
-        return found
+        self._leave(key)
+        future.set_result(result)
+        return result
 
-    def _fly_unseen(self, key: K, flight: "Future[V]", go: Callable[[], V]) -> None:
+    def _execute_in_background(self, key: K, future: "Future[V]", call: Callable[[], V]) -> None:
         if self._closed:
-            self._land(key)
-            flight.cancel()
+            self._leave(key)
+            future.cancel()
             return
         try:
-            self._fly(key, flight, go)
+            self._execute(key, future, call)
         except DTIError:
-            pass  # Whoever waits gets it.
+            pass  # An expected error, which `wait` raises to those who wait for it.
         except Exception:
-            log.exception("flight failed")
+            log.exception("background call failed")

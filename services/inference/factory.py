@@ -16,7 +16,7 @@ from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedule
 from services.inference.spec import EngineSpec
 from services.inference.tokens.blends import BlendCache, PlaceholderResolver
 from services.inference.tokens.cache import TokenCache
-from services.inference.tokens.loader import Fit
+from services.inference.tokens.loader import ModelSignature
 from services.ledger.ledger import Ledger
 from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
@@ -48,7 +48,7 @@ def open_engine(plan: EngineSpec) -> Engine:
     if generation.compile:
         backbone.compile()
     store = InstrumentedStore(open_store(plan.store, **S3_DEFAULTS))
-    cache = TokenCache(Ledger.on(store), Fit.of(backbone))
+    cache = TokenCache(Ledger.on(store), ModelSignature.of(backbone))
     shapes = _shapes(generation.batch_size or MOST) if generation.compile else ()
     cap = generation.batch_size or find_cap(backbone, shapes=shapes)
     settings = BatchSchedulerSettings(

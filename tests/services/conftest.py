@@ -2,10 +2,12 @@
 
 import os
 import secrets
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import boto3
 import pytest
@@ -113,3 +115,41 @@ def store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if kind == "measured":
         return InstrumentedStore(MemoryStore())
     return request.getfixturevalue("make_s3")()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], None]:
+    """eventually(lambda: ...) waits, in real time, until it holds."""
+
+    def wait(holds: Callable[[], object]) -> None:
+        end = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def at_once() -> Callable[[int, Callable[[], Any]], list[Any]]:
+    """at_once(100, do) -> what each of so many threads got or was told."""
+
+    def run(count: int, do: Callable[[], Any]) -> list[Any]:
+        start, got = threading.Barrier(count), list[Any]()
+
+        def one() -> None:
+            start.wait()
+            try:
+                got.append(do())
+            except Exception as error:
+                got.append(error)
+
+        threads = [threading.Thread(target=one) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(got) == count
+        return got
+
+    return run

@@ -1,1 +1,1 @@
-"""Tenants' tokens in memory: fetched once, checked, shared by all requests, gone when deleted."""
+"""The token cache of an engine: loads, revalidates and blends tokens from the ledger."""

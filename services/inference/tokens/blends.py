@@ -1,6 +1,6 @@
-"""Blends of tokens, kept. Each asks for its tokens anew, so that it lives no longer than they.
+"""The blend cache, and the resolver of an image's placeholders into tokens and blends.
 
-What the placeholders of an image stand for: tokens, and blends of them.
+Each use of a cached blend looks up its tokens, so that no blend outlives them.
 """
 
 import math
@@ -18,119 +18,121 @@ from services.caching.lru_cache import ByteLRU
 from services.caching.single_flight import SingleFlight
 from services.contracts.generation import ImageSpec
 from services.inference.tokens.cache import TokenCache
-from services.inference.tokens.token import CachedToken, Key, size_of
+from services.inference.tokens.token import CachedToken, Key, num_bytes_of
 from services.ledger.ledger import Gather, in_threads
 
-CAPACITY = 256 * 2**20
-"""Bytes."""
+CAPACITY_BYTES = 256 * 2**20
 
 PLACEHOLDER = "<blend>"
-"""A blend's own: prompts call it as they like."""
+"""The placeholder of every blend; a prompt binds it to a placeholder of its own."""
 
-_Recipe = tuple[str, tuple[tuple[str, float], ...]]
-"""A tenant, and digests of tokens with their shares."""
+_BlendKey = tuple[str, tuple[tuple[str, float], ...]]
+"""A tenant, and the digest and share of each token."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blend:
-    """A token made of others. `learned` is the same object for as long as it is kept."""
+    """A blend of tokens. `learned` stays the same object while the blend is cached."""
 
     learned: LearnedToken
     origin: dict[str, Any]
-    """Which tokens it was made of, with their shares."""
+    """The tokens that it was made from, and their shares."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Kept:
+class _BlendEntry:
     learned: LearnedToken
-    made_of: frozenset[Key]
+    parts: frozenset[Key]
 
     @property
     def num_bytes(self) -> int:
-        return size_of(self.learned)
+        return num_bytes_of(self.learned)
 
 
 class BlendCache:
-    """Blends tokens of a cache. Safe to use from many threads."""
+    """Blends tokens of a token cache. Thread-safe."""
 
-    def __init__(self, tokens: TokenCache, *, capacity: int = CAPACITY) -> None:
-        self._flights: SingleFlight[_Recipe, LearnedToken] = SingleFlight(1)
+    def __init__(self, tokens: TokenCache, *, capacity_bytes: int = CAPACITY_BYTES) -> None:
+        """Create an empty cache, which drops a blend when `tokens` drops one of its parts."""
+        self._flights: SingleFlight[_BlendKey, LearnedToken] = SingleFlight()
         self._lock = threading.Lock()
-        self._kept: ByteLRU[_Recipe, _Kept] = ByteLRU(capacity)
-        self._made_of: dict[Key, set[_Recipe]] = {}
+        self._entries: ByteLRU[_BlendKey, _BlendEntry] = ByteLRU(capacity_bytes)
+        self._blends_of: dict[Key, set[_BlendKey]] = {}
         self._tokens = tokens
-        tokens.watch(self._drop)
+        tokens.watch(self._drop_blends_of)
 
     def blend(self, tenant: str, parts: Sequence[tuple[str, float]]) -> Blend:
-        """The blend of two or more tokens, each by id or name and with a weight > 0.
+        """Return the blend of two or more tokens, each given by id or alias and a weight > 0.
 
-        Raises: as `TokenCache.get`, of any of them; ArtifactMismatchError if their numbers of
-            vectors differ; AntipodalError if they have no mean; ConfigurationError for weights.
+        Raises:
+            DTIError: As `TokenCache.get` for each token.
+            ArtifactMismatchError: The tokens have different numbers of vectors.
+            AntipodalError: The tokens have no mean.
+            ConfigurationError: A weight is invalid.
         """
-        known = [self._tokens.get(tenant, name) for name, _ in parts]
-        return self.blend_known(tenant, known, [weight for _, weight in parts])
+        tokens = [self._tokens.get(tenant, name) for name, _ in parts]
+        return self.blend_tokens(tenant, tokens, [weight for _, weight in parts])
 
-    def blend_known(
-        self, tenant: str, known: Sequence[CachedToken], weights: Sequence[float]
+    def blend_tokens(
+        self, tenant: str, tokens: Sequence[CachedToken], weights: Sequence[float]
     ) -> Blend:
-        """The same of tokens that the caller has just got."""
+        """Return the blend of tokens that the caller has just looked up. Raises as `blend`."""
         total = math.fsum(weights)
         shares = [weight / total for weight in weights]
-        recipe = tenant, tuple((k.sha256, s) for k, s in zip(known, shares, strict=True))
-        made_of = frozenset((tenant, each.token) for each in known)
+        key = tenant, tuple((t.sha256, share) for t, share in zip(tokens, shares, strict=True))
+        parts = frozenset((tenant, token.token) for token in tokens)
         with self._lock:
-            kept = self._kept.get(recipe)
+            entry = self._entries.get(key)
         learned = (
-            kept.learned
-            if kept
-            else self._flights.join(recipe, lambda: self._make(recipe, made_of, known))
+            entry.learned
+            if entry
+            else self._flights.run(key, lambda: self._make(key, parts, tokens))
         )
-        origins = [k.origin | {"share": s} for k, s in zip(known, shares, strict=True)]
+        origins = [t.origin | {"share": share} for t, share in zip(tokens, shares, strict=True)]
         return Blend(learned, {"blend_of": origins})
 
     def _make(
-        self, recipe: _Recipe, made_of: frozenset[Key], known: Sequence[CachedToken]
+        self, key: _BlendKey, parts: frozenset[Key], tokens: Sequence[CachedToken]
     ) -> LearnedToken:
         with self._lock:
-            if kept := self._kept.get(recipe):
-                return kept.learned
-        shares = [share for _, share in recipe[1]]
-        learned = _blended([each.learned for each in known], shares)
+            if entry := self._entries.get(key):
+                return entry.learned
+        learned = _blend([token.learned for token in tokens], [share for _, share in key[1]])
         with self._lock:
-            # One that is refused after this is dropped after this: `_drop` waits for the lock.
-            if not any(self._tokens.refuses(*key) for key in made_of):
-                self._keep(recipe, _Kept(learned, made_of))
+            # A part may have been dropped since it was looked up: then nothing would drop this
+            # blend. A part that is dropped later takes it along, as that waits for this lock.
+            if not any(self._tokens.is_known_bad(*part) for part in parts):
+                self._store(key, _BlendEntry(learned, parts))
         return learned
 
-    def _keep(self, recipe: _Recipe, kept: _Kept) -> None:
-        for key in kept.made_of:
-            self._made_of.setdefault(key, set()).add(recipe)
-        for each, gone in self._kept.put(recipe, kept):
-            self._forget(each, gone)
-        self._show()
+    def _store(self, key: _BlendKey, entry: _BlendEntry) -> None:
+        for part in entry.parts:
+            self._blends_of.setdefault(part, set()).add(key)
+        for evicted_key, evicted in self._entries.put(key, entry):
+            self._remove_from_index(evicted_key, evicted)
+        self._report_size()
 
-    def _drop(self, key: Key) -> None:
-        """A token is gone, and with it all blends of it."""
+    def _drop_blends_of(self, token: Key) -> None:
         with self._lock:
-            for recipe in list(self._made_of.get(key, ())):
-                if kept := self._kept.pop(recipe):
-                    self._forget(recipe, kept)
-            self._show()
+            for key in list(self._blends_of.get(token, ())):
+                if entry := self._entries.pop(key, None):
+                    self._remove_from_index(key, entry)
+            self._report_size()
 
-    def _forget(self, recipe: _Recipe, kept: _Kept) -> None:
-        for key in kept.made_of:
-            recipes = self._made_of[key]
-            recipes.discard(recipe)
-            if not recipes:
-                del self._made_of[key]
+    def _remove_from_index(self, key: _BlendKey, entry: _BlendEntry) -> None:
+        for part in entry.parts:
+            keys = self._blends_of[part]
+            keys.discard(key)
+            if not keys:
+                del self._blends_of[part]
 
-    def _show(self) -> None:
-        counting = metrics.current()
-        counting.set("dti_token_cache_entries", len(self._kept), kind="blend")
-        counting.set("dti_token_cache_bytes", self._kept.num_bytes, kind="blend")
+    def _report_size(self) -> None:
+        recorder = metrics.current()
+        recorder.set("dti_token_cache_entries", len(self._entries), kind="blend")
+        recorder.set("dti_token_cache_bytes", self._entries.currsize, kind="blend")
 
 
-def _blended(tokens: Sequence[LearnedToken], shares: Sequence[float]) -> LearnedToken:
+def _blend(tokens: Sequence[LearnedToken], shares: Sequence[float]) -> LearnedToken:
     if len(tokens) == 2:
         first, second = tokens
         return slerp_tokens(first, second, shares[1], placeholder=PLACEHOLDER)
@@ -138,49 +140,53 @@ def _blended(tokens: Sequence[LearnedToken], shares: Sequence[float]) -> Learned
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """By placeholder."""
+class ResolvedPlaceholders:
+    """The tokens of an image, by placeholder."""
 
     tokens: dict[str, LearnedToken]
     origins: dict[str, JsonValue]
-    """What each was made of, for the settings of the image."""
+    """Which token each is, or what it was blended from, for the settings of the image."""
 
 
 class PlaceholderResolver:
-    """Resolves images of one model. Safe to use from many threads."""
+    """Resolves the placeholders of images of one model. Thread-safe."""
 
-    def __init__(
-        self, tokens: TokenCache, blender: BlendCache, gather: Gather = in_threads
-    ) -> None:
-        self._tokens, self._blender, self._gather = tokens, blender, gather
+    def __init__(self, tokens: TokenCache, blends: BlendCache, gather: Gather = in_threads) -> None:
+        """Create a resolver; `gather` maps a function over names concurrently."""
+        self._tokens, self._blends, self._gather = tokens, blends, gather
 
-    def resolve(self, tenant: str, spec: ImageSpec) -> Resolved:
-        """Each name is looked up once, so that it stands for one token in all of the image; all
-        of them side by side.
+    def resolve(self, tenant: str, image: ImageSpec) -> ResolvedPlaceholders:
+        """Return the tokens and blends that an image's placeholders stand for.
 
-        Raises: as `TokenCache.get` and `BlendCache.blend`, in the order in which they are given;
-            ConfigurationError if a placeholder stands for two things.
+        Each name is looked up once, so that it stands for one token in all of the image, and all
+        names concurrently.
+
+        Raises:
+            DTIError: The first error, in the order of the image's names, of `TokenCache.get` and
+                `BlendCache.blend`.
+            ConfigurationError: A placeholder stands for two things.
         """
-        if twice := spec.tokens.keys() & spec.blends.keys():
+        if ambiguous := image.tokens.keys() & image.blends.keys():
             raise ConfigurationError(
-                f"{', '.join(sorted(twice))} is given as a token and as a blend: give it as one"
+                f"{', '.join(sorted(ambiguous))} is given as a token and as a blend: give it as one"
             )
-        parts = [part.token for blend in spec.blends.values() for part in blend]
-        names = list(dict.fromkeys([*spec.tokens.values(), *parts]))
-        ids = logs.ids()
+        part_names = [part.token for parts in image.blends.values() for part in parts]
+        names = list(dict.fromkeys([*image.tokens.values(), *part_names]))
+        log_ids = logs.ids()
 
         def get(name: str) -> CachedToken:
-            with logs.bound(**ids):
+            # Log context is per thread, and `gather` runs this in threads of its own.
+            with logs.bound(**log_ids):
                 return self._tokens.get(tenant, name)
 
-        known = dict(zip(names, self._gather(get, names), strict=True))
-        resolved = Resolved({}, {})
-        for placeholder, name in spec.tokens.items():
-            resolved.tokens[placeholder] = known[name].learned
-            resolved.origins[placeholder] = {**known[name].origin}
-        for placeholder, blend in spec.blends.items():
-            ends, weights = [known[each.token] for each in blend], [each.weight for each in blend]
-            blended = self._blender.blend_known(tenant, ends, weights)
-            resolved.tokens[placeholder] = blended.learned
-            resolved.origins[placeholder] = blended.origin
+        found = dict(zip(names, self._gather(get, names), strict=True))
+        resolved = ResolvedPlaceholders({}, {})
+        for placeholder, name in image.tokens.items():
+            resolved.tokens[placeholder] = found[name].learned
+            resolved.origins[placeholder] = {**found[name].origin}
+        for placeholder, parts in image.blends.items():
+            tokens, weights = [found[p.token] for p in parts], [p.weight for p in parts]
+            blend = self._blends.blend_tokens(tenant, tokens, weights)
+            resolved.tokens[placeholder] = blend.learned
+            resolved.origins[placeholder] = blend.origin
         return resolved

@@ -1,16 +1,14 @@
-"""Tokens in memory, so that an image rarely waits for the store: bounded, each tenant's apart, and
-never used for longer than a minute without the store having said that they still stand.
+"""The token cache of an engine: bounded by bytes, with timed revalidation against the store.
 
-What is deleted is dropped when that is found out, and whoever watches hears of it.
+A cached token is never used for more than a minute without the store confirming that it still
+exists. Its age, counted from the last confirmation, decides what a lookup does (defaults):
 
-For how long what the store said of a token holds.
+    up to 15 s   use it at once
+    up to 30 s   use it at once, and revalidate it in the background
+    up to 60 s   revalidate it first; if the store does not answer soon, use it all the same
+    later        revalidate it first; if the store does not answer, fail
 
-By default, from when it was asked:
-
-    up to 15 s   used at once
-    up to 30 s   used at once, and the store is asked meanwhile
-    up to 60 s   the store is asked first; if it does not answer soon, used all the same
-    later        the store is asked first; no answer, no token
+A token that turns out to be deleted is dropped, and the watchers of the cache are notified.
 """
 
 import threading
@@ -23,7 +21,9 @@ from weakref import WeakValueDictionary
 from dti_engine.errors import ArtifactFormatError, ArtifactMismatchError, DTIError
 from dti_engine.text.tokens import LearnedToken
 from services import metrics
+from services.caching.circuit_breaker import CircuitBreaker
 from services.caching.lru_cache import ByteLRU
+from services.caching.negative_cache import NegativeCache
 from services.caching.single_flight import SingleFlight, wait
 from services.errors import (
     DamagedRecordError,
@@ -32,39 +32,37 @@ from services.errors import (
     UnavailableError,
     UnknownJobError,
 )
-from services.inference.tokens.loader import AliasLookup, Fit, TokenLoader
-from services.inference.tokens.negative_cache import CircuitBreaker, NegativeCache
-from services.inference.tokens.token import CachedToken, Key, size_of
+from services.inference.tokens.loader import AliasLookup, ModelSignature, TokenLoader
+from services.inference.tokens.token import CachedToken, Key, num_bytes_of
 from services.ledger.ids import is_token
 from services.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLifetimes:
-    """For how long what the store said holds, in seconds."""
+    """How long an answer of the store is used. Times in seconds."""
 
-    good_for: float = 30
-    """Then it is asked again before a token is used; from the half of it on, while it is used."""
-    limit: float = 60
-    """Then nothing is used that it does not confirm."""
-    patience: float = 2
-    """For how long it is waited for until it counts as silent, before the limit."""
-    retry: float = 5
-    """While it is silent, it is asked again that often."""
-    unknown: float = 2
-    """That there is no such token. What else is wrong with one stays so, and is good as long as a
-    token."""
-    unused: float = 3600
-    """Tokens that nobody asked for in this time go, for some of them may have been deleted."""
+    fresh_s: float = 30
+    """A token is used at once; from half of this age on, it is revalidated in the background."""
+    max_stale_s: float = 60
+    """An older token is not used without a confirmation from the store."""
+    confirm_timeout_s: float = 2
+    """How long a lookup waits for a confirmation before it counts the store as unavailable."""
+    retry_s: float = 5
+    """The time between two requests to an unavailable store."""
+    unknown_s: float = 2
+    """How long an unknown token stays unknown. Other errors, which last, are kept for `fresh_s`."""
+    unused_s: float = 3600
+    """A token that is not used for this long is dropped, because it may have been deleted."""
 
 
-CAPACITY = 2 * 2**30
-"""Bytes: more than 100,000 tokens of SDXL."""
+CAPACITY_BYTES = 2 * 2**30
+"""Room for more than 100,000 tokens of SDXL."""
 
 _THREADS = 4
-"""That ask whether tokens still stand: as many as a store has connections for what is urgent."""
+"""Threads that revalidate: as many as a store keeps connections for urgent requests."""
 
-_REFUSED = (
+_PERMANENT_ERRORS = (
     UnknownJobError,
     DeletedError,
     DamagedRecordError,
@@ -74,197 +72,207 @@ _REFUSED = (
 
 
 @dataclass(slots=True, eq=False)
-class _Kept:
-    known: CachedToken
+class _TokenEntry:
+    token: CachedToken
     etag: str
-    asked: float
-    """When the store was asked that last said that it stands."""
+    confirmed_at: float
+    """When the last request was sent that the store confirmed the token in."""
 
     @property
     def num_bytes(self) -> int:
-        return size_of(self.known.learned)
+        return num_bytes_of(self.token.learned)
 
 
 class TokenCache:
-    """One model's tokens, of all tenants. Safe to use from many threads."""
+    """The tokens of one model, of all tenants. Thread-safe."""
 
     def __init__(
         self,
         ledger: Ledger,
-        fit: Fit,
+        signature: ModelSignature,
         *,
-        capacity: int = CAPACITY,
-        freshness: TokenLifetimes | None = None,
+        capacity_bytes: int = CAPACITY_BYTES,
+        lifetimes: TokenLifetimes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`capacity` in bytes, `clock` in seconds."""
-        self._fetcher = TokenLoader(ledger, fit)
-        self._freshness = freshness = freshness or TokenLifetimes()
+        """Create an empty cache. `clock` returns the time in seconds."""
+        self._loader = TokenLoader(ledger, signature)
+        self._lifetimes = lifetimes = lifetimes or TokenLifetimes()
         self._clock = clock
-        self._names = AliasLookup(ledger, self._find, in_trouble=freshness.limit, clock=clock)
-        self._flights: SingleFlight[Key, _Kept] = SingleFlight(_THREADS)
+        self._aliases = AliasLookup(
+            ledger, self._find, max_stale_s=lifetimes.max_stale_s, clock=clock
+        )
+        self._flights: SingleFlight[Key, _TokenEntry] = SingleFlight(_THREADS)
         self._lock = threading.Lock()
-        self._kept: ByteLRU[Key, _Kept] = ByteLRU(capacity)
-        self._refusals = NegativeCache(clock)
-        self._rows: WeakValueDictionary[Key, LearnedToken] = WeakValueDictionary()
-        """By tenant and digest, for as long as somebody uses them: what comes again is the same."""
-        self._watching: list[Callable[[Key], None]] = []
-        self._silence = CircuitBreaker(freshness.retry, clock)
+        # A token in use is revalidated, which stores it again: only unused ones expire.
+        self._entries: ByteLRU[Key, _TokenEntry] = ByteLRU(
+            capacity_bytes, ttl_s=lifetimes.unused_s, clock=clock
+        )
+        self._errors: NegativeCache[Key] = NegativeCache(clock)
+        self._in_use: WeakValueDictionary[Key, LearnedToken] = WeakValueDictionary()
+        """By tenant and digest: an evicted token that is in use comes back as one object."""
+        self._watchers: list[Callable[[Key], None]] = []
+        self._breaker = CircuitBreaker(lifetimes.retry_s, clock)
 
     @property
     def num_tokens(self) -> int:
-        """That are kept."""
-        return len(self._kept)
+        """Return the number of tokens in the cache."""
+        with self._lock:
+            return len(self._entries)
 
-    def watch(self, dropped: Callable[[Key], None]) -> None:
-        """Have this called when a token turns out to be deleted, or otherwise refused."""
-        self._watching.append(dropped)
+    def watch(self, on_drop: Callable[[Key], None]) -> None:
+        """Call `on_drop` whenever a token turns out to be deleted, or otherwise unusable."""
+        self._watchers.append(on_drop)
 
     def get(self, tenant: str, name: str) -> CachedToken:
-        """A tenant's token, by its id or by the client's own name of its subject: then the newest.
+        """Return a tenant's token by its id, or the newest token of a subject by its alias.
 
-        Raises: UnknownJobError, DeletedError, InvalidIdError; DamagedRecordError and
-            ArtifactFormatError for damaged ones; ArtifactMismatchError for one of other weights;
-            UnavailableError if the store has said nothing for too long.
+        Raises:
+            UnknownJobError, DeletedError, InvalidIdError: There is no such token.
+            DamagedRecordError, ArtifactFormatError: The token is damaged.
+            ArtifactMismatchError: The token was trained with another model.
+            UnavailableError: The store has not answered for too long.
         """
         if is_token(name):
             return self._find(tenant, name)
         try:
-            return self._find(tenant, self._names.newest(tenant, name))
-        except (DeletedError, UnknownJobError):  # Since; the one before it may stand.
-            return self._find(tenant, self._names.newest(tenant, name, anew=True))
+            return self._find(tenant, self._aliases.newest(tenant, name))
+        except (DeletedError, UnknownJobError):
+            # The newest token was deleted after the alias was looked up; an older one may exist.
+            return self._find(tenant, self._aliases.newest(tenant, name, refresh=True))
 
-    def refuses(self, tenant: str, token: str) -> bool:
-        """Whether it was found a short while ago that there is no such token, or no more."""
-        return (tenant, token) in self._refusals
+    def is_known_bad(self, tenant: str, token: str) -> bool:
+        """Return whether the last lookup of a token found it deleted or otherwise unusable."""
+        return (tenant, token) in self._errors
 
     def close(self) -> None:
-        """Ask the store no more in the background."""
+        """Stop revalidating in the background."""
         self._flights.close()
 
     def _find(self, tenant: str, token: str) -> CachedToken:
-        """By its id."""
+        """Return a token by its id, and count the lookup."""
         try:
-            outcome, kept = self._look_up((tenant, token))
+            outcome, entry = self._look_up((tenant, token))
         except DTIError as error:
             metrics.current().count("dti_token_cache_requests_total", outcome=_outcome(error))
             raise
         metrics.current().count("dti_token_cache_requests_total", outcome=outcome)
-        return kept.known
+        return entry.token
 
-    def _look_up(self, key: Key) -> tuple[str, _Kept]:
-        """How it was found, and the token."""
+    def _look_up(self, key: Key) -> tuple[str, _TokenEntry]:
+        """Return an entry, and how it was found."""
         with self._lock:
-            kept, now = self._kept.get(key), self._clock()
-        if kept is None:
-            self._refusals.check(key)
-            return "miss", self._flights.join(key, lambda: self._fetch_once(key))
-        age = now - kept.asked
-        if age < self._freshness.good_for:
-            if age >= self._freshness.good_for / 2 and self._silence.allows():
-                self._send(key, kept)
-            return "hit", kept
-        if not self._silence.allows():
-            return self._stale(key, kept)
-        if age < self._freshness.limit:
-            return self._confirmed_soon(key, kept)
-        return "revalidated", self._flights.join(key, lambda: self._confirm(key, kept))
+            entry, now = self._entries.get(key), self._clock()
+        if entry is None:
+            self._errors.check(key)
+            return "miss", self._flights.run(key, lambda: self._load_once(key))
+        age = now - entry.confirmed_at
+        if age < self._lifetimes.fresh_s:
+            if age >= self._lifetimes.fresh_s / 2 and self._breaker.allows_request():
+                self._revalidate_in_background(key, entry)
+            return "hit", entry
+        if not self._breaker.allows_request():
+            return self._serve_stale(key, entry)
+        if age < self._lifetimes.max_stale_s:
+            return self._revalidate_soon(key, entry)
+        return "revalidated", self._flights.run(key, lambda: self._revalidate(key, entry))
 
-    def _confirmed_soon(self, key: Key, kept: _Kept) -> tuple[str, _Kept]:
-        """Between good and too old."""
+    def _revalidate_soon(self, key: Key, entry: _TokenEntry) -> tuple[str, _TokenEntry]:
+        """Revalidate a token that is no longer fresh, or serve it stale if that takes too long."""
         try:
-            return "revalidated", wait(self._send(key, kept), self._freshness.patience)
+            # The future is in no variable: an error of it would refer to this frame, and so keep a
+            # deleted token in memory until the next garbage collection.
+            return "revalidated", wait(
+                self._revalidate_in_background(key, entry), self._lifetimes.confirm_timeout_s
+            )
         except TimeoutError:
-            self._silence.begin()
+            self._breaker.record_failure()
         except (CancelledError, UnavailableError):
             pass
-        return self._stale(key, kept)
+        return self._serve_stale(key, entry)
 
-    def _stale(self, key: Key, kept: _Kept) -> tuple[str, _Kept]:
-        """While the store is silent."""
-        if self._clock() - kept.asked < self._freshness.limit:
-            return "stale", kept
+    def _serve_stale(self, key: Key, entry: _TokenEntry) -> tuple[str, _TokenEntry]:
+        """Return an entry without a confirmation, unless it is too old for that."""
+        if self._clock() - entry.confirmed_at < self._lifetimes.max_stale_s:
+            return "stale", entry
         raise _unconfirmed(key)
 
-    def _send(self, key: Key, kept: _Kept) -> "Future[_Kept]":
-        """Have it confirmed in the background, unless the store falls silent until its turn."""
-        sent = self._clock()
+    def _revalidate_in_background(self, key: Key, entry: _TokenEntry) -> "Future[_TokenEntry]":
+        submitted_at = self._clock()
 
-        def confirm() -> _Kept:
-            if self._silence.has_begun_since(sent):
+        def revalidate() -> _TokenEntry:
+            # If the store has failed while this call was queued, it would only wait for a timeout
+            # in its turn, and keep the thread from others.
+            if self._breaker.opened_since(submitted_at):
                 raise _unconfirmed(key)
-            return self._confirm(key, kept)
+            return self._revalidate(key, entry)
 
-        return self._flights.send(key, confirm)
+        return self._flights.submit(key, revalidate)
 
-    def _confirm(self, key: Key, kept: _Kept) -> _Kept:
-        """Ask whether it still stands; if it has changed, read it. In a flight."""
-        asked = self._clock()
+    def _revalidate(self, key: Key, entry: _TokenEntry) -> _TokenEntry:
+        """Ask the store whether a token is unchanged, and load it again if not."""
+        asked_at = self._clock()
         try:
-            stands = self._fetcher.stands(*key, kept.etag)
+            unchanged = self._loader.is_unchanged(*key, entry.etag)
         except UnavailableError:
-            self._silence.begin()
+            self._breaker.record_failure()
             raise
-        self._silence.end()
-        if not stands:
-            return self._fetch(key)
-        kept.asked = asked
-        self._keep(key, kept)
-        return kept
+        self._breaker.record_success()
+        if not unchanged:
+            return self._load(key)
+        entry.confirmed_at = asked_at
+        self._store(key, entry)
+        return entry
 
-    def _fetch_once(self, key: Key) -> _Kept:
-        """In a flight, before which another may have landed."""
+    def _load_once(self, key: Key) -> _TokenEntry:
+        """Load a token, unless an earlier flight ended between the lookup and this call."""
         with self._lock:
-            kept = self._kept.get(key)
-        if kept and self._clock() - kept.asked < self._freshness.good_for:
-            return kept
-        return self._fetch(key)
+            entry = self._entries.get(key)
+        if entry and self._clock() - entry.confirmed_at < self._lifetimes.fresh_s:
+            return entry
+        return self._load(key)
 
-    def _fetch(self, key: Key) -> _Kept:
-        asked = self._clock()
+    def _load(self, key: Key) -> _TokenEntry:
+        asked_at = self._clock()
         try:
-            fetched = self._fetcher.fetch(*key)
-        except _REFUSED as error:
-            self._refuse(key, error)
+            loaded = self._loader.load(*key)
+        except _PERMANENT_ERRORS as error:
+            self._drop(key, error)
             raise
         tenant, token = key
         with self._lock:
-            learned = self._rows.setdefault((tenant, fetched.sha256), fetched.learned)
-        kept = _Kept(CachedToken(token, fetched.sha256, learned), fetched.etag, asked)
-        self._keep(key, kept)
-        return kept
+            learned = self._in_use.setdefault((tenant, loaded.sha256), loaded.learned)
+        entry = _TokenEntry(CachedToken(token, loaded.sha256, learned), loaded.etag, asked_at)
+        self._store(key, entry)
+        return entry
 
-    def _keep(self, key: Key, kept: _Kept) -> None:
+    def _store(self, key: Key, entry: _TokenEntry) -> None:
         with self._lock:
-            self._kept.put(key, kept)
-            self._refusals.discard(key)
-            # Whoever uses one has it confirmed, so that the one unused for longest is the oldest.
-            end = self._clock() - self._freshness.unused
-            while (oldest := self._kept.oldest()) and oldest[1].asked < end:
-                self._kept.pop(oldest[0])
-            self._show()
+            self._entries.put(key, entry)
+            self._errors.discard(key)
+            self._report_size()
 
-    def _refuse(self, key: Key, error: DTIError) -> None:
-        """Drop it, and remember why for a while."""
-        unknown = isinstance(error, UnknownJobError)
-        seconds = self._freshness.unknown if unknown else self._freshness.good_for
+    def _drop(self, key: Key, error: DTIError) -> None:
+        """Remove a token, and remember its error for a while."""
+        is_unknown = isinstance(error, UnknownJobError)
+        ttl_s = self._lifetimes.unknown_s if is_unknown else self._lifetimes.fresh_s
         with self._lock:
-            self._kept.pop(key)
-            self._refusals.add(key, error, seconds)
-            self._show()
-        for dropped in self._watching:
-            dropped(key)
+            self._entries.pop(key, None)
+            self._errors.add(key, error, ttl_s)
+            self._report_size()
+        for on_drop in self._watchers:
+            on_drop(key)
 
-    def _show(self) -> None:
-        counting = metrics.current()
-        counting.set("dti_token_cache_entries", len(self._kept), kind="token")
-        counting.set("dti_token_cache_bytes", self._kept.num_bytes, kind="token")
+    def _report_size(self) -> None:
+        recorder = metrics.current()
+        recorder.set("dti_token_cache_entries", len(self._entries), kind="token")
+        recorder.set("dti_token_cache_bytes", self._entries.currsize, kind="token")
 
 
 def _unconfirmed(key: Key) -> UnavailableError:
     return UnavailableError(
-        f"whether token {key[1]} still stands cannot be found out, because the store does not "
-        "answer: ask again later"
+        f"it is unknown whether token {key[1]} still exists, because the store does not answer: "
+        "ask again later"
     )
 
 

@@ -1,7 +1,4 @@
-"""Tokens as they are read from the ledger: checked, for one model, or refused by name.
-
-Tokens by a client's own names of subjects: the newest that there is.
-"""
+"""Loads tokens from the ledger, verifies that they fit the model, and resolves aliases."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +11,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactFormatError, ArtifactMismatchError
 from dti_engine.text.tokens import LearnedToken
 from services import logs
-from services.caching.ttl_cache import TTLCache
+from services.caching.stale_while_error import StaleWhileErrorCache
 from services.errors import (
     DamagedRecordError,
     DeletedError,
@@ -31,21 +28,24 @@ log = logs.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """Which tokens a model takes: encoder -> dimension, and the fingerprint of its weights."""
+class ModelSignature:
+    """What a token must match to be used with a model."""
 
     dims: Mapping[str, int]
+    """The dimension of each text encoder."""
     fingerprint: str
+    """Of the model's weights."""
 
     @classmethod
     def of(cls, backbone: Backbone) -> Self:
+        """Return the signature of a loaded model."""
         dims = {name: encoder.dim for name, encoder in backbone.text_encoders.items()}
         return cls(dims, backbone.fingerprint)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedToken:
-    """A token that fits, and the version of its object."""
+    """A verified token, and the version (ETag) of the object that holds it."""
 
     learned: LearnedToken
     sha256: str
@@ -54,38 +54,46 @@ class LoadedToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenLoader:
-    """Reads one model's tokens; keeps none. What it raises names tokens, never keys of a store."""
+    """Loads the tokens of one model. Its errors name tokens, never keys of the store."""
 
     ledger: Ledger
-    fit: Fit
+    signature: ModelSignature
 
-    def fetch(self, tenant: str, token: str) -> LoadedToken:
-        """A token, by one request.
+    def load(self, tenant: str, token: str) -> LoadedToken:
+        """Return a token, which takes one request to the store.
 
-        Raises: InvalidIdError, UnknownJobError, DeletedError; DamagedRecordError and
-            ArtifactFormatError for bytes that are no token any more, or never were;
-            ArtifactMismatchError for a token of other weights; UnavailableError.
+        Raises:
+            InvalidIdError: `token` is not the id of a token.
+            UnknownJobError, DeletedError: There is no such token, or it was deleted.
+            DamagedRecordError, ArtifactFormatError: Its bytes are damaged, or never were a token.
+            ArtifactMismatchError: It was trained with another model.
+            UnavailableError: The store does not answer.
         """
-        made = self._read(tenant, token)
+        result = self._read(tenant, token)
         try:
-            artifact = Artifact.from_bytes(made.payload)
+            artifact = Artifact.from_bytes(result.payload)
         except ArtifactFormatError as error:
             raise ArtifactFormatError(
                 f"token {token} cannot be used: {error}; unless this engine is too old for it, "
-                "train it anew"
+                "train it again"
             ) from error
         try:
-            artifact.check_compatibility(self.fit.dims, self.fit.fingerprint, same_weights=True)
+            artifact.check_compatibility(
+                self.signature.dims, self.signature.fingerprint, same_weights=True
+            )
         except ArtifactMismatchError as error:
             raise ArtifactMismatchError(
                 f"token {token} was made with {artifact.manifest.model!r}, whose weights are "
-                "not those that generate here: ask for images of that model, or train it again "
-                "with this one"
+                "not those of this engine: ask for images of that model, or train it again with "
+                "this one"
             ) from error
-        return LoadedToken(artifact.token, made.result.sha256, made.etag)
+        return LoadedToken(artifact.token, result.result.sha256, result.etag)
 
-    def stands(self, tenant: str, token: str, etag: str) -> bool:
-        """Whether it is as it was fetched, by one request. Raises: UnavailableError."""
+    def is_unchanged(self, tenant: str, token: str, etag: str) -> bool:
+        """Return whether a token still has this version, which takes one request to the store.
+
+        Raises UnavailableError if the store does not answer.
+        """
         try:
             return stands(self.ledger, tenant, token, etag)
         except StorageError as error:
@@ -97,82 +105,102 @@ class TokenLoader:
         except DamagedRecordError as error:
             log.error("token damaged", tenant=tenant, token=token, reason=str(error))
             raise DamagedRecordError(
-                f"token {token} is not what was committed: train it anew"
+                f"token {token} is not what was committed: train it again"
             ) from error
         except StorageError as error:
             raise _unavailable(token, error) from error
 
 
 def _unavailable(token: str, error: StorageError) -> UnavailableError:
-    if not isinstance(error, UnavailableError):  # Such as denied: nothing that will pass by itself.
+    if not isinstance(error, UnavailableError):
+        # An error such as denied access does not pass by itself: the operator has to see it.
         log.error("store failed", token=token, reason=str(error))
     return UnavailableError(
         f"token {token} cannot be looked up, because the store does not answer: ask again later"
     )
 
 
-GOOD_FOR = 5.0
-"""Seconds that a name stands for the same token, so that a newly learned one is seen soon."""
+ALIAS_TTL_S = 5.0
+"""How long an alias stands for the same token: new tokens must be seen soon."""
 
-_PATIENCE = 100
-"""Hints of one name that are looked at: most lead to a token, others to one that was deleted."""
+_MAX_CANDIDATES = 100
+"""Index entries of an alias that are tried, newest first. Entries of deleted tokens are skipped."""
 
-_ENTRIES = 100_000
+_MAX_ALIASES = 100_000
 
 
 class AliasLookup:
-    """What they stand for, remembered for seconds. Safe to use from many threads."""
+    """Finds the newest token of a subject by its alias. Thread-safe."""
 
     def __init__(
         self,
         ledger: Ledger,
-        look: Callable[[str, str], object],
+        find: Callable[[str, str], object],
         *,
-        in_trouble: float,
+        max_stale_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`look` raises what is wrong with a tenant's token, by its id. While the store does not
-        answer, what it said `in_trouble` seconds ago still holds.
+        """Create a lookup.
+
+        Args:
+            ledger: The ledger whose index of aliases to read.
+            find: Raises the error of a token that cannot be used, given its tenant and its id.
+            max_stale_s: How long a result is used while the store does not answer.
+            clock: Returns the time in seconds.
         """
-        self._store, self._look = ledger.store, look
-        self._known: TTLCache[str] = TTLCache(
-            self._read, seconds=GOOD_FOR, in_trouble=in_trouble, entries=_ENTRIES, clock=clock
+        self._store, self._find = ledger.store, find
+        self._newest: StaleWhileErrorCache[str] = StaleWhileErrorCache(
+            self._read,
+            ttl_s=ALIAS_TTL_S,
+            max_stale_s=max_stale_s,
+            max_entries=_MAX_ALIASES,
+            clock=clock,
         )
 
-    def newest(self, tenant: str, alias: str, *, anew: bool = False) -> str:
-        """Return the id of a subject's newest token that this model can use; `anew` asks the store.
+    def newest(self, tenant: str, alias: str, *, refresh: bool = False) -> str:
+        """Return the id of the newest token of a subject that fits the model.
 
-        Raises: UnknownJobError if there is none; ArtifactMismatchError if all are of other models;
-            what is wrong with the newest, if it is damaged; UnavailableError, InvalidIdError.
+        Args:
+            tenant: The tenant whose subject it is.
+            alias: The client's own name of the subject.
+            refresh: Read the index even if the cache has an answer.
+
+        Raises:
+            UnknownJobError: The subject has no token.
+            ArtifactMismatchError: All tokens of the subject are of other models.
+            DTIError: The error of the newest token, if it is damaged.
+            UnavailableError, InvalidIdError: As in `TokenLoader.load`.
         """
         name = f"{check_tenant(tenant)}/{alias}"
-        found = self._read(name) if anew else self._known.get(name).value
-        if found is None:
+        token = self._read(name) if refresh else self._newest.get(name).value
+        if token is None:
             raise UnknownJobError(
                 f"{tenant} has no token of a subject {alias!r}: give the id of a token, or the "
-                "name of a subject that was learned"
+                "name of a subject that was trained"
             )
-        return found
+        return token
 
     def _read(self, name: str) -> str | None:
         tenant, _, alias = name.partition("/")
-        foreign: ArtifactMismatchError | None = None
+        mismatch: ArtifactMismatchError | None = None
         try:
-            for hint in islice(aliases.tokens(self._store, tenant, alias), _PATIENCE):
-                if not is_token(hint):
+            for token in islice(aliases.tokens(self._store, tenant, alias), _MAX_CANDIDATES):
+                if not is_token(token):
                     continue
                 try:
-                    self._look(tenant, hint)
-                    return hint
+                    self._find(tenant, token)
+                    return token
                 except (DeletedError, UnknownJobError):
+                    # The index is written before the token is committed and is not cleaned up at
+                    # its deletion.
                     continue
                 except ArtifactMismatchError as error:
-                    foreign = foreign or error
+                    mismatch = mismatch or error
         except UnavailableError as error:
             raise UnavailableError(
                 f"tokens of {alias!r} cannot be looked up, because the store does not answer: ask "
                 "again later"
             ) from error
-        if foreign:
-            raise foreign
+        if mismatch:
+            raise mismatch
         return None

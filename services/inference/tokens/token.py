@@ -1,19 +1,23 @@
-"""Tokens as they are known to an engine."""
+"""A token in memory, and its size."""
 
 from dataclasses import dataclass
 
 from dti_engine.text.tokens import LearnedToken
 
 Key = tuple[str, str]
-"""A tenant and the id of a token."""
+"""A tenant and a token id."""
 
-OVERHEAD = 4096
-"""Bytes that a token takes beside its rows, as `benchmarks.generation.token_cache` finds them."""
+OVERHEAD_BYTES = 4096
+"""Memory of a token besides its rows, as the benchmark of the token cache measures it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CachedToken:
-    """A token that is there and fits. `learned` is the same object for as long as it is kept."""
+    """A token that was found and fits the model.
+
+    `learned` stays the same object while the token is cached or in use, so that prompt caches can
+    compare tokens by identity.
+    """
 
     token: str
     sha256: str
@@ -21,10 +25,10 @@ class CachedToken:
 
     @property
     def origin(self) -> dict[str, str]:
-        """Which token this is, as `Artifact.origin` has it."""
+        """Return which token this is, in the form of `Artifact.origin`."""
         return {"placeholder": self.learned.placeholder, "sha256": self.sha256}
 
 
-def size_of(token: LearnedToken) -> int:
-    """Bytes that a token takes in memory."""
-    return OVERHEAD + sum(4 * rows.numel() for rows in token.embeddings.values())
+def num_bytes_of(token: LearnedToken) -> int:
+    """Return the memory use of a token."""
+    return OVERHEAD_BYTES + sum(4 * rows.numel() for rows in token.embeddings.values())

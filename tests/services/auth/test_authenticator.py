@@ -231,7 +231,7 @@ def test_what_is_remembered_is_bounded_and_guesses_drive_out_no_key(place: Any) 
     keyring.caller(made[5])
     keyring.caller(made[0])  # the one that was asked for longest ago, so forgotten
     assert len(place.requests) == 2
-    assert len(keyring._keys._found) == len(keyring._keys._missing) == 5
+    assert len(keyring._keys._found) == len(keyring._keys._unknown) == 5
 
 
 def test_a_damaged_key_is_an_error_of_the_service_and_not_remembered(place: Any) -> None:
@@ -250,4 +250,4 @@ def test_many_threads_and_few_places_end_with_the_right_answers(place: Any) -> N
     with ThreadPoolExecutor(8) as pool:
         asked = list(made) * 60
         assert list(pool.map(lambda c: keyring.caller(c).tenant, asked)) == [made[c] for c in asked]
-    assert keyring._keys._flights == {}
+    assert keyring._keys._flights._running == {}

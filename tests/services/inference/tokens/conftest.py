@@ -2,8 +2,6 @@
 
 import itertools
 import random
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +15,7 @@ from services import metrics
 from services.contracts.jobs import Item, JobRequest
 from services.errors import UnavailableError
 from services.inference.tokens.cache import TokenCache, TokenLifetimes
-from services.inference.tokens.loader import Fit
+from services.inference.tokens.loader import ModelSignature
 from services.ledger import aliases
 from services.ledger.ids import Ids, token_id
 from services.ledger.ledger import Ledger
@@ -27,7 +25,7 @@ from services.metrics import Metric, Metrics
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
 
-FIT = Fit({"text_encoder": 8}, "0" * 64)
+SIGNATURE = ModelSignature({"text_encoder": 8}, "0" * 64)
 _REQUESTS = ("read", "head", "list")
 
 
@@ -82,8 +80,10 @@ class Studio:
 
     def cache(self, **how: Any) -> TokenCache:
         ledger = Ledger(self.store, self.store)  # pyright: ignore[reportArgumentType]
-        how.setdefault("freshness", TokenLifetimes(patience=5))
-        cache = TokenCache(ledger, how.pop("fit", FIT), clock=lambda: self.seconds, **how)
+        how.setdefault("lifetimes", TokenLifetimes(confirm_timeout_s=5))
+        cache = TokenCache(
+            ledger, how.pop("signature", SIGNATURE), clock=lambda: self.seconds, **how
+        )
         self.caches.append(cache)
         return cache
 
@@ -158,41 +158,3 @@ def counted() -> Counted:
     counting = Counted()
     metrics.use(counting)
     return counting
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], object]], None]:
-    """eventually(lambda: ...) waits, in real time, until it holds."""
-
-    def wait(holds: Callable[[], object]) -> None:
-        end = time.monotonic() + 20
-        while not holds():
-            assert time.monotonic() < end
-            time.sleep(0.005)
-
-    return wait
-
-
-@pytest.fixture
-def at_once() -> Callable[[int, Callable[[], Any]], list[Any]]:
-    """at_once(100, do) -> what each of so many threads got or was told."""
-
-    def run(count: int, do: Callable[[], Any]) -> list[Any]:
-        start, got = threading.Barrier(count), list[Any]()
-
-        def one() -> None:
-            start.wait()
-            try:
-                got.append(do())
-            except Exception as error:
-                got.append(error)
-
-        threads = [threading.Thread(target=one) for _ in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-        assert len(got) == count
-        return got
-
-    return run

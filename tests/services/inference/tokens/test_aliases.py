@@ -51,7 +51,7 @@ def test_once_the_newest_is_deleted_the_name_is_the_one_before(
     delete_token(studio.elsewhere, "acme", new)
     studio.seconds += 4
     assert cache.get("acme", "rex").token == new  # The store is asked meanwhile.
-    eventually(lambda: cache.refuses("acme", new))
+    eventually(lambda: cache.is_known_bad("acme", new))
     assert cache.get("acme", "rex").token == old
     delete_token(studio.elsewhere, "acme", old)
     studio.seconds += 30

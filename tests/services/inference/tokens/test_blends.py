@@ -12,8 +12,8 @@ from dti_engine.generation.prompt_cache import PromptCache, PromptKey
 from dti_engine.text.tokens import LearnedToken, mean_tokens, slerp_tokens
 from services.errors import DeletedError, UnknownJobError
 from services.inference.tokens.blends import BlendCache
-from services.inference.tokens.loader import Fit
-from services.inference.tokens.token import size_of
+from services.inference.tokens.loader import ModelSignature
+from services.inference.tokens.token import num_bytes_of
 from services.ledger.deletion import delete_token
 
 
@@ -22,8 +22,8 @@ def _rows(token: Any) -> torch.Tensor:
 
 
 def _count(blender: BlendCache) -> int:
-    assert bool(blender._kept) == bool(blender._made_of)  # pyright: ignore[reportPrivateUsage]
-    return len(blender._kept)  # pyright: ignore[reportPrivateUsage]
+    assert bool(blender._entries) == bool(blender._blends_of)  # pyright: ignore[reportPrivateUsage]
+    return len(blender._entries)  # pyright: ignore[reportPrivateUsage]
 
 
 def test_two_are_blended_on_the_way_and_more_by_their_mean(studio: Any) -> None:
@@ -94,7 +94,7 @@ def test_prompts_that_were_read_with_a_deleted_token_are_forgotten(
     names = [
         studio.learn(name, payload=studio.artifact(dim=32).to_bytes()) for name in ("one", "two")
     ]
-    cache = studio.cache(fit=Fit({"text_encoder": 32}, "0" * 64))
+    cache = studio.cache(signature=ModelSignature({"text_encoder": 32}, "0" * 64))
     blender, reader = BlendCache(cache), PromptCache(tiny_backbone)
 
     def read(*learned: LearnedToken) -> None:
@@ -114,7 +114,7 @@ def test_prompts_that_were_read_with_a_deleted_token_are_forgotten(
 
 def test_a_blend_goes_with_a_token_that_was_evicted_long_ago(studio: Any) -> None:
     one, two = studio.learn("one"), studio.learn("two")
-    cache = studio.cache(capacity=1)
+    cache = studio.cache(capacity_bytes=1)
     blender = BlendCache(cache)
     blender.blend("acme", [(one, 1), (two, 1)])
     assert _count(blender) == 1
@@ -151,8 +151,8 @@ def test_a_blend_of_what_is_deleted_meanwhile_is_not_kept(
 
 def test_blends_have_a_bound_of_their_own(studio: Any, counted: Any) -> None:
     one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
-    size = size_of(cache.get("acme", one).learned)
-    blender = BlendCache(cache, capacity=2 * size)
+    size = num_bytes_of(cache.get("acme", one).learned)
+    blender = BlendCache(cache, capacity_bytes=2 * size)
     first = blender.blend("acme", [(one, 1), (two, 1)]).learned
     for weight in range(2, 20):
         blender.blend("acme", [(one, 1), (two, weight)])

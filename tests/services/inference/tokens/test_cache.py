@@ -10,14 +10,14 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.errors import ArtifactFormatError, ArtifactMismatchError
 from services.errors import DamagedRecordError, DeletedError, UnavailableError, UnknownJobError
 from services.inference.tokens.cache import TokenCache, TokenLifetimes
-from services.inference.tokens.loader import Fit
-from services.inference.tokens.token import size_of
+from services.inference.tokens.loader import ModelSignature
+from services.inference.tokens.token import num_bytes_of
 from services.ledger.deletion import delete_job, delete_tenant, delete_token
 from services.ledger.ids import token_id
 
 
 def _has(cache: TokenCache, token: str) -> bool:
-    return ("acme", token) in cache._kept._kept  # pyright: ignore[reportPrivateUsage]
+    return ("acme", token) in cache._entries  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_token_is_read_once_and_is_the_same_object(anywhere: Any) -> None:
@@ -144,7 +144,7 @@ def test_a_token_in_use_is_confirmed_ahead_so_that_nobody_waits(
         cache.get("acme", token)  # though the store has not answered yet
     assert held.wait(20)
     gone.set()
-    eventually(lambda: counted.gauges and not cache._flights._flights)
+    eventually(lambda: counted.gauges and not cache._flights._running)
     studio.seconds += 20
     cache.get("acme", token)  # 36 s after the first read, 20 s after it was confirmed
     assert studio.asked()[:2] == ["read", "head"]
@@ -217,7 +217,7 @@ def test_a_silent_store_is_asked_now_and_then_by_one(studio: Any) -> None:
 
 
 def test_a_store_that_never_answers_delays_a_known_token_by_its_patience(studio: Any) -> None:
-    cache = studio.cache(freshness=TokenLifetimes(patience=0.05))
+    cache = studio.cache(lifetimes=TokenLifetimes(confirm_timeout_s=0.05))
     token, release = studio.learn(), threading.Event()
     cache.get("acme", token)
     studio.store.before = lambda name, key: release.wait(20)
@@ -242,7 +242,7 @@ def test_a_token_unused_for_an_hour_is_not_kept(studio: Any) -> None:
 def test_a_damaged_record_is_named_without_the_stores_keys(studio: Any, body: bytes) -> None:
     token, cache = studio.learn(), studio.cache()
     studio.store.inner.put(studio.result_key(token), body)
-    with pytest.raises(DamagedRecordError, match=f"token {token} .*train it anew") as caught:
+    with pytest.raises(DamagedRecordError, match=f"token {token} .*train it again") as caught:
         cache.get("acme", token)
     assert "results/" not in str(caught.value)
 
@@ -257,7 +257,7 @@ def test_changed_bytes_are_refused_when_read_and_when_confirmed(
     anywhere.elsewhere.store.put(key, body[:-1] + bytes([body[-1] ^ 1]))
     for asking in (cache, anywhere.cache()):
         anywhere.seconds += 31
-        with pytest.raises(DamagedRecordError, match=f"token {token} .*train it anew"):
+        with pytest.raises(DamagedRecordError, match=f"token {token} .*train it again"):
             asking.get("acme", token)
     assert counted.counts == {"miss": 1, "damaged": 2}
 
@@ -292,8 +292,8 @@ def test_a_token_of_another_model_is_refused(studio: Any, how: Any, counted: Any
 
 
 def test_it_keeps_the_last_used_that_there_is_room_for(studio: Any, counted: Any) -> None:
-    size = size_of(studio.artifact().token)
-    cache = studio.cache(capacity=3 * size + size // 2)
+    size = num_bytes_of(studio.artifact().token)
+    cache = studio.cache(capacity_bytes=3 * size + size // 2)
     tokens = [studio.learn(f"s{i}") for i in range(4)]
     for token in tokens[:3]:
         cache.get("acme", token)
@@ -316,7 +316,7 @@ def test_it_keeps_the_last_used_that_there_is_room_for(studio: Any, counted: Any
 
 def test_what_was_evicted_in_use_comes_back_as_the_same_object(studio: Any) -> None:
     one, two = studio.learn("one"), studio.learn("two")
-    cache = studio.cache(capacity=size_of(studio.artifact().token))
+    cache = studio.cache(capacity_bytes=num_bytes_of(studio.artifact().token))
     learned = cache.get("acme", one).learned
     cache.get("acme", two)
     assert not _has(cache, one)
@@ -324,7 +324,7 @@ def test_what_was_evicted_in_use_comes_back_as_the_same_object(studio: Any) -> N
 
 
 def test_a_cache_without_room_still_serves(studio: Any) -> None:
-    token, cache = studio.learn(), studio.cache(capacity=1)
+    token, cache = studio.learn(), studio.cache(capacity_bytes=1)
     assert cache.get("acme", token).token == cache.get("acme", token).token == token
     assert not _has(cache, token)
 
@@ -349,15 +349,15 @@ def test_once_closed_it_answers_what_it_can(studio: Any) -> None:
 
 
 def test_it_fits_what_a_backbone_says_of_itself(tiny_backbone: Any) -> None:
-    fit = Fit.of(tiny_backbone)
-    assert fit == Fit({"text_encoder": 32}, tiny_backbone.fingerprint)
+    signature = ModelSignature.of(tiny_backbone)
+    assert signature == ModelSignature({"text_encoder": 32}, tiny_backbone.fingerprint)
 
 
 def test_threads_that_ask_while_tokens_go_get_them_or_are_told(studio: Any, at_once: Any) -> None:
     """Whatever comes between, nothing deleted is served half a minute later."""
     tokens = [studio.learn(f"s{i}") for i in range(8)]
-    size = size_of(Artifact.from_bytes(studio.artifact().to_bytes()).token)
-    cache = studio.cache(capacity=6 * size)
+    size = num_bytes_of(Artifact.from_bytes(studio.artifact().to_bytes()).token)
+    cache = studio.cache(capacity_bytes=6 * size)
 
     def use() -> list[Exception]:
         errors = list[Exception]()
