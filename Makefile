@@ -65,15 +65,15 @@ bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
 
 SEEDS ?= 1000
 simulate: $(VENV)/.dev ## the ledger under faults, by seeds (SEEDS=200000 for many)
-	PYTHONPATH=tests $(BIN)/python -m simulation $(SEEDS)
+	PYTHONPATH=tests $(BIN)/python -m chaos.simulation $(SEEDS)
 
 STORE ?= kills-output
 ROUNDS ?= 10
 kills: $(VENV)/.dev ## the ledger under SIGKILL and SIGSTOP, on STORE (a folder or s3://...), ROUNDS times
-	PYTHONPATH=tests $(BIN)/python -m kills $(STORE) --rounds $(ROUNDS)
+	PYTHONPATH=tests $(BIN)/python -m chaos.processes $(STORE) --rounds $(ROUNDS)
 
 kills-of-service: $(VENV)/.dev ## the same of the whole service: its workers, supervisor, API and Ray node
-	PYTHONPATH=tests $(BIN)/python -m kills_of_service $(STORE) --rounds $(ROUNDS)
+	PYTHONPATH=tests $(BIN)/python -m chaos.service $(STORE) --rounds $(ROUNDS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) demo-output demo-service-output kills-output .pytest_cache .ruff_cache *.egg-info

@@ -13,7 +13,7 @@ import numpy as np
 import openai
 import pytest
 import torch
-from kills_of_service.processes import processes
+from chaos.service.processes import processes
 from PIL import Image
 
 from dti_engine.artifacts.artifact import Artifact

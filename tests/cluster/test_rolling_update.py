@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from kills_of_service.processes import processes
+from chaos.service.processes import processes
 
 from services.local.service import LocalService
 

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from kills_of_service.processes import workers
+from chaos.service.processes import workers
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import load_backbone

@@ -1,0 +1,1 @@
+"""Fault injection in three sizes: simulated processes, real processes, the whole service."""

@@ -1,0 +1,162 @@
+"""The S3 server: versions, conditions, listings, and a journal of all that was changed."""
+
+import hashlib
+from bisect import bisect_left, bisect_right, insort
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.utils import format_datetime
+from typing import Literal, NamedTuple
+
+from chaos.simulation.process import START
+from chaos.simulation.world import World
+
+_LAST = "\U0010ffff"  # sorts behind every character of a key
+
+
+class Version(NamedTuple):
+    """What stands under a key."""
+
+    body: bytes
+    etag: str
+    last_modified: datetime
+    """In whole seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One change, at the virtual time at which all saw it."""
+
+    time: float
+    request: int
+    process: str
+    kind: Literal["put", "delete"]
+    key: str
+    body: bytes
+    etag: str
+    previous_etag: str | None
+    """None: nothing stood there."""
+
+
+class Refusal(NamedTuple):
+    """An error as the server words it."""
+
+    status: int
+    code: str
+
+
+NO_SUCH_KEY = Refusal(404, "NoSuchKey")
+PRECONDITION_FAILED = Refusal(412, "PreconditionFailed")
+
+
+class Listed(NamedTuple):
+    """One page of keys and common prefixes."""
+
+    objects: list[tuple[str, Version]]
+    prefixes: list[str]
+    truncated: bool
+
+
+class Bucket:
+    """Every method acts at one instant. ETags are MD5, so equal bytes have equal ones."""
+
+    def __init__(self, world: World, *, offset: float = 0.0) -> None:
+        """The server's clock is `offset` seconds ahead of virtual time."""
+        self.journal: list[Applied] = []
+        self.positions: list[int] = []
+        """For each request: how many changes had been made when it was served last; -1: never."""
+        self.world = world
+        self._offset = offset
+        self._versions: dict[str, Version] = {}
+        self._keys: list[str] = []
+        self._second: int | None = None
+        self._date = ""
+        self._time = START
+
+    def number(self) -> int:
+        """The number of a new request."""
+        self.positions.append(-1)
+        return len(self.positions) - 1
+
+    def date(self) -> str:
+        """The server's clock as the header Date has it."""
+        self._tick()
+        return self._date
+
+    def get(self, key: str) -> Version | None:
+        return self._versions.get(key)
+
+    def put(
+        self,
+        request: int,
+        process: str,
+        key: str,
+        body: bytes,
+        if_match: str | None,
+        if_none_match: str | None,
+    ) -> Version | Refusal:
+        there = self._versions.get(key)
+        if if_none_match == "*" and there:
+            return PRECONDITION_FAILED
+        if if_match is not None and (refusal := _unmatched(there, if_match)):
+            return refusal
+        self._tick()
+        etag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+        self._versions[key] = version = Version(body, etag, self._time)
+        if there is None:
+            insort(self._keys, key)
+        previous = there.etag if there else None
+        self.journal.append(
+            Applied(self.world.now, request, process, "put", key, body, etag, previous)
+        )
+        return version
+
+    def delete(self, request: int, process: str, key: str, if_match: str | None) -> Refusal | None:
+        there = self._versions.get(key)
+        if if_match is not None and (refusal := _unmatched(there, if_match)):
+            return refusal
+        if there:
+            del self._versions[key]
+            del self._keys[bisect_left(self._keys, key)]
+            self.journal.append(
+                Applied(self.world.now, request, process, "delete", key, b"", "", there.etag)
+            )
+        return None
+
+    def page(self, prefix: str, after: str, delimiter: str, limit: int) -> Listed:
+        keys, versions = self._keys, self._versions
+        place = max(bisect_right(keys, after), bisect_left(keys, prefix))
+        end = bisect_left(keys, prefix + _LAST) if prefix else len(keys)
+        if not delimiter:
+            page = keys[place : min(place + limit, end)]
+            return Listed([(key, versions[key]) for key in page], [], place + limit < end)
+        objects: list[tuple[str, Version]] = []
+        prefixes: list[str] = []
+        while place < end:
+            if len(objects) + len(prefixes) == limit:
+                return Listed(objects, prefixes, True)
+            key = keys[place]
+            first, found, _ = key[len(prefix) :].partition(delimiter)
+            if found:
+                prefixes.append(prefix + first + delimiter)
+                place = bisect_left(keys, prefixes[-1] + _LAST)
+            else:
+                objects.append((key, versions[key]))
+                place += 1
+        return Listed(objects, prefixes, False)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """All keys with this prefix, in order."""
+        return [key for key in self._keys if key.startswith(prefix)]
+
+    def _tick(self) -> None:
+        second = int((self.world.now + self._offset) // 1)
+        if second != self._second:
+            self._second = second
+            self._time = START + timedelta(seconds=second)
+            self._date = format_datetime(self._time, usegmt=True)
+
+
+def _unmatched(there: Version | None, etag: str) -> Refusal | None:
+    if there is None:
+        return NO_SUCH_KEY
+    return None if there.etag == etag else PRECONDITION_FAILED

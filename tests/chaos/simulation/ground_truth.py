@@ -1,0 +1,120 @@
+"""What the bucket holds, read past all of the ledger's code that could be wrong about it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from chaos.simulation.bucket import Bucket
+from services.contracts.jobs import ItemState
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """An attempt, by its key."""
+
+    round: int
+    index: int
+    number: int
+
+
+def line(body: bytes) -> dict[str, Any]:
+    """A record without its payload."""
+    return json.loads(body.partition(b"\n")[0])
+
+
+class Ground:
+    """One job."""
+
+    def __init__(self, bucket: Bucket, tenant: str, job: str) -> None:
+        self.tenant = tenant
+        self.job = job
+        self._bucket = bucket
+        self._folder = f"t/{tenant}/jobs/{job}/"
+
+    @property
+    def deleted(self) -> bool:
+        spec = self.body("spec")
+        return spec is not None and line(spec)["type"] == "deleted"
+
+    @property
+    def count(self) -> int:
+        spec = self.body("spec")
+        return line(spec)["count"] if spec else 0
+
+    @property
+    def max_attempts(self) -> int:
+        spec = self.body("spec")
+        return line(spec)["max_attempts"] if spec else 0
+
+    @property
+    def cancelled(self) -> bool:
+        return self.body("control/cancel") is not None
+
+    def item_deleted(self, index: int) -> bool:
+        return self.body(f"control/item.{index:05d}") is not None
+
+    def work(self, index: int) -> dict[str, Any]:
+        spec = self.body("spec")
+        assert spec is not None
+        return json.loads(spec.partition(b"\n")[2])["items"][index]["work"]
+
+    def rounds(self, index: int) -> list[int]:
+        """Those that an item is in."""
+        rounds = [0]
+        for name, body in self.objects("control/retry."):
+            if index in json.loads(body.partition(b"\n")[2]):
+                rounds.append(int(name[-2:]))
+        return rounds
+
+    def result(self, round_: int, index: int) -> dict[str, Any] | None:
+        body = self.body(f"results/{round_:02d}.{index:05d}")
+        return line(body) if body else None
+
+    def ends(self, round_: int, index: int) -> list[dict[str, Any]]:
+        """How the attempts of a round came to nothing, those that did."""
+        return [
+            line(body)
+            for name, body in self.objects(f"attempts/{round_:02d}.{index:05d}.")
+            if name.endswith(".ended")
+        ]
+
+    def causes(self, round_: int, index: int, number: int) -> list[str]:
+        """How the attempts before this one came to nothing."""
+        ends = (
+            self.body(f"attempts/{round_:02d}.{index:05d}.{n:02d}.ended") for n in range(1, number)
+        )
+        return [line(body)["cause"] for body in ends if body]
+
+    def claimed_before_cancel(self, round_: int, index: int) -> bool:
+        """Whether any attempt can have begun: those that are claimed later never do."""
+        claims, cancel = f"{self._folder}attempts/{round_:02d}.{index:05d}.", "control/cancel"
+        for change in self._bucket.journal:
+            if change.key == self._folder + cancel:
+                return False
+            if change.key.startswith(claims):
+                return True
+        return False
+
+    def state(self, index: int) -> ItemState | None:
+        """How an item has ended; None: it has not."""
+        last = self.rounds(index)[-1]
+        result = self.result(last, index)
+        if self.deleted or self.item_deleted(index) or (result and result["type"] == "deleted"):
+            return ItemState.DELETED if self.deleted or result else None
+        if result:
+            return ItemState(result["status"])
+        if self.cancelled and not self.claimed_before_cancel(last, index):
+            return ItemState.CANCELLED
+        return None
+
+    def objects(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        """Names below the job's folder, and bodies."""
+        for key in self._bucket.keys(self._folder + prefix):
+            version = self._bucket.get(key)
+            assert version
+            yield key[len(self._folder) :], version.body
+
+    def body(self, name: str) -> bytes | None:
+        version = self._bucket.get(self._folder + name)
+        return version.body if version else None

@@ -1,0 +1,218 @@
+"""Ledgers that are broken on purpose, each in one way that others have got wrong, to show that the
+checks can fail.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from unittest.mock import patch
+
+from chaos.simulation.schedules import Outcome, simulate
+from services.errors import AlreadyExistsError, PreconditionFailedError
+from services.ledger import claims, deletion
+from services.ledger import recovery as supervisor
+from services.ledger import workers as workforce
+from services.ledger.attempts import Attempt
+from services.ledger.leases import Lease
+from services.ledger.records import LeaseRecord, ResultRecord, pack
+from services.ledger.worker import WorkerSession
+from services.storage.interface import Head
+from services.storage.s3 import S3Store
+
+Change = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to be wrong, and the promises that it breaks."""
+
+    change: Change | None
+    kind: type[S3Store]
+    caught_by: str
+    rates: dict[str, float] | None = None
+    """Of faults, where those that are drawn show it too seldom."""
+    faulty: float | None = None
+    """Seconds for which there are faults, for the same reason."""
+
+
+@contextmanager
+def overwrite_at_commit() -> Generator[None]:
+    """The lease is looked at, then the result is put, whatever stands there."""
+
+    def commit(self: Attempt, record: ResultRecord, payload: bytes = b"") -> None:
+        if not self.lease.lost:
+            self.ledger.store.put(self.keys.result(self.place), pack(record, payload))
+        self.lease.drop(self.held)
+
+    with patch.object(Attempt, "_commit", commit):
+        yield
+
+
+class LosesToItself(S3Store):
+    """412 is taken for lost, though it may have been our own write."""
+
+    def create(self, key: str, body: bytes) -> str:
+        try:
+            return self._put(key, body, IfNoneMatch="*")
+        except PreconditionFailedError as error:
+            raise AlreadyExistsError(*error.args) from error
+
+    def replace(self, key: str, body: bytes, *, expected: str) -> str:
+        return self._put(key, body, IfMatch=expected)
+
+    def for_leases(self) -> "LosesToItself":
+        return LosesToItself(self._settings.for_leases(), self._connection.for_leases())
+
+
+@contextmanager
+def swap_by_etag_alone() -> Generator[None]:
+    """Renewals of a lease have equal bytes, so equal ETags."""
+
+    def body(self: Lease, state: Any) -> bytes:
+        with self._lock:
+            holds = tuple(self._holds.values())
+        return pack(
+            LeaseRecord(
+                nonce="",
+                worker=self.worker,
+                pool="",
+                version=0,
+                seconds=self._ledger.settings.lease_s,
+                state=state,
+                holds=tuple(held.model_copy(update={"progress": {}}) for held in holds),
+            )
+        )
+
+    with patch.object(Lease, "_body", body):
+        yield
+
+
+@contextmanager
+def lease_by_local_clock() -> Generator[None]:
+    """The age of a lease is this host's time less the store's."""
+    seen: dict[str, Any] = {}
+    look_at = workforce.WorkerRegistry._look_at  # type: ignore[reportPrivateUsage]
+
+    def remember(self: Any, worker: str) -> Any:
+        seen["clock"] = self._ledger.store._process.wall
+        return look_at(self, worker)
+
+    def over(head: Head, record: LeaseRecord) -> bool:
+        now: datetime = seen["clock"]() if seen else datetime.now(UTC)
+        return (now - head.last_modified).total_seconds() > record.seconds
+
+    with (
+        patch.object(workforce.WorkerRegistry, "_look_at", remember),
+        patch.object(workforce, "over", over),
+    ):
+        yield
+
+
+@contextmanager
+def begin_without_listening() -> Generator[None]:
+    """The orders are not read after a claim."""
+    hear = WorkerSession._hear  # type: ignore[reportPrivateUsage]
+
+    def only_later(self: WorkerSession, some: Any) -> None:
+        some = list(some)
+        if some and all(attempt in self._unheard for attempt in some):
+            return
+        hear(self, some)
+
+    with patch.object(WorkerSession, "_hear", only_later):
+        yield
+
+
+@contextmanager
+def delete_what_is_there() -> Generator[None]:
+    """Deletion removes a result, and leaves no tombstone."""
+
+    def bury(ledger: Any, key: str) -> None:
+        ledger.store.delete(key)
+
+    with patch.object(deletion, "_bury", bury):
+        yield
+
+
+@contextmanager
+def start_from_nothing() -> Generator[None]:
+    """Whoever takes over does not look for a checkpoint."""
+    with patch.object(claims, "latest_checkpoint", lambda *_: None):
+        yield
+
+
+@contextmanager
+def break_without_looking() -> Generator[None]:
+    """A lease that is over is broken whatever has become of it."""
+
+    def break_lease(ledger: Any, head: Head, record: LeaseRecord) -> bool:
+        broken = record.model_copy(update={"nonce": ledger.ids.nonce(), "state": "broken"})
+        ledger.leases.put(head.key, pack(broken))
+        return True
+
+    with patch.object(workforce, "break_lease", break_lease):
+        yield
+
+
+@contextmanager
+def call_the_living_released() -> Generator[None]:
+    """What a living worker has in hand is not looked up in its lease."""
+    with patch.object(workforce.LiveWorker, "has_in_hand", lambda *_: False):
+        yield
+
+
+@contextmanager
+def never_alone() -> Generator[None]:
+    """The last attempt is made like any other."""
+    try_ = claims.Claims._try
+
+    def beside(self: claims.Claims, *some: Any, alone: bool) -> Any:
+        return try_(self, *some, alone=False)
+
+    with patch.object(claims.Claims, "_try", beside):
+        yield
+
+
+@contextmanager
+def leave_what_a_tenant_had() -> Generator[None]:
+    """A deletion of a tenant ends with the order."""
+    with (
+        patch.object(deletion, "finish_tenant", lambda *_: None),
+        patch.object(supervisor, "finish_tenant", lambda *_: None),
+    ):
+        yield
+
+
+VARIANTS: dict[str, Variant] = {
+    "overwrite at commit": Variant(overwrite_at_commit, S3Store, "results_stand"),
+    "own 412 is taken for lost": Variant(None, LosesToItself, "told_the_truth"),
+    "swap by ETag alone": Variant(
+        swap_by_etag_alone, S3Store, "leases_last", {"slow": 0.5, "pause": 0.05}, 300.0
+    ),
+    "lease by the local clock": Variant(lease_by_local_clock, S3Store, "leases_last"),
+    "begin without listening": Variant(
+        begin_without_listening, S3Store, "nothing_starts_after_an_order"
+    ),
+    "delete what is there": Variant(delete_what_is_there, S3Store, "results_stand"),
+    "start from nothing": Variant(start_from_nothing, S3Store, "work_is_not_repeated"),
+    "call the living released": Variant(
+        call_the_living_released, S3Store, "none_is_ended_that_lives"
+    ),
+    "never alone": Variant(never_alone, S3Store, "the_last_attempt_is_alone", {"crash": 0.02}),
+    "leave what a tenant had": Variant(leave_what_a_tenant_had, S3Store, "erased"),
+    "break without looking": Variant(break_without_looking, S3Store, "leases_last"),
+}
+
+
+def simulate_variant(task: tuple[int, str | None], *, log: bool = False) -> Outcome:
+    """A seed's schedule with the variant of that name, or with the ledger as it is."""
+    seed, name = task
+    if name is None:
+        return simulate(seed, log=log)
+    variant = VARIANTS[name]
+    change = variant.change() if variant.change else None
+    return simulate(
+        seed, kind=variant.kind, rates=variant.rates, faulty=variant.faulty, variant=change, log=log
+    )

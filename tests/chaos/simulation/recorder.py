@@ -1,0 +1,162 @@
+"""What a process asked of its store, and what it was told: evidence for `honesty`."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+from chaos.simulation.process import Process
+from services.storage.interface import Head, Object, Page, PresignedPost, Retention, Store
+
+T = TypeVar("T")
+
+
+class Call:
+    """One call of a store."""
+
+    __slots__ = (
+        "begun",
+        "body",
+        "ended",
+        "error",
+        "expected",
+        "key",
+        "operation",
+        "process",
+        "requests",
+        "result",
+    )
+
+    def __init__(
+        self, process: Process, operation: str, key: str, body: bytes, expected: str | None
+    ) -> None:
+        self.process = process.name
+        self.operation = operation
+        self.key = key
+        self.body = body
+        self.expected = expected
+        self.begun = process.world.now
+        self.ended: float | None = None
+        """None: it goes on."""
+        self.result: Any = None
+        self.error: type[BaseException] | None = None
+        self.requests: list[int] = []
+        """Numbers of the requests it sent, in their order."""
+
+    @property
+    def returned(self) -> bool:
+        return self.ended is not None and self.error is None
+
+    def __repr__(self) -> str:
+        outcome = self.error.__name__ if self.error else "returned" if self.returned else "goes on"
+        return (
+            f"{self.process}: {self.operation}({self.key!r}) at {self.begun:.6f}, by requests "
+            f"{self.requests}: {outcome}"
+        )
+
+
+class Witness:
+    """A store that passes everything on to `store`, for tasks of `process`, and remembers it."""
+
+    def __init__(self, store: Store, process: Process, calls: list[Call] | None = None) -> None:
+        self.calls: list[Call] = [] if calls is None else calls
+        self.left: int | None = None
+        """Calls that may still be made, where whoever makes them must come to an end."""
+        self._store = store
+        self._process = process
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> Object:
+        return self._seen("read", key, lambda: self._store.read(key, start=start, length=length))
+
+    def head(self, key: str) -> Head:
+        return self._seen("head", key, lambda: self._store.head(key))
+
+    def create(self, key: str, body: bytes) -> str:
+        return self._seen("create", key, lambda: self._store.create(key, body), body)
+
+    def replace(self, key: str, body: bytes, *, expected: str) -> str:
+        return self._seen(
+            "replace",
+            key,
+            lambda: self._store.replace(key, body, expected=expected),
+            body,
+            expected,
+        )
+
+    def put(self, key: str, body: bytes) -> str:
+        return self._seen("put", key, lambda: self._store.put(key, body), body)
+
+    def delete(self, key: str) -> None:
+        self._seen("delete", key, lambda: self._store.delete(key))
+
+    def delete_if(self, key: str, *, expected: str) -> None:
+        self._seen(
+            "delete_if",
+            key,
+            lambda: self._store.delete_if(key, expected=expected),
+            expected=expected,
+        )
+
+    def list(
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        delimiter: Literal["", "/"] = "",
+        limit: int = 1000,
+    ) -> Page:
+        return self._seen(
+            "list",
+            prefix,
+            lambda: self._store.list(prefix, after=after, delimiter=delimiter, limit=limit),
+        )
+
+    def now(self) -> datetime:
+        return self._seen("now", "", self._store.now)
+
+    def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
+        return self._store.presigned_post(key, max_bytes=max_bytes, seconds=seconds)
+
+    def presigned_get(
+        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+    ) -> str | None:
+        return self._store.presigned_get(
+            key, seconds=seconds, filename=filename, media_type=media_type
+        )
+
+    def retention(self) -> Retention:
+        return self._store.retention()
+
+    def for_leases(self) -> "Witness":
+        """One over the same process, whose calls are noted here."""
+        return Witness(self._store.for_leases(), self._process, self.calls)
+
+    def _seen(
+        self,
+        operation: str,
+        key: str,
+        call: Callable[[], T],
+        body: bytes = b"",
+        expected: str | None = None,
+    ) -> T:
+        process = self._process
+        task = process.world.task()
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError(f"{process.name} makes no end of calls: {operation}({key!r})")
+        noted = Call(process, operation, key, body, expected)
+        self.calls.append(noted)
+        task.requests = noted.requests
+        try:
+            noted.result = result = call()
+        except BaseException as error:
+            noted.error = type(error)
+            raise
+        finally:
+            noted.ended = process.world.now
+            task.requests = None
+        return result

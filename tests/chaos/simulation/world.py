@@ -1,0 +1,182 @@
+"""Processes under one virtual time: they run, wait, crash and pause, as a seed decides.
+
+    with World(seed) as world:
+        process = world.process("worker")
+        process.spawn(work)
+        world.run(until=3600)
+
+Tasks are greenlets. Code between two waits takes no time and is not interrupted, so nothing in a
+task may block otherwise: no `time.sleep`, no lock that another task holds.
+"""
+
+from collections.abc import Callable
+from math import inf
+from types import TracebackType
+from typing import Any, TypeVar
+
+from greenlet import getcurrent, greenlet
+
+from chaos.simulation.process import Killed, Process, Task
+from chaos.simulation.virtual_clock import Timeline
+
+T = TypeVar("T")
+
+_WORST_OFFSET = 4 * 3600.0
+_RATES = (0.999, 1.001)
+
+
+class World(Timeline):
+    """All processes, and the task that is running."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.processes: list[Process] = []
+        self.running: Task | None = None
+        self._failure: BaseException | None = None
+        self._hub = getcurrent()
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def process(
+        self, name: str, *, offset: float | None = None, rate: float | None = None
+    ) -> Process:
+        """A new process on a host of its own; what is None of its clock is drawn."""
+        process = Process(
+            self,
+            name,
+            self.random.uniform(-_WORST_OFFSET, _WORST_OFFSET) if offset is None else offset,
+            self.random.uniform(*_RATES) if rate is None else rate,
+        )
+        self.processes.append(process)
+        return process
+
+    def spawn(self, process: Process, function: Callable[[], object], name: str) -> Task:
+        """Begin a task at once. Raises: Killed after a crash."""
+        if not process.alive:
+            raise Killed
+        task = Task(process, name, greenlet(lambda: self._live(task, function), self._hub))
+        process.tasks[task] = None
+        self.after(0, self._go_on, task)
+        return task
+
+    def task(self) -> Task:
+        """The task that is running. Raises: Killed if its process has crashed."""
+        task = self.running
+        if task is None:
+            raise RuntimeError("only a task can wait or send requests: spawn one")
+        if not task.process.alive:
+            raise Killed
+        return task
+
+    def wait(self, seconds: float) -> None:
+        """Let the running task wait so many seconds of virtual time, or longer if it is paused.
+
+        Raises: Killed if its process has crashed by then.
+        """
+        task = self.task()
+        self.after(max(seconds, 0.0), self._go_on, task)
+        self._hub.switch()
+        if not task.process.alive:
+            raise Killed
+
+    def sleep(self, seconds: float) -> None:
+        """Let the running task wait, by its host's clock."""
+        self.wait(seconds / self.task().process.rate)
+
+    def crash(self, process: Process) -> None:
+        """SIGKILL. Tasks get Killed where they wait. What becomes of requests under way is drawn.
+
+        Raises: Killed if the running task is one of them.
+        """
+        if not process.alive:
+            return
+        process.alive = False
+        self.log("crash", process.name)
+        for task in process.tasks:
+            self.after(0, self._go_on, task)
+        for action in process.on_crash:
+            self.after(0, action)
+        if self.running and self.running.process is process:
+            raise Killed
+
+    def pause(self, process: Process, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after so many seconds of virtual time. A task that pauses its own
+        process stops here, all others where they wait.
+        """
+        process.paused_until = max(process.paused_until, self.now + seconds)
+        self.log("pause", process.name, seconds)
+        if self.running and self.running.process is process:
+            self.wait(0)
+
+    def run(self, until: float = inf, done: Callable[[], bool] | None = None) -> bool:
+        """Go on until that time, or until nothing is due, or `done` holds; returns whether it does.
+
+        Raises: what escapes a task, other than Killed.
+        """
+        while done is None or not done():
+            if not self.step(until):
+                return False
+            if self._failure:
+                failure, self._failure = self._failure, None
+                raise failure
+        return True
+
+    def perform(self, process: Process, function: Callable[[], T]) -> T:
+        """Run until a new task with this function has ended, and return what it returns.
+
+        Raises: what the function raises, Killed if its process crashes.
+        """
+        results: list[T] = []
+        task = process.spawn(lambda: results.append(function()), "performance")
+        self.run(done=lambda: task.done)
+        if not results:
+            raise Killed
+        return results[0]
+
+    def log(self, event: str, *details: Any) -> None:
+        """Note what happens; cheap, since nothing is written out yet."""
+        name = self.running.process.name if self.running else ""
+        self.entries.append((self.now, name, event, details))
+
+    def close(self) -> None:
+        """Crash everything, so that no task outlives the world."""
+        for process in self.processes:
+            process.alive = False
+            for task in list(process.tasks):
+                self._go_on(task)
+        self.forget()
+
+    def _go_on(self, task: Task) -> None:
+        if task.done:
+            return
+        process = task.process
+        if process.alive and process.paused_until > self.now:
+            self.after(process.paused_until - self.now, self._go_on, task)
+            return
+        self.running = task
+        task.thread.switch()
+        self.running = None
+
+    def _live(self, task: Task, function: Callable[[], object]) -> None:
+        process = task.process
+        try:
+            if process.alive:
+                function()
+        except Killed:
+            pass
+        except BaseException as error:
+            # What a dead process still raises, in `finally` for instance, nobody would have seen.
+            if process.alive:
+                self.log("failed", task.name, type(error).__name__)
+                self._failure = error
+        task.done = True
+        process.tasks.pop(task, None)
