@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from types import FrameType
 
 from dti_engine.errors import DTIError
 
@@ -23,5 +24,9 @@ def on_termination(action: Callable[[], object]) -> None:
 
     After connecting to Ray, which installs handlers of its own.
     """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        action()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: action())
+        signal.signal(number, handle)

@@ -255,7 +255,8 @@ class WorkerProcessSettings(WorkerSettings, ProcessSettings):
     pool: str = Field(default="miniature", description="name of the served model to train")
 
 
-class SupervisorProcessSettings(
+# pydantic merges the two kinds of model_config, which pyright compares as they stand.
+class SupervisorProcessSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
     RayClusterSettings, SupervisorTimeouts, WorkerSettings, ProcessSettings
 ):
     """The supervisor: recovers jobs, sizes the pools of training workers on Ray, sends webhooks."""

@@ -23,7 +23,7 @@ def _said() -> None:
     with logs.bound(request="req-1", job="job-1"), logs.bound(item=7, worker=None):
         log.warning("item is slow", steps={"done": 1})
     log.debug("nobody asked")
-    log.info("again", time="mine", event="mine")
+    log.info("again", time="mine", level="mine")
 
 
 def _hostile() -> None:

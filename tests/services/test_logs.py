@@ -72,8 +72,8 @@ def test_each_line_is_an_event_with_its_fields_and_ids() -> None:
         "steps": {"done": 1},
     }
     assert "worker" not in slow
-    # What a line says itself is not said over.
-    assert (again["event"], again["event_"], again["time_"]) == ("again", "mine", "mine")
+    # A field does not replace what each line has by itself.
+    assert (again["level"], again["level_"], again["time_"]) == ("info", "mine", "mine")
     assert "request" not in again
 
 
