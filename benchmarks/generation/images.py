@@ -42,7 +42,7 @@ from dti_engine.files import environment
 from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.text.encoder import vocabulary_magnitude
 from dti_engine.text.tokens import LearnedToken
-from dti_engine.training.autotune import seconds
+from dti_engine.training.autotune import measure_s
 
 GUIDANCE = 5.0
 PLACEHOLDER = "<subject>"
@@ -121,7 +121,7 @@ def plain(
 def timed(generate_images: Callable[[int], int], count: int, device: torch.device) -> float | None:
     """Seconds of one batch; None if memory runs out."""
     try:
-        return seconds(device, lambda: generate_images(count))
+        return measure_s(device, lambda: generate_images(count))
     except (RuntimeError, MemoryError) as error:
         if not devices.is_out_of_memory(error):
             raise

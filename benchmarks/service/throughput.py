@@ -147,8 +147,8 @@ class Bench:
                 (each.subject for each in self.parcels),
                 self.config,
                 num_slots=self.slots,
-                report_every=1,
-                on_seated=seat,
+                flush_every=1,
+                on_added=seat,
                 on_step=step,
             ):
                 assert outcome.artifact, outcome.error

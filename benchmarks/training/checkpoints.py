@@ -55,12 +55,12 @@ class Stopwatch:
             watch.seconds += time.perf_counter() - began
             return taken
 
-        def timed_save(keeper: CheckpointManager, checkpoint: Checkpoint) -> None:
+        def timed_save(checkpoints: CheckpointManager, checkpoint: Checkpoint) -> None:
             began = time.perf_counter()
-            save(keeper, checkpoint)
+            save(checkpoints, checkpoint)
             watch.seconds += time.perf_counter() - began
             watch.count += 1
-            path = keeper.path(checkpoint.header.provenance.subject)
+            path = checkpoints.path(checkpoint.header.provenance.subject)
             watch.largest = max(watch.largest, path.stat().st_size)
 
         Trainer.checkpoint, CheckpointManager.save = timed_take, timed_save
@@ -71,12 +71,17 @@ class Stopwatch:
 
 
 def seconds(
-    backbone: Backbone, config: TrainConfig, num_subjects: int, keeper: CheckpointManager | None
+    backbone: Backbone,
+    config: TrainConfig,
+    num_subjects: int,
+    checkpoints: CheckpointManager | None,
 ) -> float:
     """Of a whole run, all subjects in one batch; the model is there already."""
     subjects = [grey_subject(number, config.resolution) for number in range(num_subjects)]
     began = time.perf_counter()
-    for outcome in train(backbone, subjects, config, num_slots=num_subjects, keeper=keeper):
+    for outcome in train(
+        backbone, subjects, config, num_slots=num_subjects, checkpoints=checkpoints
+    ):
         assert outcome.artifact, outcome.error
     return time.perf_counter() - began
 
@@ -109,11 +114,11 @@ def main() -> None:
         for kind in sorted(took, reverse=repeat % 2 == 1):  # neither is always the first
             watch = Stopwatch() if kind == "with" else watch
             with tempfile.TemporaryDirectory(dir=options.folder) as folder, watch:
-                keeper = (
+                checkpoints = (
                     CheckpointManager(Path(folder), every=options.every) if kind == "with" else None
                 )
-                took[kind].append(seconds(backbone, config, options.subjects, keeper))
-            if keeper:
+                took[kind].append(seconds(backbone, config, options.subjects, checkpoints))
+            if checkpoints:
                 shares.append(watch.seconds / took[kind][-1])
     ratios = [a / b for a, b in zip(took["with"], took["without"], strict=True)]
 

@@ -18,7 +18,13 @@ from dti_engine.config import TrainConfig
 from dti_engine.images.decode import load_images
 from dti_engine.subject import Subject
 from dti_engine.text.captions import CAPTION_TEMPLATES
-from dti_engine.training.autotune import MAX_SLOTS, find_slots, full_trainer, make_fit, seconds
+from dti_engine.training.autotune import (
+    MAX_SLOTS,
+    autotune_slots,
+    ensure_slots_fit,
+    full_trainer,
+    measure_s,
+)
 from dti_engine.training.trainer import Trainer
 
 NUM_IMAGES = 5
@@ -57,13 +63,13 @@ def contenders(
     held = devices.used_memory(device)
     backbone = load_engine(checkpoint, **kind)
     standing = devices.used_memory(device) - held
-    make_fit(backbone, config, num_slots=1)
+    ensure_slots_fit(backbone, config, num_slots=1)
     facts: dict[str, Any] = {
         "a step waits for": waits(backbone, config),
         "positions of a caption": positions(backbone, config),
     }
     if slots is None:
-        capacity = find_slots(backbone, config, at_most=MAX_SLOTS)
+        capacity = autotune_slots(backbone, config, at_most=MAX_SLOTS)
         slots, facts["slots"] = capacity.slots, f"{capacity.slots}: {capacity.why}"
     shown = subject_images[0].parent, config
     found.append(engine("one slot", backbone, *shown, 1, standing))
@@ -150,9 +156,9 @@ def engine(
     endless = config.changed(steps=_NEVER, patience=0)
     trainer = Trainer(backbone, endless, num_slots=slots)
     for subject in subjects:
-        trainer.seat(subject)
-    trainer.vacate(0)
-    before = seconds(backbone.device, lambda: trainer.seat(subjects[0]))  # by now all is warm
+        trainer.add(subject)
+    trainer.remove(0)
+    before = measure_s(backbone.device, lambda: trainer.add(subjects[0]))  # by now all is warm
     return Contender(name, slots, trainer.step, standing, backbone.recompute, before)
 
 

@@ -23,13 +23,13 @@ from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
 from dti_engine.recipes import recipe
-from dti_engine.training.autotune import full_trainer, seconds
+from dti_engine.training.autotune import full_trainer, measure_s
 from dti_engine.training.loop import Trainer
 
 
 def update_of(trainer: Trainer) -> None:
     """The learners' part of a step alone."""
-    for learner in trainer.learners.values():
+    for learner in trainer.optimizers.values():
         learner.step(torch.ones_like(learner.parameter))
 
 
@@ -52,8 +52,8 @@ def main() -> None:
     updates: dict[int, list[float]] = {k: [] for k in trainers}
     for repeat in range(options.repeats + 2):  # the first two warm up
         for k, trainer in trainers.items():
-            step = seconds(device, trainer.step)
-            update = seconds(device, lambda trainer=trainer: update_of(trainer))
+            step = measure_s(device, trainer.step)
+            update = measure_s(device, lambda trainer=trainer: update_of(trainer))
             if repeat >= 2:
                 steps[k].append(step)
                 updates[k].append(update)

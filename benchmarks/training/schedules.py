@@ -141,7 +141,9 @@ def train_missing(work: Work, backbone: Backbone, run: str, runs: Sequence[Run])
         )
         for each in missing.values()
     )
-    outcomes = train(backbone, subjects, config, num_slots=NUM_SLOTS, keep_at=KEEP_AT, on_kept=keep)
+    outcomes = train(
+        backbone, subjects, config, num_slots=NUM_SLOTS, snapshot_steps=KEEP_AT, on_snapshot=keep
+    )
     for outcome in track(
         outcomes, f"train {run}", total=len(missing), console=Console(stderr=True)
     ):
@@ -151,7 +153,7 @@ def train_missing(work: Work, backbone: Backbone, run: str, runs: Sequence[Run])
         assert training
         every = config.eval_every
         looks = [training.first_fixed_loss]
-        looks += [each.fixed_loss for each in outcome.reports[every - 1 :: every]]
+        looks += [each.fixed_loss for each in outcome.metrics[every - 1 :: every]]
         work.looks(run, outcome.subject.id).write_text(json.dumps(looks))
 
 

@@ -45,7 +45,7 @@ from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
 from dti_engine.recipes import default_recipe, recipe
-from dti_engine.training.autotune import seconds
+from dti_engine.training.autotune import measure_s
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
         for _ in range(calls):
             first @ second
 
-    return 2 * size**3 * calls / min(seconds(device, products) for _ in range(5))
+    return 2 * size**3 * calls / min(measure_s(device, products) for _ in range(5))
 
 
 def compare(
@@ -100,7 +100,7 @@ def compare(
         def block(contender: Contender) -> float:
             """Seconds per step."""
             steps = options.steps
-            return seconds(device, lambda: [contender.step() for _ in range(steps)]) / steps
+            return measure_s(device, lambda: [contender.step() for _ in range(steps)]) / steps
 
         for each in racing:
             facts[f"first block of {each.name}, s"] = round(options.steps * block(each), 1)

@@ -30,7 +30,7 @@ from dti_engine.backbones.gemma import GemmaTextEncoder
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
 from dti_engine.text.inputs import EncoderInput
-from dti_engine.training.autotune import seconds
+from dti_engine.training.autotune import measure_s
 
 MARKS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 DIFFUSERS_LENGTH = 298  # positions behind the instruction
@@ -127,7 +127,7 @@ def main() -> None:
     took: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(options.repeats + 1):  # the first warms up
         for name, read in ways.items():
-            elapsed = seconds(device, read)
+            elapsed = measure_s(device, read)
             if repeat:
                 took[name].append(elapsed)
     medians = {name: statistics.median(each) for name, each in took.items()}

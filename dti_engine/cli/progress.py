@@ -248,7 +248,7 @@ _PART_BETWEEN_LINES = 0.05  # of the run; both must have passed
 
 
 class TrainingProgress:
-    """Tells of a tally. `on_seated` and `on_step` are what `train` wants.
+    """Tells of a tally. `on_added` and `on_step` are what `train` wants.
 
     While it is entered, `say` writes above the table.
     """
@@ -280,7 +280,7 @@ class TrainingProgress:
         elif self.tally.num_subjects > _MAX_NAMED:
             say(f"  {totals(self.tally)}")
 
-    def on_seated(self, slot: int, occupant: "TrainingSlot") -> None:
+    def on_added(self, slot: int, occupant: "TrainingSlot") -> None:
         name, steps = occupant.subject.id, occupant.config.steps
         self.tally.seat(slot, name, step=occupant.step, steps=steps)
 

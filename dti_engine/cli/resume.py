@@ -66,16 +66,16 @@ def signals_to(
             signal.signal(each, handler)
 
 
-def refuse_unfinished(keeper: "CheckpointManager", names: Sequence[str]) -> None:
+def refuse_unfinished(checkpoints: "CheckpointManager", names: Sequence[str]) -> None:
     """Raises: ConfigurationError if one of these subjects has a checkpoint.
 
     Whoever starts anew without a word would write over the only copy of work that was paid for.
     """
-    if found := [name for name in names if keeper.path(name).exists()]:
+    if found := [name for name in names if checkpoints.path(name).exists()]:
         raise ConfigurationError(
             f"{len(found)} of the subjects are unfinished, with checkpoints in "
-            f"{str(keeper.folder)!r}: {', '.join(found):.200}. Add --resume to go on from them, or "
-            "delete them to start afresh"
+            f"{str(checkpoints.folder)!r}: {', '.join(found):.200}. Add --resume to go on, "
+            "or delete them to start afresh"
         )
 
 

@@ -43,18 +43,18 @@ def choose_slots(
     earlier_log: of the run that this one goes on with; its number is taken, since the shape of the
     batch decides how results round. If memory is short, the model is made to recompute.
 
-    Raises: as `find_slots`; ConfigurationError if the log cannot be read.
+    Raises: as `autotune_slots`; ConfigurationError if the log cannot be read.
     """
-    from dti_engine.training.autotune import find_slots, make_fit  # loads torch
+    from dti_engine.training.autotune import autotune_slots, ensure_slots_fit  # loads torch
 
     recomputed = model.recompute
     if not wanted and earlier_log and (wanted := earlier_slots(earlier_log)):
         say(f"{wanted} at a time, as in the run before")
     if slots := wanted or (1 if num_subjects == 1 else None):
-        make_fit(model, config, num_slots=slots, max_vectors=max_vectors)
+        ensure_slots_fit(model, config, num_slots=slots, max_vectors=max_vectors)
     else:
         with busy("measuring how many subjects fit"):
-            found = find_slots(model, config, at_most=num_subjects, max_vectors=max_vectors)
+            found = autotune_slots(model, config, at_most=num_subjects, max_vectors=max_vectors)
         slots = found.slots
         say(f"{slots} at a time: {found.why}")
     if model.recompute != recomputed:

@@ -135,7 +135,7 @@ def load(
     from dti_engine.subject import Subject
 
     for plan, loading in _ahead(plans, config.resolution):
-        if endings.keeper.is_stopped:
+        if endings.checkpoints.stop_requested:
             return
         try:
             bundle = loading.result()

@@ -35,7 +35,7 @@ class Endings:
 
     output: Path
     names: Sequence[str]  # of all subjects
-    keeper: "CheckpointManager"
+    checkpoints: "CheckpointManager"
     log: EventLog
     on_ended: Callable[[str, PendingDelivery], None] = lambda subject, how: None
     tokens: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -57,15 +57,15 @@ class Endings:
             assert outcome.error
             self.fail(name, outcome.error)
             if isinstance(outcome.error, TrainingFailedError):  # it would fail again
-                self.keeper.remove(name)
+                self.checkpoints.remove(name)
             return
         try:
             outcome.artifact.save(path)
         except OutputError as error:
             self.fail(name, error)
             return
-        self.keeper.remove(name)
-        last, training = outcome.reports[-1], outcome.artifact.manifest.training
+        self.checkpoints.remove(name)
+        last, training = outcome.metrics[-1], outcome.artifact.manifest.training
         assert training
         token = {
             "subject": name,
@@ -104,7 +104,7 @@ class Endings:
     def skip(self, name: str) -> None:
         """Its token was finished before."""
         self.skipped[name] = path = self.path(name)
-        self.keeper.remove(name)
+        self.checkpoints.remove(name)
         self.log.write("skipped", subject=name, path=str(path))
         self.on_ended(name, "skipped")
         if len(self.names) <= _MANY:
@@ -155,7 +155,8 @@ class Endings:
             skipped=[{"subject": n, "path": str(path)} for n, path in self.skipped.items()],
             failed=[_failure(name, error) for name, error in self.failed.items()],
             unfinished=[
-                {"subject": n, "checkpoint_step": self.keeper.kept.get(n)} for n in unfinished
+                {"subject": n, "checkpoint_step": self.checkpoints.saved_steps.get(n)}
+                for n in unfinished
             ],
             counts={
                 "finished": len(self.tokens),
@@ -174,11 +175,11 @@ class Endings:
                 f"{str(self.log.path)!r} says why"
             )
         if self.stopped_by is not None and unfinished:
-            kept = [each for each in unfinished if each in self.keeper.kept]
+            kept = [each for each in unfinished if each in self.checkpoints.saved_steps]
             say(
                 f"stopped: {len(self.tokens)} tokens were written, {len(unfinished)} subjects are "
-                f"unfinished, {len(kept)} of them kept in {str(self.keeper.folder)!r}; the same "
-                "command with --resume goes on"
+                f"unfinished, {len(kept)} of them kept in {str(self.checkpoints.folder)!r}; the "
+                "same command with --resume goes on"
             )
         elif self.stopped_by is not None and self.untried:
             say(

@@ -187,17 +187,19 @@ def train(
     fixed = given.keys() | ({"captions"} if config.captions == "miniature" else set[str]())
     max_vectors = room([num_vectors, *(each.num_vectors for each in plans.subjects)])
     output = output_folder(output)
-    keeper = CheckpointManager(
+    checkpoints = CheckpointManager(
         output / "checkpoints",
         every=checkpoint_every,
-        on_unsaved=lambda name, error: endings.warn(name, f"goes on without a checkpoint: {error}"),
+        on_save_error=lambda name, error: endings.warn(
+            name, f"goes on without a checkpoint: {error}"
+        ),
     )
     if resume:
         # Each to the slot that it had, before subjects that had none yet.
-        subjects = sorted(plans.subjects, key=lambda each: not keeper.path(each.name).exists())
+        subjects = sorted(plans.subjects, key=lambda each: not checkpoints.path(each.name).exists())
         plans = replace(plans, subjects=subjects)
     else:
-        refuse_unfinished(keeper, plans.names)
+        refuse_unfinished(checkpoints, plans.names)
     with EventLog(output, on_lost=warn, echo=as_json) as log:
         model = open_backbone(backbone, device=device, dtype=dtype)
         judge = _find_judge(
@@ -216,7 +218,7 @@ def train(
             model.compile()
         if not resume:
             set_aside(output, [each.name for each in plans.subjects])
-        endings = Endings(output, plans.names, keeper, log)
+        endings = Endings(output, plans.names, checkpoints, log)
         try:
             run(
                 model,

@@ -58,7 +58,9 @@ def run(
     endings.on_ended = progress.on_ended
     try:
         # One for all of it: between two, a signal would end the process.
-        with signals_to(endings.keeper.stop, on_stopping=progress.on_stopping) as signals:
+        with signals_to(
+            endings.checkpoints.request_stop, on_stopping=progress.on_stopping
+        ) as signals:
             with progress:
                 for name, error in plans.refused.items():
                     endings.fail(name, error)
@@ -79,11 +81,11 @@ def run(
                     config,
                     num_slots=num_slots,
                     max_vectors=max_vectors,
-                    on_seated=watch.on_seated,
+                    on_added=watch.on_added,
                     on_step=watch.on_step,
-                    keep_at=range(keep_every, sys.maxsize, keep_every) if keep_every else (),
-                    on_kept=endings.keep,
-                    keeper=endings.keeper,
+                    snapshot_steps=range(keep_every, sys.maxsize, keep_every) if keep_every else (),
+                    on_snapshot=endings.keep,
+                    checkpoints=endings.checkpoints,
                 ):
                     endings.add(outcome)
             if num_probes:
@@ -137,11 +139,11 @@ class _Watch:
         self._log, self._progress = log, progress
         self._configs: dict[str, TrainConfig] = {}  # of the subjects at work, and of earlier ones
 
-    def on_seated(self, slot: int, occupant: "TrainingSlot") -> None:
+    def on_added(self, slot: int, occupant: "TrainingSlot") -> None:
         name, steps = occupant.subject.id, occupant.config.steps
         self._configs[name] = occupant.config
         self._log.write("seated", subject=name, slot=slot, step=occupant.step, steps=steps)
-        self._progress.on_seated(slot, occupant)
+        self._progress.on_added(slot, occupant)
 
     def on_step(self, reports: Sequence["StepMetrics"]) -> None:
         for report in reports:

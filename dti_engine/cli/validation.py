@@ -66,11 +66,11 @@ def try_out(
     )
     due = [plan for plan in plans if _is_due(plan.name, folder, endings)]
     endings.untried = [plan.name for plan in due]
-    if endings.keeper.is_stopped:  # among the steps; whoever stopped it waits
+    if endings.checkpoints.stop_requested:  # among the steps; whoever stopped it waits
         return
 
     def on_step() -> None:
-        if endings.keeper.is_stopped:
+        if endings.checkpoints.stop_requested:
             raise _Stopped
 
     def settle(subjects: Sequence[Tried]) -> None:

@@ -92,7 +92,7 @@ def learn(
         file = f"tokens/{name}-{config.method}.safetensors"
         each.artifact.save(output / file)
         loaded = Artifact.load(output / file)
-        learned[name] = LearnedSubject(with_images[name], loaded, file, each.reports)
+        learned[name] = LearnedSubject(with_images[name], loaded, file, each.metrics)
     return [learned[subject.id] for subject in subjects]
 
 

@@ -75,7 +75,7 @@ def run(
     seed: int = 0,
     watch: Watch | None = None,
 ) -> Results:
-    """Learn the demo's subjects, generate them, score the generated images; all files go to `output`.
+    """Learn the demo's subjects, generate and score images of them; all files go to `output`.
 
     `index.html` shows what came of it, `sheet.png` is the short form, `results.json` has every
     number. weights: the miniature, or a folder like its own; steps: of training, the recipe's if
@@ -164,5 +164,5 @@ def _learned(trained: LearnedSubject, generated_images: list[Generation], output
         seed=subject.seed,
         references=[(folder / subject_image.name).as_posix() for subject_image in subject.images],
         generated_images=generated_images,
-        curve=Curve.of(trained.reports),
+        curve=Curve.of(trained.metrics),
     )

@@ -68,8 +68,8 @@ def train_missing(
         config,
         num_slots=num_slots,
         on_step=lambda reports: on_step(len(reports)),
-        keep_at={key.steps for key in keys},
-        on_kept=keep,
+        snapshot_steps={key.steps for key in keys},
+        on_snapshot=keep,
     )
     failure = None
     for each in outcomes:

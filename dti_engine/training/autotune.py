@@ -60,14 +60,14 @@ def full_trainer(
     """
     config = config.changed(steps=_NEVER, patience=0)
     trainer = Trainer(
-        backbone, config, num_slots=num_slots, max_vectors=max_vectors, report_every=_NEVER
+        backbone, config, num_slots=num_slots, max_vectors=max_vectors, flush_every=_NEVER
     )
     for slot in range(num_slots):
-        trainer.seat(grey_subject(slot, config.resolution))
+        trainer.add(grey_subject(slot, config.resolution))
     return trainer
 
 
-def seconds(device: torch.device, call: Callable[[], object]) -> float:
+def measure_s(device: torch.device, call: Callable[[], object]) -> float:
     """Of one call, the device's work included."""
     _finish(device)
     began = time.perf_counter()
@@ -76,7 +76,7 @@ def seconds(device: torch.device, call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def rehearse(
+def profile_step(
     backbone: Backbone, config: TrainConfig, *, num_slots: int, max_vectors: int, before: int
 ) -> StepProfile | None:
     """Take a few steps with all slots taken; None if memory runs out. Nothing of it is kept.
@@ -85,7 +85,7 @@ def rehearse(
     Raises: as `Trainer`.
     """
     try:
-        return _rehearse(backbone, config, num_slots, max_vectors, before)
+        return _profile_step(backbone, config, num_slots, max_vectors, before)
     except (RuntimeError, MemoryError) as error:
         if not devices.is_out_of_memory(error):
             raise
@@ -94,7 +94,7 @@ def rehearse(
         devices.release_memory(backbone.device)
 
 
-def _rehearse(
+def _profile_step(
     backbone: Backbone, config: TrainConfig, num_slots: int, max_vectors: int, before: int
 ) -> StepProfile:
     device = backbone.device
@@ -105,7 +105,7 @@ def _rehearse(
     trainer.step()  # the first of a size also chooses kernels
     times: list[float] = []
     while (len(times) < _MIN_STEPS or sum(times) < _MIN_S) and sum(times) < _MAX_S:
-        times.append(seconds(device, trainer.step))
+        times.append(measure_s(device, trainer.step))
     # The fastest, as other work on the machine only ever makes a step slower.
     return StepProfile(num_slots, devices.peak_memory(device) - before, num_slots / min(times))
 
@@ -132,7 +132,7 @@ class SlotPlan:
     measured: tuple[StepProfile, ...] = ()  # in order of slots
 
 
-def find_slots(
+def autotune_slots(
     backbone: Backbone,
     config: TrainConfig,
     *,
@@ -162,7 +162,9 @@ def find_slots(
     before = devices.used_memory(backbone.device)
 
     def trial(slots: int) -> StepProfile | None:
-        return rehearse(backbone, config, num_slots=slots, max_vectors=max_vectors, before=before)
+        return profile_step(
+            backbone, config, num_slots=slots, max_vectors=max_vectors, before=before
+        )
 
     limits = {"at_most": min(at_most, MAX_SLOTS), "room": int(_SHARE * available)}
     measured, is_full = search(trial, **limits)
@@ -184,7 +186,7 @@ def find_slots(
     return SlotPlan(slots, why, available, per_slot, tuple(measured))
 
 
-def make_fit(
+def ensure_slots_fit(
     backbone: Backbone, config: TrainConfig, *, num_slots: int, max_vectors: int = 8
 ) -> None:
     """Try on CUDA whether so many slots fit; make the backbone recompute if they only fit then.
@@ -197,11 +199,11 @@ def make_fit(
         return
     before, available = devices.used_memory(backbone.device), devices.free_memory(backbone.device)
     sizes = {"num_slots": num_slots, "max_vectors": max_vectors}
-    if rehearse(backbone, config, **sizes, before=before):
+    if profile_step(backbone, config, **sizes, before=before):
         return
     if not backbone.recompute:
         backbone.recompute = True
-        if rehearse(backbone, config, **sizes, before=before):
+        if profile_step(backbone, config, **sizes, before=before):
             return
     raise _out_of_memory(config, num_slots=num_slots, available=available)
 

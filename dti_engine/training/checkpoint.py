@@ -1,7 +1,7 @@
 """A subject in training as a file: what it takes to go on as if nothing had happened.
 
 A safetensors file with the `EmbeddingOptimizer.state` of its rows, per text encoder, and the
-figures of its reports; its metadata has a digest of all of it, and the `CheckpointHeader` as JSON.
+figures of its metrics; its metadata has a digest of all of it, and the `CheckpointHeader` as JSON.
 It holds no random state, as draws depend on seed and step alone. Nothing in it is ever executed.
 """
 
@@ -29,7 +29,7 @@ from dti_engine.training.slot import TrainingSlot
 SCHEMA_VERSION = 1
 
 _METADATA_KEY = "dti_checkpoint"
-_REPORTS = "reports"  # (steps, figures); no encoder's state, as those have a slash in their names
+_REPORTS = "metrics"  # (steps, figures); no encoder's state, as those have a slash in their names
 _FIGURES = tuple(each.name for each in fields(StepMetrics))[2:]  # all but subject and step
 _MAX_BYTES = 64 * 2**20  # a checkpoint is some KB; more is a mistake, found before it is in memory
 
@@ -52,7 +52,7 @@ class Checkpoint:
 
     header: CheckpointHeader
     states: Mapping[str, Mapping[str, Tensor]]  # encoder -> `EmbeddingOptimizer.state`, on the CPU
-    reports: tuple[StepMetrics, ...]  # one per step
+    metrics: tuple[StepMetrics, ...]  # one per step
     path: Path | None = None  # that it was loaded from
 
     @classmethod
@@ -70,7 +70,7 @@ class Checkpoint:
             step=occupant.step,
             first_fixed_loss=occupant.first_fixed_loss,
         )
-        return cls(header, states, tuple(occupant.reports))
+        return cls(header, states, tuple(occupant.metrics))
 
     def require_fit(
         self, occupant: TrainingSlot, learners: Mapping[str, EmbeddingOptimizer]
@@ -91,7 +91,7 @@ class Checkpoint:
         """Bring an occupant whom it fits, and its rows, which are seated, to where they were."""
         for name, span in occupant.rows.items():
             learners[name].restore(span, self.states[name])
-        occupant.go_on_from(self.reports, self.header.first_fixed_loss)
+        occupant.resume_from(self.metrics, self.header.first_fixed_loss)
 
     def to_bytes(self) -> bytes:
         """The file's content; the same checkpoint always gives the same bytes."""
@@ -103,7 +103,7 @@ class Checkpoint:
         # The widest of the learners' dtypes holds every figure exactly: none was computed in wider.
         dtypes = [value.dtype for value in tensors.values()]
         widest = torch.float64 if torch.float64 in dtypes else torch.float32
-        figures = [[getattr(each, name) for name in _FIGURES] for each in self.reports]
+        figures = [[getattr(each, name) for name in _FIGURES] for each in self.metrics]
         tensors[_REPORTS] = torch.tensor(figures, dtype=widest)
         return write_checked(_METADATA_KEY, self.header.model_dump_json(), tensors)
 
@@ -126,15 +126,15 @@ class Checkpoint:
         steps = header.provenance.config.steps
         if not header.step < steps or figures.shape != (header.step, len(_FIGURES)):
             raise CheckpointError(
-                f"it contradicts itself: step {header.step} of {steps}, reports {[*figures.shape]}"
+                f"it contradicts itself: step {header.step} of {steps}, metrics {[*figures.shape]}"
             )
         name = header.provenance.subject
-        reports = [StepMetrics(name, 1 + step, *row) for step, row in enumerate(figures.tolist())]
+        metrics = [StepMetrics(name, 1 + step, *row) for step, row in enumerate(figures.tolist())]
         states: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             encoder, _, key = name.rpartition("/")
             states.setdefault(encoder, {})[key] = value
-        return cls(header, states, tuple(reports))
+        return cls(header, states, tuple(metrics))
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises: OutputError if it cannot be written."""

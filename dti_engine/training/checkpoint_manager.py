@@ -29,11 +29,11 @@ class CheckpointManager:
         folder: Path,
         *,
         every: int,
-        on_unsaved: Callable[[str, OutputError], None] = _raise,
+        on_save_error: Callable[[str, OutputError], None] = _raise,
     ) -> None:
         """every: steps of a subject between its checkpoints.
 
-        on_unsaved: gets a subject's name and why its checkpoint cannot be written; if it returns,
+        on_save_error: gets a subject's name and the error; if it returns,
         training goes on without.
 
         Raises: ConfigurationError if `every` is below 1.
@@ -41,16 +41,16 @@ class CheckpointManager:
         if every < 1:
             raise ConfigurationError(f"steps between checkpoints must be >= 1, got {every}")
         self.folder = folder
-        self.kept: dict[str, int] = {}
-        self.is_stopped = False
-        self._every, self._on_unsaved = every, on_unsaved
+        self.saved_steps: dict[str, int] = {}
+        self.stop_requested = False
+        self._every, self._on_save_error = every, on_save_error
 
-    def stop(self) -> None:
+    def request_stop(self) -> None:
         """Let `train` keep all its subjects at the end of its step, and return.
 
         May be called from another thread, or by the handler of a signal.
         """
-        self.is_stopped = True
+        self.stop_requested = True
 
     def path(self, name: str) -> Path:
         """Where the checkpoint of a subject is, or would be."""
@@ -74,13 +74,13 @@ class CheckpointManager:
         name = checkpoint.header.provenance.subject
         try:
             checkpoint.save(self.path(name))
-            self.kept[name] = checkpoint.header.step
+            self.saved_steps[name] = checkpoint.header.step
         except OutputError as error:
-            self._on_unsaved(name, error)
+            self._on_save_error(name, error)
 
     def remove(self, name: str) -> None:
         """What it was kept for is done. A file that cannot be removed does no harm."""
-        self.kept.pop(name, None)
+        self.saved_steps.pop(name, None)
         with suppress(OSError):
             self.path(name).unlink(missing_ok=True)
             self.folder.rmdir()  # fails as long as there is another

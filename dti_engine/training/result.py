@@ -27,7 +27,7 @@ class TrainingResult:
     subject: Subject
     artifact: Artifact | None = None
     error: SubjectError | TrainingFailedError | None = None
-    reports: Sequence[StepMetrics] = ()  # one per step
+    metrics: Sequence[StepMetrics] = ()  # one per step
 
 
 def outcome(
@@ -37,22 +37,22 @@ def outcome(
 
     learned: encoder name -> (R, d), `Learner.learned` of the tables in which its vectors lie.
     """
-    subject, reports, budget = occupant.subject, occupant.reports, occupant.config.steps
-    if failure := reports[-1].failure():
+    subject, metrics, budget = occupant.subject, occupant.metrics, occupant.config.steps
+    if failure := metrics[-1].failure():
         error = TrainingFailedError(
-            f"subject {subject.id!r} failed at step {reports[-1].step} of {budget}: {failure}"
+            f"subject {subject.id!r} failed at step {metrics[-1].step} of {budget}: {failure}"
         )
-        return TrainingResult(subject, error=error, reports=reports)
+        return TrainingResult(subject, error=error, metrics=metrics)
     if occupant.step == budget:
         stop_reason = "budget"
     elif occupant.step % occupant.config.eval_every == 0 and has_converged(
-        occupant.looks, occupant.config
+        occupant.fixed_losses, occupant.config
     ):
         stop_reason = "converged"
     else:
         return None
     made = artifact(occupant, learned, backbone, stop_reason=stop_reason)
-    return TrainingResult(subject, artifact=made, reports=reports)
+    return TrainingResult(subject, artifact=made, metrics=metrics)
 
 
 def artifact(
@@ -83,7 +83,7 @@ def artifact(
             stop_reason=stop_reason,
             images={image.name: image.sha256 for image in images},
             notes_sha256=notes_sha256(images),
-            metrics=occupant.reports[-1].figures(),
+            metrics=occupant.metrics[-1].figures(),
             first_fixed_loss=occupant.first_fixed_loss,
         ),
     )

@@ -29,7 +29,7 @@ from dti_engine.training.batch import SampleDraws, TrainingBatch, draw, draw_fix
 from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.provenance import Provenance
 
-_FIXED_BATCHES = 2  # what the fixed batch is as large as
+_FIXED_BATCH_SCALE = 2  # what the fixed batch is as large as
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,48 +68,48 @@ class TrainingSlot:
     provenance: Provenance  # with what is to be known of them
     config: TrainConfig
     rows: Mapping[str, slice]  # encoder name -> its vectors in that encoder's table
-    material: PreparedSubject
-    fixed: TrainingBatch  # that its `StepMetrics.fixed_loss` is taken of
+    prepared: PreparedSubject
+    fixed_batch: TrainingBatch  # that its `StepMetrics.fixed_loss` is taken of
     first_fixed_loss: float = math.nan  # before its first step
     step: int = 0  # steps done
-    num_unread: int = 0  # of them, those that are not in `reports` yet
-    reports: list[StepMetrics] = field(default_factory=list[StepMetrics])
+    num_unread: int = 0  # of them, those that are not in `metrics` yet
+    metrics: list[StepMetrics] = field(default_factory=list[StepMetrics])
     seated_at: float = field(default_factory=time.monotonic)
 
-    def is_crossing(self, keep_at: Container[int]) -> bool:
+    def is_sync_step(self, snapshot_steps: Container[int]) -> bool:
         """Whether something may happen to it after this step, so that it has to be read."""
         config = self.config
         may_converge = config.patience > 0 and self.step % config.eval_every == 0
-        return self.step == config.steps or may_converge or self.step in keep_at
+        return self.step == config.steps or may_converge or self.step in snapshot_steps
 
     @property
-    def looks(self) -> list[float]:
+    def fixed_losses(self) -> list[float]:
         """Its loss on the fixed batch, before training and every `eval_every` steps since."""
         every = self.config.eval_every
         return [self.first_fixed_loss] + [
-            each.fixed_loss for each in self.reports[every - 1 :: every]
+            each.fixed_loss for each in self.metrics[every - 1 :: every]
         ]
 
-    def go_on_from(self, reports: Sequence[StepMetrics], first_fixed_loss: float) -> None:
+    def resume_from(self, metrics: Sequence[StepMetrics], first_fixed_loss: float) -> None:
         """Be where these steps, one report each, have led; the time since then does not count."""
         self.first_fixed_loss = first_fixed_loss
-        self.step, self.reports = len(reports), list(reports)
-        self.seated_at = time.monotonic() - reports[-1].seconds
+        self.step, self.metrics = len(metrics), list(metrics)
+        self.seated_at = time.monotonic() - metrics[-1].seconds
 
     def read(self, figures: Sequence[Sequence[float]]) -> list[StepMetrics]:
-        """New reports; `figures` are its slot's, per step, and the last `num_unread` are its own.
+        """New metrics; `figures` are its slot's, per step, and the last `num_unread` are its own.
 
         They end with the first step that failed, if one did.
         """
-        seconds, reports = time.monotonic() - self.seated_at, list[StepMetrics]()
+        seconds, metrics = time.monotonic() - self.seated_at, list[StepMetrics]()
         for step in range(self.step - self.num_unread, self.step):
             report = StepMetrics(self.subject.id, step + 1, seconds, *figures[step - self.step])
-            reports.append(report)
+            metrics.append(report)
             if report.failure():
                 break
         self.num_unread = 0
-        self.reports += reports
-        return reports
+        self.metrics += metrics
+        return metrics
 
     def samples(self) -> TrainingBatch:
         """The samples of its next step."""
@@ -117,13 +117,13 @@ class TrainingSlot:
             self.subject.seed,
             self.step,
             batch_size=self.config.batch_size,
-            num_crops=self.material.num_crops,
+            num_crops=self.prepared.num_crops,
             num_captions=len(CAPTION_TEMPLATES[self.config.captions]),
-            latent_shape=self.material.latent_shape,
+            latent_shape=self.prepared.latent_shape,
             timesteps=self.config.timesteps,
             shift=self.config.shift,
         )
-        return self.material.samples(draws)
+        return self.prepared.samples(draws)
 
 
 def magnitude(config: TrainConfig, of_vocabulary: float) -> float | None:
@@ -186,7 +186,7 @@ def prepare(
     material = _material(subject, rows, backbone, config)
     draws = draw_fixed(
         subject.seed,
-        size=_FIXED_BATCHES * config.batch_size,
+        size=_FIXED_BATCH_SCALE * config.batch_size,
         num_crops=material.num_crops,
         num_captions=len(CAPTION_TEMPLATES[config.captions]),
         latent_shape=material.latent_shape,

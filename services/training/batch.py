@@ -100,7 +100,7 @@ class PackedBatch:
         """Those who have no slot for now, in the order in which they lost it."""
         self._clock = clock
         self._slot_of = dict[str, int]()
-        self._trainer = Trainer(backbone, config, num_slots=num_slots, on_seated=self._note)
+        self._trainer = Trainer(backbone, config, num_slots=num_slots, on_added=self._note)
 
     def _note(self, slot: int, occupant: TrainingSlot) -> None:
         self._slot_of[occupant.subject.id] = slot
@@ -135,7 +135,7 @@ class PackedBatch:
 
     def _sit_down(self, subject: Subject, checkpoint: Checkpoint | None) -> None:
         try:
-            self._trainer.seat(subject, checkpoint)
+            self._trainer.add(subject, checkpoint)
         except RuntimeError as error:
             raise _told_apart(error) from error
 
@@ -160,12 +160,12 @@ class PackedBatch:
 
     def _find_out_who(self) -> list[FinishedSlot]:
         """A step broke in a way that the engine does not foresee: let each take one by itself."""
-        ended = self._ended(self._trainer.collect())
+        ended = self._ended(self._trainer.flush())
         for seat in list(self.seats.values()):
             try:
-                ended += self._ended(self._trainer.step_alone(seat.slot))
+                ended += self._ended(self._trainer.step_isolated(seat.slot))
             except Exception as error:
-                self._trainer.vacate(seat.slot)
+                self._trainer.remove(seat.slot)
                 reason = f"a step broke: {type(error).__name__}: {error}"[:500]
                 ended.append(FinishedSlot(self._take(seat), error=RuntimeError(reason)))
         return ended
@@ -173,12 +173,12 @@ class PackedBatch:
     def progress(self, seat: WorkerSlot) -> tuple[int, int, float | None]:
         """Steps done, steps in all, and the latest loss."""
         occupant = self._occupant(seat)
-        loss = occupant.reports[-1].loss if occupant.reports else None
+        loss = occupant.metrics[-1].loss if occupant.metrics else None
         return occupant.step, occupant.config.steps, loss
 
     def collect(self) -> list[FinishedSlot]:
         """Read what is still on the device, so that `checkpoint` can be called."""
-        return self._ended(self._trainer.collect())
+        return self._ended(self._trainer.flush())
 
     def checkpoint(self, seat: WorkerSlot) -> tuple[int, bytes] | None:
         """After `collect`: steps done, and what it takes to go on from there; None before any."""
@@ -210,13 +210,13 @@ class PackedBatch:
         if seat in self.aside:
             self.aside.remove(seat)
         else:
-            self._trainer.vacate(self._take(seat).slot)
+            self._trainer.remove(self._take(seat).slot)
 
     def _take(self, seat: WorkerSlot) -> WorkerSlot:
         return self.seats.pop(seat.prepared.subject.id)
 
     def _occupant(self, seat: WorkerSlot) -> TrainingSlot:
-        occupant = self._trainer.occupants[seat.slot]
+        occupant = self._trainer.slots[seat.slot]
         assert occupant is not None
         return occupant
 
@@ -225,7 +225,7 @@ class PackedBatch:
             FinishedSlot(
                 self._take(self.seats[each.subject.id]),
                 each.artifact,
-                each.reports[-1] if each.reports else None,
+                each.metrics[-1] if each.metrics else None,
                 each.error,
             )
             for each in outcomes

@@ -27,9 +27,9 @@ def test_every_family_trains_and_generates_when_made_small(name: str, tmp_path: 
     backbone = engine(name, tmp_path)
     config = sd().changed(resolution=backbone.image_size, batch_size=2)
     trainer = full_trainer(backbone, config, num_slots=2)
-    before = {each: learner.learned() for each, learner in trainer.learners.items()}
+    before = {each: learner.learned() for each, learner in trainer.optimizers.items()}
     trainer.step()
-    for each, learner in trainer.learners.items():
+    for each, learner in trainer.optimizers.items():
         seated = learner.active
         assert learner.learned().isfinite().all()
         assert (learner.learned()[seated] != before[each][seated]).any(dim=-1).all()

@@ -11,7 +11,7 @@ from dti_engine import devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.recipes import miniature, sana_release, sdxl_release
-from dti_engine.training.autotune import full_trainer, grey_subject, rehearse
+from dti_engine.training.autotune import full_trainer, grey_subject, profile_step
 from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.trainer import Trainer
 
@@ -63,13 +63,13 @@ def test_packed_subjects_learn_what_each_learns_alone_in_the_same_shape(
         packed.step()
     for slot in range(slots):
         alone = full_trainer(backbone, config, num_slots=slots)
-        rows = alone.occupants[slot].rows  # pyright: ignore[reportOptionalMemberAccess]
+        rows = alone.slots[slot].rows  # pyright: ignore[reportOptionalMemberAccess]
         for other in set(range(slots)) - {slot}:
-            alone.vacate(other)
+            alone.remove(other)
         for _ in range(5):
             alone.step()
         for encoder, span in rows.items():
-            learned = (each.learners[encoder].learned()[span] for each in (packed, alone))
+            learned = (each.optimizers[encoder].learned()[span] for each in (packed, alone))
             torch.testing.assert_close(*learned, rtol=1e-3, atol=1e-4)
 
 
@@ -82,12 +82,12 @@ def test_recomputing_lowers_the_peak_and_changes_no_gradient(
     for recompute in (False, True):
         backbone.recompute = recompute
         before = devices.used_memory(device)
-        found = rehearse(backbone, config, num_slots=16, max_vectors=8, before=before)
+        found = profile_step(backbone, config, num_slots=16, max_vectors=8, before=before)
         assert found is not None
         peaks.append(found.bytes)
         trainer = full_trainer(backbone, config, num_slots=2)
         trainer.step()
-        (learner,) = trainer.learners.values()
+        (learner,) = trainer.optimizers.values()
         learned.append(learner.learned())
     assert peaks[1] < 0.8 * peaks[0]
     torch.testing.assert_close(*learned, rtol=1e-3, atol=1e-4)
@@ -98,8 +98,8 @@ def test_training_in_bfloat16_stays_finite(name: str, on_cuda: Callable[..., Bac
     reports: list[StepMetrics] = []
     backbone, config = on_cuda(name, torch.bfloat16), config_for(name).changed(steps=20)
     trainer = Trainer(backbone, config, num_slots=2, on_step=reports.extend)
-    trainer.seat(grey_subject(0, config.resolution))
-    trainer.seat(grey_subject(1, config.resolution))
+    trainer.add(grey_subject(0, config.resolution))
+    trainer.add(grey_subject(1, config.resolution))
     ended = [outcome for _ in range(config.steps) for outcome in trainer.step()]
     assert [outcome.error for outcome in ended] == [None, None]
     assert len(reports) == 2 * config.steps

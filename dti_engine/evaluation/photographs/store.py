@@ -86,7 +86,7 @@ class Store(Records[Score]):
         learned = f"{subject.name}-training{training_seed}"
         return self.folder / "tokens" / name / f"{learned}.safetensors"
 
-    def keeper(self, name: str, *, every: int) -> CheckpointManager:
+    def checkpoints(self, name: str, *, every: int) -> CheckpointManager:
         """Of the tokens of this name that are on their way."""
         return CheckpointManager(self.folder / "checkpoints" / name, every=every)
 

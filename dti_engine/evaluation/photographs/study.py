@@ -78,9 +78,9 @@ def train_missing(
         done.update({report.subject_id: report.step for report in reports})
         on_steps(sum(done.values()))
 
-    keeper = store.keeper(name, every=CHECKPOINT_EVERY)
+    checkpoints = store.checkpoints(name, every=CHECKPOINT_EVERY)
     # Those on their way first, each to the slot that it had.
-    order = sorted(missing, key=lambda run: not keeper.path(run).exists())
+    order = sorted(missing, key=lambda run: not checkpoints.path(run).exists())
     outcomes = train(
         backbone,
         (_subject(run, *missing[run], protocol, config) for run in order),
@@ -88,14 +88,14 @@ def train_missing(
         num_slots=num_slots,
         max_vectors=max_vectors,
         on_step=on_step,
-        keeper=keeper,
+        checkpoints=checkpoints,
     )
     failed: TrainingResult | None = None
     for each in outcomes:
         if each.artifact:
             subject, seed = missing[each.subject.id]
             each.artifact.save(store.token(name, subject, seed))
-            keeper.remove(each.subject.id)
+            checkpoints.remove(each.subject.id)
             store.note_time()
             done[each.subject.id] = config.steps
             on_steps(sum(done.values()))

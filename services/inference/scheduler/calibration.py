@@ -12,7 +12,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.generation.denoiser import Denoiser, ImageRequest, begin
 from dti_engine.generation.prompt_cache import PromptCache
 from dti_engine.generation.scheduler import LinearScheduler
-from dti_engine.training.autotune import seconds
+from dti_engine.training.autotune import measure_s
 from services import logs
 
 MOST = 16
@@ -50,7 +50,7 @@ def _rates(backbone: Backbone, most: int, shapes: Sequence[int]) -> Iterator[tup
             step = _calls(backbone, images, shapes)
             step()
             # The fastest, as other work on the machine only ever makes a step slower.
-            took = min(seconds(backbone.device, step) for _ in range(_STEPS - 1))
+            took = min(measure_s(backbone.device, step) for _ in range(_STEPS - 1))
         except (RuntimeError, MemoryError) as error:
             if not devices.is_out_of_memory(error):
                 raise

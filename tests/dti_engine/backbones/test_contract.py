@@ -261,12 +261,12 @@ def test_a_training_step_reads_no_value(backbone: Backbone) -> None:
     config = TrainConfig(steps=9, batch_size=2, resolution=backbone.image_size, lr=0.04)
     trainer = full_trainer(backbone, config, num_slots=2)
     trainer.step()
-    before = {name: each.learned().clone() for name, each in trainer.learners.items()}
+    before = {name: each.learned().clone() for name, each in trainer.optimizers.items()}
     with _ReadsNothing():
         trainer.step()
     with pytest.raises(AssertionError, match="_local_scalar_dense"), _ReadsNothing():
         torch.ones(1).item()
-    for name, learner in trainer.learners.items():
+    for name, learner in trainer.optimizers.items():
         assert not torch.equal(learner.learned(), before[name])
 
 

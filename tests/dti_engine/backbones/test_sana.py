@@ -266,7 +266,7 @@ def test_a_subject_is_learned_kept_and_generated(
     learned: dict[str, Artifact] = {}
     for outcome in train(backbone, subjects, config, num_slots=2):
         assert outcome.artifact is not None, outcome.error
-        assert len(outcome.reports) == CONFIG.steps
+        assert len(outcome.metrics) == CONFIG.steps
         learned[outcome.subject.id] = outcome.artifact
     first, second = learned.values()
     rows = first.token.embeddings["gemma"]

@@ -74,13 +74,13 @@ def test_a_model_is_compiled_for_the_number_that_was_chosen_alone(
 ) -> None:
     """Each size that is tried would be compiled for minutes."""
     happened: list[str] = []
-    search = capacity.find_slots
+    search = capacity.autotune_slots
 
-    def find_slots(*arguments: Any, **options: Any) -> Any:
+    def autotune_slots(*arguments: Any, **options: Any) -> Any:
         happened.append("found")
         return search(*arguments, **options)
 
-    monkeypatch.setattr(capacity, "find_slots", find_slots)
+    monkeypatch.setattr(capacity, "autotune_slots", autotune_slots)
     monkeypatch.setattr(UNetBackbone, "compile", lambda _: happened.append("compiled"))
     assert train(*photos[:2], "--compile").exit_code == 0
     assert happened == ["found", "compiled"]

@@ -104,13 +104,13 @@ def test_subjects_draw_apart_and_methods_alike(
     train_some: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []
-    seat = Trainer.seat
+    seat = Trainer.add
 
     def noting_seat(trainer: Trainer, subject: Subject, checkpoint: None) -> None:
         seeds.append(subject.seed)
         seat(trainer, subject, checkpoint)
 
-    monkeypatch.setattr(Trainer, "seat", noting_seat)
+    monkeypatch.setattr(Trainer, "add", noting_seat)
     for method in ("dti", "ti"):
         train_some(method, steps=(1,))
     assert seeds[:3] == seeds[3:]

@@ -16,8 +16,8 @@ from dti_engine.training import autotune as rehearsals
 from dti_engine.training.autotune import (
     MAX_SLOTS,
     StepProfile,
-    find_slots,
-    make_fit,
+    autotune_slots,
+    ensure_slots_fit,
     search,
     soonest,
 )
@@ -178,19 +178,19 @@ def test_all_subjects_at_once_are_best_where_size_costs_nothing() -> None:
 def test_with_one_subject_nothing_is_tried(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capacity, "rehearse", None)
-    found = find_slots(tiny_backbone, CONFIG, at_most=1)
+    monkeypatch.setattr(capacity, "profile_step", None)
+    found = autotune_slots(tiny_backbone, CONFIG, at_most=1)
     assert (found.slots, found.measured, found.bytes_per_slot) == (1, (), None)
     assert found.bytes_available > 0
 
 
 def test_a_number_below_1_is_refused(tiny_backbone: Backbone) -> None:
     with pytest.raises(ConfigurationError, match="at_most must be >= 1, got 0"):
-        find_slots(tiny_backbone, CONFIG, at_most=0)
+        autotune_slots(tiny_backbone, CONFIG, at_most=0)
 
 
 def test_real_steps_are_measured_up_to_the_number_of_subjects(tiny_backbone: Backbone) -> None:
-    found = find_slots(tiny_backbone, CONFIG, at_most=3)
+    found = autotune_slots(tiny_backbone, CONFIG, at_most=3)
     assert 1 <= found.slots <= 3
     assert found.why
     assert {each.slots for each in found.measured} <= {1, 2, 3}
@@ -201,12 +201,12 @@ def test_real_steps_are_measured_up_to_the_number_of_subjects(tiny_backbone: Bac
 def test_the_number_of_subjects_and_the_largest_batch_limit_it(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = find_slots(tiny_backbone, CONFIG, at_most=6, available=100 * GB)
+    found = autotune_slots(tiny_backbone, CONFIG, at_most=6, available=100 * GB)
     assert (found.slots, found.why) == (6, "all subjects at once")
     assert [each.slots for each in found.measured] == [1, 2, 4, 6]
     assert MAX_SLOTS == 32
     monkeypatch.setattr(capacity, "MAX_SLOTS", 3)
-    found = find_slots(tiny_backbone, CONFIG, at_most=6, available=100 * GB)
+    found = autotune_slots(tiny_backbone, CONFIG, at_most=6, available=100 * GB)
     assert (found.slots, found.why) == (3, "the most that auto takes")
 
 
@@ -215,18 +215,18 @@ def test_the_number_of_subjects_and_the_largest_batch_limit_it(
 def test_the_memory_that_it_may_take_limits_it(tiny_backbone: Backbone) -> None:
     backbone: Any = Heavy(tiny_backbone)  # 40 MB per slot
     room = int(5.7 * 40 * MB)
-    found = find_slots(backbone, CONFIG, at_most=20, available=int(room / 0.85))
+    found = autotune_slots(backbone, CONFIG, at_most=20, available=int(room / 0.85))
     assert found.slots in (4, 5)
     assert max(each.bytes for each in found.measured) <= room
     assert found.bytes_per_slot == pytest.approx(40 * MB, rel=0.4)
     assert " free" in found.why
-    assert find_slots(backbone, CONFIG, at_most=20, available=1).slots == 1
+    assert autotune_slots(backbone, CONFIG, at_most=20, available=1).slots == 1
 
 
 @pytest.mark.usefixtures("even_times")
 def test_memory_that_runs_out_in_a_trial_is_survived(tiny_backbone: Backbone) -> None:
     backbone: Any = Heavy(tiny_backbone, most=6)
-    found = find_slots(backbone, CONFIG, at_most=4, available=100 * GB)
+    found = autotune_slots(backbone, CONFIG, at_most=4, available=100 * GB)
     assert found.slots == 2
     assert [each.slots for each in found.measured] == [1, 2]
     assert " free" in found.why
@@ -244,7 +244,7 @@ class Tight(Heavy):
 
 def test_a_model_that_does_not_fit_otherwise_is_made_to_recompute(tiny_backbone: Backbone) -> None:
     backbone = Tight(tiny_backbone)
-    found = find_slots(backbone, CONFIG, at_most=4, available=100 * GB)
+    found = autotune_slots(backbone, CONFIG, at_most=4, available=100 * GB)
     assert backbone.recompute
     assert found.measured[0].slots == 1
     assert found.slots in (1, 2)
@@ -253,22 +253,22 @@ def test_a_model_that_does_not_fit_otherwise_is_made_to_recompute(tiny_backbone:
 def test_a_number_of_slots_that_is_given_is_tried_where_memory_may_run_out(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def rehearse(backbone: Backbone, *_: object, num_slots: int, **__: object) -> bool:
+    def profile_step(backbone: Backbone, *_: object, num_slots: int, **__: object) -> bool:
         return num_slots <= (2 if backbone.recompute else 1)
 
-    monkeypatch.setattr(capacity, "rehearse", rehearse)
+    monkeypatch.setattr(capacity, "profile_step", profile_step)
     monkeypatch.setattr(devices, "free_memory", lambda _: GB)
     monkeypatch.setattr(devices, "used_memory", lambda _: 0)
     on_cuda = Tight(tiny_backbone)
     on_cuda.device = torch.device("cuda")
-    make_fit(on_cuda, CONFIG, num_slots=1)
+    ensure_slots_fit(on_cuda, CONFIG, num_slots=1)
     assert not on_cuda.recompute
-    make_fit(on_cuda, CONFIG, num_slots=2)
+    ensure_slots_fit(on_cuda, CONFIG, num_slots=2)
     assert on_cuda.recompute
     with pytest.raises(ConfigurationError, match=r"with 3 subjects of batch size 2 at 16 px"):
-        make_fit(on_cuda, CONFIG, num_slots=3)
+        ensure_slots_fit(on_cuda, CONFIG, num_slots=3)
     on_cpu = Tight(tiny_backbone)
-    make_fit(on_cpu, CONFIG, num_slots=3)
+    ensure_slots_fit(on_cpu, CONFIG, num_slots=3)
     assert not on_cpu.recompute
 
 
@@ -279,4 +279,4 @@ def test_memory_that_runs_out_with_one_subject_is_an_error_that_says_what_to_do(
     with pytest.raises(
         ConfigurationError, match=r"one subject of batch size 2 at 16 px.* make one of these"
     ):
-        find_slots(backbone, CONFIG, at_most=4)
+        autotune_slots(backbone, CONFIG, at_most=4)

@@ -11,7 +11,7 @@ from dti_engine import devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
-from dti_engine.training.autotune import StepProfile, full_trainer, rehearse
+from dti_engine.training.autotune import StepProfile, full_trainer, profile_step
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(steps=2, batch_size=2, resolution=16, lr=0.04)
@@ -33,8 +33,8 @@ class Fails:
         return self._backbone.denoise(noisy, *rest)
 
 
-def _rehearse(backbone: Any, num_slots: int, before: int = 0) -> StepProfile | None:
-    return rehearse(backbone, CONFIG, num_slots=num_slots, max_vectors=8, before=before)
+def _profile_step(backbone: Any, num_slots: int, before: int = 0) -> StepProfile | None:
+    return profile_step(backbone, CONFIG, num_slots=num_slots, max_vectors=8, before=before)
 
 
 def _num_tensors() -> int:
@@ -48,13 +48,13 @@ def test_all_slots_are_taken_and_stay_so_for_more_steps_than_a_subject_has(
     trainer = full_trainer(tiny_backbone, CONFIG, num_slots=3)
     for _ in range(2 * CONFIG.steps):
         assert trainer.step() == []
-    assert [each.step for each in trainer.occupants if each] == [4, 4, 4]
+    assert [each.step for each in trainer.slots if each] == [4, 4, 4]
 
 
 def test_a_rehearsal_tells_the_rate_and_leaves_nothing(tiny_backbone: Backbone) -> None:
-    _rehearse(tiny_backbone, 1)
+    _profile_step(tiny_backbone, 1)
     before = _num_tensors()
-    found = _rehearse(tiny_backbone, 3)
+    found = _profile_step(tiny_backbone, 3)
     assert found
     assert found.slots == 3
     assert found.rate > 0
@@ -64,17 +64,17 @@ def test_a_rehearsal_tells_the_rate_and_leaves_nothing(tiny_backbone: Backbone) 
 
 def test_memory_that_runs_out_is_survived_and_leaves_nothing(tiny_backbone: Backbone) -> None:
     backbone = Fails(tiny_backbone, 4, "DefaultCPUAllocator: can't allocate memory")
-    assert _rehearse(backbone, 2)
+    assert _profile_step(backbone, 2)
     before = _num_tensors()
-    assert _rehearse(backbone, 3) is None
+    assert _profile_step(backbone, 3) is None
     assert _num_tensors() == before
 
 
 def test_any_other_error_goes_through(tiny_backbone: Backbone) -> None:
     with pytest.raises(RuntimeError, match="shapes differ"):
-        _rehearse(Fails(tiny_backbone, 4, "shapes differ"), 3)
+        _profile_step(Fails(tiny_backbone, 4, "shapes differ"), 3)
     with pytest.raises(ConfigurationError, match="max_vectors"):
-        rehearse(tiny_backbone, CONFIG, num_slots=1, max_vectors=0, before=0)
+        profile_step(tiny_backbone, CONFIG, num_slots=1, max_vectors=0, before=0)
 
 
 @pytest.mark.skipif(not devices._status("VmHWM"), reason="a Mac has no peak that can be reset")
@@ -86,12 +86,12 @@ def test_memory_is_that_of_a_step_above_what_there_was(tiny_backbone: Backbone) 
             held = torch.ones(len(noisy), 5 * MB)
             return self._backbone.denoise(noisy + 0 * held[0, 0], *rest)
 
-    _rehearse(tiny_backbone, 1)  # what is loaded at first is not to count
+    _profile_step(tiny_backbone, 1)  # what is loaded at first is not to count
     gc.collect()
     devices.release_memory(CPU)
     before = devices.used_memory(CPU)
     for slots in (1, 3):
         backbone = Holds(tiny_backbone, 0, "")
-        found = _rehearse(backbone, slots, before)
+        found = _profile_step(backbone, slots, before)
         assert found
         assert found.bytes == pytest.approx(40 * MB * slots, abs=16 * MB)

@@ -31,7 +31,7 @@ MakeSubject = Callable[..., Subject]
 def checkpoint(tiny_backbone: Backbone, make_subject: MakeSubject) -> Checkpoint:
     """That of subject 1 after 3 steps."""
     trainer = Trainer(tiny_backbone, CONFIG, num_slots=1)
-    trainer.seat(make_subject(1))
+    trainer.add(make_subject(1))
     for _ in range(3):
         trainer.step()
     return trainer.checkpoint(0)
@@ -41,8 +41,8 @@ def test_what_is_saved_is_loaded(checkpoint: Checkpoint, tmp_path: Path) -> None
     path = tmp_path / "checkpoints" / "rex.safetensors"
     checkpoint.save(path)
     loaded = Checkpoint.load(path)
-    assert (loaded.header, loaded.reports) == (checkpoint.header, checkpoint.reports)
-    assert loaded.reports[-1].seconds == pytest.approx(checkpoint.reports[-1].seconds)
+    assert (loaded.header, loaded.metrics) == (checkpoint.header, checkpoint.metrics)
+    assert loaded.metrics[-1].seconds == pytest.approx(checkpoint.metrics[-1].seconds)
     assert loaded.path == path
     for name, value in checkpoint.states[ENCODER].items():
         assert torch.equal(loaded.states[ENCODER][name], value)
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_the_largest_encoder_late_in_training_takes_less_than_10
         checkpoint,
         header=checkpoint.header.model_copy(update={"provenance": provenance, "step": 499}),
         states=states,
-        reports=(checkpoint.reports[0],) * 499,
+        metrics=(checkpoint.metrics[0],) * 499,
     )
     assert len(large.to_bytes()) < 100_000
 
@@ -144,7 +144,7 @@ def test_a_newer_or_edited_header_is_refused(checkpoint: Checkpoint) -> None:
 
 def test_a_header_that_contradicts_the_reports_is_refused(checkpoint: Checkpoint) -> None:
     header = checkpoint.header.model_copy(update={"step": 5})
-    with pytest.raises(CheckpointError, match=r"step 5 of 10, reports \[3, 9\]"):
+    with pytest.raises(CheckpointError, match=r"step 5 of 10, metrics \[3, 9\]"):
         Checkpoint.from_bytes(replace(checkpoint, header=header).to_bytes())
 
 
@@ -194,11 +194,11 @@ def test_a_checkpoint_of_another_training_is_refused_and_nothing_has_changed(
 ) -> None:
     trainer = Trainer(tiny_backbone, CONFIG.changed(**config), num_slots=1)
     with pytest.raises(CheckpointError) as refused:
-        trainer.seat(change(make_subject(1)), checkpoint)
+        trainer.add(change(make_subject(1)), checkpoint)
     assert reason in str(refused.value)
     assert "delete it to start afresh" in str(refused.value)
-    assert trainer.occupants == [None]
-    assert not trainer.learners[ENCODER].active.any()
+    assert trainer.slots == [None]
+    assert not trainer.optimizers[ENCODER].active.any()
 
 
 def test_a_checkpoint_of_other_weights_or_another_dtype_is_refused(
@@ -208,13 +208,13 @@ def test_a_checkpoint_of_other_weights_or_another_dtype_is_refused(
     checkpoint: Checkpoint,
 ) -> None:
     with pytest.raises(CheckpointError, match="dtype was 'float32', is now 'float64'"):
-        Trainer(exact_backbone, CONFIG, num_slots=1).seat(make_subject(1), checkpoint)
+        Trainer(exact_backbone, CONFIG, num_slots=1).add(make_subject(1), checkpoint)
     provenance = checkpoint.header.provenance.model_copy(update={"model_fingerprint": "a" * 64})
     foreign = replace(
         checkpoint, header=checkpoint.header.model_copy(update={"provenance": provenance})
     )
     with pytest.raises(CheckpointError, match="model_fingerprint was 'aaa"):
-        Trainer(tiny_backbone, CONFIG, num_slots=1).seat(make_subject(1), foreign)
+        Trainer(tiny_backbone, CONFIG, num_slots=1).add(make_subject(1), foreign)
 
 
 def test_rows_of_another_form_are_refused(
@@ -222,6 +222,6 @@ def test_rows_of_another_form_are_refused(
 ) -> None:
     states = {ENCODER: {**checkpoint.states[ENCODER], "directions": torch.zeros(1, 8)}}
     with pytest.raises(CheckpointError, match="the state for text_encoder was"):
-        Trainer(tiny_backbone, CONFIG, num_slots=1).seat(
+        Trainer(tiny_backbone, CONFIG, num_slots=1).add(
             make_subject(1), replace(checkpoint, states=states)
         )

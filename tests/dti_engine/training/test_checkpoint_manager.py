@@ -48,25 +48,25 @@ def _assert_same(outcome: TrainingResult, expected: TrainingResult) -> None:
     assert expected.artifact
     for name, rows in expected.artifact.token.embeddings.items():
         assert rows.equal(outcome.artifact.token.embeddings[name])
-    assert outcome.reports == expected.reports
+    assert outcome.metrics == expected.metrics
 
 
 def _go_on(
     backbone: Backbone,
     subjects: list[Subject],
-    keeper: CheckpointManager,
+    checkpoints: CheckpointManager,
     done: dict[str, TrainingResult],
     on_step: Callable[[], None],
 ) -> None:
     """A run of those that are not done, as `dti train --resume` does it."""
     missing = [each for each in subjects if each.id not in done]
-    missing.sort(key=lambda each: not keeper.path(each.id).exists())
+    missing.sort(key=lambda each: not checkpoints.path(each.id).exists())
     outcomes = train(
-        backbone, missing, CONFIG, num_slots=2, on_step=lambda _: on_step(), keeper=keeper
+        backbone, missing, CONFIG, num_slots=2, on_step=lambda _: on_step(), checkpoints=checkpoints
     )
     for outcome in outcomes:
         done[outcome.subject.id] = outcome
-        keeper.remove(outcome.subject.id)
+        checkpoints.remove(outcome.subject.id)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 7, 8, 12, 18])
@@ -78,25 +78,28 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit_and_refills_its_slots_alike(
     stop_after: int,
 ) -> None:
     done: dict[str, TrainingResult] = {}
-    keeper, steps = CheckpointManager(tmp_path / "checkpoints", every=100), iter(range(1, 1000))
+    checkpoints, steps = (
+        CheckpointManager(tmp_path / "checkpoints", every=100),
+        iter(range(1, 1000)),
+    )
     _go_on(
         tiny_backbone,
         subjects,
-        keeper,
+        checkpoints,
         done,
-        lambda: keeper.stop() if next(steps) == stop_after else None,
+        lambda: checkpoints.request_stop() if next(steps) == stop_after else None,
     )
     assert next(steps) == stop_after + 1
     rounds, in_round = divmod(stop_after, CONFIG.steps)
     assert len(done) == 2 * rounds
     kept = [each.id for each in subjects[2 * rounds :][:2]] if in_round else []
-    assert keeper.kept == dict.fromkeys(kept, in_round)
+    assert checkpoints.saved_steps == dict.fromkeys(kept, in_round)
     after = CheckpointManager(tmp_path / "checkpoints", every=100)
     _go_on(tiny_backbone, subjects, after, done, lambda: None)
     assert done.keys() == expected.keys()
     for name, outcome in done.items():
         _assert_same(outcome, expected[name])
-    assert not keeper.folder.exists()
+    assert not checkpoints.folder.exists()
 
 
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
@@ -114,9 +117,9 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
 
     while len(done) < NUM_SUBJECTS:
         countdown = iter(range(chance.randint(2, 6), -1000, -1))
-        keeper = CheckpointManager(tmp_path, every=2)
+        checkpoints = CheckpointManager(tmp_path, every=2)
         try:
-            _go_on(tiny_backbone, subjects, keeper, done, lambda left=countdown: kill_at(left))
+            _go_on(tiny_backbone, subjects, checkpoints, done, lambda left=countdown: kill_at(left))
         except _Killed:
             num_killed += 1
     assert num_killed >= 3
@@ -127,14 +130,14 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
 def test_a_checkpoint_that_cannot_be_used_ends_its_subject_alone(
     tiny_backbone: Backbone, subjects: list[Subject], tmp_path: Path
 ) -> None:
-    keeper = CheckpointManager(tmp_path, every=100)
-    keeper.path("subject-1").write_bytes(b"damaged")
-    outcomes = train(tiny_backbone, subjects[:3], CONFIG, num_slots=2, keeper=keeper)
+    checkpoints = CheckpointManager(tmp_path, every=100)
+    checkpoints.path("subject-1").write_bytes(b"damaged")
+    outcomes = train(tiny_backbone, subjects[:3], CONFIG, num_slots=2, checkpoints=checkpoints)
     ended = {each.subject.id: each for each in outcomes}
     assert isinstance(ended["subject-1"].error, CheckpointError)
     assert ended["subject-0"].artifact
     assert ended["subject-2"].artifact
-    assert keeper.path("subject-1").read_bytes() == b"damaged"
+    assert checkpoints.path("subject-1").read_bytes() == b"damaged"
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(
@@ -142,10 +145,10 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(
 ) -> None:
     (tmp_path / "file").touch()
     told: list[str] = []
-    keeper = CheckpointManager(
-        tmp_path / "file", every=3, on_unsaved=lambda name, _: told.append(name)
+    checkpoints = CheckpointManager(
+        tmp_path / "file", every=3, on_save_error=lambda name, _: told.append(name)
     )
-    (outcome,) = train(tiny_backbone, subjects[:1], CONFIG, num_slots=1, keeper=keeper)
+    (outcome,) = train(tiny_backbone, subjects[:1], CONFIG, num_slots=1, checkpoints=checkpoints)
     assert isinstance(outcome.artifact, Artifact)
     assert told == ["subject-0"] * 2
     with pytest.raises(OutputError, match="cannot write"):
@@ -155,7 +158,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(
                 subjects[:1],
                 CONFIG,
                 num_slots=1,
-                keeper=CheckpointManager(tmp_path / "file", every=3),
+                checkpoints=CheckpointManager(tmp_path / "file", every=3),
             )
         )
 
@@ -163,15 +166,15 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(
 def test_a_stop_before_the_first_step_takes_no_more_subjects(
     tiny_backbone: Backbone, subjects: list[Subject], tmp_path: Path
 ) -> None:
-    keeper = CheckpointManager(tmp_path / "checkpoints", every=1)
+    checkpoints = CheckpointManager(tmp_path / "checkpoints", every=1)
 
     def queue() -> Iterator[Subject]:
-        keeper.stop()
+        checkpoints.request_stop()
         yield subjects[0]
         raise AssertionError("nobody asks for the next one")
 
-    assert list(train(tiny_backbone, queue(), CONFIG, num_slots=2, keeper=keeper)) == []
-    assert keeper.kept == {}
+    assert list(train(tiny_backbone, queue(), CONFIG, num_slots=2, checkpoints=checkpoints)) == []
+    assert checkpoints.saved_steps == {}
 
 
 def test_checkpoints_less_than_a_step_apart_are_refused(tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ def test_without_patience_nothing_ends_it() -> None:
     assert not has_converged([1.0] * 50, CONFIG.changed(patience=0))
 
 
-@pytest.mark.parametrize("report_every", [1, 3, 7])
+@pytest.mark.parametrize("flush_every", [1, 3, 7])
 def test_a_subject_that_has_converged_ends_there_and_its_neighbours_go_on(
-    tiny_backbone: Backbone, make_subject: Callable[..., Subject], report_every: int
+    tiny_backbone: Backbone, make_subject: Callable[..., Subject], flush_every: int
 ) -> None:
     patient = CONFIG.changed(patience=0, steps=16)
     # 90 % of the fall so far is hardly ever gained again.
@@ -50,15 +50,15 @@ def test_a_subject_that_has_converged_ends_there_and_its_neighbours_go_on(
     ]
     outcomes = {
         each.subject.id: each
-        for each in train(tiny_backbone, subjects, CONFIG, num_slots=2, report_every=report_every)
+        for each in train(tiny_backbone, subjects, CONFIG, num_slots=2, flush_every=flush_every)
     }
     for name in ("subject-0", "subject-2"):
         training = outcomes[name].artifact.manifest.training
         assert training.stop_reason == "converged"
         assert training.steps_done % 4 == 0
         assert training.steps_done < 40
-        assert training.steps_done == len(outcomes[name].reports)
-        looks = [training.first_fixed_loss, *(r.fixed_loss for r in outcomes[name].reports[3::4])]
+        assert training.steps_done == len(outcomes[name].metrics)
+        looks = [training.first_fixed_loss, *(r.fixed_loss for r in outcomes[name].metrics[3::4])]
         assert has_converged(looks, training.config)
         assert not has_converged(looks[:-1], training.config)
     neighbour = outcomes["subject-1"].artifact

@@ -51,7 +51,7 @@ def _fixed_loss(backbone: Backbone, subject: Subject, embeddings: Tensor) -> flo
 
 def _fixed_losses(outcome: TrainingResult) -> list[float]:
     assert outcome.artifact, outcome.error
-    return [each.fixed_loss for each in outcome.reports]
+    return [each.fixed_loss for each in outcome.metrics]
 
 
 def _of(outcomes: list[TrainingResult], name: str) -> list[float]:
@@ -64,12 +64,12 @@ def test_it_is_that_of_the_learned_token_at_seating_every_so_many_steps_and_at_t
 ) -> None:
     subject = make_subject(2, num_vectors=2)
     trainer = Trainer(tiny_backbone, CONFIG, num_slots=2)
-    trainer.seat(make_subject(1, config=CONFIG.changed(steps=3)))
-    trainer.seat(subject)
-    occupant, outcomes, losses = trainer.occupants[1], list[TrainingResult](), list[float]()
+    trainer.add(make_subject(1, config=CONFIG.changed(steps=3)))
+    trainer.add(subject)
+    occupant, outcomes, losses = trainer.slots[1], list[TrainingResult](), list[float]()
     assert occupant is not None
     for _ in range(CONFIG.steps + 1):
-        rows = trainer.learners[ENCODER].learned()[occupant.rows[ENCODER]]
+        rows = trainer.optimizers[ENCODER].learned()[occupant.rows[ENCODER]]
         losses.append(_fixed_loss(tiny_backbone, subject, rows))
         outcomes += trainer.step() if occupant.step < CONFIG.steps else []
     expected = [losses[step] for step in (0, 2, 2, 4, 5)]

@@ -52,7 +52,7 @@ def test_a_subject_learns_in_a_refilled_slot_what_it_would_in_a_slot_of_its_own(
     assert refilled.keys() == together.keys() == {subject.id for subject in subjects}
     for name, outcome in refilled.items():
         torch.testing.assert_close(_learned(outcome), _learned(together[name]), rtol=0, atol=1e-7)
-        assert [report.step for report in outcome.reports] == [1, 2, 3, 4]
+        assert [report.step for report in outcome.metrics] == [1, 2, 3, 4]
 
 
 def test_subjects_are_taken_from_the_queue_only_when_a_slot_is_free(
@@ -104,7 +104,7 @@ def test_dti_turns_by_its_angle_and_keeps_the_magnitude_to_1e_6(
     magnitude = vocabulary_magnitude(encoder) if wanted == "vocabulary" else wanted
     norms = torch.linalg.vector_norm(_learned(outcome), dim=1)
     torch.testing.assert_close(norms, torch.full((2,), magnitude), rtol=0, atol=1e-6)
-    for step, report in enumerate(outcome.reports):
+    for step, report in enumerate(outcome.metrics):
         angle = math.atan(learning_rate(config, step))
         assert report.step_angle_rad == pytest.approx(angle, abs=1e-6)
         assert report.norm == pytest.approx(magnitude, abs=1e-6)
@@ -121,7 +121,12 @@ def test_an_averaged_token_is_the_mean_of_the_directions_that_plain_training_goe
         tokens.append(artifact.token.embeddings[ENCODER])
 
     (plain,) = train(
-        tiny_backbone, [subject], config, num_slots=1, keep_at=range(CONFIG.steps), on_kept=keep
+        tiny_backbone,
+        [subject],
+        config,
+        num_slots=1,
+        snapshot_steps=range(CONFIG.steps),
+        on_snapshot=keep,
     )
     tokens.append(_learned(plain))
     averaging = config.changed(ema_decay=0.8)
@@ -133,7 +138,7 @@ def test_an_averaged_token_is_the_mean_of_the_directions_that_plain_training_goe
     torch.testing.assert_close(_learned(averaged).double(), expected, rtol=0, atol=1e-6)
     assert _angle(_learned(averaged), _learned(plain)) > 0.01
     # The way there is the same to the bit; only what is made of it differs.
-    for one, other in zip(plain.reports, averaged.reports, strict=True):
+    for one, other in zip(plain.metrics, averaged.metrics, strict=True):
         of_token = {name: getattr(one, name) for name in ("fixed_loss", "prior_angle_rad", "norm")}
         assert one == replace(other, **of_token)
 
@@ -142,9 +147,9 @@ def test_standard_ti_changes_the_length_of_the_vector(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     (outcome,) = train(tiny_backbone, [make_subject(1)], standard_ti(CONFIG), num_slots=1)
-    norms = [report.norm for report in outcome.reports]
+    norms = [report.norm for report in outcome.metrics]
     assert max(norms) - min(norms) > 0.01
-    assert outcome.reports[-1].prior_ratio == 0
+    assert outcome.metrics[-1].prior_ratio == 0
 
 
 def test_several_vectors_are_all_learned_each_on_its_own(
@@ -214,7 +219,7 @@ def test_every_text_encoder_has_rows_of_its_own(
     assert outcome.artifact is not None
     first, second = (outcome.artifact.token.embeddings[name] for name in ("first", "second"))
     assert _angle(first, second) > 0.01
-    for report in outcome.reports:
+    for report in outcome.metrics:
         assert report.step_angle_rad == pytest.approx(math.atan(CONFIG.lr), abs=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""What is reported of each step, and which reports mean failure."""
+"""What is reported of each step, and which metrics mean failure."""
 
 import math
 from collections.abc import Callable
@@ -110,13 +110,13 @@ def test_reports_come_in_batches_that_change_no_result(
     batches: list[list[StepMetrics]] = []
     often = train(tiny_backbone, subjects, SHORT, num_slots=2)
     rarely = list(
-        train(tiny_backbone, subjects, SHORT, num_slots=2, report_every=3, on_step=batches.append)
+        train(tiny_backbone, subjects, SHORT, num_slots=2, flush_every=3, on_step=batches.append)
     )
     assert [len(batch) for batch in batches] == [6, 2]
     for a, b in zip(often, rarely, strict=True):
         assert torch.equal(_learned(a), _learned(b))
-        assert a.reports == b.reports
-    first, second = (each.reports for each in rarely)
+        assert a.metrics == b.metrics
+    first, second = (each.metrics for each in rarely)
     assert batches == [[*first[:3], *second[:3]], [first[3], second[3]]]
 
 
@@ -124,7 +124,7 @@ def test_a_report_tells_loss_angle_gradient_and_time(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     (outcome,) = train(tiny_backbone, [make_subject(1)], SHORT, num_slots=1)
-    last = outcome.reports[-1]
+    last = outcome.metrics[-1]
     initial = initializer_rows(tiny_backbone.text_encoders[ENCODER], "dog")
     turned = sphere.geodesic_distance(*map(sphere.normalize, (initial, _learned(outcome))))
     assert last.prior_angle_rad == pytest.approx(turned.item(), abs=1e-6)
@@ -132,6 +132,6 @@ def test_a_report_tells_loss_angle_gradient_and_time(
     assert last.weakest_gradient_norm == last.gradient_norm
     assert 0.1 < last.loss < 10
     assert 0.1 < last.fixed_loss < 10
-    seconds = [report.seconds for report in outcome.reports]
+    seconds = [report.seconds for report in outcome.metrics]
     assert seconds == sorted(seconds)
     assert seconds[0] > 0

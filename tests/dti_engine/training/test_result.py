@@ -65,7 +65,7 @@ def test_the_artifact_says_how_it_came_about(
     }
     assert training.pooling is None
     assert not tiny_backbone.pools
-    assert training.metrics == outcome.reports[-1].figures()
+    assert training.metrics == outcome.metrics[-1].figures()
     assert {"loss", "fixed_loss", "prior_angle_rad"} <= training.metrics.keys()
 
 
@@ -124,7 +124,7 @@ def test_a_subject_that_fails_ends_by_name_and_its_neighbours_do_not_notice(
     assert str(failed.error).startswith(
         "subject 'subject-2' failed at step 1 of 4: its loss is nan"
     )
-    assert len(failed.reports) == 1
+    assert len(failed.metrics) == 1
 
 
 def test_the_step_that_failed_is_named_exactly_though_reports_come_late(
@@ -132,12 +132,12 @@ def test_the_step_that_failed_is_named_exactly_though_reports_come_late(
 ) -> None:
     # A seed whose fixed batch does not show the black image: that would fail at once.
     subject = make_subject(1, seed=2, images=[*make_subject(1).images * 3, BLACK])
-    trainer = Trainer(_OverflowsOnBlack(tiny_backbone), CONFIG, num_slots=1, report_every=50)
-    trainer.seat(subject)
-    (occupant,) = trainer.occupants
+    trainer = Trainer(_OverflowsOnBlack(tiny_backbone), CONFIG, num_slots=1, flush_every=50)
+    trainer.add(subject)
+    (occupant,) = trainer.slots
     assert occupant is not None
-    assert occupant.fixed.latents.isfinite().all()
-    num_crops = occupant.material.num_crops
+    assert occupant.fixed_batch.latents.isfinite().all()
+    num_crops = occupant.prepared.num_crops
     first = next(
         step
         for step in range(CONFIG.steps)
@@ -146,7 +146,7 @@ def test_the_step_that_failed_is_named_exactly_though_reports_come_late(
     assert first > 0
     (outcome,) = [outcome for _ in range(CONFIG.steps) for outcome in trainer.step()]
     assert f"failed at step {first + 1} of 20" in str(outcome.error)
-    assert len(outcome.reports) == first + 1
+    assert len(outcome.metrics) == first + 1
 
 
 def _views(seed: int, step: int, num_crops: Any) -> list[int]:
@@ -199,7 +199,7 @@ def test_a_subject_that_cannot_be_seated_is_an_outcome_and_the_others_train(
     refused, trained = train(tiny_backbone, subjects, SHORT, num_slots=1, max_vectors=2)
     assert isinstance(refused.error, error)
     assert message in str(refused.error)
-    assert refused.reports == ()
+    assert refused.metrics == ()
     assert trained.artifact is not None
 
 
@@ -224,8 +224,10 @@ def test_the_error_of_a_subject_that_was_not_seated_stands_alone(
     tiny_backbone: Backbone, make_subject: MakeSubject, tmp_path: Path
 ) -> None:
     (tmp_path / "subject-1.safetensors").write_bytes(b"no checkpoint")  # found by another error
-    keeper = CheckpointManager(tmp_path, every=2)
-    (outcome,) = train(tiny_backbone, [make_subject(1)], SHORT, num_slots=1, keeper=keeper)
+    checkpoints = CheckpointManager(tmp_path, every=2)
+    (outcome,) = train(
+        tiny_backbone, [make_subject(1)], SHORT, num_slots=1, checkpoints=checkpoints
+    )
     error = outcome.error
     assert isinstance(error, CheckpointError)
     assert "not a safetensors file" in str(error)

@@ -42,10 +42,10 @@ def _origin(outcome: TrainingResult) -> dict[str, Any]:
 
 def _stored(trainer: Trainer) -> dict[str, Checkpoint]:
     """All occupants by id, each through the bytes of its file."""
-    trainer.collect()
+    trainer.flush()
     loaded = [
         Checkpoint.from_bytes(trainer.checkpoint(slot).to_bytes())
-        for slot, occupant in enumerate(trainer.occupants)
+        for slot, occupant in enumerate(trainer.slots)
         if occupant is not None
     ]
     return {each.header.provenance.subject: each for each in loaded}
@@ -54,7 +54,7 @@ def _stored(trainer: Trainer) -> dict[str, Checkpoint]:
 def _run(trainer: Trainer, *, steps: int = 1000) -> dict[str, TrainingResult]:
     """Outcomes of so many steps, or until all have ended."""
     outcomes: dict[str, TrainingResult] = {}
-    while any(trainer.occupants) and steps:
+    while any(trainer.slots) and steps:
         outcomes |= {each.subject.id: each for each in trainer.step()}
         steps -= 1
     return outcomes
@@ -70,18 +70,18 @@ def test_going_on_is_bit_for_bit_as_if_there_had_been_no_stop(
     config = METHODS[method]
     through, before, after = (Trainer(tiny_backbone, config, **options) for _ in range(3))
     for subject in subjects:
-        through.seat(subject)
-        before.seat(subject)
+        through.add(subject)
+        before.add(subject)
     expected = _run(through)
     _run(before, steps=stop)
     checkpoints = _stored(before)
     for subject in reversed(subjects):  # each finds its slot, in whatever order they come
-        after.seat(subject, checkpoints[subject.id])
+        after.add(subject, checkpoints[subject.id])
     outcomes = _run(after)
     assert outcomes.keys() == expected.keys()
     for name, outcome in outcomes.items():
         assert torch.equal(_learned(outcome), _learned(expected[name]))
-        assert outcome.reports == expected[name].reports
+        assert outcome.metrics == expected[name].metrics
         assert _origin(outcome) == _origin(expected[name])
 
 
@@ -93,16 +93,16 @@ def test_going_on_beside_other_neighbours_is_bit_for_bit_in_the_same_slot(
         Trainer(tiny_backbone, METHODS[method], num_slots=2) for _ in range(3)
     )
     for trainer in (through, before):
-        trainer.seat(make_subject(1))
-        trainer.seat(make_subject(2))
+        trainer.add(make_subject(1))
+        trainer.add(make_subject(2))
     expected = _run(through)["subject-2"]
     _run(before, steps=4)
-    after.seat(make_subject(2), _stored(before)["subject-2"])
+    after.add(make_subject(2), _stored(before)["subject-2"])
     _run(after, steps=2)
-    after.seat(make_subject(5))
+    after.add(make_subject(5))
     outcome = _run(after)["subject-2"]
     assert torch.equal(_learned(outcome), _learned(expected))
-    assert outcome.reports == expected.reports
+    assert outcome.metrics == expected.metrics
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -112,21 +112,21 @@ def test_in_another_packing_the_draws_are_the_same_and_float64_agrees_to_1e_9(
     config = METHODS[method].changed(steps=100)
 
     def after_20_steps(trainer: Trainer) -> tuple[Tensor, Any]:
-        slot = next(i for i, each in enumerate(trainer.occupants) if each and each.subject.seed)
-        occupant = trainer.occupants[slot]
+        slot = next(i for i, each in enumerate(trainer.slots) if each and each.subject.seed)
+        occupant = trainer.slots[slot]
         assert occupant is not None
         samples = occupant.samples()
         _run(trainer, steps=20 - occupant.step)
-        return trainer.learners[ENCODER].learned()[occupant.rows[ENCODER]].clone(), samples
+        return trainer.optimizers[ENCODER].learned()[occupant.rows[ENCODER]].clone(), samples
 
     through, before = (Trainer(exact_backbone, config, num_slots=1) for _ in range(2))
-    through.seat(make_subject(7))
-    before.seat(make_subject(7))
+    through.add(make_subject(7))
+    before.add(make_subject(7))
     _run(through, steps=8)
     _run(before, steps=8)
     wide = Trainer(exact_backbone, config, num_slots=3, max_vectors=2)
-    wide.seat(make_subject(0))
-    wide.seat(make_subject(7), _stored(before)["subject-7"])  # its slot is taken
+    wide.add(make_subject(0))
+    wide.add(make_subject(7), _stored(before)["subject-7"])  # its slot is taken
     (expected, drawn), (rows, redrawn) = after_20_steps(through), after_20_steps(wide)
     assert rows.dtype == torch.float64
     torch.testing.assert_close(rows, expected, rtol=0, atol=1e-9)
@@ -137,12 +137,12 @@ def test_in_another_packing_the_draws_are_the_same_and_float64_agrees_to_1e_9(
 def test_steps_that_were_not_read_are_read_before_a_checkpoint(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    trainer = Trainer(tiny_backbone, CONFIG, num_slots=1, report_every=10)
-    trainer.seat(make_subject(1))
+    trainer = Trainer(tiny_backbone, CONFIG, num_slots=1, flush_every=10)
+    trainer.add(make_subject(1))
     _run(trainer, steps=3)
     with pytest.raises(AssertionError):
         trainer.checkpoint(0)
-    assert len(_stored(trainer)["subject-1"].reports) == 3
+    assert len(_stored(trainer)["subject-1"].metrics) == 3
 
 
 def test_a_subject_of_its_own_config_goes_on_whatever_the_run_is_told(
@@ -152,30 +152,28 @@ def test_a_subject_of_its_own_config_goes_on_whatever_the_run_is_told(
     runs = (CONFIG.changed(steps=30), CONFIG, CONFIG.changed(lr=0.5, captions="style"))
     through, before, after = (Trainer(tiny_backbone, each, num_slots=1) for each in runs)
     for trainer in (through, before):
-        trainer.seat(subject)
+        trainer.add(subject)
     expected = _run(through)["subject-1"]
     _run(before, steps=5)
-    after.seat(subject, _stored(before)["subject-1"])
+    after.add(subject, _stored(before)["subject-1"])
     outcome = _run(after)["subject-1"]
     assert torch.equal(_learned(outcome), _learned(expected))
-    assert outcome.reports == expected.reports
+    assert outcome.metrics == expected.metrics
 
 
 def test_its_first_look_is_the_one_it_had_and_is_not_taken_anew(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     before, after = (Trainer(tiny_backbone, CONFIG, num_slots=1) for _ in range(2))
-    before.seat(make_subject(1))
+    before.add(make_subject(1))
     _run(before, steps=3)
     checkpoint = _stored(before)["subject-1"]
-    assert before.occupants[0] is not None
-    assert checkpoint.header.first_fixed_loss == before.occupants[0].first_fixed_loss
+    assert before.slots[0] is not None
+    assert checkpoint.header.first_fixed_loss == before.slots[0].first_fixed_loss
     header = checkpoint.header.model_copy(update={"first_fixed_loss": 0.1234567890123})
-    after.seat(
-        make_subject(1), Checkpoint.from_bytes(replace(checkpoint, header=header).to_bytes())
-    )
-    assert after.occupants[0] is not None
-    assert after.occupants[0].looks[0] == 0.1234567890123  # no look of now would give this
+    after.add(make_subject(1), Checkpoint.from_bytes(replace(checkpoint, header=header).to_bytes()))
+    assert after.slots[0] is not None
+    assert after.slots[0].fixed_losses[0] == 0.1234567890123  # no look of now would give this
     assert after.checkpoint(0).header == header
     outcome = _run(after)["subject-1"]
     assert _origin(outcome)["first_fixed_loss"] == 0.1234567890123

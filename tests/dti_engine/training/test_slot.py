@@ -97,7 +97,7 @@ def test_samples_are_the_same_in_every_slot_but_for_the_row_numbers(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     first, fourth = (_prepare(make_subject(5), tiny_backbone, row=row) for row in (0, 24))
-    pairs = [(first.fixed, fourth.fixed)]
+    pairs = [(first.fixed_batch, fourth.fixed_batch)]
     for step in range(3):
         first.step = fourth.step = step
         pairs.append((first.samples(), fourth.samples()))
@@ -119,7 +119,7 @@ def test_a_long_image_is_seen_in_several_crops_and_a_square_one_whole(
         subject_images[0],
         type(subject_images[0])("square.png", square, "0" * 64, square.size),
     ]
-    material = _prepare(make_subject(0, images=mixed), tiny_backbone).material
+    material = _prepare(make_subject(0, images=mixed), tiny_backbone).prepared
     assert material.num_crops[0] > 1
     assert material.num_crops[1] == 1
     assert len(material.latents.mean) == sum(material.num_crops)
@@ -134,10 +134,10 @@ def test_every_sample_says_which_part_of_its_image_it_is(
         [view.micro_conditioning for view in seen], dtype=torch.float32
     )
     assert len(micro_conditionings.unique(dim=0)) > 1
-    assert torch.equal(occupant.material.micro_conditioning, micro_conditionings)
+    assert torch.equal(occupant.prepared.micro_conditioning, micro_conditionings)
     samples = occupant.samples()
     shown = (samples.micro_conditioning[:, None] == micro_conditionings).all(dim=-1)
-    mean, std = occupant.material.latents.mean, occupant.material.latents.std
+    mean, std = occupant.prepared.latents.mean, occupant.prepared.latents.std
     away = (samples.latents[:, None] - mean).abs() / std  # in the view shown, a few deviations
     assert bool((away.flatten(2).amax(dim=-1)[shown] < 6).all())
     assert bool(shown.any(dim=1).all())
@@ -206,7 +206,7 @@ def test_a_image_with_a_caption_is_always_seen_with_it_and_no_other_is(
         tiny_backbone.text_encoders,
         [{"<rex>": {ENCODER: range(1)}}],
     ).inputs[ENCODER]
-    num_crops = _prepare(subject, tiny_backbone).material.num_crops
+    num_crops = _prepare(subject, tiny_backbone).prepared.num_crops
     firsts = num_crops[0]
     num_own = 0
     for step, (plain, changed) in enumerate(
@@ -251,7 +251,7 @@ def test_the_family_of_captions_may_be_the_subjects_own(
         templates = [each.replace("{}", "<rex>") for each in CAPTION_TEMPLATES[config.captions]]
         bindings = [{"<rex>": {ENCODER: range(1)}}] * len(templates)
         expected = tokenize(templates, tiny_backbone.text_encoders, bindings).inputs[ENCODER]
-        assert torch.equal(occupant.material.captions.inputs[ENCODER].ids, expected.ids)
+        assert torch.equal(occupant.prepared.captions.inputs[ENCODER].ids, expected.ids)
 
 
 def test_a_subject_without_masks_weighs_exactly_one_everywhere(
@@ -268,7 +268,7 @@ def test_the_weights_of_a_sample_are_those_of_its_own_crop(
     mask = Image.new("L", subject.images[0].image.size)
     mask.paste(255, (0, 0, mask.width, mask.height // 2))  # the upper half of every crop
     masked = _with(subject, mask=mask)
-    material = _prepare(masked, tiny_backbone).material
+    material = _prepare(masked, tiny_backbone).prepared
     side = material.weights.shape[-1]
     upper = torch.zeros(1, side, side)
     upper[:, : side // 2] = 2
@@ -295,7 +295,7 @@ def test_the_fixed_batch_shows_every_image_as_it_is_with_its_mask_and_caption(
     mask.paste(0, (0, 0, mask.width, mask.height // 2))
     subject = _with(subject, caption="a dog with {} in the snow", mask=mask)
     occupant = _prepare(subject, tiny_backbone)
-    material, fixed = occupant.material, occupant.fixed
+    material, fixed = occupant.prepared, occupant.fixed_batch
     ids = material.captions.inputs[ENCODER].ids
     of_view = [n for n, count in enumerate(material.num_crops) for _ in range(count)]
     seen: list[int] = []

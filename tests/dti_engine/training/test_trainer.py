@@ -49,9 +49,9 @@ def _angle(a: Tensor, b: Tensor) -> float:
 
 
 def _rows(trainer: Trainer, slot: int) -> Tensor:
-    occupant = trainer.occupants[slot]
+    occupant = trainer.slots[slot]
     assert occupant is not None
-    return trainer.learners[ENCODER].learned()[occupant.rows[ENCODER]].clone()
+    return trainer.optimizers[ENCODER].learned()[occupant.rows[ENCODER]].clone()
 
 
 def _masked(subject: Subject) -> Subject:
@@ -74,7 +74,7 @@ def test_a_neighbour_never_changes_a_result_at_the_same_shape(
         outcomes.append(ended["subject-2"])
     for other in outcomes[1:]:
         assert torch.equal(_learned(outcomes[0]), _learned(other))
-        assert outcomes[0].reports == other.reports
+        assert outcomes[0].metrics == other.metrics
 
 
 def test_a_neighbour_with_masks_and_captions_changes_no_result_at_the_same_shape(
@@ -86,7 +86,7 @@ def test_a_neighbour_with_masks_and_captions_changes_no_result_at_the_same_shape
         for each in neighbours
     )
     assert torch.equal(_learned(plain["subject-2"]), _learned(beside["subject-2"]))
-    assert plain["subject-2"].reports == beside["subject-2"].reports
+    assert plain["subject-2"].metrics == beside["subject-2"].metrics
     assert not torch.equal(_learned(plain["subject-1"]), _learned(beside["subject-1"]))
 
 
@@ -97,7 +97,7 @@ def test_packings_agree_to_1e_9_after_20_steps_in_float64(
     def rows_after_20_steps(*subjects: Subject) -> Tensor:
         trainer = Trainer(exact_backbone, CONFIG.changed(steps=100), num_slots=len(subjects))
         for subject in subjects:
-            trainer.seat(subject)
+            trainer.add(subject)
         for _ in range(20):
             trainer.step()
         return _rows(trainer, len(subjects) - 1)
@@ -128,14 +128,14 @@ def test_a_vacated_slot_is_free_and_its_neighbour_goes_on_undisturbed(
 ) -> None:
     def neighbour(*, of_vacated: bool) -> TrainingResult:
         trainer = Trainer(tiny_backbone, SHORT, num_slots=2)
-        trainer.seat(make_subject(1))
-        trainer.seat(make_subject(2))
+        trainer.add(make_subject(1))
+        trainer.add(make_subject(2))
         trainer.step()
         if of_vacated:
-            trainer.vacate(0)
-            assert trainer.occupants[0] is None
+            trainer.remove(0)
+            assert trainer.slots[0] is None
         outcomes = [outcome for _ in range(3) for outcome in trainer.step()]
-        assert trainer.occupants == [None, None]
+        assert trainer.slots == [None, None]
         return _by_id(outcomes)["subject-2"]
 
     after, without = neighbour(of_vacated=True), neighbour(of_vacated=False)
@@ -180,8 +180,8 @@ def test_a_subject_of_its_own_config_learns_bit_for_bit_what_it_does_where_all_h
         alike = _by_id(train(tiny_backbone, plain, config, num_slots=num_slots))
         outcome, expected = mixed[subject.id], alike[subject.id]
         assert torch.equal(_learned(outcome), _learned(expected))
-        assert outcome.reports == expected.reports
-        assert len(outcome.reports) == config.steps
+        assert outcome.metrics == expected.metrics
+        assert len(outcome.metrics) == config.steps
 
 
 def test_no_image_is_in_memory_once_its_subject_is_seated(
@@ -192,7 +192,7 @@ def test_no_image_is_in_memory_once_its_subject_is_seated(
     images += [weakref.ref(each.mask) for each in subject.images if each.mask]
     names = [each.name for each in subject.images]
     trainer = Trainer(tiny_backbone, SHORT, num_slots=2)
-    trainer.seat(subject)
+    trainer.add(subject)
     del subject
     gc.collect()
     assert len(images) > len(names)
@@ -219,7 +219,7 @@ def test_the_caller_is_told_of_everyone_who_is_seated_and_where(
     short = SHORT.changed(steps=2)
     queue = [make_subject(1), make_subject(2, config=short), make_subject(3, images=[])]
     queue += [make_subject(4), make_subject(5)]
-    list(train(tiny_backbone, queue, SHORT, num_slots=2, max_vectors=3, on_seated=note))
+    list(train(tiny_backbone, queue, SHORT, num_slots=2, max_vectors=3, on_added=note))
     assert told == [
         (0, "subject-1", 0, 0),
         (1, "subject-2", 3, 0),
@@ -236,17 +236,17 @@ def test_one_who_goes_on_is_told_of_with_the_steps_that_it_has_done(
     def note(slot: int, occupant: TrainingSlot) -> None:
         told.append((slot, occupant.step))
 
-    before, after = (Trainer(tiny_backbone, SHORT, num_slots=2, on_seated=note) for _ in range(2))
-    before.seat(make_subject(1))
-    before.seat(make_subject(2))
+    before, after = (Trainer(tiny_backbone, SHORT, num_slots=2, on_added=note) for _ in range(2))
+    before.add(make_subject(1))
+    before.add(make_subject(2))
     before.step()
-    after.seat(make_subject(2), before.checkpoint(1))
+    after.add(make_subject(2), before.checkpoint(1))
     assert told == [(0, 0), (1, 0), (1, 1)]
 
 
-@pytest.mark.parametrize("report_every", [1, 4, 100])
+@pytest.mark.parametrize("flush_every", [1, 4, 100])
 def test_what_is_kept_on_the_way_is_what_shorter_runs_end_with(
-    tiny_backbone: Backbone, make_subject: MakeSubject, report_every: int
+    tiny_backbone: Backbone, make_subject: MakeSubject, flush_every: int
 ) -> None:
     config = CONFIG.changed(steps=7, ema_decay=0.8)
     subjects = [make_subject(1), make_subject(2, num_vectors=2), make_subject(3)]
@@ -264,9 +264,9 @@ def test_what_is_kept_on_the_way_is_what_shorter_runs_end_with(
             subjects,
             config,
             num_slots=2,
-            report_every=report_every,
-            keep_at={2, 3, 7, 9},
-            on_kept=keep,
+            flush_every=flush_every,
+            snapshot_steps={2, 3, 7, 9},
+            on_snapshot=keep,
         )
     )
     assert kept.keys() == {(each.id, steps) for each in subjects for steps in (2, 3)}
@@ -291,7 +291,7 @@ def test_each_is_kept_at_its_own_steps_and_keeping_changes_nothing(
     subjects = [make_subject(1), make_subject(2, config=SHORT.changed(steps=2)), make_subject(3)]
     plain = _by_id(train(tiny_backbone, subjects, SHORT, num_slots=2))
     outcomes = _by_id(
-        train(tiny_backbone, subjects, SHORT, num_slots=2, keep_at=[1, 2], on_kept=keep)
+        train(tiny_backbone, subjects, SHORT, num_slots=2, snapshot_steps=[1, 2], on_snapshot=keep)
     )
     assert kept == [
         ("subject-1", 1),

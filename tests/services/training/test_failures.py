@@ -75,7 +75,7 @@ def test_a_batch_that_the_model_refuses_fails_its_job_alone(
 def test_what_cannot_be_seated_by_chance_is_tried_again(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, looks = Trainer._look, list[int]()
+    look, looks = Trainer._evaluate_fixed_batch, list[int]()
 
     def once(self: Trainer, slot: int, occupant: TrainingSlot) -> None:
         looks.append(slot)
@@ -83,7 +83,7 @@ def test_what_cannot_be_seated_by_chance_is_tried_again(
             raise RuntimeError("something went wrong on the device")
         look(self, slot, occupant)
 
-    monkeypatch.setattr(Trainer, "_look", once)
+    monkeypatch.setattr(Trainer, "_evaluate_fixed_batch", once)
     job = workshop.submit(workshop.works(1))
     with workshop.working():
         workshop.wait_until_ended(job)
