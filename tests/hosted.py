@@ -33,7 +33,7 @@ class Hosted:
     def __init__(self, store: Store, slots: int = 4, engines: str | None = None) -> None:
         """engines: where those of `stub_engine` are."""
         self.store, self._engines = store, engines
-        self.ledger = Ledger.on(store, LedgerSettings(lease_s=60, poll_interval_s=0.001))
+        self.ledger = Ledger.open(store, LedgerSettings(lease_s=60, poll_interval_s=0.001))
         self.failing: dict[str, str] = {}
         """Items that fail, and why."""
         self.may_end = threading.Event()
@@ -102,7 +102,7 @@ class Hosted:
             assert not thread.is_alive()
 
     def _work(self) -> None:
-        worker = WorkerSession(self.ledger, "miniature", chance=random.Random(1))
+        worker = WorkerSession(self.ledger, "miniature", rng=random.Random(1))
         worker.begin()
         steps = {}
         while not self._worker_stops.is_set():
@@ -110,13 +110,13 @@ class Hosted:
                 steps[attempt] = 0
                 self.begun.append(attempt.item.name)
             for attempt in list(steps):
-                name, tenant, place = attempt.item.name, attempt.keys.tenant, attempt.place
-                if attempt.stop:
+                name, tenant, place = attempt.item.name, attempt.keys.tenant, attempt.item_ref
+                if attempt.stop_reason:
                     attempt.abandon()
                 elif steps[attempt] < STEPS:
                     steps[attempt] += 1
                     said = {"step": steps[attempt], "steps": STEPS, "loss": 0.5}
-                    attempt.tell({**said, "phase": "training"})
+                    attempt.report_progress({**said, "phase": "training"})
                     continue
                 elif not self.may_end.is_set():
                     continue
@@ -124,13 +124,13 @@ class Hosted:
                     attempt.fail(self.failing[name], retry=False)
                 else:
                     token = token_id(attempt.keys.job, place.round, place.index)
-                    aliases.note(self.store, tenant, name, token)
+                    aliases.add(self.store, tenant, name, token)
                     attempt.succeed(
                         f"token of {name}".encode(),
                         {"placeholder": f"<{name}>", "subject_score": 0.75},
                     )
                 del steps[attempt]
-            worker.beat()
+            worker.heartbeat()
             time.sleep(0.01)
         for attempt in steps:
             try:

@@ -29,7 +29,7 @@ class Shelf:
     """The tokens of a scene in a folder's store, and images of them."""
 
     def __init__(self, scene: Scene, folder: Path) -> None:
-        self._ledger = Ledger.on(open_store(str(folder)))
+        self._ledger = Ledger.open(open_store(str(folder)))
         self._names = keep(self._ledger, scene.tokens, scene.backbone.fingerprint)
         self._fit = ModelSignature.of(scene.backbone)
 

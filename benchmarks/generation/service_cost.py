@@ -146,7 +146,7 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
         served = {PLAIN: plain, RAY: on_ray} if options.through_ray else {PLAIN: plain}
         for way, serve in served.items():
             store = str(folder / f"store-{len(ways)}")
-            names = keep(Ledger.on(open_store(store)), tokens, backbone.fingerprint)
+            names = keep(Ledger.open(open_store(store)), tokens, backbone.fingerprint)
             served_models = _write_models(folder / "models.json", options)
             url, pids = stack.enter_context(serve(store, served_models, folder))
             client = Client(url, store)

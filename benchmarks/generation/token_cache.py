@@ -79,7 +79,7 @@ def main() -> None:
 
 def _fill(count: int) -> tuple[Ledger, list[str]]:
     """A ledger, and the ids of its tokens."""
-    ledger = Ledger.on(MemoryStore())
+    ledger = Ledger.open(MemoryStore())
     # One at a time, so that they leave no room behind that the caches would grow into.
     tokens = (
         LearnedToken(

@@ -89,7 +89,7 @@ class Bench:
     @contextmanager
     def _working(self) -> Iterator[tuple[Ledger, Watch]]:
         number = len(list(self.folder.glob("store-*")))
-        ledger = Ledger.on(open_store(str(self.folder / f"store-{number}")))
+        ledger = Ledger.open(open_store(str(self.folder / f"store-{number}")))
         watch = Watch()
         worker = TrainingWorker(
             ledger,

@@ -30,7 +30,7 @@ from benchmarks.service.subjects import (
 from dti_engine.config import TrainConfig
 from dti_engine.devices import find_device
 from dti_engine.recipes import recipe
-from services.ledger.keys import WORKERS
+from services.ledger.keys import WORKERS_FOLDER
 from services.ledger.ledger import Ledger
 from services.ledger.queries import list_attempts
 from services.local.service import LocalService, LocalServiceSettings, free_port
@@ -67,7 +67,7 @@ def _process(
     folder: Path, parcel: Parcel, config: TrainConfig, options: argparse.Namespace
 ) -> dict[str, float]:
     url = str(folder / f"process-{time.monotonic_ns()}")
-    ledger = Ledger.on(open_store(url))
+    ledger = Ledger.open(open_store(url))
     job = submit_to_ledger(ledger, [parcel], config)
     command = [sys.executable, "-c", _PROGRAM, "--store", url, "--lease-s", str(_LEASE)]
     command += ["--threads", str(options.threads)]
@@ -117,13 +117,13 @@ def _actor(
         client.http.close()
         logs = (service.folder / "ray").glob("session_latest/logs/worker-*")
         lines = [line for path in logs for line in path.read_text(errors="replace").splitlines()]
-        marks = _marks(Ledger.on(open_store(settings.store)), job, lines)
+        marks = _marks(Ledger.open(open_store(settings.store)), job, lines)
     return _parts(marks, began)
 
 
 def _marks(ledger: Ledger, job: str, lines: Iterable[str]) -> dict[str, float]:
     """When each part was over, in seconds of the clock of this machine."""
-    (worker,) = ledger.heads(WORKERS)
+    (worker,) = ledger.heads(WORKERS_FOLDER)
     (attempt,) = list_attempts(ledger, TENANT, job, 0)
     assert attempt.cause == "succeeded", attempt
     assert attempt.ended

@@ -161,7 +161,7 @@ class Bench:
         """Of a job in a folder's store: from the worker's begin to its last commit."""
         number = len(list(self.folder.glob("store-*")))
         store = KeptStore(open_store(str(self.folder / f"store-{number}")))
-        ledger = Ledger.on(store)
+        ledger = Ledger.open(store)
         submit_to_ledger(ledger, self.parcels, self.config)
         store.calls.clear()
         course = Course()

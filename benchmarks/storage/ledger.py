@@ -38,7 +38,7 @@ from services.ledger.keys import JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.queries import view_job
 from services.ledger.recovery import Recovery
-from services.ledger.rollups import read_standings, save
+from services.ledger.rollups import read_item_states, save_rollup
 from services.ledger.submissions import submit
 from services.ledger.worker import WorkerSession
 from services.settings import LedgerSettings
@@ -63,7 +63,7 @@ def main() -> None:
         _submit_and_wait(options.url, options.submit, options.items)
     tenant = f"benchmark-{secrets.token_hex(4)}"
     store = CountedStore(open_store(options.url))
-    ledger = Ledger(store=store, leases=store, settings=LedgerSettings(lease_s=600))
+    ledger = Ledger(store=store, lease_store=store, settings=LedgerSettings(lease_s=600))
     console = Console()
     figures: dict[str, Any] = {"url": store.url, "cores": os.cpu_count(), "items": options.items}
     try:
@@ -99,7 +99,7 @@ def _request(items: int, pool: str) -> JobRequest:
 
 def _submit_and_wait(url: str, tenant: str, items: int) -> None:
     """What the killed process does."""
-    ledger = Ledger.on(open_store(url))
+    ledger = Ledger.open(open_store(url))
     request = _request(items, tenant)
     submit(ledger, tenant, "warm up", _request(1, "warm-up"))
     begun = time.perf_counter()
@@ -142,8 +142,8 @@ def _counts(
     store = ledger.store
     assert isinstance(store, CountedStore)
     keys = JobKeys(tenant, job)
-    without = _counted(store, lambda: read_standings(ledger, keys, options.items))
-    save(ledger, read_standings(ledger, keys, options.items), complete=False)
+    without = _counted(store, lambda: read_item_states(ledger, keys, options.items))
+    save_rollup(ledger, read_item_states(ledger, keys, options.items), complete=False)
     figures = {
         "half-way, without a rollup": without,
         "half-way, with one": _counted(store, lambda: view_job(ledger, tenant, job)),

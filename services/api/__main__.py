@@ -20,7 +20,7 @@ def main() -> None:
     with exit_on_error():
         settings = ApiProcessSettings.read(sys.argv[1:])
         app = create_app(
-            Ledger.on(InstrumentedStore(open_store(settings.store))),
+            Ledger.open(InstrumentedStore(open_store(settings.store))),
             settings.served_models(),
             settings=settings,
             engine_secret=settings.engine_secret,

@@ -71,7 +71,7 @@ def create_app(
         settings=settings,
         metrics=metrics or figures.current(),
         # Many requests may wait for one read of a key: it gives up early.
-        keyring=Authenticator(ledger.leases),
+        keyring=Authenticator(ledger.lease_store),
         rates=RateLimiter(),
         quotas=Quotas(ledger, settings.quota_cache_ttl_s),
         progress=progress,

@@ -68,7 +68,7 @@ class AuditPage(BaseModel):
 def note(ledger: Ledger, caller: Principal, action: str, what: str) -> None:
     """Keep that it was done, once it is. Whoever asks again, as no answer came, is noted again."""
     record = AuditRecord(nonce=ledger.ids.nonce(), action=action, what=what, by=caller.key)
-    ledger.create(f"{_folder(caller.tenant)}{ledger.ids.job()}", pack(record))
+    ledger.create_once(f"{_folder(caller.tenant)}{ledger.ids.job()}", pack(record))
 
 
 @router.get("", summary="List deletions, the newest first", responses=problems())

@@ -7,7 +7,7 @@ import anyio
 from anyio import to_thread
 
 from services.errors import ServiceError, UnavailableError
-from services.ledger.keys import WORKERS
+from services.ledger.keys import WORKERS_FOLDER
 from services.storage.interface import Store
 
 _GOOD_FOR = 1.0
@@ -34,4 +34,4 @@ class Readiness:
         self.asked = time.monotonic()
 
     def _touch(self) -> None:
-        self.store.list(WORKERS, limit=1)
+        self.store.list(WORKERS_FOLDER, limit=1)

@@ -161,7 +161,7 @@ def _asked(here: AppState, tenant: str, file: UploadQuery) -> UploadStatus:
     form = store.presigned_post(
         uploads.key(tenant, file.sha256),
         max_bytes=file.size,
-        seconds=here.settings.presigned_upload_ttl_s,
+        expires_s=here.settings.presigned_upload_ttl_s,
     )
     way = (
         UploadMethod(method="POST", url=form.url, fields=dict(form.fields))

@@ -12,8 +12,8 @@ from services.auth.credentials import Credential, KeyRecord, is_key, parse
 from services.auth.tenants import add_tenant
 from services.errors import ConflictError, NotFoundError, UnknownKeyError
 from services.ledger.deletion import delete_tenant
-from services.ledger.ids import Ids, check_tenant
-from services.ledger.ledger import Ledger, create_once, in_threads, swap
+from services.ledger.ids import Ids, check_tenant_name
+from services.ledger.ledger import Ledger, compare_and_swap, create_once, gather_in_threads
 from services.ledger.records import pack
 from services.storage.interface import Head, Store
 
@@ -108,7 +108,7 @@ def remove_tenant(ledger: Ledger, tenant: str, by: str = "") -> None:
     Raises: InvalidIdError.
     """
     # First: from here on its keys let nobody in, and no new one can be made.
-    delete_tenant(ledger, check_tenant(tenant), by)
+    delete_tenant(ledger, check_tenant_name(tenant), by)
     for key in list_keys(ledger.store, tenant):
         if not key.revoked:
             revoke_key(ledger.store, key.id)
@@ -122,7 +122,9 @@ def list_keys(store: Store, tenant: str | None = None) -> list[KeyView]:
         page = store.list(FOLDER, after=after)
         names += [head.key.removeprefix(FOLDER) for head in page.objects]
         after = page.next
-    views = in_threads(lambda name: _view(store, name), [name for name in names if is_key(name)])
+    views = gather_in_threads(
+        lambda name: _view(store, name), [name for name in names if is_key(name)]
+    )
     shown = [view for view in views if view and tenant in (None, view.tenant)]
     return sorted(shown, key=lambda view: (view.tenant, view.created, view.id))
 
@@ -143,7 +145,7 @@ def _change(store: Store, key: str, change: Callable[[KeyRecord], dict[str, obje
     while True:
         head, record = read_key(store, key)
         update = change(record) | {"nonce": Ids().nonce(), "version": record.version + 1}
-        if swap(store, head.key, pack(record.model_copy(update=update)), head.etag):
+        if compare_and_swap(store, head.key, pack(record.model_copy(update=update)), head.etag):
             return
 
 

@@ -19,9 +19,9 @@ from services.errors import (
     SettingsError,
     UnknownTenantError,
 )
-from services.ledger.ids import Ids, check_tenant
-from services.ledger.keys import tenant_deletion
-from services.ledger.ledger import create_once, swap
+from services.ledger.ids import Ids, check_tenant_name
+from services.ledger.keys import tenant_deletion_key
+from services.ledger.ledger import compare_and_swap, create_once
 from services.ledger.records import pack
 from services.storage.interface import Store
 
@@ -56,7 +56,7 @@ def add_tenant(store: Store, tenant: str) -> None:
 
     Raises: InvalidIdError; DeletedError if it was deleted, for good.
     """
-    check_tenant(tenant)
+    check_tenant_name(tenant)
     if is_deleted(store, tenant):
         raise DeletedError(f"tenant {tenant} was deleted: give the new one another name")
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
@@ -95,21 +95,21 @@ def set_limits(store: Store, tenant: str, changes: Mapping[str, Any]) -> Limits:
                 "limits": record.limits | asked.model_dump(include=set(changes)),
             }
         )
-        if swap(store, f"{FOLDER}{tenant}", pack(changed), etag):
+        if compare_and_swap(store, f"{FOLDER}{tenant}", pack(changed), etag):
             return asked
 
 
 def is_deleted(store: Store, tenant: str) -> bool:
     """Whether it was deleted with all its data, for good."""
     try:
-        store.head(tenant_deletion(tenant))
+        store.head(tenant_deletion_key(tenant))
     except NotFoundError:
         return False
     return True
 
 
 def _read(store: Store, tenant: str) -> tuple[str, TenantRecord]:
-    key = f"{FOLDER}{check_tenant(tenant)}"
+    key = f"{FOLDER}{check_tenant_name(tenant)}"
     try:
         found = store.read(key)
     except NotFoundError as error:

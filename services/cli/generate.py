@@ -313,12 +313,12 @@ def _named(client: "Client", value: str) -> tuple[str, str]:
 
     Raises: TokenError if there is no such token; ClientError.
     """
-    from services.ledger.ids import is_token
+    from services.ledger.ids import is_token_id
 
     placeholder, name = renamed(value)
     if placeholder:
         return placeholder, name
-    found = client.token(value) if is_token(value) else next(client.tokens(alias=value), None)
+    found = client.token(value) if is_token_id(value) else next(client.tokens(alias=value), None)
     if found is None:
         raise TokenError(
             f"the service has no token of a subject {value!r}: `dti tokens` lists what it has"

@@ -205,7 +205,7 @@ def delete_tenant(
     with suppress(DeletedError):  # what was begun is ended
         read_tenant(opened, tenant)
     ask(f"tenant {tenant} with all that it has", yes=yes)
-    remove_tenant(Ledger.on(opened), tenant)
+    remove_tenant(Ledger.open(opened), tenant)
     if as_json:
         print_json({"deleted": tenant})
     else:

@@ -27,7 +27,7 @@ def main() -> None:
         if settings.metrics_port:
             serve(exporter, settings.metrics_port)
         dispatcher = Dispatcher(
-            Ledger.on(InstrumentedStore(open_store(settings.store)), settings),
+            Ledger.open(InstrumentedStore(open_store(settings.store)), settings),
             settings.served_models(),
             lambda: EngineClient(
                 settings.engines_url, settings.engine_secret, settings.engine_timeout_s

@@ -89,8 +89,8 @@ class ImageGenerator:
             raise ImageNotGeneratedError(
                 f"what is written of it is no image: {type(error).__name__}", again=False
             ) from error
-        attempt.tell({"phase": "waiting"})
-        request = f"{attempt.keys.job}.{attempt.place.index}.{attempt.number}"
+        attempt.report_progress({"phase": "waiting"})
+        request = f"{attempt.keys.job}.{attempt.item_ref.index}.{attempt.number}"
         while True:
             await self.gate.wait()
             try:
@@ -105,7 +105,7 @@ class ImageGenerator:
             except DTIError as error:
                 raise self._missing(attempt, error) from error
             self.gate.passed()
-            attempt.tell({"phase": "generation"})
+            attempt.report_progress({"phase": "generation"})
             try:
                 async with aclosing(generating.events()) as events:
                     async for event in events:

@@ -19,7 +19,7 @@ class Events:
 
     def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
         """An attempt is over: succeeded, failed, released or stopped."""
-        cause = (attempt.stop or how) if how == "stopped" else how
+        cause = (attempt.stop_reason or how) if how == "stopped" else how
         metrics.current().count("dti_attempts_total", cause=cause)
         with _ids(attempt):
             log.info("attempt over", attempt=attempt.number, cause=cause, reason=reason[:300])
@@ -52,4 +52,4 @@ class Events:
 
 
 def _ids(attempt: Attempt):
-    return logs.bound(job=attempt.keys.job, item=str(attempt.place.index))
+    return logs.bound(job=attempt.keys.job, item=str(attempt.item_ref.index))

@@ -81,7 +81,7 @@ class DispatchSession:
 
     async def _turn(self, generator: ImageGenerator) -> None:
         for task, attempt in self._tasks.items():
-            if attempt.stop:
+            if attempt.stop_reason:
                 task.cancel()
         claimed = await self._claim()
         for attempt in claimed:
@@ -97,7 +97,7 @@ class DispatchSession:
             self._something.clear()
 
     async def _claim(self) -> list[Attempt]:
-        most = min(self._at_once, len(self._worker.in_hand) + _CLAIMED)
+        most = min(self._at_once, len(self._worker.attempts) + _CLAIMED)
         try:
             return await asyncio.to_thread(self._worker.claim, most)
         except Exception as error:
@@ -124,8 +124,8 @@ class DispatchSession:
             )
 
     def _end(self, attempt: Attempt, how: str, write: Callable[[], None], reason: str = "") -> None:
-        if attempt.stop:
-            how, write, reason = "stopped", attempt.abandon, attempt.stop
+        if attempt.stop_reason:
+            how, write, reason = "stopped", attempt.abandon, attempt.stop_reason
         self._events.ended(attempt, how, reason)
         self._outbox.send(attempt, write)
 

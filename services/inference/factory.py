@@ -48,7 +48,7 @@ def open_engine(plan: EngineSpec) -> Engine:
     if generation.compile:
         backbone.compile()
     store = InstrumentedStore(open_store(plan.store, **S3_DEFAULTS))
-    cache = TokenCache(Ledger.on(store), ModelSignature.of(backbone))
+    cache = TokenCache(Ledger.open(store), ModelSignature.of(backbone))
     shapes = _shapes(generation.batch_size or MOST) if generation.compile else ()
     cap = generation.batch_size or find_cap(backbone, shapes=shapes)
     settings = BatchSchedulerSettings(

@@ -9,12 +9,12 @@ from services.ledger.keys import tenant_folder
 from services.storage.interface import Store
 
 
-def note(store: Store, tenant: str, alias: str, token: str) -> None:
+def add(store: Store, tenant: str, alias: str, token: str) -> None:
     """Let a token be found, once there is one."""
     store.put(f"{_folder(tenant, alias)}{token}", b"")
 
 
-def tokens(store: Store, tenant: str, alias: str, after: str = "") -> Iterator[str]:
+def find_tokens(store: Store, tenant: str, alias: str, after: str = "") -> Iterator[str]:
     """Ids of the tokens of a subject, the newest job's first, from behind the id `after` on."""
     prefix = _folder(tenant, alias)
     start: str | None = f"{prefix}{after}" if after else ""

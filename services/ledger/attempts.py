@@ -24,12 +24,12 @@ from services.ledger.records import (
     ResultRecord,
     Tombstone,
     pack,
-    shortened,
-    unpack_outcome,
+    shorten_reason,
+    unpack_result,
 )
 from services.ledger.results import count_failures, end_attempt
 
-Stop = Literal["cancelled", "deleted", "lost"]
+StopReason = Literal["cancelled", "deleted", "lost"]
 
 
 @dataclass(eq=False)
@@ -39,27 +39,27 @@ class Attempt:
     ledger: Ledger
     lease: Lease
     keys: JobKeys
-    place: ItemRef
+    item_ref: ItemRef
     number: int
     item: Item
     shared: dict[str, JsonValue]
     max_attempts: int
-    alone: bool
+    isolated: bool
     """It may be what killed its workers, or broke what was beside it: do nothing else beside it.
     What would be nobody's fault otherwise is its own.
     """
-    earlier: tuple[EndedRecord, ...]
+    earlier_ends: tuple[EndedRecord, ...]
     """How the attempts before it ended."""
-    resume: Checkpoint | None
+    resume_from: Checkpoint | None
     """Where they had got to."""
     kind: Kind = "training"
     """Of the job."""
-    stop: Stop | None = None
+    stop_reason: StopReason | None = None
     """Why to go on no longer: call `abandon`."""
     _checkpoints: Checkpoints = field(init=False)
 
     def __post_init__(self) -> None:
-        self._checkpoints = Checkpoints(self.ledger, self.keys, self.place, self.number)
+        self._checkpoints = Checkpoints(self.ledger, self.keys, self.item_ref, self.number)
 
     @property
     def held(self) -> HeldAttempt:
@@ -67,17 +67,17 @@ class Attempt:
         return HeldAttempt(
             tenant=self.keys.tenant,
             job=self.keys.job,
-            round=self.place.round,
-            index=self.place.index,
+            round=self.item_ref.round,
+            index=self.item_ref.index,
             number=self.number,
         )
 
-    def tell(self, progress: dict[str, JsonValue]) -> None:
+    def report_progress(self, progress: dict[str, JsonValue]) -> None:
         """Progress, for whoever looks; written with the next renewal of the lease.
 
         Raises: ValueError if it is no JSON.
         """
-        self.lease.tell(self.held, progress)
+        self.lease.report_progress(self.held, progress)
 
     def checkpoint(self, step: int, payload: bytes) -> None:
         """Keep where it has got to, so that another worker can go on from there.
@@ -114,7 +114,7 @@ class Attempt:
 
         Raises: SupersededError, UnavailableError, as `succeed` does.
         """
-        failures = count_failures(self.earlier) + 1
+        failures = count_failures(self.earlier_ends) + 1
         if retry and failures < self.max_attempts:
             self._end("failed", reason)
         else:
@@ -123,7 +123,7 @@ class Attempt:
                     nonce=self._nonce,
                     status="failed",
                     attempt=self.number,
-                    reason=shortened(reason),
+                    reason=shorten_reason(reason),
                 )
             )
 
@@ -134,38 +134,38 @@ class Attempt:
     def abandon(self) -> None:
         """Do what has to be done because of `stop`, or leave it to others altogether."""
         try:
-            if self.stop == "cancelled":
+            if self.stop_reason == "cancelled":
                 with suppress(SupersededError):
                     self._commit(
                         ResultRecord(nonce=self._nonce, status="cancelled", attempt=self.number)
                     )
-            elif self.stop == "deleted":
+            elif self.stop_reason == "deleted":
                 self._end("released", "deleted")
                 self._checkpoints.remove()
         finally:
             # If that failed, the lease no longer names the attempt, so that others will end it.
-            self.lease.drop(self.held)
+            self.lease.remove_attempt(self.held)
 
     @property
     def _nonce(self) -> str:
         return f"{self.lease.worker}.{self.ledger.ids.nonce()}"
 
     def _commit(self, record: ResultRecord, payload: bytes = b"") -> None:
-        key = self.keys.result(self.place)
-        if not self.ledger.create(key, pack(record, payload)):
+        key = self.keys.result(self.item_ref)
+        if not self.ledger.create_once(key, pack(record, payload)):
             self._see_who_won(key, record)
-        self.lease.drop(self.held)
+        self.lease.remove_attempt(self.held)
         # The result stands: what is left over is swept if it cannot be removed now.
         with suppress(StorageError):
             self._checkpoints.remove()
 
     def _see_who_won(self, key: str, ours: ResultRecord) -> None:
         """Return if it was the same, in an earlier call. Raises: SupersededError."""
-        line = self.ledger.find_line(key)
-        there = unpack_outcome(key, line[1])[0] if line else None
+        line = self.ledger.find_record(key)
+        there = unpack_result(key, line[1])[0] if line else None
         if isinstance(there, ResultRecord) and _alike(there, ours):
             return
-        self.lease.drop(self.held)
+        self.lease.remove_attempt(self.held)
         # Those who ended it did not see a checkpoint that was written after they looked.
         with suppress(StorageError):
             self._checkpoints.remove()
@@ -175,8 +175,8 @@ class Attempt:
         )
 
     def _end(self, cause: Literal["failed", "released"], reason: str) -> None:
-        end_attempt(self.ledger, self.keys, self.place, self.number, cause, reason)
-        self.lease.drop(self.held)
+        end_attempt(self.ledger, self.keys, self.item_ref, self.number, cause, reason)
+        self.lease.remove_attempt(self.held)
 
 
 def _alike(there: ResultRecord, ours: ResultRecord) -> bool:

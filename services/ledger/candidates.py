@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from services.ledger.jobs import JobCommands, JobSpec, read_spec
 from services.ledger.keys import ItemBlock, ItemRef, JobKeys
 from services.ledger.ledger import Ledger
-from services.ledger.rollups import ItemOutcomes, ended_items, latest_attempts, read_outcomes
+from services.ledger.rollups import FinalStates, ended_items, latest_attempts, read_final_states
 
 _KEPT = 10
 """Times the usual pause that what was seen is used: claims find out what has changed since, and a
@@ -36,13 +36,13 @@ class Candidate:
 class Candidates:
     """Of one job, for one worker."""
 
-    def __init__(self, ledger: Ledger, keys: JobKeys, chance: random.Random) -> None:
+    def __init__(self, ledger: Ledger, keys: JobKeys, rng: random.Random) -> None:
         self.keys = keys
         self._ledger = ledger
-        self._chance = chance
+        self._chance = rng
         self._spec: JobSpec | None = None
         self._control: JobCommands | None = None
-        self._outcomes: ItemOutcomes | None = None
+        self._outcomes: FinalStates | None = None
         self._here: ItemBlock | None = None
         self._blocks: deque[ItemBlock] = deque()
         self._waiting: deque[Candidate] = deque()
@@ -101,7 +101,7 @@ class Candidates:
         return None
 
     def _look_for_blocks(self) -> None:
-        control, outcomes = read_outcomes(self._ledger, self.keys, self.spec.record.count)
+        control, outcomes = read_final_states(self._ledger, self.keys, self.spec.record.count)
         self._control, self._outcomes = control, outcomes
         # The block that we are in comes first again.
         here = self._here

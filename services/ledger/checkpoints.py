@@ -39,9 +39,9 @@ class Checkpoints:
         body = pack(record, payload)
         self._version += 1
         if self._etag:
-            etag = self._ledger.swap(self._key, body, self._etag)
+            etag = self._ledger.compare_and_swap(self._key, body, self._etag)
         else:
-            etag = self._ledger.create(self._key, body)
+            etag = self._ledger.create_once(self._key, body)
         self._etag = etag or self._overwrite(body)
 
     def remove(self) -> None:
@@ -60,7 +60,7 @@ class Checkpoints:
             head, there = found
             if there == body:
                 return head.etag
-            if etag := self._ledger.swap(self._key, body, head.etag):
+            if etag := self._ledger.compare_and_swap(self._key, body, head.etag):
                 return etag
         raise SupersededError(f"checkpoint {self._key!r} was removed: the item has ended")
 

@@ -23,17 +23,22 @@ from services.ledger.leases import Lease
 from services.ledger.ledger import Ledger
 from services.ledger.queue import queued_jobs, queued_tenants
 from services.ledger.records import ClaimRecord, EndedRecord, JobRecord, pack
-from services.ledger.results import count_failures, fail_exhausted, is_suspect, read_ends
+from services.ledger.results import (
+    count_failures,
+    fail_exhausted,
+    must_run_isolated,
+    read_attempt_ends,
+)
 
 
 class FairQueue:
     """One worker's."""
 
-    def __init__(self, chance: random.Random | None = None) -> None:
+    def __init__(self, rng: random.Random | None = None) -> None:
         self._served: dict[str, int] = {}
-        self._chance = chance or random.Random()
+        self._chance = rng or random.Random()
 
-    def order(self, tenants: Iterable[str], in_hand: Counter[str]) -> list[str]:
+    def order(self, tenants: Iterable[str], held: Counter[str]) -> list[str]:
         """Tenants who wait, whose turn comes first first. Ties are drawn, so that many workers do
         not all begin with the same one.
         """
@@ -42,15 +47,15 @@ class FairQueue:
         # Who waits no more is forgotten, and comes anew one day.
         self._served = {one: self._served.get(one, level) for one in waiting}
         return sorted(
-            waiting, key=lambda one: (in_hand[one], self._served[one], self._chance.random())
+            waiting, key=lambda one: (held[one], self._served[one], self._chance.random())
         )
 
-    def served(self, tenant: str, in_vain: Iterable[str] = ()) -> None:
+    def record_claim(self, tenant: str, without_work: Iterable[str] = ()) -> None:
         """It has got something, after those in `in_vain` were asked and had nothing to give. That
         they could not take their turn is no credit to them.
         """
         level = self._served.get(tenant, 0)
-        for one in in_vain:
+        for one in without_work:
             self._served[one] = max(self._served.get(one, 0), level)
         self._served[tenant] = level + 1
 
@@ -79,21 +84,21 @@ class Claims:
         lease: Lease,
         pool: str,
         accepts: Callable[[JobRecord], bool],
-        chance: random.Random,
+        rng: random.Random,
     ) -> None:
         self._ledger = ledger
         self._lease = lease
         self._pool = pool
         self._accepts = accepts
-        self._chance = chance
-        self._turns = FairQueue(chance)
+        self._chance = rng
+        self._turns = FairQueue(rng)
         self._jobs: dict[JobKeys, Candidates] = {}
         self._queue: dict[str, list[JobKeys] | None] = {}
         """Each tenant's jobs, once they have been looked up."""
         self._looked = float("-inf")
         self._passed_over: dict[tuple[JobKeys, Candidate], float] = {}
         """Since when items wait for a worker with nothing in hand."""
-        self._patience = chance.uniform(1, 4) * ledger.settings.lease_s
+        self._patience = rng.uniform(1, 4) * ledger.settings.lease_s
         self._lonely: _Isolated | None = None
 
     def next(self, in_hand: Sequence[Attempt], admits: Callable[[str], bool]) -> Attempt | None:
@@ -117,7 +122,7 @@ class Claims:
         for place, tenant in enumerate(order):
             for keys in self._jobs_of(tenant):
                 if attempt := self._claim_of(keys, idle=not in_hand):
-                    self._turns.served(tenant, in_vain=order[:place])
+                    self._turns.record_claim(tenant, without_work=order[:place])
                     return attempt
         return None
 
@@ -177,12 +182,14 @@ class Claims:
         self, candidates: Candidates, candidate: Candidate, *, idle: bool
     ) -> Attempt | None:
         most = candidates.spec.record.max_attempts
-        ends = read_ends(self._ledger, candidates.keys, candidate.place, candidate.number - 1)
+        ends = read_attempt_ends(
+            self._ledger, candidates.keys, candidate.place, candidate.number - 1
+        )
         failures = count_failures(ends)
         if failures >= most or candidate.number > MAX_ATTEMPTS:
             fail_exhausted(self._ledger, candidates.keys, candidate.place, ends)
             return None
-        alone = is_suspect(ends, most)
+        alone = must_run_isolated(ends, most)
         if alone and not idle:
             self._pass_over(_Isolated(candidates, candidate, ends))
             return None
@@ -217,30 +224,30 @@ class Claims:
             ledger=self._ledger,
             lease=self._lease,
             keys=keys,
-            place=place,
+            item_ref=place,
             number=number,
             item=spec.item(place.index),
             shared=spec.shared,
             max_attempts=spec.record.max_attempts,
             kind=spec.record.kind,
-            alone=alone,
-            earlier=earlier,
-            resume=None,
+            isolated=alone,
+            earlier_ends=earlier,
+            resume_from=None,
         )
         # Named before it is claimed, so that no renewal after the claim leaves it out.
-        self._lease.hold(attempt.held)
+        self._lease.add_attempt(attempt.held)
         claimed = False
         try:
             record = ClaimRecord(nonce=self._ledger.ids.nonce(), worker=self._lease.worker)
-            if not self._ledger.create(keys.attempt(place, number), pack(record)):
+            if not self._ledger.create_once(keys.attempt(place, number), pack(record)):
                 metrics.current().count("dti_claim_conflicts_total")
                 return None
             if number > 1:
                 if self._ledger.exists(keys.result(place)):
                     return None
-                attempt.resume = latest_checkpoint(self._ledger, keys, place)
+                attempt.resume_from = latest_checkpoint(self._ledger, keys, place)
             claimed = True
         finally:
             if not claimed:
-                self._lease.drop(attempt.held)
+                self._lease.remove_attempt(attempt.held)
         return attempt

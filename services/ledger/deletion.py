@@ -10,9 +10,9 @@ from services.contracts.jobs import Kind
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.ledger import keys as layout
 from services.ledger.checkpoints import remove_checkpoints
-from services.ledger.ids import is_job, parse_token_id
-from services.ledger.jobs import order, read_control, read_job, read_members
-from services.ledger.keys import ItemRef, JobKeys, parse_place
+from services.ledger.ids import is_job_id, parse_token_id
+from services.ledger.jobs import issue_command, read_commands, read_job, read_retried_items
+from services.ledger.keys import ItemRef, JobKeys, parse_item_ref
 from services.ledger.ledger import Ledger
 from services.ledger.queue import enqueue
 from services.ledger.records import Tombstone, is_tombstone, pack
@@ -44,8 +44,8 @@ def delete_item(
     count = read_job(ledger, keys, kind)[1].count
     if not 0 <= index < count:
         raise UnknownJobError(f"job {job} has no item {index}")
-    order(ledger, keys.item_deletion(index), by)
-    for place in places_of(ledger, keys, index, count):
+    issue_command(ledger, keys.item_deletion(index), by)
+    for place in item_in_all_rounds(ledger, keys, index, count):
         finish_item(ledger, keys, place)
 
 
@@ -61,7 +61,7 @@ def delete_job(
     pool: str | None = None
     with suppress(DamagedRecordError, DeletedError):
         pool = read_job(ledger, keys, kind)[1].pool
-    order(ledger, keys.deletion, by)
+    issue_command(ledger, keys.deletion, by)
     if pool:
         # If this ends half-way, the supervisor goes on with what is queued.
         enqueue(ledger, pool, tenant, job)
@@ -70,18 +70,18 @@ def delete_job(
 
 def delete_tenant(ledger: Ledger, tenant: str, by: str = "") -> None:
     """Delete a tenant with all its data, and let it make no more. Again is fine."""
-    order(ledger, layout.tenant_deletion(tenant), by)
+    issue_command(ledger, layout.tenant_deletion_key(tenant), by)
     finish_tenant(ledger, tenant)
 
 
-def places_of(ledger: Ledger, keys: JobKeys, index: int, count: int) -> list[ItemRef]:
+def item_in_all_rounds(ledger: Ledger, keys: JobKeys, index: int, count: int) -> list[ItemRef]:
     """The rounds that one of a job's `count` items is in. Read after the order to delete it: a
     round that is made later begins nothing with it.
     """
     retries = [
         round_
-        for round_ in range(1, read_control(ledger, keys).retries + 1)
-        if index in read_members(ledger, keys, round_, count)
+        for round_ in range(1, read_commands(ledger, keys).retries + 1)
+        if index in read_retried_items(ledger, keys, round_, count)
     ]
     return [ItemRef(round_, index) for round_ in (0, *retries)]
 
@@ -97,12 +97,12 @@ def finish_job(ledger: Ledger, keys: JobKeys) -> None:
     wake up one day, and commit.
     """
     if (found := ledger.find(keys.spec)) and not is_tombstone(found[1]):
-        ledger.swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), found[0].etag)
+        ledger.compare_and_swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), found[0].etag)
     begun: set[ItemRef] = set()
     for prefix in (keys.attempts, keys.results):
         for head in ledger.heads(prefix):
             with suppress(DamagedRecordError):
-                begun.add(parse_place(head.key[len(prefix) :])[0])
+                begun.add(parse_item_ref(head.key[len(prefix) :])[0])
     ledger.gather(lambda place: _bury(ledger, keys.result(place)), sorted(begun))
     rest = [
         head.key
@@ -114,11 +114,11 @@ def finish_job(ledger: Ledger, keys: JobKeys) -> None:
 
 def finish_tenant(ledger: Ledger, tenant: str) -> None:
     """Do what the order to delete a tenant says."""
-    for job in filter(is_job, list(ledger.folders(layout.jobs_of(tenant)))):
+    for job in filter(is_job_id, list(ledger.folders(layout.jobs_folder(tenant)))):
         keys = JobKeys(tenant, job)
-        order(ledger, keys.deletion, "")
+        issue_command(ledger, keys.deletion, "")
         finish_job(ledger, keys)
-    jobs, kept = layout.jobs_of(tenant), layout.tenant_deletion(tenant)
+    jobs, kept = layout.jobs_folder(tenant), layout.tenant_deletion_key(tenant)
     rest = [
         head.key
         for head in ledger.heads(layout.tenant_folder(tenant))
@@ -131,9 +131,9 @@ def _bury(ledger: Ledger, key: str) -> None:
     while True:
         tombstone = pack(Tombstone(nonce=ledger.ids.nonce()))
         if not (found := ledger.find(key)):
-            if ledger.create(key, tombstone):
+            if ledger.create_once(key, tombstone):
                 return
             continue
         head, body = found
-        if is_tombstone(body) or ledger.swap(key, tombstone, head.etag):
+        if is_tombstone(body) or ledger.compare_and_swap(key, tombstone, head.etag):
             return

@@ -45,37 +45,37 @@ class Ids:
         return _encode(self._randbits(5 * _CHANCE), _CHANCE)
 
 
-def oldest_first(job: str) -> str:
+def reverse_time_order(job: str) -> str:
     """A job's id so that ids sort the other way round; twice is the id again."""
     time_part = "".join(_ALPHABET[31 - _ALPHABET.index(character)] for character in job[:_TIME])
     return time_part + job[_TIME:]
 
 
-def is_job(name: str) -> bool:
+def is_job_id(name: str) -> bool:
     """Whether it can be a job's id."""
     return _JOB.fullmatch(name) is not None
 
 
-def is_tenant(name: str) -> bool:
+def is_tenant_name(name: str) -> bool:
     """Whether it can be a tenant's name."""
     return _TENANT.fullmatch(name) is not None
 
 
-def is_token(name: str) -> bool:
+def is_token_id(name: str) -> bool:
     """Whether it can be a token's id."""
     return _TOKEN.fullmatch(name) is not None
 
 
-def check_job(job: str) -> str:
+def check_job_id(job: str) -> str:
     """The same. Raises: InvalidIdError unless it looks like a job's id."""
-    if not is_job(job):
+    if not is_job_id(job):
         raise InvalidIdError(f"{job[:80]!r} is no job's id: they have 26 digits and letters")
     return job
 
 
-def check_tenant(tenant: str) -> str:
+def check_tenant_name(tenant: str) -> str:
     """The same. Raises: InvalidIdError unless it can be part of a key."""
-    if not is_tenant(tenant):
+    if not is_tenant_name(tenant):
         raise InvalidIdError(
             f"{tenant[:80]!r} is no tenant's name: 1 to 63 of a-z, 0-9 and -, the first no -"
         )

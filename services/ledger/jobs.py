@@ -63,7 +63,7 @@ def pack_spec(request: JobRequest, nonce: str) -> bytes:
 def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> JobSpec:
     """kind: that it has to be of. Raises: UnknownJobError, DeletedError."""
     if not (found := ledger.find(keys.spec)):
-        raise unknown(keys)
+        raise unknown_job(keys)
     record, payload = unpack_spec(keys.spec, found[1])
     job = _alive(keys, record, kind)
     try:
@@ -80,8 +80,8 @@ def read_job(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> tuple[d
 
     Raises: UnknownJobError, DeletedError.
     """
-    if not (line := ledger.find_line(keys.spec)):
-        raise unknown(keys)
+    if not (line := ledger.find_record(keys.spec)):
+        raise unknown_job(keys)
     return line[0].last_modified, _alive(keys, unpack_spec(keys.spec, line[1])[0], kind)
 
 
@@ -91,7 +91,7 @@ def _damaged(keys: JobKeys) -> DamagedRecordError:
     )
 
 
-def unknown(keys: JobKeys) -> UnknownJobError:
+def unknown_job(keys: JobKeys) -> UnknownJobError:
     return UnknownJobError(f"{keys.tenant} has no job {keys.job}")
 
 
@@ -125,7 +125,7 @@ class JobCommands:
         return range(self.retries + 1)
 
 
-def read_control(ledger: Ledger, keys: JobKeys) -> JobCommands:
+def read_commands(ledger: Ledger, keys: JobKeys) -> JobCommands:
     """One listing. Whoever must not act against an order reads it after the last moment at which
     the order could have gone unseen: a worker after its claim, a supervisor before its survey.
     """
@@ -144,17 +144,17 @@ def _numbers(names: set[str], prefix: str) -> list[int]:
     return [int(number) for number in rest if number.isascii() and number.isdigit()]
 
 
-def order(ledger: Ledger, key: str, by: str, payload: bytes = b"") -> bool:
+def issue_command(ledger: Ledger, key: str, by: str, payload: bytes = b"") -> bool:
     """Whether the order was given now; False: it stands already."""
     record = JobCommandRecord(nonce=ledger.ids.nonce(), by=by)
-    return ledger.create(key, pack(record, payload)) is not None
+    return ledger.create_once(key, pack(record, payload)) is not None
 
 
-def pack_members(indices: list[int]) -> bytes:
+def pack_item_indices(indices: list[int]) -> bytes:
     return json.dumps(indices, separators=(",", ":")).encode()
 
 
-def read_members(ledger: Ledger, keys: JobKeys, round_: int, count: int) -> list[int]:
+def read_retried_items(ledger: Ledger, keys: JobKeys, round_: int, count: int) -> list[int]:
     """Which of `count` items are in a round of retries, in order. Raises: DamagedRecordError."""
     key = keys.retry(round_)
     try:

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.errors import DamagedRecordError
-from services.ledger.ids import check_job, check_tenant, oldest_first
+from services.ledger.ids import check_job_id, check_tenant_name, reverse_time_order
 
-BLOCK = 1000
+BLOCK_SIZE = 1000
 """Items of a block. Its listing of results fits on one page."""
 
 MAX_ROUNDS = 100
@@ -36,9 +36,9 @@ MAX_ATTEMPTS = 99
 
 _NAME = re.compile(r"[0-9]{2}\.[0-9]{5}(\.[0-9]{2}(\.ended)?)?", re.ASCII)
 
-WORKERS = "service/workers/"
-QUEUE = "queue/"
-TENANTS = "t/"
+WORKERS_FOLDER = "service/workers/"
+QUEUE_FOLDER = "queue/"
+TENANTS_FOLDER = "t/"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,7 +50,7 @@ class ItemRef:
 
     @property
     def block(self) -> "ItemBlock":
-        return ItemBlock(self.round, self.index // BLOCK)
+        return ItemBlock(self.round, self.index // BLOCK_SIZE)
 
     def __str__(self) -> str:
         return f"{self.round:02d}.{self.index:05d}"
@@ -74,12 +74,12 @@ class JobKeys:
     job: str
 
     def __post_init__(self) -> None:
-        check_tenant(self.tenant)
-        check_job(self.job)
+        check_tenant_name(self.tenant)
+        check_job_id(self.job)
 
     @property
     def folder(self) -> str:
-        return f"{jobs_of(self.tenant)}{self.job}/"
+        return f"{jobs_folder(self.tenant)}{self.job}/"
 
     @property
     def spec(self) -> str:
@@ -114,7 +114,7 @@ class JobKeys:
     def attempt(self, place: ItemRef, number: int) -> str:
         return f"{self.attempts}{place}.{number:02d}"
 
-    def ended(self, place: ItemRef, number: int) -> str:
+    def attempt_end(self, place: ItemRef, number: int) -> str:
         return f"{self.attempt(place, number)}.ended"
 
     @property
@@ -132,7 +132,7 @@ class JobKeys:
         return f"{self.checkpoints}{place}.{number:02d}"
 
 
-def parse_place(name: str) -> tuple[ItemRef, list[str]]:
+def parse_item_ref(name: str) -> tuple[ItemRef, list[str]]:
     """Of a name behind `attempts`, `checkpoints` or `results`: the item, and the parts after it.
 
     Raises: DamagedRecordError if something else lies there.
@@ -144,32 +144,32 @@ def parse_place(name: str) -> tuple[ItemRef, list[str]]:
 
 
 def tenant_folder(tenant: str) -> str:
-    return f"{TENANTS}{check_tenant(tenant)}/"
+    return f"{TENANTS_FOLDER}{check_tenant_name(tenant)}/"
 
 
-def tenant_deletion(tenant: str) -> str:
+def tenant_deletion_key(tenant: str) -> str:
     return f"{tenant_folder(tenant)}deleted"
 
 
-def jobs_of(tenant: str) -> str:
+def jobs_folder(tenant: str) -> str:
     return f"{tenant_folder(tenant)}jobs/"
 
 
-def idempotency(tenant: str, key: str) -> str:
+def idempotency_key(tenant: str, key: str) -> str:
     return f"{tenant_folder(tenant)}idempotency/{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-def pool_queue(pool: str) -> str:
-    return f"{QUEUE}{pool}/"
+def pool_queue_folder(pool: str) -> str:
+    return f"{QUEUE_FOLDER}{pool}/"
 
 
-def tenant_queue(pool: str, tenant: str) -> str:
-    return f"{pool_queue(pool)}{tenant}/"
+def tenant_queue_folder(pool: str, tenant: str) -> str:
+    return f"{pool_queue_folder(pool)}{tenant}/"
 
 
-def hint(pool: str, tenant: str, job: str) -> str:
-    return f"{tenant_queue(pool, tenant)}{oldest_first(job)}"
+def queue_entry_key(pool: str, tenant: str, job: str) -> str:
+    return f"{tenant_queue_folder(pool, tenant)}{reverse_time_order(job)}"
 
 
-def lease(worker: str) -> str:
-    return f"{WORKERS}{worker}"
+def lease_key(worker: str) -> str:
+    return f"{WORKERS_FOLDER}{worker}"

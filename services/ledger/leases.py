@@ -17,7 +17,7 @@ from services.errors import (
     PreconditionFailedError,
 )
 from services.ledger import keys as layout
-from services.ledger.ledger import Ledger, create_once, swap
+from services.ledger.ledger import Ledger, compare_and_swap, create_once
 from services.ledger.records import HeldAttempt, LeaseRecord, pack, unpack
 from services.storage.interface import Head
 
@@ -43,44 +43,44 @@ class Lease:
         """The worker has ended, or is about to."""
 
     @property
-    def seconds(self) -> float:
+    def duration_s(self) -> float:
         """How long it lasts when it is not renewed."""
         return self._ledger.settings.lease_s
 
     @property
-    def fresh(self) -> bool:
+    def is_fresh(self) -> bool:
         """Renewed so lately that nobody can have broken it. By this host's clock, so it is a reason
         to begin nothing new, and never one to believe anything.
         """
         age = self._ledger.clock() - self._renewed
-        return bool(self._etag) and not (self.lost or self.released) and age < self.seconds / 2
+        return bool(self._etag) and not (self.lost or self.released) and age < self.duration_s / 2
 
-    def begin(self) -> None:
+    def acquire(self) -> None:
         """Write it for the first time. Before any claim."""
         begun = self._ledger.clock()
-        key, body = layout.lease(self.worker), self._body("held")
-        if not (etag := create_once(self._ledger.leases, key, body)):
+        key, body = layout.lease_key(self.worker), self._body("held")
+        if not (etag := create_once(self._ledger.lease_store, key, body)):
             raise LeaseLostError(
                 f"a lease of worker {self.worker} stands there already: make a new worker"
             )
         self._etag, self._renewed = etag, begun
 
-    def hold(self, held: HeldAttempt) -> None:
+    def add_attempt(self, held: HeldAttempt) -> None:
         """Name an attempt from the next renewal on."""
         with self._lock:
             self._holds[_key(held)] = held
 
-    def drop(self, held: HeldAttempt) -> None:
+    def remove_attempt(self, held: HeldAttempt) -> None:
         """Name it no more. If it has no end by then, others will give it one."""
         with self._lock:
             self._holds.pop(_key(held), None)
 
-    def names(self, held: HeldAttempt) -> bool:
+    def has_attempt(self, held: HeldAttempt) -> bool:
         """Whether it is named."""
         with self._lock:
             return _key(held) in self._holds
 
-    def tell(self, held: HeldAttempt, progress: dict[str, JsonValue]) -> None:
+    def report_progress(self, held: HeldAttempt, progress: dict[str, JsonValue]) -> None:
         """Progress of an attempt, to be seen from the next renewal on.
 
         Raises: ValueError if it is no JSON.
@@ -108,7 +108,7 @@ class Lease:
         self.released = True
         self._swap("released")
 
-    def forsake(self) -> None:
+    def abandon_lease(self) -> None:
         """Break it, as others would once it is over: what is in hand is lost, and others' at once.
         For a worker that cannot go on. From any thread. Raises: UnavailableError.
         """
@@ -122,8 +122,8 @@ class Lease:
             raise LeaseLostError(f"the lease of worker {self.worker} was broken: make a new worker")
         while True:
             begun = self._ledger.clock()
-            key, body = layout.lease(self.worker), self._body(state)
-            if etag := swap(self._ledger.leases, key, body, self._etag):
+            key, body = layout.lease_key(self.worker), self._body(state)
+            if etag := compare_and_swap(self._ledger.lease_store, key, body, self._etag):
                 self._etag, self._renewed = etag, begun
                 return
             there = read_lease(self._ledger, self.worker)
@@ -133,7 +133,7 @@ class Lease:
                 self.lost = True
                 raise LeaseLostError(
                     f"the lease of worker {self.worker} was broken: it was not renewed within "
-                    f"{self.seconds:g} s; its attempts are others' now"
+                    f"{self.duration_s:g} s; its attempts are others' now"
                 )
             # An earlier renewal, whose answer was lost: go on from it.
             self._etag = there[0].etag
@@ -141,7 +141,7 @@ class Lease:
     def _body(self, state: str) -> bytes:
         self._version += 1
         with self._lock:
-            holds = tuple(self._holds.values())
+            attempts = tuple(self._holds.values())
         return pack(
             LeaseRecord.model_validate(
                 {
@@ -149,24 +149,24 @@ class Lease:
                     "worker": self.worker,
                     "pool": self._pool,
                     "version": self._version,
-                    "seconds": self.seconds,
+                    "duration_s": self.duration_s,
                     "state": state,
-                    "holds": holds,
+                    "attempts": attempts,
                 }
             )
         )
 
 
-def over(head: Head, record: LeaseRecord) -> bool:
+def is_expired(head: Head, record: LeaseRecord) -> bool:
     """Whether a lease that was read may be broken."""
-    return head.age > timedelta(seconds=record.seconds) + _ROUNDING
+    return head.age > timedelta(seconds=record.duration_s) + _ROUNDING
 
 
 def read_lease(ledger: Ledger, worker: str) -> tuple[Head, LeaseRecord] | None:
     """A worker's lease. None: there is none, or none that can be read, so that it is dead."""
-    key = layout.lease(worker)
+    key = layout.lease_key(worker)
     try:
-        there = ledger.leases.read(key)
+        there = ledger.lease_store.read(key)
         return there.head, unpack(key, there.body, LeaseRecord)[0]
     except (NotFoundError, DamagedRecordError):
         return None
@@ -179,16 +179,16 @@ def break_lease(ledger: Ledger, head: Head, record: LeaseRecord) -> bool:
             "nonce": ledger.ids.nonce(),
             "version": record.version + 1,
             "state": "broken",
-            "holds": (),
+            "attempts": (),
         }
     )
-    return swap(ledger.leases, head.key, pack(broken), head.etag) is not None
+    return compare_and_swap(ledger.lease_store, head.key, pack(broken), head.etag) is not None
 
 
-def forget_lease(ledger: Ledger, head: Head) -> None:
+def remove_lease(ledger: Ledger, head: Head) -> None:
     """Remove a broken or released lease: nobody writes it any more."""
     try:
-        ledger.leases.delete_if(head.key, expected=head.etag)
+        ledger.lease_store.delete_if(head.key, expected=head.etag)
     except PreconditionFailedError:
         return
 

@@ -20,7 +20,7 @@ from services.errors import (
     PreconditionFailedError,
 )
 from services.ledger.ids import Ids
-from services.ledger.records import HEAD
+from services.ledger.records import RECORD_BYTES
 from services.settings import LedgerSettings
 from services.storage.interface import Head, Page, Store
 
@@ -48,7 +48,7 @@ def create_once(store: Store, key: str, body: bytes) -> str | None:
     return None
 
 
-def swap(store: Store, key: str, body: bytes, expected: str) -> str | None:
+def compare_and_swap(store: Store, key: str, body: bytes, expected: str) -> str | None:
     """The ETag of these bytes, written on top of the version `expected`. None: another stands
     there, or no object.
 
@@ -86,7 +86,7 @@ class Gather(Protocol):
     def __call__(self, function: Callable[[A], B], over: Sequence[A], /) -> list[B]: ...
 
 
-def in_threads(function: Callable[[A], B], over: Sequence[A]) -> list[B]:
+def gather_in_threads(function: Callable[[A], B], over: Sequence[A]) -> list[B]:
     """Requests side by side, since each mostly waits for its answer. What a thread gathers in turn
     it does one after the other, so that there are never more than that many threads.
     """
@@ -105,26 +105,26 @@ class Ledger:
     """Safe to share between threads; each process opens its own."""
 
     store: Store
-    leases: Store
+    lease_store: Store
     """The same objects over connections of their own."""
     settings: LedgerSettings = field(default_factory=LedgerSettings)
     ids: Ids = field(default_factory=Ids)
-    gather: Gather = in_threads
+    gather: Gather = gather_in_threads
     clock: Callable[[], float] = time.monotonic
     """This host's, in seconds: for how often to look, never for whose lease is over."""
 
     @classmethod
-    def on(cls, store: Store, settings: LedgerSettings | None = None) -> "Ledger":
+    def open(cls, store: Store, settings: LedgerSettings | None = None) -> "Ledger":
         """The ledger in a store."""
         return cls(store, store.for_leases(), settings or LedgerSettings())
 
-    def create(self, key: str, body: bytes) -> str | None:
+    def create_once(self, key: str, body: bytes) -> str | None:
         """The ETag of these bytes, created now; None: others stand there."""
         return create_once(self.store, key, body)
 
-    def swap(self, key: str, body: bytes, expected: str) -> str | None:
+    def compare_and_swap(self, key: str, body: bytes, expected: str) -> str | None:
         """The new ETag; None: it was not at `expected`."""
-        return swap(self.store, key, body, expected)
+        return compare_and_swap(self.store, key, body, expected)
 
     def exists(self, key: str) -> bool:
         """Whether an object stands there."""
@@ -142,10 +142,10 @@ class Ledger:
             return None
         return found.head, found.body
 
-    def find_line(self, key: str) -> tuple[Head, bytes] | None:
+    def find_record(self, key: str) -> tuple[Head, bytes] | None:
         """The same without most of its payload."""
         try:
-            found = self.store.read(key, length=HEAD)
+            found = self.store.read(key, length=RECORD_BYTES)
             if b"\n" not in found.body:
                 found = self.store.read(key)
         except NotFoundError:

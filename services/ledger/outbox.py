@@ -20,7 +20,7 @@ class OutboxEntry:
 
     attempt: Attempt
     write: Callable[[], None]
-    insist: bool
+    until_written: bool
     """Until it is written, or in vain; or else once."""
 
 
@@ -29,9 +29,9 @@ class Outbox:
 
     def __init__(
         self,
-        on_lost: Callable[[Attempt, Exception], None] = lambda attempt, error: None,
+        on_failed: Callable[[Attempt, Exception], None] = lambda attempt, error: None,
         on_written: Callable[[], None] = lambda: None,
-        patience: float = 30,
+        drain_timeout_s: float = 30,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`on_lost` hears of what could not be written, and why; `on_written` after each letter.
@@ -39,8 +39,8 @@ class Outbox:
         patience: seconds, at the end, for a store that does not answer.
         """
         self._letters: queue.Queue[OutboxEntry | None] = queue.Queue()
-        self._on_lost, self._on_written, self._sleep = on_lost, on_written, sleep
-        self._patience = patience
+        self._on_lost, self._on_written, self._sleep = on_failed, on_written, sleep
+        self._patience = drain_timeout_s
         self._at: OutboxEntry | None = None
         self._heard = 0.0
         """When the store answered last."""
@@ -64,9 +64,11 @@ class Outbox:
                 return
             self._thread.join(left)
 
-    def send(self, attempt: Attempt, write: Callable[[], None], *, insist: bool = True) -> None:
+    def send(
+        self, attempt: Attempt, write: Callable[[], None], *, until_written: bool = True
+    ) -> None:
         """Write it soon."""
-        self._letters.put(OutboxEntry(attempt, write, insist))
+        self._letters.put(OutboxEntry(attempt, write, until_written))
 
     def _give_up(self) -> None:
         self._given_up = True
@@ -94,7 +96,7 @@ class Outbox:
                 letter.write()
             except UnavailableError as error:
                 # A lease that is lost belongs to others, who end its attempts.
-                if not letter.insist or letter.attempt.lease.lost:
+                if not letter.until_written or letter.attempt.lease.lost:
                     self._on_lost(letter.attempt, error)
                     return
                 self._sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
@@ -102,16 +104,16 @@ class Outbox:
                 continue
             except (SupersededError, LeaseLostError) as error:
                 # It is in others' hands, or has ended: whoever is at it stops.
-                letter.attempt.stop = letter.attempt.stop or "lost"
+                letter.attempt.stop_reason = letter.attempt.stop_reason or "lost"
                 self._on_lost(letter.attempt, error)
             except Exception as error:
                 # Such as a store that forbids it, or a bug: a thread that ended for it would take
                 # all other results with it.
                 self._on_lost(letter.attempt, error)
-                if letter.insist:
+                if letter.until_written:
                     with suppress(Exception):
                         letter.attempt.fail(f"it could not be written: {error}")
                     # If that failed too, others see that the lease names it no more.
-                    letter.attempt.lease.drop(letter.attempt.held)
+                    letter.attempt.lease.remove_attempt(letter.attempt.held)
             self._heard = time.monotonic()
             return

@@ -19,13 +19,13 @@ from services.errors import (
     NotFoundError,
     UnknownJobError,
 )
-from services.ledger.deletion import places_of
-from services.ledger.ids import check_job, parse_token_id, token_id
-from services.ledger.jobs import JobSpec, read_control, read_job, read_spec
-from services.ledger.keys import ItemRef, JobKeys, jobs_of, parse_place
+from services.ledger.deletion import item_in_all_rounds
+from services.ledger.ids import check_job_id, parse_token_id, token_id
+from services.ledger.jobs import JobSpec, read_commands, read_job, read_spec
+from services.ledger.keys import ItemRef, JobKeys, jobs_folder, parse_item_ref
 from services.ledger.ledger import Ledger
-from services.ledger.records import ClaimRecord, EndedRecord, ResultRecord, unpack, unpack_outcome
-from services.ledger.rollups import ItemStates, read_standings, save_if_worth
+from services.ledger.records import ClaimRecord, EndedRecord, ResultRecord, unpack, unpack_result
+from services.ledger.rollups import ItemStates, read_item_states, save_rollup_if_worthwhile
 from services.ledger.workers import all_leases
 from services.storage.interface import LAST, MAX_PAGE
 
@@ -116,8 +116,8 @@ def view_job(ledger: Ledger, tenant: str, job: str, kind: Kind | None = None) ->
     """A job with its counts. kind: that it has to be of. Raises: UnknownJobError, DeletedError."""
     keys = JobKeys(tenant, job)
     submitted, record = read_job(ledger, keys, kind)
-    standings = read_standings(ledger, keys, record.count)
-    save_if_worth(ledger, standings)
+    standings = read_item_states(ledger, keys, record.count)
+    save_rollup_if_worthwhile(ledger, standings)
     counts = Counts.of(standings.states())
     return JobView(
         job=job,
@@ -126,7 +126,7 @@ def view_job(ledger: Ledger, tenant: str, job: str, kind: Kind | None = None) ->
         tags=record.tags,
         count=record.count,
         submitted=submitted,
-        state=counts.state(cancelled=standings.control.cancelled),
+        state=counts.state(cancelled=standings.commands.cancelled),
         counts=counts,
     )
 
@@ -140,8 +140,8 @@ def list_jobs(
     Raises: InvalidIdError for a cursor or limit that is none.
     """
     _check_page(limit)
-    prefix = jobs_of(tenant)
-    after = f"{prefix}{check_job(cursor)}/{LAST}" if cursor else ""
+    prefix = jobs_folder(tenant)
+    after = f"{prefix}{check_job_id(cursor)}/{LAST}" if cursor else ""
     views: list[JobView] = []
     seen = 0
     while True:
@@ -177,8 +177,8 @@ def list_items(
     _check_page(limit, cursor)
     keys = JobKeys(tenant, job)
     spec = read_spec(ledger, keys, kind)
-    standings = read_standings(ledger, keys, spec.record.count)
-    save_if_worth(ledger, standings)
+    standings = read_item_states(ledger, keys, spec.record.count)
+    save_rollup_if_worthwhile(ledger, standings)
     matching = (
         index
         for index in range(cursor, spec.record.count)
@@ -197,7 +197,7 @@ def list_attempts(ledger: Ledger, tenant: str, job: str, index: int) -> list[Att
     """
     keys = JobKeys(tenant, job)
     _, record = read_job(ledger, keys)
-    control = read_control(ledger, keys)
+    control = read_commands(ledger, keys)
     if not 0 <= index < record.count:
         raise UnknownJobError(f"job {job} has no item {index}")
     return [
@@ -217,7 +217,7 @@ def read_token(ledger: Ledger, tenant: str, token: str) -> StoredResult:
     key = JobKeys(tenant, job).result(ItemRef(round_, index))
     if not (found := ledger.find(key)):
         raise UnknownJobError(f"{tenant} has no token {token}")
-    record, payload = unpack_outcome(key, found[1])
+    record, payload = unpack_result(key, found[1])
     if not isinstance(record, ResultRecord):
         raise DeletedError(f"token {token} was deleted")
     if record.status != "succeeded":
@@ -239,10 +239,10 @@ def read_image(ledger: Ledger, tenant: str, job: str, index: int) -> StoredResul
     _, record = read_job(ledger, keys, "generation")
     if not 0 <= index < record.count:
         raise UnknownJobError(f"job {job} has no item {index}")
-    place = places_of(ledger, keys, index, record.count)[-1]
+    place = item_in_all_rounds(ledger, keys, index, record.count)[-1]
     if not (found := ledger.find(keys.result(place))):
         raise UnknownJobError(f"item {index} of job {job} has no image yet")
-    result, payload = unpack_outcome(keys.result(place), found[1])
+    result, payload = unpack_result(keys.result(place), found[1])
     if not isinstance(result, ResultRecord):
         raise DeletedError(f"image {index} of job {job} was deleted")
     if result.status != "succeeded":
@@ -256,7 +256,7 @@ def read_image(ledger: Ledger, tenant: str, job: str, index: int) -> StoredResul
     return StoredResult(payload, result, found[0].etag)
 
 
-def stands(ledger: Ledger, tenant: str, token: str, etag: str) -> bool:
+def is_current(ledger: Ledger, tenant: str, token: str, etag: str) -> bool:
     """Whether a token that was read at this version still stands: one request, which moves no
     bytes and is given up on early. If not, `read_token` says why.
 
@@ -264,7 +264,7 @@ def stands(ledger: Ledger, tenant: str, token: str, etag: str) -> bool:
     """
     job, round_, index = parse_token_id(token)
     try:
-        head = ledger.leases.head(JobKeys(tenant, job).result(ItemRef(round_, index)))
+        head = ledger.lease_store.head(JobKeys(tenant, job).result(ItemRef(round_, index)))
     except NotFoundError:
         return False
     return head.etag == etag
@@ -275,7 +275,7 @@ def progress_of(ledger: Ledger, tenant: str, job: str) -> dict[int, dict[str, Js
     return {
         held.index: held.progress
         for lease in all_leases(ledger)
-        for held in lease.holds
+        for held in lease.attempts
         if (held.tenant, held.job) == (tenant, job)
     }
 
@@ -299,12 +299,12 @@ def _item_view(
     ledger: Ledger, keys: JobKeys, spec: JobSpec, standings: ItemStates, index: int
 ) -> ItemView:
     state, name = standings.state(index), spec.item(index).name
-    place = ItemRef(standings.outcomes.last_round(index), index)
+    place = ItemRef(standings.final.last_round(index), index)
     # Whether a cancelled item has a result of its own depends on who came first: the order, or a
     # claim by a worker that died of something else. Neither made anything.
     shown = state in (ItemState.SUCCEEDED, ItemState.FAILED)
-    line = ledger.find_line(keys.result(place)) if shown else None
-    record = unpack_outcome(line[0].key, line[1])[0] if line else None
+    line = ledger.find_record(keys.result(place)) if shown else None
+    record = unpack_result(line[0].key, line[1])[0] if line else None
     if not isinstance(record, ResultRecord):
         return ItemView(index, name, state)
     is_token = record.status == "succeeded" and record.kind == "training"
@@ -322,16 +322,16 @@ def _item_view(
 
 def _attempts_in_round(ledger: Ledger, keys: JobKeys, place: ItemRef) -> list[AttemptView]:
     views: list[AttemptView] = []
-    result = ledger.find_line(keys.result(place))
-    outcome = unpack_outcome(result[0].key, result[1])[0] if result else None
+    result = ledger.find_record(keys.result(place))
+    outcome = unpack_result(result[0].key, result[1])[0] if result else None
     heads = {head.key: head for head in ledger.heads(f"{keys.attempts}{place}.")}
     for key, head in heads.items():
-        _, (number, *ended) = parse_place(key[len(keys.attempts) :])
+        _, (number, *ended) = parse_item_ref(key[len(keys.attempts) :])
         if ended or not (found := ledger.find(key)):
             continue
         claim, _ = unpack(key, found[1], ClaimRecord)
         cause, reason, when = "", "", None
-        if end := ledger.find(keys.ended(place, int(number))):
+        if end := ledger.find(keys.attempt_end(place, int(number))):
             record, _ = unpack(end[0].key, end[1], EndedRecord)
             cause, reason, when = record.cause, record.reason, end[0].last_modified
         # One that was held for dead may have succeeded all the same.

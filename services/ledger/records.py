@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from services.contracts.jobs import Kind
 from services.errors import DamagedRecordError
 
-HEAD = 4096
+RECORD_BYTES = 4096
 """Bytes that the line of JSON of nearly every record fits into."""
 
 MAX_REASON = 1000
@@ -119,10 +119,10 @@ class LeaseRecord(Record):
     worker: str
     pool: str
     version: int
-    seconds: float
+    duration_s: float
     """It may be broken when it is older than that, by the store's clock."""
     state: Literal["held", "broken", "released"]
-    holds: tuple[HeldAttempt, ...] = ()
+    attempts: tuple[HeldAttempt, ...] = ()
 
 
 class RollupRecord(Record):
@@ -140,7 +140,7 @@ SpecRecord = Annotated[JobRecord | Tombstone, Field(discriminator="type")]
 DeliveryRecord = Annotated[ResultRecord | Tombstone, Field(discriminator="type")]
 
 SPEC: TypeAdapter[JobRecord | Tombstone] = TypeAdapter(SpecRecord)
-OUTCOME: TypeAdapter[ResultRecord | Tombstone] = TypeAdapter(DeliveryRecord)
+RESULT: TypeAdapter[ResultRecord | Tombstone] = TypeAdapter(DeliveryRecord)
 
 
 def pack(record: Record, payload: bytes = b"") -> bytes:
@@ -158,12 +158,12 @@ def unpack_spec(key: str, body: bytes) -> tuple[JobRecord | Tombstone, bytes]:
     return _parsed(key, body, SPEC.validate_json)
 
 
-def unpack_outcome(key: str, body: bytes) -> tuple[ResultRecord | Tombstone, bytes]:
+def unpack_result(key: str, body: bytes) -> tuple[ResultRecord | Tombstone, bytes]:
     """How an item ended, from all its bytes or those up to the end of the line.
 
     Raises: DamagedRecordError.
     """
-    return _parsed(key, body, OUTCOME.validate_json)
+    return _parsed(key, body, RESULT.validate_json)
 
 
 def _parsed(key: str, body: bytes, parse: Any) -> tuple[Any, bytes]:
@@ -186,7 +186,7 @@ def is_tombstone(body: bytes) -> bool:
     return True
 
 
-def shortened(reason: str) -> str:
+def shorten_reason(reason: str) -> str:
     """A reason as it is kept: what is not Unicode in it, such as file names, is replaced."""
     reason = reason.encode("utf-8", "replace").decode()
     return reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 3] + "..."

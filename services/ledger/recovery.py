@@ -13,40 +13,52 @@ from datetime import datetime, timedelta
 from services.contracts.jobs import Counts, ItemState
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.ledger import keys as layout
-from services.ledger.deletion import finish_item, finish_job, finish_tenant, places_of
-from services.ledger.ids import is_job, is_tenant
-from services.ledger.jobs import read_control, read_job, read_spec
-from services.ledger.keys import ItemRef, JobKeys, parse_place
+from services.ledger.deletion import finish_item, finish_job, finish_tenant, item_in_all_rounds
+from services.ledger.ids import is_job_id, is_tenant_name
+from services.ledger.jobs import read_commands, read_job, read_spec
+from services.ledger.keys import ItemRef, JobKeys, parse_item_ref
 from services.ledger.ledger import Ledger
 from services.ledger.queue import all_queued, dequeue, enqueue
 from services.ledger.records import JobRecord
-from services.ledger.results import close, count_failures, end_attempt, fail_exhausted, read_ends
-from services.ledger.rollups import ItemStates, LatestAttempt, is_complete, read_standings, save
-from services.ledger.workers import WorkerRegistry, forget_the_dead
+from services.ledger.results import (
+    count_failures,
+    end_attempt,
+    end_item,
+    fail_exhausted,
+    read_attempt_ends,
+)
+from services.ledger.rollups import (
+    ItemStates,
+    LatestAttempt,
+    is_complete,
+    read_item_states,
+    save_rollup,
+)
+from services.ledger.workers import WorkerRegistry, remove_dead_leases
 
 
 def recover_job(
     ledger: Ledger, keys: JobKeys, job: JobRecord, workforce: WorkerRegistry
 ) -> ItemStates:
     """End what has to be ended, and return how the job stands then."""
-    standings = read_standings(ledger, keys, job.count)
-    if standings.control.deleted:
+    standings = read_item_states(ledger, keys, job.count)
+    if standings.commands.deleted:
         finish_job(ledger, keys)
-    for place, survey in list(standings.open_places()):
+    for place, survey in list(standings.open_items()):
         state = None
         standing = survey.attempts.get(place.index)
-        if standings.control.is_deleted(place.index):
-            if not standings.control.deleted:
+        if standings.commands.is_deleted(place.index):
+            if not standings.commands.deleted:
                 finish_item(ledger, keys, place)
             state = ItemState.DELETED
         elif standing is None:
             # Whoever claims it from now on sees the order, which stood before the survey.
-            state = ItemState.CANCELLED if standings.control.cancelled else None
+            state = ItemState.CANCELLED if standings.commands.cancelled else None
         elif standing.ended or _is_over(ledger, keys, place, standing, workforce):
-            state = _next_or_end(ledger, keys, job, place, standing, standings.control.cancelled)
+            state = _next_or_end(ledger, keys, job, place, standing, standings.commands.cancelled)
         if state:
-            standings.outcomes.note(place, state)
-            standings.found += 1
+            standings.final.record(place, state)
+            standings.newly_ended += 1
     return standings
 
 
@@ -64,8 +76,8 @@ def _is_over(
     worker = workforce.claimant(keys.attempt(place, standing.number))
     if worker is None:
         return False
-    living = workforce.living(worker)
-    if living is None and workforce.left(worker):
+    living = workforce.find_live(worker)
+    if living is None and workforce.has_released(worker):
         reason = f"worker {worker} has ended without it"
         end_attempt(ledger, keys, place, standing.number, "released", reason)
         return True
@@ -73,7 +85,7 @@ def _is_over(
         reason = f"worker {worker or '(unreadable)'} was killed, or did not renew its lease"
         end_attempt(ledger, keys, place, standing.number, "lost", reason)
         return True
-    if living.has_in_hand(keys, place, standing.number):
+    if living.has_attempt(keys, place, standing.number):
         return False
     if living.renewed - standing.since < lease:
         return False  # What it renewed may have been written before the claim.
@@ -92,10 +104,10 @@ def _next_or_end(
 ) -> ItemState | None:
     """After an attempt that came to nothing: None if another may follow."""
     if cancelled:
-        return close(ledger, keys, place, "cancelled", standing.number)
+        return end_item(ledger, keys, place, "cancelled", standing.number)
     if standing.number < job.max_attempts:
         return None
-    ends = read_ends(ledger, keys, place, standing.number)
+    ends = read_attempt_ends(ledger, keys, place, standing.number)
     if count_failures(ends) < job.max_attempts:
         return None
     return fail_exhausted(ledger, keys, place, ends)
@@ -143,7 +155,7 @@ class Recovery:
 
     def recover(self) -> RecoveryReport:
         """Go through the queue once. Raises: UnavailableError: call it again."""
-        self._workforce.look_again()
+        self._workforce.refresh()
         queued = all_queued(self._ledger)
         self._ledger.gather(self._finish_if_deleted, sorted({tenant for _, tenant, _ in queued}))
         seen = RecoveryReport(jobs=len(queued))
@@ -157,7 +169,7 @@ class Recovery:
                 seen.finished += 1
             if left is not None:
                 _add(seen, pool, left)
-        forget_the_dead(self._ledger)
+        remove_dead_leases(self._ledger)
         return seen
 
     def sweep(self) -> dict[str, str]:
@@ -168,10 +180,10 @@ class Recovery:
         Raises: UnavailableError: call it again.
         """
         damaged: dict[str, str] = {}
-        for tenant in filter(is_tenant, list(self._ledger.folders(layout.TENANTS))):
+        for tenant in filter(is_tenant_name, list(self._ledger.folders(layout.TENANTS_FOLDER))):
             if self._finish_if_deleted(tenant):
                 continue
-            for job in filter(is_job, list(self._ledger.folders(layout.jobs_of(tenant)))):
+            for job in filter(is_job_id, list(self._ledger.folders(layout.jobs_folder(tenant)))):
                 try:
                     self._sweep_job(JobKeys(tenant, job))
                 except DamagedRecordError as error:
@@ -180,7 +192,7 @@ class Recovery:
 
     def _finish_if_deleted(self, tenant: str) -> bool:
         """Whether a tenant was deleted; whoever did it may have been killed on the way."""
-        deleted = self._ledger.exists(layout.tenant_deletion(tenant))
+        deleted = self._ledger.exists(layout.tenant_deletion_key(tenant))
         if deleted:
             finish_tenant(self._ledger, tenant)
         return deleted
@@ -203,18 +215,18 @@ class Recovery:
 
     def _recover_job(self, keys: JobKeys, job: JobRecord, pool: str) -> Counts:
         standings = recover_job(self._ledger, keys, job, self._workforce)
-        left = sum(1 for _ in standings.open_places())
-        if standings.found or (left == 0) != standings.complete:
-            save(self._ledger, standings, complete=left == 0)
+        left = sum(1 for _ in standings.open_items())
+        if standings.newly_ended or (left == 0) != standings.complete:
+            save_rollup(self._ledger, standings, complete=left == 0)
         if left == 0:
             dequeue(self._ledger, pool, keys.tenant, keys.job)
             # A retry that was asked for meanwhile has put a hint there, which is gone now.
-            if read_control(self._ledger, keys).retries > standings.control.retries:
+            if read_commands(self._ledger, keys).retries > standings.commands.retries:
                 enqueue(self._ledger, pool, keys.tenant, keys.job)
         return Counts.of(standings.states())
 
     def _sweep_job(self, keys: JobKeys) -> None:
-        control = read_control(self._ledger, keys)
+        control = read_commands(self._ledger, keys)
         if control.deleted:
             finish_job(self._ledger, keys)
             return
@@ -229,23 +241,23 @@ class Recovery:
             finish_job(self._ledger, keys)
             return
         for index in control.deleted_items:
-            for place in places_of(self._ledger, keys, index, job.count):
+            for place in item_in_all_rounds(self._ledger, keys, index, job.count):
                 finish_item(self._ledger, keys, place)
         if not complete:
             self._requeue(keys, job)
         self._remove_checkpoints(keys)
 
     def _requeue(self, keys: JobKeys, job: JobRecord) -> None:
-        if self._ledger.exists(layout.hint(job.pool, keys.tenant, keys.job)):
+        if self._ledger.exists(layout.queue_entry_key(job.pool, keys.tenant, keys.job)):
             return
         # Again after the job was seen: whoever deleted its tenant meanwhile may have looked before
         # it was submitted.
-        if not self._ledger.exists(layout.tenant_deletion(keys.tenant)):
+        if not self._ledger.exists(layout.tenant_deletion_key(keys.tenant)):
             enqueue(self._ledger, job.pool, keys.tenant, keys.job)
 
     def _remove_checkpoints(self, keys: JobKeys) -> None:
         for head in self._ledger.heads(keys.checkpoints):
-            place, _ = parse_place(head.key[len(keys.checkpoints) :])
+            place, _ = parse_item_ref(head.key[len(keys.checkpoints) :])
             if self._ledger.exists(keys.result(place)):
                 self._ledger.store.delete(head.key)
 

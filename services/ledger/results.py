@@ -12,9 +12,9 @@ from services.ledger.records import (
     ResultRecord,
     Tombstone,
     pack,
-    shortened,
+    shorten_reason,
     unpack,
-    unpack_outcome,
+    unpack_result,
 )
 
 Cause = Literal["failed", "lost", "released"]
@@ -27,15 +27,17 @@ def end_attempt(
     ledger: Ledger, keys: JobKeys, place: ItemRef, number: int, cause: Cause, reason: str
 ) -> None:
     """Say that an attempt came to nothing, unless that has been said."""
-    record = EndedRecord(nonce=ledger.ids.nonce(), cause=cause, reason=shortened(reason))
-    ledger.create(keys.ended(place, number), pack(record))
+    record = EndedRecord(nonce=ledger.ids.nonce(), cause=cause, reason=shorten_reason(reason))
+    ledger.create_once(keys.attempt_end(place, number), pack(record))
 
 
-def read_ends(ledger: Ledger, keys: JobKeys, place: ItemRef, last: int) -> tuple[EndedRecord, ...]:
+def read_attempt_ends(
+    ledger: Ledger, keys: JobKeys, place: ItemRef, last: int
+) -> tuple[EndedRecord, ...]:
     """How attempts 1 to `last` came to nothing, those that did."""
     ended: list[EndedRecord] = []
     for number in range(1, last + 1):
-        key = keys.ended(place, number)
+        key = keys.attempt_end(place, number)
         if not (found := ledger.find(key)):
             continue
         try:
@@ -50,13 +52,13 @@ def count_failures(ends: Sequence[EndedRecord]) -> int:
     return sum(ended.cause != "released" for ended in ends)
 
 
-def is_suspect(ends: Sequence[EndedRecord], most: int) -> bool:
+def must_run_isolated(ends: Sequence[EndedRecord], max_attempts: int) -> bool:
     """Whether an item is to be tried alone. Its last attempt is, so that no item ends for good by
     another's poison, and none that may be the cause takes another with it. So are all attempts at
     one that was given back again and again: what breaks under it is taken for nobody's fault.
     """
     failures = count_failures(ends)
-    return 0 < failures == most - 1 or len(ends) - failures >= _OFTEN
+    return 0 < failures == max_attempts - 1 or len(ends) - failures >= _OFTEN
 
 
 def fail_exhausted(
@@ -64,10 +66,10 @@ def fail_exhausted(
 ) -> ItemState:
     """End an item that was tried often enough, and return how it has ended."""
     reason = ends[-1].reason if ends else "the records of its attempts are gone"
-    return close(ledger, keys, place, "failed", len(ends), reason)
+    return end_item(ledger, keys, place, "failed", len(ends), reason)
 
 
-def close(
+def end_item(
     ledger: Ledger,
     keys: JobKeys,
     place: ItemRef,
@@ -77,17 +79,17 @@ def close(
 ) -> ItemState:
     """End an item without a worker, and return how it has ended: perhaps otherwise, meanwhile."""
     record = ResultRecord(
-        nonce=ledger.ids.nonce(), status=status, attempt=attempt, reason=shortened(reason)
+        nonce=ledger.ids.nonce(), status=status, attempt=attempt, reason=shorten_reason(reason)
     )
-    if ledger.create(keys.result(place), pack(record)):
+    if ledger.create_once(keys.result(place), pack(record)):
         return ItemState(status)
-    return read_state(ledger, keys, place)
+    return read_item_state(ledger, keys, place)
 
 
-def read_state(ledger: Ledger, keys: JobKeys, place: ItemRef) -> ItemState:
+def read_item_state(ledger: Ledger, keys: JobKeys, place: ItemRef) -> ItemState:
     """How an item ended in a round in which it has."""
-    line = ledger.find_line(keys.result(place))
-    record = unpack_outcome(line[0].key, line[1])[0] if line else None
+    line = ledger.find_record(keys.result(place))
+    record = unpack_result(line[0].key, line[1])[0] if line else None
     if record is None or isinstance(record, Tombstone):
         return ItemState.DELETED
     return ItemState(record.status)

@@ -18,11 +18,11 @@ from datetime import datetime, timedelta
 
 from services.contracts.jobs import ItemState
 from services.errors import DamagedRecordError
-from services.ledger.jobs import JobCommands, read_control, read_members
-from services.ledger.keys import BLOCK, ItemBlock, ItemRef, JobKeys, parse_place
+from services.ledger.jobs import JobCommands, read_commands, read_retried_items
+from services.ledger.keys import BLOCK_SIZE, ItemBlock, ItemRef, JobKeys, parse_item_ref
 from services.ledger.ledger import Ledger
 from services.ledger.records import RollupRecord, pack, unpack
-from services.ledger.results import read_state
+from services.ledger.results import read_item_state
 
 OPEN, ABSENT = ord("."), ord(" ")
 _LETTERS = {
@@ -35,7 +35,7 @@ _ALL = bytes([OPEN, ABSENT, *_LETTERS.values()])
 _STATES = {letter: state for state, letter in _LETTERS.items()}
 
 
-class ItemOutcomes:
+class FinalStates:
     """How the `count` items of a job have ended, in each round they are in."""
 
     def __init__(self, count: int, rounds: Iterable[bytes] = ()) -> None:
@@ -49,13 +49,13 @@ class ItemOutcomes:
             letters[index] = OPEN
         self.rounds.append(letters)
 
-    def note(self, place: ItemRef, state: ItemState) -> None:
+    def record(self, place: ItemRef, state: ItemState) -> None:
         self.rounds[place.round][place.index] = _LETTERS[state]
 
     def open_items(self, block: ItemBlock) -> Iterator[int]:
         """Items of a block that are not known to have ended."""
-        letters, end = self.rounds[block.round], (block.number + 1) * BLOCK
-        index = letters.find(OPEN, block.number * BLOCK, end)
+        letters, end = self.rounds[block.round], (block.number + 1) * BLOCK_SIZE
+        index = letters.find(OPEN, block.number * BLOCK_SIZE, end)
         while index >= 0:
             yield index
             index = letters.find(OPEN, index + 1, end)
@@ -65,8 +65,8 @@ class ItemOutcomes:
         return [
             ItemBlock(round_, number)
             for round_, letters in enumerate(self.rounds)
-            for number in range(-(-self.count // BLOCK))
-            if letters.find(OPEN, number * BLOCK, (number + 1) * BLOCK) >= 0
+            for number in range(-(-self.count // BLOCK_SIZE))
+            if letters.find(OPEN, number * BLOCK_SIZE, (number + 1) * BLOCK_SIZE) >= 0
         ]
 
     def last_round(self, index: int) -> int:
@@ -85,7 +85,7 @@ class ItemOutcomes:
         return b"\n".join(self.rounds)
 
     @classmethod
-    def unpack(cls, payload: bytes, count: int) -> "ItemOutcomes":
+    def unpack(cls, payload: bytes, count: int) -> "FinalStates":
         """Raises: ValueError unless it has `count` letters a round."""
         rounds = payload.split(b"\n")
         if any(len(letters) != count or letters.strip(_ALL) for letters in rounds):
@@ -115,12 +115,12 @@ class AttemptScan:
     results: frozenset[int]
     """Items that have ended."""
 
-    def running(self, index: int) -> bool:
+    def is_running(self, index: int) -> bool:
         standing = self.attempts.get(index)
         return index not in self.results and standing is not None and not standing.ended
 
 
-def take_survey(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> AttemptScan:
+def scan_attempts(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> AttemptScan:
     """Attempts first, then results: what had ended when its attempt was listed, is seen so."""
     attempts = latest_attempts(ledger, keys, block)
     return AttemptScan(block, attempts, ended_items(ledger, keys, block))
@@ -130,7 +130,7 @@ def latest_attempts(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> dict[int
     """Of each item that was ever claimed."""
     attempts: dict[int, LatestAttempt] = {}
     for head in ledger.heads(f"{keys.attempts}{block}"):
-        place, (number, *ended) = parse_place(head.key[len(keys.attempts) :])
+        place, (number, *ended) = parse_item_ref(head.key[len(keys.attempts) :])
         attempts[place.index] = LatestAttempt(
             int(number), bool(ended), head.last_modified, head.age
         )
@@ -140,7 +140,7 @@ def latest_attempts(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> dict[int
 def ended_items(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> frozenset[int]:
     """Items with a result."""
     names = (head.key[len(keys.results) :] for head in ledger.heads(f"{keys.results}{block}"))
-    return frozenset(parse_place(name)[0].index for name in names)
+    return frozenset(parse_item_ref(name)[0].index for name in names)
 
 
 _WORTH_SAVING = 32
@@ -152,11 +152,11 @@ class ItemStates:
     """A job at one moment, and the rollup that it was read from."""
 
     keys: JobKeys
-    control: JobCommands
-    outcomes: ItemOutcomes
-    surveys: dict[ItemBlock, AttemptScan]
+    commands: JobCommands
+    final: FinalStates
+    scans: dict[ItemBlock, AttemptScan]
     """Of blocks in which something may be open."""
-    found: int = 0
+    newly_ended: int = 0
     """Ends that the rollup did not have."""
     etag: str = ""
     """Of the rollup; empty: there is none."""
@@ -166,84 +166,84 @@ class ItemStates:
 
     def state(self, index: int) -> ItemState:
         """How an item stands."""
-        if self.control.is_deleted(index):
+        if self.commands.is_deleted(index):
             return ItemState.DELETED
-        if ended := self.outcomes.state(index):
+        if ended := self.final.state(index):
             return ended
-        place = ItemRef(self.outcomes.last_round(index), index)
-        if place.index in self.surveys[place.block].attempts:
-            if self.surveys[place.block].running(index):
+        place = ItemRef(self.final.last_round(index), index)
+        if place.index in self.scans[place.block].attempts:
+            if self.scans[place.block].is_running(index):
                 return ItemState.RUNNING
             return ItemState.QUEUED
-        return ItemState.CANCELLED if self.control.cancelled else ItemState.QUEUED
+        return ItemState.CANCELLED if self.commands.cancelled else ItemState.QUEUED
 
     def states(self) -> Iterator[ItemState]:
-        return (self.state(index) for index in range(self.outcomes.count))
+        return (self.state(index) for index in range(self.final.count))
 
-    def open_places(self) -> Iterator[tuple[ItemRef, AttemptScan]]:
+    def open_items(self) -> Iterator[tuple[ItemRef, AttemptScan]]:
         """Items that have not ended in a round, though they are in it."""
-        for block, survey in self.surveys.items():
-            for index in self.outcomes.open_items(block):
+        for block, survey in self.scans.items():
+            for index in self.final.open_items(block):
                 yield ItemRef(block.round, index), survey
 
 
-def read_standings(ledger: Ledger, keys: JobKeys, count: int) -> ItemStates:
+def read_item_states(ledger: Ledger, keys: JobKeys, count: int) -> ItemStates:
     """How a job of `count` items stands. The orders are read before all else, so that an item
     without attempt in a cancelled job will never do anything.
     """
-    standings = _known_standings(ledger, keys, count)
-    outcomes = standings.outcomes
+    standings = _read_known_states(ledger, keys, count)
+    outcomes = standings.final
     blocks = outcomes.open_blocks()
-    surveys = ledger.gather(lambda block: take_survey(ledger, keys, block), blocks)
-    standings.surveys = dict(zip(blocks, surveys, strict=True))
-    new = [place for place, survey in standings.open_places() if place.index in survey.results]
-    states = ledger.gather(lambda place: read_state(ledger, keys, place), new)
+    surveys = ledger.gather(lambda block: scan_attempts(ledger, keys, block), blocks)
+    standings.scans = dict(zip(blocks, surveys, strict=True))
+    new = [place for place, survey in standings.open_items() if place.index in survey.results]
+    states = ledger.gather(lambda place: read_item_state(ledger, keys, place), new)
     for place, state in zip(new, states, strict=True):
-        outcomes.note(place, state)
-    standings.found = len(new)
+        outcomes.record(place, state)
+    standings.newly_ended = len(new)
     return standings
 
 
-def read_outcomes(ledger: Ledger, keys: JobKeys, count: int) -> tuple[JobCommands, ItemOutcomes]:
+def read_final_states(ledger: Ledger, keys: JobKeys, count: int) -> tuple[JobCommands, FinalStates]:
     """Orders, and what the rollup knows of the rounds there are: for those who look for work."""
-    standings = _known_standings(ledger, keys, count)
-    return standings.control, standings.outcomes
+    standings = _read_known_states(ledger, keys, count)
+    return standings.commands, standings.final
 
 
-def save(ledger: Ledger, standings: ItemStates, *, complete: bool) -> bool:
+def save_rollup(ledger: Ledger, standings: ItemStates, *, complete: bool) -> bool:
     """Whether the rollup now says what these standings do; False: another saved first."""
     record = RollupRecord(
         nonce=ledger.ids.nonce(), version=standings.version + 1, complete=complete
     )
-    body = pack(record, standings.outcomes.pack())
+    body = pack(record, standings.final.pack())
     if standings.etag:
-        return ledger.swap(standings.keys.rollup, body, standings.etag) is not None
-    return ledger.create(standings.keys.rollup, body) is not None
+        return ledger.compare_and_swap(standings.keys.rollup, body, standings.etag) is not None
+    return ledger.create_once(standings.keys.rollup, body) is not None
 
 
-def save_if_worth(ledger: Ledger, standings: ItemStates) -> None:
+def save_rollup_if_worthwhile(ledger: Ledger, standings: ItemStates) -> None:
     """For readers who have found much that the rollup does not say."""
-    if standings.found >= _WORTH_SAVING:
-        save(ledger, standings, complete=False)
+    if standings.newly_ended >= _WORTH_SAVING:
+        save_rollup(ledger, standings, complete=False)
 
 
 def is_complete(ledger: Ledger, keys: JobKeys, control: JobCommands, count: int) -> bool:
     """Whether the rollup says that all items of every round there is have ended."""
     known = _read_rollup(ledger, keys, control, count)
-    return known.complete and len(known.outcomes.rounds) > control.retries
+    return known.complete and len(known.final.rounds) > control.retries
 
 
-def _known_standings(ledger: Ledger, keys: JobKeys, count: int) -> ItemStates:
-    control = read_control(ledger, keys)
+def _read_known_states(ledger: Ledger, keys: JobKeys, count: int) -> ItemStates:
+    control = read_commands(ledger, keys)
     standings = _read_rollup(ledger, keys, control, count)
-    for round_ in range(len(standings.outcomes.rounds), control.retries + 1):
-        standings.outcomes.add_round(read_members(ledger, keys, round_, count))
+    for round_ in range(len(standings.final.rounds), control.retries + 1):
+        standings.final.add_round(read_retried_items(ledger, keys, round_, count))
         standings.complete = False
     return standings
 
 
 def _read_rollup(ledger: Ledger, keys: JobKeys, control: JobCommands, count: int) -> ItemStates:
-    standings = ItemStates(keys, control, ItemOutcomes(count), {})
+    standings = ItemStates(keys, control, FinalStates(count), {})
     if not (found := ledger.find(keys.rollup)):
         return standings
     head, body = found
@@ -251,6 +251,6 @@ def _read_rollup(ledger: Ledger, keys: JobKeys, control: JobCommands, count: int
     # It is only a cache: what is wrong with it is mended by writing it anew.
     with suppress(DamagedRecordError, ValueError):
         record, payload = unpack(keys.rollup, body, RollupRecord)
-        standings.outcomes = ItemOutcomes.unpack(payload, count)
+        standings.final = FinalStates.unpack(payload, count)
         standings.version, standings.complete = record.version, record.complete
     return standings

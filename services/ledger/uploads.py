@@ -34,17 +34,17 @@ def write(store: Store, tenant: str, sha256: Digest, body: bytes) -> None:
     store.put(key(tenant, sha256), body)
 
 
-def read(store: Store, tenant: str, sha256: Digest, *, most: int) -> bytes:
+def read(store: Store, tenant: str, sha256: Digest, *, max_bytes: int) -> bytes:
     """The bytes that were asked for, and no others; what has more than `most` is not fetched.
 
     Raises: UnknownUploadError if nothing lies there; LargeUploadError; DamagedUploadError if other
     bytes do.
     """
     try:
-        if (size := store.head(key(tenant, sha256)).size) > most:
+        if (size := store.head(key(tenant, sha256)).size) > max_bytes:
             raise LargeUploadError(
-                f"what was uploaded as {sha256} has {size} bytes, and at most {most} are allowed "
-                "here: make it smaller, or divide it"
+                f"upload {sha256} has {size} bytes, and at most {max_bytes} are allowed here: "
+                "make it smaller, or divide it"
             )
         body = store.read(key(tenant, sha256)).body
     except NotFoundError as error:

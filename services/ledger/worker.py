@@ -13,7 +13,7 @@ from dataclasses import replace
 from services.errors import LeaseLostError, ServiceError
 from services.ledger.attempts import Attempt
 from services.ledger.claims import Claims
-from services.ledger.jobs import read_control
+from services.ledger.jobs import read_commands
 from services.ledger.keys import JobKeys
 from services.ledger.leases import Lease
 from services.ledger.ledger import Ledger
@@ -38,22 +38,22 @@ class WorkerSession:
         ledger: Ledger,
         pool: str,
         accepts: Callable[[JobRecord], bool] = any_job,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         """`accepts` says which jobs of the pool this worker can do."""
         self.lease = Lease(ledger, pool)
         # Orders are read as leases are: no bulk transfer keeps a beat from the next renewal.
-        self._ledger = replace(ledger, store=ledger.leases)
-        self._claims = Claims(ledger, self.lease, pool, accepts, chance or random.Random())
+        self._ledger = replace(ledger, store=ledger.lease_store)
+        self._claims = Claims(ledger, self.lease, pool, accepts, rng or random.Random())
         self._in_hand: list[Attempt] = []
         self._unheard: list[Attempt] = []
         """Those of them that may not begin before the orders are read."""
 
     def begin(self) -> None:
         """Live. Raises: LeaseLostError, UnavailableError: make a new one."""
-        self.lease.begin()
+        self.lease.acquire()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Renew the lease, then see which attempts have to stop. Call it four times a lease.
 
         Raises: LeaseLostError: all attempts have to stop, and a new worker to begin.
@@ -62,10 +62,10 @@ class WorkerSession:
         try:
             self.lease.renew()
         except LeaseLostError:
-            for attempt in self.in_hand:
-                attempt.stop = "lost"
+            for attempt in self.attempts:
+                attempt.stop_reason = "lost"
             raise
-        self._hear(self.in_hand)
+        self._hear(self.attempts)
 
     def end(self) -> None:
         """Live no more. What is still in hand is others' at once: release it before.
@@ -75,9 +75,9 @@ class WorkerSession:
         self.lease.release()
 
     @property
-    def in_hand(self) -> list[Attempt]:
+    def attempts(self) -> list[Attempt]:
         """Attempts that have not ended."""
-        return [one for one in list(self._in_hand) if self.lease.names(one.held)]
+        return [one for one in list(self._in_hand) if self.lease.has_attempt(one.held)]
 
     def claim(self, limit: int, admits: Callable[[str], bool] = any_tenant) -> list[Attempt]:
         """Attempts to begin now, until `limit` are in hand, fairly chosen among the tenants that
@@ -88,11 +88,11 @@ class WorkerSession:
 
         Raises: UnavailableError: call it again; what is claimed already is given then.
         """
-        self._in_hand = self.in_hand
+        self._in_hand = self.attempts
         while (
-            self.lease.fresh
+            self.lease.is_fresh
             and len(self._in_hand) < limit
-            and not any(one.alone for one in self._in_hand)
+            and not any(one.isolated for one in self._in_hand)
             and (attempt := self._claims.next(self._in_hand, admits))
         ):
             self._in_hand.append(attempt)
@@ -101,9 +101,9 @@ class WorkerSession:
         claimed, self._unheard = self._unheard, []
         if self.lease.lost:
             for attempt in claimed:
-                attempt.stop = "lost"
+                attempt.stop_reason = "lost"
         # Once: what a beat stops from now on is its receiver's to abandon.
-        stopped = [attempt for attempt in claimed if attempt.stop]
+        stopped = [attempt for attempt in claimed if attempt.stop_reason]
         for attempt in stopped:
             self._claims.forget(attempt.keys)
             # Where that fails, the lease does not name it any more, and others end it.
@@ -121,15 +121,15 @@ class WorkerSession:
         trouble: ServiceError | None = None
         for keys, ours in jobs.items():
             try:
-                control = read_control(self._ledger, keys)
+                control = read_commands(self._ledger, keys)
             except ServiceError as error:
                 trouble = error  # The orders of other jobs are heard all the same.
                 continue
             for attempt in ours:
-                if control.is_deleted(attempt.place.index):
-                    attempt.stop = "deleted"
+                if control.is_deleted(attempt.item_ref.index):
+                    attempt.stop_reason = "deleted"
                 elif control.cancelled:
-                    attempt.stop = attempt.stop or "cancelled"
+                    attempt.stop_reason = attempt.stop_reason or "cancelled"
         if trouble:
             raise trouble
 
@@ -143,10 +143,10 @@ class Heartbeat:
 
     def __init__(self, worker: WorkerSession) -> None:
         self._worker = worker
-        self._pause = worker.lease.seconds / _BEATS
+        self._pause = worker.lease.duration_s / _BEATS
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self.trouble: Exception | None = None
+        self.last_error: Exception | None = None
         """Why the latest beat failed; the worker goes on as long as its lease."""
 
     def __enter__(self) -> "Heartbeat":
@@ -158,12 +158,12 @@ class Heartbeat:
         self._thread.join()
 
     def _beat(self) -> None:
-        while not self._stopped.wait(self._pause if self.trouble is None else self._pause / 4):
+        while not self._stopped.wait(self._pause if self.last_error is None else self._pause / 4):
             try:
-                self._worker.beat()
-                self.trouble = None
+                self._worker.heartbeat()
+                self.last_error = None
             except LeaseLostError:
                 return
             except Exception as error:
                 # Whatever it is: a thread that ended for it would take the lease with it.
-                self.trouble = error
+                self.last_error = error

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from services.errors import DamagedRecordError
 from services.ledger import keys as layout
 from services.ledger.keys import ItemRef, JobKeys
-from services.ledger.leases import break_lease, forget_lease, over, read_lease
+from services.ledger.leases import break_lease, is_expired, read_lease, remove_lease
 from services.ledger.ledger import Ledger
 from services.ledger.records import ClaimRecord, HeldAttempt, LeaseRecord, unpack
 
@@ -23,13 +23,13 @@ class LiveWorker:
     """A worker whose lease nobody may break yet."""
 
     renewed: datetime
-    holds: tuple[HeldAttempt, ...]
+    attempts: tuple[HeldAttempt, ...]
 
-    def has_in_hand(self, keys: JobKeys, place: ItemRef, number: int) -> bool:
+    def has_attempt(self, keys: JobKeys, place: ItemRef, number: int) -> bool:
         wanted = (keys.tenant, keys.job, place.round, place.index, number)
         return any(
             (held.tenant, held.job, held.round, held.index, held.number) == wanted
-            for held in self.holds
+            for held in self.attempts
         )
 
 
@@ -42,7 +42,7 @@ class WorkerRegistry:
         self._seen: dict[str, LiveWorker | None] = {}
         self._left: set[str] = set()
 
-    def look_again(self) -> None:
+    def refresh(self) -> None:
         """Forget how the workers stood."""
         self._seen.clear()
         self._left.clear()
@@ -65,7 +65,7 @@ class WorkerRegistry:
         self._claimants[claim] = worker
         return worker
 
-    def living(self, worker: str) -> LiveWorker | None:
+    def find_live(self, worker: str) -> LiveWorker | None:
         """A worker that lives. If its lease is over, it is broken first: from then on the worker is
         dead, and will know it.
         """
@@ -73,7 +73,7 @@ class WorkerRegistry:
             self._seen[worker] = self._look_at(worker) if worker else None
         return self._seen.get(worker)
 
-    def left(self, worker: str) -> bool:
+    def has_released(self, worker: str) -> bool:
         """Whether one that does not live has ended by itself, and was not killed."""
         return worker in self._left
 
@@ -84,8 +84,8 @@ class WorkerRegistry:
                 self._left.add(worker)
             if record.state != "held":
                 return None
-            if not over(head, record):
-                return LiveWorker(head.last_modified, record.holds)
+            if not is_expired(head, record):
+                return LiveWorker(head.last_modified, record.attempts)
             if break_lease(self._ledger, head, record):
                 return None
         return None
@@ -93,20 +93,22 @@ class WorkerRegistry:
 
 def all_leases(ledger: Ledger) -> Iterator[LeaseRecord]:
     """Of every worker that lives, as far as is known: for those who look at progress."""
-    workers = [head.key[len(layout.WORKERS) :] for head in ledger.heads(layout.WORKERS)]
+    workers = [
+        head.key[len(layout.WORKERS_FOLDER) :] for head in ledger.heads(layout.WORKERS_FOLDER)
+    ]
     for found in ledger.gather(lambda worker: read_lease(ledger, worker), workers):
-        if found and found[1].state == "held" and not over(*found):
+        if found and found[1].state == "held" and not is_expired(*found):
             yield found[1]
 
 
-def forget_the_dead(ledger: Ledger) -> None:
+def remove_dead_leases(ledger: Ledger) -> None:
     """Break leases that are long over, and remove those that were broken or released long ago."""
     long = timedelta(seconds=_KEPT * ledger.settings.lease_s)
-    for head in ledger.heads(layout.WORKERS):
+    for head in ledger.heads(layout.WORKERS_FOLDER):
         if head.age <= long:
             continue
-        found = read_lease(ledger, head.key[len(layout.WORKERS) :])
+        found = read_lease(ledger, head.key[len(layout.WORKERS_FOLDER) :])
         if found is None or found[1].state != "held":
-            forget_lease(ledger, head)
-        elif over(*found):
+            remove_lease(ledger, head)
+        elif is_expired(*found):
             break_lease(ledger, *found)

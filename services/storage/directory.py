@@ -149,11 +149,11 @@ class DirectoryStore:
     def now(self) -> datetime:
         return _utc(time.time())
 
-    def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
+    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
         return None
 
     def presigned_get(
-        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+        self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
     ) -> str | None:
         return None
 
@@ -233,7 +233,7 @@ def _named(doing: str, what: str) -> Generator[None]:
 
 
 def _head(key: str, version: Version) -> Head:
-    return Head(key, version.size, str(version.number), _utc(version.seconds), _utc(time.time()))
+    return Head(key, version.size, str(version.number), _utc(version.modified), _utc(time.time()))
 
 
 def _utc(seconds: float) -> datetime:

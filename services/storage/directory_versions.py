@@ -38,7 +38,7 @@ class Version:
     deleted: bool
     """Then it has no bytes."""
     size: int
-    seconds: float
+    modified: float
     """When its bytes were written, since the epoch."""
 
 

@@ -76,14 +76,14 @@ class InstrumentedStore:
             return self._store.now()
 
     # Presigning asks nobody, so there is nothing to measure.
-    def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
-        return self._store.presigned_post(key, max_bytes=max_bytes, seconds=seconds)
+    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
+        return self._store.presigned_post(key, max_bytes=max_bytes, expires_s=expires_s)
 
     def presigned_get(
-        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+        self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
     ) -> str | None:
         return self._store.presigned_get(
-            key, seconds=seconds, filename=filename, media_type=media_type
+            key, expires_s=expires_s, filename=filename, media_type=media_type
         )
 
     def retention(self) -> Retention:

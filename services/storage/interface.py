@@ -178,14 +178,14 @@ class Store(Protocol):
         """The store's clock, in UTC."""
         ...
 
-    def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
+    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
         """Leave to upload to `key` for so many seconds, at most `max_bytes`; the store refuses
         more. Uploading again overwrites. None: this store cannot, so pass the bytes on.
         """
         ...
 
     def presigned_get(
-        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+        self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
     ) -> str | None:
         """A URL that anyone may read `key` at for so many seconds, whatever it will be then.
 

@@ -112,11 +112,11 @@ class MemoryStore:
     def now(self) -> datetime:
         return self._clock()
 
-    def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
+    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
         return None
 
     def presigned_get(
-        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+        self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
     ) -> str | None:
         return None
 

@@ -156,16 +156,16 @@ class S3Store:
             self._call("reading the clock", lambda: self._client.head_bucket(Bucket=self._bucket))
         )
 
-    def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
+    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
         form = self._client.generate_presigned_post(
             **self._where(key),
             Conditions=[["content-length-range", 0, max_bytes]],
-            ExpiresIn=seconds,
+            ExpiresIn=expires_s,
         )
         return PresignedPost(form["url"], form["fields"])
 
     def presigned_get(
-        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+        self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
     ) -> str | None:
         where = self._where(key)
         if filename:
@@ -174,7 +174,7 @@ class S3Store:
             )
         if media_type:
             where["ResponseContentType"] = media_type
-        return self._client.generate_presigned_url("get_object", Params=where, ExpiresIn=seconds)
+        return self._client.generate_presigned_url("get_object", Params=where, ExpiresIn=expires_s)
 
     def retention(self) -> Retention:
         bucket = self._bucket

@@ -57,7 +57,7 @@ class TransientError(Exception):
         self.applied = applied
 
 
-def persist(
+def retry_transient(
     attempt: Callable[[], T],
     what: str,
     *,
@@ -160,7 +160,7 @@ class S3Connection:
             except BotoCoreError as error:
                 raise StorageError(f"{what} in {self.url}: {error}") from error
 
-        return persist(
+        return retry_transient(
             attempt,
             f"{what} in {self.url}",
             attempts=self._settings.max_attempts,

@@ -38,7 +38,7 @@ def main() -> None:
         metrics.use(RayMetrics(process="supervisor"))
         specs = {name: WorkerSpec.of(settings, name, model) for name, model in models.items()}
         pool = RayPool(specs, models, settings.unresponsive_after_s)
-        ledger = Ledger.on(InstrumentedStore(open_store(settings.store)), settings)
+        ledger = Ledger.open(InstrumentedStore(open_store(settings.store)), settings)
     private = settings.allow_private_webhooks
     deliverer = Deliverer(
         ledger, WebhookSettings(allow_http=private, allow_private=private), on_outcome=_count

@@ -61,12 +61,12 @@ class ResultCommitter:
         """It has learned its token."""
         attempt, payload = seat.attempt, artifact.to_bytes()
         said = report(seat, artifact, last)
-        keys, place = attempt.keys, attempt.place
+        keys, place = attempt.keys, attempt.item_ref
         token = token_id(keys.job, place.round, place.index)
 
         def write() -> None:
             # Before the token is there: one that nobody finds by its alias would be lost to many.
-            aliases.note(self._store, keys.tenant, attempt.item.name, token)
+            aliases.add(self._store, keys.tenant, attempt.item.name, token)
             attempt.succeed(payload, said)
             self._events.ended(attempt, "succeeded")
 
@@ -89,12 +89,12 @@ class ResultCommitter:
 
     def let_go(self, attempt: Attempt, error: Exception, reason: str = "") -> None:
         """After what is nobody's fault, unless nobody else was there."""
-        if attempt.alone:
+        if attempt.isolated:
             self.fail(attempt, error, retry=True)
         else:
             self.release(attempt, reason or str(error))
 
     def abandon(self, attempt: Attempt) -> None:
         """It was told to stop."""
-        self._events.ended(attempt, "stopped", attempt.stop or "")
+        self._events.ended(attempt, "stopped", attempt.stop_reason or "")
         self._outbox.send(attempt, attempt.abandon)

@@ -54,7 +54,7 @@ def _open(spec: WorkerSpec, started: float) -> TrainingWorker:
     backbone = load_backbone(model.weights, device=device, dtype=find_dtype(model.dtype, device))
     scorer = find_judge(model.weights, model.scorer, device=device)
     return TrainingWorker(
-        Ledger.on(InstrumentedStore(open_store(spec.store)), spec),
+        Ledger.open(InstrumentedStore(open_store(spec.store)), spec),
         spec.pool,
         backbone,
         scorer,

@@ -77,9 +77,9 @@ def prepare(store: Store, attempt: Attempt, now: datetime) -> LoadedSubject:
     _require_consent(work, said, now)
     warnings = [str(each) for each in bundle.warnings]
     checkpoint = None
-    if attempt.resume:
+    if attempt.resume_from:
         try:
-            checkpoint = Checkpoint.from_bytes(attempt.resume.payload)
+            checkpoint = Checkpoint.from_bytes(attempt.resume_from.payload)
         except CheckpointError as error:
             warnings.append(f"began afresh: its checkpoint cannot be used: {error}")
     return LoadedSubject(
@@ -98,7 +98,7 @@ def prepare(store: Store, attempt: Attempt, now: datetime) -> LoadedSubject:
 
 def _fetched(store: Store, tenant: str, work: TrainingItem, folder: Path) -> Path:
     if work.bundle:
-        data = uploads.read(store, tenant, work.bundle, most=DEFAULT_LIMITS.max_archive_bytes)
+        data = uploads.read(store, tenant, work.bundle, max_bytes=DEFAULT_LIMITS.max_archive_bytes)
         suffix = next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), ".tar")
         path = folder / f"bundle{suffix}"
         path.write_bytes(data)
@@ -106,7 +106,7 @@ def _fetched(store: Store, tenant: str, work: TrainingItem, folder: Path) -> Pat
     left = DEFAULT_LIMITS.max_unpacked_bytes
     for subject_image in work.images:
         most = min(left, DEFAULT_LIMITS.image.max_bytes)
-        data = uploads.read(store, tenant, subject_image.sha256, most=most)
+        data = uploads.read(store, tenant, subject_image.sha256, max_bytes=most)
         (folder / subject_image.name).write_bytes(data)
         left -= len(data)
     return folder
@@ -153,7 +153,7 @@ def _subject(attempt: Attempt, work: TrainingItem, bundle: Bundle, config: Train
     seed = work.training.seed if work.training.seed is not None else said.training.seed
     return Subject(
         # Unique in a batch, and the same for each attempt, so that checkpoints fit.
-        id=f"{attempt.keys.job}.{attempt.place.index}",
+        id=f"{attempt.keys.job}.{attempt.item_ref.index}",
         images=bundle.images,
         placeholder=_placeholder(attempt, work, said),
         initializer=initializer,

@@ -99,7 +99,7 @@ class WorkerMetrics(Events):
         self._ended(attempt, how, reason)
 
     def _ended(self, attempt: Attempt, how: str, reason: str, *, for_good: bool = False) -> None:
-        cause = (attempt.stop or how) if how == "stopped" else how
+        cause = (attempt.stop_reason or how) if how == "stopped" else how
         counted = metrics.current()
         counted.count("dti_attempts_total", cause=cause)
         if cause in ("succeeded", "cancelled", "deleted"):
@@ -138,8 +138,8 @@ class WorkerMetrics(Events):
 
 def _is_last(attempt: Attempt) -> bool:
     """Whether no other follows if it fails."""
-    return count_failures(attempt.earlier) + 1 >= attempt.max_attempts
+    return count_failures(attempt.earlier_ends) + 1 >= attempt.max_attempts
 
 
 def _ids(attempt: Attempt):
-    return logs.bound(job=attempt.keys.job, item=str(attempt.place.index))
+    return logs.bound(job=attempt.keys.job, item=str(attempt.item_ref.index))

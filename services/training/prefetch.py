@@ -130,7 +130,7 @@ class Prefetcher:
 
     def _claim(self) -> bool:
         """Whether something was claimed, so that it is worth while to look again at once."""
-        in_hand = self._worker.in_hand
+        in_hand = self._worker.attempts
         if not in_hand:
             self._companions.emptied()
         is_full = len(in_hand) >= self.capacity
@@ -155,7 +155,7 @@ class Prefetcher:
     def _make_ready(self, attempt: Attempt) -> None:
         try:
             self._companions.took(batch_of(order_of(attempt)[1]))
-            attempt.tell({"phase": "loading"})
+            attempt.report_progress({"phase": "loading"})
             self.ready.put(prepare(self._store, attempt, self._store.now()))
             self._on_ready()
         except UnavailableError as error:

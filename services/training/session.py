@@ -93,14 +93,14 @@ class TrainingSession:
     @property
     def in_hand(self) -> int:
         """Attempts that are not over."""
-        return len(self._worker.in_hand)
+        return len(self._worker.attempts)
 
     def forsake(self) -> None:
         """Leave all that is in hand to others, as if this process had been killed. From any thread.
 
         Raises: UnavailableError.
         """
-        self._worker.lease.forsake()
+        self._worker.lease.abandon_lease()
 
     def run(self) -> None:
         """Work until drained, until the lease is lost, or until something breaks that is nobody's.
@@ -159,7 +159,7 @@ class TrainingSession:
 
     def _drop_stopped(self) -> None:
         for seat in self._seats():
-            if seat.attempt.stop:
+            if seat.attempt.stop_reason:
                 assert self._batch
                 self._batch.vacate(seat)
                 self._endings.abandon(seat.attempt)
@@ -176,7 +176,7 @@ class TrainingSession:
         with suppress(queue.Empty):
             while True:
                 self._waiting.append(self._intake.ready.get_nowait())
-        for prepared in [each for each in self._waiting if each.attempt.stop]:
+        for prepared in [each for each in self._waiting if each.attempt.stop_reason]:
             self._waiting.remove(prepared)
             self._endings.abandon(prepared.attempt)
 
@@ -208,7 +208,7 @@ class TrainingSession:
         step, steps, _ = batch.progress(seat)
         batch.set_aside(seat)
         self._intake.capacity += 1
-        seat.attempt.tell({"phase": "waiting", "step": step, "steps": steps})
+        seat.attempt.report_progress({"phase": "waiting", "step": step, "steps": steps})
         self._metrics.set_aside(seat.attempt)
 
     def _give_slot(self, one: WorkerSlot | LoadedSubject) -> None:
@@ -252,14 +252,14 @@ class TrainingSession:
         learned: list[tuple[WorkerSlot, Artifact, StepMetrics]] = []
         for each in ended:
             attempt = each.seat.attempt
-            if attempt.stop:
+            if attempt.stop_reason:
                 self._endings.abandon(attempt)
             elif each.artifact is None or each.report is None:
                 error = each.error or RuntimeError("it ended without a word")
                 self._endings.fail(attempt, error, retry=each.can_be_retried)
             else:
                 steps = each.report.step
-                attempt.tell({"phase": "trying", "step": steps, "steps": steps})
+                attempt.report_progress({"phase": "trying", "step": steps, "steps": steps})
                 learned.append((each.seat, each.artifact, each.report))
         if not learned:
             return
@@ -277,7 +277,9 @@ class TrainingSession:
         for seat in self._batch.seats.values():
             step, steps, loss = self._batch.progress(seat)
             nearly += step >= _NEARLY * steps
-            seat.attempt.tell({"phase": "training", "step": step, "steps": steps, "loss": loss})
+            seat.attempt.report_progress(
+                {"phase": "training", "step": step, "steps": steps, "loss": loss}
+            )
         # Not sooner: what waits here could begin at once elsewhere.
         self._intake.capacity = self.num_slots + nearly + len(self._batch.aside)
         self._intake.look_again()
@@ -296,7 +298,7 @@ class TrainingSession:
             due = self._clock() - seat.kept_at >= older_than
             if due and (kept := self._batch.checkpoint(seat)):
                 attempt = seat.attempt
-                self._outbox.send(attempt, partial(attempt.checkpoint, *kept), insist=False)
+                self._outbox.send(attempt, partial(attempt.checkpoint, *kept), until_written=False)
 
     def _shrink(self, error: Exception) -> None:
         """Go on with half the slots. Those who are seated go on elsewhere, or here, once more."""

@@ -22,8 +22,8 @@ from services.errors import (
     UnknownJobError,
     UnknownTenantError,
 )
-from services.ledger.ids import Ids, check_job
-from services.ledger.jobs import read_control
+from services.ledger.ids import Ids, check_job_id
+from services.ledger.jobs import read_commands
 from services.ledger.keys import JobKeys, tenant_folder
 from services.ledger.ledger import Ledger
 from services.ledger.queries import view_job
@@ -67,12 +67,12 @@ def give_up(
         given_up=now,
         reason=reason,
     )
-    ledger.create(f"{_folder(ending.tenant)}{ending.job}.{ending.retries:02d}", pack(record))
+    ledger.create_once(f"{_folder(ending.tenant)}{ending.job}.{ending.retries:02d}", pack(record))
 
 
 def read_outcomes(ledger: Ledger, tenant: str, job: str) -> list[DeliveryRecord]:
     """What was given up of a job, the first end first. Raises: InvalidIdError."""
-    keys = [head.key for head in ledger.heads(f"{_folder(tenant)}{check_job(job)}.")]
+    keys = [head.key for head in ledger.heads(f"{_folder(tenant)}{check_job_id(job)}.")]
     found = [(key, ledger.find(key)) for key in keys]
     return [unpack(key, there[1], DeliveryRecord)[0] for key, there in found if there]
 
@@ -181,7 +181,7 @@ class Deliverer:
         try:
             secret = read_tenant(ledger.store, ending.tenant).webhook_secret
             # Before the job is looked at: one that ended before a retry has not ended after it.
-            retries = read_control(ledger, JobKeys(ending.tenant, ending.job)).retries
+            retries = read_commands(ledger, JobKeys(ending.tenant, ending.job)).retries
             view = view_job(ledger, ending.tenant, ending.job)
         except (DeletedError, UnknownJobError, UnknownTenantError):
             return self._drop(ending)
@@ -199,7 +199,7 @@ class Deliverer:
         body = job_ended(view, hint.first, hint.state, hint.counts)
         pause = self._pause(hint.attempts)
         hint = _moved(hint, attempts=hint.attempts + 1, next=head.date + pause)
-        if not (etag := ledger.swap(ending.key, pack(hint), head.etag)):
+        if not (etag := ledger.compare_and_swap(ending.key, pack(hint), head.etag)):
             return None  # Another has begun with it.
         timestamp = int(head.date.timestamp())
         headers = signed_headers(secret, ending.message, timestamp, body)
@@ -239,7 +239,7 @@ class Deliverer:
         if answer.gone:
             return self._give_up(ending, hint, answer.reason, now)
         noted = _moved(hint, last=answer.reason)
-        if (written := self._ledger.swap(ending.key, pack(noted), etag)) and hint.next:
+        if (written := self._ledger.compare_and_swap(ending.key, pack(noted), etag)) and hint.next:
             self._later[ending.key] = (written, hint.next)
         return "failed"
 

@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.ledger.ids import Ids, check_job, check_tenant, is_job, is_tenant
-from services.ledger.jobs import read_control
+from services.ledger.ids import Ids, check_job_id, check_tenant_name, is_job_id, is_tenant_name
+from services.ledger.jobs import read_commands
 from services.ledger.keys import JobKeys
 from services.ledger.ledger import Ledger, create_once
 from services.ledger.records import Record, pack
@@ -68,7 +68,7 @@ def remember(store: Store, tenant: str, job: str, url: str, retries: int = 0) ->
     before a retry, by `remember_retry`. Whether the URL may be sent to, `Sink.parse` says.
     Raises: InvalidIdError.
     """
-    ending = PendingDelivery(check_tenant(tenant), check_job(job), retries)
+    ending = PendingDelivery(check_tenant_name(tenant), check_job_id(job), retries)
     create_once(store, ending.key, pack(PendingDeliveryRecord(nonce=Ids().nonce(), url=url)))
 
 
@@ -76,13 +76,13 @@ def remember_retry(ledger: Ledger, tenant: str, job: str, url: str) -> None:
     """Let the URL be told once more, after the retry that is about to be made. If then none is, it
     is forgotten some day.
     """
-    retries = read_control(ledger, JobKeys(tenant, job)).retries
+    retries = read_commands(ledger, JobKeys(tenant, job)).retries
     remember(ledger.store, tenant, job, url, retries + 1)
 
 
 def forget(ledger: Ledger, tenant: str, job: str) -> None:
     """Tell nobody of a job that was deleted. Left out, that is found out at the next attempt."""
-    for ending in endings_of(ledger, check_tenant(tenant), check_job(job)):
+    for ending in endings_of(ledger, check_tenant_name(tenant), check_job_id(job)):
         ledger.store.delete(ending.key)
 
 
@@ -100,7 +100,7 @@ def endings_of(ledger: Ledger, tenant: str, job: str) -> list[PendingDelivery]:
 
 def _ending(key: str) -> PendingDelivery | None:
     match key.removeprefix(FOLDER).split("/"):
-        case [tenant, name] if is_tenant(tenant) and (match := _NAME.fullmatch(name)):
-            return PendingDelivery(tenant, match[1], int(match[2])) if is_job(match[1]) else None
+        case [tenant, name] if is_tenant_name(tenant) and (match := _NAME.fullmatch(name)):
+            return PendingDelivery(tenant, match[1], int(match[2])) if is_job_id(match[1]) else None
         case _:
             return None

@@ -75,7 +75,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.on(
+    return Ledger.open(
         DirectoryStore(tmp_path / "store"), LedgerSettings(lease_s=30, poll_interval_s=0.2)
     )
 

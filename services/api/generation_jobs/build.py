@@ -21,7 +21,7 @@ from services.contracts.generation import (
 )
 from services.contracts.jobs import MAX_ITEMS, Item, JobRequest
 from services.contracts.models import ServedModels, generation_pool
-from services.ledger.ids import is_token
+from services.ledger.ids import is_token_id
 from services.settings import ApiSettings
 
 _CAST, _PROMPT = 40, 30
@@ -145,7 +145,7 @@ def _name(variant: VariantRequest) -> str:
     if variant.name:
         return variant.name
     names = [*variant.tokens.values(), *variant.blends]
-    return _plain("-".join(name[-_END:] if is_token(name) else name for name in names), _CAST)
+    return _plain("-".join(name[-_END:] if is_token_id(name) else name for name in names), _CAST)
 
 
 def _plain(text: str, most: int) -> str:

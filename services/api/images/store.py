@@ -25,7 +25,7 @@ from pydantic import Field
 
 from services.auth.tenants import is_deleted
 from services.errors import DeletedError, NotFoundError, UnknownImageError
-from services.ledger.ids import Ids, is_job, is_tenant
+from services.ledger.ids import Ids, is_job_id, is_tenant_name
 from services.ledger.keys import tenant_folder
 from services.ledger.ledger import Ledger, create_once
 from services.ledger.records import Record, pack, unpack
@@ -172,7 +172,7 @@ class ImageStore:
         """
         of_store = self.ledger.store.presigned_get(
             _key(tenant, image),
-            seconds=self.seconds,
+            expires_s=self.seconds,
             filename=f"{image}{_SUFFIX}",
             media_type=PNG,
         )
@@ -194,7 +194,7 @@ def _folder(tenant: str) -> str:
 
 
 def _key(tenant: str, image: str) -> str:
-    if not is_tenant(tenant) or not is_job(image):
+    if not is_tenant_name(tenant) or not is_job_id(image):
         raise _unknown()
     return f"{_folder(tenant)}{image}{_SUFFIX}"
 

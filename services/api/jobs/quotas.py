@@ -10,7 +10,7 @@ from collections.abc import Callable
 from services.auth.authenticator import Principal
 from services.errors import DamagedRecordError, DeletedError, QuotaError, UnknownJobError
 from services.ledger.jobs import read_job
-from services.ledger.keys import QUEUE, JobKeys
+from services.ledger.keys import QUEUE_FOLDER, JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.queries import view_job
 from services.ledger.queue import queued_jobs
@@ -71,7 +71,7 @@ class Quotas:
     def _count(self, tenant: str, count: Callable[[JobKeys], int]) -> int:
         jobs = [
             JobKeys(tenant, job)
-            for pool in self._ledger.folders(QUEUE)
+            for pool in self._ledger.folders(QUEUE_FOLDER)
             for job in queued_jobs(self._ledger, pool, tenant)
         ]
         return sum(self._ledger.gather(count, jobs))

@@ -243,7 +243,7 @@ Key = Annotated[
     Header(
         alias="Idempotency-Key",
         min_length=1,
-        max_length=submissions.MAX_KEY,
+        max_length=submissions.MAX_IDEMPOTENCY_KEY,
         description="one for each job: the same key and request make no second job",
         examples=["3f1b8a52-0e5d-4b0a-9d38-7c9c0f0f4f11"],
     ),
@@ -309,7 +309,7 @@ def _check_quota(
             ("body", place),
             f"{items} {place}, and this tenant may have {caller.limits.open_items} open at a time",
         )
-    if not here.ledger.exists(layout.idempotency(caller.tenant, key)):
+    if not here.ledger.exists(layout.idempotency_key(caller.tenant, key)):
         check()
         try:
             here.quotas.check(caller, items)

@@ -42,7 +42,7 @@ class Progress:
             if self._clock() - self._read >= self._seconds:
                 said: dict[tuple[str, str], Said] = {}
                 for lease in all_leases(self._ledger):
-                    for held in lease.holds:
+                    for held in lease.attempts:
                         of_job = said.setdefault((held.tenant, held.job), {})
                         of_job[held.index] = held.progress
                 self._said, self._read = said, self._clock()

@@ -11,12 +11,12 @@ from pydantic import JsonValue
 from services.contracts.jobs import ItemState
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.ledger import aliases
-from services.ledger.ids import is_job, is_token, parse_token_id, token_id
+from services.ledger.ids import is_job_id, is_token_id, parse_token_id, token_id
 from services.ledger.jobs import read_job, read_spec
-from services.ledger.keys import ItemRef, JobKeys, jobs_of
+from services.ledger.keys import ItemRef, JobKeys, jobs_folder
 from services.ledger.ledger import Ledger
-from services.ledger.records import JobRecord, ResultRecord, unpack_outcome
-from services.ledger.rollups import read_standings
+from services.ledger.records import JobRecord, ResultRecord, unpack_result
+from services.ledger.rollups import read_item_states
 from services.storage.interface import LAST
 
 _ROUNDS, _ITEMS = 99, 99_999
@@ -50,8 +50,8 @@ def look_at(
 ) -> IndexedToken | None:
     """None: there is no such token, or no more."""
     job_id, round_, index = parse_token_id(token)
-    line = ledger.find_line(JobKeys(tenant, job_id).result(ItemRef(round_, index)))
-    record = unpack_outcome(line[0].key, line[1])[0] if line else None
+    line = ledger.find_record(JobKeys(tenant, job_id).result(ItemRef(round_, index)))
+    record = unpack_result(line[0].key, line[1])[0] if line else None
     if not line or not isinstance(record, ResultRecord):
         return None
     if record.status != "succeeded" or record.kind != "training":
@@ -83,7 +83,7 @@ class TokenIndex:
 
     def of_alias(self, alias: str, cursor: str, limit: int) -> TokenIndexPage:
         """Of one subject, whatever jobs it was in."""
-        hints = aliases.tokens(self._ledger.store, self._tenant, alias, cursor)
+        hints = aliases.find_tokens(self._ledger.store, self._tenant, alias, cursor)
         found: list[IndexedToken] = []
         seen = 0
         while True:
@@ -100,7 +100,7 @@ class TokenIndex:
 
     def has(self, name: str) -> bool:
         """Whether a token is there: of this id, or of this subject."""
-        if is_token(name):
+        if is_token_id(name):
             return self._of_hint(name, "") is not None
         return bool(self.of_alias(name, "", 1).tokens)
 
@@ -131,11 +131,11 @@ class TokenIndex:
 
     def _jobs(self, after: str) -> Iterator[list[str]]:
         """Ids of the tenant's jobs, behind one, a few at a time."""
-        prefix, most = jobs_of(self._tenant), min(100, self._patience)
+        prefix, most = jobs_folder(self._tenant), min(100, self._patience)
         start: str | None = f"{prefix}{after}/{LAST}" if after else ""
         while start is not None:
             page = self._ledger.store.list(prefix, after=start, delimiter="/", limit=most)
-            yield [name for p in page.prefixes if is_job(name := p[len(prefix) : -1])]
+            yield [name for p in page.prefixes if is_job_id(name := p[len(prefix) : -1])]
             start = page.next
 
     def _of_job(
@@ -147,9 +147,9 @@ class TokenIndex:
             return []
         keys = JobKeys(self._tenant, job)
         try:
-            standings = read_standings(self._ledger, keys, record.count)
+            standings = read_item_states(self._ledger, keys, record.count)
             places = [
-                ItemRef(standings.outcomes.last_round(index), index)
+                ItemRef(standings.final.last_round(index), index)
                 for index in range(after + 1, record.count)
                 if standings.state(index) is ItemState.SUCCEEDED
             ][:limit]

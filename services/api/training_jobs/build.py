@@ -159,7 +159,7 @@ def _read_manifest(
     assert order.manifest
     place = ("body", "manifest")
     try:
-        body = uploads.read(store, tenant, order.manifest, most=settings.max_manifest_bytes)
+        body = uploads.read(store, tenant, order.manifest, max_bytes=settings.max_manifest_bytes)
     except (UnknownUploadError, LargeUploadError) as error:
         raise refusal(place, str(error)) from error
     lines = [(n, line) for n, line in enumerate(body.split(b"\n"), 1) if line.strip()]

@@ -19,7 +19,7 @@ from services.caching.single_flight import SingleFlight
 from services.contracts.generation import ImageSpec
 from services.inference.tokens.cache import TokenCache
 from services.inference.tokens.token import CachedToken, Key, num_bytes_of
-from services.ledger.ledger import Gather, in_threads
+from services.ledger.ledger import Gather, gather_in_threads
 
 CAPACITY_BYTES = 256 * 2**20
 
@@ -151,7 +151,9 @@ class ResolvedPlaceholders:
 class PlaceholderResolver:
     """Resolves the placeholders of images of one model. Thread-safe."""
 
-    def __init__(self, tokens: TokenCache, blends: BlendCache, gather: Gather = in_threads) -> None:
+    def __init__(
+        self, tokens: TokenCache, blends: BlendCache, gather: Gather = gather_in_threads
+    ) -> None:
         """Create a resolver; `gather` maps a function over names concurrently."""
         self._tokens, self._blends, self._gather = tokens, blends, gather
 

@@ -34,7 +34,7 @@ from services.errors import (
 )
 from services.inference.tokens.loader import AliasLookup, ModelSignature, TokenLoader
 from services.inference.tokens.token import CachedToken, Key, num_bytes_of
-from services.ledger.ids import is_token
+from services.ledger.ids import is_token_id
 from services.ledger.ledger import Ledger
 
 
@@ -133,7 +133,7 @@ class TokenCache:
             ArtifactMismatchError: The token was trained with another model.
             UnavailableError: The store has not answered for too long.
         """
-        if is_token(name):
+        if is_token_id(name):
             return self._find(tenant, name)
         try:
             return self._find(tenant, self._aliases.newest(tenant, name))

@@ -20,9 +20,9 @@ from services.errors import (
     UnknownJobError,
 )
 from services.ledger import aliases
-from services.ledger.ids import check_tenant, is_token
+from services.ledger.ids import check_tenant_name, is_token_id
 from services.ledger.ledger import Ledger
-from services.ledger.queries import StoredResult, read_token, stands
+from services.ledger.queries import StoredResult, is_current, read_token
 
 log = logs.logger(__name__)
 
@@ -95,7 +95,7 @@ class TokenLoader:
         Raises UnavailableError if the store does not answer.
         """
         try:
-            return stands(self.ledger, tenant, token, etag)
+            return is_current(self.ledger, tenant, token, etag)
         except StorageError as error:
             raise _unavailable(token, error) from error
 
@@ -171,7 +171,7 @@ class AliasLookup:
             DTIError: The error of the newest token, if it is damaged.
             UnavailableError, InvalidIdError: As in `TokenLoader.load`.
         """
-        name = f"{check_tenant(tenant)}/{alias}"
+        name = f"{check_tenant_name(tenant)}/{alias}"
         token = self._read(name) if refresh else self._newest.get(name).value
         if token is None:
             raise UnknownJobError(
@@ -184,8 +184,8 @@ class AliasLookup:
         tenant, _, alias = name.partition("/")
         mismatch: ArtifactMismatchError | None = None
         try:
-            for token in islice(aliases.tokens(self._store, tenant, alias), _MAX_CANDIDATES):
-                if not is_token(token):
+            for token in islice(aliases.find_tokens(self._store, tenant, alias), _MAX_CANDIDATES):
+                if not is_token_id(token):
                     continue
                 try:
                     self._find(tenant, token)

@@ -43,7 +43,7 @@ class Scene:
         folder.mkdir(parents=True)
         self.plan = Plan(url="memory:", seed="scene", lease=60, look=0.001)
         store = cast(Store, Watched(MemoryStore()))
-        self.ledger = Ledger.on(store, self.plan.settings)
+        self.ledger = Ledger.open(store, self.plan.settings)
         self.supervisor = Recovery(self.ledger)
         self._folder = folder
         self._client = Client(self.ledger, self.plan, Log(folder, "client-0"))
@@ -61,7 +61,7 @@ class Scene:
     def work(self) -> None:
         """Until nothing is open; whoever dies is lost with all it had in hand."""
         while any(self.supervisor.recover().open_items.values()):
-            worker = WorkerSession(self.ledger, self.plan.pool, chance=random.Random(1))
+            worker = WorkerSession(self.ledger, self.plan.pool, rng=random.Random(1))
             worker.begin()
             self._log.say("began", worker=worker.lease.worker)
             with _no_kill():
@@ -85,8 +85,8 @@ class Scene:
         bench.give_back()
 
     def _bury(self, worker: WorkerSession) -> None:
-        for one in worker.in_hand:
-            end_attempt(self.ledger, one.keys, one.place, one.number, "lost", "it was killed")
+        for one in worker.attempts:
+            end_attempt(self.ledger, one.keys, one.item_ref, one.number, "lost", "it was killed")
 
 
 def play(folder: Path) -> Evidence:

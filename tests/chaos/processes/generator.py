@@ -60,4 +60,4 @@ class Plan:
     def open(self, nap: float = 0.0) -> Ledger:
         """The round's ledger, over a watched store."""
         os.environ.setdefault("DTI_S3_DEADLINE_S", _PATIENCE)
-        return Ledger.on(cast(Store, Watched(open_store(self.url), nap)), self.settings)
+        return Ledger.open(cast(Store, Watched(open_store(self.url), nap)), self.settings)

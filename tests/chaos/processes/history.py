@@ -11,8 +11,8 @@ from chaos.processes.generator import Plan
 from chaos.processes.items import request_of
 from chaos.processes.lines import Line, read_logs
 from services.contracts.jobs import JobRequest
-from services.ledger.jobs import read_members
-from services.ledger.keys import ItemRef, JobKeys, parse_place, tenant_folder
+from services.ledger.jobs import read_retried_items
+from services.ledger.keys import ItemRef, JobKeys, parse_item_ref, tenant_folder
 from services.ledger.ledger import Ledger
 from services.ledger.records import (
     ClaimRecord,
@@ -21,7 +21,7 @@ from services.ledger.records import (
     ResultRecord,
     Tombstone,
     unpack,
-    unpack_outcome,
+    unpack_result,
     unpack_spec,
 )
 
@@ -124,7 +124,7 @@ class Evidence:
         """How items ended, with their payloads."""
         prefix = self.keys(job).results
         return {
-            parse_place(name)[0]: unpack_outcome(f"{prefix}{name}", body)
+            parse_item_ref(name)[0]: unpack_result(f"{prefix}{name}", body)
             for name, body in self.under(prefix).items()
         }
 
@@ -132,7 +132,7 @@ class Evidence:
         """Who claimed which attempts."""
         prefix, claimed = self.keys(job).attempts, {}
         for name, body in self.under(prefix).items():
-            place, (number, *ended) = parse_place(name)
+            place, (number, *ended) = parse_item_ref(name)
             if not ended:
                 claimed[place, int(number)] = unpack(name, body, ClaimRecord)[0].worker
         return claimed
@@ -152,7 +152,7 @@ class Evidence:
         spec = self.spec(job)
         count = spec.count if isinstance(spec, JobRecord) else 0
         keys = self.keys(job)
-        again = [read_members(self.ledger, keys, r, count) for r in range(1, retries + 1)]
+        again = [read_retried_items(self.ledger, keys, r, count) for r in range(1, retries + 1)]
         return [list(range(count)), *again]
 
     def deletion_asked(self, job: str, index: int | None = None) -> bool:

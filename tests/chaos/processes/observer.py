@@ -7,9 +7,9 @@ import time
 from chaos.processes.generator import Plan
 from chaos.processes.lines import Log
 from services.errors import NotFoundError, UnavailableError
-from services.ledger.keys import JobKeys, jobs_of
+from services.ledger.keys import JobKeys, jobs_folder
 from services.ledger.ledger import Ledger
-from services.ledger.records import ResultRecord, unpack_outcome
+from services.ledger.records import ResultRecord, unpack_result
 
 
 class Observer:
@@ -23,7 +23,7 @@ class Observer:
 
     def look(self) -> None:
         """At all results of all jobs. Raises: UnavailableError."""
-        for job in list(self._ledger.folders(jobs_of(self._tenant))):
+        for job in list(self._ledger.folders(jobs_folder(self._tenant))):
             for head in self._ledger.heads(JobKeys(self._tenant, job).results):
                 if self._seen.get(head.key) != head.etag:
                     self._read(head.key)
@@ -42,7 +42,7 @@ class Observer:
             key=key,
             etag=there.head.etag,
             sha256=hashlib.sha256(there.body).hexdigest(),
-            live=isinstance(unpack_outcome(key, there.body)[0], ResultRecord),
+            live=isinstance(unpack_result(key, there.body)[0], ResultRecord),
         )
 
 

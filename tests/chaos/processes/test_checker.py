@@ -70,7 +70,7 @@ def _worn_out(evidence: Evidence) -> Evidence:
     claim = b'{"nonce":"n","type":"claim","worker":"%s"}\n' % by.encode()
     for number in range(1, 5):
         end = pack(EndedRecord(nonce="n", cause="lost", reason="killed"))
-        evidence = lay(evidence, keys.ended(place, number), end)
+        evidence = lay(evidence, keys.attempt_end(place, number), end)
         evidence = lay(evidence, keys.attempt(place, number), claim)
     return make(evidence, keys, place, attempt=4)
 
@@ -189,7 +189,7 @@ def test_every_check_was_tried() -> None:
 
 def test_attempts_without_reason_are_found(evidence: Evidence) -> None:
     keys, place = poison(evidence)
-    ended = keys.ended(place, 2)
+    ended = keys.attempt_end(place, 2)
     there = evidence.ledger.store.read(ended).body
     evidence.ledger.store.delete(ended)
     try:

@@ -30,7 +30,7 @@ class Piece:
     names: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        place = self.attempt.place
+        place = self.attempt.item_ref
         self.names = {
             "job": self.attempt.keys.job,
             "round": place.round,
@@ -86,14 +86,14 @@ class Bench:
         if not attempts:
             self._claim_at = time.monotonic() + self._plan.look / 2
         for attempt in attempts:
-            piece, resume = Piece(attempt), attempt.resume
-            key = attempt.keys.attempt(attempt.place, attempt.number)
+            piece, resume = Piece(attempt), attempt.resume_from
+            key = attempt.keys.attempt(attempt.item_ref, attempt.number)
             self._log.say(
                 "start",
                 **piece.names,
                 asked=asked,
                 claimed=getattr(self._ledger.store, "claims", {}).get(key, asked),
-                alone=attempt.alone,
+                alone=attempt.isolated,
                 resume=resume.step if resume else 0,
                 of=json.loads(resume.payload) if resume else None,
             )
@@ -103,8 +103,8 @@ class Bench:
     def _step(self, piece: Piece) -> bool:
         """Whether to go on with it."""
         attempt, work = piece.attempt, piece.attempt.item.work
-        if attempt.stop:
-            self._log.say("abandoned", **piece.names, stop=attempt.stop)
+        if attempt.stop_reason:
+            self._log.say("abandoned", **piece.names, stop=attempt.stop_reason)
             with contextlib.suppress(UnavailableError):
                 attempt.abandon()
             return False
@@ -112,7 +112,7 @@ class Bench:
         if piece.step < steps:
             time.sleep(float(str(attempt.shared["pause"])))
             piece.step += 1
-        poisoned = work["script"] == "poison" and attempt.place.round == 0
+        poisoned = work["script"] == "poison" and attempt.item_ref.round == 0
         if poisoned and piece.step >= POISON_STEP:
             self._log.say("poison", **piece.names)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -121,7 +121,7 @@ class Bench:
         return piece.step % every > 0 or self._checkpoint(piece)
 
     def _checkpoint(self, piece: Piece) -> bool:
-        piece.attempt.tell({"step": piece.step})
+        piece.attempt.report_progress({"step": piece.step})
         try:
             piece.attempt.checkpoint(piece.step, piece.write(step=piece.step))
         except UnavailableError:
@@ -135,7 +135,7 @@ class Bench:
 
     def _end(self, piece: Piece) -> bool:
         attempt = piece.attempt
-        how = fails(str(attempt.item.work["script"]), attempt.place.round, attempt.number)
+        how = fails(str(attempt.item.work["script"]), attempt.item_ref.round, attempt.number)
         digest = ""
         try:
             if how:

@@ -16,7 +16,7 @@ from chaos.service.processes import processes, worker_logs, workers
 from chaos.service.tokens import Undisturbed
 from dti_engine.artifacts.artifact import Artifact
 from services.errors import UnavailableError
-from services.ledger.keys import WORKERS
+from services.ledger.keys import WORKERS_FOLDER
 from services.ledger.leases import read_lease
 from services.ledger.ledger import Ledger
 from services.local.service import LocalService
@@ -96,7 +96,9 @@ class Stage:
 
     def _living(self) -> list[str]:
         """Workers that renewed their leases lately; they do it four times a lease."""
-        names = [head.key.removeprefix(WORKERS) for head in self.ledger.heads(WORKERS)]
+        names = [
+            head.key.removeprefix(WORKERS_FOLDER) for head in self.ledger.heads(WORKERS_FOLDER)
+        ]
         lately = timedelta(seconds=self.course.lease / 2)
         return [
             name

@@ -7,7 +7,7 @@ from typing import Any
 from chaos.processes.lines import Log
 from chaos.processes.observer import Observer
 from services.errors import UnavailableError
-from services.ledger.keys import WORKERS, JobKeys, jobs_of, parse_place
+from services.ledger.keys import WORKERS_FOLDER, JobKeys, jobs_folder, parse_item_ref
 from services.ledger.leases import read_lease
 from services.ledger.ledger import Ledger
 from services.ledger.records import ClaimRecord, EndedRecord, unpack
@@ -45,12 +45,12 @@ class Journal:
     def look(self) -> None:
         """Once. Raises: UnavailableError."""
         # In the order in which they are written.
-        for head in self._ledger.heads(WORKERS):
-            worker = head.key.removeprefix(WORKERS)
+        for head in self._ledger.heads(WORKERS_FOLDER):
+            worker = head.key.removeprefix(WORKERS_FOLDER)
             if head.key not in self._known and read_lease(self._ledger, worker):
                 self._known.add(head.key)
                 self._log.say("lives", worker=worker)
-        for job in list(self._ledger.folders(jobs_of(self._tenant))):
+        for job in list(self._ledger.folders(jobs_folder(self._tenant))):
             self._look_at_attempts(JobKeys(self._tenant, job))
         self._observer.look()
 
@@ -59,7 +59,7 @@ class Journal:
             if head.key in self._known or not (found := self._ledger.find(head.key)):
                 continue
             self._known.add(head.key)
-            place, (number, *ended) = parse_place(head.key.removeprefix(keys.attempts))
+            place, (number, *ended) = parse_item_ref(head.key.removeprefix(keys.attempts))
             of: dict[str, Any] = {"job": keys.job, "round": place.round, "index": place.index}
             told = of | {"number": int(number)}
             if ended:

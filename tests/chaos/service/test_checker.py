@@ -49,7 +49,7 @@ _STEPS = 8
 def evidence(tmp_path: Path) -> Evidence:
     """A worker has two items in hand and is hit; another takes them up, and both succeed."""
     plan = Plan("memory:", "scene", tenant="t", pool="p", lease=60, look=0.001)
-    ledger = Ledger.on(MemoryStore(), plan.settings)
+    ledger = Ledger.open(MemoryStore(), plan.settings)
     log, client = Log(tmp_path, "round"), Log(tmp_path, "client-0")
     journal = Journal(ledger, plan.tenant, Log(tmp_path, "journal"))
     log.say("begun", kinds=["worker"], steps=_STEPS, margin=10)
@@ -65,7 +65,7 @@ def evidence(tmp_path: Path) -> Evidence:
     client.say("asked", n=1, op="again", key="k")
     client.say("answered", n=1, job=job, created=False)
     for one in lost:
-        end_attempt(ledger, one.keys, one.place, one.number, "lost", "it was killed")
+        end_attempt(ledger, one.keys, one.item_ref, one.number, "lost", "it was killed")
     second = _worker(ledger)
     journal.look()
     for one in second.claim(2):
@@ -74,7 +74,7 @@ def evidence(tmp_path: Path) -> Evidence:
         log.say(
             "told",
             job=job,
-            index=one.place.index,
+            index=one.item_ref.index,
             state="succeeded",
             error="",
             sha256=digest(one.item.name.encode()),
@@ -91,7 +91,7 @@ def evidence(tmp_path: Path) -> Evidence:
 
 
 def _worker(ledger: Ledger) -> WorkerSession:
-    worker = WorkerSession(ledger, "p", chance=random.Random(1))
+    worker = WorkerSession(ledger, "p", rng=random.Random(1))
     worker.begin()
     return worker
 

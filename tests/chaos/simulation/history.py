@@ -81,4 +81,4 @@ class History:
 
 
 def claimed(attempt: Attempt) -> Claimed:
-    return attempt.keys.tenant, attempt.keys.job, attempt.place, attempt.number
+    return attempt.keys.tenant, attempt.keys.job, attempt.item_ref, attempt.number

@@ -167,7 +167,7 @@ def none_is_ended_that_lives(service: Service) -> Iterator[str]:
             worker = change.key.rpartition("/")[2]
             held.pop(worker, None)
             if record["state"] == "held":
-                held[worker] = record["holds"]
+                held[worker] = record["attempts"]
         elif "/attempts/" in change.key and change.body:
             record = line(change.body)
             if record["type"] == "claim":

@@ -43,8 +43,8 @@ def overwrite_at_commit() -> Generator[None]:
 
     def commit(self: Attempt, record: ResultRecord, payload: bytes = b"") -> None:
         if not self.lease.lost:
-            self.ledger.store.put(self.keys.result(self.place), pack(record, payload))
-        self.lease.drop(self.held)
+            self.ledger.store.put(self.keys.result(self.item_ref), pack(record, payload))
+        self.lease.remove_attempt(self.held)
 
     with patch.object(Attempt, "_commit", commit):
         yield
@@ -79,9 +79,9 @@ def swap_by_etag_alone() -> Generator[None]:
                 worker=self.worker,
                 pool="",
                 version=0,
-                seconds=self._ledger.settings.lease_s,
+                duration_s=self._ledger.settings.lease_s,
                 state=state,
-                holds=tuple(held.model_copy(update={"progress": {}}) for held in holds),
+                attempts=tuple(held.model_copy(update={"progress": {}}) for held in holds),
             )
         )
 
@@ -101,7 +101,7 @@ def lease_by_local_clock() -> Generator[None]:
 
     def over(head: Head, record: LeaseRecord) -> bool:
         now: datetime = seen["clock"]() if seen else datetime.now(UTC)
-        return (now - head.last_modified).total_seconds() > record.seconds
+        return (now - head.last_modified).total_seconds() > record.duration_s
 
     with (
         patch.object(workforce.WorkerRegistry, "_look_at", remember),
@@ -149,7 +149,7 @@ def break_without_looking() -> Generator[None]:
 
     def break_lease(ledger: Any, head: Head, record: LeaseRecord) -> bool:
         broken = record.model_copy(update={"nonce": ledger.ids.nonce(), "state": "broken"})
-        ledger.leases.put(head.key, pack(broken))
+        ledger.lease_store.put(head.key, pack(broken))
         return True
 
     with patch.object(workforce, "break_lease", break_lease):

@@ -117,14 +117,14 @@ class Witness:
     def now(self) -> datetime:
         return self._seen("now", "", self._store.now)
 
-    def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost | None:
-        return self._store.presigned_post(key, max_bytes=max_bytes, seconds=seconds)
+    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
+        return self._store.presigned_post(key, max_bytes=max_bytes, expires_s=expires_s)
 
     def presigned_get(
-        self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+        self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
     ) -> str | None:
         return self._store.presigned_get(
-            key, seconds=seconds, filename=filename, media_type=media_type
+            key, expires_s=expires_s, filename=filename, media_type=media_type
         )
 
     def retention(self) -> Retention:

@@ -128,7 +128,7 @@ class Service:
         self.witnesses.append(witness)
         return Ledger(
             store=witness,
-            leases=witness.for_leases(),
+            lease_store=witness.for_leases(),
             settings=self._settings,
             ids=Ids(lambda: process.wall().timestamp(), self.world.random.getrandbits),
             gather=lambda function, over: [function(one) for one in over],
@@ -190,7 +190,7 @@ class Service:
             return False
         for labour in self.labour:
             if labour.process.alive and any(step >= 3 for step in labour.running.values()):
-                running = [attempt for attempt in labour.running if not attempt.stop]
+                running = [attempt for attempt in labour.running if not attempt.stop_reason]
                 in_hand = [claimed(attempt) for attempt in running]
                 if any(tenant == "late" for tenant, _, _, _ in in_hand):
                     worker = running[0].lease.worker

@@ -50,7 +50,7 @@ class Labour:
     def run(self) -> None:
         """Live one life after another."""
         while True:
-            worker = WorkerSession(self._ledger, POOL, chance=self.process.world.random)
+            worker = WorkerSession(self._ledger, POOL, rng=self.process.world.random)
             try:
                 worker.begin()
             except (LeaseLostError, StorageError):
@@ -68,7 +68,7 @@ class Labour:
             if not beats:
                 return
             try:
-                worker.beat()
+                worker.heartbeat()
             except LeaseLostError:
                 return
             except StorageError:
@@ -101,7 +101,7 @@ class Labour:
         finally:
             self._ledger.store.left = None
         for attempt in new:
-            step = attempt.resume.step if attempt.resume else 0
+            step = attempt.resume_from.step if attempt.resume_from else 0
             self.running[attempt] = step
             self._history.starts.append(
                 Start(
@@ -110,13 +110,13 @@ class Labour:
                     worker.lease.worker,
                     claimed(attempt),
                     step,
-                    attempt.alone,
+                    attempt.isolated,
                     len(self.running) - 1,
                 )
             )
 
     def _step(self, attempt: Attempt) -> None:
-        if attempt.stop:
+        if attempt.stop_reason:
             self._leave(attempt, attempt.abandon)
             return
         work = attempt.item.work
@@ -124,19 +124,19 @@ class Labour:
             self.process.world.crash(self.process)
         self.running[attempt] += 1
         step = self.running[attempt]
-        attempt.tell({"step": step})
+        attempt.report_progress({"step": step})
         if work["fate"] == "bad":
             self._finish(attempt, lambda: attempt.fail("its images are broken", retry=False))
         elif work["fate"] == "flaky" and attempt.number == 1:
             self._finish(attempt, lambda: attempt.fail("out of memory"))
         elif step >= int(str(work["steps"])):
-            payload = secret(attempt.keys.job, attempt.place.index) + b"%d" % attempt.number
+            payload = secret(attempt.keys.job, attempt.item_ref.index) + b"%d" % attempt.number
             self._finish(attempt, lambda: attempt.succeed(payload, {"steps": step}))
         elif step % int(str(work["every"])) == 0:
             self._save(attempt, step)
 
     def _save(self, attempt: Attempt, step: int) -> None:
-        payload = secret(attempt.keys.job, attempt.place.index) + b"%d" % step
+        payload = secret(attempt.keys.job, attempt.item_ref.index) + b"%d" % step
         try:
             attempt.checkpoint(step, payload)
         except (LeaseLostError, SupersededError):

@@ -53,7 +53,7 @@ class Site:
 
     def __init__(self, store: Store | None = None, **how: Any) -> None:
         self.store = store or MemoryStore()
-        self.ledger = Ledger.on(self.store, LedgerSettings(lease_s=60, poll_interval_s=0.001))
+        self.ledger = Ledger.open(self.store, LedgerSettings(lease_s=60, poll_interval_s=0.001))
         settings = how.pop("settings", FAST)
         self.app = create_app(self.ledger, how.pop("models", MINIATURE), settings=settings, **how)
         self.keys: dict[str, str] = {}
@@ -119,7 +119,7 @@ class Site:
         return answer.json()["job"]
 
     def worker(self, pool: str = "miniature") -> WorkerSession:
-        worker = WorkerSession(self.ledger, pool, chance=random.Random(1))
+        worker = WorkerSession(self.ledger, pool, rng=random.Random(1))
         worker.begin()
         return worker
 
@@ -127,9 +127,9 @@ class Site:
         """Learn all there is, and how much that was. `fail` gives a reason for those that fail."""
 
         def learn(attempt: Attempt) -> None:
-            name, tenant, place = attempt.item.name, attempt.keys.tenant, attempt.place
+            name, tenant, place = attempt.item.name, attempt.keys.tenant, attempt.item_ref
             token = token_id(attempt.keys.job, place.round, place.index)
-            aliases.note(self.store, tenant, name, token)
+            aliases.add(self.store, tenant, name, token)
             attempt.succeed(artifact("token"), {"placeholder": f"<{name}>", "steps": 2})
 
         return self._do_all("miniature", learn, fail)
@@ -147,7 +147,7 @@ class Site:
     ) -> int:
         worker, done, idle = self.worker(pool), 0, 0
         while idle < 3:
-            worker.beat()
+            worker.heartbeat()
             attempts = worker.claim(16)
             for attempt in attempts:
                 done += 1

@@ -27,8 +27,8 @@ def test_a_listener_hears_a_job_to_its_end(site: Any, parts: Any) -> None:
         worker = site.worker()
         attempts = worker.claim(2)
         said = {"step": 50, "steps": 200, "loss": 0.5, "phase": "training"}
-        attempts[0].tell(said)
-        worker.beat()
+        attempts[0].report_progress(said)
+        worker.heartbeat()
         progress = next(data for name, data in heard if name == "progress")
         while progress != {str(attempts[0].place.index): said}:
             progress = next(data for name, data in heard if name == "progress")

@@ -74,7 +74,7 @@ def test_casts_have_several_tokens_blends_and_names_and_prompts_ids_of_tokens(si
     order = {"prompts": [f"a <a> and a <{token}>"], "variants": variants}
     job = site.order(order)
     asked: list[Any] = []
-    site.generate_off(lambda attempt: asked.append((attempt.place.index, _asked(attempt))) or "")
+    site.generate_off(lambda attempt: asked.append((attempt.item_ref.index, _asked(attempt))) or "")
     asked.sort(key=lambda one: one[0])
     inline = {f"<{token}>": token}
     assert asked[0][1]["tokens"] == {"<a>": "rex", "<b>": token} | inline
@@ -111,7 +111,7 @@ def test_images_are_had_by_key_or_by_link_and_are_deleted_one_by_one(site: Any) 
 
 def test_a_job_is_seen_cancelled_tried_again_and_deleted_as_one_of_subjects(site: Any) -> None:
     job = site.order(_order())
-    site.generate_off(lambda attempt: "no" if attempt.place.index == 1 else "")
+    site.generate_off(lambda attempt: "no" if attempt.item_ref.index == 1 else "")
     assert site.get(_path(job)).json()["state"] == "partially_succeeded"
     assert site.get(_path(job, "/items?state=failed")).json()["items"][0]["reason"] == "no"
     assert site.post(_path(job, "/retry")).json() == {"retried": 1}

@@ -83,7 +83,7 @@ def test_what_takes_too_long_to_find_is_looked_for_on_the_next_page(
     site.work_off()
     for _ in range(3):
         # Hints of tokens that never came to be, of newer jobs.
-        aliases.note(site.store, "acme", "rex", token_id(site.ledger.ids.job(), 0, 0))
+        aliases.add(site.store, "acme", "rex", token_id(site.ledger.ids.job(), 0, 0))
     first = site.get("/v1/tokens?tag=a:b").json()
     assert first["tokens"] == []
     assert first["next"]
@@ -116,7 +116,7 @@ def test_an_attempt_that_ends_after_the_deletion_brings_nothing_back(site: Any) 
     worker = site.worker()
     [attempt] = worker.claim(1)
     delete_item(site.ledger, "acme", job, 0)
-    aliases.note(site.store, "acme", "rex", token := token_id(job, 0, 0))
+    aliases.add(site.store, "acme", "rex", token := token_id(job, 0, 0))
     with pytest.raises(Exception, match="has ended as deleted"):
         attempt.succeed(b"secret")
     assert site.get(f"/v1/tokens/{token}").status_code == 410

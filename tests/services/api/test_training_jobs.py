@@ -65,10 +65,10 @@ def test_running_items_show_what_their_worker_says(site: Any, parts: Any) -> Non
     job = site.make("rex", "ada")
     worker = site.worker()
     [attempt] = worker.claim(1)
-    attempt.tell({"step": 50, "steps": 200, "loss": 0.5, "phase": "training"})
-    worker.beat()
+    attempt.report_progress({"step": 50, "steps": 200, "loss": 0.5, "phase": "training"})
+    worker.heartbeat()
     path, said = (
-        _path(job, f"/items/{attempt.place.index}"),
+        _path(job, f"/items/{attempt.item_ref.index}"),
         {"step": 50, "steps": 200, "loss": 0.5},
     )
     parts.until(lambda: site.get(path).json()["progress"])

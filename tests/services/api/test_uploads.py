@@ -21,7 +21,7 @@ def test_what_is_not_there_is_uploaded_and_then_need_not_be(site: Any) -> None:
     asked = site.post("/v1/uploads", {"files": files}).json()["files"]
     assert asked == [{"sha256": sha256, "present": True, "upload": None}]
     assert site.get(f"/v1/uploads/{sha256}").json() == put.json()
-    assert uploads.read(site.store, "acme", sha256, most=len(body)) == body
+    assert uploads.read(site.store, "acme", sha256, max_bytes=len(body)) == body
 
 
 @pytest.mark.parametrize("kind", ["moto"])
@@ -37,7 +37,7 @@ def test_where_the_store_takes_forms_one_form_uploads_it(store: Any, new_site: A
     assert sent.status_code in (200, 201, 204)
     [asked] = site.post("/v1/uploads", files).json()["files"]
     assert asked["present"]
-    assert uploads.read(site.store, "acme", sha256, most=len(body)) == body
+    assert uploads.read(site.store, "acme", sha256, max_bytes=len(body)) == body
 
 
 def test_something_of_another_size_is_not_present(site: Any) -> None:

@@ -78,7 +78,7 @@ def test_what_ends_a_key_holds_within_30_seconds(place: Any, end: str) -> None:
     elif end == "expired":
         rotate_key(place, new.id, timedelta(seconds=0))
     else:
-        delete_tenant(Ledger.on(place), "acme")
+        delete_tenant(Ledger.open(place), "acme")
     place.seconds += 30
     assert _refused(keyring, new.credential) == _refused(keyring, Credential.new().text)
     assert _refused(place.keyring(), new.credential)

@@ -160,7 +160,7 @@ def test_what_is_asked_wrongly_changes_nothing(place: Any) -> None:
 
 def test_a_deleted_tenant_gets_no_key(place: Any) -> None:
     key = create_key(place, "acme").id
-    delete_tenant(Ledger.on(place), "acme")
+    delete_tenant(Ledger.open(place), "acme")
     for make in (lambda: create_key(place, "acme"), lambda: rotate_key(place, key, _DAY)):
         with pytest.raises(DeletedError, match="tenant acme was deleted"):
             make()
@@ -169,14 +169,14 @@ def test_a_deleted_tenant_gets_no_key(place: Any) -> None:
 
 def test_a_tenant_is_removed_with_its_keys(place: Any) -> None:
     gone, kept = create_key(place, "acme"), create_key(place, "other")
-    remove_tenant(Ledger.on(place), "acme")
+    remove_tenant(Ledger.open(place), "acme")
     first = {view.id: view.revoked for view in list_keys(place)}
     assert first[gone.id]
     assert first[kept.id] is None
-    remove_tenant(Ledger.on(place), "acme")
+    remove_tenant(Ledger.open(place), "acme")
     assert {view.id: view.revoked for view in list_keys(place)} == first
     with pytest.raises(InvalidIdError):
-        remove_tenant(Ledger.on(place), "A/B")
+        remove_tenant(Ledger.open(place), "A/B")
 
 
 def test_what_others_put_there_is_passed_over_and_what_is_damaged_is_named(place: Any) -> None:

@@ -84,7 +84,7 @@ def test_tenants_that_there_are_not_are_named(place: Any) -> None:
         with pytest.raises(InvalidIdError):
             read(place, "../keys")
     add_tenant(place, "acme")
-    delete_tenant(Ledger.on(place), "acme")
+    delete_tenant(Ledger.open(place), "acme")
     with pytest.raises(DeletedError, match="tenant acme was deleted"):
         read_tenant(place, "acme")
 

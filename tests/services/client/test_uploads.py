@@ -31,7 +31,7 @@ def test_what_is_not_there_is_uploaded_once(kind: str, store: Store) -> None:
         assert sorted(sent, key=parcels.index) == parcels
         assert client.missing(parcels) == []
         for each in parcels:
-            assert kept.read(store, "acme", each.sha256, most=each.size) == each.read()
+            assert kept.read(store, "acme", each.sha256, max_bytes=each.size) == each.read()
 
 
 def test_thousands_are_announced_in_parts(service: Hosted, client: Client) -> None:

@@ -28,7 +28,7 @@ class Studio:
     def __init__(self, engine: StubEngine, url: str) -> None:
         self.engine, self.url = engine, url
         self.store = MemoryStore()
-        self.ledger = Ledger.on(self.store, LedgerSettings(lease_s=2, poll_interval_s=0.02))
+        self.ledger = Ledger.open(self.store, LedgerSettings(lease_s=2, poll_interval_s=0.02))
 
     def order(self, count: int, key: str = "k", **how: Any) -> str:
         """A job of so many images, whose seeds are their indices."""

@@ -87,7 +87,7 @@ def learn(ledger: Ledger, file: bytes) -> None:
     worker = WorkerSession(ledger, "miniature")
     worker.begin()
     [attempt] = worker.claim(1)
-    aliases.note(ledger.store, "acme", "rex", token_id(job, 0, 0))
+    aliases.add(ledger.store, "acme", "rex", token_id(job, 0, 0))
     attempt.succeed(file)
     worker.end()
 
@@ -95,7 +95,7 @@ def learn(ledger: Ledger, file: bytes) -> None:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     settings = LedgerSettings(lease_s=LEASE, poll_interval_s=0.1)
-    return Ledger.on(DirectoryStore(tmp_path / "store"), settings)
+    return Ledger.open(DirectoryStore(tmp_path / "store"), settings)
 
 
 def test_a_dispatcher_is_killed_and_another_ends_every_image_once(

@@ -11,7 +11,7 @@ import pytest
 from services.contracts.jobs import Counts, Item, JobRequest
 from services.ledger.attempts import Attempt
 from services.ledger.ids import Ids
-from services.ledger.keys import hint
+from services.ledger.keys import queue_entry_key
 from services.ledger.ledger import Ledger
 from services.ledger.queries import JobView, view_job
 from services.ledger.recovery import Recovery
@@ -133,7 +133,7 @@ class Scene:
 
     def worker(self, ledger: Ledger | None = None, **how: Any) -> WorkerSession:
         worker = WorkerSession(
-            ledger or self.ledger, "default", chance=random.Random(self.chance.random()), **how
+            ledger or self.ledger, "default", rng=random.Random(self.chance.random()), **how
         )
         worker.begin()
         return worker
@@ -152,7 +152,7 @@ class Scene:
         """Do all there is with one worker; how many attempts that was."""
         worker, done, idle = self.worker(), 0, 0
         while idle < 3:
-            worker.beat()
+            worker.heartbeat()
             attempts = worker.claim(limit)
             for attempt in attempts:
                 if do:
@@ -177,7 +177,7 @@ class Scene:
         return [head.key for head in self.ledger.heads(prefix)]
 
     def has_hint(self, job: str, tenant: str = "acme") -> bool:
-        return self.ledger.exists(hint("default", tenant, job))
+        return self.ledger.exists(queue_entry_key("default", tenant, job))
 
     def holds(self, words: str) -> list[str]:
         """Keys of all objects that have these words in their bytes."""

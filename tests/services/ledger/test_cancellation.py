@@ -22,19 +22,19 @@ def test_what_runs_hears_it_and_what_has_succeeded_stays(anywhere: Any) -> None:
     assert not cancel(anywhere.ledger, "acme", job)
     assert anywhere.view(job).state is JobState.CANCELLING
     assert anywhere.counts(job) == {"succeeded": 1, "running": 2, "cancelled": 1}
-    worker.beat()
-    assert [attempt.stop for attempt in (first, second, third)] == [
+    worker.heartbeat()
+    assert [attempt.stop_reason for attempt in (first, second, third)] == [
         None,
         "cancelled",
         "cancelled",
     ]
     for attempt in (second, third):
         attempt.abandon()
-    assert worker.in_hand == []
+    assert worker.attempts == []
     assert anywhere.view(job).state is JobState.CANCELLED
     assert anywhere.counts(job) == {"succeeded": 1, "cancelled": 3}
     anywhere.wait()
-    worker.beat()
+    worker.heartbeat()
     assert worker.claim(4) == []
     anywhere.recover()
     assert anywhere.counts(job) == {"succeeded": 1, "cancelled": 3}
@@ -49,8 +49,8 @@ def test_what_was_nearly_done_may_still_succeed(scene: Any) -> None:
     [attempt] = worker.claim(1)
     cancel(scene.ledger, "acme", job)
     attempt.succeed(b"made")
-    worker.beat()
-    assert attempt.stop is None
+    worker.heartbeat()
+    assert attempt.stop_reason is None
     assert scene.view(job).state is JobState.SUCCEEDED
 
 
@@ -72,7 +72,7 @@ def test_at_every_request_of_a_claim_a_cancelled_item_does_not_begin(new_scene: 
             given = worker.claim(2)
         if came:
             assert given == []
-            assert worker.in_hand == []
+            assert worker.attempts == []
             scene.recover()
             assert scene.counts(job) == {"cancelled": 2}
         at += 1
@@ -160,7 +160,7 @@ def test_a_claim_that_came_too_late_changes_nothing_of_what_is_seen(scene: Any) 
     before = list_items(scene.ledger, "acme", job)
     keys = JobKeys("acme", job)
     late = ClaimRecord(nonce="n", worker="0123456789abcdef")
-    assert scene.ledger.create(keys.attempt(ItemRef(0, 0), 1), pack(late))
+    assert scene.ledger.create_once(keys.attempt(ItemRef(0, 0), 1), pack(late))
     scene.ledger.store.delete(keys.rollup)
     scene.wait(100)
     supervisor = Recovery(scene.ledger)

@@ -26,12 +26,12 @@ def test_each_item_is_given_to_one_of_many_workers(anywhere: Any) -> None:
     job = anywhere.submit(12)
     workers = [anywhere.worker() for _ in range(4)]
     given = [attempt for worker in workers for attempt in worker.claim(4)]
-    assert sorted(attempt.place.index for attempt in given) == list(range(12))
-    assert {(a.number, a.resume, a.earlier, a.alone, a.stop) for a in given} == {
-        (1, None, (), False, None)
-    }
-    assert all(a.item.name == f"item {a.place.index}" for a in given)
-    assert all(a.item.work == {"number": a.place.index} for a in given)
+    assert sorted(attempt.item_ref.index for attempt in given) == list(range(12))
+    for a in given:
+        first = (a.number, a.resume_from, a.earlier_ends, a.isolated, a.stop_reason)
+        assert first == (1, None, (), False, None)
+    assert all(a.item.name == f"item {a.item_ref.index}" for a in given)
+    assert all(a.item.work == {"number": a.item_ref.index} for a in given)
     assert anywhere.counts(job) == {"running": 12}
     anywhere.wait(3)
     assert anywhere.claim(4) == []
@@ -61,7 +61,7 @@ def test_the_limit_is_what_is_in_hand(scene: Any) -> None:
     first[0].succeed(b"")
     first[1].fail("no")
     assert len(worker.claim(4)) == 3
-    assert len(worker.in_hand) == 4
+    assert len(worker.attempts) == 4
     assert len(scene.worker().claim(0)) == 0
 
 
@@ -83,7 +83,7 @@ def test_failures_up_to_the_most_end_the_item_with_all_reasons_kept(scene: Any) 
     for number in (1, 2, 3):
         [attempt] = scene.claim()
         assert attempt.number == number
-        assert [ended.reason for ended in attempt.earlier] == ["no 1", "no 2"][: number - 1]
+        assert [ended.reason for ended in attempt.earlier_ends] == ["no 1", "no 2"][: number - 1]
         attempt.fail(f"no {number}")
         assert scene.counts(job) == ({"queued": 1} if number < 3 else {"failed": 1})
         scene.wait()
@@ -151,8 +151,8 @@ def test_an_attempt_goes_on_from_the_checkpoint_that_is_furthest_on(scene: Any) 
         attempt.release("making room")
         scene.wait()
     [attempt] = scene.claim()
-    assert (attempt.number, attempt.resume.number) == (4, 2)
-    assert (attempt.resume.step, attempt.resume.payload) == (30, b"30")
+    assert (attempt.number, attempt.resume_from.number) == (4, 2)
+    assert (attempt.resume_from.step, attempt.resume_from.payload) == (30, b"30")
 
 
 def test_later_checkpoints_of_an_attempt_go_over_earlier_ones(anywhere: Any) -> None:
@@ -163,7 +163,7 @@ def test_later_checkpoints_of_an_attempt_go_over_earlier_ones(anywhere: Any) -> 
     assert len(anywhere.keys(attempt.keys.checkpoints)) == 1
     attempt.release("making room")
     anywhere.wait()
-    assert anywhere.claim()[0].resume.payload == b"\n3\n"
+    assert anywhere.claim()[0].resume_from.payload == b"\n3\n"
 
 
 def test_checkpoints_go_when_the_item_ends(scene: Any) -> None:
@@ -192,7 +192,7 @@ def test_the_last_attempt_at_what_may_kill_workers_is_alone(scene: Any) -> None:
     scene.submit(5)
     worker = scene.worker()
     [attempt] = worker.claim(8)
-    assert (attempt.keys.job, attempt.alone, attempt.number) == (suspect, True, 3)
+    assert (attempt.keys.job, attempt.isolated, attempt.number) == (suspect, True, 3)
     scene.wait(3)
     assert worker.claim(8) == []
     attempt.succeed(b"")
@@ -204,7 +204,7 @@ def test_the_last_attempt_at_what_failed_by_itself_is_alone_too(scene: Any) -> N
     scene.submit(1, max_attempts=3)
     for last in (False, False, True):
         [attempt] = scene.claim()
-        assert attempt.alone == last
+        assert attempt.isolated == last
         attempt.fail("no")
         scene.wait()
 
@@ -214,12 +214,12 @@ def test_what_was_given_back_again_and_again_is_alone_from_then_on(scene: Any) -
     suspect = scene.submit(1, max_attempts=2)
     for _ in range(8):
         [attempt] = scene.claim()
-        assert not attempt.alone
+        assert not attempt.isolated
         attempt.release("memory ran out")
         scene.wait()
     for _ in range(2):
         [attempt] = scene.claim()
-        assert attempt.alone
+        assert attempt.isolated
         attempt.fail("memory ran out")
         scene.wait()
     assert scene.counts(suspect) == {"failed": 1}
@@ -227,7 +227,7 @@ def test_what_was_given_back_again_and_again_is_alone_from_then_on(scene: Any) -
 
 def test_an_only_attempt_is_not_alone(scene: Any) -> None:
     scene.submit(1, max_attempts=1)
-    assert not scene.claim()[0].alone
+    assert not scene.claim()[0].isolated
 
 
 def test_a_worker_with_something_in_hand_leaves_to_others_what_has_to_be_alone(scene: Any) -> None:
@@ -239,7 +239,7 @@ def test_a_worker_with_something_in_hand_leaves_to_others_what_has_to_be_alone(s
     worker._claims._accepts = lambda record: True
     with _patient(scene):
         assert len(worker.claim(8)) == 4
-    assert scene.claim(8)[0].alone
+    assert scene.claim(8)[0].isolated
 
 
 def test_on_a_slow_store_what_has_to_be_alone_is_not_found_for_ever(scene: Any) -> None:
@@ -262,7 +262,7 @@ def test_on_a_slow_store_what_has_to_be_alone_is_not_found_for_ever(scene: Any) 
     scene.store.before = wait
     assert worker.claim(8) == []
     scene.store.before = None
-    assert scene.claim(8)[0].alone
+    assert scene.claim(8)[0].isolated
 
 
 def test_a_claim_that_broke_off_is_given_by_the_next(new_scene: Any) -> None:

@@ -22,7 +22,7 @@ def test_of_one_attempt_the_first_end_stands(anywhere: Any) -> None:
     with pytest.raises(SupersededError, match="has ended as failed"):
         second.succeed(b"made")
     assert anywhere.counts(job) == {"succeeded": 1, "failed": 1}
-    assert first.lease.names(first.held) is second.lease.names(second.held) is False
+    assert first.lease.has_attempt(first.held) is second.lease.has_attempt(second.held) is False
 
 
 @pytest.mark.parametrize("applied", [False, True])
@@ -61,9 +61,9 @@ def test_an_end_is_called_again_after_the_store_was_away(
         pytest.raises(UnavailableError),
     ):
         do()
-    assert attempt.lease.names(attempt.held)
+    assert attempt.lease.has_attempt(attempt.held)
     do()
-    assert not attempt.lease.names(attempt.held)
+    assert not attempt.lease.has_attempt(attempt.held)
     assert scene.counts(job) == ({"succeeded": 1} if end == "succeed" else {"queued": 1})
 
 

@@ -92,9 +92,9 @@ def test_a_damaged_checkpoint_costs_only_itself(scene: Any) -> None:
         attempt.checkpoint(step, b"%d" % step)
         attempt.release("ending")
         scene.wait()
-    scene.damage(attempt.keys.checkpoint(attempt.place, 2))
+    scene.damage(attempt.keys.checkpoint(attempt.item_ref, 2))
     [attempt] = scene.claim()
-    assert (attempt.number, attempt.resume.step) == (3, 1)
+    assert (attempt.number, attempt.resume_from.step) == (3, 1)
 
 
 @pytest.mark.parametrize("body", [b"damaged", b"", b'{"nonce":"a","version":3}\n...'])
@@ -116,7 +116,7 @@ def test_a_rollup_with_a_whole_line_and_damaged_letters_is_ignored(
 ) -> None:
     job = scene.submit(4)
     succeed = iter([True, False, False, False])
-    attempts = {attempt.place.index: attempt for attempt in scene.claim(4)}
+    attempts = {attempt.item_ref.index: attempt for attempt in scene.claim(4)}
     for index, good in enumerate(succeed):
         attempts[index].succeed(b"") if good else attempts[index].fail("no", retry=False)
     retry(scene.ledger, "acme", job)
@@ -141,7 +141,7 @@ def test_a_damaged_lease_stops_neither_supervisor_nor_readers(scene: Any) -> Non
 def test_a_damaged_claim_is_given_an_end(scene: Any) -> None:
     job = scene.submit(1)
     [attempt] = scene.claim()
-    scene.damage(attempt.keys.attempt(attempt.place, 1))
+    scene.damage(attempt.keys.attempt(attempt.item_ref, 1))
     scene.wait(1000)
     scene.recover()
     assert scene.counts(job) == {"queued": 1}
@@ -166,7 +166,7 @@ def test_a_stray_object_in_a_job_stops_no_other_job(scene: Any, name: str) -> No
     scene.supervisor().sweep()
     worker = scene.worker()
     assert job in {attempt.keys.job for attempt in worker.claim(2)}
-    worker.beat()
+    worker.heartbeat()
     delete_job(scene.ledger, "acme", damaged)
     assert set(scene.recover().damaged) == set()
 
@@ -204,10 +204,10 @@ def test_an_attempt_whose_end_is_damaged_counts_as_lost(scene: Any) -> None:
     job = scene.submit(1)
     [attempt] = scene.claim()
     attempt.fail("no")
-    scene.damage(attempt.keys.ended(attempt.place, 1))
+    scene.damage(attempt.keys.attempt_end(attempt.item_ref, 1))
     scene.wait()
     [second] = scene.claim()
-    assert [(ended.cause, ended.reason) for ended in second.earlier] == [
+    assert [(ended.cause, ended.reason) for ended in second.earlier_ends] == [
         ("lost", "its record is damaged")
     ]
     assert scene.counts(job) == {"running": 1}

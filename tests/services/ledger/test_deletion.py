@@ -18,7 +18,7 @@ def _secret(scene: Any, tenant: str = "acme") -> str:
     job = scene.submit(2, tenant)
     for attempt in scene.claim(2):
         attempt.checkpoint(1, f"secret checkpoint of {tenant}".encode())
-        attempt.succeed(f"secret {attempt.place.index} of {tenant}".encode(), {"why": "secret"})
+        attempt.succeed(f"secret {attempt.item_ref.index} of {tenant}".encode(), {"why": "secret"})
     return job
 
 
@@ -82,7 +82,7 @@ def test_a_deleted_tenant_is_nowhere_and_others_are_as_before(anywhere: Any) -> 
 def test_an_item_deleted_before_it_ran_never_runs(scene: Any) -> None:
     job = scene.submit(3)
     delete_item(scene.ledger, "acme", job, 1)
-    assert {attempt.place.index for attempt in scene.claim(8)} == {0, 2}
+    assert {attempt.item_ref.index for attempt in scene.claim(8)} == {0, 2}
     assert scene.counts(job) == {"running": 2, "deleted": 1}
 
 
@@ -109,10 +109,10 @@ def test_what_runs_hears_it_and_leaves_nothing(scene: Any, delete: Deletion) -> 
     [attempt] = worker.claim(1)
     attempt.checkpoint(1, b"secret")
     delete(scene, job)
-    worker.beat()
-    assert attempt.stop == "deleted"
+    worker.heartbeat()
+    assert attempt.stop_reason == "deleted"
     attempt.abandon()
-    assert worker.in_hand == []
+    assert worker.attempts == []
     assert scene.holds("secret") == []
 
 

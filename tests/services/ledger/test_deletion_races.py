@@ -16,7 +16,7 @@ def _secret(scene: Any, tenant: str = "acme") -> str:
     job = scene.submit(2, tenant)
     for attempt in scene.claim(2):
         attempt.checkpoint(1, f"secret checkpoint of {tenant}".encode())
-        attempt.succeed(f"secret {attempt.place.index} of {tenant}".encode(), {"why": "secret"})
+        attempt.succeed(f"secret {attempt.item_ref.index} of {tenant}".encode(), {"why": "secret"})
     return job
 
 
@@ -89,8 +89,8 @@ def test_a_claim_at_any_moment_of_a_deletion_does_not_outlive_it(
             at, lambda worker=worker, given=given: given.extend(worker.claim(1))
         ) as came:
             delete(scene, job)
-        worker.beat()
-        assert [attempt.stop for attempt in given] == ["deleted"] * len(given)
+        worker.heartbeat()
+        assert [attempt.stop_reason for attempt in given] == ["deleted"] * len(given)
         for attempt in given:
             with pytest.raises(SupersededError):
                 attempt.succeed(b"secret")
@@ -113,7 +113,7 @@ def test_a_deletion_at_any_moment_of_a_claim_is_heard(new_scene: Any, delete: De
             given = worker.claim(1)
         if came:
             assert given == []
-            assert worker.in_hand == []
+            assert worker.attempts == []
         at += 1
 
 

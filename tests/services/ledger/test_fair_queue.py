@@ -13,7 +13,7 @@ def _serve(turns: FairQueue, tenants: list[str], times: int) -> Counter[str]:
     first = Counter[str]()
     for _ in range(times):
         tenant = turns.order(tenants, NONE)[0]
-        turns.served(tenant)
+        turns.record_claim(tenant)
         first[tenant] += 1
     return first
 
@@ -47,7 +47,7 @@ def test_who_waits_with_nothing_to_do_gathers_no_credit() -> None:
     for _ in range(100):
         order = turns.order(["busy", "b"], NONE)
         # The other one's only item is being done, for long.
-        turns.served("b", in_vain=order[: order.index("b")])
+        turns.record_claim("b", without_work=order[: order.index("b")])
     first = _serve(turns, ["busy", "b"], 20)
     assert abs(first["busy"] - first["b"]) <= 2
 

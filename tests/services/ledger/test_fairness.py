@@ -41,7 +41,7 @@ def test_slots_that_come_free_go_to_who_has_fewest_in_hand(scene: Any) -> None:
     assert _tenants(worker.claim(8)) == {"minnow": 3}
     in_hand[3].succeed(b"")
     assert _tenants(worker.claim(8)) == {"minnow": 1}
-    assert _tenants(worker.in_hand) == {"whale": 4, "minnow": 4}
+    assert _tenants(worker.attempts) == {"whale": 4, "minnow": 4}
 
 
 def test_eight_slots_are_shared_evenly_from_the_start(scene: Any) -> None:

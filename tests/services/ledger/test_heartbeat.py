@@ -18,7 +18,7 @@ _LEASE = 0.4
 @pytest.fixture
 def worker() -> WorkerSession:
     worker = WorkerSession(
-        Ledger.on(MemoryStore(), LedgerSettings(lease_s=_LEASE, poll_interval_s=0.01)), "default"
+        Ledger.open(MemoryStore(), LedgerSettings(lease_s=_LEASE, poll_interval_s=0.01)), "default"
     )
     worker.begin()
     return worker
@@ -54,8 +54,8 @@ def test_it_goes_on_after_trouble(worker: WorkerSession, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(worker.lease, "renew", renew_later)
     with Heartbeat(worker) as heartbeat:
-        assert _until(lambda: heartbeat.trouble is not None)
-        assert _until(lambda: heartbeat.trouble is None and _version(worker) >= 2)
+        assert _until(lambda: heartbeat.last_error is not None)
+        assert _until(lambda: heartbeat.last_error is None and _version(worker) >= 2)
 
 
 def test_it_ends_when_the_lease_was_broken(worker: WorkerSession) -> None:
@@ -68,14 +68,14 @@ def test_it_ends_when_the_lease_was_broken(worker: WorkerSession) -> None:
 
 
 def test_no_error_whatever_ends_it(worker: WorkerSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    beat, failures = worker.beat, [RuntimeError("nobody thought of it")]
+    beat, failures = worker.heartbeat, [RuntimeError("nobody thought of it")]
 
     def beat_later() -> None:
         if failures:
             raise failures.pop()
         beat()
 
-    monkeypatch.setattr(worker, "beat", beat_later)
+    monkeypatch.setattr(worker, "heartbeat", beat_later)
     with Heartbeat(worker):
         assert _until(lambda: _version(worker) >= 3)
     assert not failures

@@ -5,8 +5,15 @@ import random
 import pytest
 
 from services.errors import InvalidIdError
-from services.ledger.ids import Ids, check_job, check_tenant, oldest_first, parse_token_id, token_id
-from services.ledger.keys import ItemBlock, ItemRef, JobKeys, hint, parse_place
+from services.ledger.ids import (
+    Ids,
+    check_job_id,
+    check_tenant_name,
+    parse_token_id,
+    reverse_time_order,
+    token_id,
+)
+from services.ledger.keys import ItemBlock, ItemRef, JobKeys, parse_item_ref, queue_entry_key
 
 TIMES = (0.0, 0.001, 1.0, 1_700_000_000.0, 1_700_000_000.001, 2_000_000_000.0, 30_000_000_000.0)
 
@@ -23,10 +30,12 @@ def test_the_ids_of_later_jobs_sort_first() -> None:
 
 def test_the_hints_of_earlier_jobs_sort_first() -> None:
     jobs = [_job(seconds) for seconds in TIMES]
-    assert sorted(hint("p", "t", job) for job in jobs) == [hint("p", "t", job) for job in jobs]
+    assert sorted(queue_entry_key("p", "t", job) for job in jobs) == [
+        queue_entry_key("p", "t", job) for job in jobs
+    ]
     for job in jobs:
-        assert oldest_first(job) != job
-        assert oldest_first(oldest_first(job)) == job
+        assert reverse_time_order(job) != job
+        assert reverse_time_order(reverse_time_order(job)) == job
 
 
 def test_ids_of_one_millisecond_differ() -> None:
@@ -56,7 +65,7 @@ def test_what_is_no_token_is_refused(token: str) -> None:
 @pytest.mark.parametrize("job", ["", _A_JOB[:-1], _A_JOB + "0", _A_JOB[:-1] + "i", "A" * 26])
 def test_what_is_no_job_is_refused(job: str) -> None:
     with pytest.raises(InvalidIdError, match="they have 26 digits and letters"):
-        check_job(job)
+        check_job_id(job)
     with pytest.raises(InvalidIdError):
         JobKeys("acme", job)
 
@@ -64,14 +73,14 @@ def test_what_is_no_job_is_refused(job: str) -> None:
 @pytest.mark.parametrize("tenant", ["", "-a", "A", "a/b", "..", "a" * 64, "a\n", "ä"])
 def test_what_is_no_tenant_is_refused(tenant: str) -> None:
     with pytest.raises(InvalidIdError, match="1 to 63 of a-z"):
-        check_tenant(tenant)
+        check_tenant_name(tenant)
     with pytest.raises(InvalidIdError):
         JobKeys(tenant, _job(1))
 
 
 def test_a_long_name_is_not_repeated_whole() -> None:
     with pytest.raises(InvalidIdError) as caught:
-        check_tenant("x" * 10_000)
+        check_tenant_name("x" * 10_000)
     assert len(str(caught.value)) < 200
 
 
@@ -82,7 +91,7 @@ def test_keys_are_in_the_order_of_rounds_items_and_attempts() -> None:
         key
         for place in places
         for number in (1, 2, 9, 10, 99)
-        for key in (keys.attempt(place, number), keys.ended(place, number))
+        for key in (keys.attempt(place, number), keys.attempt_end(place, number))
     ]
     assert sorted(attempts) == attempts
     assert sorted(map(keys.result, places)) == [keys.result(place) for place in places]
@@ -92,9 +101,9 @@ def test_keys_are_in_the_order_of_rounds_items_and_attempts() -> None:
 
 def test_a_key_is_parsed_back() -> None:
     keys, place = JobKeys("acme", _job(1)), ItemRef(3, 4567)
-    assert parse_place(keys.result(place).removeprefix(keys.results)) == (place, [])
-    name = keys.ended(place, 8).removeprefix(keys.attempts)
-    assert parse_place(name) == (place, ["08", "ended"])
+    assert parse_item_ref(keys.result(place).removeprefix(keys.results)) == (place, [])
+    name = keys.attempt_end(place, 8).removeprefix(keys.attempts)
+    assert parse_item_ref(name) == (place, ["08", "ended"])
 
 
 def test_a_block_is_the_prefix_of_its_items_and_of_no_others() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.errors import LeaseLostError, OutcomeUnknownError, UnavailableError
-from services.ledger.leases import break_lease, over, read_lease
+from services.ledger.leases import break_lease, is_expired, read_lease
 from services.ledger.workers import WorkerRegistry, all_leases
 
 
@@ -17,9 +17,9 @@ def _state(scene: Any, worker: Any) -> str:
 def test_renewals_are_a_chain(anywhere: Any) -> None:
     worker = anywhere.worker()
     for _ in range(5):
-        worker.beat()
+        worker.heartbeat()
     _, record = read_lease(anywhere.ledger, worker.lease.worker)
-    assert (record.version, record.state, record.seconds) == (6, "held", 60)
+    assert (record.version, record.state, record.duration_s) == (6, "held", 60)
 
 
 def test_a_worker_that_renews_keeps_what_it_has(scene: Any) -> None:
@@ -28,10 +28,10 @@ def test_a_worker_that_renews_keeps_what_it_has(scene: Any) -> None:
     attempts = worker.claim(2)
     for _ in range(40):
         scene.wait(15)
-        worker.beat()
+        worker.heartbeat()
         scene.recover()
-    assert worker.in_hand == attempts
-    assert [attempt.stop for attempt in attempts] == [None, None]
+    assert worker.attempts == attempts
+    assert [attempt.stop_reason for attempt in attempts] == [None, None]
     for attempt in attempts:
         attempt.succeed(b"")
 
@@ -43,13 +43,13 @@ def test_a_lease_is_broken_only_when_it_is_older_than_its_length(scene: Any) -> 
     scene.wait(60)
     scene.recover()
     assert _state(scene, worker) == "held"
-    worker.beat()
+    worker.heartbeat()
     scene.wait(61.5)
     scene.recover()
     assert _state(scene, worker) == "broken"
     with pytest.raises(LeaseLostError, match="not renewed within 60 s"):
-        worker.beat()
-    assert attempt.stop == "lost"
+        worker.heartbeat()
+    assert attempt.stop_reason == "lost"
 
 
 def test_a_clock_that_is_wrong_breaks_no_lease_and_keeps_none(new_scene: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_worker_that_has_not_renewed_lately_begins_nothing(scene: Any) -> None
     worker = scene.worker()
     scene.wait(31)
     assert worker.claim(2) == []
-    worker.beat()
+    worker.heartbeat()
     assert len(worker.claim(2)) == 2
 
 
@@ -85,13 +85,13 @@ def test_all_in_hand_stops_when_the_lease_is_lost(scene: Any) -> None:
     scene.recover()
     for _ in range(2):
         with pytest.raises(LeaseLostError):
-            worker.beat()
-    assert [attempt.stop for attempt in attempts] == [None, "lost", "lost"]
+            worker.heartbeat()
+    assert [attempt.stop_reason for attempt in attempts] == [None, "lost", "lost"]
     with pytest.raises(LeaseLostError, match="held for dead"):
         attempts[1].checkpoint(1, b"")
     for attempt in attempts[1:]:
         attempt.abandon()
-    assert worker.in_hand == []
+    assert worker.attempts == []
     assert worker.claim(3) == []
 
 
@@ -103,8 +103,8 @@ def test_a_renewal_whose_answer_was_lost_is_adopted(scene: Any, applied: bool) -
         raise OutcomeUnknownError("no answer")
 
     with scene.store.interrupted(0, lose, applied=applied, writes=True):
-        worker.beat()
-    worker.beat()
+        worker.heartbeat()
+    worker.heartbeat()
     assert _state(scene, worker) == "held"
     assert read_lease(scene.ledger, worker.lease.worker)[1].version == 3
 
@@ -123,8 +123,8 @@ def test_a_renewal_that_was_given_up_on_may_still_have_been_made(scene: Any) -> 
         scene.store.interrupted(0, lose, applied=True, writes=True),
         pytest.raises(UnavailableError),
     ):
-        worker.beat()
-    worker.beat()
+        worker.heartbeat()
+    worker.heartbeat()
     assert _state(scene, worker) == "held"
 
 
@@ -134,12 +134,12 @@ def test_breaking_and_renewing_at_once_leaves_one_of_both(scene: Any) -> None:
     [attempt] = worker.claim(1)
     scene.wait(100)
     head, record = read_lease(scene.ledger, worker.lease.worker)
-    assert over(head, record)
-    worker.beat()
+    assert is_expired(head, record)
+    worker.heartbeat()
     assert not break_lease(scene.ledger, head, record)
-    assert WorkerRegistry(scene.ledger).living(worker.lease.worker)
-    worker.beat()
-    assert attempt.stop is None
+    assert WorkerRegistry(scene.ledger).find_live(worker.lease.worker)
+    worker.heartbeat()
+    assert attempt.stop_reason is None
 
 
 def test_at_every_request_of_a_recovery_a_renewal_keeps_or_loses_all(new_scene: Any) -> None:
@@ -154,17 +154,17 @@ def test_at_every_request_of_a_recovery_a_renewal_keeps_or_loses_all(new_scene: 
 
         def beat(worker: Any = worker, lost: list[bool] = lost) -> None:
             try:
-                worker.beat()
+                worker.heartbeat()
             except LeaseLostError:
                 lost.append(True)
 
         with scene.store.interrupted(at, beat) as came:
             scene.recover()
-        ended = scene.ledger.exists(attempt.keys.ended(attempt.place, 1))
+        ended = scene.ledger.exists(attempt.keys.attempt_end(attempt.item_ref, 1))
         if came:
             assert bool(lost) == (_state(scene, worker) == "broken")
             assert lost or not ended
-            assert attempt.stop == ("lost" if lost else None)
+            assert attempt.stop_reason == ("lost" if lost else None)
         at += 1
 
 
@@ -196,7 +196,7 @@ def test_a_worker_that_has_ended_does_not_come_back(scene: Any) -> None:
     worker = scene.worker()
     worker.end()
     with pytest.raises(LeaseLostError):
-        worker.beat()
+        worker.heartbeat()
     assert _state(scene, worker) == "released"
 
 
@@ -228,9 +228,9 @@ def test_what_is_being_claimed_when_the_lease_is_lost_is_not_begun(new_scene: An
 
         def lose(scene: Any = scene, worker: Any = worker) -> None:
             scene.wait(100)
-            WorkerRegistry(scene.ledger).living(worker.lease.worker)
+            WorkerRegistry(scene.ledger).find_live(worker.lease.worker)
             with pytest.raises(LeaseLostError):
-                worker.beat()
+                worker.heartbeat()
 
         with scene.store.interrupted(at, lose) as came:
             given = worker.claim(1)
@@ -242,16 +242,16 @@ def test_progress_is_seen_with_the_next_renewal(scene: Any) -> None:
     scene.submit(2)
     worker = scene.worker()
     first, second = worker.claim(2)
-    first.tell({"step": 5})
-    worker.beat()
+    first.report_progress({"step": 5})
+    worker.heartbeat()
     [lease] = all_leases(scene.ledger)
-    told = {held.index: held.progress for held in lease.holds}
-    assert told == {first.place.index: {"step": 5}, second.place.index: {}}
+    told = {held.index: held.progress for held in lease.attempts}
+    assert told == {first.item_ref.index: {"step": 5}, second.item_ref.index: {}}
     first.succeed(b"")
-    first.tell({"step": 6})
-    worker.beat()
+    first.report_progress({"step": 6})
+    worker.heartbeat()
     [lease] = all_leases(scene.ledger)
-    assert [held.index for held in lease.holds] == [second.place.index]
+    assert [held.index for held in lease.attempts] == [second.item_ref.index]
 
 
 def test_progress_that_cannot_be_written_does_not_cost_the_lease(scene: Any) -> None:
@@ -259,5 +259,5 @@ def test_progress_that_cannot_be_written_does_not_cost_the_lease(scene: Any) -> 
     worker = scene.worker()
     [attempt] = worker.claim(1)
     with suppress(TypeError, ValueError):  # said where it was done
-        attempt.tell({"image": object()})
-    worker.beat()
+        attempt.report_progress({"image": object()})
+    worker.heartbeat()

@@ -69,10 +69,10 @@ def test_a_page_out_of_bounds_is_refused_in_words(scene: Any, numbers: dict[str,
 def test_items_are_listed_page_by_page_and_by_state(anywhere: Any) -> None:
     job = anywhere.submit(5)
     for attempt in anywhere.claim(5):
-        if attempt.place.index == 1:
+        if attempt.item_ref.index == 1:
             attempt.fail("no face", retry=False)
-        elif attempt.place.index != 3:
-            attempt.succeed(b"", {"score": attempt.place.index})
+        elif attempt.item_ref.index != 3:
+            attempt.succeed(b"", {"score": attempt.item_ref.index})
     pages, cursor = [], "0"
     while cursor is not None:
         page = list_items(anywhere.ledger, "acme", job, int(cursor), limit=2)
@@ -137,8 +137,8 @@ def test_progress_of_living_workers_is_read(scene: Any) -> None:
     worker = scene.worker()
     attempts = worker.claim(2)
     for attempt in attempts:
-        attempt.tell({"step": attempt.place.index})
-    worker.beat()
+        attempt.report_progress({"step": attempt.item_ref.index})
+    worker.heartbeat()
     assert progress_of(scene.ledger, "acme", job) == {0: {"step": 0}, 1: {"step": 1}}
     scene.wait(100)
     assert progress_of(scene.ledger, "acme", job) == {}
@@ -162,7 +162,7 @@ def test_ten_thousand_items_are_counted_in_few_requests(scene: Any) -> None:
     assert scene.counts(job) == {"queued": 5000, "succeeded": 5000}
     assert len(worker.claim(8)) == 8
     assert scene.counts(job) == {"queued": 4992, "running": 8, "succeeded": 5000}
-    for attempt in worker.in_hand:
+    for attempt in worker.attempts:
         attempt.succeed(b"")
     for claims in itertools.count():
         attempts = worker.claim(8)

@@ -62,7 +62,7 @@ def test_checkpoints_that_were_left_over_are_swept(scene: Any) -> None:
         first.succeed(b"")
     assert len(scene.holds("half")) == 2
     scene.supervisor().sweep()
-    assert scene.holds("half") == [second.keys.checkpoint(second.place, 1)]
+    assert scene.holds("half") == [second.keys.checkpoint(second.item_ref, 1)]
 
 
 def test_two_supervisors_at_any_moment_of_each_other_agree(new_scene: Any) -> None:
@@ -144,9 +144,9 @@ def test_a_worker_at_any_moment_of_a_recovery_keeps_what_it_claims(new_scene: An
             at, lambda worker=worker, given=given: given.extend(worker.claim(2))
         ) as came:
             scene.recover()
-        worker.beat()
+        worker.heartbeat()
         scene.recover()
-        assert [attempt.stop for attempt in given] == [None] * len(given)
+        assert [attempt.stop_reason for attempt in given] == [None] * len(given)
         for attempt in given:
             attempt.succeed(b"")
         assert scene.counts(job).get("succeeded", 0) == len(given)
@@ -156,7 +156,7 @@ def test_a_worker_at_any_moment_of_a_recovery_keeps_what_it_claims(new_scene: An
 def test_the_end_of_a_cancelled_job_is_the_same_with_and_without_its_rollup(scene: Any) -> None:
     job = scene.submit(5)
     for attempt in scene.claim(2):
-        attempt.fail("no", retry=bool(attempt.place.index % 2))
+        attempt.fail("no", retry=bool(attempt.item_ref.index % 2))
     cancel(scene.ledger, "acme", job)
     scene.wait(100)
     scene.recover()
@@ -173,7 +173,7 @@ def test_rounds_are_in_the_rollup_and_without_it_the_same(scene: Any) -> None:
         retry(scene.ledger, "acme", job)
     first = scene.claim(2)
     for attempt in first:
-        assert attempt.place == ItemRef(3, attempt.place.index)
+        assert attempt.item_ref == ItemRef(3, attempt.item_ref.index)
         attempt.succeed(b"")
     scene.recover()
     before = scene.counts(job)

@@ -14,14 +14,14 @@ from services.storage.memory import MemoryStore
 def test_a_beat_asks_nothing_of_the_connections_for_bulk(scene: Any) -> None:
     """They may be slow for longer than a lease."""
     quick = MemoryStore(scene.now)
-    ledger = replace(scene.ledger, leases=quick)
+    ledger = replace(scene.ledger, lease_store=quick)
     scene.submit(1)
     worker = scene.worker(ledger)
     with scene.store.counted() as requests:
         assert len(worker.claim(1)) == 1
     assert requests
     with scene.store.counted() as requests:
-        worker.beat()
+        worker.heartbeat()
     assert requests == []
 
 
@@ -52,13 +52,13 @@ def _beat_in_a_claim(scene: Any, at: int) -> bool:
         if requests == at:
             scene.store.before, came = None, True
             cancel(scene.ledger, "acme", late)
-            worker.beat()
+            worker.heartbeat()
         requests += 1
 
     scene.store.before = step
     given = worker.claim(2)
     scene.store.before = None
-    assert worker.in_hand == given
+    assert worker.attempts == given
     return came
 
 
@@ -76,9 +76,9 @@ def test_a_beat_hears_of_other_jobs_though_one_cannot_be_read(scene: Any) -> Non
 
     scene.store.before = refuse
     with pytest.raises(UnavailableError):
-        worker.beat()
+        worker.heartbeat()
     scene.store.before = None
-    assert [attempts[job].stop for job in jobs] == [None, "cancelled"]
+    assert [attempts[job].stop_reason for job in jobs] == [None, "cancelled"]
 
 
 def test_what_an_ended_worker_had_not_begun_costs_no_attempt(scene: Any) -> None:

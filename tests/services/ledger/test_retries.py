@@ -16,7 +16,7 @@ def _failed(scene: Any, count: int = 4) -> str:
     job = scene.submit(count)
 
     def do(attempt: Any) -> None:
-        if attempt.place.index % 2:
+        if attempt.item_ref.index % 2:
             attempt.fail("no", retry=False)
         else:
             attempt.succeed(b"at once")
@@ -33,11 +33,11 @@ def test_only_failed_items_are_tried_again_as_often_as_at_first(anywhere: Any) -
     assert anywhere.view(job).state is JobState.RUNNING
     assert anywhere.counts(job) == {"succeeded": 2, "queued": 2}
     attempts = anywhere.claim(8)
-    assert sorted((a.place.round, a.place.index, a.number) for a in attempts) == [
+    assert sorted((a.item_ref.round, a.item_ref.index, a.number) for a in attempts) == [
         (1, 1, 1),
         (1, 3, 1),
     ]
-    assert [a.earlier for a in attempts] == [(), ()]
+    assert [a.earlier_ends for a in attempts] == [(), ()]
     for attempt in attempts:
         attempt.succeed(b"in the end")
     assert anywhere.counts(job) == {"succeeded": 4}
@@ -52,7 +52,7 @@ def test_an_item_may_fail_in_round_after_round(scene: Any) -> None:
     job = scene.submit(1, max_attempts=1)
     for round_ in range(99):
         [attempt] = scene.claim()
-        assert attempt.place.round == round_
+        assert attempt.item_ref.round == round_
         attempt.fail("no")
         if round_ % 10 == 5:
             scene.recover()

@@ -6,7 +6,7 @@ import pytest
 
 from services.errors import ConflictError, DeletedError, InvalidIdError, UnknownJobError
 from services.ledger import deletion
-from services.ledger.submissions import MAX_KEY, Submission, cancel, retry, submit
+from services.ledger.submissions import MAX_IDEMPOTENCY_KEY, Submission, cancel, retry, submit
 
 
 def test_the_same_request_with_the_same_key_is_the_same_job(anywhere: Any) -> None:
@@ -32,15 +32,15 @@ def test_a_key_is_one_tenants_own(scene: Any) -> None:
     assert len(jobs) == 2
 
 
-@pytest.mark.parametrize("key", ["", "x" * (MAX_KEY + 1)])
+@pytest.mark.parametrize("key", ["", "x" * (MAX_IDEMPOTENCY_KEY + 1)])
 def test_a_key_of_a_wrong_length_is_refused(scene: Any, key: str) -> None:
-    with pytest.raises(ConflictError, match=rf"of {len(key)} characters was given: give 1 to 255"):
+    with pytest.raises(ConflictError, match=rf"has {len(key)} characters: give 1 to 255"):
         submit(scene.ledger, "acme", key, scene.request())
     assert scene.keys() == []
 
 
 def test_any_text_is_a_key(scene: Any) -> None:
-    for key in ("x" * MAX_KEY, "../../a", "ä\n", " "):
+    for key in ("x" * MAX_IDEMPOTENCY_KEY, "../../a", "ä\n", " "):
         assert submit(scene.ledger, "acme", key, scene.request()).created
 
 

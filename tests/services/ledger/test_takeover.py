@@ -7,7 +7,7 @@ import pytest
 from services.errors import LeaseLostError, SupersededError
 from services.ledger.leases import read_lease
 from services.ledger.queries import list_attempts, read_token
-from services.ledger.workers import forget_the_dead
+from services.ledger.workers import remove_dead_leases
 
 
 def test_after_the_lease_another_worker_goes_on_from_the_checkpoint(scene: Any) -> None:
@@ -22,8 +22,8 @@ def test_after_the_lease_another_worker_goes_on_from_the_checkpoint(scene: Any) 
     scene.recover()
     assert scene.counts(job) == {"queued": 1}
     [second] = scene.claim()
-    assert (second.number, second.resume.step, second.resume.payload) == (2, 40, b"half")
-    [ended] = second.earlier
+    assert (second.number, second.resume_from.step, second.resume_from.payload) == (2, 40, b"half")
+    [ended] = second.earlier_ends
     assert ended.cause == "lost"
     assert first.lease.worker in ended.reason
     second.succeed(b"whole")
@@ -71,7 +71,7 @@ def test_one_that_wakes_up_cannot_overwrite_what_others_have_achieved(scene: Any
         first.checkpoint(3, b"too late")
     assert read_token(scene.ledger, "acme", f"tok_{job}0000000").payload == b"by the second"
     assert scene.holds("too late") == []
-    assert sleeper.in_hand == []
+    assert sleeper.attempts == []
 
 
 def test_one_that_wakes_up_first_wins_and_the_other_hears_it(scene: Any) -> None:
@@ -103,14 +103,14 @@ def test_a_claim_that_its_living_worker_does_not_know_of_is_given_back(scene: An
     job = scene.submit(1, max_attempts=1)
     worker = scene.worker()
     [attempt] = worker.claim(1)
-    worker.lease.drop(attempt.held)  # as if the answer to its claim had been lost
+    worker.lease.remove_attempt(attempt.held)  # as if the answer to its claim had been lost
     for _ in range(4):
         scene.wait(14)
-        worker.beat()
+        worker.heartbeat()
         scene.recover()
     assert scene.counts(job) == {"running": 1}
     scene.wait(14)
-    worker.beat()
+    worker.heartbeat()
     scene.recover()
     [view] = list_attempts(scene.ledger, "acme", job, 0)
     assert (view.cause, view.reason) == (
@@ -127,11 +127,11 @@ def test_leases_of_the_dead_are_forgotten_and_they_stay_dead(scene: Any) -> None
     ended.end()
     for _ in range(80):
         scene.wait(20)
-        living.beat()
-        forget_the_dead(scene.ledger)
+        living.heartbeat()
+        remove_dead_leases(scene.ledger)
     assert scene.keys("service/") == [f"service/workers/{living.lease.worker}"]
     with pytest.raises(LeaseLostError):
-        vanished.beat()
+        vanished.heartbeat()
     scene.recover()
     assert [attempt.number for attempt in scene.claim()] == [2]
 
@@ -139,14 +139,14 @@ def test_leases_of_the_dead_are_forgotten_and_they_stay_dead(scene: Any) -> None
 def test_a_lease_is_remembered_for_a_while(scene: Any) -> None:
     worker = scene.worker()
     scene.wait(100)
-    forget_the_dead(scene.ledger)
+    remove_dead_leases(scene.ledger)
     assert read_lease(scene.ledger, worker.lease.worker)[1].state == "held"
     scene.wait(600)
-    forget_the_dead(scene.ledger)
+    remove_dead_leases(scene.ledger)
     assert read_lease(scene.ledger, worker.lease.worker)[1].state == "broken"
     scene.wait(500)
-    forget_the_dead(scene.ledger)
+    remove_dead_leases(scene.ledger)
     assert read_lease(scene.ledger, worker.lease.worker)[1].state == "broken"
     scene.wait(200)
-    forget_the_dead(scene.ledger)
+    remove_dead_leases(scene.ledger)
     assert read_lease(scene.ledger, worker.lease.worker) is None

@@ -8,7 +8,7 @@ import pytest
 
 from services import metrics
 from services.contracts.jobs import ItemState
-from services.ledger.attempts import Stop
+from services.ledger.attempts import StopReason
 from services.ledger.records import EndedRecord, ResultRecord
 from services.metrics import MAX_SERIES, TABLE, First, Known, Metric, Process
 from services.storage.interface import Store
@@ -92,7 +92,7 @@ def test_every_end_of_an_attempt_is_told_apart() -> None:
     for record, field in ((EndedRecord, "cause"), (ResultRecord, "status")):
         assert set(get_args(record.model_fields[field].annotation)) <= causes
     # What is lost to others ends as lost in the ledger, too.
-    assert set(get_args(Stop)) <= causes
+    assert set(get_args(StopReason)) <= causes
 
 
 def test_operations_are_those_of_stores() -> None:

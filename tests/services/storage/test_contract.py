@@ -356,7 +356,7 @@ def _post(form: PresignedPost, body: bytes) -> int:
 
 
 def test_a_presigned_form_uploads_if_the_store_can(store: Store, kind: str) -> None:
-    form = store.presigned_post("in/ß", max_bytes=1000, seconds=60)
+    form = store.presigned_post("in/ß", max_bytes=1000, expires_s=60)
     if kind not in ("moto", "s3"):
         assert form is None
         return
@@ -371,7 +371,7 @@ def test_a_presigned_form_uploads_if_the_store_can(store: Store, kind: str) -> N
 
 def test_a_presigned_url_downloads_if_the_store_can(store: Store, kind: str) -> None:
     store.create("out/ß", b"body")
-    url = store.presigned_get("out/ß", seconds=60, filename="Größe 1.safetensors")
+    url = store.presigned_get("out/ß", expires_s=60, filename="Größe 1.safetensors")
     if kind not in ("moto", "s3"):
         assert url is None
         return
@@ -383,7 +383,7 @@ def test_a_presigned_url_downloads_if_the_store_can(store: Store, kind: str) -> 
 
 def test_a_presigned_url_says_what_it_leads_to(store: Store, kind: str) -> None:
     store.create("out/a", b"body")
-    url = store.presigned_get("out/a", seconds=60, filename="a.png", media_type="image/png")
+    url = store.presigned_get("out/a", expires_s=60, filename="a.png", media_type="image/png")
     if kind not in ("moto", "s3"):
         assert url is None
         return

@@ -70,13 +70,13 @@ def test_every_operation_is_timed_by_its_name(registry: CollectorRegistry) -> No
 
 def test_what_asks_nobody_is_passed_on(registry: CollectorRegistry) -> None:
     class Presigning(MemoryStore):
-        def presigned_post(self, key: str, *, max_bytes: int, seconds: int) -> PresignedPost:
-            return PresignedPost(f"{key} {max_bytes} {seconds}", {})
+        def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost:
+            return PresignedPost(f"{key} {max_bytes} {expires_s}", {})
 
         def presigned_get(
-            self, key: str, *, seconds: int, filename: str = "", media_type: str = ""
+            self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
         ) -> str:
-            return f"{key} {seconds} {filename} {media_type}"
+            return f"{key} {expires_s} {filename} {media_type}"
 
         def for_leases(self) -> "Presigning":
             leases = Presigning()
@@ -84,8 +84,8 @@ def test_what_asks_nobody_is_passed_on(registry: CollectorRegistry) -> None:
             return leases
 
     store = InstrumentedStore(Presigning())
-    assert store.presigned_post("a", max_bytes=1, seconds=2) == PresignedPost("a 1 2", {})
-    assert store.presigned_get("a", seconds=3, filename="b", media_type="c") == "a 3 b c"
+    assert store.presigned_post("a", max_bytes=1, expires_s=2) == PresignedPost("a 1 2", {})
+    assert store.presigned_get("a", expires_s=3, filename="b", media_type="c") == "a 3 b c"
     assert store.url == "memory:"
     assert _timed(registry) == {}
     assert store.for_leases().head("mine").size == 0

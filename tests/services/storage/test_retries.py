@@ -3,7 +3,7 @@
 import pytest
 
 from services.errors import NotFoundError, OutcomeUnknownError, UnavailableError
-from services.storage.s3_client import TransientError, persist
+from services.storage.s3_client import TransientError, retry_transient
 
 
 class Script:
@@ -20,7 +20,7 @@ class Script:
         return outcome
 
     def run(self, attempts: int = 5, deadline: float = 60) -> str:
-        return persist(
+        return retry_transient(
             self,
             "writing 'a'",
             attempts=attempts,

@@ -113,7 +113,7 @@ class Cluster:
 
 @pytest.fixture
 def ledger() -> Ledger:
-    return Ledger.on(MemoryStore(), LedgerSettings(lease_s=30, poll_interval_s=0.01))
+    return Ledger.open(MemoryStore(), LedgerSettings(lease_s=30, poll_interval_s=0.01))
 
 
 class Scene:

@@ -46,7 +46,7 @@ class Names:
 
 @pytest.fixture
 def ledger() -> Ledger:
-    return Ledger.on(MemoryStore(), LedgerSettings(lease_s=30, poll_interval_s=0.01))
+    return Ledger.open(MemoryStore(), LedgerSettings(lease_s=30, poll_interval_s=0.01))
 
 
 def request(count: int) -> JobRequest:

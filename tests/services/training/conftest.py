@@ -126,4 +126,4 @@ class Workshop:
 @pytest.fixture
 def workshop(miniature_backbone: Backbone, bundles: dict[str, bytes]) -> Workshop:
     settings = LedgerSettings(lease_s=LEASE, poll_interval_s=0.05)
-    return Workshop(Ledger.on(MemoryStore(), settings), miniature_backbone, bundles)
+    return Workshop(Ledger.open(MemoryStore(), settings), miniature_backbone, bundles)

@@ -258,7 +258,7 @@ def test_a_drain_ends_though_the_store_does_not_answer(workshop: Workshop) -> No
     """What was learned and could not be written is learned again, by others."""
     store = Silent(workshop.ledger.store)
     healthy, lost = workshop.ledger, list[Exception]()
-    workshop.ledger = Ledger.on(store, healthy.settings)  # type: ignore[arg-type]
+    workshop.ledger = Ledger.open(store, healthy.settings)  # type: ignore[arg-type]
 
     class Heard(Events):
         def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:

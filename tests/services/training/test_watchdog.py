@@ -41,7 +41,7 @@ def test_a_device_that_hangs_loses_its_attempts_and_ends_the_process(
     tmp_path: Path, workshop: Workshop
 ) -> None:
     settings = LedgerSettings(lease_s=2, poll_interval_s=0.05)
-    workshop.ledger = Ledger.on(DirectoryStore(tmp_path / "store"), settings)
+    workshop.ledger = Ledger.open(DirectoryStore(tmp_path / "store"), settings)
     job = workshop.submit(workshop.works(2))
     done = subprocess.run(
         [

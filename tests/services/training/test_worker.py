@@ -41,7 +41,7 @@ def test_a_job_becomes_tokens(workshop: Workshop) -> None:
         assert learned.manifest.placeholder == f"<{item.name}>" == item.report["placeholder"]
         assert item.report["steps"] == 6
         assert item.report["gpu_seconds"]
-        found = aliases.tokens(workshop.ledger.store, workshop.tenant, item.name)
+        found = aliases.find_tokens(workshop.ledger.store, workshop.tenant, item.name)
         assert list(found) == [item.token]
 
 

@@ -143,10 +143,10 @@ class Scene:
 
     def end(self, *, fail: bool = False) -> None:
         """Let all jobs end, and the supervisor see it."""
-        worker, idle = WorkerSession(self.ledger, "default", chance=random.Random(3)), 0
+        worker, idle = WorkerSession(self.ledger, "default", rng=random.Random(3)), 0
         worker.begin()
         while idle < 3:
-            worker.beat()
+            worker.heartbeat()
             attempts = worker.claim(64)
             for attempt in attempts:
                 if fail:

@@ -5,7 +5,7 @@ from typing import Any
 from chaos.processes.checker.counting import living_jobs
 from chaos.processes.history import Evidence
 from services.ledger import queries as reading
-from services.ledger.keys import QUEUE
+from services.ledger.keys import QUEUE_FOLDER
 from services.ledger.recovery import Recovery
 
 
@@ -13,14 +13,14 @@ def rebuilt(evidence: Evidence) -> list[str]:
     """What is told otherwise after hints and rollups were deleted, and one sweep and one pass."""
     ledger = evidence.ledger
     before = _told(evidence)
-    caches = [head.key for head in ledger.heads(QUEUE)]
+    caches = [head.key for head in ledger.heads(QUEUE_FOLDER)]
     caches += [evidence.keys(job).rollup for job in living_jobs(evidence)]
     ledger.gather(ledger.store.delete, caches)
     supervisor = Recovery(ledger)
     supervisor.sweep()
     damaged = supervisor.recover().damaged
     found = [f"job {job} is damaged: {why}" for job, why in damaged.items()]
-    found += [f"{head.key} is queued, though it has ended" for head in ledger.heads(QUEUE)]
+    found += [f"{head.key} is queued, though it has ended" for head in ledger.heads(QUEUE_FOLDER)]
     after = _told(evidence)
     for job in living_jobs(evidence):
         if not ledger.exists(evidence.keys(job).rollup):

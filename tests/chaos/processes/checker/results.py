@@ -5,7 +5,7 @@ from collections import defaultdict
 
 from chaos.processes.history import Evidence, attempt_of, digest, named
 from services.ledger.keys import JobKeys
-from services.ledger.records import ResultRecord, Tombstone, unpack_outcome
+from services.ledger.records import ResultRecord, Tombstone, unpack_result
 
 
 def results_changed(evidence: Evidence) -> list[str]:
@@ -19,7 +19,7 @@ def results_changed(evidence: Evidence) -> list[str]:
     for job in evidence.jobs:
         prefix = JobKeys(evidence.plan.tenant, job).results
         for name, body in evidence.under(prefix).items():
-            live = isinstance(unpack_outcome(name, body)[0], ResultRecord)
+            live = isinstance(unpack_result(name, body)[0], ResultRecord)
             if (live, digest(body)) not in versions[prefix + name][-1:]:
                 versions[prefix + name].append((live, digest(body)))
     for key, seen in versions.items():

@@ -110,8 +110,8 @@ class Studio:
         worker = WorkerSession(self.elsewhere, "default")
         worker.begin()
         [attempt] = worker.claim(1)
-        assert attempt.place.index == 0
-        aliases.note(self.elsewhere.store, tenant, alias, token_id(job, 0, 0))
+        assert attempt.item_ref.index == 0
+        aliases.add(self.elsewhere.store, tenant, alias, token_id(job, 0, 0))
         attempt.succeed(self.artifact().to_bytes() if payload is None else payload, {})
         worker.end()
 

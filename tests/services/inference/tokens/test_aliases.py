@@ -36,8 +36,8 @@ def test_a_name_in_use_costs_a_listing_every_five_seconds(studio: Any) -> None:
 def test_hints_of_what_is_not_yet_there_and_no_more_are_passed_over(studio: Any) -> None:
     stands, gone = studio.learn(), studio.learn()
     delete_token(studio.elsewhere, "acme", gone)
-    aliases.note(studio.elsewhere.store, "acme", "rex", token_id(studio.submit(), 0, 0))
-    aliases.note(studio.elsewhere.store, "acme", "rex", "0 no token")
+    aliases.add(studio.elsewhere.store, "acme", "rex", token_id(studio.submit(), 0, 0))
+    aliases.add(studio.elsewhere.store, "acme", "rex", "0 no token")
     assert studio.cache().get("acme", "rex").token == stands
 
 
