@@ -1,6 +1,5 @@
-"""Does the method keep its promise? Scores beside floor, ceiling and baselines.
+"""Evaluation: subject and prompt scores of each method, with intervals and baselines.
 
-`command` is `dti evaluate`. On the miniature, `study` is what it does, resumably, and `report` says
-what came out. On other models `photographs` has all of that, by the paper's protocol; both use
-`records`, `statistics`, `sheet` and `tables`.
+One `Study` over a `Domain`: the miniature's own world, whose scorer ships with it, or photographs,
+scored by DINOv2 and SigLIP as in the paper.
 """

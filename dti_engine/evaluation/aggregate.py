@@ -1,141 +1,171 @@
-"""From scores to results: means per subject, differences, intervals, the frontier, the aims."""
+"""Aggregation of image scores into results: means per subject, intervals, differences, aims."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import fmean
 
 import numpy as np
 
 from dti_engine.config import Method
-from dti_engine.evaluation.protocol import METHODS, Protocol
+from dti_engine.evaluation.protocol import METHODS, MiniatureProtocol
 from dti_engine.evaluation.results import (
     Aim,
     Comparison,
-    Difference,
     Frontier,
     FrontierPoint,
     LengthPoint,
+    RowDifference,
     RowResult,
-    Setting,
+    SettingResult,
 )
-from dti_engine.evaluation.rows import TITLES, Kind, Row, TokenKey
+from dti_engine.evaluation.rows import TableRow
 from dti_engine.evaluation.statistics import (
     Array,
+    Estimate,
     bootstrap,
     gap_at_equal_subject_score,
     prompt_score_at,
     shared_levels,
 )
-from dti_engine.evaluation.store import Score
+from dti_engine.evaluation.store import ImageScore
 
-_COMPARED: tuple[Kind, ...] = ("ti", "ti_rescaled", "class_word", "description")
-SUBJECT, PROMPT = 0, 1  # columns of `per_subject`
+METRICS = ("subject_score", "prompt_score", "masked_subject_score", "prompt_cosine")
+SUBJECT, PROMPT, MASKED, COSINE = range(4)  # columns of `per_subject`
+_BOTH = [SUBJECT, PROMPT]
 
 
-def per_subject(scores: Iterable[Score], row: Row, subjects: Sequence[str]) -> Array:
-    """(n, 2): mean subject score and prompt score of each subject in the row, in their order.
+def per_subject(scores: Sequence[ImageScore], row: TableRow, subjects: Sequence[str]) -> Array:
+    """Return (subjects, 4): each of METRICS, the mean over all images of the subject in the row.
 
-    The order is that of `subjects` for every row, so rows of two of these arrays are a pair.
+    Subjects keep the order of `subjects`, so the rows of two such arrays are pairs. A metric that
+    was not measured is nan.
     """
-    of: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
+    values: dict[str, list[list[float]]] = {name: [] for name in subjects}
     for score in scores:
-        if score.row == row.name and score.subject in of:
-            of[score.subject].append((score.subject_score, score.prompt_score))
-    return np.array([np.mean(of[name], axis=0) for name in subjects])
-
-
-def mean_norm(scores: Iterable[Score], row: Row) -> float | None:
-    """Mean length of the vectors that name the subjects in this row, if vectors do."""
-    norms = [each.norm for each in scores if each.row == row.name and each.norm is not None]
-    return fmean(norms) if norms else None
-
-
-def settings(
-    scores: Sequence[Score],
-    tokens: Sequence[TokenKey],
-    subjects: Sequence[str],
-    protocol: Protocol,
-) -> list[Setting]:
-    """How every setting did; the best of each method is chosen, the first of equals."""
-    means = {key: per_subject(scores, Row.of(key), subjects).mean(axis=0) for key in tokens}
-    merit = {key: float(both.mean()) for key, both in means.items()}
-    best = {
-        method: max((key for key in tokens if key.method == method), key=lambda key: merit[key])
-        for method in METHODS
-    }
-    found: list[Setting] = []
-    for key in tokens:
-        config = protocol.settings[key.method][key.setting]
-        found.append(
-            Setting(
-                method=key.method,
-                index=key.setting,
-                lr=config.lr,
-                kappa=config.kappa,
-                weight_decay=config.weight_decay,
-                subject_score=float(means[key][SUBJECT]),
-                prompt_score=float(means[key][PROMPT]),
-                norm=mean_norm(scores, Row.of(key)),
-                is_chosen=key == best[key.method],
-            )
-        )
-    return found
+        if score.row == row.name and score.subject in values:
+            measured = [getattr(score, metric) for metric in METRICS]
+            values[score.subject].append([np.nan if each is None else each for each in measured])
+    return np.array([np.mean(values[name], axis=0) for name in subjects])
 
 
 def row_result(
-    scores: Sequence[Score], row: Row, subjects: Sequence[str], num_prompts: int
+    row: TableRow,
+    scores: Sequence[ImageScore],
+    subjects: Sequence[str],
+    *,
+    lengths: Mapping[str, float],
+    num_prompts: int = 0,
 ) -> RowResult:
-    """The row's means with their intervals, and its means for each prompt."""
+    """Return the row's means with their intervals.
+
+    With `num_prompts`, which all subjects must share, also the means of each prompt.
+
+    Raises:
+        ConfigurationError: There are fewer than 2 subjects.
+    """
     samples = per_subject(scores, row, subjects)
     own = [score for score in scores if score.row == row.name]
-    by_prompt = [[each for each in own if each.prompt == i] for i in range(num_prompts)]
+    by_prompt = [[score for score in own if score.prompt == i] for i in range(num_prompts)]
     return RowResult(
         kind=row.kind,
-        title=TITLES[row.kind],
+        name=row.name,
+        title=row.title,
         num_images=len(own),
         subject_score=bootstrap(samples[:, SUBJECT]),
         prompt_score=bootstrap(samples[:, PROMPT]),
-        norm=mean_norm(scores, row),
-        subject_by_prompt=[fmean(each.subject_score for each in part) for part in by_prompt],
-        prompt_by_prompt=[fmean(each.prompt_score for each in part) for part in by_prompt],
+        masked_subject_score=_measured(samples[:, MASKED]),
+        prompt_cosine=_measured(samples[:, COSINE]),
+        lengths=lengths,
+        subject_by_prompt=[fmean(score.subject_score for score in part) for part in by_prompt],
+        prompt_by_prompt=[fmean(score.prompt_score for score in part) for part in by_prompt],
     )
 
 
-def differences(samples: Mapping[Kind, Array]) -> list[Difference]:
-    """DTI minus each of the others, subject by subject; samples are `per_subject`."""
-    found: list[Difference] = []
-    for kind in _COMPARED:
-        paired = samples["dti"] - samples[kind]
-        found.append(
-            Difference(
-                other=TITLES[kind],
-                subject_score=bootstrap(paired[:, SUBJECT]),
-                prompt_score=bootstrap(paired[:, PROMPT]),
+def _measured(samples: Array) -> Estimate | None:
+    return None if np.isnan(samples).any() else bootstrap(samples)
+
+
+def differences(
+    samples: Mapping[TableRow, Array], *, is_masked: bool = False
+) -> list[RowDifference]:
+    """Return every DTI row minus every other row but the ceiling; samples are `per_subject`."""
+    subject = MASKED if is_masked else SUBJECT
+    found: list[RowDifference] = []
+    for ours in samples:
+        for other in samples:
+            if ours.kind == "dti" and other.kind not in ("dti", "drawing"):
+                paired = samples[ours] - samples[other]
+                found.append(
+                    RowDifference(
+                        ours.title,
+                        other.title,
+                        subject_score=bootstrap(paired[:, subject]),
+                        prompt_score=bootstrap(paired[:, PROMPT]),
+                    )
+                )
+    return found
+
+
+# The miniature
+
+
+def settings(
+    scores: Sequence[ImageScore],
+    rows: Mapping[Method, Sequence[TableRow]],
+    subjects: Sequence[str],
+    protocol: MiniatureProtocol,
+    lengths: Mapping[TableRow, Mapping[str, float]],
+) -> list[SettingResult]:
+    """Return all settings; each method's best is chosen, the first of equals."""
+    found: list[SettingResult] = []
+    for method in METHODS:
+        means = [per_subject(scores, row, subjects).mean(axis=0) for row in rows[method]]
+        criteria = [float(mean[_BOTH].mean()) for mean in means]
+        for index, (row, mean) in enumerate(zip(rows[method], means, strict=True)):
+            config = protocol.settings[method][index]
+            found.append(
+                SettingResult(
+                    method=method,
+                    index=index,
+                    lr=config.lr,
+                    kappa=config.kappa,
+                    weight_decay=config.weight_decay,
+                    subject_score=float(mean[SUBJECT]),
+                    prompt_score=float(mean[PROMPT]),
+                    lengths=lengths[row],
+                    is_chosen=index == criteria.index(max(criteria)),
+                )
             )
-        )
     return found
 
 
 def frontier(
-    scores: Sequence[Score], tokens: Mapping[Method, Sequence[TokenKey]], subjects: Sequence[str]
+    scores: Sequence[ImageScore],
+    rows: Mapping[Method, Sequence[TableRow]],
+    subjects: Sequence[str],
+    lengths: Mapping[TableRow, Mapping[str, float]],
 ) -> Frontier:
-    """Both methods after more and more steps, on the first image seed, which all of them have."""
+    """Return both methods after increasing numbers of steps.
+
+    Only the first image seed counts, because the snapshots have no other.
+    """
     first = [score for score in scores if score.image_seed == 0]
     samples = np.stack(
         [
-            np.stack([per_subject(first, Row.of(key), subjects) for key in tokens[method]], axis=1)
+            np.stack([per_subject(first, row, subjects)[:, _BOTH] for row in rows[method]], axis=1)
             for method in METHODS
         ],
         axis=1,
     )  # (subjects, methods, steps, 2)
     means = samples.mean(axis=0)
-    points = [
-        FrontierPoint(
-            method, key.steps, float(subject), float(prompt), mean_norm(first, Row.of(key))
-        )
-        for method, of_method in zip(METHODS, means, strict=True)
-        for key, (subject, prompt) in zip(tokens[method], of_method, strict=True)
-    ]
+    points: list[FrontierPoint] = []
+    for method, of_method in zip(METHODS, means, strict=True):
+        for row, (subject, prompt) in zip(rows[method], of_method, strict=True):
+            assert row.token
+            assert row.token.steps
+            points.append(
+                FrontierPoint(method, row.token.steps, float(subject), float(prompt), lengths[row])
+            )
     comparisons = [
         Comparison(
             level,
@@ -147,10 +177,10 @@ def frontier(
     return Frontier(points, comparisons)
 
 
-def lengths(
-    scores: Sequence[Score], rows: Sequence[Row], subjects: Sequence[str]
+def length_points(
+    scores: Sequence[ImageScore], rows: Sequence[TableRow], subjects: Sequence[str]
 ) -> list[LengthPoint]:
-    """What becomes of the same directions at other lengths; one of rows must have length 1."""
+    """Return the scores of the same directions at other lengths; one row must have length 1."""
     samples = {row.length: per_subject(scores, row, subjects) for row in rows if row.length}
     return [
         LengthPoint(
@@ -163,8 +193,8 @@ def lengths(
     ]
 
 
-def aims(samples: Mapping[Kind, Array], frontier: Frontier) -> list[Aim]:
-    """What the project promises of DTI on the miniature."""
+def aims(samples: Mapping[str, Array], frontier: Frontier) -> list[Aim]:
+    """Return what the project promises of DTI on the miniature; samples: kind -> `per_subject`."""
     dti, floor, ceiling = (samples[kind] for kind in ("dti", "class_word", "drawing"))
     highest = frontier.highest
     half_way = (floor + ceiling)[:, SUBJECT] / 2

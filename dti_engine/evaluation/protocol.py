@@ -1,12 +1,7 @@
-"""What is compared with what: on how many subjects, with which settings and seeds. Loads no torch.
+"""Protocols: numbers of subjects and seeds, training settings and generation. Loads no torch.
 
-Both methods get the same photos, initializers, captions, draws, steps and batches, and as many
-settings to choose from. Settings are chosen on other subjects than those that results are told of.
-
-Seeds of training and generating: each subject has its own, and all methods and rows the same.
-
-Were they shared by subjects, luck with them would not average out over subjects, and an interval
-found by resampling subjects would be too short. Shared by rows, they make the rows pairs.
+All methods share photos, initializers, captions, draws, steps, batches and the noise that images
+start from, so rows are paired samples.
 """
 
 import hashlib
@@ -21,29 +16,55 @@ from dti_engine.recipes import miniature_constant, standard_ti
 
 METHODS: tuple[Method, ...] = ("dti", "ti")
 
-# The recipe's angle per step and a third of it, with two strengths of the prior. The prior counts
-# beside the gradient, whose length is 0.08 here (median): the paper's kappa of 1e-4, which is felt
-# where gradients are smaller, ends where none would; 3e-2 turns the result by some degrees. Rates
-# come first, as they turn it further: few settings differ, too.
+# DTI: the recipe's angle per step and a third of it, with two strengths of the prior. The prior
+# adds to a gradient whose median length is 0.08 here, so the paper's kappa of 1e-4, tuned where
+# gradients are smaller, has no visible effect; 3e-2 turns the result by a few degrees. Rates come
+# first because they turn it further, which matters when only the first settings are used.
 _DTI_SETTINGS = tuple({"lr": lr, "kappa": kappa} for kappa in (1e-4, 3e-2) for lr in (0.03, 0.01))
-# The paper's rate, as written and as its code multiplies it; diffusers' example; and one below.
-# Weight decay stays at 1e-2: over 200 steps at these rates it takes at most 4 % off.
+# TI: the paper's rate as written and as its code multiplies it, diffusers' example, and one below.
+# Weight decay stays at 1e-2: over 200 steps at these rates it removes at most 4 %.
 _TI_SETTINGS = tuple({"lr": lr} for lr in (5e-3, 2e-2, 2e-3, 1e-3))
-# What has to be equal in all settings of both methods.
+# The fields that must be equal in all settings of both methods.
 _BUDGET = {"steps", "batch_size", "resolution", "captions", "timesteps"}
 
 
-class Protocol(BaseModel):
-    """One evaluation, whole: equal protocols and weights give equal scores, to rounding."""
+class EvaluationProtocol(BaseModel):
+    """The part that both domains share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    num_training_seeds: int = Field(ge=1)
+    num_image_seeds: int = Field(ge=1)
+    image_steps: int = Field(ge=1, description="denoising steps of an image")
+    guidance: float = Field(ge=1)
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> Self:
+        """Return the protocol with these values.
+
+        Raises:
+            ConfigurationError: A value is not allowed.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigurationError(
+                f"invalid evaluation protocol: {explain(error, cls)}"
+            ) from error
+
+
+class MiniatureProtocol(EvaluationProtocol):
+    """A whole evaluation of the miniature: equal protocols and weights give equal scores.
+
+    Each method chooses from the same number of settings, on subjects other than those reported.
+    """
 
     num_subjects: int = Field(default=12, ge=2, le=12)
     num_settings_subjects: int = Field(default=6, ge=1, le=6)
     num_training_seeds: int = Field(default=2, ge=1)
     num_image_seeds: int = Field(default=2, ge=1)
     seed: int = Field(
-        default=0, ge=0, description="what all draws of training and generating depend on"
+        default=0, ge=0, description="base of all random draws in training and generation"
     )
     settings: Mapping[Method, tuple[TrainConfig, ...]]
     num_slots: int = Field(default=6, ge=1, description="tokens trained at once")
@@ -53,17 +74,17 @@ class Protocol(BaseModel):
     batch_size: int = Field(default=16, ge=1, description="images generated at once")
 
     @model_validator(mode="after")
-    def _refuse_unfair(self) -> Self:
+    def _reject_unfair(self) -> Self:
         counts = {method: len(self.settings.get(method, ())) for method in METHODS}
         if len(set(counts.values())) > 1 or not all(counts.values()):
             raise ValueError(f"each method needs the same number of settings, got {counts}")
-        everything = [each for method in METHODS for each in self.settings[method]]
-        if any(each.schedule != "constant" or each.patience for each in everything):
+        configs = [config for method in METHODS for config in self.settings[method]]
+        if any(config.schedule != "constant" or config.patience for config in configs):
             raise ValueError(
-                "settings need a constant rate and no patience: only then is a token on its way "
-                "that of a shorter run"
+                "settings need a constant rate and no patience: otherwise a snapshot differs from "
+                "the token of a shorter run"
             )
-        budgets = {each.model_dump_json(include=_BUDGET) for each in everything}
+        budgets = {config.model_dump_json(include=_BUDGET) for config in configs}
         if len(budgets) > 1:
             raise ValueError(f"all settings need the same budget, got {sorted(budgets)}")
         return self
@@ -72,26 +93,29 @@ class Protocol(BaseModel):
     def standard(
         cls, *, steps: int = 200, resolution: int = 64, num_settings: int = 4, **changes: object
     ) -> Self:
-        """The full comparison, changed as told.
+        """Return the full comparison with some fields changed.
 
-        Its tokens get half of the steps of `miniature_constant`, as 96 of them are trained.
+        Tokens get half of the steps of `miniature_constant`, since 96 of them are trained.
 
-        Raises: ConfigurationError if a change is not allowed.
+        Raises:
+            ConfigurationError: A change is not allowed.
         """
         base = miniature_constant().changed(steps=steps, resolution=resolution)
+        ti = standard_ti(base)
         settings: dict[Method, tuple[TrainConfig, ...]] = {
-            "dti": tuple(base.changed(**each) for each in _DTI_SETTINGS[:num_settings]),
-            "ti": tuple(standard_ti(base).changed(**each) for each in _TI_SETTINGS[:num_settings]),
+            "dti": tuple(base.changed(**setting) for setting in _DTI_SETTINGS[:num_settings]),
+            "ti": tuple(ti.changed(**setting) for setting in _TI_SETTINGS[:num_settings]),
         }
-        try:
-            return cls.model_validate({"settings": settings} | changes)
-        except ValidationError as error:
-            raise ConfigurationError(f"evaluation refused: {explain(error, cls)}") from error
+        return cls.checked({"settings": settings} | changes)
 
     @classmethod
     def quick(cls, **changes: Any) -> Self:
-        """Minutes, to see that all of it works: its intervals are wide. Raises as `standard`."""
-        less = {
+        """Return a comparison of minutes that only shows that everything works.
+
+        Raises:
+            ConfigurationError: A change is not allowed.
+        """
+        small = {
             "steps": 100,
             "num_settings": 2,
             "num_subjects": 4,
@@ -99,7 +123,7 @@ class Protocol(BaseModel):
             "num_training_seeds": 1,
             "num_image_seeds": 1,
         }
-        return cls.standard(**(less | changes))
+        return cls.standard(**(small | changes))
 
     @property
     def steps(self) -> int:
@@ -108,21 +132,56 @@ class Protocol(BaseModel):
 
     @property
     def snapshots(self) -> tuple[int, ...]:
-        """Steps after which a token is looked at; the last is `steps`."""
-        return tuple(sorted({max(1, self.steps // share) for share in (8, 4, 2, 1)}))
+        """Steps after which a token is evaluated; the last is `steps`."""
+        return tuple(sorted({max(1, self.steps // divisor) for divisor in (8, 4, 2, 1)}))
 
 
-def training_seed(first: int, subject: str, number: int) -> int:
-    """Of the subject's training `number`, counted from 0; `first` is the evaluation's own seed."""
-    return _seed("training", first, subject, number)
+class PhotographProtocol(EvaluationProtocol):
+    """A whole evaluation on photographs, independent of the methods in it.
+
+    Source of the defaults: paper, section 4.1 and appendix D.1.
+    """
+
+    config: TrainConfig = Field(description="of DTI; TI takes `recipes.standard_ti` of it")
+    num_training_seeds: int = Field(default=1, ge=1)
+    first_training_seed: int = Field(default=42, ge=0, lt=2**32)
+    num_image_seeds: int = Field(default=4, ge=1, description="0, 1, ...: the same in every prompt")
+
+    @classmethod
+    def standard(cls, config: TrainConfig, *, is_flow: bool, changes: Mapping[str, Any]) -> Self:
+        """Return the paper's protocol with some fields changed.
+
+        DDIM takes 50 steps, flow models take 20 of Euler's. Guidance is that of the SDXL and SANA
+        pipelines, which the paper's code leaves unchanged.
+
+        Raises:
+            ConfigurationError: A change is not allowed.
+        """
+        steps, guidance = (20, 4.5) if is_flow else (50, 5.0)
+        defaults = {"config": config, "image_steps": steps, "guidance": guidance}
+        return cls.checked(defaults | dict(changes))
+
+    def training_seed(self, number: int) -> int:
+        """Return the seed of training `number`, from 0; the paper shares it between subjects."""
+        return self.first_training_seed + number
 
 
-def image_seed(first: int, subject: str, prompt: int, number: int) -> int:
-    """Of the subject's image `number` in a prompt, whatever names the subject there."""
-    return _seed("image", first, subject, prompt, number)
+def training_seed(base: int, subject: str, number: int) -> int:
+    """Return the seed of the subject's training `number`, counted from 0.
+
+    Every subject has its own seeds: if subjects shared them, luck with a seed would not average
+    out over subjects, and an interval found by resampling subjects would be too short. Methods and
+    rows do share them, which makes rows paired samples.
+    """
+    return _hashed_seed("training", base, subject, number)
 
 
-def _seed(*names: str | int) -> int:
-    """32 bits that depend on nothing else, neither the process nor the machine."""
+def image_seed(base: int, subject: str, prompt: int, number: int) -> int:
+    """Return the seed of the subject's image `number` in a prompt, the same in every row."""
+    return _hashed_seed("image", base, subject, prompt, number)
+
+
+def _hashed_seed(*names: str | int) -> int:
+    """Return 32 bits that depend on the names alone, not on the process or machine."""
     digest = hashlib.sha256(" ".join(map(str, names)).encode()).digest()
     return int.from_bytes(digest[:4])

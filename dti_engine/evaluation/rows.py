@@ -1,19 +1,77 @@
-"""What is compared, row by row: a name for the subject in a prompt, or the subject itself drawn."""
+"""Rows of the tables, the tokens behind them, and the images of each row. Loads no torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, TypeAlias
 
-from dti_engine.config import Method
-from dti_engine.evaluation.protocol import METHODS, Protocol
-from dti_engine.miniature.world.captions import describe
-from dti_engine.miniature.world.subjects import HeldOutSubject, WorldPrompt, evaluation_prompts
+from dti_engine.config import Method, TrainConfig
+from dti_engine.errors import ConfigurationError
+from dti_engine.evaluation.protocol import METHODS, MiniatureProtocol
+from dti_engine.recipes import cross_init, standard_ti
 
-Kind: TypeAlias = Literal[
-    "class_word", "description", "drawing", "ti", "ti_rescaled", "dti", "lengthened"
-]
 
-TITLES: dict[Kind, str] = {
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """One trained token per subject and training seed.
+
+    `name` is also the name of a folder, such as "ti-2" or "dti-kappa-5e-05".
+    """
+
+    name: str
+    steps: int | None = None  # a snapshot after that many steps; None: the end of training
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One row of a table, and the token that names the subject in its prompts, if one does.
+
+    `kind` says what the row is compared as, `name` is unique and also the name of a folder.
+    """
+
+    kind: str
+    name: str
+    title: str
+    token: TokenKey | None = None
+    length: float | None = None  # in m*, to which the token is rescaled; None: its own length
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationImage:
+    """One image to be generated and scored."""
+
+    row: TableRow
+    subject: str
+    prompt: int  # index into the subject's prompts
+    image_seed: int  # counted from 0, as `training_seed`
+    training_seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """The unique name of the image, also its path."""
+        seeds = f"training{self.training_seed}-image{self.image_seed}"
+        return f"{self.row.name}/{self.subject}/prompt{self.prompt:02}-{seeds}"
+
+
+def row_images(
+    row: TableRow,
+    num_prompts: Mapping[str, int],
+    *,
+    num_training_seeds: int,
+    num_image_seeds: int,
+) -> Iterator[EvaluationImage]:
+    """Yield all images of a row; `num_prompts` maps each subject to the number of its prompts.
+
+    A row without a token depends on no training seed, so it is generated for the first alone.
+    """
+    for subject, count in num_prompts.items():
+        for training_seed in range(num_training_seeds if row.token else 1):
+            for prompt in range(count):
+                for image_seed in range(num_image_seeds):
+                    yield EvaluationImage(row, subject, prompt, image_seed, training_seed)
+
+
+# The miniature
+
+MINIATURE_TITLES: Mapping[str, str] = {
     "class_word": "class word (floor)",
     "description": "full description in words",
     "drawing": "drawn, through the autoencoder (ceiling)",
@@ -21,102 +79,124 @@ TITLES: dict[Kind, str] = {
     "ti_rescaled": "TI, rescaled to m*",
     "dti": "DTI",
 }
+"""Kind of row -> title, in the order of the main table."""
 
-LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # |e| / m*; TI's on SDXL come to 50
-
-
-@dataclass(frozen=True, slots=True)
-class TokenKey:
-    """Which token of a subject: by which method, with which of its settings, after how much."""
-
-    method: Method
-    setting: int  # index into the protocol's settings of the method
-    steps: int
+LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # in m*; TI reaches 50 on SDXL
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a table, and the token that names the subject in it, if one does."""
-
-    kind: Kind
-    token: TokenKey | None = None
-    length: float | None = None  # times m*, that the token is given; None: its own
-
-    @classmethod
-    def of(cls, token: TokenKey) -> Self:
-        """The row of this token as it was learned."""
-        return cls(token.method, token)
-
-    @property
-    def name(self) -> str:
-        token = self.token
-        learned = f"{self.kind}-{token.setting}-{token.steps}" if token else self.kind
-        return f"{learned}-x{self.length:g}" if self.kind == "lengthened" else learned
-
-    def prompt(self, asked: WorldPrompt, subject: HeldOutSubject) -> str:
-        """The prompt as this row words it; a drawing shows what a description would ask for."""
-        if self.token:
-            return asked.template.replace("{}", subject.placeholder)
-        if self.kind == "class_word":
-            return asked.template.replace("{}", subject.class_word)
-        return asked.template.replace("a {}", describe(subject.look))
+def setting_token(method: Method, setting: int, steps: int) -> TokenKey:
+    """Return the key of a method's token; `setting` indexes the protocol's settings."""
+    return TokenKey(f"{method}-{setting}", steps)
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationImage:
-    """One image to be scored."""
-
-    row: Row
-    subject: HeldOutSubject
-    prompt: int  # index into `evaluation_prompts`
-    image_seed: int  # counted from 0, as the other
-    training_seed: int = 0
-
-    @property
-    def key(self) -> str:
-        """Its name among all images, also as a path."""
-        seeds = f"training{self.training_seed}-image{self.image_seed}"
-        return f"{self.row.name}/{self.subject.name}/prompt{self.prompt}-{seeds}"
+def token_row(kind: str, token: TokenKey, length: float | None = None) -> TableRow:
+    """Return the row of one token; only rows of kind "lengthened" may differ in length alone."""
+    setting = token.name.partition("-")[2]
+    name = f"{kind}-{setting}-{token.steps}"
+    if kind == "lengthened":
+        name = f"{name}-x{length:g}"
+    return TableRow(kind, name, MINIATURE_TITLES.get(kind, kind), token, length)
 
 
-def settings_tokens(protocol: Protocol) -> list[TokenKey]:
-    """Every setting of both methods, after all its steps."""
-    return [
-        TokenKey(method, index, protocol.steps)
-        for method in METHODS
-        for index in range(len(protocol.settings[method]))
-    ]
+def untrained_row(kind: str) -> TableRow:
+    """Return a row of the miniature without a token."""
+    return TableRow(kind, kind, MINIATURE_TITLES[kind])
 
 
-def frontier_tokens(
-    protocol: Protocol, chosen: Mapping[Method, int]
-) -> dict[Method, list[TokenKey]]:
-    """The chosen setting of each method after more and more steps."""
+def settings_rows(protocol: MiniatureProtocol) -> dict[Method, list[TableRow]]:
+    """Return one row for every setting of both methods, after all training steps."""
     return {
-        method: [TokenKey(method, chosen[method], steps) for steps in protocol.snapshots]
+        method: [
+            token_row(method, setting_token(method, index, protocol.steps))
+            for index in range(len(protocol.settings[method]))
+        ]
         for method in METHODS
     }
 
 
-def final_rows(protocol: Protocol, chosen: Mapping[Method, int]) -> list[Row]:
-    """The rows of the main table, with the chosen settings."""
-    ti, dti = (TokenKey(method, chosen[method], protocol.steps) for method in ("ti", "dti"))
-    untrained: tuple[Kind, ...] = ("class_word", "description", "drawing")
-    return [*map(Row, untrained), Row.of(ti), Row("ti_rescaled", ti, length=1.0), Row.of(dti)]
+def frontier_rows(
+    protocol: MiniatureProtocol, chosen: Mapping[Method, int]
+) -> dict[Method, list[TableRow]]:
+    """Return the rows of each method's chosen setting after increasing numbers of steps."""
+    return {
+        method: [
+            token_row(method, setting_token(method, chosen[method], steps))
+            for steps in protocol.snapshots
+        ]
+        for method in METHODS
+    }
 
 
-def lengthened_rows(protocol: Protocol, chosen: Mapping[Method, int]) -> list[Row]:
-    """What DTI has learned, at other lengths: the directions are the same."""
-    dti = TokenKey("dti", chosen["dti"], protocol.steps)
-    return [Row("lengthened", dti, length) for length in LENGTHS]
+def main_rows(protocol: MiniatureProtocol, chosen: Mapping[Method, int]) -> list[TableRow]:
+    """Return the rows of the main table, with the chosen settings."""
+    ti = setting_token("ti", chosen["ti"], protocol.steps)
+    dti = setting_token("dti", chosen["dti"], protocol.steps)
+    return [
+        *map(untrained_row, ("class_word", "description", "drawing")),
+        token_row("ti", ti),
+        token_row("ti_rescaled", ti, length=1.0),
+        token_row("dti", dti),
+    ]
 
 
-def shots(
-    row: Row, subjects: Sequence[HeldOutSubject], num_training_seeds: int, num_image_seeds: int
-) -> Iterator[EvaluationImage]:
-    """All images of a row: every subject in every prompt, from every seed."""
-    for subject in subjects:
-        for training_seed in range(num_training_seeds if row.token else 1):
-            for prompt in range(len(evaluation_prompts())):
-                for image_seed in range(num_image_seeds):
-                    yield EvaluationImage(row, subject, prompt, image_seed, training_seed)
+def lengthened_rows(protocol: MiniatureProtocol, chosen: Mapping[Method, int]) -> list[TableRow]:
+    """Return the rows of DTI's tokens at other lengths, their directions unchanged."""
+    dti = setting_token("dti", chosen["dti"], protocol.steps)
+    return [token_row("lengthened", dti, length) for length in LENGTHS]
+
+
+# Photographs
+
+PHOTOGRAPH_METHODS: Mapping[str, str] = {
+    "word": "class noun (floor)",
+    "ti": "TI",
+    "ti-rescaled": "TI-rescaled",
+    "cross-init": "CrossInit",
+    "dti": "DTI",
+}
+"""Method -> title, in the order of the table."""
+
+
+def parse_methods(names: Sequence[str]) -> list[str]:
+    """Return the methods in the order of the table.
+
+    Raises:
+        ConfigurationError: A name is unknown; the message lists the known ones.
+    """
+    if unknown := sorted(set(names) - set(PHOTOGRAPH_METHODS)):
+        raise ConfigurationError(
+            f"unknown method {', '.join(map(repr, unknown))}; "
+            f"known methods are {', '.join(PHOTOGRAPH_METHODS)}"
+        )
+    return [name for name in PHOTOGRAPH_METHODS if name in names]
+
+
+def photograph_rows(methods: Sequence[str], kappas: Sequence[float]) -> list[TableRow]:
+    """Return one row per method; DTI gets one per kappa, if any, instead of the recipe's."""
+    rows: list[TableRow] = []
+    for method in methods:
+        title = PHOTOGRAPH_METHODS[method]
+        if method == "word":
+            rows.append(TableRow("class_word", method, title))
+        elif method == "ti-rescaled":
+            rows.append(TableRow("ti_rescaled", method, title, TokenKey("ti"), length=1.0))
+        elif method == "dti" and kappas:
+            for kappa in dict.fromkeys(kappas):
+                name = _kappa_name(kappa)
+                rows.append(TableRow("dti", name, f"DTI, κ = {kappa:g}", TokenKey(name)))
+        else:
+            rows.append(TableRow(method.replace("-", "_"), method, title, TokenKey(method)))
+    return rows
+
+
+def photograph_configs(
+    rows: Sequence[TableRow], config: TrainConfig, kappas: Sequence[float]
+) -> dict[str, TrainConfig]:
+    """Return token name -> training config of every token in the rows; `config` is DTI's."""
+    known = {"ti": standard_ti(config), "cross-init": cross_init(config), "dti": config}
+    known |= {_kappa_name(kappa): config.changed(kappa=kappa) for kappa in kappas}
+    return {row.token.name: known[row.token.name] for row in rows if row.token}
+
+
+def _kappa_name(kappa: float) -> str:
+    return f"dti-kappa-{kappa:g}"

@@ -1,18 +1,19 @@
 """What did not come out as hoped, found by comparing all figures, so that none is left out."""
 
 from collections.abc import Iterator
+from statistics import fmean
 
 from dti_engine.evaluation.protocol import METHODS
-from dti_engine.evaluation.results import Results
-from dti_engine.evaluation.rows import TITLES
-from dti_engine.evaluation.statistics import interval
+from dti_engine.evaluation.report import interval
+from dti_engine.evaluation.results import MiniatureResults
+from dti_engine.evaluation.rows import MINIATURE_TITLES
 
 _WEAK = 0.75  # of what a prompt asks for
 _LONG = 2.0  # times m*, from which on a length counts as inflated
 _TUNED = {"dti": ("lr", "kappa"), "ti": ("lr", "weight_decay")}
 
 
-def shortfalls(results: Results) -> list[str]:
+def shortfalls(results: MiniatureResults) -> list[str]:
     """One sentence each, in the order of the report."""
     return [
         *_aims(results),
@@ -25,13 +26,13 @@ def shortfalls(results: Results) -> list[str]:
     ]
 
 
-def _aims(results: Results) -> Iterator[str]:
+def _aims(results: MiniatureResults) -> Iterator[str]:
     for aim in results.aims:
         if aim.verdict != "met":
             yield f"{aim.text}: {aim.verdict}, by {interval(aim.margin, signed=True)}."
 
 
-def _differences(results: Results) -> Iterator[str]:
+def _differences(results: MiniatureResults) -> Iterator[str]:
     for each in results.differences:
         for name, found in (("subject", each.subject_score), ("prompt", each.prompt_score)):
             if found.value < 0:
@@ -42,7 +43,7 @@ def _differences(results: Results) -> Iterator[str]:
                 )
 
 
-def _frontier(results: Results) -> Iterator[str]:
+def _frontier(results: MiniatureResults) -> Iterator[str]:
     *lower, _ = results.frontier.comparisons  # the highest is an aim
     for each in lower:
         if each.gap.value < 0:
@@ -53,7 +54,7 @@ def _frontier(results: Results) -> Iterator[str]:
             )
 
 
-def _prompts(results: Results) -> Iterator[str]:
+def _prompts(results: MiniatureResults) -> Iterator[str]:
     by_kind = {row.kind: row for row in results.rows}
     floor, dti, ti = (by_kind[kind].prompt_by_prompt for kind in ("class_word", "dti", "ti"))
     for index, template in enumerate(results.prompts):
@@ -66,7 +67,7 @@ def _prompts(results: Results) -> Iterator[str]:
             yield f"In `{template}` DTI obeys less than TI: {dti[index]:.2f}, not {ti[index]:.2f}."
 
 
-def _edges(results: Results) -> Iterator[str]:
+def _edges(results: MiniatureResults) -> Iterator[str]:
     for method in METHODS:
         tried = [each for each in results.settings if each.method == method]
         (chosen,) = (each for each in tried if each.is_chosen)
@@ -76,12 +77,12 @@ def _edges(results: Results) -> Iterator[str]:
             if len(values) > 1 and value in (values[0], values[-1]):
                 end = "smallest" if value == values[0] else "largest"
                 yield (
-                    f"{TITLES[method]} did best with {name} {value:g}, the {end} of "
+                    f"{MINIATURE_TITLES[method]} did best with {name} {value:g}, the {end} of "
                     f"{len(values)} tried: a better one may lie beyond."
                 )
 
 
-def _lengths(results: Results) -> Iterator[str]:
+def _lengths(results: MiniatureResults) -> Iterator[str]:
     harmless = [each.length for each in results.lengths if each.length > 1 and each.drop.high >= 0]
     if harmless:
         yield (
@@ -90,11 +91,10 @@ def _lengths(results: Results) -> Iterator[str]:
         )
 
 
-def _effects(results: Results) -> Iterator[str]:
+def _effects(results: MiniatureResults) -> Iterator[str]:
     measured = results.effects
     (ti,) = (row for row in results.rows if row.kind == "ti")
-    assert ti.norm is not None
-    length = ti.norm / measured.magnitude
+    length = fmean(ti.lengths.values())
     if length < _LONG:
         yield (
             f"TI's vectors are only {length:.1f} m* long here: at this budget they do not grow to "

@@ -1,90 +1,129 @@
-"""Trains the tokens that an evaluation lacks, and keeps each of them at several numbers of steps.
+"""Training of the tokens that an evaluation lacks, with snapshots after several numbers of steps.
 
-At a constant rate nothing in training depends on how many steps are still to come, so a token on
-its way is what a shorter run would have ended with: one run gives the whole frontier.
+At a constant rate nothing in training depends on how many steps are still to come, so a snapshot
+is the token of a shorter run: one run gives the whole frontier.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
-from dti_engine.evaluation.protocol import training_seed
+from dti_engine.evaluation.domain import Domain
 from dti_engine.evaluation.rows import TokenKey
-from dti_engine.evaluation.store import Store
-from dti_engine.images.decode import load_images
-from dti_engine.miniature.world.subjects import HeldOutSubject
+from dti_engine.evaluation.store import EvaluationStore
 from dti_engine.subject import Subject
+from dti_engine.training.checkpoint_manager import CheckpointManager
 from dti_engine.training.loop import train
+from dti_engine.training.metrics import StepMetrics
+from dti_engine.training.result import TrainingResult
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One token to learn."""
+class TrainingRun:
+    """One training of one subject."""
 
-    subject: HeldOutSubject
+    subject: str
     training_seed: int  # counted from 0
 
     @property
     def id(self) -> str:
-        return f"{self.subject.name}/{self.training_seed}"
+        """The id of the subject during training."""
+        return f"{self.subject}-training{self.training_seed}"
+
+
+def training_runs(subjects: Sequence[str], num_training_seeds: int) -> list[TrainingRun]:
+    """Return one run for every subject and training seed."""
+    return [
+        TrainingRun(subject, seed) for seed in range(num_training_seeds) for subject in subjects
+    ]
+
+
+def untrained(
+    store: EvaluationStore, keys: Sequence[TokenKey], runs: Sequence[TrainingRun]
+) -> list[TrainingRun]:
+    """Return the runs of which at least one of these tokens does not exist yet."""
+    return [
+        run
+        for run in runs
+        if not all(store.token(key, run.subject, run.training_seed).exists() for key in keys)
+    ]
 
 
 def train_missing(
     backbone: Backbone,
-    store: Store,
-    config: TrainConfig,
+    domain: Domain,
+    store: EvaluationStore,
     keys: Sequence[TokenKey],
-    runs: Sequence[Run],
+    config: TrainConfig,
+    runs: Sequence[TrainingRun],
     *,
     num_slots: int,
-    seed: int,
-    on_step: Callable[[int], None],
+    max_vectors: int = 8,
+    checkpoints: CheckpointManager | None = None,
+    on_steps: Callable[[int], None],
 ) -> None:
-    """Train `runs` with the config and keep their tokens as `keys`, unless it is done.
+    """Train the runs that are not trained yet, and save their tokens as `keys`.
 
-    keys differ in steps only, and belong to the config. `on_step` gets the number of steps since it
-    was called before, summed over runs; those of runs that were done before count at once.
+    `keys` differ in their number of steps only. `on_steps` gets the number of steps that all runs
+    have done together, first before any is done. `max_vectors` is the room of each slot.
 
-    Raises: TrainingFailedError or SubjectError of a run that fails, once the others are kept.
+    Raises:
+        TrainingFailedError, SubjectError: A run failed; the others are saved.
     """
+    missing = {run.id: run for run in untrained(store, keys, runs)}
+    steps_done = {run.id: config.steps for run in runs if run.id not in missing}
+    on_steps(sum(steps_done.values()))
+    if not missing:
+        return
 
-    def is_done(run: Run) -> bool:
-        return all(store.token(key, run.subject, run.training_seed).exists() for key in keys)
+    def on_step(reports: Sequence[StepMetrics]) -> None:
+        steps_done.update({report.subject_id: report.step for report in reports})
+        on_steps(sum(steps_done.values()))
 
-    missing = {run.id: run for run in runs if not is_done(run)}
-    on_step((len(runs) - len(missing)) * config.steps)
-
-    def keep(subject: Subject, artifact: Artifact) -> None:
-        run, steps = missing[subject.id], artifact.manifest.training
+    def save(id: str, artifact: Artifact, *, is_last: bool) -> None:
+        run, training = missing[id], artifact.manifest.training
+        assert training
         for key in keys:
-            if steps and key.steps == steps.steps_done:
+            if key.steps == training.steps_done or (is_last and key.steps is None):
                 store.save_token(artifact, key, run.subject, run.training_seed)
 
-    outcomes = train(
+    def save_snapshot(subject: Subject, artifact: Artifact) -> None:
+        save(subject.id, artifact, is_last=False)
+
+    results = train(
         backbone,
-        (_subject(run, store, seed) for run in missing.values()),
+        (
+            domain.training_subject(run.subject, run.training_seed, config, id=run.id)
+            for run in _interrupted_first(missing.values(), checkpoints)
+        ),
         config,
         num_slots=num_slots,
-        on_step=lambda reports: on_step(len(reports)),
-        snapshot_steps={key.steps for key in keys},
-        on_snapshot=keep,
+        max_vectors=max_vectors,
+        on_step=on_step,
+        snapshot_steps={key.steps for key in keys if key.steps is not None},
+        on_snapshot=save_snapshot,
+        checkpoints=checkpoints,
     )
-    failure = None
-    for each in outcomes:
-        if each.artifact:
-            keep(each.subject, each.artifact)
-        failure = failure or each.error
-    if failure:
-        raise failure
+    failed: TrainingResult | None = None
+    for result in results:
+        if result.artifact:
+            save(result.subject.id, result.artifact, is_last=True)
+            if checkpoints:
+                checkpoints.remove(result.subject.id)
+            steps_done[result.subject.id] = config.steps
+            on_steps(sum(steps_done.values()))
+        elif failed is None:
+            failed = result
+    if failed and failed.error:
+        raise type(failed.error)(f"{failed.subject.id}: {failed.error}") from failed.error
 
 
-def _subject(run: Run, store: Store, seed: int) -> Subject:
-    return Subject(
-        id=run.id,
-        images=load_images(store.references(run.subject)),
-        placeholder=run.subject.placeholder,
-        initializer=run.subject.class_word,
-        seed=training_seed(seed, run.subject.name, run.training_seed),
-    )
+def _interrupted_first(
+    runs: Iterable[TrainingRun], checkpoints: CheckpointManager | None
+) -> list[TrainingRun]:
+    """Return the runs in an order that gives interrupted ones the slots that they had."""
+    if checkpoints is None:
+        return list(runs)
+    return sorted(runs, key=lambda run: not checkpoints.path(run.id).exists())

@@ -92,17 +92,16 @@ def test_the_papers_table_comes_of_one_command(
     (tmp_path / "prompts.txt").write_text("a photo of a {}\na {} in the snow\n")
     given = {
         "--model": weights,
-        "--subjects": photos,
         "--output": tmp_path / "evaluation",
         "--prompts": tmp_path / "prompts.txt",
         "--steps": 2,
         "--resolution": 16,
-        "--image-seeds": 1,
+        "--num-image-seeds": 1,
         "--image-steps": 2,
         "--dinov2": tiny_scorers / "dinov2-base",
         "--siglip": tiny_scorers / "siglip-base-patch16-512",
     }
-    dti("evaluate", *(word for option in given.items() for word in option))
+    dti("evaluate", "photographs", photos, *(word for option in given.items() for word in option))
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
     names = ["word", "ti", "ti-rescaled", "cross-init", "dti"]
     assert [row["name"] for row in results["rows"]] == names

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.evaluation.scoring import scene, through_autoencoder
+from dti_engine.evaluation.miniature import scene, through_autoencoder
 from dti_engine.miniature.labels import NO_ANSWER, QUESTIONS, labels
 from dti_engine.miniature.world.scenes import portrait
 from dti_engine.miniature.world.subjects import WorldPrompt, evaluation_prompts, held_out_subjects

@@ -3,12 +3,14 @@
 import pytest
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.protocol import METHODS, Protocol
+from dti_engine.evaluation.protocol import METHODS, MiniatureProtocol
 from dti_engine.miniature.world.subjects import held_out_subjects
 
 
-@pytest.mark.parametrize("protocol", [Protocol.standard(), Protocol.quick()])
-def test_both_methods_choose_from_as_many_settings_on_the_same_budget(protocol: Protocol) -> None:
+@pytest.mark.parametrize("protocol", [MiniatureProtocol.standard(), MiniatureProtocol.quick()])
+def test_both_methods_choose_from_as_many_settings_on_the_same_budget(
+    protocol: MiniatureProtocol,
+) -> None:
     dti, ti = (protocol.settings[method] for method in METHODS)
     assert len(dti) == len(ti) > 1
     assert {each.method for each in dti} == {"dti"}
@@ -26,47 +28,47 @@ def test_settings_are_chosen_on_subjects_that_are_not_reported_on() -> None:
 
 
 def test_a_quick_protocol_is_the_full_one_with_less_of_everything() -> None:
-    full, quick = Protocol.standard(), Protocol.quick()
+    full, quick = MiniatureProtocol.standard(), MiniatureProtocol.quick()
     assert quick.num_subjects < full.num_subjects
     assert quick.steps < full.steps
     assert quick.settings["ti"][0] == full.settings["ti"][0].changed(steps=quick.steps)
-    assert Protocol.quick(num_training_seeds=3).num_training_seeds == 3
+    assert MiniatureProtocol.quick(num_training_seeds=3).num_training_seeds == 3
 
 
 @pytest.mark.parametrize(("steps", "snapshots"), [(200, (25, 50, 100, 200)), (3, (1, 3))])
 def test_tokens_are_looked_at_while_they_learn(steps: int, snapshots: tuple[int, ...]) -> None:
-    assert Protocol.standard(steps=steps).snapshots == snapshots
+    assert MiniatureProtocol.standard(steps=steps).snapshots == snapshots
 
 
 def test_more_settings_for_one_method_are_refused() -> None:
-    settings = dict(Protocol.standard().settings)
+    settings = dict(MiniatureProtocol.standard().settings)
     settings["dti"] = settings["dti"][:1]
     with pytest.raises(ValueError, match=r"same number of settings, got \{'dti': 1, 'ti': 4\}"):
-        Protocol(settings=settings)
+        MiniatureProtocol(settings=settings)
 
 
 def test_more_steps_for_one_method_are_refused() -> None:
-    settings = dict(Protocol.standard().settings)
+    settings = dict(MiniatureProtocol.standard().settings)
     settings["dti"] = tuple(each.changed(steps=400) for each in settings["dti"])
     with pytest.raises(ValueError, match="the same budget"):
-        Protocol(settings=settings)
+        MiniatureProtocol(settings=settings)
 
 
 @pytest.mark.parametrize("change", [{"schedule": "cosine"}, {"patience": 2}])
 def test_settings_whose_tokens_on_their_way_are_not_those_of_shorter_runs_are_refused(
     change: dict[str, object],
 ) -> None:
-    settings = dict(Protocol.standard().settings)
+    settings = dict(MiniatureProtocol.standard().settings)
     settings["dti"] = tuple(each.changed(**change) for each in settings["dti"])
     with pytest.raises(ValueError, match="a constant rate and no patience"):
-        Protocol(settings=settings)
+        MiniatureProtocol(settings=settings)
 
 
 def test_a_change_that_is_not_allowed_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match="num_subjects should be less than or equal to 12"):
-        Protocol.standard(num_subjects=13)
+        MiniatureProtocol.standard(num_subjects=13)
 
 
 def test_a_protocol_survives_json() -> None:
-    protocol = Protocol.quick()
-    assert Protocol.model_validate_json(protocol.model_dump_json()) == protocol
+    protocol = MiniatureProtocol.quick()
+    assert MiniatureProtocol.model_validate_json(protocol.model_dump_json()) == protocol

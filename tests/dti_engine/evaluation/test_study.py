@@ -1,173 +1,128 @@
-"""An evaluation end to end on a tiny model: complete, resumable, and told as it was."""
+"""What both commands of `dti evaluate` share: digests of weights, and progress."""
 
-import json
-from dataclasses import replace
+import hashlib
+import re
+import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from dti_engine.backbones.interface import Backbone
-from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.protocol import Protocol
-from dti_engine.evaluation.results import Results
-from dti_engine.evaluation.rows import LENGTHS, TITLES
-from dti_engine.evaluation.study import Study
-from dti_engine.miniature.scorer import Scorer
-from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
-
-PROMPTS = evaluation_prompts()
-NUM_IMAGES = 2 * 2 * 8 + 2 * 8 * (6 + 2 * 2 + len(LENGTHS))  # settings; subjects in rows
+from dti_engine.backbones import checkpoint
+from dti_engine.cli import study
+from dti_engine.cli.study import (
+    repeatable_name,
+    scorer_digest,
+    study_progress,
+    weights_digest,
+)
 
 
-class Stopped(Exception):
-    pass
+def _of_all(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
-def test_every_row_has_all_its_images(results: Results, study_folder: Path) -> None:
-    assert [row.title for row in results.rows] == list(TITLES.values())
-    assert {row.num_images for row in results.rows} == {2 * 8}
-    assert results.num_images == NUM_IMAGES
-    assert len(list(study_folder.glob("images/**/*.png"))) == NUM_IMAGES
-    assert len((study_folder / "scores.jsonl").read_text().splitlines()) == NUM_IMAGES
-    assert results.num_tokens == 2 * 2 + 2 * 2
-
-
-def test_the_amount_of_work_is_known_before(
-    results: Results,
-    study_folder: Path,
-    evaluation_backbone: Backbone,
-    evaluation_scorer: Scorer,
-    tiny_protocol: Protocol,
+def test_the_digest_is_of_all_weights_where_there_is_nothing_else(
+    evaluation_weights: Path, tiny_checkpoint: Path
 ) -> None:
-    study = Study(
-        evaluation_backbone, evaluation_scorer, tiny_protocol, study_folder, weights_sha256="tiny"
-    )
-    assert study.amount() == (results.num_tokens, results.num_images)
-
-
-def test_one_setting_of_each_method_is_chosen_and_used(results: Results) -> None:
-    chosen = {each.method: each for each in results.settings if each.is_chosen}
-    assert chosen.keys() == {"dti", "ti"}
-    used = {row.kind: row.norm for row in results.rows}
-    assert used["dti"] == pytest.approx(results.effects.magnitude)
-    assert used["ti_rescaled"] == pytest.approx(results.effects.magnitude)
-    assert used["ti"] != pytest.approx(results.effects.magnitude)
-
-
-def test_the_frontier_holds_both_methods_at_all_steps(results: Results) -> None:
-    points = [(each.method, each.steps) for each in results.frontier.points]
-    assert points == [(method, steps) for method in ("dti", "ti") for steps in (1, 2, 4)]
-
-
-def test_a_second_start_does_nothing_and_finds_the_same(
-    results: Results,
-    study_folder: Path,
-    evaluation_backbone: Backbone,
-    evaluation_scorer: Scorer,
-    tiny_protocol: Protocol,
-) -> None:
-    files = sorted(study_folder.glob("[tp]*/**/*.*"))
-    before = {path: path.stat().st_mtime_ns for path in files}
-    again = Study(
-        evaluation_backbone, evaluation_scorer, tiny_protocol, study_folder, weights_sha256="tiny"
-    ).run()
-    assert {path: path.stat().st_mtime_ns for path in files} == before
-    assert again.seconds > results.seconds
-    assert replace(again, seconds=results.seconds) == results
-
-
-@pytest.mark.parametrize("stop_at", ["train ti 1", "generate subjects"])
-def test_one_that_was_stopped_goes_on_to_the_same_scores(
-    stop_at: str,
-    results: Results,
-    tmp_path: Path,
-    evaluation_backbone: Backbone,
-    evaluation_scorer: Scorer,
-    tiny_protocol: Protocol,
-) -> None:
-    def stop(doing: str, done: int, total: int) -> None:
-        if doing == stop_at and done > total // 2:
-            raise Stopped
-
-    def study(**options: object) -> Study:
-        return Study(
-            evaluation_backbone,
-            evaluation_scorer,
-            tiny_protocol,
-            tmp_path,
-            weights_sha256="tiny",
-            **options,
-        )
-
-    with pytest.raises(Stopped):
-        study(on_progress=stop).run()
-    counted: dict[str, list[int]] = {}
-    found = study(on_progress=lambda what, done, _: counted.setdefault(what, []).append(done)).run()
-    assert counted["train dti 0"][0] > 0
-    assert replace(found, seconds=results.seconds) == results
-
-
-def test_other_weights_are_refused_in_the_same_folder(
-    results: Results,
-    study_folder: Path,
-    evaluation_backbone: Backbone,
-    evaluation_scorer: Scorer,
-    tiny_protocol: Protocol,
-) -> None:
-    with pytest.raises(ConfigurationError, match="other options or weights"):
-        Study(
-            evaluation_backbone,
-            evaluation_scorer,
-            tiny_protocol,
-            study_folder,
-            weights_sha256="new",
-        )
+    assert weights_digest(evaluation_weights) == _of_all(evaluation_weights)
+    assert weights_digest(tiny_checkpoint) == _of_all(tiny_checkpoint)
+    assert weights_digest(checkpoint.MINIATURE) == _of_all(checkpoint.MINIATURE)
 
 
 @pytest.mark.parametrize(
-    ("name", "other"),
+    "other",
     [
-        ("evaluation_prompts", lambda: [replace(each, place="left") for each in PROMPTS]),
-        ("held_out_subjects", lambda part: held_out_subjects(part)[::-1]),
-        ("__version__", "0.0.0"),
+        "sd_xl_base_1.0.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+        "text_encoder/model.bf16.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "vae_1_0/diffusion_pytorch_model.safetensors",
+        "safety_checker/model.safetensors",
     ],
 )
-def test_other_prompts_looks_and_versions_are_refused_in_the_same_folder(
-    name: str,
-    other: object,
-    results: Results,
-    study_folder: Path,
-    evaluation_backbone: Backbone,
-    evaluation_scorer: Scorer,
-    tiny_protocol: Protocol,
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_is_not_read_does_not_change_it(
+    other: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    def study() -> Study:
-        return Study(
-            evaluation_backbone,
-            evaluation_scorer,
-            tiny_protocol,
-            study_folder,
-            weights_sha256="tiny",
-        )
-
-    study()
-    monkeypatch.setattr(f"dti_engine.evaluation.study.{name}", other)
-    with pytest.raises(ConfigurationError, match="other options or weights"):
-        study()
+    folder = tmp_path / "weights"
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / other).parent.mkdir(exist_ok=True)
+    (folder / other).write_bytes(b"other weights")
+    assert weights_digest(folder) == weights_digest(tiny_checkpoint)
 
 
-def test_all_results_are_plain_values(results: Results) -> None:
-    document = results.document()
-    assert json.loads(json.dumps(document, allow_nan=False)) == json.loads(json.dumps(document))
-    assert [each["verdict"] for each in document["verdicts"]] == [a.verdict for a in results.aims]
+@pytest.mark.parametrize("part", ["text_encoder/model", "unet/diffusion_pytorch_model", "scorer"])
+def test_what_is_read_changes_it(part: str, evaluation_weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(evaluation_weights, folder)
+    with (folder / f"{part}.safetensors").open("ab") as file:
+        file.write(b"more")
+    assert weights_digest(folder) != weights_digest(evaluation_weights)
 
 
-def test_the_sheet_shows_every_row_of_the_first_subjects(
-    results: Results, study_folder: Path
+def test_it_is_of_the_parts_that_are_downloaded() -> None:
+    downloaded = {part for part in checkpoint._HUB_PARTS if not part.startswith("tokenizer")}
+    assert set(study._PARTS) == downloaded | {"vae"}
+
+
+def test_a_scorers_digest_is_of_its_model(tiny_scorers: Path, tmp_path: Path) -> None:
+    known = scorer_digest(tiny_scorers / "dinov2-base")
+    assert known == _of_all(tiny_scorers / "dinov2-base")
+    shutil.copytree(tiny_scorers / "dinov2-base", tmp_path / "scorer")
+    (tmp_path / "scorer" / "model.fp16.safetensors").write_bytes(b"half")
+    assert scorer_digest(tmp_path / "scorer") == known
+    (tmp_path / "scorer" / "model.safetensors").write_bytes(b"other")
+    assert scorer_digest(tmp_path / "scorer") != known
+
+
+def test_names_are_repeated_as_given_and_paths_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Image.open(study_folder / "sheet.png") as sheet:
-        assert sheet.width > 8 * 64
-        assert sheet.height > 2 * (1 + len(results.rows)) * 64
-        assert len(sheet.getcolors(maxcolors=10**6) or []) > 1000
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sdxl").mkdir()
+    assert repeatable_name("sdxl@v1", "stabilityai/sdxl") == "sdxl@v1"
+    assert repeatable_name("sdxl", "stabilityai/sdxl") == "sdxl"
+    assert repeatable_name("someone/model@v2", "someone/model") == "someone/model@v2"
+    assert repeatable_name("./sdxl", "sdxl") == "sdxl"
+    assert repeatable_name(str(tmp_path / "sdxl"), "sdxl") == "sdxl"
+
+
+def test_time_left_is_told_after_the_first_part_by_what_this_start_did(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(study.time, "monotonic", lambda: now)
+    with study_progress() as on_progress:
+        on_progress("generate", 600, 1000)  # by an earlier start
+        now += 20
+        on_progress("generate", 604, 1000)
+        now += 20
+        on_progress("generate", 608, 1000)  # not said: the last line was 20 s ago
+        now += 20
+        on_progress("generate", 612, 1000)
+        on_progress("generate", 1000, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.sub(r"^[\d:]{8}  ", "", line) for line in lines] == [
+        "generate: 600 of 1000",
+        "generate: 604 of 1000, 0:33:00 left",
+        "generate: 612 of 1000, 0:32:20 left",
+        "generate: 1000 of 1000",
+    ]
+
+
+def test_a_bar_shows_the_time_left_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a batch takes minutes."""
+    now = 1000.0
+    monkeypatch.setattr(study.time, "monotonic", lambda: now)
+    monkeypatch.setattr(study.notes, "_force_terminal", True)
+    with study_progress() as on_progress:
+        on_progress("generate", 0, 1000)
+        now += 60
+        on_progress("generate", 4, 1000)
+    assert "4:09:00 left" in capsys.readouterr().err

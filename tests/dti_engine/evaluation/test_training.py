@@ -11,46 +11,60 @@ import torch
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone, Latents
 from dti_engine.errors import TrainingFailedError
-from dti_engine.evaluation.protocol import Protocol, training_seed
+from dti_engine.evaluation.miniature import MiniatureDomain
+from dti_engine.evaluation.protocol import MiniatureProtocol, training_seed
 from dti_engine.evaluation.rows import TokenKey
-from dti_engine.evaluation.scoring import draw_references
-from dti_engine.evaluation.store import Store
-from dti_engine.evaluation.training import Run, train_missing
+from dti_engine.evaluation.store import EvaluationStore
+from dti_engine.evaluation.training import TrainingRun, train_missing
 from dti_engine.images.decode import load_images
+from dti_engine.miniature.scorer import Scorer
 from dti_engine.miniature.world.subjects import held_out_subjects
 from dti_engine.training.loop import Subject, train
 from dti_engine.training.trainer import Trainer
 
 SUBJECTS = held_out_subjects("evaluation")[:3]
-RUNS = [Run(subject, 0) for subject in SUBJECTS]
+NAMES = [subject.name for subject in SUBJECTS]
+RUNS = [TrainingRun(name, 0) for name in NAMES]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path, {})
-    draw_references(store, SUBJECTS)
-    return store
+def store(tmp_path: Path) -> EvaluationStore:
+    return EvaluationStore(tmp_path, {})
+
+
+@pytest.fixture
+def domain(
+    evaluation_backbone: Backbone, evaluation_scorer: Scorer, store: EvaluationStore
+) -> MiniatureDomain:
+    domain = MiniatureDomain(evaluation_backbone, evaluation_scorer, SUBJECTS, store, seed=7)
+    domain.draw_references()
+    return domain
 
 
 @pytest.fixture
 def train_some(
-    evaluation_backbone: Backbone, tiny_protocol: Protocol, store: Store
+    evaluation_backbone: Backbone,
+    tiny_protocol: MiniatureProtocol,
+    store: EvaluationStore,
+    domain: MiniatureDomain,
 ) -> Callable[..., list[int]]:
-    """train_some(method, runs, steps) trains what is missing; returns what `on_step` got."""
+    """train_some(method, runs, steps) trains what is missing; returns what `on_steps` got."""
 
-    def train_some(method: str = "dti", runs: list[Run] = RUNS, steps: tuple[int, ...] = (3, 5)):
+    def train_some(
+        method: str = "dti", runs: list[TrainingRun] = RUNS, steps: tuple[int, ...] = (3, 5)
+    ):
         counted: list[int] = []
         config = tiny_protocol.settings[method][0].changed(steps=max(steps))
-        keys = [TokenKey(method, 0, each) for each in steps]
+        keys = [TokenKey(f"{method}-0", each) for each in steps]
         train_missing(
             evaluation_backbone,
+            domain,
             store,
-            config,
             keys,
+            config,
             runs,
             num_slots=2,
-            seed=7,
-            on_step=counted.append,
+            on_steps=counted.append,
         )
         return counted
 
@@ -61,16 +75,16 @@ def train_some(
 def test_a_token_on_its_way_is_that_of_a_shorter_run(
     method: str,
     train_some: Callable[..., list[int]],
-    store: Store,
+    store: EvaluationStore,
     evaluation_backbone: Backbone,
-    tiny_protocol: Protocol,
+    tiny_protocol: MiniatureProtocol,
 ) -> None:
     train_some(method)
     whole = tiny_protocol.settings[method][0].changed(steps=5)
     subjects = [
         Subject(
             each.name,
-            load_images(store.references(each)),
+            load_images(store.references(each.name)),
             each.placeholder,
             each.class_word,
             training_seed(7, each.name, 0),
@@ -79,8 +93,7 @@ def test_a_token_on_its_way_is_that_of_a_shorter_run(
     ]
     for ended in train(evaluation_backbone, subjects, whole.changed(steps=3), num_slots=2):
         assert ended.artifact
-        (subject,) = (each for each in SUBJECTS if each.name == ended.subject.id)
-        kept = store.load_token(TokenKey(method, 0, 3), subject, 0)
+        kept = store.load_token(TokenKey(f"{method}-0", 3), ended.subject.id, 0)
         expected = ended.artifact.token.embeddings["text_encoder"]
         assert torch.equal(kept.token.embeddings["text_encoder"], expected)
         told, of_shorter_run = kept.manifest.training, ended.artifact.manifest.training
@@ -91,10 +104,10 @@ def test_a_token_on_its_way_is_that_of_a_shorter_run(
 
 
 def test_seeds_of_training_give_different_tokens(
-    train_some: Callable[..., list[int]], store: Store
+    train_some: Callable[..., list[int]], store: EvaluationStore
 ) -> None:
-    train_some(runs=[Run(SUBJECTS[0], 0), Run(SUBJECTS[0], 1)])
-    first, second = (store.load_token(TokenKey("dti", 0, 5), SUBJECTS[0], seed) for seed in (0, 1))
+    train_some(runs=[TrainingRun(NAMES[0], 0), TrainingRun(NAMES[0], 1)])
+    first, second = (store.load_token(TokenKey("dti-0", 5), NAMES[0], seed) for seed in (0, 1))
     assert not torch.equal(
         first.token.embeddings["text_encoder"], second.token.embeddings["text_encoder"]
     )
@@ -118,24 +131,24 @@ def test_subjects_draw_apart_and_methods_alike(
 
 
 def test_what_is_done_is_not_trained_again_and_counts_at_once(
-    train_some: Callable[..., list[int]], store: Store
+    train_some: Callable[..., list[int]], store: EvaluationStore
 ) -> None:
-    assert sum(train_some(runs=RUNS[:2])) == 2 * 5
+    assert train_some(runs=RUNS[:2])[-1] == 2 * 5
     files = sorted(store.folder.glob("tokens/**/*.safetensors"))
     before = {path: path.stat().st_mtime_ns for path in files}
     assert len(before) == 2 * 2
     counted = train_some()
     assert counted[0] == 2 * 5
-    assert sum(counted) == 3 * 5
+    assert counted[-1] == 3 * 5
     assert {path: path.stat().st_mtime_ns for path in files} == before
-    assert store.token(TokenKey("dti", 0, 5), SUBJECTS[2], 0).exists()
+    assert store.token(TokenKey("dti-0", 5), NAMES[2], 0).exists()
 
 
 def test_a_run_that_was_stopped_on_its_way_starts_again(
-    train_some: Callable[..., list[int]], store: Store
+    train_some: Callable[..., list[int]], store: EvaluationStore
 ) -> None:
     train_some(runs=RUNS[:1])
-    last, on_the_way = (store.token(TokenKey("dti", 0, steps), SUBJECTS[0], 0) for steps in (5, 3))
+    last, on_the_way = (store.token(TokenKey("dti-0", steps), NAMES[0], 0) for steps in (5, 3))
     expected = Artifact.load(last).token.embeddings["text_encoder"]
     last.unlink()
     assert on_the_way.exists()
@@ -144,9 +157,7 @@ def test_a_run_that_was_stopped_on_its_way_starts_again(
 
 
 @pytest.fixture
-def car_cannot_be_learned(
-    store: Store, evaluation_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def car_cannot_be_learned(evaluation_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """The latents of the first subject's photos are no numbers."""
     encode_images, num_photos = evaluation_backbone.encode_images, 5
     calls = itertools.count()
@@ -162,16 +173,16 @@ def car_cannot_be_learned(
 def test_a_subject_that_cannot_be_learned_ends_the_evaluation_by_name(
     train_some: Callable[..., list[int]],
 ) -> None:
-    with pytest.raises(TrainingFailedError, match="'car-0/0' failed at step 1"):
+    with pytest.raises(TrainingFailedError, match="'car-0-training0' failed at step 1"):
         train_some()
 
 
 @pytest.mark.usefixtures("car_cannot_be_learned")
 def test_all_others_are_trained_and_kept_though_one_fails(
-    train_some: Callable[..., list[int]], store: Store
+    train_some: Callable[..., list[int]], store: EvaluationStore
 ) -> None:
     with pytest.raises(TrainingFailedError):
         train_some()
     for steps in (3, 5):
-        kept = [store.token(TokenKey("dti", 0, steps), subject, 0).exists() for subject in SUBJECTS]
+        kept = [store.token(TokenKey("dti-0", steps), name, 0).exists() for name in NAMES]
         assert kept == [False, True, True]

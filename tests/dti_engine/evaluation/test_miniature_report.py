@@ -3,16 +3,16 @@
 import re
 from dataclasses import replace
 
-from dti_engine.evaluation.report import report
-from dti_engine.evaluation.results import Comparison, Frontier, Results
+from dti_engine.evaluation.miniature_report import report
+from dti_engine.evaluation.results import Comparison, Frontier, MiniatureResults
 from dti_engine.evaluation.shortfalls import shortfalls
 from dti_engine.evaluation.statistics import Estimate
 
 
 def test_the_report_tells_all_rows_aims_settings_effects_and_how_to_repeat(
-    results: Results,
+    results: MiniatureResults,
 ) -> None:
-    text = report(results, command="dti evaluate --quick")
+    text = report(results, command="dti evaluate miniature --quick")
     for each in results.frontier.comparisons:
         assert f"| {each.level:.3f} | {each.dti_prompt_score:.3f} |" in text
     for row in results.rows:
@@ -24,12 +24,12 @@ def test_the_report_tells_all_rows_aims_settings_effects_and_how_to_repeat(
     for scale in results.effects.at_scale:
         assert f"| {scale.scale:g} | {scale.position_accuracy:.3f} |" in text
     assert text.count("chosen |") == 2
-    assert "dti evaluate --quick" in text
-    assert "intervals are too short" in text or "they are too short" in text
+    assert "dti evaluate miniature --quick" in text
+    assert "subjects they are too short" in text
     assert all(f"- {each}" in text for each in shortfalls(results))
 
 
-def test_tables_of_the_report_have_as_many_cells_in_every_line(results: Results) -> None:
+def test_tables_of_the_report_have_as_many_cells_in_every_line(results: MiniatureResults) -> None:
     widths: list[int] = []
     for line in report(results, command="dti evaluate").splitlines():
         if line.startswith("|"):
@@ -39,7 +39,7 @@ def test_tables_of_the_report_have_as_many_cells_in_every_line(results: Results)
             widths.clear()
 
 
-def test_whatever_falls_short_is_told(results: Results) -> None:
+def test_whatever_falls_short_is_told(results: MiniatureResults) -> None:
     worse = Estimate(-0.2, -0.3, -0.1)
     differences = [replace(each, prompt_score=worse) for each in results.differences]
     aims = [replace(each, margin=worse) for each in results.aims]
@@ -52,14 +52,18 @@ def test_whatever_falls_short_is_told(results: Results) -> None:
     assert "the bound of Proposition 1 does not apply" in told
 
 
-def test_what_comes_out_as_hoped_is_not_called_a_shortfall(results: Results) -> None:
+def test_what_comes_out_as_hoped_is_not_called_a_shortfall(results: MiniatureResults) -> None:
     better = Estimate(0.2, 0.1, 0.3)
     differences = [
         replace(each, subject_score=better, prompt_score=better) for each in results.differences
     ]
     aims = [replace(each, margin=better) for each in results.aims]
     rows = [
-        replace(row, prompt_by_prompt=[1.0] * 8, norm=100.0 if row.kind == "ti" else row.norm)
+        replace(
+            row,
+            prompt_by_prompt=[1.0] * 8,
+            lengths={"a": 100.0} if row.kind == "ti" else row.lengths,
+        )
         for row in results.rows
     ]
     worse = Estimate(-0.2, -0.3, -0.1)

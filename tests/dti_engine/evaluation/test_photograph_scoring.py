@@ -1,7 +1,6 @@
 """Rows differ by their words alone: the noise of a prompt and seed is the same in all of them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,21 @@ from PIL import Image, ImageChops
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
-from dti_engine.evaluation.photographs.protocol import Protocol
-from dti_engine.evaluation.photographs.scoring import Examiner
-from dti_engine.evaluation.photographs.store import Store
-from dti_engine.evaluation.photographs.subjects import (
-    EvaluationImage,
-    PhotographedSubject,
-    Row,
-    shots,
-)
+from dti_engine.evaluation.photographs import PhotographDomain, PhotographedSubject
+from dti_engine.evaluation.protocol import PhotographProtocol
+from dti_engine.evaluation.rows import EvaluationImage, TableRow, TokenKey, row_images
+from dti_engine.evaluation.scoring import ImageEvaluator
+from dti_engine.evaluation.store import EvaluationStore
 from dti_engine.recipes import sd
 from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
 from dti_engine.scorers.siglip import Siglip
 from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 
-WORD, DTI = Row("word", "word"), Row("dti", "DTI", "dti")
-RESCALED = Row("ti-rescaled", "TI-rescaled", "dti", is_rescaled=True)
+WORD, DTI = (
+    TableRow("class_word", "word", "word"),
+    TableRow("dti", "dti", "DTI", TokenKey("dti")),
+)
+RESCALED = TableRow("ti_rescaled", "ti-rescaled", "TI-rescaled", TokenKey("dti"), length=1.0)
 ENCODER = "text_encoder"
 
 
@@ -50,89 +48,91 @@ def store(
     rex: PhotographedSubject,
     tiny_backbone: Backbone,
     artifact_of: Callable[..., Artifact],
-) -> Store:
+) -> EvaluationStore:
     """With a token that is the class noun itself, which every method starts from."""
-    store = Store(tmp_path, {})
+    store = EvaluationStore(tmp_path, {})
     rows = initializer_rows(tiny_backbone.text_encoders[ENCODER], "dog")
-    artifact_of({ENCODER: rows}).save(store.token("dti", rex, 0))
+    artifact_of({ENCODER: rows}).save(store.token(TokenKey("dti"), rex.name, 0))
     return store
 
 
 @pytest.fixture
-def examiner(store: Store, tiny_backbone: Backbone, tiny_scorers: Path) -> Examiner:
-    protocol = Protocol.of(sd(), is_flow=False, changes={"image_steps": 2})
-    return Examiner(
-        tiny_backbone,
+def evaluator(
+    store: EvaluationStore, tiny_backbone: Backbone, tiny_scorers: Path, rex: PhotographedSubject
+) -> ImageEvaluator:
+    protocol = PhotographProtocol.standard(sd(), is_flow=False, changes={"image_steps": 2})
+    domain = PhotographDomain(
+        [rex],
+        protocol,
         Dinov2.load(tiny_scorers / "dinov2-base"),
         Siglip.load(tiny_scorers / "siglip-base-patch16-512"),
-        protocol,
-        store,
-        batch_size=3,
+    )
+    return ImageEvaluator(tiny_backbone, domain, protocol, store, batch_size=3)
+
+
+def _images(row: TableRow, num_prompts: int = 2, num_seeds: int = 2) -> list[EvaluationImage]:
+    return list(
+        row_images(row, {"rex": num_prompts}, num_training_seeds=1, num_image_seeds=num_seeds)
     )
 
 
-def _shots(row: Row, subject: PhotographedSubject) -> list[EvaluationImage]:
-    return list(shots(row, [subject], num_training_seeds=1, num_image_seeds=2))
-
-
 def test_the_same_word_gives_the_same_images_in_every_row(
-    examiner: Examiner, store: Store, rex: PhotographedSubject
+    evaluator: ImageEvaluator, store: EvaluationStore
 ) -> None:
-    of_rows = [_shots(row, rex) for row in (WORD, DTI)]
+    of_rows = [_images(row) for row in (WORD, DTI)]
     for each in of_rows:
-        examiner.score_missing(each, on_images=lambda done: None)
+        evaluator.score_missing(each, on_images=lambda done: None)
     for word, token in zip(*of_rows, strict=True):
-        images = (Image.open(store.image(shot)) for shot in (word, token))
+        images = (Image.open(store.image(image)) for image in (word, token))
         assert ImageChops.difference(*images).getbbox() is None
-        ours, theirs = (store.scores[shot.key] for shot in (word, token))
+        ours, theirs = (store.scores[image.key] for image in (word, token))
         assert ours.model_dump(exclude={"image", "row"}) == theirs.model_dump(
             exclude={"image", "row"}
         )
-    images = [Image.open(store.image(shot)) for shot in of_rows[0]]
+    images = [Image.open(store.image(image)) for image in of_rows[0]]
     assert all(ImageChops.difference(images[0], each).getbbox() for each in images[1:])
 
 
 def test_both_subject_scores_are_the_scorers(
-    examiner: Examiner, store: Store, rex: PhotographedSubject, tiny_scorers: Path
+    evaluator: ImageEvaluator, store: EvaluationStore, rex: PhotographedSubject, tiny_scorers: Path
 ) -> None:
-    wanted = _shots(WORD, rex)
-    examiner.score_missing(wanted, on_images=lambda done: None)
+    wanted = _images(WORD)
+    evaluator.score_missing(wanted, on_images=lambda done: None)
     dinov2, photos = Dinov2.load(tiny_scorers / "dinov2-base"), rex.images()
     plain = dinov2.features([each.image for each in photos])
     on_black = dinov2.features([masked(each) for each in photos])
-    for shot in wanted:
-        own = dinov2.features([Image.open(store.image(shot))])
-        score = store.scores[shot.key]
+    for image in wanted:
+        own = dinov2.features([Image.open(store.image(image))])
+        score = store.scores[image.key]
         assert score.subject_score == pytest.approx(likeness(own, plain)[0], abs=1e-5)
         assert score.masked_subject_score == pytest.approx(likeness(own, on_black)[0], abs=1e-5)
 
 
 def test_a_rescaled_token_has_the_vocabularys_length(
-    examiner: Examiner, rex: PhotographedSubject, tiny_backbone: Backbone
+    evaluator: ImageEvaluator, tiny_backbone: Backbone
 ) -> None:
-    (shot, *_) = _shots(RESCALED, rex)
-    request = examiner._request(shot, examiner._learned(shot))
+    (image, *_) = _images(RESCALED)
+    request = evaluator._request(image)
     rows = request.tokens["<rex>"].embeddings[ENCODER]
     m = vocabulary_magnitude(tiny_backbone.text_encoders[ENCODER])
     torch.testing.assert_close(rows.norm(dim=-1), torch.full((len(rows),), m))
 
 
 def test_what_is_done_is_neither_missing_nor_told_again(
-    examiner: Examiner, rex: PhotographedSubject
+    evaluator: ImageEvaluator,
 ) -> None:
     told: list[int] = []
-    assert list(map(len, examiner.missing(_shots(WORD, rex)))) == [3, 1]
-    examiner.score_missing(_shots(WORD, rex), on_images=told.append)
-    examiner.score_missing(_shots(WORD, rex), on_images=told.append)
+    assert list(map(len, evaluator.missing(_images(WORD)))) == [3, 1]
+    evaluator.score_missing(_images(WORD), on_images=told.append)
+    evaluator.score_missing(_images(WORD), on_images=told.append)
     assert told == [3, 1]
-    assert examiner.missing(_shots(WORD, rex)) == []
+    assert evaluator.missing(_images(WORD)) == []
 
 
 @pytest.mark.parametrize("row", [WORD, DTI, RESCALED], ids=lambda row: row.name)
 def test_a_prompt_is_read_once_whatever_batches_it_is_in(
-    row: Row,
-    examiner: Examiner,
-    rex: PhotographedSubject,
+    row: TableRow,
+    evaluator: ImageEvaluator,
     tiny_backbone: Backbone,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -144,14 +144,15 @@ def test_a_prompt_is_read_once_whatever_batches_it_is_in(
         return encode(backbone, *inputs)
 
     monkeypatch.setattr(type(tiny_backbone), "encode_prompts", counting)
-    subject = replace(rex, prompts=rex.prompts[:1])
-    images = list(shots(row, [subject], num_training_seeds=1, num_image_seeds=8))
-    examiner.score_missing(images, on_images=lambda done: None)
-    assert len(examiner._store.scores) == 8
+    images = _images(row, num_prompts=1, num_seeds=8)
+    evaluator.score_missing(images, on_images=lambda done: None)
+    assert len(evaluator._store.scores) == 8
     assert len(read) == 1
 
 
 def test_flow_models_are_generated_in_fewer_steps() -> None:
-    flow, noise = (Protocol.of(sd(), is_flow=each, changes={}) for each in (True, False))
+    flow, noise = (
+        PhotographProtocol.standard(sd(), is_flow=each, changes={}) for each in (True, False)
+    )
     assert (flow.image_steps, flow.guidance) == (20, 4.5)
     assert (noise.image_steps, noise.guidance) == (50, 5.0)

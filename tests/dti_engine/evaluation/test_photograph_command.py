@@ -1,4 +1,4 @@
-"""`dti evaluate` on photographs, whole: what it writes and refuses, and how it goes on."""
+"""`dti evaluate photographs`, whole: what it writes and refuses, and how it goes on."""
 
 import json
 import re
@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import checkpoint
 from dti_engine.backbones.interface import Backbone
-from dti_engine.cli import evaluate_photographs as photograph_study
-from dti_engine.cli.app import app
-from dti_engine.evaluation.photographs.scoring import Examiner
+from dti_engine.cli import evaluate_photographs as command
+from dti_engine.cli import photograph_study
+from dti_engine.evaluation.scoring import ImageEvaluator
 from dti_engine.generation.pipeline import read_settings
 from dti_engine.text.encoder import vocabulary_magnitude
 
@@ -37,8 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ran(folder: Path, subjects: Path, dti_evaluate: Evaluate) -> Result:
-    return dti_evaluate(folder, subjects)
+def ran(folder: Path, subjects: Path, evaluate_photographs: Evaluate) -> Result:
+    return evaluate_photographs(folder, subjects)
 
 
 def _results(folder: Path) -> dict[str, object]:
@@ -71,7 +71,7 @@ def test_every_image_has_a_score_and_its_settings(ran: Result, folder: Path) -> 
     assert len(scores) == 5 * 2 * 2 * 2
     for key in scores:
         settings = read_settings(folder / "images" / f"{key}.png")
-        assert settings["shot"] == key
+        assert settings["image"] == key
         assert settings["steps"] == 2
         assert settings["seed"] == scores[key]["image_seed"]
         assert len(settings["tokens"]) == (0 if key.startswith("word/") else 1)
@@ -123,9 +123,9 @@ def test_the_report_says_all_that_a_reader_must_know(ran: Result, folder: Path) 
     assert "| Method | Image, masked | Image, unmasked | Text | Text, cosine |" in text
     assert "not measured here" in text
     assert "0.450 / 0.522" in text
-    assert "--seeds 3" in text
+    assert "--num-training-seeds should be 3" in text
     assert str(folder.parent) not in text
-    (command,) = (line for line in text.splitlines() if line.startswith("dti evaluate"))
+    (command,) = (line for line in text.splitlines() if line.startswith("dti evaluate photographs"))
     assert "--methods word,ti,ti-rescaled,cross-init,dti" in command
     assert "--model tiny-epsilon --" in command  # of a folder the name alone
     assert "--recipe sd " in command
@@ -141,11 +141,11 @@ def test_tables_of_the_report_have_as_many_cells_in_every_line(ran: Result, fold
 
 
 def test_the_same_command_finds_all_done(
-    ran: Result, folder: Path, subjects: Path, dti_evaluate: Evaluate
+    ran: Result, folder: Path, subjects: Path, evaluate_photographs: Evaluate
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.glob("images/**/*.png")}
     known = _results(folder)
-    again = dti_evaluate(folder, subjects, "--json")
+    again = evaluate_photographs(folder, subjects, "--json")
     assert again.exit_code == 0, again.output
     assert "0 tokens to train and 0 images to generate" in again.stderr
     assert _results(folder) == known
@@ -158,38 +158,38 @@ def test_after_a_stop_it_ends_with_the_same_scores(
     folder: Path,
     subjects: Path,
     tmp_path: Path,
-    dti_evaluate: Evaluate,
+    evaluate_photographs: Evaluate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped after a few images, and among the lines of a batch's scores."""
-    examined, batches = Examiner._examined, []
+    evaluate, batches = ImageEvaluator._evaluate, []
 
-    def until_it_breaks(self: Examiner, shots: list[object]) -> object:
-        batches.append(shots)
+    def until_it_breaks(self: ImageEvaluator, batch: list[object]) -> None:
+        batches.append(batch)
         if len(batches) == 5:
             raise KeyboardInterrupt
-        return examined(self, shots)
+        evaluate(self, batch)
 
-    monkeypatch.setattr(Examiner, "_examined", until_it_breaks)
-    stopped = dti_evaluate(tmp_path / "stopped", subjects)
+    monkeypatch.setattr(ImageEvaluator, "_evaluate", until_it_breaks)
+    stopped = evaluate_photographs(tmp_path / "stopped", subjects)
     assert stopped.exit_code != 0
     monkeypatch.undo()
     file = tmp_path / "stopped" / "scores.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     assert 0 < len(lines) < 32
     file.write_text("".join(lines[:-1]) + lines[-1][:20])
-    again = dti_evaluate(tmp_path / "stopped", subjects)
+    again = evaluate_photographs(tmp_path / "stopped", subjects)
     assert again.exit_code == 0, again.output
     assert _scores(tmp_path / "stopped") == _scores(folder)
     assert _results(tmp_path / "stopped") == _results(folder)
 
 
 def test_kappas_are_rows_of_the_same_folder(
-    ran: Result, folder: Path, subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+    ran: Result, folder: Path, subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
     shutil.copytree(folder, tmp_path / "more")
     options = ("--methods", "dti,ti", "--kappa", "5e-5", "--kappa", "0.5", "--json")
-    found = json.loads(dti_evaluate(tmp_path / "more", subjects, *options).stdout)
+    found = json.loads(evaluate_photographs(tmp_path / "more", subjects, *options).stdout)
     assert [row["title"] for row in found["rows"]] == ["TI", "DTI, κ = 5e-05", "DTI, κ = 0.5"]
     assert len(found["differences"]) == 2
     known = {row["name"]: row for row in json.loads((folder / "results.json").read_text())["rows"]}
@@ -198,17 +198,17 @@ def test_kappas_are_rows_of_the_same_folder(
 
 
 def test_another_study_is_refused_in_the_same_folder(
-    ran: Result, folder: Path, subjects: Path, dti_evaluate: Evaluate
+    ran: Result, folder: Path, subjects: Path, evaluate_photographs: Evaluate
 ) -> None:
-    refused = dti_evaluate(folder, subjects, "--seed", "7")
+    refused = evaluate_photographs(folder, subjects, "--seed", "7")
     assert refused.exit_code == 2
     assert "other options or weights" in refused.stderr
 
 
 def test_photos_without_masks_are_never_mixed_with_others(
-    make_subjects: Callable[..., Path], tmp_path: Path, dti_evaluate: Evaluate
+    make_subjects: Callable[..., Path], tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
-    done = dti_evaluate(tmp_path / "out", make_subjects(masks=2), "--methods", "word")
+    done = evaluate_photographs(tmp_path / "out", make_subjects(masks=2), "--methods", "word")
     assert done.exit_code == 0, done.output
     assert "only 2 of 3 photos have masks" in done.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -220,44 +220,49 @@ def test_photos_without_masks_are_never_mixed_with_others(
     assert "photos without masks: ted." in text
 
 
-def test_without_subjects_it_says_what_to_give(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    asked = ["evaluate", "--model", str(tiny_checkpoint), "--output", str(tmp_path)]
-    refused = CliRunner().invoke(app, asked)
+def test_the_miniature_and_a_missing_folder_are_refused_with_what_to_do(
+    subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
+) -> None:
+    refused = evaluate_photographs(tmp_path, subjects, "--model", "miniature")
     assert refused.exit_code == 2
-    assert "give --subjects and a folder of bundles" in refused.stderr
+    assert "use `dti evaluate miniature`" in refused.stderr
+    refused = evaluate_photographs(tmp_path, tmp_path / "none")
+    assert refused.exit_code == 2
+    assert "is not a folder; give one that contains a bundle per subject" in refused.stderr
 
 
 def test_one_subject_and_unknown_methods_are_refused_at_once(
-    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+    subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
     one = tmp_path / "one"
     shutil.copytree(subjects / "rex", one / "rex")
-    refused = dti_evaluate(tmp_path / "out", one)
+    refused = evaluate_photographs(tmp_path / "out", one)
     assert refused.exit_code == 2
     assert "at least 2 bundles" in refused.stderr
-    refused = dti_evaluate(tmp_path / "out", subjects, "--methods", "dti,crossinit")
+    refused = evaluate_photographs(tmp_path / "out", subjects, "--methods", "dti,crossinit")
     assert refused.exit_code == 2
-    assert "no method 'crossinit'; known are word, ti, ti-rescaled, cross-init, dti" in (
-        refused.stderr
+    assert (
+        "unknown method 'crossinit'; known methods are word, ti, ti-rescaled, cross-init, dti"
+        in (refused.stderr)
     )
 
 
 def test_a_word_that_the_model_does_not_know_is_refused_before_anything_is_trained(
-    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+    subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
     shutil.copytree(subjects, tmp_path / "subjects")
     path = tmp_path / "subjects" / "rex" / "bundle.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"class_noun": " "}))
-    refused = dti_evaluate(tmp_path / "out", tmp_path / "subjects")
+    refused = evaluate_photographs(tmp_path / "out", tmp_path / "subjects")
     assert refused.exit_code == 2
     assert "no usable rows in the vocabulary" in refused.stderr
     assert not (tmp_path / "out" / "tokens").exists()
 
 
 def test_missing_judges_are_refused_before_anything_is_trained(
-    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+    subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
-    refused = dti_evaluate(tmp_path / "out", subjects, "--dinov2", str(tmp_path / "none"))
+    refused = evaluate_photographs(tmp_path / "out", subjects, "--dinov2", str(tmp_path / "none"))
     assert refused.exit_code == 2
     assert "there is no scorer at" in refused.stderr
     assert not (tmp_path / "out" / "tokens").exists()
@@ -266,7 +271,7 @@ def test_missing_judges_are_refused_before_anything_is_trained(
 # How many are trained at a time
 
 MEASURING = "measuring how many subjects fit"
-SHORT = ("--methods", "dti", "--image-seeds", "1")
+SHORT = ("--methods", "dti", "--num-image-seeds", "1")
 
 
 class Noting:
@@ -297,27 +302,31 @@ def _slots(folder: Path) -> int:
 
 
 def test_auto_measures_how_many_fit_and_goes_on_with_that_number(
-    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+    subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
-    first = dti_evaluate(tmp_path, subjects, *SHORT, "--slots", "auto")
+    first = evaluate_photographs(tmp_path, subjects, *SHORT, "--slots", "auto")
     assert first.exit_code == 0, first.output
     assert MEASURING in first.stderr
     assert _slots(tmp_path) in (1, 2)
     (tmp_path / "slots.json").write_text('{"slots": 5}')
-    more = dti_evaluate(tmp_path, subjects, *SHORT[2:], "--methods", "ti", "--slots", "auto")
+    more = evaluate_photographs(
+        tmp_path, subjects, *SHORT[2:], "--methods", "ti", "--slots", "auto"
+    )
     assert more.exit_code == 0, more.output
     assert "5 at a time, as this study began" in more.stderr
     assert MEASURING not in more.stderr
     assert "--slots 5 " in (tmp_path / "report.md").read_text()
-    told = dti_evaluate(tmp_path, subjects, *SHORT[2:], "--methods", "cross-init", "--slots", "2")
+    told = evaluate_photographs(
+        tmp_path, subjects, *SHORT[2:], "--methods", "cross-init", "--slots", "2"
+    )
     assert told.exit_code == 0, told.output
     assert _slots(tmp_path) == 2
 
 
 def test_nothing_is_measured_where_nothing_is_trained(
-    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+    subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
-    done = dti_evaluate(tmp_path, subjects, *SHORT, "--methods", "word", "--slots", "auto")
+    done = evaluate_photographs(tmp_path, subjects, *SHORT, "--methods", "word", "--slots", "auto")
     assert done.exit_code == 0, done.output
     assert "0 tokens to train and 4 images to generate" in done.stderr
     assert MEASURING not in done.stderr
@@ -329,12 +338,12 @@ def test_a_model_that_does_not_fit_otherwise_is_made_to_recompute(
     subjects: Path,
     tmp_path: Path,
     tiny_backbone: Backbone,
-    dti_evaluate: Evaluate,
+    evaluate_photographs: Evaluate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tight = Noting(tiny_backbone, is_tight=True)
-    monkeypatch.setattr(photograph_study, "open_backbone", lambda *_, **__: tight)
-    done = dti_evaluate(tmp_path, subjects, *SHORT, "--slots", "auto")
+    monkeypatch.setattr(command, "open_backbone", lambda *_, **__: tight)
+    done = evaluate_photographs(tmp_path, subjects, *SHORT, "--slots", "auto")
     assert done.exit_code == 0, done.output
     assert "memory is short" in done.stderr
     assert tight.recompute
@@ -344,11 +353,11 @@ def test_the_model_is_compiled_once_the_number_is_chosen(
     subjects: Path,
     tmp_path: Path,
     tiny_backbone: Backbone,
-    dti_evaluate: Evaluate,
+    evaluate_photographs: Evaluate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = Noting(tiny_backbone)
-    monkeypatch.setattr(photograph_study, "open_backbone", lambda *_, **__: model)
+    monkeypatch.setattr(command, "open_backbone", lambda *_, **__: model)
     chosen = photograph_study.choose_slots
 
     def choose(*arguments: Any, **named: Any) -> int:
@@ -359,21 +368,21 @@ def test_the_model_is_compiled_once_the_number_is_chosen(
 
     monkeypatch.setattr(photograph_study, "choose_slots", choose)
     options = ("--slots", "auto", "--recompute", "--compile")
-    done = dti_evaluate(tmp_path, subjects, *SHORT, *options)
+    done = evaluate_photographs(tmp_path, subjects, *SHORT, *options)
     assert done.exit_code == 0, done.output
     chosen_at = model.done.index("chosen")
     assert "train" in model.done[:chosen_at]
     assert "train" in model.done[chosen_at:]
     assert model.done[chosen_at + 1] == "compile"
     assert model.done.count("compile") == 1
-    assert "evaluate --recompute --compile --" in (tmp_path / "report.md").read_text()
+    assert "photographs --recompute --compile --" in (tmp_path / "report.md").read_text()
 
 
 def test_a_damaged_number_of_slots_is_refused(
-    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+    subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
     (tmp_path / "slots.json").write_text('{"slots": 0}')
-    refused = dti_evaluate(tmp_path, subjects, *SHORT, "--slots", "auto")
+    refused = evaluate_photographs(tmp_path, subjects, *SHORT, "--slots", "auto")
     assert refused.exit_code == 2
     assert "slots.json' cannot be read; remove it" in refused.stderr
 
@@ -388,7 +397,6 @@ def test_a_damaged_number_of_slots_is_refused(
         (("--kappa", "inf"), "kappa"),
         (("--seed", "4294967296"), "first_training_seed"),
         (("--recipe", "none"), "recipe"),
-        (("--subjects", "none"), "is no folder"),
         (("--dinov2", "none"), "there is no scorer at 'none'"),
     ],
 )
@@ -397,14 +405,14 @@ def test_what_is_wrong_with_options_is_said_before_a_model_is_downloaded(
     reason: str,
     subjects: Path,
     tmp_path: Path,
-    dti_evaluate: Evaluate,
+    evaluate_photographs: Evaluate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def download(*_: object) -> None:
         raise AssertionError
 
     monkeypatch.setattr(checkpoint, "_download", download)
-    refused = dti_evaluate(tmp_path, subjects, "--model", "sdxl", *options)
+    refused = evaluate_photographs(tmp_path, subjects, "--model", "sdxl", *options)
     assert refused.exit_code == 2, refused.output
     assert reason in refused.stderr
 
@@ -413,30 +421,30 @@ def test_a_hub_name_is_told_with_its_revision(
     tiny_checkpoint: Path,
     subjects: Path,
     tmp_path: Path,
-    dti_evaluate: Evaluate,
+    evaluate_photographs: Evaluate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(checkpoint, "_download", lambda *_: tiny_checkpoint)
-    options = ("--model", "sd15@main", "--methods", "word", "--image-seeds", "1")
-    done = dti_evaluate(tmp_path, subjects, *options)
+    options = ("--model", "sd15@main", "--methods", "word", "--num-image-seeds", "1")
+    done = evaluate_photographs(tmp_path, subjects, *options)
     assert done.exit_code == 0, done.output
     assert "--model sd15@main --" in (tmp_path / "report.md").read_text()
 
 
-def test_a_image_that_was_deleted_is_named_with_what_to_do(
-    subjects: Path, tmp_path: Path, dti_evaluate: Evaluate
+def test_an_image_that_was_deleted_is_named_with_what_to_do(
+    subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
-    options = ("--methods", "word", "--image-seeds", "1")
-    assert dti_evaluate(tmp_path, subjects, *options).exit_code == 0
+    options = ("--methods", "word", "--num-image-seeds", "1")
+    assert evaluate_photographs(tmp_path, subjects, *options).exit_code == 0
     before = (tmp_path / "sheet.png").read_bytes()
     image = tmp_path / "images/word/rex/prompt01-training0-image0.png"
     image.unlink()
-    refused = dti_evaluate(tmp_path, subjects, *options)
+    refused = evaluate_photographs(tmp_path, subjects, *options)
     assert refused.exit_code == 2
-    assert f"the image '{image}' is scored, and cannot be read" in refused.stderr
+    assert f"the image '{image}' is scored but cannot be read" in refused.stderr
     assert "remove its line from scores.jsonl" in refused.stderr
     lines = (tmp_path / "scores.jsonl").read_text().splitlines(keepends=True)
     kept = [line for line in lines if "word/rex/prompt01" not in line]
     (tmp_path / "scores.jsonl").write_text("".join(kept))
-    assert dti_evaluate(tmp_path, subjects, *options).exit_code == 0
+    assert evaluate_photographs(tmp_path, subjects, *options).exit_code == 0
     assert (tmp_path / "sheet.png").read_bytes() == before

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.photographs.protocol import is_living, prompt_set, read_prompts, spread
+from dti_engine.evaluation.prompts import evenly_spaced, is_living, prompt_set, read_prompts
 
 
 @pytest.mark.parametrize("name", ["object", "live"])
@@ -50,5 +50,5 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_few_are_taken_from_all_over() -> None:
-    assert spread([str(i) for i in range(40)], 4) == ("0", "10", "20", "30")
-    assert spread(["a", "b"], 4) == ("a", "b")
+    assert evenly_spaced([str(i) for i in range(40)], 4) == ("0", "10", "20", "30")
+    assert evenly_spaced(["a", "b"], 4) == ("a", "b")

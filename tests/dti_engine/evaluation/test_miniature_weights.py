@@ -14,8 +14,8 @@ from dti_engine.backbones.checkpoint import MINIATURE
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.evaluation.encoder_effects import effects
-from dti_engine.evaluation.protocol import Protocol
-from dti_engine.evaluation.scoring import scene, through_autoencoder
+from dti_engine.evaluation.miniature import scene, through_autoencoder
+from dti_engine.evaluation.protocol import MiniatureProtocol
 from dti_engine.images.decode import load_images
 from dti_engine.miniature.scorer import ScoredImage, load_scorer, read
 from dti_engine.miniature.world.subjects import draw_subject, evaluation_prompts, held_out_subjects
@@ -95,7 +95,7 @@ def test_settings_of_dti_end_apart_though_a_small_prior_is_not_felt(
     def degrees(one: Tensor, other: Tensor) -> float:
         return math.degrees(sphere.geodesic_distance(one, other).item())
 
-    settings = Protocol.standard().settings["dti"]
+    settings = MiniatureProtocol.standard().settings["dti"]
     ends = [end(config) for config in settings]
     assert all(degrees(one, other) > 0.4 for one, other in combinations(ends, 2))
     control = end(settings[0].changed(kappa=1e-3))

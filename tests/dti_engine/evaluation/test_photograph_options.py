@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from dti_engine.cli.evaluate_photographs import Choices
+from dti_engine.cli.photograph_study import PhotographOptions
 from dti_engine.errors import ConfigurationError
 from dti_engine.recipes import sd
 
-PLAIN = Choices(
+PLAIN = PhotographOptions(
+    weights="sd15",
     methods=["dti"],
     kappas=[],
     prompts="auto",
@@ -26,7 +27,7 @@ PLAIN = Choices(
 
 
 def test_by_default_it_is_the_recipe_and_the_papers_protocol() -> None:
-    protocol = PLAIN.protocol_on(PLAIN.config(), is_flow=False)
+    protocol = PLAIN.protocol_with(PLAIN.config(), is_flow=False)
     assert protocol.config == sd()
     assert (protocol.num_training_seeds, protocol.training_seed(0)) == (1, 42)
     assert (protocol.num_image_seeds, protocol.image_steps, protocol.guidance) == (4, 50, 5.0)
@@ -34,14 +35,14 @@ def test_by_default_it_is_the_recipe_and_the_papers_protocol() -> None:
 
 def test_quick_takes_less_and_what_is_said_goes_before_it() -> None:
     quick = replace(PLAIN, quick=True)
-    protocol = quick.protocol_on(quick.config(), is_flow=False)
+    protocol = quick.protocol_with(quick.config(), is_flow=False)
     assert protocol.config == sd().changed(steps=100)
     assert (protocol.num_image_seeds, protocol.image_steps) == (1, 20)
     told = replace(quick, training={"steps": 7}, protocol={"image_steps": 9, "guidance": 2.5})
-    protocol = told.protocol_on(told.config(), is_flow=True)
+    protocol = told.protocol_with(told.config(), is_flow=True)
     assert (protocol.config.steps, protocol.image_steps, protocol.guidance) == (7, 9, 2.5)
 
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="guidance"):
-        replace(PLAIN, protocol={"guidance": 0.5}).protocol_on(PLAIN.config(), is_flow=False)
+        replace(PLAIN, protocol={"guidance": 0.5}).protocol_with(PLAIN.config(), is_flow=False)

@@ -2,22 +2,24 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.cli.evaluate_photographs import open_subjects
+from dti_engine.cli.photograph_study import open_subjects
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.photographs import study as training
-from dti_engine.evaluation.photographs.protocol import Protocol
-from dti_engine.evaluation.photographs.store import Store
-from dti_engine.evaluation.photographs.study import train_missing
-from dti_engine.evaluation.photographs.subjects import PhotographedSubject
+from dti_engine.evaluation.photographs import PhotographDomain, PhotographedSubject
+from dti_engine.evaluation.protocol import PhotographProtocol
+from dti_engine.evaluation.rows import TokenKey
+from dti_engine.evaluation.store import EvaluationStore
+from dti_engine.evaluation.training import train_missing, training_runs
 from dti_engine.recipes import sd
 
 CONFIG = sd().changed(steps=4, batch_size=1, resolution=16)
-PROTOCOL = Protocol.of(CONFIG, is_flow=False, changes={"num_training_seeds": 2})
+PROTOCOL = PhotographProtocol.standard(CONFIG, is_flow=False, changes={"num_training_seeds": 2})
+NO_SCORERS: Any = (None, None)  # training does not score
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +32,18 @@ def _train(
     folder: Path,
     subjects: list[PhotographedSubject],
     on_steps: Callable[[int], None],
-) -> Store:
-    store = Store(folder, {})
+) -> EvaluationStore:
+    store = EvaluationStore(folder, {})
+    domain = PhotographDomain(subjects, PROTOCOL, *NO_SCORERS)
     train_missing(
         backbone,
+        domain,
         store,
-        PROTOCOL,
-        "dti",
+        [TokenKey("dti")],
         CONFIG,
-        subjects,
+        training_runs(list(domain.subjects), 2),
         num_slots=1,
-        max_vectors=8,
+        checkpoints=store.checkpoints("dti", every=2),
         on_steps=on_steps,
     )
     return store
@@ -50,9 +53,7 @@ def test_a_stopped_training_goes_on_from_its_checkpoints(
     tiny_backbone: Backbone,
     subjects: list[PhotographedSubject],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     whole = _train(tiny_backbone, tmp_path / "whole", subjects, lambda done: None)
 
     def stop(done: int) -> None:
@@ -69,7 +70,9 @@ def test_a_stopped_training_goes_on_from_its_checkpoints(
     for subject in subjects:
         tokens = []
         for seed in range(2):
-            one, other = (each.load_token("dti", subject, seed).token for each in (whole, part))
+            one, other = (
+                each.load_token(TokenKey("dti"), subject.name, seed).token for each in (whole, part)
+            )
             torch.testing.assert_close(one.embeddings, other.embeddings, rtol=0, atol=0)
             tokens.append(one.embeddings["text_encoder"])
         assert not torch.equal(*tokens)

@@ -1,4 +1,4 @@
-"""`dti evaluate` on a tiny model: what it writes, prints and refuses."""
+"""`dti evaluate miniature` on a tiny model: what it writes, prints and refuses."""
 
 import json
 import shutil
@@ -11,9 +11,11 @@ from dti_engine.cli.app import app
 from dti_engine.evaluation.rows import LENGTHS
 
 
-def dti_evaluate(folder: Path, weights: Path, *options: str) -> Result:
+def evaluate_miniature(folder: Path, weights: Path, *options: str) -> Result:
     tiny = ["--quick", "--steps", "2", "--model", str(weights), "--dtype", "float32"]
-    return CliRunner().invoke(app, ["evaluate", "--output", str(folder), *tiny, *options])
+    return CliRunner().invoke(
+        app, ["evaluate", "miniature", "--output", str(folder), *tiny, *options]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(folder: Path, evaluation_weights: Path) -> Result:
-    return dti_evaluate(folder, evaluation_weights, "--seed", "3")
+    return evaluate_miniature(folder, evaluation_weights, "--seed", "3")
 
 
 def test_it_tells_the_verdicts_and_where_the_rest_is(ran: Result, folder: Path) -> None:
@@ -38,7 +40,7 @@ def test_progress_goes_to_stderr_by_name_and_number(ran: Result) -> None:
     assert "train dti 0: 6 of 6" in ran.stderr
     assert "generate subjects: 192 of 192" in ran.stderr
     num_images = 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2 + len(LENGTHS))
-    told = f"20 tokens to train and {num_images} images to generate, less what is done already"
+    told = f"20 tokens to train and {num_images} images to generate, minus finished ones"
     assert told in ran.stderr
 
 
@@ -49,11 +51,11 @@ def test_the_report_has_a_command_that_finds_all_of_it_done(
         line for line in (folder / "report.md").read_text().splitlines() if line.startswith("dti ")
     )
     assert command == (
-        "dti evaluate --quick --seeds 1 --image-seeds 1 --steps 2 --seed 3 "
-        "--model tiny-miniature --dtype float32 --output evaluation"
+        "dti evaluate miniature --quick --num-training-seeds 1 --num-image-seeds 1 --steps 2 "
+        "--seed 3 --model tiny-miniature --dtype float32 --output evaluation"
     )
-    given = ("--seeds", "1", "--image-seeds", "1", "--seed", "3", "--json")
-    again = dti_evaluate(folder, evaluation_weights, *given)
+    given = ("--num-training-seeds", "1", "--num-image-seeds", "1", "--seed", "3", "--json")
+    again = evaluate_miniature(folder, evaluation_weights, *given)
     printed = json.loads(again.stdout)
     assert printed == json.loads((folder / "results.json").read_text())
     assert printed["num_images"] == 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2 + len(LENGTHS))
@@ -63,7 +65,7 @@ def test_the_report_has_a_command_that_finds_all_of_it_done(
 def test_other_options_are_refused_in_the_same_folder(
     ran: Result, folder: Path, evaluation_weights: Path
 ) -> None:
-    refused = dti_evaluate(folder, evaluation_weights, "--seed", "4")
+    refused = evaluate_miniature(folder, evaluation_weights, "--seed", "4")
     assert refused.exit_code == 2
     assert "other options or weights" in refused.stderr
 
@@ -71,6 +73,6 @@ def test_other_options_are_refused_in_the_same_folder(
 def test_weights_without_a_scorer_are_refused(tmp_path: Path, evaluation_weights: Path) -> None:
     shutil.copytree(evaluation_weights, tmp_path / "weights")
     (tmp_path / "weights" / "scorer.safetensors").unlink()
-    refused = dti_evaluate(tmp_path / "out", tmp_path / "weights")
+    refused = evaluate_miniature(tmp_path / "out", tmp_path / "weights")
     assert refused.exit_code == 2
-    assert "no scorer.safetensors" in refused.stderr
+    assert "has no scorer.safetensors" in refused.stderr
