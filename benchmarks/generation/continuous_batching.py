@@ -4,7 +4,7 @@
         [--json FILE]
     python -m benchmarks.generation.continuous_batching --models sdxl --cap 16       # on a GPU
 
-joining   images at random moments (Poisson), at 50, 80 and 95 % of what the batcher can do: those
+joining   images at random moments (Poisson), at 50, 80 and 95 % of what the scheduler can do: those
           that join a running batch at its next step, against batches that are whole from start to
           end. Images take 15 to 35 steps
           --pretend SECONDS ROWS: on a device that is not there, whose calls take so many seconds
@@ -14,7 +14,7 @@ mixes     batches of many tokens, known or out of a store and some of them blend
           token, against batches of one token's images only, and against diffusers' pipeline that
           loads and unloads a token for each image
 service   images of the miniature, whatever the models: asked of the API, which asks an engine,
-          each a process of its own, against the batcher alone. What both use of the CPU, too, as
+          each a process of its own, against the scheduler alone. What both use of the CPU, too, as
           is seen with images of one step; whoever asks for them uses some of it besides
           --through-ray: of `dti serve` as well
 

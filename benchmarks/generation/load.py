@@ -1,4 +1,4 @@
-"""Images that are asked for at random moments, of a batcher: how long each takes."""
+"""Images that are asked for at random moments, of a scheduler: how long each takes."""
 
 import random
 import statistics
@@ -25,7 +25,7 @@ PLACEHOLDER = "<subject>"
 
 @dataclass(eq=False)
 class Asked:
-    """An image that somebody waits for. Implements `Listener`."""
+    """An image that somebody waits for. Implements `RequestCallbacks`."""
 
     at: float
     """Seconds after the first one."""
@@ -33,13 +33,13 @@ class Asked:
     number: int
     asked_at: float = 0.0
     ended_at: float = 0.0
-    outcome: Image.Image | DTIError | None = None
+    result: Image.Image | DTIError | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
-    def stepped(self, step: int, preview: Image.Image | None) -> None: ...
+    def on_step(self, step: int, preview: Image.Image | None) -> None: ...
 
-    def ended(self, outcome: Image.Image | DTIError) -> None:
-        self.outcome, self.ended_at = outcome, time.perf_counter()
+    def on_end(self, result: Image.Image | DTIError) -> None:
+        self.result, self.ended_at = result, time.perf_counter()
         self.done.set()
 
 
@@ -75,12 +75,10 @@ class Scene:
     """The fewest and the most of an image."""
     cap: int
 
-    def ticket(self, asked: Asked) -> ScheduledRequest:
+    def request(self, asked: Asked) -> ScheduledRequest:
         token = self.tokens[asked.number % len(self.tokens)]
-        request = ImageRequest(self.prompt, asked.number, {PLACEHOLDER: token}, instruction=False)
-        return ScheduledRequest(
-            f"tenant-{asked.number % 8}", request, asked.steps, self.size, asked
-        )
+        image = ImageRequest(self.prompt, asked.number, {PLACEHOLDER: token}, instruction=False)
+        return ScheduledRequest(f"tenant-{asked.number % 8}", image, asked.steps, self.size, asked)
 
 
 def arrivals(count: int, rate: float, steps: tuple[int, int], seed: int) -> list[Asked]:
@@ -103,25 +101,27 @@ def run(
     scene: Scene, asked: Sequence[Asked], *, queue: int, joining: bool = True
 ) -> dict[str, Any]:
     """Ask for each when its time has come, and wait for all."""
-    batcher = BatchScheduler(
+    scheduler = BatchScheduler(
         scene.backbone,
-        BatchSchedulerSettings(cap=scene.cap, queue=queue, joining=joining, turn=1e9),
+        BatchSchedulerSettings(
+            max_batch_size=scene.cap, queue_size=queue, continuous=joining, batch_turn_s=1e9
+        ),
     )
-    batcher.start()
+    scheduler.start()
     refused = 0
     began = time.perf_counter()
     for one in asked:
         time.sleep(max(0.0, began + one.at - time.perf_counter()))
         one.asked_at = time.perf_counter()
         try:
-            batcher.submit([scene.ticket(one)])
+            scheduler.submit([scene.request(one)])
         except QueueFullError as error:
-            one.ended(error)
+            one.on_end(error)
             refused += 1
     for one in asked:
         one.done.wait()
-    batcher.stop()
-    generated = [one for one in asked if isinstance(one.outcome, Image.Image)]
+    scheduler.stop()
+    generated = [one for one in asked if isinstance(one.result, Image.Image)]
     broken = len(asked) - len(generated) - refused
     took = [one.ended_at - one.asked_at for one in generated]
     cuts = statistics.quantiles(took, n=100, method="inclusive")

@@ -1,4 +1,4 @@
-"""Images of the miniature through the service, and the same ones through the batcher alone.
+"""Images of the miniature through the service, and the same ones through the scheduler alone.
 
 How fast they are is seen with as many steps as are asked for. What the service uses of the CPU
 beside generating is a small part of that, and is seen with images of one step.
@@ -34,7 +34,7 @@ from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedule
 from services.ledger.ledger import Ledger
 from services.storage.open import open_store
 
-BARE, PLAIN, RAY = "the batcher", "API and engine", "API, Ray Serve and engine"
+BARE, PLAIN, RAY = "the scheduler", "API and engine", "API, Ray Serve and engine"
 
 BEYOND = "engine, beyond generating"
 
@@ -85,7 +85,7 @@ class Bench:
     """What all ways have in common."""
 
     scene: Scene
-    batcher: BatchScheduler
+    scheduler: BatchScheduler
 
     @property
     def at_once(self) -> int:
@@ -99,7 +99,7 @@ class Bench:
         asked = [_Counted(room, steps, number) for number in range(count)]
         for one in asked:
             room.acquire()
-            self.batcher.submit([self.scene.ticket(one)])
+            self.scheduler.submit([self.scene.request(one)])
         for one in asked:
             one.done.wait()
             assert not isinstance(one.outcome, DTIError), one.outcome
@@ -137,9 +137,9 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
     prompt = MINIATURE_PROMPT.format(PLACEHOLDER)
     tokens = draw_tokens(backbone, _TOKENS)
     scene = Scene(backbone, tokens, prompt, (side, side), steps, options.cap)
-    settings = BatchSchedulerSettings(cap=options.cap, queue=4 * options.cap)
+    settings = BatchSchedulerSettings(max_batch_size=options.cap, queue_size=4 * options.cap)
     bench = Bench(scene, BatchScheduler(backbone, settings))
-    bench.batcher.start()
+    bench.scheduler.start()
     ways: dict[str, Callable[[int, int], Course]] = {BARE: bench.bare}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -161,7 +161,7 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
             whole = {way: ways[way](options.images, options.steps) for way in order}
             short = {way: ways[way](options.images, 1) for way in order}
             rounds.append(Round(whole, short))
-    bench.batcher.stop()
+    bench.scheduler.stop()
     return {
         "images": options.images,
         "steps": options.steps,
@@ -172,7 +172,7 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compared(rounds: list[Round], way: str) -> dict[str, Any]:
-    """Medians over the rounds, of one way against the batcher of the same round."""
+    """Medians over the rounds, of one way against the scheduler of the same round."""
 
     def median(figure: Callable[[Round], float]) -> float:
         return statistics.median(map(figure, rounds))
@@ -190,7 +190,7 @@ def _compared(rounds: list[Round], way: str) -> dict[str, Any]:
         return each.whole[BARE].seconds / each.whole[way].seconds
 
     return {
-        "images a second / the batcher": median(rate),
+        "images a second / the scheduler": median(rate),
         "CPU ms a request": {
             name: median(lambda each, name=name: spent(each)[name]) for name in spent(rounds[0])
         },
@@ -201,18 +201,20 @@ def _compared(rounds: list[Round], way: str) -> dict[str, Any]:
 def show_service(found: dict[str, Any]) -> Table:
     title = f"{found['images']} images of {found['steps']} steps, {found['at once']} at a time"
     table = Table(
-        "", "images a second / the batcher", "CPU lost", "ms of CPU a request", title=title
+        "", "images a second / the scheduler", "CPU lost", "ms of CPU a request", title=title
     )
     for way, each in found["ways"].items():
         spent = ", ".join(f"{name} {ms:.1f}" for name, ms in each["CPU ms a request"].items())
-        rate = f"{each['images a second / the batcher']:.2f}"
+        rate = f"{each['images a second / the scheduler']:.2f}"
         table.add_row(way, rate, f"{each['share of CPU lost']:.1%}", spent)
     return table
 
 
 def _write_models(path: Path, options: argparse.Namespace) -> Path:
     gpus = int(find_device("auto").type == "cuda")
-    generation = GenerationSettings(images=options.cap, waiting=4 * options.cap, max_engines=1)
+    generation = GenerationSettings(
+        batch_size=options.cap, queue_size=4 * options.cap, max_engines=1
+    )
     served_model = ServedModel(
         weights="miniature",
         recipe="miniature",

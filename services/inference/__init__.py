@@ -1,1 +1,1 @@
-"""The engine: images from prompts and learned tokens, many tenants' in one call of the model."""
+"""Engines: they generate images for the API and for dispatchers, by continuous batching."""

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> None:
     metrics.use(exporter)
     with exit_on_error():
         settings = EngineProcessSettings.read(arguments)
-        # ImportedOrigin here, since they load torch, and --help does not need it.
+        # Imported here because they load torch, which --help does not need.
         from services.inference.factory import open_engine
         from services.inference.http import create_app
 
@@ -65,7 +65,7 @@ def deploy(arguments: Sequence[str]) -> None:
     stopped = threading.Event()
     with exit_on_error():
         settings = EngineDeploymentSettings.read(arguments)
-        # ImportedOrigin here, since they load Ray, and --help does not need it.
+        # Imported here because it loads Ray, which --help does not need.
         from services.inference import ray_serve
 
         specs = [

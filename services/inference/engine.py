@@ -31,128 +31,132 @@ from services.errors import LateError, UnsafeImageError
 from services.inference.scheduler.request import ScheduledRequest
 from services.inference.scheduler.scheduler import BatchScheduler
 
+_PREPARE_THREADS = 16
+"""Threads that look up tokens: they mostly wait for the store."""
+
+_ENCODE_THREADS = 4
+"""Threads that check and encode images: they mostly compute."""
+
 log = logs.logger(__name__)
 
 Finish = Callable[[int, Image.Image], Awaitable[Event]]
-"""Makes what is told of an image by its index. Raises: DTIError."""
+"""Makes the event of a generated image, given its index. Raises DTIError if it may not be shown."""
+
+SafetyChecker = Callable[[Image.Image], str | None]
+"""Returns the reason to withhold an image, or None."""
 
 
-class Stream:
-    """Of one request, in one event loop."""
-
-    def __init__(self, finish: Finish) -> None:
-        self.tickets: list[ScheduledRequest] = []
-        self._finish = finish
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def events(self) -> AsyncGenerator[Event]:
-        """All of them, until the last image has ended. Whoever leaves early is generated for no
-        more.
-        """
-        open_ones = len(self.tickets)
-        try:
-            while open_ones:
-                event = await self._events.get()
-                open_ones -= not isinstance(event, StepEvent)
-                yield event
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Nobody listens any more."""
-        for ticket in self.tickets:
-            ticket.gone = True
-        # They know this stream: without a cycle they go at once, with all that they hold.
-        self.tickets = []
-
-    def hear(self, event: Event) -> None:
-        """From any thread."""
-        self._call(lambda: self._events.put_nowait(event))
-
-    def end(self, index: int, outcome: Image.Image | DTIError) -> None:
-        """From any thread."""
-        self._call(lambda: self._begin_to_finish(index, outcome))
-
-    def _call(self, do: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # The loop is closed: nobody listens.
-            self._loop.call_soon_threadsafe(do)
-
-    def _begin_to_finish(self, index: int, outcome: Image.Image | DTIError) -> None:
-        task = asyncio.create_task(self._put_end(index, outcome))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _put_end(self, index: int, outcome: Image.Image | DTIError) -> None:
-        try:
-            if isinstance(outcome, DTIError):
-                raise outcome
-            event = await self._finish(index, outcome)
-        except DTIError as error:
-            event = FailureEvent(image=index, error=type(error).__name__, detail=str(error))
-        except Exception as error:
-            log.exception("image cannot be told of")
-            event = FailureEvent(image=index, error="DTIError", detail=type(error).__name__)
-        self._events.put_nowait(event)
-
-
-class StreamCallbacks:
-    """Implements `Listener` for one image of a stream."""
-
-    def __init__(self, stream: Stream, index: int, steps: int, *, told: bool) -> None:
-        """told: of steps, too."""
-        self._stream, self._index, self._steps, self._told = stream, index, steps, told
-
-    def stepped(self, step: int, preview: Image.Image | None) -> None:
-        if self._told:
-            jpeg = _jpeg(preview) if preview else None
-            self._stream.hear(
-                StepEvent(image=self._index, step=step, steps=self._steps, preview=jpeg)
-            )
-
-    def ended(self, outcome: Image.Image | DTIError) -> None:
-        self._stream.end(self._index, outcome)
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=80)
-    return file.getvalue()
-
-
-log = logs.logger(__name__)
-
-_READERS = 16  # threads that mostly wait for the store
-_ENCODERS = 4  # threads that mostly compute
-
-Check = Callable[[Image.Image], str | None]
-"""Says why an image may not be shown; None: it may."""
-
-
-class ResolvedPrompt(Protocol):
-    """What placeholders of an image stand for."""
+class ResolvedTokens(Protocol):
+    """What the placeholders of an image stand for."""
 
     @property
     def tokens(self) -> Mapping[str, LearnedToken]: ...
 
     @property
     def origins(self) -> Mapping[str, JsonValue]:
-        """For the image's settings."""
+        """Return which tokens these are, for the settings of the image."""
         ...
 
 
 class TokenResolver(Protocol):
-    """Safe to use from many threads."""
+    """Resolves placeholders. Thread-safe."""
 
-    def resolve(self, tenant: str, spec: ImageSpec) -> ResolvedPrompt:
-        """Raises: DTIError of whatever is wrong with a token."""
+    def resolve(self, tenant: str, image: ImageSpec, /) -> ResolvedTokens:
+        """Return the tokens of an image. Raise DTIError if one cannot be used."""
         ...
 
 
+class EventStream:
+    """The events of one request. Belongs to one event loop."""
+
+    def __init__(self, finish: Finish) -> None:
+        self.requests: list[ScheduledRequest] = []
+        self._finish = finish
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """Yield events until every image has ended, then close the stream."""
+        unfinished = len(self.requests)
+        try:
+            while unfinished:
+                event = await self._events.get()
+                unfinished -= not isinstance(event, StepEvent)
+                yield event
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Cancel the images that are not done."""
+        for request in self.requests:
+            request.cancelled = True
+        # The requests refer to this stream by their callbacks. Without that reference cycle, they
+        # and their images are freed at once rather than by the garbage collector.
+        self.requests = []
+
+    def send(self, event: Event) -> None:
+        """Add an event. May be called from any thread."""
+        self._call_in_loop(lambda: self._events.put_nowait(event))
+
+    def end_image(self, index: int, result: Image.Image | DTIError) -> None:
+        """Finish an image and add its last event. May be called from any thread."""
+        self._call_in_loop(lambda: self._start_finishing(index, result))
+
+    def _call_in_loop(self, call: Callable[[], None]) -> None:
+        # A closed loop raises RuntimeError; then there is no caller left.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call)
+
+    def _start_finishing(self, index: int, result: Image.Image | DTIError) -> None:
+        task = asyncio.create_task(self._finish_image(index, result))
+        # The loop keeps weak references alone.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish_image(self, index: int, result: Image.Image | DTIError) -> None:
+        try:
+            if isinstance(result, DTIError):
+                raise result
+            event = await self._finish(index, result)
+        except DTIError as error:
+            event = FailureEvent(image=index, error=type(error).__name__, detail=str(error))
+        except Exception as error:
+            log.exception("image could not be finished")
+            event = FailureEvent(image=index, error="DTIError", detail=type(error).__name__)
+        self._events.put_nowait(event)
+
+
+class StreamCallbacks:
+    """Sends what happens to one image to its stream. Implements `RequestCallbacks`."""
+
+    def __init__(self, stream: EventStream, index: int, steps: int, *, sends_steps: bool) -> None:
+        """Create the callbacks of the image at `index`, which takes so many steps."""
+        self._stream, self._index, self._steps = stream, index, steps
+        self._sends_steps = sends_steps
+
+    def on_step(self, step: int, preview: Image.Image | None) -> None:
+        """Send a step event if the request asks for them."""
+        if self._sends_steps:
+            jpeg = _encode_jpeg(preview) if preview else None
+            self._stream.send(
+                StepEvent(image=self._index, step=step, steps=self._steps, preview=jpeg)
+            )
+
+    def on_end(self, result: Image.Image | DTIError) -> None:
+        """Send the last event of the image."""
+        self._stream.end_image(self._index, result)
+
+
+def _encode_jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=80)
+    return file.getvalue()
+
+
 @dataclass(frozen=True, eq=False)
-class _Prepared:
-    """An image that can be generated."""
+class _PreparedImage:
+    """A validated image whose tokens are at hand."""
 
     request: ImageRequest
     size: tuple[int, int]
@@ -161,108 +165,114 @@ class _Prepared:
 
 
 class Engine:
-    """Of one model. Its methods belong to one event loop."""
+    """Generates images with one model. Its coroutines belong to one event loop."""
 
     def __init__(
         self,
         backbone: Backbone,
         tokens: TokenResolver,
-        batcher: BatchScheduler,
-        check: Check = lambda image: None,
+        scheduler: BatchScheduler,
+        safety_checker: SafetyChecker = lambda image: None,
     ) -> None:
-        self.batcher = batcher
+        self.scheduler = scheduler
         self._backbone = backbone
         self._tokens = tokens
-        self._check = check
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
-        self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="encoder")
+        self._safety_checker = safety_checker
+        self._preparers = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="prepare")
+        self._encoders = ThreadPoolExecutor(_ENCODE_THREADS, thread_name_prefix="encode")
 
-    async def begin(self, request: GenerateRequest) -> Stream:
-        """Have all of its images generated, or none.
+    async def generate(self, request: GenerateRequest) -> EventStream:
+        """Schedule all images of a request, or none.
 
-        Raises: QueueFullError, NoEngineError, LateError; what is wrong with a token, a prompt or a
-            setting.
+        Raises:
+            QueueFullError, NoEngineError: The engine takes no more requests, for now or for good.
+            LateError: The tokens were not looked up in time.
+            DTIError: A token, a prompt or a setting is invalid.
         """
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + (request.timeout_s or float("inf"))
-        work = (
-            loop.run_in_executor(self._readers, self._prepare, request.tenant, spec)
-            for spec in request.images
+        preparations = (
+            loop.run_in_executor(self._preparers, self._prepare, request.tenant, image)
+            for image in request.images
         )
         try:
             async with asyncio.timeout(request.timeout_s):
-                prepared = await asyncio.gather(*work)
+                prepared = await asyncio.gather(*preparations)
         except TimeoutError as error:
             raise LateError(
                 f"tokens could not be looked up in {request.timeout_s:g} s: ask again"
             ) from error
-        told = request.progress or bool(request.previews)
 
         async def finish(index: int, image: Image.Image) -> ImageEvent:
-            each = prepared[index]
-            png = await loop.run_in_executor(self._encoders, self._encode, image, each.settings)
-            return ImageEvent(image=index, png=png, settings=each.settings, warnings=each.warnings)
+            settings, warnings = prepared[index].settings, prepared[index].warnings
+            png = await loop.run_in_executor(self._encoders, self._encode, image, settings)
+            return ImageEvent(image=index, png=png, settings=settings, warnings=warnings)
 
-        stream = Stream(finish)
-        stream.tickets = [
+        stream = EventStream(finish)
+        sends_steps = request.progress or bool(request.previews)
+        stream.requests = [
             ScheduledRequest(
                 request.tenant,
-                each.request,
+                image.request,
                 spec.steps,
-                each.size,
-                StreamCallbacks(stream, index, spec.steps, told=told),
+                image.size,
+                StreamCallbacks(stream, index, spec.steps, sends_steps=sends_steps),
                 deadline,
-                alone=spec.deterministic,
+                isolated=spec.deterministic,
                 background=request.background,
-                previews=request.previews,
+                preview_interval=request.previews,
             )
-            for index, (each, spec) in enumerate(zip(prepared, request.images, strict=True))
+            for index, (image, spec) in enumerate(zip(prepared, request.images, strict=True))
         ]
-        self.batcher.submit(stream.tickets)
+        self.scheduler.submit(stream.requests)
         return stream
 
-    async def stop(self, seconds: float = 60) -> None:
-        """Take no more, and end what was begun."""
-        await asyncio.to_thread(self.batcher.stop, seconds)
-        self._readers.shutdown(wait=False)
+    async def stop(self, timeout_s: float = 60) -> None:
+        """Accept no more requests, and finish those that were accepted."""
+        await asyncio.to_thread(self.scheduler.stop, timeout_s)
+        self._preparers.shutdown(wait=False)
         self._encoders.shutdown(wait=False)
 
-    def _prepare(self, tenant: str, spec: ImageSpec) -> _Prepared:
-        known = self._tokens.resolve(tenant, spec)
+    def _prepare(self, tenant: str, spec: ImageSpec) -> _PreparedImage:
+        """Look up the tokens of an image, and validate it."""
+        resolved = self._tokens.resolve(tenant, spec)
         backbone = self._backbone
         size = spec.height or backbone.image_size, spec.width or backbone.image_size
-        backbone.latent_shape(*size)  # refuses a size that does not fit
+        backbone.latent_shape(*size)  # Raises ConfigurationError for a size that does not fit.
         request = ImageRequest(
             spec.prompt,
             spec.seed,
-            known.tokens,
+            resolved.tokens,
             spec.negative_prompt,
             spec.guidance,
             spec.instruction,
         )
         require_generation(request, backbone)
-        unread = truncated_pieces(spec.prompt, known.tokens, backbone.text_encoders)
-        settings = image_settings(request, backbone, steps=spec.steps, tokens=known.origins) | {
+        truncated = truncated_pieces(spec.prompt, resolved.tokens, backbone.text_encoders)
+        settings = image_settings(request, backbone, steps=spec.steps, tokens=resolved.origins) | {
             "height": size[0],
             "width": size[1],
             "deterministic": spec.deterministic,
         }
         warnings = tuple(
             f"the prompt is too long: {encoder} does not read its last {count} word pieces"
-            for encoder, count in unread.items()
+            for encoder, count in truncated.items()
         )
-        return _Prepared(request, size, settings, warnings)
+        return _PreparedImage(request, size, settings, warnings)
 
     def _encode(self, image: Image.Image, settings: Mapping[str, JsonValue]) -> bytes:
-        """Not on the device's thread, nor on the loop's: both take a while.
+        """Return an image as PNG. Raise UnsafeImageError if it may not be shown.
 
-        Raises: UnsafeImageError.
+        Both the check and the encoding take a while, so that neither the device thread nor the
+        event loop may run them.
         """
         try:
-            reason = self._check(image)
-        except Exception as error:  # It is the operator's own code; nothing goes out unseen.
-            log.exception("safety check broke")
-            raise UnsafeImageError("this image could not be checked, so is not shown") from error
+            reason = self._safety_checker(image)
+        except Exception as error:
+            # The checker is the operator's code, so that it may raise anything. An image that was
+            # not checked is not shown.
+            log.exception("safety checker failed")
+            raise UnsafeImageError("this image could not be checked, so it is not shown") from error
         if reason:
             raise UnsafeImageError(f"this image may not be shown: {reason}")
         return encode_image(image, settings)

@@ -1,4 +1,4 @@
-"""An engine from its plan."""
+"""Creates an engine from its specification."""
 
 import importlib
 import time
@@ -9,9 +9,8 @@ from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
 from services import logs
 from services.errors import SettingsError
-from services.inference.engine import Check, Engine
-from services.inference.metrics import EngineMetrics
-from services.inference.scheduler.calibration import MOST, find_cap
+from services.inference.engine import Engine, SafetyChecker
+from services.inference.scheduler.calibration import MAX_BATCH_SIZE, calibrate_batch_size
 from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 from services.inference.spec import EngineSpec
 from services.inference.tokens.blends import BlendCache, PlaceholderResolver
@@ -24,60 +23,70 @@ from services.storage.open import open_store
 S3_DEFAULTS = {"deadline_s": 10.0, "read_timeout_s": 5.0}
 """Shorter timeouts than those of other processes: people wait for images, and tokens are small."""
 
-_COMPILING = 1200.0
-"""Seconds without any progress, in which a step may be the first of its shape, and is compiled."""
+_COMPILE_WATCHDOG_TIMEOUT_S = 1200.0
+"""The watchdog timeout of a compiled model, whose first step of each shape takes minutes."""
 
 log = logs.logger(__name__)
 
 
-def open_engine(plan: EngineSpec) -> Engine:
-    """Load the model, open the store, and begin to generate.
+def open_engine(spec: EngineSpec) -> Engine:
+    """Load the model, open the store, start the scheduler, and return the engine.
 
-    Raises: ModelLoadError, ConfigurationError, SettingsError, StorageError.
+    Raises:
+        ModelLoadError: The weights cannot be loaded.
+        ConfigurationError, SettingsError: A setting is invalid.
+        StorageError: The store cannot be opened.
     """
     began = time.monotonic()
-    model, generation = plan.model, plan.model.generation
-    check = _find_check(generation.safety_checker)
-    if plan.threads:
+    model, generation = spec.model, spec.model.generation
+    # First, because a mistake in it should not cost the time to load the model.
+    safety_checker = _find_safety_checker(generation.safety_checker)
+    if spec.threads:
         import torch
 
-        torch.set_num_threads(plan.threads)
-    log.info("model is being loaded", model=plan.name)
+        torch.set_num_threads(spec.threads)
+    log.info("loading model", model=spec.name)
     device = find_device(model.device)
     backbone = load_backbone(model.weights, device=device, dtype=find_dtype(model.dtype, device))
     if generation.compile:
         backbone.compile()
-    store = InstrumentedStore(open_store(plan.store, **S3_DEFAULTS))
-    cache = TokenCache(Ledger.open(store), ModelSignature.of(backbone))
-    shapes = _shapes(generation.batch_size or MOST) if generation.compile else ()
-    cap = generation.batch_size or find_cap(backbone, shapes=shapes)
+    store = InstrumentedStore(open_store(spec.store, **S3_DEFAULTS))
+    tokens = TokenCache(Ledger.open(store), ModelSignature.of(backbone))
+    shapes = _compiled_shapes(generation.batch_size or MAX_BATCH_SIZE) if generation.compile else ()
+    batch_size = generation.batch_size or calibrate_batch_size(backbone, shapes=shapes)
     settings = BatchSchedulerSettings(
-        cap, generation.queue_size, joining=plan.joining, shapes=shapes
+        batch_size, generation.queue_size, continuous=spec.continuous, shapes=shapes
     )
     if generation.compile:
-        settings = replace(settings, patience=_COMPILING)
-    batcher = BatchScheduler(backbone, settings, EngineMetrics())
-    batcher.start()
-    seconds = round(time.monotonic() - began, 1)
-    log.info("engine is ready", model=plan.name, seconds=seconds, images=cap)
-    return Engine(backbone, PlaceholderResolver(cache, BlendCache(cache)), batcher, check)
+        settings = replace(settings, watchdog_timeout_s=_COMPILE_WATCHDOG_TIMEOUT_S)
+    scheduler = BatchScheduler(backbone, settings)
+    scheduler.start()
+    log.info(
+        "engine is ready",
+        model=spec.name,
+        start_s=round(time.monotonic() - began, 1),
+        batch_size=batch_size,
+    )
+    resolver = PlaceholderResolver(tokens, BlendCache(tokens))
+    return Engine(backbone, resolver, scheduler, safety_checker)
 
 
-def _shapes(images: int) -> tuple[int, ...]:
-    """Powers of two, up to all images guided: each is compiled once."""
-    return tuple(2**n for n in range((2 * images - 1).bit_length() + 1))
+def _compiled_shapes(batch_size: int) -> tuple[int, ...]:
+    """Return the row counts to compile for: powers of two, up to a full batch with guidance."""
+    return tuple(2**n for n in range((2 * batch_size - 1).bit_length() + 1))
 
 
-def _find_check(name: str | None) -> Check:
-    """Raises: SettingsError."""
+def _find_safety_checker(name: str | None) -> SafetyChecker:
+    """Return the function named MODULE:FUNCTION. Raise SettingsError if there is none."""
     if name is None:
         return lambda image: None
     module, _, attribute = name.partition(":")
     try:
-        found: Any = getattr(importlib.import_module(module), attribute)
+        checker: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise SettingsError(f"generating.safety {name!r} cannot be loaded: {error}") from error
-    if not callable(found):
-        raise SettingsError(f"generating.safety {name!r} is no function")
-    check: Any = found
-    return check
+        raise SettingsError(
+            f"generation.safety_checker {name!r} cannot be loaded: {error}"
+        ) from error
+    if not callable(checker):
+        raise SettingsError(f"generation.safety_checker {name!r} is not a function")
+    return checker

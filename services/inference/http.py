@@ -15,77 +15,83 @@ from dti_engine.errors import ConfigurationError, DTIError
 from services import logs
 from services.contracts.generation import GenerateRequest, Rejection
 from services.errors import NoEngineError, QueueFullError, UnknownKeyError
-from services.inference.engine import Engine, Stream
-from services.inference.metrics import count_refusal
+from services.inference.engine import Engine, EventStream
+from services.inference.metrics import count_rejection
 from services.metrics import PrometheusMetrics
 
 log = logs.logger(__name__)
 
 MEDIA_TYPE = "application/x-ndjson"
-_BODY_BYTES = 2**20
+
+_MAX_BODY_BYTES = 2**20
+
 _STATUSES: tuple[tuple[type[DTIError], int], ...] = (
     (UnknownKeyError, 401),
     (QueueFullError, 429),
     (NoEngineError, 503),
 )
-"""The first that fits; all else is about what was asked: 422."""
+"""The status of a rejection by its class, first match first; any other is 422."""
 
 
 class EngineHandler:
-    """Answers requests for one engine."""
+    """Handles the HTTP requests of one engine, in Ray Serve as well as without it."""
 
     def __init__(self, engine: Engine, secret: str) -> None:
-        """secret: that the API shows; tenants never reach an engine themselves."""
+        """Create a handler; `secret` is what the API and the dispatchers authenticate with."""
         self._engine, self._secret = engine, secret
 
-    async def answer(self, request: Request) -> Response:
-        """To any request, by the last part of its path."""
+    async def handle(self, request: Request) -> Response:
+        """Route a request by the last part of its path, and return the response."""
         match request.method, request.url.path.rstrip("/").rpartition("/")[2]:
             case "GET", "healthz":
-                trouble = self._engine.batcher.trouble()
-                return Response(trouble or "ok", 503 if trouble else 200, media_type="text/plain")
+                reason = self._engine.scheduler.unhealthy_reason()
+                return Response(reason or "ok", 503 if reason else 200, media_type="text/plain")
             case "POST", "generate":
                 try:
                     return await self._generate(request)
                 except DTIError as error:
-                    count_refusal(error)
-                    return _refusal(error)
+                    count_rejection(error)
+                    return _rejection(error)
                 except Exception as error:
                     log.exception("request failed")
-                    return _refusal(DTIError(type(error).__name__), 500)
+                    return _rejection(DTIError(type(error).__name__), 500)
             case _:
                 return Response("POST generate, or GET healthz", 404, media_type="text/plain")
 
     async def _generate(self, request: Request) -> Response:
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(
-            shown.encode(), self._secret.encode()
+            secret.encode(), self._secret.encode()
         ):
             raise UnknownKeyError(
                 "this engine is for the API alone: give DTI_ENGINE_SECRET to both"
             )
         body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > _BODY_BYTES:
-                raise ConfigurationError(f"a request of more than {_BODY_BYTES} bytes")
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MAX_BODY_BYTES:
+                raise ConfigurationError(f"a request of more than {_MAX_BODY_BYTES} bytes")
         try:
-            wanted = GenerateRequest.model_validate_json(body)
+            generate_request = GenerateRequest.model_validate_json(body)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise ConfigurationError(f"{place}: {first['msg']}") from error
-        with logs.bound(request=request.headers.get("x-request-id", ""), tenant=wanted.tenant):
-            stream = await self._engine.begin(wanted)
-        return _Telling(stream)
+            location = ".".join(map(str, first["loc"]))
+            raise ConfigurationError(f"{location}: {first['msg']}") from error
+        request_id = request.headers.get("x-request-id", "")
+        with logs.bound(request=request_id, tenant=generate_request.tenant):
+            stream = await self._engine.generate(generate_request)
+        return _EventResponse(stream)
 
 
-class _Telling(StreamingResponse):
-    """The events of a stream, which is closed whatever comes of the answer."""
+class _EventResponse(StreamingResponse):
+    """A response of events, one line of JSON each.
 
-    def __init__(self, stream: Stream) -> None:
+    The stream is closed even if the client disconnects before the first event.
+    """
+
+    def __init__(self, stream: EventStream) -> None:
         self._stream = stream
-        super().__init__(_lines(stream), media_type=MEDIA_TYPE)
+        super().__init__(_json_lines(stream), media_type=MEDIA_TYPE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -94,21 +100,23 @@ class _Telling(StreamingResponse):
             self._stream.close()
 
 
-async def _lines(stream: Stream) -> AsyncGenerator[str]:
+async def _json_lines(stream: EventStream) -> AsyncGenerator[str]:
     async for event in stream.events():
         yield event.model_dump_json() + "\n"
 
 
-def _refusal(error: DTIError, status: int | None = None) -> Response:
-    status = status or next((to for kind, to in _STATUSES if isinstance(error, kind)), 422)
-    seconds = error.seconds if isinstance(error, NoEngineError) else None
-    refused = Rejection(error=type(error).__name__, detail=str(error), retry_after_s=seconds)
-    return JSONResponse(refused.model_dump(mode="json"), status)
+def _rejection(error: DTIError, status: int | None = None) -> Response:
+    status = status or next((code for kind, code in _STATUSES if isinstance(error, kind)), 422)
+    retry_after_s = error.seconds if isinstance(error, NoEngineError) else None
+    rejection = Rejection(
+        error=type(error).__name__, detail=str(error), retry_after_s=retry_after_s
+    )
+    return JSONResponse(rejection.model_dump(mode="json"), status)
 
 
 def create_app(engine: Engine, secret: str, exporter: PrometheusMetrics | None = None) -> Starlette:
-    """Answers at any path that ends in /generate or /healthz, and at /metrics."""
-    desk = EngineHandler(engine, secret)
+    """Return an app that serves any path ending in /generate or /healthz, and /metrics."""
+    handler = EngineHandler(engine, secret)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -125,6 +133,6 @@ def create_app(engine: Engine, secret: str, exporter: PrometheusMetrics | None =
         lifespan=lifespan,
         routes=[
             Route("/metrics", show_metrics),
-            Route("/{path:path}", desk.answer, methods=["GET", "POST"]),
+            Route("/{path:path}", handler.handle, methods=["GET", "POST"]),
         ],
     )

@@ -1,9 +1,7 @@
-"""Engines in Ray Serve: an application for each offer, a replica for each GPU.
+"""Engines in Ray Serve: one application for each served model, one replica for each GPU.
 
-A replica takes all requests that it is given, so that it is the batcher, not a queue of Ray's, that
-decides who comes next and who is turned away.
-
-Engines brought up in a Ray cluster, and kept there while this process lives.
+A replica accepts every request that it is sent, so that the engine's own queue, which is fair and
+knows priorities, decides what comes next and what is rejected, and not a queue of Ray's.
 """
 
 import threading
@@ -23,110 +21,116 @@ from services import logs, metrics
 from services.errors import SettingsError
 from services.inference.factory import open_engine
 from services.inference.http import EngineHandler
-from services.inference.scheduler.calibration import MOST
+from services.inference.scheduler.calibration import MAX_BATCH_SIZE
 from services.inference.spec import EngineSpec
 from services.metrics.ray_exporter import RayMetrics
 from services.settings import EngineSecret
 
 PREFIX = "/engines"
-"""Of the paths of all engines."""
+"""The prefix of the paths of all engines."""
 
-_DRAIN = 330.0
-"""Seconds that a replica which is to go has for what it has taken on: more than the API waits for
-images, where it is not told otherwise. It goes as soon as nothing is left.
+_DRAIN_TIMEOUT_S = 330.0
+"""How long a replica that is stopped may finish its requests: longer than the API's default timeout
+of a request. A replica ends as soon as it has finished.
 """
 
-_SPARE = 16  # requests beyond what the batcher takes: they are turned away at once
+_EXTRA_REQUESTS = 16
+"""Requests beyond the engine's queue that reach a replica, which rejects them at once."""
+
+_FINGERPRINT_TIMEOUT_S = 20.0
+_WATCH_INTERVAL_S = 2.0
+
+log = logs.logger(__name__)
 
 
 class EngineReplica:
-    """One engine, in a process of its own."""
+    """One engine in a process of its own."""
 
-    def __init__(self, plan: str) -> None:
-        """plan: an `EngineSpec` as JSON."""
+    def __init__(self, spec: str) -> None:
+        """Start the engine of a specification, given as JSON."""
         logs.configure("engine", as_json=True)
         metrics.use(RayMetrics(process="engine"))
-        self._plan = plan
-        self._engine = open_engine(EngineSpec.model_validate_json(plan))
-        self._desk = EngineHandler(self._engine, EngineSecret.read().engine_secret)
+        self._spec = spec
+        self._engine = open_engine(EngineSpec.model_validate_json(spec))
+        self._handler = EngineHandler(self._engine, EngineSecret.read().engine_secret)
 
     async def __call__(self, request: Request) -> Response:
-        """Answer the API."""
-        return await self._desk.answer(request)
+        """Handle an HTTP request."""
+        return await self._handler.handle(request)
 
-    async def made_of(self) -> str:
-        """What tells one engine from another."""
-        return made_of(self._plan)
+    async def fingerprint(self) -> str:
+        """Return the fingerprint of the specification that this engine runs."""
+        return fingerprint(self._spec)
 
     def check_health(self) -> None:
-        """Raises: RuntimeError if this replica should be replaced. Asks nothing of the device."""
-        if trouble := self._engine.batcher.trouble():
-            raise RuntimeError(trouble)
+        """Raise RuntimeError if Ray should replace this replica. Does not use the device."""
+        if reason := self._engine.scheduler.unhealthy_reason():
+            raise RuntimeError(reason)
 
 
-def made_of(plan: str) -> str:
-    """Of a plan as JSON: it, and this version of the code."""
-    return f"{__version__} {plan}"
+def fingerprint(spec: str) -> str:
+    """Return what identifies a running engine: its specification as JSON, and the code version."""
+    return f"{__version__} {spec}"
 
 
-def application(plan: EngineSpec) -> serve.Application:
-    """The engines of one offer."""
-    generation = plan.model.generation
-    images = generation.batch_size or MOST
+def application(spec: EngineSpec) -> serve.Application:
+    """Return the Serve application of one served model."""
+    generation = spec.model.generation
+    batch_size = generation.batch_size or MAX_BATCH_SIZE
     deployment: Any = serve.deployment(EngineReplica)
     options = deployment.options(
         name="engine",
         ray_actor_options={
-            "num_gpus": plan.model.engine_gpus,
-            "num_cpus": plan.model.engine_cpus,
-            # Ray sets 1 by default, whatever torch could use.
+            "num_gpus": spec.model.engine_gpus,
+            "num_cpus": spec.model.engine_cpus,
+            # Ray sets the variable to 1 by default, which would keep torch to one thread.
             "runtime_env": {
-                "env_vars": {"OMP_NUM_THREADS": str(plan.threads)} if plan.threads else {}
+                "env_vars": {"OMP_NUM_THREADS": str(spec.threads)} if spec.threads else {}
             },
         },
-        max_ongoing_requests=generation.queue_size + images + _SPARE,
-        # While there is no replica; a request that waits here has no batcher yet.
+        max_ongoing_requests=generation.queue_size + batch_size + _EXTRA_REQUESTS,
+        # While no replica is up, requests wait in the proxy, since there is no engine's queue yet.
         max_queued_requests=generation.queue_size,
         autoscaling_config={
             "min_replicas": generation.min_engines,
             "max_replicas": max(generation.min_engines, generation.max_engines),
-            "target_ongoing_requests": images,
+            "target_ongoing_requests": batch_size,
             "upscale_delay_s": 10,
             "downscale_delay_s": 300,
         },
-        graceful_shutdown_timeout_s=_DRAIN,
+        graceful_shutdown_timeout_s=_DRAIN_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=5,
         health_check_timeout_s=20,
-        # Each loads the model: what is wrong with it will not pass by itself.
+        # Each attempt loads the model, and most causes, such as wrong weights, do not pass.
         max_constructor_retry_count=3,
-        # One that needs no GPU can have its successor beside it.
-        max_surge_percent=0 if plan.model.engine_gpus else 100,
+        # A rolling update starts the new replica beside the old one, unless there may be no second
+        # GPU for it.
+        max_surge_percent=0 if spec.model.engine_gpus else 100,
         logging_config=LoggingConfig(enable_access_log=False),
     )
-    return options.bind(plan.model_dump_json())
+    return options.bind(spec.model_dump_json())
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """For Ray's own config files: `import_path: services.inference.ray_serve:build`, with the
-    fields of an `EngineSpec` as arguments.
+    """Return an application from the fields of an `EngineSpec`.
+
+    This is the entry point of Ray's own config files, as
+    `import_path: services.inference.ray_serve:build`.
     """
     return application(EngineSpec.model_validate(arguments))
 
 
 def prefix(model: str) -> str:
-    """Where the engines of an offer are found."""
+    """Return the path prefix of the engines of a model."""
     return f"{PREFIX}/{model}"
 
 
-log = logs.logger(__name__)
-
-_ANSWER = 20.0  # seconds that an engine has to say what it is
-_LOOK = 2.0  # seconds between looks whether Ray is still there
-
-
 def connect(address: str, host: str, port: int, node_ip: str | None = None) -> None:
-    """Connect this process to a cluster, and have Serve listen. Raises: SettingsError."""
+    """Connect this process to a Ray cluster, and start Serve's proxy at a host and port.
+
+    Raises SettingsError if there is no cluster at the address.
+    """
     try:
         ray.init(
             address=address,
@@ -139,48 +143,50 @@ def connect(address: str, host: str, port: int, node_ip: str | None = None) -> N
         raise SettingsError(f"no Ray cluster at {address!r}: {error}"[:500]) from error
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
-        # A request takes as long as it takes: the API says how long it waits.
+        # No timeout: each request has its own.
         http_options=HTTPOptions(host=host, port=port, request_timeout_s=None),
     )
 
 
-def deploy(plans: list[EngineSpec]) -> None:
-    """Bring up the engines of all models, and wait until each generates. Engines that are up
-    already are left as they are: Serve would replace them each time.
+def deploy(specs: list[EngineSpec]) -> None:
+    """Start the engines of all models, and wait until each accepts requests.
 
-    Raises: SettingsError if one cannot be.
+    Engines that already run the same specification are left alone, because Serve would restart them
+    at every deployment.
+
+    Raises SettingsError if an engine does not start.
     """
-    for plan in plans:
-        if _is_up(plan):
-            log.info("engines were up", model=plan.name)
+    for spec in specs:
+        if _is_up(spec):
+            log.info("engines are already up", model=spec.name)
             continue
         try:
-            serve.run(application(plan), name=plan.name, route_prefix=prefix(plan.name))
+            serve.run(application(spec), name=spec.name, route_prefix=prefix(spec.name))
         except RuntimeError as error:
-            said = serve.status().applications[plan.name].deployments
-            why = "; ".join(each.message for each in said.values()) or str(error)
-            raise SettingsError(f"no engine of {plan.name!r} comes up: {why}"[-2000:]) from error
-        log.info("engines are up", model=plan.name)
+            deployments = serve.status().applications[spec.name].deployments
+            reason = "; ".join(status.message for status in deployments.values()) or str(error)
+            raise SettingsError(f"no engine of {spec.name!r} comes up: {reason}"[-2000:]) from error
+        log.info("engines are up", model=spec.name)
 
 
-def _is_up(plan: EngineSpec) -> bool:
-    """Whether engines of just this plan generate."""
-    found = serve.status().applications.get(plan.name)
-    if found is None or found.status != ApplicationStatus.RUNNING:
+def _is_up(spec: EngineSpec) -> bool:
+    """Return whether running engines have exactly this specification."""
+    status = serve.status().applications.get(spec.name)
+    if status is None or status.status != ApplicationStatus.RUNNING:
         return False
     try:
-        engine: Any = serve.get_app_handle(plan.name)
-        said = engine.made_of.remote().result(timeout_s=_ANSWER)
+        engine: Any = serve.get_app_handle(spec.name)
+        running = engine.fingerprint.remote().result(timeout_s=_FINGERPRINT_TIMEOUT_S)
     except (RayServeException, RayError, TimeoutError) as error:
-        log.warning("engine cannot say what it is", model=plan.name, error=str(error)[:300])
+        log.warning("engine does not report its fingerprint", model=spec.name, exc_info=error)
         return False
-    return said == made_of(plan.model_dump_json())
+    return running == fingerprint(spec.model_dump_json())
 
 
 def watch(stopped: threading.Event) -> None:
-    """Until it is stopped. Raises: SettingsError if Ray is gone."""
-    while not stopped.wait(_LOOK):
+    """Check until stopped that Ray is reachable. Raise SettingsError if it is not."""
+    while not stopped.wait(_WATCH_INTERVAL_S):
         try:
             serve.status()
-        except Exception as error:
+        except (RayError, RayServeException, ConnectionError) as error:
             raise SettingsError(f"Ray is gone: {error}"[:300]) from error

@@ -1,4 +1,4 @@
-"""What an engine is told, in plain values that can be sent to another machine. Loads no torch."""
+"""The specification of an engine, in plain values that can be sent to another machine."""
 
 from pydantic import Field
 
@@ -7,10 +7,14 @@ from services.contracts.models import ServedModel
 
 
 class EngineSpec(WireModel):
-    """Credentials and the secret are not in it: they are in its environment."""
+    """What an engine serves; the secret and the store's credentials are in its environment."""
 
-    store: str = Field(description="URL")
-    name: Label = Field(description="of the offer")
+    store: str = Field(description="URL of the store")
+    name: Label = Field(description="name of the served model")
     model: ServedModel
-    threads: int | None = Field(default=None, ge=1, description="of torch on a CPU; None: its own")
-    joining: bool = Field(default=True, description="whether images join others under way")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of torch; None: its own number"
+    )
+    continuous: bool = Field(
+        default=True, description="whether images join running batches (continuous batching)"
+    )

@@ -1,1 +1,1 @@
-"""Many images in one call of the model: the queue, the groups, and the thread with the device."""
+"""Continuous batching: the request queue, the running batches, and the device thread."""

@@ -1,4 +1,4 @@
-"""Images of one size that are denoised together; what breaks is found, and fails alone."""
+"""A running batch: images of one size that are denoised together, and isolation of failures."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,191 +22,206 @@ from dti_engine.generation.denoiser import (
 )
 from dti_engine.generation.prompt_cache import PromptCache
 from dti_engine.generation.scheduler import LinearScheduler
+from services import logs
 from services.errors import LateError
-from services.inference.scheduler.request import ScheduledRequest, SchedulerMetrics
+from services.inference.metrics import EngineMetrics
+from services.inference.scheduler.request import ScheduledRequest
 
 T = TypeVar("T")
 
+log = logs.logger(__name__)
+
 
 class DeviceBrokenError(Exception):
-    """No call succeeds on this device any more: only a new process helps."""
+    """No call succeeds on this device any longer; only a new process helps."""
 
 
 @dataclass(eq=False)
-class _Running:
-    ticket: ScheduledRequest
-    denoising: DenoisingState
+class _RunningImage:
+    request: ScheduledRequest
+    state: DenoisingState
 
 
 class EngineResources:
-    """What all groups of an engine share: a model, its prompts and its samplers."""
+    """What all batches of an engine share: the model, its prompt cache and its schedules."""
 
-    def __init__(self, backbone: Backbone, events: SchedulerMetrics) -> None:
+    def __init__(self, backbone: Backbone, metrics: EngineMetrics) -> None:
         self.backbone = backbone
-        self.events = events
-        self.reader = PromptCache(backbone)
-        self._samplers: dict[int, LinearScheduler] = {}
+        self.metrics = metrics
+        self.prompts = PromptCache(backbone)
+        self._schedules: dict[int, LinearScheduler] = {}
 
-    def sampler(self, steps: int) -> LinearScheduler:
-        """Raises: ConfigurationError."""
-        if steps not in self._samplers:
-            self._samplers[steps] = LinearScheduler.of(self.backbone.new_scheduler(), steps)
-        return self._samplers[steps]
+    def schedule(self, steps: int) -> LinearScheduler:
+        """Return the noise schedule of so many steps. Raise ConfigurationError if there is none."""
+        if steps not in self._schedules:
+            self._schedules[steps] = LinearScheduler.of(self.backbone.new_scheduler(), steps)
+        return self._schedules[steps]
 
 
 class RunningBatch:
-    """Used by the device's thread alone."""
+    """Images that are denoised together. Only the device thread may use it."""
 
-    def __init__(self, studio: EngineResources, cap: int, shapes: Sequence[int] = ()) -> None:
-        """cap: of images in a call. shapes: as of `Denoiser`."""
-        self.cap = cap
-        self.opened = time.monotonic()
-        self._studio = studio
-        self._denoiser = Denoiser(studio.backbone, shapes)
-        self._running: list[_Running] = []
+    def __init__(
+        self, resources: EngineResources, max_size: int, shapes: Sequence[int] = ()
+    ) -> None:
+        """Create an empty batch.
+
+        Args:
+            resources: The model and its caches.
+            max_size: The largest number of images in one call of the model. It shrinks when memory
+                runs out.
+            shapes: Row counts that the model is compiled for, as in `Denoiser`.
+        """
+        self.max_size = max_size
+        self.started_at = time.monotonic()
+        self._resources = resources
+        self._denoiser = Denoiser(resources.backbone, shapes)
+        self._images: list[_RunningImage] = []
 
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self._images)
 
     @property
-    def room(self) -> int:
-        """For so many more."""
-        return max(0, self.cap - len(self._running))
+    def free_slots(self) -> int:
+        """Return how many images may join."""
+        return max(0, self.max_size - len(self._images))
 
-    def join(self, tickets: Sequence[ScheduledRequest]) -> None:
-        """Read their prompts, and let them take part from the next step on."""
-        studio = self._studio
-
-        def begin_all(part: Sequence[ScheduledRequest]) -> None:
-            joined: list[_Running] = []
-            for steps in dict.fromkeys(ticket.steps for ticket in part):
-                alike = [ticket for ticket in part if ticket.steps == steps]
-                begun = begin(
-                    studio.backbone,
-                    studio.reader,
-                    [ticket.request for ticket in alike],
-                    studio.sampler(steps),
-                    alike[0].size,
-                )
-                joined += map(_Running, alike, begun)
-            self._running += joined
-
-        self._each_by_itself(begin_all, tickets, lambda ticket: ticket)
+    def add(self, requests: Sequence[ScheduledRequest]) -> None:
+        """Encode the prompts of requests, and denoise them from the next step on."""
+        self._isolate_failures(self._add, requests, lambda request: request)
 
     def step(self) -> None:
-        """One step of each; those that are done then leave, as images."""
-        for part in _parts(self._running, self.cap):
-            self._each_by_itself(self._step, part, lambda one: one.ticket)
-        self._finish()
+        """Take one denoising step of each image, then decode and remove the finished ones."""
+        for part in _split(self._images, self.max_size):
+            self._isolate_failures(self._step, part, lambda image: image.request)
+        if finished := [image for image in self._images if image.state.finished]:
+            self._isolate_failures(self._decode, finished, lambda image: image.request)
 
-    def drop_stale(self, now: float) -> None:
-        """Let those leave that nobody waits for."""
-        for ticket in [one.ticket for one in self._running if one.ticket.stale(now)]:
-            self._leave(ticket)
-            drop(ticket, self._studio.events)
+    def drop_expired(self, now: float) -> None:
+        """Remove the images that nobody waits for any longer."""
+        for request in [i.request for i in self._images if i.request.is_expired(now)]:
+            self._remove(request)
+            end_expired(request, self._resources.metrics)
 
     def clear(self) -> list[ScheduledRequest]:
-        """Let all leave."""
-        tickets = [one.ticket for one in self._running]
-        self._running.clear()
-        return tickets
+        """Remove all images, and return their requests."""
+        requests = [image.request for image in self._images]
+        self._images.clear()
+        return requests
 
-    def _step(self, part: Sequence[_Running]) -> None:
+    def _add(self, requests: Sequence[ScheduledRequest]) -> None:
+        resources = self._resources
+        added: list[_RunningImage] = []
+        for steps in dict.fromkeys(request.steps for request in requests):
+            same_steps = [request for request in requests if request.steps == steps]
+            states = begin(
+                resources.backbone,
+                resources.prompts,
+                [request.image for request in same_steps],
+                resources.schedule(steps),
+                same_steps[0].size,
+            )
+            added += map(_RunningImage, same_steps, states)
+        # Only now, so that a failure at any of them leaves none half added.
+        self._images += added
+
+    def _step(self, images: Sequence[_RunningImage]) -> None:
         began = time.monotonic()
-        prediction = self._denoiser.step([one.denoising for one in part])
-        self._studio.events.stepped(time.monotonic() - began, len(part), self.cap)
-        looking = [row for row, one in enumerate(part) if _wants_preview(one)]
-        shown = self._previews(prediction, looking)
-        for row, one in enumerate(part):
-            one.ticket.listener.stepped(one.denoising.done, shown.get(row))
+        prediction = self._denoiser.step([image.state for image in images])
+        self._resources.metrics.stepped(time.monotonic() - began, len(images), self.max_size)
+        rows = [row for row, image in enumerate(images) if _is_preview_due(image)]
+        previews = self._previews(prediction, rows)
+        for row, image in enumerate(images):
+            image.request.callbacks.on_step(image.state.done, previews.get(row))
 
     def _previews(self, prediction: Prediction, rows: Sequence[int]) -> dict[int, Image.Image]:
-        """By row. None at all if they cannot be had: nobody fails for want of one."""
+        """Return previews by row, or none at all: no image fails for want of a preview."""
         try:
             return dict(zip(rows, preview(prediction, rows), strict=True)) if rows else {}
         except (RuntimeError, MemoryError, GenerationFailedError) as error:
-            _raise_if_broken(error)
+            _raise_if_device_broken(error)
+            log.warning("previews failed", images=len(rows), exc_info=error)
             return {}
 
-    def _finish(self) -> None:
-        done = [one for one in self._running if one.denoising.finished]
-        if done:
-            self._each_by_itself(self._decode, done, lambda one: one.ticket)
-
-    def _decode(self, done: Sequence[_Running]) -> None:
+    def _decode(self, images: Sequence[_RunningImage]) -> None:
         began = time.monotonic()
-        images: list[tuple[ScheduledRequest, Image.Image | DTIError]] = []
-        batch = [one.denoising for one in done]
-        for one, pixels in zip(done, decode(self._studio.backbone, batch), strict=True):
+        results: list[tuple[ScheduledRequest, Image.Image | DTIError]] = []
+        decoded = decode(self._resources.backbone, [image.state for image in images])
+        for image, pixels in zip(images, decoded, strict=True):
             try:
-                images.append((one.ticket, to_image(pixels)))
+                results.append((image.request, to_image(pixels)))
             except GenerationFailedError as error:
-                images.append((one.ticket, error))
-        self._studio.events.decoded(time.monotonic() - began, len(done))
-        for ticket, outcome in images:
-            self._end(ticket, outcome)
+                results.append((image.request, error))
+        self._resources.metrics.decoded(time.monotonic() - began, len(images))
+        for request, result in results:
+            self._end(request, result)
 
-    def _each_by_itself(
+    def _isolate_failures(
         self,
-        do: Callable[[Sequence[T]], None],
-        things: Sequence[T],
-        ticket_of: Callable[[T], ScheduledRequest],
+        call: Callable[[Sequence[T]], None],
+        items: Sequence[T],
+        request_of: Callable[[T], ScheduledRequest],
     ) -> None:
-        """Do it with all at once; if that breaks, with each half, until whoever it is about is
-        alone. Memory that runs out is nobody's own fault, as long as there are others.
+        """Call a function with all items; if it fails, bisect them until each failure is alone.
+
+        So one image that cannot be generated fails without the others. When memory runs out, the
+        images are only too many at once: the batch shrinks, and the halves are tried.
         """
         try:
-            do(things)
+            call(items)
             return
         except Exception as error:
-            _raise_if_broken(error)
-            if devices.is_out_of_memory(error) and len(things) > 1:
-                self.cap = min(self.cap, max(1, len(things) // 2))
-                self._studio.events.shrunk(self.cap)
-            if len(things) == 1:
-                self._end(ticket_of(things[0]), _told(error))
+            _raise_if_device_broken(error)
+            if devices.is_out_of_memory(error) and len(items) > 1:
+                self.max_size = min(self.max_size, max(1, len(items) // 2))
+                self._resources.metrics.batch_shrunk(self.max_size)
+            elif not isinstance(error, DTIError):
+                log.warning("batch failed", images=len(items), exc_info=error)
+            if len(items) == 1:
+                self._end(request_of(items[0]), _to_dti_error(error))
                 return
-        devices.release_memory(self._studio.backbone.device)
-        middle = len(things) // 2
-        for half in (things[:middle], things[middle:]):
-            self._each_by_itself(do, half, ticket_of)
+        devices.release_memory(self._resources.backbone.device)
+        middle = len(items) // 2
+        for half in (items[:middle], items[middle:]):
+            self._isolate_failures(call, half, request_of)
 
-    def _end(self, ticket: ScheduledRequest, outcome: Image.Image | DTIError) -> None:
-        self._leave(ticket)
-        self._studio.events.ended(ticket, outcome if isinstance(outcome, DTIError) else None)
-        ticket.listener.ended(outcome)
+    def _end(self, request: ScheduledRequest, result: Image.Image | DTIError) -> None:
+        self._remove(request)
+        error = result if isinstance(result, DTIError) else None
+        self._resources.metrics.image_ended(request, error)
+        request.callbacks.on_end(result)
 
-    def _leave(self, ticket: ScheduledRequest) -> None:
-        self._running = [one for one in self._running if one.ticket is not ticket]
-
-
-def drop(ticket: ScheduledRequest, events: SchedulerMetrics) -> None:
-    """Nobody waits for it any more; whoever is still there is told."""
-    events.dropped(ticket)
-    if not ticket.gone:
-        ticket.listener.ended(LateError("its time had passed before it was done"))
+    def _remove(self, request: ScheduledRequest) -> None:
+        self._images = [image for image in self._images if image.request is not request]
 
 
-def _parts(running: Sequence[_Running], cap: int) -> Iterator[Sequence[_Running]]:
-    for start in range(0, len(running), cap):
-        yield running[start : start + cap]
+def end_expired(request: ScheduledRequest, metrics: EngineMetrics) -> None:
+    """Count a request that expired, and tell its caller unless it has left."""
+    metrics.image_dropped(request)
+    if not request.cancelled:
+        request.callbacks.on_end(LateError("the image was not done before its deadline"))
 
 
-def _wants_preview(one: _Running) -> bool:
-    every, done = one.ticket.previews, one.denoising.done
-    return bool(every) and done % every == 0 and not one.denoising.finished
+def _split(images: Sequence[_RunningImage], size: int) -> Iterator[Sequence[_RunningImage]]:
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
 
 
-def _told(error: Exception) -> DTIError:
+def _is_preview_due(image: _RunningImage) -> bool:
+    interval, done = image.request.preview_interval, image.state.done
+    return bool(interval) and done % interval == 0 and not image.state.finished
+
+
+def _to_dti_error(error: Exception) -> DTIError:
     if isinstance(error, DTIError):
         return error
     if devices.is_out_of_memory(error):
         return GenerationFailedError("memory ran out with this image alone: ask for a smaller one")
-    return GenerationFailedError(f"the model broke at this image: {type(error).__name__}")
+    return GenerationFailedError(f"the model failed at this image: {type(error).__name__}")
 
 
-def _raise_if_broken(error: Exception) -> None:
-    """Errors of a CUDA kernel come back at every later call of the process."""
+def _raise_if_device_broken(error: Exception) -> None:
+    """Raise DeviceBrokenError for a CUDA error that every later call of the process repeats."""
     if isinstance(error, DeviceBrokenError):
         raise error
     if isinstance(error, torch.AcceleratorError) and not devices.is_out_of_memory(error):

@@ -1,8 +1,8 @@
-"""How many images in one call of the model are worth it, tried out before the first request.
+"""Calibration of the batch size: measures throughput before the first request.
 
-A large GPU takes hardly longer for eight than for one, and a processor eight times as long: then
-those that came first would only wait for those that came later. The first call of each size also
-chooses kernels, or compiles, so it is better made now.
+On a large GPU a batch of eight takes hardly longer than one image; on a processor it takes eight
+times as long, so that batching would only delay the first images. The first call of each size also
+selects kernels, or compiles, which is better done before the first request.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,57 +15,73 @@ from dti_engine.generation.scheduler import LinearScheduler
 from dti_engine.training.autotune import measure_s
 from services import logs
 
-MOST = 16
-"""Images that are tried at most."""
+MAX_BATCH_SIZE = 16
+"""The largest batch that calibration tries."""
 
-_WORTH = 1.1
-"""What twice as many images have to gain in speed, so that each waits for the others."""
+_MIN_SPEEDUP = 1.1
+"""The gain in throughput that makes a batch of twice the size worth its latency."""
 
-_STEPS = 4  # the first is not counted
+_STEPS = 4
+"""Denoising steps of a trial; the first one warms up and is not timed."""
 
 log = logs.logger(__name__)
 
 
-def find_cap(backbone: Backbone, most: int = MOST, shapes: Sequence[int] = ()) -> int:
-    """Images of the model's own size, all guided, beyond which more are hardly faster."""
-    return choose(_rates(backbone, most, shapes))
+def calibrate_batch_size(
+    backbone: Backbone, limit: int = MAX_BATCH_SIZE, shapes: Sequence[int] = ()
+) -> int:
+    """Return the largest batch size that still pays off for images of the model's own size.
 
-
-def choose(rates: Iterator[tuple[int, float]]) -> int:
-    """Of images in a call, each twice as many as those before, and how many are then done in a
-    second: the last that were worth it. None is asked for behind one that was not.
+    Args:
+        backbone: The model; all trial images are guided.
+        limit: The largest batch to try.
+        shapes: Row counts that the model is compiled for, as in `Denoiser`.
     """
-    best, best_rate = 1, 0.0
-    for images, rate in rates:
-        if rate < _WORTH * best_rate:
+    return choose_batch_size(_measure_throughputs(backbone, limit, shapes))
+
+
+def choose_batch_size(throughputs: Iterator[tuple[int, float]]) -> int:
+    """Return the last batch size whose throughput is enough above that of the one before.
+
+    Args:
+        throughputs: Batch sizes, each twice the one before, with their images per second. Nothing
+            is taken from it beyond the first size that does not pay off.
+    """
+    best_size, best_throughput = 1, 0.0
+    for size, throughput in throughputs:
+        if throughput < _MIN_SPEEDUP * best_throughput:
             break
-        best, best_rate = images, rate
-    return best
+        best_size, best_throughput = size, throughput
+    return best_size
 
 
-def _rates(backbone: Backbone, most: int, shapes: Sequence[int]) -> Iterator[tuple[int, float]]:
-    images = 1
-    while images <= most:
+def _measure_throughputs(
+    backbone: Backbone, limit: int, shapes: Sequence[int]
+) -> Iterator[tuple[int, float]]:
+    """Yield batch sizes and their images per second, up to `limit` or the end of memory."""
+    size = 1
+    while size <= limit:
         try:
-            step = _calls(backbone, images, shapes)
+            step = _trial_step(backbone, size, shapes)
             step()
-            # The fastest, as other work on the machine only ever makes a step slower.
-            took = min(measure_s(backbone.device, step) for _ in range(_STEPS - 1))
+            # The minimum, because other work on the machine only ever makes a step slower.
+            duration_s = min(measure_s(backbone.device, step) for _ in range(_STEPS - 1))
         except (RuntimeError, MemoryError) as error:
             if not devices.is_out_of_memory(error):
                 raise
             return
         finally:
             devices.release_memory(backbone.device)
-        log.info("images tried out", images=images, seconds=round(took, 4))
-        yield images, images / took
-        images *= 2
+        log.info("batch size measured", images=size, step_s=round(duration_s, 4))
+        yield size, size / duration_s
+        size *= 2
 
 
-def _calls(backbone: Backbone, images: int, shapes: Sequence[int]) -> Callable[[], object]:
-    sampler = LinearScheduler.of(backbone.new_scheduler(), _STEPS)
-    size = backbone.image_size, backbone.image_size
-    requests = [ImageRequest("a", seed) for seed in range(images)]
-    batch = begin(backbone, PromptCache(backbone), requests, sampler, size)
+def _trial_step(backbone: Backbone, batch_size: int, shapes: Sequence[int]) -> Callable[[], object]:
+    """Return a function that takes one denoising step of a new batch."""
+    schedule = LinearScheduler.of(backbone.new_scheduler(), _STEPS)
+    image_size = backbone.image_size, backbone.image_size
+    images = [ImageRequest("a", seed) for seed in range(batch_size)]
+    batch = begin(backbone, PromptCache(backbone), images, schedule, image_size)
     denoiser = Denoiser(backbone, shapes)
     return lambda: denoiser.step(batch)

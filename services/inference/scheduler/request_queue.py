@@ -1,7 +1,8 @@
-"""Images that wait for their turn: so many at most, tenants in turns, none that is stale.
+"""The request queue: bounded, fair between tenants, with two priorities and deadlines.
 
-Patient ones, which nobody looks at, let all others go first; but only for so long, since somebody
-may come at any moment for ever. Some places are kept from them, so that they never shut anyone out.
+Tenants take turns (round robin). Background requests let all interactive ones go first, but only
+for a bounded time, because interactive requests may never cease (no starvation). A share of the
+queue is closed to background requests, so that they cannot shut out interactive ones.
 """
 
 import threading
@@ -12,117 +13,134 @@ from itertools import zip_longest
 
 from dti_engine.errors import ConfigurationError
 from services.errors import QueueFullError
-from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.request import BatchKey, ScheduledRequest
 
-_PATIENCE = 60.0
-"""Seconds after which a background image is like any other."""
+_MAX_DEFERRAL_S = 60.0
+"""How long a background request lets others go first."""
 
-_KEPT = 4
-"""Of so many places, one is for others than background images."""
+_RESERVED_FRACTION = 4
+"""One in so many places of the queue is closed to background requests."""
 
 
 class RequestQueue:
-    """Safe to use from many threads."""
+    """A bounded fair queue of requests. Thread-safe."""
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limit = limit
+    def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Create an empty queue with room for `capacity` images."""
+        self.capacity = capacity
         self._clock = clock
-        # The first tenant is the next one whose turn it is.
-        self._lines: OrderedDict[str, deque[ScheduledRequest]] = OrderedDict()
+        # In the order of the tenants' turns. A tenant without requests has no entry.
+        self._by_tenant: OrderedDict[str, deque[ScheduledRequest]] = OrderedDict()
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
         with self._changed:
-            return sum(map(len, self._lines.values()))
+            return self._count()
 
-    def put(self, tickets: Sequence[ScheduledRequest], wait: float) -> None:
-        """All of them or none. wait: seconds after which there may be room again.
+    def put(self, requests: Sequence[ScheduledRequest], retry_after_s: float) -> None:
+        """Add all requests or none.
 
-        Raises: QueueFullError; ConfigurationError if there never is room for so many.
+        Args:
+            requests: The images of one call.
+            retry_after_s: When there may be room again, for the error.
+
+        Raises:
+            QueueFullError: There is no room now (backpressure).
+            ConfigurationError: There never is room for so many.
         """
-        background = any(ticket.background for ticket in tickets)
-        limit = self.limit - self.limit // _KEPT if background else self.limit
-        if len(tickets) > limit:
+        background = any(request.background for request in requests)
+        reserved = self.capacity // _RESERVED_FRACTION if background else 0
+        limit = self.capacity - reserved
+        if len(requests) > limit:
             raise ConfigurationError(
-                f"{len(tickets)} images at once, where {limit} may wait: ask for fewer"
+                f"{len(requests)} images at once, where {limit} may wait: ask for fewer"
             )
         with self._changed:
-            waiting = sum(map(len, self._lines.values()))
-            if waiting + len(tickets) > limit:
+            waiting = self._count()
+            if waiting + len(requests) > limit:
                 raise QueueFullError(
                     f"{waiting} images are waiting, of at most {limit}: ask again later "
-                    f"for {len(tickets)} more",
-                    str(wait),
+                    f"for {len(requests)} more",
+                    str(retry_after_s),
                 )
-            for ticket in tickets:
-                ticket.entered = self._clock()
-                self._lines.setdefault(ticket.tenant, deque()).append(ticket)
+            for request in requests:
+                request.queued_at = self._clock()
+                self._by_tenant.setdefault(request.tenant, deque()).append(request)
             self._changed.notify_all()
 
-    def take(self, group: tuple[int, ...], most: int) -> list[ScheduledRequest]:
-        """At most so many of a group, one of each tenant by turns, each tenant's in order;
-        background ones last.
+    def take(self, key: BatchKey, limit: int) -> list[ScheduledRequest]:
+        """Remove and return at most `limit` requests for a batch.
+
+        Tenants take turns, and each tenant's requests keep their order; deferred background
+        requests come last.
         """
         taken: list[ScheduledRequest] = []
         with self._changed:
-            for yielding in (False, True):
-                while len(taken) < most and (ticket := self._pop(group, yielding)):
-                    taken.append(ticket)
+            for deferred in (False, True):
+                while len(taken) < limit and (request := self._take_one(key, deferred)):
+                    taken.append(request)
         return taken
 
-    def groups(self, but: Set[tuple[int, ...]] = frozenset()) -> Iterator[tuple[int, ...]]:
-        """Those that somebody waits in, in the order in which tenants have their turns; those that
-        only background ones wait in last.
+    def batch_keys(self, exclude: Set[BatchKey] = frozenset()) -> Iterator[BatchKey]:
+        """Return the keys of waiting requests, in the order in which they should get a batch.
+
+        That is the order of the tenants' turns; keys of deferred background requests come last.
         """
         with self._changed:
-            lines = [list(line) for line in self._lines.values()]
-        in_turn = [ticket for turn in zip_longest(*lines) for ticket in turn if ticket]
-        in_turn.sort(key=self._yields)
-        return iter(dict.fromkeys(each.group for each in in_turn if each.group not in but))
+            queues = [list(queue) for queue in self._by_tenant.values()]
+        in_turn = [request for turn in zip_longest(*queues) for request in turn if request]
+        in_turn.sort(key=self._is_deferred)  # The sort is stable.
+        return iter(dict.fromkeys(r.batch_key for r in in_turn if r.batch_key not in exclude))
 
-    def sweep(self) -> list[ScheduledRequest]:
-        """Take out those that there is nobody to generate for."""
+    def drop_expired(self) -> list[ScheduledRequest]:
+        """Remove and return the requests that nobody waits for any longer."""
         now = self._clock()
         with self._changed:
-            stale = [each for line in self._lines.values() for each in line if each.stale(now)]
-            for ticket in stale:
-                self._remove(ticket)
-        return stale
+            expired = [request for request in self._all() if request.is_expired(now)]
+            for request in expired:
+                self._remove(request)
+        return expired
 
     def clear(self) -> list[ScheduledRequest]:
-        """Take out all."""
+        """Remove and return all requests."""
         with self._changed:
-            tickets = [each for line in self._lines.values() for each in line]
-            self._lines.clear()
-        return tickets
+            requests = list(self._all())
+            self._by_tenant.clear()
+        return requests
 
-    def wait(self, seconds: float) -> None:
-        """Until there is something, or it was woken, or so long."""
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there is a request, `wake` is called, or the timeout has passed."""
         with self._changed:
-            if not self._lines:
-                self._changed.wait(seconds)
+            if not self._by_tenant:
+                self._changed.wait(timeout_s)
 
     def wake(self) -> None:
-        """Let whoever waits look again."""
+        """End all calls of `wait`."""
         with self._changed:
             self._changed.notify_all()
 
-    def _yields(self, ticket: ScheduledRequest) -> bool:
-        """Whether all others go first."""
-        return ticket.background and self._clock() - ticket.entered < _PATIENCE
+    def _count(self) -> int:
+        return sum(map(len, self._by_tenant.values()))
 
-    def _pop(self, group: tuple[int, ...], yielding: bool) -> ScheduledRequest | None:
-        for tenant, line in self._lines.items():
-            for ticket in line:
-                if ticket.group == group and self._yields(ticket) == yielding:
-                    self._remove(ticket)
-                    if tenant in self._lines:
-                        self._lines.move_to_end(tenant)
-                    return ticket
+    def _all(self) -> Iterator[ScheduledRequest]:
+        return (request for queue in self._by_tenant.values() for request in queue)
+
+    def _is_deferred(self, request: ScheduledRequest) -> bool:
+        """Return whether a request lets all others go first."""
+        return request.background and self._clock() - request.queued_at < _MAX_DEFERRAL_S
+
+    def _take_one(self, key: BatchKey, deferred: bool) -> ScheduledRequest | None:
+        for tenant, queue in self._by_tenant.items():
+            for request in queue:
+                if request.batch_key == key and self._is_deferred(request) == deferred:
+                    self._remove(request)
+                    if tenant in self._by_tenant:
+                        self._by_tenant.move_to_end(tenant)
+                    return request
         return None
 
-    def _remove(self, ticket: ScheduledRequest) -> None:
-        line = self._lines[ticket.tenant]
-        line.remove(ticket)
-        if not line:
-            del self._lines[ticket.tenant]
+    def _remove(self, request: ScheduledRequest) -> None:
+        queue = self._by_tenant[request.tenant]
+        queue.remove(request)
+        if not queue:
+            del self._by_tenant[request.tenant]

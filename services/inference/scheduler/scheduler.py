@@ -1,8 +1,8 @@
-"""The one thread that has the device: it takes images from the queue, and takes all of them a
-step further, over and over.
+"""Continuous batching: the device thread and its running batches.
 
-Images join at any step and leave when they are done. Those of different sizes take turns, step by
-step, as groups; while others wait to have one, a group that has had its time takes no more.
+Images join a running batch at any step and leave it when they are done. Images of different sizes
+are in different batches, which take turns step by step. While requests of other sizes wait for a
+batch, one that has had its share of time takes no more images, so that it ends.
 """
 
 import threading
@@ -12,171 +12,189 @@ from dataclasses import dataclass
 from dti_engine.backbones.interface import Backbone
 from services import logs
 from services.errors import NoEngineError
+from services.inference.metrics import EngineMetrics
 from services.inference.scheduler.batch import (
     DeviceBrokenError,
     EngineResources,
     RunningBatch,
-    drop,
+    end_expired,
 )
-from services.inference.scheduler.request import ScheduledRequest, SchedulerMetrics, is_alone
+from services.inference.scheduler.request import BatchKey, ScheduledRequest, is_isolated
 from services.inference.scheduler.request_queue import RequestQueue
 
 log = logs.logger(__name__)
 
-_LOOK = 0.5  # seconds between looks at who has left, while nothing else happens
+_IDLE_POLL_INTERVAL_S = 0.5
+"""How often an idle scheduler looks for a stop; new requests wake it at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSchedulerSettings:
-    """Times in seconds."""
+    """Settings of a scheduler."""
 
-    cap: int = 8
-    """Images in one call of the model, at most."""
-    queue: int = 64
-    """Images that wait, at most."""
-    sizes: int = 3
-    """Groups at a time."""
-    turn: float = 5.0
-    """That a group takes images in, while others wait to have one."""
-    joining: bool = True
-    """Whether images join others under way; False: a batch is the same from start to end."""
+    max_batch_size: int = 8
+    """The largest number of images in one call of the model."""
+    queue_size: int = 64
+    """The largest number of images that wait."""
+    max_batches: int = 3
+    """The largest number of batches that run at a time."""
+    batch_turn_s: float = 5.0
+    """How long a batch takes images while requests of other sizes wait for a batch."""
+    continuous: bool = True
+    """Whether images join running batches; False: a batch stays the same from start to end."""
     shapes: tuple[int, ...] = ()
-    """Rows that a call of the model may have, for models that are compiled for each; (): any."""
-    patience: float = 120.0
-    """Without any progress, after which the device counts as stuck: far longer than one step."""
+    """Row counts of the calls of a model that is compiled for each; (): any."""
+    watchdog_timeout_s: float = 120.0
+    """The time without progress after which the device counts as stuck: far more than a step."""
 
 
 class BatchScheduler:
-    """Generates what is put into its queue, from `start` until `stop`."""
+    """Generates the images in its queue, from `start` until `stop`."""
 
     def __init__(
         self,
         backbone: Backbone,
         settings: BatchSchedulerSettings,
-        events: SchedulerMetrics | None = None,
+        metrics: EngineMetrics | None = None,
     ) -> None:
         self.settings = settings
-        self.queue = RequestQueue(settings.queue)
-        self._events = events or SchedulerMetrics()
-        self._studio = EngineResources(backbone, self._events)
-        self._groups: dict[tuple[int, ...], RunningBatch] = {}
-        self._caps: dict[tuple[int, ...], int] = {}
+        self.queue = RequestQueue(settings.queue_size)
+        self._metrics = metrics or EngineMetrics()
+        self._resources = EngineResources(backbone, self._metrics)
+        self._batches: dict[BatchKey, RunningBatch] = {}
+        self._max_batch_sizes: dict[BatchKey, int] = {}
+        """Sizes that memory was found to be enough for, by image size."""
         self._stopping, self._ended = threading.Event(), threading.Event()
-        self._broken: str | None = None
-        self._progress = time.monotonic()
-        self._pace = _Pace()
+        self._failure: str | None = None
+        self._last_progress = time.monotonic()
+        self._throughput = _Throughput()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the device thread."""
         self._thread.start()
 
-    def stop(self, seconds: float = 60) -> None:
-        """Take no more, and end what there is, so many seconds at most."""
+    def stop(self, timeout_s: float = 60) -> None:
+        """Accept no more requests, and wait until those in the queue and in batches are done."""
         self._stopping.set()
         self.queue.wake()
-        self._thread.join(seconds)
+        self._thread.join(timeout_s)
 
-    def submit(self, tickets: list[ScheduledRequest]) -> None:
-        """All of them or none. Raises: QueueFullError, NoEngineError."""
-        if self._broken or self._stopping.is_set():
-            raise NoEngineError("this engine is being stopped: ask again")
-        self.queue.put(tickets, wait=len(self.queue) * self._pace.seconds_each)
-        if self._ended.is_set():  # Meanwhile: it may not have seen these.
-            self._turn_away()
+    def submit(self, requests: list[ScheduledRequest]) -> None:
+        """Put all requests into the queue, or none.
 
-    def trouble(self) -> str | None:
-        """Why this engine should be replaced; None: there is no reason to. Asks nothing of the
-        device, since one that is stuck would not answer.
+        Raises:
+            QueueFullError: The queue has no room now.
+            ConfigurationError: The queue never has room for so many.
+            NoEngineError: The scheduler has stopped.
         """
-        if self._broken:
-            return self._broken
-        silent = time.monotonic() - self._progress
-        if silent > self.settings.patience:
-            return f"nothing has moved for {silent:.0f} s"
+        if self._failure or self._stopping.is_set():
+            raise NoEngineError("this engine is being stopped: ask again")
+        retry_after_s = len(self.queue) * self._throughput.seconds_per_image
+        self.queue.put(requests, retry_after_s)
+        if self._ended.is_set():
+            # The device thread has ended since the check above, and may not have seen these.
+            self._reject_queue()
+
+    def unhealthy_reason(self) -> str | None:
+        """Return why the engine should be replaced, or None if it is healthy.
+
+        The method does not use the device, because a device that hangs would block it.
+        """
+        if self._failure:
+            return self._failure
+        idle_s = time.monotonic() - self._last_progress
+        if idle_s > self.settings.watchdog_timeout_s:
+            return f"the device has made no progress for {idle_s:.0f} s"
         return None
 
     def _run(self) -> None:
         try:
-            while not (self._stopping.is_set() and not self._groups and not len(self.queue)):
-                self._turn()
+            while not (self._stopping.is_set() and not self._batches and not len(self.queue)):
+                self._run_iteration()
         except DeviceBrokenError as error:
-            self._broken = str(error)
-            self._events.broke(error)
+            self._failure = str(error)
+            log.error("device broke", exc_info=error)
         except Exception as error:
-            log.exception("batcher broke")
-            self._broken = f"{type(error).__name__}: {error}"
+            self._failure = f"{type(error).__name__}: {error}"
+            log.exception("scheduler failed")
         self._ended.set()
-        for ticket in [ticket for group in self._groups.values() for ticket in group.clear()]:
-            ticket.listener.ended(NoEngineError("this engine broke: ask again"))
-        self._turn_away()
+        for batch in self._batches.values():
+            for request in batch.clear():
+                request.callbacks.on_end(NoEngineError("this engine broke: ask again"))
+        self._reject_queue()
 
-    def _turn_away(self) -> None:
-        for ticket in self.queue.clear():
-            ticket.listener.ended(NoEngineError("this engine has stopped: ask again"))
+    def _reject_queue(self) -> None:
+        for request in self.queue.clear():
+            request.callbacks.on_end(NoEngineError("this engine has stopped: ask again"))
 
-    def _turn(self) -> None:
-        self._drop_stale()
+    def _run_iteration(self) -> None:
+        """Take one step of each batch, and let requests join before each step."""
+        self._drop_expired()
         self._admit()
-        self._events.waiting(len(self.queue))
-        self._progress = time.monotonic()
-        for key, group in list(self._groups.items()):
-            began, before = time.monotonic(), len(group)
-            group.step()
-            self._progress = time.monotonic()
-            self._pace.note(self._progress - began, before - len(group))
-            if not is_alone(key):
-                self._caps[key] = group.cap
-            if not len(group):
-                del self._groups[key]
-            # Whoever has come meanwhile joins before the next group has its step.
+        self._metrics.queued(len(self.queue))
+        self._last_progress = time.monotonic()
+        for key, batch in list(self._batches.items()):
+            began, size_before = time.monotonic(), len(batch)
+            batch.step()
+            self._last_progress = time.monotonic()
+            self._throughput.record(self._last_progress - began, size_before - len(batch))
+            if not is_isolated(key):
+                self._max_batch_sizes[key] = batch.max_size
+            if not len(batch):
+                del self._batches[key]
+            # New requests do not wait for the steps of all batches.
             self._admit()
-        if not self._groups:
-            self.queue.wait(_LOOK)
+        if not self._batches:
+            self.queue.wait(_IDLE_POLL_INTERVAL_S)
 
-    def _drop_stale(self) -> None:
+    def _drop_expired(self) -> None:
         now = time.monotonic()
-        for ticket in self.queue.sweep():
-            drop(ticket, self._events)
-        for group in self._groups.values():
-            group.drop_stale(now)
+        for request in self.queue.drop_expired():
+            end_expired(request, self._metrics)
+        for batch in self._batches.values():
+            batch.drop_expired(now)
 
     def _admit(self) -> None:
-        others = [*self.queue.groups(but=self._groups.keys())]
-        places = self.settings.sizes - len(self._groups)
+        """Let queued requests join running batches, then start batches of other sizes."""
+        waiting_keys = [*self.queue.batch_keys(exclude=self._batches.keys())]
+        free_places = self.settings.max_batches - len(self._batches)
         now = time.monotonic()
-        for key, group in self._groups.items():
-            closing = len(others) > places and now - group.opened > self.settings.turn
-            if not closing and (self.settings.joining or not len(group)):
-                self._join(group, self.queue.take(key, group.room))
-        for key in others[: max(0, places)]:
-            group = RunningBatch(self._studio, self._cap(key), self.settings.shapes)
-            self._join(group, self.queue.take(key, group.room))
-            if len(group):
-                self._groups[key] = group
+        for key, batch in self._batches.items():
+            has_had_its_turn = now - batch.started_at > self.settings.batch_turn_s
+            is_closing = len(waiting_keys) > free_places and has_had_its_turn
+            if not is_closing and (self.settings.continuous or not len(batch)):
+                self._add(batch, self.queue.take(key, batch.free_slots))
+        for key in waiting_keys[: max(0, free_places)]:
+            batch = RunningBatch(self._resources, self._max_size(key), self.settings.shapes)
+            self._add(batch, self.queue.take(key, batch.free_slots))
+            if len(batch):
+                self._batches[key] = batch
 
-    def _cap(self, key: tuple[int, ...]) -> int:
-        """As many as memory has been found to be enough for, or one that wants to be alone."""
-        return 1 if is_alone(key) else self._caps.get(key, self.settings.cap)
+    def _max_size(self, key: BatchKey) -> int:
+        if is_isolated(key):
+            return 1
+        return self._max_batch_sizes.get(key, self.settings.max_batch_size)
 
-    def _join(self, group: RunningBatch, tickets: list[ScheduledRequest]) -> None:
-        if tickets:
-            waited = time.monotonic() - min(ticket.entered for ticket in tickets)
-            self._events.joined(len(tickets), len(group), waited)
-            group.join(tickets)
+    def _add(self, batch: RunningBatch, requests: list[ScheduledRequest]) -> None:
+        if requests:
+            longest_wait_s = time.monotonic() - min(request.queued_at for request in requests)
+            self._metrics.joined(len(requests), len(batch), longest_wait_s)
+            batch.add(requests)
 
 
-class _Pace:
-    """How fast images are made, of late."""
+class _Throughput:
+    """An exponential moving average of the time per finished image."""
 
     def __init__(self) -> None:
         self._seconds, self._images = 1.0, 1.0
 
-    def note(self, seconds: float, images: int) -> None:
-        """So many were done in a step of so many seconds."""
-        self._seconds = 0.99 * self._seconds + seconds
+    def record(self, step_s: float, images: int) -> None:
+        """Record that a step of `step_s` seconds finished so many images."""
+        self._seconds = 0.99 * self._seconds + step_s
         self._images = 0.99 * self._images + images
 
     @property
-    def seconds_each(self) -> float:
+    def seconds_per_image(self) -> float:
+        """Return the average time per image."""
         return self._seconds / max(self._images, 0.1)

@@ -1,4 +1,4 @@
-"""An engine as the API meets it: over HTTP, line by line."""
+"""The HTTP protocol of an engine, over a real connection."""
 
 import io
 import threading
@@ -19,8 +19,8 @@ from dti_engine.generation.pipeline import generate, read_settings
 from services.contracts.generation import FailureEvent, ImageEvent, StepEvent
 from services.errors import DeletedError, UnknownJobError
 
-from .listening import SECRET, Listening, listening
-from .scheduler.waiting import Model, token
+from .engine_server import SECRET, EngineServer, serve_engine
+from .scheduler.harness import InstrumentedModel, random_token
 
 
 def spec(prompt: str = "a photo of a dog", seed: int = 0, **options: Any) -> dict[str, Any]:
@@ -34,19 +34,19 @@ def opened(generated: ImageEvent | FailureEvent) -> Image.Image:
 
 @pytest.fixture
 def model(tiny_backbone: Backbone) -> Any:
-    return Model(tiny_backbone)
+    return InstrumentedModel(tiny_backbone)
 
 
 @pytest.fixture
-def engine(model: Any) -> Iterator[Listening]:
-    with listening(model) as found:
+def engine(model: Any) -> Iterator[EngineServer]:
+    with serve_engine(model) as found:
         yield found
 
 
 def test_a_image_is_generated_with_the_tenants_own_token(
-    engine: Listening, tiny_backbone: Backbone, tmp_path: Path
+    engine: EngineServer, tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
-    rex = engine.shelf.tokens["ann", "rex"] = token()
+    rex = engine.resolver.tokens["ann", "rex"] = random_token()
     order = spec("a <dog>", 3, tokens={"<dog>": "rex"}, guidance=4.0, negative_prompt="a cat")
     (generated,) = engine.ends(order).values()
     request = ImageRequest("a <dog>", 3, {"<dog>": rex}, "a cat", 4.0)
@@ -63,7 +63,7 @@ def test_a_image_is_generated_with_the_tenants_own_token(
 
 
 def test_each_image_of_a_request_ends_once_and_its_steps_are_told_if_asked(
-    engine: Listening,
+    engine: EngineServer,
 ) -> None:
     events = engine.events(spec(), spec(seed=1, height=8, width=24), progress=True, previews=2)
     assert sorted(each.image for each in events if isinstance(each, ImageEvent)) == [0, 1]
@@ -80,23 +80,23 @@ def test_each_image_of_a_request_ends_once_and_its_steps_are_told_if_asked(
 
 
 def test_prompts_are_remembered_for_as_long_as_their_tokens_are_known(
-    engine: Listening,
+    engine: EngineServer,
 ) -> None:
-    reader = engine.batcher._studio.reader
-    engine.shelf.tokens["ann", "rex"] = token()
+    prompts = engine.scheduler._resources.prompts
+    engine.resolver.tokens["ann", "rex"] = random_token()
     engine.ends(spec("a <dog>", tokens={"<dog>": "rex"}, guidance=1.0), spec(guidance=1.0))
-    assert len(reader._known) == 2
-    engine.shelf.tokens["ann", "rex"] = DeletedError("it was deleted")
+    assert len(prompts._known) == 2
+    engine.resolver.tokens["ann", "rex"] = DeletedError("it was deleted")
     end = time.monotonic() + 10
-    while len(reader._known) > 1 and time.monotonic() < end:
+    while len(prompts._known) > 1 and time.monotonic() < end:
         time.sleep(0.01)
-    assert len(reader._known) == 1
+    assert len(prompts._known) == 1
 
 
-def test_nobody_waits_for_a_token_longer_than_for_a_image(engine: Listening) -> None:
+def test_nobody_waits_for_a_token_longer_than_for_a_image(engine: EngineServer) -> None:
     looked_up = threading.Event()
-    resolve = engine.shelf.resolve
-    engine.shelf.resolve = lambda *what: (looked_up.wait(20), resolve(*what))[1]  # type: ignore[method-assign]
+    resolve = engine.resolver.resolve
+    engine.resolver.resolve = lambda *what: (looked_up.wait(20), resolve(*what))[1]  # type: ignore[method-assign]
     began = time.monotonic()
     refused = engine.refusal(422, spec(), timeout_s=0.5)
     assert time.monotonic() - began < 10
@@ -105,7 +105,7 @@ def test_nobody_waits_for_a_token_longer_than_for_a_image(engine: Listening) -> 
     assert "in 0.5 s: ask again" in refused.detail
 
 
-def test_what_is_not_read_of_a_prompt_is_told(engine: Listening) -> None:
+def test_what_is_not_read_of_a_prompt_is_told(engine: EngineServer) -> None:
     (generated,) = engine.ends(spec("a dog " * 50)).values()
     assert isinstance(generated, ImageEvent)
     assert generated.warnings == (
@@ -129,17 +129,17 @@ def test_what_is_not_read_of_a_prompt_is_told(engine: Listening) -> None:
     ids=lambda each: str(each)[:40],
 )
 def test_what_is_wrong_with_one_image_is_told_and_nothing_is_begun(
-    engine: Listening, model: Any, order: dict[str, Any], error: str, detail: str
+    engine: EngineServer, model: Any, order: dict[str, Any], error: str, detail: str
 ) -> None:
-    engine.shelf.tokens["ann", "max"] = UnknownJobError("ann has no token max")
-    engine.shelf.tokens["ann", "old"] = DeletedError("it was deleted")
+    engine.resolver.tokens["ann", "max"] = UnknownJobError("ann has no token max")
+    engine.resolver.tokens["ann", "old"] = DeletedError("it was deleted")
     refused = engine.refusal(422, spec(), order)
     assert (refused.error, refused.retry_after_s) == (error, None)
     assert detail in refused.detail
     assert model.calls == []
 
 
-def test_one_that_breaks_fails_alone(engine: Listening, model: Any) -> None:
+def test_one_that_breaks_fails_alone(engine: EngineServer, model: Any) -> None:
     decode = model._backbone.decode_latents
 
     def overflowing(latents: Any) -> Any:
@@ -155,7 +155,7 @@ def test_one_that_breaks_fails_alone(engine: Listening, model: Any) -> None:
     assert failed.error == "GenerationFailedError"
 
 
-def test_the_secret_is_wanted_before_anything_is_read(engine: Listening) -> None:
+def test_the_secret_is_wanted_before_anything_is_read(engine: EngineServer) -> None:
     for shown in ("wrong", SECRET + "x"):
         answer = engine.post({"tenant": "ann", "images": [spec()]}, shown)
         assert answer.status_code == 401
@@ -166,11 +166,14 @@ def test_the_secret_is_wanted_before_anything_is_read(engine: Listening) -> None
 def test_a_full_engine_says_when_to_come_again(model: Any) -> None:
     gate = threading.Event()
     model.before = lambda noisy, conditioning: gate.wait(20)
-    with listening(model, cap=1, queue=2) as engine, ThreadPoolExecutor(2) as pool:
+    with (
+        serve_engine(model, max_batch_size=1, queue_size=2) as engine,
+        ThreadPoolExecutor(2) as pool,
+    ):
         first = pool.submit(engine.ends, spec())
         _until(lambda: bool(model.calls))
         second = pool.submit(engine.ends, spec(seed=1))
-        _until(lambda: len(engine.batcher.queue) == 1)
+        _until(lambda: len(engine.scheduler.queue) == 1)
         refused = engine.refusal(429, *(spec(seed=seed) for seed in (2, 3)))
         assert refused.error == "QueueFullError"
         assert refused.retry_after_s is not None
@@ -189,7 +192,7 @@ def _until(holds: Callable[[], bool]) -> None:
 def test_whoever_hangs_up_is_generated_for_no_further(model: Any) -> None:
     gate = threading.Event()
     model.before = lambda noisy, conditioning: gate.wait(0.05)
-    with listening(model) as engine:
+    with serve_engine(model) as engine:
         body = {"tenant": "ann", "images": [spec(steps=100)], "progress": True}
         headers = {"Authorization": f"Bearer {SECRET}"}
         with httpx.stream("POST", f"{engine.url}/generate", json=body, headers=headers) as answer:
@@ -205,7 +208,7 @@ def test_whoever_hangs_up_is_generated_for_no_further(model: Any) -> None:
 
 def test_what_comes_too_late_is_told(model: Any) -> None:
     model.before = lambda noisy, conditioning: time.sleep(0.05)
-    with listening(model) as engine:
+    with serve_engine(model) as engine:
         (late,) = engine.ends(spec(steps=100), timeout_s=0.3).values()
         assert isinstance(late, FailureEvent)
         assert late.error == "LateError"
@@ -220,7 +223,7 @@ def test_what_may_not_be_shown_is_not_sent(model: Any) -> None:
             raise RuntimeError("the check itself")
         return "a dog is in it" if len(seen) == 2 else None
 
-    with listening(model, check) as engine:
+    with serve_engine(model, check) as engine:
         (fine,) = engine.ends(spec()).values()
         (unsafe,) = engine.ends(spec()).values()
         (unseen,) = engine.ends(spec()).values()
@@ -237,7 +240,7 @@ def test_what_may_not_be_shown_is_not_sent(model: Any) -> None:
 def test_a_device_that_is_stuck_makes_the_engine_unhealthy(model: Any) -> None:
     gate = threading.Event()
     model.before = lambda noisy, conditioning: gate.wait(20)
-    with listening(model, patience=0.5) as engine:
+    with serve_engine(model, watchdog_timeout_s=0.5) as engine:
         waiting = threading.Thread(target=lambda: engine.ends(spec()))
         waiting.start()
         end = time.monotonic() + 10
@@ -245,6 +248,6 @@ def test_a_device_that_is_stuck_makes_the_engine_unhealthy(model: Any) -> None:
             assert time.monotonic() < end
             time.sleep(0.05)
         assert answer.status_code == 503
-        assert "nothing has moved" in answer.text
+        assert "no progress" in answer.text
         gate.set()
         waiting.join()

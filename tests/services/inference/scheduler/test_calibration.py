@@ -1,4 +1,4 @@
-"""How many images are worth a call."""
+"""Calibration of the batch size by measured throughput."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone, Conditioning
-from services.inference.scheduler.calibration import choose, find_cap
+from services.inference.scheduler.calibration import calibrate_batch_size, choose_batch_size
 
-from .waiting import Model
+from .harness import InstrumentedModel
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,9 @@ from .waiting import Model
         ([], 1, 0),
     ],
 )
-def test_more_are_taken_while_they_are_faster(rates: list[float], best: int, asked: int) -> None:
+def test_batches_grow_while_their_throughput_does(
+    rates: list[float], best: int, asked: int
+) -> None:
     seen: list[float] = []
 
     def found() -> Iterator[tuple[int, float]]:
@@ -31,17 +33,17 @@ def test_more_are_taken_while_they_are_faster(rates: list[float], best: int, ask
             seen.append(rate)
             yield 2**number, rate
 
-    assert choose(found()) == best
+    assert choose_batch_size(found()) == best
     assert len(seen) == asked
 
 
-def test_what_does_not_fit_into_memory_is_not_taken(tiny_backbone: Backbone) -> None:
-    model: Any = Model(tiny_backbone)
+def test_a_batch_that_does_not_fit_into_memory_is_not_chosen(tiny_backbone: Backbone) -> None:
+    model: Any = InstrumentedModel(tiny_backbone)
 
     def tight(noisy: Tensor, conditioning: Conditioning) -> None:
         if len(noisy) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     model.before = tight
-    assert find_cap(model, 8) <= 2
+    assert calibrate_batch_size(model, 8) <= 2
     assert {2} <= set(model.calls) <= {2, 4, 8}

@@ -17,7 +17,7 @@ from dti_engine.text.tokens import LearnedToken
 from services.inference.scheduler.request import ScheduledRequest
 from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
-from .waiting import Model, Waiting, ticket
+from .harness import InstrumentedModel, Recorder, make_request
 
 STEPS = 6
 BEFORE = 4  # calls before the image joins
@@ -40,18 +40,18 @@ class Beside:
 
 @pytest.fixture(scope="module", params=MAX_LEVELS, ids=str)
 def model(request: pytest.FixtureRequest) -> Any:
-    return Model(load_backbone("miniature", dtype=request.param))
+    return InstrumentedModel(load_backbone("miniature", dtype=request.param))
 
 
 def generated_image(
     model: Any, chance: random.Random, steps: int, guided: bool = True
-) -> tuple[ScheduledRequest, Waiting]:
+) -> tuple[ScheduledRequest, Recorder]:
     """Another one each time, in everything."""
     rows = {
         name: torch.tensor([[chance.gauss(0, 0.05) for _ in range(encoder.dim)]])
         for name, encoder in model.text_encoders.items()
     }
-    return ticket(
+    return make_request(
         chance.choice(PROMPTS),
         tenant=f"tenant {chance.random()}",
         seed=chance.getrandbits(31),
@@ -66,7 +66,7 @@ def generate(model: Any, subject: int, besides: Sequence[Beside] = (), crowd: in
     """Levels of an image, beside neighbours whose requests and steps are the crowd's; and the rows
     of each call that it had part in.
     """
-    mine, waiting = generated_image(model, random.Random(f"subject {subject}"), STEPS)
+    mine, recorder = generated_image(model, random.Random(f"subject {subject}"), STEPS)
     chance = random.Random(f"crowd {crowd}")
     joining: dict[int, list[ScheduledRequest]] = defaultdict(list)
     for number, each in enumerate(besides):
@@ -79,17 +79,17 @@ def generate(model: Any, subject: int, besides: Sequence[Beside] = (), crowd: in
     first = BEFORE if besides else 0
     joining[first].insert(crowd % 2 * len(joining[first]), mine)
     model.calls.clear()
-    batcher = BatchScheduler(model, BatchSchedulerSettings(cap=16))
+    scheduler = BatchScheduler(model, BatchSchedulerSettings(max_batch_size=16))
 
     def join(noisy: Tensor, conditioning: Conditioning) -> None:
         if them := joining.pop(len(model.calls), None):
-            batcher.submit(them)
+            scheduler.submit(them)
 
     model.before = join
-    batcher.submit(joining.pop(0))
-    batcher.start()
-    image = waiting.image(120)
-    batcher.stop()
+    scheduler.submit(joining.pop(0))
+    scheduler.start()
+    image = recorder.image(120)
+    scheduler.stop()
     return np.asarray(image).astype(int), model.calls[first : first + STEPS]
 
 

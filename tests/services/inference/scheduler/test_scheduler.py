@@ -1,4 +1,4 @@
-"""The batcher over a tiny model: who shares a call, who fails, and who does not notice."""
+"""Continuous batching of a tiny model: batches, isolation of failures, and dropped requests."""
 
 import threading
 import time
@@ -20,13 +20,13 @@ from services.errors import LateError, NoEngineError, QueueFullError
 from services.inference.scheduler.request import ScheduledRequest
 from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
-from .waiting import Model, Waiting, ticket, token
+from .harness import InstrumentedModel, Recorder, make_request, random_token
 
 ONE_LEVEL = 1  # of 255: what rounding may change
 
 
 @contextmanager
-def batcher(model: Any, **settings: Any) -> Iterator[BatchScheduler]:
+def scheduler(model: Any, **settings: Any) -> Iterator[BatchScheduler]:
     running = BatchScheduler(model, BatchSchedulerSettings(**settings))
     running.start()
     try:
@@ -35,11 +35,9 @@ def batcher(model: Any, **settings: Any) -> Iterator[BatchScheduler]:
         running.stop(10)
 
 
-def submit(
-    running: BatchScheduler, *generated_images: tuple[ScheduledRequest, Waiting]
-) -> list[Waiting]:
-    running.submit([each for each, _ in generated_images])
-    return [waiting for _, waiting in generated_images]
+def submit(running: BatchScheduler, *requests: tuple[ScheduledRequest, Recorder]) -> list[Recorder]:
+    running.submit([each for each, _ in requests])
+    return [recorder for _, recorder in requests]
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:
@@ -48,10 +46,10 @@ def difference(one: Image.Image, other: Image.Image) -> int:
 
 @pytest.fixture
 def model(tiny_backbone: Backbone) -> Any:
-    return Model(tiny_backbone)
+    return InstrumentedModel(tiny_backbone)
 
 
-def held(model: Model) -> threading.Event:
+def held(model: InstrumentedModel) -> threading.Event:
     """The model waits at its first call until this is set."""
     gate = threading.Event()
 
@@ -62,35 +60,37 @@ def held(model: Model) -> threading.Event:
     return gate
 
 
-# What comes out
+# Results
 
 
-def test_images_of_many_tenants_come_out_as_the_engine_alone_generates_them(
+def test_batched_images_of_many_tenants_equal_those_generated_alone(
     tiny_backbone: Backbone,
 ) -> None:
-    generated_images = [
-        ticket("a <rex>", f"tenant{seed}", seed, tokens={"<rex>": token()}, guidance=1.0 + seed)
+    requests = [
+        make_request(
+            "a <rex>", f"tenant{seed}", seed, tokens={"<rex>": random_token()}, guidance=1.0 + seed
+        )
         for seed in range(5)
     ]
-    with batcher(tiny_backbone, cap=3) as running:
-        ended = submit(running, *generated_images)
-        images = [waiting.image() for waiting in ended]
-    alone = [generate(tiny_backbone, [each.request], steps=4)[0] for each, _ in generated_images]
+    with scheduler(tiny_backbone, max_batch_size=3) as running:
+        ended = submit(running, *requests)
+        images = [recorder.image() for recorder in ended]
+    alone = [generate(tiny_backbone, [each.image], steps=4)[0] for each, _ in requests]
     assert max(map(difference, images, alone)) <= ONE_LEVEL
     assert difference(images[0], images[1]) > 10 * ONE_LEVEL
-    assert [waiting.steps for waiting in ended] == [[1, 2, 3, 4]] * 5
+    assert [recorder.steps for recorder in ended] == [[1, 2, 3, 4]] * 5
 
 
-def test_who_looks_on_is_generated_before_a_job_and_the_job_is_generated_too(model: Any) -> None:
+def test_interactive_images_go_before_background_images_and_both_are_generated(model: Any) -> None:
     gate = held(model)
-    with batcher(model, cap=1, queue=8) as running:
-        job = submit(running, *(ticket(seed=seed, background=True) for seed in range(6)))
+    with scheduler(model, max_batch_size=1, queue_size=8) as running:
+        job = submit(running, *(make_request(seed=seed, background=True) for seed in range(6)))
         while not model.calls:
             time.sleep(0.001)
-        submit(running, ticket(seed=6, background=True))
+        submit(running, make_request(seed=6, background=True))
         with pytest.raises(QueueFullError):
-            submit(running, ticket(seed=7, background=True))
-        (looking,) = submit(running, ticket(seed=8))
+            submit(running, make_request(seed=7, background=True))
+        (looking,) = submit(running, make_request(seed=8))
         gate.set()
         looking.image()
         for one in job:
@@ -98,13 +98,13 @@ def test_who_looks_on_is_generated_before_a_job_and_the_job_is_generated_too(mod
     assert [one.ended_at > looking.ended_at for one in job] == [False] + [True] * 5
 
 
-def test_one_joins_at_the_next_step_and_leaves_when_it_is_done(model: Any) -> None:
+def test_an_image_joins_a_running_batch_at_the_next_step_and_leaves_when_done(model: Any) -> None:
     gate = held(model)
-    with batcher(model) as running:
-        (slow,) = submit(running, ticket(steps=12, guidance=1.0))
+    with scheduler(model) as running:
+        (slow,) = submit(running, make_request(steps=12, guidance=1.0))
         while not model.calls:
             time.sleep(0.001)
-        (quick,) = submit(running, ticket(steps=2, seed=1, guidance=1.0))
+        (quick,) = submit(running, make_request(steps=2, seed=1, guidance=1.0))
         gate.set()
         quick.image()
         slow.image()
@@ -112,13 +112,13 @@ def test_one_joins_at_the_next_step_and_leaves_when_it_is_done(model: Any) -> No
     assert quick.ended_at < slow.ended_at
 
 
-def test_whole_batches_let_nobody_join(model: Any) -> None:
+def test_without_continuous_batching_no_image_joins_a_running_batch(model: Any) -> None:
     gate = held(model)
-    with batcher(model, joining=False) as running:
-        (first,) = submit(running, ticket(steps=3, guidance=1.0))
+    with scheduler(model, continuous=False) as running:
+        (first,) = submit(running, make_request(steps=3, guidance=1.0))
         while not model.calls:
             time.sleep(0.001)
-        others = submit(running, *(ticket(steps=3, seed=i, guidance=1.0) for i in (1, 2)))
+        others = submit(running, *(make_request(steps=3, seed=i, guidance=1.0) for i in (1, 2)))
         gate.set()
         first.image()
         for other in others:
@@ -126,12 +126,12 @@ def test_whole_batches_let_nobody_join(model: Any) -> None:
     assert model.calls == [1, 1, 1, 2, 2, 2]
 
 
-def test_one_that_wants_to_be_alone_is_the_same_bit_for_bit_in_any_crowd(model: Any) -> None:
+def test_an_isolated_image_is_bit_for_bit_the_same_beside_any_others(model: Any) -> None:
     images: list[Image.Image] = []
     for crowd in range(0, 9, 4):
-        with batcher(model) as running:
-            others = submit(running, *(ticket(seed=50 + crowd + i) for i in range(crowd)))
-            (alone,) = submit(running, ticket(alone=True))
+        with scheduler(model) as running:
+            others = submit(running, *(make_request(seed=50 + crowd + i) for i in range(crowd)))
+            (alone,) = submit(running, make_request(isolated=True))
             images.append(alone.image())
             for other in others:
                 other.image()
@@ -141,18 +141,20 @@ def test_one_that_wants_to_be_alone_is_the_same_bit_for_bit_in_any_crowd(model: 
 def test_sizes_take_turns(model: Any) -> None:
     sizes: list[int] = []
     model.before = lambda noisy, conditioning: sizes.append(noisy.shape[-1])
-    with batcher(model) as running:
-        small = [ticket(size=(8, 8), steps=6, seed=i) for i in range(2)]
-        ended = submit(running, *small, ticket(size=(16, 16), steps=6))
-        assert [waiting.image().size for waiting in ended] == [(8, 8), (8, 8), (16, 16)]
+    with scheduler(model) as running:
+        small = [make_request(size=(8, 8), steps=6, seed=i) for i in range(2)]
+        ended = submit(running, *small, make_request(size=(16, 16), steps=6))
+        assert [recorder.image().size for recorder in ended] == [(8, 8), (8, 8), (16, 16)]
     assert sizes[:6] == [sizes[0], sizes[1]] * 3
     assert sizes[0] != sizes[1]
 
 
-def test_a_size_that_many_want_keeps_nobody_else_out(model: Any) -> None:
-    with batcher(model, sizes=1, turn=0.0, cap=2, queue=100) as running:
-        crowd = submit(running, *(ticket(size=(8, 8), seed=i, steps=6) for i in range(30)))
-        (other,) = submit(running, ticket(tenant="ben", steps=2))
+def test_a_popular_size_does_not_starve_other_sizes(model: Any) -> None:
+    with scheduler(
+        model, max_batches=1, batch_turn_s=0.0, max_batch_size=2, queue_size=100
+    ) as running:
+        crowd = submit(running, *(make_request(size=(8, 8), seed=i, steps=6) for i in range(30)))
+        (other,) = submit(running, make_request(tenant="ben", steps=2))
         other.image()
         for one in crowd:
             one.image()
@@ -160,13 +162,13 @@ def test_a_size_that_many_want_keeps_nobody_else_out(model: Any) -> None:
     assert before <= 4
 
 
-def test_tenants_take_turns_at_a_full_batcher(model: Any) -> None:
+def test_tenants_take_turns_at_a_full_scheduler(model: Any) -> None:
     gate = held(model)
-    with batcher(model, cap=2, queue=100) as running:
-        crowd = submit(running, *(ticket(seed=i) for i in range(20)))
+    with scheduler(model, max_batch_size=2, queue_size=100) as running:
+        crowd = submit(running, *(make_request(seed=i) for i in range(20)))
         while not model.calls:
             time.sleep(0.001)
-        (other,) = submit(running, ticket(tenant="ben"))
+        (other,) = submit(running, make_request(tenant="ben"))
         gate.set()
         other.image()
         for one in crowd:
@@ -174,7 +176,7 @@ def test_tenants_take_turns_at_a_full_batcher(model: Any) -> None:
     assert sum(one.ended_at < other.ended_at for one in crowd) <= 3
 
 
-# Who fails
+# Failures
 
 
 def poisoned(noisy: Tensor, conditioning: Conditioning) -> None:
@@ -188,80 +190,80 @@ def poison() -> LearnedToken:
     return LearnedToken("<rex>", {"text_encoder": torch.full((1, 32), 1e38)})
 
 
-def test_a_poison_fails_alone_and_its_neighbours_do_not_notice(model: Any) -> None:
+def test_a_poisonous_image_fails_alone(model: Any) -> None:
     model.before = poisoned
-    good = [ticket("a <rex>", seed=i, tokens={"<rex>": token()}) for i in range(7)]
-    bad = ticket("a <rex>", seed=7, tokens={"<rex>": poison()})
-    with batcher(model) as running:
+    good = [make_request("a <rex>", seed=i, tokens={"<rex>": random_token()}) for i in range(7)]
+    bad = make_request("a <rex>", seed=7, tokens={"<rex>": poison()})
+    with scheduler(model) as running:
         ended = submit(running, *good[:3], bad, *good[3:])
-        for number, waiting in enumerate(ended):
+        for number, recorder in enumerate(ended):
             if number == 3:
-                error = waiting.error()
+                error = recorder.error()
                 assert isinstance(error, GenerationFailedError)
-                assert "broke at this image" in str(error)
+                assert "failed at this image" in str(error)
             else:
-                waiting.image()
-        # It goes on.
-        (after,) = submit(running, ticket())
+                recorder.image()
+        # The scheduler goes on.
+        (after,) = submit(running, make_request())
         after.image()
-    alone = generate(model._backbone, [good[6][0].request], steps=4)[0]
+    alone = generate(model._backbone, [good[6][0].image], steps=4)[0]
     assert difference(ended[7].image(), alone) <= ONE_LEVEL
 
 
 def test_a_prompt_that_cannot_be_read_fails_alone(model: Any) -> None:
     calls = 0
 
-    def reading() -> None:
+    def fail() -> None:
         nonlocal calls
         calls += 1
         if calls in (1, 2):  # all of them, and the first half
             raise RuntimeError("poison")
 
-    model.reading = reading
-    with batcher(model) as running:
-        first, second = submit(running, ticket("a cat"), ticket("a dog", seed=1))
+    model.before_encoding = fail
+    with scheduler(model) as running:
+        first, second = submit(running, make_request("a cat"), make_request("a dog", seed=1))
         assert isinstance(first.error(), GenerationFailedError)
         second.image()
 
 
-def test_memory_that_runs_out_halves_the_calls_and_nobody_fails(model: Any) -> None:
+def test_when_memory_runs_out_batches_shrink_and_no_image_fails(model: Any) -> None:
     def tight(noisy: Tensor, conditioning: Conditioning) -> None:
         if len(noisy) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     model.before = tight
-    with batcher(model) as running:
-        ended = submit(running, *(ticket(seed=i, guidance=1.0) for i in range(8)))
-        for waiting in ended:
-            waiting.image()
-        later = submit(running, *(ticket(seed=i, guidance=1.0) for i in range(4)))
+    with scheduler(model) as running:
+        ended = submit(running, *(make_request(seed=i, guidance=1.0) for i in range(8)))
+        for recorder in ended:
+            recorder.image()
+        later = submit(running, *(make_request(seed=i, guidance=1.0) for i in range(4)))
         calls = len(model.calls)
-        for waiting in later:
-            waiting.image()
+        for recorder in later:
+            recorder.image()
     assert max(model.calls[calls:]) == 2
 
 
-def test_memory_that_is_too_little_for_one_is_told(model: Any) -> None:
+def test_an_image_too_large_for_memory_fails_with_an_explanation(model: Any) -> None:
     def full(noisy: Tensor, conditioning: Conditioning) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model.before = full
-    with batcher(model) as running:
-        (waiting,) = submit(running, ticket())
-        assert "memory ran out with this image alone" in str(waiting.error())
+    with scheduler(model) as running:
+        (recorder,) = submit(running, make_request())
+        assert "memory ran out with this image alone" in str(recorder.error())
 
 
-def test_a_device_that_broke_fails_all_with_something_to_try_again(model: Any) -> None:
+def test_a_broken_device_fails_all_images_with_an_error_to_retry(model: Any) -> None:
     def broken(noisy: Tensor, conditioning: Conditioning) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     model.before = broken
-    with batcher(model) as running:
-        ended = submit(running, ticket(), ticket(seed=1))
-        assert all(isinstance(waiting.error(), NoEngineError) for waiting in ended)
-        assert "illegal memory access" in str(running.trouble())
+    with scheduler(model) as running:
+        ended = submit(running, make_request(), make_request(seed=1))
+        assert all(isinstance(recorder.error(), NoEngineError) for recorder in ended)
+        assert "illegal memory access" in str(running.unhealthy_reason())
         with pytest.raises(NoEngineError):
-            submit(running, ticket())
+            submit(running, make_request())
 
 
 def test_a_device_that_breaks_at_a_preview_is_broken_too(model: Any) -> None:
@@ -269,13 +271,13 @@ def test_a_device_that_breaks_at_a_preview_is_broken_too(model: Any) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     model.decode_latents = broken
-    with batcher(model) as running:
-        ended = submit(running, ticket(previews=1), ticket(seed=1))
-        assert all(isinstance(waiting.error(), NoEngineError) for waiting in ended)
+    with scheduler(model) as running:
+        ended = submit(running, make_request(preview_interval=1), make_request(seed=1))
+        assert all(isinstance(recorder.error(), NoEngineError) for recorder in ended)
     assert len(model.calls) == 1
 
 
-def test_memory_that_runs_out_at_last_takes_no_more_into_a_call(model: Any) -> None:
+def test_memory_that_runs_out_at_decoding_does_not_enlarge_batches(model: Any) -> None:
     """Where calls have been halved already, decoding all together does not make them larger."""
     decode = model._backbone.decode_latents
 
@@ -289,27 +291,27 @@ def test_memory_that_runs_out_at_last_takes_no_more_into_a_call(model: Any) -> N
         return decode(latents)
 
     model.before, model.decode_latents = tight, tight_too
-    with batcher(model) as running:
-        ended = submit(running, *(ticket(seed=i, guidance=1.0) for i in range(8)))
-        for waiting in ended:
-            waiting.image()
+    with scheduler(model) as running:
+        ended = submit(running, *(make_request(seed=i, guidance=1.0) for i in range(8)))
+        for recorder in ended:
+            recorder.image()
         calls = len(model.calls)
-        for waiting in submit(running, *(ticket(seed=i, guidance=1.0) for i in range(4))):
-            waiting.image()
+        for recorder in submit(running, *(make_request(seed=i, guidance=1.0) for i in range(4))):
+            recorder.image()
     assert set(model.calls[calls:]) == {1}
 
 
-def test_what_is_submitted_as_a_batcher_ends_is_turned_away(model: Any) -> None:
+def test_a_request_submitted_as_the_scheduler_ends_is_rejected(model: Any) -> None:
     running = BatchScheduler(model, BatchSchedulerSettings())
     running.start()
     running.stop(10)
-    # As if it had looked before the batcher was told to stop.
+    # As if it had checked before the scheduler was told to stop.
     running._stopping.clear()
-    (waiting,) = submit(running, ticket())
-    assert isinstance(waiting.error(1), NoEngineError)
+    (recorder,) = submit(running, make_request())
+    assert isinstance(recorder.error(1), NoEngineError)
 
 
-def test_a_image_that_is_not_finite_fails_alone(model: Any) -> None:
+def test_an_image_that_is_not_finite_fails_alone(model: Any) -> None:
     decode = model._backbone.decode_latents
 
     def overflowing(latents: Tensor) -> Tensor:
@@ -318,36 +320,38 @@ def test_a_image_that_is_not_finite_fails_alone(model: Any) -> None:
         return pixels
 
     model.decode_latents = overflowing
-    with batcher(model) as running:
-        bad, good = submit(running, ticket(), ticket(seed=1))
+    with scheduler(model) as running:
+        bad, good = submit(running, make_request(), make_request(seed=1))
         assert "NaN or infinity" in str(bad.error())
         good.image()
 
 
-# Who is not generated for
+# Dropped requests
 
 
-def test_whoever_left_is_generated_no_further(model: Any) -> None:
+def test_a_cancelled_request_is_generated_no_further(model: Any) -> None:
     gate = held(model)
-    with batcher(model, cap=1) as running:
-        running_one, waiting_one, other = (ticket(seed=i, guidance=1.0, steps=50) for i in range(3))
+    with scheduler(model, max_batch_size=1) as running:
+        running_one, waiting_one, other = (
+            make_request(seed=i, guidance=1.0, steps=50) for i in range(3)
+        )
         submit(running, running_one, waiting_one)
         while not model.calls:
             time.sleep(0.001)
-        running_one[0].gone = waiting_one[0].gone = True
+        running_one[0].cancelled = waiting_one[0].cancelled = True
         other[0].steps = 2
         submit(running, other)
         gate.set()
         other[1].image()
     assert model.calls == [1] * 3
-    assert running_one[1].outcomes == waiting_one[1].outcomes == []
+    assert running_one[1].results == waiting_one[1].results == []
 
 
-def test_one_whose_time_has_passed_is_told_and_not_begun(model: Any) -> None:
+def test_a_request_past_its_deadline_fails_and_is_not_begun(model: Any) -> None:
     gate = held(model)
-    with batcher(model, cap=1) as running:
-        first = ticket(steps=2, guidance=1.0)
-        late = ticket(seed=1, deadline=time.monotonic() + 0.05)
+    with scheduler(model, max_batch_size=1) as running:
+        first = make_request(steps=2, guidance=1.0)
+        late = make_request(seed=1, deadline=time.monotonic() + 0.05)
         submit(running, first, late)
         time.sleep(0.1)
         gate.set()
@@ -356,55 +360,57 @@ def test_one_whose_time_has_passed_is_told_and_not_begun(model: Any) -> None:
     assert model.calls == [1, 1]
 
 
-def test_a_full_queue_turns_all_of_a_request_away(model: Any) -> None:
+def test_a_full_queue_rejects_all_images_of_a_request(model: Any) -> None:
     gate = held(model)
-    with batcher(model, cap=1, queue=3) as running:
-        (first,) = submit(running, ticket())
+    with scheduler(model, max_batch_size=1, queue_size=3) as running:
+        (first,) = submit(running, make_request())
         while not model.calls:
             time.sleep(0.001)
-        others = submit(running, ticket(seed=1), ticket(seed=2))
+        others = submit(running, make_request(seed=1), make_request(seed=2))
         with pytest.raises(QueueFullError):
-            submit(running, ticket(seed=3), ticket(seed=4))
+            submit(running, make_request(seed=3), make_request(seed=4))
         gate.set()
-        for waiting in (first, *others):
-            waiting.image()
+        for recorder in (first, *others):
+            recorder.image()
 
 
-def test_a_batcher_that_stops_ends_what_it_has_and_takes_no_more(model: Any) -> None:
+def test_a_stopped_scheduler_finishes_its_images_and_accepts_no_more(model: Any) -> None:
     gate = held(model)
-    with batcher(model, cap=1) as running:
-        ended = submit(running, ticket(), ticket(seed=1))
+    with scheduler(model, max_batch_size=1) as running:
+        ended = submit(running, make_request(), make_request(seed=1))
         stopping = threading.Thread(target=running.stop)
         stopping.start()
         while not running._stopping.is_set():
             time.sleep(0.001)
         with pytest.raises(NoEngineError):
-            submit(running, ticket())
+            submit(running, make_request())
         gate.set()
         stopping.join(20)
-        for waiting in ended:
-            waiting.image(1)
+        for recorder in ended:
+            recorder.image(1)
 
 
 # Health
 
 
-def test_a_device_that_is_stuck_is_noticed_and_one_that_is_idle_is_not(model: Any) -> None:
+def test_a_stuck_device_is_unhealthy_and_an_idle_one_is_not(model: Any) -> None:
     gate = held(model)
-    with batcher(model, patience=0.6) as running:
+    with scheduler(model, watchdog_timeout_s=0.6) as running:
         time.sleep(1.3)
-        assert running.trouble() is None
-        (waiting,) = submit(running, ticket())
-        _until(lambda: running.trouble() is not None)
-        assert "nothing has moved" in str(running.trouble())
+        assert running.unhealthy_reason() is None
+        (recorder,) = submit(running, make_request())
+        _until(lambda: running.unhealthy_reason() is not None)
+        assert "no progress" in str(running.unhealthy_reason())
         gate.set()
-        waiting.image()
-        assert running.trouble() is None
+        recorder.image()
+        assert running.unhealthy_reason() is None
 
 
-def test_previews_come_when_they_are_asked_for(model: Any) -> None:
-    with batcher(model) as running:
-        shown, plain = submit(running, ticket(steps=6, previews=2), ticket(steps=6, seed=1))
+def test_previews_are_sent_at_their_interval(model: Any) -> None:
+    with scheduler(model) as running:
+        shown, plain = submit(
+            running, make_request(steps=6, preview_interval=2), make_request(steps=6, seed=1)
+        )
         shown.image()
         plain.image()
     assert [image.size for image in shown.previews] == [(8, 8)] * 2  # after steps 2 and 4

@@ -1,4 +1,4 @@
-"""Those who wait for images, in tests; and models that break where they are told to."""
+"""Requests whose callbacks record what happens, and a model that can fail on demand."""
 
 import threading
 import time
@@ -16,76 +16,75 @@ from dti_engine.text.tokens import LearnedToken
 from services.inference.scheduler.request import ScheduledRequest
 
 
-class Waiting:
-    """Implements `Listener`: keeps all that it hears."""
+class Recorder:
+    """Records what happens to one image. Implements `RequestCallbacks`."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.previews: list[Image.Image] = []
-        self.outcomes: list[Image.Image | DTIError] = []
+        self.results: list[Image.Image | DTIError] = []
         self.ended_at = 0.0
         self._ended = threading.Event()
 
-    def stepped(self, step: int, preview: Image.Image | None) -> None:
+    def on_step(self, step: int, preview: Image.Image | None) -> None:
         self.steps.append(step)
         if preview:
             self.previews.append(preview)
 
-    def ended(self, outcome: Image.Image | DTIError) -> None:
-        self.outcomes.append(outcome)
+    def on_end(self, result: Image.Image | DTIError) -> None:
+        self.results.append(result)
         self.ended_at = time.monotonic()
         self._ended.set()
 
-    def image(self, seconds: float = 30) -> Image.Image:
-        outcome = self.outcome(seconds)
-        assert isinstance(outcome, Image.Image), outcome
-        return outcome
+    def image(self, timeout_s: float = 30) -> Image.Image:
+        result = self.result(timeout_s)
+        assert isinstance(result, Image.Image), result
+        return result
 
-    def error(self, seconds: float = 30) -> DTIError:
-        outcome = self.outcome(seconds)
-        assert isinstance(outcome, DTIError), outcome
-        return outcome
+    def error(self, timeout_s: float = 30) -> DTIError:
+        result = self.result(timeout_s)
+        assert isinstance(result, DTIError), result
+        return result
 
-    def outcome(self, seconds: float = 30) -> Image.Image | DTIError:
-        assert self._ended.wait(seconds), "nothing came of it"
-        return self.outcomes[0]
+    def result(self, timeout_s: float = 30) -> Image.Image | DTIError:
+        assert self._ended.wait(timeout_s), "the image has not ended"
+        return self.results[0]
 
 
-def ticket(
+def make_request(
     prompt: str = "a photo of a dog", tenant: str = "ann", seed: int = 0, **options: Any
-) -> tuple[ScheduledRequest, Waiting]:
-    """An image that is waited for; options of `ScheduledRequest` and `ImageRequest`."""
-    waiting = Waiting()
-    of_request = {
+) -> tuple[ScheduledRequest, Recorder]:
+    """Return a request and its callbacks; options of `ScheduledRequest` and `ImageRequest`."""
+    recorder = Recorder()
+    image_options = {
         name: options.pop(name)
         for name in ("tokens", "guidance", "negative_prompt")
         if name in options
     }
     options = {"steps": 4, "size": (16, 16), **options}
-    return ScheduledRequest(
-        tenant, ImageRequest(prompt, seed, **of_request), listener=waiting, **options
-    ), (waiting)
+    image = ImageRequest(prompt, seed, **image_options)
+    return ScheduledRequest(tenant, image, callbacks=recorder, **options), recorder
 
 
-def token() -> LearnedToken:
+def random_token() -> LearnedToken:
     return LearnedToken("<rex>", {"text_encoder": torch.randn(1, 32)})
 
 
-class Model:
-    """A backbone that notes its calls, and does something before each."""
+class InstrumentedModel:
+    """A backbone that records its calls, and runs a function before each."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
         self.calls: list[int] = []
-        """Rows of each."""
+        """The number of rows of each call."""
         self.before: Callable[[Tensor, Conditioning], None] = lambda noisy, conditioning: None
-        self.reading: Callable[[], None] = lambda: None
+        self.before_encoding: Callable[[], None] = lambda: None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
     def encode_prompts(self, *arguments: Any) -> Conditioning:
-        self.reading()
+        self.before_encoding()
         return self._backbone.encode_prompts(*arguments)
 
     def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -1,4 +1,4 @@
-"""Engines over real HTTP, in tests."""
+"""An engine on a port of its own, for tests."""
 
 import threading
 import time
@@ -21,81 +21,78 @@ from services.contracts.generation import (
     ImageSpec,
     Rejection,
 )
-from services.inference.engine import Check, Engine
+from services.inference.engine import Engine, SafetyChecker
 from services.inference.http import create_app
-from services.inference.metrics import EngineMetrics
 from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
 SECRET = "a secret between two processes"
 
 
 @dataclass
-class Known:
+class Resolved:
     tokens: dict[str, LearnedToken]
     origins: dict[str, JsonValue]
 
 
 @dataclass
-class Shelf:
-    """Implements `Tokens`: tenants' tokens by name."""
+class FakeResolver:
+    """Resolves tenants' tokens by name. Implements `TokenResolver`."""
 
     tokens: dict[tuple[str, str], LearnedToken | DTIError] = field(
         default_factory=dict[tuple[str, str], LearnedToken | DTIError]
     )
 
-    def resolve(self, tenant: str, generated_image: ImageSpec) -> Known:
-        known = Known({}, {})
-        for placeholder, name in generated_image.tokens.items():
+    def resolve(self, tenant: str, image: ImageSpec) -> Resolved:
+        resolved = Resolved({}, {})
+        for placeholder, name in image.tokens.items():
             found = self.tokens[tenant, name]
             if isinstance(found, DTIError):
                 raise found
-            known.tokens[placeholder] = found
-            known.origins[placeholder] = {"sha256": name}
-        return known
+            resolved.tokens[placeholder] = found
+            resolved.origins[placeholder] = {"sha256": name}
+        return resolved
 
 
 @dataclass
-class Listening:
-    """An engine that answers."""
+class EngineServer:
+    """A running engine."""
 
     url: str
-    shelf: Shelf
-    batcher: BatchScheduler
+    resolver: FakeResolver
+    scheduler: BatchScheduler
 
     def post(self, body: Any, secret: str = SECRET, **how: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {secret}"}
         return httpx.post(f"{self.url}/generate", json=body, headers=headers, timeout=60, **how)
 
-    def events(
-        self, *generated_images: dict[str, Any], tenant: str = "ann", **order: Any
-    ) -> list[Event]:
-        answer = self.post({"tenant": tenant, "images": generated_images, **order})
+    def events(self, *images: dict[str, Any], tenant: str = "ann", **order: Any) -> list[Event]:
+        answer = self.post({"tenant": tenant, "images": images, **order})
         assert answer.status_code == 200, answer.text
         return [EVENT.validate_json(line) for line in answer.text.splitlines()]
 
-    def ends(
-        self, *generated_images: dict[str, Any], **order: Any
-    ) -> dict[int, ImageEvent | FailureEvent]:
-        events = self.events(*generated_images, **order)
+    def ends(self, *images: dict[str, Any], **order: Any) -> dict[int, ImageEvent | FailureEvent]:
+        events = self.events(*images, **order)
         return {each.image: each for each in events if isinstance(each, ImageEvent | FailureEvent)}
 
-    def refusal(self, status: int, *generated_images: dict[str, Any], **order: Any) -> Rejection:
-        answer = self.post({"tenant": "ann", "images": generated_images, **order})
+    def refusal(self, status: int, *images: dict[str, Any], **order: Any) -> Rejection:
+        answer = self.post({"tenant": "ann", "images": images, **order})
         assert answer.status_code == status, answer.text
         return Rejection.model_validate_json(answer.content)
 
 
-def unchecked(image: object) -> None:
-    """All may be shown."""
+def allow_all(image: object) -> None:
+    """Withhold no image."""
 
 
 @contextmanager
-def listening(model: Any, check: Check = unchecked, **settings: Any) -> Iterator[Listening]:
-    """An engine on a port of its own."""
-    batcher = BatchScheduler(model, BatchSchedulerSettings(**settings), EngineMetrics())
-    batcher.start()
-    shelf = Shelf()
-    app = create_app(Engine(model, shelf, batcher, check), SECRET)
+def serve_engine(
+    model: Any, check: SafetyChecker = allow_all, **settings: Any
+) -> Iterator[EngineServer]:
+    """Serve an engine until the context ends."""
+    scheduler = BatchScheduler(model, BatchSchedulerSettings(**settings))
+    scheduler.start()
+    resolver = FakeResolver()
+    app = create_app(Engine(model, resolver, scheduler, check), SECRET)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -104,7 +101,7 @@ def listening(model: Any, check: Check = unchecked, **settings: Any) -> Iterator
         time.sleep(0.01)
     try:
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Listening(f"http://127.0.0.1:{port}/engines/tiny", shelf, batcher)
+        yield EngineServer(f"http://127.0.0.1:{port}/engines/tiny", resolver, scheduler)
     finally:
         server.should_exit = True
         thread.join(30)
