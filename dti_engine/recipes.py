@@ -1,4 +1,4 @@
-"""Complete training configs by name, and where each of their numbers comes from. Loads no torch.
+"""Recipes: complete training configs by name, each number with its source. Loads no torch.
 
 A recipe is a function, so that a variant is a call and a change: `sd().changed(steps=200)`.
 """
@@ -10,19 +10,19 @@ from dti_engine.errors import ConfigurationError
 
 
 def miniature_constant() -> TrainConfig:
-    """For the miniature, in the paper's manner: constant rate, the last direction, all steps."""
+    """Return the miniature's recipe in the paper's form: constant rate, no averaging, all steps."""
     return TrainConfig(
         steps=400,
         batch_size=4,
         resolution=64,  # the miniature's only size
         lr=0.03,  # the better of two, see docs/results/miniature.md
-        kappa=1e-4,  # paper, section 3.2; hardly felt on this model, and more of it does not pay
+        kappa=1e-4,  # paper, section 3.2; hardly matters on this model, and more does not help
         captions="miniature",  # the words it was trained on
     )
 
 
 def miniature() -> TrainConfig:
-    """For the small model that ships with the package; our own numbers, found on it.
+    """Return the recipe of the miniature that ships with the package, tuned on it.
 
     A falling rate is as good as twice as many steps at a constant one: docs/results/steps.md.
     """
@@ -30,12 +30,12 @@ def miniature() -> TrainConfig:
 
 
 def miniature_fast() -> TrainConfig:
-    """The same in half the steps: in docs/results/steps.md its tokens are 0.01 less like."""
+    """Return `miniature` in half the steps; it costs 0.01 of likeness: docs/results/steps.md."""
     return miniature().changed(steps=100)
 
 
 def sdxl_release() -> TrainConfig:
-    """For SDXL, as the official code's launcher has it."""
+    """Return the recipe of the official code's launcher for SDXL."""
     return TrainConfig(
         steps=400,  # official code, launcher and README
         batch_size=4,  # official code; paper, appendix D.1
@@ -43,12 +43,12 @@ def sdxl_release() -> TrainConfig:
         lr=0.04,  # official code: 0.01, which the launcher multiplies by the batch size
         kappa=1e-4,  # official code; paper, section 3.2
         pooling="legacy",  # official code: transformers pools at the highest id
-        eval_every=50,  # ours, changes no token: a look costs two thirds of a step
+        eval_every=50,  # ours; changes no token, an evaluation costs two thirds of a step
     )
 
 
 def sdxl_paper() -> TrainConfig:
-    """For SDXL, as the paper has it."""
+    """Return the paper's recipe for SDXL."""
     return sdxl_release().changed(
         steps=500,  # paper, appendix D.1
         lr=0.02,  # appendix D.1: 5e-3, times the batch size as in diffusers' example, its model
@@ -56,10 +56,10 @@ def sdxl_paper() -> TrainConfig:
 
 
 def sana_release() -> TrainConfig:
-    """For SANA 1.5, both sizes, as the official code's launcher has it, but for one thing.
+    """Return the recipe of the official code's launcher for SANA 1.5, both sizes.
 
-    That puts a random number of zero vectors before each caption, which is not done here. It also
-    starts from a short phrase for each subject (`Subject.initializer`), not from a class word.
+    One thing differs: the launcher puts a random number of zero vectors before each caption. It
+    also starts from a short phrase per subject (`Subject.initializer`), not from a class word.
     """
     return TrainConfig(
         steps=500,  # official code; its README finds it better than what the paper reports
@@ -74,7 +74,7 @@ def sana_release() -> TrainConfig:
 
 
 def sana_paper() -> TrainConfig:
-    """For SANA 1.5, both sizes, as the paper has it."""
+    """Return the paper's recipe for SANA 1.5, both sizes."""
     return sana_release().changed(
         steps=1000,  # official README, on the paper
         lr=0.02,  # official README, on the paper
@@ -83,34 +83,34 @@ def sana_paper() -> TrainConfig:
 
 
 def sd() -> TrainConfig:
-    """For Stable Diffusion 1.5 and 2.1-base, at 512 px.
+    """Return the recipe for Stable Diffusion 1.5 and 2.1-base, at 512 px.
 
-    Ours: neither the paper nor the official code has a recipe for these models. This is the
-    official one for SDXL at their smaller size; it was not yet compared with others.
+    Neither the paper nor the official code has a recipe for these models. This is the official one
+    for SDXL at their smaller size; it is not yet compared with others.
     """
     return sdxl_release().changed(
         resolution=512,  # the size that Stable Diffusion 1.5 and 2.1-base were trained at
-        pooling="eos",  # of no effect: they take no summary
-        eval_every=20,  # a look costs less than on the larger models
+        pooling="eos",  # without effect: they have no pooled embedding
+        eval_every=20,  # an evaluation costs less than on the larger models
     )
 
 
 def sd_768() -> TrainConfig:
-    """For Stable Diffusion 2.1 at 768 px, which predicts velocity. Ours, like `sd`."""
+    """Return the recipe for Stable Diffusion 2.1 at 768 px, which predicts velocity; see `sd`."""
     return sd().changed(resolution=768)
 
 
 def falling(config: TrainConfig) -> TrainConfig:
-    """Half of the steps, at a rate that falls from a higher one to 0, all else as in `config`.
+    """Return `config` with half of the steps, at a higher rate that falls to 0.
 
-    On the miniature it is as good as all of them at a constant rate, see docs/results/steps.md. On
-    larger models that is not yet known, so it is no default there.
+    On the miniature it is as good as all steps at a constant rate: docs/results/steps.md. For
+    larger models that is not yet known, so it is not their default.
     """
     return config.changed(steps=config.steps // 2, lr=0.15, schedule="cosine")
 
 
 def standard_ti(config: TrainConfig) -> TrainConfig:
-    """The baseline on the same budget: standard Textual Inversion, all else as in `config`."""
+    """Return the baseline on the budget of `config`: standard Textual Inversion."""
     return config.changed(
         method="ti",
         lr=5e-3,  # paper, appendix D.1: "commonly-used"; its official code takes 4 times as much
@@ -127,10 +127,11 @@ def standard_ti(config: TrainConfig) -> TrainConfig:
 
 
 def cross_init(config: TrainConfig) -> TrainConfig:
-    """A stronger baseline on the same budget: CrossInit, all else as in `config`.
+    """Return a stronger baseline on the budget of `config`: CrossInit.
 
-    Starts from the text encoder's own states of the initializer, and is pulled back to them.
-    Source: Pang et al. 2024; its official code; paper, appendix D.1 on rate and weight of the pull.
+    It starts from the text encoder's last hidden states of the initializer, and is anchored there.
+
+    Source: Pang et al. 2024; its official code; paper, appendix D.1, for rate and anchor weight.
     """
     return standard_ti(config).changed(
         init="states",
@@ -153,20 +154,23 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
     "sana-falling": lambda: falling(sana_release()),
 }
 
-_LARGE = 96  # latents a side: the version of Stable Diffusion 2.1 for 768 px
+_LATENT_SIZE_OF_768_PX = 96  # side of the latents of Stable Diffusion 2.1 for 768 px
 
 
 def default_recipe(pipeline: str, latent_size: int) -> str:
-    """Name of the recipe for a model, by the class of its pipeline and the side of its latents."""
+    """Return the recipe's name for a model, by its pipeline's class and the side of its latents."""
     if pipeline == "StableDiffusionXLPipeline":
         return "sdxl-release"
     if pipeline == "SanaPipeline":
         return "sana-release"
-    return "sd-768" if latent_size >= _LARGE else "sd"
+    return "sd-768" if latent_size >= _LATENT_SIZE_OF_768_PX else "sd"
 
 
 def recipe(name: str) -> TrainConfig:
-    """The recipe of that name. Raises: ConfigurationError that lists the known names."""
+    """Return the recipe of that name.
+
+    Raises: ConfigurationError that lists the known names.
+    """
     if name not in RECIPES:
         raise ConfigurationError(f"no recipe {name!r}; known are {', '.join(sorted(RECIPES))}")
     return RECIPES[name]()

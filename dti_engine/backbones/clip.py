@@ -81,7 +81,7 @@ class ClipTextEncoder:
         return ids
 
     @torch.no_grad()
-    def states(self, ids: list[int]) -> Tensor:
+    def last_hidden_states(self, ids: list[int]) -> Tensor:
         wrapped = self.wrap_ids(ids)
         padding = [self.pad_id] * (self.max_length - len(wrapped))
         spelled = torch.tensor([[*wrapped, *padding]], device=self._table.device)

@@ -189,7 +189,7 @@ class GemmaTextEncoder:
         return ids
 
     @torch.no_grad()
-    def states(self, ids: list[int]) -> Tensor:
+    def last_hidden_states(self, ids: list[int]) -> Tensor:
         wrapped = torch.tensor([self.wrap_ids(ids)], device=self._table.device)
         prompt = EncoderInput.of_ids(wrapped, wrapped.shape[1])
         return self.hidden_states(prompt, self._table[:0])[0, 1:]

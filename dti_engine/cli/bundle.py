@@ -54,7 +54,7 @@ def check(
         checked.append(check_bundle(path, resolution=resolution))
         if not as_json:
             _show(checked[-1])
-    num_refused = sum(1 for bundle in checked if bundle.refusals)
+    num_refused = sum(1 for bundle in checked if bundle.errors)
     if as_json:
         print_json({"bundles": [_document(bundle) for bundle in checked]})
     else:
@@ -117,7 +117,7 @@ def _document(bundle: "Bundle") -> dict[str, Any]:
     ]
     said = bundle.description.model_dump(mode="json", exclude={"images"})
     return {"path": str(bundle.path), **said, "images": subject_images} | {
-        "refusals": [_finding(each) for each in bundle.refusals],
+        "errors": [_finding(each) for each in bundle.errors],
         "warnings": [_finding(each) for each in bundle.warnings],
     }
 
@@ -134,7 +134,7 @@ def _show(bundle: "Bundle") -> None:
     subject_images = {each.name: each for each in bundle.images}
     remarks: dict[str, list[str]] = {name: [] for name in subject_images}
     for label, findings in (
-        ("[bold red]refused:[/] ", bundle.refusals),
+        ("[bold red]refused:[/] ", bundle.errors),
         ("[yellow]warning:[/] ", bundle.warnings),
     ):
         for each in findings:

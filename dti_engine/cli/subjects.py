@@ -103,7 +103,7 @@ def _plan(path: Path, placeholder: str | None, word: str | None) -> Plan:
 
 def placeholder_of(path: Path, said: "BundleDescription | None") -> str:
     """By what bundle.json says, or else by the name: `My Dog (2).zip` -> `<my-dog-2>`."""
-    from dti_engine.images.bundles.reader import bare_name
+    from dti_engine.images.bundles.archives import bare_name
 
     if said and (said.placeholder or said.subject):
         return said.placeholder or f"<{said.subject}>"

@@ -1,1 +1,1 @@
-"""images."""
+"""Training images: decoding, bundles, crops and tensors."""

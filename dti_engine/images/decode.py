@@ -1,8 +1,8 @@
-"""A subject's images: read, judged, decoded. Loads neither torch nor numpy.
+"""Decoding of one image file within limits: format, size, EXIF orientation, transparency.
 
-Images come from anyone: a file is judged by its content, by its header before it is decoded.
-Knows nothing of models or of training. These are all rules for a single file; `bundles` has those
-for several together, and decodes by this module in a process with limits.
+Files are untrusted: their content counts, not their name, and the header is checked before any
+pixel is decoded. These are the rules for a single file; `bundles` has those for several together,
+and runs this module in a process with limits. Loads neither torch nor numpy.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from dti_engine.errors import InvalidImageError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _SIDECAR_SUFFIXES = frozenset({".txt", ".json"})
 _FORMATS = ("JPEG", "PNG", "WEBP")
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError)  # what Pillow raises at damaged files
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError)  # what Pillow raises for damaged files
 
-# What undoes each EXIF orientation. Pillow's exif_transpose knows the same, but it also writes all
-# other tags anew, and so fails at an image if any tag is malformed.
-_TURNS = {
+# The inverse of each EXIF orientation. Pillow's exif_transpose has the same table, but also
+# rewrites all other tags, and so fails for an image with any malformed tag.
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,7 +34,7 @@ _TURNS = {
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a file may be. Pillow's own limit, near 179 megapixels, holds whatever stands here."""
+    """Limits of one file. Pillow's own limit, near 179 megapixels, always applies as well."""
 
     max_bytes: int = 50_000_000
     max_megapixels: float = 64.0
@@ -46,35 +46,35 @@ _DEFAULT_LIMITS = ImageLimits()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SubjectImage:
-    """One image: upright, RGB, on white where it was transparent; and what was said of it."""
+    """A training image: upright, RGB, on white where it was transparent; its caption and mask."""
 
     name: str
     image: Image.Image
     sha256: str  # of the bytes of the file
     original_size: tuple[int, int]  # (width, height) in pixels, upright
-    caption: str | None = None  # with `{}` for the placeholder; None: templates are used
+    caption: str | None = None  # with `{}` for the placeholder; None: caption templates
     mask: Image.Image | None = None  # greyscale, of the image's size; white is the subject
 
 
 def load_images(folder: str | Path, *, limits: ImageLimits = _DEFAULT_LIMITS) -> list[SubjectImage]:
-    """All images of a folder of one's own, JPEG, PNG or WebP, in the order of their names.
+    """Return all JPEG, PNG and WebP images of a trusted folder, in the order of their names.
 
-    What others send is for `bundles.loading`, which decodes in a process with limits. Hidden
-    files and `.txt` and `.json` files are passed over; anything else is refused.
+    Untrusted files need `bundles.bundle`, which decodes in a process with limits. Hidden files and
+    `.txt` and `.json` files are ignored; anything else is rejected.
 
-    Raises: InvalidImageError, which lists all refused files and why, or says there is none.
+    Raises: InvalidImageError that lists all rejected files with reasons, or says there is none.
     """
     images: list[SubjectImage] = []
-    refusals: list[str] = []
+    reasons: list[str] = []
     for path in _entries(Path(folder)):
         try:
             images.append(decode_image(path.name, _read(path, limits), limits=limits))
         except InvalidImageError as reason:
-            refusals.append(f"\n  {path.name!r}: {reason}")
-    if refusals:
-        num_files = len(refusals) + len(images)
+            reasons.append(f"\n  {path.name!r}: {reason}")
+    if reasons:
+        num_files = len(reasons) + len(images)
         raise InvalidImageError(
-            f"{len(refusals)} of {num_files} files in {str(folder)!r} refused:{''.join(refusals)}"
+            f"{len(reasons)} of {num_files} files in {str(folder)!r} rejected:{''.join(reasons)}"
         )
     if not images:
         raise InvalidImageError(f"no images in {str(folder)!r}: put JPEG, PNG or WebP files there")
@@ -93,11 +93,11 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, limits: ImageLimits) -> bytes:
-    """The file's bytes, at most one more than allowed, so that a giant is never held."""
+    """Read at most one byte more than allowed, so that a huge file is never in memory."""
     try:
-        path.name.encode()  # artifacts and messages carry the name
+        path.name.encode()  # artifacts and messages contain the name
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            raise InvalidImageError("not a JPEG, PNG or WebP file; convert it or take it away")
+            raise InvalidImageError("not a JPEG, PNG or WebP file; convert or remove it")
         with path.open("rb") as file:
             return file.read(limits.max_bytes + 1)
     except UnicodeEncodeError as error:
@@ -107,33 +107,33 @@ def _read(path: Path, limits: ImageLimits) -> bytes:
 
 
 def decode_image(name: str, data: bytes, *, limits: ImageLimits = _DEFAULT_LIMITS) -> SubjectImage:
-    """The image in the bytes of a JPEG, PNG or WebP file, whatever its name says.
+    """Decode the bytes of a JPEG, PNG or WebP file, whatever its name says.
 
-    Animations are refused, as nobody said which frame is meant. The extra images that phones
-    append to a JPEG (format MPO) are no animation: the first is the photo.
+    Animations are rejected, as it is unknown which frame is meant. The extra images that phones
+    append to a JPEG (format MPO) are no animation: the first one is the photo.
 
     Raises: InvalidImageError with the reason.
     """
-    image = _decoded(data, "RGB", "white", limits)
+    image = _decode(data, "RGB", "white", limits)
     return SubjectImage(name, image, hashlib.sha256(data).hexdigest(), image.size)
 
 
 def decode_mask(data: bytes, *, limits: ImageLimits = _DEFAULT_LIMITS) -> Image.Image:
-    """The mask in the bytes of an image file: upright, greyscale, black where transparent.
+    """Decode a mask from the bytes of an image file: upright, greyscale, black where transparent.
 
     Raises: InvalidImageError with the reason, as for an image.
     """
-    return _decoded(data, "L", "black", limits)
+    return _decode(data, "L", "black", limits)
 
 
-def _decoded(data: bytes, mode: str, background: str, limits: ImageLimits) -> Image.Image:
-    """Upright, in that mode, on that colour where it was transparent."""
+def _decode(data: bytes, mode: str, background: str, limits: ImageLimits) -> Image.Image:
+    """Decode to an upright image of that mode, on that colour where it was transparent."""
     if len(data) > limits.max_bytes:
         raise InvalidImageError(f"larger than {limits.max_bytes / 1e6:g} MB")
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as opened:
-            _judge_header(opened, limits)
-            return _on(background, _in_8_bits(_upright(opened))).convert(mode)
+            _check_header(opened, limits)
+            return _composite(background, _to_8_bits(_upright(opened))).convert(mode)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidImageError(f"claims more than {limits.max_megapixels:g} megapixels") from error
     except UnidentifiedImageError as error:
@@ -142,8 +142,8 @@ def _decoded(data: bytes, mode: str, background: str, limits: ImageLimits) -> Im
         raise InvalidImageError(f"damaged or cut short ({error})") from error
 
 
-def _judge_header(image: Image.Image, limits: ImageLimits) -> None:
-    """Refuse what the header alone condemns; no pixel is decoded yet."""
+def _check_header(image: Image.Image, limits: ImageLimits) -> None:
+    """Reject an image by its header; no pixel is decoded yet. Raises: InvalidImageError."""
     width, height = image.size
     if width * height > limits.max_megapixels * 1e6:
         raise InvalidImageError(
@@ -158,19 +158,19 @@ def _judge_header(image: Image.Image, limits: ImageLimits) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
+    transpose = _TRANSPOSES.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if transpose is None else image.transpose(transpose)
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
+def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode != "I;16":
         return image
-    # Pillow would clip 16-bit grey to white; the high bytes are the same grey in 8 bits.
+    # Pillow would clip 16-bit grey to white; the high bytes (little-endian) are the 8-bit grey.
     return Image.frombytes("L", image.size, image.tobytes()[1::2])
 
 
-def _on(background: str, image: Image.Image) -> Image.Image:
+def _composite(background: str, image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image
-    paper = Image.new("RGBA", image.size, background)
-    return Image.alpha_composite(paper, image.convert("RGBA"))
+    canvas = Image.new("RGBA", image.size, background)
+    return Image.alpha_composite(canvas, image.convert("RGBA"))

@@ -1,4 +1,4 @@
-"""Images and masks as tensors."""
+"""Conversion of images and masks to tensors."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from dti_engine.errors import ConfigurationError
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """RGB images of one size as (B, 3, H, W) float32 in [-1, 1].
+    """Return RGB images of one size as (B, 3, H, W) float32 in [-1, 1].
 
     Raises: ConfigurationError if there are none, or they differ in size or are not RGB.
     """
@@ -23,18 +23,18 @@ def to_tensor(images: Sequence[Image.Image]) -> Tensor:
 
 
 def mask_weights(masks: Sequence[Image.Image | None], height: int, width: int) -> Tensor:
-    """(B, 1, h, w) float32 weights of the squared error, whose mean is 1 in each sample.
+    """Return (B, 1, h, w) float32 weights of the squared error, with mean 1 in each sample.
 
-    A mask, greyscale and not all black, counts by the mean of its pixels at each latent, of which
-    there are height x width; None counts everywhere alike. The mean error so weighted is that over
-    the area of the mask, and is as large as without one: beside it, the prior weighs the same.
+    The weight of a latent, of which there are height x width, is proportional to the mean of the
+    mask's pixels there; None weighs all latents alike. A mask is greyscale and not all black.
+    With mean 1 the loss has the size that it has without a mask, and so has the prior's influence.
     """
     weights = [torch.ones(1, 1, height, width)]
     for mask in masks:
         if mask is None:
             weights.append(weights[0])
             continue
-        # In float64 the sums of 8-bit values are exact, so that an all-white mask gives ones.
+        # In float64 sums of 8-bit values are exact, so an all-white mask gives exactly ones.
         pixels = torch.from_numpy(np.array(mask, dtype=np.float64))[None, None]
         area = torch.nn.functional.adaptive_avg_pool2d(pixels, (height, width))
         weights.append((area / area.mean()).float())

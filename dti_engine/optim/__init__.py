@@ -1,1 +1,1 @@
-"""Triton kernels, each equal to a plain function of the engine, to stated rounding."""
+"""The method: geometry of the sphere, its prior, the RSGD step, and the optimizers built on it."""

@@ -1,4 +1,4 @@
-"""The training step as a torch optimizer. It knows nothing of models, tokens or losses."""
+"""RiemannianSGD: the RSGD step as a `torch.optim.Optimizer`, independent of models and tokens."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -23,16 +23,16 @@ class RiemannianSGD(torch.optim.Optimizer):
 
     lr      float or [rows]: one step turns a row by atan(lr) radians. An angle: never scale it by
             batch size, accumulation steps or number of GPUs.
-    mu      [rows, d], mean directions of the prior. Default: the rows as they are when the group is
-            added, which is line 3 of Algorithm 1.
-    kappa   float or [rows], concentration of the prior. It weighs against a loss that is a mean
-            over the samples of that row.
+    mu      [rows, d], mean directions of the prior. Default: the rows when the group is added,
+            which is line 3 of Algorithm 1.
+    kappa   float or [rows], concentration of the prior, relative to a loss that is a mean over the
+            samples of that row.
     beta2   0: each gradient is divided by its own norm (the paper). In (0, 1): by a running norm.
     eps     added to the running norm; without effect at beta2 = 0.
 
-    Tensors are copied into the group, may be written there between steps, and travel in
-    `state_dict`. Gradients are only read. `reports[i]` is what the last step did to group i, None
-    without gradient.
+    Tensors are copied into the group, may be written there between steps, and are part of
+    `state_dict`. Gradients are only read. `reports[i]` reports the last step of group i, or is None
+    if the group had no gradient.
 
     Raises: ConfigurationError for an option out of range, with its value.
     Source: paper, Algorithm 1; Bonnabel 2013.
@@ -71,7 +71,7 @@ class RiemannianSGD(torch.optim.Optimizer):
         self.reports = [None] * len(self.param_groups)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """After loading or unpickling: bring group tensors to their rows, forget old reports."""
+        """Move group tensors to the device of their rows after loading, and drop old reports."""
         super().__setstate__(state)
         self.reports = [None] * len(self.param_groups)
         for group in self.param_groups:
@@ -86,7 +86,7 @@ class RiemannianSGD(torch.optim.Optimizer):
     def step(
         self, closure: Callable[[], float] | None = None, *, active: Masks = None
     ) -> float | None:
-        """Take one step in every active row; any other row keeps every bit, its running norm too.
+        """Take one step in every active row; other rows and their running norms keep every bit.
 
         active: boolean [rows] for every group, or one mask per group in a sequence; None: all rows.
         A row without a sample in the batch must be inactive, or the prior alone takes a full step.
@@ -119,7 +119,7 @@ class RiemannianSGD(torch.optim.Optimizer):
         )
 
     def _running_norm(self, rows: Tensor, group: dict[str, Any]) -> RunningNorm:
-        """The live state of a group, zeros before its first step."""
+        """Return the live state of a group; it is zero before the first step."""
         state = self.state[rows]
         for name in ("second_moment", "weight"):
             state.setdefault(name, rows.new_zeros(len(rows)))
@@ -127,7 +127,7 @@ class RiemannianSGD(torch.optim.Optimizer):
 
 
 def _non_negative(name: str, value: float | Tensor, rows: Tensor) -> float | Tensor:
-    """The float, or a copy of the tensor [rows], if every value is finite and >= 0."""
+    """Return the float, or a copy of the tensor [rows], if every value is finite and >= 0."""
     if isinstance(value, Tensor) and value.shape != rows.shape[:1]:
         raise ConfigurationError(f"{name} must be a float or [{len(rows)}], got {[*value.shape]}")
     checked = torch.as_tensor(value)
@@ -137,7 +137,7 @@ def _non_negative(name: str, value: float | Tensor, rows: Tensor) -> float | Ten
 
 
 def _require_unit_rows(name: str, rows: Tensor, shape: torch.Size) -> None:
-    """Refuse anything but directions [rows, d] in float32 or float64."""
+    """Reject anything but unit rows [rows, d] in float32 or float64."""
     if rows.dtype not in (torch.float32, torch.float64):
         raise ConfigurationError(f"{name} must be float32 (float64 in tests), got {rows.dtype}")
     if rows.ndim != 2 or rows.numel() == 0 or rows.shape != shape:

@@ -1,4 +1,4 @@
-"""The training step of the method in three forms that agree to rounding.
+"""Riemannian SGD on the sphere: the training step, in three forms that agree to rounding.
 
 Every row v is a point on the unit sphere and takes its own step; rows never mix. With the gradient
 g = dL/dv of the data loss, which contains the factor m* of the embedding m* v:
@@ -11,9 +11,9 @@ g = dL/dv of the data loss, which contains the factor m* of the embedding m* v:
 So one step turns v by atan(lr) radians, whatever the scale of the loss. **lr is an angle**: it is
 never multiplied by the batch size, by accumulation steps or by the number of GPUs.
 
-`reference_step` is the one to read: one row, composed of `sphere` and `vmf`. `vectorized_step_`
-takes all rows in one pass of tensor operations, `kernels.rsgd` in one launch; `step_rows_` picks
-by device. After one step from the same state they differ in no coordinate by more than
+`reference_step` is the form to read: one row, composed of `sphere` and `vmf`. `vectorized_step_`
+moves all rows by one pass of tensor operations, `rsgd_triton` by one kernel launch; `step_rows_`
+selects by device. After one step from the same state they differ in no coordinate by more than
 4 eps (1 + lr r), where r is the raw gradient's length over the tangent's, if |g|^2 is finite.
 
 v, mu and the running norms are float32, or float64 in tests, whatever the dtype of the model.
@@ -46,7 +46,7 @@ class RunningNorm(NamedTuple):
     eps: float = 1e-8
 
     def updated(self, norm: Tensor) -> "RunningNorm":
-        """After one more observation of |g|."""
+        """Return the running norm after one more observation of |g|."""
         fresh = 1 - self.beta2
         return self._replace(
             second_moment=self.beta2 * self.second_moment + fresh * norm.square(),
@@ -54,14 +54,14 @@ class RunningNorm(NamedTuple):
         )
 
     def scale(self) -> Tensor:
-        """What a gradient is divided by; eps stands outside the root, as in the official code."""
+        """Return the divisor of the gradient; eps is outside the root, as in the official code."""
         return (self.second_moment / self.weight).sqrt() + self.eps
 
 
 class StepReport(NamedTuple):
-    """What one step did, per row [rows], left on the device; inactive rows report zeros.
+    """What one step did, per row [rows], on the device; inactive rows report zeros.
 
-    An active row that did not move has step_length 0, and its tangent_norm says why: it is zero, to
+    An active row that did not move has step_length 0, and its tangent_norm says why: it is zero to
     rounding, or not finite.
     """
 
@@ -71,7 +71,7 @@ class StepReport(NamedTuple):
 
     @property
     def step_angle(self) -> Tensor:
-        """Angle between v before and after the step, in radians."""
+        """The angle between v before and after the step, in radians."""
         return self.step_length.atan()
 
 
@@ -83,7 +83,7 @@ def reference_step(
     kappa: float = 0.0,
     running: RunningNorm | None = None,
 ) -> tuple[Tensor, RunningNorm | None]:
-    """One step of one row, plainly.
+    """Take one step of one row, in the plainest form.
 
     v <- retract(v, -lr g / |g|) with g = to_tangent(v, gradient - kappa mu). A running norm, if
     given, takes the place of |g|.
@@ -115,9 +115,9 @@ def vectorized_step_(
     running: RunningNorm | None = None,
     active: Tensor | None = None,
 ) -> StepReport:
-    """`reference_step` for all rows at once, in place; a row that does not move keeps every bit.
+    """Take `reference_step` in all rows at once, in place; a row that cannot move keeps its bits.
 
-    One buffer g holds raw gradient, tangent and new rows in turn: allocation is what costs on CPU.
+    One buffer g holds raw gradient, tangent and new rows in turn: on a CPU, allocation dominates.
 
     Shapes: v, gradient, mu [rows, d]; lr, kappa float or [rows]; active bool [rows], None for all.
     Source: as `reference_step`.
@@ -153,7 +153,7 @@ def step_rows_(
     running: RunningNorm | None = None,
     active: Tensor | None = None,
 ) -> StepReport:
-    """`vectorized_step_`; for float32 on CUDA, with Triton installed, the same in one launch.
+    """Take `vectorized_step_`, or its Triton kernel for float32 on CUDA where Triton is installed.
 
     Shapes, source: as `vectorized_step_`.
     Raises: ConfigurationError if a shape does not fit v, or active is not boolean.
@@ -170,13 +170,13 @@ def step_rows_(
     written = (v[0], second_moment, weight)
     dense = all(x is None or x.is_contiguous() for x in written)
     if v.is_cuda and v.dtype == torch.float32 and dense:
-        from dti_engine.optim import (
-            rsgd_triton as rsgd,  # Triton is slow to import and of no use on CPU
-        )
+        from dti_engine.optim import rsgd_triton  # Triton is slow to import, and useless on a CPU
 
-        if rsgd.available():
+        if rsgd_triton.available():
             floor = _floor(v.dtype)
-            return StepReport(*rsgd.step_rows_(v, gradient, mu, lr, kappa, running, active, floor))
+            return StepReport(
+                *rsgd_triton.step_rows_(v, gradient, mu, lr, kappa, running, active, floor)
+            )
     return vectorized_step_(v, gradient, mu, lr, kappa, running, active)
 
 
@@ -185,12 +185,12 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _is_step(norm: Tensor, raw_norm: Tensor) -> Tensor:
-    """Whether a tangent gradient is more than rounding; NaN and infinity compare false as well."""
+    """Return whether a tangent gradient is more than rounding; NaN and infinity compare false."""
     relative, absolute = _floor(norm.dtype)
     return norm > relative * raw_norm + absolute
 
 
 def _floor(dtype: torch.dtype) -> tuple[float, float]:
-    """Up to the first times the raw norm, plus the second, a tangent norm counts as zero."""
+    """Return (relative, absolute): at most relative |raw| + absolute counts as a zero tangent."""
     info = torch.finfo(dtype)
     return _ROUNDING_UNITS * info.eps, info.tiny**0.5

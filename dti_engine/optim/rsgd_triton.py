@@ -1,9 +1,9 @@
 # pyright: basic, reportMissingImports=false
 # Triton has no type stubs, and its language is not quite Python: strict checking ends at this file.
-"""The training step as one Triton kernel: one launch, one program per row.
+"""The RSGD step as one Triton kernel: one launch, one program per row.
 
-Called by `dti_engine.step.step_rows_`; the mathematics is documented there. This module can be
-imported without Triton: ask `available()` before `step_rows_`.
+`rsgd.step_rows_` calls it and documents the mathematics. This module can be imported without
+Triton: check `available()` before `step_rows_`.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ _kernel: Any = None
 try:
     import triton
     import triton.language as tl
-except ImportError:  # the CPU builds of torch come without it
+except ImportError:  # CPU builds of torch come without Triton
     pass
 else:
 
@@ -42,6 +42,7 @@ else:
         KAPPA_PER_ROW: tl.constexpr,
         BLOCK: tl.constexpr,
     ):
+        # One program per row; a block covers all d columns, so sums need no second pass.
         row = tl.program_id(0)
         row64 = row.to(tl.int64)
         columns = tl.arange(0, BLOCK)
@@ -55,6 +56,7 @@ else:
         raw = gradient - kappa_row * mu
         tangent = raw - tl.sum(raw * v) * v
         squared = tl.sum(tangent * tangent)
+        # Square roots and divisions round to nearest (_rn), as torch's do: the forms must agree.
         norm = tl.sqrt_rn(squared)
         moves = norm > relative_floor * tl.sqrt_rn(tl.sum(raw * raw)) + absolute_floor
         data_norm = tl.sqrt_rn(tl.sum(gradient * gradient))
@@ -88,12 +90,12 @@ else:
 
 
 def available() -> bool:
-    """Whether Triton is installed."""
+    """Return whether Triton is installed."""
     return _kernel is not None
 
 
 def _dense(value: float | Tensor | None) -> float | Tensor | None:
-    """A tensor with its values side by side, as the kernel reads them; anything else as it is."""
+    """Return a tensor made contiguous, as the kernel reads it; return anything else unchanged."""
     return value.contiguous() if isinstance(value, Tensor) else value
 
 
@@ -107,7 +109,7 @@ def step_rows_(
     active: Tensor | None,
     floor: tuple[float, float],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the kernel; returns data norm, tangent norm and step length, each [rows].
+    """Launch the kernel; return data norm, tangent norm and step length, each [rows].
 
     Shapes: v (written), gradient, mu [rows, d], float32 on one device; lr, kappa float or [rows];
     running = second moment and weight [rows] (written), beta2, eps; active bool [rows];

@@ -1,4 +1,4 @@
-"""Geometry of the unit sphere as pure functions: the ground under the method.
+"""Geometry of the unit sphere as pure functions: the foundation of the method.
 
 The last axis of every tensor holds the coordinates of one point or vector (length d); leading
 axes are batch axes and broadcast. A *point* has length 1; a *tangent* at a point is orthogonal to
@@ -152,7 +152,7 @@ def _resolution(x: Tensor) -> float:
 
 
 def _shares(weights: Tensor | None, points: Tensor) -> Tensor:
-    """Weights of `mean_direction`, scaled to sum to 1."""
+    """Return the weights of `mean_direction`, scaled to sum to 1."""
     if weights is None:
         return points.new_full(points.shape[:-1], 1 / points.shape[-2])
     exact = weights.to(points)

@@ -2,8 +2,8 @@
 
     p(x; loc, concentration) ~ exp(concentration <loc, x>)
 
-loc is the paper's mu, concentration its kappa. The training step needs `gradient` alone; the rest
-measures, tests and samples. Last axis = coordinates, as in `dti_engine.optim.sphere`.
+loc is the paper's mu, concentration its kappa. The training step needs `gradient` alone; the other
+functions serve evaluation and tests. The last axis holds coordinates, as in `sphere`.
 """
 
 import math
@@ -59,7 +59,7 @@ def sample(
 
 
 def _propose(loc: Tensor, concentration: float, count: int, generator: torch.Generator) -> Tensor:
-    """One round of `sample`: `count` proposals, of which those accepted are returned."""
+    """Return the accepted ones of `count` proposals: one round of `sample`."""
     dim = loc.shape[-1]
     b = (dim - 1) / (2 * concentration + math.hypot(2 * concentration, dim - 1))
     x0, sine = (1 - b) / (1 + b), 2 * math.sqrt(b) / (1 + b)

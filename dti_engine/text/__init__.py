@@ -1,1 +1,1 @@
-"""text."""
+"""Text encoders, learned tokens, and prompts that contain them."""

@@ -1,7 +1,4 @@
-"""What a training picture is said to show: templates of captions, for pictures without their own.
-
-Loads no torch.
-"""
+"""Caption templates for training images without captions of their own. Loads no torch."""
 
 from collections.abc import Mapping
 
@@ -26,6 +23,6 @@ CAPTION_TEMPLATES: Mapping[CaptionFamily, tuple[str, ...]] = {
     "object": tuple(f"{shot} of {article} {{}}" for shot in _SHOTS for article in ("a", "the")),
     "style": tuple(f"{work} {manner}" for work in _WORKS for manner in _MANNERS),
     "person": tuple(f"{shot} of {{}}" for shot in (*_SHOTS, "a portrait", "a candid portrait")),
-    "miniature": ("a photo of a {}", "a {}", "a {}, photo style"),  # of the few words that it knows
+    "miniature": ("a photo of a {}", "a {}", "a {}, photo style"),  # its vocabulary is small
 }
-"""Training captions by family; the placeholder takes the place of `{}`."""
+"""Training captions by family; the placeholder replaces `{}`."""

@@ -1,4 +1,4 @@
-"""A text encoder's own words: what training starts from, and what a learned token is measured by.
+"""The TextEncoder interface, and statistics of a vocabulary: initial rows and norms.
 
 Shapes: V words or word pieces, d coordinates of an embedding, n vectors of one token.
 """
@@ -12,61 +12,64 @@ from dti_engine.errors import TokenError
 
 
 class TextEncoder(Protocol):
-    """What the engine asks of a text encoder and its tokenizer; `backbones` implements it."""
+    """A text encoder with its tokenizer, implemented in `backbones`."""
 
     name: str
     dim: int
-    max_length: int  # positions of a prompt, begin and end included
-    stand_in_id: int  # of the vocabulary, not padding nor end: holds the place of a learned row
+    max_length: int  # positions of a prompt, begin and end tokens included
+    stand_in_id: int  # a vocabulary id, neither padding nor end, at the positions of learned rows
     pad_id: int
 
     def vocabulary(self) -> Tensor:
-        """(V, d) embedding rows of the original vocabulary, raw as stored, detached."""
+        """Return the stored embedding rows of the original vocabulary (V, d), detached."""
         ...
 
     def words(self) -> list[str]:
-        """The V words or word pieces, readable, for nearest-word reports."""
+        """Return the V words or word pieces in readable form, for nearest-word reports."""
         ...
 
     def segment_ids(self, text: str) -> list[int]:
-        """Ids of a stretch of a prompt: no begin, end or padding.
+        """Tokenize a part of a prompt, without begin, end or padding.
 
-        A blank before its first word counts where the vocabulary tells " dog" from "dog".
+        A space before its first word matters where the vocabulary distinguishes " dog" from "dog".
 
-        Raises: TokenError if the vocabulary cannot spell it.
+        Raises: TokenError if the vocabulary cannot spell the text.
         """
         ...
 
-    def states(self, ids: list[int]) -> Tensor:
-        """(n, d) last hidden states, after the final norm, of n ids between begin and end.
+    def last_hidden_states(self, ids: list[int]) -> Tensor:
+        """Return the last hidden states (n, d), after the final norm, of n ids in begin and end.
 
-        They have the dimension of rows, and so may stand in their place.
+        They have the dimension of embedding rows, and so can initialize learned rows.
         """
         ...
 
     def wrap_ids(self, ids: list[int]) -> list[int]:
-        """Begin, ids and end, `max_length` at most; what has no room is cut off.
+        """Return begin, ids and end, truncated to `max_length`.
 
-        No id is looked at, so that negative numbers may stand among them.
+        The ids are not interpreted, so negative markers may be among them.
         """
         ...
 
     def padded_length(self, longest: int) -> int:
-        """Positions of a batch whose longest prompt, wrapped, takes so many."""
+        """Return the padded length of a batch whose longest wrapped prompt has `longest` ids."""
         ...
 
 
 def initializer_ids(encoder: TextEncoder, initializer: str) -> list[int]:
-    """Pieces of a word or phrase as it stands inside a sentence: some vocabularies tell " dog" from
-    "dog". Empty if it is. Raises: TokenError if it cannot be spelled.
+    """Return the ids of a word or phrase as it occurs inside a sentence; none if it is blank.
+
+    The leading space is there because some vocabularies distinguish " dog" from "dog".
+
+    Raises: TokenError if the vocabulary cannot spell it.
     """
     return encoder.segment_ids(f" {initializer.strip()}") if initializer.strip() else []
 
 
 def initializer_rows(encoder: TextEncoder, initializer: str) -> Tensor:
-    """Vocabulary rows of `initializer_ids`: (n, d) fp32, where learning starts.
+    """Return the vocabulary rows of `initializer_ids`, (n, d) fp32: the initial learned rows.
 
-    Raises: TokenError if the initializer is empty, cannot be spelled, or has a piece whose row is
+    Raises: TokenError if the initializer is blank, cannot be spelled, or has a piece whose row is
         zero.
     """
     ids = initializer_ids(encoder, initializer)
@@ -80,7 +83,7 @@ def initializer_rows(encoder: TextEncoder, initializer: str) -> Tensor:
 
 
 def vocabulary_norm_range(encoder: TextEncoder) -> tuple[float, float]:
-    """Lengths between which 99 % of the non-zero vocabulary rows lie."""
+    """Return the norms between which the middle 99 % of the non-zero vocabulary rows lie."""
     norms = torch.linalg.vector_norm(encoder.vocabulary().float(), dim=-1)
     norms = norms[norms > 0].sort().values
     cut = round(0.005 * (len(norms) - 1))
@@ -88,9 +91,11 @@ def vocabulary_norm_range(encoder: TextEncoder) -> tuple[float, float]:
 
 
 def vocabulary_magnitude(encoder: TextEncoder) -> float:
-    """Mean length of the non-zero vocabulary rows: the m* that keeps a learned token in-vocabulary.
+    """Return the mean norm of the non-zero vocabulary rows: m*, an in-vocabulary magnitude.
 
-    Source: paper, section 3.1; zero rows are words that were never trained.
+    Zero rows are words that were never trained.
+
+    Source: paper, section 3.1.
     """
     norms = torch.linalg.vector_norm(encoder.vocabulary().float(), dim=-1)
     return float(norms[norms > 0].double().mean())

@@ -1,4 +1,4 @@
-"""Prompts as text encoders read them: vocabulary ids, and learned rows by number.
+"""Prompts as input of text encoders: vocabulary ids, and learned rows by index.
 
 Shapes: B samples, S positions, d coordinates of an embedding, R rows of a batch.
 """
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 Rows: TypeAlias = Mapping[str, Tensor]
-"""Encoder name -> (R, d) fp32 learned rows; an explicit argument of every call that reads them."""
+"""Encoder name -> (R, d) fp32 learned rows; an explicit argument of every call that uses them."""
 
 
 @dataclass(frozen=True, eq=False)
 class EncoderInput:
-    """Prompts as one text encoder reads them.
+    """Prompts as input of one text encoder.
 
-    ids: (B, S) int64, all in the vocabulary. row: (B, S) int64, -1 where the vocabulary speaks,
-    else the index of the learned row that replaces the embedding there. length: (B,) int64,
-    positions before the padding. pooled_index: (B,) int64, where a summary of the prompt is read.
-    has_instruction: (B,) bool, whether the model's instruction is to stand before the prompt.
+    ids: (B, S) int64, all in the vocabulary.
+    row: (B, S) int64, the index of the learned row that replaces the embedding there, or -1.
+    length: (B,) int64, positions before the padding.
+    pooled_index: (B,) int64, the position whose last state is the pooled embedding.
+    has_instruction: (B,) bool, true if the model's instruction precedes the prompt.
     """
 
     ids: Tensor
@@ -32,7 +33,7 @@ class EncoderInput:
 
     @classmethod
     def of_ids(cls, ids: Tensor, length: int) -> Self:
-        """One prompt without learned rows, read as most are; ids: (1, S), padded."""
+        """Return one prompt without learned rows or instruction; ids: (1, S), padded."""
         end = torch.tensor([length], device=ids.device)
         plain = torch.zeros_like(end, dtype=torch.bool)
         return cls(ids, torch.full_like(ids, -1), end, end - 1, plain)
@@ -41,13 +42,14 @@ class EncoderInput:
         return EncoderInput(*(each.to(device) for each in self._tensors()))
 
     def select(self, samples: Tensor) -> "EncoderInput":
-        """The samples with these indices; samples: (N,) int64."""
+        """Return the samples with these indices (N,) int64."""
         return EncoderInput(*(each[samples] for each in self._tensors()))
 
     @staticmethod
     def concat(parts: Sequence["EncoderInput"]) -> "EncoderInput":
-        """All their samples, in order; the shorter are padded, which only encoders that do not look
-        at padding ever need.
+        """Join batches in order and pad them to one length.
+
+        Lengths differ only for encoders that mask padding, so the padding changes nothing.
         """
         longest = max(part.ids.shape[1] for part in parts)
         wide = [
@@ -69,7 +71,7 @@ class EncoderInput:
 
 @dataclass(frozen=True, eq=False)
 class PromptBatch:
-    """The same B prompts for every text encoder of a backbone: encoder name -> `EncoderInput`."""
+    """The same B prompts for every text encoder of a model: encoder name -> `EncoderInput`."""
 
     inputs: Mapping[str, EncoderInput]
 
@@ -77,12 +79,12 @@ class PromptBatch:
         return PromptBatch({name: each.to(device) for name, each in self.inputs.items()})
 
     def select(self, samples: Tensor) -> "PromptBatch":
-        """The samples with these indices; samples: (N,) int64."""
+        """Return the samples with these indices (N,) int64."""
         return PromptBatch({name: each.select(samples) for name, each in self.inputs.items()})
 
     @staticmethod
     def concat(batches: Sequence["PromptBatch"]) -> "PromptBatch":
-        """One batch of all their samples, in order."""
+        """Join batches in order."""
         return PromptBatch(
             {
                 name: EncoderInput.concat([batch.inputs[name] for batch in batches])
@@ -92,11 +94,12 @@ class PromptBatch:
 
 
 def inject(embedded: Tensor, row: Tensor, rows: Tensor) -> Tensor:
-    """Put learned rows where `row` names one, and leave the vocabulary's embeddings elsewhere.
+    """Replace embeddings by learned rows where `row` names one, and keep them elsewhere.
 
-    The one place where learned rows enter a model. Differentiable in rows, and cast to the
-    encoder's dtype only here. Branchless in the values of `row`, so that it can be captured in a
-    CUDA graph; a non-finite row or gradient of one sample reaches no other.
+    This is the only place where learned rows enter a model. It is differentiable in rows, which
+    are cast to the encoder's dtype only here. It has no branch on the values of `row`, so that it
+    can be captured in a CUDA graph, and `where` keeps a non-finite row or gradient of one sample
+    away from the others.
 
     Shapes: embedded (B, S, d), row (B, S) int64, rows (R, d) -> (B, S, d).
     """
@@ -107,5 +110,5 @@ def inject(embedded: Tensor, row: Tensor, rows: Tensor) -> Tensor:
 
 
 def _padded(values: Tensor, length: int, value: int) -> Tensor:
-    """(B, S) -> (B, length)."""
+    """Pad (B, S) to (B, length)."""
     return torch.nn.functional.pad(values, (0, length - values.shape[1]), value=value)

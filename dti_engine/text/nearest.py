@@ -1,7 +1,7 @@
-"""What a learned token lies near to in the vocabulary: by angle, by distance, and in length.
+"""Nearest vocabulary words of a learned token, by cosine and by Euclidean distance.
 
 Neighbours by cosine share a word's meaning; neighbours by Euclidean distance mostly share its
-length. Seeing both side by side is seeing why DTI learns directions.
+length. The two lists side by side show why DTI learns directions.
 
 Source: paper, section 2.1 and Table 1.
 """
@@ -21,7 +21,7 @@ from dti_engine.text.tokens import LearnedToken
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A word of the vocabulary, seen from a vector."""
+    """A word of the vocabulary, relative to a vector."""
 
     word: str
     cosine: float
@@ -33,9 +33,9 @@ class VectorReport:
     """One vector of a token, in the vocabulary of one encoder."""
 
     encoder: str
-    index: int  # of the vector in the token
+    index: int  # of the vector within the token
     norm: float
-    initializer_angle_deg: float | None  # from the initializer's piece that it started as
+    initializer_angle_deg: float | None  # from the initializer's piece that it started from
     by_cosine: tuple[Neighbour, ...]  # nearest first
     by_distance: tuple[Neighbour, ...]
 
@@ -43,12 +43,12 @@ class VectorReport:
 def nearest_words(
     encoder: TextEncoder, vector: Tensor, *, count: int
 ) -> tuple[tuple[Neighbour, ...], tuple[Neighbour, ...]]:
-    """The `count` nearest words by cosine and by Euclidean distance, nearest first.
+    """Return the `count` nearest words to a vector (d,), by cosine and by Euclidean distance.
 
-    Words whose row is zero were never trained, and take no part. vector: (d,).
+    Words whose row is zero were never trained and are skipped.
 
-    Raises: ConfigurationError if count is below 1; ArtifactMismatchError if d is another than the
-        encoder's; ZeroVectorError if the vector is zero.
+    Raises: ConfigurationError if count is below 1; ArtifactMismatchError if d is not the encoder's;
+        ZeroVectorError if the vector is zero.
     """
     if count < 1:
         raise ConfigurationError(f"the number of nearest words must be >= 1, got {count}")
@@ -63,15 +63,15 @@ def nearest_words(
     cosines = sphere.normalize(rows) @ sphere.normalize(vector)
     distances = torch.linalg.vector_norm(rows - vector, dim=-1)
 
-    def listed(order: Tensor) -> tuple[Neighbour, ...]:
+    def neighbours(order: Tensor) -> tuple[Neighbour, ...]:
         return tuple(
             Neighbour(words[int(trained[i])], float(cosines[i]), float(distances[i])) for i in order
         )
 
     count = min(count, len(rows))
     return (
-        listed(cosines.topk(count).indices),
-        listed(distances.topk(count, largest=False).indices),
+        neighbours(cosines.topk(count).indices),
+        neighbours(distances.topk(count, largest=False).indices),
     )
 
 
@@ -82,9 +82,9 @@ def inspect_token(
     *,
     count: int,
 ) -> list[VectorReport]:
-    """Where every vector of the token came to lie; `count` nearest words of each kind.
+    """Report every vector of a token, with `count` nearest words of each kind.
 
-    initializer: the word or phrase that it started from, None of a token that was not trained here.
+    initializer: the word or phrase that it started from; None for a token of another program.
 
     Raises: TokenError if the initializer is not in the vocabulary; otherwise as `nearest_words`.
     """
@@ -98,7 +98,7 @@ def inspect_token(
                     encoder=name,
                     index=index,
                     norm=float(torch.linalg.vector_norm(row)),
-                    initializer_angle_deg=_turned(encoder, initializer, row, index),
+                    initializer_angle_deg=_initializer_angle(encoder, initializer, row, index),
                     by_cosine=by_cosine,
                     by_distance=by_distance,
                 )
@@ -106,11 +106,13 @@ def inspect_token(
     return reports
 
 
-def _turned(encoder: TextEncoder, initializer: str | None, row: Tensor, index: int) -> float | None:
-    """Degrees between a vector and what it started as."""
+def _initializer_angle(
+    encoder: TextEncoder, initializer: str | None, row: Tensor, index: int
+) -> float | None:
+    """Return the angle in degrees between a vector and its initial value."""
     if initializer is None:
         return None
     pieces = initializer_rows(encoder, initializer).cpu()
-    # A token longer than its initializer started as the initializer's pieces, repeated.
+    # A token longer than its initializer started from the initializer's pieces, repeated.
     start = sphere.normalize(pieces[index % len(pieces)])
     return math.degrees(float(sphere.geodesic_distance(sphere.normalize(row), start)))

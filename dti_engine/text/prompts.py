@@ -1,9 +1,9 @@
-"""The one way in which learned tokens enter a prompt.
+"""Tokenization of prompts that mention learned tokens, for training and for serving.
 
-A placeholder such as `<rex>` is a name in a prompt, never a word of a tokenizer. Training and
-serving both spell a prompt as vocabulary ids plus row numbers (`tokenize`), and put the learned
-rows in by number (`encoder_inputs.inject`). Tokenizers and embedding tables are only ever read, so
-any tenants' tokens can share one batch.
+A placeholder such as `<rex>` is a name in a prompt, never a word of a tokenizer. A prompt becomes
+vocabulary ids plus row indices (`tokenize`), and the learned rows replace embeddings by index
+(`inputs.inject`). Tokenizers and embedding tables are never changed, so tokens of any tenants can
+share one batch.
 
 Shapes: B samples, S positions, R rows of a batch.
 """
@@ -21,23 +21,23 @@ from dti_engine.text.encoder import TextEncoder
 from dti_engine.text.inputs import EncoderInput, PromptBatch, Rows
 from dti_engine.text.tokens import LearnedToken, common_pooling, require_placeholder
 
-# <Rex> matches as well and is never bound: as plain text it would silently show something else.
+# <Rex> matches too, and is then rejected as unbound: as plain text it would mean something else.
 _MENTION = re.compile(f"({PLACEHOLDER.pattern})", re.IGNORECASE)
 
 Spans: TypeAlias = Mapping[str, Mapping[str, range]]
-"""Placeholder -> encoder name -> the rows that stand at that placeholder in one sample."""
+"""Placeholder -> encoder name -> the learned rows that replace it in one sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptEncoding:
-    """How a prompt is read by models that know more than one way; others read all alike."""
+    """Options of prompt encoding; a model ignores those that it does not have."""
 
     pooling: Pooling = "eos"
-    instruction: bool = False  # whether the model's own instruction stands before it
+    instruction: bool = False  # prefix the model's own instruction
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self:
-        """That of captions in training."""
+        """Return the encoding of training captions."""
         return cls(config.pooling, config.instruction)
 
 
@@ -47,14 +47,13 @@ def tokenize(
     spans: Sequence[Spans],
     encodings: Sequence[PromptEncoding] | None = None,
 ) -> PromptBatch:
-    """Spell prompts for every encoder, with learned rows at their placeholders.
+    """Tokenize prompts for every encoder, with learned rows at their placeholders.
 
-    spans[b] says for sample b alone which rows stand at which placeholder, so two samples may use
-    one placeholder for different tokens. A placeholder may occur several times in a prompt.
-    encodings[b] says how sample b is read; None: all by the defaults.
+    spans[b] binds placeholders of sample b alone, so two samples may use one placeholder for
+    different tokens. A placeholder may occur several times in a prompt. encodings[b] has the
+    options of sample b; None: the defaults.
 
-    Raises: TokenError if a prompt uses a placeholder that is not bound, or is too long to hold one
-        entirely.
+    Raises: TokenError if a prompt uses an unbound placeholder, or would truncate a bound one.
     """
     encodings = [PromptEncoding()] * len(prompts) if encodings is None else encodings
     has_instruction = torch.tensor([encoding.instruction for encoding in encodings])
@@ -82,10 +81,12 @@ def tokenize(
 
 
 def _last_mark(wrapped: Sequence[int], spans: Spans, encoder: str) -> int:
-    """Where programs that add learned tokens to a vocabulary find the highest id.
+    """Return the position of the highest id, as in programs that add tokens to a vocabulary.
 
-    They give ids in the order of binding, and look for the first of the highest; it is the end if
-    there is no learned token. Source: transformers, CLIPTextModel, where `eos_token_id` is 2.
+    They assign ids in the order of binding and pool at the first occurrence of the highest one;
+    without learned tokens, that is the end.
+
+    Source: transformers, CLIPTextModel with `eos_token_id` 2.
     """
     for rows in reversed([each[encoder] for each in spans.values()]):
         if -1 - rows[-1] in wrapped:
@@ -96,13 +97,14 @@ def _last_mark(wrapped: Sequence[int], spans: Spans, encoder: str) -> int:
 def _marked_ids(
     prompt: str, spans: Spans, encoding: PromptEncoding, encoder: TextEncoder
 ) -> list[int]:
-    """The wrapped ids of one prompt, in which -1 - r marks learned row r.
+    """Return the wrapped ids of one prompt, in which -1 - r marks learned row r.
 
-    Words take the blank before them along, for vocabularies that tell " dog" from "dog": so do
-    learned rows, and so does the first word if an instruction stands before it.
+    A word includes the space before it, for vocabularies that distinguish " dog" from "dog". So do
+    learned rows, and so does the first word after an instruction.
     """
     ids: list[int] = []
     owners: list[str] = []  # the placeholder of each mark, in order
+    # Splitting by a group puts text at even indices and placeholders at odd ones.
     pieces = _MENTION.split(" " * encoding.instruction + prompt.strip())
     for index, piece in enumerate(pieces):
         if index % 2 == 0:
@@ -111,8 +113,8 @@ def _marked_ids(
             continue
         if piece not in spans:
             raise TokenError(
-                f"prompt {prompt!r} uses {piece}, which stands for nothing here; bound are: "
-                f"{', '.join(sorted(spans)) or 'none'}. Bind it to a token, or write no < and >"
+                f"prompt {prompt!r} uses {piece}, which is not bound to a token; bound are: "
+                f"{', '.join(sorted(spans)) or 'none'}. Bind it, or leave out < and >"
             )
         marks = [-1 - row for row in spans[piece][encoder.name]]
         ids += marks
@@ -121,7 +123,7 @@ def _marked_ids(
     num_kept = sum(i < 0 for i in wrapped)
     if num_kept < len(owners):
         raise TokenError(
-            f"prompt {prompt!r} is too long: {owners[num_kept]} would be cut off, for "
+            f"prompt {prompt!r} is too long: {owners[num_kept]} would be truncated, as "
             f"{encoder.name} reads {encoder.max_length} positions, begin and end included; "
             f"bound are: {', '.join(sorted(spans))}. Shorten the text before it"
         )
@@ -134,15 +136,15 @@ def bind(
     encoders: Mapping[str, TextEncoder],
     instructions: Sequence[bool] | None = None,
 ) -> tuple[PromptBatch, Rows]:
-    """Prompts and the tokens they name, ready for a backbone: `tokenize` and the table of rows.
+    """Tokenize prompts and collect the rows of the tokens that they mention.
 
     tokens[b] maps the placeholders of prompt b to tokens; a placeholder need not be the token's
-    own, and a token need not occur. Each distinct token takes its rows once, however many prompts
-    share it. A prompt is read as the tokens that it mentions were (`common_pooling`), and with the
-    model's instruction where instructions[b] says so; None: nowhere.
+    own, and a token need not occur. Each distinct token has its rows in the table once, however
+    many prompts share it. A prompt is pooled as its tokens were in training (`common_pooling`), and
+    has the model's instruction where instructions[b] is true; None: nowhere.
 
     Raises: ArtifactMismatchError if a token was made for other encoders or dimensions; TokenError
-        as `tokenize`, or if a name is no placeholder, so that no prompt could mention it.
+        as `tokenize`, or if a name is not a placeholder.
     """
     for name in {name for sample in tokens for name in sample}:
         require_placeholder(name)
@@ -158,12 +160,12 @@ def bind(
         for name, encoder in encoders.items()
     }
     samples = [{name: spans[token] for name, token in sample.items()} for sample in tokens]
-    asked = [False] * len(prompts) if instructions is None else instructions
+    instructed = [False] * len(prompts) if instructions is None else instructions
     encodings = [
         PromptEncoding(
-            common_pooling(token for name, token in sample.items() if name in prompt), wanted
+            common_pooling(token for name, token in sample.items() if name in prompt), instruction
         )
-        for prompt, sample, wanted in zip(prompts, tokens, asked, strict=True)
+        for prompt, sample, instruction in zip(prompts, tokens, instructed, strict=True)
     ]
     return tokenize(prompts, encoders, samples, encodings), rows
 
@@ -171,27 +173,28 @@ def bind(
 def truncated_pieces(
     prompt: str, tokens: Mapping[str, LearnedToken], encoders: Mapping[str, TextEncoder]
 ) -> dict[str, int]:
-    """Encoder name -> how many word pieces at the end of a prompt it has no room for, where there
-    are any. Learned rows are never among them: see `tokenize`.
+    """Return how many word pieces each encoder would truncate, by name, where there are any.
+
+    Learned rows are never among them: `tokenize` rejects such prompts.
     """
-    unread: dict[str, int] = {}
+    truncated: dict[str, int] = {}
     for name, encoder in encoders.items():
-        given = sum(
+        num_pieces = sum(
             tokens[piece].num_vectors(name) if index % 2 else len(encoder.segment_ids(piece))
             for index, piece in enumerate(_MENTION.split(prompt.strip()))
             if piece.strip()
         )
         room = encoder.max_length - len(encoder.wrap_ids([]))
-        if given > room:
-            unread[name] = given - room
-    return unread
+        if num_pieces > room:
+            truncated[name] = num_pieces - room
+    return truncated
 
 
 def _require_fit(token: LearnedToken, encoders: Mapping[str, TextEncoder]) -> None:
-    made_for = {name: rows.shape[-1] for name, rows in token.embeddings.items()}
-    wanted = {name: encoder.dim for name, encoder in encoders.items()}
-    if made_for != wanted:
+    token_dims = {name: rows.shape[-1] for name, rows in token.embeddings.items()}
+    model_dims = {name: encoder.dim for name, encoder in encoders.items()}
+    if token_dims != model_dims:
         raise ArtifactMismatchError(
-            f"{token.placeholder} was made for encoders of dimension {made_for}, this backbone has "
-            f"{wanted}; use the backbone that it was trained on"
+            f"{token.placeholder} was made for encoders of dimension {token_dims}, this model has "
+            f"{model_dims}; use the model that it was trained on"
         )

@@ -1,6 +1,4 @@
-"""Blends of learned tokens: themselves tokens, as long as words are, on the way between them.
-
-A learned token: one subject, as rows of text embeddings under a placeholder's name.
+"""LearnedToken: one subject as rows of text embeddings; and blends of tokens: slerp and mean.
 
 Shapes: d coordinates of an embedding, n vectors of one token.
 """
@@ -17,7 +15,7 @@ from dti_engine.optim import sphere
 
 
 def require_placeholder(name: str) -> None:
-    """Raises: TokenError if the name is none that a prompt can mention."""
+    """Reject a name that no prompt could mention. Raises: TokenError."""
     if not PLACEHOLDER.fullmatch(name):
         raise TokenError(
             f"placeholder {name!r} is malformed: write <name>, where name is "
@@ -29,8 +27,8 @@ def require_placeholder(name: str) -> None:
 class LearnedToken:
     """One subject as embedding rows: for each text encoder (n, d) fp32 rows e = m* v.
 
-    The rows lie on the CPU; n may differ between encoders. A token equals only itself. `pooling` is
-    how prompts with it were read when it was learned, for models that take a summary of a prompt.
+    The rows are on the CPU; n may differ between encoders. A token equals only itself. `pooling` is
+    how prompts with it were pooled in training, for models with a pooled embedding.
 
     Raises: TokenError if the placeholder is malformed; ConfigurationError if the rows are not
         finite (n, d) fp32.
@@ -55,30 +53,30 @@ class LearnedToken:
                 )
 
     def num_vectors(self, encoder: str) -> int:
-        """Positions that the token takes in a prompt of this encoder."""
+        """Return how many positions the token takes in a prompt of this encoder."""
         return len(self.embeddings[encoder])
 
     def directions(self) -> dict[str, Tensor]:
-        """Encoder name -> (n, d) unit rows v. Raises: ZeroVectorError if a row is zero."""
+        """Return encoder name -> (n, d) unit rows v. Raises: ZeroVectorError if a row is zero."""
         return {name: sphere.normalize(rows) for name, rows in self.embeddings.items()}
 
     def magnitudes(self) -> dict[str, Tensor]:
-        """Encoder name -> (n,) lengths m* of the rows."""
+        """Return encoder name -> (n,) lengths m* of the rows."""
         return {
             name: torch.linalg.vector_norm(rows, dim=-1) for name, rows in self.embeddings.items()
         }
 
 
 def common_pooling(tokens: Iterable[LearnedToken]) -> Pooling:
-    """How a prompt with all of these is read, or one with their blend: as they agree, else "eos".
+    """Return the pooling of prompts with these tokens or their blend: theirs if equal, else "eos".
 
-    The end of a prompt has seen every token; a legacy summary stops at one of them.
+    The end of a prompt attends to every token; legacy pooling stops at one of them.
     """
     return "legacy" if {each.pooling for each in tokens} == {"legacy"} else "eos"
 
 
 def slerp_tokens(a: LearnedToken, b: LearnedToken, t: float, *, placeholder: str) -> LearnedToken:
-    """The token a fraction t of the way from a to b; at the ends, exactly the rows of a or b.
+    """Interpolate two tokens at the fraction t; at the ends, exactly the rows of a or b.
 
     Per encoder and per vector: the direction by `sphere.slerp`, the magnitude linearly.
 
@@ -89,7 +87,7 @@ def slerp_tokens(a: LearnedToken, b: LearnedToken, t: float, *, placeholder: str
     if not 0 <= t <= 1:
         raise ConfigurationError(f"the blend fraction t must lie in [0, 1], got {t}")
     _require_same_shapes([a, b])
-    if t in (0, 1):  # m (e / m) would give e to rounding only
+    if t in (0, 1):  # m (e / m) would equal e only to rounding
         return replace(b if t else a, placeholder=placeholder)
     directions_a, directions_b = a.directions(), b.directions()
     magnitudes_a, magnitudes_b = a.magnitudes(), b.magnitudes()
@@ -105,7 +103,10 @@ def slerp_tokens(a: LearnedToken, b: LearnedToken, t: float, *, placeholder: str
 def slerp_strip(
     a: LearnedToken, b: LearnedToken, count: int, *, placeholder: str
 ) -> list[LearnedToken]:
-    """`count` >= 2 tokens in equal steps from a to b, ends included. Raises as `slerp_tokens`."""
+    """Return `count` >= 2 tokens in equal steps from a to b, ends included.
+
+    Raises: as `slerp_tokens`; ConfigurationError if count is below 2.
+    """
     if count < 2:
         raise ConfigurationError(f"a strip has two ends, so count must be >= 2, got {count}")
     return [slerp_tokens(a, b, i / (count - 1), placeholder=placeholder) for i in range(count)]
@@ -114,7 +115,7 @@ def slerp_strip(
 def mean_tokens(
     weighted: Sequence[tuple[LearnedToken, float]], *, placeholder: str
 ) -> LearnedToken:
-    """Weighted mean of tokens; weights are > 0 and need not sum to 1.
+    """Return the weighted mean of tokens; weights are > 0 and need not sum to 1.
 
     Per encoder and per vector: the direction is the Frechet mean, the magnitude the weighted mean.
     The mean of two tokens with weights 1 - t and t is `slerp_tokens` at t, to rounding.
@@ -122,7 +123,7 @@ def mean_tokens(
     Raises: ConfigurationError if there is no token or a weight is not positive;
         ArtifactMismatchError if the tokens differ in encoders or shapes; AntipodalError if
         directions fit in no open hemisphere.
-    Source: paper, section 4.5, from two tokens to several.
+    Source: paper, section 4.5, generalized from two tokens to several.
     """
     tokens = [token for token, _ in weighted]
     weights = torch.tensor([weight for _, weight in weighted])
@@ -149,6 +150,6 @@ def _require_same_shapes(tokens: Sequence[LearnedToken]) -> None:
     for token, shape in zip(tokens, shapes, strict=True):
         if shape != shapes[0]:
             raise ArtifactMismatchError(
-                f"only tokens of the same encoders, vector counts and dimensions blend: "
+                f"only tokens of the same encoders, vector counts and dimensions can be blended: "
                 f"{tokens[0].placeholder} has {shapes[0]}, {token.placeholder} has {shape}"
             )

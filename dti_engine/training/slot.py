@@ -153,7 +153,9 @@ def initial_token(
     for name, encoder in encoders.items():
         pieces = initializer_rows(encoder, subject.initializer)
         if config.init == "states":
-            pieces = encoder.states(initializer_ids(encoder, subject.initializer)).float()
+            pieces = encoder.last_hidden_states(
+                initializer_ids(encoder, subject.initializer)
+            ).float()
         length = magnitude(config, magnitudes[name])
         count = len(pieces) if subject.num_vectors is None else subject.num_vectors
         if not len(pieces) <= count <= max_vectors:

@@ -71,8 +71,8 @@ def _zipped(folder: Path) -> bytes:
     from dti_engine.images.bundles.reader import read_contents
 
     contents = read_contents(folder, DEFAULT_LIMITS)
-    if contents.refusals:
-        raise InvalidBundleError(f"{str(folder)!r} refused: {contents.refusals[0]}")
+    if contents.errors:
+        raise InvalidBundleError(f"{str(folder)!r} refused: {contents.errors[0]}")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name, data in contents.files.items():

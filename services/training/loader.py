@@ -114,10 +114,10 @@ def _fetched(store: Store, tenant: str, work: TrainingItem, folder: Path) -> Pat
 
 def _require_all(bundle: Bundle) -> None:
     """A subject is learned from all its images, or not at all: the sender has to know."""
-    if not bundle.refusals:
+    if not bundle.errors:
         return
-    shown = "; ".join(str(each) for each in bundle.refusals[:_MOST_REASONS])
-    more = len(bundle.refusals) - _MOST_REASONS
+    shown = "; ".join(str(each) for each in bundle.errors[:_MOST_REASONS])
+    more = len(bundle.errors) - _MOST_REASONS
     raise InvalidBundleError(f"refused: {shown}" + (f"; and {more} more" if more > 0 else ""))
 
 

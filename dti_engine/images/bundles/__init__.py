@@ -1,4 +1,4 @@
-"""Bundles: folders, zips and tars of one subject's images, as anyone may send them.
+"""Bundles: folders, zips and tars of one subject's images, from untrusted senders.
 
-Nothing is imported here, so that the decoder's process starts fast.
+This file imports nothing, so that the decoder process starts fast.
 """

@@ -1,9 +1,4 @@
-"""A bundle from a folder, zip or tar: everything that is wrong with it is said at once.
-
-Images that are nearly the same, found by a hash of what they show.
-
-Folders of bundles: thousands need not be named one by one.
-"""
+"""Load a bundle from a folder, zip or tar, and report everything that is wrong with it at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from dti_engine.errors import InvalidBundleError, InvalidImageError
+from dti_engine.images.bundles.archives import is_archive
 from dti_engine.images.bundles.decoder import Decoder
 from dti_engine.images.bundles.members import (
     DEFAULT_LIMITS,
@@ -20,53 +16,49 @@ from dti_engine.images.bundles.members import (
     is_ignored,
     printable,
 )
-from dti_engine.images.bundles.reader import DESCRIPTION, is_archive, read_contents
+from dti_engine.images.bundles.reader import DESCRIPTION, read_contents
 from dti_engine.images.bundles.schema import BundleDescription, ImageNotes, parse
 from dti_engine.images.crops import mask_coverage
 from dti_engine.images.decode import SUFFIXES, SubjectImage
 
-_SIDE = 8
-
-
-def difference_hash(image: Image.Image) -> int:
-    """64 bits, each for whether a thumbnail's pixel is brighter than its right neighbour.
-
-    Scaling, compression and small changes of colour leave most bits alone.
-    Source: Krawetz 2013, "Kind of like that" (dHash).
-    """
-    thumbnail = image.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX).convert("L")
-    pixels = thumbnail.tobytes()
-    bits = 0
-    for row in range(_SIDE):
-        start = row * (_SIDE + 1)
-        for left in range(start, start + _SIDE):
-            bits = bits << 1 | (pixels[left] > pixels[left + 1])
-    return bits
-
-
-def hamming_distance(a: int, b: int) -> int:
-    """Bits in which two hashes differ."""
-    return (a ^ b).bit_count()
-
-
-_MAX_LINES = 50  # of a message; whoever wants all of them asks `check_bundle`
+_MAX_LINES = 50  # of an error message; `check_bundle` returns all findings
+_HASH_SIDE = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """Images of one subject, with their captions and masks, and what is said of the subject."""
+    """Images of one subject with captions and masks, and the description of the subject."""
 
     path: Path
     description: BundleDescription
-    images: Sequence[SubjectImage]  # that are not refused, in the order of their names
-    refusals: Sequence[BundleFinding]
+    images: Sequence[SubjectImage]  # the valid ones, in the order of their names
+    errors: Sequence[BundleFinding]
     warnings: Sequence[BundleFinding]
 
 
-def read_description(path: Path, *, limits: BundleLimits = DEFAULT_LIMITS) -> BundleDescription:
-    """What bundle.json says, without a look at the images; of a bundle without one, nothing.
+def expand_paths(paths: Sequence[Path]) -> list[Path]:
+    """Return the bundles that these paths are or contain.
 
-    What is wrong with it is for `load_bundle` to say.
+    A folder with an image or `bundle.json` is a bundle. A folder with neither stands for its
+    folders and archives, by name, if it has any. Ignored are the files that a bundle ignores.
+    """
+    return [bundle for path in paths for bundle in _nested_bundles(path) or [path]]
+
+
+def _nested_bundles(path: Path) -> list[Path]:
+    """Return the bundles in a folder of bundles; none if it is itself a bundle."""
+    if not path.is_dir():
+        return []
+    children = sorted(child for child in path.iterdir() if not is_ignored(child.name))
+    if any(each.name == DESCRIPTION or each.suffix.lower() in SUFFIXES for each in children):
+        return []
+    return [child for child in children if child.is_dir() or is_archive(child)]
+
+
+def read_description(path: Path, *, limits: BundleLimits = DEFAULT_LIMITS) -> BundleDescription:
+    """Return the content of bundle.json, or an empty description; images are not read.
+
+    Errors in it are left to `load_bundle`.
     """
     files = read_contents(path, limits, only_description=True).files
     return parse(files[DESCRIPTION])[0] if DESCRIPTION in files else BundleDescription()
@@ -75,94 +67,91 @@ def read_description(path: Path, *, limits: BundleLimits = DEFAULT_LIMITS) -> Bu
 def load_bundle(
     path: Path, *, resolution: int | None = None, limits: BundleLimits = DEFAULT_LIMITS
 ) -> Bundle:
-    """The bundle, if nothing in it is refused. `resolution`: see `check_bundle`.
+    """Load a bundle without errors. `resolution`: see `check_bundle`.
 
-    Raises: InvalidBundleError, which lists what is refused, and why.
+    Raises: InvalidBundleError that lists all errors.
     """
     bundle = check_bundle(path, resolution=resolution, limits=limits)
-    if bundle.refusals:
-        lines = [f"\n  {finding}" for finding in bundle.refusals[:_MAX_LINES]]
-        if more := len(bundle.refusals) - len(lines):
+    if bundle.errors:
+        lines = [f"\n  {finding}" for finding in bundle.errors[:_MAX_LINES]]
+        if more := len(bundle.errors) - len(lines):
             lines.append(f"\n  and {more} more")
-        raise InvalidBundleError(f"{str(path)!r} refused:{''.join(lines)}")
+        raise InvalidBundleError(f"{str(path)!r} rejected:{''.join(lines)}")
     return bundle
 
 
 def check_bundle(
     path: Path, *, resolution: int | None = None, limits: BundleLimits = DEFAULT_LIMITS
 ) -> Bundle:
-    """The bundle as far as it can be used, with all that is refused and all that is worth a word.
+    """Load what is valid of a bundle, with all errors and warnings.
 
-    resolution: side of the crops in pixels that it will be trained at, to warn of smaller images.
+    resolution: side of the training crops in pixels, to warn of smaller images.
     """
     contents = read_contents(path, limits)
-    description, refusals = BundleDescription(), list(contents.refusals)
+    description, errors = BundleDescription(), list(contents.errors)
     if DESCRIPTION in contents.files:
         description, found = parse(contents.files.pop(DESCRIPTION))
-        refusals += found
+        errors += found
     files = dict[str, bytes]()
     for name, data in contents.files.items():
         if name in description.masks:
             continue
-        if reason := _not_a_image(name):
-            refusals.append(BundleFinding(name, reason))
+        if reason := _file_error(name):
+            errors.append(BundleFinding(name, reason))
         else:
             files[name] = data
-    refusals += _absent(description, files, contents.files)
+    errors += _missing_images(description, files, contents.files)
     if len(files) > limits.max_images:
         reason = f"{len(files)} images; allowed are {limits.max_images}, 3 to 6 are usual"
-        refusals.append(BundleFinding("", reason))
+        errors.append(BundleFinding("", reason))
         files = {}
-    subject_images = list[SubjectImage]()
+    images = list[SubjectImage]()
     with Decoder(limits) as decoder:
         for name, data in files.items():
             try:
-                subject_image = decoder.image(name, data)
-                _judge_among(subject_image, subject_images, limits)
+                image = decoder.image(name, data)
+                _check_among(image, images, limits)
                 notes = description.images.get(name, ImageNotes())
-                mask = _mask(notes.mask, subject_image, contents.files, decoder)
-                subject_images.append(replace(subject_image, caption=notes.caption, mask=mask))
+                mask = _mask(notes.mask, image, contents.files, decoder)
+                images.append(replace(image, caption=notes.caption, mask=mask))
             except InvalidImageError as error:
-                refusals.append(BundleFinding(name, str(error)))
-    if not files and not refusals:
-        refusals.append(BundleFinding("", "no images; put JPEG, PNG or WebP files there"))
-    warnings = list(_warnings(subject_images, resolution, limits)) if subject_images else []
-    return Bundle(path, description, subject_images, refusals, warnings)
+                errors.append(BundleFinding(name, str(error)))
+    if not files and not errors:
+        errors.append(BundleFinding("", "no images; put JPEG, PNG or WebP files there"))
+    warnings = list(_warnings(images, resolution, limits)) if images else []
+    return Bundle(path, description, images, errors, warnings)
 
 
-def _not_a_image(name: str) -> str | None:
+def _file_error(name: str) -> str | None:
+    """Return why a file cannot be an image of the bundle, by its name."""
     if "/" in name:
         return (
-            f"in a folder within; images lie beside {DESCRIPTION}, and only masks that it names "
+            f"in a nested folder; images lie beside {DESCRIPTION}, and only masks that it names "
             "may lie deeper"
         )
     if Path(name).suffix.lower() not in SUFFIXES:
-        return (
-            f"not a JPEG, PNG or WebP file; convert it or take it away. Words go to {DESCRIPTION}"
-        )
+        return f"not a JPEG, PNG or WebP file; convert or remove it. Text goes into {DESCRIPTION}"
     return None
 
 
-def _absent(
-    description: BundleDescription, subject_images: Mapping[str, bytes], files: Mapping[str, bytes]
+def _missing_images(
+    description: BundleDescription, images: Mapping[str, bytes], files: Mapping[str, bytes]
 ) -> Iterator[BundleFinding]:
-    """What bundle.json names and is not there."""
+    """Yield an error for each image that bundle.json names and that does not exist."""
     for name in description.images:
-        if name not in subject_images:
+        if name not in images:
             other = " (it is named as a mask)" if name in files else ""
             yield BundleFinding(
-                printable(name), f"{DESCRIPTION} names this image, but there is none{other}"
+                printable(name), f"{DESCRIPTION} names this image, but it does not exist{other}"
             )
 
 
-def _judge_among(
-    subject_image: SubjectImage, others: Sequence[SubjectImage], limits: BundleLimits
-) -> None:
-    """Raises: InvalidImageError if it is one of the others, or too much beside them."""
+def _check_among(image: SubjectImage, others: Sequence[SubjectImage], limits: BundleLimits) -> None:
+    """Check an image against the others. Raises: InvalidImageError if it is a copy or too much."""
     for other in others:
-        if other.sha256 == subject_image.sha256:
-            raise InvalidImageError(f"the same file as {other.name!r}; take one away")
-    pixels = sum(each.image.width * each.image.height for each in (*others, subject_image))
+        if other.sha256 == image.sha256:
+            raise InvalidImageError(f"the same file as {other.name!r}; remove one")
+    pixels = sum(each.image.width * each.image.height for each in (*others, image))
     if pixels > limits.max_decoded_megapixels * 1e6:
         raise InvalidImageError(
             f"with it, the images have more than {limits.max_decoded_megapixels:g} megapixels; "
@@ -171,20 +160,20 @@ def _judge_among(
 
 
 def _mask(
-    name: str | None, subject_image: SubjectImage, files: Mapping[str, bytes], decoder: Decoder
+    name: str | None, image: SubjectImage, files: Mapping[str, bytes], decoder: Decoder
 ) -> Image.Image | None:
-    """Raises: InvalidImageError if it cannot be used."""
+    """Decode and check the mask of an image. Raises: InvalidImageError."""
     if name is None:
         return None
     if name not in files:
-        raise InvalidImageError(f"its mask {name!r} is not there, or was refused")
+        raise InvalidImageError(f"its mask {name!r} does not exist, or was rejected")
     try:
         mask = decoder.mask(files[name])
     except InvalidImageError as error:
         raise InvalidImageError(f"its mask {name!r}: {error}") from error
-    if mask.size != subject_image.image.size:
+    if mask.size != image.image.size:
         raise InvalidImageError(
-            f"its mask {name!r} has {_size(mask)} px, the image has {_size(subject_image.image)}; "
+            f"its mask {name!r} has {_size(mask)} px, the image has {_size(image.image)}; "
             "both must have one size"
         )
     if not mask_coverage(mask):
@@ -195,50 +184,46 @@ def _mask(
 
 
 def _warnings(
-    subject_images: Sequence[SubjectImage], resolution: int | None, limits: BundleLimits
+    images: Sequence[SubjectImage], resolution: int | None, limits: BundleLimits
 ) -> Iterator[BundleFinding]:
-    if len(subject_images) < limits.usual_images:
-        yield BundleFinding(
-            "", f"{len(subject_images)} of the usual 3 to 6 images; give more if you can"
-        )
-    hashes = [difference_hash(each.image) for each in subject_images]
-    for index, subject_image in enumerate(subject_images):
-        for other, its_hash in zip(subject_images[:index], hashes, strict=False):
-            if hamming_distance(hashes[index], its_hash) <= limits.near_duplicate_bits:
-                yield BundleFinding(subject_image.name, f"nearly identical to {other.name!r}")
+    if len(images) < limits.usual_images:
+        yield BundleFinding("", f"{len(images)} of the usual 3 to 6 images; give more if you can")
+    hashes = [difference_hash(each.image) for each in images]
+    for index, image in enumerate(images):
+        for other, other_hash in zip(images[:index], hashes, strict=False):
+            if hamming_distance(hashes[index], other_hash) <= limits.near_duplicate_bits:
+                yield BundleFinding(image.name, f"nearly identical to {other.name!r}")
                 break
-        short, long = sorted(subject_image.image.size)
+        short, long = sorted(image.image.size)
         if resolution and short < resolution:
-            reason = (
-                f"{_size(subject_image.image)} px, will be enlarged to the {resolution} of training"
-            )
-            yield BundleFinding(subject_image.name, reason)
+            reason = f"{_size(image.image)} px, will be enlarged to the {resolution} of training"
+            yield BundleFinding(image.name, reason)
         if long > limits.max_aspect * short:
-            reason = f"{_size(subject_image.image)} px: each square crop of it shows a small part"
-            yield BundleFinding(subject_image.name, reason)
+            reason = f"{_size(image.image)} px: each square crop of it shows a small part"
+            yield BundleFinding(image.name, reason)
 
 
 def _size(image: Image.Image) -> str:
     return f"{image.width} x {image.height}"
 
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+def difference_hash(image: Image.Image) -> int:
+    """Return 64 bits: each says whether a thumbnail's pixel is brighter than its right neighbour.
 
+    Scaling, compression and small changes of colour leave most bits unchanged.
 
-def expand_paths(paths: Sequence[Path]) -> list[Path]:
-    """The bundles that these are or hold.
-
-    A folder with an image or `bundle.json` is a bundle; one with neither gives its folders and
-    archives, by name, if it has any. What hides or is passed over in bundles is passed over here.
+    Source: Krawetz 2013, "Kind of like that" (dHash).
     """
-    return [bundle for path in paths for bundle in _within(path) or [path]]
+    thumbnail = image.resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX).convert("L")
+    pixels = thumbnail.tobytes()
+    bits = 0
+    for row in range(_HASH_SIDE):
+        start = row * (_HASH_SIDE + 1)
+        for left in range(start, start + _HASH_SIDE):
+            bits = bits << 1 | (pixels[left] > pixels[left + 1])
+    return bits
 
 
-def _within(path: Path) -> list[Path]:
-    """What a folder of bundles holds; nothing if it is none."""
-    if not path.is_dir():
-        return []
-    found = sorted(each for each in path.iterdir() if not is_ignored(each.name))
-    if any(each.name == DESCRIPTION or each.suffix.lower() in _IMAGES for each in found):
-        return []
-    return [each for each in found if each.is_dir() or is_archive(each)]
+def hamming_distance(a: int, b: int) -> int:
+    """Return the number of bits in which two hashes differ."""
+    return (a ^ b).bit_count()

@@ -1,7 +1,7 @@
-"""Decoding in a process of its own, which may neither take long nor much memory, and may die.
+"""Decoding in a child process with limits of time and memory: the parent's side.
 
-What decodes images is C code that meets what anyone sends. One process serves a bundle; when a
-image takes it down, that image is refused and the next one gets a new process.
+Image decoders are C code that reads untrusted bytes. One process serves a bundle; an image that
+crashes it is rejected, and the next image gets a new process.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from dti_engine.images.bundles import decoder_process as worker
 from dti_engine.images.bundles.members import BundleLimits
 from dti_engine.images.decode import SubjectImage
 
-_START_SECONDS = 60.0  # it takes a tenth of one, but not on every machine at every time
-_ROOT = Path(__file__).parents[3]  # from where the worker finds the same package as we did
+_START_TIMEOUT_S = 60.0  # usually 0.1 s, but a busy machine may take long
+_ROOT = Path(__file__).parents[3]  # working directory, so that the child imports this package
 _CHANNELS = {worker.IMAGE: 3, worker.MASK: 1}
 
 
 class Decoder:
-    """Bytes of files in, images and masks out. To be used in a `with` statement."""
+    """Decode files in a child process. Use it in a `with` statement. Not thread-safe."""
 
     def __init__(self, limits: BundleLimits) -> None:
         self._limits = limits
@@ -44,17 +44,17 @@ class Decoder:
         self._stop()
 
     def image(self, name: str, data: bytes) -> SubjectImage:
-        """As `images.decode_image`. Raises: InvalidImageError with the reason."""
-        size, pixels = self._ask(worker.IMAGE, data)
+        """Decode an image as `decode_image` does. Raises: InvalidImageError with the reason."""
+        size, pixels = self._request(worker.IMAGE, data)
         image = Image.frombytes("RGB", size, pixels)
         return SubjectImage(name, image, hashlib.sha256(data).hexdigest(), size)
 
     def mask(self, data: bytes) -> Image.Image:
-        """As `images.decode_mask`. Raises: InvalidImageError with the reason."""
-        return Image.frombytes("L", *self._ask(worker.MASK, data))
+        """Decode a mask as `decode_mask` does. Raises: InvalidImageError with the reason."""
+        return Image.frombytes("L", *self._request(worker.MASK, data))
 
-    def _ask(self, kind: bytes, data: bytes) -> tuple[tuple[int, int], bytes]:
-        """(width, height) and the pixels."""
+    def _request(self, kind: bytes, data: bytes) -> tuple[tuple[int, int], bytes]:
+        """Return (width, height) and the pixels. Raises: InvalidImageError with the reason."""
         process = self._process or self._start()
         assert process.stdin
         assert process.stdout
@@ -62,7 +62,7 @@ class Decoder:
 
         def expire() -> None:
             is_late.set()
-            process.kill()  # which ends our waiting, too
+            process.kill()  # closes its pipes, which ends the blocking read below
 
         timer = Timer(self._limits.decoder_timeout_s, expire)
         timer.start()
@@ -76,19 +76,19 @@ class Decoder:
             if is_late.is_set():
                 reason = f"takes longer to decode than {self._limits.decoder_timeout_s:g} s"
             else:
-                reason = "brings the decoder down"
-            raise InvalidImageError(f"{reason}; save it anew, or smaller") from error
+                reason = "crashes the decoder"
+            raise InvalidImageError(f"{reason}; save it again, or smaller") from error
         finally:
             timer.cancel()
             timer.join()
-            if is_late.is_set():  # perhaps just after it had answered
+            if is_late.is_set():  # the timer may have fired just after the reply
                 self._stop()
         return (width, height), body
 
     def _read_reply(self, replies: IO[bytes], channels: int) -> tuple[int, int, bytes]:
-        """Raises: EOFError if it is none; InvalidImageError if it is a refusal."""
+        """Read a reply. Raises: EOFError if invalid; InvalidImageError if it is a rejection."""
         status, width, height, size = worker.REPLY.unpack(_read(replies, worker.REPLY.size))
-        # Not even the worker is trusted: an image may have taken it over.
+        # The child is not trusted either: an image may have taken it over.
         if size > 3 * max(self._limits.image.max_megapixels * 1e6, 1000):
             raise EOFError
         body = _read(replies, size)
@@ -99,7 +99,7 @@ class Decoder:
         return width, height, body
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """Raises: FailedError if there can be no process, which no image is to blame for."""
+        """Start the child. Raises: FailedError if it does not start, whatever the image."""
         limits = self._limits
         numbers = (
             limits.decoder_memory_bytes,
@@ -112,13 +112,13 @@ class Decoder:
             [sys.executable, "-m", "dti_engine.images.bundles.decoder_process", *map(str, numbers)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libraries chat there about damaged files
+            stderr=subprocess.DEVNULL,  # libraries write there about damaged files
             cwd=_ROOT,
-            start_new_session=True,  # Ctrl-C is for us; we end it
+            start_new_session=True,  # Ctrl-C goes to the parent, which ends the child
         )
         self._process = process
         assert process.stdout
-        timer = Timer(_START_SECONDS, process.kill)
+        timer = Timer(_START_TIMEOUT_S, process.kill)
         timer.start()
         try:
             if process.stdout.read(1) != worker.READY:
@@ -135,16 +135,16 @@ class Decoder:
     def _stop(self) -> None:
         if process := self._process:
             self._process = None
-            process.kill()  # also if it is idle: it has nothing to lose
+            process.kill()  # even an idle child has no state to lose
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 assert pipe
-                with suppress(OSError):  # what was not yet written cannot be
+                with suppress(OSError):  # flushing to a dead process fails
                     pipe.close()
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
-    """Exactly so many bytes. Raises: EOFError if it ends before."""
+    """Read exactly `size` bytes. Raises: EOFError if the file ends before."""
     data = file.read(size)
     if len(data) < size:
         raise EOFError

@@ -1,10 +1,11 @@
-"""The decoder's process: images in on stdin, pixels out on stdout, until stdin ends.
+"""Decoding in a child process: the child's side. Files come on stdin, pixels go to stdout.
 
     python -m dti_engine.images.bundles.decoder_process MEMORY_BYTES SECONDS MAX_BYTES \
         MAX_MEGAPIXELS MIN_SIDE_PX
 
-A request is a header and the bytes of a file, a reply a header and pixels, or a reason. Loads
-Pillow and next to nothing else, so it starts fast. `decoder` is the other side.
+A request is a header and the bytes of a file; a reply is a header and pixels, or a reason. The
+process ends with stdin. It imports Pillow and little else, so that it starts fast. `decoder` is the
+parent's side.
 """
 
 import contextlib
@@ -15,13 +16,13 @@ import sys
 from dti_engine.errors import InvalidImageError
 from dti_engine.images.decode import ImageLimits, decode_image, decode_mask
 
-REQUEST = struct.Struct("<cQ")  # PICTURE or MASK, number of bytes
+REQUEST = struct.Struct("<cQ")  # IMAGE or MASK, number of bytes
 REPLY = struct.Struct("<cIIQ")  # DONE or REFUSED, width, height, number of bytes
 READY, IMAGE, MASK, DONE, REFUSED = b"!", b"P", b"M", b"D", b"R"
 
 
 def main() -> None:
-    """Serve until there is nothing more to read."""
+    """Serve requests until stdin ends."""
     memory_bytes, seconds, max_bytes, max_megapixels, min_side_px = sys.argv[1:]
     _limit_memory(int(memory_bytes))
     limits = ImageLimits(int(max_bytes), float(max_megapixels), int(min_side_px))
@@ -31,7 +32,7 @@ def main() -> None:
     while header := requests.read(REQUEST.size):
         kind, size = REQUEST.unpack(header)
         data = requests.read(size)
-        # Whoever asked ends us in time; this is for when it is no longer there.
+        # The parent kills this process after its timeout; the alarm is for when the parent died.
         signal.setitimer(signal.ITIMER_REAL, 2 * float(seconds))
         for part in _reply(kind, data, limits):
             replies.write(part)
@@ -59,7 +60,7 @@ def _limit_memory(memory_bytes: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(ValueError):  # macOS knows the limit and refuses to set it
+    with contextlib.suppress(ValueError):  # macOS has the limit and does not let it be set
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 
 

@@ -1,29 +1,25 @@
-"""The files of a bundle, read into memory within limits, whatever it comes in."""
+"""Read the files of a bundle into memory, within limits, from a folder, zip or tar."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dti_engine.errors import InvalidBundleError
-from dti_engine.images.bundles import folders, tars, zips
+from dti_engine.images.bundles.archives import ARCHIVE_ERRORS, members
 from dti_engine.images.bundles.members import (
-    DAMAGE,
     ArchiveMember,
     BundleFinding,
     BundleLimits,
     collision_key,
     is_ignored,
+    name_error,
     normalized,
     printable,
-    refusal,
 )
 
 DESCRIPTION = "bundle.json"
 
-_ZIPS, _TARS = (".zip",), (".tar", ".tar.gz", ".tgz")
-_PIECE = 1 << 16
-_ARCHIVES = (
+_CHUNK_BYTES = 1 << 16
+_ARCHIVE_MAGIC = (
     b"PK\x03\x04",
     b"PK\x05\x06",
     b"\x1f\x8b",
@@ -37,132 +33,101 @@ _ARCHIVES = (
 
 @dataclass(eq=False)
 class BundleFiles:
-    """Files by name, and what was refused. Only names are kept of what was not wanted."""
+    """The files of a bundle by name, and the errors; skipped files have empty content."""
 
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    refusals: list[BundleFinding] = field(default_factory=list[BundleFinding])
+    errors: list[BundleFinding] = field(default_factory=list[BundleFinding])
     num_bytes: int = 0
-
-
-def is_archive(path: Path) -> bool:
-    """Whether its name says that it is one that is read."""
-    return path.name.lower().endswith((*_ZIPS, *_TARS))
-
-
-def bare_name(path: Path) -> str:
-    """Of a folder or archive, without what makes it an archive."""
-    name = path.resolve().name
-    for suffix in sorted((*_ZIPS, *_TARS), key=len, reverse=True):
-        if name.lower().endswith(suffix) and not path.is_dir():
-            return name[: -len(suffix)]
-    return name
 
 
 def read_contents(
     path: Path, limits: BundleLimits, *, only_description: bool = False
 ) -> BundleFiles:
-    """All files of a bundle, in the order of their names; hidden ones are passed over.
+    """Read all files of a bundle, ordered by name; hidden ones are ignored.
 
-    An archive may hold one folder that holds everything, as zipping a folder makes it. What cannot
-    be taken is refused by name, and reading goes on; from where it cannot, the rest is missing.
+    An archive may hold one folder that holds everything, as zipping a folder produces. A member
+    that cannot be used is an error under its name, and reading continues; where it cannot continue,
+    the remaining members are missing.
     """
     contents, seen = BundleFiles(), dict[str, str]()
     try:
-        for number, entry in enumerate(_entries(path, limits), start=1):
+        for number, member in enumerate(members(path, limits), start=1):
             if number > limits.max_entries:
                 raise InvalidBundleError(
                     f"more than {limits.max_entries} entries; a bundle is one subject, pack each "
                     "by itself"
                 )
-            _take(entry, contents, seen, limits, only_description)
-    except (*DAMAGE, InvalidBundleError) as error:
-        contents.refusals.append(BundleFinding("", printable(str(error))))
+            _add(member, contents, seen, limits, only_description)
+    except (*ARCHIVE_ERRORS, InvalidBundleError) as error:
+        contents.errors.append(BundleFinding("", printable(str(error))))
     if not path.is_dir():
         contents.files = _without_top_folder(contents.files)
     contents.files = dict(sorted(contents.files.items()))
     return contents
 
 
-def _entries(path: Path, limits: BundleLimits) -> Iterator[ArchiveMember]:
-    if path.is_dir():
-        return folders.entries(path, limits)
-    if not path.is_file():
-        raise InvalidBundleError("not there; give a folder, zip or tar of images")
-    size, name = os.path.getsize(path), path.name.lower()
-    if size > limits.max_archive_bytes:
-        raise InvalidBundleError(
-            f"larger than {limits.max_archive_bytes / 1e6:g} MB; pack fewer or smaller files"
-        )
-    if name.endswith(_ZIPS):
-        return zips.entries(path, limits)
-    if name.endswith(_TARS):
-        return tars.entries(path, limits)
-    allowed = ", ".join((*_ZIPS, *_TARS))
-    raise InvalidBundleError(f"neither a folder nor one of {allowed}; pack the images so")
-
-
-def _take(
-    entry: ArchiveMember,
+def _add(
+    member: ArchiveMember,
     contents: BundleFiles,
     seen: dict[str, str],
     limits: BundleLimits,
     only_description: bool,
 ) -> None:
-    """Read an entry, or refuse it. Raises: InvalidBundleError if nothing more is to be read."""
-    name, shown = normalized(entry.name), printable(entry.name)
-    if reason := refusal(entry.name, limits):
-        contents.refusals.append(BundleFinding(shown, reason))
-        return
+    """Read a member or reject it. Raises: InvalidBundleError if reading must end here."""
+    name, shown = normalized(member.name), printable(member.name)
+
+    def reject(reason: str) -> None:
+        contents.errors.append(BundleFinding(shown, reason))
+
+    # The name comes first: even an ignored member must not have a dangerous one.
+    if reason := name_error(member.name, limits):
+        return reject(reason)
     if is_ignored(name):
-        return
-    if entry.obstacle:
-        contents.refusals.append(BundleFinding(shown, entry.obstacle))
-        return
-    key = collision_key(name)
-    if (other := seen.setdefault(key, name)) != name or (name in contents.files):
-        contents.refusals.append(
-            BundleFinding(shown, f"means the same file as {other!r} on some systems; rename one")
-        )
-        return
-    if entry.is_folder:
-        return
+        return None
+    if member.rejection:
+        return reject(member.rejection)
+    other = seen.setdefault(collision_key(name), name)
+    if other != name or name in contents.files:
+        return reject(f"means the same file as {other!r} on some systems; rename one")
+    if member.is_folder:
+        return None
     is_description = name.rpartition("/")[2] == DESCRIPTION
     if only_description and not is_description:
         contents.files[name] = b""
-        return
-    most = limits.max_description_bytes if is_description else limits.image.max_bytes
+        return None
+    limit = limits.max_description_bytes if is_description else limits.image.max_bytes
     try:
-        data = _read(entry, most, contents, limits)
-    except (*DAMAGE, RuntimeError) as error:  # the latter: zipfile, of what it cannot decrypt
-        contents.refusals.append(BundleFinding(shown, printable(f"cannot be read ({error})")))
-        return
+        data = _read(member, limit, contents, limits)
+    except (*ARCHIVE_ERRORS, RuntimeError) as error:  # the latter: zipfile, on failed decryption
+        return reject(printable(f"cannot be read ({error})"))
     if data is None:
-        contents.refusals.append(
-            BundleFinding(shown, f"larger than {most / 1e6:g} MB; make it smaller")
-        )
-    elif data.startswith(_ARCHIVES) or data[257:262] == b"ustar":
-        contents.refusals.append(BundleFinding(shown, "an archive within; unpack it"))
-    else:
-        contents.files[name] = data
+        return reject(f"larger than {limit / 1e6:g} MB; make it smaller")
+    if data.startswith(_ARCHIVE_MAGIC) or data[257:262] == b"ustar":
+        return reject("an archive within; unpack it")
+    contents.files[name] = data
+    return None
 
 
 def _read(
-    entry: ArchiveMember, most: int, contents: BundleFiles, limits: BundleLimits
+    member: ArchiveMember, limit: int, contents: BundleFiles, limits: BundleLimits
 ) -> bytes | None:
-    """All bytes, or None if they are more than `most`; no header is trusted with the number."""
-    if entry.declared_bytes > most:
+    """Return all bytes of a member, or None if there are more than `limit`, whatever it declares.
+
+    Raises: InvalidBundleError if the bundle unpacks to too many bytes in total.
+    """
+    if member.declared_bytes > limit:
         return None
     data = bytearray()
-    with entry.open() as file:
-        while piece := file.read(_PIECE):
-            data += piece
-            contents.num_bytes += len(piece)
+    with member.open() as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            data += chunk
+            contents.num_bytes += len(chunk)
             if contents.num_bytes > limits.max_unpacked_bytes:
                 raise InvalidBundleError(
                     f"its files have more than {limits.max_unpacked_bytes / 1e6:g} MB; a bundle is "
-                    "a few images of one subject, take some away"
+                    "a few images of one subject, remove some"
                 )
-            if len(data) > most:
+            if len(data) > limit:
                 return None
     return bytes(data)
 

@@ -1,4 +1,4 @@
-"""`bundle.json`: what the sender says of the subject and of single images."""
+"""The schema of `bundle.json`: a description of the subject and of single images."""
 
 import re
 from collections.abc import Mapping
@@ -47,12 +47,12 @@ _File: TypeAlias = Annotated[_Text, AfterValidator(normalized)]
 
 
 class ImageNotes(BaseModel):
-    """What is said of one image."""
+    """The caption and mask of one image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     caption: Annotated[_Text, AfterValidator(_caption)] | None = Field(
-        default=None, description="in place of the templates, with {} for the placeholder"
+        default=None, description="replaces the templates; {} stands for the placeholder"
     )
     mask: _File | None = Field(
         default=None, description="an image file of the same size; white is the subject"
@@ -60,27 +60,33 @@ class ImageNotes(BaseModel):
 
 
 class TrainingOverrides(BaseModel):
-    """What of the training is the subject's own; all else is as the run says."""
+    """Training options of this subject; all others are those of the run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    seed: int | None = Field(default=None, ge=0, lt=2**64, description="of all draws")
-    vectors: int | None = Field(default=None, ge=1, description="of the token")
+    seed: int | None = Field(default=None, ge=0, lt=2**64, description="seed of all random draws")
+    vectors: int | None = Field(default=None, ge=1, description="vectors of the token")
     steps: int | None = Field(default=None, gt=0, description="optimizer steps")
     lr: float | None = Field(default=None, gt=0, le=1, description="learning rate")
     kappa: float | None = Field(default=None, ge=0, description="strength of the prior")
     magnitude: Magnitude | None = Field(default=None, description="length of the embedding")
-    schedule: Schedule | None = Field(default=None, description="of the learning rate")
-    patience: int | None = Field(default=None, ge=0, description="looks without gain that end it")
-    ema_decay: float | None = Field(default=None, ge=0, lt=1, description="of directions")
+    schedule: Schedule | None = Field(default=None, description="schedule of the learning rate")
+    patience: int | None = Field(
+        default=None,
+        ge=0,
+        description="early stopping after so many evaluations without improvement",
+    )
+    ema_decay: float | None = Field(
+        default=None, ge=0, lt=1, description="decay of the moving average of directions"
+    )
 
     def changes(self) -> dict[str, object]:
-        """Fields of `TrainConfig` -> values that are the subject's own."""
+        """Return the fields of `TrainConfig` that the subject overrides."""
         return self.model_dump(exclude={"seed", "vectors"}, exclude_none=True)
 
 
 class BundleDescription(BaseModel):
-    """What is said of a subject; all of it may be left out."""
+    """The description of a subject; every field is optional."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -93,44 +99,44 @@ class BundleDescription(BaseModel):
     initializer: _Text | None = Field(default=None, description="nearest common word or phrase")
     class_noun: _Text | None = Field(
         default=None,
-        description="what it is, where prompts are scored, in trials too; else the initializer",
+        description="what it is, for scoring prompts; default: the initializer",
     )
     kind: Kind | None = Field(default=None, description="family of caption templates")
     training: TrainingOverrides = Field(
-        default=TrainingOverrides(), description="what is its own of it"
+        default=TrainingOverrides(), description="training options of this subject"
     )
     tags: tuple[_Text, ...] = Field(default=(), max_length=50, strict=False)
     images: Mapping[_File, ImageNotes] = Field(
-        default_factory=dict[str, ImageNotes], description="file name -> what is said of it"
+        default_factory=dict[str, ImageNotes], description="file name -> caption and mask"
     )
 
     @property
     def masks(self) -> set[str]:
-        """Names of the mask files."""
+        """The names of all mask files."""
         return {notes.mask for notes in self.images.values() if notes.mask}
 
 
 def parse(data: bytes) -> tuple[BundleDescription, list[BundleFinding]]:
-    """What the bytes of a JSON file say, less what is refused: each with the reason."""
+    """Parse a JSON file; return the valid description and the errors of the rest."""
     try:
         values = from_json(data)
     except ValueError as error:
         return BundleDescription(), [BundleFinding(DESCRIPTION, f"is not JSON in UTF-8 ({error})")]
     if not isinstance(values, dict):
         return BundleDescription(), [BundleFinding(DESCRIPTION, "must be a JSON object: { ... }")]
-    refusals, accepted = list[BundleFinding](), dict[str, object]()
-    noted = values.get("images")
-    if isinstance(noted, dict):
-        # One by one, so that a reason has the name of its image.
-        for name, notes in noted.items():
+    errors, accepted = list[BundleFinding](), dict[str, object]()
+    images = values.get("images")
+    if isinstance(images, dict):
+        # One by one, so that each error has the name of its image.
+        for name, notes in images.items():
             try:
                 accepted[name] = ImageNotes.model_validate(notes).model_dump()
             except SchemaError as error:
                 reason = f"{DESCRIPTION}: {explain(error, ImageNotes)}"
-                refusals.append(BundleFinding(printable(name), printable(reason)))
+                errors.append(BundleFinding(printable(name), printable(reason)))
         values["images"] = accepted
     try:
-        return BundleDescription.model_validate(values), refusals
+        return BundleDescription.model_validate(values), errors
     except SchemaError as error:
-        refusals.insert(0, BundleFinding(DESCRIPTION, printable(explain(error, BundleDescription))))
-        return BundleDescription(), refusals
+        errors.insert(0, BundleFinding(DESCRIPTION, printable(explain(error, BundleDescription))))
+        return BundleDescription(), errors

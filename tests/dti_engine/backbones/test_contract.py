@@ -204,7 +204,7 @@ def test_every_vector_of_a_token_counts(backbone: Backbone) -> None:
 
 def test_a_placeholder_that_would_be_cut_off_is_refused(backbone: Backbone) -> None:
     longest = max(encoder.max_length for encoder in backbone.text_encoders.values())
-    with pytest.raises(TokenError, match="<rex> would be cut off"):
+    with pytest.raises(TokenError, match="<rex> would be truncated"):
         encode(backbone, "dog " * longest + "<rex>", random_token(backbone))
 
 
@@ -300,7 +300,7 @@ def test_what_an_encoder_makes_of_words_may_stand_in_the_place_of_their_rows(
         ids = encoder.segment_ids("stuffed animal")
         inputs = tokenize(["stuffed animal"], {name: encoder}, [{}]).inputs[name]
         hidden = encoder.hidden_states(inputs, encoder.vocabulary()[:0])
-        states = encoder.states(ids)
+        states = encoder.last_hidden_states(ids)
         assert states.shape == (len(ids), encoder.dim)
         torch.testing.assert_close(states, hidden[0, 1 : 1 + len(ids)], rtol=0, atol=1e-5)
 

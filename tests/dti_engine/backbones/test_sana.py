@@ -106,7 +106,7 @@ def test_a_token_for_which_the_instruction_leaves_no_room_is_refused_at_once(
         ImageRequest(prompt, 1, {"<rex>": token}, instruction=each) for each in (False, True)
     ]
     assert len(generate(backbone, requests[:1], steps=1)) == 1
-    with pytest.raises(TokenError, match=r"request 1: .*<rex> would be cut off"):
+    with pytest.raises(TokenError, match=r"request 1: .*<rex> would be truncated"):
         generate(backbone, requests, steps=1)
 
 

@@ -57,7 +57,7 @@ def test_examples_are_accepted_but_for_files_that_are_not_there(
     monkeypatch.chdir(tmp_path)
     result = dti(*shlex.split(example)[1:])
     assert result.exit_code == 2
-    assert "not there; give a folder, zip or tar" in result.output
+    assert "does not exist; give a folder, zip or tar" in result.output
     assert "Usage" not in result.output
 
 
@@ -75,7 +75,7 @@ def test_check_tells_sizes_captions_masks_and_warnings(dti: Dti, folder: Path) -
     first, second, _ = said["images"]
     assert first.items() >= {"name": "0.png", "width": 40, "height": 32, "has_mask": True}.items()
     assert (first["caption"], second["caption"]) == ("a {} on a beach", None)
-    assert said["refusals"] == []
+    assert said["errors"] == []
     assert [each["name"] for each in said["warnings"]] == ["0.png", "1.png", "2.png"]
     assert "will be enlarged to the 64" in said["warnings"][0]["reason"]
 
@@ -95,7 +95,7 @@ def test_check_goes_on_after_a_refused_bundle(dti: Dti, folder: Path, tmp_path: 
     result = dti("bundle", "check", tmp_path / "broken.zip", folder, "--json")
     assert result.exit_code == 2
     broken, good = json.loads(result.stdout)["bundles"]
-    assert "a damaged zip file" in broken["refusals"][0]["reason"]
+    assert "a damaged zip file" in broken["errors"][0]["reason"]
     assert len(good["images"]) == 3
 
 

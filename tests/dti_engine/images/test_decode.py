@@ -82,7 +82,7 @@ def test_all_refused_files_are_listed_with_their_reasons(tmp_path: Path) -> None
     with pytest.raises(InvalidImageError) as refusal:
         load_images(tmp_path)
     head, *lines = str(refusal.value).splitlines()
-    assert head == f"6 of 7 files in {str(tmp_path)!r} refused:"
+    assert head == f"6 of 7 files in {str(tmp_path)!r} rejected:"
     reasons = dict(line.strip().split(": ", 1) for line in lines)
     assert list(reasons) == [
         repr(name)

@@ -122,7 +122,7 @@ def test_a_placeholder_that_is_not_bound_is_refused_and_the_bound_ones_are_named
 @pytest.mark.parametrize("room", [0, 1])
 def test_a_placeholder_that_does_not_fit_whole_is_refused(encoder: TextEncoder, room: int) -> None:
     prompt = "dog " * (encoder.max_length - 2 - room) + "<rex>"
-    with pytest.raises(TokenError, match=r"<rex> would be cut off.* reads 77 positions"):
+    with pytest.raises(TokenError, match=r"<rex> would be truncated.* reads 77 positions"):
         spell(encoder, prompt, rex=range(2))
 
 

@@ -35,7 +35,7 @@ def described(**values: object) -> bytes:
 
 
 def refusals(path: Path, limits: BundleLimits | None = None) -> dict[str, str]:
-    found = check_bundle(path, limits=limits or BundleLimits()).refusals
+    found = check_bundle(path, limits=limits or BundleLimits()).errors
     return {finding.name: finding.reason for finding in found}
 
 
@@ -147,7 +147,7 @@ def test_everything_wrong_is_said_at_once(png: Png, pack: Pack) -> None:
         "cut.jpg": "cut short",
         "hello.jpg": "its content is not JPEG",
         "photo.heic": "not a JPEG, PNG or WebP file",
-        "captions.txt": "Words go to bundle.json",
+        "captions.txt": "Text goes into bundle.json",
         "deeper/f.png": "in a folder within",
     }
     found = refusals(path)
@@ -177,7 +177,7 @@ def test_masks_and_images_that_do_not_fit_together_are_refused(png: Png, pack: P
     }
     found = refusals(pack("tar", files))
     expected = {
-        "gone.png": "bundle.json names this image, but there is none",
+        "gone.png": "bundle.json names this image, but it does not exist",
         "b.png": "its mask 'gone-mask.png' is not there",
         "c.png": "its mask 'small-mask.png' has 32 x 48 px, the image has 64 x 48",
         "d.png": "its mask 'black-mask.png' is black",

@@ -92,7 +92,7 @@ def test_a_decoder_that_dies_costs_one_image(png: Png) -> None:
         decoder.image("a.png", png())
         assert decoder._process
         os.kill(decoder._process.pid, signal.SIGSEGV)
-        with pytest.raises(InvalidImageError, match="brings the decoder down; save it anew"):
+        with pytest.raises(InvalidImageError, match="crashes the decoder; save it again"):
             decoder.image("b.png", png())
         assert decoder.image("c.png", png()).image.size == (64, 48)
 
@@ -113,7 +113,7 @@ def test_a_decoder_that_was_taken_over_is_not_believed(
     replace_worker(tmp_path, monkeypatch, code)
     with (
         Decoder(DEFAULT_LIMITS) as decoder,
-        pytest.raises(InvalidImageError, match="brings the decoder down"),
+        pytest.raises(InvalidImageError, match="crashes the decoder"),
     ):
         decoder.image("a.png", png())
 
@@ -144,7 +144,7 @@ def test_a_bundle_outlives_its_worst_image(png: Png, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     bundle = check_bundle(tmp_path, limits=BundleLimits(decoder_timeout_s=0.2))
     assert [each.name for each in bundle.images] == ["a.png", "c.png"]
-    ((name, reason),) = [(each.name, each.reason) for each in bundle.refusals]
+    ((name, reason),) = [(each.name, each.reason) for each in bundle.errors]
     assert name == "b.png"
     assert "takes longer to decode than 0.2 s" in reason
 

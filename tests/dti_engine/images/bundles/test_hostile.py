@@ -317,7 +317,7 @@ def test_what_is_neither_a_folder_nor_an_archive_is_refused(tmp_path: Path) -> N
     for name in ("rex.rar", "rex.tar.bz2", "rex"):
         (tmp_path / name).write_bytes(b"hello")
         assert "neither a folder nor one of .zip, .tar, .tar.gz" in judged(tmp_path / name)
-    assert "not there" in judged(tmp_path / "nowhere.zip")
+    assert "does not exist" in judged(tmp_path / "nowhere.zip")
 
 
 def test_a_large_archive_is_not_even_opened(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_good_images_beside_a_hostile_entry_are_still_judged(tmp_path: Path, png
     path.write_bytes(zip_of(("../a.png", b""), ("b.png", png(0)), ("c.png", b"no image")))
     bundle = check_bundle(path)
     assert [each.name for each in bundle.images] == ["b.png"]
-    assert [each.name for each in bundle.refusals] == ["../a.png", "c.png"]
+    assert [each.name for each in bundle.errors] == ["../a.png", "c.png"]
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
