@@ -1,8 +1,8 @@
-"""The file of a learned token: what was learned, and everything needed to know what it is good for.
+"""Artifact: a learned token with its manifest, as a safetensors file.
 
-A safetensors file with one (n, d) float32 tensor per text encoder, named like the encoder, and the
-`Manifest` as JSON in its header, under a digest of both. Nothing in it is ever executed; what is
-not ours, or not as it was written, is refused.
+The file has one (n, d) float32 tensor per text encoder, named like the encoder, and the `Manifest`
+as JSON in its header, with a checksum of both. Nothing in it is ever executed; a foreign or damaged
+file is rejected.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from dti_engine.files import atomic_write
 from dti_engine.text.tokens import LearnedToken
 
 _HEADER_KEY = "dti"
-_MAX_BYTES = 64 * 2**20  # a token is some KB; more is a mistake, found before it is in memory
+_MAX_BYTES = 64 * 2**20  # a token has some KB; a larger file is rejected before it is read
 _NORM_TOLERANCE = 1e-4  # relative: far above a float32 norm's rounding, far below a real change
 
 
@@ -39,36 +39,36 @@ _NORM_TOLERANCE = 1e-4  # relative: far above a float32 norm's rounding, far bel
 class Artifact:
     """A learned token with its manifest.
 
-    Raises: ArtifactFormatError if the two contradict each other.
+    Raises: ArtifactFormatError if they contradict each other.
     """
 
     manifest: Manifest
     token: LearnedToken
 
     def __post_init__(self) -> None:
-        noted = self.manifest.magnitudes
+        expected = self.manifest.magnitudes
         found = {name: norms.tolist() for name, norms in self.token.magnitudes().items()}
-        if self.token.placeholder != self.manifest.placeholder or found.keys() != noted.keys():
+        if self.token.placeholder != self.manifest.placeholder or found.keys() != expected.keys():
             raise ArtifactFormatError(
                 f"the token is {self.token.placeholder} for {sorted(found)}, "
-                f"the manifest says {self.manifest.placeholder} for {sorted(noted)}"
+                f"the manifest says {self.manifest.placeholder} for {sorted(expected)}"
             )
-        noted_pooling = self.manifest.origin.pooling or self.token.pooling
-        if self.token.pooling != noted_pooling:
+        pooling = self.manifest.origin.pooling or self.token.pooling
+        if self.token.pooling != pooling:
             raise ArtifactFormatError(
-                f"the token was learned with pooling {self.token.pooling!r}, the manifest says "
-                f"{noted_pooling!r}"
+                f"the token was trained with pooling {self.token.pooling!r}, the manifest says "
+                f"{pooling!r}"
             )
         for name, norms in found.items():
-            if len(norms) != len(noted[name]) or not all(map(_close, norms, noted[name])):
+            if len(norms) != len(expected[name]) or not all(map(_is_close, norms, expected[name])):
                 raise ArtifactFormatError(
                     f"the vectors for {name!r} have the lengths {norms}, "
-                    f"the manifest says {list(noted[name])}"
+                    f"the manifest says {list(expected[name])}"
                 )
 
     @classmethod
     def of(cls, token: LearnedToken, *, model: str, fingerprint: str, origin: Origin) -> Self:
-        """A new artifact; model and fingerprint say which weights the token belongs to."""
+        """Return a new artifact; model and fingerprint name the weights that it belongs to."""
         manifest = Manifest(
             placeholder=token.placeholder,
             model=model,
@@ -79,25 +79,25 @@ class Artifact:
         return cls(manifest, token)
 
     def to_bytes(self) -> bytes:
-        """The file's content; the same artifact always gives the same bytes."""
+        """Return the file's content; the same artifact always gives the same bytes."""
         rows = {
             name: each.detach().contiguous().clone() for name, each in self.token.embeddings.items()
         }
         return write_checked(_HEADER_KEY, self.manifest.model_dump_json(), rows)
 
     def sha256(self) -> str:
-        """Of the file's content, in hexadecimal."""
+        """Return the SHA-256 of the file's content, in hexadecimal."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def origin(self) -> dict[str, str]:
-        """Which token this is, for the settings of an image: the digest finds its file again."""
+        """Return name and digest of the token, for the settings stored in an image."""
         return {"placeholder": self.manifest.placeholder, "sha256": self.sha256()}
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The artifact in a file's content.
+        """Parse a file's content.
 
-        Raises: ArtifactFormatError if it is none, is damaged or newer, or contradicts itself.
+        Raises: ArtifactFormatError if it is no artifact, damaged, newer or inconsistent.
         """
         if len(data) > _MAX_BYTES:
             raise ArtifactFormatError(f"larger than {_MAX_BYTES} bytes, so not an artifact")
@@ -114,7 +114,7 @@ class Artifact:
             raise ArtifactFormatError(str(error)) from error
 
     def save(self, path: Path) -> None:
-        """Write the file. Others see the old one or the new one, never a part.
+        """Write the file atomically.
 
         Raises: OutputError if it cannot be written.
         """
@@ -138,19 +138,19 @@ class Artifact:
     def check_compatibility(
         self, dims: Mapping[str, int], fingerprint: str, *, same_weights: bool = False
     ) -> str | None:
-        """A warning if the token was made with other weights than these, None if all fits.
+        """Return a warning if the token was made with other weights than these; None if it fits.
 
-        dims: encoder -> d of the backbone; fingerprint: the backbone's.
+        dims: encoder -> d of the model; fingerprint: that of the model.
 
         Raises: ArtifactMismatchError if encoders or dimensions differ, so that the token cannot be
-            used at all; with `same_weights` also where the weights differ.
+            used at all; with `same_weights` also if the weights differ.
         """
-        made_for = {name: rows.shape[-1] for name, rows in self.token.embeddings.items()}
+        token_dims = {name: rows.shape[-1] for name, rows in self.token.embeddings.items()}
         origin = f"{self.manifest.placeholder} was made with {self.manifest.model!r}"
-        if made_for != dict(dims):
+        if token_dims != dict(dims):
             raise ArtifactMismatchError(
-                f"{origin}, whose encoders have the dimensions {made_for}, not {dict(dims)}; "
-                "use it with that backbone, or train it again with this one"
+                f"{origin}, whose encoders have the dimensions {token_dims}, not {dict(dims)}; "
+                "use it with that model, or train it again with this one"
             )
         if fingerprint == self.manifest.model_fingerprint:
             return None
@@ -162,12 +162,12 @@ class Artifact:
         return warning
 
 
-def _close(a: float, b: float) -> bool:
+def _is_close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=_NORM_TOLERANCE)
 
 
 def _read_manifest(data: bytes, tensors: Mapping[str, Tensor]) -> Manifest:
-    """The manifest in a safetensors file that was found valid, if the file is as it was written."""
+    """Return the manifest in a valid safetensors file. Raises: ArtifactFormatError."""
     found = read_checked(_HEADER_KEY, data, tensors)
     if found is None:
         raise ArtifactFormatError("it has no manifest, so it was not saved as an artifact")
@@ -177,7 +177,5 @@ def _read_manifest(data: bytes, tensors: Mapping[str, Tensor]) -> Manifest:
             f"its schema is {version}, this engine reads up to {SCHEMA_VERSION}; update the engine"
         )
     if not found.is_intact:
-        raise ArtifactFormatError(
-            "damaged: its content has another digest than it was written with"
-        )
+        raise ArtifactFormatError("damaged: its content does not match its checksum")
     return Manifest.model_validate_json(found.text)

@@ -1,7 +1,4 @@
-"""Learned tokens as files that other programs open.
-
-What other programs call formats and text encoders.
-"""
+"""Export tokens to the file formats of other programs."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -19,22 +16,22 @@ from dti_engine.files import atomic_write
 
 # diffusers' names of CLIP encoders -> the keys of files with both.
 CLIP_KEYS: Mapping[str, str] = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
-SINGLE_KEY = "emb_params"  # of files with one encoder, where the file's name names the token
+SINGLE_KEY = "emb_params"  # in files with one encoder, where the file's name is the token's name
 A1111_KEY = "string_to_param"
-EXPORT_KEY = "dti_export"  # in a safetensors header: our manifest, for whoever looks
+EXPORT_KEY = "dti_export"  # in a safetensors header: our manifest, for information
 
 
 _EOS_NOTE = (
-    "diffusers would sum up a prompt at the token; this one was learned with summaries at the end: "
+    "diffusers would pool a prompt at the token; this one was trained with pooling at the end: "
     "set pipeline.text_encoder_2.text_model.eos_token_id = pipeline.tokenizer_2.eos_token_id"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What was written, and how a prompt of that program names the token.
+    """The exported files, and the token's name in prompts of the other program.
 
-    note: what its user has to do there, None if nothing.
+    note: what the user has to do there; None if nothing.
     """
 
     files: tuple[Path, ...]
@@ -43,18 +40,19 @@ class Export:
 
 
 def export(artifact: Artifact, path: Path, format_name: ExportFormat) -> Export:
-    """Write the token to `path` in the form of another program; the pair of diffusers beside it.
+    """Write the token to `path` in the format of another program.
 
-    A token of several vectors is one name in each of these programs.
+    diffusers gets a second file beside it for SDXL. A token of several vectors has one name in each
+    of these programs.
 
-    Raises: ArtifactError if the program has no form for its text encoders, or opens no file of
-        that name; OutputError if a file cannot be written.
+    Raises: ArtifactError if the format does not support the token's text encoders or the file's
+        suffix; OutputError if a file cannot be written.
     """
     return _WRITERS[format_name](artifact, path)
 
 
 def _diffusers(artifact: Artifact, path: Path) -> Export:
-    """For `load_textual_inversion`: once, or once per encoder with its tokenizer."""
+    """Write a file per encoder, each for one call of `load_textual_inversion`."""
     placeholder, rows = artifact.token.placeholder, artifact.token.embeddings
     _require_suffix(path, ".safetensors")
     files = [path, path.with_stem(f"{path.stem}_2")][: len(_clip_rows(artifact, "diffusers"))]
@@ -99,12 +97,12 @@ _WRITERS: Mapping[ExportFormat, Callable[[Artifact, Path], Export]] = {
 
 
 def _clip_rows(artifact: Artifact, program: str) -> dict[str, Tensor]:
-    """Key in a file of both encoders -> rows. Raises: ArtifactError if there are other encoders."""
+    """Return clip_l and clip_g -> rows. Raises: ArtifactError if there are other encoders."""
     rows = artifact.token.embeddings
     if set(rows) not in ({next(iter(CLIP_KEYS))}, set(CLIP_KEYS)):
         raise ArtifactError(
-            f"{artifact.token.placeholder} has rows for {', '.join(rows)}; {program} has a form "
-            "for the CLIP encoders of Stable Diffusion 1, 2 and XL alone. Keep our own file"
+            f"{artifact.token.placeholder} has rows for {', '.join(rows)}; {program} has a format "
+            "for the CLIP encoders of Stable Diffusion 1, 2 and XL only. Keep our own file"
         )
     return {CLIP_KEYS[name]: each for name, each in rows.items()}
 

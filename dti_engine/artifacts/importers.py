@@ -1,9 +1,7 @@
-"""Tokens that other programs have learned, read from whatever they write.
+"""Import tokens from the file formats of other programs.
 
-Nothing in a file is executed: safetensors holds only numbers, and a pickle is opened with torch's
-restricted loader, which refuses whatever is not a tensor or a plain value.
-
-Other programs' tokens as artifacts of ours.
+Nothing in a file is executed: safetensors has only numbers, and a pickle is opened with torch's
+restricted loader, which rejects everything but tensors and plain values.
 """
 
 import hashlib
@@ -35,7 +33,7 @@ _PICKLES = frozenset({".pt", ".bin", ".pth"})
 
 @dataclass(frozen=True, eq=False)
 class ForeignToken:
-    """What a file holds: encoder -> (n, d) float32 rows, and the name that it gives the token."""
+    """The content of a foreign file: encoder -> (n, d) float32 rows, and the token's name in it."""
 
     embeddings: Mapping[str, Tensor]
     name: str | None
@@ -43,10 +41,10 @@ class ForeignToken:
 
 
 def read_foreign(path: Path, second: Path | None = None) -> ForeignToken:
-    """The token in a file; `second` is the other file of diffusers' pair for SDXL.
+    """Read the token in a file; `second` is the other file of diffusers' pair for SDXL.
 
     Raises: ArtifactError if a file cannot be read; ArtifactFormatError if it is damaged, larger
-        than a token, of no known form, or holds what is no (n, d) matrix of finite numbers.
+        than a token, of an unknown format, or not an (n, d) matrix of finite numbers.
     """
     first = _read(path)
     if second is None:
@@ -71,8 +69,8 @@ def _read(path: Path) -> ForeignToken:
     try:
         if len(data) > _MAX_BYTES:
             raise ArtifactFormatError(f"larger than {_MAX_BYTES} bytes, so not a token")
-        content = _unpickled(data) if path.suffix in _PICKLES else safetensors.torch.load(data)
-        return _understood(content)
+        content = _unpickle(data) if path.suffix in _PICKLES else safetensors.torch.load(data)
+        return _parse(content)
     except SafetensorError as error:
         raise ArtifactFormatError(
             f"{str(path)!r}: not a safetensors file, or damaged: {error}"
@@ -81,9 +79,9 @@ def _read(path: Path) -> ForeignToken:
         raise ArtifactFormatError(f"{str(path)!r}: {error}") from error
 
 
-def _unpickled(data: bytes) -> Any:
+def _unpickle(data: bytes) -> Any:
     try:
-        # Old A1111 and the first Textual Inversion code write this class; it holds tensors only.
+        # Old A1111 and the first Textual Inversion code write this class; it has tensors only.
         with torch.serialization.safe_globals([torch.nn.ParameterDict]):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -93,8 +91,8 @@ def _unpickled(data: bytes) -> Any:
         ) from error
 
 
-def _understood(content: Any) -> ForeignToken:
-    """The token in a file's content, by its keys."""
+def _parse(content: Any) -> ForeignToken:
+    """Return the token in a file's content; its keys tell the format."""
     if isinstance(content, Tensor):
         return ForeignToken({_FIRST: _rows("the tensor", content)}, None, "diffusers")
     if not isinstance(content, Mapping):
@@ -110,7 +108,7 @@ def _understood(content: Any) -> ForeignToken:
     if found.keys() & keys.keys():
         if not found.keys() <= keys.keys():
             raise ArtifactFormatError(
-                f"it has the keys {', '.join(sorted(found))}; {' and '.join(keys)} are understood"
+                f"it has the keys {', '.join(sorted(found))}; {' and '.join(keys)} are supported"
             )
         rows = {name: _rows(key, found[key]) for key, name in keys.items() if key in found}
         return ForeignToken(rows, None, "comfyui")
@@ -125,7 +123,7 @@ def _understood(content: Any) -> ForeignToken:
 
 
 def _rows(key: str, value: Any) -> Tensor:
-    """(n, d) float32; a single vector may come as (d,)."""
+    """Return (n, d) float32 rows; a single vector may be (d,)."""
     rows = value.detach() if isinstance(value, Tensor) else None
     if rows is None or not rows.is_floating_point() or rows.ndim not in (1, 2) or not rows.numel():
         shape = tuple(rows.shape) if rows is not None else type(value).__name__
@@ -141,24 +139,24 @@ def _rows(key: str, value: Any) -> Tensor:
 def import_token(
     files: Sequence[Path], backbone: Backbone, *, placeholder: str | None = None
 ) -> Artifact:
-    """The token in a file, or in diffusers' pair of files, as one for this backbone.
+    """Return the token in a file, or in diffusers' pair of files, as an artifact for this model.
 
-    placeholder: its name; if None, the one in the file, made a placeholder.
+    placeholder: its name; None for the name in the file, made into a placeholder.
 
-    Raises: as `reading.read_foreign`; ArtifactMismatchError if encoders or dimensions are not those
-        of the backbone; TokenError if the name is none.
+    Raises: as `read_foreign`; ArtifactMismatchError if encoders or dimensions are not those of the
+        model; TokenError if the name is not a placeholder.
     """
     found = read_foreign(*files)
     dims = {name: rows.shape[-1] for name, rows in found.embeddings.items()}
-    wanted = {name: encoder.dim for name, encoder in backbone.text_encoders.items()}
-    if dims != wanted:
+    model_dims = {name: encoder.dim for name, encoder in backbone.text_encoders.items()}
+    if dims != model_dims:
         raise ArtifactMismatchError(
             f"{', '.join(file.name for file in files)} has embeddings of the dimensions {dims}, "
-            f"{backbone.name} wants {wanted}; give the model that it was learned on, and both "
+            f"{backbone.name} has {model_dims}; give the model that it was trained on, and both "
             "files of a pair"
         )
     name = placeholder or _placeholder(found.name, files[0])
-    # Programs that learn tokens add them to the vocabulary, so they pool at them.
+    # Other programs add tokens to the vocabulary, and so pool at the token.
     token = LearnedToken(name, found.embeddings, "legacy" if backbone.pools else "eos")
     origin = ImportedOrigin(
         format_name=found.format_name,
@@ -169,7 +167,10 @@ def import_token(
 
 
 def _placeholder(name: str | None, file: Path) -> str:
-    """`*` and nothing are what many files say; the file's own name is then the better one."""
+    """Return a placeholder from the name in the file, or else from the file's own name.
+
+    Many files have `*` or no name at all.
+    """
     for text in (name or "", file.stem):
         if cleaned := re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]:
             return f"<{cleaned}>"

@@ -1,4 +1,4 @@
-"""The manifest of a learned token: what its file says of it. Loads no torch."""
+"""The manifest of a token file: model, origin, config, metrics and validation. Loads no torch."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,46 +14,48 @@ SCHEMA_VERSION = 1
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 StopReason: TypeAlias = Literal["budget", "converged", "kept", "chosen"]
-"""Why a token had no more steps: it had all of them; more would have changed little; it was kept on
-its way to them; or it was kept and chosen, as it scored better than those with more.
+"""Why a token's training ended at its step.
+
+budget: all steps of the config are done. converged: early stopping. kept: an intermediate token of
+a longer training. chosen: an intermediate token that scored better than those with more steps.
 """
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ValidationImage(BaseModel):
-    """An image that a token was tried out in; scores lie in 0 .. 1, None without a judge."""
+    """An image generated to validate a token; scores are in 0 .. 1, None without a scorer."""
 
     model_config = _STRICT
 
     prompt: str
     seed: int
-    subject_score: float | None = None  # likeness to the images that it was learned from
-    prompt_score: float | None = None  # share of the prompt that is obeyed
+    subject_score: float | None = None  # likeness to the training images
+    prompt_score: float | None = None  # how much of the prompt the image shows
 
 
 class Quality(BaseModel):
-    """What came of a token when it was tried out, beside the other tokens of its run."""
+    """The validation of a token, compared with the other tokens of its run."""
 
     model_config = _STRICT
 
     scorer: str | None  # what scored the images; None: no scorer knows this model
     images: tuple[ValidationImage, ...]
-    subject_score: float | None = None  # means over the images
+    subject_score: float | None = None  # mean over the images
     prompt_score: float | None = None
-    word_subject_score: float | None = None  # what the initializer in its place scores
-    flags: tuple[str, ...] = ()  # what is wrong with it, in words; none: it passed
+    word_subject_score: float | None = None  # of the initializer in the token's place
+    flags: tuple[str, ...] = ()  # reasons to check the token, in words; none: it passed
 
     @property
     def score(self) -> float | None:
-        """The mean of both: tokens are ordered by it, and the best of a subject is chosen."""
+        """The mean of both scores, which orders tokens and selects the best one of a subject."""
         if self.subject_score is None or self.prompt_score is None:
             return None
         return (self.subject_score + self.prompt_score) / 2
 
 
 class TrainedOrigin(BaseModel):
-    """Learned here."""
+    """A token that was trained by this package."""
 
     model_config = _STRICT
 
@@ -61,18 +63,18 @@ class TrainedOrigin(BaseModel):
     initializer: str
     config: TrainConfig
     seed: int = Field(ge=0, lt=2**64)
-    pooling: Pooling | None = None  # None: the denoiser is given no summary of the prompt
+    pooling: Pooling | None = None  # None: the model has no pooled embedding
     steps_done: int = Field(gt=0)
     stop_reason: StopReason = "budget"
     images: Mapping[str, Sha256]  # file name -> sha256 of the file
-    notes_sha256: Sha256 | None = None  # of captions and masks; None if no image has either
-    metrics: Mapping[str, float]  # of the last report: loss, prior_angle_rad, ...
-    first_fixed_loss: float  # that `fixed_loss` among the figures has come from
-    quality: Quality | None = None  # None: not tried out yet
+    notes_sha256: Sha256 | None = None  # of captions and masks; None if there are none
+    metrics: Mapping[str, float]  # of the last step: loss, prior_angle_rad, ...
+    first_fixed_loss: float  # the fixed-batch loss before training; the last one is in `metrics`
+    quality: Quality | None = None  # None: not validated yet
 
 
 class Parent(BaseModel):
-    """A token that a blend was made of."""
+    """One of the tokens of a blend."""
 
     model_config = _STRICT
 
@@ -82,23 +84,23 @@ class Parent(BaseModel):
 
 
 class BlendedOrigin(BaseModel):
-    """Made of other tokens."""
+    """A token that was blended from others."""
 
     model_config = _STRICT
 
     kind: Literal["blended"] = "blended"
     parents: tuple[Parent, ...]
-    pooling: Pooling | None = None  # as of `TrainedOrigin`
+    pooling: Pooling | None = None  # as in `TrainedOrigin`
 
 
 class ImportedOrigin(BaseModel):
-    """Learned by another program."""
+    """A token that was trained by another program."""
 
     model_config = _STRICT
 
     kind: Literal["imported"] = "imported"
     format_name: str
-    pooling: Pooling | None = None  # as of `TrainedOrigin`
+    pooling: Pooling | None = None  # as in `TrainedOrigin`
     files: Mapping[str, Sha256]  # file name -> sha256 of the file
 
 
@@ -108,7 +110,7 @@ Origin: TypeAlias = Annotated[
 
 
 class Manifest(BaseModel):
-    """What a token is, which weights it belongs to, and how it came about."""
+    """The name of a token, the weights that it belongs to, and its origin."""
 
     model_config = _STRICT
 
@@ -123,21 +125,21 @@ class Manifest(BaseModel):
 
     @property
     def training(self) -> TrainedOrigin | None:
-        """How it was trained; None of a blend or of another program's token."""
+        """The origin of a trained token; None for a blend or an imported token."""
         return self.origin if isinstance(self.origin, TrainedOrigin) else None
 
     def with_origin(self, **changes: object) -> "Manifest":
-        """The manifest of a trained token with other values in its origin."""
+        """Return a copy of a trained token's manifest with changes in its origin."""
         assert self.training
         return self.model_copy(update={"origin": self.training.model_copy(update=changes)})
 
     @property
     def num_vectors(self) -> dict[str, int]:
-        """Encoder -> positions that the token takes in a prompt."""
+        """Encoder -> how many positions the token takes in a prompt."""
         return {encoder: len(lengths) for encoder, lengths in self.magnitudes.items()}
 
 
 class AnyManifest(BaseModel):
-    """What every version of the manifest has."""
+    """The part that all versions of the manifest share."""
 
     schema_version: int

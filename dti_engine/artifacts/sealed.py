@@ -1,7 +1,7 @@
-"""Safetensors files with a text in their header, and a digest of all that they hold.
+"""Safetensors files with a text in the header and a checksum of the whole content.
 
-Text and digest make up one entry, "<sha256> <text>": safetensors writes several entries in an order
-that differs every time. The digest finds turned bits; who means harm can compute it anew.
+Checksum and text are one header entry, "<sha256> <text>", because safetensors writes several
+entries in an arbitrary order. The checksum detects corruption, not tampering: it has no key.
 """
 
 import hashlib
@@ -15,24 +15,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """A text as it is found in a file."""
+    """The text of a file, and whether the checksum matches."""
 
     text: str
-    is_intact: bool  # whether text and tensors are those that were written
+    is_intact: bool  # text and tensors match the checksum
 
 
 def write_checked(key: str, text: str, tensors: Mapping[str, Tensor]) -> bytes:
-    """The file's content; the same text and tensors always give the same bytes.
+    """Return the file's content; the same text and tensors always give the same bytes.
 
-    key: of the text in the header. The tensors are contiguous, and share no memory.
+    key: of the header entry. The tensors must be contiguous and share no memory.
     """
     return safetensors.torch.save(dict(tensors), {key: f"{_digest(text, tensors)} {text}"})
 
 
 def read_checked(key: str, data: bytes, tensors: Mapping[str, Tensor]) -> CheckedFile | None:
-    """The text under a key of a file that safetensors found valid; None if it has none.
+    """Return the text under a key of a valid safetensors file; None if there is none.
 
-    tensors: all that were loaded of `data`.
+    tensors: all tensors in `data`, already loaded.
     """
     # Layout: the length of the header in 8 bytes, little-endian, then the header as JSON.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

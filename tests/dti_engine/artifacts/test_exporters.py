@@ -165,7 +165,7 @@ def test_what_is_written_for_sdxl_is_read_back(
 def test_encoders_that_a_program_does_not_know_are_refused(
     tmp_path: Path, format_name: ExportFormat, artifact_of: ArtifactOf
 ) -> None:
-    with pytest.raises(ArtifactError, match=f"rows for gemma; {format_name} has a form"):
+    with pytest.raises(ArtifactError, match=f"rows for gemma; {format_name} has a format"):
         export(artifact_of({"gemma": rows(1)}), tmp_path / "rex.safetensors", format_name)
     assert not list(tmp_path.iterdir())
 

@@ -78,7 +78,7 @@ def test_a_file_of_both_encoders_is_no_half_of_a_pair(tmp_path: Path, ones: Tens
     [
         ({}, "has the keys none"),
         ({"a": torch.ones(1, 8), "b": torch.ones(1, 8)}, "has the keys a, b"),
-        ({"clip_l": torch.ones(1, 8), "lora": torch.ones(1)}, "clip_l and clip_g are understood"),
+        ({"clip_l": torch.ones(1, 8), "lora": torch.ones(1)}, "clip_l and clip_g are supported"),
         ({"<rex>": torch.ones(1, 2, 8)}, r"must be \(n, d\) numbers.*got \(1, 2, 8\)"),
         ({"<rex>": torch.ones(0, 8)}, r"got \(0, 8\)"),
         ({"<rex>": torch.ones(1, 8, dtype=torch.int64)}, r"must be \(n, d\) numbers"),
