@@ -1,1 +1,1 @@
-"""Dispatchers: they take images of jobs from the ledger, and have engines generate them."""
+"""Dispatchers: they claim images of generation jobs, and have engines generate them."""

@@ -32,8 +32,8 @@ def main() -> None:
             lambda: EngineClient(
                 settings.engines_url, settings.engine_secret, settings.engine_timeout_s
             ),
-            at_once=settings.max_in_flight,
-            seconds=settings.image_timeout_s,
+            max_in_flight=settings.max_in_flight,
+            image_timeout_s=settings.image_timeout_s,
         )
     on_termination(dispatcher.drain)
     dispatcher.run()

@@ -1,89 +1,99 @@
-"""A dispatcher: for each model that is offered, life after life until it is drained."""
+"""A dispatcher: one session after another for each served model, until it is drained."""
 
 import threading
 from collections.abc import Callable
 
 from services import logs
 from services.contracts.models import ServedModel, ServedModels
-from services.dispatch.metrics import Events
+from services.dispatch.metrics import DispatcherMetrics
 from services.dispatch.session import DispatchSession
 from services.engine_client import EngineClient
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
 
-_TRIED = 16
-"""Images of one call of an engine that finds out how many are worth it, at most."""
+_ASSUMED_BATCH_SIZE = 16
+"""The batch size of engines that measure theirs: the largest that they choose."""
 
-_MOST = 256
-"""Images of one model in hand, at most: each is a connection, and a line in the lease."""
+_MAX_IN_FLIGHT = 256
+"""Images of one model that are in flight at most: each is a connection, and a line in the lease."""
 
 log = logs.logger(__name__)
 
 
 class Dispatcher:
-    """Any number may run beside each other."""
+    """Generates the images of generation jobs. Any number may run beside each other."""
 
     def __init__(
         self,
         ledger: Ledger,
         served_models: ServedModels,
-        engines: Callable[[], EngineClient],
+        open_client: Callable[[], EngineClient],
         *,
-        at_once: int | None = None,
-        seconds: float = 600,
-        events: Events | None = None,
+        max_in_flight: int | None = None,
+        image_timeout_s: float = 600,
     ) -> None:
-        """engines: makes them for one event loop. at_once: images of each model that engines are
-        asked for; None: what the offer is worth. seconds: that one may take.
+        """Create a dispatcher.
+
+        Args:
+            ledger: The ledger to claim images from.
+            served_models: The models to claim images for.
+            open_client: Returns a client for one event loop.
+            max_in_flight: Images of each model to have in flight; None: enough to keep all of its
+                engines busy.
+            image_timeout_s: How long an engine may take for an image.
         """
-        self._ledger, self._models, self._engines = ledger, served_models, engines
-        self._at_once, self._seconds = at_once, seconds
-        self._events = events or Events()
+        self._ledger, self._models, self._open_client = ledger, served_models, open_client
+        self._max_in_flight, self._image_timeout_s = max_in_flight, image_timeout_s
+        self._metrics = DispatcherMetrics()
         self._draining = threading.Event()
 
     def drain(self) -> None:
-        """Claim nothing more, give back what is in hand, and return from `run`. From any thread."""
+        """Claim nothing more, release all attempts, and return from `run`. Thread-safe."""
         self._draining.set()
 
     def run(self) -> None:
-        """Until it is drained."""
+        """Dispatch images until drained."""
         threads = [
-            threading.Thread(target=self._live, args=(name, served_model), name=f"images of {name}")
-            for name, served_model in self._models.items()
+            threading.Thread(
+                target=self._run_sessions, args=(name, model), name=f"images of {name}"
+            )
+            for name, model in self._models.items()
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _live(self, model: str, served_model: ServedModel) -> None:
-        at_once = self._at_once or worth(served_model)
-        log.info("images are taken", model=model, at_once=at_once)
+    def _run_sessions(self, name: str, model: ServedModel) -> None:
+        max_in_flight = self._max_in_flight or max_images_in_flight(model)
+        log.info("dispatching images", model=name, max_in_flight=max_in_flight)
         while not self._draining.is_set():
-            life = DispatchSession(
+            session = DispatchSession(
                 self._ledger,
-                model,
-                self._engines,
-                at_once=at_once,
-                seconds=self._seconds,
-                events=self._events,
+                name,
+                self._open_client,
+                max_in_flight=max_in_flight,
+                image_timeout_s=self._image_timeout_s,
+                metrics=self._metrics,
                 draining=self._draining,
             )
             try:
-                life.run()
+                session.run()
             except ServiceError as error:
-                # It could not begin, or could not say that it ends; others find out.
-                self._events.trouble(error)
+                # The store failed at the start or the end of the session, which harms no job.
+                self._metrics.store_failed(error)
             except Exception:
-                log.exception("a life broke")
-            # After trouble; a drain ends it.
+                log.exception("dispatch session failed", model=name)
+            # A pause before the next session, which a drain ends.
             self._draining.wait(self._ledger.settings.poll_interval_s)
 
 
-def worth(served_model: ServedModel) -> int:
-    """Images that keep all engines of an offer full: those at work, and as many that wait, so
-    that none is idle between two.
+def max_images_in_flight(model: ServedModel) -> int:
+    """Return how many images keep all engines of a model busy.
+
+    That is twice what they generate at a time: a full batch waits for each that runs.
     """
-    generation = served_model.generation
-    each = generation.batch_size or _TRIED
-    return min(2 * each * max(generation.max_engines, generation.min_engines), _MOST)
+    generation = model.generation
+    batch_size = generation.batch_size or _ASSUMED_BATCH_SIZE
+    engines = max(generation.max_engines, generation.min_engines)
+    return min(2 * batch_size * engines, _MAX_IN_FLIGHT)

@@ -1,4 +1,4 @@
-"""One image of a job, from an engine: what was generated, or why it was not."""
+"""Generation of one image of a job by an engine, with backoff while engines have no room."""
 
 import asyncio
 import random
@@ -15,132 +15,137 @@ from services.contracts.generation import (
     ImageSpec,
     build_image_spec,
 )
-from services.dispatch.metrics import Events
-from services.engine_client import EngineClient, rebuild_error
+from services.dispatch.metrics import DispatcherMetrics
+from services.engine_client import EngineClient, GenerationStream, rebuild_error
 from services.errors import LateError, NoEngineError, ServiceError, UnavailableError
 from services.ledger.attempts import Attempt
 
-_PASSING = (NoEngineError, LateError, UnavailableError, FailedError)
-"""Nothing that is wrong with an image, though it may be what its engine died of: it costs an
-attempt, so that none takes down engines for ever.
+_RETRYABLE = (NoEngineError, LateError, UnavailableError, FailedError)
+"""Errors that are not the image's fault. They cost an attempt all the same: an image that kills its
+engine must not take down engines for ever.
 """
 
-_LONGEST = 30.0
-"""Seconds between two requests of an engine that has refused many."""
+_BASE_BACKOFF_S = 0.25
+_MAX_BACKOFF_S = 30.0
 
 
 class ImageNotGeneratedError(Exception):
-    """An image was not generated. `again`: it may be the next time."""
+    """An image was not generated; `retry` says whether another attempt may succeed."""
 
-    def __init__(self, reason: str, *, again: bool) -> None:
+    def __init__(self, reason: str, *, retry: bool) -> None:
         super().__init__(reason)
-        self.reason, self.again = reason, again
+        self.reason, self.retry = reason, retry
 
 
 class EngineBackoff:
-    """Keeps all from engines that have no room, or are not there: for longer each time, until one
-    takes something. For one event loop.
+    """Exponential backoff with jitter, shared by all images of a model. For one event loop.
+
+    It is shared, which per-call retry libraries are not: when one request learns that the engines
+    have no room, all others wait as well.
     """
 
-    def __init__(self, chance: random.Random | None = None) -> None:
-        self._chance = chance or random.Random()
-        self._refused = 0
-        self._opens = 0.0
-        """On the loop's clock."""
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+        self._rejections = 0
+        self._wait_until = 0.0
+        """Time on the event loop's clock."""
 
     async def wait(self) -> None:
-        """Until engines may be asked. Not all who wait come at once."""
+        """Wait until engines may be asked; the jitter spreads the images that wait."""
         loop = asyncio.get_running_loop()
-        while (left := self._opens - loop.time()) > 0:
-            await asyncio.sleep(left * self._chance.uniform(1.0, 1.25))
+        while (remaining_s := self._wait_until - loop.time()) > 0:
+            await asyncio.sleep(remaining_s * self._rng.uniform(1.0, 1.25))
 
-    def refused(self, seconds: float) -> None:
-        """seconds: after which the engine wants to be asked again."""
+    def record_rejection(self, retry_after_s: float) -> None:
+        """Back off, for at least as long as the engine asks for."""
         now = asyncio.get_running_loop().time()
-        if now >= self._opens:  # What many hear of one moment counts once.
-            self._refused += 1
-            pause = min(max(seconds, 0.25 * 2 ** min(self._refused, 10)), _LONGEST)
-            self._opens = now + pause
+        # Many requests that were sent together are rejected together: that counts as one.
+        if now >= self._wait_until:
+            self._rejections += 1
+            backoff_s = _BASE_BACKOFF_S * 2 ** min(self._rejections, 10)
+            self._wait_until = now + min(max(retry_after_s, backoff_s), _MAX_BACKOFF_S)
 
-    def passed(self) -> None:
-        """An engine has taken something."""
-        self._refused = 0
+    def record_success(self) -> None:
+        """Reset the backoff: an engine has accepted a request."""
+        self._rejections = 0
 
 
 @dataclass(frozen=True)
 class ImageGenerator:
-    """Has images of one model generated. For one event loop."""
+    """Generates images of one model by its engines. For one event loop."""
 
     model: str
-    engines: EngineClient
-    seconds: float
-    """Until an engine that has taken an image must be done with it."""
-    gate: EngineBackoff
-    events: Events
+    client: EngineClient
+    timeout_s: float
+    """How long an engine that has accepted an image may take."""
+    backoff: EngineBackoff
+    metrics: DispatcherMetrics
 
     async def generate(self, attempt: Attempt) -> ImageEvent:
-        """Waits as long as there is no room for it.
+        """Return the image of an attempt, after waiting for room in an engine if need be.
 
-        Raises: ImageNotGeneratedError.
+        Raises ImageNotGeneratedError if the attempt has failed.
         """
         try:
             image = build_image_spec(attempt.item.work, attempt.shared)
         except (ValidationError, LookupError, TypeError) as error:
             raise ImageNotGeneratedError(
-                f"what is written of it is no image: {type(error).__name__}", again=False
+                f"the item describes no image: {type(error).__name__}", retry=False
             ) from error
+        stream = await self._start(attempt, image)
+        attempt.report_progress({"phase": "generation"})
+        try:
+            async with aclosing(stream.events()) as events:
+                async for event in events:
+                    if isinstance(event, ImageEvent):
+                        return event
+                    if isinstance(event, FailureEvent):
+                        raise rebuild_error(event.error, event.detail)
+        except DTIError as error:
+            if isinstance(error, NoEngineError):
+                self.backoff.record_rejection(error.seconds)
+            raise self._not_generated(attempt, error) from error
+        finally:
+            await stream.close()
+        raise AssertionError("a stream of events ends with the last image, or raises")
+
+    async def _start(self, attempt: Attempt, image: ImageSpec) -> GenerationStream:
+        """Send the request, again and again until an engine accepts it."""
         attempt.report_progress({"phase": "waiting"})
-        request = f"{attempt.keys.job}.{attempt.item_ref.index}.{attempt.number}"
+        request = GenerateRequest(
+            tenant=attempt.keys.tenant,
+            images=(image,),
+            timeout_s=self.timeout_s,
+            background=True,
+        )
+        request_id = f"{attempt.keys.job}.{attempt.item_ref.index}.{attempt.number}"
         while True:
-            await self.gate.wait()
+            await self.backoff.wait()
             try:
-                generating = await self.engines.generate(
-                    self.model, self._wanted(attempt.keys.tenant, image), request
-                )
+                stream = await self.client.generate(self.model, request, request_id)
             except NoEngineError as error:
-                # Nothing was begun: it costs no attempt.
-                self.gate.refused(error.seconds)
-                self.events.refused(self.model, error)
+                # No image was begun, so that this costs no attempt.
+                self.backoff.record_rejection(error.seconds)
+                self.metrics.engines_busy(self.model, error)
                 continue
             except DTIError as error:
-                raise self._missing(attempt, error) from error
-            self.gate.passed()
-            attempt.report_progress({"phase": "generation"})
-            try:
-                async with aclosing(generating.events()) as events:
-                    async for event in events:
-                        if isinstance(event, ImageEvent):
-                            return event
-                        if isinstance(event, FailureEvent):
-                            raise rebuild_error(event.error, event.detail)
-            except DTIError as error:
-                if isinstance(error, NoEngineError):
-                    self.gate.refused(error.seconds)
-                raise self._missing(attempt, error) from error
-            finally:
-                await generating.close()
+                raise self._not_generated(attempt, error) from error
+            self.backoff.record_success()
+            return stream
 
-    def _missing(self, attempt: Attempt, error: DTIError) -> ImageNotGeneratedError:
+    def _not_generated(self, attempt: Attempt, error: DTIError) -> ImageNotGeneratedError:
         if type(error) in (ServiceError, DTIError):
-            # What it says is not for tenants.
-            self.events.broke(attempt, error)
-            return ImageNotGeneratedError(
-                "what generates has failed: tell the operator", again=True
-            )
-        return ImageNotGeneratedError(str(error), again=isinstance(error, _PASSING))
-
-    def _wanted(self, tenant: str, image: ImageSpec) -> GenerateRequest:
-        return GenerateRequest(
-            tenant=tenant, images=(image,), timeout_s=self.seconds, background=True
-        )
+            # The text of an unexpected error may hold internals, which are not for tenants.
+            self.metrics.attempt_broke(attempt, error)
+            return ImageNotGeneratedError("the engine failed: tell the operator", retry=True)
+        return ImageNotGeneratedError(str(error), retry=isinstance(error, _RETRYABLE))
 
 
-def report(generated: ImageEvent) -> dict[str, JsonValue]:
-    """Few words, for lists; all else stands in the image itself."""
-    said = generated.settings
+def image_report(image: ImageEvent) -> dict[str, JsonValue]:
+    """Return the few facts about an image that lists show; the image itself holds all of them."""
     return {
-        "seed": said.get("seed"),
-        "steps": said.get("steps"),
-        "bytes": len(generated.png),
-        "warnings": list(generated.warnings),
+        "seed": image.settings.get("seed"),
+        "steps": image.settings.get("steps"),
+        "bytes": len(image.png),
+        "warnings": list(image.warnings),
     }

@@ -1,6 +1,8 @@
-"""What happens in a dispatcher, counted by the table of metrics, and as lines of the log."""
+"""Metrics and log lines of a dispatcher."""
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from services import logs, metrics
 from services.errors import NoEngineError
@@ -8,48 +10,50 @@ from services.ledger.attempts import Attempt
 
 log = logs.logger(__name__)
 
-_BETWEEN_WORDS = 30.0  # seconds, of an engine that has no room
+_BUSY_LOG_INTERVAL_S = 30.0
+"""How often to log that the engines of a model have no room."""
 
 
-class Events:
-    """Of one process. Called from several threads; must not raise."""
+class DispatcherMetrics:
+    """Counts and logs what happens in a dispatcher. Called from several threads; must not raise."""
 
     def __init__(self) -> None:
-        self._said: dict[str, float] = {}
+        self._busy_logged_at: dict[str, float] = {}
 
-    def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
-        """An attempt is over: succeeded, failed, released or stopped."""
-        cause = (attempt.stop_reason or how) if how == "stopped" else how
+    def attempt_ended(self, attempt: Attempt, cause: str, reason: str = "") -> None:
+        """Record that an attempt succeeded, failed, was released or was stopped."""
         metrics.current().count("dti_attempts_total", cause=cause)
-        with _ids(attempt):
-            log.info("attempt over", attempt=attempt.number, cause=cause, reason=reason[:300])
+        with _bound(attempt):
+            log.info("attempt ended", attempt=attempt.number, cause=cause, reason=reason[:300])
 
-    def broke(self, attempt: Attempt, error: Exception) -> None:
-        """An engine, or this process, did what nobody has foreseen."""
-        with _ids(attempt):
-            log.error("generating broke", error=f"{type(error).__name__}: {error}"[:300])
+    def attempt_broke(self, attempt: Attempt, error: Exception) -> None:
+        """Record an unexpected error of an engine or of this process."""
+        with _bound(attempt):
+            log.error("image generation failed unexpectedly", exc_info=error)
 
-    def refused(self, model: str, error: NoEngineError) -> None:
-        """Engines have no room, or there are none; it is tried again."""
+    def not_written(self, attempt: Attempt, error: Exception) -> None:
+        """Record that the end of an attempt could not be written."""
+        with _bound(attempt):
+            log.warning("attempt not written", attempt=attempt.number, error=str(error)[:300])
+
+    def engines_busy(self, model: str, error: NoEngineError) -> None:
+        """Record that the engines of a model have no room, or that there are none."""
         now = time.monotonic()
-        if now - self._said.get(model, float("-inf")) >= _BETWEEN_WORDS:
-            self._said[model] = now
-            log.info("engines are waited for", model=model, reason=str(error)[:300])
+        if now - self._busy_logged_at.get(model, float("-inf")) >= _BUSY_LOG_INTERVAL_S:
+            self._busy_logged_at[model] = now
+            log.info("waiting for engines", model=model, reason=str(error)[:300])
 
-    def unwritten(self, attempt: Attempt, error: Exception) -> None:
-        """Something of an attempt could not be written, in the end."""
-        with _ids(attempt):
-            log.warning("not written", attempt=attempt.number, error=str(error)[:300])
-
-    def trouble(self, error: Exception) -> None:
-        """The store did not answer; it is tried again."""
-        log.warning("trouble with the store", error=f"{type(error).__name__}: {error}"[:300])
+    def store_failed(self, error: Exception) -> None:
+        """Record that a request to the store failed; it is tried again."""
+        log.warning("store request failed", error=f"{type(error).__name__}: {error}"[:300])
 
     def lease_lost(self, worker: str) -> None:
-        """Others hold this dispatcher for dead."""
+        """Record that this dispatcher has lost its lease, so that others take its attempts."""
         metrics.current().count("dti_lease_losses_total")
         log.warning("lease lost", worker=worker)
 
 
-def _ids(attempt: Attempt):
-    return logs.bound(job=attempt.keys.job, item=str(attempt.item_ref.index))
+@contextmanager
+def _bound(attempt: Attempt) -> Generator[None]:
+    with logs.bound(job=attempt.keys.job, item=str(attempt.item_ref.index)):
+        yield

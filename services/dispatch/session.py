@@ -1,8 +1,7 @@
-"""One life of a dispatcher, for one model: from the first claim until it is drained, or its lease
-is lost.
+"""One lease of a dispatcher for one model, from the first claim until it is drained or loses it.
 
-Its thread has an event loop, in which engines are waited for. The heartbeat, the outbox and claims
-have threads of their own, so that nobody waits for another's requests.
+Its thread runs an event loop, in which all requests to engines wait. The heartbeat, the outbox and
+the claims have threads of their own, so that none of them delays another.
 """
 
 import asyncio
@@ -12,136 +11,157 @@ from contextlib import suppress
 from functools import partial
 
 from services.contracts.models import generation_pool
-from services.dispatch.generate import EngineBackoff, ImageGenerator, ImageNotGeneratedError, report
-from services.dispatch.metrics import Events
+from services.dispatch.generate import (
+    EngineBackoff,
+    ImageGenerator,
+    ImageNotGeneratedError,
+    image_report,
+)
+from services.dispatch.metrics import DispatcherMetrics
 from services.engine_client import EngineClient
+from services.errors import ServiceError
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
 from services.ledger.outbox import Outbox
 from services.ledger.records import JobRecord
 from services.ledger.worker import Heartbeat, WorkerSession
 
-_CLAIMED = 4
-"""Images that are claimed before the first of them is begun with."""
+_CLAIMS_PER_ITERATION = 4
+"""Claims are slow, so that a few images start before the next ones are claimed."""
 
 
 class DispatchSession:
-    """For one thread."""
+    """One lease of a dispatcher for one model. Not thread-safe."""
 
     def __init__(
         self,
         ledger: Ledger,
         model: str,
-        engines: Callable[[], EngineClient],
+        open_client: Callable[[], EngineClient],
         *,
-        at_once: int,
-        seconds: float,
-        events: Events,
+        max_in_flight: int,
+        image_timeout_s: float,
+        metrics: DispatcherMetrics,
         draining: threading.Event,
     ) -> None:
-        """engines: makes what is of one event loop. at_once: images in hand. seconds: that one
-        may take.
+        """Create a session.
+
+        Args:
+            ledger: The ledger to claim images from.
+            model: The name of the served model.
+            open_client: Returns a client for the event loop of this session.
+            max_in_flight: The largest number of images that are claimed at a time.
+            image_timeout_s: How long an engine may take for an image.
+            metrics: Counts and logs what happens.
+            draining: Set when the session should end.
         """
-        self._worker = WorkerSession(ledger, generation_pool(model), _is_of_images)
-        self._model, self._engines, self._seconds = model, engines, seconds
-        self._at_once, self._pause = at_once, ledger.settings.poll_interval_s
-        self._events, self._draining = events, draining
-        # Only what is written is in hand no more, so that there is room.
-        self._outbox = Outbox(events.unwritten, lambda: self._look_again())
+        self._worker = WorkerSession(ledger, generation_pool(model), _is_generation_job)
+        self._model, self._open_client = model, open_client
+        self._max_in_flight, self._image_timeout_s = max_in_flight, image_timeout_s
+        self._poll_interval_s = ledger.settings.poll_interval_s
+        self._metrics, self._draining = metrics, draining
+        # An attempt is in flight until its end is written, which then makes room for a claim.
+        self._outbox = Outbox(metrics.not_written, lambda: self._wake())
         self._tasks: dict[asyncio.Task[None], Attempt] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._something = asyncio.Event()
+        self._woken = asyncio.Event()
 
     def run(self) -> None:
-        """Work until drained, or until the lease is lost.
+        """Generate images until drained, or until the lease is lost.
 
-        Raises: ServiceError if it cannot begin, or cannot end, which harms nobody.
+        Raises ServiceError if the lease cannot be acquired or released. Neither harms a job: a
+        lease that is not released expires.
         """
         self._worker.begin()
-        # What is written last still needs the lease.
+        # The lease ends after the outbox, whose last writes need it.
         with Heartbeat(self._worker), self._outbox:
-            asyncio.run(self._work())
+            asyncio.run(self._dispatch())
         if self._worker.lease.lost:
-            self._events.lease_lost(self._worker.lease.worker)
+            self._metrics.lease_lost(self._worker.lease.worker)
         else:
             self._worker.end()
 
-    async def _work(self) -> None:
+    async def _dispatch(self) -> None:
         self._loop = asyncio.get_running_loop()
-        engines = self._engines()
+        client = self._open_client()
         generator = ImageGenerator(
-            self._model, engines, self._seconds, EngineBackoff(), self._events
+            self._model, client, self._image_timeout_s, EngineBackoff(), self._metrics
         )
         try:
             while not self._draining.is_set() and not self._worker.lease.lost:
-                await self._turn(generator)
+                await self._run_iteration(generator)
         finally:
-            await self._give_back()
-            await engines.close()
+            await self._release_all()
+            await client.close()
 
-    async def _turn(self, generator: ImageGenerator) -> None:
+    async def _run_iteration(self, generator: ImageGenerator) -> None:
+        """Cancel stopped attempts, claim new ones, and wait if there are none."""
         for task, attempt in self._tasks.items():
             if attempt.stop_reason:
                 task.cancel()
         claimed = await self._claim()
         for attempt in claimed:
-            task = asyncio.create_task(self._generate(generator, attempt))
+            task = asyncio.create_task(self._run_attempt(generator, attempt))
             self._tasks[task] = attempt
             task.add_done_callback(self._tasks.pop)
-        # Each begins now: one that is cancelled before would give nothing back.
+        # Let the tasks start: one that is cancelled before its first line never releases its
+        # attempt.
         await asyncio.sleep(0)
         if not claimed:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._pause):
-                    await self._something.wait()
-            self._something.clear()
+                async with asyncio.timeout(self._poll_interval_s):
+                    await self._woken.wait()
+            self._woken.clear()
 
     async def _claim(self) -> list[Attempt]:
-        most = min(self._at_once, len(self._worker.attempts) + _CLAIMED)
+        limit = min(self._max_in_flight, len(self._worker.attempts) + _CLAIMS_PER_ITERATION)
         try:
-            return await asyncio.to_thread(self._worker.claim, most)
-        except Exception as error:
-            # Whatever it is: one that claims nothing would look idle for ever.
-            self._events.trouble(error)
+            return await asyncio.to_thread(self._worker.claim, limit)
+        except ServiceError as error:
+            # The next iteration tries again. Any other error is a bug, and ends the session.
+            self._metrics.store_failed(error)
             return []
 
-    async def _generate(self, generator: ImageGenerator, attempt: Attempt) -> None:
+    async def _run_attempt(self, generator: ImageGenerator, attempt: Attempt) -> None:
+        """Generate one image, and write the end of the attempt whatever happens."""
         try:
-            generated = await generator.generate(attempt)
+            image = await generator.generate(attempt)
         except asyncio.CancelledError:
             reason = "its dispatcher was drained"
             self._end(attempt, "released", partial(attempt.release, reason), reason)
         except ImageNotGeneratedError as error:
-            write = partial(attempt.fail, error.reason, retry=error.again)
+            write = partial(attempt.fail, error.reason, retry=error.retry)
             self._end(attempt, "failed", write, error.reason)
         except Exception as error:
-            self._events.broke(attempt, error)
-            reason = f"its dispatcher broke at it: {type(error).__name__}"
+            self._metrics.attempt_broke(attempt, error)
+            reason = f"its dispatcher failed at it: {type(error).__name__}"
             self._end(attempt, "failed", partial(attempt.fail, reason), reason)
         else:
-            self._end(
-                attempt, "succeeded", partial(attempt.succeed, generated.png, report(generated))
-            )
+            write = partial(attempt.succeed, image.png, image_report(image))
+            self._end(attempt, "succeeded", write)
 
-    def _end(self, attempt: Attempt, how: str, write: Callable[[], None], reason: str = "") -> None:
+    def _end(
+        self, attempt: Attempt, cause: str, write: Callable[[], None], reason: str = ""
+    ) -> None:
         if attempt.stop_reason:
-            how, write, reason = "stopped", attempt.abandon, attempt.stop_reason
-        self._events.ended(attempt, how, reason)
+            cause, write, reason = attempt.stop_reason, attempt.abandon, attempt.stop_reason
+        self._metrics.attempt_ended(attempt, cause, reason)
         self._outbox.send(attempt, write)
 
-    async def _give_back(self) -> None:
-        """All that is in hand: others go on with it at once."""
+    async def _release_all(self) -> None:
+        """Cancel all tasks, which releases their attempts for other dispatchers."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _look_again(self) -> None:
-        """From the outbox's thread."""
+    def _wake(self) -> None:
+        """End the wait of the event loop. Called from the outbox's thread."""
         if self._loop:
-            with suppress(RuntimeError):  # The loop is closed.
-                self._loop.call_soon_threadsafe(self._something.set)
+            # A closed loop raises RuntimeError, and has nothing to wake.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._woken.set)
 
 
-def _is_of_images(job: JobRecord) -> bool:
+def _is_generation_job(job: JobRecord) -> bool:
     return job.kind == "generation"

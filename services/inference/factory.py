@@ -3,7 +3,7 @@
 import importlib
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
@@ -89,4 +89,4 @@ def _find_safety_checker(name: str | None) -> SafetyChecker:
         ) from error
     if not callable(checker):
         raise SettingsError(f"generation.safety_checker {name!r} is not a function")
-    return checker
+    return cast(SafetyChecker, checker)

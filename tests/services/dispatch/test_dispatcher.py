@@ -13,7 +13,7 @@ from PIL import Image
 from stub_engine import colour
 
 from services.contracts.models import MINIATURE, ServedModel
-from services.dispatch.dispatcher import worth
+from services.dispatch.dispatcher import max_images_in_flight
 from services.errors import DeletedError
 from services.ledger.deletion import delete_item, delete_job
 from services.ledger.queries import list_attempts
@@ -46,7 +46,7 @@ def test_each_image_is_generated_once_and_kept(studio: Any) -> None:
 def test_no_more_than_so_many_are_asked_for_at_a_time(studio: Any, wait_for: Wait) -> None:
     job = studio.order(12)
     studio.engine.may_end.clear()
-    with studio.at_work(studio.dispatcher(at_once=5)):
+    with studio.at_work(studio.dispatcher(max_in_flight=5)):
         wait_for(lambda: studio.engine.at_work == 5)
         wait_for(lambda: studio.job(job).counts.running == 5)
         studio.engine.may_end.set()
@@ -109,13 +109,13 @@ def test_what_an_engine_says_that_nobody_foresaw_is_told_to_no_tenant(studio: An
     job = studio.order(1, max_attempts=1)
     with studio.at_work(studio.dispatcher()):
         studio.wait_until_ended(job)
-    assert studio.items(job)[0].reason == "what generates has failed: tell the operator"
+    assert studio.items(job)[0].reason == "the engine failed: tell the operator"
 
 
 def test_a_job_that_is_cancelled_is_generated_no_further(studio: Any, wait_for: Wait) -> None:
     studio.engine.may_end.clear()
     job = studio.order(9)
-    with studio.at_work(studio.dispatcher(at_once=4)):
+    with studio.at_work(studio.dispatcher(max_in_flight=4)):
         wait_for(lambda: studio.engine.at_work == 4)
         cancel(studio.ledger, "acme", job)
         wait_for(lambda: studio.job(job).state.ended)
@@ -127,7 +127,7 @@ def test_a_job_that_is_cancelled_is_generated_no_further(studio: Any, wait_for: 
 def test_what_is_deleted_while_it_is_generated_leaves_nothing(studio: Any, wait_for: Wait) -> None:
     studio.engine.may_end.clear()
     job, other = studio.order(3), studio.order(2, "other")
-    with studio.at_work(studio.dispatcher(at_once=8)):
+    with studio.at_work(studio.dispatcher(max_in_flight=8)):
         wait_for(lambda: studio.engine.at_work == 5)
         delete_job(studio.ledger, "acme", job)
         delete_item(studio.ledger, "acme", other, 1)
@@ -156,15 +156,15 @@ def test_one_that_is_drained_gives_back_what_it_has_at_once(studio: Any, wait_fo
 
 def test_several_share_a_job_and_each_image_ends_once(studio: Any) -> None:
     job = studio.order(60)
-    with studio.at_work(*(studio.dispatcher(at_once=6) for _ in range(3))):
+    with studio.at_work(*(studio.dispatcher(max_in_flight=6) for _ in range(3))):
         assert studio.wait_until_ended(job).counts.succeeded == 60
     assert set(seeds(studio)) == set(range(60))
 
 
 def test_how_many_are_asked_for_follows_from_the_model() -> None:
-    assert worth(MINIATURE["miniature"]) == 32
+    assert max_images_in_flight(MINIATURE["miniature"]) == 32
     large = ServedModel(weights="w", recipe="sd", generation={"batch_size": 8, "max_engines": 40})
-    assert worth(large) == 256
+    assert max_images_in_flight(large) == 256
 
 
 def test_without_the_secret_of_engines_it_says_so() -> None:
