@@ -15,7 +15,7 @@ from dti_engine.cli.progress import Tally, TrainingProgress, generation_progress
 from dti_engine.recipes import miniature
 
 if TYPE_CHECKING:
-    from dti_engine.demo.results import Results
+    from dti_engine.demo.results import LocalDemoResults
     from dti_engine.training.metrics import StepMetrics
 
 EXAMPLES = (
@@ -57,13 +57,15 @@ def demo(
     steps = steps or miniature().steps
     quiet_libraries(downloading=False)
 
-    from dti_engine.demo.run import Watch, run
+    from dti_engine.demo.run import DemoCallbacks, run
     from dti_engine.devices import find_device, find_dtype
 
     found_device = find_device(device)
 
     with closing(_Display(steps)) as display:
-        watch = Watch(display.on_stage, display.on_training_step, display.on_generation_step)
+        callbacks = DemoCallbacks(
+            display.on_stage, display.on_training_step, display.on_generation_step
+        )
         found = run(
             output,
             weights=weights,
@@ -72,7 +74,7 @@ def demo(
             steps=steps,
             generation_steps=generation_steps,
             seed=seed,
-            watch=watch,
+            callbacks=callbacks,
         )
     if as_json:
         print_json(found.document())
@@ -119,11 +121,11 @@ class _Display:
         self._training = self._generation = None
 
 
-def _summary(found: "Results") -> Table:
+def _summary(found: "LocalDemoResults") -> Table:
     table = Table(
         "subject", "method", "subject score", "prompt score", "angle to the prior", "length"
     )
-    for each in (*found.subjects, found.baseline):
+    for each in found.all_subjects:
         table.add_row(
             each.name,
             {"dti": "DTI", "ti": "standard TI"}[each.method],
@@ -133,7 +135,7 @@ def _summary(found: "Results") -> Table:
             f"{each.curve.norm[-1]:.3f}",
         )
     table.caption = (
-        f"means of {len(found.baseline.generated_images)} images each; two reference images of one "
+        f"means of {len(found.baseline.images)} images each; two reference images of one "
         f"subject are {found.scale.same_subject:.2f} alike, of different ones "
         f"{found.scale.other_subject:.2f}"
     )

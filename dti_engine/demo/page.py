@@ -1,46 +1,84 @@
-"""The demo's page: one HTML file that needs nothing beside it.
+"""The output of a demo: its self-contained page, the contact sheet, and results.json."""
 
-One image of the whole demo: a row for each subject, two photos and then its generated images.
-"""
-
+import json
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from PIL import Image
 
-from dti_engine.demo.results import Results
+from dti_engine.demo.results import DemoResults, LocalDemoResults
+from dti_engine.files import atomic_write
 from dti_engine.html.page import data_uri, duration, template, with_token
 from dti_engine.html.plots import Line, plot
+from dti_engine.images.grid import labelled_grid
+from dti_engine.miniature.world.subjects import demo_prompts
+
+_CELL_PX, _LABEL_PX = 96, 76
 
 
-def render(results: Results, output: Path) -> str:
-    """The page; images are taken from the output folder and put into it."""
+def render(results: DemoResults, output: Path, templates: Path, **variables: Any) -> str:
+    """Return the page of a folder of templates; images are taken from the output folder."""
 
     def png_uri(file: str) -> str:
         return data_uri((output / file).read_bytes(), "image/png")
 
-    return template(Path(__file__).parent).render(
+    return template(templates, Path(__file__).parent).render(
         results=results,
-        angle_plot=Markup(_angle_plot(results)),
-        norm_plot=Markup(_norm_plot(results)),
+        subjects=results.subjects,
         data_uri=png_uri,
         duration=duration,
         score="{:.2f}".format,
         with_token=with_token,
+        **variables,
     )
 
 
-def _angle_plot(results: Results) -> str:
+def render_local(results: LocalDemoResults, output: Path) -> str:
+    """Return the page of a run on this machine."""
+    return render(
+        results,
+        output,
+        Path(__file__).parent,
+        angle_plot=Markup(_angle_plot(results)),
+        norm_plot=Markup(_norm_plot(results)),
+    )
+
+
+def save_results(results: DemoResults, output: Path) -> None:
+    """Write results.json. Raises: OutputError if it cannot be written."""
+    atomic_write(output / "results.json", json.dumps(results.document(), indent=2).encode())
+
+
+def contact_sheet(results: DemoResults, output: Path) -> Image.Image:
+    """Return a row for each subject: its first and last reference, and all images in prompts."""
+
+    def read(file: str) -> Image.Image:
+        with Image.open(output / file) as image:
+            return image.convert("RGB")
+
+    titles = [prompt.template.replace("{}", "*") for prompt in demo_prompts()]
+    rows: list[tuple[str, list[Image.Image]]] = []
+    for subject in results.subjects:
+        files = [subject.references[0], subject.references[-1]]
+        files += [image.file for image in subject.images]
+        rows.append((subject.placeholder, [read(file) for file in files]))
+    return labelled_grid(
+        ["learned from this", "and this ...", *titles], rows, cell_px=_CELL_PX, label_px=_LABEL_PX
+    )
+
+
+def _angle_plot(results: LocalDemoResults) -> str:
     lines = [
-        Line(f"{each.name}, DTI", each.curve.prior_angle_deg, f"line-{i % 4 + 1}")
-        for i, each in enumerate(results.subjects)
+        Line(f"{subject.name}, DTI", subject.curve.prior_angle_deg, f"line-{i % 4 + 1}")
+        for i, subject in enumerate(results.subjects)
     ]
     baseline = results.baseline
     lines.append(Line(f"{baseline.name}, TI", baseline.curve.prior_angle_deg, "line-ti"))
     return plot(lines, y_label="angle to the prior (degrees)", from_zero=True)
 
 
-def _norm_plot(results: Results) -> str:
+def _norm_plot(results: LocalDemoResults) -> str:
     dti, baseline = results.compared, results.baseline
     words = [results.vocabulary_norm] * dti.num_steps
     lines = [
@@ -49,27 +87,3 @@ def _norm_plot(results: Results) -> str:
         Line("mean of all words", words, "ink", dashed=True),
     ]
     return plot(lines, y_label="length of the vector", from_zero=True)
-
-
-_SIDE, _GAP, _WIDE_GAP = 96, 6, 20  # pixels
-
-
-def sheet(results: Results, output: Path) -> Image.Image:
-    """The first and the last photo of each subject, and all that was generated of it."""
-    rows = [
-        [
-            *each.references[:: len(each.references) - 1],
-            *(one.file for one in each.generated_images),
-        ]
-        for each in results.subjects
-    ]
-    step = _SIDE + _GAP
-    lefts = [column * step + (_WIDE_GAP - _GAP) * (column > 1) for column in range(len(rows[0]))]
-    size = lefts[-1] + _SIDE, len(rows) * step - _GAP
-    shown = Image.new("RGB", size, "white")
-    for number, row in enumerate(rows):
-        for left, file in zip(lefts, row, strict=True):
-            with Image.open(output / file) as image:
-                tile = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-            shown.paste(tile, (left, number * step))
-    return shown

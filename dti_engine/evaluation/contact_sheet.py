@@ -1,19 +1,14 @@
 """The contact sheet of an evaluation: some subjects, each row in some prompts."""
 
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.rows import EvaluationImage, TableRow
 from dti_engine.evaluation.store import EvaluationStore
-
-_LABEL_PX = 150
-_HEADER_PX = 84
-_GAP_PX = 4
-_INK, _PAPER = (25, 28, 32), (255, 255, 255)
+from dti_engine.images.grid import labelled_grid
 
 
 def contact_sheet(
@@ -33,42 +28,14 @@ def contact_sheet(
     Raises:
         ConfigurationError: A scored image cannot be read.
     """
-
-    def fit(image: Image.Image) -> Image.Image:
-        return ImageOps.fit(image.convert("RGB"), (cell_px, cell_px), method=resample)
-
-    step = cell_px + _GAP_PX
-    block_px = _HEADER_PX // 4 + (len(rows) + 1) * step
-    size = (_LABEL_PX + len(prompts) * step, _HEADER_PX + len(photos) * block_px)
-    sheet = Image.new("RGB", size, _PAPER)
-    write = _writer(sheet)
-    for column, template in enumerate(prompts.values()):
-        write(template.replace("{}", "*"), (_LABEL_PX + column * step, _GAP_PX), cell_px)
-    for number, (subject, of_subject) in enumerate(photos.items()):
-        top = _HEADER_PX + number * block_px
-        lines = {f"{subject}: photos": list(of_subject)[: len(prompts)]} | {
-            row.title: [
-                _read(store.image(EvaluationImage(row, subject, prompt, image_seed=0)))
-                for prompt in prompts
-            ]
-            for row in rows
-        }
-        for index, (title, images) in enumerate(lines.items()):
-            write(title, (_GAP_PX, top + index * step), _LABEL_PX)
-            for column, image in enumerate(images):
-                sheet.paste(fit(image), (_LABEL_PX + column * step, top + index * step))
-    return sheet
-
-
-def _writer(sheet: Image.Image) -> Callable[[str, tuple[int, int], int], None]:
-    pen = ImageDraw.Draw(sheet)
-
-    def write(text: str, corner: tuple[int, int], width_px: int) -> None:
-        font = ImageFont.load_default(11)
-        wrapped = textwrap.fill(text, width=width_px // 6)
-        pen.multiline_text(corner, wrapped, fill=_INK, font=font, spacing=2)
-
-    return write
+    lines: list[tuple[str, Sequence[Image.Image]]] = []
+    for subject, of_subject in photos.items():
+        lines.append((f"{subject}: photos", of_subject[: len(prompts)]))
+        for row in rows:
+            images = [EvaluationImage(row, subject, prompt, image_seed=0) for prompt in prompts]
+            lines.append((row.title, [_read(store.image(image)) for image in images]))
+    titles = [template.replace("{}", "*") for template in prompts.values()]
+    return labelled_grid(titles, lines, cell_px=cell_px, resample=resample)
 
 
 def _read(path: Path) -> Image.Image:

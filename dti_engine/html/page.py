@@ -1,7 +1,4 @@
-"""Images that stand in a page itself, as data URIs.
-
-Pages that need nothing beside them: their templates, and words that they share.
-"""
+"""Self-contained HTML pages: templates, formatted values, and images as data URIs."""
 
 import base64
 from dataclasses import dataclass
@@ -16,10 +13,13 @@ from dti_engine.errors import InvalidImageError
 from dti_engine.images.decode import ImageLimits, decode_image
 
 
-def template(folder: Path) -> Template:
-    """`page.html.jinja` of a folder; it may include `style.css`, the look that pages share."""
+def template(*folders: Path) -> Template:
+    """Return `page.html.jinja` of the first folder.
+
+    It may include files of the other folders, and `style.css`, the style that pages share.
+    """
     environment = Environment(
-        loader=FileSystemLoader([folder, Path(__file__).parent]),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -29,7 +29,7 @@ def template(folder: Path) -> Template:
 
 
 def duration(seconds: float) -> str:
-    """As people say it: 3.2 s, 48 s, 5 min 03 s, 2 h 07 min."""
+    """Return a duration such as 3.2 s, 48 s, 5 min 03 s or 2 h 07 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -39,19 +39,19 @@ def duration(seconds: float) -> str:
 
 
 def with_token(prompt: str, placeholder: str) -> Markup:
-    """The prompt with its placeholder set off."""
+    """Return the prompt as HTML, its placeholder in bold."""
     name = escape(placeholder)
     return Markup(escape(prompt).replace(name, Markup("<b>{}</b>").format(placeholder)))
 
 
 _LIMITS = ImageLimits(min_side_px=1)
-_SMALL_BYTES = 12_000  # of a file that is taken as it is
-_QUALITY = 82  # of JPEG
+_SMALL_BYTES = 12_000  # a file up to this size is embedded unchanged
+_JPEG_QUALITY = 82
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small image, and its size in pixels."""
+    """A small image as a data URI, and its size in pixels."""
 
     uri: str
     width: int
@@ -59,34 +59,35 @@ class Thumbnail:
 
 
 def data_uri(data: bytes, media_type: str) -> str:
-    """A file's content as an address that holds it."""
+    """Return the content of a file as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def thumbnail(path: Path, *, side: int) -> Thumbnail:
-    """The image of a file; both sides have at most so many pixels.
+def thumbnail(path: Path, *, side_px: int) -> Thumbnail:
+    """Return the image of a file, both of whose sides have at most `side_px` pixels.
 
-    A small PNG or JPEG is taken as it is, the rest becomes JPEG.
+    A small PNG or JPEG is embedded unchanged, everything else becomes JPEG.
 
-    Raises: InvalidImageError if the file cannot be read or is no image.
+    Raises:
+        InvalidImageError: The file cannot be read or is not an image.
     """
     try:
         with path.open("rb") as file:
             data = file.read(_LIMITS.max_bytes + 1)
     except OSError as error:
         raise InvalidImageError(f"cannot be read ({error.strerror})") from error
-    inline_image = decode_image(path.name, data, limits=_LIMITS).image
+    image = decode_image(path.name, data, limits=_LIMITS).image
     media_type = _media_type(data)
-    if media_type and len(data) <= _SMALL_BYTES and max(inline_image.size) <= side:
-        return Thumbnail(data_uri(data, media_type), *inline_image.size)
+    if media_type and len(data) <= _SMALL_BYTES and max(image.size) <= side_px:
+        return Thumbnail(data_uri(data, media_type), *image.size)
     small = BytesIO()
-    inline_image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    inline_image.save(small, "JPEG", quality=_QUALITY)
-    return Thumbnail(data_uri(small.getvalue(), "image/jpeg"), *inline_image.size)
+    image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    image.save(small, "JPEG", quality=_JPEG_QUALITY)
+    return Thumbnail(data_uri(small.getvalue(), "image/jpeg"), *image.size)
 
 
 def _media_type(data: bytes) -> str | None:
-    """By the first bytes, of the two formats that the engine writes."""
+    """Return the type of a PNG or JPEG, the two formats that the engine writes."""
     if data.startswith(b"\x89PNG"):
         return "image/png"
     return "image/jpeg" if data.startswith(b"\xff\xd8") else None

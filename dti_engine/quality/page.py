@@ -140,7 +140,7 @@ class _Album:
 
     def _open(self, file: str, side: int) -> Thumbnail | str:
         try:
-            return thumbnail(self.root / file, side=side)
+            return thumbnail(self.root / file, side_px=side)
         except InvalidImageError as error:
             return str(error)
 

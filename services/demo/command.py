@@ -47,16 +47,16 @@ def demo_service(
     output = output_folder(output)
     quiet_libraries(downloading=False)
 
-    from services.demo.page import lines
-    from services.demo.run import Settings, Watch, run
+    from services.demo.figures import lines
+    from services.demo.run import DemoServiceSettings, ServiceDemoCallbacks, run
 
     signal.signal(signal.SIGTERM, _end)
     display = _Display()
     try:
         found = run(
             output,
-            Settings(steps, generation_steps, seed),
-            Watch(display.on_stage, display.on_update),
+            DemoServiceSettings(steps, generation_steps, seed),
+            ServiceDemoCallbacks(display.on_stage, display.on_update),
         )
     except KeyboardInterrupt:
         say(f"interrupted; the service is stopped, and what it made is in {str(output)!r}")

@@ -105,14 +105,12 @@ def test_the_command_says_where_to_look_and_how_it_went(
 def test_every_image_is_there_and_says_how_it_was_generated(
     results: dict[str, Any], output: Path
 ) -> None:
-    generated_images = [
-        each for learned in _all_learned(results) for each in learned["generated_images"]
-    ]
+    generated_images = [each for learned in _all_learned(results) for each in learned["images"]]
     assert len(generated_images) == (NUM_SUBJECTS + 1) * NUM_PROMPTS
-    assert len(results["strip"]["images"]) == NUM_STRIP
+    assert len(results["strips"][0]["images"]) == NUM_STRIP
     assert results["counts"] == {
         "subjects": NUM_SUBJECTS,
-        "generated_images": len(generated_images) + NUM_STRIP,
+        "images": len(generated_images) + NUM_STRIP,
     }
     files = [output / learned["token"] for learned in _all_learned(results)]
     digests = {hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
@@ -121,7 +119,7 @@ def test_every_image_is_there_and_says_how_it_was_generated(
         assert (settings["prompt"], settings["seed"]) == (generating["prompt"], generating["seed"])
         (token,) = settings["tokens"].values()
         assert token["sha256"] in digests
-    for i, generated_image in enumerate(results["strip"]["images"]):
+    for i, generated_image in enumerate(results["strips"][0]["images"]):
         (blend,) = read_settings(output / generated_image["file"])["tokens"].values()
         shares = [parent["share"] for parent in blend["blend_of"]]
         assert shares == pytest.approx([1 - i / (NUM_STRIP - 1), i / (NUM_STRIP - 1)])
@@ -135,8 +133,13 @@ def test_the_sheet_shows_two_photos_and_all_generated_images_of_each_subject(
     results: dict[str, Any], output: Path
 ) -> None:
     sheet = _opened(output / "sheet.png")
-    assert sheet.size == (8 * 96 + 6 * 6 + 20, 4 * 96 + 3 * 6)
-    last = _opened(output / results["subjects"][-1]["generated_images"][-1]["file"])
+    assert sheet.width == 76 + 8 * 96 + 7 * 4  # a label, then 2 photos and 6 prompts
+    header_px = sheet.height - (4 * 96 + 3 * 4)
+    assert 2 * 14 < header_px < 8 * 14  # the prompts, wrapped
+    for box in ((76, 0, sheet.width, header_px), (0, header_px, 76, sheet.height)):
+        darkest, _ = sheet.crop(box).convert("L").getextrema()
+        assert darkest < 100  # there is text
+    last = _opened(output / results["subjects"][-1]["images"][-1]["file"])
     corner = sheet.crop((sheet.width - 96, sheet.height - 96, sheet.width, sheet.height))
     assert corner.tobytes() == last.resize((96, 96), Image.Resampling.LANCZOS).tobytes()
 
@@ -147,24 +150,20 @@ def test_scores_are_those_that_the_scorer_gives_the_files(
     scorer = load_scorer(demo_weights / "scorer.safetensors")
     for learned in (results["subjects"][2], results["baseline"]):
         references = read(scorer, [_opened(output / file) for file in learned["references"]])
-        for generating, prompt in zip(learned["generated_images"], demo_prompts(), strict=True):
+        for generating, prompt in zip(learned["images"], demo_prompts(), strict=True):
             (reading,) = read(scorer, [_opened(output / generating["file"])])
             likeness = fmean(reading.likeness(each, place=prompt.place) for each in references)
             assert generating["subject_score"] == pytest.approx(likeness, abs=1e-5)
             assert generating["prompt_score"] == reading.shows(prompt.asked)
         means = results["means"][f"{learned['name']} {learned['method']}"]
-        assert means["subject_score"] == fmean(
-            each["subject_score"] for each in learned["generated_images"]
-        )
+        assert means["subject_score"] == fmean(each["subject_score"] for each in learned["images"])
 
 
 def test_the_baseline_has_the_same_subject_budget_and_seeds(results: dict[str, Any]) -> None:
     dti, ti = results["subjects"][0], results["baseline"]
     for key in ("name", "initializer", "seed", "num_steps", "references"):
         assert dti[key] == ti[key]
-    assert [each["seed"] for each in dti["generated_images"]] == [
-        each["seed"] for each in ti["generated_images"]
-    ]
+    assert [each["seed"] for each in dti["images"]] == [each["seed"] for each in ti["images"]]
     configs = results["configs"]
     for key in ("steps", "batch_size", "resolution", "captions", "timesteps"):
         assert configs["dti"][key] == configs["ti"][key]
@@ -193,7 +192,7 @@ def test_token_files_are_those_of_the_run(results: dict[str, Any], output: Path)
 def test_the_ends_of_the_strip_are_the_two_subjects(
     results: dict[str, Any], output: Path, demo_weights: Path
 ) -> None:
-    strip, backbone = results["strip"], load_backbone(demo_weights)
+    (strip,), backbone = results["strips"], load_backbone(demo_weights)
     generated_images = strip["images"]
     assert [each["t"] for each in generated_images] == pytest.approx(
         [i / 6 for i in range(NUM_STRIP)]
@@ -221,7 +220,7 @@ def test_the_page_needs_nothing_beside_it(page: str) -> None:
 
 def test_the_page_shows_every_score(page: str, results: dict[str, Any]) -> None:
     for learned in _all_learned(results):
-        for generating in learned["generated_images"]:
+        for generating in learned["images"]:
             subject, prompt = generating["subject_score"], generating["prompt_score"]
             assert f"subject {subject:.2f} · prompt {prompt:.2f}</span>" in page
     for stage in results["seconds"]:

@@ -1,30 +1,34 @@
-"""The page needs nothing beside it, and shows all that was found."""
+"""The page needs nothing beside it, and shows all results."""
 
 import re
 from pathlib import Path
 
-from dti_engine.demo.results import Generation, Scale, Strip, StripImage
+from dti_engine.demo.images import NUM_STRIP_IMAGES, draw_references
+from dti_engine.demo.page import render
+from dti_engine.demo.results import DemoImage, LikenessScale, Strip, StripImage
 from dti_engine.miniature.world.subjects import demo_prompts, held_out_subjects
-from services.demo.images import NUM_STEPS, files, pairs, prompts, strip
-from services.demo.page import render
-from services.demo.results import Figure, Learned, Results
-from services.demo.run import draw
+from services.demo import run
+from services.demo.figures import ServiceFigure
+from services.demo.images import pairs, prompt_requests, strip_requests
+from services.demo.run import ServedSubject, ServiceDemoResults
+
+TEMPLATES = Path(run.__file__).parent
 
 
-def results(output: Path) -> Results:
-    """Of images that are there: the subjects' own, in place of generated ones."""
+def results(output: Path) -> ServiceDemoResults:
+    """Results whose images are the subjects' own references."""
     looks = held_out_subjects("demo")
-    drawn = {look.name: draw(look, output) for look in looks}
+    drawn = {look.name: draw_references(look, output) for look in looks}
     subjects = [
-        Learned(
+        ServedSubject(
             name=look.name,
             placeholder=look.placeholder,
             initializer=look.class_word,
             token=f"tok_{look.name}",
             report={},
             references=drawn[look.name],
-            generated_images=[
-                Generation(drawn[look.name][0], prompt.template, 0, prompt.asked, 0.5, 0.75)
+            images=[
+                DemoImage(drawn[look.name][0], prompt.template, 0, prompt.asked, 0.5, 0.75)
                 for prompt in demo_prompts()
             ],
         )
@@ -33,15 +37,15 @@ def results(output: Path) -> Results:
     strips = [
         Strip(
             *(first.name, second.name, "a photo of a <blend>", 0),
-            [StripImage(drawn[first.name][0], i / 6, 0.6, 0.3) for i in range(NUM_STEPS)],
+            [StripImage(drawn[first.name][0], i / 6, 0.6, 0.3) for i in range(NUM_STRIP_IMAGES)],
         )
         for first, second in pairs(looks)
     ]
-    return Results(
+    return ServiceDemoResults(
         subjects=subjects,
         strips=strips,
-        scale=Scale(same_subject=0.8, other_subject=0.4),
-        figures=[Figure("152", "subjects an hour & more")],
+        scale=LikenessScale(same_subject=0.8, other_subject=0.4),
+        figures=[ServiceFigure("152", "subjects an hour & more")],
         settings={"training steps": 200},
         seconds={"learn 4 subjects": 95.0},
         environment={"python": "3.11"},
@@ -50,7 +54,7 @@ def results(output: Path) -> Results:
 
 def test_the_page_holds_all_its_images_and_follows_the_readers_colours(tmp_path: Path) -> None:
     found = results(tmp_path)
-    page = render(found, tmp_path)
+    page = render(found, tmp_path, TEMPLATES)
     assert page.count("data:image/png;base64,") == 4 * (5 + 6) + 2 * 7
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "prefers-color-scheme: dark" in page
@@ -62,19 +66,16 @@ def test_the_page_holds_all_its_images_and_follows_the_readers_colours(tmp_path:
 
 def test_each_subject_is_generated_in_every_prompt_and_blended_once(tmp_path: Path) -> None:
     looks = held_out_subjects("demo")
-    asked = [prompts(look, tmp_path, seed=3, steps=5) for look in looks]
+    asked = [prompt_requests(look, tmp_path, seed=3, steps=5) for look in looks]
     for look, wanted in zip(looks, asked, strict=True):
         assert len(wanted) == len(demo_prompts())
         assert [next(iter(each.paths)) for each in wanted] == list(range(3, 9))
         assert all(look.placeholder in str(each.order["prompt"]) for each in wanted)
     (first, second), (third, fourth) = pairs(looks)
     assert len({first.name, second.name, third.name, fourth.name}) == 4
-    way = strip(first, second, tmp_path, seed=3, steps=5)
+    way = strip_requests(first, second, tmp_path, seed=3, steps=5)
     assert [each.order["blends"]["<blend>"]["t"] for each in way] == [i / 6 for i in range(7)]
-    everything = [
-        file
-        for wanted in (*asked, way)
-        for each in wanted
-        for file in files(each, tmp_path).values()
+    paths = [
+        path for requests in (*asked, way) for each in requests for path in each.paths.values()
     ]
-    assert len(set(everything)) == 4 * 6 + 7
+    assert len(set(paths)) == 4 * 6 + 7
