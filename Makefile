@@ -22,6 +22,10 @@ demo: $(VENV)/.runtime ## learn 4 subjects and generate them; opens nothing, pri
 demo-service: $(VENV)/.runtime ## a service learns and generates 4 subjects over HTTP; prints where to look
 	$(BIN)/dti demo-service --output demo-service-output
 
+docs: $(VENV)/.dev ## the documents as a site in site/, with the generated reference; links are checked
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --quiet --strict
+
 TESTERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(TESTERS) --no-loadscope-reorder
 FAST   := not slow and not ray and not chaos and not gpu

@@ -1,4 +1,4 @@
-"""The commands of the README run as they stand there, against the whole service."""
+"""The commands of the service tutorial run as they stand there, against the whole service."""
 
 import os
 import re
@@ -15,11 +15,11 @@ from .conftest import SECONDS, Caller
 
 pytestmark = pytest.mark.ray
 
-README = Path(__file__).parents[2] / "README.md"
+TUTORIAL = Path(__file__).parents[2] / "docs/tutorial/first-service.md"
 
 
-def test_what_the_readme_does_by_curl_makes_a_token(caller: Caller, tmp_path: Path) -> None:
-    (commands,) = re.findall(r"```bash\n(.*?)```", README.read_text(), re.S)
+def test_the_curl_commands_learn_a_token(caller: Caller, tmp_path: Path) -> None:
+    (commands,) = re.findall(r"```bash\n(.*?)```", TUTORIAL.read_text(), re.S)
     draw_subject(held_out_subjects("demo")[1], tmp_path / "photos/rex", count=3)
     credential = caller.http.headers["Authorization"].removeprefix("Bearer ")
     access = {"DTI_SERVER": caller.service.url, "DTI_API_KEY": credential}
