@@ -34,7 +34,7 @@ def _names(path: Path) -> set[str]:
 
 def _glossary() -> list[tuple[str, str]]:
     rows = re.findall(
-        r"^\|.*\| `([\w.]+)` \| `([\w./]+)` \|$", (ROOT / "docs/method.md").read_text(), re.M
+        r"^\|.*\| `([\w.]+)` \| `([\w./]+)` \|$", (ROOT / "docs/explanation/method.md").read_text(), re.M
     )
     assert len(rows) > 10
     return rows
@@ -93,7 +93,7 @@ def test_documents_link_to_files_that_exist() -> None:
 
 
 def test_the_example_of_a_bundle_is_accepted() -> None:
-    (example,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs/bundles.md").read_text(), re.S)
+    (example,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs/how-to/bundles.md").read_text(), re.S)
     description, refusals = parse(example.encode())
     assert refusals == []
     assert description.initializer == "dog"
