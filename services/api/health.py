@@ -40,7 +40,7 @@ async def readyz(here: AppStateDep) -> Health:
     responses={200: raw("text/plain", "In Prometheus' text format.", binary=False)},
 )
 def metrics(here: AppStateDep) -> Response:
-    """`docs/operations.md` says what each means."""
+    """`docs/how-to/operations.md` says what each means."""
     if not isinstance(here.metrics, PrometheusMetrics):
         return Response(b"", media_type="text/plain")  # Counted by someone else, or not at all.
     body, media_type = here.metrics.exposition()

@@ -18,7 +18,7 @@ tenant's and nothing else. Errors are `application/problem+json`: `detail` says 
 is allowed and what to do. `429` and `503` say with `Retry-After` when to ask again; asking again is
 always safe. Each answer has an `X-Request-Id`, by which the service's log has more.
 
-The same with `curl`: `docs/api.md`."""
+The same with `curl`: `docs/reference/api.md`."""
 
 _MEANINGS = {
     400: "The request cannot be read, or lacks its Idempotency-Key.",

@@ -1,7 +1,7 @@
 """Metrics of a process that Ray started: Ray's own agent collects and exports them.
 
 Ray puts `ray_` before each name, and `_total` behind that of a counter. Without the former, as
-`docs/operations.md` has Prometheus relabel it, the names are those of the table.
+`docs/how-to/operations.md` has Prometheus relabel it, the names are those of the table.
 """
 
 from ray.util.metrics import Counter, Gauge, Histogram

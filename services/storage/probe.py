@@ -185,7 +185,7 @@ def _fails(call: Callable[[], object], kind: type[StorageError]) -> bool:
 def _refused(store: Store, what: str) -> StoreRefusedError:
     return StoreRefusedError(
         f"{store.url}: refused: {what}; jobs would be lost or done twice: use a store of "
-        "docs/storage.md"
+        "docs/explanation/storage.md"
     )
 
 

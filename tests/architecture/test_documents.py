@@ -34,7 +34,9 @@ def _names(path: Path) -> set[str]:
 
 def _glossary() -> list[tuple[str, str]]:
     rows = re.findall(
-        r"^\|.*\| `([\w.]+)` \| `([\w./]+)` \|$", (ROOT / "docs/explanation/method.md").read_text(), re.M
+        r"^\|.*\| `([\w.]+)` \| `([\w./]+)` \|$",
+        (ROOT / "docs/explanation/method.md").read_text(),
+        re.M,
     )
     assert len(rows) > 10
     return rows
@@ -87,13 +89,16 @@ def test_documents_link_to_files_that_exist() -> None:
     broken: list[str] = []
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
-            if not (page.parent / target).exists():
+            generated = target.endswith(("openapi.md", "commands.md"))  # by docs/hooks
+            if not generated and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)}: {target}")
     assert broken == []
 
 
 def test_the_example_of_a_bundle_is_accepted() -> None:
-    (example,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs/how-to/bundles.md").read_text(), re.S)
+    (example,) = re.findall(
+        r"```json\n(.*?)```", (ROOT / "docs/how-to/bundles.md").read_text(), re.S
+    )
     description, refusals = parse(example.encode())
     assert refusals == []
     assert description.initializer == "dog"

@@ -11,7 +11,7 @@ import pytest
 
 from services.metrics import MAX_SERIES, TABLE, First, Metric
 
-MANUAL = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+MANUAL = (Path(__file__).parents[2] / "docs/how-to/operations.md").read_text()
 _LISTED = 8
 """Values of a label that are listed; of more, how many there are."""
 

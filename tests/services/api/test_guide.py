@@ -1,4 +1,4 @@
-"""The commands of docs/api.md run as they stand there."""
+"""The commands of docs/reference/api.md run as they stand there."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from stub_engine import SECRET, StubEngine
 from services.metrics import PrometheusMetrics
 from services.settings import ApiSettings
 
-GUIDE = Path(__file__).parents[3] / "docs/api.md"
+GUIDE = Path(__file__).parents[3] / "docs/reference/api.md"
 
 
 def _commands() -> list[str]:

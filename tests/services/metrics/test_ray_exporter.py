@@ -36,7 +36,7 @@ def endpoint() -> Iterator[str]:
 
 def _relabelled(text: str) -> str:
     """As Prometheus has it after the relabelling that the operators' manual asks for."""
-    manual = (ROOT / "docs/operations.md").read_text()
+    manual = (ROOT / "docs/how-to/operations.md").read_text()
     (given,) = re.findall(r"regex: (ray_\S+)\n\s+target_label: __name__\n", manual)
     return re.sub(
         r"^((?:# (?:HELP|TYPE) )?)(\w+)",

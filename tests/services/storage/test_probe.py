@@ -165,7 +165,7 @@ def test_a_broken_store_is_refused_by_name(store: type[MemoryStore], named: str)
     broken = store()
     with pytest.raises(StoreRefusedError, match=named) as caught:
         probe(broken)
-    assert "docs/storage.md" in str(caught.value)
+    assert "docs/explanation/storage.md" in str(caught.value)
     assert MemoryStore.list(broken).objects == ()
 
 
