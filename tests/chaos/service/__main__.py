@@ -40,7 +40,8 @@ examples:
   python -m chaos.service /tmp/store --rounds 6       each kind once, and two at once
   python -m chaos.service s3://bucket/prefix --rounds 50 --seed 7 --json rounds.json
 
-S3 is set up by DTI_S3_ENDPOINT and the like (docs/explanation/storage.md), credentials by AWS_ACCESS_KEY_ID.
+S3 is set up by DTI_S3_ENDPOINT and the like (docs/explanation/storage.md),
+credentials by AWS_ACCESS_KEY_ID.
 All of it lies under a name of its own below URL, and is removed at the end, unless something was
 wrong or --keep is given. Exit codes: 0 all promises were kept, 1 one was broken, 2 bad input.
 """

@@ -11,7 +11,8 @@ from dti_engine.optim.sphere import geodesic_distance
 from dti_engine.text.tokens import LearnedToken
 
 TOLERANCE = 0.1
-"""Of the angle between two seeds, which is what docs/explanation/method.md allows between two packings: who
+"""The share of the angle between two seeds that docs/explanation/method.md allows between two
+packings: who
 sits beside whom in which slot is another thing after a kill.
 """
 

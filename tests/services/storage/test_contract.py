@@ -135,7 +135,9 @@ def test_an_expected_version_is_deleted(store: Store) -> None:
 
 def test_of_a_replacement_and_a_conditional_deletion_one_succeeds(store: Store, kind: str) -> None:
     if kind in ("moto", "s3"):
-        pytest.skip("some S3 servers look, then delete: the probe says so (docs/explanation/storage.md)")
+        pytest.skip(
+            "some S3 servers look, then delete: the probe says so (docs/explanation/storage.md)"
+        )
 
     def fails(call: Callable[[], object]) -> bool:
         try:
