@@ -48,9 +48,10 @@ def _method_default(name: str) -> Callable[[dict[str, Any]], Any]:
 
 
 class TrainConfig(BaseModel):
-    """How one subject is trained; docs/decisions/0012-flat-train-config.md says why it is flat.
+    """The training config of one subject.
 
-    Values from users go through `parse`, which raises errors of this package.
+    Values from users go through `parse`, which raises errors of this package. The fields of both
+    methods are side by side: docs/decisions/0012-flat-train-config.md says why.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

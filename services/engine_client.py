@@ -149,7 +149,6 @@ class GenerationStream:
                     line = await anext(lines, None)
             except TimeoutError as error:
                 raise _late() from error
-            # The images in progress are lost: another engine has to begin them again.
             except httpx.TransportError as error:
                 log.warning("engine broke off", error=repr(error))
                 raise _broken() from error

@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 StopReason: TypeAlias = Literal["budget", "converged", "kept", "chosen"]
-"""Why a token's training ended at its step.
+"""The reason why a token's training ended at its step.
 
 budget: all steps of the config are done. converged: early stopping. kept: an intermediate token of
 a longer training. chosen: an intermediate token that scored better than those with more steps.

@@ -21,7 +21,7 @@ from dti_engine.optim.rsgd import RunningNorm, step_rows_
 
 
 class RowMetrics(NamedTuple):
-    """What one step did, per row [rows], on the device; undefined for inactive rows."""
+    """The result of one step per row [rows], on the device; undefined for inactive rows."""
 
     gradient_norm: Tensor  # |g| of the data loss, before prior and weight decay
     prior_ratio: Tensor  # kappa / |g|: the prior relative to the data

@@ -59,7 +59,7 @@ class RunningNorm(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """What one step did, per row [rows], on the device; inactive rows report zeros.
+    """The result of one step per row [rows], on the device; inactive rows report zeros.
 
     An active row that did not move has step_length 0, and its tangent_norm says why: it is zero to
     rounding, or not finite.

@@ -166,7 +166,7 @@ def _require_open_hemisphere(points: Tensor, resolution: float) -> None:
     """Seek a pole with a positive cosine to every point; none exists if 0 is in their convex hull.
 
     Gilbert's algorithm (1966) for the point of the hull nearest to 0; two points take one step.
-    Sets that fit, but too barely to be found so in `_MAX_ITERATIONS`, are refused as well.
+    Sets that fit, but too barely to be found so in `_MAX_ITERATIONS`, are rejected as well.
     """
     pole = points.mean(dim=-2)
     fits = torch.zeros(pole.shape[:-1], dtype=torch.bool, device=points.device)

@@ -25,8 +25,6 @@ class CircuitBreaker:
             if now < self._retry_at:
                 return False
             if self._retry_at > _NEVER:
-                # This caller is the probe. It need not report back: without a result, the next
-                # probe follows after `retry_s`.
                 self._retry_at = now + self._retry_s
             return True
 
@@ -39,7 +37,6 @@ class CircuitBreaker:
         """Open the breaker: a request failed."""
         with self._lock:
             now = self._clock()
-            # Further failures prolong the pause, but the breaker has been open since the first.
             if self._opened_at == _NEVER:
                 self._opened_at = now
             self._retry_at = now + self._retry_s

@@ -113,13 +113,11 @@ class StaleWhileErrorCache(Generic[V]):
         except UnavailableError:
             if entry is None or entry.value is None:
                 raise
-            # The age counts from the read, so that an outage never extends `max_stale_s`.
             end, now = entry.read_at + self._max_stale_s, self._clock()
             if now >= end:
                 raise
             new = CacheEntry(entry.value, entry.read_at, min(end, now + RETRY_S), is_stale=True)
         with self._lock:
-            # A name is in one of the two caches alone.
             entries, others = self._found, self._unknown
             if new.value is None:
                 entries, others = others, entries

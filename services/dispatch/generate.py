@@ -53,7 +53,6 @@ class EngineBackoff:
     async def wait(self) -> None:
         """Wait until engines may be asked; the jitter spreads the images that wait."""
         loop = asyncio.get_running_loop()
-        # A loop, because another image may have backed off further meanwhile.
         while (remaining_s := self._wait_until - loop.time()) > 0:
             await asyncio.sleep(remaining_s * self._rng.uniform(1.0, 1.25))
 

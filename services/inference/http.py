@@ -59,7 +59,6 @@ class EngineHandler:
                 return Response("POST generate, or GET healthz", 404, media_type="text/plain")
 
     async def _generate(self, request: Request) -> Response:
-        # The secret is compared in constant time, and before the body is read.
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(
             secret.encode(), self._secret.encode()
@@ -67,7 +66,6 @@ class EngineHandler:
             raise UnknownKeyError(
                 "this engine is for the API alone: give DTI_ENGINE_SECRET to both"
             )
-        # The declared length of a body may be missing or wrong, so its bytes are counted.
         body = b""
         async for chunk in request.stream():
             body += chunk

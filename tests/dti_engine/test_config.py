@@ -58,7 +58,9 @@ def test_configs_and_recipes_load_without_torch() -> None:
         ("eval_every", 0),
     ],
 )
-def test_a_value_out_of_range_is_refused_with_its_name_and_value(field: str, value: object) -> None:
+def test_a_value_out_of_range_is_rejected_with_its_name_and_value(
+    field: str, value: object
+) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         TrainConfig.parse(REQUIRED | {field: value})
     assert f"{field} should" in str(refusal.value)
@@ -71,12 +73,12 @@ def test_a_missing_value_is_named(field: str) -> None:
         TrainConfig.parse({name: value for name, value in REQUIRED.items() if name != field})
 
 
-def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
+def test_an_unknown_name_is_rejected_with_those_that_are_known() -> None:
     with pytest.raises(ConfigurationError, match=r"learning-rate is unknown; known are .*, lr, "):
         TrainConfig.parse(REQUIRED | {"learning-rate": 0.1})
 
 
-def test_all_faults_are_said_at_once() -> None:
+def test_all_errors_are_named_at_once() -> None:
     with pytest.raises(ConfigurationError) as refusal:
         TrainConfig.parse(REQUIRED | {"method": "lora", "steps": 0, "magnitude": "mean"})
     message = str(refusal.value)
@@ -86,7 +88,7 @@ def test_all_faults_are_said_at_once() -> None:
     assert "\n" not in message
 
 
-def test_what_is_not_a_mapping_is_refused() -> None:
+def test_what_is_not_a_mapping_is_rejected() -> None:
     with pytest.raises(ConfigurationError, match="got 7"):
         TrainConfig.parse(7)  # pyright: ignore[reportArgumentType]
 
@@ -100,7 +102,7 @@ def test_what_is_not_a_mapping_is_refused() -> None:
         ({"method": "ti", "ema_decay": 0.9}, "ema_decay must be 0 with method 'ti', not 0.9"),
     ],
 )
-def test_values_of_the_other_method_are_refused(values: dict[str, object], reason: str) -> None:
+def test_values_of_the_other_method_are_rejected(values: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         TrainConfig.parse(REQUIRED | values)
 
@@ -149,7 +151,7 @@ def test_a_recipe_and_its_baseline_survive_json(name: str) -> None:
         assert TrainConfig.model_validate_json(config.model_dump_json()) == config
 
 
-def test_there_is_a_baseline_for_every_config_of_ours() -> None:
+def test_every_config_has_a_baseline() -> None:
     ours = sd().changed(init="states", beta2=0.9, ema_decay=0.9, schedule="cosine", patience=2)
     assert standard_ti(ours) == standard_ti(sd())
 
@@ -162,7 +164,7 @@ def test_the_baseline_differs_in_the_method_alone(name: str) -> None:
     assert differences - {"schedule"} == its_own
 
 
-def test_cross_init_differs_from_the_baseline_in_start_and_pull_alone() -> None:
+def test_cross_init_differs_from_the_baseline_in_initialization_and_anchor_alone() -> None:
     config = cross_init(sd())
     assert config.changed(init="words", anchor_weight=0.0) == standard_ti(sd())
     assert (config.init, config.anchor_weight) == ("states", 1e-5)
@@ -190,7 +192,7 @@ def test_every_model_has_a_recipe_at_its_size(pipeline: str, latent_size: int, n
     assert recipe(name).resolution == size
 
 
-def test_what_was_found_on_the_miniature_stands_under_its_own_name() -> None:
+def test_recipes_tuned_on_the_miniature_have_names_of_their_own() -> None:
     """Real weights have not confirmed it."""
     for name in ("sd", "sd-768", "sdxl-release", "sdxl-paper", "sana-release", "sana-paper"):
         config = recipe(name)
@@ -202,6 +204,6 @@ def test_the_official_recipes_pool_as_the_official_code_does() -> None:
     assert {recipe(name).pooling for name in ("sdxl-release", "sdxl-paper")} == {"legacy"}
 
 
-def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:
+def test_an_unknown_recipe_is_rejected_with_the_known_names() -> None:
     with pytest.raises(ConfigurationError, match=r"no recipe 'sdxl'; known are miniature, .*sdxl-"):
         recipe("sdxl")

@@ -92,7 +92,6 @@ class RunningBatch:
 
     def step(self) -> None:
         """Take one denoising step of each image, then decode and remove the finished ones."""
-        # There may be more images than fit into a call, after memory has run out.
         for part in _split(self._images, self.max_size):
             self._isolate_failures(self._step, part, lambda image: image.request)
         if finished := [image for image in self._images if image.state.finished]:
@@ -113,7 +112,6 @@ class RunningBatch:
     def _add(self, requests: Sequence[ScheduledRequest]) -> None:
         resources = self._resources
         added: list[_RunningImage] = []
-        # Images of different step counts are denoised together, but begin from different schedules.
         for steps in dict.fromkeys(request.steps for request in requests):
             same_steps = [request for request in requests if request.steps == steps]
             states = begin(
@@ -147,8 +145,6 @@ class RunningBatch:
 
     def _decode(self, images: Sequence[_RunningImage]) -> None:
         began = time.monotonic()
-        # Results are kept until all images are decoded, since a failure on the way repeats the call
-        # with each half, and no image may end twice.
         results: list[tuple[ScheduledRequest, Image.Image | DTIError]] = []
         decoded = decode(self._resources.backbone, [image.state for image in images])
         for image, pixels in zip(images, decoded, strict=True):
@@ -184,8 +180,6 @@ class RunningBatch:
             if len(items) == 1:
                 self._end(request_of(items[0]), _to_dti_error(error))
                 return
-        # Outside of the handler, where the error is gone: its traceback holds the tensors of the
-        # failed call.
         devices.release_memory(self._resources.backbone.device)
         middle = len(items) // 2
         for half in (items[:middle], items[middle:]):

@@ -48,7 +48,6 @@ class RequestQueue:
             QueueFullError: There is no room now (backpressure).
             ConfigurationError: There never is room for so many.
         """
-        # All images of one call have the same priority.
         background = any(request.background for request in requests)
         reserved = self.capacity // _RESERVED_FRACTION if background else 0
         limit = self.capacity - reserved
@@ -131,7 +130,6 @@ class RequestQueue:
         return request.background and self._clock() - request.queued_at < _MAX_DEFERRAL_S
 
     def _take_one(self, key: BatchKey, deferred: bool) -> ScheduledRequest | None:
-        # A tenant whose requests have other keys keeps its place in the order of turns.
         for tenant, queue in self._by_tenant.items():
             for request in queue:
                 if request.batch_key == key and self._is_deferred(request) == deferred:

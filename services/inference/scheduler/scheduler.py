@@ -68,9 +68,6 @@ class BatchScheduler:
         self._failure: str | None = None
         self._last_progress = time.monotonic()
         self._throughput = _Throughput()
-        # One thread makes all calls of the model: the batches need no locks, and concurrent calls
-        # would only contend for the device. It is a daemon, so that a call that hangs does not
-        # keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
     def start(self) -> None:
@@ -121,8 +118,6 @@ class BatchScheduler:
         except Exception as error:
             self._failure = f"{type(error).__name__}: {error}"
             log.exception("scheduler failed")
-        # Set before the queue is cleared, so that of a request submitted right now either this
-        # thread or `submit` takes it out of the queue.
         self._ended.set()
         for batch in self._batches.values():
             for request in batch.clear():
@@ -139,13 +134,11 @@ class BatchScheduler:
         self._admit()
         self._metrics.queued(len(self.queue))
         self._last_progress = time.monotonic()
-        # A copy, because batches end and begin in this loop.
         for key, batch in list(self._batches.items()):
             began, size_before = time.monotonic(), len(batch)
             batch.step()
             self._last_progress = time.monotonic()
             self._throughput.record(self._last_progress - began, size_before - len(batch))
-            # A later batch of this size need not find out again what fits into memory.
             if not is_isolated(key):
                 self._max_batch_sizes[key] = batch.max_size
             if not len(batch):
@@ -169,14 +162,12 @@ class BatchScheduler:
         now = time.monotonic()
         for key, batch in self._batches.items():
             has_had_its_turn = now - batch.started_at > self.settings.batch_turn_s
-            # A batch that images keep joining would never end, and so starve other sizes.
             is_closing = len(waiting_keys) > free_places and has_had_its_turn
             if not is_closing and (self.settings.continuous or not len(batch)):
                 self._add(batch, self.queue.take(key, batch.free_slots))
         for key in waiting_keys[: max(0, free_places)]:
             batch = RunningBatch(self._resources, self._max_size(key), self.settings.shapes)
             self._add(batch, self.queue.take(key, batch.free_slots))
-            # All of its requests may have failed at their prompts.
             if len(batch):
                 self._batches[key] = batch
 
@@ -200,7 +191,6 @@ class _Throughput:
 
     def record(self, step_s: float, images: int) -> None:
         """Record that a step of `step_s` seconds finished so many images."""
-        # Steps that finish no image count as well: images that run together share their time.
         self._seconds = 0.99 * self._seconds + step_s
         self._images = 0.99 * self._images + images
 

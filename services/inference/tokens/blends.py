@@ -94,7 +94,6 @@ class BlendCache:
     def _make(
         self, key: _BlendKey, parts: frozenset[Key], tokens: Sequence[CachedToken]
     ) -> LearnedToken:
-        # An earlier flight may have ended between the lookup and this one.
         with self._lock:
             if entry := self._entries.get(key):
                 return entry.learned

@@ -75,7 +75,7 @@ def test_rows_that_are_views_of_one_trained_table_are_saved(artifact_of: Artifac
     assert not loaded.token.embeddings["b"].requires_grad
 
 
-def test_the_manifest_says_what_follows_from_it(artifact_of: ArtifactOf) -> None:
+def test_the_manifest_has_derived_values(artifact_of: ArtifactOf) -> None:
     manifest = artifact_of({"a": rows(2), "b": rows(3)}).manifest
     assert manifest.num_vectors == {"a": 2, "b": 3}
     assert manifest.training is not None
@@ -100,7 +100,7 @@ def test_saving_that_fails_leaves_nothing_behind(artifact: Artifact, tmp_path: P
     assert list(tmp_path.iterdir()) == [tmp_path / "rex"]
 
 
-def test_saving_below_a_file_is_refused(artifact: Artifact, tmp_path: Path) -> None:
+def test_saving_below_a_file_is_rejected(artifact: Artifact, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
         artifact.save(tmp_path / "file" / "rex.safetensors")
@@ -115,14 +115,14 @@ def test_a_path_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 # Files that are not ours
 
 
-def test_a_refusal_names_the_file(tmp_path: Path) -> None:
+def test_an_error_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "rex.safetensors"
     path.write_text("hello, I am a token")
     with pytest.raises(ArtifactFormatError, match=f"^'{path}': not a safetensors file"):
         Artifact.load(path)
 
 
-def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
+def test_a_pickle_is_rejected_and_never_run(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "exploded"),)
@@ -134,14 +134,14 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_file_cut_short_is_refused_wherever_it_is_cut(artifact: Artifact) -> None:
+def test_a_file_cut_short_is_rejected_wherever_it_is_cut(artifact: Artifact) -> None:
     data = artifact.to_bytes()
     for length in range(len(data)):
         with pytest.raises(ArtifactFormatError, match="damaged"):
             Artifact.from_bytes(data[:length])
 
 
-def test_a_damaged_file_is_refused_wherever_a_bit_has_turned(artifact: Artifact) -> None:
+def test_a_damaged_file_is_rejected_wherever_a_bit_has_turned(artifact: Artifact) -> None:
     data = artifact.to_bytes()
     for place in range(len(data)):
         damaged = bytearray(data)
@@ -153,7 +153,7 @@ def test_a_damaged_file_is_refused_wherever_a_bit_has_turned(artifact: Artifact)
         assert loaded.to_bytes() == data, place  # such as in the padding of the header
 
 
-def test_what_keeps_every_length_but_not_the_digest_is_refused(artifact: Artifact) -> None:
+def test_what_keeps_every_length_but_not_the_checksum_is_rejected(artifact: Artifact) -> None:
     data = artifact.to_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     turned = {name: -each for name, each in artifact.token.embeddings.items()}
@@ -163,7 +163,7 @@ def test_what_keeps_every_length_but_not_the_digest_is_refused(artifact: Artifac
         Artifact.from_bytes(safetensors.torch.save(turned, header["__metadata__"]))
 
 
-def test_a_giant_is_refused_before_it_is_read_in(tmp_path: Path) -> None:
+def test_a_huge_file_is_rejected_before_it_is_read_in(tmp_path: Path) -> None:
     with (tmp_path / "giant").open("wb") as file:
         file.truncate(2**33)  # sparse: takes no room on the disk
     with pytest.raises(ArtifactFormatError, match="larger than 67108864 bytes"):
@@ -171,13 +171,13 @@ def test_a_giant_is_refused_before_it_is_read_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
-def test_a_file_without_a_manifest_is_refused(metadata: dict[str, str] | None) -> None:
+def test_a_file_without_a_manifest_is_rejected(metadata: dict[str, str] | None) -> None:
     data = safetensors.torch.save({"text_encoder": rows(2)}, metadata)
     with pytest.raises(ArtifactFormatError, match="no manifest"):
         Artifact.from_bytes(data)
 
 
-def test_a_newer_schema_is_refused_whatever_else_it_holds(artifact: Artifact) -> None:
+def test_a_newer_schema_is_rejected_whatever_else_it_holds(artifact: Artifact) -> None:
     data = forged(artifact, change=lambda manifest: manifest.update(schema_version=2, novelty=[1]))
     with pytest.raises(ArtifactFormatError, match=r"schema is 2, .* up to 1; update the engine"):
         Artifact.from_bytes(data)
@@ -186,7 +186,7 @@ def test_a_newer_schema_is_refused_whatever_else_it_holds(artifact: Artifact) ->
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", "7", "[" * 100_000, '{"schema_version":"1"}']
 )
-def test_a_manifest_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_manifest_is_rejected(text: str) -> None:
     with pytest.raises(ArtifactFormatError, match="bad manifest"):
         Artifact.from_bytes(write_checked("dti", text, {"text_encoder": rows(2)}))
 
@@ -239,7 +239,7 @@ def test_a_missing_entry_of_the_manifest_is_named(artifact: Artifact) -> None:
     "tensors",
     [{}, {"text_encoder_2": rows(2)}, {"text_encoder": rows(2), "another": rows(2)}],
 )
-def test_tensors_for_other_encoders_than_noted_are_refused(
+def test_tensors_for_other_encoders_than_noted_are_rejected(
     artifact: Artifact, tensors: dict[str, Tensor]
 ) -> None:
     with pytest.raises(ArtifactFormatError, match=r"says <rex> for \['text_encoder'\]"):
@@ -247,7 +247,7 @@ def test_tensors_for_other_encoders_than_noted_are_refused(
 
 
 @pytest.mark.parametrize("found", [rows(1), rows(3), 1.001 * rows(2), rows(2).flip(0)])
-def test_vectors_of_other_number_or_length_than_noted_are_refused(
+def test_vectors_of_other_number_or_length_than_noted_are_rejected(
     artifact: Artifact, found: Tensor
 ) -> None:
     with pytest.raises(
@@ -270,7 +270,7 @@ def test_vectors_of_other_number_or_length_than_noted_are_refused(
         rows(2).index_fill(1, torch.tensor(3), float("inf")),
     ],
 )
-def test_tensors_that_are_no_finite_rows_of_float32_are_refused(
+def test_tensors_that_are_no_finite_rows_of_float32_are_rejected(
     artifact: Artifact, found: Tensor
 ) -> None:
     with pytest.raises(ArtifactFormatError, match=r"embeddings of <rex> .* must be finite"):
@@ -292,7 +292,7 @@ def test_an_artifact_keeps_how_prompts_were_read(artifact_of: ArtifactOf) -> Non
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_figure_that_json_cannot_hold_is_refused_before_it_is_written(
+def test_a_metric_that_json_cannot_hold_is_rejected_before_it_is_written(
     loss: float, artifact_of: ArtifactOf
 ) -> None:
     with pytest.raises(ValidationError, match="finite"):
@@ -309,14 +309,16 @@ def test_a_token_fits_the_weights_that_it_was_made_with(artifact: Artifact) -> N
 @pytest.mark.parametrize(
     "dims", [{}, {"text_encoder": 768}, {"gemma": 8}, {"text_encoder": 8, "text_encoder_2": 8}]
 )
-def test_other_encoders_or_dimensions_are_refused(artifact: Artifact, dims: dict[str, int]) -> None:
+def test_other_encoders_or_dimensions_are_rejected(
+    artifact: Artifact, dims: dict[str, int]
+) -> None:
     with pytest.raises(
         ArtifactMismatchError, match=r"<rex> .* 'miniature', .* \{'text_encoder': 8"
     ):
         artifact.check_compatibility(dims, FINGERPRINT)
 
 
-def test_other_weights_are_a_warning_or_refused_on_demand(artifact: Artifact) -> None:
+def test_other_weights_are_a_warning_or_rejected_on_demand(artifact: Artifact) -> None:
     warning = artifact.check_compatibility({"text_encoder": 8}, "b" * 64)
     assert warning is not None
     assert "<rex> was made with 'miniature', whose vocabulary has other embeddings" in warning

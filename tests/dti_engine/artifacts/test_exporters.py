@@ -162,7 +162,7 @@ def test_what_is_written_for_sdxl_is_read_back(
 
 
 @pytest.mark.parametrize("format_name", ["diffusers", "comfyui", "a1111"])
-def test_encoders_that_a_program_does_not_know_are_refused(
+def test_encoders_that_a_program_does_not_know_are_rejected(
     tmp_path: Path, format_name: ExportFormat, artifact_of: ArtifactOf
 ) -> None:
     with pytest.raises(ArtifactError, match=f"rows for gemma; {format_name} has a format"):
@@ -174,7 +174,7 @@ def test_encoders_that_a_program_does_not_know_are_refused(
     ("format_name", "file", "suffix"),
     [("diffusers", "rex.pt", ".safetensors"), ("a1111", "rex.safetensors", ".pt")],
 )
-def test_a_name_that_the_program_would_not_find_is_refused(
+def test_a_name_that_the_program_would_not_find_is_rejected(
     tmp_path: Path, format_name: ExportFormat, file: str, suffix: str, artifact_of: ArtifactOf
 ) -> None:
     with pytest.raises(ArtifactError, match=f"end it in {suffix}"):

@@ -85,7 +85,7 @@ def test_a_file_of_both_encoders_is_no_half_of_a_pair(tmp_path: Path, ones: Tens
         ({"<rex>": torch.full((1, 8), torch.nan)}, "not finite"),
     ],
 )
-def test_what_is_no_token_is_refused_by_name(
+def test_an_invalid_token_is_rejected_by_name(
     tmp_path: Path, content: dict[str, Tensor], message: str
 ) -> None:
     path = _saved(tmp_path / "a.safetensors", content)
@@ -101,7 +101,7 @@ def test_what_is_no_token_is_refused_by_name(
         ({"string_to_param": {"a": torch.ones(1, 8), "b": torch.ones(1, 8)}}, "holds 2 tokens"),
     ],
 )
-def test_a_pickle_of_something_else_is_refused(
+def test_a_pickle_of_other_objects_is_rejected(
     tmp_path: Path, content: object, message: str
 ) -> None:
     with pytest.raises(ArtifactFormatError, match=message):
@@ -117,7 +117,7 @@ class _Bomb:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".bin"])
-def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path: Path, suffix: str) -> None:
+def test_a_pickle_that_runs_code_is_rejected_and_runs_nothing(tmp_path: Path, suffix: str) -> None:
     path, witness = tmp_path / f"a{suffix}", tmp_path / "witness"
     torch.save({"<rex>": _Bomb(witness)}, path)
     with pytest.raises(ArtifactFormatError, match="could run code"):
@@ -127,12 +127,12 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path: Path, suf
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.bin"])
 @pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"PK\x03\x04 half a zip", b"\x80\x02}q\x00."])
-def test_damaged_files_are_refused(tmp_path: Path, name: str, data: bytes) -> None:
+def test_damaged_files_are_rejected(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ArtifactFormatError):
         read_foreign(tmp_path / name)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot read"):
         read_foreign(tmp_path / "a.safetensors")

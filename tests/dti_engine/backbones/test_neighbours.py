@@ -101,7 +101,7 @@ def generate(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_image_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
+def test_an_image_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
     backbone: Backbone, seed: int
 ) -> None:
     chance = random.Random(f"layout {seed}")

@@ -53,7 +53,7 @@ def changed(weights: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("guidance", [1.0, 4.5])
 @pytest.mark.parametrize("instructed", [True, False])
-def test_a_image_is_the_one_that_diffusers_generates(
+def test_an_image_is_the_one_that_diffusers_generates(
     backbone: Backbone, weights: Path, instructed: bool, guidance: float
 ) -> None:
     pipeline = SanaPipeline.from_pretrained(weights, low_cpu_mem_usage=False)

@@ -183,7 +183,7 @@ def test_at_the_end_the_summary_has_seen_what_follows_the_token(backbone: Backbo
 # Images
 
 
-def test_a_image_is_that_of_diffusers(
+def test_an_image_is_that_of_diffusers(
     backbone: Backbone, pipeline: StableDiffusionXLPipeline, tmp_path: Path
 ) -> None:
     """With a token, guidance and a wide format: prompts, sizes, scheduler and decoder together."""

@@ -137,7 +137,7 @@ def test_a_step_that_breaks_changes_nothing(tiny_backbone: Backbone) -> None:
         denoiser.step(batch)
 
 
-def test_a_prediction_says_where_a_image_is_heading(tiny_backbone: Backbone) -> None:
+def test_a_prediction_says_where_an_image_is_heading(tiny_backbone: Backbone) -> None:
     batch, denoiser = start(tiny_backbone, [order(0), order(1)]), Denoiser(tiny_backbone)
     prediction = None
     while not batch[0].finished:

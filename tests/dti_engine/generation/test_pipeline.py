@@ -192,7 +192,7 @@ def test_diffusers_generates_a_subject_of_the_miniature_as_we_do(
 # One image
 
 
-def test_a_image_is_its_request(listening: Backbone) -> None:
+def test_an_image_is_its_request(listening: Backbone) -> None:
     (once,), (again,) = generate_images(listening, request()), generate_images(listening, request())
     assert np.array_equal(once, again)
     for other in (
@@ -204,7 +204,7 @@ def test_a_image_is_its_request(listening: Backbone) -> None:
         assert difference(once, *generate_images(listening, other)) > ONE_LEVEL
 
 
-def test_a_image_has_the_models_size_or_the_asked_one(tiny_backbone: Backbone) -> None:
+def test_an_image_has_the_models_size_or_the_asked_one(tiny_backbone: Backbone) -> None:
     assert generate_images(tiny_backbone, request())[0].shape == (16, 16, 3)
     assert generate_images(tiny_backbone, request(), height=8, width=24)[0].shape == (8, 24, 3)
 
@@ -254,7 +254,7 @@ def crowd() -> list[ImageRequest]:
     ]
 
 
-def test_neighbours_never_change_a_image_by_a_bit(listening: Backbone) -> None:
+def test_neighbours_never_change_an_image_by_a_bit(listening: Backbone) -> None:
     one, *others = crowd()
     first = generate_images(listening, one, *others)
     last = generate_images(listening, *(request("a cat", seed=90 + i) for i in range(3)), one)
@@ -262,7 +262,7 @@ def test_neighbours_never_change_a_image_by_a_bit(listening: Backbone) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_the_batch_size_changes_a_image_by_rounding_only(
+def test_the_batch_size_changes_an_image_by_rounding_only(
     listening: Backbone, batch_size: int
 ) -> None:
     requests = crowd()
@@ -374,7 +374,7 @@ def test_a_model_that_overflows_generates_no_black_image(tiny_backbone: Backbone
         generate(_Overflowing(tiny_backbone), [ImageRequest("a dog", 0)], steps=2)
 
 
-def test_a_image_says_what_it_takes_to_paint_it_again(tiny_backbone: Backbone) -> None:
+def test_an_image_says_what_it_takes_to_paint_it_again(tiny_backbone: Backbone) -> None:
     request = ImageRequest("a <rex>", 7, negative_prompt="a cat", guidance=3.0)
     settings = image_settings(request, tiny_backbone, steps=9, tokens={"<rex>": {"sha256": "0"}})
     assert settings["tokens"] == {"<rex>": {"sha256": "0"}}
@@ -384,7 +384,7 @@ def test_a_image_says_what_it_takes_to_paint_it_again(tiny_backbone: Backbone) -
     assert settings["dtype"] == "float32"
 
 
-def test_a_image_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         save_image(Image.new("RGB", (8, 8)), tmp_path, {})
 

@@ -44,7 +44,7 @@ def test_what_is_no_image_is_refused_with_the_reason(tmp_path: Path, content: by
         thumbnail(tmp_path / "0.png", side_px=64)
 
 
-def test_a_image_that_was_cut_is_refused(tmp_path: Path) -> None:
+def test_an_image_that_was_cut_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "0.png"
     pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)

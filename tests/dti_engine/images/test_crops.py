@@ -60,7 +60,7 @@ def test_a_long_thin_image_is_never_enlarged_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize(("size", "max_crops"), [(0, 1), (64, 0), (-1, -1)])
-def test_crops_of_no_size_or_number_are_refused(size: int, max_crops: int) -> None:
+def test_crops_of_no_size_or_number_are_rejected(size: int, max_crops: int) -> None:
     with pytest.raises(ConfigurationError, match=f"got {size} and {max_crops}"):
         crop_images(subject_image(noise()), size, max_crops=max_crops)
 
@@ -75,7 +75,7 @@ def test_a_crop_knows_its_place_in_the_image_as_it_was_taken() -> None:
     assert micro_conditionings == [(128, 384, 0, left, 32, 32) for left in (0, 32, 64)]
 
 
-def test_the_framing_is_that_of_the_upright_image() -> None:
+def test_micro_conditioning_is_that_of_the_upright_image() -> None:
     """A phone's photo lies on its side in the file, and its tags say how to turn it."""
     lying, exif, file = noise(96, 64), Image.Exif(), BytesIO()
     exif[ExifTags.Base.Orientation] = 6
@@ -96,7 +96,7 @@ def test_a_mask_is_cropped_like_its_image() -> None:
         assert view.mask.tobytes() == view.image.convert("L").tobytes()
 
 
-def test_a_image_without_a_mask_has_views_without() -> None:
+def test_an_image_without_a_mask_has_crops_without_masks() -> None:
     cut = make_crops(subject_image(noise(96, 64)), 64, max_crops=3)
     assert [view.mask for view in cut] == [None] * 3
     same = crop_images(subject_image(noise(96, 64)), 64, max_crops=3)
@@ -111,6 +111,6 @@ def test_crops_that_show_nothing_of_the_subject_are_left_out() -> None:
     assert cut[0].image.tobytes() == noise(192, 64).crop((0, 0, 64, 64)).tobytes()
 
 
-def test_a_black_mask_is_refused() -> None:
+def test_a_black_mask_is_rejected() -> None:
     with pytest.raises(InvalidImageError, match=r"'a\.png': its mask is black"):
         make_crops(subject_image(noise(), Image.new("L", (64, 48))), 64, max_crops=3)

@@ -57,7 +57,7 @@ def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
     assert [each.name for each in load_images(tmp_path)] == list(formats)
 
 
-def test_hidden_files_and_sidecars_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_and_sidecars_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(noise()))
     for name in (".DS_Store", "._a.png", "a.txt", "metadata.JSON"):
         (tmp_path / name).write_text("not an image")
@@ -65,7 +65,7 @@ def test_hidden_files_and_sidecars_are_passed_over(tmp_path: Path) -> None:
     assert [each.name for each in load_images(tmp_path)] == ["a.png"]
 
 
-def test_a_image_carries_the_digest_of_its_file(tmp_path: Path) -> None:
+def test_an_image_carries_the_digest_of_its_file(tmp_path: Path) -> None:
     data = encoded(noise(), "JPEG")
     (tmp_path / "a.jpg").write_bytes(data)
     assert load_images(tmp_path)[0].sha256 == hashlib.sha256(data).hexdigest()
@@ -96,20 +96,20 @@ def test_all_refused_files_are_listed_with_their_reasons(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot hold such a name")
-def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(encoded(noise()))
     with pytest.raises(InvalidImageError, match="not valid UTF-8") as refusal:
         load_images(tmp_path)
     str(refusal.value).encode()  # and can be printed
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("soon")
     with pytest.raises(InvalidImageError, match="no images in"):
         load_images(tmp_path)
 
 
-def test_a_folder_that_is_missing_or_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_missing_or_a_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(noise()))
     for folder in (tmp_path / "nowhere", tmp_path / "a.png"):
         with pytest.raises(InvalidImageError, match=r"cannot list .*: give a folder"):
@@ -137,27 +137,27 @@ def test_the_content_decides_and_not_the_name() -> None:
         decode_image("a.png", encoded(noise(), "GIF"))
 
 
-def test_a_huge_image_is_refused_by_its_header_alone() -> None:
+def test_a_huge_image_is_rejected_by_its_header_alone() -> None:
     # Without a pixel in it, this file would be refused as damaged by whoever decodes it.
     with pytest.raises(InvalidImageError, match="9000 x 9000 px, more than 64 megapixels"):
         decoded(png_header(9000, 9000))
 
 
 @pytest.mark.parametrize("side", [11_000, 60_000])
-def test_a_decompression_bomb_is_refused(side: int) -> None:
+def test_a_decompression_bomb_is_rejected(side: int) -> None:
     with pytest.raises(InvalidImageError, match="more than 64 megapixels"):
         decoded(png_header(side, side))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9])
-def test_a_file_cut_short_is_refused(format: str, share: float) -> None:
+def test_a_file_cut_short_is_rejected(format: str, share: float) -> None:
     data = encoded(noise(), format)
     with pytest.raises(InvalidImageError, match="damaged"):
         decoded(data[: int(share * len(data))])
 
 
-def test_damage_inside_a_file_is_refused() -> None:
+def test_damage_inside_a_file_is_rejected() -> None:
     data = bytearray(encoded(noise()))
     data[len(data) // 2] ^= 0xFF
     with pytest.raises(InvalidImageError, match="damaged"):
@@ -165,13 +165,13 @@ def test_damage_inside_a_file_is_refused() -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
-def test_an_animation_is_refused(format: str) -> None:
+def test_an_animation_is_rejected(format: str) -> None:
     data = encoded(noise(), format, save_all=True, append_images=[ImageOps.mirror(noise())])
     with pytest.raises(InvalidImageError, match="animated"):
         decoded(data)
 
 
-def test_the_extra_image_in_a_phones_jpeg_is_passed_over() -> None:
+def test_the_extra_image_in_a_phones_jpeg_is_ignored() -> None:
     alone = encoded(noise(), "JPEG")
     data = encoded(noise(), "MPO", save_all=True, append_images=[ImageOps.mirror(noise())])
     assert decoded(data).tobytes() == decoded(alone).tobytes()
@@ -269,7 +269,7 @@ def test_a_mask_is_greyscale_and_black_where_transparent() -> None:
     assert [decoded_mask.getpixel(xy) for xy in ((5, 5), (40, 5))] == [0, 255]
 
 
-def test_a_mask_is_judged_as_a_image_is() -> None:
+def test_a_mask_is_checked_like_an_image() -> None:
     for data, reason in ((png_header(9000, 9000), "megapixels"), (b"hello", "not JPEG")):
         with pytest.raises(InvalidImageError, match=reason):
             decode_mask(data)

@@ -25,7 +25,7 @@ def test_a_tensor_holds_channels_first_from_minus_one_to_one() -> None:
         [Image.new("RGB", (4, 4)), Image.new("RGBA", (4, 4))],
     ],
 )
-def test_images_that_do_not_stack_are_refused(images: list[Image.Image]) -> None:
+def test_images_that_do_not_stack_are_rejected(images: list[Image.Image]) -> None:
     with pytest.raises(ConfigurationError, match="must be RGB and all of one size"):
         to_tensor(images)
 

@@ -59,7 +59,7 @@ def test_likeness_compares_the_places_that_it_is_told(
     assert alone.likeness(read_perfectly(pair), other_place="right") < 1.0
 
 
-def test_a_image_shows_the_share_of_what_is_asked(
+def test_an_image_shows_the_share_of_what_is_asked(
     read_perfectly: Callable[[Scene], ScoredImage],
 ) -> None:
     reading = read_perfectly(portrait(held_out_looks()[0], random.Random(1), background="snow"))

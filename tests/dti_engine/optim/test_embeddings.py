@@ -1,4 +1,4 @@
-"""Learned rows: what a step does to them, and that they do not notice their neighbours."""
+"""Embedding optimizers: steps, state, and independence of neighbouring rows."""
 
 import math
 
@@ -19,7 +19,7 @@ DTI = TrainConfig(steps=100, batch_size=1, resolution=8, lr=LR, kappa=KAPPA)
 TI = DTI.changed(method="ti", kappa=0.0, weight_decay=WEIGHT_DECAY)
 AVERAGED = DTI.changed(ema_decay=AVERAGING)
 CONFIGS = {"dti": DTI, "dti-beta2": DTI.changed(beta2=0.9), "dti-averaged": AVERAGED, "ti": TI}
-CONFIGS |= {"ti-pulled": TI.changed(anchor_weight=0.5)}
+CONFIGS |= {"ti-anchored": TI.changed(anchor_weight=0.5)}
 
 
 @pytest.fixture(params=CONFIGS)
@@ -27,7 +27,7 @@ def config(request: pytest.FixtureRequest) -> TrainConfig:
     return CONFIGS[request.param]
 
 
-def _learner(config: TrainConfig, dtype: torch.dtype = torch.float64) -> EmbeddingOptimizer:
+def _optimizer(config: TrainConfig, dtype: torch.dtype = torch.float64) -> EmbeddingOptimizer:
     return new_embedding_optimizer(config, ROWS, torch.zeros(1, DIM, dtype=dtype))
 
 
@@ -35,54 +35,54 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _seat(
-    learner: EmbeddingOptimizer,
+def _add(
+    optimizer: EmbeddingOptimizer,
     rows: slice,
     config: TrainConfig,
     *,
     seed: int = 0,
     magnitude: float = 0.4,
 ) -> Tensor:
-    """Seats embeddings of this length, and returns their directions."""
+    """Add embeddings of this length, and return their directions."""
     directions = sphere.normalize(_random(rows.stop - rows.start, DIM, seed=seed))
-    learner.add_rows(rows, magnitude * directions, config)
+    optimizer.add_rows(rows, magnitude * directions, config)
     return directions
 
 
-def _rows(learner: EmbeddingOptimizer) -> Tensor:
-    """What the encoder gets and what a token keeps, (rows, 2, d)."""
-    return torch.stack([learner.embeddings().detach(), learner.learned()], dim=1)
+def _rows(optimizer: EmbeddingOptimizer) -> Tensor:
+    """Return the embeddings for the encoder and those that a token keeps, (rows, 2, d)."""
+    return torch.stack([optimizer.embeddings().detach(), optimizer.learned()], dim=1)
 
 
-def test_a_seated_row_starts_at_its_initial_embedding(config: TrainConfig) -> None:
-    learner, initial = _learner(config), _random(2, DIM)
-    learner.add_rows(slice(1, 3), initial, config)
+def test_a_row_starts_at_its_initial_embedding(config: TrainConfig) -> None:
+    optimizer, initial = _optimizer(config), _random(2, DIM)
+    optimizer.add_rows(slice(1, 3), initial, config)
     expected = torch.stack([initial, initial], dim=1)
-    torch.testing.assert_close(_rows(learner)[1:3], expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(_rows(optimizer)[1:3], expected, rtol=1e-14, atol=0)
 
 
 def test_a_direction_cannot_start_from_zero() -> None:
     with pytest.raises(ZeroVectorError):
-        _learner(DTI).add_rows(slice(0, 1), torch.zeros(1, DIM), DTI)
+        _optimizer(DTI).add_rows(slice(0, 1), torch.zeros(1, DIM), DTI)
 
 
-def test_only_seated_rows_move(config: TrainConfig) -> None:
-    learner = _learner(config)
-    _seat(learner, slice(0, 2), config)
-    _seat(learner, slice(2, 4), config, seed=1)
-    learner.step(_random(ROWS, DIM, seed=3))
-    learner.remove_rows(slice(2, 4))
-    before = _rows(learner)
-    learner.step(_random(ROWS, DIM, seed=2))
-    moved = (_rows(learner) != before).any(dim=2)
+def test_only_active_rows_move(config: TrainConfig) -> None:
+    optimizer = _optimizer(config)
+    _add(optimizer, slice(0, 2), config)
+    _add(optimizer, slice(2, 4), config, seed=1)
+    optimizer.step(_random(ROWS, DIM, seed=3))
+    optimizer.remove_rows(slice(2, 4))
+    before = _rows(optimizer)
+    optimizer.step(_random(ROWS, DIM, seed=2))
+    moved = (_rows(optimizer) != before).any(dim=2)
     assert moved.tolist() == [[True, True]] * 2 + [[False, False]] * 4
 
 
-def test_a_row_does_not_notice_its_neighbours(config: TrainConfig) -> None:
-    alone, crowded = _learner(config), _learner(config)
-    _seat(alone, slice(2, 3), config)
-    _seat(crowded, slice(2, 3), config)
-    _seat(crowded, slice(3, 6), config, seed=5)
+def test_neighbours_do_not_change_a_row(config: TrainConfig) -> None:
+    alone, crowded = _optimizer(config), _optimizer(config)
+    _add(alone, slice(2, 3), config)
+    _add(crowded, slice(2, 3), config)
+    _add(crowded, slice(3, 6), config, seed=5)
     for step in range(5):
         gradient = _random(ROWS, DIM, seed=100 + step)
         lonely = torch.zeros_like(gradient)
@@ -101,39 +101,39 @@ def test_a_row_does_not_notice_its_neighbours(config: TrainConfig) -> None:
     ],
     ids=["dti", "ti"],
 )
-def test_each_row_learns_as_its_own_config_says(configs: list[TrainConfig]) -> None:
-    mixed, alike = _learner(configs[0]), [_learner(each) for each in configs]
+def test_each_row_follows_its_own_config(configs: list[TrainConfig]) -> None:
+    mixed, alike = _optimizer(configs[0]), [_optimizer(each) for each in configs]
     for row, config in enumerate(configs):
-        for learner in (mixed, alike[row]):
-            _seat(learner, slice(row, row + 1), config, seed=row)
+        for optimizer in (mixed, alike[row]):
+            _add(optimizer, slice(row, row + 1), config, seed=row)
     for step in range(5):
-        for learner in (mixed, *alike):
-            learner.step(_random(ROWS, DIM, seed=100 + step))
-    for row, learner in enumerate(alike):
-        assert torch.equal(_rows(mixed)[row], _rows(learner)[row])
+        for optimizer in (mixed, *alike):
+            optimizer.step(_random(ROWS, DIM, seed=100 + step))
+    for row, optimizer in enumerate(alike):
+        assert torch.equal(_rows(mixed)[row], _rows(optimizer)[row])
     ends = _rows(mixed)[: len(configs), 1]
     assert len({each.numpy().tobytes() for each in ends}) == len(configs)
 
 
-def test_a_row_that_is_seated_again_remembers_nothing(config: TrainConfig) -> None:
-    used, fresh = _learner(config), _learner(config)
-    _seat(used, slice(0, 1), config, seed=7)
+def test_a_row_that_is_added_again_has_fresh_state(config: TrainConfig) -> None:
+    used, fresh = _optimizer(config), _optimizer(config)
+    _add(used, slice(0, 1), config, seed=7)
     for step in range(3):
         used.set_learning_rate(slice(0, 1), 0.3)
         used.step(_random(ROWS, DIM, seed=100 + step))
     used.remove_rows(slice(0, 1))
-    for learner in (used, fresh):
-        _seat(learner, slice(0, 1), config)
-        learner.step(_random(ROWS, DIM, seed=11))
+    for optimizer in (used, fresh):
+        _add(optimizer, slice(0, 1), config)
+        optimizer.step(_random(ROWS, DIM, seed=11))
     assert torch.equal(_rows(used)[0], _rows(fresh)[0])
 
 
-def test_rows_go_on_from_their_state_bit_for_bit_wherever_they_lie(config: TrainConfig) -> None:
-    through, other = _learner(config), _learner(config)
-    _seat(through, slice(1, 3), config)
+def test_rows_resume_from_their_state_bit_for_bit_at_any_position(config: TrainConfig) -> None:
+    through, other = _optimizer(config), _optimizer(config)
+    _add(through, slice(1, 3), config)
     for step in range(3):
         through.step(_random(ROWS, DIM, seed=100 + step))
-    _seat(other, slice(4, 6), config, seed=9)
+    _add(other, slice(4, 6), config, seed=9)
     other.restore(slice(4, 6), through.state(slice(1, 3)))
     for step in range(3):
         assert torch.equal(_rows(other)[4:6], _rows(through)[1:3])
@@ -143,14 +143,14 @@ def test_rows_go_on_from_their_state_bit_for_bit_wherever_they_lie(config: Train
     assert torch.equal(_rows(other)[4:6], _rows(through)[1:3])
 
 
-def test_the_report_says_how_far_a_row_turned_and_how_long_it_is(config: TrainConfig) -> None:
-    learner = _learner(config)
-    initial = _seat(learner, slice(0, 1), config)
+def test_metrics_have_the_angle_and_the_norm_of_a_row(config: TrainConfig) -> None:
+    optimizer = _optimizer(config)
+    initial = _add(optimizer, slice(0, 1), config)
     for step in range(3):
-        before = sphere.normalize(learner.embeddings()[:1].detach())
+        before = sphere.normalize(optimizer.embeddings()[:1].detach())
         gradient = _random(ROWS, DIM, seed=100 + step)
-        report = learner.step(gradient)
-    after, learned = learner.embeddings()[:1].detach(), learner.learned()[:1]
+        report = optimizer.step(gradient)
+    after, learned = optimizer.embeddings()[:1].detach(), optimizer.learned()[:1]
     for reported, expected in (
         (report.gradient_norm, gradient[:1].norm(dim=1)),
         (report.step_angle, sphere.geodesic_distance(before, sphere.normalize(after))),
@@ -164,37 +164,37 @@ def test_the_report_says_how_far_a_row_turned_and_how_long_it_is(config: TrainCo
 
 
 def test_directions_follow_the_reference_step_with_the_magnitude_inside_the_gradient() -> None:
-    learner, magnitude = _learner(DTI), 0.4
-    v = mu = _seat(learner, slice(0, 1), DTI, magnitude=magnitude)[0]
+    optimizer, magnitude = _optimizer(DTI), 0.4
+    v = mu = _add(optimizer, slice(0, 1), DTI, magnitude=magnitude)[0]
     for step in range(5):
         target = _random(ROWS, DIM, seed=100 + step)
-        loss = (learner.embeddings() - target).square().sum()
-        (gradient,) = torch.autograd.grad(loss, learner.parameter)
-        learner.step(gradient)
+        loss = (optimizer.embeddings() - target).square().sum()
+        (gradient,) = torch.autograd.grad(loss, optimizer.parameter)
+        optimizer.step(gradient)
         v, _ = reference_step(v, magnitude * 2 * (magnitude * v - target[0]), mu, LR, KAPPA)
-    torch.testing.assert_close(learner.embeddings()[0].detach(), magnitude * v, rtol=0, atol=1e-8)
+    torch.testing.assert_close(optimizer.embeddings()[0].detach(), magnitude * v, rtol=0, atol=1e-8)
 
 
 def test_directions_turn_by_their_learning_rate_and_keep_their_length() -> None:
-    learner = _learner(AVERAGED, torch.float32)
-    _seat(learner, slice(0, 3), AVERAGED, magnitude=0.387)
+    optimizer = _optimizer(AVERAGED, torch.float32)
+    _add(optimizer, slice(0, 3), AVERAGED, magnitude=0.387)
     rates = torch.tensor([LR, LR, 0.1])
-    learner.set_learning_rate(slice(2, 3), 0.1)
+    optimizer.set_learning_rate(slice(2, 3), 0.1)
     for step in range(200):
-        report = learner.step(_random(ROWS, DIM, seed=100 + step).float())
+        report = optimizer.step(_random(ROWS, DIM, seed=100 + step).float())
         torch.testing.assert_close(report.step_angle[:3], rates.atan())
-    lengths = _rows(learner)[:3].norm(dim=2)
+    lengths = _rows(optimizer)[:3].norm(dim=2)
     torch.testing.assert_close(lengths, torch.full((3, 2), 0.387), rtol=0, atol=1e-6)
 
 
-def test_an_averaged_direction_is_that_of_the_running_mean_of_those_passed_through() -> None:
-    plain, averaged = _learner(DTI), _learner(AVERAGED)
-    for learner, config in ((plain, DTI), (averaged, AVERAGED)):
-        _seat(learner, slice(1, 2), config, magnitude=0.4)
+def test_an_averaged_direction_is_that_of_the_moving_average() -> None:
+    plain, averaged = _optimizer(DTI), _optimizer(AVERAGED)
+    for optimizer, config in ((plain, DTI), (averaged, AVERAGED)):
+        _add(optimizer, slice(1, 2), config, magnitude=0.4)
     passed: list[np.ndarray] = []
     for step in range(30):
-        for learner in (plain, averaged):
-            learner.step(_random(ROWS, DIM, seed=100 + step))
+        for optimizer in (plain, averaged):
+            optimizer.step(_random(ROWS, DIM, seed=100 + step))
         # Averaging only looks on: it changes nothing of the way.
         assert torch.equal(averaged.embeddings()[1], plain.embeddings()[1])
         assert torch.equal(plain.learned()[1], plain.embeddings()[1])
@@ -207,22 +207,22 @@ def test_an_averaged_direction_is_that_of_the_running_mean_of_those_passed_throu
 
 
 def test_an_average_of_one_direction_is_that_direction() -> None:
-    learner = _learner(AVERAGED, torch.float32)
-    _seat(learner, slice(0, 2), AVERAGED)
-    learner.step(_random(ROWS, DIM).float())
-    torch.testing.assert_close(learner.learned(), learner.embeddings().detach())
+    optimizer = _optimizer(AVERAGED, torch.float32)
+    _add(optimizer, slice(0, 2), AVERAGED)
+    optimizer.step(_random(ROWS, DIM).float())
+    torch.testing.assert_close(optimizer.learned(), optimizer.embeddings().detach())
 
 
 # Vectors
 
 
 def test_vectors_equal_one_adamw_per_subject_though_they_start_at_different_times() -> None:
-    packed = _learner(TI)
+    packed = _optimizer(TI)
     separate: dict[int, torch.optim.AdamW] = {}
     for step in range(20):
         if step in (0, 7, 8):
             row = len(separate)
-            _seat(packed, slice(row, row + 1), TI, seed=step)
+            _add(packed, slice(row, row + 1), TI, seed=step)
             parameter = torch.nn.Parameter(packed.embeddings()[row].detach().clone())
             separate[row] = torch.optim.AdamW([parameter], lr=LR, weight_decay=WEIGHT_DECAY)
         if step == 12:
@@ -241,33 +241,33 @@ def _only_parameter(optimizer: torch.optim.Optimizer) -> Tensor:
     return optimizer.param_groups[0]["params"][0]
 
 
-def test_pulled_vectors_are_those_of_autograd_on_data_and_distance() -> None:
+def test_anchored_vectors_equal_autograd_of_loss_plus_distance() -> None:
     """CrossInit: the mean over a token's vectors of the distance to the start, not its square."""
     config, data = TI.changed(anchor_weight=0.5), _random(2, DIM, seed=3)
-    learner, start = _learner(config), _random(2, DIM)
-    learner.add_rows(slice(1, 3), start, config)
+    optimizer, start = _optimizer(config), _random(2, DIM)
+    optimizer.add_rows(slice(1, 3), start, config)
     expected = start.clone().requires_grad_()
     adamw = torch.optim.AdamW([expected], lr=LR, weight_decay=WEIGHT_DECAY)
     for _ in range(5):
         gradient = torch.zeros(ROWS, DIM, dtype=torch.float64)
         gradient[1:3] = data
-        report = learner.step(gradient)
+        report = optimizer.step(gradient)
         adamw.zero_grad()
         distances = torch.linalg.vector_norm(expected - start, dim=-1)
         ((data * expected).sum() + 0.5 * distances.mean()).backward()
         adamw.step()
-        torch.testing.assert_close(learner.parameter.detach()[1:3], expected.detach())
+        torch.testing.assert_close(optimizer.parameter.detach()[1:3], expected.detach())
     torch.testing.assert_close(report.gradient_norm[1:3], torch.linalg.vector_norm(data, dim=-1))
-    plain = _learner(TI)
+    plain = _optimizer(TI)
     plain.add_rows(slice(1, 3), start, TI)
     for _ in range(5):
         plain.step(gradient)
-    assert not torch.allclose(plain.parameter[1:3], learner.parameter[1:3], atol=1e-4)
+    assert not torch.allclose(plain.parameter[1:3], optimizer.parameter[1:3], atol=1e-4)
 
 
 def test_vectors_change_their_length() -> None:
-    learner = _learner(TI)
-    _seat(learner, slice(0, 1), TI, magnitude=0.4)
+    optimizer = _optimizer(TI)
+    _add(optimizer, slice(0, 1), TI, magnitude=0.4)
     for step in range(20):
-        learner.step(_random(ROWS, DIM, seed=100 + step))
-    assert abs(learner.embeddings()[0].norm().item() - 0.4) > 0.05
+        optimizer.step(_random(ROWS, DIM, seed=100 + step))
+    assert abs(optimizer.embeddings()[0].norm().item() - 0.4) > 0.05

@@ -41,7 +41,7 @@ def test_finds_the_minimiser_on_the_sphere() -> None:
     assert float(sphere.geodesic_distance(rows.detach(), goal).max()) < 1e-3
 
 
-def test_the_default_mu_is_where_the_rows_began() -> None:
+def test_the_default_mu_is_the_initial_rows() -> None:
     rows = parameter()
     start = rows.detach().clone()
     optimizer = RiemannianSGD([rows], lr=0.1, kappa=1e6)
@@ -52,7 +52,7 @@ def test_the_default_mu_is_where_the_rows_began() -> None:
     assert torch.equal(optimizer.param_groups[0]["mu"], start)
 
 
-def test_gradients_are_only_read_and_an_expanded_one_is_fine() -> None:
+def test_gradients_are_only_read_and_may_be_expanded() -> None:
     rows = parameter()
     optimizer = RiemannianSGD([rows], lr=0.1, kappa=1.0, beta2=0.9)
     rows.sum().backward()
@@ -150,7 +150,7 @@ def test_a_row_counts_its_own_steps() -> None:
     assert not torch.equal(rows[0], alone[0])
 
 
-def test_options_are_copied_and_live() -> None:
+def test_options_are_copied_and_may_be_changed_between_steps() -> None:
     rows, lr, mu = parameter(), torch.full((ROWS,), 0.1), unit_rows(1)
     optimizer = RiemannianSGD([rows], lr, mu=mu, kappa=1.0)
     lr.zero_()
@@ -181,14 +181,14 @@ def test_options_are_copied_and_live() -> None:
         ({"params": [unit_rows(0)[0]]}, r"params must have the shape .*, got \[24\]"),
     ],
 )
-def test_options_out_of_range_are_refused_with_their_value(
+def test_options_out_of_range_are_rejected_with_their_value(
     option: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         RiemannianSGD([{"params": [parameter()], **option}], lr=0.1)
 
 
-def test_masks_that_do_not_fit_are_refused() -> None:
+def test_masks_that_do_not_fit_are_rejected() -> None:
     rows = parameter()
     optimizer = RiemannianSGD([rows], lr=0.1)
     rows.grad = gradient(0)

@@ -236,7 +236,7 @@ def test_no_value_is_read_back_from_the_device() -> None:
     assert report.step_angle.shape == (4,)
 
 
-def test_wrong_shapes_are_refused_before_anything_moves(case: Case) -> None:
+def test_wrong_shapes_are_rejected_before_anything_moves(case: Case) -> None:
     v = case.v.clone()
     with pytest.raises(ConfigurationError, match=r"mu must have shape \[6, 48\], got \[48\]"):
         step_rows_(v, case.gradient, case.mu[0], 0.04)

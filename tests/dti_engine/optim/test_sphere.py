@@ -41,7 +41,7 @@ def test_normalize_gives_length_one_at_any_scale(random: torch.Generator) -> Non
         assert close(sphere.normalize(scale * x), x)
 
 
-def test_normalize_refuses_a_zero_vector_among_others(random: torch.Generator) -> None:
+def test_normalize_rejects_a_zero_vector_among_others(random: torch.Generator) -> None:
     x = unit(random, 3)
     x[1] = 0
     with pytest.raises(ZeroVectorError):
@@ -186,7 +186,7 @@ def test_mean_finds_a_hemisphere_that_the_plain_mean_does_not() -> None:
 
 
 @pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [1.0, math.nan]])
-def test_mean_refuses_weights_without_meaning(weights: list[float]) -> None:
+def test_mean_rejects_weights_without_meaning(weights: list[float]) -> None:
     points = torch.eye(2, dtype=torch.float64)
     with pytest.raises(ConfigurationError, match="weights"):
         sphere.mean_direction(points, torch.tensor(weights))

@@ -84,6 +84,6 @@ def test_samples_repeat_with_the_generator() -> None:
 
 
 @pytest.mark.parametrize("kappa", [-1.0, math.nan, math.inf])
-def test_sample_refuses_a_concentration_out_of_range(kappa: float) -> None:
+def test_sample_rejects_a_concentration_out_of_range(kappa: float) -> None:
     with pytest.raises(ConfigurationError, match=str(kappa)):
         vmf.sample(torch.ones(1), kappa, 1, generator=torch.Generator())

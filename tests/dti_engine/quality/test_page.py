@@ -86,7 +86,7 @@ def test_tokens_that_were_not_tried_out_have_no_cards(hand_made: Any) -> None:
     assert "<img" not in page
 
 
-def test_a_image_that_is_damaged_or_missing_is_said_in_its_place(hand_made: Any) -> None:
+def test_an_image_that_is_damaged_or_missing_is_said_in_its_place(hand_made: Any) -> None:
     hand_made.add("rex")
     (hand_made.root / "validation/rex/0.png").write_bytes(b"no image")
     (hand_made.root / "validation/rex/1.png").unlink()

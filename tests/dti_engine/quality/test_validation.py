@@ -54,7 +54,7 @@ def candidates(
     return [ValidationCandidate(each, [REFERENCE]) for each in made]
 
 
-def test_each_candidate_gets_a_image_and_scores_per_probe(
+def test_each_candidate_gets_an_image_and_scores_per_probe(
     tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
     examiner = TokenValidator(tiny_backbone, Darkness(), num_probes=3, steps=2)

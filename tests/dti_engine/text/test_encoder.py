@@ -1,4 +1,4 @@
-"""Where learning starts. The encoder is the real CLIP, tiny."""
+"""Initial rows and vocabulary statistics. The encoder is the real CLIP, tiny."""
 
 from pathlib import Path
 
@@ -30,12 +30,12 @@ def test_a_phrase_starts_from_one_row_per_piece(encoder: TextEncoder) -> None:
 
 
 @pytest.mark.parametrize("initializer", ["", "  ", "\n"])
-def test_an_empty_initializer_is_refused(encoder: TextEncoder, initializer: str) -> None:
+def test_an_empty_initializer_is_rejected(encoder: TextEncoder, initializer: str) -> None:
     with pytest.raises(TokenError, match="give a common word"):
         initializer_rows(encoder, initializer)
 
 
-def test_words_that_were_never_trained_start_nothing_and_weigh_nothing(
+def test_zero_rows_are_no_initializer_and_do_not_count_in_the_magnitude(
     tiny_checkpoint: Path,
 ) -> None:
     encoder = load_backbone(tiny_checkpoint).text_encoders[CLIP]

@@ -68,7 +68,7 @@ def test_length_changes_the_neighbours_by_distance_and_not_those_by_cosine(
     assert [each.word for each in short[1]] != [each.word for each in long[1]]
 
 
-def test_words_that_were_never_trained_take_no_part(tiny_checkpoint: Path) -> None:
+def test_words_that_were_never_trained_are_skipped(tiny_checkpoint: Path) -> None:
     model = CLIPTextModel.from_pretrained(
         tiny_checkpoint / ENCODER, attn_implementation="sdpa"
     ).requires_grad_(False)
@@ -102,7 +102,7 @@ def test_each_vector_is_compared_with_the_piece_it_started_as(encoder: TextEncod
     assert [each.index for each in reports] == [0, 1, 2, 3]
 
 
-def test_what_cannot_be_compared_is_refused(encoder: TextEncoder) -> None:
+def test_an_invalid_comparison_is_rejected(encoder: TextEncoder) -> None:
     vector = torch.ones(encoder.dim)
     with pytest.raises(ConfigurationError, match="must be >= 1, got 0"):
         nearest_words(encoder, vector, count=0)

@@ -1,4 +1,4 @@
-"""How learned tokens enter prompts. The encoder is the real CLIP, tiny."""
+"""Tokenization of prompts with learned tokens. The encoder is the real CLIP, tiny."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_a_placeholder_is_matched_whole(encoder: TextEncoder) -> None:
     assert row[0, :4].tolist() == [-1, 1, 0, -1]
 
 
-def test_each_sample_has_its_own_meaning_of_a_placeholder(encoder: TextEncoder) -> None:
+def test_each_sample_binds_placeholders_on_its_own(encoder: TextEncoder) -> None:
     spans = [{"<rex>": {CLIP: range(start, start + 1)}} for start in (7, 3)]
     batch = tokenize(["a <rex>", "a <rex>"], {CLIP: encoder}, spans)
     assert batch.inputs[CLIP].row[:, 2].tolist() == [7, 3]
@@ -80,7 +80,7 @@ def test_each_sample_has_its_own_meaning_of_a_placeholder(encoder: TextEncoder) 
         ("a <rex> and <ana>", 5),
     ],
 )
-def test_a_summary_is_read_at_the_end_or_where_older_programs_read_it(
+def test_a_prompt_is_pooled_at_its_end_or_at_the_token(
     encoder: TextEncoder, prompt: str, legacy: int
 ) -> None:
     spans = {"<rex>": {CLIP: range(4, 6)}, "<ana>": {CLIP: range(2, 3)}}
@@ -112,7 +112,7 @@ def test_angle_brackets_that_hold_no_name_are_text(encoder: TextEncoder) -> None
 
 
 @pytest.mark.parametrize("name", ["<max>", "<Rex>", "<rex2>"])
-def test_a_placeholder_that_is_not_bound_is_refused_and_the_bound_ones_are_named(
+def test_a_placeholder_that_is_not_bound_is_rejected_and_the_bound_ones_are_named(
     encoder: TextEncoder, name: str
 ) -> None:
     with pytest.raises(TokenError, match=rf"'a {name}' uses {name}.*bound are: <ana>, <rex>"):
@@ -120,7 +120,7 @@ def test_a_placeholder_that_is_not_bound_is_refused_and_the_bound_ones_are_named
 
 
 @pytest.mark.parametrize("room", [0, 1])
-def test_a_placeholder_that_does_not_fit_whole_is_refused(encoder: TextEncoder, room: int) -> None:
+def test_a_placeholder_that_does_not_fit_whole_is_rejected(encoder: TextEncoder, room: int) -> None:
     prompt = "dog " * (encoder.max_length - 2 - room) + "<rex>"
     with pytest.raises(TokenError, match=r"<rex> would be truncated.* reads 77 positions"):
         spell(encoder, prompt, rex=range(2))
@@ -132,7 +132,7 @@ def test_a_placeholder_at_the_very_end_fits_and_text_after_it_is_cut(encoder: Te
     assert row[0, -3:].tolist() == [0, 1, -1]
 
 
-def test_what_is_not_read_of_a_long_prompt_is_counted(encoder: TextEncoder) -> None:
+def test_truncated_pieces_of_a_long_prompt_are_counted(encoder: TextEncoder) -> None:
     rex = LearnedToken("<rex>", {"text_encoder": torch.randn(3, encoder.dim)})
     encoders = {"text_encoder": encoder}
     pieces = len(encoder.segment_ids("dog " * 80))
@@ -178,15 +178,13 @@ def test_prompts_without_tokens_bind_to_an_empty_table(encoder: TextEncoder) -> 
     [token(dim=16), LearnedToken("<rex>", {"other": torch.ones(1, 32)}), LearnedToken("<rex>", {})],
     ids=["dimension", "encoders", "none"],
 )
-def test_a_token_of_another_backbone_is_refused(
-    encoder: TextEncoder, stranger: LearnedToken
-) -> None:
+def test_a_token_of_another_model_is_rejected(encoder: TextEncoder, stranger: LearnedToken) -> None:
     with pytest.raises(ArtifactMismatchError, match="<rex> was made for"):
         bind(["a <rex>"], [{"<rex>": stranger}], {CLIP: encoder})
 
 
 @pytest.mark.parametrize("name", ["<my dog>", "<Rex>", "rex", ""])
-def test_a_name_that_no_prompt_can_mention_is_refused(encoder: TextEncoder, name: str) -> None:
+def test_a_name_that_no_prompt_can_mention_is_rejected(encoder: TextEncoder, name: str) -> None:
     with pytest.raises(TokenError, match=f"placeholder '{name}' is malformed"):
         bind(["a dog"], [{name: token()}], {CLIP: encoder})
 

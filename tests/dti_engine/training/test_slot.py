@@ -196,7 +196,7 @@ def _samples(subject: Subject, backbone: Backbone, num_steps: int = 8) -> list[T
     return batches
 
 
-def test_a_image_with_a_caption_is_always_seen_with_it_and_no_other_is(
+def test_an_image_with_a_caption_is_always_seen_with_it_and_no_other_is(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = make_subject(3)

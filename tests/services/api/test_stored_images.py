@@ -140,7 +140,7 @@ def test_names_that_are_none_lead_nowhere(studio: Any) -> None:
         assert studio.get(f"/v1/images/{name}").status_code == 404
 
 
-def test_a_image_in_a_stream_is_linked_too(studio: Any, parts: Any) -> None:
+def test_an_image_in_a_stream_is_linked_too(studio: Any, parts: Any) -> None:
     answer = studio.generate(response_format="url", stream=True)
     *_, (name, data) = parts.events(iter(answer.text.splitlines()))
     assert (name, data["b64_json"]) == ("image_generation.completed", None)

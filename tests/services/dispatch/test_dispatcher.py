@@ -79,7 +79,7 @@ def test_where_nothing_listens_images_wait(studio: Any, wait_for: Wait) -> None:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_what_is_wrong_with_a_image_fails_it_at_once_with_the_engines_reason(
+def test_what_is_wrong_with_an_image_fails_it_at_once_with_the_engines_reason(
     studio: Any, begun: bool
 ) -> None:
     if begun:
@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_image_fails_it_at_once_with_the_engines_reason(
     assert [one.cause for one in list_attempts(studio.ledger, "acme", job, 0)] == ["failed"]
 
 
-def test_an_engine_that_dies_at_a_image_costs_it_an_attempt_and_not_for_ever(
+def test_an_engine_that_dies_at_an_image_costs_it_an_attempt_and_not_for_ever(
     studio: Any, wait_for: Wait
 ) -> None:
     studio.engine.dies = True

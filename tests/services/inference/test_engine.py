@@ -43,7 +43,7 @@ def engine(model: Any) -> Iterator[EngineServer]:
         yield found
 
 
-def test_a_image_is_generated_with_the_tenants_own_token(
+def test_an_image_is_generated_with_the_tenants_own_token(
     engine: EngineServer, tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
     rex = engine.resolver.tokens["ann", "rex"] = random_token()
@@ -93,7 +93,7 @@ def test_prompts_are_remembered_for_as_long_as_their_tokens_are_known(
     assert len(prompts._known) == 1
 
 
-def test_nobody_waits_for_a_token_longer_than_for_a_image(engine: EngineServer) -> None:
+def test_nobody_waits_for_a_token_longer_than_for_an_image(engine: EngineServer) -> None:
     looked_up = threading.Event()
     resolve = engine.resolver.resolve
     engine.resolver.resolve = lambda *what: (looked_up.wait(20), resolve(*what))[1]  # type: ignore[method-assign]

@@ -90,8 +90,8 @@ def test_what_a_drained_worker_has_learned_is_gone_on_from(workshop: Workshop) -
 
 
 def test_bad_subjects_end_with_their_reasons_and_harm_nobody(workshop: Workshop) -> None:
-    not_a_image = io.BytesIO()
-    with zipfile.ZipFile(not_a_image, "w") as archive:
+    not_an_image = io.BytesIO()
+    with zipfile.ZipFile(not_an_image, "w") as archive:
         archive.writestr("a.jpg", b"\xff\xd8 not really")
         archive.writestr("b.png", b"neither")
     good = workshop.works(2)
@@ -99,7 +99,7 @@ def test_bad_subjects_end_with_their_reasons_and_harm_nobody(workshop: Workshop)
     name = next(each for each in image.namelist() if each.endswith(".png"))
     one = ImageFile(name="one.png", sha256=workshop.upload(image.read(name)))
     works = good | {
-        "bad-images": TrainingItem(bundle=workshop.upload(not_a_image.getvalue())),
+        "bad-images": TrainingItem(bundle=workshop.upload(not_an_image.getvalue())),
         "never-uploaded": TrainingItem(bundle="0" * 64),
         "no-word": TrainingItem(images=(one,)),
         "bad-word": TrainingItem(images=(one,), initializer="qwertzuiop" * 5),

@@ -1,4 +1,4 @@
-"""What a good bundle becomes, what is refused of its images and words, what is warned of."""
+"""Bundles: loading, errors and warnings."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_a_bundle_is_its_images_with_captions_and_masks(form: str, png: Png, pac
     assert bundle.warnings == []
 
 
-def test_its_images_are_those_of_the_plain_reader(png: Png, pack: Pack) -> None:
+def test_images_equal_those_of_load_images(png: Png, pack: Pack) -> None:
     path = pack("folder", {f"{name}.png": png(i) for i, name in enumerate("bCa犬")})
     for ours, plain in zip(load_bundle(path).images, load_images(path), strict=True):
         assert (ours.name, ours.sha256, ours.original_size) == (
@@ -85,7 +85,7 @@ def test_its_images_are_those_of_the_plain_reader(png: Png, pack: Pack) -> None:
 
 
 @over_forms
-def test_hidden_files_and_litter_are_passed_over(form: str, png: Png, pack: Pack) -> None:
+def test_hidden_and_system_files_are_ignored(form: str, png: Png, pack: Pack) -> None:
     files = {f"{i}.png": png(i) for i in range(3)}
     litter = ("__MACOSX/._0.png", ".DS_Store", ".git/config", "Thumbs.db")
     bundle = load_bundle(pack(form, files | dict.fromkeys(litter, b"litter")))
@@ -116,7 +116,7 @@ def test_a_name_may_be_written_with_composed_or_with_separate_accents(png: Png, 
 # What is refused
 
 
-def test_everything_wrong_is_said_at_once(png: Png, pack: Pack) -> None:
+def test_all_errors_are_listed_at_once(png: Png, pack: Pack) -> None:
     notes = {
         "gone.png": {},
         "a.png": {"caption": "a dog"},
@@ -148,7 +148,7 @@ def test_everything_wrong_is_said_at_once(png: Png, pack: Pack) -> None:
         "hello.jpg": "its content is not JPEG",
         "photo.heic": "not a JPEG, PNG or WebP file",
         "captions.txt": "Text goes into bundle.json",
-        "deeper/f.png": "in a folder within",
+        "deeper/f.png": "in a nested folder",
     }
     found = refusals(path)
     for name, reason in expected.items():
@@ -160,7 +160,7 @@ def test_everything_wrong_is_said_at_once(png: Png, pack: Pack) -> None:
         assert f"\n  {name!r}: " in str(error.value)
 
 
-def test_masks_and_images_that_do_not_fit_together_are_refused(png: Png, pack: Pack) -> None:
+def test_masks_and_images_that_do_not_fit_together_are_rejected(png: Png, pack: Pack) -> None:
     notes = {
         "gone.png": {},
         "b.png": {"mask": "gone-mask.png"},
@@ -178,11 +178,11 @@ def test_masks_and_images_that_do_not_fit_together_are_refused(png: Png, pack: P
     found = refusals(pack("tar", files))
     expected = {
         "gone.png": "bundle.json names this image, but it does not exist",
-        "b.png": "its mask 'gone-mask.png' is not there",
+        "b.png": "its mask 'gone-mask.png' does not exist",
         "c.png": "its mask 'small-mask.png' has 32 x 48 px, the image has 64 x 48",
         "d.png": "its mask 'black-mask.png' is black",
         "e.png": "its mask 'no-mask.png': its content is not JPEG",
-        "f.png": "there is none (it is named as a mask)",
+        "f.png": "it does not exist (it is named as a mask)",
     }
     assert found.keys() == expected.keys()
     for name, reason in expected.items():
@@ -207,7 +207,7 @@ def test_masks_and_images_that_do_not_fit_together_are_refused(png: Png, pack: P
         (b'{"images": {"a.png": "a {}"}}', "should be a valid dictionary"),
     ],
 )
-def test_a_description_that_says_something_else_is_refused(
+def test_a_description_that_says_something_else_is_rejected(
     data: bytes, reason: str, png: Png, pack: Pack
 ) -> None:
     found = refusals(pack("folder", {"a.png": png(), "bundle.json": data}))
@@ -215,7 +215,7 @@ def test_a_description_that_says_something_else_is_refused(
 
 
 @over_forms
-def test_a_bundle_without_images_is_refused(form: str, pack: Pack) -> None:
+def test_a_bundle_without_images_is_rejected(form: str, pack: Pack) -> None:
     path = pack(form, {"bundle.json": b"{}"})
     with pytest.raises(InvalidBundleError, match="no images; put JPEG"):
         load_bundle(path)
@@ -251,7 +251,7 @@ def test_few_small_long_and_similar_images_are_warned_of_by_name(png: Png, pack:
 
 
 @pytest.mark.skipif(not DREAMBOOTH.is_dir(), reason="the photographs are not in ../shared")
-def test_real_photographs_are_neither_refused_nor_taken_for_copies() -> None:
+def test_real_photographs_are_neither_rejected_nor_taken_for_copies() -> None:
     folders = [each for each in DREAMBOOTH.iterdir() if each.is_dir()]
     bundles = [load_bundle(folder, resolution=512) for folder in folders]
     assert sum(len(bundle.images) for bundle in bundles) == 41

@@ -1,4 +1,4 @@
-"""The decoder's process: what it may take, what takes it down, and what outlives that."""
+"""The decoder process: its limits, crashes, and recovery."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def vast(side: int = 7900, mode: str = "RGB") -> bytes:
     return buffer.getvalue()
 
 
-def replace_worker(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+def replace_decoder_process(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     package = folder / "dti_engine" / "images" / "bundles"
     package.mkdir(parents=True)
     for parent in (package, package.parent, package.parent.parent):
@@ -40,7 +40,7 @@ def replace_worker(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> 
     monkeypatch.setattr(decoder_module, "_ROOT", folder)
 
 
-def test_what_comes_back_is_what_is_decoded_here(png: Png) -> None:
+def test_the_child_decodes_as_the_parent_would(png: Png) -> None:
     data = png()
     with Decoder(DEFAULT_LIMITS) as decoder:
         ours, plain = decoder.image("a.png", data), decode_image("a.png", data)
@@ -54,7 +54,7 @@ def test_what_comes_back_is_what_is_decoded_here(png: Png) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n" * 9])
-def test_a_refusal_has_its_reason_and_the_next_image_is_served(data: bytes, png: Png) -> None:
+def test_a_rejection_has_a_reason_and_the_next_image_is_served(data: bytes, png: Png) -> None:
     with Decoder(DEFAULT_LIMITS) as decoder:
         with pytest.raises(InvalidImageError, match="its content is not JPEG"):
             decoder.image("a.png", data)
@@ -63,7 +63,7 @@ def test_a_refusal_has_its_reason_and_the_next_image_is_served(data: bytes, png:
         assert decoder._process is process
 
 
-def test_a_image_that_takes_too_long_is_refused_and_the_next_is_served(png: Png) -> None:
+def test_an_image_that_takes_too_long_is_rejected_and_the_next_is_served(png: Png) -> None:
     data = vast()
     with Decoder(BundleLimits(decoder_timeout_s=0.2)) as decoder:
         start = time.monotonic()
@@ -74,7 +74,7 @@ def test_a_image_that_takes_too_long_is_refused_and_the_next_is_served(png: Png)
         assert decoder.image("b.png", png()).image.size == (64, 48)
 
 
-def test_a_image_that_takes_too_much_memory_is_refused_and_the_next_is_served(png: Png) -> None:
+def test_an_image_that_takes_too_much_memory_is_rejected_and_the_next_is_served(png: Png) -> None:
     limits = BundleLimits(decoder_memory_bytes=400_000_000)
     with Decoder(limits) as decoder:
         with pytest.raises(InvalidImageError, match="more memory to decode than is allowed"):
@@ -106,11 +106,11 @@ def test_a_decoder_that_dies_costs_one_image(png: Png) -> None:
         b"?",
     ],
 )
-def test_a_decoder_that_was_taken_over_is_not_believed(
+def test_replies_of_a_compromised_decoder_are_checked(
     reply: bytes, png: Png, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     code = f"import sys; o = sys.stdout.buffer; o.write(b'!' + {reply!r}); o.flush()"
-    replace_worker(tmp_path, monkeypatch, code)
+    replace_decoder_process(tmp_path, monkeypatch, code)
     with (
         Decoder(DEFAULT_LIMITS) as decoder,
         pytest.raises(InvalidImageError, match="crashes the decoder"),
@@ -118,10 +118,10 @@ def test_a_decoder_that_was_taken_over_is_not_believed(
         decoder.image("a.png", png())
 
 
-def test_a_decoder_that_cannot_start_is_nobodys_image(
+def test_a_decoder_that_cannot_start_is_no_error_of_an_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace_worker(tmp_path, monkeypatch, "raise MemoryError")
+    replace_decoder_process(tmp_path, monkeypatch, "raise MemoryError")
     with (
         Decoder(DEFAULT_LIMITS) as decoder,
         pytest.raises(FailedError, match="does not start; is its memory limit of 2147"),
@@ -149,7 +149,7 @@ def test_a_bundle_outlives_its_worst_image(png: Png, tmp_path: Path) -> None:
     assert "takes longer to decode than 0.2 s" in reason
 
 
-def test_the_worker_loads_little() -> None:
+def test_the_decoder_process_imports_little() -> None:
     heavy = ("torch", "numpy", "pydantic", "rich", "typer")
     modules = "sys, dti_engine.images.bundles.decoder_process"
     code = f"import {modules}; print([m for m in {heavy} if m in sys.modules])"

@@ -24,7 +24,7 @@ def test_a_folder_of_bundles_gives_its_folders_and_archives_by_name(shelf: Path)
 
 
 @pytest.mark.parametrize("name", ["photo.PNG", "photo.webp", "bundle.json"])
-def test_a_folder_with_a_image_or_a_description_is_a_bundle(shelf: Path, name: str) -> None:
+def test_a_folder_with_an_image_or_a_description_is_a_bundle(shelf: Path, name: str) -> None:
     (shelf / name).touch()
     assert expand_paths([shelf]) == [shelf]
 

@@ -28,7 +28,7 @@ def scene(look: Look = LOOK, accessory: str = "none") -> Scene:
     return portrait(look, random.Random(1), background="beach", accessory=accessory)
 
 
-def test_a_image_is_small_and_in_colour() -> None:
+def test_an_image_is_small_and_in_colour() -> None:
     image = draw(scene())
 
     assert (image.mode, image.size) == ("RGB", (64, 64))

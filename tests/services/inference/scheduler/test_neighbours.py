@@ -94,7 +94,7 @@ def generate(model: Any, subject: int, besides: Sequence[Beside] = (), crowd: in
 
 
 @pytest.mark.parametrize("subject", range(2))
-def test_a_image_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
+def test_an_image_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
     model: Any, subject: int
 ) -> None:
     chance = random.Random(f"layout {subject}")

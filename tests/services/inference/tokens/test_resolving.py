@@ -37,7 +37,7 @@ def test_tokens_and_blends_are_found_with_what_they_were_made_of(studio: Any) ->
     assert _resolver(cache).resolve("acme", _image()).tokens == {}
 
 
-def test_cold_tokens_of_a_image_are_fetched_at_the_same_time(studio: Any) -> None:
+def test_cold_tokens_of_an_image_are_fetched_at_the_same_time(studio: Any) -> None:
     names = [studio.learn(f"s{i}") for i in range(6)]
     together = threading.Barrier(6, timeout=20)
     studio.store.before = lambda name, key: together.wait()

@@ -1,4 +1,4 @@
-"""Folders and archives that mean harm: each is refused by name, and none harms."""
+"""Hostile folders and archives: each is rejected by name, and none does harm."""
 
 import gzip
 import io
@@ -238,7 +238,7 @@ def judged(path: Path) -> str:
 
 
 @pytest.mark.parametrize("case", ZIPS)
-def test_a_hostile_zip_is_refused_by_name(case: str, tmp_path: Path) -> None:
+def test_a_hostile_zip_is_rejected_by_name(case: str, tmp_path: Path) -> None:
     make, reason = ZIPS[case]
     path = tmp_path / "rex.zip"
     path.write_bytes(make())
@@ -246,7 +246,7 @@ def test_a_hostile_zip_is_refused_by_name(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", TARS)
-def test_a_hostile_tar_is_refused_by_name(case: str, tmp_path: Path) -> None:
+def test_a_hostile_tar_is_rejected_by_name(case: str, tmp_path: Path) -> None:
     make, reason = TARS[case]
     data = make()
     path = tmp_path / ("rex.tar.gz" if data[:2] == b"\x1f\x8b" else "rex.tar")
@@ -307,13 +307,13 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_a_hostile_folder_is_refused_by_name(case: str, tmp_path: Path) -> None:
+def test_a_hostile_folder_is_rejected_by_name(case: str, tmp_path: Path) -> None:
     make, reason = FOLDERS[case]
     make(tmp_path)
     assert reason in judged(tmp_path)
 
 
-def test_what_is_neither_a_folder_nor_an_archive_is_refused(tmp_path: Path) -> None:
+def test_what_is_neither_a_folder_nor_an_archive_is_rejected(tmp_path: Path) -> None:
     for name in ("rex.rar", "rex.tar.bz2", "rex"):
         (tmp_path / name).write_bytes(b"hello")
         assert "neither a folder nor one of .zip, .tar, .tar.gz" in judged(tmp_path / name)
@@ -326,7 +326,7 @@ def test_a_large_archive_is_not_even_opened(tmp_path: Path) -> None:
     assert "larger than 20 MB; pack fewer" in judged(tmp_path / "rex.zip")
 
 
-def test_good_images_beside_a_hostile_entry_are_still_judged(tmp_path: Path, png: Png) -> None:
+def test_valid_images_beside_a_hostile_member_are_still_loaded(tmp_path: Path, png: Png) -> None:
     path = tmp_path / "rex.zip"
     path.write_bytes(zip_of(("../a.png", b""), ("b.png", png(0)), ("c.png", b"no image")))
     bundle = check_bundle(path)
@@ -335,7 +335,7 @@ def test_good_images_beside_a_hostile_entry_are_still_judged(tmp_path: Path, png
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz"])
-def test_damage_anywhere_is_refused_or_harmless(form: str, tmp_path: Path) -> None:
+def test_damage_anywhere_is_rejected_or_harmless(form: str, tmp_path: Path) -> None:
     names = ("rex/a.png", "rex/ä.png", "x" * 90, "l" * 150, "rex/bundle.json")
     entries = [(name, b"hello" * 20) for name in names]
     whole = {"zip": zip_of(*entries), "tar": tar_of(*entries)}.get(form)
