@@ -40,7 +40,7 @@ class EngineMetrics:
 
     def image_dropped(self, request: ScheduledRequest) -> None:
         """Record that an image was dropped: its caller has left, or its deadline has passed."""
-        outcome = "left" if request.cancelled else "late"
+        outcome = "cancelled" if request.cancelled else "late"
         metrics.current().count("dti_images_total", outcome=outcome)
 
     def queued(self, images: int) -> None:
@@ -59,4 +59,4 @@ def count_rejection(error: DTIError) -> None:
         reason = "full"
     elif isinstance(error, NoEngineError):
         reason = "stopping"
-    metrics.current().count("dti_paint_refusals_total", reason=reason)
+    metrics.current().count("dti_engine_rejections_total", reason=reason)

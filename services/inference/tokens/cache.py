@@ -282,5 +282,5 @@ def _outcome(error: Exception) -> str:
     if isinstance(error, DamagedRecordError | ArtifactFormatError):
         return "damaged"
     if isinstance(error, ArtifactMismatchError):
-        return "foreign"
+        return "wrong_model"
     return "unavailable" if isinstance(error, UnavailableError) else metrics.OTHER

@@ -288,7 +288,7 @@ def test_a_token_of_another_model_is_refused(studio: Any, how: Any, counted: Any
         with pytest.raises(ArtifactMismatchError, match=f"{token} was made with 'tiny', whose"):
             cache.get("acme", token)
     assert studio.asked() == ["read"]
-    assert counted.counts == {"foreign": 3}
+    assert counted.counts == {"wrong_model": 3}
 
 
 def test_it_keeps_the_last_used_that_there_is_room_for(studio: Any, counted: Any) -> None:
