@@ -69,8 +69,8 @@ def contenders(
         "positions of a caption": positions(backbone, config),
     }
     if slots is None:
-        capacity = autotune_slots(backbone, config, at_most=MAX_SLOTS)
-        slots, facts["slots"] = capacity.slots, f"{capacity.slots}: {capacity.why}"
+        capacity = autotune_slots(backbone, config, num_subjects=MAX_SLOTS)
+        slots, facts["slots"] = capacity.slots, f"{capacity.slots}: {capacity.reason}"
     shown = subject_images[0].parent, config
     found.append(engine("one slot", backbone, *shown, 1, standing))
     if slots > 1:

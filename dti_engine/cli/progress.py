@@ -307,12 +307,12 @@ class TrainingProgress:
     def _say(self, report: "StepMetrics") -> None:
         steps = self.tally.rows[report.subject_id].steps
         if report.step % max(1, steps // _NUM_LINES) == 0:
-            left = report.seconds * (steps / report.step - 1)
+            left = report.elapsed_s * (steps / report.step - 1)
             say(
                 f"  {report.subject_id}: step {report.step}/{steps}, "
                 f"fixed loss {report.fixed_loss:.4f}, "
                 f"{self.tally.rows[report.subject_id].prior_angle_deg:.1f}° from the prior, "
-                f"{span(report.seconds)} elapsed, {span(left)} left"
+                f"{span(report.elapsed_s)} elapsed, {span(left)} left"
             )
 
     def _say_totals(self) -> None:

@@ -72,7 +72,7 @@ class Endings:
             "placeholder": outcome.subject.placeholder,
             "path": str(path),
             "steps": last.step,
-            "seconds": round(last.seconds, 3),
+            "seconds": round(last.elapsed_s, 3),
             "stop_reason": training.stop_reason,
             "loss": last.loss,
             "fixed_loss": last.fixed_loss,

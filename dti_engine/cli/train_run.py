@@ -159,6 +159,6 @@ class _Watch:
                     fixed_loss=report.fixed_loss,
                     prior_angle_deg=degrees(report.prior_angle_rad),
                     norm=report.norm,
-                    seconds=round(report.seconds, 3),
+                    seconds=round(report.elapsed_s, 3),
                 )
         self._progress.on_step(reports)

@@ -122,7 +122,7 @@ def _with_token(
         steps_done=training.steps_done,
         steps=training.config.steps,
         stop_reason=training.stop_reason,
-        seconds=training.metrics.get("seconds") if found.seconds is None else found.seconds,
+        seconds=training.metrics.get("elapsed_s") if found.seconds is None else found.seconds,
         curve=tuple(sorted((dict(found.curve) | ends).items())),
     )
 

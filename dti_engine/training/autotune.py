@@ -1,11 +1,9 @@
-"""How many subjects to train at a time: found by trying, as no table knows a machine.
+"""Autotuning of the number of slots: measures real steps, since no table knows the machine.
 
-More slots make a step of a subject cheaper, up to a point that depends on model and device, and
-need more memory. An empty slot costs what a full one does, so the number of subjects counts too.
+More slots make a step cheaper per subject, up to a point that depends on model and device, and need
+more memory. An empty slot costs as much as an occupied one, so the number of subjects matters too.
 
-Steps of training that are taken to see what they cost: time, and memory.
-
-The subjects are grey images, since what is in an image changes nothing of the cost.
+Measured steps train on grey images: the content of an image does not change the cost of a step.
 """
 
 import gc
@@ -27,65 +25,83 @@ from dti_engine.images.decode import SubjectImage
 from dti_engine.subject import Subject
 from dti_engine.training.trainer import Trainer
 
-_NEVER = 10**9  # steps, which no rehearsal takes
-_MIN_STEPS, _MIN_S, _MAX_S = 3, 0.25, 5.0  # of what is timed; a step is never cut short
+MAX_SLOTS = 32  # each doubling costs as much as all before it, and beyond this gains little
+_NEVER = 10**9  # a number of steps that no measurement reaches
+_MIN_STEPS, _MIN_S, _MAX_S = 3, 0.25, 5.0  # of one measurement; a step is never cut short
+_MEMORY_SHARE = 0.85  # of free memory; the rest is for larger images, other programs, fragmentation
+_MIN_GAIN = 1.05  # speed-up that makes a larger batch worth its memory
 
 
 class StepProfile(NamedTuple):
-    """What steps with so many slots cost, all of them taken."""
+    """The measured cost of a step with all of `slots` occupied."""
 
     slots: int
-    bytes: int  # in use at most during a step, above what was in use before
-    rate: float  # steps of a subject per second, of all subjects together
+    peak_bytes: int  # in use during a step, beyond what was in use before
+    steps_per_s: float  # subject steps, of all subjects together
 
     @property
-    def seconds(self) -> float:
-        """Of one step of the batch."""
-        return self.slots / self.rate
+    def step_s(self) -> float:
+        """Return the seconds of one step of the whole batch."""
+        return self.slots / self.steps_per_s
 
 
-def grey_subject(number: int, side: int) -> Subject:
-    """A subject of one image, `side` pixels wide and high, with that seed."""
-    image = SubjectImage("grey.png", Image.new("RGB", (side, side), "grey"), "0" * 64, (side, side))
-    # "a" is in every vocabulary, and was in every caption.
+@dataclass(frozen=True)
+class SlotPlan:
+    """The chosen number of slots, and the measurements behind it."""
+
+    slots: int
+    reason: str  # for people
+    available_bytes: int  # before any measurement
+    bytes_per_slot: int | None = None  # of a further one; None: nothing was measured
+    measured: tuple[StepProfile, ...] = ()  # in order of slots
+
+
+def grey_subject(number: int, side_px: int) -> Subject:
+    """Return a subject of one grey square image, with `number` as its seed."""
+    size = (side_px, side_px)
+    image = SubjectImage("grey.png", Image.new("RGB", size, "grey"), "0" * 64, size)
+    # "a" is a word of every vocabulary, so no model refuses it as an initializer.
     return Subject(f"grey-{number}", [image], "<subject>", "a", seed=number)
 
 
 def full_trainer(
     backbone: Backbone, config: TrainConfig, *, num_slots: int, max_vectors: int = 8
 ) -> Trainer:
-    """A trainer whose slots are all taken, and stay so: nothing is read, and nobody ends.
+    """Return a trainer whose slots stay occupied: it never flushes, and no subject ends.
 
-    Raises: as `Trainer`.
+    Raises:
+        ConfigurationError: As `Trainer`.
     """
     config = config.changed(steps=_NEVER, patience=0)
     trainer = Trainer(
         backbone, config, num_slots=num_slots, max_vectors=max_vectors, flush_every=_NEVER
     )
-    for slot in range(num_slots):
-        trainer.add(grey_subject(slot, config.resolution))
+    for number in range(num_slots):
+        trainer.add(grey_subject(number, config.resolution))
     return trainer
 
 
 def measure_s(device: torch.device, call: Callable[[], object]) -> float:
-    """Of one call, the device's work included."""
-    _finish(device)
-    began = time.perf_counter()
+    """Return the seconds that one call takes, including the work it leaves on the device."""
+    _synchronize(device)
+    start = time.perf_counter()
     call()
-    _finish(device)
-    return time.perf_counter() - began
+    _synchronize(device)
+    return time.perf_counter() - start
 
 
 def profile_step(
-    backbone: Backbone, config: TrainConfig, *, num_slots: int, max_vectors: int, before: int
+    backbone: Backbone, config: TrainConfig, *, num_slots: int, max_vectors: int, bytes_before: int
 ) -> StepProfile | None:
-    """Take a few steps with all slots taken; None if memory runs out. Nothing of it is kept.
+    """Measure steps with all slots occupied; return None if memory runs out. Frees what it used.
 
-    before: what `devices.used_memory` was before any rehearsal.
-    Raises: as `Trainer`.
+    bytes_before: `devices.used_memory` before the first measurement.
+
+    Raises:
+        ConfigurationError: As `Trainer`.
     """
     try:
-        return _profile_step(backbone, config, num_slots, max_vectors, before)
+        return _profile_step(backbone, config, num_slots, max_vectors, bytes_before)
     except (RuntimeError, MemoryError) as error:
         if not devices.is_out_of_memory(error):
             raise
@@ -95,183 +111,196 @@ def profile_step(
 
 
 def _profile_step(
-    backbone: Backbone, config: TrainConfig, num_slots: int, max_vectors: int, before: int
+    backbone: Backbone, config: TrainConfig, num_slots: int, max_vectors: int, bytes_before: int
 ) -> StepProfile:
     device = backbone.device
     trainer = full_trainer(backbone, config, num_slots=num_slots, max_vectors=max_vectors)
-    # What it takes to seat a subject is the same with any number of slots, and is free by now.
+    # Adding subjects needs memory of its own, the same for any number of slots and free by now:
+    # without a reset it would count as memory of a step.
     devices.release_memory(device)
     devices.reset_peak_memory(device)
-    trainer.step()  # the first of a size also chooses kernels
+    trainer.step()  # not timed: the first step of a shape also selects kernels
     times: list[float] = []
     while (len(times) < _MIN_STEPS or sum(times) < _MIN_S) and sum(times) < _MAX_S:
         times.append(measure_s(device, trainer.step))
-    # The fastest, as other work on the machine only ever makes a step slower.
-    return StepProfile(num_slots, devices.peak_memory(device) - before, num_slots / min(times))
+    # The minimum, as other load on the machine can only make a step slower.
+    return StepProfile(
+        num_slots, devices.peak_memory(device) - bytes_before, num_slots / min(times)
+    )
 
 
-def _finish(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-MAX_SLOTS = 32  # each doubling costs as much as all before it, and so late hardly pays
-_SHARE = 0.85  # of what is free; the rest is for other images, other programs, and fragments
-_GAIN = 1.05  # what a larger batch has to be faster by
-
-
-@dataclass(frozen=True)
-class SlotPlan:
-    """How many slots to take, and what was found about it."""
-
-    slots: int
-    why: str  # in words, for people
-    bytes_available: int  # before anything was tried
-    bytes_per_slot: int | None = None  # of a further one; None: nothing was measured
-    measured: tuple[StepProfile, ...] = ()  # in order of slots
 
 
 def autotune_slots(
     backbone: Backbone,
     config: TrainConfig,
     *,
-    at_most: int,
+    num_subjects: int,
     max_vectors: int = 8,
-    available: int | None = None,
+    available_bytes: int | None = None,
 ) -> SlotPlan:
-    """Take real steps at 1, 2, 4, ... slots, and choose. Nothing of them is left in memory.
+    """Measure steps at 1, 2, 4, ... slots, and choose a number. Frees all memory it used.
 
-    at_most: how many subjects there are; with one, nothing is tried. max_vectors: as in `Trainer`.
-    available: bytes that may be taken, of which 15 % are left; None: what is free. If not even one
-    slot fits, the backbone is made to recompute, and all is tried again.
+    num_subjects: with one, nothing is measured. max_vectors: as in `Trainer`. available_bytes:
+    memory that may be used, of which 15 % stay free; None: all that is free. If not even one slot
+    fits, the backbone is switched to recomputing activations, and the search starts again.
 
-    The next size is tried only if it fits by what was measured, and if the last one was faster per
-    subject by 5 %. Of all sizes up to the largest that was tried, the smallest is chosen with which
-    all subjects end within 5 % of the shortest time; that counts the empty slots of the last round.
+    The next size is measured only if it is predicted to fit, and if the last one was faster per
+    subject by 5 %. The choice is the smallest size, up to the largest measured, with which all
+    subjects end within 5 % of the shortest total time, empty slots of the last round included.
 
-    Raises: ConfigurationError if memory runs out with one subject; and as `Trainer`.
+    Raises:
+        ConfigurationError: Memory runs out with one subject, or as `Trainer`.
     """
-    if at_most < 1:
-        raise ConfigurationError(f"at_most must be >= 1, got {at_most}")
-    gc.collect()  # or what falls away in between would be taken off what steps need
+    if num_subjects < 1:
+        raise ConfigurationError(f"num_subjects must be >= 1, got {num_subjects}")
+    gc.collect()  # garbage freed between measurements would make a step look too small
     devices.release_memory(backbone.device)
-    available = devices.free_memory(backbone.device) if available is None else available
-    if at_most == 1:
-        return SlotPlan(1, "there is one subject", available)
-    before = devices.used_memory(backbone.device)
+    if available_bytes is None:
+        available_bytes = devices.free_memory(backbone.device)
+    if num_subjects == 1:
+        return SlotPlan(1, "there is one subject", available_bytes)
+    bytes_before = devices.used_memory(backbone.device)
 
-    def trial(slots: int) -> StepProfile | None:
+    def profile(slots: int) -> StepProfile | None:
         return profile_step(
-            backbone, config, num_slots=slots, max_vectors=max_vectors, before=before
+            backbone, config, num_slots=slots, max_vectors=max_vectors, bytes_before=bytes_before
         )
 
-    limits = {"at_most": min(at_most, MAX_SLOTS), "room": int(_SHARE * available)}
-    measured, is_full = search(trial, **limits)
+    max_slots, budget_bytes = min(num_subjects, MAX_SLOTS), int(_MEMORY_SHARE * available_bytes)
+    measured, is_full = search_sizes(profile, max_slots=max_slots, budget_bytes=budget_bytes)
     if not measured and not backbone.recompute:
         backbone.recompute = True
-        measured, is_full = search(trial, **limits)
+        measured, is_full = search_sizes(profile, max_slots=max_slots, budget_bytes=budget_bytes)
     if not measured:
-        raise _out_of_memory(config, num_slots=1, available=available)
-    slots = soonest(measured, at_most)
-    per_slot = _per_slot(measured)
-    if slots == at_most:
-        why = "all subjects at once"
+        raise _out_of_memory(config, num_slots=1, available_bytes=available_bytes)
+    slots = fewest_fast_slots(measured, num_subjects)
+    bytes_per_slot = _bytes_per_slot(measured)
+    if slots == num_subjects:
+        reason = "all subjects at once"
     elif slots == MAX_SLOTS:
-        why = "the most that auto takes"
+        reason = "the largest number that auto takes"
     elif slots == measured[-1].slots and is_full:
-        why = f"each takes {_size(per_slot)}, and {_size(available)} are free"
+        reason = f"each takes {_size(bytes_per_slot)}, and {_size(available_bytes)} are free"
     else:
-        why = "no other number would end sooner by 5 %"
-    return SlotPlan(slots, why, available, per_slot, tuple(measured))
+        reason = "no other number would end sooner by 5 %"
+    return SlotPlan(slots, reason, available_bytes, bytes_per_slot, tuple(measured))
 
 
 def ensure_slots_fit(
     backbone: Backbone, config: TrainConfig, *, num_slots: int, max_vectors: int = 8
 ) -> None:
-    """Try on CUDA whether so many slots fit; make the backbone recompute if they only fit then.
+    """Check on CUDA that so many slots fit; make the backbone recompute activations if need be.
 
-    Elsewhere nothing is tried: a process that runs out of memory on a CPU is mostly killed.
+    Nothing is tried on a CPU, where a process that runs out of memory is mostly killed.
 
-    Raises: ConfigurationError if they do not fit in any case.
+    Raises:
+        ConfigurationError: They do not fit even with recomputing.
     """
     if backbone.device.type != "cuda":
         return
-    before, available = devices.used_memory(backbone.device), devices.free_memory(backbone.device)
-    sizes = {"num_slots": num_slots, "max_vectors": max_vectors}
-    if profile_step(backbone, config, **sizes, before=before):
+    bytes_before = devices.used_memory(backbone.device)
+    available_bytes = devices.free_memory(backbone.device)
+
+    def fits() -> bool:
+        profile = profile_step(
+            backbone,
+            config,
+            num_slots=num_slots,
+            max_vectors=max_vectors,
+            bytes_before=bytes_before,
+        )
+        return profile is not None
+
+    if fits():
         return
     if not backbone.recompute:
         backbone.recompute = True
-        if profile_step(backbone, config, **sizes, before=before):
+        if fits():
             return
-    raise _out_of_memory(config, num_slots=num_slots, available=available)
+    raise _out_of_memory(config, num_slots=num_slots, available_bytes=available_bytes)
 
 
-def search(
-    trial: Callable[[int], StepProfile | None], *, at_most: int, room: int
+def search_sizes(
+    profile: Callable[[int], StepProfile | None], *, max_slots: int, budget_bytes: int
 ) -> tuple[list[StepProfile], bool]:
-    """Try larger and larger sizes; all that went well, and whether memory kept it from going on.
+    """Measure growing sizes; return the profiles that fit, and whether memory ended the search.
 
-    trial: takes steps with so many slots; None if memory ran out. room: bytes.
+    profile: measures a size, or returns None if memory runs out.
     """
     measured: list[StepProfile] = []
 
-    def gains(found: StepProfile) -> bool:
-        return not measured or found.rate >= _GAIN * measured[-1].rate
+    def is_faster(found: StepProfile) -> bool:
+        return not measured or found.steps_per_s >= _MIN_GAIN * measured[-1].steps_per_s
 
     size = 1
-    while (found := trial(size)) and (not measured or found.bytes <= room):
-        if not gains(found) and (again := trial(size)):
-            # Other work on the machine may have made it slow; the better one counts.
-            found = max(found, again, key=lambda each: each.rate)
-        is_enough = size == at_most or not gains(found)
+    while (found := profile(size)) and (not measured or found.peak_bytes <= budget_bytes):
+        if not is_faster(found) and (again := profile(size)):
+            # Other load on the machine may have slowed the first measurement, so the better counts.
+            found = max(found, again, key=lambda each: each.steps_per_s)
+        is_last = size == max_slots or not is_faster(found)
         measured.append(found)
-        if is_enough:
+        if is_last:
             return measured, False
-        larger = range(size + 1, min(2 * size, at_most) + 1)
-        fitting = [each for each in larger if _predicted(measured, each) <= room]
+        larger = range(size + 1, min(2 * size, max_slots) + 1)
+        fitting = [each for each in larger if _predicted_bytes(measured, each) <= budget_bytes]
         if not fitting:
             break
         size = fitting[-1]
     return measured, True
 
 
-def soonest(measured: Sequence[StepProfile], num_subjects: int) -> int:
-    """The fewest slots with which so many subjects, of the same steps, end within 5 % of the best.
+def fewest_fast_slots(measured: Sequence[StepProfile], num_subjects: int) -> int:
+    """Return the fewest slots whose total time is within 5 % of the best.
 
-    A step of a size that was not measured takes a time between those of its neighbours.
+    All subjects take equally many steps. The step time of a size that was not measured is
+    interpolated linearly between its neighbours.
     """
     sizes = range(1, measured[-1].slots + 1)
-    steps = np.interp(sizes, [each.slots for each in measured], [each.seconds for each in measured])
-    times = [math.ceil(num_subjects / size) * step for size, step in zip(sizes, steps, strict=True)]
-    return next(size for size, each in zip(sizes, times, strict=True) if each <= _GAIN * min(times))
-
-
-def _out_of_memory(config: TrainConfig, *, num_slots: int, available: int) -> ConfigurationError:
-    subjects = "one subject" if num_slots == 1 else f"{num_slots} subjects"
-    return ConfigurationError(
-        f"memory runs out with {subjects} of batch size {config.batch_size} at "
-        f"{config.resolution} px, with {_size(available)} free; make one of these smaller"
+    steps_s = np.interp(
+        sizes, [each.slots for each in measured], [each.step_s for each in measured]
+    )
+    times = [math.ceil(num_subjects / n) * step for n, step in zip(sizes, steps_s, strict=True)]
+    return next(
+        n for n, total_s in zip(sizes, times, strict=True) if total_s <= _MIN_GAIN * min(times)
     )
 
 
-def _predicted(measured: Sequence[StepProfile], size: int) -> float:
-    """Bytes with so many slots. Memory grows by the same for each, from what is there at none."""
+def _out_of_memory(
+    config: TrainConfig, *, num_slots: int, available_bytes: int
+) -> ConfigurationError:
+    subjects = "one subject" if num_slots == 1 else f"{num_slots} subjects"
+    return ConfigurationError(
+        f"memory runs out with {subjects} of batch size {config.batch_size} at "
+        f"{config.resolution} px, with {_size(available_bytes)} free; make one of these smaller"
+    )
+
+
+def _predicted_bytes(measured: Sequence[StepProfile], size: int) -> float:
+    """Return the predicted peak memory of a size: linear in slots, by the steepest measured slope.
+
+    A prediction that is too low would run out of memory, and one too high costs only speed.
+    """
     last = measured[-1]
-    rises = [(last.bytes - each.bytes) / (last.slots - each.slots) for each in measured[-2::-1]]
-    # One size alone says only that a slot takes no more than all of it.
-    rise = max(rises, default=0)
-    if rise <= 0:
-        rise = last.bytes / last.slots
-    return last.bytes + rise * (size - last.slots)
+    slopes = [
+        (last.peak_bytes - each.peak_bytes) / (last.slots - each.slots) for each in measured[-2::-1]
+    ]
+    slope = max(slopes, default=0)
+    if slope <= 0:
+        # A single size gives no slope, but a slot cannot need more than all slots together.
+        slope = last.peak_bytes / last.slots
+    return last.peak_bytes + slope * (size - last.slots)
 
 
-def _per_slot(measured: Sequence[StepProfile]) -> int:
+def _bytes_per_slot(measured: Sequence[StepProfile]) -> int:
     first, last = measured[0], measured[-1]
-    return max(0, last.bytes - first.bytes) // (last.slots - first.slots or 1) or last.bytes
+    growth = max(0, last.peak_bytes - first.peak_bytes) // (last.slots - first.slots or 1)
+    return growth or last.peak_bytes
 
 
-def _size(count: int) -> str:
-    """1.5 GB, 12 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(0, count) / 1e6:.0f} MB"
+def _size(num_bytes: int) -> str:
+    """Return a size for people, such as 1.5 GB or 12 MB."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{max(0, num_bytes) / 1e6:.0f} MB"

@@ -1,9 +1,7 @@
-"""All that is random in a training step, as a pure function of (seed, step).
+"""The samples of a training step: random draws as a pure function of (seed, step), and batches.
 
-No generator outlives a call, so a subject sees the same samples whatever its slot, its neighbours,
-its device or the number of times it was resumed. Knows no models, only how many to choose from.
-
-What goes into one step: samples of subjects, and blank ones where a slot is empty.
+No random generator outlives a call, so a subject sees the same samples whatever its slot, its
+neighbours, its device or the number of times it was resumed.
 """
 
 from collections.abc import Sequence
@@ -21,29 +19,29 @@ from dti_engine.images.crops import MicroConditioning
 from dti_engine.text.inputs import PromptBatch
 from dti_engine.text.prompts import tokenize
 
-_FIXED = 2**64 - 1  # a step that no training comes to
-_BELOW_ONE = 1 - 2**-24  # the largest float32 below 1, to which (j + u) / B may round otherwise
+_FIXED_STEP = 2**64 - 1  # a step number that no training reaches
+_BELOW_ONE = 1 - 2**-24  # the largest float32 below 1; (j + u) / B may round up to 1 in float32
 
 
 @dataclass(frozen=True, slots=True)
 class SampleDraws:
-    """The B samples of one subject at one step."""
+    """The random choices of the B samples of one subject at one step."""
 
-    views: Tensor  # (B,) int64, index into all crops of all images
+    crops: Tensor  # (B,) int64, index into all crops of all images
     captions: Tensor  # (B,) int64, index into the caption templates
     u: Tensor  # (B,) float32 in [0, 1), which the objective turns into timesteps
-    posterior: Tensor  # (B, C, h, w) float32, standard normal: the noise of the latents themselves
+    posterior: Tensor  # (B, C, h, w) float32, standard normal: samples the autoencoder's latents
     noise: Tensor  # (B, C, h, w) float32, standard normal: the noise to be predicted
 
     def to(self, device: torch.device) -> "SampleDraws":
-        """The same there, without waiting for it."""
+        """Return a copy on `device`, without waiting for the transfer."""
         tensors = [getattr(self, each.name) for each in fields(self)]
-        if device.type == "cuda":  # from other memory, a copy waits for the step before
+        if device.type == "cuda":  # a copy from pageable memory would wait for the previous step
             tensors = [each.pin_memory() for each in tensors]
         return SampleDraws(*(each.to(device, non_blocking=True) for each in tensors))
 
 
-def draw(
+def draw_samples(
     seed: int,
     step: int,
     *,
@@ -54,30 +52,30 @@ def draw(
     timesteps: Timesteps,
     shift: float = 1.0,
 ) -> SampleDraws:
-    """The samples of a subject's own `step`: image, crop, caption, time and both noises.
+    """Draw image, crop, caption, time and both noises for each sample of a subject's own `step`.
 
-    An image is as likely as any other, however many crops (`num_crops`, per image) it has.
-    Stratified times come one from each B-th of [0, 1): the same mean, less variance. A shift above
-    1 then moves them all to more noise (`_shifted`).
+    Every image is equally likely, however many crops (`num_crops`, per image) it has. Stratified
+    times take one from each B-th of [0, 1): the same mean with less variance. A shift above 1 then
+    moves all of them to more noise (`_shifted`).
 
-    (seed, step), each in 0 .. 2**64 - 1, are the key of the generator, not a seed hashed into fewer
-    bits: no two pairs share a stream. Drawn on the CPU, hence the same for every device.
+    (seed, step), each in 0 .. 2**64 - 1, is the key of the generator, not a seed hashed into fewer
+    bits, so no two pairs share a stream. Drawn on the CPU, hence the same for every device.
 
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
     """
-    random = _generator(seed, step)
-    crops = np.asarray(num_crops)
-    subject_images = random.integers(len(crops), size=batch_size)
-    views = (np.cumsum(crops) - crops)[subject_images] + random.integers(crops[subject_images])
-    captions = random.integers(num_captions, size=batch_size)
-    u = random.random(batch_size)
+    rng = _generator(seed, step)
+    crop_counts = np.asarray(num_crops)
+    images = rng.integers(len(crop_counts), size=batch_size)
+    crops = (np.cumsum(crop_counts) - crop_counts)[images] + rng.integers(crop_counts[images])
+    captions = rng.integers(num_captions, size=batch_size)
+    u = rng.random(batch_size)
     if timesteps == "stratified":
         u = (np.arange(batch_size) + u) / batch_size
-    posterior, noise = random.standard_normal((2, batch_size, *latent_shape), dtype=np.float32)
-    return _draws(views, captions, _shifted(u, shift), posterior, noise)
+    posterior, noise = rng.standard_normal((2, batch_size, *latent_shape), dtype=np.float32)
+    return _draws(crops, captions, _shifted(u, shift), posterior, noise)
 
 
-def draw_fixed(
+def draw_fixed_samples(
     seed: int,
     *,
     size: int,
@@ -86,24 +84,24 @@ def draw_fixed(
     latent_shape: tuple[int, ...],
     shift: float = 1.0,
 ) -> SampleDraws:
-    """Samples of a subject that stay the same, so that losses on them can be compared over steps.
+    """Draw the samples of a subject's fixed batch, whose losses are comparable between steps.
 
-    Times lie in the middle of each `size`-th of [0, 1), shifted as in training; images come
-    in turn, in a random order, and captions too. Their latents are means: the noise of an
-    autoencoder would only blur.
+    Times are the midpoints of each `size`-th of [0, 1), shifted as in training; images and captions
+    take turns in a random order. The latents are means, since sampling the autoencoder would only
+    add noise to the comparison.
     """
-    random = _generator(seed, _FIXED)
-    crops = np.asarray(num_crops)
-    subject_images = np.resize(random.permutation(len(crops)), size)
-    views = (np.cumsum(crops) - crops)[subject_images] + random.integers(crops[subject_images])
-    captions = np.resize(random.permutation(num_captions), size)
-    u = random.permutation((np.arange(size) + 0.5) / size)
-    noise = random.standard_normal((size, *latent_shape), dtype=np.float32)
-    return _draws(views, captions, _shifted(u, shift), np.zeros_like(noise), noise)
+    rng = _generator(seed, _FIXED_STEP)
+    crop_counts = np.asarray(num_crops)
+    images = np.resize(rng.permutation(len(crop_counts)), size)
+    crops = (np.cumsum(crop_counts) - crop_counts)[images] + rng.integers(crop_counts[images])
+    captions = np.resize(rng.permutation(num_captions), size)
+    u = rng.permutation((np.arange(size) + 0.5) / size)
+    noise = rng.standard_normal((size, *latent_shape), dtype=np.float32)
+    return _draws(crops, captions, _shifted(u, shift), np.zeros_like(noise), noise)
 
 
 def _shifted(u: NDArray[Any], shift: float) -> NDArray[Any]:
-    """u in [0, 1) leaning to 1, where there is more noise, if shift > 1.
+    """Return u in [0, 1) moved towards 1, where there is more noise, if shift > 1.
 
     Source: Esser et al. 2024 (Stable Diffusion 3), eq. 23.
     """
@@ -115,10 +113,10 @@ def _generator(seed: int, step: int) -> np.random.Generator:
 
 
 def _draws(
-    views: NDArray[Any], captions: NDArray[Any], u: NDArray[Any], *noises: NDArray[Any]
+    crops: NDArray[Any], captions: NDArray[Any], u: NDArray[Any], *noises: NDArray[Any]
 ) -> SampleDraws:
     return SampleDraws(
-        torch.from_numpy(views),
+        torch.from_numpy(crops),
         torch.from_numpy(captions),
         torch.from_numpy(np.minimum(u, _BELOW_ONE).astype(np.float32)),
         *map(torch.from_numpy, noises),
@@ -127,18 +125,18 @@ def _draws(
 
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
-    """Samples of one step: B of one slot, or those of all slots in order."""
+    """The samples of one step: B of one slot, or those of all slots in order (the packed batch)."""
 
     latents: Tensor  # (B, C, h, w)
     noise: Tensor  # (B, C, h, w)
     u: Tensor  # (B,)
-    weights: Tensor  # (B, 1, h, w), all ones without a mask: one shape for every mix of subjects
+    weights: Tensor  # (B, 1, h, w), all ones without a mask, for one shape whatever the subjects
     micro_conditioning: Tensor  # (B, 6) float32, see `crops.MicroConditioning`
     prompts: PromptBatch
 
     @staticmethod
     def concat(parts: Sequence["TrainingBatch"]) -> "TrainingBatch":
-        """One batch of all their samples, in order."""
+        """Return one packed batch of all samples, in order."""
         return TrainingBatch(
             torch.cat([part.latents for part in parts]),
             torch.cat([part.noise for part in parts]),
@@ -150,7 +148,7 @@ class TrainingBatch:
 
 
 def blank_samples(backbone: Backbone, config: TrainConfig) -> TrainingBatch:
-    """What an empty slot puts into a step: the same shapes, no learned row, hence no gradient."""
+    """Return the samples of an empty slot: the usual shapes, but no learned row and no gradient."""
     shape = backbone.latent_shape(config.resolution, config.resolution)
     zeros = torch.zeros(config.batch_size, *shape, device=backbone.device)
     prompts = tokenize([""] * len(zeros), backbone.text_encoders, [{}] * len(zeros))

@@ -1,4 +1,4 @@
-"""A folder of checkpoints, so that a run that is stopped or killed loses little."""
+"""A folder of checkpoints, so that a run that is stopped or killed loses little work."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dti_engine.training.checkpoint import Checkpoint
 
 
-CHECKPOINT_EVERY = 50  # steps of a subject: little to lose, and little to write
+CHECKPOINT_EVERY = 50  # steps of a subject: little work to lose, little to write
 
 
 def _raise(_: str, error: OutputError) -> None:
@@ -19,9 +19,10 @@ def _raise(_: str, error: OutputError) -> None:
 
 
 class CheckpointManager:
-    """Writes checkpoints, DIR/NAME.safetensors, and finds them again. `train` does as it says.
+    """Saves, loads and removes the checkpoints of a run, FOLDER/NAME.safetensors, for `train`.
 
-    `kept` has the step of each checkpoint that it has written and not removed.
+    `saved_steps` maps each subject to the step of the checkpoint that this manager has saved and
+    not removed.
     """
 
     def __init__(
@@ -31,12 +32,13 @@ class CheckpointManager:
         every: int,
         on_save_error: Callable[[str, OutputError], None] = _raise,
     ) -> None:
-        """every: steps of a subject between its checkpoints.
+        """Save each subject after every `every` of its own steps.
 
-        on_save_error: gets a subject's name and the error; if it returns,
-        training goes on without.
+        on_save_error gets a subject's name and why its checkpoint cannot be written; if it returns,
+        training continues without that checkpoint.
 
-        Raises: ConfigurationError if `every` is below 1.
+        Raises:
+            ConfigurationError: `every` is below 1.
         """
         if every < 1:
             raise ConfigurationError(f"steps between checkpoints must be >= 1, got {every}")
@@ -46,31 +48,34 @@ class CheckpointManager:
         self._every, self._on_save_error = every, on_save_error
 
     def request_stop(self) -> None:
-        """Let `train` keep all its subjects at the end of its step, and return.
+        """Make `train` save all its subjects at the end of the current step, and return.
 
-        May be called from another thread, or by the handler of a signal.
+        May be called from another thread or from a signal handler.
         """
         self.stop_requested = True
 
     def path(self, name: str) -> Path:
-        """Where the checkpoint of a subject is, or would be."""
+        """Return the path of a subject's checkpoint, whether or not it exists."""
         return self.folder / f"{name}.safetensors"
 
     def is_due(self, step: int) -> bool:
-        """Whether a subject that has done so many steps is to be kept."""
+        """Return whether a subject that has done `step` steps is to be saved now."""
         return step % self._every == 0
 
     def load(self, name: str) -> "Checkpoint | None":
-        """The checkpoint of a subject, if there is one. Raises: CheckpointError, as it does."""
-        from dti_engine.training.checkpoint import (
-            Checkpoint,  # loads torch; commands ask for paths before
-        )
+        """Return the checkpoint of a subject, or None if there is none.
+
+        Raises:
+            CheckpointError: As `Checkpoint.load`.
+        """
+        # Imported here since it loads torch: commands ask for paths long before they need a model.
+        from dti_engine.training.checkpoint import Checkpoint
 
         path = self.path(name)
         return Checkpoint.load(path) if path.exists() else None
 
     def save(self, checkpoint: "Checkpoint") -> None:
-        """Write it in place of an older one."""
+        """Write a checkpoint in place of the subject's previous one."""
         name = checkpoint.header.provenance.subject
         try:
             checkpoint.save(self.path(name))
@@ -79,8 +84,8 @@ class CheckpointManager:
             self._on_save_error(name, error)
 
     def remove(self, name: str) -> None:
-        """What it was kept for is done. A file that cannot be removed does no harm."""
+        """Remove a subject's checkpoint; a file that cannot be removed does no harm."""
         self.saved_steps.pop(name, None)
         with suppress(OSError):
             self.path(name).unlink(missing_ok=True)
-            self.folder.rmdir()  # fails as long as there is another
+            self.folder.rmdir()  # fails while other checkpoints are left

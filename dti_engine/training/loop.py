@@ -1,6 +1,6 @@
-"""The training loop: any number of subjects through the slots of one packed batch.
+"""The training loop: runs any number of subjects through the slots of one packed batch.
 
-A slot is refilled at once when its subject ends, finished or failed. See `packing` for a step.
+A slot is refilled at once when its subject ends, finished or failed. `trainer` has one step.
 """
 
 from collections.abc import Container, Iterable, Iterator
@@ -25,25 +25,27 @@ def train(
     num_slots: int,
     max_vectors: int = 8,
     flush_every: int | None = None,
-    on_added: OnAdded = lambda slot, occupant: None,
-    on_step: OnStep = lambda _: None,
+    on_added: OnAdded = lambda index, slot: None,
+    on_step: OnStep = lambda metrics: None,
     snapshot_steps: Container[int] = (),
     on_snapshot: OnSnapshot = lambda subject, artifact: None,
     checkpoints: CheckpointManager | None = None,
 ) -> Iterator[TrainingResult]:
-    """Train any number of subjects, `num_slots` at a time; yields outcomes in order of ending.
+    """Train any number of subjects, `num_slots` at a time; yield results in order of completion.
 
-    Work is done as outcomes are taken, and what was taken survives whatever stops the rest. A
-    subject is taken from `subjects` when a slot falls free, so an iterator may load images as it
-    goes. Subjects may have configs of their own, if they can share a batch
-    (`TrainConfig.incompatibility_with`), and each counts its own steps. One that cannot be trained
-    is an outcome too, with its error. Options: see `Trainer`.
+    The iterator is lazy: it trains while results are taken, and a result that was taken survives
+    whatever stops the rest. A subject is taken from `subjects` when a slot falls free, so
+    `subjects` may load images on demand. Subjects may have configs of their own that are compatible
+    (`TrainConfig.incompatibility_with`); each counts its own steps. A subject that cannot be
+    trained yields a result with its error. The other options are those of `Trainer`.
 
-    With `checkpoints`, subjects go on from those that exist, and are saved every so many of their
-    steps, and all at the end of the step in which it is stopped; no more is yielded then. To take a
-    finished subject's checkpoint away is up to the caller, once the artifact is safe.
+    With `checkpoints`, a subject resumes from its checkpoint if there is one, and is saved at
+    intervals of its own steps. After `request_stop`, all subjects are saved at the end of the
+    current step, and the iterator ends. The caller removes a subject's checkpoint once its artifact
+    is safe.
 
-    Raises: ConfigurationError, at once, as `Trainer`.
+    Raises:
+        ConfigurationError: As `Trainer`, at the call, before the first result.
     """
     trainer = Trainer(
         backbone,
@@ -56,29 +58,29 @@ def train(
         snapshot_steps=snapshot_steps,
         on_snapshot=on_snapshot,
     )
-    return _outcomes(trainer, iter(subjects), checkpoints)
+    return _run(trainer, iter(subjects), checkpoints)
 
 
-def _outcomes(
+def _run(
     trainer: Trainer, queue: Iterator[Subject], checkpoints: CheckpointManager | None
 ) -> Iterator[TrainingResult]:
-    is_stopping = False
-    while not is_stopping:
-        yield from _refill(trainer, queue, checkpoints)
+    stopping = False
+    while not stopping:
+        yield from _fill_slots(trainer, queue, checkpoints)
         if not any(trainer.slots):
             return
-        # Asked once a round, or a stop between two questions would keep nobody.
-        is_stopping = checkpoints is not None and checkpoints.stop_requested
-        if not is_stopping:
+        # Read once per round: a stop between two reads would end the loop without saving anything.
+        stopping = checkpoints is not None and checkpoints.stop_requested
+        if not stopping:
             yield from trainer.step()
         if checkpoints:
-            yield from _keep(trainer, checkpoints, everybody=is_stopping)
+            yield from _save_checkpoints(trainer, checkpoints, save_all=stopping)
 
 
-def _refill(
+def _fill_slots(
     trainer: Trainer, queue: Iterator[Subject], checkpoints: CheckpointManager | None
 ) -> Iterator[TrainingResult]:
-    """Seat subjects while there is room; yields those that cannot be trained."""
+    """Add subjects while a slot is free; yield a result for each that cannot be trained."""
     while None in trainer.slots and not (checkpoints and checkpoints.stop_requested):
         if (subject := next(queue, None)) is None:
             return
@@ -88,15 +90,15 @@ def _refill(
             yield TrainingResult(subject.without_images(), error=error.bare())
 
 
-def _keep(
-    trainer: Trainer, checkpoints: CheckpointManager, *, everybody: bool
+def _save_checkpoints(
+    trainer: Trainer, checkpoints: CheckpointManager, *, save_all: bool
 ) -> Iterator[TrainingResult]:
-    """Keep the subjects that are due; yields those of whom it turns out that they have failed."""
-    steps = {slot: each.step for slot, each in enumerate(trainer.slots) if each and each.step}
-    due = [slot for slot, step in steps.items() if everybody or checkpoints.is_due(step)]
+    """Save the subjects that are due; yield those that the flush before it shows to have ended."""
+    steps = {index: slot.step for index, slot in enumerate(trainer.slots) if slot and slot.step}
+    due = [index for index, step in steps.items() if save_all or checkpoints.is_due(step)]
     if due:
         yield from trainer.flush()
-    # In order of slots, so that a run that is killed half-way fills them alike when it goes on.
-    for slot in due:
-        if trainer.slots[slot]:
-            checkpoints.save(trainer.checkpoint(slot))
+    # In order of slots: a run killed half-way through then refills its slots in the same order.
+    for index in due:
+        if trainer.slots[index]:
+            checkpoints.save(trainer.checkpoint(index))

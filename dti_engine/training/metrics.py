@@ -1,4 +1,4 @@
-"""What a step did to each packed subject: figures that stay on the device until somebody asks."""
+"""Metrics of a training step for each packed subject; they stay on the device until a flush."""
 
 import math
 from collections.abc import Sequence
@@ -12,26 +12,26 @@ from dti_engine.optim.embeddings import EmbeddingOptimizer, RowMetrics
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """One step of one subject. With several rows (vectors, encoders), figures are their means."""
+    """Metrics of one step of one subject, averaged over its rows (vectors and encoders)."""
 
     subject_id: str
     step: int  # the subject's own, from 1
-    seconds: float = field(compare=False)  # since the subject was seated
-    loss: float  # mean over the samples of this step; noisy, since they differ in time
-    fixed_loss: float  # of the token on a fixed batch, when last looked at; steps compare by it
+    elapsed_s: float = field(compare=False)  # since the subject was added
+    loss: float  # mean over the samples of this step; noisy, since each has another time
+    fixed_loss: float  # on the fixed batch, at its last evaluation; comparable between steps
     prior_angle_rad: float  # from the prior mean mu, after the step
     step_angle_rad: float  # turned by the step
-    norm: float  # of the embedding: m* all along in DTI, free in standard TI
-    prior_ratio: float  # kappa / |g|: the prior beside the data
+    norm: float  # of the embedding: constant m* in DTI, free in standard TI
+    prior_ratio: float  # kappa / |g|: strength of the prior relative to the data
     gradient_norm: float  # |g| of the data loss
-    weakest_gradient_norm: float  # the smallest |g| of a row
+    weakest_gradient_norm: float  # the smallest |g| of any row
 
-    def figures(self) -> dict[str, float]:
-        """Everything measured, by name."""
+    def values(self) -> dict[str, float]:
+        """Return every measured value by its name."""
         return {name: value for name, value in asdict(self).items() if isinstance(value, float)}
 
     def failure(self) -> str | None:
-        """Why this step ends the subject, and what to do; None for a good step."""
+        """Return why this step ends the subject and what to do about it, or None."""
         if not math.isfinite(self.loss) or not math.isfinite(self.fixed_loss):
             return (
                 f"its loss is {self.loss}, and {self.fixed_loss} on its fixed batch; look at its "
@@ -59,31 +59,31 @@ class StepMetrics:
 def tabulate(
     losses: Tensor,
     fixed_losses: Tensor,
-    learners: Sequence[EmbeddingOptimizer],
-    rows: Sequence[RowMetrics],
+    optimizers: Sequence[EmbeddingOptimizer],
+    row_metrics: Sequence[RowMetrics],
 ) -> Tensor:
-    """Return the figures of `StepMetrics` from `loss` on, for all K slots: one device read.
+    """Return the fields of `StepMetrics` from `loss` on, for all K slots: one device read.
 
-    Shapes: losses, fixed_losses (K,), one per slot; rows, one report per learner, of (K * V,)
-    -> (K, 8). No meaning where a slot is empty.
+    Shapes: losses and fixed_losses (K,), one per slot; row_metrics, one per optimizer, of (K * V,)
+    -> (K, 8). The values of an empty slot have no meaning.
     """
 
     def by_slot(values: Sequence[Tensor]) -> Tensor:
         return torch.cat([each.unflatten(0, (len(losses), -1)) for each in values], dim=1)
 
     def mean(values: Sequence[Tensor]) -> Tensor:
-        return torch.where(seated, by_slot(values), 0).sum(dim=1) / seated.sum(dim=1)
+        return torch.where(active, by_slot(values), 0).sum(dim=1) / active.sum(dim=1)
 
-    seated = by_slot([learner.active for learner in learners])  # (K, encoders * V)
-    gradient_norms = [row.gradient_norm for row in rows]
-    figures = [
+    active = by_slot([optimizer.active for optimizer in optimizers])  # (K, encoders * V)
+    gradient_norms = [row.gradient_norm for row in row_metrics]
+    columns = [
         losses,
         fixed_losses,
-        mean([row.prior_angle for row in rows]),
-        mean([row.step_angle for row in rows]),
-        mean([row.norm for row in rows]),
-        mean([row.prior_ratio for row in rows]),
+        mean([row.prior_angle for row in row_metrics]),
+        mean([row.step_angle for row in row_metrics]),
+        mean([row.norm for row in row_metrics]),
+        mean([row.prior_ratio for row in row_metrics]),
         mean(gradient_norms),
-        torch.where(seated, by_slot(gradient_norms), math.inf).amin(dim=1),
+        torch.where(active, by_slot(gradient_norms), math.inf).amin(dim=1),
     ]
-    return torch.stack(figures, dim=1)
+    return torch.stack(columns, dim=1)

@@ -1,4 +1,4 @@
-"""All that decides what a subject learns: work goes on only where none of it has changed."""
+"""Provenance: everything that decides what a subject learns, to refuse a resume after a change."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +16,8 @@ from dti_engine.subject import Subject
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class SeenImage(BaseModel):
-    """An image as it is trained on."""
+class ImageProvenance(BaseModel):
+    """Digests of a training image, its caption and its mask."""
 
     model_config = _STRICT
 
@@ -27,19 +27,17 @@ class SeenImage(BaseModel):
     mask_sha256: Sha256 | None  # of size and pixels
 
     @classmethod
-    def of(cls, subject_image: SubjectImage) -> Self:
+    def of(cls, image: SubjectImage) -> Self:
         return cls(
-            name=subject_image.name,
-            sha256=subject_image.sha256,
-            caption_sha256=None
-            if subject_image.caption is None
-            else _sha256(subject_image.caption.encode()),
-            mask_sha256=None if subject_image.mask is None else _mask_sha256(subject_image.mask),
+            name=image.name,
+            sha256=image.sha256,
+            caption_sha256=None if image.caption is None else _sha256(image.caption.encode()),
+            mask_sha256=None if image.mask is None else _mask_sha256(image.mask),
         )
 
 
 class Provenance(BaseModel):
-    """Where a token comes from. One of the same provenance, at the same step, is the same token."""
+    """Everything a token depends on: the same provenance at the same step is the same token."""
 
     model_config = _STRICT
 
@@ -50,8 +48,8 @@ class Provenance(BaseModel):
     num_vectors: Mapping[str, int]  # encoder -> vectors
     config: TrainConfig
     model_fingerprint: Sha256
-    dtype: str  # that the denoiser computes in
-    images: tuple[SeenImage, ...]  # in order: draws are numbers of images
+    dtype: str  # of the denoiser's computation
+    images: tuple[ImageProvenance, ...]  # in order: draws refer to images by index
 
     @classmethod
     def of(
@@ -61,7 +59,11 @@ class Provenance(BaseModel):
         backbone: Backbone,
         config: TrainConfig,
     ) -> Self:
-        """That of a subject's token; num_vectors: encoder -> vectors of it; config: of the run."""
+        """Return the provenance of a subject's token.
+
+        num_vectors: encoder -> vectors of the token. config: the run's; the subject's own has
+        priority.
+        """
         return cls(
             subject=subject.id,
             placeholder=subject.placeholder,
@@ -71,23 +73,23 @@ class Provenance(BaseModel):
             config=subject.config or config,
             model_fingerprint=backbone.fingerprint,
             dtype=str(backbone.dtype).removeprefix("torch."),
-            images=tuple(map(SeenImage.of, subject.images)),
+            images=tuple(map(ImageProvenance.of, subject.images)),
         )
 
     def changes(self, now: "Provenance") -> list[str]:
-        """What is not the same any more, in words."""
+        """Return what differs in `now`, in words, sorted."""
         found: list[str] = []
         for name in set(Provenance.model_fields) - {"config", "images"}:
             found += _change(name, getattr(self, name), getattr(now, name))
         found += _config_changes(self.config, now.config)
         if self.images != now.images:
-            found.append(_of_images([each.name for each in self.images]))
+            found.append(_image_change([each.name for each in self.images]))
         return sorted(found)
 
     def changes_since(self, manifest: Manifest) -> list[str]:
-        """What is not the same as it was for a finished token, in words.
+        """Return what differs from the provenance of a finished token, in words, sorted.
 
-        Its manifest does not tell the dtype: a token fits whatever it was trained in.
+        The manifest has no dtype, so a token matches whatever dtype it was trained in.
         """
         then = manifest.training
         if then is None:
@@ -100,17 +102,17 @@ class Provenance(BaseModel):
             *_change("model_fingerprint", manifest.model_fingerprint, self.model_fingerprint),
             *_config_changes(then.config, self.config),
         ]
-        subject_images = {each.name: each.sha256 for each in self.images}
-        if (then.images, then.notes_sha256) != (subject_images, notes_sha256(self.images)):
-            found.append(_of_images(list(then.images)))
+        images = {each.name: each.sha256 for each in self.images}
+        if (then.images, then.notes_sha256) != (images, notes_sha256(self.images)):
+            found.append(_image_change(list(then.images)))
         return sorted(found)
 
 
-def notes_sha256(subject_images: Sequence[SeenImage]) -> str | None:
-    """Of the captions and masks of images, in order; None if no image has either."""
-    if not any(each.caption_sha256 or each.mask_sha256 for each in subject_images):
+def notes_sha256(images: Sequence[ImageProvenance]) -> str | None:
+    """Return the digest of the captions and masks of images, or None if there are none."""
+    if not any(each.caption_sha256 or each.mask_sha256 for each in images):
         return None
-    return _sha256("".join(f"{each.model_dump_json()}\n" for each in subject_images).encode())
+    return _sha256("".join(f"{each.model_dump_json()}\n" for each in images).encode())
 
 
 def _change(name: str, then: object, now: object) -> Iterator[str]:
@@ -123,8 +125,8 @@ def _config_changes(then: TrainConfig, now: TrainConfig) -> Iterator[str]:
         yield from _change(name, getattr(then, name), getattr(now, name))
 
 
-def _of_images(names: Sequence[str]) -> str:
-    return f"images, captions or masks were others, of {', '.join(names):.200}"
+def _image_change(names: Sequence[str]) -> str:
+    return f"images, captions or masks have changed; they were those of {', '.join(names):.200}"
 
 
 def _mask_sha256(mask: Image.Image) -> str:

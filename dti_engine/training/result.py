@@ -1,4 +1,4 @@
-"""How the training of a subject ended."""
+"""The result of training one subject: its artifact, or the error that ended it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from dti_engine.training.slot import TrainingSlot
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """A subject that ended: with an artifact, or with the error that says why it has none.
+    """A subject whose training ended, with its artifact, or with the error that ended it.
 
-    The subject has no images: they are let go once it is seated, or cannot be.
+    The subject has no images: they are released once it is added to a slot or refused.
     """
 
     subject: Subject
@@ -30,45 +30,48 @@ class TrainingResult:
     metrics: Sequence[StepMetrics] = ()  # one per step
 
 
-def outcome(
-    occupant: TrainingSlot, learned: Mapping[str, Tensor], backbone: Backbone
+def result_if_ended(
+    slot: TrainingSlot, learned: Mapping[str, Tensor], backbone: Backbone
 ) -> TrainingResult | None:
-    """The outcome of an occupant whose steps are all read; None if it is to go on.
+    """Return the result of a slot whose steps are all flushed, or None if it continues.
 
-    learned: encoder name -> (R, d), `Learner.learned` of the tables in which its vectors lie.
+    A subject ends by failure, by its budget of steps, or by early stopping.
+
+    learned: encoder name -> (R, d), `EmbeddingOptimizer.learned` of the whole table.
     """
-    subject, metrics, budget = occupant.subject, occupant.metrics, occupant.config.steps
+    subject, metrics, config = slot.subject, slot.metrics, slot.config
     if failure := metrics[-1].failure():
         error = TrainingFailedError(
-            f"subject {subject.id!r} failed at step {metrics[-1].step} of {budget}: {failure}"
+            f"subject {subject.id!r} failed at step {metrics[-1].step} of {config.steps}: {failure}"
         )
         return TrainingResult(subject, error=error, metrics=metrics)
-    if occupant.step == budget:
+    if slot.step == config.steps:
         stop_reason = "budget"
-    elif occupant.step % occupant.config.eval_every == 0 and has_converged(
-        occupant.fixed_losses, occupant.config
-    ):
+    elif slot.step % config.eval_every == 0 and has_converged(slot.fixed_losses, config):
         stop_reason = "converged"
     else:
         return None
-    made = artifact(occupant, learned, backbone, stop_reason=stop_reason)
-    return TrainingResult(subject, artifact=made, metrics=metrics)
+    artifact = build_artifact(slot, learned, backbone, stop_reason=stop_reason)
+    return TrainingResult(subject, artifact=artifact, metrics=metrics)
 
 
-def artifact(
-    occupant: TrainingSlot,
+def build_artifact(
+    slot: TrainingSlot,
     learned: Mapping[str, Tensor],
     backbone: Backbone,
     *,
     stop_reason: StopReason,
 ) -> Artifact:
-    """What it has learned so far; its steps are all read. learned: as for `outcome`."""
-    subject, images = occupant.subject, occupant.provenance.images
-    embeddings = {name: learned[name][span].detach() for name, span in occupant.rows.items()}
+    """Return what a slot has learned so far as an artifact; its steps are all flushed.
+
+    learned: as in `result_if_ended`.
+    """
+    subject, images = slot.subject, slot.provenance.images
+    embeddings = {name: learned[name][span].detach() for name, span in slot.rows.items()}
     token = LearnedToken(
         subject.placeholder,
         {name: each.float().cpu().clone() for name, each in embeddings.items()},
-        occupant.config.pooling if backbone.pools else "eos",
+        slot.config.pooling if backbone.pools else "eos",
     )
     return Artifact.of(
         token,
@@ -76,14 +79,14 @@ def artifact(
         fingerprint=backbone.fingerprint,
         origin=TrainedOrigin(
             initializer=subject.initializer,
-            config=occupant.config,
+            config=slot.config,
             seed=subject.seed,
             pooling=token.pooling if backbone.pools else None,
-            steps_done=occupant.step,
+            steps_done=slot.step,
             stop_reason=stop_reason,
             images={image.name: image.sha256 for image in images},
             notes_sha256=notes_sha256(images),
-            metrics=occupant.metrics[-1].figures(),
-            first_fixed_loss=occupant.first_fixed_loss,
+            metrics=slot.metrics[-1].values(),
+            first_fixed_loss=slot.first_fixed_loss,
         ),
     )

@@ -1,9 +1,4 @@
-"""When more steps of a subject would change little, by its loss on a fixed batch. Loads no torch.
-
-The loss of a step tells nothing of that: it is of other images, times and noise at every step.
-
-How the learning rate changes over the steps of a subject. Loads no torch.
-"""
+"""The learning rate schedule and early stopping of one subject. Loads no torch."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +7,7 @@ from dti_engine.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """lr of the step that follows `step` steps; for dti an angle, to rounding, in radians.
+    """Return the learning rate of the step that follows `step` steps; an angle in radians for dti.
 
     constant  lr
     cosine    lr (1 + cos(pi step / steps)) / 2, which is lr at first and falls to 0 at the end
@@ -24,17 +19,19 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * (1 + math.cos(math.pi * step / config.steps)) / 2
 
 
-def has_converged(looks: Sequence[float], config: TrainConfig) -> bool:
-    """Whether the last `patience` looks have brought no gain.
+def has_converged(fixed_losses: Sequence[float], config: TrainConfig) -> bool:
+    """Return whether early stopping applies: no improvement in the last `patience` evaluations.
 
-    looks: the losses before training and after every `eval_every` steps. A gain is a lowest loss
-    that lies under the lowest before by more than `min_improvement` of the whole fall so far.
+    fixed_losses: the losses on the fixed batch before training and after every `eval_every` steps.
+    The loss of a training step would tell nothing: its images, times and noise are new each step.
+    An improvement is a new lowest loss that is below the previous lowest by more than
+    `min_improvement` times the whole decrease so far.
 
-    Source: patience as for early stopping, Prechelt 1998, on the batch of Voronov et al. 2023
-    ("Is This Loss Informative?", DVAR), which is the same at every look.
+    Source: patience as in Prechelt 1998, "Early Stopping - But When?"; the fixed batch as in
+    Voronov et al. 2023, "Is This Loss Informative?" (DVAR).
     """
-    if not 0 < config.patience < len(looks):
+    if not 0 < config.patience < len(fixed_losses):
         return False
-    before, recent = looks[: -config.patience], looks[-config.patience :]
+    before, recent = fixed_losses[: -config.patience], fixed_losses[-config.patience :]
     lowest = min(before)
-    return lowest - min(recent) <= config.min_improvement * (looks[0] - lowest)
+    return lowest - min(recent) <= config.min_improvement * (fixed_losses[0] - lowest)

@@ -1,8 +1,8 @@
-"""A subject made ready for a slot of the packed batch, and the samples that it puts into each step.
+"""A slot of the packed batch: a subject prepared for training, and its samples of each step.
 
-What does not change from step to step is done once: images become latents, captions become ids
-and row numbers. What is left is a pure function of the subject's seed and its own step; the
-images are let go, since those of many subjects may be larger than all else in memory.
+Work that does not depend on the step is done once: images become latents, captions become ids and
+row numbers. The samples of a step are then a pure function of the subject's seed and its own step.
+The images are released, since those of many subjects may be larger than everything else in memory.
 """
 
 import math
@@ -25,95 +25,103 @@ from dti_engine.text.encoder import TextEncoder, initializer_ids, initializer_ro
 from dti_engine.text.inputs import PromptBatch
 from dti_engine.text.prompts import PromptEncoding, tokenize
 from dti_engine.text.tokens import LearnedToken
-from dti_engine.training.batch import SampleDraws, TrainingBatch, draw, draw_fixed
+from dti_engine.training.batch import SampleDraws, TrainingBatch, draw_fixed_samples, draw_samples
 from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.provenance import Provenance
 
-_FIXED_BATCH_SCALE = 2  # what the fixed batch is as large as
+_FIXED_BATCH_SCALE = 2  # size of the fixed batch, in training batches
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSubject:
-    """What samples of a subject are made of. Only the row numbers in `captions` know its slot."""
+    """A subject as latents and token ids. Only the row numbers in `captions` depend on its slot."""
 
-    captions: PromptBatch  # every template once, then the images' own captions
+    captions: PromptBatch  # every template once, then the captions of images
     latents: Latents  # every crop of every image
     weights: Tensor  # (crops, 1, h, w), see `mask_weights`
     micro_conditioning: Tensor  # (crops, 6), see `crops.MicroConditioning`
-    own_caption: Tensor  # (crops,) int64, which of `captions` its image has; -1: any template
+    own_caption: Tensor  # (crops,) int64, index into `captions` of its image's; -1: any template
     num_crops: Sequence[int]  # of each image
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """(C, h, w)."""
+        """Return (C, h, w)."""
         return tuple(self.latents.mean.shape[1:])
 
     def samples(self, draws: SampleDraws) -> TrainingBatch:
-        """Those that were drawn, on the device of the latents."""
+        """Return the samples that were drawn, on the device of the latents."""
         mean, std = self.latents.mean, self.latents.std
         draws = draws.to(mean.device)
-        latents = Latents(mean[draws.views], std[draws.views]).sample(draws.posterior)
-        # A template is drawn in any case, so that no image's caption changes another's draws.
-        own = self.own_caption[draws.views]
+        latents = Latents(mean[draws.crops], std[draws.crops]).sample(draws.posterior)
+        # `draws.captions` covers every sample, so that an image's own caption does not change the
+        # draws of the others.
+        own = self.own_caption[draws.crops]
         prompts = self.captions.select(torch.where(own < 0, draws.captions, own))
-        seen = self.weights[draws.views], self.micro_conditioning[draws.views]
-        return TrainingBatch(latents, draws.noise, draws.u, *seen, prompts)
+        return TrainingBatch(
+            latents,
+            draws.noise,
+            draws.u,
+            self.weights[draws.crops],
+            self.micro_conditioning[draws.crops],
+            prompts,
+        )
 
 
 @dataclass(eq=False)
 class TrainingSlot:
-    """A subject at work in a slot."""
+    """A subject in training: its prepared data, its place in the tables, and its progress."""
 
     subject: Subject  # without its images
-    provenance: Provenance  # with what is to be known of them
+    provenance: Provenance  # with the digests of its images
     config: TrainConfig
     rows: Mapping[str, slice]  # encoder name -> its vectors in that encoder's table
     prepared: PreparedSubject
-    fixed_batch: TrainingBatch  # that its `StepMetrics.fixed_loss` is taken of
+    fixed_batch: TrainingBatch  # of which `StepMetrics.fixed_loss` is the loss
     first_fixed_loss: float = math.nan  # before its first step
     step: int = 0  # steps done
-    num_unread: int = 0  # of them, those that are not in `metrics` yet
+    num_unflushed: int = 0  # steps done that are not in `metrics` yet
     metrics: list[StepMetrics] = field(default_factory=list[StepMetrics])
-    seated_at: float = field(default_factory=time.monotonic)
+    added_at: float = field(default_factory=time.monotonic)
 
     def is_sync_step(self, snapshot_steps: Container[int]) -> bool:
-        """Whether something may happen to it after this step, so that it has to be read."""
+        """Return whether its metrics must be read now: it may end here, or a snapshot is due."""
         config = self.config
         may_converge = config.patience > 0 and self.step % config.eval_every == 0
         return self.step == config.steps or may_converge or self.step in snapshot_steps
 
     @property
     def fixed_losses(self) -> list[float]:
-        """Its loss on the fixed batch, before training and every `eval_every` steps since."""
+        """The losses on the fixed batch before training and after every `eval_every` steps."""
         every = self.config.eval_every
         return [self.first_fixed_loss] + [
             each.fixed_loss for each in self.metrics[every - 1 :: every]
         ]
 
     def resume_from(self, metrics: Sequence[StepMetrics], first_fixed_loss: float) -> None:
-        """Be where these steps, one report each, have led; the time since then does not count."""
+        """Set the progress to that of a checkpoint; the time since it was saved does not count."""
         self.first_fixed_loss = first_fixed_loss
         self.step, self.metrics = len(metrics), list(metrics)
-        self.seated_at = time.monotonic() - metrics[-1].seconds
+        self.added_at = time.monotonic() - metrics[-1].elapsed_s
 
-    def read(self, figures: Sequence[Sequence[float]]) -> list[StepMetrics]:
-        """New metrics; `figures` are its slot's, per step, and the last `num_unread` are its own.
+    def record(self, values: Sequence[Sequence[float]]) -> list[StepMetrics]:
+        """Append the metrics of the unflushed steps and return them, up to the first that failed.
 
-        They end with the first step that failed, if one did.
+        values: its row of `tabulate` per step; the last `num_unflushed` of them are this subject's,
+        since it may have been added after the first.
         """
-        seconds, metrics = time.monotonic() - self.seated_at, list[StepMetrics]()
-        for step in range(self.step - self.num_unread, self.step):
-            report = StepMetrics(self.subject.id, step + 1, seconds, *figures[step - self.step])
-            metrics.append(report)
-            if report.failure():
+        elapsed_s, new_metrics = time.monotonic() - self.added_at, list[StepMetrics]()
+        for step in range(self.step - self.num_unflushed, self.step):
+            step_values = values[step - self.step]
+            new_metrics.append(StepMetrics(self.subject.id, step + 1, elapsed_s, *step_values))
+            if new_metrics[-1].failure():
                 break
-        self.num_unread = 0
-        self.metrics += metrics
-        return metrics
+        self.num_unflushed = 0
+        self.metrics += new_metrics
+        return new_metrics
 
-    def samples(self) -> TrainingBatch:
-        """The samples of its next step."""
-        draws = draw(
+    def next_batch(self) -> TrainingBatch:
+        """Return the samples of its next step."""
+        draws = draw_samples(
             self.subject.seed,
             self.step,
             batch_size=self.config.batch_size,
@@ -126,14 +134,14 @@ class TrainingSlot:
         return self.prepared.samples(draws)
 
 
-def magnitude(config: TrainConfig, of_vocabulary: float) -> float | None:
-    """m* of the rows of an encoder, or None if each keeps the length of its initializer.
+def magnitude(config: TrainConfig, vocabulary_mean: float) -> float | None:
+    """Return m* for the rows of an encoder, or None if each keeps its initializer's length.
 
-    of_vocabulary: the encoder's `vocabulary_magnitude`.
+    vocabulary_mean: the encoder's `vocabulary_magnitude`.
     """
     if config.magnitude == "initializer":
         return None
-    return of_vocabulary if config.magnitude == "vocabulary" else config.magnitude
+    return vocabulary_mean if config.magnitude == "vocabulary" else config.magnitude
 
 
 def initial_token(
@@ -143,11 +151,12 @@ def initial_token(
     config: TrainConfig,
     max_vectors: int,
 ) -> LearnedToken:
-    """The token before training: vocabulary rows of the initializer, as long as the config says.
+    """Return the token before training: the initializer's rows, at the length the config sets.
 
     magnitudes: encoder -> its `vocabulary_magnitude`.
 
-    Raises: TokenError if placeholder or initializer cannot be used, or the vectors are too many.
+    Raises:
+        TokenError: Placeholder or initializer cannot be used, or the token has too many vectors.
     """
     embeddings: dict[str, Tensor] = {}
     for name, encoder in encoders.items():
@@ -173,34 +182,36 @@ def initial_token(
 def prepare(
     subject: Subject, rows: Mapping[str, slice], backbone: Backbone, config: TrainConfig
 ) -> TrainingSlot:
-    """Encode images and captions of a subject whose vectors will lie at `rows`.
+    """Encode the images and captions of a subject whose vectors will lie at `rows`.
 
-    config: that of the run; the subject's own goes before it.
+    config: the run's; the subject's own has priority.
 
-    Raises: InvalidImageError if it has no image, or a mask is black; TokenError if a caption has
-        no `{}`, or its token does not fit; SubjectError if its seed is out of range.
+    Raises:
+        InvalidImageError: It has no image, or a mask is black.
+        TokenError: A caption has no `{}`, or the token does not fit into a caption.
+        SubjectError: Its seed is out of range.
     """
     if not subject.images:
         raise InvalidImageError("the subject has no images; give at least 1, better 3 to 6")
     if not 0 <= subject.seed < 2**64:
         raise SubjectError(f"a seed must lie in 0 .. 2**64 - 1, got {subject.seed}")
     config = subject.config or config
-    material = _material(subject, rows, backbone, config)
-    draws = draw_fixed(
+    prepared = _prepare_data(subject, rows, backbone, config)
+    draws = draw_fixed_samples(
         subject.seed,
         size=_FIXED_BATCH_SCALE * config.batch_size,
-        num_crops=material.num_crops,
+        num_crops=prepared.num_crops,
         num_captions=len(CAPTION_TEMPLATES[config.captions]),
-        latent_shape=material.latent_shape,
+        latent_shape=prepared.latent_shape,
         shift=config.shift,
     )
     num_vectors = {name: span.stop - span.start for name, span in rows.items()}
     provenance = Provenance.of(subject, num_vectors, backbone, config)
-    fixed = material.samples(draws)
-    return TrainingSlot(subject.without_images(), provenance, config, rows, material, fixed)
+    fixed_batch = prepared.samples(draws)
+    return TrainingSlot(subject.without_images(), provenance, config, rows, prepared, fixed_batch)
 
 
-def _material(
+def _prepare_data(
     subject: Subject, rows: Mapping[str, slice], backbone: Backbone, config: TrainConfig
 ) -> PreparedSubject:
     spans = {name: range(span.start, span.stop) for name, span in rows.items()}
@@ -212,39 +223,43 @@ def _material(
         [{subject.placeholder: spans}] * len(prompts),
         [PromptEncoding.of(config)] * len(prompts),
     )
-    seen = [make_crops(each, config.resolution, max_crops=MAX_CROPS) for each in subject.images]
-    crops = [view for each in seen for view in each]
-    # One at a time: together, they would need more memory than the training itself.
+    by_image = [make_crops(each, config.resolution, max_crops=MAX_CROPS) for each in subject.images]
+    crops = [crop for image_crops in by_image for crop in image_crops]
+    # One at a time: all at once would need more memory than the training itself.
     encoded = [backbone.encode_images(to_tensor([crop.image])) for crop in crops]
     latents = Latents(
         mean=torch.cat([each.mean for each in encoded]),
         std=torch.cat([each.std for each in encoded]),
     )
-    numbers = {index: len(templates) + i for i, index in enumerate(captions)}
-    own = [numbers.get(index, -1) for index, each in enumerate(seen) for _ in each]
+    caption_index = {image: len(templates) + i for i, image in enumerate(captions)}
+    own = [caption_index.get(image, -1) for image, each in enumerate(by_image) for _ in each]
     weights = mask_weights([crop.mask for crop in crops], *latents.mean.shape[2:])
     return PreparedSubject(
         tokenized.to(backbone.device),
         latents,
         weights.to(backbone.device),
         torch.tensor(
-            [view.micro_conditioning for view in crops], dtype=torch.float32, device=backbone.device
+            [crop.micro_conditioning for crop in crops], dtype=torch.float32, device=backbone.device
         ),
         own_caption=torch.tensor(own, device=backbone.device),
-        num_crops=[len(each) for each in seen],
+        num_crops=[len(each) for each in by_image],
     )
 
 
 def _own_captions(subject: Subject) -> dict[int, str]:
-    """Number of an image -> its caption, of those that have one. Raises: TokenError."""
+    """Return image index -> caption, for the images that have one.
+
+    Raises:
+        TokenError: A caption has no `{}`.
+    """
     captions: dict[int, str] = {}
-    for index, subject_image in enumerate(subject.images):
-        if subject_image.caption is None:
+    for index, image in enumerate(subject.images):
+        if image.caption is None:
             continue
-        if "{}" not in subject_image.caption:
+        if "{}" not in image.caption:
             raise TokenError(
-                f"the caption of {subject_image.name!r} has no {{}} for {subject.placeholder}: "
-                f"{subject_image.caption!r}. Without it, nothing would be learned from the image"
+                f"the caption of {image.name!r} has no {{}} for {subject.placeholder}: "
+                f"{image.caption!r}. Without it, nothing would be learned from the image"
             )
-        captions[index] = subject_image.caption
+        captions[index] = image.caption
     return captions

@@ -1,15 +1,16 @@
-"""Many subjects over one frozen model: one packed batch of fixed shape per step.
+"""The trainer: one optimizer step of many subjects over one frozen model, in one packed batch.
 
-A slot is a place in the batch. A subject holds it until it has had all its steps, has converged or
-has failed; then the next subject takes it.
+A slot is a fixed place in the batch. A subject holds it until its budget of steps is done, early
+stopping applies, or it fails; then the next subject takes the slot.
 
-- What a subject sees depends on its seed and its own step alone (`draws`).
-- The loss is the *sum* over subjects of each subject's *mean*, so a gradient, and the weight of the
-  prior beside it, is as if the subject were alone. Rows never mix (`learners`).
-- An empty slot carries blank samples, which name no learned row.
-- A subject that fails ends by name, and its neighbours do not notice.
+- What a subject sees depends on its seed and its own step alone (`batch.draw_samples`).
+- The loss is the *sum* over subjects of each subject's *mean*, so each gradient, and the weight of
+  the prior relative to it, is that of training alone. Rows never mix (`optim.embeddings`).
+- An empty slot is filled with blank samples, which reference no learned row: the shape of the batch
+  is constant, so the model can be compiled once.
+- A subject that fails ends with an error of its own and does not affect its neighbours.
 
-Knows neither the family of the model, nor its objective, its text encoders, or the method.
+The trainer knows neither the model's family, nor its objective, text encoders or training method.
 """
 
 from collections.abc import Callable, Container
@@ -29,7 +30,7 @@ from dti_engine.text.encoder import vocabulary_magnitude
 from dti_engine.training.batch import TrainingBatch, blank_samples
 from dti_engine.training.checkpoint import Checkpoint
 from dti_engine.training.metrics import StepMetrics, tabulate
-from dti_engine.training.result import TrainingResult, artifact, outcome
+from dti_engine.training.result import TrainingResult, build_artifact, result_if_ended
 from dti_engine.training.schedules import learning_rate
 from dti_engine.training.slot import TrainingSlot, initial_token, prepare
 
@@ -39,9 +40,9 @@ OnSnapshot: TypeAlias = Callable[[Subject, Artifact], None]
 
 
 class Trainer:
-    """K slots over one model. `occupants` (None: a free slot) and `learners` are all its state.
+    """K slots over one model; all its state is in `slots` (None: free) and `optimizers`.
 
-    `trainer.train` is the loop over it; a caller with a queue of its own writes another.
+    `loop.train` drives it; a caller with a queue of its own drives it directly.
     """
 
     def __init__(
@@ -52,23 +53,25 @@ class Trainer:
         num_slots: int,
         max_vectors: int = 8,
         flush_every: int | None = None,
-        on_added: OnAdded = lambda slot, occupant: None,
-        on_step: OnStep = lambda _: None,
+        on_added: OnAdded = lambda index, slot: None,
+        on_step: OnStep = lambda metrics: None,
         snapshot_steps: Container[int] = (),
         on_snapshot: OnSnapshot = lambda subject, artifact: None,
     ) -> None:
-        """`max_vectors` is the room of a token in each encoder's table; a longer one is refused.
+        """Create `num_slots` empty slots, each with room for `max_vectors` vectors per encoder.
 
-        `on_added` gets a slot and who has just been seated there; it must leave both as they are.
+        on_added gets the index of a slot and the slot, right after a subject was added; it must not
+        change either.
 
-        `on_step` gets the metrics of `flush_every` steps at once, slot by slot, and failures are
-        noticed then. In between nothing is read from the device, since a read waits for it: hence
-        the default, 1 on a CPU and 10 elsewhere.
+        on_step gets the metrics of `flush_every` steps at once, slot by slot; failures are noticed
+        then. Between flushes nothing is read from the device, since a read waits for it: hence the
+        default of 1 on a CPU and 10 elsewhere.
 
-        `on_snapshot` gets what a subject has learned after each of `snapshot_steps`, its last step
-        left out; the subject has no images any more.
+        on_snapshot gets a subject, without its images, and an artifact of what it has learned,
+        after each of its steps in `snapshot_steps` except its last.
 
-        Raises: ConfigurationError if a number is below 1, or the resolution does not fit the model.
+        Raises:
+            ConfigurationError: A number is below 1, or the resolution does not fit the model.
         """
         if flush_every is None:
             flush_every = 1 if backbone.device.type == "cpu" else 10
@@ -93,29 +96,30 @@ class Trainer:
         self._magnitudes = {name: vocabulary_magnitude(each) for name, each in encoders.items()}
         self._blank = blank_samples(backbone, config)
         self._fixed_losses = torch.zeros(num_slots, device=backbone.device)
-        self._unread: list[Tensor] = []  # per step (K, figures), see `tabulate`
+        self._unflushed: list[Tensor] = []  # one (K, values) per step, see `tabulate`
 
     def add(self, subject: Subject, checkpoint: Checkpoint | None = None) -> None:
-        """Put a subject into a free slot, of which there must be one; let it go on, if it may.
+        """Put a subject into a free slot, of which there must be one, and resume its checkpoint.
 
-        From a checkpoint it goes on in the slot it had if that is free. In the same slot of the
-        same shape (`num_slots`, `max_vectors`) its result is bit for bit as if it had never
-        stopped, whatever its neighbours. In another slot or shape its draws are the same, and
-        the rest as between packings: alike to rounding.
+        A resumed subject gets its former slot if that is free. In the same slot of the same shape
+        (`num_slots`, `max_vectors`) its result is bit for bit that of an uninterrupted run, with
+        any neighbours. In another slot or shape its draws are the same, and the results agree to
+        rounding, as they do between packings.
 
-        Of the subject's images nothing is kept but their latents and digests.
+        Of the subject's images only latents and digests are kept.
 
-        Raises: SubjectError if it cannot be trained, or not in this batch; CheckpointError if the
-            checkpoint is of another training; nothing has changed then.
+        Raises:
+            SubjectError: It cannot be trained, or not in this batch; the trainer is unchanged.
+            CheckpointError: The checkpoint is of another training; the trainer is unchanged.
         """
-        slot, backbone, config = self.slots.index(None), self._backbone, self._config
+        index, backbone, config = self.slots.index(None), self._backbone, self._config
         if subject.config and (reason := subject.config.incompatibility_with(config)):
             raise SubjectError(
                 f"subject {subject.id!r} cannot share a batch with the others: {reason}. Train it "
                 "in a run of its own, or give it the values of this one"
             )
-        if checkpoint and checkpoint.header.slot in self._free_slots():
-            slot = checkpoint.header.slot
+        if checkpoint and self._is_free(checkpoint.header.slot):
+            index = checkpoint.header.slot
         token = initial_token(
             subject,
             backbone.text_encoders,
@@ -123,130 +127,139 @@ class Trainer:
             subject.config or config,
             self._max_vectors,
         )
-        first = slot * self._max_vectors
+        first = index * self._max_vectors
         rows = {name: slice(first, first + token.num_vectors(name)) for name in self.optimizers}
-        occupant = prepare(subject, rows, backbone, config)
+        slot = prepare(subject, rows, backbone, config)
         if checkpoint:
-            checkpoint.require_fit(occupant, self.optimizers)
-        for name, learner in self.optimizers.items():
-            learner.add_rows(rows[name], token.embeddings[name], occupant.config)
+            checkpoint.require_match(slot, self.optimizers)
+        for name, optimizer in self.optimizers.items():
+            optimizer.add_rows(rows[name], token.embeddings[name], slot.config)
         try:
             if checkpoint:
-                checkpoint.restore(occupant, self.optimizers)
-                self._fixed_losses[slot] = occupant.metrics[-1].fixed_loss
+                checkpoint.restore(slot, self.optimizers)
+                self._fixed_losses[index] = slot.metrics[-1].fixed_loss
             else:
-                self._evaluate_fixed_batch(slot, occupant)
-                occupant.first_fixed_loss = float(self._fixed_losses[slot])
+                self._evaluate_fixed_batch(index, slot)
+                slot.first_fixed_loss = float(self._fixed_losses[index])
         except BaseException:
-            # Rows that learn without an occupant would fail whoever comes next.
-            for name, learner in self.optimizers.items():
-                learner.remove_rows(rows[name])
+            # Active rows in a slot that stays free would spoil the next subject of that slot.
+            for name, optimizer in self.optimizers.items():
+                optimizer.remove_rows(rows[name])
             raise
-        self.slots[slot] = occupant
-        self._on_added(slot, occupant)
+        self.slots[index] = slot
+        self._on_added(index, slot)
 
-    def checkpoint(self, slot: int) -> Checkpoint:
-        """Its subject as it is, to go on from. It has done a step, and all of them are read."""
-        occupant = self.slots[slot]
-        assert occupant is not None
-        assert occupant.step == len(occupant.metrics) > 0, "`flush` comes first"
-        return Checkpoint.of(occupant, slot, self.optimizers)
+    def checkpoint(self, index: int) -> Checkpoint:
+        """Return the checkpoint of a slot that has done at least a step, all of them flushed."""
+        slot = self.slots[index]
+        assert slot is not None
+        assert slot.step == len(slot.metrics) > 0, "call `flush` first"
+        return Checkpoint.of(slot, index, self.optimizers)
 
     def step(self) -> list[TrainingResult]:
-        """One step of every occupant, in one batch; returns those that ended, their slots free."""
-        learners = list(self.optimizers.values())
+        """Take one step of every subject in one batch; return those that ended."""
+        optimizers = list(self.optimizers.values())
         batch = TrainingBatch.concat(
-            [each.samples() if each else self._blank for each in self.slots]
+            [slot.next_batch() if slot else self._blank for slot in self.slots]
         )
         losses = self._losses(batch, {n: each.embeddings() for n, each in self.optimizers.items()})
         losses = losses.unflatten(0, (-1, self._config.batch_size)).mean(dim=1)  # (K,)
-        gradients = torch.autograd.grad(losses.sum(), [each.parameter for each in learners])
-        for each in self._occupied():
-            for name, learner in self.optimizers.items():
-                learner.set_learning_rate(each.rows[name], learning_rate(each.config, each.step))
-        moved = [learner.step(each) for learner, each in zip(learners, gradients, strict=True)]
+        gradients = torch.autograd.grad(losses.sum(), [each.parameter for each in optimizers])
+        for slot in self._occupied():
+            for name, optimizer in self.optimizers.items():
+                optimizer.set_learning_rate(slot.rows[name], learning_rate(slot.config, slot.step))
+        row_metrics = [
+            optimizer.step(gradient)
+            for optimizer, gradient in zip(optimizers, gradients, strict=True)
+        ]
 
-        for slot, each in enumerate(self.slots):
-            if each is not None:
-                each.step += 1
-                each.num_unread += 1
-                if each.step % each.config.eval_every == 0 or each.is_sync_step(
+        for index, slot in enumerate(self.slots):
+            if slot is not None:
+                slot.step += 1
+                slot.num_unflushed += 1
+                if slot.step % slot.config.eval_every == 0 or slot.is_sync_step(
                     self._snapshot_steps
                 ):
-                    self._evaluate_fixed_batch(slot, each)
-        self._unread.append(tabulate(losses.detach(), self._fixed_losses, learners, moved))
-        is_due = any(each.is_sync_step(self._snapshot_steps) for each in self._occupied())
-        return self.flush() if is_due or len(self._unread) == self._flush_every else []
+                    self._evaluate_fixed_batch(index, slot)
+        self._unflushed.append(
+            tabulate(losses.detach(), self._fixed_losses, optimizers, row_metrics)
+        )
+        is_sync = any(slot.is_sync_step(self._snapshot_steps) for slot in self._occupied())
+        return self.flush() if is_sync or len(self._unflushed) == self._flush_every else []
 
-    def step_isolated(self, slot: int) -> list[TrainingResult]:
-        """One step of one occupant, as if the other slots were empty: to find out whose a step is
-        that breaks. The others are left as they are. `flush` comes before.
+    def step_isolated(self, index: int) -> list[TrainingResult]:
+        """Take one step of one slot as if the others were empty, to find whose step fails.
 
-        Raises: whatever its step does; vacate it then.
+        The other slots are unchanged. `flush` must come first.
+
+        Raises:
+            Exception: Whatever the step raises; remove the subject then.
         """
-        assert not self._unread, "`flush` comes first"
-        everybody, occupant = list(self.slots), self.slots[slot]
-        assert occupant is not None
-        seated = {name: learner.active.clone() for name, learner in self.optimizers.items()}
-        self.slots[:] = [each if i == slot else None for i, each in enumerate(everybody)]
-        for name, learner in self.optimizers.items():
-            span = occupant.rows[name]
-            learner.active[: span.start] = learner.active[span.stop :] = False
+        assert not self._unflushed, "call `flush` first"
+        all_slots, slot = list(self.slots), self.slots[index]
+        assert slot is not None
+        active = {name: optimizer.active.clone() for name, optimizer in self.optimizers.items()}
+        self.slots[:] = [each if i == index else None for i, each in enumerate(all_slots)]
+        for name, optimizer in self.optimizers.items():
+            span = slot.rows[name]
+            optimizer.active[: span.start] = optimizer.active[span.stop :] = False
         try:
             return [*self.step(), *self.flush()]
         finally:
-            self._unread.clear()
-            everybody[slot] = self.slots[slot]
-            self.slots[:] = everybody
-            for name, learner in self.optimizers.items():
-                span = occupant.rows[name]
-                seated[name][span] = learner.active[span]
-                learner.active.copy_(seated[name])
+            self._unflushed.clear()
+            all_slots[index] = self.slots[index]
+            self.slots[:] = all_slots
+            # The step may have ended this subject, so its own rows keep the state they have now.
+            for name, optimizer in self.optimizers.items():
+                span = slot.rows[name]
+                active[name][span] = optimizer.active[span]
+                optimizer.active.copy_(active[name])
 
     def flush(self) -> list[TrainingResult]:
-        """Read and report the steps since the last time; `step` calls it, and returns the same."""
-        if not self._unread:
-            return []
-        figures = torch.stack(self._unread).tolist()  # [steps][K][figures]
-        self._unread.clear()
-        learned = self._learned()
-        metrics, outcomes = list[StepMetrics](), list[TrainingResult]()
-        for slot, occupant in enumerate(self.slots):
-            if occupant is not None and occupant.num_unread:
-                metrics += occupant.read([of_slots[slot] for of_slots in figures])
-                if ended := outcome(occupant, learned, self._backbone):
-                    outcomes.append(ended)
-                    self.remove(slot)
-                elif occupant.step in self._snapshot_steps:
-                    kept = artifact(occupant, learned, self._backbone, stop_reason="kept")
-                    self._on_snapshot(occupant.subject, kept)
-        self._on_step(metrics)
-        return outcomes
+        """Read and report the steps since the last flush; return the subjects that ended.
 
-    def remove(self, slot: int) -> None:
-        """Free a slot, whatever its subject has learned."""
-        if occupant := self.slots[slot]:
-            for name, learner in self.optimizers.items():
-                learner.remove_rows(occupant.rows[name])
-            self.slots[slot] = None
+        `step` calls it when due, and returns the same.
+        """
+        if not self._unflushed:
+            return []
+        values = torch.stack(self._unflushed).tolist()  # [steps][K][values], in one device read
+        self._unflushed.clear()
+        learned = {name: optimizer.learned() for name, optimizer in self.optimizers.items()}
+        metrics, results = list[StepMetrics](), list[TrainingResult]()
+        for index, slot in enumerate(self.slots):
+            if slot is not None and slot.num_unflushed:
+                metrics += slot.record([of_slots[index] for of_slots in values])
+                if result := result_if_ended(slot, learned, self._backbone):
+                    results.append(result)
+                    self.remove(index)
+                elif slot.step in self._snapshot_steps:
+                    snapshot = build_artifact(slot, learned, self._backbone, stop_reason="kept")
+                    self._on_snapshot(slot.subject, snapshot)
+        self._on_step(metrics)
+        return results
+
+    def remove(self, index: int) -> None:
+        """Free a slot and discard what its subject has learned; a free slot stays free."""
+        if slot := self.slots[index]:
+            for name, optimizer in self.optimizers.items():
+                optimizer.remove_rows(slot.rows[name])
+            self.slots[index] = None
 
     @torch.no_grad()
-    def _evaluate_fixed_batch(self, slot: int, occupant: TrainingSlot) -> None:
-        """Take the loss on its fixed batch, alone: then neighbours change nothing of it."""
-        self._fixed_losses[slot] = self._losses(occupant.fixed_batch, self._learned()).mean()
+    def _evaluate_fixed_batch(self, index: int, slot: TrainingSlot) -> None:
+        """Compute a subject's loss on its fixed batch, without neighbours that could change it."""
+        learned = {name: optimizer.learned() for name, optimizer in self.optimizers.items()}
+        self._fixed_losses[index] = self._losses(slot.fixed_batch, learned).mean()
 
     def _losses(self, batch: TrainingBatch, rows: dict[str, Tensor]) -> Tensor:
-        """(B,), one per sample."""
+        """Return the loss of each sample, (B,)."""
         conditioning = self._backbone.encode_prompts(batch.prompts, rows, batch.micro_conditioning)
         return denoising_loss(
             self._backbone, batch.latents, batch.noise, batch.u, conditioning, batch.weights
         )
 
-    def _learned(self) -> dict[str, Tensor]:
-        return {name: learner.learned() for name, learner in self.optimizers.items()}
-
     def _occupied(self) -> list[TrainingSlot]:
-        return [each for each in self.slots if each is not None]
+        return [slot for slot in self.slots if slot is not None]
 
-    def _free_slots(self) -> list[int]:
-        return [slot for slot, each in enumerate(self.slots) if each is None]
+    def _is_free(self, index: int) -> bool:
+        return index < len(self.slots) and self.slots[index] is None

@@ -82,9 +82,9 @@ def test_recomputing_lowers_the_peak_and_changes_no_gradient(
     for recompute in (False, True):
         backbone.recompute = recompute
         before = devices.used_memory(device)
-        found = profile_step(backbone, config, num_slots=16, max_vectors=8, before=before)
+        found = profile_step(backbone, config, num_slots=16, max_vectors=8, bytes_before=before)
         assert found is not None
-        peaks.append(found.bytes)
+        peaks.append(found.peak_bytes)
         trainer = full_trainer(backbone, config, num_slots=2)
         trainer.step()
         (learner,) = trainer.optimizers.values()

@@ -293,5 +293,10 @@ def test_a_caption_that_has_changed_is_noticed_in_tokens_and_checkpoints(
         for path in notes:
             path.unlink()
     assert result.exit_code == 1
-    assert result.stderr.count("images, captions or masks were others, of 0.png, 1.png") == 2
+    assert (
+        result.stderr.count(
+            "images, captions or masks have changed; they were those of 0.png, 1.png"
+        )
+        == 2
+    )
     assert "anna: finished before" in result.stderr

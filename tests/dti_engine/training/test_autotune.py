@@ -11,15 +11,14 @@ from dti_engine import devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
-from dti_engine.training import autotune as capacity
-from dti_engine.training import autotune as rehearsals
+from dti_engine.training import autotune
 from dti_engine.training.autotune import (
     MAX_SLOTS,
     StepProfile,
     autotune_slots,
     ensure_slots_fit,
-    search,
-    soonest,
+    fewest_fast_slots,
+    search_sizes,
 )
 
 CONFIG = TrainConfig(steps=2, batch_size=2, resolution=16, lr=0.04)
@@ -50,7 +49,7 @@ def even_times(monkeypatch: pytest.MonkeyPatch) -> None:
         call()
         return 0.1
 
-    monkeypatch.setattr(rehearsals, "seconds", seconds)
+    monkeypatch.setattr(autotune, "measure_s", seconds)
 
 
 class Machine:
@@ -88,7 +87,7 @@ def _measured(*seconds: tuple[int, float]) -> list[StepProfile]:
 @pytest.mark.parametrize(("at_most", "tried"), [(1, [1]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
 def test_sizes_double_up_to_the_number_of_subjects(at_most: int, tried: Sequence[int]) -> None:
     machine = Machine()
-    measured, is_full = search(machine, at_most=at_most, room=1000 * GB)
+    measured, is_full = search_sizes(machine, max_slots=at_most, budget_bytes=1000 * GB)
     assert machine.tried == [each.slots for each in measured] == tried
     assert not is_full
 
@@ -97,20 +96,20 @@ def test_sizes_double_up_to_the_number_of_subjects(at_most: int, tried: Sequence
 @pytest.mark.parametrize("slots", [7, 8, 11])
 def test_a_size_is_tried_only_if_it_fits_by_what_was_measured(slots: int, fixed: int) -> None:
     machine = Machine(fixed=fixed * GB)
-    measured, is_full = search(machine, at_most=32, room=(fixed + slots) * GB)
+    measured, is_full = search_sizes(machine, max_slots=32, budget_bytes=(fixed + slots) * GB)
     assert is_full
     assert measured[-1].slots == max(machine.tried) == slots
 
 
 def test_of_one_size_alone_it_is_assumed_that_the_double_takes_the_double() -> None:
     machine = Machine(fixed=5 * GB)
-    assert len(search(machine, at_most=32, room=11 * GB)[0]) == 1
-    assert len(search(machine, at_most=32, room=12 * GB)[0]) > 1
+    assert len(search_sizes(machine, max_slots=32, budget_bytes=11 * GB)[0]) == 1
+    assert len(search_sizes(machine, max_slots=32, budget_bytes=12 * GB)[0]) > 1
 
 
 def test_it_ends_once_a_larger_size_is_not_faster_by_5_percent_at_a_second_look_too() -> None:
     machine = Machine(fixed_s=0.2, per_slot_s=1)
-    measured, is_full = search(machine, at_most=32, room=1000 * GB)
+    measured, is_full = search_sizes(machine, max_slots=32, budget_bytes=1000 * GB)
     assert [each.slots for each in measured] == [1, 2, 4]
     assert machine.tried == [1, 2, 4, 4]
     assert not is_full
@@ -122,24 +121,24 @@ def test_a_size_that_was_slow_by_chance_does_not_end_it() -> None:
     def trial(slots: int) -> StepProfile | None:
         found = machine(slots)
         assert found
-        return found._replace(rate=0.01) if slots == 4 and next(slow, False) else found
+        return found._replace(steps_per_s=0.01) if slots == 4 and next(slow, False) else found
 
-    measured, _ = search(trial, at_most=8, room=1000 * GB)
+    measured, _ = search_sizes(trial, max_slots=8, budget_bytes=1000 * GB)
     assert [each.slots for each in measured] == [1, 2, 4, 8]
-    assert measured[2].rate == 4
+    assert measured[2].steps_per_s == 4
 
 
 def test_the_last_size_before_memory_ran_out_is_the_last() -> None:
-    measured, is_full = search(Machine(fails_above=5), at_most=32, room=1000 * GB)
+    measured, is_full = search_sizes(Machine(fails_above=5), max_slots=32, budget_bytes=1000 * GB)
     assert ([each.slots for each in measured], is_full) == ([1, 2, 4], True)
-    assert search(Machine(fails_above=0), at_most=32, room=1000 * GB) == ([], True)
+    assert search_sizes(Machine(fails_above=0), max_slots=32, budget_bytes=1000 * GB) == ([], True)
 
 
 def test_a_size_that_took_more_than_there_is_room_for_does_not_count() -> None:
     def trial(slots: int) -> StepProfile:
         return StepProfile(slots, GB * slots**2, slots)  # no prediction from smaller ones holds
 
-    measured, is_full = search(trial, at_most=32, room=15 * GB)
+    measured, is_full = search_sizes(trial, max_slots=32, budget_bytes=15 * GB)
     assert ([each.slots for each in measured], is_full) == ([1, 2], True)
 
 
@@ -162,14 +161,14 @@ def test_the_fewest_slots_are_chosen_with_which_all_end_soonest(
 ) -> None:
     # As docs/results/speed.md has it of the miniature.
     measured = _measured((1, 1), (2, 2 / 1.27), (4, 4 / 1.42), (8, 8 / 1.45))
-    assert soonest([each for each in measured if each.slots <= 2 * num_subjects], num_subjects) == (
-        slots
-    )
+    assert fewest_fast_slots(
+        [each for each in measured if each.slots <= 2 * num_subjects], num_subjects
+    ) == (slots)
 
 
 def test_all_subjects_at_once_are_best_where_size_costs_nothing() -> None:
-    assert soonest(_measured((1, 1), (2, 1), (4, 1), (7, 1)), 7) == 7
-    assert soonest(_measured((1, 1), (2, 2), (4, 4)), 4) == 1
+    assert fewest_fast_slots(_measured((1, 1), (2, 1), (4, 1), (7, 1)), 7) == 7
+    assert fewest_fast_slots(_measured((1, 1), (2, 2), (4, 4)), 4) == 1
 
 
 # On a model
@@ -178,36 +177,36 @@ def test_all_subjects_at_once_are_best_where_size_costs_nothing() -> None:
 def test_with_one_subject_nothing_is_tried(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capacity, "profile_step", None)
-    found = autotune_slots(tiny_backbone, CONFIG, at_most=1)
+    monkeypatch.setattr(autotune, "profile_step", None)
+    found = autotune_slots(tiny_backbone, CONFIG, num_subjects=1)
     assert (found.slots, found.measured, found.bytes_per_slot) == (1, (), None)
-    assert found.bytes_available > 0
+    assert found.available_bytes > 0
 
 
 def test_a_number_below_1_is_refused(tiny_backbone: Backbone) -> None:
-    with pytest.raises(ConfigurationError, match="at_most must be >= 1, got 0"):
-        autotune_slots(tiny_backbone, CONFIG, at_most=0)
+    with pytest.raises(ConfigurationError, match="num_subjects must be >= 1, got 0"):
+        autotune_slots(tiny_backbone, CONFIG, num_subjects=0)
 
 
 def test_real_steps_are_measured_up_to_the_number_of_subjects(tiny_backbone: Backbone) -> None:
-    found = autotune_slots(tiny_backbone, CONFIG, at_most=3)
+    found = autotune_slots(tiny_backbone, CONFIG, num_subjects=3)
     assert 1 <= found.slots <= 3
-    assert found.why
+    assert found.reason
     assert {each.slots for each in found.measured} <= {1, 2, 3}
-    assert all(each.rate > 0 for each in found.measured)
+    assert all(each.steps_per_s > 0 for each in found.measured)
 
 
 @pytest.mark.usefixtures("even_times")
 def test_the_number_of_subjects_and_the_largest_batch_limit_it(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = autotune_slots(tiny_backbone, CONFIG, at_most=6, available=100 * GB)
-    assert (found.slots, found.why) == (6, "all subjects at once")
+    found = autotune_slots(tiny_backbone, CONFIG, num_subjects=6, available_bytes=100 * GB)
+    assert (found.slots, found.reason) == (6, "all subjects at once")
     assert [each.slots for each in found.measured] == [1, 2, 4, 6]
     assert MAX_SLOTS == 32
-    monkeypatch.setattr(capacity, "MAX_SLOTS", 3)
-    found = autotune_slots(tiny_backbone, CONFIG, at_most=6, available=100 * GB)
-    assert (found.slots, found.why) == (3, "the most that auto takes")
+    monkeypatch.setattr(autotune, "MAX_SLOTS", 3)
+    found = autotune_slots(tiny_backbone, CONFIG, num_subjects=6, available_bytes=100 * GB)
+    assert (found.slots, found.reason) == (3, "the largest number that auto takes")
 
 
 @pytest.mark.skipif(not devices._status("VmHWM"), reason="a Mac has no peak that can be reset")
@@ -215,21 +214,21 @@ def test_the_number_of_subjects_and_the_largest_batch_limit_it(
 def test_the_memory_that_it_may_take_limits_it(tiny_backbone: Backbone) -> None:
     backbone: Any = Heavy(tiny_backbone)  # 40 MB per slot
     room = int(5.7 * 40 * MB)
-    found = autotune_slots(backbone, CONFIG, at_most=20, available=int(room / 0.85))
+    found = autotune_slots(backbone, CONFIG, num_subjects=20, available_bytes=int(room / 0.85))
     assert found.slots in (4, 5)
     assert max(each.bytes for each in found.measured) <= room
     assert found.bytes_per_slot == pytest.approx(40 * MB, rel=0.4)
-    assert " free" in found.why
-    assert autotune_slots(backbone, CONFIG, at_most=20, available=1).slots == 1
+    assert " free" in found.reason
+    assert autotune_slots(backbone, CONFIG, num_subjects=20, available_bytes=1).slots == 1
 
 
 @pytest.mark.usefixtures("even_times")
 def test_memory_that_runs_out_in_a_trial_is_survived(tiny_backbone: Backbone) -> None:
     backbone: Any = Heavy(tiny_backbone, most=6)
-    found = autotune_slots(backbone, CONFIG, at_most=4, available=100 * GB)
+    found = autotune_slots(backbone, CONFIG, num_subjects=4, available_bytes=100 * GB)
     assert found.slots == 2
     assert [each.slots for each in found.measured] == [1, 2]
-    assert " free" in found.why
+    assert " free" in found.reason
 
 
 class Tight(Heavy):
@@ -244,7 +243,7 @@ class Tight(Heavy):
 
 def test_a_model_that_does_not_fit_otherwise_is_made_to_recompute(tiny_backbone: Backbone) -> None:
     backbone = Tight(tiny_backbone)
-    found = autotune_slots(backbone, CONFIG, at_most=4, available=100 * GB)
+    found = autotune_slots(backbone, CONFIG, num_subjects=4, available_bytes=100 * GB)
     assert backbone.recompute
     assert found.measured[0].slots == 1
     assert found.slots in (1, 2)
@@ -253,10 +252,10 @@ def test_a_model_that_does_not_fit_otherwise_is_made_to_recompute(tiny_backbone:
 def test_a_number_of_slots_that_is_given_is_tried_where_memory_may_run_out(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def profile_step(backbone: Backbone, *_: object, num_slots: int, **__: object) -> bool:
-        return num_slots <= (2 if backbone.recompute else 1)
+    def profile_step(backbone: Backbone, *_: object, num_slots: int, **__: object) -> bool | None:
+        return num_slots <= (2 if backbone.recompute else 1) or None
 
-    monkeypatch.setattr(capacity, "profile_step", profile_step)
+    monkeypatch.setattr(autotune, "profile_step", profile_step)
     monkeypatch.setattr(devices, "free_memory", lambda _: GB)
     monkeypatch.setattr(devices, "used_memory", lambda _: 0)
     on_cuda = Tight(tiny_backbone)
@@ -279,4 +278,4 @@ def test_memory_that_runs_out_with_one_subject_is_an_error_that_says_what_to_do(
     with pytest.raises(
         ConfigurationError, match=r"one subject of batch size 2 at 16 px.* make one of these"
     ):
-        autotune_slots(backbone, CONFIG, at_most=4)
+        autotune_slots(backbone, CONFIG, num_subjects=4)

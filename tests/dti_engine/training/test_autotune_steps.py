@@ -34,7 +34,7 @@ class Fails:
 
 
 def _profile_step(backbone: Any, num_slots: int, before: int = 0) -> StepProfile | None:
-    return profile_step(backbone, CONFIG, num_slots=num_slots, max_vectors=8, before=before)
+    return profile_step(backbone, CONFIG, num_slots=num_slots, max_vectors=8, bytes_before=before)
 
 
 def _num_tensors() -> int:
@@ -57,8 +57,8 @@ def test_a_rehearsal_tells_the_rate_and_leaves_nothing(tiny_backbone: Backbone) 
     found = _profile_step(tiny_backbone, 3)
     assert found
     assert found.slots == 3
-    assert found.rate > 0
-    assert found.seconds == pytest.approx(3 / found.rate)
+    assert found.steps_per_s > 0
+    assert found.step_s == pytest.approx(3 / found.steps_per_s)
     assert _num_tensors() == before
 
 
@@ -74,7 +74,7 @@ def test_any_other_error_goes_through(tiny_backbone: Backbone) -> None:
     with pytest.raises(RuntimeError, match="shapes differ"):
         _profile_step(Fails(tiny_backbone, 4, "shapes differ"), 3)
     with pytest.raises(ConfigurationError, match="max_vectors"):
-        profile_step(tiny_backbone, CONFIG, num_slots=1, max_vectors=0, before=0)
+        profile_step(tiny_backbone, CONFIG, num_slots=1, max_vectors=0, bytes_before=0)
 
 
 @pytest.mark.skipif(not devices._status("VmHWM"), reason="a Mac has no peak that can be reset")
@@ -94,4 +94,4 @@ def test_memory_is_that_of_a_step_above_what_there_was(tiny_backbone: Backbone) 
         backbone = Holds(tiny_backbone, 0, "")
         found = _profile_step(backbone, slots, before)
         assert found
-        assert found.bytes == pytest.approx(40 * MB * slots, abs=16 * MB)
+        assert found.peak_bytes == pytest.approx(40 * MB * slots, abs=16 * MB)

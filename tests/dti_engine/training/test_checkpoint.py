@@ -42,7 +42,7 @@ def test_what_is_saved_is_loaded(checkpoint: Checkpoint, tmp_path: Path) -> None
     checkpoint.save(path)
     loaded = Checkpoint.load(path)
     assert (loaded.header, loaded.metrics) == (checkpoint.header, checkpoint.metrics)
-    assert loaded.metrics[-1].seconds == pytest.approx(checkpoint.metrics[-1].seconds)
+    assert loaded.metrics[-1].elapsed_s == pytest.approx(checkpoint.metrics[-1].elapsed_s)
     assert loaded.path == path
     for name, value in checkpoint.states[ENCODER].items():
         assert torch.equal(loaded.states[ENCODER][name], value)
@@ -138,7 +138,7 @@ def test_a_newer_or_edited_header_is_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match=r"schema is 2, .* up to 1; update the engine"):
         Checkpoint.from_bytes(newer)
     edited = _changed(checkpoint, lambda header: header.update(step=2))
-    with pytest.raises(CheckpointError, match="another digest"):
+    with pytest.raises(CheckpointError, match="does not have the digest"):
         Checkpoint.from_bytes(edited)
 
 
@@ -172,12 +172,12 @@ def _of_style(subject: Subject) -> Subject:
         (lambda subject: replace(subject, initializer="cat"), {}, "'dog', is now 'cat'"),
         (lambda subject: replace(subject, num_vectors=2), {}, "num_vectors was {'text_encoder': 1"),
         (_of_style, {}, "captions was 'object', is now 'style'"),
-        (_with_mask, {}, "images, captions or masks were others, of 10.png"),
-        (_with_caption, {}, "images, captions or masks were others, of 10.png"),
+        (_with_mask, {}, "images, captions or masks have changed; they were those of 10.png"),
+        (_with_caption, {}, "images, captions or masks have changed; they were those of 10.png"),
         (
             lambda subject: replace(subject, images=subject.images[::-1]),
             {},
-            "images, captions or masks were others",
+            "images, captions or masks have changed",
         ),
         (lambda subject: subject, {"lr": 0.02}, "lr was 0.04, is now 0.02"),
         (lambda subject: subject, {"steps": 20}, "steps was 10, is now 20"),

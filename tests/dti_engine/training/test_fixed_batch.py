@@ -17,7 +17,7 @@ from dti_engine.optim import sphere
 from dti_engine.text.captions import CAPTION_TEMPLATES
 from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 from dti_engine.text.prompts import tokenize
-from dti_engine.training.batch import draw_fixed
+from dti_engine.training.batch import draw_fixed_samples
 from dti_engine.training.loop import Subject, TrainingResult, train
 from dti_engine.training.trainer import Trainer
 
@@ -32,7 +32,7 @@ def _fixed_loss(backbone: Backbone, subject: Subject, embeddings: Tensor) -> flo
     seen = [make_crops(each, CONFIG.resolution, max_crops=MAX_CROPS) for each in subject.images]
     crops = [backbone.encode_images(to_tensor([view.image])).mean for each in seen for view in each]
     templates = CAPTION_TEMPLATES[CONFIG.captions]
-    draws = draw_fixed(
+    draws = draw_fixed_samples(
         subject.seed,
         size=2 * CONFIG.batch_size,
         num_crops=[len(each) for each in seen],
@@ -44,7 +44,7 @@ def _fixed_loss(backbone: Backbone, subject: Subject, embeddings: Tensor) -> flo
     conditioning = backbone.encode_prompts(
         tokenize(prompts, backbone.text_encoders, spans), {ENCODER: embeddings}
     )
-    latents = torch.cat([crops[view] for view in draws.views])
+    latents = torch.cat([crops[view] for view in draws.crops])
     losses = denoising_loss(backbone, latents, draws.noise, draws.u, conditioning)
     return float(losses.mean())
 

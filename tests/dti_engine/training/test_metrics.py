@@ -30,7 +30,7 @@ def _learned(outcome: TrainingResult) -> Tensor:
 
 def _report(**changes: float) -> StepMetrics:
     good = {
-        "seconds": 1.0,
+        "elapsed_s": 1.0,
         "loss": 1.0,
         "fixed_loss": 0.9,
         "prior_angle_rad": 0.1,
@@ -73,7 +73,7 @@ def test_a_good_step_is_no_failure() -> None:
 
 
 def test_figures_are_everything_measured() -> None:
-    figures = _report().figures()
+    figures = _report().values()
     assert figures["loss"] == 1.0
     assert {"subject_id", "step"}.isdisjoint(figures)
     assert figures["fixed_loss"] == 0.9
@@ -132,6 +132,6 @@ def test_a_report_tells_loss_angle_gradient_and_time(
     assert last.weakest_gradient_norm == last.gradient_norm
     assert 0.1 < last.loss < 10
     assert 0.1 < last.fixed_loss < 10
-    seconds = [report.seconds for report in outcome.metrics]
+    seconds = [report.elapsed_s for report in outcome.metrics]
     assert seconds == sorted(seconds)
     assert seconds[0] > 0

@@ -24,7 +24,7 @@ from dti_engine.errors import (
 )
 from dti_engine.images.decode import SubjectImage
 from dti_engine.recipes import standard_ti
-from dti_engine.training.batch import draw
+from dti_engine.training.batch import draw_samples
 from dti_engine.training.checkpoint_manager import CheckpointManager
 from dti_engine.training.loop import Subject, TrainingResult, train
 from dti_engine.training.trainer import Trainer
@@ -65,7 +65,7 @@ def test_the_artifact_says_how_it_came_about(
     }
     assert training.pooling is None
     assert not tiny_backbone.pools
-    assert training.metrics == outcome.metrics[-1].figures()
+    assert training.metrics == outcome.metrics[-1].values()
     assert {"loss", "fixed_loss", "prior_angle_rad"} <= training.metrics.keys()
 
 
@@ -151,7 +151,7 @@ def test_the_step_that_failed_is_named_exactly_though_reports_come_late(
 
 def _views(seed: int, step: int, num_crops: Any) -> list[int]:
     shape: dict[str, Any] = {"latent_shape": (4, 8, 8), "timesteps": "uniform", "num_captions": 1}
-    return draw(seed, step, batch_size=2, num_crops=num_crops, **shape).views.tolist()
+    return draw_samples(seed, step, batch_size=2, num_crops=num_crops, **shape).crops.tolist()
 
 
 def test_a_failed_subject_leaves_its_slot_to_the_next(

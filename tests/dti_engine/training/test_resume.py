@@ -37,7 +37,7 @@ def _origin(outcome: TrainingResult) -> dict[str, Any]:
     """All that the manifest tells of the training, but the time that it took."""
     assert outcome.artifact is not None
     assert outcome.artifact.manifest.training is not None
-    return outcome.artifact.manifest.training.model_dump(exclude={"metrics": {"seconds"}})
+    return outcome.artifact.manifest.training.model_dump(exclude={"metrics": {"elapsed_s"}})
 
 
 def _stored(trainer: Trainer) -> dict[str, Checkpoint]:
@@ -115,7 +115,7 @@ def test_in_another_packing_the_draws_are_the_same_and_float64_agrees_to_1e_9(
         slot = next(i for i, each in enumerate(trainer.slots) if each and each.subject.seed)
         occupant = trainer.slots[slot]
         assert occupant is not None
-        samples = occupant.samples()
+        samples = occupant.next_batch()
         _run(trainer, steps=20 - occupant.step)
         return trainer.optimizers[ENCODER].learned()[occupant.rows[ENCODER]].clone(), samples
 

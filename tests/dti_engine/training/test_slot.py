@@ -15,7 +15,7 @@ from dti_engine.images.crops import MAX_CROPS, make_crops
 from dti_engine.text.captions import CAPTION_TEMPLATES
 from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 from dti_engine.text.prompts import bind, tokenize
-from dti_engine.training.batch import TrainingBatch, blank_samples, draw
+from dti_engine.training.batch import TrainingBatch, blank_samples, draw_samples
 from dti_engine.training.slot import Subject, TrainingSlot, initial_token, prepare
 
 CONFIG = TrainConfig(steps=3, batch_size=2, resolution=16, lr=0.04)
@@ -100,7 +100,7 @@ def test_samples_are_the_same_in_every_slot_but_for_the_row_numbers(
     pairs = [(first.fixed_batch, fourth.fixed_batch)]
     for step in range(3):
         first.step = fourth.step = step
-        pairs.append((first.samples(), fourth.samples()))
+        pairs.append((first.next_batch(), fourth.next_batch()))
     for a, b in pairs:
         for name in ("latents", "noise", "u", "weights"):
             assert torch.equal(getattr(a, name), getattr(b, name))
@@ -135,7 +135,7 @@ def test_every_sample_says_which_part_of_its_image_it_is(
     )
     assert len(micro_conditionings.unique(dim=0)) > 1
     assert torch.equal(occupant.prepared.micro_conditioning, micro_conditionings)
-    samples = occupant.samples()
+    samples = occupant.next_batch()
     shown = (samples.micro_conditioning[:, None] == micro_conditionings).all(dim=-1)
     mean, std = occupant.prepared.latents.mean, occupant.prepared.latents.std
     away = (samples.latents[:, None] - mean).abs() / std  # in the view shown, a few deviations
@@ -147,7 +147,7 @@ def test_blank_samples_have_the_shapes_of_real_ones_and_a_finite_loss(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     blank = blank_samples(tiny_backbone, CONFIG)
-    real = _prepare(make_subject(0), tiny_backbone).samples()
+    real = _prepare(make_subject(0), tiny_backbone).next_batch()
     for name in ("latents", "noise", "u", "weights", "micro_conditioning"):
         assert getattr(blank, name).shape == getattr(real, name).shape
         assert getattr(blank, name).dtype == getattr(real, name).dtype
@@ -192,7 +192,7 @@ def _samples(subject: Subject, backbone: Backbone, num_steps: int = 8) -> list[T
     batches: list[TrainingBatch] = []
     for step in range(num_steps):
         occupant.step = step
-        batches.append(occupant.samples())
+        batches.append(occupant.next_batch())
     return batches
 
 
@@ -215,7 +215,7 @@ def test_an_image_with_a_caption_is_always_seen_with_it_and_no_other_is(
         # Nothing else that is drawn changes.
         for name in ("latents", "noise", "u", "weights"):
             assert torch.equal(getattr(plain, name), getattr(changed, name))
-        views = draw(
+        views = draw_samples(
             3,
             step,
             batch_size=CONFIG.batch_size,
@@ -223,7 +223,7 @@ def test_an_image_with_a_caption_is_always_seen_with_it_and_no_other_is(
             num_captions=20,
             latent_shape=tuple(plain.latents.shape[1:]),
             timesteps="uniform",
-        ).views
+        ).crops
         for index, view in enumerate(views):
             ids = changed.prompts.inputs[ENCODER].ids[index]
             of_first = bool(view < firsts)

@@ -36,7 +36,7 @@ def _figures(artifact: Artifact | None) -> dict[str, float]:
     assert artifact is not None
     assert artifact.manifest.training is not None
     figures = dict(artifact.manifest.training.metrics)
-    del figures["seconds"]
+    del figures["elapsed_s"]
     return figures
 
 
