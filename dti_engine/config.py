@@ -41,6 +41,17 @@ _METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+# Fields that belong to the other method, and why they must be 0.
+_ZERO_FIELDS: Mapping[Method, Mapping[str, str]] = {
+    "dti": {"weight_decay": "its norm is fixed", "anchor_weight": "it has a prior"},
+    "ti": {
+        "kappa": "it has no prior",
+        "beta2": "its AdamW has its own",
+        "ema_decay": "it averages directions",
+    },
+}
+
+
 def _method_default(name: str) -> Callable[[dict[str, Any]], Any]:
     """Return a default factory that looks a field's default up by the method."""
     # `method` is missing from the validated fields if it was itself rejected.
@@ -133,24 +144,14 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _reject_contradictions(self) -> Self:
-        if found := list(self._contradictions()):
-            raise ValueError("; ".join(found))
+        if contradictions := list(self._contradictions()):
+            raise ValueError("; ".join(contradictions))
         return self
 
     def _contradictions(self) -> Iterator[str]:
-        if self.method == "dti" and self.weight_decay:
-            value = self.weight_decay
-            yield f"weight_decay must be 0 with method 'dti', not {value}: its norm is fixed"
-        if self.method == "dti" and self.anchor_weight:
-            value = self.anchor_weight
-            yield f"anchor_weight must be 0 with method 'dti', not {value}: it has a prior"
-        if self.method == "ti" and self.kappa:
-            yield f"kappa must be 0 with method 'ti', not {self.kappa}: it has no prior"
-        if self.method == "ti" and self.beta2:
-            yield f"beta2 must be 0 with method 'ti', not {self.beta2}: its AdamW has its own"
-        if self.method == "ti" and self.ema_decay:
-            value = self.ema_decay
-            yield f"ema_decay must be 0 with method 'ti', not {value}: it averages directions"
+        for name, reason in _ZERO_FIELDS[self.method].items():
+            if value := getattr(self, name):
+                yield f"{name} must be 0 with method {self.method!r}, not {value}: {reason}"
 
     def incompatibility_with(self, other: "TrainConfig") -> str | None:
         """Return why subjects with these two configs cannot share a batch; None if they can.
@@ -183,7 +184,7 @@ class TrainConfig(BaseModel):
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Return a validation error as one line: each invalid field, what it allows, what it got."""
     allowed: dict[str, list[str]] = {}
-    given: dict[str, str] = {}
+    got: dict[str, str] = {}
     for detail in error.errors(include_url=False):
         # Below the top level, `loc` also holds the members of a union and the keys of a mapping.
         first, *rest = map(str, detail["loc"] or [""])
@@ -201,9 +202,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
                 reason = detail["msg"].removeprefix("Value error, ")
             case _:
                 reason = detail["msg"].replace("Input should", "should")
-                given[field] = f", got {detail['input']!r:.80}"
+                got[field] = f", got {detail['input']!r:.80}"
         allowed.setdefault(field, []).append(reason)
     return "; ".join(
-        f"{field} {' or '.join(reasons)}{given.get(field, '')}".lstrip()
+        f"{field} {' or '.join(reasons)}{got.get(field, '')}".lstrip()
         for field, reasons in allowed.items()
     )

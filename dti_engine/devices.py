@@ -54,7 +54,7 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         # Older versions of torch do not report the CPU's instruction sets.
         capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
-        return any(capabilities.get(each) for each in _BFLOAT16_INSTRUCTIONS)
+        return any(capabilities.get(name) for name in _BFLOAT16_INSTRUCTIONS)
     return False
 
 

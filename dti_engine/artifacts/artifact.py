@@ -47,10 +47,10 @@ class Artifact:
 
     def __post_init__(self) -> None:
         expected = self.manifest.magnitudes
-        found = {name: norms.tolist() for name, norms in self.token.magnitudes().items()}
-        if self.token.placeholder != self.manifest.placeholder or found.keys() != expected.keys():
+        actual = {name: norms.tolist() for name, norms in self.token.magnitudes().items()}
+        if self.token.placeholder != self.manifest.placeholder or actual.keys() != expected.keys():
             raise ArtifactFormatError(
-                f"the token is {self.token.placeholder} for {sorted(found)}, "
+                f"the token is {self.token.placeholder} for {sorted(actual)}, "
                 f"the manifest says {self.manifest.placeholder} for {sorted(expected)}"
             )
         pooling = self.manifest.origin.pooling or self.token.pooling
@@ -59,7 +59,7 @@ class Artifact:
                 f"the token was trained with pooling {self.token.pooling!r}, the manifest says "
                 f"{pooling!r}"
             )
-        for name, norms in found.items():
+        for name, norms in actual.items():
             if len(norms) != len(expected[name]) or not all(map(_is_close, norms, expected[name])):
                 raise ArtifactFormatError(
                     f"the vectors for {name!r} have the lengths {norms}, "
@@ -80,8 +80,9 @@ class Artifact:
 
     def to_bytes(self) -> bytes:
         """Return the file's content; the same artifact always gives the same bytes."""
+        # Rows may be views of one training table; safetensors stores no shared memory.
         rows = {
-            name: each.detach().contiguous().clone() for name, each in self.token.embeddings.items()
+            name: rows.detach().contiguous().clone() for name, rows in self.token.embeddings.items()
         }
         return write_checked(_HEADER_KEY, self.manifest.model_dump_json(), rows)
 
@@ -168,14 +169,15 @@ def _is_close(a: float, b: float) -> bool:
 
 def _read_manifest(data: bytes, tensors: Mapping[str, Tensor]) -> Manifest:
     """Return the manifest in a valid safetensors file. Raises: ArtifactFormatError."""
-    found = read_checked(_HEADER_KEY, data, tensors)
-    if found is None:
+    checked = read_checked(_HEADER_KEY, data, tensors)
+    if checked is None:
         raise ArtifactFormatError("it has no manifest, so it was not saved as an artifact")
-    version = AnyManifest.model_validate_json(found.text).schema_version
+    # The version comes first: of a newer file neither checksum nor fields are known.
+    version = AnyManifest.model_validate_json(checked.text).schema_version
     if version > SCHEMA_VERSION:
         raise ArtifactFormatError(
             f"its schema is {version}, this engine reads up to {SCHEMA_VERSION}; update the engine"
         )
-    if not found.is_intact:
+    if not checked.is_intact:
         raise ArtifactFormatError("damaged: its content does not match its checksum")
-    return Manifest.model_validate_json(found.text)
+    return Manifest.model_validate_json(checked.text)

@@ -104,7 +104,7 @@ def _clip_rows(artifact: Artifact, program: str) -> dict[str, Tensor]:
             f"{artifact.token.placeholder} has rows for {', '.join(rows)}; {program} has a format "
             "for the CLIP encoders of Stable Diffusion 1, 2 and XL only. Keep our own file"
         )
-    return {CLIP_KEYS[name]: each for name, each in rows.items()}
+    return {CLIP_KEYS[name]: embeddings for name, embeddings in rows.items()}
 
 
 def _by_key(artifact: Artifact, program: str) -> dict[str, Tensor]:

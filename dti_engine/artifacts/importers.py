@@ -50,10 +50,10 @@ def read_foreign(path: Path, second: Path | None = None) -> ForeignToken:
     if second is None:
         return first
     other = _read(second)
-    for each, file in ((first, path), (other, second)):
-        if list(each.embeddings) != [_FIRST]:
+    for token, file in ((first, path), (other, second)):
+        if list(token.embeddings) != [_FIRST]:
             raise ArtifactFormatError(
-                f"{str(file)!r} has rows for {', '.join(each.embeddings)}; each file of a pair "
+                f"{str(file)!r} has rows for {', '.join(token.embeddings)}; each file of a pair "
                 "has one encoder's. Give it alone"
             )
     embeddings = {_FIRST: first.embeddings[_FIRST], _SECOND: other.embeddings[_FIRST]}
@@ -97,27 +97,32 @@ def _parse(content: Any) -> ForeignToken:
         return ForeignToken({_FIRST: _rows("the tensor", content)}, None, "diffusers")
     if not isinstance(content, Mapping):
         raise ArtifactFormatError(f"it holds a {type(content).__name__}, not a token")
-    found = cast(Mapping[str, Any], content)
-    if A1111_KEY in found:
-        (key, rows), *more = dict(found[A1111_KEY]).items()
-        if more:
-            raise ArtifactFormatError(f"it holds {1 + len(more)} tokens; save them one by one")
-        name = found.get("name")
+    entries = cast(Mapping[str, Any], content)
+    if A1111_KEY in entries:
+        try:
+            tokens = dict(entries[A1111_KEY])
+        except (TypeError, ValueError):  # not a mapping
+            tokens = {}
+        if len(tokens) != 1:
+            raise ArtifactFormatError(f"it holds {len(tokens)} tokens; save them one by one")
+        ((key, rows),) = tokens.items()
+        name = entries.get("name")
         return ForeignToken({_FIRST: _rows(key, rows)}, str(name) if name else None, "a1111")
     keys = {key: name for name, key in CLIP_KEYS.items()}
-    if found.keys() & keys.keys():
-        if not found.keys() <= keys.keys():
+    if entries.keys() & keys.keys():
+        if not entries.keys() <= keys.keys():
             raise ArtifactFormatError(
-                f"it has the keys {', '.join(sorted(found))}; {' and '.join(keys)} are supported"
+                f"it has the keys {', '.join(sorted(map(str, entries)))}; "
+                f"{' and '.join(keys)} are supported"
             )
-        rows = {name: _rows(key, found[key]) for key, name in keys.items() if key in found}
+        rows = {name: _rows(key, entries[key]) for key, name in keys.items() if key in entries}
         return ForeignToken(rows, None, "comfyui")
-    if len(found) != 1:
+    if len(entries) != 1:
         raise ArtifactFormatError(
-            f"it has the keys {', '.join(sorted(map(str, found))) or 'none'}; a token of one "
+            f"it has the keys {', '.join(sorted(map(str, entries))) or 'none'}; a token of one "
             "encoder has one key, one of SDXL has clip_l and clip_g"
         )
-    ((key, rows),) = found.items()
+    ((key, rows),) = entries.items()
     name = None if key == SINGLE_KEY else key
     return ForeignToken({_FIRST: _rows(key, rows)}, name, "diffusers" if name else "comfyui")
 
@@ -146,8 +151,8 @@ def import_token(
     Raises: as `read_foreign`; ArtifactMismatchError if encoders or dimensions are not those of the
         model; TokenError if the name is not a placeholder.
     """
-    found = read_foreign(*files)
-    dims = {name: rows.shape[-1] for name, rows in found.embeddings.items()}
+    foreign = read_foreign(*files)
+    dims = {name: rows.shape[-1] for name, rows in foreign.embeddings.items()}
     model_dims = {name: encoder.dim for name, encoder in backbone.text_encoders.items()}
     if dims != model_dims:
         raise ArtifactMismatchError(
@@ -155,11 +160,11 @@ def import_token(
             f"{backbone.name} has {model_dims}; give the model that it was trained on, and both "
             "files of a pair"
         )
-    name = placeholder or _placeholder(found.name, files[0])
+    name = placeholder or _placeholder(foreign.name, files[0])
     # Other programs add tokens to the vocabulary, and so pool at the token.
-    token = LearnedToken(name, found.embeddings, "legacy" if backbone.pools else "eos")
+    token = LearnedToken(name, foreign.embeddings, "legacy" if backbone.pools else "eos")
     origin = ImportedOrigin(
-        format_name=found.format_name,
+        format_name=foreign.format_name,
         pooling=token.pooling if backbone.pools else None,
         files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
     )

@@ -39,11 +39,11 @@ class EncoderInput:
         return cls(ids, torch.full_like(ids, -1), end, end - 1, plain)
 
     def to(self, device: torch.device | str) -> "EncoderInput":
-        return EncoderInput(*(each.to(device) for each in self._tensors()))
+        return EncoderInput(*(tensor.to(device) for tensor in self._tensors()))
 
     def select(self, samples: Tensor) -> "EncoderInput":
         """Return the samples with these indices (N,) int64."""
-        return EncoderInput(*(each[samples] for each in self._tensors()))
+        return EncoderInput(*(tensor[samples] for tensor in self._tensors()))
 
     @staticmethod
     def concat(parts: Sequence["EncoderInput"]) -> "EncoderInput":
@@ -66,7 +66,7 @@ class EncoderInput:
         return EncoderInput(*map(torch.cat, columns))
 
     def _tensors(self) -> list[Tensor]:
-        return [getattr(self, each.name) for each in fields(self)]
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +76,11 @@ class PromptBatch:
     inputs: Mapping[str, EncoderInput]
 
     def to(self, device: torch.device | str) -> "PromptBatch":
-        return PromptBatch({name: each.to(device) for name, each in self.inputs.items()})
+        return PromptBatch({name: inputs.to(device) for name, inputs in self.inputs.items()})
 
     def select(self, samples: Tensor) -> "PromptBatch":
         """Return the samples with these indices (N,) int64."""
-        return PromptBatch({name: each.select(samples) for name, each in self.inputs.items()})
+        return PromptBatch({name: inputs.select(samples) for name, inputs in self.inputs.items()})
 
     @staticmethod
     def concat(batches: Sequence["PromptBatch"]) -> "PromptBatch":

@@ -60,11 +60,12 @@ def tokenize(
     inputs: dict[str, EncoderInput] = {}
     for name, encoder in encoders.items():
         wrapped = [
-            _marked_ids(*each, encoder) for each in zip(prompts, spans, encodings, strict=True)
+            _marked_ids(prompt, bound, encoding, encoder)
+            for prompt, bound, encoding in zip(prompts, spans, encodings, strict=True)
         ]
-        summaries = [
-            _last_mark(ids, of_sample, name) if encoding.pooling == "legacy" else len(ids) - 1
-            for ids, of_sample, encoding in zip(wrapped, spans, encodings, strict=True)
+        pooled = [
+            _legacy_pooled_index(ids, bound, name) if encoding.pooling == "legacy" else len(ids) - 1
+            for ids, bound, encoding in zip(wrapped, spans, encodings, strict=True)
         ]
         positions = encoder.padded_length(max(map(len, wrapped)))
         padding = [[encoder.pad_id] * (positions - len(ids)) for ids in wrapped]
@@ -74,13 +75,13 @@ def tokenize(
             ids=marked.masked_fill(is_row, encoder.stand_in_id),
             row=(-1 - marked).masked_fill(~is_row, -1),
             length=torch.tensor([len(ids) for ids in wrapped]),
-            pooled_index=torch.tensor(summaries),
+            pooled_index=torch.tensor(pooled),
             has_instruction=has_instruction,
         )
     return PromptBatch(inputs)
 
 
-def _last_mark(wrapped: Sequence[int], spans: Spans, encoder: str) -> int:
+def _legacy_pooled_index(wrapped: Sequence[int], spans: Spans, encoder: str) -> int:
     """Return the position of the highest id, as in programs that add tokens to a vocabulary.
 
     They assign ids in the order of binding and pool at the first occurrence of the highest one;
@@ -88,9 +89,10 @@ def _last_mark(wrapped: Sequence[int], spans: Spans, encoder: str) -> int:
 
     Source: transformers, CLIPTextModel with `eos_token_id` 2.
     """
-    for rows in reversed([each[encoder] for each in spans.values()]):
-        if -1 - rows[-1] in wrapped:
-            return wrapped.index(-1 - rows[-1])
+    for rows_by_encoder in reversed(list(spans.values())):
+        mark = -1 - rows_by_encoder[encoder][-1]
+        if mark in wrapped:
+            return wrapped.index(mark)
     return len(wrapped) - 1
 
 

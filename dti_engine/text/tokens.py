@@ -72,7 +72,7 @@ def common_pooling(tokens: Iterable[LearnedToken]) -> Pooling:
 
     The end of a prompt attends to every token; legacy pooling stops at one of them.
     """
-    return "legacy" if {each.pooling for each in tokens} == {"legacy"} else "eos"
+    return "legacy" if {token.pooling for token in tokens} == {"legacy"} else "eos"
 
 
 def slerp_tokens(a: LearnedToken, b: LearnedToken, t: float, *, placeholder: str) -> LearnedToken:
@@ -137,8 +137,12 @@ def mean_tokens(
     magnitudes = [token.magnitudes() for token in tokens]
     blended: dict[str, Tensor] = {}
     for name in tokens[0].embeddings:
-        points = torch.stack([each[name] for each in directions], dim=-2)  # (n, tokens, d)
-        magnitude = torch.stack([each[name] for each in magnitudes], dim=-1) @ shares  # (n,)
+        points = torch.stack(
+            [by_encoder[name] for by_encoder in directions], dim=-2
+        )  # (n, tokens, d)
+        magnitude = (
+            torch.stack([by_encoder[name] for by_encoder in magnitudes], dim=-1) @ shares
+        )  # (n,)
         blended[name] = magnitude.unsqueeze(-1) * sphere.mean_direction(points, shares)
     return LearnedToken(placeholder, blended, common_pooling(tokens))
 

@@ -50,7 +50,7 @@ def _nested_bundles(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
     children = sorted(child for child in path.iterdir() if not is_ignored(child.name))
-    if any(each.name == DESCRIPTION or each.suffix.lower() in SUFFIXES for each in children):
+    if any(child.name == DESCRIPTION or child.suffix.lower() in SUFFIXES for child in children):
         return []
     return [child for child in children if child.is_dir() or is_archive(child)]
 
@@ -90,8 +90,8 @@ def check_bundle(
     contents = read_contents(path, limits)
     description, errors = BundleDescription(), list(contents.errors)
     if DESCRIPTION in contents.files:
-        description, found = parse(contents.files.pop(DESCRIPTION))
-        errors += found
+        description, description_errors = parse(contents.files.pop(DESCRIPTION))
+        errors += description_errors
     files = dict[str, bytes]()
     for name, data in contents.files.items():
         if name in description.masks:
@@ -188,7 +188,7 @@ def _warnings(
 ) -> Iterator[BundleFinding]:
     if len(images) < limits.usual_images:
         yield BundleFinding("", f"{len(images)} of the usual 3 to 6 images; give more if you can")
-    hashes = [difference_hash(each.image) for each in images]
+    hashes = [difference_hash(image.image) for image in images]
     for index, image in enumerate(images):
         for other, other_hash in zip(images[:index], hashes, strict=False):
             if hamming_distance(hashes[index], other_hash) <= limits.near_duplicate_bits:

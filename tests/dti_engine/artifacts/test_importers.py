@@ -97,6 +97,8 @@ def test_an_invalid_token_is_rejected_by_name(
     ("content", "message"),
     [
         ([1, 2], "holds a list, not a token"),
+        ({"string_to_param": {}}, "holds 0 tokens"),
+        ({"string_to_param": 7}, "holds 0 tokens"),
         ({"<rex>": "text"}, "got str"),
         ({"string_to_param": {"a": torch.ones(1, 8), "b": torch.ones(1, 8)}}, "holds 2 tokens"),
     ],
