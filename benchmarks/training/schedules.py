@@ -37,7 +37,7 @@ from dti_engine.miniature.world.subjects import (
     evaluation_prompts,
     held_out_subjects,
 )
-from dti_engine.quality.token_scorers import TokenScorer, ValidationPrompt, find_judge
+from dti_engine.quality.token_scorers import TokenScorer, ValidationPrompt, find_scorer
 from dti_engine.recipes import miniature_constant
 from dti_engine.training.loop import Subject, train
 from dti_engine.training.schedules import has_converged
@@ -168,7 +168,7 @@ def step_of(work: Work, way: Way, name: str) -> int:
     return way.rule.steps
 
 
-def score_missing(work: Work, backbone: Backbone, judge: TokenScorer, runs: Sequence[Run]) -> None:
+def score_missing(work: Work, backbone: Backbone, scorer: TokenScorer, runs: Sequence[Run]) -> None:
     """Both scores of every token that some way takes, as means over all prompts."""
     wanted = {
         (way.run, each.name, step_of(work, way, each.name)): each for way in WAYS for each in runs
@@ -178,19 +178,19 @@ def score_missing(work: Work, backbone: Backbone, judge: TokenScorer, runs: Sequ
         missing.items(), "generate and score", console=Console(stderr=True)
     ):
         token = Artifact.load(work.token(run, name, step)).token
-        probes = [
+        prompts = [
             ValidationPrompt(
                 asked.template, image_seed(0, each.look.name, i, 0), asked.asked, asked.place
             )
             for i, asked in enumerate(evaluation_prompts())
         ]
         requests = [
-            ImageRequest(probe.prompt(token.placeholder), probe.seed, {token.placeholder: token})
-            for probe in probes
+            ImageRequest(prompt.text(token.placeholder), prompt.seed, {token.placeholder: token})
+            for prompt in prompts
         ]
         subject_images = generate(backbone, requests, steps=IMAGE_STEPS, batch_size=BATCH_SIZE)
         references = [subject_image.image for subject_image in load_images(work.photos(each.look))]
-        scores = judge.scores(subject_images, probes, references, each.look.class_word)
+        scores = scorer.score(subject_images, prompts, references, each.look.class_word)
         subject, prompt = np.mean(scores, axis=0)
         work.add(_key(run, name, step), (float(subject), float(prompt)))
 
@@ -240,15 +240,15 @@ def main() -> None:
     device = find_device("auto")
     dtype = find_dtype("auto", device)
     backbone = load_backbone("miniature", device=device, dtype=dtype)
-    judge = find_judge("miniature")
-    assert judge
+    scorer = find_scorer("miniature")
+    assert scorer
     work, looks = Work(options.work), held_out_subjects("evaluation")[: options.subjects]
     for look in looks:
         draw_subject(look, work.photos(look), count=NUM_IMAGES)
     runs = [Run(look, seed) for seed in range(options.seeds) for look in looks]
     for run in reversed(RUNS):  # the short ones first
         train_missing(work, backbone, run, runs)
-    score_missing(work, backbone, judge, runs)
+    score_missing(work, backbone, scorer, runs)
 
     found = list(rows(work, looks, options.seeds))
     title = f"{len(looks)} subjects, {options.seeds} seeds each, {dtype} on {device.type}"

@@ -90,7 +90,7 @@ class Endings:
         training = artifact.manifest.training
         assert training
         try:
-            artifact.save(RunFolder(self.output).kept(subject.id, training.steps_done))
+            artifact.save(RunFolder(self.output).snapshot(subject.id, training.steps_done))
         except OutputError as error:
             self.warn(subject.id, f"goes on, but step {training.steps_done} is not kept: {error}")
 

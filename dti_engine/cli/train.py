@@ -244,9 +244,9 @@ def _find_judge(
     backbone: str, name: str | None, model: "Backbone", *, must_choose: bool
 ) -> "TokenScorer | None":
     """Who scores tokens. Raises: ConfigurationError if nobody does, and the best is to be taken."""
-    from dti_engine.quality.token_scorers import find_judge  # loads torch
+    from dti_engine.quality.token_scorers import find_scorer  # loads torch
 
-    judge = find_judge(backbone, name, device=model.device)
+    judge = find_scorer(backbone, name, device=model.device)
     if must_choose and judge is None:
         raise ConfigurationError(
             f"nothing can score images of {backbone!r}, so the best of the steps of --keep-every "

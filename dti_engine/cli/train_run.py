@@ -13,7 +13,7 @@ from dti_engine.cli.resume import is_finished, signals_to
 from dti_engine.cli.run_log import EventLog
 from dti_engine.cli.subjects import Plans, load
 from dti_engine.cli.summary import Endings
-from dti_engine.cli.validation import try_out
+from dti_engine.cli.validation import validate_tokens
 from dti_engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ def run(
                 ):
                     endings.add(outcome)
             if num_probes:
-                try_out(
+                validate_tokens(
                     model,
                     judge,
                     plans.subjects,
                     endings,
-                    num_probes=num_probes,
+                    num_images=num_probes,
                     resolution=config.resolution,
                 )
         if signals.received is not None:

@@ -1,8 +1,7 @@
-"""Which tokens of a run are odd, and why: by what must hold of each, and beside the others.
+"""Outlier flags: tokens that break a rule, or that differ from the others of their run.
 
-Knows no images and no models, only figures.
-
-Tokens that were tried out, with what is odd about each in its manifest.
+Differences are measured by modified z-scores, which use the median and the median absolute
+deviation (MAD), so that outliers do not hide themselves by widening the scale.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,69 +13,71 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.text.encoder import vocabulary_norm_range
 
-_TURNED = 5  # degrees; learned directions lie 50 to 75 from their words
-_MIN_OTHERS = 6  # tokens, with fewer of which none stands out
-_FAR = 3.5  # modified z-scores
-_FLOOR = 0.02  # of the median deviation: in a run of equals, a hair's breadth is not far
+_MIN_ANGLE_DEG = 5  # learned directions lie 50 to 75 degrees from their words
+_MIN_TOKENS = 6  # with fewer tokens, a median says too little to call one an outlier
+_MAX_MODIFIED_Z = 3.5  # as Iglewicz and Hoaglin recommend
+_MAD_FLOOR = 0.02  # among near-equal tokens a tiny difference must not become an outlier
+_Z_FACTOR = 0.6745  # makes the MAD of a normal distribution its standard deviation
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What is known of a token; scores in 0 .. 1, None without a judge."""
+class TokenStatistics:
+    """The statistics of one token; scores lie in 0 .. 1, and are None without a scorer."""
 
     prior_angle_deg: float
-    norms: Sequence[float]  # of its vectors, as parts of ...
-    norm_bands: Sequence[tuple[float, float]]  # ... where 99 % of the encoder's words lie
+    norms: Sequence[float]  # of each vector
+    norm_ranges: Sequence[tuple[float, float]]  # of 99 % of the words of each vector's encoder
     first_fixed_loss: float
     fixed_loss: float
     initializer: str
-    family: str = ""  # of captions, and so of probes: scores of one can be compared
-    training: str = ""  # how it was trained: angles of equals can be compared
+    family: str = ""  # of captions, hence of prompts: scores are comparable within one
+    training: str = ""  # the training config: angles are comparable within one
     subject_score: float | None = None
     prompt_score: float | None = None
-    word_subject_score: float | None = None  # of images with the initializer in its place
+    word_subject_score: float | None = None  # of images with the bare initializer
 
 
-def flags(tokens: Mapping[str, Figures]) -> dict[str, list[str]]:
-    """What is wrong with each token of a run, in words; an empty list: it passed."""
-    found = {name: _own(each) for name, each in tokens.items()}
-    for alike in _grouped(tokens, lambda each: each.family):
+def outlier_flags(tokens: Mapping[str, TokenStatistics]) -> dict[str, list[str]]:
+    """Return the reasons to check each token of a run, in words; none if it passed."""
+    flags = {name: _broken_rules(token) for name, token in tokens.items()}
+    for group in _grouped(tokens, lambda token: token.family):
         for name, reason in [
-            *_low("subject score", {name: each.subject_score for name, each in alike.items()}),
-            *_low("prompt score", {name: each.prompt_score for name, each in alike.items()}),
+            *_low("subject score", {name: token.subject_score for name, token in group.items()}),
+            *_low("prompt score", {name: token.prompt_score for name, token in group.items()}),
         ]:
-            found[name].append(reason)
-    for alike in _grouped(tokens, lambda each: each.training):
-        angles = {name: each.prior_angle_deg for name, each in alike.items()}
-        for name, z in _modified_z(angles, floor=90 * _FLOOR).items():
-            if abs(z) > _FAR:
-                found[name].append(
+            flags[name].append(reason)
+    for group in _grouped(tokens, lambda token: token.training):
+        angles = {name: token.prior_angle_deg for name, token in group.items()}
+        for name, z in modified_z_scores(angles, mad_floor=90 * _MAD_FLOOR).items():
+            if abs(z) > _MAX_MODIFIED_Z:
+                flags[name].append(
                     f"turned by {angles[name]:.0f}°, the others by {median(angles.values()):.0f}°"
                 )
-    return found
+    return flags
 
 
 def _grouped(
-    tokens: Mapping[str, Figures], key: Callable[[Figures], str]
-) -> Iterable[Mapping[str, Figures]]:
-    groups: dict[str, dict[str, Figures]] = {}
-    for name, each in tokens.items():
-        groups.setdefault(key(each), {})[name] = each
+    tokens: Mapping[str, TokenStatistics], key: Callable[[TokenStatistics], str]
+) -> Iterable[Mapping[str, TokenStatistics]]:
+    groups: dict[str, dict[str, TokenStatistics]] = {}
+    for name, token in tokens.items():
+        groups.setdefault(key(token), {})[name] = token
     return groups.values()
 
 
-def _own(token: Figures) -> list[str]:
+def _broken_rules(token: TokenStatistics) -> list[str]:
+    """Return what is wrong with a token regardless of the others."""
     found: list[str] = []
     if token.fixed_loss >= token.first_fixed_loss:
         found.append(
             f"learned nothing: its loss was {token.first_fixed_loss:.4f} at first and is "
             f"{token.fixed_loss:.4f}"
         )
-    if token.prior_angle_deg < _TURNED:
+    if token.prior_angle_deg < _MIN_ANGLE_DEG:
         found.append(
             f"has hardly turned from {token.initializer!r}: by {token.prior_angle_deg:.1f}°"
         )
-    for norm, (low, high) in zip(token.norms, token.norm_bands, strict=True):
+    for norm, (low, high) in zip(token.norms, token.norm_ranges, strict=True):
         if not low <= norm <= high:
             found.append(f"its length is {norm:.3f}, 99 % of words lie in {low:.3f} .. {high:.3f}")
     score, word = token.subject_score, token.word_subject_score
@@ -92,34 +93,37 @@ def _low(what: str, scores: Mapping[str, float | None]) -> list[tuple[str, str]]
     known = {name: score for name, score in scores.items() if score is not None}
     return [
         (name, f"{what} {known[name]:.2f}, the others {median(known.values()):.2f}")
-        for name, z in _modified_z(known, floor=_FLOOR).items()
-        if z < -_FAR
+        for name, z in modified_z_scores(known, mad_floor=_MAD_FLOOR).items()
+        if z < -_MAX_MODIFIED_Z
     ]
 
 
-def _modified_z(values: Mapping[str, float], *, floor: float) -> dict[str, float]:
-    """How far each value stands from the median, in units that outliers do not stretch.
+def modified_z_scores(values: Mapping[str, float], *, mad_floor: float) -> dict[str, float]:
+    """Return 0.6745 (x - median) / MAD of each value, or nothing if there are too few.
 
-    Source: Iglewicz and Hoaglin 1993, "How to Detect and Handle Outliers", with 3.5 as the bound.
+    The MAD is at least `mad_floor`.
+
+    Source: Iglewicz and Hoaglin 1993, "How to Detect and Handle Outliers".
     """
-    if len(values) < _MIN_OTHERS:
+    if len(values) < _MIN_TOKENS:
         return {}
     middle = median(values.values())
-    deviation = max(median(abs(each - middle) for each in values.values()), floor)
-    return {name: 0.6745 * (each - middle) / deviation for name, each in values.items()}
+    mad = max(median(abs(value - middle) for value in values.values()), mad_floor)
+    return {name: _Z_FACTOR * (value - middle) / mad for name, value in values.items()}
 
 
-def flagged(artifacts: Mapping[str, Artifact], backbone: Backbone) -> dict[str, Artifact]:
-    """These tokens, flagged by what must hold of each, and beside the others.
+def with_flags(artifacts: Mapping[str, Artifact], backbone: Backbone) -> dict[str, Artifact]:
+    """Return validated tokens with their flags in their manifests.
 
-    Scores are compared with those of the same probes, angles with those of the same config.
+    Scores are compared between tokens of the same prompts, angles between equal configs.
     """
-    bands = {name: vocabulary_norm_range(each) for name, each in backbone.text_encoders.items()}
-    found = flags({name: _figures(each, bands) for name, each in artifacts.items()})
-    return {name: _noted(each, found[name]) for name, each in artifacts.items()}
+    ranges = {name: vocabulary_norm_range(each) for name, each in backbone.text_encoders.items()}
+    statistics = {name: _statistics(each, ranges) for name, each in artifacts.items()}
+    flags = outlier_flags(statistics)
+    return {name: _with_flags(each, flags[name]) for name, each in artifacts.items()}
 
 
-def _noted(artifact: Artifact, flags: list[str]) -> Artifact:
+def _with_flags(artifact: Artifact, flags: list[str]) -> Artifact:
     training = artifact.manifest.training
     assert training
     assert training.quality
@@ -127,14 +131,14 @@ def _noted(artifact: Artifact, flags: list[str]) -> Artifact:
     return replace(artifact, manifest=artifact.manifest.with_origin(quality=quality))
 
 
-def _figures(artifact: Artifact, bands: Mapping[str, tuple[float, float]]) -> Figures:
+def _statistics(artifact: Artifact, ranges: Mapping[str, tuple[float, float]]) -> TokenStatistics:
     training, magnitudes = artifact.manifest.training, artifact.manifest.magnitudes
     assert training
     assert training.quality
-    return Figures(
+    return TokenStatistics(
         prior_angle_deg=degrees(training.metrics["prior_angle_rad"]),
         norms=[norm for lengths in magnitudes.values() for norm in lengths],
-        norm_bands=[bands[name] for name, lengths in magnitudes.items() for _ in lengths],
+        norm_ranges=[ranges[name] for name, lengths in magnitudes.items() for _ in lengths],
         first_fixed_loss=training.first_fixed_loss,
         fixed_loss=training.metrics["fixed_loss"],
         initializer=training.initializer,

@@ -1,11 +1,11 @@
-"""The folder of a run of `dti train`: where its tokens lie, and what is said of them there.
+"""The folder of a run of `dti train`: the paths in it, and its validated tokens.
 
 NAME.safetensors               the token of a subject
-steps/NAME/N.safetensors       the same after N steps, if they were kept
-validation/NAME/               what it was tried out in: 0.png, ... and reference.jpg
-checkpoints/                   subjects in training, see `keepers`
-earlier/                       tokens that a new run has taken the place of
-run.jsonl                      what happened when, see `commands.events`
+steps/NAME/N.safetensors       its snapshot after N steps, if snapshots were asked for
+validation/NAME/               its validation images: 0.png, ... and reference.jpg
+checkpoints/                   unfinished trainings, see `training.checkpoint_manager`
+earlier/                       tokens that a new run has replaced
+run.jsonl                      the log of events, see `cli.run_log`
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,97 +21,99 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactError
 from dti_engine.files import atomic_write
 from dti_engine.generation.pipeline import save_image
-from dti_engine.quality.flags import flagged
+from dti_engine.quality.flags import with_flags
 from dti_engine.quality.validation import TokenValidation
 
-_REFERENCE_SIDE = 192  # pixels: to be looked at beside others
+_REFERENCE_SIDE_PX = 192  # of a thumbnail in reports
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One such folder."""
+    """The folder of one run."""
 
     root: Path
 
     def token(self, name: str) -> Path:
+        """Return the file of a subject's token."""
         return self.root / f"{name}.safetensors"
 
-    def kept(self, name: str, step: int) -> Path:
-        """Its token after so many steps."""
+    def snapshot(self, name: str, step: int) -> Path:
+        """Return the file of a subject's token after `step` steps."""
         return self.root / "steps" / name / f"{step}.safetensors"
 
-    def all_kept(self, name: str) -> list[Path]:
-        """Its tokens on the way, by steps."""
-        found = (self.root / "steps" / name).glob("*.safetensors")
-        return sorted((each for each in found if each.stem.isdecimal()), key=_step_of)
+    def snapshots(self, name: str) -> list[Path]:
+        """Return the files of a subject's snapshots, by ascending steps."""
+        files = (self.root / "steps" / name).glob("*.safetensors")
+        return sorted((file for file in files if file.stem.isdecimal()), key=_step_of)
 
-    def tried(self, fingerprint: str) -> dict[str, Artifact]:
-        """All tokens here that were tried out, of the model with this fingerprint, by subject."""
+    def validated(self, fingerprint: str) -> dict[str, Artifact]:
+        """Return subject -> validated token of the model with this fingerprint."""
         found: dict[str, Artifact] = {}
         for path in sorted(self.root.glob("*.safetensors")):
             with suppress(ArtifactError):
                 manifest = (artifact := Artifact.load(path)).manifest
-                if manifest.model_fingerprint == fingerprint and _is_tried(artifact):
+                if manifest.model_fingerprint == fingerprint and _is_validated(artifact):
                     found[path.stem] = artifact
         return found
 
     def image(self, name: str, index: int) -> Path:
+        """Return the file of a subject's validation image."""
         return self.root / "validation" / name / f"{index}.png"
 
     def reference(self, name: str) -> Path:
-        """A small copy of the first image that it was learned from."""
+        """Return the file of a small copy of the subject's first image."""
         return self.root / "validation" / name / "reference.jpg"
 
-    def settle(self, name: str, tried: Sequence[tuple[Artifact, TokenValidation]]) -> Artifact:
-        """Keep what came of its tokens; the best, or else the last, is its token from now on.
+    def save_validation(
+        self, name: str, validations: Sequence[tuple[Artifact, TokenValidation]]
+    ) -> Artifact:
+        """Save the validation of a subject's best token, which becomes the subject's token.
 
-        tried: those that were kept on the way, then the one after all steps. Where it does not
-        win, it is kept beside the others. Returns the winner, with its quality in its manifest.
+        `validations` are those of its snapshots, then that of its last token, which becomes a
+        snapshot if it does not win. Return the winner, with its quality in its manifest.
 
-        Raises: OutputError if something cannot be written.
+        Raises:
+            OutputError: A file cannot be written.
         """
-        # Of equals the last: it had the steps that were asked for.
-        artifact, trial = max(reversed(tried), key=lambda each: each[1].quality.score or 0.0)
-        last = tried[-1][0]
-        changes: dict[str, object] = {"quality": trial.quality}
+        # The last of equals, because it had all the steps that were asked for.
+        artifact, best = max(reversed(validations), key=lambda each: each[1].quality.score or 0.0)
+        last = validations[-1][0]
+        changes: dict[str, object] = {"quality": best.quality}
         if artifact is not last:
             changes["stop_reason"] = "chosen"
-            last.save(self.kept(name, _steps(last)))
-        for index, (image, shown) in enumerate(
-            zip(trial.images, trial.quality.images, strict=True)
-        ):
-            asked = {"prompt": shown.prompt, "seed": shown.seed, "step": _steps(artifact)}
-            save_image(image, self.image(name, index), asked)
+            last.save(self.snapshot(name, _steps(last)))
+        for index, (pixels, image) in enumerate(zip(best.images, best.quality.images, strict=True)):
+            settings = {"prompt": image.prompt, "seed": image.seed, "step": _steps(artifact)}
+            save_image(pixels, self.image(name, index), settings)
         winner = replace(artifact, manifest=artifact.manifest.with_origin(**changes))
         winner.save(self.token(name))
         return winner
 
     def save_reference(self, name: str, image: Image.Image) -> None:
-        """Raises: OutputError if it cannot be written."""
+        """Save a small copy of an image. Raises: OutputError if it cannot be written."""
         small, data = image.copy(), BytesIO()
-        small.thumbnail((_REFERENCE_SIDE, _REFERENCE_SIDE))
+        small.thumbnail((_REFERENCE_SIDE_PX, _REFERENCE_SIDE_PX))
         small.convert("RGB").save(data, "JPEG", quality=88)
         atomic_write(self.reference(name), data.getvalue())
 
     def flag(self, artifacts: Mapping[str, Artifact], backbone: Backbone) -> dict[str, Artifact]:
-        """These tokens, all of them tried out, with what is odd about each in its manifest.
+        """Flag the outliers among validated tokens, save them, and return all.
 
-        Scores are compared with those of the same probes, angles with those of the same config.
-
-        Raises: OutputError if something cannot be written.
+        Raises:
+            OutputError: A file cannot be written.
         """
-        judged = flagged(artifacts, backbone)
-        for name, artifact in judged.items():
+        flagged = with_flags(artifacts, backbone)
+        for name, artifact in flagged.items():
             if artifact.manifest != artifacts[name].manifest:
                 artifact.save(self.token(name))
-        return judged
+        return flagged
 
 
 def _step_of(path: Path) -> int:
     return int(path.stem)
 
 
-def _is_tried(artifact: Artifact) -> bool:
+def _is_validated(artifact: Artifact) -> bool:
     training = artifact.manifest.training
     return training is not None and training.quality is not None
 

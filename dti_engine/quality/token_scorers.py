@@ -1,7 +1,4 @@
-"""Who reads images and scores them: the miniature's scorer, or DINOv2 with SigLIP.
-
-Prompts to try out a token in. Loads no torch.
-"""
+"""Scorers of tokens, the miniature's or DINOv2 with SigLIP, and the prompts that they score."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +12,7 @@ from PIL import Image
 from dti_engine.backbones.checkpoint import open_checkpoint
 from dti_engine.config import CaptionFamily
 from dti_engine.miniature.scorer import Scorer, load_scorer, read
+from dti_engine.miniature.world import subjects
 from dti_engine.scorers import DINOV2, FOLDERS, SIGLIP
 from dti_engine.scorers.dinov2 import Dinov2, likeness
 from dti_engine.scorers.siglip import Siglip, scored_text
@@ -43,32 +41,33 @@ _PROMPTS: Mapping[CaptionFamily, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ValidationPrompt:
-    """A prompt with `{}` for the subject, and the seed of its image, for all subjects alike."""
+    """A prompt with `{}` for the subject, and the seed of its image, equal for all subjects."""
 
     template: str
     seed: int
-    asked: Mapping[str, str] = field(default_factory=dict[str, str])  # that the miniature's scorer
-    place: str = "centre"  # can look for, and where it then looks for the subject
+    # What the miniature's scorer looks for, and the place where it looks for the subject.
+    asked: Mapping[str, str] = field(default_factory=dict[str, str])
+    place: str = "centre"
 
-    def prompt(self, name: str) -> str:
-        """With a placeholder or a word in it."""
+    def text(self, name: str) -> str:
+        """Return the prompt with a placeholder or a word in it."""
         return self.template.replace("{}", name)
 
 
-def probes(family: CaptionFamily, count: int) -> list[ValidationPrompt]:
-    """Return the first `count` prompts for subjects of this caption family."""
+def validation_prompts(family: CaptionFamily, count: int) -> list[ValidationPrompt]:
+    """Return the first `count` prompts for subjects of this family of captions."""
     if family == "miniature":
-        from dti_engine.miniature.world.subjects import probe_prompts
-
-        asked = enumerate(probe_prompts())
-        return [ValidationPrompt(each.template, i, each.asked, each.place) for i, each in asked][
-            :count
+        prompts = [
+            ValidationPrompt(prompt.template, seed, prompt.asked, prompt.place)
+            for seed, prompt in enumerate(subjects.validation_prompts())
         ]
-    return [ValidationPrompt(template, i) for i, template in enumerate(_PROMPTS[family])][:count]
+    else:
+        prompts = [ValidationPrompt(text, seed) for seed, text in enumerate(_PROMPTS[family])]
+    return prompts[:count]
 
 
 PAPER = "paper"
-"""Name of the judge that the paper's scores are defined by, from the hub."""
+"""The name of the scorer that the paper's scores are defined by; its models are on the hub."""
 
 
 class TokenScorer(Protocol):
@@ -76,17 +75,17 @@ class TokenScorer(Protocol):
 
     name: str
 
-    def scores(
+    def score(
         self,
         images: Sequence[Image.Image],
-        probes: Sequence[ValidationPrompt],
+        prompts: Sequence[ValidationPrompt],
         references: Sequence[Image.Image],
         class_noun: str,
     ) -> list[tuple[float, float]]:
-        """Subject score and prompt score of each image, in 0 .. 1; images are of the probes.
+        """Return the subject score and the prompt score of each image, in 0 .. 1.
 
-        references: images that the subject was learned from, at least one. class_noun: what it
-        is, in plain words.
+        `prompts` are those of the images, in the same order. `references` are images that the
+        subject was learned from, at least one. `class_noun` describes it in plain words.
         """
         ...
 
@@ -99,25 +98,25 @@ class MiniatureTokenScorer:
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
 
-    def scores(
+    def score(
         self,
         images: Sequence[Image.Image],
-        probes: Sequence[ValidationPrompt],
+        prompts: Sequence[ValidationPrompt],
         references: Sequence[Image.Image],
         class_noun: str,
     ) -> list[tuple[float, float]]:
         known = read(self._scorer, references)
         return [
             (
-                fmean(reading.likeness(each, place=probe.place) for each in known),
-                reading.shows(probe.asked),
+                fmean(reading.likeness(reference, place=prompt.place) for reference in known),
+                reading.shows(prompt.asked),
             )
-            for reading, probe in zip(read(self._scorer, images), probes, strict=True)
+            for reading, prompt in zip(read(self._scorer, images), prompts, strict=True)
         ]
 
 
 class PaperTokenScorer:
-    """DINOv2 for the subject and SigLIP for the prompt, see `scorers`.
+    """DINOv2 for the subject and SigLIP for the prompt, see `dti_engine.scorers`.
 
     A negative cosine counts as 0: the images have nothing in common. References are not masked.
     """
@@ -127,41 +126,43 @@ class PaperTokenScorer:
 
     @classmethod
     def load(cls, source: str, *, device: torch.device | str = "cpu") -> Self:
-        """By the name PAPER, or from a folder that holds `scorers.FOLDERS`.
+        """Load both models: those of PAPER, or from a folder that holds `scorers.FOLDERS`.
 
-        Raises: ModelLoadError if they are not to be had.
+        Raises:
+            ModelLoadError: They cannot be loaded or downloaded.
         """
         folders = [str(Path(source) / folder) for folder in FOLDERS]
         dinov2, siglip = (DINOV2, SIGLIP) if source == PAPER else folders
         name = "DINOv2 and SigLIP"
         return cls(Dinov2.load(dinov2, device=device), Siglip.load(siglip, device=device), name)
 
-    def scores(
+    def score(
         self,
         images: Sequence[Image.Image],
-        probes: Sequence[ValidationPrompt],
+        prompts: Sequence[ValidationPrompt],
         references: Sequence[Image.Image],
         class_noun: str,
     ) -> list[tuple[float, float]]:
-        likenesses = likeness(self._dinov2.features(images), self._dinov2.features(references))
-        texts = [scored_text(probe.template, class_noun) for probe in probes]
-        obeyed = self._siglip.scores(images, texts)
+        cosines = likeness(self._dinov2.features(images), self._dinov2.features(references))
+        texts = [scored_text(prompt.template, class_noun) for prompt in prompts]
+        prompt_scores = self._siglip.scores(images, texts)
         return [
-            (min(max(cosine, 0.0), 1.0), prompt.probability)
-            for cosine, prompt in zip(likenesses, obeyed, strict=True)
+            (min(max(cosine, 0.0), 1.0), prompt_score.probability)
+            for cosine, prompt_score in zip(cosines, prompt_scores, strict=True)
         ]
 
 
-def find_judge(
-    weights: str | Path, asked: str | None = None, *, device: torch.device | str = "cpu"
+def find_scorer(
+    weights: str | Path, source: str | None = None, *, device: torch.device | str = "cpu"
 ) -> TokenScorer | None:
-    """Return the scorer that is asked for, or the one beside these weights, or None.
+    """Return the scorer of `source` (see `PaperTokenScorer.load`), or the one beside the weights.
 
-    See `PaperTokenScorer.load`. Nothing is downloaded that is not asked for.
+    Return None if there is neither. Nothing is downloaded unless `source` asks for it.
 
-    Raises: ModelLoadError if there are no weights.
+    Raises:
+        ModelLoadError: The weights or the scorer cannot be found.
     """
-    if asked is not None:
-        return PaperTokenScorer.load(asked, device=device)
+    if source is not None:
+        return PaperTokenScorer.load(source, device=device)
     path = open_checkpoint(weights).folder / "scorer.safetensors"
     return MiniatureTokenScorer(load_scorer(path)) if path.is_file() else None

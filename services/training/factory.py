@@ -5,7 +5,7 @@ from typing import Self
 
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
-from dti_engine.quality.token_scorers import find_judge
+from dti_engine.quality.token_scorers import find_scorer
 from services import logs
 from services.contracts.jobs import Label
 from services.contracts.models import ServedModel
@@ -52,7 +52,7 @@ def _open(spec: WorkerSpec, started: float) -> TrainingWorker:
     model = spec.model
     device = find_device(model.device)
     backbone = load_backbone(model.weights, device=device, dtype=find_dtype(model.dtype, device))
-    scorer = find_judge(model.weights, model.scorer, device=device)
+    scorer = find_scorer(model.weights, model.scorer, device=device)
     return TrainingWorker(
         Ledger.open(InstrumentedStore(open_store(spec.store)), spec),
         spec.pool,

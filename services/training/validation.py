@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
-from dti_engine.quality.flags import flagged
+from dti_engine.quality.flags import with_flags
 from dti_engine.quality.token_scorers import TokenScorer
 from dti_engine.quality.validation import TokenValidator, ValidationCandidate
 from services.training.batch import WorkerSlot
@@ -51,7 +51,7 @@ class ValidationRunner:
                 ValidationCandidate(artifact, seat.prepared.references, seat.prepared.class_noun)
                 for _, seat, artifact in group
             ]
-            trials = self._examiner(count).examine(candidates, on_step=on_step)
+            trials = self._examiner(count).validate(candidates, on_step=on_step)
             for (i, _, artifact), trial in zip(group, trials, strict=True):
                 manifest = artifact.manifest.with_origin(quality=trial.quality)
                 generated[i] = replace(artifact, manifest=manifest)
@@ -61,9 +61,9 @@ class ValidationRunner:
         if not seat.prepared.order.validation_images:
             return artifact
         # By itself: who its neighbours were is chance, and may be other tenants'.
-        return flagged({"": artifact}, self._backbone)[""]
+        return with_flags({"": artifact}, self._backbone)[""]
 
     def _examiner(self, count: int) -> TokenValidator:
         if count not in self._examiners:
-            self._examiners[count] = TokenValidator(self._backbone, self._judge, num_probes=count)
+            self._examiners[count] = TokenValidator(self._backbone, self._judge, num_images=count)
         return self._examiners[count]

@@ -111,7 +111,7 @@ def demo_prompts() -> list[WorldPrompt]:
     ]
 
 
-def probe_prompts() -> list[WorldPrompt]:
+def validation_prompts() -> list[WorldPrompt]:
     """Four to try out a token in, none of them among the prompts that results are told of."""
     return [
         _alone("photo", "meadow"),

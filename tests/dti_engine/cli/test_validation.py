@@ -56,7 +56,7 @@ def test_without_a_judge_tokens_are_generated_and_not_scored(
     model = ["--model", tiny_checkpoint, "--output", tmp_path]
     result = dti("train", *photos, *SHORT, "--steps", "2", "--validation-images", "2", *model)
     assert result.exit_code == 0, result.output
-    assert "2 tokens are tried out, " in result.stderr
+    assert "2 tokens are validated, " in result.stderr
     for name in ("rex", "tom"):
         _, quality = quality_of(tmp_path / f"{name}.safetensors")
         assert quality.scorer is None
@@ -114,7 +114,7 @@ def test_a_stop_among_the_trials_is_told_and_resume_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    examine, calls = TokenValidator.examine, itertools.count(1)
+    examine, calls = TokenValidator.validate, itertools.count(1)
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         if next(calls) == 2:
@@ -124,8 +124,8 @@ def test_a_stop_among_the_trials_is_told_and_resume_goes_on(
     train = ["train", *photos, *SHORT, "--steps", "2", "--model", tiny_checkpoint]
     train += ["--output", tmp_path, "--validation-images", "1"]
     with monkeypatch.context() as patch:
-        patch.setattr(TokenValidator, "examine", interrupted)
-        patch.setattr(validation, "_AT_ONCE", 1)
+        patch.setattr(TokenValidator, "validate", interrupted)
+        patch.setattr(validation, "_GROUP_SIZE", 1)
         result = dti(*train)
     assert result.exit_code == 130
     assert "1 tokens are not tried out yet; the same command with --resume" in result.stderr

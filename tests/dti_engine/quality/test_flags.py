@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dti_engine.quality.flags import Figures, flags
+from dti_engine.quality.flags import TokenStatistics, outlier_flags
 
-GOOD = Figures(
+GOOD = TokenStatistics(
     prior_angle_deg=60.0,
     norms=[0.4],
-    norm_bands=[(0.3, 0.5)],
+    norm_ranges=[(0.3, 0.5)],
     first_fixed_loss=0.3,
     fixed_loss=0.2,
     initializer="dog",
@@ -20,7 +20,7 @@ GOOD = Figures(
 )
 
 
-def run_of(count: int, **changes: object) -> dict[str, Figures]:
+def run_of(count: int, **changes: object) -> dict[str, TokenStatistics]:
     """Tokens that differ by a little, as subjects do; the first one as told."""
     random = np.random.default_rng(1)
     tokens = {
@@ -37,7 +37,7 @@ def run_of(count: int, **changes: object) -> dict[str, Figures]:
 
 
 def test_an_ordinary_run_has_no_flags() -> None:
-    assert not any(flags(run_of(200)).values())
+    assert not any(outlier_flags(run_of(200)).values())
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_an_ordinary_run_has_no_flags() -> None:
 def test_what_must_hold_of_each_token_is_told_of_a_run_of_one(
     changes: dict[str, object], reason: str
 ) -> None:
-    (found,) = flags({"rex": replace(GOOD, **changes)}).values()
+    (found,) = outlier_flags({"rex": replace(GOOD, **changes)}).values()
     assert len(found) == 1
     assert reason in found[0]
 
@@ -73,36 +73,36 @@ def test_what_must_hold_of_each_token_is_told_of_a_run_of_one(
 def test_a_token_far_from_the_others_is_flagged_and_they_are_not(
     changes: dict[str, object], reason: str
 ) -> None:
-    found = flags(run_of(30, **changes))
+    found = outlier_flags(run_of(30, **changes))
     assert [name for name, reasons in found.items() if reasons] == ["subject-0"]
     assert reason in found["subject-0"][0]
 
 
 def test_a_score_far_above_the_others_is_no_fault() -> None:
-    assert not any(flags(run_of(30, subject_score=1.0, prompt_score=1.0)).values())
+    assert not any(outlier_flags(run_of(30, subject_score=1.0, prompt_score=1.0)).values())
 
 
 def test_few_tokens_are_not_compared_with_each_other() -> None:
-    assert not any(flags(run_of(5, subject_score=0.4)).values())
-    assert flags(run_of(6, subject_score=0.31))["subject-0"]
+    assert not any(outlier_flags(run_of(5, subject_score=0.4)).values())
+    assert outlier_flags(run_of(6, subject_score=0.31))["subject-0"]
 
 
 def test_equals_are_not_told_apart_by_a_hairs_breadth() -> None:
     tokens = {f"{i}": GOOD for i in range(20)} | {"odd": replace(GOOD, subject_score=0.65)}
-    assert not any(flags(tokens).values())
+    assert not any(outlier_flags(tokens).values())
 
 
 def test_without_scores_the_rest_is_still_looked_at() -> None:
     bare = replace(GOOD, subject_score=None, prompt_score=None, word_subject_score=None)
     tokens = {f"{i}": bare for i in range(20)}
-    assert not any(flags(tokens).values())
+    assert not any(outlier_flags(tokens).values())
     tokens["odd"] = replace(bare, prior_angle_deg=6.0, fixed_loss=0.31)
-    assert len(flags(tokens)["odd"]) == 2
+    assert len(outlier_flags(tokens)["odd"]) == 2
 
 
-def test_scores_are_compared_among_the_same_probes_and_angles_among_the_same_training() -> None:
+def test_scores_are_compared_among_the_same_prompts_and_angles_among_the_same_training() -> None:
     own = {"training": "its own", "prior_angle_deg": 6.0}
-    assert flags(run_of(30, **own))["subject-0"] == []
-    (reason,) = flags(run_of(30, **own, subject_score=0.35))["subject-0"]
+    assert outlier_flags(run_of(30, **own))["subject-0"] == []
+    (reason,) = outlier_flags(run_of(30, **own, subject_score=0.35))["subject-0"]
     assert reason.startswith("subject score 0.35")
-    assert flags(run_of(30, family="style", subject_score=0.35))["subject-0"] == []
+    assert outlier_flags(run_of(30, family="style", subject_score=0.35))["subject-0"] == []

@@ -52,14 +52,16 @@ def test_the_best_of_the_kept_steps_becomes_the_token_and_the_last_one_is_kept(
 ) -> None:
     folder, (early, middle, last) = RunFolder(tmp_path), map(make, (10, 20, 30))
     last.save(folder.token("rex"))
-    winner = folder.settle("rex", [(early, trial(0.3)), (middle, trial(0.8)), (last, trial(0.7))])
+    winner = folder.save_validation(
+        "rex", [(early, trial(0.3)), (middle, trial(0.8)), (last, trial(0.7))]
+    )
     token = Artifact.load(folder.token("rex"))
     assert token.manifest == winner.manifest
     assert token.manifest.training.steps_done == 20
     assert token.manifest.training.stop_reason == "chosen"
     assert token.manifest.training.quality == trial(0.8).quality
     assert torch.equal(token.token.embeddings[ENCODER], middle.token.embeddings[ENCODER])
-    kept = Artifact.load(folder.kept("rex", 30))
+    kept = Artifact.load(folder.snapshot("rex", 30))
     assert torch.equal(kept.token.embeddings[ENCODER], last.token.embeddings[ENCODER])
     with Image.open(folder.image("rex", 0)) as image:
         assert image.getpixel((0, 0)) == (204, 204, 204)
@@ -71,20 +73,20 @@ def test_the_last_token_wins_unless_another_is_better(
     make: Callable[..., Artifact], tmp_path: Path, scores: tuple[float | None, float | None]
 ) -> None:
     folder, (early, last) = RunFolder(tmp_path), map(make, (10, 30))
-    winner = folder.settle("rex", [(early, trial(scores[0])), (last, trial(scores[1]))])
+    winner = folder.save_validation("rex", [(early, trial(scores[0])), (last, trial(scores[1]))])
     assert winner.manifest.training.steps_done == 30
     assert winner.manifest.training.stop_reason == "budget"
-    assert not folder.kept("rex", 30).exists()
+    assert not folder.snapshot("rex", 30).exists()
 
 
 def test_kept_tokens_are_found_by_steps(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert folder.all_kept("rex") == []
+    assert folder.snapshots("rex") == []
     for name, step in (("rex", 100), ("rex", 20), ("tom", 3)):
-        folder.kept(name, step).parent.mkdir(parents=True, exist_ok=True)
-        folder.kept(name, step).touch()
-    folder.kept("rex", 20).with_name("notes.safetensors").touch()
-    assert folder.all_kept("rex") == [folder.kept("rex", 20), folder.kept("rex", 100)]
+        folder.snapshot(name, step).parent.mkdir(parents=True, exist_ok=True)
+        folder.snapshot(name, step).touch()
+    folder.snapshot("rex", 20).with_name("notes.safetensors").touch()
+    assert folder.snapshots("rex") == [folder.snapshot("rex", 20), folder.snapshot("rex", 100)]
 
 
 def test_angles_are_compared_with_those_of_the_same_config_alone(
@@ -92,12 +94,14 @@ def test_angles_are_compared_with_those_of_the_same_config_alone(
 ) -> None:
     folder = RunFolder(tmp_path)
     turned = {"prior_angle_rad": 0.2, "fixed_loss": 0.1}
-    artifacts = {f"{i}": folder.settle(f"{i}", [(make(10 + i), trial(0.5))]) for i in range(8)}
-    odd = folder.settle("odd", [(make(30, metrics=turned), trial(0.5))])
+    artifacts = {
+        f"{i}": folder.save_validation(f"{i}", [(make(10 + i), trial(0.5))]) for i in range(8)
+    }
+    odd = folder.save_validation("odd", [(make(30, metrics=turned), trial(0.5))])
     found = folder.flag({**artifacts, "odd": odd}, tiny_backbone)
     assert "turned by 11" in found["odd"].manifest.training.quality.flags[0]
     others = miniature_constant().changed(lr=0.001)
-    apart = folder.settle("odd", [(make(30, metrics=turned, config=others), trial(0.5))])
+    apart = folder.save_validation("odd", [(make(30, metrics=turned, config=others), trial(0.5))])
     found = folder.flag({**artifacts, "odd": apart}, tiny_backbone)
     assert found["odd"].manifest.training.quality.flags == ()
 
@@ -106,11 +110,11 @@ def test_what_was_tried_is_found_in_the_folder_for_one_model(
     make: Callable[..., Artifact], tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path)
-    tried = folder.settle("rex", [(make(10), trial(0.5))])
+    tried = folder.save_validation("rex", [(make(10), trial(0.5))])
     make(10).save(folder.token("untried"))
     folder.token("damaged").write_bytes(b"no token")
-    assert list(folder.tried(tried.manifest.model_fingerprint)) == ["rex"]
-    assert folder.tried("b" * 64) == {}
+    assert list(folder.validated(tried.manifest.model_fingerprint)) == ["rex"]
+    assert folder.validated("b" * 64) == {}
 
 
 def test_flags_are_written_into_the_token_and_taken_out_again(
@@ -118,8 +122,8 @@ def test_flags_are_written_into_the_token_and_taken_out_again(
 ) -> None:
     folder = RunFolder(tmp_path)
     artifacts = {
-        "rex": folder.settle("rex", [(make(10), trial(0.5))]),
-        "long": folder.settle("long", [(make(20, times=3.0), trial(0.5))]),
+        "rex": folder.save_validation("rex", [(make(10), trial(0.5))]),
+        "long": folder.save_validation("long", [(make(20, times=3.0), trial(0.5))]),
     }
     folder.flag(artifacts, tiny_backbone)
     flagged = Artifact.load(folder.token("long"))

@@ -1,4 +1,4 @@
-"""The judge that is asked for scores images of any model; nobody else does."""
+"""The scorer that is asked for scores images of any model; nobody else does."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.cli.app import app
 from dti_engine.errors import ModelLoadError
 from dti_engine.quality import token_scorers
-from dti_engine.quality.token_scorers import PaperTokenScorer, find_judge, probes
+from dti_engine.quality.token_scorers import PaperTokenScorer, find_scorer, validation_prompts
 from dti_engine.scorers.siglip import Siglip, scored_text
 
 
@@ -22,9 +22,9 @@ def _noise(seed: int) -> Image.Image:
 
 
 def test_scores_lie_in_0_to_1_and_the_same_image_is_most_like_itself(tiny_scorers: Path) -> None:
-    judge = PaperTokenScorer.load(str(tiny_scorers))
+    scorer = PaperTokenScorer.load(str(tiny_scorers))
     images = [_noise(seed) for seed in range(4)]
-    found = judge.scores(images, probes("object", 4), images[:1], "dog")
+    found = scorer.score(images, validation_prompts("object", 4), images[:1], "dog")
     assert all(0 <= score <= 1 for both in found for score in both)
     assert found[0][0] == pytest.approx(1, abs=1e-5)
     assert found[0][0] == max(subject for subject, _ in found)
@@ -32,25 +32,25 @@ def test_scores_lie_in_0_to_1_and_the_same_image_is_most_like_itself(tiny_scorer
 
 def test_a_negative_cosine_counts_as_0(tiny_scorers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dti_engine.quality.token_scorers.likeness", lambda *_: [-0.25])
-    judge = PaperTokenScorer.load(str(tiny_scorers))
-    ((subject, _),) = judge.scores([_noise(0)], probes("object", 1), [_noise(1)], "dog")
+    scorer = PaperTokenScorer.load(str(tiny_scorers))
+    ((subject, _),) = scorer.score([_noise(0)], validation_prompts("object", 1), [_noise(1)], "dog")
     assert subject == 0
 
 
 def test_the_prompt_is_scored_with_the_class_noun(tiny_scorers: Path) -> None:
-    judge, image = PaperTokenScorer.load(str(tiny_scorers)), _noise(0)
-    asked = probes("object", 1)
-    ((_, prompt),) = judge.scores([image], asked, [image], "toy bear")
+    scorer, image = PaperTokenScorer.load(str(tiny_scorers)), _noise(0)
+    asked = validation_prompts("object", 1)
+    ((_, prompt),) = scorer.score([image], asked, [image], "toy bear")
     siglip = Siglip.load(tiny_scorers / "siglip-base-patch16-512")
     (expected,) = siglip.scores([image], ["a photo of a toy bear on a beach."])
     assert prompt == expected.probability
 
 
 def test_nobody_judges_a_model_unless_asked(tiny_checkpoint: Path, tiny_scorers: Path) -> None:
-    assert find_judge(tiny_checkpoint) is None
-    assert find_judge(tiny_checkpoint, str(tiny_scorers))
+    assert find_scorer(tiny_checkpoint) is None
+    assert find_scorer(tiny_checkpoint, str(tiny_scorers))
     with pytest.raises(ModelLoadError, match="there is no scorer at"):
-        find_judge(tiny_checkpoint, str(tiny_scorers / "none"))
+        find_scorer(tiny_checkpoint, str(tiny_scorers / "none"))
 
 
 def test_dti_train_scores_trials_by_the_judge_that_it_is_given(

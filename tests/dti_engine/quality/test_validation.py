@@ -10,9 +10,10 @@ from PIL import Image, ImageChops
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import MAX_VALIDATION_IMAGES
-from dti_engine.miniature.world.subjects import evaluation_prompts, probe_prompts
+from dti_engine.miniature.world.subjects import evaluation_prompts
+from dti_engine.miniature.world.subjects import validation_prompts as world_prompts
 from dti_engine.quality import validation
-from dti_engine.quality.token_scorers import ValidationPrompt, probes
+from dti_engine.quality.token_scorers import ValidationPrompt, validation_prompts
 from dti_engine.quality.validation import TokenValidator, ValidationCandidate
 from dti_engine.recipes import sd
 from dti_engine.text.encoder import initializer_rows
@@ -22,7 +23,7 @@ REFERENCE = Image.new("RGB", (16, 16), "grey")
 
 
 class Darkness:
-    """A judge for whom a dark image is a good one; notes what it was given."""
+    """A scorer that prefers dark images and records its arguments."""
 
     name = "darkness"
 
@@ -30,16 +31,16 @@ class Darkness:
         self._class_noun = class_noun
         self.asked: list[list[str]] = []
 
-    def scores(
+    def score(
         self,
         images: Sequence[Image.Image],
-        probes: Sequence[ValidationPrompt],
+        prompts: Sequence[ValidationPrompt],
         references: Sequence[Image.Image],
         class_noun: str,
     ) -> list[tuple[float, float]]:
         assert list(references) == [REFERENCE]
         assert class_noun == self._class_noun
-        self.asked.append([probe.template for probe in probes])
+        self.asked.append([prompt.template for prompt in prompts])
         levels = [sum(each.convert("L").histogram()[:128]) / 256 for each in images]
         return [(level, level / 2) for level in levels]
 
@@ -54,12 +55,12 @@ def candidates(
     return [ValidationCandidate(each, [REFERENCE]) for each in made]
 
 
-def test_each_candidate_gets_an_image_and_scores_per_probe(
+def test_each_candidate_gets_an_image_and_scores_per_prompt(
     tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
-    examiner = TokenValidator(tiny_backbone, Darkness(), num_probes=3, steps=2)
-    trials = examiner.examine(candidates)
-    for each in trials:
+    validator = TokenValidator(tiny_backbone, Darkness(), num_images=3, steps=2)
+    validations = validator.validate(candidates)
+    for each in validations:
         quality = each.quality
         assert quality.scorer == "darkness"
         assert len(each.images) == len(quality.images) == 3
@@ -75,17 +76,17 @@ def test_a_class_noun_is_what_prompts_are_scored_with(
     tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
     """Images with words in the token's place stay those of the initializer."""
-    judge = Darkness("stuffed dog")
-    examiner = TokenValidator(tiny_backbone, judge, num_probes=2, steps=2)
-    examiner.examine([replace(candidates[0], class_noun="stuffed dog")])
-    assert len(judge.asked) == 2
-    assert {word for _, word in examiner._of_words} == {"dog"}
+    scorer = Darkness("stuffed dog")
+    validator = TokenValidator(tiny_backbone, scorer, num_images=2, steps=2)
+    validator.validate([replace(candidates[0], class_noun="stuffed dog")])
+    assert len(scorer.asked) == 2
+    assert {word for _, word in validator._word_images} == {"dog"}
 
 
 def test_a_token_that_is_its_word_scores_as_its_word(
     tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
-    same, turned = TokenValidator(tiny_backbone, Darkness(), num_probes=2, steps=2).examine(
+    same, turned = TokenValidator(tiny_backbone, Darkness(), num_images=2, steps=2).validate(
         candidates
     )
     assert same.quality.subject_score == pytest.approx(same.quality.word_subject_score, abs=0.02)
@@ -97,16 +98,16 @@ def test_a_token_that_is_its_word_scores_as_its_word(
 def test_a_trial_does_not_depend_on_who_else_is_tried(
     tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
-    examiner = TokenValidator(tiny_backbone, Darkness(), num_probes=2, steps=2, batch_size=2)
-    both = examiner.examine(candidates)
-    (alone,) = examiner.examine(candidates[1:])
+    validator = TokenValidator(tiny_backbone, Darkness(), num_images=2, steps=2, batch_size=2)
+    both = validator.validate(candidates)
+    (alone,) = validator.validate(candidates[1:])
     assert alone.quality == both[1].quality
 
 
-def test_without_a_judge_there_are_images_and_no_scores(
+def test_without_a_scorer_there_are_images_and_no_scores(
     tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
-    (bare,) = TokenValidator(tiny_backbone, None, num_probes=1, steps=1).examine(candidates[:1])
+    (bare,) = TokenValidator(tiny_backbone, None, num_images=1, steps=1).validate(candidates[:1])
     assert len(bare.images) == 1
     assert bare.quality.scorer is None
     assert bare.quality.score is None
@@ -114,24 +115,24 @@ def test_without_a_judge_there_are_images_and_no_scores(
 
 
 @pytest.mark.parametrize("family", ["object", "person", "style", "miniature"])
-def test_every_family_has_its_probes(family: str) -> None:
-    found = probes(family, MAX_VALIDATION_IMAGES)
+def test_every_family_has_its_prompts(family: str) -> None:
+    found = validation_prompts(family, MAX_VALIDATION_IMAGES)
     assert len(found) == MAX_VALIDATION_IMAGES
     assert all(each.template.count("{}") == 1 for each in found)
-    assert probes(family, 1) == found[:1]
+    assert validation_prompts(family, 1) == found[:1]
 
 
 def test_what_tokens_are_chosen_by_is_not_what_results_are_told_of() -> None:
-    asked = {each.template for each in probe_prompts()}
+    asked = {each.template for each in world_prompts()}
     assert len(asked) == MAX_VALIDATION_IMAGES
     assert not asked & {each.template for each in evaluation_prompts()}
 
 
-def test_images_of_words_are_forgotten_when_they_are_many_and_generated_again(
+def test_images_word_images_are_forgotten_when_they_are_many_and_generated_again(
     tiny_backbone: Backbone, candidates: list[ValidationCandidate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    examiner = TokenValidator(tiny_backbone, Darkness(), num_probes=2, steps=2, batch_size=2)
-    (first,) = examiner.examine(candidates[:1])
-    monkeypatch.setattr(validation, "_MOST_WORDS", 1)
-    (again,) = examiner.examine(candidates[:1])
+    validator = TokenValidator(tiny_backbone, Darkness(), num_images=2, steps=2, batch_size=2)
+    (first,) = validator.validate(candidates[:1])
+    monkeypatch.setattr(validation, "_MAX_WORD_IMAGES", 1)
+    (again,) = validator.validate(candidates[:1])
     assert again.quality == first.quality

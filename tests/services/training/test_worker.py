@@ -261,10 +261,10 @@ def test_two_tenants_have_half_of_the_slots_each(workshop: Workshop) -> None:
 
 
 def test_tokens_are_tried_out_and_scored(workshop: Workshop) -> None:
-    from dti_engine.quality.token_scorers import find_judge
+    from dti_engine.quality.token_scorers import find_scorer
 
     job = workshop.submit(workshop.works(2), validation_images=1, steps=10)
-    with workshop.working(workshop.worker(judge=find_judge("miniature"))):
+    with workshop.working(workshop.worker(judge=find_scorer("miniature"))):
         workshop.wait_until_ended(job)
     for item in workshop.items(job):
         assert item.report
