@@ -28,64 +28,68 @@ SECRET = "hush"
 
 
 class StubEngine:
-    """What it does next is set from outside, from any thread."""
+    """An engine whose behaviour tests set, from any thread."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, GenerateRequest]] = []
-        """Model and request of each."""
-        self.answer: Response | None = None
-        """In place of images."""
-        self.failing: dict[int, tuple[str, str]] = {}
-        """Index -> class and words of its error."""
+        self.requests: list[tuple[str, GenerateRequest]] = []
+        """The model and the body of each request."""
+        self.response: Response | None = None
+        """What to answer instead of images."""
+        self.failures: dict[int, tuple[str, str]] = {}
+        """The class and the text of an error, by the index of the image that fails with it."""
         self.dies = False
-        """Before the last image."""
+        """Whether the connection breaks before the last image."""
         self.warnings: tuple[str, ...] = ()
-        self.may_end = threading.Event()
-        """Whether images are done, or stay at their first step."""
-        self.may_end.set()
-        self.at_work = 0
-        self.left = 0
-        """Requests whose caller was gone before the end."""
+        self.may_finish = threading.Event()
+        """While this is not set, images stay at their first step."""
+        self.may_finish.set()
+        self.active = 0
+        """The number of requests in progress."""
+        self.disconnects = 0
+        """The number of requests whose caller left before the end."""
         self.app = Starlette(
             routes=[Route("/engines/{model}/generate", self._generate, methods=["POST"])]
         )
 
-    def refuse(self, status: int, error: str, detail: str, seconds: float | None = None) -> None:
-        refusal = Rejection(error=error, detail=detail, retry_after_s=seconds)
-        self.answer = JSONResponse(refusal.model_dump(), status)
+    def reject(
+        self, status: int, error: str, detail: str, retry_after_s: float | None = None
+    ) -> None:
+        """Answer every request with a rejection."""
+        rejection = Rejection(error=error, detail=detail, retry_after_s=retry_after_s)
+        self.response = JSONResponse(rejection.model_dump(), status)
 
     async def _generate(self, request: Request) -> Response:
         assert request.headers["Authorization"] == f"Bearer {SECRET}"
-        wanted = GenerateRequest.model_validate_json(await request.body())
-        self.asked.append((request.path_params["model"], wanted))
-        return self.answer or StreamingResponse(self._lines(wanted))
+        generate_request = GenerateRequest.model_validate_json(await request.body())
+        self.requests.append((request.path_params["model"], generate_request))
+        return self.response or StreamingResponse(self._lines(generate_request))
 
-    async def _lines(self, wanted: GenerateRequest) -> AsyncIterator[str]:
-        self.at_work += 1
+    async def _lines(self, request: GenerateRequest) -> AsyncIterator[str]:
+        self.active += 1
         ended = False
         try:
-            for index, image in enumerate(wanted.images):
-                async for event in self._events(index, image, wanted):
+            for index, image in enumerate(request.images):
+                async for event in self._events(index, image, request):
                     yield event.model_dump_json() + "\n"
             ended = True
         finally:
-            self.at_work -= 1
-            self.left += not ended
+            self.active -= 1
+            self.disconnects += not ended
 
     async def _events(
-        self, index: int, image: ImageSpec, wanted: GenerateRequest
+        self, index: int, image: ImageSpec, request: GenerateRequest
     ) -> AsyncIterator[Any]:
         for step in range(1, image.steps + 1):
-            if wanted.progress or wanted.previews:
-                shown = bool(wanted.previews) and step % wanted.previews == 0
+            if request.progress or request.previews:
+                shown = bool(request.previews) and step % request.previews == 0
                 preview = _file(image, "JPEG") if shown else None
                 yield StepEvent(image=index, step=step, steps=image.steps, preview=preview)
-            while not self.may_end.is_set():
+            while not self.may_finish.is_set():
                 await asyncio.sleep(0.01)
-        if self.dies and index == len(wanted.images) - 1:
-            raise ConnectionError("as told")
-        if index in self.failing:
-            error, detail = self.failing[index]
+        if self.dies and index == len(request.images) - 1:
+            raise ConnectionError("the stub engine dies")
+        if index in self.failures:
+            error, detail = self.failures[index]
             yield FailureEvent(image=index, error=error, detail=detail)
             return
         settings = {"prompt": image.prompt, "seed": image.seed, "steps": image.steps}
@@ -94,7 +98,7 @@ class StubEngine:
 
 
 def colour(seed: int) -> tuple[int, int, int]:
-    """That an image of this seed is of."""
+    """Return the colour of all pixels of an image with this seed."""
     return seed % 251, seed % 241, seed % 239
 
 
@@ -107,7 +111,7 @@ def _file(image: ImageSpec, form: str) -> bytes:
 
 @contextmanager
 def stub_engine() -> Iterator[tuple[StubEngine, str]]:
-    """A running one, and the URL before the names of models."""
+    """Run a stub engine, and yield it with the base URL of the engines."""
     engine = StubEngine()
     config = uvicorn.Config(
         engine.app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=1
@@ -123,7 +127,7 @@ def stub_engine() -> Iterator[tuple[StubEngine, str]]:
         port = server.servers[0].sockets[0].getsockname()[1]
         yield engine, f"http://127.0.0.1:{port}/engines"
     finally:
-        engine.may_end.set()
+        engine.may_finish.set()
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()

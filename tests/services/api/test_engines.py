@@ -37,9 +37,9 @@ from services.errors import QueueFullError, ServiceError
 def test_errors_of_engines_are_those_of_their_classes(
     studio: Any, engine: StubEngine, name: str, status: int, told: bool
 ) -> None:
-    engine.failing = {1: (name, "what was wrong")}
+    engine.failures = {1: (name, "what was wrong")}
     on_the_way = studio.generate(n=3)
-    engine.refuse(422, name, "what was wrong")
+    engine.reject(422, name, "what was wrong")
     at_once = studio.generate(n=3)
     for answer in (on_the_way, at_once):
         assert answer.status_code == status, answer.text
@@ -49,7 +49,7 @@ def test_errors_of_engines_are_those_of_their_classes(
 
 
 def test_seconds_after_which_to_ask_again_are_the_engines(studio: Any, engine: StubEngine) -> None:
-    engine.refuse(429, "QueueFullError", "full", 7.2)
+    engine.reject(429, "QueueFullError", "full", 7.2)
     assert studio.generate().headers["Retry-After"] == "8"
 
 
@@ -78,7 +78,7 @@ def test_where_no_engine_is_images_are_asked_for_later(site: Any, new_studio: An
 def test_what_a_proxy_says_is_not_told(
     studio: Any, engine: StubEngine, status: int, expected: int
 ) -> None:
-    engine.answer = PlainTextResponse("no replica of acme", status)
+    engine.response = PlainTextResponse("no replica of acme", status)
     answer = studio.generate()
     assert answer.status_code == expected
     assert "replica" not in answer.text
@@ -102,7 +102,7 @@ def test_an_engine_that_dies_on_the_way_is_asked_again_later(
 def test_answers_that_are_none_are_not_taken_for_images(
     studio: Any, engine: StubEngine, lines: bytes, status: int
 ) -> None:
-    engine.answer = StreamingResponse(iter([lines]))
+    engine.response = StreamingResponse(iter([lines]))
     assert studio.generate().status_code == status
 
 
@@ -110,12 +110,12 @@ def test_images_that_are_late_are_not_waited_for(
     studio: Any, engine: StubEngine, parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.engine_client._GRACE_S", 0.0)
-    engine.may_end.clear()
+    engine.may_finish.clear()
     began = time.monotonic()
     answer = studio.generate(seconds=0.5)
     assert answer.status_code == 504
     assert time.monotonic() - began < 10
-    parts.until(lambda: engine.left == 1)
+    parts.until(lambda: engine.disconnects == 1)
 
 
 def test_an_engine_that_says_nothing_is_not_waited_for_long_either(
@@ -129,13 +129,13 @@ def test_an_engine_that_says_nothing_is_not_waited_for_long_either(
         await asyncio.sleep(5)
         yield b""
 
-    engine.answer = StreamingResponse(never())
+    engine.response = StreamingResponse(never())
     assert studio.generate(seconds=0.3).status_code == 504
 
 
 def test_a_wrong_secret_is_no_fault_of_the_caller(studio: Any, engine: StubEngine) -> None:
     body = {"error": "UnknownKeyError", "detail": "give DTI_ENGINE_SECRET to both"}
-    engine.answer = JSONResponse(body, 401)
+    engine.response = JSONResponse(body, 401)
     answer = studio.generate()
     assert answer.status_code == 500
     assert "SECRET" not in answer.text

@@ -47,7 +47,7 @@ def test_openais_client_gets_images_with_nothing_but_its_own_words(
         assert data.settings["seed"] == data.seed
         assert (data.url, data.revised_prompt) == (None, None)
     assert answer.warnings == ["there is no model dall-e-3 here: miniature has generated"]
-    [(model, wanted)] = engine.asked
+    [(model, wanted)] = engine.requests
     assert (model, wanted.tenant, wanted.timeout_s, wanted.progress) == (
         *("miniature", "acme"),
         *(300, False),
@@ -76,7 +76,7 @@ def test_our_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) 
             "seconds": 7,
         },
     )
-    [(_, wanted)] = engine.asked
+    [(_, wanted)] = engine.requests
     assert [generated_image.seed for generated_image in wanted.images] == [2**32 - 2, 2**32 - 1, 0]
     first = wanted.images[0]
     assert (first.steps, first.guidance, first.negative_prompt) == (3, 2, "blur")
@@ -167,7 +167,7 @@ def test_what_is_wrong_is_refused_with_its_place(
     assert error["type"] == "invalid_request_error"
     assert answer.json()["type"] == "urn:dti:problem:refused"
     assert answer.json()["detail"] == error["message"]
-    assert engine.asked == []
+    assert engine.requests == []
 
 
 def _told(answer: Any, status: int) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def test_openais_client_raises_its_own_errors(
             other.images.generate(prompt="x")
     assert int(limited.value.response.headers["Retry-After"]) > 1
     assert limited.value.code == "rate_limit_exceeded"
-    engine.refuse(422, "ModelError", "of nobody's concern")
+    engine.reject(422, "ModelError", "of nobody's concern")
     with pytest.raises(openai.InternalServerError) as failed:
         client.images.generate(prompt="x")
     assert "concern" not in str(failed.value)
@@ -256,7 +256,7 @@ def test_a_stream_shows_previews_progress_and_the_image(
     assert _image(done.b64_json).getpixel((0, 0)) == colour(9)
     assert (done.size, done.output_format, done.seed) == ("32x32", "png", 9)
     assert "user is not kept" in done.warnings[0]
-    assert engine.asked[0][1].progress
+    assert engine.requests[0][1].progress
 
 
 def test_there_are_no_more_previews_than_were_asked_for(studio: Any, parts: Any) -> None:
@@ -272,7 +272,7 @@ def test_there_are_no_more_previews_than_were_asked_for(studio: Any, parts: Any)
 def test_in_a_stream_of_several_one_that_fails_fails_alone(
     studio: Any, parts: Any, engine: StubEngine
 ) -> None:
-    engine.failing = {0: ("UnsafeImageError", "this image may not be shown: x")}
+    engine.failures = {0: ("UnsafeImageError", "this image may not be shown: x")}
     answer = studio.generate(stream=True, n=2)
     events = list(parts.events(iter(answer.text.splitlines())))
     [error] = [data for name, data in events if name == "error"]
@@ -285,7 +285,7 @@ def test_in_a_stream_of_several_one_that_fails_fails_alone(
 def test_what_fails_in_a_stream_is_an_error_to_openais_client(
     client: openai.OpenAI, engine: StubEngine
 ) -> None:
-    engine.failing = {0: ("GenerationFailedError", "of nobody's concern")}
+    engine.failures = {0: ("GenerationFailedError", "of nobody's concern")}
     with pytest.raises(openai.APIError, match="tell its operator") as failed:
         _stream(client)
     assert isinstance(failed.value.body, dict)
@@ -293,14 +293,14 @@ def test_what_fails_in_a_stream_is_an_error_to_openais_client(
 
 
 def test_what_is_refused_at_once_is_no_stream(client: openai.OpenAI, engine: StubEngine) -> None:
-    engine.refuse(429, "QueueFullError", "full", 9)
+    engine.reject(429, "QueueFullError", "full", 9)
     with pytest.raises(openai.RateLimitError) as limited:
         _stream(client)
     assert limited.value.response.headers["Retry-After"] == "9"
 
 
 def test_a_stream_is_never_silent_for_long(studio: Any, parts: Any, engine: StubEngine) -> None:
-    engine.may_end.clear()
+    engine.may_finish.clear()
     with (
         studio.served() as url,
         parts.http.stream(
@@ -315,7 +315,7 @@ def test_a_stream_is_never_silent_for_long(studio: Any, parts: Any, engine: Stub
         heard = parts.events(answer.iter_lines())
         assert next(heard)[0] == "image_generation.progress"
         assert [next(heard)[0] for _ in range(3)] == [":", ":", ":"]
-        engine.may_end.set()
+        engine.may_finish.set()
         assert [name for name, _ in heard][-1] == "image_generation.completed"
 
 
@@ -323,14 +323,14 @@ def test_a_stream_is_never_silent_for_long(studio: Any, parts: Any, engine: Stub
 def test_who_leaves_is_generated_for_no_more(
     studio: Any, parts: Any, engine: StubEngine, stream: bool
 ) -> None:
-    engine.may_end.clear()
+    engine.may_finish.clear()
     with studio.served() as url, parts.http.Client(headers=studio.headers(), timeout=2) as caller:
         with pytest.raises(parts.http.ReadTimeout):
             _hear(caller, f"{url}/v1/images/generations", stream=stream)
-        parts.until(lambda: engine.left == 1)
-        assert engine.at_work == 0
+        parts.until(lambda: engine.disconnects == 1)
+        assert engine.active == 0
         # The process goes on.
-        engine.may_end.set()
+        engine.may_finish.set()
         assert studio.generate().status_code == 200
 
 

@@ -49,7 +49,7 @@ def test_a_service_generates_every_prompt_and_seed_into_files(
     ]
     assert colours(paths) == [colour(7), colour(8)] * 2
     assert "generating: denoising step 12/12" in done.stderr
-    asked = {wanted.images[0].prompt: wanted.images for _, wanted in engine.asked}
+    asked = {wanted.images[0].prompt: wanted.images for _, wanted in engine.requests}
     generated_image = asked["a <rex> on a beach"][1]
     assert (generated_image.seed, generated_image.steps, generated_image.guidance) == (8, 3, 4)
     assert (generated_image.negative_prompt, generated_image.width, generated_image.height) == (
@@ -68,7 +68,7 @@ def test_a_token_may_have_another_placeholder_and_an_id(
     said = ("--token", "<me>=rex", "--token", token, "--server", service.url, "--json")
     done = dti("generate", "a <me> and <ann>", *said)
     assert done.exit_code == 0, done.output
-    (_, wanted) = engine.asked[0]
+    (_, wanted) = engine.requests[0]
     assert wanted.images[0].tokens == {"<me>": "rex", "<ann>": token}
     [generated_image] = json.loads(done.stdout)["images"]
     assert generated_image["seed"] == 0
@@ -85,7 +85,7 @@ def test_a_row_of_images_leads_from_one_token_to_another(
     row = [f"a-photo-of-a-blend-seed{seed}-{part}.png" for seed in (0, 1) for part in parts]
     assert names == [*row, *(f"a-photo-of-a-blend-seed{seed}-strip.png" for seed in (0, 1))]
     assert sizes(done.stdout.splitlines()) == [(64, 64)] * 6 + [(192, 64)] * 2
-    generated_images = [wanted.images[0] for _, wanted in engine.asked]
+    generated_images = [wanted.images[0] for _, wanted in engine.requests]
     shares = sorted(
         tuple((part.token, part.weight) for part in each.blends.get("<blend>", ()))
         for each in generated_images
@@ -99,7 +99,7 @@ def test_several_tokens_are_blended_by_weights(
 ) -> None:
     done = dti("blend", "a", "b", "c", "--weights", "2,1,1", "--server", service.url)
     assert done.exit_code == 0, done.output
-    (_, wanted) = engine.asked[0]
+    (_, wanted) = engine.requests[0]
     parts = wanted.images[0].blends["<blend>"]
     assert [(part.token, part.weight) for part in parts] == [("a", 0.5), ("b", 0.25), ("c", 0.25)]
 
@@ -107,7 +107,7 @@ def test_several_tokens_are_blended_by_weights(
 def test_images_that_fail_are_told_and_the_others_kept(
     dti: Dti, service: Hosted, engine: StubEngine
 ) -> None:
-    engine.failing[1] = "UnsafeImageError", "it may not be shown"
+    engine.failures[1] = "UnsafeImageError", "it may not be shown"
     done = dti("generate", "a dog", "--seeds", "0-2", "--server", service.url)
     assert done.exit_code == 1
     assert len(done.stdout.splitlines()) == 2
@@ -134,7 +134,7 @@ def test_what_cannot_be_is_one_message_and_exit_code_2(
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
-    assert engine.asked == []
+    assert engine.requests == []
 
 
 def test_without_a_server_this_machine_generates_whatever_the_environment_says(
@@ -142,5 +142,5 @@ def test_without_a_server_this_machine_generates_whatever_the_environment_says(
 ) -> None:
     done = dti("generate", "a dog", "--steps", 1)
     assert done.exit_code == 0, done.output
-    assert engine.asked == []
+    assert engine.requests == []
     assert "--server" in dti("generate", "a", "--size", "8x8").stderr

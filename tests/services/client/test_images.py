@@ -52,8 +52,8 @@ def test_each_seed_is_generated_with_its_steps_and_settings(
     assert generated[8].png.startswith(b"\x89PNG")
     steps = [(each.step, each.steps) for each in updates if isinstance(each, ImageProgress)]
     assert sorted(steps) == [(1, 3)] * 3 + [(2, 3)] * 3 + [(3, 3)] * 3
-    assert [len(wanted.images) for _, wanted in engine.asked] == [2, 1]
-    (first, _) = engine.asked[0][1].images
+    assert [len(wanted.images) for _, wanted in engine.requests] == [2, 1]
+    (first, _) = engine.requests[0][1].images
     assert (first.tokens, first.width, first.height) == ({"<rex>": "rex"}, 16, 24)
 
 
@@ -64,7 +64,7 @@ def test_more_than_one_request_takes_are_several(client: Client, engine: StubEng
         )
         == 23
     )
-    assert [len(wanted.images) for _, wanted in engine.asked] == [10, 10, 3]
+    assert [len(wanted.images) for _, wanted in engine.requests] == [10, 10, 3]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_more_than_one_request_takes_are_several(client: Client, engine: StubEng
 def test_a_service_without_room_is_asked_again_when_it_says(
     service: Hosted, engine: StubEngine, status: int, error: str, seconds: float | None
 ) -> None:
-    engine.refuse(status, error, "later", seconds)
+    engine.reject(status, error, "later", seconds)
     slept: list[float] = []
 
     def sleep(waited: float) -> None:
         slept.append(waited)
         if len(slept) == 2:
-            engine.answer = None
+            engine.response = None
 
     with service.client(sleep=sleep) as client:
         assert any(isinstance(each, GeneratedImage) for each in client.generate(ORDER, [1]))
@@ -91,7 +91,7 @@ def test_a_service_without_room_is_asked_again_when_it_says(
 
 
 def test_patience_ends(service: Hosted, engine: StubEngine) -> None:
-    engine.refuse(503, "NoEngineError", "nothing generates", 30)
+    engine.reject(503, "NoEngineError", "nothing generates", 30)
     client, seen = waits(service, patience=20)
     with client, pytest.raises(OverloadedError, match="nothing generates; try again in 30 s"):
         list(client.generate(ORDER, [1]))
@@ -112,11 +112,11 @@ def test_what_is_missing_after_a_break_is_asked_for_once_more(
         updates = list(client.generate(ORDER, range(4, 8)))
     assert [each.seed for each in updates if isinstance(each, GeneratedImage)] == [4, 5, 6, 7]
     assert len(slept) == 1
-    assert [wanted.images[0].seed for _, wanted in engine.asked][:2] == [4, 7]
+    assert [wanted.images[0].seed for _, wanted in engine.requests][:2] == [4, 7]
 
 
 def test_one_that_fails_leaves_the_others(client: Client, engine: StubEngine) -> None:
-    engine.failing[1] = "UnsafeImageError", "it may not be shown"
+    engine.failures[1] = "UnsafeImageError", "it may not be shown"
     updates = list(client.generate(ORDER, range(3)))
     assert [each.seed for each in updates if isinstance(each, GeneratedImage)] == [0, 2]
     (failed,) = (each for each in updates if isinstance(each, ImageFailure))
@@ -138,7 +138,7 @@ def test_what_is_wrong_is_said_at_once(
 ) -> None:
     with pytest.raises(ClientError, match=message):
         list(client.generate(order, [1]))
-    assert engine.asked == []
+    assert engine.requests == []
 
 
 def test_a_service_that_is_not_there_is_said_to_be(service: Hosted) -> None:

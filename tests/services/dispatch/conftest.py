@@ -1,4 +1,4 @@
-"""Dispatchers over a store in memory, and an engine that generates one colour."""
+"""Dispatchers with a ledger in memory and a stub engine."""
 
 import threading
 import time
@@ -22,18 +22,18 @@ from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
 
 
-class Studio:
-    """A ledger with jobs of images, and dispatchers that work for it."""
+class DispatchHarness:
+    """A ledger with generation jobs, and dispatchers that work on them."""
 
     def __init__(self, engine: StubEngine, url: str) -> None:
         self.engine, self.url = engine, url
         self.store = MemoryStore()
         self.ledger = Ledger.open(self.store, LedgerSettings(lease_s=2, poll_interval_s=0.02))
 
-    def order(self, count: int, key: str = "k", **how: Any) -> str:
-        """A job of so many images, whose seeds are their indices."""
-        tokens = {"<x>": how.pop("token")} if "token" in how else {}
-        order = GenerationJobSpec(
+    def submit(self, count: int, key: str = "k", **options: Any) -> str:
+        """Submit a job of so many images, whose seeds are their indices, and return its id."""
+        tokens = {"<x>": options.pop("token")} if "token" in options else {}
+        spec = GenerationJobSpec(
             model="miniature",
             prompts=(PromptSpec(prompt="a red dog"),),
             variants=(TokenBinding(tokens=tokens),),
@@ -49,20 +49,20 @@ class Studio:
                 )
                 for seed in range(count)
             ),
-            shared=order.model_dump(mode="json"),
-            **how,
+            shared=spec.model_dump(mode="json"),
+            **options,
         )
         return submit(self.ledger, "acme", key, request).job
 
-    def dispatcher(self, ledger: Ledger | None = None, **how: Any) -> Dispatcher:
-        url = how.pop("url", self.url)
+    def dispatcher(self, ledger: Ledger | None = None, **options: Any) -> Dispatcher:
+        url = options.pop("url", self.url)
         return Dispatcher(
-            ledger or self.ledger, MINIATURE, lambda: EngineClient(url, SECRET, 2.0), **how
+            ledger or self.ledger, MINIATURE, lambda: EngineClient(url, SECRET, 2.0), **options
         )
 
     @contextmanager
-    def at_work(self, *dispatchers: Dispatcher) -> Iterator[None]:
-        """They are drained at the end."""
+    def running(self, *dispatchers: Dispatcher) -> Iterator[None]:
+        """Run dispatchers, and drain them at the end."""
         threads = [threading.Thread(target=each.run) for each in dispatchers]
         for thread in threads:
             thread.start()
@@ -76,7 +76,7 @@ class Studio:
                 assert not thread.is_alive()
 
     def recover(self) -> None:
-        """A turn of the supervisor."""
+        """Run one pass of the ledger's recovery."""
         Recovery(self.ledger).recover()
 
     def job(self, job: str) -> JobView:
@@ -88,25 +88,25 @@ class Studio:
     def png(self, job: str, index: int) -> bytes:
         return read_image(self.ledger, "acme", job, index).payload
 
-    def wait_until_ended(self, job: str, seconds: float = 30) -> JobView:
-        until(lambda: self.job(job).state.ended, seconds)
+    def wait_until_ended(self, job: str, timeout_s: float = 30) -> JobView:
+        until(lambda: self.job(job).state.ended, timeout_s)
         return self.job(job)
 
 
-def until(holds: Callable[[], Any], seconds: float = 30) -> None:
-    ends = time.monotonic() + seconds
+def until(holds: Callable[[], Any], timeout_s: float = 30) -> None:
+    ends = time.monotonic() + timeout_s
     while not holds():
-        assert time.monotonic() < ends, "it never came to be"
+        assert time.monotonic() < ends, "the condition never held"
         time.sleep(0.01)
 
 
 @pytest.fixture
-def studio() -> Iterator[Studio]:
+def harness() -> Iterator[DispatchHarness]:
     with stub_engine() as (engine, url):
-        yield Studio(engine, url)
+        yield DispatchHarness(engine, url)
 
 
 @pytest.fixture
 def wait_for() -> Callable[..., None]:
-    """wait_for(lambda: ..., seconds)"""
+    """wait_for(lambda: ..., timeout_s)"""
     return until

@@ -1,4 +1,4 @@
-"""Images of jobs from an engine: each once, whatever happens to engines and dispatchers."""
+"""The dispatcher: each image of a job is generated once, whatever engines and dispatchers do."""
 
 import io
 import os
@@ -22,152 +22,150 @@ from services.ledger.submissions import cancel
 Wait = Callable[..., None]
 
 
-def seeds(studio: Any) -> Counter[int]:
+def seeds(harness: Any) -> Counter[int]:
     """How often engines were asked for each."""
-    return Counter(wanted.images[0].seed for _, wanted in studio.engine.asked)
+    return Counter(wanted.images[0].seed for _, wanted in harness.engine.requests)
 
 
-def test_each_image_is_generated_once_and_kept(studio: Any) -> None:
-    job = studio.order(40)
-    with studio.at_work(studio.dispatcher()):
-        view = studio.wait_until_ended(job)
+def test_each_image_is_generated_once_and_stored(harness: Any) -> None:
+    job = harness.submit(40)
+    with harness.running(harness.dispatcher()):
+        view = harness.wait_until_ended(job)
     assert view.counts.succeeded == 40
-    assert seeds(studio) == Counter(range(40))
+    assert seeds(harness) == Counter(range(40))
     for index in (0, 39):
-        image = Image.open(io.BytesIO(studio.png(job, index)))
+        image = Image.open(io.BytesIO(harness.png(job, index)))
         assert image.getpixel((0, 0)) == colour(index)
-    item = studio.items(job)[7]
+    item = harness.items(job)[7]
     assert item.report == {"seed": 7, "steps": 2, "bytes": item.report["bytes"], "warnings": []}
-    model, wanted = studio.engine.asked[0]
+    model, wanted = harness.engine.requests[0]
     assert (model, wanted.tenant, wanted.background) == ("miniature", "acme", True)
     assert (wanted.images[0].prompt, wanted.images[0].steps) == ("a red dog", 2)
 
 
-def test_no_more_than_so_many_are_asked_for_at_a_time(studio: Any, wait_for: Wait) -> None:
-    job = studio.order(12)
-    studio.engine.may_end.clear()
-    with studio.at_work(studio.dispatcher(max_in_flight=5)):
-        wait_for(lambda: studio.engine.at_work == 5)
-        wait_for(lambda: studio.job(job).counts.running == 5)
-        studio.engine.may_end.set()
-        assert studio.wait_until_ended(job).counts.succeeded == 12
+def test_the_number_of_images_in_flight_is_bounded(harness: Any, wait_for: Wait) -> None:
+    job = harness.submit(12)
+    harness.engine.may_finish.clear()
+    with harness.running(harness.dispatcher(max_in_flight=5)):
+        wait_for(lambda: harness.engine.active == 5)
+        wait_for(lambda: harness.job(job).counts.running == 5)
+        harness.engine.may_finish.set()
+        assert harness.wait_until_ended(job).counts.succeeded == 12
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_where_there_is_no_room_images_wait_and_no_attempt_is_lost(
-    studio: Any, wait_for: Wait, status: int
+def test_images_wait_while_engines_have_no_room_at_no_cost_of_attempts(
+    harness: Any, wait_for: Wait, status: int
 ) -> None:
     name = {429: "QueueFullError", 503: "NoEngineError"}[status]
-    studio.engine.refuse(status, name, "as told", 0.05)
-    job = studio.order(6, max_attempts=1)
-    with studio.at_work(studio.dispatcher()):
-        wait_for(lambda: len(studio.engine.asked) > 8)
-        assert studio.job(job).counts.running == 6
-        studio.engine.answer = None
-        assert studio.wait_until_ended(job).counts.succeeded == 6
-    attempts = list_attempts(studio.ledger, "acme", job, 0)
+    harness.engine.reject(status, name, "as told", 0.05)
+    job = harness.submit(6, max_attempts=1)
+    with harness.running(harness.dispatcher()):
+        wait_for(lambda: len(harness.engine.requests) > 8)
+        assert harness.job(job).counts.running == 6
+        harness.engine.response = None
+        assert harness.wait_until_ended(job).counts.succeeded == 6
+    attempts = list_attempts(harness.ledger, "acme", job, 0)
     assert [one.cause for one in attempts] == ["succeeded"]
 
 
-def test_where_nothing_listens_images_wait(studio: Any, wait_for: Wait) -> None:
-    job = studio.order(2, max_attempts=1)
-    with studio.at_work(studio.dispatcher(url="http://127.0.0.1:9/engines")):
-        wait_for(lambda: studio.job(job).counts.running == 2)
-    assert studio.job(job).counts.queued == 2
-    with studio.at_work(studio.dispatcher()):
-        assert studio.wait_until_ended(job).counts.succeeded == 2
+def test_images_wait_while_no_engine_listens(harness: Any, wait_for: Wait) -> None:
+    job = harness.submit(2, max_attempts=1)
+    with harness.running(harness.dispatcher(url="http://127.0.0.1:9/engines")):
+        wait_for(lambda: harness.job(job).counts.running == 2)
+    assert harness.job(job).counts.queued == 2
+    with harness.running(harness.dispatcher()):
+        assert harness.wait_until_ended(job).counts.succeeded == 2
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_what_is_wrong_with_an_image_fails_it_at_once_with_the_engines_reason(
-    studio: Any, begun: bool
-) -> None:
+def test_an_invalid_image_fails_at_once_with_the_engines_reason(harness: Any, begun: bool) -> None:
     if begun:
-        studio.engine.failing[0] = ("DeletedError", "token tok_1 was deleted")
+        harness.engine.failures[0] = ("DeletedError", "token tok_1 was deleted")
     else:
-        studio.engine.refuse(422, "DeletedError", "token tok_1 was deleted")
-    job = studio.order(2)
-    with studio.at_work(studio.dispatcher()):
-        assert studio.wait_until_ended(job).counts.failed == 2
-    assert [item.reason for item in studio.items(job)] == ["token tok_1 was deleted"] * 2
-    assert [one.cause for one in list_attempts(studio.ledger, "acme", job, 0)] == ["failed"]
+        harness.engine.reject(422, "DeletedError", "token tok_1 was deleted")
+    job = harness.submit(2)
+    with harness.running(harness.dispatcher()):
+        assert harness.wait_until_ended(job).counts.failed == 2
+    assert [item.reason for item in harness.items(job)] == ["token tok_1 was deleted"] * 2
+    assert [one.cause for one in list_attempts(harness.ledger, "acme", job, 0)] == ["failed"]
 
 
-def test_an_engine_that_dies_at_an_image_costs_it_an_attempt_and_not_for_ever(
-    studio: Any, wait_for: Wait
+def test_an_engine_that_dies_costs_the_image_an_attempt(harness: Any, wait_for: Wait) -> None:
+    harness.engine.dies = True
+    job = harness.submit(1, max_attempts=2)
+    with harness.running(harness.dispatcher()):
+        assert harness.wait_until_ended(job).counts.failed == 1
+    assert "broke off" in harness.items(job)[0].reason
+    assert len(list_attempts(harness.ledger, "acme", job, 0)) == 2
+
+
+def test_an_unexpected_error_of_an_engine_is_not_shown_to_tenants(harness: Any) -> None:
+    harness.engine.failures[0] = ("KeyError", "s3://secret")
+    job = harness.submit(1, max_attempts=1)
+    with harness.running(harness.dispatcher()):
+        harness.wait_until_ended(job)
+    assert harness.items(job)[0].reason == "the engine failed: tell the operator"
+
+
+def test_a_cancelled_job_is_generated_no_further(harness: Any, wait_for: Wait) -> None:
+    harness.engine.may_finish.clear()
+    job = harness.submit(9)
+    with harness.running(harness.dispatcher(max_in_flight=4)):
+        wait_for(lambda: harness.engine.active == 4)
+        cancel(harness.ledger, "acme", job)
+        wait_for(lambda: harness.job(job).state.ended)
+        wait_for(lambda: harness.engine.active == 0)
+    assert harness.job(job).counts.cancelled == 9
+    assert len(harness.engine.requests) == 4
+
+
+def test_an_image_that_is_deleted_while_it_is_generated_leaves_nothing(
+    harness: Any, wait_for: Wait
 ) -> None:
-    studio.engine.dies = True
-    job = studio.order(1, max_attempts=2)
-    with studio.at_work(studio.dispatcher()):
-        assert studio.wait_until_ended(job).counts.failed == 1
-    assert "broke off" in studio.items(job)[0].reason
-    assert len(list_attempts(studio.ledger, "acme", job, 0)) == 2
-
-
-def test_what_an_engine_says_that_nobody_foresaw_is_told_to_no_tenant(studio: Any) -> None:
-    studio.engine.failing[0] = ("KeyError", "s3://secret")
-    job = studio.order(1, max_attempts=1)
-    with studio.at_work(studio.dispatcher()):
-        studio.wait_until_ended(job)
-    assert studio.items(job)[0].reason == "the engine failed: tell the operator"
-
-
-def test_a_job_that_is_cancelled_is_generated_no_further(studio: Any, wait_for: Wait) -> None:
-    studio.engine.may_end.clear()
-    job = studio.order(9)
-    with studio.at_work(studio.dispatcher(max_in_flight=4)):
-        wait_for(lambda: studio.engine.at_work == 4)
-        cancel(studio.ledger, "acme", job)
-        wait_for(lambda: studio.job(job).state.ended)
-        wait_for(lambda: studio.engine.at_work == 0)
-    assert studio.job(job).counts.cancelled == 9
-    assert len(studio.engine.asked) == 4
-
-
-def test_what_is_deleted_while_it_is_generated_leaves_nothing(studio: Any, wait_for: Wait) -> None:
-    studio.engine.may_end.clear()
-    job, other = studio.order(3), studio.order(2, "other")
-    with studio.at_work(studio.dispatcher(max_in_flight=8)):
-        wait_for(lambda: studio.engine.at_work == 5)
-        delete_job(studio.ledger, "acme", job)
-        delete_item(studio.ledger, "acme", other, 1)
-        wait_for(lambda: studio.engine.at_work == 1)
-        studio.engine.may_end.set()
-        studio.wait_until_ended(other)
+    harness.engine.may_finish.clear()
+    job, other = harness.submit(3), harness.submit(2, "other")
+    with harness.running(harness.dispatcher(max_in_flight=8)):
+        wait_for(lambda: harness.engine.active == 5)
+        delete_job(harness.ledger, "acme", job)
+        delete_item(harness.ledger, "acme", other, 1)
+        wait_for(lambda: harness.engine.active == 1)
+        harness.engine.may_finish.set()
+        harness.wait_until_ended(other)
     with pytest.raises(DeletedError):
-        studio.png(job, 0)
+        harness.png(job, 0)
     with pytest.raises(DeletedError):
-        studio.png(other, 1)
-    assert b"PNG" in studio.png(other, 0)
+        harness.png(other, 1)
+    assert b"PNG" in harness.png(other, 0)
 
 
-def test_one_that_is_drained_gives_back_what_it_has_at_once(studio: Any, wait_for: Wait) -> None:
-    studio.engine.may_end.clear()
-    job = studio.order(6, max_attempts=1)
-    with studio.at_work(studio.dispatcher()):
-        wait_for(lambda: studio.engine.at_work == 6)
-    assert studio.job(job).counts.queued == 6
-    studio.engine.may_end.set()
-    with studio.at_work(studio.dispatcher()):
-        assert studio.wait_until_ended(job).counts.succeeded == 6
-    attempts = list_attempts(studio.ledger, "acme", job, 0)
+def test_a_drained_dispatcher_releases_its_images_at_once(harness: Any, wait_for: Wait) -> None:
+    harness.engine.may_finish.clear()
+    job = harness.submit(6, max_attempts=1)
+    with harness.running(harness.dispatcher()):
+        wait_for(lambda: harness.engine.active == 6)
+    assert harness.job(job).counts.queued == 6
+    harness.engine.may_finish.set()
+    with harness.running(harness.dispatcher()):
+        assert harness.wait_until_ended(job).counts.succeeded == 6
+    attempts = list_attempts(harness.ledger, "acme", job, 0)
     assert [one.cause for one in attempts] == ["released", "succeeded"]
 
 
-def test_several_share_a_job_and_each_image_ends_once(studio: Any) -> None:
-    job = studio.order(60)
-    with studio.at_work(*(studio.dispatcher(max_in_flight=6) for _ in range(3))):
-        assert studio.wait_until_ended(job).counts.succeeded == 60
-    assert set(seeds(studio)) == set(range(60))
+def test_several_dispatchers_share_a_job_and_each_image_ends_once(harness: Any) -> None:
+    job = harness.submit(60)
+    with harness.running(*(harness.dispatcher(max_in_flight=6) for _ in range(3))):
+        assert harness.wait_until_ended(job).counts.succeeded == 60
+    assert set(seeds(harness)) == set(range(60))
 
 
-def test_how_many_are_asked_for_follows_from_the_model() -> None:
+def test_the_default_number_of_images_in_flight_follows_from_the_model() -> None:
     assert max_images_in_flight(MINIATURE["miniature"]) == 32
     large = ServedModel(weights="w", recipe="sd", generation={"batch_size": 8, "max_engines": 40})
     assert max_images_in_flight(large) == 256
 
 
-def test_without_the_secret_of_engines_it_says_so() -> None:
+def test_a_missing_engine_secret_is_an_error() -> None:
     environment = {name: said for name, said in os.environ.items() if name != "DTI_ENGINE_SECRET"}
     done = subprocess.run(
         [
@@ -188,7 +186,7 @@ def test_without_the_secret_of_engines_it_says_so() -> None:
     assert "DTI_ENGINE_SECRET is not given" in done.stderr
 
 
-def test_it_loads_no_torch_and_no_ray() -> None:
+def test_the_dispatcher_loads_no_torch_and_no_ray() -> None:
     code = (
         "import services.dispatch.__main__, sys; "
         "sys.exit(', '.join({'torch', 'numpy', 'ray'} & sys.modules.keys()) or 0)"

@@ -1,4 +1,4 @@
-"""Dispatchers and an engine of the miniature as they run: processes, a folder as the store."""
+"""Dispatchers and an engine of the miniature as processes, with a folder as their store."""
 
 import io
 import os
@@ -98,7 +98,7 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger.open(DirectoryStore(tmp_path / "store"), settings)
 
 
-def test_a_dispatcher_is_killed_and_another_ends_every_image_once(
+def test_after_a_dispatcher_is_killed_another_ends_every_image_once(
     ledger: Ledger, tmp_path: Path
 ) -> None:
     backbone = load_backbone("miniature")

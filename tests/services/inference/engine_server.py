@@ -61,23 +61,23 @@ class EngineServer:
     resolver: FakeResolver
     scheduler: BatchScheduler
 
-    def post(self, body: Any, secret: str = SECRET, **how: Any) -> httpx.Response:
+    def post(self, body: Any, secret: str = SECRET, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {secret}"}
-        return httpx.post(f"{self.url}/generate", json=body, headers=headers, timeout=60, **how)
+        return httpx.post(f"{self.url}/generate", json=body, headers=headers, timeout=60, **options)
 
-    def events(self, *images: dict[str, Any], tenant: str = "ann", **order: Any) -> list[Event]:
-        answer = self.post({"tenant": tenant, "images": images, **order})
-        assert answer.status_code == 200, answer.text
-        return [EVENT.validate_json(line) for line in answer.text.splitlines()]
+    def events(self, *images: dict[str, Any], tenant: str = "ann", **options: Any) -> list[Event]:
+        response = self.post({"tenant": tenant, "images": images, **options})
+        assert response.status_code == 200, response.text
+        return [EVENT.validate_json(line) for line in response.text.splitlines()]
 
-    def ends(self, *images: dict[str, Any], **order: Any) -> dict[int, ImageEvent | FailureEvent]:
-        events = self.events(*images, **order)
+    def ends(self, *images: dict[str, Any], **options: Any) -> dict[int, ImageEvent | FailureEvent]:
+        events = self.events(*images, **options)
         return {each.image: each for each in events if isinstance(each, ImageEvent | FailureEvent)}
 
-    def refusal(self, status: int, *images: dict[str, Any], **order: Any) -> Rejection:
-        answer = self.post({"tenant": "ann", "images": images, **order})
-        assert answer.status_code == status, answer.text
-        return Rejection.model_validate_json(answer.content)
+    def rejection(self, status: int, *images: dict[str, Any], **options: Any) -> Rejection:
+        response = self.post({"tenant": "ann", "images": images, **options})
+        assert response.status_code == status, response.text
+        return Rejection.model_validate_json(response.content)
 
 
 def allow_all(image: object) -> None:

@@ -47,8 +47,8 @@ def test_an_image_is_generated_with_the_tenants_own_token(
     engine: EngineServer, tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
     rex = engine.resolver.tokens["ann", "rex"] = random_token()
-    order = spec("a <dog>", 3, tokens={"<dog>": "rex"}, guidance=4.0, negative_prompt="a cat")
-    (generated,) = engine.ends(order).values()
+    image = spec("a <dog>", 3, tokens={"<dog>": "rex"}, guidance=4.0, negative_prompt="a cat")
+    (generated,) = engine.ends(image).values()
     request = ImageRequest("a <dog>", 3, {"<dog>": rex}, "a cat", 4.0)
     (expected,) = generate(tiny_backbone, [request], steps=3)
     assert np.array_equal(np.asarray(opened(generated)), np.asarray(expected))
@@ -62,7 +62,7 @@ def test_an_image_is_generated_with_the_tenants_own_token(
     assert "trainedAlgorithmicMedia" in opened(generated).info["XML:com.adobe.xmp"]
 
 
-def test_each_image_of_a_request_ends_once_and_its_steps_are_told_if_asked(
+def test_each_image_ends_once_and_sends_its_steps_on_request(
     engine: EngineServer,
 ) -> None:
     events = engine.events(spec(), spec(seed=1, height=8, width=24), progress=True, previews=2)
@@ -79,7 +79,7 @@ def test_each_image_of_a_request_ends_once_and_its_steps_are_told_if_asked(
     assert not any(isinstance(each, StepEvent) for each in engine.events(spec()))
 
 
-def test_prompts_are_remembered_for_as_long_as_their_tokens_are_known(
+def test_prompt_encodings_are_cached_as_long_as_their_tokens(
     engine: EngineServer,
 ) -> None:
     prompts = engine.scheduler._resources.prompts
@@ -93,19 +93,19 @@ def test_prompts_are_remembered_for_as_long_as_their_tokens_are_known(
     assert len(prompts._known) == 1
 
 
-def test_nobody_waits_for_a_token_longer_than_for_an_image(engine: EngineServer) -> None:
+def test_a_lookup_of_tokens_takes_no_longer_than_the_timeout(engine: EngineServer) -> None:
     looked_up = threading.Event()
     resolve = engine.resolver.resolve
     engine.resolver.resolve = lambda *what: (looked_up.wait(20), resolve(*what))[1]  # type: ignore[method-assign]
     began = time.monotonic()
-    refused = engine.refusal(422, spec(), timeout_s=0.5)
+    rejection = engine.rejection(422, spec(), timeout_s=0.5)
     assert time.monotonic() - began < 10
     looked_up.set()
-    assert refused.error == "LateError"
-    assert "in 0.5 s: ask again" in refused.detail
+    assert rejection.error == "LateError"
+    assert "in 0.5 s: ask again" in rejection.detail
 
 
-def test_what_is_not_read_of_a_prompt_is_told(engine: EngineServer) -> None:
+def test_a_truncated_prompt_is_a_warning(engine: EngineServer) -> None:
     (generated,) = engine.ends(spec("a dog " * 50)).values()
     assert isinstance(generated, ImageEvent)
     assert generated.warnings == (
@@ -117,9 +117,9 @@ def test_what_is_not_read_of_a_prompt_is_told(engine: EngineServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "error", "detail"),
+    ("image", "error", "detail"),
     [
-        (spec("a <dog>"), "TokenError", "uses <dog>, which stands for nothing"),
+        (spec("a <dog>"), "TokenError", "uses <dog>, which is not bound to a token"),
         (spec(height=13), "ConfigurationError", "height"),
         (spec(steps=0), "ConfigurationError", "images.1.steps"),
         (spec(colour="red"), "ConfigurationError", "images.1.colour"),
@@ -128,18 +128,18 @@ def test_what_is_not_read_of_a_prompt_is_told(engine: EngineServer) -> None:
     ],
     ids=lambda each: str(each)[:40],
 )
-def test_what_is_wrong_with_one_image_is_told_and_nothing_is_begun(
-    engine: EngineServer, model: Any, order: dict[str, Any], error: str, detail: str
+def test_one_invalid_image_rejects_the_request_and_begins_nothing(
+    engine: EngineServer, model: Any, image: dict[str, Any], error: str, detail: str
 ) -> None:
     engine.resolver.tokens["ann", "max"] = UnknownJobError("ann has no token max")
     engine.resolver.tokens["ann", "old"] = DeletedError("it was deleted")
-    refused = engine.refusal(422, spec(), order)
-    assert (refused.error, refused.retry_after_s) == (error, None)
-    assert detail in refused.detail
+    rejection = engine.rejection(422, spec(), image)
+    assert (rejection.error, rejection.retry_after_s) == (error, None)
+    assert detail in rejection.detail
     assert model.calls == []
 
 
-def test_one_that_breaks_fails_alone(engine: EngineServer, model: Any) -> None:
+def test_an_image_that_fails_does_not_fail_the_others(engine: EngineServer, model: Any) -> None:
     decode = model._backbone.decode_latents
 
     def overflowing(latents: Any) -> Any:
@@ -155,7 +155,7 @@ def test_one_that_breaks_fails_alone(engine: EngineServer, model: Any) -> None:
     assert failed.error == "GenerationFailedError"
 
 
-def test_the_secret_is_wanted_before_anything_is_read(engine: EngineServer) -> None:
+def test_a_request_without_the_secret_is_rejected(engine: EngineServer) -> None:
     for shown in ("wrong", SECRET + "x"):
         answer = engine.post({"tenant": "ann", "images": [spec()]}, shown)
         assert answer.status_code == 401
@@ -163,7 +163,7 @@ def test_the_secret_is_wanted_before_anything_is_read(engine: EngineServer) -> N
     assert httpx.get(f"{engine.url}/other").status_code == 404
 
 
-def test_a_full_engine_says_when_to_come_again(model: Any) -> None:
+def test_a_full_engine_says_when_to_retry(model: Any) -> None:
     gate = threading.Event()
     model.before = lambda noisy, conditioning: gate.wait(20)
     with (
@@ -174,9 +174,9 @@ def test_a_full_engine_says_when_to_come_again(model: Any) -> None:
         _until(lambda: bool(model.calls))
         second = pool.submit(engine.ends, spec(seed=1))
         _until(lambda: len(engine.scheduler.queue) == 1)
-        refused = engine.refusal(429, *(spec(seed=seed) for seed in (2, 3)))
-        assert refused.error == "QueueFullError"
-        assert refused.retry_after_s is not None
+        rejection = engine.rejection(429, *(spec(seed=seed) for seed in (2, 3)))
+        assert rejection.error == "QueueFullError"
+        assert rejection.retry_after_s is not None
         gate.set()
         assert isinstance(first.result()[0], ImageEvent)
         assert isinstance(second.result()[0], ImageEvent)
@@ -189,7 +189,7 @@ def _until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_whoever_hangs_up_is_generated_for_no_further(model: Any) -> None:
+def test_a_disconnect_cancels_the_images(model: Any) -> None:
     gate = threading.Event()
     model.before = lambda noisy, conditioning: gate.wait(0.05)
     with serve_engine(model) as engine:
@@ -206,7 +206,7 @@ def test_whoever_hangs_up_is_generated_for_no_further(model: Any) -> None:
         assert calls < 60
 
 
-def test_what_comes_too_late_is_told(model: Any) -> None:
+def test_an_image_past_its_timeout_fails(model: Any) -> None:
     model.before = lambda noisy, conditioning: time.sleep(0.05)
     with serve_engine(model) as engine:
         (late,) = engine.ends(spec(steps=100), timeout_s=0.3).values()
@@ -214,7 +214,7 @@ def test_what_comes_too_late_is_told(model: Any) -> None:
         assert late.error == "LateError"
 
 
-def test_what_may_not_be_shown_is_not_sent(model: Any) -> None:
+def test_an_unsafe_or_unchecked_image_is_not_sent(model: Any) -> None:
     seen: list[Image.Image] = []
 
     def check(image: Image.Image) -> str | None:

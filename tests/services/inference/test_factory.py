@@ -1,4 +1,4 @@
-"""How patient an engine is with its store."""
+"""The timeouts of an engine's store."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def _settings() -> S3Settings:
     return found.with_defaults(**S3_DEFAULTS)
 
 
-def test_a_bucket_is_given_up_on_early_unless_the_operator_says_otherwise(
+def test_an_engine_has_short_store_timeouts_unless_the_operator_sets_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert (_settings().deadline_s, _settings().read_timeout_s) == (10, 5)

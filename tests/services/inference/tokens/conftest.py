@@ -1,4 +1,4 @@
-"""Tokens of a tiny model in a ledger, and caches of them by a clock that only tests move."""
+"""Tokens of a tiny model in a ledger, and token caches with a clock that only tests move."""
 
 import itertools
 import random
@@ -29,8 +29,8 @@ SIGNATURE = ModelSignature({"text_encoder": 8}, "0" * 64)
 _REQUESTS = ("read", "head", "list")
 
 
-class Asked:
-    """A store that keeps a list of what is read, and lets a test step in before."""
+class RecordingStore:
+    """A store that records the requests that read, and runs a function before each."""
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
@@ -42,16 +42,16 @@ class Asked:
         if name not in _REQUESTS:
             return method
 
-        def ask(key: str = "", *args: Any, **how: Any) -> Any:
+        def ask(key: str = "", *args: Any, **options: Any) -> Any:
             self.requests.append((name, key))
             self.before(name, key)
-            return method(key, *args, **how)
+            return method(key, *args, **options)
 
         return ask
 
 
-class Counted(Metrics):
-    """Keeps what it is given to export."""
+class RecordingMetrics(Metrics):
+    """Metrics that keep their values."""
 
     def __init__(self) -> None:
         super().__init__("engine")
@@ -65,39 +65,39 @@ class Counted(Metrics):
         self.gauges[metric.name, labels["kind"]] = value
 
 
-class Studio:
-    """A ledger as the workers have it, and an engine that reads it over connections of its own."""
+class TokenStore:
+    """A ledger that workers write, and token caches that read it through a recording store."""
 
     def __init__(self, store: Store) -> None:
         self.seconds = 1000.0
-        self._days = itertools.count(1_700_000_000)  # so that jobs have an order
+        self._days = itertools.count(1_700_000_000)  # Job ids are ordered by time.
         self.made = 0
-        # Elsewhere: whatever is done with this, the engine hears of by the store alone.
+        # The caches see what is done with this ledger through the store alone.
         ids = Ids(lambda: next(self._days), random.Random(3).getrandbits)
         self.elsewhere = Ledger(store, store.for_leases(), ids=ids)
-        self.store = Asked(store)
+        self.store = RecordingStore(store)
         self.caches: list[TokenCache] = []
 
-    def cache(self, **how: Any) -> TokenCache:
+    def cache(self, **options: Any) -> TokenCache:
         ledger = Ledger(self.store, self.store)  # pyright: ignore[reportArgumentType]
-        how.setdefault("lifetimes", TokenLifetimes(confirm_timeout_s=5))
+        options.setdefault("lifetimes", TokenLifetimes(confirm_timeout_s=5))
         cache = TokenCache(
-            ledger, how.pop("signature", SIGNATURE), clock=lambda: self.seconds, **how
+            ledger, options.pop("signature", SIGNATURE), clock=lambda: self.seconds, **options
         )
         self.caches.append(cache)
         return cache
 
     def artifact(self, fingerprint: str = "0" * 64, dim: int = 8, rows: Any = None) -> Artifact:
-        """Another one each time."""
+        """Return a new artifact, each time with other rows."""
         self.made += 1
-        chance = torch.Generator().manual_seed(self.made)
-        rows = torch.randn(1, dim, generator=chance) if rows is None else rows
+        rng = torch.Generator().manual_seed(self.made)
+        rows = torch.randn(1, dim, generator=rng) if rows is None else rows
         token = LearnedToken("<rex>", {"text_encoder": rows}, "eos")
         origin = ImportedOrigin(format_name="test", pooling="eos", files={})
         return Artifact.of(token, model="tiny", fingerprint=fingerprint, origin=origin)
 
     def learn(self, alias: str = "rex", tenant: str = "acme", payload: bytes | None = None) -> str:
-        """What a worker does of a job with one subject; the token's id."""
+        """Submit and finish a job of one subject, and return the id of its token."""
         job = self.submit(alias, tenant)
         self.finish(job, alias, tenant, payload)
         return token_id(job, 0, 0)
@@ -119,42 +119,42 @@ class Studio:
         return f"t/{tenant}/jobs/{token[4:30]}/results/00.00000"
 
     def asked(self, since: int = 0) -> list[str]:
-        """What was read, by kind of request."""
+        """Return the kinds of the requests that read."""
         return [name for name, _ in self.store.requests[since:]]
 
-    def silence(self) -> None:
-        """The store answers no more."""
+    def make_unavailable(self) -> None:
+        """Let every request to the store fail."""
 
         def refuse(name: str, key: str) -> None:
             raise UnavailableError(f"{name} {key}: no answer")
 
         self.store.before = refuse
 
-    def speak(self) -> None:
+    def make_available(self) -> None:
         self.store.before = lambda name, key: None
 
 
 @pytest.fixture
-def studio() -> Iterator[Studio]:
+def studio() -> Iterator[TokenStore]:
     """In memory."""
-    made = Studio(MemoryStore())
+    made = TokenStore(MemoryStore())
     yield made
     for cache in made.caches:
         cache.close()
 
 
 @pytest.fixture
-def anywhere(store: Store) -> Iterator[Studio]:
+def anywhere(store: Store) -> Iterator[TokenStore]:
     """On every kind of store."""
-    made = Studio(store)
+    made = TokenStore(store)
     yield made
     for cache in made.caches:
         cache.close()
 
 
 @pytest.fixture
-def counted() -> Counted:
+def counted() -> RecordingMetrics:
     """What the engine has counted."""
-    counting = Counted()
+    counting = RecordingMetrics()
     metrics.use(counting)
     return counting

@@ -1,4 +1,4 @@
-"""Names of subjects: the newest token that this model can generate, soon after it is learned."""
+"""Aliases: the newest token of a subject that fits the model, soon after it is trained."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from services.ledger.deletion import delete_token
 from services.ledger.ids import token_id
 
 
-def test_a_name_is_the_newest_token_five_seconds_after_it_was_learned(anywhere: Any) -> None:
+def test_an_alias_stands_for_a_new_token_after_five_seconds(anywhere: Any) -> None:
     old, cache = anywhere.learn(), anywhere.cache()
     assert cache.get("acme", "rex").token == old
     new = anywhere.learn()
@@ -22,7 +22,7 @@ def test_a_name_is_the_newest_token_five_seconds_after_it_was_learned(anywhere: 
     assert cache.get("acme", old).token == old
 
 
-def test_a_name_in_use_costs_a_listing_every_five_seconds(studio: Any) -> None:
+def test_an_alias_in_use_costs_a_listing_every_five_seconds(studio: Any) -> None:
     studio.learn()
     cache = studio.cache()
     for _ in range(10):
@@ -33,7 +33,7 @@ def test_a_name_in_use_costs_a_listing_every_five_seconds(studio: Any) -> None:
     assert studio.asked() == ["list", "read", "list"]
 
 
-def test_hints_of_what_is_not_yet_there_and_no_more_are_passed_over(studio: Any) -> None:
+def test_index_entries_without_a_token_are_skipped(studio: Any) -> None:
     stands, gone = studio.learn(), studio.learn()
     delete_token(studio.elsewhere, "acme", gone)
     aliases.add(studio.elsewhere.store, "acme", "rex", token_id(studio.submit(), 0, 0))
@@ -41,7 +41,7 @@ def test_hints_of_what_is_not_yet_there_and_no_more_are_passed_over(studio: Any)
     assert studio.cache().get("acme", "rex").token == stands
 
 
-def test_once_the_newest_is_deleted_the_name_is_the_one_before(
+def test_after_a_deletion_the_alias_stands_for_the_token_before(
     studio: Any, eventually: Any
 ) -> None:
     old, new, cache = studio.learn(), studio.learn(), studio.cache()
@@ -59,7 +59,7 @@ def test_once_the_newest_is_deleted_the_name_is_the_one_before(
         cache.get("acme", "rex")
 
 
-def test_names_are_of_one_tenant(studio: Any) -> None:
+def test_aliases_belong_to_one_tenant(studio: Any) -> None:
     ours, theirs = studio.learn(), studio.learn(tenant="other")
     cache = studio.cache()
     assert cache.get("acme", "rex").token == ours
@@ -69,7 +69,7 @@ def test_names_are_of_one_tenant(studio: Any) -> None:
             cache.get("acme", name)
 
 
-def test_a_name_is_the_newest_token_of_this_model(studio: Any) -> None:
+def test_an_alias_stands_for_the_newest_token_of_this_model(studio: Any) -> None:
     foreign = studio.artifact(fingerprint="f" * 64).to_bytes()
     ours = studio.learn()
     studio.learn(payload=foreign)
@@ -80,7 +80,7 @@ def test_a_name_is_the_newest_token_of_this_model(studio: Any) -> None:
         cache.get("acme", "bo")
 
 
-def test_a_damaged_newest_token_is_no_secret(studio: Any) -> None:
+def test_a_damaged_newest_token_is_an_error(studio: Any) -> None:
     studio.learn()
     new, cache = studio.learn(), studio.cache()
     studio.store.inner.put(studio.result_key(new), b"damaged")
@@ -88,10 +88,10 @@ def test_a_damaged_newest_token_is_no_secret(studio: Any) -> None:
         cache.get("acme", "rex")
 
 
-def test_names_stand_for_a_minute_while_the_store_is_silent(studio: Any) -> None:
+def test_aliases_are_served_stale_for_a_minute_while_the_store_is_unavailable(studio: Any) -> None:
     token, cache = studio.learn(), studio.cache()
     cache.get("acme", "rex")
-    studio.silence()
+    studio.make_unavailable()
     studio.seconds += 59
     assert cache.get("acme", "rex").token == token
     with pytest.raises(UnavailableError, match="tokens of 'bo' cannot be looked up") as caught:

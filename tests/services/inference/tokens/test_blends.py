@@ -1,4 +1,4 @@
-"""Blends: right, kept, and gone with any of their tokens."""
+"""The blend cache: correct blends, kept, and dropped with any of their tokens."""
 
 import threading
 from typing import Any
@@ -21,17 +21,17 @@ def _rows(token: Any) -> torch.Tensor:
     return token.embeddings["text_encoder"]
 
 
-def _count(blender: BlendCache) -> int:
-    assert bool(blender._entries) == bool(blender._blends_of)  # pyright: ignore[reportPrivateUsage]
-    return len(blender._entries)  # pyright: ignore[reportPrivateUsage]
+def _count(blends: BlendCache) -> int:
+    assert bool(blends._entries) == bool(blends._blends_of)  # pyright: ignore[reportPrivateUsage]
+    return len(blends._entries)  # pyright: ignore[reportPrivateUsage]
 
 
-def test_two_are_blended_on_the_way_and_more_by_their_mean(studio: Any) -> None:
+def test_two_tokens_are_blended_by_slerp_and_more_by_their_mean(studio: Any) -> None:
     cache = studio.cache()
-    blender = BlendCache(cache)
+    blends = BlendCache(cache)
     names = [studio.learn(f"s{i}") for i in range(3)]
     a, b, c = (cache.get("acme", name).learned for name in names)
-    two = blender.blend("acme", [(names[0], 3), (names[1], 1)])
+    two = blends.blend("acme", [(names[0], 3), (names[1], 1)])
     expected = slerp_tokens(a, b, 0.25, placeholder="<x>")
     assert torch.equal(_rows(two.learned), _rows(expected))
     assert two.origin == {
@@ -40,69 +40,69 @@ def test_two_are_blended_on_the_way_and_more_by_their_mean(studio: Any) -> None:
             cache.get("acme", names[1]).origin | {"share": 0.25},
         ]
     }
-    three = blender.blend("acme", [(names[0], 1), (names[1], 1), (names[2], 2)])
+    three = blends.blend("acme", [(names[0], 1), (names[1], 1), (names[2], 2)])
     expected = mean_tokens([(a, 1), (b, 1), (c, 2)], placeholder="<x>")
     assert torch.allclose(_rows(three.learned), _rows(expected))
 
 
 def test_a_blend_is_made_once_and_is_the_same_object(studio: Any, at_once: Any) -> None:
     one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
-    blender = BlendCache(cache)
-    got = at_once(30, lambda: blender.blend("acme", [("one", 1), (two, 3)]).learned)
+    blends = BlendCache(cache)
+    got = at_once(30, lambda: blends.blend("acme", [("one", 1), (two, 3)]).learned)
     assert len({id(learned) for learned in got}) == 1
-    assert blender.blend("acme", [(one, 2), ("two", 6)]).learned is got[0]
-    assert blender.blend("acme", [(one, 3), (two, 1)]).learned is not got[0]
-    assert blender.blend("acme", [(two, 3), (one, 1)]).learned is not got[0]
-    assert _count(blender) == 3
+    assert blends.blend("acme", [(one, 2), ("two", 6)]).learned is got[0]
+    assert blends.blend("acme", [(one, 3), (two, 1)]).learned is not got[0]
+    assert blends.blend("acme", [(two, 3), (one, 1)]).learned is not got[0]
+    assert _count(blends) == 3
 
 
 @pytest.mark.parametrize("end", [0, 1])
 def test_both_ends_must_be_the_tenants_own(studio: Any, end: int) -> None:
     ours, also_ours = studio.learn("one"), studio.learn("two")
     theirs, cache = studio.learn(tenant="other"), studio.cache()
-    blender = BlendCache(cache)
+    blends = BlendCache(cache)
     cache.get("other", theirs)
-    blender.blend("acme", [(ours, 1), (also_ours, 1)])
+    blends.blend("acme", [(ours, 1), (also_ours, 1)])
     parts = [(ours, 1), (also_ours, 1)]
     parts[end] = (theirs, 1)
     with pytest.raises(UnknownJobError, match="acme has no token"):
-        blender.blend("acme", parts)
+        blends.blend("acme", parts)
     with pytest.raises(UnknownJobError, match="other has no token"):
-        blender.blend("other", [(ours, 1), (also_ours, 1)])
+        blends.blend("other", [(ours, 1), (also_ours, 1)])
 
 
 @pytest.mark.parametrize("end", [0, 1])
-def test_a_blend_goes_with_either_of_its_tokens(anywhere: Any, end: int) -> None:
+def test_a_blend_is_dropped_with_either_of_its_tokens(anywhere: Any, end: int) -> None:
     names, cache = [anywhere.learn("one"), anywhere.learn("two")], anywhere.cache()
     other = anywhere.learn("three")
-    blender = BlendCache(cache)
+    blends = BlendCache(cache)
     parts = [(name, 1) for name in names]
-    blender.blend("acme", parts)
-    kept = blender.blend("acme", [(names[1 - end], 1), (other, 1)]).learned
-    assert _count(blender) == 2
+    blends.blend("acme", parts)
+    kept = blends.blend("acme", [(names[1 - end], 1), (other, 1)]).learned
+    assert _count(blends) == 2
     delete_token(anywhere.elsewhere, "acme", names[end])
     anywhere.seconds += 30
     with pytest.raises(DeletedError, match=f"token {names[end]} was deleted"):
-        blender.blend("acme", parts)
-    assert _count(blender) == 1
-    assert blender.blend("acme", [(names[1 - end], 1), (other, 1)]).learned is kept
+        blends.blend("acme", parts)
+    assert _count(blends) == 1
+    assert blends.blend("acme", [(names[1 - end], 1), (other, 1)]).learned is kept
 
 
-def test_prompts_that_were_read_with_a_deleted_token_are_forgotten(
+def test_prompt_encodings_with_a_deleted_token_are_dropped(
     studio: Any, tiny_backbone: Backbone
 ) -> None:
     names = [
         studio.learn(name, payload=studio.artifact(dim=32).to_bytes()) for name in ("one", "two")
     ]
     cache = studio.cache(signature=ModelSignature({"text_encoder": 32}, "0" * 64))
-    blender, reader = BlendCache(cache), PromptCache(tiny_backbone)
+    blends, reader = BlendCache(cache), PromptCache(tiny_backbone)
 
     def read(*learned: LearnedToken) -> None:
         reader.read([PromptKey.of("a photo of a <x>", {"<x>": each}) for each in learned])
 
     read(
         *(cache.get("acme", name).learned for name in names),
-        blender.blend("acme", [(name, 1) for name in names]).learned,
+        blends.blend("acme", [(name, 1) for name in names]).learned,
     )
     assert len(reader._known) == 3  # pyright: ignore[reportPrivateUsage]
     delete_token(studio.elsewhere, "acme", names[0])
@@ -112,23 +112,23 @@ def test_prompts_that_were_read_with_a_deleted_token_are_forgotten(
     assert len(reader._known) == 1  # pyright: ignore[reportPrivateUsage]
 
 
-def test_a_blend_goes_with_a_token_that_was_evicted_long_ago(studio: Any) -> None:
+def test_a_blend_is_dropped_with_a_token_that_was_evicted_before(studio: Any) -> None:
     one, two = studio.learn("one"), studio.learn("two")
     cache = studio.cache(capacity_bytes=1)
-    blender = BlendCache(cache)
-    blender.blend("acme", [(one, 1), (two, 1)])
-    assert _count(blender) == 1
+    blends = BlendCache(cache)
+    blends.blend("acme", [(one, 1), (two, 1)])
+    assert _count(blends) == 1
     delete_token(studio.elsewhere, "acme", one)
     with pytest.raises(DeletedError):
         cache.get("acme", one)
-    assert _count(blender) == 0
+    assert _count(blends) == 0
 
 
-def test_a_blend_of_what_is_deleted_meanwhile_is_not_kept(
+def test_a_blend_is_not_kept_if_a_token_is_deleted_meanwhile(
     studio: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
-    blender = BlendCache(cache)
+    blends = BlendCache(cache)
     making, gone = threading.Event(), threading.Event()
 
     def be_slow(*given: Any, **how: Any) -> Any:
@@ -137,7 +137,7 @@ def test_a_blend_of_what_is_deleted_meanwhile_is_not_kept(
         return slerp_tokens(*given, **how)
 
     monkeypatch.setattr("services.inference.tokens.blends.slerp_tokens", be_slow)
-    thread = threading.Thread(target=lambda: blender.blend("acme", [(one, 1), (two, 1)]))
+    thread = threading.Thread(target=lambda: blends.blend("acme", [(one, 1), (two, 1)]))
     thread.start()
     assert making.wait(20)
     delete_token(studio.elsewhere, "acme", two)
@@ -146,42 +146,42 @@ def test_a_blend_of_what_is_deleted_meanwhile_is_not_kept(
         cache.get("acme", two)
     gone.set()
     thread.join(20)
-    assert _count(blender) == 0
+    assert _count(blends) == 0
 
 
 def test_blends_have_a_bound_of_their_own(studio: Any, counted: Any) -> None:
     one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
     size = num_bytes_of(cache.get("acme", one).learned)
-    blender = BlendCache(cache, capacity_bytes=2 * size)
-    first = blender.blend("acme", [(one, 1), (two, 1)]).learned
+    blends = BlendCache(cache, capacity_bytes=2 * size)
+    first = blends.blend("acme", [(one, 1), (two, 1)]).learned
     for weight in range(2, 20):
-        blender.blend("acme", [(one, 1), (two, weight)])
-    assert _count(blender) == 2
+        blends.blend("acme", [(one, 1), (two, weight)])
+    assert _count(blends) == 2
     assert counted.gauges["dti_token_cache_entries", "blend"] == 2
     assert counted.gauges["dti_token_cache_bytes", "blend"] == 2 * size
-    assert blender.blend("acme", [(one, 1), (two, 1)]).learned is not first
+    assert blends.blend("acme", [(one, 1), (two, 1)]).learned is not first
     delete_token(studio.elsewhere, "acme", one)
     studio.seconds += 30
     with pytest.raises(DeletedError):
         cache.get("acme", one)
-    assert _count(blender) == 0
+    assert _count(blends) == 0
 
 
-def test_what_has_no_blend_is_an_error(studio: Any) -> None:
+def test_tokens_that_cannot_be_blended_are_an_error(studio: Any) -> None:
     row = torch.ones(1, 8)
     there, back, longer = (
         studio.learn(payload=studio.artifact(rows=rows).to_bytes())
         for rows in (row, -row, torch.ones(2, 8))
     )
-    blender = BlendCache(studio.cache())
+    blends = BlendCache(studio.cache())
     with pytest.raises(AntipodalError):
-        blender.blend("acme", [(there, 1), (back, 1)])
+        blends.blend("acme", [(there, 1), (back, 1)])
     with pytest.raises(ArtifactMismatchError):
-        blender.blend("acme", [(there, 1), (longer, 1)])
-    assert _count(blender) == 0
+        blends.blend("acme", [(there, 1), (longer, 1)])
+    assert _count(blends) == 0
 
 
-def test_a_token_with_itself_is_that_token(studio: Any) -> None:
+def test_a_blend_of_a_token_with_itself_is_that_token(studio: Any) -> None:
     token, cache = studio.learn(), studio.cache()
     blended = BlendCache(cache).blend("acme", [(token, 1), ("rex", 2)]).learned
     assert torch.allclose(_rows(blended), _rows(cache.get("acme", token).learned), atol=1e-6)

@@ -1,4 +1,4 @@
-"""Tokens in memory: read once, each tenant's apart, refused by name, gone within a minute."""
+"""The token cache: single flight, isolation of tenants, revalidation, eviction and errors."""
 
 import threading
 from typing import Any
@@ -42,7 +42,7 @@ def test_a_hundred_threads_make_one_read(studio: Any, at_once: Any) -> None:
     assert studio.asked() == ["read"]
 
 
-def test_those_who_wait_are_told_the_error_too_each_its_own(studio: Any, at_once: Any) -> None:
+def test_each_waiting_thread_raises_an_error_of_its_own(studio: Any, at_once: Any) -> None:
     cache = studio.cache()
     studio.store.before = lambda name, key: threading.Event().wait(0.3)
     unknown = token_id(studio.submit(), 0, 0)
@@ -52,7 +52,7 @@ def test_those_who_wait_are_told_the_error_too_each_its_own(studio: Any, at_once
     assert studio.asked() == ["read"]
 
 
-def test_another_tenants_token_is_not_there_however_well_known(anywhere: Any) -> None:
+def test_a_cached_token_of_another_tenant_is_unknown(anywhere: Any) -> None:
     token, cache = anywhere.learn(), anywhere.cache()
     cache.get("acme", token)
     for name in (token, "rex"):
@@ -61,7 +61,7 @@ def test_another_tenants_token_is_not_there_however_well_known(anywhere: Any) ->
     cache.get("acme", token)
 
 
-def test_the_same_bytes_of_two_tenants_are_no_way_from_one_to_the_other(studio: Any) -> None:
+def test_equal_tokens_of_two_tenants_are_kept_apart(studio: Any) -> None:
     payload = studio.artifact().to_bytes()
     ours, theirs = studio.learn(payload=payload), studio.learn(tenant="other", payload=payload)
     cache = studio.cache()
@@ -73,7 +73,7 @@ def test_the_same_bytes_of_two_tenants_are_no_way_from_one_to_the_other(studio: 
     cache.get("other", theirs)
 
 
-def test_a_new_token_is_there_two_seconds_after_it_was_asked_for_in_vain(studio: Any) -> None:
+def test_an_unknown_token_is_looked_up_again_after_two_seconds(studio: Any) -> None:
     cache, job = studio.cache(), studio.submit()
     token = token_id(job, 0, 0)
     for _ in range(5):
@@ -85,7 +85,7 @@ def test_a_new_token_is_there_two_seconds_after_it_was_asked_for_in_vain(studio:
     cache.get("acme", token)
 
 
-def test_ids_at_random_drive_no_token_out(studio: Any) -> None:
+def test_random_ids_evict_no_token(studio: Any) -> None:
     token, cache = studio.learn(), studio.cache()
     cache.get("acme", token)
     for index in range(1, 500):
@@ -97,7 +97,7 @@ def test_ids_at_random_drive_no_token_out(studio: Any) -> None:
 
 
 @pytest.mark.parametrize("delete", ["token", "job", "tenant"])
-def test_what_is_deleted_elsewhere_is_refused_after_30_seconds(anywhere: Any, delete: str) -> None:
+def test_a_deletion_takes_effect_within_30_seconds(anywhere: Any, delete: str) -> None:
     token, cache = anywhere.learn(), anywhere.cache()
     cache.get("acme", token)
     if delete == "token":
@@ -117,7 +117,7 @@ def test_what_is_deleted_elsewhere_is_refused_after_30_seconds(anywhere: Any, de
         cache.get("acme", token)
 
 
-def test_what_stands_costs_a_request_without_bytes_every_30_seconds(anywhere: Any) -> None:
+def test_a_token_in_use_costs_a_request_without_a_body_every_30_seconds(anywhere: Any) -> None:
     token, cache = anywhere.learn(), anywhere.cache()
     learned = cache.get("acme", token).learned
     for seconds in (14, 30, 300):  # from the first time; 30 and 300 since the last
@@ -126,7 +126,7 @@ def test_what_stands_costs_a_request_without_bytes_every_30_seconds(anywhere: An
     assert anywhere.asked() == ["read", "head", "head"]
 
 
-def test_a_token_in_use_is_confirmed_ahead_so_that_nobody_waits(
+def test_a_token_in_use_is_revalidated_in_the_background(
     studio: Any, eventually: Any, counted: Any
 ) -> None:
     token, cache = studio.learn(), studio.cache()
@@ -151,7 +151,7 @@ def test_a_token_in_use_is_confirmed_ahead_so_that_nobody_waits(
     assert counted.counts == {"miss": 1, "hit": 11}
 
 
-def test_what_was_deleted_is_found_out_ahead_as_well(studio: Any, eventually: Any) -> None:
+def test_a_deletion_is_noticed_in_the_background(studio: Any, eventually: Any) -> None:
     token, cache = studio.learn(), studio.cache()
     cache.get("acme", token)
     delete_token(studio.elsewhere, "acme", token)
@@ -162,10 +162,12 @@ def test_what_was_deleted_is_found_out_ahead_as_well(studio: Any, eventually: An
         cache.get("acme", token)
 
 
-def test_a_silent_store_is_waited_for_no_longer_than_a_minute(studio: Any, counted: Any) -> None:
+def test_a_token_is_served_stale_for_a_minute_while_the_store_is_unavailable(
+    studio: Any, counted: Any
+) -> None:
     token, cache = studio.learn(), studio.cache()
     cache.get("acme", token)
-    studio.silence()
+    studio.make_unavailable()
     for seconds in (10, 25, 24.9):  # 59.9 in all
         studio.seconds += seconds
         cache.get("acme", token)
@@ -175,13 +177,15 @@ def test_a_silent_store_is_waited_for_no_longer_than_a_minute(studio: Any, count
             cache.get("acme", token)
         assert "t/acme" not in str(caught.value)
     assert counted.counts == {"miss": 1, "hit": 1, "stale": 2, "unavailable": 3}
-    studio.speak()
+    studio.make_available()
     studio.seconds += 5
     cache.get("acme", token)
 
 
 @pytest.mark.parametrize("confirmed", [False, True])
-def test_the_minute_counts_from_when_the_store_was_asked(studio: Any, confirmed: bool) -> None:
+def test_the_age_of_a_token_counts_from_the_request_to_the_store(
+    studio: Any, confirmed: bool
+) -> None:
     token, cache = studio.learn(), studio.cache()
 
     def be_slow(name: str, key: str) -> None:
@@ -199,11 +203,11 @@ def test_the_minute_counts_from_when_the_store_was_asked(studio: Any, confirmed:
         cache.get("acme", token)
 
 
-def test_a_silent_store_is_asked_now_and_then_by_one(studio: Any) -> None:
+def test_an_unavailable_store_gets_one_request_in_five_seconds(studio: Any) -> None:
     tokens, cache = [studio.learn(f"s{i}") for i in range(20)], studio.cache()
     for token in tokens:
         cache.get("acme", token)
-    studio.silence()
+    studio.make_unavailable()
     studio.seconds += 31
     before = len(studio.asked())
     for _ in range(5):
@@ -216,7 +220,7 @@ def test_a_silent_store_is_asked_now_and_then_by_one(studio: Any) -> None:
     assert len(studio.asked()) - before == 2
 
 
-def test_a_store_that_never_answers_delays_a_known_token_by_its_patience(studio: Any) -> None:
+def test_a_store_that_hangs_delays_one_lookup_by_the_confirm_timeout(studio: Any) -> None:
     cache = studio.cache(lifetimes=TokenLifetimes(confirm_timeout_s=0.05))
     token, release = studio.learn(), threading.Event()
     cache.get("acme", token)
@@ -247,7 +251,7 @@ def test_a_damaged_record_is_named_without_the_stores_keys(studio: Any, body: by
     assert "results/" not in str(caught.value)
 
 
-def test_changed_bytes_are_refused_when_read_and_when_confirmed(
+def test_changed_bytes_are_an_error_when_loaded_and_when_revalidated(
     anywhere: Any, counted: Any
 ) -> None:
     token, cache = anywhere.learn(), anywhere.cache()
@@ -275,14 +279,14 @@ def test_a_token_that_was_restored_is_used_again(studio: Any) -> None:
     assert cache.get("acme", token).learned is learned  # it was in use here all the time
 
 
-def test_what_is_no_artifact_is_refused(studio: Any) -> None:
+def test_a_file_that_is_no_artifact_is_an_error(studio: Any) -> None:
     token = studio.learn(payload=b"no safetensors")
     with pytest.raises(ArtifactFormatError, match=f"token {token} cannot be used: not a safet"):
         studio.cache().get("acme", token)
 
 
 @pytest.mark.parametrize("how", [{"fingerprint": "f" * 64}, {"dim": 9}])
-def test_a_token_of_another_model_is_refused(studio: Any, how: Any, counted: Any) -> None:
+def test_a_token_of_another_model_is_an_error(studio: Any, how: Any, counted: Any) -> None:
     token, cache = studio.learn(payload=studio.artifact(**how).to_bytes()), studio.cache()
     for _ in range(3):
         with pytest.raises(ArtifactMismatchError, match=f"{token} was made with 'tiny', whose"):
@@ -291,7 +295,7 @@ def test_a_token_of_another_model_is_refused(studio: Any, how: Any, counted: Any
     assert counted.counts == {"wrong_model": 3}
 
 
-def test_it_keeps_the_last_used_that_there_is_room_for(studio: Any, counted: Any) -> None:
+def test_the_least_recently_used_token_is_evicted(studio: Any, counted: Any) -> None:
     size = num_bytes_of(studio.artifact().token)
     cache = studio.cache(capacity_bytes=3 * size + size // 2)
     tokens = [studio.learn(f"s{i}") for i in range(4)]
@@ -314,7 +318,7 @@ def test_it_keeps_the_last_used_that_there_is_room_for(studio: Any, counted: Any
     assert counted.gauges["dti_token_cache_bytes", "token"] == 3 * size
 
 
-def test_what_was_evicted_in_use_comes_back_as_the_same_object(studio: Any) -> None:
+def test_a_token_evicted_while_in_use_comes_back_as_the_same_object(studio: Any) -> None:
     one, two = studio.learn("one"), studio.learn("two")
     cache = studio.cache(capacity_bytes=num_bytes_of(studio.artifact().token))
     learned = cache.get("acme", one).learned
@@ -323,22 +327,22 @@ def test_what_was_evicted_in_use_comes_back_as_the_same_object(studio: Any) -> N
     assert cache.get("acme", one).learned is learned
 
 
-def test_a_cache_without_room_still_serves(studio: Any) -> None:
+def test_a_cache_without_room_still_returns_tokens(studio: Any) -> None:
     token, cache = studio.learn(), studio.cache(capacity_bytes=1)
     assert cache.get("acme", token).token == cache.get("acme", token).token == token
     assert not _has(cache, token)
 
 
-def test_a_cold_token_and_a_silent_store(studio: Any) -> None:
+def test_an_unavailable_store_is_no_error_of_the_token(studio: Any) -> None:
     token, cache = studio.learn(), studio.cache()
-    studio.silence()
+    studio.make_unavailable()
     with pytest.raises(UnavailableError, match=f"token {token} cannot be looked up"):
         cache.get("acme", token)
-    studio.speak()
+    studio.make_available()
     cache.get("acme", token)  # at once: this was nothing about the token
 
 
-def test_once_closed_it_answers_what_it_can(studio: Any) -> None:
+def test_a_closed_cache_still_returns_tokens(studio: Any) -> None:
     token, cache = studio.learn(), studio.cache()
     cache.get("acme", token)
     cache.close()
@@ -348,12 +352,14 @@ def test_once_closed_it_answers_what_it_can(studio: Any) -> None:
     cache.get("acme", token)  # asks by itself
 
 
-def test_it_fits_what_a_backbone_says_of_itself(tiny_backbone: Any) -> None:
+def test_the_signature_of_a_model_is_read_from_it(tiny_backbone: Any) -> None:
     signature = ModelSignature.of(tiny_backbone)
     assert signature == ModelSignature({"text_encoder": 32}, tiny_backbone.fingerprint)
 
 
-def test_threads_that_ask_while_tokens_go_get_them_or_are_told(studio: Any, at_once: Any) -> None:
+def test_threads_get_tokens_or_the_right_error_while_tokens_are_deleted(
+    studio: Any, at_once: Any
+) -> None:
     """Whatever comes between, nothing deleted is served half a minute later."""
     tokens = [studio.learn(f"s{i}") for i in range(8)]
     size = num_bytes_of(Artifact.from_bytes(studio.artifact().to_bytes()).token)

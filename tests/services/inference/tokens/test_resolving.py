@@ -1,4 +1,4 @@
-"""What the placeholders of an image stand for."""
+"""The resolver of an image's placeholders."""
 
 import threading
 from typing import Any
@@ -19,7 +19,7 @@ def _image(**how: Any) -> ImageSpec:
     return ImageSpec(prompt="a photo", seed=0, **how)
 
 
-def test_tokens_and_blends_are_found_with_what_they_were_made_of(studio: Any) -> None:
+def test_tokens_and_blends_are_resolved_with_their_origins(studio: Any) -> None:
     one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
     resolver = _resolver(cache)
     image = _image(
@@ -47,7 +47,7 @@ def test_cold_tokens_of_an_image_are_fetched_at_the_same_time(studio: Any) -> No
     assert len(resolver.resolve("acme", _image(tokens=tokens, blends=blends)).tokens) == 4
 
 
-def test_the_first_that_is_wrong_is_told(studio: Any) -> None:
+def test_the_first_error_is_raised(studio: Any) -> None:
     one = studio.learn("one")
     resolver = _resolver(studio.cache())
     with pytest.raises(UnknownJobError, match="'two'"):
