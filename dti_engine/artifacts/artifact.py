@@ -105,6 +105,7 @@ class Artifact:
         try:
             tensors = safetensors.torch.load(data)
             manifest = _read_manifest(data, tensors)
+            # Models without a pooled embedding store no pooling.
             pooling = manifest.origin.pooling or "eos"
             return cls(manifest, LearnedToken(manifest.placeholder, tensors, pooling))
         except SafetensorError as error:

@@ -76,7 +76,7 @@ def _a1111(artifact: Artifact, path: Path) -> Export:
         return Export((path,), path.stem)
     _require_suffix(path, ".pt")
     content = {
-        "string_to_token": {"*": 265},
+        "string_to_token": {"*": 265},  # as A1111 writes it: the id of "*" in CLIP's vocabulary
         A1111_KEY: {"*": by_key[SINGLE_KEY].clone()},
         "name": path.stem,
         "step": training.steps_done if training else 0,

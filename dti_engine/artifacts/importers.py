@@ -135,6 +135,7 @@ def _rows(key: str, value: Any) -> Tensor:
         raise ArtifactFormatError(
             f"{key!r} must be (n, d) numbers, one row per vector, got {shape}"
         )
+    # `clone`: a view would keep the whole storage of the file in memory.
     rows = rows.float().reshape(-1, rows.shape[-1]).clone()
     if not bool(rows.isfinite().all()):
         raise ArtifactFormatError(f"{key!r} holds numbers that are not finite")

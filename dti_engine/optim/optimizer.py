@@ -67,6 +67,7 @@ class RiemannianSGD(torch.optim.Optimizer):
         if not 0 <= group["eps"] < math.inf:
             raise ConfigurationError(f"eps must be finite and >= 0, got {group['eps']}")
         per_row = {name: _non_negative(name, group[name], rows) for name in ("lr", "kappa")}
+        # The default mu is the rows themselves, which will move: it must be a copy.
         super().add_param_group(group | per_row | {"params": params, "mu": mu.clone()})
         self.reports = [None] * len(self.param_groups)
 
@@ -74,6 +75,7 @@ class RiemannianSGD(torch.optim.Optimizer):
         """Move group tensors to the device of their rows after loading, and drop old reports."""
         super().__setstate__(state)
         self.reports = [None] * len(self.param_groups)
+        # torch moves the state of parameters to their device, but not tensors in group options.
         for group in self.param_groups:
             for name in ("lr", "mu", "kappa"):
                 if isinstance(group[name], Tensor):
@@ -93,6 +95,7 @@ class RiemannianSGD(torch.optim.Optimizer):
         """
         loss = None
         if closure is not None:
+            # As in torch's optimizers: `step` may be called under no_grad, a closure may not.
             with torch.enable_grad():
                 loss = closure()
         masks: Sequence[Tensor | None] = (
@@ -145,6 +148,7 @@ def _require_unit_rows(name: str, rows: Tensor, shape: torch.Size) -> None:
             f"{name} must have the shape [rows, d] of params, got {[*rows.shape]}"
         )
     lengths = sphere.length(rows)
+    # Written as "not all within": NaN compares false, and so is rejected too.
     if not bool(((lengths - 1).abs() <= _UNIT_TOLERANCE).all()):
         worst = lengths.flatten()[(lengths - 1).abs().argmax()].item()
         raise ConfigurationError(f"{name} must have rows of length 1, got one of {worst}")

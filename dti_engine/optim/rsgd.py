@@ -126,6 +126,7 @@ def vectorized_step_(
     raw_norm = _norm(g)
     g.addcmul_((g * v).sum(dim=-1, keepdim=True), v, value=-1)
     norm = scale = _norm(g)
+    # `where` by a mask, never an index: an index would wait for the device.
     moves = _is_step(norm, raw_norm)
     moves = moves if active is None else moves & active
     if running is not None:
@@ -168,6 +169,7 @@ def step_rows_(
     if active is not None and active.dtype != torch.bool:
         raise ConfigurationError(f"active must be boolean, got {active.dtype}")
     written = (v[0], second_moment, weight)
+    # The kernel writes these in place, and expects contiguous rows.
     dense = all(x is None or x.is_contiguous() for x in written)
     if v.is_cuda and v.dtype == torch.float32 and dense:
         from dti_engine.optim import rsgd_triton  # Triton is slow to import, and useless on a CPU

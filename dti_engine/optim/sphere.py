@@ -90,6 +90,7 @@ def log_map(point: Tensor, other: Tensor) -> Tensor:
     half_cosine = length(point + other) / 2
     if bool((half_cosine <= _resolution(half_cosine)).any()):
         raise AntipodalError("two directions are opposite: no single shortest path joins them")
+    # The nearer of the two poles: without it, the difference below would cancel its digits.
     side = torch.sign((point * other).sum(dim=-1, keepdim=True))
     angle = geodesic_distance(point, other).unsqueeze(-1)
     return to_tangent(point, other - side * point) / (
@@ -132,13 +133,14 @@ def mean_direction(points: Tensor, weights: Tensor | None = None) -> Tensor:
         ZeroVectorError if a point is zero; ConfigurationError if weights are negative or all zero.
     Source: Buss and Fillmore, "Spherical averages", 2001: uniqueness, and the iteration (their A1).
     """
+    # In float32 the iteration would stall above its tolerance.
     exact = normalize(points.double())
     shares = _shares(weights, exact).unsqueeze(-1)
     _require_open_hemisphere(exact, _resolution(points))
     mean = normalize((shares * exact).sum(dim=-2))
     for _ in range(_MAX_ITERATIONS):
         step = (shares * log_map(mean.unsqueeze(-2), exact)).sum(dim=-2)
-        mean = normalize(exp_map(mean, step))
+        mean = normalize(exp_map(mean, step))  # rounding would drift off the sphere
         if bool((length(step) <= _MEAN_TOLERANCE_RAD).all()):
             return mean.to(points.dtype)
     raise AntipodalError(

@@ -52,6 +52,7 @@ def sample(
     """
     if not (math.isfinite(concentration) and concentration >= 0):
         raise ConfigurationError(f"concentration must be finite and >= 0, got {concentration}")
+    # Rejection sampling: each round proposes as many as are still missing.
     accepted = [loc.new_empty(0, loc.shape[-1])]
     while (missing := num_samples - sum(len(batch) for batch in accepted)) > 0:
         accepted.append(_propose(loc, concentration, missing, generator))
@@ -86,6 +87,7 @@ def mean_resultant_length(concentration: float | Tensor, dim: int) -> Tensor:
     k = torch.as_tensor(concentration, dtype=torch.float64)
     top = dim / 2 - 1 + _CONTINUED_FRACTION_TERMS
     ratio = k / (top + 0.5 + torch.sqrt(k.square() + (top + 1.5) ** 2))
+    # Downwards the recursion is stable: each step shrinks the error of the starting bound.
     for step in range(_CONTINUED_FRACTION_TERMS):
         ratio = k / (2 * (top - step) + k * ratio)
     return ratio

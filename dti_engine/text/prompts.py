@@ -70,6 +70,7 @@ def tokenize(
         positions = encoder.padded_length(max(map(len, wrapped)))
         padding = [[encoder.pad_id] * (positions - len(ids)) for ids in wrapped]
         marked = torch.tensor([[*ids, *pads] for ids, pads in zip(wrapped, padding, strict=True)])
+        # A stand-in id keeps the lookup of embeddings valid where a learned row will replace it.
         is_row = marked < 0
         inputs[name] = EncoderInput(
             ids=marked.masked_fill(is_row, encoder.stand_in_id),
@@ -122,6 +123,7 @@ def _marked_ids(
         ids += marks
         owners += [piece] * len(marks)
     wrapped = encoder.wrap_ids(ids)
+    # Truncation removes the end, so the first missing mark belongs to the first lost token.
     num_kept = sum(i < 0 for i in wrapped)
     if num_kept < len(owners):
         raise TokenError(
@@ -151,6 +153,7 @@ def bind(
     for name in {name for sample in tokens for name in sample}:
         require_placeholder(name)
     spans: dict[LearnedToken, dict[str, range]] = {}
+    # Rows of distinct tokens, in order of first use; their number may differ by encoder.
     starts = dict.fromkeys(encoders, 0)
     for token in dict.fromkeys(token for sample in tokens for token in sample.values()):
         _require_fit(token, encoders)

@@ -91,6 +91,7 @@ def slerp_tokens(a: LearnedToken, b: LearnedToken, t: float, *, placeholder: str
         return replace(b if t else a, placeholder=placeholder)
     directions_a, directions_b = a.directions(), b.directions()
     magnitudes_a, magnitudes_b = a.magnitudes(), b.magnitudes()
+    # Directions live on the sphere, magnitudes on a line: each is interpolated in its own space.
     blended: dict[str, Tensor] = {}
     for name in a.embeddings:
         magnitude = torch.lerp(magnitudes_a[name], magnitudes_b[name], t)

@@ -95,7 +95,7 @@ def check_bundle(
     files = dict[str, bytes]()
     for name, data in contents.files.items():
         if name in description.masks:
-            continue
+            continue  # checked with its image
         if reason := _file_error(name):
             errors.append(BundleFinding(name, reason))
         else:
@@ -104,7 +104,8 @@ def check_bundle(
     if len(files) > limits.max_images:
         reason = f"{len(files)} images; allowed are {limits.max_images}, 3 to 6 are usual"
         errors.append(BundleFinding("", reason))
-        files = {}
+        files = {}  # decoding them all would take long, and the bundle is rejected anyway
+    # One decoder for all: starting a process takes longer than decoding most images.
     images = list[SubjectImage]()
     with Decoder(limits) as decoder:
         for name, data in files.items():

@@ -93,7 +93,7 @@ def _add(
         return None
     is_description = name.rpartition("/")[2] == DESCRIPTION
     if only_description and not is_description:
-        contents.files[name] = b""
+        contents.files[name] = b""  # the name counts for `_without_top_folder`
         return None
     limit = limits.max_description_bytes if is_description else limits.image.max_bytes
     try:
@@ -121,6 +121,7 @@ def _read(
     with member.open() as file:
         while chunk := file.read(_CHUNK_BYTES):
             data += chunk
+            # Counted while reading: a decompression bomb must not get to the end of its data.
             contents.num_bytes += len(chunk)
             if contents.num_bytes > limits.max_unpacked_bytes:
                 raise InvalidBundleError(
@@ -133,6 +134,7 @@ def _read(
 
 
 def _without_top_folder(files: dict[str, bytes]) -> dict[str, bytes]:
+    # `zip -r rex.zip rex` stores every member below "rex/".
     tops = {name.partition("/")[0] if "/" in name else "" for name in files}
     if len(tops) != 1 or tops == {""}:
         return files

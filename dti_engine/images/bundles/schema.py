@@ -119,6 +119,7 @@ class BundleDescription(BaseModel):
 def parse(data: bytes) -> tuple[BundleDescription, list[BundleFinding]]:
     """Parse a JSON file; return the valid description and the errors of the rest."""
     try:
+        # Unlike `json`, it limits recursion and rejects invalid UTF-8.
         values = from_json(data)
     except ValueError as error:
         return BundleDescription(), [BundleFinding(DESCRIPTION, f"is not JSON in UTF-8 ({error})")]
