@@ -111,7 +111,7 @@ def find_job(client: "Client", text: str) -> Job:
         return client.job(text)
     if not _LEAST <= len(text) < _WHOLE:
         raise ConfigurationError(
-            f"{text!r:.80} is no job's id: they have {_WHOLE} digits and letters; {_LEAST} at the "
+            f"{text!r:.80} is not a job's id of {_WHOLE} digits and letters; {_LEAST} at the "
             "beginning or the end will do. `dti jobs` lists them"
         )
     recent = list(islice(client.jobs(), _RECENT))

@@ -1,5 +1,7 @@
-"""Which tokens a tenant has of a subject, by the client's own id of it: hints, one for each token,
-written before the token is. What a hint names may not exist, or no more; whoever reads finds out.
+"""Aliases: the index from a client's own id of a subject to the tokens learned of it.
+
+Each entry is written before its token is, so that no token is missed. A token that an entry names
+may therefore not exist yet, or no more: the reader finds out.
 """
 
 import hashlib
@@ -10,18 +12,18 @@ from services.storage.interface import Store
 
 
 def add(store: Store, tenant: str, alias: str, token: str) -> None:
-    """Let a token be found, once there is one."""
+    """Add a token to an alias."""
     store.put(f"{_folder(tenant, alias)}{token}", b"")
 
 
 def find_tokens(store: Store, tenant: str, alias: str, after: str = "") -> Iterator[str]:
-    """Ids of the tokens of a subject, the newest job's first, from behind the id `after` on."""
+    """Yield the ids of an alias's tokens behind the id `after`, those of the newest job first."""
     prefix = _folder(tenant, alias)
-    start: str | None = f"{prefix}{after}" if after else ""
-    while start is not None:
-        page = store.list(prefix, after=start)
+    cursor: str | None = f"{prefix}{after}" if after else ""
+    while cursor is not None:
+        page = store.list(prefix, after=cursor)
         yield from (head.key[len(prefix) :] for head in page.objects)
-        start = page.next
+        cursor = page.next
 
 
 def _folder(tenant: str, alias: str) -> str:

@@ -1,8 +1,9 @@
-"""One attempt at one item, in the hands of the worker that claimed it.
+"""One attempt at one item by the worker that claimed it.
 
-It ends in one of three ways: with the item's result, which is created once and for all; as an
-attempt that came to nothing, so that another may follow; or it is found to have been ended by
-others, who hold the worker for dead. None of them can undo what another attempt has achieved.
+An attempt ends in one of three ways: it commits the item's result, which is created once and for
+all (the *exactly-once commit*); it ends without a result, so that another may follow; or the
+supervisor ends it because its worker's lease has expired. None of them can undo what another
+attempt has achieved.
 """
 
 import hashlib
@@ -34,28 +35,29 @@ StopReason = Literal["cancelled", "deleted", "lost"]
 
 @dataclass(eq=False)
 class Attempt:
-    """What a worker does by itself, and the ways to end it. Every end is safe to call again."""
+    """An attempt, and the ways to end it. Every one of them is safe to call again."""
 
     ledger: Ledger
     lease: Lease
     keys: JobKeys
     item_ref: ItemRef
     number: int
+    """The fencing number: each claim of an item gets the next one, and no number comes twice."""
     item: Item
     shared: dict[str, JsonValue]
     max_attempts: int
     isolated: bool
-    """It may be what killed its workers, or broke what was beside it: do nothing else beside it.
-    What would be nobody's fault otherwise is its own.
+    """Whether the worker must do nothing else beside it. The item is suspected of killing its
+    workers, or of breaking its batches: alone, any failure is its own.
     """
     earlier_ends: tuple[EndedRecord, ...]
     """How the attempts before it ended."""
     resume_from: Checkpoint | None
-    """Where they had got to."""
+    """The latest checkpoint of the attempts before it."""
     kind: Kind = "training"
-    """Of the job."""
+    """The kind of the job."""
     stop_reason: StopReason | None = None
-    """Why to go on no longer: call `abandon`."""
+    """Why the worker has to stop; it then calls `abandon`."""
     _checkpoints: Checkpoints = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class Attempt:
 
     @property
     def held(self) -> HeldAttempt:
-        """As the lease names it."""
+        """This attempt as the worker's lease names it."""
         return HeldAttempt(
             tenant=self.keys.tenant,
             job=self.keys.job,
@@ -73,33 +75,41 @@ class Attempt:
         )
 
     def report_progress(self, progress: dict[str, JsonValue]) -> None:
-        """Progress, for whoever looks; written with the next renewal of the lease.
+        """Publish progress with the next renewal of the lease.
 
-        Raises: ValueError if it is no JSON.
+        Raises:
+            ValueError: The progress cannot be written as JSON.
         """
         self.lease.report_progress(self.held, progress)
 
     def checkpoint(self, step: int, payload: bytes) -> None:
-        """Keep where it has got to, so that another worker can go on from there.
+        """Save the training state, so that another worker can resume from it.
 
-        Raises: LeaseLostError; SupersededError if the item has ended by another hand;
-        UnavailableError: the one before it stands.
+        Raises:
+            LeaseLostError: The worker's lease was broken.
+            SupersededError: The item was ended by another process.
+            UnavailableError: The store did not answer; the previous checkpoint stands.
         """
         if self.lease.lost:
             raise LeaseLostError(
-                f"worker {self.lease.worker} is held for dead: leave its attempts to others"
+                f"the lease of worker {self.lease.worker} was broken: leave its attempts to others"
             )
         self._checkpoints.save(step, payload)
 
     def succeed(self, payload: bytes, report: dict[str, JsonValue] | None = None) -> None:
-        """Make `payload` the item's result. When it returns, that holds until it is deleted.
+        """Commit `payload` as the item's result. Once this returns, it stands until deleted.
 
-        Raises: ValueError if `report` is no JSON, or has a number that is none. SupersededError if
-        the item has ended otherwise. UnavailableError: call it again.
+        A worker whose lease was broken may still commit: the result is created once, so that
+        whichever attempt is first wins, and nothing is gained by refusing finished work.
+
+        Raises:
+            ValueError: `report` cannot be written as JSON, or contains a NaN or an infinity.
+            SupersededError: The item has ended otherwise.
+            UnavailableError: The store did not answer: call it again.
         """
         self._commit(
             ResultRecord(
-                nonce=self._nonce,
+                nonce=self._new_nonce(),
                 status="succeeded",
                 kind=self.kind,
                 attempt=self.number,
@@ -110,9 +120,15 @@ class Attempt:
         )
 
     def fail(self, reason: str, *, retry: bool = True) -> None:
-        """It went wrong: by chance, so that another attempt may succeed, or as it always will.
+        """End the attempt as failed, and with it the item if no attempts are left.
 
-        Raises: SupersededError, UnavailableError, as `succeed` does.
+        Args:
+            reason: What went wrong.
+            retry: Whether another attempt may succeed; False ends the item at once.
+
+        Raises:
+            SupersededError: The item has ended otherwise.
+            UnavailableError: The store did not answer: call it again.
         """
         failures = count_failures(self.earlier_ends) + 1
         if retry and failures < self.max_attempts:
@@ -120,7 +136,7 @@ class Attempt:
         else:
             self._commit(
                 ResultRecord(
-                    nonce=self._nonce,
+                    nonce=self._new_nonce(),
                     status="failed",
                     attempt=self.number,
                     reason=shorten_reason(reason),
@@ -128,50 +144,55 @@ class Attempt:
             )
 
     def release(self, reason: str) -> None:
-        """Give it back unharmed, for another worker to go on at once. It counts as no failure."""
+        """Give the item back for another worker to claim at once. It counts as no failure."""
         self._end("released", reason)
 
     def abandon(self) -> None:
-        """Do what has to be done because of `stop`, or leave it to others altogether."""
+        """End the attempt as `stop_reason` requires."""
         try:
             if self.stop_reason == "cancelled":
                 with suppress(SupersededError):
                     self._commit(
-                        ResultRecord(nonce=self._nonce, status="cancelled", attempt=self.number)
+                        ResultRecord(
+                            nonce=self._new_nonce(), status="cancelled", attempt=self.number
+                        )
                     )
             elif self.stop_reason == "deleted":
                 self._end("released", "deleted")
                 self._checkpoints.remove()
         finally:
-            # If that failed, the lease no longer names the attempt, so that others will end it.
+            # If that failed, the supervisor ends the attempt: it finds that no lease names it.
             self.lease.remove_attempt(self.held)
 
-    @property
-    def _nonce(self) -> str:
+    def _new_nonce(self) -> str:
+        # Begins with the worker, so that a repeated commit recognises the result of the first.
         return f"{self.lease.worker}.{self.ledger.ids.nonce()}"
 
     def _commit(self, record: ResultRecord, payload: bytes = b"") -> None:
         key = self.keys.result(self.item_ref)
+        # One object holds the result and its payload: that it was made, and what was made, are a
+        # single write, which cannot be applied by half.
         if not self.ledger.create_once(key, pack(record, payload)):
-            self._see_who_won(key, record)
+            self._check_winner(key, record)
         self.lease.remove_attempt(self.held)
-        # The result stands: what is left over is swept if it cannot be removed now.
+        # The result stands; checkpoints that cannot be removed now are removed by a sweep.
         with suppress(StorageError):
             self._checkpoints.remove()
 
-    def _see_who_won(self, key: str, ours: ResultRecord) -> None:
-        """Return if it was the same, in an earlier call. Raises: SupersededError."""
-        line = self.ledger.find_record(key)
-        there = unpack_result(key, line[1])[0] if line else None
-        if isinstance(there, ResultRecord) and _alike(there, ours):
+    def _check_winner(self, key: str, ours: ResultRecord) -> None:
+        """Return if an earlier call of this attempt won; raise SupersededError if another did."""
+        found = self.ledger.find_record(key)
+        stored = unpack_result(key, found[1])[0] if found else None
+        if isinstance(stored, ResultRecord) and _same_commit(stored, ours):
             return
         self.lease.remove_attempt(self.held)
-        # Those who ended it did not see a checkpoint that was written after they looked.
+        # The winner removed the checkpoints that it saw; this one may have been written later.
         with suppress(StorageError):
             self._checkpoints.remove()
-        how = "deleted" if there is None or isinstance(there, Tombstone) else there.status
+        status = "deleted" if stored is None or isinstance(stored, Tombstone) else stored.status
         raise SupersededError(
-            f"item {self.item.name!r} of job {self.keys.job} has ended as {how} by another hand"
+            f"item {self.item.name!r} of job {self.keys.job} has ended as {status}, by another "
+            "process"
         )
 
     def _end(self, cause: Literal["failed", "released"], reason: str) -> None:
@@ -179,9 +200,9 @@ class Attempt:
         self.lease.remove_attempt(self.held)
 
 
-def _alike(there: ResultRecord, ours: ResultRecord) -> bool:
-    """Of one attempt: nonces begin with the worker."""
-    return (there.nonce.partition(".")[0], there.attempt, there.status, there.sha256) == (
+def _same_commit(stored: ResultRecord, ours: ResultRecord) -> bool:
+    """Return whether two results are commits of one attempt: nonces begin with the worker."""
+    return (stored.nonce.partition(".")[0], stored.attempt, stored.status, stored.sha256) == (
         ours.nonce.partition(".")[0],
         ours.attempt,
         ours.status,

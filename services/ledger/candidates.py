@@ -1,7 +1,7 @@
-"""Items of one job that a worker may try to claim next.
+"""The items of one job that a worker may try to claim next.
 
-Each worker goes through a job from a block and a place of its own, so that many seldom reach for
-the same item. What it saw is used for a few seconds; claims find out what has changed.
+Each worker begins at a block and an item of its own, so that many workers seldom reach for the same
+item. A listing is used for a few seconds; claims discover what has changed since.
 """
 
 import random
@@ -13,126 +13,135 @@ from services.ledger.keys import ItemBlock, ItemRef, JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.rollups import FinalStates, ended_items, latest_attempts, read_final_states
 
-_KEPT = 10
-"""Times the usual pause that what was seen is used: claims find out what has changed since, and a
-listing of many items costs far more than a claim in vain."""
+_LISTING_LIFETIME = 10
+"""Poll intervals for which a listing is used. Listing many items costs far more than a claim that
+finds an item taken.
+"""
 
-_MISSES = 3
-"""Claims in vain after which it is looked up anew."""
+_MAX_CONFLICTS = 3
+"""Claims that found the item taken, after which the items are listed again."""
 
-_MOST_RELUCTANT = 4
-"""Times the usual pause before a job is looked through again that had nothing to do, again and
-again: there may be many whose items are all being done."""
+_MAX_BACKOFF = 4
+"""Poll intervals, at most, before a job without claimable items is listed again: there may be many
+jobs whose items are all being attempted.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An item and the number that its next attempt would have."""
+    """An item, and the fencing number of its next attempt."""
 
-    place: ItemRef
+    item: ItemRef
     number: int
 
 
 class Candidates:
-    """Of one job, for one worker."""
+    """The claimable items of one job, for one worker."""
 
     def __init__(self, ledger: Ledger, keys: JobKeys, rng: random.Random) -> None:
         self.keys = keys
         self._ledger = ledger
-        self._chance = rng
+        self._rng = rng
         self._spec: JobSpec | None = None
-        self._control: JobCommands | None = None
-        self._outcomes: FinalStates | None = None
-        self._here: ItemBlock | None = None
+        self._commands: JobCommands | None = None
+        self._final: FinalStates | None = None
+        self._block: ItemBlock | None = None
+        """The block that the worker is in."""
         self._blocks: deque[ItemBlock] = deque()
         self._waiting: deque[Candidate] = deque()
-        self._looked = float("-inf")
+        self._listed_at = float("-inf")
         self._empty_until = float("-inf")
-        self._reluctance = 1
-        self._misses = 0
+        self._backoff = 1
+        self._conflicts = 0
 
     @property
     def spec(self) -> JobSpec:
-        """Raises: UnknownJobError, DeletedError."""
+        """Return the job's spec, which is read once.
+
+        Raises:
+            UnknownJobError, DeletedError, DamagedRecordError: The spec cannot be read.
+        """
         if self._spec is None:
             self._spec = read_spec(self._ledger, self.keys)
         return self._spec
 
     def refresh(self) -> bool:
-        """Whether there may be something. What was seen long ago is looked up anew.
+        """List the blocks again if the listing is old; return whether there may be candidates.
 
-        Not in `next`: on a slow store what was seen is old before it is gone through, and what was
-        passed over would be found again and again.
+        This is not part of `next`: on a slow store a listing is old before it is used up, and
+        `next` would list again and again, and return the items that were deferred for ever.
         """
         now = self._ledger.clock()
         if now < self._empty_until:
             return False
-        if (
-            now - self._looked > _KEPT * self._ledger.settings.poll_interval_s
-            or self._misses > _MISSES
-        ):
+        lifetime_s = _LISTING_LIFETIME * self._ledger.settings.poll_interval_s
+        if now - self._listed_at > lifetime_s or self._conflicts > _MAX_CONFLICTS:
             self._waiting.clear()
-            self._look_for_blocks()
+            self._list_blocks()
         return True
 
     def put_back(self, candidate: Candidate) -> None:
-        """It was not tried, or nobody knows."""
+        """Return a candidate that was not claimed, as far as is known."""
         self._waiting.append(candidate)
 
-    def missed(self) -> None:
-        """Another worker was quicker: what was seen has grown old if that happens often."""
-        self._misses += 1
+    def record_conflict(self) -> None:
+        """Record that another worker was faster; many conflicts mean that the listing is old."""
+        self._conflicts += 1
 
     def next(self) -> Candidate | None:
-        """One more of what was seen. None: that was all, or it is old: look elsewhere for now."""
-        if self._misses > _MISSES:
+        """Return one more candidate, or None if there are no more for now."""
+        if self._conflicts > _MAX_CONFLICTS:
             return None
         while not self._waiting and self._blocks:
-            self._here = self._blocks[0]
-            self._waiting.extend(self._find(self._here))
+            self._block = self._blocks[0]
+            self._waiting.extend(self._list_candidates(self._block))
             self._blocks.popleft()
         if self._waiting:
-            self._reluctance = 1
+            self._backoff = 1
             return self._waiting.popleft()
-        self._looked = float("-inf")
-        pause = self._ledger.settings.poll_interval_s * self._reluctance
-        self._empty_until = self._ledger.clock() + pause
-        self._reluctance = min(2 * self._reluctance, _MOST_RELUCTANT)
+        self._listed_at = float("-inf")
+        pause_s = self._ledger.settings.poll_interval_s * self._backoff
+        self._empty_until = self._ledger.clock() + pause_s
+        self._backoff = min(2 * self._backoff, _MAX_BACKOFF)
         return None
 
-    def _look_for_blocks(self) -> None:
-        control, outcomes = read_final_states(self._ledger, self.keys, self.spec.record.count)
-        self._control, self._outcomes = control, outcomes
-        # The block that we are in comes first again.
-        here = self._here
-        blocks = [] if control.cancelled or control.deleted else outcomes.open_blocks()
-        if here is not None and here in blocks:
-            start = blocks.index(here)
+    def _list_blocks(self) -> None:
+        commands, final = read_final_states(self._ledger, self.keys, self.spec.record.count)
+        self._commands, self._final = commands, final
+        blocks = [] if commands.cancelled or commands.deleted else final.open_blocks()
+        # Stay in the same block: its items are next to those that this worker has claimed, and
+        # other workers are in other blocks.
+        if self._block is not None and self._block in blocks:
+            start = blocks.index(self._block)
         else:
-            start = self._chance.randrange(len(blocks)) if blocks else 0
+            start = self._rng.randrange(len(blocks)) if blocks else 0
         self._blocks = deque(blocks[start:] + blocks[:start])
-        self._looked = self._ledger.clock()
-        self._misses = 0
+        self._listed_at = self._ledger.clock()
+        self._conflicts = 0
 
-    def _find(self, block: ItemBlock) -> list[Candidate]:
-        """Those of a block: what was attempted before first, as it has waited longest; then the
-        others, from a place on that is drawn.
+    def _list_candidates(self, block: ItemBlock) -> list[Candidate]:
+        """Return the candidates of a block in the order in which to try them.
+
+        Items that were attempted before come first, as they have waited longest; then the others,
+        from a random one on.
         """
-        assert self._control is not None
-        assert self._outcomes is not None
+        assert self._commands is not None
+        assert self._final is not None
         attempts = latest_attempts(self._ledger, self.keys, block)
         found: list[Candidate] = []
-        for index in self._outcomes.open_items(block):
-            before = attempts.get(index)
-            if index in self._control.deleted_items or (before and not before.ended):
+        for index in self._final.open_items(block):
+            latest = attempts.get(index)
+            if index in self._commands.deleted_items or (latest and not latest.ended):
                 continue
-            found.append(Candidate(ItemRef(block.round, index), before.number + 1 if before else 1))
+            number = latest.number + 1 if latest else 1
+            found.append(Candidate(ItemRef(block.round, index), number))
         if any(candidate.number > 1 for candidate in found):
-            # Only what was attempted can have a result.
+            # Only an item that was attempted can have a result, so that most blocks need no
+            # listing of their results.
             results = ended_items(self._ledger, self.keys, block)
-            found = [candidate for candidate in found if candidate.place.index not in results]
+            found = [candidate for candidate in found if candidate.item.index not in results]
         again = [candidate for candidate in found if candidate.number > 1]
-        fresh = [candidate for candidate in found if candidate.number == 1]
-        self._chance.shuffle(again)
-        start = self._chance.randrange(len(fresh)) if fresh else 0
-        return again + fresh[start:] + fresh[:start]
+        first = [candidate for candidate in found if candidate.number == 1]
+        self._rng.shuffle(again)
+        start = self._rng.randrange(len(first)) if first else 0
+        return again + first[start:] + first[:start]

@@ -1,11 +1,8 @@
-"""Which item a worker claims next, and the claim.
+"""Claims: which item a worker attempts next, fairly between tenants, and the claim itself.
 
-Whose turn it is: a fair choice between tenants, made by each worker for itself.
-
-A worker serves the tenant of whom it has the fewest attempts in hand, and among those the one that
-it has served least. If all workers share each of their slots so, the pool is shared so, and nobody
-has to count for all. A tenant who comes anew begins level with the least served one: what others
-had before is no debt to it, nor its own idleness a credit.
+Fair queueing without a coordinator: each worker serves the tenant of whom it holds the fewest
+attempts, and among those the one that it has served least. If every worker divides its own slots
+fairly, the pool is divided fairly, and nobody has to count for all.
 """
 
 import random
@@ -32,43 +29,52 @@ from services.ledger.results import (
 
 
 class FairQueue:
-    """One worker's."""
+    """One worker's fair order of the tenants that wait."""
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._served: dict[str, int] = {}
-        self._chance = rng or random.Random()
+        self._rng = rng or random.Random()
 
     def order(self, tenants: Iterable[str], held: Counter[str]) -> list[str]:
-        """Tenants who wait, whose turn comes first first. Ties are drawn, so that many workers do
-        not all begin with the same one.
+        """Return the waiting tenants, the next to serve first.
+
+        Args:
+            tenants: The tenants that wait.
+            held: How many attempts of each tenant the worker holds.
         """
         waiting = list(tenants)
-        level = min((self._served[one] for one in waiting if one in self._served), default=0)
-        # Who waits no more is forgotten, and comes anew one day.
-        self._served = {one: self._served.get(one, level) for one in waiting}
+        # A new tenant begins level with the least served one: what others had before it came is no
+        # debt of theirs, and its idleness is no credit.
+        level = min((self._served[name] for name in waiting if name in self._served), default=0)
+        # Tenants that wait no more are forgotten, and are new when they return.
+        self._served = {name: self._served.get(name, level) for name in waiting}
+        # Ties are drawn, so that many workers do not all begin with the same tenant.
         return sorted(
-            waiting, key=lambda one: (held[one], self._served[one], self._chance.random())
+            waiting, key=lambda name: (held[name], self._served[name], self._rng.random())
         )
 
     def record_claim(self, tenant: str, without_work: Iterable[str] = ()) -> None:
-        """It has got something, after those in `in_vain` were asked and had nothing to give. That
-        they could not take their turn is no credit to them.
+        """Record that a tenant was served, after those in `without_work` had nothing to claim.
+
+        A turn that those could not take must not count as a credit for later.
         """
         level = self._served.get(tenant, 0)
-        for one in without_work:
-            self._served[one] = max(self._served.get(one, 0), level)
+        for name in without_work:
+            self._served[name] = max(self._served.get(name, 0), level)
         self._served[tenant] = level + 1
 
 
-_NEAR = 16
-"""Jobs of a tenant that are so near in time that their order matters less than no crowd does."""
+_SHUFFLED_JOBS = 16
+"""Jobs of a tenant, next to each other in time, that are shuffled: a strict order would make all
+workers reach for the same job.
+"""
 
-_REMEMBERED = 1000
-"""Items of which it is known how long they have waited to be tried alone."""
+_MAX_DEFERRED = 1000
+"""Isolated items for which a worker remembers how long they have waited."""
 
 
 class _Isolated(NamedTuple):
-    """An item that may be what killed its workers, and so is to be tried alone."""
+    """An item that must be attempted with nothing else beside it."""
 
     candidates: Candidates
     candidate: Candidate
@@ -76,7 +82,7 @@ class _Isolated(NamedTuple):
 
 
 class Claims:
-    """One worker's choice among all that waits in its pool."""
+    """One worker's choice among all queued items of its pool."""
 
     def __init__(
         self,
@@ -90,87 +96,103 @@ class Claims:
         self._lease = lease
         self._pool = pool
         self._accepts = accepts
-        self._chance = rng
-        self._turns = FairQueue(rng)
-        self._jobs: dict[JobKeys, Candidates] = {}
-        self._queue: dict[str, list[JobKeys] | None] = {}
-        """Each tenant's jobs, once they have been looked up."""
-        self._looked = float("-inf")
-        self._passed_over: dict[tuple[JobKeys, Candidate], float] = {}
-        """Since when items wait for a worker with nothing in hand."""
-        self._patience = rng.uniform(1, 4) * ledger.settings.lease_s
-        self._lonely: _Isolated | None = None
+        self._rng = rng
+        self._fair_queue = FairQueue(rng)
+        self._candidates: dict[JobKeys, Candidates] = {}
+        self._jobs: dict[str, list[JobKeys] | None] = {}
+        """The jobs of each tenant that waits; None until they are listed."""
+        self._listed_at = float("-inf")
+        self._deferred: dict[tuple[JobKeys, Candidate], float] = {}
+        """Since when an isolated item has waited for a worker that holds nothing."""
+        # Drawn, so that not all busy workers stop refilling for the same item at once.
+        self._max_deferral_s = rng.uniform(1, 4) * ledger.settings.lease_s
+        self._reserved: _Isolated | None = None
+        """The isolated item that this worker takes next, once it holds nothing."""
 
-    def next(self, in_hand: Sequence[Attempt], admits: Callable[[str], bool]) -> Attempt | None:
-        """One more attempt beside those in hand, of a tenant who is admitted; None: there is
-        nothing for this worker now.
+    def next(self, held: Sequence[Attempt], admits: Callable[[str], bool]) -> Attempt | None:
+        """Claim one more item of an admitted tenant, or return None if there is nothing to do.
+
+        Args:
+            held: The attempts that the worker holds.
+            admits: Tells which tenants may be served.
         """
-        if self._lonely and in_hand:
-            # It has waited long enough for somebody to be idle: nothing else is begun before it,
-            # unless somebody has it by now.
-            if not self._is_claimed(self._lonely):
+        if self._reserved and held:
+            # The item has waited so long for an idle worker that this one becomes idle for it, by
+            # claiming nothing more, unless another worker has claimed it by now.
+            if not self._is_claimed(self._reserved):
                 return None
-            self._lonely = None
-        if (lonely := self._lonely) and admits(lonely.candidates.keys.tenant):
-            self._lonely = None
-            attempt = self._try(lonely.candidates, lonely.candidate, lonely.ends, alone=True)
+            self._reserved = None
+        if (isolated := self._reserved) and admits(isolated.candidates.keys.tenant):
+            self._reserved = None
+            attempt = self._claim(
+                isolated.candidates, isolated.candidate, isolated.ends, isolated=True
+            )
             if attempt:
                 return attempt
-        self._look()
-        held = Counter(attempt.keys.tenant for attempt in in_hand)
-        order = [one for one in self._turns.order(self._queue, held) if admits(one)]
-        for place, tenant in enumerate(order):
+        self._refresh()
+        per_tenant = Counter(attempt.keys.tenant for attempt in held)
+        order = [name for name in self._fair_queue.order(self._jobs, per_tenant) if admits(name)]
+        for position, tenant in enumerate(order):
             for keys in self._jobs_of(tenant):
-                if attempt := self._claim_of(keys, idle=not in_hand):
-                    self._turns.record_claim(tenant, without_work=order[:place])
+                if attempt := self._claim_from(keys, is_idle=not held):
+                    self._fair_queue.record_claim(tenant, without_work=order[:position])
                     return attempt
         return None
 
-    def _is_claimed(self, lonely: _Isolated) -> bool:
-        place, number = lonely.candidate.place, lonely.candidate.number
-        return self._ledger.exists(lonely.candidates.keys.attempt(place, number))
+    def forget(self, keys: JobKeys) -> None:
+        """Forget the candidates of a job that takes no more attempts."""
+        self._candidates.pop(keys, None)
 
-    def _look(self) -> None:
+    def _is_claimed(self, isolated: _Isolated) -> bool:
+        item, number = isolated.candidate.item, isolated.candidate.number
+        return self._ledger.exists(isolated.candidates.keys.attempt(item, number))
+
+    def _refresh(self) -> None:
+        """List the waiting tenants again, if the last listing is old."""
         now = self._ledger.clock()
-        if now - self._looked <= self._ledger.settings.poll_interval_s:
+        if now - self._listed_at <= self._ledger.settings.poll_interval_s:
             return
-        self._queue = dict.fromkeys(queued_tenants(self._ledger, self._pool))
-        self._looked = now
-        self._jobs = {k: one for k, one in self._jobs.items() if k.tenant in self._queue}
+        self._jobs = dict.fromkeys(queued_tenants(self._ledger, self._pool))
+        self._listed_at = now
+        self._candidates = {
+            keys: candidates
+            for keys, candidates in self._candidates.items()
+            if keys.tenant in self._jobs
+        }
 
     def _jobs_of(self, tenant: str) -> list[JobKeys]:
-        """A tenant's jobs, those that came first first. Near ones are shuffled, or all workers
-        would reach for the same small job at once.
-        """
-        jobs = self._queue[tenant]
+        """Return a tenant's jobs, oldest first but shuffled in groups."""
+        jobs = self._jobs[tenant]
         if jobs is None:
-            waiting = queued_jobs(self._ledger, self._pool, tenant)
+            queued = queued_jobs(self._ledger, self._pool, tenant)
             jobs = []
-            for start in range(0, len(waiting), _NEAR):
-                near = waiting[start : start + _NEAR]
-                jobs += [JobKeys(tenant, job) for job in self._chance.sample(near, len(near))]
-            self._queue[tenant] = jobs
+            for start in range(0, len(queued), _SHUFFLED_JOBS):
+                group = queued[start : start + _SHUFFLED_JOBS]
+                jobs += [JobKeys(tenant, job) for job in self._rng.sample(group, len(group))]
+            self._jobs[tenant] = jobs
             known = set(jobs)
-            self._jobs = {
-                k: one for k, one in self._jobs.items() if k.tenant != tenant or k in known
+            self._candidates = {
+                keys: candidates
+                for keys, candidates in self._candidates.items()
+                if keys.tenant != tenant or keys in known
             }
         return jobs
 
-    def _claim_of(self, keys: JobKeys, *, idle: bool) -> Attempt | None:
-        candidates = self._jobs.get(keys)
+    def _claim_from(self, keys: JobKeys, *, is_idle: bool) -> Attempt | None:
+        candidates = self._candidates.get(keys)
         if candidates is None:
-            candidates = self._jobs[keys] = Candidates(self._ledger, keys, self._chance)
+            candidates = self._candidates[keys] = Candidates(self._ledger, keys, self._rng)
         try:
             if not self._accepts(candidates.spec.record) or not candidates.refresh():
                 return None
-            return self._first_of(candidates, idle=idle)
+            return self._claim_first(candidates, is_idle=is_idle)
         except (DamagedRecordError, DeletedError, UnknownJobError):
-            return None  # The supervisor mends or reports it; other jobs are no worse for it.
+            return None  # The supervisor repairs or reports this job; the others go on.
 
-    def _first_of(self, candidates: Candidates, *, idle: bool) -> Attempt | None:
+    def _claim_first(self, candidates: Candidates, *, is_idle: bool) -> Attempt | None:
         while candidate := candidates.next():
             try:
-                attempt = self._consider(candidates, candidate, idle=idle)
+                attempt = self._consider(candidates, candidate, is_idle=is_idle)
             except StorageError:
                 candidates.put_back(candidate)
                 raise
@@ -179,75 +201,72 @@ class Claims:
         return None
 
     def _consider(
-        self, candidates: Candidates, candidate: Candidate, *, idle: bool
+        self, candidates: Candidates, candidate: Candidate, *, is_idle: bool
     ) -> Attempt | None:
-        most = candidates.spec.record.max_attempts
-        ends = read_attempt_ends(
-            self._ledger, candidates.keys, candidate.place, candidate.number - 1
-        )
-        failures = count_failures(ends)
-        if failures >= most or candidate.number > MAX_ATTEMPTS:
-            fail_exhausted(self._ledger, candidates.keys, candidate.place, ends)
+        """Claim a candidate, unless its attempts are used up or it waits for an idle worker."""
+        keys, max_attempts = candidates.keys, candidates.spec.record.max_attempts
+        ends = read_attempt_ends(self._ledger, keys, candidate.item, candidate.number - 1)
+        if count_failures(ends) >= max_attempts or candidate.number > MAX_ATTEMPTS:
+            fail_exhausted(self._ledger, keys, candidate.item, ends)
             return None
-        alone = must_run_isolated(ends, most)
-        if alone and not idle:
-            self._pass_over(_Isolated(candidates, candidate, ends))
+        isolated = must_run_isolated(ends, max_attempts)
+        if isolated and not is_idle:
+            self._defer(_Isolated(candidates, candidate, ends))
             return None
-        attempt = self._try(candidates, candidate, ends, alone=alone)
+        attempt = self._claim(candidates, candidate, ends, isolated=isolated)
         if attempt is None:
-            candidates.missed()
+            candidates.record_conflict()
         return attempt
 
-    def forget(self, keys: JobKeys) -> None:
-        """What was seen of a job that takes no more attempts."""
-        self._jobs.pop(keys, None)
-
-    def _pass_over(self, lonely: _Isolated) -> None:
+    def _defer(self, isolated: _Isolated) -> None:
+        """Leave an isolated item to an idle worker, and reserve it once it has waited too long."""
         now = self._ledger.clock()
-        if len(self._passed_over) >= _REMEMBERED:
-            self._passed_over.clear()
-        item = lonely.candidates.keys, lonely.candidate
-        if now - self._passed_over.setdefault(item, now) > self._patience:
-            self._lonely = lonely
+        if len(self._deferred) >= _MAX_DEFERRED:
+            self._deferred.clear()
+        key = isolated.candidates.keys, isolated.candidate
+        if now - self._deferred.setdefault(key, now) > self._max_deferral_s:
+            self._reserved = isolated
 
-    def _try(
+    def _claim(
         self,
         candidates: Candidates,
         candidate: Candidate,
-        earlier: tuple[EndedRecord, ...],
+        earlier_ends: tuple[EndedRecord, ...],
         *,
-        alone: bool,
+        isolated: bool,
     ) -> Attempt | None:
         keys, spec = candidates.keys, candidates.spec
-        place, number = candidate.place, candidate.number
+        item, number = candidate.item, candidate.number
         attempt = Attempt(
             ledger=self._ledger,
             lease=self._lease,
             keys=keys,
-            item_ref=place,
+            item_ref=item,
             number=number,
-            item=spec.item(place.index),
+            item=spec.item(item.index),
             shared=spec.shared,
             max_attempts=spec.record.max_attempts,
             kind=spec.record.kind,
-            isolated=alone,
-            earlier_ends=earlier,
+            isolated=isolated,
+            earlier_ends=earlier_ends,
             resume_from=None,
         )
-        # Named before it is claimed, so that no renewal after the claim leaves it out.
+        # Named before it is claimed, so that every renewal after the claim names it: a supervisor
+        # ends a claim that its living worker does not name.
         self._lease.add_attempt(attempt.held)
-        claimed = False
+        is_claimed = False
         try:
             record = ClaimRecord(nonce=self._ledger.ids.nonce(), worker=self._lease.worker)
-            if not self._ledger.create_once(keys.attempt(place, number), pack(record)):
+            if not self._ledger.create_once(keys.attempt(item, number), pack(record)):
                 metrics.current().count("dti_claim_conflicts_total")
                 return None
             if number > 1:
-                if self._ledger.exists(keys.result(place)):
+                # The attempt before may have committed after its lease was broken.
+                if self._ledger.exists(keys.result(item)):
                     return None
-                attempt.resume_from = latest_checkpoint(self._ledger, keys, place)
-            claimed = True
+                attempt.resume_from = latest_checkpoint(self._ledger, keys, item)
+            is_claimed = True
         finally:
-            if not claimed:
+            if not is_claimed:
                 self._lease.remove_attempt(attempt.held)
         return attempt

@@ -1,7 +1,4 @@
-"""A job as it was submitted.
-
-What has been asked for about a job since it was submitted: to cancel, retry or delete.
-"""
+"""Jobs: the spec as it was submitted, and the commands given since (cancel, retry, delete)."""
 
 import json
 from dataclasses import dataclass
@@ -31,23 +28,24 @@ class _Content(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """A job's spec whole, never to change."""
+    """A job's whole spec, which never changes."""
 
     keys: JobKeys
     record: JobRecord
     items: list[Any]
-    """As JSON: of many items, few are looked at."""
+    """The items as JSON, validated one by one: of 10,000 items a worker needs a few."""
     shared: dict[str, JsonValue]
 
     def item(self, index: int) -> Item:
-        """Raises: DamagedRecordError."""
+        """Return an item, or raise DamagedRecordError."""
         try:
             return Item.model_validate(self.items[index])
         except ValidationError as error:
-            raise _damaged(self.keys) from error
+            raise _damaged(self.keys.spec) from error
 
 
 def pack_spec(request: JobRequest, nonce: str) -> bytes:
+    """Return the bytes of a job's spec."""
     record = JobRecord(
         nonce=nonce,
         kind=request.kind,
@@ -61,41 +59,57 @@ def pack_spec(request: JobRequest, nonce: str) -> bytes:
 
 
 def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> JobSpec:
-    """kind: that it has to be of. Raises: UnknownJobError, DeletedError."""
+    """Return a job's whole spec.
+
+    Args:
+        ledger: The ledger.
+        keys: The job.
+        kind: The kind that the job has to be of; None for either.
+
+    Raises:
+        UnknownJobError: There is no such job.
+        DeletedError: The job was deleted.
+        DamagedRecordError: The spec cannot be read.
+    """
     if not (found := ledger.find(keys.spec)):
         raise unknown_job(keys)
     record, payload = unpack_spec(keys.spec, found[1])
-    job = _alive(keys, record, kind)
+    job = _check_job(keys, record, kind)
     try:
         content = _Content.model_validate_json(payload)
     except ValidationError as error:
-        raise _damaged(keys) from error
+        raise _damaged(keys.spec) from error
     if len(content.items) != job.count:
-        raise _damaged(keys)
+        raise _damaged(keys.spec)
     return JobSpec(keys, job, content.items, content.shared)
 
 
 def read_job(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> tuple[datetime, JobRecord]:
-    """When a job was submitted, and what is said of it as a whole. kind: that it has to be of.
+    """Return when a job was submitted, and its record without the items.
 
-    Raises: UnknownJobError, DeletedError.
+    Raises:
+        UnknownJobError: There is no such job, or it is of another kind.
+        DeletedError: The job was deleted.
+        DamagedRecordError: The record cannot be read.
     """
-    if not (line := ledger.find_record(keys.spec)):
+    if not (found := ledger.find_record(keys.spec)):
         raise unknown_job(keys)
-    return line[0].last_modified, _alive(keys, unpack_spec(keys.spec, line[1])[0], kind)
-
-
-def _damaged(keys: JobKeys) -> DamagedRecordError:
-    return DamagedRecordError(
-        f"{keys.spec!r} is not what the ledger writes there; restore it, or delete its job"
-    )
+    record, _ = unpack_spec(keys.spec, found[1])
+    return found[0].last_modified, _check_job(keys, record, kind)
 
 
 def unknown_job(keys: JobKeys) -> UnknownJobError:
+    """Return the error that a tenant has no such job."""
     return UnknownJobError(f"{keys.tenant} has no job {keys.job}")
 
 
-def _alive(keys: JobKeys, record: JobRecord | Tombstone, kind: Kind | None) -> JobRecord:
+def _damaged(key: str) -> DamagedRecordError:
+    return DamagedRecordError(
+        f"{key!r} is not what the ledger writes there; restore it, or delete its job"
+    )
+
+
+def _check_job(keys: JobKeys, record: JobRecord | Tombstone, kind: Kind | None) -> JobRecord:
     if isinstance(record, Tombstone):
         raise DeletedError(f"job {keys.job} was deleted")
     if kind and record.kind != kind:
@@ -103,31 +117,36 @@ def _alive(keys: JobKeys, record: JobRecord | Tombstone, kind: Kind | None) -> J
     return record
 
 
-_MEMBERS = TypeAdapter(list[int])
+_INDICES = TypeAdapter(list[int])
 
 
 @dataclass(frozen=True, slots=True)
 class JobCommands:
-    """All orders that stood there at one moment."""
+    """All commands that a job had been given at one moment."""
 
     cancelled: bool
     deleted: bool
-    """The whole job."""
+    """Whether the whole job is deleted."""
     deleted_items: frozenset[int]
     retries: int
-    """Rounds after the first."""
+    """The number of rounds after the first."""
 
     def is_deleted(self, index: int) -> bool:
+        """Return whether an item is deleted, by itself or with its job."""
         return self.deleted or index in self.deleted_items
 
     @property
     def rounds(self) -> range:
+        """Return the numbers of all rounds."""
         return range(self.retries + 1)
 
 
 def read_commands(ledger: Ledger, keys: JobKeys) -> JobCommands:
-    """One listing. Whoever must not act against an order reads it after the last moment at which
-    the order could have gone unseen: a worker after its claim, a supervisor before its survey.
+    """Return a job's commands, by one listing.
+
+    The moment matters. A process that must not act against a command reads them after the last
+    moment at which a new one could escape it: a worker after its claim, a supervisor before its
+    scan of the attempts.
     """
     names = {head.key[len(keys.control) :] for head in ledger.heads(keys.control)}
     return JobCommands(
@@ -139,31 +158,34 @@ def read_commands(ledger: Ledger, keys: JobKeys) -> JobCommands:
 
 
 def _numbers(names: set[str], prefix: str) -> list[int]:
-    """Those of orders of one kind. What others put there is passed over."""
-    rest = (name[len(prefix) :] for name in names if name.startswith(prefix))
-    return [int(number) for number in rest if number.isascii() and number.isdigit()]
+    """Return the numbers of commands of one type. Foreign objects are ignored."""
+    suffixes = (name[len(prefix) :] for name in names if name.startswith(prefix))
+    return [int(suffix) for suffix in suffixes if suffix.isascii() and suffix.isdigit()]
 
 
 def issue_command(ledger: Ledger, key: str, by: str, payload: bytes = b"") -> bool:
-    """Whether the order was given now; False: it stands already."""
+    """Give a command, and return whether this call gave it; False if it was given before."""
     record = JobCommandRecord(nonce=ledger.ids.nonce(), by=by)
     return ledger.create_once(key, pack(record, payload)) is not None
 
 
 def pack_item_indices(indices: list[int]) -> bytes:
+    """Return the payload of a command to retry these items."""
     return json.dumps(indices, separators=(",", ":")).encode()
 
 
 def read_retried_items(ledger: Ledger, keys: JobKeys, round_: int, count: int) -> list[int]:
-    """Which of `count` items are in a round of retries, in order. Raises: DamagedRecordError."""
+    """Return which of a job's `count` items a round retries, in order.
+
+    Raises:
+        DamagedRecordError: The command cannot be read.
+    """
     key = keys.retry(round_)
     try:
         _, payload = unpack(key, ledger.store.read(key).body, JobCommandRecord)
-        members = _MEMBERS.validate_json(payload)
-        if not all(0 <= index < count for index in members):
+        indices = _INDICES.validate_json(payload)
+        if not all(0 <= index < count for index in indices):
             raise ValueError(f"it has items beyond the job's {count}")
-        return members
+        return indices
     except (NotFoundError, ValueError) as error:
-        raise DamagedRecordError(
-            f"{key!r} is not what the ledger writes there; restore it, or delete its job"
-        ) from error
+        raise _damaged(key) from error

@@ -1,22 +1,22 @@
-"""Where everything lies. No other file knows a key.
+"""The key of every object of the ledger. No other file knows one.
 
     t/{tenant}/deleted                          the tenant was deleted
-    t/{tenant}/idempotency/{sha256}             create-once: which job an Idempotency-Key made
+    t/{tenant}/idempotency/{sha256}             create-once: the job that an Idempotency-Key made
     t/{tenant}/jobs/{job}/spec                  create-once; a tombstone once the job is deleted
-    t/{tenant}/jobs/{job}/control/cancel        create-once, as all of control/
-                                  deleted       the whole job
-                                  item.{i}      one item, in every round
-                                  retry.{r}     the failed items that make up round r
-    t/{tenant}/jobs/{job}/attempts/{r}.{i}.{n}  create-once: the claim
+    t/{tenant}/jobs/{job}/control/cancel        create-once commands, as all of control/
+                                  deleted       delete the whole job
+                                  item.{i}      delete one item, in every round
+                                  retry.{r}     try these failed items again, as round r
+    t/{tenant}/jobs/{job}/attempts/{r}.{i}.{n}  create-once: the claim; n is the fencing number
                                        ....ended   create-once: how the attempt ended without result
-    t/{tenant}/jobs/{job}/checkpoints/{r}.{i}.{n}  by its one owner, in a chain of swaps
+    t/{tenant}/jobs/{job}/checkpoints/{r}.{i}.{n}  written by its one owner, by compare-and-swap
     t/{tenant}/jobs/{job}/results/{r}.{i}       create-once: the commit; then at most a tombstone
-    t/{tenant}/jobs/{job}/rollup                by swaps; can be rebuilt from the rest
-    queue/{pool}/{tenant}/{job}                 hints, oldest job first; can be rebuilt from jobs/
-    service/workers/{worker}                    one lease a worker, in a chain of swaps
+    t/{tenant}/jobs/{job}/rollup                compare-and-swap; can be rebuilt from the rest
+    queue/{pool}/{tenant}/{job}                 queue entries, oldest job first; can be rebuilt
+    service/workers/{worker}                    one lease per worker, by compare-and-swap
 
-Rounds r, indices i and attempts n have leading zeros, so that listings are in their order. Items of
-a round lie in *blocks* of 1000, which have a prefix and so a listing of their own.
+Rounds r, indices i and attempts n have leading zeros, so that listings are in their order. The
+items of a round form *blocks* of 1000, which share a prefix and so have listings of their own.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ from services.errors import DamagedRecordError
 from services.ledger.ids import check_job_id, check_tenant_name, reverse_time_order
 
 BLOCK_SIZE = 1000
-"""Items of a block. Its listing of results fits on one page."""
+"""Items in a block, so that a listing of their results fits on one page."""
 
 MAX_ROUNDS = 100
 MAX_ATTEMPTS = 99
-"""Of one item in one round, however they end: two digits."""
+"""Attempts at one item in one round, however they end: their number has two digits."""
 
-_NAME = re.compile(r"[0-9]{2}\.[0-9]{5}(\.[0-9]{2}(\.ended)?)?", re.ASCII)
+_ITEM_NAME = re.compile(r"[0-9]{2}\.[0-9]{5}(\.[0-9]{2}(\.ended)?)?", re.ASCII)
 
 WORKERS_FOLDER = "service/workers/"
 QUEUE_FOLDER = "queue/"
@@ -57,7 +57,7 @@ class ItemRef:
 
 
 class ItemBlock(NamedTuple):
-    """A thousand items of a job in one round."""
+    """A block of 1000 items of a job in one round."""
 
     round: int
     number: int
@@ -68,7 +68,7 @@ class ItemBlock(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JobKeys:
-    """Keys of one job. Raises: InvalidIdError for names that are none."""
+    """The keys of one job. Raises InvalidIdError for a malformed tenant or job."""
 
     tenant: str
     job: str
@@ -111,34 +111,35 @@ class JobKeys:
     def attempts(self) -> str:
         return f"{self.folder}attempts/"
 
-    def attempt(self, place: ItemRef, number: int) -> str:
-        return f"{self.attempts}{place}.{number:02d}"
+    def attempt(self, item: ItemRef, number: int) -> str:
+        return f"{self.attempts}{item}.{number:02d}"
 
-    def attempt_end(self, place: ItemRef, number: int) -> str:
-        return f"{self.attempt(place, number)}.ended"
+    def attempt_end(self, item: ItemRef, number: int) -> str:
+        return f"{self.attempt(item, number)}.ended"
 
     @property
     def results(self) -> str:
         return f"{self.folder}results/"
 
-    def result(self, place: ItemRef) -> str:
-        return f"{self.results}{place}"
+    def result(self, item: ItemRef) -> str:
+        return f"{self.results}{item}"
 
     @property
     def checkpoints(self) -> str:
         return f"{self.folder}checkpoints/"
 
-    def checkpoint(self, place: ItemRef, number: int) -> str:
-        return f"{self.checkpoints}{place}.{number:02d}"
+    def checkpoint(self, item: ItemRef, number: int) -> str:
+        return f"{self.checkpoints}{item}.{number:02d}"
 
 
 def parse_item_ref(name: str) -> tuple[ItemRef, list[str]]:
-    """Of a name behind `attempts`, `checkpoints` or `results`: the item, and the parts after it.
+    """Return the item in a name below `attempts`, `checkpoints` or `results`, and what follows.
 
-    Raises: DamagedRecordError if something else lies there.
+    Raises:
+        DamagedRecordError: The ledger does not write such a name.
     """
-    if not _NAME.fullmatch(name):
-        raise DamagedRecordError(f"{name!r} is nothing that the ledger writes there: remove it")
+    if not _ITEM_NAME.fullmatch(name):
+        raise DamagedRecordError(f"the ledger writes no object named {name!r}: remove it")
     round_, index, *rest = name.split(".")
     return ItemRef(int(round_), int(index)), rest
 

@@ -1,8 +1,10 @@
-"""One lease a worker: who lives, and what at.
+"""Leases: one object per worker, which says that it lives and which attempts it works at.
 
-A worker renews its lease a few times within its length, by swaps, so that it learns when somebody
-broke it. Whether a lease is over is judged by the store's clock alone. Breaking it is a swap too,
-on top of the version that was found too old: if the worker renewed it meanwhile, it stays whole.
+A worker renews its lease several times within its duration, by compare-and-swap, so that it learns
+when somebody has broken it. Only the store's clock decides whether a lease has expired: it is the
+one clock that all processes share, while clocks of hosts may be hours off. Breaking a lease is a
+compare-and-swap as well, on the version that was found expired: if the worker has renewed it in the
+meantime, the lease stands.
 """
 
 import threading
@@ -16,17 +18,17 @@ from services.errors import (
     NotFoundError,
     PreconditionFailedError,
 )
-from services.ledger import keys as layout
+from services.ledger.keys import lease_key
 from services.ledger.ledger import Ledger, compare_and_swap, create_once
 from services.ledger.records import HeldAttempt, LeaseRecord, pack, unpack
 from services.storage.interface import Head
 
 _ROUNDING = timedelta(seconds=1)
-"""S3 tells times in whole seconds."""
+"""S3 states times in whole seconds, so that an age may be a second too high."""
 
 
 class Lease:
-    """A worker's own. `renew` is for one thread; the others for any."""
+    """A worker's own lease. One thread may renew it; all other methods are thread-safe."""
 
     def __init__(self, ledger: Ledger, pool: str) -> None:
         self.worker = ledger.ids.worker()
@@ -35,113 +37,125 @@ class Lease:
         self._version = 0
         self._etag = ""
         self._lock = threading.Lock()
-        self._holds: dict[tuple[str, str, int, int, int], HeldAttempt] = {}
-        self._renewed = 0.0
+        self._attempts: dict[tuple[str, str, int, int, int], HeldAttempt] = {}
+        self._renewed_at = 0.0
         self.lost = False
-        """Somebody broke it: for good."""
+        """Whether somebody broke it, which is final."""
         self.released = False
-        """The worker has ended, or is about to."""
+        """Whether the worker has ended, or is about to."""
 
     @property
     def duration_s(self) -> float:
-        """How long it lasts when it is not renewed."""
+        """Return how long it holds without renewal."""
         return self._ledger.settings.lease_s
 
     @property
     def is_fresh(self) -> bool:
-        """Renewed so lately that nobody can have broken it. By this host's clock, so it is a reason
-        to begin nothing new, and never one to believe anything.
+        """Return whether it was renewed so recently that nobody can have broken it.
+
+        This goes by this host's clock. It may therefore only prevent a worker from claiming more,
+        and never justify a write.
         """
-        age = self._ledger.clock() - self._renewed
-        return bool(self._etag) and not (self.lost or self.released) and age < self.duration_s / 2
+        age = self._ledger.clock() - self._renewed_at
+        is_held = bool(self._etag) and not (self.lost or self.released)
+        return is_held and age < self.duration_s / 2
 
     def acquire(self) -> None:
-        """Write it for the first time. Before any claim."""
+        """Create the lease. A worker does so before its first claim."""
         begun = self._ledger.clock()
-        key, body = layout.lease_key(self.worker), self._body("held")
+        key, body = lease_key(self.worker), self._next_body("held")
         if not (etag := create_once(self._ledger.lease_store, key, body)):
-            raise LeaseLostError(
-                f"a lease of worker {self.worker} stands there already: make a new worker"
-            )
-        self._etag, self._renewed = etag, begun
+            raise LeaseLostError(f"worker {self.worker} has a lease already: begin as a new worker")
+        self._etag, self._renewed_at = etag, begun
 
     def add_attempt(self, held: HeldAttempt) -> None:
         """Name an attempt from the next renewal on."""
         with self._lock:
-            self._holds[_key(held)] = held
+            self._attempts[_attempt_key(held)] = held
 
     def remove_attempt(self, held: HeldAttempt) -> None:
-        """Name it no more. If it has no end by then, others will give it one."""
+        """Stop naming an attempt. If it has not ended by then, the supervisor will end it."""
         with self._lock:
-            self._holds.pop(_key(held), None)
+            self._attempts.pop(_attempt_key(held), None)
 
     def has_attempt(self, held: HeldAttempt) -> bool:
-        """Whether it is named."""
+        """Return whether the lease names an attempt."""
         with self._lock:
-            return _key(held) in self._holds
+            return _attempt_key(held) in self._attempts
 
     def report_progress(self, held: HeldAttempt, progress: dict[str, JsonValue]) -> None:
-        """Progress of an attempt, to be seen from the next renewal on.
+        """Publish an attempt's progress from the next renewal on.
 
-        Raises: ValueError if it is no JSON.
+        Raises:
+            ValueError: The progress cannot be written as JSON.
         """
-        told = held.model_copy(update={"progress": progress})
-        told.model_dump_json(warnings="error")
+        updated = held.model_copy(update={"progress": progress})
+        # Fails here, in the caller's thread: in the heartbeat it would cost the lease.
+        updated.model_dump_json(warnings="error")
         with self._lock:
-            if _key(held) in self._holds:
-                self._holds[_key(held)] = told
+            if _attempt_key(held) in self._attempts:
+                self._attempts[_attempt_key(held)] = updated
 
     def renew(self) -> None:
         """Show that the worker lives.
 
-        Raises: LeaseLostError if somebody broke it, or it was released. UnavailableError if the
-        store does not answer: try again, it may still hold.
+        Raises:
+            LeaseLostError: Somebody broke the lease, or it was released.
+            UnavailableError: The store did not answer; the lease may still hold: try again.
         """
         if self.released:
-            raise LeaseLostError(f"worker {self.worker} has ended: make a new one")
-        self._swap("held")
+            raise LeaseLostError(f"worker {self.worker} has ended: begin as a new worker")
+        self._write("held")
 
     def release(self) -> None:
-        """Say that the worker ends, so that nobody waits for its lease to run out. It claims and
-        renews nothing from now on, even if this fails.
+        """Say that the worker ends, so that its attempts need not wait for the lease to expire.
+
+        It claims and renews nothing from now on, even if this call fails.
         """
         self.released = True
-        self._swap("released")
+        self._write("released")
 
     def abandon_lease(self) -> None:
-        """Break it, as others would once it is over: what is in hand is lost, and others' at once.
-        For a worker that cannot go on. From any thread. Raises: UnavailableError.
+        """Break the lease from any thread, for a worker that cannot go on.
+
+        Its unfinished work is lost, and others can claim it at once.
+
+        Raises:
+            UnavailableError: The store did not answer.
         """
         while (found := read_lease(self._ledger, self.worker)) and found[1].state == "held":
             if break_lease(self._ledger, *found):
                 break
         self.lost = True
 
-    def _swap(self, state: str) -> None:
+    def _write(self, state: str) -> None:
         if self.lost:
-            raise LeaseLostError(f"the lease of worker {self.worker} was broken: make a new worker")
+            raise LeaseLostError(
+                f"the lease of worker {self.worker} was broken: begin as a new worker"
+            )
         while True:
             begun = self._ledger.clock()
-            key, body = layout.lease_key(self.worker), self._body(state)
+            key, body = lease_key(self.worker), self._next_body(state)
             if etag := compare_and_swap(self._ledger.lease_store, key, body, self._etag):
-                self._etag, self._renewed = etag, begun
+                # The time before the request: the store's clock read it at some later moment.
+                self._etag, self._renewed_at = etag, begun
                 return
-            there = read_lease(self._ledger, self.worker)
-            if there and there[1].state == "released":
-                return  # By us, in an earlier call whose answer was lost.
-            if there is None or there[1].state != "held":
+            stored = read_lease(self._ledger, self.worker)
+            if stored and stored[1].state == "released":
+                return  # By an earlier call of ours, whose answer was lost.
+            if stored is None or stored[1].state != "held":
                 self.lost = True
                 raise LeaseLostError(
                     f"the lease of worker {self.worker} was broken: it was not renewed within "
-                    f"{self.duration_s:g} s; its attempts are others' now"
+                    f"{self.duration_s:g} s; its attempts belong to others now"
                 )
-            # An earlier renewal, whose answer was lost: go on from it.
-            self._etag = there[0].etag
+            # An earlier renewal of ours, whose answer was lost: continue from that version.
+            self._etag = stored[0].etag
 
-    def _body(self, state: str) -> bytes:
+    def _next_body(self, state: str) -> bytes:
         self._version += 1
         with self._lock:
-            attempts = tuple(self._holds.values())
+            attempts = tuple(self._attempts.values())
         return pack(
             LeaseRecord.model_validate(
                 {
@@ -158,22 +172,25 @@ class Lease:
 
 
 def is_expired(head: Head, record: LeaseRecord) -> bool:
-    """Whether a lease that was read may be broken."""
+    """Return whether a lease was too old when the store returned it, so that it may be broken."""
     return head.age > timedelta(seconds=record.duration_s) + _ROUNDING
 
 
 def read_lease(ledger: Ledger, worker: str) -> tuple[Head, LeaseRecord] | None:
-    """A worker's lease. None: there is none, or none that can be read, so that it is dead."""
-    key = layout.lease_key(worker)
+    """Return a worker's lease, or None if there is none that can be read: the worker is dead."""
+    key = lease_key(worker)
     try:
-        there = ledger.lease_store.read(key)
-        return there.head, unpack(key, there.body, LeaseRecord)[0]
+        stored = ledger.lease_store.read(key)
+        return stored.head, unpack(key, stored.body, LeaseRecord)[0]
     except (NotFoundError, DamagedRecordError):
         return None
 
 
 def break_lease(ledger: Ledger, head: Head, record: LeaseRecord) -> bool:
-    """Whether a lease that is over is broken now; False: it was renewed, or another did it."""
+    """Break a lease, and return whether it is broken by this call.
+
+    False means that its worker renewed it, or that another process broke it first.
+    """
     broken = record.model_copy(
         update={
             "nonce": ledger.ids.nonce(),
@@ -186,12 +203,12 @@ def break_lease(ledger: Ledger, head: Head, record: LeaseRecord) -> bool:
 
 
 def remove_lease(ledger: Ledger, head: Head) -> None:
-    """Remove a broken or released lease: nobody writes it any more."""
+    """Remove a broken or released lease, which nobody writes any more."""
     try:
         ledger.lease_store.delete_if(head.key, expected=head.etag)
     except PreconditionFailedError:
         return
 
 
-def _key(held: HeldAttempt) -> tuple[str, str, int, int, int]:
+def _attempt_key(held: HeldAttempt) -> tuple[str, str, int, int, int]:
     return held.tenant, held.job, held.round, held.index, held.number

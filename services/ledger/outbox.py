@@ -1,31 +1,33 @@
-"""What attempts have come to, written by a thread of its own: no step waits for the store."""
+"""A write-behind outbox: a thread that writes what attempts end with, so that no step waits."""
 
 import queue
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
+from services import logs
 from services.errors import LeaseLostError, SupersededError, UnavailableError
 from services.ledger.attempts import Attempt
 
-_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Seconds between attempts to write what the store did not take."""
+log = logs.logger(__name__)
+
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Pauses before the second, third, ... try of a write that the store did not take."""
 
 
 @dataclass(frozen=True, eq=False)
 class OutboxEntry:
-    """Something to be written for an attempt."""
+    """A write for an attempt."""
 
     attempt: Attempt
     write: Callable[[], None]
     until_written: bool
-    """Until it is written, or in vain; or else once."""
+    """Whether to try until it succeeds or is refused, rather than once."""
 
 
 class Outbox:
-    """Letters are written in the order in which they were sent."""
+    """A queue of writes, done in order by a thread of its own while the context is entered."""
 
     def __init__(
         self,
@@ -34,15 +36,19 @@ class Outbox:
         drain_timeout_s: float = 30,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`on_lost` hears of what could not be written, and why; `on_written` after each letter.
+        """Create an outbox.
 
-        patience: seconds, at the end, for a store that does not answer.
+        Args:
+            on_failed: Called with each write that failed for good, and why.
+            on_written: Called after each entry, whether it was written or not.
+            drain_timeout_s: How long the end waits for a store that does not answer.
+            sleep: Pauses between two tries.
         """
-        self._letters: queue.Queue[OutboxEntry | None] = queue.Queue()
-        self._on_lost, self._on_written, self._sleep = on_failed, on_written, sleep
-        self._patience = drain_timeout_s
-        self._at: OutboxEntry | None = None
-        self._heard = 0.0
+        self._entries: queue.Queue[OutboxEntry | None] = queue.Queue()
+        self._on_failed, self._on_written, self._sleep = on_failed, on_written, sleep
+        self._drain_timeout_s = drain_timeout_s
+        self._current: OutboxEntry | None = None
+        self._last_answer = 0.0
         """When the store answered last."""
         self._given_up = False
         self._thread = threading.Thread(target=self._write_all, name="outbox", daemon=True)
@@ -52,68 +58,84 @@ class Outbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Returns once all is written, or in vain; or once the store has not answered for so long
-        that what is left is given up: others do it again when the lease is over.
+        """Wait until all entries are done, or give up on a store that does not answer.
+
+        What is given up is not lost for good: once the lease has expired, the items are claimed
+        again.
         """
-        self._letters.put(None)
-        self._heard = time.monotonic()
+        self._entries.put(None)
+        self._last_answer = time.monotonic()
         while self._thread.is_alive():
-            left = self._heard + self._patience - time.monotonic()
-            if left <= 0:
+            # Counted from the last answer, as a slow store that still writes is worth the wait.
+            left_s = self._last_answer + self._drain_timeout_s - time.monotonic()
+            if left_s <= 0:
                 self._give_up()
                 return
-            self._thread.join(left)
+            self._thread.join(left_s)
 
     def send(
         self, attempt: Attempt, write: Callable[[], None], *, until_written: bool = True
     ) -> None:
-        """Write it soon."""
-        self._letters.put(OutboxEntry(attempt, write, until_written))
+        """Add a write to the queue, and return at once."""
+        self._entries.put(OutboxEntry(attempt, write, until_written))
 
     def _give_up(self) -> None:
         self._given_up = True
-        error = UnavailableError(f"the store did not answer for {self._patience:g} s at the end")
-        left = [self._at]
-        while not self._letters.empty():
-            left.append(self._letters.get())
-        self._letters.put(None)
-        for letter in filter(None, left):
-            self._on_lost(letter.attempt, error)
+        error = UnavailableError(
+            f"the store did not answer for {self._drain_timeout_s:g} s at the end"
+        )
+        left = [self._current]
+        while not self._entries.empty():
+            left.append(self._entries.get())
+        self._entries.put(None)
+        for entry in filter(None, left):
+            self._on_failed(entry.attempt, error)
 
     def _write_all(self) -> None:
-        while letter := self._letters.get():
-            self._at = letter
+        while entry := self._entries.get():
+            self._current = entry
             try:
-                self._write(letter)
+                self._write(entry)
             finally:
-                self._at = None
+                self._current = None
                 self._on_written()
 
-    def _write(self, letter: OutboxEntry) -> None:
-        tries = 0
+    def _write(self, entry: OutboxEntry) -> None:
+        attempt, tries = entry.attempt, 0
         while not self._given_up:
             try:
-                letter.write()
+                entry.write()
             except UnavailableError as error:
-                # A lease that is lost belongs to others, who end its attempts.
-                if not letter.until_written or letter.attempt.lease.lost:
-                    self._on_lost(letter.attempt, error)
+                # Once the lease is lost, the supervisor ends the attempt: no need to go on.
+                if not entry.until_written or attempt.lease.lost:
+                    self._on_failed(attempt, error)
                     return
-                self._sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
+                self._sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
                 tries += 1
                 continue
             except (SupersededError, LeaseLostError) as error:
-                # It is in others' hands, or has ended: whoever is at it stops.
-                letter.attempt.stop_reason = letter.attempt.stop_reason or "lost"
-                self._on_lost(letter.attempt, error)
+                # The item has ended, or others have it: the worker has to stop working at it.
+                attempt.stop_reason = attempt.stop_reason or "lost"
+                self._on_failed(attempt, error)
             except Exception as error:
-                # Such as a store that forbids it, or a bug: a thread that ended for it would take
-                # all other results with it.
-                self._on_lost(letter.attempt, error)
-                if letter.until_written:
-                    with suppress(Exception):
-                        letter.attempt.fail(f"it could not be written: {error}")
-                    # If that failed too, others see that the lease names it no more.
-                    letter.attempt.lease.remove_attempt(letter.attempt.held)
-            self._heard = time.monotonic()
+                # Such as a store that denies access, or a bug. The thread has to survive it, or
+                # all later results would be lost with this one.
+                log.exception("write for an attempt failed", **_ids(attempt))
+                self._on_failed(attempt, error)
+                if entry.until_written:
+                    self._fail(attempt, error)
+            self._last_answer = time.monotonic()
             return
+
+    def _fail(self, attempt: Attempt, error: Exception) -> None:
+        """End an attempt whose result cannot be written."""
+        try:
+            attempt.fail(f"it could not be written: {error}")
+        except Exception:
+            # Nothing is lost: the lease names the attempt no more, so that the supervisor ends it.
+            log.warning("attempt could not be ended either", exc_info=True, **_ids(attempt))
+        attempt.lease.remove_attempt(attempt.held)
+
+
+def _ids(attempt: Attempt) -> dict[str, str]:
+    return {"job": attempt.keys.job, "item": str(attempt.item_ref.index)}

@@ -1,7 +1,7 @@
-"""What clients see: jobs, their items, attempts and tokens. All of it is derived when it is asked
-for; nothing here writes, but that a reader may save a rollup.
+"""Queries: jobs, items, attempts, tokens and images as clients see them.
 
-Jobs, items, attempts and tokens as clients see them.
+Everything is derived when it is asked for. Nothing here writes, except that a reader may update a
+rollup.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class JobView:
     tags: dict[str, str]
     count: int
     submitted: datetime
-    """By the store's clock."""
+    """When it was submitted, by the store's clock."""
     state: JobState
     counts: Counts
 
@@ -53,14 +53,14 @@ class ItemView:
     name: str
     state: ItemState
     reason: str = ""
-    """Of a failure."""
+    """Why it failed."""
     attempt: int = 0
-    """The one that its result came of."""
+    """The attempt that made its result."""
     report: dict[str, JsonValue] | None = None
     token: str | None = None
-    """Of a success in training: what was learned is read by it."""
+    """The id of the token that it learned."""
     sha256: str = ""
-    """Of what was made."""
+    """The digest of its token or image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,52 +73,67 @@ class AttemptView:
     claimed: datetime
     ended: datetime | None
     cause: str
-    """How it ended: succeeded, failed, cancelled, lost or released; empty: it has not."""
+    """How it ended: succeeded, failed, cancelled, lost or released; empty if it has not."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a list."""
+    """One page of a list."""
 
     next: str | None
-    """Where the next page begins; None: this was the last one."""
+    """The cursor of the next page; None on the last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobPage(Page):
+    """One page of jobs."""
+
     jobs: tuple[JobView, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ItemPage(Page):
+    """One page of items."""
+
     items: tuple[ItemView, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """What a success has made."""
+    """The token or image of a successful item."""
 
     payload: bytes
     result: ResultRecord
     etag: str
-    """Of the version that was read: `reading.stands` says whether it still is the one."""
+    """The version that was read: `is_current` tells whether it still stands."""
 
 
-_PATIENCE = 500
-"""Jobs that are looked at for one page."""
+_MAX_JOBS_READ = 500
+"""Jobs that are read for one page, so that a page of a rare kind does not read them all."""
 
-_MANY = 100
-"""Jobs that are listed at a time where those looked for are few among others."""
+_JOBS_READ_AT_ONCE = 100
+"""Jobs that are listed at a time when those of the requested kind turn out to be few."""
 
 
 def view_job(ledger: Ledger, tenant: str, job: str, kind: Kind | None = None) -> JobView:
-    """A job with its counts. kind: that it has to be of. Raises: UnknownJobError, DeletedError."""
+    """Return a job with the counts of its items.
+
+    Args:
+        ledger: The ledger.
+        tenant: The job's tenant.
+        job: The job's id.
+        kind: The kind that the job has to be of; None for either.
+
+    Raises:
+        UnknownJobError: There is no such job, or it is of another kind.
+        DeletedError: The job was deleted.
+    """
     keys = JobKeys(tenant, job)
     submitted, record = read_job(ledger, keys, kind)
-    standings = read_item_states(ledger, keys, record.count)
-    save_rollup_if_worthwhile(ledger, standings)
-    counts = Counts.of(standings.states())
+    states = read_item_states(ledger, keys, record.count)
+    save_rollup_if_worthwhile(ledger, states)
+    counts = Counts.of(states.states())
     return JobView(
         job=job,
         kind=record.kind,
@@ -126,7 +141,7 @@ def view_job(ledger: Ledger, tenant: str, job: str, kind: Kind | None = None) ->
         tags=record.tags,
         count=record.count,
         submitted=submitted,
-        state=counts.state(cancelled=standings.commands.cancelled),
+        state=counts.state(cancelled=states.commands.cancelled),
         counts=counts,
     )
 
@@ -134,28 +149,31 @@ def view_job(ledger: Ledger, tenant: str, job: str, kind: Kind | None = None) ->
 def list_jobs(
     ledger: Ledger, tenant: str, cursor: str = "", limit: int = 50, kind: Kind | None = None
 ) -> JobPage:
-    """A tenant's jobs, or those of one kind, the newest first, without those whose records are
-    damaged, which the supervisor reports. A page may have few of them, or none, and yet a next one.
+    """Return a page of a tenant's jobs, or of those of one kind, the newest first.
 
-    Raises: InvalidIdError for a cursor or limit that is none.
+    Jobs whose records are damaged are left out; the supervisor reports them. A page may have fewer
+    jobs than `limit`, or none, and still have a next one.
+
+    Raises:
+        InvalidIdError: The cursor or the limit is malformed.
     """
     _check_page(limit)
     prefix = jobs_folder(tenant)
     after = f"{prefix}{check_job_id(cursor)}/{LAST}" if cursor else ""
     views: list[JobView] = []
-    seen = 0
+    num_read = 0
     while True:
-        most = max(limit - len(views), _MANY if kind and seen else 1)
-        page = ledger.store.list(prefix, after=after, delimiter="/", limit=most)
+        page_size = max(limit - len(views), _JOBS_READ_AT_ONCE if kind and num_read else 1)
+        page = ledger.store.list(prefix, after=after, delimiter="/", limit=page_size)
         names = [common[len(prefix) : -1] for common in page.prefixes]
         found = ledger.gather(lambda name: _view_unless_gone(ledger, tenant, name, kind), names)
         views += [view for view in found if view]
-        seen += len(names)
+        num_read += len(names)
         if len(views) > limit:
             return JobPage(views[limit - 1].job, tuple(views[:limit]))
         if page.next is None:
             return JobPage(None, tuple(views))
-        if len(views) == limit or seen >= _PATIENCE:
+        if len(views) == limit or num_read >= _MAX_JOBS_READ:
             return JobPage(names[-1], tuple(views))
         after = page.next
 
@@ -169,49 +187,65 @@ def list_items(
     state: ItemState | None = None,
     kind: Kind | None = None,
 ) -> ItemPage:
-    """A job's items in order, from index `cursor` on; those in one state, if that is given. kind:
-    that the job has to be of.
+    """Return a page of a job's items in order, from the index `cursor` on.
 
-    Raises: UnknownJobError, DeletedError; InvalidIdError for a cursor or limit that is none.
+    Args:
+        ledger: The ledger.
+        tenant: The job's tenant.
+        job: The job's id.
+        cursor: The index of the first item.
+        limit: The size of the page.
+        state: The state that the items have to be in; None for any.
+        kind: The kind that the job has to be of; None for either.
+
+    Raises:
+        UnknownJobError: There is no such job, or it is of another kind.
+        DeletedError: The job was deleted.
+        InvalidIdError: The cursor or the limit is malformed.
     """
     _check_page(limit, cursor)
     keys = JobKeys(tenant, job)
     spec = read_spec(ledger, keys, kind)
-    standings = read_item_states(ledger, keys, spec.record.count)
-    save_rollup_if_worthwhile(ledger, standings)
+    states = read_item_states(ledger, keys, spec.record.count)
+    save_rollup_if_worthwhile(ledger, states)
     matching = (
         index
         for index in range(cursor, spec.record.count)
-        if state is None or standings.state(index) is state
+        if state is None or states.state(index) is state
     )
     indices = list(itertools.islice(matching, limit + 1))
     shown = indices[:limit]
-    items = ledger.gather(lambda index: _item_view(ledger, keys, spec, standings, index), shown)
+    items = ledger.gather(lambda index: _item_view(ledger, keys, spec, states, index), shown)
     return ItemPage(str(indices[limit]) if len(indices) > limit else None, tuple(items))
 
 
 def list_attempts(ledger: Ledger, tenant: str, job: str, index: int) -> list[AttemptView]:
-    """Every attempt at an item, in order, and how each ended.
+    """Return all attempts at an item, in order, and how each ended.
 
-    Raises: UnknownJobError, DeletedError.
+    Raises:
+        UnknownJobError: There is no such job or item.
+        DeletedError: The job was deleted.
     """
     keys = JobKeys(tenant, job)
     _, record = read_job(ledger, keys)
-    control = read_commands(ledger, keys)
+    commands = read_commands(ledger, keys)
     if not 0 <= index < record.count:
         raise UnknownJobError(f"job {job} has no item {index}")
     return [
         view
-        for round_ in control.rounds
+        for round_ in commands.rounds
         for view in _attempts_in_round(ledger, keys, ItemRef(round_, index))
     ]
 
 
 def read_token(ledger: Ledger, tenant: str, token: str) -> StoredResult:
-    """What a success has made, by the token's id: one request.
+    """Return a learned token, in one request.
 
-    Raises: InvalidIdError, UnknownJobError, DeletedError; DamagedRecordError if its bytes are not
-    those that were committed.
+    Raises:
+        InvalidIdError: The token's id is malformed.
+        UnknownJobError: There is no such token.
+        DeletedError: The token was deleted.
+        DamagedRecordError: The bytes are not those that were committed.
     """
     job, round_, index = parse_token_id(token)
     key = JobKeys(tenant, job).result(ItemRef(round_, index))
@@ -222,27 +256,31 @@ def read_token(ledger: Ledger, tenant: str, token: str) -> StoredResult:
         raise DeletedError(f"token {token} was deleted")
     if record.status != "succeeded":
         raise UnknownJobError(f"{tenant} has no token {token}: its item ended as {record.status}")
+    # An image has the same kind of key: its bytes must not be served as a token.
     if record.kind != "training":
-        raise UnknownJobError(f"{tenant} has no token {token}: its job has learned nothing")
+        raise UnknownJobError(f"{tenant} has no token {token}: its job learns no tokens")
     if hashlib.sha256(payload).hexdigest() != record.sha256:
-        raise DamagedRecordError(f"token {token} is not what was committed: train it anew")
+        raise DamagedRecordError(f"token {token} is not what was committed: train it again")
     return StoredResult(payload, record, found[0].etag)
 
 
 def read_image(ledger: Ledger, tenant: str, job: str, index: int) -> StoredResult:
-    """What an item of a generation job has made.
+    """Return the image of an item of a generation job.
 
-    Raises: InvalidIdError, UnknownJobError, DeletedError; DamagedRecordError if its bytes are not
-    those that were committed.
+    Raises:
+        InvalidIdError: The job's id is malformed.
+        UnknownJobError: There is no such job, item or image.
+        DeletedError: The job or the image was deleted.
+        DamagedRecordError: The bytes are not those that were committed.
     """
     keys = JobKeys(tenant, job)
     _, record = read_job(ledger, keys, "generation")
     if not 0 <= index < record.count:
         raise UnknownJobError(f"job {job} has no item {index}")
-    place = item_in_all_rounds(ledger, keys, index, record.count)[-1]
-    if not (found := ledger.find(keys.result(place))):
+    item = item_in_all_rounds(ledger, keys, index, record.count)[-1]
+    if not (found := ledger.find(keys.result(item))):
         raise UnknownJobError(f"item {index} of job {job} has no image yet")
-    result, payload = unpack_result(keys.result(place), found[1])
+    result, payload = unpack_result(keys.result(item), found[1])
     if not isinstance(result, ResultRecord):
         raise DeletedError(f"image {index} of job {job} was deleted")
     if result.status != "succeeded":
@@ -251,16 +289,18 @@ def read_image(ledger: Ledger, tenant: str, job: str, index: int) -> StoredResul
         )
     if hashlib.sha256(payload).hexdigest() != result.sha256:
         raise DamagedRecordError(
-            f"image {index} of job {job} is not what was committed: have it generated anew"
+            f"image {index} of job {job} is not what was committed: generate it again"
         )
     return StoredResult(payload, result, found[0].etag)
 
 
 def is_current(ledger: Ledger, tenant: str, token: str, etag: str) -> bool:
-    """Whether a token that was read at this version still stands: one request, which moves no
-    bytes and is given up on early. If not, `read_token` says why.
+    """Return whether the version `etag` of a token still stands; if not, `read_token` says why.
 
-    Raises: InvalidIdError.
+    One request without a body, over the leases' connections, which time out early.
+
+    Raises:
+        InvalidIdError: The token's id is malformed.
     """
     job, round_, index = parse_token_id(token)
     try:
@@ -271,7 +311,7 @@ def is_current(ledger: Ledger, tenant: str, token: str, etag: str) -> bool:
 
 
 def progress_of(ledger: Ledger, tenant: str, job: str) -> dict[int, dict[str, JsonValue]]:
-    """What workers say of the items of a job that they are at, by index."""
+    """Return the progress of a job's running items, by index."""
     return {
         held.index: held.progress
         for lease in all_leases(ledger)
@@ -283,8 +323,8 @@ def progress_of(ledger: Ledger, tenant: str, job: str) -> dict[int, dict[str, Js
 def _check_page(limit: int, cursor: int = 0) -> None:
     if not 1 <= limit <= MAX_PAGE or cursor < 0:
         raise InvalidIdError(
-            f"a page of {limit} entries from {cursor} on was asked for: ask for 1 to {MAX_PAGE}, "
-            "from 0 or from where the page before says"
+            f"there is no page of {limit} entries from {cursor} on: ask for 1 to {MAX_PAGE}, from "
+            "0 or from the cursor of the page before"
         )
 
 
@@ -296,18 +336,18 @@ def _view_unless_gone(ledger: Ledger, tenant: str, job: str, kind: Kind | None) 
 
 
 def _item_view(
-    ledger: Ledger, keys: JobKeys, spec: JobSpec, standings: ItemStates, index: int
+    ledger: Ledger, keys: JobKeys, spec: JobSpec, states: ItemStates, index: int
 ) -> ItemView:
-    state, name = standings.state(index), spec.item(index).name
-    place = ItemRef(standings.final.last_round(index), index)
-    # Whether a cancelled item has a result of its own depends on who came first: the order, or a
-    # claim by a worker that died of something else. Neither made anything.
-    shown = state in (ItemState.SUCCEEDED, ItemState.FAILED)
-    line = ledger.find_record(keys.result(place)) if shown else None
-    record = unpack_result(line[0].key, line[1])[0] if line else None
+    state, name = states.state(index), spec.item(index).name
+    item = ItemRef(states.final.last_round(index), index)
+    # Whether a cancelled item has a result depends on a race between the command and a claim by a
+    # worker that died. Neither made anything, so that both look the same.
+    has_result = state in (ItemState.SUCCEEDED, ItemState.FAILED)
+    found = ledger.find_record(keys.result(item)) if has_result else None
+    record = unpack_result(found[0].key, found[1])[0] if found else None
     if not isinstance(record, ResultRecord):
         return ItemView(index, name, state)
-    is_token = record.status == "succeeded" and record.kind == "training"
+    has_token = record.status == "succeeded" and record.kind == "training"
     return ItemView(
         index,
         name,
@@ -315,36 +355,35 @@ def _item_view(
         record.reason,
         record.attempt,
         record.report,
-        token_id(keys.job, place.round, place.index) if is_token else None,
+        token_id(keys.job, item.round, item.index) if has_token else None,
         record.sha256,
     )
 
 
-def _attempts_in_round(ledger: Ledger, keys: JobKeys, place: ItemRef) -> list[AttemptView]:
+def _attempts_in_round(ledger: Ledger, keys: JobKeys, item: ItemRef) -> list[AttemptView]:
     views: list[AttemptView] = []
-    result = ledger.find_record(keys.result(place))
-    outcome = unpack_result(result[0].key, result[1])[0] if result else None
-    heads = {head.key: head for head in ledger.heads(f"{keys.attempts}{place}.")}
-    for key, head in heads.items():
-        _, (number, *ended) = parse_item_ref(key[len(keys.attempts) :])
-        if ended or not (found := ledger.find(key)):
+    stored = ledger.find_record(keys.result(item))
+    result = unpack_result(stored[0].key, stored[1])[0] if stored else None
+    for head in ledger.heads(f"{keys.attempts}{item}."):
+        _, (number, *ended) = parse_item_ref(head.key[len(keys.attempts) :])
+        if ended or not (found := ledger.find(head.key)):
             continue
-        claim, _ = unpack(key, found[1], ClaimRecord)
+        claim, _ = unpack(head.key, found[1], ClaimRecord)
         cause, reason, when = "", "", None
-        if end := ledger.find(keys.attempt_end(place, int(number))):
+        if end := ledger.find(keys.attempt_end(item, int(number))):
             record, _ = unpack(end[0].key, end[1], EndedRecord)
             cause, reason, when = record.cause, record.reason, end[0].last_modified
-        # One that was held for dead may have succeeded all the same.
+        # An attempt that was ended as lost may have succeeded all the same.
         if (
-            result
-            and isinstance(outcome, ResultRecord)
-            and outcome.attempt == int(number)
-            and (not end or outcome.status == "succeeded")
+            stored
+            and isinstance(result, ResultRecord)
+            and result.attempt == int(number)
+            and (not end or result.status == "succeeded")
         ):
-            cause, reason, when = outcome.status, outcome.reason, result[0].last_modified
+            cause, reason, when = result.status, result.reason, stored[0].last_modified
         views.append(
             AttemptView(
-                place.round, int(number), claim.worker, head.last_modified, when, cause, reason
+                item.round, int(number), claim.worker, head.last_modified, when, cause, reason
             )
         )
     return views

@@ -1,7 +1,8 @@
-"""What stands in the ledger's objects: a line of JSON, and for some a payload behind it.
+"""The content of the ledger's objects: a line of JSON, followed by a payload in some of them.
 
-Every record has a nonce of its own, so that no two writes have the same bytes: after a lost answer
-a writer recognises its own, and no ETag comes back. Chains of swaps count a version besides.
+Every record has a nonce of its own, so that no two writes have the same bytes. A writer whose
+answer was lost thereby recognises its own write, and no ETag ever comes back. Records that are
+replaced by compare-and-swap also count a version.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
@@ -12,21 +13,21 @@ from services.contracts.jobs import Kind
 from services.errors import DamagedRecordError
 
 RECORD_BYTES = 4096
-"""Bytes that the line of JSON of nearly every record fits into."""
+"""Bytes that hold the line of JSON of nearly every record."""
 
 MAX_REASON = 1000
 """Characters that are kept of why an attempt ended."""
 
 
 class Record(BaseModel):
-    """A line of JSON. Fields that this version does not know are left alone when it reads."""
+    """A line of JSON. Reading ignores fields of later versions."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
     nonce: str
 
 
 class JobRecord(Record):
-    """A job's spec. The payload is its items, and what they share, as JSON."""
+    """A job's spec. The payload has its items, and what they share, as JSON."""
 
     type: Literal["job"] = "job"
     kind: Kind
@@ -38,13 +39,13 @@ class JobRecord(Record):
 
 
 class Tombstone(Record):
-    """All that is left of what was deleted. It says nothing of it."""
+    """What is left of a deleted object. It says nothing of the content."""
 
     type: Literal["deleted"] = "deleted"
 
 
 class AcceptedRecord(Record):
-    """Which job was made for an Idempotency-Key, and of what request."""
+    """The job that an Idempotency-Key made, and the digest of its request."""
 
     type: Literal["accepted"] = "accepted"
     digest: str
@@ -52,48 +53,46 @@ class AcceptedRecord(Record):
 
 
 class JobCommandRecord(Record):
-    """Something under control/: someone wants a job cancelled, retried or deleted. For a retry,
-    the payload is the indices of its items as JSON.
-    """
+    """A command to cancel, retry or delete. A retry's payload is its items' indices as JSON."""
 
-    type: Literal["order"] = "order"
+    type: Literal["command"] = "command"
     by: str = ""
 
 
 class ClaimRecord(Record):
-    """A worker makes an attempt at an item."""
+    """The claim of an item by a worker, which begins an attempt."""
 
     type: Literal["claim"] = "claim"
     worker: str
 
 
 class EndedRecord(Record):
-    """An attempt ended, and no result came of it."""
+    """The end of an attempt without a result."""
 
     type: Literal["ended"] = "ended"
     cause: Literal["failed", "lost", "released"]
-    """It went wrong, its worker vanished, or its worker gave it back unharmed."""
+    """It failed, its worker vanished, or its worker gave the item back."""
     reason: str
 
 
 class ResultRecord(Record):
-    """How an item ended, for good. The payload is what was made."""
+    """The result of an item, which is final. The payload is the token or image."""
 
     type: Literal["result"] = "result"
     status: Literal["succeeded", "failed", "cancelled"]
     kind: Kind = "training"
-    """Of the job, of a success: where an image lies, nobody may find a token."""
+    """The job's kind, in a success: an image must not be served as a token."""
     attempt: int
-    """Which one it came of; 0 for none."""
+    """The attempt that made it; 0 if there was none."""
     reason: str = ""
     sha256: str = ""
-    """Of the payload, of a success."""
+    """The payload's digest, in a success."""
     report: dict[str, JsonValue] = {}
-    """What the worker says of it, in few words: scores, seconds."""
+    """A short report by the worker: scores, durations."""
 
 
 class CheckpointRecord(Record):
-    """Where an attempt has got to. The payload is the worker's own."""
+    """A checkpoint of an attempt. The payload is the worker's own."""
 
     type: Literal["checkpoint"] = "checkpoint"
     version: int
@@ -101,7 +100,7 @@ class CheckpointRecord(Record):
 
 
 class HeldAttempt(BaseModel):
-    """An attempt that a worker is at, or may be: it is named before it is claimed."""
+    """An attempt that a lease names: claimed by its worker, or about to be."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
     tenant: str
@@ -113,60 +112,63 @@ class HeldAttempt(BaseModel):
 
 
 class LeaseRecord(Record):
-    """A worker lives, and is at these attempts. Broken and released are for good."""
+    """A worker's lease. The states broken and released are final."""
 
     type: Literal["lease"] = "lease"
     worker: str
     pool: str
     version: int
     duration_s: float
-    """It may be broken when it is older than that, by the store's clock."""
+    """Once it is older than that, by the store's clock, it may be broken."""
     state: Literal["held", "broken", "released"]
     attempts: tuple[HeldAttempt, ...] = ()
 
 
 class RollupRecord(Record):
-    """Which items have ended, and how. The payload has a line for each round, a letter an item."""
+    """The known final states. The payload has a line per round, and in it a letter per item."""
 
     type: Literal["rollup"] = "rollup"
     version: int
     complete: bool
-    """All items of these rounds have ended."""
+    """Whether all items of these rounds have ended."""
 
 
 R = TypeVar("R", bound=Record)
 
-SpecRecord = Annotated[JobRecord | Tombstone, Field(discriminator="type")]
-DeliveryRecord = Annotated[ResultRecord | Tombstone, Field(discriminator="type")]
-
-SPEC: TypeAdapter[JobRecord | Tombstone] = TypeAdapter(SpecRecord)
-RESULT: TypeAdapter[ResultRecord | Tombstone] = TypeAdapter(DeliveryRecord)
+_SPEC: TypeAdapter[JobRecord | Tombstone] = TypeAdapter(
+    Annotated[JobRecord | Tombstone, Field(discriminator="type")]
+)
+_RESULT: TypeAdapter[ResultRecord | Tombstone] = TypeAdapter(
+    Annotated[ResultRecord | Tombstone, Field(discriminator="type")]
+)
 
 
 def pack(record: Record, payload: bytes = b"") -> bytes:
-    """The bytes of an object."""
+    """Return the bytes of an object."""
     return record.model_dump_json(exclude_defaults=False).encode() + b"\n" + payload
 
 
 def unpack(key: str, body: bytes, kind: type[R]) -> tuple[R, bytes]:
-    """A record and its payload. Raises: DamagedRecordError."""
-    return _parsed(key, body, kind.model_validate_json)
+    """Return the record and payload of an object, or raise DamagedRecordError."""
+    return _parse(key, body, kind.model_validate_json)
 
 
 def unpack_spec(key: str, body: bytes) -> tuple[JobRecord | Tombstone, bytes]:
-    """A job's spec. Raises: DamagedRecordError."""
-    return _parsed(key, body, SPEC.validate_json)
+    """Return a job's record and payload, or raise DamagedRecordError."""
+    return _parse(key, body, _SPEC.validate_json)
 
 
 def unpack_result(key: str, body: bytes) -> tuple[ResultRecord | Tombstone, bytes]:
-    """How an item ended, from all its bytes or those up to the end of the line.
+    """Return an item's result and payload, or raise DamagedRecordError.
 
-    Raises: DamagedRecordError.
+    Args:
+        key: The object's key, for the error.
+        body: All its bytes, or at least those up to the end of the line.
     """
-    return _parsed(key, body, RESULT.validate_json)
+    return _parse(key, body, _RESULT.validate_json)
 
 
-def _parsed(key: str, body: bytes, parse: Any) -> tuple[Any, bytes]:
+def _parse(key: str, body: bytes, parse: Any) -> tuple[Any, bytes]:
     line, _, payload = body.partition(b"\n")
     try:
         return parse(line), payload
@@ -178,7 +180,7 @@ def _parsed(key: str, body: bytes, parse: Any) -> tuple[Any, bytes]:
 
 
 def is_tombstone(body: bytes) -> bool:
-    """Whether it is one; what is damaged is none."""
+    """Return whether an object is a tombstone; a damaged one is not."""
     try:
         Tombstone.model_validate_json(body)
     except ValidationError:
@@ -187,6 +189,6 @@ def is_tombstone(body: bytes) -> bool:
 
 
 def shorten_reason(reason: str) -> str:
-    """A reason as it is kept: what is not Unicode in it, such as file names, is replaced."""
-    reason = reason.encode("utf-8", "replace").decode()
+    """Return a reason cut to MAX_REASON, with anything replaced that is not Unicode."""
+    reason = reason.encode("utf-8", "replace").decode()  # File names can be any bytes.
     return reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 3] + "..."

@@ -1,4 +1,4 @@
-"""How attempts and items end. Each end is created once: the first to write it has written it."""
+"""Ends of attempts and results of items. Each is created once: the first writer decides."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -19,77 +19,83 @@ from services.ledger.records import (
 
 Cause = Literal["failed", "lost", "released"]
 
-_OFTEN = 8
-"""Times that an item is given back by chance: more may be its doing."""
+_MAX_RELEASES = 8
+"""Releases of an item after which it is suspected of causing them."""
 
 
 def end_attempt(
-    ledger: Ledger, keys: JobKeys, place: ItemRef, number: int, cause: Cause, reason: str
+    ledger: Ledger, keys: JobKeys, item: ItemRef, number: int, cause: Cause, reason: str
 ) -> None:
-    """Say that an attempt came to nothing, unless that has been said."""
+    """Record that an attempt ended without a result, unless its end is recorded already."""
     record = EndedRecord(nonce=ledger.ids.nonce(), cause=cause, reason=shorten_reason(reason))
-    ledger.create_once(keys.attempt_end(place, number), pack(record))
+    ledger.create_once(keys.attempt_end(item, number), pack(record))
 
 
 def read_attempt_ends(
-    ledger: Ledger, keys: JobKeys, place: ItemRef, last: int
+    ledger: Ledger, keys: JobKeys, item: ItemRef, last: int
 ) -> tuple[EndedRecord, ...]:
-    """How attempts 1 to `last` came to nothing, those that did."""
-    ended: list[EndedRecord] = []
+    """Return the ends of those of the attempts 1 to `last` that ended without a result."""
+    ends: list[EndedRecord] = []
     for number in range(1, last + 1):
-        key = keys.attempt_end(place, number)
+        key = keys.attempt_end(item, number)
         if not (found := ledger.find(key)):
             continue
         try:
-            ended.append(unpack(key, found[1], EndedRecord)[0])
+            ends.append(unpack(key, found[1], EndedRecord)[0])
         except DamagedRecordError:
-            ended.append(EndedRecord(nonce="", cause="lost", reason="its record is damaged"))
-    return tuple(ended)
+            ends.append(EndedRecord(nonce="", cause="lost", reason="its record is damaged"))
+    return tuple(ends)
 
 
 def count_failures(ends: Sequence[EndedRecord]) -> int:
-    """Those that count towards `max_attempts`: what was given back unharmed does not."""
-    return sum(ended.cause != "released" for ended in ends)
+    """Return how many ends count towards `max_attempts`: all but releases."""
+    return sum(end.cause != "released" for end in ends)
 
 
 def must_run_isolated(ends: Sequence[EndedRecord], max_attempts: int) -> bool:
-    """Whether an item is to be tried alone. Its last attempt is, so that no item ends for good by
-    another's poison, and none that may be the cause takes another with it. So are all attempts at
-    one that was given back again and again: what breaks under it is taken for nobody's fault.
+    """Return whether the next attempt must run with nothing else beside it.
+
+    The last attempt does, so that no item fails for good because of another's poison, and no
+    poisonous item takes another with it. So does every attempt at an item that was released again
+    and again: what breaks a whole batch looks like nobody's fault, and alone it is the item's.
     """
     failures = count_failures(ends)
-    return 0 < failures == max_attempts - 1 or len(ends) - failures >= _OFTEN
+    is_last = 0 < failures == max_attempts - 1
+    return is_last or len(ends) - failures >= _MAX_RELEASES
 
 
 def fail_exhausted(
-    ledger: Ledger, keys: JobKeys, place: ItemRef, ends: Sequence[EndedRecord]
+    ledger: Ledger, keys: JobKeys, item: ItemRef, ends: Sequence[EndedRecord]
 ) -> ItemState:
-    """End an item that was tried often enough, and return how it has ended."""
+    """End an item whose attempts are used up, and return its final state."""
     reason = ends[-1].reason if ends else "the records of its attempts are gone"
-    return end_item(ledger, keys, place, "failed", len(ends), reason)
+    return end_item(ledger, keys, item, "failed", len(ends), reason)
 
 
 def end_item(
     ledger: Ledger,
     keys: JobKeys,
-    place: ItemRef,
+    item: ItemRef,
     status: Literal["failed", "cancelled"],
     attempt: int,
     reason: str = "",
 ) -> ItemState:
-    """End an item without a worker, and return how it has ended: perhaps otherwise, meanwhile."""
+    """End an item without its worker, and return its final state.
+
+    That is another one if a worker has committed in the meantime.
+    """
     record = ResultRecord(
         nonce=ledger.ids.nonce(), status=status, attempt=attempt, reason=shorten_reason(reason)
     )
-    if ledger.create_once(keys.result(place), pack(record)):
+    if ledger.create_once(keys.result(item), pack(record)):
         return ItemState(status)
-    return read_item_state(ledger, keys, place)
+    return read_item_state(ledger, keys, item)
 
 
-def read_item_state(ledger: Ledger, keys: JobKeys, place: ItemRef) -> ItemState:
-    """How an item ended in a round in which it has."""
-    line = ledger.find_record(keys.result(place))
-    record = unpack_result(line[0].key, line[1])[0] if line else None
+def read_item_state(ledger: Ledger, keys: JobKeys, item: ItemRef) -> ItemState:
+    """Return the final state of an item that has ended in a round."""
+    found = ledger.find_record(keys.result(item))
+    record = unpack_result(found[0].key, found[1])[0] if found else None
     if record is None or isinstance(record, Tombstone):
         return ItemState.DELETED
     return ItemState(record.status)

@@ -1,14 +1,10 @@
-"""How a job stands, in few requests: what the rollup knows, and what has ended since.
+"""The states of a job's items, in few requests: the rollup, and what has ended since.
 
-The rollup is a cache that anyone may bring up to date, by a swap. Without it everything is found
-out anew from the results.
-
-Which items have ended, and how: a letter an item and round, as the rollup keeps them.
-
-Results never change but to be deleted, so what is once known of an item stays known; two rollups of
-a job differ only in how much they know yet.
-
-What exists of a thousand items, and so how each of them stands.
+No object holds an item's state. It follows from which objects exist: an attempt, its end, a result,
+a command. The *rollup* is a cache of the final states, one letter for each item and round, which
+anyone may update by compare-and-swap; without it everything is read from the results. A result
+changes only into a tombstone, so that a known final state stays true, and two rollups of a job
+differ only in how much they know.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,35 +21,38 @@ from services.ledger.records import RollupRecord, pack, unpack
 from services.ledger.results import read_item_state
 
 OPEN, ABSENT = ord("."), ord(" ")
+"""The letters of an item that has not ended, and of one that is not in the round."""
+
 _LETTERS = {
     ItemState.SUCCEEDED: ord("s"),
     ItemState.FAILED: ord("f"),
     ItemState.CANCELLED: ord("c"),
     ItemState.DELETED: ord("d"),
 }
-_ALL = bytes([OPEN, ABSENT, *_LETTERS.values()])
+_ALL_LETTERS = bytes([OPEN, ABSENT, *_LETTERS.values()])
 _STATES = {letter: state for state, letter in _LETTERS.items()}
 
 
 class FinalStates:
-    """How the `count` items of a job have ended, in each round they are in."""
+    """The known final states of a job's `count` items, in each round."""
 
     def __init__(self, count: int, rounds: Iterable[bytes] = ()) -> None:
         self.count = count
         self.rounds = [bytearray(letters) for letters in rounds] or [bytearray(b"." * count)]
 
-    def add_round(self, members: Iterable[int]) -> None:
-        """Another round, of these items."""
+    def add_round(self, indices: Iterable[int]) -> None:
+        """Add another round, of these items."""
         letters = bytearray([ABSENT]) * self.count
-        for index in members:
+        for index in indices:
             letters[index] = OPEN
         self.rounds.append(letters)
 
-    def record(self, place: ItemRef, state: ItemState) -> None:
-        self.rounds[place.round][place.index] = _LETTERS[state]
+    def record(self, item: ItemRef, state: ItemState) -> None:
+        """Record the final state of an item in a round."""
+        self.rounds[item.round][item.index] = _LETTERS[state]
 
     def open_items(self, block: ItemBlock) -> Iterator[int]:
-        """Items of a block that are not known to have ended."""
+        """Yield the indices of a block's items that are not known to have ended."""
         letters, end = self.rounds[block.round], (block.number + 1) * BLOCK_SIZE
         index = letters.find(OPEN, block.number * BLOCK_SIZE, end)
         while index >= 0:
@@ -61,7 +60,7 @@ class FinalStates:
             index = letters.find(OPEN, index + 1, end)
 
     def open_blocks(self) -> list[ItemBlock]:
-        """Those with any such item."""
+        """Return the blocks with items that are not known to have ended."""
         return [
             ItemBlock(round_, number)
             for round_, letters in enumerate(self.rounds)
@@ -70,7 +69,7 @@ class FinalStates:
         ]
 
     def last_round(self, index: int) -> int:
-        """The latest round that an item is in: the one that counts."""
+        """Return the latest round that an item is in, which decides its state."""
         return next(
             round_
             for round_ in reversed(range(len(self.rounds)))
@@ -78,18 +77,19 @@ class FinalStates:
         )
 
     def state(self, index: int) -> ItemState | None:
-        """How an item has ended in its latest round; None: it has not, as far as is known."""
+        """Return an item's final state, or None if it is not known to have ended."""
         return _STATES.get(self.rounds[self.last_round(index)][index])
 
     def pack(self) -> bytes:
+        """Return the payload of a rollup."""
         return b"\n".join(self.rounds)
 
     @classmethod
     def unpack(cls, payload: bytes, count: int) -> "FinalStates":
-        """Raises: ValueError unless it has `count` letters a round."""
+        """Read a rollup's payload; raise ValueError unless it has `count` letters a round."""
         rounds = payload.split(b"\n")
-        if any(len(letters) != count or letters.strip(_ALL) for letters in rounds):
-            raise ValueError(f"these are no letters of {count} items")
+        if any(len(letters) != count or letters.strip(_ALL_LETTERS) for letters in rounds):
+            raise ValueError(f"the payload does not have a letter for each of {count} items")
         return cls(count, rounds)
 
 
@@ -99,158 +99,161 @@ class LatestAttempt:
 
     number: int
     ended: bool
-    """It has ended, and no result came of it."""
+    """Whether it ended without a result."""
     since: datetime
     """When it was claimed, or ended, by the store's clock."""
     age: timedelta
-    """How long that was ago."""
+    """How long ago that was."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptScan:
-    """A block at one moment; what has no attempt and no result is not in it."""
+    """The attempts and results of a block at one moment. Items that have neither are absent."""
 
     block: ItemBlock
     attempts: dict[int, LatestAttempt]
     results: frozenset[int]
-    """Items that have ended."""
+    """The items that have ended."""
 
     def is_running(self, index: int) -> bool:
-        standing = self.attempts.get(index)
-        return index not in self.results and standing is not None and not standing.ended
+        """Return whether an attempt at an item is running."""
+        latest = self.attempts.get(index)
+        return index not in self.results and latest is not None and not latest.ended
 
 
 def scan_attempts(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> AttemptScan:
-    """Attempts first, then results: what had ended when its attempt was listed, is seen so."""
+    """List the attempts and results of a block.
+
+    Attempts are listed first: an item that has ended by then is then seen as ended. In the other
+    order, a result between the two listings would make it look as if the attempt was running.
+    """
     attempts = latest_attempts(ledger, keys, block)
     return AttemptScan(block, attempts, ended_items(ledger, keys, block))
 
 
 def latest_attempts(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> dict[int, LatestAttempt]:
-    """Of each item that was ever claimed."""
+    """Return the latest attempt at each item of a block that was ever claimed."""
     attempts: dict[int, LatestAttempt] = {}
+    # Keys are listed in order, so that each attempt overwrites the one before, and its end itself.
     for head in ledger.heads(f"{keys.attempts}{block}"):
-        place, (number, *ended) = parse_item_ref(head.key[len(keys.attempts) :])
-        attempts[place.index] = LatestAttempt(
-            int(number), bool(ended), head.last_modified, head.age
-        )
+        item, (number, *ended) = parse_item_ref(head.key[len(keys.attempts) :])
+        attempts[item.index] = LatestAttempt(int(number), bool(ended), head.last_modified, head.age)
     return attempts
 
 
 def ended_items(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> frozenset[int]:
-    """Items with a result."""
+    """Return the items of a block that have a result."""
     names = (head.key[len(keys.results) :] for head in ledger.heads(f"{keys.results}{block}"))
     return frozenset(parse_item_ref(name)[0].index for name in names)
 
 
 _WORTH_SAVING = 32
-"""Results that a reader found beside the rollup, before it saves others the trouble."""
+"""Results read beside the rollup from which on a reader updates it for the next ones."""
 
 
 @dataclass
 class ItemStates:
-    """A job at one moment, and the rollup that it was read from."""
+    """The states of a job's items at one moment, and the rollup that they were read from."""
 
     keys: JobKeys
     commands: JobCommands
     final: FinalStates
     scans: dict[ItemBlock, AttemptScan]
-    """Of blocks in which something may be open."""
+    """Scans of the blocks in which items may be open."""
     newly_ended: int = 0
-    """Ends that the rollup did not have."""
+    """Final states that the rollup did not have."""
     etag: str = ""
-    """Of the rollup; empty: there is none."""
+    """The rollup's ETag; empty if there is no rollup."""
     version: int = 0
     complete: bool = False
-    """The rollup says that all has ended."""
+    """Whether the rollup says that all items have ended."""
 
     def state(self, index: int) -> ItemState:
-        """How an item stands."""
+        """Return an item's state."""
         if self.commands.is_deleted(index):
             return ItemState.DELETED
-        if ended := self.final.state(index):
-            return ended
-        place = ItemRef(self.final.last_round(index), index)
-        if place.index in self.scans[place.block].attempts:
-            if self.scans[place.block].is_running(index):
-                return ItemState.RUNNING
-            return ItemState.QUEUED
+        if final := self.final.state(index):
+            return final
+        item = ItemRef(self.final.last_round(index), index)
+        scan = self.scans[item.block]
+        if index in scan.attempts:
+            return ItemState.RUNNING if scan.is_running(index) else ItemState.QUEUED
         return ItemState.CANCELLED if self.commands.cancelled else ItemState.QUEUED
 
     def states(self) -> Iterator[ItemState]:
+        """Yield the states of all items, in order."""
         return (self.state(index) for index in range(self.final.count))
 
     def open_items(self) -> Iterator[tuple[ItemRef, AttemptScan]]:
-        """Items that have not ended in a round, though they are in it."""
-        for block, survey in self.scans.items():
+        """Yield each item that has not ended in a round that it is in."""
+        for block, scan in self.scans.items():
             for index in self.final.open_items(block):
-                yield ItemRef(block.round, index), survey
+                yield ItemRef(block.round, index), scan
 
 
 def read_item_states(ledger: Ledger, keys: JobKeys, count: int) -> ItemStates:
-    """How a job of `count` items stands. The orders are read before all else, so that an item
-    without attempt in a cancelled job will never do anything.
+    """Return the states of a job's `count` items.
+
+    The commands are read before anything else. An item of a cancelled job that has no attempt in
+    the scan will thus never run: whoever claims it later sees the command.
     """
-    standings = _read_known_states(ledger, keys, count)
-    outcomes = standings.final
-    blocks = outcomes.open_blocks()
-    surveys = ledger.gather(lambda block: scan_attempts(ledger, keys, block), blocks)
-    standings.scans = dict(zip(blocks, surveys, strict=True))
-    new = [place for place, survey in standings.open_items() if place.index in survey.results]
-    states = ledger.gather(lambda place: read_item_state(ledger, keys, place), new)
-    for place, state in zip(new, states, strict=True):
-        outcomes.record(place, state)
-    standings.newly_ended = len(new)
-    return standings
+    states = _read_known_states(ledger, keys, count)
+    blocks = states.final.open_blocks()
+    scans = ledger.gather(lambda block: scan_attempts(ledger, keys, block), blocks)
+    states.scans = dict(zip(blocks, scans, strict=True))
+    ended = [item for item, scan in states.open_items() if item.index in scan.results]
+    final = ledger.gather(lambda item: read_item_state(ledger, keys, item), ended)
+    for item, state in zip(ended, final, strict=True):
+        states.final.record(item, state)
+    states.newly_ended = len(ended)
+    return states
 
 
 def read_final_states(ledger: Ledger, keys: JobKeys, count: int) -> tuple[JobCommands, FinalStates]:
-    """Orders, and what the rollup knows of the rounds there are: for those who look for work."""
-    standings = _read_known_states(ledger, keys, count)
-    return standings.commands, standings.final
+    """Return a job's commands, and the final states that its rollup knows: enough to find work."""
+    states = _read_known_states(ledger, keys, count)
+    return states.commands, states.final
 
 
-def save_rollup(ledger: Ledger, standings: ItemStates, *, complete: bool) -> bool:
-    """Whether the rollup now says what these standings do; False: another saved first."""
-    record = RollupRecord(
-        nonce=ledger.ids.nonce(), version=standings.version + 1, complete=complete
-    )
-    body = pack(record, standings.final.pack())
-    if standings.etag:
-        return ledger.compare_and_swap(standings.keys.rollup, body, standings.etag) is not None
-    return ledger.create_once(standings.keys.rollup, body) is not None
+def save_rollup(ledger: Ledger, states: ItemStates, *, complete: bool) -> bool:
+    """Write a rollup of these states; False if another process was faster."""
+    record = RollupRecord(nonce=ledger.ids.nonce(), version=states.version + 1, complete=complete)
+    body = pack(record, states.final.pack())
+    if states.etag:
+        return ledger.compare_and_swap(states.keys.rollup, body, states.etag) is not None
+    return ledger.create_once(states.keys.rollup, body) is not None
 
 
-def save_rollup_if_worthwhile(ledger: Ledger, standings: ItemStates) -> None:
-    """For readers who have found much that the rollup does not say."""
-    if standings.newly_ended >= _WORTH_SAVING:
-        save_rollup(ledger, standings, complete=False)
+def save_rollup_if_worthwhile(ledger: Ledger, states: ItemStates) -> None:
+    """Update the rollup if a reader had to read many results that it lacks."""
+    if states.newly_ended >= _WORTH_SAVING:
+        save_rollup(ledger, states, complete=False)
 
 
-def is_complete(ledger: Ledger, keys: JobKeys, control: JobCommands, count: int) -> bool:
-    """Whether the rollup says that all items of every round there is have ended."""
-    known = _read_rollup(ledger, keys, control, count)
-    return known.complete and len(known.final.rounds) > control.retries
+def is_complete(ledger: Ledger, keys: JobKeys, commands: JobCommands, count: int) -> bool:
+    """Return whether the rollup says that all items of every round have ended."""
+    states = _read_rollup(ledger, keys, commands, count)
+    return states.complete and len(states.final.rounds) > commands.retries
 
 
 def _read_known_states(ledger: Ledger, keys: JobKeys, count: int) -> ItemStates:
-    control = read_commands(ledger, keys)
-    standings = _read_rollup(ledger, keys, control, count)
-    for round_ in range(len(standings.final.rounds), control.retries + 1):
-        standings.final.add_round(read_retried_items(ledger, keys, round_, count))
-        standings.complete = False
-    return standings
+    commands = read_commands(ledger, keys)
+    states = _read_rollup(ledger, keys, commands, count)
+    for round_ in range(len(states.final.rounds), commands.retries + 1):
+        states.final.add_round(read_retried_items(ledger, keys, round_, count))
+        states.complete = False
+    return states
 
 
-def _read_rollup(ledger: Ledger, keys: JobKeys, control: JobCommands, count: int) -> ItemStates:
-    standings = ItemStates(keys, control, FinalStates(count), {})
+def _read_rollup(ledger: Ledger, keys: JobKeys, commands: JobCommands, count: int) -> ItemStates:
+    states = ItemStates(keys, commands, FinalStates(count), {})
     if not (found := ledger.find(keys.rollup)):
-        return standings
+        return states
     head, body = found
-    standings.etag = head.etag
-    # It is only a cache: what is wrong with it is mended by writing it anew.
+    states.etag = head.etag
+    # It is only a cache: a damaged one is replaced by the next rollup.
     with suppress(DamagedRecordError, ValueError):
         record, payload = unpack(keys.rollup, body, RollupRecord)
-        standings.final = FinalStates.unpack(payload, count)
-        standings.version, standings.complete = record.version, record.complete
-    return standings
+        states.final = FinalStates.unpack(payload, count)
+        states.version, states.complete = record.version, record.complete
+    return states

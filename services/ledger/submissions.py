@@ -1,14 +1,13 @@
-"""What clients ask for: to make a job, cancel it, or try its failed items again."""
+"""Client operations that write: submit, cancel and retry a job."""
 
 from dataclasses import dataclass
 
 from services.contracts.jobs import ItemState, JobRequest, Kind
 from services.errors import ConflictError, DeletedError
-from services.ledger import keys as layout
 from services.ledger.deletion import finish_job
 from services.ledger.ids import check_tenant_name
 from services.ledger.jobs import issue_command, pack_item_indices, pack_spec, read_job
-from services.ledger.keys import JobKeys
+from services.ledger.keys import MAX_ROUNDS, JobKeys, idempotency_key, tenant_deletion_key
 from services.ledger.ledger import Ledger
 from services.ledger.queue import enqueue
 from services.ledger.records import AcceptedRecord, pack, unpack
@@ -24,31 +23,35 @@ class Submission:
 
     job: str
     created: bool
-    """By this call; False: an earlier one with the same key did."""
+    """Whether this call made it; False if an earlier one with the same key did."""
 
 
 def submit(ledger: Ledger, tenant: str, key: str, request: JobRequest) -> Submission:
-    """Make a job, once for all calls with this `key`. When it returns, the job is kept and will be
-    found by workers. After any error, call it again.
+    """Make a job, once for all calls with the Idempotency-Key `key`.
 
-    Raises: ConflictError if the key made a job of another request; DeletedError if that job, or
-    the tenant, was deleted since.
+    When it returns, the job is stored and workers will find it. After any error it can be called
+    again.
+
+    Raises:
+        ConflictError: The key is too long, or was used for another request.
+        DeletedError: The job of the key, or the tenant, was deleted.
     """
     check_tenant_name(tenant)
     if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY:
         raise ConflictError(
             f"the Idempotency-Key has {len(key)} characters: give 1 to {MAX_IDEMPOTENCY_KEY}"
         )
-    if ledger.exists(layout.tenant_deletion_key(tenant)):
+    if ledger.exists(tenant_deletion_key(tenant)):
         raise DeletedError(f"tenant {tenant} was deleted")
+    # The key first: it fixes the job's id, so that every later call writes the same objects.
     job = _accept(ledger, tenant, key, request.digest())
     keys = JobKeys(tenant, job)
     created = ledger.create_once(keys.spec, pack_spec(request, ledger.ids.nonce())) is not None
     if not created:
         read_job(ledger, keys)
-    # Again after the spec, so that whoever deletes the tenant sees the job, or we see that they do;
-    # and before the hint, so that no worker has found it by then.
-    if ledger.exists(layout.tenant_deletion_key(tenant)):
+    # Checked again after the spec: either the deletion of the tenant lists this job, or the job
+    # sees the deletion. And checked before the queue entry, so that no worker has found it by then.
+    if ledger.exists(tenant_deletion_key(tenant)):
         issue_command(ledger, keys.deletion, "")
         finish_job(ledger, keys)
         raise DeletedError(f"tenant {tenant} was deleted")
@@ -57,10 +60,13 @@ def submit(ledger: Ledger, tenant: str, key: str, request: JobRequest) -> Submis
 
 
 def cancel(ledger: Ledger, tenant: str, job: str, by: str = "", kind: Kind | None = None) -> bool:
-    """End a job early: no attempt begins from now on, and those that run are stopped. What has
-    succeeded stays. Whether it was this call that did it. kind: that the job has to be of.
+    """Cancel a job, and return whether this call did it.
 
-    Raises: UnknownJobError, DeletedError.
+    No attempt begins from now on, and running ones are stopped. What has succeeded stays.
+
+    Raises:
+        UnknownJobError: There is no such job, or it is of another kind.
+        DeletedError: The job was deleted.
     """
     keys = JobKeys(tenant, job)
     read_job(ledger, keys, kind)
@@ -68,46 +74,53 @@ def cancel(ledger: Ledger, tenant: str, job: str, by: str = "", kind: Kind | Non
 
 
 def retry(ledger: Ledger, tenant: str, job: str, by: str = "", kind: Kind | None = None) -> int:
-    """Let the failed items of a job be tried again, as often as at first, and return how many.
-    kind: that the job has to be of.
+    """Try the failed items of a job again in a new round, and return how many they are.
 
-    Raises: ConflictError if the job was cancelled; UnknownJobError, DeletedError.
+    Each has `max_attempts` again.
+
+    Raises:
+        ConflictError: The job was cancelled, or was retried too often.
+        UnknownJobError: There is no such job, or it is of another kind.
+        DeletedError: The job was deleted.
     """
     keys = JobKeys(tenant, job)
     _, record = read_job(ledger, keys, kind)
     while True:
-        standings = read_item_states(ledger, keys, record.count)
-        if standings.commands.cancelled:
-            raise ConflictError(f"job {job} was cancelled: submit its items anew")
-        failed = [i for i, state in enumerate(standings.states()) if state is ItemState.FAILED]
+        states = read_item_states(ledger, keys, record.count)
+        if states.commands.cancelled:
+            raise ConflictError(f"job {job} was cancelled: submit its items as a new job")
+        failed = [i for i, state in enumerate(states.states()) if state is ItemState.FAILED]
         if not failed:
-            if any(place.round for place, _ in standings.open_items()):
-                # An earlier call may have ended between order and hint.
+            if any(item.round for item, _ in states.open_items()):
+                # An earlier call may have died between the command and the queue entry.
                 enqueue(ledger, record.pool, tenant, job)
             return 0
-        round_ = standings.commands.retries + 1
-        if round_ >= layout.MAX_ROUNDS:
+        round_ = states.commands.retries + 1
+        if round_ >= MAX_ROUNDS:
             raise ConflictError(
-                f"job {job} was retried {round_ - 1} times, which is all: submit its items anew"
+                f"job {job} was retried {round_ - 1} times, which is the limit: submit its items "
+                "as a new job"
             )
+        # If another call makes this round first, read the states again: it has the same items.
         if issue_command(ledger, keys.retry(round_), by, pack_item_indices(failed)):
-            # After the order: whoever takes the hint away because all had ended, looks once more.
+            # After the command: a supervisor that removes the entry, as all items had ended,
+            # reads the commands once more afterwards.
             enqueue(ledger, record.pool, tenant, job)
             return len(failed)
 
 
 def _accept(ledger: Ledger, tenant: str, key: str, digest: str) -> str:
-    """The job that belongs to a key, from now on if need be."""
-    place = layout.idempotency_key(tenant, key)
+    """Return the job of an Idempotency-Key, which is a new one for a new key."""
+    object_key = idempotency_key(tenant, key)
     ours = AcceptedRecord(nonce=ledger.ids.nonce(), digest=digest, job=ledger.ids.job())
-    if ledger.create_once(place, pack(ours)):
+    if ledger.create_once(object_key, pack(ours)):
         return ours.job
-    if not (found := ledger.find(place)):
+    if not (found := ledger.find(object_key)):
         raise DeletedError(f"tenant {tenant} was deleted")
-    theirs, _ = unpack(place, found[1], AcceptedRecord)
-    if theirs.digest != digest:
+    stored, _ = unpack(object_key, found[1], AcceptedRecord)
+    if stored.digest != digest:
         raise ConflictError(
-            f"Idempotency-Key {key!r} was used for another request, which made job {theirs.job}: "
+            f"Idempotency-Key {key!r} was used for another request, which made job {stored.job}: "
             "use a new key for a new request"
         )
-    return theirs.job
+    return stored.job

@@ -1,5 +1,7 @@
-"""What tenants upload, under its own SHA-256: so nobody can change what a job was told to learn,
-and the same bytes lie there once. Each tenant's lie apart, so none learns what another has.
+"""Content-addressed uploads of tenants, each under its own SHA-256.
+
+Nobody can thus change what a job was told to learn, and equal bytes are stored once. Each tenant
+has a folder of its own, so that none learns what another has uploaded.
 """
 
 import hashlib
@@ -12,33 +14,40 @@ from services.storage.interface import Head, Store
 
 
 def folder(tenant: str) -> str:
+    """Return the prefix of a tenant's uploads."""
     return f"{tenant_folder(tenant)}uploads/"
 
 
 def key(tenant: str, sha256: Digest) -> str:
-    """Where these bytes lie, or are to be uploaded to."""
+    """Return the key of an upload."""
     return f"{folder(tenant)}{sha256}"
 
 
 def find(store: Store, tenant: str, sha256: Digest) -> Head | None:
-    """Whether something lies there; what, is seen when it is read."""
+    """Return the head of an upload, or None. Its bytes are only checked by `read`."""
     with suppress(NotFoundError):
         return store.head(key(tenant, sha256))
     return None
 
 
 def write(store: Store, tenant: str, sha256: Digest, body: bytes) -> None:
-    """For stores that clients cannot upload to. Raises: DamagedUploadError: nothing is written."""
-    _check(sha256, body)
-    # Whoever writes there writes the same bytes.
+    """Store an upload, for stores that clients cannot upload to by themselves.
+
+    Raises:
+        DamagedUploadError: The bytes have another digest; nothing was written.
+    """
+    _check_digest(sha256, body)
+    # No condition is needed: every writer of this key writes the same bytes.
     store.put(key(tenant, sha256), body)
 
 
 def read(store: Store, tenant: str, sha256: Digest, *, max_bytes: int) -> bytes:
-    """The bytes that were asked for, and no others; what has more than `most` is not fetched.
+    """Return the bytes of an upload. A larger one than `max_bytes` is not fetched.
 
-    Raises: UnknownUploadError if nothing lies there; LargeUploadError; DamagedUploadError if other
-    bytes do.
+    Raises:
+        UnknownUploadError: There is no such upload.
+        LargeUploadError: It has more than `max_bytes`.
+        DamagedUploadError: Its bytes have another digest.
     """
     try:
         if (size := store.head(key(tenant, sha256)).size) > max_bytes:
@@ -49,15 +58,16 @@ def read(store: Store, tenant: str, sha256: Digest, *, max_bytes: int) -> bytes:
         body = store.read(key(tenant, sha256)).body
     except NotFoundError as error:
         raise UnknownUploadError(
-            f"nothing was uploaded as {sha256}, or it was removed: upload it, and submit it again"
+            f"there is no upload {sha256}, or it was removed: upload it, and submit it again"
         ) from error
-    _check(sha256, body)
+    # A client with a presigned form can upload anything: the digest is checked on each read.
+    _check_digest(sha256, body)
     return body
 
 
-def _check(sha256: Digest, body: bytes) -> None:
-    if (found := hashlib.sha256(body).hexdigest()) != sha256:
+def _check_digest(sha256: Digest, body: bytes) -> None:
+    if (digest := hashlib.sha256(body).hexdigest()) != sha256:
         raise DamagedUploadError(
-            f"the {len(body)} bytes that were uploaded as {sha256} have the digest {found}: "
-            "upload what was meant"
+            f"the {len(body)} bytes uploaded as {sha256} have the digest {digest}: upload the "
+            "right file"
         )

@@ -1,15 +1,13 @@
-"""A worker's side: it lives by its lease, claims items, and hears what was asked for meanwhile.
-
-A worker's heart: a thread that does nothing but renew its lease and hear what was asked for,
-whatever else keeps the process busy.
-"""
+"""A worker's side of the ledger: its lease, its claims, and the commands that stop its attempts."""
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
+from services import logs, metrics
 from services.errors import LeaseLostError, ServiceError
 from services.ledger.attempts import Attempt
 from services.ledger.claims import Claims
@@ -19,19 +17,21 @@ from services.ledger.leases import Lease
 from services.ledger.ledger import Ledger
 from services.ledger.records import JobRecord
 
+log = logs.logger(__name__)
+
 
 def any_job(job: JobRecord) -> bool:
-    """Accepts whatever its pool has."""
+    """Accept every job of the pool."""
     return True
 
 
 def any_tenant(tenant: str) -> bool:
-    """Admits whoever waits."""
+    """Admit every tenant."""
     return True
 
 
 class WorkerSession:
-    """One life of one worker. `beat` is for a thread of its own; the rest for another one."""
+    """One lease of a worker. `heartbeat` runs in a thread of its own, the rest in one other."""
 
     def __init__(
         self,
@@ -40,24 +40,30 @@ class WorkerSession:
         accepts: Callable[[JobRecord], bool] = any_job,
         rng: random.Random | None = None,
     ) -> None:
-        """`accepts` says which jobs of the pool this worker can do."""
+        """Create a session; `accepts` tells which jobs of the pool the worker can do."""
         self.lease = Lease(ledger, pool)
-        # Orders are read as leases are: no bulk transfer keeps a beat from the next renewal.
+        # Commands are read over the leases' connections, so that no bulk transfer can delay a
+        # heartbeat until its lease has expired.
         self._ledger = replace(ledger, store=ledger.lease_store)
         self._claims = Claims(ledger, self.lease, pool, accepts, rng or random.Random())
-        self._in_hand: list[Attempt] = []
-        self._unheard: list[Attempt] = []
-        """Those of them that may not begin before the orders are read."""
+        self._claimed: list[Attempt] = []
+        self._not_begun: list[Attempt] = []
+        """Claimed attempts that may not begin before the commands are read."""
 
     def begin(self) -> None:
-        """Live. Raises: LeaseLostError, UnavailableError: make a new one."""
+        """Acquire the lease.
+
+        Raises:
+            LeaseLostError, UnavailableError: It was not acquired: begin a new session.
+        """
         self.lease.acquire()
 
     def heartbeat(self) -> None:
-        """Renew the lease, then see which attempts have to stop. Call it four times a lease.
+        """Renew the lease, then read the commands. Call it four times in a lease's duration.
 
-        Raises: LeaseLostError: all attempts have to stop, and a new worker to begin.
-        UnavailableError: call it again soon.
+        Raises:
+            LeaseLostError: All attempts have to stop, and a new session has to begin.
+            UnavailableError: The store did not answer: call it again soon.
         """
         try:
             self.lease.renew()
@@ -65,89 +71,97 @@ class WorkerSession:
             for attempt in self.attempts:
                 attempt.stop_reason = "lost"
             raise
-        self._hear(self.attempts)
+        self._apply_commands(self.attempts)
 
     def end(self) -> None:
-        """Live no more. What is still in hand is others' at once: release it before.
+        """Release the lease. Others claim what it still holds: release those attempts before.
 
-        Raises: LeaseLostError if it is held for dead already; UnavailableError.
+        Raises:
+            LeaseLostError: The lease was broken already.
+            UnavailableError: The store did not answer.
         """
         self.lease.release()
 
     @property
     def attempts(self) -> list[Attempt]:
-        """Attempts that have not ended."""
-        return [one for one in list(self._in_hand) if self.lease.has_attempt(one.held)]
+        """Return the attempts that have not ended."""
+        return [attempt for attempt in list(self._claimed) if self.lease.has_attempt(attempt.held)]
 
     def claim(self, limit: int, admits: Callable[[str], bool] = any_tenant) -> list[Attempt]:
-        """Attempts to begin now, until `limit` are in hand, fairly chosen among the tenants that
-        are admitted. If there are none, try again a little later.
+        """Claim until the worker holds `limit` attempts, fairly among the tenants admitted.
 
-        An attempt that is to be `alone` is given only to a worker with nothing in hand, and then
-        nothing beside it.
+        Returns the attempts to begin now; if there are none, ask again a little later. An isolated
+        attempt is given only to a worker that holds nothing, and nothing is given beside it.
 
-        Raises: UnavailableError: call it again; what is claimed already is given then.
+        Raises:
+            UnavailableError: The store did not answer: call it again, and it returns what was
+                claimed already.
         """
-        self._in_hand = self.attempts
+        self._claimed = self.attempts
         while (
             self.lease.is_fresh
-            and len(self._in_hand) < limit
-            and not any(one.isolated for one in self._in_hand)
-            and (attempt := self._claims.next(self._in_hand, admits))
+            and len(self._claimed) < limit
+            and not any(attempt.isolated for attempt in self._claimed)
+            and (attempt := self._claims.next(self._claimed, admits))
         ):
-            self._in_hand.append(attempt)
-            self._unheard.append(attempt)
-        self._hear(self._unheard)
-        claimed, self._unheard = self._unheard, []
+            self._claimed.append(attempt)
+            self._not_begun.append(attempt)
+        # After the claim: a command that was given before it is seen here, and one that is given
+        # later is seen by a heartbeat. So nothing begins after its deletion.
+        self._apply_commands(self._not_begun)
+        claimed, self._not_begun = self._not_begun, []
         if self.lease.lost:
             for attempt in claimed:
                 attempt.stop_reason = "lost"
-        # Once: what a beat stops from now on is its receiver's to abandon.
+        # Evaluated once: what a heartbeat stops from now on is abandoned by the caller.
         stopped = [attempt for attempt in claimed if attempt.stop_reason]
         for attempt in stopped:
             self._claims.forget(attempt.keys)
-            # Where that fails, the lease does not name it any more, and others end it.
+            # If that fails, the lease names the attempt no more, and the supervisor ends it.
             with suppress(ServiceError):
                 attempt.abandon()
         return [attempt for attempt in claimed if attempt not in stopped]
 
-    def _hear(self, attempts: Iterable[Attempt]) -> None:
-        """Which of these have to stop. After a claim this is what lets it begin: an order that
-        stood before the claim is seen.
-        """
-        jobs: dict[JobKeys, list[Attempt]] = {}
+    def _apply_commands(self, attempts: Iterable[Attempt]) -> None:
+        """Set the stop reason of attempts whose job or item was cancelled or deleted."""
+        by_job: dict[JobKeys, list[Attempt]] = {}
         for attempt in attempts:
-            jobs.setdefault(attempt.keys, []).append(attempt)
-        trouble: ServiceError | None = None
-        for keys, ours in jobs.items():
+            by_job.setdefault(attempt.keys, []).append(attempt)
+        failure: ServiceError | None = None
+        for keys, job_attempts in by_job.items():
             try:
-                control = read_commands(self._ledger, keys)
+                commands = read_commands(self._ledger, keys)
             except ServiceError as error:
-                trouble = error  # The orders of other jobs are heard all the same.
+                failure = error  # The commands of the other jobs are read all the same.
                 continue
-            for attempt in ours:
-                if control.is_deleted(attempt.item_ref.index):
+            for attempt in job_attempts:
+                if commands.is_deleted(attempt.item_ref.index):
                     attempt.stop_reason = "deleted"
-                elif control.cancelled:
+                elif commands.cancelled:
                     attempt.stop_reason = attempt.stop_reason or "cancelled"
-        if trouble:
-            raise trouble
+        if failure:
+            raise failure
 
 
-_BEATS = 4
-"""A lease."""
+_HEARTBEATS_PER_LEASE = 4
+
+_LOG_INTERVAL_S = 60.0
+"""Pause between two logged failures, so that an outage does not fill the log."""
 
 
 class Heartbeat:
-    """Beats while it is entered."""
+    """A thread that does nothing but keep a worker's lease, while the context is entered."""
 
     def __init__(self, worker: WorkerSession) -> None:
         self._worker = worker
-        self._pause = worker.lease.duration_s / _BEATS
+        self._interval_s = worker.lease.duration_s / _HEARTBEATS_PER_LEASE
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._logged_at = float("-inf")
+        self.failures = 0
+        """How many heartbeats have failed since the last one that succeeded."""
         self.last_error: Exception | None = None
-        """Why the latest beat failed; the worker goes on as long as its lease."""
+        """Why the last heartbeat failed; None if it succeeded."""
 
     def __enter__(self) -> "Heartbeat":
         self._thread.start()
@@ -157,13 +171,24 @@ class Heartbeat:
         self._stopped.set()
         self._thread.join()
 
-    def _beat(self) -> None:
-        while not self._stopped.wait(self._pause if self.last_error is None else self._pause / 4):
+    def _run(self) -> None:
+        # After a failure sooner: the lease runs out.
+        while not self._stopped.wait(self._interval_s / (4 if self.failures else 1)):
             try:
                 self._worker.heartbeat()
-                self.last_error = None
+                self.failures, self.last_error = 0, None
             except LeaseLostError:
                 return
             except Exception as error:
-                # Whatever it is: a thread that ended for it would take the lease with it.
-                self.last_error = error
+                # Any error, a bug too: a thread that ended here would take the lease with it, and
+                # the worker may well finish its work before the lease expires.
+                self._record(error)
+
+    def _record(self, error: Exception) -> None:
+        self.failures, self.last_error = self.failures + 1, error
+        metrics.current().count("dti_heartbeat_errors_total")
+        now = time.monotonic()
+        if now - self._logged_at >= _LOG_INTERVAL_S:
+            self._logged_at = now
+            worker = self._worker.lease.worker
+            log.error("heartbeat failed", worker=worker, failures=self.failures, exc_info=error)

@@ -1,55 +1,56 @@
-"""The workers as a supervisor sees them: who claimed what, who lives, and what they are at."""
+"""The workers as the supervisor sees them: who claimed what, who lives, and what they hold."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from services.errors import DamagedRecordError
-from services.ledger import keys as layout
-from services.ledger.keys import ItemRef, JobKeys
+from services.ledger.keys import WORKERS_FOLDER, ItemRef, JobKeys
 from services.ledger.leases import break_lease, is_expired, read_lease, remove_lease
 from services.ledger.ledger import Ledger
 from services.ledger.records import ClaimRecord, HeldAttempt, LeaseRecord, unpack
 
-_REMEMBERED = 100_000
+_MAX_CLAIMS = 100_000
 """Claims whose workers are kept in memory."""
 
-_KEPT = 10
-"""Leases' lengths after which a lease that nobody will renew is removed."""
+_KEPT_LEASES = 10
+"""Durations of a lease after which a lease that nobody will renew is removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
-    """A worker whose lease nobody may break yet."""
+    """A worker whose lease has not expired."""
 
     renewed: datetime
     attempts: tuple[HeldAttempt, ...]
 
-    def has_attempt(self, keys: JobKeys, place: ItemRef, number: int) -> bool:
-        wanted = (keys.tenant, keys.job, place.round, place.index, number)
+    def has_attempt(self, keys: JobKeys, item: ItemRef, number: int) -> bool:
+        """Return whether the worker's lease names an attempt."""
+        attempt = (keys.tenant, keys.job, item.round, item.index, number)
         return any(
-            (held.tenant, held.job, held.round, held.index, held.number) == wanted
+            (held.tenant, held.job, held.round, held.index, held.number) == attempt
             for held in self.attempts
         )
 
 
 class WorkerRegistry:
-    """Each lease is read at most once between two calls of `look_again`."""
+    """A cache of claims and leases. Each lease is read at most once between two refreshes."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._claimants: dict[str, str] = {}
-        self._seen: dict[str, LiveWorker | None] = {}
-        self._left: set[str] = set()
+        self._workers: dict[str, LiveWorker | None] = {}
+        self._released: set[str] = set()
 
     def refresh(self) -> None:
-        """Forget how the workers stood."""
-        self._seen.clear()
-        self._left.clear()
+        """Forget the leases. Claims never change, so that they are kept."""
+        self._workers.clear()
+        self._released.clear()
 
     def claimant(self, claim: str) -> str | None:
-        """The worker who made a claim, by its key; empty if nobody can tell, as it is damaged.
-        None: it is gone, and so is its job.
+        """Return the worker that made a claim, by its key; None if the claim and its job are gone.
+
+        The name is empty if the claim is damaged, so that nobody knows the worker.
         """
         known = self._claimants.get(claim)
         if known is not None:
@@ -60,54 +61,55 @@ class WorkerRegistry:
             worker = unpack(claim, found[1], ClaimRecord)[0].worker
         except DamagedRecordError:
             worker = ""
-        if len(self._claimants) >= _REMEMBERED:
+        if len(self._claimants) >= _MAX_CLAIMS:
             self._claimants.clear()
         self._claimants[claim] = worker
         return worker
 
     def find_live(self, worker: str) -> LiveWorker | None:
-        """A worker that lives. If its lease is over, it is broken first: from then on the worker is
-        dead, and will know it.
+        """Return a worker that lives, or None.
+
+        If its lease has expired, it is broken first. From then on the worker is dead for all, and
+        its next renewal tells it so: only then may others take its attempts.
         """
-        if worker not in self._seen:
-            self._seen[worker] = self._look_at(worker) if worker else None
-        return self._seen.get(worker)
+        if worker not in self._workers:
+            self._workers[worker] = self._read(worker) if worker else None
+        return self._workers.get(worker)
 
     def has_released(self, worker: str) -> bool:
-        """Whether one that does not live has ended by itself, and was not killed."""
-        return worker in self._left
+        """Return whether a worker that does not live released its lease, and was not killed."""
+        return worker in self._released
 
-    def _look_at(self, worker: str) -> LiveWorker | None:
+    def _read(self, worker: str) -> LiveWorker | None:
         while found := read_lease(self._ledger, worker):
             head, record = found
             if record.state == "released":
-                self._left.add(worker)
+                self._released.add(worker)
             if record.state != "held":
                 return None
             if not is_expired(head, record):
                 return LiveWorker(head.last_modified, record.attempts)
             if break_lease(self._ledger, head, record):
                 return None
+            # It was renewed or broken in the meantime: read it again.
         return None
 
 
 def all_leases(ledger: Ledger) -> Iterator[LeaseRecord]:
-    """Of every worker that lives, as far as is known: for those who look at progress."""
-    workers = [
-        head.key[len(layout.WORKERS_FOLDER) :] for head in ledger.heads(layout.WORKERS_FOLDER)
-    ]
+    """Yield the lease of every worker that lives, for readers of progress. It breaks none."""
+    workers = [head.key[len(WORKERS_FOLDER) :] for head in ledger.heads(WORKERS_FOLDER)]
     for found in ledger.gather(lambda worker: read_lease(ledger, worker), workers):
         if found and found[1].state == "held" and not is_expired(*found):
             yield found[1]
 
 
 def remove_dead_leases(ledger: Ledger) -> None:
-    """Break leases that are long over, and remove those that were broken or released long ago."""
-    long = timedelta(seconds=_KEPT * ledger.settings.lease_s)
-    for head in ledger.heads(layout.WORKERS_FOLDER):
+    """Break leases that expired long ago, and remove those broken or released long ago."""
+    long = timedelta(seconds=_KEPT_LEASES * ledger.settings.lease_s)
+    for head in ledger.heads(WORKERS_FOLDER):
         if head.age <= long:
             continue
-        found = read_lease(ledger, head.key[len(layout.WORKERS_FOLDER) :])
+        found = read_lease(ledger, head.key[len(WORKERS_FOLDER) :])
         if found is None or found[1].state != "held":
             remove_lease(ledger, head)
         elif is_expired(*found):

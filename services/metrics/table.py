@@ -310,6 +310,12 @@ TABLE: tuple[Metric, ...] = (
         ("worker", "dispatcher"),
     ),
     Metric(
+        "dti_heartbeat_errors_total",
+        "counter",
+        "Heartbeats that failed: renewals of a worker's lease, or readings of commands.",
+        ("worker", "dispatcher"),
+    ),
+    Metric(
         "dti_claim_conflicts_total",
         "counter",
         "Claims that another was first with.",

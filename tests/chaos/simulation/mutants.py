@@ -72,7 +72,7 @@ def swap_by_etag_alone() -> Generator[None]:
 
     def body(self: Lease, state: Any) -> bytes:
         with self._lock:
-            holds = tuple(self._holds.values())
+            attempts = tuple(self._attempts.values())
         return pack(
             LeaseRecord(
                 nonce="",
@@ -81,11 +81,11 @@ def swap_by_etag_alone() -> Generator[None]:
                 version=0,
                 duration_s=self._ledger.settings.lease_s,
                 state=state,
-                attempts=tuple(held.model_copy(update={"progress": {}}) for held in holds),
+                attempts=tuple(held.model_copy(update={"progress": {}}) for held in attempts),
             )
         )
 
-    with patch.object(Lease, "_body", body):
+    with patch.object(Lease, "_next_body", body):
         yield
 
 
@@ -93,19 +93,19 @@ def swap_by_etag_alone() -> Generator[None]:
 def lease_by_local_clock() -> Generator[None]:
     """The age of a lease is this host's time less the store's."""
     seen: dict[str, Any] = {}
-    look_at = workforce.WorkerRegistry._look_at  # type: ignore[reportPrivateUsage]
+    read = workforce.WorkerRegistry._read  # type: ignore[reportPrivateUsage]
 
     def remember(self: Any, worker: str) -> Any:
         seen["clock"] = self._ledger.store._process.wall
-        return look_at(self, worker)
+        return read(self, worker)
 
-    def over(head: Head, record: LeaseRecord) -> bool:
+    def is_expired(head: Head, record: LeaseRecord) -> bool:
         now: datetime = seen["clock"]() if seen else datetime.now(UTC)
         return (now - head.last_modified).total_seconds() > record.duration_s
 
     with (
-        patch.object(workforce.WorkerRegistry, "_look_at", remember),
-        patch.object(workforce, "over", over),
+        patch.object(workforce.WorkerRegistry, "_read", remember),
+        patch.object(workforce, "is_expired", is_expired),
     ):
         yield
 
@@ -113,15 +113,15 @@ def lease_by_local_clock() -> Generator[None]:
 @contextmanager
 def begin_without_listening() -> Generator[None]:
     """The orders are not read after a claim."""
-    hear = WorkerSession._hear  # type: ignore[reportPrivateUsage]
+    hear = WorkerSession._apply_commands  # type: ignore[reportPrivateUsage]
 
     def only_later(self: WorkerSession, some: Any) -> None:
         some = list(some)
-        if some and all(attempt in self._unheard for attempt in some):
+        if some and all(attempt in self._not_begun for attempt in some):
             return
         hear(self, some)
 
-    with patch.object(WorkerSession, "_hear", only_later):
+    with patch.object(WorkerSession, "_apply_commands", only_later):
         yield
 
 
@@ -159,19 +159,19 @@ def break_without_looking() -> Generator[None]:
 @contextmanager
 def call_the_living_released() -> Generator[None]:
     """What a living worker has in hand is not looked up in its lease."""
-    with patch.object(workforce.LiveWorker, "has_in_hand", lambda *_: False):
+    with patch.object(workforce.LiveWorker, "has_attempt", lambda *_: False):
         yield
 
 
 @contextmanager
 def never_alone() -> Generator[None]:
     """The last attempt is made like any other."""
-    try_ = claims.Claims._try
+    claim = claims.Claims._claim
 
-    def beside(self: claims.Claims, *some: Any, alone: bool) -> Any:
-        return try_(self, *some, alone=False)
+    def never_isolated(self: claims.Claims, *some: Any, isolated: bool) -> Any:
+        return claim(self, *some, isolated=False)
 
-    with patch.object(claims.Claims, "_try", beside):
+    with patch.object(claims.Claims, "_claim", never_isolated):
         yield
 
 

@@ -79,8 +79,8 @@ def test_a_part_that_several_or_none_have_is_refused(
     assert submitted in both.stderr
     assert second in both.stderr
     assert "none of the 2 newest" in dti("job", "uuuuu").stderr
-    assert "is no job's id" in dti("job", "ab").stderr
-    assert "is no job's id" in dti("job", "a" * 27).stderr
+    assert "is not a job's id" in dti("job", "ab").stderr
+    assert "is not a job's id" in dti("job", "a" * 27).stderr
     assert dti("job", "0" * 26).exit_code == 2
 
 

@@ -29,7 +29,9 @@ def test_a_subject_takes_few_requests(
                 attempt.succeed(b"")
             done += len(attempts)
             scene.wait(seconds)
-            worker.lease._renewed = scene.seconds  # renewals cost by the hour, not by the subject
+            worker.lease._renewed_at = (
+                scene.seconds
+            )  # renewals cost by the hour, not by the subject
     kinds = Counter(name for name, _ in requests)
     assert kinds["create"] == 2 * items
     assert len(requests) / items <= most, kinds
@@ -44,7 +46,7 @@ def test_an_idle_worker_asks_seldom(scene: Any) -> None:
     with scene.store.counted() as requests:
         for _ in range(20 * 60):
             scene.wait(0.5)
-            worker.lease._renewed = scene.seconds
+            worker.lease._renewed_at = scene.seconds
             worker.claim(1)
     assert len(requests) / 600 <= 8.6  # a second, of 20 jobs whose items are all being done
 

@@ -126,7 +126,9 @@ def test_a_cancelled_job_is_not_retried(scene: Any) -> None:
     job = scene.submit(1)
     scene.claim()[0].fail("no", retry=False)
     cancel(scene.ledger, "acme", job)
-    with pytest.raises(ConflictError, match=f"job {job} was cancelled: submit its items anew"):
+    with pytest.raises(
+        ConflictError, match=f"job {job} was cancelled: submit its items as a new job"
+    ):
         retry(scene.ledger, "acme", job)
 
 

@@ -257,7 +257,7 @@ def test_on_a_slow_store_what_has_to_be_alone_is_not_found_for_ever(scene: Any) 
         if requests[0] > PATIENCE:
             raise Circling
         scene.seconds += 100
-        worker.lease._renewed = scene.seconds
+        worker.lease._renewed_at = scene.seconds
 
     scene.store.before = wait
     assert worker.claim(8) == []

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from traceback import format_exception
 
 import pytest
 
@@ -65,6 +66,25 @@ def test_it_ends_when_the_lease_was_broken(worker: WorkerSession) -> None:
     with Heartbeat(worker) as heartbeat:
         assert _until(lambda: worker.lease.lost)
         assert _until(lambda: not heartbeat._thread.is_alive())
+
+
+def test_a_renewal_that_always_fails_by_a_bug_is_logged_with_its_traceback(
+    worker: WorkerSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise KeyError("seat")
+
+    monkeypatch.setattr(worker.lease, "renew", broken)
+    with Heartbeat(worker) as heartbeat:
+        assert _until(lambda: heartbeat.failures >= 4)
+    assert isinstance(heartbeat.last_error, KeyError)
+    # Once, as the next line is due a minute later.
+    [record] = [line for line in caplog.records if line.message == "heartbeat failed"]
+    assert record.levelname == "ERROR"
+    assert record.exc_info
+    traceback = "".join(format_exception(*record.exc_info))
+    assert "in broken" in traceback
+    assert "KeyError: 'seat'" in traceback
 
 
 def test_no_error_whatever_ends_it(worker: WorkerSession, monkeypatch: pytest.MonkeyPatch) -> None:

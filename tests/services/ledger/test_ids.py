@@ -58,13 +58,13 @@ _A_JOB = "zzzzzzzz0qya3mp46xr5vbskpp"
     "token", ["", "tok_", "x" * 37, f"tok_{_A_JOB}000000", f"tok_{_A_JOB}000000x", "tok_../../a"]
 )
 def test_what_is_no_token_is_refused(token: str) -> None:
-    with pytest.raises(InvalidIdError, match="is no token's id: tok_ and 33 digits"):
+    with pytest.raises(InvalidIdError, match="is not a token's id: tok_ and 33 digits"):
         parse_token_id(token)
 
 
 @pytest.mark.parametrize("job", ["", _A_JOB[:-1], _A_JOB + "0", _A_JOB[:-1] + "i", "A" * 26])
 def test_what_is_no_job_is_refused(job: str) -> None:
-    with pytest.raises(InvalidIdError, match="they have 26 digits and letters"):
+    with pytest.raises(InvalidIdError, match="which has 26 digits and letters"):
         check_job_id(job)
     with pytest.raises(InvalidIdError):
         JobKeys("acme", job)

@@ -87,7 +87,7 @@ def test_all_in_hand_stops_when_the_lease_is_lost(scene: Any) -> None:
         with pytest.raises(LeaseLostError):
             worker.heartbeat()
     assert [attempt.stop_reason for attempt in attempts] == [None, "lost", "lost"]
-    with pytest.raises(LeaseLostError, match="held for dead"):
+    with pytest.raises(LeaseLostError, match="was broken"):
         attempts[1].checkpoint(1, b"")
     for attempt in attempts[1:]:
         attempt.abandon()

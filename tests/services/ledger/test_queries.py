@@ -103,7 +103,7 @@ def test_changed_bytes_are_noticed(scene: Any) -> None:
     key = f"t/acme/jobs/{job}/results/00.00000"
     body = scene.store.read(key).body
     scene.damage(key, body.replace(b"\nmade", b"\nmake"))
-    with pytest.raises(DamagedRecordError, match="is not what was committed: train it anew"):
+    with pytest.raises(DamagedRecordError, match="is not what was committed: train it again"):
         read_token(scene.ledger, "acme", f"tok_{job}0000000")
 
 

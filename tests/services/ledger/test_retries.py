@@ -61,7 +61,7 @@ def test_an_item_may_fail_in_round_after_round(scene: Any) -> None:
         scene.wait()
     assert retry(scene.ledger, "acme", job) == 1
     scene.claim()[0].fail("no")
-    with pytest.raises(ConflictError, match="retried 99 times, which is all"):
+    with pytest.raises(ConflictError, match="retried 99 times, which is the limit"):
         retry(scene.ledger, "acme", job)
 
 

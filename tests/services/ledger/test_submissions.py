@@ -107,7 +107,7 @@ def test_what_is_asked_of_no_job_is_refused(scene: Any) -> None:
     for do in (cancel, retry):
         with pytest.raises(UnknownJobError, match=f"other has no job {job}"):
             do(scene.ledger, "other", job)
-        with pytest.raises(InvalidIdError, match="is no job's id"):
+        with pytest.raises(InvalidIdError, match="is not a job's id"):
             do(scene.ledger, "acme", "x")
         with pytest.raises(DeletedError, match=deleted):
             do(scene.ledger, "acme", deleted)

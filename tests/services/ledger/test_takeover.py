@@ -61,7 +61,7 @@ def test_one_that_wakes_up_cannot_overwrite_what_others_have_achieved(scene: Any
     [second] = scene.claim()
     second.checkpoint(2, b"of the second")
     second.succeed(b"by the second")
-    with pytest.raises(SupersededError, match=r"'item 0'.*has ended as succeeded by another hand"):
+    with pytest.raises(SupersededError, match=r"'item 0'.*has ended as succeeded, by another"):
         first.succeed(b"by the first")
     for do in (first.fail, first.release):
         do("too late")
@@ -115,7 +115,7 @@ def test_a_claim_that_its_living_worker_does_not_know_of_is_given_back(scene: An
     [view] = list_attempts(scene.ledger, "acme", job, 0)
     assert (view.cause, view.reason) == (
         "released",
-        f"worker {worker.lease.worker} lives, but has it not in hand",
+        f"worker {worker.lease.worker} lives, but does not hold it",
     )
     assert worker.claim(1)[0].number == 2
 
