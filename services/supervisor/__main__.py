@@ -28,7 +28,7 @@ def main() -> None:
     stopped = threading.Event()
     with exit_on_error():
         settings = SupervisorProcessSettings.read(sys.argv[1:])
-        # ImportedOrigin here, since they load Ray and torch, and --help does not need them.
+        # Imported here, since they load Ray and torch, and --help does not need them.
         from services.metrics.ray_exporter import RayMetrics
         from services.training.factory import WorkerSpec
         from services.training.ray_pool import RayPool, connect

@@ -18,7 +18,7 @@ def main() -> None:
     metrics.use(PrometheusMetrics(process="worker"))
     with exit_on_error():
         settings = WorkerProcessSettings.read(sys.argv[1:])
-        # ImportedOrigin here, since it loads torch, and --help does not need it.
+        # Imported here, since it loads torch, and --help does not need it.
         from services.training.factory import WorkerSpec, open_worker
 
         models = settings.served_models()

@@ -1,13 +1,11 @@
-"""Subjects of any tenants side by side: the engine's packed batch, and who sits in which slot.
+"""Packed batch: subjects of any tenants trained side by side, one in each slot.
 
-What goes wrong with one subject is found to be that one's wherever that can be told.
+An error is attributed to one subject wherever that can be told.
 
-Slots among tenants: nobody waits for the subjects of one who has more slots to end.
-
-A subject of a tenant with at least two slots fewer than another takes one of the other's. Whoever
-loses it waits aside, with what it has learned, and goes on as soon as there is room. So of two
-tenants each soon has half of the slots, however much the other has submitted and however long its
-subjects take; a small job takes about as long as it would alone.
+Slots are shared fairly among tenants: a tenant with at least two slots fewer than another takes one of
+the other's. The subject that loses it is preempted: it waits with what it has learned, and resumes as
+soon as there is room. So each of two tenants soon has half of the slots, however much the other has
+submitted and however long its subjects take.
 """
 
 import time
@@ -26,64 +24,71 @@ from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.result import TrainingResult
 from dti_engine.training.slot import TrainingSlot
 from dti_engine.training.trainer import Trainer
+from services import logs
 from services.ledger.attempts import Attempt
 from services.training.loader import LoadedSubject
+from services.training.metrics import bound_attempt
+
+log = logs.logger(__name__)
 
 
 class OutOfMemoryError(Exception):
-    """It does not fit on the device."""
+    """The batch does not fit into the memory of the device."""
 
 
 class DeviceError(Exception):
-    """The device has failed, and will fail everybody in this process from now on."""
+    """The device has failed, and fails everything in this process from now on."""
 
 
-_OF_DEVICES = ("CUDA error", "cuDNN error", "CUBLAS", "NCCL error")
-"""What torch says of them; after some of these no later call works."""
+_DEVICE_ERRORS = ("CUDA error", "cuDNN error", "CUBLAS", "NCCL error")
+"""Texts of torch's errors after which no later call to the device may work."""
 
 
 @dataclass(eq=False)
 class WorkerSlot:
-    """A subject at work."""
+    """A subject in training: in a slot, or preempted."""
 
-    prepared: LoadedSubject
-    slot: int
+    loaded: LoadedSubject
+    index: int
+    """Which slot it has, or had."""
     resumed_at: int
     """Steps that earlier attempts had done."""
     warnings: list[str]
-    device_seconds: float = 0.0
-    """Its share of the device: a step's time goes to all who took part, in equal parts."""
-    kept_at: float = 0.0
-    """When its checkpoint was last taken, or it was seated."""
-    left_at: Checkpoint | None = None
-    """Where it goes on from once it has a slot again; None before its first step."""
+    device_s: float = 0.0
+    """Its share of the device: the time of a step is divided equally among its subjects."""
+    checkpointed_at: float = 0.0
+    """When its latest checkpoint was taken, or else when it began."""
+    preempted_at: Checkpoint | None = None
+    """Where it resumes after a preemption; None before its first step."""
 
     @property
     def attempt(self) -> Attempt:
-        return self.prepared.attempt
+        """The attempt that trains the subject."""
+        return self.loaded.attempt
 
     @property
     def tenant(self) -> str:
-        return self.prepared.tenant
+        """The tenant whose subject it is."""
+        return self.loaded.tenant
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedSlot:
-    """A subject that has left its slot: with an artifact, or with an error."""
+    """A subject that has left its slot, with an artifact or with an error."""
 
-    seat: WorkerSlot
+    slot: WorkerSlot
     artifact: Artifact | None = None
-    report: StepMetrics | None = None
+    metrics: StepMetrics | None = None
     error: Exception | None = None
 
     @property
-    def can_be_retried(self) -> bool:
-        """Whether another attempt may do better: what the engine foresaw will come again."""
+    def may_retry(self) -> bool:
+        """Whether another attempt may succeed: what the engine foresees would only come again."""
         return not isinstance(self.error, DTIError)
 
 
 class PackedBatch:
-    """Slots of one shape over one model."""
+    """Slots of one batch shape over one model."""
 
     def __init__(
         self,
@@ -94,160 +99,167 @@ class PackedBatch:
     ) -> None:
         self.config = config
         self.num_slots = num_slots
-        self.seats: dict[str, WorkerSlot] = {}
-        """By the id of the subject."""
-        self.aside: list[WorkerSlot] = []
-        """Those who have no slot for now, in the order in which they lost it."""
+        self.slots: dict[str, WorkerSlot] = {}
+        """Subjects in a slot, by their ids."""
+        self.preempted: list[WorkerSlot] = []
+        """Subjects that have lost their slot, in the order in which they did."""
         self._clock = clock
-        self._slot_of = dict[str, int]()
-        self._trainer = Trainer(backbone, config, num_slots=num_slots, on_added=self._note)
+        self._index_of = dict[str, int]()
+        self._trainer = Trainer(backbone, config, num_slots=num_slots, on_added=self._note_index)
 
-    def _note(self, slot: int, occupant: TrainingSlot) -> None:
-        self._slot_of[occupant.subject.id] = slot
+    def _note_index(self, index: int, slot: TrainingSlot) -> None:
+        self._index_of[slot.subject.id] = index
 
     @property
     def has_room(self) -> bool:
-        return len(self.seats) < self.num_slots
+        """Whether a slot is free."""
+        return len(self.slots) < self.num_slots
 
-    def seat(self, prepared: LoadedSubject) -> WorkerSlot:
-        """Begin with a subject, from where an earlier attempt had got to if that is of use.
+    def add(self, loaded: LoadedSubject) -> WorkerSlot:
+        """Put a subject into a free slot, from the checkpoint of an earlier attempt if it fits.
 
-        Raises: SubjectError if it cannot be trained; OutOfMemoryError; DeviceError; whatever else
-        breaks, after which it is not seated.
+        Raises: SubjectError if it cannot be trained; OutOfMemoryError; DeviceError; any other error
+        of the library. The subject has no slot then.
         """
-        subject, checkpoint = prepared.subject, prepared.checkpoint
-        warnings = list(prepared.warnings)
+        subject, checkpoint = loaded.subject, loaded.checkpoint
+        warnings = list(loaded.warnings)
         try:
-            self._sit_down(subject, checkpoint)
+            index = self._place(subject, checkpoint)
         except CheckpointError as error:
-            warnings.append(f"began afresh: {error}")
+            warnings.append(f"restarted from the first step: {error}")
             checkpoint = None
-            self._sit_down(subject, None)
-        seat = WorkerSlot(
-            prepared,
-            self._slot_of.pop(subject.id),
+            index = self._place(subject, None)
+        slot = WorkerSlot(
+            loaded,
+            index,
             checkpoint.header.step if checkpoint else 0,
             warnings,
-            kept_at=self._clock(),
+            checkpointed_at=self._clock(),
         )
-        self.seats[subject.id] = seat
-        return seat
+        self.slots[subject.id] = slot
+        return slot
 
-    def _sit_down(self, subject: Subject, checkpoint: Checkpoint | None) -> None:
+    def _place(self, subject: Subject, checkpoint: Checkpoint | None) -> int:
         try:
             self._trainer.add(subject, checkpoint)
         except RuntimeError as error:
-            raise _told_apart(error) from error
+            raise _classified(error) from error
+        return self._index_of.pop(subject.id)
 
     def step(self) -> list[FinishedSlot]:
-        """One step of all who are seated.
+        """Train all subjects in slots for one step; return those that have finished.
 
-        Raises: OutOfMemoryError; DeviceError; whatever else breaks so that nobody knows whose it
-        is. Let all go then.
+        Raises: OutOfMemoryError; DeviceError; any other error that belongs to no subject. The batch
+        is of no use then.
         """
         began = self._clock()
         try:
-            ended = self._ended(self._trainer.step())
+            finished = self._finished(self._trainer.step())
         except Exception as error:
-            found = _told_apart(error)
-            if found is not error:
-                raise found from error
-            ended = self._find_out_who()
-        share = (self._clock() - began) / max(1, len(self.seats) + len(ended))
-        for seat in (*self.seats.values(), *(each.seat for each in ended)):
-            seat.device_seconds += share
-        return ended
+            classified = _classified(error)
+            if classified is not error:
+                raise classified from error
+            finished = self._step_isolated()
+        share = (self._clock() - began) / max(1, len(self.slots) + len(finished))
+        for slot in (*self.slots.values(), *(each.slot for each in finished)):
+            slot.device_s += share
+        return finished
 
-    def _find_out_who(self) -> list[FinishedSlot]:
-        """A step broke in a way that the engine does not foresee: let each take one by itself."""
-        ended = self._ended(self._trainer.flush())
-        for seat in list(self.seats.values()):
+    def _step_isolated(self) -> list[FinishedSlot]:
+        """Train each subject by itself for a step, to find the one that made the batch fail."""
+        finished = self._finished(self._trainer.flush())
+        for slot in list(self.slots.values()):
             try:
-                ended += self._ended(self._trainer.step_isolated(seat.slot))
+                finished += self._finished(self._trainer.step_isolated(slot.index))
             except Exception as error:
-                self._trainer.remove(seat.slot)
-                reason = f"a step broke: {type(error).__name__}: {error}"[:500]
-                ended.append(FinishedSlot(self._take(seat), error=RuntimeError(reason)))
-        return ended
+                with bound_attempt(slot.attempt):
+                    log.exception("training step failed")
+                self._trainer.remove(slot.index)
+                reason = f"a training step failed: {type(error).__name__}: {error}"[:500]
+                finished.append(FinishedSlot(self._pop(slot), error=RuntimeError(reason)))
+        return finished
 
-    def progress(self, seat: WorkerSlot) -> tuple[int, int, float | None]:
-        """Steps done, steps in all, and the latest loss."""
-        occupant = self._occupant(seat)
-        loss = occupant.metrics[-1].loss if occupant.metrics else None
-        return occupant.step, occupant.config.steps, loss
+    def progress(self, slot: WorkerSlot) -> tuple[int, int, float | None]:
+        """Return the steps done, all steps, and the latest loss."""
+        training = self._training_slot(slot)
+        loss = training.metrics[-1].loss if training.metrics else None
+        return training.step, training.config.steps, loss
 
-    def collect(self) -> list[FinishedSlot]:
-        """Read what is still on the device, so that `checkpoint` can be called."""
-        return self._ended(self._trainer.flush())
+    def flush(self) -> list[FinishedSlot]:
+        """Read what is still on the device, which `checkpoint` and `preempt` need.
 
-    def checkpoint(self, seat: WorkerSlot) -> tuple[int, bytes] | None:
-        """After `collect`: steps done, and what it takes to go on from there; None before any."""
-        seat.kept_at = self._clock()
-        found = seat.left_at if seat in self.aside else self._checkpoint(seat)
-        return (found.header.step, found.to_bytes()) if found else None
-
-    def _checkpoint(self, seat: WorkerSlot) -> Checkpoint | None:
-        return self._trainer.checkpoint(seat.slot) if self._occupant(seat).step else None
-
-    def set_aside(self, seat: WorkerSlot) -> None:
-        """After `collect`: let it wait, with what it has learned, until `bring_back`."""
-        seat.left_at = self._checkpoint(seat)
-        self.vacate(seat)
-        self.aside.append(seat)
-
-    def bring_back(self, seat: WorkerSlot) -> None:
-        """Give one that is aside a slot that is free, which need not be the one it had.
-
-        Raises: what `seat` raises, after which it is gone.
+        Returns: the subjects that turn out to have finished.
         """
-        self.aside.remove(seat)
-        self._sit_down(seat.prepared.subject, seat.left_at)
-        seat.slot = self._slot_of.pop(seat.prepared.subject.id)
-        self.seats[seat.prepared.subject.id] = seat
+        return self._finished(self._trainer.flush())
 
-    def vacate(self, seat: WorkerSlot) -> None:
-        """Let a subject go, whatever it has learned."""
-        if seat in self.aside:
-            self.aside.remove(seat)
+    def checkpoint(self, slot: WorkerSlot) -> tuple[int, bytes] | None:
+        """Return the steps done and the state to resume from; None before the first step."""
+        slot.checkpointed_at = self._clock()
+        state = slot.preempted_at if slot in self.preempted else self._checkpoint(slot)
+        return (state.header.step, state.to_bytes()) if state else None
+
+    def _checkpoint(self, slot: WorkerSlot) -> Checkpoint | None:
+        return self._trainer.checkpoint(slot.index) if self._training_slot(slot).step else None
+
+    def preempt(self, slot: WorkerSlot) -> None:
+        """Take a subject's slot away; it keeps what it has learned until `resume`."""
+        slot.preempted_at = self._checkpoint(slot)
+        self.remove(slot)
+        self.preempted.append(slot)
+
+    def resume(self, slot: WorkerSlot) -> None:
+        """Give a preempted subject a free slot, which need not be the one it had.
+
+        Raises: as `add`; the subject is gone then.
+        """
+        self.preempted.remove(slot)
+        slot.index = self._place(slot.loaded.subject, slot.preempted_at)
+        self.slots[slot.loaded.subject.id] = slot
+
+    def remove(self, slot: WorkerSlot) -> None:
+        """Drop a subject with what it has learned."""
+        if slot in self.preempted:
+            self.preempted.remove(slot)
         else:
-            self._trainer.remove(self._take(seat).slot)
+            self._trainer.remove(self._pop(slot).index)
 
-    def _take(self, seat: WorkerSlot) -> WorkerSlot:
-        return self.seats.pop(seat.prepared.subject.id)
+    def _pop(self, slot: WorkerSlot) -> WorkerSlot:
+        return self.slots.pop(slot.loaded.subject.id)
 
-    def _occupant(self, seat: WorkerSlot) -> TrainingSlot:
-        occupant = self._trainer.slots[seat.slot]
-        assert occupant is not None
-        return occupant
+    def _training_slot(self, slot: WorkerSlot) -> TrainingSlot:
+        found = self._trainer.slots[slot.index]
+        assert found is not None
+        return found
 
-    def _ended(self, outcomes: list[TrainingResult]) -> list[FinishedSlot]:
+    def _finished(self, results: list[TrainingResult]) -> list[FinishedSlot]:
         return [
             FinishedSlot(
-                self._take(self.seats[each.subject.id]),
-                each.artifact,
-                each.metrics[-1] if each.metrics else None,
-                each.error,
+                self._pop(self.slots[result.subject.id]),
+                result.artifact,
+                result.metrics[-1] if result.metrics else None,
+                result.error,
             )
-            for each in outcomes
+            for result in results
         ]
 
 
-def _told_apart(error: Exception) -> Exception:
-    """What kind of error it is, if it is one of those that say nothing of a subject."""
+def _classified(error: Exception) -> Exception:
+    """Return an error that belongs to no subject as what it is; any other error unchanged."""
     if devices.is_out_of_memory(error):
         return OutOfMemoryError(f"{error}"[:200])
-    if any(sign in str(error) for sign in _OF_DEVICES):
+    if any(text in str(error) for text in _DEVICE_ERRORS):
         return DeviceError(f"{error}"[:200])
     return error
 
 
-def slots_of(seats: Iterable[WorkerSlot]) -> Counter[str]:
-    """How many each tenant has."""
-    return Counter(seat.tenant for seat in seats)
+def count_slots(slots: Iterable[WorkerSlot]) -> Counter[str]:
+    """Return how many slots each tenant has."""
+    return Counter(slot.tenant for slot in slots)
 
 
-def is_owed(has: int, slots: Counter[str]) -> bool:
-    """Whether a tenant who has so many gets one that is another's. Each such move makes shares more
-    even, so that they come to rest.
+def may_preempt(num_slots: int, slots: Counter[str]) -> bool:
+    """Return whether a tenant with `num_slots` may take a slot of the one that has most.
+
+    Each such move makes the shares more even, so that they come to rest.
     """
-    return max(slots.values(), default=0) > has + 1
+    return max(slots.values(), default=0) > num_slots + 1

@@ -60,5 +60,5 @@ def _open(spec: WorkerSpec, started: float) -> TrainingWorker:
         scorer,
         num_slots=model.slots,
         timeouts=spec,
-        metrics=WorkerMetrics(spec.pool, started),
+        metrics=WorkerMetrics(started),
     )

@@ -1,9 +1,7 @@
-"""What happens in a worker, counted and logged.
-
-What happens in a worker, for those who count and log it.
-"""
+"""Metrics and log events of a training worker."""
 
 import time
+from contextlib import AbstractContextManager
 
 from dti_engine.errors import InvalidBundleError, InvalidImageError, SubjectError
 from services import logs, metrics
@@ -11,50 +9,9 @@ from services.errors import DamagedUploadError, LargeUploadError, UnknownUploadE
 from services.ledger.attempts import Attempt
 from services.ledger.results import count_failures
 
-
-class Events:
-    """Does nothing by itself. Called from several threads; must not raise."""
-
-    def seated(self, attempt: Attempt, resumed_at: int) -> None:
-        """A subject has a slot, after so many steps of earlier attempts."""
-
-    def set_aside(self, attempt: Attempt) -> None:
-        """A subject has lost its slot to another tenant's, and goes on later."""
-
-    def stepped(self, seconds: float, used: int, slots: int) -> None:
-        """One step of so many subjects in so many slots."""
-
-    def idle(self, slots: int) -> None:
-        """There is nothing to do in so many slots."""
-
-    def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
-        """An attempt is over: succeeded, failed, released or stopped."""
-
-    def refused(self, attempt: Attempt, error: Exception) -> None:
-        """Nothing can be learned from what was given; it has failed."""
-
-    def unwritten(self, attempt: Attempt, error: Exception) -> None:
-        """Something of an attempt could not be written, in the end."""
-
-    def trouble(self, error: Exception) -> None:
-        """The store did not answer; it is tried again."""
-
-    def broke(self, error: Exception) -> None:
-        """Something broke that is no subject's fault; all is given back."""
-
-    def lease_lost(self, worker: str) -> None:
-        """Others hold this worker for dead."""
-
-    def stuck(self, seconds: float) -> None:
-        """The device has not come back for so long: the process ends."""
-
-    def shrunk(self, slots: int) -> None:
-        """Memory ran out: from now on there are so many slots."""
-
-
 log = logs.logger(__name__)
 
-_FAULTS: tuple[tuple[type[Exception], str], ...] = (
+_REJECTION_REASONS: tuple[tuple[type[Exception], str], ...] = (
     (UnknownUploadError, "upload_missing"),
     (LargeUploadError, "upload_large"),
     (DamagedUploadError, "upload_damaged"),
@@ -64,82 +21,95 @@ _FAULTS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-class WorkerMetrics(Events):
-    """By the table of metrics, and as lines of the log."""
+class WorkerMetrics:
+    """Counts and logs what happens in one worker. Called from several threads; never raises."""
 
-    def __init__(self, pool: str, started: float | None = None) -> None:
-        """started: when it began to load its model, by `time.monotonic`."""
-        self._pool = pool
+    def __init__(self, started: float | None = None) -> None:
+        """started: when the model began to load, by `time.monotonic`; None: now."""
         self._started = time.monotonic() if started is None else started
-        self._stepped = False
+        self._has_stepped = False
 
-    def seated(self, attempt: Attempt, resumed_at: int) -> None:
-        with _ids(attempt):
-            log.info("subject seated", attempt=attempt.number, resumed_at=resumed_at)
+    def subject_started(self, attempt: Attempt, resumed_at: int) -> None:
+        """A subject has a slot, after `resumed_at` steps of earlier attempts."""
+        with bound_attempt(attempt):
+            log.info("subject started", attempt=attempt.number, resumed_at=resumed_at)
 
-    def set_aside(self, attempt: Attempt) -> None:
-        metrics.current().count("dti_subjects_set_aside_total")
-        with _ids(attempt):
-            log.info("subject set aside", attempt=attempt.number)
+    def subject_preempted(self, attempt: Attempt) -> None:
+        """A subject has lost its slot to another tenant's, and resumes later."""
+        metrics.current().count("dti_subjects_preempted_total")
+        with bound_attempt(attempt):
+            log.info("subject preempted", attempt=attempt.number)
 
-    def stepped(self, seconds: float, used: int, slots: int) -> None:
-        counted = metrics.current()
-        if not self._stepped:
-            self._stepped = True
-            counted.observe("dti_worker_start_seconds", time.monotonic() - self._started)
-        counted.observe("dti_step_seconds", seconds)
-        counted.set("dti_slots", used, state="used")
-        counted.set("dti_slots", slots, state="total")
+    def stepped(self, step_s: float, used: int, slots: int) -> None:
+        """One training step of the subjects in the `used` of all `slots` is done."""
+        recorder = metrics.current()
+        if not self._has_stepped:
+            self._has_stepped = True
+            recorder.observe("dti_worker_start_seconds", time.monotonic() - self._started)
+        recorder.observe("dti_training_step_seconds", step_s)
+        self._set_slots(used, slots)
 
     def idle(self, slots: int) -> None:
-        metrics.current().set("dti_slots", 0, state="used")
-        metrics.current().set("dti_slots", slots, state="total")
+        """No slot is in use."""
+        self._set_slots(0, slots)
 
-    def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
-        self._ended(attempt, how, reason)
+    def attempt_ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
+        """An attempt has ended: it succeeded, failed, was released or stopped."""
+        self._attempt_ended(attempt, how, reason, is_last=_is_last(attempt))
 
-    def _ended(self, attempt: Attempt, how: str, reason: str, *, for_good: bool = False) -> None:
-        cause = (attempt.stop_reason or how) if how == "stopped" else how
-        counted = metrics.current()
-        counted.count("dti_attempts_total", cause=cause)
-        if cause in ("succeeded", "cancelled", "deleted"):
-            counted.count("dti_subjects_total", outcome=cause)
-        elif cause == "failed" and (for_good or _is_last(attempt)):
-            counted.count("dti_subjects_total", outcome="failed")
-        with _ids(attempt):
-            log.info("attempt over", attempt=attempt.number, cause=cause, reason=reason[:300])
+    def subject_rejected(self, attempt: Attempt, error: Exception) -> None:
+        """An attempt has failed for good, since nothing can be learned from what was given."""
+        for kind, reason in _REJECTION_REASONS:
+            if isinstance(error, kind):
+                metrics.current().count("dti_subject_rejections_total", reason=reason)
+                break
+        self._attempt_ended(attempt, "failed", str(error), is_last=True)
 
-    def refused(self, attempt: Attempt, error: Exception) -> None:
-        fault = next((name for kind, name in _FAULTS if isinstance(error, kind)), None)
-        if fault:
-            metrics.current().count("dti_subject_rejections_total", reason=fault)
-        self._ended(attempt, "failed", str(error), for_good=True)
+    def write_failed(self, attempt: Attempt, error: Exception) -> None:
+        """A result or checkpoint could not be written, and is given up."""
+        with bound_attempt(attempt):
+            log.warning("write failed", attempt=attempt.number, error=str(error)[:300])
 
-    def unwritten(self, attempt: Attempt, error: Exception) -> None:
-        with _ids(attempt):
-            log.warning("not written", attempt=attempt.number, error=str(error)[:300])
+    def store_unavailable(self, error: Exception) -> None:
+        """The store did not answer; the call is repeated."""
+        log.warning("store unavailable", error=str(error)[:300])
 
-    def trouble(self, error: Exception) -> None:
-        log.warning("trouble with the store", error=str(error)[:300])
-
-    def broke(self, error: Exception) -> None:
-        log.error("a life broke", error=f"{type(error).__name__}: {error}"[:300])
+    def session_failed(self, error: Exception) -> None:
+        """Something failed that is no subject's fault; all attempts are given back."""
+        log.error("worker session failed", exc_info=error)
 
     def lease_lost(self, worker: str) -> None:
+        """The supervisor holds this worker for dead."""
         metrics.current().count("dti_lease_losses_total")
         log.warning("lease lost", worker=worker)
 
-    def stuck(self, seconds: float) -> None:
-        log.error("the device does not come back: this process ends", seconds=seconds)
+    def device_hung(self, timeout_s: float) -> None:
+        """The device has made no progress for so long that the process ends."""
+        log.error("device makes no progress: this process ends", timeout_s=timeout_s)
 
-    def shrunk(self, slots: int) -> None:
-        log.warning("memory ran out", slots=slots)
+    def slots_reduced(self, slots: int) -> None:
+        """Memory ran out, and so many slots are left."""
+        log.warning("out of memory: fewer slots", slots=slots)
+
+    def _set_slots(self, used: int, slots: int) -> None:
+        metrics.current().set("dti_slots", used, state="used")
+        metrics.current().set("dti_slots", slots, state="total")
+
+    def _attempt_ended(self, attempt: Attempt, how: str, reason: str, *, is_last: bool) -> None:
+        cause = (attempt.stop_reason or how) if how == "stopped" else how
+        recorder = metrics.current()
+        recorder.count("dti_attempts_total", cause=cause)
+        # A subject ends with its last attempt; one that was lost or released is tried again.
+        if cause in ("succeeded", "cancelled", "deleted") or (cause == "failed" and is_last):
+            recorder.count("dti_subjects_total", outcome=cause)
+        with bound_attempt(attempt):
+            log.info("attempt ended", attempt=attempt.number, cause=cause, reason=reason[:300])
+
+
+def bound_attempt(attempt: Attempt) -> AbstractContextManager[None]:
+    """Bind the ids of an attempt to the lines that are logged within."""
+    return logs.bound(job=attempt.keys.job, item=str(attempt.item_ref.index))
 
 
 def _is_last(attempt: Attempt) -> bool:
-    """Whether no other follows if it fails."""
     return count_failures(attempt.earlier_ends) + 1 >= attempt.max_attempts
-
-
-def _ids(attempt: Attempt):
-    return logs.bound(job=attempt.keys.job, item=str(attempt.item_ref.index))

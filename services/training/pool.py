@@ -1,11 +1,11 @@
-"""The workers of a pool, as those see them who size it."""
+"""Workers of a pool, as the supervisor sees them."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
-MemberState = Literal["pending", "running", "draining"]
-"""Pending: it waits for resources, or loads its model."""
+WorkerState = Literal["pending", "running", "draining"]
+"""Pending: the worker waits for resources, or loads its model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,28 +13,28 @@ class WorkerStatus:
     """One worker."""
 
     name: str
-    state: MemberState
+    state: WorkerState
     in_hand: int = 0
-    """Attempts that are not over."""
-    idle: float = 0.0
-    """Seconds without any."""
+    """Attempts that have not ended."""
+    idle_s: float = 0.0
+    """Time without any."""
     placed: bool = True
-    """It has its resources, and a process."""
+    """Whether it has its resources, and a process."""
 
 
 class UnresponsiveWorkers:
-    """Which workers have given no answer for too long: killed, they are replaced. Their processes
-    are stopped, or hang so that no thread of theirs runs, or are out of reach.
+    """Finds workers to kill, since they have not answered for too long.
+
+    Their processes are stopped, hang so that no thread of them runs, or are out of reach.
     """
 
-    def __init__(self, patience: float, clock: Callable[[], float]) -> None:
-        """patience: seconds."""
-        self._patience, self._clock = patience, clock
-        self._since: dict[str, float] = {}
+    def __init__(self, timeout_s: float, clock: Callable[[], float]) -> None:
+        self._timeout_s, self._clock = timeout_s, clock
+        self._silent_since: dict[str, float] = {}
 
-    def note(self, asked: Collection[str], answered: Collection[str]) -> list[str]:
-        """Of those that there are, who was asked and who answered. Returns whom to give up."""
+    def update(self, asked: Collection[str], answered: Collection[str]) -> list[str]:
+        """Note who of all workers has answered; return the names of those to give up."""
         now = self._clock()
         silent = [name for name in asked if name not in answered]
-        self._since = {name: self._since.get(name, now) for name in silent}
-        return [name for name in silent if now - self._since[name] >= self._patience]
+        self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
+        return [name for name in silent if now - self._silent_since[name] >= self._timeout_s]

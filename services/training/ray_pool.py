@@ -101,7 +101,7 @@ class TrainingActor:
 
     def status(self, name: str) -> WorkerStatus:
         """How it is; `name` is what it is called."""
-        in_hand = self._worker.in_hand if self._worker else 0
+        in_hand = self._worker.attempts if self._worker else 0
         now = time.monotonic()
         if in_hand:
             self._idle_since = now

@@ -1,10 +1,12 @@
-"""New tokens tried out on the worker that learned them: generated, scored, flagged."""
+"""Validation of new tokens on the worker that learned them: images are generated and scored."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from dti_engine import devices
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
+from dti_engine.errors import DTIError
 from dti_engine.quality.flags import with_flags
 from dti_engine.quality.token_scorers import TokenScorer
 from dti_engine.quality.validation import TokenValidator, ValidationCandidate
@@ -12,58 +14,66 @@ from services.training.batch import WorkerSlot
 
 
 class ValidationRunner:
-    """Of one worker."""
+    """Validates the tokens of one worker, across its sessions."""
 
-    def __init__(self, backbone: Backbone, judge: TokenScorer | None) -> None:
-        self._backbone, self._judge = backbone, judge
-        self._examiners: dict[int, TokenValidator] = {}
+    def __init__(self, backbone: Backbone, scorer: TokenScorer | None) -> None:
+        self._backbone, self._scorer = backbone, scorer
+        self._validators: dict[int, TokenValidator] = {}
+        """By the number of validation images; each caches the images of its prompts' words."""
 
-    def tried(
+    def validate(
         self,
         learned: Sequence[tuple[WorkerSlot, Artifact]],
         on_step: Callable[[], None] = lambda: None,
     ) -> list[Artifact]:
-        """The artifacts with their quality in their manifests. One that cannot be tried out stays
-        as it is, and its seat has a warning.
+        """Return the artifacts with their quality in their manifests.
+
+        A token that cannot be validated is returned as it is, and its slot gets a warning: it has
+        been learned, and may be good all the same.
         """
         try:
             return [
-                self._try(seat, artifact) for seat, artifact in self._generated(learned, on_step)
+                self._flag(slot, artifact) for slot, artifact in self._score(learned, on_step)
             ]
-        except Exception as error:  # whatever it is, the token has been learned
-            if len(learned) > 1:  # such as of a token with which the model overflows: whose is it?
-                return [self.tried([each], on_step)[0] for each in learned]
-            seat, artifact = learned[0]
-            seat.warnings.append(f"could not be tried out: {error}")
+        except Exception as error:
+            # Anything else is a bug or a failed device, which is no token's fault.
+            if not isinstance(error, DTIError) and not devices.is_out_of_memory(error):
+                raise
+            if len(learned) > 1:  # one token with which the model overflows, perhaps: which?
+                return [self.validate([each], on_step)[0] for each in learned]
+            slot, artifact = learned[0]
+            slot.warnings.append(f"could not be validated: {error}")
             return [artifact]
 
-    def _generated(
+    def _score(
         self, learned: Sequence[tuple[WorkerSlot, Artifact]], on_step: Callable[[], None]
     ) -> list[tuple[WorkerSlot, Artifact]]:
-        generated = dict[int, Artifact]()
-        for count in {seat.prepared.order.validation_images for seat, _ in learned} - {0}:
+        scored = dict[int, Artifact]()
+        for count in {slot.loaded.job.validation_images for slot, _ in learned} - {0}:
             group = [
                 (i, *each)
                 for i, each in enumerate(learned)
-                if each[0].prepared.order.validation_images == count
+                if each[0].loaded.job.validation_images == count
             ]
             candidates = [
-                ValidationCandidate(artifact, seat.prepared.references, seat.prepared.class_noun)
-                for _, seat, artifact in group
+                ValidationCandidate(artifact, slot.loaded.references, slot.loaded.class_noun)
+                for _, slot, artifact in group
             ]
-            trials = self._examiner(count).validate(candidates, on_step=on_step)
-            for (i, _, artifact), trial in zip(group, trials, strict=True):
-                manifest = artifact.manifest.with_origin(quality=trial.quality)
-                generated[i] = replace(artifact, manifest=manifest)
-        return [(seat, generated.get(i, artifact)) for i, (seat, artifact) in enumerate(learned)]
+            validations = self._validator(count).validate(candidates, on_step=on_step)
+            for (i, _, artifact), validation in zip(group, validations, strict=True):
+                manifest = artifact.manifest.with_origin(quality=validation.quality)
+                scored[i] = replace(artifact, manifest=manifest)
+        return [(slot, scored.get(i, artifact)) for i, (slot, artifact) in enumerate(learned)]
 
-    def _try(self, seat: WorkerSlot, artifact: Artifact) -> Artifact:
-        if not seat.prepared.order.validation_images:
+    def _flag(self, slot: WorkerSlot, artifact: Artifact) -> Artifact:
+        if not slot.loaded.job.validation_images:
             return artifact
-        # By itself: who its neighbours were is chance, and may be other tenants'.
+        # By itself: its neighbours are chance, and may be other tenants'.
         return with_flags({"": artifact}, self._backbone)[""]
 
-    def _examiner(self, count: int) -> TokenValidator:
-        if count not in self._examiners:
-            self._examiners[count] = TokenValidator(self._backbone, self._judge, num_images=count)
-        return self._examiners[count]
+    def _validator(self, count: int) -> TokenValidator:
+        if count not in self._validators:
+            self._validators[count] = TokenValidator(
+                self._backbone, self._scorer, num_images=count
+            )
+        return self._validators[count]

@@ -1,7 +1,4 @@
-"""A training worker: claims subjects of its pool and learns them, life after life. Knows no Ray.
-
-Who notices that a thread does not come back, from a call to a device most of all.
-"""
+"""A training worker: session after session until it is drained; and the watchdog of its device."""
 
 import os
 import sys
@@ -14,33 +11,34 @@ from dti_engine.quality.token_scorers import TokenScorer
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
 from services.settings import WorkerTimeouts
-from services.training.metrics import Events
+from services.training.metrics import WorkerMetrics
 from services.training.session import TrainingSession
 from services.training.validation import ValidationRunner
 
-STUCK = 70
-"""What a process exits with that was ended so."""
+EXIT_CODE_HUNG = 70
+"""Exit code of a process that the watchdog has ended."""
 
-_LOOKS = 20  # without a move
-_LAST_WORDS = 10.0  # seconds that there are for them: the store may hang, too
+_CHECKS = 20  # without progress, before the end
+_FAREWELL_S = 10.0  # for `before_end`, which calls the store, and that may hang, too
 
 
 class Watchdog:
-    """While it is entered, ends this process once nothing has moved for too long.
+    """Ends this process when it has made no progress for too long, while it is entered.
 
-    Nothing less helps: no exception reaches a thread that hangs in a call. Looks are counted, not
-    seconds, so that a process that was stopped has not hung when it goes on.
+    Nothing less helps: no exception reaches a thread that hangs in a call to a device. Checks are
+    counted instead of time, so that a process that was stopped (SIGSTOP) does not count as hung when
+    it continues.
     """
 
     def __init__(
         self,
-        seconds: float,
-        last_words: Callable[[], None],
+        timeout_s: float,
+        before_end: Callable[[], None],
         end: Callable[[int], object] = os._exit,
     ) -> None:
-        """last_words: called before the end, in a thread of their own, which may hang."""
-        self._pause, self._last_words, self._end = seconds / _LOOKS, last_words, end
-        self._moved, self._left = threading.Event(), threading.Event()
+        """before_end: called before the end in a thread of its own, which may hang."""
+        self._interval_s, self._before_end, self._end = timeout_s / _CHECKS, before_end, end
+        self._progressed, self._left = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
@@ -50,91 +48,96 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._left.set()
 
-    def moved(self) -> None:
-        """It goes on. From any thread."""
-        self._moved.set()
+    def progress(self) -> None:
+        """Note that there is progress. From any thread."""
+        self._progressed.set()
 
     def _watch(self) -> None:
-        looks = 0
-        while looks < _LOOKS:
-            if self._left.wait(self._pause):
+        checks = 0
+        while checks < _CHECKS:
+            if self._left.wait(self._interval_s):
                 return
-            looks = 0 if self._moved.is_set() else looks + 1
-            self._moved.clear()
-        words = threading.Thread(target=self._last_words, daemon=True)
-        words.start()
-        words.join(_LAST_WORDS)
+            checks = 0 if self._progressed.is_set() else checks + 1
+            self._progressed.clear()
+        farewell = threading.Thread(target=self._before_end, daemon=True)
+        farewell.start()
+        farewell.join(_FAREWELL_S)
         sys.stderr.flush()
-        self._end(STUCK)
+        self._end(EXIT_CODE_HUNG)
 
 
 class TrainingWorker:
-    """Works until it is drained. If its lease is lost, it begins a new life, with empty hands."""
+    """Trains subjects of one pool until it is drained. It knows nothing of Ray.
+
+    When its lease is lost, or something fails, a new session begins with empty hands.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
         pool: str,
         backbone: Backbone,
-        judge: TokenScorer | None = None,
+        scorer: TokenScorer | None = None,
         *,
         num_slots: int,
         timeouts: WorkerTimeouts | None = None,
-        metrics: Events | None = None,
+        metrics: WorkerMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger, self._pool, self._backbone = ledger, pool, backbone
-        self._trials = ValidationRunner(backbone, judge)
+        self._validation = ValidationRunner(backbone, scorer)
         self._num_slots = num_slots
-        self._shrunk: dict[str, int] = {}
-        self._timeouts, self._metrics = timeouts or WorkerTimeouts(), metrics or Events()
+        self._reduced_slots: dict[str, int] = {}
+        self._timeouts, self._metrics = timeouts or WorkerTimeouts(), metrics or WorkerMetrics()
         self._clock = clock
         self._draining = threading.Event()
-        self._life: TrainingSession | None = None
+        self._session: TrainingSession | None = None
 
     @property
     def in_hand(self) -> int:
-        """Attempts that are not over."""
-        return self._life.in_hand if self._life else 0
+        """The number of attempts that have not ended."""
+        return self._session.in_hand if self._session else 0
 
     def drain(self) -> None:
-        """Claim nothing more, give back what is at work with its checkpoints, and return from
-        `run`. From any thread.
+        """Claim nothing more, release all subjects with checkpoints, and have `run` return.
+
+        From any thread.
         """
         self._draining.set()
 
     def run(self) -> None:
-        """Work until drained. Raises: DeviceError: end the process. A device that does not come
-        back ends it at once (`Watchdog`).
+        """Work until drained. A device that hangs ends the process (`Watchdog`).
+
+        Raises: DeviceError: the process is of no more use.
         """
-        with Watchdog(self._timeouts.watchdog_timeout_s, self._forsake) as watchdog:
-            self._live(watchdog)
+        with Watchdog(self._timeouts.watchdog_timeout_s, self._abandon_lease) as watchdog:
+            while not self._draining.is_set():
+                watchdog.progress()
+                self._run_session(watchdog)
+                # Not at once: what ended this session may end the next one, too.
+                self._draining.wait(self._ledger.settings.poll_interval_s)
 
-    def _live(self, watchdog: Watchdog) -> None:
-        while not self._draining.is_set():
-            watchdog.moved()
-            self._life = life = TrainingSession(
-                self._ledger,
-                self._pool,
-                self._backbone,
-                self._trials,
-                num_slots=self._num_slots,
-                shrunk=self._shrunk,
-                timeouts=self._timeouts,
-                metrics=self._metrics,
-                draining=self._draining,
-                moved=watchdog.moved,
-                clock=self._clock,
-            )
-            try:
-                life.run()
-            except ServiceError as error:
-                # It could not begin, or could not say that it ends; others find out.
-                self._metrics.trouble(error)
-            # After trouble; a drain ends it.
-            self._draining.wait(self._ledger.settings.poll_interval_s)
+    def _run_session(self, watchdog: Watchdog) -> None:
+        self._session = session = TrainingSession(
+            self._ledger,
+            self._pool,
+            self._backbone,
+            self._validation,
+            num_slots=self._num_slots,
+            reduced_slots=self._reduced_slots,
+            timeouts=self._timeouts,
+            metrics=self._metrics,
+            draining=self._draining,
+            on_progress=watchdog.progress,
+            clock=self._clock,
+        )
+        try:
+            session.run()
+        except ServiceError as error:
+            # It could not write that it begins or ends; the supervisor finds that out.
+            self._metrics.store_unavailable(error)
 
-    def _forsake(self) -> None:
-        self._metrics.stuck(self._timeouts.watchdog_timeout_s)
-        if life := self._life:
-            life.forsake()
+    def _abandon_lease(self) -> None:
+        self._metrics.device_hung(self._timeouts.watchdog_timeout_s)
+        if session := self._session:
+            session.abandon_lease()
