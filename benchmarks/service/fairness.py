@@ -24,24 +24,25 @@ from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
 from services.settings import WorkerTimeouts
 from services.storage.open import open_store
-from services.training.metrics import Events
+from services.training.metrics import WorkerMetrics
 from services.training.worker import TrainingWorker
 
 LARGE, SMALL = "large", "small"
 _TIMES = 10  # as many subjects in the large job
 
 
-class Watch(Events):
+class Watch(WorkerMetrics):
     """Of a worker: who has ended, and how many subjects of whom were seated."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seated_by, self.ended_by = Counter[str](), Counter[str]()
         self.changed = threading.Condition()
 
-    def seated(self, attempt: Attempt, resumed_at: int) -> None:
+    def subject_started(self, attempt: Attempt, resumed_at: int) -> None:
         self._count(self.seated_by, attempt)
 
-    def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
+    def attempt_ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
         if how == "succeeded":
             self._count(self.ended_by, attempt)
 

@@ -47,7 +47,7 @@ print(time.time(), flush=True)
 main()
 """
 
-_SEATED, _OVER = "subject seated", "attempt over"
+_SEATED, _OVER = "subject started", "attempt ended"
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from services.ledger.ledger import Ledger
 from services.local.service import LocalService, LocalServiceSettings, free_port
 from services.settings import WorkerTimeouts
 from services.storage.open import open_store
-from services.training.metrics import Events
+from services.training.metrics import WorkerMetrics
 from services.training.worker import TrainingWorker
 
 BARE, WORKER, HTTP = "the engine", "a worker", "`dti serve`"
@@ -80,17 +80,18 @@ class Course:
         self.seated += used
 
 
-class Watch(Events):
+class Watch(WorkerMetrics):
     """Of a worker, until so many subjects are over."""
 
     def __init__(self, course: Course, subjects: int) -> None:
+        super().__init__()
         self.over, self.failures = threading.Event(), list[str]()
         self._course, self._left, self._began = course, subjects, time.perf_counter()
 
-    def stepped(self, seconds: float, used: int, slots: int) -> None:
-        self._course.note(time.perf_counter() - self._began, seconds, used)
+    def stepped(self, step_s: float, used: int, slots: int) -> None:
+        self._course.note(time.perf_counter() - self._began, step_s, used)
 
-    def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
+    def attempt_ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
         if how != "succeeded":
             self.failures.append(f"{attempt.item.name}: {how} {reason}")
         self._left -= 1
@@ -98,8 +99,8 @@ class Watch(Events):
             self._course.seconds = time.perf_counter() - self._began
             self.over.set()
 
-    def refused(self, attempt: Attempt, error: Exception) -> None:
-        self.ended(attempt, "failed", str(error))
+    def subject_rejected(self, attempt: Attempt, error: Exception) -> None:
+        self.attempt_ended(attempt, "failed", str(error))
 
 
 class KeptStore(CountedStore):

@@ -69,7 +69,7 @@ def figures(
     joined = engine.total("dti_images_joined_total", beside="others")
     if begun := joined + engine.total("dti_images_joined_total", beside="none"):
         found.append(ServiceFigure(f"{joined / begun:.0%}", "of them joined a running batch"))
-    if (waited := _within(engine, "dti_image_wait_seconds")) is not None:
+    if (waited := _within(engine, "dti_image_queue_seconds")) is not None:
         shown = f"{waited:g} s" if waited < inf else "over 80 s"
         found.append(
             ServiceFigure(shown, f"is the longest wait in the queue of {_MOST:.0%} of the groups")

@@ -16,7 +16,7 @@ class EngineMetrics:
     def joined(self, images: int, running: int, wait_s: float) -> None:
         """Record that images join a batch of so many others, after `wait_s` in the queue."""
         recorder = metrics.current()
-        recorder.observe("dti_image_wait_seconds", wait_s)
+        recorder.observe("dti_image_queue_seconds", wait_s)
         recorder.count("dti_images_joined_total", images, beside="others" if running else "none")
 
     def stepped(self, step_s: float, images: int, max_batch_size: int) -> None:
@@ -24,7 +24,7 @@ class EngineMetrics:
         recorder = metrics.current()
         recorder.observe("dti_denoise_step_seconds", step_s)
         recorder.count("dti_image_steps_total", images)
-        recorder.set("dti_batch_fill", images / max_batch_size)
+        recorder.set("dti_batch_fill_ratio", images / max_batch_size)
 
     def decoded(self, decode_s: float, images: int) -> None:
         """Record that images were decoded from their latents."""
@@ -45,7 +45,7 @@ class EngineMetrics:
 
     def queued(self, images: int) -> None:
         """Record the length of the queue."""
-        metrics.current().set("dti_images_waiting", images)
+        metrics.current().set("dti_images_queued", images)
 
     def batch_shrunk(self, max_batch_size: int) -> None:
         """Record that memory ran out, so that batches become smaller."""

@@ -176,7 +176,7 @@ TABLE: tuple[Metric, ...] = (
         (Known.of("outcome", *ENDS),),
     ),
     Metric(
-        "dti_subjects_set_aside_total",
+        "dti_subjects_preempted_total",
         "counter",
         "Subjects that gave up their slot for another tenant's, to go on later.",
         ("worker",),
@@ -204,7 +204,7 @@ TABLE: tuple[Metric, ...] = (
     ),
     # Training
     Metric(
-        "dti_step_seconds",
+        "dti_training_step_seconds",
         "histogram",
         "Time of one training step of all subjects in hand.",
         ("worker",),
@@ -232,7 +232,7 @@ TABLE: tuple[Metric, ...] = (
         (_POOL, Known.of("state", "running", "pending", "draining")),
     ),
     Metric(
-        "dti_workers_wanted",
+        "dti_workers_desired",
         "gauge",
         "Workers that the backlog is worth, within the limits of the pool.",
         ("supervisor",),
@@ -254,13 +254,13 @@ TABLE: tuple[Metric, ...] = (
         buckets=(0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80),
     ),
     Metric(
-        "dti_image_wait_seconds",
+        "dti_image_queue_seconds",
         "histogram",
         "Time in the queue: the longest of the images that join a batch together.",
         ("engine",),
         buckets=(0.01, 0.05, 0.25, 1, 2.5, 5, 10, 20, 40, 80),
     ),
-    Metric("dti_images_waiting", "gauge", "Images in the queue.", ("engine",)),
+    Metric("dti_images_queued", "gauge", "Images in the queue.", ("engine",)),
     Metric(
         "dti_images_joined_total",
         "counter",
@@ -275,7 +275,7 @@ TABLE: tuple[Metric, ...] = (
         ("engine",),
     ),
     Metric(
-        "dti_batch_fill",
+        "dti_batch_fill_ratio",
         "gauge",
         "Images in the last call of the model, as a share of the largest batch.",
         ("engine",),

@@ -1,8 +1,4 @@
-"""Workers whose starts fail, such as of weights that cannot be loaded, or that die young, are not
-started without end.
-
-How many workers a pool should have, and which of those that there are should go.
-"""
+"""Autoscaler: how many workers a pool should have, which of them should go, and start backoff."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -12,96 +8,108 @@ from services.contracts.models import ServedModel
 from services.supervisor.fair_share import ShareDecision
 from services.training.pool import WorkerStatus
 
-_ALL = ShareDecision()
+_UNLIMITED = ShareDecision()
 
 
 @dataclass(frozen=True, slots=True)
 class ScaleChange:
-    """What to do about a pool."""
+    """What to do about the workers of a pool."""
 
-    wanted: int
+    desired: int
     start: int = 0
     drain: tuple[str, ...] = ()
 
 
-def worth(model: ServedModel, open_items: int) -> int:
-    """Workers that a backlog is worth: enough that every open item has a slot, within the limits of
-    the offer.
-    """
+def desired_workers(model: ServedModel, open_items: int) -> int:
+    """Return the workers that give every open item a slot, within the limits of the model."""
     return min(max(math.ceil(open_items / model.slots), model.min_workers), model.max_workers)
 
 
-def resize(
-    wanted: int, members: Sequence[WorkerStatus], *, patience: float, verdict: ShareDecision = _ALL
+def scale(
+    desired: int,
+    workers: Sequence[WorkerStatus],
+    *,
+    idle_timeout_s: float,
+    share: ShareDecision = _UNLIMITED,
 ) -> ScaleChange:
-    """To so many workers, or to what others leave.
+    """Return the change that leads to the desired workers, or to what others leave of them.
 
-    Who has something in hand is left alone, unless others have waited for its place: the end of a
-    job empties it. patience: seconds for which an idle worker is kept where nobody waits, since the
-    next job may come at once and models load slowly.
+    A worker with attempts in hand is left alone, since the end of a job empties it, unless other
+    models have waited for its place for long.
+
+    Args:
+        idle_timeout_s: for which an idle worker is kept where no other model waits: the next job
+            may come at once, and models load slowly.
     """
-    most = wanted if verdict.limit is None else min(wanted, verdict.limit)
-    keep = patience if verdict.limit is None else 0.0
-    staying = [each for each in members if each.state != "draining"]
-    if len(staying) <= most:
-        return ScaleChange(wanted, start=most - len(staying))
+    limit = desired if share.limit is None else min(desired, share.limit)
+    keep_s = idle_timeout_s if share.limit is None else 0.0
+    staying = [worker for worker in workers if worker.state != "draining"]
+    if len(staying) <= limit:
+        return ScaleChange(desired, start=limit - len(staying))
     spare = [
-        each
-        for each in staying
-        if each.state == "pending" or (not each.in_hand and each.idle >= keep) or verdict.yields
+        worker
+        for worker in staying
+        if worker.state == "pending"
+        or (not worker.in_hand and worker.idle_s >= keep_s)
+        or share.must_release
     ]
     # Those that wait for a node first, so that no node is made for nothing.
-    spare.sort(key=lambda each: (each.placed, each.state != "pending", each.in_hand, -each.idle))
-    return ScaleChange(wanted, drain=tuple(each.name for each in spare[: len(staying) - most]))
+    spare.sort(key=lambda each: (each.placed, each.state != "pending", each.in_hand, -each.idle_s))
+    excess = len(staying) - limit
+    return ScaleChange(desired, drain=tuple(worker.name for worker in spare[:excess]))
 
 
-_YOUNG = 30.0  # seconds of work
-_PAUSES = (0.0, 5.0, 15.0, 60.0, 300.0)
+_HEALTHY_AFTER_S = 30.0  # of running
+_BACKOFF_S = (0.0, 5.0, 15.0, 60.0, 300.0)
 
 
 class StartBackoff:
-    """Of one pool: the more starts failed in a row, the longer nobody is started. One has succeeded
-    when its worker has been running for a while, however long it waited for a place or loaded.
+    """Exponential backoff of one pool: the more starts failed in a row, the later the next.
+
+    A start fails, such as of weights that cannot be loaded, when its worker is gone before it has
+    run for a while. The time in which it waits for a place or loads does not count.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._running: dict[str, float | None] = {}
-        """Since when; None: it waits for a place, or loads its model."""
-        self._leaving: set[str] = set()
-        self._failed = 0
-        self._since = float("-inf")
+        self._running_since: dict[str, float | None] = {}
+        """By name; None: it waits for a place, or loads its model."""
+        self._drained: set[str] = set()
+        self._failures = 0
+        self._failed_at = float("-inf")
 
     def started(self, name: str) -> None:
-        """This one is to be. It may be gone before it is ever seen."""
-        self._running[name] = None
+        """Note that a worker has been started. It may be gone before it is ever seen."""
+        self._running_since[name] = None
 
-    def see(self, members: Collection[WorkerStatus]) -> None:
-        """Those that there are now."""
+    def update(self, workers: Collection[WorkerStatus]) -> None:
+        """Note which workers there are now."""
         now = self._clock()
-        names = {member.name for member in members}
-        self._leaving &= names
-        for name in self._running.keys() - names:
-            since = self._running.pop(name)
-            if since is None or now - since < _YOUNG:
-                self._failed += 1
-                self._since = now
-        for member in members:
-            if member.name in self._leaving or member.state == "draining":
-                self._running.pop(member.name, None)
+        names = {worker.name for worker in workers}
+        self._drained &= names
+        for name in self._running_since.keys() - names:
+            since = self._running_since.pop(name)
+            if since is None or now - since < _HEALTHY_AFTER_S:
+                self._failures += 1
+                self._failed_at = now
+        for worker in workers:
+            # Workers that are asked to leave do not fail by leaving early.
+            if worker.name in self._drained or worker.state == "draining":
+                self._running_since.pop(worker.name, None)
                 continue
-            since = self._running.setdefault(member.name, None)
-            if since is None and member.state == "running":
-                since = self._running[member.name] = now
-            if since is not None and now - since >= _YOUNG:
-                self._failed = 0
+            since = self._running_since.setdefault(worker.name, None)
+            if since is None and worker.state == "running":
+                since = self._running_since[worker.name] = now
+            if since is not None and now - since >= _HEALTHY_AFTER_S:
+                self._failures = 0
 
-    def left(self, name: str) -> None:
-        """This one goes because it was asked to."""
-        self._leaving.add(name)
-        self._running.pop(name, None)
+    def drained(self, name: str) -> None:
+        """Note that a worker has been asked to leave."""
+        self._drained.add(name)
+        self._running_since.pop(name, None)
 
     @property
-    def allows(self) -> bool:
-        """Whether more may be started now."""
-        return self._clock() - self._since >= _PAUSES[min(self._failed, len(_PAUSES) - 1)]
+    def may_start(self) -> bool:
+        """Whether workers may be started now."""
+        pause_s = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+        return self._clock() - self._failed_at >= pause_s

@@ -1,8 +1,8 @@
-"""What each offer may have of a cluster that all share.
+"""Fair share: how many workers each model may have of a cluster that all share.
 
-Where there is room for all, or more is made by an autoscaler, nobody is limited. Where an offer
-waits for its share, those that have theirs give up workers that wait for a place, and after a while
-such that have one.
+Where there is room for all, or an autoscaler makes more, no model is limited. Where a model waits
+for its share, those that have theirs release workers that wait for a place, and after a while
+workers that have one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,158 +14,174 @@ from services.training.pool import WorkerStatus
 Resources = Mapping[str, float]
 """Amounts by name, as Ray has them: CPU, GPU."""
 
+_ROUNDING = 1e-6  # of amounts that Ray adds up in floating point
+
 
 @dataclass(frozen=True, slots=True)
 class ResourceClaim:
-    """What an offer wants of the cluster, and has."""
+    """What a model wants of the cluster, and has."""
 
     needs: Resources
     """Of one worker."""
-    wanted: int
+    desired: int
     """Workers that its backlog is worth."""
-    least: int = 0
-    """Of these, such as stay without a backlog: they go first."""
+    min_workers: int = 0
+    """Of these, those that stay without a backlog: they get places first."""
     placed: int = 0
     """Workers that have a place."""
     loading: bool = False
-    """All of these load their models still."""
-    since: float = 0.0
-    """Seconds for which it has had workers at work, or has had none that has a place."""
+    """Whether all of these still load their models."""
+    since_s: float = 0.0
+    """For how long it has had running workers, or has had none with a place."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShareDecision:
-    """What sharing means for an offer now."""
+    """What sharing means for a model now."""
 
     limit: int | None = None
     """Workers; None: as many as its backlog is worth."""
-    yields: bool = False
-    """Workers that are at work go, too."""
+    must_release: bool = False
+    """Whether running workers have to go, too."""
 
 
 def shares(
-    claims: Mapping[str, ResourceClaim], nodes: Sequence[Resources], *, turn: float
+    claims: Mapping[str, ResourceClaim], nodes: Sequence[Resources], *, turn_s: float
 ) -> dict[str, int]:
-    """How many workers of each offer there should be on these nodes: one by one to whoever has the
-    smallest share of what its workers need most (dominant resource fairness, Ghodsi et al., 2011).
+    """Return how many workers of each model there should be on these nodes.
 
-    nodes: what each has for all workers together. turn: seconds for which few places are an
-    offer's, once its models are loaded; then one that has waited for as long goes before it.
+    Dominant resource fairness (Ghodsi et al., NSDI 2011): places are given one by one, each to the
+    model with the smallest share of the resource that its workers need most.
+
+    Args:
+        nodes: what each node has for all workers together.
+        turn_s: for which a scarce place is a model's once it has loaded; then one that has waited
+            for as long goes before it.
     """
     free = [dict(node) for node in nodes]
-    totals = {what: sum(node.get(what, 0.0) for node in nodes) for what in _names(claims)}
+    names = {name for claim in claims.values() for name in claim.needs}
+    totals = {name: sum(node.get(name, 0.0) for node in nodes) for name in names}
     given = dict.fromkeys(claims, 0)
-    hungry = {name for name, claim in claims.items() if claim.wanted}
-    while hungry:
-        name = min(hungry, key=lambda one: _order(claims[one], given[one], one, totals, turn))
-        given[name] += 1
+    unsatisfied = {name for name, claim in claims.items() if claim.desired}
+    while unsatisfied:
+        name = min(
+            unsatisfied,
+            key=lambda each: (*_priority(claims[each], given[each], totals, turn_s), each),
+        )
         if not _place(claims[name].needs, free):
-            given[name] -= 1
-            hungry.remove(name)
-        elif given[name] == claims[name].wanted:
-            hungry.remove(name)
+            unsatisfied.remove(name)
+            continue
+        given[name] += 1
+        if given[name] == claims[name].desired:
+            unsatisfied.remove(name)
     return given
 
 
-def _names(claims: Mapping[str, ResourceClaim]) -> set[str]:
-    return {what for claim in claims.values() for what in claim.needs}
-
-
-def _order(
-    claim: ResourceClaim, given: int, name: str, totals: Resources, turn: float
+def _priority(
+    claim: ResourceClaim, given: int, totals: Resources, turn_s: float
 ) -> tuple[object, ...]:
-    """Who gets the next place: the first by this."""
-    overdue = claim.since > turn
-    # Whoever has waited for longest comes first, and whoever has come last stays longest.
+    """Return the key of a model's next place; the lowest comes first."""
+    turn_is_over = claim.since_s > turn_s
+    # Between equal shares the model that has waited longest comes first, and of those that have a
+    # place the latest keeps it longest. In order: running, waiting for longer than a turn, running
+    # for longer than a turn, waiting.
     if claim.placed:
-        place = (2 if overdue and not claim.loading else 0, claim.since)
+        turn = (2 if turn_is_over and not claim.loading else 0, claim.since_s)
     else:
-        place = (1 if overdue else 3, -claim.since)
-    return given >= claim.least, _dominant(claim.needs, given, totals), place, name
+        turn = (1 if turn_is_over else 3, -claim.since_s)
+    return given >= claim.min_workers, _dominant_share(claim.needs, given, totals), turn
 
 
-def _dominant(needs: Resources, given: int, totals: Resources) -> float:
-    parts = [given * amount / totals[what] for what, amount in needs.items() if totals[what]]
-    return round(max(parts, default=0.0), 9)
+def _dominant_share(needs: Resources, given: int, totals: Resources) -> float:
+    shares = [given * amount / totals[name] for name, amount in needs.items() if totals[name]]
+    return round(max(shares, default=0.0), 9)
 
 
 def _place(needs: Resources, free: list[dict[str, float]]) -> bool:
-    """Whether a worker fits on a node; it is there then."""
+    """Put a worker on the first node that has room for it; return whether there is one."""
     for node in free:
-        if all(node.get(what, 0.0) >= amount - 1e-6 for what, amount in needs.items()):
-            for what, amount in needs.items():
-                node[what] = node.get(what, 0.0) - amount
+        if all(node.get(name, 0.0) >= amount - _ROUNDING for name, amount in needs.items()):
+            for name, amount in needs.items():
+                node[name] = node.get(name, 0.0) - amount
             return True
     return False
 
 
 class FairShare:
-    """Who waits for its share, and for how long."""
+    """Remembers which models wait for their share, and for how long."""
 
     def __init__(
-        self, clock: Callable[[], float], *, patience: float = 120, turn: float = 600
+        self, clock: Callable[[], float], *, interval_s: float = 120, turn_s: float = 600
     ) -> None:
-        """Seconds: patience, until workers at work go for one that waits; a node that an autoscaler
-        makes may come before. turn: as of `shares`.
-        """
-        self._clock, self._patience, self._turn = clock, patience, turn
-        self._changed: dict[str, tuple[str, float]] = {}
-        """Whether an offer had workers at work or loading, and since when."""
-        self._waiting: dict[str, float] = {}
-        """Since when offers wait for their share."""
+        """Start without memory.
 
-    def verdicts(
+        Args:
+            interval_s: until running workers go for a model that waits. It leaves an autoscaler
+                time to make a node.
+            turn_s: as in `shares`.
+        """
+        self._clock, self._interval_s, self._turn_s = clock, interval_s, turn_s
+        self._phase: dict[str, tuple[str, float]] = {}
+        """Whether a model has running, loading or no workers, and since when."""
+        self._waiting_since: dict[str, float] = {}
+
+    def decide(
         self,
-        served_models: Mapping[str, ServedModel],
-        wanted: Mapping[str, int],
-        members: Mapping[str, Sequence[WorkerStatus]],
+        models: Mapping[str, ServedModel],
+        desired: Mapping[str, int],
+        workers: Mapping[str, Sequence[WorkerStatus]],
         nodes: Sequence[Resources],
     ) -> dict[str, ShareDecision]:
-        """wanted: workers that each backlog is worth. nodes: what they have for workers, those that
-        are there included.
+        """Return the decision for each model.
+
+        Args:
+            desired: workers that each backlog is worth.
+            nodes: what each node has for workers, including what those that there are have.
         """
         now = self._clock()
         claims = {
-            name: self._claim(name, served_model, wanted[name], members.get(name, ()), now)
-            for name, served_model in served_models.items()
+            name: self._claim(name, model, desired[name], workers.get(name, ()), now)
+            for name, model in models.items()
         }
-        fair = shares(claims, nodes, turn=self._turn)
+        fair = shares(claims, nodes, turn_s=self._turn_s)
         waiting = {
             name
             for name, claim in claims.items()
-            # One that has nobody to be placed, such as after failed starts, waits for nothing.
+            # One without a worker to be placed, such as after failed starts, waits for nothing.
             if claim.placed < fair[name]
-            and any(not member.placed for member in members.get(name, ()))
+            and any(not worker.placed for worker in workers.get(name, ()))
         }
-        self._waiting = {name: self._waiting.get(name, now) for name in waiting}
-        yields = any(now - since >= self._patience for since in self._waiting.values())
+        self._waiting_since = {name: self._waiting_since.get(name, now) for name in waiting}
+        overdue = any(now - since >= self._interval_s for since in self._waiting_since.values())
         return {
-            name: ShareDecision(fair[name], yields=yields and claims[name].placed > fair[name])
+            name: ShareDecision(
+                fair[name], must_release=overdue and claims[name].placed > fair[name]
+            )
             if waiting and name not in waiting
             else ShareDecision()
-            for name in served_models
+            for name in models
         }
 
     def _claim(
         self,
         name: str,
-        served_model: ServedModel,
-        wanted: int,
-        members: Sequence[WorkerStatus],
+        model: ServedModel,
+        desired: int,
+        workers: Sequence[WorkerStatus],
         now: float,
     ) -> ResourceClaim:
-        states = [each.state for each in members if each.placed and each.state != "draining"]
-        has = "work" if "running" in states else "loading" if states else "none"
-        had, since = self._changed.get(name, (has, now))
-        # Whoever wants nothing does not wait.
-        if had != has or not (states or wanted):
+        states = [each.state for each in workers if each.placed and each.state != "draining"]
+        phase = "running" if "running" in states else "loading" if states else "none"
+        before, since = self._phase.get(name, (phase, now))
+        # A model that wants nothing does not wait.
+        if before != phase or not (states or desired):
             since = now
-        self._changed[name] = has, since
+        self._phase[name] = phase, since
         return ResourceClaim(
-            {"GPU": served_model.gpus, "CPU": served_model.cpus},
-            wanted,
-            min(served_model.min_workers, wanted),
+            {"GPU": model.gpus, "CPU": model.cpus},
+            desired,
+            min(model.min_workers, desired),
             len(states),
-            has == "loading",
+            phase == "loading",
             now - since,
         )

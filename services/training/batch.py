@@ -2,10 +2,10 @@
 
 An error is attributed to one subject wherever that can be told.
 
-Slots are shared fairly among tenants: a tenant with at least two slots fewer than another takes one of
-the other's. The subject that loses it is preempted: it waits with what it has learned, and resumes as
-soon as there is room. So each of two tenants soon has half of the slots, however much the other has
-submitted and however long its subjects take.
+Slots are shared fairly among tenants: a tenant with at least two slots fewer than another takes one
+of the other's. The subject that loses it is preempted: it waits with what it has learned, and
+resumes as soon as there is room. So each of two tenants soon has half of the slots, however much
+the other has submitted and however long its subjects take.
 """
 
 import time

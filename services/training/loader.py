@@ -24,7 +24,7 @@ from services.storage.interface import Store
 
 _REFERENCE_PX = 512  # scorers look at less
 _SUFFIX_OF_MAGIC = ((b"PK", ".zip"), (b"\x1f\x8b", ".tar.gz"))
-_MAX_REFUSALS_SHOWN = 8  # in the reason of a failure
+_MAX_ERRORS_SHOWN = 8  # in the reason of a failure
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +116,10 @@ def _fetch(store: Store, tenant: str, item: TrainingItem, folder: Path) -> Path:
 def _require_all_images(bundle: Bundle) -> None:
     # A subject is learned from all its images or not at all: a token that was learned from some of
     # them would look like one that was learned from all.
-    if not bundle.refusals:
+    if not bundle.errors:
         return
-    shown = "; ".join(str(refusal) for refusal in bundle.refusals[:_MAX_REFUSALS_SHOWN])
-    more = len(bundle.refusals) - _MAX_REFUSALS_SHOWN
+    shown = "; ".join(str(error) for error in bundle.errors[:_MAX_ERRORS_SHOWN])
+    more = len(bundle.errors) - _MAX_ERRORS_SHOWN
     raise InvalidBundleError(f"refused: {shown}" + (f"; and {more} more" if more > 0 else ""))
 
 

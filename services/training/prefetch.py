@@ -1,7 +1,8 @@
 """Prefetching: a thread that claims and loads subjects, so that a free slot finds one waiting.
 
-A batch has one shape. While subjects of one shape are in hand, jobs of other shapes are passed over;
-if one has been for too long, nothing more is claimed until the hand is empty, so that it gets a turn.
+A batch has one shape. While subjects of one shape are in hand, jobs of other shapes are passed
+over; if one has been for too long, nothing more is claimed until all attempts in hand have ended,
+so that it gets its turn.
 """
 
 import queue
@@ -61,7 +62,7 @@ class BatchAffinity:
 
     @property
     def must_yield(self) -> bool:
-        """Whether to claim nothing more until the hand is empty."""
+        """Whether to claim nothing more until all attempts in hand have ended."""
         since = self._passed_over_since
         return since is not None and self._clock() - since > self._timeout_s
 

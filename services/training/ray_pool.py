@@ -1,10 +1,7 @@
-"""Training workers as Ray actors: one a GPU, detached, so that they outlive the supervisor.
+"""Training workers as Ray actors: detached, so that they outlive the supervisor.
 
-Ray finds them a place, and its autoscaler makes one where there is none. It remembers nothing that
-matters: an actor that dies is no more than a worker whose lease runs out.
-
-What Ray knows of nodes and of actors without a place. It has no public way to ask that does
-without its dashboard; Ray Train and Ray Serve look here, too.
+Ray finds them a place, and its autoscaler makes one where there is none. Ray's memory is of no
+importance: an actor that dies is no more than a worker whose lease runs out.
 """
 
 import hashlib
@@ -19,6 +16,7 @@ from ray._private import state
 from ray.actor import exit_actor
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
+from dti_engine import __version__
 from services import logs, metrics
 from services.contracts.models import ServedModels
 from services.errors import SettingsError
@@ -27,81 +25,49 @@ from services.training.factory import WorkerSpec, open_worker
 from services.training.pool import UnresponsiveWorkers, WorkerStatus
 from services.training.worker import TrainingWorker
 
-
-def is_draining(node: str) -> bool:
-    """Whether a node, by its id, is about to go."""
-    draining: dict[str, int] = state.state.get_draining_nodes()
-    return node in draining
-
-
-def waiting_actors() -> set[str]:
-    """Names of actors that have no process yet."""
-    return {
-        each["Name"]
-        for each in _actors()
-        if each["State"] in ("DEPENDENCIES_UNREADY", "PENDING_CREATION")
-    }
-
-
-def room(needs: Mapping[str, Mapping[str, float]]) -> list[dict[str, float]]:
-    """What each node that stays has free, and what these actors, by name, take of it."""
-    free: dict[str, dict[str, float]] = state.state.available_resources_per_node()
-    going: dict[str, int] = state.state.get_draining_nodes()
-    nodes = {node: dict(has) for node, has in free.items() if node not in going}
-    for each in _actors():
-        node = nodes.get(each["Address"]["NodeID"])
-        if each["State"] == "ALIVE" and node is not None:
-            for what, amount in needs.get(each["Name"], {}).items():
-                node[what] = node.get(what, 0.0) + amount
-    return list(nodes.values())
-
-
-def _actors() -> Iterable[dict[str, Any]]:
-    return cast(dict[str, dict[str, Any]], state.actors()).values()
-
-
 log = logs.logger(__name__)
 
-_LOOK = 1.0  # seconds between two looks whether the node is being drained
-_ANSWER = 2.0  # seconds that actors have to say how they are
+_NODE_POLL_INTERVAL_S = 1.0  # between two looks whether the node is being drained
+_STATUS_TIMEOUT_S = 2.0  # for actors to answer how they are
+_DRAIN_POLL_INTERVAL_S = 0.3
 
 
 class TrainingActor:
     """One worker, from start to end. Its process ends with it."""
 
-    def __init__(self, plan: str) -> None:
-        """plan: a `WorkerSpec` as JSON."""
+    def __init__(self, spec: str) -> None:
+        """spec: a `WorkerSpec` as JSON."""
         logs.configure("worker", as_json=True)
         metrics.use(RayMetrics(process="worker"))
-        self._plan = WorkerSpec.model_validate_json(plan)
+        self._spec = WorkerSpec.model_validate_json(spec)
         self._worker: TrainingWorker | None = None
         self._draining = threading.Event()
         self._idle_since = time.monotonic()
         context: Any = ray.get_runtime_context()
         self._node: str = context.get_node_id()
-        # By itself, so that it is nobody's task: whoever made this actor may die.
+        # Called by the actor itself: a task of the supervisor would die with it.
         context.current_actor.run.remote()
 
     def run(self) -> None:
         """Work until drained, and end the process."""
         threading.Thread(target=self._watch_node, name="node", daemon=True).start()
         try:
-            self._worker = open_worker(self._plan)
+            self._worker = open_worker(self._spec)
             if not self._draining.is_set():
                 self._worker.run()
         except Exception:
-            log.exception("worker failed", pool=self._plan.pool)
+            log.exception("worker failed", pool=self._spec.pool)
         exit_actor()
 
     def drain(self) -> None:
-        """Give back what is in hand, with its checkpoints, and end."""
+        """Release all subjects with checkpoints, and end."""
         self._draining.set()
         if worker := self._worker:
             worker.drain()
 
     def status(self, name: str) -> WorkerStatus:
-        """How it is; `name` is what it is called."""
-        in_hand = self._worker.attempts if self._worker else 0
+        """Return how the worker is, under the name that it is known by."""
+        in_hand = self._worker.in_hand if self._worker else 0
         now = time.monotonic()
         if in_hand:
             self._idle_since = now
@@ -111,25 +77,27 @@ class TrainingActor:
         return WorkerStatus(name, state, in_hand, now - self._idle_since)
 
     def _watch_node(self) -> None:
-        """A node says so before it goes: spot instances, upgrades, SIGTERM to its pod."""
-        while not self._draining.wait(_LOOK):
+        """Drain when the node is about to go: spot instances, upgrades, SIGTERM to its pod."""
+        while not self._draining.wait(_NODE_POLL_INTERVAL_S):
             try:
-                drained = is_draining(self._node)
-            except Exception as error:  # Ray's head is away; it is asked again.
-                log.warning("node cannot be looked at", error=str(error)[:300])
+                is_draining = self._node in _draining_nodes()
+            except (RayError, ConnectionError) as error:
+                # Ray's head does not answer; it is asked again.
+                log.warning("node state is unknown", error=str(error)[:300])
                 continue
-            if drained:
-                log.info("node is being drained", pool=self._plan.pool)
+            if is_draining:
+                log.info("node is being drained", pool=self._spec.pool)
                 self.drain()
-        # The model may have been loading.
+        # The drain may have come while the model was loading.
         while not self._worker:
-            time.sleep(_LOOK)
+            time.sleep(_NODE_POLL_INTERVAL_S)
         self._worker.drain()
 
 
 def connect(address: str, store: str, node_ip: str | None = None) -> None:
-    """Connect this process to a cluster, and to the workers of this store alone: several services
-    may share a cluster. Raises: SettingsError if there is none.
+    """Connect this process to a cluster, in the namespace of this store's workers.
+
+    Several services may share a cluster. Raises: SettingsError if there is none.
     """
     try:
         ray.init(
@@ -144,30 +112,31 @@ def connect(address: str, store: str, node_ip: str | None = None) -> None:
 
 
 class RayPool:
-    """The workers of all offers in a Ray cluster, which this process is connected to.
+    """The workers of all models in the Ray cluster that this process is connected to.
 
-    Those of another plan, such as other weights, or of an offer that is no more, are drained. Those
-    that give no answer for long are killed.
+    Outdated workers are drained: of another spec, such as other weights, of another version of the
+    code, or of a model that is no longer served. Workers that do not answer for long are killed.
     """
 
     def __init__(
-        self, plans: Mapping[str, WorkerSpec], served_models: ServedModels, silence: float = 600
+        self, specs: Mapping[str, WorkerSpec], models: ServedModels, unresponsive_after_s: float
     ) -> None:
-        """silence: seconds without an answer."""
-        self._plans, self._models = plans, served_models
-        self._prefixes = {f"dti.{name}.{_digest(plan)}.": name for name, plan in plans.items()}
+        """unresponsive_after_s: without an answer, a worker is killed."""
+        self._specs, self._models = specs, models
+        self._prefixes = {f"dti.{name}.{fingerprint(spec)}.": name for name, spec in specs.items()}
         self._known: dict[str, WorkerStatus] = {}
-        """What each actor said last."""
+        """The latest status of each actor."""
         self._outdated: set[str] = set()
-        self._asked: dict[str, Any] = {}
-        """What has not been answered yet: nobody is asked twice."""
-        self._silence = UnresponsiveWorkers(silence, time.monotonic)
+        self._pending_calls: dict[str, Any] = {}
+        """Questions that have not been answered yet: no actor is asked twice."""
+        self._unresponsive = UnresponsiveWorkers(unresponsive_after_s, time.monotonic)
 
-    def members(self) -> dict[str, list[WorkerStatus]]:
-        """Of each pool. One that does not answer is as it said last; one that never did is taken
-        to have something in hand.
+    def workers(self) -> dict[str, list[WorkerStatus]]:
+        """Return the workers of each pool.
+
+        One that does not answer is as it was last, or, if it never answered, taken to be at work.
         """
-        waiting = waiting_actors()
+        waiting = _waiting_actors()
         names = [name for name in ray.util.list_named_actors() if name.startswith("dti.")]
         for name in names:
             if self._pool_of(name) is None:
@@ -175,8 +144,8 @@ class RayPool:
         placed = self._ask(name for name in names if name not in waiting)
         answers = self._answers()
         gone = [name for name, answer in answers.items() if answer is None]
-        for name in self._silence.note([*placed], answers):
-            log.error("worker gives no answer, and is killed", worker=name)
+        for name in self._unresponsive.update([*placed], answers):
+            log.error("worker does not answer, and is killed", worker=name)
             ray.kill(placed[name])
             gone.append(name)
         last = self._known | {name: WorkerStatus(name, "pending", placed=False) for name in waiting}
@@ -186,37 +155,37 @@ class RayPool:
             if name not in gone and (name in placed or name in waiting)
         }
         found: dict[str, list[WorkerStatus]] = {}
-        for name, member in self._known.items():
+        for name, worker in self._known.items():
             if pool := self._pool_of(name):
-                found.setdefault(pool, []).append(member)
+                found.setdefault(pool, []).append(worker)
         return found
 
     def _ask(self, names: Iterable[str]) -> dict[str, Any]:
-        """How they are, those that have a place; returns them."""
+        """Ask the actors for their status; return their handles."""
         placed = {name: actor for name in names if (actor := _find(name))}
-        self._asked = {
-            name: self._asked.get(name) or actor.status.remote(name)
+        self._pending_calls = {
+            name: self._pending_calls.get(name) or actor.status.remote(name)
             for name, actor in placed.items()
         }
         return placed
 
     def _answers(self) -> dict[str, WorkerStatus | None]:
-        """Of those who answered, within a moment. None: it is dead."""
-        names = {question: name for name, question in self._asked.items()}
+        """Return the answers that come within a moment; None for an actor that is dead."""
+        names = {call: name for name, call in self._pending_calls.items()}
         if not names:
             return {}
         answers: dict[str, WorkerStatus | None] = {}
-        for question in ray.wait([*names], num_returns=len(names), timeout=_ANSWER)[0]:
-            name = names[question]
-            del self._asked[name]
+        for call in ray.wait([*names], num_returns=len(names), timeout=_STATUS_TIMEOUT_S)[0]:
+            name = names[call]
+            del self._pending_calls[name]
             try:
-                answers[name] = ray.get(question)
+                answers[name] = ray.get(call)
             except ActorUnavailableError:
                 continue
             except RayActorError:
                 answers[name] = None
             except RayError as error:
-                log.warning("worker cannot say how it is", error=str(error)[:300])
+                log.warning("worker status failed", worker=name, error=str(error)[:300])
         return answers
 
     def _pool_of(self, name: str) -> str | None:
@@ -224,57 +193,61 @@ class RayPool:
 
     def _drain_outdated(self, name: str) -> None:
         if name not in self._outdated:
-            log.info("worker of another plan drained", worker=name)
+            log.info("outdated worker drained", worker=name)
             self._outdated.add(name)
             self.drain(name)
 
     def nodes(self) -> list[dict[str, float]]:
-        """What each node has for workers, and for those of them that are there."""
-        return room(
+        """Return what each node has for workers, including what those that there are have."""
+        return _free_resources(
             {
-                name: {"GPU": served_model.gpus, "CPU": served_model.cpus}
+                name: {"GPU": model.gpus, "CPU": model.cpus}
                 for name in ray.util.list_named_actors()
-                if name.startswith("dti.")
-                and (served_model := self._models.get(name.split(".")[1]))
+                if name.startswith("dti.") and (model := self._models.get(name.split(".")[1]))
             }
         )
 
     def start(self, pool: str) -> str:
-        """One more; it waits until there is a place for it. Returns what it is called."""
-        served_model, plan = self._models[pool], self._plans[pool]
-        name = f"dti.{pool}.{_digest(plan)}.{secrets.token_hex(4)}"
+        """Start one more worker, which waits until there is a place for it; return its name."""
+        model, spec = self._models[pool], self._specs[pool]
+        name = f"dti.{pool}.{fingerprint(spec)}.{secrets.token_hex(4)}"
         ray.remote(TrainingActor).options(
             name=name,
             lifetime="detached",
-            num_gpus=served_model.gpus,
-            num_cpus=served_model.cpus,
-            # To hear what is asked for while it works. Started anew by the supervisor alone.
+            num_gpus=model.gpus,
+            num_cpus=model.cpus,
+            # `run` takes one of these; the others answer while it works.
             max_concurrency=8,
+            # The supervisor alone restarts workers: it knows whether one is still needed.
             max_restarts=0,
-            runtime_env={"env_vars": _threads(plan)},
-        ).remote(plan.model_dump_json())
+            runtime_env={"env_vars": _thread_variables(spec)},
+        ).remote(spec.model_dump_json())
         return name
 
     def drain(self, name: str) -> None:
-        """One less. One that has no place yet is gone at once."""
+        """Have a worker end; one without a place is gone at once."""
         if actor := _find(name):
-            if name in waiting_actors():
+            if name in _waiting_actors():
                 ray.kill(actor)
             else:
                 actor.drain.remote()
 
-    def drain_all(self, seconds: float = 60) -> None:
-        """Drain all workers, and wait until they are gone, so many seconds at most."""
-        end, asked = time.monotonic() + seconds, set[str]()
-        while (there := self.members()) and time.monotonic() < end:
-            for name in {each.name for members in there.values() for each in members} - asked:
-                asked.add(name)
+    def drain_all(self, timeout_s: float) -> None:
+        """Drain all workers, and wait until they are gone."""
+        deadline, drained = time.monotonic() + timeout_s, set[str]()
+        while (workers := self.workers()) and time.monotonic() < deadline:
+            for name in {each.name for pool in workers.values() for each in pool} - drained:
+                drained.add(name)
                 self.drain(name)
-            time.sleep(0.3)
+            time.sleep(_DRAIN_POLL_INTERVAL_S)
 
 
-def _digest(plan: WorkerSpec) -> str:
-    return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:10]
+def fingerprint(spec: WorkerSpec) -> str:
+    """Return what tells workers apart: their spec, and the version of the code.
+
+    Without the version, workers of old code would go on after an upgrade in the same cluster.
+    """
+    return hashlib.sha256(f"{__version__} {spec.model_dump_json()}".encode()).hexdigest()[:10]
 
 
 def _find(name: str) -> Any:
@@ -284,6 +257,41 @@ def _find(name: str) -> Any:
         return None  # It has just ended.
 
 
-def _threads(plan: WorkerSpec) -> dict[str, str]:
-    """Ray sets 1 by default, whatever torch could use."""
-    return {"OMP_NUM_THREADS": str(plan.threads)} if plan.threads else {}
+def _thread_variables(spec: WorkerSpec) -> dict[str, str]:
+    # Ray sets OMP_NUM_THREADS to 1 by default, whatever torch could use.
+    return {"OMP_NUM_THREADS": str(spec.threads)} if spec.threads else {}
+
+
+# Ray has no public way to ask for the following that does without its dashboard; Ray Train and Ray
+# Serve use the same private module.
+
+
+def _draining_nodes() -> dict[str, int]:
+    """Return the nodes that are about to go, by their ids, with their deadlines."""
+    return state.state.get_draining_nodes()
+
+
+def _waiting_actors() -> set[str]:
+    """Return the names of actors that have no process yet."""
+    return {
+        actor["Name"]
+        for actor in _actors()
+        if actor["State"] in ("DEPENDENCIES_UNREADY", "PENDING_CREATION")
+    }
+
+
+def _free_resources(needs: Mapping[str, Mapping[str, float]]) -> list[dict[str, float]]:
+    """Return what each node that stays has free, plus what these actors, by name, take of it."""
+    free: dict[str, dict[str, float]] = state.state.available_resources_per_node()
+    draining = _draining_nodes()
+    nodes = {node: dict(amounts) for node, amounts in free.items() if node not in draining}
+    for actor in _actors():
+        node = nodes.get(actor["Address"]["NodeID"])
+        if actor["State"] == "ALIVE" and node is not None:
+            for name, amount in needs.get(actor["Name"], {}).items():
+                node[name] = node.get(name, 0.0) + amount
+    return list(nodes.values())
+
+
+def _actors() -> Iterable[dict[str, Any]]:
+    return cast(dict[str, dict[str, Any]], state.actors()).values()

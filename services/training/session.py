@@ -1,7 +1,7 @@
 """Session of a training worker: one lease, from its begin until the worker is drained or loses it.
 
-Four threads take part: this one owns the device; `Prefetcher` claims and loads ahead; `Outbox` writes;
-`Heartbeat` renews the lease. None of them waits for another's requests to the store.
+Four threads take part: this one owns the device; `Prefetcher` claims and loads ahead; `Outbox`
+writes; `Heartbeat` renews the lease. None of them waits for another's requests to the store.
 """
 
 import threading

@@ -103,7 +103,7 @@ class SlotScheduler:
                 self._commits.abandon(slot.attempt)
 
     def fill(self) -> None:
-        """Give free slots to waiting subjects, and slots of tenants that have more than their share.
+        """Give waiting subjects free slots, and slots of tenants with more than their share.
 
         Raises: DeviceError.
         """
@@ -159,7 +159,7 @@ class SlotScheduler:
         slots = count_slots(batch.slots.values())
         subject = min(candidates, key=lambda each: slots[each.tenant])
         if not batch.has_room and may_preempt(slots[subject.tenant], slots):
-            # Reading what is on the device may show that a subject has finished: then there is room.
+            # Reading from the device may show that a subject has finished: then there is room.
             self._commits.finish(batch.flush())
             if not batch.has_room:
                 self._preempt(batch, slots)
@@ -258,9 +258,7 @@ class SlotScheduler:
             if is_due and (state := self._batch.checkpoint(slot)):
                 attempt = slot.attempt
                 # Not repeated if it fails: the next one will be newer.
-                self._outbox.send(
-                    attempt, partial(attempt.checkpoint, *state), until_written=False
-                )
+                self._outbox.send(attempt, partial(attempt.checkpoint, *state), until_written=False)
 
     def _try_checkpoints(self) -> None:
         try:

@@ -32,9 +32,7 @@ class ValidationRunner:
         been learned, and may be good all the same.
         """
         try:
-            return [
-                self._flag(slot, artifact) for slot, artifact in self._score(learned, on_step)
-            ]
+            return [self._flag(slot, artifact) for slot, artifact in self._score(learned, on_step)]
         except Exception as error:
             # Anything else is a bug or a failed device, which is no token's fault.
             if not isinstance(error, DTIError) and not devices.is_out_of_memory(error):
@@ -73,7 +71,5 @@ class ValidationRunner:
 
     def _validator(self, count: int) -> TokenValidator:
         if count not in self._validators:
-            self._validators[count] = TokenValidator(
-                self._backbone, self._scorer, num_images=count
-            )
+            self._validators[count] = TokenValidator(self._backbone, self._scorer, num_images=count)
         return self._validators[count]

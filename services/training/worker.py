@@ -26,8 +26,8 @@ class Watchdog:
     """Ends this process when it has made no progress for too long, while it is entered.
 
     Nothing less helps: no exception reaches a thread that hangs in a call to a device. Checks are
-    counted instead of time, so that a process that was stopped (SIGSTOP) does not count as hung when
-    it continues.
+    counted instead of time, so that a process that was stopped (SIGSTOP) does not count as hung
+    when it continues.
     """
 
     def __init__(

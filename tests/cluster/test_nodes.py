@@ -179,7 +179,7 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
         wait_for(lambda: list_attempts(ledger, "acme", job, 0)[0].cause)
         assert time.monotonic() - began < ledger.settings.lease_s
         assert list_attempts(ledger, "acme", job, 0)[0].cause == "released"
-        wait_for(lambda: not pool.members())
+        wait_for(lambda: not pool.workers())
 
         cluster.add_node(num_cpus=1, object_store_memory=_SMALL)
         pool.start("miniature")
@@ -188,7 +188,7 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
         assert item.report
         assert int(str(item.report["resumed_at"])) >= 5
         pool.drain_all()
-        assert not pool.members()
+        assert not pool.workers()
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -216,7 +216,7 @@ def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
 
         def running() -> list[str]:
             return [
-                each.name for each in pool.members().get("miniature", ()) if each.state != "pending"
+                each.name for each in pool.workers().get("miniature", ()) if each.state != "pending"
             ]
 
         assert [node["CPU"] for node in pool.nodes()] == [1]
@@ -225,7 +225,7 @@ def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
         assert [node["CPU"] for node in pool.nodes()] == [1], "also what workers have of it"
         pid = process_of(hung)
         os.kill(pid, signal.SIGSTOP)
-        wait_for(lambda: not pool.members())
+        wait_for(lambda: not pool.workers())
         pool.start("miniature")
         (other,) = wait_for(running)
         assert other != hung
@@ -266,7 +266,7 @@ def test_two_models_take_turns_where_there_is_one_place(
         )
 
         def turn(what: Callable[[], Any]) -> Any:
-            return wait_for(lambda: (supervision.turn(), what())[1])
+            return wait_for(lambda: (supervision.reconcile(), what())[1])
 
         long = submit_one(ledger, bundles, steps=100_000, pool="long")
         turn(lambda: progress_of(ledger, "acme", long))
@@ -326,7 +326,7 @@ def test_workers_without_a_place_make_the_autoscaler_add_nodes(
         job = submit_one(ledger, bundles, steps=4)
         assert not [node for node in ray.nodes() if node["Resources"].get("GPU")]
         pool.start("miniature")
-        (waiting,) = pool.members()["miniature"]
+        (waiting,) = pool.workers()["miniature"]
         assert waiting.state == "pending"
         wait_for(lambda: view_job(ledger, "acme", job).state.ended)
         assert view_job(ledger, "acme", job).counts.succeeded == 1

@@ -25,7 +25,7 @@ def engine() -> PrometheusMetrics:
     metrics.count("dti_images_joined_total", 30, beside="others")
     metrics.count("dti_images_joined_total", 10, beside="none")
     for seconds in (0.1,) * 9 + (7,):
-        metrics.observe("dti_image_wait_seconds", seconds)
+        metrics.observe("dti_image_queue_seconds", seconds)
     return metrics
 
 
@@ -54,7 +54,7 @@ def test_failures_and_long_waits_are_shown(
 ) -> None:
     engine.count("dti_images_total", 2, outcome="failed")
     for _ in range(30):
-        engine.observe("dti_image_wait_seconds", 500)
+        engine.observe("dti_image_queue_seconds", 500)
     found = figures(samples(text(api)), samples(text(engine)), num_subjects=4, seconds=90)
     assert found[2].words == "images generated, and 2 failed"
     assert found[-1].value == "over 80 s"

@@ -59,7 +59,7 @@ def test_wrong_calls_are_found() -> None:
 metrics.current().count("dti_subject_total", outcome="failed")
 metrics.current().count("dti_subjects_total", tenant="a")
 metrics.current().count("dti_subjects_total", **labels)
-metrics.current().set("dti_step_seconds", 1)
+metrics.current().set("dti_training_step_seconds", 1)
 metrics.current().count("dti_subjects_total", n=2, outcome="failed")
 text.count("dti")
 """

@@ -51,13 +51,13 @@ def test_counts_times_and_gauges_are_read() -> None:
     counting = PrometheusMetrics(process="worker")
     counting.count("dti_subjects_total", outcome="succeeded")
     counting.count("dti_subjects_total", 2, outcome="succeeded")
-    counting.observe("dti_step_seconds", 0.3)
+    counting.observe("dti_training_step_seconds", 0.3)
     counting.set("dti_slots", 4, state="used")
     counting.set("dti_slots", 3, state="used")
     assert _value(counting, "dti_subjects_total", outcome="succeeded") == 3
-    assert _value(counting, "dti_step_seconds_bucket", le="0.25") == 0
-    assert _value(counting, "dti_step_seconds_bucket", le="0.5") == 1
-    assert _value(counting, "dti_step_seconds_sum") == 0.3
+    assert _value(counting, "dti_training_step_seconds_bucket", le="0.25") == 0
+    assert _value(counting, "dti_training_step_seconds_bucket", le="0.5") == 1
+    assert _value(counting, "dti_training_step_seconds_sum") == 0.3
     assert _value(counting, "dti_slots", state="used") == 3
     assert counting.exposition()[1].startswith("text/plain; version=")
 

@@ -62,7 +62,7 @@ def test_what_actors_count_has_the_names_of_the_table(endpoint: str) -> None:
             counting.count("dti_subjects_total", outcome="succeeded")
             counting.count("dti_subjects_total", outcome="vanished")
             for seconds in (0.3, 0.3, 1000):
-                counting.observe("dti_step_seconds", seconds)
+                counting.observe("dti_training_step_seconds", seconds)
             counting.set("dti_slots", 3, state="used")
             counting.set("dti_slots", 4, state="total")
             try:
@@ -76,7 +76,12 @@ def test_what_actors_count_has_the_names_of_the_table(endpoint: str) -> None:
     assert "no metric" in refusal
 
     families = {}
-    while {"dti_slots", "dti_subjects", "dti_lease_losses", "dti_step_seconds"} - families.keys():
+    while {
+        "dti_slots",
+        "dti_subjects",
+        "dti_lease_losses",
+        "dti_training_step_seconds",
+    } - families.keys():
         # Ray reports every ten seconds; a test that hangs here says that ours are not exported.
         time.sleep(0.5)
         try:
@@ -99,17 +104,21 @@ def test_what_actors_count_has_the_names_of_the_table(endpoint: str) -> None:
         "dti_subjects_total other": 1,
     }
     assert values("dti_slots", "state") == {"dti_slots used": 3, "dti_slots total": 4}
-    steps = values("dti_step_seconds", "le")
-    assert steps["dti_step_seconds_bucket 0.25"] == 0
-    assert steps["dti_step_seconds_bucket 0.5"] == 2
-    assert steps["dti_step_seconds_bucket 30.0"] == 2
-    assert steps["dti_step_seconds_bucket +Inf"] == steps["dti_step_seconds_count"] == 3
+    steps = values("dti_training_step_seconds", "le")
+    assert steps["dti_training_step_seconds_bucket 0.25"] == 0
+    assert steps["dti_training_step_seconds_bucket 0.5"] == 2
+    assert steps["dti_training_step_seconds_bucket 30.0"] == 2
+    assert (
+        steps["dti_training_step_seconds_bucket +Inf"]
+        == steps["dti_training_step_seconds_count"]
+        == 3
+    )
     # As the manual warns: Ray knows buckets alone, and adds up their middles.
-    assert steps["dti_step_seconds_sum"] == 2 * 0.375 + 2 * 30
+    assert steps["dti_training_step_seconds_sum"] == 2 * 0.375 + 2 * 30
     kinds = {name: family.type for name, family in families.items()}
     assert kinds == {
         "dti_lease_losses": "counter",
         "dti_subjects": "counter",
         "dti_slots": "gauge",
-        "dti_step_seconds": "histogram",
+        "dti_training_step_seconds": "histogram",
     }

@@ -36,22 +36,25 @@ def _as_before() -> Iterator[None]:
 def test_counts_times_and_gauges_are_exported(kept: Kept) -> None:
     kept.count("dti_subjects_total", outcome="failed")
     kept.count("dti_lease_losses_total", 2)
-    kept.observe("dti_step_seconds", 0.25)
+    kept.observe("dti_training_step_seconds", 0.25)
     kept.set("dti_workers", 3, state="running", pool="sdxl")
     assert kept.kept == [
         ("dti_subjects_total", 1, {"outcome": "failed"}),
         ("dti_lease_losses_total", 2, {}),
-        ("dti_step_seconds", 0.25, {}),
+        ("dti_training_step_seconds", 0.25, {}),
         ("dti_workers", 3, {"pool": "sdxl", "state": "running"}),
     ]
 
 
 @pytest.mark.parametrize("counting", [NoMetrics(), PrometheusMetrics(process="worker")])
 def test_what_the_table_does_not_have_is_refused_by_name(counting: Metrics) -> None:
-    with pytest.raises(ValueError, match=r"'dti_step_second': there are .*dti_step_seconds.*table"):
-        counting.observe("dti_step_second", 1)
+    with pytest.raises(
+        ValueError,
+        match=r"'dti_training_step_second': there are .*dti_training_step_seconds.*table",
+    ):
+        counting.observe("dti_training_step_second", 1)
     with pytest.raises(ValueError, match="is a histogram, not a counter"):
-        counting.count("dti_step_seconds")
+        counting.count("dti_training_step_seconds")
     with pytest.raises(ValueError, match="has the labels outcome; given were none"):
         counting.count("dti_subjects_total")
     with pytest.raises(ValueError, match="has the labels none; given were tenant"):
@@ -62,7 +65,7 @@ def test_what_the_table_does_not_have_is_refused_by_name(counting: Metrics) -> N
 
 def test_a_process_counts_what_the_table_says_it_does() -> None:
     with pytest.raises(ValueError, match="by the process 'api'"):
-        PrometheusMetrics(process="api").observe("dti_step_seconds", 1)
+        PrometheusMetrics(process="api").observe("dti_training_step_seconds", 1)
 
 
 def test_values_that_are_not_known_are_counted_as_other(kept: Kept) -> None:

@@ -39,10 +39,10 @@ def pauses(
     """How long nobody is started after each of so many."""
     waits: list[float] = []
     for number in range(count):
-        assert backoff.allows
+        assert backoff.may_start
         die(f"w{number}")
         began = clock.now
-        while not backoff.allows:
+        while not backoff.may_start:
             clock.now += 1
         waits.append(clock.now - began)
     return waits
@@ -56,17 +56,17 @@ def test_those_that_die_young_are_followed_ever_more_slowly(
 ) -> None:
     def die(name: str) -> None:
         backoff.started(name)
-        backoff.see([running(name)])
+        backoff.update([running(name)])
         clock.now += 1
-        backoff.see([])
+        backoff.update([])
 
     assert pauses(backoff, clock, die, 5) == SLOWER
     # One that works ends that.
-    backoff.see([running("good")])
+    backoff.update([running("good")])
     clock.now += 31
-    backoff.see([running("good")])
-    backoff.see([])
-    assert backoff.allows
+    backoff.update([running("good")])
+    backoff.update([])
+    assert backoff.may_start
 
 
 def test_so_are_those_that_never_work_however_long_they_wait_and_load(
@@ -76,8 +76,8 @@ def test_so_are_those_that_never_work_however_long_they_wait_and_load(
         backoff.started(name)
         for _ in range(10):
             clock.now += 30
-            backoff.see([pending(name)])
-        backoff.see([])
+            backoff.update([pending(name)])
+        backoff.update([])
 
     assert pauses(backoff, clock, die, 5) == SLOWER
 
@@ -88,18 +88,18 @@ def test_and_those_that_are_gone_before_anybody_has_seen_them(
     def die(name: str) -> None:
         backoff.started(name)
         clock.now += 1
-        backoff.see([])
+        backoff.update([])
 
     assert pauses(backoff, clock, die, 5) == SLOWER
 
 
 def test_those_that_were_drained_have_not_failed(backoff: StartBackoff, clock: Clock) -> None:
-    backoff.see([running("a"), pending("b"), WorkerStatus("c", "running")])
-    backoff.left("a")
-    backoff.left("b")
+    backoff.update([running("a"), pending("b"), WorkerStatus("c", "running")])
+    backoff.drained("a")
+    backoff.drained("b")
     clock.now += 1
     # By a node that goes, which nobody here has asked for.
-    backoff.see([running("a"), WorkerStatus("c", "draining")])
+    backoff.update([running("a"), WorkerStatus("c", "draining")])
     clock.now += 1
-    backoff.see([])
-    assert backoff.allows
+    backoff.update([])
+    assert backoff.may_start

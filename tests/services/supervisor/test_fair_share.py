@@ -22,45 +22,45 @@ NODE = {"GPU": 4.0, "CPU": 8.0}
 
 def test_places_are_dealt_out_one_by_one() -> None:
     both = {"a": ResourceClaim(GPU, 8, placed=4), "b": ResourceClaim(GPU, 8)}
-    assert shares(both, [NODE], turn=600) == {"a": 2, "b": 2}
-    assert shares(both, [NODE, NODE], turn=600) == {"a": 4, "b": 4}
+    assert shares(both, [NODE], turn_s=600) == {"a": 2, "b": 2}
+    assert shares(both, [NODE, NODE], turn_s=600) == {"a": 4, "b": 4}
 
 
 def test_what_one_does_not_want_is_for_others() -> None:
     claims = {"a": ResourceClaim(GPU, 8), "b": ResourceClaim(GPU, 1), "c": ResourceClaim(GPU, 0)}
-    assert shares(claims, [NODE], turn=600) == {"a": 3, "b": 1, "c": 0}
+    assert shares(claims, [NODE], turn_s=600) == {"a": 3, "b": 1, "c": 0}
 
 
 def test_large_workers_are_not_dealt_as_many_as_small_ones() -> None:
     claims = {"small": ResourceClaim(GPU, 99), "large": ResourceClaim({"GPU": 2.0, "CPU": 1.0}, 99)}
-    assert shares(claims, [NODE] * 2, turn=600) == {"small": 4, "large": 2}
+    assert shares(claims, [NODE] * 2, turn_s=600) == {"small": 4, "large": 2}
 
 
 def test_what_fits_on_no_node_takes_nothing_from_others() -> None:
     claims = {"a": ResourceClaim(GPU, 8), "b": ResourceClaim({"GPU": 8.0, "CPU": 1.0}, 8)}
-    assert shares(claims, [NODE] * 2, turn=600) == {"a": 8, "b": 0}
-    assert shares(claims, [], turn=600) == {"a": 0, "b": 0}
+    assert shares(claims, [NODE] * 2, turn_s=600) == {"a": 8, "b": 0}
+    assert shares(claims, [], turn_s=600) == {"a": 0, "b": 0}
 
 
 def test_those_that_stay_without_a_backlog_go_first() -> None:
-    claims = {"a": ResourceClaim(GPU, 8, placed=4), "b": ResourceClaim(GPU, 3, least=3)}
-    assert shares(claims, [NODE], turn=600) == {"a": 1, "b": 3}
+    claims = {"a": ResourceClaim(GPU, 8, placed=4), "b": ResourceClaim(GPU, 3, min_workers=3)}
+    assert shares(claims, [NODE], turn_s=600) == {"a": 1, "b": 3}
 
 
 def test_fewer_places_than_models_are_had_by_turns() -> None:
     one = [{"GPU": 1.0, "CPU": 8.0}]
     claims = {
-        "a": ResourceClaim(GPU, 8, placed=1, since=700),
-        "b": ResourceClaim(GPU, 8, since=599),
+        "a": ResourceClaim(GPU, 8, placed=1, since_s=700),
+        "b": ResourceClaim(GPU, 8, since_s=599),
     }
-    assert shares(claims, one, turn=600) == {"a": 1, "b": 0}
-    claims["b"] = replace(claims["b"], since=601)
-    assert shares(claims, one, turn=600) == {"a": 0, "b": 1}
+    assert shares(claims, one, turn_s=600) == {"a": 1, "b": 0}
+    claims["b"] = replace(claims["b"], since_s=601)
+    assert shares(claims, one, turn_s=600) == {"a": 0, "b": 1}
     # A turn begins when the model is loaded, however long that takes.
-    assert shares({**claims, "a": replace(claims["a"], loading=True)}, one, turn=600)["a"] == 1
+    assert shares({**claims, "a": replace(claims["a"], loading=True)}, one, turn_s=600)["a"] == 1
     # Of those that have had theirs, the one that has had it longest goes.
-    claims["c"] = ResourceClaim(GPU, 8, placed=1, since=300)
-    assert shares(claims, one * 2, turn=600) == {"a": 0, "b": 1, "c": 1}
+    claims["c"] = ResourceClaim(GPU, 8, placed=1, since_s=300)
+    assert shares(claims, one * 2, turn_s=600) == {"a": 0, "b": 1, "c": 1}
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Cluster:
     begun: dict[str, float] = field(default_factory=dict[str, float])
     started: int = 0
 
-    def members(self) -> Mapping[str, Sequence[WorkerStatus]]:
+    def workers(self) -> Mapping[str, Sequence[WorkerStatus]]:
         found: dict[str, list[WorkerStatus]] = {}
         for member in self.there.values():
             found.setdefault(member.name[0], []).append(member)
@@ -138,7 +138,7 @@ class Scene:
     def go_on(self, seconds: float) -> None:
         end = self.cluster.now + seconds
         while self.cluster.now < end:
-            self.supervision.turn()
+            self.supervision.reconcile()
             self.cluster.settle()
             self.cluster.now += 10
 

@@ -28,7 +28,7 @@ class Names:
         self.there: dict[str, WorkerStatus] = {}
         self.drained: list[str] = []
 
-    def members(self) -> Mapping[str, Sequence[WorkerStatus]]:
+    def workers(self) -> Mapping[str, Sequence[WorkerStatus]]:
         return {"sd": list(self.there.values())}
 
     def nodes(self) -> Sequence[Mapping[str, float]]:
@@ -36,7 +36,7 @@ class Names:
 
     def start(self, pool: str) -> str:
         name = f"{pool}{len(self.there)}"
-        self.there[name] = WorkerStatus(name, "running", idle=100)
+        self.there[name] = WorkerStatus(name, "running", idle_s=100)
         return name
 
     def drain(self, name: str) -> None:
@@ -62,16 +62,16 @@ def test_the_pool_follows_jobs_up_and_down(ledger: Ledger) -> None:
         deliver=lambda: told.append(1),
         timeouts=SupervisorTimeouts(idle_timeout_s=10),
     )
-    supervision.turn()
+    supervision.reconcile()
     assert not pool.there
     submit(ledger, "acme", "k", request(5))
-    supervision.turn()
+    supervision.reconcile()
     assert len(pool.there) == 3
     worker = WorkerSession(ledger, "sd")
     worker.begin()
     for attempt in worker.claim(5):
         attempt.succeed(b"")
-    supervision.turn()
+    supervision.reconcile()
     assert len(pool.drained) == 3
     assert len(told) == 3
 
@@ -84,12 +84,12 @@ def test_what_is_seen_is_told(ledger: Ledger) -> None:
     worker = WorkerSession(ledger, "sd")
     worker.begin()
     worker.claim(1)
-    Supervisor(ledger, MODELS, Names()).turn()
+    Supervisor(ledger, MODELS, Names()).reconcile()
     text = counted.exposition()[0].decode()
     assert 'dti_items{state="queued"} 6.0' in text
     assert 'dti_items{state="running"} 1.0' in text
     assert 'dti_jobs_open{pool="sd"} 2.0' in text
-    assert 'dti_workers_wanted{pool="sd"} 4.0' in text
+    assert 'dti_workers_desired{pool="sd"} 4.0' in text
 
 
 def test_jobs_that_wait_for_what_is_not_served_are_told(
@@ -100,13 +100,13 @@ def test_jobs_that_wait_for_what_is_not_served_are_told(
     logs.configure("supervisor", as_json=True)
     submit(ledger, "acme", "k", JobRequest(pool="gone", items=(Item(name="a"),)))
     supervision = Supervisor(ledger, MODELS, Names())
-    supervision.turn()
-    supervision.turn()
-    assert capsys.readouterr().err.count("jobs wait for what is not offered") == 1
+    supervision.reconcile()
+    supervision.reconcile()
+    assert capsys.readouterr().err.count("jobs wait for a model that is not served") == 1
     assert 'dti_jobs_open{pool="gone"} 1.0' in counted.exposition()[0].decode()
     (job,) = list_jobs(ledger, "acme").jobs
     cancel(ledger, "acme", job.job)
-    supervision.turn()
+    supervision.reconcile()
     assert 'dti_jobs_open{pool="gone"} 0.0' in counted.exposition()[0].decode()
 
 
@@ -117,11 +117,11 @@ def test_jobs_of_images_are_seen_and_want_no_workers(ledger: Ledger) -> None:
     wanted = JobRequest(kind="generation", pool=generation_pool("sd"), items=items)
     submit(ledger, "acme", "k", wanted)
     pool = Names()
-    Supervisor(ledger, MODELS, pool).turn()
+    Supervisor(ledger, MODELS, pool).reconcile()
     assert not pool.there
     text = counted.exposition()[0].decode()
     assert 'dti_jobs_open{pool="generate-sd"} 1.0' in text
-    assert 'dti_workers_wanted{pool="sd"} 0.0' in text
+    assert 'dti_workers_desired{pool="sd"} 0.0' in text
 
 
 def test_a_turn_that_fails_is_followed_by_another(
@@ -135,15 +135,15 @@ def test_a_turn_that_fails_is_followed_by_another(
     )
     submit(ledger, "acme", "k", request(1))
     calls: list[int] = []
-    turn = supervision.turn
+    reconcile = supervision.reconcile
 
     def troubled() -> None:
         calls.append(1)
         if len(calls) < 3:
             raise UnavailableError("the store does not answer")
-        turn()
+        reconcile()
         stopped.set()
 
-    monkeypatch.setattr(supervision, "turn", troubled)
+    monkeypatch.setattr(supervision, "reconcile", troubled)
     supervision.run(stopped)
     assert len(pool.there) == 1

@@ -1,4 +1,4 @@
-"""What breaks in a worker that no subject is to blame for, or only one is."""
+"""Failures in a worker, of one subject and of none."""
 
 import threading
 from contextlib import suppress
@@ -25,23 +25,22 @@ from services.ledger.worker import WorkerSession
 from services.settings import WorkerTimeouts
 from services.storage.interface import Object, Store
 from services.storage.memory import MemoryStore
-from services.training import loader as preparation
-from services.training import session as life
+from services.training import loader, slot_scheduler
 from services.training.batch import DeviceError
-from services.training.metrics import Events
+from services.training.metrics import WorkerMetrics
 from services.training.validation import ValidationRunner
 from services.training.worker import TrainingWorker
 
 from .conftest import Workshop
 
 
-def test_a_token_that_cannot_be_tried_out_is_kept_all_the_same(
+def test_a_token_that_cannot_be_validated_is_kept_all_the_same(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: ValidationRunner, count: int) -> object:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(ValidationRunner, "_examiner", broken)
+    monkeypatch.setattr(ValidationRunner, "_validator", broken)
     job = workshop.submit(workshop.works(2), validation_images=1)
     with workshop.working():
         workshop.wait_until_ended(job)
@@ -54,13 +53,13 @@ def test_a_token_that_cannot_be_tried_out_is_kept_all_the_same(
 def test_a_batch_that_the_model_refuses_fails_its_job_alone(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Choosy(life.PackedBatch):
+    class Choosy(slot_scheduler.PackedBatch):
         def __init__(self, backbone: Backbone, config: TrainConfig, *given: Any) -> None:
             if config.resolution == 24:
                 raise ConfigurationError("the model has no resolution of 24")
             super().__init__(backbone, config, *given)
 
-    monkeypatch.setattr(life, "PackedBatch", Choosy)
+    monkeypatch.setattr(slot_scheduler, "PackedBatch", Choosy)
     refused = workshop.submit(workshop.works(1), resolution=24)
     good = workshop.submit(workshop.works(1))
     with workshop.working():
@@ -72,7 +71,7 @@ def test_a_batch_that_the_model_refuses_fails_its_job_alone(
     assert len(list_attempts(workshop.ledger, workshop.tenant, refused, 0)) == 1
 
 
-def test_what_cannot_be_seated_by_chance_is_tried_again(
+def test_a_subject_that_fails_to_start_by_chance_is_retried(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look, looks = Trainer._evaluate_fixed_batch, list[int]()
@@ -130,7 +129,7 @@ def test_a_subject_that_breaks_the_device_for_all_fails_by_itself_in_the_end(
     step = Trainer.step
 
     def broken(self: Trainer) -> object:
-        seated = [occupant.subject.placeholder for occupant in self.occupants if occupant]
+        seated = [occupant.subject.placeholder for occupant in self.slots if occupant]
         if f"<{poison}>" in seated:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return step(self)
@@ -217,7 +216,7 @@ def test_an_upload_that_is_too_large_is_not_even_fetched(
     monkeypatch.setattr(MemoryStore, "read", noted)
     most = max(len(data) for data in workshop.bundles.values())
     limits = BundleLimits(max_archive_bytes=most)
-    monkeypatch.setattr(preparation, "DEFAULT_LIMITS", limits)
+    monkeypatch.setattr(loader, "DEFAULT_LIMITS", limits)
     with workshop.working():
         workshop.wait_until_ended(good, refused)
     assert workshop.view(good).state is JobState.SUCCEEDED
@@ -260,11 +259,11 @@ def test_a_drain_ends_though_the_store_does_not_answer(workshop: Workshop) -> No
     healthy, lost = workshop.ledger, list[Exception]()
     workshop.ledger = Ledger.open(store, healthy.settings)  # type: ignore[arg-type]
 
-    class Heard(Events):
-        def ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
+    class Heard(WorkerMetrics):
+        def attempt_ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
             given_back.set()
 
-        def unwritten(self, attempt: Attempt, error: Exception) -> None:
+        def write_failed(self, attempt: Attempt, error: Exception) -> None:
             lost.append(error)
 
     given_back = threading.Event()

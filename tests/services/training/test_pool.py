@@ -1,29 +1,46 @@
-"""Who is given up, of workers that are asked how they are."""
+"""Workers that do not answer are given up."""
 
+import pytest
+
+from services.contracts.models import MINIATURE
 from services.training.pool import UnresponsiveWorkers
 
 
 def test_who_gives_no_answer_for_long_is_given_up() -> None:
     now = 0.0
-    silence = UnresponsiveWorkers(10, lambda: now)
-    assert silence.note(["a", "b"], {"a", "b"}) == []
+    unresponsive = UnresponsiveWorkers(10, lambda: now)
+    assert unresponsive.update(["a", "b"], {"a", "b"}) == []
     now = 100.0
-    assert silence.note(["a", "b"], {"a"}) == [], "it has only just fallen silent"
+    assert unresponsive.update(["a", "b"], {"a"}) == [], "it has only just fallen silent"
     now = 109.0
-    assert silence.note(["a", "b"], {"a"}) == []
+    assert unresponsive.update(["a", "b"], {"a"}) == []
     now = 110.0
-    assert silence.note(["a", "b"], {"a"}) == ["b"]
+    assert unresponsive.update(["a", "b"], {"a"}) == ["b"]
 
 
 def test_an_answer_makes_good_for_all_that_were_missed() -> None:
     now = 0.0
-    silence = UnresponsiveWorkers(10, lambda: now)
-    silence.note(["a"], set())
+    unresponsive = UnresponsiveWorkers(10, lambda: now)
+    unresponsive.update(["a"], set())
     now = 9.0
-    silence.note(["a"], {"a"})
+    unresponsive.update(["a"], {"a"})
     now = 18.0
-    assert silence.note(["a"], set()) == []
+    assert unresponsive.update(["a"], set()) == []
     now = 27.0
-    assert silence.note(["a"], set()) == []
+    assert unresponsive.update(["a"], set()) == []
     now = 28.0
-    assert silence.note(["a"], set()) == ["a"]
+    assert unresponsive.update(["a"], set()) == ["a"]
+
+
+def test_a_worker_of_another_version_or_spec_is_another_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from services.training import ray_pool
+    from services.training.factory import WorkerSpec
+
+    spec = WorkerSpec(store="memory:", pool="miniature", model=MINIATURE["miniature"])
+    today = ray_pool.fingerprint(spec)
+    assert ray_pool.fingerprint(spec.model_copy()) == today
+    assert ray_pool.fingerprint(spec.model_copy(update={"threads": 2})) != today
+    monkeypatch.setattr(ray_pool, "__version__", "99.0")
+    assert ray_pool.fingerprint(spec) != today

@@ -1,4 +1,4 @@
-"""A device that does not come back: the process ends, and others have its subjects."""
+"""A device that hangs: the process ends, and other workers resume its subjects."""
 
 import subprocess
 import sys
@@ -12,16 +12,15 @@ from services.ledger.ledger import Ledger
 from services.ledger.queries import list_attempts
 from services.settings import LedgerSettings
 from services.storage.directory import DirectoryStore
-from services.training import worker as watchdog
-from services.training.worker import STUCK, Watchdog
+from services.training import worker
+from services.training.worker import EXIT_CODE_HUNG, Watchdog
 
 from .conftest import Workshop
 
 _HANGS = """
 import sys, threading
-from dti_engine.packing import Trainer
+from dti_engine.training.trainer import Trainer
 from services.training.__main__ import main
-import typer
 
 step, steps = Trainer.step, []
 
@@ -32,7 +31,7 @@ def hung(self):
     return step(self)
 
 Trainer.step = hung
-typer.run(main)
+main()
 """
 """A worker whose device comes back from three steps."""
 
@@ -52,8 +51,8 @@ def test_a_device_that_hangs_loses_its_attempts_and_ends_the_process(
         text=True,
         timeout=120,
     )
-    assert done.returncode == STUCK, done.stderr
-    assert "does not come back" in done.stderr
+    assert done.returncode == EXIT_CODE_HUNG, done.stderr
+    assert "device makes no progress" in done.stderr
     # Though its lease would last for long, they are others' at once.
     with workshop.working():
         workshop.wait_until_ended(job)
@@ -62,21 +61,21 @@ def test_a_device_that_hangs_loses_its_attempts_and_ends_the_process(
     assert [each.cause for each in attempts] == ["lost", "succeeded"]
 
 
-def test_what_moves_is_left_alone_and_what_has_ended_too() -> None:
+def test_a_process_with_progress_is_left_alone_and_one_that_has_ended_too() -> None:
     ends = list[int]()
     done = threading.Event()
     with Watchdog(1, lambda: None, ends.append) as dog:
         for _ in range(40):
-            dog.moved()
+            dog.progress()
             done.wait(0.05)
     done.wait(1.5)
     assert not ends
 
 
-def test_last_words_that_are_never_said_keep_nobody(
+def test_a_farewell_that_hangs_does_not_delay_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watchdog, "_LAST_WORDS", 0.1)
+    monkeypatch.setattr(worker, "_FAREWELL_S", 0.1)
     ended = threading.Event()
     with Watchdog(0.1, lambda: threading.Event().wait() and None, lambda code: ended.set()):
         assert ended.wait(10)

@@ -14,7 +14,7 @@ from services.ledger.deletion import delete_item
 from services.ledger.queries import list_attempts, progress_of, read_token
 from services.ledger.submissions import cancel
 from services.settings import WorkerTimeouts
-from services.training import session as life
+from services.training.session import TrainingSession
 
 from .conftest import Workshop
 
@@ -165,8 +165,8 @@ def test_where_memory_runs_out_fewer_are_learned_at_a_time(
     step, sizes = Trainer.step, list[int]()
 
     def small(self: Trainer) -> object:
-        sizes.append(len(self.occupants))
-        if len(self.occupants) > 1:
+        sizes.append(len(self.slots))
+        if len(self.slots) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return step(self)
 
@@ -264,7 +264,7 @@ def test_tokens_are_tried_out_and_scored(workshop: Workshop) -> None:
     from dti_engine.quality.token_scorers import find_scorer
 
     job = workshop.submit(workshop.works(2), validation_images=1, steps=10)
-    with workshop.working(workshop.worker(judge=find_scorer("miniature"))):
+    with workshop.working(workshop.worker(scorer=find_scorer("miniature"))):
         workshop.wait_until_ended(job)
     for item in workshop.items(job):
         assert item.report
@@ -279,14 +279,14 @@ def test_tokens_are_tried_out_and_scored(workshop: Workshop) -> None:
 def test_a_worker_held_for_dead_begins_anew(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lease is broken while it works: another life follows, and nothing is done twice."""
+    """Its lease is broken while it works: another session follows, and nothing is done twice."""
     from services.ledger.leases import break_lease, read_lease
 
     job = workshop.submit(workshop.works(2), steps=30)
     with workshop.working() as worker:
         workshop.wait_for(lambda: worker.in_hand == 2)
-        current = worker._life
-        assert isinstance(current, life.TrainingSession)
+        current = worker._session
+        assert isinstance(current, TrainingSession)
         name = current._worker.lease.worker
         while True:
             found = read_lease(workshop.ledger, name)
@@ -294,5 +294,5 @@ def test_a_worker_held_for_dead_begins_anew(
             if break_lease(workshop.ledger, *found):
                 break
         workshop.wait_until_ended(job)
-        assert worker._life is not current
+        assert worker._session is not current
     assert workshop.view(job).state is JobState.SUCCEEDED
