@@ -1,1 +1,1 @@
-"""The service over HTTP. Loads no torch and no Ray: it scales, and is deployed, by itself."""
+"""The HTTP API. It loads neither torch nor Ray, so that it is deployed and scaled by itself."""

@@ -1,4 +1,4 @@
-"""The app, put together."""
+"""Assembles the API: state, middleware and routers."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -7,20 +7,17 @@ import anyio
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from services import metrics as figures
-from services.api import audit, health, models, problems
-from services.api import openapi as documentation
-from services.api import uploads as uploading
+from services.api import audit, health, models, openapi, problems, uploads
 from services.api.dependencies import AppState
 from services.api.generation_jobs import routes as generation_jobs
 from services.api.generation_jobs.schemas import GenerationJobRequest
 from services.api.images import routes as images
-from services.api.images import stored_routes as stored_images
 from services.api.images.schemas import ImageGenerationRequest
-from services.api.images.store import ImageStore, Links
+from services.api.images.links import SignedLinks
+from services.api.images.store import ImageStore
 from services.api.jobs.events import EventBroadcaster
 from services.api.jobs.quotas import Quotas
-from services.api.jobs.schemas import Progress
+from services.api.jobs.progress import ProgressReader
 from services.api.middleware.auth import AuthMiddleware
 from services.api.middleware.openai_errors import OpenAIErrorMiddleware, OpenAIProblem
 from services.api.middleware.request_log import RequestLogMiddleware
@@ -33,18 +30,17 @@ from services.auth.rate_limit import RateLimiter
 from services.contracts.models import ServedModels
 from services.engine_client import EngineClient
 from services.ledger.ledger import Ledger
-from services.metrics import Metrics
+from services.metrics import Metrics, current
 from services.settings import ApiSettings
 
 _ROUTERS = (
-    uploading.router,
+    uploads.router,
     training_jobs.router,
     generation_jobs.router,
     generation_jobs.links,
     tokens.router,
     images.router,
-    stored_images.router,
-    stored_images.links,
+    images.links,
     models.router,
     audit.router,
     health.router,
@@ -59,60 +55,66 @@ def create_app(
     settings: ApiSettings | None = None,
     engine_secret: str = "",
 ) -> FastAPI:
-    """An ASGI app over a ledger. Any number of processes may each have one over the same store.
+    """Create the ASGI app of one process. Any number of processes may share a store.
 
-    metrics: None: what this process counts with. engine_secret: what engines let in.
+    Args:
+        ledger: The jobs, on the shared store.
+        served_models: The models that the service offers; the first one is the default.
+        metrics: Where to count; None for the metrics of the process.
+        settings: Limits and timeouts; None for the defaults.
+        engine_secret: The secret that the engines accept.
     """
     settings = settings or ApiSettings()
-    progress = Progress(ledger, settings.event_poll_interval_s)
-    service = AppState(
+    progress = ProgressReader(ledger, settings.event_poll_interval_s)
+    state = AppState(
         ledger=ledger,
         models=served_models,
         settings=settings,
-        metrics=metrics or figures.current(),
-        # Many requests may wait for one read of a key: it gives up early.
-        keyring=Authenticator(ledger.lease_store),
-        rates=RateLimiter(),
+        metrics=metrics or current(),
+        # Many requests may wait for one read of a key, so it has the short timeout of leases.
+        authenticator=Authenticator(ledger.leases),
+        rate_limiter=RateLimiter(),
         quotas=Quotas(ledger, settings.quota_cache_ttl_s),
         progress=progress,
-        streams=EventBroadcaster(ledger, progress, served_models, settings),
+        events=EventBroadcaster(ledger, progress, served_models, settings),
         readiness=Readiness(ledger.store, settings.store_timeout_s),
         engines=EngineClient(settings.engines_url, engine_secret, settings.engine_timeout_s),
-        gallery=ImageStore(ledger, Links(ledger.store), settings.image_link_ttl_s),
-        slots=anyio.Semaphore(settings.max_concurrent_uploads),
+        images=ImageStore(ledger, SignedLinks(ledger.store), settings.image_link_ttl_s),
+        upload_slots=anyio.Semaphore(settings.max_concurrent_uploads),
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         yield
-        await service.streams.stop()
-        await service.engines.close()
+        await state.events.stop()
+        await state.engines.close()
 
     app = FastAPI(
         lifespan=lifespan,
+        # The first middleware is the outermost: it also converts errors of those inside it.
         middleware=[
             Middleware(OpenAIErrorMiddleware),
-            Middleware(RequestLogMiddleware, metrics=service.metrics),
+            Middleware(RequestLogMiddleware, metrics=state.metrics),
             Middleware(
                 AuthMiddleware,
-                keyring=service.keyring,
-                rates=service.rates,
-                metrics=service.metrics,
+                authenticator=state.authenticator,
+                rate_limiter=state.rate_limiter,
+                metrics=state.metrics,
                 settings=settings,
             ),
         ],
         generate_unique_id_function=lambda route: route.name,
         redoc_url=None,
     )
-    app.state.service = service
+    app.state.service = state
     for router in _ROUTERS:
         app.include_router(router)
     problems.install(app)
-    documentation.install(
+    openapi.install(
         app,
         TrainingJobRequest,
         GenerationJobRequest,
         ImageGenerationRequest,
-        answers=[OpenAIProblem],
+        responses=[OpenAIProblem],
     )
     return app

@@ -1,6 +1,6 @@
-"""Who deleted what, and when: an entry for each time it was asked for and done, never changed.
+"""/v1/audit: who deleted what, and when. Entries never change.
 
-t/{tenant}/audit/{id}    create-once; ids sort the newest first
+Layout: t/{tenant}/audit/{id}, created once; ids sort newest first.
 """
 
 from datetime import datetime
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
-from services.api.jobs import schemas as views
+from services.api.jobs.schemas import JOB, JOB_PATTERN, example
 from services.api.openapi import problems
 from services.auth.authenticator import Principal
 from services.errors import DamagedRecordError
@@ -22,72 +22,75 @@ router = APIRouter(prefix="/v1/audit", dependencies=GUARDED, tags=["audit"])
 
 
 _EXAMPLE = {
-    "id": views.JOB,
+    "id": JOB,
     "action": "token.delete",
-    "what": f"tok_{views.JOB}0000000",
+    "what": f"tok_{JOB}0000000",
     "by": "k5r6s7t2v3w4x5y6",
     "when": "2026-03-01T12:00:00Z",
 }
 
 
 class AuditRecord(Record):
-    """An entry as it is kept. When, the store says."""
+    """An entry in the store. Its time is that of its object."""
 
     type: Literal["audit"] = "audit"
     action: str
     what: str
     by: str
-    """The id of a key."""
+    """The id of an API key."""
 
 
 class AuditEntry(BaseModel):
-    """Something was deleted."""
+    """One deletion."""
 
-    model_config = views.example(_EXAMPLE)
+    model_config = example(_EXAMPLE)
 
-    id: str
+    id: str = Field(description="The id of the entry.")
     action: str = Field(
-        description="token.delete, training-job.delete, upload.delete or image.delete"
+        description="One of `token.delete`, `training-job.delete`, `generation-job.delete`, "
+        "`upload.delete` and `image.delete`."
     )
-    what: str = Field(description="id of what was deleted; nothing else is known of it any more")
-    by: str = Field(description="id of the key that asked for it")
-    when: datetime
+    what: str = Field(description="The id of what was deleted; nothing else of it is kept.")
+    by: str = Field(description="The id of the API key that requested the deletion.")
+    when: datetime = Field(description="The time of the deletion.")
 
 
 class AuditPage(BaseModel):
-    """Entries, the newest first."""
+    """A page of entries, newest first."""
 
-    model_config = views.example({"entries": [_EXAMPLE], "next": None})
+    model_config = example({"entries": [_EXAMPLE], "next": None})
 
     entries: list[AuditEntry]
     next: str | None = Field(
-        default=None, description="cursor of the next page; null: this was the last one"
+        default=None, description="The cursor of the next page; null on the last page."
     )
 
 
-def note(ledger: Ledger, caller: Principal, action: str, what: str) -> None:
-    """Keep that it was done, once it is. Whoever asks again, as no answer came, is noted again."""
-    record = AuditRecord(nonce=ledger.ids.nonce(), action=action, what=what, by=caller.key)
-    ledger.create_once(f"{_folder(caller.tenant)}{ledger.ids.job()}", pack(record))
+def record_deletion(ledger: Ledger, principal: Principal, action: str, what: str) -> None:
+    """Add an entry for a finished deletion. A repeated request adds another entry."""
+    record = AuditRecord(nonce=ledger.ids.nonce(), action=action, what=what, by=principal.key)
+    ledger.create(f"{_folder(principal.tenant)}{ledger.ids.job()}", pack(record))
 
 
-@router.get("", summary="List deletions, the newest first", responses=problems())
+@router.get("", summary="List deletions, newest first", responses=problems())
 def list_audit(
-    asking: CurrentPrincipal,
-    here: AppStateDep,
+    principal: CurrentPrincipal,
+    state: AppStateDep,
     cursor: Annotated[
-        str | None, Query(pattern=f"^{views.JOB_PATTERN}$", description="`next` of the page before")
+        str | None, Query(pattern=f"^{JOB_PATTERN}$", description="`next` of the previous page.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="entries on a page")] = 100,
+    limit: Annotated[
+        int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
+    ] = 100,
 ) -> AuditPage:
-    """Who deleted what, and when."""
-    folder = _folder(asking.tenant)
+    """Each entry names the API key that requested the deletion."""
+    folder = _folder(principal.tenant)
     after = f"{folder}{cursor}" if cursor else ""
-    page = here.ledger.store.list(folder, after=after, limit=limit)
-    found = here.ledger.gather(lambda head: _entry(here.ledger, head.key), page.objects)
+    page = state.ledger.store.list(folder, after=after, limit=limit)
+    entries = state.ledger.gather(lambda head: _entry(state.ledger, head.key), page.objects)
     more = page.next is not None and bool(page.objects)
     return AuditPage(
-        entries=[entry for entry in found if entry],
+        entries=[entry for entry in entries if entry],
         next=page.objects[-1].key.removeprefix(folder) if more else None,
     )
 
@@ -97,7 +100,7 @@ def _entry(ledger: Ledger, key: str) -> AuditEntry | None:
         return None
     try:
         record, _ = unpack(key, found[1], AuditRecord)
-    except DamagedRecordError:  # The others are worth seeing all the same.
+    except DamagedRecordError:  # One damaged entry must not hide the others.
         return None
     return AuditEntry(
         id=key.rpartition("/")[2],

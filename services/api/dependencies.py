@@ -1,7 +1,4 @@
-"""Who asks: the gate has found out; and that a request says nothing that nobody would hear.
-
-What one process of the API has, and how a route comes by it.
-"""
+"""FastAPI dependencies: the state of the process, the principal, and strict query parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +12,8 @@ from fastapi.security import HTTPBearer
 
 from services.api.images.store import ImageStore
 from services.api.jobs.events import EventBroadcaster
+from services.api.jobs.progress import ProgressReader
 from services.api.jobs.quotas import Quotas
-from services.api.jobs.schemas import Progress
 from services.api.readiness import Readiness
 from services.auth.authenticator import Authenticator, Principal
 from services.auth.rate_limit import RateLimiter
@@ -29,74 +26,88 @@ from services.settings import ApiSettings
 
 @dataclass(frozen=True)
 class AppState:
-    """Shared by all requests. None of it keeps what tenants have made."""
+    """What all requests of one process share. It caches, but owns, none of the tenants' data."""
 
     ledger: Ledger
     models: ServedModels
     settings: ApiSettings
     metrics: Metrics
-    keyring: Authenticator
-    rates: RateLimiter
+    authenticator: Authenticator
+    rate_limiter: RateLimiter
     quotas: Quotas
-    progress: Progress
-    streams: EventBroadcaster
+    progress: ProgressReader
+    events: EventBroadcaster
     readiness: Readiness
     engines: EngineClient
-    gallery: ImageStore
-    slots: anyio.Semaphore
-    """For uploads: each is in memory as a whole."""
+    images: ImageStore
+    upload_slots: anyio.Semaphore
+    """Limits concurrent uploads, because each is held in memory as a whole."""
 
 
-def _service(request: Request) -> AppState:
+def _app_state(request: Request) -> AppState:
     return request.app.state.service
 
 
-AppStateDep = Annotated[AppState, Depends(_service)]
+AppStateDep = Annotated[AppState, Depends(_app_state)]
+
+
+def _principal(request: Request) -> Principal:
+    return request.state.principal
+
+
+CurrentPrincipal = Annotated[Principal, Depends(_principal)]
+"""The authenticated caller. The tenant of a request comes from here and from nowhere else."""
+
+
+async def _raw_body(request: Request) -> bytes:
+    return await request.body()
+
+
+RawBody = Annotated[bytes, Depends(_raw_body)]
+"""The body as bytes, for routes that parse it themselves off the event loop."""
 
 
 _BEARER = HTTPBearer(
     scheme_name="key",
     bearerFormat="dti_ID_SECRET",
-    description="A tenant's key, as `dti keys create` has printed it. It says whose everything is.",
+    description="A tenant's API key, as `dti keys create` prints it. It determines the tenant.",
     auto_error=False,
 )
-"""For the documentation; the gate does it."""
+"""Only documents the scheme; `AuthMiddleware` does the authentication."""
 
 
-def _caller(request: Request) -> Principal:
-    return request.state.caller
+def reject_unknown_parameters(request: Request) -> None:
+    """Refuse query parameters that the OpenAPI document lacks, and repeated ones.
 
+    FastAPI would ignore both, so a misspelled filter would return unfiltered data.
 
-CurrentPrincipal = Annotated[Principal, Depends(_caller)]
-"""The tenant of a request comes from here, and from nowhere else."""
-
-
-def strict(request: Request) -> None:
-    """Refuse parameters that the documentation does not have, and those that are given twice."""
-    operations = _documented(request.app).get(request.scope["route"].path, {})
+    Raises:
+        RequestValidationError: A parameter is unknown or repeated.
+    """
+    operations = _query_parameters(request.app).get(request.scope["route"].path, {})
     known = operations.get(request.method.lower(), frozenset())
     names = [name for name, _ in request.query_params.multi_items()]
-    wrong = {
+    errors = {
         name: f"is unknown; known are {', '.join(sorted(known))}" if known else "is unknown"
         for name in names
         if name not in known
     } | {name: "is given more than once" for name in names if names.count(name) > 1}
-    if wrong:
+    if errors:
         raise RequestValidationError(
             [
                 {"loc": ("query", name[:80]), "msg": reason, "type": "refused"}
-                for name, reason in wrong.items()
+                for name, reason in errors.items()
             ]
         )
 
 
-GUARDED: list[Any] = [Depends(_BEARER), Depends(strict)]
-"""Dependencies of every router under /v1."""
+GUARDED: list[Any] = [Depends(_BEARER), Depends(reject_unknown_parameters)]
+"""The dependencies of every router under /v1."""
 
 
 @lru_cache(maxsize=8)
-def _documented(app: FastAPI) -> Mapping[str, Mapping[str, frozenset[str]]]:
-    """Path -> method -> query parameters."""
+def _query_parameters(app: FastAPI) -> Mapping[str, Mapping[str, frozenset[str]]]:
+    """Return the names of the query parameters by path and method."""
     return {
         path: {
             method: frozenset(

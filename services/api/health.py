@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics: for whoever runs the service. They show nothing of tenants."""
+"""/healthz, /readyz and /metrics, for the operator. They reveal nothing about tenants."""
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -13,35 +13,35 @@ router = APIRouter(tags=["operation"])
 
 
 class Health(BaseModel):
-    """It is well."""
+    """The process, or the service, is well."""
 
     model_config = example({"status": "ok"})
 
     status: str = "ok"
 
 
-@router.get("/healthz", summary="Whether the process lives")
+@router.get("/healthz", summary="Check that the process is alive")
 async def healthz() -> Health:
-    """It says nothing of the store: to start the process anew would not mend that."""
+    """The check leaves out the store: a restart of the process would not repair the store."""
     return Health()
 
 
-@router.get("/readyz", summary="Whether requests can be served", responses=plain_problems(503))
-async def readyz(here: AppStateDep) -> Health:
-    """Whether the store answers."""
-    await here.readiness.check()
+@router.get("/readyz", summary="Check that requests can be served", responses=plain_problems(503))
+async def readyz(state: AppStateDep) -> Health:
+    """The check succeeds if the store answers."""
+    await state.readiness.check()
     return Health()
 
 
 @router.get(
     "/metrics",
-    summary="Figures for Prometheus",
+    summary="Get the metrics for Prometheus",
     response_class=Response,
-    responses={200: raw("text/plain", "In Prometheus' text format.", binary=False)},
+    responses={200: raw("text/plain", "The metrics in Prometheus' text format.", binary=False)},
 )
-def metrics(here: AppStateDep) -> Response:
-    """`docs/how-to/operations.md` says what each means."""
-    if not isinstance(here.metrics, PrometheusMetrics):
-        return Response(b"", media_type="text/plain")  # Counted by someone else, or not at all.
-    body, media_type = here.metrics.exposition()
+def metrics(state: AppStateDep) -> Response:
+    """`docs/how-to/operations.md` explains each metric."""
+    if not isinstance(state.metrics, PrometheusMetrics):
+        return Response(b"", media_type="text/plain")  # Another exporter has the metrics, or none.
+    body, media_type = state.metrics.exposition()
     return Response(body, headers={"Content-Type": media_type})

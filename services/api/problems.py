@@ -1,6 +1,6 @@
-"""Every error as `application/problem+json` (RFC 9457): one table says which is which.
+"""Errors as `application/problem+json` (RFC 9457): one table maps errors to statuses.
 
-What has gone wrong inside is told to the log alone: messages of the store name its keys.
+Details of internal errors go to the log only, because messages of the store contain its keys.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,33 +44,37 @@ from services.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-_SHOWN = 100
-"""Findings of one answer: ten thousand subjects can each be wrong."""
+_MAX_ERRORS = 100
+"""The errors listed in one response: each of ten thousand subjects can have one."""
 
-_RETRY = 2
-"""Seconds after which to ask again a store that did not answer."""
+_STORE_RETRY_S = 2
+"""The value of Retry-After while the store does not answer."""
 
-_TOLD = (LateError, NoEngineError)
-"""Of those that are no client's fault: what they say is for clients."""
+_PUBLIC_ERRORS = (LateError, NoEngineError)
+"""Server errors whose messages are written for clients."""
+
+_INTERNAL_DETAIL = "the service failed: report the request id to the operator"
 
 log = logs.logger(__name__)
 
 
 class FieldError(BaseModel):
-    """One thing that is wrong with a request."""
+    """One error in a request."""
 
-    pointer: str = Field(description="where: #/subjects/3/id in the body, or ?limit, or a header")
-    detail: str
+    pointer: str = Field(
+        description="Where the error is: `#/subjects/3/id` in the body, `?limit`, or `header NAME`."
+    )
+    detail: str = Field(description="What is wrong.")
 
 
 class Problem(BaseModel):
-    """What is wrong, and what to do."""
+    """An error response: what is wrong, and what to do."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {
-                    "type": "urn:dti:problem:unknown",
+                    "type": "urn:dti:problem:not-found",
                     "title": "Not Found",
                     "status": 404,
                     "detail": "pets-inc has no job 7zzzzzzzzz0000000000000000",
@@ -80,168 +84,174 @@ class Problem(BaseModel):
         }
     )
 
-    type: str = Field(description="a name for this kind of problem, for programs")
-    title: str
-    status: int
-    detail: str = Field(description="what was given, what is allowed, what to do")
-    request: str = Field(description="the X-Request-Id, by which the service's log has more")
-    errors: list[FieldError] | None = Field(default=None, description="each thing that is wrong")
+    type: str = Field(description="The type of the problem, for programs.")
+    title: str = Field(description="The phrase of the status.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What was given, what is allowed, and what to do.")
+    request: str = Field(description="The X-Request-Id, which the service's log has too.")
+    errors: list[FieldError] | None = Field(
+        default=None, description="The errors in the request, the first 100 of them."
+    )
 
 
 class ProblemType(NamedTuple):
-    """What an error is to HTTP."""
+    """The HTTP form of an error."""
 
     status: int
     name: str
 
 
-KINDS: Mapping[type[DTIError], ProblemType] = {
+PROBLEM_TYPES: Mapping[type[DTIError], ProblemType] = {
     UnknownKeyError: ProblemType(401, "unauthorized"),
-    UnknownJobError: ProblemType(404, "unknown"),
-    UnknownUploadError: ProblemType(404, "unknown"),
-    UnknownImageError: ProblemType(404, "unknown"),
-    UnknownModelError: ProblemType(404, "unknown-model"),
-    InvalidIdError: ProblemType(404, "unknown"),
+    UnknownJobError: ProblemType(404, "not-found"),
+    UnknownUploadError: ProblemType(404, "not-found"),
+    UnknownImageError: ProblemType(404, "not-found"),
+    UnknownModelError: ProblemType(404, "model-not-found"),
+    InvalidIdError: ProblemType(404, "not-found"),
     DeletedError: ProblemType(410, "deleted"),
     ConflictError: ProblemType(409, "conflict"),
-    DamagedUploadError: ProblemType(422, "refused"),
+    DamagedUploadError: ProblemType(422, "invalid-request"),
     LargeUploadError: ProblemType(413, "too-large"),
-    UnsafeUrlError: ProblemType(422, "refused"),
-    ConfigurationError: ProblemType(422, "refused"),
-    TokenError: ProblemType(422, "refused"),
-    ArtifactMismatchError: ProblemType(422, "refused"),
-    AntipodalError: ProblemType(422, "refused"),
+    UnsafeUrlError: ProblemType(422, "invalid-request"),
+    ConfigurationError: ProblemType(422, "invalid-request"),
+    TokenError: ProblemType(422, "invalid-request"),
+    ArtifactMismatchError: ProblemType(422, "invalid-request"),
+    AntipodalError: ProblemType(422, "invalid-request"),
     UnsafeImageError: ProblemType(422, "unsafe"),
-    QuotaError: ProblemType(429, "quota"),
-    QueueFullError: ProblemType(429, "quota"),
+    QuotaError: ProblemType(429, "limit-exceeded"),
+    QueueFullError: ProblemType(429, "limit-exceeded"),
     NoEngineError: ProblemType(503, "no-engine"),
     UnavailableError: ProblemType(503, "unavailable"),
-    LateError: ProblemType(504, "late"),
+    LateError: ProblemType(504, "timeout"),
     SettingsError: ProblemType(500, "internal"),
     DTIError: ProblemType(500, "internal"),
 }
-"""The nearest class counts."""
+"""An error has the type of its nearest base class in the table."""
 
 _NAMES = {
-    400: "refused",
+    400: "invalid-request",
     401: "unauthorized",
-    404: "unknown",
-    405: "method",
-    408: "late",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "timeout",
     409: "conflict",
     410: "deleted",
     413: "too-large",
-    422: "refused",
-    429: "quota",
+    422: "invalid-request",
+    429: "limit-exceeded",
     503: "unavailable",
 }
 
 
-def kind_of(error: DTIError) -> ProblemType:
-    return next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
+def problem_type_of(error: DTIError) -> ProblemType:
+    """Return the problem type of the error's nearest base class in the table."""
+    return next(PROBLEM_TYPES[kind] for kind in type(error).__mro__ if kind in PROBLEM_TYPES)
 
 
-def refusal(place: Sequence[str | int], reason: str) -> RequestValidationError:
-    """The request is wrong there; `place` begins with body, query, header or path."""
+def invalid_request(place: Sequence[str | int], reason: str) -> RequestValidationError:
+    """Return an error at one place, whose first part is body, query, header or path."""
     return RequestValidationError([{"loc": tuple(place), "msg": reason, "type": "refused"}])
 
 
-def problem(
-    request: str,
+def problem_response(
+    request_id: str,
     status: int,
     detail: str,
     *,
     name: str | None = None,
-    findings: Iterable[FieldError] = (),
+    errors: Iterable[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """An answer."""
+    """Return an error response; `name` is the problem type, by default that of the status."""
     content = Problem(
         type=f"urn:dti:problem:{name or _NAMES.get(status, 'http')}",
         title=HTTPStatus(status).phrase,
         status=status,
         detail=detail,
-        request=request,
-        errors=list(findings) or None,
+        request=request_id,
+        errors=list(errors) or None,
     )
     body = content.model_dump_json(exclude_none=True)
     return Response(body, status, dict(headers or {}), MEDIA_TYPE)
 
 
-def answer(request: str, error: DTIError) -> Response:
-    """To an error that was raised on purpose."""
-    status, name = kind_of(error)
+def error_response(request_id: str, error: DTIError) -> Response:
+    """Return the response to an expected error, and log it if it is a server error."""
+    status, name = problem_type_of(error)
     headers: dict[str, str] = {}
     detail = str(error)
     if status >= 500:
         log.exception("request failed", error=type(error).__name__, status=status)
-        if not isinstance(error, _TOLD):
-            detail = "the service failed: tell its operator the request's id"
+        if not isinstance(error, _PUBLIC_ERRORS):
+            detail = _INTERNAL_DETAIL
     if isinstance(error, UnavailableError):
-        headers["Retry-After"] = str(_RETRY)
-        detail = "the store did not answer in time: ask again; nothing is done twice"
+        headers["Retry-After"] = str(_STORE_RETRY_S)
+        detail = "the store did not answer in time: retry; nothing is done twice"
     if isinstance(error, QuotaError | NoEngineError):
         headers["Retry-After"] = str(max(1, -int(-error.seconds // 1)))
     if isinstance(error, UnknownKeyError):
         headers["WWW-Authenticate"] = "Bearer"
-    return problem(request, status, detail, name=name, headers=headers)
+    return problem_response(request_id, status, detail, name=name, headers=headers)
 
 
-def failure(request: str) -> Response:
-    """To an error that nobody meant."""
-    detail = "the service failed: tell its operator the request's id"
-    return problem(request, 500, detail, name="internal")
+def internal_error_response(request_id: str) -> Response:
+    """Return the response to an unexpected exception."""
+    return problem_response(request_id, 500, _INTERNAL_DETAIL, name="internal")
 
 
 def install(app: FastAPI) -> None:
-    """Let an app answer every error so. The handlers are coroutines, since the log wants the error
-    that is being handled, and threads have one of their own.
+    """Install the exception handlers of an app.
+
+    The handlers are coroutines: FastAPI would run functions in a thread, where `log.exception`
+    cannot see the exception that is being handled.
     """
 
-    async def on_purpose(request: Request, error: Exception) -> Response:
+    async def on_dti_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, DTIError)
-        return answer(request.state.request, error)
+        return error_response(request.state.request_id, error)
 
-    async def refused(request: Request, error: Exception) -> Response:
+    async def on_validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return _refused(request.state.request, error.errors())
+        return _validation_response(request.state.request_id, error.errors())
 
-    async def of_http(request: Request, error: Exception) -> Response:
+    async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         detail = error.detail
         if detail == HTTPStatus(error.status_code).phrase:
             detail = f"{request.method} {request.url.path[:200]}: {detail}; see /docs"
-        return problem(request.state.request, error.status_code, detail, headers=error.headers)
+        return problem_response(
+            request.state.request_id, error.status_code, detail, headers=error.headers
+        )
 
-    app.add_exception_handler(ServiceError, on_purpose)
-    app.add_exception_handler(DTIError, on_purpose)
-    app.add_exception_handler(RequestValidationError, refused)
-    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(ServiceError, on_dti_error)
+    app.add_exception_handler(DTIError, on_dti_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_error)
 
 
-def _refused(request: str, errors: Sequence[Any]) -> Response:
-    findings = [
+def _validation_response(request_id: str, errors: Sequence[Any]) -> Response:
+    shown = [
         FieldError(pointer=_pointer(error["loc"]), detail=_reason(error))
-        for error in errors[:_SHOWN]
+        for error in errors[:_MAX_ERRORS]
     ]
-    more = f", of which the first {_SHOWN} are listed" if len(errors) > _SHOWN else ""
-    things = "one thing" if len(errors) == 1 else f"{len(errors)} things"
-    # The Idempotency-Key draft: 400 if it is missing. So is JSON that is none.
-    bad = any(
+    count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+    more = f", of which the first {_MAX_ERRORS} are listed" if len(errors) > _MAX_ERRORS else ""
+    # 400 for malformed JSON, and for a missing header as the Idempotency-Key draft requires.
+    is_unreadable = any(
         error["type"] == "json_invalid"
         or (error["type"] == "missing" and error["loc"][0] == "header")
         for error in errors
     )
-    return problem(
-        request,
-        400 if bad else 422,
-        f"{things} in the request must be mended{more}: {findings[0].pointer}: "
-        f"{findings[0].detail}",
-        findings=findings,
+    return problem_response(
+        request_id,
+        400 if is_unreadable else 422,
+        f"the request has {count}{more}: {shown[0].pointer}: {shown[0].detail}",
+        errors=shown,
     )
 
 
 def _pointer(loc: Sequence[str | int]) -> str:
+    """Return the place of an error: a JSON pointer in the body, else the parameter's name."""
     where, *rest = loc or ("body",)
     match where:
         case "query":
@@ -254,6 +264,7 @@ def _pointer(loc: Sequence[str | int]) -> str:
 
 
 def _reason(error: Mapping[str, Any]) -> str:
+    """Return pydantic's message, with the value where the message does not contain it."""
     reason = str(error["msg"]).removeprefix("Value error, ")
     given = error.get("input", ...)
     if error["type"] not in ("missing", "refused", "value_error", "extra_forbidden") and (

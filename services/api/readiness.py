@@ -1,37 +1,45 @@
-"""Whether the store answers."""
+"""The readiness check: whether the store answers."""
 
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 from anyio import to_thread
+from cachetools import TTLCache
 
 from services.errors import ServiceError, UnavailableError
 from services.ledger.keys import WORKERS_FOLDER
 from services.storage.interface import Store
 
-_GOOD_FOR = 1.0
-"""Seconds: anyone may ask, and the store is asked no more often."""
+_TTL_S = 1.0
+"""Anyone may call /readyz without a key, so the store is asked at most this often."""
+
+
+def _new_cache() -> TTLCache[str, bool]:
+    return TTLCache(1, _TTL_S)
 
 
 @dataclass
 class Readiness:
-    """Whether the store answers, as it was found out last."""
+    """A check of the store, whose success is cached for a second."""
 
     store: Store
-    patience: float
-    asked: float = float("-inf")
+    timeout_s: float
+    _recent: TTLCache[str, bool] = field(default_factory=_new_cache)
 
     async def check(self) -> None:
-        """Raises: UnavailableError."""
-        if time.monotonic() - self.asked < _GOOD_FOR:
+        """Check that the store answers.
+
+        Raises:
+            UnavailableError: It does not answer within the timeout.
+        """
+        if "store" in self._recent:
             return
         try:
-            with anyio.fail_after(self.patience):
-                await to_thread.run_sync(self._touch, abandon_on_cancel=True)
+            with anyio.fail_after(self.timeout_s):
+                await to_thread.run_sync(self._list_workers, abandon_on_cancel=True)
         except (TimeoutError, ServiceError) as error:
             raise UnavailableError("the store does not answer") from error
-        self.asked = time.monotonic()
+        self._recent["store"] = True
 
-    def _touch(self) -> None:
-        self.store.list(WORKERS_FOLDER, limit=1)
+    def _list_workers(self) -> None:
+        self.store.list(WORKERS, limit=1)

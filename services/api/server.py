@@ -1,16 +1,16 @@
-"""The app as a process: uvicorn, which lets listeners go before it waits for requests to end."""
+"""The uvicorn server of the API."""
 
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-_GRACE = 30
-"""Seconds that requests have to end after a signal."""
+_SHUTDOWN_TIMEOUT_S = 30
+"""How long requests may take to finish after a signal."""
 
 
 class Server(uvicorn.Server):
-    """Of one app."""
+    """A uvicorn server that ends event streams before it waits for requests to finish."""
 
     def __init__(self, app: FastAPI, host: str, port: int) -> None:
         self._app = app
@@ -22,17 +22,18 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=_GRACE,
+                timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT_S,
             )
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """At a signal."""
+        """Shut down gracefully on a signal."""
         self.release()
         super().handle_exit(sig, frame)
 
     def release(self) -> None:
-        """Let all listeners go, and take no more. Whoever stops a server without a signal calls it,
-        then sets `should_exit`.
+        """End all event streams and accept no more.
+
+        Code that stops the server without a signal calls this and then sets `should_exit`.
         """
-        self._app.state.service.streams.close()
+        self._app.state.service.events.close()

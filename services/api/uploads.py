@@ -1,5 +1,6 @@
-"""/v1/uploads: bytes under their own SHA-256, by a form that the store itself takes, or through
-here where it takes none.
+"""/v1/uploads: files under their own SHA-256, sent to the store directly or through the API.
+
+A bucket takes uploads itself, by presigned forms; for other stores the file goes through here.
 """
 
 from datetime import datetime
@@ -16,7 +17,7 @@ from services.api import audit
 from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import example
 from services.api.openapi import problems
-from services.api.problems import refusal
+from services.api.problems import invalid_request
 from services.auth.authenticator import Principal
 from services.contracts.jobs import WireModel
 from services.contracts.training import Digest
@@ -28,18 +29,20 @@ router = APIRouter(prefix="/v1/uploads", dependencies=GUARDED, tags=["uploads"])
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _WHEN = "2026-03-01T12:00:00Z"
 
-Sha256 = Annotated[Digest, Path(description="of the bytes, in hexadecimal", examples=[_SHA256])]
+Sha256 = Annotated[
+    Digest, Path(description="The SHA-256 of the file, in hexadecimal.", examples=[_SHA256])
+]
 
 
 class UploadQuery(WireModel):
-    """A file that a client has."""
+    """A file that a client may upload."""
 
     sha256: Digest
-    size: int = Field(ge=1, le=2**40, description="bytes")
+    size: int = Field(ge=1, le=2**40, description="The size in bytes.")
 
 
 class UploadsRequest(WireModel):
-    """Files that a client has."""
+    """Files that a client may upload."""
 
     model_config = example({"files": [{"sha256": _SHA256, "size": 4}]}) | {"extra": "forbid"}
 
@@ -47,23 +50,27 @@ class UploadsRequest(WireModel):
 
 
 class UploadMethod(BaseModel):
-    """How to upload a file: a form with these fields and then `file`, or a PUT with the key."""
+    """How to upload a file: POST a form with these fields and then `file`, or PUT the bytes."""
 
     method: Literal["POST", "PUT"]
-    url: str = Field(description="absolute, of the store; or of this service, relative to it")
-    fields: dict[str, str] = Field(default={}, description="of the form, all of them, as they are")
+    url: str = Field(description="An absolute URL of the store, or a path of this API.")
+    fields: dict[str, str] = Field(
+        default={}, description="The fields of the form, to be sent unchanged."
+    )
 
 
 class UploadStatus(BaseModel):
-    """Whether a file is there, or how to bring it there."""
+    """Whether a file is present, and how to upload it if not."""
 
-    sha256: str
-    present: bool = Field(description="something of this size lies there: it need not be uploaded")
-    upload: UploadMethod | None = None
+    sha256: str = Field(description="The SHA-256 of the file.")
+    present: bool = Field(description="True if a file of this size exists under the digest.")
+    upload: UploadMethod | None = Field(
+        default=None, description="How to upload the file; null if it is present."
+    )
 
 
 class UploadsResponse(BaseModel):
-    """In the order of the question."""
+    """The files, in the order of the request."""
 
     model_config = example(
         {
@@ -81,29 +88,29 @@ class UploadsResponse(BaseModel):
 
 
 class UploadResource(BaseModel):
-    """What lies there."""
+    """An uploaded file."""
 
     model_config = example({"sha256": _SHA256, "size": 4, "uploaded": _WHEN})
 
-    sha256: str
-    size: int
-    uploaded: datetime
+    sha256: str = Field(description="The SHA-256 of the file.")
+    size: int = Field(description="The size in bytes.")
+    uploaded: datetime = Field(description="The time of the upload.")
 
 
-@router.post("", summary="Ask how to upload up to 1000 files", responses=problems(400))
-def announce_uploads(
-    asking: CurrentPrincipal, here: AppStateDep, announcement: UploadsRequest
+@router.post("", summary="Plan the upload of up to 1000 files", responses=problems(400))
+def plan_uploads(
+    principal: CurrentPrincipal, state: AppStateDep, body: UploadsRequest
 ) -> UploadsResponse:
-    """Files that are there already need not be uploaded again. What a form brings is checked when
-    it is trained: other bytes than were announced are refused then.
+    """Files that are present need not be uploaded again. The digest of a file that is uploaded by a
+    form is checked when a job uses it.
     """
-    limit = asking.limits.upload_bytes
-    for number, file in enumerate(announcement.files):
+    limit = principal.limits.upload_bytes
+    for number, file in enumerate(body.files):
         if file.size > limit:
-            here.metrics.count("dti_upload_rejections_total", reason="too_large")
-            raise HTTPException(413, f"file {number} has {file.size} bytes: at most {limit}")
+            state.metrics.count("dti_upload_rejections_total", reason="too_large")
+            raise HTTPException(413, f"file {number} has {file.size} bytes: the limit is {limit}")
     return UploadsResponse(
-        files=here.ledger.gather(lambda file: _asked(here, asking.tenant, file), announcement.files)
+        files=state.ledger.gather(lambda file: _status(state, principal.tenant, file), body.files)
     )
 
 
@@ -122,70 +129,76 @@ def announce_uploads(
     },
 )
 async def put_upload(
-    request: Request, asking: CurrentPrincipal, here: AppStateDep, sha256: Sha256
+    request: Request, principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256
 ) -> UploadResource:
-    """The bytes and nothing else, of any type. Others than those with this digest are refused."""
-    async with here.slots:
-        body = await _received(request, here.settings.upload_timeout_s)
+    """The body is the file itself, of any type. A body with another digest is refused."""
+    async with state.upload_slots:
+        body = await _read_body(request, state.settings.upload_timeout_s)
         if not body:
-            raise refusal(("body",), "there is nothing in it: send the bytes themselves")
+            raise invalid_request(("body",), "the body is empty: send the bytes of the file")
         try:
-            await to_thread.run_sync(uploads.write, here.ledger.store, asking.tenant, sha256, body)
+            await to_thread.run_sync(
+                uploads.write, state.ledger.store, principal.tenant, sha256, body
+            )
         except DamagedUploadError:
-            here.metrics.count("dti_upload_rejections_total", reason="wrong_digest")
+            state.metrics.count("dti_upload_rejections_total", reason="wrong_digest")
             raise
-    return await to_thread.run_sync(_upload, here, asking, sha256)
+    return await to_thread.run_sync(_resource, state, principal, sha256)
 
 
-@router.get("/{sha256}", summary="See whether a file is there", responses=problems(404))
-def get_upload(asking: CurrentPrincipal, here: AppStateDep, sha256: Sha256) -> UploadResource:
-    """Its size, and when it was uploaded."""
-    return _upload(here, asking, sha256)
+@router.get("/{sha256}", summary="Get an uploaded file's size and time", responses=problems(404))
+def get_upload(principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256) -> UploadResource:
+    """A `404` means that the file is not present."""
+    return _resource(state, principal, sha256)
 
 
 @router.delete(
     "/{sha256}", status_code=204, summary="Delete an uploaded file", responses=problems(404)
 )
-def delete_upload(asking: CurrentPrincipal, here: AppStateDep, sha256: Sha256) -> None:
-    """Subjects that are still to be learned from it will fail. Tokens that were stay."""
-    _upload(here, asking, sha256)
-    here.ledger.store.delete(uploads.key(asking.tenant, sha256))
-    audit.note(here.ledger, asking, "upload.delete", sha256)
+def delete_upload(principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256) -> None:
+    """Subjects that still need the file will fail; tokens trained from it remain."""
+    _resource(state, principal, sha256)
+    state.ledger.store.delete(uploads.key(principal.tenant, sha256))
+    audit.record_deletion(state.ledger, principal, "upload.delete", sha256)
 
 
-def _asked(here: AppState, tenant: str, file: UploadQuery) -> UploadStatus:
-    store = here.ledger.store
+def _status(state: AppState, tenant: str, file: UploadQuery) -> UploadStatus:
+    store = state.ledger.store
     head = uploads.find(store, tenant, file.sha256)
     if head and head.size == file.size:
-        return UploadStatus(sha256=file.sha256, present=True, upload=None)
+        return UploadStatus(sha256=file.sha256, present=True)
     form = store.presigned_post(
         uploads.key(tenant, file.sha256),
         max_bytes=file.size,
-        expires_s=here.settings.presigned_upload_ttl_s,
+        seconds=state.settings.presigned_upload_ttl_s,
     )
-    way = (
+    method = (
         UploadMethod(method="POST", url=form.url, fields=dict(form.fields))
         if form
         else UploadMethod(method="PUT", url=f"{router.prefix}/{file.sha256}")
     )
-    return UploadStatus(sha256=file.sha256, present=False, upload=way)
+    return UploadStatus(sha256=file.sha256, present=False, upload=method)
 
 
-def _upload(here: AppState, caller: Principal, sha256: str) -> UploadResource:
-    if not (head := uploads.find(here.ledger.store, caller.tenant, sha256)):
-        raise UnknownUploadError(f"nothing was uploaded as {sha256}, or it was removed")
+def _resource(state: AppState, principal: Principal, sha256: str) -> UploadResource:
+    if not (head := uploads.find(state.ledger.store, principal.tenant, sha256)):
+        raise UnknownUploadError(f"there is no upload {sha256}: it was never made, or was deleted")
     return UploadResource(sha256=sha256, size=head.size, uploaded=head.last_modified)
 
 
-async def _received(request: Request, seconds: float) -> bytes:
-    """The whole body, which the gate has bounded."""
+async def _read_body(request: Request, timeout_s: float) -> bytes:
+    """Return the body, whose size `AuthMiddleware` bounds."""
     body = bytearray()
     try:
-        with anyio.fail_after(seconds):
+        with anyio.fail_after(timeout_s):
             async for chunk in request.stream():
                 body += chunk
     except TimeoutError as error:
-        raise HTTPException(408, f"it took longer than {seconds:g} s: send it again") from error
+        raise HTTPException(
+            408, f"the upload took longer than {timeout_s:g} s: retry it"
+        ) from error
     except ClientDisconnect as error:
-        raise HTTPException(400, "the connection broke before all of it was here") from error
+        raise HTTPException(
+            400, "the connection was closed before the body was complete"
+        ) from error
     return bytes(body)

@@ -1,1 +1,1 @@
-"""Who may ask for what: tenants, their keys, their limits."""
+"""Authentication: tenants, their API keys and their limits."""

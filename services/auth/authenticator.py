@@ -1,10 +1,9 @@
-"""Who it is that shows a credential.
+"""Authentication of API keys, with a cache in front of the store.
 
-A wrong secret and an id that there is not are told apart by nobody: the same error after the same
-one read and the same comparison; whether a tenant was deleted is looked up only for the right
-secret. What was read is good for 30 seconds, so that a revoked key, a deleted tenant and new limits
-hold everywhere within that. While the store does not answer, keys that were read in the last 5
-minutes go on, and no others do.
+A wrong secret and an unknown key id get the same error after the same single read and the same
+comparison, so that a caller cannot tell them apart. Records are cached for 30 seconds: a revoked
+key, a deleted tenant and new limits take effect everywhere within that time. While the store is
+unavailable, keys that were read in the last 5 minutes stay valid; no other key is accepted.
 """
 
 import time
@@ -12,90 +11,102 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.auth.credentials import NOBODY, Credential, KeyRecord
+from services.auth.credentials import UNKNOWN_KEY_SHA256, Credential, KeyRecord
 from services.auth.keys import read_key
 from services.auth.tenants import Limits, Tenant, read_tenant
 from services.caching.stale_while_error import MAX_ENTRIES, CacheEntry, StaleWhileErrorCache
 from services.errors import DeletedError, UnknownKeyError, UnknownTenantError
 from services.storage.interface import Store
 
-REMEMBER = 30.0
-IN_TROUBLE = 300.0
+CACHE_TTL_S = 30.0
+MAX_STALE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks, and what it may use."""
+    """The authenticated caller of a request."""
 
     tenant: str
     key: str
-    """The id of the key that was shown."""
+    """The id of the API key."""
     limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """A key, and what the store's clock said when it was read."""
+class _DatedKey:
+    """The record of a key, and the time by the store's clock at which it was read."""
 
     record: KeyRecord
-    date: datetime
+    read_at: datetime
 
 
 class Authenticator:
-    """Checks credentials; safe to share between threads. `store` best gives up early, as a ledger's
-    `leases` does: many may wait for one read.
+    """Authenticates credentials. Thread-safe.
+
+    Many requests may wait for one read, so the store should time out early, as `Ledger.leases`
+    does.
     """
 
     def __init__(
         self,
         store: Store,
-        remember: float = REMEMBER,
+        cache_ttl_s: float = CACHE_TTL_S,
         clock: Callable[[], float] = time.monotonic,
         *,
-        entries: int = MAX_ENTRIES,
+        max_entries: int = MAX_ENTRIES,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._keys: StaleWhileErrorCache[_Seen] = StaleWhileErrorCache(
-            self._read_key, ttl_s=remember, max_stale_s=IN_TROUBLE, max_entries=entries, clock=clock
+        self._keys: StaleWhileErrorCache[_DatedKey] = StaleWhileErrorCache(
+            self._read_key,
+            ttl_s=cache_ttl_s,
+            max_stale_s=MAX_STALE_S,
+            max_entries=max_entries,
+            clock=clock,
         )
         self._tenants: StaleWhileErrorCache[Tenant] = StaleWhileErrorCache(
             self._read_tenant,
-            ttl_s=remember,
-            max_stale_s=IN_TROUBLE,
-            max_entries=entries,
+            ttl_s=cache_ttl_s,
+            max_stale_s=MAX_STALE_S,
+            max_entries=max_entries,
             clock=clock,
         )
 
-    def caller(self, credential: str) -> Principal:
-        """Raises: UnknownKeyError for all that lets nobody in; UnavailableError if the store does
-        not say.
+    def authenticate(self, text: str) -> Principal:
+        """Return the principal of a credential.
+
+        Raises:
+            UnknownKeyError: The credential is malformed, unknown, wrong, expired or revoked, or
+                its tenant was deleted.
+            UnavailableError: The store does not answer.
         """
-        if (shown := Credential.parse(credential)) is None:
+        if (credential := Credential.parse(text)) is None:
             raise _unknown()
-        remembered = self._keys.get(shown.key)
-        seen = remembered.value
-        proven = shown.proves(seen.record.sha256 if seen else NOBODY)
-        if not (seen and proven and self._holds(seen, remembered)):
+        entry = self._keys.get(credential.key)
+        key = entry.value
+        # An unknown key is compared too, so that the time taken does not reveal which keys exist.
+        matches = credential.matches(key.record.sha256 if key else UNKNOWN_KEY_SHA256)
+        if not (key and matches and self._is_valid(key, entry)):
             raise _unknown()
-        tenant = self._tenants.get(seen.record.tenant).value
+        # Only the right secret may cause a read of the tenant.
+        tenant = self._tenants.get(key.record.tenant).value
         if tenant is None:
             raise _unknown()
-        return Principal(tenant.tenant, shown.key, tenant.limits)
+        return Principal(tenant.tenant, credential.key, tenant.limits)
 
-    def _holds(self, seen: _Seen, remembered: CacheEntry[_Seen]) -> bool:
-        if seen.record.revoked:
+    def _is_valid(self, key: _DatedKey, entry: CacheEntry[_DatedKey]) -> bool:
+        if key.record.revoked:
             return False
-        # The store's clock goes on as ours does.
-        now = seen.date + timedelta(seconds=self._clock() - remembered.read_at)
-        return seen.record.expires is None or now < seen.record.expires
+        # Expiry is in the store's time: its clock at the read, plus what has passed here since.
+        now = key.read_at + timedelta(seconds=self._clock() - entry.read_at)
+        return key.record.expires is None or now < key.record.expires
 
-    def _read_key(self, key: str) -> _Seen | None:
+    def _read_key(self, key: str) -> _DatedKey | None:
         try:
             head, record = read_key(self._store, key)
         except UnknownKeyError:
             return None
-        return _Seen(record, head.date)
+        return _DatedKey(record, head.date)
 
     def _read_tenant(self, tenant: str) -> Tenant | None:
         try:
@@ -106,6 +117,6 @@ class Authenticator:
 
 def _unknown() -> UnknownKeyError:
     return UnknownKeyError(
-        "no valid key was shown: send Authorization: Bearer dti_ID_SECRET, with a key that was "
-        "neither revoked nor has expired"
+        "the API key is not valid: send Authorization: Bearer dti_ID_SECRET with a key that has "
+        "neither expired nor been revoked"
     )

@@ -1,8 +1,8 @@
-"""The text that a client shows to be let in: `dti_ID_SECRET`. The id finds the key, the secret
-proves that it is the client's; of the secret only the digest is kept.
+"""API key credentials, `dti_ID_SECRET`, and the records of keys and tenants in the store.
 
-What stands under `keys/` and `tenants/`, outside the tenants' own folders: a line of JSON with a
-nonce and a version, as the ledger's records are.
+The id finds the key; the secret proves that the key is the client's. The store keeps only the
+SHA-256 of the secret. Records lie under `keys/` and `tenants/`, outside the tenants' own folders,
+as one line of JSON each with a nonce and a version.
 """
 
 import base64
@@ -20,29 +20,29 @@ from services.errors import DamagedRecordError
 from services.ledger.records import Record, unpack
 
 _ID_BYTES, _SECRET_BYTES = 10, 32
-_KEY = re.compile(r"[a-z2-7]{16}", re.ASCII)
+_KEY_ID = re.compile(r"[a-z2-7]{16}", re.ASCII)
 _CREDENTIAL = re.compile(r"dti_([a-z2-7]{16})_([a-z2-7]{52})", re.ASCII)
 
-NOBODY = hashlib.sha256(secrets.token_bytes(_SECRET_BYTES)).hexdigest()
-"""A digest that no secret has: what a secret is compared to where there is no key."""
+UNKNOWN_KEY_SHA256 = hashlib.sha256(secrets.token_bytes(_SECRET_BYTES)).hexdigest()
+"""The digest that a secret is compared with if its key is unknown. No known secret has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A credential taken apart."""
+    """A credential, parsed."""
 
     key: str
-    """The key's id: not secret, and shown in lists and logs."""
+    """The key's id. It is not secret: lists and logs show it."""
     secret: str = field(repr=False)
 
     @classmethod
     def new(cls) -> "Credential":
-        """One that nobody can guess: 256 bits."""
-        return cls(_text(_ID_BYTES), _text(_SECRET_BYTES))
+        """Return a new credential with a random secret of 256 bits."""
+        return cls(_random_text(_ID_BYTES), _random_text(_SECRET_BYTES))
 
     @classmethod
     def parse(cls, text: str) -> "Credential | None":
-        """None if it cannot be one."""
+        """Return the credential in `text`; None if it is malformed."""
         match = _CREDENTIAL.fullmatch(text)
         return cls(match[1], match[2]) if match else None
 
@@ -52,57 +52,64 @@ class Credential:
 
     @property
     def sha256(self) -> str:
-        """Of the secret. One that is chance throughout needs no salt and no slow hash."""
+        """Return the digest of the secret.
+
+        A secret of 256 random bits cannot be guessed, so it needs neither a salt nor a slow hash.
+        """
         return hashlib.sha256(self.secret.encode()).hexdigest()
 
-    def proves(self, sha256: str) -> bool:
-        """Whether the secret has this digest; how long it takes says nothing."""
+    def matches(self, sha256: str) -> bool:
+        """Return True if the secret has this digest, in constant time."""
         return hmac.compare_digest(self.sha256, sha256)
 
 
-def is_key(name: str) -> bool:
-    """Whether it can be a key's id."""
-    return _KEY.fullmatch(name) is not None
+def is_key_id(name: str) -> bool:
+    """Return True if `name` has the form of a key's id."""
+    return _KEY_ID.fullmatch(name) is not None
 
 
-def _text(size: int) -> str:
-    """So many bytes of chance, in letters and digits that a double click takes whole."""
-    return base64.b32encode(secrets.token_bytes(size)).decode().rstrip("=").lower()
+def _random_text(num_bytes: int) -> str:
+    """Return random bytes as base32: letters and digits alone, so a double click selects all."""
+    return base64.b32encode(secrets.token_bytes(num_bytes)).decode().rstrip("=").lower()
 
 
 class KeyRecord(Record):
-    """A key. Times by the store's clock."""
+    """An API key. Times are by the store's clock."""
 
     type: Literal["key"] = "key"
     version: int = 0
     tenant: str
     name: str = ""
     sha256: str = Field(repr=False)
-    """Of the secret."""
+    """The digest of the secret."""
     created: datetime
     expires: datetime | None = None
-    """None: until it is revoked."""
+    """None if the key does not expire."""
     revoked: datetime | None = None
 
 
 class TenantRecord(Record):
-    """A tenant: what it may use, and what its webhooks are signed with."""
+    """A tenant: its limits and the secret that signs its webhooks."""
 
     type: Literal["tenant"] = "tenant"
     version: int = 0
     limits: dict[str, JsonValue] = Field(default={})
-    """Those that are not the defaults, also ones that this version does not know."""
+    """Only limits that were set; limits that a later version added are kept as they are."""
     webhook_secret: str = Field(repr=False)
 
 
 R = TypeVar("R", bound=Record)
 
 
-def parse(key: str, body: bytes, kind: type[R]) -> R:
-    """Raises: DamagedRecordError."""
+def parse_record(key: str, body: bytes, kind: type[R]) -> R:
+    """Return the record in the body of the object at `key`.
+
+    Raises:
+        DamagedRecordError: The body is not such a record.
+    """
     try:
         return unpack(key, body, kind)[0]
     except DamagedRecordError as error:
         raise DamagedRecordError(
-            f"{key!r} is not what is written there: restore it, or delete the object"
+            f"the object {key!r} is damaged: restore it or delete it"
         ) from error

@@ -1,14 +1,14 @@
-"""Keys of tenants: one object each, `keys/{id}`. What is revoked or has expired stays in the list.
+"""API keys: one object each, `keys/{id}`. Revoked and expired keys stay in the list.
 
-They are changed in chains of swaps; whoever checks credentials remembers what it read for half a
-minute, so that is how soon a change holds everywhere.
+Changes use compare-and-swap. The processes that authenticate cache records for half a minute, so a
+change takes effect everywhere within that time.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from services.auth.credentials import Credential, KeyRecord, is_key, parse
+from services.auth.credentials import Credential, KeyRecord, is_key_id, parse_record
 from services.auth.tenants import add_tenant
 from services.errors import ConflictError, NotFoundError, UnknownKeyError
 from services.ledger.deletion import delete_tenant
@@ -18,21 +18,21 @@ from services.ledger.records import pack
 from services.storage.interface import Head, Store
 
 FOLDER = "keys/"
-MAX_NAME = 200
+MAX_NAME_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made."""
+    """A key that was just created."""
 
     id: str
     credential: str = field(repr=False)
-    """Kept nowhere: this is the one time that it can be shown."""
+    """The credential is not stored: it cannot be shown again."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyView:
-    """A key as it is listed. Times by the store's clock."""
+    """A key without its secret. Times are by the store's clock."""
 
     id: str
     tenant: str
@@ -41,18 +41,23 @@ class KeyView:
     expires: datetime | None
     revoked: datetime | None
 
-    def valid(self, now: datetime) -> bool:
+    def is_valid(self, now: datetime) -> bool:
+        """Return True if the key is neither revoked nor expired."""
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
 def create_key(store: Store, tenant: str, name: str = "") -> NewKey:
-    """A key of a tenant, and the tenant too if there is none.
+    """Create a key, and the tenant if it does not exist.
 
-    Raises: InvalidIdError, ConflictError for a name that is none; DeletedError of the tenant.
+    Raises:
+        InvalidIdError: The tenant's name is malformed.
+        ConflictError: The key's name is too long or not printable.
+        DeletedError: The tenant was deleted.
     """
-    if len(name) > MAX_NAME or not name.isprintable():
+    if len(name) > MAX_NAME_LENGTH or not name.isprintable():
         raise ConflictError(
-            f"a key's name of {len(name)} characters was given: give at most {MAX_NAME}, in a line"
+            f"the key's name has {len(name)} characters: give at most {MAX_NAME_LENGTH}, all "
+            "printable"
         )
     add_tenant(store, tenant)
     credential = Credential.new()
@@ -64,81 +69,93 @@ def create_key(store: Store, tenant: str, name: str = "") -> NewKey:
         created=store.now(),
     )
     if not create_once(store, f"{FOLDER}{credential.key}", pack(record)):
-        raise ConflictError(f"there is a key {credential.key} already: create one again")
+        raise ConflictError(f"the key {credential.key} exists already: create another one")
     return NewKey(credential.key, credential.text)
 
 
 def rotate_key(store: Store, key: str, grace: timedelta) -> NewKey:
-    """A new key in place of one that goes on for a while, so that clients can change over.
+    """Create a successor of a key, which expires after `grace` so that clients can change over.
 
-    Raises: UnknownKeyError; ConflictError if it was revoked; DeletedError of the tenant.
+    Raises:
+        UnknownKeyError: The key does not exist.
+        ConflictError: The key was revoked, or `grace` is negative.
+        DeletedError: The tenant was deleted.
     """
     _, record = read_key(store, key)
     _refuse_revoked(key, record)
     if grace < timedelta(0):
-        raise ConflictError(f"a grace of {grace} was given: give 0 or more")
-    # The new one first: if this ends half-way, the old one is as it was.
+        raise ConflictError(f"the grace period is {grace}: give 0 or more")
+    # The successor comes first: if the process dies here, the old key is still valid.
     new = create_key(store, record.tenant, record.name)
-    until = store.now() + grace
+    expires = store.now() + grace
 
     def expire(record: KeyRecord) -> dict[str, object]:
         _refuse_revoked(key, record)
-        return {"expires": min(until, record.expires or until)}
+        return {"expires": min(expires, record.expires or expires)}
 
     try:
         _change(store, key, expire)
-    except ConflictError:  # Whoever revoked it meanwhile wants no heir.
+    except ConflictError:  # The key was revoked meanwhile, so it must not have a successor.
         revoke_key(store, new.id)
         raise
     return new
 
 
 def revoke_key(store: Store, key: str) -> None:
-    """Let a key be refused, within half a minute everywhere. Again is fine.
+    """Revoke a key; every process refuses it within half a minute. Idempotent.
 
-    Raises: UnknownKeyError.
+    Raises:
+        UnknownKeyError: The key does not exist.
     """
     now = store.now()
     _change(store, key, lambda record: {"revoked": record.revoked or now})
 
 
 def remove_tenant(ledger: Ledger, tenant: str, by: str = "") -> None:
-    """Delete a tenant with all its data, for good, and revoke its keys. Again is fine.
+    """Delete a tenant with all its data, and revoke its keys. Idempotent; it cannot be undone.
 
-    Raises: InvalidIdError.
+    Raises:
+        InvalidIdError: The tenant's name is malformed.
     """
-    # First: from here on its keys let nobody in, and no new one can be made.
-    delete_tenant(ledger, check_tenant_name(tenant), by)
+    # The tombstone comes first: from then on its keys are refused, and no new key can be made.
+    delete_tenant(ledger, check_tenant(tenant), by)
     for key in list_keys(ledger.store, tenant):
         if not key.revoked:
             revoke_key(ledger.store, key.id)
 
 
 def list_keys(store: Store, tenant: str | None = None) -> list[KeyView]:
-    """All keys, or those of a tenant, the oldest first. Raises: DamagedRecordError."""
+    """Return all keys, or those of one tenant, by tenant and oldest first.
+
+    Raises:
+        DamagedRecordError: The record of a key is damaged.
+    """
     names: list[str] = []
     after: str | None = ""
     while after is not None:
         page = store.list(FOLDER, after=after)
         names += [head.key.removeprefix(FOLDER) for head in page.objects]
         after = page.next
-    views = gather_in_threads(
-        lambda name: _view(store, name), [name for name in names if is_key(name)]
-    )
+    views = in_threads(lambda name: _view(store, name), [name for name in names if is_key_id(name)])
     shown = [view for view in views if view and tenant in (None, view.tenant)]
     return sorted(shown, key=lambda view: (view.tenant, view.created, view.id))
 
 
 def read_key(store: Store, key: str) -> tuple[Head, KeyRecord]:
-    """Raises: UnknownKeyError, DamagedRecordError."""
-    unknown = UnknownKeyError(f"there is no key {key[:80]!r}: dti keys list shows all")
-    if not is_key(key):
+    """Return the record of a key and the head of its object.
+
+    Raises:
+        UnknownKeyError: The key does not exist.
+        DamagedRecordError: Its record is damaged.
+    """
+    unknown = UnknownKeyError(f"there is no key {key[:80]!r}: `dti keys list` shows all keys")
+    if not is_key_id(key):
         raise unknown
     try:
         found = store.read(f"{FOLDER}{key}")
     except NotFoundError as error:
         raise unknown from error
-    return found.head, parse(found.head.key, found.body, KeyRecord)
+    return found.head, parse_record(found.head.key, found.body, KeyRecord)
 
 
 def _change(store: Store, key: str, change: Callable[[KeyRecord], dict[str, object]]) -> None:
@@ -152,7 +169,7 @@ def _change(store: Store, key: str, change: Callable[[KeyRecord], dict[str, obje
 def _refuse_revoked(key: str, record: KeyRecord) -> None:
     if record.revoked:
         raise ConflictError(
-            f"key {key} was revoked: create a new one, dti keys create {record.tenant}"
+            f"key {key} was revoked: create a new one by `dti keys create {record.tenant}`"
         )
 
 

@@ -1,37 +1,49 @@
-"""How often each tenant may ask: a bucket of `burst` requests that fills by so many a second."""
+"""Rate limiting: one token bucket per tenant, held in the memory of one process."""
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
+
+from cachetools import LRUCache
 
 from services.auth.tenants import Limits
 
-TENANTS = 10_000
-"""That are counted at a time: whoever has asked least lately is forgotten, so begins full again."""
+MAX_TENANTS = 10_000
+"""The number of buckets held; an evicted tenant starts again with a full bucket."""
+
+
+class _Bucket(NamedTuple):
+    requests: float
+    """The number of requests that the bucket holds, fractions included."""
+    updated_at: float
 
 
 class RateLimiter:
-    """Of one process; safe to share between threads. `clock` in seconds."""
+    """A token bucket per tenant: it holds `burst` requests and refills at a constant rate.
+
+    Thread-safe. Each process counts for itself, so n processes together admit n times the rate.
+    """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, *, tenants: int = TENANTS
+        self, clock: Callable[[], float] = time.monotonic, *, max_tenants: int = MAX_TENANTS
     ) -> None:
         self._clock = clock
-        self._tenants = tenants
         self._lock = threading.Lock()
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """Requests that are left, and when that was counted."""
+        self._buckets: LRUCache[str, _Bucket] = LRUCache(max_tenants)
 
-    def take(self, tenant: str, limits: Limits) -> float:
-        """Seconds to wait, and nothing is taken; 0: go on, one is taken."""
+    def acquire(self, tenant: str, limits: Limits) -> float:
+        """Take one request from the tenant's bucket.
+
+        Returns:
+            0.0 if the request is admitted; otherwise the number of seconds to wait.
+        """
+        rate, capacity = limits.requests_per_second, float(limits.burst)
         with self._lock:
             now = self._clock()
-            left, then = self._buckets.get(tenant, (float(limits.burst), now))
-            left = min(left + (now - then) * limits.requests_per_second, float(limits.burst))
-            wait = 0.0 if left >= 1 else (1 - left) / limits.requests_per_second
-            self._buckets[tenant] = (left if wait else left - 1, now)
-            self._buckets.move_to_end(tenant)
-            if len(self._buckets) > self._tenants:
-                self._buckets.popitem(last=False)
-            return wait
+            bucket = self._buckets.get(tenant) or _Bucket(capacity, now)
+            # The cap comes after the refill, so that a lowered limit applies at once.
+            requests = min(bucket.requests + (now - bucket.updated_at) * rate, capacity)
+            admitted = requests >= 1
+            self._buckets[tenant] = _Bucket(requests - 1 if admitted else requests, now)
+            return 0.0 if admitted else (1 - requests) / rate

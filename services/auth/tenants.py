@@ -1,5 +1,6 @@
-"""Tenants: what each may use, and what its webhooks are signed with. One object each,
-`tenants/{tenant}`, made with the first key.
+"""Tenants: their limits and webhook secrets, one object each, `tenants/{tenant}`.
+
+The first API key of a tenant creates it.
 """
 
 import base64
@@ -10,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from services.auth.credentials import TenantRecord, parse
+from services.auth.credentials import TenantRecord, parse_record
 from services.contracts.jobs import WireModel
 from services.errors import (
     DamagedRecordError,
@@ -30,21 +31,23 @@ _SECRET_BYTES = 32
 
 
 class Limits(WireModel):
-    """What a tenant may use. Rates hold in each API process by itself."""
+    """The limits of a tenant. Each API process applies the rates by itself."""
 
     requests_per_second: float = Field(default=20.0, gt=0, le=100_000)
-    burst: int = Field(default=100, ge=1, le=1_000_000, description="requests at once")
+    burst: int = Field(
+        default=100, ge=1, le=1_000_000, description="requests that may come at once"
+    )
     open_items: int = Field(
-        default=50_000, ge=0, le=1_000_000_000, description="that have not ended, in all jobs"
+        default=50_000, ge=0, le=1_000_000_000, description="unfinished items in all jobs"
     )
     upload_bytes: int = Field(
-        default=200_000_000, ge=1, le=5_000_000_000, description="of one upload"
+        default=200_000_000, ge=1, le=5_000_000_000, description="size of one upload"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant as it stands."""
+    """A tenant with its limits."""
 
     tenant: str
     limits: Limits
@@ -52,20 +55,28 @@ class Tenant:
 
 
 def add_tenant(store: Store, tenant: str) -> None:
-    """Let there be this tenant. One that is there stays as it is.
+    """Create a tenant; an existing one stays as it is.
 
-    Raises: InvalidIdError; DeletedError if it was deleted, for good.
+    Raises:
+        InvalidIdError: The tenant's name is malformed.
+        DeletedError: The tenant was deleted: its name cannot be used again.
     """
     check_tenant_name(tenant)
     if is_deleted(store, tenant):
-        raise DeletedError(f"tenant {tenant} was deleted: give the new one another name")
+        raise DeletedError(f"tenant {tenant} was deleted: choose another name")
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
     record = TenantRecord(nonce=Ids().nonce(), webhook_secret=secret)
     create_once(store, f"{FOLDER}{tenant}", pack(record))
 
 
 def read_tenant(store: Store, tenant: str) -> Tenant:
-    """Raises: UnknownTenantError, DeletedError, InvalidIdError."""
+    """Return a tenant.
+
+    Raises:
+        UnknownTenantError: The tenant does not exist.
+        DeletedError: The tenant was deleted.
+        InvalidIdError: The tenant's name is malformed.
+    """
     _, record = _read(store, tenant)
     if is_deleted(store, tenant):
         raise DeletedError(f"tenant {tenant} was deleted")
@@ -73,34 +84,39 @@ def read_tenant(store: Store, tenant: str) -> Tenant:
 
 
 def set_limits(store: Store, tenant: str, changes: Mapping[str, Any]) -> Limits:
-    """Change those limits that are named, and no others, whoever else changes some meanwhile. API
-    processes go by the new ones within half a minute.
+    """Change the named limits and no others, and return all limits.
 
-    Raises: SettingsError for limits that are none; UnknownTenantError, InvalidIdError.
+    Concurrent changes of other limits are kept. API processes apply the new limits within half a
+    minute.
+
+    Raises:
+        SettingsError: A limit is unknown, or its value is out of range.
+        UnknownTenantError: The tenant does not exist.
+        InvalidIdError: The tenant's name is malformed.
     """
     while True:
         etag, record = _read(store, tenant)
         try:
-            asked = Limits.model_validate(_limits(record).model_dump() | dict(changes))
+            limits = Limits.model_validate(_limits(record).model_dump() | dict(changes))
         except ValidationError as error:
             first = error.errors()[0]
             raise SettingsError(
-                f"{first['loc'][0]} is {first['input']!r}: {first['msg']}; limits are "
+                f"{first['loc'][0]} is {first['input']!r}: {first['msg']}; the limits are "
                 f"{', '.join(Limits.model_fields)}"
             ) from error
         changed = record.model_copy(
             update={
                 "nonce": Ids().nonce(),
                 "version": record.version + 1,
-                "limits": record.limits | asked.model_dump(include=set(changes)),
+                "limits": record.limits | limits.model_dump(include=set(changes)),
             }
         )
-        if compare_and_swap(store, f"{FOLDER}{tenant}", pack(changed), etag):
-            return asked
+        if swap(store, f"{FOLDER}{tenant}", pack(changed), etag):
+            return limits
 
 
 def is_deleted(store: Store, tenant: str) -> bool:
-    """Whether it was deleted with all its data, for good."""
+    """Return True if the tenant was deleted."""
     try:
         store.head(tenant_deletion_key(tenant))
     except NotFoundError:
@@ -114,16 +130,17 @@ def _read(store: Store, tenant: str) -> tuple[str, TenantRecord]:
         found = store.read(key)
     except NotFoundError as error:
         raise UnknownTenantError(
-            f"there is no tenant {tenant}: its first key makes it, dti keys create {tenant}"
+            f"there is no tenant {tenant}: `dti keys create {tenant}` creates it"
         ) from error
-    return found.head.etag, parse(key, found.body, TenantRecord)
+    return found.head.etag, parse_record(key, found.body, TenantRecord)
 
 
 def _limits(record: TenantRecord) -> Limits:
+    # Limits that a later version added are ignored here, and kept in the record.
     known = {name: value for name, value in record.limits.items() if name in Limits.model_fields}
     try:
         return Limits.model_validate(known)
     except ValidationError as error:
         raise DamagedRecordError(
-            f"limits of a tenant are {known}: {error.errors()[0]['msg']}; restore its object"
+            f"the limits of a tenant are {known}: {error.errors()[0]['msg']}; restore its object"
         ) from error

@@ -247,7 +247,7 @@ def _state(key: "KeyView", now: datetime) -> str:
     if key.revoked:
         return f"revoked {key.revoked:%Y-%m-%d %H:%M}"
     if key.expires:
-        return f"{'expires' if key.valid(now) else 'expired'} {key.expires:%Y-%m-%d %H:%M}"
+        return f"{'expires' if key.is_valid(now) else 'expired'} {key.expires:%Y-%m-%d %H:%M}"
     return "valid"
 
 
@@ -259,7 +259,7 @@ def _document(key: "KeyView", now: datetime) -> dict[str, Any]:
         "created": key.created.isoformat(),
         "expires": key.expires.isoformat() if key.expires else None,
         "revoked": key.revoked.isoformat() if key.revoked else None,
-        "valid": key.valid(now),
+        "valid": key.is_valid(now),
     }
 
 

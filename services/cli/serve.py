@@ -119,13 +119,13 @@ def _credential(store: "Store", given: str | None) -> str:
     from services.auth.keys import create_key
     from services.client.config import read_access
 
-    keyring = Authenticator(store)
+    authenticator = Authenticator(store)
     noted = read_access()
     for known in (given, noted.key if noted else None):
         if known is None:
             continue
         try:
-            keyring.caller(known)
+            authenticator.authenticate(known)
         except UnknownKeyError as error:
             if known == given:
                 raise SettingsError(

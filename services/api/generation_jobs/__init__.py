@@ -1,1 +1,1 @@
-"""generation_jobs."""
+"""/v1/generation-jobs: jobs that generate images in bulk."""

@@ -1,16 +1,15 @@
-"""Of what a client has said, a job of images as the ledger keeps it: each prompt with each variant
-and each seed.
-"""
+"""Builds the JobRequest of a generation job: one item per prompt, variant and seed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue, ValidationError
 
 from services.api.generation_jobs.schemas import GenerationJobRequest, VariantRequest
-from services.api.images.request import inline_tokens, settled
-from services.api.problems import refusal
+from services.api.images.request import inline_tokens, resolve_blends
+from services.api.images.schemas import SlerpBlend
+from services.api.problems import invalid_request
 from services.api.training_jobs.build import check_webhook
 from services.contracts.generation import (
     GenerationJobSpec,
@@ -24,107 +23,139 @@ from services.contracts.models import ServedModels, generation_pool
 from services.ledger.ids import is_token_id
 from services.settings import ApiSettings
 
-_CAST, _PROMPT = 40, 30
-"""Characters of an id that a variant's and a prompt's part have: ids are names of files, too."""
+_MAX_VARIANT_LENGTH, _MAX_PROMPT_LENGTH = 40, 30
+"""The characters of a variant and a prompt in an item's id: ids become file names."""
 
-_END = 8
-"""Characters of a token's id that tell it from others, mostly."""
+_TOKEN_SUFFIX_LENGTH = 8
+"""The last characters of a token's id, which usually tell it from others."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltGenerationJob:
-    """A job of images that could be submitted."""
+    """A valid generation job."""
 
     request: JobRequest
     model: str
-    prompts: int
-    variants: int
-    seeds: int
-    steps: int
-    """Of each image."""
+    num_prompts: int
+    num_variants: int
+    num_seeds: int
+    steps_per_image: int
 
 
-def compose(
-    order: GenerationJobRequest, served_models: ServedModels, settings: ApiSettings
+def build_generation_job(
+    request: GenerationJobRequest, served_models: ServedModels, settings: ApiSettings
 ) -> BuiltGenerationJob:
-    """Raises: RequestValidationError."""
-    model = _model(order.model, served_models)
-    if order.webhook:
-        check_webhook(order.webhook.url, private=settings.allow_private_webhooks)
-    variants, seeds = order.all_variants, order.all_seeds
-    count = len(order.prompts) * len(variants) * len(seeds)
+    """Build a generation job.
+
+    Raises:
+        RequestValidationError: The request is not valid.
+    """
+    model = _model(request.model, served_models)
+    if request.webhook:
+        check_webhook(request.webhook.url, allow_private=settings.allow_private_webhooks)
+    prompts, variants, seeds = request.prompts, request.all_variants, request.all_seeds
+    count = len(prompts) * len(variants) * len(seeds)
     if count > MAX_ITEMS:
-        raise refusal(
+        raise invalid_request(
             ("body", "prompts"),
-            f"{len(order.prompts)} prompts x {len(variants)} variants x {len(seeds)} seeds are "
-            f"{count} images, and a job has at most {MAX_ITEMS}: ask for them in parts",
+            f"{len(prompts)} prompts x {len(variants)} variants x {len(seeds)} seeds are {count} "
+            f"images, and a job has at most {MAX_ITEMS}: submit several jobs",
         )
-    common = _common(order)
-    job = GenerationJobSpec(
+    common = _common_fields(request)
+    spec = GenerationJobSpec(
         model=model,
-        prompts=tuple(_telling(order, number) for number in range(len(order.prompts))),
-        variants=tuple(_variant(order, number, variant) for number, variant in enumerate(variants)),
+        prompts=tuple(_prompt_spec(request, number) for number in range(len(prompts))),
+        variants=tuple(_binding(number, variant) for number, variant in enumerate(variants)),
         common=common,
-        webhook=order.webhook.url if order.webhook else None,
+        webhook=request.webhook.url if request.webhook else None,
     )
-    steps = ImageSpec.model_validate({**common, "prompt": "", "seed": 0}).steps
     try:
-        request = JobRequest(
+        job = JobRequest(
             kind="generation",
             pool=generation_pool(model),
-            items=tuple(_items(order.prompts, variants, seeds)),
-            shared=job.model_dump(mode="json"),
-            tags=order.tags,
-            max_attempts=order.max_attempts,
+            items=tuple(_items(prompts, variants, seeds)),
+            shared=spec.model_dump(mode="json"),
+            tags=request.tags,
+            max_attempts=request.max_attempts,
         )
     except ValidationError as error:
-        raise refusal(("body", "prompts"), error.errors()[0]["msg"]) from error
-    return BuiltGenerationJob(request, model, len(order.prompts), len(variants), len(seeds), steps)
+        raise invalid_request(("body", "prompts"), error.errors()[0]["msg"]) from error
+    return BuiltGenerationJob(
+        request=job,
+        model=model,
+        num_prompts=len(prompts),
+        num_variants=len(variants),
+        num_seeds=len(seeds),
+        steps_per_image=ImageSpec.model_validate({**common, "prompt": "", "seed": 0}).steps,
+    )
+
+
+def token_references(
+    request: GenerationJobRequest,
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the names of tokens outside the prompts, each with its place in the request."""
+    for number, name in enumerate(request.tokens or ()):
+        yield ("body", "tokens", number), name
+    for number, variant in enumerate(request.variants or ()):
+        place = ("body", "variants", number)
+        for placeholder, name in variant.tokens.items():
+            yield (*place, "tokens", placeholder), name
+        for placeholder, blend in variant.blends.items():
+            names = (
+                (blend.a, blend.b)
+                if isinstance(blend, SlerpBlend)
+                else tuple(part.token for part in blend)
+            )
+            for name in names:
+                yield (*place, "blends", placeholder), name
 
 
 def _model(name: str | None, served_models: ServedModels) -> str:
     if name is not None and name not in served_models:
-        raise refusal(("body", "model"), f"no model {name!r}; there are {', '.join(served_models)}")
+        raise invalid_request(
+            ("body", "model"), f"there is no model {name!r}: there are {', '.join(served_models)}"
+        )
     return name or next(iter(served_models))
 
 
-def _common(order: GenerationJobRequest) -> dict[str, JsonValue]:
-    """Fields of `ImageSpec` that all have alike; those that were left out are the engine's."""
-    width, height = order.sides or (None, None)
-    given: dict[str, JsonValue] = {
-        "steps": order.steps,
-        "guidance": order.guidance,
+def _common_fields(request: GenerationJobRequest) -> dict[str, JsonValue]:
+    """Return the fields of `ImageSpec` that all images share; the engine decides omitted ones."""
+    width, height = request.width_and_height or (None, None)
+    fields: dict[str, JsonValue] = {
+        "steps": request.steps,
+        "guidance": request.guidance,
         "width": width,
         "height": height,
-        "negative_prompt": order.negative_prompt,
-        "instruction": order.instruction,
-        "deterministic": order.deterministic,
+        "negative_prompt": request.negative_prompt,
+        "instruction": request.instruction,
+        "deterministic": request.deterministic,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def _telling(order: GenerationJobRequest, number: int) -> PromptSpec:
-    prompt = order.prompts[number]
-    text = f"{prompt} {order.negative_prompt}"
+def _prompt_spec(request: GenerationJobRequest, number: int) -> PromptSpec:
+    prompt = request.prompts[number]
+    text = f"{prompt} {request.negative_prompt}"
     return PromptSpec(prompt=prompt, tokens=inline_tokens(text, {}, ("body", "prompts", number)))
 
 
-def _variant(order: GenerationJobRequest, number: int, variant: VariantRequest) -> TokenBinding:
-    tokens, blends = settled(variant.tokens, variant.blends)
+def _binding(number: int, variant: VariantRequest) -> TokenBinding:
+    tokens, blends = resolve_blends(variant.tokens, variant.blends)
     try:
         return TokenBinding(tokens=tokens, blends=blends)
     except ValidationError as error:
-        found = error.errors()[0]
-        raise refusal(("body", "variants", number, *found["loc"]), found["msg"]) from error
+        first = error.errors()[0]
+        place = ("body", "variants", number, *first["loc"])
+        raise invalid_request(place, first["msg"]) from error
 
 
 def _items(
     prompts: Sequence[str], variants: Sequence[VariantRequest], seeds: Sequence[int]
 ) -> Sequence[Item]:
-    """The images of a prompt follow each other, so that engines read it once."""
-    said = [_plain(prompt, _PROMPT) for prompt in prompts]
-    who = [_name(variant) for variant in variants]
-    works = [
+    """Return the items, with the images of a prompt in a row so that engines encode it once."""
+    prompt_slugs = [_slug(prompt, _MAX_PROMPT_LENGTH) for prompt in prompts]
+    variant_slugs = [_variant_slug(variant) for variant in variants]
+    images = [
         ImageItem(prompt=prompt, variant=variant, seed=seed)
         for prompt in range(len(prompts))
         for variant in range(len(variants))
@@ -133,20 +164,29 @@ def _items(
     return [
         Item(
             name="-".join(
-                filter(None, (f"{index:04d}", who[one.variant], said[one.prompt], str(one.seed)))
+                filter(
+                    None,
+                    (
+                        f"{index:04d}",
+                        variant_slugs[image.variant],
+                        prompt_slugs[image.prompt],
+                        str(image.seed),
+                    ),
+                )
             ),
-            work=one.model_dump(),
+            work=image.model_dump(),
         )
-        for index, one in enumerate(works)
+        for index, image in enumerate(images)
     ]
 
 
-def _name(variant: VariantRequest) -> str:
+def _variant_slug(variant: VariantRequest) -> str:
     if variant.name:
         return variant.name
     names = [*variant.tokens.values(), *variant.blends]
-    return _plain("-".join(name[-_END:] if is_token_id(name) else name for name in names), _CAST)
+    short = [name[-_TOKEN_SUFFIX_LENGTH:] if is_token_id(name) else name for name in names]
+    return _slug("-".join(short), _MAX_VARIANT_LENGTH)
 
 
-def _plain(text: str, most: int) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:most].strip("-")
+def _slug(text: str, max_length: int) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:max_length].strip("-")

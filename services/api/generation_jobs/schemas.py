@@ -1,70 +1,92 @@
-"""What a client says of a job of images: prompts, who is in them, and seeds."""
+"""Schemas of generation jobs: prompts, token variants and seeds; images and dry runs."""
 
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import (
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import model_validator
 
-from services.api.images.schemas import Blends, Size, Tokens, check_once, sides_of
-from services.api.training_jobs.schemas import TagName, WebhookRequest
-from services.contracts.generation import MAX_STEPS, Placeholder, TokenName
+from services.api.images.schemas import (
+    Blends,
+    Prompt,
+    SamplingRequest,
+    Seed,
+    Tokens,
+    reject_duplicate_placeholders,
+)
+from services.api.jobs.schemas import (
+    ATTEMPT_EXAMPLE,
+    JOB,
+    Attempt,
+    BaseItem,
+    BaseJobRequest,
+    Page,
+    example,
+)
+from services.contracts.generation import Placeholder, TokenName
 from services.contracts.jobs import MAX_ITEMS, WireModel
 
-Prompt = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+MAX_TOKEN_LOOKUPS = 32
+"""The number of different tokens in a job up to which their existence is checked at submission."""
+
+ITEM_EXAMPLE: dict[str, Any] = {
+    "index": 0,
+    "id": "0000-rex-a-photo-of-a-dog-on-a-beach-7",
+    "state": "succeeded",
+    "reason": "",
+    "attempt": 1,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "url": f"http://127.0.0.1:8000/images/pets-inc/{JOB}/0?expires=1772370000&signature=Ab",
+    "report": {"seed": 7, "bytes": 8123, "warnings": []},
+    "progress": None,
+}
 
 
 class VariantRequest(WireModel):
-    """What placeholders stand for in one telling of all prompts."""
+    """One assignment of tokens and blends to the placeholders of all prompts."""
 
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9_-]{1,40}$",
-        description="in its images' ids; left out: its tokens' names",
+        description="A name for the ids of its images; the names of its tokens by default.",
     )
     tokens: Tokens = Field(default={})
     blends: Blends = Field(default={})
 
     @model_validator(mode="after")
-    def _says_once_what_a_placeholder_is(self) -> "VariantRequest":
-        check_once(self.tokens, self.blends)
+    def _reject_duplicate_placeholders(self) -> "VariantRequest":
+        reject_duplicate_placeholders(self.tokens, self.blends)
         return self
 
 
 class SeedRange(WireModel):
-    """Seeds that follow each other."""
+    """Consecutive seeds."""
 
-    first: Seed = 0
-    count: int = Field(ge=1, le=MAX_ITEMS)
+    first: Seed = Field(default=0, description="The first seed.")
+    count: int = Field(ge=1, le=MAX_ITEMS, description="The number of seeds.")
 
     @model_validator(mode="after")
-    def _are_seeds(self) -> "SeedRange":
+    def _validate_last_seed(self) -> "SeedRange":
         if self.first + self.count > 2**32:
-            raise ValueError(f"{self.count} seeds from {self.first} on: the last is {2**32 - 1}")
+            raise ValueError(
+                f"{self.count} seeds from {self.first} on exceed the largest seed, {2**32 - 1}"
+            )
         return self
 
 
-def _form(given: Any) -> Literal["range", "list"]:
-    return "range" if isinstance(given, dict | SeedRange) else "list"
+def _seeds_form(value: Any) -> Literal["range", "list"]:
+    return "range" if isinstance(value, dict | SeedRange) else "list"
 
 
 Seeds = Annotated[
     Annotated[SeedRange, Tag("range")]
     | Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_ITEMS), Tag("list")],
-    Discriminator(_form),
+    Discriminator(_seeds_form),
 ]
 
 
-class GenerationJobRequest(WireModel):
-    """A job of 1 to 10,000 images: each prompt with each variant and each seed."""
+class GenerationJobRequest(BaseJobRequest, SamplingRequest):
+    """A request for a job of 1 to 10,000 images: each prompt with each variant and each seed."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -97,73 +119,48 @@ class GenerationJobRequest(WireModel):
     prompts: tuple[Prompt, ...] = Field(
         min_length=1,
         max_length=MAX_ITEMS,
-        description="with placeholders of tokens; <tok_...>, a token's id, stands for itself",
+        description="The prompts, with placeholders; a token's id, `<tok_...>`, needs no variant.",
     )
     variants: tuple[VariantRequest, ...] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_ITEMS,
-        description="what placeholders stand for: all prompts are generated with each",
+        description="The assignments of tokens to placeholders; all prompts are generated with "
+        "each.",
     )
     placeholder: Placeholder | None = Field(
-        default=None, description="in place of variants: what each of tokens stands for in turn"
+        default=None,
+        description="In place of `variants`: the placeholder that each of `tokens` replaces.",
     )
     tokens: tuple[TokenName, ...] | None = Field(
-        default=None, min_length=1, max_length=MAX_ITEMS, description="ids or aliases"
+        default=None,
+        min_length=1,
+        max_length=MAX_ITEMS,
+        description="The ids or aliases of the tokens for `placeholder`.",
     )
-    seeds: Seeds = Field(
-        default=(0,), description="a list, or the first and how many; default: 0 alone"
-    )
+    seeds: Seeds = Field(default=(0,), description="A list of seeds, or a range of them.")
     model: str | None = Field(
         default=None,
         min_length=1,
         max_length=200,
-        description="a name of GET /v1/models; left out: the first",
+        description="A model of GET /v1/models; the first one by default.",
     )
-    size: Size | None = None
-    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="of denoising")
-    guidance: float | None = Field(default=None, ge=1, le=50, description="1: none")
-    negative_prompt: str = Field(default="", max_length=4000)
-    instruction: bool = Field(default=True, description="the model's own, before the prompt")
-    deterministic: bool = Field(
-        default=False, description="generated alone, so that not even rounding depends on others"
-    )
-    tags: dict[TagName, Annotated[str, StringConstraints(max_length=200)]] = Field(
-        default={}, max_length=20
-    )
-    max_attempts: int = Field(
-        default=4, ge=1, le=20, description="failed or lost ones, before an image ends as failed"
-    )
-    webhook: WebhookRequest | None = None
-    dry_run: bool = Field(default=False, description="say what would be made, and make nothing")
 
     @model_validator(mode="after")
-    def _says_once_who_is_in_it(self) -> "GenerationJobRequest":
+    def _require_one_form_of_variants(self) -> "GenerationJobRequest":
         if (self.placeholder is None) != (self.tokens is None):
-            raise ValueError("placeholder and tokens belong together: give both, or variants")
+            raise ValueError("give both placeholder and tokens, or variants in their place")
         if self.variants is not None and self.tokens is not None:
             raise ValueError("give either variants, or a placeholder and its tokens")
         return self
 
     @model_validator(mode="after")
-    def _has_seeds_once(self) -> "GenerationJobRequest":
+    def _reject_duplicate_seeds(self) -> "GenerationJobRequest":
         seeds = self.seeds
         if not isinstance(seeds, SeedRange) and len(set(seeds)) < len(seeds):
-            twice = next(seed for seed in seeds if seeds.count(seed) > 1)
-            raise ValueError(
-                f"seed {twice} is given twice, which generates the same again: drop one"
-            )
+            duplicate = next(seed for seed in seeds if seeds.count(seed) > 1)
+            raise ValueError(f"seed {duplicate} is given twice and would generate the same image")
         return self
-
-    @model_validator(mode="after")
-    def _is_of_a_size_that_can_be(self) -> "GenerationJobRequest":
-        sides_of(self.size)
-        return self
-
-    @property
-    def sides(self) -> tuple[int, int] | None:
-        """Width and height; None: the model's own."""
-        return sides_of(self.size)
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -173,23 +170,83 @@ class GenerationJobRequest(WireModel):
 
     @property
     def all_variants(self) -> tuple[VariantRequest, ...]:
-        """One that is empty where nothing is said."""
+        """The variants in either form; a job without tokens has one empty variant."""
         if self.placeholder and self.tokens:
             return tuple(VariantRequest(tokens={self.placeholder: name}) for name in self.tokens)
         return self.variants or (VariantRequest(),)
 
 
-def parse_generation_order(body: bytes) -> GenerationJobRequest:
-    """In JSON's own types alone. Raises: RequestValidationError."""
+def parse_generation_job(body: bytes) -> GenerationJobRequest:
+    """Parse a request body in strict mode.
+
+    Raises:
+        RequestValidationError: The body is not valid.
+    """
     try:
         return GenerationJobRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
-        findings = [{**one, "loc": ("body", *_place(one["loc"]))} for one in error.errors()]
-        raise RequestValidationError(findings) from error
+        errors = [{**each, "loc": ("body", *_place(each["loc"]))} for each in error.errors()]
+        raise RequestValidationError(errors) from error
 
 
 def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Without the forms of seeds and blends, which are nothing that the client has said."""
+    """Return a place without the tags of unions, which are not part of the client's JSON."""
     if loc[:1] == ("seeds",):
         return (*loc[:1], *loc[2:])
-    return (*loc[:4], *loc[5:]) if loc[:1] == ("variants",) and loc[2:3] == ("blends",) else loc
+    is_blend = loc[:1] == ("variants",) and loc[2:3] == ("blends",)
+    return (*loc[:4], *loc[5:]) if is_blend else loc
+
+
+class GenerationItem(BaseItem):
+    """One image of a generation job, and its state."""
+
+    model_config = example(ITEM_EXAMPLE)
+
+    sha256: str | None = Field(default=None, description="The SHA-256 of the PNG.")
+    url: str | None = Field(
+        default=None,
+        description="A link to the PNG that works without an API key until it expires.",
+    )
+
+
+class GenerationItemPage(Page):
+    """A page of a job's images, by index."""
+
+    model_config = example({"items": [ITEM_EXAMPLE], "next": "1"})
+
+    items: list[GenerationItem]
+
+
+class GenerationItemWithAttempts(GenerationItem):
+    """An image with all attempts at it."""
+
+    model_config = example(ITEM_EXAMPLE | {"attempts": [ATTEMPT_EXAMPLE]})
+
+    attempts: list[Attempt]
+
+
+class GenerationDryRun(BaseModel):
+    """The generation job that a request would create."""
+
+    model_config = example(
+        {
+            "count": 16,
+            "model": "miniature",
+            "prompts": 2,
+            "variants": 2,
+            "seeds": 4,
+            "steps": 400,
+            "missing_tokens": ["tom"],
+        }
+    )
+
+    count: int = Field(description="The number of images: prompts x variants x seeds.")
+    model: str = Field(description="The model that generates the images.")
+    prompts: int = Field(description="The number of prompts.")
+    variants: int = Field(description="The number of variants.")
+    seeds: int = Field(description="The number of seeds.")
+    steps: int = Field(description="The number of denoising steps of all images together.")
+    missing_tokens: list[str] = Field(
+        description="The tokens that do not exist; empty if the job names more than "
+        f"{MAX_TOKEN_LOOKUPS} tokens, because then none is looked up."
+    )

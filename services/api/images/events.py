@@ -1,7 +1,4 @@
-"""Images as they come about: OpenAI's events, and ours beside them (server-sent events).
-
-Work that is worth doing as long as the caller is there.
-"""
+"""Server-sent events of a request for images: OpenAI's events, and a progress event."""
 
 import asyncio
 import json
@@ -18,38 +15,17 @@ from starlette.types import Receive, Scope, Send
 
 from dti_engine.errors import DTIError
 from services.api.images.request import EngineCall
-from services.api.images.response import ImageUrls, data_of, encoded, size_of
+from services.api.images.response import ImageUrls, image_data, png_size, to_base64
 from services.api.middleware.openai_errors import error_object
-from services.api.problems import answer
+from services.api.problems import error_response
 from services.contracts.generation import Event, FailureEvent, ImageEvent, StepEvent
 from services.engine_client import GenerationStream, rebuild_error
 
-A = TypeVar("A")
-
-
-async def while_there(receive: Receive, work: Callable[[], Coroutine[Any, Any, A]]) -> A | None:
-    """What comes of it; None: the caller has gone, and the work was cancelled. The body of the
-    request is to be read before.
-    """
-    working = asyncio.create_task(work())
-    leaving = asyncio.create_task(_left(receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
+R = TypeVar("R")
 
 _TYPE = "image_generation."
 
-SCHEMA = {
+EVENT_SCHEMA = {
     "type": "object",
     "properties": {
         "event": {
@@ -62,122 +38,153 @@ SCHEMA = {
 }
 
 
+async def run_while_connected(
+    receive: Receive, work: Callable[[], Coroutine[Any, Any, R]]
+) -> R | None:
+    """Run `work` and return its result; cancel it and return None if the client disconnects.
+
+    The body of the request must have been read before.
+    """
+    working = asyncio.create_task(work())
+    disconnecting = asyncio.create_task(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait({working, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        disconnecting.cancel()
+        # Wait for the cancellation, so that the work's own clean-up is complete on return.
+        await asyncio.gather(working, disconnecting, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 class ImageEventStream(StreamingResponse):
-    """Ends with the last image, or when the caller leaves: then the engine is told, too."""
+    """A response that ends with the last image; a disconnection also cancels the engine's work."""
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, teller: "EventEncoder", generating: GenerationStream, keepalive: float
+        self, encoder: "EventEncoder", stream: GenerationStream, keepalive_interval_s: float
     ) -> None:
-        self._generation = generating
-        self._events = _events(teller, generating, keepalive)
+        self._stream = stream
+        self._events = _events(encoder, stream, keepalive_interval_s)
         super().__init__(self._events)
         self.headers["Cache-Control"] = "no-store"
-        self.headers["X-Accel-Buffering"] = "no"
+        self.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back otherwise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await while_there(receive, lambda: self.stream_response(send))
+            await run_while_connected(receive, lambda: self.stream_response(send))
         finally:
             await self._events.aclose()
-            await self._generation.close()
+            await self._stream.close()
 
 
 class EventEncoder:
-    """Says of one request's events what its caller is to hear."""
+    """Encodes the engine's events of one request as server-sent events."""
 
     def __init__(
-        self, asked: EngineCall, partial: int, shelf: ImageUrls | None, request: str
+        self, call: EngineCall, max_previews: int, urls: ImageUrls | None, request_id: str
     ) -> None:
-        """partial: previews of each image that are told of, at most."""
-        self._asked = asked
-        self._partial = partial
-        self._shelf = shelf
-        self._request = request
-        self._shown = Counter[int]()
+        """Create an encoder that sends at most `max_previews` previews of each image."""
+        self._call = call
+        self._max_previews = max_previews
+        self._urls = urls
+        self._request_id = request_id
+        self._num_previews = Counter[int]()
         self._created = int(time.time())
 
-    def tell(self, event: Event) -> list[bytes]:
-        """Raises: DTIError."""
+    def encode(self, event: Event) -> list[bytes]:
+        """Return the server-sent events of an engine event.
+
+        Raises:
+            DTIError: The image could not be stored.
+        """
         match event:
             case StepEvent():
-                return self._stepped(event)
+                return self._encode_step(event)
             case ImageEvent():
-                return [self._completed(event)]
+                return [self._encode_image(event)]
             case FailureEvent():
-                return [self.failed(rebuild_error(event.error, event.detail), event.image)]
+                return [self.encode_error(rebuild_error(event.error, event.detail), event.image)]
 
-    def failed(self, error: DTIError, image: int | None = None) -> bytes:
+    def encode_error(self, error: DTIError, image: int | None = None) -> bytes:
+        """Return an error event; `image` is the index of the image that failed."""
         try:
-            raise error  # So that the log has it, if it is none of the caller's.
+            raise error  # The log takes the traceback of a server error from the current exception.
         except DTIError:
-            problem = json.loads(bytes(answer(self._request, error).body))
-        said = {"type": "error", "index": image, "error": error_object(problem)}
-        return _event("error", said | {"problem": problem})
+            problem = json.loads(bytes(error_response(self._request_id, error).body))
+        data = {"type": "error", "index": image, "error": error_object(problem)}
+        return _event("error", data | {"problem": problem})
 
-    def _stepped(self, event: StepEvent) -> list[bytes]:
-        where = {"index": event.image, "step": event.step, "steps": event.steps}
-        told = [_typed("progress", where)]
-        number = self._shown[event.image]
-        if event.preview and event.step < event.steps and number < self._partial:
-            self._shown[event.image] += 1
-            shown = {"b64_json": encoded(event.preview), "partial_image_index": number}
-            told.append(_typed("partial_image", shown | where | self._about("jpeg", None)))
-        return told
+    def _encode_step(self, event: StepEvent) -> list[bytes]:
+        step = {"index": event.image, "step": event.step, "steps": event.steps}
+        encoded = [_typed_event("progress", step)]
+        number = self._num_previews[event.image]
+        if event.preview and event.step < event.steps and number < self._max_previews:
+            self._num_previews[event.image] += 1
+            preview = {"b64_json": to_base64(event.preview), "partial_image_index": number}
+            fields = preview | step | self._common_fields("jpeg", None)
+            encoded.append(_typed_event("partial_image", fields))
+        return encoded
 
-    def _completed(self, event: ImageEvent) -> bytes:
-        data = data_of(self._asked, event, self._shelf).model_dump(mode="json")
-        warnings = list(dict.fromkeys((*self._asked.warnings, *event.warnings)))
-        more = {"index": event.image, "model": self._asked.model, "warnings": warnings}
-        about = self._about("png", size_of(event.png))
-        return _typed("completed", data | more | about | {"usage": None})
+    def _encode_image(self, event: ImageEvent) -> bytes:
+        data = image_data(self._call, event, self._urls).model_dump(mode="json")
+        warnings = list(dict.fromkeys((*self._call.warnings, *event.warnings)))
+        ours = {"index": event.image, "model": self._call.model, "warnings": warnings}
+        common = self._common_fields("png", png_size(event.png))
+        return _typed_event("completed", data | ours | common | {"usage": None})
 
-    def _about(self, form: str, size: str | None) -> dict[str, Any]:
-        """What OpenAI says with each."""
-        image = self._asked.wanted.images[0]
-        asked = f"{image.width}x{image.height}" if image.width else "auto"
+    def _common_fields(self, output_format: str, size: str | None) -> dict[str, Any]:
+        """Return the fields that OpenAI sends with each image."""
+        image = self._call.request.images[0]
+        requested_size = f"{image.width}x{image.height}" if image.width else "auto"
         return {
             "created_at": self._created,
-            "size": size or asked,
+            "size": size or requested_size,
             "quality": "auto",
             "background": "opaque",
-            "output_format": form,
+            "output_format": output_format,
         }
 
 
 async def _events(
-    teller: EventEncoder, generating: GenerationStream, keepalive: float
+    encoder: EventEncoder, stream: GenerationStream, keepalive_interval_s: float
 ) -> AsyncGenerator[bytes]:
-    """To the end, with comments where nothing happens. What goes wrong is the last event."""
-    async with aclosing(generating.events()) as events:
+    """Yield all events, with comments while there are none. An error is the last event."""
+    async with aclosing(stream.events()) as events:
         while True:
-            coming = asyncio.ensure_future(anext(events, None))
+            pending = asyncio.ensure_future(anext(events, None))
             try:
-                while not (await asyncio.wait({coming}, timeout=keepalive))[0]:
+                while not (await asyncio.wait({pending}, timeout=keepalive_interval_s))[0]:
                     yield KEEPALIVE_COMMENT
-                if (event := coming.result()) is None:
+                if (event := pending.result()) is None:
                     return
-                told = await to_thread.run_sync(teller.tell, event)
+                # In a thread, because it may write an image to the store.
+                encoded = await to_thread.run_sync(encoder.encode, event)
             except DTIError as error:
-                told, event = [teller.failed(error)], None
+                encoded, event = [encoder.encode_error(error)], None
             finally:
-                await _end(coming)
-            for one in told:
-                yield one
+                await _cancel(pending)
+            for each in encoded:
+                yield each
             if event is None:
                 return
 
 
-async def _end(coming: "asyncio.Future[Any]") -> None:
-    """Before what it works on is closed."""
-    if not coming.done():
-        coming.cancel()
+async def _cancel(pending: "asyncio.Future[Any]") -> None:
+    """Cancel a step of a generator; until it has ended, the generator cannot be closed."""
+    if not pending.done():
+        pending.cancel()
         with suppress(asyncio.CancelledError):
-            await coming
+            await pending
 
 
-def _typed(name: str, data: dict[str, Any]) -> bytes:
+def _typed_event(name: str, data: dict[str, Any]) -> bytes:
     return _event(f"{_TYPE}{name}", {"type": f"{_TYPE}{name}"} | data)
 
 

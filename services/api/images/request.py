@@ -1,4 +1,4 @@
-"""Of what a client has said, the request that an engine gets: all that was left open is settled."""
+"""Builds the engine request of a request for images; everything left open is decided here."""
 
 import re
 import secrets
@@ -9,121 +9,137 @@ from typing import Any
 from pydantic import ValidationError
 
 from dti_engine.config import PLACEHOLDER
-from services.api.images.schemas import Blend, ImageGenerationRequest, SlerpBlend, meaningless
-from services.api.problems import refusal
+from services.api.images.schemas import Blend, ImageGenerationRequest, SlerpBlend, ignored_fields
+from services.api.problems import invalid_request
 from services.contracts.generation import BlendPart, GenerateRequest, ImageSpec
 from services.contracts.models import ServedModels, find_model
 from services.errors import InvalidIdError
 from services.ledger.ids import parse_token_id
 
-_OPENAI = re.compile(r"(dall-e|gpt-image|chatgpt-image)[a-z0-9.-]*")
-"""Names that programs have from elsewhere, and may not let be changed."""
+_OPENAI_MODEL = re.compile(r"(dall-e|gpt-image|chatgpt-image)[a-z0-9.-]*")
+"""Names that OpenAI's clients send and may not let their users change."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineCall:
-    """Images that can be asked for."""
+    """A valid request to the engine of a model."""
 
     model: str
-    wanted: GenerateRequest
+    request: GenerateRequest
     warnings: tuple[str, ...]
 
 
-def commission(
-    order: ImageGenerationRequest, tenant: str, served_models: ServedModels, seconds: float
+def build_engine_call(
+    request: ImageGenerationRequest,
+    tenant: str,
+    served_models: ServedModels,
+    default_timeout_s: float,
 ) -> EngineCall:
-    """seconds: that images may take where the order does not say.
+    """Build the engine call of a request.
 
-    Raises: UnknownModelError, RequestValidationError.
+    Raises:
+        UnknownModelError: The model is not offered.
+        RequestValidationError: The request is not valid.
     """
-    model, warnings = _model(order.model, served_models)
-    given = _given(order)
-    first = secrets.randbits(32) if order.seed is None else order.seed
+    model, warnings = _model(request.model, served_models)
+    fields = _image_fields(request)
+    first_seed = secrets.randbits(32) if request.seed is None else request.seed
     try:
-        wanted = GenerateRequest(
+        engine_request = GenerateRequest(
             tenant=tenant,
             images=tuple(
-                ImageSpec(**given, seed=(first + number) % 2**32) for number in range(order.n or 1)
+                ImageSpec(**fields, seed=(first_seed + number) % 2**32)
+                for number in range(request.n or 1)
             ),
-            timeout_s=order.seconds or seconds,
-            progress=bool(order.stream),
-            previews=_previews(order),
+            timeout_s=request.timeout_s or default_timeout_s,
+            progress=bool(request.stream),
+            previews=_preview_interval(request),
         )
     except ValidationError as error:
-        found = error.errors()[0]
-        raise refusal(("body", *found["loc"]), found["msg"]) from error
-    return EngineCall(model, wanted, (*warnings, *meaningless(order)))
+        first = error.errors()[0]
+        raise invalid_request(("body", *first["loc"]), first["msg"]) from error
+    return EngineCall(model, engine_request, (*warnings, *ignored_fields(request)))
 
 
 def _model(name: str | None, served_models: ServedModels) -> tuple[str, tuple[str, ...]]:
-    """A name that is offered, and warnings."""
-    first = next(iter(served_models))
+    """Return the name of an offered model, and warnings."""
+    default = next(iter(served_models))
     if name is None:
-        return first, ()
-    if name not in served_models and _OPENAI.fullmatch(name):
-        return first, (f"there is no model {name} here: {first} has generated",)
+        return default, ()
+    if name not in served_models and _OPENAI_MODEL.fullmatch(name):
+        return default, (f"there is no model {name} here: {default} was used",)
     find_model(name, served_models)
     return name, ()
 
 
-def _given(order: ImageGenerationRequest) -> dict[str, Any]:
-    """Of each image, but for its seed; what was left out is not in it."""
-    tokens, blends = settled(order.tokens, order.blends)
-    text = f"{order.prompt} {order.negative_prompt}"
+def _image_fields(request: ImageGenerationRequest) -> dict[str, Any]:
+    """Return the fields of each `ImageSpec` except the seed; omitted fields are left out."""
+    tokens, blends = resolve_blends(request.tokens, request.blends)
+    text = f"{request.prompt} {request.negative_prompt}"
     tokens = inline_tokens(text, blends, ("body", "prompt")) | tokens
-    width, height = order.sides or (None, None)
-    given = {"steps": order.steps, "guidance": order.guidance, "width": width, "height": height}
-    return {name: value for name, value in given.items() if value is not None} | {
-        "prompt": order.prompt,
-        "negative_prompt": order.negative_prompt,
-        "instruction": order.instruction,
-        "deterministic": order.deterministic,
+    width, height = request.width_and_height or (None, None)
+    optional = {
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "width": width,
+        "height": height,
+    }
+    return {name: value for name, value in optional.items() if value is not None} | {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "instruction": request.instruction,
+        "deterministic": request.deterministic,
         "tokens": tokens,
         "blends": blends,
     }
 
 
-def settled(
+def resolve_blends(
     tokens: Mapping[str, str], blends: Mapping[str, Blend]
 ) -> tuple[dict[str, str], dict[str, tuple[BlendPart, ...]]]:
-    """As engines are told of them: a blend at one of its ends is a token."""
-    alone, mixed = dict(tokens), dict[str, tuple[BlendPart, ...]]()
+    """Return tokens and blends in the engine's form; a blend at t = 0 or 1 is a plain token."""
+    plain, blended = dict(tokens), dict[str, tuple[BlendPart, ...]]()
     for placeholder, blend in blends.items():
         if not isinstance(blend, SlerpBlend):
-            mixed[placeholder] = blend
+            blended[placeholder] = blend
         elif blend.t in (0, 1):
-            alone[placeholder] = blend.b if blend.t else blend.a
+            plain[placeholder] = blend.b if blend.t else blend.a
         else:
-            mixed[placeholder] = (
+            blended[placeholder] = (
                 BlendPart(token=blend.a, weight=1 - blend.t),
                 BlendPart(token=blend.b, weight=blend.t),
             )
-    return alone, mixed
+    return plain, blended
 
 
 def inline_tokens(
-    text: str, taken: Mapping[str, Any], place: Sequence[str | int]
+    text: str, assigned: Mapping[str, Any], place: Sequence[str | int]
 ) -> dict[str, str]:
-    """Tokens that stand in a prompt by their own ids, but for what is `taken` for something else.
-    place: of the prompt in the request.
+    """Return the tokens that a prompt names by their own ids, such as `<tok_...>`.
 
-    Raises: RequestValidationError.
+    Args:
+        text: The prompt.
+        assigned: Placeholders that stand for something else.
+        place: The place of the prompt in the request, for errors.
+
+    Raises:
+        RequestValidationError: An id is malformed.
     """
-    found: dict[str, str] = {}
+    tokens: dict[str, str] = {}
     for placeholder in PLACEHOLDER.findall(text):
         name = placeholder[1:-1]
-        if name.startswith("tok_") and placeholder not in taken:
+        if name.startswith("tok_") and placeholder not in assigned:
             try:
                 parse_token_id(name)
             except InvalidIdError as error:
-                raise refusal(place, str(error)) from error
-            found[placeholder] = name
-    return found
+                raise invalid_request(place, str(error)) from error
+            tokens[placeholder] = name
+    return tokens
 
 
-def _previews(order: ImageGenerationRequest) -> int:
-    """Every how many steps, so that there are no more than were asked for before the last one."""
-    if not (order.stream and order.partial_images):
+def _preview_interval(request: ImageGenerationRequest) -> int:
+    """Return the steps between two previews, rounded up so that there are not too many."""
+    if not (request.stream and request.partial_images):
         return 0
-    steps: int = order.steps or ImageSpec.model_fields["steps"].default
-    return -(-steps // (order.partial_images + 1))
+    steps: int = request.steps or ImageSpec.model_fields["steps"].default
+    return -(-steps // (request.partial_images + 1))

@@ -1,4 +1,4 @@
-"""What is answered to those who want images, in OpenAI's form and with a little more."""
+"""The response to a request for images: OpenAI's form with additional fields."""
 
 import base64
 import struct
@@ -16,8 +16,8 @@ from services.api.jobs.schemas import example
 from services.contracts.generation import FailureEvent, ImageEvent
 from services.engine_client import GenerationStream, rebuild_error
 
-_SIZE = struct.Struct(">II")
-_SIZE_AT = 16  # behind PNG's signature, and the length and name of its first chunk
+_PNG_SIZE = struct.Struct(">II")
+_PNG_SIZE_OFFSET = 16  # PNG's signature, then the length and the name of the first chunk
 
 _IMAGE: dict[str, Any] = {
     "b64_json": "iVBORw0KGgo=",
@@ -39,94 +39,115 @@ EXAMPLE: dict[str, Any] = {
 
 
 class ImageData(BaseModel):
-    """An image."""
+    """One generated image."""
 
-    b64_json: str | None = Field(default=None, description="the PNG in base64")
+    b64_json: str | None = Field(default=None, description="The PNG in base64.")
     url: str | None = Field(
-        default=None, description="of the PNG, for a while; it stays until it is deleted"
+        default=None,
+        description="A link to the PNG, which expires; the image stays until it is deleted.",
     )
-    revised_prompt: None = Field(default=None, description="prompts are generated as they are")
-    id: str | None = Field(default=None, description="if it is kept: GET /v1/images/ID")
-    seed: int
-    settings: dict[str, JsonValue] = Field(description="all that it was generated with")
+    revised_prompt: None = Field(
+        default=None, description="Always null: prompts are used unchanged."
+    )
+    id: str | None = Field(
+        default=None, description="The id of a stored image, for GET /v1/images/ID."
+    )
+    seed: int = Field(description="The seed of the image.")
+    settings: dict[str, JsonValue] = Field(
+        description="All settings of the image; they generate it again."
+    )
 
 
 class ImagesResponse(BaseModel):
-    """Images, in the order of their seeds."""
+    """Generated images, in the order of their seeds."""
 
     model_config = example(EXAMPLE)
 
-    created: int = Field(description="seconds since 1970")
-    model: str = Field(description="that has generated")
-    data: list[ImageData]
-    warnings: list[str] = Field(description="what was said and means nothing here, and the like")
-    size: str = Field(description="WIDTHxHEIGHT in pixels")
+    created: int = Field(description="The time in seconds since 1970.")
+    model: str = Field(description="The model that generated the images.")
+    data: list[ImageData] = Field(description="The images.")
+    warnings: list[str] = Field(
+        description="Fields of the request that had no effect, prompts that were cut, and the like."
+    )
+    size: str = Field(description="The size of the images, `WIDTHxHEIGHT` in pixels.")
     output_format: Literal["png"] = "png"
     background: Literal["opaque"] = "opaque"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageUrls:
-    """Where images are put for those who want links."""
+    """Stores the images of one request and returns links to them."""
 
-    gallery: ImageStore
+    images: ImageStore
     tenant: str
-    here: str
+    base_url: str
     """The URL of this service."""
 
-    def url(self, png: bytes) -> tuple[str, str]:
-        """Its id and a link. Raises: DeletedError of the tenant."""
-        image = self.gallery.keep(self.tenant, png)
-        return image, self.gallery.link(self.tenant, image, self.here)
+    def store(self, png: bytes) -> tuple[str, str]:
+        """Store an image, and return its id and a link.
+
+        Raises:
+            DeletedError: The tenant was deleted.
+        """
+        image = self.images.save(self.tenant, png)
+        return image, self.images.link(self.tenant, image, self.base_url)
 
 
-async def collect(generating: GenerationStream) -> list[ImageEvent]:
-    """All images, in order. Raises: DTIError of the first that failed."""
-    done: dict[int, ImageEvent] = {}
-    async with aclosing(generating.events()) as events:
+async def collect_images(stream: GenerationStream) -> list[ImageEvent]:
+    """Wait for all images and return them in order.
+
+    Raises:
+        DTIError: The error of the first image that failed.
+    """
+    images: dict[int, ImageEvent] = {}
+    async with aclosing(stream.events()) as events:
         async for event in events:
             if isinstance(event, FailureEvent):
                 raise rebuild_error(event.error, event.detail)
             if isinstance(event, ImageEvent):
-                done[event.image] = event
-    return [done[number] for number in sorted(done)]
+                images[event.image] = event
+    return [images[number] for number in sorted(images)]
 
 
-def answer_of(asked: EngineCall, generated: Sequence[ImageEvent], shelf: ImageUrls | None) -> bytes:
-    """The answer as JSON. shelf: None: images are in it themselves.
+def images_response(
+    call: EngineCall, images: Sequence[ImageEvent], urls: ImageUrls | None
+) -> bytes:
+    """Return the response as JSON. If `urls` is None, the images are in it as base64.
 
-    Raises: DeletedError of the tenant.
+    Raises:
+        DeletedError: The tenant was deleted.
     """
-    warnings = [*asked.warnings, *(one for each in generated for one in each.warnings)]
+    warnings = [*call.warnings, *(warning for image in images for warning in image.warnings)]
     return (
         ImagesResponse(
             created=int(time.time()),
-            model=asked.model,
-            data=[data_of(asked, each, shelf) for each in generated],
+            model=call.model,
+            data=[image_data(call, image, urls) for image in images],
             warnings=list(dict.fromkeys(warnings)),
-            size=size_of(generated[0].png),
+            size=png_size(images[0].png),
         )
         .model_dump_json()
         .encode()
     )
 
 
-def data_of(asked: EngineCall, generated: ImageEvent, shelf: ImageUrls | None) -> ImageData:
-    image, url = shelf.url(generated.png) if shelf else (None, None)
+def image_data(call: EngineCall, image: ImageEvent, urls: ImageUrls | None) -> ImageData:
+    """Return one image of the response, and store it if `urls` is given."""
+    image_id, url = urls.store(image.png) if urls else (None, None)
     return ImageData(
-        b64_json=None if shelf else encoded(generated.png),
+        b64_json=None if urls else to_base64(image.png),
         url=url,
-        id=image,
-        seed=asked.wanted.images[generated.image].seed,
-        settings=generated.settings,
+        id=image_id,
+        seed=call.request.images[image.image].seed,
+        settings=image.settings,
     )
 
 
-def encoded(data: bytes) -> str:
+def to_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def size_of(png: bytes) -> str:
-    """WIDTHxHEIGHT."""
-    width, height = _SIZE.unpack_from(png, _SIZE_AT)
+def png_size(png: bytes) -> str:
+    """Return the size of a PNG as `WIDTHxHEIGHT`."""
+    width, height = _PNG_SIZE.unpack_from(png, _PNG_SIZE_OFFSET)
     return f"{width}x{height}"

@@ -1,91 +1,221 @@
-"""/v1/images/generations: images of what was learned, as OpenAI's clients ask for images."""
+"""/v1/images: generate images as OpenAI's API does; stored images; /images/...: links to them."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import BaseModel, Field
 
-from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPrincipal
-from services.api.images.events import SCHEMA, EventEncoder, ImageEventStream, while_there
-from services.api.images.request import EngineCall, commission
-from services.api.images.response import ImagesResponse, ImageUrls, answer_of, collect
-from services.api.images.schemas import ImageGenerationRequest, parse_image_order
+from services.api import audit
+from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPrincipal, RawBody
+from services.api.images.events import (
+    EVENT_SCHEMA,
+    EventEncoder,
+    ImageEventStream,
+    run_while_connected,
+)
+from services.api.images.request import EngineCall, build_engine_call
+from services.api.images.response import (
+    ImagesResponse,
+    ImageUrls,
+    collect_images,
+    images_response,
+)
+from services.api.images.schemas import ImageGenerationRequest, parse_image_request
+from services.api.images.store import PNG
+from services.api.jobs.schemas import JOB, JOB_PATTERN, example
 from services.api.middleware.openai_errors import OpenAIProblem
-from services.api.openapi import body_of, problems
+from services.api.openapi import body_of, plain_problems, problems, raw
 
 router = APIRouter(prefix="/v1/images", dependencies=GUARDED, tags=["images"])
+links = APIRouter(prefix="/images", tags=["images"])
 
-_LEFT = 499
-"""Nobody gets this answer."""
+_CLIENT_CLOSED = 499
+"""The status of a response that no client receives; only the log shows it."""
 
-_STREAM: dict[str, Any] = {
-    "description": "Images; with `stream`, what happens until they are done.",
-    "content": {"text/event-stream": {"schema": SCHEMA}},
+_STREAM_RESPONSE: dict[str, Any] = {
+    "description": "The images; with `stream`, the event stream.",
+    "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
+}
+_PNG_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: raw(PNG, "The PNG, which contains its settings.")
 }
 
+_EXAMPLE: dict[str, Any] = {
+    "id": JOB,
+    "created": "2026-03-01T12:00:00Z",
+    "size": 20480,
+    "url": f"http://127.0.0.1:8000/images/pets-inc/{JOB}?expires=1772370000&signature=AbC",
+}
 
-async def _body(request: Request) -> bytes:
-    return await request.body()
+ImageId = Annotated[str, Path(description="The id of an image.", examples=[JOB])]
+LinkTenant = Annotated[str, Path(description="The tenant in the link.", examples=["pets-inc"])]
+LinkExpires = Annotated[
+    int, Query(ge=0, le=2**40, description="The expiry in the link, in seconds since 1970.")
+]
+LinkSignature = Annotated[str, Query(max_length=100, description="The signature in the link.")]
 
 
-def _order(body: Annotated[bytes, Depends(_body)]) -> ImageGenerationRequest:
-    return parse_image_order(body)
+class StoredImageResource(BaseModel):
+    """A stored image."""
+
+    model_config = example(_EXAMPLE)
+
+    id: str = Field(description="The id of the image.")
+    created: datetime = Field(description="When the image was stored.")
+    size: int = Field(description="The size of the PNG in bytes.")
+    url: str = Field(description="A link to the PNG that needs no API key and expires.")
+
+
+class StoredImagePage(BaseModel):
+    """A page of stored images, newest first."""
+
+    model_config = example({"images": [_EXAMPLE], "next": None})
+
+    images: list[StoredImageResource]
+    next: str | None = Field(
+        default=None, description="The cursor of the next page; null on the last page."
+    )
+
+
+def _image_request(body: RawBody) -> ImageGenerationRequest:
+    return parse_image_request(body)
 
 
 @router.post(
     "/generations",
     summary="Generate 1 to 10 images",
     response_model=ImagesResponse,
-    responses=problems(400, 404, 410, 504, model=OpenAIProblem) | {200: _STREAM},
+    responses=problems(400, 404, 410, 504, model=OpenAIProblem) | {200: _STREAM_RESPONSE},
     openapi_extra=body_of(ImageGenerationRequest),
 )
 async def create_images(
     request: Request,
-    asking: CurrentPrincipal,
-    here: AppStateDep,
-    order: Annotated[ImageGenerationRequest, Depends(_order)],
+    principal: CurrentPrincipal,
+    state: AppStateDep,
+    image_request: Annotated[ImageGenerationRequest, Depends(_image_request)],
 ) -> Response:
-    """As OpenAI's `images.generate`, for its clients as they are. Placeholders in the prompt stand
-    for tokens or blends of them. With `stream`: events `image_generation.progress`, then
-    `.partial_image` where previews were asked for, then `.completed`, for each image, which
-    `index` says; `error` where it failed. Without, one that fails is an error of the whole.
+    """The route is compatible with OpenAI's `images.generate`. Placeholders in the prompt stand for
+    tokens or blends of tokens. With `stream`, each image has events `image_generation.progress`,
+    `.partial_image` if previews were requested, and `.completed`; `index` says which image it is,
+    and `error` that it failed. Without `stream`, the request fails if one image fails. A client
+    that disconnects cancels the request.
     """
-    settings = here.settings
-    asked = commission(order, asking.tenant, here.models, settings.generation_timeout_s)
-    shelf = None
-    if order.response_format == "url":
-        url = settings.public_url or str(request.base_url)
-        shelf = ImageUrls(here.gallery, asking.tenant, url)
+    settings = state.settings
+    call = build_engine_call(
+        image_request, principal.tenant, state.models, settings.generation_timeout_s
+    )
+    urls = None
+    if image_request.response_format == "url":
+        base_url = settings.public_url or str(request.base_url)
+        urls = ImageUrls(state.images, principal.tenant, base_url)
+    request_id = request.state.request_id
 
     async def work() -> Response:
-        if order.stream:
-            return await _stream(here, asked, order, shelf, request.state.request)
-        return await _generate(here, asked, shelf, request.state.request)
+        if image_request.stream:
+            max_previews = image_request.partial_images or 0
+            encoder = EventEncoder(call, max_previews, urls, request_id)
+            return await _stream(state, call, encoder, request_id)
+        return await _generate(state, call, urls, request_id)
 
-    answered = await while_there(request.receive, work)
-    return answered or Response(status_code=_LEFT)
+    response = await run_while_connected(request.receive, work)
+    return response or Response(status_code=_CLIENT_CLOSED)
 
 
 async def _generate(
-    here: AppState, asked: EngineCall, shelf: ImageUrls | None, request: str
+    state: AppState, call: EngineCall, urls: ImageUrls | None, request_id: str
 ) -> Response:
-    generation = await here.engines.generate(asked.model, asked.wanted, request)
+    stream = await state.engines.generate(call.model, call.request, request_id)
     try:
-        generated = await collect(generation)
+        images = await collect_images(stream)
     finally:
-        await generation.close()
-    body = await to_thread.run_sync(answer_of, asked, generated, shelf)
+        await stream.close()
+    body = await to_thread.run_sync(images_response, call, images, urls)
     return Response(body, media_type="application/json")
 
 
 async def _stream(
-    here: AppState,
-    asked: EngineCall,
-    order: ImageGenerationRequest,
-    shelf: ImageUrls | None,
-    request: str,
+    state: AppState, call: EngineCall, encoder: EventEncoder, request_id: str
 ) -> Response:
-    """What is refused at once is an error as everywhere, not an event."""
-    generation = await here.engines.generate(asked.model, asked.wanted, request)
-    teller = EventEncoder(asked, order.partial_images or 0, shelf, request)
-    return ImageEventStream(teller, generation, here.settings.keepalive_interval_s)
+    """Begin a stream. A request that the engine rejects gets an error status, not an event."""
+    stream = await state.engines.generate(call.model, call.request, request_id)
+    return ImageEventStream(encoder, stream, state.settings.keepalive_interval_s)
+
+
+@router.get("", summary="List stored images, newest first", responses=problems())
+def list_images(
+    request: Request,
+    principal: CurrentPrincipal,
+    state: AppStateDep,
+    cursor: Annotated[
+        str | None, Query(pattern=f"^{JOB_PATTERN}$", description="`next` of the previous page.")
+    ] = None,
+    limit: Annotated[
+        int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
+    ] = 50,
+) -> StoredImagePage:
+    """The list has the images that were generated with the `response_format` `url`, each with a new
+    link.
+    """
+    images, next_cursor = state.images.list(principal.tenant, cursor or "", limit)
+    base_url = state.settings.public_url or str(request.base_url)
+    resources = [
+        StoredImageResource(
+            id=image.id,
+            created=image.created,
+            size=image.num_bytes,
+            url=state.images.link(principal.tenant, image.id, base_url),
+        )
+        for image in images
+    ]
+    return StoredImagePage(images=resources, next=next_cursor)
+
+
+@router.get(
+    "/{image}",
+    summary="Download a stored image",
+    response_class=Response,
+    responses=problems(404, model=OpenAIProblem) | _PNG_RESPONSE,
+)
+def get_image(principal: CurrentPrincipal, state: AppStateDep, image: ImageId) -> Response:
+    """The response is the PNG as it was generated."""
+    return png_response(state.images.read(principal.tenant, image))
+
+
+@router.delete(
+    "/{image}",
+    status_code=204,
+    summary="Delete a stored image",
+    responses=problems(404, model=OpenAIProblem),
+)
+def delete_image(principal: CurrentPrincipal, state: AppStateDep, image: ImageId) -> None:
+    """Deletion is final; links to the image return `404` from then on."""
+    state.images.delete(principal.tenant, image)
+    audit.record_deletion(state.ledger, principal, "image.delete", image)
+
+
+@links.get(
+    "/{tenant}/{image}",
+    summary="Follow a link to a stored image",
+    response_class=Response,
+    responses=plain_problems(404, 422, 500, 503) | _PNG_RESPONSE,
+)
+def follow_link(
+    state: AppStateDep,
+    tenant: LinkTenant,
+    image: ImageId,
+    expires: LinkExpires = 0,
+    signature: LinkSignature = "",
+) -> Response:
+    """A link needs no API key: anyone who has it can download the image until it expires."""
+    return png_response(state.images.read_by_link(tenant, image, expires, signature))
+
+
+def png_response(body: bytes) -> Response:
+    """Return a PNG that no shared cache may keep, because the image can be deleted."""
+    return Response(
+        body,
+        media_type=PNG,
+        headers={"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"},
+    )

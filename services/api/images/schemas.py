@@ -1,4 +1,4 @@
-"""What a client says of the images that it wants: OpenAI's fields, and ours beside them."""
+"""Schemas of requests for images: OpenAI's fields, and additional ones."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -18,66 +18,123 @@ from services.contracts.generation import MAX_STEPS, BlendPart, Placeholder, Tok
 from services.contracts.jobs import WireModel
 
 MAX_IMAGES = 10
-"""Of one request, as OpenAI has it."""
+"""The maximum number of images in one request, which is OpenAI's too."""
+
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class SlerpBlend(WireModel):
-    """A blend of two tokens, as far from the first as `t` says."""
+    """A blend of two tokens by spherical interpolation."""
 
-    a: TokenName = Field(description="id or alias")
-    b: TokenName = Field(description="id or alias")
-    t: float = Field(ge=0, le=1, description="0: a; 1: b; between them, along the sphere")
+    a: TokenName = Field(description="The id or alias of the first token.")
+    b: TokenName = Field(description="The id or alias of the second token.")
+    t: float = Field(ge=0, le=1, description="The position between the tokens: 0 is a, 1 is b.")
 
 
-def _form(given: Any) -> Literal["between", "parts"]:
-    return "between" if isinstance(given, dict | SlerpBlend) else "parts"
+def _blend_form(value: Any) -> Literal["between", "parts"]:
+    return "between" if isinstance(value, dict | SlerpBlend) else "parts"
 
 
 Parts = Annotated[tuple[BlendPart, ...], Field(min_length=2, max_length=8)]
 Blend = Annotated[
-    Annotated[SlerpBlend, Tag("between")] | Annotated[Parts, Tag("parts")], Discriminator(_form)
+    Annotated[SlerpBlend, Tag("between")] | Annotated[Parts, Tag("parts")],
+    Discriminator(_blend_form),
 ]
 
 Blends = Annotated[
     dict[Placeholder, Blend],
-    Field(max_length=16, description="placeholder -> tokens and weights, or two and t"),
+    Field(
+        max_length=16,
+        description="Blends by placeholder: two tokens and a position, or tokens with weights.",
+    ),
 ]
 Tokens = Annotated[
     dict[Placeholder, TokenName],
-    Field(max_length=16, description="placeholder -> a token's id, or its alias"),
+    Field(max_length=16, description="Tokens by placeholder: the id of a token, or its alias."),
 ]
 Size = Annotated[
     str,
     Field(
         pattern=r"^(auto|[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$",
-        description="WIDTHxHEIGHT in pixels, 8 to 4096 each; auto: the model's own",
+        description="`WIDTHxHEIGHT` in pixels, 8 to 4096 each; `auto`, the default, is the "
+        "model's own size.",
     ),
 ]
 
 
-def sides_of(size: str | None) -> tuple[int, int] | None:
-    """Width and height; None: the model's own. Raises: ValueError of those that cannot be."""
+def parse_size(size: str | None) -> tuple[int, int] | None:
+    """Return the width and height in pixels; None for the model's own size.
+
+    Raises:
+        ValueError: A side is out of range.
+    """
     if size in (None, "auto"):
         return None
     width, _, height = size.partition("x")
     sides = int(width), int(height)
     if not all(8 <= side <= 4096 for side in sides):
-        raise ValueError(f"size is {size}: width and height can be 8 to 4096")
+        raise ValueError(f"the size is {size}: width and height can be 8 to 4096")
     return sides
 
 
-def check_once(tokens: Mapping[str, Any], blends: Mapping[str, Any]) -> None:
-    """Raises: ValueError if it is said twice what a placeholder is."""
-    if both := sorted(tokens.keys() & blends.keys()):
-        raise ValueError(f"{both[0]} is among tokens and among blends: leave one out")
+def reject_duplicate_placeholders(tokens: Mapping[str, Any], blends: Mapping[str, Any]) -> None:
+    """Check that no placeholder has both a token and a blend.
+
+    Raises:
+        ValueError: A placeholder has both.
+    """
+    if duplicates := sorted(tokens.keys() & blends.keys()):
+        raise ValueError(f"{duplicates[0]} is in both tokens and blends: remove one of them")
 
 
-_Said = Annotated[str, StringConstraints(max_length=200)]
+class SamplingRequest(WireModel):
+    """The sampling fields that requests for single images and generation jobs share."""
+
+    size: Size | None = None
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_STEPS,
+        description="The number of denoising steps; 25 by default.",
+    )
+    guidance: float | None = Field(
+        default=None,
+        ge=1,
+        le=50,
+        description="The scale of classifier-free guidance; 1 disables it; 5 by default.",
+    )
+    negative_prompt: str = Field(
+        default="", max_length=4000, description="What the images should not show."
+    )
+    instruction: bool = Field(
+        default=True, description="Whether the model's own instruction precedes the prompt."
+    )
+    deterministic: bool = Field(
+        default=False,
+        description="Generate each image by itself, so that not even rounding depends on other "
+        "requests.",
+    )
+
+    @model_validator(mode="after")
+    def _validate_size(self) -> "SamplingRequest":
+        parse_size(self.size)
+        return self
+
+    @property
+    def width_and_height(self) -> tuple[int, int] | None:
+        """The size in pixels; None for the model's own size."""
+        return parse_size(self.size)
 
 
-class ImageGenerationRequest(WireModel):
-    """Images of one prompt. What OpenAI's clients may say and means nothing here is accepted, and
-    `warnings` of the answer tell of it.
+_IgnoredText = Annotated[str, StringConstraints(max_length=200)]
+
+
+class ImageGenerationRequest(SamplingRequest):
+    """A request for images of one prompt.
+
+    OpenAI's fields that have no meaning here are accepted, and `warnings` of the response name
+    them.
     """
 
     model_config = ConfigDict(
@@ -95,102 +152,103 @@ class ImageGenerationRequest(WireModel):
         }
     )
 
-    prompt: str = Field(
-        min_length=1,
-        max_length=4000,
-        description="with placeholders of tokens; <tok_...>, a token's id, stands for itself",
+    prompt: Prompt = Field(
+        description="The prompt, with placeholders; a token's id, `<tok_...>`, needs no entry in "
+        "`tokens`."
     )
     model: str | None = Field(
         default=None,
         min_length=1,
         max_length=200,
-        description="a name of GET /v1/models; left out, or one of OpenAI's: the first",
+        description="A model of GET /v1/models. The first one is used by default and for the names "
+        "of OpenAI's models.",
     )
-    n: int | None = Field(default=None, ge=1, le=MAX_IMAGES, description="images; default 1")
-    size: Size | None = None
+    n: int | None = Field(
+        default=None, ge=1, le=MAX_IMAGES, description="The number of images; 1 by default."
+    )
     response_format: Literal["b64_json", "url"] | None = Field(
-        default=None, description="the PNG itself in base64, or a link to it; default b64_json"
+        default=None,
+        description="`b64_json`, the default, returns the PNG in base64; `url` stores the image and "
+        "returns a link.",
     )
-    stream: bool | None = Field(default=None, description="tell of progress, as server-sent events")
+    stream: bool | None = Field(
+        default=None, description="Send progress and images as server-sent events."
+    )
     partial_images: int | None = Field(
-        default=None, ge=0, le=3, description="previews of each image, in a stream"
+        default=None, ge=0, le=3, description="The number of previews per image in a stream."
     )
-    output_format: Literal["png"] | None = Field(default=None, description="there is no other")
-    quality: _Said | None = Field(default=None, description="means nothing here: see steps")
-    style: _Said | None = Field(default=None, description="means nothing here")
-    background: _Said | None = Field(default=None, description="always opaque")
-    moderation: _Said | None = Field(default=None, description="means nothing here")
-    complexity: _Said | None = Field(default=None, description="means nothing here")
-    output_compression: int | None = Field(default=None, description="means nothing for PNG")
-    user: _Said | None = Field(default=None, description="is not kept")
-    safety_identifier: _Said | None = Field(default=None, description="is not kept")
+    output_format: Literal["png"] | None = Field(
+        default=None, description="The only format is `png`."
+    )
+    quality: _IgnoredText | None = Field(default=None, description="Ignored; see `steps`.")
+    style: _IgnoredText | None = Field(default=None, description="Ignored.")
+    background: _IgnoredText | None = Field(
+        default=None, description="Ignored: the background is always opaque."
+    )
+    moderation: _IgnoredText | None = Field(default=None, description="Ignored.")
+    complexity: _IgnoredText | None = Field(default=None, description="Ignored.")
+    output_compression: int | None = Field(
+        default=None, description="Ignored: PNG has no such setting."
+    )
+    user: _IgnoredText | None = Field(default=None, description="Ignored, and not stored.")
+    safety_identifier: _IgnoredText | None = Field(
+        default=None, description="Ignored, and not stored."
+    )
 
-    seed: int | None = Field(
-        default=None, ge=0, lt=2**32, description="of the first; then seed + 1...; default: drawn"
+    seed: Seed | None = Field(
+        default=None,
+        description="The seed of the first image; the others follow it. Random by default.",
     )
-    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="of denoising")
-    guidance: float | None = Field(default=None, ge=1, le=50, description="1: none")
-    negative_prompt: str = Field(default="", max_length=4000)
     tokens: Tokens = Field(default={})
     blends: Blends = Field(default={})
-    instruction: bool = Field(default=True, description="the model's own, before the prompt")
-    deterministic: bool = Field(
-        default=False, description="generated alone, so that not even rounding depends on others"
-    )
-    seconds: float | None = Field(
-        default=None, gt=0, le=3600, description="after which nobody waits for them any more"
+    timeout_s: float | None = Field(
+        default=None, gt=0, le=3600, description="The time in seconds that the images may take."
     )
 
     @model_validator(mode="after")
-    def _is_of_a_size_that_can_be(self) -> "ImageGenerationRequest":
-        sides_of(self.size)
+    def _reject_duplicate_placeholders(self) -> "ImageGenerationRequest":
+        reject_duplicate_placeholders(self.tokens, self.blends)
         return self
 
-    @model_validator(mode="after")
-    def _says_once_what_a_placeholder_is(self) -> "ImageGenerationRequest":
-        check_once(self.tokens, self.blends)
-        return self
 
-    @property
-    def sides(self) -> tuple[int, int] | None:
-        """Width and height; None: the model's own."""
-        return sides_of(self.size)
+def parse_image_request(body: bytes) -> ImageGenerationRequest:
+    """Parse a request body in strict mode.
 
-
-def parse_image_order(body: bytes) -> ImageGenerationRequest:
-    """In JSON's own types alone. Raises: RequestValidationError."""
+    Raises:
+        RequestValidationError: The body is not valid.
+    """
     try:
         return ImageGenerationRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
-        findings = [{**one, "loc": ("body", *_place(one["loc"]))} for one in error.errors()]
-        raise RequestValidationError(findings) from error
+        errors = [{**each, "loc": ("body", *_place(each["loc"]))} for each in error.errors()]
+        raise RequestValidationError(errors) from error
 
 
 def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Without the form of a blend, which is nothing that the client has said."""
+    """Return a place without the tag of a blend, which is not part of the client's JSON."""
     return (*loc[:2], *loc[3:]) if loc[:1] == ("blends",) else loc
 
 
-_MEANINGLESS: Mapping[str, tuple[frozenset[Any], str]] = {
-    "quality": (frozenset({"auto", "standard"}), "quality means nothing here: give steps"),
-    "style": (frozenset(), "style means nothing here: say it in the prompt"),
-    "background": (frozenset({"auto", "opaque"}), "background is always opaque"),
-    "moderation": (frozenset({"auto"}), "moderation means nothing here"),
-    "complexity": (frozenset(), "complexity means nothing here: give steps"),
-    "output_compression": (frozenset({100}), "output_compression means nothing for PNG"),
-    "user": (frozenset(), "user is not kept"),
-    "safety_identifier": (frozenset(), "safety_identifier is not kept"),
+_IGNORED_FIELDS: Mapping[str, tuple[frozenset[Any], str]] = {
+    "quality": (frozenset({"auto", "standard"}), "quality has no meaning here: use steps"),
+    "style": (frozenset(), "style has no meaning here: describe it in the prompt"),
+    "background": (frozenset({"auto", "opaque"}), "the background is always opaque"),
+    "moderation": (frozenset({"auto"}), "moderation has no meaning here"),
+    "complexity": (frozenset(), "complexity has no meaning here: use steps"),
+    "output_compression": (frozenset({100}), "output_compression has no meaning for PNG"),
+    "user": (frozenset(), "user is not stored"),
+    "safety_identifier": (frozenset(), "safety_identifier is not stored"),
 }
-"""Field -> what may be said without a word about it, and the word."""
+"""The values of each field that need no warning, and the warning for any other value."""
 
 
-def meaningless(order: ImageGenerationRequest) -> list[str]:
-    """Warnings of what was said and means nothing here."""
-    found = [
-        f"{warning}; {given!r} was ignored"
-        for name, (harmless, warning) in _MEANINGLESS.items()
-        if (given := getattr(order, name)) is not None and given not in harmless
+def ignored_fields(request: ImageGenerationRequest) -> list[str]:
+    """Return a warning for each field of the request that has no effect."""
+    warnings = [
+        f"{warning}; {value!r} was ignored"
+        for name, (harmless, warning) in _IGNORED_FIELDS.items()
+        if (value := getattr(request, name)) is not None and value not in harmless
     ]
-    if order.partial_images and not order.stream:
-        found.append("partial_images are shown in a stream alone: give stream as well")
-    return found
+    if request.partial_images and not request.stream:
+        warnings.append("partial_images needs stream: no previews were made")
+    return warnings

@@ -1,1 +1,1 @@
-"""jobs."""
+"""What training jobs and generation jobs share."""

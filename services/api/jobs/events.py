@@ -1,5 +1,6 @@
-"""Jobs that are listened to. One poller looks at each, however many listen to it; whoever is slow
-misses what lay between, and nobody is waited for.
+"""Event streams of jobs: one poller per job broadcasts snapshots to all its subscribers.
+
+A subscriber that reads slowly skips intermediate snapshots; the broadcaster never waits for it.
 """
 
 import asyncio
@@ -14,7 +15,8 @@ from anyio import CapacityLimiter, to_thread
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from services import logs
-from services.api.jobs.schemas import Job, Progress, Said
+from services.api.jobs.progress import ItemProgress, ProgressReader
+from services.api.jobs.schemas import Job
 from services.contracts.models import ServedModels
 from services.errors import (
     DeletedError,
@@ -28,187 +30,208 @@ from services.ledger.ledger import Ledger
 from services.ledger.queries import view_job
 from services.settings import ApiSettings
 
-_THREADS = 8
-"""That pollers share: they take none from requests."""
+_POLLER_THREADS = 8
+"""The pollers' own threads, so that they take none from requests."""
 
-_CHECKED = 15.0
-"""Seconds after which a listener's key is checked again."""
+_KEY_CHECK_INTERVAL_S = 15.0
+"""How often the API key of an open stream is checked again."""
+
+_MAX_WAIT_S = 1.0
+"""How long a stream waits before it checks whether the process is shutting down."""
 
 log = logs.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _Snapshot:
     """A job at one moment."""
 
     job: Job | None
-    """None: it was deleted."""
-    said: Said
+    """None if the job was deleted."""
+    progress: ItemProgress
 
 
 @dataclass(eq=False)
-class _Watch:
-    """A job, its poller and its listeners."""
+class _JobFeed:
+    """The latest snapshot of one job, its poller and its number of subscribers."""
 
-    seen: _Seen | None = None
-    listeners: int = 0
+    snapshot: _Snapshot | None = None
+    num_subscribers: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once, and replaced by another, at each look that shows something new."""
     poller: "asyncio.Task[None] | None" = None
 
-    def show(self, seen: _Seen | None) -> None:
-        self.seen = seen
+    def publish(self, snapshot: _Snapshot | None) -> None:
+        self.snapshot = snapshot
+        # Each event is set once and then replaced: a subscriber that waits on it cannot miss it.
         before, self.changed = self.changed, asyncio.Event()
         before.set()
 
 
 class EventBroadcaster:
-    """Of one process, on its event loop."""
+    """Broadcasts the events of jobs. Its methods belong to the event loop, except `close`."""
 
     def __init__(
-        self, ledger: Ledger, progress: Progress, served_models: ServedModels, settings: ApiSettings
+        self,
+        ledger: Ledger,
+        progress: ProgressReader,
+        served_models: ServedModels,
+        settings: ApiSettings,
     ) -> None:
         self._ledger = ledger
         self._progress = progress
         self._models = served_models
         self._settings = settings
         self._limiter: CapacityLimiter | None = None
-        self._watches: dict[tuple[str, str], _Watch] = {}
-        self._of_tenant: dict[str, int] = {}
+        self._feeds: dict[tuple[str, str], _JobFeed] = {}
+        self._streams_of_tenant: dict[str, int] = {}
         self._closed = False
 
     @property
-    def watched(self) -> int:
-        """Jobs that are polled."""
-        return len(self._watches)
+    def num_polled_jobs(self) -> int:
+        return len(self._feeds)
 
     def close(self) -> None:
-        """Let all listeners go, soon, and take no more. From a signal handler, too."""
+        """End all streams soon and accept no more. A signal handler may call it."""
         self._closed = True
 
     async def stop(self) -> None:
-        """End all pollers, at the end of the process."""
+        """Cancel all pollers when the process ends."""
         self.close()
-        pollers = [watch.poller for watch in self._watches.values() if watch.poller]
+        pollers = [feed.poller for feed in self._feeds.values() if feed.poller]
         for poller in pollers:
             poller.cancel()
         await asyncio.gather(*pollers, return_exceptions=True)
 
-    def enter(self, tenant: str, job: str) -> "JobSubscriber":
-        """Listen to a job, until the listener leaves. Raises: QuotaError."""
-        listening = self._of_tenant.get(tenant, 0)
-        if listening >= self._settings.max_streams_per_tenant:
-            raise QuotaError(
-                f"{listening} listeners of this tenant are here already: that is all", "30"
-            )
-        self._of_tenant[tenant] = listening + 1
-        watch = self._watches.get((tenant, job))
-        if watch is None:
-            watch = self._watches[tenant, job] = _Watch()
-            watch.poller = asyncio.create_task(self._poll(tenant, job, watch))
-        watch.listeners += 1
-        return JobSubscriber(self, tenant, job, watch)
+    def subscribe(self, tenant: str, job: str) -> "JobSubscription":
+        """Subscribe to a job, until `JobSubscription.close`.
 
-    def leave(self, tenant: str, job: str, watch: _Watch) -> None:
-        """The last one ends the poller."""
-        self._of_tenant[tenant] -= 1
-        if not self._of_tenant[tenant]:
-            del self._of_tenant[tenant]
-        watch.listeners -= 1
-        if not watch.listeners and watch.poller:
-            watch.poller.cancel()
-            if self._watches.get((tenant, job)) is watch:
-                del self._watches[tenant, job]
-
-    async def listen(self, watch: _Watch, check: Callable[[], object]) -> AsyncIterator[bytes]:
-        """What is new, as server-sent events, to the end. `check` raises once the listener may hear
-        no more.
+        Raises:
+            QuotaError: The tenant has too many streams in this process.
         """
-        said: Said = {}
+        count = self._streams_of_tenant.get(tenant, 0)
+        if count >= self._settings.max_streams_per_tenant:
+            raise QuotaError(
+                f"this tenant has {count} event streams open, which is the limit: close one", "30"
+            )
+        self._streams_of_tenant[tenant] = count + 1
+        feed = self._feeds.get((tenant, job))
+        if feed is None:
+            feed = self._feeds[tenant, job] = _JobFeed()
+            feed.poller = asyncio.create_task(self._poll(tenant, job, feed))
+        feed.num_subscribers += 1
+        return JobSubscription(self, tenant, job, feed)
+
+    def unsubscribe(self, tenant: str, job: str, feed: _JobFeed) -> None:
+        """End one subscription; the last one of a job ends its poller."""
+        self._streams_of_tenant[tenant] -= 1
+        if not self._streams_of_tenant[tenant]:
+            del self._streams_of_tenant[tenant]
+        feed.num_subscribers -= 1
+        if not feed.num_subscribers and feed.poller:
+            feed.poller.cancel()
+            if self._feeds.get((tenant, job)) is feed:
+                del self._feeds[tenant, job]
+
+    async def stream(self, feed: _JobFeed, check_key: Callable[[], object]) -> AsyncIterator[bytes]:
+        """Yield server-sent events until the job ends, the key expires or the stream times out.
+
+        `check_key` raises UnknownKeyError once the subscriber's key is no longer valid.
+        """
+        progress: ItemProgress = {}
         job: Job | None = None
-        began = spoken = checked = time.monotonic()
-        while not self._closed and time.monotonic() - began < self._settings.max_stream_s:
-            changed, seen = watch.changed, watch.seen
-            if seen and seen.job is None:
+        started = sent_at = checked_at = time.monotonic()
+        while not self._closed and time.monotonic() - started < self._settings.max_stream_s:
+            # Read the event before the snapshot is used: a change in between sets this event.
+            changed, snapshot = feed.changed, feed.snapshot
+            if snapshot and snapshot.job is None:
                 yield _event("end", {"state": "deleted"})
                 return
-            if seen and seen.job:
-                if seen.job != job:
-                    job, spoken = seen.job, time.monotonic()
+            if snapshot and snapshot.job:
+                if snapshot.job != job:
+                    job, sent_at = snapshot.job, time.monotonic()
                     yield _event("job", job.model_dump(mode="json"))
-                if new := {i: now for i, now in seen.said.items() if said.get(i, {}) != now}:
-                    said, spoken = seen.said, time.monotonic()
-                    yield _event("progress", {str(index): now for index, now in new.items()})
-                if seen.job.state.ended:
-                    yield _event("end", seen.job.model_dump(mode="json"))
+                if new := _changed_items(snapshot.progress, progress):
+                    progress, sent_at = snapshot.progress, time.monotonic()
+                    yield _event("progress", new)
+                if snapshot.job.state.ended:
+                    yield _event("end", snapshot.job.model_dump(mode="json"))
                     return
-            if time.monotonic() - spoken >= self._settings.keepalive_interval_s:
-                spoken = time.monotonic()
+            if time.monotonic() - sent_at >= self._settings.keepalive_interval_s:
+                sent_at = time.monotonic()
                 yield KEEPALIVE_COMMENT
-            if time.monotonic() - checked >= _CHECKED:
-                checked = time.monotonic()
-                if not await _still(check):
+            if time.monotonic() - checked_at >= _KEY_CHECK_INTERVAL_S:
+                checked_at = time.monotonic()
+                if not await _is_valid(check_key):
                     return
-            # No longer than a second, so that closing is heard.
             await _wait(
                 changed,
-                min(1.0, self._settings.keepalive_interval_s, self._settings.event_poll_interval_s),
+                min(
+                    _MAX_WAIT_S,
+                    self._settings.keepalive_interval_s,
+                    self._settings.event_poll_interval_s,
+                ),
             )
 
-    async def _poll(self, tenant: str, job: str, watch: _Watch) -> None:
-        if self._limiter is None:
-            self._limiter = CapacityLimiter(_THREADS)
+    async def _poll(self, tenant: str, job: str, feed: _JobFeed) -> None:
+        if self._limiter is None:  # anyio's limiter can only be made inside the event loop.
+            self._limiter = CapacityLimiter(_POLLER_THREADS)
         while True:
-            began = time.monotonic()
-            seen = watch.seen
+            started = time.monotonic()
+            snapshot = feed.snapshot
             try:
-                seen = await to_thread.run_sync(self._look, tenant, job, limiter=self._limiter)
+                snapshot = await to_thread.run_sync(self._read, tenant, job, limiter=self._limiter)
             except UnavailableError:
-                pass  # The next look may show it.
+                pass  # The next poll tries again.
             except ServiceError as error:
-                log.warning("job not seen", job=job, error=type(error).__name__)
-            if seen != watch.seen:
-                watch.show(seen)
-            took = time.monotonic() - began
-            await asyncio.sleep(max(self._settings.event_poll_interval_s, 2 * took))
+                log.warning("job not readable", job=job, error=type(error).__name__)
+            if snapshot != feed.snapshot:
+                feed.publish(snapshot)
+            # A slow store is polled less often, so that pollers use at most a third of its time.
+            elapsed_s = time.monotonic() - started
+            await asyncio.sleep(max(self._settings.event_poll_interval_s, 2 * elapsed_s))
 
-    def _look(self, tenant: str, job: str) -> _Seen:
-        said = self._progress.of(tenant, job)
+    def _read(self, tenant: str, job: str) -> _Snapshot:
+        progress = self._progress.read(tenant, job)
         try:
-            return _Seen(Job.of(view_job(self._ledger, tenant, job), said, self._models), said)
+            view = view_job(self._ledger, tenant, job)
         except (DeletedError, UnknownJobError):
-            return _Seen(None, {})
+            return _Snapshot(None, {})
+        return _Snapshot(Job.of(view, progress, self._models), progress)
 
 
 @dataclass(frozen=True, slots=True)
-class JobSubscriber:
-    """One of those who listen to a job."""
+class JobSubscription:
+    """One open event stream of a job."""
 
-    streams: EventBroadcaster
+    broadcaster: EventBroadcaster
     tenant: str
     job: str
-    watch: _Watch
+    feed: _JobFeed
 
-    def events(self, check: Callable[[], object]) -> AsyncIterator[bytes]:
-        return self.streams.listen(self.watch, check)
+    def events(self, check_key: Callable[[], object]) -> AsyncIterator[bytes]:
+        return self.broadcaster.stream(self.feed, check_key)
 
-    def leave(self) -> None:
-        self.streams.leave(self.tenant, self.job, self.watch)
+    def close(self) -> None:
+        self.broadcaster.unsubscribe(self.tenant, self.job, self.feed)
 
 
-async def _still(check: Callable[[], object]) -> bool:
+def _changed_items(new: ItemProgress, old: ItemProgress) -> dict[str, Any]:
+    return {str(index): now for index, now in new.items() if old.get(index, {}) != now}
+
+
+async def _is_valid(check_key: Callable[[], object]) -> bool:
     try:
-        await to_thread.run_sync(check)
+        await to_thread.run_sync(check_key)
     except UnknownKeyError:
         return False
     except UnavailableError:
-        pass  # It is asked again.
+        pass  # An outage of the store must not end the streams: the next check decides.
     return True
 
 
-async def _wait(event: asyncio.Event, seconds: float) -> None:
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout_s):
             await event.wait()
 
 

@@ -1,11 +1,14 @@
-"""How many items of a tenant are open: what quotas go by. Counted from the queue, and the count is
-good for a few seconds; two processes may each let the last ones in.
+"""The quota of open items per tenant, counted from the queue and cached for a few seconds.
+
+Two processes may each admit a last job at the same moment: the quota is a guard, not a ledger.
 """
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+
+from cachetools import TTLCache
 
 from services.auth.authenticator import Principal
 from services.errors import DamagedRecordError, DeletedError, QuotaError, UnknownJobError
@@ -15,58 +18,58 @@ from services.ledger.ledger import Ledger
 from services.ledger.queries import view_job
 from services.ledger.queue import queued_jobs
 
-_TENANTS = 10_000
-_RETRY = "30"
+_MAX_TENANTS = 10_000
+_RETRY_AFTER_S = "30"
 _GONE = (DamagedRecordError, DeletedError, UnknownJobError)
 
 
+@dataclass
+class _OpenItems:
+    """A count that submissions increase in place, so that they do not extend its TTL."""
+
+    count: int
+
+
 class Quotas:
-    """Of one process; safe to share between threads."""
+    """Checks the quotas of open items. Thread-safe."""
 
     def __init__(
-        self, ledger: Ledger, seconds: float, clock: Callable[[], float] = time.monotonic
+        self, ledger: Ledger, ttl_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._ledger = ledger
-        self._seconds = seconds
-        self._clock = clock
         self._lock = threading.Lock()
-        self._counted: OrderedDict[str, tuple[float, int]] = OrderedDict()
-        """When, and how many."""
+        self._counts: TTLCache[str, _OpenItems] = TTLCache(_MAX_TENANTS, ttl_s, timer=clock)
 
-    def check(self, caller: Principal, items: int) -> None:
-        """Raises: QuotaError if so many more would be too many."""
-        limit = caller.limits.open_items
-        if (known := self._known(caller.tenant)) is not None and known + items <= limit:
+    def check(self, principal: Principal, num_items: int) -> None:
+        """Check that a tenant may submit so many more items.
+
+        Raises:
+            QuotaError: The tenant would have too many open items.
+        """
+        tenant, limit = principal.tenant, principal.limits.open_items
+        with self._lock:
+            known = self._counts.get(tenant)
+        if known is not None and known.count + num_items <= limit:
             return
-        # Jobs' sizes are one request each, and never too few. How many have ended takes several.
-        found = self._count(caller.tenant, self._size)
-        if found + items > limit:
-            found = self._count(caller.tenant, self._open)
-        if found + items > limit:
+        # The size of a job takes one request and is an upper bound of its open items. The exact
+        # count takes several requests per job, so it is made only if the bound exceeds the limit.
+        count = self._count(tenant, self._size)
+        if count + num_items > limit:
+            count = self._count(tenant, self._open)
+        if count + num_items > limit:
             raise QuotaError(
-                f"{found} items are open and {items} more were asked for: {limit} are allowed at a "
-                "time. Wait until some have ended, or cancel a job",
-                _RETRY,
+                f"{num_items} items were submitted while {count} are open, and the limit is "
+                f"{limit}: wait until some have ended, or cancel a job",
+                _RETRY_AFTER_S,
             )
-        self._note(caller.tenant, self._clock(), found)
-
-    def add(self, tenant: str, items: int) -> None:
-        """They are open from now on."""
         with self._lock:
-            if counted := self._counted.get(tenant):
-                self._counted[tenant] = (counted[0], counted[1] + items)
+            self._counts[tenant] = _OpenItems(count)
 
-    def _known(self, tenant: str) -> int | None:
+    def add(self, tenant: str, num_items: int) -> None:
+        """Count items that were just submitted."""
         with self._lock:
-            when, count = self._counted.get(tenant, (float("-inf"), 0))
-        return count if self._clock() - when < self._seconds else None
-
-    def _note(self, tenant: str, when: float, count: int) -> None:
-        with self._lock:
-            self._counted[tenant] = (when, count)
-            self._counted.move_to_end(tenant)
-            if len(self._counted) > _TENANTS:
-                self._counted.popitem(last=False)
+            if known := self._counts.get(tenant):
+                known.count += num_items
 
     def _count(self, tenant: str, count: Callable[[JobKeys], int]) -> int:
         jobs = [

@@ -1,8 +1,7 @@
-"""What jobs of every kind have in common: seen, listened to, cancelled, tried again, deleted.
+"""Routes that both kinds of jobs share, and the submission of a job.
 
-What happens to a job, as it happens (server-sent events).
-
-How a job of any kind is made: once for all requests with its Idempotency-Key.
+List, get, cancel, retry and delete jobs; list items; stream events. A submission is idempotent: all
+requests with one Idempotency-Key make one job.
 """
 
 from collections.abc import Callable
@@ -17,23 +16,46 @@ from starlette.types import Receive, Scope, Send
 from services import logs
 from services.api import audit
 from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPrincipal
-from services.api.jobs import schemas as views
-from services.api.jobs.events import JobSubscriber
-from services.api.jobs.schemas import Said
+from services.api.jobs import schemas
+from services.api.jobs.events import JobSubscription
+from services.api.jobs.progress import ItemProgress
 from services.api.openapi import problems
-from services.api.problems import refusal
+from services.api.problems import invalid_request
 from services.auth.authenticator import Principal
 from services.contracts.jobs import ItemState, JobRequest, Kind
 from services.errors import ConflictError, QuotaError, UnknownJobError
-from services.ledger import deletion, submissions
-from services.ledger import keys as layout
-from services.ledger import queries as reading
+from services.ledger import deletion, queries, submissions
 from services.ledger.jobs import read_spec
-from services.ledger.keys import JobKeys
-from services.ledger.queries import ItemView, view_job
-from services.webhooks import subscriptions as webhooks
+from services.ledger.keys import JobKeys, idempotency_key
+from services.webhooks import subscriptions
 
-_EVENT = {
+JobId = Annotated[str, Path(description="The id of a job.", examples=[schemas.JOB])]
+Index = Annotated[int, Path(ge=0, lt=100_000, description="The index of an item in its job.")]
+Limit = Annotated[
+    int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
+]
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=submissions.MAX_IDEMPOTENCY_KEY,
+        description="A key of your choice for the job: a repeated request with the same key "
+        "returns the same job.",
+        examples=["3f1b8a52-0e5d-4b0a-9d38-7c9c0f0f4f11"],
+    ),
+]
+
+BuildItem = Callable[
+    [Request, AppState, str, str, queries.ItemView, ItemProgress], schemas.BaseItem
+]
+"""Builds the resource of an item from the request, the state, the tenant, the job's id, the item
+and the progress of the job's items."""
+
+_RouteOptions: TypeAlias = dict[str, Any]
+"""Keyword arguments of `APIRouter.add_api_route`."""
+
+_EVENT_SCHEMA = {
     "type": "object",
     "properties": {
         "event": {"enum": ["job", "progress", "end"]},
@@ -41,225 +63,214 @@ _EVENT = {
     },
     "required": ["event", "data"],
 }
-
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Events.", "content": {"text/event-stream": {"schema": _EVENT}}}
+_EVENT_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The event stream.",
+        "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
+    }
 }
-"""Of a route that answers so."""
+
+log = logs.logger(__name__)
 
 
-class _Listening(StreamingResponse):
-    """An answer that goes on until the job ends or the listener leaves, and is then forgotten."""
+class _JobEventResponse(StreamingResponse):
+    """An event stream that closes its subscription when it ends or the client disconnects."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, listener: JobSubscriber, check: Callable[[], object]) -> None:
-        self._listener = listener
-        super().__init__(listener.events(check))
+    def __init__(self, subscription: JobSubscription, check_key: Callable[[], object]) -> None:
+        self._subscription = subscription
+        super().__init__(subscription.events(check_key))
         self.headers["Cache-Control"] = "no-store"
-        self.headers["X-Accel-Buffering"] = "no"
+        self.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back otherwise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._listener.leave()
-
-
-async def listen(
-    request: Request, tenant: str, here: AppState, job: str, kind: Kind
-) -> StreamingResponse:
-    """Raises: UnknownJobError of a job of another kind, DeletedError, QuotaError."""
-    await to_thread.run_sync(view_job, here.ledger, tenant, job, kind)
-    credential = request.headers["authorization"].partition(" ")[2].strip()
-    listener = here.streams.enter(tenant, job)
-    return _Listening(listener, lambda: here.keyring.caller(credential))
-
-
-JobId = Annotated[str, Path(description="a job's id", examples=[views.JOB])]
-Index = Annotated[int, Path(ge=0, lt=100_000, description="an item's index in its job")]
-Limit = Annotated[int, Query(ge=1, le=200, description="entries on a page")]
-
-Show = Callable[[Request, AppState, str, str, ItemView, Said], views.JobEvent]
-"""Makes what is answered of an item: of a tenant and a job, with what workers say of its items."""
-
-_How: TypeAlias = dict[str, Any]
-"""What a route answers, as `APIRouter.add_api_route` has it."""
+            self._subscription.close()
 
 
 class JobRoutes:
-    """Those of one kind. A job of another kind is none that there is."""
+    """The routes of one kind of job. A job of the other kind does not exist for them."""
 
     def __init__(
-        self, kind: Kind, page: type[views.Page], item: type[views.JobEvent], show: Show
+        self,
+        kind: Kind,
+        item_page: type[schemas.Page],
+        item_with_attempts: type[schemas.BaseItem],
+        build_item: BuildItem,
     ) -> None:
-        """page, item: what is answered of items, and of one with its attempts."""
         self._kind: Kind = kind
-        self._page, self._item, self._show = page, item, show
+        self._item_page = item_page
+        self._item_with_attempts = item_with_attempts
+        self._build_item = build_item
 
     def router(self) -> APIRouter:
-        """All but how a job is made, which is the kind's own."""
+        """Return a router with all routes but the submission, which differs between the kinds."""
         prefix, tag = f"/v1/{self._kind}-jobs", f"{self._kind} jobs"
         router = APIRouter(prefix=prefix, dependencies=GUARDED, tags=[tag])
-        items, item = "/{job}/items", "/{job}/items/{index}"
-        see: _How = {"response_model": views.Job}
-        all_jobs: _How = {"response_model": views.JobPage, "responses": problems()}
-        some: _How = {"response_model": self._page}
-        one: _How = {"response_model": self._item}
-        bury: _How = {"status_code": 204, "responses": problems(404)}
-        again: _How = {"response_model": views.Retried, "responses": problems(404, 409, 410)}
-        events: _How = {
-            "response_class": StreamingResponse,
-            "responses": problems(404, 410) | EVENTS,
+        job, jobs = {"response_model": schemas.Job}, {"response_model": schemas.JobPage}
+        deleted: _RouteOptions = {"status_code": 204, "responses": problems(404)}
+        retried: _RouteOptions = {
+            "response_model": schemas.RetryResponse,
+            "responses": problems(404, 409, 410),
         }
-        for method, path, name, does, summary, how in (
-            ("GET", "", "list_{}s", self.list, "List jobs, the newest first", all_jobs),
-            ("GET", "/{job}", "get_{}", self.get, "See a job", see),
-            ("DELETE", "/{job}", "delete_{}", self.delete, "Delete a job with all it made", bury),
-            ("GET", items, "list_{}_items", self.list_items, "List a job's items", some),
-            ("GET", item, "get_{}_item", self.get_item, "See an item and its attempts", one),
-            ("POST", "/{job}/cancel", "cancel_{}", self.cancel, "End a job early", see),
-            ("POST", "/{job}/retry", "retry_{}", self.retry, "Try failed items again", again),
-            ("GET", "/{job}/events", "listen_to_{}", self.listen, "Listen to a job", events),
+        events: _RouteOptions = {
+            "response_class": StreamingResponse,
+            "responses": problems(404, 410) | _EVENT_RESPONSE,
+        }
+        items: _RouteOptions = {"response_model": self._item_page}
+        item: _RouteOptions = {"response_model": self._item_with_attempts}
+        list_jobs: _RouteOptions = {**jobs, "responses": problems()}
+        for method, path, name, endpoint, summary, options in (
+            ("GET", "", "list_{}s", self.list, "List jobs, newest first", list_jobs),
+            ("GET", "/{job}", "get_{}", self.get, "Get a job", job),
+            ("DELETE", "/{job}", "delete_{}", self.delete, "Delete a job and its results", deleted),
+            ("GET", "/{job}/items", "list_{}_items", self.list_items, "List items", items),
+            ("GET", "/{job}/items/{index}", "get_{}_item", self.get_item, "Get an item", item),
+            ("POST", "/{job}/cancel", "cancel_{}", self.cancel, "Cancel a job", job),
+            ("POST", "/{job}/retry", "retry_{}", self.retry, "Retry failed items", retried),
+            ("GET", "/{job}/events", "stream_{}_events", self.stream, "Stream events", events),
         ):
-            answered: _How = {"responses": problems(404, 410), **how}
-            name = name.format(f"{self._kind}_job")
             router.add_api_route(
-                path, does, methods=[method], name=name, summary=summary, **answered
+                path,
+                endpoint,
+                methods=[method],
+                name=name.format(f"{self._kind}_job"),
+                summary=summary,
+                **{"responses": problems(404, 410), **options},
             )
         return router
 
     def list(
         self,
-        asking: CurrentPrincipal,
-        here: AppStateDep,
+        principal: CurrentPrincipal,
+        state: AppStateDep,
         cursor: Annotated[
             str | None,
-            Query(pattern=f"^{views.JOB_PATTERN}$", description="`next` of the page before"),
+            Query(pattern=f"^{schemas.JOB_PATTERN}$", description="`next` of the previous page."),
         ] = None,
         limit: Limit = 50,
     ) -> Any:
-        """Those of this kind. Deleted ones are left out."""
-        page = reading.list_jobs(here.ledger, asking.tenant, cursor or "", limit, self._kind)
+        """The list has the jobs of this kind, without deleted ones."""
+        tenant = principal.tenant
+        page = queries.list_jobs(state.ledger, tenant, cursor or "", limit, self._kind)
         jobs = [
-            views.Job.of(view, here.progress.of(asking.tenant, view.job), here.models)
+            schemas.Job.of(view, state.progress.read(tenant, view.job), state.models)
             for view in page.jobs
         ]
-        return views.JobPage(jobs=jobs, next=page.next)
+        return schemas.JobPage(jobs=jobs, next=page.next)
 
-    def get(self, asking: CurrentPrincipal, here: AppStateDep, job: JobId) -> Any:
-        """Its counts, and how far it is."""
-        return view_of(here, asking.tenant, job, self._kind)
+    def get(self, principal: CurrentPrincipal, state: AppStateDep, job: JobId) -> Any:
+        """The response has the state, the counts of items and the progress of the job."""
+        return read_job(state, principal.tenant, job, self._kind)
 
-    def delete(self, asking: CurrentPrincipal, here: AppStateDep, job: JobId) -> None:
-        """With its tokens, or images: for good, and undone by no worker that still runs. Again is
-        fine.
+    def delete(self, principal: CurrentPrincipal, state: AppStateDep, job: JobId) -> None:
+        """The job's tokens or images are deleted with it, and no running worker can bring them
+        back. Deletion is final and idempotent.
         """
-        deletion.delete_job(here.ledger, asking.tenant, job, asking.key, self._kind)
-        webhooks.forget(here.ledger, asking.tenant, job)
-        audit.note(here.ledger, asking, f"{self._kind}-job.delete", job)
+        deletion.delete_job(state.ledger, principal.tenant, job, principal.key, self._kind)
+        subscriptions.unsubscribe(state.ledger, principal.tenant, job)
+        audit.record_deletion(state.ledger, principal, f"{self._kind}-job.delete", job)
 
     def list_items(
         self,
         request: Request,
-        asking: CurrentPrincipal,
-        here: AppStateDep,
+        principal: CurrentPrincipal,
+        state: AppStateDep,
         job: JobId,
         cursor: Annotated[
-            int, Query(ge=0, lt=100_000, description="`next` of the page before, or any index")
+            int, Query(ge=0, lt=100_000, description="`next` of the previous page, or any index.")
         ] = 0,
         limit: Limit = 100,
-        state: Annotated[ItemState | None, Query(description="those in this state alone")] = None,
+        item_state: Annotated[
+            ItemState | None, Query(alias="state", description="Only list items in this state.")
+        ] = None,
     ) -> Any:
-        """In order, each with what was made of it, or the reason why there is nothing."""
-        tenant = asking.tenant
-        page = reading.list_items(here.ledger, tenant, job, cursor, limit, state, self._kind)
-        said = here.progress.of(tenant, job)
-        items = [self._show(request, here, tenant, job, item, said) for item in page.items]
-        return self._page.model_validate(
+        """Items come by index, each with its result or the reason of its failure."""
+        tenant = principal.tenant
+        page = queries.list_items(state.ledger, tenant, job, cursor, limit, item_state, self._kind)
+        progress = state.progress.read(tenant, job)
+        items = [
+            self._build_item(request, state, tenant, job, view, progress) for view in page.items
+        ]
+        return self._item_page.model_validate(
             {"items": [item.model_dump() for item in items], "next": page.next}
         )
 
     def get_item(
         self,
         request: Request,
-        asking: CurrentPrincipal,
-        here: AppStateDep,
+        principal: CurrentPrincipal,
+        state: AppStateDep,
         job: JobId,
         index: Index,
     ) -> Any:
-        """Each attempt with how it ended, and why."""
-        tenant = asking.tenant
-        items = reading.list_items(here.ledger, tenant, job, index, 1, kind=self._kind).items
-        if not items or items[0].index != index:
+        """The response lists all attempts at the item, with how and why each of them ended."""
+        tenant = principal.tenant
+        views = queries.list_items(state.ledger, tenant, job, index, 1, kind=self._kind).items
+        if not views or views[0].index != index:
             raise UnknownJobError(f"job {job} has no item {index}")
-        said = here.progress.of(tenant, job)
-        item = self._show(request, here, tenant, job, items[0], said)
-        attempts = reading.list_attempts(here.ledger, tenant, job, index)
-        shown = [views.Attempt.model_validate(one).model_dump() for one in attempts]
-        return self._item.model_validate(item.model_dump() | {"attempts": shown})
+        progress = state.progress.read(tenant, job)
+        item = self._build_item(request, state, tenant, job, views[0], progress)
+        attempts = [
+            schemas.Attempt.model_validate(attempt).model_dump()
+            for attempt in queries.list_attempts(state.ledger, tenant, job, index)
+        ]
+        return self._item_with_attempts.model_validate(item.model_dump() | {"attempts": attempts})
 
-    def cancel(self, asking: CurrentPrincipal, here: AppStateDep, job: JobId) -> Any:
-        """What has succeeded stays, what runs is stopped, and nothing more begins. Again is
-        fine.
+    def cancel(self, principal: CurrentPrincipal, state: AppStateDep, job: JobId) -> Any:
+        """Results that exist remain, running items are stopped, and no other item starts.
+        Cancelling is idempotent.
         """
-        submissions.cancel(here.ledger, asking.tenant, job, asking.key, self._kind)
-        return view_of(here, asking.tenant, job, self._kind)
+        submissions.cancel(state.ledger, principal.tenant, job, principal.key, self._kind)
+        return read_job(state, principal.tenant, job, self._kind)
 
-    def retry(self, asking: CurrentPrincipal, here: AppStateDep, job: JobId) -> Any:
-        """As often as at first. Of a job that was cancelled, nothing is tried again. A webhook is
-        told of the end once more.
+    def retry(self, principal: CurrentPrincipal, state: AppStateDep, job: JobId) -> Any:
+        """Each failed item gets `max_attempts` new attempts. A cancelled job cannot be retried. The
+        webhook gets another message when the job ends again.
         """
-        ledger, tenant = here.ledger, asking.tenant
+        ledger, tenant = state.ledger, principal.tenant
         url = read_spec(ledger, JobKeys(tenant, job), self._kind).shared.get("webhook")
-        if isinstance(url, str) and reading.view_job(ledger, tenant, job).counts.failed:
-            webhooks.remember_retry(ledger, tenant, job, url)
-        return views.Retried(retried=submissions.retry(ledger, tenant, job, asking.key))
+        # Before the retry: a crash in between must not lose the message.
+        if isinstance(url, str) and queries.view_job(ledger, tenant, job).counts.failed:
+            subscriptions.subscribe_retry(ledger, tenant, job, url)
+        retried = submissions.retry(ledger, tenant, job, principal.key)
+        return schemas.RetryResponse(retried=retried)
 
-    async def listen(
-        self, request: Request, asking: CurrentPrincipal, here: AppStateDep, job: JobId
+    async def stream(
+        self, request: Request, principal: CurrentPrincipal, state: AppStateDep, job: JobId
     ) -> StreamingResponse:
-        """Events: `job` with the job whenever it has changed, first as it is now; `progress` with
-        what workers say of the items that they are at, `{"INDEX": {"phase", "step", "steps",
-        ...}}`; and `end` with the job, after which nothing comes. Where nothing happens, comments.
-        Whoever was cut off comes again and hears how it stands now: `Last-Event-ID` changes
-        nothing.
+        """`job` is sent first and whenever the job has changed; `progress` has what workers report
+        about running items, `{"INDEX": {"phase", "step", "steps", ...}}`; `end` is the last event.
+        Comments keep an idle connection open. After a disconnection, connect again: the stream
+        starts with the current state, whatever `Last-Event-ID` says.
         """
-        return await listen(request, asking.tenant, here, job, self._kind)
+        await to_thread.run_sync(queries.view_job, state.ledger, principal.tenant, job, self._kind)
+        credential = request.headers["authorization"].partition(" ")[2].strip()
+        subscription = state.events.subscribe(principal.tenant, job)
+        return _JobEventResponse(subscription, lambda: state.authenticator.authenticate(credential))
 
 
-def view_of(
-    here: AppState, tenant: str, job: str, kind: Kind, created: bool | None = None
-) -> views.Job:
-    """A job as it stands. created: by the request that is answered."""
-    view = reading.view_job(here.ledger, tenant, job, kind)
-    return views.Job.of(view, here.progress.of(tenant, job), here.models, created)
+def read_job(
+    state: AppState, tenant: str, job: str, kind: Kind, created: bool | None = None
+) -> schemas.Job:
+    """Return the resource of a job; `created` is set in the response to its submission."""
+    view = queries.view_job(state.ledger, tenant, job, kind)
+    return schemas.Job.of(view, state.progress.read(tenant, job), state.models, created)
 
 
-log = logs.logger(__name__)
-
-Key = Annotated[
-    str,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=submissions.MAX_IDEMPOTENCY_KEY,
-        description="one for each job: the same key and request make no second job",
-        examples=["3f1b8a52-0e5d-4b0a-9d38-7c9c0f0f4f11"],
-    ),
-]
-
-
-def answers(draft: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """What a route that makes jobs may answer besides. draft: of a dry run."""
+def submission_responses(dry_run: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Return the responses of a route that creates jobs; `dry_run` is that of a dry run."""
     text = {"schema": {"type": "string"}}
     return problems(400, 410) | {
-        200: {"model": draft, "description": "Of a dry run: nothing was made."},
+        200: {"model": dry_run, "description": "The result of a dry run: no job was created."},
         202: {
             "headers": {
-                "Location": {"description": "Of the job."} | text,
+                "Location": {"description": "The path of the job."} | text,
                 "Idempotency-Replayed": {
-                    "description": "true: an earlier request with this key has made it."
+                    "description": "`true` if an earlier request with this key created the job."
                 }
                 | text,
             }
@@ -267,52 +278,75 @@ def answers(draft: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def submit(
-    here: AppState,
-    caller: Principal,
+def submit_job(
+    state: AppState,
+    principal: Principal,
     key: str,
     request: JobRequest,
-    place: str,
-    check: Callable[[], None] = lambda: None,
+    field: str,
+    check_references: Callable[[], None] = lambda: None,
 ) -> JSONResponse:
-    """Make the job, or find it. place: the field of the order that its items come of. check:
-    refuses what there may no longer be when the same is asked for again.
+    """Create a job, or find the one that an earlier request with this key created.
 
-    Raises: RequestValidationError, QuotaError, DeletedError.
+    Args:
+        state: The state of the process.
+        principal: The caller.
+        key: The Idempotency-Key.
+        request: The job.
+        field: The field of the body that its items come from, for errors.
+        check_references: Raises if the request refers to something that does not exist. It runs
+            for new jobs only: a replay must succeed after the referenced things were deleted.
+
+    Raises:
+        RequestValidationError: The key was used for another request, or a check failed.
+        QuotaError: The tenant has too many open items.
+        DeletedError: The job or the tenant was deleted.
     """
-    _check_quota(here, caller, key, len(request.items), place, check)
+    _check_quota(state, principal, key, len(request.items), field, check_references)
     try:
-        made = submissions.submit(here.ledger, caller.tenant, key, request)
-    except ConflictError as error:  # 422, as the draft of the header has it.
-        raise refusal(("header", "Idempotency-Key"), str(error)) from error
+        submission = submissions.submit(state.ledger, principal.tenant, key, request)
+    except ConflictError as error:  # The draft of the Idempotency-Key header requires 422.
+        raise invalid_request(("header", "Idempotency-Key"), str(error)) from error
     url = request.shared.get("webhook")
     if isinstance(url, str):
-        # Before the answer: whoever gets none sends the request again.
-        webhooks.remember(here.ledger.store, caller.tenant, made.job, url)
-    if made.created:
-        here.quotas.add(caller.tenant, len(request.items))
-    with logs.bound(job=made.job):
-        log.info("job submitted", kind=request.kind, items=len(request.items), created=made.created)
-    headers = {"Location": f"/v1/{request.kind}-jobs/{made.job}"}
-    if not made.created:
+        # Before the response: a client that gets none sends the request again, and this again.
+        subscriptions.subscribe(state.ledger.store, principal.tenant, submission.job, url)
+    if submission.created:
+        state.quotas.add(principal.tenant, len(request.items))
+    with logs.bound(job=submission.job):
+        log.info(
+            "job submitted",
+            kind=request.kind,
+            items=len(request.items),
+            created=submission.created,
+        )
+    headers = {"Location": f"/v1/{request.kind}-jobs/{submission.job}"}
+    if not submission.created:
         headers["Idempotency-Replayed"] = "true"
-    view = view_of(here, caller.tenant, made.job, request.kind, made.created)
-    return JSONResponse(view.model_dump(mode="json"), 202, headers)
+    job = read_job(state, principal.tenant, submission.job, request.kind, submission.created)
+    return JSONResponse(job.model_dump(mode="json"), 202, headers)
 
 
 def _check_quota(
-    here: AppState, caller: Principal, key: str, items: int, place: str, check: Callable[[], None]
+    state: AppState,
+    principal: Principal,
+    key: str,
+    num_items: int,
+    field: str,
+    check_references: Callable[[], None],
 ) -> None:
-    """Whoever asks for the job again that it has made already gets it, however much is open."""
-    if items > caller.limits.open_items:
-        raise refusal(
-            ("body", place),
-            f"{items} {place}, and this tenant may have {caller.limits.open_items} open at a time",
+    """Check the quota of a new job. A replay adds no items, so it always passes."""
+    if num_items > principal.limits.open_items:
+        raise invalid_request(
+            ("body", field),
+            f"the job has {num_items} {field}, and the tenant's limit of open items is "
+            f"{principal.limits.open_items}",
         )
-    if not here.ledger.exists(layout.idempotency_key(caller.tenant, key)):
-        check()
-        try:
-            here.quotas.check(caller, items)
-        except QuotaError:
-            here.metrics.count("dti_rate_limited_total", limit="open_items")
-            raise
+    if state.ledger.exists(idempotency_key(principal.tenant, key)):
+        return
+    check_references()
+    try:
+        state.quotas.check(principal, num_items)
+    except QuotaError:
+        state.metrics.count("dti_rate_limited_total", limit="open_items")
+        raise

@@ -1,56 +1,18 @@
-"""What the API answers: jobs and their items. The rest stands beside its routes.
+"""Schemas that training jobs and generation jobs share: job requests, jobs, items and attempts."""
 
-What workers say of the items that they are at. All leases are read at most once a second,
-however many ask, since they are the same for all.
-"""
-
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from services.contracts.jobs import Counts, ItemState, JobState, Kind
+from services.api.jobs.progress import ItemProgress
+from services.contracts.jobs import Counts, ItemState, JobState, Kind, WireModel
 from services.contracts.models import ServedModels, model_of
-from services.ledger import queries as views
-from services.ledger.ledger import Ledger
-from services.ledger.workers import all_leases
-
-Said = dict[int, dict[str, JsonValue]]
-"""By index of the item."""
-
-
-class Progress:
-    """Of one process; safe to share between threads."""
-
-    def __init__(
-        self, ledger: Ledger, seconds: float = 1.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._ledger = ledger
-        self._seconds = seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._read = float("-inf")
-        self._said: dict[tuple[str, str], Said] = {}
-
-    def of(self, tenant: str, job: str) -> Said:
-        """Of a job's items. Those that have ended meanwhile may still be among them."""
-        with self._lock:
-            # Whoever comes meanwhile waits for this one.
-            if self._clock() - self._read >= self._seconds:
-                said: dict[tuple[str, str], Said] = {}
-                for lease in all_leases(self._ledger):
-                    for held in lease.attempts:
-                        of_job = said.setdefault((held.tenant, held.job), {})
-                        of_job[held.index] = held.progress
-                self._said, self._read = said, self._clock()
-            return self._said.get((tenant, job), {})
-
+from services.ledger.queries import ItemView, JobView
 
 JOB_PATTERN = "[0-9a-hjkmnp-tv-z]{26}"
-"""Of ids, as `services.ledger.ids` makes them."""
+"""The form of the ids that `services.ledger.ids` makes."""
 
 JOB = "7zk3v9q0d1m2n3p4q5r6s7t8v9"
 _COUNTS = {"queued": 1, "running": 1, "succeeded": 0, "failed": 0, "cancelled": 0, "deleted": 0}
@@ -92,44 +54,78 @@ ATTEMPT_EXAMPLE: dict[str, Any] = {
     "reason": "",
 }
 
+TagName = Annotated[str, StringConstraints(pattern=r"^[^:\x00-\x1f\x7f]{1,100}$")]
+TagValue = Annotated[str, StringConstraints(max_length=200)]
+
 
 def example(value: Mapping[str, Any]) -> ConfigDict:
-    """A frozen model with an example of it."""
+    """Return the config of a frozen model with an example."""
     return ConfigDict(frozen=True, json_schema_extra={"examples": [dict(value)]})
 
 
+class WebhookRequest(WireModel):
+    """Where to send a message when the job ends."""
+
+    url: str = Field(
+        max_length=2000, description="A URL, `https://...`, that has no private address."
+    )
+
+
+class BaseJobRequest(WireModel):
+    """The fields that requests for jobs of both kinds share."""
+
+    tags: dict[TagName, TagValue] = Field(
+        default={}, max_length=20, description="Tags of the job; tokens are found by them."
+    )
+    max_attempts: int = Field(
+        default=4,
+        ge=1,
+        le=20,
+        description="The number of failed or lost attempts after which an item fails.",
+    )
+    webhook: WebhookRequest | None = Field(
+        default=None, description="Where to send a message when the job ends."
+    )
+    dry_run: bool = Field(
+        default=False, description="Validate the request and describe the job, but create nothing."
+    )
+
+
 class Job(BaseModel):
-    """How a job stands."""
+    """A job and its state."""
 
     model_config = example(JOB_EXAMPLE)
 
-    job: str = Field(description="its id")
-    kind: Kind
-    pool: str = Field(description="whose workers take its items")
-    model: str = Field(description="the model that it is trained for, or generated with")
-    tags: dict[str, str]
-    count: int = Field(description="of its items")
-    submitted: datetime
-    state: JobState
-    counts: Counts = Field(description="how many items are in each state")
-    progress: float = Field(ge=0, le=1, description="share of the work that is done, as reported")
+    job: str = Field(description="The id of the job.")
+    kind: Kind = Field(description="The kind of the job.")
+    pool: str = Field(description="The pool of workers that processes the items.")
+    model: str = Field(description="The model that tokens are trained for or images made with.")
+    tags: dict[str, str] = Field(description="The tags of the request.")
+    count: int = Field(description="The number of items.")
+    submitted: datetime = Field(description="The time of the submission.")
+    state: JobState = Field(description="The state of the job.")
+    counts: Counts = Field(description="The number of items in each state.")
+    progress: float = Field(ge=0, le=1, description="The fraction of the work that is done.")
     created: bool | None = Field(
-        default=None, description="in the answer to a submission: whether it has made the job"
+        default=None,
+        description="In the response to a submission: true if this request created the job.",
     )
-    warning: str | None = Field(default=None, description="why it does not go on, and what to do")
+    warning: str | None = Field(
+        default=None, description="Why the job does not proceed, and what to do."
+    )
 
     @classmethod
     def of(
         cls,
-        view: views.JobView,
-        said: Said,
+        view: JobView,
+        progress: ItemProgress,
         served_models: ServedModels,
         created: bool | None = None,
     ) -> "Job":
-        """said: by workers. It has a warning if its model is not among the offers any more."""
+        """Return the resource of a job; it has a warning if its model is no longer offered."""
         model = model_of(view.pool)
         done = view.counts.ended + sum(
-            _share(progress) for progress in said.values() if not view.state.ended
+            _fraction(item) for item in progress.values() if not view.state.ended
         )
         return cls(
             job=view.job,
@@ -149,44 +145,45 @@ class Job(BaseModel):
 
 def _not_served(model: str) -> str:
     return (
-        f"nobody works at it: {model} is not offered any more. Cancel it and submit it for another "
-        "model, or have whoever runs the service offer this one again under the same name"
+        f"no worker processes this job, because {model} is no longer offered: cancel it and submit "
+        "it for another model, or ask the operator to offer the model again under this name"
     )
 
 
 class JobPage(BaseModel):
-    """Jobs, the newest first."""
+    """A page of jobs, newest first."""
 
     model_config = example({"jobs": [JOB_EXAMPLE], "next": None})
 
     jobs: list[Job]
     next: str | None = Field(
         default=None,
-        description="cursor of the next page; null: this was the last one. A page may have few "
-        "jobs or none, and yet a next one",
+        description="The cursor of the next page; null on the last page. A page may hold few jobs, "
+        "or none, and still have a next one.",
     )
 
 
-class JobEvent(BaseModel):
-    """How an item stands, whatever it is."""
+class BaseItem(BaseModel):
+    """The fields that items of both kinds share."""
 
     model_config = ConfigDict(frozen=True)
 
-    index: int
-    id: str = Field(description="its name in the job: of a subject, the client's own")
-    state: ItemState
-    reason: str = Field(description="of a failure, with each image that was refused")
-    attempt: int = Field(description="the one that the result came of; 0: none yet")
+    index: int = Field(description="The index of the item in its job.")
+    id: str = Field(description="The name of the item in its job; for a subject, your own id.")
+    state: ItemState = Field(description="The state of the item.")
+    reason: str = Field(description="Why the item failed, with each image that was refused.")
+    attempt: int = Field(description="The attempt that produced the result; 0 before it ends.")
     report: dict[str, JsonValue] | None = Field(
-        default=None, description="of a success: scores, seconds, flags, warnings"
+        default=None, description="The scores, times, flags and warnings of a success."
     )
     progress: dict[str, JsonValue] | None = Field(
-        default=None, description="phase, and step, steps and loss as far as they are known, if run"
+        default=None,
+        description="The phase, step, steps and loss of a running item, as far as they are known.",
     )
 
 
-def standing(view: views.ItemView, said: Said) -> dict[str, Any]:
-    """The fields of `JobEvent`."""
+def item_fields(view: ItemView, progress: ItemProgress) -> dict[str, Any]:
+    """Return the fields of `BaseItem`."""
     return {
         "index": view.index,
         "id": view.name,
@@ -194,32 +191,32 @@ def standing(view: views.ItemView, said: Said) -> dict[str, Any]:
         "reason": view.reason,
         "attempt": view.attempt,
         "report": view.report,
-        "progress": said.get(view.index) if view.state is ItemState.RUNNING else None,
+        "progress": progress.get(view.index) if view.state is ItemState.RUNNING else None,
     }
 
 
-class Item(JobEvent):
-    """How an item stands, which is one subject of a job."""
+class Item(BaseItem):
+    """One subject of a training job, and its state."""
 
     model_config = example(ITEM_EXAMPLE)
 
-    token: str | None = Field(default=None, description="what was learned, of a success")
+    token: str | None = Field(default=None, description="The id of the trained token.")
 
     @classmethod
-    def of(cls, view: views.ItemView, said: Said) -> "Item":
-        return cls(**standing(view, said), token=view.token)
+    def of(cls, view: ItemView, progress: ItemProgress) -> "Item":
+        return cls(**item_fields(view, progress), token=view.token)
 
 
 class Page(BaseModel):
-    """Part of a list."""
+    """A page of a list."""
 
     next: str | None = Field(
-        default=None, description="cursor of the next page; null: this was the last one"
+        default=None, description="The cursor of the next page; null on the last page."
     )
 
 
 class ItemPage(Page):
-    """Items of a job in order."""
+    """A page of a job's items, by index."""
 
     model_config = example({"items": [ITEM_EXAMPLE], "next": "1"})
 
@@ -227,37 +224,40 @@ class ItemPage(Page):
 
 
 class Attempt(BaseModel):
-    """One attempt at an item."""
+    """One attempt of a worker at an item."""
 
     model_config = example(ATTEMPT_EXAMPLE) | ConfigDict(from_attributes=True)
 
-    round: int = Field(description="0, and one more for each retry")
-    number: int
-    worker: str
-    claimed: datetime
-    ended: datetime | None = None
-    cause: str = Field(description="succeeded, failed, cancelled, lost or released; empty: it runs")
-    reason: str
+    round: int = Field(description="0 at first, and one more after each retry.")
+    number: int = Field(description="The number of the attempt in its round, from 1.")
+    worker: str = Field(description="The id of the worker.")
+    claimed: datetime = Field(description="When the worker claimed the item.")
+    ended: datetime | None = Field(default=None, description="When the attempt ended.")
+    cause: str = Field(
+        description="How the attempt ended: `succeeded`, `failed`, `cancelled`, `lost` or "
+        "`released`; empty while it runs."
+    )
+    reason: str = Field(description="Why the attempt failed.")
 
 
 class ItemWithAttempts(Item):
-    """An item, and all attempts at it."""
+    """An item with all attempts at it."""
 
     model_config = example(ITEM_EXAMPLE | {"attempts": [ATTEMPT_EXAMPLE]})
 
     attempts: list[Attempt]
 
 
-class Retried(BaseModel):
-    """How many failed items are tried again."""
+class RetryResponse(BaseModel):
+    """The result of a retry."""
 
     model_config = example({"retried": 3})
 
-    retried: int
+    retried: int = Field(description="The number of failed items that are tried again.")
 
 
 class DryRun(BaseModel):
-    """The job that would be made."""
+    """The training job that a request would create."""
 
     model_config = example(
         {
@@ -271,17 +271,19 @@ class DryRun(BaseModel):
         }
     )
 
-    count: int
-    model: str
-    recipe: str
-    config: dict[str, JsonValue] = Field(description="the training config, with all overrides")
-    steps: int = Field(description="of all subjects together, at most")
-    missing: int = Field(description="how many uploads are still to be made")
-    missing_uploads: list[str] = Field(description="the first 1000 of them, by their sha256")
+    count: int = Field(description="The number of subjects.")
+    model: str = Field(description="The model that tokens are trained for.")
+    recipe: str = Field(description="The recipe of the training config.")
+    config: dict[str, JsonValue] = Field(description="The training config, with all overrides.")
+    steps: int = Field(description="The maximum number of steps of all subjects together.")
+    missing: int = Field(description="The number of uploads that are still missing.")
+    missing_uploads: list[str] = Field(
+        description="The SHA-256 of the missing uploads, the first 1000 of them."
+    )
 
 
-def _share(progress: Mapping[str, JsonValue]) -> float:
-    """How much of an item is done, as far as its worker says anything sensible."""
+def _fraction(progress: Mapping[str, JsonValue]) -> float:
+    """Return the fraction of an item that is done; 0 if its worker reports nothing usable."""
     step, steps = progress.get("step"), progress.get("steps")
     if not isinstance(step, int | float) or not isinstance(steps, int | float) or steps <= 0:
         return 0.0

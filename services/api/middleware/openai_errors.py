@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them: beside what every error says, an `error` object."""
+"""OpenAI error middleware: adds OpenAI's `error` object to problems, for OpenAI's clients."""
 
 import json
 from typing import Any, NamedTuple
@@ -10,44 +10,44 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.api.problems import MEDIA_TYPE, Problem
 
 PREFIXES = ("/v1/images/", "/v1/models")
-"""Of paths that are OpenAI's."""
+"""The prefixes of paths that OpenAI's API has too."""
 
 _URN = "urn:dti:problem:"
 
 
-class Said(NamedTuple):
-    """What OpenAI calls a problem."""
+class _ErrorCode(NamedTuple):
+    """OpenAI's name of a problem."""
 
     type: str
     code: str
 
 
-_SAID = {
-    "unauthorized": Said("invalid_request_error", "invalid_api_key"),
-    "unknown-model": Said("invalid_request_error", "model_not_found"),
-    "unsafe": Said("image_generation_user_error", "moderation_blocked"),
-    "quota": Said("rate_limit_error", "rate_limit_exceeded"),
+_ERROR_CODES = {
+    "unauthorized": _ErrorCode("invalid_request_error", "invalid_api_key"),
+    "model-not-found": _ErrorCode("invalid_request_error", "model_not_found"),
+    "unsafe": _ErrorCode("image_generation_user_error", "moderation_blocked"),
+    "limit-exceeded": _ErrorCode("rate_limit_error", "rate_limit_exceeded"),
 }
-"""By the name of the problem; of all others, the code is the name."""
+"""OpenAI's names by problem type. Other problems have their type as the code."""
 
 
 class OpenAIError(BaseModel):
-    """The error as OpenAI has it."""
+    """An error in OpenAI's form."""
 
-    message: str
-    type: str
-    param: str | None = Field(description="the field that is wrong")
-    code: str | None
+    message: str = Field(description="The same as `detail`.")
+    type: str = Field(description="OpenAI's type of the error.")
+    param: str | None = Field(description="The field that is not valid.")
+    code: str | None = Field(description="OpenAI's code of the error, else the problem type.")
 
 
 class OpenAIProblem(Problem):
-    """What is wrong, and what to do: for OpenAI's clients, and for all others."""
+    """An error response with OpenAI's `error` object."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {
-                    "type": "urn:dti:problem:unknown-model",
+                    "type": "urn:dti:problem:model-not-found",
                     "title": "Not Found",
                     "status": 404,
                     "detail": "there is no model 'sdxl': there are miniature",
@@ -67,19 +67,19 @@ class OpenAIProblem(Problem):
 
 
 def error_object(problem: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's, of a problem as it is sent."""
+    """Return OpenAI's error object for the JSON of a problem."""
     name = str(problem["type"]).removeprefix(_URN)
-    general = "server_error" if problem["status"] >= 500 else "invalid_request_error"
-    said = _SAID.get(name, Said(general, name.replace("-", "_")))
-    param = "model" if name == "unknown-model" else None
-    for finding in problem.get("errors") or ():
-        param = param or finding["pointer"].lstrip("#/?").replace("/", ".") or None
-    error = OpenAIError(message=problem["detail"], type=said.type, param=param, code=said.code)
+    default_type = "server_error" if problem["status"] >= 500 else "invalid_request_error"
+    code = _ERROR_CODES.get(name, _ErrorCode(default_type, name.replace("-", "_")))
+    param = "model" if name == "model-not-found" else None
+    for field_error in problem.get("errors") or ():
+        param = param or field_error["pointer"].lstrip("#/?").replace("/", ".") or None
+    error = OpenAIError(message=problem["detail"], type=code.type, param=param, code=code.code)
     return error.model_dump()
 
 
 class OpenAIErrorMiddleware:
-    """Around everything, so that no error of these paths is without it, whoever has found it."""
+    """Adds the error object to every problem of these paths; the outermost middleware."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -88,10 +88,11 @@ class OpenAIErrorMiddleware:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIXES):
             await self._app(scope, receive, send)
             return
+        # The headers of a problem wait until its body is complete, as Content-Length changes.
         held: Message | None = None
         body = b""
 
-        async def answer(message: Message) -> None:
+        async def send_with_error(message: Message) -> None:
             nonlocal held, body
             if message["type"] == "http.response.start":
                 if Headers(raw=message["headers"]).get("content-type") == MEDIA_TYPE:
@@ -101,13 +102,13 @@ class OpenAIErrorMiddleware:
                 body += message.get("body", b"")
                 if message.get("more_body"):
                     return
-                both = _with_error(body)
-                MutableHeaders(scope=held)["Content-Length"] = str(len(both))
+                extended = _with_error(body)
+                MutableHeaders(scope=held)["Content-Length"] = str(len(extended))
                 await send(held)
-                message = {**message, "body": both}
+                message = {**message, "body": extended}
             await send(message)
 
-        await self._app(scope, receive, answer)
+        await self._app(scope, receive, send_with_error)
 
 
 def _with_error(body: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What every request passes first: an id; and it is logged and counted, whatever comes of it."""
+"""Request log middleware: request id, access log, request metrics, and a response to any crash."""
 
 import re
 import time
@@ -9,13 +9,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services import logs
-from services.api.problems import failure
+from services.api.problems import internal_error_response
 from services.metrics import Metrics
 
 HEADER = "X-Request-Id"
-_THEIRS = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LEFT = 499
-"""The caller was gone before there was an answer."""
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_CLIENT_CLOSED = 499
+"""The logged status if the client closed the connection before the response began."""
 
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 
@@ -23,7 +24,7 @@ log = logs.logger(__name__)
 
 
 class RequestLogMiddleware:
-    """The outermost part of the app, but for the form of some errors."""
+    """Logs and counts each request, whatever its result; only `OpenAIErrorMiddleware` is outside."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -33,45 +34,45 @@ class RequestLogMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = _request_id(scope)
-        scope.setdefault("state", {})["request"] = request
-        status, began = 0, time.monotonic()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status, started = 0, time.monotonic()
 
-        async def answer(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = request
+                MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
-        with logs.bound(request=request):
+        with logs.bound(request=request_id):
             try:
-                await self._app(scope, receive, answer)
+                await self._app(scope, receive, send_with_id)
             except Exception:
                 log.exception("request failed", method=scope["method"], path=scope["path"][:200])
                 if status:
-                    raise  # The answer has begun: all that is left is to break it off.
-                await failure(request)(scope, receive, answer)
+                    raise  # The response has begun: only breaking the connection tells the client.
+                await internal_error_response(request_id)(scope, receive, send_with_id)
             finally:
-                self._note(scope, status, time.monotonic() - began)
+                self._record(scope, status or _CLIENT_CLOSED, time.monotonic() - started)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route: Any = scope.get("route")
+        # Labels come from the route and a fixed set of methods: clients must not create series.
         path = getattr(route, "path", None) or "none"
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        status = status or _LEFT
         self._metrics.count(
             "dti_http_requests_total", route=path, method=method, status=f"{status // 100}xx"
         )
-        if not path.endswith("/events"):  # They take as long as the job does.
+        if not path.endswith("/events"):  # An event stream takes as long as its job does.
             self._metrics.observe("dti_http_request_seconds", seconds, route=path)
         log.info("request", method=method, route=path, status=status, seconds=round(seconds, 4))
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's own, if it is harmless, so that logs of both can be joined."""
+    """Return the client's own id if it is safe to log, so that both logs can be joined."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            given = value.decode("latin-1")
-            return given if _THEIRS.fullmatch(given) else uuid.uuid4().hex
+            request_id = value.decode("latin-1")
+            return request_id if _CLIENT_ID.fullmatch(request_id) else uuid.uuid4().hex
     return uuid.uuid4().hex

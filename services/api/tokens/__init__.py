@@ -1,1 +1,1 @@
-"""tokens."""
+"""/v1/tokens: the tokens of a tenant."""

@@ -1,5 +1,6 @@
-"""A tenant's tokens in order: those of one alias, or of all jobs that have a tag. The newest first;
-read anew each time, so that what was deleted is gone.
+"""The index of a tenant's tokens: by alias, or by the jobs with a tag; newest first.
+
+It reads the ledger on each call, so that deleted tokens disappear at once.
 """
 
 from collections.abc import Iterator
@@ -19,15 +20,17 @@ from services.ledger.records import JobRecord, ResultRecord, unpack_result
 from services.ledger.rollups import read_item_states
 from services.storage.interface import LAST
 
-_ROUNDS, _ITEMS = 99, 99_999
-"""The last ones that an id can name: of a cursor behind all of a job."""
+_MAX_ROUND, _MAX_INDEX = 99, 99_999
+"""The largest numbers in a token's id, for a cursor behind all tokens of a job."""
+
+_MAX_JOBS_PER_LIST = 100
 
 _GONE = (DamagedRecordError, DeletedError, UnknownJobError)
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedToken:
-    """A token, without its bytes."""
+    """A token, without its file."""
 
     token: str
     alias: str
@@ -41,18 +44,23 @@ class IndexedToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenIndexPage:
+    """A page of tokens, and the cursor of the next page or None."""
+
     tokens: list[IndexedToken]
     next: str | None
 
 
-def look_at(
+def read_indexed_token(
     ledger: Ledger, tenant: str, token: str, alias: str, job: JobRecord
 ) -> IndexedToken | None:
-    """None: there is no such token, or no more."""
+    """Return a token; None if it does not exist or was deleted."""
     job_id, round_, index = parse_token_id(token)
-    line = ledger.find_record(JobKeys(tenant, job_id).result(ItemRef(round_, index)))
-    record = unpack_result(line[0].key, line[1])[0] if line else None
-    if not line or not isinstance(record, ResultRecord):
+    found = ledger.find_record(JobKeys(tenant, job_id).result(ItemRef(round_, index)))
+    if found is None:
+        return None
+    head, line = found
+    record = unpack_result(head.key, line)[0]
+    if not isinstance(record, ResultRecord):
         return None
     if record.status != "succeeded" or record.kind != "training":
         return None
@@ -61,7 +69,7 @@ def look_at(
         alias=alias,
         job=job_id,
         index=index,
-        created=line[0].last_modified,
+        created=head.last_modified,
         tags=job.tags,
         sha256=record.sha256,
         report=record.report,
@@ -69,111 +77,117 @@ def look_at(
 
 
 class TokenIndex:
-    """Of one tenant, for one question. Looks at `patience` jobs or hints at most, so that a page
-    may have few tokens, or none, and yet a next one.
+    """The token index of one tenant, filtered by a tag of the jobs if one is given.
+
+    One call reads at most `max_reads` jobs or aliases, so that a rare tag cannot make a request run
+    for long: a page may hold few tokens, or none, and still have a next one.
     """
 
     def __init__(
-        self, ledger: Ledger, tenant: str, tag: tuple[str, str] | None, patience: int = 500
+        self, ledger: Ledger, tenant: str, tag: tuple[str, str] | None, max_reads: int = 500
     ) -> None:
         self._ledger = ledger
         self._tenant = tenant
         self._tag = tag
-        self._patience = patience
+        self._max_reads = max_reads
 
-    def of_alias(self, alias: str, cursor: str, limit: int) -> TokenIndexPage:
-        """Of one subject, whatever jobs it was in."""
-        hints = aliases.find_tokens(self._ledger.store, self._tenant, alias, cursor)
-        found: list[IndexedToken] = []
-        seen = 0
+    def list_by_alias(self, alias: str, cursor: str, limit: int) -> TokenIndexPage:
+        """Return the tokens of one subject from all jobs that trained it."""
+        ids = aliases.find_tokens(self._ledger.store, self._tenant, alias, cursor)
+        tokens: list[IndexedToken] = []
+        num_reads = 0
         while True:
-            batch = [hint for hint, _ in zip(hints, range(limit + 1 - len(found)), strict=False)]
-            shelved = self._ledger.gather(lambda hint: self._of_hint(hint, alias), batch)
-            found += [one for one in shelved if one]
-            seen += len(batch)
-            if len(found) > limit:
-                return TokenIndexPage(found[:limit], found[limit - 1].token)
+            # One token more than the limit tells whether there is a next page.
+            batch = [token for token, _ in zip(ids, range(limit + 1 - len(tokens)), strict=False)]
+            found = self._ledger.gather(lambda token: self._read_token(token, alias), batch)
+            tokens += [token for token in found if token]
+            num_reads += len(batch)
+            if len(tokens) > limit:
+                return TokenIndexPage(tokens[:limit], tokens[limit - 1].token)
             if not batch:
-                return TokenIndexPage(found, None)
-            if seen >= self._patience:
-                return TokenIndexPage(found, batch[-1])
+                return TokenIndexPage(tokens, None)
+            if num_reads >= self._max_reads:
+                return TokenIndexPage(tokens, batch[-1])
 
     def has(self, name: str) -> bool:
-        """Whether a token is there: of this id, or of this subject."""
+        """Return True if a token with this id or alias exists."""
         if is_token_id(name):
-            return self._of_hint(name, "") is not None
-        return bool(self.of_alias(name, "", 1).tokens)
+            return self._read_token(name, "") is not None
+        return bool(self.list_by_alias(name, "", 1).tokens)
 
-    def of_jobs(self, cursor: str, limit: int) -> TokenIndexPage:
-        """Of all jobs, or of those with the tag."""
-        found: list[IndexedToken] = []
-        begun, after = "", -1
+    def list_by_job(self, cursor: str, limit: int) -> TokenIndexPage:
+        """Return the tokens of all jobs, or of those with the tag."""
+        tokens: list[IndexedToken] = []
+        first_job, after = "", -1
         if cursor:
-            begun, _, after = parse_token_id(cursor)
-            found += self._of_job(begun, after, limit + 1)
-        seen, last = 0, begun
-        if len(found) <= limit:
-            for jobs in self._jobs(begun):
-                records = self._ledger.gather(self._record, jobs)
+            first_job, _, after = parse_token_id(cursor)
+            tokens += self._tokens_of_job(first_job, after, limit + 1)
+        num_reads, last_job = 0, first_job
+        if len(tokens) <= limit:
+            for jobs in self._list_jobs(first_job):
+                records = self._ledger.gather(self._read_job, jobs)
                 for job, record in zip(jobs, records, strict=True):
                     if record:
-                        found += self._of_job(job, -1, limit + 1 - len(found), record)
-                    last, seen = job, seen + 1
-                    if len(found) > limit:
+                        tokens += self._tokens_of_job(job, -1, limit + 1 - len(tokens), record)
+                    last_job, num_reads = job, num_reads + 1
+                    if len(tokens) > limit:
                         break
-                if len(found) > limit or seen >= self._patience:
+                if len(tokens) > limit or num_reads >= self._max_reads:
                     break
             else:
-                return TokenIndexPage(found, None)
-        if len(found) > limit:
-            return TokenIndexPage(found[:limit], found[limit - 1].token)
-        return TokenIndexPage(found, token_id(last, _ROUNDS, _ITEMS))
+                return TokenIndexPage(tokens, None)
+        if len(tokens) > limit:
+            return TokenIndexPage(tokens[:limit], tokens[limit - 1].token)
+        return TokenIndexPage(tokens, token_id(last_job, _MAX_ROUND, _MAX_INDEX))
 
-    def _jobs(self, after: str) -> Iterator[list[str]]:
-        """Ids of the tenant's jobs, behind one, a few at a time."""
-        prefix, most = jobs_folder(self._tenant), min(100, self._patience)
+    def _list_jobs(self, after: str) -> Iterator[list[str]]:
+        """Yield the ids of the tenant's jobs after one, in batches."""
+        prefix, limit = jobs_folder(self._tenant), min(_MAX_JOBS_PER_LIST, self._max_reads)
         start: str | None = f"{prefix}{after}/{LAST}" if after else ""
         while start is not None:
-            page = self._ledger.store.list(prefix, after=start, delimiter="/", limit=most)
+            page = self._ledger.store.list(prefix, after=start, delimiter="/", limit=limit)
             yield [name for p in page.prefixes if is_job_id(name := p[len(prefix) : -1])]
             start = page.next
 
-    def _of_job(
+    def _tokens_of_job(
         self, job: str, after: int, limit: int, record: JobRecord | None = None
     ) -> list[IndexedToken]:
-        """Tokens of one job, from behind an index on."""
-        record = record or self._record(job)
+        """Return the tokens of one job's items after an index."""
+        record = record or self._read_job(job)
         if record is None or after >= record.count:
             return []
         keys = JobKeys(self._tenant, job)
         try:
-            standings = read_item_states(self._ledger, keys, record.count)
-            places = [
-                ItemRef(standings.final.last_round(index), index)
+            states = read_item_states(self._ledger, keys, record.count)
+            items = [
+                ItemRef(states.final.last_round(index), index)
                 for index in range(after + 1, record.count)
-                if standings.state(index) is ItemState.SUCCEEDED
+                if states.state(index) is ItemState.SUCCEEDED
             ][:limit]
-            spec = read_spec(self._ledger, keys) if places else None
+            spec = read_spec(self._ledger, keys) if items else None
         except _GONE:
             return []
 
-        def look(place: ItemRef) -> IndexedToken | None:
+        def read(item: ItemRef) -> IndexedToken | None:
             assert spec
-            token = token_id(job, place.round, place.index)
-            return look_at(self._ledger, self._tenant, token, spec.item(place.index).name, record)
+            token = token_id(job, item.round, item.index)
+            alias = spec.item(item.index).name
+            return read_indexed_token(self._ledger, self._tenant, token, alias, record)
 
-        return [one for one in self._ledger.gather(look, places) if one]
+        return [token for token in self._ledger.gather(read, items) if token]
 
-    def _of_hint(self, token: str, alias: str) -> IndexedToken | None:
+    def _read_token(self, token: str, alias: str) -> IndexedToken | None:
         try:
             job, _, _ = parse_token_id(token)
-            record = self._record(job)
-            return look_at(self._ledger, self._tenant, token, alias, record) if record else None
+            record = self._read_job(job)
+            if record is None:
+                return None
+            return read_indexed_token(self._ledger, self._tenant, token, alias, record)
         except _GONE:
             return None
 
-    def _record(self, job: str) -> JobRecord | None:
-        """None: it is gone, has learned nothing, or has not the tag."""
+    def _read_job(self, job: str) -> JobRecord | None:
+        """Return a training job; None if it is gone, of another kind, or lacks the tag."""
         try:
             _, record = read_job(self._ledger, JobKeys(self._tenant, job), "training")
         except _GONE:

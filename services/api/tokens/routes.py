@@ -1,9 +1,8 @@
-"""/v1/tokens: what was learned. Nothing of it is kept in this process.
+"""/v1/tokens: list, get, download and delete tokens.
 
-What the file of a token says of it, read without torch: `dti_engine.artifacts.artifact` writes them.
-
-Layout of safetensors: the length of the header in 8 bytes, little-endian, then the header as JSON;
-the manifest is one text in it, behind a digest and a space (`dti_engine.artifacts.sealed`).
+The manifest in a token's file is read here without torch. A safetensors file begins with the length
+of its header in 8 bytes, little-endian, and then the header as JSON; the manifest is a text in the
+header, after its digest and a space (`dti_engine.artifacts` writes it).
 """
 
 import json
@@ -18,23 +17,23 @@ from services.api import audit
 from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import JOB, JOB_PATTERN, example
 from services.api.openapi import problems, raw
-from services.api.problems import refusal
-from services.api.tokens.index import IndexedToken, TokenIndex, look_at
+from services.api.problems import invalid_request
+from services.api.tokens.index import TokenIndex, read_indexed_token
 from services.errors import UnknownJobError
-from services.ledger.deletion import delete_token as bury
+from services.ledger import deletion
 from services.ledger.ids import parse_token_id
 from services.ledger.jobs import read_spec
 from services.ledger.keys import JobKeys
 from services.ledger.queries import read_token
 
-_KEY = "dti"
+_MANIFEST_KEY = "dti"
 
 
 def read_manifest(payload: bytes) -> dict[str, JsonValue] | None:
-    """The manifest; None if there is none, as of a file that another program wrote."""
+    """Return the manifest of a token's file; None if the file has none."""
     try:
         header: Any = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        text: str = header["__metadata__"][_KEY]
+        text: str = header["__metadata__"][_MANIFEST_KEY]
         manifest: Any = json.loads(text.partition(" ")[2])
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -56,134 +55,137 @@ _EXAMPLE: dict[str, Any] = {
 }
 _MEDIA_TYPE = "application/vnd.safetensors"
 
-TokenId = Annotated[str, Path(description="a token's id", examples=[TOKEN])]
+TokenId = Annotated[str, Path(description="The id of a token.", examples=[TOKEN])]
 
 
 class Token(BaseModel):
-    """A learned token."""
+    """A trained token."""
 
     model_config = example(_EXAMPLE) | {"from_attributes": True}
 
-    token: str = Field(description="its id")
-    alias: str = Field(description="the client's own id of the subject")
-    job: str
-    index: int = Field(description="of its item in the job")
-    created: datetime
-    tags: dict[str, str] = Field(description="of its job")
-    sha256: str = Field(description="of its file")
-    report: dict[str, JsonValue] = Field(description="scores, seconds, flags")
+    token: str = Field(description="The id of the token.")
+    alias: str = Field(description="Your own id of the subject.")
+    job: str = Field(description="The id of the job that trained the token.")
+    index: int = Field(description="The index of its item in the job.")
+    created: datetime = Field(description="When the training ended.")
+    tags: dict[str, str] = Field(description="The tags of the job.")
+    sha256: str = Field(description="The SHA-256 of the token's file.")
+    report: dict[str, JsonValue] = Field(
+        description="The scores, times, flags and warnings of the training."
+    )
 
 
 class TokenPage(BaseModel):
-    """Tokens, the newest first."""
+    """A page of tokens, newest first."""
 
     model_config = example({"tokens": [_EXAMPLE], "next": None})
 
     tokens: list[Token]
     next: str | None = Field(
         default=None,
-        description="cursor of the next page; null: this was the last one. A page may have few "
-        "tokens or none, and yet a next one",
+        description="The cursor of the next page; null on the last page. A page may hold few "
+        "tokens, or none, and still have a next one.",
     )
 
 
 class TokenWithManifest(Token):
-    """A learned token, and what its file says of it."""
+    """A trained token, with the manifest of its file."""
 
     model_config = example(
         _EXAMPLE | {"size": 3720, "manifest": {"schema_version": 1, "placeholder": "<rex>"}}
     )
 
-    size: int = Field(description="bytes of its file")
+    size: int = Field(description="The size of the token's file in bytes.")
     manifest: dict[str, JsonValue] | None = Field(
         default=None,
-        description="backbone, training config, images' digests; null: the file has none",
+        description="The model, the training config and the digests of the images; null if the "
+        "file has no manifest.",
     )
 
 
-@router.get("", summary="List tokens, the newest first", responses=problems())
+@router.get("", summary="List tokens, newest first", responses=problems())
 def list_tokens(
-    asking: CurrentPrincipal,
-    here: AppStateDep,
+    principal: CurrentPrincipal,
+    state: AppStateDep,
     alias: Annotated[
-        str | None, Query(min_length=1, max_length=200, description="your id of a subject")
+        str | None, Query(min_length=1, max_length=200, description="Your own id of a subject.")
     ] = None,
     tag: Annotated[
         str | None,
-        Query(max_length=301, pattern=r"^[^:]+:.*$", description="KEY:VALUE, a tag of their job"),
+        Query(max_length=301, pattern=r"^[^:]+:.*$", description="A tag of the job, KEY:VALUE."),
     ] = None,
     cursor: Annotated[
         str | None,
-        Query(pattern=f"^tok_{JOB_PATTERN}[0-9]{{7}}$", description="`next` of the page before"),
+        Query(pattern=f"^tok_{JOB_PATTERN}[0-9]{{7}}$", description="`next` of the previous page."),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="entries on a page")] = 50,
+    limit: Annotated[
+        int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
+    ] = 50,
 ) -> TokenPage:
-    """All of them, or those of a subject, or of jobs with a tag; or both."""
+    """The list can be limited to the tokens of one subject, and to jobs with one tag."""
     key, _, value = (tag or "").partition(":")
-    shelf = TokenIndex(here.ledger, asking.tenant, (key, value) if tag else None)
+    index = TokenIndex(state.ledger, principal.tenant, (key, value) if tag else None)
     if alias is None:
-        page = shelf.of_jobs(cursor or "", limit)
+        page = index.list_by_job(cursor or "", limit)
     else:
-        page = shelf.of_alias(alias, cursor or "", limit)
-    return TokenPage(tokens=[_view(one) for one in page.tokens], next=page.next)
+        page = index.list_by_alias(alias, cursor or "", limit)
+    return TokenPage(tokens=[Token.model_validate(token) for token in page.tokens], next=page.next)
 
 
-@router.get("/{token}", summary="See a token", responses=problems(404, 410))
-def get_token(asking: CurrentPrincipal, here: AppStateDep, token: TokenId) -> TokenWithManifest:
-    """What it is, which model it belongs to and how it came about."""
-    made = read_token(here.ledger, asking.tenant, token)
+@router.get("/{token}", summary="Get a token", responses=problems(404, 410))
+def get_token(principal: CurrentPrincipal, state: AppStateDep, token: TokenId) -> TokenWithManifest:
+    """The manifest says which model the token belongs to and how it was trained."""
+    stored = read_token(state.ledger, principal.tenant, token)
     job, _, index = parse_token_id(token)
-    spec = read_spec(here.ledger, JobKeys(asking.tenant, job))
-    shelved = look_at(here.ledger, asking.tenant, token, spec.item(index).name, spec.record)
-    if shelved is None:  # It was there a moment ago.
-        raise UnknownJobError(f"{asking.tenant} has no token {token}")
+    spec = read_spec(state.ledger, JobKeys(principal.tenant, job))
+    alias = spec.item(index).name
+    indexed = read_indexed_token(state.ledger, principal.tenant, token, alias, spec.record)
+    if indexed is None:  # It was deleted since it was read above.
+        raise UnknownJobError(f"{principal.tenant} has no token {token}")
     return TokenWithManifest(
-        **_view(shelved).model_dump(),
-        size=len(made.payload),
-        manifest=read_manifest(made.payload),
+        **Token.model_validate(indexed).model_dump(),
+        size=len(stored.payload),
+        manifest=read_manifest(stored.payload),
     )
 
 
 @router.get(
     "/{token}/file",
-    summary="Download a token",
+    summary="Download a token's file",
     response_class=Response,
-    responses=problems(404, 410) | {200: raw(_MEDIA_TYPE, "The file, whose ETag is its sha256.")},
+    responses=problems(404, 410) | {200: raw(_MEDIA_TYPE, "The file; its ETag is its SHA-256.")},
 )
 def get_token_file(
-    asking: CurrentPrincipal,
-    here: AppStateDep,
+    principal: CurrentPrincipal,
+    state: AppStateDep,
     token: TokenId,
     format: Annotated[
-        Literal["dti", "diffusers", "comfyui", "a1111"], Query(description="of the file")
+        Literal["dti", "diffusers", "comfyui", "a1111"],
+        Query(description="The format of the file; only `dti` is served."),
     ] = "dti",
 ) -> Response:
-    """As it was written. Files for other programs are made of it by `dti export`."""
+    """`dti export` converts the file to the formats of other programs."""
     if format != "dti":
-        raise refusal(
+        raise invalid_request(
             ("query", "format"),
-            f"{format} files are not made here: download dti, and run dti export",
+            f"the service has no {format} files: download the dti file and run `dti export`",
         )
-    made = read_token(here.ledger, asking.tenant, token)
+    stored = read_token(state.ledger, principal.tenant, token)
     return Response(
-        made.payload,
+        stored.payload,
         media_type=_MEDIA_TYPE,
         headers={
-            "ETag": f'"{made.result.sha256}"',
+            "ETag": f'"{stored.result.sha256}"',
             "Cache-Control": "no-store",
             "Content-Disposition": f'attachment; filename="{token}.safetensors"',
         },
     )
 
 
-@router.delete(
-    "/{token}", status_code=204, summary="Delete a token, for good", responses=problems(404)
-)
-def delete_token(asking: CurrentPrincipal, here: AppStateDep, token: TokenId) -> None:
-    """And all else that its item has made; undone by no worker that still runs. Again is fine."""
-    bury(here.ledger, asking.tenant, token, asking.key)
-    audit.note(here.ledger, asking, "token.delete", token)
-
-
-def _view(shelved: IndexedToken) -> Token:
-    return Token.model_validate(shelved)
+@router.delete("/{token}", status_code=204, summary="Delete a token", responses=problems(404))
+def delete_token(principal: CurrentPrincipal, state: AppStateDep, token: TokenId) -> None:
+    """Everything else that its item produced is deleted too, and no running worker can bring it
+    back. Deletion is final and idempotent.
+    """
+    deletion.delete_token(state.ledger, principal.tenant, token, principal.key)
+    audit.record_deletion(state.ledger, principal, "token.delete", token)

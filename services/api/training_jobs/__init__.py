@@ -1,1 +1,1 @@
-"""training_jobs."""
+"""/v1/training-jobs: jobs that train tokens."""

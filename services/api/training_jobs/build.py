@@ -1,5 +1,7 @@
-"""Of what a client has said, the job as the ledger keeps it: all that is left open is settled here,
-and all that can be known to be wrong is refused, with its place.
+"""Builds the JobRequest of a training job from a request body.
+
+Everything that the request leaves open is decided here, and every error that can be known before a
+worker runs is reported with its place in the request.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from pydantic import ValidationError
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.recipes import recipe
-from services.api.problems import refusal
+from services.api.problems import invalid_request
 from services.api.training_jobs.schemas import Subject, TrainingJobRequest
 from services.contracts.jobs import MAX_ITEMS, Item, JobRequest
 from services.contracts.models import ServedModel, ServedModels
@@ -25,16 +27,16 @@ from services.settings import ApiSettings
 from services.storage.interface import Store
 from services.webhooks.targets import WebhookSettings, WebhookTarget
 
-_ENOUGH = 100
-"""Findings, after which no more subjects are looked at."""
+_MAX_ERRORS = 100
+"""The number of errors after which no more subjects are checked."""
 
-_LISTED = 1000
-"""Digests beyond which a tenant's uploads are listed, not asked for one by one."""
+_MAX_LOOKUPS = 1000
+"""Above this number of digests it is faster to list all uploads than to look up each one."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltTrainingJob:
-    """A job that could be submitted."""
+    """A valid training job."""
 
     request: JobRequest
     subjects: Sequence[Subject]
@@ -44,7 +46,7 @@ class BuiltTrainingJob:
 
     @property
     def uploads(self) -> list[str]:
-        """Digests of all that it needs, each once."""
+        """The digests of all files that the job needs, each once."""
         return list(
             dict.fromkeys(
                 sha256
@@ -58,64 +60,75 @@ class BuiltTrainingJob:
         )
 
 
-def parse_order(body: bytes) -> TrainingJobRequest:
-    """Raises: RequestValidationError. By pydantic's own parser, of JSON in its own types alone, and
-    not on the event loop: ten thousand subjects take a while.
+def parse_training_job(body: bytes) -> TrainingJobRequest:
+    """Parse a request body in strict mode.
+
+    Call this off the event loop, because ten thousand subjects take a while.
+
+    Raises:
+        RequestValidationError: The body is not valid.
     """
     try:
         return TrainingJobRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
-        findings = error.errors()
-        if len(findings) > 1:  # Subjects that are wrong are not also too few.
-            findings = [one for one in findings if one["type"] != "too_short" or one["input"] == []]
-        raise RequestValidationError([_placed(one, ()) for one in findings]) from error
+        errors = error.errors()
+        if len(errors) > 1:
+            # pydantic leaves invalid subjects out and then reports that there are too few.
+            errors = [each for each in errors if each["type"] != "too_short" or each["input"] == []]
+        raise RequestValidationError([_placed(each, ()) for each in errors]) from error
 
 
-def build(
+def build_training_job(
     store: Store,
     tenant: str,
-    order: TrainingJobRequest,
+    request: TrainingJobRequest,
     served_models: ServedModels,
     settings: ApiSettings,
 ) -> BuiltTrainingJob:
-    """Raises: RequestValidationError; DamagedUploadError of a manifest; UnavailableError."""
-    name, served_model = _model(order, served_models)
-    recipe_name, config = _config(order, served_model)
-    if order.webhook:
-        check_webhook(order.webhook.url, private=settings.allow_private_webhooks)
-    subjects = order.subjects or _read_manifest(store, tenant, order, settings)
-    place = "manifest" if order.subjects is None else "subjects"
+    """Build a training job.
+
+    Raises:
+        RequestValidationError: The request is not valid.
+        DamagedUploadError: The manifest's bytes do not have its digest.
+        UnavailableError: The store does not answer.
+    """
+    name, served_model = _model(request, served_models)
+    recipe_name, config = _config(request, served_model)
+    if request.webhook:
+        check_webhook(request.webhook.url, allow_private=settings.allow_private_webhooks)
+    subjects = request.subjects or _read_manifest(store, tenant, request, settings)
+    place = "manifest" if request.subjects is None else "subjects"
     _check_subjects(subjects, config, store.now(), place)
-    training = TrainingJobSpec(
+    spec = TrainingJobSpec(
         model=name,
         recipe=recipe_name,
         config=config.model_dump(mode="json"),
-        validation_images=order.validation_images,
-        webhook=order.webhook.url if order.webhook else None,
+        validation_images=request.validation_images,
+        webhook=request.webhook.url if request.webhook else None,
     )
     try:
-        request = JobRequest(
+        job = JobRequest(
             kind="training",
             pool=name,
             batch=batch_of(config),
             items=tuple(Item(name=subject.id, work=subject.work) for subject in subjects),
-            shared=training.model_dump(mode="json"),
-            tags=order.tags,
-            max_attempts=order.max_attempts,
+            shared=spec.model_dump(mode="json"),
+            tags=request.tags,
+            max_attempts=request.max_attempts,
         )
     except ValidationError as error:
-        raise refusal(("body", place), error.errors()[0]["msg"]) from error
-    return BuiltTrainingJob(request, subjects, name, recipe_name, config)
+        raise invalid_request(("body", place), error.errors()[0]["msg"]) from error
+    return BuiltTrainingJob(job, subjects, name, recipe_name, config)
 
 
 def missing_uploads(
     store: Store, tenant: str, built: BuiltTrainingJob, gather: Gather
 ) -> list[str]:
-    """Digests that nothing was uploaded under."""
+    """Return the digests of the job's files that were not uploaded."""
     digests = built.uploads
-    if len(digests) <= _LISTED:
+    if len(digests) <= _MAX_LOOKUPS:
         found = gather(lambda sha256: uploads.find(store, tenant, sha256) is not None, digests)
-        return [sha256 for sha256, there in zip(digests, found, strict=True) if not there]
+        return [sha256 for sha256, exists in zip(digests, found, strict=True) if not exists]
     present: set[str] = set()
     folder = uploads.folder(tenant)
     after: str | None = ""
@@ -126,86 +139,98 @@ def missing_uploads(
     return [sha256 for sha256 in digests if sha256 not in present]
 
 
-def _model(order: TrainingJobRequest, served_models: ServedModels) -> tuple[str, ServedModel]:
-    name = order.model or next(iter(served_models))
+def _model(request: TrainingJobRequest, served_models: ServedModels) -> tuple[str, ServedModel]:
+    name = request.model or next(iter(served_models))
     if name not in served_models:
-        raise refusal(("body", "model"), f"no model {name!r}; there are {', '.join(served_models)}")
+        raise invalid_request(
+            ("body", "model"), f"there is no model {name!r}: there are {', '.join(served_models)}"
+        )
     return name, served_models[name]
 
 
-def _config(order: TrainingJobRequest, served_model: ServedModel) -> tuple[str, TrainConfig]:
-    name = order.recipe or served_model.recipe
+def _config(request: TrainingJobRequest, served_model: ServedModel) -> tuple[str, TrainConfig]:
+    name = request.recipe or served_model.recipe
     try:
         config = recipe(name)
     except ConfigurationError as error:
-        raise refusal(("body", "recipe"), str(error)) from error
+        raise invalid_request(("body", "recipe"), str(error)) from error
     try:
-        return name, config.changed(**order.overrides)
+        return name, config.changed(**request.overrides)
     except ConfigurationError as error:
-        raise refusal(("body", "overrides"), str(error)) from error
+        raise invalid_request(("body", "overrides"), str(error)) from error
 
 
-def check_webhook(url: str, *, private: bool) -> None:
-    """Raises: RequestValidationError."""
+def check_webhook(url: str, *, allow_private: bool) -> None:
+    """Check that a webhook may be sent to the URL.
+
+    Raises:
+        RequestValidationError: The URL is not valid, or has a private address.
+    """
     try:
-        WebhookTarget.parse(url, WebhookSettings(allow_http=private, allow_private=private))
+        WebhookTarget.parse(
+            url, WebhookSettings(allow_http=allow_private, allow_private=allow_private)
+        )
     except UnsafeUrlError as error:
-        raise refusal(("body", "webhook", "url"), str(error)) from error
+        raise invalid_request(("body", "webhook", "url"), str(error)) from error
 
 
 def _read_manifest(
-    store: Store, tenant: str, order: TrainingJobRequest, settings: ApiSettings
+    store: Store, tenant: str, request: TrainingJobRequest, settings: ApiSettings
 ) -> Sequence[Subject]:
-    assert order.manifest
+    assert request.manifest
     place = ("body", "manifest")
     try:
-        body = uploads.read(store, tenant, order.manifest, max_bytes=settings.max_manifest_bytes)
+        body = uploads.read(store, tenant, request.manifest, most=settings.max_manifest_bytes)
     except (UnknownUploadError, LargeUploadError) as error:
-        raise refusal(place, str(error)) from error
+        raise invalid_request(place, str(error)) from error
     lines = [(n, line) for n, line in enumerate(body.split(b"\n"), 1) if line.strip()]
     if not 1 <= len(lines) <= MAX_ITEMS:
-        raise refusal(place, f"it has {len(lines)} lines: give 1 to {MAX_ITEMS}, each a subject")
+        raise invalid_request(
+            place,
+            f"the manifest has {len(lines)} lines: give 1 to {MAX_ITEMS}, one subject per line",
+        )
     subjects: list[Subject] = []
-    findings: list[Any] = []
+    errors: list[Any] = []
     for number, line in lines:
         try:
             subjects.append(Subject.model_validate_json(line, strict=True))
         except ValidationError as error:
-            findings += [_placed(found, ("manifest", number)) for found in error.errors()]
-        if len(findings) >= _ENOUGH:
+            errors += [_placed(each, ("manifest", number)) for each in error.errors()]
+        if len(errors) >= _MAX_ERRORS:
             break
-    if findings:
-        raise RequestValidationError(findings)
+    if errors:
+        raise RequestValidationError(errors)
     return subjects
 
 
-def _placed(found: Any, before: tuple[str | int, ...]) -> Mapping[str, Any]:
-    """A finding of pydantic's, with its place in the request. Within a line of a manifest, JSON
-    that is none is one thing that is wrong among others.
+def _placed(error: Any, prefix: tuple[str | int, ...]) -> Mapping[str, Any]:
+    """Return pydantic's error with its place in the request.
+
+    Malformed JSON in a line of a manifest is an invalid request (422), not an unreadable body (400).
     """
-    kind = "refused" if before and found["type"] == "json_invalid" else found["type"]
-    return {**found, "type": kind, "loc": ("body", *before, *found["loc"])}
+    kind = "refused" if prefix and error["type"] == "json_invalid" else error["type"]
+    return {**error, "type": kind, "loc": ("body", *prefix, *error["loc"])}
 
 
 def _check_subjects(
     subjects: Sequence[Subject], config: TrainConfig, now: datetime, place: str
 ) -> None:
-    """What the subjects say for themselves is allowed beside what the job says."""
-    findings: list[Any] = []
+    """Check consents, and that the subjects' own training settings fit the job's config."""
+    errors: list[Any] = []
     for number, subject in enumerate(subjects):
         where = ("body", place, number if place == "subjects" else number + 1)
         if subject.consent and not subject.consent.holds(now):
-            findings.append(_finding((*where, "consent", "expires_at"), "this consent has expired"))
+            errors.append(_error((*where, "consent", "expires_at"), "this consent has expired"))
         if changes := subject.training.changes():
             try:
                 config.changed(**changes)
             except ConfigurationError as error:
-                findings.append(_finding((*where, "training"), str(error)))
-        if len(findings) >= _ENOUGH:
+                errors.append(_error((*where, "training"), str(error)))
+        if len(errors) >= _MAX_ERRORS:
             break
-    if findings:
-        raise RequestValidationError(findings)
+    if errors:
+        raise RequestValidationError(errors)
 
 
-def _finding(place: tuple[str | int, ...], reason: str) -> Mapping[str, Any]:
+def _error(place: tuple[str | int, ...], reason: str) -> Mapping[str, Any]:
     return {"loc": place, "msg": reason, "type": "refused"}

@@ -1,63 +1,64 @@
-"""/v1/training-jobs: subjects to be learned."""
+"""/v1/training-jobs: the submission of a job, beside the routes that all jobs share."""
 
-from typing import Annotated
-
-from fastapi import Depends, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from services.api.dependencies import AppState, AppStateDep, CurrentPrincipal
-from services.api.jobs import schemas as views
-from services.api.jobs.routes import JobRoutes, Key, answers, submit
-from services.api.jobs.schemas import Said
+from services.api.dependencies import AppState, AppStateDep, CurrentPrincipal, RawBody
+from services.api.jobs import schemas
+from services.api.jobs.progress import ItemProgress
+from services.api.jobs.routes import IdempotencyKey, JobRoutes, submission_responses, submit_job
 from services.api.openapi import body_of
-from services.api.training_jobs.build import BuiltTrainingJob, build, missing_uploads, parse_order
+from services.api.training_jobs.build import (
+    BuiltTrainingJob,
+    build_training_job,
+    missing_uploads,
+    parse_training_job,
+)
 from services.api.training_jobs.schemas import TrainingJobRequest
 from services.ledger.queries import ItemView
 
 
-def _show(
-    request: Request, here: AppState, tenant: str, job: str, item: ItemView, said: Said
-) -> views.Item:
-    return views.Item.of(item, said)
+def _build_item(
+    request: Request, state: AppState, tenant: str, job: str, view: ItemView, progress: ItemProgress
+) -> schemas.Item:
+    return schemas.Item.of(view, progress)
 
 
-router = JobRoutes("training", views.ItemPage, views.ItemWithAttempts, _show).router()
-
-
-async def _body(request: Request) -> bytes:
-    return await request.body()
+router = JobRoutes("training", schemas.ItemPage, schemas.ItemWithAttempts, _build_item).router()
 
 
 @router.post(
     "",
     status_code=202,
-    summary="Make a job of 1 to 10,000 subjects",
-    response_model=views.Job,
-    response_description="It is kept, and will be found by workers; once for all with this key.",
-    responses=answers(views.DryRun),
+    summary="Create a training job of 1 to 10,000 subjects",
+    response_model=schemas.Job,
+    response_description="The job is stored and queued; a repeated request returns the same job.",
+    responses=submission_responses(schemas.DryRun),
     openapi_extra=body_of(TrainingJobRequest),
 )
 def create_training_job(
-    asking: CurrentPrincipal, here: AppStateDep, body: Annotated[bytes, Depends(_body)], key: Key
+    principal: CurrentPrincipal, state: AppStateDep, body: RawBody, key: IdempotencyKey
 ) -> Response:
-    """A job has either `subjects` or the digest of a `manifest`. Uploads may still follow, but have
-    to be there when a worker comes to their subject; a dry run says which are missing.
+    """A job has either `subjects` or the digest of a `manifest`. Files may be uploaded after the
+    job is created, but before a worker reaches their subject; a dry run lists the missing ones.
     """
-    order = parse_order(body)
-    built = build(here.ledger.store, asking.tenant, order, here.models, here.settings)
-    if order.dry_run:
-        return JSONResponse(_dry_run(here, asking.tenant, built).model_dump(mode="json"))
-    return submit(here, asking, key, built.request, "subjects")
+    request = parse_training_job(body)
+    job = build_training_job(
+        state.ledger.store, principal.tenant, request, state.models, state.settings
+    )
+    if request.dry_run:
+        return JSONResponse(_dry_run(state, principal.tenant, job).model_dump(mode="json"))
+    return submit_job(state, principal, key, job.request, "subjects")
 
 
-def _dry_run(here: AppState, tenant: str, built: BuiltTrainingJob) -> views.DryRun:
-    missing = missing_uploads(here.ledger.store, tenant, built, here.ledger.gather)
-    return views.DryRun(
-        count=len(built.subjects),
-        model=built.model,
-        recipe=built.recipe,
-        config=built.config.model_dump(mode="json"),
-        steps=sum(subject.training.steps or built.config.steps for subject in built.subjects),
+def _dry_run(state: AppState, tenant: str, job: BuiltTrainingJob) -> schemas.DryRun:
+    missing = missing_uploads(state.ledger.store, tenant, job, state.ledger.gather)
+    return schemas.DryRun(
+        count=len(job.subjects),
+        model=job.model,
+        recipe=job.recipe,
+        config=job.config.model_dump(mode="json"),
+        steps=sum(subject.training.steps or job.config.steps for subject in job.subjects),
         missing=len(missing),
         missing_uploads=missing[:1000],
     )

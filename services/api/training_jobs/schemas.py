@@ -1,11 +1,12 @@
-"""What a client says of a job that it wants."""
+"""Schemas of requests for training jobs."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from services.contracts.jobs import MAX_ITEMS, Label, WireModel
+from services.api.jobs.schemas import BaseJobRequest
+from services.contracts.jobs import MAX_ITEMS, Label
 from services.contracts.training import Digest, TrainingItem
 
 SUBJECT: Mapping[str, Any] = {
@@ -31,34 +32,29 @@ PERSON: Mapping[str, Any] = {
     },
 }
 
-TagName = Annotated[str, StringConstraints(pattern=r"^[^:\x00-\x1f\x7f]{1,100}$")]
-
 
 class Subject(TrainingItem):
-    """One subject: a bundle or single images, and what is said of it. What is left out, the
-    bundle's own bundle.json says.
+    """One subject: a bundle or single images, and their description.
+
+    The bundle's own bundle.json provides the fields that are omitted here.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [dict(SUBJECT), dict(PERSON)]})
 
     id: str = Field(
-        min_length=1, max_length=200, description="your own id: unique here, and the token's alias"
+        min_length=1,
+        max_length=200,
+        description="Your own id, unique in the job; it becomes the token's alias.",
     )
 
     @property
     def work(self) -> dict[str, JsonValue]:
-        """What stands in an item."""
+        """The subject as an item of the ledger holds it; the id is the item's name."""
         return self.model_dump(mode="json", exclude={"id"}, exclude_defaults=True)
 
 
-class WebhookRequest(WireModel):
-    """Who is told when the job ends."""
-
-    url: str = Field(max_length=2000, description="https://...; never a private address")
-
-
-class TrainingJobRequest(WireModel):
-    """A job of 1 to 10,000 subjects."""
+class TrainingJobRequest(BaseJobRequest):
+    """A request for a job that trains 1 to 10,000 subjects."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -74,32 +70,31 @@ class TrainingJobRequest(WireModel):
     )
 
     subjects: tuple[Subject, ...] | None = Field(
-        default=None, min_length=1, max_length=MAX_ITEMS, description="inline"
+        default=None, min_length=1, max_length=MAX_ITEMS, description="The subjects."
     )
     manifest: Digest | None = Field(
-        default=None, description="in their place: an uploaded file with one subject a line, JSON"
+        default=None,
+        description="In place of `subjects`: the SHA-256 of an uploaded file with one subject per "
+        "line, as JSON.",
     )
     model: Label | None = Field(
-        default=None, description="a name of GET /v1/models; left out: the first"
+        default=None, description="A model of GET /v1/models; the first one by default."
     )
-    recipe: str | None = Field(default=None, description="left out: the model's own")
+    recipe: str | None = Field(default=None, description="The recipe; the model's own by default.")
     overrides: dict[str, JsonValue] = Field(
-        default={}, max_length=100, description="fields of the training config, over the recipe's"
-    )
-    tags: dict[TagName, Annotated[str, StringConstraints(max_length=200)]] = Field(
-        default={}, max_length=20, description="tokens are found by them"
-    )
-    max_attempts: int = Field(
-        default=4, ge=1, le=20, description="failed or lost ones, before an item ends as failed"
+        default={},
+        max_length=100,
+        description="Fields of the training config that replace those of the recipe.",
     )
     validation_images: int = Field(
-        default=4, ge=0, le=4, description="images that each token is validated with"
+        default=4,
+        ge=0,
+        le=4,
+        description="The number of images that are generated with each token to score it.",
     )
-    webhook: WebhookRequest | None = None
-    dry_run: bool = Field(default=False, description="say what would be made, and make nothing")
 
     @model_validator(mode="after")
-    def _has_subjects_once(self) -> "TrainingJobRequest":
+    def _require_subjects_or_manifest(self) -> "TrainingJobRequest":
         if (self.subjects is None) == (self.manifest is None):
-            raise ValueError("give either subjects, or a manifest that was uploaded")
+            raise ValueError("give either subjects or the digest of an uploaded manifest")
         return self

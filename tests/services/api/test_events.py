@@ -72,7 +72,7 @@ def test_silence_is_broken_by_comments(site: Any, parts: Any) -> None:
 
 def test_many_listeners_share_one_poller_which_ends_with_the_last(site: Any, parts: Any) -> None:
     job = site.make("rex")
-    streams = site.app.state.service.streams
+    streams = site.app.state.service.events
     looks: list[str] = []
     look = streams._look
 
@@ -113,14 +113,14 @@ def test_listeners_are_so_many_at_a_time(new_site: Any, parts: Any) -> None:
             headers = site.headers("other")
             with parts.http.stream("GET", _path(url, theirs), headers=headers) as other:
                 assert other.status_code == 200
-        parts.until(lambda: site.app.state.service.streams.watched == 0)
+        parts.until(lambda: site.app.state.service.events.watched == 0)
         with client.stream("GET", _path(url, job)) as answer:
             assert answer.status_code == 200
 
 
 def test_a_store_in_trouble_ends_no_stream(site: Any, parts: Any) -> None:
     job = site.make("rex")
-    streams = site.app.state.service.streams
+    streams = site.app.state.service.events
     look, trouble = streams._look, [True] * 3
 
     def failing(tenant: str, job: str) -> Any:
@@ -144,8 +144,8 @@ def test_a_revoked_key_hears_no_more(
     from services.api.jobs import events as streams
 
     monkeypatch.setattr(streams, "_CHECKED", 0.05)
-    keyring = site.app.state.service.keyring
-    monkeypatch.setattr(keyring._keys, "_seconds", 0.0)
+    authenticator = site.app.state.service.authenticator
+    monkeypatch.setattr(authenticator._keys, "_seconds", 0.0)
     job = site.make("rex")
     with (
         site.served() as url,

@@ -191,7 +191,7 @@ def test_every_error_of_the_route_has_openais_form(new_studio: Any) -> None:
     _told(studio.ask("POST", path, content=b"{"), 400)
     _told(studio.generate(prompt="x" * 1000), 413)
     _told(studio.post(f"{path}?x=1", {"prompt": "x"}), 422)
-    studio.app.state.service.gallery.ledger.store.list = None
+    studio.app.state.service.images.ledger.store.list = None
     assert "error" not in studio.get("/v1/images").json()
 
 

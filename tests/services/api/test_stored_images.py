@@ -117,7 +117,7 @@ def test_they_go_with_their_tenant_whenever_they_come(studio: Any) -> None:
     _, link = studio.keep()
     delete_tenant(studio.ledger, "acme")
     assert studio.client.get(link).status_code == 404
-    gallery = studio.app.state.service.gallery
+    gallery = studio.app.state.service.images
     with pytest.raises(DeletedError):
         gallery.keep("acme", b"of a request that was under way")
     assert studio.ledger.heads("t/acme/images/") == []

@@ -42,7 +42,7 @@ class Place:
 
         return ask
 
-    def keyring(self, **how: Any) -> Authenticator:
+    def authenticator(self, **how: Any) -> Authenticator:
         """As one process has it."""
         return Authenticator(self, clock=lambda: self.seconds, **how)  # pyright: ignore
 

@@ -87,11 +87,11 @@ def test_a_rotated_key_goes_on_for_its_grace_and_its_heir_for_good(place: Any) -
     assert (views[new.id].tenant, views[new.id].name) == ("acme", "laptop")
     assert views[new.id].expires is None
     place.seconds += 3600
-    assert views[old.id].valid(place.now())
+    assert views[old.id].is_valid(place.now())
     rotate_key(place, old.id, 30 * _DAY)  # again: it lives no longer for it
     assert {view.id: view for view in list_keys(place)}[old.id].expires == views[old.id].expires
     place.seconds += 23 * 3600
-    assert not views[old.id].valid(place.now())
+    assert not views[old.id].is_valid(place.now())
 
 
 def test_a_revoked_key_stays_so_and_has_no_heirs(place: Any) -> None:

@@ -22,7 +22,7 @@ class Clock:
 def _taken(rates: RateLimiter, tenant: str, limits: Limits = _LIMITS) -> int:
     """How many go on at once."""
     count = 0
-    while not rates.take(tenant, limits):
+    while not rates.acquire(tenant, limits):
         count += 1
     return count
 
@@ -41,10 +41,10 @@ def test_after_the_wait_that_it_says_one_goes_on() -> None:
     clock = Clock()
     rates = RateLimiter(clock)
     _taken(rates, "acme")
-    wait = rates.take("acme", _LIMITS)
+    wait = rates.acquire("acme", _LIMITS)
     assert wait == pytest.approx(0.5)
     clock.seconds += wait - 0.01
-    assert rates.take("acme", _LIMITS) == pytest.approx(0.01)
+    assert rates.acquire("acme", _LIMITS) == pytest.approx(0.01)
     clock.seconds += 0.011
     assert _taken(rates, "acme") == 1
 
@@ -53,7 +53,7 @@ def test_who_asks_in_vain_waits_no_longer_for_it() -> None:
     clock = Clock()
     rates = RateLimiter(clock)
     _taken(rates, "acme")
-    assert [rates.take("acme", _LIMITS) for _ in range(20)] == [pytest.approx(0.5)] * 20
+    assert [rates.acquire("acme", _LIMITS) for _ in range(20)] == [pytest.approx(0.5)] * 20
 
 
 def test_a_tenant_takes_nothing_from_another() -> None:
@@ -68,15 +68,15 @@ def test_new_limits_hold_at_once() -> None:
     _taken(rates, "acme")
     clock.seconds += 1000
     assert _taken(rates, "acme", Limits(requests_per_second=1, burst=1)) == 1
-    assert rates.take("acme", Limits(requests_per_second=10, burst=1)) == pytest.approx(0.1)
+    assert rates.acquire("acme", Limits(requests_per_second=10, burst=1)) == pytest.approx(0.1)
 
 
 def test_memory_is_bounded_and_the_busy_are_remembered() -> None:
-    rates = RateLimiter(Clock(), tenants=10)
+    rates = RateLimiter(Clock(), max_tenants=10)
     _taken(rates, "busy")
     for number in range(100):
-        rates.take(f"t{number}", _LIMITS)
-        assert rates.take("busy", _LIMITS) > 0
+        rates.acquire(f"t{number}", _LIMITS)
+        assert rates.acquire("busy", _LIMITS) > 0
     assert len(rates._buckets) == 10
 
 
@@ -84,5 +84,5 @@ def test_many_threads_get_no_more_than_one_would() -> None:
     rates = RateLimiter(Clock())
     limits = Limits(requests_per_second=1, burst=500)
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda _: rates.take("acme", limits), range(2000)))
+        taken = list(pool.map(lambda _: rates.acquire("acme", limits), range(2000)))
     assert taken.count(0.0) == 500

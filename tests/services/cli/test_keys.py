@@ -32,7 +32,7 @@ def dti_keys(folder: Path) -> Keys:
 
 
 def _let_in(folder: Path, credential: str) -> str:
-    return Authenticator(DirectoryStore(folder)).caller(credential).tenant
+    return Authenticator(DirectoryStore(folder)).authenticate(credential).tenant
 
 
 def test_a_new_key_is_on_stdout_alone_and_lets_its_tenant_in(dti_keys: Keys, folder: Path) -> None:
@@ -105,7 +105,7 @@ def test_limits_are_shown_and_changed_one_by_one(dti_keys: Keys, folder: Path) -
         "tenant": "acme",
         "limits": before | {"requests_per_second": 2.5, "burst": 7},
     }
-    assert Authenticator(DirectoryStore(folder)).caller(credential).limits.burst == 7
+    assert Authenticator(DirectoryStore(folder)).authenticate(credential).limits.burst == 7
     shown = dti_keys("limits", "acme").stdout
     for word in ("requests per second", "2.5", "200,000,000"):
         assert word in shown
