@@ -12,12 +12,12 @@ from services.api.dependencies import AppState
 from services.api.generation_jobs import routes as generation_jobs
 from services.api.generation_jobs.schemas import GenerationJobRequest
 from services.api.images import routes as images
-from services.api.images.schemas import ImageGenerationRequest
 from services.api.images.links import SignedLinks
+from services.api.images.schemas import ImageGenerationRequest
 from services.api.images.store import ImageStore
 from services.api.jobs.events import EventBroadcaster
-from services.api.jobs.quotas import Quotas
 from services.api.jobs.progress import ProgressReader
+from services.api.jobs.quotas import Quotas
 from services.api.middleware.auth import AuthMiddleware
 from services.api.middleware.openai_errors import OpenAIErrorMiddleware, OpenAIProblem
 from services.api.middleware.request_log import RequestLogMiddleware
@@ -72,7 +72,7 @@ def create_app(
         settings=settings,
         metrics=metrics or current(),
         # Many requests may wait for one read of a key, so it has the short timeout of leases.
-        authenticator=Authenticator(ledger.leases),
+        authenticator=Authenticator(ledger.lease_store),
         rate_limiter=RateLimiter(),
         quotas=Quotas(ledger, settings.quota_cache_ttl_s),
         progress=progress,

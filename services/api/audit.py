@@ -69,7 +69,7 @@ class AuditPage(BaseModel):
 def record_deletion(ledger: Ledger, principal: Principal, action: str, what: str) -> None:
     """Add an entry for a finished deletion. A repeated request adds another entry."""
     record = AuditRecord(nonce=ledger.ids.nonce(), action=action, what=what, by=principal.key)
-    ledger.create(f"{_folder(principal.tenant)}{ledger.ids.job()}", pack(record))
+    ledger.create_once(f"{_folder(principal.tenant)}{ledger.ids.job()}", pack(record))
 
 
 @router.get("", summary="List deletions, newest first", responses=problems())

@@ -13,10 +13,10 @@ from services.api.problems import MEDIA_TYPE, Problem
 
 _DESCRIPTION = """Train thousands of subjects, one token each, and generate images of them.
 
-Every path under `/v1` requires an API key, `Authorization: Bearer dti_ID_SECRET`, and shows only the
-data of the key's tenant. Errors are `application/problem+json`: `detail` says what was given, what is
-allowed and what to do. `429` and `503` come with `Retry-After`, the seconds to wait before a retry; a
-retry is always safe. Every response has an `X-Request-Id`, which the service's log has too.
+Every path under `/v1` requires an API key, `Authorization: Bearer dti_ID_SECRET`, and shows only
+the data of the key's tenant. Errors are `application/problem+json`: `detail` says what was given,
+what is allowed and what to do. `429` and `503` come with `Retry-After`, the seconds to wait before
+a retry; a retry is always safe. Every response has an `X-Request-Id`, which the log has too.
 
 `docs/reference/api.md` shows the same with `curl`."""
 

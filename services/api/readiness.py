@@ -42,4 +42,4 @@ class Readiness:
         self._recent["store"] = True
 
     def _list_workers(self) -> None:
-        self.store.list(WORKERS, limit=1)
+        self.store.list(WORKERS_FOLDER, limit=1)

@@ -170,7 +170,7 @@ def _status(state: AppState, tenant: str, file: UploadQuery) -> UploadStatus:
     form = store.presigned_post(
         uploads.key(tenant, file.sha256),
         max_bytes=file.size,
-        seconds=state.settings.presigned_upload_ttl_s,
+        expires_s=state.settings.presigned_upload_ttl_s,
     )
     method = (
         UploadMethod(method="POST", url=form.url, fields=dict(form.fields))

@@ -1,7 +1,7 @@
 """API keys: one object each, `keys/{id}`. Revoked and expired keys stay in the list.
 
-Changes use compare-and-swap. The processes that authenticate cache records for half a minute, so a
-change takes effect everywhere within that time.
+Changes use compare-and-swap. The processes that authenticate cache the records for half a minute,
+so a change takes effect everywhere within that time.
 """
 
 from collections.abc import Callable
@@ -118,7 +118,7 @@ def remove_tenant(ledger: Ledger, tenant: str, by: str = "") -> None:
         InvalidIdError: The tenant's name is malformed.
     """
     # The tombstone comes first: from then on its keys are refused, and no new key can be made.
-    delete_tenant(ledger, check_tenant(tenant), by)
+    delete_tenant(ledger, check_tenant_name(tenant), by)
     for key in list_keys(ledger.store, tenant):
         if not key.revoked:
             revoke_key(ledger.store, key.id)
@@ -136,7 +136,9 @@ def list_keys(store: Store, tenant: str | None = None) -> list[KeyView]:
         page = store.list(FOLDER, after=after)
         names += [head.key.removeprefix(FOLDER) for head in page.objects]
         after = page.next
-    views = in_threads(lambda name: _view(store, name), [name for name in names if is_key_id(name)])
+    views = gather_in_threads(
+        lambda name: _view(store, name), [name for name in names if is_key_id(name)]
+    )
     shown = [view for view in views if view and tenant in (None, view.tenant)]
     return sorted(shown, key=lambda view: (view.tenant, view.created, view.id))
 

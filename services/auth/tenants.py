@@ -111,7 +111,7 @@ def set_limits(store: Store, tenant: str, changes: Mapping[str, Any]) -> Limits:
                 "limits": record.limits | limits.model_dump(include=set(changes)),
             }
         )
-        if swap(store, f"{FOLDER}{tenant}", pack(changed), etag):
+        if compare_and_swap(store, f"{FOLDER}{tenant}", pack(changed), etag):
             return limits
 
 

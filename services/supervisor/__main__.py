@@ -15,7 +15,7 @@ from services.settings import SupervisorProcessSettings
 from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
 from services.supervisor.supervisor import Supervisor
-from services.webhooks.deliverer import Deliverer, Outcome
+from services.webhooks.deliverer import Deliverer, DeliveryResult
 from services.webhooks.targets import WebhookSettings
 
 READY = "ready"
@@ -41,7 +41,7 @@ def main() -> None:
         ledger = Ledger.open(InstrumentedStore(open_store(settings.store)), settings)
     private = settings.allow_private_webhooks
     deliverer = Deliverer(
-        ledger, WebhookSettings(allow_http=private, allow_private=private), on_outcome=_count
+        ledger, WebhookSettings(allow_http=private, allow_private=private), on_result=_count
     )
     supervisor = Supervisor(ledger, models, pool, deliver=deliverer.deliver_due, timeouts=settings)
     on_termination(stopped.set)
@@ -53,9 +53,9 @@ def main() -> None:
     sys.exit(0)
 
 
-def _count(outcome: Outcome) -> None:
-    if outcome != "dropped":
-        label = "retried" if outcome == "failed" else outcome
+def _count(result: DeliveryResult) -> None:
+    if result != "dropped":
+        label = "retried" if result == "failed" else result
         metrics.current().count("dti_webhook_deliveries_total", outcome=label)
 
 

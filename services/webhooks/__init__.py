@@ -1,1 +1,1 @@
-"""Telling tenants that a job has ended, at the URLs that they gave."""
+"""Webhooks: signed messages to the tenants' URLs when jobs end."""

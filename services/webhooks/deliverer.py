@@ -1,19 +1,21 @@
-"""Tells tenants of jobs that have ended: at least once each, until it is taken or for 72 hours.
+"""The delivery loop of webhooks: at-least-once, with backoff, and dead letters after 72 hours.
 
-Any number of processes may do it. Whoever tries first says so in the hint, with the time of the
-next attempt, and the others leave it alone till then: if it dies on the way, it is tried again.
+Any number of processes may deliver. Before an attempt, a deliverer writes the time of the next
+attempt into the pending delivery by compare-and-swap; until then it is leased, and if the process
+dies, another one tries again at that time.
 
-Messages that were given up, for the tenant to see: `t/{tenant}/webhooks/{job}.{retries}`, which
-goes when the tenant is deleted. What was delivered leaves nothing.
+The tenant can read its dead letters, `t/{tenant}/webhooks/{job}.{retries}`; they are deleted with
+the tenant. Nothing is kept of a delivered message. Retries are scheduled in the store, not by a
+retry library, because they take days and must outlive the process.
 """
 
-import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Literal
 
+from services import logs
 from services.auth.tenants import read_tenant
 from services.errors import (
     DeletedError,
@@ -32,73 +34,61 @@ from services.ledger.records import Record, pack, unpack
 from services.storage.interface import Head
 from services.webhooks.executor import FairExecutor
 from services.webhooks.http import DeliveryResponse, WebhookSender
-from services.webhooks.messages import job_ended, signed_headers
+from services.webhooks.messages import job_ended_message, signed_headers
 from services.webhooks.subscriptions import (
     PendingDelivery,
     PendingDeliveryRecord,
-    all_hints,
-    endings_of,
+    list_pending,
+    pending_of_job,
 )
 from services.webhooks.targets import WebhookSettings
 
+DeliveryResult = Literal["delivered", "failed", "given_up", "dropped"]
 
-class DeliveryRecord(Record):
-    """A message that nobody took. Times by the store's clock."""
+MIN_BACKOFF_S, MAX_BACKOFF_S = 30.0, 6 * 3600.0
+"""The time between two attempts, at first and at most. The first exceeds the time of an attempt."""
 
-    type: Literal["webhook_outcome"] = "webhook_outcome"
+_RETRY_CHECK_INTERVAL = timedelta(seconds=30)
+"""The time between two checks whether an announced retry was made."""
+
+_ERROR_INTERVAL = timedelta(minutes=10)
+"""The time before a delivery is tried again that failed by an error of ours."""
+
+log = logs.logger(__name__)
+
+
+class DeadLetter(Record):
+    """A message that could not be delivered. Times are by the store's clock."""
+
+    type: Literal["dead_letter"] = "dead_letter"
     message: str
     attempts: int
     first: datetime | None
     """When the job was seen to have ended."""
     given_up: datetime
     reason: str
-    """Of the last attempt."""
+    """Why the last attempt failed."""
 
 
-def give_up(
-    ledger: Ledger, ending: PendingDelivery, hint: PendingDeliveryRecord, reason: str, now: datetime
-) -> None:
-    """Keep that it was given up. Again is fine: the first word stays."""
-    record = DeliveryRecord(
-        nonce=Ids().nonce(),
-        message=ending.message,
-        attempts=hint.attempts,
-        first=hint.first,
-        given_up=now,
-        reason=reason,
-    )
-    ledger.create_once(f"{_folder(ending.tenant)}{ending.job}.{ending.retries:02d}", pack(record))
+def read_dead_letters(ledger: Ledger, tenant: str, job: str) -> list[DeadLetter]:
+    """Return the dead letters of a job, oldest first.
 
-
-def read_outcomes(ledger: Ledger, tenant: str, job: str) -> list[DeliveryRecord]:
-    """What was given up of a job, the first end first. Raises: InvalidIdError."""
-    keys = [head.key for head in ledger.heads(f"{_folder(tenant)}{check_job_id(job)}.")]
+    Raises:
+        InvalidIdError: The tenant or the job's id is malformed.
+    """
+    keys = [head.key for head in ledger.heads(f"{_dead_letters(tenant)}{check_job_id(job)}.")]
     found = [(key, ledger.find(key)) for key in keys]
-    return [unpack(key, there[1], DeliveryRecord)[0] for key, there in found if there]
+    return [unpack(key, entry[1], DeadLetter)[0] for key, entry in found if entry]
 
 
-def _folder(tenant: str) -> str:
+def _dead_letters(tenant: str) -> str:
     return f"{tenant_folder(tenant)}webhooks/"
 
 
-log = logging.getLogger(__name__)
-
-Outcome = Literal["delivered", "failed", "given_up", "dropped"]
-
-FIRST, LONGEST = 30.0, 6 * 3600.0
-"""Seconds between two attempts, at first and at most. The first is longer than an attempt takes."""
-
-
-_LOOK = timedelta(seconds=30)
-"""Between two looks whether a retry has come."""
-
-_COMPLAIN = timedelta(minutes=10)
-"""Between two looks at what cannot be delivered for a reason of ours."""
-
-
 class Deliverer:
-    """Delivers on threads of its own; `deliver_due` is for a loop, every few seconds. `on_outcome`
-    is told of each hint that something came of, on those threads.
+    """Delivers messages on its own threads; a loop calls `deliver_due` every few seconds.
+
+    It calls `on_result` on those threads with each delivery that made progress.
     """
 
     def __init__(
@@ -107,156 +97,190 @@ class Deliverer:
         settings: WebhookSettings | None = None,
         *,
         sender: WebhookSender | None = None,
-        on_outcome: Callable[[Outcome], None] = lambda outcome: None,
-        chance: random.Random | None = None,
+        on_result: Callable[[DeliveryResult], None] = lambda result: None,
+        rng: random.Random | None = None,
     ) -> None:
         self._ledger = ledger
         self._settings = settings or WebhookSettings()
         self._sender = sender or WebhookSender(self._settings)
-        self._on_outcome = on_outcome
-        self._chance = chance or random.Random()
-        self._give_up_after = timedelta(seconds=self._settings.give_up)
+        self._on_result = on_result
+        self._rng = rng or random.Random()
+        self._give_up_after = timedelta(seconds=self._settings.give_up_after_s)
         self._heads: dict[str, Head] = {}
-        """Hints as they were listed last."""
-        self._later: dict[str, tuple[str, datetime]] = {}
-        """Hints as they were seen last, and when it is their time."""
-        self._lanes: FairExecutor[PendingDelivery] = FairExecutor(
-            self._look, threads=self._settings.threads, each=self._settings.each
+        """The pending deliveries of the last listing, by key."""
+        self._not_before: dict[str, tuple[str, datetime]] = {}
+        """By key: the ETag of a delivery that is not due, and when it is due."""
+        self._executor: FairExecutor[PendingDelivery] = FairExecutor(
+            self._attempt,
+            num_threads=self._settings.num_threads,
+            max_per_tenant=self._settings.max_per_tenant,
         )
 
     def deliver_due(self) -> int:
-        """Begin with all that is due, and return how many that are, without waiting for them: a
-        sink that is slow delays nobody. Jobs that are queued are known not to have ended.
+        """Start all deliveries that are due, without waiting for them, and return their number.
 
-        Raises: UnavailableError: call it again.
+        Raises:
+            UnavailableError: The store does not answer: call it again.
         """
-        hints = all_hints(self._ledger)
+        pending = list_pending(self._ledger)
+        # A queued job has not ended, so its delivery costs no further read.
         queued: set[tuple[str, str]] = set()
-        if hints:
+        if pending:
             queued = {(tenant, job) for _, tenant, job in all_queued(self._ledger)}
         due: defaultdict[str, list[PendingDelivery]] = defaultdict(list)
-        for ending, head in hints:
-            if (ending.tenant, ending.job) not in queued and self._is_time(head):
-                due[ending.tenant].append(ending)
-        self._heads = {head.key: head for _, head in hints}
-        for key in list(self._later):
+        for delivery, head in pending:
+            if (delivery.tenant, delivery.job) not in queued and self._is_due(head):
+                due[delivery.tenant].append(delivery)
+        self._heads = {head.key: head for _, head in pending}
+        for key in list(self._not_before):
             if key not in self._heads:
-                self._later.pop(key, None)
-        return self._lanes.model(due)
+                self._not_before.pop(key, None)
+        return self._executor.replace_pending(due)
 
-    def wait(self, seconds: float | None = None) -> bool:
-        """Until all that was begun has come to something; whether it has."""
-        return self._lanes.wait(seconds)
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until all started deliveries are done, and return True if they are."""
+        return self._executor.wait(timeout_s)
 
     def close(self) -> None:
-        """Begin nothing more, and wait for what is on its way: seconds."""
-        self._lanes.close()
+        """Start no more deliveries and wait a few seconds for those in progress."""
+        self._executor.close()
 
-    def _is_time(self, head: Head) -> bool:
-        etag, time = self._later.get(head.key, ("", head.date))
+    def _is_due(self, head: Head) -> bool:
+        # Another deliverer may have changed the record: then its time must be read again.
+        etag, time = self._not_before.get(head.key, ("", head.date))
         return etag != head.etag or head.date >= time
 
-    def _look(self, ending: PendingDelivery) -> None:
+    def _attempt(self, delivery: PendingDelivery) -> None:
         try:
-            outcome = self._bring_forward(ending)
+            result = self._deliver(delivery)
         except UnavailableError as error:
-            log.warning("webhook %s waits for the store: %s", ending.message, error)
-        except Exception as error:  # The others are delivered all the same.
-            expected = isinstance(error, ServiceError)
-            if head := self._heads.get(ending.key):
-                self._later[ending.key] = (head.etag, head.date + _COMPLAIN)
-            log.error("webhook %s: %s", ending.message, error, exc_info=not expected)
+            log.warning(
+                "webhook postponed: store unavailable",
+                message_id=delivery.message_id,
+                error=str(error),
+            )
+        except Exception as error:
+            # One damaged delivery must not stop the others, or fill the log.
+            if head := self._heads.get(delivery.key):
+                self._not_before[delivery.key] = (head.etag, head.date + _ERROR_INTERVAL)
+            log.error(
+                "webhook not deliverable",
+                message_id=delivery.message_id,
+                error=str(error),
+                exc_info=not isinstance(error, ServiceError),
+            )
         else:
-            if outcome:
-                self._on_outcome(outcome)
+            if result:
+                self._on_result(result)
 
-    def _bring_forward(self, ending: PendingDelivery) -> Outcome | None:
+    def _deliver(self, delivery: PendingDelivery) -> DeliveryResult | None:
+        """Make one attempt if the job has ended and the delivery is due; None if not."""
         ledger = self._ledger
-        if not (found := ledger.find(ending.key)):
+        if not (found := ledger.find(delivery.key)):
             return None
-        head, (hint, _) = found[0], unpack(ending.key, found[1], PendingDeliveryRecord)
-        if hint.next and head.date < hint.next:
-            self._later[ending.key] = (head.etag, hint.next)
+        head, (record, _) = found[0], unpack(delivery.key, found[1], PendingDeliveryRecord)
+        if record.next and head.date < record.next:
+            self._not_before[delivery.key] = (head.etag, record.next)
             return None
         try:
-            secret = read_tenant(ledger.store, ending.tenant).webhook_secret
-            # Before the job is looked at: one that ended before a retry has not ended after it.
-            retries = read_commands(ledger, JobKeys(ending.tenant, ending.job)).retries
-            view = view_job(ledger, ending.tenant, ending.job)
+            secret = read_tenant(ledger.store, delivery.tenant).webhook_secret
+            # Before the view: a job that ended before a retry must not count as ended after it.
+            retries = read_commands(ledger, JobKeys(delivery.tenant, delivery.job)).retries
+            view = view_job(ledger, delivery.tenant, delivery.job)
         except (DeletedError, UnknownJobError, UnknownTenantError):
-            return self._drop(ending)
-        if retries < ending.retries:
-            return self._wait_for_retry(ending, head)
-        if self._is_superseded(ending, retries):
-            return self._drop(ending)
-        if hint.first is None and view.state.ended:
-            seen = {"state": view.state.value, "counts": view.counts.model_dump()}
-            hint = hint.model_copy(update={"first": head.date, **seen})
-        if hint.first is None:
+            return self._drop(delivery)
+        if retries < delivery.retries:
+            return self._wait_for_retry(delivery, head)
+        if self._is_superseded(delivery, retries):
+            return self._drop(delivery)
+        if record.first is None and view.state.ended:
+            snapshot = {"state": view.state.value, "counts": view.counts.model_dump()}
+            record = record.model_copy(update={"first": head.date, **snapshot})
+        if record.first is None:
             return None
-        if head.date - hint.first >= self._give_up_after:
-            return self._give_up(ending, hint, hint.last or "it was never tried", head.date)
-        body = job_ended(view, hint.first, hint.state, hint.counts)
-        pause = self._pause(hint.attempts)
-        hint = _moved(hint, attempts=hint.attempts + 1, next=head.date + pause)
-        if not (etag := ledger.compare_and_swap(ending.key, pack(hint), head.etag)):
-            return None  # Another has begun with it.
+        if head.date - record.first >= self._give_up_after:
+            return self._give_up(delivery, record, record.last or "it was never tried", head.date)
+        body = job_ended_message(view, record.first, record.state, record.counts)
+        record = _changed(
+            record, attempts=record.attempts + 1, next=head.date + self._backoff(record.attempts)
+        )
+        if not (etag := ledger.compare_and_swap(delivery.key, pack(record), head.etag)):
+            return None  # Another deliverer has leased it.
         timestamp = int(head.date.timestamp())
-        headers = signed_headers(secret, ending.message, timestamp, body)
-        answer = self._sender.send(hint.url, headers, body)
-        return self._ended(ending, hint, etag, answer, head.date)
+        headers = signed_headers(secret, delivery.message_id, timestamp, body)
+        response = self._sender.send(record.url, headers, body)
+        return self._finish(delivery, record, etag, response, head.date)
 
-    def _wait_for_retry(self, ending: PendingDelivery, head: Head) -> Outcome | None:
-        """The retry that a hint was written for is yet to come, or was refused."""
+    def _wait_for_retry(self, delivery: PendingDelivery, head: Head) -> DeliveryResult | None:
+        """Postpone a delivery whose retry is not made yet, or drop it if none ever comes."""
         if head.age >= self._give_up_after:
-            return self._drop(ending)
-        self._later[ending.key] = (head.etag, head.date + _LOOK)
+            return self._drop(delivery)
+        self._not_before[delivery.key] = (head.etag, head.date + _RETRY_CHECK_INTERVAL)
         return None
 
-    def _is_superseded(self, ending: PendingDelivery, retries: int) -> bool:
-        """Whether a later end is told, or will be."""
-        return retries > ending.retries and any(
-            ending.retries < other.retries <= retries
-            for other in endings_of(self._ledger, ending.tenant, ending.job)
+    def _is_superseded(self, delivery: PendingDelivery, retries: int) -> bool:
+        """Return True if there is a delivery for a later end of the job."""
+        return retries > delivery.retries and any(
+            delivery.retries < other.retries <= retries
+            for other in pending_of_job(self._ledger, delivery.tenant, delivery.job)
         )
 
-    def _drop(self, ending: PendingDelivery) -> Outcome:
-        self._ledger.store.delete(ending.key)
+    def _drop(self, delivery: PendingDelivery) -> DeliveryResult:
+        self._ledger.store.delete(delivery.key)
         return "dropped"
 
-    def _ended(
+    def _finish(
         self,
-        ending: PendingDelivery,
-        hint: PendingDeliveryRecord,
+        delivery: PendingDelivery,
+        record: PendingDeliveryRecord,
         etag: str,
-        answer: DeliveryResponse,
+        response: DeliveryResponse,
         now: datetime,
-    ) -> Outcome:
-        if answer.delivered:
-            self._ledger.store.delete(ending.key)
+    ) -> DeliveryResult:
+        if response.delivered:
+            self._ledger.store.delete(delivery.key)
             return "delivered"
-        log.info("webhook %s, attempt %d: %s", ending.message, hint.attempts, answer.reason)
-        if answer.gone:
-            return self._give_up(ending, hint, answer.reason, now)
-        noted = _moved(hint, last=answer.reason)
-        if (written := self._ledger.compare_and_swap(ending.key, pack(noted), etag)) and hint.next:
-            self._later[ending.key] = (written, hint.next)
+        log.info(
+            "webhook attempt failed",
+            message_id=delivery.message_id,
+            attempt=record.attempts,
+            reason=response.reason,
+        )
+        if response.gone:
+            return self._give_up(delivery, record, response.reason, now)
+        failed = _changed(record, last=response.reason)
+        new_etag = self._ledger.compare_and_swap(delivery.key, pack(failed), etag)
+        if new_etag and record.next:
+            self._not_before[delivery.key] = (new_etag, record.next)
         return "failed"
 
     def _give_up(
-        self, ending: PendingDelivery, hint: PendingDeliveryRecord, reason: str, now: datetime
-    ) -> Outcome:
-        give_up(self._ledger, ending, hint, reason, now)
-        self._ledger.store.delete(ending.key)
+        self, delivery: PendingDelivery, record: PendingDeliveryRecord, reason: str, now: datetime
+    ) -> DeliveryResult:
+        letter = DeadLetter(
+            nonce=Ids().nonce(),
+            message=delivery.message_id,
+            attempts=record.attempts,
+            first=record.first,
+            given_up=now,
+            reason=reason,
+        )
+        # Created before the deletion and only once: after a crash in between it stays as it is.
+        key = f"{_dead_letters(delivery.tenant)}{delivery.job}.{delivery.retries:02d}"
+        self._ledger.create_once(key, pack(letter))
+        self._ledger.store.delete(delivery.key)
         return "given_up"
 
-    def _pause(self, attempts: int) -> timedelta:
-        """After so many attempts before this one; drawn, so that a sink that comes back is not met
-        by all at once.
+    def _backoff(self, attempts: int) -> timedelta:
+        """Return the time to the next attempt: exponential, with jitter.
+
+        The jitter spreads the messages for a target that was down for a while.
         """
-        seconds = min(FIRST * 2 ** min(attempts, 20), LONGEST)
-        return timedelta(seconds=seconds * self._chance.uniform(1.0, 1.5))
+        backoff_s = min(MIN_BACKOFF_S * 2 ** min(attempts, 20), MAX_BACKOFF_S)
+        return timedelta(seconds=backoff_s * self._rng.uniform(1.0, 1.5))
 
 
-def _moved(hint: PendingDeliveryRecord, **update: object) -> PendingDeliveryRecord:
-    return hint.model_copy(update={"nonce": Ids().nonce(), "version": hint.version + 1, **update})
+def _changed(record: PendingDeliveryRecord, **update: object) -> PendingDeliveryRecord:
+    return record.model_copy(
+        update={"nonce": Ids().nonce(), "version": record.version + 1, **update}
+    )

@@ -1,4 +1,4 @@
-"""Work of many tenants on a few threads: whose work is slow has a few of them, never all."""
+"""A thread pool that is fair between tenants: a slow tenant holds only a few of the threads."""
 
 import threading
 from collections import Counter, deque
@@ -6,71 +6,82 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-W = TypeVar("W")
+T = TypeVar("T")
 
 
-class FairExecutor(Generic[W]):
-    """Does each piece of work once at a time. `do` must not raise."""
+class FairExecutor(Generic[T]):
+    """Runs `run` on tasks, at most `max_per_tenant` of one tenant and each task once at a time.
 
-    def __init__(self, do: Callable[[W], None], *, threads: int, each: int) -> None:
-        self._do = do
-        self._threads = threads
-        self._each = each
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="webhook")
+    `run` must not raise.
+    """
+
+    def __init__(self, run: Callable[[T], None], *, num_threads: int, max_per_tenant: int) -> None:
+        self._run = run
+        self._num_threads = num_threads
+        self._max_per_tenant = max_per_tenant
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="webhook")
         self._changed = threading.Condition()
-        self._waiting: dict[str, deque[W]] = {}
-        self._in_hand: set[W] = set()
-        self._of_tenant: Counter[str] = Counter()
+        self._pending: dict[str, deque[T]] = {}
+        self._running: set[T] = set()
+        self._running_of_tenant: Counter[str] = Counter()
 
-    def model(self, work: Mapping[str, Iterable[W]]) -> int:
-        """All there is to do now, by tenant, in place of what still waits; what is in hand already
-        is passed over. Returns how much waits or has begun.
+    def replace_pending(self, tasks: Mapping[str, Iterable[T]]) -> int:
+        """Replace all pending tasks by these, by tenant, and leave out tasks that are running.
+
+        Returns:
+            The number of these tasks that were added.
         """
         with self._changed:
-            waiting = {
-                tenant: deque(one for one in ones if one not in self._in_hand)
-                for tenant, ones in work.items()
+            pending = {
+                tenant: deque(task for task in of_tenant if task not in self._running)
+                for tenant, of_tenant in tasks.items()
             }
-            self._waiting = {tenant: ones for tenant, ones in waiting.items() if ones}
-            count = sum(map(len, self._waiting.values()))
-            self._begin()
+            self._pending = {tenant: queue for tenant, queue in pending.items() if queue}
+            count = sum(map(len, self._pending.values()))
+            self._start_tasks()
             return count
 
-    def wait(self, seconds: float | None = None) -> bool:
-        """Until all is done; whether it is."""
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until all tasks are done, and return True if they are."""
         with self._changed:
             return self._changed.wait_for(
-                lambda: not self._in_hand and not self._waiting, timeout=seconds
+                lambda: not self._running and not self._pending, timeout=timeout_s
             )
 
     def close(self) -> None:
-        """Begin nothing more, and wait for what is in hand."""
+        """Drop pending tasks and wait for running ones."""
         with self._changed:
-            self._waiting = {}
-            self._threads = 0
+            self._pending = {}
+            self._num_threads = 0
         self._pool.shutdown()
 
-    def _begin(self) -> None:
-        while len(self._in_hand) < self._threads:
-            may = [tenant for tenant in self._waiting if self._of_tenant[tenant] < self._each]
-            if not may:
+    def _start_tasks(self) -> None:
+        """Start tasks while threads are free; the caller holds the lock."""
+        while len(self._running) < self._num_threads:
+            eligible = [
+                tenant
+                for tenant in self._pending
+                if self._running_of_tenant[tenant] < self._max_per_tenant
+            ]
+            if not eligible:
                 return
-            tenant = min(may, key=lambda one: self._of_tenant[one])
-            ones = self._waiting.pop(tenant)
-            one = ones.popleft()
-            if ones:
-                self._waiting[tenant] = ones  # behind the others
-            self._in_hand.add(one)
-            self._of_tenant[tenant] += 1
-            self._pool.submit(self._run, tenant, one)
+            # Fair queueing: the tenant with the fewest running tasks is next.
+            tenant = min(eligible, key=lambda name: self._running_of_tenant[name])
+            queue = self._pending.pop(tenant)
+            task = queue.popleft()
+            if queue:
+                self._pending[tenant] = queue  # Last in the order, for round robin among equals.
+            self._running.add(task)
+            self._running_of_tenant[tenant] += 1
+            self._pool.submit(self._run_task, tenant, task)
 
-    def _run(self, tenant: str, one: W) -> None:
+    def _run_task(self, tenant: str, task: T) -> None:
         try:
-            self._do(one)
+            self._run(task)
         finally:
             with self._changed:
-                self._in_hand.remove(one)
-                self._of_tenant[tenant] -= 1
-                self._of_tenant += Counter[str]()  # Forgets those at 0.
-                self._begin()
+                self._running.remove(task)
+                self._running_of_tenant[tenant] -= 1
+                self._running_of_tenant += Counter[str]()  # Drops tenants whose count is 0.
+                self._start_tasks()
                 self._changed.notify_all()

@@ -1,10 +1,9 @@
-"""Connections to sinks: to an address that was looked at, and for so many seconds in all.
+"""One HTTP request to a webhook target: pinned to a checked address, within one deadline.
 
-What is looked at is what is connected to: a name is resolved once, and a name that says something
-else a moment later gains nothing. The socket is asked once more who is at its other end, before a
-byte is sent.
-
-One message to one sink, once: no redirects, no proxy, and of the answer only its status.
+The name is resolved once, and the connection goes to an address that was checked, so that a name
+that changes its answer meanwhile gains nothing (DNS rebinding). The peer of the socket is checked
+again before a byte is sent. There are no redirects and no proxy, and only the status of the
+response is read.
 """
 
 import ssl
@@ -19,46 +18,53 @@ from dti_engine import __version__
 from services.errors import UnsafeUrlError
 from services.webhooks.targets import Resolve, WebhookSettings, WebhookTarget, resolve
 
-MAX_READ = 64 * 1024
-"""Bytes that are read of an answer's head, before nobody listens any more."""
+MAX_READ_BYTES = 64 * 1024
+"""The maximum size of a response's head."""
 
 MAX_ADDRESSES = 4
-"""Of one host, that are tried."""
+"""The number of addresses of one host that are tried."""
+
+_GONE = 410
 
 
 class Deadline:
-    """So many seconds from now, for all steps together."""
+    """A time limit for all steps of a delivery together."""
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._end = clock() + seconds
+        self._end = clock() + timeout_s
 
-    def left(self) -> float:
-        """Raises: httpcore.ReadTimeout if it is over."""
-        if (left := self._end - self._clock()) <= 0:
+    def remaining_s(self) -> float:
+        """Return the remaining time.
+
+        Raises:
+            httpcore.ReadTimeout: No time is left.
+        """
+        if (remaining_s := self._end - self._clock()) <= 0:
             raise httpcore.ReadTimeout("the time for one delivery is over")
-        return left
+        return remaining_s
 
 
 class BoundedStream(httpcore.NetworkStream):
-    """A connection that ends at a deadline however slowly the other side goes on, and of which so
-    much is read.
+    """A connection with a deadline and a limit of bytes read.
+
+    A timeout per read would not do: a server that sends one byte at a time could hold it open.
     """
 
     def __init__(self, inner: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._inner = inner
         self._deadline = deadline
-        self._read = 0
+        self._num_read = 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        got = self._inner.read(max_bytes, self._deadline.left())
-        self._read += len(got)
-        if self._read > MAX_READ:
-            raise httpcore.ReadError("the answer is too long")
-        return got
+        data = self._inner.read(max_bytes, self._deadline.remaining_s())
+        self._num_read += len(data)
+        if self._num_read > MAX_READ_BYTES:
+            raise httpcore.ReadError("the response is too long")
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, self._deadline.left())
+        self._inner.write(buffer, self._deadline.remaining_s())
 
     def close(self) -> None:
         self._inner.close()
@@ -69,20 +75,24 @@ class BoundedStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        secured = self._inner.start_tls(ssl_context, server_hostname, self._deadline.left())
-        return BoundedStream(secured, self._deadline)
+        tls = self._inner.start_tls(ssl_context, server_hostname, self._deadline.remaining_s())
+        return BoundedStream(tls, self._deadline)
 
     def get_extra_info(self, info: str) -> object:
         return self._inner.get_extra_info(info)
 
 
-class CheckedBackend(httpcore.NetworkBackend):
-    """Connects to one sink, for one delivery."""
+class PinnedBackend(httpcore.NetworkBackend):
+    """Connects to the checked addresses of one target, for one delivery."""
 
     def __init__(
-        self, sink: WebhookTarget, settings: WebhookSettings, resolve: Resolve, deadline: Deadline
+        self,
+        target: WebhookTarget,
+        settings: WebhookSettings,
+        resolve: Resolve,
+        deadline: Deadline,
     ) -> None:
-        self._sink = sink
+        self._target = target
         self._settings = settings
         self._resolve = resolve
         self._deadline = deadline
@@ -96,28 +106,34 @@ class CheckedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """Raises: UnsafeUrlError, httpcore.ConnectError, httpcore.ConnectTimeout."""
+        """Connect to the first address that accepts.
+
+        Raises:
+            UnsafeUrlError: An address of the host is not allowed.
+            httpcore.ConnectError: The name cannot be resolved, or no address accepts.
+            httpcore.ConnectTimeout: The last address did not answer in time.
+        """
         try:
             addresses = self._resolve(host, port)
-        except (OSError, UnicodeError) as error:  # The latter of names that are too long.
-            raise httpcore.ConnectError("its name was not found") from error
-        self._sink.check(addresses, self._settings)
-        failed: Exception = httpcore.ConnectError("its name was not found")
+        except (OSError, UnicodeError) as error:  # UnicodeError for a label that is too long.
+            raise httpcore.ConnectError("the name cannot be resolved") from error
+        self._target.check_addresses(addresses, self._settings)
+        last_error: Exception = httpcore.ConnectError("the name cannot be resolved")
         for address in addresses[:MAX_ADDRESSES]:
             try:
-                left = self._deadline.left()
-                stream = self._inner.connect_tcp(address, port, left, None, socket_options)
+                remaining_s = self._deadline.remaining_s()
+                stream = self._inner.connect_tcp(address, port, remaining_s, None, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failed = error
+                last_error = error
                 continue
             try:
                 peer = stream.get_extra_info("server_addr")
-                self._sink.check([str(peer[0])], self._settings)
+                self._target.check_addresses([str(peer[0])], self._settings)
             except BaseException:
                 stream.close()
                 raise
             return BoundedStream(stream, self._deadline)
-        raise failed
+        raise last_error
 
     def connect_unix_socket(
         self,
@@ -125,25 +141,22 @@ class CheckedBackend(httpcore.NetworkBackend):
         timeout: float | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        raise UnsafeUrlError("no webhook goes to a socket of this host")
-
-
-_GONE = 410
+        raise UnsafeUrlError("webhooks are not sent to Unix sockets")
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResponse:
-    """What came of it."""
+    """The result of one attempt."""
 
     delivered: bool
     reason: str
-    """In few words, for the tenant."""
+    """A short reason, for the tenant."""
     gone: bool = False
-    """The sink wants no more of it."""
+    """True if the target wants no more messages (410)."""
 
 
 class WebhookSender:
-    """Safe to share between threads: each message has a connection of its own."""
+    """Sends messages. Thread-safe: each message has its own connection."""
 
     def __init__(
         self,
@@ -157,51 +170,55 @@ class WebhookSender:
         self._tls = tls or httpx.create_ssl_context()
 
     def send(self, url: str, headers: Mapping[str, str], body: bytes) -> DeliveryResponse:
-        """POST it. Never raises for what the sink, its name or its network do."""
+        """POST a message; errors of the target or the network are part of the result."""
         try:
             status = self._post(WebhookTarget.parse(url, self._settings), headers, body)
         except UnsafeUrlError as error:
             return DeliveryResponse(False, f"not sent: {error}")
         except httpcore.TimeoutException:
-            return DeliveryResponse(False, f"no answer within {self._settings.timeout:g} seconds")
+            return DeliveryResponse(
+                False, f"no response within {self._settings.timeout_s:g} seconds"
+            )
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            return DeliveryResponse(False, _why(error))
-        return DeliveryResponse(200 <= status < 300, f"answered {status}", gone=status == _GONE)
+            return DeliveryResponse(False, _reason(error))
+        return DeliveryResponse(200 <= status < 300, f"responded {status}", gone=status == _GONE)
 
-    def _post(self, sink: WebhookTarget, headers: Mapping[str, str], body: bytes) -> int:
-        deadline = Deadline(self._settings.timeout)
-        backend = CheckedBackend(sink, self._settings, self._resolve, deadline)
-        sent = {
+    def _post(self, target: WebhookTarget, headers: Mapping[str, str], body: bytes) -> int:
+        """Return the status of the response."""
+        backend = PinnedBackend(
+            target, self._settings, self._resolve, Deadline(self._settings.timeout_s)
+        )
+        all_headers = {
             "content-type": "application/json",
             "user-agent": f"dti-webhooks/{__version__}",
             "accept": "*/*",
             "connection": "close",
             **headers,
         }
-        lines = [(name.encode(), value.encode()) for name, value in sent.items()]
+        encoded = [(name.encode(), value.encode()) for name, value in all_headers.items()]
         with (
             httpcore.ConnectionPool(
                 ssl_context=self._tls, max_connections=1, network_backend=backend
             ) as pool,
-            # The scheme decides whether it is TLS, the host whose certificate must be shown.
+            # The URL keeps the host's name, which TLS verifies; the backend chooses the address.
             pool.stream(
                 "POST",
                 httpcore.URL(
-                    scheme=sink.scheme.encode(),
-                    host=sink.host.encode(),
-                    port=sink.port,
-                    target=sink.target,
+                    scheme=target.scheme.encode(),
+                    host=target.host.encode(),
+                    port=target.port,
+                    target=target.target,
                 ),
-                headers=[(b"host", sink.netloc), *lines],
+                headers=[(b"host", target.netloc), *encoded],
                 content=body,
-            ) as answer,
+            ) as response,
         ):
-            return answer.status  # The rest is not read: it is closed.
+            return response.status  # The body is not read: it could be endless.
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, httpcore.ConnectError):
         text = str(error)
-        refused = "CERTIFICATE" in text or "SSL" in text
-        return "its certificate or TLS was refused" if refused else "could not be connected to"
-    return "closed the connection, or did not answer in HTTP"
+        is_tls = "CERTIFICATE" in text or "SSL" in text
+        return "the certificate or TLS was refused" if is_tls else "the connection failed"
+    return "the connection was closed, or the response was not HTTP"

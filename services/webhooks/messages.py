@@ -1,6 +1,7 @@
-"""Signatures as the Standard Webhooks specification has them: https://www.standardwebhooks.com.
+"""Webhook messages: the payload, and signatures as Standard Webhooks specifies them.
 
-What is told. Nothing of any item: whoever is told asks for that with a key.
+The payload has nothing of any item: a client fetches items with its API key. The specification is
+at https://www.standardwebhooks.com.
 """
 
 import base64
@@ -12,28 +13,33 @@ from datetime import datetime
 
 from services.ledger.queries import JobView
 
+SECRET_PREFIX = "whsec_"
 
-def job_ended(view: JobView, seen: datetime, state: str, counts: Mapping[str, int]) -> bytes:
-    """The message that a job has ended so, which was first `seen` then, as JSON: of the type
-    `training_job.ended` or `generation_job.ended`.
-    """
+
+def job_ended_message(
+    view: JobView, ended: datetime, state: str, counts: Mapping[str, int]
+) -> bytes:
+    """Return the JSON of a message of type `training_job.ended` or `generation_job.ended`."""
     data = {"job": view.job, "state": state, "counts": counts, "tags": view.tags}
-    said = {"type": f"{view.kind}_job.ended", "timestamp": seen.isoformat(), "data": data}
-    return json.dumps(said).encode()
+    message = {"type": f"{view.kind}_job.ended", "timestamp": ended.isoformat(), "data": data}
+    return json.dumps(message).encode()
 
 
-PREFIX = "whsec_"
+def signed_headers(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Return the headers of a message.
 
-
-def signed_headers(secret: str, message: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """What a message is sent with. `secret` is `whsec_` and base64; `timestamp` is of the attempt,
-    in seconds since 1970, so that old messages can be refused.
+    Args:
+        secret: The tenant's secret, `whsec_` and base64.
+        message_id: The id, which is the same at each attempt.
+        timestamp: The time of the attempt in seconds since 1970, so that receivers can refuse old
+            messages.
+        body: The message.
     """
-    key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-    text = f"{message}.{timestamp}.".encode() + body
+    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    text = f"{message_id}.{timestamp}.".encode() + body
     signature = base64.b64encode(hmac.new(key, text, hashlib.sha256).digest()).decode()
     return {
-        "webhook-id": message,
+        "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": f"v1,{signature}",
     }

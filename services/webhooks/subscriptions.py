@@ -1,9 +1,8 @@
-"""Which jobs somebody wants to be told of: one object for each end of a job that is still to come
-or to be told, `webhooks/{tenant}/{job}.{retries}`. Deliverers change it in a chain of swaps, and
-delete it when the message was taken.
+"""Pending webhook deliveries: one object per end of a job, `webhooks/{tenant}/{job}.{retries}`.
 
-A retry makes a job end once more, which is another message: so it has a hint of its own, and none
-that is being deleted has to be written again.
+The object is created with the job. Deliverers change it by compare-and-swap, and delete it once the
+message is delivered. A retry lets a job end once more, which is another message, so it has its own
+object: the one of the first end may just be being deleted.
 """
 
 import re
@@ -25,26 +24,26 @@ _NAME = re.compile(r"([^.]+)\.([0-9]{2})", re.ASCII)
 
 
 class PendingDeliveryRecord(Record):
-    """Times by the store's clock."""
+    """The state of a delivery. Times are by the store's clock."""
 
     type: Literal["webhook"] = "webhook"
     version: int = 0
     url: str = Field(repr=False)
     attempts: int = 0
     first: datetime | None = None
-    """When the job was seen to have ended."""
+    """When a deliverer first saw that the job had ended."""
     next: datetime | None = None
-    """Till when nobody else tries; None: nobody has."""
+    """The time of the next attempt; until then the delivery is leased to whoever set it."""
     state: str = ""
     counts: dict[str, int] = Field(default={})
-    """What the job had come to then: the message is the same at each attempt."""
+    """The job's state and counts at `first`, so that the message is the same at each attempt."""
     last: str = ""
-    """What came of the last attempt that was seen to fail."""
+    """Why the last attempt failed."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class PendingDelivery:
-    """The end of a job after so many retries: what one message is about."""
+    """The end of a job after so many retries, which one message is about."""
 
     tenant: str
     job: str
@@ -55,50 +54,53 @@ class PendingDelivery:
         return f"{FOLDER}{self.tenant}/{self.job}.{self.retries:02d}"
 
     @property
-    def message(self) -> str:
-        """Its id: the same however often it is sent."""
+    def message_id(self) -> str:
+        """The id of the message, which is the same at each attempt."""
         return f"msg_{self.job}_{self.retries:02d}"
 
 
-def remember(store: Store, tenant: str, job: str, url: str, retries: int = 0) -> None:
-    """Let the URL be told when a job has ended. Again is fine; if it was told before, it is told
-    again, with the same id.
+def subscribe(store: Store, tenant: str, job: str, url: str, retries: int = 0) -> None:
+    """Request a message to the URL when a job has ended. Idempotent while it is pending.
 
-    To be called after `submit` and before that is answered, whether it made the job or not; and
-    before a retry, by `remember_retry`. Whether the URL may be sent to, `Sink.parse` says.
-    Raises: InvalidIdError.
+    Call this after `submit` and before the response, for new and replayed submissions alike: a
+    crash in between is repaired when the client repeats the request. A message that was already
+    delivered is then sent again with the same id. `WebhookTarget.parse` checks the URL.
+
+    Raises:
+        InvalidIdError: The tenant or the job's id is malformed.
     """
-    ending = PendingDelivery(check_tenant_name(tenant), check_job_id(job), retries)
-    create_once(store, ending.key, pack(PendingDeliveryRecord(nonce=Ids().nonce(), url=url)))
+    delivery = PendingDelivery(check_tenant_name(tenant), check_job_id(job), retries)
+    create_once(store, delivery.key, pack(PendingDeliveryRecord(nonce=Ids().nonce(), url=url)))
 
 
-def remember_retry(ledger: Ledger, tenant: str, job: str, url: str) -> None:
-    """Let the URL be told once more, after the retry that is about to be made. If then none is, it
-    is forgotten some day.
+def subscribe_retry(ledger: Ledger, tenant: str, job: str, url: str) -> None:
+    """Request another message for the retry that is about to be made.
+
+    If no retry follows, the deliverer drops the request after a while.
     """
     retries = read_commands(ledger, JobKeys(tenant, job)).retries
-    remember(ledger.store, tenant, job, url, retries + 1)
+    subscribe(ledger.store, tenant, job, url, retries + 1)
 
 
-def forget(ledger: Ledger, tenant: str, job: str) -> None:
-    """Tell nobody of a job that was deleted. Left out, that is found out at the next attempt."""
-    for ending in endings_of(ledger, check_tenant_name(tenant), check_job_id(job)):
-        ledger.store.delete(ending.key)
+def unsubscribe(ledger: Ledger, tenant: str, job: str) -> None:
+    """Drop the pending messages of a deleted job; the deliverer would find out by itself later."""
+    for delivery in pending_of_job(ledger, check_tenant_name(tenant), check_job_id(job)):
+        ledger.store.delete(delivery.key)
 
 
-def all_hints(ledger: Ledger) -> list[tuple[PendingDelivery, Head]]:
-    """All there are. What others put there is passed over."""
+def list_pending(ledger: Ledger) -> list[tuple[PendingDelivery, Head]]:
+    """Return all pending deliveries; foreign objects in the folder are skipped."""
     heads = ledger.heads(FOLDER)
-    return [(ending, head) for head in heads if (ending := _ending(head.key))]
+    return [(delivery, head) for head in heads if (delivery := _parse_key(head.key))]
 
 
-def endings_of(ledger: Ledger, tenant: str, job: str) -> list[PendingDelivery]:
-    """Those of one job."""
+def pending_of_job(ledger: Ledger, tenant: str, job: str) -> list[PendingDelivery]:
+    """Return the pending deliveries of one job."""
     heads = ledger.heads(f"{FOLDER}{tenant}/{job}.")
-    return [ending for head in heads if (ending := _ending(head.key))]
+    return [delivery for head in heads if (delivery := _parse_key(head.key))]
 
 
-def _ending(key: str) -> PendingDelivery | None:
+def _parse_key(key: str) -> PendingDelivery | None:
     match key.removeprefix(FOLDER).split("/"):
         case [tenant, name] if is_tenant_name(tenant) and (match := _NAME.fullmatch(name)):
             return PendingDelivery(tenant, match[1], int(match[2])) if is_job_id(match[1]) else None

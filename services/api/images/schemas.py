@@ -168,8 +168,8 @@ class ImageGenerationRequest(SamplingRequest):
     )
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None,
-        description="`b64_json`, the default, returns the PNG in base64; `url` stores the image and "
-        "returns a link.",
+        description="`b64_json`, the default, returns the PNG in base64; `url` stores the image "
+        "and returns a link.",
     )
     stream: bool | None = Field(
         default=None, description="Send progress and images as server-sent events."

@@ -41,6 +41,6 @@ class ProgressReader:
     def _read_leases(self) -> _AllProgress:
         progress: _AllProgress = {}
         for lease in all_leases(self._ledger):
-            for held in lease.holds:
+            for held in lease.attempts:
                 progress.setdefault((held.tenant, held.job), {})[held.index] = held.progress
         return progress

@@ -110,7 +110,8 @@ class JobRoutes:
         """Return a router with all routes but the submission, which differs between the kinds."""
         prefix, tag = f"/v1/{self._kind}-jobs", f"{self._kind} jobs"
         router = APIRouter(prefix=prefix, dependencies=GUARDED, tags=[tag])
-        job, jobs = {"response_model": schemas.Job}, {"response_model": schemas.JobPage}
+        job: _RouteOptions = {"response_model": schemas.Job}
+        jobs: _RouteOptions = {"response_model": schemas.JobPage, "responses": problems()}
         deleted: _RouteOptions = {"status_code": 204, "responses": problems(404)}
         retried: _RouteOptions = {
             "response_model": schemas.RetryResponse,
@@ -120,11 +121,11 @@ class JobRoutes:
             "response_class": StreamingResponse,
             "responses": problems(404, 410) | _EVENT_RESPONSE,
         }
+        default: _RouteOptions = {"responses": problems(404, 410)}
         items: _RouteOptions = {"response_model": self._item_page}
         item: _RouteOptions = {"response_model": self._item_with_attempts}
-        list_jobs: _RouteOptions = {**jobs, "responses": problems()}
         for method, path, name, endpoint, summary, options in (
-            ("GET", "", "list_{}s", self.list, "List jobs, newest first", list_jobs),
+            ("GET", "", "list_{}s", self.list, "List jobs, newest first", jobs),
             ("GET", "/{job}", "get_{}", self.get, "Get a job", job),
             ("DELETE", "/{job}", "delete_{}", self.delete, "Delete a job and its results", deleted),
             ("GET", "/{job}/items", "list_{}_items", self.list_items, "List items", items),
@@ -139,7 +140,7 @@ class JobRoutes:
                 methods=[method],
                 name=name.format(f"{self._kind}_job"),
                 summary=summary,
-                **{"responses": problems(404, 410), **options},
+                **(default | options),
             )
         return router
 

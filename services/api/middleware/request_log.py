@@ -24,7 +24,7 @@ log = logs.logger(__name__)
 
 
 class RequestLogMiddleware:
-    """Logs and counts each request, whatever its result; only `OpenAIErrorMiddleware` is outside."""
+    """Logs and counts each request; only `OpenAIErrorMiddleware` is outside of it."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

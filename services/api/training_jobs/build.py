@@ -180,7 +180,7 @@ def _read_manifest(
     assert request.manifest
     place = ("body", "manifest")
     try:
-        body = uploads.read(store, tenant, request.manifest, most=settings.max_manifest_bytes)
+        body = uploads.read(store, tenant, request.manifest, max_bytes=settings.max_manifest_bytes)
     except (UnknownUploadError, LargeUploadError) as error:
         raise invalid_request(place, str(error)) from error
     lines = [(n, line) for n, line in enumerate(body.split(b"\n"), 1) if line.strip()]
@@ -206,7 +206,7 @@ def _read_manifest(
 def _placed(error: Any, prefix: tuple[str | int, ...]) -> Mapping[str, Any]:
     """Return pydantic's error with its place in the request.
 
-    Malformed JSON in a line of a manifest is an invalid request (422), not an unreadable body (400).
+    Malformed JSON in a line of a manifest is an invalid request (422); in a body it is a 400.
     """
     kind = "refused" if prefix and error["type"] == "json_invalid" else error["type"]
     return {**error, "type": kind, "loc": ("body", *prefix, *error["loc"])}

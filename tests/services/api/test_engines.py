@@ -112,7 +112,7 @@ def test_images_that_are_late_are_not_waited_for(
     monkeypatch.setattr("services.engine_client._GRACE_S", 0.0)
     engine.may_finish.clear()
     began = time.monotonic()
-    answer = studio.generate(seconds=0.5)
+    answer = studio.generate(timeout_s=0.5)
     assert answer.status_code == 504
     assert time.monotonic() - began < 10
     parts.until(lambda: engine.disconnects == 1)
@@ -130,7 +130,7 @@ def test_an_engine_that_says_nothing_is_not_waited_for_long_either(
         yield b""
 
     engine.response = StreamingResponse(never())
-    assert studio.generate(seconds=0.3).status_code == 504
+    assert studio.generate(timeout_s=0.3).status_code == 504
 
 
 def test_a_wrong_secret_is_no_fault_of_the_caller(studio: Any, engine: StubEngine) -> None:

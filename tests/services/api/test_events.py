@@ -1,4 +1,4 @@
-"""Whoever listens to a job hears it as it happens, and costs no more than one look at a time."""
+"""Whoever listens to a job hears it as it happens, and costs no more than one read at a time."""
 
 import threading
 from typing import Any
@@ -30,7 +30,7 @@ def test_a_listener_hears_a_job_to_its_end(site: Any, parts: Any) -> None:
         attempts[0].report_progress(said)
         worker.heartbeat()
         progress = next(data for name, data in heard if name == "progress")
-        while progress != {str(attempts[0].place.index): said}:
+        while progress != {str(attempts[0].item_ref.index): said}:
             progress = next(data for name, data in heard if name == "progress")
         for attempt in attempts:
             attempt.succeed(b"")
@@ -74,27 +74,27 @@ def test_many_listeners_share_one_poller_which_ends_with_the_last(site: Any, par
     job = site.make("rex")
     streams = site.app.state.service.events
     looks: list[str] = []
-    look = streams._look
+    read = streams._read
 
     def counted(tenant: str, job: str) -> Any:
         looks.append(threading.current_thread().name)
-        return look(tenant, job)
+        return read(tenant, job)
 
-    streams._look = counted
+    streams._read = counted
     with site.served() as url, parts.http.Client(headers=site.headers(), timeout=20) as client:
         answers = [client.stream("GET", _path(url, job)) for _ in range(10)]
         heard = [parts.events(answer.__enter__().iter_lines()) for answer in answers]
         assert all(next(events)[0] == "job" for events in heard)
-        assert streams.watched == 1
+        assert streams.num_polled_jobs == 1
         for answer in answers[:-1]:
             answer.__exit__(None, None, None)
         before = len(looks)
         parts.until(lambda: len(looks) > before + 2)
-        assert streams.watched == 1
+        assert streams.num_polled_jobs == 1
         answers[-1].__exit__(None, None, None)
-        parts.until(lambda: streams.watched == 0)
-        assert streams._of_tenant == {}
-        # The last look may have been under way.
+        parts.until(lambda: streams.num_polled_jobs == 0)
+        assert streams._streams_of_tenant == {}
+        # The last read may have been under way.
         before = len(looks)
         threading.Event().wait(0.3)
         assert len(looks) <= before + 1
@@ -113,7 +113,7 @@ def test_listeners_are_so_many_at_a_time(new_site: Any, parts: Any) -> None:
             headers = site.headers("other")
             with parts.http.stream("GET", _path(url, theirs), headers=headers) as other:
                 assert other.status_code == 200
-        parts.until(lambda: site.app.state.service.events.watched == 0)
+        parts.until(lambda: site.app.state.service.events.num_polled_jobs == 0)
         with client.stream("GET", _path(url, job)) as answer:
             assert answer.status_code == 200
 
@@ -121,15 +121,15 @@ def test_listeners_are_so_many_at_a_time(new_site: Any, parts: Any) -> None:
 def test_a_store_in_trouble_ends_no_stream(site: Any, parts: Any) -> None:
     job = site.make("rex")
     streams = site.app.state.service.events
-    look, trouble = streams._look, [True] * 3
+    read, trouble = streams._read, [True] * 3
 
     def failing(tenant: str, job: str) -> Any:
         if trouble:
             trouble.pop()
             raise UnavailableError("the store did not answer")
-        return look(tenant, job)
+        return read(tenant, job)
 
-    streams._look = failing
+    streams._read = failing
     with (
         site.served() as url,
         parts.http.stream("GET", _path(url, job), headers=site.headers(), timeout=20) as answer,
@@ -143,9 +143,9 @@ def test_a_revoked_key_hears_no_more(
 ) -> None:
     from services.api.jobs import events as streams
 
-    monkeypatch.setattr(streams, "_CHECKED", 0.05)
+    monkeypatch.setattr(streams, "_KEY_CHECK_INTERVAL_S", 0.05)
     authenticator = site.app.state.service.authenticator
-    monkeypatch.setattr(authenticator._keys, "_seconds", 0.0)
+    monkeypatch.setattr(authenticator._keys, "_ttl_s", 0.0)
     job = site.make("rex")
     with (
         site.served() as url,

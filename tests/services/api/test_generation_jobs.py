@@ -230,8 +230,12 @@ def test_the_same_key_and_request_are_one_job_though_its_token_is_gone(site: Any
         ({"seeds": [1, 1]}, "#", "seed 1 is given twice"),
         ({"seeds": [-1]}, "#/seeds/0", "greater than or equal to 0"),
         ({"seeds": {"first": 0, "count": 0}}, "#/seeds/count", "greater than or equal to 1"),
-        ({"seeds": {"first": 2**32 - 1, "count": 2}}, "#/seeds", "the last is 4294967295"),
-        ({"placeholder": "<x>"}, "#", "belong together"),
+        (
+            {"seeds": {"first": 2**32 - 1, "count": 2}},
+            "#/seeds",
+            "exceed the largest seed, 4294967295",
+        ),
+        ({"placeholder": "<x>"}, "#", "give both placeholder and tokens"),
         ({"placeholder": "<x>", "tokens": ["a"], "variants": [{}]}, "#", "either variants"),
         ({"placeholder": "x", "tokens": ["a"]}, "#/placeholder", "match pattern"),
         (
@@ -281,10 +285,10 @@ def test_images_count_among_open_items(site: Any) -> None:
 
 
 def test_a_webhook_is_told_of_its_end(site: Any, new_site: Callable[..., Any]) -> None:
-    from services.webhooks.subscriptions import all_hints
+    from services.webhooks.subscriptions import list_pending
 
     job = site.order(_order(webhook={"url": "https://example.com/hook"}))
-    assert [(hint.job, hint.retries) for hint, _ in all_hints(site.ledger)] == [(job, 0)]
+    assert [(hint.job, hint.retries) for hint, _ in list_pending(site.ledger)] == [(job, 0)]
     site.generate_off(lambda attempt: "no")
     site.post(_path(job, "/retry"))
-    assert {hint.retries for hint, _ in all_hints(site.ledger)} == {0, 1}
+    assert {hint.retries for hint, _ in list_pending(site.ledger)} == {0, 1}

@@ -46,7 +46,7 @@ def test_openais_client_gets_images_with_nothing_but_its_own_words(
         assert (image.size, image.getpixel((0, 0))) == ((32, 48), colour(data.seed))
         assert data.settings["seed"] == data.seed
         assert (data.url, data.revised_prompt) == (None, None)
-    assert answer.warnings == ["there is no model dall-e-3 here: miniature has generated"]
+    assert answer.warnings == ["there is no model dall-e-3 here: miniature was used"]
     [(model, wanted)] = engine.requests
     assert (model, wanted.tenant, wanted.timeout_s, wanted.progress) == (
         *("miniature", "acme"),
@@ -73,7 +73,7 @@ def test_our_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) 
             },
             "instruction": False,
             "deterministic": True,
-            "seconds": 7,
+            "timeout_s": 7,
         },
     )
     [(_, wanted)] = engine.requests
@@ -142,7 +142,7 @@ def test_characters_that_end_lines_elsewhere_end_none_here(studio: Any) -> None:
         ({"output_format": "jpeg"}, "output_format"),
         ({"seed": -1}, "seed"),
         ({"steps": 151}, "steps"),
-        ({"seconds": 0}, "seconds"),
+        ({"timeout_s": 0}, "timeout_s"),
         ({"partial_images": 4}, "partial_images"),
         ({"unheard_of": 1}, "unheard_of"),
         ({"tokens": {"rex": "rex"}}, "tokens.rex.[key]"),
@@ -165,7 +165,7 @@ def test_what_is_wrong_is_refused_with_its_place(
     error = answer.json()["error"]
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
-    assert answer.json()["type"] == "urn:dti:problem:refused"
+    assert answer.json()["type"] == "urn:dti:problem:invalid-request"
     assert answer.json()["detail"] == error["message"]
     assert engine.requests == []
 
@@ -198,7 +198,7 @@ def test_every_error_of_the_route_has_openais_form(new_studio: Any) -> None:
 def test_a_mistake_of_ours_has_openais_form_too(
     studio: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.api.images.routes.commission", lambda *_: 1 / 0)
+    monkeypatch.setattr("services.api.images.routes.build_engine_call", lambda *_: 1 / 0)
     said = _told(studio.generate(), 500)
     assert (said["error"]["type"], said["error"]["code"]) == ("server_error", "internal")
 
@@ -255,7 +255,7 @@ def test_a_stream_shows_previews_progress_and_the_image(
     assert isinstance(done, openai.types.ImageGenCompletedEvent)
     assert _image(done.b64_json).getpixel((0, 0)) == colour(9)
     assert (done.size, done.output_format, done.seed) == ("32x32", "png", 9)
-    assert "user is not kept" in done.warnings[0]
+    assert "user is not stored" in done.warnings[0]
     assert engine.requests[0][1].progress
 
 
@@ -286,7 +286,7 @@ def test_what_fails_in_a_stream_is_an_error_to_openais_client(
     client: openai.OpenAI, engine: StubEngine
 ) -> None:
     engine.failures = {0: ("GenerationFailedError", "of nobody's concern")}
-    with pytest.raises(openai.APIError, match="tell its operator") as failed:
+    with pytest.raises(openai.APIError, match="report the request id") as failed:
         _stream(client)
     assert isinstance(failed.value.body, dict)
     assert failed.value.body["type"] == "server_error"
@@ -355,4 +355,4 @@ def test_rates_count_for_images_as_for_all(studio: Any) -> None:
     studio.limit("acme", requests_per_second=0.01, burst=1)
     assert studio.generate().status_code == 200
     said = _told(studio.generate(), 429)
-    assert re.search("requests a second", said["detail"])
+    assert re.search("requests per second", said["detail"])

@@ -10,7 +10,7 @@ import pytest
 
 from dti_engine.errors import DTIError
 from services import logs
-from services.api.problems import KINDS, kind_of
+from services.api.problems import PROBLEM_TYPES, problem_type_of
 from services.errors import (
     AccessDeniedError,
     OutcomeUnknownError,
@@ -78,7 +78,7 @@ def test_too_many_requests_are_told_when_to_come_again(site: Any) -> None:
     site.get("/v1/audit")
     answers = [site.get("/v1/audit") for _ in range(2)]
     said = _is_problem(answers[-1], 429)
-    assert said["type"] == "urn:dti:problem:quota"
+    assert said["type"] == "urn:dti:problem:limit-exceeded"
     assert 1 <= int(answers[-1].headers["Retry-After"]) <= 10
     assert site.get("/v1/audit", "other").status_code == 200
     assert site.get("/healthz").status_code == 200
@@ -170,7 +170,7 @@ def test_errors_of_clients_and_of_the_service_are_told_apart() -> None:
     internal = {
         error.__name__
         for error in _tree(ServiceError)
-        if error.__module__ == "services.errors" and kind_of(error("x")).status == 500
+        if error.__module__ == "services.errors" and problem_type_of(error("x")).status == 500
     }
     assert internal == {
         "ServiceError",
@@ -189,4 +189,4 @@ def test_errors_of_clients_and_of_the_service_are_told_apart() -> None:
         "AccessDeniedError",
         "StoreRefusedError",
     }
-    assert kind_of(OutcomeUnknownError("x")) == KINDS[UnavailableError]
+    assert problem_type_of(OutcomeUnknownError("x")) == PROBLEM_TYPES[UnavailableError]

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from stub_engine import StubEngine
 
-from services.api.images.store import Links
+from services.api.images.links import KEYS_TTL_S, MAX_KEYS, SignedLinks, rotate_link_keys
 from services.errors import DeletedError, UnknownImageError
 from services.ledger.deletion import delete_tenant
 from services.storage.memory import MemoryStore
@@ -48,28 +48,57 @@ def test_links_that_were_changed_lead_nowhere(studio: Any) -> None:
     for one in wrong:
         answer = studio.client.get(one)
         assert answer.status_code == 404, one
-        assert "not whole, or is over" in answer.json()["detail"]
+        assert "is not valid or has expired" in answer.json()["detail"]
     assert studio.client.get(theirs).status_code == 200
 
 
 def test_links_end() -> None:
     now = [1000.0]
-    links = Links(MemoryStore(), clock=lambda: now[0])
+    links = SignedLinks(MemoryStore(), clock=lambda: now[0])
     link = links.sign("/images/acme/x", 60)
     query = dict(part.split("=") for part in link.partition("?")[2].split("&"))
     assert query["expires"] == "1060"
-    links.check("/images/acme/x", 1060, query["signature"])
+    links.verify("/images/acme/x", 1060, query["signature"])
     now[0] = 1060.0
-    with pytest.raises(UnknownImageError, match="is over"):
-        links.check("/images/acme/x", 1060, query["signature"])
+    with pytest.raises(UnknownImageError, match="has expired"):
+        links.verify("/images/acme/x", 1060, query["signature"])
+
+
+def test_links_of_older_keys_verify_until_their_key_is_dropped() -> None:
+    now, store = [0.0], MemoryStore()
+    links = SignedLinks(store, clock=lambda: now[0])
+
+    def signature() -> str:
+        return links.sign("/a", 10_000 - now[0]).rpartition("=")[2]
+
+    first = signature()
+    for rotation in range(1, MAX_KEYS):
+        rotate_link_keys(store)
+        links.verify("/a", 10_000, signature())  # This process does not know the rotation yet.
+        now[0] += KEYS_TTL_S
+        assert signature() != first
+        if rotation < MAX_KEYS - 1:
+            links.verify("/a", 10_000, first)
+    with pytest.raises(UnknownImageError):
+        links.verify("/a", 10_000, first)
+
+
+def test_every_process_verifies_what_another_signs_right_after_a_rotation() -> None:
+    store = MemoryStore()
+    early, late = (SignedLinks(store, clock=lambda: 0) for _ in range(2))
+    early.sign("/a", 9)
+    rotate_link_keys(store)
+    signature = late.sign("/a", 9).rpartition("=")[2]
+    assert signature != early.sign("/a", 9).rpartition("=")[2]
+    early.verify("/a", 9, signature)
 
 
 def test_all_processes_sign_with_one_secret_and_no_two_stores_do() -> None:
     store = MemoryStore()
-    first, second = (Links(store, clock=lambda: 0) for _ in range(2))
+    first, second = (SignedLinks(store, clock=lambda: 0) for _ in range(2))
     link = first.sign("/a", 9)
     assert link == second.sign("/a", 9)
-    assert link != Links(MemoryStore(), clock=lambda: 0).sign("/a", 9)
+    assert link != SignedLinks(MemoryStore(), clock=lambda: 0).sign("/a", 9)
     assert link != first.sign("/b", 9).replace("/b", "/a")
 
 
@@ -117,9 +146,9 @@ def test_they_go_with_their_tenant_whenever_they_come(studio: Any) -> None:
     _, link = studio.keep()
     delete_tenant(studio.ledger, "acme")
     assert studio.client.get(link).status_code == 404
-    gallery = studio.app.state.service.images
+    images = studio.app.state.service.images
     with pytest.raises(DeletedError):
-        gallery.keep("acme", b"of a request that was under way")
+        images.save("acme", b"of a request that was under way")
     assert studio.ledger.heads("t/acme/images/") == []
 
 

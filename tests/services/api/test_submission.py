@@ -122,9 +122,9 @@ _GOOD = {"id": "rex", "bundle": "0" * 64}
 @pytest.mark.parametrize(
     ("body", "pointer", "words"),
     [
-        ({}, "#", "either subjects, or a manifest"),
+        ({}, "#", "either subjects or the digest"),
         ({"subjects": []}, "#/subjects", "at least 1"),
-        ({"subjects": [_GOOD], "manifest": "0" * 64}, "#", "either subjects, or a manifest"),
+        ({"subjects": [_GOOD], "manifest": "0" * 64}, "#", "either subjects or the digest"),
         ({"subjects": [_GOOD], "colour": 1}, "#/colour", "Extra inputs"),
         ({"subjects": [_GOOD | {"colour": 1}]}, "#/subjects/0/colour", "Extra inputs"),
         ({"subjects": [_GOOD, _GOOD]}, "#/subjects", "2 items are called 'rex'"),
@@ -199,7 +199,7 @@ def test_of_many_findings_the_first_are_shown(site: Any) -> None:
     answer = site.submit({"subjects": [{"id": str(number)} for number in range(300)]})
     assert answer.status_code == 422
     assert len(answer.json()["errors"]) == 100
-    assert answer.json()["detail"].startswith("300 things")
+    assert answer.json()["detail"].startswith("the request has 300 errors")
 
 
 def test_webhooks_are_noted_before_the_answer_also_when_asked_again(
@@ -211,21 +211,21 @@ def test_webhooks_are_noted_before_the_answer_also_when_asked_again(
         def die(*_: Any) -> None:
             raise OSError("the process dies")
 
-        patch.setattr(hints, "remember", die)
+        patch.setattr(hints, "subscribe", die)
         assert site.submit(body, key="one").status_code == 500
     job = site.submit(body, key="one").json()["job"]
-    [(ending, _)] = hints.all_hints(site.ledger)
+    [(ending, _)] = hints.list_pending(site.ledger)
     assert (ending.tenant, ending.job, ending.retries) == ("acme", job, 0)
     spec = read_spec(site.ledger, JobKeys("acme", job))
     assert TrainingJobSpec.model_validate(spec.shared).webhook == "https://a.example/hook"
     # A retry has an end of its own, if there is something to retry.
     site.post(f"/v1/training-jobs/{job}/retry")
-    assert len(hints.all_hints(site.ledger)) == 1
+    assert len(hints.list_pending(site.ledger)) == 1
     site.work_off(lambda attempt: "no")
     site.post(f"/v1/training-jobs/{job}/retry")
-    assert [ending.retries for ending, _ in hints.all_hints(site.ledger)] == [0, 1]
+    assert [ending.retries for ending, _ in hints.list_pending(site.ledger)] == [0, 1]
     site.ask("DELETE", f"/v1/training-jobs/{job}")
-    assert hints.all_hints(site.ledger) == []
+    assert hints.list_pending(site.ledger) == []
 
 
 def test_webhooks_to_this_network_are_for_operators_to_allow(new_site: Any) -> None:
@@ -242,7 +242,7 @@ def test_open_items_have_a_limit_and_those_that_ended_do_not_count(new_site: Any
     refused = site.submit({"subjects": site.subjects("d", "e", "f")})
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) > 0
-    assert "3 items are open and 3 more" in refused.json()["detail"]
+    assert "3 items were submitted while 3 are open" in refused.json()["detail"]
     # What the key has made already is no new one, and others have limits of their own.
     site.submit({"subjects": site.subjects("d", "e")})
     again = site.submit({"subjects": site.subjects("a", "b", "c")}, key="one")

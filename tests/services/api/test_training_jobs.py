@@ -87,7 +87,7 @@ def test_a_job_of_what_is_not_served_any_more_says_so(
     later = new_site(site.store, models={"other": MINIATURE["miniature"]})
     path = f"/v1/training-jobs/{job}"
     warning = later.get(path).json()["warning"]
-    assert "miniature is not offered any more" in warning
+    assert "miniature is no longer offered" in warning
     assert later.get("/v1/training-jobs").json()["jobs"][0]["warning"] == warning
     assert later.post(f"{path}/cancel").json()["warning"] is None, "it has ended"
 

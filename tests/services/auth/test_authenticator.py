@@ -106,7 +106,11 @@ def test_new_limits_hold_within_30_seconds(place: Any) -> None:
 
 
 def test_while_the_store_is_in_trouble_known_keys_go_on_for_5_minutes(place: Any) -> None:
-    new, late, authenticator = create_key(place, "acme"), create_key(place, "acme"), place.authenticator()
+    new, late, authenticator = (
+        create_key(place, "acme"),
+        create_key(place, "acme"),
+        place.authenticator(),
+    )
     authenticator.authenticate(new.credential)
     place.trouble = True
     for _ in range(299):
@@ -249,5 +253,7 @@ def test_many_threads_and_few_places_end_with_the_right_answers(place: Any) -> N
     made = {create_key(place, f"t{i}").credential: f"t{i}" for i in range(8)}
     with ThreadPoolExecutor(8) as pool:
         asked = list(made) * 60
-        assert list(pool.map(lambda c: authenticator.authenticate(c).tenant, asked)) == [made[c] for c in asked]
+        assert list(pool.map(lambda c: authenticator.authenticate(c).tenant, asked)) == [
+            made[c] for c in asked
+        ]
     assert authenticator._keys._flights._running == {}

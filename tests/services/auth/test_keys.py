@@ -151,7 +151,7 @@ def test_what_is_asked_wrongly_changes_nothing(place: Any) -> None:
     with pytest.raises(InvalidIdError, match="no tenant's name"):
         create_key(place, "A/B")
     for name in ("x" * 201, "a\nb"):
-        with pytest.raises(ConflictError, match=f"of {len(name)} characters"):
+        with pytest.raises(ConflictError, match=f"has {len(name)} characters"):
             create_key(place, "acme", name)
     with pytest.raises(ConflictError, match="give 0 or more"):
         rotate_key(place, key, -_DAY)

@@ -22,7 +22,7 @@ from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.backbones import load_backbone
 from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.text.tokens import LearnedToken
-from services.api.generation_jobs.build import compose
+from services.api.generation_jobs.build import build_generation_job
 from services.api.generation_jobs.schemas import GenerationJobRequest
 from services.contracts.jobs import Item, JobRequest
 from services.contracts.models import MINIATURE
@@ -114,7 +114,7 @@ def test_after_a_dispatcher_is_killed_another_ends_every_image_once(
             "steps": 3,
         }
     )
-    request = compose(order, MINIATURE, ApiSettings()).request
+    request = build_generation_job(order, MINIATURE, ApiSettings()).request
     job = submit(ledger, "acme", "generate", request).job
     port = free_port()
     engines = f"http://127.0.0.1:{port}/engines"

@@ -31,7 +31,7 @@ from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
 from services.webhooks.deliverer import Deliverer
 from services.webhooks.http import DeliveryResponse
-from services.webhooks.subscriptions import remember
+from services.webhooks.subscriptions import subscribe
 
 WRITES = ("create", "replace", "put", "delete", "delete_if")
 _REQUESTS = ("read", "head", "list", *WRITES)
@@ -135,7 +135,7 @@ class Scene:
         items = tuple(Item(name=f"item {i}", work={"number": i}) for i in range(count))
         request = JobRequest(items=items, **how)
         job = submit(self.ledger, tenant, str(self.chance.random()), request).job
-        remember(self.store, tenant, job, url)  # pyright: ignore
+        subscribe(self.store, tenant, job, url)  # pyright: ignore
         return job
 
     def secret(self, tenant: str = "acme") -> str:
@@ -163,8 +163,8 @@ class Scene:
 
     def deliverer(self, **how: Any) -> Deliverer:
         """As one process has it."""
-        given = {"sender": self.recorder, "on_outcome": self.told.append} | how
-        self.deliverers.append(Deliverer(self.ledger, chance=random.Random(1), **given))
+        given = {"sender": self.recorder, "on_result": self.told.append} | how
+        self.deliverers.append(Deliverer(self.ledger, rng=random.Random(1), **given))
         return self.deliverers[-1]
 
     def deliver(self, deliverer: Deliverer | None = None) -> list[str]:

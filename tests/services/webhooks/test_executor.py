@@ -7,10 +7,10 @@ from services.webhooks.executor import FairExecutor
 
 def test_each_piece_is_done_once_and_only_once() -> None:
     done: list[str] = []
-    lanes: FairExecutor[str] = FairExecutor(done.append, threads=4, each=2)
-    assert lanes.model({"a": ["a1", "a2", "a3"], "b": ["b1"], "c": []}) == 4
-    assert lanes.wait(10)
-    lanes.close()
+    executor: FairExecutor[str] = FairExecutor(done.append, num_threads=4, max_per_tenant=2)
+    assert executor.replace_pending({"a": ["a1", "a2", "a3"], "b": ["b1"], "c": []}) == 4
+    assert executor.wait(10)
+    executor.close()
     assert sorted(done) == ["a1", "a2", "a3", "b1"]
 
 
@@ -26,19 +26,19 @@ def test_who_is_slow_has_a_few_threads_and_the_others_the_rest() -> None:
         if one.startswith("quick"):
             quick.release()
 
-    lanes: FairExecutor[str] = FairExecutor(do, threads=4, each=3)
-    lanes.model({"slow": [f"slow{i}" for i in range(50)]})
+    executor: FairExecutor[str] = FairExecutor(do, num_threads=4, max_per_tenant=3)
+    executor.replace_pending({"slow": [f"slow{i}" for i in range(50)]})
     for _ in range(3):
         assert slow_begun.acquire(timeout=10)
-    lanes.model(
+    executor.replace_pending(
         {"slow": [f"slow{i}" for i in range(50)], "quick": [f"quick{i}" for i in range(50)]}
     )
     for _ in range(50):
         assert quick.acquire(timeout=10)
     assert not slow_begun.acquire(blocking=False)  # It has its three, and no more.
     come.set()
-    assert lanes.wait(20)
-    lanes.close()
+    assert executor.wait(20)
+    executor.close()
     assert sorted(done) == sorted([f"{who}{i}" for who in ("slow", "quick") for i in range(50)])
 
 
@@ -50,14 +50,14 @@ def test_what_is_in_hand_is_not_begun_again_and_what_waits_is_replaced() -> None
         assert come.wait(20)
         done.append(one)
 
-    lanes: FairExecutor[str] = FairExecutor(do, threads=1, each=1)
-    assert lanes.model({"a": ["a1", "a2"]}) == 2
+    executor: FairExecutor[str] = FairExecutor(do, num_threads=1, max_per_tenant=1)
+    assert executor.replace_pending({"a": ["a1", "a2"]}) == 2
     assert begun.acquire(timeout=10)
-    assert lanes.model({"a": ["a1", "a3"]}) == 1
+    assert executor.replace_pending({"a": ["a1", "a3"]}) == 1
     come.set()
-    assert lanes.wait(20)
+    assert executor.wait(20)
     assert done == ["a1", "a3"]
-    lanes.close()
+    executor.close()
 
 
 def test_after_the_end_nothing_begins() -> None:
@@ -68,14 +68,14 @@ def test_after_the_end_nothing_begins() -> None:
         assert come.wait(20)
         done.append(one)
 
-    lanes: FairExecutor[str] = FairExecutor(do, threads=1, each=1)
-    lanes.model({"a": ["a1", "a2"]})
+    executor: FairExecutor[str] = FairExecutor(do, num_threads=1, max_per_tenant=1)
+    executor.replace_pending({"a": ["a1", "a2"]})
     assert begun.wait(10)
-    closing = threading.Thread(target=lanes.close)
+    closing = threading.Thread(target=executor.close)
     closing.start()
     come.set()
     closing.join(20)
     assert done == ["a1"]
-    lanes.model({"a": ["a2"]})
-    assert not lanes.wait(0)
+    executor.replace_pending({"a": ["a2"]})
+    assert not executor.wait(0)
     assert done == ["a1"]

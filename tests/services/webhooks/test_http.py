@@ -11,8 +11,8 @@ import pytest
 from services.webhooks.http import WebhookSender
 from services.webhooks.targets import WebhookSettings
 
-_LOCAL = WebhookSettings(allow_http=True, allow_private=True, timeout=5)
-_HASTY = _LOCAL.model_copy(update={"timeout": 0.5})
+_LOCAL = WebhookSettings(allow_http=True, allow_private=True, timeout_s=5)
+_HASTY = _LOCAL.model_copy(update={"timeout_s": 0.5})
 _HEADERS = {"webhook-id": "msg_1"}
 
 
@@ -36,7 +36,7 @@ def _answering(status: int, **headers: str) -> Any:
 
 def test_a_sink_gets_the_message_and_whom_it_is_for(server: Any) -> None:
     answer = _sender().send(f"http://sink.test:{server.port}/hook?a=b", _HEADERS, b'{"x": 1}')
-    assert (answer.delivered, answer.reason) == (True, "answered 204")
+    assert (answer.delivered, answer.reason) == (True, "responded 204")
     ((path, headers, body),) = server.requests
     assert (path, body) == ("/hook?a=b", b'{"x": 1}')
     lower = {name.lower(): value for name, value in headers.items()}
@@ -57,14 +57,14 @@ def test_only_2xx_is_taken(server: Any, status: int, delivered: bool, gone: bool
     server.respond = _answering(status)
     answer = _sender().send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
     assert (answer.delivered, answer.gone) == (delivered, gone)
-    assert answer.reason == f"answered {status}"
+    assert answer.reason == f"responded {status}"
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(server: Any, status: int) -> None:
     server.respond = _answering(status, location=f"http://127.0.0.1:{server.port}/inside")
     answer = _sender().send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
-    assert (answer.delivered, answer.reason) == (False, f"answered {status}")
+    assert (answer.delivered, answer.reason) == (False, f"responded {status}")
     assert [path for path, _, _ in server.requests] == ["/"]
 
 
@@ -87,7 +87,7 @@ def test_tls_is_for_the_name_in_the_url_at_the_address_that_was_found(
     other = sender.send(f"https://other.test:{tls_server.port}/", _HEADERS, b"{}")
     unknown = _sender().send(f"https://sink.test:{tls_server.port}/", _HEADERS, b"{}")
     for answer in (other, unknown):
-        assert (answer.delivered, answer.reason) == (False, "its certificate or TLS was refused")
+        assert (answer.delivered, answer.reason) == (False, "the certificate or TLS was refused")
     assert len(tls_server.requests) == count
 
 
@@ -121,7 +121,7 @@ def test_a_name_that_changes_its_address_gains_nothing(
     monkeypatch.setattr(socket, "create_connection", unreachable)
     sender = _sender(WebhookSettings(allow_http=True), resolve=rebinding)
     url = f"http://sink.test:{server.port}/"
-    assert sender.send(url, _HEADERS, b"{}").reason == "could not be connected to"
+    assert sender.send(url, _HEADERS, b"{}").reason == "the connection failed"
     assert said == ["93.184.216.34"]
     assert reached == [("93.184.216.34", server.port)]
     assert "not public" in sender.send(url, _HEADERS, b"{}").reason
@@ -152,7 +152,7 @@ def test_another_address_is_tried_where_one_does_not_answer(server: Any) -> None
         sender = _sender(resolve=lambda *_: ["127.0.0.2", "127.0.0.1"])
         assert sender.send(f"http://sink.test:{server.port}/", _HEADERS, b"{}").delivered
         answer = sender.send(f"http://sink.test:{port}/", _HEADERS, b"{}")
-    assert answer.reason == "could not be connected to"
+    assert answer.reason == "the connection failed"
 
 
 def test_a_name_that_there_is_not_is_a_failure(server: Any) -> None:
@@ -164,13 +164,13 @@ def test_a_name_that_there_is_not_is_a_failure(server: Any) -> None:
         (_sender(resolve=lambda *_: []), "sink.test"),
         (WebhookSender(_LOCAL), "a" * 70),
     ):
-        assert sender.send(f"http://{host}/", _HEADERS, b"{}").reason == "could not be connected to"
+        assert sender.send(f"http://{host}/", _HEADERS, b"{}").reason == "the connection failed"
 
 
 def test_a_sink_that_says_nothing_is_left_at_the_deadline(server: Any) -> None:
     server.respond = lambda handler: server.stop.wait(30)
     answer = _sender(_HASTY).send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
-    assert (answer.delivered, answer.reason) == (False, "no answer within 0.5 seconds")
+    assert (answer.delivered, answer.reason) == (False, "no response within 0.5 seconds")
 
 
 def test_a_sink_that_goes_on_and_on_is_left_at_the_same_deadline(server: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_sink_that_goes_on_and_on_is_left_at_the_same_deadline(server: Any) ->
 
     server.respond = drip
     answer = _sender(_HASTY).send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
-    assert answer.reason == "no answer within 0.5 seconds"
+    assert answer.reason == "no response within 0.5 seconds"
 
 
 def test_a_body_that_never_ends_delays_nobody(server: Any) -> None:
@@ -215,7 +215,7 @@ def test_a_head_is_read_no_further_than_64_kib(server: Any) -> None:
 
     server.respond = pour
     sender, url = _sender(), f"http://sink.test:{server.port}/"
-    assert sender.send(url, _HEADERS, b"{}").reason.startswith("closed the connection, or did not")
+    assert sender.send(url, _HEADERS, b"{}").reason.startswith("the connection was closed")
     hints = 10
     assert sender.send(url, _HEADERS, b"{}").delivered
 
@@ -224,7 +224,7 @@ def test_a_head_is_read_no_further_than_64_kib(server: Any) -> None:
 def test_what_is_no_http_is_a_failure(server: Any, said: bytes) -> None:
     server.respond = lambda handler: handler.wfile.write(said)
     answer = _sender().send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
-    assert answer.reason == "closed the connection, or did not answer in HTTP"
+    assert answer.reason == "the connection was closed, or the response was not HTTP"
 
 
 def test_a_url_that_was_allowed_once_is_not_sent_to_later(server: Any) -> None:
