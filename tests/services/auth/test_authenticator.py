@@ -21,9 +21,9 @@ def _other_secret(credential: str) -> str:
     return Credential(parsed.key, Credential.new().secret).text
 
 
-def _refused(authenticator: Any, credential: str) -> str:
+def _refused(auth: Any, credential: str) -> str:
     with pytest.raises(UnknownKeyError) as caught:
-        authenticator.authenticate(credential)
+        auth.authenticate(credential)
     return str(caught.value)
 
 
@@ -38,16 +38,16 @@ def test_a_key_says_whose_it_is_and_what_they_may(place: Any) -> None:
 def test_a_wrong_secret_and_a_key_that_there_is_not_are_the_same(place: Any) -> None:
     new = create_key(place, "acme")
     wrong, unknown = _other_secret(new.credential), Credential.new().text
-    authenticator, said, asked = place.authenticator(), [], []
+    auth, said, asked = place.authenticator(), [], []
     for credential in (wrong, unknown):
         place.requests.clear()
-        said += [_refused(authenticator, credential)]
+        said += [_refused(auth, credential)]
         asked += [[name for name, _ in place.requests]]
-        _refused(authenticator, credential)
+        _refused(auth, credential)
     assert said[0] == said[1]
     assert asked == [["read"], ["read"]]
     assert len(place.requests) == 1
-    authenticator.authenticate(new.credential)  # A wrong secret keeps the right one out of nothing.
+    auth.authenticate(new.credential)  # A wrong secret keeps the right one out of nothing.
 
 
 def test_what_is_no_credential_costs_the_store_nothing(place: Any) -> None:
@@ -58,21 +58,21 @@ def test_what_is_no_credential_costs_the_store_nothing(place: Any) -> None:
 
 
 def test_the_store_is_asked_once_in_30_seconds(place: Any) -> None:
-    new, authenticator = create_key(place, "acme"), place.authenticator()
+    new, auth = create_key(place, "acme"), place.authenticator()
     place.requests.clear()
     for _ in range(29):
-        authenticator.authenticate(new.credential)
+        auth.authenticate(new.credential)
         place.seconds += 1
     assert len(place.requests) == 3  # the key, its tenant, and whether that was deleted
     place.seconds += 1
-    authenticator.authenticate(new.credential)
+    auth.authenticate(new.credential)
     assert len(place.requests) == 6
 
 
 @pytest.mark.parametrize("end", ["revoked", "expired", "tenant deleted"])
 def test_what_ends_a_key_holds_within_30_seconds(place: Any, end: str) -> None:
-    new, authenticator = create_key(place, "acme"), place.authenticator()
-    authenticator.authenticate(new.credential)
+    new, auth = create_key(place, "acme"), place.authenticator()
+    auth.authenticate(new.credential)
     if end == "revoked":
         revoke_key(place, new.id)
     elif end == "expired":
@@ -80,83 +80,83 @@ def test_what_ends_a_key_holds_within_30_seconds(place: Any, end: str) -> None:
     else:
         delete_tenant(Ledger.open(place), "acme")
     place.seconds += 30
-    assert _refused(authenticator, new.credential) == _refused(authenticator, Credential.new().text)
+    assert _refused(auth, new.credential) == _refused(auth, Credential.new().text)
     assert _refused(place.authenticator(), new.credential)
 
 
 def test_a_key_expires_on_time_though_it_is_remembered(place: Any) -> None:
-    old, authenticator = create_key(place, "acme"), place.authenticator()
+    old, auth = create_key(place, "acme"), place.authenticator()
     new = rotate_key(place, old.id, timedelta(seconds=10))
-    authenticator.authenticate(old.credential)
+    auth.authenticate(old.credential)
     place.seconds += 9
     place.requests.clear()
-    authenticator.authenticate(old.credential)
+    auth.authenticate(old.credential)
     place.seconds += 1
-    _refused(authenticator, old.credential)
+    _refused(auth, old.credential)
     assert place.requests == []
-    authenticator.authenticate(new.credential)
+    auth.authenticate(new.credential)
 
 
 def test_new_limits_hold_within_30_seconds(place: Any) -> None:
-    new, authenticator = create_key(place, "acme"), place.authenticator()
-    assert authenticator.authenticate(new.credential).limits.burst == 100
+    new, auth = create_key(place, "acme"), place.authenticator()
+    assert auth.authenticate(new.credential).limits.burst == 100
     set_limits(place, "acme", {"burst": 2})
     place.seconds += 30
-    assert authenticator.authenticate(new.credential).limits.burst == 2
+    assert auth.authenticate(new.credential).limits.burst == 2
 
 
 def test_while_the_store_is_in_trouble_known_keys_go_on_for_5_minutes(place: Any) -> None:
-    new, late, authenticator = (
+    new, late, auth = (
         create_key(place, "acme"),
         create_key(place, "acme"),
         place.authenticator(),
     )
-    authenticator.authenticate(new.credential)
+    auth.authenticate(new.credential)
     place.trouble = True
     for _ in range(299):
         place.seconds += 1
-        assert authenticator.authenticate(new.credential).tenant == "acme"
-        _refused(authenticator, _other_secret(new.credential))
+        assert auth.authenticate(new.credential).tenant == "acme"
+        _refused(auth, _other_secret(new.credential))
     for unknown in (late.credential, Credential.new().text):
         with pytest.raises(UnavailableError):
-            authenticator.authenticate(unknown)
+            auth.authenticate(unknown)
     place.seconds += 1
     with pytest.raises(UnavailableError):
-        authenticator.authenticate(new.credential)
+        auth.authenticate(new.credential)
     place.trouble = False
-    assert authenticator.authenticate(new.credential).tenant == "acme"
+    assert auth.authenticate(new.credential).tenant == "acme"
 
 
 def test_a_store_in_trouble_is_asked_every_5_seconds_and_believed_once_it_answers(
     place: Any,
 ) -> None:
-    new, authenticator = create_key(place, "acme"), place.authenticator()
-    authenticator.authenticate(new.credential)
+    new, auth = create_key(place, "acme"), place.authenticator()
+    auth.authenticate(new.credential)
     revoke_key(place, new.id)
     place.trouble = True
     place.seconds += 30
     place.requests.clear()
     for _ in range(10):
-        authenticator.authenticate(new.credential)
+        auth.authenticate(new.credential)
         place.seconds += 1
     keys = [key for _, key in place.requests if key.startswith("keys/")]
     assert len(keys) == 2
     place.trouble = False
-    _refused(authenticator, new.credential)
+    _refused(auth, new.credential)
 
 
 def test_what_was_refused_is_not_let_in_while_the_store_is_in_trouble(place: Any) -> None:
-    authenticator, unknown = place.authenticator(), Credential.new().text
-    _refused(authenticator, unknown)
+    auth, unknown = place.authenticator(), Credential.new().text
+    _refused(auth, unknown)
     place.trouble = True
-    _refused(authenticator, unknown)
+    _refused(auth, unknown)
     place.seconds += 30
     with pytest.raises(UnavailableError):
-        authenticator.authenticate(unknown)
+        auth.authenticate(unknown)
 
 
 def test_a_burst_on_a_cold_key_is_one_read(place: Any) -> None:
-    new, authenticator, come = create_key(place, "acme"), place.authenticator(), threading.Event()
+    new, auth, come = create_key(place, "acme"), place.authenticator(), threading.Event()
     place.requests.clear()
     place.before = lambda name, key: come.wait(10) and None
     callers = 16
@@ -165,7 +165,7 @@ def test_a_burst_on_a_cold_key_is_one_read(place: Any) -> None:
 
         def ask() -> str:
             ready.wait(10)
-            return authenticator.authenticate(new.credential).tenant
+            return auth.authenticate(new.credential).tenant
 
         answers = [pool.submit(ask) for _ in range(callers)]
         ready.wait(10)
@@ -175,7 +175,7 @@ def test_a_burst_on_a_cold_key_is_one_read(place: Any) -> None:
 
 
 def test_none_of_a_burst_that_meets_trouble_is_let_in(place: Any) -> None:
-    new, authenticator = create_key(place, "acme"), place.authenticator()
+    new, auth = create_key(place, "acme"), place.authenticator()
     place.requests.clear()
     place.trouble = True
     come, callers = threading.Event(), 8
@@ -186,7 +186,7 @@ def test_none_of_a_burst_that_meets_trouble_is_let_in(place: Any) -> None:
         def ask() -> str:
             asked.release()
             try:
-                return authenticator.authenticate(new.credential).tenant
+                return auth.authenticate(new.credential).tenant
             except UnavailableError:
                 return "unavailable"
 
@@ -198,11 +198,11 @@ def test_none_of_a_burst_that_meets_trouble_is_let_in(place: Any) -> None:
 
 
 def test_while_one_asks_a_store_in_trouble_others_go_on(place: Any) -> None:
-    new, authenticator = create_key(place, "acme"), place.authenticator()
-    authenticator.authenticate(new.credential)
+    new, auth = create_key(place, "acme"), place.authenticator()
+    auth.authenticate(new.credential)
     place.trouble = True
     place.seconds += 30
-    authenticator.authenticate(new.credential)  # Now it is known to be in trouble.
+    auth.authenticate(new.credential)  # Now it is known to be in trouble.
     place.seconds += 5
     stuck, come = threading.Event(), threading.Event()
 
@@ -212,48 +212,48 @@ def test_while_one_asks_a_store_in_trouble_others_go_on(place: Any) -> None:
 
     place.before = stick
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(authenticator.authenticate, new.credential)
+        first = pool.submit(auth.authenticate, new.credential)
         assert stuck.wait(10)
         place.before = None
-        assert authenticator.authenticate(new.credential).tenant == "acme"
+        assert auth.authenticate(new.credential).tenant == "acme"
         assert not first.done()
         come.set()
         assert first.result(10).tenant == "acme"
 
 
 def test_what_is_remembered_is_bounded_and_guesses_drive_out_no_key(place: Any) -> None:
-    authenticator = place.authenticator(max_entries=5)
+    auth = place.authenticator(max_entries=5)
     made = [create_key(place, "acme").credential for _ in range(6)]
     for credential in made[:5]:
-        authenticator.authenticate(credential)
+        auth.authenticate(credential)
     for _ in range(50):
-        _refused(authenticator, Credential.new().text)
+        _refused(auth, Credential.new().text)
     place.requests.clear()
     for credential in made[:5]:
-        authenticator.authenticate(credential)
+        auth.authenticate(credential)
     assert place.requests == []
-    authenticator.authenticate(made[5])
-    authenticator.authenticate(made[0])  # the one that was asked for longest ago, so forgotten
+    auth.authenticate(made[5])
+    auth.authenticate(made[0])  # the one that was asked for longest ago, so forgotten
     assert len(place.requests) == 2
-    assert len(authenticator._keys._found) == len(authenticator._keys._unknown) == 5
+    assert len(auth._keys._found) == len(auth._keys._unknown) == 5
 
 
 def test_a_damaged_key_is_an_error_of_the_service_and_not_remembered(place: Any) -> None:
-    new, authenticator = create_key(place, "acme"), place.authenticator()
+    new, auth = create_key(place, "acme"), place.authenticator()
     body = place.inner.read(f"keys/{new.id}").body
     place.inner.put(f"keys/{new.id}", b"x")
     with pytest.raises(DamagedRecordError):
-        authenticator.authenticate(new.credential)
+        auth.authenticate(new.credential)
     place.inner.put(f"keys/{new.id}", body)
-    assert authenticator.authenticate(new.credential).tenant == "acme"
+    assert auth.authenticate(new.credential).tenant == "acme"
 
 
 def test_many_threads_and_few_places_end_with_the_right_answers(place: Any) -> None:
-    authenticator = place.authenticator(max_entries=3)
+    auth = place.authenticator(max_entries=3)
     made = {create_key(place, f"t{i}").credential: f"t{i}" for i in range(8)}
     with ThreadPoolExecutor(8) as pool:
         asked = list(made) * 60
-        assert list(pool.map(lambda c: authenticator.authenticate(c).tenant, asked)) == [
+        assert list(pool.map(lambda c: auth.authenticate(c).tenant, asked)) == [
             made[c] for c in asked
         ]
-    assert authenticator._keys._flights._running == {}
+    assert auth._keys._flights._running == {}

@@ -139,7 +139,7 @@ def test_a_deleted_tenant_has_no_key_that_is_valid(dti_keys: Keys, folder: Path)
     ("arguments", "says"),
     [
         (("create", "A/B"), "is not a tenant's name"),
-        (("create", "acme", "--name", "x" * 201), "a key's name of 201 characters"),
+        (("create", "acme", "--name", "x" * 201), "the key's name has 201 characters"),
         (("create", "acme", "--store", "memory:"), "ends with this command"),
         (("create", "acme", "--store", "gs://x"), "is no kind of store"),
         (("rotate", "x"), "there is no key 'x'"),
