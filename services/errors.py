@@ -1,38 +1,38 @@
-"""Every error the service raises on purpose.
+"""Every error that the service raises on purpose.
 
 ServiceError (DTIError)
-|-- SettingsError (ConfigurationError)  a setting or URL is malformed, or contradicts another
-|-- QuotaError                          more was asked for than the caller may have at a time
-|-- UnknownUploadError                  nothing was uploaded under this digest
-|-- LargeUploadError                    what was uploaded is larger than is allowed for its use
-|-- DamagedUploadError                  what was uploaded has another digest
-|-- UnknownKeyError                     no key that is valid was shown, or there is none of this id
+|-- SettingsError (ConfigurationError)  a setting or URL is invalid
+|-- QuotaError                          the caller would exceed a quota or a rate limit
+|-- UnknownUploadError                  there is no upload with this digest
+|-- LargeUploadError                    an upload is larger than its use allows
+|-- DamagedUploadError                  an upload does not have the announced digest
+|-- UnknownKeyError                     a request has no valid API key, or no key has this id
 |-- UnknownTenantError                  there is no such tenant
-|-- UnsafeUrlError                      no webhook is sent there
-|-- NoEngineError                       nothing that generates with this model answers now: ask again
-|   `-- QueueFullError                  it has too much to do to take more
-|-- LateError                           the time in which an answer was wanted has passed
-|-- UnsafeImageError                  the image that was made may not be shown
-|-- UnknownModelError                   no model of this name is offered
-|-- UnknownImageError                 the tenant has no such image, or the link to it is none
+|-- UnsafeUrlError                      a webhook must not be sent to this URL
+|-- NoEngineError                       no engine of the model answers now: ask again
+|   `-- QueueFullError                  the engine's queue is full
+|-- LateError                           the result was not ready in time
+|-- UnsafeImageError                    a generated image may not be shown
+|-- UnknownModelError                   no model has this name
+|-- UnknownImageError                   there is no such image, or its link is invalid
 |-- LedgerError
-|   |-- InvalidIdError (ValueError)     no tenant, job, item, token or worker is called that
-|   |-- ConflictError                   it contradicts what was asked for before
+|   |-- InvalidIdError (ValueError)     this cannot be the id of a tenant, job, item, ...
+|   |-- ConflictError                   the request contradicts an earlier one
 |   |-- UnknownJobError                 the tenant has no such job, item or token
-|   |-- DeletedError                    it was deleted, for good
-|   |-- LeaseLostError                  others hold this worker for dead, and do its work
-|   |-- SupersededError                 the item has ended otherwise meanwhile
+|   |-- DeletedError                    the object was deleted for good
+|   |-- LeaseLostError                  the lease has expired; others do the work
+|   |-- SupersededError                 the item has already ended otherwise
 |   `-- DamagedRecordError              an object is not what the ledger writes there
 `-- StorageError
-    |-- InvalidKeyError (ValueError)    no store takes this key, prefix or page size
-    |-- InvalidRangeError (ValueError)  the range begins at or beyond the end of the object
+    |-- InvalidKeyError (ValueError)    a key, prefix or page size is invalid
+    |-- InvalidRangeError (ValueError)  a range is invalid, or outside of the object
     |-- NotFoundError                   there is no object under this key
-    |-- PreconditionFailedError         another version stands there: the race is lost
-    |   `-- AlreadyExistsError          an object stands there, so none was created
-    |-- AccessDeniedError               credentials are missing, or do not allow it
-    |-- UnavailableError                the store did not answer in time, nothing changed: retry
+    |-- PreconditionFailedError         the object has another version: a compare-and-swap lost
+    |   `-- AlreadyExistsError          there is an object already, so none was created
+    |-- AccessDeniedError               the credentials are missing or not sufficient
+    |-- UnavailableError                the store did not answer, nothing changed: retry
     |   `-- OutcomeUnknownError         the same, but the write may have been applied: read first
-    `-- StoreRefusedError               the store cannot keep what the ledger needs; not used
+    `-- StoreRefusedError               the store lacks a guarantee that the ledger needs
 
 Messages say what was given, what is allowed and what to do. All arguments are positional strings,
 so that every error survives pickling between processes.
@@ -42,20 +42,22 @@ from dti_engine.errors import ConfigurationError, DTIError
 
 
 class ServiceError(DTIError):
-    """Base of all errors that the service raises on purpose."""
+    """The base of all errors that the service raises on purpose."""
 
 
 class SettingsError(ServiceError, ConfigurationError):
-    """A setting or store URL is malformed, or contradicts another."""
+    """A setting or URL is malformed, or contradicts another setting."""
 
 
 class QuotaError(ServiceError):
-    """More was asked for than the caller may have at a time. A second argument has the seconds
-    after which to ask again.
+    """The caller would exceed a quota or a rate limit.
+
+    The second argument is the number of seconds after which to ask again.
     """
 
     @property
-    def seconds(self) -> float:
+    def retry_after_s(self) -> float:
+        """Return the time after which to ask again."""
         return float(self.args[1]) if len(self.args) > 1 else 1.0
 
     def __str__(self) -> str:
@@ -63,19 +65,19 @@ class QuotaError(ServiceError):
 
 
 class UnknownUploadError(ServiceError):
-    """Nothing was uploaded under this digest, or it was removed."""
+    """There is no upload with this digest, or it was removed."""
 
 
 class LargeUploadError(ServiceError):
-    """What was uploaded is larger than is allowed for its use, and was not fetched."""
+    """An upload is larger than its use allows, and was not fetched."""
 
 
 class DamagedUploadError(ServiceError):
-    """What was uploaded has another digest than it was announced with."""
+    """An upload does not have the digest that it was announced with."""
 
 
 class UnknownKeyError(ServiceError):
-    """No key that is valid was shown, or there is none of this id."""
+    """A request has no valid API key, or no key has this id."""
 
 
 class UnknownTenantError(ServiceError):
@@ -83,16 +85,18 @@ class UnknownTenantError(ServiceError):
 
 
 class UnsafeUrlError(ServiceError):
-    """No webhook is sent there: it is no URL, or leads to what is not public."""
+    """A webhook must not be sent to this URL: it is invalid, or leads to a private address."""
 
 
 class NoEngineError(ServiceError):
-    """Nothing that generates with this model answers now. A second argument has the seconds after
-    which to ask again.
+    """No engine of the model answers now.
+
+    The second argument is the number of seconds after which to ask again.
     """
 
     @property
-    def seconds(self) -> float:
+    def retry_after_s(self) -> float:
+        """Return the time after which to ask again."""
         return float(self.args[1]) if len(self.args) > 1 else 5.0
 
     def __str__(self) -> str:
@@ -100,35 +104,35 @@ class NoEngineError(ServiceError):
 
 
 class QueueFullError(NoEngineError):
-    """It has too much to do to take more."""
+    """The engine's queue is full."""
 
 
 class LateError(ServiceError):
-    """The time in which an answer was wanted has passed."""
+    """The result was not ready in time."""
 
 
 class UnsafeImageError(ServiceError):
-    """The image that was made may not be shown."""
+    """A generated image may not be shown."""
 
 
 class UnknownModelError(ServiceError):
-    """No model of this name is offered."""
+    """No served model has this name."""
 
 
 class UnknownImageError(ServiceError):
-    """The tenant has no such image, or the link to it is none, or no more."""
+    """The tenant has no such image, or the link to it is invalid or has expired."""
 
 
 class LedgerError(ServiceError):
-    """The ledger did not do what it was asked for."""
+    """The base of the ledger's errors."""
 
 
 class InvalidIdError(LedgerError, ValueError):
-    """No tenant, job, item, token or worker is called that."""
+    """This cannot be the id of a tenant, job, item, token or worker."""
 
 
 class ConflictError(LedgerError):
-    """It contradicts what was asked for before."""
+    """The request contradicts an earlier one."""
 
 
 class UnknownJobError(LedgerError):
@@ -136,15 +140,15 @@ class UnknownJobError(LedgerError):
 
 
 class DeletedError(LedgerError):
-    """It was deleted, for good."""
+    """The object was deleted for good."""
 
 
 class LeaseLostError(LedgerError):
-    """Others hold this worker for dead, and do its work. It must stop, and begin as a new one."""
+    """The lease has expired, and others do the work: the worker must begin a new session."""
 
 
 class SupersededError(LedgerError):
-    """The item has ended otherwise meanwhile. Nothing was changed."""
+    """The item has already ended otherwise. Nothing was changed."""
 
 
 class DamagedRecordError(LedgerError):
@@ -152,15 +156,15 @@ class DamagedRecordError(LedgerError):
 
 
 class StorageError(ServiceError):
-    """A store did not do what it was asked for."""
+    """The base of the stores' errors."""
 
 
 class InvalidKeyError(StorageError, ValueError):
-    """No store takes this key, prefix or page size."""
+    """A key, prefix or page size is invalid in every store."""
 
 
 class InvalidRangeError(StorageError, ValueError):
-    """The range begins at or beyond the end of the object, or is no range."""
+    """A range is invalid, or begins at or beyond the end of the object."""
 
 
 class NotFoundError(StorageError):
@@ -168,19 +172,19 @@ class NotFoundError(StorageError):
 
 
 class PreconditionFailedError(StorageError):
-    """Another version than the expected one stands under this key."""
+    """The object has another version than the expected one: a compare-and-swap lost."""
 
 
 class AlreadyExistsError(PreconditionFailedError):
-    """An object stands under this key, so none was created."""
+    """There is an object under this key already, so none was created."""
 
 
 class AccessDeniedError(StorageError):
-    """Credentials are missing, or do not allow this."""
+    """The credentials are missing or not sufficient."""
 
 
 class UnavailableError(StorageError):
-    """The store did not answer in time. Nothing was changed, so trying again later is right."""
+    """The store did not answer in time. Nothing was changed, so a retry is safe."""
 
 
 class OutcomeUnknownError(UnavailableError):
@@ -188,4 +192,4 @@ class OutcomeUnknownError(UnavailableError):
 
 
 class StoreRefusedError(StorageError):
-    """The store cannot keep what the ledger needs, so it is not used at all."""
+    """The store lacks a guarantee that the ledger needs, so the service does not use it."""

@@ -188,7 +188,7 @@ def error_response(request_id: str, error: DTIError) -> Response:
         headers["Retry-After"] = str(_STORE_RETRY_S)
         detail = "the store did not answer in time: retry; nothing is done twice"
     if isinstance(error, QuotaError | NoEngineError):
-        headers["Retry-After"] = str(max(1, -int(-error.seconds // 1)))
+        headers["Retry-After"] = str(max(1, -int(-error.retry_after_s // 1)))
     if isinstance(error, UnknownKeyError):
         headers["WWW-Authenticate"] = "Bearer"
     return problem_response(request_id, status, detail, name=name, headers=headers)

@@ -1,9 +1,9 @@
-"""Jobs in the words of those who submit them: what is asked for, and how it stands.
+"""Jobs and their items, as clients submit and see them.
 
-A job is up to 10,000 items of one kind. An item is whatever one worker does by itself, such as
-learning one subject; the ledger never looks into `work`. A worker makes an *attempt* at an item,
-and the item *ends* with a result. What an item's state is follows from what the store holds
-(`services.ledger`), and is written nowhere.
+A job has up to 10,000 items of one kind. An item is a unit of work of one worker, such as training
+one subject; the ledger never reads its `work`. A worker makes an *attempt* at an item, and the item
+*ends* with a result. The state of an item is derived from the objects in the store
+(`services.ledger`), and is itself stored nowhere.
 """
 
 import hashlib
@@ -16,42 +16,47 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 MAX_ITEMS = 10_000
-"""Of one job."""
+"""The largest number of items in one job."""
 
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-"""A name that is part of keys: tenants, pools."""
+"""A name that is part of object keys, such as that of a tenant or a pool."""
 
 Kind = Literal["training", "generation"]
 
 
 class WireModel(BaseModel):
-    """What comes from outside or goes there: unknown fields are refused."""
+    """The base of types that processes exchange. Unknown fields are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Item(WireModel):
-    """One of a job's items."""
+    """One item of a job."""
 
-    name: str = Field(min_length=1, max_length=200, description="the client's own id, unique here")
-    work: dict[str, JsonValue] = Field(default={}, description="what to do, for the worker")
+    name: str = Field(
+        min_length=1, max_length=200, description="the client's own id, unique in the job"
+    )
+    work: dict[str, JsonValue] = Field(default={}, description="read by the worker alone")
 
 
 class JobRequest(WireModel):
-    """A bulk job as it is submitted, once and for all."""
+    """A job as it is submitted; it never changes."""
 
     kind: Kind = "training"
-    pool: Label = Field(default="default", description="which workers may take it")
+    pool: Label = Field(
+        default="default", description="pool of the workers that may claim its items"
+    )
     batch: Label | None = Field(
-        default=None, description="jobs of one batch can be worked at side by side; None: with all"
+        default=None,
+        description="only jobs with the same label share a batch of a worker; None: any jobs do",
     )
     items: tuple[Item, ...] = Field(min_length=1, max_length=MAX_ITEMS)
-    shared: dict[str, JsonValue] = Field(default={}, description="what holds for every item")
+    shared: dict[str, JsonValue] = Field(default={}, description="what all items share")
     tags: dict[str, Annotated[str, StringConstraints(max_length=200)]] = Field(
         default={}, max_length=20
     )
     max_attempts: int = Field(
-        default=4, ge=1, le=20, description="failed or lost ones, before an item ends as failed"
+        default=4, ge=1, le=20, description="failed or lost attempts before an item ends as failed"
     )
 
     @model_validator(mode="after")
@@ -66,20 +71,22 @@ class JobRequest(WireModel):
         try:
             self.model_dump_json()
         except ValueError as error:
-            raise ValueError("some text in it is not Unicode: half a surrogate pair") from error
+            raise ValueError(
+                "a text in it is not valid Unicode: it has half a surrogate pair"
+            ) from error
         return self
 
     def digest(self) -> str:
-        """SHA-256 of what is asked for, however its fields were ordered. Fields that are left at
-        their defaults are left out, so that fields which a later version adds change nothing.
-        """
-        asked = self.model_dump(mode="json", exclude_defaults=True)
-        text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+        """Return the SHA-256 of the request, which does not depend on the order of its fields."""
+        # Fields at their defaults are left out, so that a field that a later version adds does not
+        # change the digest of an old request.
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 class ItemState(StrEnum):
-    """How an item stands. The last four are ends."""
+    """The state of an item; the last four are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -94,7 +101,7 @@ class ItemState(StrEnum):
 
 
 class JobState(StrEnum):
-    """How a job stands: it follows from its counts, and from whether it was cancelled."""
+    """The state of a job, which follows from its counts and from whether it was cancelled."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -110,7 +117,7 @@ class JobState(StrEnum):
 
 
 class Counts(WireModel):
-    """How many items of a job are in each state."""
+    """The number of a job's items in each state."""
 
     queued: int = 0
     running: int = 0
@@ -133,7 +140,7 @@ class Counts(WireModel):
         return self.queued + self.running + self.ended
 
     def state(self, *, cancelled: bool) -> JobState:
-        """What the job as a whole is called."""
+        """Return the state of the job as a whole."""
         if self.queued + self.running:
             if cancelled:
                 return JobState.CANCELLING

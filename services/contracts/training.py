@@ -1,6 +1,7 @@
-"""Subjects as training jobs ask for them: what stands in an item's `work` and a job's `shared`.
+"""Training jobs on the wire: the `work` of their items and the `shared` part of the job.
 
-The API writes these, workers read them; the ledger passes them on unread. Loads no torch.
+The API writes these and workers read them; the ledger passes them on unread. This module loads no
+torch.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from dti_engine.images.bundles.schema import Kind, TrainingOverrides
 from services.contracts.jobs import Label, WireModel
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""SHA-256 of bytes that were uploaded, in hexadecimal: what they are called, too."""
+"""The SHA-256 of an upload in hexadecimal, which is also its id."""
 
 FileName = Annotated[
     str,
@@ -27,41 +28,41 @@ FileName = Annotated[
 class ImageFile(WireModel):
     """One uploaded image of a subject."""
 
-    name: FileName = Field(description="as the file was called; it ends with .jpg, .png or .webp")
+    name: FileName = Field(description="file name, which ends with .jpg, .png or .webp")
     sha256: Digest
 
 
 class Consent(WireModel):
-    """Who says that a person may be learned, and on what basis."""
+    """The record of a person's consent: who attests it, and on what basis."""
 
     attested_by: str = Field(min_length=1, max_length=200)
     basis: str = Field(min_length=1, max_length=1000, description="such as: written consent")
     expires_at: AwareDatetime | None = Field(default=None, description="None: until withdrawn")
 
     def holds(self, now: datetime) -> bool:
-        """Whether it has not expired."""
+        """Return whether the consent has not expired."""
         return self.expires_at is None or now < self.expires_at
 
 
 class TrainingItem(WireModel):
-    """One subject: which images, and what is said of it. What is left out, bundle.json says."""
+    """One subject to train: its images and settings. A bundle.json gives what is left out here."""
 
     bundle: Digest | None = Field(default=None, description="an uploaded zip or tar of images")
     images: tuple[ImageFile, ...] = Field(
-        default=(), max_length=100, description="uploaded one by one, in place of a bundle"
+        default=(), max_length=100, description="images uploaded one by one, instead of a bundle"
     )
     placeholder: str | None = Field(default=None, pattern=f"^{PLACEHOLDER.pattern}$")
     initializer: str | None = Field(default=None, min_length=1, max_length=300)
     kind: Kind | None = Field(default=None, description="family of caption templates")
     training: TrainingOverrides = Field(
-        default=TrainingOverrides(), description="what is its own of it"
+        default=TrainingOverrides(), description="settings that differ from the job's"
     )
     consent: Consent | None = Field(default=None, description="required of persons")
 
     @model_validator(mode="after")
     def _has_images_once(self) -> "TrainingItem":
         if (self.bundle is None) == (not self.images):
-            raise ValueError("give either bundle or images, by the digests of what was uploaded")
+            raise ValueError("give either bundle or images, by the digests of the uploads")
         names = [image.name for image in self.images]
         if len(set(names)) < len(names):
             raise ValueError("two images have the same name: give each one of its own")
@@ -75,7 +76,7 @@ class TrainingItem(WireModel):
 
 
 class TrainingJobSpec(WireModel):
-    """What holds for all subjects of a job."""
+    """What all subjects of a training job share."""
 
     model: Label
     recipe: str
@@ -85,12 +86,13 @@ class TrainingJobSpec(WireModel):
     validation_images: int = Field(
         default=4, ge=0, le=4, description="images that each token is validated with"
     )
-    webhook: str | None = Field(default=None, description="URL that is told when the job ends")
+    webhook: str | None = Field(default=None, description="URL to notify when the job ends")
 
 
 def batch_of(config: TrainConfig) -> str:
-    """A label that two configs share exactly if their subjects can be packed into one batch, as
-    `TrainConfig.incompatibility_with` has it.
+    """Return a label that two configs share exactly if their subjects fit into one batch.
+
+    `TrainConfig.incompatibility_with` decides the same for a pair.
     """
     shape = f"{config.method} {config.batch_size} {config.resolution} {config.beta2!r}"
     digest = hashlib.sha256(shape.encode()).hexdigest()[:12]

@@ -103,7 +103,7 @@ class ImageGenerator:
                         raise rebuild_error(event.error, event.detail)
         except DTIError as error:
             if isinstance(error, NoEngineError):
-                self.backoff.record_rejection(error.seconds)
+                self.backoff.record_rejection(error.retry_after_s)
             raise self._not_generated(attempt, error) from error
         finally:
             await stream.close()
@@ -125,7 +125,7 @@ class ImageGenerator:
                 stream = await self.client.generate(self.model, request, request_id)
             except NoEngineError as error:
                 # No image was begun, so that this costs no attempt.
-                self.backoff.record_rejection(error.seconds)
+                self.backoff.record_rejection(error.retry_after_s)
                 self.metrics.engines_busy(self.model, error)
                 continue
             except DTIError as error:

@@ -107,7 +107,7 @@ async def _json_lines(stream: EventStream) -> AsyncGenerator[str]:
 
 def _rejection(error: DTIError, status: int | None = None) -> Response:
     status = status or next((code for kind, code in _STATUSES if isinstance(error, kind)), 422)
-    retry_after_s = error.seconds if isinstance(error, NoEngineError) else None
+    retry_after_s = error.retry_after_s if isinstance(error, NoEngineError) else None
     rejection = Rejection(
         error=type(error).__name__, detail=str(error), retry_after_s=retry_after_s
     )

@@ -55,7 +55,7 @@ def test_seconds_after_which_to_ask_again_are_the_engines(studio: Any, engine: S
 
 def test_errors_are_made_whole() -> None:
     full = rebuild_error("QueueFullError", "full", 3)
-    assert (type(full), str(full), full.seconds) == (QueueFullError, "full", 3)
+    assert (type(full), str(full), full.retry_after_s) == (QueueFullError, "full", 3)
     assert type(rebuild_error("TokenError", "x")) is TokenError
     for name in ("", "Annotated", "Self", "DTIErrors", "UnknownKeyError"):
         assert type(rebuild_error(name, "x")) is ServiceError

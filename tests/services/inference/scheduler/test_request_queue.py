@@ -45,7 +45,7 @@ def test_all_requests_of_a_call_are_added_or_none() -> None:
     queue.put(requests("a", 3), 0)
     with pytest.raises(QueueFullError, match=r"3 images are waiting, of at most 5") as caught:
         queue.put(requests("b", 3), retry_after_s=7.5)
-    assert caught.value.seconds == 7.5
+    assert caught.value.retry_after_s == 7.5
     assert len(queue) == 3
     queue.put(requests("b", 2), 0)
 
