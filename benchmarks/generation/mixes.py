@@ -62,7 +62,7 @@ def generators(scene: Scene, steps: int, count: int, folder: Path) -> dict[str, 
     height, width = scene.size
 
     def generate_images(
-        known: Sequence[Mapping[str, LearnedToken]], cap: int, reader: PromptCache
+        known: Sequence[Mapping[str, LearnedToken]], cap: int, prompt_cache: PromptCache
     ) -> None:
         """known: what the placeholder stands for, of each image."""
         requests = [
@@ -76,12 +76,12 @@ def generators(scene: Scene, steps: int, count: int, folder: Path) -> dict[str, 
             batch_size=cap,
             height=height,
             width=width,
-            reader=reader,
+            prompt_cache=prompt_cache,
         )
 
-    def generate_known(tokens: Sequence[LearnedToken], cap: int, reader: PromptCache) -> None:
+    def generate_known(tokens: Sequence[LearnedToken], cap: int, prompt_cache: PromptCache) -> None:
         known = [{PLACEHOLDER: tokens[number % len(tokens)]} for number in range(count)]
-        generate_images(known, cap, reader)
+        generate_images(known, cap, prompt_cache)
 
     shelf = Shelf(scene, folder)
 

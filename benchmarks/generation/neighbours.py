@@ -54,7 +54,7 @@ class Easel:
         """most: images beside one."""
         self._backbone, self._prompt, self._side, self._steps = backbone, prompt, side, steps
         self._tokens = draw_tokens(backbone, 2 * most + 1)
-        self._reader = PromptCache(backbone)
+        self._prompt_cache = PromptCache(backbone)
 
     def generate(self, seed: int, count: int = 0, crowd: int = 0, place: int = 0) -> Any:
         """(side, side, 3) levels of an image, beside `count` others of a crowd: 0 or 1."""
@@ -77,7 +77,7 @@ class Easel:
 
     def _begin(self, orders: list[ImageRequest], steps: int) -> list[DenoisingState]:
         sampler = LinearScheduler.of(self._backbone.new_scheduler(), steps)
-        return begin(self._backbone, self._reader, orders, sampler, (self._side, self._side))
+        return begin(self._backbone, self._prompt_cache, orders, sampler, (self._side, self._side))
 
 
 def measure(easel: Easel, seeds: int, images: list[int]) -> list[dict[str, Any]]:

@@ -16,12 +16,13 @@ def load_backbone(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Backbone:
-    """Load a frozen model from a folder in the diffusers layout, "miniature", or by hub id.
+    """Load a frozen model from a folder in the diffusers layout, by its name or by its hub id.
 
     dtype is that of denoiser and autoencoder, and of the layers of text encoders if it is bfloat16;
-    their vocabularies and learned rows stay float32.
+    their embedding tables and learned rows stay float32.
 
-    Raises: ModelLoadError if the weights are missing, damaged or of an unsupported family.
+    Raises:
+        ModelLoadError: The weights are missing, damaged or of an unsupported family.
     """
     checkpoint = open_checkpoint(weights)
     family = import_module(FAMILIES[checkpoint.pipeline])

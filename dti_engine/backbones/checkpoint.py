@@ -1,7 +1,7 @@
-"""A folder of weights in the diffusers layout: `model_index.json` and one folder per part.
+"""A model's folder in the diffusers layout: `model_index.json` and one folder per part.
 
-Parts are read one by one, so a checkpoint needs only those that its family uses. Only safetensors
-are read: a pickle can run code.
+Parts are read one by one, so a folder needs only those that its family uses. Only safetensors files
+are read, since a pickle can run code.
 """
 
 import json
@@ -22,10 +22,10 @@ from dti_engine.errors import ModelLoadError
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
 
-# A short name or hub id; a revision is a tag, a commit or a branch, which may have slashes.
+# A short name or hub id; a revision is a tag, a commit or a branch, which may contain slashes.
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
-# Beside the parts that the engine reads, a repository may hold 60 GB more: the same weights in one
-# file, in half precision and for other programs, older parts, and those that no family uses.
+# Only these parts are downloaded: a repository may hold 60 GB more, such as the same weights in one
+# file, in half precision or for other programs, and parts that no family uses.
 _HUB_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "unet")
 _INDEX = "model_index.json"
 _HUB_FILES = [_INDEX, "scheduler/*.json"] + [
@@ -43,7 +43,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """An opened folder; `index` is its model_index.json: classes of the pipeline and the parts."""
+    """A model's folder; `index` is its model_index.json, with the classes of pipeline and parts."""
 
     name: str
     folder: Path
@@ -51,15 +51,23 @@ class ModelFolder:
 
     @property
     def pipeline(self) -> str:
-        """Class name of the diffusers pipeline that the weights belong to."""
+        """Return the class name of the diffusers pipeline that the weights belong to."""
         return str(self.index.get("_class_name"))
 
     def config(self, part: str) -> dict[str, Any]:
-        """What the part's config.json says. Raises: ModelLoadError if it cannot be read."""
+        """Return the part's config.json.
+
+        Raises:
+            ModelLoadError: It cannot be read.
+        """
         return self.read(part, lambda folder: json.loads((folder / "config.json").read_text()))
 
     def read(self, part: str, reader: Callable[[Path], T]) -> T:
-        """What `reader` makes of the part's folder. Raises: ModelLoadError if it cannot."""
+        """Return the result of calling `reader` with the part's folder.
+
+        Raises:
+            ModelLoadError: The folder is missing, or `reader` fails.
+        """
         folder = self.folder / part
         if not folder.is_dir():
             raise ModelLoadError(
@@ -82,10 +90,11 @@ class ModelFolder:
         dtype: torch.dtype | None,
         **options: Any,
     ) -> ModelT:
-        """A part as this class, in evaluation mode and without gradients; dtype None: as stored.
+        """Return a part as an instance of this class, frozen; dtype None: as stored.
 
-        Raises: ModelLoadError if it is missing, of another class, damaged or incomplete, or if
-            memory runs out.
+        Raises:
+            ModelLoadError: It is missing, of another class, damaged or incomplete, or memory runs
+                out.
         """
         _, found = self.index.get(part) or (None, None)
         if found != model_class.__name__:
@@ -101,7 +110,7 @@ class ModelFolder:
         model, report = self.read(
             part, lambda folder: from_pretrained(folder, output_loading_info=True, **options)
         )
-        # Both libraries fill what is missing with random numbers, and only log that they did.
+        # Both libraries initialise missing weights at random, and only log it.
         if missing := sorted(report["missing_keys"]):
             raise ModelLoadError(
                 f"part {part!r} of checkpoint {self.name!r} lacks {len(missing)} weights, such as "
@@ -114,27 +123,29 @@ class ModelFolder:
                 raise
             raise ModelLoadError(
                 f"memory runs out on {device} while {part!r} of {self.name!r} is loaded; "
-                "`dti models` says how much models take"
+                "`dti models` lists how much memory models need"
             ) from cause
 
 
 def open_checkpoint(weights: str | Path) -> ModelFolder:
-    """Find weights by folder, short name or hub id; what is on the hub is downloaded once.
+    """Open a model by folder, short name or hub id; models of the hub are downloaded once.
 
-    A short name is "miniature" or one of the catalogue. It goes before a folder of the same name,
-    which is written as a path: "./sdxl". Hub ids and short names of the hub may end in "@revision".
+    A short name is "miniature" or one of the catalogue. It has priority over a folder of the same
+    name, which can be given as a path, "./sdxl". Hub ids and short names may end in "@revision".
 
-    Raises: ModelLoadError if there are none, they are not in the diffusers layout, or of a
-        family that is not supported.
+    Raises:
+        ModelLoadError: There is no such model, it is not in the diffusers layout, or its family is
+            not supported.
     """
     name, folder = _locate(weights)
     return ModelFolder(name, folder, _read_index(str(weights), folder))
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
-    """Of the largest weight in a part's files: configurations may state another.
+    """Return the dtype of the largest weight in a part's files; its config may state another.
 
-    Raises: OSError if there are no files.
+    Raises:
+        OSError: There are no weight files.
     """
     sizes: list[tuple[int, str]] = []
     for path in folder.glob("*.safetensors"):
@@ -148,9 +159,7 @@ def _stored_dtype(folder: Path) -> torch.dtype:
 
 
 def _variant(folder: Path) -> str | None:
-    """The variant of a part whose weights are there in files of one alone; None: there are plain
-    ones, or none.
-    """
+    """Return the variant of a part's weight files if all have one, else None."""
     variants = {_VARIANT.search(path.name) for path in folder.glob("*.safetensors")}
     names = {found["name"] if found else None for found in variants}
     return None if None in names else min(filter(None, names), default=None)
@@ -172,7 +181,7 @@ def _read_index(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _locate(weights: str | Path) -> tuple[str, Path]:
-    """The name by which users know the weights, and their folder."""
+    """Return the name by which users know the model, and its folder."""
     if weights == "miniature":
         if not MINIATURE.is_dir():
             raise ModelLoadError(
@@ -196,18 +205,18 @@ def _locate(weights: str | Path) -> tuple[str, Path]:
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
-    # What cannot be used is refused by its index, before gigabytes are on their way.
+    # The index is checked first, so that an unsupported model costs no download of gigabytes.
     _read_index(hub_id, _fetch(hub_id, revision, [_INDEX]))
     folder = _fetch(hub_id, revision, _HUB_FILES)
     if any(folder.glob("*/*.safetensors")):
         return folder
-    return _fetch(hub_id, revision, _HUB_FILES, ignored=[])  # there are variants alone
+    return _fetch(hub_id, revision, _HUB_FILES, ignored=[])  # there are only variants
 
 
 def _fetch(
     hub_id: str, revision: str | None, files: list[str], *, ignored: list[str] = _HUB_IGNORED
 ) -> Path:
-    import huggingface_hub  # of no use where weights are local
+    import huggingface_hub  # not needed where weights are local
 
     try:
         snapshot = huggingface_hub.snapshot_download(
@@ -237,9 +246,12 @@ def _remedy(hub_id: str) -> str:
 
 
 def require_rows(name: str, tokenizer: Sized, table: Tensor) -> None:
-    """Raises: ModelLoadError if a text encoder's table has no row for a token of its tokenizer.
+    """Check that a text encoder's table has a row for every token of its tokenizer.
 
-    More rows are no fault: tables are padded to round sizes.
+    More rows are valid: tables are padded to round sizes.
+
+    Raises:
+        ModelLoadError: It has fewer rows.
     """
     if len(tokenizer) > len(table):
         raise ModelLoadError(

@@ -1,4 +1,4 @@
-"""A CLIP text encoder that takes learned rows as an argument, for families that read with it."""
+"""A CLIP text encoder that takes learned rows as an argument."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from dti_engine.text.inputs import EncoderInput, inject
 
 
 class ClipTextEncoder:
-    """One CLIP model and its tokenizer, which no call changes. Implements `TextEncoder`.
+    """A `TextEncoder` of one CLIP model and its tokenizer, neither of which is ever modified.
 
-    The model is run by its own modules, because its `forward` takes only ids. Without learned rows
-    the results are those of `forward`, bit for bit. Embeddings are added up in the dtype of their
-    table, and results have it too, whatever the layers compute in.
+    The modules of the model are called one by one, because its `forward` takes only ids. Without
+    learned rows the results are those of `forward`, bit for bit. Embeddings are summed in the dtype
+    of their table, and results have that dtype too, whatever dtype the layers compute in.
     """
 
     def __init__(
@@ -27,11 +27,12 @@ class ClipTextEncoder:
         model: CLIPTextModel | CLIPTextModelWithProjection,
         tokenizer: CLIPTokenizer,
     ) -> None:
-        """The model must attend by "sdpa", to which the causal mask is left.
+        """Wrap a model whose attention is "sdpa", which applies the causal mask itself.
 
-        Raises: ModelLoadError if the tokenizer knows more tokens than the model.
+        Raises:
+            ModelLoadError: The tokenizer has more tokens than the model.
         """
-        # Nested in transformers 4, and in the class with a projection.
+        # Nested in transformers 4, and in the class with a projection in every version.
         self._model: Any = getattr(model, "text_model", model)
         self._projection: Any = getattr(model, "text_projection", None)
         self._tokenizer: Any = tokenizer
@@ -49,24 +50,24 @@ class ClipTextEncoder:
 
     @property
     def positions(self) -> Tensor:
-        """(max_length, d) position embeddings, detached."""
+        """Return the position embeddings (max_length, d), detached."""
         return self._model.embeddings.position_embedding.weight.detach()
 
     @property
     def layers(self) -> Sequence[CLIPEncoderLayer]:
-        """To be watched at work."""
+        """Return the layers, so that hooks can record their outputs."""
         return list(self._model.encoder.layers)
 
     @property
     def summary_dim(self) -> int | None:
-        """Length of the summaries of `penultimate_and_summaries`; None without a projection."""
+        """Return the dimension of the pooled summaries, or None without a projection."""
         return None if self._projection is None else self._projection.out_features
 
     def vocabulary(self) -> Tensor:
         return self._table.detach()[: self._num_words]
 
     def words(self) -> list[str]:
-        """Whole words as they are; a piece that something must follow ends in "-"."""
+        """Return the vocabulary for people; a piece that cannot end a word ends in "-"."""
         pieces: list[str] = self._tokenizer.convert_ids_to_tokens(list(range(self._num_words)))
         whole = ("</w>", "|>")
         return [p.removesuffix("</w>") if p.endswith(whole) else f"{p}-" for p in pieces]
@@ -92,11 +93,11 @@ class ClipTextEncoder:
         return [self._begin, *ids[: self.max_length - 2], self._end]
 
     def padded_length(self, longest: int) -> int:
-        """All positions: the padding is read like words, and models were trained with it."""
+        """Return all positions: models attend to padding, and were trained with it."""
         return self.max_length
 
     def hidden_states(self, prompts: EncoderInput, rows: Tensor) -> Tensor:
-        """Last hidden states after the final layer norm; differentiable in rows.
+        """Return the last hidden states after the final layer norm; differentiable in rows.
 
         Shapes: prompts (B, S), rows (R, d) -> (B, S, d).
         """
@@ -104,7 +105,7 @@ class ClipTextEncoder:
         return self._model.final_layer_norm(hidden).to(self._table.dtype)
 
     def penultimate(self, prompts: EncoderInput, rows: Tensor) -> Tensor:
-        """Hidden states before the last layer, without layer norm; differentiable in rows.
+        """Return the states before the last layer, without layer norm; differentiable in rows.
 
         Shapes: as `hidden_states`.
         """
@@ -118,7 +119,8 @@ class ClipTextEncoder:
         layers = self._model.encoder.layers
         hidden = self._through(self._embedded(prompts, rows), layers[:-1])
         last = self._model.final_layer_norm(self._through(hidden, layers[-1:]))
-        # A product, not an index: the backward pass of an index adds up in no certain order.
+        # A product with a mask, not an index: on CUDA the backward pass of an index adds up in an
+        # undefined order, and training must be deterministic.
         at_summary = (
             torch.arange(last.shape[1], device=last.device) == prompts.pooled_index[:, None]
         )
@@ -145,10 +147,13 @@ def load_clip(
     dtype: torch.dtype,
     model_class: type[CLIPTextModel] | type[CLIPTextModelWithProjection] = CLIPTextModel,
 ) -> ClipTextEncoder:
-    """Embeddings are in float32 always, as learned rows stand among them; layers in bfloat16 if
-    dtype is that, else in float32: some CLIP models overflow in float16.
+    """Load a CLIP model and its tokenizer.
 
-    Raises: ModelLoadError if a part is missing, damaged or does not fit.
+    Embeddings are always float32, since learned rows are injected among them. Layers are bfloat16
+    if dtype is, else float32, since some CLIP models overflow in float16.
+
+    Raises:
+        ModelLoadError: A part is missing, damaged or does not fit.
     """
     options: dict[str, Any] = {"device": device, "dtype": torch.float32}
     model: Any = checkpoint.model(model_class, part, attn_implementation="sdpa", **options)

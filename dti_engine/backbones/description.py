@@ -1,4 +1,4 @@
-"""What a checkpoint's configurations say of it, before any weights are read or even there."""
+"""The description of a model from its configuration files, without its weights."""
 
 import json
 import math
@@ -16,25 +16,26 @@ if TYPE_CHECKING:
 _DENOISERS = ("unet", "transformer")
 _TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 _AUTOENCODER = "vae"
-# What a scheduler's prediction type is called in `objectives`.
+# A scheduler's prediction type -> its name in `objectives`.
 _OBJECTIVES = {"epsilon": "noise", "v_prediction": "velocity", "flow_prediction": "flow"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPart:
-    """One model of a checkpoint; `name` is that of its folder."""
+    """One part of a model, such as its UNet; `name` is its folder's."""
 
     name: str
-    library: str  # that has the class
+    library: str  # of the class
     class_name: str
     parameters: int
-    table: int  # of these, how many are rows of a text encoder's words
-    published_bytes: int  # of its weights in their files, in the dtype that these are in
+    table: int  # of these, the parameters of a text encoder's embedding table
+    published_bytes: int  # of its weight files, in their own dtype
 
     @property
     def device_bytes(self) -> int:
-        """Of its weights when loaded on a GPU, at most: words and autoencoder are float32 (of the
-        latter, what encodes), all else is bfloat16.
+        """Return an upper bound of the bytes of its weights on a GPU.
+
+        Embedding tables and the autoencoder's encoder are float32, everything else is bfloat16.
         """
         single = self.parameters if self.name == _AUTOENCODER else self.table
         return 2 * (self.parameters - single) + 4 * single
@@ -42,15 +43,15 @@ class ModelPart:
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """A checkpoint as its configurations describe it."""
+    """A model as its configuration files describe it."""
 
-    name: str  # that `--model` takes
+    name: str  # as `--model` takes it
     hub_id: str | None  # None: not on the hub
-    former_ids: tuple[str, ...]  # under which the same weights were published before
-    folder: Path  # of the configurations
-    image_size: int  # pixels of the side that it was trained at
+    former_ids: tuple[str, ...]  # former hub ids of the same weights
+    folder: Path  # of the configuration files
+    image_size: int  # side in pixels that it was trained at
     objective: str  # as `objectives` names it
-    text_dims: Mapping[str, int]  # of each text encoder's words
+    text_dims: Mapping[str, int]  # text encoder -> dimension of its embeddings
     parts: tuple[ModelPart, ...]
 
     @property
@@ -74,16 +75,20 @@ class ModelDescription:
         return sum(part.published_bytes for part in self.parts)
 
     def part(self, name: str) -> ModelPart:
-        """Raises: KeyError if the model has no such part."""
+        """Return a part by its name.
+
+        Raises:
+            KeyError: The model has no such part.
+        """
         return {part.name: part for part in self.parts}[name]
 
     def configuration(self, part: str) -> dict[str, Any]:
-        """The part's config.json."""
+        """Return the part's config.json."""
         return _read(self.folder / part / "config.json")
 
     def on_meta(self, part: str) -> "nn.Module":
-        """The part as its real class, in float32 on torch's meta device: shapes and no memory."""
-        import torch  # takes a second, which a list of names must not
+        """Return the part as its real class, in float32 on the meta device, without memory."""
+        import torch  # takes a second, and `dti models` must be fast
 
         found = self.part(part)
         model_class = getattr(import_module(found.library), found.class_name)
@@ -104,9 +109,10 @@ def describe(
     former_ids: tuple[str, ...] = (),
     half: tuple[str, ...] = (),
 ) -> ModelDescription:
-    """What a folder of configurations says of a model whose parts have so many parameters.
+    """Return the description of a model by its folder of configuration files.
 
-    half: parts whose files are in a dtype of 16 bits; the others' are in float32.
+    parameters: part -> number of its parameters. half: parts whose files are in a 16-bit dtype; the
+    others are in float32.
     """
     index = _read(folder / "model_index.json")
     configs = {part: _read(folder / part / "config.json") for part in parameters}
@@ -139,7 +145,7 @@ def describe(
 
 
 def stored_parameters(folder: Path) -> dict[str, int]:
-    """Part -> numbers in its .safetensors files, of which only the headers are read."""
+    """Return part -> number of parameters in its .safetensors files; only headers are read."""
     counts: dict[str, int] = {}
     for path in sorted(folder.glob("*/*.safetensors")):
         with safe_open(path, "numpy") as tensors:

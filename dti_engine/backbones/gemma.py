@@ -1,16 +1,12 @@
-"""Gemma 2 as a text encoder that takes learned rows as an argument, for families that read with it.
+"""A Gemma 2 text encoder that takes learned rows as an argument, with a cached prefix.
 
-Gemma looks back only, so the begin of all prompts, and an instruction that some have before them,
-are read once, when the model is loaded (`prefix`). Padding changes nothing before it, hence batches
-are no longer than they must be.
+Attention in a decoder is causal, so a prefix has the same states whatever follows it. The keys and
+values of the prefix of all prompts (the begin token, and an instruction that some prompts have) are
+therefore computed once, when the model is loaded. For the same reason padding at the end changes no
+state before it, and batches are only as long as their longest prompt.
 
-Shapes: B samples, S positions, R rows of a batch, d coordinates of an embedding.
-
-The layers of Gemma 2, and keys and values of what stands before every prompt, read once.
-
-A decoder looks back only, so that a prefix has the same states whatever comes behind it.
-
-Shapes: B samples, S positions, P positions of the prefix, K = P + S of keys, d coordinates.
+Shapes: B samples, S positions, P positions of the prefix, K = P + S positions of keys, R rows of a
+batch, d coordinates of an embedding.
 """
 
 from collections.abc import Mapping
@@ -27,16 +23,18 @@ from dti_engine.text.inputs import EncoderInput, inject
 
 
 class PrefixedDecoder:
-    """Reads inputs behind the prefix, or behind its first position alone, both in one batch.
+    """Runs inputs after the whole prefix, or after its first position alone, mixed in one batch.
 
-    `first` is the last hidden state of the prefix's first position, (1, 1, d): that of all samples,
-    as it sees nothing but itself. The layers are run by themselves, because the model's `forward`
-    takes neither masks for such a mixture nor a cache that is only read.
+    `first` is the last hidden state of the prefix's first position, (1, 1, d), the same for all
+    samples, as that position attends to itself only. The layers are called one by one, because the
+    model's `forward` takes neither the masks of such a mixture nor a read-only cache.
     """
 
     def __init__(self, model: Gemma2Model, prefix: Tensor) -> None:
-        """prefix: (1, P, d), embedded. The model lies on the device where it will stay, and attends
-        by "eager": in some versions of transformers, "sdpa" leaves out the cap on logits.
+        """Compute the keys and values of the embedded prefix, (1, P, d).
+
+        The model must be on its final device, and its attention must be "eager": in some versions
+        of transformers, "sdpa" omits the cap on logits.
         """
         self._model: Any = model
         self._length = prefix.shape[1]
@@ -49,9 +47,9 @@ class PrefixedDecoder:
         self._stored = _Stored(recording.layers)
 
     def states(self, embedded: Tensor, whole: Tensor) -> Tensor:
-        """Last hidden states of inputs (B, S, d) after the final norm; differentiable in them.
+        """Return the last hidden states of inputs (B, S, d) after the final norm; differentiable.
 
-        whole: (B,) bool, whether all of the prefix stands before a sample, or its first position.
+        whole: (B,) bool, whether a sample follows the whole prefix, or only its first position.
         """
         size, length = embedded.shape[:2]
         device = embedded.device
@@ -65,7 +63,7 @@ class PrefixedDecoder:
         return self._through(embedded, positions, masks, self._stored)
 
     def _masks(self, queries: Tensor, keys: Tensor, visible: Tensor) -> Mapping[str, Tensor]:
-        """Kind of layer -> (B, 1, S, K), added to the logits of attention.
+        """Return kind of layer -> mask (B, 1, S, K), added to the attention logits.
 
         Shapes: positions of queries (B, S) and keys (B, K), visible (B, K) bool.
         """
@@ -100,12 +98,12 @@ class PrefixedDecoder:
         return self._model.norm(hidden)
 
 
-# What layers take for a cache is anything with this method, by which they add keys and values,
-# (B, heads, S, d of a head) each, and get those that they shall attend to.
+# A layer accepts as its cache any object with `update`, which takes the new keys and values, each
+# (B, heads, S, d of a head), and returns those to attend to.
 
 
 class _Recording:
-    """Keeps those of every layer."""
+    """A cache that records the keys and values of every layer."""
 
     def __init__(self) -> None:
         self.layers: list[tuple[Tensor, Tensor]] = []
@@ -116,7 +114,7 @@ class _Recording:
 
 
 class _Stored:
-    """Puts stored ones, of one sample, before those of every sample, and keeps nothing."""
+    """A read-only cache: puts stored keys and values before those of each sample."""
 
     def __init__(self, layers: list[tuple[Tensor, Tensor]]) -> None:
         self._layers = tuple(layers)
@@ -128,25 +126,26 @@ class _Stored:
         return torch.cat([before_keys, keys], dim=2), torch.cat([before_values, values], dim=2)
 
 
-_MAX_LENGTH = 300  # diffusers, SanaPipeline: begin included
-_LENGTH_STEP = 32  # few different shapes, for allocators and compiled kernels
+_MAX_LENGTH = 300  # of diffusers' SanaPipeline, begin token included
+_LENGTH_STEP = 32  # for few distinct shapes, which helps allocators and compiled kernels
 
 
 class GemmaTextEncoder:
-    """One Gemma model and its tokenizer, which no call changes. Implements `TextEncoder`.
+    """A `TextEncoder` of one Gemma model and its tokenizer, neither of which is ever modified.
 
-    Text is read in lower case. Embeddings are added up in the dtype of their table, and results
-    have it too, whatever the layers compute in.
+    Text is lower-cased. Embeddings are in the dtype of their table, and results have that dtype
+    too, whatever dtype the layers compute in.
     """
 
     def __init__(
         self, name: str, model: Gemma2Model, tokenizer: GemmaTokenizer, instruction: str = " "
     ) -> None:
-        """The model is as `PrefixedDecoder` wants it.
+        """Wrap a model that fulfils the conditions of `PrefixedDecoder`.
 
-        instruction: ends in a blank, which the first word of a prompt takes along.
+        instruction: ends in a blank, which is tokenized with the first word of the prompt.
 
-        Raises: ModelLoadError if the tokenizer knows more tokens than the model.
+        Raises:
+            ModelLoadError: The tokenizer has more tokens than the model.
         """
         self._model: Any = model
         self._tokenizer: Any = tokenizer
@@ -158,7 +157,7 @@ class GemmaTextEncoder:
         self.max_length = _MAX_LENGTH
         self.stand_in_id: int = self._tokenizer.bos_token_id
         self.pad_id: int = self._tokenizer.pad_token_id
-        # Where a module would apply it has changed between versions of transformers.
+        # Applied here, as its place in the modules differs between versions of transformers.
         self._scale: float = self.dim**0.5
         added = self._tokenizer.added_tokens_decoder.items()
         self._marks = {number for number, token in added if token.special}
@@ -172,7 +171,7 @@ class GemmaTextEncoder:
         return self._table.detach()[: self._num_words]
 
     def words(self) -> list[str]:
-        """Whole words and beginnings as they are; a piece that goes on begins with "-"."""
+        """Return the vocabulary for people; a piece that cannot begin a word begins with "-"."""
         pieces: list[str] = self._tokenizer.convert_ids_to_tokens(list(range(self._num_words)))
         return [
             piece if piece.startswith("<") else piece[1:] if piece.startswith("▁") else f"-{piece}"
@@ -195,18 +194,17 @@ class GemmaTextEncoder:
         return self.hidden_states(prompt, self._table[:0])[0, 1:]
 
     def wrap_ids(self, ids: list[int]) -> list[int]:
-        """Begin and ids: there is no end."""
+        """Return the begin token and the ids; Gemma has no end token here."""
         return [self.stand_in_id, *ids[: self.max_length - 1]]
 
     def padded_length(self, longest: int) -> int:
-        """A multiple of 32, or 300: the denoiser does not look at padding."""
+        """Return a multiple of 32, at most 300: the denoiser masks padding."""
         return min(self.max_length, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
 
     def hidden_states(self, prompts: EncoderInput, rows: Tensor) -> Tensor:
-        """Last hidden states after the final norm; differentiable in rows.
+        """Return the last hidden states after the final norm; differentiable in rows.
 
-        Of the instruction, where it stands before the prompt, there are no states. Those of padding
-        mean nothing.
+        There are no states for an instruction before the prompt; those of padding have no meaning.
 
         Shapes: prompts (B, S), rows (R, d) -> (B, S, d).
         """
@@ -232,13 +230,16 @@ def load_gemma(
     dtype: torch.dtype,
     instruction: str,
 ) -> GemmaTextEncoder:
-    """Embeddings are in float32 always, as learned rows stand among them; layers in bfloat16 if
-    dtype is that, else in float32: Gemma 2 overflows in float16.
+    """Load a Gemma 2 model and its tokenizer.
 
-    Raises: ModelLoadError if a part is missing, damaged or does not fit.
+    Embeddings are always float32, since learned rows are injected among them. Layers are bfloat16
+    if dtype is, else float32, since Gemma 2 overflows in float16.
+
+    Raises:
+        ModelLoadError: A part is missing, damaged or does not fit.
     """
     cpu = torch.device("cpu")
-    # As stored, since all of it in float32 takes 10 GB, of which 6 are not needed.
+    # Loaded as stored: all of it in float32 would take 10 GB, of which 6 are not needed.
     model: Any = checkpoint.model(
         Gemma2Model, part, device=cpu, dtype=None, attn_implementation="eager"
     )
@@ -246,12 +247,12 @@ def load_gemma(
     for module in (model.layers, model.norm):
         module.to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
     tokenizer = checkpoint.read(tokenizer_part, _read_tokenizer)
-    # Not by its part: other programs take rows of a "text_encoder" for those of a CLIP.
+    # Not named by its part, since other programs take rows of a "text_encoder" for those of a CLIP.
     return GemmaTextEncoder("gemma", model.to(device), tokenizer, instruction)
 
 
 def _read_tokenizer(folder: Path) -> GemmaTokenizer:
-    # Without it, transformers makes one of a few marks, or asks for packages to convert another.
+    # Without it, transformers builds a nearly empty tokenizer, or asks for conversion packages.
     if not (folder / "tokenizer.json").is_file():
         raise OSError("it has no tokenizer.json")
     return GemmaTokenizer.from_pretrained(folder)

@@ -1,8 +1,8 @@
-"""What the engine asks of a diffusion model; each model family keeps these promises in one file.
+"""The interface of a diffusion model to the engine; each model family implements it in one module.
 
-Every parameter is frozen and in evaluation mode; the only gradient that ever flows goes to learned
-rows. The calls hold no state: whatever a result depends on is in the arguments. `recompute` may be
-set at any time; it trades time for memory, and changes no result. `compile` changes rounding only.
+Every parameter is frozen and in evaluation mode; gradients flow to learned rows only. The calls
+hold no state: everything a result depends on is an argument. `recompute` may be set at any time; it
+trades time for memory and changes no result. `compile` changes rounding only.
 
 Shapes: B samples, S positions, D text features, C x h x w latents, H x W pixels.
 """
@@ -31,10 +31,10 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What prompts become for the denoiser.
+    """Encoded prompts, as the denoiser takes them.
 
     hidden: (B, S, D). pooled: (B, P) summary of each prompt, or None. mask: (B, S), 1 where hidden
-    counts, or None. micro_conditioning: (B, 6), see `crops.MicroConditioning`, or None.
+    is valid, or None. micro_conditioning: (B, 6), see `crops.MicroConditioning`, or None.
     """
 
     hidden: Tensor
@@ -54,12 +54,12 @@ class Latents:
     std: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Latents mean + std * noise; noise: (B, C, h, w) standard normal."""
+        """Return mean + std * noise; noise: (B, C, h, w) standard normal."""
         return self.mean + self.std * noise
 
 
 class DiffusersScheduler(Protocol):
-    """The part of a diffusers scheduler that generation uses. It has state: one per run."""
+    """The part of a diffusers scheduler that generation uses; it has state, so one per run."""
 
     timesteps: Tensor
     init_noise_sigma: float
@@ -73,7 +73,7 @@ class DiffusersScheduler(Protocol):
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool
     ) -> tuple[Tensor, ...]:
-        """With return_dict False; the first item is the sample one step less noisy."""
+        """Return a tuple (return_dict is False) whose first item is the sample of the next step."""
         ...
 
 
@@ -81,60 +81,64 @@ class Backbone(Protocol):
     """A frozen text-to-image diffusion model."""
 
     name: str  # the hub id, the folder's name, or "miniature": never a path
-    fingerprint: str  # of the text encoders; says which weights a token belongs to
+    fingerprint: str  # of the text encoders; identifies the weights that a token belongs to
     text_encoders: Mapping[str, TextEncoder]
     pools: bool  # whether the denoiser takes a summary of each prompt: `Conditioning.pooled`
     objective: Objective
     device: torch.device
-    dtype: torch.dtype  # that the denoiser computes in
-    image_size: int  # pixels of the side that the model was trained at
-    recompute: bool  # compute activations again in the backward pass, instead of keeping them
+    dtype: torch.dtype  # of the denoiser's computation
+    image_size: int  # side in pixels that the model was trained at
+    recompute: bool  # activation checkpointing: recompute them in the backward pass
 
     def encode_images(self, pixels: Tensor) -> Latents:
-        """pixels (B, 3, H, W) in [-1, 1]. No gradient."""
+        """Return the latents of pixels (B, 3, H, W) in [-1, 1]. No gradient."""
         ...
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, 3, H, W) fp32 in [-1, 1]. No gradient."""
+        """Decode (B, C, h, w) to pixels (B, 3, H, W), fp32 in [-1, 1]. No gradient."""
         ...
 
     def encode_prompts(
         self, prompts: PromptBatch, rows: Rows, micro_conditioning: Tensor | None = None
     ) -> Conditioning:
-        """Read prompts with learned rows in place, in training and in serving alike.
+        """Encode prompts with learned rows injected, in training and in generation alike.
 
         micro_conditioning: (B, 6), see `crops.MicroConditioning`, for models that take it; None
-            means a whole image of the model's own size.
+        means a whole image of the model's own size.
 
-        Differentiable in rows. The inputs may lie on any device.
+        Differentiable in rows. The inputs may be on any device.
         """
         ...
 
     def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """Raw output of the model, to be compared with `objective.target`.
+        """Return the raw output of the model, which `objective.target` is the target of.
 
         Shapes: noisy (B, C, h, w), timesteps (B,) -> (B, C, h, w) fp32.
         """
         ...
 
     def compile(self) -> None:
-        """Have the denoiser compiled when it is next called, and for every new shape: minutes."""
+        """Compile the denoiser at its next call, and again for every new shape, in minutes each."""
         ...
 
     def new_scheduler(self) -> DiffusersScheduler:
-        """A fresh deterministic sampler for one run of generation."""
+        """Return a fresh deterministic scheduler for one run of generation."""
         ...
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(C, h, w) of an image of this size. Raises: ConfigurationError if it does not fit."""
+        """Return the latent shape (C, h, w) of an image of this size in pixels.
+
+        Raises:
+            ConfigurationError: The size does not fit the model.
+        """
         ...
 
 
 def fingerprint(encoders: Mapping[str, TextEncoder]) -> str:
-    """sha256, in hexadecimal, over names, shapes and values of the embedding tables.
+    """Return the SHA-256, in hexadecimal, over names, shapes and values of the embedding tables.
 
-    Values are taken in half precision: copies of a checkpoint in single and in half precision then
-    agree.
+    Values are hashed in half precision, so that copies of a model in single and in half precision
+    have the same fingerprint.
     """
     digest = hashlib.sha256()
     for name in sorted(encoders):

@@ -1,7 +1,7 @@
-"""What a denoiser learns to predict: noise, velocity or flow, behind one loss call.
+"""Training objectives: noise, velocity or flow matching, behind one loss call.
 
 With latents x, noise eps and a uniform u in [0, 1), an objective chooses the timestep t, mixes
-`noisy` from x and eps, and names the `target` that the raw output of the model is compared with.
+`noisy` from x and eps, and computes the `target` of the raw output of the model.
 
 Shapes: x, eps (B, C, h, w); u, t (B,).
 """
@@ -18,13 +18,13 @@ ConditioningT = TypeVar("ConditioningT", contravariant=True)
 
 
 class Objective(Protocol):
-    """How a model was trained: what it sees at t, and what it predicts."""
+    """How a model was trained: its input at time t, and its target."""
 
     @property
     def name(self) -> str: ...
 
     def timesteps(self, u: Tensor) -> Tensor:
-        """(B,) timesteps as the model takes them; uniform u gives those of its training."""
+        """Return timesteps (B,) as the model takes them; uniform u gives those of its training."""
         ...
 
     def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor: ...
@@ -32,13 +32,15 @@ class Objective(Protocol):
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor: ...
 
     def latents(self, noisy: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
-        """What `noisy` was mixed from, if what is predicted for the target is right."""
+        """Return the latents that `noisy` was mixed from, if `predicted` equals the target."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseObjective:
-    """Predicts eps from sqrt(a_t) x + sqrt(1 - a_t) eps, with a_t = alphas_cumprod[t], (T,) fp32.
+    """Noise prediction: eps from sqrt(a_t) x + sqrt(1 - a_t) eps.
+
+    a_t = alphas_cumprod[t], (T,) fp32.
 
     Source: Ho et al. 2020, eq. 4 and 14.
     """
@@ -63,7 +65,7 @@ class NoiseObjective:
 
 @dataclass(frozen=True, eq=False)
 class VelocityObjective:
-    """Predicts sqrt(a_t) eps - sqrt(1 - a_t) x from the same mixture as `NoiseObjective`.
+    """Velocity prediction: sqrt(a_t) eps - sqrt(1 - a_t) x, from the mixture of `NoiseObjective`.
 
     Source: Salimans and Ho 2022, appendix D.
     """
@@ -89,7 +91,7 @@ class VelocityObjective:
 
 @dataclass(frozen=True)
 class FlowMatchingObjective:
-    """Predicts eps - x from (1 - s) x + s eps, where s = t / num_train_timesteps.
+    """Flow matching: eps - x from (1 - s) x + s eps, where s = t / num_train_timesteps.
 
     Source: Lipman et al. 2023, straight paths.
     """
@@ -127,10 +129,10 @@ def denoising_loss(
     conditioning: ConditioningT,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of each sample: the one loss of the engine, whatever the model predicts.
+    """Return the mean squared error of each sample, the one training loss of the engine.
 
-    weights say where errors count, with a mean of 1 in each sample (`tensors.mask_weights`). None
-    and ones give the same, bit for bit.
+    weights have a mean of 1 in each sample (`tensors.mask_weights`). None and ones give the same
+    loss, bit for bit.
 
     Shapes: latents, noise (B, C, h, w) fp32; u (B,) in [0, 1); weights (B, 1, h, w) -> (B,).
     Differentiable through conditioning.
@@ -145,10 +147,12 @@ def denoising_loss(
 
 
 def objective_from_scheduler(prediction_type: str, alphas_cumprod: Tensor) -> Objective:
-    """The objective that a checkpoint's discrete scheduler states.
+    """Return the objective that the discrete scheduler of a model states.
 
     alphas_cumprod: (T,), on the device of the model.
-    Raises: ModelLoadError if the prediction type is neither "epsilon" nor "v_prediction".
+
+    Raises:
+        ModelLoadError: The prediction type is neither "epsilon" nor "v_prediction".
     """
     if prediction_type == "epsilon":
         return NoiseObjective(alphas_cumprod.float())
@@ -161,16 +165,16 @@ def objective_from_scheduler(prediction_type: str, alphas_cumprod: Tensor) -> Ob
 
 
 def _discrete(u: Tensor, num_timesteps: int) -> Tensor:
-    """u in [0, 1) -> 0 .. num_timesteps - 1; for u < 1 the product never rounds up to the end."""
+    """Map u in [0, 1) to 0 .. num_timesteps - 1; the product never rounds up to num_timesteps."""
     return (u * num_timesteps).long()
 
 
 def _amplitudes(alphas_cumprod: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Amplitudes of signal and noise at t, each (B, 1, 1, 1)."""
+    """Return the amplitudes of signal and noise at t, each (B, 1, 1, 1)."""
     alpha = _per_sample(alphas_cumprod[t])
     return torch.sqrt(alpha), torch.sqrt(1 - alpha)
 
 
 def _per_sample(value: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1)."""
+    """Reshape (B,) to (B, 1, 1, 1)."""
     return value[:, None, None, None]

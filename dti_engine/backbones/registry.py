@@ -1,10 +1,8 @@
-"""Published models that the engine is made for, by short names.
+"""The registry of model families, and the catalogue of published models by short name.
 
-`published/` holds their configurations without weights; its README says where each comes from.
-Parameters stand here as numbers, because it takes seconds to build models and count them; the tests
-do so.
-
-Which checkpoints the engine opens: the class of their pipeline, and the module of its family.
+`published/` holds the configuration files of these models without weights; its README has the
+source of each. The numbers of parameters are constants, because building models to count them takes
+seconds; the tests do so.
 """
 
 from collections.abc import Mapping
@@ -19,7 +17,10 @@ FAMILIES: Mapping[str, str] = {
     "StableDiffusionXLPipeline": "dti_engine.backbones.sdxl",
     "SanaPipeline": "dti_engine.backbones.sana",
 }
-"""Modules are imported when they are first needed; each has a `load` function."""
+"""Class of a diffusers pipeline -> module of its family, which has a `load` function.
+
+Modules are imported by name when they are first needed, since each loads torch and diffusers.
+"""
 
 
 _PUBLISHED = Path(__file__).parent / "published"
@@ -27,7 +28,7 @@ _PUBLISHED = Path(__file__).parent / "published"
 
 @cache
 def catalogue() -> Mapping[str, ModelDescription]:
-    """Short name -> model, smallest first. No weights are read, nothing is downloaded."""
+    """Return short name -> model, smallest first; no weights are read, nothing is downloaded."""
     clip_l, open_clip_h, open_clip_g = 123_060_480, 340_387_840, 694_659_840
     kl, gemma, dc_ae = 83_653_863, 2_614_341_888, 312_250_275
     sd21 = {"text_encoder": open_clip_h, "unet": 865_910_724, "vae": kl}
@@ -78,7 +79,11 @@ def catalogue() -> Mapping[str, ModelDescription]:
 
 
 def published(name: str) -> ModelDescription:
-    """Raises: ModelLoadError if no model has this short name."""
+    """Return a published model by its short name.
+
+    Raises:
+        ModelLoadError: There is no such model.
+    """
     if name not in catalogue():
         raise ModelLoadError(
             f"there is no published model {name!r} here; known are {', '.join(catalogue())}"

@@ -1,4 +1,4 @@
-"""SANA and SANA 1.5 of every size: Gemma 2, a linear transformer, a deterministic autoencoder.
+"""SANA and SANA 1.5: Gemma 2, a linear diffusion transformer, a deterministic autoencoder.
 
 Source: Xie et al. 2024 (SANA), 2025 (SANA 1.5); diffusers, SanaPipeline.
 """
@@ -27,10 +27,10 @@ from dti_engine.text.inputs import PromptBatch, Rows
 
 
 class Sana:
-    """Implements `Backbone`. Transformer and autoencoder compute in the dtype they were loaded in.
+    """A `Backbone` of the SANA family; its parts compute in the dtype they were loaded in.
 
-    A prompt may have the instruction of diffusers' pipeline before it (`prompts.Reading`), which
-    asks the text encoder to think of details.
+    A prompt may have the instruction of diffusers' pipeline before it (`PromptEncoding`), which
+    asks the text encoder to add details.
     """
 
     pools = False
@@ -43,9 +43,12 @@ class Sana:
         vae: AutoencoderDC,
         shift: float,
     ) -> None:
-        """Parts are frozen and on one device. shift: that of sampling, see `draws`.
+        """Build the model of frozen parts on one device.
 
-        Raises: ModelLoadError if the parts do not fit, or the transformer is a distilled one.
+        shift: of the sampling times, as in `training.batch.draw_samples`.
+
+        Raises:
+            ModelLoadError: The parts do not fit, or the transformer is distilled.
         """
         _require_fit(text_encoder, transformer, vae)
         self._text_encoder = text_encoder
@@ -68,8 +71,8 @@ class Sana:
         return self._transformer.is_gradient_checkpointing
 
     @recompute.setter
-    def recompute(self, wanted: bool) -> None:
-        if wanted:
+    def recompute(self, enabled: bool) -> None:
+        if enabled:
             self._transformer.enable_gradient_checkpointing()
         else:
             self._transformer.disable_gradient_checkpointing()
@@ -107,7 +110,7 @@ class Sana:
         return output.sample.float()
 
     def new_scheduler(self) -> DiffusersScheduler:
-        """Euler's method with the shift of the checkpoint's scheduler, of whatever class."""
+        """Return Euler's method with the shift of the model's own scheduler."""
         return cast(DiffusersScheduler, _Euler(shift=self._shift))
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -122,7 +125,7 @@ class Sana:
 
 
 class _Euler(FlowMatchEulerDiscreteScheduler):
-    """With what other schedulers have, and flow matching has no use for."""
+    """Euler's method with the no-op members of `DiffusersScheduler` that flow matching lacks."""
 
     init_noise_sigma = 1.0
 
@@ -131,11 +134,15 @@ class _Euler(FlowMatchEulerDiscreteScheduler):
 
 
 def load(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype) -> Sana:
-    """Raises: ModelLoadError if a part is missing, damaged or does not fit."""
-    # The other way of loading needs accelerate, which is not a dependency.
+    """Load the model from its folder.
+
+    Raises:
+        ModelLoadError: A part is missing, damaged or does not fit.
+    """
+    # low_cpu_mem_usage would need accelerate, which is not a dependency.
     options: dict[str, Any] = {"device": device, "low_cpu_mem_usage": False}
-    # A subject's images are encoded once, and learned from in every step: in float32 always. In
-    # float16, decoding would overflow.
+    # The encoder stays float32, since a subject's images are encoded once and used in every step.
+    # The decoder does too unless dtype is bfloat16, as it overflows in float16.
     vae: Any = checkpoint.model(AutoencoderDC, "vae", dtype=torch.float32, **options)
     if dtype == torch.bfloat16:
         vae.decoder.to(dtype)
@@ -156,15 +163,16 @@ def load(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype) -
 
 
 def instruction() -> str:
-    """What diffusers' pipeline puts before a prompt unless told otherwise; ends in a blank."""
+    """Return the default instruction of diffusers' pipeline before a prompt; it ends in a blank."""
     stated = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"]
     return "\n".join(stated.default)
 
 
 def _read_shift(checkpoint: ModelFolder) -> float:
-    """How far times of sampling lean to noise, which schedulers name in two ways.
+    """Return the shift of sampling times towards noise, which schedulers name in two ways.
 
-    Raises: ModelLoadError if the scheduler is missing, states none, or is not for flows.
+    Raises:
+        ModelLoadError: The scheduler is missing, states no shift, or is not for flow matching.
     """
     stated: Any = checkpoint.read("scheduler", FlowMatchEulerDiscreteScheduler.load_config)
     shift = stated.get("flow_shift", stated.get("shift"))
@@ -191,10 +199,10 @@ def _require_fit(
     if len(set(channels)) > 1:
         raise ModelLoadError(
             f"the transformer takes {channels[0]} channels and makes {channels[1]}, the "
-            f"autoencoder has {channels[2]}; the parts are of different checkpoints"
+            f"autoencoder has {channels[2]}; the parts are of different models"
         )
     if config["caption_channels"] != encoder.dim:
         raise ModelLoadError(
             f"the transformer reads text of dimension {config['caption_channels']}, "
-            f"{encoder.name} makes {encoder.dim}; the parts are of different checkpoints"
+            f"{encoder.name} makes {encoder.dim}; the parts are of different models"
         )

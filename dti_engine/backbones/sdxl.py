@@ -1,7 +1,9 @@
-"""Stable Diffusion XL, base: two CLIP encoders, a summary of the prompt, and sizes, into a UNet.
+"""Stable Diffusion XL base: a UNet with two CLIP encoders, pooled text and micro-conditioning.
 
-Both encoders are read before their last layer, side by side; the second one also sums up the
-prompt. Source: Podell et al. 2023, sections 2.1 and 2.2; diffusers, StableDiffusionXLPipeline.
+The hidden states of both encoders before their last layer are concatenated; the second encoder also
+gives the pooled summary of the prompt.
+
+Source: Podell et al. 2023, sections 2.1 and 2.2; diffusers, StableDiffusionXLPipeline.
 """
 
 from collections.abc import Mapping
@@ -29,7 +31,7 @@ _EMPTY_LENGTH = 2  # begin and end
 
 
 class StableDiffusionXL(UNetBackbone):
-    """Implements `Backbone`."""
+    """A `Backbone` of the Stable Diffusion XL family."""
 
     pools = True
 
@@ -43,10 +45,13 @@ class StableDiffusionXL(UNetBackbone):
         *,
         empty_is_zero: bool,
     ) -> None:
-        """empty_is_zero: an empty prompt becomes zeros, as captions left out in training did;
-        diffusers does so for a negative prompt of None, and reads an empty text like any other.
+        """Build the model of its parts, as `UNetBackbone`.
 
-        Raises: ModelLoadError as `UNetBackbone`, or if this is no base model of SDXL.
+        empty_is_zero: an empty prompt is encoded as zeros, as dropped captions were in training;
+        diffusers does so for a negative prompt of None, and encodes an empty text normally.
+
+        Raises:
+            ModelLoadError: As `UNetBackbone`, or this is not a base model of SDXL.
         """
         named = {encoder.name: encoder for encoder in text_encoders}
         super().__init__(name, named, unet, vae, scheduler_config)
@@ -78,7 +83,7 @@ class StableDiffusionXL(UNetBackbone):
 
     def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.pooled is not None
-        # Sizes stay float32 until they are sines: bfloat16 would round 3025 px to 3024.
+        # Sizes stay float32 until the sinusoidal embedding: bfloat16 would round 3025 px to 3024.
         added = {
             "text_embeds": conditioning.pooled.to(self.dtype),
             "time_ids": conditioning.micro_conditioning,
@@ -89,7 +94,11 @@ class StableDiffusionXL(UNetBackbone):
 
 
 def load(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype) -> StableDiffusionXL:
-    """Raises: ModelLoadError if a part is missing, damaged or does not fit."""
+    """Load the model from its folder.
+
+    Raises:
+        ModelLoadError: A part is missing, damaged or does not fit.
+    """
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     return StableDiffusionXL(
         checkpoint.name,
@@ -117,7 +126,7 @@ def _require_base(
     if first.words() != second.words():
         raise ModelLoadError(
             f"the tokenizers of {first.name!r} and {second.name!r} have different vocabularies; "
-            "those of Stable Diffusion XL are the same, so one of them is of another checkpoint"
+            "those of Stable Diffusion XL are the same, so one of them is of another model"
         )
     summary = second.summary_dim
     taken = unet.config.get("projection_class_embeddings_input_dim")
@@ -126,6 +135,6 @@ def _require_base(
     )
     if unet.config.get("addition_embed_type") != "text_time" or taken != made:
         raise ModelLoadError(
-            f"the UNet takes {taken} numbers beside the text, a summary of {summary} and six sizes "
-            f"make {made}; refiners are not supported, use the base model of Stable Diffusion XL"
+            f"the UNet takes {taken} values beside the text, a summary of {summary} and six sizes "
+            f"give {made}; refiners are not supported, use the base model of Stable Diffusion XL"
         )

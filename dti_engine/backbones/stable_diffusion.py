@@ -1,4 +1,4 @@
-"""Stable Diffusion 1 and 2, and whatever has the same parts: CLIP, a UNet, a KL autoencoder."""
+"""Stable Diffusion 1 and 2, and all models of the same parts: CLIP, a UNet, a KL autoencoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ from dti_engine.text.inputs import PromptBatch, Rows
 
 
 class StableDiffusion(UNetBackbone):
-    """Implements `Backbone`."""
+    """A `Backbone` of the Stable Diffusion 1 and 2 family."""
 
     pools = False
 
@@ -32,7 +32,7 @@ class StableDiffusion(UNetBackbone):
         vae: AutoencoderKL,
         scheduler_config: Mapping[str, Any],
     ) -> None:
-        """Arguments and errors as of `UNetBackbone`."""
+        """Arguments and errors are those of `UNetBackbone`."""
         super().__init__(name, {text_encoder.name: text_encoder}, unet, vae, scheduler_config)
         self._text_encoder = text_encoder
 
@@ -49,7 +49,11 @@ class StableDiffusion(UNetBackbone):
 
 
 def load(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
-    """Raises: ModelLoadError if a part is missing, damaged or does not fit."""
+    """Load the model from its folder.
+
+    Raises:
+        ModelLoadError: A part is missing, damaged or does not fit.
+    """
     return StableDiffusion(
         checkpoint.name,
         load_clip(checkpoint, "text_encoder", "tokenizer", device=device, dtype=dtype),

@@ -1,7 +1,4 @@
-"""What the families with a UNet and a KL autoencoder share: Stable Diffusion 1, 2 and XL.
-
-Denoisers compiled for every shape that they meet.
-"""
+"""The common part of the families with a UNet and a KL autoencoder: Stable Diffusion 1, 2, XL."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -17,28 +14,29 @@ from dti_engine.backbones.objectives import Objective, objective_from_scheduler
 from dti_engine.errors import ConfigurationError, ModelLoadError
 from dti_engine.text.encoder import TextEncoder
 
-_MOST_SHAPES = 64  # of slots, images at once and lengths of prompts, in training and generating
+_MAX_SHAPES = 64  # numbers of slots and images, and prompt lengths, in training and generation
 
 
 def compile_in_place(denoiser: nn.Module) -> None:
-    """Have it compiled when it is called with a shape for the first time: minutes, each time.
+    """Compile a denoiser at its first call with each shape; each compilation takes minutes.
 
-    torch gives up after 8 shapes, for the whole process, and goes on without any compiled code.
+    By default torch gives up after 8 shapes and falls back to uncompiled code for the whole
+    process, hence the higher limit.
     """
-    import torch._dynamo.config as dynamo  # takes a second
+    import torch._dynamo.config as dynamo  # takes a second, so only where it is needed
 
     limits: Any = dynamo
-    limits.recompile_limit = max(limits.recompile_limit, _MOST_SHAPES)
+    limits.recompile_limit = max(limits.recompile_limit, _MAX_SHAPES)
     denoiser.compile(dynamic=False)
 
 
-# Fused attention is made for long sequences. On a CPU and few positions, plain products are faster,
-# the backward pass most of all; on many, they would need too much memory.
-_SMALL_LATENTS = 32
+# Fused attention is optimised for long sequences. On a CPU with few positions, plain products are
+# faster, most of all in the backward pass; with many positions they need too much memory.
+_SMALL_LATENTS = 32  # cells along the side
 
 
 class UNetBackbone:
-    """All of `Backbone` but reading prompts and denoising, which its subclasses add.
+    """The base of a `Backbone` with a UNet; subclasses add `encode_prompts` and `denoise`.
 
     UNet and autoencoder compute in the dtype that they were loaded in.
     """
@@ -51,9 +49,10 @@ class UNetBackbone:
         vae: AutoencoderKL,
         scheduler_config: Mapping[str, Any],
     ) -> None:
-        """Parts are frozen and on one device; scheduler_config is that of any diffusers scheduler.
+        """Build the model of frozen parts on one device, and the config of any diffusers scheduler.
 
-        Raises: ModelLoadError if the parts do not fit, or the objective is not supported.
+        Raises:
+            ModelLoadError: The parts do not fit, or the objective is not supported.
         """
         _require_fit(text_encoders, unet, vae)
         self._unet: Any = unet  # diffusers' annotations do not describe what its models return
@@ -78,8 +77,8 @@ class UNetBackbone:
         return self._unet.is_gradient_checkpointing
 
     @recompute.setter
-    def recompute(self, wanted: bool) -> None:
-        if wanted:
+    def recompute(self, enabled: bool) -> None:
+        if enabled:
             self._unet.enable_gradient_checkpointing()
         else:
             self._unet.disable_gradient_checkpointing()
@@ -99,7 +98,7 @@ class UNetBackbone:
         return self._vae.decode(unscaled.to(_dtype(self._vae.decoder))).sample.float()
 
     def new_scheduler(self) -> DiffusersScheduler:
-        """DDIM with the betas, spacing and offset of the checkpoint's scheduler, of any class."""
+        """Return DDIM with the betas, spacing and offset of the model's own scheduler."""
         return cast(DiffusersScheduler, DDIMScheduler.from_config(self._scheduler_config))
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -115,8 +114,12 @@ class UNetBackbone:
 def load_unet(
     checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype
 ) -> UNet2DConditionModel:
-    """Raises: ModelLoadError if it is missing or damaged."""
-    # The other way of loading needs accelerate, which is not a dependency.
+    """Load the UNet.
+
+    Raises:
+        ModelLoadError: It is missing or damaged.
+    """
+    # low_cpu_mem_usage would need accelerate, which is not a dependency.
     unet = checkpoint.model(
         UNet2DConditionModel, "unet", device=device, dtype=dtype, low_cpu_mem_usage=False
     )
@@ -129,10 +132,13 @@ def load_unet(
 def load_autoencoder(
     checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype
 ) -> AutoencoderKL:
-    """It encodes in float32, as a subject's images are encoded once and learned from in every
-    step; it decodes in dtype, or in float32 where it says that it overflows in float16.
+    """Load the autoencoder, whose two halves may have different dtypes.
 
-    Raises: ModelLoadError if it is missing or damaged.
+    It encodes in float32, since a subject's images are encoded once and used in every step. It
+    decodes in dtype, or in float32 where its config states that it overflows in float16.
+
+    Raises:
+        ModelLoadError: It is missing or damaged.
     """
     vae: Any = checkpoint.model(
         AutoencoderKL, "vae", device=device, dtype=torch.float32, low_cpu_mem_usage=False
@@ -145,9 +151,13 @@ def load_autoencoder(
 
 
 def load_scheduler_config(checkpoint: ModelFolder) -> dict[str, Any]:
-    """Raises: ModelLoadError if it is missing or damaged."""
+    """Load the config of the scheduler.
+
+    Raises:
+        ModelLoadError: It is missing or damaged.
+    """
     stated = cast(dict[str, Any], checkpoint.read("scheduler", DDIMScheduler.load_config))
-    # DDIM clips to [-1, 1] unless told otherwise, as it was made for pixels: latents go beyond.
+    # By default DDIM clips to [-1, 1], as it was made for pixels, but latents exceed that range.
     return {"clip_sample": False, **stated}
 
 
@@ -156,7 +166,7 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
 
 def _order_channels(model: nn.Module, device: torch.device) -> None:
-    """Tensor cores take convolutions with channels last, and would have them turned each time."""
+    """Store convolutions with channels last, as tensor cores take them, to save a copy per call."""
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -168,11 +178,11 @@ def _require_fit(
     if channels != latent_channels:
         raise ModelLoadError(
             f"the UNet takes {channels} channels, the autoencoder makes {latent_channels}; "
-            "inpainting and depth models are not supported, use a text-to-image checkpoint"
+            "inpainting and depth models are not supported, use a text-to-image model"
         )
     made = sum(encoder.dim for encoder in encoders.values())
     if unet.config["cross_attention_dim"] != made:
         raise ModelLoadError(
             f"the UNet reads text of dimension {unet.config['cross_attention_dim']}, the text "
-            f"encoders {', '.join(encoders)} make {made}; the parts are of different checkpoints"
+            f"encoders {', '.join(encoders)} give {made}; the parts are of different models"
         )

@@ -120,7 +120,7 @@ class ImageEvaluator:
             requests,
             steps=steps,
             batch_size=self._batch_size,
-            reader=self._prompt_cache,
+            prompt_cache=self._prompt_cache,
         )
         settings: list[dict[str, Any]] = []
         for image, request in zip(batch, requests, strict=True):

@@ -1,1 +1,1 @@
-"""generation."""
+"""Image generation: prompts with learned tokens to images, in shared batches."""

@@ -1,11 +1,11 @@
-"""Images in the making: each at a step of its own, any of them in one call of the model.
+"""Denoising for continuous batching: each image at its own step, all in one call of the model.
 
-So an image can join others that are under way and leave them when it is done. What it becomes
-depends on its request, its steps and its size alone; which others are in a call, and where each of
-them is, changes nothing. How many they are changes the shape of the call, and so rounding only.
+An image can therefore join a running batch and leave it when it is finished. The result depends on
+its request, number of steps and size alone; which other images share a call, and their steps,
+change nothing. Their number changes the shape of the call, and so rounding only.
 
-Shapes: B images, M >= B rows of a call (one for each image, and one more for each that is
-guided), C x h x w latents.
+Shapes: B images, M >= B rows of a call (one per image, and one more per guided image),
+C x h x w latents.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,20 +23,20 @@ from dti_engine.generation.scheduler import LinearScheduler
 from dti_engine.images.crops import MicroConditioning
 from dti_engine.text.tokens import LearnedToken
 
-_PREVIEW_CELLS = 32  # latents of a preview's longer side, at most
+_PREVIEW_CELLS = 32  # latents along a preview's longer side, at most
 _PREVIEW_PX = 256
 
-# An autoencoder needs far more memory per pixel than a denoiser, and gains nothing by many.
+# Of one decoder call: it needs far more memory per pixel than a denoiser, and batches gain nothing.
 _MAX_DECODED_PX = 4 * 1024**2
 
 
 @dataclass(frozen=True, eq=False)
 class ImageRequest:
-    """One image: a prompt, and the tokens that its placeholders stand for.
+    """A request for one image: a prompt, and the tokens bound to its placeholders.
 
-    A seed draws the same noise on every device. guidance 1 means none, and the negative prompt then
-    has no effect. instruction: whether a model that has one puts its own instruction before the
-    prompt, as its authors do; the negative prompt never has it.
+    A seed draws the same noise on every device. guidance 1 means no guidance, and the negative
+    prompt then has no effect. instruction: whether a model that has an instruction of its own puts
+    it before the prompt, as its authors do; the negative prompt never gets it.
     """
 
     prompt: str
@@ -53,69 +53,72 @@ class ImageRequest:
 
 @dataclass(eq=False)
 class DenoisingState:
-    """One image in the making."""
+    """The state of one image between denoising steps."""
 
     request: ImageRequest
-    sampler: LinearScheduler
+    scheduler: LinearScheduler
     size: tuple[int, int]
     """Height and width in pixels."""
     latents: Tensor
     """(C, h, w) fp32."""
-    prompted: Conditioning
-    opposed: Conditioning | None
+    conditioning: Conditioning
+    negative: Conditioning | None
     """Of the negative prompt; None: not guided. Both are batches of one."""
-    done: int = 0
-    """Steps."""
+    steps_done: int = 0
 
     @property
     def finished(self) -> bool:
-        return self.done == len(self.sampler)
+        return self.steps_done == len(self.scheduler)
 
 
 @torch.inference_mode()
 def begin(
     backbone: Backbone,
-    reader: PromptCache,
+    prompt_cache: PromptCache,
     requests: Sequence[ImageRequest],
-    sampler: LinearScheduler,
+    scheduler: LinearScheduler,
     size: tuple[int, int],
 ) -> list[DenoisingState]:
-    """Read the prompts and draw the noise. size: height and width in pixels.
+    """Encode the prompts and draw the initial noise. size: height and width in pixels.
 
-    Raises: as `prompts.bind`; ConfigurationError for the size.
+    Raises:
+        TokenError: As `prompts.bind`.
+        ArtifactMismatchError: As `prompts.bind`.
+        ConfigurationError: The size does not fit the model.
     """
     guided = [request for request in requests if request.guided]
-    wordings = [PromptKey.of(r.prompt, r.tokens, instruction=r.instruction) for r in requests]
-    wordings += [PromptKey.of(request.negative_prompt, request.tokens) for request in guided]
+    keys = [PromptKey.of(r.prompt, r.tokens, instruction=r.instruction) for r in requests]
+    keys += [PromptKey.of(request.negative_prompt, request.tokens) for request in guided]
     micro_conditioning = torch.tensor(
         [MicroConditioning.whole(*size)], dtype=torch.float32, device=backbone.device
     )
-    read = [
-        replace(each, micro_conditioning=micro_conditioning) for each in reader.read_each(wordings)
+    encoded = [
+        replace(each, micro_conditioning=micro_conditioning)
+        for each in prompt_cache.encode_each(keys)
     ]
-    opposed = dict(zip(guided, read[len(requests) :], strict=True))
+    negative = dict(zip(guided, encoded[len(requests) :], strict=True))
     shape = backbone.latent_shape(*size)
     return [
         DenoisingState(
             request,
-            sampler,
+            scheduler,
             size,
-            _noise(shape, request.seed).to(backbone.device) * sampler.spread,
-            prompted,
-            opposed.get(request),
+            _noise(shape, request.seed).to(backbone.device) * scheduler.initial_sigma,
+            conditioning,
+            negative.get(request),
         )
-        for request, prompted in zip(requests, read[: len(requests)], strict=True)
+        for request, conditioning in zip(requests, encoded[: len(requests)], strict=True)
     ]
 
 
 def _noise(shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Drawn on the CPU and for one image alone, so that neither device nor neighbours matter."""
+    """Draw noise on the CPU, for one image alone, so that device and neighbours change nothing."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a step has seen and heard, from which it can be told what an image will look like."""
+    """The inputs and outputs of one step, from which the final images can be predicted."""
 
     backbone: Backbone
     noisy: Tensor
@@ -123,85 +126,95 @@ class Prediction:
     times: Tensor
 
     def latents(self, rows: Sequence[int]) -> Tensor:
-        """(len(rows), C, h, w): where those images seem to be heading."""
+        """Return the predicted final latents of some images of the batch, (len(rows), C, h, w)."""
         index = torch.tensor(list(rows), device=self.noisy.device)
         noisy, output, times = (each[index] for each in (self.noisy, self.output, self.times))
         return self.backbone.objective.latents(noisy, output, times)
 
 
 @dataclass(frozen=True, eq=False)
-class _Call:
-    """Which images are in a call, and how they lie in its rows: (M,) and (B,) indices."""
+class _CallLayout:
+    """The layout of a batch in the rows of a call.
+
+    image: (M,) index of each row's image. negative: (B,) row of each image's negative prompt.
+    """
 
     batch: tuple[DenoisingState, ...]
     conditioning: Conditioning
     image: Tensor
-    opposed: Tensor
+    negative: Tensor
     guidance: Tensor
 
 
 class Denoiser:
-    """Takes images of one size a step further, all in one call of the model."""
+    """Takes images of one size one step further, all in one call of the model."""
 
     def __init__(self, backbone: Backbone, shapes: Sequence[int] = ()) -> None:
-        """shapes: how many rows a call may have, rising: one of fewer gets rows that are thrown
-        away. For models that are compiled, which is done for each shape; () allows any.
+        """Create a denoiser whose calls have only the numbers of rows in `shapes`, ascending.
+
+        A smaller call is padded with rows that are discarded. This is for compiled models, which
+        compile once per shape; () allows any number.
         """
         self._backbone = backbone
         self._shapes = shapes
-        self._call: _Call | None = None
+        self._layout: _CallLayout | None = None
 
     @torch.inference_mode()
     def step(self, batch: Sequence[DenoisingState]) -> Prediction:
-        """One step of each. Nothing of them has changed if it raises.
+        """Take one step of each image; if it raises, no image has changed.
 
         Source: classifier-free guidance, Ho and Salimans 2022, eq. 6 with w = guidance - 1.
         """
-        call = self._prepare(tuple(batch))
-        moves = [each.sampler.moves[each.done] for each in batch]
+        layout = self._layout_of(tuple(batch))
+        steps = [each.scheduler.steps[each.steps_done] for each in batch]
         device = self._backbone.device
-        numbers = torch.tensor([move[1:] for move in moves], dtype=torch.float32).to(device)
-        scale, keep, add = numbers[:, :, None, None, None].unbind(dim=1)
-        times = batch[0].sampler.times(moves).to(device)
+        coefficients = torch.tensor([step[1:] for step in steps], dtype=torch.float32).to(device)
+        scale, keep, add = coefficients[:, :, None, None, None].unbind(dim=1)
+        times = batch[0].scheduler.times(steps).to(device)
         latents = torch.stack([each.latents for each in batch])
         noisy = scale * latents
-        output = self._backbone.denoise(noisy[call.image], times[call.image], call.conditioning)
-        # Whoever is not guided is their own opposite; `lerp` gives exactly `prompted` there.
-        output = torch.lerp(output[call.opposed], output[: len(batch)], call.guidance)
-        for each, moved in zip(batch, (keep * latents + add * output).unbind(), strict=True):
-            each.latents = moved
-            each.done += 1
+        output = self._backbone.denoise(
+            noisy[layout.image], times[layout.image], layout.conditioning
+        )
+        # The negative row of an unguided image is its own row, and there `lerp` returns exactly the
+        # conditional output, bit for bit.
+        output = torch.lerp(output[layout.negative], output[: len(batch)], layout.guidance)
+        for each, updated in zip(batch, (keep * latents + add * output).unbind(), strict=True):
+            each.latents = updated
+            each.steps_done += 1
         return Prediction(self._backbone, noisy, output, times)
 
-    def _prepare(self, batch: tuple[DenoisingState, ...]) -> _Call:
-        """The same as last time while nobody joins or leaves."""
-        if self._call is None or self._call.batch != batch:
-            self._call = _lay_out(batch, self._backbone.device, self._shapes)
-        return self._call
+    def _layout_of(self, batch: tuple[DenoisingState, ...]) -> _CallLayout:
+        """Return the layout of a batch, cached while no image joins or leaves."""
+        if self._layout is None or self._layout.batch != batch:
+            self._layout = _lay_out(batch, self._backbone.device, self._shapes)
+        return self._layout
 
 
 def _lay_out(
     batch: tuple[DenoisingState, ...], device: torch.device, shapes: Sequence[int]
-) -> _Call:
-    guided = [i for i, each in enumerate(batch) if each.opposed]
+) -> _CallLayout:
+    guided = [i for i, each in enumerate(batch) if each.negative]
     image_rows = [*range(len(batch)), *guided]
-    parts = [each.prompted for each in batch] + [each.opposed for each in batch if each.opposed]
-    spare = next((shape for shape in shapes if shape >= len(parts)), len(parts)) - len(parts)
-    opposed = list(range(len(batch)))
+    parts = [each.conditioning for each in batch] + [
+        each.negative for each in batch if each.negative
+    ]
+    num_padding = next((shape for shape in shapes if shape >= len(parts)), len(parts)) - len(parts)
+    negative = list(range(len(batch)))
     for row, i in enumerate(guided, len(batch)):
-        opposed[i] = row
-    return _Call(
+        negative[i] = row
+    return _CallLayout(
         batch,
-        join([*parts, *parts[:1] * spare]),
-        torch.tensor([*image_rows, *image_rows[:1] * spare], device=device),
-        torch.tensor(opposed, device=device),
+        join([*parts, *parts[:1] * num_padding]),
+        torch.tensor([*image_rows, *image_rows[:1] * num_padding], device=device),
+        torch.tensor(negative, device=device),
         torch.tensor([[[[float(each.request.guidance)]]] for each in batch]).to(device),
     )
 
 
 @torch.inference_mode()
 def decode(backbone: Backbone, batch: Sequence[DenoisingState]) -> Iterator[Tensor]:
-    """Pixels (3, H, W) in [-1, 1] of each, all of one size, decoded a few at a time."""
+    """Yield pixels (3, H, W) in [-1, 1] of each image, all of one size, decoded a few at a time."""
     if batch:
         height, width = batch[0].size
         at_once = max(1, _MAX_DECODED_PX // (height * width))
@@ -212,8 +225,12 @@ def decode(backbone: Backbone, batch: Sequence[DenoisingState]) -> Iterator[Tens
 
 @torch.inference_mode()
 def preview(prediction: Prediction, rows: Sequence[int]) -> list[Image.Image]:
-    """Small rough images of where those are heading: latents are averaged over squares of at
-    least 2 x 2, so that decoding costs a quarter at most. Raises: GenerationFailedError.
+    """Return small rough previews of the final images in `rows`.
+
+    Latents are averaged over squares of at least 2 x 2, so that decoding costs a quarter at most.
+
+    Raises:
+        GenerationFailedError: As `to_image`.
     """
     latents = prediction.latents(rows)
     square = max(2, max(latents.shape[-2:]) // _PREVIEW_CELLS)
@@ -225,7 +242,11 @@ def preview(prediction: Prediction, rows: Sequence[int]) -> list[Image.Image]:
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1], clipped to it. Raises: GenerationFailedError if they are not finite."""
+    """Return pixels (3, H, W), clipped to [-1, 1], as an image.
+
+    Raises:
+        GenerationFailedError: A pixel is not finite.
+    """
     if not bool(pixels.isfinite().all()):
         raise GenerationFailedError(
             "the model made no image but NaN or infinity; run it in float32 or bfloat16, since "

@@ -1,10 +1,10 @@
-"""Prompts and learned tokens to images, many in one batch, whoever's tokens they are.
+"""The generation pipeline: prompts and learned tokens to images, in batches across subjects.
 
-A blend is a `LearnedToken` like any other, made by `blends.slerp_tokens` or `blends.mean_tokens`.
+A blend is a `LearnedToken` like any other (`tokens.slerp_tokens`, `tokens.mean_tokens`).
 
-What an image depends on: its request, the number of steps and the size. Which requests share its
-batch, and in what order, changes nothing; how many there are, and whether any is guided, changes
-the batch's shape, and so rounding only.
+An image depends on its request, the number of steps and the size. Which requests share its batch,
+and in what order, changes nothing; their number, and how many are guided, change the shape of the
+batch, and so rounding only.
 """
 
 import io
@@ -43,9 +43,9 @@ __all__ = [
     "save_image",
 ]
 
-_MAX_STEPS = 999  # of the 1000 that models are trained at; some schedulers leave out the first
+_MAX_STEPS = 999  # models are trained at 1000; some schedulers leave out the first
 _NUM_SEEDS = 2**32  # torch's CPU generator ignores higher bits
-_SETTINGS = "dti"  # the text chunk of a saved image
+_SETTINGS = "dti"  # name of the PNG text chunk with the settings
 
 _GENERATED = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -66,20 +66,22 @@ def generate(
     batch_size: int = 8,
     height: int | None = None,
     width: int | None = None,
-    reader: PromptCache | None = None,
+    prompt_cache: PromptCache | None = None,
     on_image: Callable[[int, Image.Image], None] = lambda index, image: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Image.Image]:
-    """One image per request, in their order; height and width in pixels, the model's own if None.
+    """Return one image per request, in order; height and width in pixels, None: the model's own.
 
-    A reader of this backbone remembers prompts from call to call; None: from batch to batch.
+    prompt_cache: keeps encoded prompts between calls; None: only between the batches of this call.
 
     on_image gets the index and the image as soon as its batch is done; on_step the number of
-    denoising steps done and to do, over all batches.
+    denoising steps done and in total, over all batches.
 
-    Raises: ConfigurationError, TokenError or ArtifactMismatchError, with its index, for the first
-        bad request, before anything is computed; ConfigurationError for size, steps, batch_size;
-        GenerationFailedError if the model overflows, or memory runs out.
+    Raises:
+        ConfigurationError: Size, steps, batch size or a request is invalid; nothing was computed.
+        TokenError: A request's prompt is invalid; nothing was computed.
+        ArtifactMismatchError: A request's token does not fit the model; nothing was computed.
+        GenerationFailedError: The model overflows, or memory runs out.
     """
     if not 1 <= steps <= _MAX_STEPS or batch_size < 1:
         raise ConfigurationError(
@@ -88,21 +90,21 @@ def generate(
         )
     height = backbone.image_size if height is None else height
     width = backbone.image_size if width is None else width
-    backbone.latent_shape(height, width)  # refuses a size that does not fit
+    backbone.latent_shape(height, width)  # raises for a size that does not fit
     for index, request in enumerate(requests):
         try:
             require_generation(request, backbone)
         except DTIError as error:
             raise type(error)(f"request {index}: {error}") from error
-    reader = PromptCache(backbone) if reader is None else reader
-    sampler = LinearScheduler.of(backbone.new_scheduler(), steps)
+    prompt_cache = PromptCache(backbone) if prompt_cache is None else prompt_cache
+    scheduler = LinearScheduler.of(backbone.new_scheduler(), steps)
     denoiser = Denoiser(backbone)
     done = itertools.count(1)
     images: list[Image.Image] = []
     try:
         for start in range(0, len(requests), batch_size):
             batch = requests[start : start + batch_size]
-            states = begin(backbone, reader, batch, sampler, (height, width))
+            states = begin(backbone, prompt_cache, batch, scheduler, (height, width))
             for _ in range(steps):
                 denoiser.step(states)
                 on_step(next(done), steps * -(-len(requests) // batch_size))
@@ -127,9 +129,12 @@ def _finish(pixels: Tensor, index: int) -> Image.Image:
 
 
 def require_generation(request: ImageRequest, backbone: Backbone) -> None:
-    """Refuse now what would fail later. Spelling the prompts is cheap: no model runs.
+    """Check a request without running the model; tokenizing the prompts is cheap.
 
-    Raises: ConfigurationError, TokenError, ArtifactMismatchError.
+    Raises:
+        ConfigurationError: Seed or guidance is out of range.
+        TokenError: As `prompts.bind`.
+        ArtifactMismatchError: As `prompts.bind`.
     """
     if not 0 <= request.seed < _NUM_SEEDS:
         raise ConfigurationError(f"seed must lie in 0 .. {_NUM_SEEDS - 1}, got {request.seed}")
@@ -160,8 +165,7 @@ def image_settings(
 
 
 def encode_image(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
-    """A PNG that carries its settings as JSON, so that an image says how it was made; and, as
-    programs that show images know it, that it was made by a model.
+    """Return a PNG with its settings as JSON, and with the standard mark of a generated image.
 
     Source of the mark: IPTC, Digital Source Type vocabulary, in XMP.
     """
@@ -174,7 +178,11 @@ def encode_image(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
 
 
 def save_image(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the PNG of `encode_image`. Raises: OutputError if it cannot be written."""
+    """Write the PNG of `encode_image`.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_image(image, settings))
@@ -183,7 +191,11 @@ def save_image(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> N
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that `save_image` wrote. Raises: ArtifactFormatError if there are none."""
+    """Return the settings that `save_image` wrote.
+
+    Raises:
+        ArtifactFormatError: There are none.
+    """
     try:
         with Image.open(path) as image:
             return json.loads(image.info[_SETTINGS])

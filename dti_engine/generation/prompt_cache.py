@@ -1,4 +1,4 @@
-"""Prompts read for generating: each once, in batches of one shape, the latest kept."""
+"""The prompt cache: encodes prompts for generation once, in batches of one shape; LRU."""
 
 import threading
 from collections import OrderedDict, deque
@@ -20,7 +20,7 @@ _NONE: Mapping[str, LearnedToken] = {}
 
 @dataclass(frozen=True)
 class PromptKey:
-    """A prompt with all that decides how it is read. Equal ones are read once."""
+    """A prompt with everything that decides its encoding; equal keys are encoded once."""
 
     prompt: str
     tokens: tuple[tuple[str, LearnedToken], ...] = ()  # those it mentions, in order of binding
@@ -30,90 +30,91 @@ class PromptKey:
     def of(
         cls, prompt: str, tokens: Mapping[str, LearnedToken] = _NONE, *, instruction: bool = False
     ) -> Self:
-        """tokens may hold others than those that the prompt mentions."""
+        """Return the key of a prompt; tokens that it does not mention are left out."""
         mentioned = tuple(each for each in tokens.items() if each[0] in prompt)
         return cls(prompt, mentioned, instruction)
 
 
-_Key: TypeAlias = tuple[str, tuple[tuple[str, "ref[LearnedToken]"], ...], bool]
-"""A wording that keeps none of its tokens alive."""
+_WeakKey: TypeAlias = tuple[str, tuple[tuple[str, "ref[LearnedToken]"], ...], bool]
+"""A `PromptKey` with weak references, so that the cache keeps no token alive."""
 
 
-class _PromptEncodings:
-    """What wordings were read as, the last used at the end.
+class _EncodingLRU:
+    """An LRU cache of encodings, bounded by their number. Thread-safe.
 
-    A reading goes as soon as one of its tokens is nobody's any more: it could not be asked for
-    again, and of a token that was deleted nothing is to stay. Tokens go in any thread, in the midst
-    of anything, so what has gone is noted, and swept out by whoever has the lock next.
+    An entry is dropped as soon as one of its tokens is garbage collected: it cannot be requested
+    again, and nothing derived from a deleted token may stay. Garbage collection happens in any
+    thread at any point, possibly while that thread holds the lock. The callback of a weak reference
+    therefore only queues the token, and the next owner of the lock drops its entries.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._kept = OrderedDict[_Key, Conditioning]()
-        self._with = dict["ref[LearnedToken]", set[_Key]]()
-        self._gone = deque["ref[LearnedToken]"]()
+        self._entries = OrderedDict[_WeakKey, Conditioning]()
+        self._keys_of = dict["ref[LearnedToken]", set[_WeakKey]]()
+        self._collected = deque["ref[LearnedToken]"]()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
-    def get(self, wording: PromptKey) -> Conditioning | None:
-        return self._kept.get(_key(wording))
+    def get(self, key: PromptKey) -> Conditioning | None:
+        return self._entries.get(_weak(key))
 
-    def put(self, wording: PromptKey, reading: Conditioning) -> None:
-        """Keep it as the last used, in place of what has not been used for longest."""
-        key = _key(wording)
+    def put(self, key: PromptKey, encoding: Conditioning) -> None:
+        """Insert or refresh an entry, and evict the least recently used beyond the capacity."""
+        weak_key = _weak(key)
         with self._lock:
-            self._kept[key] = reading
-            self._kept.move_to_end(key)
-            for _, token in wording.tokens:
-                self._with.setdefault(ref(token, self._lose), set()).add(key)
-            while len(self._kept) > self._capacity:
-                self._drop(next(iter(self._kept)))
+            self._entries[weak_key] = encoding
+            self._entries.move_to_end(weak_key)
+            for _, token in key.tokens:
+                self._keys_of.setdefault(ref(token, self._on_collected), set()).add(weak_key)
+            while len(self._entries) > self._capacity:
+                self._drop(next(iter(self._entries)))
         self._sweep()
 
-    def _lose(self, token: "ref[LearnedToken]") -> None:
-        self._gone.append(token)
+    def _on_collected(self, token: "ref[LearnedToken]") -> None:
+        self._collected.append(token)
         self._sweep()
 
     def _sweep(self) -> None:
-        # Never waits: this thread may be the one that has the lock.
-        while self._gone and self._lock.acquire(blocking=False):
+        # Never blocks: this thread may already hold the lock, and would wait for itself. The loop
+        # repeats since a token may be queued between the last check and the release.
+        while self._collected and self._lock.acquire(blocking=False):
             try:
-                while self._gone:
-                    for key in self._with.pop(self._gone.popleft(), set[_Key]()):
+                while self._collected:
+                    for key in self._keys_of.pop(self._collected.popleft(), set[_WeakKey]()):
                         self._drop(key)
             finally:
                 self._lock.release()
 
-    def _drop(self, key: _Key) -> None:
-        del self._kept[key]
+    def _drop(self, key: _WeakKey) -> None:
+        del self._entries[key]
         for _, token in key[1]:
-            if keys := self._with.get(token):
+            if keys := self._keys_of.get(token):
                 keys.discard(key)
                 if not keys:
-                    del self._with[token]
+                    del self._keys_of[token]
 
 
-def _key(wording: PromptKey) -> _Key:
-    tokens = tuple((name, ref(token)) for name, token in wording.tokens)
-    return wording.prompt, tokens, wording.instruction
+def _weak(key: PromptKey) -> _WeakKey:
+    tokens = tuple((name, ref(token)) for name, token in key.tokens)
+    return key.prompt, tokens, key.instruction
 
 
 @dataclass(eq=False)
 class PromptCache:
-    """Reads prompts for one backbone, and remembers the last `capacity` of them, each for as long
-    as somebody has its tokens.
+    """Encodes prompts for one backbone, with an LRU cache of the last `capacity` encodings.
 
-    Prompts are read `batch_size` at a time, blank ones added, so that what becomes of a prompt does
-    not depend on how many others were asked for, or on which were known; but for rounding, where a
-    model's batches are as long as their longest prompt.
+    Prompts are encoded `batch_size` at a time, padded with blank ones, so that the encoding of a
+    prompt does not depend on how many others are requested, or on which are cached. For models
+    whose batches are as long as their longest prompt, this holds up to rounding.
     """
 
     backbone: Backbone
     capacity: int = 256
     batch_size: int = 4
-    _known: _PromptEncodings = field(init=False)
+    _cache: _EncodingLRU = field(init=False)
 
     def __post_init__(self) -> None:
         if self.capacity < 0 or self.batch_size < 1:
@@ -121,55 +122,57 @@ class PromptCache:
                 "capacity must be >= 0 and batch_size >= 1, "
                 f"got {self.capacity} and {self.batch_size}"
             )
-        self._known = _PromptEncodings(self.capacity)
+        self._cache = _EncodingLRU(self.capacity)
 
     @torch.inference_mode()
-    def read(self, wordings: Sequence[PromptKey]) -> Conditioning:
-        """All of them as one batch: `read_each`, joined."""
-        return join(self.read_each(wordings))
+    def encode(self, keys: Sequence[PromptKey]) -> Conditioning:
+        """Return the encodings of all prompts as one batch."""
+        return join(self.encode_each(keys))
 
     @torch.inference_mode()
-    def read_each(self, wordings: Sequence[PromptKey]) -> list[Conditioning]:
-        """Return one batch of one per prompt, in the denoiser's dtype, without micro-conditioning.
+    def encode_each(self, keys: Sequence[PromptKey]) -> list[Conditioning]:
+        """Return a batch of one per prompt, in the denoiser's dtype, without micro-conditioning.
 
         They are inference tensors: no gradient can flow through them.
 
-        Raises: as `bind`.
+        Raises:
+            TokenError: As `prompts.bind`.
+            ArtifactMismatchError: As `prompts.bind`.
         """
-        wanted = dict.fromkeys(wordings)
-        known = {each: self._known.get(each) for each in wanted}
-        found = {each: reading for each, reading in known.items() if reading is not None}
-        missing = [each for each in wanted if each not in found]
+        distinct = dict.fromkeys(keys)
+        cached = {each: self._cache.get(each) for each in distinct}
+        found = {each: encoding for each, encoding in cached.items() if encoding is not None}
+        missing = [each for each in distinct if each not in found]
         for start in range(0, len(missing), self.batch_size):
             chunk = missing[start : start + self.batch_size]
-            found |= zip(chunk, self._read(chunk), strict=True)
-        for each in wanted:
-            self._known.put(each, found[each])
-        return [found[each] for each in wordings]
+            found |= zip(chunk, self._encode(chunk), strict=True)
+        for each in distinct:
+            self._cache.put(each, found[each])
+        return [found[each] for each in keys]
 
-    def _read(self, wordings: Sequence[PromptKey]) -> Iterator[Conditioning]:
-        """One batch of at most `batch_size`; each as a batch of one."""
-        blanks = [PromptKey("")] * (self.batch_size - len(wordings))
-        batch = [*wordings, *blanks]
+    def _encode(self, keys: Sequence[PromptKey]) -> Iterator[Conditioning]:
+        """Encode at most `batch_size` prompts in one call; yield each as a batch of one."""
+        blanks = [PromptKey("")] * (self.batch_size - len(keys))
+        batch = [*keys, *blanks]
         bound = bind(
             [each.prompt for each in batch],
             [dict(each.tokens) for each in batch],
             self.backbone.text_encoders,
             [each.instruction for each in batch],
         )
-        read, dtype = self.backbone.encode_prompts(*bound), self.backbone.dtype
-        for i in range(len(wordings)):
+        encoded, dtype = self.backbone.encode_prompts(*bound), self.backbone.dtype
+        for i in range(len(keys)):
             one = slice(i, i + 1)
             yield Conditioning(
-                # Copies: a view would keep all of the batch for one of it.
-                hidden=read.hidden[one].to(dtype, copy=True),
-                pooled=None if read.pooled is None else read.pooled[one].to(dtype, copy=True),
-                mask=None if read.mask is None else read.mask[one].clone(),
+                # Copies, since a view of one sample would keep the memory of the whole batch alive.
+                hidden=encoded.hidden[one].to(dtype, copy=True),
+                pooled=None if encoded.pooled is None else encoded.pooled[one].to(dtype, copy=True),
+                mask=None if encoded.mask is None else encoded.mask[one].clone(),
             )
 
 
 def join(parts: Sequence[Conditioning]) -> Conditioning:
-    """One batch of them. Those of masked models may differ in length; they are padded."""
+    """Return one batch of all parts, padded to the longest; only masked models differ in length."""
     longest = max(each.hidden.shape[1] for each in parts)
     pooled = [each.pooled for each in parts if each.pooled is not None]
     masks = [_padded(each.mask, longest) for each in parts if each.mask is not None]
@@ -185,6 +188,6 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
 
 
 def _padded(values: Tensor, length: int) -> Tensor:
-    """(1, S, ...) -> (1, length, ...), with zeros."""
+    """Pad (1, S, ...) with zeros to (1, length, ...)."""
     missing = length - values.shape[1]
     return torch.cat([values, values.new_zeros(1, missing, *values.shape[2:])], dim=1)

@@ -132,7 +132,7 @@ class RunningBatch:
         rows = [row for row, image in enumerate(images) if _is_preview_due(image)]
         previews = self._previews(prediction, rows)
         for row, image in enumerate(images):
-            image.request.callbacks.on_step(image.state.done, previews.get(row))
+            image.request.callbacks.on_step(image.state.steps_done, previews.get(row))
 
     def _previews(self, prediction: Prediction, rows: Sequence[int]) -> dict[int, Image.Image]:
         """Return previews by row, or none at all: no image fails for want of a preview."""
@@ -208,7 +208,7 @@ def _split(images: Sequence[_RunningImage], size: int) -> Iterator[Sequence[_Run
 
 
 def _is_preview_due(image: _RunningImage) -> bool:
-    interval, done = image.request.preview_interval, image.state.done
+    interval, done = image.request.preview_interval, image.state.steps_done
     return bool(interval) and done % interval == 0 and not image.state.finished
 
 

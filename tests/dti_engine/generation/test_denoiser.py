@@ -104,7 +104,7 @@ def test_only_the_guided_take_a_second_row(tiny_backbone: Backbone) -> None:
     denoiser.step(batch)
     denoiser.step(batch[1:2])
     assert spy.rows == [5, 1]
-    assert [each.done for each in batch] == [1, 2, 1]
+    assert [each.steps_done for each in batch] == [1, 2, 1]
 
 
 def test_rows_are_added_up_to_a_shape_and_thrown_away(tiny_backbone: Backbone) -> None:
@@ -130,7 +130,7 @@ def test_a_step_that_breaks_changes_nothing(tiny_backbone: Backbone) -> None:
     spy.broken = True
     with pytest.raises(RuntimeError, match="broken"):
         denoiser.step(batch)
-    assert [each.done for each in batch] == [1, 1]
+    assert [each.steps_done for each in batch] == [1, 1]
     assert all(map(torch.equal, before, [each.latents for each in batch]))
     spy.broken = False
     while not batch[0].finished:

@@ -115,12 +115,12 @@ def test_memory_that_runs_out_is_told_with_what_to_do(
         generate_images(tiny_backbone, request(), request())
 
 
-def test_a_reader_remembers_prompts_from_call_to_call(tiny_backbone: Backbone) -> None:
-    reader = PromptCache(tiny_backbone)
-    first = generate_images(tiny_backbone, request("a red dog"), reader=reader)
-    known = len(reader._known)
-    again = generate_images(tiny_backbone, request("a red dog"), reader=reader)
-    assert known == len(reader._known) == 2  # the prompt, and no negative one
+def test_a_prompt_cache_keeps_encodings_between_calls(tiny_backbone: Backbone) -> None:
+    cache = PromptCache(tiny_backbone)
+    first = generate_images(tiny_backbone, request("a red dog"), prompt_cache=cache)
+    known = len(cache._cache)
+    again = generate_images(tiny_backbone, request("a red dog"), prompt_cache=cache)
+    assert known == len(cache._cache) == 2  # the prompt, and no negative one
     assert difference(first[0], again[0]) == 0
     assert difference(first[0], generate_images(tiny_backbone, request("a red dog"))[0]) == 0
 
@@ -315,7 +315,7 @@ def test_no_requests_give_no_images(tiny_backbone: Backbone) -> None:
     [
         (request("a <max>"), TokenError, "uses <max>"),
         (request(negative_prompt="a <max>"), TokenError, "uses <max>"),
-        (request("dog " * 80 + "<rex>", tokens={"<rex>": token()}), TokenError, "cut off"),
+        (request("dog " * 80 + "<rex>", tokens={"<rex>": token()}), TokenError, "truncated"),
         (request(seed=-1), ConfigurationError, "seed .* got -1"),
         (request(seed=2**32), ConfigurationError, "seed .* got 4294967296"),
         (request(guidance=0.5), ConfigurationError, "guidance .* got 0.5"),

@@ -42,7 +42,7 @@ def token() -> LearnedToken:
 
 def test_a_prompt_is_what_the_backbone_makes_of_it(backbone: Any) -> None:
     rex, prompts = token(), ["a photo of <rex>", "a red dog"]
-    read = PromptCache(backbone).read([PromptKey.of(each, {"<rex>": rex}) for each in prompts])
+    read = PromptCache(backbone).encode([PromptKey.of(each, {"<rex>": rex}) for each in prompts])
     bound = bind(prompts, [{"<rex>": rex}] * 2, backbone.text_encoders)
     torch.testing.assert_close(
         read.hidden, backbone.encode_prompts(*bound).hidden, rtol=0, atol=1e-5
@@ -52,76 +52,76 @@ def test_a_prompt_is_what_the_backbone_makes_of_it(backbone: Any) -> None:
 
 
 def test_equal_prompts_are_read_once_and_known_ones_not_at_all(backbone: Any) -> None:
-    reader, rex = PromptCache(backbone), token()
-    wordings = [PromptKey.of("a <rex>", {"<rex>": rex}), *[PromptKey("blurry")] * 9]
-    first = reader.read(wordings)
+    cache, rex = PromptCache(backbone), token()
+    keys = [PromptKey.of("a <rex>", {"<rex>": rex}), *[PromptKey("blurry")] * 9]
+    first = cache.encode(keys)
     assert first.hidden.shape[0] == 10
     assert backbone.sizes == [4]
-    assert torch.equal(reader.read(wordings).hidden, first.hidden)
+    assert torch.equal(cache.encode(keys).hidden, first.hidden)
     assert backbone.sizes == [4]
 
 
 def test_a_token_of_the_same_name_or_another_instruction_is_another_prompt(backbone: Any) -> None:
-    reader = PromptCache(backbone)
+    cache = PromptCache(backbone)
     one, other = (PromptKey.of("a <rex>", {"<rex>": token()}) for _ in "ab")
-    read = reader.read([one, other, PromptKey("a dog"), PromptKey("a dog", instruction=True)])
+    read = cache.encode([one, other, PromptKey("a dog"), PromptKey("a dog", instruction=True)])
     assert not torch.equal(read.hidden[0], read.hidden[1])
-    assert len(reader._known) == 4
+    assert len(cache._cache) == 4
 
 
 def test_what_is_kept_of_a_batch_is_no_more_than_its_own_part(backbone: Any) -> None:
-    reader = PromptCache(backbone)
-    reader.read([PromptKey("a dog")])
-    (kept,) = reader.read_each([PromptKey("a dog")])
+    cache = PromptCache(backbone)
+    cache.encode([PromptKey("a dog")])
+    (kept,) = cache.encode_each([PromptKey("a dog")])
     assert backbone.sizes == [4]
     assert kept.hidden.untyped_storage().nbytes() == kept.hidden.nbytes
 
 
 def test_tokens_that_a_prompt_does_not_mention_do_not_count(backbone: Any) -> None:
-    wordings = [PromptKey.of("blurry", {"<rex>": token()}) for _ in range(3)]
-    assert len(set(wordings)) == 1
+    keys = [PromptKey.of("blurry", {"<rex>": token()}) for _ in range(3)]
+    assert len(set(keys)) == 1
 
 
 def test_neighbours_and_what_is_known_change_no_bit(backbone: Any) -> None:
-    wordings = [PromptKey(text) for text in ("a dog", "a cat", "a bird", "a bear", "a toy", "snow")]
-    together = PromptCache(backbone).read(wordings).hidden
-    reader = PromptCache(backbone)
-    reader.read(wordings[3:5])
-    assert torch.equal(reader.read(wordings).hidden, together)
-    alone = torch.cat([PromptCache(backbone).read([each]).hidden for each in wordings])
+    keys = [PromptKey(text) for text in ("a dog", "a cat", "a bird", "a bear", "a toy", "snow")]
+    together = PromptCache(backbone).encode(keys).hidden
+    cache = PromptCache(backbone)
+    cache.encode(keys[3:5])
+    assert torch.equal(cache.encode(keys).hidden, together)
+    alone = torch.cat([PromptCache(backbone).encode([each]).hidden for each in keys])
     assert torch.equal(alone, together)
 
 
 def test_the_latest_are_kept_and_a_batch_may_be_larger_than_the_memory(backbone: Any) -> None:
-    reader = PromptCache(backbone, capacity=2, batch_size=1)
-    reader.read([PromptKey("a dog"), PromptKey("a cat")])
-    reader.read([PromptKey("a dog"), PromptKey("snow")])  # forgets the cat
+    cache = PromptCache(backbone, capacity=2, batch_size=1)
+    cache.encode([PromptKey("a dog"), PromptKey("a cat")])
+    cache.encode([PromptKey("a dog"), PromptKey("snow")])  # forgets the cat
     assert backbone.sizes == [1] * 3
-    reader.read([PromptKey("a dog")])
+    cache.encode([PromptKey("a dog")])
     assert backbone.sizes == [1] * 3
     assert (
-        reader.read([PromptKey(text) for text in ("a cat", "a bird", "sand")]).hidden.shape[0] == 3
+        cache.encode([PromptKey(text) for text in ("a cat", "a bird", "sand")]).hidden.shape[0] == 3
     )
-    assert len(reader._known) == 2
+    assert len(cache._cache) == 2
 
 
 def test_what_was_read_with_a_token_goes_with_it(backbone: Any) -> None:
-    reader, rex, tom = PromptCache(backbone), token(), token()
+    cache, rex, tom = PromptCache(backbone), token(), token()
     texts = ("a <rex>", "a <rex> by <tom>", "a <tom>", "snow")
-    reader.read([PromptKey.of(text, {"<rex>": rex, "<tom>": tom}) for text in texts])
-    assert len(reader._known) == 4
+    cache.encode([PromptKey.of(text, {"<rex>": rex, "<tom>": tom}) for text in texts])
+    assert len(cache._cache) == 4
     del rex
-    assert len(reader._known) == 2
+    assert len(cache._cache) == 2
     sizes = list(backbone.sizes)
-    reader.read([PromptKey.of("a <tom>", {"<tom>": tom}), PromptKey("snow")])
+    cache.encode([PromptKey.of("a <tom>", {"<tom>": tom}), PromptKey("snow")])
     assert backbone.sizes == sizes
     del tom
-    assert len(reader._known) == 1
-    assert not reader._known._with
+    assert len(cache._cache) == 1
+    assert not cache._cache._keys_of
 
 
 def test_tokens_that_go_in_other_threads_meanwhile_disturb_nobody(backbone: Any) -> None:
-    reader, tokens = PromptCache(backbone, capacity=8), Queue[LearnedToken | None]()
+    cache, tokens = PromptCache(backbone, capacity=8), Queue[LearnedToken | None]()
 
     def lose() -> None:
         while tokens.get() is not None:
@@ -131,14 +131,14 @@ def test_tokens_that_go_in_other_threads_meanwhile_disturb_nobody(backbone: Any)
     thread.start()
     for number in range(200):
         rex = token()
-        reader.read([PromptKey.of(f"a {number % 3} <rex>", {"<rex>": rex}), PromptKey("snow")])
+        cache.encode([PromptKey.of(f"a {number % 3} <rex>", {"<rex>": rex}), PromptKey("snow")])
         tokens.put(rex)
         del rex
     tokens.put(None)
     thread.join(30)
     assert not thread.is_alive()
-    assert len(reader._known) == 1
-    assert not reader._known._with
+    assert len(cache._cache) == 1
+    assert not cache._cache._keys_of
 
 
 def test_masked_prompts_of_different_lengths_are_padded() -> None:
@@ -152,8 +152,8 @@ def test_masked_prompts_of_different_lengths_are_padded() -> None:
             hidden = torch.ones(1, self.length, 5)
             return Conditioning(hidden, mask=torch.ones(1, self.length))
 
-    reader: Any = PromptCache(Masked(), batch_size=1)  # type: ignore[arg-type]
-    read = reader.read([PromptKey("one"), PromptKey("two")])
+    cache: Any = PromptCache(Masked(), batch_size=1)  # type: ignore[arg-type]
+    read = cache.encode([PromptKey("one"), PromptKey("two")])
     assert read.hidden.shape == (2, 4, 5)
     assert read.mask.tolist() == [[1, 1, 1, 0], [1] * 4]
     assert not bool(read.hidden[0, 3:].any())

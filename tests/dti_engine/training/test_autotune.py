@@ -216,7 +216,7 @@ def test_the_memory_that_it_may_take_limits_it(tiny_backbone: Backbone) -> None:
     room = int(5.7 * 40 * MB)
     found = autotune_slots(backbone, CONFIG, num_subjects=20, available_bytes=int(room / 0.85))
     assert found.slots in (4, 5)
-    assert max(each.bytes for each in found.measured) <= room
+    assert max(each.peak_bytes for each in found.measured) <= room
     assert found.bytes_per_slot == pytest.approx(40 * MB, rel=0.4)
     assert " free" in found.reason
     assert autotune_slots(backbone, CONFIG, num_subjects=20, available_bytes=1).slots == 1
