@@ -83,7 +83,7 @@ def list_audit(
         int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
     ] = 100,
 ) -> AuditPage:
-    """Each entry names the API key that requested the deletion."""
+    """List what was deleted, when, and by which API key."""
     folder = _folder(principal.tenant)
     after = f"{folder}{cursor}" if cursor else ""
     page = state.ledger.store.list(folder, after=after, limit=limit)

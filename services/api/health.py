@@ -22,13 +22,13 @@ class Health(BaseModel):
 
 @router.get("/healthz", summary="Check that the process is alive")
 async def healthz() -> Health:
-    """The check leaves out the store: a restart of the process would not repair the store."""
+    """Answer without the store: a restart of the process would not repair the store."""
     return Health()
 
 
 @router.get("/readyz", summary="Check that requests can be served", responses=plain_problems(503))
 async def readyz(state: AppStateDep) -> Health:
-    """The check succeeds if the store answers."""
+    """Check that the store answers."""
     await state.readiness.check()
     return Health()
 
@@ -40,7 +40,7 @@ async def readyz(state: AppStateDep) -> Health:
     responses={200: raw("text/plain", "The metrics in Prometheus' text format.", binary=False)},
 )
 def metrics(state: AppStateDep) -> Response:
-    """`docs/how-to/operations.md` explains each metric."""
+    """Return all metrics; `docs/how-to/operations.md` explains each of them."""
     if not isinstance(state.metrics, PrometheusMetrics):
         return Response(b"", media_type="text/plain")  # Another exporter has the metrics, or none.
     body, media_type = state.metrics.exposition()

@@ -54,7 +54,7 @@ class ModelList(BaseModel):
 
 @router.get("", summary="List the models", responses=problems(model=OpenAIProblem))
 def list_models(principal: CurrentPrincipal, state: AppStateDep) -> ModelList:
-    """Every tenant sees the same models. The form is that of OpenAI's `models.list`."""
+    """List the models of all tenants in the form of OpenAI's `models.list`."""
     return ModelList(data=[_resource(name, state.models) for name in state.models])
 
 
@@ -64,7 +64,7 @@ def get_model(
     state: AppStateDep,
     model: Annotated[str, Path(description="The model's name.", examples=["miniature"])],
 ) -> ModelResource:
-    """The form is that of OpenAI's `models.retrieve`."""
+    """Return a model in the form of OpenAI's `models.retrieve`."""
     find_model(model, state.models)
     return _resource(model, state.models)
 

@@ -101,8 +101,9 @@ class UploadResource(BaseModel):
 def plan_uploads(
     principal: CurrentPrincipal, state: AppStateDep, body: UploadsRequest
 ) -> UploadsResponse:
-    """Files that are present need not be uploaded again. The digest of a file that is uploaded by a
-    form is checked when a job uses it.
+    """Return which files are present, and how to upload the others.
+
+    The digest of a file that is uploaded by a form is checked when a job uses it.
     """
     limit = principal.limits.upload_bytes
     for number, file in enumerate(body.files):
@@ -131,7 +132,7 @@ def plan_uploads(
 async def put_upload(
     request: Request, principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256
 ) -> UploadResource:
-    """The body is the file itself, of any type. A body with another digest is refused."""
+    """Store the body, a file of any type; a body with another digest is refused."""
     async with state.upload_slots:
         body = await _read_body(request, state.settings.upload_timeout_s)
         if not body:
@@ -148,7 +149,7 @@ async def put_upload(
 
 @router.get("/{sha256}", summary="Get an uploaded file's size and time", responses=problems(404))
 def get_upload(principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256) -> UploadResource:
-    """A `404` means that the file is not present."""
+    """Return the size and time of an upload; `404` means that the file is not present."""
     return _resource(state, principal, sha256)
 
 
@@ -156,7 +157,7 @@ def get_upload(principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256) 
     "/{sha256}", status_code=204, summary="Delete an uploaded file", responses=problems(404)
 )
 def delete_upload(principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256) -> None:
-    """Subjects that still need the file will fail; tokens trained from it remain."""
+    """Delete the file: subjects that still need it fail, and tokens trained from it remain."""
     _resource(state, principal, sha256)
     state.ledger.store.delete(uploads.key(principal.tenant, sha256))
     audit.record_deletion(state.ledger, principal, "upload.delete", sha256)

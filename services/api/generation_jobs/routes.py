@@ -70,8 +70,10 @@ links = APIRouter(prefix="/images", tags=["generation jobs"])
 def create_generation_job(
     principal: CurrentPrincipal, state: AppStateDep, body: RawBody, key: IdempotencyKey
 ) -> Response:
-    """Each of `prompts` is generated with each of `variants` (or each of `tokens` at
-    `placeholder`) and each of `seeds`. Requests for single images have priority over jobs.
+    """Generate each of `prompts` with each of `variants` and each of `seeds`.
+
+    `placeholder` and `tokens` are a short form of `variants`. Requests for single images have
+    priority over jobs.
     """
     request = parse_generation_job(body)
     job = build_generation_job(request, state.models, state.settings)
@@ -100,7 +102,7 @@ def create_generation_job(
 def get_generation_job_image(
     principal: CurrentPrincipal, state: AppStateDep, job: JobId, index: Index
 ) -> Response:
-    """The `ETag` of the response is the SHA-256 of the PNG."""
+    """Return the PNG; its `ETag` is its SHA-256."""
     return _image_response(state, principal.tenant, job, index)
 
 
@@ -113,7 +115,7 @@ def get_generation_job_image(
 def delete_generation_job_image(
     principal: CurrentPrincipal, state: AppStateDep, job: JobId, index: Index
 ) -> None:
-    """An image that is not generated yet never will be. Deletion is final and idempotent."""
+    """Delete the image, or prevent its generation. Deletion is final and idempotent."""
     delete_item(state.ledger, principal.tenant, job, index, principal.key, "generation")
     audit.record_deletion(state.ledger, principal, "image.delete", f"{job}/{index}")
 
@@ -133,7 +135,7 @@ def follow_link_to_generation_job(
     expires: LinkExpires = 0,
     signature: LinkSignature = "",
 ) -> Response:
-    """A link needs no API key: anyone who has it can download the image until it expires."""
+    """Return the PNG without an API key: anyone with the link can download it until it expires."""
     state.images.links.verify(_path(tenant, job, index), expires, signature)
     return _image_response(state, tenant, job, index)
 

@@ -96,11 +96,12 @@ async def create_images(
     state: AppStateDep,
     image_request: Annotated[ImageGenerationRequest, Depends(_image_request)],
 ) -> Response:
-    """The route is compatible with OpenAI's `images.generate`. Placeholders in the prompt stand for
-    tokens or blends of tokens. With `stream`, each image has events `image_generation.progress`,
-    `.partial_image` if previews were requested, and `.completed`; `index` says which image it is,
-    and `error` that it failed. Without `stream`, the request fails if one image fails. A client
-    that disconnects cancels the request.
+    """Generate images; the route is compatible with OpenAI's `images.generate`.
+
+    Placeholders in the prompt stand for tokens or blends of tokens. With `stream`, each image has
+    events `image_generation.progress`, `.partial_image` if previews were requested, and
+    `.completed`; `index` says which image it is, and `error` that it failed. Without `stream`, the
+    request fails if one image fails. A client that disconnects cancels the request.
     """
     settings = state.settings
     call = build_engine_call(
@@ -155,9 +156,7 @@ def list_images(
         int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
     ] = 50,
 ) -> StoredImagePage:
-    """The list has the images that were generated with the `response_format` `url`, each with a new
-    link.
-    """
+    """List the images that were generated with the `response_format` `url`, with new links."""
     images, next_cursor = state.images.list(principal.tenant, cursor or "", limit)
     base_url = state.settings.public_url or str(request.base_url)
     resources = [
@@ -179,7 +178,7 @@ def list_images(
     responses=problems(404, model=OpenAIProblem) | _PNG_RESPONSE,
 )
 def get_image(principal: CurrentPrincipal, state: AppStateDep, image: ImageId) -> Response:
-    """The response is the PNG as it was generated."""
+    """Return the PNG as it was generated."""
     return png_response(state.images.read(principal.tenant, image))
 
 
@@ -190,7 +189,7 @@ def get_image(principal: CurrentPrincipal, state: AppStateDep, image: ImageId) -
     responses=problems(404, model=OpenAIProblem),
 )
 def delete_image(principal: CurrentPrincipal, state: AppStateDep, image: ImageId) -> None:
-    """Deletion is final; links to the image return `404` from then on."""
+    """Delete the image for good; links to it return `404` from then on."""
     state.images.delete(principal.tenant, image)
     audit.record_deletion(state.ledger, principal, "image.delete", image)
 
@@ -208,7 +207,7 @@ def follow_link(
     expires: LinkExpires = 0,
     signature: LinkSignature = "",
 ) -> Response:
-    """A link needs no API key: anyone who has it can download the image until it expires."""
+    """Return the PNG without an API key: anyone with the link can download it until it expires."""
     return png_response(state.images.read_by_link(tenant, image, expires, signature))
 
 

@@ -154,7 +154,7 @@ class JobRoutes:
         ] = None,
         limit: Limit = 50,
     ) -> Any:
-        """The list has the jobs of this kind, without deleted ones."""
+        """List the jobs of this kind; deleted ones are left out."""
         tenant = principal.tenant
         page = queries.list_jobs(state.ledger, tenant, cursor or "", limit, self._kind)
         jobs = [
@@ -164,12 +164,13 @@ class JobRoutes:
         return schemas.JobPage(jobs=jobs, next=page.next)
 
     def get(self, principal: CurrentPrincipal, state: AppStateDep, job: JobId) -> Any:
-        """The response has the state, the counts of items and the progress of the job."""
+        """Return the state, the counts of items and the progress of the job."""
         return read_job(state, principal.tenant, job, self._kind)
 
     def delete(self, principal: CurrentPrincipal, state: AppStateDep, job: JobId) -> None:
-        """The job's tokens or images are deleted with it, and no running worker can bring them
-        back. Deletion is final and idempotent.
+        """Delete the job with its tokens or images.
+
+        Deletion is final and idempotent, and no running worker can bring anything back.
         """
         deletion.delete_job(state.ledger, principal.tenant, job, principal.key, self._kind)
         subscriptions.unsubscribe(state.ledger, principal.tenant, job)
@@ -189,7 +190,7 @@ class JobRoutes:
             ItemState | None, Query(alias="state", description="Only list items in this state.")
         ] = None,
     ) -> Any:
-        """Items come by index, each with its result or the reason of its failure."""
+        """List the items by index, each with its result or the reason of its failure."""
         tenant = principal.tenant
         page = queries.list_items(state.ledger, tenant, job, cursor, limit, item_state, self._kind)
         progress = state.progress.read(tenant, job)
@@ -208,7 +209,7 @@ class JobRoutes:
         job: JobId,
         index: Index,
     ) -> Any:
-        """The response lists all attempts at the item, with how and why each of them ended."""
+        """Return the item with all attempts at it, and how and why each of them ended."""
         tenant = principal.tenant
         views = queries.list_items(state.ledger, tenant, job, index, 1, kind=self._kind).items
         if not views or views[0].index != index:
@@ -222,15 +223,17 @@ class JobRoutes:
         return self._item_with_attempts.model_validate(item.model_dump() | {"attempts": attempts})
 
     def cancel(self, principal: CurrentPrincipal, state: AppStateDep, job: JobId) -> Any:
-        """Results that exist remain, running items are stopped, and no other item starts.
+        """Stop the running items and start no others; existing results remain.
+
         Cancelling is idempotent.
         """
         submissions.cancel(state.ledger, principal.tenant, job, principal.key, self._kind)
         return read_job(state, principal.tenant, job, self._kind)
 
     def retry(self, principal: CurrentPrincipal, state: AppStateDep, job: JobId) -> Any:
-        """Each failed item gets `max_attempts` new attempts. A cancelled job cannot be retried. The
-        webhook gets another message when the job ends again.
+        """Give each failed item `max_attempts` new attempts.
+
+        A cancelled job cannot be retried. The webhook gets another message when the job ends again.
         """
         ledger, tenant = state.ledger, principal.tenant
         url = read_spec(ledger, JobKeys(tenant, job), self._kind).shared.get("webhook")
@@ -243,7 +246,9 @@ class JobRoutes:
     async def stream(
         self, request: Request, principal: CurrentPrincipal, state: AppStateDep, job: JobId
     ) -> StreamingResponse:
-        """`job` is sent first and whenever the job has changed; `progress` has what workers report
+        """Stream the events `job`, `progress` and `end`.
+
+        `job` is sent first and whenever the job has changed; `progress` has what workers report
         about running items, `{"INDEX": {"phase", "step", "steps", ...}}`; `end` is the last event.
         Comments keep an idle connection open. After a disconnection, connect again: the stream
         starts with the current state, whatever `Last-Event-ID` says.

@@ -122,7 +122,7 @@ def list_tokens(
         int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
     ] = 50,
 ) -> TokenPage:
-    """The list can be limited to the tokens of one subject, and to jobs with one tag."""
+    """List all tokens, or those of one subject or of jobs with one tag."""
     key, _, value = (tag or "").partition(":")
     index = TokenIndex(state.ledger, principal.tenant, (key, value) if tag else None)
     if alias is None:
@@ -134,7 +134,7 @@ def list_tokens(
 
 @router.get("/{token}", summary="Get a token", responses=problems(404, 410))
 def get_token(principal: CurrentPrincipal, state: AppStateDep, token: TokenId) -> TokenWithManifest:
-    """The manifest says which model the token belongs to and how it was trained."""
+    """Return a token and its manifest: which model it belongs to and how it was trained."""
     stored = read_token(state.ledger, principal.tenant, token)
     job, _, index = parse_token_id(token)
     spec = read_spec(state.ledger, JobKeys(principal.tenant, job))
@@ -164,7 +164,7 @@ def get_token_file(
         Query(description="The format of the file; only `dti` is served."),
     ] = "dti",
 ) -> Response:
-    """`dti export` converts the file to the formats of other programs."""
+    """Return the token's file; `dti export` converts it to the formats of other programs."""
     if format != "dti":
         raise invalid_request(
             ("query", "format"),
@@ -184,8 +184,9 @@ def get_token_file(
 
 @router.delete("/{token}", status_code=204, summary="Delete a token", responses=problems(404))
 def delete_token(principal: CurrentPrincipal, state: AppStateDep, token: TokenId) -> None:
-    """Everything else that its item produced is deleted too, and no running worker can bring it
-    back. Deletion is final and idempotent.
+    """Delete the token and everything else that its item produced.
+
+    Deletion is final and idempotent, and no running worker can bring the token back.
     """
     deletion.delete_token(state.ledger, principal.tenant, token, principal.key)
     audit.record_deletion(state.ledger, principal, "token.delete", token)

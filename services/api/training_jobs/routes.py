@@ -39,8 +39,10 @@ router = JobRoutes("training", schemas.ItemPage, schemas.ItemWithAttempts, _buil
 def create_training_job(
     principal: CurrentPrincipal, state: AppStateDep, body: RawBody, key: IdempotencyKey
 ) -> Response:
-    """A job has either `subjects` or the digest of a `manifest`. Files may be uploaded after the
-    job is created, but before a worker reaches their subject; a dry run lists the missing ones.
+    """Train a token for each of `subjects`, or for each line of an uploaded `manifest`.
+
+    Files may be uploaded after the job is created, but before a worker reaches their subject; a dry
+    run lists the missing ones.
     """
     request = parse_training_job(body)
     job = build_training_job(

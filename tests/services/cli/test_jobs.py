@@ -57,7 +57,7 @@ def test_a_job_of_what_is_not_served_any_more_says_so(
     service.models = {"other": service.models["miniature"]}
     service.start()
     for name in (submitted, submitted[-6:]):
-        assert "miniature is not offered any more" in dti("job", name).stderr
+        assert "miniature is no longer offered" in dti("job", name).stderr
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(-6, None), slice(0, 25)])
