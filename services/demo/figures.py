@@ -7,7 +7,7 @@ from math import ceil, inf
 
 import httpx
 
-from services.metrics.exporters import TrainingBatch, samples
+from services.metrics.exporters import MetricSamples, parse_samples
 
 _TIMEOUT_S = 40.0  # Ray exports what is counted some ten seconds later
 _POLL_INTERVAL_S = 1.0
@@ -44,7 +44,7 @@ def read_figures(
 
 
 def figures(
-    api: TrainingBatch, engine: TrainingBatch, *, num_subjects: int, seconds: float
+    api: MetricSamples, engine: MetricSamples, *, num_subjects: int, seconds: float
 ) -> list[ServiceFigure]:
     """Return the figures of these metrics; what was not measured is left out."""
     found = [
@@ -77,7 +77,7 @@ def figures(
     return found
 
 
-def _requests(api: TrainingBatch) -> ServiceFigure:
+def _requests(api: MetricSamples) -> ServiceFigure:
     counts = {
         status: api.total("dti_http_requests_total", status=status)
         for status in ("2xx", "4xx", "5xx")
@@ -89,11 +89,11 @@ def _requests(api: TrainingBatch) -> ServiceFigure:
     return ServiceFigure(f"{sum(counts.values()):.0f}", words)
 
 
-def _generated(engine: TrainingBatch) -> float:
+def _generated(engine: MetricSamples) -> float:
     return engine.total("dti_images_total", outcome="generated")
 
 
-def _within(engine: TrainingBatch, histogram: str) -> float | None:
+def _within(engine: MetricSamples, histogram: str) -> float | None:
     """Return the upper bound of the bucket that reaches `_MOST` of a histogram, or None."""
     buckets = engine.buckets(histogram)
     if not buckets or not buckets[-1][1]:
@@ -102,12 +102,12 @@ def _within(engine: TrainingBatch, histogram: str) -> float | None:
     return next(bound for bound, count in buckets if count >= wanted)
 
 
-def _samples(url: str) -> TrainingBatch:
+def _samples(url: str) -> MetricSamples:
     """Return no samples if the URL does not answer, so that the demo goes on without figures."""
     try:
-        return samples(httpx.get(url, timeout=5, trust_env=False).raise_for_status().text)
+        return parse_samples(httpx.get(url, timeout=5, trust_env=False).raise_for_status().text)
     except httpx.HTTPError:
-        return samples("")
+        return parse_samples("")
 
 
 def lines(found: Sequence[ServiceFigure]) -> list[str]:

@@ -10,7 +10,7 @@ from services.dispatch.dispatcher import Dispatcher
 from services.engine_client import EngineClient
 from services.ledger.ledger import Ledger
 from services.metrics import PrometheusMetrics
-from services.metrics.exporters import serve
+from services.metrics.exporters import serve_metrics
 from services.process import exit_on_error, on_termination
 from services.settings import DispatcherProcessSettings
 from services.storage.instrumented import InstrumentedStore
@@ -25,7 +25,7 @@ def main() -> None:
     with exit_on_error():
         settings = DispatcherProcessSettings.read(sys.argv[1:])
         if settings.metrics_port:
-            serve(exporter, settings.metrics_port)
+            serve_metrics(exporter, settings.metrics_port)
         dispatcher = Dispatcher(
             Ledger.open(InstrumentedStore(open_store(settings.store)), settings),
             settings.served_models(),

@@ -1,6 +1,6 @@
-"""What the service counts: one table, one way to count, and what exports it.
+"""Metrics: one table, one way to count, and two exporters.
 
-A process says once `metrics.use(PrometheusMetrics(process="api"))`; all that it runs counts with
+A process calls `metrics.use(PrometheusMetrics(process="api"))` once; everything in it counts with
 `metrics.current().count("dti_subjects_total", outcome="succeeded")`.
 """
 
@@ -12,8 +12,8 @@ from services.metrics.table import (
     OTHER,
     TABLE,
     TIMED_ROUTES,
-    First,
-    Known,
+    FirstValues,
+    KnownValues,
     Metric,
     Process,
 )
@@ -24,8 +24,8 @@ __all__ = [
     "OTHER",
     "TABLE",
     "TIMED_ROUTES",
-    "First",
-    "Known",
+    "FirstValues",
+    "KnownValues",
     "Metric",
     "Metrics",
     "NoMetrics",

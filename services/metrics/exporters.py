@@ -1,8 +1,7 @@
-"""Metrics of a plain process, which Prometheus reads from the process itself.
+"""Prometheus exporter: metrics of a plain process, which Prometheus reads from the process itself.
 
-In processes that Ray started they would be seen by nobody: `services.metrics.ray_exporter`.
-
-A process that answers nothing else shows its metrics at /metrics of a port of its own.
+Processes that Ray starts use `services.metrics.ray_exporter`, since nothing would read them. A
+process without HTTP of its own serves /metrics at a port of its own.
 """
 
 import threading
@@ -28,13 +27,13 @@ from services.metrics.table import Metric, Process
 
 
 class PrometheusMetrics(Metrics):
-    """Kept by prometheus-client, in a registry of their own."""
+    """Metrics in a registry of prometheus-client of their own."""
 
     def __init__(
         self, registry: CollectorRegistry | None = None, *, process: Process = "api"
     ) -> None:
         super().__init__(process)
-        # One more series for each counter and histogram, which nobody asked for.
+        # They would be one more series for each counter and histogram.
         disable_created_metrics()
         self._registry = registry or CollectorRegistry()
         self._counters: dict[str, Counter] = {}
@@ -44,7 +43,7 @@ class PrometheusMetrics(Metrics):
             self._add(metric)
 
     def exposition(self) -> tuple[bytes, str]:
-        """All metrics as Prometheus reads them, and the content type of that."""
+        """Return all metrics in the text format of Prometheus, and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
     def _add(self, metric: Metric) -> None:
@@ -72,13 +71,13 @@ class PrometheusMetrics(Metrics):
 
 
 @dataclass(frozen=True)
-class TrainingBatch:
-    """Values of an exposition: by name, each with its labels."""
+class MetricSamples:
+    """Values read from an exposition: by name, each with its labels."""
 
     values: Mapping[str, list[tuple[Mapping[str, str], float]]]
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of those that have these labels; 0 if there are none."""
+        """Return the sum of the values that have these labels; 0 if there are none."""
         return sum(
             value
             for found, value in self.values.get(name, ())
@@ -86,26 +85,28 @@ class TrainingBatch:
         )
 
     def buckets(self, name: str) -> list[tuple[float, float]]:
-        """Of a histogram: bounds, ascending, and how many values are at most that."""
+        """Return the ascending bounds of a histogram, each with the number of values up to it."""
         counts = defaultdict[float, float](float)
         for labels, value in self.values.get(f"{name}_bucket", ()):
             counts[inf if labels["le"] == "+Inf" else float(labels["le"])] += value
         return sorted(counts.items())
 
 
-def samples(text: str) -> TrainingBatch:
-    """An exposition, read; names as in the table, without what Ray puts before them."""
+def parse_samples(text: str) -> MetricSamples:
+    """Parse an exposition; names are those of the table, without Ray's prefix."""
     values = defaultdict[str, list[tuple[Mapping[str, str], float]]](list)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             values[sample.name.removeprefix("ray_")].append((sample.labels, sample.value))
-    return TrainingBatch(values)
+    return MetricSamples(values)
 
 
-def serve(metrics: PrometheusMetrics, port: int, host: str = "0.0.0.0") -> ThreadingHTTPServer:
-    """Answer on a thread of its own, until the process ends. port: 0: any that is free.
+def serve_metrics(
+    metrics: PrometheusMetrics, port: int, host: str = "0.0.0.0"
+) -> ThreadingHTTPServer:
+    """Serve /metrics on a thread of its own until the process ends.
 
-    Raises: OSError if the port is taken.
+    port: 0: any free one. Raises: OSError if the port is taken.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -121,7 +122,7 @@ def serve(metrics: PrometheusMetrics, port: int, host: str = "0.0.0.0") -> Threa
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Not in the log: it is asked every few seconds."""
+            """Log nothing: Prometheus asks every few seconds."""
 
     server = ThreadingHTTPServer((host, port), Handler)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Metrics of a process that Ray started: Ray's own agent collects and exports them.
+"""Ray exporter: metrics of a process that Ray started, which Ray's own agent collects and exports.
 
 Ray puts `ray_` before each name, and `_total` behind that of a counter. Without the former, as
 `docs/how-to/operations.md` has Prometheus relabel it, the names are those of the table.
@@ -10,12 +10,14 @@ from services.metrics.recorder import Metrics
 from services.metrics.table import Metric, Process
 
 PREFIX = "ray_"
-"""What Ray puts before each name."""
+"""The prefix that Ray puts before each name."""
 
 
 class RayMetrics(Metrics):
-    """Kept by Ray. They are seen on its metrics port some ten seconds later, as long as the
-    process lives, with labels that say which one it is.
+    """Metrics in Ray.
+
+    They appear at Ray's metrics port some ten seconds later, as long as the process lives, with
+    labels that name the process.
     """
 
     def __init__(self, *, process: Process = "worker") -> None:
@@ -38,7 +40,7 @@ class RayMetrics(Metrics):
             )
 
     def _count(self, metric: Metric, n: float, labels: dict[str, str]) -> None:
-        if n:  # Ray refuses to count none.
+        if n:  # Ray refuses to add 0.
             self._counters[metric.name].inc(n, labels)
 
     def _observe(self, metric: Metric, value: float, labels: dict[str, str]) -> None:

@@ -1,26 +1,30 @@
-"""How metrics are counted, whatever exports them."""
+"""Recording of metrics, checked against the table, whatever exports them."""
 
 import threading
 from collections.abc import Iterable, Mapping
 
-from services.metrics.table import OTHER, TABLE, First, Known, Metric, Process
+from services.metrics.table import OTHER, TABLE, FirstValues, KnownValues, Metric, Process
 
 
 class Metrics:
-    """Counts by the table, and checks against it. Safe to use from many threads.
+    """Records metrics of the table, and refuses any other. Thread-safe.
 
-    What exports them overrides `_count`, `_observe` and `_set`, whose labels are always known ones.
+    An exporter overrides `_count`, `_observe` and `_set`, whose labels are always known ones.
     """
 
     def __init__(self, process: Process | None, table: Iterable[Metric] = TABLE) -> None:
-        """`process` says which metrics may be counted; None: all."""
+        """process: which metrics may be counted; None: all of them."""
         self.process = process
-        self.table = {one.name: one for one in table if process is None or process in one.by}
+        self.table = {
+            metric.name: metric
+            for metric in table
+            if process is None or process in metric.processes
+        }
         self._lock = threading.Lock()
         self._first: dict[str, set[str]] = {}
-        """Values of labels that operators choose, as far as they are told apart."""
-        self._folded: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], float]] = {}
-        """What gauges were set to by those that are told apart no more."""
+        """The values with series of their own, of each label whose values operators choose."""
+        self._others: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], float]] = {}
+        """What gauges were set to for the values that are `OTHER` together."""
 
     def count(self, name: str, n: float = 1, **labels: str) -> None:
         """Add `n` to a counter. Raises: ValueError if the table has no such metric or labels."""
@@ -30,19 +34,21 @@ class Metrics:
         self._count(metric, n, self._known(metric, labels))
 
     def observe(self, name: str, value: float, **labels: str) -> None:
-        """Add a value to a histogram. Raises: ValueError as `count`."""
+        """Add a value to a histogram. Raises: as `count`."""
         metric = self._metric(name, "histogram", labels)
         self._observe(metric, value, self._known(metric, labels))
 
     def set(self, name: str, value: float, **labels: str) -> None:
-        """Set a gauge. Raises: ValueError as `count`."""
+        """Set a gauge. Raises: as `count`."""
         metric = self._metric(name, "gauge", labels)
         known = self._known(metric, labels)
         with self._lock:
             if OTHER in known.values():
-                values = self._folded.setdefault((name, tuple(known.values())), {})
+                values = self._others.setdefault((name, tuple(known.values())), {})
                 values[tuple(labels[label] for label in metric.labels)] = value
-                value = sum(values.values()) if metric.folds == "sum" else max(values.values())
+                value = (
+                    sum(values.values()) if metric.aggregation == "sum" else max(values.values())
+                )
             self._set(metric, value, known)
 
     def _count(self, metric: Metric, n: float, labels: dict[str, str]) -> None: ...
@@ -54,40 +60,40 @@ class Metrics:
     def _metric(self, name: str, kind: str, labels: Mapping[str, str]) -> Metric:
         metric = self.table.get(name)
         if metric is None:
-            whose = f" by the process {self.process!r}" if self.process else ""
+            owner = f" of the process {self.process!r}" if self.process else ""
             raise ValueError(
-                f"no metric that is counted{whose} is called {name!r}: there are "
+                f"no metric{owner} is called {name!r}: there are "
                 f"{', '.join(self.table)}; see services/metrics/table.py"
             )
         if metric.kind != kind:
             raise ValueError(f"{name} is a {metric.kind}, not a {kind}")
         if set(labels) != set(metric.labels):
-            given, wanted = ", ".join(labels) or "none", ", ".join(metric.labels) or "none"
-            raise ValueError(f"{name} has the labels {wanted}; given were {given}")
+            given, expected = ", ".join(labels) or "none", ", ".join(metric.labels) or "none"
+            raise ValueError(f"{name} has the labels {expected}, not {given}")
         return metric
 
     def _known(self, metric: Metric, labels: Mapping[str, str]) -> dict[str, str]:
-        """The labels, in the table's order, with `OTHER` for values that are not known."""
+        """Return the labels in the table's order, with `OTHER` for unknown values."""
         known: dict[str, str] = {}
-        for group in metric.labelled:
+        for group in metric.label_groups:
             values = tuple(labels[label] for label in group.labels)
             if not self._is_known(group, values):
                 values = (OTHER,) * len(values)
             known.update(zip(group.labels, values, strict=True))
         return known
 
-    def _is_known(self, group: Known | First, values: tuple[str, ...]) -> bool:
-        if isinstance(group, Known):
+    def _is_known(self, group: KnownValues | FirstValues, values: tuple[str, ...]) -> bool:
+        if isinstance(group, KnownValues):
             return values in group.values
         with self._lock:
             first = self._first.setdefault(group.label, set())
-            if len(first) < group.most and values[0] != OTHER:
+            if len(first) < group.max_values and values[0] != OTHER:
                 first.add(values[0])
             return values[0] in first
 
 
 class NoMetrics(Metrics):
-    """Checks what is counted, and exports nothing."""
+    """Metrics that are checked and not exported."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -97,12 +103,12 @@ _current: Metrics = NoMetrics()
 
 
 def current() -> Metrics:
-    """What this process counts with; before `use`, nothing is exported."""
+    """Return the metrics of this process; before `use`, they are not exported."""
     return _current
 
 
 def use(metrics: Metrics) -> Metrics:
-    """Count with these from now on. Returns those before."""
+    """Count with these metrics from now on; return those before."""
     global _current
     before, _current = _current, metrics
     return before

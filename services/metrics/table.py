@@ -1,108 +1,101 @@
-"""The one table of metrics. What is not in it is not counted.
+"""The one table of metrics; what is not in it cannot be counted.
 
-A process exports at most `MAX_SERIES` series, whatever happens, because every label has few known
-values. So no metric is told apart by tenant, job, item, token or key: logs have those.
-
-What a row of the table of metrics is, and how many series can come of it.
+A process exports at most `MAX_SERIES` series, whatever happens, since every label has few known
+values. So no metric has a label for tenants, jobs, items, tokens or keys: the logs have those.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
 Process = Literal["api", "supervisor", "worker", "engine", "dispatcher"]
-"""What counts a metric. Each process of the service is one of these."""
+"""The processes that count metrics."""
 
 Kind = Literal["counter", "gauge", "histogram"]
-Unit = Literal["", "seconds", "bytes"]
+Unit = Literal["", "seconds", "bytes", "ratio"]
 
 OTHER = "other"
-"""What stands in the place of a label's value that is not among the known ones."""
+"""Stands for a label's value that is not among the known ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """Labels whose values are few and known; two that belong together are known as pairs."""
+class KnownValues:
+    """Labels whose values are few and known; values of two labels can be known as pairs."""
 
     labels: tuple[str, ...]
     values: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def of(cls, label: str, *values: str) -> "Known":
-        """One label."""
+    def of(cls, label: str, *values: str) -> "KnownValues":
+        """Return one label with its values."""
         return cls((label,), tuple((value,) for value in values))
+
+    @property
+    def max_values(self) -> int:
+        """The number of values, besides `OTHER`."""
+        return len(self.values)
 
 
 @dataclass(frozen=True, slots=True)
-class First:
-    """A label whose values an operator chooses: so many are kept in a process, the first ones."""
+class FirstValues:
+    """A label whose values an operator chooses: a process keeps the first few that it meets."""
 
     label: str
-    most: int
+    max_values: int
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """The label, as one of a group."""
         return (self.label,)
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: all that those who count, export and read it have to know."""
+    """A row of the table: all that is needed to count, export and read a metric."""
 
     name: str
     kind: Kind
     help: str
     """What it counts, in one sentence."""
-    by: tuple[Process, ...]
-    labelled: tuple[Known | First, ...] = ()
+    processes: tuple[Process, ...]
+    label_groups: tuple[KnownValues | FirstValues, ...] = ()
     buckets: tuple[float, ...] = ()
-    folds: Literal["sum", "max"] = "sum"
-    """What a gauge shows where values of a label are told apart no more."""
+    aggregation: Literal["sum", "max"] = "sum"
+    """What a gauge shows for the values of a label that are `OTHER` together."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of its labels."""
-        return tuple(self._names())
+        return tuple(label for group in self.label_groups for label in group.labels)
 
     @property
     def unit(self) -> Unit:
-        """As the name says."""
-        base = self.name.removesuffix("_total")
-        if base.endswith("_seconds"):
-            return "seconds"
-        return "bytes" if base.endswith("_bytes") else ""
+        """The unit that the name ends in."""
+        suffix = self.name.removesuffix("_total").rpartition("_")[2]
+        return suffix if suffix in ("seconds", "bytes", "ratio") else ""
 
     @property
-    def most_series(self) -> int:
-        """How many series there are in one process at the worst."""
-        # Of a histogram: buckets, the one without a bound, sum and count.
+    def max_series(self) -> int:
+        """The number of series in one process at the worst."""
+        # Of a histogram: its buckets, the one without a bound, sum and count.
         each = len(self.buckets) + 3 if self.kind == "histogram" else 1
-        return each * prod(_most_values(labels) + 1 for labels in self.labelled)
-
-    def _names(self) -> Iterator[str]:
-        for labels in self.labelled:
-            yield from labels.labels
-
-
-def _most_values(labels: Known | First) -> int:
-    return labels.most if isinstance(labels, First) else len(labels.values)
+        return each * prod(group.max_values + 1 for group in self.label_groups)
 
 
 MAX_SERIES = 300
-"""Of one process."""
+"""Of one process: what a Prometheus server is asked to keep."""
 
 _ALL: tuple[Process, ...] = ("api", "supervisor", "worker", "engine", "dispatcher")
 
-_POOL = First("pool", 8)
-_OPERATION = Known.of(
+_POOL = FirstValues("pool", 8)
+_OPERATION = KnownValues.of(
     "operation", "read", "head", "create", "replace", "put", "delete", "delete_if", "list"
 )
 
-ENDS = ("succeeded", "failed", "cancelled", "deleted")
-"""How an item ends."""
+ENDED_STATES = ("succeeded", "failed", "cancelled", "deleted")
+"""States in which an item has ended."""
 
-SUBJECT_FAULTS = (
+REJECTION_REASONS = (
     "upload_missing",
     "upload_large",
     "upload_damaged",
@@ -111,7 +104,7 @@ SUBJECT_FAULTS = (
     "settings",
     "consent",
 )
-"""What can be wrong with what was given for a subject; a bundle without a good image: image."""
+"""What can be wrong with a subject; a bundle without any good image counts as image."""
 
 HTTP_ROUTES = (
     ("/v1/uploads", "POST"),
@@ -136,105 +129,109 @@ HTTP_ROUTES = (
     ("/v1/images/{image}", "GET"),
     ("/images/{tenant}/{image}", "GET"),
 )
-"""Routes that are told apart, each with its method. All else is other: health checks, and what is
-offered, which takes no time.
+"""Routes with series of their own, each with its method.
+
+They are a choice within `MAX_SERIES`, hence listed by hand; everything else, such as health checks,
+counts as other. A test compares them with the API's.
 """
 
 TIMED_ROUTES = tuple(
     dict.fromkeys(
         route
         for route, _ in HTTP_ROUTES
-        # A stream takes as long as its job; the others here are few or alike.
+        # A stream takes as long as its job; the other routes left out are rare.
         if not route.endswith(("/events", "/cancel", "/retry", "/{image}"))
     )
 )
-"""Routes whose times are told apart."""
+"""Routes whose times have series of their own."""
 
 TABLE: tuple[Metric, ...] = (
     # Jobs and subjects
     Metric(
         "dti_items",
         "gauge",
-        "Items of jobs that have not ended, by state.",
+        "Items of open jobs, by state.",
         ("supervisor",),
-        (Known.of("state", "queued", "running", *ENDS),),
+        (KnownValues.of("state", "queued", "running", *ENDED_STATES),),
     ),
-    Metric("dti_jobs_open", "gauge", "Jobs that have not ended.", ("supervisor",), (_POOL,)),
+    Metric(
+        "dti_jobs_open", "gauge", "Open jobs: those that have not ended.", ("supervisor",), (_POOL,)
+    ),
     Metric(
         "dti_queue_oldest_seconds",
         "gauge",
-        "Age of the oldest job that has items which nobody has begun; 0 if there is none.",
+        "Age of the oldest job with items that have not been started; 0 if there is none.",
         ("supervisor",),
         (_POOL,),
-        folds="max",
+        aggregation="max",
     ),
     Metric(
         "dti_subjects_total",
         "counter",
-        "Subjects that have ended, by how.",
+        "Subjects that have ended, by outcome.",
         ("supervisor", "worker"),
-        (Known.of("outcome", *ENDS),),
+        (KnownValues.of("outcome", *ENDED_STATES),),
     ),
     Metric(
         "dti_subjects_preempted_total",
         "counter",
-        "Subjects that gave up their slot for another tenant's, to go on later.",
+        "Subjects that lost their slot to another tenant's, to resume later.",
         ("worker",),
     ),
     Metric(
         "dti_attempts_total",
         "counter",
-        "Attempts that have ended, by why.",
+        "Attempts that have ended, by cause.",
         ("supervisor", "worker", "dispatcher"),
-        (Known.of("cause", *ENDS, "lost", "released", "superseded"),),
+        (KnownValues.of("cause", *ENDED_STATES, "lost", "released", "superseded"),),
     ),
     Metric(
         "dti_subject_rejections_total",
         "counter",
-        "Subjects that failed by what was given for them, by what was wrong.",
+        "Subjects that were rejected, by what was wrong with them.",
         ("api", "worker"),
-        (Known.of("reason", *SUBJECT_FAULTS),),
+        (KnownValues.of("reason", *REJECTION_REASONS),),
     ),
     Metric(
         "dti_upload_rejections_total",
         "counter",
-        "Uploads that were refused, by why.",
+        "Uploads that were rejected, by reason.",
         ("api",),
-        (Known.of("reason", "too_large", "wrong_size", "wrong_digest", "quota"),),
+        (KnownValues.of("reason", "too_large", "wrong_size", "wrong_digest", "quota"),),
     ),
     # Training
     Metric(
         "dti_training_step_seconds",
         "histogram",
-        "Time of one training step of all subjects in hand.",
+        "Time of one training step of all subjects in slots.",
         ("worker",),
         buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     ),
     Metric(
         "dti_slots",
         "gauge",
-        "Slots for subjects in this worker: those in use, and all.",
+        "Slots for subjects in this worker: those in use, and all of them.",
         ("worker",),
-        (Known.of("state", "used", "total"),),
+        (KnownValues.of("state", "used", "total"),),
     ),
     Metric(
         "dti_worker_start_seconds",
         "histogram",
-        "From where a worker begins to load its model to its first step.",
+        "Time from the start of loading a worker's model to its first training step.",
         ("worker",),
         buckets=(5, 15, 30, 60, 120, 300, 600),
     ),
     Metric(
         "dti_workers",
         "gauge",
-        "Workers by state: they work, wait for resources, or give back what they have.",
+        "Workers by state: running, waiting for resources or loading, or draining.",
         ("supervisor",),
-        (_POOL, Known.of("state", "running", "pending", "draining")),
+        (_POOL, KnownValues.of("state", "running", "pending", "draining")),
     ),
     Metric(
         "dti_workers_desired",
         "gauge",
-        "Workers that the backlog is worth, within the limits of the pool.",
+        "Workers that the backlog asks for, within the limits of the pool.",
         ("supervisor",),
         (_POOL,),
     ),
@@ -244,7 +241,7 @@ TABLE: tuple[Metric, ...] = (
         "counter",
         "Images that ended, by outcome; late or cancelled: dropped before they were done.",
         ("engine",),
-        (Known.of("outcome", "generated", "failed", "late", "cancelled"),),
+        (KnownValues.of("outcome", "generated", "failed", "late", "cancelled"),),
     ),
     Metric(
         "dti_image_seconds",
@@ -266,7 +263,7 @@ TABLE: tuple[Metric, ...] = (
         "counter",
         "Images that were begun: in a batch with others that were running, or not.",
         ("engine",),
-        (Known.of("beside", "others", "none"),),
+        (KnownValues.of("beside", "others", "none"),),
     ),
     Metric(
         "dti_image_steps_total",
@@ -300,13 +297,13 @@ TABLE: tuple[Metric, ...] = (
         "Requests that were rejected as a whole: the queue is full, the engine stops, or the "
         "request is invalid.",
         ("engine",),
-        (Known.of("reason", "full", "stopping", "invalid"),),
+        (KnownValues.of("reason", "full", "stopping", "invalid"),),
     ),
     # The ledger and its store
     Metric(
         "dti_lease_losses_total",
         "counter",
-        "Times that a living worker or dispatcher found itself held for dead.",
+        "Times that a living worker or dispatcher lost its lease.",
         ("worker", "dispatcher"),
     ),
     Metric(
@@ -318,20 +315,20 @@ TABLE: tuple[Metric, ...] = (
     Metric(
         "dti_claim_conflicts_total",
         "counter",
-        "Claims that another was first with.",
+        "Claims that another worker or dispatcher was faster with.",
         ("worker", "dispatcher"),
     ),
     Metric(
         "dti_supervisor_pass_seconds",
         "histogram",
-        "Time of going through the queue once.",
+        "Time of one pass of the supervisor over all open jobs.",
         ("supervisor",),
         buckets=(0.1, 0.5, 1, 5, 15, 60, 300),
     ),
     Metric(
         "dti_store_request_seconds",
         "histogram",
-        "Time of one call to the store, with its retries, also of those that failed.",
+        "Time of one call to the store with its retries, including failed calls.",
         _ALL,
         (_OPERATION,),
         buckets=(0.01, 0.05, 0.25, 1, 10),
@@ -339,9 +336,9 @@ TABLE: tuple[Metric, ...] = (
     Metric(
         "dti_store_errors_total",
         "counter",
-        "Calls to the store that failed after all retries; a lost race is no failure.",
+        "Calls to the store that failed after all retries; a lost race is not a failure.",
         _ALL,
-        (_OPERATION, Known.of("error", "unavailable", "outcome_unknown", "denied")),
+        (_OPERATION, KnownValues.of("error", "unavailable", "outcome_unknown", "denied")),
     ),
     # Tokens in an engine
     Metric(
@@ -350,7 +347,7 @@ TABLE: tuple[Metric, ...] = (
         "Lookups of tokens for images, by outcome.",
         ("engine",),
         (
-            Known.of(
+            KnownValues.of(
                 "outcome",
                 *("hit", "revalidated", "stale", "miss"),
                 *("gone", "damaged", "wrong_model", "unavailable"),
@@ -362,43 +359,46 @@ TABLE: tuple[Metric, ...] = (
         "gauge",
         "Tokens, and blends of tokens, in memory.",
         ("engine",),
-        (Known.of("kind", "token", "blend"),),
+        (KnownValues.of("kind", "token", "blend"),),
     ),
     Metric(
         "dti_token_cache_bytes",
         "gauge",
         "Estimated memory of the tokens, and of the blends, in memory.",
         ("engine",),
-        (Known.of("kind", "token", "blend"),),
+        (KnownValues.of("kind", "token", "blend"),),
     ),
     # HTTP
     Metric(
         "dti_http_requests_total",
         "counter",
-        "Requests that were answered, by route, method and class of status.",
+        "Requests, by route, method and class of status.",
         ("api",),
-        (Known(("route", "method"), HTTP_ROUTES), Known.of("status", "2xx", "4xx", "5xx")),
+        (
+            KnownValues(("route", "method"), HTTP_ROUTES),
+            KnownValues.of("status", "2xx", "4xx", "5xx"),
+        ),
     ),
     Metric(
         "dti_http_request_seconds",
         "histogram",
-        "Time from a request to the end of its answer; of streams of events, not counted.",
+        "Time from a request to the end of its response, except for event streams.",
         ("api",),
-        (Known.of("route", *TIMED_ROUTES),),
+        (KnownValues.of("route", *TIMED_ROUTES),),
         buckets=(0.05, 0.25, 1, 5),
     ),
     Metric(
         "dti_rate_limited_total",
         "counter",
-        "Requests that were refused with 429, by the limit that was reached.",
+        "Requests that were answered 429, by the limit that was reached.",
         ("api",),
-        (Known.of("limit", "requests", "open_items", "upload_bytes"),),
+        (KnownValues.of("limit", "requests", "open_items", "upload_bytes"),),
     ),
     Metric(
         "dti_webhook_deliveries_total",
         "counter",
-        "Deliveries of webhooks, by how they went; a refused one is to a private address.",
+        "Deliveries of webhooks, by outcome; a refused one was to a private address.",
         ("supervisor",),
-        (Known.of("outcome", "delivered", "retried", "given_up", "refused"),),
+        (KnownValues.of("outcome", "delivered", "retried", "given_up", "refused"),),
     ),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.metrics import MAX_SERIES, TABLE, First, Metric
+from services.metrics import MAX_SERIES, TABLE, FirstValues, Metric
 
 MANUAL = (Path(__file__).parents[2] / "docs/how-to/operations.md").read_text()
 _LISTED = 8
@@ -18,10 +18,10 @@ _LISTED = 8
 
 def _labels(metric: Metric) -> str:
     said: list[str] = []
-    for group in metric.labelled:
+    for group in metric.label_groups:
         names = ", ".join(f"`{name}`" for name in group.labels)
-        if isinstance(group, First):
-            said.append(f"{names}: the first {group.most}")
+        if isinstance(group, FirstValues):
+            said.append(f"{names}: the first {group.max_values}")
         elif len(group.values) > _LISTED:
             said.append(f"{names}: {len(group.values)}")
         else:
@@ -30,7 +30,8 @@ def _labels(metric: Metric) -> str:
 
 
 def _row(metric: Metric) -> str:
-    cells = (f"`{metric.name}`", metric.kind, _labels(metric), ", ".join(metric.by), metric.help)
+    processes = ", ".join(metric.processes)
+    cells = (f"`{metric.name}`", metric.kind, _labels(metric), processes, metric.help)
     return f"| {' | '.join(cells)} |"
 
 

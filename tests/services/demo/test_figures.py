@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.demo.figures import figures, lines, read_figures
-from services.metrics.exporters import PrometheusMetrics, samples
+from services.metrics.exporters import PrometheusMetrics, parse_samples
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def text(metrics: PrometheusMetrics) -> str:
 def test_metrics_become_words(api: PrometheusMetrics, engine: PrometheusMetrics) -> None:
     # As Ray exports them.
     of_ray = text(engine).replace("dti_", "ray_dti_")
-    found = figures(samples(text(api)), samples(of_ray), num_subjects=4, seconds=90)
+    found = figures(parse_samples(text(api)), parse_samples(of_ray), num_subjects=4, seconds=90)
     assert [(each.value, each.words.partition(",")[0]) for each in found] == [
         ("160", "subjects an hour"),
         ("6", "HTTP requests answered"),
@@ -55,13 +55,15 @@ def test_failures_and_long_waits_are_shown(
     engine.count("dti_images_total", 2, outcome="failed")
     for _ in range(30):
         engine.observe("dti_image_queue_seconds", 500)
-    found = figures(samples(text(api)), samples(text(engine)), num_subjects=4, seconds=90)
+    found = figures(
+        parse_samples(text(api)), parse_samples(text(engine)), num_subjects=4, seconds=90
+    )
     assert found[2].words == "images generated, and 2 failed"
     assert found[-1].value == "over 80 s"
 
 
 def test_figures_that_are_not_measured_are_left_out(api: PrometheusMetrics) -> None:
-    found = figures(samples(text(api)), samples(""), num_subjects=4, seconds=90)
+    found = figures(parse_samples(text(api)), parse_samples(""), num_subjects=4, seconds=90)
     assert len(found) == 2
 
 

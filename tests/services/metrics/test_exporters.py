@@ -37,7 +37,7 @@ def _count_all(counting: PrometheusMetrics) -> None:
 
 def _labellings(metric: Metric) -> list[dict[str, str]]:
     groups: list[list[dict[str, str]]] = []
-    for labels in metric.labelled:
+    for labels in metric.label_groups:
         strange = [tuple(f"strange-{n}" for _ in labels.labels) for n in range(20)]
         values = [*getattr(labels, "values", []), *strange]
         groups.append([dict(zip(labels.labels, each, strict=True)) for each in values])
@@ -75,7 +75,7 @@ def test_the_worst_that_can_come_is_what_the_table_says(process: Process) -> Non
     _count_all(counting)
     families = text_string_to_metric_families(counting.exposition()[0].decode())
     series = [sample for family in families for sample in family.samples]
-    assert len(series) == sum(metric.most_series for metric in counting.table.values())
+    assert len(series) == sum(metric.max_series for metric in counting.table.values())
     assert len(series) <= MAX_SERIES
 
 

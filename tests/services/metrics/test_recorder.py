@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from services import metrics
-from services.metrics import First, Known, Metric, Metrics, NoMetrics, PrometheusMetrics
+from services.metrics import FirstValues, KnownValues, Metric, Metrics, NoMetrics, PrometheusMetrics
 
 
 class Kept(Metrics):
@@ -55,16 +55,16 @@ def test_what_the_table_does_not_have_is_refused_by_name(counting: Metrics) -> N
         counting.observe("dti_training_step_second", 1)
     with pytest.raises(ValueError, match="is a histogram, not a counter"):
         counting.count("dti_training_step_seconds")
-    with pytest.raises(ValueError, match="has the labels outcome; given were none"):
+    with pytest.raises(ValueError, match="has the labels outcome, not none"):
         counting.count("dti_subjects_total")
-    with pytest.raises(ValueError, match="has the labels none; given were tenant"):
+    with pytest.raises(ValueError, match="has the labels none, not tenant"):
         counting.count("dti_lease_losses_total", tenant="a")
     with pytest.raises(ValueError, match="counts up only"):
         counting.count("dti_lease_losses_total", -1)
 
 
 def test_a_process_counts_what_the_table_says_it_does() -> None:
-    with pytest.raises(ValueError, match="by the process 'api'"):
+    with pytest.raises(ValueError, match="of the process 'api'"):
         PrometheusMetrics(process="api").observe("dti_training_step_seconds", 1)
 
 
@@ -80,7 +80,7 @@ def test_values_that_are_not_known_are_counted_as_other(kept: Kept) -> None:
 
 
 def test_of_what_operators_name_the_first_are_told_apart() -> None:
-    pool = First("pool", 2)
+    pool = FirstValues("pool", 2)
     kept = Kept(
         Metric("dti_a", "gauge", "A.", ("api",), (pool,)),
         Metric("dti_b_total", "counter", "B.", ("api",), (pool,)),
@@ -93,10 +93,12 @@ def test_of_what_operators_name_the_first_are_told_apart() -> None:
     assert [labels["pool"] for _, _, labels in kept.kept[1:]] == ["one", "two", "other", "one"]
 
 
-@pytest.mark.parametrize(("folds", "expected"), [("sum", [5, 7, 3, 4]), ("max", [5, 5, 2, 2])])
-def test_a_gauge_of_others_loses_none_of_them(folds: str, expected: list[float]) -> None:
-    pool, state = First("pool", 1), Known.of("state", "up")
-    kept = Kept(Metric("dti_a", "gauge", "A.", ("api",), (pool, state), folds=folds))  # pyright: ignore[reportArgumentType]
+@pytest.mark.parametrize(
+    ("aggregation", "expected"), [("sum", [5, 7, 3, 4]), ("max", [5, 5, 2, 2])]
+)
+def test_a_gauge_of_others_loses_none_of_them(aggregation: str, expected: list[float]) -> None:
+    pool, state = FirstValues("pool", 1), KnownValues.of("state", "up")
+    kept = Kept(Metric("dti_a", "gauge", "A.", ("api",), (pool, state), aggregation=aggregation))  # pyright: ignore[reportArgumentType]
     kept.set("dti_a", 100, pool="first", state="up")
     kept.set("dti_a", 5, pool="second", state="up")
     kept.set("dti_a", 2, pool="other", state="up")  # a pool may be called so

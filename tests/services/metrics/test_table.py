@@ -10,7 +10,7 @@ from services import metrics
 from services.contracts.jobs import ItemState
 from services.ledger.attempts import StopReason
 from services.ledger.records import EndedRecord, ResultRecord
-from services.metrics import MAX_SERIES, TABLE, First, Known, Metric, Process
+from services.metrics import MAX_SERIES, TABLE, FirstValues, KnownValues, Metric, Process
 from services.storage.interface import Store
 
 _TELLTALE = {"tenant", "job", "item", "token", "key", "subject", "worker", "request", "user", "id"}
@@ -23,7 +23,9 @@ def metric(request: pytest.FixtureRequest) -> Metric:
 
 def _values(name: str, label: str) -> set[str]:
     (metric,) = [one for one in TABLE if one.name == name]
-    (known,) = [one for one in metric.labelled if isinstance(one, Known) and label in one.labels]
+    (known,) = [
+        one for one in metric.label_groups if isinstance(one, KnownValues) and label in one.labels
+    ]
     return {values[known.labels.index(label)] for values in known.values}
 
 
@@ -50,35 +52,35 @@ def test_buckets_ascend_and_are_of_histograms_alone(metric: Metric) -> None:
 
 def test_it_is_said_in_a_sentence_and_by_whom(metric: Metric) -> None:
     assert re.fullmatch(r"[A-Z][^.]+\.", metric.help)
-    assert metric.by
-    assert set(metric.by) <= set(get_args(Process))
+    assert metric.processes
+    assert set(metric.processes) <= set(get_args(Process))
 
 
 def test_labels_are_few_and_tell_of_nobody(metric: Metric) -> None:
     assert len(set(metric.labels)) == len(metric.labels) <= 3
     assert not set(metric.labels) & _TELLTALE
-    for labels in metric.labelled:
-        if isinstance(labels, Known):
+    for labels in metric.label_groups:
+        if isinstance(labels, KnownValues):
             assert len(set(labels.values)) == len(labels.values)
             assert all(len(values) == len(labels.labels) for values in labels.values)
             assert metrics.OTHER not in {value for values in labels.values for value in values}
         else:
-            assert labels.most < 10
+            assert labels.max_values < 10
 
 
 @pytest.mark.parametrize("process", get_args(Process))
 def test_no_process_exports_too_many_series(process: Process) -> None:
-    counted = {metric.name: metric.most_series for metric in TABLE if process in metric.by}
+    counted = {metric.name: metric.max_series for metric in TABLE if process in metric.processes}
     assert sum(counted.values()) <= MAX_SERIES, counted
 
 
 def test_series_are_counted_with_buckets_and_unknown_values() -> None:
-    known = Known(("a", "b"), (("1", "2"), ("3", "4")))
-    gauge = Metric("dti_x", "gauge", "X.", ("api",), (known, First("c", 4)))
-    assert gauge.most_series == 3 * 5
+    known = KnownValues(("a", "b"), (("1", "2"), ("3", "4")))
+    gauge = Metric("dti_x", "gauge", "X.", ("api",), (known, FirstValues("c", 4)))
+    assert gauge.max_series == 3 * 5
     histogram = Metric("dti_x", "histogram", "X.", ("api",), (known,), buckets=(1, 2))
     # le="1", le="2", le="+Inf", sum and count
-    assert histogram.most_series == 3 * 5
+    assert histogram.max_series == 3 * 5
 
 
 def test_states_and_ends_are_those_of_items() -> None:
@@ -109,3 +111,16 @@ def test_operations_are_those_of_stores() -> None:
 
 def test_timed_routes_are_counted_ones() -> None:
     assert set(metrics.TIMED_ROUTES) < {route for route, _ in metrics.HTTP_ROUTES}
+
+
+def test_counted_routes_are_those_of_the_api() -> None:
+    from services.api.app import create_app
+    from services.contracts.models import MINIATURE
+    from services.ledger.ledger import Ledger
+    from services.storage.memory import MemoryStore
+
+    paths = create_app(Ledger.open(MemoryStore()), MINIATURE).openapi()["paths"]
+    routes = {(path, method.upper()) for path, methods in paths.items() for method in methods}
+    # Signed links are no part of the documented API.
+    documented = {route for route in metrics.HTTP_ROUTES if route[0].startswith("/v1/")}
+    assert documented <= routes
