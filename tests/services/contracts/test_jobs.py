@@ -1,4 +1,4 @@
-"""What may be asked for, and what a job is called."""
+"""Job requests and their digests, counts, and the states that follow from them."""
 
 import json
 from typing import Any

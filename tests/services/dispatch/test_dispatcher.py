@@ -23,8 +23,8 @@ Wait = Callable[..., None]
 
 
 def seeds(harness: Any) -> Counter[int]:
-    """How often engines were asked for each."""
-    return Counter(wanted.images[0].seed for _, wanted in harness.engine.requests)
+    """Count the requests for each seed."""
+    return Counter(request.images[0].seed for _, request in harness.engine.requests)
 
 
 def test_each_image_is_generated_once_and_stored(harness: Any) -> None:
@@ -38,9 +38,9 @@ def test_each_image_is_generated_once_and_stored(harness: Any) -> None:
         assert image.getpixel((0, 0)) == colour(index)
     item = harness.items(job)[7]
     assert item.report == {"seed": 7, "steps": 2, "bytes": item.report["bytes"], "warnings": []}
-    model, wanted = harness.engine.requests[0]
-    assert (model, wanted.tenant, wanted.background) == ("miniature", "acme", True)
-    assert (wanted.images[0].prompt, wanted.images[0].steps) == ("a red dog", 2)
+    model, request = harness.engine.requests[0]
+    assert (model, request.tenant, request.background) == ("miniature", "acme", True)
+    assert (request.images[0].prompt, request.images[0].steps) == ("a red dog", 2)
 
 
 def test_the_number_of_images_in_flight_is_bounded(harness: Any, wait_for: Wait) -> None:
@@ -58,7 +58,7 @@ def test_images_wait_while_engines_have_no_room_at_no_cost_of_attempts(
     harness: Any, wait_for: Wait, status: int
 ) -> None:
     name = {429: "QueueFullError", 503: "NoEngineError"}[status]
-    harness.engine.reject(status, name, "as told", 0.05)
+    harness.engine.reject(status, name, "no room", 0.05)
     job = harness.submit(6, max_attempts=1)
     with harness.running(harness.dispatcher()):
         wait_for(lambda: len(harness.engine.requests) > 8)

@@ -105,7 +105,7 @@ def test_after_a_dispatcher_is_killed_another_ends_every_image_once(
     rows = {name: torch.randn(1, each.dim) for name, each in backbone.text_encoders.items()}
     file = token_file(LearnedToken("<rex>", rows, "eos"), backbone.fingerprint)
     learn(ledger, file)
-    order = GenerationJobRequest.model_validate(
+    job_request = GenerationJobRequest.model_validate(
         {
             "prompts": ["a photo of a <dog> on a beach"],
             "placeholder": "<dog>",
@@ -114,12 +114,12 @@ def test_after_a_dispatcher_is_killed_another_ends_every_image_once(
             "steps": 3,
         }
     )
-    request = build_generation_job(order, MINIATURE, ApiSettings()).request
+    request = build_generation_job(job_request, MINIATURE, ApiSettings()).request
     job = submit(ledger, "acme", "generate", request).job
     port = free_port()
     engines = f"http://127.0.0.1:{port}/engines"
     store = ("--store", str(tmp_path / "store"))
-    told = (
+    options = (
         *store,
         "--engines-url",
         engines,
@@ -140,11 +140,11 @@ def test_after_a_dispatcher_is_killed_another_ends_every_image_once(
         log = tmp_path / "engine.log"
         begin(process(log, "services.inference", "run", *store, "--port", str(port)))
         until(lambda: is_up(engines), log)
-        first = begin(process(tmp_path / "first.log", "services.dispatch", *told))
+        first = begin(process(tmp_path / "first.log", "services.dispatch", *options))
         until(lambda: counts().ended, tmp_path / "first.log")
         os.kill(first.pid, signal.SIGKILL)
         log = tmp_path / "second.log"
-        second = begin(process(log, "services.dispatch", *told))
+        second = begin(process(log, "services.dispatch", *options))
         until(lambda: view_job(ledger, "acme", job).counts.total == counts().ended, log)
         second.send_signal(signal.SIGTERM)
         assert second.wait(30) == 0
@@ -156,12 +156,14 @@ def test_after_a_dispatcher_is_killed_another_ends_every_image_once(
     assert (ends.count("succeeded"), ends.count("failed")) == (12, 12)
     image = Image.open(io.BytesIO(read_image(ledger, "acme", job, 1).payload))
     token = {"<dog>": Artifact.from_bytes(file).token}
-    asked = ImageRequest("a photo of a <dog> on a beach", 4, token)
-    other = ImageRequest("a photo of a dog on a beach", 4)
-    here, without = generate(backbone, [asked, other], steps=3)
+    with_token = ImageRequest("a photo of a <dog> on a beach", 4, token)
+    without_token = ImageRequest("a photo of a dog on a beach", 4)
+    here, without = generate(backbone, [with_token, without_token], steps=3)
     assert distance(image, here) < 1 < distance(image, without)
 
 
 def distance(one: Image.Image, other: Image.Image) -> float:
-    """Levels, on average: this process has other threads, so rounds otherwise."""
+    """Return the mean difference in levels; the engine's process has other threads, so it rounds
+    differently.
+    """
     return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())

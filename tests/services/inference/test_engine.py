@@ -57,8 +57,13 @@ def test_an_image_is_generated_with_the_tenants_own_token(
     (tmp_path / "a.png").write_bytes(generated.png)
     settings = read_settings(tmp_path / "a.png")
     assert settings == generated.settings
-    wanted = {"seed": 3, "steps": 3, "tokens": {"<dog>": {"sha256": "rex"}}, "height": 16}
-    assert {name: settings[name] for name in wanted} == wanted
+    expected_settings = {
+        "seed": 3,
+        "steps": 3,
+        "tokens": {"<dog>": {"sha256": "rex"}},
+        "height": 16,
+    }
+    assert {name: settings[name] for name in expected_settings} == expected_settings
     assert "trainedAlgorithmicMedia" in opened(generated).info["XML:com.adobe.xmp"]
 
 

@@ -43,20 +43,20 @@ def model(request: pytest.FixtureRequest) -> Any:
     return InstrumentedModel(load_backbone("miniature", dtype=request.param))
 
 
-def generated_image(
-    model: Any, chance: random.Random, steps: int, guided: bool = True
+def make_random_request(
+    model: Any, rng: random.Random, steps: int, guided: bool = True
 ) -> tuple[ScheduledRequest, Recorder]:
     """Another one each time, in everything."""
     rows = {
-        name: torch.tensor([[chance.gauss(0, 0.05) for _ in range(encoder.dim)]])
+        name: torch.tensor([[rng.gauss(0, 0.05) for _ in range(encoder.dim)]])
         for name, encoder in model.text_encoders.items()
     }
     return make_request(
-        chance.choice(PROMPTS),
-        tenant=f"tenant {chance.random()}",
-        seed=chance.getrandbits(31),
+        rng.choice(PROMPTS),
+        tenant=f"tenant {rng.random()}",
+        seed=rng.getrandbits(31),
         tokens={"<rex>": LearnedToken("<rex>", rows)},
-        guidance=chance.uniform(2, 9) if guided else 1.0,
+        guidance=rng.uniform(2, 9) if guided else 1.0,
         steps=steps,
         size=(64, 64),
     )
@@ -66,15 +66,15 @@ def generate(model: Any, subject: int, besides: Sequence[Beside] = (), crowd: in
     """Levels of an image, beside neighbours whose requests and steps are the crowd's; and the rows
     of each call that it had part in.
     """
-    mine, recorder = generated_image(model, random.Random(f"subject {subject}"), STEPS)
-    chance = random.Random(f"crowd {crowd}")
+    mine, recorder = make_random_request(model, random.Random(f"subject {subject}"), STEPS)
+    rng = random.Random(f"crowd {crowd}")
     joining: dict[int, list[ScheduledRequest]] = defaultdict(list)
     for number, each in enumerate(besides):
         # The first begins long before, so that there are calls that the others can join.
-        ahead = BEFORE if number == 0 else chance.randint(0, BEFORE - 1) if not each.joins else 0
-        more = chance.randint(1, 5) if each.leaves is None else 0
+        ahead = BEFORE if number == 0 else rng.randint(0, BEFORE - 1) if not each.joins else 0
+        more = rng.randint(1, 5) if each.leaves is None else 0
         steps = ahead + (each.leaves or STEPS) - each.joins + more
-        other, _ = generated_image(model, chance, steps, each.guided)
+        other, _ = make_random_request(model, rng, steps, each.guided)
         joining[BEFORE + each.joins - ahead].append(other)
     first = BEFORE if besides else 0
     joining[first].insert(crowd % 2 * len(joining[first]), mine)
@@ -97,12 +97,12 @@ def generate(model: Any, subject: int, besides: Sequence[Beside] = (), crowd: in
 def test_an_image_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
     model: Any, subject: int
 ) -> None:
-    chance = random.Random(f"layout {subject}")
+    rng = random.Random(f"layout {subject}")
     besides = [
         Beside(0, None, guided=True),
-        Beside(0, chance.randint(1, STEPS - 1), guided=True),
+        Beside(0, rng.randint(1, STEPS - 1), guided=True),
         Beside(0, None, guided=False),
-        Beside(chance.randint(1, STEPS - 1), None, guided=chance.random() < 0.5),
+        Beside(rng.randint(1, STEPS - 1), None, guided=rng.random() < 0.5),
     ]
     one, rows = generate(model, subject, besides, crowd=1)
     other, same_rows = generate(model, subject, besides, crowd=2)

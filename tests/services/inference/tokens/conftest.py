@@ -118,7 +118,7 @@ class TokenStore:
     def result_key(self, token: str, tenant: str = "acme") -> str:
         return f"t/{tenant}/jobs/{token[4:30]}/results/00.00000"
 
-    def asked(self, since: int = 0) -> list[str]:
+    def reads(self, since: int = 0) -> list[str]:
         """Return the kinds of the requests that read."""
         return [name for name, _ in self.store.requests[since:]]
 
@@ -135,7 +135,7 @@ class TokenStore:
 
 
 @pytest.fixture
-def studio() -> Iterator[TokenStore]:
+def in_memory() -> Iterator[TokenStore]:
     """In memory."""
     made = TokenStore(MemoryStore())
     yield made
@@ -153,8 +153,8 @@ def anywhere(store: Store) -> Iterator[TokenStore]:
 
 
 @pytest.fixture
-def counted() -> RecordingMetrics:
-    """What the engine has counted."""
+def recorded() -> RecordingMetrics:
+    """What the engine has recorded."""
     counting = RecordingMetrics()
     metrics.use(counting)
     return counting

@@ -22,46 +22,46 @@ def test_an_alias_stands_for_a_new_token_after_five_seconds(anywhere: Any) -> No
     assert cache.get("acme", old).token == old
 
 
-def test_an_alias_in_use_costs_a_listing_every_five_seconds(studio: Any) -> None:
-    studio.learn()
-    cache = studio.cache()
+def test_an_alias_in_use_costs_a_listing_every_five_seconds(in_memory: Any) -> None:
+    in_memory.learn()
+    cache = in_memory.cache()
     for _ in range(10):
         cache.get("acme", "rex")
-    assert studio.asked() == ["list", "read"]
-    studio.seconds += 5
+    assert in_memory.reads() == ["list", "read"]
+    in_memory.seconds += 5
     cache.get("acme", "rex")
-    assert studio.asked() == ["list", "read", "list"]
+    assert in_memory.reads() == ["list", "read", "list"]
 
 
-def test_index_entries_without_a_token_are_skipped(studio: Any) -> None:
-    stands, gone = studio.learn(), studio.learn()
-    delete_token(studio.elsewhere, "acme", gone)
-    aliases.add(studio.elsewhere.store, "acme", "rex", token_id(studio.submit(), 0, 0))
-    aliases.add(studio.elsewhere.store, "acme", "rex", "0 no token")
-    assert studio.cache().get("acme", "rex").token == stands
+def test_index_entries_without_a_token_are_skipped(in_memory: Any) -> None:
+    stands, gone = in_memory.learn(), in_memory.learn()
+    delete_token(in_memory.elsewhere, "acme", gone)
+    aliases.add(in_memory.elsewhere.store, "acme", "rex", token_id(in_memory.submit(), 0, 0))
+    aliases.add(in_memory.elsewhere.store, "acme", "rex", "0 no token")
+    assert in_memory.cache().get("acme", "rex").token == stands
 
 
 def test_after_a_deletion_the_alias_stands_for_the_token_before(
-    studio: Any, eventually: Any
+    in_memory: Any, eventually: Any
 ) -> None:
-    old, new, cache = studio.learn(), studio.learn(), studio.cache()
+    old, new, cache = in_memory.learn(), in_memory.learn(), in_memory.cache()
     assert cache.get("acme", "rex").token == new
-    studio.seconds += 12
+    in_memory.seconds += 12
     assert cache.get("acme", "rex").token == new
-    delete_token(studio.elsewhere, "acme", new)
-    studio.seconds += 4
+    delete_token(in_memory.elsewhere, "acme", new)
+    in_memory.seconds += 4
     assert cache.get("acme", "rex").token == new  # The store is asked meanwhile.
     eventually(lambda: cache.is_known_bad("acme", new))
     assert cache.get("acme", "rex").token == old
-    delete_token(studio.elsewhere, "acme", old)
-    studio.seconds += 30
+    delete_token(in_memory.elsewhere, "acme", old)
+    in_memory.seconds += 30
     with pytest.raises(UnknownJobError, match="acme has no token of a subject 'rex'"):
         cache.get("acme", "rex")
 
 
-def test_aliases_belong_to_one_tenant(studio: Any) -> None:
-    ours, theirs = studio.learn(), studio.learn(tenant="other")
-    cache = studio.cache()
+def test_aliases_belong_to_one_tenant(in_memory: Any) -> None:
+    ours, theirs = in_memory.learn(), in_memory.learn(tenant="other")
+    cache = in_memory.cache()
     assert cache.get("acme", "rex").token == ours
     assert cache.get("other", "rex").token == theirs
     for name in ("bo", "../other", "other/rex", "tok_x"):
@@ -69,34 +69,36 @@ def test_aliases_belong_to_one_tenant(studio: Any) -> None:
             cache.get("acme", name)
 
 
-def test_an_alias_stands_for_the_newest_token_of_this_model(studio: Any) -> None:
-    foreign = studio.artifact(fingerprint="f" * 64).to_bytes()
-    ours = studio.learn()
-    studio.learn(payload=foreign)
-    cache = studio.cache()
+def test_an_alias_stands_for_the_newest_token_of_this_model(in_memory: Any) -> None:
+    foreign = in_memory.artifact(fingerprint="f" * 64).to_bytes()
+    ours = in_memory.learn()
+    in_memory.learn(payload=foreign)
+    cache = in_memory.cache()
     assert cache.get("acme", "rex").token == ours
-    other = studio.learn("bo", payload=foreign)
+    other = in_memory.learn("bo", payload=foreign)
     with pytest.raises(ArtifactMismatchError, match=f"{other} was made with"):
         cache.get("acme", "bo")
 
 
-def test_a_damaged_newest_token_is_an_error(studio: Any) -> None:
-    studio.learn()
-    new, cache = studio.learn(), studio.cache()
-    studio.store.inner.put(studio.result_key(new), b"damaged")
+def test_a_damaged_newest_token_is_an_error(in_memory: Any) -> None:
+    in_memory.learn()
+    new, cache = in_memory.learn(), in_memory.cache()
+    in_memory.store.inner.put(in_memory.result_key(new), b"damaged")
     with pytest.raises(DamagedRecordError, match=f"token {new}"):
         cache.get("acme", "rex")
 
 
-def test_aliases_are_served_stale_for_a_minute_while_the_store_is_unavailable(studio: Any) -> None:
-    token, cache = studio.learn(), studio.cache()
+def test_aliases_are_served_stale_for_a_minute_while_the_store_is_unavailable(
+    in_memory: Any,
+) -> None:
+    token, cache = in_memory.learn(), in_memory.cache()
     cache.get("acme", "rex")
-    studio.make_unavailable()
-    studio.seconds += 59
+    in_memory.make_unavailable()
+    in_memory.seconds += 59
     assert cache.get("acme", "rex").token == token
     with pytest.raises(UnavailableError, match="tokens of 'bo' cannot be looked up") as caught:
         cache.get("acme", "bo")
     assert "t/acme" not in str(caught.value)
-    studio.seconds += 2
+    in_memory.seconds += 2
     with pytest.raises(UnavailableError):
         cache.get("acme", "rex")

@@ -26,10 +26,10 @@ def _count(blends: BlendCache) -> int:
     return len(blends._entries)  # pyright: ignore[reportPrivateUsage]
 
 
-def test_two_tokens_are_blended_by_slerp_and_more_by_their_mean(studio: Any) -> None:
-    cache = studio.cache()
+def test_two_tokens_are_blended_by_slerp_and_more_by_their_mean(in_memory: Any) -> None:
+    cache = in_memory.cache()
     blends = BlendCache(cache)
-    names = [studio.learn(f"s{i}") for i in range(3)]
+    names = [in_memory.learn(f"s{i}") for i in range(3)]
     a, b, c = (cache.get("acme", name).learned for name in names)
     two = blends.blend("acme", [(names[0], 3), (names[1], 1)])
     expected = slerp_tokens(a, b, 0.25, placeholder="<x>")
@@ -45,8 +45,8 @@ def test_two_tokens_are_blended_by_slerp_and_more_by_their_mean(studio: Any) -> 
     assert torch.allclose(_rows(three.learned), _rows(expected))
 
 
-def test_a_blend_is_made_once_and_is_the_same_object(studio: Any, at_once: Any) -> None:
-    one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
+def test_a_blend_is_made_once_and_is_the_same_object(in_memory: Any, at_once: Any) -> None:
+    one, two, cache = in_memory.learn("one"), in_memory.learn("two"), in_memory.cache()
     blends = BlendCache(cache)
     got = at_once(30, lambda: blends.blend("acme", [("one", 1), (two, 3)]).learned)
     assert len({id(learned) for learned in got}) == 1
@@ -57,9 +57,9 @@ def test_a_blend_is_made_once_and_is_the_same_object(studio: Any, at_once: Any) 
 
 
 @pytest.mark.parametrize("end", [0, 1])
-def test_both_ends_must_be_the_tenants_own(studio: Any, end: int) -> None:
-    ours, also_ours = studio.learn("one"), studio.learn("two")
-    theirs, cache = studio.learn(tenant="other"), studio.cache()
+def test_both_ends_must_be_the_tenants_own(in_memory: Any, end: int) -> None:
+    ours, also_ours = in_memory.learn("one"), in_memory.learn("two")
+    theirs, cache = in_memory.learn(tenant="other"), in_memory.cache()
     blends = BlendCache(cache)
     cache.get("other", theirs)
     blends.blend("acme", [(ours, 1), (also_ours, 1)])
@@ -89,12 +89,13 @@ def test_a_blend_is_dropped_with_either_of_its_tokens(anywhere: Any, end: int) -
 
 
 def test_prompt_encodings_with_a_deleted_token_are_dropped(
-    studio: Any, tiny_backbone: Backbone
+    in_memory: Any, tiny_backbone: Backbone
 ) -> None:
     names = [
-        studio.learn(name, payload=studio.artifact(dim=32).to_bytes()) for name in ("one", "two")
+        in_memory.learn(name, payload=in_memory.artifact(dim=32).to_bytes())
+        for name in ("one", "two")
     ]
-    cache = studio.cache(signature=ModelSignature({"text_encoder": 32}, "0" * 64))
+    cache = in_memory.cache(signature=ModelSignature({"text_encoder": 32}, "0" * 64))
     blends, reader = BlendCache(cache), PromptCache(tiny_backbone)
 
     def read(*learned: LearnedToken) -> None:
@@ -105,29 +106,29 @@ def test_prompt_encodings_with_a_deleted_token_are_dropped(
         blends.blend("acme", [(name, 1) for name in names]).learned,
     )
     assert len(reader._known) == 3  # pyright: ignore[reportPrivateUsage]
-    delete_token(studio.elsewhere, "acme", names[0])
-    studio.seconds += 30
+    delete_token(in_memory.elsewhere, "acme", names[0])
+    in_memory.seconds += 30
     with pytest.raises(DeletedError):
         cache.get("acme", names[0])
     assert len(reader._known) == 1  # pyright: ignore[reportPrivateUsage]
 
 
-def test_a_blend_is_dropped_with_a_token_that_was_evicted_before(studio: Any) -> None:
-    one, two = studio.learn("one"), studio.learn("two")
-    cache = studio.cache(capacity_bytes=1)
+def test_a_blend_is_dropped_with_a_token_that_was_evicted_before(in_memory: Any) -> None:
+    one, two = in_memory.learn("one"), in_memory.learn("two")
+    cache = in_memory.cache(capacity_bytes=1)
     blends = BlendCache(cache)
     blends.blend("acme", [(one, 1), (two, 1)])
     assert _count(blends) == 1
-    delete_token(studio.elsewhere, "acme", one)
+    delete_token(in_memory.elsewhere, "acme", one)
     with pytest.raises(DeletedError):
         cache.get("acme", one)
     assert _count(blends) == 0
 
 
 def test_a_blend_is_not_kept_if_a_token_is_deleted_meanwhile(
-    studio: Any, monkeypatch: pytest.MonkeyPatch
+    in_memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
+    one, two, cache = in_memory.learn("one"), in_memory.learn("two"), in_memory.cache()
     blends = BlendCache(cache)
     making, gone = threading.Event(), threading.Event()
 
@@ -140,8 +141,8 @@ def test_a_blend_is_not_kept_if_a_token_is_deleted_meanwhile(
     thread = threading.Thread(target=lambda: blends.blend("acme", [(one, 1), (two, 1)]))
     thread.start()
     assert making.wait(20)
-    delete_token(studio.elsewhere, "acme", two)
-    studio.seconds += 30
+    delete_token(in_memory.elsewhere, "acme", two)
+    in_memory.seconds += 30
     with pytest.raises(DeletedError):
         cache.get("acme", two)
     gone.set()
@@ -149,31 +150,31 @@ def test_a_blend_is_not_kept_if_a_token_is_deleted_meanwhile(
     assert _count(blends) == 0
 
 
-def test_blends_have_a_bound_of_their_own(studio: Any, counted: Any) -> None:
-    one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
+def test_blends_have_a_bound_of_their_own(in_memory: Any, recorded: Any) -> None:
+    one, two, cache = in_memory.learn("one"), in_memory.learn("two"), in_memory.cache()
     size = num_bytes_of(cache.get("acme", one).learned)
     blends = BlendCache(cache, capacity_bytes=2 * size)
     first = blends.blend("acme", [(one, 1), (two, 1)]).learned
     for weight in range(2, 20):
         blends.blend("acme", [(one, 1), (two, weight)])
     assert _count(blends) == 2
-    assert counted.gauges["dti_token_cache_entries", "blend"] == 2
-    assert counted.gauges["dti_token_cache_bytes", "blend"] == 2 * size
+    assert recorded.gauges["dti_token_cache_entries", "blend"] == 2
+    assert recorded.gauges["dti_token_cache_bytes", "blend"] == 2 * size
     assert blends.blend("acme", [(one, 1), (two, 1)]).learned is not first
-    delete_token(studio.elsewhere, "acme", one)
-    studio.seconds += 30
+    delete_token(in_memory.elsewhere, "acme", one)
+    in_memory.seconds += 30
     with pytest.raises(DeletedError):
         cache.get("acme", one)
     assert _count(blends) == 0
 
 
-def test_tokens_that_cannot_be_blended_are_an_error(studio: Any) -> None:
+def test_tokens_that_cannot_be_blended_are_an_error(in_memory: Any) -> None:
     row = torch.ones(1, 8)
     there, back, longer = (
-        studio.learn(payload=studio.artifact(rows=rows).to_bytes())
+        in_memory.learn(payload=in_memory.artifact(rows=rows).to_bytes())
         for rows in (row, -row, torch.ones(2, 8))
     )
-    blends = BlendCache(studio.cache())
+    blends = BlendCache(in_memory.cache())
     with pytest.raises(AntipodalError):
         blends.blend("acme", [(there, 1), (back, 1)])
     with pytest.raises(ArtifactMismatchError):
@@ -181,7 +182,7 @@ def test_tokens_that_cannot_be_blended_are_an_error(studio: Any) -> None:
     assert _count(blends) == 0
 
 
-def test_a_blend_of_a_token_with_itself_is_that_token(studio: Any) -> None:
-    token, cache = studio.learn(), studio.cache()
+def test_a_blend_of_a_token_with_itself_is_that_token(in_memory: Any) -> None:
+    token, cache = in_memory.learn(), in_memory.cache()
     blended = BlendCache(cache).blend("acme", [(token, 1), ("rex", 2)]).learned
     assert torch.allclose(_rows(blended), _rows(cache.get("acme", token).learned), atol=1e-6)

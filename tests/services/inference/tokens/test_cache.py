@@ -30,26 +30,26 @@ def test_a_token_is_read_once_and_is_the_same_object(anywhere: Any) -> None:
         known.learned.embeddings["text_encoder"], artifact.token.embeddings["text_encoder"]
     )
     assert all(cache.get("acme", token).learned is known.learned for _ in range(3))
-    assert anywhere.asked() == ["read"]
+    assert anywhere.reads() == ["read"]
 
 
-def test_a_hundred_threads_make_one_read(studio: Any, at_once: Any) -> None:
-    token, cache = studio.learn(), studio.cache()
+def test_a_hundred_threads_make_one_read(in_memory: Any, at_once: Any) -> None:
+    token, cache = in_memory.learn(), in_memory.cache()
     waiting = threading.Semaphore(0)
-    studio.store.before = lambda name, key: waiting.acquire(timeout=0.3)  # slow, for all to come
+    in_memory.store.before = lambda name, key: waiting.acquire(timeout=0.3)  # slow, for all to come
     got = at_once(100, lambda: cache.get("acme", token))
     assert len({id(known.learned) for known in got}) == 1
-    assert studio.asked() == ["read"]
+    assert in_memory.reads() == ["read"]
 
 
-def test_each_waiting_thread_raises_an_error_of_its_own(studio: Any, at_once: Any) -> None:
-    cache = studio.cache()
-    studio.store.before = lambda name, key: threading.Event().wait(0.3)
-    unknown = token_id(studio.submit(), 0, 0)
+def test_each_waiting_thread_raises_an_error_of_its_own(in_memory: Any, at_once: Any) -> None:
+    cache = in_memory.cache()
+    in_memory.store.before = lambda name, key: threading.Event().wait(0.3)
+    unknown = token_id(in_memory.submit(), 0, 0)
     got = at_once(20, lambda: cache.get("acme", unknown))
     assert all(isinstance(error, UnknownJobError) for error in got)
     assert len({id(error) for error in got}) == 20
-    assert studio.asked() == ["read"]
+    assert in_memory.reads() == ["read"]
 
 
 def test_a_cached_token_of_another_tenant_is_unknown(anywhere: Any) -> None:
@@ -61,39 +61,42 @@ def test_a_cached_token_of_another_tenant_is_unknown(anywhere: Any) -> None:
     cache.get("acme", token)
 
 
-def test_equal_tokens_of_two_tenants_are_kept_apart(studio: Any) -> None:
-    payload = studio.artifact().to_bytes()
-    ours, theirs = studio.learn(payload=payload), studio.learn(tenant="other", payload=payload)
-    cache = studio.cache()
+def test_equal_tokens_of_two_tenants_are_kept_apart(in_memory: Any) -> None:
+    payload = in_memory.artifact().to_bytes()
+    ours, theirs = (
+        in_memory.learn(payload=payload),
+        in_memory.learn(tenant="other", payload=payload),
+    )
+    cache = in_memory.cache()
     assert cache.get("acme", ours).learned is not cache.get("other", theirs).learned
-    delete_token(studio.elsewhere, "acme", ours)
-    studio.seconds += 31
+    delete_token(in_memory.elsewhere, "acme", ours)
+    in_memory.seconds += 31
     with pytest.raises(DeletedError):
         cache.get("acme", ours)
     cache.get("other", theirs)
 
 
-def test_an_unknown_token_is_looked_up_again_after_two_seconds(studio: Any) -> None:
-    cache, job = studio.cache(), studio.submit()
+def test_an_unknown_token_is_looked_up_again_after_two_seconds(in_memory: Any) -> None:
+    cache, job = in_memory.cache(), in_memory.submit()
     token = token_id(job, 0, 0)
     for _ in range(5):
         with pytest.raises(UnknownJobError, match=f"acme has no token {token}"):
             cache.get("acme", token)
-    assert studio.asked() == ["read"]
-    studio.finish(job, "rex", "acme")
-    studio.seconds += 2
+    assert in_memory.reads() == ["read"]
+    in_memory.finish(job, "rex", "acme")
+    in_memory.seconds += 2
     cache.get("acme", token)
 
 
-def test_random_ids_evict_no_token(studio: Any) -> None:
-    token, cache = studio.learn(), studio.cache()
+def test_random_ids_evict_no_token(in_memory: Any) -> None:
+    token, cache = in_memory.learn(), in_memory.cache()
     cache.get("acme", token)
     for index in range(1, 500):
         with pytest.raises(UnknownJobError):
             cache.get("acme", f"{token[:-5]}{index:05d}")
-    before = len(studio.asked())
+    before = len(in_memory.reads())
     cache.get("acme", token)
-    assert len(studio.asked()) == before
+    assert len(in_memory.reads()) == before
 
 
 @pytest.mark.parametrize("delete", ["token", "job", "tenant"])
@@ -110,7 +113,7 @@ def test_a_deletion_takes_effect_within_30_seconds(anywhere: Any, delete: str) -
     for _ in range(3):
         with pytest.raises(DeletedError, match=f"token {token} was deleted"):
             cache.get("acme", token)
-    assert anywhere.asked() == ["read", "head", "read"]
+    assert anywhere.reads() == ["read", "head", "read"]
     assert not _has(cache, token)
     anywhere.seconds += 100
     with pytest.raises(DeletedError):
@@ -123,13 +126,13 @@ def test_a_token_in_use_costs_a_request_without_a_body_every_30_seconds(anywhere
     for seconds in (14, 30, 300):  # from the first time; 30 and 300 since the last
         anywhere.seconds += seconds
         assert cache.get("acme", token).learned is learned
-    assert anywhere.asked() == ["read", "head", "head"]
+    assert anywhere.reads() == ["read", "head", "head"]
 
 
 def test_a_token_in_use_is_revalidated_in_the_background(
-    studio: Any, eventually: Any, counted: Any
+    in_memory: Any, eventually: Any, recorded: Any
 ) -> None:
-    token, cache = studio.learn(), studio.cache()
+    token, cache = in_memory.learn(), in_memory.cache()
     cache.get("acme", token)
     held, gone = threading.Event(), threading.Event()
 
@@ -138,24 +141,24 @@ def test_a_token_in_use_is_revalidated_in_the_background(
         held.set()
         assert gone.wait(20)
 
-    studio.store.before = hold
-    studio.seconds += 16
+    in_memory.store.before = hold
+    in_memory.seconds += 16
     for _ in range(10):
         cache.get("acme", token)  # though the store has not answered yet
     assert held.wait(20)
     gone.set()
-    eventually(lambda: counted.gauges and not cache._flights._running)
-    studio.seconds += 20
+    eventually(lambda: recorded.gauges and not cache._flights._running)
+    in_memory.seconds += 20
     cache.get("acme", token)  # 36 s after the first read, 20 s after it was confirmed
-    assert studio.asked()[:2] == ["read", "head"]
-    assert counted.counts == {"miss": 1, "hit": 11}
+    assert in_memory.reads()[:2] == ["read", "head"]
+    assert recorded.counts == {"miss": 1, "hit": 11}
 
 
-def test_a_deletion_is_noticed_in_the_background(studio: Any, eventually: Any) -> None:
-    token, cache = studio.learn(), studio.cache()
+def test_a_deletion_is_noticed_in_the_background(in_memory: Any, eventually: Any) -> None:
+    token, cache = in_memory.learn(), in_memory.cache()
     cache.get("acme", token)
-    delete_token(studio.elsewhere, "acme", token)
-    studio.seconds += 15
+    delete_token(in_memory.elsewhere, "acme", token)
+    in_memory.seconds += 15
     cache.get("acme", token)
     eventually(lambda: not _has(cache, token))
     with pytest.raises(DeletedError):
@@ -163,96 +166,96 @@ def test_a_deletion_is_noticed_in_the_background(studio: Any, eventually: Any) -
 
 
 def test_a_token_is_served_stale_for_a_minute_while_the_store_is_unavailable(
-    studio: Any, counted: Any
+    in_memory: Any, recorded: Any
 ) -> None:
-    token, cache = studio.learn(), studio.cache()
+    token, cache = in_memory.learn(), in_memory.cache()
     cache.get("acme", token)
-    studio.make_unavailable()
+    in_memory.make_unavailable()
     for seconds in (10, 25, 24.9):  # 59.9 in all
-        studio.seconds += seconds
+        in_memory.seconds += seconds
         cache.get("acme", token)
-    studio.seconds += 0.2
+    in_memory.seconds += 0.2
     for _ in range(3):
         with pytest.raises(UnavailableError, match=f"{token}.*ask again later") as caught:
             cache.get("acme", token)
         assert "t/acme" not in str(caught.value)
-    assert counted.counts == {"miss": 1, "hit": 1, "stale": 2, "unavailable": 3}
-    studio.make_available()
-    studio.seconds += 5
+    assert recorded.counts == {"miss": 1, "hit": 1, "stale": 2, "unavailable": 3}
+    in_memory.make_available()
+    in_memory.seconds += 5
     cache.get("acme", token)
 
 
 @pytest.mark.parametrize("confirmed", [False, True])
 def test_the_age_of_a_token_counts_from_the_request_to_the_store(
-    studio: Any, confirmed: bool
+    in_memory: Any, confirmed: bool
 ) -> None:
-    token, cache = studio.learn(), studio.cache()
+    token, cache = in_memory.learn(), in_memory.cache()
 
     def be_slow(name: str, key: str) -> None:
-        studio.seconds += 29
+        in_memory.seconds += 29
 
-    studio.store.before = be_slow
+    in_memory.store.before = be_slow
     cache.get("acme", token)  # read at the beginning of these 29 seconds
     if confirmed:
-        studio.seconds += 100
+        in_memory.seconds += 100
         cache.get("acme", token)
-    studio.store.before = lambda name, key: None
-    delete_token(studio.elsewhere, "acme", token)
-    studio.seconds += 1
+    in_memory.store.before = lambda name, key: None
+    delete_token(in_memory.elsewhere, "acme", token)
+    in_memory.seconds += 1
     with pytest.raises(DeletedError):
         cache.get("acme", token)
 
 
-def test_an_unavailable_store_gets_one_request_in_five_seconds(studio: Any) -> None:
-    tokens, cache = [studio.learn(f"s{i}") for i in range(20)], studio.cache()
+def test_an_unavailable_store_gets_one_request_in_five_seconds(in_memory: Any) -> None:
+    tokens, cache = [in_memory.learn(f"s{i}") for i in range(20)], in_memory.cache()
     for token in tokens:
         cache.get("acme", token)
-    studio.make_unavailable()
-    studio.seconds += 31
-    before = len(studio.asked())
+    in_memory.make_unavailable()
+    in_memory.seconds += 31
+    before = len(in_memory.reads())
     for _ in range(5):
         for token in tokens:
             cache.get("acme", token)
-    assert len(studio.asked()) - before == 1
-    studio.seconds += 5
+    assert len(in_memory.reads()) - before == 1
+    in_memory.seconds += 5
     for token in tokens:
         cache.get("acme", token)
-    assert len(studio.asked()) - before == 2
+    assert len(in_memory.reads()) - before == 2
 
 
-def test_a_store_that_hangs_delays_one_lookup_by_the_confirm_timeout(studio: Any) -> None:
-    cache = studio.cache(lifetimes=TokenLifetimes(confirm_timeout_s=0.05))
-    token, release = studio.learn(), threading.Event()
+def test_a_store_that_hangs_delays_one_lookup_by_the_confirm_timeout(in_memory: Any) -> None:
+    cache = in_memory.cache(lifetimes=TokenLifetimes(confirm_timeout_s=0.05))
+    token, release = in_memory.learn(), threading.Event()
     cache.get("acme", token)
-    studio.store.before = lambda name, key: release.wait(20)
-    studio.seconds += 31
+    in_memory.store.before = lambda name, key: release.wait(20)
+    in_memory.seconds += 31
     try:
         for _ in range(50):
             cache.get("acme", token)
-        assert studio.asked() == ["read", "head"]
+        assert in_memory.reads() == ["read", "head"]
     finally:
         release.set()
 
 
-def test_a_token_unused_for_an_hour_is_not_kept(studio: Any) -> None:
-    old, new, cache = studio.learn(), studio.learn("bo"), studio.cache()
+def test_a_token_unused_for_an_hour_is_not_kept(in_memory: Any) -> None:
+    old, new, cache = in_memory.learn(), in_memory.learn("bo"), in_memory.cache()
     cache.get("acme", old)
-    studio.seconds += 3601
+    in_memory.seconds += 3601
     cache.get("acme", new)
     assert not _has(cache, old)
 
 
 @pytest.mark.parametrize("body", [b"", b"damaged", b'{"type":"result"}\nx'])
-def test_a_damaged_record_is_named_without_the_stores_keys(studio: Any, body: bytes) -> None:
-    token, cache = studio.learn(), studio.cache()
-    studio.store.inner.put(studio.result_key(token), body)
+def test_a_damaged_record_is_named_without_the_stores_keys(in_memory: Any, body: bytes) -> None:
+    token, cache = in_memory.learn(), in_memory.cache()
+    in_memory.store.inner.put(in_memory.result_key(token), body)
     with pytest.raises(DamagedRecordError, match=f"token {token} .*train it again") as caught:
         cache.get("acme", token)
     assert "results/" not in str(caught.value)
 
 
 def test_changed_bytes_are_an_error_when_loaded_and_when_revalidated(
-    anywhere: Any, counted: Any
+    anywhere: Any, recorded: Any
 ) -> None:
     token, cache = anywhere.learn(), anywhere.cache()
     cache.get("acme", token)
@@ -263,92 +266,92 @@ def test_changed_bytes_are_an_error_when_loaded_and_when_revalidated(
         anywhere.seconds += 31
         with pytest.raises(DamagedRecordError, match=f"token {token} .*train it again"):
             asking.get("acme", token)
-    assert counted.counts == {"miss": 1, "damaged": 2}
+    assert recorded.counts == {"miss": 1, "damaged": 2}
 
 
-def test_a_token_that_was_restored_is_used_again(studio: Any) -> None:
-    token, cache = studio.learn(), studio.cache()
+def test_a_token_that_was_restored_is_used_again(in_memory: Any) -> None:
+    token, cache = in_memory.learn(), in_memory.cache()
     learned = cache.get("acme", token).learned
-    body = studio.store.inner.read(studio.result_key(token)).body
-    studio.store.inner.put(studio.result_key(token), b"damaged")
-    studio.seconds += 31
+    body = in_memory.store.inner.read(in_memory.result_key(token)).body
+    in_memory.store.inner.put(in_memory.result_key(token), b"damaged")
+    in_memory.seconds += 31
     with pytest.raises(DamagedRecordError):
         cache.get("acme", token)
-    studio.store.inner.put(studio.result_key(token), body)
-    studio.seconds += 30
+    in_memory.store.inner.put(in_memory.result_key(token), body)
+    in_memory.seconds += 30
     assert cache.get("acme", token).learned is learned  # it was in use here all the time
 
 
-def test_a_file_that_is_no_artifact_is_an_error(studio: Any) -> None:
-    token = studio.learn(payload=b"no safetensors")
+def test_a_file_that_is_no_artifact_is_an_error(in_memory: Any) -> None:
+    token = in_memory.learn(payload=b"no safetensors")
     with pytest.raises(ArtifactFormatError, match=f"token {token} cannot be used: not a safet"):
-        studio.cache().get("acme", token)
+        in_memory.cache().get("acme", token)
 
 
 @pytest.mark.parametrize("how", [{"fingerprint": "f" * 64}, {"dim": 9}])
-def test_a_token_of_another_model_is_an_error(studio: Any, how: Any, counted: Any) -> None:
-    token, cache = studio.learn(payload=studio.artifact(**how).to_bytes()), studio.cache()
+def test_a_token_of_another_model_is_an_error(in_memory: Any, how: Any, recorded: Any) -> None:
+    token, cache = in_memory.learn(payload=in_memory.artifact(**how).to_bytes()), in_memory.cache()
     for _ in range(3):
         with pytest.raises(ArtifactMismatchError, match=f"{token} was made with 'tiny', whose"):
             cache.get("acme", token)
-    assert studio.asked() == ["read"]
-    assert counted.counts == {"wrong_model": 3}
+    assert in_memory.reads() == ["read"]
+    assert recorded.counts == {"wrong_model": 3}
 
 
-def test_the_least_recently_used_token_is_evicted(studio: Any, counted: Any) -> None:
-    size = num_bytes_of(studio.artifact().token)
-    cache = studio.cache(capacity_bytes=3 * size + size // 2)
-    tokens = [studio.learn(f"s{i}") for i in range(4)]
+def test_the_least_recently_used_token_is_evicted(in_memory: Any, recorded: Any) -> None:
+    size = num_bytes_of(in_memory.artifact().token)
+    cache = in_memory.cache(capacity_bytes=3 * size + size // 2)
+    tokens = [in_memory.learn(f"s{i}") for i in range(4)]
     for token in tokens[:3]:
         cache.get("acme", token)
     cache.get("acme", tokens[0])
     cache.get("acme", tokens[3])
     assert [_has(cache, token) for token in tokens] == [True, False, True, True]
-    assert counted.gauges == {
+    assert recorded.gauges == {
         ("dti_token_cache_entries", "token"): 3,
         ("dti_token_cache_bytes", "token"): 3 * size,
     }
-    before = len(studio.asked())
+    before = len(in_memory.reads())
     cache.get("acme", tokens[1])
-    assert studio.asked(before) == ["read"]
-    studio.seconds += 100
+    assert in_memory.reads(before) == ["read"]
+    in_memory.seconds += 100
     for token in tokens[1:]:
         cache.get("acme", token)
     assert cache.num_tokens == 3
-    assert counted.gauges["dti_token_cache_bytes", "token"] == 3 * size
+    assert recorded.gauges["dti_token_cache_bytes", "token"] == 3 * size
 
 
-def test_a_token_evicted_while_in_use_comes_back_as_the_same_object(studio: Any) -> None:
-    one, two = studio.learn("one"), studio.learn("two")
-    cache = studio.cache(capacity_bytes=num_bytes_of(studio.artifact().token))
+def test_a_token_evicted_while_in_use_comes_back_as_the_same_object(in_memory: Any) -> None:
+    one, two = in_memory.learn("one"), in_memory.learn("two")
+    cache = in_memory.cache(capacity_bytes=num_bytes_of(in_memory.artifact().token))
     learned = cache.get("acme", one).learned
     cache.get("acme", two)
     assert not _has(cache, one)
     assert cache.get("acme", one).learned is learned
 
 
-def test_a_cache_without_room_still_returns_tokens(studio: Any) -> None:
-    token, cache = studio.learn(), studio.cache(capacity_bytes=1)
+def test_a_cache_without_room_still_returns_tokens(in_memory: Any) -> None:
+    token, cache = in_memory.learn(), in_memory.cache(capacity_bytes=1)
     assert cache.get("acme", token).token == cache.get("acme", token).token == token
     assert not _has(cache, token)
 
 
-def test_an_unavailable_store_is_no_error_of_the_token(studio: Any) -> None:
-    token, cache = studio.learn(), studio.cache()
-    studio.make_unavailable()
+def test_an_unavailable_store_is_no_error_of_the_token(in_memory: Any) -> None:
+    token, cache = in_memory.learn(), in_memory.cache()
+    in_memory.make_unavailable()
     with pytest.raises(UnavailableError, match=f"token {token} cannot be looked up"):
         cache.get("acme", token)
-    studio.make_available()
+    in_memory.make_available()
     cache.get("acme", token)  # at once: this was nothing about the token
 
 
-def test_a_closed_cache_still_returns_tokens(studio: Any) -> None:
-    token, cache = studio.learn(), studio.cache()
+def test_a_closed_cache_still_returns_tokens(in_memory: Any) -> None:
+    token, cache = in_memory.learn(), in_memory.cache()
     cache.get("acme", token)
     cache.close()
-    studio.seconds += 31
+    in_memory.seconds += 31
     cache.get("acme", token)
-    studio.seconds += 31
+    in_memory.seconds += 31
     cache.get("acme", token)  # asks by itself
 
 
@@ -358,19 +361,19 @@ def test_the_signature_of_a_model_is_read_from_it(tiny_backbone: Any) -> None:
 
 
 def test_threads_get_tokens_or_the_right_error_while_tokens_are_deleted(
-    studio: Any, at_once: Any
+    in_memory: Any, at_once: Any
 ) -> None:
     """Whatever comes between, nothing deleted is served half a minute later."""
-    tokens = [studio.learn(f"s{i}") for i in range(8)]
-    size = num_bytes_of(Artifact.from_bytes(studio.artifact().to_bytes()).token)
-    cache = studio.cache(capacity_bytes=6 * size)
+    tokens = [in_memory.learn(f"s{i}") for i in range(8)]
+    size = num_bytes_of(Artifact.from_bytes(in_memory.artifact().to_bytes()).token)
+    cache = in_memory.cache(capacity_bytes=6 * size)
 
     def use() -> list[Exception]:
         errors = list[Exception]()
         for round_ in range(60):
-            studio.seconds += 0.5
+            in_memory.seconds += 0.5
             if round_ == 10:
-                delete_token(studio.elsewhere, "acme", tokens[0])
+                delete_token(in_memory.elsewhere, "acme", tokens[0])
             for token in tokens:
                 try:
                     cache.get("acme", token)
@@ -380,7 +383,7 @@ def test_threads_get_tokens_or_the_right_error_while_tokens_are_deleted(
 
     errors = [error for each in at_once(8, use) for error in each]
     assert all(isinstance(error, DeletedError) and tokens[0] in str(error) for error in errors)
-    studio.seconds += 31
+    in_memory.seconds += 31
     with pytest.raises(DeletedError):
         cache.get("acme", tokens[0])
     for token in tokens[1:]:

@@ -19,8 +19,8 @@ def _image(**how: Any) -> ImageSpec:
     return ImageSpec(prompt="a photo", seed=0, **how)
 
 
-def test_tokens_and_blends_are_resolved_with_their_origins(studio: Any) -> None:
-    one, two, cache = studio.learn("one"), studio.learn("two"), studio.cache()
+def test_tokens_and_blends_are_resolved_with_their_origins(in_memory: Any) -> None:
+    one, two, cache = in_memory.learn("one"), in_memory.learn("two"), in_memory.cache()
     resolver = _resolver(cache)
     image = _image(
         tokens={"<a>": one, "<b>": "two", "<c>": "one"},
@@ -37,19 +37,19 @@ def test_tokens_and_blends_are_resolved_with_their_origins(studio: Any) -> None:
     assert _resolver(cache).resolve("acme", _image()).tokens == {}
 
 
-def test_cold_tokens_of_an_image_are_fetched_at_the_same_time(studio: Any) -> None:
-    names = [studio.learn(f"s{i}") for i in range(6)]
+def test_cold_tokens_of_an_image_are_fetched_at_the_same_time(in_memory: Any) -> None:
+    names = [in_memory.learn(f"s{i}") for i in range(6)]
     together = threading.Barrier(6, timeout=20)
-    studio.store.before = lambda name, key: together.wait()
+    in_memory.store.before = lambda name, key: together.wait()
     blends = {"<mix>": tuple(BlendPart(token=name, weight=1) for name in names[3:])}
     tokens = {f"<{i}>": name for i, name in enumerate(names[:3])}
-    resolver = _resolver(studio.cache())
+    resolver = _resolver(in_memory.cache())
     assert len(resolver.resolve("acme", _image(tokens=tokens, blends=blends)).tokens) == 4
 
 
-def test_the_first_error_is_raised(studio: Any) -> None:
-    one = studio.learn("one")
-    resolver = _resolver(studio.cache())
+def test_the_first_error_is_raised(in_memory: Any) -> None:
+    one = in_memory.learn("one")
+    resolver = _resolver(in_memory.cache())
     with pytest.raises(UnknownJobError, match="'two'"):
         resolver.resolve("acme", _image(tokens={"<a>": one, "<b>": "two", "<c>": "three"}))
     parts = (BlendPart(token=one, weight=1), BlendPart(token="four", weight=1))
@@ -57,10 +57,10 @@ def test_the_first_error_is_raised(studio: Any) -> None:
         resolver.resolve("acme", _image(blends={"<a>": parts}))
 
 
-def test_a_placeholder_stands_for_one_thing(studio: Any) -> None:
-    one = studio.learn("one")
+def test_a_placeholder_stands_for_one_thing(in_memory: Any) -> None:
+    one = in_memory.learn("one")
     parts = (BlendPart(token=one, weight=1), BlendPart(token=one, weight=1))
     with pytest.raises(ConfigurationError, match="<a> is given as a token and as a blend"):
-        _resolver(studio.cache()).resolve(
+        _resolver(in_memory.cache()).resolve(
             "acme", _image(tokens={"<a>": one}, blends={"<a>": parts})
         )
