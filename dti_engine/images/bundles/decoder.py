@@ -16,13 +16,13 @@ from typing import IO, Self
 from PIL import Image
 
 from dti_engine.errors import FailedError, InvalidImageError
-from dti_engine.images.bundles import decoder_process as worker
+from dti_engine.images.bundles import decoder_process
 from dti_engine.images.bundles.members import BundleLimits
 from dti_engine.images.decode import SubjectImage
 
 _START_TIMEOUT_S = 60.0  # usually 0.1 s, but a busy machine may take long
 _ROOT = Path(__file__).parents[3]  # working directory, so that the child imports this package
-_CHANNELS = {worker.IMAGE: 3, worker.MASK: 1}
+_CHANNELS = {decoder_process.IMAGE: 3, decoder_process.MASK: 1}
 
 
 class Decoder:
@@ -45,13 +45,13 @@ class Decoder:
 
     def image(self, name: str, data: bytes) -> SubjectImage:
         """Decode an image as `decode_image` does. Raises: InvalidImageError with the reason."""
-        size, pixels = self._request(worker.IMAGE, data)
+        size, pixels = self._request(decoder_process.IMAGE, data)
         image = Image.frombytes("RGB", size, pixels)
         return SubjectImage(name, image, hashlib.sha256(data).hexdigest(), size)
 
     def mask(self, data: bytes) -> Image.Image:
         """Decode a mask as `decode_mask` does. Raises: InvalidImageError with the reason."""
-        return Image.frombytes("L", *self._request(worker.MASK, data))
+        return Image.frombytes("L", *self._request(decoder_process.MASK, data))
 
     def _request(self, kind: bytes, data: bytes) -> tuple[tuple[int, int], bytes]:
         """Return (width, height) and the pixels. Raises: InvalidImageError with the reason."""
@@ -67,7 +67,7 @@ class Decoder:
         timer = Timer(self._limits.decoder_timeout_s, expire)
         timer.start()
         try:
-            process.stdin.write(worker.REQUEST.pack(kind, len(data)))
+            process.stdin.write(decoder_process.REQUEST.pack(kind, len(data)))
             process.stdin.write(data)
             process.stdin.flush()
             width, height, body = self._read_reply(process.stdout, _CHANNELS[kind])
@@ -87,12 +87,14 @@ class Decoder:
 
     def _read_reply(self, replies: IO[bytes], channels: int) -> tuple[int, int, bytes]:
         """Read a reply. Raises: EOFError if invalid; InvalidImageError if it is a rejection."""
-        status, width, height, size = worker.REPLY.unpack(_read(replies, worker.REPLY.size))
+        status, width, height, size = decoder_process.REPLY.unpack(
+            _read(replies, decoder_process.REPLY.size)
+        )
         # The child is not trusted either: an image may have taken it over.
         if size > 3 * max(self._limits.image.max_megapixels * 1e6, 1000):
             raise EOFError
         body = _read(replies, size)
-        if status == worker.REFUSED:
+        if status == decoder_process.REJECTED:
             raise InvalidImageError(body.decode("utf-8", "replace"))
         if not size or size != width * height * channels:
             raise EOFError
@@ -121,7 +123,7 @@ class Decoder:
         timer = Timer(_START_TIMEOUT_S, process.kill)
         timer.start()
         try:
-            if process.stdout.read(1) != worker.READY:
+            if process.stdout.read(1) != decoder_process.READY:
                 self._stop()
                 raise FailedError(
                     "the process that decodes images does not start; is its memory limit of "

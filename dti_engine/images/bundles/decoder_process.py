@@ -17,8 +17,8 @@ from dti_engine.errors import InvalidImageError
 from dti_engine.images.decode import ImageLimits, decode_image, decode_mask
 
 REQUEST = struct.Struct("<cQ")  # IMAGE or MASK, number of bytes
-REPLY = struct.Struct("<cIIQ")  # DONE or REFUSED, width, height, number of bytes
-READY, IMAGE, MASK, DONE, REFUSED = b"!", b"P", b"M", b"D", b"R"
+REPLY = struct.Struct("<cIIQ")  # DONE or REJECTED, width, height, number of bytes
+READY, IMAGE, MASK, DONE, REJECTED = b"!", b"I", b"M", b"D", b"R"
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def _reply(kind: bytes, data: bytes, limits: ImageLimits) -> tuple[bytes, bytes]
     except MemoryError:
         reason = "takes more memory to decode than is allowed; scale it down"
     encoded = reason.encode("utf-8", "backslashreplace")
-    return REPLY.pack(REFUSED, 0, 0, len(encoded)), encoded
+    return REPLY.pack(REJECTED, 0, 0, len(encoded)), encoded
 
 
 def _limit_memory(memory_bytes: int) -> None:
