@@ -26,7 +26,7 @@ from services.settings import ApiSettings
 
 @dataclass(frozen=True)
 class AppState:
-    """What all requests of one process share. It caches, but owns, none of the tenants' data."""
+    """The state that all requests of one process share; it owns none of the tenants' data."""
 
     ledger: Ledger
     models: ServedModels

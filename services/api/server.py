@@ -6,7 +6,7 @@ import uvicorn
 from fastapi import FastAPI
 
 _SHUTDOWN_TIMEOUT_S = 30
-"""How long requests may take to finish after a signal."""
+"""The time that requests have to finish after a signal."""
 
 
 class Server(uvicorn.Server):

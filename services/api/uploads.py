@@ -60,7 +60,7 @@ class UploadMethod(BaseModel):
 
 
 class UploadStatus(BaseModel):
-    """Whether a file is present, and how to upload it if not."""
+    """The presence of a file, and how to upload it if it is missing."""
 
     sha256: str = Field(description="The SHA-256 of the file.")
     present: bool = Field(description="True if a file of this size exists under the digest.")

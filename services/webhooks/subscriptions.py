@@ -33,7 +33,7 @@ class PendingDeliveryRecord(Record):
     first: datetime | None = None
     """When a deliverer first saw that the job had ended."""
     next: datetime | None = None
-    """The time of the next attempt; until then the delivery is leased to whoever set it."""
+    """The time of the next attempt; until then the process that set it holds a lease."""
     state: str = ""
     counts: dict[str, int] = Field(default={})
     """The job's state and counts at `first`, so that the message is the same at each attempt."""

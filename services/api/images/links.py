@@ -22,7 +22,7 @@ from services.ledger.records import Record, pack, unpack
 from services.storage.interface import Store
 
 KEYS_TTL_S = 60.0
-"""How long a process uses the keys that it has read. Rotate less often than this."""
+"""The time for which a process caches the keys. Rotate less often than this."""
 
 MAX_KEYS = 4
 """The number of keys kept: two older ones, the current one and the next one."""

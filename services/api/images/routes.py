@@ -189,7 +189,7 @@ def get_image(principal: CurrentPrincipal, state: AppStateDep, image: ImageId) -
     responses=problems(404, model=OpenAIProblem),
 )
 def delete_image(principal: CurrentPrincipal, state: AppStateDep, image: ImageId) -> None:
-    """Delete the image for good; links to it return `404` from then on."""
+    """Delete the image; links to it return `404` from then on."""
     state.images.delete(principal.tenant, image)
     audit.record_deletion(state.ledger, principal, "image.delete", image)
 

@@ -1,1 +1,1 @@
-"""What training jobs and generation jobs share."""
+"""Routes, schemas and events that training jobs and generation jobs share."""

@@ -34,10 +34,10 @@ _POLLER_THREADS = 8
 """The pollers' own threads, so that they take none from requests."""
 
 _KEY_CHECK_INTERVAL_S = 15.0
-"""How often the API key of an open stream is checked again."""
+"""The interval at which the API key of an open stream is checked again."""
 
 _MAX_WAIT_S = 1.0
-"""How long a stream waits before it checks whether the process is shutting down."""
+"""The time that a stream waits before it checks for a shutdown of the process."""
 
 log = logs.logger(__name__)
 

@@ -11,7 +11,7 @@ from services.ledger.ledger import Ledger
 from services.ledger.workers import all_leases
 
 ItemProgress = dict[int, dict[str, JsonValue]]
-"""What workers report about the running items of a job, by index of the item."""
+"""The reports of workers about the running items of a job, by index of the item."""
 
 _AllProgress = dict[tuple[str, str], ItemProgress]
 """The same by tenant and job."""

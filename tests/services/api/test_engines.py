@@ -1,4 +1,4 @@
-"""What engines refuse, and what becomes of it if they are slow, gone or strange."""
+"""Errors of engines: rejections, and engines that are slow, absent or broken."""
 
 import time
 from typing import Any
@@ -34,7 +34,7 @@ from services.errors import QueueFullError, ServiceError
         ("DTIError", 500, False),
     ],
 )
-def test_errors_of_engines_are_those_of_their_classes(
+def test_an_engine_error_becomes_the_problem_of_its_class(
     studio: Any, engine: StubEngine, name: str, status: int, told: bool
 ) -> None:
     engine.failures = {1: (name, "what was wrong")}
@@ -48,12 +48,12 @@ def test_errors_of_engines_are_those_of_their_classes(
         assert answer.json()["error"]["message"]
 
 
-def test_seconds_after_which_to_ask_again_are_the_engines(studio: Any, engine: StubEngine) -> None:
+def test_retry_after_is_the_one_of_the_engine(studio: Any, engine: StubEngine) -> None:
     engine.reject(429, "QueueFullError", "full", 7.2)
     assert studio.generate().headers["Retry-After"] == "8"
 
 
-def test_errors_are_made_whole() -> None:
+def test_an_engine_error_is_rebuilt_with_its_class() -> None:
     full = rebuild_error("QueueFullError", "full", 3)
     assert (type(full), str(full), full.retry_after_s) == (QueueFullError, "full", 3)
     assert type(rebuild_error("TokenError", "x")) is TokenError
@@ -62,7 +62,7 @@ def test_errors_are_made_whole() -> None:
     assert isinstance(rebuild_error("DTIError", "x"), DTIError)
 
 
-def test_where_no_engine_is_images_are_asked_for_later(site: Any, new_studio: Any) -> None:
+def test_a_missing_engine_is_a_503_with_retry_after(site: Any, new_studio: Any) -> None:
     answer = site.generate()
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "60"
@@ -75,7 +75,7 @@ def test_where_no_engine_is_images_are_asked_for_later(site: Any, new_studio: An
 @pytest.mark.parametrize(
     ("status", "expected"), [(404, 503), (502, 503), (503, 503), (500, 500), (400, 500)]
 )
-def test_what_a_proxy_says_is_not_told(
+def test_the_text_of_a_proxy_is_not_shown(
     studio: Any, engine: StubEngine, status: int, expected: int
 ) -> None:
     engine.response = PlainTextResponse("no replica of acme", status)
@@ -84,9 +84,7 @@ def test_what_a_proxy_says_is_not_told(
     assert "replica" not in answer.text
 
 
-def test_an_engine_that_dies_on_the_way_is_asked_again_later(
-    studio: Any, engine: StubEngine
-) -> None:
+def test_an_engine_that_dies_during_a_request_is_a_503(studio: Any, engine: StubEngine) -> None:
     engine.dies = True
     answer = studio.generate(n=2)
     assert answer.status_code == 503
@@ -99,14 +97,14 @@ def test_an_engine_that_dies_on_the_way_is_asked_again_later(
     ("lines", "status"),
     [(b"", 503), (b'{"event": "image"', 503), (b"{}\n", 500), (b"\xff\n", 500)],
 )
-def test_answers_that_are_none_are_not_taken_for_images(
+def test_a_malformed_engine_response_is_an_error(
     studio: Any, engine: StubEngine, lines: bytes, status: int
 ) -> None:
     engine.response = StreamingResponse(iter([lines]))
     assert studio.generate().status_code == status
 
 
-def test_images_that_are_late_are_not_waited_for(
+def test_a_request_times_out_after_timeout_s(
     studio: Any, engine: StubEngine, parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.engine_client._GRACE_S", 0.0)
@@ -118,7 +116,7 @@ def test_images_that_are_late_are_not_waited_for(
     parts.until(lambda: engine.disconnects == 1)
 
 
-def test_an_engine_that_says_nothing_is_not_waited_for_long_either(
+def test_a_silent_engine_times_out(
     studio: Any, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.engine_client._GRACE_S", 0.0)
@@ -133,7 +131,7 @@ def test_an_engine_that_says_nothing_is_not_waited_for_long_either(
     assert studio.generate(timeout_s=0.3).status_code == 504
 
 
-def test_a_wrong_secret_is_no_fault_of_the_caller(studio: Any, engine: StubEngine) -> None:
+def test_a_wrong_engine_secret_is_an_internal_error(studio: Any, engine: StubEngine) -> None:
     body = {"error": "UnknownKeyError", "detail": "give DTI_ENGINE_SECRET to both"}
     engine.response = JSONResponse(body, 401)
     answer = studio.generate()

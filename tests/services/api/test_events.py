@@ -1,4 +1,4 @@
-"""Whoever listens to a job hears it as it happens, and costs no more than one read at a time."""
+"""Event streams of jobs: every change is sent, and one poller per job reads the store."""
 
 import threading
 from typing import Any
@@ -14,7 +14,7 @@ def _path(url: str, job: str) -> str:
     return f"{url}/v1/training-jobs/{job}/events"
 
 
-def test_a_listener_hears_a_job_to_its_end(site: Any, parts: Any) -> None:
+def test_a_stream_follows_a_job_to_its_end(site: Any, parts: Any) -> None:
     job = site.make("rex", "ada")
     with (
         site.served() as url,
@@ -40,7 +40,7 @@ def test_a_listener_hears_a_job_to_its_end(site: Any, parts: Any) -> None:
         worker.end()
 
 
-def test_of_a_job_that_has_ended_a_listener_hears_that_at_once(site: Any, parts: Any) -> None:
+def test_a_stream_of_an_ended_job_ends_at_once(site: Any, parts: Any) -> None:
     job = site.make("rex")
     site.work_off()
     headers = {"Last-Event-ID": "whatever"}
@@ -48,7 +48,7 @@ def test_of_a_job_that_has_ended_a_listener_hears_that_at_once(site: Any, parts:
     assert [name for name, _ in parts.events(iter(answer.text.splitlines()))] == ["job", "end"]
 
 
-def test_a_job_that_is_deleted_meanwhile_ends(site: Any, parts: Any) -> None:
+def test_a_stream_ends_when_its_job_is_deleted(site: Any, parts: Any) -> None:
     job = site.make("rex")
     with (
         site.served() as url,
@@ -60,7 +60,7 @@ def test_a_job_that_is_deleted_meanwhile_ends(site: Any, parts: Any) -> None:
         assert [event for event in heard if event[0] != ":"][-1] == ("end", {"state": "deleted"})
 
 
-def test_silence_is_broken_by_comments(site: Any, parts: Any) -> None:
+def test_an_idle_stream_sends_comments(site: Any, parts: Any) -> None:
     job = site.make("rex")
     with (
         site.served() as url,
@@ -70,7 +70,7 @@ def test_silence_is_broken_by_comments(site: Any, parts: Any) -> None:
         assert [next(heard)[0] for _ in range(4)] == ["job", ":", ":", ":"]
 
 
-def test_many_listeners_share_one_poller_which_ends_with_the_last(site: Any, parts: Any) -> None:
+def test_streams_of_one_job_share_a_poller_that_ends_with_the_last(site: Any, parts: Any) -> None:
     job = site.make("rex")
     streams = site.app.state.service.events
     looks: list[str] = []
@@ -100,7 +100,7 @@ def test_many_listeners_share_one_poller_which_ends_with_the_last(site: Any, par
         assert len(looks) <= before + 1
 
 
-def test_listeners_are_so_many_at_a_time(new_site: Any, parts: Any) -> None:
+def test_a_tenant_has_a_limited_number_of_streams(new_site: Any, parts: Any) -> None:
     site = new_site(settings=ApiSettings(event_poll_interval_s=0.02, max_streams_per_tenant=1))
     job, theirs = site.make("rex"), site.make("rex", tenant="other")
     with site.served() as url, parts.http.Client(headers=site.headers(), timeout=5) as client:
@@ -118,7 +118,7 @@ def test_listeners_are_so_many_at_a_time(new_site: Any, parts: Any) -> None:
             assert answer.status_code == 200
 
 
-def test_a_store_in_trouble_ends_no_stream(site: Any, parts: Any) -> None:
+def test_an_unavailable_store_ends_no_stream(site: Any, parts: Any) -> None:
     job = site.make("rex")
     streams = site.app.state.service.events
     read, trouble = streams._read, [True] * 3
@@ -138,7 +138,7 @@ def test_a_store_in_trouble_ends_no_stream(site: Any, parts: Any) -> None:
         assert (name, view["job"], trouble) == ("job", job, [])
 
 
-def test_a_revoked_key_hears_no_more(
+def test_a_stream_ends_when_its_key_is_revoked(
     site: Any, parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from services.api.jobs import events as streams
@@ -157,7 +157,7 @@ def test_a_revoked_key_hears_no_more(
         assert [name for name, _ in heard if name != ":"] == []
 
 
-def test_a_server_that_stops_lets_listeners_go(site: Any, parts: Any) -> None:
+def test_a_stopping_server_ends_its_streams(site: Any, parts: Any) -> None:
     job = site.make("rex")
     with (
         parts.run(site.app) as (url, server),

@@ -1,4 +1,4 @@
-"""Jobs of images: what is asked for, how they are seen, and that images are no tokens."""
+"""Generation jobs: requests, routes, links, and that images are not tokens."""
 
 from collections.abc import Callable
 from typing import Any
@@ -62,7 +62,7 @@ def _asked(attempt: Attempt) -> dict[str, Any]:
     return image.model_dump(mode="json", exclude_defaults=True)
 
 
-def test_casts_have_several_tokens_blends_and_names_and_prompts_ids_of_tokens(site: Any) -> None:
+def test_variants_have_tokens_blends_and_names_and_prompts_may_name_token_ids(site: Any) -> None:
     job = site.make("rex", "tom")
     site.work_off()
     token = site.tokens(job)[0]
@@ -86,7 +86,7 @@ def test_casts_have_several_tokens_blends_and_names_and_prompts_ids_of_tokens(si
     assert names[1].startswith("0001-half-")
 
 
-def test_images_are_had_by_key_or_by_link_and_are_deleted_one_by_one(site: Any) -> None:
+def test_images_are_downloaded_by_key_or_link_and_deleted_singly(site: Any) -> None:
     job = site.order(_order())
     assert site.get(_path(job, "/items/0/image")).status_code == 404
     site.generate_off()
@@ -109,7 +109,7 @@ def test_images_are_had_by_key_or_by_link_and_are_deleted_one_by_one(site: Any) 
     assert site.get(_path(job, "/items/0/image")).status_code == 200
 
 
-def test_a_job_is_seen_cancelled_tried_again_and_deleted_as_one_of_subjects(site: Any) -> None:
+def test_a_generation_job_has_all_routes_of_a_training_job(site: Any) -> None:
     job = site.order(_order())
     site.generate_off(lambda attempt: "no" if attempt.item_ref.index == 1 else "")
     assert site.get(_path(job)).json()["state"] == "partially_succeeded"
@@ -131,7 +131,7 @@ def test_a_job_is_seen_cancelled_tried_again_and_deleted_as_one_of_subjects(site
     assert entries[0]["action"] == "generation-job.delete"
 
 
-def test_jobs_of_one_kind_are_none_of_the_other(site: Any) -> None:
+def test_a_job_of_one_kind_does_not_exist_for_the_other(site: Any) -> None:
     subjects, images = site.make("rex"), site.order(_order())
     for kind, job in (("generation", subjects), ("training", images)):
         path = f"/v1/{kind}-jobs/{job}"
@@ -147,7 +147,7 @@ def test_jobs_of_one_kind_are_none_of_the_other(site: Any) -> None:
         assert site.get(f"/v1/{kind}-jobs/{job}").json()["state"] == "queued"
 
 
-def test_few_among_many_of_the_other_kind_are_listed(site: Any) -> None:
+def test_a_list_finds_few_jobs_among_many_of_the_other_kind(site: Any) -> None:
     mine: list[str] = []
     for number in range(4):
         for name in range(6):
@@ -162,7 +162,7 @@ def test_few_among_many_of_the_other_kind_are_listed(site: Any) -> None:
     assert seen == mine[::-1]
 
 
-def test_images_are_no_tokens(site: Any) -> None:
+def test_images_are_not_listed_as_tokens(site: Any) -> None:
     job = site.order(_order(tags={"project": "pets"}))
     site.generate_off()
     token = f"tok_{job}0000000"
@@ -177,7 +177,7 @@ def test_images_are_no_tokens(site: Any) -> None:
     assert site.get(_path(job, "/items/0/image")).status_code == 200
 
 
-def test_a_dry_run_counts_and_makes_nothing(site: Any) -> None:
+def test_a_dry_run_counts_images_and_creates_nothing(site: Any) -> None:
     order = _order(prompts=["a <x>", "b <x>"], placeholder="<x>", tokens=["rex", "tom"], steps=10)
     assert site.order_of(order | {"dry_run": True}).json() == {
         "count": 8,
@@ -191,7 +191,7 @@ def test_a_dry_run_counts_and_makes_nothing(site: Any) -> None:
     assert site.get("/v1/generation-jobs").json()["jobs"] == []
 
 
-def test_tokens_that_are_not_there_are_refused_at_once_unless_they_are_many(site: Any) -> None:
+def test_missing_tokens_are_refused_unless_there_are_many(site: Any) -> None:
     job = site.make("rex")
     site.work_off()
     site.ask("DELETE", f"/v1/tokens/{site.tokens(job)[0]}")
@@ -208,7 +208,7 @@ def test_tokens_that_are_not_there_are_refused_at_once_unless_they_are_many(site
     assert site.order_of(many).status_code == 202
 
 
-def test_the_same_key_and_request_are_one_job_though_its_token_is_gone(site: Any) -> None:
+def test_a_replay_succeeds_after_its_token_was_deleted(site: Any) -> None:
     job = site.make("rex")
     site.work_off()
     order = {"prompts": ["a <x>"], "placeholder": "<x>", "tokens": ["rex"]}
@@ -270,21 +270,23 @@ def test_what_is_wrong_is_refused_with_its_place(
     assert said in found["detail"]
 
 
-def test_the_largest_job_is_taken(site: Any) -> None:
+def test_the_largest_job_is_accepted(site: Any) -> None:
     job = site.order({"prompts": ["a " + "very " * 700 + "red dog"] * 10, "seeds": {"count": 1000}})
     assert site.get(_path(job)).json()["count"] == 10_000
     size = len(site.store.read(f"t/acme/jobs/{job}/spec").body)
     assert size < 2_000_000  # The prompts are told once, not in each image.
 
 
-def test_images_count_among_open_items(site: Any) -> None:
+def test_images_count_as_open_items(site: Any) -> None:
     site.limit("acme", open_items=5)
     site.order(_order(seeds={"count": 4}))
     assert site.order_of(_order()).status_code == 429
     assert site.order_of(_order(seeds={"count": 6})).status_code == 422
 
 
-def test_a_webhook_is_told_of_its_end(site: Any, new_site: Callable[..., Any]) -> None:
+def test_a_webhook_is_subscribed_for_the_end_and_for_a_retry(
+    site: Any, new_site: Callable[..., Any]
+) -> None:
     from services.webhooks.subscriptions import list_pending
 
     job = site.order(_order(webhook={"url": "https://example.com/hook"}))

@@ -68,7 +68,7 @@ def test_the_commands_of_the_guide_run(
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_the_guide_does_with_openais_client_works(studio: Any, tmp_path: Path) -> None:
+def test_the_guides_example_with_openais_client_runs(studio: Any, tmp_path: Path) -> None:
     [code] = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.S)
     with studio.served() as url:
         access = {"DTI_SERVER": url, "DTI_API_KEY": studio.keys["acme"]}
@@ -78,7 +78,7 @@ def test_what_the_guide_does_with_openais_client_works(studio: Any, tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {"rex-7.png", "rex-8.png"}
 
 
-def test_the_guide_leads_past_every_route(site: Any) -> None:
+def test_the_guide_shows_every_route(site: Any) -> None:
     commands = "\n".join(_commands())
     for name, variable in (
         ("job", "JOB2"),
@@ -101,6 +101,6 @@ def test_the_guide_leads_past_every_route(site: Any) -> None:
 @pytest.mark.parametrize(
     "status", [400, 401, 404, 405, 408, 409, 410, 413, 422, 429, 500, 503, 504]
 )
-def test_the_guide_says_what_each_status_asks_for(status: int) -> None:
+def test_the_guide_explains_each_status(status: int) -> None:
     table = GUIDE.read_text().split("| status |")[1].split("\n\n")[0]
     assert str(status) in table

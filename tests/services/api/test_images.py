@@ -1,4 +1,4 @@
-"""Images by OpenAI's own client, over HTTP, of an engine that generates one colour."""
+"""Image requests by OpenAI's own client, to an engine that generates one colour."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ def _image(data: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
 
 
-def test_openais_client_gets_images_with_nothing_but_its_own_words(
+def test_openais_client_gets_images_with_openais_fields_alone(
     client: openai.OpenAI, engine: StubEngine
 ) -> None:
     answer = client.images.generate(prompt="a dog", model="dall-e-3", n=2, size="32x48")
@@ -55,7 +55,7 @@ def test_openais_client_gets_images_with_nothing_but_its_own_words(
     assert wanted.images[0].steps == 25
 
 
-def test_our_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) -> None:
+def test_additional_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) -> None:
     client.images.generate(
         prompt=f"a <rex> and a <{TOKEN}> as a <mix> by <end> and <pair>",
         model="miniature",
@@ -89,12 +89,12 @@ def test_our_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) 
     assert (first.width, first.height) == (None, None)
 
 
-def test_a_seed_that_is_left_out_is_drawn(studio: Any) -> None:
+def test_an_omitted_seed_is_random(studio: Any) -> None:
     seeds = {studio.generate().json()["data"][0]["seed"] for _ in range(3)}
     assert len(seeds) == 3
 
 
-def test_what_means_nothing_here_is_told(client: openai.OpenAI, engine: StubEngine) -> None:
+def test_ignored_fields_cause_warnings(client: openai.OpenAI, engine: StubEngine) -> None:
     engine.warnings = ("the prompt is too long",)
     answer = client.images.generate(
         prompt="x",
@@ -121,7 +121,7 @@ def test_what_means_nothing_here_is_told(client: openai.OpenAI, engine: StubEngi
     assert silent.warnings == ["the prompt is too long"]
 
 
-def test_characters_that_end_lines_elsewhere_end_none_here(studio: Any) -> None:
+def test_unicode_line_separators_do_not_split_events(studio: Any) -> None:
     prompt = "a\u2028b\u0085c\x0bd\x1ee"
     answer = studio.generate(prompt=prompt)
     assert answer.status_code == 200, answer.text
@@ -182,7 +182,7 @@ def _told(answer: Any, status: int) -> dict[str, Any]:
     return said
 
 
-def test_every_error_of_the_route_has_openais_form(new_studio: Any) -> None:
+def test_every_error_has_openais_error_object(new_studio: Any) -> None:
     studio = new_studio(max_body_bytes=1000)
     path = "/v1/images/generations"
     assert _told(studio.post(path, {}, None), 401)["error"]["code"] == "invalid_api_key"
@@ -195,7 +195,7 @@ def test_every_error_of_the_route_has_openais_form(new_studio: Any) -> None:
     assert "error" not in studio.get("/v1/images").json()
 
 
-def test_a_mistake_of_ours_has_openais_form_too(
+def test_an_internal_error_has_openais_error_object(
     studio: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.api.images.routes.build_engine_call", lambda *_: 1 / 0)
@@ -234,7 +234,7 @@ def _stream(client: openai.OpenAI, **how: Any) -> list[Any]:
     return list(client.images.generate(prompt="x", stream=True, **how))
 
 
-def test_a_stream_shows_previews_progress_and_the_image(
+def test_a_stream_has_progress_previews_and_the_image(
     client: openai.OpenAI, engine: StubEngine
 ) -> None:
     extra = {"steps": 7, "seed": 9}
@@ -259,7 +259,7 @@ def test_a_stream_shows_previews_progress_and_the_image(
     assert engine.requests[0][1].progress
 
 
-def test_there_are_no_more_previews_than_were_asked_for(studio: Any, parts: Any) -> None:
+def test_a_stream_has_no_more_previews_than_requested(studio: Any, parts: Any) -> None:
     for steps, partial in itertools.product((1, 2, 3, 4, 5, 25, 48), (0, 1, 2, 3)):
         answer = studio.generate(stream=True, partial_images=partial, steps=steps)
         names = [name for name, _ in parts.events(iter(answer.text.splitlines()))]
@@ -269,7 +269,7 @@ def test_there_are_no_more_previews_than_were_asked_for(studio: Any, parts: Any)
             assert shown == partial, steps
 
 
-def test_in_a_stream_of_several_one_that_fails_fails_alone(
+def test_one_failed_image_of_a_stream_leaves_the_others(
     studio: Any, parts: Any, engine: StubEngine
 ) -> None:
     engine.failures = {0: ("UnsafeImageError", "this image may not be shown: x")}
@@ -282,9 +282,7 @@ def test_in_a_stream_of_several_one_that_fails_fails_alone(
     assert events[-1][1]["index"] == 1
 
 
-def test_what_fails_in_a_stream_is_an_error_to_openais_client(
-    client: openai.OpenAI, engine: StubEngine
-) -> None:
+def test_openais_client_raises_on_an_error_event(client: openai.OpenAI, engine: StubEngine) -> None:
     engine.failures = {0: ("GenerationFailedError", "of nobody's concern")}
     with pytest.raises(openai.APIError, match="report the request id") as failed:
         _stream(client)
@@ -292,14 +290,16 @@ def test_what_fails_in_a_stream_is_an_error_to_openais_client(
     assert failed.value.body["type"] == "server_error"
 
 
-def test_what_is_refused_at_once_is_no_stream(client: openai.OpenAI, engine: StubEngine) -> None:
+def test_a_rejected_request_is_an_error_and_not_a_stream(
+    client: openai.OpenAI, engine: StubEngine
+) -> None:
     engine.reject(429, "QueueFullError", "full", 9)
     with pytest.raises(openai.RateLimitError) as limited:
         _stream(client)
     assert limited.value.response.headers["Retry-After"] == "9"
 
 
-def test_a_stream_is_never_silent_for_long(studio: Any, parts: Any, engine: StubEngine) -> None:
+def test_an_idle_image_stream_sends_comments(studio: Any, parts: Any, engine: StubEngine) -> None:
     engine.may_finish.clear()
     with (
         studio.served() as url,
@@ -320,7 +320,7 @@ def test_a_stream_is_never_silent_for_long(studio: Any, parts: Any, engine: Stub
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_leaves_is_generated_for_no_more(
+def test_a_disconnection_cancels_the_engines_work(
     studio: Any, parts: Any, engine: StubEngine, stream: bool
 ) -> None:
     engine.may_finish.clear()
@@ -341,7 +341,9 @@ def _hear(caller: Any, url: str, *, stream: bool) -> None:
         raise httpx2.ReadTimeout("it leaves at the first event")
 
 
-def test_a_stream_that_dies_says_so(studio: Any, parts: Any, engine: StubEngine) -> None:
+def test_a_broken_engine_stream_ends_with_an_error_event(
+    studio: Any, parts: Any, engine: StubEngine
+) -> None:
     engine.dies = True
     answer = studio.generate(stream=True, n=2, steps=1)
     events = list(parts.events(iter(answer.text.splitlines())))
@@ -351,7 +353,7 @@ def test_a_stream_that_dies_says_so(studio: Any, parts: Any, engine: StubEngine)
     assert json.dumps(events[-1][1]["problem"]["status"]) == "503"
 
 
-def test_rates_count_for_images_as_for_all(studio: Any) -> None:
+def test_the_rate_limit_holds_for_images(studio: Any) -> None:
     studio.limit("acme", requests_per_second=0.01, burst=1)
     assert studio.generate().status_code == 200
     said = _told(studio.generate(), 429)

@@ -1,4 +1,4 @@
-"""What every request passes: ids, keys, rates, sizes; and that every error is a problem."""
+"""The middleware: request ids, keys, rates and sizes; every error is a problem."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ def test_every_error_is_a_problem(site: Any, method: str, path: str, status: int
     _is_problem(site.ask(method, path), status)
 
 
-def test_paths_that_do_not_exist_want_a_key_too(site: Any) -> None:
+def test_unknown_paths_require_a_key(site: Any) -> None:
     _is_problem(site.get("/v1/nothing", None), 401)
     _is_problem(site.get("/v1", None), 401)
 
@@ -58,13 +58,13 @@ def test_paths_that_do_not_exist_want_a_key_too(site: Any) -> None:
     "credential",
     ["", "Bearer", "Bearer ", "Basic abc", "Bearer x", "Bearer dti_a_b", "bearer \xe9"],
 )
-def test_what_is_no_key_is_refused(site: Any, credential: str) -> None:
+def test_an_invalid_credential_is_refused(site: Any, credential: str) -> None:
     headers = {"Authorization": credential.encode("latin-1")}
     said = _is_problem(site.client.get("/v1/audit", headers=headers), 401)
     assert "Authorization: Bearer" in said["detail"]
 
 
-def test_an_id_is_given_to_each_request_or_taken_from_it(site: Any) -> None:
+def test_the_request_id_is_the_clients_or_a_new_one(site: Any) -> None:
     own = site.get("/healthz").headers["X-Request-Id"]
     assert own != site.get("/healthz").headers["X-Request-Id"]
     for given, kept in (("abc-1", True), ("a b", False), ("x" * 65, False), ("", False)):
@@ -73,7 +73,7 @@ def test_an_id_is_given_to_each_request_or_taken_from_it(site: Any) -> None:
         assert answer.json()["request"] == answer.headers["X-Request-Id"]
 
 
-def test_too_many_requests_are_told_when_to_come_again(site: Any) -> None:
+def test_too_many_requests_get_retry_after(site: Any) -> None:
     site.limit("acme", requests_per_second=0.1, burst=2)
     site.get("/v1/audit")
     answers = [site.get("/v1/audit") for _ in range(2)]
@@ -84,7 +84,7 @@ def test_too_many_requests_are_told_when_to_come_again(site: Any) -> None:
     assert site.get("/healthz").status_code == 200
 
 
-def test_large_bodies_are_refused_announced_or_not(new_site: Any) -> None:
+def test_large_bodies_are_refused_with_and_without_content_length(new_site: Any) -> None:
     site = new_site(settings=ApiSettings(max_body_bytes=100))
     headers = {"Idempotency-Key": "one", "Content-Type": "application/json"}
     for path in ("/v1/training-jobs", "/v1/uploads"):
@@ -93,7 +93,7 @@ def test_large_bodies_are_refused_announced_or_not(new_site: Any) -> None:
     assert site.submit({"subjects": []}).status_code == 422
 
 
-def test_a_store_that_does_not_answer_is_a_503(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_store_is_a_503(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     site.get("/v1/audit")
 
     def fail(*_: Any, **__: Any) -> Any:
@@ -108,7 +108,7 @@ def test_a_store_that_does_not_answer_is_a_503(site: Any, monkeypatch: pytest.Mo
     assert site.get("/healthz").status_code == 200
 
 
-def test_a_mistake_of_ours_shows_nothing_and_is_logged(
+def test_an_internal_error_is_logged_and_shows_no_details(
     site: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
@@ -165,7 +165,7 @@ def _tree(root: type[DTIError]) -> list[type[DTIError]]:
     return [root, *(one for child in root.__subclasses__() for one in _tree(child))]
 
 
-def test_errors_of_clients_and_of_the_service_are_told_apart() -> None:
+def test_client_errors_and_server_errors_have_different_statuses() -> None:
     """Those that are nobody's fault are named here, so that a new error is thought about."""
     internal = {
         error.__name__

@@ -8,7 +8,7 @@ import pytest
 from services.contracts.models import ServedModel
 
 
-def test_openais_client_lists_and_finds_what_generates(studio: Any) -> None:
+def test_openais_client_lists_and_retrieves_models(studio: Any) -> None:
     with (
         studio.served() as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key=studio.keys["acme"], max_retries=0) as client,

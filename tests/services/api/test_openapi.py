@@ -1,4 +1,4 @@
-"""/openapi.json says what is true, with examples that hold."""
+"""/openapi.json is complete, and its examples are valid."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def _validator(document: dict[str, Any], schema: Any) -> Any:
     )
 
 
-def test_every_route_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
+def test_every_route_documents_its_purpose_and_its_errors(document: dict[str, Any]) -> None:
     for name, operation in _operations(document):
         assert operation["summary"], name
         assert operation["description"], name
@@ -52,7 +52,7 @@ def test_every_route_says_what_it_does_and_how_it_fails(document: dict[str, Any]
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
 
 
-def test_every_answer_has_an_example_that_holds(document: dict[str, Any]) -> None:
+def test_every_response_has_a_valid_example(document: dict[str, Any]) -> None:
     seen = 0
     for name, operation in _operations(document):
         contents = [answer.get("content", {}) for answer in operation["responses"].values()]
@@ -74,7 +74,7 @@ def test_every_answer_has_an_example_that_holds(document: dict[str, Any]) -> Non
     assert seen > 100
 
 
-def test_examples_of_orders_are_orders(document: dict[str, Any]) -> None:
+def test_examples_of_requests_are_valid(document: dict[str, Any]) -> None:
     import json
 
     examples = document["components"]["schemas"]["TrainingJobRequest"]["examples"]
@@ -85,12 +85,12 @@ def test_examples_of_orders_are_orders(document: dict[str, Any]) -> None:
         GenerationJobRequest.model_validate_json(json.dumps(example), strict=True)
 
 
-def test_the_first_example_of_an_order_makes_a_job(site: Any, document: dict[str, Any]) -> None:
+def test_the_first_example_creates_a_job(site: Any, document: dict[str, Any]) -> None:
     example = document["components"]["schemas"]["TrainingJobRequest"]["examples"][0]
     assert site.submit(example).status_code == 202
 
 
-def test_the_pages_are_there(site: Any) -> None:
+def test_the_documentation_page_is_served(site: Any) -> None:
     assert "swagger" in site.get("/docs", None).text
 
 

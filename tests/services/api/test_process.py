@@ -1,4 +1,4 @@
-"""`python -m services.api` as a process: it starts, says what it knows, and stops in order."""
+"""`python -m services.api` as a process: start, help, invalid settings, and shutdown."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def _url(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_a_store_and_lets_listeners_go_at_a_signal(
+def test_the_process_serves_a_store_and_ends_streams_on_a_signal(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     key = create_key(DirectoryStore(tmp_path), "acme").credential
@@ -64,7 +64,7 @@ def test_it_serves_a_store_and_lets_listeners_go_at_a_signal(
         assert process.wait(20) in (-number, 128 + number)
 
 
-def test_what_it_cannot_use_it_says(tmp_path: Path) -> None:
+def test_invalid_settings_end_the_process_with_an_explanation(tmp_path: Path) -> None:
     for arguments, environment, words in (
         (["--store", "ftp://x"], {}, "no kind of store"),
         (

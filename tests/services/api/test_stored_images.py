@@ -1,4 +1,4 @@
-"""Images that are kept: links to them hold for a while, and they go when they are deleted."""
+"""Stored images and their signed links, which expire and rotate their keys."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from services.ledger.deletion import delete_tenant
 from services.storage.memory import MemoryStore
 
 
-def test_a_link_leads_anyone_to_the_image(studio: Any) -> None:
+def test_a_link_needs_no_key(studio: Any) -> None:
     image, link = studio.keep()
     assert link.startswith(f"http://testserver/images/acme/{image}?")
     answer = studio.client.get(link)
@@ -23,13 +23,13 @@ def test_a_link_leads_anyone_to_the_image(studio: Any) -> None:
     assert own.content == answer.content
 
 
-def test_links_are_of_the_address_that_the_operator_says(new_studio: Any) -> None:
+def test_links_begin_with_the_public_url(new_studio: Any) -> None:
     studio = new_studio(public_url="https://dti.example/api/")
     _, link = studio.keep()
     assert link.startswith("https://dti.example/api/images/acme/")
 
 
-def test_links_that_were_changed_lead_nowhere(studio: Any) -> None:
+def test_changed_links_are_refused(studio: Any) -> None:
     image, link = studio.keep()
     other, theirs = studio.keep("other")
     address, _, query = link.partition("?")
@@ -52,7 +52,7 @@ def test_links_that_were_changed_lead_nowhere(studio: Any) -> None:
     assert studio.client.get(theirs).status_code == 200
 
 
-def test_links_end() -> None:
+def test_links_expire() -> None:
     now = [1000.0]
     links = SignedLinks(MemoryStore(), clock=lambda: now[0])
     link = links.sign("/images/acme/x", 60)
@@ -93,7 +93,7 @@ def test_every_process_verifies_what_another_signs_right_after_a_rotation() -> N
     early.verify("/a", 9, signature)
 
 
-def test_all_processes_sign_with_one_secret_and_no_two_stores_do() -> None:
+def test_all_processes_of_a_store_share_keys_and_no_two_stores_do() -> None:
     store = MemoryStore()
     first, second = (SignedLinks(store, clock=lambda: 0) for _ in range(2))
     link = first.sign("/a", 9)
@@ -103,7 +103,7 @@ def test_all_processes_sign_with_one_secret_and_no_two_stores_do() -> None:
 
 
 @pytest.mark.parametrize("kind", ["moto"])
-def test_where_the_store_signs_links_they_are_its_own(store: Any, new_studio: Any) -> None:
+def test_presigned_urls_of_the_store_are_used_if_it_has_them(store: Any, new_studio: Any) -> None:
     studio = new_studio(store)
     image, link = studio.keep()
     assert "/images/acme/" not in link.replace(f"t/acme/images/{image}.png", "")
@@ -114,7 +114,7 @@ def test_where_the_store_signs_links_they_are_its_own(store: Any, new_studio: An
     assert httpx2.get(listed["url"]).content == answer.content
 
 
-def test_they_are_listed_the_newest_first_page_by_page(studio: Any) -> None:
+def test_stored_images_are_listed_newest_first(studio: Any) -> None:
     kept = [studio.keep()[0] for _ in range(5)]
     found: list[str] = []
     cursor = ""
@@ -131,7 +131,7 @@ def test_they_are_listed_the_newest_first_page_by_page(studio: Any) -> None:
     assert found == sorted(kept)
 
 
-def test_what_is_deleted_is_gone_and_noted(studio: Any) -> None:
+def test_a_deleted_image_is_gone_and_audited(studio: Any) -> None:
     image, link = studio.keep()
     assert studio.ask("DELETE", f"/v1/images/{image}", "other").status_code == 404
     assert studio.ask("DELETE", f"/v1/images/{image}").status_code == 204
@@ -142,7 +142,7 @@ def test_what_is_deleted_is_gone_and_noted(studio: Any) -> None:
     assert (entry["action"], entry["what"]) == ("image.delete", image)
 
 
-def test_they_go_with_their_tenant_whenever_they_come(studio: Any) -> None:
+def test_stored_images_are_deleted_with_their_tenant(studio: Any) -> None:
     _, link = studio.keep()
     delete_tenant(studio.ledger, "acme")
     assert studio.client.get(link).status_code == 404
@@ -153,7 +153,7 @@ def test_they_go_with_their_tenant_whenever_they_come(studio: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_tenant_that_is_deleted_meanwhile_keeps_nothing(
+def test_a_tenant_deleted_during_a_request_stores_nothing(
     studio: Any, engine: StubEngine, stream: bool
 ) -> None:
     studio.generate()  # The key is known for some seconds more.
@@ -164,12 +164,12 @@ def test_a_tenant_that_is_deleted_meanwhile_keeps_nothing(
     assert studio.ledger.heads("t/acme/images/") == []
 
 
-def test_names_that_are_none_lead_nowhere(studio: Any) -> None:
+def test_malformed_image_ids_are_not_found(studio: Any) -> None:
     for name in ("x", "..", "%2e%2e", "a" * 26 + "%2F..", "7zk3v9q0d1m2n3p4q5r6s7t8v9"):
         assert studio.get(f"/v1/images/{name}").status_code == 404
 
 
-def test_an_image_in_a_stream_is_linked_too(studio: Any, parts: Any) -> None:
+def test_a_stream_can_return_links(studio: Any, parts: Any) -> None:
     answer = studio.generate(response_format="url", stream=True)
     *_, (name, data) = parts.events(iter(answer.text.splitlines()))
     assert (name, data["b64_json"]) == ("image_generation.completed", None)

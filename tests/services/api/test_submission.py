@@ -1,4 +1,4 @@
-"""A request becomes a job once, or says all that is wrong with it."""
+"""A submission creates one job per Idempotency-Key, or reports every error."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from services.settings import ApiSettings
 from services.webhooks import subscriptions as hints
 
 
-def test_a_job_is_made_once_for_a_key(site: Any) -> None:
+def test_one_idempotency_key_creates_one_job(site: Any) -> None:
     body = {"subjects": site.subjects("rex", "ada"), "tags": {"project": "pets"}}
     first = site.submit(body, key="one")
     assert first.status_code == 202
@@ -30,7 +30,7 @@ def test_a_job_is_made_once_for_a_key(site: Any) -> None:
     assert site.get(first.headers["Location"]).json() == first.json() | {"created": None}
 
 
-def test_a_key_with_another_request_is_refused(site: Any) -> None:
+def test_an_idempotency_key_of_another_request_is_refused(site: Any) -> None:
     site.submit({"subjects": site.subjects("rex")}, key="one")
     answer = site.submit({"subjects": site.subjects("ada")}, key="one")
     assert answer.status_code == 422
@@ -39,14 +39,14 @@ def test_a_key_with_another_request_is_refused(site: Any) -> None:
 
 
 @pytest.mark.parametrize(("headers", "status"), [({}, 400), ({"Idempotency-Key": "x" * 256}, 422)])
-def test_without_a_key_nothing_is_made(site: Any, headers: Any, status: int) -> None:
+def test_a_submission_requires_an_idempotency_key(site: Any, headers: Any, status: int) -> None:
     answer = site.post("/v1/training-jobs", {"subjects": site.subjects("a")}, headers=headers)
     assert answer.status_code == status
     assert "Idempotency-Key" in answer.json()["detail"]
     assert site.get("/v1/training-jobs").json()["jobs"] == []
 
 
-def test_workers_find_what_was_asked_for(site: Any) -> None:
+def test_workers_get_the_settings_of_the_request(site: Any) -> None:
     subject = {
         "id": "ada",
         "images": [{"name": "ada.jpg", "sha256": "0" * 64}],
@@ -70,7 +70,7 @@ def test_workers_find_what_was_asked_for(site: Any) -> None:
     assert spec.record.batch.startswith("dti-4-64-")
 
 
-def test_a_manifest_is_as_good_as_subjects(site: Any) -> None:
+def test_a_manifest_replaces_subjects(site: Any) -> None:
     subjects = site.subjects(*(f"s{number}" for number in range(3)))
     lines = b"\n".join(json.dumps(subject).encode() for subject in subjects) + b"\n\n"
     inline = site.submit({"subjects": subjects}, key="one").json()
@@ -79,7 +79,7 @@ def test_a_manifest_is_as_good_as_subjects(site: Any) -> None:
     assert manifest.json()["job"] == inline["job"]
 
 
-def test_what_is_wrong_in_a_manifest_is_said_by_lines(site: Any) -> None:
+def test_errors_in_a_manifest_name_their_lines(site: Any) -> None:
     lines = b'{"id": "a", "bundle": "%s"}\n{"id": 1}\nnonsense\n' % (b"0" * 64)
     answer = site.submit({"manifest": site.upload(lines)})
     assert answer.status_code == 422
@@ -90,7 +90,7 @@ def test_what_is_wrong_in_a_manifest_is_said_by_lines(site: Any) -> None:
     assert "upload it" in missing.json()["detail"]
 
 
-def test_a_dry_run_says_what_would_be_made_and_makes_nothing(site: Any) -> None:
+def test_a_dry_run_describes_the_job_and_creates_nothing(site: Any) -> None:
     there = site.upload(b"bundle")
     subjects = [
         {"id": "rex", "bundle": there},
@@ -106,7 +106,7 @@ def test_a_dry_run_says_what_would_be_made_and_makes_nothing(site: Any) -> None:
     assert [head.key for head in site.ledger.heads("")] == [head.key for head in before]
 
 
-def test_of_many_uploads_those_that_are_missing_are_listed_too(site: Any) -> None:
+def test_missing_uploads_are_found_among_many(site: Any) -> None:
     there = site.upload(b"bundle")
     subjects = [{"id": "there", "bundle": there}, *site.subjects(*map(str, range(1200)))]
     said = site.submit({"subjects": subjects, "dry_run": True}).json()
@@ -152,9 +152,7 @@ _GOOD = {"id": "rex", "bundle": "0" * 64}
         ({"subjects": [_GOOD], "webhook": {"url": "https://[::1]/"}}, "#/webhook/url", "public"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(
-    site: Any, body: Any, pointer: str, words: str
-) -> None:
+def test_errors_name_their_place(site: Any, body: Any, pointer: str, words: str) -> None:
     answer = site.submit(body)
     assert answer.status_code == 422, answer.text
     [*errors] = answer.json()["errors"]
@@ -163,7 +161,7 @@ def test_what_is_wrong_is_said_with_its_place(
     assert site.get("/v1/training-jobs").json()["jobs"] == []
 
 
-def test_what_a_subject_says_is_checked_beside_what_the_job_says(site: Any) -> None:
+def test_a_subjects_settings_must_fit_the_jobs_config(site: Any) -> None:
     overrides = {"method": "ti", "kappa": 0.0, "magnitude": "initializer"}
     subjects = [_GOOD, {"id": "b", "bundle": "0" * 64, "training": {"kappa": 0.1}}]
     answer = site.submit({"subjects": subjects, "overrides": overrides})
@@ -173,7 +171,7 @@ def test_what_a_subject_says_is_checked_beside_what_the_job_says(site: Any) -> N
     assert "kappa must be 0" in error["detail"]
 
 
-def test_numbers_that_are_none_are_refused(site: Any) -> None:
+def test_non_finite_numbers_are_refused(site: Any) -> None:
     body = b'{"subjects": [{"id": "a", "bundle": "%s"}], "overrides": {"lr": NaN}}' % (b"0" * 64)
     headers = {"Idempotency-Key": "one"}
     answer = site.ask("POST", "/v1/training-jobs", content=body, headers=headers)
@@ -181,13 +179,13 @@ def test_numbers_that_are_none_are_refused(site: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
-def test_what_is_no_json_is_bad(site: Any, body: bytes) -> None:
+def test_malformed_json_is_a_400(site: Any, body: bytes) -> None:
     answer = site.ask("POST", "/v1/training-jobs", content=body, headers={"Idempotency-Key": "one"})
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_ten_thousand_subjects_are_one_job_and_one_more_is_none(site: Any) -> None:
+def test_a_job_has_at_most_ten_thousand_subjects(site: Any) -> None:
     names = [str(number) for number in range(10_001)]
     assert site.submit({"subjects": site.subjects(*names)}).status_code == 422
     answer = site.submit({"subjects": site.subjects(*names[:-1])})
@@ -195,14 +193,14 @@ def test_ten_thousand_subjects_are_one_job_and_one_more_is_none(site: Any) -> No
     assert answer.json()["counts"]["queued"] == 10_000
 
 
-def test_of_many_findings_the_first_are_shown(site: Any) -> None:
+def test_only_the_first_errors_are_listed(site: Any) -> None:
     answer = site.submit({"subjects": [{"id": str(number)} for number in range(300)]})
     assert answer.status_code == 422
     assert len(answer.json()["errors"]) == 100
     assert answer.json()["detail"].startswith("the request has 300 errors")
 
 
-def test_webhooks_are_noted_before_the_answer_also_when_asked_again(
+def test_a_webhook_is_subscribed_before_the_response_also_on_replay(
     site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = {"subjects": site.subjects("rex"), "webhook": {"url": "https://a.example/hook"}}
@@ -228,13 +226,13 @@ def test_webhooks_are_noted_before_the_answer_also_when_asked_again(
     assert hints.list_pending(site.ledger) == []
 
 
-def test_webhooks_to_this_network_are_for_operators_to_allow(new_site: Any) -> None:
+def test_private_webhooks_need_the_operators_setting(new_site: Any) -> None:
     site = new_site(settings=ApiSettings(allow_private_webhooks=True))
     body = {"subjects": site.subjects("rex"), "webhook": {"url": "http://127.0.0.1:9/hook"}}
     assert site.submit(body).status_code == 202
 
 
-def test_open_items_have_a_limit_and_those_that_ended_do_not_count(new_site: Any) -> None:
+def test_the_quota_counts_open_items_only(new_site: Any) -> None:
     site = new_site()
     site.limit("acme", open_items=5)
     first = site.submit({"subjects": site.subjects("a", "b", "c")}, key="one")
@@ -254,7 +252,7 @@ def test_open_items_have_a_limit_and_those_that_ended_do_not_count(new_site: Any
     assert never.status_code == 422
 
 
-def test_a_count_of_open_items_that_is_kept_for_a_while_grows(new_site: Any) -> None:
+def test_submissions_increase_a_cached_count_of_open_items(new_site: Any) -> None:
     site = new_site(settings=ApiSettings(quota_cache_ttl_s=1000))
     site.limit("acme", open_items=3)
     statuses = [site.submit({"subjects": site.subjects("a", "b")}).status_code for _ in range(2)]

@@ -91,7 +91,7 @@ def belongings(studio: Any) -> Belongings:
     return Belongings(studio)
 
 
-def test_another_tenant_sees_and_changes_nothing(belongings: Belongings) -> None:
+def test_no_route_shows_or_changes_data_of_another_tenant(belongings: Belongings) -> None:
     before = belongings.state()
     tried = 0
     for method, path in _routes(belongings.site.app):
@@ -121,7 +121,7 @@ def test_another_tenant_sees_and_changes_nothing(belongings: Belongings) -> None
     assert belongings.state() == before
 
 
-def test_without_a_key_no_route_answers(belongings: Belongings) -> None:
+def test_every_route_requires_a_key(belongings: Belongings) -> None:
     before = belongings.state()
     key, _, secret = belongings.site.keys["acme"].rpartition("_")
     wrong = f"{key}_{'b' if secret[0] == 'a' else 'a'}{secret[1:]}"
@@ -162,7 +162,7 @@ def test_the_tenant_itself_reaches_every_route(belongings: Belongings) -> None:
             assert answer.status_code < 300, f"{method} {path}: {answer.text}"
 
 
-def test_a_route_that_forgets_the_tenant_is_found(belongings: Belongings) -> None:
+def test_a_route_that_ignores_the_tenant_fails_these_tests(belongings: Belongings) -> None:
     """The tests above see what they are to see."""
     site = belongings.site
 
@@ -171,11 +171,11 @@ def test_a_route_that_forgets_the_tenant_is_found(belongings: Belongings) -> Non
         return {"job": job}
 
     with pytest.raises(AssertionError, match="GET /v1/forgetful"):
-        test_another_tenant_sees_and_changes_nothing(belongings)
+        test_no_route_shows_or_changes_data_of_another_tenant(belongings)
 
     @site.app.get("/v1/unheard-of/{thing}")
     def unheard_of(thing: str) -> dict[str, str]:
         return {}
 
     with pytest.raises((KeyError, AssertionError)):
-        test_without_a_key_no_route_answers(belongings)
+        test_every_route_requires_a_key(belongings)

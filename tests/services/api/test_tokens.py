@@ -1,4 +1,4 @@
-"""What was learned is found, downloaded and deleted for good."""
+"""Tokens are listed, downloaded and deleted."""
 
 import hashlib
 from typing import Any
@@ -71,7 +71,7 @@ def test_pages_join_without_gap_or_repetition(site: Any, limit: int) -> None:
     assert _list(site, "&alias=same", limit=limit) == [t for t in every if t.endswith("00000")]
 
 
-def test_what_takes_too_long_to_find_is_looked_for_on_the_next_page(
+def test_a_long_search_continues_on_the_next_page(
     site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from services.api.tokens import index as shelf
@@ -91,7 +91,7 @@ def test_what_takes_too_long_to_find_is_looked_for_on_the_next_page(
     assert _list(site, "&alias=rex", limit=1) == site.tokens(wanted)
 
 
-def test_a_deleted_token_is_gone_everywhere_at_once_and_is_noted(site: Any) -> None:
+def test_a_deleted_token_is_gone_everywhere_and_audited(site: Any) -> None:
     job = site.make("rex", "ada")
     site.work_off()
     rex, ada = site.tokens(job)
@@ -123,7 +123,7 @@ def test_an_attempt_that_ends_after_the_deletion_brings_nothing_back(site: Any) 
     assert _list(site, "&alias=rex") == _list(site) == []
 
 
-def test_what_is_no_token_is_not_found(site: Any) -> None:
+def test_unknown_tokens_are_not_found(site: Any) -> None:
     job = site.make("rex", "bad", "later")
     worker = site.worker()
     for attempt in worker.claim(2):
@@ -137,7 +137,7 @@ def test_what_is_no_token_is_not_found(site: Any) -> None:
     assert site.get("/v1/audit").json()["entries"] == []
 
 
-def test_files_of_other_programs_are_not_made_here(site: Any) -> None:
+def test_other_file_formats_are_refused(site: Any) -> None:
     job = site.make("rex")
     site.work_off()
     [token] = site.tokens(job)

@@ -1,4 +1,4 @@
-"""Jobs as they are seen, cancelled, tried again and deleted."""
+"""Training jobs are read, cancelled, retried and deleted."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ def _path(job: str, rest: str = "") -> str:
     return f"/v1/training-jobs/{job}{rest}"
 
 
-def test_a_job_that_is_done_shows_its_tokens(site: Any) -> None:
+def test_a_finished_job_shows_its_tokens(site: Any) -> None:
     job = site.make("rex", "ada")
     assert site.work_off() == 2
     view = site.get(_path(job)).json()
@@ -40,7 +40,7 @@ def test_a_failure_shows_its_reason_and_each_attempt_its_own(site: Any) -> None:
     assert (attempt["cause"], attempt["reason"]) == ("failed", reason)
 
 
-def test_failed_items_are_tried_again(site: Any) -> None:
+def test_a_retry_repeats_failed_items(site: Any) -> None:
     job = site.make("rex", "bad")
     site.work_off(lambda attempt: "no" if attempt.item.name == "bad" else "")
     assert site.post(_path(job, "/retry")).json() == {"retried": 1}
@@ -52,7 +52,7 @@ def test_failed_items_are_tried_again(site: Any) -> None:
     assert site.post(_path(job, "/retry")).json() == {"retried": 0}
 
 
-def test_a_job_is_cancelled_and_then_not_tried_again(site: Any) -> None:
+def test_a_cancelled_job_cannot_be_retried(site: Any) -> None:
     job = site.make("rex", "ada")
     view = site.post(_path(job, "/cancel")).json()
     assert (view["state"], view["counts"]["cancelled"]) == ("cancelled", 2)
@@ -61,7 +61,7 @@ def test_a_job_is_cancelled_and_then_not_tried_again(site: Any) -> None:
     assert site.work_off() == 0
 
 
-def test_running_items_show_what_their_worker_says(site: Any, parts: Any) -> None:
+def test_running_items_show_the_progress_that_workers_report(site: Any, parts: Any) -> None:
     job = site.make("rex", "ada")
     worker = site.worker()
     [attempt] = worker.claim(1)
@@ -79,7 +79,7 @@ def test_running_items_show_what_their_worker_says(site: Any, parts: Any) -> Non
     worker.end()
 
 
-def test_a_job_of_what_is_not_served_any_more_says_so(
+def test_a_job_of_a_model_no_longer_offered_has_a_warning(
     site: Any, new_site: Callable[..., Any]
 ) -> None:
     job = site.make("rex")
@@ -92,7 +92,7 @@ def test_a_job_of_what_is_not_served_any_more_says_so(
     assert later.post(f"{path}/cancel").json()["warning"] is None, "it has ended"
 
 
-def test_a_deleted_job_is_gone_with_its_tokens_and_is_noted(site: Any, parts: Any) -> None:
+def test_a_deleted_job_is_gone_with_its_tokens_and_audited(site: Any, parts: Any) -> None:
     job, kept = site.make("rex"), site.make("ada")
     site.work_off()
     [token] = site.tokens(job)
@@ -143,13 +143,13 @@ def test_pages_join_without_gap_or_repetition(site: Any) -> None:
         "/v1/training-jobs/{job}/items/-1",
     ],
 )
-def test_what_no_page_has_is_refused(site: Any, path: str) -> None:
+def test_invalid_page_parameters_are_refused(site: Any, path: str) -> None:
     answer = site.get(path.replace("{job}", site.make("rex")))
     assert answer.status_code == 422, answer.text
 
 
 @pytest.mark.parametrize("job", ["x", "7zzzzzzzzz0000000000000000", "..%2F..", "%00", "%ff"])
-def test_what_there_is_not_is_not_found(site: Any, job: str) -> None:
+def test_unknown_jobs_and_items_are_not_found(site: Any, job: str) -> None:
     for method, rest in (("GET", ""), ("GET", "/items"), ("POST", "/cancel"), ("DELETE", "")):
         answer = site.ask(method, _path(job, rest))
         assert answer.status_code == 404, (method, rest, answer.text)

@@ -1,4 +1,4 @@
-"""Bytes go in under their own digest, and no others do."""
+"""Files are stored under their own digest, and no other bytes are."""
 
 import hashlib
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 from services.ledger import uploads
 
 
-def test_what_is_not_there_is_uploaded_and_then_need_not_be(site: Any) -> None:
+def test_a_missing_file_is_uploaded_once(site: Any) -> None:
     body = b"image"
     sha256 = hashlib.sha256(body).hexdigest()
     files = [{"sha256": sha256, "size": len(body)}]
@@ -25,7 +25,7 @@ def test_what_is_not_there_is_uploaded_and_then_need_not_be(site: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["moto"])
-def test_where_the_store_takes_forms_one_form_uploads_it(store: Any, new_site: Any) -> None:
+def test_a_presigned_form_uploads_a_file(store: Any, new_site: Any) -> None:
     site = new_site(store)
     body = b"image"
     sha256 = hashlib.sha256(body).hexdigest()
@@ -40,14 +40,14 @@ def test_where_the_store_takes_forms_one_form_uploads_it(store: Any, new_site: A
     assert uploads.read(site.store, "acme", sha256, max_bytes=len(body)) == body
 
 
-def test_something_of_another_size_is_not_present(site: Any) -> None:
+def test_a_file_of_another_size_does_not_count_as_present(site: Any) -> None:
     sha256 = hashlib.sha256(b"image").hexdigest()
     site.store.put(uploads.key("acme", sha256), b"pict")
     [asked] = site.post("/v1/uploads", {"files": [{"sha256": sha256, "size": 7}]}).json()["files"]
     assert not asked["present"]
 
 
-def test_other_bytes_are_refused_and_not_kept(site: Any) -> None:
+def test_bytes_with_another_digest_are_refused_and_not_stored(site: Any) -> None:
     sha256 = hashlib.sha256(b"image").hexdigest()
     answer = site.ask("PUT", f"/v1/uploads/{sha256}", content=b"another")
     assert answer.status_code == 422
@@ -56,7 +56,7 @@ def test_other_bytes_are_refused_and_not_kept(site: Any) -> None:
     assert site.ask("PUT", f"/v1/uploads/{sha256}", content=b"").status_code == 422
 
 
-def test_what_is_too_large_is_refused_before_it_is_read(site: Any) -> None:
+def test_a_large_upload_is_refused_before_it_is_read(site: Any) -> None:
     site.limit("acme", upload_bytes=10)
     body = b"x" * 11
     path = f"/v1/uploads/{hashlib.sha256(body).hexdigest()}"
@@ -81,7 +81,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(site: Any) -> None:
     assert site.ask("PUT", path, content=body).status_code == 201
 
 
-def test_a_deleted_upload_is_gone_and_noted(site: Any) -> None:
+def test_a_deleted_upload_is_gone_and_audited(site: Any) -> None:
     sha256 = site.upload(b"image")
     assert site.ask("DELETE", f"/v1/uploads/{sha256}").status_code == 204
     assert site.get(f"/v1/uploads/{sha256}").status_code == 404
@@ -101,7 +101,7 @@ def test_a_deleted_upload_is_gone_and_noted(site: Any) -> None:
         ({"files": [{"sha256": "0" * 64, "size": 1}] * 1001}, "#/files"),
     ],
 )
-def test_a_wrong_announcement_is_refused_with_its_place(site: Any, body: Any, pointer: str) -> None:
+def test_an_invalid_plan_of_uploads_names_its_errors(site: Any, body: Any, pointer: str) -> None:
     answer = site.post("/v1/uploads", body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == pointer

@@ -1,4 +1,4 @@
-"""Who is let in, for how long after, and what that costs the store."""
+"""Authentication: valid keys, the cache, and outages of the store."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def _refused(auth: Any, credential: str) -> str:
     return str(caught.value)
 
 
-def test_a_key_says_whose_it_is_and_what_they_may(place: Any) -> None:
+def test_a_key_determines_the_tenant_and_its_limits(place: Any) -> None:
     new = create_key(place, "acme")
     create_key(place, "other")
     set_limits(place, "acme", {"burst": 3})
@@ -35,7 +35,7 @@ def test_a_key_says_whose_it_is_and_what_they_may(place: Any) -> None:
     assert (caller.tenant, caller.key, caller.limits) == ("acme", new.id, Limits(burst=3))
 
 
-def test_a_wrong_secret_and_a_key_that_there_is_not_are_the_same(place: Any) -> None:
+def test_a_wrong_secret_and_an_unknown_key_are_indistinguishable(place: Any) -> None:
     new = create_key(place, "acme")
     wrong, unknown = _other_secret(new.credential), Credential.new().text
     auth, said, asked = place.authenticator(), [], []
@@ -50,14 +50,14 @@ def test_a_wrong_secret_and_a_key_that_there_is_not_are_the_same(place: Any) -> 
     auth.authenticate(new.credential)  # A wrong secret keeps the right one out of nothing.
 
 
-def test_what_is_no_credential_costs_the_store_nothing(place: Any) -> None:
+def test_a_malformed_credential_causes_no_read(place: Any) -> None:
     assert _refused(place.authenticator(), "x" * 10_000) == _refused(
         place.authenticator(), Credential.new().text
     )
     assert len(place.requests) == 1
 
 
-def test_the_store_is_asked_once_in_30_seconds(place: Any) -> None:
+def test_a_key_is_read_once_in_30_seconds(place: Any) -> None:
     new, auth = create_key(place, "acme"), place.authenticator()
     place.requests.clear()
     for _ in range(29):
@@ -70,7 +70,7 @@ def test_the_store_is_asked_once_in_30_seconds(place: Any) -> None:
 
 
 @pytest.mark.parametrize("end", ["revoked", "expired", "tenant deleted"])
-def test_what_ends_a_key_holds_within_30_seconds(place: Any, end: str) -> None:
+def test_the_end_of_a_key_takes_effect_within_30_seconds(place: Any, end: str) -> None:
     new, auth = create_key(place, "acme"), place.authenticator()
     auth.authenticate(new.credential)
     if end == "revoked":
@@ -84,7 +84,7 @@ def test_what_ends_a_key_holds_within_30_seconds(place: Any, end: str) -> None:
     assert _refused(place.authenticator(), new.credential)
 
 
-def test_a_key_expires_on_time_though_it_is_remembered(place: Any) -> None:
+def test_a_cached_key_expires_on_time(place: Any) -> None:
     old, auth = create_key(place, "acme"), place.authenticator()
     new = rotate_key(place, old.id, timedelta(seconds=10))
     auth.authenticate(old.credential)
@@ -97,7 +97,7 @@ def test_a_key_expires_on_time_though_it_is_remembered(place: Any) -> None:
     auth.authenticate(new.credential)
 
 
-def test_new_limits_hold_within_30_seconds(place: Any) -> None:
+def test_new_limits_take_effect_within_30_seconds(place: Any) -> None:
     new, auth = create_key(place, "acme"), place.authenticator()
     assert auth.authenticate(new.credential).limits.burst == 100
     set_limits(place, "acme", {"burst": 2})
@@ -105,7 +105,7 @@ def test_new_limits_hold_within_30_seconds(place: Any) -> None:
     assert auth.authenticate(new.credential).limits.burst == 2
 
 
-def test_while_the_store_is_in_trouble_known_keys_go_on_for_5_minutes(place: Any) -> None:
+def test_cached_keys_stay_valid_for_5_minutes_of_an_outage(place: Any) -> None:
     new, late, auth = (
         create_key(place, "acme"),
         create_key(place, "acme"),
@@ -127,7 +127,7 @@ def test_while_the_store_is_in_trouble_known_keys_go_on_for_5_minutes(place: Any
     assert auth.authenticate(new.credential).tenant == "acme"
 
 
-def test_a_store_in_trouble_is_asked_every_5_seconds_and_believed_once_it_answers(
+def test_an_unavailable_store_is_read_every_5_seconds(
     place: Any,
 ) -> None:
     new, auth = create_key(place, "acme"), place.authenticator()
@@ -145,7 +145,7 @@ def test_a_store_in_trouble_is_asked_every_5_seconds_and_believed_once_it_answer
     _refused(auth, new.credential)
 
 
-def test_what_was_refused_is_not_let_in_while_the_store_is_in_trouble(place: Any) -> None:
+def test_a_refused_key_stays_refused_during_an_outage(place: Any) -> None:
     auth, unknown = place.authenticator(), Credential.new().text
     _refused(auth, unknown)
     place.trouble = True
@@ -155,7 +155,7 @@ def test_what_was_refused_is_not_let_in_while_the_store_is_in_trouble(place: Any
         auth.authenticate(unknown)
 
 
-def test_a_burst_on_a_cold_key_is_one_read(place: Any) -> None:
+def test_concurrent_requests_of_one_key_cause_one_read(place: Any) -> None:
     new, auth, come = create_key(place, "acme"), place.authenticator(), threading.Event()
     place.requests.clear()
     place.before = lambda name, key: come.wait(10) and None
@@ -174,7 +174,7 @@ def test_a_burst_on_a_cold_key_is_one_read(place: Any) -> None:
     assert len(place.requests) == 3
 
 
-def test_none_of_a_burst_that_meets_trouble_is_let_in(place: Any) -> None:
+def test_concurrent_requests_during_an_outage_are_all_refused(place: Any) -> None:
     new, auth = create_key(place, "acme"), place.authenticator()
     place.requests.clear()
     place.trouble = True
@@ -197,7 +197,7 @@ def test_none_of_a_burst_that_meets_trouble_is_let_in(place: Any) -> None:
         assert {answer.result(10) for answer in answers} == {"unavailable"}
 
 
-def test_while_one_asks_a_store_in_trouble_others_go_on(place: Any) -> None:
+def test_a_slow_read_during_an_outage_blocks_one_request_only(place: Any) -> None:
     new, auth = create_key(place, "acme"), place.authenticator()
     auth.authenticate(new.credential)
     place.trouble = True
@@ -221,7 +221,7 @@ def test_while_one_asks_a_store_in_trouble_others_go_on(place: Any) -> None:
         assert first.result(10).tenant == "acme"
 
 
-def test_what_is_remembered_is_bounded_and_guesses_drive_out_no_key(place: Any) -> None:
+def test_the_cache_is_bounded_and_guesses_evict_no_key(place: Any) -> None:
     auth = place.authenticator(max_entries=5)
     made = [create_key(place, "acme").credential for _ in range(6)]
     for credential in made[:5]:
@@ -238,7 +238,7 @@ def test_what_is_remembered_is_bounded_and_guesses_drive_out_no_key(place: Any) 
     assert len(auth._keys._found) == len(auth._keys._unknown) == 5
 
 
-def test_a_damaged_key_is_an_error_of_the_service_and_not_remembered(place: Any) -> None:
+def test_a_damaged_key_is_an_error_and_not_cached(place: Any) -> None:
     new, auth = create_key(place, "acme"), place.authenticator()
     body = place.inner.read(f"keys/{new.id}").body
     place.inner.put(f"keys/{new.id}", b"x")
@@ -248,7 +248,7 @@ def test_a_damaged_key_is_an_error_of_the_service_and_not_remembered(place: Any)
     assert auth.authenticate(new.credential).tenant == "acme"
 
 
-def test_many_threads_and_few_places_end_with_the_right_answers(place: Any) -> None:
+def test_many_threads_and_a_small_cache_return_the_right_tenants(place: Any) -> None:
     auth = place.authenticator(max_entries=3)
     made = {create_key(place, f"t{i}").credential: f"t{i}" for i in range(8)}
     with ThreadPoolExecutor(8) as pool:

@@ -1,4 +1,4 @@
-"""Keys are shown once, kept as digests, and end when they are told to."""
+"""API keys are shown once, stored as digests, and end by rotation or revocation."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def _objects(place: Any) -> dict[str, bytes]:
     return {head.key: place.inner.read(head.key).body for head in place.inner.list().objects}
 
 
-def test_a_credential_says_its_key_and_256_bits_that_are_kept_nowhere(place: Any) -> None:
+def test_a_credential_has_256_secret_bits_that_are_stored_nowhere(place: Any) -> None:
     new = create_key(place, "acme", "laptop")
     assert re.fullmatch(r"dti_[a-z2-7]{16}_[a-z2-7]{52}", new.credential)
     parsed = Credential.parse(new.credential)
@@ -40,7 +40,7 @@ def test_a_credential_says_its_key_and_256_bits_that_are_kept_nowhere(place: Any
         assert parsed.secret not in repr(shown)
 
 
-def test_no_two_credentials_are_alike(place: Any) -> None:
+def test_credentials_are_unique(place: Any) -> None:
     keys = [Credential.parse(create_key(place, "acme").credential) for _ in range(50)]
     assert len({key.key for key in keys if key}) == len({key.secret for key in keys if key}) == 50
 
@@ -58,11 +58,11 @@ def test_no_two_credentials_are_alike(place: Any) -> None:
         f"dti_{'1' * 16}_{'a' * 52}",
     ],
 )
-def test_what_is_no_credential_is_none(text: str) -> None:
+def test_a_malformed_credential_parses_to_none(text: str) -> None:
     assert Credential.parse(text) is None
 
 
-def test_keys_are_listed_by_tenant_the_oldest_first(place: Any) -> None:
+def test_keys_are_listed_by_tenant_oldest_first(place: Any) -> None:
     made = []
     for tenant, name in (("b", "1"), ("a", "2"), ("a", "3"), ("b", "4")):
         made.append(create_key(place, tenant, name).id)
@@ -78,7 +78,7 @@ def test_keys_are_listed_by_tenant_the_oldest_first(place: Any) -> None:
     assert (first.tenant, first.expires, first.revoked) == ("b", None, None)
 
 
-def test_a_rotated_key_goes_on_for_its_grace_and_its_heir_for_good(place: Any) -> None:
+def test_a_rotated_key_expires_after_its_grace_and_its_successor_does_not(place: Any) -> None:
     old = create_key(place, "acme", "laptop")
     new = rotate_key(place, old.id, _DAY)
     assert new.id != old.id
@@ -94,7 +94,7 @@ def test_a_rotated_key_goes_on_for_its_grace_and_its_heir_for_good(place: Any) -
     assert not views[old.id].is_valid(place.now())
 
 
-def test_a_revoked_key_stays_so_and_has_no_heirs(place: Any) -> None:
+def test_a_revoked_key_stays_revoked_and_has_no_successor(place: Any) -> None:
     key = create_key(place, "acme").id
     revoke_key(place, key)
     (first,) = list_keys(place)
@@ -107,7 +107,7 @@ def test_a_revoked_key_stays_so_and_has_no_heirs(place: Any) -> None:
     assert list_keys(place) == [first]
 
 
-def test_whoever_revokes_a_key_while_it_is_rotated_revokes_its_heir(place: Any) -> None:
+def test_a_revocation_during_a_rotation_also_revokes_the_successor(place: Any) -> None:
     key = create_key(place, "acme").id
 
     def revoke(name: str, _: str) -> None:
@@ -122,7 +122,7 @@ def test_whoever_revokes_a_key_while_it_is_rotated_revokes_its_heir(place: Any) 
     assert all(view.revoked for view in list_keys(place))
 
 
-def test_two_who_change_a_key_at_once_both_have_their_way(place: Any) -> None:
+def test_concurrent_changes_of_a_key_are_both_kept(place: Any) -> None:
     key = create_key(place, "acme").id
 
     def rotate(name: str, _: str) -> None:
@@ -138,14 +138,14 @@ def test_two_who_change_a_key_at_once_both_have_their_way(place: Any) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x", "a" * 16, "../tenants/acme", "A" * 16])
-def test_a_key_that_there_is_not_is_named(place: Any, key: str) -> None:
+def test_an_unknown_key_is_named(place: Any, key: str) -> None:
     create_key(place, "acme")
     for change in (revoke_key, lambda store, key: rotate_key(store, key, _DAY)):
         with pytest.raises(UnknownKeyError, match=re.escape(repr(key))):
             change(place, key)
 
 
-def test_what_is_asked_wrongly_changes_nothing(place: Any) -> None:
+def test_invalid_arguments_change_nothing(place: Any) -> None:
     key = create_key(place, "acme").id
     before = _objects(place)
     with pytest.raises(InvalidIdError, match="no tenant's name"):
@@ -179,7 +179,7 @@ def test_a_tenant_is_removed_with_its_keys(place: Any) -> None:
         remove_tenant(Ledger.open(place), "A/B")
 
 
-def test_what_others_put_there_is_passed_over_and_what_is_damaged_is_named(place: Any) -> None:
+def test_foreign_objects_are_skipped_and_damaged_keys_are_named(place: Any) -> None:
     key = create_key(place, "acme").id
     place.inner.put("keys/notes.txt", b"x")
     assert [view.id for view in list_keys(place)] == [key]
@@ -188,7 +188,7 @@ def test_what_others_put_there_is_passed_over_and_what_is_damaged_is_named(place
         list_keys(place)
 
 
-def test_fields_of_a_later_version_are_read_over(place: Any) -> None:
+def test_fields_of_a_later_version_are_ignored(place: Any) -> None:
     key = create_key(place, "acme").id
     record = json.loads(place.inner.read(f"keys/{key}").body)
     place.inner.put(f"keys/{key}", json.dumps(record | {"scope": "all"}).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""How many requests of a tenant go on, by a clock that only tests move."""
+"""The token bucket, with a clock that only the tests move."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def _taken(rates: RateLimiter, tenant: str, limits: Limits = _LIMITS) -> int:
     return count
 
 
-def test_a_burst_then_so_many_a_second() -> None:
+def test_a_burst_is_followed_by_the_rate() -> None:
     clock = Clock()
     rates = RateLimiter(clock)
     assert _taken(rates, "acme") == 4
@@ -37,7 +37,7 @@ def test_a_burst_then_so_many_a_second() -> None:
     assert _taken(rates, "acme") == 4
 
 
-def test_after_the_wait_that_it_says_one_goes_on() -> None:
+def test_a_request_is_admitted_after_the_returned_wait() -> None:
     clock = Clock()
     rates = RateLimiter(clock)
     _taken(rates, "acme")
@@ -49,20 +49,20 @@ def test_after_the_wait_that_it_says_one_goes_on() -> None:
     assert _taken(rates, "acme") == 1
 
 
-def test_who_asks_in_vain_waits_no_longer_for_it() -> None:
+def test_a_refused_request_does_not_prolong_the_wait() -> None:
     clock = Clock()
     rates = RateLimiter(clock)
     _taken(rates, "acme")
     assert [rates.acquire("acme", _LIMITS) for _ in range(20)] == [pytest.approx(0.5)] * 20
 
 
-def test_a_tenant_takes_nothing_from_another() -> None:
+def test_tenants_have_separate_buckets() -> None:
     rates = RateLimiter(Clock())
     assert _taken(rates, "acme") == 4
     assert _taken(rates, "other") == 4
 
 
-def test_new_limits_hold_at_once() -> None:
+def test_new_limits_apply_at_once() -> None:
     clock = Clock()
     rates = RateLimiter(clock)
     _taken(rates, "acme")
@@ -71,7 +71,7 @@ def test_new_limits_hold_at_once() -> None:
     assert rates.acquire("acme", Limits(requests_per_second=10, burst=1)) == pytest.approx(0.1)
 
 
-def test_memory_is_bounded_and_the_busy_are_remembered() -> None:
+def test_the_buckets_are_an_lru_of_bounded_size() -> None:
     rates = RateLimiter(Clock(), max_tenants=10)
     _taken(rates, "busy")
     for number in range(100):
@@ -80,7 +80,7 @@ def test_memory_is_bounded_and_the_busy_are_remembered() -> None:
     assert len(rates._buckets) == 10
 
 
-def test_many_threads_get_no_more_than_one_would() -> None:
+def test_concurrent_requests_do_not_exceed_the_burst() -> None:
     rates = RateLimiter(Clock())
     limits = Limits(requests_per_second=1, burst=500)
     with ThreadPoolExecutor(8) as pool:

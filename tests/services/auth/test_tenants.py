@@ -29,7 +29,7 @@ def test_a_tenant_has_the_default_limits_and_a_secret_of_its_own(place: Any) -> 
     assert first.webhook_secret not in repr(first)
 
 
-def test_more_keys_leave_limits_and_secret_as_they_are(place: Any) -> None:
+def test_another_key_keeps_limits_and_secret(place: Any) -> None:
     create_key(place, "acme")
     set_limits(place, "acme", {"burst": 7})
     before = read_tenant(place, "acme")
@@ -38,7 +38,7 @@ def test_more_keys_leave_limits_and_secret_as_they_are(place: Any) -> None:
     assert before.limits.burst == 7
 
 
-def test_two_who_change_limits_at_once_both_have_their_way(place: Any) -> None:
+def test_concurrent_changes_of_limits_are_both_kept(place: Any) -> None:
     add_tenant(place, "acme")
 
     def change(name: str, _: str) -> None:
@@ -60,7 +60,7 @@ def test_two_who_change_limits_at_once_both_have_their_way(place: Any) -> None:
         ({"burts": 3}, "burts is 3: .*limits are requests_per_second, burst, open_items, upload"),
     ],
 )
-def test_limits_that_are_none_are_refused(place: Any, changes: Any, says: str) -> None:
+def test_invalid_limits_are_refused(place: Any, changes: Any, says: str) -> None:
     add_tenant(place, "acme")
     with pytest.raises(SettingsError, match=says):
         set_limits(place, "acme", {"open_items": 3} | changes)
@@ -77,7 +77,7 @@ def test_limits_of_a_later_version_survive_a_change(place: Any) -> None:
     assert kept == {"moons": 3, "burst": 4, "open_items": 9}
 
 
-def test_tenants_that_there_are_not_are_named(place: Any) -> None:
+def test_unknown_tenants_are_named(place: Any) -> None:
     for read in (read_tenant, lambda store, tenant: set_limits(store, tenant, {})):
         with pytest.raises(UnknownTenantError, match=r"no tenant acme: .*dti keys create acme"):
             read(place, "acme")

@@ -1,4 +1,4 @@
-"""Every job that somebody waits for is told of, whatever breaks on the way; of no other is any."""
+"""Every subscribed end of a job is delivered at least once, whatever fails; no other is."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ def _body(scene: Any, number: int = 0) -> dict[str, Any]:
     return json.loads(scene.recorder.sent[number][2])
 
 
-def test_when_a_job_has_ended_it_is_told_with_its_counts_and_nothing_of_its_items(
+def test_the_message_has_the_jobs_counts_and_nothing_of_its_items(
     scene: Any, receives: Any
 ) -> None:
     job = scene.submit(url="https://sink.test/hook?a=b", tags={"team": "shop"})
@@ -53,7 +53,7 @@ def test_when_a_job_has_ended_it_is_told_with_its_counts_and_nothing_of_its_item
     assert scene.deliver() == []
 
 
-def test_a_real_sink_gets_it_signed(scene: Any, server: Any, receives: Any) -> None:
+def test_a_real_server_gets_a_signed_message(scene: Any, server: Any, receives: Any) -> None:
     settings = WebhookSettings(allow_http=True, allow_private=True)
     scene.submit(url=f"http://127.0.0.1:{server.port}/hook")
     scene.end()
@@ -67,7 +67,7 @@ def test_a_real_sink_gets_it_signed(scene: Any, server: Any, receives: Any) -> N
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
-def test_other_ends_are_told_as_well(scene: Any, state: str) -> None:
+def test_failed_and_cancelled_jobs_are_delivered_too(scene: Any, state: str) -> None:
     job = scene.submit()
     if state == "cancelled":
         cancel(scene.ledger, "acme", job)
@@ -89,7 +89,7 @@ def test_tenants_have_secrets_of_their_own(scene: Any, receives: Any) -> None:
         assert len(taken) == 1
 
 
-def test_a_sink_that_fails_is_tried_again_after_ever_longer_pauses_with_the_same_message(
+def test_a_failed_delivery_is_retried_with_exponential_backoff_and_the_same_message(
     scene: Any, receives: Any
 ) -> None:
     job = scene.submit()
@@ -118,7 +118,7 @@ def test_a_sink_that_fails_is_tried_again_after_ever_longer_pauses_with_the_same
     assert scene.hints() == []
 
 
-def test_after_72_hours_it_is_given_up_and_can_be_read_of(scene: Any) -> None:
+def test_a_message_becomes_a_dead_letter_after_72_hours(scene: Any) -> None:
     job = scene.submit(url="https://sink.test/?key=secret")
     scene.end()
     scene.recorder.answer = lambda url: DeliveryResponse(False, "answered 503")
@@ -142,7 +142,7 @@ def test_after_72_hours_it_is_given_up_and_can_be_read_of(scene: Any) -> None:
     assert scene.store.inner.list("t/acme/webhooks/").objects == ()
 
 
-def test_a_sink_that_is_gone_is_given_up_at_once(scene: Any) -> None:
+def test_a_410_gives_up_at_once(scene: Any) -> None:
     job = scene.submit()
     scene.end()
     scene.recorder.answer = lambda url: DeliveryResponse(False, "answered 410", gone=True)
@@ -151,7 +151,7 @@ def test_a_sink_that_is_gone_is_given_up_at_once(scene: Any) -> None:
     assert [one.reason for one in read_dead_letters(scene.ledger, "acme", job)] == ["answered 410"]
 
 
-def test_a_retry_is_told_once_more_with_an_id_of_its_own(scene: Any) -> None:
+def test_a_retry_sends_another_message_with_its_own_id(scene: Any) -> None:
     job = scene.submit()
     scene.end(fail=True)
     assert scene.deliver() == [f"msg_{job}_00"]
@@ -171,7 +171,7 @@ def _retry(scene: Any, job: str, _: str) -> None:
 
 
 @pytest.mark.parametrize("remembered", [False, True])
-def test_a_retry_at_any_moment_of_a_delivery_is_told_after_its_end(
+def test_a_retry_during_a_delivery_is_delivered_after_its_end(
     new_scene: Any, remembered: bool
 ) -> None:
     at, retried = 0, [True]
@@ -196,7 +196,7 @@ def test_a_retry_at_any_moment_of_a_delivery_is_told_after_its_end(
     assert at > 8
 
 
-def test_what_was_not_told_before_a_retry_is_told_once_at_its_end(scene: Any) -> None:
+def test_an_undelivered_end_is_superseded_by_the_retry(scene: Any) -> None:
     job = scene.submit()
     scene.end(fail=True)
     scene.recorder.answer = lambda url: DeliveryResponse(False, "answered 503")
@@ -210,7 +210,7 @@ def test_what_was_not_told_before_a_retry_is_told_once_at_its_end(scene: Any) ->
     assert scene.hints() == []
 
 
-def test_a_retry_that_never_came_is_forgotten(scene: Any) -> None:
+def test_a_subscription_without_a_retry_is_dropped(scene: Any) -> None:
     job = scene.submit()
     scene.end()
     scene.deliver()
@@ -224,7 +224,7 @@ def test_a_retry_that_never_came_is_forgotten(scene: Any) -> None:
 
 @pytest.mark.parametrize("what", ["job", "tenant"])
 @pytest.mark.parametrize("tried", [False, True])
-def test_of_what_is_deleted_nobody_is_told(scene: Any, what: str, tried: bool) -> None:
+def test_deleted_jobs_and_tenants_are_not_delivered(scene: Any, what: str, tried: bool) -> None:
     job = scene.submit()
     scene.end()
     if tried:
@@ -241,14 +241,14 @@ def test_of_what_is_deleted_nobody_is_told(scene: Any, what: str, tried: bool) -
     assert scene.told[-1] == "dropped"
 
 
-def test_a_deleted_jobs_hints_can_be_forgotten_at_once(scene: Any) -> None:
+def test_unsubscribe_drops_the_deliveries_of_a_job(scene: Any) -> None:
     job, other = scene.submit(), scene.submit()
     subscribe_retry(scene.ledger, "acme", job, "https://sink.test/hook")
     unsubscribe(scene.ledger, "acme", job)
     assert scene.hints() == [f"webhooks/acme/{other}.00"]
 
 
-def test_to_remember_again_changes_nothing(scene: Any) -> None:
+def test_subscribing_again_changes_nothing(scene: Any) -> None:
     job = scene.submit()
     before = scene.store.inner.read(scene.hints()[0]).body
     subscribe(scene.store, "acme", job, "https://elsewhere.test/")
@@ -263,9 +263,7 @@ def _crash(_: str) -> None:
 
 
 @pytest.mark.parametrize("applied", [False, True])
-def test_after_a_crash_at_any_write_it_is_told_with_the_same_id(
-    new_scene: Any, applied: bool
-) -> None:
+def test_a_crash_at_any_write_repeats_the_same_message_id(new_scene: Any, applied: bool) -> None:
     sent, crashed = [], [True]
     while crashed:
         scene = new_scene()
@@ -284,7 +282,7 @@ def test_after_a_crash_at_any_write_it_is_told_with_the_same_id(
     assert sent == ([1, 1, 1] if applied else [1, 2, 1])
 
 
-def test_a_crash_while_it_is_sent_leaves_it_to_another_one_later(scene: Any) -> None:
+def test_a_crash_during_a_request_leaves_the_delivery_to_another_deliverer(scene: Any) -> None:
     job = scene.submit()
     scene.end()
 
@@ -305,7 +303,7 @@ def _say_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("applied", [False, True])
-def test_whatever_request_the_store_does_not_answer_it_is_told(
+def test_an_outage_at_any_request_to_the_store_loses_no_message(
     new_scene: Any, applied: bool
 ) -> None:
     at, happened = 0, [True]
@@ -345,7 +343,7 @@ def test_several_deliverers_send_each_message_once(scene: Any) -> None:
     assert scene.hints() == []
 
 
-def test_a_slow_sink_delays_no_other_and_not_the_one_who_asks(scene: Any) -> None:
+def test_a_slow_target_delays_no_other_tenant_and_not_the_loop(scene: Any) -> None:
     come, stuck = threading.Event(), threading.Event()
     slow = [scene.submit("slow", url="https://slow.test/", count=1) for _ in range(20)]
     scene.end()
@@ -378,7 +376,7 @@ def test_a_slow_sink_delays_no_other_and_not_the_one_who_asks(scene: Any) -> Non
     assert sorted(scene.recorder.ids) == sorted(f"msg_{job}_00" for job in slow + quick)
 
 
-def test_what_is_damaged_delays_no_other_and_is_not_complained_of_all_the_time(
+def test_a_damaged_delivery_delays_no_other_and_is_logged_once(
     scene: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad, good = scene.submit(), scene.submit()
@@ -394,7 +392,7 @@ def test_what_is_damaged_delays_no_other_and_is_not_complained_of_all_the_time(
     assert vars(record)["dti_fields"]["message_id"] == f"msg_{bad}_00"
 
 
-def test_jobs_at_work_cost_two_listings(scene: Any) -> None:
+def test_unfinished_jobs_cost_two_listings(scene: Any) -> None:
     deliverer = scene.deliverer()
     scene.store.requests.clear()
     scene.deliver(deliverer)
@@ -406,7 +404,7 @@ def test_jobs_at_work_cost_two_listings(scene: Any) -> None:
     assert scene.store.requests == [("list", "webhooks/"), ("list", "queue/")]
 
 
-def test_what_is_not_due_is_read_once(scene: Any) -> None:
+def test_a_delivery_that_is_not_due_is_read_once(scene: Any) -> None:
     for _ in range(5):
         scene.submit()
     scene.end()

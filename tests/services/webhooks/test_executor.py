@@ -1,11 +1,11 @@
-"""Nobody's work waits for another's, however slow."""
+"""The executor is fair: no tenant's tasks wait for those of a slow one."""
 
 import threading
 
 from services.webhooks.executor import FairExecutor
 
 
-def test_each_piece_is_done_once_and_only_once() -> None:
+def test_each_task_runs_exactly_once() -> None:
     done: list[str] = []
     executor: FairExecutor[str] = FairExecutor(done.append, num_threads=4, max_per_tenant=2)
     assert executor.replace_pending({"a": ["a1", "a2", "a3"], "b": ["b1"], "c": []}) == 4
@@ -14,7 +14,7 @@ def test_each_piece_is_done_once_and_only_once() -> None:
     assert sorted(done) == ["a1", "a2", "a3", "b1"]
 
 
-def test_who_is_slow_has_a_few_threads_and_the_others_the_rest() -> None:
+def test_a_slow_tenant_holds_only_its_share_of_the_threads() -> None:
     come, slow_begun, done = threading.Event(), threading.Semaphore(0), list[str]()
     quick = threading.Semaphore(0)
 
@@ -42,7 +42,7 @@ def test_who_is_slow_has_a_few_threads_and_the_others_the_rest() -> None:
     assert sorted(done) == sorted([f"{who}{i}" for who in ("slow", "quick") for i in range(50)])
 
 
-def test_what_is_in_hand_is_not_begun_again_and_what_waits_is_replaced() -> None:
+def test_running_tasks_are_not_repeated_and_pending_ones_are_replaced() -> None:
     come, begun, done = threading.Event(), threading.Semaphore(0), list[str]()
 
     def do(one: str) -> None:
@@ -60,7 +60,7 @@ def test_what_is_in_hand_is_not_begun_again_and_what_waits_is_replaced() -> None
     executor.close()
 
 
-def test_after_the_end_nothing_begins() -> None:
+def test_no_task_starts_after_close() -> None:
     come, begun, done = threading.Event(), threading.Event(), list[str]()
 
     def do(one: str) -> None:

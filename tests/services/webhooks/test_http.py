@@ -1,4 +1,4 @@
-"""What a sink gets, what of it is believed, and where nothing is ever sent to."""
+"""One HTTP request: what the target gets, what counts as delivered, and the SSRF policy."""
 
 import socket
 import ssl
@@ -34,7 +34,7 @@ def _answering(status: int, **headers: str) -> Any:
     return respond
 
 
-def test_a_sink_gets_the_message_and_whom_it_is_for(server: Any) -> None:
+def test_the_target_gets_the_message_and_its_host(server: Any) -> None:
     answer = _sender().send(f"http://sink.test:{server.port}/hook?a=b", _HEADERS, b'{"x": 1}')
     assert (answer.delivered, answer.reason) == (True, "responded 204")
     ((path, headers, body),) = server.requests
@@ -53,7 +53,9 @@ def test_a_sink_gets_the_message_and_whom_it_is_for(server: Any) -> None:
         *((400, False, False), (410, False, True), (429, False, False), (500, False, False)),
     ],
 )
-def test_only_2xx_is_taken(server: Any, status: int, delivered: bool, gone: bool) -> None:
+def test_only_2xx_counts_as_delivered(
+    server: Any, status: int, delivered: bool, gone: bool
+) -> None:
     server.respond = _answering(status)
     answer = _sender().send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
     assert (answer.delivered, answer.gone) == (delivered, gone)
@@ -76,9 +78,7 @@ def test_proxies_of_the_environment_are_not_used(
     assert _sender().send(f"http://sink.test:{server.port}/", _HEADERS, b"{}").delivered
 
 
-def test_tls_is_for_the_name_in_the_url_at_the_address_that_was_found(
-    tls_server: Any, authority: Path
-) -> None:
+def test_tls_verifies_the_name_at_the_resolved_address(tls_server: Any, authority: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(authority))
     sender = _sender(tls=trusting)
     assert sender.send(f"https://sink.test:{tls_server.port}/", _HEADERS, b"{}").delivered
@@ -91,7 +91,7 @@ def test_tls_is_for_the_name_in_the_url_at_the_address_that_was_found(
     assert len(tls_server.requests) == count
 
 
-def test_nothing_is_sent_to_what_is_not_public(server: Any) -> None:
+def test_nothing_is_sent_to_private_addresses(server: Any) -> None:
     for addresses in (["127.0.0.1"], ["93.184.216.34", "127.0.0.1"], ["::ffff:127.0.0.1"]):
         sender = _sender(WebhookSettings(allow_http=True), resolve=lambda *_, a=addresses: a)
         answer = sender.send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
@@ -101,9 +101,7 @@ def test_nothing_is_sent_to_what_is_not_public(server: Any) -> None:
     assert server.connections == 0
 
 
-def test_a_name_that_changes_its_address_gains_nothing(
-    server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dns_rebinding_has_no_effect(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first answer is public, all later ones are this host: it is asked once a delivery, and
     what is connected to is what it said then.
     """
@@ -129,7 +127,7 @@ def test_a_name_that_changes_its_address_gains_nothing(
     assert server.connections == 0
 
 
-def test_who_is_at_the_other_end_is_looked_at_before_a_byte_is_sent(
+def test_the_peer_address_is_checked_before_a_byte_is_sent(
     server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever it was that led the connection elsewhere."""
@@ -145,7 +143,7 @@ def test_who_is_at_the_other_end_is_looked_at_before_a_byte_is_sent(
     assert server.requests == []
 
 
-def test_another_address_is_tried_where_one_does_not_answer(server: Any) -> None:
+def test_the_next_address_is_tried_if_one_does_not_answer(server: Any) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.2", 0))
         port = nobody.getsockname()[1]
@@ -155,7 +153,7 @@ def test_another_address_is_tried_where_one_does_not_answer(server: Any) -> None
     assert answer.reason == "the connection failed"
 
 
-def test_a_name_that_there_is_not_is_a_failure(server: Any) -> None:
+def test_an_unknown_name_is_a_failed_attempt(server: Any) -> None:
     def nowhere(host: str, port: int) -> list[str]:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -167,13 +165,13 @@ def test_a_name_that_there_is_not_is_a_failure(server: Any) -> None:
         assert sender.send(f"http://{host}/", _HEADERS, b"{}").reason == "the connection failed"
 
 
-def test_a_sink_that_says_nothing_is_left_at_the_deadline(server: Any) -> None:
+def test_a_silent_target_is_left_at_the_deadline(server: Any) -> None:
     server.respond = lambda handler: server.stop.wait(30)
     answer = _sender(_HASTY).send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
     assert (answer.delivered, answer.reason) == (False, "no response within 0.5 seconds")
 
 
-def test_a_sink_that_goes_on_and_on_is_left_at_the_same_deadline(server: Any) -> None:
+def test_a_slow_drip_is_left_at_the_same_deadline(server: Any) -> None:
     """Each byte is in time; all together are not."""
 
     def drip(handler: Any) -> None:
@@ -188,7 +186,7 @@ def test_a_sink_that_goes_on_and_on_is_left_at_the_same_deadline(server: Any) ->
     assert answer.reason == "no response within 0.5 seconds"
 
 
-def test_a_body_that_never_ends_delays_nobody(server: Any) -> None:
+def test_an_endless_body_is_not_read(server: Any) -> None:
     gone = threading.Event()
 
     def pour(handler: Any) -> None:
@@ -221,13 +219,13 @@ def test_a_head_is_read_no_further_than_64_kib(server: Any) -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/9.9 abc\r\n\r\n", b"\0" * 99])
-def test_what_is_no_http_is_a_failure(server: Any, said: bytes) -> None:
+def test_a_response_that_is_not_http_is_a_failed_attempt(server: Any, said: bytes) -> None:
     server.respond = lambda handler: handler.wfile.write(said)
     answer = _sender().send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
     assert answer.reason == "the connection was closed, or the response was not HTTP"
 
 
-def test_a_url_that_was_allowed_once_is_not_sent_to_later(server: Any) -> None:
+def test_the_url_is_checked_again_at_each_attempt(server: Any) -> None:
     answer = WebhookSender(WebhookSettings()).send(
         f"http://127.0.0.1:{server.port}/", _HEADERS, b"{}"
     )

@@ -20,7 +20,7 @@ def test_the_example_of_the_specification_has_its_signature() -> None:
     }
 
 
-def test_a_receiver_takes_what_was_signed_and_nothing_else(receives: Any) -> None:
+def test_a_receiver_accepts_only_the_signed_message(receives: Any) -> None:
     for size in (24, 32, 64):
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(size)).decode()
         headers = signed_headers(secret, _MESSAGE, _TIME, _BODY)

@@ -1,4 +1,4 @@
-"""Which addresses are sent to, and which URLs are taken."""
+"""The SSRF policy: public addresses and accepted URLs."""
 
 from ipaddress import ip_network
 from typing import Any
@@ -26,7 +26,7 @@ from services.webhooks.targets import (
         "64:ff9b::8.8.8.8",
     ],
 )
-def test_addresses_of_the_internet_are_public(address: str) -> None:
+def test_internet_addresses_are_public(address: str) -> None:
     assert is_public(address)
 
 
@@ -44,11 +44,11 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
         *("", "localhost", "2130706433", "0x7f.1", "127.1"),
     ],
 )
-def test_all_others_are_not(address: str) -> None:
+def test_other_addresses_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
-def test_spellings_of_this_host_that_resolvers_know_are_seen_by_their_address() -> None:
+def test_odd_spellings_of_localhost_are_recognised_by_their_address() -> None:
     for host in ("2130706433", "0x7f.1", "127.1", "localhost"):
         found = resolve(host, 443)
         assert found
@@ -66,7 +66,7 @@ def test_spellings_of_this_host_that_resolvers_know_are_seen_by_their_address() 
         ("https://[2606:4700:4700::1111]:444/", "2606:4700:4700::1111", 444, b"/"),
     ],
 )
-def test_urls_are_taken_apart(url: str, host: str, port: int, target: bytes) -> None:
+def test_urls_are_parsed(url: str, host: str, port: int, target: bytes) -> None:
     sink = WebhookTarget.parse(url, WebhookSettings())
     assert (sink.scheme, sink.host, sink.port, sink.target) == ("https", host, port, target)
 
@@ -93,13 +93,13 @@ def test_urls_are_taken_apart(url: str, host: str, port: int, target: bytes) -> 
         ("https://169.254.169.254/latest/meta-data", "not public"),
     ],
 )
-def test_urls_that_lead_nowhere_or_inside_are_refused(url: str, says: str) -> None:
+def test_malformed_and_private_urls_are_refused(url: str, says: str) -> None:
     with pytest.raises(UnsafeUrlError, match=says) as caught:
         WebhookTarget.parse(url, WebhookSettings())
     assert "word" not in str(caught.value).replace("password", "")
 
 
-def test_what_an_operator_allows_is_taken() -> None:
+def test_the_operator_can_allow_http_and_private_addresses() -> None:
     allowed = WebhookSettings(allow_http=True, allow_private=True)
     assert WebhookTarget.parse("http://127.0.0.1:9/hook", allowed).port == 9
     with pytest.raises(UnsafeUrlError, match="not public"):
@@ -109,7 +109,7 @@ def test_what_an_operator_allows_is_taken() -> None:
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"])
-def test_networks_of_ones_own_are_refused_however_they_are_spelled(address: str) -> None:
+def test_denied_networks_are_refused_in_every_notation(address: str) -> None:
     network: Any = ip_network("8.8.0.0/16")
     settings = WebhookSettings(denied_networks=(network,))
     sink = WebhookTarget.parse("https://example.com/", settings)
