@@ -1,24 +1,14 @@
-"""Files of sentencepiece, as far as a unigram vocabulary needs them: its pieces and its charsmap.
-
-Protocol Buffers, read by hand, since neither library is needed for anything else. Field numbers:
-sentencepiece_model.proto of google/sentencepiece.
-
-Texts as SigLIP reads them: canonical form, pieces of its vocabulary, end and padding.
-
-Prompt scores by SigLIP: how well an image shows what a text says.
-"""
+"""Prompt scores by SigLIP: how well an image matches a text."""
 
 import re
 import string
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, normalizers
 from torch import Tensor
 from transformers import SiglipModel
 
@@ -26,158 +16,106 @@ from dti_engine.errors import ModelLoadError
 from dti_engine.scorers import SIGLIP
 from dti_engine.scorers.vision_model import Preprocessing, find_weights, load_model
 
-_PIECES, _NORMALIZER = 1, 3  # of ModelProto
-_PIECE, _SCORE, _TYPE = 1, 2, 3  # of SentencePiece
-_CHARSMAP = 2  # of NormalizerSpec
-_UNKNOWN = 2  # a type of piece
-
-
-@dataclass(frozen=True, slots=True)
-class Spiece:
-    """A vocabulary in order of its ids."""
-
-    pieces: list[tuple[str, float]]  # with log probabilities
-    unknown: int  # id of the piece for what cannot be spelled
-    charsmap: bytes  # compiled normalisation; may be empty
-
-
-def read_spiece(data: bytes) -> Spiece:
-    """Raises: ModelLoadError if it is damaged, or has no piece for the unknown."""
-    pieces, unknown, charsmap = list[tuple[str, float]](), None, b""
-    try:
-        for field, value in _fields(data):
-            if field == _PIECES and isinstance(value, bytes):
-                stated = dict(_fields(value))
-                if stated.get(_TYPE) == _UNKNOWN:
-                    unknown = len(pieces)
-                pieces.append((_text(stated[_PIECE]), _float(stated.get(_SCORE, bytes(4)))))
-            elif field == _NORMALIZER and isinstance(value, bytes):
-                charsmap = _bytes(dict(_fields(value)).get(_CHARSMAP, b""))
-    except (IndexError, KeyError, ValueError, struct.error) as cause:
-        raise ModelLoadError(f"spiece.model is damaged: {cause!r}") from cause
-    if unknown is None:
-        raise ModelLoadError("spiece.model has no piece for the unknown: download it again")
-    return Spiece(pieces, unknown, charsmap)
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field of a message."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        match key & 7:
-            case 0:
-                value, at = _varint(data, at)
-                yield key >> 3, value
-                continue
-            case 1:
-                size = 8
-            case 2:
-                size, at = _varint(data, at)
-            case 5:
-                size = 4
-            case other:
-                raise ValueError(f"wire type {other}")
-        if at + size > len(data):
-            raise ValueError("cut short")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
-def _bytes(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise ValueError("a number where bytes belong")
-    return value
-
-
-def _text(value: int | bytes) -> str:
-    return _bytes(value).decode()
-
-
-def _float(value: int | bytes) -> float:
-    return struct.unpack("<f", _bytes(value))[0]
-
-
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_END = "</s>"  # pads, too
+_END = "</s>"  # the end of a text, and its padding
+
+Encode: TypeAlias = Callable[[str], list[int]]
 
 
 def canonical(text: str) -> str:
-    """Lower case, no punctuation, single spaces. Source: big_vision, `canonicalize_text`."""
+    """Return a text in lower case, without punctuation, with single spaces.
+
+    Source: big_vision, `canonicalize_text`.
+    """
     return re.sub(r"\s+", " ", text.lower().translate(_NO_PUNCTUATION)).strip()
 
 
-class SiglipTexts:
-    """The tokenizer of a SigLIP checkpoint; needs no sentencepiece."""
+class SiglipTokenizer:
+    """The tokenizer of a SigLIP model: canonical text to ids of one length.
 
-    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
-        """length: positions of a text, end and padding included; the model was trained with 64.
+    transformers' class of that name is not used: it needs spiece.model even where there is a
+    tokenizer.json, which is all that some copies of the model have.
+    """
 
-        Raises: ModelLoadError if the vocabulary has no end.
+    def __init__(self, encode: Encode, end: int, length: int) -> None:
+        """Wrap a function from text to ids.
+
+        end: the id of `</s>`. length: positions of a text, end and padding included.
         """
-        end = tokenizer.token_to_id(_END)
-        if end is None:
-            raise ModelLoadError(f"a vocabulary without {_END} is none of SigLIP's")
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        self._tokenizer, self._length, self._end = tokenizer, length, end
+        self._encode, self._end, self._length = encode, end, length
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(B, length) ids; what is too long is cut off, the end stays."""
+        """Return ids (B, length); a text that is too long is truncated before its end token."""
         return torch.tensor([self._ids(text) for text in texts])
 
     def _ids(self, text: str) -> list[int]:
-        # tokenizer.json may do the same again, which changes nothing.
-        ids = self._tokenizer.encode(canonical(text), add_special_tokens=False).ids
-        kept = ids[: self._length - 1]
-        return kept + [self._end] * (self._length - len(kept))
+        ids = self._encode(canonical(text))[: self._length - 1]
+        return ids + [self._end] * (self._length - len(ids))
 
 
-def read_texts(folder: Path, length: int) -> SiglipTexts:
-    """By the tokenizer.json of a checkpoint, or else by its spiece.model.
+def load_tokenizer(folder: Path, length: int) -> SiglipTokenizer:
+    """Load a model's tokenizer from its tokenizer.json, or else from its spiece.model.
 
-    Raises: ModelLoadError if there is neither, or it is damaged.
+    length: as in `SiglipTokenizer`.
+
+    Raises:
+        ModelLoadError: There is neither file, or it is damaged.
     """
-    fast, slow = folder / "tokenizer.json", folder / "spiece.model"
-    try:
-        if fast.is_file():
-            return SiglipTexts(Tokenizer.from_file(str(fast)), length)
-        if slow.is_file():
-            return SiglipTexts(_of_spiece(slow.read_bytes()), length)
-    except Exception as cause:  # tokenizers raises nothing more special
+    json_file, sentencepiece_file = folder / "tokenizer.json", folder / "spiece.model"
+    if json_file.is_file():
+        encode, end = _read_json(json_file)
+    elif sentencepiece_file.is_file():
+        encode, end = _read_sentencepiece(sentencepiece_file)
+    else:
         raise ModelLoadError(
-            f"the tokenizer in {str(folder)!r} cannot be read: {cause}. Download it again"
-        ) from cause
-    raise ModelLoadError(
-        f"{str(folder)!r} has neither tokenizer.json nor spiece.model; download it again, with one"
-    )
+            f"{str(folder)!r} has neither tokenizer.json nor spiece.model; download it again, with "
+            "one of them"
+        )
+    if end is None:
+        raise ModelLoadError(
+            f"the tokenizer in {str(folder)!r} has no {_END}, so it is not SigLIP's; download it "
+            "again"
+        )
+    return SiglipTokenizer(encode, end, length)
 
 
-def _of_spiece(data: bytes) -> Tokenizer:
-    spiece = read_spiece(data)
-    pieces: Any = models.Unigram(spiece.pieces, unk_id=spiece.unknown, byte_fallback=False)
-    tokenizer = Tokenizer(pieces)
-    steps = [normalizers.Precompiled(spiece.charsmap)] if spiece.charsmap else []
-    steps += [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    tokenizer.normalizer = normalizers.Sequence(steps)
-    return tokenizer
+def _read_json(path: Path) -> tuple[Encode, int | None]:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as cause:
+        raise _damaged(path, cause) from cause
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    return encode, tokenizer.token_to_id(_END)
+
+
+def _read_sentencepiece(path: Path) -> tuple[Encode, int | None]:
+    from sentencepiece import SentencePieceProcessor
+
+    processor: Any = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(path.read_bytes())
+    except (OSError, RuntimeError) as cause:
+        raise _damaged(path, cause) from cause
+    end: int = processor.piece_to_id(_END)  # the id of the unknown piece if there is none
+    return processor.encode, end if processor.id_to_piece(end) == _END else None
+
+
+def _damaged(path: Path, cause: Exception) -> ModelLoadError:
+    return ModelLoadError(f"the tokenizer {str(path)!r} cannot be read: {cause}. Download it again")
 
 
 @dataclass(frozen=True, slots=True)
 class PromptScore:
-    """Of one image: the model's probability that text and image belong together, and the
-    cosine that it is a function of. The probability saturates, the cosine does not.
+    """The score of one image: the model's probability that text and image match, and their cosine.
+
+    The probability is a function of the cosine; it saturates, and the cosine does not.
     """
 
     probability: float
@@ -185,48 +123,56 @@ class PromptScore:
 
 
 class Siglip:
-    """The model, and what it makes of images and texts."""
+    """A SigLIP model with its preprocessing and tokenizer."""
 
     def __init__(
-        self, model: SiglipModel, preprocessing: Preprocessing, texts: SiglipTexts
+        self, model: SiglipModel, preprocessing: Preprocessing, tokenizer: SiglipTokenizer
     ) -> None:
-        self._model, self._preprocessing, self._texts = model, preprocessing, texts
-        self._known: dict[str, Tensor] = {}  # text -> (d,) unit vector
+        self._model, self._preprocessing, self._tokenizer = model, preprocessing, tokenizer
+        self._text_features: dict[str, Tensor] = {}  # text -> (d,) unit vector
 
     @classmethod
     def load(cls, weights: str | Path = SIGLIP, *, device: torch.device | str = "cpu") -> Self:
-        """By folder or hub id. Raises: ModelLoadError if it is not to be had, or is another."""
+        """Load a model by folder or hub id.
+
+        Raises:
+            ModelLoadError: It is not available, or is another model.
+        """
         folder = find_weights(weights)
         model = load_model(SiglipModel, folder, torch.device(device))
-        config: Any = model.config  # whose parts are annotated as if they could be missing
-        texts = read_texts(folder, config.text_config.max_position_embeddings)
-        return cls(model, Preprocessing.read(folder), texts)
+        config: Any = model.config  # its parts are annotated as optional
+        tokenizer = load_tokenizer(folder, config.text_config.max_position_embeddings)
+        return cls(model, Preprocessing.read(folder), tokenizer)
 
     @torch.inference_mode()
     def scores(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[PromptScore]:
-        """Of each image with its own text: sigmoid(exp(t) cosine + b), t and b the model's.
+        """Return the score of each image with its own text: sigmoid(exp(t) cosine + b).
+
+        t and b are parameters of the model.
 
         Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
         """
         pixels = self._preprocessing(images).to(self._model.device)
-        shown = _unit(self._model.vision_model(pixel_values=pixels).pooler_output)
-        said = torch.stack([self._read(text) for text in texts])
-        cosines = (shown * said).sum(dim=-1)
-        # The checkpoint has the logarithm of the scale.
+        image_features = _unit(self._model.vision_model(pixel_values=pixels).pooler_output)
+        text_features = torch.stack([self._features(text) for text in texts])
+        cosines = (image_features * text_features).sum(dim=-1)
+        # `logit_scale` is stored as its logarithm.
         logits = cosines * self._model.logit_scale.exp() + self._model.logit_bias
         pairs = zip(logits.sigmoid().tolist(), cosines.tolist(), strict=True)
         return [PromptScore(probability, cosine) for probability, cosine in pairs]
 
-    def _read(self, text: str) -> Tensor:
-        if text not in self._known:
-            # No mask: in training, padding was looked at like words.
-            ids = self._texts([text]).to(self._model.device)
-            self._known[text] = _unit(self._model.text_model(input_ids=ids).pooler_output)[0]
-        return self._known[text]
+    def _features(self, text: str) -> Tensor:
+        if text not in self._text_features:
+            # No attention mask: the model attended to padding in training.
+            ids = self._tokenizer([text]).to(self._model.device)
+            self._text_features[text] = _unit(self._model.text_model(input_ids=ids).pooler_output)[
+                0
+            ]
+        return self._text_features[text]
 
 
 def scored_text(template: str, class_noun: str) -> str:
-    """What a prompt asks for in plain words: `a {} on the beach` -> `a dog on the beach.`"""
+    """Return a prompt in plain words: `a {} here` becomes `a dog here.` for the class noun dog."""
     return template.replace("{}", class_noun) + "."
 
 

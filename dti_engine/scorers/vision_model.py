@@ -1,8 +1,7 @@
-"""A scorer's folder in the layout of transformers: config, weights, preprocessing, tokenizer.
+"""Loading of a scorer from a folder in the layout of transformers, and its image preprocessing.
 
-Images as a vision model takes them, by its own preprocessor_config.json.
-
-The same as transformers' processors on PIL, of whom those that need torchvision round otherwise.
+The preprocessing follows preprocessor_config.json and equals transformers' processors on PIL; the
+processors on torchvision round differently, and would change scores.
 """
 
 import json
@@ -27,11 +26,12 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def find_weights(name: str | Path, *, download: bool = True) -> Path:
-    """The folder of a scorer, by path or by hub id, `owner/name` or `owner/name@revision`.
+    """Return the folder of a scorer by path or hub id, `owner/name` or `owner/name@revision`.
 
-    download: whether what is not on this machine yet may be fetched from the hub.
+    download: whether files that are not in the local cache may be fetched from the hub.
 
-    Raises: ModelLoadError, which says what to do, if it is not to be had.
+    Raises:
+        ModelLoadError: It is not available; the message says what to do.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -42,7 +42,7 @@ def find_weights(name: str | Path, *, download: bool = True) -> Path:
             f"there is no scorer at {str(name)!r}; give a folder with config.json and "
             "model.safetensors, or a hub id such as facebook/dinov2-base"
         )
-    import huggingface_hub  # of no use where weights are local
+    import huggingface_hub  # not needed where weights are local
 
     hub_id, revision = found.groups()
     try:
@@ -63,9 +63,10 @@ def find_weights(name: str | Path, *, download: bool = True) -> Path:
 
 
 def load_model(model_class: type[ModelT], folder: Path, device: torch.device) -> ModelT:
-    """The model of a folder in float32, frozen.
+    """Return the model of a folder in float32, frozen.
 
-    Raises: ModelLoadError if it is damaged, incomplete or of another class.
+    Raises:
+        ModelLoadError: It is damaged, incomplete or of another class.
     """
     from_pretrained = cast(Any, model_class).from_pretrained
     try:
@@ -81,7 +82,7 @@ def load_model(model_class: type[ModelT], folder: Path, device: torch.device) ->
             f"{str(folder)!r} cannot be read as a {model_class.__name__}: {cause}. Download it "
             "again, with config.json and model.safetensors"
         ) from cause
-    # What is missing would be random, and only be logged.
+    # Missing weights would be initialised at random, and only logged.
     if missing := sorted(report["missing_keys"]):
         raise ModelLoadError(
             f"{str(folder)!r} lacks {len(missing)} weights of a {model_class.__name__}, such as "
@@ -95,9 +96,9 @@ _FILE = "preprocessor_config.json"
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Resize, crop the centre if asked, and normalise. Sizes in pixels, (height, width)."""
+    """Resizing, optional centre crop and normalisation. Sizes are (height, width) in pixels."""
 
-    shortest_edge: int | None  # aspect kept; None: to `size`, whatever the aspect
+    shortest_edge: int | None  # keeps the aspect; None: resize to `size`, whatever the aspect
     size: tuple[int, int] | None
     crop: tuple[int, int] | None
     resample: Image.Resampling
@@ -107,7 +108,11 @@ class Preprocessing:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises: ModelLoadError if the file is missing, or asks for what is not known here."""
+        """Read the preprocessor_config.json of a folder.
+
+        Raises:
+            ModelLoadError: The file is missing, or has values that are not supported.
+        """
         try:
             stated: dict[str, Any] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
             size, crop = stated["size"], stated.get("crop_size") or {}
@@ -122,23 +127,23 @@ class Preprocessing:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
             raise ModelLoadError(
-                f"{str(folder)!r} has no {_FILE} that can be followed ({cause!r}); download it "
+                f"{str(folder)!r} has no {_FILE} that is supported ({cause!r}); download it "
                 "again, with that file"
             ) from cause
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB images of any sizes, at least one, as (B, 3, H, W) float32."""
+        """Return RGB images of any sizes, at least one, as (B, 3, H, W) float32."""
         pixels = np.stack([self._prepared(each) for each in images])
         levels = torch.from_numpy(pixels).permute(0, 3, 1, 2).double() * self.scale
         mean, std = (torch.tensor(each).double()[:, None, None] for each in (self.mean, self.std))
         return ((levels - mean) / std).float().contiguous()
 
     def _prepared(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """(H, W, 3)"""
+        """Return the image resized and cropped, (H, W, 3)."""
         width, height = image.size
         if self.shortest_edge is not None:
             short = min(width, height)
-            # Rounded down, as both torchvision and transformers have it.
+            # Rounded down, as in both torchvision and transformers.
             width, height = (self.shortest_edge * side // short for side in (width, height))
         elif self.size is not None:
             height, width = self.size

@@ -64,7 +64,7 @@ def assert_reads_alike(found: Backbone, expected: Backbone) -> None:
     assert found.fingerprint == expected.fingerprint
     (spelled, _), (expected_spelled, _) = bound(found), bound(expected)
     for name, inputs in expected_spelled.inputs.items():
-        for field in ("ids", "length", "summary"):
+        for field in ("ids", "length", "pooled_index"):
             assert torch.equal(getattr(spelled.inputs[name], field), getattr(inputs, field))
     ours, theirs = conditioned(found), conditioned(expected)
     for field in ("hidden", "pooled", "mask"):

@@ -14,7 +14,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from dti_engine.errors import ModelLoadError
 from dti_engine.images.decode import SubjectImage
 from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
-from dti_engine.scorers.siglip import Siglip, read_texts, scored_text
+from dti_engine.scorers.siglip import Siglip, load_tokenizer, scored_text
 from dti_engine.scorers.vision_model import find_weights
 
 TEXTS = ["a red dog on the beach.", "a painting of a cat.", "a toy bear in the snow."]
@@ -50,7 +50,7 @@ def test_prompt_scores_are_the_sigmoid_of_the_models_own_logits(
     model = SiglipModel.from_pretrained(folder).eval()
     pixels = SiglipImageProcessorPil.from_pretrained(folder)(images, return_tensors="pt")
     with torch.no_grad():
-        given = model(input_ids=read_texts(folder, 64)(TEXTS), **pixels)
+        given = model(input_ids=load_tokenizer(folder, 64)(TEXTS), **pixels)
     expected = given.logits_per_image.diagonal().sigmoid()
     assert [each.probability for each in found] == pytest.approx(expected.tolist(), abs=1e-5)
     cosines = (given.image_embeds * given.text_embeds).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""Texts are canonical, end with one end, are padded with it, and need no sentencepiece."""
+"""Texts are canonical, end with one end token and are padded with it, from either file format."""
 
 import struct
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from dti_engine.errors import ModelLoadError
-from dti_engine.scorers.siglip import canonical, read_spiece, read_texts
+from dti_engine.scorers.siglip import canonical, load_tokenizer
 
 
 def _message(*fields: tuple[int, int | float | bytes]) -> bytes:
@@ -35,7 +35,7 @@ def _spiece(pieces: list[tuple[str, float]]) -> bytes:
         _message((1, piece.encode()), (2, score), (3, types.get(index, 1)))
         for index, (piece, score) in enumerate(pieces)
     ]
-    trainer = _message((1, b"x" * 300), (3, 2), (4, 32000))
+    trainer = _message((1, b"x" * 300), (3, 1), (4, 32000))
     return _message(*((1, each) for each in made), (2, trainer), (3, _message((1, b"identity"))))
 
 
@@ -44,7 +44,7 @@ def test_canonical_text_is_lower_case_without_punctuation() -> None:
 
 
 def test_a_text_ends_once_and_is_padded_with_its_end(tiny_scorers: Path) -> None:
-    texts = read_texts(tiny_scorers / "siglip-base-patch16-512", 64)
+    texts = load_tokenizer(tiny_scorers / "siglip-base-patch16-512", 64)
     ids = texts(["a red dog on the beach.", "A red Dog, on the   beach"])
     assert ids.shape == (2, 64)
     assert ids[0].tolist() == ids[1].tolist()
@@ -53,7 +53,7 @@ def test_a_text_ends_once_and_is_padded_with_its_end(tiny_scorers: Path) -> None
 
 
 def test_what_is_too_long_is_cut_and_still_ends(tiny_scorers: Path) -> None:
-    texts = read_texts(tiny_scorers / "siglip-base-patch16-512", 64)
+    texts = load_tokenizer(tiny_scorers / "siglip-base-patch16-512", 64)
     ids = texts(["dog " * 100])[0].tolist()
     assert ids[-1] == 1
     assert len(set(ids[:63])) == 1
@@ -66,22 +66,25 @@ def test_spiece_model_gives_the_same_ids(tiny_scorers: Path, tmp_path: Path) -> 
     pieces = [(name, -2.0 if name[0] == "▁" else -9.0) for name in names]
     (tmp_path / "spiece.model").write_bytes(_spiece(pieces))
     asked = ["a photo of a red dog", "An unknown word: 42", "hats", "", "Ä dog"]
-    assert read_texts(tmp_path, 64)(asked).tolist() == read_texts(source, 64)(asked).tolist()
+    assert (
+        load_tokenizer(tmp_path, 64)(asked).tolist() == load_tokenizer(source, 64)(asked).tolist()
+    )
 
 
-def test_a_vocabulary_is_read_as_it_was_written() -> None:
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁dog", -3.5)]
-    found = read_spiece(_spiece(pieces))
-    assert (found.pieces, found.unknown, found.charsmap) == (pieces, 2, b"")
+def test_a_vocabulary_without_an_end_is_refused(tmp_path: Path) -> None:
+    pieces = [("<pad>", 0.0), ("<s>", 0.0), ("<unk>", 0.0), ("▁dog", -3.5)]
+    (tmp_path / "spiece.model").write_bytes(_spiece(pieces))
+    with pytest.raises(ModelLoadError, match="has no </s>"):
+        load_tokenizer(tmp_path, 64)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x0a\xff", _spiece([("a", 0.0)] * 3)[:20], b"\x0b"])
 def test_a_damaged_vocabulary_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "spiece.model").write_bytes(data)
     with pytest.raises(ModelLoadError, match="ownload it again"):
-        read_texts(tmp_path, 64)
+        load_tokenizer(tmp_path, 64)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"neither tokenizer\.json nor spiece\.model"):
-        read_texts(tmp_path, 64)
+        load_tokenizer(tmp_path, 64)
