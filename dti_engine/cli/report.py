@@ -1,4 +1,4 @@
-"""`dti report`: what came of a whole run, as a page."""
+"""`dti report`: the results of a whole run, as a page."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ from dti_engine.errors import ConfigurationError
 from dti_engine.files import atomic_write
 
 if TYPE_CHECKING:
-    from dti_engine.quality.run_log import History
+    from dti_engine.quality.run_log import RunHistory
 
 EXAMPLES = (
     "dti report tokens",
@@ -24,7 +24,9 @@ EXAMPLES = (
 def report(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="That [cyan]dti train[/] wrote to.", show_default=False),
+        typer.Argument(
+            metavar="DIR", help="The output folder of [cyan]dti train[/].", show_default=False
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -38,22 +40,21 @@ def report(
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Show a run of any size on one page, worst first: what failed, what is odd, what is good.
+    """Show a run of any size on one self-contained page, worst first: failures, outliers, the best.
 
-    Reads tokens, the log and the images that tokens were tried out in; what is missing or damaged
-    is said on the page. It needs nothing beside it and can be sent to others. Prints its path, or
-    with --json the same facts.
+    Reads tokens, the log and validation images; the page names what is missing or damaged. Prints
+    its path, or with --json the same facts.
     """
     quiet_libraries(downloading=False)
 
     from dti_engine.quality.page import render
-    from dti_engine.quality.summary import collect
+    from dti_engine.quality.summary import collect_report
 
     with busy(f"reading {str(folder)!r}"):
-        summary = collect(folder, _history(folder))
+        summary = collect_report(folder, _history(folder))
         page = render(summary, folder)
         path = output or folder / "report.html"
-        # Names and messages may hold what has no place in UTF-8.
+        # Names and messages may contain characters that UTF-8 cannot encode.
         atomic_write(path, page.encode("utf-8", "replace"))
     if as_json:
         print_json(summary.document() | {"page": str(path)})
@@ -61,10 +62,10 @@ def report(
         print_paths([path])
 
 
-def _history(folder: Path) -> "History":
-    from dti_engine.quality.run_log import History
+def _history(folder: Path) -> "RunHistory":
+    from dti_engine.quality.run_log import RunHistory
 
     try:
-        return History.of(read_events(folder / FILE))
+        return RunHistory.of(read_events(folder / FILE))
     except ConfigurationError as error:
-        return History(problem=str(error))
+        return RunHistory(problem=str(error))

@@ -1,9 +1,7 @@
-"""Plots of a page, each an <svg> element: lines over steps, threads, dots, a distribution.
+"""Plots as <svg> elements: lines over steps, many curves, dots, a histogram.
 
-Axes to draw on, and SVG of them that takes its colours from the page around it.
-
-matplotlib writes fixed colours only. Each thing is therefore drawn in a colour that stands for a
-CSS variable, and the finished text names the variable: the plot is then right in light and in dark.
+matplotlib writes fixed colours only. Everything is therefore drawing in a placeholder colour for a
+CSS variable, which the finished SVG then names: so the plot follows the page's light or dark style.
 """
 
 import re
@@ -21,10 +19,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-INK = "#0a0b0c"  # stands for the colour of the text; black itself would be left out of the SVG
+INK = "#0a0b0c"  # stands for the text colour; matplotlib leaves black itself out of the SVG
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
-    "svg.hashsalt": "dti",  # the same ids every time
+    "svg.hashsalt": "dti",  # makes the ids reproducible
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -42,7 +40,7 @@ _LINK = re.compile(r'<a xlink:href="([^"]*)"[^>]*>')
 
 
 class Canvas:
-    """One pair of axes."""
+    """One pair of axes, whose SVG takes its colours from CSS variables."""
 
     def __init__(self, *, x_label: str, y_label: str, width: float) -> None:
         self._figure = Figure(figsize=(width, 3.6), layout="constrained")
@@ -52,11 +50,11 @@ class Canvas:
         self.axes.grid(visible=True)
 
     def colour(self, variable: str) -> str:
-        """What stands for this CSS variable."""
+        """Return the placeholder colour of a CSS variable."""
         return self._stand_ins.setdefault(variable, f"#0d0e{len(self._stand_ins) + 16:02x}")
 
     def svg(self, titles: Mapping[str, str] | None = None) -> str:
-        """An <svg> element. titles: of links that were drawn, to be shown under the pointer."""
+        """Return the <svg> element; `titles` maps the address of a link to its tooltip."""
         text = StringIO()
         self._figure.legend(loc="outside lower center", ncols=3, frameon=False)
         self._figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
@@ -69,19 +67,19 @@ class Canvas:
 
 @contextmanager
 def canvas(*, x_label: str, y_label: str, width: float = 6.4) -> Generator[Canvas]:
-    """Empty axes, so many inches wide; all that is drawn within has their style."""
+    """Open empty axes of `width` inches, with the style of all plots."""
     with matplotlib.rc_context(_STYLE):
         yield Canvas(x_label=x_label, y_label=y_label, width=width)
 
 
 def _titled(href: str, title: str) -> str:
-    """The start of a link; matplotlib's own would open another window."""
+    """Return the start tag of a link with a tooltip; matplotlib's own opens a new window."""
     return f'<a xlink:href="{href}"><title>{escape(title)}</title>'
 
 
 T = TypeVar("T")
 
-_WIDTH = 4.6  # inches: for three beside each other
+_WIDTH = 4.6  # inches, for three plots side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Group(Generic[T]):
-    """Members of one kind; of several groups, later ones lie above earlier ones."""
+    """Members of one kind; later groups are drawing on top of earlier ones."""
 
     label: str
     colour: str  # name of a CSS variable
@@ -105,17 +103,17 @@ class Group(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A point of a plot that leads somewhere."""
+    """A point of a plot that links to a place in the page."""
 
     x: float
     y: float
-    title: str  # shown under the pointer
+    title: str  # the tooltip
     href: str  # within the page, such as "#row-3"
 
 
 @dataclass(frozen=True, slots=True)
-class Thread:
-    """A thin line, one of many, that leads somewhere."""
+class Curve:
+    """A thin line, one of many, that links to a place in the page."""
 
     points: Sequence[tuple[float, float]]
     title: str
@@ -123,57 +121,60 @@ class Thread:
 
 
 def plot(lines: Sequence[Line], *, y_label: str, from_zero: bool = False) -> str:
-    """All lines over the steps."""
-    with canvas(x_label="step", y_label=y_label) as drawn:
+    """Plot all lines over the steps."""
+    with canvas(x_label="step", y_label=y_label) as drawing:
         for line in lines:
-            drawn.axes.plot(
+            drawing.axes.plot(
                 range(1, len(line.values) + 1),
                 line.values,
                 label=line.label,
-                color=drawn.colour(line.colour),
+                color=drawing.colour(line.colour),
                 linestyle="--" if line.dashed else "-",
                 linewidth=1.1 if line.dashed else 2.0,  # dashes may lie on a line
             )
         if from_zero:
-            drawn.axes.set_ylim(bottom=0)
-        return drawn.svg()
+            drawing.axes.set_ylim(bottom=0)
+        return drawing.svg()
 
 
-def threads(
-    groups: Sequence[Group[Thread]], middle: Sequence[tuple[float, float]], *, y_label: str
+def curves(
+    groups: Sequence[Group[Curve]], middle: Sequence[tuple[float, float]], *, y_label: str
 ) -> str:
-    """All threads over the steps, the last of several groups set off; their middle is thick."""
+    """Plot all curves over the steps, with a thick line for `middle`, their median.
+
+    The last of several groups is emphasized.
+    """
     titles: dict[str, str] = {}
-    with canvas(x_label="step", y_label=y_label, width=_WIDTH) as drawn:
+    with canvas(x_label="step", y_label=y_label, width=_WIDTH) as drawing:
         for group in groups:
-            is_set_off = _is_set_off(group, groups)
+            is_emphasized = _is_emphasized(group, groups)
             lines = LineCollection(
                 [list(each.points) for each in group.members],
-                colors=drawn.colour(group.colour),
-                linewidths=1.3 if is_set_off else 0.8,
-                alpha=0.9 if is_set_off else 0.5,
+                colors=drawing.colour(group.colour),
+                linewidths=1.3 if is_emphasized else 0.8,
+                alpha=0.9 if is_emphasized else 0.5,
                 label=group.label,
                 urls=[each.href for each in group.members],
             )
-            drawn.axes.add_collection(lines)
+            drawing.axes.add_collection(lines)
             titles |= {each.href: each.title for each in group.members}
-        drawn.axes.plot(*zip(*middle, strict=True), color=INK, linewidth=2.4, label="median")
-        drawn.axes.autoscale_view()
-        drawn.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return drawn.svg(titles)
+        drawing.axes.plot(*zip(*middle, strict=True), color=INK, linewidth=2.4, label="median")
+        drawing.axes.autoscale_view()
+        drawing.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return drawing.svg(titles)
 
 
 def scatter(groups: Sequence[Group[Dot]], *, x_label: str, y_label: str) -> str:
-    """All dots, with coordinates in 0 .. 1, the last of several groups set off; both medians."""
+    """Plot dots with coordinates in 0 .. 1, and both medians; the last group is emphasized."""
     titles: dict[str, str] = {}
-    with canvas(x_label=x_label, y_label=y_label, width=_WIDTH) as drawn:
+    with canvas(x_label=x_label, y_label=y_label, width=_WIDTH) as drawing:
         for group in groups:
-            dots = drawn.axes.scatter(
+            dots = drawing.axes.scatter(
                 [dot.x for dot in group.members],
                 [dot.y for dot in group.members],
                 s=28,
-                color=drawn.colour(group.colour),
-                alpha=0.9 if _is_set_off(group, groups) else 0.65,
+                color=drawing.colour(group.colour),
+                alpha=0.9 if _is_emphasized(group, groups) else 0.65,
                 linewidths=0,
                 label=group.label,
             )
@@ -181,40 +182,42 @@ def scatter(groups: Sequence[Group[Dot]], *, x_label: str, y_label: str) -> str:
             titles |= {dot.href: dot.title for dot in group.members}
         everything = [dot for group in groups for dot in group.members]
         x, y = median(dot.x for dot in everything), median(dot.y for dot in everything)
-        drawn.axes.axvline(x, color=INK, linewidth=1.0, linestyle="--", label="medians")
-        drawn.axes.axhline(y, color=INK, linewidth=1.0, linestyle="--")
-        drawn.axes.set_xlim(*_around([dot.x for dot in everything]))
-        drawn.axes.set_ylim(*_around([dot.y for dot in everything]))
-        return drawn.svg(titles)
+        drawing.axes.axvline(x, color=INK, linewidth=1.0, linestyle="--", label="medians")
+        drawing.axes.axhline(y, color=INK, linewidth=1.0, linestyle="--")
+        drawing.axes.set_xlim(*_around([dot.x for dot in everything]))
+        drawing.axes.set_ylim(*_around([dot.y for dot in everything]))
+        return drawing.svg(titles)
 
 
 def distribution(groups: Sequence[Group[float]], *, x_label: str, y_label: str) -> str:
-    """How many values lie where: bars, those of later groups on top; and the median of all.
+    """Plot a stacked histogram of all groups, and the median of all values.
 
-    The bars span 1 at least, or values that are equal but for rounding would lie far apart.
+    The bars span at least 1, because values that differ by rounding alone must not look far apart.
     """
     values = [value for group in groups for value in group.members]
     middle, reach = (min(values) + max(values)) / 2, max(1.0, max(values) - min(values)) / 2
-    with canvas(x_label=x_label, y_label=y_label, width=_WIDTH) as drawn:
-        drawn.axes.hist(
+    with canvas(x_label=x_label, y_label=y_label, width=_WIDTH) as drawing:
+        drawing.axes.hist(
             [list(group.members) for group in groups],
-            # Odd, so that the middle is within a bar.
+            # An odd number, so that the middle lies within a bar.
             bins=min(40, max(8, ceil(2 * len(values) ** (1 / 3)))) | 1,
             range=(middle - reach, middle + reach),
             stacked=True,
-            color=[drawn.colour(group.colour) for group in groups],
+            color=[drawing.colour(group.colour) for group in groups],
             label=[group.label for group in groups],
             rwidth=0.92,
         )
-        drawn.axes.axvline(median(values), color=INK, linewidth=1.0, linestyle="--", label="median")
-        drawn.axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        return drawn.svg()
+        drawing.axes.axvline(
+            median(values), color=INK, linewidth=1.0, linestyle="--", label="median"
+        )
+        drawing.axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        return drawing.svg()
 
 
-def _is_set_off(group: Group[T], groups: Sequence[Group[T]]) -> bool:
+def _is_emphasized(group: Group[T], groups: Sequence[Group[T]]) -> bool:
     return len(groups) > 1 and group is groups[-1]
 
 
 def _around(scores: Sequence[float]) -> tuple[float, float]:
-    """Where an axis begins and ends: with room, but hardly beyond 0 .. 1."""
+    """Return the limits of an axis of scores: with a margin, but hardly beyond 0 .. 1."""
     return max(-0.02, min(scores) - 0.08), min(1.02, max(scores) + 0.08)

@@ -1,7 +1,7 @@
-"""What the log of a run tells of the run and of each subject; see `commands.events` for its lines.
+"""The history of a run and its subjects, from its log; see `cli.run_log` for the lines.
 
-A log may be cut, damaged or of several runs, one after the other. What cannot be understood is
-passed over.
+A log may be truncated, damaged, or hold several consecutive runs. Lines that are not understood are
+skipped.
 """
 
 import math
@@ -15,22 +15,22 @@ Event: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(slots=True)
-class Past:
-    """Of one subject, in all runs."""
+class SubjectHistory:
+    """The history of one subject over all runs."""
 
-    failure: str | None = None  # why, if no success has followed
+    failure: str | None = None  # the reason, unless a success followed
     failure_kind: str | None = None  # the class of the error
     is_finished: bool = False
-    is_compared: bool = False  # its last token was held beside the others of the run
+    is_compared: bool = False  # its last token was compared with the others of the run
     placeholder: str | None = None
-    steps: int | None = None  # that it is to have
+    steps: int | None = None  # the planned number
     seconds: float | None = None  # since it was seated
     warnings: list[str] = field(default_factory=list[str])  # of the last run that it was in
     losses: dict[int, float] = field(default_factory=dict[int, float])  # step -> fixed loss
     _run: int = 0
 
-    def take(self, event: Event, run: int) -> None:
-        """What happened next, in the run of this number."""
+    def apply(self, event: Event, run: int) -> None:
+        """Apply the next event, which belongs to the run of this number."""
         if run != self._run:
             self._run, self.warnings = run, []
         match event["event"]:
@@ -69,32 +69,32 @@ class Past:
 
 
 @dataclass(slots=True)
-class History:
-    """Of a folder: every subject that its log names, and the runs."""
+class RunHistory:
+    """The history of a folder: every subject that its log names, and the runs."""
 
-    subjects: dict[str, Past] = field(default_factory=dict[str, Past])
-    problem: str | None = None  # why nothing is known
+    subjects: dict[str, SubjectHistory] = field(default_factory=dict[str, SubjectHistory])
+    problem: str | None = None  # why the log cannot be read
     num_runs: int = 0
-    started: Event = field(default_factory=dict[str, Any])  # how the last run was begun
-    is_ended: bool = False  # the last run came to its end, or to a stop that it could tell of
+    started: Event = field(default_factory=dict[str, Any])  # the first event of the last run
+    is_ended: bool = False  # the last run logged its end, or its stop
     stopped_by: str | None = None  # the signal that stopped the last run
-    seconds: float = 0.0  # of all runs that told of their end ...
-    num_finished: int = 0  # ... and how many tokens they made
+    seconds: float = 0.0  # of all runs that logged their end ...
+    num_finished: int = 0  # ... and the number of their tokens
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Self:
-        """Told from the oldest event to the newest. Raises: what reading the events raises."""
+        """Build the history from events in order of time. Raises: as the iteration over them."""
         history = cls()
         for event in events:
-            history._take(event)
+            history._apply(event)
         return history
 
     @property
     def subjects_per_hour(self) -> float | None:
-        """Tokens made in an hour, all stages counted; None: no run has told of its end."""
+        """Tokens per hour, over all stages; None if no run has logged its end."""
         return 3600 * self.num_finished / self.seconds if self.seconds > 0 else None
 
-    def _take(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:
         match event["event"]:
             case "started":
                 self.started, self.is_ended, self.stopped_by = event, False, None
@@ -107,31 +107,34 @@ class History:
                 self.num_finished += len(_listed(event, "tokens"))
                 for each in _listed(event, "unfinished"):
                     if isinstance(each, dict) and (name := text(each, "subject")):
-                        self.subjects.setdefault(name, Past())  # it may never have had a slot
+                        self.subjects.setdefault(
+                            name, SubjectHistory()
+                        )  # it may never have got a slot
             case _:
                 if name := text(event, "subject"):
-                    self.subjects.setdefault(name, Past()).take(event, self.num_runs)
+                    self.subjects.setdefault(name, SubjectHistory()).apply(event, self.num_runs)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """How the tokens were made, as far as known."""
+class RunFacts:
+    """How the tokens were trained, as far as known."""
 
     models: tuple[str, ...]
     dtype: str | None
     num_slots: int | None
-    num_subjects: int | None  # that the last run was asked for
+    num_subjects: int | None  # requested of the last run
     num_runs: int  # in this folder, one after the other
-    started: str | None  # the last one: ISO 8601, UTC
+    started: str | None  # of the last run: ISO 8601, UTC
     is_ended: bool
     stopped_by: str | None
     seconds: float | None
     subjects_per_hour: float | None
-    config: Mapping[str, Any]  # of subjects that did not say their own
-    log_problem: str | None  # why nothing is known from a log
+    config: Mapping[str, Any]  # of subjects without a config of their own
+    log_problem: str | None  # why the log cannot be read
 
     @classmethod
-    def of(cls, history: History, tokens: Sequence[Manifest]) -> "Run":
+    def of(cls, history: RunHistory, tokens: Sequence[Manifest]) -> "RunFacts":
+        """Collect the facts from the log, and from tokens where the log says nothing."""
         started, config = history.started, history.started.get("config")
         model = text(started, "model")
         named = {model} if model else {each.model for each in tokens}
@@ -152,13 +155,13 @@ class Run:
 
 
 def text(event: Event, key: str) -> str | None:
-    """None: it has no such text."""
+    """Return the text of this key, or None if there is none."""
     value = event.get(key)
     return value if isinstance(value, str) else None
 
 
 def number(event: Event, key: str) -> float | None:
-    """None: it has no such finite number."""
+    """Return the finite number of this key, or None if there is none."""
     value = event.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -169,7 +172,7 @@ def number(event: Event, key: str) -> float | None:
 
 
 def count(event: Event, key: str) -> int | None:
-    """None: it has no such whole number."""
+    """Return the whole number of this key, or None if there is none."""
     value = number(event, key)
     return int(value) if value is not None and value == int(value) else None
 

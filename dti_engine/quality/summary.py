@@ -1,7 +1,4 @@
-"""A subject as a row of a report: what its token, its images and the log say of it.
-
-What came of a whole run of `dti train`: everything that its report shows, worst first.
-"""
+"""The report of a run of `dti train` as data: each subject's token, images and log, worst first."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,77 +12,77 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.manifest import Manifest, Quality, TrainedOrigin
 from dti_engine.errors import ArtifactError, ConfigurationError
 from dti_engine.quality.run_folder import RunFolder
-from dti_engine.quality.run_log import History, Past, Run
+from dti_engine.quality.run_log import RunFacts, RunHistory, SubjectHistory
 
-State: TypeAlias = Literal["failed", "unreadable", "flagged", "passed", "untried", "unfinished"]
-"""Failed in training; without a token that can be read; tried out, and odd or not; not tried out;
-on its way or waiting.
+State: TypeAlias = Literal["failed", "unreadable", "flagged", "passed", "unvalidated", "unfinished"]
+"""Training failed; the token cannot be read; validated with or without flags; not validated; in
+training or waiting.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """An image that a token was tried out in; scores lie in 0 .. 1, None without a judge."""
+class ReportImage:
+    """A validation image; scores lie in 0 .. 1, and are None without a scorer."""
 
     prompt: str
     subject_score: float | None
     prompt_score: float | None
-    file: str | None  # in the folder of the run; None: it is not there
+    file: str | None  # in the folder of the run; None: it is missing
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """All that is known of a subject; what is not known is None."""
+class SubjectReport:
+    """Everything known about a subject; unknown fields are None."""
 
     name: str
     state: State
-    problem: str | None = None  # why it has no token of this run, or none that can be read
+    problem: str | None = None  # why it has no readable token of this run
     problem_kind: str | None = None  # the class of the error
-    flags: tuple[str, ...] = ()  # what is odd about it, in words
-    remarks: tuple[str, ...] = ()  # what else a person should know
+    flags: tuple[str, ...] = ()  # reasons to check it, in words
+    remarks: tuple[str, ...] = ()  # further notes for a reader
     placeholder: str | None = None
     initializer: str | None = None
     scorer: str | None = None
     score: float | None = None  # the mean of subject score and prompt score
     subject_score: float | None = None
     prompt_score: float | None = None
-    word_subject_score: float | None = None  # of the initializer in its place
+    word_subject_score: float | None = None  # of the bare initializer
     prior_angle_deg: float | None = None
     length: float | None = None  # mean over its vectors
-    length_share: float | None = None  # the same, in mean lengths of words
+    length_share: float | None = None  # relative to the mean length of words
     first_fixed_loss: float | None = None
     fixed_loss: float | None = None
     steps_done: int | None = None  # of the token
-    steps: int | None = None  # that it was to have
+    steps: int | None = None  # the planned number
     stop_reason: str | None = None
     seconds: float | None = None  # of training
-    is_alone: bool = False  # tried out, but not held beside the others yet, so never flagged
-    reference: str | None = None  # file of an image that it was learned from
-    images: tuple[Shown, ...] = ()
+    is_alone: bool = False  # validated, but not compared with the others yet, so never flagged
+    reference: str | None = None  # file of one of the images that it was learned from
+    images: tuple[ReportImage, ...] = ()
     curve: tuple[tuple[int, float], ...] = ()  # (steps, fixed loss)
 
     @property
     def loss_share(self) -> float | None:
-        """What is left of its first fixed loss."""
+        """The last fixed loss relative to the first."""
         if self.fixed_loss is None or not self.first_fixed_loss:
             return None
         return self.fixed_loss / self.first_fixed_loss
 
 
-def row(
+def subject_report(
     name: str,
     token: Manifest | ArtifactError | None,
-    past: Past | None,
+    history: SubjectHistory | None,
     folder: RunFolder,
     words: Mapping[str, float],
-) -> Row:
-    """The row of a subject that has a token, or a past, or both.
+) -> SubjectReport:
+    """Return the report of a subject that has a token, or a history, or both.
 
-    token: what its file says, why it cannot be read, or None without a file. words: encoder ->
-    mean length of its words, as far as known.
+    `token` is the manifest, the error of reading it, or None without a file. `words` maps a text
+    encoder to the mean length of its words, as far as known.
     """
-    known = past or Past()
-    found = Row(
+    known = history or SubjectHistory()
+    found = SubjectReport(
         name,
         "unfinished",
         remarks=tuple(known.warnings),
@@ -97,21 +94,21 @@ def row(
     if isinstance(token, Manifest) and token.training:
         found = _with_token(found, token, token.training, words)
         if token.training.quality:
-            found = _with_trial(found, token.training.quality, folder)
-            found = replace(found, is_alone=past is not None and not past.is_compared)
+            found = _with_validation(found, token.training.quality, folder)
+            found = replace(found, is_alone=history is not None and not history.is_compared)
     return _with_problem(found, token, known)
 
 
 def _with_token(
-    found: Row, token: Manifest, training: TrainedOrigin, words: Mapping[str, float]
-) -> Row:
+    found: SubjectReport, token: Manifest, training: TrainedOrigin, words: Mapping[str, float]
+) -> SubjectReport:
     angle, loss = training.metrics.get("prior_angle_rad"), training.metrics.get("fixed_loss")
     lengths = [(encoder, x) for encoder, all_of_it in token.magnitudes.items() for x in all_of_it]
     shares = [length / words[encoder] for encoder, length in lengths if encoder in words]
     ends = {0: training.first_fixed_loss} | ({} if loss is None else {training.steps_done: loss})
     return replace(
         found,
-        state="untried",
+        state="unvalidated",
         placeholder=token.placeholder,
         initializer=training.initializer,
         prior_angle_deg=None if angle is None else degrees(angle),
@@ -127,9 +124,9 @@ def _with_token(
     )
 
 
-def _with_trial(found: Row, quality: Quality, folder: RunFolder) -> Row:
+def _with_validation(found: SubjectReport, quality: Quality, folder: RunFolder) -> SubjectReport:
     images = tuple(
-        Shown(
+        ReportImage(
             each.prompt,
             each.subject_score,
             each.prompt_score,
@@ -141,7 +138,7 @@ def _with_trial(found: Row, quality: Quality, folder: RunFolder) -> Row:
     if num_missing := sum(1 for each in images if each.file is None):
         found = _remarked(found, f"{num_missing} of its {len(images)} images are missing")
     if reference is None:
-        found = _remarked(found, "the image that it was learned from is missing")
+        found = _remarked(found, "the copy of its first image is missing")
     return replace(
         found,
         state="flagged" if quality.flags else "passed",
@@ -156,22 +153,26 @@ def _with_trial(found: Row, quality: Quality, folder: RunFolder) -> Row:
     )
 
 
-def _with_problem(found: Row, token: Manifest | ArtifactError | None, past: Past) -> Row:
-    if past.failure is not None:
+def _with_problem(
+    found: SubjectReport, token: Manifest | ArtifactError | None, history: SubjectHistory
+) -> SubjectReport:
+    if history.failure is not None:
         if token is not None:
-            found = _remarked(found, "a token from before lies in the folder")
-        return replace(found, state="failed", problem=past.failure, problem_kind=past.failure_kind)
+            found = _remarked(found, "the folder holds a token of an earlier run")
+        return replace(
+            found, state="failed", problem=history.failure, problem_kind=history.failure_kind
+        )
     if isinstance(token, ArtifactError):
         return replace(
             found, state="unreadable", problem=str(token), problem_kind=type(token).__name__
         )
-    if token is None and past.is_finished:
-        problem = "its token was written, and is not in the folder any more"
+    if token is None and history.is_finished:
+        problem = "its token was written but is no longer in the folder"
         return replace(found, state="unreadable", problem=problem, problem_kind="missing")
     return found
 
 
-def _remarked(found: Row, remark: str) -> Row:
+def _remarked(found: SubjectReport, remark: str) -> SubjectReport:
     return replace(found, remarks=(*found.remarks, remark))
 
 
@@ -180,66 +181,66 @@ def _file(path: Path, folder: RunFolder) -> str | None:
 
 
 _MAX_WORST, _MAX_BEST = 12, 4
-_LEARNED: frozenset[State] = frozenset({"flagged", "passed", "untried"})
+_LEARNED: frozenset[State] = frozenset({"flagged", "passed", "unvalidated"})
 _RANK: Mapping[State, int] = {"failed": 0, "unreadable": 0, "flagged": 1, "unfinished": 3}
 
 
 @dataclass(frozen=True)
-class Summary:
-    """A whole run; names are those of rows."""
+class RunReport:
+    """A whole run; subjects are known by their names."""
 
     folder: str
-    run: Run
-    rows: tuple[Row, ...]  # worst first
-    left_out: tuple[str, ...]  # token files that were not made by training
+    run: RunFacts
+    rows: tuple[SubjectReport, ...]  # worst first
+    left_out: tuple[str, ...]  # token files that do not come from training
 
     @property
     def counts(self) -> dict[str, int]:
-        """Of all subjects, of those that have a token of this run, and by state."""
+        """The numbers of subjects, of those with a token of this run, and of each state."""
         of = Counter[str](each.state for each in self.rows)
         totals = {"subjects": len(self.rows), "learned": len(self.learned)}
         return totals | {state: of[state] for state in get_args(State)}
 
     @property
-    def learned(self) -> tuple[Row, ...]:
-        """Those that have a token of this run."""
+    def learned(self) -> tuple[SubjectReport, ...]:
+        """The subjects with a token of this run."""
         return tuple(each for each in self.rows if each.state in _LEARNED)
 
     @property
     def scorers(self) -> tuple[str, ...]:
-        """Who scored tokens; nobody: either none was tried out, or nobody can."""
+        """The scorers of the tokens; empty if none is validated or the model has no scorer."""
         return tuple(sorted({each.scorer for each in self.rows if each.scorer}))
 
     @property
     def means(self) -> dict[str, float | None]:
-        """Over subjects with scores."""
+        """Mean scores over the subjects that have them."""
         scores = ("subject_score", "prompt_score", "word_subject_score")
         return {name: _mean(self.known(name)) for name in scores}
 
     @property
     def median_angle_deg(self) -> float | None:
-        """Of all tokens."""
+        """The median angle of all tokens."""
         return median(known) if (known := self.known("prior_angle_deg")) else None
 
     @property
-    def best(self) -> tuple[Row, ...]:
-        """A few of the highest scores, best first; a quarter of what passed at most."""
+    def best(self) -> tuple[SubjectReport, ...]:
+        """The highest scores, best first: at most four, and a quarter of those that passed."""
         passed = [each for each in self.rows if each.state == "passed" and each.score is not None]
         return tuple(reversed(passed[len(passed) - min(_MAX_BEST, len(passed) // 4) :]))
 
     @property
-    def worst(self) -> tuple[Row, ...]:
-        """A dozen that were tried out and did worst, without what is among the best."""
-        tried = [each for each in self.rows if each.state in ("flagged", "passed")]
+    def worst(self) -> tuple[SubjectReport, ...]:
+        """The dozen validated subjects with the worst results, without those among the best."""
+        validated = [each for each in self.rows if each.state in ("flagged", "passed")]
         best = {each.name for each in self.best}
-        return tuple(each for each in tried if each.name not in best)[:_MAX_WORST]
+        return tuple(each for each in validated if each.name not in best)[:_MAX_WORST]
 
     def known(self, field: str) -> list[float]:
-        """This number of all that were learned, as far as it is known."""
+        """Return the known values of a field over all subjects with a token."""
         return [x for each in self.learned if (x := getattr(each, field)) is not None]
 
     def document(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Return everything as plain values."""
         return {
             "folder": self.folder,
             "counts": self.counts,
@@ -254,10 +255,11 @@ class Summary:
         }
 
 
-def collect(root: Path, history: History) -> Summary:
-    """Everything that the folder of a run and its log tell.
+def collect_report(root: Path, history: RunHistory) -> RunReport:
+    """Collect the report from the folder of a run and its log.
 
-    Raises: ConfigurationError if there is neither a token that was trained nor a log.
+    Raises:
+        ConfigurationError: There is neither a trained token nor a log.
     """
     folder = RunFolder(root)
     files = {path.stem: _read(path) for path in sorted(root.glob("*.safetensors"))}
@@ -274,7 +276,7 @@ def collect(root: Path, history: History) -> Summary:
     manifests = [each for each in tokens.values() if isinstance(each, Manifest)]
     words = _words(manifests)
     rows = [
-        row(
+        subject_report(
             name,
             token := tokens.get(name),
             history.subjects.get(name),
@@ -283,9 +285,9 @@ def collect(root: Path, history: History) -> Summary:
         )
         for name in names
     ]
-    return Summary(
+    return RunReport(
         folder=str(root),
-        run=Run.of(history, manifests),
+        run=RunFacts.of(history, manifests),
         rows=_ordered(rows),
         left_out=tuple(sorted(other)),
     )
@@ -299,7 +301,10 @@ def _read(path: Path) -> Manifest | ArtifactError:
 
 
 def _words(tokens: Sequence[Manifest]) -> dict[str, dict[str, float]]:
-    """Fingerprint -> encoder -> mean length of its words: some tokens were given just that."""
+    """Return model fingerprint -> text encoder -> mean length of its words.
+
+    DTI's tokens have exactly that length by default, so no model needs to be loaded.
+    """
     found: dict[str, dict[str, float]] = {}
     for each in tokens:
         training = each.training
@@ -313,12 +318,12 @@ def _words(tokens: Sequence[Manifest]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _ordered(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """What failed; the flagged, most flags first; the rest by score; those without by angle."""
+def _ordered(rows: Sequence[SubjectReport]) -> tuple[SubjectReport, ...]:
+    """Sort: failures, then the most flags, then the lowest scores; without scores by angle."""
     angles = [each.prior_angle_deg for each in rows if each.prior_angle_deg is not None]
     middle = median(angles) if angles else 0.0
 
-    def key(each: Row) -> tuple[int, int, bool, float, float, str]:
+    def key(each: SubjectReport) -> tuple[int, int, bool, float, float, str]:
         angle = middle if each.prior_angle_deg is None else each.prior_angle_deg
         return (
             _RANK.get(each.state, 2),

@@ -118,7 +118,7 @@ class _Display:
             say(f"  {totals(self._tally)}")
 
     def close(self) -> None:
-        """What is shown of a stage stays on the screen as it is."""
+        """End the display of a stage; it stays on the screen."""
         if self._live:
             self._live.stop()
             self._live = None

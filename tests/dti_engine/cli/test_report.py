@@ -45,7 +45,7 @@ def test_a_run_is_shown_on_a_page_beside_its_tokens(trained: Path) -> None:
     assert result.stdout == f"{trained / 'report.html'}\n"
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert "2 of 3 subjects learned" in page
-    assert "Nobody scores images of this backbone yet" in page
+    assert "There is no scorer for this model" in page
     assert "&#39;0.png&#39;: its content is not JPEG" in page
     assert len(re.findall('<img (?:class=smooth )?src="data:image/', page)) == 2 * (2 + 2)
 
@@ -75,7 +75,7 @@ def test_tokens_without_a_log_are_shown_and_the_page_says_so(
     artifact_of({"text_encoder": torch.ones(1, 4)}).save(tmp_path / "rex.safetensors")
     assert _dti("report", tmp_path).exit_code == 0
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Nothing is known of what failed" in page
+    assert "Failures, times and intermediate steps are unknown" in page
     assert "run.jsonl" in page
 
 

@@ -3,7 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 
-from dti_engine.html.plots import Dot, Group, Line, Thread, distribution, plot, scatter, threads
+from dti_engine.html.plots import Dot, Group, Line, Curve, distribution, plot, scatter, curves
 
 
 def _links(svg: str) -> list[tuple[str, str]]:
@@ -41,8 +41,8 @@ def test_each_dot_names_itself_and_leads_to_its_row_in_the_same_window() -> None
 
 
 def test_each_thread_leads_to_its_row_and_the_middle_is_among_them() -> None:
-    one, other = Thread([(0, 1.0), (20, 0.8)], "one", "#row-1"), Thread([(0, 1.0)], "two", "#row-2")
-    svg = threads(
+    one, other = Curve([(0, 1.0), (20, 0.8)], "one", "#row-1"), Curve([(0, 1.0)], "two", "#row-2")
+    svg = curves(
         [Group("good", "line-1", [one]), Group("bad", "flag", [other])],
         [(0, 1.0), (20, 0.8)],
         y_label="y",

@@ -13,8 +13,8 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.manifest import Quality, ValidationImage
 from dti_engine.cli.run_log import FILE, EventLog, read_events
 from dti_engine.quality.run_folder import RunFolder
-from dti_engine.quality.run_log import History
-from dti_engine.quality.summary import Summary, collect
+from dti_engine.quality.run_log import RunHistory
+from dti_engine.quality.summary import RunReport, collect_report
 from dti_engine.recipes import miniature
 
 
@@ -67,10 +67,12 @@ class HandMadeRun:
         """One more line of run.jsonl."""
         EventLog(self.root, on_lost=lambda reason: None).write(event, **fields)
 
-    def summary(self) -> Summary:
+    def summary(self) -> RunReport:
         """All of it, by its log if there is one."""
         log = self.root / FILE
-        return collect(self.root, History.of(read_events(log)) if log.exists() else History())
+        return collect_report(
+            self.root, RunHistory.of(read_events(log)) if log.exists() else RunHistory()
+        )
 
 
 @pytest.fixture

@@ -68,10 +68,10 @@ def test_names_and_messages_are_text_and_never_markup(hand_made: Any) -> None:
     assert b"<b>?</b>" in page.encode("utf-8", "replace")
 
 
-def test_without_a_judge_the_page_says_that_nobody_scores(hand_made: Any) -> None:
+def test_without_a_scorer_the_page_says_so(hand_made: Any) -> None:
     hand_made.add("rex", scores=None)
     page = _page(hand_made)
-    assert "Nobody scores images of this backbone yet" in page
+    assert "There is no scorer for this model" in page
     assert page.count("<svg") == 2  # of losses and of angles
     assert "<strong>–</strong><span>mean prompt score</span>" in page
     assert "None" not in page
@@ -80,8 +80,8 @@ def test_without_a_judge_the_page_says_that_nobody_scores(hand_made: Any) -> Non
 def test_tokens_that_were_not_tried_out_have_no_cards(hand_made: Any) -> None:
     hand_made.add("rex", is_tried=False)
     page = _page(hand_made)
-    assert "No token was tried out" in page
-    assert "1 of the 1 tokens were not tried out" in page
+    assert "No token was validated" in page
+    assert "1 of the 1 tokens are not validated" in page
     assert "<article" not in page
     assert "<img" not in page
 
@@ -102,7 +102,7 @@ def test_a_run_with_nothing_but_failures_is_a_page(hand_made: Any) -> None:
     page = _page(hand_made)
     assert "0 of 1 subjects learned" in page
     assert "1 InvalidBundleError" in page
-    assert "4 more subjects were asked for" in page
+    assert "4 more subjects were requested" in page
     assert "<svg" not in page
 
 

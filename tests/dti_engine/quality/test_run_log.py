@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from dti_engine.quality.run_log import History, Past
+from dti_engine.quality.run_log import RunHistory, SubjectHistory
 
 
-def _history(*events: dict[str, Any]) -> History:
-    return History.of(events)
+def _history(*events: dict[str, Any]) -> RunHistory:
+    return RunHistory.of(events)
 
 
 def _of(name: str, event: str, **fields: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def test_whoever_waited_when_the_run_was_stopped_is_known() -> None:
         {"event": "stopped", "signal": "SIGINT"},
         {"event": "ended", "unfinished": [{"subject": "tom", "checkpoint_step": None}, 3]},
     )
-    assert history.subjects == {"tom": Past()}
+    assert history.subjects == {"tom": SubjectHistory()}
     assert history.stopped_by == "SIGINT"
 
 

@@ -10,12 +10,12 @@ import torch
 from dti_engine.artifacts.manifest import BlendedOrigin, Parent
 from dti_engine.cli.run_log import FILE
 from dti_engine.errors import ConfigurationError
-from dti_engine.quality.run_log import History
-from dti_engine.quality.summary import Row, collect
+from dti_engine.quality.run_log import RunHistory
+from dti_engine.quality.summary import SubjectReport, collect_report
 from dti_engine.recipes import miniature
 
 
-def _row(hand_made: Any, name: str) -> Row:
+def _row(hand_made: Any, name: str) -> SubjectReport:
     return next(each for each in hand_made.summary().rows if each.name == name)
 
 
@@ -45,7 +45,7 @@ def test_what_is_worst_comes_first(hand_made: Any) -> None:
         "unreadable": 1,
         "flagged": 3,
         "passed": 2,
-        "untried": 2,
+        "unvalidated": 2,
         "unfinished": 1,
     }
 
@@ -92,7 +92,7 @@ def test_what_failed_has_failed_though_an_older_token_lies_there(hand_made: Any)
     hand_made.log("validated", subject="tom")
     found = _row(hand_made, "rex")
     assert (found.state, found.problem) == ("failed", "lr was 0.1, is now 0.2")
-    assert "a token from before lies in the folder" in found.remarks
+    assert "the folder holds a token of an earlier run" in found.remarks
     assert hand_made.summary().means["subject_score"] == 0.5
 
 
@@ -108,8 +108,8 @@ def test_a_log_that_was_cut_tells_what_came_before(hand_made: Any) -> None:
 
 def test_without_a_log_what_tokens_say_is_told(hand_made: Any) -> None:
     hand_made.add("rex", first_fixed_loss=0.4)
-    history = History(problem="cannot read 'run.jsonl'")
-    summary = collect(hand_made.root, history)
+    history = RunHistory(problem="cannot read 'run.jsonl'")
+    summary = collect_report(hand_made.root, history)
     (found,) = summary.rows
     assert summary.run.log_problem == "cannot read 'run.jsonl'"
     assert summary.run.models == ("miniature",)
@@ -138,7 +138,7 @@ def test_what_is_missing_is_remarked(hand_made: Any) -> None:
     assert rex.remarks == ("1 of its 2 images are missing",)
     assert [each.file for each in rex.images] == ["validation/rex/0.png", None]
     assert rex.reference == "validation/rex/reference.jpg"
-    assert tom.remarks[1] == "the image that it was learned from is missing"
+    assert tom.remarks[1] == "the copy of its first image is missing"
     assert (gone.state, gone.problem_kind) == ("unreadable", "missing")
 
 
