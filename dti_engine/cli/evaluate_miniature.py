@@ -12,6 +12,10 @@ from dti_engine.cli.console import output_folder, say
 from dti_engine.cli.loading import open_backbone
 from dti_engine.cli.study import (
     SCORER,
+    NumImageSeedsOption,
+    NumTrainingSeedsOption,
+    QuickOption,
+    StepsOption,
     command_line,
     is_miniature,
     study_progress,
@@ -34,28 +38,10 @@ MINIATURE_EXAMPLES = (
 
 def miniature(
     output: options.OutputFolderOption = Path("evaluation"),
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Few subjects, settings and steps, to see that it works."),
-    ] = False,
-    num_training_seeds: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trainings of each subject.", show_default="2, or 1 with --quick"),
-    ] = None,
-    num_image_seeds: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Images of each subject in each prompt.",
-            show_default="2, or 1 with --quick",
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Training steps of a token.", show_default="200, or 100 with --quick"
-        ),
-    ] = None,
+    quick: QuickOption = False,
+    num_training_seeds: NumTrainingSeedsOption = None,
+    num_image_seeds: NumImageSeedsOption = None,
+    steps: StepsOption = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Base of all random draws in training and generation.")
     ] = 0,

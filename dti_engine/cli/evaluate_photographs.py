@@ -18,7 +18,15 @@ from dti_engine.cli.photograph_study import (
     run_study,
     without_path,
 )
-from dti_engine.cli.study import command_line, repeatable_name, write_results
+from dti_engine.cli.study import (
+    NumImageSeedsOption,
+    NumTrainingSeedsOption,
+    QuickOption,
+    StepsOption,
+    command_line,
+    repeatable_name,
+    write_results,
+)
 from dti_engine.evaluation.rows import PHOTOGRAPH_METHODS
 from dti_engine.scorers import DINOV2, SIGLIP
 
@@ -41,10 +49,6 @@ _SubjectsArgument: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-_QuickOption: TypeAlias = Annotated[
-    bool,
-    typer.Option("--quick", help="Few subjects, prompts and steps, to see that it works."),
-]
 _MethodsOption: TypeAlias = Annotated[
     str, typer.Option(metavar="NAME,...", help="Rows of the table.")
 ]
@@ -60,18 +64,6 @@ _PromptsOption: TypeAlias = Annotated[
         "per line, with {}.",
     ),
 ]
-_NumTrainingSeedsOption: TypeAlias = Annotated[
-    int | None,
-    typer.Option(min=1, help="Trainings of each subject.", show_default="1"),
-]
-_NumImageSeedsOption: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Images of each subject in each prompt.",
-        show_default="4, or 1 with --quick",
-    ),
-]
 _RecipeNameOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -79,15 +71,6 @@ _RecipeNameOption: TypeAlias = Annotated[
         help="Complete settings of training.",
         rich_help_panel=_TRAINING,
         show_default="the model's",
-    ),
-]
-_StepsOption: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Training steps of a token.",
-        rich_help_panel=_TRAINING,
-        show_default="recipe, or 100 with --quick",
     ),
 ]
 _ResolutionOption: TypeAlias = Annotated[
@@ -144,14 +127,14 @@ def photographs(
     subjects: _SubjectsArgument,
     weights: options.ModelOption,
     output: options.OutputFolderOption = Path("evaluation"),
-    quick: _QuickOption = False,
+    quick: QuickOption = False,
     methods: _MethodsOption = _ALL_METHODS,
     kappas: _KappasOption = None,
     prompts: _PromptsOption = "auto",
-    num_training_seeds: _NumTrainingSeedsOption = None,
-    num_image_seeds: _NumImageSeedsOption = None,
+    num_training_seeds: NumTrainingSeedsOption = None,
+    num_image_seeds: NumImageSeedsOption = None,
     recipe_name: _RecipeNameOption = None,
-    steps: _StepsOption = None,
+    steps: StepsOption = None,
     resolution: _ResolutionOption = None,
     seed: _SeedOption = None,
     slots: _SlotsOption = "auto",

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+import typer
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -17,6 +18,34 @@ from dti_engine.cli.console import notes, print_json, print_paths, results, say
 from dti_engine.cli.progress import span
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
+
+QuickOption: TypeAlias = Annotated[
+    bool, typer.Option("--quick", help="A few of everything, to see that it works.")
+]
+NumTrainingSeedsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Trainings of each subject.",
+        show_default="2 on the miniature, 1 on photographs and with --quick",
+    ),
+]
+NumImageSeedsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Images of each subject in each prompt.",
+        show_default="2 on the miniature, 4 on photographs, 1 with --quick",
+    ),
+]
+StepsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Training steps of a token.",
+        show_default="200 on the miniature, else recipe; 100 with --quick",
+    ),
+]
 
 SCORER = "scorer.safetensors"  # the miniature's, beside its weights
 
@@ -29,8 +58,7 @@ _VARIANT = re.compile(r"[.](fp16|bf16)[.-]|non_ema")
 
 @contextmanager
 def study_progress() -> Generator[OnProgress]:
-    """Show a progress bar per activity; without a terminal, a line for its first part and then
-    one every 30 s.
+    """Show a progress bar per activity; without a terminal, a line for its first part and updates.
 
     The callback must be called before the first part of each activity is done: what earlier starts
     did says nothing about the remaining time.

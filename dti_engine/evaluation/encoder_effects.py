@@ -1,12 +1,11 @@
 """Why a long embedding harms a prompt, measured on a text encoder of CLIP's kind.
 
 Effect I: a longer m v leaves less of the position p in Norm(m v + p), which the first layer reads.
-Effect II: updates of bounded length turn a longer hidden state less, so that it stays what it was.
+Effect II: updates of bounded length turn a longer hidden state less, so it hardly changes.
 
-Directions v are words of the vocabulary: this is about the encoder, whatever was learned.
+Directions v are words of the vocabulary, so the effects belong to the encoder, not to a token.
+
 Source: paper, section 2.2, Lemma 1 and Proposition 1.
-
-What the layers of a CLIP text encoder add to a hidden state, watched while it reads.
 """
 
 import math
@@ -46,13 +45,15 @@ class Residuals:
 
 
 def clip_encoder(encoder: TextEncoder) -> ClipTextEncoder:
-    """The same encoder, which can be looked into.
+    """Return the encoder as one whose layers can be hooked.
 
-    Raises: ConfigurationError if it is not of CLIP's kind.
+    Raises:
+        ConfigurationError: It is not of CLIP's kind.
     """
     if not isinstance(encoder, ClipTextEncoder):
         raise ConfigurationError(
-            f"text encoder {encoder.name!r} is not of CLIP's kind, which alone can be looked into"
+            f"text encoder {encoder.name!r} is not of CLIP's kind, so the effects of length cannot "
+            "be measured"
         )
     return encoder
 
@@ -61,7 +62,7 @@ def clip_encoder(encoder: TextEncoder) -> ClipTextEncoder:
 def residuals(
     backbone: Backbone, encoder: ClipTextEncoder, prompts: PromptBatch, rows: Rows
 ) -> Residuals:
-    """Read prompts, each with a learned row, by one of the backbone's text encoders."""
+    """Encode prompts, each with a learned row, and return what the layers add to its state."""
     is_learned = prompts.inputs[encoder.name].row >= 0  # (N, S)
     samples, positions = torch.arange(len(is_learned)), is_learned.int().argmax(dim=1)
     starts: list[Tensor] = []
@@ -73,7 +74,7 @@ def residuals(
     def note_update(
         module: nn.Module, arguments: object, output: Tensor | tuple[Tensor, ...]
     ) -> None:
-        added = output[0] if isinstance(output, tuple) else output  # attention gives weights too
+        added = output[0] if isinstance(output, tuple) else output  # attention returns weights too
         updates.append(added[samples, positions])
 
     with _removed_after() as hooks:
@@ -96,7 +97,7 @@ def _removed_after() -> Generator[list[RemovableHandle]]:
             hook.remove()
 
 
-NUM_POSITIONS = 16  # behind the begin mark: as many as prompts of the miniature have
+NUM_POSITIONS = 16  # after the begin token: as many as the miniature's prompts have
 _MAX_WORDS = 512
 _PLACEHOLDER = "<word>"
 
@@ -106,16 +107,16 @@ class EffectsAtScale:
     """Both effects at one length of the embedding."""
 
     scale: float  # m / m*
-    position_accuracy: float  # I: of telling positions apart by a linear reader
+    position_accuracy: float  # I: of a linear classifier of positions
     position_shift: float  # I: see `position_shift`
     angle_deg: float  # II: between x(0) and x(L), mean over prompts and words
-    largest_angle_deg: float  # II: the same, of the sample that turns most
+    largest_angle_deg: float  # II: the same, for the sample that turns most
     bound_deg: float | None  # II: Proposition 1; None where |x(0)| is too short for it
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """Both effects at each of LENGTHS, and what they depend on."""
+    """Both effects at each of LENGTHS, and the quantities that they depend on."""
 
     encoder: str
     num_positions: int
@@ -125,18 +126,20 @@ class Effects:
 
 
 def effects(backbone: Backbone, templates: Sequence[str], words: Sequence[str]) -> Effects:
-    """Both effects in the backbone's first text encoder.
+    """Measure both effects in the model's first text encoder.
 
-    II is seen in `templates`, prompts with `{}`, in which each of `words` stands as a learned row.
+    Effect II is measured in `templates`, prompts with `{}` for each of `words` as a learned row.
 
-    Raises: ConfigurationError if the encoder is not of CLIP's kind; TokenError if it lacks a word.
+    Raises:
+        ConfigurationError: The encoder is not of CLIP's kind.
+        TokenError: It does not know a word.
     """
     encoder = clip_encoder(next(iter(backbone.text_encoders.values())))
     magnitude, positions = vocabulary_magnitude(encoder), encoder.positions[1 : 1 + NUM_POSITIONS]
     first_norm = encoder.layers[0].layer_norm1
     directions = word_directions(encoder)
     read = {s: _read(backbone, encoder, templates, words, s * magnitude) for s in LENGTHS}
-    # Their suprema over all inputs cannot be sampled; the largest updates seen stand for them.
+    # Suprema over all inputs cannot be sampled, so the largest measured updates stand for them.
     lengths = torch.cat([torch.linalg.vector_norm(each.updates, dim=-1) for each in read.values()])
     largest_updates = lengths.amax(dim=0).tolist()
     found: list[EffectsAtScale] = []
@@ -160,7 +163,7 @@ def effects(backbone: Backbone, templates: Sequence[str], words: Sequence[str]) 
 
 
 def word_directions(encoder: TextEncoder) -> Tensor:
-    """(N, d) unit rows of trained words, at most _MAX_WORDS, spread over the vocabulary."""
+    """Return (N, d) unit rows of at most _MAX_WORDS trained words from all over the vocabulary."""
     rows = encoder.vocabulary().float()
     rows = rows[rows.any(dim=-1)]
     return sphere.normalize(rows[:: math.ceil(len(rows) / _MAX_WORDS)])
@@ -168,9 +171,10 @@ def word_directions(encoder: TextEncoder) -> Tensor:
 
 @torch.no_grad()
 def position_accuracy(states: Tensor) -> float:
-    """How often the nearest mean state tells the position, of words that are not in the means.
+    """Return how often the nearest mean state is that of the word's position.
 
-    A linear reader, as the first layer is one. states: (words, positions, d).
+    Means are taken over half of the words, and tested on the others. Nearest means are a linear
+    classifier, as the first layer is linear. states: (words, positions, d).
     """
     means, unseen = states[::2].mean(dim=0), states[1::2]
     nearest = torch.cdist(unseen, means).argmin(dim=-1)  # (words, positions)
@@ -179,10 +183,10 @@ def position_accuracy(states: Tensor) -> float:
 
 @torch.no_grad()
 def position_shift(norm: Callable[[Tensor], Tensor], vectors: Tensor, positions: Tensor) -> float:
-    """How far a position moves what is read of a word: |Norm(m v + p) - Norm(m v)| / |Norm(m v)|.
+    """Return the relative effect of a position, |Norm(m v + p) - Norm(m v)| / |Norm(m v)|.
 
-    Mean over vectors m v (N, d) and positions p (P, d). Falls as 1/m from where |p| is small beside
-    m; where that begins depends on the encoder.
+    It is the mean over vectors m v (N, d) and positions p (P, d). It falls as 1/m once |p| is small
+    compared with m; the encoder decides where that begins.
 
     Source: paper, Lemma 1, which bounds the numerator.
     """
@@ -192,9 +196,11 @@ def position_shift(norm: Callable[[Tensor], Tensor], vectors: Tensor, positions:
 
 
 def turning_bound(start_length: float, update_lengths: Sequence[float]) -> float | None:
-    """At most so far, in radians, do updates of these lengths turn a state that begins so long.
+    """Return the largest angle, in radians, by which updates of these lengths can turn a state.
 
-    (pi/2) sum over l of B_l / (|x(0)| - sum over j < l of B_j); None unless |x(0)| > sum of B_j.
+    It is (pi/2) sum over l of B_l / (|x(0)| - sum over j < l of B_j), or None unless
+    |x(0)| > sum of B_j.
+
     Source: paper, Proposition 1.
     """
     if start_length <= sum(update_lengths):
@@ -213,7 +219,7 @@ def _read(
     words: Sequence[str],
     magnitude: float,
 ) -> Residuals:
-    """Every word in every template, as learned rows of this length."""
+    """Encode every word in every template, as learned rows of this length."""
     prompts: list[str] = []
     tokens: list[dict[str, LearnedToken]] = []
     for word in words:

@@ -4,8 +4,14 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 
 from dti_engine.evaluation.miniature import NUM_REFERENCES
-from dti_engine.evaluation.protocol import METHODS
-from dti_engine.evaluation.report import assemble, differences, interval, interval_notes, table
+from dti_engine.evaluation.report import (
+    assemble,
+    columns,
+    differences,
+    interval,
+    interval_notes,
+    table,
+)
 from dti_engine.evaluation.results import MiniatureResults
 from dti_engine.evaluation.rows import MINIATURE_TITLES
 from dti_engine.evaluation.shortfalls import shortfalls
@@ -56,36 +62,30 @@ def _introduction(results: MiniatureResults) -> Iterator[str]:
 
 
 def _aims(results: MiniatureResults) -> Iterator[str]:
-    yield from table(
-        ("aim", "reached", "needed", "margin", "verdict"),
-        (
-            (
-                aim.text,
-                f"{aim.reached:.3f}",
-                f"{aim.needed:.3f}",
-                interval(aim.margin, signed=True),
-                f"**{aim.verdict}**",
-            )
-            for aim in results.aims
-        ),
+    yield from columns(
+        results.aims,
+        {
+            "aim": lambda aim: aim.text,
+            "reached": lambda aim: f"{aim.reached:.3f}",
+            "needed": lambda aim: f"{aim.needed:.3f}",
+            "margin": lambda aim: interval(aim.margin, signed=True),
+            "verdict": lambda aim: f"**{aim.verdict}**",
+        },
     )
     yield ""
-    yield "Uncertain: the interval of the margin holds both signs."
+    yield "Uncertain: the interval of the margin contains both signs."
 
 
 def _scores(results: MiniatureResults) -> Iterator[str]:
-    yield from table(
-        ("", "subject score", "prompt score", "length of the embedding", "images"),
-        (
-            (
-                row.title,
-                interval(row.subject_score),
-                interval(row.prompt_score),
-                _length(row.lengths, results),
-                row.num_images,
-            )
-            for row in results.rows
-        ),
+    yield from columns(
+        results.rows,
+        {
+            "": lambda row: row.title,
+            "subject score": lambda row: interval(row.subject_score),
+            "prompt score": lambda row: interval(row.prompt_score),
+            "length of the embedding": lambda row: _length(row.lengths, results),
+            "images": lambda row: row.num_images,
+        },
     )
 
 
@@ -96,18 +96,15 @@ def _frontier(results: MiniatureResults) -> Iterator[str]:
         "seed. Only the steps vary; another setting might trade the scores along another line."
     )
     yield ""
-    yield from table(
-        ("", "steps", "subject score", "prompt score", "length"),
-        (
-            (
-                MINIATURE_TITLES[point.method],
-                point.steps,
-                f"{point.subject_score:.3f}",
-                f"{point.prompt_score:.3f}",
-                _length(point.lengths, results),
-            )
-            for point in frontier.points
-        ),
+    yield from columns(
+        frontier.points,
+        {
+            "": lambda point: MINIATURE_TITLES[point.method],
+            "steps": lambda point: point.steps,
+            "subject score": lambda point: f"{point.subject_score:.3f}",
+            "prompt score": lambda point: f"{point.prompt_score:.3f}",
+            "length": lambda point: _length(point.lengths, results),
+        },
     )
     yield ""
     yield (
@@ -116,17 +113,14 @@ def _frontier(results: MiniatureResults) -> Iterator[str]:
         "linearly between the points above; the best one that reaches the subject score counts."
     )
     yield ""
-    yield from table(
-        ("subject score", "DTI's prompt score", "TI's prompt score", "difference"),
-        (
-            (
-                f"{each.level:.3f}",
-                f"{each.dti_prompt_score:.3f}",
-                f"{each.ti_prompt_score:.3f}",
-                interval(each.gap, signed=True),
-            )
-            for each in frontier.comparisons
-        ),
+    yield from columns(
+        frontier.comparisons,
+        {
+            "subject score": lambda each: f"{each.level:.3f}",
+            "DTI's prompt score": lambda each: f"{each.dti_prompt_score:.3f}",
+            "TI's prompt score": lambda each: f"{each.ti_prompt_score:.3f}",
+            "difference": lambda each: interval(each.gap, signed=True),
+        },
     )
 
 
@@ -155,24 +149,19 @@ def _settings(results: MiniatureResults) -> Iterator[str]:
         "mean of both scores."
     )
     yield ""
-    yield from table(
-        ("", "lr", "kappa", "weight decay", "subject", "prompt", "mean", "length", ""),
-        (
-            (
-                MINIATURE_TITLES[each.method],
-                f"{each.lr:g}",
-                f"{each.kappa:g}",
-                f"{each.weight_decay:g}",
-                f"{each.subject_score:.3f}",
-                f"{each.prompt_score:.3f}",
-                f"{each.criterion:.3f}",
-                _length(each.lengths, results),
-                "chosen" if each.is_chosen else "",
-            )
-            for method in METHODS
-            for each in results.settings
-            if each.method == method
-        ),
+    yield from columns(
+        results.settings,
+        {
+            "": lambda each: MINIATURE_TITLES[each.method],
+            "lr": lambda each: f"{each.lr:g}",
+            "kappa": lambda each: f"{each.kappa:g}",
+            "weight decay": lambda each: f"{each.weight_decay:g}",
+            "subject": lambda each: f"{each.subject_score:.3f}",
+            "prompt": lambda each: f"{each.prompt_score:.3f}",
+            "mean": lambda each: f"{each.criterion:.3f}",
+            "length": lambda each: _length(each.lengths, results),
+            "choice": lambda each: "chosen" if each.is_chosen else "",
+        },
     )
 
 
@@ -188,17 +177,14 @@ def _lengths(results: MiniatureResults) -> Iterator[str]:
         "training seed and first image seed."
     )
     yield ""
-    yield from table(
-        ("length / m*", "subject score", "prompt score", "prompt score against m*"),
-        (
-            (
-                f"{each.length:g}",
-                interval(each.subject_score),
-                interval(each.prompt_score),
-                interval(each.drop, signed=True),
-            )
-            for each in results.lengths
-        ),
+    yield from columns(
+        results.lengths,
+        {
+            "length / m*": lambda each: f"{each.length:g}",
+            "subject score": lambda each: interval(each.subject_score),
+            "prompt score": lambda each: interval(each.prompt_score),
+            "prompt score against m*": lambda each: interval(each.drop, signed=True),
+        },
     )
 
 
@@ -215,19 +201,16 @@ def _effects(results: MiniatureResults) -> Iterator[str]:
         "sampled."
     )
     yield ""
-    yield from table(
-        ("length / m*", "position accuracy", "position shift", "angle", "largest", "bound"),
-        (
-            (
-                f"{each.scale:g}",
-                f"{each.position_accuracy:.3f}",
-                f"{each.position_shift:.3f}",
-                f"{each.angle_deg:.1f}°",
-                f"{each.largest_angle_deg:.1f}°",
-                "none" if each.bound_deg is None else f"{each.bound_deg:.0f}°",
-            )
-            for each in measured.at_scale
-        ),
+    yield from columns(
+        measured.at_scale,
+        {
+            "length / m*": lambda each: f"{each.scale:g}",
+            "position accuracy": lambda each: f"{each.position_accuracy:.3f}",
+            "position shift": lambda each: f"{each.position_shift:.3f}",
+            "angle": lambda each: f"{each.angle_deg:.1f}°",
+            "largest": lambda each: f"{each.largest_angle_deg:.1f}°",
+            "bound": lambda each: "none" if each.bound_deg is None else f"{each.bound_deg:.0f}°",
+        },
     )
 
 

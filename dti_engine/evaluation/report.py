@@ -1,9 +1,12 @@
 """What the reports of both domains share, in markdown."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from dti_engine.evaluation.results import EvaluationResults
 from dti_engine.evaluation.statistics import FEW_SAMPLES, Estimate
+
+T = TypeVar("T")
 
 
 def assemble(
@@ -31,21 +34,23 @@ def interval(estimate: Estimate, *, signed: bool = False) -> str:
     return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
 
 
+def columns(items: Iterable[T], of_item: Mapping[str, Callable[[T], object]]) -> Iterator[str]:
+    """Yield the lines of a table with one row per item; `of_item` maps a header to its cells."""
+    yield from table(list(of_item), ([cell(item) for cell in of_item.values()] for item in items))
+
+
 def differences(
     results: EvaluationResults, *, subject_title: str, prompt_title: str
 ) -> Iterator[str]:
     """Yield the table of DTI rows minus other rows."""
-    yield from table(
-        ("", "minus", subject_title, prompt_title),
-        (
-            (
-                difference.row,
-                difference.other,
-                interval(difference.subject_score, signed=True),
-                interval(difference.prompt_score, signed=True),
-            )
-            for difference in results.differences
-        ),
+    yield from columns(
+        results.differences,
+        {
+            "": lambda each: each.row,
+            "minus": lambda each: each.other,
+            subject_title: lambda each: interval(each.subject_score, signed=True),
+            prompt_title: lambda each: interval(each.prompt_score, signed=True),
+        },
     )
 
 

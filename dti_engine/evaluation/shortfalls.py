@@ -1,4 +1,4 @@
-"""What did not come out as hoped, found by comparing all figures, so that none is left out."""
+"""Shortfalls of DTI on the miniature, found by comparing all results, so that none is omitted."""
 
 from collections.abc import Iterator
 from statistics import fmean
@@ -8,13 +8,13 @@ from dti_engine.evaluation.report import interval
 from dti_engine.evaluation.results import MiniatureResults
 from dti_engine.evaluation.rows import MINIATURE_TITLES
 
-_WEAK = 0.75  # of what a prompt asks for
-_LONG = 2.0  # times m*, from which on a length counts as inflated
+_WEAK = 0.75  # prompt score
+_LONG = 2.0  # in m*, from which a length counts as inflated
 _TUNED = {"dti": ("lr", "kappa"), "ti": ("lr", "weight_decay")}
 
 
 def shortfalls(results: MiniatureResults) -> list[str]:
-    """One sentence each, in the order of the report."""
+    """Return one sentence per shortfall, in the order of the report."""
     return [
         *_aims(results),
         *_differences(results),
@@ -64,21 +64,24 @@ def _prompts(results: MiniatureResults) -> Iterator[str]:
                 "with the class word."
             )
         if dti[index] < ti[index]:
-            yield f"In `{template}` DTI obeys less than TI: {dti[index]:.2f}, not {ti[index]:.2f}."
+            yield (
+                f"In `{template}` DTI follows the prompt less than TI: {dti[index]:.2f}, not "
+                f"{ti[index]:.2f}."
+            )
 
 
 def _edges(results: MiniatureResults) -> Iterator[str]:
     for method in METHODS:
-        tried = [each for each in results.settings if each.method == method]
-        (chosen,) = (each for each in tried if each.is_chosen)
+        settings = [each for each in results.settings if each.method == method]
+        (chosen,) = (each for each in settings if each.is_chosen)
         for name in _TUNED[method]:
-            values = sorted({float(getattr(each, name)) for each in tried})
+            values = sorted({float(getattr(each, name)) for each in settings})
             value = float(getattr(chosen, name))
             if len(values) > 1 and value in (values[0], values[-1]):
                 end = "smallest" if value == values[0] else "largest"
                 yield (
                     f"{MINIATURE_TITLES[method]} did best with {name} {value:g}, the {end} of "
-                    f"{len(values)} tried: a better one may lie beyond."
+                    f"{len(values)} values: a better one may lie beyond."
                 )
 
 
@@ -86,7 +89,7 @@ def _lengths(results: MiniatureResults) -> Iterator[str]:
     harmless = [each.length for each in results.lengths if each.length > 1 and each.drop.high >= 0]
     if harmless:
         yield (
-            f"Up to {max(harmless):g} m* length alone does not make prompts less obeyed, as far as "
+            f"Up to {max(harmless):g} m* length alone does not lower the prompt score, as far as "
             "these prompts and this scorer can tell."
         )
 
@@ -98,7 +101,7 @@ def _effects(results: MiniatureResults) -> Iterator[str]:
     if length < _LONG:
         yield (
             f"TI's vectors are only {length:.1f} m* long here: at this budget they do not grow to "
-            "the lengths that the paper explains TI's failures by."
+            "the lengths by which the paper explains TI's failures."
         )
     unbounded = [each.scale for each in measured.at_scale if each.bound_deg is None]
     if unbounded:

@@ -3,7 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 
-from dti_engine.html.plots import Dot, Group, Line, Curve, distribution, plot, scatter, curves
+from dti_engine.html.plots import Curve, Dot, Group, Line, curves, distribution, plot, scatter
 
 
 def _links(svg: str) -> list[tuple[str, str]]:
