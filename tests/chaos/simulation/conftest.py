@@ -30,6 +30,8 @@ def open_store(world: World, bucket: Bucket) -> Callable[..., tuple[Process, S3S
 
     def open_store(attempts: int = 6, **rates: float) -> tuple[Process, S3Store]:
         process = world.process(f"process {len(world.processes)}")
-        return process, simulated_store(process, Wire(bucket, Faults(**rates)), attempts=attempts)
+        return process, simulated_store(
+            process, Wire(bucket, Faults(**rates)), max_attempts=attempts
+        )
 
     return open_store
