@@ -1,1 +1,1 @@
-"""Objects under keys, in memory, in a directory or on S3, behind one interface."""
+"""Object stores behind one interface: in memory, in a directory, or on S3."""

@@ -1,10 +1,10 @@
-"""Objects in a directory of one host: `versions` has how many processes share it without locks.
+"""A store in a directory of one host, shared by its processes without locks.
 
     objects/    a folder for each key
     temporary/  files being written, and those of killed processes until they are swept
 
-Its clock is this host's. What was deleted keeps its name, and an empty folder, for good: a number
-that came back could let a stale write through.
+`directory_versions` explains why it needs no locks. Its clock is this host's. A deleted key keeps
+its folder for good: were its version numbers used again, a stale write could succeed.
 """
 
 import os
@@ -38,28 +38,30 @@ from services.storage.interface import (
 )
 from services.storage.listing import paginate
 
-_ABANDONED = 3600.0
-"""Seconds after which a temporary file's writer counts as killed. One that was only paused fails,
-as if the store had been unavailable."""
+_ABANDONED_AFTER_S = 3600.0
+"""Age of a temporary file after which its writer counts as killed. If it was only suspended, its
+write fails as if the store had been unavailable.
+"""
 
 
 class DirectoryStore:
-    """Objects under `root`. ETags are the numbers of versions, which never come back."""
+    """Objects below `root`. ETags are the numbers of versions, which never come back."""
 
     def __init__(self, root: Path) -> None:
-        """Makes the directory if need be, and sweeps it.
+        """Open the directory, which is made if it is missing, and sweep it.
 
-        Raises: StoreRefusedError if the file system lacks what this needs.
+        Raises:
+            StoreRefusedError: The file system lacks what the store needs.
         """
         self._root = root.absolute()
         self._objects = self._root / "objects"
         self._temporary = self._root / "temporary"
-        with _named("opening", self.url):
+        with _translating("opening", self.url):
             self._objects.mkdir(parents=True, exist_ok=True)
             self._temporary.mkdir(exist_ok=True)
         check_filesystem(self._temporary, self.url)
         self._durable: set[Path] = set()
-        """Folders above keys whose names this process knows to be on disk."""
+        """Folders above keys whose names are known to be on disk."""
         self.sweep()
 
     @property
@@ -68,7 +70,7 @@ class DirectoryStore:
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> Object:
         folder = self._folder(key)
-        with _named("reading", key):
+        with _translating("reading", key):
             while True:
                 version = self._live(key)
                 check_range(key, version.size, start, length)
@@ -77,51 +79,51 @@ class DirectoryStore:
                     return Object(_head(key, version), body)
 
     def head(self, key: str) -> Head:
-        with _named("looking at", key):
+        with _translating("looking at", key):
             return _head(key, self._live(key))
 
     def create(self, key: str, body: bytes) -> str:
         folder = self._folder(key)
-        with _named("writing", key), ExitStack() as stack:
+        with _translating("writing", key), ExitStack() as stack:
             file = None
             while (seen := versions.newest(folder)) is None or seen.deleted:
-                # Not before the first look: losers, of whom there are many, write nothing.
+                # Written only now: most callers of a race find an object, and write nothing.
                 file = file or stack.enter_context(self._file(body))
                 if number := self._append(folder, seen, file):
                     return str(number)
-        raise AlreadyExistsError(f"an object stands under {key!r}: read it")
+        raise AlreadyExistsError(f"there is an object under {key!r} already: read it")
 
     def replace(self, key: str, body: bytes, *, expected: str) -> str:
         folder = self._folder(key)
-        with _named("writing", key):
+        with _translating("writing", key):
             seen = self._expect(key, expected)
             with self._file(body) as file:
                 if number := self._append(folder, seen, file):
                     return str(number)
             self._expect(key, expected)
         raise PreconditionFailedError(
-            f"{key!r} was overwritten many times meanwhile: read it again"
+            f"{key!r} was overwritten many times in the meantime: read it again"
         )
 
     def put(self, key: str, body: bytes) -> str:
         folder = self._folder(key)
-        with _named("writing", key), self._file(body) as file:
+        with _translating("writing", key), self._file(body) as file:
             while True:
                 if number := self._append(folder, versions.newest(folder), file):
                     return str(number)
 
     def delete(self, key: str) -> None:
         folder = self._folder(key)
-        with _named("deleting", key):
+        with _translating("deleting", key):
             while (seen := versions.newest(folder)) and not seen.deleted:
                 self._append(folder, seen, None)
             if seen:
-                # Whoever deleted it may have been killed before the bytes were gone.
+                # The process that deleted it may have been killed before it erased the bytes.
                 versions.trim(folder, seen.number)
 
     def delete_if(self, key: str, *, expected: str) -> None:
         folder = self._folder(key)
-        with _named("deleting", key):
+        with _translating("deleting", key):
             while (seen := versions.newest(folder)) and not seen.deleted:
                 self._append(folder, self._expect(key, expected), None)
             if seen:
@@ -143,7 +145,7 @@ class DirectoryStore:
                 if version and not version.deleted:
                     yield _head(key, version)
 
-        with _named("listing", prefix):
+        with _translating("listing", prefix):
             return paginate(heads, prefix, after, delimiter, limit)
 
     def now(self) -> datetime:
@@ -165,10 +167,10 @@ class DirectoryStore:
 
     def sweep(self) -> None:
         """Remove temporary files of processes that were killed more than an hour ago."""
-        with _named("sweeping", self.url):
+        with _translating("sweeping", self.url):
             for file in self._temporary.iterdir():
                 with suppress(FileNotFoundError):
-                    if time.time() - file.lstat().st_mtime > _ABANDONED:
+                    if time.time() - file.lstat().st_mtime > _ABANDONED_AFTER_S:
                         file.unlink()
 
     def _folder(self, key: str) -> Path:
@@ -182,16 +184,16 @@ class DirectoryStore:
         return version
 
     def _expect(self, key: str, etag: str) -> Version:
-        there = self._live(key)
-        if str(there.number) != etag:
+        stored = self._live(key)
+        if str(stored.number) != etag:
             raise PreconditionFailedError(
-                f"{key!r} is at {there.number}, not at {etag} as expected: read it again"
+                f"{key!r} is at {stored.number}, not at {etag} as expected: read it again"
             )
-        return there
+        return stored
 
     @contextmanager
     def _file(self, body: bytes) -> Generator[Path]:
-        """A file of these bytes on disk, gone afterwards; a link to it stays."""
+        """Provide a temporary file of these bytes on disk. A link made to it stays."""
         path = self._temporary / secrets.token_hex(16)
         try:
             with path.open("xb") as file:
@@ -200,7 +202,7 @@ class DirectoryStore:
                 os.fsync(file.fileno())
             yield path
         finally:
-            # Once a link is made it is no failure that the file stays: it is swept.
+            # A file that cannot be removed is no failure of the write: a sweep removes it.
             with suppress(OSError):
                 path.unlink()
 
@@ -210,7 +212,7 @@ class DirectoryStore:
         return versions.append(folder, seen, file)
 
     def _make(self, folder: Path) -> None:
-        """Put a folder on disk before the first version in it, with all names that lead there."""
+        """Make a folder, and sync it to disk with all its parents, before its first version."""
         folder.mkdir(parents=True, exist_ok=True)
         above = folder.parents[: len(folder.relative_to(self._root).parts) - 1]
         for place in (*reversed(above), folder):
@@ -220,15 +222,15 @@ class DirectoryStore:
 
 
 @contextmanager
-def _named(doing: str, what: str) -> Generator[None]:
-    """The operating system's errors by our names."""
+def _translating(doing: str, name: str) -> Generator[None]:
+    """Translate errors of the operating system."""
     try:
         yield
     except PermissionError as error:
-        raise AccessDeniedError(f"{doing} {what!r}: {error.strerror}; see its owner") from error
+        raise AccessDeniedError(f"{doing} {name!r}: {error.strerror}; see its owner") from error
     except OSError as error:
         raise UnavailableError(
-            f"{doing} {what!r}: {error.strerror}; nothing was changed: mend it and try again"
+            f"{doing} {name!r}: {error.strerror}; nothing was changed: repair it and try again"
         ) from error
 
 

@@ -1,12 +1,10 @@
-"""Whether a file system does what a directory store is built on: tried out, not looked up.
+"""Paths of keys in a directory store, and a check that its file system can hold one.
 
-Where a key lies in a directory, and the way back.
-
-A key's folder has the name of its last part and `=`; the parts before are folders above it. Names
-are percent-encoded but for lower-case letters, digits, and `._-`, so that file systems which fold
-case or normalise Unicode keep keys apart. A part of 64 bytes or more is cut into pieces of 64, all
-but the last with `+`, because a file name has at most 255 bytes. No piece is empty; an empty rest
-is `%`.
+A key's folder is named after the key's last part, followed by `=`; the parts before it are folders
+above. Names are percent-encoded except for lower-case letters, digits, and `._-`, so that file
+systems which fold case or normalise Unicode keep keys apart. A part of 64 bytes or more is cut into
+pieces of 64, all but the last followed by `+`, because a file name has at most 255 bytes. An empty
+rest is written `%`.
 """
 
 import os
@@ -20,25 +18,26 @@ from typing import NamedTuple
 from services.errors import StoreRefusedError
 from services.storage.directory_versions import sync_folder
 
-_PIECE = 64
+_PIECE_BYTES = 64
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
 class Entry(NamedTuple):
-    """A key, and the folder that has its versions."""
+    """A key, and the folder of its versions."""
 
     key: str
     folder: Path
 
 
 def folder_of(root: Path, key: str) -> Path:
+    """Return the folder of a key's versions."""
     *above, last = key.split("/")
     pieces = [piece for part in above for piece in _pieces(part)]
     return root.joinpath(*pieces, *_pieces(last)[:-1], f"{_pieces(last)[-1]}=")
 
 
 def walk(root: Path, prefix: str, after: str) -> Iterator[Entry]:
-    """Keys that begin with `prefix` and sort behind `after`, in the order of their UTF-8 bytes."""
+    """Yield keys that begin with `prefix` and sort behind `after`, in the order of their bytes."""
     above = prefix.split("/")[:-1]
     start = root.joinpath(*(piece for part in above for piece in _pieces(part)))
     text = "".join(f"{part}/" for part in above)
@@ -46,7 +45,7 @@ def walk(root: Path, prefix: str, after: str) -> Iterator[Entry]:
 
 
 def _walk(folder: Path, text: bytes, prefix: bytes, after: bytes) -> Iterator[Entry]:
-    """`text` is what the keys below `folder` begin with."""
+    """Yield the keys below `folder`, all of which begin with `text`."""
     below: list[tuple[bytes, str]] = []
     try:
         names = os.listdir(folder)
@@ -54,28 +53,28 @@ def _walk(folder: Path, text: bytes, prefix: bytes, after: bytes) -> Iterator[En
         return
     for name in names:
         if name.endswith("="):
-            here = text + _decoded(name[:-1])
-            if here.startswith(prefix) and here > after:
-                below.append((here, name))
+            key = text + _decoded(name[:-1])
+            if key.startswith(prefix) and key > after:
+                below.append((key, name))
         else:
-            # With its slash a folder sorts among its neighbours as all that lies below it does.
-            here = text + (_decoded(name[:-1]) if name.endswith("+") else _decoded(name) + b"/")
-            fits = here.startswith(prefix) or prefix.startswith(here)
-            if fits and (here > after or after.startswith(here)):
-                below.append((here, name))
-    for here, name in sorted(below):
+            # With its slash, a folder sorts among its neighbours as all keys below it do.
+            key = text + (_decoded(name[:-1]) if name.endswith("+") else _decoded(name) + b"/")
+            matches = key.startswith(prefix) or prefix.startswith(key)
+            if matches and (key > after or after.startswith(key)):
+                below.append((key, name))
+    for key, name in sorted(below):
         if name.endswith("="):
-            yield Entry(here.decode(), folder / name)
+            yield Entry(key.decode(), folder / name)
         else:
-            yield from _walk(folder / name, here, prefix, after)
+            yield from _walk(folder / name, key, prefix, after)
 
 
 def _pieces(part: str) -> list[str]:
     rest = part.encode()
     pieces: list[str] = []
-    while len(rest) >= _PIECE:
-        pieces.append(_encoded(rest[:_PIECE]) + "+")
-        rest = rest[_PIECE:]
+    while len(rest) >= _PIECE_BYTES:
+        pieces.append(_encoded(rest[:_PIECE_BYTES]) + "+")
+        rest = rest[_PIECE_BYTES:]
     return [*pieces, _encoded(rest) or "%"]
 
 
@@ -91,18 +90,22 @@ def _decoded(name: str) -> bytes:
 
 
 _REMOTE = ("9p", "afs", "ceph", "cifs", "fuse.", "gfs2", "glusterfs", "lustre", "nfs", "smb")
-"""Beginnings of kinds of file systems that several hosts can write to, or that pass for local."""
+"""Beginnings of the types of file systems that several hosts can write to."""
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
-_CLOCK_TOLERANCE = 2.0
-"""Seconds between this host's clock and the times of new files. A local one is milliseconds off."""
+_CLOCK_TOLERANCE_S = 2.0
+"""Difference between this host's clock and the time of a new file. Local ones are milliseconds off.
+"""
 
 
 def check_filesystem(folder: Path, url: str) -> None:
-    """Try out links, modes and syncing in `folder`, which is left as it was.
+    """Try out links, modes and syncing in `folder`, and leave it as it was.
 
-    Raises: StoreRefusedError, which names what is missing.
+    Trying is surer than looking up: what a mount promises and what it does can differ.
+
+    Raises:
+        StoreRefusedError: The file system lacks something; the error names it.
     """
     if kind := _remote(folder):
         raise StoreRefusedError(
@@ -124,11 +127,11 @@ def check_filesystem(folder: Path, url: str) -> None:
 
 
 def _missing(first: Path, second: Path) -> str:
-    """What the file system cannot do; empty if nothing is missing."""
+    """Return what the file system cannot do; empty if nothing is missing."""
     doing = "writes no files"
     try:
         first.write_bytes(b"probe")
-        if abs(first.stat().st_mtime - time.time()) > _CLOCK_TOLERANCE:
+        if abs(first.stat().st_mtime - time.time()) > _CLOCK_TOLERANCE_S:
             return "has another clock than this host"
         doing = "makes no hard links (link)"
         os.link(first, second)
@@ -153,10 +156,10 @@ def _missing(first: Path, second: Path) -> str:
 
 
 def _remote(folder: Path) -> str:
-    """Kind of the file system that `folder` is on, if it is one of several hosts; else empty."""
+    """Return the type of the file system of `folder` if several hosts share it; else empty."""
     try:
         lines = _MOUNTS.read_text().splitlines()
-    except OSError:  # not Linux
+    except OSError:  # This is not Linux.
         return ""
     kinds = {line.split()[4]: line.partition(" - ")[2].split()[0] for line in lines}
     places = (str(place) for place in (folder.resolve(), *folder.resolve().parents))

@@ -1,16 +1,17 @@
-"""The versions of one object as files in one folder, right between processes without locks.
+"""Versions of one object as files in one folder, safe between processes without locks.
 
-Versions are numbered files, and the highest number is the object: a file holds its bytes, a
-symbolic link says that it was deleted. A version is made by link(2) or symlink(2) under the next
-number, which fails if that exists, so of many processes one wins. No number is ever used twice:
+Versions are numbered files, and the highest number is the current one: a file holds the object's
+bytes, a symbolic link says that it was deleted. A version is made by link(2) or symlink(2) under
+the next number. The call fails if the name exists, so that of many processes one wins: this is
+compare-and-swap by the file system. No number is ever used twice:
 
-- The highest number is never removed, so it never falls.
-- A number is removed only once one that is `KEPT` higher exists. So whoever made number n, and then
-  sees none from n + KEPT on, knows that n was free because it was next. Whoever sees one was either
-  paused for so long that n had been removed, or was overwritten as often within microseconds: its
-  version is not the object, and counts as lost.
-- A superseded file first loses the right to be read, then its bytes, so that what was erased is
-  gone. Whoever was reading it sees so by its mode, and reads again.
+- The highest number is never removed, so that it never falls.
+- A number is removed only once one exists that is `KEPT` higher. A writer that made number n, and
+  then sees none from n + KEPT on, thus knows that n was free because it was the next one. If it
+  sees one, it was either suspended for so long that n had been removed, or was overwritten that
+  often within microseconds: its version is not the current one, and counts as lost.
+- A superseded file first loses its permission to be read, then its bytes, so that erased bytes are
+  gone. A process that was reading it notices the change of mode, and reads again.
 """
 
 import errno
@@ -24,26 +25,27 @@ from pathlib import Path
 from services.errors import OutcomeUnknownError
 
 KEPT = 8
+"""Numbers behind the current one that are not removed."""
 
 
 class SupersededError(Exception):
-    """What was looked at is no longer the newest version: look again."""
+    """A version is no longer the newest: read again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """The newest version when it was looked at."""
+    """The newest version at one moment."""
 
     number: int
     deleted: bool
-    """Then it has no bytes."""
+    """Whether it is a deletion, without bytes."""
     size: int
     modified: float
-    """When its bytes were written, since the epoch."""
+    """When its bytes were written, in seconds since the epoch."""
 
 
 def newest(folder: Path) -> Version | None:
-    """The newest version, which may say that the object was deleted; None: there never was one."""
+    """Return the newest version, which may be a deletion, or None if there never was one."""
     while True:
         numbers = _numbers(folder)
         if not numbers:
@@ -54,7 +56,7 @@ def newest(folder: Path) -> Version | None:
 
 
 def read(folder: Path, version: Version, start: int, length: int | None) -> bytes:
-    """Bytes of a version. Raises: SupersededError."""
+    """Return bytes of a version, or raise SupersededError."""
     path = folder / _name(version.number)
     try:
         file = path.open("rb", buffering=0)
@@ -74,11 +76,12 @@ def read(folder: Path, version: Version, start: int, length: int | None) -> byte
 
 
 def append(folder: Path, seen: Version | None, file: Path | None) -> int | None:
-    """Make the version that follows `seen`: the bytes of `file`, or, without one, a deletion.
+    """Make the version that follows `seen`: the bytes of `file`, or a deletion if that is None.
 
-    Returns its number, or None if another version followed. When it returns, it is on disk.
+    Returns its number once it is on disk, or None if another version was made first.
 
-    Raises: OutcomeUnknownError if the version was made, and the disk then failed.
+    Raises:
+        OutcomeUnknownError: The version was made, and the disk then failed.
     """
     number = 1 if seen is None else seen.number + 1
     path = folder / _name(number)
@@ -89,7 +92,7 @@ def append(folder: Path, seen: Version | None, file: Path | None) -> int | None:
             os.link(file, path)
     except FileExistsError:
         return None
-    with _done(folder):
+    with _after_append(folder):
         if max(_numbers(folder)) >= number + KEPT:
             path.unlink(missing_ok=True)
             return None
@@ -99,7 +102,7 @@ def append(folder: Path, seen: Version | None, file: Path | None) -> int | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk."""
+    """Sync the names in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -108,35 +111,36 @@ def sync_folder(folder: Path) -> None:
 
 
 def trim(folder: Path, number: int) -> None:
-    """Free the bytes of versions below `number`, and the names of those far below.
+    """Erase the bytes of versions below `number`, and remove the names of those far below.
 
-    Raises: OutcomeUnknownError.
+    Raises:
+        OutcomeUnknownError: The disk failed.
     """
-    with _done(folder):
+    with _after_append(folder):
         for old in _numbers(folder):
             if old <= number - KEPT:
                 (folder / _name(old)).unlink(missing_ok=True)
             elif old < number:
-                _supersede(folder / _name(old))
+                _erase(folder / _name(old))
 
 
 @contextmanager
-def _done(folder: Path) -> Generator[None]:
-    """What fails in here fails after a version was made."""
+def _after_append(folder: Path) -> Generator[None]:
+    """Translate errors that occur after a version was made, so that it may stand."""
     try:
         yield
     except OSError as error:
         raise OutcomeUnknownError(
-            f"writing in {str(folder)!r}: {error.strerror}; it may have been done all the same: "
+            f"writing in {str(folder)!r}: {error.strerror}; it may have been applied: "
             "read before trying again"
         ) from error
 
 
-def _supersede(path: Path) -> None:
+def _erase(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):  # removed by another, or a deletion
+        if error.errno in (errno.ENOENT, errno.ELOOP):  # Removed by another process, or a deletion.
             return
         raise
     try:

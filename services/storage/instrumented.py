@@ -1,4 +1,4 @@
-"""A store whose calls are timed and whose failures are counted."""
+"""A store that times its calls and counts its failures."""
 
 import time
 from collections.abc import Generator
@@ -14,16 +14,17 @@ from services.errors import (
     NotFoundError,
     OutcomeUnknownError,
     PreconditionFailedError,
+    ServiceError,
     UnavailableError,
 )
 from services.storage.interface import Head, Object, Page, PresignedPost, Retention, Store
 
 _ANSWERS = (NotFoundError, PreconditionFailedError, InvalidKeyError, InvalidRangeError)
-"""What a store that works says, too."""
+"""Answers of a store that works: not failures."""
 
 
 class InstrumentedStore:
-    """The same objects as in `store`. Counts with what this process counts with."""
+    """A store with metrics, which are recorded by the metrics of this process."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -33,31 +34,31 @@ class InstrumentedStore:
         return self._store.url
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> Object:
-        with _measured("read"):
+        with _measure("read"):
             return self._store.read(key, start=start, length=length)
 
     def head(self, key: str) -> Head:
-        with _measured("head"):
+        with _measure("head"):
             return self._store.head(key)
 
     def create(self, key: str, body: bytes) -> str:
-        with _measured("create"):
+        with _measure("create"):
             return self._store.create(key, body)
 
     def replace(self, key: str, body: bytes, *, expected: str) -> str:
-        with _measured("replace"):
+        with _measure("replace"):
             return self._store.replace(key, body, expected=expected)
 
     def put(self, key: str, body: bytes) -> str:
-        with _measured("put"):
+        with _measure("put"):
             return self._store.put(key, body)
 
     def delete(self, key: str) -> None:
-        with _measured("delete"):
+        with _measure("delete"):
             self._store.delete(key)
 
     def delete_if(self, key: str, *, expected: str) -> None:
-        with _measured("delete_if"):
+        with _measure("delete_if"):
             self._store.delete_if(key, expected=expected)
 
     def list(
@@ -68,14 +69,14 @@ class InstrumentedStore:
         delimiter: Literal["", "/"] = "",
         limit: int = 1000,
     ) -> Page:
-        with _measured("list"):
+        with _measure("list"):
             return self._store.list(prefix, after=after, delimiter=delimiter, limit=limit)
 
     def now(self) -> datetime:
-        with _measured("now"):
+        with _measure("now"):
             return self._store.now()
 
-    # Presigning asks nobody, so there is nothing to measure.
+    # Presigning sends no request, so that there is nothing to measure.
     def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
         return self._store.presigned_post(key, max_bytes=max_bytes, expires_s=expires_s)
 
@@ -87,7 +88,7 @@ class InstrumentedStore:
         )
 
     def retention(self) -> Retention:
-        with _measured("retention"):
+        with _measure("retention"):
             return self._store.retention()
 
     def for_leases(self) -> "InstrumentedStore":
@@ -95,23 +96,23 @@ class InstrumentedStore:
 
 
 @contextmanager
-def _measured(operation: str) -> Generator[None]:
-    """Operations that the table of metrics does not tell apart are counted there as other."""
-    counting = metrics.current()
+def _measure(operation: str) -> Generator[None]:
+    """Time an operation, and count its failure."""
+    recorder = metrics.current()
     begun = time.perf_counter()
     try:
         yield
     except _ANSWERS:
         raise
-    except Exception as error:
-        counting.count("dti_store_errors_total", operation=operation, error=_kind(error))
+    except ServiceError as error:
+        recorder.count("dti_store_errors_total", operation=operation, error=_kind(error))
         raise
     finally:
-        seconds = time.perf_counter() - begun
-        counting.observe("dti_store_request_seconds", seconds, operation=operation)
+        duration_s = time.perf_counter() - begun
+        recorder.observe("dti_store_request_seconds", duration_s, operation=operation)
 
 
-def _kind(error: Exception) -> str:
+def _kind(error: ServiceError) -> str:
     if isinstance(error, OutcomeUnknownError):
         return "outcome_unknown"
     if isinstance(error, UnavailableError):

@@ -1,4 +1,4 @@
-"""Pages of a listing, cut by S3's rules, for stores that can only go through keys in order."""
+"""Pagination by S3's rules, for stores that can only iterate over their keys in order."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,7 +8,15 @@ from services.storage.interface import LAST, Head, Page
 def paginate(
     heads: Callable[[str], Iterator[Head]], prefix: str, after: str, delimiter: str, limit: int
 ) -> Page:
-    """`heads(after)` gives the objects under `prefix` behind `after`, in the order of keys."""
+    """Return one page of a listing.
+
+    Args:
+        heads: Yields the objects below `prefix` that sort behind its argument, in order.
+        prefix: What the keys begin with.
+        after: The page begins behind this key.
+        delimiter: Groups keys by what stands before it; empty for no groups.
+        limit: The number of objects and common prefixes on the page, at most.
+    """
     objects: list[Head] = []
     prefixes: list[str] = []
     cursor = after
@@ -19,6 +27,7 @@ def paginate(
         first, found, _ = head.key[len(prefix) :].partition(delimiter or LAST)
         if found:
             prefixes.append(prefix + first + delimiter)
+            # Continue behind all keys of the group, without iterating over them.
             cursor = prefixes[-1] + LAST
             entries = heads(cursor)
         else:

@@ -1,4 +1,4 @@
-"""A store in the memory of one process: for tests, demos and simulations."""
+"""A store in the memory of one process, for tests, demos and simulations."""
 
 import threading
 from bisect import bisect_left, bisect_right, insort
@@ -33,16 +33,14 @@ class _Version:
 
 
 class MemoryStore:
-    """Objects in a dict. ETags count all writes of the store, so that none comes back.
-
-    Its clock is `clock`, which gives UTC.
-    """
+    """Objects in a dict. ETags count all writes of the store, so that no ETag comes back."""
 
     def __init__(self, clock: Callable[[], datetime] = _utc_now) -> None:
+        """Create an empty store, whose clock returns the time in UTC."""
         self._clock = clock
         self._lock = threading.RLock()
         self._versions: dict[str, _Version] = {}
-        self._keys: list[str] = []  # in order: Python compares strings as UTF-8 bytes compare
+        self._keys: list[str] = []  # Sorted: Python orders strings as their UTF-8 bytes.
         self._writes = 0
 
     @property
@@ -62,7 +60,7 @@ class MemoryStore:
         check_key(key)
         with self._lock:
             if key in self._versions:
-                raise AlreadyExistsError(f"an object stands under {key!r}: read it")
+                raise AlreadyExistsError(f"there is an object under {key!r} already: read it")
             return self._write(key, body)
 
     def replace(self, key: str, body: bytes, *, expected: str) -> str:
@@ -134,9 +132,9 @@ class MemoryStore:
         return version
 
     def _expect(self, key: str, etag: str) -> None:
-        if (there := self._version(key).etag) != etag:
+        if (stored := self._version(key).etag) != etag:
             raise PreconditionFailedError(
-                f"{key!r} is at {there}, not at {etag} as expected: read it again"
+                f"{key!r} is at {stored}, not at {etag} as expected: read it again"
             )
 
     def _write(self, key: str, body: bytes) -> str:

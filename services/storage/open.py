@@ -1,4 +1,4 @@
-"""A store by its URL."""
+"""Opens a store by its URL."""
 
 from services.storage.directory import DirectoryStore
 from services.storage.interface import Store
@@ -7,17 +7,20 @@ from services.storage.settings import DirectorySettings, MemorySettings, store_s
 
 
 def open_store(url: str, **s3_defaults: float) -> Store:
-    """The store at `s3://bucket/prefix`, `file:///folder` or a path; `memory:` is a new one each
-    time. `probe.probe` says whether it can be relied on.
+    """Return the store at `s3://bucket/prefix`, `file:///folder`, a path, or `memory:`.
 
-    Raises: SettingsError; StoreRefusedError if a directory's file system cannot do it.
+    `memory:` is a new store each time. `probe.probe` tells whether a store can be relied on.
+
+    Raises:
+        SettingsError: The URL or a variable is malformed.
+        StoreRefusedError: The file system of a directory lacks what the store needs.
     """
     settings = store_settings(url)
     if isinstance(settings, MemorySettings):
         return MemoryStore()
     if isinstance(settings, DirectorySettings):
         return DirectoryStore(settings.root)
-    # boto3 takes a while to import, and not everyone needs it.
+    # Imported late: boto3 takes a while, and most processes of a laptop never need it.
     from services.storage.s3 import S3Store
 
     return S3Store(settings.with_defaults(**s3_defaults))

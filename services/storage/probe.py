@@ -1,4 +1,4 @@
-"""Whether a store keeps its word, tried out at start, before anything is entrusted to it.
+"""The conformance probe: tries out at start whether a store does what the ledger relies on.
 
 Servers that speak S3 differ most where the ledger is most sensitive: some ignore the conditions of
 writes, and answer 200.
@@ -27,29 +27,33 @@ PREFIX = "service/probes/"
 _RACERS = 8
 _DELETION_RACES = 12
 _CLOCK_TOLERANCE = timedelta(seconds=5)
-"""Between the time of a new object and the store's clock: S3's whole seconds, and a slow answer."""
+"""Difference between the time of a new object and the store's clock: S3 rounds to seconds, and an
+answer may be slow.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is to be known of a store that was not refused."""
+    """The findings about a store that was not refused."""
 
     retention: Retention
     erases: bool
-    """Whether what is deleted is gone at once."""
+    """Whether deleted bytes are gone at once."""
     atomic_deletion: bool
-    """Whether of `delete_if` and `replace` at the same time one failed whenever it was tried. False
-    is certain; true is what a few tries showed.
+    """Whether one of a concurrent `delete_if` and `replace` failed in every try. False is certain;
+    true is what a few tries have shown.
     """
     notes: tuple[str, ...]
-    """What an operator should read, one sentence each."""
+    """Notes for the operator, one sentence each."""
 
 
 def probe(store: Store) -> Findings:
-    """Try the store out under a prefix of its own, and leave nothing there. Some 90 requests.
+    """Try out a store below a prefix of its own, and leave nothing there, in about 90 requests.
 
-    Raises: StoreRefusedError, which names what the store does not keep; AccessDeniedError;
-    UnavailableError.
+    Raises:
+        StoreRefusedError: The store breaks a promise; the error names it.
+        AccessDeniedError: The credentials do not allow it.
+        UnavailableError: The store did not answer.
     """
     prefix = f"{PREFIX}{secrets.token_hex(8)}/"
     keys = [f"{prefix}{name}" for name in ("a", "b", "c", "race", "erase")]
@@ -77,7 +81,7 @@ def _creation(store: Store, prefix: str) -> None:
     if not _fails(lambda: store.create(f"{prefix}a", b"second"), AlreadyExistsError):
         raise _refused(store, "it ignores If-None-Match: an object was created twice")
     if store.read(f"{prefix}a").body != b"first":
-        raise _refused(store, "it does not give what was written last (read after write)")
+        raise _refused(store, "it does not return what was written last (read after write)")
 
 
 def _replacement(store: Store, prefix: str) -> None:
@@ -87,9 +91,9 @@ def _replacement(store: Store, prefix: str) -> None:
         lambda: store.replace(f"{prefix}a", b"third", expected=stale), PreconditionFailedError
     ):
         raise _refused(store, "it ignores If-Match: a stale version was replaced")
-    there = store.read(f"{prefix}a")
-    if there.body != b"second" or there.head.etag != fresh:
-        raise _refused(store, "it does not give what was written last (read after overwrite)")
+    stored = store.read(f"{prefix}a")
+    if stored.body != b"second" or stored.head.etag != fresh:
+        raise _refused(store, "it does not return what was written last (read after overwrite)")
     if not _fails(lambda: store.replace(f"{prefix}b", b"", expected=stale), NotFoundError):
         raise _refused(store, "it ignores If-Match: an object was replaced where none was")
 
@@ -102,7 +106,7 @@ def _deletion(store: Store, prefix: str) -> None:
         raise _refused(store, "it ignores If-Match of deletions: a stale version was deleted")
     store.delete_if(f"{prefix}b", expected=fresh)
     if not _fails(lambda: store.read(f"{prefix}b"), NotFoundError):
-        raise _refused(store, "it still gives what was deleted (read after delete)")
+        raise _refused(store, "it still returns what was deleted (read after delete)")
 
 
 def _listing(store: Store, prefix: str) -> None:
@@ -163,7 +167,7 @@ def _deletes_atomically(store: Store, prefix: str) -> bool:
                 ),
                 StorageError,
             )
-            # A deletion that comes a little later meets the write in the middle more often.
+            # A deletion that comes a little later meets the write half-way more often.
             time.sleep(number % 4 * 0.001)
             deleted = not _fails(
                 lambda expected=expected: store.delete_if(key, expected=expected), StorageError

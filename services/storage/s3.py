@@ -1,4 +1,4 @@
-"""Objects in a bucket of an S3 server."""
+"""A store in a bucket of an S3 server."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,10 +37,14 @@ T = TypeVar("T")
 
 
 class S3Store:
-    """Objects in a bucket under a prefix. ETags are S3's: equal bytes can have equal ETags."""
+    """Objects in a bucket under a prefix. S3's ETags are equal for equal bytes."""
 
     def __init__(self, settings: S3Settings, connection: S3Connection | None = None) -> None:
-        """Connects to nothing yet. Raises: SettingsError if boto3 has no region or credentials."""
+        """Create a store, which connects with the first request.
+
+        Raises:
+            SettingsError: boto3 accepts no such settings.
+        """
         self._settings = settings
         self._bucket = settings.bucket
         self._connection = connection or S3Connection(settings)
@@ -57,7 +61,7 @@ class S3Store:
 
         def get() -> Object:
             answer = self._client.get_object(**where)
-            # Inside the attempt: a connection that breaks in the middle is one more to repeat.
+            # Read inside the attempt, so that a connection that breaks half-way is retried.
             body = answer["Body"].read()
             whole = answer.get("ContentRange", "").rpartition("/")[2]
             size = int(whole) if whole.isdigit() else answer["ContentLength"]
@@ -83,21 +87,23 @@ class S3Store:
     def create(self, key: str, body: bytes) -> str:
         try:
             return self._put(key, body, IfNoneMatch="*")
-        except PreconditionFailedError as lost:
+        except PreconditionFailedError as error:
             with suppress(NotFoundError):
-                there = self._read_back(key)
-                if there.body == body:
-                    return there.head.etag
-            raise AlreadyExistsError(f"an object stands under {key!r}: read it") from lost
+                stored = self._read_back(key)
+                if stored.body == body:
+                    return stored.head.etag
+            raise AlreadyExistsError(
+                f"there is an object under {key!r} already: read it"
+            ) from error
 
     def replace(self, key: str, body: bytes, *, expected: str) -> str:
         try:
             return self._put(key, body, IfMatch=expected)
-        except PreconditionFailedError as lost:
-            there = self._read_back(key)
-            if there.body == body:
-                return there.head.etag
-            raise _moved(there.head, expected) from lost
+        except PreconditionFailedError as error:
+            stored = self._read_back(key)
+            if stored.body == body:
+                return stored.head.etag
+            raise _version_error(stored.head, expected) from error
 
     def put(self, key: str, body: bytes) -> str:
         return self._put(key, body)
@@ -112,9 +118,10 @@ class S3Store:
             self._call(f"deleting {key!r}", lambda: self._client.delete_object(**where), write=True)
         except NotFoundError:
             return
-        except PreconditionFailedError as lost:
+        except PreconditionFailedError as error:
             with suppress(NotFoundError):
-                raise _moved(_after_a_write(lambda: self.head(key)), expected) from lost
+                stored = _after_write(lambda: self.head(key))
+                raise _version_error(stored, expected) from error
 
     def list(
         self,
@@ -212,7 +219,7 @@ class S3Store:
 
     def _put(self, key: str, body: bytes, **condition: Any) -> str:
         where = self._where(key)
-        # put_object, never upload_file: its transfer manager splits, and ignores conditions.
+        # Not upload_file: its transfer manager splits large bodies, and ignores conditions.
         return self._call(
             f"writing {key!r}",
             lambda: self._client.put_object(**where, Body=body, **condition),
@@ -220,37 +227,39 @@ class S3Store:
         )["ETag"]
 
     def _read_back(self, key: str) -> Object:
-        """What stands there after 412. Our own bytes: then it was our own write that we lost to,
-        sent twice by us, or by a proxy without our knowing.
+        """Return the object after a write failed with 412.
+
+        If it has our own bytes, our own write was first: its answer was lost, and it was sent
+        again, by us or by a proxy without our knowledge.
         """
-        return _after_a_write(lambda: self.read(key))
+        return _after_write(lambda: self.read(key))
 
 
-def _after_a_write(look: Callable[[], T]) -> T:
-    """What is seen after a write of which it is not known whether it was applied."""
+def _after_write(read: Callable[[], T]) -> T:
+    """Call `read` after a write that may have been applied: a failure leaves that unknown."""
     try:
-        return look()
+        return read()
     except UnavailableError as error:
         raise OutcomeUnknownError(*error.args) from error
 
 
-def _moved(there: Head, expected: str) -> PreconditionFailedError:
+def _version_error(stored: Head, expected: str) -> PreconditionFailedError:
     return PreconditionFailedError(
-        f"{there.key!r} is at {there.etag}, not at {expected} as expected: read it again"
+        f"{stored.key!r} is at {stored.etag}, not at {expected} as expected: read it again"
     )
 
 
 def _date(answer: Any) -> datetime:
-    stated = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    if not stated:
-        raise StorageError("the S3 server, or a proxy before it, leaves out the header Date")
-    return _parsed_date(stated)
+    header = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if not header:
+        raise StorageError("the S3 server, or a proxy before it, omits the header Date")
+    return _parse_date(header)
 
 
 @lru_cache(maxsize=16)
-def _parsed_date(stated: str) -> datetime:
-    """Many answers come in the same second."""
-    return _utc(parsedate_to_datetime(stated))
+def _parse_date(header: str) -> datetime:
+    """Parse the header Date, cached as many answers come within the same second."""
+    return _utc(parsedate_to_datetime(header))
 
 
 def _utc(time: datetime) -> datetime:

@@ -1,10 +1,8 @@
-"""boto3's client, and its errors by our names. The only file that imports boto3.
+"""The S3 client: boto3 with retries, its errors translated. The only file that imports boto3.
 
-Each request is one attempt of botocore's; `retries.persist` repeats it, because botocore neither
-keeps a deadline nor says whether a failed write may have been applied, and does not repeat after
-409 (conditional writes at the same time: nobody has won yet).
-
-Trying again where the store did not answer, within a deadline.
+botocore makes one attempt per request, and `retry_transient` repeats it: botocore neither keeps a
+deadline nor tells whether a failed write may have been applied, and it does not repeat after 409
+(a conflict of concurrent conditional writes, which nobody has won yet).
 """
 
 import random
@@ -42,14 +40,17 @@ from services.storage.settings import S3Settings
 
 T = TypeVar("T")
 
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 5.0
-"""Seconds. "Full jitter": pauses are uniform in [0, first * 2^n]; AWS Architecture Blog, 2015."""
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 5.0
+"""Exponential backoff with full jitter: pauses are uniform in [0, first * 2^n], up to the longest.
+Source: AWS Architecture Blog, "Exponential Backoff And Jitter", 2015.
+"""
 
 
 class TransientError(Exception):
-    """One attempt failed in a way that may pass; `applied`: a write may have been done all the
-    same, and only its answer was lost.
+    """A failure of one attempt that may pass.
+
+    `applied` tells whether the request may have been applied, and only its answer was lost.
     """
 
     def __init__(self, message: str, *, applied: bool) -> None:
@@ -62,50 +63,63 @@ def retry_transient(
     what: str,
     *,
     attempts: int,
-    deadline: float,
+    deadline_s: float,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
     jitter: Callable[[float, float], float] = random.uniform,
 ) -> T:
-    """Try until it succeeds or fails for good, at most `attempts` times, the last of which begins
-    within `deadline` seconds.
+    """Call `attempt` until it succeeds or fails for good.
 
-    Raises: UnavailableError when all attempts were transient failures, or OutcomeUnknownError if
-    one of them may have been applied; and what an attempt raises besides.
+    Args:
+        attempt: The request, which raises TransientError if it is worth repeating.
+        what: What it does, for the error.
+        attempts: The number of attempts, at most.
+        deadline_s: No attempt begins later than this.
+        sleep: Pauses between two attempts.
+        clock: Tells the time in seconds.
+        jitter: Draws a number between two others.
+
+    Raises:
+        UnavailableError: All attempts failed, and none of them can have been applied.
+        OutcomeUnknownError: All attempts failed, and one of them may have been applied.
     """
+    # By hand, and not with tenacity: its deadlines go by time.monotonic and its jitter by the
+    # global random generator, while the simulation runs this code by a virtual clock and a seed.
+    # With a stop, a wait and an error of our own, nothing of the library would be left.
     begun = clock()
-    pause = _FIRST_PAUSE
+    longest_pause_s = _FIRST_PAUSE_S
     made, applied = 0, False
     while True:
         try:
             made += 1
             return attempt()
         except TransientError as error:
+            # One attempt that may have been applied is enough for the outcome to be unknown.
             applied = applied or error.applied
-            wait = jitter(0, pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            spent = clock() - begun
-            if made >= attempts or spent + wait > deadline:
+            pause_s = jitter(0, longest_pause_s)
+            longest_pause_s = min(2 * longest_pause_s, _LONGEST_PAUSE_S)
+            spent_s = clock() - begun
+            if made >= attempts or spent_s + pause_s > deadline_s:
                 kind = OutcomeUnknownError if applied else UnavailableError
                 raise kind(
-                    f"{what}: the store did not do it in {made} attempts and {spent:.1f} s, at "
+                    f"{what}: the store did not succeed in {made} attempts and {spent_s:.1f} s, at "
                     f"last: {error}; {_advice(applied)}"
                 ) from error
-            sleep(wait)
+            sleep(pause_s)
 
 
 def _advice(applied: bool) -> str:
     if applied:
-        return "it may have been done all the same: read before trying again"
+        return "it may have been applied all the same: read before trying again"
     return "nothing was changed: try again later"
 
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-# The connection was never made, so the server has seen nothing.
+# The connection was never made, so that the server has seen nothing.
 _UNSENT = (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError)
-# The answer never came, broke off, or is not what was sent.
+# The answer never came, broke off, or was altered on its way: the request may have been applied.
 _LOST = (
     HTTPClientError,
     IncompleteReadError,
@@ -116,7 +130,7 @@ _LOST = (
 
 
 class S3Connection:
-    """One client with a pool of its own, and the patience of its settings."""
+    """A client with its own connection pool, and the retries of its settings."""
 
     def __init__(
         self,
@@ -127,10 +141,17 @@ class S3Connection:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """Connects to nothing yet. `make_client` stands in for boto3, the rest is as `persist` has
-        it.
+        """Create a client, which connects with the first request.
 
-        Raises: SettingsError if boto3 makes no client of it.
+        Args:
+            settings: The bucket, and the timeouts.
+            make_client: Stands in for boto3 in simulations.
+            sleep: As in `retry_transient`.
+            clock: As in `retry_transient`.
+            jitter: As in `retry_transient`.
+
+        Raises:
+            SettingsError: boto3 accepts no such settings.
         """
         self.url = f"s3://{settings.bucket}/{settings.prefix}".removesuffix("/")
         self.client = (make_client or _client)(settings)
@@ -139,16 +160,16 @@ class S3Connection:
         self._sleep, self._clock, self._jitter = sleep, clock, jitter
 
     def call(self, what: str, operation: Callable[[], T], *, write: bool = False) -> T:
-        """Do `operation`, a request of `client`, again while the server does not answer.
+        """Call `operation`, a request of `client`, with retries.
 
-        Raises: errors of `services.errors` alone.
+        Every error is translated into one of `services.errors`.
         """
 
         def attempt() -> T:
             try:
                 return operation()
             except ClientError as error:
-                raise _translated(error, f"{what} in {self.url}", write=write) from error
+                raise _translate(error, f"{what} in {self.url}", write=write) from error
             except (NoCredentialsError, PartialCredentialsError) as error:
                 raise AccessDeniedError(
                     f"{what} in {self.url}: {error}; set credentials where boto3 finds them"
@@ -164,14 +185,14 @@ class S3Connection:
             attempt,
             f"{what} in {self.url}",
             attempts=self._settings.max_attempts,
-            deadline=self._settings.deadline_s,
+            deadline_s=self._settings.deadline_s,
             sleep=self._sleep,
             clock=self._clock,
             jitter=self._jitter,
         )
 
     def for_leases(self) -> "S3Connection":
-        """A client of its own to the same server, given up on early."""
+        """Return a connection to the same server with its own pool and shorter timeouts."""
         return S3Connection(
             self._settings.for_leases(),
             make_client=self._make_client,
@@ -183,13 +204,13 @@ class S3Connection:
 
 def _client(settings: S3Settings) -> "S3Client":
     try:
-        # A session of its own, since making clients of one is not safe between threads.
+        # A session of its own: making clients of a shared one is not thread-safe.
         return boto3.session.Session().client(
             "s3",
             endpoint_url=settings.endpoint,
             region_name=settings.region,
             config=Config(
-                # By default a presigned URL can have a signature of version 2, which many refuse.
+                # By default, presigned URLs may get a signature of version 2, which many refuse.
                 signature_version="s3v4",
                 s3={"addressing_style": settings.addressing_style},
                 request_checksum_calculation=settings.checksums,
@@ -201,26 +222,27 @@ def _client(settings: S3Settings) -> "S3Client":
             ),
         )
     except (BotoCoreError, ValueError) as error:
-        raise SettingsError(f"boto3 makes no client for {settings!r}: {error}") from error
+        raise SettingsError(f"boto3 cannot make a client for {settings!r}: {error}") from error
 
 
-def _translated(error: ClientError, what: str, *, write: bool) -> Exception:
+def _translate(error: ClientError, what: str, *, write: bool) -> Exception:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     details = error.response.get("Error", {})
     code = details.get("Code", "")
-    said = f"{what}: HTTP {status} {code} {details.get('Message') or ''}".rstrip()
+    message = f"{what}: HTTP {status} {code} {details.get('Message') or ''}".rstrip()
     if code == "NoSuchBucket":
-        return SettingsError(f"{said}; make the bucket, or name another")
+        return SettingsError(f"{message}; make the bucket, or name another")
     if status == 404:
-        return NotFoundError(said)
+        return NotFoundError(message)
     if status == 412:
-        return PreconditionFailedError(said)
+        return PreconditionFailedError(message)
     if status == 416:
-        return InvalidRangeError(said)
+        return InvalidRangeError(message)
     if status in (401, 403) or code == "ExpiredToken":
-        return AccessDeniedError(f"{said}; see the bucket's policy, and this host's clock")
+        return AccessDeniedError(f"{message}; see the bucket's policy, and this host's clock")
+    # These are answers: the server has not applied the request.
     if status in (409, 429) or code == "RequestTimeout":
-        return TransientError(said, applied=False)
+        return TransientError(message, applied=False)
     if status >= 500 and status != 501:
-        return TransientError(said, applied=write)
-    return StorageError(said)
+        return TransientError(message, applied=write)
+    return StorageError(message)

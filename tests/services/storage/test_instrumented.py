@@ -115,7 +115,6 @@ def test_a_lost_race_is_timed_and_is_no_failure(registry: CollectorRegistry) -> 
         (OutcomeUnknownError("gone"), "outcome_unknown"),
         (AccessDeniedError("no"), "denied"),
         (SettingsError("no bucket"), "other"),
-        (RuntimeError("a mistake"), "other"),
     ],
 )
 def test_a_failure_is_counted_and_passed_on(
@@ -130,3 +129,13 @@ def test_a_failure_is_counted_and_passed_on(
     assert caught.value is error
     assert _failed(registry) == {("put", told): 1}
     assert _timed(registry) == {"put": 1}
+
+
+def test_a_bug_is_passed_on_and_is_no_failure_of_the_store(registry: CollectorRegistry) -> None:
+    class Broken(MemoryStore):
+        def put(self, key: str, body: bytes) -> str:
+            raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        InstrumentedStore(Broken()).put("a", b"")
+    assert _failed(registry) == {}

@@ -19,12 +19,12 @@ class Script:
             raise outcome
         return outcome
 
-    def run(self, attempts: int = 5, deadline: float = 60) -> str:
+    def run(self, attempts: int = 5, deadline_s: float = 60) -> str:
         return retry_transient(
             self,
             "writing 'a'",
             attempts=attempts,
-            deadline=deadline,
+            deadline_s=deadline_s,
             sleep=self.pauses.append,
             clock=lambda: sum(self.pauses),
         )
@@ -42,7 +42,7 @@ def test_it_tries_until_it_succeeds() -> None:
 
 def test_pauses_grow_to_a_bound() -> None:
     script = Script(*[REFUSED] * 200, "done")
-    script.run(attempts=201, deadline=1e9)
+    script.run(attempts=201, deadline_s=1e9)
     assert max(script.pauses[:3]) <= 0.2
     assert 4 < max(script.pauses) <= 5
 
@@ -65,7 +65,7 @@ def test_one_attempt_that_may_have_been_applied_makes_all_unknown(
 def test_no_attempt_begins_behind_the_deadline() -> None:
     script = Script(*[REFUSED] * 1000)
     with pytest.raises(UnavailableError):
-        script.run(attempts=1000, deadline=10)
+        script.run(attempts=1000, deadline_s=10)
     assert sum(script.pauses) <= 10
 
 
