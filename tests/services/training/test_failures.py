@@ -185,15 +185,15 @@ def test_a_checkpoint_that_may_not_be_written_leaves_its_subject_at_work(
 def test_orders_that_cannot_be_read_after_a_claim_mix_no_shapes(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hear, heard = WorkerSession._hear, list[int]()
+    apply_commands, calls = WorkerSession._apply_commands, list[int]()
 
     def troubled(self: WorkerSession, attempts: object) -> None:
-        heard.append(1)
-        if len(heard) == 1:
+        calls.append(1)
+        if len(calls) == 1:
             raise UnavailableError("503")
-        hear(self, attempts)  # type: ignore[arg-type]
+        apply_commands(self, attempts)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(WorkerSession, "_hear", troubled)
+    monkeypatch.setattr(WorkerSession, "_apply_commands", troubled)
     one = workshop.submit(workshop.works(1), steps=20)
     other = workshop.submit(workshop.works(1), steps=20, batch_size=2)
     with workshop.working():

@@ -135,15 +135,15 @@ def test_a_subject_that_breaks_steps_is_found_out(
     marked: list[str] = []
     from dti_engine.training.slot import TrainingSlot
 
-    samples = TrainingSlot.samples
+    next_batch = TrainingSlot.next_batch
 
     def broken(self: TrainingSlot) -> object:
         if self.subject.placeholder == f"<{poison}>" and self.step == 3:
             marked.append(self.subject.id)
             raise RuntimeError("an index is out of range")
-        return samples(self)
+        return next_batch(self)
 
-    monkeypatch.setattr(TrainingSlot, "samples", broken)
+    monkeypatch.setattr(TrainingSlot, "next_batch", broken)
     with workshop.working(workshop.worker(num_slots=3)):
         workshop.wait_until_ended(job)
     states = {item.name: item for item in workshop.items(job)}
