@@ -1,19 +1,18 @@
-"""The `dti` program: the commands of the engine, and those of the service."""
+"""The `dti` program: the commands of the engine and of the service."""
 
 from dti_engine.cli.app import app
 from dti_engine.cli.console import examples, mount
+from dti_engine.cli.generate import register_remote_generator
 from services.cli import delete as deletion
-from services.cli import generate as generation
 from services.cli import generate_bulk as bulk_generation
 from services.cli import jobs, keys, serve, tokens
 from services.cli import submit as submission
+from services.cli.generate import ServiceGenerator
 from services.demo import command as demonstration
 
 _SERVICE = "Service"
 
-# In place of the engine's own, which know no service.
-mount(app, generation.generate, generation.GENERATE_EXAMPLES)
-mount(app, generation.blend, generation.BLEND_EXAMPLES)
+register_remote_generator(ServiceGenerator())
 mount(
     app,
     demonstration.demo_service,
@@ -42,5 +41,5 @@ app.add_typer(
 
 
 def main() -> None:
-    """Entry point of the `dti` script."""
+    """Run the program."""
     app()

@@ -1,7 +1,4 @@
-"""The `dti` program of the library: mounts `commands`, and turns errors into messages.
-
-`app` may be given more commands by a package above this one.
-"""
+"""The `dti` program of the library; a package above this one may mount more commands on `app`."""
 
 from typing import Annotated
 
@@ -35,8 +32,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"dti {__version__}")
         raise typer.Exit
 
@@ -45,13 +42,15 @@ def _show_version(wanted: bool) -> None:
 def dti(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print it.", callback=_show_version, is_eager=True),
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_show_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
-    """Learn a subject as one token from a few images, and generate it into any prompt.
+    """Learn a subject as one token from a few images, and generate it in any prompt.
 
-    Directional Textual Inversion: only a word's direction is learned, the model stays as it is.
-    `dti COMMAND --help` shows examples of each command.
+    Directional Textual Inversion learns the direction of a word; the model itself stays unchanged.
+    `dti COMMAND --help` explains each command with examples.
     """
 
 
@@ -69,5 +68,5 @@ mount(app, exchange.import_token, exchange.IMPORT_EXAMPLES, name="import")
 
 
 def main() -> None:
-    """Entry point of the `dti` script."""
+    """Run the program."""
     app()

@@ -1,30 +1,234 @@
-"""`dti blend`: several tokens become one, to generate with or to keep.
-
-Blends of token files: the shares that options ask for, the token, and its own file.
-"""
+"""`dti blend`: several tokens become one, to generate with or to save."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, print_json, print_paths
-from dti_engine.cli.generate import Order, file_name, filled, generate_images, side_by_side
-from dti_engine.cli.loading import open_backbone, warn_of_other_weights
+from dti_engine.cli.generate import (
+    BlendRequest,
+    GeneratedFile,
+    GenerationOptions,
+    LocalOptions,
+    file_stem,
+    fill_prompt,
+    generate_files,
+    image_request,
+    open_for_generation,
+    refuse_size_without_server,
+    remote_generator,
+    side_by_side,
+)
+from dti_engine.cli.loading import warn_of_other_weights
 from dti_engine.errors import ArtifactMismatchError, ConfigurationError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from dti_engine.artifacts.artifact import Artifact
     from dti_engine.text.tokens import LearnedToken
 
+EXAMPLES = (
+    "dti blend rex.safetensors tom.safetensors --strip 7",
+    'dti blend a.safetensors b.safetensors --t 0.3 --prompt "a {} in the snow" --seeds 0-3',
+    "dti blend a.safetensors b.safetensors c.safetensors --weights 2,1,1 --save mix.safetensors",
+    "dti blend rex tom --strip 7 --server http://127.0.0.1:8000",
+)
 
-def shares_of_each(
+_PROMPT = "a photo of a {}"
+_BLEND_PANEL = "Blend (one of these)"
+
+_PositionOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--t",
+        min=0,
+        max=1,
+        help="Position between the first token (0) and the second (1), along the sphere.",
+        rich_help_panel=_BLEND_PANEL,
+        show_default="0.5",
+    ),
+]
+_WeightsOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="W,W,...",
+        help="One weight above 0 per token, for their mean on the sphere.",
+        rich_help_panel=_BLEND_PANEL,
+        show_default="equal",
+    ),
+]
+_StripOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--strip",
+        min=2,
+        metavar="N",
+        help="N blends in equal steps from the first token to the second, side by side.",
+        rich_help_panel=_BLEND_PANEL,
+    ),
+]
+
+
+_TokensArgument: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TOKEN...",
+        help="Two or more token files; with --server, ids of subjects or tokens.",
+        show_default=False,
+    ),
+]
+_PromptOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        help="What to generate; {} stands for the blend.",
+        show_default=f"{_PROMPT}, or nothing with --save",
+    ),
+]
+_SaveOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--save", metavar="FILE", help="Write the blend to this file, as a token of its own."
+    ),
+]
+_PlaceholderOption: TypeAlias = Annotated[
+    str, typer.Option("--placeholder", metavar="<NAME>", help="The blend's name in prompts.")
+]
+
+
+def blend(
+    tokens: _TokensArgument,
+    t: _PositionOption = None,
+    weights: _WeightsOption = None,
+    strip: _StripOption = None,
+    prompt: _PromptOption = None,
+    save: _SaveOption = None,
+    placeholder: _PlaceholderOption = "<blend>",
+    output: options.OutputFolderOption = Path("images"),
+    seeds: options.SeedsOption = "0",
+    steps: options.GenerationStepsOption = None,
+    guidance: options.GuidanceOption = None,
+    negative_prompt: options.NegativePromptOption = None,
+    batch_size: options.BatchSizeOption = None,
+    model: options.RemoteModelOption = None,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    server: options.RemoteServerOption = None,
+    api_key: options.ApiKeyOption = None,
+    size: options.SizeOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Blend tokens into one, and generate or save it.
+
+    Directions are blended on the sphere and lengths linearly, so that a blend is as much a word as
+    the tokens that it comes from. --strip generates the way from one token to another.
+
+    With --server, a running service blends up to 8 of its tokens and generates. It stores no
+    blends: to save one, fetch the tokens by [cyan]dti tokens --download[/] and blend the files.
+    """
+    request = BlendRequest(
+        tokens,
+        shares_of_blends(len(tokens), t=t, weights=weights, strip=strip),
+        strip,
+        None if prompt is None and save else prompt or _PROMPT,
+        placeholder,
+        options.parse_seeds(seeds),
+        output,
+        GenerationOptions(model, steps, guidance, negative_prompt, size=size),
+        as_json,
+    )
+    local = LocalOptions(batch_size, device, dtype, save=save)
+    if server is not None:
+        remote_generator(local).blend(server, api_key, request)
+    else:
+        refuse_size_without_server(size)
+        _blend_here(request, local)
+
+
+def _blend_here(request: BlendRequest, local: LocalOptions) -> None:
+    if local.save and request.strip:
+        raise ConfigurationError("a strip is many blends, so --save cannot save it; use --t")
+    from dti_engine.artifacts.artifact import Artifact
+
+    parents = [Artifact.load(Path(token)) for token in request.tokens]
+    blends = [blend_tokens(parents, shares, request.placeholder) for shares in request.shares]
+    paths, documents = list[Path](), list[dict[str, Any]]()
+    if local.save:
+        blend_artifact(parents, request.shares[0], blends[0]).save(local.save)
+        paths.append(local.save)
+    if request.prompt is not None:
+        generated, documents = _generate_blends(request, parents, blends, local)
+        paths += generated
+    if request.as_json:
+        print_json({"files": [str(path) for path in paths], "images": documents})
+    else:
+        print_paths(paths)
+
+
+def _generate_blends(
+    request: BlendRequest,
+    parents: Sequence["Artifact"],
+    blends: Sequence["LearnedToken"],
+    local: LocalOptions,
+) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Generate every blend with every seed; return the files, and the settings of each image."""
+    prompt = fill_prompt(request.prompt or "", [request.placeholder])
+    backbone = open_for_generation(request.settings, local)
+    warn_of_other_weights(parents, backbone)
+    stem, files = output_folder(request.output) / file_stem(prompt), list[GeneratedFile]()
+    for seed in request.seeds:
+        for number, (token, shares) in enumerate(zip(blends, request.shares, strict=True), start=1):
+            tokens = {request.placeholder: token}
+            origins = [
+                parent.origin() | {"share": share}
+                for parent, share in zip(parents, shares, strict=True)
+            ]
+            files.append(
+                GeneratedFile(
+                    blend_path(stem, seed, number, shares, is_strip=bool(request.strip)),
+                    image_request(prompt, seed, tokens, request.settings),
+                    {request.placeholder: {"blend_of": origins}},
+                )
+            )
+    images, documents = generate_files(backbone, files, request.settings, local)
+    paths = [file.path for file in files]
+    if request.strip:
+        for i, seed in enumerate(request.seeds):
+            part = slice(i * request.strip, (i + 1) * request.strip)
+            paths.append(save_strip(stem, seed, images[part], documents[part]))
+    return paths, documents
+
+
+def blend_path(
+    stem: Path, seed: int, number: int, shares: Sequence[float], *, is_strip: bool
+) -> Path:
+    """Return the file of one blend's image; `number` is its place in the strip, from 1."""
+    mix = f"strip{number:03d}" if is_strip else "-".join(f"{share:.2f}" for share in shares)
+    return stem.with_name(f"{stem.name}-seed{seed}-{mix}.png")
+
+
+def save_strip(
+    stem: Path, seed: int, images: Sequence["Image.Image"], documents: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Save the images of a strip side by side, with the settings of each; return the path."""
+    from dti_engine.generation.pipeline import save_image
+
+    path = stem.with_name(f"{stem.name}-seed{seed}-strip.png")
+    save_image(side_by_side(images), path, {"strip": [dict(document) for document in documents]})
+    return path
+
+
+def shares_of_blends(
     count: int, *, t: float | None, weights: str | None, strip: int | None
 ) -> list[list[float]]:
-    """Per blend to be made, the share of each of `count` tokens; shares sum to 1.
+    """Return the share of each of `count` tokens in each blend; the shares of a blend sum to 1.
 
     Raises: ConfigurationError if the options contradict each other or the number of tokens.
     """
@@ -38,7 +242,7 @@ def shares_of_each(
         return [[1 - i / (strip - 1), i / (strip - 1)] for i in range(strip)]
     if t is not None:
         return [[1 - t, t]]
-    numbers = _numbers(weights) if weights else [1.0] * count
+    numbers = _parse_weights(weights) if weights else [1.0] * count
     if len(numbers) != count or min(numbers) <= 0:
         raise ConfigurationError(
             f"--weights must be {count} numbers above 0, one per token, got {weights!r}"
@@ -46,20 +250,20 @@ def shares_of_each(
     return [[number / sum(numbers) for number in numbers]]
 
 
-def _numbers(weights: str) -> list[float]:
+def _parse_weights(text: str) -> list[float]:
     try:
-        numbers = [float(each) for each in weights.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if not numbers or not all(map(math.isfinite, numbers)):
-        raise ConfigurationError(f"--weights must be finite numbers like 2,1,1, got {weights!r}")
+        raise ConfigurationError(f"--weights must be finite numbers like 2,1,1, got {text!r}")
     return numbers
 
 
-def blended(
+def blend_tokens(
     parents: Sequence["Artifact"], shares: Sequence[float], placeholder: str
 ) -> "LearnedToken":
-    """The blend with these shares. Raises: as `blends.slerp_tokens` and `blends.mean_tokens`."""
+    """Return the blend with these shares. Raises: as `slerp_tokens` and `mean_tokens`."""
     from dti_engine.text.tokens import mean_tokens, slerp_tokens
 
     tokens = [parent.token for parent in parents]
@@ -68,148 +272,28 @@ def blended(
     return mean_tokens(list(zip(tokens, shares, strict=True)), placeholder=placeholder)
 
 
-def kept(
+def blend_artifact(
     parents: Sequence["Artifact"], shares: Sequence[float], token: "LearnedToken"
 ) -> "Artifact":
-    """The blend as an artifact of its own.
+    """Return the blend as an artifact of its own.
 
-    Raises: ArtifactMismatchError if the parents were made with different weights.
+    Raises: ArtifactMismatchError if the parents were trained with different weights.
     """
     from dti_engine.artifacts.artifact import Artifact
     from dti_engine.artifacts.manifest import BlendedOrigin, Parent
 
-    made_with = {each.manifest.model_fingerprint: each.manifest.model for each in parents}
-    if len(made_with) > 1:
+    models = {parent.manifest.model_fingerprint: parent.manifest.model for parent in parents}
+    if len(models) > 1:
         raise ArtifactMismatchError(
-            f"the tokens were made with different weights, {', '.join(made_with.values())}, so "
-            "their blend belongs to none; train them again with one backbone"
+            f"the tokens were trained with different weights, {', '.join(models.values())}, so "
+            "their blend fits none of them; train them again with one model"
         )
-    ((fingerprint, backbone),) = made_with.items()
+    ((fingerprint, model),) = models.items()
     used = (
-        Parent(placeholder=each.manifest.placeholder, sha256=each.sha256(), share=share)
-        for share, each in zip(shares, parents, strict=True)
+        Parent(placeholder=parent.manifest.placeholder, sha256=parent.sha256(), share=share)
+        for share, parent in zip(shares, parents, strict=True)
         if share
     )
-    is_pooled = any(each.manifest.origin.pooling for each in parents)
+    is_pooled = any(parent.manifest.origin.pooling for parent in parents)
     origin = BlendedOrigin(parents=tuple(used), pooling=token.pooling if is_pooled else None)
-    return Artifact.of(token, model=backbone, fingerprint=fingerprint, origin=origin)
-
-
-EXAMPLES = (
-    "dti blend rex.safetensors tom.safetensors --strip 7",
-    'dti blend a.safetensors b.safetensors --t 0.3 --prompt "a {} in the snow" --seeds 0-3',
-    "dti blend a.safetensors b.safetensors c.safetensors --weights 2,1,1 --save mix.safetensors",
-)
-
-PROMPT = "a photo of a {}"
-_BLEND_PANEL = "Blend (one of these)"
-
-
-def blend(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="TOKEN.safetensors...", help="Two or more tokens.", show_default=False
-        ),
-    ],
-    t: Annotated[
-        float | None,
-        typer.Option(
-            "--t",
-            min=0,
-            max=1,
-            help="How far from the first of two to the second, along the sphere.",
-            rich_help_panel=_BLEND_PANEL,
-            show_default="0.5",
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="W,W,...",
-            help="One per token, above 0: their mean on the sphere.",
-            rich_help_panel=_BLEND_PANEL,
-            show_default="equal",
-        ),
-    ] = None,
-    strip: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            metavar="N",
-            help="N equal steps from the first of two to the second, generated side by side.",
-            rich_help_panel=_BLEND_PANEL,
-        ),
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="What to generate; {} stands for the blend.",
-            show_default=f"{PROMPT}, or nothing with --save",
-        ),
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the blend as a token of its own.")
-    ] = None,
-    placeholder: Annotated[str, typer.Option(metavar="<NAME>", help="Its name.")] = "<blend>",
-    output: options.OutputFolderOption = Path("images"),
-    seeds: options.SeedsOption = "0",
-    steps: options.GenerationStepsOption = 25,
-    guidance: options.GuidanceOption = 5.0,
-    negative: options.NegativeOption = "",
-    batch_size: options.BatchSizeOption = 8,
-    backbone: options.ModelOption = "miniature",
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
-    as_json: options.JsonOption = False,
-) -> None:
-    """Blend tokens into one: generate it, generate the way from one to the other, or keep it.
-
-    Directions are blended on the sphere and lengths linearly, so a blend stays as much a word as
-    what it is made of.
-    """
-    shares = shares_of_each(len(files), t=t, weights=weights, strip=strip)
-    if prompt is None and save is None:
-        prompt = PROMPT
-    if save and len(shares) > 1:
-        raise ConfigurationError("a strip is many blends, so --save cannot keep it; use --t")
-
-    from dti_engine.artifacts.artifact import Artifact
-    from dti_engine.generation.pipeline import ImageRequest, save_image
-
-    parents = [Artifact.load(path) for path in files]
-    blends = [blended(parents, each, placeholder) for each in shares]
-    paths: list[Path] = []
-    if save:
-        kept(parents, shares[0], blends[0]).save(save)
-        paths.append(save)
-    if prompt is None:
-        _tell(paths, [], as_json=as_json)
-        return
-    prompt = filled(prompt, [placeholder])
-    model = open_backbone(backbone, device=device, dtype=dtype)
-    warn_of_other_weights(parents, model)
-    stem, orders = output_folder(output) / file_name(prompt), list[Order]()
-    for each_seed in options.parse_seeds(seeds):
-        for number, (token, share) in enumerate(zip(blends, shares, strict=True), start=1):
-            mix = "-".join(f"{weight:.2f}" for weight in share)
-            mix = f"strip{number:03d}" if strip else mix
-            request = ImageRequest(prompt, each_seed, {placeholder: token}, negative, guidance)
-            origins = [p.origin() | {"share": s} for p, s in zip(parents, share, strict=True)]
-            path = stem.with_name(f"{stem.name}-seed{each_seed}-{mix}.png")
-            orders.append(Order(path, request, {placeholder: {"blend_of": origins}}))
-    images, settings = generate_images(model, orders, steps=steps, batch_size=batch_size)
-    paths += [order.path for order in orders]
-    if strip:
-        for i, each_seed in enumerate(options.parse_seeds(seeds)):
-            part = slice(i * strip, (i + 1) * strip)
-            paths.append(stem.with_name(f"{stem.name}-seed{each_seed}-strip.png"))
-            save_image(side_by_side(images[part]), paths[-1], {"strip": settings[part]})
-    _tell(paths, settings, as_json=as_json)
-
-
-def _tell(paths: Sequence[Path], settings: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        print_json({"files": [str(path) for path in paths], "images": settings})
-    else:
-        print_paths(paths)
+    return Artifact.of(token, model=model, fingerprint=fingerprint, origin=origin)

@@ -1,12 +1,12 @@
-"""How commands talk: results on stdout, everything meant for a watching person on stderr.
+"""Output of commands: results on stdout, everything for a watching person on stderr.
 
-With --json, stdout carries one JSON document and nothing else.
+With --json, stdout carries JSON and nothing else.
 """
 
 import json
 import logging
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import cleandoc
 from pathlib import Path
@@ -22,11 +22,29 @@ from dti_engine.errors import ConfigurationError, DTIError, FailedError
 results = Console(highlight=False, emoji=False)
 notes = Console(stderr=True, highlight=False, emoji=False)
 
+_EXTRAS: Mapping[str, Sequence[str]] = {
+    "engine": (
+        "diffusers",
+        "huggingface_hub",
+        "jinja2",
+        "matplotlib",
+        "numpy",
+        "safetensors",
+        "scipy",
+        "tokenizers",
+        "torch",
+        "transformers",
+    ),
+    "ray": ("ray",),
+}
+"""Optional packages, by the extra of pyproject.toml that installs them."""
+
 
 class Commands(TyperGroup):
-    """A group of commands whose errors on purpose become one message and an exit code.
+    """A group of commands that turns expected errors into one message and an exit code.
 
-    2: what was asked for cannot be done; 1: it failed on the way.
+    The exit code is 2 if the request cannot be fulfilled, also for lack of an optional package,
+    and 1 if it failed on the way.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -35,10 +53,27 @@ class Commands(TyperGroup):
         except DTIError as error:
             say(str(error), label="[bold red]error:[/] ")
             raise typer.Exit(1 if isinstance(error, FailedError) else 2) from error
+        except ModuleNotFoundError as error:
+            extra = _extra_of(error)
+            if extra is None:
+                raise
+            # The group of a subcommand handles the error first: `dti keys` sees it before `dti`.
+            command = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
+            say(
+                f"{command} needs the extra '{extra}': pip install 'dti[{extra}]'",
+                label="[bold red]error:[/] ",
+            )
+            raise typer.Exit(2) from error
+
+
+def _extra_of(error: ModuleNotFoundError) -> str | None:
+    """Return the extra that installs the missing package, or None if there is none."""
+    package = (error.name or "").partition(".")[0]
+    return next((extra for extra, packages in _EXTRAS.items() if package in packages), None)
 
 
 def examples(*commands: str) -> str:
-    """An epilog that shows these command lines."""
+    """Return an epilog that shows these command lines."""
     lines = (f"[dim]$[/] [cyan]{escape(command)}[/]" for command in commands)
     return "\n".join(["[bold]Examples[/]", *lines])
 
@@ -51,38 +86,45 @@ def mount(
     name: str | None = None,
     panel: str | None = None,
 ) -> None:
-    """Add a command, by its function's name if None; its docstring is the help, with examples.
+    """Add a command, whose docstring is its help.
 
-    panel: what it stands under in the list of commands.
+    Args:
+        app: gets the command.
+        command: its function.
+        commands: examples of its use.
+        name: the function's name if None.
+        panel: the heading over the command in the list of commands.
     """
     paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
-    # Typer keeps the line breaks of a docstring, which fit no terminal but ours.
+    # Typer would keep the line breaks of the docstring, which fit no terminal but ours.
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     epilog = examples(*commands)
     app.command(name, help=text, epilog=epilog, rich_help_panel=panel)(command)
 
 
 def say(text: str, *, label: str = "") -> None:
-    """A line to whoever watches; `text` is taken literally, `label` may have markup."""
+    """Print a line to stderr; `text` is taken literally, `label` may have markup."""
     notes.print(label + escape(text), soft_wrap=True)
 
 
 def warn(message: str) -> None:
+    """Print a warning to stderr."""
     say(message, label="[yellow]warning:[/] ")
 
 
 def print_json(document: object) -> None:
+    """Print a document to stdout."""
     typer.echo(json.dumps(document, indent=2))
 
 
 def print_paths(paths: Sequence[Path]) -> None:
-    """Paths, one a line, unwrapped, for pipes as well as for people."""
+    """Print paths to stdout, one per line and unwrapped, so that they can be piped."""
     for path in paths:
         typer.echo(str(path))
 
 
 def output_folder(path: Path) -> Path:
-    """The folder, made if need be. Raises: ConfigurationError if it cannot be."""
+    """Return the folder, made if need be. Raises: ConfigurationError if it cannot be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -93,23 +135,23 @@ def output_folder(path: Path) -> Path:
 
 
 @contextmanager
-def busy(doing: str) -> Generator[None]:
-    """A spinner while something without steps goes on; a plain line where there is no terminal."""
+def busy(activity: str) -> Generator[None]:
+    """Show a spinner during an activity without steps; a plain line without a terminal."""
     if notes.is_terminal:
-        with notes.status(escape(f"{doing} ...")):
+        with notes.status(escape(f"{activity} ...")):
             yield
     else:
-        say(f"{doing} ...")
+        say(f"{activity} ...")
         yield
 
 
 def quiet_libraries(*, downloading: bool) -> None:
-    """Keep messages that mean nothing to a user off the screen. To be called before they load.
+    """Keep messages that mean nothing to a user off the screen. Call it before they load.
 
-    The Hub's switch silences bars of loading as well as of downloading; the latter are of use.
+    The switch of the Hub hides bars of loading as well as of downloading; the latter are useful.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # tells that it builds a font cache
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it announces that it builds a cache
     if not downloading:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,6 +1,5 @@
 """`dti demo`: the whole job on the miniature that ships with the package."""
 
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, print_json, quiet_libraries, results, say
-from dti_engine.cli.progress import Tally, TrainingProgress, generation_progress
+from dti_engine.cli.progress import ProgressBar, TrainingProgress
 from dti_engine.recipes import miniature
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class _Display:
         self._steps = steps
         self._bars = ExitStack()
         self._training: TrainingProgress | None = None
-        self._generation: Callable[[int, int], None] | None = None
+        self._generation: ProgressBar | None = None
 
     def on_stage(self, stage: str) -> None:
         self.close()
@@ -103,8 +102,8 @@ class _Display:
         if self._training is None:
             # All have a slot from the beginning.
             count = len({each.subject_id for each in reports})
-            tally = Tally(count, num_slots=count, steps=self._steps)
-            self._training = self._bars.enter_context(TrainingProgress(tally))
+            progress = TrainingProgress(count, steps=self._steps)
+            self._training = self._bars.enter_context(progress)
         self._training.on_step(reports)
         for report in reports:
             if report.step == self._steps:
@@ -112,8 +111,8 @@ class _Display:
 
     def on_generation_step(self, done: int, total: int) -> None:
         if self._generation is None:
-            self._generation = self._bars.enter_context(generation_progress())
-        self._generation(done, total)
+            self._generation = self._bars.enter_context(ProgressBar("generating"))
+        self._generation.update(done, total)
 
     def close(self) -> None:
         """End the bars of a stage; they stay on the screen as they are."""

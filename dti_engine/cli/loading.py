@@ -1,4 +1,4 @@
-"""What commands work on, opened: models and token files."""
+"""Models and token files that commands name, opened."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,58 +13,66 @@ if TYPE_CHECKING:
     from dti_engine.artifacts.artifact import Artifact
     from dti_engine.backbones.interface import Backbone
 
-_RENAMED = re.compile(r"(<[^>]*>)=(.+)")
+_BINDING = re.compile(r"(<[^>]*>)=(.+)")
 
 
 def open_backbone(
-    weights: str, *, device: str = "auto", dtype: DtypeName = "auto", compiled: bool = False
+    model: str, *, device: str = "auto", dtype: DtypeName = "auto", compiled: bool = False
 ) -> "Backbone":
-    """The model, loaded while a spinner turns; compiled when it is first used, if asked for.
+    """Load a model while a spinner turns; `compiled` compiles its denoiser on first use.
 
     Raises: ModelLoadError; ConfigurationError if this machine has no such device.
     """
-    is_local = weights == "miniature" or Path(weights).expanduser().exists()
+    is_local = model == "miniature" or Path(model).expanduser().exists()
     quiet_libraries(downloading=not is_local)
-    with busy(f"loading {weights}"):
+    with busy(f"loading {model}"):
         from dti_engine.backbones import load_backbone
         from dti_engine.devices import find_device, find_dtype
 
         found = find_device(device)
-        backbone = load_backbone(weights, device=found, dtype=find_dtype(dtype, found))
+        backbone = load_backbone(model, device=found, dtype=find_dtype(dtype, found))
     if compiled:
         backbone.compile()
     return backbone
 
 
-def renamed(value: str) -> tuple[str | None, str]:
-    """`<name>=TOKEN` as placeholder and token; TOKEN alone has no placeholder of its own here."""
-    found = _RENAMED.fullmatch(value)
+def split_binding(value: str) -> tuple[str | None, str]:
+    """Split `<x>=NAME` of `--token` into placeholder and name; NAME alone has no placeholder."""
+    found = _BINDING.fullmatch(value)
     return (found[1], found[2]) if found else (None, value)
 
 
 def open_tokens(values: Sequence[str]) -> dict[str, "Artifact"]:
-    """Token files by the placeholder that stands for them; `<name>=FILE` gives a file another one.
+    """Load the token files of `--token`, by placeholder.
 
-    Raises: ArtifactError; TokenError if two would have one placeholder.
+    Raises: ArtifactError if a file cannot be read; TokenError if two have one placeholder.
     """
     from dti_engine.artifacts.artifact import Artifact
 
     artifacts: dict[str, Artifact] = {}
     for value in values:
-        given, file = renamed(value)
+        placeholder, file = split_binding(value)
         artifact = Artifact.load(Path(file))
-        placeholder = given or artifact.manifest.placeholder
+        placeholder = placeholder or artifact.manifest.placeholder
         if placeholder in artifacts:
-            raise TokenError(
-                f"two tokens would be {placeholder}; give one of them another name in these "
-                f"prompts: --token '<other>={file}'"
-            )
+            raise duplicate_placeholder(placeholder, file)
         artifacts[placeholder] = artifact
     return artifacts
 
 
+def duplicate_placeholder(placeholder: str, name: str) -> TokenError:
+    """Return the error for two tokens with one placeholder, which says how to rename one."""
+    return TokenError(
+        f"two tokens would be {placeholder}; give one of them another name in these prompts: "
+        f"--token '<other>={name}'"
+    )
+
+
 def warn_of_other_weights(artifacts: Iterable["Artifact"], backbone: "Backbone") -> None:
-    """Say which tokens were made with other weights. Raises: ArtifactMismatchError if unusable."""
+    """Warn of tokens that were trained with other weights.
+
+    Raises: ArtifactMismatchError if one has other dimensions than the model.
+    """
     dims = {name: encoder.dim for name, encoder in backbone.text_encoders.items()}
     for artifact in artifacts:
         if warning := artifact.check_compatibility(dims, backbone.fingerprint):

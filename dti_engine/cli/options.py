@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +11,53 @@ from dti_engine.errors import ConfigurationError
 
 MODEL_PANEL = "Model"
 GENERATION_PANEL = "Generation"
+SERVICE_PANEL = "Service"
 
 BUNDLE_HELP = "A folder, zip or tar of 3 to 6 images of one subject."
 
+# Defaults of generation, where neither the command line nor a service says otherwise.
+STEPS = 25
+GUIDANCE = 5.0
+
+BundlesArgument: TypeAlias = Annotated[
+    list[Path],
+    typer.Argument(metavar="BUNDLE...", exists=True, help=BUNDLE_HELP, show_default=False),
+]
+InitializersOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--initializer",
+        "-i",
+        metavar="WORD",
+        help="The nearest common word: once for all bundles, or once per bundle.",
+        show_default="the word in each bundle.json",
+    ),
+]
+PlaceholderOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--placeholder",
+        metavar="<NAME>",
+        help="The token's name in prompts, if there is one bundle.",
+        show_default="the name in bundle.json, or the bundle's file name",
+    ),
+]
 TokenArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="TOKEN.safetensors",
-        help="A token that [cyan]dti train[/] wrote.",
+        help="A token file, as [cyan]dti train[/] writes it.",
+        show_default=False,
+    ),
+]
+TokensOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--token",
+        "-t",
+        metavar="[<x>=]NAME",
+        help="A token to use: a file, or with a service the id of a subject or token. "
+        '[cyan]"<dog>=NAME"[/] gives it another placeholder. May be repeated.',
         show_default=False,
     ),
 ]
@@ -27,7 +66,7 @@ ModelOption: TypeAlias = Annotated[
     typer.Option(
         "--model",
         metavar="NAME",
-        help="A name of [cyan]dti models[/], a folder in the diffusers layout, or a hub id; "
+        help="A name in [cyan]dti models[/], a folder in the diffusers layout, or a hub id; "
         "names and ids may end in @revision.",
         rich_help_panel=MODEL_PANEL,
     ),
@@ -37,7 +76,7 @@ DeviceOption: TypeAlias = Annotated[
     typer.Option(
         "--device",
         metavar="NAME",
-        help="[cyan]auto[/] is CUDA if there is a GPU, else the CPU.",
+        help="Where the model runs; [cyan]auto[/] is CUDA if there is a GPU, else the CPU.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -45,8 +84,8 @@ DtypeOption: TypeAlias = Annotated[
     DtypeName,
     typer.Option(
         "--dtype",
-        help="Of the model; learned rows and the vocabulary are always float32. [cyan]auto[/] is "
-        "bfloat16 where the device computes in it, else float32.",
+        help="Number format of the model; tokens are always float32. [cyan]auto[/] is bfloat16 "
+        "where the device computes in it, else float32.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -54,7 +93,7 @@ CompileOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--compile",
-        help="Compile the denoiser: minutes at the start, then faster; for long runs.",
+        help="Compile the denoiser: takes minutes at the start and pays off in long runs.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -62,21 +101,21 @@ RecomputeOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--recompute",
-        help="Save memory in training: compute activations twice; done anyway if they do not fit "
-        "on CUDA.",
+        help="Save memory in training by computing activations twice; automatic on CUDA if they "
+        "do not fit.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
 OutputFolderOption: TypeAlias = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for what is made.")
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")
 ]
 JsonOption: TypeAlias = Annotated[
-    bool, typer.Option("--json", help="Print JSON to stdout, and only that.")
+    bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else.")
 ]
 JsonLinesOption: TypeAlias = Annotated[
     bool,
     typer.Option(
-        "--json", help="Print what happens to stdout as lines of JSON; the last one sums it up."
+        "--json", help="Print events to stdout as lines of JSON; the last line sums up the run."
     ),
 ]
 SeedsOption: TypeAlias = Annotated[
@@ -89,41 +128,94 @@ SeedsOption: TypeAlias = Annotated[
     ),
 ]
 GenerationStepsOption: TypeAlias = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--steps", min=1, help="Denoising steps of an image.", rich_help_panel=GENERATION_PANEL
+        "--steps",
+        min=1,
+        help="Denoising steps of an image.",
+        rich_help_panel=GENERATION_PANEL,
+        show_default=f"{STEPS}, or the service's",
     ),
 ]
 GuidanceOption: TypeAlias = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--guidance",
         min=1.0,
-        help="How strongly the prompt is followed; 1 is not at all guided.",
+        help="How strongly images follow the prompt; 1 turns guidance off.",
         rich_help_panel=GENERATION_PANEL,
+        show_default=f"{GUIDANCE}, or the service's",
     ),
 ]
-NegativeOption: TypeAlias = Annotated[
-    str,
+NegativePromptOption: TypeAlias = Annotated[
+    str | None,
     typer.Option(
         "--negative-prompt",
         metavar="TEXT",
-        help="What to keep away.",
+        help="What images should not show.",
         rich_help_panel=GENERATION_PANEL,
+        show_default="nothing",
     ),
 ]
 InstructionOption: TypeAlias = Annotated[
-    bool,
+    bool | None,
     typer.Option(
         "--instruction/--no-instruction",
-        help="SANA: put its authors' instruction before the prompt.",
+        help="Put the instruction of SANA's authors before the prompt; other models ignore this.",
         rich_help_panel=GENERATION_PANEL,
+        show_default="instruction",
     ),
 ]
 BatchSizeOption: TypeAlias = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--batch-size", min=1, help="Images generated at once.", rich_help_panel=GENERATION_PANEL
+        "--batch-size",
+        min=1,
+        help="Images generated at once.",
+        rich_help_panel=GENERATION_PANEL,
+        show_default="8",
+    ),
+]
+RemoteModelOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="A name in [cyan]dti models[/], a folder in the diffusers layout, or a hub id; "
+        "with --server, a model of the service.",
+        rich_help_panel=MODEL_PANEL,
+        show_default="miniature, or the service's first",
+    ),
+]
+RemoteServerOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        help="Generate with the service at this URL instead of on this machine.",
+        rich_help_panel=SERVICE_PANEL,
+        show_default="this machine generates",
+    ),
+]
+ApiKeyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        envvar="DTI_API_KEY",
+        help="API key of the service; unlike the variable, other users of this machine may see it.",
+        rich_help_panel=SERVICE_PANEL,
+        show_default="the key that dti serve noted with the server",
+    ),
+]
+SizeOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="WIDTHxHEIGHT",
+        help="Size of the images in pixels, if a service generates them.",
+        rich_help_panel=SERVICE_PANEL,
+        show_default="the model's own",
     ),
 ]
 

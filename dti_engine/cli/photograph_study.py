@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dti_engine.cli.console import busy, say, warn
-from dti_engine.cli.slots import choose_slots, parse_slots, room
+from dti_engine.cli.slots import choose_slots, max_vectors_of, parse_slots
 from dti_engine.cli.study import is_miniature, scorer_digest, study_progress, weights_digest
-from dti_engine.cli.subjects import Plan, plan
+from dti_engine.cli.subjects import SubjectPlan, plan_subjects
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation.prompts import evenly_spaced, is_living, prompt_set, read_prompts
@@ -98,7 +98,7 @@ def open_subjects(folder: Path, *, prompts: str, quick: bool) -> "list[Photograp
         raise ConfigurationError(
             f"{str(folder)!r} is not a folder; give one that contains a bundle per subject"
         )
-    plans = plan([folder], None, [])
+    plans = plan_subjects([folder], None, [])
     if plans.refused:
         reasons = "".join(f"\n  {name}: {error}" for name, error in plans.refused.items())
         raise ConfigurationError(f"{len(plans.refused)} subjects refused:{reasons}")
@@ -132,7 +132,7 @@ def open_subjects(folder: Path, *, prompts: str, quick: bool) -> "list[Photograp
 
 
 def _prompts(
-    subject: Plan, description: "BundleDescription", name: str, *, quick: bool
+    subject: SubjectPlan, description: "BundleDescription", name: str, *, quick: bool
 ) -> Sequence[str]:
     """Return the subject's prompts. Raises: ConfigurationError if no set suits it."""
     if name == "auto":
@@ -173,7 +173,7 @@ def run_study(
         f"{study.num_missing(rows):,} images to generate"
     )
     model.recompute = chosen.recompute
-    max_vectors = room(subject.num_vectors for subject in subjects)
+    max_vectors = max_vectors_of(subject.num_vectors for subject in subjects)
     due = [config for name, config in configs.items() if untrained[name]]
     num_runs = len(subjects) * protocol.num_training_seeds
     slots = _choose_slots(model, due[0], chosen, study, num_runs, max_vectors) if due else 1
@@ -241,7 +241,7 @@ def _choose_slots(
     slots = choose_slots(
         model,
         config,
-        wanted=wanted,
+        requested=wanted,
         num_subjects=num_runs,
         max_vectors=max_vectors,
         earlier_log=None,

@@ -1,32 +1,32 @@
-"""Progress on stderr: live where somebody watches, a line now and then where nobody does.
+"""Progress on stderr: live on a terminal, a plain line now and then elsewhere.
 
-Where a training of many subjects stands: who is at work, how many have ended, how long yet.
-
-A tally as a table: the subjects at work, as many as fit the screen, and one line of totals.
+`ProgressBar` counts steps of one activity. `ItemsProgress` has a line per running item and totals
+of all; `dti train` and `dti submit --wait` show the same display.
 """
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from math import degrees, isnan, nan
-from types import TracebackType
+from collections.abc import Callable, Hashable, Sequence
+from math import degrees
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from dti_engine.cli.console import notes, say
@@ -35,334 +35,319 @@ from dti_engine.cli.resume import NOTE, write_note
 if TYPE_CHECKING:
     from dti_engine.training.metrics import StepMetrics
 
-PendingDelivery: TypeAlias = Literal["finished", "failed", "skipped"]
+SubjectEnd: TypeAlias = Literal["finished", "failed", "skipped"]
+
+_NUM_LINES = 5  # plain lines of one activity, or of one subject
+_MAX_NAMED = 8  # subjects that have plain lines of their own; more have lines of totals
+_INTERVAL_S = 30.0  # between two plain lines of totals
+_FRACTION = 0.05  # of all items between two such lines; both must have passed
+_PACE_PERIOD_S = 1800.0  # over which the pace is averaged
+_BAR, _NAME = 12, 24  # characters
+_NUM_OTHER_LINES = 5  # "and N more", totals in two lines, a note, and the cursor's
 
 
-@dataclass(slots=True)
-class Row:
-    """A subject at work."""
+class ProgressBar:
+    """One bar on a terminal; elsewhere a line for each fifth that is done. Thread-safe."""
 
-    slot: int
-    subject: str
-    step: int  # steps done
-    steps: int  # that it is to have
-    fixed_loss: float = nan  # nan: not known yet
-    prior_angle_deg: float = nan
+    def __init__(self, activity: str, total: int | None = None) -> None:
+        """Name the activity, such as "uploading"; a total of None is set by `update`."""
+        self._activity, self._lock, self._num_said = activity, threading.Lock(), 0
+        self._progress = Progress(
+            TextColumn(f"[cyan]{escape(activity)}"),
+            BarColumn(18),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=notes,
+            disable=not notes.is_terminal,
+            redirect_stdout=False,  # stdout is for results, and may be a pipe
+        )
+        self._task = self._progress.add_task(activity, total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Set how many steps are done, and of how many."""
+        self._progress.update(self._task, completed=done, total=total)
+        self._say()
+
+    def advance(self) -> None:
+        """Count one more step as done."""
+        self._progress.advance(self._task)
+        self._say()
+
+    def _say(self) -> None:
+        if notes.is_terminal:
+            return
+        task = self._progress.tasks[0]
+        with self._lock:
+            fifth = int(_NUM_LINES * task.completed / task.total) if task.total else 0
+            if fifth > self._num_said:
+                self._num_said = fifth
+                say(f"  {self._activity}: {task.completed:.0f}/{task.total:.0f}")
 
 
-class Tally:
-    """Counts of a run of `num_subjects` in `num_slots`; times are in seconds."""
+class ItemsProgress:
+    """Progress of many items: a line per running item, and totals of all.
+
+    While it is entered on a terminal, `say` writes above the live lines.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        unit: str,
+        is_live: bool | None = None,
+        get_time: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Show items of a unit such as "subjects"; `is_live` None: if stderr is a terminal."""
+        self.note = ""
+        """A warning under the lines, while they are live."""
+        self.is_live = notes.is_interactive if is_live is None else is_live
+        self._unit, self._counts, self._num_ended = unit, "", 0
+        self._running: dict[Hashable, TaskID] = {}
+        self._items = Progress(*_item_columns(), console=notes, get_time=get_time)
+        self._totals = Progress(
+            *_total_columns(unit),
+            console=notes,
+            get_time=get_time,
+            speed_estimate_period=_PACE_PERIOD_S,
+        )
+        self._total = self._totals.add_task("", total=num_items)
+        self._live = Live(self, console=notes, auto_refresh=True, redirect_stdout=False)
+        self._get_time = get_time
+        self._said_at, self._said_fraction = get_time(), 0.0
+
+    def __enter__(self) -> Self:
+        if self.is_live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.note = ""
+        if self.is_live:
+            self._live.stop()
+            self.is_live = False
+
+    def update(
+        self, key: Hashable, name: str, step: int, steps: int | None, figures: str = ""
+    ) -> None:
+        """Show a running item: its name, its steps, and figures such as its loss.
+
+        Call `update_total` after all items of one time, or the pace is wrong.
+        """
+        if key not in self._running:
+            self._running[key] = self._items.add_task("", name=name, figures=figures)
+        self._items.update(
+            self._running[key], completed=step, total=steps, name=name, figures=figures
+        )
+
+    def end(self, key: Hashable) -> None:
+        """Remove an item that runs no more."""
+        if key in self._running:
+            self._items.remove_task(self._running.pop(key))
+
+    def running(self) -> Sequence[Hashable]:
+        """Return the keys of running items, in order of their start."""
+        return list(self._running)
+
+    def set_totals(self, counts: str, *, num_ended: int, num_items: int) -> None:
+        """Set how many items have ended, and the text that counts them by state."""
+        self._counts, self._num_ended = counts, num_ended
+        self._totals.update(self._total, total=num_items)
+        self.update_total()
+
+    @property
+    def fraction(self) -> float:
+        """How much of all items is done, between 0 and 1; running items count in part."""
+        task = self._totals.tasks[0]
+        return task.completed / task.total if task.total else 1.0
+
+    def totals(self) -> str:
+        """Return counts, pace and times as one line of text."""
+        task = self._totals.tasks[0]
+        left = task.time_remaining if self.fraction else None
+        return (
+            f"{self._counts}, {self.fraction:.0%}, {_pace(task, self._unit)}, "
+            f"{span(task.elapsed)} elapsed, {span(left)} left"
+        )
+
+    def say_totals(self, *, is_last: bool = False) -> None:
+        """Say the totals where no live lines show them, if enough was done since the last time."""
+        if self.is_live:
+            return
+        now, fraction = self._get_time(), self.fraction
+        is_due = now - self._said_at >= _INTERVAL_S and fraction - self._said_fraction >= _FRACTION
+        if is_due or is_last:
+            self._said_at, self._said_fraction = now, fraction
+            say(f"  {self.totals()}")
+
+    def update_total(self) -> None:
+        """Update the total by the steps of running items, of which each counts in part."""
+        parts = sum(task.percentage / 100 for task in self._items.tasks if task.total)
+        self._totals.update(self._total, completed=self._num_ended + parts)
+
+    def __rich__(self) -> RenderableType:
+        # Lines below the end of the screen would break the redrawing of those above.
+        room = max(1, notes.size.height - _NUM_OTHER_LINES)
+        tasks = self._items.tasks
+        lines: list[RenderableType] = [self._items.make_tasks_table(tasks[:room])] if tasks else []
+        if len(tasks) > room:
+            lines.append(Text(f"and {len(tasks) - room} more running", style="dim"))
+        lines.append(Text(self._counts, no_wrap=True, overflow="ellipsis"))
+        lines.append(self._totals.make_tasks_table(self._totals.tasks))
+        if self.note:
+            lines.append(Text(self.note, style="yellow", no_wrap=True, overflow="ellipsis"))
+        return Group(*lines)
+
+
+class TrainingProgress:
+    """Progress of a training run, by the events of its loop."""
 
     def __init__(
         self,
         num_subjects: int,
         *,
-        num_slots: int,
         steps: int,
-        clock: Callable[[], float] = time.monotonic,
+        is_live: bool | None = None,
+        get_time: Callable[[], float] = time.monotonic,
     ) -> None:
-        """steps: of subjects that do not say their own."""
-        self.num_subjects, self.num_slots = num_subjects, num_slots
-        self.rows: dict[str, Row] = {}  # by subject
-        self.ended: Counter[PendingDelivery] = Counter()
-        self._steps, self._clock = steps, clock
-        self._began = clock()
-        self._first_read: float | None = None
-        self._subjects_done = 0.0  # since then, in parts of a subject
-        self._steps_done = 0  # since then, of the batch
+        """Show a run; `steps` is for subjects whose start is not reported."""
+        self._display = ItemsProgress(
+            num_subjects, unit="subjects", is_live=is_live, get_time=get_time
+        )
+        self._num_subjects, self._default_steps = num_subjects, steps
+        self._steps = dict[str, int]()  # of each running subject
+        self._ended = Counter[SubjectEnd]()
+        self._update_totals()
 
-    def seat(self, slot: int, subject: str, *, step: int, steps: int) -> None:
-        self.rows[subject] = Row(slot, subject, step, steps)
+    def __enter__(self) -> Self:
+        self._display.__enter__()
+        return self
 
-    def read(self, reports: Sequence["StepMetrics"]) -> None:
-        """New reports, of some steps of each subject at work."""
-        steps: Counter[str] = Counter()
+    def __exit__(self, *exception: object) -> None:
+        self._display.__exit__(*exception)
+        if not notes.is_interactive and self._num_subjects > _MAX_NAMED:
+            self._display.say_totals(is_last=True)
+
+    def on_started(self, slot: int, subject: str, *, step: int, steps: int) -> None:
+        """Show a subject that has entered a slot, possibly from a checkpoint."""
+        self._steps[subject] = steps
+        self._display.update(subject, subject, step, steps)
+        self._display.update_total()
+
+    def on_step(self, reports: Sequence["StepMetrics"]) -> None:
+        """Show the steps of running subjects."""
         for report in reports:
-            # Whoever has no slots to tell of seats nobody.
-            if report.subject_id not in self.rows:
-                self.seat(len(self.rows), report.subject_id, step=0, steps=self._steps)
-            row = self.rows[report.subject_id]
-            row.step, row.fixed_loss = report.step, report.fixed_loss
-            row.prior_angle_deg = degrees(report.prior_angle_rad)
-            steps[report.subject_id] += 1
-        if self._first_read is None:
-            # The first steps are slower than others, and do not count in what is to be expected.
-            self._first_read = self._clock()
-            return
-        self._steps_done += max(steps.values(), default=0)
-        self._subjects_done += sum(n / self.rows[name].steps for name, n in steps.items())
+            steps = self._steps.setdefault(report.subject_id, self._default_steps)
+            angle = degrees(report.prior_angle_rad)
+            figures = f"fixed loss {report.fixed_loss:.4f}, {angle:.1f}° from the prior"
+            self._display.update(report.subject_id, report.subject_id, report.step, steps, figures)
+            if not self._display.is_live and self._num_subjects <= _MAX_NAMED:
+                _say_step(report, steps, figures)
+        self._display.update_total()
+        if self._num_subjects > _MAX_NAMED:
+            self._display.say_totals()
 
-    def end(self, subject: str, how: PendingDelivery) -> None:
-        self.rows.pop(subject, None)
-        self.ended[how] += 1
+    def on_ended(self, subject: str, end: SubjectEnd) -> None:
+        """Count a subject that has ended."""
+        self._steps.pop(subject, None)
+        self._display.end(subject)
+        self._ended[end] += 1
+        self._update_totals()
 
-    @property
-    def num_unfinished(self) -> int:
-        """At work or waiting."""
-        return max(0, self.num_subjects - self.ended.total())
+    def on_stopping(self) -> None:
+        """Tell that a signal has come. A signal handler calls this, so it must not print."""
+        if self._display.is_live:
+            self._display.note = NOTE
+        else:
+            write_note()
 
-    @property
-    def fraction(self) -> float:
-        """Of the run, in 0 .. 1."""
-        parts = sum(row.step / row.steps for row in list(self.rows.values()))
-        return min(1.0, (self.ended.total() + parts) / max(1, self.num_subjects))
-
-    @property
-    def elapsed(self) -> float:
-        return self._clock() - self._began
-
-    @property
-    def subjects_per_hour(self) -> float | None:
-        """Parts of subjects count; None: not known yet."""
-        if self._first_read is None or not self._subjects_done:
-            return None
-        return 3600 * self._subjects_done / (self._clock() - self._first_read)
-
-    @property
-    def left(self) -> float | None:
-        """Until the last subject ends, at the pace so far; None: not known yet."""
-        if self._first_read is None or not self._steps_done:
-            return None
-        return self._steps_left() * (self._clock() - self._first_read) / self._steps_done
-
-    def _steps_left(self) -> int:
-        """Of the batch. Whoever waits takes the slot that falls free first."""
-        ends = sorted(row.steps - row.step for row in list(self.rows.values()))
-        ends = [0] * (self.num_slots - len(ends)) + ends
-        num_waiting = max(0, self.num_unfinished - len(self.rows))
-        rounds, rest = divmod(num_waiting, len(ends))
-        last = [end + self._steps for end in ends[:rest]]
-        return rounds * self._steps + max(ends[-1:] + last)
-
-
-_BAR, _NAME = 12, 12  # characters; names may have more, if there is room
-_FIGURES = ("fixed loss", "from prior")
-_NUM_OTHER_LINES = 5  # header, what does not fit, totals in two lines, and the cursor's
-_UNKNOWN = "-"
-
-
-class Board:
-    """Renders a tally as it is then."""
-
-    def __init__(self, tally: Tally) -> None:
-        self.note = ""  # said under all else
-        self._tally = tally
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = sorted(list(self._tally.rows.values()), key=lambda row: row.slot)
-        room = max(1, console.size.height - _NUM_OTHER_LINES - bool(self.note))
-        if rows:
-            yield _table(rows[:room], options.max_width)
-        if len(rows) > room:
-            yield Text(f"and {len(rows) - room} more at work", style="dim")
-        yield _totals(self._tally, options.max_width)
-        if self.note:
-            yield Text(self.note, style="yellow", no_wrap=True, overflow="ellipsis")
-
-
-def totals(tally: Tally) -> str:
-    """Counts, pace and times, as one line of text."""
-    return f"{_counts(tally)}, {tally.fraction:.0%}, {_pace(tally)}"
+    def _update_totals(self) -> None:
+        ended = self._ended
+        counts = ", ".join(f"{ended[end]} {end}" for end in ("finished", "failed", "skipped"))
+        unfinished = max(0, self._num_subjects - ended.total())
+        self._display.set_totals(
+            f"{counts}, {unfinished} unfinished of {self._num_subjects}",
+            # Skipped subjects take no time, so they would falsify the pace.
+            num_ended=ended["finished"] + ended["failed"],
+            num_items=max(self._num_subjects, ended.total()) - ended["skipped"],
+        )
 
 
 def span(seconds: float | None) -> str:
-    """`0:45:12`, or `-` if not known."""
+    """Return a duration as `0:45:12`, or `-` if it is not known."""
     if seconds is None:
-        return _UNKNOWN
+        return "-"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def _table(rows: Sequence[Row], width: int) -> Table:
-    # As wide at the first step as at the last, so that nothing moves but bars and figures.
-    steps = [f"{row.step:>{len(str(row.steps))}}/{row.steps}" for row in rows]
-    others = sum(2 + each for each in (len("slot"), max(map(len, steps)), *map(len, _FIGURES)))
-    has_bars = width - others - _BAR - 2 >= _NAME
-    # By hand, since the table would rather do without figures than without the end of a name.
-    room = max(1, width - others - has_bars * (_BAR + 2))
-    name = min(room, max(_NAME, *(len(row.subject) for row in rows)))
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("slot", justify="right")
-    table.add_column("subject", style="cyan", width=name, no_wrap=True)
-    if has_bars:
-        table.add_column("", width=_BAR)
-    for title in ("step", *_FIGURES):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row, step in zip(rows, steps, strict=True):
-        table.add_row(
-            str(row.slot),
-            Text(_cut(row.subject, name)),
-            *([ProgressBar(row.steps, row.step, width=_BAR)] if has_bars else []),
-            step,
-            _UNKNOWN if isnan(row.fixed_loss) else f"{row.fixed_loss:.4f}",
-            _UNKNOWN if isnan(row.prior_angle_deg) else f"{row.prior_angle_deg:.1f}°",
-        )
-    return table
-
-
-def _cut(name: str, width: int) -> str:
-    """Without its middle if it is too long: names of many subjects mostly differ in their ends."""
+def shorten(name: str, width: int) -> str:
+    """Return a name without its middle if it is too long: many names differ in their ends only."""
     if len(name) <= width:
         return name
     end = (width - 1) // 2
     return f"{name[: width - 1 - end]}…{name[len(name) - end :]}"
 
 
-def _totals(tally: Tally, width: int) -> Table | Group:
-    """In one line if there is room, else in two, with a bar if there is room."""
-    counts, pace = Text(_counts(tally)), Text(f"{tally.fraction:4.0%}  {_pace(tally)}")
-    for text in (counts, pace):
-        text.no_wrap, text.overflow = True, "ellipsis"
-    line = Table.grid(padding=(0, 2))
-    bar = min(2 * _BAR, width - len(pace) - 2)
-    if len(counts) + _BAR + len(pace) + 4 <= width:
-        line.add_row(counts, ProgressBar(1.0, tally.fraction, width=_BAR), pace)
-        return line
-    line.add_row(*([ProgressBar(1.0, tally.fraction, width=bar)] if bar >= 4 else []), pace)
-    return Group(counts, line)
+def _say_step(report: "StepMetrics", steps: int, figures: str) -> None:
+    if report.step % max(1, steps // _NUM_LINES) == 0:
+        left = report.elapsed_s * (steps / report.step - 1)
+        say(
+            f"  {report.subject_id}: step {report.step}/{steps}, {figures}, "
+            f"{span(report.elapsed_s)} elapsed, {span(left)} left"
+        )
 
 
-def _counts(tally: Tally) -> str:
-    ended = tally.ended
+class _NameColumn(ProgressColumn):
+    """The name of an item, which is no markup."""
+
+    def render(self, task: Task) -> Text:
+        return Text(shorten(task.fields["name"], _NAME), style="cyan", no_wrap=True)
+
+
+class _FiguresColumn(ProgressColumn):
+    """Figures of a running item, such as its loss."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
+class _PaceColumn(ProgressColumn):
+    """Items per hour."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(_pace(task, self._unit), no_wrap=True)
+
+
+def _pace(task: Task, unit: str) -> str:
+    per_hour = None if task.speed is None else 3600 * task.speed
+    shown = "-" if per_hour is None else f"{per_hour:.0f}" if per_hour >= 10 else f"{per_hour:.1f}"
+    return f"{shown} {unit}/h"
+
+
+def _item_columns() -> Sequence[ProgressColumn]:
+    return _NameColumn(), BarColumn(_BAR), MofNCompleteColumn(), _FiguresColumn()
+
+
+def _total_columns(unit: str) -> Sequence[ProgressColumn]:
     return (
-        f"{ended['finished']} finished, {ended['failed']} failed, {ended['skipped']} skipped, "
-        f"{tally.num_unfinished} unfinished of {tally.num_subjects}"
-    )
-
-
-def _pace(tally: Tally) -> str:
-    pace = tally.subjects_per_hour
-    per_hour = _UNKNOWN if pace is None else f"{pace:.0f}" if pace >= 10 else f"{pace:.1f}"
-    return f"{per_hour} subjects/h, {span(tally.elapsed)} elapsed, {span(tally.left)} left"
-
-
-if TYPE_CHECKING:
-    from dti_engine.training.metrics import StepMetrics
-    from dti_engine.training.slot import TrainingSlot
-
-_NUM_LINES = 5  # per subject where nobody watches
-_MAX_NAMED = 8  # subjects; with more, such lines are of the whole run
-_SECONDS_BETWEEN_LINES = 30
-_PART_BETWEEN_LINES = 0.05  # of the run; both must have passed
-
-
-class TrainingProgress:
-    """Tells of a tally. `on_added` and `on_step` are what `train` wants.
-
-    While it is entered, `say` writes above the table.
-    """
-
-    def __init__(self, tally: Tally, *, is_live: bool | None = None) -> None:
-        """is_live: with a table; None: if stderr is a terminal that can show one."""
-        self.tally = tally
-        self._is_live = notes.is_interactive if is_live is None else is_live
-        self._board = Board(tally)
-        # stdout is for results, and may be a pipe while stderr is a terminal.
-        self._live = Live(self._board, console=notes, auto_refresh=True, redirect_stdout=False)
-        self._said_at, self._said_of = tally.elapsed, 0.0
-
-    def __enter__(self) -> Self:
-        if self._is_live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._board.note = ""
-        if self._is_live:
-            self._live.stop()
-            self._is_live = False
-        elif self.tally.num_subjects > _MAX_NAMED:
-            say(f"  {totals(self.tally)}")
-
-    def on_added(self, slot: int, occupant: "TrainingSlot") -> None:
-        name, steps = occupant.subject.id, occupant.config.steps
-        self.tally.seat(slot, name, step=occupant.step, steps=steps)
-
-    def on_step(self, reports: Sequence["StepMetrics"]) -> None:
-        self.tally.read(reports)
-        if self._is_live:
-            return
-        if self.tally.num_subjects > _MAX_NAMED:
-            self._say_totals()
-            return
-        for report in reports:
-            self._say(report)
-
-    def on_ended(self, subject: str, how: PendingDelivery) -> None:
-        self.tally.end(subject, how)
-
-    def on_stopping(self) -> None:
-        """A signal has come. Called by its handler, so that it may not print by `say`."""
-        if self._is_live:
-            self._board.note = NOTE
-        else:
-            write_note()
-
-    def _say(self, report: "StepMetrics") -> None:
-        steps = self.tally.rows[report.subject_id].steps
-        if report.step % max(1, steps // _NUM_LINES) == 0:
-            left = report.elapsed_s * (steps / report.step - 1)
-            say(
-                f"  {report.subject_id}: step {report.step}/{steps}, "
-                f"fixed loss {report.fixed_loss:.4f}, "
-                f"{self.tally.rows[report.subject_id].prior_angle_deg:.1f}° from the prior, "
-                f"{span(report.elapsed_s)} elapsed, {span(left)} left"
-            )
-
-    def _say_totals(self) -> None:
-        now, part = self.tally.elapsed, self.tally.fraction
-        is_due = now - self._said_at >= _SECONDS_BETWEEN_LINES
-        if is_due and part - self._said_of >= _PART_BETWEEN_LINES:
-            self._said_at, self._said_of = now, part
-            say(f"  {totals(self.tally)}")
-
-
-@contextmanager
-def generation_progress() -> Generator[Callable[[int, int], None]]:
-    """One bar over all denoising steps; yields what `generate` wants as `on_step`."""
-    with _bar("generation") as (progress, task):
-
-        def on_step(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-            if not notes.is_terminal and done % max(1, total // _NUM_LINES) == 0:
-                say(f"  generating: denoising step {done}/{total}")
-
-        yield on_step
-
-
-@contextmanager
-def trial_progress(num_subjects: int) -> Generator[Callable[[int], None]]:
-    """One bar over tokens that are tried out; yields what is told how many have been, in all."""
-    said_at = time.monotonic()
-    with _bar("trying out") as (progress, task):
-
-        def on_tried(done: int) -> None:
-            nonlocal said_at
-            progress.update(task, completed=done, total=num_subjects)
-            if not notes.is_terminal and time.monotonic() - said_at >= _SECONDS_BETWEEN_LINES:
-                said_at = time.monotonic()
-                say(f"  tried out {done} of {num_subjects} tokens")
-
-        yield on_tried
-
-
-@contextmanager
-def _bar(doing: str) -> Generator[tuple[Progress, TaskID]]:
-    """A bar with its count and times, where somebody watches."""
-    columns = (
-        TextColumn(f"[cyan]{doing}"),
-        BarColumn(bar_width=18),
-        MofNCompleteColumn(),
+        BarColumn(2 * _BAR),
+        TaskProgressColumn(),
+        _PaceColumn(unit),
         TimeElapsedColumn(),
+        TextColumn("elapsed", table_column=Column(no_wrap=True)),
         TimeRemainingColumn(),
+        TextColumn("left", table_column=Column(no_wrap=True)),
     )
-    with Progress(
-        *columns, console=notes, disable=not notes.is_terminal, redirect_stdout=False
-    ) as progress:
-        yield progress, progress.add_task(doing, total=None)

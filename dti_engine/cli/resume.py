@@ -1,4 +1,4 @@
-"""Runs that are stopped, and that go on: signals, and what is there from before."""
+"""Stop and resume: signals, checkpoints and tokens of earlier runs."""
 
 import hashlib
 import os
@@ -18,96 +18,100 @@ if TYPE_CHECKING:
     from dti_engine.subject import Subject
     from dti_engine.training.checkpoint_manager import CheckpointManager
 
-NOTE = "stopping at the end of this step; the same again ends at once"
+NOTE = "stopping at the end of this step; a second signal ends at once"
 
 
 class Signals:
-    """Which signal has asked for a stop: its number, or None."""
+    """The number of the signal that has asked for a stop, or None."""
 
     received: int | None = None
 
 
 def write_note() -> None:
+    """Write NOTE from a signal handler."""
     with suppress(OSError):
-        os.write(2, f"\n{NOTE}\n".encode())  # print may be at work in what was interrupted
+        os.write(2, f"\n{NOTE}\n".encode())  # print is not reentrant
 
 
 @contextmanager
 def signals_to(
     stop: Callable[[], None], *, on_stopping: Callable[[], None] = write_note
 ) -> Generator[Signals]:
-    """Call `stop` at the first Ctrl-C or SIGTERM; the second one ends the process as ever.
+    """Call `stop` at the first Ctrl-C or SIGTERM; the second ends the process as usual.
 
-    on_stopping: says so to whoever watches.
+    `on_stopping` tells the user. In other threads than the main one, signals stay as they are.
     """
     signals = Signals()
-    if threading.current_thread() is not threading.main_thread():  # others may not handle any
+    if threading.current_thread() is not threading.main_thread():  # Python's rule
         yield signals
         return
 
     def on_signal(number: int, _: FrameType | None) -> None:
         signals.received = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore()
         stop()
         on_stopping()
 
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    # What a shell or a supervisor has told us to ignore stays ignored. None: not ours to restore.
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A signal that a shell or a supervisor has us ignore stays ignored. None: no Python handler.
     before = {
-        each: handler for each, handler in before.items() if handler not in (signal.SIG_IGN, None)
+        number: handler
+        for number, handler in before.items()
+        if handler not in (signal.SIG_IGN, None)
     }
     try:
-        for each in before:
-            signal.signal(each, on_signal)
+        for number in before:
+            signal.signal(number, on_signal)
         yield signals
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore()
 
 
 def refuse_unfinished(checkpoints: "CheckpointManager", names: Sequence[str]) -> None:
-    """Raises: ConfigurationError if one of these subjects has a checkpoint.
+    """Refuse to start if a subject has a checkpoint, which the run would overwrite.
 
-    Whoever starts anew without a word would write over the only copy of work that was paid for.
+    Raises: ConfigurationError if there is one.
     """
     if found := [name for name in names if checkpoints.path(name).exists()]:
         raise ConfigurationError(
             f"{len(found)} of the subjects are unfinished, with checkpoints in "
-            f"{str(checkpoints.folder)!r}: {', '.join(found):.200}. Add --resume to go on, "
-            "or delete them to start afresh"
+            f"{str(checkpoints.folder)!r}: {', '.join(found):.200}. Add --resume to continue from "
+            "them, or delete them to start afresh"
         )
 
 
 def set_aside(output: Path, names: Sequence[str], suffix: str = ".safetensors") -> None:
-    """Move tokens that these subjects have from before to DIR/earlier, each under its digest; or
-    files that end otherwise.
+    """Move the subjects' files of earlier runs to DIR/earlier, each named by its digest.
 
-    Else a run that is stopped could not tell them from its own.
+    A run that is stopped could not tell them from its own otherwise.
 
     Raises: OutputError if one cannot be moved.
     """
     for name in names:
-        token = output / f"{name}{suffix}"
+        path = output / f"{name}{suffix}"
         try:
-            if token.is_file():
-                digest = hashlib.sha256(token.read_bytes()).hexdigest()
+            if path.is_file():
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 kept = output / "earlier" / f"{name}-{digest[:12]}{suffix}"
                 kept.parent.mkdir(exist_ok=True)
-                token.replace(kept)
+                path.replace(kept)
         except OSError as error:
             raise OutputError(
-                f"cannot move {str(token)!r}, which is from before, aside: {error.strerror}"
+                f"cannot move {str(path)!r} of an earlier run aside: {error.strerror}"
             ) from error
 
 
 def is_finished(
     subject: "Subject", token: Path, backbone: "Backbone", config: "TrainConfig"
 ) -> bool:
-    """Whether the token was made of just this subject, by just this config and backbone.
+    """Return whether the token comes from exactly this subject, config and model.
 
-    Raises: ArtifactMismatchError if it was made of something else; ArtifactError if it cannot be
-        read; TokenError if the subject's initializer cannot be.
+    Raises: ArtifactMismatchError if it comes from others; ArtifactError if it cannot be read;
+        TokenError if the subject's initializer cannot be encoded.
     """
     from dti_engine.artifacts.artifact import Artifact
     from dti_engine.text.encoder import initializer_rows
@@ -122,7 +126,7 @@ def is_finished(
     now = Provenance.of(subject, num_vectors, backbone, config)
     if changes := now.changes_since(Artifact.load(token).manifest):
         raise ArtifactMismatchError(
-            f"{str(token)!r} is there from another training: {'; '.join(changes)}. Give what it "
-            "was made with, or train without --resume, which sets it aside"
+            f"{str(token)!r} comes from another training: {'; '.join(changes)}. Give the same "
+            "options, or train without --resume, which moves it aside"
         )
     return True

@@ -1,4 +1,4 @@
-"""How many subjects `dti train` trains at a time: as it is told, as it was before, or as fits."""
+"""The number of subjects that are trained at a time: requested, resumed, or measured."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from dti_engine.backbones.interface import Backbone
     from dti_engine.config import TrainConfig
 
-_ROOM = 8  # vectors: hardly an initializer has more pieces
+_MIN_VECTORS = 8  # hardly any initializer has more pieces
 
 
-def room(wanted: Iterable[int | None]) -> int:
-    """`max_vectors` of a run whose tokens are to have so many; None: as many as initializers."""
-    return max(_ROOM, *(each or 0 for each in wanted))
+def max_vectors_of(requested: Iterable[int | None]) -> int:
+    """Return the vectors per token that a run has room for; None: as many as the initializer."""
+    return max(_MIN_VECTORS, *(num_vectors or 0 for num_vectors in requested))
 
 
 def parse_slots(text: str) -> int | None:
-    """None: auto. Raises: ConfigurationError if it is neither that nor a number."""
+    """Return the number of `--slots`, or None for auto. Raises: ConfigurationError for others."""
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) < 1:
@@ -33,24 +33,32 @@ def choose_slots(
     model: "Backbone",
     config: "TrainConfig",
     *,
-    wanted: int | None,
+    requested: int | None,
     num_subjects: int,
     max_vectors: int,
     earlier_log: Path | None,
 ) -> int:
-    """The number wanted, or that for `auto`, which is told, with the reason, if there was a choice.
+    """Return the number of slots; where there was a choice, say it with the reason.
 
-    earlier_log: of the run that this one goes on with; its number is taken, since the shape of the
-    batch decides how results round. If memory is short, the model is made to recompute.
+    If memory is short, the model is set to recompute activations.
 
-    Raises: as `autotune_slots`; ConfigurationError if the log cannot be read.
+    Args:
+        model: the model in which subjects are trained.
+        config: of subjects whose bundles change nothing.
+        requested: the number that the user gives; None measures which is fastest and fits.
+        num_subjects: more slots than subjects are of no use.
+        max_vectors: the most vectors of a token.
+        earlier_log: of the run that this one resumes. Its number is taken again, because the shape
+            of the batch decides how results round.
+
+    Raises: ConfigurationError if the log cannot be read, or as `autotune_slots`.
     """
     from dti_engine.training.autotune import autotune_slots, ensure_slots_fit  # loads torch
 
     recomputed = model.recompute
-    if not wanted and earlier_log and (wanted := earlier_slots(earlier_log)):
-        say(f"{wanted} at a time, as in the run before")
-    if slots := wanted or (1 if num_subjects == 1 else None):
+    if not requested and earlier_log and (requested := earlier_slots(earlier_log)):
+        say(f"{requested} at a time, as in the run before")
+    if slots := requested or (1 if num_subjects == 1 else None):
         ensure_slots_fit(model, config, num_slots=slots, max_vectors=max_vectors)
     else:
         with busy("measuring how many subjects fit"):
@@ -60,16 +68,16 @@ def choose_slots(
         slots = found.slots
         say(f"{slots} at a time: {found.reason}")
     if model.recompute != recomputed:
-        say("memory is short: activations are computed twice instead of kept, which takes longer")
+        say("memory is short: activations are computed twice instead of stored, which takes longer")
     return slots
 
 
 def earlier_slots(log: Path) -> int | None:
-    """Those of the last run that began, by its log; None if nothing says so.
+    """Return the slots of the last run that started, by its log, or None.
 
     Raises: ConfigurationError if the log cannot be read.
     """
     if not log.exists():
         return None
-    started = [each.get("slots") for each in read_events(log) if each["event"] == "started"]
-    return next((each for each in reversed(started) if type(each) is int and each > 0), None)
+    started = [event.get("slots") for event in read_events(log) if event["event"] == "started"]
+    return next((slots for slots in reversed(started) if type(slots) is int and slots > 0), None)

@@ -1,4 +1,4 @@
-"""Bundles that become subjects."""
+"""Bundles on the command line, planned and loaded as subjects."""
 
 import re
 from collections import Counter, deque
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dti_engine.cli.summary import Endings
+from dti_engine.cli.summary import RunSummary
 from dti_engine.errors import ArtifactError, ConfigurationError, DTIError, SubjectError, TokenError
 
 if TYPE_CHECKING:
@@ -19,36 +19,56 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A bundle that becomes a subject when a slot falls free."""
+class SubjectPlan:
+    """A bundle that is loaded as a subject when a slot is free."""
 
     path: Path
-    name: str  # of the subject and its file
+    name: str
+    """Of the subject and its file."""
     placeholder: str
     initializer: str
-    num_vectors: int | None  # that the bundle asks for
+    num_vectors: int | None
+    """The number that bundle.json requests."""
 
 
 @dataclass(frozen=True)
-class Plans:
-    """What is to be done with each bundle."""
+class SubjectPlans:
+    """The subjects of a run, and the bundles that cannot become one."""
 
-    subjects: Sequence[Plan]
-    refused: Mapping[str, DTIError]  # name -> why it cannot be one
+    subjects: Sequence[SubjectPlan]
+    refused: Mapping[str, DTIError]
+    """The reason for each, by name."""
 
     @property
     def names(self) -> list[str]:
-        """Of all of them."""
-        return [*self.refused, *(each.name for each in self.subjects)]
+        """Names of all bundles."""
+        return [*self.refused, *(plan.name for plan in self.subjects)]
 
 
-def plan(paths: Sequence[Path], placeholder: str | None, initializers: Sequence[str]) -> Plans:
-    """One plan per bundle, by what is said here, else by its bundle.json, else by its own name.
+@dataclass(frozen=True)
+class SubjectDefaults:
+    """What the command line says of every subject; bundles may say their own, except `fixed`."""
 
-    paths: bundles, and folders of them.
+    seed: int | None
+    """None: the bundle's, or 0."""
+    num_vectors: int | None
+    config: "TrainConfig"
+    fixed: Collection[str]
+    """Fields of the config that bundles cannot change."""
+
+
+def plan_subjects(
+    paths: Sequence[Path], placeholder: str | None, initializers: Sequence[str]
+) -> SubjectPlans:
+    """Return one plan per bundle, by the options, else by its bundle.json, else by its file name.
+
+    Args:
+        paths: bundles, and folders of bundles.
+        placeholder: the name of the token of a single bundle.
+        initializers: none, one for all bundles, or one per bundle.
 
     Raises: ConfigurationError if the numbers of names or words and bundles do not fit; TokenError
-        if two bundles would get one name, or one gets none; if all are refused, why the first is.
+        if two bundles would get one name; the first bundle's error if all are refused.
     """
     from dti_engine.images.bundles.bundle import expand_paths
 
@@ -64,16 +84,16 @@ def plan(paths: Sequence[Path], placeholder: str | None, initializers: Sequence[
             f"got {len(initializers)}"
         )
     words = list(initializers) * len(paths) if len(initializers) == 1 else list(initializers)
-    plans, refused, names = list[Plan](), dict[str, DTIError](), Counter[str]()
+    plans, refused, names = list[SubjectPlan](), dict[str, DTIError](), Counter[str]()
     for index, path in enumerate(paths):
         try:
-            made = _plan(path, placeholder, words[index] if words else None)
+            plan = _plan_subject(path, placeholder, words[index] if words else None)
         except (ConfigurationError, SubjectError) as error:
             name = placeholder_of(path, None).strip("<>")
             refused[name] = error
         else:
-            plans.append(made)
-            name = made.name
+            plans.append(plan)
+            name = plan.name
         names[name] += 1
     if repeated := [name for name, count in names.items() if count > 1]:
         raise TokenError(
@@ -81,32 +101,41 @@ def plan(paths: Sequence[Path], placeholder: str | None, initializers: Sequence[
         )
     if not plans:
         raise next(iter(refused.values()))
-    return Plans(plans, refused)
+    return SubjectPlans(plans, refused)
 
 
-def _plan(path: Path, placeholder: str | None, word: str | None) -> Plan:
-    """Raises: InvalidBundleError if bundle.json is refused; ConfigurationError without a word."""
+def _plan_subject(path: Path, placeholder: str | None, initializer: str | None) -> SubjectPlan:
+    """Plan one bundle.
+
+    Raises: InvalidBundleError if bundle.json is refused; ConfigurationError if nothing names the
+        initializer.
+    """
     from dti_engine.images.bundles.bundle import load_bundle, read_description
 
-    said = read_description(path)
-    placeholder = placeholder or placeholder_of(path, said)
-    word = word or said.initializer
-    if word is None:
-        load_bundle(path)  # if bundle.json is there and refused, that is what is to be said
+    description = read_description(path)
+    placeholder = placeholder or placeholder_of(path, description)
+    initializer = initializer or description.initializer
+    if initializer is None:
+        load_bundle(path)  # a bundle that is refused for another reason raises that one
         raise ConfigurationError(
             f"what is in {str(path)!r}? Give --initializer and the nearest common word, such "
             'as dog, or put bundle.json there, with {"initializer": "dog"}'
         )
-    name = said.subject or placeholder.strip("<>")
-    return Plan(path, name, placeholder, word, said.training.vectors)
+    name = description.subject or placeholder.strip("<>")
+    return SubjectPlan(path, name, placeholder, initializer, description.training.vectors)
 
 
-def placeholder_of(path: Path, said: "BundleDescription | None") -> str:
-    """By what bundle.json says, or else by the name: `My Dog (2).zip` -> `<my-dog-2>`."""
+def placeholder_of(path: Path, description: "BundleDescription | None") -> str:
+    """Return the placeholder that bundle.json names, or one from the file name.
+
+    `My Dog (2).zip` becomes `<my-dog-2>`.
+
+    Raises: TokenError if the file name has no letters or digits.
+    """
     from dti_engine.images.bundles.archives import bare_name
 
-    if said and (said.placeholder or said.subject):
-        return said.placeholder or f"<{said.subject}>"
+    if description and (description.placeholder or description.subject):
+        return description.placeholder or f"<{description.subject}>"
     name = re.sub(r"[^a-z0-9_-]+", "-", bare_name(path).lower()).strip("-_")[:63]
     if not name:
         raise TokenError(
@@ -116,62 +145,60 @@ def placeholder_of(path: Path, said: "BundleDescription | None") -> str:
     return f"<{name}>"
 
 
-def load(
-    plans: Sequence[Plan],
-    endings: Endings,
+def load_subjects(
+    plans: Sequence[SubjectPlan],
+    summary: RunSummary,
+    defaults: SubjectDefaults,
     *,
-    seed: int | None,
-    num_vectors: int | None,
-    config: "TrainConfig",
-    fixed: Collection[str],
     is_finished: Callable[["Subject"], bool],
 ) -> Iterator["Subject"]:
-    """Subjects with their images, loaded one by one; what cannot be loaded has failed.
+    """Yield subjects with their images, one at a time; a bundle that cannot be loaded has failed.
 
-    seed, num_vectors and config are those of bundles that do not say their own; seed None is 0.
-    fixed: fields of the config in which bundles have no say. is_finished: says so of subjects that
-    are to be skipped, or raises SubjectError or ArtifactError.
+    `is_finished` tells subjects to skip, and may raise SubjectError or ArtifactError.
     """
-    from dti_engine.subject import Subject
-
-    for plan, loading in _ahead(plans, config.resolution):
-        if endings.checkpoints.stop_requested:
+    for plan, loading in _prefetch(plans, defaults.config.resolution):
+        if summary.checkpoints.stop_requested:
             return
         try:
             bundle = loading.result()
-        except SubjectError as error:
-            endings.fail(plan.name, error)
-            continue
-        for warning in bundle.warnings:
-            endings.warn(plan.name, str(warning))
-        own = bundle.description.training
-        try:
-            subject = Subject(
-                plan.name,
-                bundle.images,
-                plan.placeholder,
-                plan.initializer,
-                (own.seed or 0) if seed is None else seed,
-                num_vectors or own.vectors,
-                config=_own_config(config, bundle.description, fixed),
-            )
+            for warning in bundle.warnings:
+                summary.warn(plan.name, str(warning))
+            subject = _subject(plan, bundle, defaults)
             if is_finished(subject):
-                endings.skip(plan.name)
+                summary.skip(plan.name)
                 continue
         except (SubjectError, ArtifactError) as error:
-            endings.fail(plan.name, error)
+            summary.fail(plan.name, error)
             continue
         yield subject
 
 
-def _ahead(plans: Sequence[Plan], resolution: int) -> Iterator[tuple[Plan, Future["Bundle"]]]:
-    """Plans and their bundles; while one is trained the next is loaded, so that its slot need not
-    wait.
+def _subject(plan: SubjectPlan, bundle: "Bundle", defaults: SubjectDefaults) -> "Subject":
+    from dti_engine.subject import Subject  # loads torch
+
+    own = bundle.description.training
+    return Subject(
+        plan.name,
+        bundle.images,
+        plan.placeholder,
+        plan.initializer,
+        (own.seed or 0) if defaults.seed is None else defaults.seed,
+        defaults.num_vectors or own.vectors,
+        config=_own_config(bundle.description, defaults),
+    )
+
+
+def _prefetch(
+    plans: Sequence[SubjectPlan], resolution: int
+) -> Iterator[tuple[SubjectPlan, Future["Bundle"]]]:
+    """Yield plans and their bundles, the next of which loads meanwhile.
+
+    A slot that is free would otherwise wait for files.
     """
     from dti_engine.images.bundles.bundle import load_bundle
 
     pool = ThreadPoolExecutor(max_workers=1)
-    loading: deque[tuple[Plan, Future[Bundle]]] = deque()
+    loading: deque[tuple[SubjectPlan, Future[Bundle]]] = deque()
     try:
         for plan in plans:
             loading.append((plan, pool.submit(load_bundle, plan.path, resolution=resolution)))
@@ -182,12 +209,14 @@ def _ahead(plans: Sequence[Plan], resolution: int) -> Iterator[tuple[Plan, Futur
         pool.shutdown(cancel_futures=True)
 
 
-def _own_config(
-    config: "TrainConfig", said: "BundleDescription", fixed: Collection[str]
-) -> "TrainConfig":
-    """The config as the bundle changes it. Raises: SubjectError if the changes contradict it."""
-    own = said.training.changes() | ({"captions": said.kind} if said.kind else {})
+def _own_config(description: "BundleDescription", defaults: SubjectDefaults) -> "TrainConfig":
+    """Return the config with the bundle's changes. Raises: SubjectError if they contradict it."""
+    own = description.training.changes()
+    if description.kind:
+        own["captions"] = description.kind
     try:
-        return config.changed(**{name: own[name] for name in own.keys() - set(fixed)})
+        return defaults.config.changed(
+            **{name: own[name] for name in own.keys() - set(defaults.fixed)}
+        )
     except ConfigurationError as error:
         raise SubjectError(f"bundle.json asks for what this run cannot do: {error}") from error

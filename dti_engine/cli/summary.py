@@ -1,4 +1,4 @@
-"""What became of each subject of a training, and how it is told: at once, and at the end."""
+"""The results of a training run: reported per subject at once, and summed up at the end."""
 
 import signal
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dti_engine.cli.console import print_paths, results, say, warn
-from dti_engine.cli.progress import PendingDelivery
+from dti_engine.cli.progress import SubjectEnd
 from dti_engine.cli.run_log import EventLog
 from dti_engine.errors import (
     ArtifactError,
@@ -26,50 +26,58 @@ if TYPE_CHECKING:
     from dti_engine.training.checkpoint_manager import CheckpointManager
     from dti_engine.training.result import TrainingResult
 
-_MANY = 20  # subjects: with more, a terminal is spared what a file or a pipe gets in full
+_MANY = 20  # subjects or warnings; a terminal gets no more lines than that, a pipe gets all
 
 
 @dataclass
-class Endings:
-    """What became of each subject."""
+class RunSummary:
+    """The result of every subject of a run, which is also written to the run's log."""
 
     output: Path
-    names: Sequence[str]  # of all subjects
+    names: Sequence[str]
+    """Of all subjects."""
     checkpoints: "CheckpointManager"
     log: EventLog
-    on_ended: Callable[[str, PendingDelivery], None] = lambda subject, how: None
+    on_ended: Callable[[str, SubjectEnd], None] = lambda subject, end: None
     tokens: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    skipped: dict[str, Path] = field(default_factory=dict[str, Path])  # finished before
+    skipped: dict[str, Path] = field(default_factory=dict[str, Path])
+    """Tokens that an earlier run has finished."""
     failed: dict[str, DTIError] = field(default_factory=dict[str, DTIError])
-    flags: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])  # if tried
-    untried: Sequence[str] = ()  # that were to be tried out, and are not yet
-    stopped_by: int | None = None  # the number of a signal
+    flags: dict[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """Flags of validated tokens; most have none."""
+    unvalidated: Sequence[str] = ()
+    """Subjects whose tokens are still to be validated."""
+    stopped_by: int | None = None
+    """Number of the signal that stopped the run."""
     num_warnings: int = 0
     began: float = field(default_factory=time.monotonic)
 
     def path(self, name: str) -> Path:
-        """Of a subject's token."""
+        """Return the path of a subject's token."""
         return self.output / f"{name}.safetensors"
 
-    def add(self, outcome: "TrainingResult") -> None:
-        name, path = outcome.subject.id, self.path(outcome.subject.id)
-        if outcome.artifact is None:
-            assert outcome.error
-            self.fail(name, outcome.error)
-            if isinstance(outcome.error, TrainingFailedError):  # it would fail again
+    def add(self, result: "TrainingResult") -> None:
+        """Save the token of a trained subject, or report why there is none."""
+        name, path = result.subject.id, self.path(result.subject.id)
+        if result.artifact is None:
+            assert result.error
+            self.fail(name, result.error)
+            if isinstance(
+                result.error, TrainingFailedError
+            ):  # from its checkpoint it would fail again
                 self.checkpoints.remove(name)
             return
         try:
-            outcome.artifact.save(path)
+            result.artifact.save(path)
         except OutputError as error:
             self.fail(name, error)
             return
         self.checkpoints.remove(name)
-        last, training = outcome.metrics[-1], outcome.artifact.manifest.training
+        last, training = result.metrics[-1], result.artifact.manifest.training
         assert training
         token = {
             "subject": name,
-            "placeholder": outcome.subject.placeholder,
+            "placeholder": result.subject.placeholder,
             "path": str(path),
             "steps": last.step,
             "seconds": round(last.elapsed_s, 3),
@@ -84,7 +92,7 @@ class Endings:
         self.on_ended(name, "finished")
 
     def keep(self, subject: "Subject", artifact: "Artifact") -> None:
-        """What a subject has learned on its way."""
+        """Save the token of an intermediate step."""
         from dti_engine.quality.run_folder import RunFolder  # loads torch
 
         training = artifact.manifest.training
@@ -92,26 +100,29 @@ class Endings:
         try:
             artifact.save(RunFolder(self.output).snapshot(subject.id, training.steps_done))
         except OutputError as error:
-            self.warn(subject.id, f"goes on, but step {training.steps_done} is not kept: {error}")
+            self.warn(
+                subject.id,
+                f"goes on, but the token of step {training.steps_done} is not kept: {error}",
+            )
 
     def fail(self, name: str, error: DTIError) -> None:
-        """Said at once: of thousands of subjects, whoever waits for the last hears it too late."""
+        """Report a failure at once: a run of thousands of subjects may last for days."""
         self.failed[name] = error.bare()
         self.log.write("failed", **_failure(name, error))
         self.on_ended(name, "failed")
         say(f"{name}: {error}", label="[bold red]failed:[/] ")
 
     def skip(self, name: str) -> None:
-        """Its token was finished before."""
+        """Count a subject whose token an earlier run has finished."""
         self.skipped[name] = path = self.path(name)
         self.checkpoints.remove(name)
         self.log.write("skipped", subject=name, path=str(path))
         self.on_ended(name, "skipped")
         if len(self.names) <= _MANY:
-            say(f"{name}: finished before, {path}")
+            say(f"{name}: finished by an earlier run, {path}")
 
-    def note_trial(self, name: str, artifact: "Artifact") -> None:
-        """Its token was tried out, now or before."""
+    def add_validation(self, name: str, artifact: "Artifact") -> None:
+        """Log the scores and flags of a token, which this run or an earlier one has validated."""
         training = artifact.manifest.training
         assert training
         assert training.quality
@@ -128,7 +139,7 @@ class Endings:
         )
 
     def warn(self, name: str, message: str) -> None:
-        """Of a subject that goes on."""
+        """Report a problem of a subject that nevertheless goes on."""
         self.log.write("warning", subject=name, message=message)
         self.num_warnings += 1
         if self.num_warnings <= _MANY:
@@ -137,17 +148,18 @@ class Endings:
             warn(f"there are more of these in {str(self.log.path)!r}")
 
     def stop(self, number: int) -> None:
-        """The run was stopped by this signal."""
+        """Note the signal that has stopped the run."""
         self.stopped_by = number
         self.log.write("stopped", signal=signal.Signals(number).name)
 
     def unfinished(self) -> list[str]:
+        """Return the subjects that have not ended."""
         ended = {token["subject"] for token in self.tokens} | self.skipped.keys()
         ended |= self.failed.keys()
         return [name for name in self.names if name not in ended]
 
-    def tell(self, *, as_json: bool) -> None:
-        """Print paths, and how to go on after a stop; the log's last event says it all."""
+    def report(self, *, as_json: bool) -> None:
+        """Print the paths of tokens, and how to continue after a stop; log the last event."""
         unfinished, seconds = self.unfinished(), time.monotonic() - self.began
         self.log.write(
             "ended",
@@ -172,37 +184,41 @@ class Endings:
         if self.failed and len(self.names) > _MANY:
             say(
                 f"{len(self.failed)} of {len(self.names)} subjects failed; "
-                f"{str(self.log.path)!r} says why"
+                f"{str(self.log.path)!r} has the reasons"
             )
-        if self.stopped_by is not None and unfinished:
-            kept = [each for each in unfinished if each in self.checkpoints.saved_steps]
+        if self.stopped_by is not None:
+            self._say_how_to_resume(unfinished)
+
+    def _say_how_to_resume(self, unfinished: Sequence[str]) -> None:
+        if unfinished:
+            kept = [name for name in unfinished if name in self.checkpoints.saved_steps]
             say(
                 f"stopped: {len(self.tokens)} tokens were written, {len(unfinished)} subjects are "
-                f"unfinished, {len(kept)} of them kept in {str(self.checkpoints.folder)!r}; the "
-                "same command with --resume goes on"
+                f"unfinished, {len(kept)} of them with checkpoints in "
+                f"{str(self.checkpoints.folder)!r}; the same command with --resume continues"
             )
-        elif self.stopped_by is not None and self.untried:
+        elif self.unvalidated:
             say(
-                f"stopped: {len(self.untried)} tokens are not tried out yet; the same command with "
-                "--resume goes on"
+                f"stopped: {len(self.unvalidated)} tokens are not validated yet; the same command "
+                "with --resume continues"
             )
 
     def _print_tokens(self) -> None:
         paths = [*self.skipped.values(), *(Path(token["path"]) for token in self.tokens)]
         if results.is_terminal and len(paths) > _MANY:
-            before = f", {len(self.skipped)} of them from before" if self.skipped else ""
+            earlier = f", {len(self.skipped)} of them from an earlier run" if self.skipped else ""
             print_paths([self.output])
-            say(f"{len(paths)} tokens are there{before}")
+            say(f"{len(paths)} tokens were written{earlier}")
         else:
             print_paths(paths)
 
     def exit_code(self) -> int:
-        """0 if all went well, 1 if something failed, 2 if all was refused.
+        """Return 0 for success, 1 if a subject failed, 2 if all were refused before training.
 
-        After a stop with something unfinished or untried, what shells report of the signal: 130 of
-        Ctrl-C, 143 of SIGTERM.
+        After a stop with something left to do, return what shells report of the signal: 130 for
+        Ctrl-C, 143 for SIGTERM.
         """
-        if self.stopped_by is not None and (self.unfinished() or self.untried):
+        if self.stopped_by is not None and (self.unfinished() or self.unvalidated):
             return 128 + self.stopped_by
         if self.failed:
             refused = all(

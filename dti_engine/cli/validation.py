@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dti_engine.cli.console import say
-from dti_engine.cli.progress import trial_progress
-from dti_engine.cli.subjects import Plan
-from dti_engine.cli.summary import Endings
+from dti_engine.cli.progress import ProgressBar
+from dti_engine.cli.subjects import SubjectPlan
+from dti_engine.cli.summary import RunSummary
 from dti_engine.errors import ArtifactError, DTIError, SubjectError
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class _Stopped(Exception):
 def validate_tokens(
     model: "Backbone",
     scorer: "TokenScorer | None",
-    plans: Sequence[Plan],
-    endings: Endings,
+    plans: Sequence[SubjectPlan],
+    summary: RunSummary,
     *,
     num_images: int,
     resolution: int,
@@ -63,26 +63,26 @@ def validate_tokens(
     from dti_engine.quality.run_folder import RunFolder
     from dti_engine.quality.validation import TokenValidator
 
-    folder = RunFolder(endings.output)
+    folder = RunFolder(summary.output)
     validator = TokenValidator(model, scorer, num_images=num_images)
-    due = [plan for plan in plans if _is_due(plan.name, folder, endings)]
-    endings.untried = [plan.name for plan in due]
-    if endings.checkpoints.stop_requested:  # during training; the user is waiting for the end
+    due = [plan for plan in plans if _is_due(plan.name, folder, summary)]
+    summary.unvalidated = [plan.name for plan in due]
+    if summary.checkpoints.stop_requested:  # during training; the user is waiting for the end
         return
-    with suppress(_Stopped), trial_progress(len(due)) as on_validated:
+    with suppress(_Stopped), ProgressBar("validating", len(due)) as progress:
         for start in range(0, len(due), _GROUP_SIZE):
-            _check_stop(endings)
+            _check_stop(summary)
             group = due[start : start + _GROUP_SIZE]
-            opened = [_open(plan, folder, endings, resolution) for plan in group]
+            opened = [_open(plan, folder, summary, resolution) for plan in group]
             subjects = [subject for subject in opened if subject]
-            _validate_group(subjects, validator, folder, endings)
-            endings.untried = endings.untried[len(group) :]
-            on_validated(start + len(group))
-        _flag(model, folder, endings)
+            _validate_group(subjects, validator, folder, summary)
+            summary.unvalidated = summary.unvalidated[len(group) :]
+            progress.update(start + len(group))
+        _flag(model, folder, summary)
 
 
-def _check_stop(endings: Endings) -> None:
-    if endings.checkpoints.stop_requested:
+def _check_stop(summary: RunSummary) -> None:
+    if summary.checkpoints.stop_requested:
         raise _Stopped
 
 
@@ -90,30 +90,30 @@ def _validate_group(
     subjects: Sequence[SubjectTokens],
     validator: "TokenValidator",
     folder: "RunFolder",
-    endings: Endings,
+    summary: RunSummary,
 ) -> None:
     """Validate subjects in shared batches; if that fails, one by one, to find the culprit.
 
     One token with which the model overflows would otherwise fail its whole group.
     """
     try:
-        _validate(subjects, validator, folder, endings)
+        _validate(subjects, validator, folder, summary)
     except DTIError:
         for subject in subjects:
             try:
-                _validate([subject], validator, folder, endings)
+                _validate([subject], validator, folder, summary)
             except DTIError as error:
-                endings.warn(subject.name, f"cannot be validated: {error}")
+                summary.warn(subject.name, f"cannot be validated: {error}")
 
 
 def _validate(
     subjects: Sequence[SubjectTokens],
     validator: "TokenValidator",
     folder: "RunFolder",
-    endings: Endings,
+    summary: RunSummary,
 ) -> None:
     candidates = [candidate for subject in subjects for candidate in subject.candidates()]
-    validations = iter(validator.validate(candidates, on_step=lambda: _check_stop(endings)))
+    validations = iter(validator.validate(candidates, on_step=lambda: _check_stop(summary)))
     for subject in subjects:
         folder.save_reference(subject.name, subject.images[0].image)
         folder.save_validation(
@@ -121,35 +121,35 @@ def _validate(
         )
 
 
-def _flag(model: "Backbone", folder: "RunFolder", endings: Endings) -> None:
+def _flag(model: "Backbone", folder: "RunFolder", summary: RunSummary) -> None:
     """Flag the outliers among all tokens of the folder, whichever run has trained them."""
     flagged = folder.flag(folder.validated(model.fingerprint), model)
-    for name in endings.names:
-        if name in flagged and name not in endings.failed:
-            endings.note_trial(name, flagged[name])
-    num_flagged = sum(1 for flags in endings.flags.values() if flags)
+    for name in summary.names:
+        if name in flagged and name not in summary.failed:
+            summary.add_validation(name, flagged[name])
+    num_flagged = sum(1 for flags in summary.flags.values() if flags)
     say(
-        f"{len(endings.flags)} tokens are validated, {num_flagged} are flagged; "
-        f"dti report {str(endings.output)!r} makes a page of it"
+        f"{len(summary.flags)} tokens are validated, {num_flagged} are flagged; "
+        f"dti report {str(summary.output)!r} makes a page of it"
     )
 
 
-def _is_due(name: str, folder: "RunFolder", endings: Endings) -> bool:
+def _is_due(name: str, folder: "RunFolder", summary: RunSummary) -> bool:
     """Return whether the subject has a token that was trained here and is not validated yet."""
     from dti_engine.artifacts.artifact import Artifact
 
-    if name in endings.failed or not folder.token(name).exists():
+    if name in summary.failed or not folder.token(name).exists():
         return False
     try:
         training = Artifact.load(folder.token(name)).manifest.training
     except ArtifactError as error:
-        endings.warn(name, f"cannot be validated: {error}")
+        summary.warn(name, f"cannot be validated: {error}")
         return False
     return training is not None and training.quality is None
 
 
 def _open(
-    plan: Plan, folder: "RunFolder", endings: Endings, resolution: int
+    plan: SubjectPlan, folder: "RunFolder", summary: RunSummary, resolution: int
 ) -> SubjectTokens | None:
     """Load the subject's tokens and images; on failure warn and return None."""
     from dti_engine.artifacts.artifact import Artifact
@@ -162,7 +162,7 @@ def _open(
         bundle = load_bundle(plan.path, resolution=resolution)
         return SubjectTokens(plan.name, artifacts, bundle.images, bundle.description.class_noun)
     except (SubjectError, ArtifactError) as error:
-        endings.warn(plan.name, f"cannot be validated: {error}")
+        summary.warn(plan.name, f"cannot be validated: {error}")
         return None
 
 

@@ -34,7 +34,7 @@ class SubjectHistory:
         if run != self._run:
             self._run, self.warnings = run, []
         match event["event"]:
-            case "seated":
+            case "slot_assigned":
                 began_at = number(event, "step") or 0
                 self.losses = {step: x for step, x in self.losses.items() if step <= began_at}
                 self.steps = count(event, "steps")

@@ -1,42 +1,44 @@
-"""The service, opened for a command."""
+"""The client of the service, opened for one command."""
 
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dti_engine.cli.console import warn
 
 if TYPE_CHECKING:
     from services.client.client import Client
 
-_WORTH_A_WORD = 2.0  # seconds of waiting
-_BETWEEN_WORDS = 15.0  # seconds
+_WORTH_A_WARNING_S = 2.0  # of one pause
+_BETWEEN_WARNINGS_S = 15.0
 
 
 @contextmanager
-def opened(server: str | None, key: str | None, *, outlast: bool = False) -> "Generator[Client]":
-    """outlast: whatever becomes of a service that has answered once, it is asked again.
+def connect(
+    server: str | None, api_key: str | None, *, forever: bool = False
+) -> "Generator[Client]":
+    """Open a client; with `forever`, a service that has answered once is retried without end.
 
-    Raises: SettingsError if there is no server or key.
+    Raises: SettingsError if no server or API key is configured.
     """
     from services.client.client import Client
-    from services.client.config import find_access
+    from services.client.config import find_server
 
-    how = {"patience": inf} if outlast else {}
-    with Client.at(find_access(server, key), on_wait=_Words(), **how) as client:
+    retries: dict[str, Any] = {"retry_for_s": inf} if forever else {}
+    with Client.at(find_server(server, api_key), on_wait=_WaitWarnings(), **retries) as client:
         yield client
 
 
-class _Words:
-    """Says that a request waits, if it is for long, and not each time."""
+class _WaitWarnings:
+    """Warns of long pauses between attempts, and not of each."""
 
     def __init__(self) -> None:
-        self._last = -inf
+        self._warned_at = -inf
 
-    def __call__(self, why: str, seconds: float) -> None:
+    def __call__(self, reason: str, pause_s: float) -> None:
         now = time.monotonic()
-        if seconds >= _WORTH_A_WORD and now - self._last >= _BETWEEN_WORDS:
-            self._last = now
-            warn(f"{why}; trying again")
+        if pause_s >= _WORTH_A_WARNING_S and now - self._warned_at >= _BETWEEN_WARNINGS_S:
+            self._warned_at = now
+            warn(f"{reason}; trying again")

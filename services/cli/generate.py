@@ -1,163 +1,182 @@
-"""`dti generate` and `dti blend`, which have a service generate if one is named.
+"""`dti generate --server` and `dti blend --server`: a service generates, and files are saved."""
 
-Commands of the engine that a service can do as well: with --server, nothing is computed here.
-
-Images that a service generates, and the files that they become.
-"""
-
-import inspect
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dti_engine.cli import blend as blending
-from dti_engine.cli import generate as engine
-from dti_engine.cli.blend import shares_of_each
+from dti_engine.cli import options
+from dti_engine.cli.blend import blend_path, save_strip
 from dti_engine.cli.console import output_folder, print_json, print_paths, say, warn
-from dti_engine.cli.generate import file_name, filled, side_by_side
-from dti_engine.cli.loading import renamed
-from dti_engine.cli.options import parse_seeds
-from dti_engine.cli.progress import generation_progress
+from dti_engine.cli.generate import (
+    BlendRequest,
+    GenerateRequest,
+    GenerationOptions,
+    file_stem,
+    file_stems,
+    fill_prompt,
+)
+from dti_engine.cli.loading import duplicate_placeholder, split_binding
+from dti_engine.cli.progress import ProgressBar
 from dti_engine.config import PLACEHOLDER
-from dti_engine.errors import ConfigurationError, TokenError
+from dti_engine.errors import TokenError
 from dti_engine.files import atomic_write
-from services.cli import options
-from services.cli.connect import opened
-
-_Server: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        metavar="URL",
-        help="Have this service generate; see above.",
-        rich_help_panel=options.PANEL,
-        show_default="this machine generates",
-    ),
-]
-_Size: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="WxH",
-        help="With --server: width and height in pixels.",
-        rich_help_panel=options.PANEL,
-        show_default="the model's own",
-    ),
-]
-_ADDED = {"server": _Server, "api_key": options.ApiKeyOption, "size": _Size}
-
-
-def with_server(
-    local: Callable[..., None],
-    remote: Callable[..., None],
-    *,
-    not_there: Collection[str],
-    about: str,
-) -> Callable[..., None]:
-    """`local`, and with --server, `remote`: it is given the server, the key, and what was said on
-    the command line, by the names of `local`'s parameters; the service knows the rest best.
-
-    not_there: parameters that say nothing to a service, and are refused. about: a paragraph for the
-    help. Raises: ConfigurationError when it is called, if options contradict each other.
-    """
-    given = list(inspect.signature(local).parameters.values())
-
-    def command(ctx: typer.Context, **values: Any) -> None:
-        server, key, size = (values.pop(name) for name in _ADDED)
-        if server is None:
-            if size is not None:
-                raise ConfigurationError("--size is for images that a service generates: --server")
-            local(**values)
-            return
-        said = {name: value for name, value in values.items() if _is_said(ctx, name)}
-        if wrong := [_option(ctx, name) for name in not_there if name in said]:
-            raise ConfigurationError(
-                f"{', '.join(wrong)} cannot be said to a service: leave it out with --server"
-            )
-        remote(server, key, **said, **({"size": size} if size else {}))
-
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in _ADDED.items()
-    ]
-    context = inspect.Parameter(
-        "ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
-    )
-    parameters = [context, *given, *added]
-    # What Typer reads of a function, which has no parameters of its own.
-    vars(command)["__signature__"] = inspect.Signature(parameters)
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    command.__name__ = local.__name__
-    command.__doc__ = f"{inspect.cleandoc(local.__doc__ or '')}\n\n{about}"
-    return command
-
-
-def _is_said(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
-
-
-def _option(ctx: typer.Context, name: str) -> str:
-    """As it is written."""
-    return next(each.opts[0] for each in ctx.command.params if each.name == name)
-
+from services.cli.connect import connect
 
 if TYPE_CHECKING:
     from services.client.client import Client
 
-_AT_ONCE = 4  # requests; fewer images than an engine has room for
+_MAX_REQUESTS = 4  # at a time; fewer images than an engine has room for
 
 
 @dataclass(frozen=True)
 class PromptImages:
-    """Images of one prompt, and where each goes."""
+    """The images of one prompt, and the file of each."""
 
-    order: Mapping[str, Any]
-    """As /v1/images/generations has it."""
+    body: Mapping[str, Any]
+    """The request to /v1/images/generations, without seeds."""
     paths: Mapping[int, Path]
     """By seed."""
 
 
 @dataclass(frozen=True)
 class SavedImage:
-    """One that was generated and saved."""
+    """An image that was generated and saved."""
 
     path: Path
     seed: int
     settings: Mapping[str, Any]
 
 
+class ServiceGenerator:
+    """Generates with a service; implements `dti_engine.cli.generate.RemoteGenerator`."""
+
+    def generate(self, server: str, api_key: str | None, request: GenerateRequest) -> None:
+        """Generate every prompt with every seed.
+
+        Raises: TokenError if there is no such token; ClientError; typer.Exit if images failed.
+        """
+        with connect(server, api_key) as client:
+            tokens = bind_tokens(client, request.tokens)
+            prompts = [fill_prompt(prompt, list(tokens)) for prompt in request.prompts]
+            folder = output_folder(request.output)
+            groups = [
+                PromptImages(
+                    {"prompt": prompt, "tokens": tokens, **_body(request.settings)},
+                    {seed: folder / f"{stem}-seed{seed}.png" for seed in request.seeds},
+                )
+                for prompt, stem in zip(prompts, file_stems(prompts), strict=True)
+            ]
+            images = generate_images(client, groups, steps=_steps(request.settings))
+        if request.as_json:
+            print_json({"images": [{"path": str(each.path), **each.settings} for each in images]})
+        else:
+            print_paths([image.path for image in images])
+        _exit_if_incomplete(images, groups)
+
+    def blend(self, server: str, api_key: str | None, request: BlendRequest) -> None:
+        """Generate the prompt with every blend and every seed.
+
+        Raises: TokenError if the placeholder is malformed; ClientError; typer.Exit if images
+            failed.
+        """
+        if not PLACEHOLDER.fullmatch(request.placeholder):
+            raise TokenError(f"placeholder {request.placeholder!r} is malformed: write <name>")
+        prompt = fill_prompt(request.prompt or "", [request.placeholder])
+        stem, is_strip = output_folder(request.output) / file_stem(prompt), bool(request.strip)
+        groups = [
+            PromptImages(
+                {
+                    "prompt": prompt,
+                    "blends": {request.placeholder: _blend_body(request.tokens, shares)},
+                    **_body(request.settings),
+                },
+                {
+                    seed: blend_path(stem, seed, number, shares, is_strip=is_strip)
+                    for seed in request.seeds
+                },
+            )
+            for number, shares in enumerate(request.shares, start=1)
+        ]
+        with connect(server, api_key) as client:
+            images = generate_images(client, groups, steps=_steps(request.settings))
+        images.sort(key=lambda image: (image.seed, image.path))  # the order within a strip
+        paths = [image.path for image in images]
+        if is_strip:
+            paths += _save_strips(images, request, stem)
+        if request.as_json:
+            settings = [image.settings for image in images]
+            print_json({"files": [str(path) for path in paths], "images": settings})
+        else:
+            print_paths(paths)
+        _exit_if_incomplete(images, groups)
+
+
+def bind_tokens(client: "Client", values: Sequence[str]) -> dict[str, str]:
+    """Return the subject or token id that each placeholder stands for, by the values of `--token`.
+
+    Raises: TokenError if there is no such token, or two have one placeholder; ClientError.
+    """
+    tokens = dict[str, str]()
+    for value in values:
+        placeholder, name = bind_token(client, value)
+        if placeholder in tokens:
+            raise duplicate_placeholder(placeholder, name)
+        tokens[placeholder] = name
+    return tokens
+
+
+def bind_token(client: "Client", value: str) -> tuple[str, str]:
+    """Return placeholder and id of `<x>=NAME`, or of NAME with the placeholder of its training.
+
+    Raises: TokenError if there is no such token; ClientError.
+    """
+    from services.ledger.ids import is_token_id
+
+    placeholder, name = split_binding(value)
+    if placeholder:
+        return placeholder, name
+    found = client.token(name) if is_token_id(name) else next(client.tokens(alias=name), None)
+    if found is None:
+        raise TokenError(
+            f"the service has no token of a subject {name!r}: `dti tokens` lists its tokens"
+        )
+    return str((found.report or {}).get("placeholder") or f"<{name}>"), name
+
+
 def generate_images(
     client: "Client",
-    wanted: Sequence[PromptImages],
+    groups: Sequence[PromptImages],
     *,
     steps: int,
-    on_image: Callable[[SavedImage], None] = lambda saved_image: None,
+    on_image: Callable[[SavedImage], None] = lambda image: None,
 ) -> list[SavedImage]:
-    """Have all of them generated, and save each as soon as it is done. Those that fail are told of
-    and left out. `on_image` is called in any thread.
+    """Generate all images, and save each as soon as it is done.
 
-    Raises: ClientError if anything is refused as a whole; OutputError.
+    Images that fail are reported and left out. `on_image` is called in any thread.
+
+    Raises: ClientError if a request is refused as a whole; OutputError.
     """
-    total = steps * sum(len(each.paths) for each in wanted)
-    with generation_progress() as on_step:
-        work = _Work(client, lambda done: on_step(done, total), on_image, steps)
-        pool = ThreadPoolExecutor(_AT_ONCE)
+    total = steps * sum(len(group.paths) for group in groups)
+    with ProgressBar("generating", total) as progress:
+        work = _Generation(client, lambda done: progress.update(done, total), on_image, steps)
+        pool = ThreadPoolExecutor(_MAX_REQUESTS)
         try:
-            return [one for part in pool.map(work.do, wanted) for one in part]
+            return [image for images in pool.map(work.run, groups) for image in images]
         finally:
-            # Whoever leaves early has nothing more generated.
+            # After an error or Ctrl-C, the other requests end at their next event.
             work.stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass
-class _Work:
+class _Generation:
+    """The requests of one command. Thread-safe."""
+
     client: "Client"
     on_step: Callable[[int], None]
     on_image: Callable[[SavedImage], None]
@@ -166,17 +185,18 @@ class _Work:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._done = dict[Path, int]()
-        self._said = set[str]()
+        self._steps_done = dict[Path, int]()
+        self._warnings = set[str]()
 
-    def do(self, wanted: PromptImages) -> list[SavedImage]:
+    def run(self, group: PromptImages) -> list[SavedImage]:
+        """Generate and save the images of one prompt; return those that did not fail."""
         from services.client.images import GeneratedImage, ImageFailure, ImageProgress
 
-        saved_images = dict[int, SavedImage]()
-        for update in self.client.generate(wanted.order, list(wanted.paths)):
+        saved = dict[int, SavedImage]()
+        for update in self.client.generate(group.body, list(group.paths)):
             if self.stopped.is_set():
                 break
-            path = wanted.paths[update.seed]
+            path = group.paths[update.seed]
             match update:
                 case ImageProgress():
                     self._step(path, update.step)
@@ -184,198 +204,58 @@ class _Work:
                     atomic_write(path, update.png)
                     self._warn(update.warnings)
                     self._step(path, self.steps)
-                    saved_images[update.seed] = SavedImage(path, update.seed, update.settings)
-                    self.on_image(saved_images[update.seed])
+                    saved[update.seed] = SavedImage(path, update.seed, update.settings)
+                    self.on_image(saved[update.seed])
                 case ImageFailure():
                     say(f"{path.name}: {update.error}", label="[bold red]failed:[/] ")
-        return [saved_images[seed] for seed in wanted.paths if seed in saved_images]
+        return [saved[seed] for seed in group.paths if seed in saved]
 
     def _step(self, path: Path, step: int) -> None:
         with self._lock:
-            if self._done.get(path, 0) < step:
-                self._done[path] = step
-                self.on_step(sum(self._done.values()))
+            # An image that is requested again begins anew; the bar does not go back.
+            if self._steps_done.get(path, 0) < step:
+                self._steps_done[path] = step
+                self.on_step(sum(self._steps_done.values()))
 
     def _warn(self, warnings: Sequence[str]) -> None:
-        """Of many images, each thing once."""
+        """Say each warning once, however many images have it."""
         with self._lock:
-            new = [each for each in warnings if each not in self._said]
-            self._said.update(new)
-        for each in new:
-            warn(each)
+            new = [warning for warning in warnings if warning not in self._warnings]
+            self._warnings.update(new)
+        for warning in new:
+            warn(warning)
 
 
-if TYPE_CHECKING:
-    from services.client.client import Client
-
-_SERVER = "--server http://127.0.0.1:8000"
-
-GENERATE_EXAMPLES = (
-    *engine.EXAMPLES,
-    f'dti generate "a {{}} in the snow" --token rex --seeds 0-3 {_SERVER}',
-)
-BLEND_EXAMPLES = (*blending.EXAMPLES, f"dti blend rex tom --strip 7 {_SERVER}")
-
-_STEPS = 25  # where nothing else is said, as the service has it
-_FIELDS = {
-    "steps": "steps",
-    "guidance": "guidance",
-    "negative": "negative_prompt",
-    "instruction": "instruction",
-    "backbone": "model",
-    "size": "size",
-}
-"""What the service calls it."""
+def _body(settings: GenerationOptions) -> dict[str, Any]:
+    """Return the settings under the names of the API, without those left to the service."""
+    return {name: value for name, value in asdict(settings).items() if value is not None}
 
 
-def _generate(
-    server: str,
-    key: str | None,
-    *,
-    prompts: Sequence[str],
-    tokens: Sequence[str] = (),
-    output: Path = Path("images"),
-    seeds: str = "0",
-    as_json: bool = False,
-    **settings: Any,
-) -> None:
-    with opened(server, key) as client:
-        named = dict[str, str]()
-        for value in tokens:
-            placeholder, name = _named(client, value)
-            if placeholder in named:
-                raise TokenError(
-                    f"two tokens would be {placeholder}; give one of them another name in these "
-                    f"prompts: --token '<other>={name}'"
-                )
-            named[placeholder] = name
-        prompts = [filled(prompt, list(named)) for prompt in prompts]
-        folder = output_folder(output)
-        wanted = list[PromptImages]()
-        for number, prompt in enumerate(prompts, start=1):
-            stem = file_name(prompt) if len(prompts) == 1 else f"{number:02d}-{file_name(prompt)}"
-            paths = {each: folder / f"{stem}-seed{each}.png" for each in parse_seeds(seeds)}
-            wanted.append(
-                PromptImages({"prompt": prompt, "tokens": named, **_said(settings)}, paths)
-            )
-        generated = generate_images(client, wanted, steps=settings.get("steps", _STEPS))
-    if as_json:
-        print_json({"images": [{"path": str(each.path), **each.settings} for each in generated]})
-    else:
-        print_paths([each.path for each in generated])
-    _end(generated, wanted)
+def _steps(settings: GenerationOptions) -> int:
+    return settings.steps or options.STEPS
 
 
-def _blend(
-    server: str,
-    key: str | None,
-    *,
-    files: Sequence[Path],
-    t: float | None = None,
-    weights: str | None = None,
-    strip: int | None = None,
-    prompt: str = blending.PROMPT,
-    placeholder: str = "<blend>",
-    output: Path = Path("images"),
-    seeds: str = "0",
-    as_json: bool = False,
-    **settings: Any,
-) -> None:
-    names = [str(each) for each in files]
-    shares = shares_of_each(len(names), t=t, weights=weights, strip=strip)
-    if not PLACEHOLDER.fullmatch(placeholder):
-        raise TokenError(f"placeholder {placeholder!r} is malformed: write <name>")
-    prompt = filled(prompt, [placeholder])
-    stem, numbers = output_folder(output) / file_name(prompt), parse_seeds(seeds)
-    wanted = list[PromptImages]()
-    for number, share in enumerate(shares, start=1):
-        mix = f"strip{number:03d}" if strip else "-".join(f"{weight:.2f}" for weight in share)
-        blends = {placeholder: _mixed(names, share)}
-        paths = {each: stem.with_name(f"{stem.name}-seed{each}-{mix}.png") for each in numbers}
-        wanted.append(PromptImages({"prompt": prompt, "blends": blends, **_said(settings)}, paths))
-    with opened(server, key) as client:
-        generated = generate_images(client, wanted, steps=settings.get("steps", _STEPS))
-    generated.sort(key=lambda each: (each.seed, each.path))  # as strips lie side by side
-    paths = [each.path for each in generated]
-    if strip:
-        paths += _strips(generated, numbers, strip, stem)
-    if as_json:
-        saved_images = [each.settings for each in generated]
-        print_json({"files": [str(path) for path in paths], "images": saved_images})
-    else:
-        print_paths(paths)
-    _end(generated, wanted)
-
-
-def _named(client: "Client", value: str) -> tuple[str, str]:
-    """A placeholder, and which token it stands for: `<name>=TOKEN`, or TOKEN by the name that it
-    was learned under.
-
-    Raises: TokenError if there is no such token; ClientError.
-    """
-    from services.ledger.ids import is_token_id
-
-    placeholder, name = renamed(value)
-    if placeholder:
-        return placeholder, name
-    found = client.token(value) if is_token_id(value) else next(client.tokens(alias=value), None)
-    if found is None:
-        raise TokenError(
-            f"the service has no token of a subject {value!r}: `dti tokens` lists what it has"
-        )
-    return str((found.report or {}).get("placeholder") or f"<{value}>"), value
-
-
-def _mixed(names: Sequence[str], share: Sequence[float]) -> Any:
-    """A blend as the service has it."""
+def _blend_body(names: Sequence[str], shares: Sequence[float]) -> Any:
+    """Return a blend in the form of the API."""
     if len(names) == 2:
-        return {"a": names[0], "b": names[1], "t": share[1]}
-    return [{"token": name, "weight": each} for name, each in zip(names, share, strict=True)]
+        return {"a": names[0], "b": names[1], "t": shares[1]}
+    return [{"token": name, "weight": each} for name, each in zip(names, shares, strict=True)]
 
 
-def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {_FIELDS[name]: value for name, value in settings.items()}
-
-
-def _strips(
-    generated: Sequence[SavedImage], seeds: Sequence[int], strip: int, stem: Path
-) -> Iterator[Path]:
-    """Those of which no image failed, side by side."""
+def _save_strips(images: Sequence[SavedImage], request: BlendRequest, stem: Path) -> Iterator[Path]:
+    """Save the strips in which no image failed."""
     from PIL import Image
 
-    from dti_engine.generation.pipeline import save_image
-
-    for seed in seeds:
-        row = [each for each in generated if each.seed == seed]
-        if len(row) < strip:
-            continue
-        path = stem.with_name(f"{stem.name}-seed{seed}-strip.png")
-        images = [Image.open(each.path).convert("RGB") for each in row]
-        save_image(side_by_side(images), path, {"strip": [{**each.settings} for each in row]})
-        yield path
+    for seed in request.seeds:
+        row = [image for image in images if image.seed == seed]
+        if len(row) == request.strip:
+            opened = [Image.open(image.path).convert("RGB") for image in row]
+            yield save_strip(stem, seed, opened, [image.settings for image in row])
 
 
-def _end(generated: Sequence[SavedImage], wanted: Sequence[PromptImages]) -> None:
-    """Raises: typer.Exit if some have failed."""
-    missing = sum(len(each.paths) for each in wanted) - len(generated)
+def _exit_if_incomplete(images: Sequence[SavedImage], groups: Sequence[PromptImages]) -> None:
+    """Raise typer.Exit if images failed."""
+    missing = sum(len(group.paths) for group in groups) - len(images)
     if missing:
         say(f"{missing} images failed; the same command generates them again")
         raise typer.Exit(1)
-
-
-generate = with_server(
-    engine.generate,
-    _generate,
-    not_there=("batch_size", "device", "dtype", "compiled"),
-    about="With --server, a running service generates: nothing is loaded here. --token then takes "
-    "the name of a subject that it has learned, for its newest token, or a token's id; --model a "
-    "model that it offers. Where it has no room it is asked again for two minutes.",
-)
-blend = with_server(
-    blending.blend,
-    _blend,
-    not_there=("save", "batch_size", "device", "dtype"),
-    about="With --server, a running service blends and generates: in place of files, give names of "
-    "subjects that it has learned, or ids of tokens, up to 8. It keeps no blends: for a file of "
-    "one, fetch the tokens by [cyan]dti tokens --download[/], and use --save here.",
-)

@@ -1,5 +1,6 @@
-"""`dti jobs`, `dti job`, `dti cancel`, `dti retry`: what the service is at, and is to do."""
+"""`dti jobs`, `dti job`, `dti cancel`, `dti retry`: jobs of the service."""
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,8 @@ from dti_engine.cli import options as shared
 from dti_engine.cli.console import print_json, results, say
 from dti_engine.errors import ConfigurationError
 from services.cli import options
-from services.cli.connect import opened
-from services.cli.tables import find_job, items_table, job_table, jobs_table
-from services.cli.words import words
+from services.cli.connect import connect
+from services.cli.tables import find_job, items_table, job_table, job_words, jobs_table
 from services.client.schemas import Item, Job
 
 LIST_EXAMPLES = ("dti jobs", "dti jobs --limit 100 --json")
@@ -28,77 +28,83 @@ RETRY_EXAMPLES = ("dti retry x7k2mq", "dti retry x7k2mq --wait --output tokens")
 
 
 def jobs(
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="The newest so many.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of jobs, the newest first.")
+    ] = 20,
     server: options.ServerOption = None,
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """List jobs of the service, the newest first, and how each stands.
+    """List the jobs of the service with their states, the newest first.
 
-    Where a command takes a job's id, the end of it will do, such as its last six characters.
+    Commands that take the id of a job accept a part of it, such as its last six characters.
     """
-    with opened(server, api_key) as client:
+    with connect(server, api_key) as client:
         found = list(islice(client.jobs(), limit + 1))
     if as_json:
         print_json({"jobs": [job.model_dump(mode="json") for job in found[:limit]]})
         return
     if not found:
-        say("no jobs; `dti submit BUNDLE...` and `dti generate-bulk PROMPT...` make some")
+        say("no jobs; `dti submit BUNDLE...` and `dti generate-bulk PROMPT...` make them")
         return
     results.print(jobs_table(found[:limit]))
     if len(found) > limit:
-        say(f"there are older ones: dti jobs --limit {5 * limit}")
+        say(f"there are older jobs: dti jobs --limit {5 * limit}")
 
 
 def job(
     job: options.JobArgument,
     wait: options.WaitOption = False,
     output: options.OutputOption = None,
-    items: Annotated[bool, typer.Option("--items", help="List all of its items.")] = False,
+    items: Annotated[bool, typer.Option("--items", help="List all items of the job.")] = False,
     failed: Annotated[
-        bool, typer.Option("--failed", help="List those that have failed, each with the reason.")
+        bool,
+        typer.Option("--failed", help="List the items that have failed, each with the reason."),
     ] = False,
     server: options.ServerOption = None,
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Show how a job stands, or wait for it and fetch its tokens or images.
+    """Show the state of a job, or wait for it and download its tokens or images.
 
-    Ctrl-C while waiting leaves the job running; the same command comes back to it. What is in DIR
-    already is not fetched again. The exit code of --wait is 1 if something is not there.
+    Ctrl-C while waiting leaves the job running; the same command returns to it. Files that are in
+    DIR already are not downloaded again. The exit code of --wait is 1 if a result is missing.
     """
     if wait and (items or failed):
-        raise ConfigurationError("--wait tells of items as they end: drop --items and --failed")
+        raise ConfigurationError("--wait reports items as they end: drop --items and --failed")
     if items and failed:
-        raise ConfigurationError("--items lists all of them, --failed some: drop one")
-    _refuse_output_without(wait, output)
-    with opened(server, api_key, outlast=wait) as client:
+        raise ConfigurationError("--items lists all items, --failed some of them: drop one")
+    _refuse_output_without_wait(wait, output)
+    with connect(server, api_key, forever=wait) as client:
         found = find_job(client, job)
         if found.warning:
             say(f"warning: {found.warning}")
         if wait:
-            from services.cli.wait import wait as wait_for
+            from services.cli.wait import wait_for_job
 
-            wait_for(client, found, output=output, as_json=as_json)
-        listed = list[Item]()
+            wait_for_job(client, found, output=output, as_json=as_json)
+        listed = None
         if items or failed:
             listed = list(client.items(found.job, state="failed" if failed else None))
-        if as_json:
-            document = found.model_dump(mode="json")
-            if items or failed:
-                document["items"] = [item.model_dump(mode="json") for item in listed]
-            print_json(document)
-            return
-    if failed:
-        for item in listed:
-            results.print(f"[cyan]{escape(item.id)}[/]: {escape(item.reason)}", soft_wrap=True)
-        if not listed:
-            say("none has failed")
+    if as_json:
+        document = found.model_dump(mode="json")
+        if listed is not None:
+            document["items"] = [item.model_dump(mode="json") for item in listed]
+        print_json(document)
+    elif listed is None:
+        results.print(job_table(found))
+        _say_next_steps(found)
     elif items:
         results.print(items_table(listed))
     else:
-        results.print(job_table(found))
-        _advise(found)
+        _print_failures(listed)
+
+
+def _print_failures(failed: Sequence[Item]) -> None:
+    for item in failed:
+        results.print(f"[cyan]{escape(item.id)}[/]: {escape(item.reason)}", soft_wrap=True)
+    if not failed:
+        say("no item has failed")
 
 
 def cancel(
@@ -107,10 +113,10 @@ def cancel(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """End a job early: what has been made stays, what is at work stops, no more begins."""
-    with opened(server, api_key) as client:
+    """Cancel a job: results stay, running items stop, and queued items do not start."""
+    with connect(server, api_key) as client:
         found = client.cancel(find_job(client, job).job)
-    _tell(found, as_json=as_json)
+    _print_job(found, as_json=as_json)
 
 
 def retry(
@@ -121,38 +127,38 @@ def retry(
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Let the failed subjects or images of a job be tried again, as often as at first.
+    """Retry the failed subjects or images of a job, with as many attempts as at first.
 
-    Those whose bundles are refused fail again: mend them, and submit them anew.
+    Subjects whose bundles are refused fail again: fix the bundles and submit them anew.
     """
-    _refuse_output_without(wait, output)
-    with opened(server, api_key, outlast=wait) as client:
+    _refuse_output_without_wait(wait, output)
+    with connect(server, api_key, forever=wait) as client:
         name = find_job(client, job).job
         count = client.retry(name).retried
         found = client.job(name)
-        things = f"{words(found.kind).thing}s"
-        say(f"{count} {things} are tried again" if count else "none had failed")
+        items = f"{job_words(found.kind).item}s"
+        say(f"{count} {items} are retried" if count else "no item had failed")
         if wait:
-            from services.cli.wait import wait as wait_for
+            from services.cli.wait import wait_for_job
 
-            wait_for(client, found, output=output, as_json=as_json)
-    _tell(found, as_json=as_json)
+            wait_for_job(client, found, output=output, as_json=as_json)
+    _print_job(found, as_json=as_json)
 
 
-def _refuse_output_without(wait: bool, output: Path | None) -> None:
+def _refuse_output_without_wait(wait: bool, output: Path | None) -> None:
     if output and not wait:
-        raise ConfigurationError("--output is for what is fetched by --wait: add that")
+        raise ConfigurationError("--output is for results that --wait downloads: add --wait")
 
 
-def _tell(job: Job, *, as_json: bool) -> None:
+def _print_job(job: Job, *, as_json: bool) -> None:
     if as_json:
         print_json(job.model_dump(mode="json"))
     else:
         results.print(job_table(job))
 
 
-def _advise(job: Job) -> None:
+def _say_next_steps(job: Job) -> None:
     if not job.ended:
-        say(f"dti job {job.job} --wait    shows how it goes on")
+        say(f"dti job {job.job} --wait    shows progress and downloads results")
     if job.counts.failed:
-        say(f"dti job {job.job} --failed  says why they failed")
+        say(f"dti job {job.job} --failed  lists the reasons of failures")

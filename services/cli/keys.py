@@ -1,5 +1,6 @@
-"""`dti keys`: who may use the service. Works on its store, not over HTTP: whoever can write there
-is the operator.
+"""`dti keys`: API keys and limits of tenants, for operators.
+
+The commands write to the service's store, not over HTTP: access to the store makes the operator.
 """
 
 import re
@@ -13,7 +14,8 @@ from rich.table import Table
 
 from dti_engine.cli.console import Commands, mount, print_json, results, say
 from dti_engine.cli.options import JsonOption
-from services.cli.delete import ask
+from services.cli.delete import confirm_deletion
+from services.cli.options import YesOption
 from services.errors import DeletedError, SettingsError
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ SECRET_EXAMPLES = ("dti keys webhook-secret acme",)
 DELETE_EXAMPLES = ("dti keys delete-tenant acme", "dti keys delete-tenant acme --yes")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_LONGEST = timedelta(days=3650)
+_MAX_GRACE = timedelta(days=3650)
 
 StoreOption: TypeAlias = Annotated[
     str,
@@ -48,18 +50,24 @@ StoreOption: TypeAlias = Annotated[
         "--store",
         metavar="URL",
         envvar="DTI_STORE",
-        help="Of the service: s3://BUCKET/PREFIX, file:///FOLDER or a path.",
+        help="Store of the service: s3://BUCKET/PREFIX, file:///FOLDER or a path.",
         show_default=False,
     ),
 ]
 TenantArgument: TypeAlias = Annotated[
     str,
-    typer.Argument(metavar="TENANT", help="1 to 63 of a-z, 0-9 and -.", show_default=False),
+    typer.Argument(
+        metavar="TENANT",
+        help="Name of the tenant: 1 to 63 of a-z, 0-9 and -.",
+        show_default=False,
+    ),
 ]
 KeyArgument: TypeAlias = Annotated[
     str,
     typer.Argument(
-        metavar="KEY", help="Its id, as [cyan]dti keys list[/] shows it.", show_default=False
+        metavar="KEY",
+        help="Id of the key, as [cyan]dti keys list[/] shows it.",
+        show_default=False,
     ),
 ]
 
@@ -68,31 +76,31 @@ def create(
     tenant: TenantArgument,
     store: StoreOption,
     name: Annotated[
-        str, typer.Option(metavar="TEXT", help="What it is for.", show_default=False)
+        str, typer.Option(metavar="TEXT", help="What the key is for.", show_default=False)
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key of a tenant, and print it: this once, for it is kept nowhere.
+    """Create an API key of a tenant, and print it; it is stored nowhere and never shown again.
 
-    The tenant is made with its first key.
+    The first key of a tenant creates the tenant.
     """
     from services.auth.keys import create_key
 
-    _print_new(create_key(_opened(store), tenant, name), tenant, as_json=as_json)
+    _print_new_key(create_key(_open_store(store), tenant, name), tenant, as_json=as_json)
 
 
 def list_(
     store: StoreOption,
     tenant: Annotated[
         str | None,
-        typer.Argument(metavar="TENANT", help="Its keys alone.", show_default=False),
+        typer.Argument(metavar="TENANT", help="List the keys of this tenant.", show_default="all"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show all keys, also those that are valid no more."""
+    """List API keys, including revoked and expired ones."""
     from services.auth.keys import list_keys
 
-    opened = _opened(store)
+    opened = _open_store(store)
     keys, now = list_keys(opened, tenant), opened.now()
     if as_json:
         print_json({"keys": [_document(key, now) for key in keys]})
@@ -103,32 +111,32 @@ def list_(
             table.add_row(key.id, key.tenant, escape(key.name), created, state)
         results.print(table)
     else:
-        say("there are no keys: dti keys create TENANT makes one")
+        say("there are no keys: `dti keys create TENANT` makes one")
 
 
 def rotate(
     key: KeyArgument,
     store: StoreOption,
     grace: Annotated[
-        str, typer.Option(metavar="TIME", help="The old one goes on for: 0, 30m, 24h, 7d.")
+        str, typer.Option(metavar="TIME", help="How long the old key stays valid: 0, 30m, 24h, 7d.")
     ] = "24h",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a new key in place of an old one, which goes on for a while, and print it: this once."""
+    """Replace an API key by a new one, and print it; the old key stays valid for a while."""
     from services.auth.keys import read_key, rotate_key
 
-    opened, pause = _opened(store), _duration(grace)
-    new = rotate_key(opened, key, pause)
-    _print_new(new, read_key(opened, new.id)[1].tenant, as_json=as_json)
+    opened = _open_store(store)
+    new = rotate_key(opened, key, _parse_duration(grace))
+    _print_new_key(new, read_key(opened, new.id)[1].tenant, as_json=as_json)
     if not as_json:
-        say(f"key {key} goes on for {grace}")
+        say(f"key {key} stays valid for {grace}")
 
 
 def revoke(key: KeyArgument, store: StoreOption, as_json: JsonOption = False) -> None:
-    """Let a key be refused: everywhere within 30 seconds, and for good."""
+    """Revoke an API key for good; the API refuses it within 30 seconds."""
     from services.auth.keys import revoke_key
 
-    revoke_key(_opened(store), key)
+    revoke_key(_open_store(store), key)
     if as_json:
         print_json({"key": key, "state": "revoked"})
     else:
@@ -139,31 +147,38 @@ def limits(
     tenant: TenantArgument,
     store: StoreOption,
     requests_per_second: Annotated[
-        float | None, typer.Option(metavar="N", help="In each API process.", show_default=False)
+        float | None,
+        typer.Option(metavar="N", help="Rate limit of each API process.", show_default=False),
     ] = None,
     burst: Annotated[
-        int | None, typer.Option(metavar="N", help="Requests at once.", show_default=False)
+        int | None,
+        typer.Option(metavar="N", help="Requests at once, above the rate.", show_default=False),
     ] = None,
     open_items: Annotated[
         int | None,
-        typer.Option(metavar="N", help="That have not ended, in all its jobs.", show_default=False),
+        typer.Option(
+            metavar="N", help="Items of all jobs that have not ended.", show_default=False
+        ),
     ] = None,
     upload_bytes: Annotated[
-        int | None, typer.Option(metavar="N", help="Of one upload.", show_default=False)
+        int | None, typer.Option(metavar="N", help="Largest upload in bytes.", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a tenant may use, after changing what is given; that holds within 30 seconds."""
+    """Show the limits of a tenant, after changing those that are given.
+
+    A change takes effect within 30 seconds.
+    """
     from services.auth.tenants import read_tenant, set_limits
 
-    given = {
+    requested = {
         "requests_per_second": requests_per_second,
         "burst": burst,
         "open_items": open_items,
         "upload_bytes": upload_bytes,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
-    opened = _opened(store)
+    changes = {name: value for name, value in requested.items() if value is not None}
+    opened = _open_store(store)
     now = read_tenant(opened, tenant).limits
     if changes:
         now = set_limits(opened, tenant, changes)
@@ -177,10 +192,10 @@ def limits(
 
 
 def webhook_secret(tenant: TenantArgument, store: StoreOption, as_json: JsonOption = False) -> None:
-    """Print what webhooks of a tenant are signed with, which is for its receivers alone."""
+    """Print the secret that signs a tenant's webhooks; only its receivers should know it."""
     from services.auth.tenants import read_tenant
 
-    secret = read_tenant(_opened(store), tenant).webhook_secret
+    secret = read_tenant(_open_store(store), tenant).webhook_secret
     if as_json:
         print_json({"tenant": tenant, "webhook_secret": secret})
     else:
@@ -190,21 +205,21 @@ def webhook_secret(tenant: TenantArgument, store: StoreOption, as_json: JsonOpti
 def delete_tenant(
     tenant: TenantArgument,
     store: StoreOption,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a tenant for good: its jobs, tokens, uploads and images; its keys are revoked.
+    """Delete a tenant for good, with its jobs, tokens, uploads and images; revoke its keys.
 
-    Nobody can ever be called so again.
+    Its name cannot be used again.
     """
     from services.auth.keys import remove_tenant
     from services.auth.tenants import read_tenant
     from services.ledger.ledger import Ledger
 
-    opened = _opened(store)
-    with suppress(DeletedError):  # what was begun is ended
+    opened = _open_store(store)
+    with suppress(DeletedError):  # an earlier deletion that was interrupted is completed
         read_tenant(opened, tenant)
-    ask(f"tenant {tenant} with all that it has", yes=yes)
+    confirm_deletion(f"tenant {tenant} with everything it owns", yes=yes)
     remove_tenant(Ledger.open(opened), tenant)
     if as_json:
         print_json({"deleted": tenant})
@@ -212,34 +227,34 @@ def delete_tenant(
         say(f"tenant {tenant} is deleted; the API refuses its keys within 30 seconds")
 
 
-def _opened(url: str) -> "Store":
-    """Raises: SettingsError for memory, which is nobody else's."""
+def _open_store(url: str) -> "Store":
+    """Open the store. Raises: SettingsError for memory:, which no other process sees."""
     from services.storage.open import open_store
 
     if url.startswith("memory:"):
         raise SettingsError(
-            "keys were asked for in memory:, which ends with this command: give the store of the "
-            "service"
+            "the store memory: ends with this command: give the store of the service"
         )
     return open_store(url)
 
 
-def _duration(text: str) -> timedelta:
+def _parse_duration(text: str) -> timedelta:
+    """Parse 0, 30m, 24h or 7d. Raises: SettingsError."""
     if text == "0":
         return timedelta(0)
     if match := re.fullmatch(r"([0-9]{1,6})([smhd])", text, re.ASCII):
         duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
-        if duration <= _LONGEST:
+        if duration <= _MAX_GRACE:
             return duration
-    raise SettingsError(f"a grace of {text!r} was given: give 0, 30m, 24h or 7d, up to 3650d")
+    raise SettingsError(f"--grace {text!r} is not a time: give 0, 30m, 24h or 7d, up to 3650d")
 
 
-def _print_new(new: "NewKey", tenant: str, *, as_json: bool) -> None:
-    """The credential alone on stdout, for pipes."""
+def _print_new_key(new: "NewKey", tenant: str, *, as_json: bool) -> None:
+    """Print the credential alone to stdout, for pipes."""
     if as_json:
         print_json({"key": new.id, "tenant": tenant, "credential": new.credential})
         return
-    say(f"key {new.id} of {tenant}; keep what follows, it is not shown again:")
+    say(f"key {new.id} of {tenant}; store the following credential, it is not shown again:")
     typer.echo(new.credential)
 
 
@@ -267,7 +282,7 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Keys of tenants, and what they may use: for operators, on the service's store.",
+    help="Manage API keys and limits of tenants in the service's store, as an operator.",
 )
 mount(app, create, CREATE_EXAMPLES)
 mount(app, list_, LIST_EXAMPLES, name="list")

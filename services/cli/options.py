@@ -1,11 +1,14 @@
-"""Options that several commands share."""
+"""Arguments and options that commands of the service share."""
 
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
-PANEL = "Service"
+from dti_engine.cli.options import SERVICE_PANEL
+from dti_engine.cli.options import ApiKeyOption as ApiKeyOption
+
+JOB_PANEL = "Job"
 
 ServerOption: TypeAlias = Annotated[
     str | None,
@@ -13,27 +16,16 @@ ServerOption: TypeAlias = Annotated[
         "--server",
         metavar="URL",
         envvar="DTI_SERVER",
-        help="Of the service.",
-        rich_help_panel=PANEL,
-        show_default="what dti serve noted on this machine",
-    ),
-]
-ApiKeyOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key",
-        metavar="KEY",
-        envvar="DTI_API_KEY",
-        help="To the service; others on this machine may see it here, not in the environment.",
-        rich_help_panel=PANEL,
-        show_default="the one noted with the server",
+        help="URL of the service.",
+        rich_help_panel=SERVICE_PANEL,
+        show_default="the server that dti serve noted on this machine",
     ),
 ]
 JobArgument: TypeAlias = Annotated[
     str,
     typer.Argument(
         metavar="JOB",
-        help="A job's id; its beginning or end will do, if one recent job alone has it.",
+        help="A job's id, or its beginning or end if no other recent job shares it.",
         show_default=False,
     ),
 ]
@@ -42,7 +34,7 @@ WaitOption: TypeAlias = Annotated[
     typer.Option(
         "--wait",
         "-w",
-        help="Show how it goes on until it has ended, and fetch what is made as it is made.",
+        help="Show progress until the job has ended, and download each result as it is done.",
     ),
 ]
 OutputOption: TypeAlias = Annotated[
@@ -51,19 +43,16 @@ OutputOption: TypeAlias = Annotated[
         "--output",
         "-o",
         metavar="DIR",
-        help="With --wait: folder for tokens, each NAME.safetensors, or images, each NAME.png.",
+        help="With --wait: folder for tokens (NAME.safetensors) or images (NAME.png).",
         show_default="tokens or images",
     ),
 ]
-
-JOB_PANEL = "Job"
-
 TagsOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--tag",
         metavar="NAME=VALUE",
-        help="To find the job, and the tokens it learns, by; may be repeated.",
+        help="Tag of the job and its tokens, to find them by; may be repeated.",
         rich_help_panel=JOB_PANEL,
     ),
 ]
@@ -72,25 +61,36 @@ WebhookOption: TypeAlias = Annotated[
     typer.Option(
         "--webhook",
         metavar="URL",
-        help="Is told when the job has ended.",
+        help="URL that is notified when the job has ended.",
         rich_help_panel=JOB_PANEL,
     ),
 ]
-KeyOption: TypeAlias = Annotated[
+IdempotencyKeyOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--idempotency-key",
         metavar="TEXT",
-        help="Idempotency key: the same key is the same job, whoever submits it how often.",
+        help="Requests with the same key make one job, however often they are sent.",
         rich_help_panel=JOB_PANEL,
-        show_default="follows from what is asked for",
+        show_default="a digest of the request",
     ),
 ]
 AgainOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--again",
-        help="Make a new job, though the same was asked for before.",
+        help="Make a new job, even if the same request was sent before.",
         rich_help_panel=JOB_PANEL,
     ),
+]
+DryRunOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Check everything and show the job, but do not make it.",
+        rich_help_panel=JOB_PANEL,
+    ),
+]
+YesOption: TypeAlias = Annotated[
+    bool, typer.Option("--yes", "-y", help="Delete without asking for confirmation.")
 ]

@@ -1,7 +1,4 @@
-"""What is asked of the service, in its own words.
-
-Bundles, judged here before anything is sent: as the service will, but at once.
-"""
+"""Requests to the service, built from options, and bundles checked before they are sent."""
 
 import hashlib
 import json
@@ -14,104 +11,116 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dti_engine.cli.console import warn
-from dti_engine.cli.subjects import Plan
+import typer
+
+from dti_engine.cli.config_options import parse_pairs
+from dti_engine.cli.console import print_json, say, warn
+from dti_engine.cli.progress import ProgressBar
+from dti_engine.cli.subjects import SubjectPlan
 from dti_engine.errors import ConfigurationError, DTIError, SubjectError
-from services.cli.bars import counting
+from services.cli.tables import job_words
+from services.client.schemas import Job
 
 if TYPE_CHECKING:
+    from services.client.client import Client
     from services.client.uploads import UploadContent
 
-_MANY = 20  # warnings; more are not said one by one
-_AT_ONCE = min(4, os.cpu_count() or 1)  # each has a process that decodes
+_MAX_WARNINGS = 20  # that are printed one by one
+_MAX_CHECKS = min(4, os.cpu_count() or 1)  # at a time; each runs a process that decodes images
+_MAX_INLINE = 500  # subjects in the request itself; more are uploaded as a manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """A bundle that can be sent."""
+class JobOptions:
+    """Options that jobs of both kinds have."""
 
-    plan: Plan
-    kind: str | None  # that bundle.json gives
-    parcel: "UploadContent"
-    warnings: Sequence[str]
+    tags: Sequence[str]
+    webhook: str | None
+    idempotency_key: str | None
+    again: bool
+    dry_run: bool
+    wait: bool
+    output: Path | None
 
+    def check(self) -> None:
+        """Raise ConfigurationError if options contradict each other."""
+        if self.idempotency_key and self.again:
+            raise ConfigurationError(
+                "--idempotency-key may name an existing job and --again makes a new one: drop one"
+            )
+        if self.output and not self.wait:
+            raise ConfigurationError("--output is for results that --wait downloads: add --wait")
+        if self.dry_run and self.wait:
+            raise ConfigurationError("--dry-run makes no job that --wait could wait for: drop one")
 
-def check(plans: Sequence[Plan]) -> tuple[list[Checked], dict[str, DTIError]]:
-    """Those that can be sent, and by name what is wrong with the others. Warnings are said."""
-    checked, refused = list[Checked](), dict[str, DTIError]()
-    pool = ThreadPoolExecutor(_AT_ONCE)
-    try:
-        with counting("checking", len(plans)) as advance:
-            for plan, found in zip(plans, pool.map(_check, plans), strict=True):
-                advance()
-                if isinstance(found, Checked):
-                    checked.append(found)
-                else:
-                    refused[plan.name] = found
-    finally:
-        pool.shutdown(cancel_futures=True)
-    warnings = [f"{each.plan.name}: {line}" for each in checked for line in each.warnings]
-    for line in warnings[:_MANY]:
-        warn(line)
-    if len(warnings) > _MANY:
-        warn(f"there are {len(warnings) - _MANY} more of these; `dti bundle check` tells them all")
-    return checked, refused
-
-
-def _check(plan: Plan) -> Checked | DTIError:
-    from dti_engine.images.bundles.bundle import load_bundle
-    from services.client.uploads import bundle_parcel
-
-    try:
-        bundle = load_bundle(plan.path)
-        parcel = bundle_parcel(plan.path)
-    except SubjectError as error:
-        return error.bare()  # its images with it
-    return Checked(plan, bundle.description.kind, parcel, [str(each) for each in bundle.warnings])
-
-
-if TYPE_CHECKING:
-    from services.client.uploads import UploadContent
-
-_INLINE = 500  # subjects; more are uploaded as a manifest
+    def body(self) -> dict[str, Any]:
+        """Return the fields that they set; None leaves a field out of the request."""
+        return {
+            "tags": parse_tags(self.tags) or None,
+            "webhook": {"url": self.webhook} if self.webhook else None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """The body of a request, and the manifest that it names, if it does."""
+class SubmitRequest:
+    """The body of a submission, and the manifest that it names, if it does."""
 
     body: Mapping[str, Any]
     manifest: "UploadContent | None" = None
 
-    @property
-    def key(self) -> str:
-        """The same for the same order, so that whoever asks twice gets one job."""
-        return f"dti-{hashlib.sha256(_json(self.body)).hexdigest()}"
+    def key(self, options: JobOptions) -> str:
+        """Return the idempotency key: given, random with --again, or a digest of the body."""
+        if options.idempotency_key:
+            return options.idempotency_key
+        key = f"dti-{hashlib.sha256(_canonical_json(self.body)).hexdigest()}"
+        return f"{key}-{secrets.token_hex(8)}" if options.again else key
 
 
-def order(
-    bundles: Sequence[Checked],
+@dataclass(frozen=True, slots=True)
+class CheckedBundle:
+    """A bundle that the service will accept."""
+
+    plan: SubjectPlan
+    kind: str | None
+    """The kind in bundle.json."""
+    content: "UploadContent"
+    warnings: Sequence[str]
+
+
+def request_of(fields: Mapping[str, Any]) -> SubmitRequest:
+    """Return a request with the fields that are not None."""
+    return SubmitRequest({name: value for name, value in fields.items() if value is not None})
+
+
+def training_request(
+    bundles: Sequence[CheckedBundle],
     *,
     kind: str | None,
     consent: Mapping[str, Any] | None,
-    settings: Mapping[str, Any],
-) -> Order:
-    """settings: what the whole job is to have; what is None is left to the service.
+    fields: Mapping[str, Any],
+) -> SubmitRequest:
+    """Return the request that trains the bundles.
+
+    Args:
+        bundles: the subjects.
+        kind: replaces the kind in each bundle.json.
+        consent: the record for persons.
+        fields: fields of the whole job; None leaves one to the service.
 
     Raises: ConfigurationError if there is a person without consent.
     """
-    from services.client.uploads import parcel
+    from services.client.uploads import content_of
 
-    subjects = [_subject(each, kind or each.kind, consent) for each in bundles]
-    body = {name: value for name, value in settings.items() if value is not None}
-    if len(subjects) <= _INLINE:
-        return Order(body | {"subjects": subjects})
-    manifest = parcel(b"".join(_json(subject) + b"\n" for subject in subjects))
-    return Order(body | {"manifest": manifest.sha256}, manifest)
+    subjects = [_subject(bundle, kind or bundle.kind, consent) for bundle in bundles]
+    body = request_of(fields).body
+    if len(subjects) <= _MAX_INLINE:
+        return SubmitRequest({**body, "subjects": subjects})
+    manifest = content_of(b"".join(_canonical_json(subject) + b"\n" for subject in subjects))
+    return SubmitRequest({**body, "manifest": manifest.sha256}, manifest)
 
 
 def _subject(
-    bundle: Checked, kind: str | None, consent: Mapping[str, Any] | None
+    bundle: CheckedBundle, kind: str | None, consent: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     if kind == "person" and consent is None:
         raise ConfigurationError(
@@ -120,7 +129,7 @@ def _subject(
         )
     subject = {
         "id": bundle.plan.name,
-        "bundle": bundle.parcel.sha256,
+        "bundle": bundle.content.sha256,
         "placeholder": bundle.plan.placeholder,
         "initializer": bundle.plan.initializer,
         "kind": kind,
@@ -129,30 +138,70 @@ def _subject(
     return {name: value for name, value in subject.items() if value is not None}
 
 
-def another(key: str) -> str:
-    """A key for the same order, and no job before."""
-    return f"{key}-{secrets.token_hex(8)}"
+def check_bundles(
+    plans: Sequence[SubjectPlan],
+) -> tuple[list[CheckedBundle], dict[str, DTIError]]:
+    """Check bundles as the service will; return the good ones, and the errors of others by name."""
+    checked, refused = list[CheckedBundle](), dict[str, DTIError]()
+    pool = ThreadPoolExecutor(_MAX_CHECKS)
+    try:
+        with ProgressBar("checking", len(plans)) as progress:
+            for plan, result in zip(plans, pool.map(_check_bundle, plans), strict=True):
+                progress.advance()
+                if isinstance(result, CheckedBundle):
+                    checked.append(result)
+                else:
+                    refused[plan.name] = result
+    finally:
+        pool.shutdown(cancel_futures=True)
+    warnings = [f"{each.plan.name}: {line}" for each in checked for line in each.warnings]
+    for line in warnings[:_MAX_WARNINGS]:
+        warn(line)
+    if len(warnings) > _MAX_WARNINGS:
+        warn(f"{len(warnings) - _MAX_WARNINGS} more warnings; `dti bundle check` lists them all")
+    return checked, refused
 
 
-def refuse_contradictions(
-    *, key: str | None, again: bool, wait: bool, output: Path | None, dry_run: bool, made: str
+def _check_bundle(plan: SubjectPlan) -> CheckedBundle | DTIError:
+    from dti_engine.images.bundles.bundle import load_bundle
+    from services.client.uploads import bundle_content
+
+    try:
+        bundle = load_bundle(plan.path)
+        content = bundle_content(plan.path)
+    except SubjectError as error:
+        return error.bare()  # its traceback would keep the images in memory
+    warnings = [str(warning) for warning in bundle.warnings]
+    return CheckedBundle(plan, bundle.description.kind, content, warnings)
+
+
+def finish_submission(
+    client: "Client", job: Job, options: JobOptions, *, as_json: bool, names: Sequence[str] = ()
 ) -> None:
-    """Of options that jobs of all kinds have. made: what jobs make, such as tokens.
+    """Wait for a submitted job if requested, or print its id.
 
-    Raises: ConfigurationError.
+    `names` are those of its items, by index, as far as they are known.
     """
-    if key and again:
-        raise ConfigurationError(
-            "--idempotency-key may name a job that is there, --again makes one: drop one"
+    if not job.created:
+        say("the same request made this job before; --again makes another")
+    if options.wait:
+        from services.cli.wait import wait_for_job
+
+        wait_for_job(client, job, output=options.output, as_json=as_json, names=names)
+    elif as_json:
+        print_json(job.model_dump(mode="json"))
+    else:
+        typer.echo(job.job)
+        say(
+            f"{job.count} {job_words(job.kind).item}s submitted; "
+            f"`dti job {job.job} --wait` shows progress and downloads the results"
         )
-    if output and not wait:
-        raise ConfigurationError(f"--output is for {made} that are fetched by --wait: add that")
-    if dry_run and wait:
-        raise ConfigurationError("--dry-run makes no job that --wait could wait for: drop one")
 
 
-def consent(by: str | None, basis: str | None, until: datetime | None) -> dict[str, Any] | None:
-    """The record, or None if nothing is said. Raises: ConfigurationError of half of one."""
+def consent_record(
+    by: str | None, basis: str | None, until: datetime | None
+) -> dict[str, Any] | None:
+    """Return the consent record of persons, or None. Raises: ConfigurationError if incomplete."""
     if by is None and basis is None and until is None:
         return None
     if by is None or basis is None:
@@ -166,43 +215,11 @@ def consent(by: str | None, basis: str | None, until: datetime | None) -> dict[s
     return record
 
 
-def overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """`steps=300` -> {"steps": 300}. Raises: ConfigurationError."""
-    return {name: _value(text) for name, text in _pairs("--set", pairs, "steps=300").items()}
+def parse_tags(pairs: Sequence[str]) -> dict[str, str]:
+    """Return tags by name: `batch=may` -> {"batch": "may"}. Raises: ConfigurationError."""
+    return parse_pairs("--tag", pairs, example="customer=7")
 
 
-def tags(pairs: Sequence[str]) -> dict[str, str]:
-    """`batch=may` -> {"batch": "may"}. Raises: ConfigurationError."""
-    return _pairs("--tag", pairs, "customer=7")
-
-
-def _pairs(option: str, pairs: Sequence[str], example: str) -> dict[str, str]:
-    found = dict[str, str]()
-    for pair in pairs:
-        name, is_pair, value = pair.partition("=")
-        if not is_pair or not name:
-            raise ConfigurationError(
-                f"{option} takes NAME=VALUE, such as {example}, got {pair!r:.80}"
-            )
-        if name in found:
-            raise ConfigurationError(f"{option} {name} is given twice; give it once")
-        found[name] = value
-    return found
-
-
-def _value(text: str) -> Any:
-    """A number, true, false or null if it reads as one, else the text."""
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except ValueError:
-        return text
-
-
-def _refuse_constant(name: str) -> None:
-    """NaN and the like, which no JSON has."""
-    raise ValueError(name)
-
-
-def _json(document: object) -> bytes:
-    """Always the same bytes."""
+def _canonical_json(document: object) -> bytes:
+    """Return JSON that is the same for the same document, for digests."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

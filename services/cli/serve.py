@@ -4,7 +4,7 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -13,140 +13,176 @@ from services.errors import SettingsError, UnknownKeyError
 from services.storage.settings import DirectorySettings, MemorySettings, store_settings
 
 if TYPE_CHECKING:
+    from services.local.service import LocalService
     from services.storage.interface import Store
 
 EXAMPLES = (
     "dti serve",
     "dti serve --store s3://bucket/prefix --port 8080",
-    "dti serve --store ./store --offers offers.json",
+    "dti serve --store ./store --models models.json",
 )
 
 _TENANT = "default"
 
+_StoreOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="DTI_STORE",
+        metavar="URL",
+        help="Store of all data: a folder, or s3://BUCKET/PREFIX (docs/storage.md).",
+    ),
+]
+_PortOption: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--port", min=0, max=65535, help="Port of the API on this host; 0 takes any free one."
+    ),
+]
+_ModelsOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--models",
+        envvar="DTI_MODELS",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="JSON file of the models that the service offers (services/contracts/models.py).",
+        show_default="the miniature",
+    ),
+]
+_EnginesOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--engines/--no-engines", help="Start engines that generate images, besides training."
+    ),
+]
+_ApiKeyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        envvar="DTI_API_KEY",
+        help="An API key that the store knows already.",
+        show_default="a new one",
+    ),
+]
+_LogsOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--logs",
+        file_okay=False,
+        metavar="DIR",
+        help="Folder for logs and for Ray's files; the path must be short.",
+        show_default="a new folder",
+    ),
+]
+
 
 def serve(
-    store: Annotated[
-        str,
-        typer.Option(
-            envvar="DTI_STORE",
-            metavar="URL",
-            help="Where all of it lies: a folder, or s3://BUCKET/PREFIX (docs/storage.md).",
-        ),
-    ] = "dti-store",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of this host alone; 0: any that is free.")
-    ] = 8000,
-    served_models: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="DTI_MODELS",
-            exists=True,
-            dir_okay=False,
-            help="JSON: the models that are offered (services/contracts/models.py).",
-            show_default="the miniature",
-        ),
-    ] = None,
-    endpoint: Annotated[
-        bool, typer.Option(help="Generate images, too; without it, subjects are learned alone.")
-    ] = True,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DTI_API_KEY", help="One that is known already.", show_default="a new one"
-        ),
-    ] = None,
-    logs: Annotated[
-        Path | None,
-        typer.Option(
-            file_okay=False,
-            help="For logs, and what Ray writes; a short path.",
-            show_default="a new folder",
-        ),
-    ] = None,
+    store: _StoreOption = "dti-store",
+    port: _PortOption = 8000,
+    models: _ModelsOption = None,
+    engines: _EnginesOption = True,
+    api_key: _ApiKeyOption = None,
+    logs: _LogsOption = None,
 ) -> None:
-    """Run the whole service on this machine: API, supervisor, a Ray node with training workers and
-    engines that generate.
+    """Run the whole service on this machine: API, supervisor, training workers and engines.
 
-    Prints the address and a key, and notes both where `dti submit` and the others look. Ctrl-C
-    drains the workers and stops; a second start on the same store goes on with all open jobs, and
-    so it does after a crash. The API listens on this host alone. Ray's ports do not, and let in
-    only who has the token of this run.
+    Prints the address and an API key, and notes both where `dti submit` and other commands find
+    them. Ctrl-C drains the workers and stops. A second start on the same store continues all open
+    jobs, also after a crash. The API listens on this host alone; Ray's ports accept only clients
+    with the token of this run.
     """
-    # Loaded here, as they take a while, and --help needs none of them.
-    from services.client.config import ServerConfig, write_access
     from services.contracts.models import read_models
     from services.local.service import LocalService, LocalServiceSettings, free_port
     from services.storage.open import open_store
     from services.storage.probe import probe
 
-    if served_models:
-        read_models(served_models)
-    where = _absolute(store)
-    opened = open_store(where)
-    with busy("trying out the store"):
+    if models:
+        read_models(models)  # errors in the file are reported before anything starts
+    store_url = _absolute_store(store)
+    opened = open_store(store_url)
+    with busy("testing the store"):
         probe(opened)
     settings = LocalServiceSettings(
-        store=where, port=port or free_port(), models=served_models, engines=endpoint
+        store=store_url, port=port or free_port(), models=models, engines=engines
     )
+    stopped = _stop_on_signals()
+    with LocalService(settings, folder=_log_folder(logs)) as service:
+        with busy("starting"):
+            service.wait_until_ready(stopped=stopped.is_set)
+        if not stopped.is_set():
+            _announce(service, _usable_key(opened, api_key))
+            stopped.wait()
+        say("stopping: workers write checkpoints and return their subjects")
+    say("stopped; the same command continues open jobs")
+
+
+def _stop_on_signals() -> threading.Event:
+    """Return an event that Ctrl-C and SIGTERM set."""
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.set()
 
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, stop)
-    with LocalService(settings, folder=_folder(logs)) as service:
-        with busy("starting"):
-            service.wait_until_ready(stopped=stopped.is_set)
-        if not stopped.is_set():
-            credential = _credential(opened, key)
-            access = ServerConfig(service.url, credential)
-            path = write_access(access)
-            results.print(f"{service.url}\n{credential}")
-            say(f"ready; address and key are noted in {str(path)!r}")
-            say(f"logs: {str(service.folder)!r}")
-            say(f"documentation: {service.url}/docs")
-            say(f"metrics: {' and '.join(service.metrics_urls)}")
-            say("Ctrl-C drains the workers and stops")
-            stopped.wait()
-        say("stopping: workers give back what they have learned so far")
-    say("stopped; the same command goes on with what is open")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return stopped
 
 
-def _credential(store: "Store", given: str | None) -> str:
-    """The key that was given or noted, if this store knows it; a new one otherwise."""
+def _announce(service: "LocalService", key: str) -> None:
+    """Print the address and the API key, and note them for other commands."""
+    from services.client.config import ServerConfig, write_config
+
+    path = write_config(ServerConfig(service.url, key))
+    results.print(f"{service.url}\n{key}")
+    say(f"ready; address and API key are noted in {str(path)!r}")
+    say(f"logs: {str(service.folder)!r}")
+    say(f"documentation: {service.url}/docs")
+    say(f"metrics: {' and '.join(service.metrics_urls)}")
+    say("Ctrl-C drains the workers and stops")
+
+
+def _usable_key(store: "Store", requested: str | None) -> str:
+    """Return the requested or noted API key if this store knows it, else a new one.
+
+    Raises: SettingsError if the store does not know the requested key.
+    """
     from services.auth.authenticator import Authenticator
     from services.auth.keys import create_key
-    from services.client.config import read_access
+    from services.client.config import read_config
 
     authenticator = Authenticator(store)
-    noted = read_access()
-    for known in (given, noted.key if noted else None):
-        if known is None:
+    noted = read_config()
+    for key in (requested, noted.key if noted else None):
+        if key is None:
             continue
         try:
-            authenticator.authenticate(known)
+            authenticator.authenticate(key)
         except UnknownKeyError as error:
-            if known == given:
+            if key == requested:
                 raise SettingsError(
-                    "this store does not know the key that was given: leave it out for a new one"
+                    "this store does not know the API key that was given: leave it out for a new "
+                    "one"
                 ) from error
         else:
-            return known
+            return key
     return create_key(store, _TENANT, "dti serve").credential
 
 
-def _absolute(store: str) -> str:
-    """The same store for processes in other folders. Raises: SettingsError."""
+def _absolute_store(store: str) -> str:
+    """Return the store's URL for processes in other folders. Raises: SettingsError for memory:."""
     settings = store_settings(store)
     if isinstance(settings, MemorySettings):
         raise SettingsError(
-            "memory: is of one process, and the service has several: give a folder, or s3://..."
+            "the store memory: belongs to one process, and the service has several: give a folder, "
+            "or s3://..."
         )
     return str(settings.root.absolute()) if isinstance(settings, DirectorySettings) else store
 
 
-def _folder(logs: Path | None) -> Path | None:
+def _log_folder(logs: Path | None) -> Path | None:
     if logs is None:
         return None
     logs.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`dti tokens`: what the service has learned, and keeps."""
+"""`dti tokens`: learned tokens that the service stores."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +13,19 @@ from rich.table import Table
 
 from dti_engine.cli import options as shared
 from dti_engine.cli.console import output_folder, print_json, print_paths, results, say
+from dti_engine.cli.progress import ProgressBar
 from services.cli import options
-from services.cli.bars import counting
-from services.cli.connect import opened
-from services.cli.requests import tags
-from services.cli.tables import when
-from services.cli.wait import fetch
+from services.cli.connect import connect
+from services.cli.requests import parse_tags
+from services.cli.tables import format_time
+from services.cli.wait import fetch_token
 from services.client.schemas import Token
 
 if TYPE_CHECKING:
     from services.client.client import Client
 
-_FETCHED_AT_ONCE = 4
+_MAX_DOWNLOADS = 4  # at a time
+_LISTED = 50
 
 EXAMPLES = (
     "dti tokens",
@@ -36,47 +37,52 @@ EXAMPLES = (
 def tokens(
     alias: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of one subject, by its id.", show_default="all"),
+        typer.Option(
+            metavar="NAME", help="List the tokens of one subject, by its id.", show_default="all"
+        ),
     ] = None,
     tagged: Annotated[
         str | None,
         typer.Option(
-            "--tag", metavar="NAME=VALUE", help="Of jobs with this tag.", show_default="all"
+            "--tag",
+            metavar="NAME=VALUE",
+            help="List the tokens of jobs with this tag.",
+            show_default="all",
         ),
     ] = None,
     download: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Fetch them, each to NAME.safetensors."),
+        typer.Option(metavar="DIR", help="Download the tokens to DIR, each as NAME.safetensors."),
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="N",
-            help="The newest so many.",
-            show_default="50; all with --download",
+            help="Number of tokens, the newest first.",
+            show_default=f"{_LISTED}; all with --download",
         ),
     ] = None,
     server: options.ServerOption = None,
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """List learned tokens, the newest first, and download them.
+    """List the tokens that the service has learned, the newest first, or download them.
 
     Files are the same as those of [cyan]dti train[/], so [cyan]dti generate[/] and
     [cyan]dti export[/] take them. Of several tokens of one subject, the newest becomes
     NAME.safetensors; the names of the others end in the last part of their ids.
     """
-    most = limit or (None if download else 50)
-    found = dict(tags([tagged])) if tagged else {}
-    tag = next((f"{name}:{value}" for name, value in found.items()), None)
+    limit = limit or (None if download else _LISTED)
+    tags = parse_tags([tagged] if tagged else [])
+    tag = next((f"{name}:{value}" for name, value in tags.items()), None)
     folder = output_folder(download) if download else None
-    with opened(server, api_key) as client:
-        listed = list(islice(client.tokens(alias=alias, tag=tag), most and most + 1))
+    with connect(server, api_key) as client:
+        listed = list(islice(client.tokens(alias=alias, tag=tag), limit and limit + 1))
         paths = list[Path]()
         if folder:
-            paths = _download(client, listed[:most], folder)
-    shown = listed[:most]
+            paths = _download(client, listed[:limit], folder)
+    shown = listed[:limit]
     if as_json:
         documents = [token.model_dump(mode="json") for token in shown]
         for document, path in zip(documents, paths, strict=False):
@@ -87,29 +93,29 @@ def tokens(
     elif shown:
         results.print(_table(shown))
     if not shown:
-        say("no such tokens" if alias or tag else "no tokens yet; `dti submit` has some learned")
+        say("no such tokens" if alias or tag else "no tokens yet; `dti submit` trains them")
     elif len(listed) > len(shown):
-        say(f"there are older ones: add --limit {10 * len(shown)}")
+        say(f"there are older tokens: add --limit {10 * len(shown)}")
 
 
 def _download(client: "Client", tokens: Sequence[Token], folder: Path) -> list[Path]:
-    """Raises: ClientError; OutputError."""
+    """Download the tokens and return their paths. Raises: ClientError; OutputError."""
     newest = dict[str, str]()
     for token in tokens:
         newest.setdefault(token.alias, token.token)
-    with counting("fetching", len(tokens)) as advance:
+    with ProgressBar("downloading", len(tokens)) as progress:
 
-        def get(token: Token) -> Path:
+        def download(token: Token) -> Path:
             is_newest = newest[token.alias] == token.token
-            # The round and index are at the end of an id, so what is before tells jobs apart.
+            # The last 15 characters hold a part of the job's id, the round and the index.
             name = token.alias if is_newest else f"{token.alias}-{token.token[-15:]}"
-            path = fetch(client, token.token, folder, name, sha256=token.sha256)
-            advance()
+            path = fetch_token(client, token.token, folder, name, sha256=token.sha256)
+            progress.advance()
             return path
 
-        pool = ThreadPoolExecutor(_FETCHED_AT_ONCE)
+        pool = ThreadPoolExecutor(_MAX_DOWNLOADS)
         try:
-            return list(pool.map(get, tokens))
+            return list(pool.map(download, tokens))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -119,10 +125,10 @@ def _table(tokens: Sequence[Token]) -> Table:
     table.add_column("token", style="cyan", no_wrap=True)
     table.add_column("subject", overflow="fold")
     names = {token.token: str((token.report or {}).get("placeholder", "")) for token in tokens}
-    # Mostly the same, and there is little room.
+    # Most placeholders are the subject's name, and columns are scarce.
     is_named = any(names[token.token] != f"<{token.alias}>" for token in tokens)
     if is_named:
-        table.add_column("name", overflow="fold")
+        table.add_column("placeholder", overflow="fold")
     table.add_column("score", justify="right")
     table.add_column("learned", no_wrap=True)
     for token in tokens:
@@ -132,6 +138,6 @@ def _table(tokens: Sequence[Token]) -> Table:
             escape(token.alias),
             *([escape(names[token.token])] if is_named else []),
             f"{score:.3f}" if isinstance(score, float) else "-",
-            when(token.created) if token.created else "-",
+            format_time(token.created) if token.created else "-",
         )
     return table

@@ -1,11 +1,4 @@
-"""`--wait`: a job is watched until it has ended, its tokens or images are fetched as they are
-made.
-
-What becomes of a job's items: heard of as they end, each once.
-
-Tokens and images as files: one for each, whole or not there, and nothing lost that was there
-before.
-"""
+"""`--wait`: follow a job until it has ended, and download each result as it is made."""
 
 import hashlib
 import re
@@ -16,65 +9,246 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.live import Live
 
-from dti_engine.cli.console import notes, output_folder, print_json, print_paths, results, say, warn
+from dti_engine.cli.console import output_folder, print_json, print_paths, results, say, warn
 from dti_engine.cli.resume import set_aside
 from dti_engine.errors import DTIError
 from dti_engine.files import atomic_write
-from services.cli.progress import Board, JobTally, totals
-from services.cli.words import words
+from services.cli.progress import JobProgress
+from services.cli.tables import job_words
 from services.client.schemas import Item, Job
 
 if TYPE_CHECKING:
     from services.client.client import Client
 
-_TOLD = ("succeeded", "failed")
+_MAX_DOWNLOADS = 4  # at a time
+_MAX_LINES = 20  # on a terminal, of paths or failures; a file or a pipe gets all of them
+_INTERRUPTED = 130  # what shells report of Ctrl-C
+_ENDED = ("succeeded", "failed")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
-class Endings:
-    """Of the items of one job."""
+def wait_for_job(
+    client: "Client",
+    job: Job,
+    *,
+    output: Path | None,
+    as_json: bool,
+    names: Sequence[str] = (),
+) -> None:
+    """Follow the job, download its results, and end the command.
+
+    The exit code is 0 if every item has a result here, 130 after Ctrl-C, and 1 otherwise. `names`
+    are those of the items, by index, as far as they are known.
+
+    Raises: typer.Exit, always; ClientError; OutputError.
+    """
+    folder = output_folder(output or Path(job_words(job.kind).folder))
+    waiting = _Waiting(client, job, folder, names)
+    try:
+        waiting.run()
+    except KeyboardInterrupt:
+        waiting.say_how_to_return()
+        raise typer.Exit(_INTERRUPTED) from None
+    waiting.report(as_json=as_json)
+    raise typer.Exit(waiting.exit_code())
+
+
+class EndedItems:
+    """The items of a job that have ended, each yielded once."""
 
     def __init__(self, client: "Client", job: str) -> None:
-        self.items = dict[int, Item]()  # those that have ended, by index
+        self.items = dict[int, Item]()  # by index
         self._client, self._job = client, job
-        self._low = 0  # all before it have ended
+        self._start = 0  # all items before this index have ended
 
-    def news(self, job: Job) -> Iterator[Item]:
-        """Those that have succeeded or failed since the last call, as the job stands now."""
+    def update(self, job: Job) -> Iterator[Item]:
+        """Yield the items that have ended since the last call."""
         if (job.counts.succeeded, job.counts.failed) == self._counts():
             return
-        yield from self._look(self._low)
-        # Whoever lets failed items be tried again changes what had ended.
+        yield from self._list(self._start)
+        # A retry changes items that had ended, also those before `_start`.
         if job.ended and (job.counts.succeeded, job.counts.failed) != self._counts():
-            yield from self._look(0)
+            yield from self._list(0)
 
-    def _look(self, start: int) -> Iterator[Item]:
-        for state in _TOLD:
+    def _list(self, start: int) -> Iterator[Item]:
+        for state in _ENDED:
             for item in self._client.items(self._job, state=state, start=start):
                 known = self.items.get(item.index)
                 self.items[item.index] = item
                 if known is None or known.state != item.state:
                     yield item
-        while self._low in self.items:
-            self._low += 1
+        while self._start in self.items:
+            self._start += 1
 
     def _counts(self) -> tuple[int, int]:
         states = [item.state for item in self.items.values()]
         return states.count("succeeded"), states.count("failed")
 
 
-if TYPE_CHECKING:
-    from services.client.client import Client
+@dataclass
+class _Waiting:
+    """One command that waits for a job."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+    client: "Client"
+    job: Job
+    folder: Path
+    names: Sequence[str]
+    """Of items, by index, as far as they are known."""
+    fetched: dict[int, tuple[Item, Path]] = field(default_factory=dict[int, tuple[Item, Path]])
+    failed: dict[int, Item] = field(default_factory=dict[int, Item])
+    unfetched: dict[int, tuple[Item, DTIError]] = field(
+        default_factory=dict[int, tuple[Item, DTIError]]
+    )
+
+    def __post_init__(self) -> None:
+        self._words = job_words(self.job.kind)
+        self._progress = JobProgress(self.job, self.names)
+        self._ended = EndedItems(self.client, self.job.job)
+        self._pool = ThreadPoolExecutor(_MAX_DOWNLOADS)
+        self._downloads = list[Future[None]]()
+        self._is_disconnected = False
+
+    def run(self) -> None:
+        """Follow the job until it has ended and all downloads are done."""
+        from services.client.watch import Disconnected, ItemsAdvanced, JobChanged
+
+        if not self._progress.is_live:
+            say(f"waiting for job {self.job.job}; Ctrl-C leaves it running")
+        try:
+            with self._progress:
+                for update in self.client.watch(self.job.job):
+                    match update:
+                        case JobChanged(job=job):
+                            self._update_job(job)
+                        case ItemsAdvanced(progress=progress):
+                            self._progress.update_items(progress)
+                            self._refresh_running()
+                        case Disconnected(reason=reason):
+                            self._say_disconnected(reason)
+                            continue
+                    self._say_connected()
+                    self._progress.say_totals()
+                for download in self._downloads:
+                    download.result()
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def say_how_to_return(self) -> None:
+        """Say that the job goes on, after Ctrl-C."""
+        job = self.job.job
+        say(
+            f"no longer waiting: job {job} goes on. `dti job {job} --wait -o {self.folder}` "
+            f"returns to it, `dti cancel {job}` ends it"
+        )
+
+    def report(self, *, as_json: bool) -> None:
+        """Print the paths of results to stdout, and say what happened to the rest."""
+        if as_json:
+            print_json(self._document())
+            return
+        paths = [path for _, (_, path) in sorted(self.fetched.items())]
+        if results.is_terminal and len(paths) > _MAX_LINES:
+            print_paths([self.folder])
+        else:
+            print_paths(paths)
+        job = self.job
+        counts = ", ".join(f"{n} {name}" for name, n in job.counts.by_name() if n)
+        say(f"job {job.job} {job.state.replace('_', ' ')}: {counts} of {job.count}")
+        if self.failed:
+            say(f"`dti job {job.job} --failed` lists reasons; `dti retry {job.job}` retries them")
+        if self.unfetched:
+            say(
+                f"{len(self.unfetched)} {self._words.result}s were not downloaded: "
+                f"`dti job {job.job} --wait` downloads them"
+            )
+
+    def exit_code(self) -> int:
+        """Return 0 if the result of every item is here."""
+        return 0 if len(self.fetched) == self.job.count else 1
+
+    def _update_job(self, job: Job) -> None:
+        self.job = job
+        for item in self._ended.update(job):
+            self._progress.names[item.index] = item.id
+            self._progress.end(item.index)
+            if item.state == "failed":
+                self._add_failure(item)
+            elif item.state == "succeeded":
+                self.failed.pop(item.index, None)
+                self._downloads.append(self._pool.submit(self._download, item))
+        self._progress.update_job(job)
+        self._refresh_running()
+
+    def _refresh_running(self) -> None:
+        """Ask which items run, if the events leave it open.
+
+        Names may be unknown, and an item that a worker has given back has no event.
+        """
+        shown, names = set(self._progress.running()), self._progress.names
+        if len(shown) <= self.job.counts.running and shown <= names.keys():
+            return
+        running = {item.index: item.id for item in self.client.items(self.job.job, state="running")}
+        names.update(running)
+        for index in shown - running.keys():
+            self._progress.end(index)
+
+    def _download(self, item: Item) -> None:
+        try:
+            path = fetch_result(self.client, self.job, item, self.folder)
+        except DTIError as error:
+            self.unfetched[item.index] = item, error.bare()
+            warn(
+                f"{item.id} was {self._words.done}, but its {self._words.result} was not "
+                f"downloaded: {error}"
+            )
+        else:
+            self.fetched[item.index] = item, path
+
+    def _add_failure(self, item: Item) -> None:
+        """Report a failure at once, while the cause may still be fixed."""
+        self.failed[item.index] = item
+        if len(self.failed) <= _MAX_LINES:
+            say(f"{item.id}: {item.reason}", label="[bold red]failed:[/] ")
+        elif len(self.failed) == _MAX_LINES + 1:
+            warn(f"more have failed; `dti job {self.job.job} --failed` lists them all")
+
+    def _say_disconnected(self, reason: str) -> None:
+        """Say once that the service does not answer: it may be away for hours."""
+        self._progress.note = f"trying again: {reason}"
+        if not self._progress.is_live and not self._is_disconnected:
+            warn(f"{reason}; trying again until it answers")
+        self._is_disconnected = True
+
+    def _say_connected(self) -> None:
+        if self._is_disconnected and not self._progress.is_live:
+            say("the service answers again")
+        self._is_disconnected, self._progress.note = False, ""
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "job": self.job.model_dump(mode="json"),
+            f"{self._words.result}s": [
+                {"id": item.id, "index": index, **_token_of(item), "path": str(path)}
+                for index, (item, path) in sorted(self.fetched.items())
+            ],
+            "failed": [
+                {"id": item.id, "index": index, "reason": item.reason}
+                for index, item in sorted(self.failed.items())
+            ],
+            "unfetched": [
+                {"id": item.id, "index": index, **_token_of(item), "error": str(error)}
+                for index, (item, error) in sorted(self.unfetched.items())
+            ],
+        }
 
 
-def fetch(
+def fetch_token(
     client: "Client", token: str, folder: Path, name: str, *, sha256: str | None = None
 ) -> Path:
-    """The file of a token, named after its subject; another one that is there under this name is
-    moved to DIR/earlier. `sha256` of the token, if it is known.
+    """Download a token to a file named after its subject, and return the path.
+
+    Another file of this name moves to DIR/earlier. `sha256` is that of the token, if known.
 
     Raises: ClientError; OutputError if it cannot be written.
     """
@@ -87,13 +261,13 @@ def fetch(
     )
 
 
-def fetch_made(client: "Client", job: Job, item: Item, folder: Path) -> Path:
-    """The file of what an item has made: its token, or its image.
+def fetch_result(client: "Client", job: Job, item: Item, folder: Path) -> Path:
+    """Download the token or image of an item, and return the path.
 
     Raises: ClientError; OutputError if it cannot be written.
     """
     if item.token:
-        return fetch(client, item.token, folder, item.id)
+        return fetch_token(client, item.token, folder, item.id)
     return _fetch(
         folder,
         file_stem(item.id),
@@ -104,230 +278,28 @@ def fetch_made(client: "Client", job: Job, item: Item, folder: Path) -> Path:
 
 
 def _fetch(
-    folder: Path,
-    stem: str,
-    suffix: str,
-    digest: Callable[[], str],
-    load: Callable[[], bytes],
+    folder: Path, stem: str, suffix: str, digest: Callable[[], str], load: Callable[[], bytes]
 ) -> Path:
-    """What has this digest already is not loaded again."""
+    """Write what `load` returns, unless the file that is there has the digest already."""
     path = folder / f"{stem}{suffix}"
-    is_there = path.exists()
-    if is_there and hashlib.sha256(path.read_bytes()).hexdigest() == digest():
+    exists = path.exists()
+    if exists and hashlib.sha256(path.read_bytes()).hexdigest() == digest():
         return path
     data = load()
-    if is_there:
+    if exists:
         set_aside(folder, [stem], suffix)
     atomic_write(path, data)
     return path
 
 
 def file_stem(name: str) -> str:
-    """The client's own id of a subject as a name of a file: itself, if every system takes it."""
-    if _PLAIN.fullmatch(name):
+    """Return an id as a file name; one that not every system accepts is replaced, with a digest."""
+    if _SAFE_NAME.fullmatch(name):
         return name
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
 
 
-if TYPE_CHECKING:
-    from services.client.client import Client
-
-_FETCHED_AT_ONCE = 4
-_MANY = 20  # items; with more, a terminal is spared what a file or a pipe gets in full
-_SECONDS_BETWEEN_LINES = 30
-_PART_BETWEEN_LINES = 0.05  # of the job; both must have passed
-_INTERRUPTED = 130  # what shells report of Ctrl-C
-
-
-def wait(
-    client: "Client",
-    job: Job,
-    *,
-    output: Path | None,
-    as_json: bool,
-    names: Sequence[str] = (),
-) -> None:
-    """Until the job has ended; then tells, and ends the command: 1 if of some item nothing is here.
-
-    names: of the items, by index, as far as they are known.
-    """
-    folder = output_folder(output or Path(words(job.kind).folder))
-    waiting = _Waiting(client, JobTally(job), folder)
-    waiting.tally.names.update(enumerate(names))
-    try:
-        waiting.run()
-    except KeyboardInterrupt:
-        waiting.leave()
-        raise typer.Exit(_INTERRUPTED) from None
-    waiting.tell(as_json=as_json)
-    raise typer.Exit(waiting.exit_code())
-
-
-@dataclass
-class _Waiting:
-    client: "Client"
-    tally: JobTally
-    folder: Path
-    fetched: dict[int, tuple[Item, Path]] = field(default_factory=dict[int, tuple[Item, Path]])
-    failed: dict[int, Item] = field(default_factory=dict[int, Item])
-    unfetched: dict[int, tuple[Item, DTIError]] = field(
-        default_factory=dict[int, tuple[Item, DTIError]]
-    )
-
-    def __post_init__(self) -> None:
-        self._words = words(self.tally.job.kind)
-        self._board = Board(self.tally)
-        self._is_live = notes.is_interactive
-        # stdout is for results, and may be a pipe while stderr is a terminal.
-        self._live = Live(self._board, console=notes, auto_refresh=True, redirect_stdout=False)
-        self._endings = Endings(self.client, self.tally.job.job)
-        self._pool = ThreadPoolExecutor(_FETCHED_AT_ONCE)
-        self._said_at, self._said_of = self.tally.elapsed, 0.0
-        self._fetches = list[Future[None]]()
-        self._is_missed = False
-
-    def run(self) -> None:
-        from services.client.watch import Advanced, Changed, Missed
-
-        job = self.tally.job.job
-        if self._is_live:
-            self._live.start()
-        else:
-            say(f"waiting for job {job}; Ctrl-C leaves it running")
-        try:
-            for update in self.client.watch(job):
-                match update:
-                    case Changed(job=now):
-                        self.tally.stand(now)
-                        self._collect(now)
-                        self._settle()
-                    case Advanced(progress=progress):
-                        self.tally.advance(progress)
-                        self._settle()
-                    case Missed(why=why):
-                        self._miss(why)
-                        continue
-                self._hear()
-            for fetched in self._fetches:
-                fetched.result()
-        finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            if self._is_live:
-                self._live.stop()
-                self._is_live = False
-
-    def leave(self) -> None:
-        """Nobody waits any more; the job does not care."""
-        job = self.tally.job.job
-        say(
-            f"no longer waiting: job {job} goes on. `dti job {job} --wait -o {self.folder}` comes "
-            f"back to it, `dti cancel {job}` ends it"
-        )
-
-    def tell(self, *, as_json: bool) -> None:
-        """Paths of what was made on stdout; what became of the rest."""
-        job = self.tally.job
-        if as_json:
-            print_json(self._document())
-            return
-        paths = [path for _, (_, path) in sorted(self.fetched.items())]
-        if results.is_terminal and len(paths) > _MANY:
-            print_paths([self.folder])
-        else:
-            print_paths(paths)
-        said = ", ".join(f"{n} {name}" for name, n in job.counts.by_name() if n)
-        say(f"job {job.job} {job.state.replace('_', ' ')}: {said} of {job.count}")
-        if self.failed:
-            say(f"`dti job {job.job} --failed` says why; `dti retry {job.job}` tries them again")
-        if self.unfetched:
-            say(
-                f"{len(self.unfetched)} {self._words.made}s were not fetched: "
-                f"`dti job {job.job} --wait` will"
-            )
-
-    def exit_code(self) -> int:
-        """0 if what each item has made is here."""
-        return 0 if len(self.fetched) == self.tally.job.count else 1
-
-    def _collect(self, job: Job) -> None:
-        for item in self._endings.news(job):
-            self.tally.names[item.index] = item.id
-            self.tally.end(item.index)
-            if item.state == "failed":
-                self._fail(item)
-            elif item.state == "succeeded":
-                self.failed.pop(item.index, None)
-                self._fetches.append(self._pool.submit(self._fetch, item))
-
-    def _fetch(self, item: Item) -> None:
-        try:
-            path = fetch_made(self.client, self.tally.job, item, self.folder)
-        except DTIError as error:
-            self.unfetched[item.index] = item, error.bare()
-            done, made = self._words.done, self._words.made
-            warn(f"{item.id} was {done}, but its {made} was not fetched: {error}")
-        else:
-            self.fetched[item.index] = item, path
-
-    def _fail(self, item: Item) -> None:
-        """Said at once, while somebody may still mend it."""
-        self.failed[item.index] = item
-        if len(self.failed) <= _MANY:
-            say(f"{item.id}: {item.reason}", label="[bold red]failed:[/] ")
-        elif len(self.failed) == _MANY + 1:
-            warn(f"more have failed; `dti job {self.tally.job.job} --failed` tells them all")
-
-    def _settle(self) -> None:
-        """See who is at work, if that is not clear: names may be unknown, and items may have been
-        given back.
-        """
-        rows, names = self.tally.rows, self.tally.names
-        if len(rows) <= self.tally.counts.running and rows.keys() <= names.keys():
-            return
-        items = self.client.items(self.tally.job.job, state="running")
-        running = {item.index: item.id for item in items}
-        names.update(running)
-        for index in rows.keys() - running.keys():
-            self.tally.end(index)
-
-    def _miss(self, why: str) -> None:
-        """The service is away. Said once: it may be for hours."""
-        if self._is_live:
-            self._board.note = f"trying again: {why}"
-        elif not self._is_missed:
-            warn(f"{why}; trying again until it answers")
-        self._is_missed = True
-
-    def _hear(self) -> None:
-        """The service is there."""
-        if self._is_missed and not self._is_live:
-            say("it answers again")
-        self._is_missed, self._board.note = False, ""
-        now, part = self.tally.elapsed, self.tally.fraction
-        is_due = now - self._said_at >= _SECONDS_BETWEEN_LINES
-        if not self._is_live and is_due and part - self._said_of >= _PART_BETWEEN_LINES:
-            self._said_at, self._said_of = now, part
-            say(f"  {totals(self.tally)}")
-
-    def _document(self) -> dict[str, Any]:
-        return {
-            "job": self.tally.job.model_dump(mode="json"),
-            f"{self._words.made}s": [
-                {"id": item.id, "index": index, **_named(item), "path": str(path)}
-                for index, (item, path) in sorted(self.fetched.items())
-            ],
-            "failed": [
-                {"id": item.id, "index": index, "reason": item.reason}
-                for index, item in sorted(self.failed.items())
-            ],
-            "unfetched": [
-                {"id": item.id, "index": index, **_named(item), "error": str(error)}
-                for index, (item, error) in sorted(self.unfetched.items())
-            ],
-        }
-
-
-def _named(item: Item) -> dict[str, str]:
-    """What was made, as the service calls it; an image is called by its job and index."""
+def _token_of(item: Item) -> dict[str, str]:
+    """Return the id of an item's token; images have none."""
     return {"token": item.token} if item.token else {}

@@ -1,5 +1,5 @@
-"""The service as those see it who call it over HTTP. Loads no torch, and nothing of the service's
-own rooms but what it calls its errors: what is here works against any version of the API.
+"""The client of the service, over HTTP. Loads no torch, and nothing of the other packages of
+`services` but their errors, so that it works with any version of the API.
 
-Importing this package loads nothing; import the modules you need.
+Importing this package loads nothing; import its modules.
 """

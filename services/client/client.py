@@ -1,4 +1,4 @@
-"""Everything the service can be asked for, one method each."""
+"""The client of the service: one method per request."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 
 from services.client import uploads
 from services.client.config import ServerConfig
-from services.client.errors import BrokenServerError, GoneError, NoSuchThingError
+from services.client.errors import BrokenServerError, GoneError, ResourceNotFoundError
 from services.client.http import HttpConnection
 from services.client.images import ImageUpdate, generate
 from services.client.schemas import (
@@ -29,26 +29,27 @@ P = TypeVar("P", bound=Page)
 
 D = TypeVar("D", TrainingDraft, GenerationDraft)
 
-_PAGE = 200
+_PAGE_SIZE = 200
 
 KINDS = ("training", "generation")
-"""Of jobs. Each has paths of its own."""
+"""Kinds of jobs; each has paths of its own."""
 
 
 class Client:
-    """All methods raise ClientError; `services.client.errors` says which. Safe to share between
-    threads.
+    """A client of the service. Thread-safe.
+
+    All methods raise subclasses of ClientError, which `services.client.errors` lists.
     """
 
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
         self._kinds: dict[str, str] = {}
-        """Of jobs that were heard of."""
+        """Of known jobs, by id: it is part of their paths."""
 
     @classmethod
-    def at(cls, access: ServerConfig, **how: Any) -> Self:
-        """how: as of Connection."""
-        return cls(HttpConnection(access, **how))
+    def at(cls, server: ServerConfig, **options: Any) -> Self:
+        """Open a client of this server, with options of HttpConnection."""
+        return cls(HttpConnection(server, **options))
 
     def __enter__(self) -> Self:
         return self
@@ -56,150 +57,150 @@ class Client:
     def __exit__(self, *exception: object) -> None:
         self._connection.close()
 
-    def missing(self, parcels: Sequence[UploadContent]) -> list[UploadContent]:
-        """Those of them that were not uploaded yet."""
-        return uploads.missing(self._connection, parcels)
+    def missing(self, contents: Sequence[UploadContent]) -> list[UploadContent]:
+        """Return those contents that the service does not store yet."""
+        return uploads.missing(self._connection, contents)
 
     def upload(
         self,
-        parcels: Sequence[UploadContent],
+        contents: Sequence[UploadContent],
         *,
-        on_sent: Callable[[UploadContent], None] = lambda parcel: None,
+        on_sent: Callable[[UploadContent], None] = lambda content: None,
     ) -> None:
-        """Upload those that were not yet; `on_sent` hears of each that is there, in any thread."""
-        uploads.upload(self._connection, parcels, on_sent=on_sent)
+        """Upload what the service does not store; `on_sent` is called in any thread, once each."""
+        uploads.upload(self._connection, contents, on_sent=on_sent)
 
-    def draft(self, order: Mapping[str, Any]) -> TrainingDraft:
-        """What would be made of an order of subjects; nothing is."""
-        return self._draft(TrainingDraft, "training", order)
+    def draft(self, body: Mapping[str, Any]) -> TrainingDraft:
+        """Return the training job that a request would make, without making it."""
+        return self._draft(TrainingDraft, "training", body)
 
-    def draft_images(self, order: Mapping[str, Any]) -> GenerationDraft:
-        """The same of an order of images."""
-        return self._draft(GenerationDraft, "generation", order)
+    def draft_images(self, body: Mapping[str, Any]) -> GenerationDraft:
+        """Return the generation job that a request would make, without making it."""
+        return self._draft(GenerationDraft, "generation", body)
 
-    def submit(self, order: Mapping[str, Any], key: str) -> Job:
-        """The job of these subjects: made now, or by an earlier call with the same key."""
-        return self._submit("training", order, key)
+    def submit(self, body: Mapping[str, Any], idempotency_key: str) -> Job:
+        """Return the training job of this key, which an earlier call may have made."""
+        return self._submit("training", body, idempotency_key)
 
-    def submit_images(self, order: Mapping[str, Any], key: str) -> Job:
-        """The same of images."""
-        return self._submit("generation", order, key)
+    def submit_images(self, body: Mapping[str, Any], idempotency_key: str) -> Job:
+        """Return the generation job of this key, which an earlier call may have made."""
+        return self._submit("generation", body, idempotency_key)
 
     def jobs(self) -> Iterator[Job]:
-        """Of all kinds, the newest first, as their ids sort."""
+        """Yield jobs of all kinds, the newest first: ids sort by age."""
         for job in merge(*map(self._jobs_of, KINDS), key=lambda job: job.job):
             self._kinds[job.job] = job.kind
             yield job
 
     def job(self, job: str) -> Job:
-        """Of whatever kind it is."""
+        """Return a job of whichever kind."""
         kinds = [self._kinds[job]] if job in self._kinds else KINDS
         for kind in kinds:
             try:
-                found = self._connection.ask(Job, "GET", f"{_path(kind)}/{job}")
-            except NoSuchThingError as error:
+                found = self._connection.fetch(Job, "GET", f"{_jobs_path(kind)}/{job}")
+            except ResourceNotFoundError as error:
                 if kind == kinds[-1] or isinstance(error, GoneError):
                     raise
             else:
                 self._kinds[job] = kind
                 return found
-        raise AssertionError
+        raise AssertionError("unreachable: the last kind returns or raises")
 
     def items(self, job: str, *, state: str | None = None, start: int = 0) -> Iterator[Item]:
-        """In order, from index `start` on; those in one state, if that is given."""
+        """Yield items in order from index `start` on, of one state if that is given."""
         params = {"cursor": str(start)} if start else {}
         for page in self._pages(
-            ItemPage, f"{self._place(job)}/items", params | ({"state": state} if state else {})
+            ItemPage, f"{self._path(job)}/items", params | ({"state": state} if state else {})
         ):
             yield from page.items
 
     def watch(self, job: str) -> Iterator[Update]:
-        """What happens to the job, until it has ended."""
-        return watch(self._connection, self._place(job))
+        """Yield updates of a job until it has ended."""
+        return watch(self._connection, self._path(job))
 
     def cancel(self, job: str) -> Job:
-        return self._connection.ask(Job, "POST", f"{self._place(job)}/cancel")
+        """Cancel a job: its results stay, running items stop, queued ones do not start."""
+        return self._connection.fetch(Job, "POST", f"{self._path(job)}/cancel")
 
     def retry(self, job: str) -> Retried:
-        """Let its failed items be tried again."""
-        return self._connection.ask(Retried, "POST", f"{self._place(job)}/retry")
+        """Retry the failed items of a job."""
+        return self._connection.fetch(Retried, "POST", f"{self._path(job)}/retry")
 
     def delete_job(self, job: str) -> None:
-        """With its tokens, or images, for good."""
-        self._connection.request("DELETE", self._place(job))
+        """Delete a job with its tokens or images, for good."""
+        self._connection.request("DELETE", self._path(job))
 
     def image(self, job: str, index: int) -> bytes:
-        """The PNG that an item of a job has made, whole.
+        """Return the PNG of an item of a generation job.
 
-        Raises: BrokenServerError, too, if it is not what the service says that it is.
+        Raises: BrokenServerError if its digest is not the one that the service names.
         """
-        path = f"{_path('generation')}/{job}/items/{index}/image"
-        return self._whole(path, f"image {index} of job {job}")
+        path = f"{_jobs_path('generation')}/{job}/items/{index}/image"
+        return self._download(path, f"image {index} of job {job}")
 
     def tokens(self, *, alias: str | None = None, tag: str | None = None) -> Iterator[Token]:
-        """Those of a subject, or of jobs with a tag (key:value), or all."""
+        """Yield the tokens of a subject, or of jobs with a tag (key:value), or all of them."""
         params = {name: value for name, value in (("alias", alias), ("tag", tag)) if value}
         for page in self._pages(TokenPage, "v1/tokens", params):
             yield from page.tokens
 
     def token(self, token: str) -> Token:
-        return self._connection.ask(Token, "GET", f"v1/tokens/{token}")
+        """Return a token, without its file."""
+        return self._connection.fetch(Token, "GET", f"v1/tokens/{token}")
 
     def token_file(self, token: str) -> bytes:
-        """As it was learned, whole. `dti export` makes files of other programs of it.
+        """Return the file of a token; `dti export` converts it for other programs.
 
-        Raises: BrokenServerError, too, if it is not what the service says that it is.
+        Raises: BrokenServerError if its digest is not the one that the service names.
         """
-        return self._whole(f"v1/tokens/{token}/file", f"token {token}")
+        return self._download(f"v1/tokens/{token}/file", f"token {token}")
 
     def delete_token(self, token: str) -> None:
-        """For good."""
+        """Delete a token for good."""
         self._connection.request("DELETE", f"v1/tokens/{token}")
 
-    def generate(self, order: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[ImageUpdate]:
-        """An image of each seed as it comes about; the order says all else, as
-        /v1/images/generations has it.
-        """
-        return generate(self._connection, order, seeds)
+    def generate(self, body: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[ImageUpdate]:
+        """Generate an image per seed; `body` is a request to /v1/images/generations."""
+        return generate(self._connection, body, seeds)
 
-    def _draft(self, model: type[D], kind: str, order: Mapping[str, Any]) -> D:
-        # A key is required, and remembered of no draft.
+    def _draft(self, model: type[D], kind: str, body: Mapping[str, Any]) -> D:
+        # The API requires a key, but does not store those of drafts.
         headers = {"Idempotency-Key": "draft"}
-        body = {**order, "dry_run": True}
-        return self._connection.ask(model, "POST", _path(kind), headers=headers, json=body)
+        draft = {**body, "dry_run": True}
+        return self._connection.fetch(model, "POST", _jobs_path(kind), headers=headers, json=draft)
 
-    def _submit(self, kind: str, order: Mapping[str, Any], key: str) -> Job:
-        headers = {"Idempotency-Key": key}
-        job = self._connection.ask(Job, "POST", _path(kind), headers=headers, json=order)
+    def _submit(self, kind: str, body: Mapping[str, Any], idempotency_key: str) -> Job:
+        headers = {"Idempotency-Key": idempotency_key}
+        job = self._connection.fetch(Job, "POST", _jobs_path(kind), headers=headers, json=body)
         self._kinds[job.job] = kind
         return job
 
     def _jobs_of(self, kind: str) -> Iterator[Job]:
-        for page in self._pages(JobPage, _path(kind), {}):
+        for page in self._pages(JobPage, _jobs_path(kind), {}):
             yield from page.jobs
 
-    def _place(self, job: str) -> str:
-        """The path of a job, whose kind is asked for once."""
+    def _path(self, job: str) -> str:
+        """Return the path of a job; an unknown kind is requested once."""
         kind = self._kinds.get(job) or self.job(job).kind
-        return f"{_path(kind)}/{job}"
+        return f"{_jobs_path(kind)}/{job}"
 
-    def _whole(self, path: str, what: str) -> bytes:
-        """A file whose ETag is its SHA-256."""
-        answer = self._connection.request("GET", path)
-        digest = hashlib.sha256(answer.content).hexdigest()
-        if answer.headers.get("etag", "").strip('"') != digest:
-            raise BrokenServerError(f"{what} was damaged on its way: fetch it again")
-        return answer.content
+    def _download(self, path: str, name: str) -> bytes:
+        """Return a file whose ETag is its SHA-256. Raises: BrokenServerError if they differ."""
+        response = self._connection.request("GET", path)
+        digest = hashlib.sha256(response.content).hexdigest()
+        if response.headers.get("etag", "").strip('"') != digest:
+            raise BrokenServerError(f"{name} was damaged on its way: fetch it again")
+        return response.content
 
     def _pages(self, model: type[P], path: str, params: Mapping[str, str]) -> Iterator[P]:
-        """A list to its end."""
+        """Yield the pages of a list."""
         cursor: str | None = ""
         while cursor is not None:
-            asked = {"limit": str(_PAGE), **params, **({"cursor": cursor} if cursor else {})}
-            page = self._connection.ask(model, "GET", path, params=asked)
+            query = {"limit": str(_PAGE_SIZE), **params, **({"cursor": cursor} if cursor else {})}
+            page = self._connection.fetch(model, "GET", path, params=query)
             yield page
             cursor = page.next
 
 
-def _path(kind: str) -> str:
+def _jobs_path(kind: str) -> str:
     return f"v1/{kind}-jobs"

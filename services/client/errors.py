@@ -1,15 +1,16 @@
-"""What the service refuses and why, as errors: one class for each thing a caller can do about it.
+"""Errors of the client: one class for each thing that a caller can do about it.
 
 ClientError (ServiceError)
-|-- KeyRefusedError                the key is unknown, revoked, or may not do this
-|-- RefusedError                   what was asked for is wrong; all that is wrong is listed
-|   |-- ContradictionError         it contradicts what was asked for before
-|   `-- UploadRefusedError         the store that the service sends uploads to does not take one
-|-- NoSuchThingError               there is no such job, item, token or upload
-|   `-- GoneError                  there was, and it was deleted
-|-- OverloadedError (FailedError)  too much was asked for, or the service has no room: later
-|-- UnreachableError (FailedError) no answer came
-`-- BrokenServerError (FailedError) an answer came that no sound server gives
+|-- ApiKeyRefusedError              the API key is unknown, revoked, or lacks the permission
+|-- RefusedError                    the request is invalid; the message lists everything wrong
+|   |-- RequestConflictError        the request contradicts an earlier one
+|   `-- UploadRefusedError          the store that the service sends uploads to refuses one
+|-- ResourceNotFoundError           there is no such job, item, token or upload
+|   `-- GoneError                   there was one, and it was deleted
+|-- OverloadedError (FailedError)   a limit is reached, or the service has no room: try later
+|-- UnreachableError (FailedError)  no response came
+`-- BrokenServerError (FailedError) the response is not one that the service sends
+    `-- NoEventStreamError          the response should be a stream of events
 """
 
 import json
@@ -24,76 +25,84 @@ _MAX_LINES = 20  # of one message
 
 
 class ClientError(ServiceError):
-    """The service did not do what it was asked for."""
+    """The service did not do what was requested."""
 
     status: int = 0
     title: str = ""
     detail: str = ""
-    after: float | None = None
-    """Seconds after which the service wants to be asked again, if it says."""
+    is_transient: bool = False
+    """The same request may succeed later."""
+    retry_after_s: float | None = None
+    """The pause that the service asks for, if it does."""
 
 
-class KeyRefusedError(ClientError):
-    """The key is unknown or revoked, or may not do this."""
+class ApiKeyRefusedError(ClientError):
+    """The API key is unknown or revoked, or lacks the permission."""
 
 
 class RefusedError(ClientError):
-    """What was asked for is wrong."""
+    """The request is invalid."""
 
 
-class ContradictionError(RefusedError):
-    """It contradicts what was asked for before."""
+class RequestConflictError(RefusedError):
+    """The request contradicts an earlier one."""
 
 
 class UploadRefusedError(RefusedError):
-    """The store that the service sends uploads to does not take one."""
+    """The store that the service sends uploads to refuses one."""
 
 
-class NoSuchThingError(ClientError):
+class ResourceNotFoundError(ClientError):
     """There is no such job, item, token or upload."""
 
 
-class GoneError(NoSuchThingError):
-    """It was deleted, for good."""
+class GoneError(ResourceNotFoundError):
+    """There was one, and it was deleted for good."""
 
 
 class OverloadedError(ClientError, FailedError):
-    """Too much was asked for, or the service has no room now: later."""
+    """A limit is reached, or the service has no room now: try later."""
 
 
 class UnreachableError(ClientError, FailedError):
-    """No answer came."""
+    """No response came."""
+
+    is_transient = True
 
 
 class BrokenServerError(ClientError, FailedError):
-    """An answer came that no sound server gives."""
+    """The response is not one that the service sends."""
+
+
+class NoEventStreamError(BrokenServerError):
+    """The response should be a stream of events, and is something else."""
 
 
 _S3_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 
 _KINDS: dict[int, type[ClientError]] = {
-    401: KeyRefusedError,
-    403: KeyRefusedError,
-    404: NoSuchThingError,
-    409: ContradictionError,
+    401: ApiKeyRefusedError,
+    403: ApiKeyRefusedError,
+    404: ResourceNotFoundError,
+    409: RequestConflictError,
     410: GoneError,
     429: OverloadedError,
     503: OverloadedError,
 }
 
 
-def problem(status: int, body: bytes) -> ClientError:
-    """The error that an answer tells of, as far as it is problem+json (RFC 9457)."""
+def problem_error(status: int, body: bytes) -> ClientError:
+    """Return the error of a response, whose body should be problem+json (RFC 9457)."""
     try:
-        said: Any = json.loads(body)
+        problem: Any = json.loads(body)
     except ValueError:
-        said = None
-    if not isinstance(said, dict):
-        said = {}
-    title, detail = (str(said.get(name) or "") for name in ("title", "detail"))
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {}
+    title, detail = (str(problem.get(name) or "") for name in ("title", "detail"))
     kind = _KINDS.get(status, BrokenServerError if status >= 500 else RefusedError)
-    summary = detail or title or f"the server answered {status}, and did not say why"
-    lines = [summary, *(line for line in _findings(said.get("errors")) if line not in summary)]
+    summary = detail or title or f"the server answered {status} without a reason"
+    lines = [summary, *(line for line in _findings(problem.get("errors")) if line not in summary)]
     if status >= 500 and kind is BrokenServerError:
         lines[0] = f"the server failed ({status}): {summary}"
     error = kind("\n  ".join(lines))
@@ -101,17 +110,17 @@ def problem(status: int, body: bytes) -> ClientError:
     return error
 
 
-def upload_problem(host: str, status: int, body: bytes) -> UploadRefusedError:
-    """The same of a store, whose own words are XML."""
+def upload_error(host: str, status: int, body: bytes) -> UploadRefusedError:
+    """Return the error of a response of the store of uploads, which sends XML."""
     found = _S3_MESSAGE.search(body.decode("utf-8", "replace"))
-    why = f": {found[1]:.200}" if found else ""
-    error = UploadRefusedError(f"the store of uploads, {host}, answered {status}{why}")
+    reason = f": {found[1]:.200}" if found else ""
+    error = UploadRefusedError(f"the store of uploads, {host}, answered {status}{reason}")
     error.status = status
     return error
 
 
 def _findings(errors: Any) -> Iterator[str]:
-    """Each thing that is wrong, with its place."""
+    """Yield a line for each thing that is wrong, with its place in the body."""
     if not isinstance(errors, list):
         return
     for found in errors[:_MAX_LINES]:

@@ -1,7 +1,7 @@
-"""Images as they are generated, by the events that the service sends of each.
+"""Images of the service as they are generated, by the events of each request.
 
-Whoever asks outlasts an engine: where the service has no room, or breaks off, it is asked again for
-what is missing. That is safe, since a seed is always the same image.
+Generation survives the loss of an engine: images that are missing are requested again, which is
+safe, since a seed always gives the same image.
 """
 
 import base64
@@ -18,20 +18,19 @@ from services.client.errors import (
     ClientError,
     OverloadedError,
     UnreachableError,
-    problem,
+    problem_error,
 )
-from services.client.http import EVENT_STREAM, HttpConnection
+from services.client.http import HttpConnection
 from services.client.schemas import Response
-from services.client.sse import Event, events
 
 _PATH = "v1/images/generations"
-_TYPE = "image_generation."
-_AT_ONCE = 10  # images of one request, as the service has it
+_EVENT_PREFIX = "image_generation."
+_MAX_IMAGES = 10  # of one request, by the API
 
 
 @dataclass(frozen=True, slots=True)
 class ImageProgress:
-    """An image is on its way."""
+    """A denoising step of an image is done."""
 
     seed: int
     step: int
@@ -40,7 +39,7 @@ class ImageProgress:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedImage:
-    """An image is done: a PNG with its settings in it."""
+    """An image is done: a PNG with its settings inside."""
 
     seed: int
     png: bytes
@@ -50,7 +49,7 @@ class GeneratedImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageFailure:
-    """An image could not be made; others may be."""
+    """An image cannot be generated; others of the request may be."""
 
     seed: int
     error: ClientError
@@ -76,90 +75,95 @@ class _Error(Response):
     index: int | None = None
     problem: dict[str, Any] = Field(default={})
 
+    def error(self) -> ClientError:
+        """Return the error that a response with this problem would be."""
+        status = self.problem.get("status")
+        body = json.dumps(self.problem).encode()
+        return problem_error(status if isinstance(status, int) else 500, body)
+
 
 def generate(
-    connection: HttpConnection, order: Mapping[str, Any], seeds: Sequence[int]
+    connection: HttpConnection, body: Mapping[str, Any], seeds: Sequence[int]
 ) -> Iterator[ImageUpdate]:
-    """An image of each seed, by an order that says all else; each ends once.
+    """Generate one image per seed; each seed ends once, in an image or a failure.
 
-    Raises: ClientError if all of it is refused, or patience ends.
+    `body` is the request to the API, without seeds.
+
+    Raises: ClientError if a request is refused as a whole, or the time for retries is up.
     """
-    left, waiting = list(dict.fromkeys(seeds)), connection.waiting()
+    left = list(dict.fromkeys(seeds))
     while left:
-        try:
-            for update in _ask(connection, order, _run(left)):
-                if not isinstance(update, ImageProgress):
-                    left.remove(update.seed)
-                    waiting.renew()
-                yield update
-        except (OverloadedError, UnreachableError) as error:
-            waiting.wait(error)
+        num_left = len(left)
+        for attempt in connection.retrying():
+            with attempt:
+                try:
+                    for update in _request(connection, body, _consecutive(left)):
+                        if not isinstance(update, ImageProgress):
+                            left.remove(update.seed)
+                        yield update
+                except (OverloadedError, UnreachableError) as error:
+                    error.is_transient = True
+                    if len(left) == num_left:
+                        raise
+                    # Images have arrived, so the service works: the time for retries starts anew.
+                    pause_s = connection.pause_s(1, error)
+                    connection.on_wait(str(error), pause_s)
+                    connection.sleep(pause_s)
 
 
-def _run(seeds: Sequence[int]) -> Sequence[int]:
-    """As many as one request can ask for: one behind the other."""
+def _consecutive(seeds: Sequence[int]) -> Sequence[int]:
+    """Return the first seeds that one request can name, which are a first one and a count."""
     count = next((i for i, seed in enumerate(seeds) if seed != seeds[0] + i), len(seeds))
-    return seeds[: min(count, _AT_ONCE)]
+    return seeds[: min(count, _MAX_IMAGES)]
 
 
-def _ask(
-    connection: HttpConnection, order: Mapping[str, Any], seeds: Sequence[int]
+def _request(
+    connection: HttpConnection, body: Mapping[str, Any], seeds: Sequence[int]
 ) -> Iterator[ImageUpdate]:
-    """One request. Those that the service may generate later are left out, and what hinders it is
-    raised at the end.
+    """Make one request and yield its updates.
+
+    Images that may succeed later yield nothing; their error is raised at the end.
     """
-    body = {**order, "seed": seeds[0], "n": len(seeds), "stream": True}
-    left, later = set(range(len(seeds))), None
-    with connection.stream(_PATH, "POST", json=body) as answer:
-        if not answer.headers.get("content-type", "").startswith(EVENT_STREAM):
-            raise BrokenServerError(f"{connection.server} sends images as no stream of events")
-        for event in _heard(connection, answer.iter_text()):
-            match event.name.removeprefix(_TYPE):
+    request = {**body, "seed": seeds[0], "n": len(seeds), "stream": True}
+    left, retryable = set(range(len(seeds))), None
+    with connection.events(_PATH, "POST", json=request) as events:
+        for event in events:
+            match event.event.removeprefix(_EVENT_PREFIX):
                 case "progress":
-                    now = connection.parsed(_Progress, event.data)
-                    yield ImageProgress(_of(connection, seeds, now.index), now.step, now.steps)
+                    progress = connection.parse(_Progress, event.data)
+                    seed = _seed(connection, seeds, progress.index)
+                    yield ImageProgress(seed, progress.step, progress.steps)
                 case "completed":
-                    done = connection.parsed(_Completed, event.data)
-                    seed = _of(connection, seeds, done.index)
+                    done = connection.parse(_Completed, event.data)
+                    seed = _seed(connection, seeds, done.index)
                     left.discard(done.index)
                     yield GeneratedImage(seed, _png(connection, done), done.settings, done.warnings)
                 case "error":
-                    said = connection.parsed(_Error, event.data)
-                    error = _error(said)
+                    failure = connection.parse(_Error, event.data)
+                    error = failure.error()
                     if isinstance(error, OverloadedError):
-                        later = error
-                    elif said.index is None:
+                        retryable = error
+                    elif failure.index is None:
                         raise error
                     else:
-                        left.discard(said.index)
-                        yield ImageFailure(_of(connection, seeds, said.index), error)
+                        left.discard(failure.index)
+                        yield ImageFailure(_seed(connection, seeds, failure.index), error)
                 case _:
                     continue
     if left:
-        raise later or UnreachableError(f"{connection.server} broke off before all was generated")
+        raise retryable or UnreachableError(
+            f"{connection.server} ended the stream before all images were generated"
+        )
 
 
-def _heard(connection: HttpConnection, pieces: Iterator[str]) -> Iterator[Event]:
-    try:
-        yield from events(pieces)
-    except ValueError as error:
-        raise BrokenServerError(f"{connection.server} sends {error}") from error
-
-
-def _of(connection: HttpConnection, seeds: Sequence[int], index: int) -> int:
+def _seed(connection: HttpConnection, seeds: Sequence[int], index: int) -> int:
     if not 0 <= index < len(seeds):
-        raise BrokenServerError(f"{connection.server} tells of an image that nobody asked for")
+        raise BrokenServerError(f"{connection.server} sends an image that was not requested")
     return seeds[index]
 
 
-def _png(connection: HttpConnection, done: _Completed) -> bytes:
+def _png(connection: HttpConnection, image: _Completed) -> bytes:
     try:
-        return base64.b64decode(done.b64_json, validate=True)
+        return base64.b64decode(image.b64_json, validate=True)
     except binascii.Error as error:
-        raise BrokenServerError(f"{connection.server} sends an image that is none") from error
-
-
-def _error(said: _Error) -> ClientError:
-    """As if all of the answer were this error."""
-    status = said.problem.get("status")
-    return problem(status if isinstance(status, int) else 500, json.dumps(said.problem).encode())
+        raise BrokenServerError(f"{connection.server} sends an image that is not base64") from error

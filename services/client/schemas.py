@@ -1,5 +1,7 @@
-"""What the API answers. Fields that later versions add are kept unread, so that `--json` shows
-them; those of which earlier ones know nothing have defaults.
+"""Responses of the API.
+
+Unknown fields of later versions are kept, so that `--json` prints them; fields that earlier
+versions lack have defaults.
 """
 
 from datetime import datetime
@@ -8,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 ENDED = frozenset({"succeeded", "partially_succeeded", "failed", "cancelled"})
-"""States of a job that has ended. States that are not known here go on."""
+"""States of a job that has ended; an unknown state is taken for one that goes on."""
 
 
 class Response(BaseModel):
@@ -30,12 +32,12 @@ class Counts(Response):
         return self.succeeded + self.failed + self.cancelled + self.deleted
 
     def by_name(self) -> list[tuple[str, int]]:
-        """Those that this program knows."""
+        """Return the counts of the states that this program knows."""
         return [(name, getattr(self, name)) for name in type(self).model_fields]
 
 
 class Job(Response):
-    """How a job stands."""
+    """The state of a job."""
 
     job: str
     kind: str = "training"
@@ -46,8 +48,10 @@ class Job(Response):
     counts: Counts
     tags: dict[str, str] = {}
     submitted: datetime
-    created: bool | None = Field(default=None, description="None: no answer to a submission")
-    warning: str | None = Field(default=None, description="why it does not go on, and what to do")
+    created: bool | None = Field(default=None, description="None: not the response to a submission")
+    warning: str | None = Field(
+        default=None, description="why the job makes no progress, and what to do"
+    )
 
     @property
     def ended(self) -> bool:
@@ -55,7 +59,7 @@ class Job(Response):
 
 
 class Progress(Response):
-    """How far an item is."""
+    """The progress of an item."""
 
     step: int = 0
     steps: int = 0
@@ -64,7 +68,7 @@ class Progress(Response):
 
 
 class Item(Response):
-    """How an item stands."""
+    """The state of an item."""
 
     index: int
     id: str
@@ -72,14 +76,14 @@ class Item(Response):
     reason: str = ""
     attempt: int = 0
     token: str | None = None
-    url: str | None = Field(default=None, description="of an image: for anyone, for a while")
+    url: str | None = Field(default=None, description="of an image: signed, valid for a while")
     sha256: str | None = Field(default=None, description="of an image")
     report: dict[str, Any] | None = None
     progress: Progress | None = None
 
 
 class Token(Response):
-    """A learned token that the service keeps."""
+    """A learned token that the service stores."""
 
     token: str
     alias: str = ""
@@ -91,6 +95,8 @@ class Token(Response):
 
 
 class Page(Response):
+    """One page of a list."""
+
     next: str | None = None
 
 
@@ -107,7 +113,7 @@ class TokenPage(Page):
 
 
 class UploadForm(Response):
-    """Where and how bytes are uploaded."""
+    """The request that uploads a file."""
 
     method: str
     url: str
@@ -115,7 +121,7 @@ class UploadForm(Response):
 
 
 class Upload(Response):
-    """What the service says of bytes that were announced."""
+    """Whether a file is stored, and otherwise how it is uploaded."""
 
     sha256: str
     present: bool
@@ -127,28 +133,28 @@ class Uploads(Response):
 
 
 class Retried(Response):
-    """How many failed items are tried again."""
+    """The number of failed items that are retried."""
 
     retried: int = 0
 
 
 class GenerationDraft(Response):
-    """The job of images that would be made of an order."""
+    """The generation job that a request would make."""
 
     count: int
     model: str
     prompts: int
     variants: int
     seeds: int
-    steps: int = Field(description="of all images together")
+    steps: int = Field(description="denoising steps of all images together")
     missing_tokens: tuple[str, ...] = ()
 
 
 class TrainingDraft(Response):
-    """The job that would be made of an order."""
+    """The training job that a request would make."""
 
     count: int
     model: str
     recipe: str
     config: dict[str, Any]
-    steps: int = Field(description="of all subjects together, at most")
+    steps: int = Field(description="training steps of all subjects together, at most")

@@ -1,7 +1,6 @@
-"""Uploads of what the service does not have yet: many announced at once, several sent at a time.
+"""Uploads by content: files are announced by their SHA-256, and only unknown ones are sent.
 
-Bytes to be uploaded, which are called by their SHA-256. They are kept on disk, not in memory:
-there may be thousands.
+Contents stay on disk until they are sent: a job may have thousands.
 """
 
 import hashlib
@@ -18,54 +17,58 @@ from services.client.errors import BrokenServerError, UploadRefusedError
 from services.client.http import HttpConnection
 from services.client.schemas import UploadForm, Uploads
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can have
-_MODE = 0o100644 << 16
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can have
+_FILE_MODE = 0o100644 << 16
+_MAX_UPLOADS = 6  # at a time; so many contents are in memory
+_ANNOUNCED = 200  # in one request: few enough that no upload form expires before its turn
+_ROUNDS = 3  # a form that has expired is renewed in the next round
 
 
 @dataclass(frozen=True, slots=True)
 class UploadContent:
-    """Bytes, and what they are called."""
+    """A file to be uploaded, by its digest."""
 
     sha256: str
     size: int
     read: Callable[[], bytes]
-    """Gives them once more. Raises: InvalidBundleError if they have changed meanwhile."""
+    """Read the bytes again. Raises: InvalidBundleError if they have changed."""
 
 
-def parcel(data: bytes) -> UploadContent:
-    """Of bytes in memory."""
+def content_of(data: bytes) -> UploadContent:
+    """Return the content of bytes in memory."""
     return UploadContent(hashlib.sha256(data).hexdigest(), len(data), lambda: data)
 
 
-def bundle_parcel(path: Path) -> UploadContent:
-    """Of a bundle: an archive as it is, a folder packed, always to the same bytes.
+def bundle_content(path: Path) -> UploadContent:
+    """Return the content of a bundle: an archive as it is, or a folder as a zip.
 
     Raises: InvalidBundleError if it cannot be read.
     """
-    data = _packed(path)
+    data = _read_bundle(path)
     digest = hashlib.sha256(data).hexdigest()
     return UploadContent(digest, len(data), partial(_read_again, path, digest))
 
 
 def _read_again(path: Path, digest: str) -> bytes:
-    data = _packed(path)
+    data = _read_bundle(path)
     if hashlib.sha256(data).hexdigest() != digest:
         raise InvalidBundleError(f"{str(path)!r} has changed since it was checked: submit it again")
     return data
 
 
-def _packed(path: Path) -> bytes:
+def _read_bundle(path: Path) -> bytes:
     if path.is_dir():
-        return _zipped(path)
+        return _zip_folder(path)
     try:
         return path.read_bytes()
     except OSError as error:
         raise InvalidBundleError(f"cannot read {str(path)!r}: {error.strerror}") from error
 
 
-def _zipped(folder: Path) -> bytes:
-    """The files that a bundle is read from, by name, without times, owners and compression: the
-    same files are the same bytes on any host. Images are compressed already.
+def _zip_folder(folder: Path) -> bytes:
+    """Pack the files of a bundle so that the same files give the same bytes on every machine.
+
+    Entries have no times, owners or compression; images are compressed already.
     """
     from dti_engine.images.bundles.members import DEFAULT_LIMITS
     from dti_engine.images.bundles.reader import read_contents
@@ -76,41 +79,38 @@ def _zipped(folder: Path) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name, data in contents.files.items():
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.create_system, entry.external_attr = 3, _MODE  # as Unix has it, everywhere
+            entry = zipfile.ZipInfo(name, _ZIP_EPOCH)
+            entry.create_system, entry.external_attr = 3, _FILE_MODE  # Unix, whatever runs this
             archive.writestr(entry, data)
     return packed.getvalue()
 
 
-_AT_ONCE = 6  # uploads at a time; so many parcels are in memory
-_ANNOUNCED = 200  # in one call: few enough that no form expires before its turn
-_ROUNDS = 3  # in which an upload may be refused, such as for a form that has expired
-
-
-def missing(connection: HttpConnection, parcels: Sequence[UploadContent]) -> list[UploadContent]:
-    """Those that the service does not have, each once. Raises: ClientError."""
+def missing(connection: HttpConnection, contents: Sequence[UploadContent]) -> list[UploadContent]:
+    """Return the contents that the service does not store, each once. Raises: ClientError."""
     found = [
-        parcel
-        for chunk in _chunks(parcels)
-        for parcel, form in zip(chunk, _forms(connection, chunk), strict=True)
+        content
+        for chunk in _chunks(contents)
+        for content, form in zip(chunk, _announce(connection, chunk), strict=True)
         if form is not None
     ]
-    return list({parcel.sha256: parcel for parcel in found}.values())
+    return list({content.sha256: content for content in found}.values())
 
 
 def upload(
     connection: HttpConnection,
-    parcels: Sequence[UploadContent],
+    contents: Sequence[UploadContent],
     *,
-    on_sent: Callable[[UploadContent], None] = lambda parcel: None,
+    on_sent: Callable[[UploadContent], None] = lambda content: None,
 ) -> None:
-    """Send what the service does not have. `on_sent` hears of each, from other threads.
+    """Send what the service does not store; `on_sent` is called in other threads, once each.
 
-    Raises: ClientError; InvalidBundleError if one has changed. What was sent stays there.
+    What was sent before an error stays stored.
+
+    Raises: ClientError; InvalidBundleError if a bundle has changed.
     """
-    pool = ThreadPoolExecutor(_AT_ONCE)
+    pool = ThreadPoolExecutor(_MAX_UPLOADS)
     try:
-        for chunk in _chunks(list({parcel.sha256: parcel for parcel in parcels}.values())):
+        for chunk in _chunks(list({content.sha256: content for content in contents}.values())):
             _upload_chunk(connection, pool, chunk, on_sent)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -122,66 +122,65 @@ def _upload_chunk(
     chunk: Sequence[UploadContent],
     on_sent: Callable[[UploadContent], None],
 ) -> None:
-    told, waiting = set[str](), list(chunk)
+    reported, waiting = set[str](), list(chunk)
 
     def send(work: tuple[UploadContent, UploadForm]) -> UploadRefusedError | None:
-        parcel, form = work
+        content, form = work
         try:
-            _send(connection, parcel, form)
+            _send(connection, content, form)
         except UploadRefusedError as error:
             return error
-        told.add(parcel.sha256)
-        on_sent(parcel)
+        reported.add(content.sha256)
+        on_sent(content)
         return None
 
-    for round_ in range(1, _ROUNDS + 1):
-        forms = _forms(connection, waiting)
-        work = [(one, form) for one, form in zip(waiting, forms, strict=True) if form]
-        for one, form in zip(waiting, forms, strict=True):
-            if form is None and one.sha256 not in told:
-                on_sent(one)
-        refused = [
-            (parcel, error)
-            for (parcel, _), error in zip(work, pool.map(send, work), strict=True)
-            if error
-        ]
-        if not refused:
+    for round_number in range(1, _ROUNDS + 1):
+        to_send = list[tuple[UploadContent, UploadForm]]()
+        for content, form in zip(waiting, _announce(connection, waiting), strict=True):
+            if form:
+                to_send.append((content, form))
+            elif content.sha256 not in reported:
+                on_sent(content)
+        errors = list(pool.map(send, to_send))
+        waiting = [content for (content, _), error in zip(to_send, errors, strict=True) if error]
+        if not waiting:
             return
-        if round_ == _ROUNDS:
-            raise refused[0][1]
-        waiting = [parcel for parcel, _ in refused]
+        if round_number == _ROUNDS:
+            raise next(error for error in errors if error)
 
 
-def _forms(connection: HttpConnection, parcels: Sequence[UploadContent]) -> list[UploadForm | None]:
-    """How each is to be uploaded, in their order; None if it is there."""
-    files = [{"sha256": parcel.sha256, "size": parcel.size} for parcel in parcels]
-    answer = connection.ask(Uploads, "POST", "v1/uploads", json={"files": files})
-    said = {file.sha256: file for file in answer.files}
+def _announce(
+    connection: HttpConnection, contents: Sequence[UploadContent]
+) -> list[UploadForm | None]:
+    """Return how each content is to be uploaded, in order; None if it is stored."""
+    files = [{"sha256": content.sha256, "size": content.size} for content in contents]
+    response = connection.fetch(Uploads, "POST", "v1/uploads", json={"files": files})
+    announced = {file.sha256: file for file in response.files}
     forms = list[UploadForm | None]()
-    for parcel in parcels:
-        file = said.get(parcel.sha256)
+    for content in contents:
+        file = announced.get(content.sha256)
         if file is None or not (file.present or file.upload):
             raise BrokenServerError(f"{connection.server} does not say how to upload a file")
         forms.append(None if file.present else file.upload)
     return forms
 
 
-def _send(connection: HttpConnection, parcel: UploadContent, form: UploadForm) -> None:
-    """Raises: UploadRefusedError: the form may have expired; ClientError."""
-    data = parcel.read()
+def _send(connection: HttpConnection, content: UploadContent, form: UploadForm) -> None:
+    """Send one file. Raises: UploadRefusedError if the form may have expired; ClientError."""
+    data = content.read()
     match form.method.upper():
         case "PUT":
             connection.request("PUT", form.url, content=data)
         case "POST":
-            # The file comes last: what stands behind it, S3 does not read.
+            # The file comes last: S3 ignores fields after it.
             connection.request("POST", form.url, data=form.fields, files={"file": data})
         case other:
             raise BrokenServerError(
-                f"{connection.server} asks for uploads by {other!r:.20}, which this program does "
+                f"{connection.server} requests uploads by {other!r:.20}, which this program does "
                 "not know: is it older than the service?"
             )
 
 
-def _chunks(parcels: Sequence[UploadContent]) -> Iterator[Sequence[UploadContent]]:
-    for start in range(0, len(parcels), _ANNOUNCED):
-        yield parcels[start : start + _ANNOUNCED]
+def _chunks(contents: Sequence[UploadContent]) -> Iterator[Sequence[UploadContent]]:
+    for start in range(0, len(contents), _ANNOUNCED):
+        yield contents[start : start + _ANNOUNCED]

@@ -1,6 +1,6 @@
-"""A job as it goes on: by the events that the service sends, or by asking, until the job has ended.
+"""A job watched until it has ended, by its stream of events or, without one, by polling.
 
-Whoever watches outlasts the service: where it goes away, it is asked again until it is there.
+Watching survives restarts of the service: it reconnects until the service answers again.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,121 +11,119 @@ from pydantic import ConfigDict, RootModel
 
 from services.client.errors import (
     BrokenServerError,
-    NoSuchThingError,
+    NoEventStreamError,
     OverloadedError,
+    ResourceNotFoundError,
     UnreachableError,
 )
-from services.client.http import EVENT_STREAM, HttpConnection
+from services.client.http import HttpConnection
 from services.client.schemas import ItemPage, Job, Progress
-from services.client.sse import events
 
-_BETWEEN_LOOKS = 2.0  # seconds, where the service sends no events
+_POLL_INTERVAL_S = 2.0  # where the service sends no events
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
-    """The job stands so now."""
+class JobChanged:
+    """The job has a new state."""
 
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
-class Advanced:
-    """Items that are worked at, by index: at least those that have gone on."""
+class ItemsAdvanced:
+    """Progress of running items by index: at least of those that have gone on."""
 
     progress: Mapping[int, Progress]
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
-    """The service cannot be heard, and is asked again in so many seconds."""
+class Disconnected:
+    """The service does not answer; the next attempt follows after a pause."""
 
-    why: str
-    seconds: float
-
-
-Update: TypeAlias = Changed | Advanced | Missed
+    reason: str
+    pause_s: float
 
 
-class _Advanced(RootModel[dict[int, Progress]]):
+Update: TypeAlias = JobChanged | ItemsAdvanced | Disconnected
+
+
+class _ProgressByIndex(RootModel[dict[int, Progress]]):
     model_config = ConfigDict(frozen=True)
 
 
 class _NoEvents(Exception):
-    """The service, or something before it, sends none."""
+    """The service, or a proxy before it, sends no events."""
 
 
 def watch(connection: HttpConnection, job: str) -> Iterator[Update]:
-    """What happens to the job at this path; the last update is of its end.
+    """Yield the updates of the job at this path; the last one is of its end.
 
-    Raises: ClientError that will not pass: no such job, the key is refused.
+    Raises: ClientError that retrying does not cure, such as ResourceNotFoundError.
     """
-    look: Callable[[HttpConnection, str], Iterator[Update]] = _listen
+    follow: Callable[[HttpConnection, str], Iterator[Update]] = _stream
     attempt = 0
     while True:
         try:
-            for update in look(connection, job):
+            for update in follow(connection, job):
                 attempt = 0
                 yield update
-                if isinstance(update, Changed) and update.job.ended:
+                if isinstance(update, JobChanged) and update.job.ended:
                     return
-            # It sends for so long and no longer; but whoever comes back at once for ever is ill.
+            # The service ends a stream after some time. The growing pause prevents a fast loop
+            # of streams that end at once.
             attempt += 1
-            connection.sleep(connection.pause(attempt))
+            connection.sleep(connection.pause_s(attempt))
             continue
         except _NoEvents:
-            look = _poll
+            follow = _poll
             continue
         except (UnreachableError, OverloadedError, BrokenServerError) as error:
-            why = str(error)
+            reason = str(error)
         attempt += 1
-        seconds = connection.pause(attempt)
-        yield Missed(why, seconds)
-        connection.sleep(seconds)
+        pause_s = connection.pause_s(attempt)
+        yield Disconnected(reason, pause_s)
+        connection.sleep(pause_s)
 
 
-def _listen(connection: HttpConnection, job: str) -> Iterator[Update]:
+def _stream(connection: HttpConnection, job: str) -> Iterator[Update]:
     try:
-        with connection.stream(f"{job}/events") as answer:
-            if not answer.headers.get("content-type", "").startswith(EVENT_STREAM):
-                raise _NoEvents
-            try:
-                for event in events(answer.iter_text()):
-                    match event.name:
-                        case "job":
-                            now = connection.parsed(Job, event.data)
-                            if now.ended:  # as it was then; it may be deleted by now
-                                break
-                            yield Changed(now)
-                        case "progress":
-                            yield Advanced(connection.parsed(_Advanced, event.data).root)
-                        case "end":
+        with connection.events(f"{job}/events") as events:
+            for event in events:
+                match event.event:
+                    case "job":
+                        state = connection.parse(Job, event.data)
+                        if state.ended:  # the state of the end; the job may be deleted since
                             break
-                        case _:
-                            continue
-            except ValueError as error:
-                raise BrokenServerError(f"{connection.server} sends {error}") from error
-    except NoSuchThingError as error:
-        # Whether it is the job that is missing, the job itself tells.
-        yield Changed(_job(connection, job))
+                        yield JobChanged(state)
+                    case "progress":
+                        yield ItemsAdvanced(connection.parse(_ProgressByIndex, event.data).root)
+                    case "end":
+                        break
+                    case _:
+                        continue
+    except NoEventStreamError as error:
         raise _NoEvents from error
-    yield Changed(_job(connection, job))
+    except ResourceNotFoundError as error:
+        # Either the job is missing, which this request raises, or the service has no events.
+        yield JobChanged(_job(connection, job))
+        raise _NoEvents from error
+    yield JobChanged(_job(connection, job))
 
 
 def _poll(connection: HttpConnection, job: str) -> Iterator[Update]:
     while True:
-        yield Changed(_job(connection, job))
-        running = connection.ask(
+        yield JobChanged(_job(connection, job))
+        running = connection.fetch(
             ItemPage,
             "GET",
             f"{job}/items",
             params={"state": "running"},
-            patience=0,
+            retry_for_s=0,
         )
-        yield Advanced({item.index: item.progress or Progress() for item in running.items})
-        connection.sleep(_BETWEEN_LOOKS)
+        yield ItemsAdvanced({item.index: item.progress or Progress() for item in running.items})
+        connection.sleep(_POLL_INTERVAL_S)
 
 
 def _job(connection: HttpConnection, job: str) -> Job:
-    # Not repeated by the connection: whoever watches is told that it is waited for.
-    return connection.ask(Job, "GET", job, patience=0)
+    # One attempt: `watch` retries itself, so that the caller hears of each pause.
+    return connection.fetch(Job, "GET", job, retry_for_s=0)

@@ -6,12 +6,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
 from rich.markup import escape
 
 from dti_engine.cli import options
-from dti_engine.cli.console import notes, output_folder, print_json, quiet_libraries, results, say
-from services.cli.progress import Board, JobTally, totals
+from dti_engine.cli.console import output_folder, print_json, quiet_libraries, results, say
+from services.cli.progress import JobProgress
 
 if TYPE_CHECKING:
     from services.client.watch import Update
@@ -22,7 +21,6 @@ EXAMPLES = (
 )
 
 _INTERRUPTED, _TERMINATED = 130, 143  # what shells report of Ctrl-C and of SIGTERM
-_PART_BETWEEN_LINES = 0.2  # of the job, where nobody watches
 
 
 def demo_service(
@@ -82,9 +80,7 @@ class _Display:
     """The name of each stage, and under it the subjects that are being learned."""
 
     def __init__(self) -> None:
-        self._tally: JobTally | None = None
-        self._live: Live | None = None
-        self._said_of = 0.0
+        self._progress: JobProgress | None = None
 
     def on_stage(self, stage: str) -> None:
         self.close()
@@ -92,44 +88,29 @@ class _Display:
 
     def on_update(self, update: "Update") -> None:
         from dti_engine.miniature.world.subjects import held_out_subjects
-        from services.client.watch import Advanced, Changed, Missed
+        from services.client.watch import Disconnected, ItemsAdvanced, JobChanged
 
         match update:
-            case Changed(job=job):
-                if self._tally is None:
-                    self._tally = JobTally(job)
-                    names = [look.name for look in held_out_subjects("demo")]
-                    self._tally.names.update(enumerate(names))
-                    self._watch(self._tally)
-                self._tally.stand(job)
-                self._clear(self._tally)
-            case Advanced(progress=progress) if self._tally:
-                self._tally.advance(progress)
-            case Missed(why=why):
-                say(f"  {why}")
+            case JobChanged(job=job):
+                if self._progress is None:
+                    names = [subject.name for subject in held_out_subjects("demo")]
+                    self._progress = JobProgress(job, names)
+                    self._progress.__enter__()
+                self._progress.update_job(job)
+            case ItemsAdvanced(progress=progress) if self._progress:
+                self._progress.update_items(progress)
+                for index, item in progress.items():
+                    if item.steps and item.step >= item.steps:  # counted by the job from now on
+                        self._progress.end(index)
+            case Disconnected(reason=reason):
+                say(f"  {reason}")
             case _:
                 return
-        if (
-            self._tally
-            and not self._live
-            and self._tally.fraction - self._said_of >= (_PART_BETWEEN_LINES)
-        ):
-            self._said_of = self._tally.fraction
-            say(f"  {totals(self._tally)}")
+        if self._progress:
+            self._progress.say_totals()
 
     def close(self) -> None:
         """End the display of a stage; it stays on the screen."""
-        if self._live:
-            self._live.stop()
-            self._live = None
-
-    def _clear(self, tally: JobTally) -> None:
-        """Those that are done are counted by the job."""
-        for index, row in list(tally.rows.items()):
-            if row.steps and row.step >= row.steps:
-                tally.end(index)
-
-    def _watch(self, tally: JobTally) -> None:
-        if notes.is_interactive:
-            self._live = Live(Board(tally), console=notes, redirect_stdout=False)
-            self._live.start()
+        if self._progress:
+            self._progress.__exit__()
+            self._progress = None

@@ -35,7 +35,7 @@ from services.cli.generate import PromptImages, generate_images
 from services.client.client import Client
 from services.client.config import ServerConfig
 from services.client.schemas import Item
-from services.client.uploads import bundle_parcel
+from services.client.uploads import bundle_content
 from services.client.watch import Update
 from services.demo.figures import ServiceFigure, read_figures
 from services.demo.images import pairs, prompt_requests, strip_requests
@@ -154,7 +154,7 @@ def learn(
         TrainingFailedError: A subject was not learned.
         ClientError: The service refuses a request.
     """
-    parcels = [bundle_parcel(reference_folder(each.name, output)) for each in subjects]
+    parcels = [bundle_content(reference_folder(each.name, output)) for each in subjects]
     client.upload(parcels)
     items = [
         {

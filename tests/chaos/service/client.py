@@ -15,7 +15,7 @@ from services.client.client import Client
 from services.client.config import ServerConfig
 from services.client.errors import OverloadedError, UnreachableError
 from services.client.schemas import Item, Job
-from services.client.uploads import UploadContent, bundle_parcel, parcel
+from services.client.uploads import UploadContent, bundle_content, content_of
 from services.local.service import LocalService
 from services.storage.open import open_store
 
@@ -38,7 +38,7 @@ def draw(count: int) -> list[Subject]:
         for one in held_out_subjects("evaluation")[:count]:
             path = Path(folder) / one.name
             draw_subject(one, path, count=_IMAGES)
-            subjects.append(Subject(one.name, one.class_word, parcel(bundle_parcel(path).read())))
+            subjects.append(Subject(one.name, one.class_word, content_of(bundle_content(path).read())))
     return subjects
 
 
@@ -50,8 +50,8 @@ class Customer:
         credential = create_key(store, tenant, "kills of service").credential
         set_limits(store, tenant, {"requests_per_second": 1000, "burst": 1000})
         access = ServerConfig(service.url, credential)
-        self._client = Client.at(access, first_patience=120)
-        self._hasty = Client.at(access, patience=0, first_patience=0)
+        self._client = Client.at(access, first_retry_for_s=120)
+        self._hasty = Client.at(access, retry_for_s=0, first_retry_for_s=0)
         self._log, self._asked = log, 0
 
     def close(self) -> None:

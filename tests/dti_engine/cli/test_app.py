@@ -28,7 +28,7 @@ from dti_engine.cli import inspect as inspection
 from dti_engine.cli import models
 from dti_engine.cli import train as training
 from dti_engine.cli.app import app
-from dti_engine.cli.subjects import plan
+from dti_engine.cli.subjects import plan_subjects
 from dti_engine.errors import ConfigurationError, InvalidBundleError, TokenError
 from dti_engine.generation.pipeline import read_settings
 from dti_engine.images.bundles import bundle as loading
@@ -46,7 +46,7 @@ EXAMPLES = [
     *generating.EXAMPLES,
     *training.EXAMPLES,
 ]
-SHORT = ["--recipe", "miniature", "--steps", "2", "--batch-size", "1", "--resolution", "16"]
+SHORT = ["--recipe", "miniature", "--steps", "2", "--set", "batch_size=1", "--set", "resolution=16"]
 
 Dti = Callable[..., Result]
 
@@ -88,7 +88,17 @@ def trained(dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path_factory: Any
     output = tmp_path_factory.mktemp("tokens")
     folders = [photos / name for name in ("rex", "broken", "My Tom (2)")]
     words = ["-i", "dog", "-i", "dog", "-i", "cat"]
-    options = ["--lr", "0.02", "--seed", "5", "--magnitude", "0.7", "--output", output, "--json"]
+    options = [
+        "--lr",
+        "0.02",
+        "--seed",
+        "5",
+        "--set",
+        "magnitude=0.7",
+        "--output",
+        output,
+        "--json",
+    ]
     return dti("train", *folders, *words, *SHORT, *options, "--model", tiny_checkpoint)
 
 
@@ -234,7 +244,7 @@ def test_progress_goes_to_stderr_alone(trained: Result) -> None:
 def test_train_by_standard_ti_prints_the_path(
     dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    options = ["-i", "dog", "--method", "ti", "--placeholder", "<max>", "--output", tmp_path]
+    options = ["-i", "dog", "--set", "method=ti", "--placeholder", "<max>", "--output", tmp_path]
     result = dti("train", photos / "rex", *SHORT, *options, "--model", tiny_checkpoint)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{tmp_path / 'max.safetensors'}\n"
@@ -246,7 +256,7 @@ def test_train_by_standard_ti_prints_the_path(
 def test_a_training_that_fails_is_exit_code_1_and_leaves_no_file(
     dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    options = ["-i", "dog", "--magnitude", "1e38", "--output", tmp_path]  # its square overflows
+    options = ["-i", "dog", "--set", "magnitude=1e38", "--output", tmp_path]  # its square overflows
     result = dti("train", photos / "rex", *SHORT, *options, "--model", tiny_checkpoint)
     assert result.exit_code == 1
     assert "failed: rex: " in result.stderr
@@ -322,7 +332,7 @@ def test_ctrl_c_keeps_the_tokens_that_are_written(
     [
         (["broken"], [], "its content is not JPEG"),
         (["rex"], ["--placeholder", "rex"], "placeholder 'rex' is malformed"),
-        (["rex"], ["--method", "ti", "--kappa", "0.1"], "kappa must be 0 with method 'ti'"),
+        (["rex"], ["--set", "method=ti", "--kappa", "0.1"], "kappa must be 0 with method 'ti'"),
         (["rex"], ["--slots", "0"], "--slots must be auto or a number >= 1"),
         (["rex"], ["--recipe", "nice"], "no recipe 'nice'"),
         (["rex"], ["-i", "dog", "-i", "cat"], "once for each of the 1 bundles, got 2"),
@@ -360,7 +370,7 @@ def test_train_refuses_bad_input_with_exit_code_2(
     ],
 )
 def test_a_token_is_named_after_its_bundle(tmp_path: Path, name: str, placeholder: str) -> None:
-    (planned,) = plan([tmp_path / name], None, ["dog"]).subjects
+    (planned,) = plan_subjects([tmp_path / name], None, ["dog"]).subjects
     assert planned.placeholder == placeholder
 
 
@@ -369,26 +379,26 @@ def test_bundle_json_names_subject_placeholder_and_word_unless_the_command_line_
 ) -> None:
     said = {"subject": "cust-7", "placeholder": "<rex>", "initializer": "dog"}
     (tmp_path / "bundle.json").write_text(json.dumps(said))
-    (planned,) = plan([tmp_path], None, []).subjects
+    (planned,) = plan_subjects([tmp_path], None, []).subjects
     assert (planned.name, planned.placeholder, planned.initializer) == ("cust-7", "<rex>", "dog")
-    (planned,) = plan([tmp_path], "<tom>", ["cat"]).subjects
+    (planned,) = plan_subjects([tmp_path], "<tom>", ["cat"]).subjects
     assert (planned.name, planned.placeholder, planned.initializer) == ("cust-7", "<tom>", "cat")
     (tmp_path / "bundle.json").write_text(json.dumps({"subject": "max"}))
-    (planned,) = plan([tmp_path], None, ["dog"]).subjects
+    (planned,) = plan_subjects([tmp_path], None, ["dog"]).subjects
     assert (planned.name, planned.placeholder) == ("max", "<max>")
 
 
 def test_a_bundle_without_an_initializer_is_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r'with \{"initializer": "dog"\}'):
-        plan([photos / "rex"], None, [])
+        plan_subjects([photos / "rex"], None, [])
     (tmp_path / "bundle.json").write_text("{")
     with pytest.raises(InvalidBundleError, match="is not JSON"):
-        plan([tmp_path], None, [])
+        plan_subjects([tmp_path], None, [])
 
 
 def test_a_bundle_whose_name_makes_no_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenError, match="no name can be made"):
-        plan([tmp_path / "犬"], None, ["dog"])
+        plan_subjects([tmp_path / "犬"], None, ["dog"])
 
 
 # generate

@@ -46,7 +46,7 @@ def dti(*words: object) -> Result:
 @pytest.fixture(scope="module")
 def tokens(family: str, weights: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("tokens")
-    options = ["--model", weights, "--steps", 3, "--resolution", 16, "--validation-images", 1]
+    options = ["--model", weights, "--steps", 3, "--set", "resolution=16", "--validation-images", 1]
     dti("train", photos, *options, "--output", folder)
     return folder
 

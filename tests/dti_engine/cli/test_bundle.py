@@ -16,7 +16,7 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.cli import bundle as bundles
 from dti_engine.cli.app import app
 
-SHORT = ["--recipe", "miniature", "--steps", "2", "--batch-size", "2", "--resolution", "16"]
+SHORT = ["--recipe", "miniature", "--steps", "2", "--set", "batch_size=2", "--set", "resolution=16"]
 SAID = {
     "subject": "cust-7",
     "placeholder": "<rex>",
@@ -152,7 +152,7 @@ def test_train_takes_every_form_and_does_as_bundle_json_says(
 
 @pytest.mark.parametrize(
     ("options", "family"),
-    [(["--captions", "style"], "style"), (["--recipe", "miniature"], "miniature")],
+    [(["--set", "captions=style"], "style"), (["--recipe", "miniature"], "miniature")],
 )
 def test_captions_of_the_command_line_and_of_the_miniature_go_before_the_kind(
     dti: Dti, folder: Path, options: list[str], family: str, tmp_path: Path, tiny_checkpoint: Path

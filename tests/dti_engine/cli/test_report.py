@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.cli.app import app
 
-SHORT = ["--recipe", "miniature", "--batch-size", "1", "--resolution", "16", "-i", "dog"]
-SHORT += ["--dtype", "float32", "--steps", "3", "--slots", "2", "--captions", "object"]
+SHORT = ["--recipe", "miniature", "--set", "batch_size=1", "--set", "resolution=16", "-i", "dog"]
+SHORT += ["--dtype", "float32", "--steps", "3", "--slots", "2", "--set", "captions=object"]
 
 
 def _dti(*arguments: object) -> Result:

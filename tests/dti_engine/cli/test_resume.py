@@ -21,7 +21,7 @@ from dti_engine.training.loop import Trainer
 
 NAMES = ("anna", "bob", "cleo")
 STEPS = 60
-OPTIONS = ["--recipe", "miniature", "--batch-size", "2", "--resolution", "16", "-i", "dog"]
+OPTIONS = ["--recipe", "miniature", "--set", "batch_size=2", "--set", "resolution=16", "-i", "dog"]
 OPTIONS += ["--lr", "0.004", "--slots", "2", "--vectors", "2", "--checkpoint-every", "2"]
 OPTIONS += ["--validation-images", "0"]
 # Where tests run in the background, a shell may have told them to ignore Ctrl-C.
@@ -181,7 +181,7 @@ def test_what_is_finished_is_skipped_and_what_is_not_goes_on(
     told = json.loads(result.stdout.splitlines()[-1])
     assert [each["subject"] for each in told["skipped"]] == ["anna", "bob"]
     assert [each["subject"] for each in told["tokens"]] == ["cleo"]
-    assert "anna: finished before" in result.stderr
+    assert "anna: finished by an earlier run" in result.stderr
     _assert_same(tmp_path / "tokens", expected)
     assert not (tmp_path / "tokens/checkpoints").exists()
 
@@ -239,7 +239,7 @@ def test_without_resume_a_run_with_checkpoints_is_refused_and_they_stay(
     result = _dti(*stopped)
     assert result.exit_code == 2
     assert "1 of the subjects are unfinished" in result.stderr
-    assert "cleo. Add --resume to go on from them, or delete them" in result.stderr
+    assert "cleo. Add --resume to continue from them, or delete them" in result.stderr
     assert path.read_bytes() == before
 
 
@@ -299,4 +299,4 @@ def test_a_caption_that_has_changed_is_noticed_in_tokens_and_checkpoints(
         )
         == 2
     )
-    assert "anna: finished before" in result.stderr
+    assert "anna: finished by an earlier run" in result.stderr

@@ -27,7 +27,7 @@ from dti_engine.errors import ConfigurationError, OutputError
 from dti_engine.training.loop import Trainer
 
 STEPS = 45
-SHORT = ["--recipe", "miniature", "--batch-size", "1", "--resolution", "16", "-i", "dog"]
+SHORT = ["--recipe", "miniature", "--set", "batch_size=1", "--set", "resolution=16", "-i", "dog"]
 SHORT += [
     "--dtype",
     "float32",
@@ -96,7 +96,9 @@ def test_a_run_logs_what_happens_to_every_subject(
     assert (started["subjects"], started["slots"], started["resume"]) == (3, 2, False)
     assert (started["dtype"], started["engine_version"]) == ("float32", __version__)
     assert TrainConfig.parse(started["config"]).steps == STEPS
-    seated = [(each["subject"], each["slot"], each["step"]) for each in _of("seated", events)]
+    seated = [
+        (each["subject"], each["slot"], each["step"]) for each in _of("slot_assigned", events)
+    ]
     assert seated == [("anna", 0, 0), ("few", 1, 0)]
     (failed,) = _of("failed", events)
     assert (failed["subject"], failed["kind"]) == ("broken", "InvalidBundleError")
@@ -155,7 +157,7 @@ def test_a_run_that_goes_on_appends_to_the_log(
     assert first["unfinished"] == [{"subject": "cleo", "checkpoint_step": 10}]
     assert second["counts"] == {"finished": 1, "failed": 0, "skipped": 2, "unfinished": 0}
     assert [each["subject"] for each in _of("skipped", events)] == ["anna", "bob"]
-    seated = [(each["subject"], each["step"]) for each in _of("seated", events)]
+    seated = [(each["subject"], each["step"]) for each in _of("slot_assigned", events)]
     assert seated == [("anna", 0), ("bob", 0), ("cleo", 0), ("cleo", 10)]
     # Steps 11 on are done twice, and none of them had been told.
     assert [each["step"] for each in _of("progress", events) if each["subject"] == "cleo"] == [
@@ -254,11 +256,13 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_each_event_is_in_the_file_at_once(tmp_path: Path) -> None:
     log = EventLog(tmp_path, on_lost=_raise)
     for count in range(1, 4):
-        log.write("seated")
+        log.write("slot_assigned")
         assert len((tmp_path / FILE).read_text().splitlines()) == count
 
 
-@pytest.mark.parametrize("torn", [b'{"event": "se', b"{", b'{"event": "seated"', b"\xff\xfe", b"1"])
+@pytest.mark.parametrize(
+    "torn", [b'{"event": "se', b"{", b'{"event": "slot_assigned"', b"\xff\xfe", b"1"]
+)
 def test_a_line_that_was_cut_is_left_out_and_the_next_stands_alone(
     tmp_path: Path, torn: bytes
 ) -> None:

@@ -13,12 +13,21 @@ from typer.testing import CliRunner, Result
 from dti_engine.backbones.unet import UNetBackbone
 from dti_engine.cli.app import app
 from dti_engine.cli.run_log import FILE, read_events
-from dti_engine.cli.slots import earlier_slots, parse_slots, room
+from dti_engine.cli.slots import earlier_slots, max_vectors_of, parse_slots
 from dti_engine.errors import ConfigurationError
 from dti_engine.training import autotune as capacity
 
 MEASURING = "measuring how many subjects fit ..."
-OPTIONS = ["--recipe", "miniature", "--steps", "2", "--batch-size", "1", "--resolution", "16"]
+OPTIONS = [
+    "--recipe",
+    "miniature",
+    "--steps",
+    "2",
+    "--set",
+    "batch_size=1",
+    "--set",
+    "resolution=16",
+]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +129,7 @@ def test_the_last_run_that_began_is_the_one_before(tmp_path: Path) -> None:
     assert earlier_slots(log) is None
     events = [
         {"event": "started", "slots": 4},
-        {"event": "seated", "slots": 9},
+        {"event": "slot_assigned", "slots": 9},
         {"event": "started", "slots": 6},
         {"event": "ended"},
     ]
@@ -138,4 +147,8 @@ def test_what_is_no_number_of_slots_is_refused() -> None:
 
 
 def test_a_token_of_many_vectors_gets_the_room_that_it_needs() -> None:
-    assert (room([None]), room([3, None]), room([None, 12, 9])) == (8, 8, 12)
+    assert (max_vectors_of([None]), max_vectors_of([3, None]), max_vectors_of([None, 12, 9])) == (
+        8,
+        8,
+        12,
+    )

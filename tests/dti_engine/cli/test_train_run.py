@@ -13,7 +13,7 @@ from dti_engine.cli.app import app
 from dti_engine.cli.run_log import EventLog, read_events
 
 Dti = Callable[..., Result]
-SHORT = ["--recipe", "miniature", "--batch-size", "1", "--resolution", "16", "--slots", "2"]
+SHORT = ["--recipe", "miniature", "--set", "batch_size=1", "--set", "resolution=16", "--slots", "2"]
 
 
 @pytest.fixture

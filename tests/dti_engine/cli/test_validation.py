@@ -21,7 +21,7 @@ from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
 from dti_engine.quality.validation import TokenValidator
 
 Dti = Callable[..., Result]
-SHORT = ["--recipe", "miniature", "--batch-size", "1", "--resolution", "16", "--slots", "2"]
+SHORT = ["--recipe", "miniature", "--set", "batch_size=1", "--set", "resolution=16", "--slots", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_a_stop_among_the_trials_is_told_and_resume_goes_on(
         patch.setattr(validation, "_GROUP_SIZE", 1)
         result = dti(*train)
     assert result.exit_code == 130
-    assert "1 tokens are not tried out yet; the same command with --resume" in result.stderr
+    assert "1 tokens are not validated yet; the same command with --resume" in result.stderr
     assert quality_of(tmp_path / "rex.safetensors")[1] is not None
     assert quality_of(tmp_path / "tom.safetensors")[1] is None
     assert dti(*train, "--resume").exit_code == 0
@@ -145,7 +145,7 @@ def scored(dti: Dti, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Re
         said = {"subject": look.name, "initializer": look.class_word, "training": {"lr": rate}}
         (folder / "photos" / look.name / "bundle.json").write_text(json.dumps(said))
     bundles = sorted((folder / "photos").iterdir())
-    options = ["--steps", "9", "--keep-every", "3", "--slots", "2", "--schedule", "constant"]
+    options = ["--steps", "9", "--keep-every", "3", "--slots", "2", "--set", "schedule=constant"]
     return folder, dti(
         "train", *bundles, *options, "--validation-images", "2", "-o", folder / "tokens"
     )
@@ -203,7 +203,7 @@ def test_a_bundle_that_asks_for_what_cannot_be_is_refused_and_the_others_go_on(
 ) -> None:
     (photos[0] / "bundle.json").write_text('{"initializer": "dog", "training": {"kappa": 0.1}}')
     model = ["--model", tiny_checkpoint, "--output", tmp_path, "--validation-images", "0"]
-    result = dti("train", *photos, *SHORT, "--method", "ti", "--steps", "2", *model)
+    result = dti("train", *photos, *SHORT, "--set", "method=ti", "--steps", "2", *model)
     assert result.exit_code == 1
     assert "bundle.json asks for what this run cannot do" in result.stderr
     assert "kappa must be 0 with method 'ti'" in result.stderr

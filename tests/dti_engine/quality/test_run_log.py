@@ -23,11 +23,11 @@ STARTED = {"event": "started", "slots": 4, "subjects": 2}
 def test_losses_are_kept_by_step_and_a_training_that_goes_on_replaces_what_it_does_again() -> None:
     past = _history(
         STARTED,
-        _of("rex", "seated", step=0, steps=60),
+        _of("rex", "slot_assigned", step=0, steps=60),
         _of("rex", "progress", step=20, fixed_loss=0.3, seconds=1.0),
         _of("rex", "progress", step=40, fixed_loss=0.2, seconds=2.0),
         STARTED,
-        _of("rex", "seated", step=30, steps=60),
+        _of("rex", "slot_assigned", step=30, steps=60),
         _of("rex", "progress", step=40, fixed_loss=0.21, seconds=0.5),
     ).subjects["rex"]
     assert past.losses == {20: 0.3, 40: 0.21}
@@ -88,7 +88,7 @@ def test_whoever_waited_when_the_run_was_stopped_is_known() -> None:
         {"event": "progress", "subject": "rex", "step": 20.5, "fixed_loss": 0.1},
         {"event": "progress", "subject": "rex", "step": 20, "fixed_loss": inf},
         {"event": "progress", "subject": "rex", "step": 10**400, "fixed_loss": 10**400},
-        {"event": "seated", "subject": "rex", "step": {}, "steps": None},
+        {"event": "slot_assigned", "subject": "rex", "step": {}, "steps": None},
         {"event": "finished", "subject": "rex", "placeholder": 1, "steps": "all"},
         {"event": "warning", "subject": "rex", "message": {}},
         {"event": "started", "config": 3, "slots": "four"},

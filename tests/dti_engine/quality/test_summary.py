@@ -30,7 +30,7 @@ def test_what_is_worst_comes_first(hand_made: Any) -> None:
     hand_made.add("damaged").write_bytes(b"no token")
     hand_made.log("started", subjects=10)
     hand_made.log("failed", subject="failed", error="no images")
-    hand_made.log("seated", subject="under-way", step=0, steps=40)
+    hand_made.log("slot_assigned", subject="under-way", step=0, steps=40)
     for name in ("best", "good", "flagged-good", "flagged-bad", "flagged-twice"):
         hand_made.log("validated", subject=name)
     summary = hand_made.summary()

@@ -61,7 +61,7 @@ def test_dti_train_scores_trials_by_the_judge_that_it_is_given(
         _noise(seed).save(tmp_path / "rex" / f"{seed}.png")
     asked = ["train", tmp_path / "rex", "--initializer", "dog", "--output", tmp_path / "tokens"]
     asked += ["--model", tiny_checkpoint, "--scorer", tiny_scorers, "--steps", 2]
-    asked += ["--resolution", 16, "--batch-size", 1, "--validation-images", 2]
+    asked += ["--set", "resolution=16", "--set", "batch_size=1", "--validation-images", 2]
     result = CliRunner().invoke(app, [str(word) for word in asked])
     assert result.exit_code == 0, result.output
     training = Artifact.load(tmp_path / "tokens" / "rex.safetensors").manifest.training
@@ -93,10 +93,10 @@ def test_dti_train_scores_trials_with_the_class_noun_of_the_bundle(
     (tmp_path / "rex" / "bundle.json").write_text(json.dumps({"initializer": "dog"} | said))
     options = ["--model", tiny_checkpoint, "--scorer", tiny_scorers, "--steps", 1]
     options += [
-        "--resolution",
-        16,
-        "--batch-size",
-        1,
+        "--set",
+        "resolution=16",
+        "--set",
+        "batch_size=1",
         "--validation-images",
         1,
         "--output",

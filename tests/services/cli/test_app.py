@@ -10,15 +10,17 @@ import typer.main
 from hosted import Hosted
 from typer.testing import CliRunner
 
+from dti_engine.cli import blend as blending
+from dti_engine.cli import generate as generation
 from services.cli import delete as deletion
-from services.cli import generate as generation
-from services.cli import jobs, tokens
+from services.cli import generate_bulk, jobs, tokens
 from services.cli import submit as submission
 from services.cli_app import app
 
 EXAMPLES = {
-    "generate": generation.GENERATE_EXAMPLES,
-    "blend": generation.BLEND_EXAMPLES,
+    "generate": generation.EXAMPLES,
+    "blend": blending.EXAMPLES,
+    "generate-bulk": generate_bulk.EXAMPLES,
     "submit": submission.EXAMPLES,
     "jobs": jobs.LIST_EXAMPLES,
     "job": jobs.SHOW_EXAMPLES,

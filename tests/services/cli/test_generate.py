@@ -48,7 +48,7 @@ def test_a_service_generates_every_prompt_and_seed_into_files(
         "02-a-rex-seed8.png",
     ]
     assert colours(paths) == [colour(7), colour(8)] * 2
-    assert "generating: denoising step 12/12" in done.stderr
+    assert "generating: 12/12" in done.stderr
     asked = {wanted.images[0].prompt: wanted.images for _, wanted in engine.requests}
     generated_image = asked["a <rex> on a beach"][1]
     assert (generated_image.seed, generated_image.steps, generated_image.guidance) == (8, 3, 4)
@@ -117,8 +117,8 @@ def test_images_that_fail_are_told_and_the_others_kept(
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (["generate", "a", "--device", "cpu"], "--device cannot be said to a service"),
-        (["blend", "a", "b", "--save", "c"], "--save cannot be said to a service"),
+        (["generate", "a", "--device", "cpu"], "--device cannot be used with --server"),
+        (["blend", "a", "b", "--save", "c"], "--save cannot be used with --server"),
         (["blend", "a", "b", "c", "--strip", "3"], "use --weights"),
         (["generate", "a {}", "--token", "nobody"], "no token of a subject 'nobody'"),
         (["generate", "a", "--model", "sdxl"], "there are miniature"),

@@ -40,7 +40,7 @@ def test_jobs_are_listed_the_newest_first(dti: Dti, photos: Path, submitted: str
     assert "0/3" in lines[2]
     limited = dti("jobs", "--limit", "1")
     assert submitted not in limited.stdout
-    assert "there are older ones" in limited.stderr
+    assert "there are older jobs" in limited.stderr
     told = json.loads(dti("jobs", "--limit", "1", "--json").stdout)
     assert [job["job"] for job in told["jobs"]] == [second]
 
@@ -150,7 +150,7 @@ def test_a_cancelled_job_ends_the_wait(dti: Dti, service: Hosted, submitted: str
 def test_failed_ones_are_tried_again(dti: Dti, service: Hosted, ended: str) -> None:
     service.failing.clear()
     result = dti("retry", ended)
-    assert "1 subjects are tried again" in result.stderr
+    assert "1 subjects are retried" in result.stderr
     assert "1 queued" in result.stdout
     with service.at_work():
         assert dti("job", ended, "--wait").exit_code == 0

@@ -80,7 +80,7 @@ def test_keys_are_listed_with_their_state(dti_keys: Keys) -> None:
 def test_a_rotated_key_ends_with_its_grace(dti_keys: Keys, folder: Path) -> None:
     old = json.loads(dti_keys("create", "acme", "--json").stdout)
     result = dti_keys("rotate", old["key"], "--grace", "1h")
-    assert f"key {old['key']} goes on for 1h" in result.stderr
+    assert f"key {old['key']} stays valid for 1h" in result.stderr
     for credential in (old["credential"], result.stdout.strip()):
         assert _let_in(folder, credential) == "acme"
     dti_keys("rotate", old["key"], "--grace", "0")

@@ -155,7 +155,7 @@ def test_many_subjects_go_as_a_manifest(
     dti: Dti, service: Hosted, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inline = dti("submit", photos).stdout.strip()
-    monkeypatch.setattr(orders, "_INLINE", 2)
+    monkeypatch.setattr(orders, "_MAX_INLINE", 2)
     listed = dti("submit", photos).stdout.strip()
     assert inline != listed
     assert items_of(service, inline) == items_of(service, listed)
@@ -209,7 +209,7 @@ def test_archives_and_words_are_taken_as_by_train(
         (["--model", "flux"], "there are miniature"),
         (["--recipe", "flux"], "known are"),
         (["-i", "a", "-i", "b"], "once for each"),
-        (["--server", "nowhere"], "is no server"),
+        (["--server", "nowhere"], "is not a server"),
         (["--api-key", "dti_1_no"], "key"),
     ],
 )
@@ -251,7 +251,7 @@ def test_a_restart_of_the_service_does_not_disturb_who_waits(
 ) -> None:
     """The worker stops it, as soon as somebody waits."""
     service.may_end.clear()
-    hear = waiting._Waiting._hear
+    hear = waiting._Waiting._say_connected
     restarts: list[str] = []
 
     def restart(self: Any) -> None:
@@ -260,7 +260,7 @@ def test_a_restart_of_the_service_does_not_disturb_who_waits(
             restarts.append("stopped")
             service.stop(at_once=True)
 
-    miss = waiting._Waiting._miss
+    miss = waiting._Waiting._say_disconnected
 
     def missed(self: Any, why: str) -> None:
         miss(self, why)
@@ -269,14 +269,14 @@ def test_a_restart_of_the_service_does_not_disturb_who_waits(
             service.start()
             service.may_end.set()
 
-    monkeypatch.setattr(waiting._Waiting, "_hear", restart)
-    monkeypatch.setattr(waiting._Waiting, "_miss", missed)
+    monkeypatch.setattr(waiting._Waiting, "_say_connected", restart)
+    monkeypatch.setattr(waiting._Waiting, "_say_disconnected", missed)
     with service.at_work():
         result = dti("submit", photos, "--wait")
     assert result.exit_code == 0, result.output
     assert restarts == ["stopped", "started"]
     assert "trying again until it answers" in result.stderr
-    assert "it answers again" in result.stderr
+    assert "the service answers again" in result.stderr
     assert len(result.stdout.splitlines()) == 3
 
 

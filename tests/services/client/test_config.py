@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dti_engine.errors import OutputError
-from services.client.config import ServerConfig, access_file, find_access, read_access, write_access
+from services.client.config import ServerConfig, config_file, find_server, read_config, write_config
 from services.errors import SettingsError
 
 HERE = ServerConfig("http://127.0.0.1:8000", "dti_1_secret")
@@ -18,52 +18,52 @@ def home(tmp_path: Path) -> dict[str, str]:
 
 
 def test_what_is_noted_is_found_and_nobody_else_can_read_it(home: dict[str, str]) -> None:
-    path = write_access(HERE, home)
-    assert path == access_file(home)
+    path = write_config(HERE, home)
+    assert path == config_file(home)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert read_access(home) == find_access(environment=home) == HERE
+    assert read_config(home) == find_server(environment=home) == HERE
     assert [each.name for each in path.parent.iterdir()] == ["client.json"]
 
 
 def test_a_note_replaces_an_older_one_whatever_its_mode(home: dict[str, str]) -> None:
-    path = write_access(ServerConfig("http://old:1", "old"), home)
+    path = write_config(ServerConfig("http://old:1", "old"), home)
     path.chmod(0o644)
-    write_access(HERE, home)
-    assert read_access(home) == HERE
+    write_config(HERE, home)
+    assert read_config(home) == HERE
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_it_is_beside_other_programs_where_nothing_else_is_configured() -> None:
-    assert access_file({}) == Path.home() / ".config/dti/client.json"
-    assert access_file({"XDG_CONFIG_HOME": "relative"}) == access_file({})
+    assert config_file({}) == Path.home() / ".config/dti/client.json"
+    assert config_file({"XDG_CONFIG_HOME": "relative"}) == config_file({})
 
 
 def test_what_is_said_goes_before_the_environment_and_that_before_the_note(
     home: dict[str, str],
 ) -> None:
-    write_access(HERE, home)
+    write_config(HERE, home)
     environment = home | {"DTI_SERVER": "https://dti.example/", "DTI_API_KEY": "dti_2_other"}
-    assert find_access(environment=environment) == ServerConfig(
+    assert find_server(environment=environment) == ServerConfig(
         "https://dti.example", "dti_2_other"
     )
-    said = find_access("http://third:3", "dti_3_third", environment)
+    said = find_server("http://third:3", "dti_3_third", environment)
     assert said == ServerConfig("http://third:3", "dti_3_third")
-    assert find_access(key="dti_3_third", environment=home) == ServerConfig(
+    assert find_server(key="dti_3_third", environment=home) == ServerConfig(
         HERE.server, "dti_3_third"
     )
 
 
 def test_a_noted_key_is_told_to_its_own_server_alone(home: dict[str, str]) -> None:
-    write_access(HERE, home)
-    assert find_access(f"{HERE.server}/", environment=home) == HERE
-    with pytest.raises(SettingsError, match=r"no key to https://dti\.example"):
-        find_access("https://dti.example", environment=home)
+    write_config(HERE, home)
+    assert find_server(f"{HERE.server}/", environment=home) == HERE
+    with pytest.raises(SettingsError, match=r"no API key for https://dti\.example"):
+        find_server("https://dti.example", environment=home)
 
 
 def test_without_a_server_it_says_what_to_do(home: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=r"dti serve.*DTI_SERVER"):
-        find_access(environment=home)
+        find_server(environment=home)
 
 
 @pytest.mark.parametrize(
@@ -71,36 +71,36 @@ def test_without_a_server_it_says_what_to_do(home: dict[str, str]) -> None:
     ["here", "ftp://here", "http://", "http://here:x", "http://a@b", "http://a?b", "http://a\nb"],
 )
 def test_a_server_is_a_url(server: str) -> None:
-    with pytest.raises(SettingsError, match="is no server"):
-        find_access(server, "key", {})
+    with pytest.raises(SettingsError, match="is not a server"):
+        find_server(server, "key", {})
 
 
 def test_a_key_is_one_word() -> None:
-    with pytest.raises(SettingsError, match="copy it whole") as refused:
-        find_access("http://here", "two words", {})
+    with pytest.raises(SettingsError, match="copy the whole key") as refused:
+        find_server("http://here", "two words", {})
     assert "two words" not in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"server": "http://a"}', '{"key": "dti_1_secret"}'])
 def test_a_damaged_note_is_refused_without_being_shown(home: dict[str, str], text: str) -> None:
-    write_access(HERE, home).write_text(text)
+    write_config(HERE, home).write_text(text)
     with pytest.raises(SettingsError, match="no server and key") as refused:
-        read_access(home)
+        read_config(home)
     assert "secret" not in str(refused.value)
 
 
 def test_what_a_later_version_notes_besides_is_passed_over(home: dict[str, str]) -> None:
-    write_access(HERE, home).write_text('{"server": "http://a", "key": "k", "more": 1}')
-    assert read_access(home) == ServerConfig("http://a", "k")
+    write_config(HERE, home).write_text('{"server": "http://a", "key": "k", "more": 1}')
+    assert read_config(home) == ServerConfig("http://a", "k")
 
 
 def test_a_note_that_cannot_be_read_is_an_error(home: dict[str, str]) -> None:
-    access_file(home).mkdir(parents=True)
+    config_file(home).mkdir(parents=True)
     with pytest.raises(SettingsError, match="Is a directory"):
-        read_access(home)
+        read_config(home)
     with pytest.raises(OutputError, match="Is a directory"):
-        write_access(HERE, home)
-    assert [each.name for each in access_file(home).parent.iterdir()] == ["client.json"]
+        write_config(HERE, home)
+    assert [each.name for each in config_file(home).parent.iterdir()] == ["client.json"]
 
 
 def test_a_key_is_not_shown_by_accident() -> None:

@@ -1,6 +1,6 @@
 """Requests that are repeated, and those that are not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -9,6 +9,7 @@ import pytest
 from services.client.config import ServerConfig
 from services.client.errors import (
     BrokenServerError,
+    NoEventStreamError,
     OverloadedError,
     RefusedError,
     UnreachableError,
@@ -36,7 +37,6 @@ class Far:
             ACCESS,
             transport=httpx.MockTransport(self._reply),
             sleep=self.slept.append,
-            clock=lambda: sum(self.slept),
             on_wait=lambda why, seconds: self.waits.append((why, seconds)),
             **how,
         )
@@ -55,6 +55,15 @@ def later(seconds: float | None = None, status: int = 503) -> httpx.Response:
 
 
 OK = httpx.Response(200, json={"fine": True})
+
+
+def stream_of(pieces: Iterable[bytes]) -> HttpConnection:
+    """A connection to a server that sends these pieces as its stream of events."""
+    headers = {"Content-Type": "text/event-stream"}
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(200, headers=headers, content=iter(pieces))
+    )
+    return HttpConnection(ACCESS, transport=transport)
 
 
 def test_a_request_has_the_key_and_stays_below_the_servers_path() -> None:
@@ -98,7 +107,7 @@ def test_the_server_says_how_long_to_wait() -> None:
 
 def test_waits_grow_up_to_a_bound() -> None:
     far = Far(OK, *[NO_ANSWER] * 12, OK)
-    with far.connection(patience=1e6) as connection:
+    with far.connection(retry_for_s=1e6) as connection:
         connection.request("GET", "v1/a")
         connection.request("GET", "v1/a")
     assert len(far.slept) == 12
@@ -108,7 +117,7 @@ def test_waits_grow_up_to_a_bound() -> None:
 
 def test_patience_ends() -> None:
     far = Far(OK, NO_ANSWER)
-    with far.connection(patience=30) as connection:
+    with far.connection(retry_for_s=30) as connection:
         connection.request("GET", "v1/a")
         with pytest.raises(UnreachableError, match=r"http://dti.example.*refused"):
             connection.request("GET", "v1/a")
@@ -117,7 +126,7 @@ def test_patience_ends() -> None:
 
 def test_a_server_that_has_never_answered_may_not_be_there_at_all() -> None:
     far = Far(NO_ANSWER)
-    with far.connection(patience=30) as connection, pytest.raises(UnreachableError):
+    with far.connection(retry_for_s=30) as connection, pytest.raises(UnreachableError):
         connection.request("GET", "v1/a")
     assert sum(far.slept) <= 3
 
@@ -125,7 +134,7 @@ def test_a_server_that_has_never_answered_may_not_be_there_at_all() -> None:
 def test_whoever_is_to_wait_for_longer_than_patience_is_told_at_once() -> None:
     far = Far(later(3600, 429))
     with (
-        far.connection(patience=30) as connection,
+        far.connection(retry_for_s=30) as connection,
         pytest.raises(OverloadedError, match="try again in 3600 s"),
     ):
         connection.request("GET", "v1/a")
@@ -152,7 +161,7 @@ def test_nobody_is_sent_on_with_the_key() -> None:
 def test_an_answer_that_is_none_of_ours_is_said_to_be(content: bytes) -> None:
     far = Far(httpx.Response(200, content=content))
     with far.connection() as connection, pytest.raises(BrokenServerError, match="a DTI service"):
-        connection.ask(Job, "GET", "v1/training-jobs/x")
+        connection.fetch(Job, "GET", "v1/training-jobs/x")
 
 
 def test_unknown_fields_of_an_answer_are_kept_for_whoever_prints_it() -> None:
@@ -166,7 +175,7 @@ def test_unknown_fields_of_an_answer_are_kept_for_whoever_prints_it() -> None:
     }
     far = Far(httpx.Response(200, json=said))
     with far.connection() as connection:
-        job = connection.ask(Job, "GET", "v1/training-jobs/j")
+        job = connection.fetch(Job, "GET", "v1/training-jobs/j")
     assert not job.ended
     document = job.model_dump(mode="json")
     assert document["colour"] == {"of": "sleep"}
@@ -174,16 +183,68 @@ def test_unknown_fields_of_an_answer_are_kept_for_whoever_prints_it() -> None:
 
 
 def test_a_stream_that_breaks_off_is_no_answer() -> None:
-    def pieces():  # type: ignore[no-untyped-def]
-        yield b"data: 1\n"
+    def pieces() -> Iterator[bytes]:
+        yield b"data: 1\n\n"
         raise httpx.ReadError("gone")
 
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=pieces()))
-    with HttpConnection(ACCESS, transport=transport) as connection:
-        heard: list[str] = []
-        with pytest.raises(UnreachableError), connection.stream("v1/events") as answer:
-            heard.extend(answer.iter_text())
-        assert heard == ["data: 1\n"]
+    with stream_of(pieces()) as connection:
+        received: list[str] = []
+        with pytest.raises(UnreachableError), connection.events("v1/events") as events:
+            received.extend(event.data for event in events)
+        assert received == ["1"]
+
+
+TEXT = (
+    'event: job\ndata: {"a": 1}\n\n'
+    ": still here\n\n"
+    "event: progress\r\ndata: one\r\ndata:  two\r\n\r\n"
+    "data: \u2028\u0085\x0b plain\rid: 7\rretry: 5\r\r"
+    "event: empty\n\n"
+    "event: end\ndata:x\n\n"
+    "event: cut\ndata: off"
+)
+EVENTS = [
+    ("job", '{"a": 1}'),
+    ("progress", "one\n two"),
+    ("message", "\u2028\u0085\x0b plain"),
+    ("end", "x"),
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 1000])
+def test_events_are_read_from_pieces_of_any_size(size: int) -> None:
+    data = TEXT.encode()
+    pieces = (data[at : at + size] for at in range(0, len(data), size))
+    with stream_of(pieces) as connection, connection.events("v1/events") as events:
+        assert [(event.event, event.data) for event in events] == EVENTS
+
+
+@pytest.mark.parametrize("piece", [b"x", b"data: x\n"])
+def test_an_event_without_an_end_is_an_error(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.client.http._MAX_EVENT", 100)
+    with (
+        stream_of(piece for _ in range(1000)) as connection,
+        pytest.raises(BrokenServerError, match="more than 100"),
+        connection.events("v1/events") as events,
+    ):
+        list(events)
+
+
+def test_many_events_in_one_stream_are_no_large_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.client.http._MAX_EVENT", 100)
+    pieces = (b"data: x\n\n" for _ in range(1000))
+    with stream_of(pieces) as connection, connection.events("v1/events") as events:
+        assert len(list(events)) == 1000
+
+
+def test_a_response_that_is_no_stream_of_events_is_said_to_be_none() -> None:
+    far = Far(OK)
+    with (
+        far.connection() as connection,
+        pytest.raises(NoEventStreamError),
+        connection.events("v1/events"),
+    ):
+        pass
 
 
 def test_a_refused_stream_says_why() -> None:
@@ -191,14 +252,14 @@ def test_a_refused_stream_says_why() -> None:
     with (
         far.connection() as connection,
         pytest.raises(RefusedError, match="later"),
-        connection.stream("v1/events"),
+        connection.events("v1/events"),
     ):
         pass
 
 
 def test_a_closed_connection_repeats_nothing() -> None:
     connection = HttpConnection(
-        ACCESS, transport=httpx.MockTransport(_closing(lambda: connection.close())), patience=1e6
+        ACCESS, transport=httpx.MockTransport(_closing(lambda: connection.close())), retry_for_s=1e6
     )
     with pytest.raises(OverloadedError):
         connection.request("GET", "v1/a")

@@ -92,7 +92,7 @@ def test_a_service_without_room_is_asked_again_when_it_says(
 
 def test_patience_ends(service: Hosted, engine: StubEngine) -> None:
     engine.reject(503, "NoEngineError", "nothing generates", 30)
-    client, seen = waits(service, patience=20)
+    client, seen = waits(service, retry_for_s=20)
     with client, pytest.raises(OverloadedError, match="nothing generates; try again in 30 s"):
         list(client.generate(ORDER, [1]))
     assert seen == []
@@ -143,6 +143,6 @@ def test_what_is_wrong_is_said_at_once(
 
 def test_a_service_that_is_not_there_is_said_to_be(service: Hosted) -> None:
     service.stop()
-    client, _ = waits(service, first_patience=0)
+    client, _ = waits(service, first_retry_for_s=0)
     with client, pytest.raises(UnreachableError, match="is it running"):
         list(client.generate(ORDER, [1]))

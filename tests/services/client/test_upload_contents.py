@@ -9,7 +9,7 @@ from hosted import make_bundle
 
 from dti_engine.errors import InvalidBundleError
 from dti_engine.images.bundles.bundle import load_bundle
-from services.client.uploads import bundle_parcel, parcel
+from services.client.uploads import bundle_content, content_of
 
 SAID = '{"initializer": "dog", "images": {"0.png": {"caption": "a {} at sea"}}}'
 
@@ -29,21 +29,21 @@ def test_the_same_files_are_the_same_bytes_whatever_else_is_told_of_them(
         os.utime(other / file.name, (1e9, 1e9))
         (other / file.name).chmod(0o600)
     (other / ".DS_Store").write_bytes(b"litter")
-    first, second = bundle_parcel(folder), bundle_parcel(other)
+    first, second = bundle_content(folder), bundle_content(other)
     assert first.sha256 == second.sha256
     assert first.read() == second.read()
     assert first.size == len(first.read())
 
 
 def test_other_files_are_other_bytes(folder: Path) -> None:
-    before = bundle_parcel(folder).sha256
+    before = bundle_content(folder).sha256
     (folder / "0.png").rename(folder / "3.png")
-    assert bundle_parcel(folder).sha256 != before
+    assert bundle_content(folder).sha256 != before
 
 
 def test_what_was_packed_is_the_same_bundle(folder: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed.zip"
-    packed.write_bytes(bundle_parcel(folder).read())
+    packed.write_bytes(bundle_content(folder).read())
     ours, theirs = load_bundle(folder), load_bundle(packed)
     assert ours.description == theirs.description
     assert [each.sha256 for each in ours.images] == [each.sha256 for each in theirs.images]
@@ -52,13 +52,13 @@ def test_what_was_packed_is_the_same_bundle(folder: Path, tmp_path: Path) -> Non
 
 def test_an_archive_is_sent_as_it_is(folder: Path, tmp_path: Path) -> None:
     archive = Path(shutil.make_archive(str(tmp_path / "rex"), "gztar", folder))
-    sent = bundle_parcel(archive)
+    sent = bundle_content(archive)
     assert sent.read() == archive.read_bytes()
-    assert sent.sha256 == parcel(archive.read_bytes()).sha256
+    assert sent.sha256 == content_of(archive.read_bytes()).sha256
 
 
 def test_what_changes_after_it_was_checked_is_not_sent(folder: Path) -> None:
-    packed = bundle_parcel(folder)
+    packed = bundle_content(folder)
     (folder / "bundle.json").write_text('{"initializer": "cat"}')
     with pytest.raises(InvalidBundleError, match="has changed since"):
         packed.read()
@@ -67,9 +67,9 @@ def test_what_changes_after_it_was_checked_is_not_sent(folder: Path) -> None:
 def test_a_folder_with_what_cannot_be_read_is_refused(folder: Path) -> None:
     (folder / "4.png").symlink_to(folder / "0.png")
     with pytest.raises(InvalidBundleError, match="a symbolic link"):
-        bundle_parcel(folder)
+        bundle_content(folder)
 
 
 def test_what_is_gone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidBundleError, match="No such file"):
-        bundle_parcel(tmp_path / "gone.zip")
+        bundle_content(tmp_path / "gone.zip")

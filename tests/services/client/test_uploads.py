@@ -11,13 +11,13 @@ from services.client.client import Client
 from services.client.config import ServerConfig
 from services.client.errors import BrokenServerError, RefusedError, UploadRefusedError
 from services.client.http import HttpConnection
-from services.client.uploads import UploadContent, missing, parcel, upload
+from services.client.uploads import UploadContent, content_of, missing, upload
 from services.ledger import uploads as kept
 from services.storage.interface import Store
 
 
 def some(number: int) -> list[UploadContent]:
-    return [parcel(f"bundle {n}".encode()) for n in range(number)]
+    return [content_of(f"bundle {n}".encode()) for n in range(number)]
 
 
 @pytest.mark.parametrize("kind", ["directory", "moto"])

@@ -9,14 +9,14 @@ from hosted import STEPS, Hosted, wait_until
 
 from services.client import watch as watching
 from services.client.client import Client
-from services.client.errors import GoneError, KeyRefusedError, NoSuchThingError
-from services.client.uploads import parcel
-from services.client.watch import Advanced, Changed, Missed, Update
+from services.client.errors import ApiKeyRefusedError, GoneError, ResourceNotFoundError
+from services.client.uploads import content_of
+from services.client.watch import Disconnected, ItemsAdvanced, JobChanged, Update
 
 
 def submit(client: Client, *names: str) -> str:
     """A job of these subjects."""
-    bundle = parcel(b"a bundle")
+    bundle = content_of(b"a bundle")
     client.upload([bundle])
     subjects = [
         {"id": name, "bundle": bundle.sha256, "placeholder": f"<{name}>", "initializer": "dog"}
@@ -46,10 +46,10 @@ class WithoutEvents(httpx.BaseTransport):
 def check_whole(updates: list[Update]) -> None:
     """They tell of two items, from the beginning to the end."""
     last = updates[-1]
-    assert isinstance(last, Changed)
+    assert isinstance(last, JobChanged)
     assert last.job.state == "succeeded"
     assert last.job.counts.succeeded == 2
-    advanced = [each for each in updates if isinstance(each, Advanced) and each.progress]
+    advanced = [each for each in updates if isinstance(each, ItemsAdvanced) and each.progress]
     assert {index for each in advanced for index in each.progress} == {0, 1}
     furthest = [step.step for each in advanced for step in each.progress.values()]
     assert max(furthest) == STEPS
@@ -62,11 +62,11 @@ def end_when_seen(service: Hosted, updates: Iterator[Update]) -> list[Update]:
     service.may_end.clear()
     for update in updates:
         heard.append(update)
-        if isinstance(update, Advanced):
+        if isinstance(update, ItemsAdvanced):
             steps = {
                 i: each.step
                 for h in heard
-                if isinstance(h, Advanced)
+                if isinstance(h, ItemsAdvanced)
                 for i, each in h.progress.items()
             }
             if list(steps.values()) == [STEPS, STEPS]:
@@ -79,7 +79,7 @@ def test_events_tell_of_progress_and_end(service: Hosted, client: Client) -> Non
     with service.at_work():
         updates = end_when_seen(service, client.watch(job))
     check_whole(updates)
-    assert not any(isinstance(each, Missed) for each in updates)
+    assert not any(isinstance(each, Disconnected) for each in updates)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_events_tell_of_progress_and_end(service: Hosted, client: Client) -> Non
 def test_where_no_events_come_it_is_asked(
     service: Hosted, answer: httpx.Response, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(watching, "_POLL_INTERVAL_S", 0.02)
     transport = WithoutEvents(answer)
     with service.client(transport=transport) as client, service.at_work():
         check_whole(end_when_seen(service, client.watch(submit(client, "rex", "tom"))))
@@ -107,20 +107,20 @@ def test_a_service_that_goes_away_is_waited_for(service: Hosted, client: Client)
     with service.at_work():
         for update in client.watch(job):
             heard.append(update)
-            if isinstance(update, Changed) and back is None:
+            if isinstance(update, JobChanged) and back is None:
                 service.stop(at_once=True)
                 back = threading.Thread(target=service.start)
-            elif isinstance(update, Missed) and back and not back.ident:
+            elif isinstance(update, Disconnected) and back and not back.ident:
                 back.start()
                 service.may_end.set()
     assert back
     back.join()
     last = heard[-1]
-    assert isinstance(last, Changed)
+    assert isinstance(last, JobChanged)
     assert last.job.state == "succeeded"
-    missed = [each for each in heard if isinstance(each, Missed)]
-    assert "no answer from" in missed[0].why
-    assert 0 < missed[0].seconds <= 10
+    missed = [each for each in heard if isinstance(each, Disconnected)]
+    assert "no response from" in missed[0].reason
+    assert 0 < missed[0].pause_s <= 10
 
 
 def test_streams_that_end_early_are_taken_up_again_without_a_word(
@@ -128,28 +128,28 @@ def test_streams_that_end_early_are_taken_up_again_without_a_word(
 ) -> None:
     job = submit(client, "rex")
     updates = client.watch(job)
-    assert isinstance(next(updates), Changed)
+    assert isinstance(next(updates), JobChanged)
     assert service._server
     service._server.release()  # lets all listeners go, and takes no more
     update = next(update for update in updates)
-    assert isinstance(update, Changed)
+    assert isinstance(update, JobChanged)
     updates.close()
 
 
 def test_a_job_that_is_deleted_meanwhile_is_gone(service: Hosted, client: Client) -> None:
     job = submit(client, "rex")
     updates = client.watch(job)
-    assert isinstance(next(updates), Changed)
+    assert isinstance(next(updates), JobChanged)
     client.delete_job(job)
     with pytest.raises(GoneError):
         list(updates)
 
 
 def test_what_will_not_pass_is_raised(service: Hosted, client: Client) -> None:
-    with pytest.raises(NoSuchThingError):
+    with pytest.raises(ResourceNotFoundError):
         list(client.watch("0" * 26))
     service.key = "dti_0000_wrong"
-    with service.client() as stranger, pytest.raises(KeyRefusedError):
+    with service.client() as stranger, pytest.raises(ApiKeyRefusedError):
         list(stranger.watch("0" * 26))
 
 
@@ -158,5 +158,5 @@ def test_an_ended_job_is_told_at_once(service: Hosted, client: Client) -> None:
     with service.at_work():
         wait_until(lambda: client.job(job).ended)
     *_, last = client.watch(job)
-    assert isinstance(last, Changed)
+    assert isinstance(last, JobChanged)
     assert last.job.ended
