@@ -1,4 +1,4 @@
-"""`dti bundle`: look at images before anything is trained on them."""
+"""`dti bundle`: check and preview the images of subjects before training."""
 
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +30,7 @@ PREVIEW_EXAMPLES = (
 )
 
 _Resolution = Annotated[
-    int, typer.Option("--resolution", min=8, help="Side of the crops in px, as in training.")
+    int, typer.Option("--resolution", min=8, help="Side of the crops in pixels, as in training.")
 ]
 
 
@@ -42,10 +42,10 @@ def check(
     resolution: _Resolution = 512,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Judge bundles as training would: every image, caption and mask, by name.
+    """Check bundles as training does, and list every image, caption and mask.
 
     A bundle is a folder, zip or tar of one subject's images; see docs/bundles.md. The exit code
-    is 2 if anything is refused; warnings leave it at 0.
+    is 2 if a bundle is refused; warnings leave it at 0.
     """
     from dti_engine.images.bundles.bundle import check_bundle
 
@@ -53,7 +53,7 @@ def check(
     for path in paths:
         checked.append(check_bundle(path, resolution=resolution))
         if not as_json:
-            _show(checked[-1])
+            _print_bundle(checked[-1])
     num_refused = sum(1 for bundle in checked if bundle.errors)
     if as_json:
         print_json({"bundles": [_document(bundle) for bundle in checked]})
@@ -68,19 +68,21 @@ def preview(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE.png", help="To write.", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE.png", help="Image to write.", show_default=False
+        ),
     ],
     resolution: _Resolution = 512,
     captions: Annotated[
         CaptionFamily | None,
         typer.Option(
             metavar="FAMILY",
-            help=f"Of templates: {', '.join(get_args(CaptionFamily))}.",
+            help=f"Caption templates: {', '.join(get_args(CaptionFamily))}.",
             show_default="the bundle's kind, or object",
         ),
     ] = None,
 ) -> None:
-    """Draw what the model will see: each crop with its caption, outside of masks dimmed.
+    """Draw the crops that training uses, each with its caption, and dim what masks exclude.
 
     Writes a contact sheet as PNG and prints its path.
     """
@@ -104,19 +106,19 @@ def preview(
 
 
 def _document(bundle: "Bundle") -> dict[str, Any]:
-    subject_images = [
+    images = [
         {
-            "name": each.name,
-            "width": each.original_size[0],
-            "height": each.original_size[1],
-            "sha256": each.sha256,
-            "caption": each.caption,
-            "has_mask": each.mask is not None,
+            "name": image.name,
+            "width": image.original_size[0],
+            "height": image.original_size[1],
+            "sha256": image.sha256,
+            "caption": image.caption,
+            "has_mask": image.mask is not None,
         }
-        for each in bundle.images
+        for image in bundle.images
     ]
-    said = bundle.description.model_dump(mode="json", exclude={"images"})
-    return {"path": str(bundle.path), **said, "images": subject_images} | {
+    description = bundle.description.model_dump(mode="json", exclude={"images"})
+    return {"path": str(bundle.path), **description, "images": images} | {
         "errors": [_finding(each) for each in bundle.errors],
         "warnings": [_finding(each) for each in bundle.warnings],
     }
@@ -126,28 +128,28 @@ def _finding(finding: "BundleFinding") -> dict[str, str]:
     return {"name": finding.name, "reason": finding.reason}
 
 
-def _show(bundle: "Bundle") -> None:
+def _print_bundle(bundle: "Bundle") -> None:
     title = escape(str(bundle.path))
     if word := bundle.description.initializer:
         title += f" [dim]({escape(word)})[/]"
     table = Table("image", "px", "caption", "mask", "remarks", title=title, title_justify="left")
-    subject_images = {each.name: each for each in bundle.images}
-    remarks: dict[str, list[str]] = {name: [] for name in subject_images}
+    images = {image.name: image for image in bundle.images}
+    remarks: dict[str, list[str]] = {name: [] for name in images}
     for label, findings in (
         ("[bold red]refused:[/] ", bundle.errors),
         ("[yellow]warning:[/] ", bundle.warnings),
     ):
-        for each in findings:
-            remarks.setdefault(each.name, []).append(label + escape(each.reason))
-    on_all = remarks.pop("", [])
+        for finding in findings:
+            remarks.setdefault(finding.name, []).append(label + escape(finding.reason))
+    on_bundle = remarks.pop("", [])  # findings without a name concern the whole bundle
     for name in sorted(remarks):
-        subject_image = subject_images.get(name)
-        size = "{} x {}".format(*subject_image.original_size) if subject_image else ""
-        caption = escape(subject_image.caption or "[template]") if subject_image else ""
-        mask = "yes" if subject_image and subject_image.mask is not None else ""
+        image = images.get(name)
+        size = "{} x {}".format(*image.original_size) if image else ""
+        caption = escape(image.caption or "[template]") if image else ""
+        mask = "yes" if image and image.mask is not None else ""
         table.add_row(escape(name), size, caption, mask, "\n".join(remarks[name]))
     results.print(table)
-    for remark in on_all:
+    for remark in on_bundle:
         results.print(remark)
 
 
@@ -155,7 +157,7 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Look at images before anything is trained on them.",
+    help="Check and preview the images of subjects before training.",
 )
 mount(app, check, CHECK_EXAMPLES)
 mount(app, preview, PREVIEW_EXAMPLES)

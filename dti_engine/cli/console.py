@@ -58,9 +58,10 @@ class Commands(TyperGroup):
             if extra is None:
                 raise
             # The group of a subcommand handles the error first: `dti keys` sees it before `dti`.
-            command = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
+            _, *groups = ctx.command_path.split()  # the first is how the program was started
+            command = " ".join([*groups, *filter(None, [ctx.invoked_subcommand])])
             say(
-                f"{command} needs the extra '{extra}': pip install 'dti[{extra}]'",
+                f"dti {command} needs the extra '{extra}': pip install 'dti[{extra}]'",
                 label="[bold red]error:[/] ",
             )
             raise typer.Exit(2) from error

@@ -37,9 +37,9 @@ def export(
     ] = "diffusers",
     as_json: options.JsonOption = False,
 ) -> None:
-    """Write a token in the form of another program, and print the paths.
+    """Write a token in the format of another program, and print the paths.
 
-    Says how that program's prompts name the token. A token of SDXL becomes a pair of files for
+    Tells how prompts of that program name the token. A token of SDXL becomes two files for
     diffusers, FILE and FILE_2, and one file for the others.
     """
     from dti_engine.artifacts.artifact import Artifact
@@ -48,9 +48,15 @@ def export(
     artifact = Artifact.load(file)
     written = write(artifact, output, file_format)
     if as_json:
-        made = {"files": [str(each) for each in written.files], "format": file_format}
-        said = {"prompt_name": written.prompt_name, "note": written.note}
-        print_json(made | said | {"token": artifact.origin()})
+        print_json(
+            {
+                "files": [str(path) for path in written.files],
+                "format": file_format,
+                "prompt_name": written.prompt_name,
+                "note": written.note,
+                "token": artifact.origin(),
+            }
+        )
     else:
         say(f"in a prompt of {file_format}: {written.prompt_name}")
         if written.note:
@@ -62,19 +68,23 @@ def import_token(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A .safetensors, .pt or .bin file.", show_default=False
+            metavar="FILE", help="A .safetensors, .pt or .bin file to read.", show_default=False
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="TOKEN.safetensors", help="To write.", show_default=False
+            "--output",
+            "-o",
+            metavar="TOKEN.safetensors",
+            help="Token file to write.",
+            show_default=False,
         ),
     ],
     second: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="The second of a pair for SDXL: learned_embeds_2.safetensors."
+            metavar="FILE", help="The second file of a pair for SDXL: learned_embeds_2.safetensors."
         ),
     ] = None,
     placeholder: Annotated[
@@ -85,17 +95,18 @@ def import_token(
             show_default="the name in the file",
         ),
     ] = None,
-    backbone: options.ModelOption = "miniature",
+    model: options.ModelOption = "miniature",
     as_json: options.JsonOption = False,
 ) -> None:
-    """Read what another program has learned, and write it as a token of ours.
+    """Read an embedding of another program, and write it as a token.
 
-    Say which model it was learned on: the file does not. Nothing in a file is ever executed.
+    --model names the model that it was trained with, which the file does not tell. Nothing in the
+    file is executed.
     """
     from dti_engine.artifacts.importers import import_token as read
 
-    model = open_backbone(backbone)
-    artifact = read([file, *([second] if second else [])], model, placeholder=placeholder)
+    backbone = open_backbone(model)
+    artifact = read([file, *([second] if second else [])], backbone, placeholder=placeholder)
     artifact.save(output)
     if as_json:
         print_json({"path": str(output), "num_vectors": artifact.manifest.num_vectors})

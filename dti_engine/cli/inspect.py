@@ -1,4 +1,4 @@
-"""`dti inspect`: what a token file holds."""
+"""`dti inspect`: the contents of a token file."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,31 +23,31 @@ EXAMPLES = (
 
 def inspect(
     file: options.TokenArgument,
-    backbone: Annotated[
+    model: Annotated[
         str | None,
         typer.Option(
             "--model",
             metavar="NAME",
-            help="The model whose words are compared.",
-            show_default="the miniature, if the token is for it; else no words are compared",
+            help="Model whose vocabulary is compared with the token.",
+            show_default="the miniature for its tokens; none for others",
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Nearest words of each kind.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of nearest words by each distance.")] = 5,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Show what a token is: its length, its direction, its nearest words, how it was made.
+    """Show a token: its length and direction, its nearest words, and its training.
 
-    Neighbours by cosine share a meaning; neighbours by Euclidean distance share little more than a
-    length, which is why directions are learned (the paper's Table 1).
+    The nearest words by cosine share a meaning with the token; the nearest by Euclidean distance
+    share little more than a length. That is why directions are learned (the paper's Table 1).
     """
     from dti_engine.artifacts.artifact import Artifact
 
     artifact = Artifact.load(file)
-    if backbone is None and artifact.manifest.model == "miniature":
-        backbone = "miniature"
+    if model is None and artifact.manifest.model == "miniature":
+        model = "miniature"
     vectors, vocabulary = list["VectorReport"](), dict[str, float]()
-    if backbone:
-        vectors, vocabulary = _compared(artifact, backbone, top)
+    if model:
+        vectors, vocabulary = _compare(artifact, model, top)
     manifest = artifact.manifest.model_dump(mode="json")
     if as_json:
         print_json(
@@ -61,27 +61,27 @@ def inspect(
     results.print(_manifest_table(manifest))
     for vector in vectors:
         results.print(_vector_table(vector, _initializer(artifact), vocabulary))
-    if backbone is None:
-        say(f"nearest words: give --model, here {artifact.manifest.model}")
+    if model is None:
+        say(f"for nearest words, add --model {artifact.manifest.model}")
 
 
-def _compared(
-    artifact: "Artifact", backbone: str, top: int
+def _compare(
+    artifact: "Artifact", model: str, top: int
 ) -> tuple[list["VectorReport"], dict[str, float]]:
-    """Reports of the token's vectors, and the mean length of each encoder's words."""
-    model = open_backbone(backbone)
-    warn_of_other_weights([artifact], model)
+    """Return reports of the token's vectors, and the mean length of each encoder's words."""
+    backbone = open_backbone(model)
+    warn_of_other_weights([artifact], backbone)
 
     from dti_engine.text.encoder import vocabulary_magnitude
     from dti_engine.text.nearest import inspect_token
 
-    encoders = model.text_encoders
+    encoders = backbone.text_encoders
     reports = inspect_token(artifact.token, _initializer(artifact), encoders, count=top)
     return reports, {name: vocabulary_magnitude(each) for name, each in encoders.items()}
 
 
 def _initializer(artifact: "Artifact") -> str | None:
-    """The word that it started from, if it was learned here."""
+    """Return the word that training started from; imports and blends have none."""
     training = artifact.manifest.training
     return training.initializer if training else None
 

@@ -1,4 +1,4 @@
-"""`dti models`: the models that have a short name."""
+"""`dti models`: the models with short names, and their sizes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,27 +18,27 @@ EXAMPLES = (
     "dti models --json",
 )
 
-_EXPLANATION = (
-    "dims: of each text encoder's words. denoiser, text, VAE: parameters. device: GB of weights on "
-    "a GPU, bfloat16 but for words and VAE; work space comes on top. download: GB, once"
+_CAPTION = (
+    "dims: dimensions of each text encoder's words. denoiser, text, VAE: parameters. device: GB of "
+    "weights on a GPU, in bfloat16 except words and VAE; activations come on top. download: GB"
 )
 
 
 def models(as_json: options.JsonOption = False) -> None:
-    """List the models that [cyan]--model[/] knows by a short name, and what they take.
+    """List the models that [cyan]--model[/] knows by a short name, with sizes and memory.
 
-    A short name stands for a hub id, which is downloaded when it is first used. Other models go by
-    their own hub id, or as a folder in the diffusers layout; a folder with a short name is written
-    as a path, such as ./sdxl. A hub id or short name may end in @revision, a branch, tag or commit.
+    A short name stands for a hub id, which is downloaded on first use. --model takes other hub ids
+    too, and folders in the diffusers layout; a folder that is called like a short name is written
+    as a path, such as ./sdxl. A name or id may end in @revision: a branch, tag or commit.
 
-    Nothing is downloaded or loaded for this list.
+    The list itself downloads and loads nothing.
     """
     from dti_engine.backbones.checkpoint import MINIATURE
     from dti_engine.backbones.description import describe, stored_parameters
     from dti_engine.backbones.registry import catalogue
 
     listed = list(catalogue().values())
-    if MINIATURE.is_dir():  # not every installation has its weights
+    if MINIATURE.is_dir():  # its weights are optional
         listed.insert(0, describe("miniature", MINIATURE, stored_parameters(MINIATURE)))
     if as_json:
         print_json([_document(model) for model in listed])
@@ -64,7 +64,7 @@ def _table(models: list["ModelDescription"]) -> Table:
         box=box.SIMPLE_HEAD,
         padding=0,
         show_edge=False,
-        caption=_EXPLANATION,
+        caption=_CAPTION,
         caption_justify="left",
     )
     for heading in ("name", "hub id"):
@@ -74,8 +74,8 @@ def _table(models: list["ModelDescription"]) -> Table:
     for model in models:
         table.add_row(
             model.name,
-            # The longest ids leave no room for the rest.
-            (model.hub_id or "comes with dti").replace("/", "/\n"),
+            # The longest ids would leave no room for the other columns.
+            (model.hub_id or "ships with dti").replace("/", "/\n"),
             str(model.image_size),
             model.objective,
             "+".join(str(dim) for dim in model.text_dims.values()),
@@ -89,7 +89,7 @@ def _table(models: list["ModelDescription"]) -> Table:
 
 
 def _count(parameters: int) -> str:
-    """Three digits, such as 699K, 83.7M or 2.57B."""
+    """Return a count with three digits, such as 699K, 83.7M or 2.57B."""
     unit, size = next((u, s) for u, s in (("B", 1e9), ("M", 1e6), ("K", 1e3)) if parameters >= s)
     scaled = parameters / size
     return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{unit}"

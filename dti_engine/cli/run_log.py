@@ -1,7 +1,6 @@
-"""The log of a run: what happened to whom, one JSON object a line, for scripts and for reports.
+"""The log of a run, run.jsonl: one JSON object per event, for scripts and for `dti report`.
 
-Events and their fields are in docs/runs.md. A run appends to what is there, so that a log tells of
-a run and of all that went on with it.
+docs/runs.md lists the events and their fields. A resumed run appends to the log of the first one.
 """
 
 import errno
@@ -24,10 +23,10 @@ FILE = "run.jsonl"
 
 
 class EventLog:
-    """DIR/run.jsonl, and with `echo` the same lines on stdout."""
+    """Writes events to DIR/run.jsonl, and with `echo` also to stdout."""
 
     def __init__(self, folder: Path, *, on_lost: Callable[[str], None], echo: bool = False) -> None:
-        """on_lost: gets why events cannot be written, once; what is logged goes on without them.
+        """Open the log. `on_lost` is called once, with the reason, if events cannot be written.
 
         Raises: OutputError if the file cannot be opened.
         """
@@ -38,13 +37,13 @@ class EventLog:
             self._is_torn = not _ends_with_line(self.path)
         except OSError as error:
             raise OutputError(
-                f"cannot write {str(self.path)!r}, the log of the run: {error.strerror}"
+                f"cannot write the run's log, {str(self.path)!r}: {error.strerror}"
             ) from error
 
     def __enter__(self) -> Self:
-        """Have the folder alone: two runs would take each other's checkpoints.
+        """Lock the folder: two runs in it would overwrite each other's checkpoints.
 
-        Raises: ConfigurationError if another run is at work there.
+        Raises: ConfigurationError if another run uses it.
         """
         self._lock = self.path.open("ab")
         try:
@@ -52,16 +51,15 @@ class EventLog:
         except BlockingIOError as error:
             self._lock.close()
             raise ConfigurationError(
-                f"another run is at work in {str(self.path.parent)!r}; wait for it, or give "
-                "another folder"
+                f"another run uses {str(self.path.parent)!r}; wait for it, or give another folder"
             ) from error
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._lock.close()  # which lets the next run in, as the end of the process does
+        self._lock.close()  # releases the lock, as the end of the process would
 
     def write(self, event: str, **fields: object) -> None:
-        """Add an event that happens now. What is no number (NaN, infinity) becomes null."""
+        """Write an event of this moment. NaN and infinity, which JSON lacks, become null."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps(_finite({"event": event, "time": now, **fields}), allow_nan=False)
         try:
@@ -73,14 +71,14 @@ class EventLog:
                 typer.echo(line)
             except BrokenPipeError:
                 self.echo = False
-                # What is still to be flushed goes nowhere, or Python would fail at exit.
+                # Python flushes stdout at exit, which would fail again: send the rest nowhere.
                 with suppress(OSError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                self._lose("nobody reads stdout any more")
+                self._lose("stdout was closed")
 
     def _append(self, line: bytes) -> None:
         data = b"\n" * self._is_torn + line + b"\n"
-        # One write at the end of the file, or two runs in one folder would mix their lines.
+        # A single unbuffered write: a line is in the file whole, or visibly torn.
         with self.path.open("ab", buffering=0) as file:
             self._is_torn = file.write(data) != len(data)
         if self._is_torn:
@@ -89,11 +87,11 @@ class EventLog:
     def _lose(self, reason: str) -> None:
         if not self._has_lost:
             self._has_lost = True
-            self._on_lost(f"{reason}; training goes on, events are lost")
+            self._on_lost(f"{reason}; training goes on, but events are lost")
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of a log, oldest first, without the lines that a killed run left half-written.
+    """Yield the events of a log, oldest first, without lines that a killed run left half-written.
 
     Raises: ConfigurationError if the file cannot be read.
     """
@@ -111,7 +109,7 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _ends_with_line(path: Path) -> bool:
-    """Whether a line may be added to the file, which is made if it is not there."""
+    """Return whether the file ends with a whole line; make it if it is missing."""
     with path.open("a+b") as file:
         if not file.seek(0, os.SEEK_END):
             return True
@@ -120,12 +118,12 @@ def _ends_with_line(path: Path) -> bool:
 
 
 def _finite(value: Any) -> Any:
-    """Numbers that JSON has none of become None."""
+    """Replace NaN and infinity by None."""
     match value:
         case dict():
-            return {name: _finite(each) for name, each in value.items()}
+            return {name: _finite(item) for name, item in value.items()}
         case list():
-            return [_finite(each) for each in value]
+            return [_finite(item) for item in value]
         case float() if not math.isfinite(value):
             return None
         case _:

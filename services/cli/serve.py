@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -94,6 +95,11 @@ def serve(
     jobs, also after a crash. The API listens on this host alone; Ray's ports accept only clients
     with the token of this run.
     """
+    # The processes that start below need the extras; their errors would only stand in logs.
+    for package in ("ray", "torch"):
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
+
     from services.contracts.models import read_models
     from services.local.service import LocalService, LocalServiceSettings, free_port
     from services.storage.open import open_store

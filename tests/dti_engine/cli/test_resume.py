@@ -28,7 +28,7 @@ OPTIONS += ["--validation-images", "0"]
 PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from dti_engine.cli import main
+from dti_engine.cli.app import main
 main()
 """
 
@@ -129,7 +129,7 @@ def test_a_signal_stops_a_run_that_then_goes_on(
         results, notes = process.communicate()
     assert process.returncode == code, notes
     assert results == ""
-    assert "stopped: 0 tokens were written, 3 subjects are unfinished, 2 of them kept" in notes
+    assert "stopped: 0 tokens were written, 3 subjects are unfinished, 2 of them with checkpoints" in notes
     assert "--resume" in notes
     assert "Traceback" not in notes
     kept = sorted((tmp_path / "tokens/checkpoints").iterdir())
@@ -196,7 +196,7 @@ def test_a_second_ctrl_c_ends_at_once(
     raise_after(4, signal.SIGINT, signal.SIGINT)
     result = _dti(*arguments)
     assert result.exit_code == 130
-    assert "3 subjects are unfinished, 2 of them kept" in result.stderr
+    assert "3 subjects are unfinished, 2 of them with checkpoints" in result.stderr
     checkpoint = Checkpoint.load(tmp_path / "tokens/checkpoints/anna.safetensors")
     assert checkpoint.header.step == 2  # the last that was due, none of this step
 
@@ -257,7 +257,7 @@ def test_tokens_and_checkpoints_of_another_training_are_refused_by_name(
 ) -> None:
     result = _dti(*stopped, "--resume", *option)
     assert result.exit_code == 2
-    assert f"failed: anna: '{tmp_path}/tokens/anna.safetensors' is there from another" in (
+    assert f"failed: anna: '{tmp_path}/tokens/anna.safetensors' comes from another" in (
         result.stderr
     )
     assert f"the checkpoint '{tmp_path}/tokens/checkpoints/cleo.safetensors' does not fit" in (

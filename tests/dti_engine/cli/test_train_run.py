@@ -108,6 +108,6 @@ def test_two_runs_cannot_be_at_work_in_one_folder(dti: Dti, subjects: Path, tmp_
     with EventLog(tmp_path / "tokens", on_lost=print):
         refused = dti(subjects, "--steps", "1")
     assert refused.exit_code == 2
-    assert "another run is at work in" in refused.stderr
+    assert "another run uses" in refused.stderr
     assert tokens(tmp_path) == ["anna", "rex", "tom"]  # not set aside
     assert dti(subjects, "--steps", "1").exit_code == 0

@@ -132,7 +132,7 @@ def test_a_dry_run_says_how_many_and_asks_for_none(dti: Dti, service: Hosted) ->
         ((), "nothing to generate"),
         ((PROMPT, "-t", "dog=rex"), "no token of a subject 'dog=rex'"),
         ((PROMPT, "--seeds", "3-1"), "--seeds takes"),
-        ((PROMPT, "--output", "x"), "by --wait"),
+        ((PROMPT, "--output", "x"), "add --wait"),
         ((PROMPT, "--size", "1x1"), "8 to 4096"),
         (("a <dog>", "-t", "<dog>=nobody"), "there is no token 'nobody'"),
         ((PROMPT, "a cat", "--seeds", "0-9999"), "20000 images"),

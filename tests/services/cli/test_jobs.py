@@ -79,8 +79,8 @@ def test_a_part_that_several_or_none_have_is_refused(
     assert submitted in both.stderr
     assert second in both.stderr
     assert "none of the 2 newest" in dti("job", "uuuuu").stderr
-    assert "is not a job's id" in dti("job", "ab").stderr
-    assert "is not a job's id" in dti("job", "a" * 27).stderr
+    assert "is not the id of a job" in dti("job", "ab").stderr
+    assert "is not the id of a job" in dti("job", "a" * 27).stderr
     assert dti("job", "0" * 26).exit_code == 2
 
 
@@ -154,7 +154,7 @@ def test_failed_ones_are_tried_again(dti: Dti, service: Hosted, ended: str) -> N
     assert "1 queued" in result.stdout
     with service.at_work():
         assert dti("job", ended, "--wait").exit_code == 0
-    assert "none had failed" in dti("retry", ended).stderr
+    assert "no item had failed" in dti("retry", ended).stderr
 
 
 def test_what_contradicts_itself_is_refused(dti: Dti, submitted: str) -> None:

@@ -144,7 +144,7 @@ def test_a_deleted_tenant_has_no_key_that_is_valid(dti_keys: Keys, folder: Path)
         (("create", "acme", "--store", "gs://x"), "is no kind of store"),
         (("rotate", "x"), "there is no key 'x'"),
         (("revoke", "a" * 16), "there is no key"),
-        (("rotate", "a" * 16, "--grace", "1y"), "a grace of '1y' was given: give 0, 30m"),
+        (("rotate", "a" * 16, "--grace", "1y"), "--grace '1y' is not a time: give 0, 30m"),
         (("rotate", "a" * 16, "--grace", "999999d"), "up to 3650d"),
         (("limits", "acme"), "there is no tenant acme"),
         (("webhook-secret", "acme"), "there is no tenant acme"),

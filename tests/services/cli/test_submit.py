@@ -53,7 +53,7 @@ def test_the_same_again_is_the_same_job_until_a_new_one_is_asked_for(
     first, second = dti("submit", photos), dti("submit", photos)
     assert first.stdout == second.stdout
     assert "--again" not in first.stderr
-    assert "submitted before" in second.stderr
+    assert "made this job before" in second.stderr
     third, fourth = dti("submit", photos, "--again"), dti("submit", photos, "--set", "steps=30")
     assert len({each.stdout for each in (first, third, fourth)}) == 3
 
