@@ -38,7 +38,9 @@ def draw(count: int) -> list[Subject]:
         for one in held_out_subjects("evaluation")[:count]:
             path = Path(folder) / one.name
             draw_subject(one, path, count=_IMAGES)
-            subjects.append(Subject(one.name, one.class_word, content_of(bundle_content(path).read())))
+            subjects.append(
+                Subject(one.name, one.class_word, content_of(bundle_content(path).read()))
+            )
     return subjects
 
 

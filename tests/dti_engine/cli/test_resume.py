@@ -129,7 +129,10 @@ def test_a_signal_stops_a_run_that_then_goes_on(
         results, notes = process.communicate()
     assert process.returncode == code, notes
     assert results == ""
-    assert "stopped: 0 tokens were written, 3 subjects are unfinished, 2 of them with checkpoints" in notes
+    assert (
+        "stopped: 0 tokens were written, 3 subjects are unfinished, 2 of them with checkpoints"
+        in notes
+    )
     assert "--resume" in notes
     assert "Traceback" not in notes
     kept = sorted((tmp_path / "tokens/checkpoints").iterdir())

@@ -65,9 +65,7 @@ def test_a_command_that_lacks_an_extra_names_it(
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("jobs",), ("submit", "{photos}"), ("tokens",), ("bundle", "--help")]
 )
-def test_a_client_needs_no_extra(
-    service: Hosted, photos: Path, arguments: tuple[str, ...]
-) -> None:
+def test_a_client_needs_no_extra(service: Hosted, photos: Path, arguments: tuple[str, ...]) -> None:
     words = [word.format(photos=photos) for word in arguments]
     done = dti(*words, **service.environment)
     assert done.returncode == 0, done.stderr

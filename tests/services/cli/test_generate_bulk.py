@@ -79,7 +79,7 @@ def test_waiting_fetches_images_and_again_fetches_none(
     before = {name: (folder / name).stat().st_mtime_ns for name in FILES}
     (folder / FILES[1]).write_bytes(b"of something else")
     again = dti("generate-bulk", PROMPT, "--seeds", "0-2", "--steps", "2", "--wait", "--json")
-    assert len(generator.asked) == 3
+    assert len(generator.requests) == 3
     assert [one["index"] for one in json.loads(again.stdout)["images"]] == [0, 1, 2]
     for name in (FILES[0], FILES[2]):
         assert (folder / name).stat().st_mtime_ns == before[name]
@@ -91,7 +91,7 @@ def test_waiting_fetches_images_and_again_fetches_none(
 def test_jobs_of_both_kinds_are_listed_shown_cancelled_tried_again_and_deleted(
     dti: Dti, service: Hosted, generator: StubEngine
 ) -> None:
-    generator.failing[0] = ("TokenError", "no such word")
+    generator.failures[0] = ("TokenError", "no such word")
     result = dti("generate-bulk", PROMPT, "--wait")
     assert result.exit_code == 1
     job = json.loads(dti("jobs", "--json").stdout)["jobs"][0]
@@ -99,19 +99,19 @@ def test_jobs_of_both_kinds_are_listed_shown_cancelled_tried_again_and_deleted(
     name = job["job"][-8:]
     assert "no such word" in dti("job", name, "--failed").stdout
     assert "images" in dti("job", job["job"]).stdout
-    generator.failing.clear()
+    generator.failures.clear()
     result = dti("retry", name, "--wait", "-o", "out")
     assert "1 images are retried" in result.stderr
     assert result.exit_code == 0, result.output
     assert Path("out/0000-a-red-dog-0.png").exists()
-    generator.may_end.clear()
+    generator.may_finish.clear()
     other = dti("generate-bulk", PROMPT, "--seeds", "7").stdout.strip()
     with service.client() as client:
         subjects = client.submit({"subjects": [{"id": "rex", "bundle": "0" * 64}]}, "k")
     listed = json.loads(dti("jobs", "--json").stdout)["jobs"]
     assert [each["job"] for each in listed] == [subjects.job, other, job["job"]]
     assert dti("cancel", other[-8:]).exit_code == 0
-    generator.may_end.set()
+    generator.may_finish.set()
     assert dti("delete", other, subjects.job, job["job"], "--yes").exit_code == 0
     assert json.loads(dti("jobs", "--json").stdout)["jobs"] == []
 
