@@ -148,7 +148,7 @@ def test_an_unknown_key_is_named(place: Any, key: str) -> None:
 def test_invalid_arguments_change_nothing(place: Any) -> None:
     key = create_key(place, "acme").id
     before = _objects(place)
-    with pytest.raises(InvalidIdError, match="no tenant's name"):
+    with pytest.raises(InvalidIdError, match="not a tenant's name"):
         create_key(place, "A/B")
     for name in ("x" * 201, "a\nb"):
         with pytest.raises(ConflictError, match=f"has {len(name)} characters"):

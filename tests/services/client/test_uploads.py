@@ -59,7 +59,7 @@ def test_one_that_cannot_be_read_ends_it(client: Client) -> None:
 
 
 def test_what_is_too_large_is_refused_by_name(client: Client) -> None:
-    with pytest.raises(RefusedError, match="at most"):
+    with pytest.raises(RefusedError, match="the limit is"):
         client.upload([UploadContent("0" * 64, 10**12, lambda: b"")])
 
 

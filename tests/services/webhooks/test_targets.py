@@ -67,8 +67,8 @@ def test_odd_spellings_of_localhost_are_recognised_by_their_address() -> None:
     ],
 )
 def test_urls_are_parsed(url: str, host: str, port: int, target: bytes) -> None:
-    sink = WebhookTarget.parse(url, WebhookSettings())
-    assert (sink.scheme, sink.host, sink.port, sink.target) == ("https", host, port, target)
+    parsed = WebhookTarget.parse(url, WebhookSettings())
+    assert (parsed.scheme, parsed.host, parsed.port, parsed.target) == ("https", host, port, target)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_operator_can_allow_http_and_private_addresses() -> None:
 def test_denied_networks_are_refused_in_every_notation(address: str) -> None:
     network: Any = ip_network("8.8.0.0/16")
     settings = WebhookSettings(denied_networks=(network,))
-    sink = WebhookTarget.parse("https://example.com/", settings)
-    sink.check_addresses(["9.9.9.9"], settings)
+    target = WebhookTarget.parse("https://example.com/", settings)
+    target.check_addresses(["9.9.9.9"], settings)
     with pytest.raises(UnsafeUrlError, match="not public"):
-        sink.check_addresses(["9.9.9.9", address], settings)
+        target.check_addresses(["9.9.9.9", address], settings)
