@@ -64,7 +64,7 @@ def contact_sheet(results: DemoResults, output: Path) -> Image.Image:
         files += [image.file for image in subject.images]
         rows.append((subject.placeholder, [read(file) for file in files]))
     return labelled_grid(
-        ["learned from this", "and this ...", *titles], rows, cell_px=_CELL_PX, label_px=_LABEL_PX
+        ["learned from", "learned from", *titles], rows, cell_px=_CELL_PX, label_px=_LABEL_PX
     )
 
 
