@@ -63,7 +63,7 @@ class SubjectError(DTIError):
 
 
 class InvalidImageError(SubjectError):
-    """One or more images were rejected; the message gives each one's reason."""
+    """Images were rejected; the message gives each one's reason."""
 
 
 class InvalidBundleError(SubjectError):

@@ -74,7 +74,7 @@ class TrainedOrigin(BaseModel):
 
 
 class Parent(BaseModel):
-    """One of the tokens of a blend."""
+    """A token of a blend."""
 
     model_config = _STRICT
 

@@ -30,7 +30,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class VectorReport:
-    """One vector of a token, in the vocabulary of one encoder."""
+    """A vector of a token, in the vocabulary of one encoder."""
 
     encoder: str
     index: int  # of the vector within the token

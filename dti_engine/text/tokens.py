@@ -25,7 +25,7 @@ def require_placeholder(name: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class LearnedToken:
-    """One subject as embedding rows: for each text encoder (n, d) fp32 rows e = m* v.
+    """A subject as embedding rows: for each text encoder (n, d) fp32 rows e = m* v.
 
     The rows are on the CPU; n may differ between encoders. A token equals only itself. `pooling` is
     how prompts with it were pooled in training, for models with a pooled embedding.

@@ -15,7 +15,7 @@ from dti_engine.images.decode import ImageLimits
 
 @dataclass(frozen=True, slots=True)
 class BundleLimits:
-    """All limits of a bundle. What is read is counted; declared sizes are not trusted."""
+    """Limits of a bundle. What is read is counted; declared sizes are not trusted."""
 
     image: ImageLimits = field(default_factory=ImageLimits)
 
@@ -43,7 +43,7 @@ DEFAULT_LIMITS = BundleLimits()
 
 @dataclass(frozen=True, slots=True)
 class ArchiveMember:
-    """One member of a folder or archive, under its name there."""
+    """A member of a folder or archive, under its name there."""
 
     name: str  # with surrogates where it is not valid UTF-8
     is_folder: bool
