@@ -203,7 +203,7 @@ ApiKeyOption: TypeAlias = Annotated[
         "--api-key",
         metavar="KEY",
         envvar="DTI_API_KEY",
-        help="API key of the service; unlike the variable, other users of this machine may see it.",
+        help="API key of the service. Prefer the variable where other users can see processes.",
         rich_help_panel=SERVICE_PANEL,
         show_default="the key that dti serve noted with the server",
     ),

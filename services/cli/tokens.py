@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 from rich import box
@@ -34,6 +34,18 @@ EXAMPLES = (
 )
 
 
+_LimitOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        min=1,
+        metavar="N",
+        help="Number of tokens, the newest first.",
+        show_default=f"{_LISTED}; all with --download",
+    ),
+]
+
+
 def tokens(
     alias: Annotated[
         str | None,
@@ -54,15 +66,7 @@ def tokens(
         Path | None,
         typer.Option(metavar="DIR", help="Download the tokens to DIR, each as NAME.safetensors."),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Number of tokens, the newest first.",
-            show_default=f"{_LISTED}; all with --download",
-        ),
-    ] = None,
+    limit: _LimitOption = None,
     server: options.ServerOption = None,
     api_key: options.ApiKeyOption = None,
     as_json: shared.JsonOption = False,

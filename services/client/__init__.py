@@ -1,5 +1,5 @@
-"""The client of the service, over HTTP. Loads no torch, and nothing of the other packages of
-`services` but their errors, so that it works with any version of the API.
+"""The client of the service, over HTTP.
 
-Importing this package loads nothing; import its modules.
+It loads no torch, and nothing of the other packages of `services` but their errors. Importing this
+package loads nothing; import its modules.
 """

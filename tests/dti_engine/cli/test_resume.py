@@ -263,7 +263,7 @@ def test_tokens_and_checkpoints_of_another_training_are_refused_by_name(
     assert f"failed: anna: '{tmp_path}/tokens/anna.safetensors' comes from another" in (
         result.stderr
     )
-    assert f"the checkpoint '{tmp_path}/tokens/checkpoints/cleo.safetensors' does not fit" in (
+    assert f"the checkpoint '{tmp_path}/tokens/checkpoints/cleo.safetensors' does not match" in (
         result.stderr
     )
     assert result.stderr.count(reason) == 3
@@ -279,7 +279,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_rest_is_skipped(
     path.write_bytes(data)
     result = _dti(*stopped, "--resume")
     assert result.exit_code == 1
-    assert f"failed: cleo: the checkpoint '{path}' cannot be used: damaged" in result.stderr
+    assert f"failed: cleo: the checkpoint '{path}' cannot be used: it is damaged" in result.stderr
     path.unlink()
     assert _dti(*stopped, "--resume").exit_code == 0
 

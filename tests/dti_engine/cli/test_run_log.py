@@ -223,7 +223,7 @@ def test_a_log_that_cannot_be_written_ends_the_run_before_it_begins(
     (tmp_path / FILE).mkdir()
     result = _dti(arguments("anna"))
     assert result.exit_code == 1
-    assert f"cannot write '{tmp_path / FILE}', the log of the run" in result.stderr
+    assert "cannot write the run's log" in result.stderr
     assert "step" not in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
