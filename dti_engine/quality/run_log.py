@@ -24,7 +24,7 @@ class SubjectHistory:
     is_compared: bool = False  # its last token was compared with the others of the run
     placeholder: str | None = None
     steps: int | None = None  # the planned number
-    seconds: float | None = None  # since it was seated
+    seconds: float | None = None  # since it got its slot
     warnings: list[str] = field(default_factory=list[str])  # of the last run that it was in
     losses: dict[int, float] = field(default_factory=dict[int, float])  # step -> fixed loss
     _run: int = 0
