@@ -37,9 +37,8 @@ def scale(
     A worker with attempts in hand is left alone, since the end of a job empties it, unless other
     models have waited for its place for long.
 
-    Args:
-        idle_timeout_s: for which an idle worker is kept where no other model waits: the next job
-            may come at once, and models load slowly.
+    idle_timeout_s: for which an idle worker is kept where no other model waits: the next job
+        may come at once, and models load slowly.
     """
     limit = desired if share.limit is None else min(desired, share.limit)
     keep_s = idle_timeout_s if share.limit is None else 0.0

@@ -53,10 +53,9 @@ def shares(
     Dominant resource fairness (Ghodsi et al., NSDI 2011): places are given one by one, each to the
     model with the smallest share of the resource that its workers need most.
 
-    Args:
-        nodes: what each node has for all workers together.
-        turn_s: for which a scarce place is a model's once it has loaded; then one that has waited
-            for as long goes before it.
+    nodes: what each node has for all workers together.
+    turn_s: for which a scarce place is a model's once it has loaded; then one that has waited
+        for as long goes before it.
     """
     free = [dict(node) for node in nodes]
     names = {name for claim in claims.values() for name in claim.needs}
@@ -115,10 +114,9 @@ class FairShare:
     ) -> None:
         """Start without memory.
 
-        Args:
-            interval_s: until running workers go for a model that waits. It leaves an autoscaler
-                time to make a node.
-            turn_s: as in `shares`.
+        interval_s: until running workers go for a model that waits. It leaves an autoscaler
+            time to make a node.
+        turn_s: as in `shares`.
         """
         self._clock, self._interval_s, self._turn_s = clock, interval_s, turn_s
         self._phase: dict[str, tuple[str, float]] = {}
@@ -134,9 +132,8 @@ class FairShare:
     ) -> dict[str, ShareDecision]:
         """Return the decision for each model.
 
-        Args:
-            desired: workers that each backlog is worth.
-            nodes: what each node has for workers, including what those that there are have.
+        desired: workers that each backlog is worth.
+        nodes: what each node has for workers, including what those that there are have.
         """
         now = self._clock()
         claims = {

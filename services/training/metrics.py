@@ -25,23 +25,23 @@ class WorkerMetrics:
     """Counts and logs what happens in one worker. Called from several threads; never raises."""
 
     def __init__(self, started: float | None = None) -> None:
-        """started: when the model began to load, by `time.monotonic`; None: now."""
+        """Begin with the time (`time.monotonic`) at which the model began to load; None: now."""
         self._started = time.monotonic() if started is None else started
         self._has_stepped = False
 
     def subject_started(self, attempt: Attempt, resumed_at: int) -> None:
-        """A subject has a slot, after `resumed_at` steps of earlier attempts."""
+        """Record that a subject has a slot, after `resumed_at` steps of earlier attempts."""
         with bound_attempt(attempt):
             log.info("subject started", attempt=attempt.number, resumed_at=resumed_at)
 
     def subject_preempted(self, attempt: Attempt) -> None:
-        """A subject has lost its slot to another tenant's, and resumes later."""
+        """Record that a subject has lost its slot to another tenant's, to resume later."""
         metrics.current().count("dti_subjects_preempted_total")
         with bound_attempt(attempt):
             log.info("subject preempted", attempt=attempt.number)
 
     def stepped(self, step_s: float, used: int, slots: int) -> None:
-        """One training step of the subjects in the `used` of all `slots` is done."""
+        """Record one training step of the subjects in `used` of all `slots`."""
         recorder = metrics.current()
         if not self._has_stepped:
             self._has_stepped = True
@@ -50,15 +50,15 @@ class WorkerMetrics:
         self._set_slots(used, slots)
 
     def idle(self, slots: int) -> None:
-        """No slot is in use."""
+        """Record that no slot is in use."""
         self._set_slots(0, slots)
 
     def attempt_ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
-        """An attempt has ended: it succeeded, failed, was released or stopped."""
+        """Record that an attempt has succeeded, failed, been released or stopped."""
         self._attempt_ended(attempt, how, reason, is_last=_is_last(attempt))
 
     def subject_rejected(self, attempt: Attempt, error: Exception) -> None:
-        """An attempt has failed for good, since nothing can be learned from what was given."""
+        """Record that an attempt has failed for good: nothing can be learned from its subject."""
         for kind, reason in _REJECTION_REASONS:
             if isinstance(error, kind):
                 metrics.current().count("dti_subject_rejections_total", reason=reason)
@@ -66,29 +66,29 @@ class WorkerMetrics:
         self._attempt_ended(attempt, "failed", str(error), is_last=True)
 
     def write_failed(self, attempt: Attempt, error: Exception) -> None:
-        """A result or checkpoint could not be written, and is given up."""
+        """Record that a result or checkpoint could not be written, and is given up."""
         with bound_attempt(attempt):
             log.warning("write failed", attempt=attempt.number, error=str(error)[:300])
 
     def store_unavailable(self, error: Exception) -> None:
-        """The store did not answer; the call is repeated."""
+        """Record that the store did not answer; the call is repeated."""
         log.warning("store unavailable", error=str(error)[:300])
 
     def session_failed(self, error: Exception) -> None:
-        """Something failed that is no subject's fault; all attempts are given back."""
+        """Record an error that belongs to no subject, after which all are released."""
         log.error("worker session failed", exc_info=error)
 
     def lease_lost(self, worker: str) -> None:
-        """The supervisor holds this worker for dead."""
+        """Record that the supervisor has broken this worker's lease."""
         metrics.current().count("dti_lease_losses_total")
         log.warning("lease lost", worker=worker)
 
     def device_hung(self, timeout_s: float) -> None:
-        """The device has made no progress for so long that the process ends."""
+        """Record that the device has made no progress for so long that the process ends."""
         log.error("device makes no progress: this process ends", timeout_s=timeout_s)
 
     def slots_reduced(self, slots: int) -> None:
-        """Memory ran out, and so many slots are left."""
+        """Record that memory ran out, and how many slots are left."""
         log.warning("out of memory: fewer slots", slots=slots)
 
     def _set_slots(self, used: int, slots: int) -> None:

@@ -93,11 +93,10 @@ class Prefetcher:
     ) -> None:
         """Prepare the thread.
 
-        Args:
-            capacity: attempts in hand; it may be set at any time.
-            poll_interval_s: between two looks for work while there is none.
-            flush_timeout_s: at the end, for a store that does not answer.
-            on_ready: called when a subject is in `ready`, or the thread has failed.
+        capacity: attempts in hand; it may be set at any time.
+        poll_interval_s: between two looks for work while there is none.
+        flush_timeout_s: at the end, for a store that does not answer.
+        on_ready: called when a subject is in `ready`, or the thread has failed.
         """
         self.ready: queue.SimpleQueue[LoadedSubject] = queue.SimpleQueue()
         self.capacity = capacity

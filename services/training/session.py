@@ -43,10 +43,9 @@ class TrainingSession:
     ) -> None:
         """Prepare a session without a lease.
 
-        Args:
-            reduced_slots: see `SlotScheduler`; it outlives the session.
-            draining: set from outside to end the session.
-            on_progress: called whenever the device has made progress.
+        reduced_slots: see `SlotScheduler`; it outlives the session.
+        draining: set from outside to end the session.
+        on_progress: called whenever the device has made progress.
         """
         affinity = BatchAffinity(timeouts.batch_affinity_s, clock)
         self._worker = WorkerSession(ledger, pool, affinity.accepts)

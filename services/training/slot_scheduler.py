@@ -54,11 +54,10 @@ class SlotScheduler:
     ) -> None:
         """Start without subjects.
 
-        Args:
-            num_slots: of a worker whose memory has not run out.
-            reduced_slots: by batch shape, the slots that were left when memory ran out; written
-                here, and read by later sessions.
-            on_progress: called whenever the device has made progress.
+        num_slots: of a worker whose memory has not run out.
+        reduced_slots: by batch shape, the slots that were left when memory ran out; written
+            here, and read by later sessions.
+        on_progress: called whenever the device has made progress.
         """
         self.num_slots = self._max_slots = num_slots
         self._backbone, self._prefetcher, self._outbox = backbone, prefetcher, outbox
