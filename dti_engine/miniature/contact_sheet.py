@@ -1,4 +1,4 @@
-"""A sheet to check scores by eye: drawings beside generated images, and what was read wrong in them."""
+"""A contact sheet: drawings beside generated images, with the errors of each."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from dti_engine.miniature.world.scenes import Example
 _SIDE = 128  # of an image, in pixels
 _GAP = 6
 _TEXT = 330
-_LINE = 40  # letters that fit into _TEXT
+_LINE = 40  # characters that fit into _TEXT
 _INK, _RED, _PAPER = (20, 20, 24), (200, 20, 40), (255, 255, 255)
 
 
@@ -22,8 +22,10 @@ def contact_sheet(
     *,
     count: int = 24,
 ) -> Image.Image:
-    """A row for each of the first `count` examples: its images, its caption, and in red what its
-    reading, of the last of its images, lacks.
+    """Return a sheet with one row for each of the first `count` examples.
+
+    A row has the example's images and its caption, with the attributes in red that the scorer does
+    not find in the last image.
     """
     rows = min(count, len(examples))
     height, image_width = _SIDE + _GAP, len(images) * (_SIDE + _GAP)

@@ -1,10 +1,9 @@
-"""Examines a miniature: does it generate what captions ask for?
+"""The examination of a miniature: does it generate what captions ask for?
 
-Captions come from seeds that training does not reach. Of each, the scorer reads three images: the
-world's own drawing, that drawing through the VAE, and what the model generates from the words alone.
-The first two say how far the scorer can be trusted.
-
-How readings of images are graded: against what captions ask for, by attribute and by group.
+Captions come from seeds outside of training. For each, the scorer reads three images: the world's
+own drawing, that drawing through the VAE, and the image that the model generates from the caption.
+The first two tell how reliable the scorer is. Readings are graded by attribute and by group of
+captions.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import VALIDATION_SEED, Example, example
 from dti_engine.miniature.world.vocabulary import breeds
 
-# The last part of a question's name -> the attribute that it asks for.
+# The last part of a question's name -> the attribute of the question.
 _ATTRIBUTES = {
     "kind": "object",
     "background": "background",
@@ -40,8 +39,8 @@ _ATTRIBUTES = {
     "secondary": "second colour",
     "pattern": "pattern",
 }
-# The least share of what captions ask for that generated images should show; and that the scorer should
-# see in drawings and in reconstructions, as a mean over the attributes that have a bar.
+# The smallest share of an attribute that generated images should show, and the smallest mean share,
+# over the attributes with a bar, that the scorer should find in drawings and reconstructions.
 BARS = {"object": 0.90, "background": 0.90, "style": 0.90, "accessory": 0.80, "colour": 0.85}
 SCORER_BARS = {"drawn": 0.97, "reconstructed": 0.95}
 
@@ -61,7 +60,7 @@ GROUPS: dict[str, Callable[[Example], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How often an attribute was asked for, and how often it was there."""
+    """How often an attribute was asked for, and how often it was found."""
 
     right: int
     asked: int
@@ -72,12 +71,12 @@ class Tally:
 
 
 def tally(read: Iterable[tuple[ScoredImage, Example]]) -> dict[str, Tally]:
-    """Attribute -> its tally over images; attributes that no caption asks for are left out."""
+    """Return attribute -> tally over images, without attributes that no caption asks for."""
     right, asked = Counter[str](), Counter[str]()
     for reading, each in read:
         for question, answer in each.asked.items():
             attribute = _ATTRIBUTES[question.split(".")[-1]]
-            # "No accessory" is no accessory obeyed: nearly any image would get it right.
+            # A caption without an accessory does not count: nearly any image would be right.
             if (attribute, answer) == ("accessory", "none"):
                 continue
             asked[attribute] += 1
@@ -85,12 +84,12 @@ def tally(read: Iterable[tuple[ScoredImage, Example]]) -> dict[str, Tally]:
     return {name: Tally(right[name], asked[name]) for name in _ATTRIBUTES.values() if asked[name]}
 
 
-COUNT = 400  # captions; one share of all of them is then good to about 0.02
+COUNT = 400  # captions, so that a share of all of them is accurate to about 0.02
 
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """Images of every example, and what the scorer reads in them.
+    """The images of every example, and the scorer's readings of them.
 
     Keys of images and readings tell how an image was made: drawn, reconstructed or generated.
     """
@@ -102,12 +101,12 @@ class Examination:
     guidance: float
 
     def tallies(self, made: str, group: str = "all") -> dict[str, Tally]:
-        """Attribute -> tally over the examples of one of GROUPS."""
+        """Return attribute -> tally over the examples of one of GROUPS."""
         read_pairs = zip(self.readings[made], self.examples, strict=True)
         return tally(pair for pair in read_pairs if GROUPS[group](pair[1]))
 
     def document(self) -> dict[str, Any]:
-        """All scores, for JSON."""
+        """Return all scores as a JSON document."""
         generated = self.tallies("generated")
         graded = [name for name in BARS if name in generated]
         scorer = {
@@ -137,7 +136,7 @@ def _verdict(share: float, bar: float) -> dict[str, Any]:
 
 
 def held_out_examples(count: int) -> list[Example]:
-    """Examples from seeds that training never draws."""
+    """Return examples from seeds that training never draws."""
     return [example(VALIDATION_SEED + i) for i in range(count)]
 
 
@@ -151,7 +150,7 @@ def examine(
     device: torch.device,
     on_images: Callable[[int], None] = lambda done: None,
 ) -> Examination:
-    """Generate and read `count` captions; on_images gets the number of images generated so far."""
+    """Generate and score `count` captions; on_images gets the number of images generated so far."""
     pipeline = open_pipeline(weights, device)
     examples = held_out_examples(count)
     drawn = [draw(each.scene) for each in examples]
@@ -174,7 +173,7 @@ def examine(
 
 
 def publish(examination: Examination, weights: Path, *, sheet: Path | None = None) -> None:
-    """Put the scores beside the weights and on their card; sheet: a PNG of the first images."""
+    """Write the scores beside the weights and onto their card; sheet: a PNG of the first images."""
     document = json.dumps(examination.document(), indent=2)
     (weights / RESULTS).write_text(document + "\n", encoding="utf-8")
     write_card(weights)

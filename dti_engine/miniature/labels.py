@@ -1,7 +1,7 @@
-"""A scene as numbers: one class per question that can be asked of an image or of a caption.
+"""The labels of a scene: one class per question about an image or a caption.
 
-Questions about a place where nothing stands have no answer (`NO_ANSWER`), except its kind, which is
-`none`.
+Questions about a place that is empty have no answer (`NO_ANSWER`), except the question for its
+kind, whose answer is `none`.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 
 
 def labels(scene: Scene) -> list[int]:
-    """The class of every question in QUESTIONS, in order."""
+    """Return the class of every question in QUESTIONS, in order."""
     answers = {"background": scene.background, "style": scene.style}
     answers |= {f"{place}.kind": "none" for place in PLACES}
     for figure in scene.figures:
@@ -63,22 +63,20 @@ class Answers(nn.Module):
         self.linear = nn.Linear(dim, sum(self.sizes))
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        """Logits per question, each (B, number of classes)."""
+        """Return the logits per question, each (B, number of classes)."""
         return list(self.linear(features).split(self.sizes, dim=-1))
 
 
 @dataclass(frozen=True, slots=True)
 class Marking:
-    """How well a batch was answered: the summed loss, and the share right per question (NaN where
-    none was asked).
-    """
+    """The summed loss of a batch, and the accuracy per question (NaN where it was not asked)."""
 
     loss: Tensor
     right: dict[str, float]
 
 
 def mark(logits: list[Tensor], answers: Tensor) -> Marking:
-    """Cross-entropy against `answers` (B, questions), and the share right per question."""
+    """Return the cross-entropy against `answers` (B, questions), and the accuracy per question."""
     loss = torch.zeros((), device=answers.device)
     right: dict[str, float] = {}
     for column, (question, scores) in enumerate(zip(QUESTIONS, logits, strict=True)):

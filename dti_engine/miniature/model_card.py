@@ -1,4 +1,4 @@
-"""The model card of a miniature, written from what was recorded about it and from nothing else."""
+"""The model card of a miniature, written from the recorded facts and scores alone."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from dti_engine.miniature.world.vocabulary import (
     held_out_looks,
 )
 
-FACTS = "recipe.json"  # how the weights were made
+FACTS = "recipe.json"  # how the weights were trained
 RESULTS = "examination.json"  # how good they are
 CARD = "README.md"
 _STAGES = {

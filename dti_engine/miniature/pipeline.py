@@ -1,7 +1,4 @@
-"""The miniature at work, by plain diffusers: it generates from words, encodes and decodes.
-
-Images as the networks take them.
-"""
+"""The miniature in use through plain diffusers: generate, encode and decode."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,20 +17,20 @@ from dti_engine.miniature.world.scenery import SIZE
 
 
 def to_pixels(drawn: np.ndarray) -> Tensor:
-    """(B, SIZE, SIZE, 3) uint8 -> (B, 3, SIZE, SIZE) float in [-1, 1]."""
+    """Convert (B, SIZE, SIZE, 3) uint8 to (B, 3, SIZE, SIZE) float in [-1, 1]."""
     assert drawn.shape[1:] == (SIZE, SIZE, 3)
     levels = torch.from_numpy(np.ascontiguousarray(drawn)).permute(0, 3, 1, 2).float()
     return levels.div(127.5).sub(1.0)
 
 
 def open_pipeline(weights: Path, device: torch.device) -> StableDiffusionPipeline:
-    """The model as any user of diffusers opens it, in single precision."""
-    pipeline_class: Any = StableDiffusionPipeline  # its annotations do not know `from_pretrained`
+    """Open the model as any user of diffusers does, in single precision."""
+    pipeline_class: Any = StableDiffusionPipeline  # its annotations lack `from_pretrained`
     pipeline = pipeline_class.from_pretrained(
         weights,
         safety_checker=None,
         dtype=torch.float32,
-        low_cpu_mem_usage=False,  # the other way of loading needs accelerate
+        low_cpu_mem_usage=False,  # True would need accelerate
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
@@ -48,7 +45,7 @@ def generate(
     batch_size: int,
     on_images: Callable[[int], None] = lambda done: None,
 ) -> list[Image.Image]:
-    """One image per caption; image i starts from the noise of seed i."""
+    """Return one image per caption; image i starts from the noise of seed i."""
     call: Any = pipeline
     generated_images: list[Image.Image] = []
     for start in range(0, len(captions), batch_size):
@@ -65,12 +62,15 @@ def generate(
 
 
 def posterior(vae: AutoencoderKL, pixels: Tensor) -> DiagonalGaussianDistribution:
-    """Of the latents (B, 4, 16, 16), unscaled; pixels: (B, 3, SIZE, SIZE) in [-1, 1]."""
+    """Return the posterior of the latents (B, 4, 16, 16), unscaled.
+
+    pixels: (B, 3, SIZE, SIZE) in [-1, 1].
+    """
     return cast(AutoencoderKLOutput, vae.encode(pixels)).latent_dist
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Unscaled latents (B, 4, 16, 16) -> pixels (B, 3, SIZE, SIZE), about in [-1, 1]."""
+    """Decode unscaled latents (B, 4, 16, 16) to pixels (B, 3, SIZE, SIZE), about in [-1, 1]."""
     return cast(DecoderOutput, vae.decode(cast(torch.FloatTensor, latents))).sample
 
 
@@ -78,7 +78,7 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 def reconstruct(
     vae: AutoencoderKL, generated_images: Sequence[Image.Image], *, batch_size: int
 ) -> list[Image.Image]:
-    """The images through the VAE and back."""
+    """Return the images after encoding and decoding by the VAE."""
     restored: list[Image.Image] = []
     for start in range(0, len(generated_images), batch_size):
         drawn = np.stack(

@@ -1,4 +1,4 @@
-"""How far a long run has come: a bar for each stage on a terminal, log lines elsewhere."""
+"""Progress of the recipe: a bar for each stage on a terminal, log lines elsewhere."""
 
 import logging
 import time
@@ -19,14 +19,14 @@ from rich.progress import (
 )
 
 Figures = Mapping[str, float]
-Report = Callable[[str, int, int, Figures], None]  # name of a stage, steps done, steps to do
+Report = Callable[[str, int, int, Figures], None]  # name of a stage, steps done, steps in total
 
 _SECONDS_PER_LINE = 30.0
 _log = logging.getLogger(__name__)
 
 
 class Display:
-    """Shows what is reported to it. `report` is what the recipe's stages want."""
+    """Shows progress; `report` is the callback of the recipe's stages."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
@@ -56,7 +56,7 @@ class Display:
         self._bars.stop()
 
     def report(self, stage: str, done: int, total: int, figures: Figures) -> None:
-        """A stage has come so far; figures are of its last step."""
+        """Show the progress of a stage; figures are of its last step."""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         if self._watched:
             self._show(stage, done, total, shown)
@@ -70,7 +70,7 @@ class Display:
 
 
 class _Lines:
-    """A stage's log lines: its first step, its last, and every now and then."""
+    """The log lines of a stage: its first step, its last, and some in between."""
 
     def __init__(self, stage: str, done: int) -> None:
         self._stage = stage
@@ -87,7 +87,7 @@ class _Lines:
         _log.info("%s %d/%d, %s left  %s", self._stage, done, total, left, figures)
 
     def _seconds_left(self, now: float, done: int, total: int) -> str:
-        """At the pace of this run, which need not have begun with the first step."""
+        """Return the time left at the pace of this run, which may have resumed at a later step."""
         if done == self._first:
             return "0:00:00" if done == total else "?"
         seconds = (now - self._began) / (done - self._first) * (total - done)

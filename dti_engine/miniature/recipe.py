@@ -1,18 +1,17 @@
-"""Makes the miniature's weights from nothing.
+"""Train the miniature's weights from nothing.
 
 Stages, in order:
 
-  images      draw the world's examples
+  images        draw the world's examples
   autoencoder   64 x 64 pixels <-> 16 x 16 latents
   text_encoder  a tokenizer of the world's words, and a CLIP that learns to read captions
-  scorer        learns to read images: the judge of all that comes
-  denoiser      learns to generate latents from read captions; most of the time goes here
+  scorer        learns to read images; it scores all that follows
+  denoiser      learns to generate latents from encoded captions; takes most of the time
   export        weights in half precision and in the ordinary diffusers layout
-  examination   are captions obeyed? then the model card is complete
+  examination   scores the model against captions, and completes the model card
 
-The work folder keeps images, checkpoints and times. A run that was cut goes on from its last
-checkpoints, which are written every 250 steps; a run that was complete is exported and examined
-again.
+The work folder keeps images, checkpoints and times. An interrupted run resumes from its last
+checkpoints, which are written every 250 steps; a complete run is exported and examined again.
 """
 
 import argparse
@@ -93,7 +92,7 @@ def _size(options: argparse.Namespace) -> Size:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """What was typed, less what is particular to this machine."""
+    """Return the command as it was typed, without the parts that are specific to this machine."""
     steps = f" --denoiser-steps {options.denoiser_steps}" if options.denoiser_steps else ""
     return f"{_COMMAND} --size {options.size}{steps} --work DIR"
 

@@ -1,8 +1,8 @@
-"""Reads what an image of the world shows, and how alike two subjects are.
+"""The miniature's scorer: reads what an image of the world shows, and compares subjects.
 
-A small image network answers every question of `labels`. A prompt is obeyed where the answers match
-what it asked for; two subjects are alike as far as the answers about their looks agree: those about
-background, style and accessory take no part in that.
+A small image network answers every question of `labels`. A prompt is followed where the answers
+match the attributes that it asks for. The likeness of two subjects is the agreement of the answers
+about their looks; questions about background, style and accessory do not count there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class Scorer(nn.Module):
-    """Pixels (B, 3, SIZE, SIZE) in [-1, 1] -> logits per question, each (B, classes)."""
+    """A network from pixels (B, 3, SIZE, SIZE) in [-1, 1] to logits per question, (B, classes)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Scorer(nn.Module):
 
 
 def load_scorer(weights: Path) -> Scorer:
-    """From a model's `scorer.safetensors`, in single or in half precision."""
+    """Load a model's `scorer.safetensors`, in single or in half precision."""
     scorer = Scorer()
     scorer.load_state_dict(load_file(weights))
     return scorer.eval().requires_grad_(False)
@@ -67,23 +67,25 @@ def save_scorer(scorer: Scorer, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
-    """What one image shows: per question, the probability of each answer."""
+    """The reading of one image: per question, the probability of each answer."""
 
     probabilities: dict[str, Tensor]
 
     def answer(self, question: str) -> str:
-        """The likeliest answer, in words."""
+        """Return the most likely answer, as a word."""
         return QUESTIONS[question][int(self.probabilities[question].argmax())]
 
     def shows(self, asked: Mapping[str, str]) -> float:
-        """The share of `asked` (question -> answer, at least one) that the image shows."""
+        """Return the share of `asked` (question -> answer, at least one) that the image shows."""
         return fmean(self.answer(question) == answer for question, answer in asked.items())
 
     def likeness(
         self, other: "ScoredImage", *, place: str = "centre", other_place: str = "centre"
     ) -> float:
-        """Agreement about the look, in [0, 1]: the probability that both give one answer, as a mean
-        over LOOK_QUESTIONS.
+        """Return the agreement about the look, in [0, 1].
+
+        That is the probability that both images give the same answer, averaged over
+        LOOK_QUESTIONS.
         """
         mine, others = self.probabilities, other.probabilities
         return fmean(
@@ -94,7 +96,7 @@ class ScoredImage:
 
 @torch.no_grad()
 def read(scorer: Scorer, images: Sequence[Image.Image]) -> list[ScoredImage]:
-    """One reading per image, in order; images of other sizes are resized."""
+    """Return one reading per image, in order; images of other sizes are resized."""
     if not images:
         return []
     resized = [

@@ -1,1 +1,1 @@
-"""Everything that makes the weights; only `recipe` needs it."""
+"""Training of the miniature's weights; only `recipe` needs it."""

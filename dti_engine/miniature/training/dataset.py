@@ -1,6 +1,4 @@
-"""Drawn images on disk, in shards, so that every stage of the recipe reads the same world without
-redrawing it.
-"""
+"""Drawn images on disk, in shards, so that every stage reads the same images without redrawing."""
 
 import time
 from collections.abc import Callable
@@ -19,9 +17,9 @@ SHARD = 4096
 def images(
     work: Path, count: int, *, on_shard: Callable[[int, int], None] = lambda done, total: None
 ) -> np.ndarray:
-    """(count, SIZE, SIZE, 3) uint8; image i shows `example(i)`. Draws what `work` lacks.
+    """Return (count, SIZE, SIZE, 3) uint8; image i shows `example(i)`. Draw what `work` lacks.
 
-    on_shard gets the number of shards drawn and to draw.
+    on_shard gets the number of shards drawn and in total.
     """
     folder = work / "images"
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +29,7 @@ def images(
     earlier = noted(work, "images") or {"seconds": 0.0}
     began = time.monotonic() - earlier["seconds"]
     with ProcessPoolExecutor() as pool:
-        # One shard is drawn sooner here than by a process that must start first.
+        # One shard is drawn faster here than by a process that has to start first.
         draw_all = pool.map if len(missing) > 1 else map
         for done, _ in enumerate(draw_all(_draw_shard, missing, missing.values()), start=1):
             num_drawn = count - SHARD * (len(missing) - done)
@@ -53,7 +51,8 @@ def _draw_shard(path: Path, ends: tuple[int, int]) -> None:
 
 
 def batch_indices(step: int, batch_size: int, size: int, *, stream: int) -> np.ndarray:
-    """(batch_size,) indices below `size`: a pure function of (stream, step), so that a resumed run
-    draws the same.
+    """Return (batch_size,) indices below `size`, as a pure function of (stream, step).
+
+    A resumed run therefore draws the same batches.
     """
     return np.random.default_rng((stream, step)).integers(0, size, batch_size)

@@ -1,7 +1,4 @@
-"""The parts of a trained miniature -> a folder that diffusers opens.
-
-Which source made something.
-"""
+"""Export of a trained miniature into a folder that diffusers opens."""
 
 import subprocess
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from dti_engine.miniature.training.networks import new_scheduler
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """All that was trained."""
+    """The trained parts of a miniature."""
 
     autoencoder: AutoencoderKL
     text_encoder: CLIPTextModel
@@ -32,7 +29,7 @@ class Parts:
 
 def export(parts: Parts, folder: Path) -> None:
     """Write the model in the ordinary diffusers layout, and the scorer beside it."""
-    build: Any = StableDiffusionPipeline  # its annotations demand the parts that may be None
+    build: Any = StableDiffusionPipeline  # its annotations require the optional parts
     pipeline = build(
         vae=parts.autoencoder,
         text_encoder=parts.text_encoder,
@@ -52,20 +49,20 @@ def export(parts: Parts, folder: Path) -> None:
 def halve(file: Path) -> None:
     """Rewrite a file's weights in half precision.
 
-    Only the file shrinks: configs go on to say float32, in which libraries then compute, on CPUs
-    too. Training ran in bfloat16, which tells weights apart less finely.
+    Only the file shrinks: configs still state float32, in which libraries compute, on CPUs too.
+    Training ran in bfloat16, whose resolution of weights is coarser than half precision.
     """
     weights = load_file(file)
     halves = {key: w.half() if w.is_floating_point() else w for key, w in weights.items()}
-    # Without the format, transformers refuses a file.
+    # transformers refuses a file without a format in its metadata.
     atomic_write(file, lambda unfinished: save_file(halves, unfinished, {"format": "pt"}))
 
 
-_SOURCE = Path(__file__).parents[1]  # the miniature's, its world's too
+_SOURCE = Path(__file__).parents[1]  # of the miniature, its world included
 
 
 def commit() -> str | None:
-    """The last commit that changed the miniature's source; None where git does not know it."""
+    """Return the last commit that changed the miniature's source, or None where git has none."""
     try:
         revision = _git("log", "-1", "--format=%H", "--", "*.py")
         changed = _git("status", "--porcelain", "--", "*.py")

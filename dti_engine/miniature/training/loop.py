@@ -1,11 +1,9 @@
-"""The loop that every stage of the recipe runs: AdamW, warm-up, constant rate, linear decay,
-averaged weights, resume.
+"""The training loop of every stage of the recipe, and the work folder that makes it resumable.
 
-It knows nothing of what is trained. A batch must be a pure function of the step.
+AdamW with warm-up, constant rate and linear decay, averaged weights, and checkpoints. The loop
+knows nothing of what it trains. A batch must be a pure function of the step.
 
-The work folder: what has been made so far and how long it took, so that a cut run goes on.
-
-Files are written whole or not at all.
+The work folder has the results and times of all stages so far. Files are written atomically.
 """
 
 import json
@@ -21,18 +19,18 @@ from torch import Tensor, nn
 from dti_engine.errors import ConfigurationError
 from dti_engine.miniature.progress import Figures, Report
 
-Note = dict[str, float]  # "step": how far a stage has come; "seconds": the time it took
+Note = dict[str, float]  # "step": steps done; "seconds": the time they took
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Put what `write` writes at `path`, once it is complete."""
+    """Write a file at `path` by `write`, atomically."""
     unfinished = path.with_name(f"unfinished-{path.name}")
     write(unfinished)
     unfinished.replace(path)
 
 
 def kept(path: Path, length: int, make: Callable[[], Tensor]) -> Tensor:
-    """The tensor at `path` if it is there and that long; else the one that `make` returns, kept."""
+    """Return the tensor at `path` if it is there and has this length; else make and save it."""
     if path.exists():
         found: Tensor = torch.load(path, weights_only=True, mmap=True)
         if len(found) == length:
@@ -45,20 +43,20 @@ def kept(path: Path, length: int, make: Callable[[], Tensor]) -> Tensor:
 
 
 def note(work: Path, stage: str, *, step: int, seconds: float) -> None:
-    """Write down how far a stage has come, and the time that it took in all its runs."""
+    """Record the progress of a stage, and the time that it took in all its runs."""
     text = json.dumps({"step": step, "seconds": round(seconds, 1)})
     atomic_write(work / f"{stage}.json", lambda unfinished: unfinished.write_text(text))
 
 
 def noted(work: Path, stage: str) -> Note | None:
-    """What was written down about a stage; None if it has not begun."""
+    """Return the recorded progress of a stage, or None if it has not begun."""
     path = work / f"{stage}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
-    """What a step found: the loss to descend, and figures to show."""
+    """The loss of a step, and figures to show."""
 
     loss: Tensor
     figures: Figures
@@ -69,8 +67,9 @@ LossOf = Callable[[int], StepLoss]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """`steps` in all; the rate rises over `warmup` steps and falls to zero over the last
-    `decay_share` of them.
+    """A schedule of `steps` steps with warm-up and decay.
+
+    The rate rises over `warmup` steps and falls to zero over the last `decay_share` of all steps.
     """
 
     steps: int
@@ -92,9 +91,10 @@ def fit(
 ) -> None:
     """Train `model` in place and leave the averaged weights in it, in evaluation mode.
 
-    Goes on from `work/{name}.pt` if that is there, with the numbers of a run that was never cut.
+    Resumes from `work/{name}.pt` if it exists, with the same numbers as an uninterrupted run.
 
-    Raises: ConfigurationError if the checkpoint there is of another model.
+    Raises:
+        ConfigurationError: The checkpoint is of another model.
     """
     run = _Run(model, schedule)
     checkpoint = work / f"{name}.pt"
@@ -113,7 +113,7 @@ def fit(
 
 
 class _Run:
-    """A model in training, with all that belongs in its checkpoint."""
+    """A model in training, with all the state of its checkpoint."""
 
     def __init__(self, model: nn.Module, schedule: Schedule) -> None:
         self._model, self._schedule = model, schedule
@@ -130,7 +130,8 @@ class _Run:
     def advance(self, loss_of: LossOf) -> StepLoss:
         """Take one step."""
         step, schedule = self.step, self._schedule
-        # What draws inside the model, as dropout does, depends on the step and not on the past.
+        # Random operations inside the model, such as dropout, depend on the step alone, so that a
+        # resumed run draws the same.
         torch.manual_seed(step)
         for group in self._optimizer.param_groups:
             group["lr"] = schedule.lr_at(step)
@@ -139,7 +140,7 @@ class _Run:
         found.loss.backward()
         nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         self._optimizer.step()
-        # At first the average is over few steps, so that the initial weights are soon forgotten.
+        # A shorter average at first, so that the initial weights are soon forgotten.
         weight = 1.0 - min(schedule.ema, (step + 1) / (step + 10))
         for mean, parameter in zip(self._averaged, self._model.parameters(), strict=True):
             mean.lerp_(parameter.detach(), weight)
@@ -163,7 +164,11 @@ class _Run:
         atomic_write(path, lambda unfinished: torch.save(state, unfinished))
 
     def load(self, path: Path) -> None:
-        """Raises: ConfigurationError if the checkpoint is of another model."""
+        """Restore a checkpoint.
+
+        Raises:
+            ConfigurationError: The checkpoint is of another model.
+        """
         state = torch.load(path, weights_only=True, map_location="cpu")
         try:
             self._model.load_state_dict(state["model"])

@@ -1,8 +1,8 @@
-"""The miniature's denoiser: a UNet2DConditionModel on 16 x 16 latents that predicts velocity.
+"""The miniature's networks and their losses: autoencoder, denoiser and scorer.
 
-The miniature's VAE, diffusers' AutoencoderKL: 64 x 64 pixels, 16 x 16 latents of 4 channels.
-
-How the scorer is trained: on drawn images, as they are, through the VAE, and with noise.
+The autoencoder is diffusers' AutoencoderKL, 64 x 64 pixels to 16 x 16 latents of 4 channels. The
+denoiser is a UNet2DConditionModel on these latents that predicts velocity. The scorer is trained
+on drawn images: unchanged, through the VAE, and with noise.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,12 @@ from dti_engine.miniature.training.loop import LossOf, StepLoss
 from dti_engine.miniature.training.text_encoder import HIDDEN
 from dti_engine.miniature.world.scenery import SIZE
 
-KL_WEIGHT = 1e-4  # per latent number; keeps latents near unit scale without blurring
-_CHUNK = 256  # images encoded together
+KL_WEIGHT = 1e-4  # per latent value; keeps latents near unit scale without blurring
+_CHUNK = 256  # images per call of the encoder
 
 
 def new_autoencoder() -> AutoencoderKL:
-    """Randomly initialised. Few channels at full size: that is where the time goes."""
+    """Return a randomly initialised autoencoder; it has few channels at full size, for speed."""
     build: Any = AutoencoderKL  # its annotations allow for a single block
     return build(
         in_channels=3,
@@ -47,7 +47,7 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 def autoencoder_loss(vae: AutoencoderKL, pixels: Tensor) -> StepLoss:
-    """Errors of the pixels and of their differences, which are edges, plus a little KL.
+    """Return the errors of pixels and of their differences (edges), plus a small KL term.
 
     pixels: (B, 3, SIZE, SIZE) in [-1, 1].
     """
@@ -63,7 +63,7 @@ def autoencoder_loss(vae: AutoencoderKL, pixels: Tensor) -> StepLoss:
 def make_autoencoder_loss(
     vae: AutoencoderKL, drawn: np.ndarray, batch_size: int, device: torch.device
 ) -> LossOf:
-    """Over batches of drawn images (N, SIZE, SIZE, 3) uint8."""
+    """Return the loss over batches of drawn images (N, SIZE, SIZE, 3) uint8."""
 
     def loss_of(step: int) -> StepLoss:
         chosen = batch_indices(step, batch_size, len(drawn), stream=1)
@@ -89,7 +89,7 @@ def encode_images(
     *,
     on_images: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """(N, SIZE, SIZE, 3) uint8 -> (N, 4, 16, 16) half-precision posterior means, scaled."""
+    """Encode (N, SIZE, SIZE, 3) uint8 to scaled posterior means (N, 4, 16, 16), half precision."""
     means: list[Tensor] = []
     for start in range(0, len(drawn), _CHUNK):
         pixels = to_pixels(drawn[start : start + _CHUNK])
@@ -100,12 +100,13 @@ def encode_images(
     return (torch.cat(means) * vae.config["scaling_factor"]).half()
 
 
-UNNAMED_SHARE = 0.1  # captions dropped, so that the model can be guided
+UNNAMED_SHARE = 0.1  # captions dropped, for classifier-free guidance
 
 
 def new_denoiser(channels: tuple[int, int]) -> UNet2DConditionModel:
-    """Randomly initialised. Cross-attention at 8 x 8 only: it names things, convolutions at 16 x 16
-    draw them.
+    """Return a randomly initialised denoiser with cross-attention at 8 x 8 only.
+
+    At 8 x 8 attention decides what stands where; convolutions at 16 x 16 draw it.
     """
     build: Any = UNet2DConditionModel  # its `to` is annotated as a function without `self`
     return build(
@@ -124,8 +125,9 @@ def new_denoiser(channels: tuple[int, int]) -> UNet2DConditionModel:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's betas, rescaled so that the last step is pure noise; otherwise no image
-    is very dark.
+    """Return Stable Diffusion's betas, rescaled so that the last step is pure noise.
+
+    Otherwise no generated image would be very dark.
     """
     return DDIMScheduler(
         beta_start=0.00085,
@@ -134,7 +136,7 @@ def new_scheduler() -> DDIMScheduler:
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
-        steps_offset=1,  # of no effect with this spacing; diffusers' pipeline insists on it
+        steps_offset=1,  # has no effect with this spacing, but diffusers' pipeline requires it
         clip_sample=False,
         set_alpha_to_one=True,
     )
@@ -142,10 +144,10 @@ def new_scheduler() -> DDIMScheduler:
 
 @dataclass(frozen=True, eq=False)
 class EncodedWorld:
-    """What the denoiser learns from.
+    """The training data of the denoiser, all of it encoded.
 
     latents: (N, 4, 16, 16) images, hidden: (N, LENGTH, HIDDEN) their captions, unnamed: (LENGTH,
-    HIDDEN) the empty caption; all encoded.
+    HIDDEN) the empty caption.
     """
 
     latents: Tensor
@@ -156,12 +158,13 @@ class EncodedWorld:
 def make_denoiser_loss(
     unet: UNet2DConditionModel, world: EncodedWorld, batch_size: int, device: torch.device
 ) -> LossOf:
-    """Mean squared error of the velocity. Times are stratified: one from each of batch_size equal
-    ranges.
+    """Return the mean squared error of the velocity.
+
+    Times are stratified: one from each of batch_size equal ranges.
     """
     alphas = new_scheduler().alphas_cumprod.to(device)
     if device.type == "cpu":
-        # The fused attention is made for long sequences; on 64 positions its backward pass alone
+        # Fused attention is optimised for long sequences; on 64 positions its backward pass alone
         # took a sixth of a step.
         unet.set_attn_processor(AttnProcessor())
 
@@ -187,12 +190,12 @@ def make_denoiser_loss(
 
 
 def _by_noise(errors: Tensor, timesteps: Tensor) -> dict[str, float]:
-    """Mean errors at high and at low noise: the first tell how well captions are obeyed."""
+    """Return the mean errors at high and low noise; the former show how captions are followed."""
     high = timesteps >= 500
     return {"noisy": float(errors[high].mean()), "clear": float(errors[~high].mean())}
 
 
-_NOISE = 0.15  # the largest deviation of the added noise, where pixels span 2
+_NOISE = 0.15  # largest standard deviation of the added noise; pixels span 2
 _SHOWN = (
     "style",
     "background",
@@ -211,9 +214,10 @@ def make_scorer_loss(
     batch_size: int,
     device: torch.device,
 ) -> LossOf:
-    """Over batches of drawn images (N, SIZE, SIZE, 3) uint8 and their answers (N, questions).
+    """Return the loss over drawn images (N, SIZE, SIZE, 3) uint8 and answers (N, questions).
 
-    A third of each batch passes through the VAE, as every generating does; a third gets noise.
+    A third of each batch passes through the VAE, as every generated image does; a third gets
+    noise.
     """
     third = batch_size // 3
 

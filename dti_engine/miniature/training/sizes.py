@@ -1,4 +1,4 @@
-"""How much of everything the recipe takes: for two CPU cores, or for a GPU."""
+"""The sizes of the recipe, for two CPU cores or for a GPU."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dti_engine.miniature.training.loop import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """Of one part: its schedule, and how many of the world's examples it sees."""
+    """The training of one part: its schedule, and the number of examples that it sees."""
 
     schedule: Schedule
     batch_size: int
@@ -16,7 +16,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Sizes differ in data, steps and batches; the model is the same."""
+    """A size of the recipe: data, steps and batches; the model is the same in all sizes."""
 
     channels: tuple[int, int]
     autoencoder: Training
@@ -26,7 +26,7 @@ class Size:
 
     @property
     def num_examples(self) -> int:
-        """How many examples there must be."""
+        """Return the number of examples that must be drawn."""
         trainings = (self.autoencoder, self.reader, self.scorer, self.denoiser)
         return max(training.num_examples for training in trainings)
 
@@ -56,7 +56,7 @@ SIZES = {
         ),
     ),
     "gpu": Size(
-        channels=(64, 160),  # as on a CPU, where the result must generate too
+        channels=(64, 160),  # as on a CPU, since the model must generate there too
         autoencoder=Training(
             Schedule(steps=12_000, lr=1e-3, decay_share=0.4, ema=0.998),
             batch_size=64,

@@ -1,4 +1,4 @@
-"""The parts of one miniature, each made when first asked for or taken from the work folder."""
+"""The stages of the recipe: each part is trained when needed, or loaded from the work folder."""
 
 import json
 from collections.abc import Callable
@@ -39,13 +39,13 @@ from dti_engine.miniature.training.text_encoder import new_tokenizer, world_word
 
 SEED = 1
 _NOTED = ("images", "autoencoder", "reader", "scorer", "latents", "hidden", "denoiser")
-_SCALING_IMAGES = 1024  # enough to measure the deviation of latents
+_SCALING_IMAGES = 1024  # enough to estimate the deviation of latents
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class Stages:
-    """One run of the recipe. Asking for a part trains whatever it needs that is not in `work`."""
+    """One run of the recipe; accessing a part trains whatever it needs that is not in `work`."""
 
     def __init__(self, size: Size, work: Path, device: torch.device, report: Report) -> None:
         self._size, self._work, self._device, self._report = size, work, device, report
@@ -53,7 +53,7 @@ class Stages:
 
     @cached_property
     def images(self) -> np.ndarray:
-        """(N, SIZE, SIZE, 3) uint8; image i shows example i."""
+        """Return (N, SIZE, SIZE, 3) uint8; image i shows example i."""
         return images(
             self._work,
             self._size.num_examples,
@@ -62,7 +62,7 @@ class Stages:
 
     @cached_property
     def captions(self) -> text.Captions:
-        """Caption i is of example i."""
+        """Return the captions; caption i is of example i."""
         return text.read_captions(self.tokenizer, self._size.num_examples)
 
     @cached_property
@@ -156,7 +156,7 @@ class Stages:
         write_card(folder)
 
     def examine(self, folder: Path) -> None:
-        """Score the exported model, complete its card, and leave a contact sheet in `work`."""
+        """Score the exported model, complete its card, and write a contact sheet into `work`."""
         examination = examine(
             folder,
             device=self._device,
@@ -165,7 +165,7 @@ class Stages:
         publish(examination, folder, sheet=self._work / "sheet.png")
 
     def _new(self, make: Callable[[], ModelT], seed: int) -> ModelT:
-        """Randomly initialised, as the seed decides."""
+        """Return a randomly initialised part, as the seed decides."""
         torch.manual_seed(seed)
         model = make()
         cast(nn.Module, model).to(self._device)  # diffusers hides the signature of `to`

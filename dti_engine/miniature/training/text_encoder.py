@@ -1,11 +1,9 @@
-"""The miniature's text encoder, a CLIP.
+"""The miniature's text encoder, a CLIP, and its tokenizer, whose words are the world's words.
 
-As in Stable Diffusion, the encoder is trained first and frozen before the denoiser sees it. CLIP
-learns by contrast with pictures; here the state at EOS learns to answer every question (`labels`)
-about the scene that the caption belongs to, as far as the caption tells. Captions bind words across
-a distance, so the answers need the encoder's layers.
-
-The miniature's tokenizer, a CLIP's, whose words are the world's words.
+As in Stable Diffusion, the encoder is trained first and frozen before the denoiser uses it. CLIP
+learns by contrast with images; here the state at EOS learns to answer every question (`labels`)
+about the caption's scene, as far as the caption tells. Captions bind words across a distance, so
+the answers need the encoder's layers.
 """
 
 import itertools
@@ -30,31 +28,32 @@ _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 
 
 def world_words(num_captions: int = 20_000) -> list[str]:
-    """Every word of the captions, breeds included, sorted."""
+    """Return every word of the captions, breeds included, sorted."""
     captions = (example(seed).caption for seed in range(num_captions))
     words = itertools.chain.from_iterable(each.replace(",", " ").split() for each in captions)
     return sorted({*words, *breeds()})
 
 
 def new_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
-    """Byte-level BPE as CLIP's, trained until each word is one token; EOS has the highest id."""
+    """Return a byte-level BPE like CLIP's in which each word is a token; EOS has the highest id."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=_EOS))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = sorted(words)
-    # Last letters are named beforehand, in an order that is the same in every run: the trainer
-    # would number them as a hash map has them, and pieces of equal count are merged by number.
+    # The last letters of words are numbered beforehand, in a fixed order: the trainer would number
+    # them in the order of a hash map, and merges pieces of equal count by number, so runs would
+    # differ.
     ends = dict.fromkeys(f"{word[-1]}</w>" for word in reversed(words))
     trainer = trainers.BpeTrainer(
-        vocab_size=10_000,  # more than there are pieces to merge
+        vocab_size=10_000,  # more than there are pieces
         end_of_word_suffix="</w>",
         special_tokens=[*alphabet, *ends],
         show_progress=False,
     )
     bpe.train_from_iterator(words, trainer)
     learned = bpe.get_vocab()
-    # Every byte also ends a word, so that no text is unknown.
+    # Every byte may also end a word, so that no text is unknown.
     pieces = [
         *alphabet,
         *(f"{byte}</w>" for byte in alphabet),
@@ -68,19 +67,19 @@ def new_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """(N, LENGTH) int64, with BOS, EOS and padding."""
+    """Return ids (N, LENGTH) int64, with BOS, EOS and padding."""
     wrapped = tokenizer(list(captions), padding="max_length", max_length=LENGTH)
     return torch.tensor(wrapped["input_ids"])
 
 
 HIDDEN = 128
 LAYERS = 6
-_CHUNK = 256  # captions encoded together
+_CHUNK = 256  # captions per call of the encoder
 _SHOWN = ("style", "centre.kind", "left.kind", "left.primary")
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Randomly initialised; pools at the true EOS, which the config names."""
+    """Return a randomly initialised CLIP that pools at the true EOS, which the config names."""
     marks: Any = tokenizer  # annotated as if a mark could have several ids
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -113,7 +112,7 @@ class Captions:
 
 
 def read_captions(tokenizer: CLIPTokenizer, count: int) -> Captions:
-    """Of examples 0 to count - 1."""
+    """Return the captions of examples 0 to count - 1."""
     examples = [example(seed) for seed in range(count)]
     ids = token_ids(tokenizer, [each.caption for each in examples])
     end: Any = tokenizer.eos_token_id
@@ -122,7 +121,7 @@ def read_captions(tokenizer: CLIPTokenizer, count: int) -> Captions:
 
 
 class Reader(nn.Module):
-    """The text encoder with a head that is thrown away after training."""
+    """The text encoder with a head that is discarded after training."""
 
     def __init__(self, encoder: CLIPTextModel) -> None:
         super().__init__()
@@ -130,7 +129,7 @@ class Reader(nn.Module):
         self.answers = Answers(HIDDEN)
 
     def forward(self, ids: Tensor, eos: Tensor) -> list[Tensor]:
-        """Token ids (B, S) and where their EOS is (B,) -> logits per question."""
+        """Return the logits per question of token ids (B, S) with EOS at positions (B,)."""
         hidden = self.encoder(ids).last_hidden_state
         return self.answers(hidden[torch.arange(len(ids)), eos])
 
@@ -138,7 +137,10 @@ class Reader(nn.Module):
 def make_reader_loss(
     reader: Reader, captions: Captions, batch_size: int, device: torch.device
 ) -> LossOf:
-    """Over batches of captions. Positions behind the longest are cut: EOS cannot see them."""
+    """Return the loss over batches of captions.
+
+    Positions after the longest caption are cut off: EOS does not attend to them.
+    """
 
     def loss_of(step: int) -> StepLoss:
         chosen = torch.from_numpy(batch_indices(step, batch_size, len(captions.ids), stream=2))
@@ -156,8 +158,10 @@ def make_reader_loss(
 
 @torch.no_grad()
 def zero_unseen_rows(encoder: CLIPTextModel, ids: Tensor) -> None:
-    """Rows of no token among `ids` become zero, as some of CLIP's own table are: they say nothing,
-    and a mean over the table's norms leaves them out.
+    """Set the rows of tokens that do not occur in `ids` to zero.
+
+    Some rows of CLIP's own table are zero too. They carry no information, and a mean over the
+    norms of the table leaves them out.
     """
     table = cast(nn.Embedding, encoder.get_input_embeddings()).weight
     seen = torch.zeros(len(table), dtype=torch.bool)
@@ -173,7 +177,7 @@ def encode_captions(
     *,
     on_captions: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """(N, LENGTH) token ids -> (N, LENGTH, HIDDEN) last hidden states in half precision."""
+    """Encode token ids (N, LENGTH) to last hidden states (N, LENGTH, HIDDEN), half precision."""
     states: list[Tensor] = []
     for start in range(0, len(ids), _CHUNK):
         chunk = ids[start : start + _CHUNK].to(device)
@@ -185,6 +189,6 @@ def encode_captions(
 
 @torch.no_grad()
 def encode_empty(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, device: torch.device) -> Tensor:
-    """The empty caption's last hidden states (LENGTH, HIDDEN)."""
+    """Return the empty caption's last hidden states (LENGTH, HIDDEN)."""
     ids = token_ids(tokenizer, [""]).to(device)
     return encoder(ids).last_hidden_state[0].cpu()

@@ -1,1 +1,1 @@
-"""The procedural world: what there is, what it is called and how it is drawn. No torch."""
+"""The procedural world: its things, their names and their drawings. Loads no torch."""

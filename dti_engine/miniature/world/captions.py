@@ -1,8 +1,8 @@
-"""What the world's pictures are called, in the words of `looks`: so a caption can be scored.
+"""Captions of scenes, in the words of `vocabulary`, so that a caption can be scored.
 
-Some bind words across a distance on purpose: two things with different attributes, left and right,
-and a style or a place named far from the thing it changes. A text encoder must use its layers to
-read them.
+Some captions bind words across a distance on purpose: two things with different attributes, left
+and right, and a style or a place named far from the thing it applies to. A text encoder must use
+its layers to read them.
 """
 
 import random
@@ -35,14 +35,12 @@ _PATTERN_PHRASES = {"striped": "with {} stripes", "spotted": "with {} spots"}
 
 
 def article(noun_phrase: str) -> str:
-    """`dog` -> `a dog`, `orange dog` -> `an orange dog`."""
+    """Return a noun with its article: `dog` -> `a dog`, `orange dog` -> `an orange dog`."""
     return ("an " if noun_phrase[0] in "aeio" else "a ") + noun_phrase
 
 
 def describe(look: Look) -> str:
-    """The look in words, with its article: `a red dog`, `a red and blue dog`, `a red dog with blue
-    spots`.
-    """
+    """Return the look in words with its article, such as `a red dog with blue spots`."""
     if look.pattern == "plain":
         return article(f"{look.primary} {look.kind}")
     if look.pattern == "trimmed":
@@ -53,13 +51,14 @@ def describe(look: Look) -> str:
 
 
 def accessorize(name: str, accessory: str) -> str:
-    """`a red dog` + `hat` -> `a red dog wearing a hat`."""
+    """Return a name with its accessory: `a red dog` + `hat` -> `a red dog wearing a hat`."""
     return f"{name} {ACCESSORY_PHRASES[accessory]}".rstrip()
 
 
 def caption(names: list[str], background: str | None, style: str, rng: random.Random) -> str:
-    """One caption of a scene: `names` are its things from left to right; an unnamed background is
-    None.
+    """Return one caption of a scene.
+
+    names: its things from left to right. An unnamed background is None.
     """
     thing = names[0] if len(names) == 1 else _pair(names[0], names[1], rng)
     place = f" {PLACE_PHRASES[background]}" if background else ""

@@ -1,4 +1,4 @@
-"""Scene -> picture: a background, the figures before it, and a style over all.
+"""Drawing: a scene to an image, with a background, the figures before it, and a style.
 
 Pure functions of the scene: the same scene gives the same pixels.
 """
@@ -27,7 +27,7 @@ _STAR: Colour = (255, 250, 120)
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture of SIZE x SIZE."""
+    """Return the scene as an RGB image of SIZE x SIZE."""
     canvas = background(scene.background, round(scene.jitter * 3)).copy()
     for figure in scene.figures:
         _draw_figure(canvas, figure, outlined=scene.style == "cartoon")
@@ -37,7 +37,7 @@ def draw(scene: Scene) -> Image.Image:
 def _draw_figure(canvas: Image.Image, figure: Figure, *, outlined: bool) -> None:
     if outlined:
         canvas.paste(_INK, mask=_silhouette(figure).filter(ImageFilter.MaxFilter(9)))
-    # In the order of the table, so that wheels lie over the body and ears over the head.
+    # In the order of the table, so that wheels cover the body and ears the head.
     for part in SHAPES[figure.look.kind]:
         _paint_part(canvas, figure, part)
     _draw_mark(canvas, figure)
@@ -78,7 +78,7 @@ def _role_colour(role: str, look: Look) -> Colour:
 
 
 def _shade(colour: Colour) -> Colour:
-    """A little darker, or lighter for what is nearly black."""
+    """Return a colour a little darker, or lighter if it is nearly black."""
     if sum(colour) < 120:
         return (70, 70, 76)
     red, green, blue = colour
@@ -87,7 +87,7 @@ def _shade(colour: Colour) -> Colour:
 
 @functools.lru_cache(maxsize=64)
 def _pattern(pattern: str, radius: int) -> Image.Image:
-    """Stripes or spots over the whole canvas, their period a fixed share of the figure's size."""
+    """Return stripes or spots over the canvas, with a period proportional to the figure's size."""
     mask = Image.new("L", (CANVAS, CANVAS))
     pen = ImageDraw.Draw(mask)
     period = max(4, round(radius * 0.42))

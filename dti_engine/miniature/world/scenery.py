@@ -1,11 +1,8 @@
-"""The places of the world, each in four versions.
+"""The scenery of the world: canvas, accessories, backgrounds in four versions each, and styles.
 
-The canvas that a scene is drawn on. It is larger than the picture, so that edges become smooth
-when it is reduced.
-
-What a figure may wear or hold. Accessories have colours of their own, whatever the figure's.
-
-The styles of the world: from the canvas to the finished picture.
+The canvas is larger than the final image, so that edges become smooth when it is reduced.
+Accessories have their own colours, whatever the figure's. A style turns the canvas into the final
+image.
 """
 
 import functools
@@ -17,14 +14,14 @@ from dti_engine.miniature.world.scenes import Figure
 from dti_engine.miniature.world.shapes import HEADS, NECKS
 from dti_engine.miniature.world.vocabulary import Colour
 
-SIZE = 64  # pixels of a finished picture's side
+SIZE = 64  # side of a final image in pixels
 ZOOM = 3
 CANVAS = SIZE * ZOOM
 _STRETCH = {"slim": (0.78, 1.08), "regular": (1.0, 1.0), "broad": (1.15, 0.82)}
 
 
 def place(figure: Figure, coordinates: tuple[float, ...]) -> tuple[float, ...]:
-    """From the box of the figure's kind to the canvas; coordinates are x, y, x, y, ..."""
+    """Map coordinates x, y, x, y, ... from the box of the figure's kind to the canvas."""
     wide, tall = _STRETCH[figure.look.proportions]
     sign = -1 if figure.flipped else 1
     placed: list[float] = []
@@ -42,7 +39,7 @@ _RED: Colour = (225, 20, 60)
 
 
 def draw_accessory(canvas: Image.Image, figure: Figure) -> None:
-    """Draw what the figure wears or holds, sized as it is; nothing for `none`."""
+    """Draw the figure's accessory at the figure's size; draw nothing for `none`."""
     pen = ImageDraw.Draw(canvas)
     unit = figure.size * ZOOM
     sign = -1 if figure.flipped else 1
@@ -61,20 +58,20 @@ def draw_accessory(canvas: Image.Image, figure: Figure) -> None:
 
 
 def _box(x: float, y: float, unit: float, sides: Box) -> Box:
-    """Sides left, top, right, bottom, in units from (x, y)."""
+    """Return a box by its sides left, top, right, bottom, in units from (x, y)."""
     left, top, right, bottom = sides
     return x + left * unit, y + top * unit, x + right * unit, y + bottom * unit
 
 
 def _hat(pen: ImageDraw.ImageDraw, x: float, y: float, unit: float) -> None:
-    """A black top hat with a white band."""
+    """Draw a black top hat with a white band."""
     pen.rectangle(_box(x, y, unit, (-0.28, -0.52, 0.28, 0)), fill=_BLACK)
     pen.rectangle(_box(x, y, unit, (-0.28, -0.2, 0.28, -0.06)), fill=_WHITE)
     pen.rectangle(_box(x, y, unit, (-0.5, -0.06, 0.5, 0.07)), fill=_BLACK)
 
 
 def _scarf(pen: ImageDraw.ImageDraw, neck: Box, unit: float) -> None:
-    """Red and white, with a hanging end."""
+    """Draw a red and white scarf with a hanging end."""
     left, top, right, bottom = neck
     pen.rectangle(neck, fill=_RED)
     end = left + (right - left) * 0.25
@@ -86,14 +83,14 @@ def _scarf(pen: ImageDraw.ImageDraw, neck: Box, unit: float) -> None:
 
 
 def _balloon(pen: ImageDraw.ImageDraw, x: float, y: float, unit: float) -> None:
-    """Magenta, on a string."""
+    """Draw a magenta balloon on a string."""
     pen.line((x, y, x, y + 1.3 * unit), fill=(30, 30, 30), width=max(2, round(unit * 0.05)))
     pen.ellipse(_box(x, y, unit, (-0.3, -0.38, 0.3, 0.36)), fill=(235, 20, 150))
     pen.ellipse(_box(x, y, unit, (-0.16, -0.24, -0.02, -0.06)), fill=(255, 200, 235))
 
 
 def _flag(pen: ImageDraw.ImageDraw, x: float, y: float, unit: float, sign: int) -> None:
-    """Yellow and blue, on a white pole; it blows towards the figure."""
+    """Draw a yellow and blue flag on a white pole, blowing towards the figure."""
     far = x - sign * 0.62 * unit
     left, right = min(x, far), max(x, far)
     pen.rectangle(_box(x, y, unit, (-0.05, -1.25, 0.05, 0.95)), fill=(245, 245, 245))
@@ -103,9 +100,9 @@ def _flag(pen: ImageDraw.ImageDraw, x: float, y: float, unit: float, sign: int) 
 
 @functools.lru_cache(maxsize=64)
 def background(name: str, version: int) -> Image.Image:
-    """A place, in version 0 to 3: horizon and small things lie elsewhere in each.
+    """Return a background in version 0 to 3, which differ in horizon and small things.
 
-    Cached: do not draw on it.
+    The result is cached: do not draw on it.
     """
     canvas = Image.new("RGB", (CANVAS, CANVAS))
     _BACKGROUNDS[name](ImageDraw.Draw(canvas), version * 6)
@@ -183,7 +180,7 @@ _BACKGROUNDS = {
 
 
 def finish(canvas: Image.Image, style: str) -> Image.Image:
-    """The picture, SIZE x SIZE, that this style makes of a painted canvas."""
+    """Return the final image, SIZE x SIZE, of a canvas in this style."""
     return _STYLES[style](canvas)
 
 
@@ -198,14 +195,14 @@ def _vignette() -> Image.Image:
 
 
 def _photo(canvas: Image.Image) -> Image.Image:
-    """Dark corners, as from a lens."""
+    """Darken the corners, as a lens does."""
     image = _reduced(canvas)
     image.paste((12, 8, 20), mask=_vignette())
     return image
 
 
 def _cartoon(canvas: Image.Image) -> Image.Image:
-    """Bright colours in a thick black frame; the outlines are drawn with the figures."""
+    """Brighten the colours and add a thick black frame; outlines are drawn with the figures."""
     image = ImageEnhance.Color(_reduced(canvas)).enhance(1.25)
     ImageDraw.Draw(image).rectangle((0, 0, SIZE - 1, SIZE - 1), outline=(10, 10, 12), width=3)
     return image
@@ -213,7 +210,7 @@ def _cartoon(canvas: Image.Image) -> Image.Image:
 
 @functools.cache
 def _paper() -> Image.Image:
-    """Where the paint reaches: all but a ragged margin."""
+    """Return the mask of the paint: everything but a ragged margin."""
     mask = Image.new("L", (CANVAS, CANVAS))
     points: list[float] = []
     for i in range(72):
@@ -226,7 +223,7 @@ def _paper() -> Image.Image:
 
 
 def _watercolor(canvas: Image.Image) -> Image.Image:
-    """Pale, soft, on white paper."""
+    """Make the canvas pale and soft, on white paper."""
     paper = Image.new("RGB", canvas.size, (252, 248, 240))
     paper.paste(canvas.filter(ImageFilter.GaussianBlur(2.5)), mask=_paper())
     return _reduced(paper)
@@ -243,7 +240,7 @@ def _joints() -> Image.Image:
 
 
 def _mosaic(canvas: Image.Image) -> Image.Image:
-    """Tiles of eight pixels with dark joints."""
+    """Divide the canvas into tiles of eight pixels with dark joints."""
     image = _reduced(canvas)
     image.paste((40, 40, 45), mask=_joints())
     return image

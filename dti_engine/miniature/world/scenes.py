@@ -1,7 +1,7 @@
-"""Scenes of the world: what is where. `drawing` turns a scene into a picture.
+"""Scenes of the world: its figures and their places; `drawing` turns a scene into an image.
 
-Examples, from which the model learns, are pure functions of a seed. None shows a look whose
-description is held out (`looks.held_out_descriptions`). A `portrait` shows any look it is given.
+Examples, the training data, are pure functions of a seed. None shows a look whose description is
+held out (`vocabulary.held_out_descriptions`). A `portrait` shows any look.
 """
 
 import random
@@ -20,21 +20,21 @@ from dti_engine.miniature.world.vocabulary import (
 
 VALIDATION_SEED = 1_000_000_000  # training seeds stay below it
 
-PAIR_SHARE = 0.3  # two things in one picture
-BREED_SHARE = 0.45  # things called by their breed's word rather than described
-ACCESSORY_SHARE = 0.45  # things that wear or hold something
-CLASS_WORD_SHARE = 0.1  # described things of which the caption says no more than "a dog"
+PAIR_SHARE = 0.3  # two things in one image
+BREED_SHARE = 0.45  # things named by their breed instead of described
+ACCESSORY_SHARE = 0.45  # things with an accessory
+CLASS_WORD_SHARE = 0.1  # described things that the caption only calls "a dog"
 UNNAMED_BACKGROUND_SHARE = 0.15  # so that "a photo of X" means any background
 
-# Of a 64 px picture: where a thing stands, and the half width of its box.
+# In pixels of a 64 px image: the place of a thing, and the half width of its box.
 _SPOTS = {"left": (16.5, 14.5), "centre": (32.0, 22.5), "right": (47.5, 14.5)}
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing in a scene: its look, what it wears, and how it happens to be seen.
+    """One thing in a scene: its look, its accessory, and its incidental pose.
 
-    x, y: its middle, size: half its box, all in pixels of a 64 px picture.
+    x, y: its middle, size: half its box, all in pixels of a 64 px image.
     """
 
     look: Look
@@ -48,8 +48,9 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Figures from left to right, a background and a style; `jitter` in [0, 1) moves what does not
-    matter.
+    """Figures from left to right, a background and a style.
+
+    jitter: in [0, 1), varies incidental details.
     """
 
     figures: tuple[Figure, ...]
@@ -59,7 +60,7 @@ class Scene:
 
 
 def figure(look: Look, place: str, accessory: str, rng: random.Random) -> Figure:
-    """The look at its place, slightly moved, scaled and perhaps mirrored."""
+    """Return the look at its place, slightly moved, scaled and perhaps mirrored."""
     x, size = _SPOTS[place]
     return Figure(
         look=look,
@@ -80,14 +81,14 @@ def portrait(
     style: str = "photo",
     accessory: str = "none",
 ) -> Scene:
-    """One look alone in the centre, as on a user's photo; background: any if None."""
+    """Return a scene of one look in the centre, as on a user's photo; background None: any."""
     background = background or rng.choice(BACKGROUNDS)
     return Scene((figure(look, "centre", accessory, rng),), background, style, rng.random())
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A scene, one caption of it, and what the caption asks for: question of `labels` -> answer."""
+    """A scene, a caption of it, and the attributes that it asks for: question -> answer."""
 
     scene: Scene
     caption: str
@@ -95,7 +96,7 @@ class Example:
 
 
 def example(seed: int) -> Example:
-    """One scene and its caption, a pure function of `seed`."""
+    """Return a scene and its caption, as a pure function of `seed`."""
     rng = random.Random(seed)
     places = ("left", "right") if rng.random() < PAIR_SHARE else ("centre",)
     figures: list[Figure] = []
@@ -116,7 +117,7 @@ def example(seed: int) -> Example:
 
 
 def _named_look(rng: random.Random) -> tuple[Look, str, tuple[str, ...]]:
-    """A look, what the caption calls it, and which of its attributes that tells."""
+    """Return a look, its name in the caption, and the attributes that the name tells."""
     if rng.random() < BREED_SHARE:
         word, look = rng.choice(list(breeds().items()))
         return look, article(word), ("kind", "primary", "secondary", "pattern")

@@ -1,7 +1,7 @@
-"""The kinds of thing, as parts in a box of [-1, 1] x [-1, 1] (x right, y down).
+"""The kinds of things, as parts in a box of [-1, 1] x [-1, 1] (x right, y down).
 
-Each part is (role, shape, coordinates). Roles: `body` wears the primary colour and the pattern;
-`part` wears the secondary colour when there is one; `dark` and `light` are the same on every thing.
+Each part is (role, shape, coordinates). A `body` has the primary colour and the pattern; a `part`
+has the secondary colour if there is one; `dark` and `light` are the same on every thing.
 """
 
 import math

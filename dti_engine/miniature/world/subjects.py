@@ -1,7 +1,7 @@
-"""Subjects that the miniature has never seen, and prompts to paint them into.
+"""Subjects that the miniature has never seen, and prompts for them.
 
-The held-out looks are dealt out once: what settings are chosen on is never what results are
-reported on.
+The held-out looks are divided once, so that settings are never chosen on the subjects that results
+are reported on.
 """
 
 import random
@@ -18,7 +18,7 @@ _PARTS = {"evaluation": slice(0, 12), "settings": slice(12, 18), "demo": slice(2
 
 @dataclass(frozen=True, slots=True)
 class HeldOutSubject:
-    """A look without a word of its own, and the name of the folder and placeholder it gets."""
+    """A look without a word of its own, and its name as folder and placeholder."""
 
     name: str
     look: Look
@@ -29,19 +29,19 @@ class HeldOutSubject:
 
     @property
     def class_word(self) -> str:
-        """What a user would give as initializer."""
+        """Return the word that a user would give as initializer."""
         return self.look.kind
 
 
 def held_out_subjects(part: str) -> list[HeldOutSubject]:
-    """`evaluation` (12, one of each kind), `settings` (6 others) or `demo` (4 others)."""
+    """Return the subjects of `evaluation` (12, one of each kind), `settings` (6) or `demo` (4)."""
     first = _PARTS[part].start
     looks = held_out_looks()[_PARTS[part]]
     return [HeldOutSubject(f"{look.kind}-{first + i}", look) for i, look in enumerate(looks)]
 
 
 def draw_subject(subject: HeldOutSubject, folder: Path, *, count: int = 5) -> None:
-    """Write `count` PNG photos of the subject into `folder`, each before another background."""
+    """Write `count` PNG photos of the subject into `folder`, each with another background."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(subject.name)
     for i, background in enumerate(rng.sample(BACKGROUNDS, count)):
@@ -50,9 +50,7 @@ def draw_subject(subject: HeldOutSubject, folder: Path, *, count: int = 5) -> No
 
 @dataclass(frozen=True, slots=True)
 class WorldPrompt:
-    """A prompt with `{}` for the subject's name, what it asks for, and where the subject should
-    stand.
-    """
+    """A prompt with `{}` for the subject, its attributes, and the place of the subject."""
 
     template: str
     asked: dict[str, str]
@@ -67,9 +65,7 @@ def _alone(style: str, background: str, accessory: str = "none") -> WorldPrompt:
 
 
 def evaluation_prompts() -> list[WorldPrompt]:
-    """Eight: place, accessory, style, all together, the far style, and two that bind things to
-    sides.
-    """
+    """Return eight prompts: places, accessories, styles, combinations, and two with sides."""
     return [
         _alone("photo", "beach"),
         _alone("photo", "space", "hat"),
@@ -96,7 +92,7 @@ def evaluation_prompts() -> list[WorldPrompt]:
 
 
 def demo_prompts() -> list[WorldPrompt]:
-    """Six of mixed kind: background, accessory, style, and combinations."""
+    """Return six prompts: background, accessory, style, and combinations."""
     return [
         _alone("photo", "beach"),
         _alone("photo", "meadow", "hat"),
@@ -112,7 +108,7 @@ def demo_prompts() -> list[WorldPrompt]:
 
 
 def validation_prompts() -> list[WorldPrompt]:
-    """Four to try out a token in, none of them among the prompts that results are told of."""
+    """Return four prompts to validate a token with, none of them used in reported results."""
     return [
         _alone("photo", "meadow"),
         _alone("cartoon", "beach"),

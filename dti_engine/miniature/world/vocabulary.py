@@ -1,9 +1,9 @@
-"""What there is in the world: kinds, colours, patterns, looks, and the words that name them.
+"""The vocabulary of the world: kinds, colours, patterns, looks, and the words that name them.
 
-A `Look` is everything about a thing that stays the same from picture to picture. A *breed* is one
-particular look with a word of its own, so that the vocabulary shows by example that a single token
-can hold a look. The *held-out* looks have no word and never appear in training, not even by chance:
-they are the subjects of demo and evaluation.
+A `Look` is everything about a thing that is the same in all images. A *breed* is one particular
+look with a word of its own, so that the vocabulary shows by example that a single token can hold a
+look. The *held-out* looks have no word and never appear in training, not even by chance: they are
+the subjects of demo and evaluation.
 """
 
 import functools
@@ -45,8 +45,9 @@ _WORLD_SEED = 20261123
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The lasting appearance of one thing. `secondary` colours the trim or pattern; equal to
-    `primary` if plain.
+    """The lasting appearance of one thing.
+
+    `secondary` is the colour of trim or pattern; it equals `primary` if the thing is plain.
     """
 
     kind: str
@@ -58,12 +59,12 @@ class Look:
 
     @property
     def description(self) -> tuple[str, str, str, str]:
-        """What words can say of it; proportions and mark have no words."""
+        """Return the part of the look that words can tell; proportions and mark have no words."""
         return self.kind, self.primary, self.secondary, self.pattern
 
 
 def random_look(rng: random.Random, kind: str | None = None, *, patterned: bool = False) -> Look:
-    """Any look, or one that needs both colours (`patterned`), as every breed and subject does."""
+    """Return any look, or with `patterned` one of two colours, as every breed and subject has."""
     primary, secondary = rng.sample(list(COLOURS), 2)
     pattern = rng.choice(PATTERNS[1:] if patterned else PATTERNS)
     return Look(
@@ -78,21 +79,22 @@ def random_look(rng: random.Random, kind: str | None = None, *, patterned: bool 
 
 @functools.cache
 def breeds() -> dict[str, Look]:
-    """Word -> look; no two breeds or held-out looks share a description."""
+    """Return word -> look; no two breeds or held-out looks share a description."""
     return _named_and_held_out()[0]
 
 
 @functools.cache
 def held_out_looks() -> tuple[Look, ...]:
-    """Looks that training never shows, `NUM_HELD_OUT_PER_KIND` of each kind, ordered so that kinds
-    alternate.
+    """Return the looks that training never shows, ordered so that kinds alternate.
+
+    There are `NUM_HELD_OUT_PER_KIND` of each kind.
     """
     return _named_and_held_out()[1]
 
 
 @functools.cache
 def held_out_descriptions() -> frozenset[tuple[str, str, str, str]]:
-    """Descriptions that may not appear in any training picture or caption."""
+    """Return the descriptions that may not appear in any training image or caption."""
     return frozenset(look.description for look in held_out_looks())
 
 
@@ -115,9 +117,7 @@ def _named_and_held_out() -> tuple[dict[str, Look], tuple[Look, ...]]:
 
 
 def _breed_words(rng: random.Random, count: int) -> list[str]:
-    """Pronounceable words that are no English words of the captions: consonant-vowel syllables, two
-    or three.
-    """
+    """Return pronounceable words of two or three syllables that no caption uses otherwise."""
     words: dict[str, None] = {}
     while len(words) < count:
         syllables = (
