@@ -32,7 +32,9 @@ def demo(
         ),
     ] = None,
     generation_steps: Annotated[int, typer.Option(min=1, help="Denoising steps of an image.")] = 25,
-    seed: Annotated[int, typer.Option(min=0, help="Of training and of generating.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the first training and of the first prompt.")
+    ] = 0,
     weights: Annotated[
         str,
         typer.Option(
@@ -46,7 +48,7 @@ def demo(
     dtype: options.DtypeOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
-    """Learn 4 subjects that the model has never seen, generate them, and make a page of it.
+    """Learn 4 subjects that the model has never seen, generate and score images, and write a page.
 
     Needs neither a GPU nor the network: a small trained model ships with the package. Shows
     progress, and writes DIR/index.html, DIR/sheet.png, DIR/results.json, the tokens and all
@@ -86,7 +88,7 @@ def demo(
 
 
 class _Display:
-    """The name of each stage, and a bar under it for the steps that it counts."""
+    """Shows the name of each stage, and a progress bar for its steps."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -115,7 +117,7 @@ class _Display:
         self._generation.update(done, total)
 
     def close(self) -> None:
-        """End the bars of a stage; they stay on the screen as they are."""
+        """End the bars of a stage; they stay on the screen."""
         self._bars.close()
         self._training = self._generation = None
 

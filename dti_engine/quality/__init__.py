@@ -1,1 +1,1 @@
-"""Are the tokens of a run any good? Each is tried out in a few images, odd ones are flagged."""
+"""Quality of trained tokens: validation images, scores, outlier flags, and the report of a run."""
