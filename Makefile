@@ -24,7 +24,7 @@ demo-service: $(VENV)/.runtime ## a service learns and generates 4 subjects over
 
 docs: $(VENV)/.dev ## the documents as a site in site/, with the generated reference; links are checked
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 TESTERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(TESTERS) --no-loadscope-reorder

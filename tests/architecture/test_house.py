@@ -1,0 +1,159 @@
+"""The house rules on names, docstrings, handlers and sizes: a name that drifts fails a test."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("dti_engine", "services")
+PATTERN_NAMES = {
+    "__init__.py",
+    "__main__.py",
+    "build.py",
+    "errors.py",
+    "factory.py",
+    "interface.py",
+    "metrics.py",
+    "routes.py",
+    "schemas.py",
+    "session.py",
+    "settings.py",
+}
+"""File names that say which part of a pattern a file is; they may stand in any folder."""
+
+FRAGMENTS = set(
+    "Of For In By As With To From Those Whoever What Which Who Why How Whether That Once Till "
+    "Until Not No It They All Each One".split()
+)
+"""Words that begin a docstring whose subject or verb is missing."""
+
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _modules() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+MODULES = _modules()
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+def _definitions() -> Iterator[tuple[str, Definition]]:
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, Definition):
+                yield name, node
+
+
+def test_a_file_name_stands_in_two_folders_at_most() -> None:
+    folders: dict[str, set[str]] = defaultdict(set)
+    for path in MODULES.values():
+        if path.name not in PATTERN_NAMES:
+            folders[path.name].add(str(path.parent.relative_to(ROOT)))
+    assert {name: sorted(found) for name, found in folders.items() if len(found) > 2} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_class_name_stands_once_in_a_package(package: str) -> None:
+    modules: dict[str, list[str]] = defaultdict(list)
+    for module, node in _definitions():
+        # The client mirrors the API's resources under the same names.
+        in_package = module.startswith(f"{package}.") and not module.startswith("services.client.")
+        if in_package and isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            modules[node.name].append(module)
+    assert {name: found for name, found in modules.items() if len(found) > 1} == {}
+
+
+def test_docstrings_are_whole_sentences() -> None:
+    docstrings = [
+        (f"{module}.{node.name}", text)
+        for module, node in _definitions()
+        if (text := ast.get_docstring(node))
+    ]
+    fragments = [name for name, text in docstrings if text.split()[0] in FRAGMENTS]
+    assert len(fragments) < 0.03 * len(docstrings), fragments
+
+
+def _is_broad(handler: ast.ExceptHandler) -> bool:
+    if handler.type is None:
+        return True
+    names = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
+    return bool(names & {"Exception", "BaseException"})
+
+
+def _keeps_traceback(handler: ast.ExceptHandler) -> bool:
+    """Return whether the handler logs the traceback or raises the same error again."""
+    for node in ast.walk(handler):
+        if isinstance(node, ast.Raise) and node.exc is None:
+            return True
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and node.func.attr == "exception":
+                return True
+            if any(keyword.arg == "exc_info" for keyword in node.keywords):
+                return True
+    return False
+
+
+BROAD_HANDLERS = [
+    (f"{module}:{node.lineno}", node)
+    for module, tree in TREES.items()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ExceptHandler) and _is_broad(node)
+]
+
+
+def test_no_handler_of_every_exception_loses_the_traceback() -> None:
+    assert [place for place, handler in BROAD_HANDLERS if not _keeps_traceback(handler)] == []
+
+
+def test_few_handlers_catch_every_exception() -> None:
+    assert len(BROAD_HANDLERS) <= 15, [place for place, _ in BROAD_HANDLERS]
+
+
+def test_a_small_module_has_more_than_one_importer() -> None:
+    importers: dict[str, set[str]] = defaultdict(set)
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for name in (node.module, *(f"{node.module}.{each.name}" for each in node.names)):
+                    importers[name].add(module)
+    small = [
+        module
+        for module, path in MODULES.items()
+        if path.name not in ("__init__.py", "__main__.py")
+        and len(path.read_text().splitlines()) < 60
+        and len(importers[module]) == 1
+    ]
+    assert small == []
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_few_functions_are_longer_than_60_lines() -> None:
+    long: dict[str, int] = {}
+    for module, node in _definitions():
+        if isinstance(node, ast.ClassDef):
+            continue
+        first = node.body[0]
+        has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+        documented = (first.end_lineno or 0) - first.lineno + 1 if has_docstring else 0
+        length = (node.end_lineno or 0) - node.lineno + 1 - documented
+        if length > 60:
+            long[f"{module}.{node.name}"] = length
+    assert len(long) <= 3, long
+
+
+def test_subjects_of_contracts_are_ten_at_most() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert len(re.findall(r"^\[\[tool\.importlinter\.contracts\]\]$", text, re.M)) <= 10
