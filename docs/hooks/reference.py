@@ -1,5 +1,6 @@
 """Pages that the site makes from the code: the commands from their help, the API from OpenAPI."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ def _commands() -> Iterator[str]:
 def _command(command: Any, name: str, context: Any) -> Iterator[str]:
     if name != "dti":
         yield f"## {name}\n"
-        help_text = (command.help or "").split("\f")[0].strip()
+        help_text = _plain((command.help or "").split("\f")[0].strip())
         yield f"{help_text}\n"
         rows = [record for each in command.get_params(context) if (record := _option(each))]
         if rows:
@@ -48,8 +49,13 @@ def _option(parameter: Any) -> str | None:
     names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
     if not parameter.opts[0].startswith("-"):
         names = f"`{(parameter.metavar or parameter.name).upper()}`"
-    text = " ".join((getattr(parameter, "help", "") or "").split())
+    text = _plain(" ".join((getattr(parameter, "help", "") or "").split()))
     return f"| {_cell(names)} | {_cell(text)} |"
+
+
+def _plain(text: str) -> str:
+    """Return help without the markup of rich, except for what it sets as code."""
+    return re.sub(r"\[(?:/|cyan|bold|dim|green|red)\]", "`", text)
 
 
 def _openapi() -> Iterator[str]:
