@@ -10,8 +10,8 @@ from pathlib import Path
 from stub_engine import SECRET
 
 from dti_engine.errors import DTIError
+from services.api.__main__ import Server
 from services.api.app import create_app
-from services.api.server import Server
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
 from services.client.client import Client

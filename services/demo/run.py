@@ -16,11 +16,14 @@ from PIL import Image
 
 from dti_engine.backbones.checkpoint import open_checkpoint
 from dti_engine.demo.images import (
+    BLEND,
+    STRIP_TEMPLATE,
     DemoScorer,
     draw_references,
     prompt_files,
     reference_folder,
     strip_files,
+    strip_fractions,
 )
 from dti_engine.demo.page import render, save_results
 from dti_engine.demo.results import DemoResults, DemoSubject
@@ -28,7 +31,7 @@ from dti_engine.demo.run import StageClock
 from dti_engine.errors import GenerationFailedError, TrainingFailedError
 from dti_engine.files import atomic_write, environment
 from dti_engine.miniature.scorer import load_scorer
-from dti_engine.miniature.world.subjects import HeldOutSubject, held_out_subjects
+from dti_engine.miniature.world.subjects import HeldOutSubject, demo_prompts, held_out_subjects
 from dti_engine.recipes import miniature
 from services.auth.keys import create_key
 from services.cli.generate import PromptImages, generate_images
@@ -38,9 +41,50 @@ from services.client.schemas import Item
 from services.client.uploads import bundle_content
 from services.client.watch import Update
 from services.demo.figures import ServiceFigure, read_figures
-from services.demo.images import pairs, prompt_requests, strip_requests
 from services.local.service import LocalService, LocalServiceSettings, free_port
 from services.storage.open import open_store
+
+
+def prompt_requests(
+    subject: HeldOutSubject, output: Path, *, seed: int, steps: int
+) -> list[PromptImages]:
+    """Return the subject in every prompt; each prompt has one seed for all subjects."""
+    return [
+        PromptImages(
+            {
+                "prompt": prompt.template.replace("{}", subject.placeholder),
+                "tokens": {subject.placeholder: subject.name},
+                "steps": steps,
+            },
+            {seed + i: output / file},
+        )
+        for i, (file, prompt) in enumerate(
+            zip(prompt_files(subject.name), demo_prompts(), strict=True)
+        )
+    ]
+
+
+def pairs(subjects: Sequence[HeldOutSubject]) -> list[tuple[HeldOutSubject, HeldOutSubject]]:
+    """Return each subject once, paired with its neighbour."""
+    return list(zip(subjects[::2], subjects[1::2], strict=False))
+
+
+def strip_requests(
+    first: HeldOutSubject, second: HeldOutSubject, output: Path, *, seed: int, steps: int
+) -> list[PromptImages]:
+    """Return equal steps on the sphere between two subjects, which the endpoint blends."""
+    return [
+        PromptImages(
+            {
+                "prompt": STRIP_TEMPLATE.replace("{}", BLEND),
+                "blends": {BLEND: {"a": first.name, "b": second.name, "t": t}},
+                "steps": steps,
+            },
+            {seed: output / file},
+        )
+        for file, t in zip(strip_files(first.name, second.name), strip_fractions(), strict=True)
+    ]
+
 
 OnUpdate = Callable[[Update], None]
 

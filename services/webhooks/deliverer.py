@@ -33,8 +33,12 @@ from services.ledger.queue import all_queued
 from services.ledger.records import Record, pack, unpack
 from services.storage.interface import Head
 from services.webhooks.executor import FairExecutor
-from services.webhooks.http import DeliveryResponse, WebhookSender
-from services.webhooks.messages import job_ended_message, signed_headers
+from services.webhooks.sender import (
+    DeliveryResponse,
+    WebhookSender,
+    job_ended_message,
+    signed_headers,
+)
 from services.webhooks.subscriptions import (
     PendingDelivery,
     PendingDeliveryRecord,

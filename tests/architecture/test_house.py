@@ -26,8 +26,35 @@ PATTERN_NAMES = {
 """File names that say which part of a pattern a file is; they may stand in any folder."""
 
 FRAGMENTS = set(
-    "Of For In By As With To From Those Whoever What Which Who Why How Whether That Once Till "
-    "Until Not No It They All Each One".split()
+    [
+        "Of",
+        "For",
+        "In",
+        "By",
+        "As",
+        "With",
+        "To",
+        "From",
+        "Those",
+        "Whoever",
+        "What",
+        "Which",
+        "Who",
+        "Why",
+        "How",
+        "Whether",
+        "That",
+        "Once",
+        "Till",
+        "Until",
+        "Not",
+        "No",
+        "It",
+        "They",
+        "All",
+        "Each",
+        "One",
+    ]
 )
 """Words that begin a docstring whose subject or verb is missing."""
 

@@ -13,14 +13,14 @@ from dti_engine.backbones.interface import Backbone
 from services import logs
 from services.errors import NoEngineError
 from services.inference.metrics import EngineMetrics
-from services.inference.scheduler.batch import (
+from services.inference.scheduler.request import BatchKey, ScheduledRequest, is_isolated
+from services.inference.scheduler.request_queue import RequestQueue
+from services.inference.scheduler.running_batch import (
     DeviceBrokenError,
     EngineResources,
     RunningBatch,
     end_expired,
 )
-from services.inference.scheduler.request import BatchKey, ScheduledRequest, is_isolated
-from services.inference.scheduler.request_queue import RequestQueue
 
 log = logs.logger(__name__)
 

@@ -21,9 +21,8 @@ from weakref import WeakValueDictionary
 from dti_engine.errors import ArtifactFormatError, ArtifactMismatchError, DTIError
 from dti_engine.text.tokens import LearnedToken
 from services import metrics
-from services.caching.circuit_breaker import CircuitBreaker
+from services.caching.failures import CircuitBreaker, NegativeCache
 from services.caching.lru_cache import ByteLRU
-from services.caching.negative_cache import NegativeCache
 from services.caching.single_flight import SingleFlight, wait
 from services.errors import (
     DamagedRecordError,

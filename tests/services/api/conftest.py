@@ -19,8 +19,8 @@ from stub_engine import SECRET, StubEngine, stub_engine
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.text.tokens import LearnedToken
+from services.api.__main__ import Server
 from services.api.app import create_app
-from services.api.server import Server
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
 from services.contracts.models import MINIATURE

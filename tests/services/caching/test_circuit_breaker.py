@@ -1,6 +1,6 @@
 """While the circuit breaker is open, one request in a while reaches the store."""
 
-from services.caching.circuit_breaker import CircuitBreaker
+from services.caching.failures import CircuitBreaker
 
 
 class _Clock:

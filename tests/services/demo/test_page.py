@@ -9,8 +9,13 @@ from dti_engine.demo.results import DemoImage, LikenessScale, Strip, StripImage
 from dti_engine.miniature.world.subjects import demo_prompts, held_out_subjects
 from services.demo import run
 from services.demo.figures import ServiceFigure
-from services.demo.images import pairs, prompt_requests, strip_requests
-from services.demo.run import ServedSubject, ServiceDemoResults
+from services.demo.run import (
+    ServedSubject,
+    ServiceDemoResults,
+    pairs,
+    prompt_requests,
+    strip_requests,
+)
 
 TEMPLATES = Path(run.__file__).parent
 
@@ -70,11 +75,11 @@ def test_each_subject_is_generated_in_every_prompt_and_blended_once(tmp_path: Pa
     for look, wanted in zip(looks, asked, strict=True):
         assert len(wanted) == len(demo_prompts())
         assert [next(iter(each.paths)) for each in wanted] == list(range(3, 9))
-        assert all(look.placeholder in str(each.order["prompt"]) for each in wanted)
+        assert all(look.placeholder in str(each.body["prompt"]) for each in wanted)
     (first, second), (third, fourth) = pairs(looks)
     assert len({first.name, second.name, third.name, fourth.name}) == 4
     way = strip_requests(first, second, tmp_path, seed=3, steps=5)
-    assert [each.order["blends"]["<blend>"]["t"] for each in way] == [i / 6 for i in range(7)]
+    assert [each.body["blends"]["<blend>"]["t"] for each in way] == [i / 6 for i in range(7)]
     paths = [
         path for requests in (*asked, way) for each in requests for path in each.paths.values()
     ]

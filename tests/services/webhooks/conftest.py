@@ -30,7 +30,7 @@ from services.ledger.worker import WorkerSession
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
 from services.webhooks.deliverer import Deliverer
-from services.webhooks.http import DeliveryResponse
+from services.webhooks.sender import DeliveryResponse
 from services.webhooks.subscriptions import subscribe
 
 WRITES = ("create", "replace", "put", "delete", "delete_if")

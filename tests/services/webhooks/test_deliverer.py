@@ -14,7 +14,7 @@ from services.errors import InvalidIdError, OutcomeUnknownError, UnavailableErro
 from services.ledger.deletion import delete_job, delete_tenant
 from services.ledger.submissions import cancel, retry
 from services.webhooks.deliverer import MAX_BACKOFF_S, MIN_BACKOFF_S, read_dead_letters
-from services.webhooks.http import DeliveryResponse, WebhookSender
+from services.webhooks.sender import DeliveryResponse, WebhookSender
 from services.webhooks.subscriptions import subscribe, subscribe_retry, unsubscribe
 from services.webhooks.targets import WebhookSettings
 

@@ -4,7 +4,7 @@ import base64
 import secrets
 from typing import Any
 
-from services.webhooks.messages import signed_headers
+from services.webhooks.sender import signed_headers
 
 # The example of the specification's own libraries.
 _SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.webhooks.http import WebhookSender
+from services.webhooks.sender import WebhookSender
 from services.webhooks.targets import WebhookSettings
 
 _LOCAL = WebhookSettings(allow_http=True, allow_private=True, timeout_s=5)
