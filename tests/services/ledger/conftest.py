@@ -176,7 +176,7 @@ class Scene:
     def keys(self, prefix: str = "") -> list[str]:
         return [head.key for head in self.ledger.heads(prefix)]
 
-    def has_hint(self, job: str, tenant: str = "acme") -> bool:
+    def has_queue_entry(self, job: str, tenant: str = "acme") -> bool:
         return self.ledger.exists(queue_entry_key("default", tenant, job))
 
     def holds(self, words: str) -> list[str]:

@@ -9,10 +9,10 @@ import pytest
 @pytest.mark.parametrize(
     ("items", "limit", "seconds", "most"),
     [
-        # The claim, the orders, the result; and looks, which hurried workers share among many.
+        # The claim, the commands, the result; and listings, which fast workers share among many.
         (2000, 1, 0.05, 3.3),
         (2000, 8, 0.4, 2.4),
-        # Who takes longer than a look lasts looks anew for each claim.
+        # A worker slower than the lifetime of a listing lists again for each claim.
         (200, 1, 10, 9.2),
         (400, 8, 80, 3.1),
     ],
@@ -48,7 +48,7 @@ def test_an_idle_worker_asks_seldom(scene: Any) -> None:
             scene.wait(0.5)
             worker.lease._renewed_at = scene.seconds
             worker.claim(1)
-    assert len(requests) / 600 <= 8.6  # a second, of 20 jobs whose items are all being done
+    assert len(requests) / 600 <= 8.6  # a second, of 20 jobs whose items are all running
 
 
 def test_a_supervisor_asks_little_of_a_large_job_that_runs(scene: Any) -> None:
@@ -59,5 +59,5 @@ def test_a_supervisor_asks_little_of_a_large_job_that_runs(scene: Any) -> None:
     supervisor.recover()
     with scene.store.counted() as requests:
         supervisor.recover()
-    # The queue, the tenant, the leases; spec, orders and rollup; two listings a block; one lease.
+    # The queue, the tenant, the leases; spec, commands and rollup; two listings a block; one lease.
     assert len(requests) <= 3 + 3 + 2 * 10 + 1, Counter(requests).most_common(5)

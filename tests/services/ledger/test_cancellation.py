@@ -38,7 +38,7 @@ def test_what_runs_hears_it_and_what_has_succeeded_stays(anywhere: Any) -> None:
     assert worker.claim(4) == []
     anywhere.recover()
     assert anywhere.counts(job) == {"succeeded": 1, "cancelled": 3}
-    assert not anywhere.has_hint(job)
+    assert not anywhere.has_queue_entry(job)
     states = [item.state for item in list_items(anywhere.ledger, "acme", job).items]
     assert states.count(ItemState.CANCELLED) == 3
 
@@ -90,7 +90,7 @@ def test_a_worker_that_vanished_is_no_reason_to_wait_for_ever(scene: Any) -> Non
     scene.recover()
     assert scene.view(job).state is JobState.CANCELLED
     assert scene.counts(job) == {"cancelled": 2}
-    assert not scene.has_hint(job)
+    assert not scene.has_queue_entry(job)
 
 
 def test_what_waits_for_another_attempt_is_closed_by_the_supervisor(scene: Any) -> None:
@@ -150,7 +150,7 @@ def test_a_retry_and_a_cancellation_at_once_leave_nothing_running(new_scene: Any
             assert scene.claim() == []
             scene.recover()
             assert scene.view(job).state in (JobState.CANCELLED, JobState.FAILED)
-            assert not scene.has_hint(job)
+            assert not scene.has_queue_entry(job)
         at += 1
 
 

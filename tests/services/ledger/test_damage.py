@@ -56,7 +56,7 @@ def test_a_damaged_spec_stops_no_sweep(scene: Any) -> None:
     for key in scene.keys("queue/"):
         scene.store.delete(key)
     scene.supervisor().sweep()
-    assert [scene.has_hint(job) for job in (jobs[0], jobs[2])] == [True, True]
+    assert [scene.has_queue_entry(job) for job in (jobs[0], jobs[2])] == [True, True]
 
 
 def test_a_damaged_job_hides_no_other_from_its_tenant(scene: Any) -> None:

@@ -96,7 +96,7 @@ def test_a_claim_at_any_moment_of_a_deletion_does_not_outlive_it(
                 attempt.succeed(b"secret")
         scene.supervisor().sweep()
         scene.recover()
-        assert not scene.has_hint(job) or delete is _item
+        assert not scene.has_queue_entry(job) or delete is _item
         scene.wait()
         assert scene.claim() == []
         at += 1
@@ -140,7 +140,7 @@ def test_a_retry_at_any_moment_of_a_deletion_brings_nothing_back(
         scene.recover()
         scene.supervisor().sweep()
         scene.recover()
-        assert not scene.has_hint(job)
+        assert not scene.has_queue_entry(job)
         at += 1
 
 
@@ -270,7 +270,7 @@ def test_a_recovery_at_any_moment_of_a_deletion_and_after_it_agree(
         if delete is _item:
             assert scene.counts(job) == {"queued": 1, "deleted": 1}
         else:
-            assert not scene.has_hint(job)
+            assert not scene.has_queue_entry(job)
         at += 1
 
 

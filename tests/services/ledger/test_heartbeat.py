@@ -45,7 +45,7 @@ def test_it_renews_while_the_process_is_busy(worker: WorkerSession) -> None:
     assert _version(worker) == stopped
 
 
-def test_it_goes_on_after_trouble(worker: WorkerSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_on_after_failures(worker: WorkerSession, monkeypatch: pytest.MonkeyPatch) -> None:
     renew, failures = worker.lease.renew, [UnavailableError("not now")] * 3
 
     def renew_later() -> None:
@@ -87,8 +87,8 @@ def test_a_renewal_that_always_fails_by_a_bug_is_logged_with_its_traceback(
     assert "KeyError: 'seat'" in traceback
 
 
-def test_no_error_whatever_ends_it(worker: WorkerSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    beat, failures = worker.heartbeat, [RuntimeError("nobody thought of it")]
+def test_no_error_ends_it(worker: WorkerSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat, failures = worker.heartbeat, [RuntimeError("unexpected")]
 
     def beat_later() -> None:
         if failures:

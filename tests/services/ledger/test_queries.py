@@ -152,7 +152,7 @@ def _requests(scene: Any, job: str) -> int:
 
 def test_ten_thousand_items_are_counted_in_few_requests(scene: Any) -> None:
     job = scene.submit(10_000)
-    assert _requests(scene, job) <= 3 + 2 * 10  # spec, orders, rollup; two listings a block
+    assert _requests(scene, job) <= 3 + 2 * 10  # spec, commands, rollup; two listings a block
     worker = scene.worker()
     for _ in range(625):
         for attempt in worker.claim(8):

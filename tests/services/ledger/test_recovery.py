@@ -25,9 +25,9 @@ def test_hints_are_rebuilt_from_the_jobs(anywhere: Any) -> None:
         anywhere.store.delete(key)
     anywhere.supervisor().sweep()
     assert anywhere.keys("queue/") == before
-    assert anywhere.has_hint(waiting)
-    assert anywhere.has_hint(other, "other")
-    assert not anywhere.has_hint(finished)
+    assert anywhere.has_queue_entry(waiting)
+    assert anywhere.has_queue_entry(other, "other")
+    assert not anywhere.has_queue_entry(finished)
 
 
 def test_what_has_ended_leaves_the_queue(scene: Any) -> None:
@@ -37,8 +37,8 @@ def test_what_has_ended_leaves_the_queue(scene: Any) -> None:
     scene.work_off(lambda attempt: attempt.succeed(b"") if attempt.keys.job == job else None)
     seen = scene.recover()
     assert (seen.jobs, seen.finished, seen.open_items) == (2, 1, {"default": 2})
-    assert not scene.has_hint(job)
-    assert scene.has_hint(other)
+    assert not scene.has_queue_entry(job)
+    assert scene.has_queue_entry(other)
     assert scene.recover().jobs == 1
 
 
@@ -47,7 +47,7 @@ def test_a_sweep_leaves_what_has_ended_alone(scene: Any) -> None:
     scene.work_off()
     scene.recover()
     scene.supervisor().sweep()
-    assert not scene.has_hint(job)
+    assert not scene.has_queue_entry(job)
     with scene.store.counted() as requests:
         scene.supervisor().sweep()
     assert not [name for name, _ in requests if name not in ("read", "head", "list")]
@@ -78,7 +78,7 @@ def test_two_supervisors_at_any_moment_of_each_other_agree(new_scene: Any) -> No
         assert scene.counts(job) == {"succeeded": 1, "failed": 2, "queued": 1}
         ends = [key for key in scene.keys(lost.keys.attempts) if key.endswith("ended")]
         assert len(ends) == 2
-        assert scene.has_hint(job)
+        assert scene.has_queue_entry(job)
         at += 1
     assert at > 10
 
@@ -99,7 +99,7 @@ def test_a_recovery_that_ended_at_any_write_is_done_by_the_next(
         scene.supervisor().sweep()
         scene.recover()
         assert scene.counts(cancelled) == {"cancelled": 2}
-        assert not scene.has_hint(cancelled)
+        assert not scene.has_queue_entry(cancelled)
         assert set(scene.counts(job)) <= {"failed", "queued"}
         at += 1
     assert at > 5
@@ -111,7 +111,7 @@ def test_a_sweep_at_any_moment_of_a_submission_does_no_harm(new_scene: Any) -> N
         scene = new_scene()
         with scene.store.interrupted(at, scene.supervisor().sweep) as came:
             job = scene.submit(1)
-        assert scene.has_hint(job)
+        assert scene.has_queue_entry(job)
         assert scene.work_off() == 1
         at += 1
 

@@ -113,7 +113,7 @@ def test_a_retry_at_any_moment_of_a_recovery_finds_workers(
         ) as came:
             scene.recover()
         if came:
-            assert scene.has_hint(job)
+            assert scene.has_queue_entry(job)
             assert scene.work_off() == 2
         at += 1
 
@@ -128,7 +128,7 @@ def test_a_recovery_at_any_moment_of_a_retry_leaves_it_to_workers(
         job = _failed(scene)
         with scene.store.interrupted(at, scene.recover, applied=applied) as came:
             assert retry(scene.ledger, "acme", job) == 2
-        assert scene.has_hint(job)
+        assert scene.has_queue_entry(job)
         scene.recover()
         assert scene.work_off() == 2
         assert scene.counts(job) == {"succeeded": 4}
@@ -158,7 +158,7 @@ def test_two_supervisors_and_a_retry_leave_a_hint(new_scene: Any) -> None:
             with scene.store.interrupted(at, do) as came:
                 scene.recover()
             if came:
-                assert scene.has_hint(job), (at, later)
+                assert scene.has_queue_entry(job), (at, later)
 
 
 def test_after_a_crash_at_any_write_of_a_retry_a_sweep_finds_it(new_scene: Any) -> None:
@@ -171,7 +171,7 @@ def test_after_a_crash_at_any_write_of_a_retry_a_sweep_finds_it(new_scene: Any) 
                 retry(scene.ledger, "acme", job)
             scene.supervisor().sweep()
             retry(scene.ledger, "acme", job)
-            assert scene.has_hint(job)
+            assert scene.has_queue_entry(job)
             assert scene.work_off() == 2
 
 
@@ -184,4 +184,4 @@ def test_after_a_crash_at_any_write_of_a_retry_calling_it_again_is_enough(new_sc
             with scene.store.crashing(at, applied=applied):
                 retry(scene.ledger, "acme", job)
             retry(scene.ledger, "acme", job)
-            assert scene.has_hint(job)
+            assert scene.has_queue_entry(job)

@@ -64,7 +64,7 @@ def test_after_a_crash_at_any_write_the_same_call_makes_one_whole_job(new_scene:
             assert [key for key in scene.keys("") if key.endswith("/spec")] == [
                 f"t/acme/jobs/{job}/spec"
             ]
-            assert scene.has_hint(job)
+            assert scene.has_queue_entry(job)
             assert scene.work_off() == 3
             assert scene.counts(job) == {"succeeded": 3}
             at += 1
