@@ -50,7 +50,7 @@ def keep_asking(client: openai.OpenAI, tokens: dict[str, str]) -> None:
 
 
 def engines(caller: Caller) -> list[int]:
-    return [one.pid for one in processes(caller.service) if "ServeReplica" in one.line]
+    return [one.pid for one in processes(caller.service) if "ServeReplica" in one.command]
 
 
 def test_tokens_that_were_learned_are_generated_blended_and_deleted(caller: Caller) -> None:

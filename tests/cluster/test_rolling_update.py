@@ -88,7 +88,7 @@ def bring_up_again(service: LocalService) -> None:
 
 
 def engines(service: LocalService) -> set[int]:
-    return {one.pid for one in processes(service) if "ServeReplica" in one.line}
+    return {one.pid for one in processes(service) if "ServeReplica" in one.command}
 
 
 def most_at_once(caller: Caller) -> str:

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from chaos.service.processes import workers
+from chaos.service.processes import worker_pids
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import load_backbone
@@ -73,7 +73,7 @@ def test_whoever_is_killed_nothing_is_lost_or_done_twice(caller: Caller, victim:
     caller.wait_for(lambda: caller.job(job)["progress"] > 0.1)
     service = caller.service
     if victim == "worker":
-        for pid in workers(service):
+        for pid in worker_pids(service):
             os.kill(pid, signal.SIGKILL)
     else:
         kept = {"supervisor": service.supervisor, "api": service.api, "node": service.node}
@@ -97,8 +97,8 @@ def test_a_service_that_is_stopped_goes_on_when_it_is_started_again(
         job = caller.submit(caller.subjects(1), "k", overrides={"steps": 40})
         caller.wait_for(lambda: caller.job(job)["progress"] > 0.2)
         caller.http.close()
-    said = [log.read_text() for log in (service.folder / "workers").iterdir()]
-    assert any("subject seated" in text for text in said), "logs of workers went with Ray's"
+    logs = [log.read_text() for log in (service.folder / "workers").iterdir()]
+    assert any("subject started" in text for text in logs), "logs of workers went with Ray's"
     with LocalService(plan(store)) as service:
         service.wait_until_ready(SECONDS)
         again = caller_of(service, bundles)

@@ -1,103 +1,104 @@
-"""A client's process: it asks for one thing after another, until the faults have ended.
+"""A client process: it performs one operation after another until the faults have stopped.
 
-What its predecessor asked for without hearing an answer, it asks for again at first.
+An operation that its predecessor invoked without a completion is invoked again first.
 """
 
 import random
 import time
 from typing import Any
 
-from chaos.processes.generator import Plan
-from chaos.processes.items import other_request, request_of
-from chaos.processes.lines import Log, read_log
-from chaos.processes.requests import Memory, choose
+from chaos.config import RoundConfig
+from chaos.history import HistoryLog, read_log
+from chaos.items import other_request, request_of
+from chaos.processes.generator import ClientState, next_operation
 from services.contracts.jobs import ItemState
 from services.errors import LedgerError, UnavailableError
-from services.ledger import deletion, submissions
-from services.ledger import queries as reading
+from services.ledger import deletion, queries, submissions
 from services.ledger.ledger import Ledger
 
-CALM = "calm"
-"""A file in the round's folder: the faults have ended."""
+FAULTS_STOPPED = "faults-stopped"
+"""A file in the round's folder that tells clients to finish."""
 
 
 class Client:
-    """Asks one thing at a time, and remembers it by its log."""
+    """Performs one operation at a time; its log is its memory."""
 
-    def __init__(self, ledger: Ledger, plan: Plan, log: Log) -> None:
+    def __init__(self, ledger: Ledger, config: RoundConfig, log: HistoryLog) -> None:
         self._ledger = ledger
-        self._plan = plan
+        self._config = config
         self._log = log
-        self._memory = Memory()
-        for line in read_log(log.path):
-            self._memory.note(line)
+        self._state = ClientState()
+        for event in read_log(log.path):
+            self._state.update(event)
 
-    def turn(self, asked: dict[str, Any] | None = None) -> None:
-        """Ask for one thing, until there is an answer."""
-        if self._memory.pending is None:
-            asked = asked or choose(self._plan.seed, self._log.who, self._memory)
-            asked = {"n": self._memory.next} | asked
-            self._memory.note(self._log.say("asked", **asked))
-        asked = self._memory.pending
-        assert asked is not None
-        self._memory.note(self._log.say("answered", n=asked["n"], **self._answer(asked)))
+    def run_operation(self, operation: dict[str, Any] | None = None) -> None:
+        """Complete the pending operation, or else this one, or else the generator's next."""
+        if self._state.pending is None:
+            chosen = operation or next_operation(self._config.seed, self._log.process, self._state)
+            chosen = {"n": self._state.next} | chosen
+            self._state.update(self._log.append("invoked", **chosen))
+        pending = self._state.pending
+        assert pending is not None
+        answer = self._perform(pending)
+        self._state.update(self._log.append("completed", n=pending["n"], **answer))
 
     @property
-    def waits(self) -> bool:
-        """An answer is missing."""
-        return self._memory.pending is not None
+    def is_pending(self) -> bool:
+        """An operation has not completed."""
+        return self._state.pending is not None
 
-    def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _perform(self, operation: dict[str, Any]) -> dict[str, Any]:
         while True:
             try:
-                return perform(self._ledger, self._plan, asked)
+                return perform(self._ledger, self._config, operation)
             except UnavailableError:
-                time.sleep(self._plan.look)
+                time.sleep(self._config.poll_interval_s)
             except LedgerError as error:
-                return {"error": type(error).__name__, "says": str(error)}
+                return {"error": type(error).__name__, "message": str(error)}
 
 
-def perform(ledger: Ledger, plan: Plan, asked: dict[str, Any]) -> dict[str, Any]:
-    """Do what is asked for, once, and return the answer."""
-    tenant, job = plan.tenant, asked.get("job", "")
-    match asked["op"]:
+def perform(ledger: Ledger, config: RoundConfig, operation: dict[str, Any]) -> dict[str, Any]:
+    """Perform an operation once, and return the fields of its completion."""
+    tenant, job = config.tenant, operation.get("job", "")
+    match operation["op"]:
         case "submit" | "again" | "other":
-            make = other_request if asked["op"] == "other" else request_of
-            request = make(plan.seed, asked["key"], plan.pool)
-            made = submissions.submit(ledger, tenant, asked["key"], request)
-            return {"job": made.job, "created": made.created}
+            make = other_request if operation["op"] == "other" else request_of
+            request = make(config.seed, operation["key"], config.pool)
+            submission = submissions.submit(ledger, tenant, operation["key"], request)
+            return {"job": submission.job, "created": submission.created}
         case "cancel":
-            return {"did": submissions.cancel(ledger, tenant, job)}
+            return {"cancelled": submissions.cancel(ledger, tenant, job)}
         case "retry":
             return {"count": submissions.retry(ledger, tenant, job)}
         case "delete_job":
             deletion.delete_job(ledger, tenant, job)
         case "delete_item":
-            deletion.delete_item(ledger, tenant, job, asked["index"])
+            deletion.delete_item(ledger, tenant, job, operation["index"])
         case "delete_token":
-            deletion.delete_token(ledger, tenant, asked["token"])
-            return {"read": _reading(ledger, tenant, asked["token"])}
+            deletion.delete_token(ledger, tenant, operation["token"])
+            return {"read": _read_token(ledger, tenant, operation["token"])}
         case "view":
-            view = reading.view_job(ledger, tenant, job)
+            view = queries.view_job(ledger, tenant, job)
             return {"total": view.counts.total, "count": view.count, "state": view.state.value}
         case _:
-            items = reading.list_items(ledger, tenant, job, limit=5, state=ItemState.SUCCEEDED)
-            return {"tokens": [item.token for item in items.items if item.token]}
+            page = queries.list_items(ledger, tenant, job, limit=5, state=ItemState.SUCCEEDED)
+            return {"tokens": [item.token for item in page.items if item.token]}
     return {}
 
 
-def _reading(ledger: Ledger, tenant: str, token: str) -> str:
-    """What comes of it."""
+def _read_token(ledger: Ledger, tenant: str, token: str) -> str:
+    """Return the name of the error that reading a token raises."""
     try:
-        reading.read_token(ledger, tenant, token)
+        queries.read_token(ledger, tenant, token)
     except LedgerError as error:
         return type(error).__name__
     return "its payload"
 
 
-def main(ledger: Ledger, plan: Plan, log: Log) -> None:
-    client = Client(ledger, plan, log)
-    while client.waits or not log.path.with_name(CALM).exists():
-        client.turn()
-        time.sleep(random.uniform(0, 2 * plan.gap))
-    log.say("done")
+def main(ledger: Ledger, config: RoundConfig, log: HistoryLog) -> None:
+    """Perform operations until the faults have stopped and none is pending."""
+    client = Client(ledger, config, log)
+    while client.is_pending or not log.path.with_name(FAULTS_STOPPED).exists():
+        client.run_operation()
+        time.sleep(random.uniform(0, 2 * config.request_interval_s))
+    log.append("done")

@@ -1,63 +1,70 @@
-"""What all processes of a round are told, in a file of its folder."""
+"""The generator of clients' operations, and the state that it chooses them by."""
 
-import dataclasses
-import json
-import os
-import secrets
-from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
+import random
+from dataclasses import dataclass, field
+from typing import Any
 
-from chaos.processes.watched_store import Watched
-from services.ledger.ledger import Ledger
-from services.settings import LedgerSettings
-from services.storage.interface import Store
-from services.storage.open import open_store
+from chaos.history import HistoryEvent
+from chaos.items import POISON_PREFIX
 
-_PATIENCE = "10"
-"""Seconds that a call to S3 may take, if the environment does not say: a round is short."""
+_SHARED_PREFIX = "shared-"
+"""Prefix of the keys that all clients use."""
+
+_WEIGHTS = {
+    "submit": 30,
+    "again": 8,
+    "other": 6,
+    "cancel": 10,
+    "delete_token": 8,
+    "delete_item": 5,
+    "delete_job": 4,
+    "retry": 14,
+    "view": 10,
+    "list": 14,
+}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One round."""
+@dataclass
+class ClientState:
+    """What one client knows, restored from its log."""
 
-    url: str
-    """Of a store of its own."""
-    seed: str
-    """Decides jobs, requests and faults; when each happens is up to the host."""
-    tenant: str = dataclasses.field(default_factory=lambda: f"t-{secrets.token_hex(4)}")
-    pool: str = "kills"
-    lease: float = 3
-    look: float = 0.2
-    seconds: float = 12
-    """With faults."""
-    limit: float = 120
-    """Seconds without faults after which all jobs must have ended."""
-    workers: int = 4
-    slots: int = 3
-    """Attempts that a worker has in hand."""
-    supervisors: int = 2
-    clients: int = 2
-    gap: float = 0.4
-    """Seconds between two requests of a client, on average."""
-    nap: float = 0.01
-    """The chance to be stopped right before a write that decides something."""
-    fault_pause: float = 0.6
-    """Seconds between two faults, on average."""
+    next: int = 0
+    pending: dict[str, Any] | None = None
+    """The operation that was invoked and has not completed."""
+    jobs: dict[str, str] = field(default_factory=dict)
+    """Jobs by their idempotency keys."""
+    tokens: list[str] = field(default_factory=list)
 
-    def save(self, folder: Path) -> None:
-        (folder / "plan.json").write_text(json.dumps(dataclasses.asdict(self)))
+    def update(self, event: HistoryEvent) -> None:
+        """Apply an event of the client's own log."""
+        if event.type == "invoked":
+            self.pending, self.next = event.fields, event["n"] + 1
+        elif event.type == "completed" and self.pending:
+            operation, self.pending = self.pending, None
+            if operation["op"] in ("submit", "again") and "job" in event.fields:
+                self.jobs[operation["key"]] = event["job"]
+            self.tokens += event.fields.get("tokens", [])
 
-    @classmethod
-    def load(cls, folder: Path) -> "Plan":
-        return cls(**json.loads((folder / "plan.json").read_text()))
 
-    @property
-    def settings(self) -> LedgerSettings:
-        return LedgerSettings(lease_s=self.lease, poll_interval_s=self.look)
-
-    def open(self, nap: float = 0.0) -> Ledger:
-        """The round's ledger, over a watched store."""
-        os.environ.setdefault("DTI_S3_DEADLINE_S", _PATIENCE)
-        return Ledger.open(cast(Store, Watched(open_store(self.url), nap)), self.settings)
+def next_operation(seed: str, process: str, state: ClientState) -> dict[str, Any]:
+    """Return the next operation of a client, as it is logged."""
+    number = state.next
+    rng = random.Random(f"{seed}/{process}/{number}")
+    if number == 0:
+        return {"op": "submit", "key": f"{POISON_PREFIX}{process}"}
+    op = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+    harmless = [key for key in state.jobs if not key.startswith(POISON_PREFIX)]
+    if op == "delete_token" and state.tokens:
+        return {"op": op, "token": rng.choice(state.tokens[-20:])}
+    if op in ("submit", "delete_token") or not harmless:
+        shared = rng.random() < 0.3
+        key = f"{_SHARED_PREFIX}{number // 4}" if shared else f"{process}.{number}"
+        return {"op": "submit", "key": key}
+    keys = list(state.jobs) if op == "retry" else harmless[-8:]
+    if op in ("cancel", "delete_item", "delete_job"):
+        keys = harmless[-2:]  # Workers are probably running these.
+    key = rng.choice(keys)
+    operation: dict[str, Any] = {"op": op, "key": key, "job": state.jobs[key]}
+    if op == "delete_item":
+        operation["index"] = rng.randrange(5)
+    return operation

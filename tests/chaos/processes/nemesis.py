@@ -1,72 +1,76 @@
-"""What goes wrong in a round: processes die or stand still, and the store dies with all it has."""
+"""The nemesis: it kills and pauses processes at random, and crashes the store."""
 
 import random
 import subprocess
 import threading
 import time
 
-from chaos.processes.generator import Plan
-from chaos.processes.lines import Log
-from chaos.processes.process_manager import Crew, Member
+from chaos.config import RoundConfig
+from chaos.history import HistoryLog
+from chaos.processes.process_manager import ManagedProcess, ProcessManager
 
 _WEIGHTS = {"worker": 4.0, "client": 2.0, "supervisor": 2.0}
 
 
-class Killer:
-    """Hits the crew at random moments."""
+class ProcessNemesis:
+    """Injects faults into the managed processes at random moments."""
 
-    def __init__(self, plan: Plan, crew: Crew, chance: random.Random) -> None:
-        self._plan = plan
-        self._crew = crew
-        self._chance = chance
-        self._next = time.monotonic() + self._pause()
+    def __init__(self, config: RoundConfig, manager: ProcessManager, rng: random.Random) -> None:
+        self._config = config
+        self._manager = manager
+        self._rng = rng
+        self._next_at = time.monotonic() + self._interval_s()
 
-    def turn(self) -> None:
-        """Do one thing, if it is time to."""
-        if time.monotonic() < self._next:
+    def tend(self) -> None:
+        """Inject a fault if one is due."""
+        if time.monotonic() < self._next_at:
             return
-        self._next = time.monotonic() + self._pause()
-        # Who stands still is left to wake up, since that is what may do harm.
-        awake = [one for one in self._crew.members if one.pid and not one.wakes]
-        members = [one for one in awake if one.role in _WEIGHTS]
-        if not members:
-            return
-        weights = [_WEIGHTS[member.role] for member in members]
-        self._hit(self._chance.choices(members, weights)[0])
+        self._next_at = time.monotonic() + self._interval_s()
+        # Paused processes are spared: the harm they may do comes when they continue.
+        targets = [
+            process
+            for process in self._manager.processes
+            if process.pid and not process.continue_at and process.role in _WEIGHTS
+        ]
+        if targets:
+            weights = [_WEIGHTS[process.role] for process in targets]
+            self._inject(self._rng.choices(targets, weights)[0])
 
-    def _hit(self, member: Member) -> None:
-        choice = self._chance.random()
+    def _inject(self, process: ManagedProcess) -> None:
+        choice = self._rng.random()
         if choice < 0.55:
-            self._crew.kill(member)
+            self._manager.kill(process)
         elif choice < 0.9:
-            self._crew.stop(member, self._plan.lease * self._chance.uniform(0.1, 3))
-        elif member.role == "worker":
-            self._crew.terminate(member)
+            self._manager.pause(process, self._config.lease_s * self._rng.uniform(0.1, 3))
+        elif process.role == "worker":
+            self._manager.terminate(process)
 
-    def _pause(self) -> float:
-        return self._chance.expovariate(1 / self._plan.fault_pause)
+    def _interval_s(self) -> float:
+        return self._rng.expovariate(1 / self._config.fault_interval_s)
 
 
-class Outage(threading.Thread):
-    """The store is killed by one command, and started again by another a little later."""
+class StoreOutage(threading.Thread):
+    """Crashes the store by one command, and starts it again by another after `duration_s`."""
 
-    def __init__(self, crash: str, up: str, after: float, seconds: float, log: Log) -> None:
+    def __init__(
+        self, crash: str, restart: str, delay_s: float, duration_s: float, log: HistoryLog
+    ) -> None:
         super().__init__(name="outage")
-        self._said = log.path.with_suffix(".store")
-        self._commands = (("crash", crash, after), ("up", up, seconds))
+        self._output_path = log.path.with_suffix(".store")
+        self._commands = (("crash", crash, delay_s), ("restart", restart, duration_s))
         self._log = log
-        self.trouble = ""
+        self.error = ""
         """Why the store did not come back."""
 
     def run(self) -> None:
-        for what, command, pause in self._commands:
-            time.sleep(pause)
-            self._log.say(f"{what}-asked")
+        for name, command, delay_s in self._commands:
+            time.sleep(delay_s)
+            self._log.append(f"{name}_started")
             # To a file: a pipe would be held open by the daemons that the command starts.
-            with self._said.open("ab") as said:
+            with self._output_path.open("ab") as output:
                 code = subprocess.call(
-                    command, shell=True, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+                    command, shell=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output
                 )
-            self._log.say(f"{what}-answered", code=code)
+            self._log.append(f"{name}_ended", code=code)
             if code:
-                self.trouble = f"{command!r} ended with {code}: see {self._said}"
+                self.error = f"{command!r} ended with {code}: see {self._output_path}"

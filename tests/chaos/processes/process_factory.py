@@ -1,17 +1,17 @@
-"""Where a round's processes are born: by fork of one that has imported and opened all they need.
+"""The process factory: forks a round's processes from one that has imported all they need.
 
     python -m chaos.processes.process_factory FOLDER
 
-Else a process on S3 would spend a second on boto3, as long as it may have to live. It reads
-commands, a line each, and answers likewise:
+Without it, a process on S3 would spend a second on importing boto3, as long as it may have to live.
+The factory reads commands, one per line, and replies likewise:
 
     start ROLE NAME      started NAME PID
     signal PID NUMBER
-                         stopped PID SIGNAL  whenever one stands still
-                         gone PID CODE       whenever one has ended
+                         stopped PID SIGNAL  whenever a child has stopped
+                         gone PID CODE       whenever a child has exited
 
-It sends the signals itself, since the pids of its children are theirs until it has seen them end.
-Once nobody gives commands any more, it kills all that live, and ends.
+It sends the signals itself, since the pids of its children cannot be reused before it has waited
+for them. When its standard input is closed, it kills all children and ends.
 """
 
 import os
@@ -24,69 +24,68 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from chaos.processes import client, observer, supervisor, worker
-from chaos.processes.generator import Plan
-from chaos.processes.lines import Log
+from chaos import observer
+from chaos.config import RoundConfig
+from chaos.history import HistoryLog
+from chaos.processes import client, supervisor, worker
 from services.ledger.ledger import Ledger
 
-_ROLES: dict[str, Callable[[Ledger, Plan, Log], None]] = {
+_ROLES: dict[str, Callable[[Ledger, RoundConfig, HistoryLog], None]] = {
     "client": client.main,
     "observer": observer.main,
     "supervisor": supervisor.main,
     "worker": worker.main,
 }
-_PAUSE = 0.01
-"""Seconds between two looks for those who have ended."""
+_POLL_INTERVAL_S = 0.01
 
 
-class Nursery:
-    """Of one round."""
+class ProcessFactory:
+    """Forks the processes of one round."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._plan = Plan.load(folder)
-        # No request is made here, so that no connection is inherited.
-        self._ledger = self._plan.open(self._plan.nap)
-        self._living: set[int] = set()
+        self._config = RoundConfig.load(folder)
+        # No request is made here, so that the children inherit no connection.
+        self._ledger = self._config.open(self._config.pause_probability)
+        self._children: set[int] = set()
 
     def serve(self) -> None:
-        """Until there are no more commands."""
-        given = b""
+        """Execute commands until there are no more."""
+        buffer = b""
         while True:
-            if select.select([0], [], [], _PAUSE)[0]:
-                if not (more := os.read(0, 4096)):
+            if select.select([0], [], [], _POLL_INTERVAL_S)[0]:
+                if not (chunk := os.read(0, 4096)):
                     break
-                *lines, given = (given + more).split(b"\n")
+                *lines, buffer = (buffer + chunk).split(b"\n")
                 for line in lines:
-                    self._obey(line.decode().split())
-            self._see_off()
-        for pid in self._living:
+                    self._execute(line.decode().split())
+            self._reap()
+        for pid in self._children:
             os.kill(pid, signal.SIGKILL)
 
-    def _obey(self, command: list[str]) -> None:
+    def _execute(self, command: list[str]) -> None:
         match command:
             case ["start", role, name]:
-                pid = os.fork() or self._be(role, name)
-                self._living.add(pid)
+                pid = os.fork() or self._run_child(role, name)
+                self._children.add(pid)
                 print(f"started {name} {pid}", flush=True)
-            case ["signal", pid, number] if int(pid) in self._living:
+            case ["signal", pid, number] if int(pid) in self._children:
                 os.kill(int(pid), int(number))
             case _:
                 return
 
-    def _see_off(self) -> None:
-        while self._living:
+    def _reap(self) -> None:
+        while self._children:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             if not pid:
                 return
             if os.WIFSTOPPED(status):
                 print(f"stopped {pid} {os.WSTOPSIG(status)}", flush=True)
                 continue
-            self._living.remove(pid)
+            self._children.remove(pid)
             print(f"gone {pid} {os.waitstatus_to_exitcode(status)}", flush=True)
 
-    def _be(self, role: str, name: str) -> NoReturn:
-        """The child, to its end."""
+    def _run_child(self, role: str, name: str) -> NoReturn:
         code = 1
         try:
             errors = os.open(
@@ -95,8 +94,8 @@ class Nursery:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(errors, 1)
             os.dup2(errors, 2)
-            random.seed()  # Or all would wait for the same pauses.
-            _ROLES[role](self._ledger, self._plan, Log(self._folder, name))
+            random.seed()  # Otherwise all children would draw the same pauses.
+            _ROLES[role](self._ledger, self._config, HistoryLog(self._folder, name))
             code = 0
         except BaseException:
             os.write(2, traceback.format_exc().encode())
@@ -105,4 +104,4 @@ class Nursery:
 
 
 if __name__ == "__main__":
-    Nursery(Path(sys.argv[1])).serve()
+    ProcessFactory(Path(sys.argv[1])).serve()

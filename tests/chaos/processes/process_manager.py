@@ -1,4 +1,4 @@
-"""The processes of a round: started, hit by faults, and replaced when they are gone."""
+"""The process manager: starts the processes of a round, sends them signals, and restarts them."""
 
 import os
 import random
@@ -12,56 +12,56 @@ from pathlib import Path
 
 import chaos
 import services
-from chaos.processes.generator import Plan
-from chaos.processes.lines import Log
+from chaos.config import RoundConfig
+from chaos.history import HistoryLog
 
 _ROOTS = [str(Path(str(package.__file__)).parents[1]) for package in (chaos, services)]
-_LONGEST_GAP = 1.0
-"""Seconds until another takes the place of one that is gone."""
-_NAP = 2, 5
-"""Leases: long enough for others to hold it for dead, and to end what it was at."""
+_MAX_RESTART_DELAY_S = 1.0
+_PAUSE_LEASES = 2, 5
+"""Length of a pause before a write, in leases: others declare the process dead and take over."""
 
 
 @dataclass(eq=False)
-class Member:
-    """One place in the crew, and who has it now."""
+class ManagedProcess:
+    """A named process, which has another pid after each restart."""
 
     role: str
     name: str
     pid: int = 0
-    """0: nobody."""
-    due: float = 0.0
-    """When to start the next."""
-    wakes: float = 0.0
-    """When it is sent SIGCONT; 0: it is not stopped."""
+    """0 while it does not run."""
+    restart_at: float = 0.0
+    continue_at: float = 0.0
+    """When it is sent SIGCONT; 0 if it is not paused."""
     ended: bool = False
-    """It came to its end by itself, as it should."""
+    """It has finished its work, and is not restarted."""
 
 
-class Crew:
-    """All of them. `tend` has to be called again and again."""
+class ProcessManager:
+    """Manages the processes of one round by way of a factory that forks them."""
 
-    def __init__(self, plan: Plan, folder: Path, log: Log, chance: random.Random) -> None:
+    def __init__(
+        self, config: RoundConfig, folder: Path, log: HistoryLog, rng: random.Random
+    ) -> None:
         sizes = {
-            "supervisor": plan.supervisors,
-            "worker": plan.workers,
-            "client": plan.clients,
+            "supervisor": config.supervisors,
+            "worker": config.workers,
+            "client": config.clients,
             "observer": 1,
         }
-        self.members = [
-            Member(role, f"{role}-{number}")
+        self.processes = [
+            ManagedProcess(role, f"{role}-{number}")
             for role, size in sizes.items()
             for number in range(size)
         ]
-        self._lease = plan.lease
+        self._lease_s = config.lease_s
         self._log = log
-        self._chance = chance
-        self.calm = False
-        """Nobody is to stand still any longer."""
-        self._heard = b""
+        self._rng = rng
+        self.faults_stopped = False
+        """Processes that pause themselves continue at once."""
+        self._buffer = b""
         paths = [*_ROOTS, os.environ.get("PYTHONPATH", "")]
-        with (folder / "nursery.err").open("ab") as errors:
-            self._nursery = subprocess.Popen(
+        with (folder / "factory.err").open("ab") as errors:
+            self._factory = subprocess.Popen(
                 [sys.executable, "-m", "chaos.processes.process_factory", str(folder)],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
                 stdin=subprocess.PIPE,
@@ -69,82 +69,79 @@ class Crew:
                 stderr=errors,
             )
 
-    def begin(self) -> None:
-        """Start all, and wait until they are there."""
-        for member in self.members:
-            self._start(member)
-        while not all(member.pid for member in self.members):
-            self._hear(seconds=1)
+    def start(self) -> None:
+        """Start all processes, and wait until they run."""
+        for process in self.processes:
+            self._start(process)
+        while not all(process.pid for process in self.processes):
+            self._read_replies(timeout_s=1)
 
     def tend(self) -> None:
-        """Start who is missing, wake who has slept long enough, see who has ended."""
-        self._hear()
+        """Restart dead processes and continue paused ones that are due. Call it often."""
+        self._read_replies()
         now = time.monotonic()
-        for member in self.members:
-            if member.pid and member.wakes and now >= member.wakes:
-                self.wake(member)
-            if not member.pid and not member.ended and now >= member.due:
-                self._start(member)
+        for process in self.processes:
+            if process.pid and process.continue_at and now >= process.continue_at:
+                process.continue_at = 0.0
+                self._signal(process, signal.SIGCONT, "continued")
+            if not process.pid and not process.ended and now >= process.restart_at:
+                self._start(process)
 
-    def kill(self, member: Member) -> None:
-        self._send(member, signal.SIGKILL, "killed")
+    def kill(self, process: ManagedProcess) -> None:
+        self._signal(process, signal.SIGKILL, "killed")
 
-    def terminate(self, member: Member) -> None:
-        """Ask it to end. Only workers know how to."""
-        self._send(member, signal.SIGTERM, "terminated")
+    def terminate(self, process: ManagedProcess) -> None:
+        """Send SIGTERM, which only workers handle."""
+        self._signal(process, signal.SIGTERM, "terminated")
 
-    def stop(self, member: Member, seconds: float) -> None:
-        """Let it do nothing for so long."""
-        self._send(member, signal.SIGSTOP, "stopped", seconds=seconds)
-        member.wakes = time.monotonic() + seconds
+    def pause(self, process: ManagedProcess, duration_s: float) -> None:
+        self._signal(process, signal.SIGSTOP, "paused", duration_s=duration_s)
+        process.continue_at = time.monotonic() + duration_s
 
-    def wake(self, member: Member) -> None:
-        member.wakes = 0.0
-        self._send(member, signal.SIGCONT, "woken")
+    def stop(self) -> None:
+        """Kill all processes, and wait until they are gone."""
+        self._factory.communicate()
 
-    def end(self) -> None:
-        """Kill all, and wait until they are gone."""
-        self._nursery.communicate()
+    def _signal(
+        self, process: ManagedProcess, number: signal.Signals, event_type: str, **fields: float
+    ) -> None:
+        # Logged before: the process may exit before this one runs again.
+        self._log.append(event_type, name=process.name, target_pid=process.pid, **fields)
+        self._send_command(f"signal {process.pid} {number.value}")
 
-    def _send(self, member: Member, what: signal.Signals, said: str, **told: float) -> None:
-        self._log.say(said, name=member.name, of=member.pid, **told)
-        self._order(f"signal {member.pid} {what.value}")
+    def _start(self, process: ManagedProcess) -> None:
+        process.restart_at, process.continue_at = float("inf"), 0.0
+        self._send_command(f"start {process.role} {process.name}")
 
-    def _start(self, member: Member) -> None:
-        member.due, member.wakes = float("inf"), 0.0
-        self._order(f"start {member.role} {member.name}")
+    def _send_command(self, command: str) -> None:
+        assert self._factory.stdin is not None
+        self._factory.stdin.write(f"{command}\n".encode())
+        self._factory.stdin.flush()
 
-    def _order(self, command: str) -> None:
-        assert self._nursery.stdin is not None
-        self._nursery.stdin.write(f"{command}\n".encode())
-        self._nursery.stdin.flush()
-
-    def _hear(self, seconds: float = 0) -> None:
-        """What the nursery has said meanwhile."""
-        assert self._nursery.stdout is not None
-        while select.select([self._nursery.stdout], [], [], seconds)[0]:
-            if not (more := os.read(self._nursery.stdout.fileno(), 4096)):
-                raise RuntimeError("the nursery has ended: see nursery.err")
-            *lines, self._heard = (self._heard + more).split(b"\n")
+    def _read_replies(self, timeout_s: float = 0) -> None:
+        assert self._factory.stdout is not None
+        while select.select([self._factory.stdout], [], [], timeout_s)[0]:
+            if not (chunk := os.read(self._factory.stdout.fileno(), 4096)):
+                raise RuntimeError("the process factory has ended: see factory.err")
+            *lines, self._buffer = (self._buffer + chunk).split(b"\n")
             for line in lines:
-                self._note(line.decode().split())
-            seconds = 0
+                self._handle_reply(*line.decode().split())
+            timeout_s = 0
 
-    def _note(self, said: list[str]) -> None:
-        what, who, number = said
-        if what == "started":
-            member = next(one for one in self.members if one.name == who)
-            member.pid = int(number)
-            self._log.say("started", name=who, of=member.pid)
+    def _handle_reply(self, reply: str, subject: str, number: str) -> None:
+        if reply == "started":
+            process = next(process for process in self.processes if process.name == subject)
+            process.pid = int(number)
+            self._log.append("started", name=process.name, target_pid=process.pid)
             return
-        member = next(one for one in self.members if one.pid == int(who))
-        if what == "stopped":
-            if not member.wakes:
-                self._log.say("napped", name=member.name, of=member.pid)
-                nap = 0.0 if self.calm else self._lease * self._chance.uniform(*_NAP)
-                member.wakes = time.monotonic() + nap
+        process = next(process for process in self.processes if process.pid == int(subject))
+        if reply == "stopped":
+            if not process.continue_at:
+                self._log.append("paused_before_write", name=process.name, target_pid=process.pid)
+                leases = 0.0 if self.faults_stopped else self._rng.uniform(*_PAUSE_LEASES)
+                process.continue_at = time.monotonic() + self._lease_s * leases
             return
-        self._log.say("gone", name=member.name, of=member.pid, code=int(number))
-        member.pid, member.wakes = 0, 0.0
-        member.due = time.monotonic() + self._chance.uniform(0, _LONGEST_GAP)
-        member.ended = member.role == "client" and number == "0"
+        self._log.append("exited", name=process.name, target_pid=process.pid, code=int(number))
+        process.pid, process.continue_at = 0, 0.0
+        process.restart_at = time.monotonic() + self._rng.uniform(0, _MAX_RESTART_DELAY_S)
+        process.ended = process.role == "client" and number == "0"

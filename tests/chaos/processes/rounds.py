@@ -1,127 +1,125 @@
-"""One round: processes and faults, then calm until all has ended, then the checks."""
+"""One round: processes and faults, then time without faults until all jobs end, then the checks."""
 
 import random
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.processes.checker import violations
-from chaos.processes.checker.rebuilding import rebuilt
-from chaos.processes.client import CALM
-from chaos.processes.generator import Plan
-from chaos.processes.history import Evidence
-from chaos.processes.lines import Log, read_logs
-from chaos.processes.nemesis import Killer, Outage
-from chaos.processes.process_manager import Crew
-from chaos.processes.summary import Figures, figures_of
+from chaos.checker import violations
+from chaos.checker.states import rebuild_differs
+from chaos.config import RoundConfig
+from chaos.history import History, HistoryLog, read_logs
+from chaos.processes.client import FAULTS_STOPPED
+from chaos.processes.nemesis import ProcessNemesis, StoreOutage
+from chaos.processes.process_manager import ProcessManager
+from chaos.processes.report import RoundStatistics, round_statistics
 from services.errors import DeletedError
-from services.ledger import queries as reading
+from services.ledger import queries
 from services.ledger.ledger import Ledger
 from services.ledger.recovery import Recovery
-from services.storage.settings import DirectorySettings, store_settings
 
-_TURN = 0.02
-"""Seconds between two looks at the crew."""
+_POLL_INTERVAL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Crash:
-    """How the store is killed and started again."""
+class StoreCommands:
+    """The shell commands that kill the store and start it again."""
 
     crash: str
-    up: str
+    restart: str
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How a round went."""
+class RoundResult:
+    """The figures of a round, and the violations that the checks found."""
 
-    figures: Figures
+    statistics: RoundStatistics
     violations: list[str]
 
 
-def run_round(plan: Plan, folder: Path, crash: Crash | None = None) -> Verdict:
-    """All of one round. Its logs are in `folder`, and its store is left as it is."""
+def run_round(
+    config: RoundConfig, folder: Path, commands: StoreCommands | None = None
+) -> RoundResult:
+    """Run one round. Its logs are in `folder`, and its store is left as it is."""
     folder.mkdir(parents=True)
-    plan.save(folder)
-    begun = time.monotonic()
-    ledger, log = plan.open(), Log(folder, "round")
-    chance = random.Random(plan.seed)
-    crew = Crew(plan, folder, log, chance)
+    config.save(folder)
+    started_at = time.monotonic()
+    ledger, log = config.open(), HistoryLog(folder, "round")
+    rng = random.Random(config.seed)
+    manager = ProcessManager(config, folder, log, rng)
     try:
-        crew.begin()
-        _trouble(plan, crew, log, chance, crash)
-        _calm(plan, folder, crew, ledger, log)
+        manager.start()
+        _inject_faults(config, manager, log, rng, commands)
+        _await_completion(config, folder, manager, ledger, log)
     finally:
-        crew.end()
-    supervisor = Recovery(ledger)
-    supervisor.sweep()
-    supervisor.recover()
-    evidence = Evidence.gather(plan, folder, ledger)
-    found = violations(evidence) + [f"rebuilt: {one}" for one in rebuilt(evidence)]
-    (folder / "violations.txt").write_text("".join(f"{one}\n" for one in found))
-    return Verdict(figures_of(evidence, time.monotonic() - begun), found)
+        manager.stop()
+    recovery = Recovery(ledger)
+    recovery.sweep()
+    recovery.recover()
+    history = History.collect(config, folder, ledger)
+    found = violations(history) + violations(history, [rebuild_differs])
+    (folder / "violations.txt").write_text("".join(f"{violation}\n" for violation in found))
+    statistics = round_statistics(history, time.monotonic() - started_at)
+    return RoundResult(statistics, found)
 
 
-def remove_store(url: str) -> None:
-    """All that a round has left in its store."""
-    settings = store_settings(url)
-    if isinstance(settings, DirectorySettings):
-        shutil.rmtree(settings.root)
-        return
-    ledger = Plan(url, "").open()
-    for page in list(ledger.pages("")):
-        ledger.gather(ledger.store.delete, [head.key for head in page.objects])
-
-
-def _trouble(plan: Plan, crew: Crew, log: Log, chance: random.Random, crash: Crash | None) -> None:
-    """Faults, until their time is over and the store is back."""
-    killer = Killer(plan, crew, chance)
+def _inject_faults(
+    config: RoundConfig,
+    manager: ProcessManager,
+    log: HistoryLog,
+    rng: random.Random,
+    commands: StoreCommands | None,
+) -> None:
+    """Inject faults until their time is over and the store is back."""
+    nemesis = ProcessNemesis(config, manager, rng)
     outage = None
-    if crash:
-        after = plan.seconds * chance.uniform(0.2, 0.6)
-        outage = Outage(crash.crash, crash.up, after, plan.lease * chance.uniform(0, 2), log)
+    if commands:
+        delay_s = config.fault_duration_s * rng.uniform(0.2, 0.6)
+        duration_s = config.lease_s * rng.uniform(0, 2)
+        outage = StoreOutage(commands.crash, commands.restart, delay_s, duration_s, log)
         outage.start()
-    end = time.monotonic() + plan.seconds
-    while time.monotonic() < end or (outage and outage.is_alive()):
-        crew.tend()
-        killer.turn()
-        time.sleep(_TURN)
-    if outage and outage.trouble:
-        raise RuntimeError(outage.trouble)
+    deadline = time.monotonic() + config.fault_duration_s
+    while time.monotonic() < deadline or (outage and outage.is_alive()):
+        manager.tend()
+        nemesis.tend()
+        time.sleep(_POLL_INTERVAL_S)
+    if outage and outage.error:
+        raise RuntimeError(outage.error)
 
 
-def _calm(plan: Plan, folder: Path, crew: Crew, ledger: Ledger, log: Log) -> None:
-    """No more faults, but that sleepers wake up in their time: clients hear their last answers,
-    and all their jobs end.
+def _await_completion(
+    config: RoundConfig, folder: Path, manager: ProcessManager, ledger: Ledger, log: HistoryLog
+) -> None:
+    """Wait until the clients have their last completions and all their jobs have ended.
+
+    Paused processes continue at their times: what they do then is part of the round.
     """
-    log.say("calm")
-    (folder / CALM).touch()
-    crew.calm = True
-    end = time.monotonic() + plan.limit
-    left: set[str] | None = None
-    while left is None or left:
-        if time.monotonic() > end:
-            names = [one.name for one in crew.members if one.role == "client" and not one.ended]
-            log.say("overdue", jobs=sorted(left or names))
+    log.append("faults_stopped")
+    (folder / FAULTS_STOPPED).touch()
+    manager.faults_stopped = True
+    deadline = time.monotonic() + config.completion_timeout_s
+    open_jobs: set[str] | None = None
+    while open_jobs is None or open_jobs:
+        active = [p.name for p in manager.processes if p.role == "client" and not p.ended]
+        if time.monotonic() > deadline:
+            log.append("overdue", jobs=sorted(open_jobs or active))
             return
-        crew.tend()
-        time.sleep(_TURN)
-        if all(member.ended for member in crew.members if member.role == "client"):
-            left = _made(folder) if left is None else left
-            left = {job for job in left if not _has_ended(ledger, plan.tenant, job)}
-            time.sleep(plan.look)
-    log.say("all-ended")
+        manager.tend()
+        time.sleep(_POLL_INTERVAL_S)
+        if not active:
+            open_jobs = _submitted_jobs(folder) if open_jobs is None else open_jobs
+            open_jobs = {job for job in open_jobs if not _has_ended(ledger, config.tenant, job)}
+            time.sleep(config.poll_interval_s)
+    log.append("all_ended")
 
 
-def _made(folder: Path) -> set[str]:
-    answers = (line for line in read_logs(folder) if line.what == "answered")
-    return {line["job"] for line in answers if "job" in line.told}
+def _submitted_jobs(folder: Path) -> set[str]:
+    completions = (event for event in read_logs(folder) if event.type == "completed")
+    return {event["job"] for event in completions if "job" in event.fields}
 
 
 def _has_ended(ledger: Ledger, tenant: str, job: str) -> bool:
     try:
-        return reading.view_job(ledger, tenant, job).state.ended
+        return queries.view_job(ledger, tenant, job).state.ended
     except DeletedError:
         return True

@@ -1,37 +1,36 @@
-"""A supervisor's process: it goes through the queue again and again, and sweeps now and then."""
+"""A supervisor process: recovery passes through the queue, and a sweep now and then."""
 
 import time
 
-from chaos.processes.generator import Plan
-from chaos.processes.lines import Log
+from chaos.config import RoundConfig
+from chaos.history import HistoryLog
 from services.errors import UnavailableError
 from services.ledger.ledger import Ledger
 from services.ledger.recovery import Recovery
 
-PAUSE = 0.4
-"""Seconds between two passes through the queue."""
-_SWEEP = 10
-"""Passes to a sweep."""
+RECOVERY_INTERVAL_S = 0.4
+_PASSES_PER_SWEEP = 10
 
 
-def main(ledger: Ledger, _: Plan, log: Log) -> None:
-    supervisor, passes = Recovery(ledger), 0
+def main(ledger: Ledger, _: RoundConfig, log: HistoryLog) -> None:
+    """Recover until the process is killed."""
+    recovery, passes = Recovery(ledger), 0
     while True:
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
-            if passes % _SWEEP == 0:
-                supervisor.sweep()
-                log.say("swept", took=time.monotonic() - begun)
-            seen = supervisor.recover()
+            if passes % _PASSES_PER_SWEEP == 0:
+                recovery.sweep()
+                log.append("sweep", duration_s=time.monotonic() - started_at)
+            report = recovery.recover()
         except UnavailableError as error:
-            log.say("unavailable", error=str(error))
+            log.append("unavailable", error=str(error))
         else:
-            log.say(
-                "passed",
-                jobs=seen.jobs,
-                finished=seen.finished,
-                damaged=seen.damaged,
-                took=time.monotonic() - begun,
+            log.append(
+                "recovery_pass",
+                jobs=report.jobs,
+                finished=report.finished,
+                damaged=report.damaged,
+                duration_s=time.monotonic() - started_at,
             )
             passes += 1
-        time.sleep(PAUSE)
+        time.sleep(RECOVERY_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""Every check finds what it is for, and finds nothing in a round in which all went well."""
+"""The checks of the ledger find nothing in a good history, and each detects its tampering."""
 
 import os
 from collections.abc import Callable
@@ -6,215 +6,228 @@ from pathlib import Path
 
 import pytest
 
-from chaos.processes.checker import CHECKS, Check, violations
-from chaos.processes.checker.attempts import (
-    begun_after_end,
-    cancelled_began,
-    resumed_behind,
-    shared_alone,
+from chaos.checker import CHECKS, Check, violations
+from chaos.checker.attempts import (
+    attempt_after_result,
+    attempt_of_cancelled_item,
+    attempt_without_latest_checkpoint,
+    failure_without_cause,
+    isolated_attempt_shared,
+    poison_unexplained,
 )
-from chaos.processes.checker.counting import open_left, views_differ
-from chaos.processes.checker.deletions import deletions_undone
-from chaos.processes.checker.failures import failed_without_cause, poison_survived
-from chaos.processes.checker.processes import processes_failed
-from chaos.processes.checker.rebuilding import rebuilt
-from chaos.processes.checker.requests import (
-    answers_wrong,
-    conflicts_missed,
-    keys_made_two,
-    submissions_lost,
+from chaos.checker.operations import (
+    conflict_missed,
+    deletion_undone,
+    key_made_two_jobs,
+    operation_answered_wrongly,
+    submission_lost,
 )
-from chaos.processes.checker.results import results_changed, results_dishonest, successes_lost
-from chaos.processes.environment import Scene, play
-from chaos.processes.history import Evidence
-from chaos.processes.lines import Line, Log, read_log
-from chaos.processes.tampering import (
+from chaos.checker.results import result_changed, result_dishonest, success_lost
+from chaos.checker.states import process_failed, rebuild_differs, unfinished_items, views_differ
+from chaos.history import History, HistoryEvent, HistoryLog, read_log
+from chaos.processes.scenario import Scenario, run_scenario
+from chaos.tampering import (
     LATE,
-    add,
-    answer,
+    append,
+    change,
+    completion,
     forge,
+    insert,
     job,
-    lay,
-    make,
     poison,
+    put,
     refuse,
-    say,
+    remove,
+    replace_result,
     start,
     success,
-    take_back,
-    tell,
     tombstone,
 )
 from services.ledger.keys import ItemRef
 from services.ledger.records import EndedRecord, pack
 
-Doctor = Callable[[Evidence], Evidence]
+Tampering = Callable[[History], History]
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
-    return play(tmp_path_factory.mktemp("scene") / "logs")
+def history(tmp_path_factory: pytest.TempPathFactory) -> History:
+    return run_scenario(tmp_path_factory.mktemp("scenario") / "logs")
 
 
-def _put_back(evidence: Evidence) -> Evidence:
-    """A deleted item's result."""
-    keys, place, _ = success(evidence, "first")
-    index = evidence.of("delete_item")[0].asked["index"]
-    return make(evidence, keys, ItemRef(0, index), reason=f"as {place}")
+def _deleted_item_restored(history: History) -> History:
+    """Put a result in place of a deleted item's tombstone."""
+    keys, item_ref, _ = success(history, "first")
+    index = history.operations("delete_item")[0].invocation["index"]
+    return replace_result(history, keys, ItemRef(0, index), reason=f"as {item_ref}")
 
 
-def _worn_out(evidence: Evidence) -> Evidence:
-    """An innocent item that was lost four times, at last to poison."""
-    keys, place, _ = success(evidence)
-    by = evidence.said("poison")[0]["worker"]
+def _innocent_lost_to_poison(history: History) -> History:
+    """Let an innocent item fail after four lost attempts, the last lost to poison."""
+    keys, item_ref, _ = success(history)
+    by = history.events("poison")[0]["worker"]
     claim = b'{"nonce":"n","type":"claim","worker":"%s"}\n' % by.encode()
     for number in range(1, 5):
         end = pack(EndedRecord(nonce="n", cause="lost", reason="killed"))
-        evidence = lay(evidence, keys.attempt_end(place, number), end)
-        evidence = lay(evidence, keys.attempt(place, number), claim)
-    return make(evidence, keys, place, attempt=4)
+        history = put(history, keys.attempt_end(item_ref, number), end)
+        history = put(history, keys.attempt(item_ref, number), claim)
+    return replace_result(history, keys, item_ref, attempt=4)
 
 
-def _kept_more(evidence: Evidence) -> Evidence:
-    """A checkpoint before a claim, further on than where that attempt began."""
-    line = start(evidence, resumed=True)
-    kept = line.told | {"number": line["number"] - 1, "step": line["resume"] + 1}
-    return add(evidence, Line(line["claimed"] - 1e-6, "test", "checkpoint", kept))
+def _later_checkpoint(history: History) -> History:
+    """Add a checkpoint before a claim, later than the one that the attempt resumed from."""
+    event = start(history, resumed=True)
+    kept = event.fields | {"number": event["number"] - 1, "step": event["resume"] + 1}
+    return insert(history, HistoryEvent(event["claimed_at"] - 1e-6, "test", "checkpoint", kept))
 
 
-def _beside_alone(evidence: Evidence) -> Evidence:
-    line = next(line for line in evidence.said("start") if line["alone"])
-    beside = line.told | {"index": 4999, "alone": False}
-    return add(evidence, Line(line.t + 1e-9, "test", "start", beside))
+def _attempt_beside_isolated_one(history: History) -> History:
+    event = next(event for event in history.events("attempt_started") if event["isolated"])
+    beside = event.fields | {"index": 4999, "isolated": False}
+    return insert(history, HistoryEvent(event.time + 1e-9, "test", "attempt_started", beside))
 
 
-def _revived(evidence: Evidence) -> Evidence:
-    line = next(line for line in evidence.said("saw") if not line["live"])
-    return add(evidence, Line(LATE, "test", "saw", line.told | {"live": True, "sha256": "0"}))
+def _deleted_result_restored(history: History) -> History:
+    event = next(event for event in history.events("result_seen") if not event["live"])
+    return insert(
+        history,
+        HistoryEvent(LATE, "test", "result_seen", event.fields | {"live": True, "sha256": "0"}),
+    )
 
 
-DOCTORS: list[tuple[Check, Doctor]] = [
-    (processes_failed, lambda e: say(e, "gone", name="worker-9", of=1, code=1)),
-    (processes_failed, lambda e: say(e, "gone", name="worker-9", of=1, code=-9)),
-    (processes_failed, lambda e: say(e, "gone", name="worker-9", of=1, code=0)),
-    (processes_failed, lambda e: say(e, "passed", damaged={"job": "why"})),
-    (answers_wrong, lambda e: take_back(e, answer(e, "view"))),
-    (answers_wrong, lambda e: refuse(e, "cancel", "ConflictError")),
-    (answers_wrong, lambda e: refuse(e, "again", "UnknownJobError")),
-    (answers_wrong, lambda e: refuse(e, "retry", "DeletedError")),
-    (answers_wrong, lambda e: refuse(e, "retry", "ConflictError")),
-    (answers_wrong, lambda e: tell(e, answer(e, "view"), total=4)),
-    (submissions_lost, lambda e: lay(e, job(e, "first").spec, None)),
-    (submissions_lost, lambda e: lay(e, job(e, "first").spec, tombstone())),
-    (submissions_lost, lambda e: lay(e, job(e, "first").spec, e.objects[job(e, "cancelled").spec])),
-    (keys_made_two, lambda e: tell(e, answer(e, "again"), job=job(e, "cancelled").job)),
-    (keys_made_two, lambda e: tell(e, answer(e, "again"), created=True)),
-    (conflicts_missed, lambda e: tell(e, answer(e, "other"), error="", job="x", created=False)),
-    (open_left, lambda e: lay(e, success(e)[0].result(success(e)[1]), None)),
-    (open_left, lambda e: lay(e, success(e)[0].checkpoint(success(e)[1], 1), b"{}\n")),
-    (open_left, lambda e: say(e, "overdue", jobs=["x"])),
-    (views_differ, lambda e: make(e, *success(e)[:2])),
-    (views_differ, lambda e: lay(e, job(e, "cancelled").cancellation, None)),
-    (results_changed, lambda e: tell(e, _sight(e), sha256="0")),
-    (results_changed, _revived),
-    (results_changed, lambda e: lay(e, success(e)[0].result(success(e)[1]), None)),
-    (results_changed, lambda e: say(e, "vanished", key="x")),
-    (results_dishonest, lambda e: forge(e, honest_digest=False, once="0")),
-    (results_dishonest, lambda e: forge(e, honest_digest=True, index=4999)),
-    (results_dishonest, lambda e: forge(e, honest_digest=True, worker="another")),
+TAMPERINGS: list[tuple[Check, Tampering]] = [
+    (process_failed, lambda h: append(h, "exited", name="worker-9", target_pid=1, code=1)),
+    (process_failed, lambda h: append(h, "exited", name="worker-9", target_pid=1, code=-9)),
+    (process_failed, lambda h: append(h, "exited", name="worker-9", target_pid=1, code=0)),
+    (process_failed, lambda h: append(h, "recovery_pass", damaged={"job": "why"})),
+    (operation_answered_wrongly, lambda h: remove(h, completion(h, "view"))),
+    (operation_answered_wrongly, lambda h: refuse(h, "cancel", "ConflictError")),
+    (operation_answered_wrongly, lambda h: refuse(h, "again", "UnknownJobError")),
+    (operation_answered_wrongly, lambda h: refuse(h, "retry", "DeletedError")),
+    (operation_answered_wrongly, lambda h: refuse(h, "retry", "ConflictError")),
+    (operation_answered_wrongly, lambda h: change(h, completion(h, "view"), total=4)),
+    (submission_lost, lambda h: put(h, job(h, "first").spec, None)),
+    (submission_lost, lambda h: put(h, job(h, "first").spec, tombstone())),
+    (submission_lost, lambda h: put(h, job(h, "first").spec, h.objects[job(h, "cancelled").spec])),
+    (key_made_two_jobs, lambda h: change(h, completion(h, "again"), job=job(h, "cancelled").job)),
+    (key_made_two_jobs, lambda h: change(h, completion(h, "again"), created=True)),
     (
-        results_dishonest,
-        lambda e: lay(e, success(e)[0].attempt(success(e)[1], success(e)[2]["number"]), None),
+        conflict_missed,
+        lambda h: change(h, completion(h, "other"), error="", job="x", created=False),
     ),
-    (successes_lost, lambda e: lay(e, success(e)[0].result(success(e)[1]), tombstone())),
-    (successes_lost, lambda e: forge(e, honest_digest=True, once="0")),
-    (deletions_undone, _put_back),
-    (deletions_undone, lambda e: tell(e, answer(e, "delete_token"), read="its payload")),
-    (deletions_undone, lambda e: lay(e, job(e, "first").checkpoint(ItemRef(0, 1), 1), b"{}\n")),
-    (deletions_undone, lambda e: tell(e, e.of("delete_token")[0].asked, token=_live_token(e))),
+    (unfinished_items, lambda h: put(h, success(h)[0].result(success(h)[1]), None)),
+    (unfinished_items, lambda h: put(h, success(h)[0].checkpoint(success(h)[1], 1), b"{}\n")),
+    (unfinished_items, lambda h: append(h, "overdue", jobs=["x"])),
+    (views_differ, lambda h: replace_result(h, *success(h)[:2])),
+    (views_differ, lambda h: put(h, job(h, "cancelled").cancellation, None)),
+    (result_changed, lambda h: change(h, _seen_result(h), sha256="0")),
+    (result_changed, _deleted_result_restored),
+    (result_changed, lambda h: put(h, success(h)[0].result(success(h)[1]), None)),
+    (result_changed, lambda h: append(h, "result_vanished", key="x")),
+    (result_dishonest, lambda h: forge(h, honest_digest=False, once="0")),
+    (result_dishonest, lambda h: forge(h, honest_digest=True, index=4999)),
+    (result_dishonest, lambda h: forge(h, honest_digest=True, worker="another")),
     (
-        deletions_undone,
-        lambda e: lay(e, job(e, "deleted").spec, e.objects[job(e, "first").spec]),
+        result_dishonest,
+        lambda h: put(h, success(h)[0].attempt(success(h)[1], success(h)[2]["number"]), None),
     ),
-    (deletions_undone, lambda e: lay(e, job(e, "deleted").attempt(ItemRef(0, 0), 1), b"{}\n")),
-    (deletions_undone, lambda e: make(e, job(e, "deleted"), ItemRef(0, 0))),
+    (success_lost, lambda h: put(h, success(h)[0].result(success(h)[1]), tombstone())),
+    (success_lost, lambda h: forge(h, honest_digest=True, once="0")),
+    (deletion_undone, _deleted_item_restored),
+    (deletion_undone, lambda h: change(h, completion(h, "delete_token"), read="its payload")),
+    (deletion_undone, lambda h: put(h, job(h, "first").checkpoint(ItemRef(0, 1), 1), b"{}\n")),
     (
-        cancelled_began,
-        lambda e: tell(e, start(e), job=job(e, "cancelled").job, asked=LATE),
+        deletion_undone,
+        lambda h: change(h, h.operations("delete_token")[0].invocation, token=_readable_token(h)),
     ),
     (
-        cancelled_began,
-        lambda e: tell(e, start(e), job=job(e, "first").job, index=1, asked=LATE),
+        deletion_undone,
+        lambda h: put(h, job(h, "deleted").spec, h.objects[job(h, "first").spec]),
     ),
-    (begun_after_end, lambda e: tell(e, start(e), claimed=LATE)),
-    (resumed_behind, _kept_more),
+    (deletion_undone, lambda h: put(h, job(h, "deleted").attempt(ItemRef(0, 0), 1), b"{}\n")),
+    (deletion_undone, lambda h: replace_result(h, job(h, "deleted"), ItemRef(0, 0))),
     (
-        resumed_behind,
-        lambda e: tell(
-            e, start(e, resumed=True), of=start(e, resumed=True)["of"] | {"index": 4999}
+        attempt_of_cancelled_item,
+        lambda h: change(h, start(h), job=job(h, "cancelled").job, requested_at=LATE),
+    ),
+    (
+        attempt_of_cancelled_item,
+        lambda h: change(h, start(h), job=job(h, "first").job, index=1, requested_at=LATE),
+    ),
+    (attempt_after_result, lambda h: change(h, start(h), claimed_at=LATE)),
+    (attempt_without_latest_checkpoint, _later_checkpoint),
+    (
+        attempt_without_latest_checkpoint,
+        lambda h: change(
+            h,
+            start(h, resumed=True),
+            checkpoint=start(h, resumed=True)["checkpoint"] | {"index": 4999},
         ),
     ),
-    (shared_alone, _beside_alone),
-    (poison_survived, lambda e: make(e, *poison(e), status="succeeded", sha256="0")),
-    (poison_survived, lambda e: lay(e, poison(e)[0].result(poison(e)[1]), None)),
-    (failed_without_cause, lambda e: make(e, *success(e)[:2])),
-    (failed_without_cause, _worn_out),
+    (isolated_attempt_shared, _attempt_beside_isolated_one),
+    (poison_unexplained, lambda h: replace_result(h, *poison(h), status="succeeded", sha256="0")),
+    (poison_unexplained, lambda h: put(h, poison(h)[0].result(poison(h)[1]), None)),
+    (failure_without_cause, lambda h: replace_result(h, *success(h)[:2])),
+    (failure_without_cause, _innocent_lost_to_poison),
 ]
 
 
-def _sight(evidence: Evidence) -> Line:
-    """Of a result that was never deleted."""
-    keys, place, _ = success(evidence)
-    return next(line for line in evidence.said("saw") if line["key"] == keys.result(place))
+def _seen_result(history: History) -> HistoryEvent:
+    """Return the first sight of a result that was never deleted."""
+    keys, item_ref, _ = success(history)
+    return next(
+        event for event in history.events("result_seen") if event["key"] == keys.result(item_ref)
+    )
 
 
-def _live_token(evidence: Evidence) -> str:
-    return answer(evidence, "look")["tokens"][-1]
+def _readable_token(history: History) -> str:
+    return completion(history, "list")["tokens"][-1]
 
 
-def test_nothing_is_found_where_all_went_well(evidence: Evidence) -> None:
-    assert violations(evidence) == []
-    assert len(evidence.said("poison")) == 4
-    assert answer(evidence, "retry")["count"] > 0
+def test_an_untampered_history_has_no_violations(history: History) -> None:
+    assert violations(history) == []
+    assert len(history.events("poison")) == 4
+    assert completion(history, "retry")["count"] > 0
 
 
-@pytest.mark.parametrize(("check", "doctor"), DOCTORS)
-def test_what_is_wrong_is_found(evidence: Evidence, check: Check, doctor: Doctor) -> None:
-    assert check(doctor(evidence))
+@pytest.mark.parametrize(("check", "tampering"), TAMPERINGS)
+def test_each_check_detects_the_tampering_that_it_is_for(
+    history: History, check: Check, tampering: Tampering
+) -> None:
+    assert check(tampering(history))
 
 
-def test_every_check_was_tried() -> None:
-    assert {check for check, _ in DOCTORS} == set(CHECKS)
+def test_every_check_has_a_tampering() -> None:
+    assert {check for check, _ in TAMPERINGS} == set(CHECKS)
 
 
-def test_attempts_without_reason_are_found(evidence: Evidence) -> None:
-    keys, place = poison(evidence)
-    ended = keys.attempt_end(place, 2)
-    there = evidence.ledger.store.read(ended).body
-    evidence.ledger.store.delete(ended)
+def test_poison_whose_attempts_give_no_reason_is_found(history: History) -> None:
+    keys, item_ref = poison(history)
+    ended = keys.attempt_end(item_ref, 2)
+    body = history.ledger.store.read(ended).body
+    history.ledger.store.delete(ended)
     try:
-        assert poison_survived(evidence)
+        assert poison_unexplained(history)
     finally:
-        evidence.ledger.store.create(ended, there)
+        history.ledger.store.create(ended, body)
 
 
-def test_what_only_a_rollup_knew_is_found(tmp_path: Path) -> None:
-    scene = Scene(tmp_path / "logs")
-    keys = scene.plan.tenant, scene.submit("first")
-    scene.work()
-    evidence = scene.evidence()
-    assert rebuilt(evidence) == []
-    result = evidence.keys(keys[1]).result(ItemRef(0, 0))
-    evidence.ledger.store.delete(result)
-    assert rebuilt(evidence)
+def test_a_state_that_only_the_rollup_has_is_found(tmp_path: Path) -> None:
+    scenario = Scenario(tmp_path / "logs")
+    job = scenario.submit("first")
+    scenario.work()
+    history = scenario.history()
+    assert rebuild_differs(history) == []
+    result = history.keys(job).result(ItemRef(0, 0))
+    history.ledger.store.delete(result)
+    assert rebuild_differs(history)
 
 
 def test_a_log_survives_half_a_line(tmp_path: Path) -> None:
-    log = Log(tmp_path, "client-0")
-    log.say("asked", n=0)
+    log = HistoryLog(tmp_path, "client-0")
+    log.append("invoked", n=0)
     with log.path.open("ab") as file:
-        file.write(b'{"t": 1, "wh')
-    Log(tmp_path, "client-0").say("answered", n=0)
-    lines = read_log(log.path)
-    assert [line.what for line in lines] == ["asked", "answered"]
-    assert lines[0].pid == os.getpid()
+        file.write(b'{"time": 1, "pro')
+    HistoryLog(tmp_path, "client-0").append("completed", n=0)
+    events = read_log(log.path)
+    assert [event.type for event in events] == ["invoked", "completed"]
+    assert events[0].pid == os.getpid()

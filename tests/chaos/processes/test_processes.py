@@ -7,25 +7,32 @@ from pathlib import Path
 
 import pytest
 
-from chaos.processes.generator import Plan
-from chaos.processes.rounds import remove_store, run_round
+from chaos.config import RoundConfig
+from chaos.processes.rounds import run_round
+from chaos.report import remove_store
+
+pytestmark = pytest.mark.chaos
 
 
-def _run(url: str, folder: Path, seed: int, **told: float) -> None:
-    plan = replace(Plan(url, f"test-{seed}", seconds=6, lease=1.5, limit=60), **told)
-    verdict = run_round(plan, folder / "logs")
-    assert verdict.violations == []
-    assert verdict.figures.jobs
-    assert verdict.figures.attempts
+def _run(url: str, folder: Path, seed: int, **changes: float) -> None:
+    config = RoundConfig(
+        url, f"test-{seed}", fault_duration_s=6, lease_s=1.5, completion_timeout_s=60
+    )
+    result = run_round(replace(config, **changes), folder / "logs")
+    assert result.violations == []
+    assert result.statistics.jobs
+    assert result.statistics.attempts
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_directory_keeps_its_promises(tmp_path: Path, seed: int) -> None:
+def test_a_ledger_in_a_directory_keeps_its_invariants(tmp_path: Path, seed: int) -> None:
     _run(str(tmp_path / "store"), tmp_path, seed)
 
 
 @pytest.mark.s3
-def test_a_real_s3_server_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_on_a_real_s3_server_keeps_its_invariants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     endpoint = os.environ.get("DTI_TEST_S3_ENDPOINT")
     if not endpoint:
         pytest.skip("DTI_TEST_S3_ENDPOINT is not set: no real S3 server to test against")
@@ -38,6 +45,6 @@ def test_a_real_s3_server_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name, raising=False)
     url = f"s3://{os.environ['DTI_TEST_S3_BUCKET']}/tests/{secrets.token_hex(8)}"
     try:
-        _run(url, tmp_path, 1, seconds=4, gap=1.5, look=0.4)
+        _run(url, tmp_path, 1, fault_duration_s=4, request_interval_s=1.5, poll_interval_s=0.4)
     finally:
         remove_store(url)

@@ -1,178 +1,112 @@
-"""python -m chaos.service URL [--rounds 50] [--seed 1] [--lease 6] [--json FILE]"""
+"""Command line: python -m chaos.service URL [--rounds 50] [--seed 1] [--json FILE]."""
 
-import argparse
-import secrets
-import shutil
 import signal
 import sys
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
-from chaos.processes.rounds import remove_store
-from chaos.service.config import Course
-from chaos.service.environment import OverdueError, Stage, staged
-from chaos.service.nemesis import deal
-from chaos.service.report import Report
-from chaos.service.rounds import Round
-from chaos.service.summary import table
+from chaos.report import Report, make_parser, own_store, parse_arguments
+from chaos.service.config import ServiceConfig
+from chaos.service.environment import OverdueError, open_environment
+from chaos.service.nemesis import draw_faults
+from chaos.service.report import summary, table
+from chaos.service.rounds import Round, RoundResult
 from dti_engine.errors import DTIError
-from services.storage.settings import DirectorySettings, store_settings
 
-_ABOUT = """\
+_DESCRIPTION = """\
 Run the whole service (API, supervisor, a Ray node, training workers) on a store, and kill its
-processes in the middle of jobs. Each round submits a job over HTTP, hits somebody while its items
-run, and waits until all is as before:
+processes in the middle of jobs. Each round submits a job over HTTP, injects a fault while its items
+run, and waits until the job has ended and the service is whole again. The faults are:
 
   worker      SIGKILL of a training actor's process
-  stopped     SIGSTOP of one for 1.5 to 2.5 leases, then SIGCONT: a zombie
+  paused      SIGSTOP of one for 1.5 to 2.5 leases, then SIGCONT: a zombie
   supervisor  SIGKILL
-  api         SIGKILL; clients ask again
+  api         SIGKILL; clients repeat their requests
   node        SIGKILL of the whole Ray node: head, daemons, workers
 
-and at times two of them at once. Then it checks that every subject has ended once and succeeded,
-that no result ever changed, that what was in hand was taken up again within a lease and a margin,
-and that each token can be downloaded, is what was committed, and is like the one that was learned
-undisturbed, to a tenth of what another seed makes of it.
+and at times two of them at once. The checks are that every subject has one result and succeeded,
+that no result ever changed, that interrupted items were claimed again within a lease and a margin,
+and that each token can be downloaded, is what was committed, and is like the reference that was
+trained without faults, to a tenth of the angle that another seed makes.
 """
 
-_EXAMPLES = """\
+_EPILOG = """\
 examples:
   python -m chaos.service /tmp/store --rounds 6       each kind once, and two at once
   python -m chaos.service s3://bucket/prefix --rounds 50 --seed 7 --json rounds.json
 
-S3 is set up by DTI_S3_ENDPOINT and the like (docs/explanation/storage.md),
-credentials by AWS_ACCESS_KEY_ID.
-All of it lies under a name of its own below URL, and is removed at the end, unless something was
-wrong or --keep is given. Exit codes: 0 all promises were kept, 1 one was broken, 2 bad input.
+S3 is set up by DTI_S3_ENDPOINT and the like (docs/explanation/storage.md), its credentials by
+AWS_ACCESS_KEY_ID. Everything is below a new name below URL, and is removed at the end, unless there
+was a violation or --keep is given. Exit codes: 0 no violations, 1 violations, 2 bad input.
 """
 
-
-def _arguments() -> argparse.Namespace:
-    default = Course("")
-    parser = argparse.ArgumentParser(
-        prog="python -m chaos.service",
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("url", metavar="URL", help="a store: a folder, or s3://BUCKET/PREFIX")
-    parser.add_argument("--rounds", type=int, default=50, help="(%(default)s)")
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=default.seed,
-        help="decides who is hit, and after how much work (%(default)s)",
-    )
-    parser.add_argument("--lease", type=float, default=default.lease, help="seconds (%(default)s)")
-    parser.add_argument(
-        "--margin",
-        type=float,
-        default=default.margin,
-        help="seconds beyond a lease in which work has to be taken up again (%(default)s)",
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=default.steps,
-        help="of each subject: how long a round lasts (%(default)s)",
-    )
-    parser.add_argument("--items", type=int, default=default.items, help="a job (%(default)s)")
-    parser.add_argument(
-        "--limit",
-        type=float,
-        default=default.limit,
-        help="seconds in which a round has to come to its end (%(default)s)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="for all rounds in figures")
-    parser.add_argument("--folder", type=Path, help="for logs; kept in any case, if given")
-    parser.add_argument("--keep", action="store_true", help="leave the store and the logs there")
-    given = parser.parse_args()
-    if given.rounds < 1:
-        parser.error(f"--rounds is {given.rounds}: give 1 or more")
-    if not 1 <= given.items <= default.subjects:
-        parser.error(f"--items is {given.items}: give 1 to {default.subjects}")
-    return given
+_OPTIONS = {
+    "lease_s": "how long a worker's lease lasts",
+    "recovery_margin_s": "time beyond a lease in which interrupted items must be claimed again",
+    "steps": "training steps of each subject, which decide how long a round lasts",
+    "items": "items of a job",
+    "completion_timeout_s": "time in which a round must come to its end",
+}
 
 
 def main() -> int:
-    # What `timeout` and `kill` send is to end as Ctrl-C does, which stops the service.
+    """Run all rounds; return the exit code."""
+    # SIGTERM ends the run as Ctrl-C does, which stops the service.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    given = _arguments()
-    folder = given.folder or Path(tempfile.mkdtemp(prefix="kills-"))
-    folder.mkdir(parents=True, exist_ok=True)
+    defaults = ServiceConfig("")
+    parser = make_parser(
+        "python -m chaos.service", _DESCRIPTION, _OPTIONS, defaults, epilog=_EPILOG
+    )
+    arguments = parse_arguments(parser)
+    if not 1 <= arguments.items <= defaults.subjects:
+        parser.error(f"--items is {arguments.items}: give 1 to {defaults.subjects}")
     try:
-        store = _own(given.url)
+        store = own_store(arguments.url)
     except DTIError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    course = Course(
-        store=store,
-        seed=given.seed,
-        lease=given.lease,
-        margin=given.margin,
-        steps=given.steps,
-        items=given.items,
-        limit=given.limit,
-    )
-    report = Report(course, given.json)
+    options = {name: getattr(arguments, name) for name in _OPTIONS}
+    report = Report(ServiceConfig(store, arguments.seed, **options), arguments.json)
+    results: list[RoundResult] = []
     try:
-        run(report, folder, given.rounds)
+        run(report, results, arguments.folder, arguments.rounds)
     except KeyboardInterrupt:
-        report.note("it was stopped")
-    if report.verdicts:
-        print(table(report.verdicts))
-    if report.violations:
-        print(
-            f"{len(report.violations)} violations. Logs are in {folder}: of each round "
-            "violations.txt, journal.jsonl (what came to lie in the store, and when), round.jsonl "
-            f"(who was hit); of the service's processes service/. The store is left at {store}",
-            file=sys.stderr,
-        )
-        return 1
-    if given.keep:
-        print(f"the store is at {store}, logs are in {folder}")
-    else:
-        remove_store(store)
-        if not given.folder:
-            shutil.rmtree(folder)
-    print("no violations")
-    return 0
+        report.add_violation("the run was interrupted")
+    if results:
+        print(table(results))
+    return report.finish(store, arguments)
 
 
-def run(report: Report, folder: Path, rounds: int) -> None:
-    """All of it; what is broken is in the report, and is printed."""
+def run(report: Report, results: list[RoundResult], folder: Path, rounds: int) -> None:
+    """Run rounds against one service, and add them to the report and the results."""
     left: list[str] = []
     try:
-        with staged(report.course, folder) as (stage, left):
-            _rounds(stage, rounds, report)
+        with open_environment(report.config, folder) as (environment, left):
+            count, seed = len(environment.subjects), report.config.seed
+            print(f"training {count} subjects without faults, with two seeds", flush=True)
+            reference = environment.train_reference()
+            done: list[Round] = []
+            for number, kinds in enumerate(draw_faults(rounds, seed)):
+                done.append(Round(environment, reference, f"{seed}-{number:03d}"))
+                result = done[-1].run(kinds)
+                results.append(result)
+                _add(report, result)
+                if result.is_overdue:
+                    raise OverdueError(f"the service has not recovered from round {result.name}")
+            for finished in done:
+                for violation in finished.check_results():
+                    report.add_violation(violation)
     except (OverdueError, DTIError) as error:
-        report.note(f"it broke off: {error}")
-    for one in left:
-        report.note(one)
+        report.add_violation(f"the run broke off: {error}")
+    for process in left:
+        report.add_violation(process)
 
 
-def _rounds(stage: Stage, rounds: int, report: Report) -> None:
-    print(f"learning {len(stage.subjects)} subjects undisturbed, with two seeds", flush=True)
-    undisturbed = stage.learn_undisturbed()
-    done: list[Round] = []
-    for number, kinds in enumerate(deal(rounds, stage.course.seed)):
-        done.append(Round(stage, undisturbed, f"{stage.course.seed}-{number:03d}"))
-        verdict = done[-1].run(kinds)
-        report.add(verdict)
-        if verdict.is_overdue:
-            raise OverdueError(f"after round {verdict.name} the service is not what it was")
-    for one in done:
-        for broken in one.look_again():
-            report.note(broken)
-
-
-def _own(url: str) -> str:
-    """A folder or prefix of its own. Raises: SettingsError."""
-    name = f"kills-{secrets.token_hex(4)}"
-    settings = store_settings(url)
-    if isinstance(settings, DirectorySettings):
-        return str((settings.root / name).absolute())
-    return f"{url.rstrip('/')}/{name}"
+def _add(report: Report, result: RoundResult) -> None:
+    figures = asdict(result)
+    figures["ledger_s"] = result.recovery.ledger_s if result.recovery else None
+    del figures["name"], figures["violations"]
+    report.add(result.name, summary(result), result.violations, **figures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One tenant of the service, who knows it by HTTP alone, and asks again where no answer comes."""
+"""A client of the service: it uses HTTP alone, and repeats requests until they are answered."""
 
 import tempfile
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos.processes.lines import Log
+from chaos.history import HistoryLog
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
 from services.auth.keys import create_key
@@ -24,68 +24,67 @@ _IMAGES = 3
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be learned, and from what."""
+    """A subject to be trained, and its bundle of images."""
 
     name: str
-    word: str
-    parcel: UploadContent
+    initializer: str
+    bundle: UploadContent
 
 
-def draw(count: int) -> list[Subject]:
-    """Subjects of the miniature's world, up to 12."""
+def draw_subjects(count: int) -> list[Subject]:
+    """Draw subjects of the miniature's world, 12 at most."""
     subjects: list[Subject] = []
     with tempfile.TemporaryDirectory(prefix="dti-") as folder:
-        for one in held_out_subjects("evaluation")[:count]:
-            path = Path(folder) / one.name
-            draw_subject(one, path, count=_IMAGES)
-            subjects.append(
-                Subject(one.name, one.class_word, content_of(bundle_content(path).read()))
-            )
+        for subject in held_out_subjects("evaluation")[:count]:
+            path = Path(folder) / subject.name
+            draw_subject(subject, path, count=_IMAGES)
+            bundle = content_of(bundle_content(path).read())
+            subjects.append(Subject(subject.name, subject.class_word, bundle))
     return subjects
 
 
-class Customer:
-    """What it asks for and is told, it says to its log as the clients of `kills` do."""
+class ServiceClient:
+    """One tenant's client. It logs its operations as the clients of `chaos.processes` do."""
 
-    def __init__(self, service: LocalService, tenant: str, log: Log) -> None:
+    def __init__(self, service: LocalService, tenant: str, log: HistoryLog) -> None:
         store = open_store(service.settings.store)
-        credential = create_key(store, tenant, "kills of service").credential
+        api_key = create_key(store, tenant, "chaos").credential
         set_limits(store, tenant, {"requests_per_second": 1000, "burst": 1000})
-        access = ServerConfig(service.url, credential)
-        self._client = Client.at(access, first_retry_for_s=120)
-        self._hasty = Client.at(access, retry_for_s=0, first_retry_for_s=0)
-        self._log, self._asked = log, 0
+        config = ServerConfig(service.url, api_key)
+        self._client = Client.at(config, first_retry_for_s=120)
+        self._impatient_client = Client.at(config, retry_for_s=0, first_retry_for_s=0)
+        self._log, self._submissions = log, 0
 
     def close(self) -> None:
-        for client in (self._client, self._hasty):
+        for client in (self._client, self._impatient_client):
             client.__exit__()
 
     def submit(self, subjects: Sequence[Subject], steps: int, seed: int, key: str) -> Job:
-        """A job of them; again with the same key, it is the same."""
-        number, self._asked = self._asked, self._asked + 1
-        self._log.say("asked", n=number, op="again" if number else "submit", key=key)
-        self._client.upload([one.parcel for one in subjects])
-        order: dict[str, Any] = {
+        """Submit a job, or with the same key find the same job again."""
+        number, self._submissions = self._submissions, self._submissions + 1
+        self._log.append("invoked", n=number, op="again" if number else "submit", key=key)
+        self._client.upload([subject.bundle for subject in subjects])
+        request: dict[str, Any] = {
             "subjects": [
                 {
-                    "id": one.name,
-                    "bundle": one.parcel.sha256,
-                    "initializer": one.word,
+                    "id": subject.name,
+                    "bundle": subject.bundle.sha256,
+                    "initializer": subject.initializer,
                     "training": {"seed": seed},
                 }
-                for one in subjects
+                for subject in subjects
             ],
             "overrides": {"steps": steps},
-            "probes": 0,
+            "validation_images": 0,
         }
-        job = self._client.submit(order, key)
-        self._log.say("answered", n=number, job=job.job, created=bool(job.created))
+        job = self._client.submit(request, key)
+        self._log.append("completed", n=number, job=job.job, created=bool(job.created))
         return job
 
-    def look(self, job: str) -> Job | None:
-        """How it stands; None: nobody answers."""
+    def poll(self, job: str) -> Job | None:
+        """Return the state of a job, or None if the API does not answer."""
         try:
-            return self._hasty.job(job)
+            return self._impatient_client.job(job)
         except (UnreachableError, OverloadedError):
             return None
 
@@ -93,11 +92,11 @@ class Customer:
         return list(self._client.items(job))
 
     def token_file(self, token: str) -> bytes:
-        """Checked against the digest that the service tells with it."""
+        """Download a token; the client checks the digest that the service sends with it."""
         return self._client.token_file(token)
 
-    def tokens(self, job: str) -> dict[str, Artifact]:
-        """All that were learned, by the subject's name."""
+    def artifacts(self, job: str) -> dict[str, Artifact]:
+        """Download all tokens of a job, by subject."""
         return {
             item.id: Artifact.from_bytes(self.token_file(item.token))
             for item in self.items(job)
@@ -106,5 +105,5 @@ class Customer:
 
 
 def progress(job: Job) -> float:
-    """Share of the work that is done, as far as workers have told."""
+    """Return the share of a job's work that workers have reported as done."""
     return float((job.model_extra or {}).get("progress", 0))

@@ -1,43 +1,42 @@
-"""What a run is told: how the service is set up, and what its rounds are made of."""
+"""The configuration of a run: the service, the jobs of its rounds, and the limits."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.processes.generator import Plan as RoundPlan
+from chaos.config import RoundConfig
 from services.local.service import LocalService, LocalServiceSettings, free_port
 
 POOL = "miniature"
 SLOTS = 4
-"""Of a worker: as many as a job has items, so that one that is left has room for all."""
+"""Of a worker: as many as a job has items, so that one worker has room for all."""
 
 
 @dataclass(frozen=True)
-class Course:
-    """Times in seconds."""
+class ServiceConfig:
+    """A run against one service and one store."""
 
     store: str
-    """URL of a folder or prefix of its own."""
+    """URL of a folder or prefix for this run alone."""
     seed: int = 1
-    lease: float = 6
-    look: float = 0.3
-    checkpoint: float = 2
-    turn: float = 0.5
+    lease_s: float = 6
+    poll_interval_s: float = 0.3
+    checkpoint_interval_s: float = 2
+    reconcile_interval_s: float = 0.5
     workers: int = 2
     """Two, so that one is left when the other is killed."""
     cpus: int = 2
     subjects: int = 6
-    """That are trained undisturbed."""
+    """Subjects with reference tokens, from which each job's items are drawn."""
     items: int = 4
-    """Of a job, chosen from these."""
     steps: int = 40
-    margin: float = 10
-    """Beyond a lease, within which what was in hand has to be in hand again."""
-    limit: float = 240
-    """Until all has to be as it was before: the job ended, everybody there."""
+    recovery_margin_s: float = 10
+    """Beyond a lease, the time in which interrupted items must be claimed again."""
+    completion_timeout_s: float = 240
+    """The time in which the job must end and all processes be there again."""
 
     def service(self, folder: Path) -> LocalService:
-        """The service, not started. The offer is written into `folder`."""
+        """Return the service, not yet started. Its models file is written into `folder`."""
         models = folder / "models.json"
         model = {
             "weights": "miniature",
@@ -54,22 +53,22 @@ class Course:
                 port=free_port(),
                 models=models,
                 cpus=self.cpus,
-                lease_s=self.lease,
-                poll_interval_s=self.look,
-                checkpoint_interval_s=self.checkpoint,
-                reconcile_interval_s=self.turn,
-                engines=False,  # it has no part in a job
+                lease_s=self.lease_s,
+                poll_interval_s=self.poll_interval_s,
+                checkpoint_interval_s=self.checkpoint_interval_s,
+                reconcile_interval_s=self.reconcile_interval_s,
+                engines=False,  # Training jobs do not need them.
             )
         )
 
-    def round(self, name: str) -> RoundPlan:
-        """A round as the checks of `kills` know it."""
-        return RoundPlan(
+    def round(self, name: str) -> RoundConfig:
+        """Return a round's configuration for the checks of the ledger."""
+        return RoundConfig(
             url=self.store,
             seed=name,
             tenant=f"t-{name}",
             pool=POOL,
-            lease_s=self.lease,
-            poll_interval_s=self.look,
-            limit=self.limit,
+            lease_s=self.lease_s,
+            poll_interval_s=self.poll_interval_s,
+            completion_timeout_s=self.completion_timeout_s,
         )

@@ -1,4 +1,4 @@
-"""The service that is hit, what it is asked to learn, and what comes of that undisturbed."""
+"""The environment of a run: the running service, the subjects, and their reference tokens."""
 
 import random
 import shutil
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from chaos.processes.lines import Log
-from chaos.service.client import Customer, Subject, draw
-from chaos.service.config import Course
-from chaos.service.processes import processes, worker_logs, workers
-from chaos.service.tokens import Undisturbed
+from chaos.history import HistoryLog
+from chaos.service.client import ServiceClient, Subject, draw_subjects
+from chaos.service.config import ServiceConfig
+from chaos.service.processes import processes, worker_logs, worker_pids
+from chaos.service.tokens import ReferenceTokens
 from dti_engine.artifacts.artifact import Artifact
 from services.errors import UnavailableError
 from services.ledger.keys import WORKERS_FOLDER
@@ -22,116 +22,119 @@ from services.ledger.ledger import Ledger
 from services.local.service import LocalService
 
 SEED, _OTHER_SEED = 1, 2
-_LOOK = 0.2
-_GONE = 15
-"""Seconds that processes have to be gone after the service has stopped."""
+_POLL_INTERVAL_S = 0.2
+_EXIT_TIMEOUT_S = 15
+"""Limit for all processes to exit after the service has stopped."""
 
 
 class OverdueError(Exception):
-    """What had to come about has not, within the limit."""
+    """A condition did not come about within the time limit."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """All that rounds share."""
+class Environment:
+    """What all rounds share. `folder` is for logs."""
 
-    course: Course
+    config: ServiceConfig
     service: LocalService
     ledger: Ledger
     subjects: list[Subject]
     folder: Path
-    """For logs."""
 
     def is_whole(self) -> bool:
-        """All processes are there, and all workers live."""
-        pids = workers(self.service)
-        kept = (self.service.api, self.service.node, self.service.supervisor)
-        return len(pids) == self.course.workers == len(self._living()) and all(
-            one.pid for one in kept
+        """Return whether all processes run and all workers renew their leases."""
+        pids = worker_pids(self.service)
+        supervised = (self.service.api, self.service.node, self.service.supervisor)
+        return len(pids) == self.config.workers == len(self._live_workers()) and all(
+            process.pid for process in supervised
         )
 
-    def wait(self, what: str, holds: Callable[[], object]) -> None:
-        """Raises: OverdueError."""
-        end = time.monotonic() + self.course.limit
-        while time.monotonic() < end:
-            with suppress(UnavailableError):  # A store that is away for a while is none of ours.
-                if holds():
+    def wait(self, name: str, condition: Callable[[], object]) -> None:
+        """Wait for a condition. Raise OverdueError if it does not come about in time."""
+        deadline = time.monotonic() + self.config.completion_timeout_s
+        while time.monotonic() < deadline:
+            with suppress(UnavailableError):  # The store may be away for a while.
+                if condition():
                     return
-            time.sleep(_LOOK)
-        raise OverdueError(f"{what}: not within {self.course.limit:g} s")
+            time.sleep(_POLL_INTERVAL_S)
+        raise OverdueError(f"{name}: not within {self.config.completion_timeout_s:g} s")
 
-    def learn_undisturbed(self) -> Undisturbed:
-        """Raises: OverdueError."""
-        folder = self.folder / "undisturbed"
+    def train_reference(self) -> ReferenceTokens:
+        """Train all subjects without faults, with two seeds. Raise OverdueError on failure."""
+        folder = self.folder / "reference"
         folder.mkdir()
-        customer = Customer(self.service, "undisturbed", Log(folder, "client-0"))
+        client = ServiceClient(self.service, "reference", HistoryLog(folder, "client-0"))
         try:
-            same, other = (self._learn(customer, seed) for seed in (SEED, _OTHER_SEED))
-            return Undisturbed(same, other)
+            return ReferenceTokens(*(self._train(client, seed) for seed in (SEED, _OTHER_SEED)))
         finally:
-            customer.close()
+            client.close()
 
-    def choose(self, chance: random.Random) -> list[Subject]:
-        return chance.sample(self.subjects, self.course.items)
+    def draw_items(self, rng: random.Random) -> list[Subject]:
+        return rng.sample(self.subjects, self.config.items)
 
     def keep_logs(self) -> None:
-        """Of all processes, beside those of the rounds: what Ray writes goes with the service."""
-        kept = self.folder / "service"
-        kept.mkdir(exist_ok=True)
+        """Copy the logs of all processes, since Ray's are removed with the service."""
+        folder = self.folder / "service"
+        folder.mkdir(exist_ok=True)
         for path in [*self.service.folder.glob("*.log"), *worker_logs(self.service)]:
-            shutil.copy(path, kept)
+            shutil.copy(path, folder)
 
-    def _learn(self, customer: Customer, seed: int) -> dict[str, Artifact]:
-        job = customer.submit(self.subjects, self.course.steps, seed, f"seed-{seed}").job
+    def _train(self, client: ServiceClient, seed: int) -> dict[str, Artifact]:
+        job = client.submit(self.subjects, self.config.steps, seed, f"seed-{seed}").job
 
         def has_ended() -> bool:
-            there = customer.look(job)
-            return there is not None and there.ended
+            state = client.poll(job)
+            return state is not None and state.ended
 
-        self.wait("the undisturbed job", has_ended)
-        learned = customer.tokens(job)
-        if len(learned) < len(self.subjects):
-            raise OverdueError(f"undisturbed, some failed: {customer.items(job)}")
-        return learned
+        self.wait("the reference job", has_ended)
+        artifacts = client.artifacts(job)
+        if len(artifacts) < len(self.subjects):
+            raise OverdueError(f"some failed without a fault: {client.items(job)}")
+        return artifacts
 
-    def _living(self) -> list[str]:
-        """Workers that renewed their leases lately; they do it four times a lease."""
+    def _live_workers(self) -> list[str]:
+        """Return the workers that renewed their leases lately, which they do four times a lease."""
         names = [
             head.key.removeprefix(WORKERS_FOLDER) for head in self.ledger.heads(WORKERS_FOLDER)
         ]
-        lately = timedelta(seconds=self.course.lease / 2)
+        max_age = timedelta(seconds=self.config.lease_s / 2)
         return [
             name
             for name in names
             if (found := read_lease(self.ledger, name))
             and found[1].state == "held"
-            and found[0].age <= lately
+            and found[0].age <= max_age
         ]
 
 
 @contextmanager
-def staged(course: Course, folder: Path) -> Generator[tuple[Stage, list[str]]]:
-    """A service that runs, with all its workers. The list is filled when it has stopped: processes
-    that are still there, which are left to whoever looks.
+def open_environment(
+    config: ServiceConfig, folder: Path
+) -> Generator[tuple[Environment, list[str]]]:
+    """Run the service with all its workers.
+
+    The list is filled when the service has stopped: with the processes that still run then, which
+    are left for inspection.
     """
-    service = course.service(folder)  # Before `open`, which sets in our environment what is for us.
+    service = config.service(folder)  # Before `open`, which sets the environment of this process.
     left: list[str] = []
     try:
         with service:
-            service.wait_until_ready(course.limit)
-            stage = Stage(course, service, course.round("x").open(), draw(course.subjects), folder)
-            stage.wait("a whole service", stage.is_whole)
+            service.wait_until_ready(config.completion_timeout_s)
+            subjects = draw_subjects(config.subjects)
+            environment = Environment(config, service, config.round("x").open(), subjects, folder)
+            environment.wait("a whole service", environment.is_whole)
             try:
-                yield stage, left
+                yield environment, left
             finally:
-                stage.keep_logs()
+                environment.keep_logs()
     finally:
-        left += _left_over(service)
+        left += _orphans(service)
         shutil.rmtree(service.folder, ignore_errors=True)
 
 
-def _left_over(service: LocalService) -> list[str]:
-    end = time.monotonic() + _GONE
-    while (orphans := processes(service)) and time.monotonic() < end:
-        time.sleep(_LOOK)
-    return [f"process {one.pid} is left: {one.line[:100]}" for one in orphans]
+def _orphans(service: LocalService) -> list[str]:
+    deadline = time.monotonic() + _EXIT_TIMEOUT_S
+    while (orphans := processes(service)) and time.monotonic() < deadline:
+        time.sleep(_POLL_INTERVAL_S)
+    return [f"process {orphan.pid} is left: {orphan.command[:100]}" for orphan in orphans]

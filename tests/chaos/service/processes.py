@@ -1,4 +1,4 @@
-"""The processes of one service, and of nothing else, wherever Ray has put them."""
+"""The operating system's processes of one service, wherever Ray has put them."""
 
 import json
 from collections.abc import Iterator
@@ -8,25 +8,27 @@ from pathlib import Path
 from services.local.service import LocalService
 
 _WORKER = "ray::TrainingActor"
+_STARTED = "subject started"
+"""The log event of services.training with which a worker begins to train an item."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One that lives."""
+    """A running process."""
 
     pid: int
     session: int
-    """Whose leader started it: of all that belong to a Ray node, the node."""
-    line: str
-    """What it was started as, or calls itself."""
+    """The session's leader: for all processes of a Ray node, the node."""
+    command: str
+    """The command line, or the title that the process has given itself."""
 
     @property
     def is_worker(self) -> bool:
-        return self.line.startswith(_WORKER)
+        return self.command.startswith(_WORKER)
 
 
 def processes(service: LocalService) -> list[Process]:
-    """All of them, found by the token that was drawn for this service alone."""
+    """Find all processes of a service by the token that was drawn for it alone."""
     token = service.node.command.environment["RAY_AUTH_TOKEN"].encode()
     found: list[Process] = []
     for folder in Path("/proc").iterdir():
@@ -34,32 +36,32 @@ def processes(service: LocalService) -> list[Process]:
             try:
                 if token not in (folder / "environ").read_bytes():
                     continue
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-                # Behind the name, which may have spaces: state, parent, group, session.
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                # After the name, which may contain spaces: state, parent, group, session.
                 session = (folder / "stat").read_text().rpartition(")")[2].split()[3]
             except OSError:
-                continue  # It has ended.
-            found.append(Process(int(folder.name), int(session), line))
+                continue  # The process has ended meanwhile.
+            found.append(Process(int(folder.name), int(session), command))
     return found
 
 
-def workers(service: LocalService) -> list[int]:
-    """Processes of training actors."""
-    return sorted(one.pid for one in processes(service) if one.is_worker)
+def worker_pids(service: LocalService) -> list[int]:
+    """Return the processes of training actors."""
+    return sorted(process.pid for process in processes(service) if process.is_worker)
 
 
-def node_processes(service: LocalService) -> list[int]:
-    """The Ray node whole: its head, daemons, workers."""
+def node_pids(service: LocalService) -> list[int]:
+    """Return all processes of the Ray node: its head, daemons and workers."""
     node = service.node.pid
-    return sorted(one.pid for one in processes(service) if one.session == node)
+    return sorted(process.pid for process in processes(service) if process.session == node)
 
 
-def seats(service: LocalService, job: str) -> dict[int, list[tuple[int, int]]]:
-    """Items and attempts of a job that each worker's process has begun with, by its log."""
+def started_attempts(service: LocalService, job: str) -> dict[int, list[tuple[int, int]]]:
+    """Return the items and attempts of a job that each worker has started, by pid."""
     return {
         int(path.stem.rpartition("-")[2]): found
         for path in worker_logs(service)
-        if (found := list(_seated(path, job)))
+        if (found := list(_read_started(path.read_text(errors="replace"), job)))
     }
 
 
@@ -67,12 +69,12 @@ def worker_logs(service: LocalService) -> list[Path]:
     return sorted((service.folder / "ray").glob("session_*/logs/worker-*.err"))
 
 
-def _seated(path: Path, job: str) -> Iterator[tuple[int, int]]:
-    for line in path.read_text(errors="replace").splitlines():
-        if '"subject seated"' not in line or job not in line:
+def _read_started(log: str, job: str) -> Iterator[tuple[int, int]]:
+    for line in log.splitlines():
+        if f'"{_STARTED}"' not in line or job not in line:
             continue
         try:
-            said = json.loads(line)
+            event = json.loads(line)
         except ValueError:
-            continue  # It is being written.
-        yield int(said["item"]), said["attempt"]
+            continue  # The line is being written.
+        yield int(event["item"]), event["attempt"]

@@ -1,105 +1,114 @@
-"""How long it took after a hit until all was in hand again."""
+"""The recovery after a fault: how long until all interrupted items were claimed again."""
 
 from dataclasses import dataclass, field
 
-from chaos.processes.history import Evidence, attempt_of
-from chaos.processes.lines import Line
+from chaos.history import History, HistoryEvent, attempt_of
 from services.ledger.keys import ItemRef
 
 
 @dataclass(frozen=True)
-class Recovery:
-    """Of one round. Times in seconds since the first hit."""
+class FaultRecovery:
+    """The recovery of one round. Times are in seconds since the first fault."""
 
-    in_hand: int
-    """Attempts that ended in nobody's hands by it."""
-    held: float | None
-    """Until each of these items was claimed anew, or had ended; None: there were none, or one is
-    still in nobody's hands.
+    interrupted: int
+    """Attempts that the fault interrupted."""
+    claimed_after_s: float | None
+    """When the last of their items was claimed again or had ended; None if there were none, or one
+    was not claimed.
     """
-    ready: float
-    """Until those were there who had to bring it about: a supervisor, a worker with its model."""
-    left: int
+    ready_after_s: float
+    """When a supervisor and a worker with its model were there, which must bring it about."""
+    workers_left: int
     """Workers that were not hit."""
-    back: dict[str, float] = field(default_factory=dict)
-    """Until each that was hit did its work again."""
-    lives: float | None = None
-    """Until a worker lived that did not before."""
+    recovered_after_s: dict[str, float] = field(default_factory=dict)
+    """When each process that was hit did its work again, by name."""
+    new_worker_after_s: float | None = None
 
     @property
-    def taken(self) -> float | None:
-        """What the ledger's lease is to account for."""
-        return None if self.held is None else max(0.0, self.held - self.ready)
+    def ledger_s(self) -> float | None:
+        """The part of the recovery that the lease has to account for."""
+        if self.claimed_after_s is None:
+            return None
+        return max(0.0, self.claimed_after_s - self.ready_after_s)
 
     @property
     def is_complete(self) -> bool:
-        return self.held is not None or not self.in_hand
+        return self.claimed_after_s is not None or not self.interrupted
 
 
-def recovery_of(evidence: Evidence) -> Recovery:
-    """By the journal. Raises: IndexError if nobody was hit."""
-    hits = evidence.said("hit")
-    since = hits[0].t
-    left = len(evidence.said("moment")[-1]["left"])
-    lost = _in_hand(evidence, hits)
-    held = [_held_again(evidence, line) for line in lost]
-    back = {line["name"]: line.t - since for line in evidence.said("back")}
-    lives = [line.t - since for line in evidence.said("lives") if line.t > since]
-    # With nobody left, the first new one has to load its model.
-    needed = [back.get("supervisor", 0.0), 0.0 if left else min(lives, default=0.0)]
-    done = [one for one in held if one is not None]
-    return Recovery(
-        in_hand=len(lost),
-        held=max(done) - since if lost and len(done) == len(held) else None,
-        ready=max(needed),
-        left=left,
-        back=back,
-        lives=min(lives, default=None),
+def measure_recovery(history: History) -> FaultRecovery:
+    """Measure the recovery by the observer's events. Raise IndexError if there was no fault."""
+    faults = history.events("fault")
+    since = faults[0].time
+    workers_left = len(history.events("targets_chosen")[-1]["left"])
+    interrupted = _interrupted_claims(history, faults)
+    claimed = [_claimed_again_at(history, event) for event in interrupted]
+    times = [time for time in claimed if time is not None]
+    recovered = {event["name"]: event.time - since for event in history.events("recovered")}
+    new = [event.time - since for event in history.events("worker_seen") if event.time > since]
+    # With no worker left, the first new one has to load its model.
+    ready = (recovered.get("supervisor", 0.0), 0.0 if workers_left else min(new, default=0.0))
+    return FaultRecovery(
+        interrupted=len(interrupted),
+        claimed_after_s=max(times) - since if times and len(times) == len(claimed) else None,
+        ready_after_s=max(ready),
+        workers_left=workers_left,
+        recovered_after_s=recovered,
+        new_worker_after_s=min(new, default=None),
     )
 
 
-def _in_hand(evidence: Evidence, hits: list[Line]) -> list[Line]:
-    """Claims of those who were hit which had not come to an end by then."""
-    whose = {hand: hit.t for hit in hits for hand in _hands(evidence, hit)}
+def _interrupted_claims(history: History, faults: list[HistoryEvent]) -> list[HistoryEvent]:
+    """Return the claims of workers that were hit, without the attempts that had ended by then."""
+    hit_at = {worker: fault.time for fault in faults for worker in _workers_hit(history, fault)}
     return [
-        line
-        for line in evidence.said("claimed")
-        if line["worker"] in whose and not _was_over(evidence, line, whose[line["worker"]])
+        event
+        for event in history.events("claim_seen")
+        if event["worker"] in hit_at and not _had_ended(history, event, hit_at[event["worker"]])
     ]
 
 
-def _hands(evidence: Evidence, hit: Line) -> set[str]:
-    """Workers that were hit; with the node, all who lived."""
-    if hit["kind"] != "node":
-        return set(hit["hands"])
-    return {line["worker"] for line in evidence.said("lives") if line.t < hit.t}
+def _workers_hit(history: History, fault: HistoryEvent) -> set[str]:
+    if fault["kind"] != "node":
+        return set(fault["workers"])
+    return {event["worker"] for event in history.events("worker_seen") if event.time < fault.time}
 
 
-def _was_over(evidence: Evidence, claim: Line, at: float) -> bool:
-    job, place, number = attempt_of(claim)
-    ended = _ended(evidence, job, place)
-    over = (line for line in evidence.said("over") if attempt_of(line) == (job, place, number))
-    return (ended is not None and ended <= at) or any(line.t <= at for line in over)
+def _had_ended(history: History, claim: HistoryEvent, time: float) -> bool:
+    job, item_ref, number = attempt_of(claim)
+    ended_at = _result_seen_at(history, job, item_ref)
+    attempt_ended = any(
+        event.time <= time and attempt_of(event) == (job, item_ref, number)
+        for event in history.events("attempt_end_seen")
+    )
+    return attempt_ended or (ended_at is not None and ended_at <= time)
 
 
-def _held_again(evidence: Evidence, lost: Line) -> float | None:
-    """When somebody had the item in hand again, or it had ended."""
-    job, place, number = attempt_of(lost)
+def _claimed_again_at(history: History, claim: HistoryEvent) -> float | None:
+    """Return when the item was claimed again, or had ended."""
+    job, item_ref, number = attempt_of(claim)
     times = [
-        line.t
-        for line in evidence.said("claimed")
-        if attempt_of(line)[:2] == (job, place) and line["number"] > number
+        event.time
+        for event in history.events("claim_seen")
+        if attempt_of(event)[:2] == (job, item_ref) and event["number"] > number
     ]
-    if (ended := _ended(evidence, job, place)) is not None:
-        times.append(ended)
-    over = (attempt_of(line) for line in evidence.said("over"))
-    stopped = (line["hands"] for line in evidence.said("hit") if line["kind"] == "stopped")
-    if attempt_of(lost) not in over and any(lost["worker"] in hands for hands in stopped):
-        # Nobody has held its worker for dead, who goes on as soon as it is awake.
-        times += [line.t for line in evidence.said("woken")]
+    if (ended_at := _result_seen_at(history, job, item_ref)) is not None:
+        times.append(ended_at)
+    ended_attempts = [attempt_of(event) for event in history.events("attempt_end_seen")]
+    paused = {
+        worker
+        for fault in history.events("fault")
+        if fault["kind"] == "paused"
+        for worker in fault["workers"]
+    }
+    if attempt_of(claim) not in ended_attempts and claim["worker"] in paused:
+        # Its worker was not declared dead, and goes on as soon as it continues.
+        times += [event.time for event in history.events("continued")]
     return min(times, default=None)
 
 
-def _ended(evidence: Evidence, job: str, place: ItemRef) -> float | None:
-    key = evidence.keys(job).result(place)
-    return next((line.t for line in evidence.said("saw") if line["key"] == key), None)
+def _result_seen_at(history: History, job: str, item_ref: ItemRef) -> float | None:
+    key = history.keys(job).result(item_ref)
+    return next(
+        (event.time for event in history.events("result_seen") if event["key"] == key), None
+    )

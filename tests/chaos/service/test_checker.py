@@ -1,4 +1,4 @@
-"""The checks find nothing in a round in which all went well, and each what it is for."""
+"""The checks of the service find nothing in a good history, and each detects its tampering."""
 
 import random
 from collections.abc import Callable
@@ -8,28 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from chaos.processes.checker import Check
-from chaos.processes.checker.counting import open_left, views_differ
-from chaos.processes.checker.processes import processes_failed
-from chaos.processes.checker.requests import answers_wrong, keys_made_two
-from chaos.processes.checker.results import results_changed
-from chaos.processes.generator import Plan
-from chaos.processes.history import Evidence, digest
-from chaos.processes.lines import Line, Log
-from chaos.processes.tampering import add, answer, lay, say, take_back, tell
+from chaos.checker import violations
+from chaos.checker.operations import key_made_two_jobs, operation_answered_wrongly
+from chaos.checker.results import result_changed
+from chaos.checker.states import process_failed, unfinished_items, views_differ
+from chaos.config import RoundConfig
+from chaos.history import Check, History, HistoryEvent, HistoryLog, digest
 from chaos.service.checker import (
     CHECKS,
-    downloads_differ,
-    hits_missed,
-    not_once_succeeded,
-    recovered_late,
-    tokens_worse,
-    violations,
+    download_differs,
+    fault_missed,
+    item_not_succeeded_once,
+    recovery_late,
+    token_worse,
 )
-from chaos.service.history import Journal
-from chaos.service.nemesis import KINDS, deal
-from chaos.service.recovery import recovery_of
-from chaos.service.tokens import angle
+from chaos.service.nemesis import KINDS, draw_faults
+from chaos.service.observer import StoreObserver
+from chaos.service.recovery import measure_recovery
+from chaos.service.tokens import angle_degrees
+from chaos.tampering import append, change, completion, insert, put, remove
 from dti_engine.text.tokens import LearnedToken
 from services.contracts.jobs import Item, JobRequest
 from services.ledger.keys import ItemRef
@@ -41,38 +38,40 @@ from services.ledger.submissions import submit
 from services.ledger.worker import WorkerSession
 from services.storage.memory import MemoryStore
 
-Doctor = Callable[[Evidence], Evidence]
+Tampering = Callable[[History], History]
 _STEPS = 8
 
 
 @pytest.fixture
-def evidence(tmp_path: Path) -> Evidence:
-    """A worker has two items in hand and is hit; another takes them up, and both succeed."""
-    plan = Plan("memory:", "scene", tenant="t", pool="p", lease=60, look=0.001)
-    ledger = Ledger.open(MemoryStore(), plan.settings)
-    log, client = Log(tmp_path, "round"), Log(tmp_path, "client-0")
-    journal = Journal(ledger, plan.tenant, Log(tmp_path, "journal"))
-    log.say("begun", kinds=["worker"], steps=_STEPS, margin=10)
+def history(tmp_path: Path) -> History:
+    """Let a worker be hit with two running items, which another claims and completes."""
+    config = RoundConfig(
+        "memory:", "scene", tenant="t", pool="p", lease_s=60, poll_interval_s=0.001
+    )
+    ledger = Ledger.open(MemoryStore(), config.settings)
+    log, client = HistoryLog(tmp_path, "round"), HistoryLog(tmp_path, "client-0")
+    observer = StoreObserver(ledger, config.tenant, HistoryLog(tmp_path, "observer"))
+    log.append("round_started", kinds=["worker"], steps=_STEPS, recovery_margin_s=10)
     request = JobRequest(pool="p", items=(Item(name="a", work={}), Item(name="b", work={})))
-    client.say("asked", n=0, op="submit", key="k")
-    job = submit(ledger, plan.tenant, "k", request).job
-    client.say("answered", n=0, job=job, created=True)
+    client.append("invoked", n=0, op="submit", key="k")
+    job = submit(ledger, config.tenant, "k", request).job
+    client.append("completed", n=0, job=job, created=True)
     first = _worker(ledger)
     lost = first.claim(2)
-    journal.look()
-    log.say("moment", workers=[1, 2], left=[2])
-    log.say("hit", kind="worker", pids=[1], hands=[first.lease.worker])
-    client.say("asked", n=1, op="again", key="k")
-    client.say("answered", n=1, job=job, created=False)
+    observer.observe()
+    log.append("targets_chosen", workers=[1, 2], left=[2])
+    log.append("fault", kind="worker", pids=[1], workers=[first.lease.worker])
+    client.append("invoked", n=1, op="again", key="k")
+    client.append("completed", n=1, job=job, created=False)
     for one in lost:
         end_attempt(ledger, one.keys, one.item_ref, one.number, "lost", "it was killed")
     second = _worker(ledger)
-    journal.look()
+    observer.observe()
     for one in second.claim(2):
-        journal.look()
+        observer.observe()
         one.succeed(one.item.name.encode(), {"steps": _STEPS})
-        log.say(
-            "told",
+        log.append(
+            "downloaded",
             job=job,
             index=one.item_ref.index,
             state="succeeded",
@@ -81,13 +80,13 @@ def evidence(tmp_path: Path) -> Evidence:
             steps=_STEPS,
             resumed_at=3,
             angle=0.1,
-            seeds=5.0,
+            seed_angle=5.0,
         )
-    journal.look()
-    supervisor = Recovery(ledger)
-    supervisor.sweep()
-    log.say("passed", damaged=supervisor.recover().damaged)
-    return Evidence.gather(plan, tmp_path, ledger)
+    observer.observe()
+    recovery = Recovery(ledger)
+    recovery.sweep()
+    log.append("recovery_pass", damaged=recovery.recover().damaged)
+    return History.collect(config, tmp_path, ledger)
 
 
 def _worker(ledger: Ledger) -> WorkerSession:
@@ -96,148 +95,159 @@ def _worker(ledger: Ledger) -> WorkerSession:
     return worker
 
 
-def _job(evidence: Evidence) -> str:
-    (job,) = evidence.jobs
+def _job(history: History) -> str:
+    (job,) = history.jobs
     return job
 
 
-def _result(evidence: Evidence) -> str:
-    return evidence.keys(_job(evidence)).result(ItemRef(0, 0))
+def _result(history: History) -> str:
+    return history.keys(_job(history)).result(ItemRef(0, 0))
 
 
-def _told(evidence: Evidence) -> Line:
-    return evidence.said("told")[0]
+def _download(history: History) -> HistoryEvent:
+    return history.events("downloaded")[0]
 
 
-def _overwritten(evidence: Evidence) -> Evidence:
-    """A zombie has put its own in place of a result."""
-    key = _result(evidence)
-    record, _ = evidence.outcomes(_job(evidence))[ItemRef(0, 0)]
+def _result_overwritten(history: History) -> History:
+    """Let a zombie replace a result by its own."""
+    key = _result(history)
+    record, _ = history.results(_job(history))[ItemRef(0, 0)]
     assert isinstance(record, ResultRecord)
     ours = record.model_copy(update={"nonce": "zombie.n", "sha256": digest(b"other")})
-    return lay(evidence, key, pack(ours, b"other"))
+    return put(history, key, pack(ours, b"other"))
 
 
-def _failed(evidence: Evidence) -> Evidence:
-    record = ResultRecord(nonce="w.n", status="failed", attempt=4, reason="doctored")
-    return lay(evidence, _result(evidence), pack(record))
+def _result_failed(history: History) -> History:
+    record = ResultRecord(nonce="w.n", status="failed", attempt=4, reason="tampered")
+    return put(history, _result(history), pack(record))
 
 
-def _claims(evidence: Evidence, number: int) -> list[Line]:
-    return [line for line in evidence.said("claimed") if line["number"] == number]
+def _claims(history: History, number: int) -> list[HistoryEvent]:
+    return [event for event in history.events("claim_seen") if event["number"] == number]
 
 
-def _taken_up_late(evidence: Evidence) -> Evidence:
-    """All that the journal saw after the hit, later than is allowed."""
-    hit = evidence.said("hit")[0].t
-    lines = [
-        replace(line, t=line.t + 100) if line.t > hit and line.who == "journal" else line
-        for line in evidence.lines
+def _claimed_late(history: History) -> History:
+    """Delay everything that the observer saw after the fault."""
+    hit = history.events("fault")[0].time
+    events = [
+        replace(event, time=event.time + 100)
+        if event.time > hit and event.process == "observer"
+        else event
+        for event in history.all_events
     ]
-    return replace(evidence, lines=lines)
+    return replace(history, all_events=events)
 
 
-def _never_taken_up(evidence: Evidence) -> Evidence:
-    key = _result(evidence)
-    for line in [*_claims(evidence, 2), *evidence.said("saw")]:
-        if line.told.get("index") == 0 or line.told.get("key") == key:
-            evidence = take_back(evidence, line)
-    return evidence
+def _never_claimed(history: History) -> History:
+    key = _result(history)
+    for event in [*_claims(history, 2), *history.events("result_seen")]:
+        if event.fields.get("index") == 0 or event.fields.get("key") == key:
+            history = remove(history, event)
+    return history
 
 
-DOCTORS: list[tuple[Check, Doctor]] = [
-    (hits_missed, lambda e: tell(e, e.said("hit")[0], pids=[])),
-    (hits_missed, lambda e: take_back(e, e.said("hit")[0])),
-    (processes_failed, lambda e: say(e, "passed", damaged={"job": "why"})),
-    (answers_wrong, lambda e: take_back(e, answer(e, "again"))),
-    (keys_made_two, lambda e: tell(e, answer(e, "again"), created=True)),
-    (open_left, lambda e: say(e, "overdue", jobs=["x"])),
-    (open_left, lambda e: lay(e, _result(e), None)),
-    (views_differ, _failed),
-    (results_changed, _overwritten),
-    (results_changed, lambda e: tell(e, e.said("saw")[0], sha256="0")),
-    (results_changed, lambda e: lay(e, _result(e), None)),
-    (not_once_succeeded, _failed),
-    (not_once_succeeded, lambda e: lay(e, _result(e), None)),
-    (not_once_succeeded, lambda e: lay(e, e.keys(_job(e)).spec, None)),
-    (downloads_differ, _overwritten),
-    (downloads_differ, lambda e: tell(e, _told(e), sha256="0")),
-    (downloads_differ, lambda e: tell(e, _told(e), state="failed")),
-    (downloads_differ, lambda e: take_back(e, _told(e))),
-    (tokens_worse, lambda e: tell(e, _told(e), angle=0.6)),
-    (tokens_worse, lambda e: tell(e, _told(e), angle=float("nan"))),
-    (tokens_worse, lambda e: tell(e, _told(e), steps=3)),
-    (tokens_worse, lambda e: tell(e, _told(e), error="not an artifact")),
-    (recovered_late, _taken_up_late),
-    (recovered_late, _never_taken_up),
+TAMPERINGS: list[tuple[Check, Tampering]] = [
+    (fault_missed, lambda h: change(h, h.events("fault")[0], pids=[])),
+    (fault_missed, lambda h: remove(h, h.events("fault")[0])),
+    (process_failed, lambda h: append(h, "recovery_pass", damaged={"job": "why"})),
+    (operation_answered_wrongly, lambda h: remove(h, completion(h, "again"))),
+    (key_made_two_jobs, lambda h: change(h, completion(h, "again"), created=True)),
+    (unfinished_items, lambda h: append(h, "overdue", jobs=["x"])),
+    (unfinished_items, lambda h: put(h, _result(h), None)),
+    (views_differ, _result_failed),
+    (result_changed, _result_overwritten),
+    (result_changed, lambda h: change(h, h.events("result_seen")[0], sha256="0")),
+    (result_changed, lambda h: put(h, _result(h), None)),
+    (item_not_succeeded_once, _result_failed),
+    (item_not_succeeded_once, lambda h: put(h, _result(h), None)),
+    (item_not_succeeded_once, lambda h: put(h, h.keys(_job(h)).spec, None)),
+    (download_differs, _result_overwritten),
+    (download_differs, lambda h: change(h, _download(h), sha256="0")),
+    (download_differs, lambda h: change(h, _download(h), state="failed")),
+    (download_differs, lambda h: remove(h, _download(h))),
+    (token_worse, lambda h: change(h, _download(h), angle=0.6)),
+    (token_worse, lambda h: change(h, _download(h), angle=float("nan"))),
+    (token_worse, lambda h: change(h, _download(h), steps=3)),
+    (token_worse, lambda h: change(h, _download(h), error="not an artifact")),
+    (recovery_late, _claimed_late),
+    (recovery_late, _never_claimed),
 ]
 
 
-def test_nothing_is_found_where_all_went_well(evidence: Evidence) -> None:
-    assert violations(evidence) == []
-    recovery = recovery_of(evidence)
-    assert recovery.in_hand == 2
-    assert recovery.held is not None
-    assert recovery.taken == recovery.held > 0
+def test_an_untampered_history_has_no_violations(history: History) -> None:
+    assert violations(history, CHECKS) == []
+    recovery = measure_recovery(history)
+    assert recovery.interrupted == 2
+    assert recovery.claimed_after_s is not None
+    assert recovery.ledger_s == recovery.claimed_after_s > 0
 
 
-@pytest.mark.parametrize(("check", "doctor"), DOCTORS)
-def test_what_is_wrong_is_found(evidence: Evidence, check: Check, doctor: Doctor) -> None:
-    assert check(doctor(evidence))
+@pytest.mark.parametrize(("check", "tampering"), TAMPERINGS)
+def test_each_check_detects_the_tampering_that_it_is_for(
+    history: History, check: Check, tampering: Tampering
+) -> None:
+    assert check(tampering(history))
 
 
-def test_every_check_was_tried() -> None:
-    assert {check for check, _ in DOCTORS} == set(CHECKS)
+def test_every_check_has_a_tampering() -> None:
+    assert {check for check, _ in TAMPERINGS} == set(CHECKS)
 
 
-def test_what_had_ended_before_the_hit_was_in_nobodys_hands(evidence: Evidence) -> None:
-    saw = next(line for line in evidence.said("saw") if line["key"] == _result(evidence))
-    before = evidence.said("hit")[0].t - 1e-9
-    assert recovery_of(add(take_back(evidence, saw), replace(saw, t=before))).in_hand == 1
+def test_what_had_ended_before_the_hit_was_in_nobodys_workers(history: History) -> None:
+    saw = next(event for event in history.events("result_seen") if event["key"] == _result(history))
+    before = history.events("fault")[0].time - 1e-9
+    assert (
+        measure_recovery(insert(remove(history, saw), replace(saw, time=before))).interrupted == 1
+    )
 
 
-def test_a_node_is_waited_for_until_a_worker_has_loaded_its_model(evidence: Evidence) -> None:
-    """What took longer than the ledger needs is told apart."""
-    hit, claim = evidence.said("hit")[0], _claims(evidence, 2)[-1]
-    of_node = tell(evidence, hit, kind="node", hands=[])
-    of_node = tell(of_node, of_node.said("moment")[0], left=[])
-    of_node = add(of_node, Line(claim.t - 1e-9, "round", "back", {"name": "supervisor"}))
-    recovery = recovery_of(of_node)
-    assert recovery.in_hand == 2
-    assert recovery.held is not None
-    assert recovery.back["supervisor"] == pytest.approx(recovery.ready)
-    assert recovery.taken is not None
-    assert recovery.taken == pytest.approx(recovery.held - recovery.ready)
-    assert 0 <= recovery.taken < recovery.held
+def test_the_time_until_a_worker_has_loaded_its_model_is_not_the_ledgers(history: History) -> None:
+    hit, claim = history.events("fault")[0], _claims(history, 2)[-1]
+    with_node = change(history, hit, kind="node", workers=[])
+    with_node = change(with_node, with_node.events("targets_chosen")[0], left=[])
+    with_node = insert(
+        with_node, HistoryEvent(claim.time - 1e-9, "round", "recovered", {"name": "supervisor"})
+    )
+    recovery = measure_recovery(with_node)
+    assert recovery.interrupted == 2
+    assert recovery.claimed_after_s is not None
+    assert recovery.recovered_after_s["supervisor"] == pytest.approx(recovery.ready_after_s)
+    assert recovery.ledger_s is not None
+    assert recovery.ledger_s == pytest.approx(recovery.claimed_after_s - recovery.ready_after_s)
+    assert 0 <= recovery.ledger_s < recovery.claimed_after_s
 
 
-def test_a_sleeper_has_it_in_hand_again_unless_it_was_held_for_dead(evidence: Evidence) -> None:
-    hit = evidence.said("hit")[0]
-    asleep = add(tell(evidence, hit, kind="stopped"), Line(hit.t, "round", "woken", {"pid": 1}))
-    asleep = _never_taken_up(asleep)
-    assert not recovery_of(asleep).is_complete
-    for line in asleep.said("over"):
-        asleep = take_back(asleep, line)
-    assert recovery_of(asleep).held == 0
+def test_a_paused_worker_goes_on_unless_it_was_declared_dead(history: History) -> None:
+    hit = history.events("fault")[0]
+    paused = insert(
+        change(history, hit, kind="paused"),
+        HistoryEvent(hit.time, "round", "continued", {"pid": 1}),
+    )
+    paused = _never_claimed(paused)
+    assert not measure_recovery(paused).is_complete
+    for event in paused.events("attempt_end_seen"):
+        paused = remove(paused, event)
+    assert measure_recovery(paused).claimed_after_s == 0
 
 
-def test_a_result_that_changes_is_seen_by_the_journal(evidence: Evidence, tmp_path: Path) -> None:
-    """In the store itself, not in the evidence."""
-    store, key = evidence.ledger.store, _result(evidence)
-    journal = Journal(evidence.ledger, evidence.plan.tenant, Log(tmp_path, "journal-2"))
-    journal.look()
+def test_a_result_that_changes_is_seen_by_the_observer(history: History, tmp_path: Path) -> None:
+    store, key = history.ledger.store, _result(history)
+    observer = StoreObserver(
+        history.ledger, history.config.tenant, HistoryLog(tmp_path, "observer-2")
+    )
+    observer.observe()
     there = store.read(key).body
     store.put(key, there.replace(b'"attempt":2', b'"attempt":1'))
-    journal.look()
-    assert results_changed(Evidence.gather(evidence.plan, tmp_path, evidence.ledger))
+    observer.observe()
+    assert result_changed(History.collect(history.config, tmp_path, history.ledger))
 
 
-def test_six_rounds_have_every_kind_and_the_seed_decides_their_order() -> None:
-    dealt = deal(12, seed=3)
-    for hand in (dealt[:6], dealt[6:]):
-        assert {kinds[0] for kinds in hand if len(kinds) == 1} == set(KINDS)
-        assert sum(len(kinds) == 2 for kinds in hand) == 1
-    assert dealt == deal(12, seed=3) != deal(12, seed=4)
+def test_six_rounds_have_every_kind_of_fault_in_an_order_by_the_seed() -> None:
+    drawn = draw_faults(12, seed=3)
+    for six in (drawn[:6], drawn[6:]):
+        assert {kinds[0] for kinds in six if len(kinds) == 1} == set(KINDS)
+        assert sum(len(kinds) == 2 for kinds in six) == 1
+    assert drawn == draw_faults(12, seed=3) != draw_faults(12, seed=4)
 
 
 def test_the_angle_is_the_largest_of_all_vectors() -> None:
@@ -245,5 +255,5 @@ def test_the_angle_is_the_largest_of_all_vectors() -> None:
         return LearnedToken("<a>", {"text": torch.tensor(rows)})
 
     one = token((1.0, 0.0), (0.0, 2.0))
-    assert angle(one, one) == 0
-    assert angle(one, token((1.0, 1.0), (0.0, 3.0))) == pytest.approx(45)
+    assert angle_degrees(one, one) == 0
+    assert angle_degrees(one, token((1.0, 1.0), (0.0, 3.0))) == pytest.approx(45)

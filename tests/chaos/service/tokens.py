@@ -1,4 +1,4 @@
-"""Whether a token is as good as one that was learned undisturbed: by the angle between the two."""
+"""The quality of a token: its angle to the one that the same training gives without faults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,38 +11,37 @@ from dti_engine.optim.sphere import geodesic_distance
 from dti_engine.text.tokens import LearnedToken
 
 TOLERANCE = 0.1
-"""The share of the angle between two seeds that docs/explanation/method.md allows between two
-packings: who
-sits beside whom in which slot is another thing after a kill.
+"""The share of the angle between two seeds that docs/explanation/method.md allows between batches:
+after a fault, a subject trains beside others and in another slot.
 """
 
 
 @dataclass(frozen=True)
-class Undisturbed:
-    """What subjects learn if nothing is killed, with the seed of all rounds and with another."""
+class ReferenceTokens:
+    """Artifacts of all subjects trained without faults, with the rounds' seed and with another."""
 
-    same: Mapping[str, Artifact]
-    other: Mapping[str, Artifact]
+    same_seed: Mapping[str, Artifact]
+    other_seed: Mapping[str, Artifact]
 
-    def compare(self, name: str, learned: LearnedToken) -> dict[str, float]:
-        """Whether it is the undisturbed one bit for bit; degrees to that, and between seeds."""
-        same, other = self.same[name].token, self.other[name].token
+    def compare(self, subject: str, token: LearnedToken) -> dict[str, float]:
+        """Return whether a token is bit for bit the reference, and the angles in degrees."""
+        same, other = self.same_seed[subject].token, self.other_seed[subject].token
         return {
             "exact": all(
                 torch.equal(rows, same.embeddings[encoder])
-                for encoder, rows in learned.embeddings.items()
+                for encoder, rows in token.embeddings.items()
             ),
-            "angle": angle(learned, same),
-            "seeds": angle(same, other),
+            "angle": angle_degrees(token, same),
+            "seed_angle": angle_degrees(same, other),
         }
 
 
-def angle(one: LearnedToken, other: LearnedToken) -> float:
-    """The largest between their vectors, in degrees."""
-    theirs = other.directions()
+def angle_degrees(token: LearnedToken, other: LearnedToken) -> float:
+    """Return the largest angle between the vectors of two tokens."""
+    directions = other.directions()
     return degrees(
         max(
-            float(geodesic_distance(rows, theirs[name]).max())
-            for name, rows in one.directions().items()
+            float(geodesic_distance(rows, directions[encoder]).max())
+            for encoder, rows in token.directions().items()
         )
     )
