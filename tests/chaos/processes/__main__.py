@@ -1,7 +1,6 @@
 """Command line: inject faults into processes of the ledger for many rounds, and check each.
 
-    python -m chaos.processes URL [--rounds 100] [--seed 1] [--folder LOGS] \
-        [--crash COMMAND --restart COMMAND]
+python -m chaos.processes URL [--rounds 100] [--seed 1] [--crash COMMAND --restart COMMAND]
 """
 
 import argparse

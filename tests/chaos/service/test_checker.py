@@ -63,20 +63,20 @@ def history(tmp_path: Path) -> History:
     log.append("fault", kind="worker", pids=[1], workers=[first.lease.worker])
     client.append("invoked", n=1, op="again", key="k")
     client.append("completed", n=1, job=job, created=False)
-    for one in lost:
-        end_attempt(ledger, one.keys, one.item_ref, one.number, "lost", "it was killed")
+    for attempt in lost:
+        end_attempt(ledger, attempt.keys, attempt.item_ref, attempt.number, "lost", "it was killed")
     second = _worker(ledger)
     observer.observe()
-    for one in second.claim(2):
+    for attempt in second.claim(2):
         observer.observe()
-        one.succeed(one.item.name.encode(), {"steps": _STEPS})
+        attempt.succeed(attempt.item.name.encode(), {"steps": _STEPS})
         log.append(
             "downloaded",
             job=job,
-            index=one.item_ref.index,
+            index=attempt.item_ref.index,
             state="succeeded",
             error="",
-            sha256=digest(one.item.name.encode()),
+            sha256=digest(attempt.item.name.encode()),
             steps=_STEPS,
             resumed_at=3,
             angle=0.1,
@@ -193,7 +193,7 @@ def test_every_check_has_a_tampering() -> None:
     assert {check for check, _ in TAMPERINGS} == set(CHECKS)
 
 
-def test_what_had_ended_before_the_hit_was_in_nobodys_workers(history: History) -> None:
+def test_an_item_that_ended_before_the_fault_was_not_interrupted(history: History) -> None:
     saw = next(event for event in history.events("result_seen") if event["key"] == _result(history))
     before = history.events("fault")[0].time - 1e-9
     assert (

@@ -1,1 +1,1 @@
-"""Many processes over one S3 server, with faults, in virtual time, by a seed alone."""
+"""A simulation of the ledger: many processes over one S3 server, with faults, in virtual time."""

@@ -1,4 +1,4 @@
-"""The S3 server: versions, conditions, listings, and a journal of all that was changed."""
+"""The simulated S3 server: versions, conditions, listings, and a journal of all changes."""
 
 import hashlib
 from bisect import bisect_left, bisect_right, insort
@@ -14,17 +14,17 @@ _LAST = "\U0010ffff"  # sorts behind every character of a key
 
 
 class Version(NamedTuple):
-    """What stands under a key."""
+    """The object under a key."""
 
     body: bytes
     etag: str
     last_modified: datetime
-    """In whole seconds."""
+    """In whole seconds, as S3 has it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
-    """One change, at the virtual time at which all saw it."""
+class AppliedChange:
+    """One change, at the virtual time at which it became visible to all."""
 
     time: float
     request: int
@@ -34,21 +34,21 @@ class Applied:
     body: bytes
     etag: str
     previous_etag: str | None
-    """None: nothing stood there."""
+    """None if the key had no object."""
 
 
-class Refusal(NamedTuple):
-    """An error as the server words it."""
+class ErrorResponse(NamedTuple):
+    """An error in the server's words."""
 
     status: int
     code: str
 
 
-NO_SUCH_KEY = Refusal(404, "NoSuchKey")
-PRECONDITION_FAILED = Refusal(412, "PreconditionFailed")
+NO_SUCH_KEY = ErrorResponse(404, "NoSuchKey")
+PRECONDITION_FAILED = ErrorResponse(412, "PreconditionFailed")
 
 
-class Listed(NamedTuple):
+class ListingPage(NamedTuple):
     """One page of keys and common prefixes."""
 
     objects: list[tuple[str, Version]]
@@ -57,13 +57,13 @@ class Listed(NamedTuple):
 
 
 class Bucket:
-    """Every method acts at one instant. ETags are MD5, so equal bytes have equal ones."""
+    """The server. Every method acts at one instant. ETags are MD5: equal bytes, equal ETags."""
 
     def __init__(self, world: World, *, offset: float = 0.0) -> None:
-        """The server's clock is `offset` seconds ahead of virtual time."""
-        self.journal: list[Applied] = []
+        """Create an empty bucket whose server's clock is `offset` seconds ahead of virtual time."""
+        self.journal: list[AppliedChange] = []
         self.positions: list[int] = []
-        """For each request: how many changes had been made when it was served last; -1: never."""
+        """For each request: the length of the journal when it was last served; -1 if never."""
         self.world = world
         self._offset = offset
         self._versions: dict[str, Version] = {}
@@ -73,12 +73,12 @@ class Bucket:
         self._time = START
 
     def number(self) -> int:
-        """The number of a new request."""
+        """Return the number of a new request."""
         self.positions.append(-1)
         return len(self.positions) - 1
 
     def date(self) -> str:
-        """The server's clock as the header Date has it."""
+        """Return the server's time as in the header Date."""
         self._tick()
         return self._date
 
@@ -93,12 +93,12 @@ class Bucket:
         body: bytes,
         if_match: str | None,
         if_none_match: str | None,
-    ) -> Version | Refusal:
+    ) -> Version | ErrorResponse:
         there = self._versions.get(key)
         if if_none_match == "*" and there:
             return PRECONDITION_FAILED
-        if if_match is not None and (refusal := _unmatched(there, if_match)):
-            return refusal
+        if if_match is not None and (error := _unmatched(there, if_match)):
+            return error
         self._tick()
         etag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
         self._versions[key] = version = Version(body, etag, self._time)
@@ -106,34 +106,36 @@ class Bucket:
             insort(self._keys, key)
         previous = there.etag if there else None
         self.journal.append(
-            Applied(self.world.now, request, process, "put", key, body, etag, previous)
+            AppliedChange(self.world.now, request, process, "put", key, body, etag, previous)
         )
         return version
 
-    def delete(self, request: int, process: str, key: str, if_match: str | None) -> Refusal | None:
+    def delete(
+        self, request: int, process: str, key: str, if_match: str | None
+    ) -> ErrorResponse | None:
         there = self._versions.get(key)
-        if if_match is not None and (refusal := _unmatched(there, if_match)):
-            return refusal
+        if if_match is not None and (error := _unmatched(there, if_match)):
+            return error
         if there:
             del self._versions[key]
             del self._keys[bisect_left(self._keys, key)]
             self.journal.append(
-                Applied(self.world.now, request, process, "delete", key, b"", "", there.etag)
+                AppliedChange(self.world.now, request, process, "delete", key, b"", "", there.etag)
             )
         return None
 
-    def page(self, prefix: str, after: str, delimiter: str, limit: int) -> Listed:
+    def page(self, prefix: str, after: str, delimiter: str, limit: int) -> ListingPage:
         keys, versions = self._keys, self._versions
         place = max(bisect_right(keys, after), bisect_left(keys, prefix))
         end = bisect_left(keys, prefix + _LAST) if prefix else len(keys)
         if not delimiter:
             page = keys[place : min(place + limit, end)]
-            return Listed([(key, versions[key]) for key in page], [], place + limit < end)
+            return ListingPage([(key, versions[key]) for key in page], [], place + limit < end)
         objects: list[tuple[str, Version]] = []
         prefixes: list[str] = []
         while place < end:
             if len(objects) + len(prefixes) == limit:
-                return Listed(objects, prefixes, True)
+                return ListingPage(objects, prefixes, True)
             key = keys[place]
             first, found, _ = key[len(prefix) :].partition(delimiter)
             if found:
@@ -142,10 +144,10 @@ class Bucket:
             else:
                 objects.append((key, versions[key]))
                 place += 1
-        return Listed(objects, prefixes, False)
+        return ListingPage(objects, prefixes, False)
 
     def keys(self, prefix: str = "") -> list[str]:
-        """All keys with this prefix, in order."""
+        """Return all keys with this prefix, in order."""
         return [key for key in self._keys if key.startswith(prefix)]
 
     def _tick(self) -> None:
@@ -156,7 +158,7 @@ class Bucket:
             self._date = format_datetime(self._time, usegmt=True)
 
 
-def _unmatched(there: Version | None, etag: str) -> Refusal | None:
+def _unmatched(there: Version | None, etag: str) -> ErrorResponse | None:
     if there is None:
         return NO_SUCH_KEY
     return None if there.etag == etag else PRECONDITION_FAILED

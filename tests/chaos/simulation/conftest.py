@@ -1,4 +1,4 @@
-"""A world that ends with its test, and stores in it."""
+"""Fixtures: a world that ends with its test, and stores in it."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from chaos.simulation.bucket import Bucket
 from chaos.simulation.nemesis import Faults
-from chaos.simulation.network import Wire
+from chaos.simulation.network import Network
 from chaos.simulation.process import Process
 from chaos.simulation.store_client import simulated_store
 from chaos.simulation.world import World
@@ -26,12 +26,12 @@ def bucket(world: World) -> Bucket:
 
 @pytest.fixture
 def open_store(world: World, bucket: Bucket) -> Callable[..., tuple[Process, S3Store]]:
-    """open_store(attempts=..., lost_answer=1.0, ...) -> a new process, and its store."""
+    """Return open_store(attempts=..., lost_answer=1.0, ...) -> a new process and its store."""
 
     def open_store(attempts: int = 6, **rates: float) -> tuple[Process, S3Store]:
         process = world.process(f"process {len(world.processes)}")
         return process, simulated_store(
-            process, Wire(bucket, Faults(**rates)), max_attempts=attempts
+            process, Network(bucket, Faults(**rates)), max_attempts=attempts
         )
 
     return open_store

@@ -1,34 +1,33 @@
-"""Whether a store told its callers the truth: their witnesses against the server's journal."""
+"""Consistency of the store: what calls returned, against the server's journal."""
 
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
 
-from chaos.simulation.bucket import Applied, Bucket
-from chaos.simulation.recorder import Call, Witness
+from chaos.simulation.bucket import AppliedChange, Bucket
+from chaos.simulation.recorder import Call, StoreRecorder
 from services.errors import OutcomeUnknownError, PreconditionFailedError, UnavailableError
 
 
-def untruths(witnesses: Iterable[Witness], bucket: Bucket) -> list[str]:
-    """Everything that any check below finds."""
-    witnesses = list(witnesses)
+def inconsistencies(recorders: Iterable[StoreRecorder], bucket: Bucket) -> list[str]:
+    """Return what any of the checks below finds."""
+    recorders = list(recorders)
     return [
         line
-        for check in (lost_to_itself, returned_unwritten, applied_though_unavailable)
-        for line in check(witnesses, bucket)
+        for check in (refused_by_own_write, returned_unwritten, applied_though_unavailable)
+        for line in check(recorders, bucket)
     ]
 
 
-def lost_to_itself(witnesses: Iterable[Witness], bucket: Bucket) -> list[str]:
-    """Calls that were refused though what stood there, when their last request was served, was
-    their own write.
+def refused_by_own_write(recorders: Iterable[StoreRecorder], bucket: Bucket) -> list[str]:
+    """Find calls that were refused by a write of their own.
 
-    What stood there before that does not count: others may overwrite between the refusal and the
-    look at what stands there.
+    What counts is the object that was there when the last request of the call was served. Earlier
+    objects do not: others may overwrite them between the refusal and the read for its cause.
     """
-    history = _History(bucket)
+    history = _KeyHistory(bucket)
     found: list[str] = []
-    for call in _calls(witnesses):
+    for call in _calls(recorders):
         if call.error and issubclass(call.error, PreconditionFailedError) and call.requests:
             standing = history.standing(call.key, bucket.positions[call.requests[-1]])
             if standing and standing.request in call.requests:
@@ -36,27 +35,27 @@ def lost_to_itself(witnesses: Iterable[Witness], bucket: Bucket) -> list[str]:
     return found
 
 
-def returned_unwritten(witnesses: Iterable[Witness], bucket: Bucket) -> list[str]:
-    """Writes that returned though their bytes were never written on the condition asked for."""
-    written: dict[tuple[str, bytes], list[Applied]] = defaultdict(list)
+def returned_unwritten(recorders: Iterable[StoreRecorder], bucket: Bucket) -> list[str]:
+    """Find writes that returned though their bytes were never written on their condition."""
+    written: dict[tuple[str, bytes], list[AppliedChange]] = defaultdict(list)
     for change in bucket.journal:
         if change.kind == "put":
             written[change.key, change.body].append(change)
     return [
         f"{call!r}, but nobody wrote these bytes on this condition"
-        for call in _calls(witnesses)
+        for call in _calls(recorders)
         if call.returned
         and call.operation in ("create", "replace", "put")
         and not any(_is_of(change, call) for change in written.get((call.key, call.body), ()))
     ]
 
 
-def applied_though_unavailable(witnesses: Iterable[Witness], bucket: Bucket) -> list[str]:
-    """Calls that said nothing was changed, though one of their requests was applied, even later."""
+def applied_though_unavailable(recorders: Iterable[StoreRecorder], bucket: Bucket) -> list[str]:
+    """Find calls that reported no change though a request was applied, even later."""
     applied = {change.request for change in bucket.journal}
     return [
         f"{call!r}, but {sorted(applied.intersection(call.requests))} were applied"
-        for call in _calls(witnesses)
+        for call in _calls(recorders)
         if call.error
         and issubclass(call.error, UnavailableError)
         and not issubclass(call.error, OutcomeUnknownError)
@@ -64,7 +63,7 @@ def applied_though_unavailable(witnesses: Iterable[Witness], bucket: Bucket) -> 
     ]
 
 
-class _History:
+class _KeyHistory:
     """The journal by keys."""
 
     def __init__(self, bucket: Bucket) -> None:
@@ -73,21 +72,21 @@ class _History:
         for place, change in enumerate(bucket.journal):
             self._places[change.key].append(place)
 
-    def standing(self, key: str, position: int) -> Applied | None:
-        """The write that stood there after so many changes of the journal."""
+    def standing(self, key: str, position: int) -> AppliedChange | None:
+        """Return the write that a key had after so many changes of the journal."""
         places = self._places.get(key, [])
         index = bisect_left(places, position)
         change = self._journal[places[index - 1]] if index else None
         return change if change and change.kind == "put" else None
 
 
-def _is_of(change: Applied, call: Call) -> bool:
+def _is_of(change: AppliedChange, call: Call) -> bool:
     if call.ended is None or change.time > call.ended or change.etag != call.result:
         return False
     return call.operation == "put" or change.previous_etag == call.expected
 
 
-def _calls(witnesses: Iterable[Witness]) -> Iterable[Call]:
-    """Each once: a witness and its one for leases have the same."""
-    for calls in {id(witness.calls): witness.calls for witness in witnesses}.values():
+def _calls(recorders: Iterable[StoreRecorder]) -> Iterable[Call]:
+    """Yield each call once; a recorder and its recorder for leases share their calls."""
+    for calls in {id(recorder.calls): recorder.calls for recorder in recorders}.values():
         yield from calls

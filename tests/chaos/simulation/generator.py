@@ -1,5 +1,6 @@
-"""Clients of a simulated service: they submit, look, cancel, retry and delete, and repeat what was
-not answered, as whoever comes after a crash would.
+"""The generator: simulated clients that submit, observe, cancel, retry and delete.
+
+An operation without an answer is repeated, by the client or by its replacement after a crash.
 """
 
 import random
@@ -7,48 +8,48 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from chaos.simulation.history import Answer, History, Observation
+from chaos.simulation.history import Completion, History, Observation
 from chaos.simulation.process import Process
 from chaos.simulation.worker_process import POOL
 from services.contracts.jobs import Item, JobRequest
 from services.errors import ConflictError, DeletedError, StorageError, UnknownJobError
-from services.ledger import deletion, submissions
-from services.ledger import queries as reading
+from services.ledger import deletion, queries, submissions
 from services.ledger.ledger import Ledger
 
 T = TypeVar("T")
 
 TENANTS = ("acme", "bolt")
-_TRIES = 12
+_MAX_TRIES = 12
 
 
 @dataclass
-class Plan:
-    """What one client is about to do. It outlives its process, like a file would."""
+class Workload:
+    """The operations of one client. It outlives the process, as a file would."""
 
     tenant: str
     key: str
     request: JobRequest
-    acts: list[str]
-    """What is still to do once it is submitted, in order."""
+    actions: list[str]
+    """What remains to be done after the submission, in order."""
     job: str = ""
 
 
-def draw_plan(chance: random.Random, number: int) -> Plan:
-    fates = ["ok"] * 12 + ["bad", "flaky"] + (["poison"] if chance.random() < 0.2 else [])
+def draw_workload(rng: random.Random, number: int) -> Workload:
+    """Draw the job and the operations of a client."""
+    scripts = ["ok"] * 12 + ["bad", "flaky"] + (["poison"] if rng.random() < 0.2 else [])
     items = tuple(
         Item(
             name=f"subject {index}",
             work={
-                "steps": chance.randint(1, 6),
-                "every": chance.randint(1, 3),
-                "fate": chance.choice(fates),
+                "steps": rng.randint(1, 6),
+                "every": rng.randint(1, 3),
+                "script": rng.choice(scripts),
             },
         )
-        for index in range(chance.choice((1, 1, 2, 3, 5)))
+        for index in range(rng.choice((1, 1, 2, 3, 5)))
     )
-    acts = ["look"] * chance.randrange(3)
-    for act, likely in (
+    actions = ["observe"] * rng.randrange(3)
+    for action, probability in (
         ("cancel", 0.25),
         ("retry", 0.3),
         ("delete item", 0.3),
@@ -57,106 +58,112 @@ def draw_plan(chance: random.Random, number: int) -> Plan:
         ("submit otherwise", 0.2),
         ("delete tenant", 0.03),
     ):
-        if chance.random() < likely:
-            acts.insert(chance.randint(0, len(acts)), act)
-    request = JobRequest(pool=POOL, items=items, max_attempts=chance.choice((1, 2, 3, 4)))
-    return Plan(chance.choice(TENANTS), f"key {number}", request, acts)
+        if rng.random() < probability:
+            actions.insert(rng.randint(0, len(actions)), action)
+    request = JobRequest(pool=POOL, items=items, max_attempts=rng.choice((1, 2, 3, 4)))
+    return Workload(rng.choice(TENANTS), f"key {number}", request, actions)
 
 
-class Customer:
-    """One client's process, at a plan."""
+class SimulatedClient:
+    """The process of one client."""
 
     def __init__(
         self,
         process: Process,
         open_ledger: Callable[[Process], Ledger],
         history: History,
-        plan: Plan,
+        workload: Workload,
     ) -> None:
         self._process = process
         self._ledger = open_ledger(process)
         self._history = history
-        self._plan = plan
+        self._workload = workload
 
     def run(self) -> None:
-        chance = self._process.world.random
-        self._process.sleep(chance.uniform(0, 6))
-        while not self._plan.job:
+        rng = self._process.world.random
+        self._process.sleep(rng.uniform(0, 6))
+        while not self._workload.job:
             self._submit()
-        while self._plan.acts:
-            self._process.sleep(chance.uniform(0, 12))
-            self._do(self._plan.acts[0])
-            self._plan.acts.pop(0)
+        while self._workload.actions:
+            self._process.sleep(rng.uniform(0, 12))
+            self._perform(self._workload.actions[0])
+            self._workload.actions.pop(0)
 
-    def _do(self, act: str) -> None:
-        plan, ledger = self._plan, self._ledger
-        tenant, job = plan.tenant, plan.job
-        index = self._process.world.random.randrange(len(plan.request.items))
-        if act == "look":
-            self._look()
-        elif act == "cancel":
-            self._ask(act, lambda: submissions.cancel(ledger, tenant, job))
-        elif act == "retry":
-            self._ask(act, lambda: submissions.retry(ledger, tenant, job))
-        elif act == "delete item":
-            self._ask(act, lambda: deletion.delete_item(ledger, tenant, job, index), index)
-        elif act == "delete job":
-            self._ask(act, lambda: deletion.delete_job(ledger, tenant, job))
-        elif act == "delete tenant":
-            self._ask(act, lambda: deletion.delete_tenant(ledger, tenant))
-        elif act == "submit again":
+    def _perform(self, action: str) -> None:
+        workload, ledger = self._workload, self._ledger
+        tenant, job = workload.tenant, workload.job
+        index = self._process.world.random.randrange(len(workload.request.items))
+        if action == "observe":
+            self._observe()
+        elif action == "cancel":
+            self._invoke(action, lambda: submissions.cancel(ledger, tenant, job))
+        elif action == "retry":
+            self._invoke(action, lambda: submissions.retry(ledger, tenant, job))
+        elif action == "delete item":
+            self._invoke(action, lambda: deletion.delete_item(ledger, tenant, job, index), index)
+        elif action == "delete job":
+            self._invoke(action, lambda: deletion.delete_job(ledger, tenant, job))
+        elif action == "delete tenant":
+            self._invoke(action, lambda: deletion.delete_tenant(ledger, tenant))
+        elif action == "submit again":
             self._submit()
-        elif act == "submit otherwise":
+        elif action == "submit otherwise":
             self._submit_otherwise()
 
     def _submit(self) -> None:
-        plan = self._plan
-        asked = self._process.world.now
+        workload = self._workload
+        invoked_at = self._process.world.now
         try:
-            made = submissions.submit(self._ledger, plan.tenant, plan.key, plan.request)
+            submission = submissions.submit(
+                self._ledger, workload.tenant, workload.key, workload.request
+            )
         except DeletedError:
-            plan.job = plan.job or "none"
-            plan.acts = [] if plan.job == "none" else plan.acts
+            workload.job = workload.job or "none"
+            workload.actions = [] if workload.job == "none" else workload.actions
             return
         except StorageError:
             self._process.sleep(1)
             return
-        if plan.job not in ("", made.job):
-            self._history.wrong.append(f"{plan.key!r} made both {plan.job} and {made.job}")
-        plan.job = made.job
-        self._note("submit", asked, count=len(plan.request.items))
+        if workload.job not in ("", submission.job):
+            self._history.anomalies.append(
+                f"{workload.key!r} made both {workload.job} and {submission.job}"
+            )
+        workload.job = submission.job
+        self._complete("submit", invoked_at, count=len(workload.request.items))
 
     def _submit_otherwise(self) -> None:
-        plan = self._plan
-        other = plan.request.model_copy(update={"tags": {"other": "yes"}})
+        workload = self._workload
+        other = workload.request.model_copy(update={"tags": {"other": "yes"}})
         try:
-            made = submissions.submit(self._ledger, plan.tenant, plan.key, other)
+            submission = submissions.submit(self._ledger, workload.tenant, workload.key, other)
         except (ConflictError, StorageError):
             return
         except DeletedError:
             return
         # After the tenant's deletion the key is free again, but nothing can be submitted.
-        self._history.wrong.append(f"{plan.key!r} was taken for another request, as {made.job}")
+        self._history.anomalies.append(
+            f"{workload.key!r} was taken for another request, as {submission.job}"
+        )
 
-    def _look(self) -> None:
-        plan, asked = self._plan, self._process.world.now
+    def _observe(self) -> None:
+        workload, invoked_at = self._workload, self._process.world.now
         try:
-            page = reading.list_items(self._ledger, plan.tenant, plan.job)
+            page = queries.list_items(self._ledger, workload.tenant, workload.job)
         except (StorageError, DeletedError, UnknownJobError):
             return
         self._history.observations.append(
             Observation(
-                asked,
+                invoked_at,
                 self._process.world.now,
-                plan.tenant,
-                plan.job,
+                workload.tenant,
+                workload.job,
                 tuple(item.state for item in page.items),
             )
         )
 
-    def _ask(self, act: str, call: Callable[[], object], index: int = -1) -> None:
-        for _ in range(_TRIES):
-            asked = self._process.world.now
+    def _invoke(self, action: str, call: Callable[[], object], index: int = -1) -> None:
+        for _ in range(_MAX_TRIES):
+            invoked_at = self._process.world.now
             try:
                 answer = call()
             except (ConflictError, DeletedError, UnknownJobError):
@@ -165,20 +172,22 @@ class Customer:
                 self._process.sleep(1)
                 continue
             count = answer if isinstance(answer, int) else 0
-            self._note(act, asked, index=index, count=count)
+            self._complete(action, invoked_at, index=index, count=count)
             return
 
-    def _note(self, what: str, asked: float, *, index: int = -1, count: int = 0) -> None:
-        plan = self._plan
-        self._history.answers.append(
-            Answer(
-                asked,
+    def _complete(
+        self, operation: str, invoked_at: float, *, index: int = -1, count: int = 0
+    ) -> None:
+        workload = self._workload
+        self._history.completions.append(
+            Completion(
+                invoked_at,
                 self._process.world.now,
-                what,
-                plan.tenant,
-                plan.job,
+                operation,
+                workload.tenant,
+                workload.job,
                 index,
-                plan.key,
+                workload.key,
                 count,
             )
         )

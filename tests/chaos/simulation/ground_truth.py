@@ -1,4 +1,4 @@
-"""What the bucket holds, read past all of the ledger's code that could be wrong about it."""
+"""The ground truth: what the bucket holds, read without the ledger's own code."""
 
 import json
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ class Attempted:
     number: int
 
 
-def line(body: bytes) -> dict[str, Any]:
-    """A record without its payload."""
+def parse_record(body: bytes) -> dict[str, Any]:
+    """Return a record without its payload."""
     return json.loads(body.partition(b"\n")[0])
 
 
-class Ground:
-    """One job."""
+class GroundTruth:
+    """The objects of one job."""
 
     def __init__(self, bucket: Bucket, tenant: str, job: str) -> None:
         self.tenant = tenant
@@ -35,17 +35,17 @@ class Ground:
     @property
     def deleted(self) -> bool:
         spec = self.body("spec")
-        return spec is not None and line(spec)["type"] == "deleted"
+        return spec is not None and parse_record(spec)["type"] == "deleted"
 
     @property
     def count(self) -> int:
         spec = self.body("spec")
-        return line(spec)["count"] if spec else 0
+        return parse_record(spec)["count"] if spec else 0
 
     @property
     def max_attempts(self) -> int:
         spec = self.body("spec")
-        return line(spec)["max_attempts"] if spec else 0
+        return parse_record(spec)["max_attempts"] if spec else 0
 
     @property
     def cancelled(self) -> bool:
@@ -60,7 +60,7 @@ class Ground:
         return json.loads(spec.partition(b"\n")[2])["items"][index]["work"]
 
     def rounds(self, index: int) -> list[int]:
-        """Those that an item is in."""
+        """Return the rounds that an item is in."""
         rounds = [0]
         for name, body in self.objects("control/retry."):
             if index in json.loads(body.partition(b"\n")[2]):
@@ -69,25 +69,25 @@ class Ground:
 
     def result(self, round_: int, index: int) -> dict[str, Any] | None:
         body = self.body(f"results/{round_:02d}.{index:05d}")
-        return line(body) if body else None
+        return parse_record(body) if body else None
 
     def ends(self, round_: int, index: int) -> list[dict[str, Any]]:
-        """How the attempts of a round came to nothing, those that did."""
+        """Return the records of the attempts of a round that ended without a result."""
         return [
-            line(body)
+            parse_record(body)
             for name, body in self.objects(f"attempts/{round_:02d}.{index:05d}.")
             if name.endswith(".ended")
         ]
 
     def causes(self, round_: int, index: int, number: int) -> list[str]:
-        """How the attempts before this one came to nothing."""
+        """Return why the attempts before this one ended."""
         ends = (
             self.body(f"attempts/{round_:02d}.{index:05d}.{n:02d}.ended") for n in range(1, number)
         )
-        return [line(body)["cause"] for body in ends if body]
+        return [parse_record(body)["cause"] for body in ends if body]
 
     def claimed_before_cancel(self, round_: int, index: int) -> bool:
-        """Whether any attempt can have begun: those that are claimed later never do."""
+        """Return whether an attempt was claimed before a cancellation; later ones never start."""
         claims, cancel = f"{self._folder}attempts/{round_:02d}.{index:05d}.", "control/cancel"
         for change in self._bucket.journal:
             if change.key == self._folder + cancel:
@@ -97,7 +97,7 @@ class Ground:
         return False
 
     def state(self, index: int) -> ItemState | None:
-        """How an item has ended; None: it has not."""
+        """Return the final state of an item, or None if it has not ended."""
         last = self.rounds(index)[-1]
         result = self.result(last, index)
         if self.deleted or self.item_deleted(index) or (result and result["type"] == "deleted"):
@@ -109,7 +109,7 @@ class Ground:
         return None
 
     def objects(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """Names below the job's folder, and bodies."""
+        """Yield names below the job's folder, and their bodies."""
         for key in self._bucket.keys(self._folder + prefix):
             version = self._bucket.get(key)
             assert version

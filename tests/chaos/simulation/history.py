@@ -1,4 +1,4 @@
-"""What the processes of a simulated service did and were told, for `promises` to judge."""
+"""The history of a simulated service: what its processes did, for `invariants` to check."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,56 +8,56 @@ from services.contracts.jobs import ItemState
 from services.ledger.attempts import Attempt
 from services.ledger.keys import ItemRef
 
-Claimed = tuple[str, str, ItemRef, int]
+AttemptKey = tuple[str, str, ItemRef, int]
 """Tenant, job, item and number of an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """A worker began an attempt."""
+class AttemptStart:
+    """A worker started an attempt."""
 
     time: float
     process: str
     worker: str
-    attempt: Claimed
+    attempt: AttemptKey
     step: int
-    """Where it went on from."""
-    alone: bool
-    beside: int
-    """Attempts that it had in hand besides."""
+    """The step of the checkpoint that it resumed from."""
+    isolated: bool
+    others: int
+    """Other attempts that its worker ran then."""
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedCheckpoint:
     """A checkpoint was acknowledged."""
 
     time: float
-    attempt: Claimed
+    attempt: AttemptKey
     step: int
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A client's call returned."""
+class Completion:
+    """A client's operation completed."""
 
-    asked: float
+    invoked_at: float
     time: float
-    what: str
+    operation: str
     """submit, cancel, retry, delete item, delete job, delete tenant"""
     tenant: str
     job: str = ""
     index: int = -1
     key: str = ""
-    """Of a submission: its Idempotency-Key."""
+    """The idempotency key of a submission."""
     count: int = 0
-    """Items submitted, or retried."""
+    """Items submitted or retried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A client saw how a job's items stood."""
+    """A client saw the states of a job's items."""
 
-    asked: float
+    invoked_at: float
     time: float
     tenant: str
     job: str
@@ -66,19 +66,20 @@ class Observation:
 
 @dataclass
 class History:
-    """Everything of one world, in the order of time."""
+    """Everything that happened in one world, in the order of time."""
 
-    starts: list[Start] = field(default_factory=list)
-    saved: dict[tuple[str, str, ItemRef], list[Saved]] = field(
+    starts: list[AttemptStart] = field(default_factory=list)
+    checkpoints: dict[tuple[str, str, ItemRef], list[SavedCheckpoint]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    answers: list[Answer] = field(default_factory=list)
+    completions: list[Completion] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
-    last_kill: tuple[float, str, Sequence[Claimed]] | None = None
-    """When which busy worker was killed after all faults had stopped, and what it had in hand."""
-    wrong: list[str] = field(default_factory=list)
-    """What a process noticed by itself."""
+    last_kill: tuple[float, str, Sequence[AttemptKey]] | None = None
+    """Time, worker and running attempts of the kill after the faults."""
+    anomalies: list[str] = field(default_factory=list)
+    """What a process itself found to be wrong."""
 
 
-def claimed(attempt: Attempt) -> Claimed:
+def attempt_key(attempt: Attempt) -> AttemptKey:
+    """Return the key of a worker's attempt."""
     return attempt.keys.tenant, attempt.keys.job, attempt.item_ref, attempt.number

@@ -1,7 +1,7 @@
-"""What the ledger promises, each as a check of what happened in a simulated service.
+"""The invariants of the ledger, each as a check of a simulated service.
 
-A check returns what broke the promise, a line each. Most read the journal of the bucket, which has
-every change in its order; the rest compare what processes did and were told with it.
+A check yields the violations that it finds. Most read the journal of the bucket, which has all
+changes in order; the others compare it with the history of the processes.
 """
 
 import hashlib
@@ -10,49 +10,50 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
-from chaos.simulation.bucket import Applied
-from chaos.simulation.consistency import untruths
-from chaos.simulation.ground_truth import Ground, line
-from chaos.simulation.history import Claimed
-from chaos.simulation.service_processes import PASS, Service
+from chaos.simulation.bucket import AppliedChange
+from chaos.simulation.consistency import inconsistencies
+from chaos.simulation.ground_truth import GroundTruth, parse_record
+from chaos.simulation.history import AttemptKey
+from chaos.simulation.simulated_service import RECOVERY_INTERVAL_S, SimulatedService
 from chaos.simulation.worker_process import secret
 from services.contracts.jobs import ItemState
-from services.ledger import queries as reading
+from services.ledger import queries
 from services.ledger.recovery import Recovery
 
-TAKEOVER = PASS + 2.0 + 8.0
-"""Seconds within which, once a lease is over, the attempts of its dead worker are ended, so that
-others may follow: from one supervisor's pass to the next, two roundings to whole seconds, and the
-requests of a sweep and two passes.
+TAKEOVER_MARGIN_S = RECOVERY_INTERVAL_S + 2.0 + 8.0
+"""Time after the end of a lease in which the attempts of its dead worker are ended.
+
+It is from one recovery pass to the next, two roundings to whole seconds, and the requests of a
+sweep and two passes.
 """
 
 
-def broken_promises(service: Service) -> list[str]:
-    """Everything that any check finds. The last ones change the bucket."""
+def find_violations(service: SimulatedService) -> list[str]:
+    """Return what all checks find. The last two change the bucket."""
     return [
         f"{check.__name__}: {found}"
-        for check in (*CHECKS, erased, rebuilt_from_nothing)
+        for check in (*CHECKS, deleted_bytes_are_gone, rebuilt_from_nothing)
         for found in check(service)
     ]
 
 
-def unended(service: Service) -> list[str]:
-    """Accepted items that have not ended."""
+def open_items(service: SimulatedService) -> list[str]:
+    """Return the accepted items that have not ended."""
     return [
-        f"item {index} of {ground.tenant}'s job {ground.job}"
-        for ground in accepted(service)
-        for index in range(0 if ground.deleted else ground.count)
-        if ground.state(index) is None
+        f"item {index} of {truth.tenant}'s job {truth.job}"
+        for truth in accepted(service)
+        for index in range(0 if truth.deleted else truth.count)
+        if truth.state(index) is None
     ]
 
 
-def kept(service: Service) -> Iterator[str]:
-    """What was accepted is there, once, and ends; processes noticed nothing wrong."""
-    yield from service.history.wrong
-    yield from unended(service)
-    for ground in accepted(service):
-        if ground.body("spec") is None:
-            yield f"{ground.tenant}'s job {ground.job} is gone"
+def accepted_jobs_end(service: SimulatedService) -> Iterator[str]:
+    """Check that every accepted job exists once and ends, and that no process saw an anomaly."""
+    yield from service.history.anomalies
+    yield from open_items(service)
+    for truth in accepted(service):
+        if truth.body("spec") is None:
+            yield f"{truth.tenant}'s job {truth.job} is gone"
     for key, changes in _by_key(service, "/spec"):
         if not key.endswith("/spec"):
             continue
@@ -61,23 +62,23 @@ def kept(service: Service) -> Iterator[str]:
             yield f"{key} was {', then '.join(kinds)}"
 
 
-def results_stand(service: Service) -> Iterator[str]:
-    """A visible result never changes but to a tombstone, and that never."""
+def results_are_final(service: SimulatedService) -> Iterator[str]:
+    """Check that a result changes only to a tombstone, and a tombstone never."""
     for key, changes in _by_key(service, "/results/"):
         kinds = [_kind(change) for change in changes]
         if kinds not in (["result"], ["deleted"], ["result", "deleted"]):
             yield f"{key} was {', then '.join(kinds)}"
 
 
-def results_are_whole(service: Service) -> Iterator[str]:
-    """A success has the bytes that it says, of an attempt that its worker had claimed before."""
+def results_are_valid(service: SimulatedService) -> Iterator[str]:
+    """Check that a success has its digest's bytes, and comes from a claim of its worker."""
     claims: dict[str, tuple[float, str]] = {}
     for change in _changes(service, "/attempts/"):
         if change.body and not change.key.endswith(".ended"):
             # The first: of a deleted job it is removed, and may be made again in vain.
-            claims.setdefault(change.key, (change.time, line(change.body)["worker"]))
+            claims.setdefault(change.key, (change.time, parse_record(change.body)["worker"]))
     for change in _changes(service, "/results/"):
-        record = line(change.body) if change.body else {}
+        record = parse_record(change.body) if change.body else {}
         if record.get("status") != "succeeded":
             continue
         payload = change.body.partition(b"\n")[2]
@@ -89,87 +90,94 @@ def results_are_whole(service: Service) -> Iterator[str]:
             yield f"{change.key} came of an attempt that its worker had not claimed"
 
 
-def claims_are_single(service: Service) -> Iterator[str]:
-    """An attempt is claimed once, ended once, and begun by the worker that claimed it alone."""
+def claims_are_single(service: SimulatedService) -> Iterator[str]:
+    """Check that an attempt is claimed once, ended once, and started only by its claimant."""
     for start in service.history.starts:
-        tenant, job, place, number = start.attempt
-        key = f"t/{tenant}/jobs/{job}/attempts/{place}.{number:02d}"
+        tenant, job, item_ref, number = start.attempt
+        key = f"t/{tenant}/jobs/{job}/attempts/{item_ref}.{number:02d}"
         claims = [c for c in service.bucket.journal if c.key == key and c.body]
-        if not any(line(claim.body)["worker"] == start.worker for claim in claims):
+        if not any(parse_record(claim.body)["worker"] == start.worker for claim in claims):
             yield f"{start} was claimed by another"
     for key, changes in _by_key(service, "/attempts/"):
         if sum(bool(change.body) for change in changes) > 1 and not _deleted(service, key):
             yield f"{key} was written {len(changes)} times"
 
 
-def nothing_starts_after_an_order(service: Service) -> Iterator[str]:
-    """No attempt begins that was claimed after its job was cancelled or deleted, or its item."""
+def nothing_starts_after_a_command(service: SimulatedService) -> Iterator[str]:
+    """Check that no attempt starts that was claimed after a cancellation or deletion."""
     written = {change.key: change.time for change in reversed(service.bucket.journal)}
     for start in service.history.starts:
-        tenant, job, place, number = start.attempt
+        tenant, job, item_ref, number = start.attempt
         folder = f"t/{tenant}/jobs/{job}/"
-        claim = written.get(f"{folder}attempts/{place}.{number:02d}", float("inf"))
-        for order in ("cancel", "deleted", f"item.{place.index:05d}"):
-            if written.get(f"{folder}control/{order}", float("inf")) < claim:
-                yield f"{start} was claimed at {claim:.3f}, after control/{order}"
+        claim = written.get(f"{folder}attempts/{item_ref}.{number:02d}", float("inf"))
+        for command in ("cancel", "deleted", f"item.{item_ref.index:05d}"):
+            if written.get(f"{folder}control/{command}", float("inf")) < claim:
+                yield f"{start} was claimed at {claim:.3f}, after control/{command}"
 
 
-def deletions_hold(service: Service) -> Iterator[str]:
-    """Once a deletion was acknowledged, no result of it is there or comes."""
-    for answer in service.history.answers:
-        if not answer.what.startswith("delete"):
+def deletions_hold(service: SimulatedService) -> Iterator[str]:
+    """Check that after an acknowledged deletion no result exists or appears."""
+    for answer in service.history.completions:
+        if not answer.operation.startswith("delete"):
             continue
         for key, changes in _by_key(service, "/results/"):
-            if not _concerns(key, answer.what, answer.tenant, answer.job, answer.index):
+            if not _concerns(key, answer.operation, answer.tenant, answer.job, answer.index):
                 continue
             last = [change for change in changes if change.time <= answer.time][-1:]
-            for change in (*last, *(one for one in changes if one.time > answer.time)):
+            for change in (*last, *(later for later in changes if later.time > answer.time)):
                 if _kind(change) not in ("deleted", "removed"):
                     yield f"{key} at {change.time:.3f}, though {answer}"
 
 
-def work_is_not_repeated(service: Service) -> Iterator[str]:
-    """An attempt goes on from what was acknowledged of earlier ones when it was claimed."""
+def work_is_not_repeated(service: SimulatedService) -> Iterator[str]:
+    """Check that an attempt resumes from the checkpoints acknowledged before its claim."""
     written = {change.key: change.time for change in reversed(service.bucket.journal)}
     for start in service.history.starts:
-        tenant, job, place, number = start.attempt
+        tenant, job, item_ref, number = start.attempt
         folder = f"t/{tenant}/jobs/{job}/"
-        claim = written.get(f"{folder}attempts/{place}.{number:02d}", float("inf"))
-        if written.get(f"{folder}results/{place}", float("inf")) <= start.time:
+        claim = written.get(f"{folder}attempts/{item_ref}.{number:02d}", float("inf"))
+        if written.get(f"{folder}results/{item_ref}", float("inf")) <= start.time:
             continue  # It has ended meanwhile, and its checkpoints are gone.
-        for saved in service.history.saved.get((tenant, job, place), ()):
-            if saved.attempt[3] < number and saved.time <= claim and saved.step > start.step:
-                yield f"{start} was claimed at {claim:.3f}, after {saved}"
+        for checkpoints in service.history.checkpoints.get((tenant, job, item_ref), ()):
+            if (
+                checkpoints.attempt[3] < number
+                and checkpoints.time <= claim
+                and checkpoints.step > start.step
+            ):
+                yield f"{start} was claimed at {claim:.3f}, after {checkpoints}"
 
 
-def leases_last(service: Service) -> Iterator[str]:
-    """No lease is broken before it is over, or twice, and none that is over for good goes on."""
+def leases_last(service: SimulatedService) -> Iterator[str]:
+    """Check that no lease is broken before it expires, or changes after its end."""
     for key, changes in _by_key(service, "service/workers/"):
         for before, after in pairwise(changes):
             if not after.body:
                 continue
-            state = line(after.body)["state"]
-            if line(before.body)["state"] != "held":
-                yield f"{key} was {line(before.body)['state']}, then {state}"
-            if state == "broken" and after.time - before.time <= service.scale.lease:
+            state = parse_record(after.body)["state"]
+            if parse_record(before.body)["state"] != "held":
+                yield f"{key} was {parse_record(before.body)['state']}, then {state}"
+            if state == "broken" and after.time - before.time <= service.config.lease_s:
                 yield f"{key} was broken after {after.time - before.time:.3f} s"
 
 
-def none_is_ended_that_lives(service: Service) -> Iterator[str]:
-    """Others end an attempt only when its worker's lease is not held any more, or, as released,
-    does not name it.
+def live_attempts_are_not_ended(service: SimulatedService) -> Iterator[str]:
+    """Check that others end an attempt only when its worker's lease is not held any more.
+
+    An attempt may be ended as released, too, if a held lease does not name it.
     """
     held: dict[str, list[dict[str, Any]]] = {}
     claims: dict[str, tuple[str, str]] = {}
     for change in service.bucket.journal:
         if change.key.startswith("service/workers/"):
-            record = line(change.body) if change.body else {"state": "removed"}
+            record: dict[str, Any] = (
+                parse_record(change.body) if change.body else {"state": "removed"}
+            )
             worker = change.key.rpartition("/")[2]
             held.pop(worker, None)
             if record["state"] == "held":
                 held[worker] = record["attempts"]
         elif "/attempts/" in change.key and change.body:
-            record = line(change.body)
+            record = parse_record(change.body)
             if record["type"] == "claim":
                 claims[change.key] = record["worker"], change.process
                 continue
@@ -177,155 +185,158 @@ def none_is_ended_that_lives(service: Service) -> Iterator[str]:
             worker, process = claims[claim]
             if worker not in held or change.process == process or _deleted(service, change.key):
                 continue
-            if record["cause"] == "lost" or any(_claim_of(one) == claim for one in held[worker]):
+            if record["cause"] == "lost" or any(
+                _claim_of(other) == claim for other in held[worker]
+            ):
                 yield f"{claim} was {record['cause']} at {change.time:.3f}, though {worker} lives"
 
 
-def failures_have_causes(service: Service) -> Iterator[str]:
-    """An item fails as its script says, or because it was lost so often; never for another's sake
-    while no process is killed or held up by anything but poison.
+def failures_have_causes(service: SimulatedService) -> Iterator[str]:
+    """Check that items fail as scripted, or because their attempts were lost often enough.
+
+    While nothing but poison kills or delays a process, no item fails because of another.
     """
     calm = not (service.faults.crash or service.faults.pause or service.faults.table("write"))
-    for ground in accepted(service):
-        for index in range(0 if ground.deleted else ground.count):
-            if ground.item_deleted(index):
+    for truth in accepted(service):
+        for index in range(0 if truth.deleted else truth.count):
+            if truth.item_deleted(index):
                 continue
-            fate = ground.work(index)["fate"]
-            for round_ in ground.rounds(index):
-                record = ground.result(round_, index)
+            script = truth.work(index)["script"]
+            for round_ in truth.rounds(index):
+                record = truth.result(round_, index)
                 if record is None or record["type"] != "result":
                     continue
-                if record["status"] == "succeeded" and fate in ("poison", "bad"):
-                    yield f"item {index} of {ground.job} succeeded, though it is {fate}"
-                if record["status"] != "failed" or fate == "bad":
+                if record["status"] == "succeeded" and script in ("poison", "bad"):
+                    yield f"item {index} of {truth.job} succeeded, though it is {script}"
+                if record["status"] != "failed" or script == "bad":
                     continue
-                counted = [e for e in ground.ends(round_, index) if e["cause"] != "released"]
+                counted = [e for e in truth.ends(round_, index) if e["cause"] != "released"]
                 final = record["reason"] == "out of memory"
-                if len(counted) + final < ground.max_attempts:
-                    yield f"item {index} of {ground.job} failed after {len(counted)}: {record}"
-                if calm and fate == "ok" and ground.max_attempts > 1 and ground.tenant != "late":
-                    yield f"item {index} of {ground.job} failed beside poison: {record}"
+                if len(counted) + final < truth.max_attempts:
+                    yield f"item {index} of {truth.job} failed after {len(counted)}: {record}"
+                if calm and script == "ok" and truth.max_attempts > 1 and truth.tenant != "late":
+                    yield f"item {index} of {truth.job} failed beside poison: {record}"
 
 
-def the_last_attempt_is_alone(service: Service) -> Iterator[str]:
-    """Who may be poison runs with nothing beside it, and is told so."""
-    grounds = {(ground.tenant, ground.job): ground for ground in accepted(service)}
+def last_attempts_are_isolated(service: SimulatedService) -> Iterator[str]:
+    """Check that what may be poison runs isolated, and nothing else does."""
+    truths = {(truth.tenant, truth.job): truth for truth in accepted(service)}
     for start in service.history.starts:
-        tenant, job, place, number = start.attempt
-        if start.alone and start.beside:
-            yield f"{start} has {start.beside} beside it"
-        ground = grounds.get((tenant, job))
-        if ground is None or ground.deleted:
+        tenant, job, item_ref, number = start.attempt
+        if start.isolated and start.others:
+            yield f"{start} has {start.others} other attempts beside it"
+        truth = truths.get((tenant, job))
+        if truth is None or truth.deleted:
             continue
-        causes = ground.causes(place.round, place.index, number)
+        causes = truth.causes(item_ref.round, item_ref.index, number)
         counted = [cause for cause in causes if cause != "released"]
-        last = 0 < len(counted) == ground.max_attempts - 1
-        if start.alone != (last or causes.count("released") >= 8):
+        last = 0 < len(counted) == truth.max_attempts - 1
+        if start.isolated != (last or causes.count("released") >= 8):
             yield f"{start} came after {causes}"
 
 
-def takeover_is_quick(service: Service) -> Iterator[str]:
-    """When a worker is killed and nothing else is wrong, others have its items soon."""
+def takeover_is_quick(service: SimulatedService) -> Iterator[str]:
+    """Check that the items of a killed worker are taken over soon if nothing else is wrong."""
     if service.history.last_kill is None:
         return
-    killed, worker, in_hand = service.history.last_kill
+    killed, worker, running = service.history.last_kill
     # A renewal that was under way arrives, though its worker is dead.
     renewals = (
         c.time
         for c in service.bucket.journal
-        if c.key.endswith(worker) and c.body and line(c.body)["state"] == "held"
+        if c.key.endswith(worker) and c.body and parse_record(c.body)["state"] == "held"
     )
-    due = max([killed, *renewals]) + service.scale.lease + TAKEOVER
-    for claimed in in_hand:
-        ended = _first_written(service, claimed, ".ended")
-        unneeded = ended is None and _first_result(service, claimed) is not None
+    due = max([killed, *renewals]) + service.config.lease_s + TAKEOVER_MARGIN_S
+    for key in running:
+        ended = _first_written(service, key, ".ended")
+        unneeded = ended is None and _first_result(service, key) is not None
         if not unneeded and (ended is None or ended > due):
-            yield f"{claimed} of a worker killed at {killed:.1f} was ended at {ended}"
+            yield f"{key} of a worker killed at {killed:.1f} was ended at {ended}"
 
 
-def told_the_truth(service: Service) -> Iterator[str]:
-    """The store told nobody that another had won where it was its own write, and the like."""
-    yield from untruths(service.witnesses, service.bucket)
+def store_is_consistent(service: SimulatedService) -> Iterator[str]:
+    """Check that the store never blames others for its own write, and the like."""
+    yield from inconsistencies(service.recorders, service.bucket)
 
 
-def seen_in_order(service: Service) -> Iterator[str]:
-    """What a client saw of an item stands, for whoever looks later."""
-    looks = defaultdict(list)
+def observations_are_ordered(service: SimulatedService) -> Iterator[str]:
+    """Check that what a client saw of an item stays true for later observations."""
+    by_job = defaultdict(list)
     for observation in service.history.observations:
-        looks[observation.tenant, observation.job].append(observation)
-    for observations in looks.values():
+        by_job[observation.tenant, observation.job].append(observation)
+    for observations in by_job.values():
         for before in observations:
             for after in observations:
-                if after.asked < before.time:
+                if after.invoked_at < before.time:
                     continue
                 for index, (was, is_) in enumerate(zip(before.states, after.states, strict=True)):
                     if is_ not in _AFTER.get(was, _ANY):
                         yield f"item {index} of {before.job} was {was}, then {is_}"
 
 
-def erased(service: Service) -> Iterator[str]:
-    """After a deletion and a sweep, no bytes are left that were made of it."""
+def deleted_bytes_are_gone(service: SimulatedService) -> Iterator[str]:
+    """Check that after a deletion and a sweep no bytes are left that were made of it."""
     _perform(service, lambda supervisor: supervisor.sweep())
     secrets = [
-        secret(ground.job, index)
-        for ground in accepted(service)
+        secret(truth.job, index)
+        for truth in accepted(service)
         for index in range(50)
-        if ground.deleted or ground.item_deleted(index)
+        if truth.deleted or truth.item_deleted(index)
     ]
     for key in service.bucket.keys(""):
         version = service.bucket.get(key)
         assert version
-        for one in secrets:
-            if one in version.body:
-                yield f"{key} still has what was made of {one!r}"
+        for item_secret in secrets:
+            if item_secret in version.body:
+                yield f"{key} still has what was made of {item_secret!r}"
     for tenant in _deleted_tenants(service):
         for key in service.bucket.keys(f"t/{tenant}/"):
             version = service.bucket.get(key)
             assert version
-            order = key == f"t/{tenant}/deleted" or "/control/" in key
-            if not order and line(version.body)["type"] != "deleted":
+            is_command = key == f"t/{tenant}/deleted" or "/control/" in key
+            if not is_command and parse_record(version.body)["type"] != "deleted":
                 yield f"{key} is left of {tenant}, who was deleted"
 
 
-def rebuilt_from_nothing(service: Service) -> Iterator[str]:
-    """Without hints and rollups, a sweep and a pass find out all that was known."""
+def rebuilt_from_nothing(service: SimulatedService) -> Iterator[str]:
+    """Check that without queue entries and rollups a sweep and a pass restore all states."""
     before = _counts(service)
     for key in service.bucket.keys(""):
         if key.startswith("queue/") or key.endswith("/rollup"):
             service.bucket.delete(0, "checker", key, None)
-    unknowing = _counts(service)
+    without_caches = _counts(service)
     _perform(service, lambda supervisor: supervisor.sweep())
     _perform(service, lambda supervisor: supervisor.recover())
     for job, counts in _counts(service).items():
-        if before[job] != counts or _ended(unknowing[job]) != _ended(counts):
-            yield f"job {job}: {before[job]}, then {unknowing[job]}, then {counts}"
-    for ground in accepted(service):
-        states = [ground.state(index) for index in range(0 if ground.deleted else ground.count)]
+        if before[job] != counts or _ended(without_caches[job]) != _ended(counts):
+            yield f"job {job}: {before[job]}, then {without_caches[job]}, then {counts}"
+    for truth in accepted(service):
+        states = [truth.state(index) for index in range(0 if truth.deleted else truth.count)]
         raw = {state: states.count(state) for state in ItemState if state in states}
-        told = {s: n for s in ItemState if (n := before.get(ground.job, {}).get(s.value))}
-        if not ground.deleted and raw != told:
-            yield f"job {ground.job} is counted as {told}, and is {raw}"
+        counted = {s: n for s in ItemState if (n := before.get(truth.job, {}).get(s.value))}
+        if not truth.deleted and raw != counted:
+            yield f"job {truth.job} is counted as {counted}, and is {raw}"
     # A supervisor of the service may have been in the middle of a sweep.
     _perform(service, lambda supervisor: supervisor.recover())
     if left := service.bucket.keys("queue/"):
         yield f"finished jobs are still queued: {left}"
 
 
-CHECKS: tuple[Callable[[Service], Iterator[str]], ...] = (
-    kept,
-    results_stand,
-    results_are_whole,
+CHECKS: tuple[Callable[[SimulatedService], Iterator[str]], ...] = (
+    accepted_jobs_end,
+    results_are_final,
+    results_are_valid,
     claims_are_single,
-    nothing_starts_after_an_order,
+    nothing_starts_after_a_command,
     deletions_hold,
     work_is_not_repeated,
     leases_last,
-    none_is_ended_that_lives,
+    live_attempts_are_not_ended,
     failures_have_causes,
-    the_last_attempt_is_alone,
+    last_attempts_are_isolated,
     takeover_is_quick,
-    told_the_truth,
-    seen_in_order,
+    store_is_consistent,
+    observations_are_ordered,
 )
 
 _ANY = frozenset(ItemState)
@@ -336,18 +347,18 @@ _AFTER = {
 }
 
 
-def accepted(service: Service) -> list[Ground]:
-    """Jobs whose submission was acknowledged, of tenants that were not deleted."""
+def accepted(service: SimulatedService) -> list[GroundTruth]:
+    """Return the jobs whose submission was acknowledged, without those of deleted tenants."""
     deleted = _deleted_tenants(service)
     jobs = {
         (answer.tenant, answer.job): None
-        for answer in service.history.answers
-        if answer.what == "submit" and answer.tenant not in deleted
+        for answer in service.history.completions
+        if answer.operation == "submit" and answer.tenant not in deleted
     }
-    return [Ground(service.bucket, tenant, job) for tenant, job in jobs]
+    return [GroundTruth(service.bucket, tenant, job) for tenant, job in jobs]
 
 
-def _deleted_tenants(service: Service) -> set[str]:
+def _deleted_tenants(service: SimulatedService) -> set[str]:
     return {
         key.split("/")[1]
         for key in service.bucket.keys("t/")
@@ -356,73 +367,75 @@ def _deleted_tenants(service: Service) -> set[str]:
 
 
 def _claim_of(held: dict[str, Any]) -> str:
-    """The key of an attempt that a lease names."""
-    place = f"{held['round']:02d}.{held['index']:05d}.{held['number']:02d}"
-    return f"t/{held['tenant']}/jobs/{held['job']}/attempts/{place}"
+    """Return the key of an attempt that a lease names."""
+    item_ref = f"{held['round']:02d}.{held['index']:05d}.{held['number']:02d}"
+    return f"t/{held['tenant']}/jobs/{held['job']}/attempts/{item_ref}"
 
 
-def _kind(change: Applied) -> str:
-    return line(change.body)["type"] if change.body else "removed"
+def _kind(change: AppliedChange) -> str:
+    return parse_record(change.body)["type"] if change.body else "removed"
 
 
-def _changes(service: Service, part: str) -> Iterator[Applied]:
+def _changes(service: SimulatedService, part: str) -> Iterator[AppliedChange]:
     return (change for change in service.bucket.journal if part in change.key)
 
 
-def _by_key(service: Service, part: str) -> Iterator[tuple[str, list[Applied]]]:
-    found: dict[str, list[Applied]] = defaultdict(list)
+def _by_key(service: SimulatedService, part: str) -> Iterator[tuple[str, list[AppliedChange]]]:
+    found: dict[str, list[AppliedChange]] = defaultdict(list)
     for change in _changes(service, part):
         found[change.key].append(change)
     yield from found.items()
 
 
-def _deleted(service: Service, key: str) -> bool:
+def _deleted(service: SimulatedService, key: str) -> bool:
     _, tenant, _, job, *_ = key.split("/")
-    return Ground(service.bucket, tenant, job).deleted
+    return GroundTruth(service.bucket, tenant, job).deleted
 
 
-def _concerns(key: str, what: str, tenant: str, job: str, index: int) -> bool:
-    folder = f"t/{tenant}/" if what == "delete tenant" else f"t/{tenant}/jobs/{job}/"
+def _concerns(key: str, operation: str, tenant: str, job: str, index: int) -> bool:
+    folder = f"t/{tenant}/" if operation == "delete tenant" else f"t/{tenant}/jobs/{job}/"
     if not key.startswith(folder):
         return False
-    return what != "delete item" or key.endswith(f".{index:05d}")
+    return operation != "delete item" or key.endswith(f".{index:05d}")
 
 
-def _first_written(service: Service, claimed: Claimed, what: str) -> float | None:
-    tenant, job, place, number = claimed
-    key = f"t/{tenant}/jobs/{job}/attempts/{place}.{number:02d}{what}"
+def _first_written(service: SimulatedService, attempt: AttemptKey, suffix: str) -> float | None:
+    tenant, job, item_ref, number = attempt
+    key = f"t/{tenant}/jobs/{job}/attempts/{item_ref}.{number:02d}{suffix}"
     return next((change.time for change in service.bucket.journal if change.key == key), None)
 
 
-def _first_result(service: Service, claimed: Claimed) -> float | None:
-    tenant, job, place, _ = claimed
-    key = f"t/{tenant}/jobs/{job}/results/{place}"
+def _first_result(service: SimulatedService, attempt: AttemptKey) -> float | None:
+    tenant, job, item_ref, _ = attempt
+    key = f"t/{tenant}/jobs/{job}/results/{item_ref}"
     return next((change.time for change in service.bucket.journal if change.key == key), None)
 
 
 def _ended(counts: dict[str, int]) -> dict[str, int]:
-    """Without what a rollup knows to be cancelled: a worker that crashed right after it claimed
-    such an item, too late, looks as if it was at it, until a lease is over.
+    """Return the counts of ended items, with the undecided ones in one.
+
+    A rollup may count an item as cancelled that a worker claimed too late, and crashed: without the
+    rollup it seems to run until the lease expires.
     """
     vague = ("queued", "running", "cancelled")
     known = {state: count for state, count in counts.items() if state not in vague}
     return {**known, "vague": sum(counts[state] for state in vague)}
 
 
-def _perform(service: Service, act: Callable[[Recovery], object]) -> None:
+def _perform(service: SimulatedService, action: Callable[[Recovery], object]) -> None:
     process = service.world.process("checker", offset=0.0, rate=1.0)
     supervisor = Recovery(service.open_ledger(process))
-    service.world.perform(process, lambda: act(supervisor))
+    service.world.perform(process, lambda: action(supervisor))
 
 
-def _counts(service: Service) -> dict[str, dict[str, int]]:
+def _counts(service: SimulatedService) -> dict[str, dict[str, int]]:
     process = service.world.process("checker", offset=0.0, rate=1.0)
     ledger = service.open_ledger(process)
-    grounds = [ground for ground in accepted(service) if not ground.deleted]
+    truths = [truth for truth in accepted(service) if not truth.deleted]
     return service.world.perform(
         process,
         lambda: {
-            ground.job: reading.view_job(ledger, ground.tenant, ground.job).counts.model_dump()
-            for ground in grounds
+            truth.job: queries.view_job(ledger, truth.tenant, truth.job).counts.model_dump()
+            for truth in truths
         },
     )

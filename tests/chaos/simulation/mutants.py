@@ -1,6 +1,4 @@
-"""Ledgers that are broken on purpose, each in one way that others have got wrong, to show that the
-checks can fail.
-"""
+"""Mutants: ledgers that are each broken in one way, to show that the checks can fail."""
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import patch
 
-from chaos.simulation.schedules import Outcome, simulate
+from chaos.simulation.schedules import SimulationResult, simulate
 from services.errors import AlreadyExistsError, PreconditionFailedError
 from services.ledger import claims, deletion
 from services.ledger import recovery as supervisor
@@ -25,21 +23,21 @@ Change = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
-    """One way to be wrong, and the promises that it breaks."""
+class Mutant:
+    """One way to be wrong, and the check that detects it."""
 
     change: Change | None
     kind: type[S3Store]
     caught_by: str
     rates: dict[str, float] | None = None
-    """Of faults, where those that are drawn show it too seldom."""
-    faulty: float | None = None
-    """Seconds for which there are faults, for the same reason."""
+    """Rates of faults, where the drawn ones show it too seldom."""
+    fault_duration_s: float | None = None
+    """Duration of the faults, for the same reason."""
 
 
 @contextmanager
 def overwrite_at_commit() -> Generator[None]:
-    """The lease is looked at, then the result is put, whatever stands there."""
+    """Check the lease, then put the result, whatever is there."""
 
     def commit(self: Attempt, record: ResultRecord, payload: bytes = b"") -> None:
         if not self.lease.lost:
@@ -50,8 +48,8 @@ def overwrite_at_commit() -> Generator[None]:
         yield
 
 
-class LosesToItself(S3Store):
-    """412 is taken for lost, though it may have been our own write."""
+class IgnoresOwnWrites(S3Store):
+    """Takes 412 for a lost race, though it may have been its own write."""
 
     def create(self, key: str, body: bytes) -> str:
         try:
@@ -62,13 +60,13 @@ class LosesToItself(S3Store):
     def replace(self, key: str, body: bytes, *, expected: str) -> str:
         return self._put(key, body, IfMatch=expected)
 
-    def for_leases(self) -> "LosesToItself":
-        return LosesToItself(self._settings.for_leases(), self._connection.for_leases())
+    def for_leases(self) -> "IgnoresOwnWrites":
+        return IgnoresOwnWrites(self._settings.for_leases(), self._connection.for_leases())
 
 
 @contextmanager
 def swap_by_etag_alone() -> Generator[None]:
-    """Renewals of a lease have equal bytes, so equal ETags."""
+    """Give all renewals of a lease equal bytes, hence equal ETags."""
 
     def body(self: Lease, state: Any) -> bytes:
         with self._lock:
@@ -91,7 +89,7 @@ def swap_by_etag_alone() -> Generator[None]:
 
 @contextmanager
 def lease_by_local_clock() -> Generator[None]:
-    """The age of a lease is this host's time less the store's."""
+    """Compute the age of a lease from this host's clock."""
     seen: dict[str, Any] = {}
     read = workforce.WorkerRegistry._read  # type: ignore[reportPrivateUsage]
 
@@ -112,7 +110,7 @@ def lease_by_local_clock() -> Generator[None]:
 
 @contextmanager
 def begin_without_listening() -> Generator[None]:
-    """The orders are not read after a claim."""
+    """Do not read the commands after a claim."""
     hear = WorkerSession._apply_commands  # type: ignore[reportPrivateUsage]
 
     def only_later(self: WorkerSession, some: Any) -> None:
@@ -127,7 +125,7 @@ def begin_without_listening() -> Generator[None]:
 
 @contextmanager
 def delete_what_is_there() -> Generator[None]:
-    """Deletion removes a result, and leaves no tombstone."""
+    """Delete a result without a tombstone."""
 
     def bury(ledger: Any, key: str) -> None:
         ledger.store.delete(key)
@@ -138,14 +136,14 @@ def delete_what_is_there() -> Generator[None]:
 
 @contextmanager
 def start_from_nothing() -> Generator[None]:
-    """Whoever takes over does not look for a checkpoint."""
+    """Do not look for a checkpoint."""
     with patch.object(claims, "latest_checkpoint", lambda *_: None):
         yield
 
 
 @contextmanager
 def break_without_looking() -> Generator[None]:
-    """A lease that is over is broken whatever has become of it."""
+    """Break an expired lease whatever has become of it since."""
 
     def break_lease(ledger: Any, head: Head, record: LeaseRecord) -> bool:
         broken = record.model_copy(update={"nonce": ledger.ids.nonce(), "state": "broken"})
@@ -158,14 +156,14 @@ def break_without_looking() -> Generator[None]:
 
 @contextmanager
 def call_the_living_released() -> Generator[None]:
-    """What a living worker has in hand is not looked up in its lease."""
+    """Do not look up attempts in the leases of live workers."""
     with patch.object(workforce.LiveWorker, "has_attempt", lambda *_: False):
         yield
 
 
 @contextmanager
 def never_alone() -> Generator[None]:
-    """The last attempt is made like any other."""
+    """Do not isolate the last attempt."""
     claim = claims.Claims._claim
 
     def never_isolated(self: claims.Claims, *some: Any, isolated: bool) -> Any:
@@ -177,7 +175,7 @@ def never_alone() -> Generator[None]:
 
 @contextmanager
 def leave_what_a_tenant_had() -> Generator[None]:
-    """A deletion of a tenant ends with the order."""
+    """Do not delete anything after the command to delete a tenant."""
     with (
         patch.object(deletion, "finish_tenant", lambda *_: None),
         patch.object(supervisor, "finish_tenant", lambda *_: None),
@@ -185,34 +183,39 @@ def leave_what_a_tenant_had() -> Generator[None]:
         yield
 
 
-VARIANTS: dict[str, Variant] = {
-    "overwrite at commit": Variant(overwrite_at_commit, S3Store, "results_stand"),
-    "own 412 is taken for lost": Variant(None, LosesToItself, "told_the_truth"),
-    "swap by ETag alone": Variant(
+MUTANTS: dict[str, Mutant] = {
+    "overwrite at commit": Mutant(overwrite_at_commit, S3Store, "results_are_final"),
+    "own 412 is taken for lost": Mutant(None, IgnoresOwnWrites, "store_is_consistent"),
+    "swap by ETag alone": Mutant(
         swap_by_etag_alone, S3Store, "leases_last", {"slow": 0.5, "pause": 0.05}, 300.0
     ),
-    "lease by the local clock": Variant(lease_by_local_clock, S3Store, "leases_last"),
-    "begin without listening": Variant(
-        begin_without_listening, S3Store, "nothing_starts_after_an_order"
+    "lease by the local clock": Mutant(lease_by_local_clock, S3Store, "leases_last"),
+    "begin without listening": Mutant(
+        begin_without_listening, S3Store, "nothing_starts_after_a_command"
     ),
-    "delete what is there": Variant(delete_what_is_there, S3Store, "results_stand"),
-    "start from nothing": Variant(start_from_nothing, S3Store, "work_is_not_repeated"),
-    "call the living released": Variant(
-        call_the_living_released, S3Store, "none_is_ended_that_lives"
+    "delete what is there": Mutant(delete_what_is_there, S3Store, "results_are_final"),
+    "start from nothing": Mutant(start_from_nothing, S3Store, "work_is_not_repeated"),
+    "call the living released": Mutant(
+        call_the_living_released, S3Store, "live_attempts_are_not_ended"
     ),
-    "never alone": Variant(never_alone, S3Store, "the_last_attempt_is_alone", {"crash": 0.02}),
-    "leave what a tenant had": Variant(leave_what_a_tenant_had, S3Store, "erased"),
-    "break without looking": Variant(break_without_looking, S3Store, "leases_last"),
+    "never alone": Mutant(never_alone, S3Store, "last_attempts_are_isolated", {"crash": 0.02}),
+    "leave what a tenant had": Mutant(leave_what_a_tenant_had, S3Store, "deleted_bytes_are_gone"),
+    "break without looking": Mutant(break_without_looking, S3Store, "leases_last"),
 }
 
 
-def simulate_variant(task: tuple[int, str | None], *, log: bool = False) -> Outcome:
-    """A seed's schedule with the variant of that name, or with the ledger as it is."""
+def simulate_mutant(task: tuple[int, str | None], *, log: bool = False) -> SimulationResult:
+    """Simulate a seed with the mutant of that name, or with the ledger as it is."""
     seed, name = task
     if name is None:
         return simulate(seed, log=log)
-    variant = VARIANTS[name]
-    change = variant.change() if variant.change else None
+    mutant = MUTANTS[name]
+    change = mutant.change() if mutant.change else None
     return simulate(
-        seed, kind=variant.kind, rates=variant.rates, faulty=variant.faulty, variant=change, log=log
+        seed,
+        kind=mutant.kind,
+        rates=mutant.rates,
+        fault_duration_s=mutant.fault_duration_s,
+        mutant=change,
+        log=log,
     )

@@ -1,4 +1,4 @@
-"""What goes wrong, and how often."""
+"""The nemesis: which faults requests have, and how often."""
 
 import random
 from dataclasses import dataclass, fields, replace
@@ -16,20 +16,19 @@ _POSSIBLE: dict[Kind, tuple[str, ...]] = {
     "conditional write": (*_OF_WRITES, "conflict"),
 }
 
-LATEST = 30.0
-PAUSES = (2.0, 90.0)
-DELAYS = (1.0, 30.0)
-"""Seconds."""
+MAX_DELAY_S = 30.0
+PAUSES_S = (2.0, 90.0)
+DELAYS_S = (1.0, 30.0)
 
-_MOST = 0.5
-"""At most this share of requests has a fault in a drawn mix, so that work goes on."""
+_MAX_FAULT_SHARE = 0.5
+"""The largest share of requests with a fault in a drawn mix, so that work goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Shares of requests, each of which has at most one of these. By default all goes well.
+    """Shares of requests, each of which has at most one of these faults. By default there are none.
 
-    Where an answer is lost, the client notices by a time-out, or soon, by a broken connection.
+    A client notices a lost answer by a time-out, or sooner by a broken connection.
     """
 
     unsent: float = 0.0
@@ -37,11 +36,11 @@ class Faults:
     lost_request: float = 0.0
     """The server sees nothing, and the client cannot know."""
     lost_answer: float = 0.0
-    """Applied, but the client is not told."""
+    """Applied, but the answer is lost."""
     late: float = 0.0
-    """Applied up to `LATEST` seconds after the client gave up."""
+    """Applied up to `MAX_DELAY_S` after the client gave up."""
     twice: float = 0.0
-    """Applied, then applied once more, and the second answer is told."""
+    """Applied twice; the client gets the second answer."""
     error_before: float = 0.0
     """500, not applied."""
     error_after: float = 0.0
@@ -51,40 +50,41 @@ class Faults:
     conflict: float = 0.0
     """409, not applied."""
     slow: float = 0.0
-    """On the way to the server or back it takes seconds, or too long for the client."""
+    """It takes seconds on the way to the server or back, or too long for the client."""
     slow_listing: float = 0.0
-    """The same of listings, each of which is still taken at one instant."""
+    """The same for listings, each of which still shows one instant."""
     crash: float = 0.0
-    """The process crashes before it sends, while the request is under way, or once applied."""
+    """The process crashes before it sends, while the request is under way, or afterwards."""
     pause: float = 0.0
-    """The process is paused before or after the request, for `PAUSES` seconds."""
+    """The process is paused before or after the request, for `PAUSES_S`."""
     until: float = inf
-    """Virtual time from which on no request has a fault. Requests may still arrive late."""
+    """Virtual time after which no request has a fault. Requests may still arrive late."""
 
     @classmethod
-    def drawn(cls, chance: random.Random, until: float = inf) -> "Faults":
-        """A mix of its own for each seed: some kinds never, others seldom or often."""
+    def drawn(cls, rng: random.Random, until: float = inf) -> "Faults":
+        """Draw a mix for a seed: some kinds never, others seldom or often."""
         rates = {
-            field.name: 10 ** chance.uniform(-3, -0.5)
+            field.name: 10 ** rng.uniform(-3, -0.5)
             for field in fields(cls)
-            if field.name != "until" and chance.random() < 0.5
+            if field.name != "until" and rng.random() < 0.5
         }
         if "crash" in rates:
             rates["crash"] /= 10
         if "pause" in rates:
             rates["pause"] /= 10
-        scale = min(1.0, _MOST / (sum(rates.values()) or 1.0))
-        if chance.random() < 0.1:
-            scale = 0.0
-        return cls(**{name: rate * scale for name, rate in rates.items()}, until=until)
+        config = min(1.0, _MAX_FAULT_SHARE / (sum(rates.values()) or 1.0))
+        if rng.random() < 0.1:
+            config = 0.0
+        return cls(**{name: rate * config for name, rate in rates.items()}, until=until)
 
     def without(self, *kinds: str) -> "Faults":
-        """The same, with these kinds at zero."""
+        """Return the same mix with these kinds at zero."""
         return replace(self, **dict.fromkeys(kinds, 0.0))
 
     def table(self, kind: Kind) -> list[tuple[float, str]]:
-        """Names of faults that requests of this kind can have, with the bounds below which a
-        number in [0, 1) means them.
+        """Return the faults that requests of this kind can have, with cumulated shares.
+
+        A random number in [0, 1) means the first fault whose share is above it.
         """
         rows: list[tuple[float, str]] = []
         bound = 0.0

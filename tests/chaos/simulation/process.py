@@ -1,4 +1,4 @@
-"""Processes, each on a host with a clock of its own, and the tasks in them."""
+"""Simulated processes, each on a host with a clock of its own, and their tasks."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from chaos.simulation.world import World
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-"""What a right clock shows at virtual time 0."""
+"""What a correct clock shows at virtual time 0."""
 
 
 class Killed(BaseException):
@@ -18,7 +18,7 @@ class Killed(BaseException):
 
 
 class Task:
-    """Blocking code that the world goes on with whenever what it waits for is over."""
+    """Blocking code that the world resumes when its wait is over."""
 
     __slots__ = ("done", "name", "process", "requests", "thread")
 
@@ -28,11 +28,11 @@ class Task:
         self.thread = thread
         self.done = False
         self.requests: list[int] | None = None
-        """Where a client notes the numbers of the requests that it sends for this task."""
+        """Where a client records the numbers of the requests that it sends for this task."""
 
 
 class Process:
-    """Tasks that crash and pause together, on a host whose clock is off and runs at its own pace.
+    """Tasks that crash and pause together, on a host whose clock is wrong in offset and rate.
 
     Made by `World.process`.
     """
@@ -45,19 +45,19 @@ class Process:
         self.alive = True
         self.paused_until = 0.0
         self.tasks: dict[Task, None] = {}
-        """Those that have not ended, in the order in which they were spawned."""
+        """Those that have not ended, in the order of their start."""
         self.on_crash: list[Callable[[], None]] = []
-        """Called when it crashes, outside all tasks."""
+        """Called outside all tasks when the process crashes."""
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
 
     def clock(self) -> float:
-        """The host's monotonic clock. It can be negative, as its zero means nothing."""
+        """Return the host's monotonic clock. It can be negative, as its zero means nothing."""
         return self.offset + self.rate * self.world.now
 
     def wall(self) -> datetime:
-        """What the host takes for the time, in UTC."""
+        """Return the host's wall clock, in UTC."""
         return START + timedelta(seconds=self.clock())
 
     def sleep(self, seconds: float) -> None:
@@ -65,5 +65,5 @@ class Process:
         self.world.wait(seconds / self.rate)
 
     def spawn(self, function: Callable[[], object], name: str = "") -> Task:
-        """Begin a task at once. Raises: Killed after a crash."""
+        """Start a task at once. Raise Killed after a crash."""
         return self.world.spawn(self, function, name or f"task {len(self.tasks)}")

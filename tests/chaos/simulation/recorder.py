@@ -1,4 +1,4 @@
-"""What a process asked of its store, and what it was told: evidence for `honesty`."""
+"""A recorder of store calls, for the checks in `consistency`."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -36,31 +36,31 @@ class Call:
         self.expected = expected
         self.begun = process.world.now
         self.ended: float | None = None
-        """None: it goes on."""
+        """None while it goes on."""
         self.result: Any = None
         self.error: type[BaseException] | None = None
         self.requests: list[int] = []
-        """Numbers of the requests it sent, in their order."""
+        """Numbers of the requests that it sent, in order."""
 
     @property
     def returned(self) -> bool:
         return self.ended is not None and self.error is None
 
     def __repr__(self) -> str:
-        outcome = self.error.__name__ if self.error else "returned" if self.returned else "goes on"
+        result = self.error.__name__ if self.error else "returned" if self.returned else "goes on"
         return (
             f"{self.process}: {self.operation}({self.key!r}) at {self.begun:.6f}, by requests "
-            f"{self.requests}: {outcome}"
+            f"{self.requests}: {result}"
         )
 
 
-class Witness:
-    """A store that passes everything on to `store`, for tasks of `process`, and remembers it."""
+class StoreRecorder:
+    """A store that passes every call of a process on, and records it."""
 
     def __init__(self, store: Store, process: Process, calls: list[Call] | None = None) -> None:
         self.calls: list[Call] = [] if calls is None else calls
         self.left: int | None = None
-        """Calls that may still be made, where whoever makes them must come to an end."""
+        """Number of calls that may still be made, where a loop must end."""
         self._store = store
         self._process = process
 
@@ -69,16 +69,16 @@ class Witness:
         return self._store.url
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> Object:
-        return self._seen("read", key, lambda: self._store.read(key, start=start, length=length))
+        return self._record("read", key, lambda: self._store.read(key, start=start, length=length))
 
     def head(self, key: str) -> Head:
-        return self._seen("head", key, lambda: self._store.head(key))
+        return self._record("head", key, lambda: self._store.head(key))
 
     def create(self, key: str, body: bytes) -> str:
-        return self._seen("create", key, lambda: self._store.create(key, body), body)
+        return self._record("create", key, lambda: self._store.create(key, body), body)
 
     def replace(self, key: str, body: bytes, *, expected: str) -> str:
-        return self._seen(
+        return self._record(
             "replace",
             key,
             lambda: self._store.replace(key, body, expected=expected),
@@ -87,13 +87,13 @@ class Witness:
         )
 
     def put(self, key: str, body: bytes) -> str:
-        return self._seen("put", key, lambda: self._store.put(key, body), body)
+        return self._record("put", key, lambda: self._store.put(key, body), body)
 
     def delete(self, key: str) -> None:
-        self._seen("delete", key, lambda: self._store.delete(key))
+        self._record("delete", key, lambda: self._store.delete(key))
 
     def delete_if(self, key: str, *, expected: str) -> None:
-        self._seen(
+        self._record(
             "delete_if",
             key,
             lambda: self._store.delete_if(key, expected=expected),
@@ -108,14 +108,14 @@ class Witness:
         delimiter: Literal["", "/"] = "",
         limit: int = 1000,
     ) -> Page:
-        return self._seen(
+        return self._record(
             "list",
             prefix,
             lambda: self._store.list(prefix, after=after, delimiter=delimiter, limit=limit),
         )
 
     def now(self) -> datetime:
-        return self._seen("now", "", self._store.now)
+        return self._record("now", "", self._store.now)
 
     def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
         return self._store.presigned_post(key, max_bytes=max_bytes, expires_s=expires_s)
@@ -130,11 +130,11 @@ class Witness:
     def retention(self) -> Retention:
         return self._store.retention()
 
-    def for_leases(self) -> "Witness":
-        """One over the same process, whose calls are noted here."""
-        return Witness(self._store.for_leases(), self._process, self.calls)
+    def for_leases(self) -> "StoreRecorder":
+        """Return a recorder for leases, which records into the same list."""
+        return StoreRecorder(self._store.for_leases(), self._process, self.calls)
 
-    def _seen(
+    def _record(
         self,
         operation: str,
         key: str,
@@ -148,15 +148,15 @@ class Witness:
             self.left -= 1
             if self.left < 0:
                 raise RuntimeError(f"{process.name} makes no end of calls: {operation}({key!r})")
-        noted = Call(process, operation, key, body, expected)
-        self.calls.append(noted)
-        task.requests = noted.requests
+        recorded = Call(process, operation, key, body, expected)
+        self.calls.append(recorded)
+        task.requests = recorded.requests
         try:
-            noted.result = result = call()
+            recorded.result = result = call()
         except BaseException as error:
-            noted.error = type(error)
+            recorded.error = type(error)
             raise
         finally:
-            noted.ended = process.world.now
+            recorded.ended = process.world.now
             task.requests = None
         return result

@@ -1,26 +1,26 @@
-"""One seed, one schedule: what happened, and which promises it broke."""
+"""One schedule by its seed: what happened, and which invariants were violated."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from chaos.simulation.invariants import broken_promises
-from chaos.simulation.service_processes import Service
+from chaos.simulation.invariants import find_violations
+from chaos.simulation.simulated_service import SimulatedService
 from chaos.simulation.world import World
 from services.storage.s3 import S3Store
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """Of one seed."""
+class SimulationResult:
+    """The figures of one seed, and its violations."""
 
     seed: int
-    broken: tuple[str, ...]
+    violations: tuple[str, ...]
     requests: int
     crashes: int
     attempts: int
     items: int
     log: str = ""
-    """Everything that happened, if a promise was broken or it was asked for."""
+    """Everything that happened, if there was a violation or it was requested."""
 
 
 def simulate(
@@ -28,29 +28,31 @@ def simulate(
     *,
     kind: type[S3Store] = S3Store,
     rates: dict[str, float] | None = None,
-    faulty: float | None = None,
-    variant: AbstractContextManager[object] | None = None,
+    fault_duration_s: float | None = None,
+    mutant: AbstractContextManager[object] | None = None,
     log: bool = False,
-) -> Outcome:
-    """Run a seed's schedule, with a ledger that is changed by `variant`, and check everything.
+) -> SimulationResult:
+    """Run the schedule of a seed, with a ledger changed by `mutant`, and check everything.
 
-    `rates` and `faulty` are as in `Service`.
+    `rates` and `fault_duration_s` are as in `SimulatedService`.
     """
-    with World(seed) as world, variant or nullcontext():
-        service = Service(world, kind, rates, faulty)
+    with World(seed) as world, mutant or nullcontext():
+        service = SimulatedService(world, kind, rates, fault_duration_s)
         try:
             service.run()
-            broken = broken_promises(service)
+            violations = find_violations(service)
         except Exception as error:
-            broken = [f"a process failed with {error!r}"]
-        return Outcome(
+            violations = [f"a process failed with {error!r}"]
+        return SimulationResult(
             seed,
-            tuple(broken),
+            tuple(violations),
             requests=len(service.bucket.positions),
             crashes=sum(not process.alive for process in world.processes),
             attempts=len(service.history.starts),
             items=sum(
-                answer.count for answer in service.history.answers if answer.what == "submit"
+                answer.count
+                for answer in service.history.completions
+                if answer.operation == "submit"
             ),
-            log=world.schedule() if broken or log else "",
+            log=world.schedule() if violations or log else "",
         )

@@ -1,27 +1,30 @@
-"""boto3's client of S3, as far as `S3Store` uses it, for one process of the simulation."""
+"""boto3's S3 client, as far as `S3Store` uses it, for one simulated process."""
 
 from typing import Any, cast
 
-from chaos.simulation.bucket import NO_SUCH_KEY, Bucket, Refusal, Version
-from chaos.simulation.network import Wire
+from chaos.simulation.bucket import NO_SUCH_KEY, Bucket, ErrorResponse, Version
+from chaos.simulation.network import Network
 from chaos.simulation.process import Process
 from services.storage.s3 import S3Store
 from services.storage.s3_client import S3Connection
 from services.storage.settings import S3Settings
 
-_NOT_FOUND = Refusal(404, "404")  # an answer to HEAD has no body that could say more
-_NO_SUCH_RANGE = Refusal(416, "InvalidRange")
+_NOT_FOUND = ErrorResponse(404, "404")  # an answer to HEAD has no body that could say more
+_NO_SUCH_RANGE = ErrorResponse(416, "InvalidRange")
 
 
 def simulated_store(
-    process: Process, wire: Wire, kind: type[S3Store] = S3Store, **settings: Any
+    process: Process, network: Network, kind: type[S3Store] = S3Store, **settings: Any
 ) -> S3Store:
-    """The real S3Store over simulated requests, for tasks of `process`."""
+    """Return the real S3Store over simulated requests, for tasks of `process`."""
     parsed = S3Settings(bucket="simulated", prefix="", **settings)
     connection = S3Connection(
         parsed,
         make_client=lambda settings: cast(
-            Any, Client(process, wire, settings.connect_timeout_s, settings.read_timeout_s)
+            Any,
+            SimulatedS3Client(
+                process, network, settings.connect_timeout_s, settings.read_timeout_s
+            ),
         ),
         sleep=process.sleep,
         clock=process.clock,
@@ -38,14 +41,18 @@ class _Body:
         return self._body
 
 
-class Client:
-    """Takes and returns what boto3's does, and raises botocore's errors. Names are boto3's."""
+class SimulatedS3Client:
+    """Takes and returns what boto3's client does, under its names, with botocore's errors."""
 
     def __init__(
-        self, process: Process, wire: Wire, connect_timeout: float = 5, read_timeout: float = 20
+        self,
+        process: Process,
+        network: Network,
+        connect_timeout: float = 5,
+        read_timeout: float = 20,
     ) -> None:
         self._process = process
-        self._wire = wire
+        self._network = network
         self._timeouts = (connect_timeout, read_timeout)
 
     def put_object(
@@ -57,31 +64,31 @@ class Client:
         IfMatch: str | None = None,
         IfNoneMatch: str | None = None,
     ) -> dict[str, Any]:
-        bucket, process = self._wire.bucket, self._process
+        bucket, process = self._network.bucket, self._process
 
-        def serve(number: int) -> dict[str, Any] | Refusal:
+        def serve(number: int) -> dict[str, Any] | ErrorResponse:
             version = bucket.put(number, process.name, Key, Body, IfMatch, IfNoneMatch)
-            if isinstance(version, Refusal):
+            if isinstance(version, ErrorResponse):
                 return version
             return {"ETag": version.etag, "ResponseMetadata": _metadata(bucket)}
 
         kind = "conditional write" if IfMatch or IfNoneMatch else "write"
-        return self._wire.send(process, kind, "PutObject", Key, serve, self._timeouts)
+        return self._network.send(process, kind, "PutObject", Key, serve, self._timeouts)
 
     def delete_object(self, *, Bucket: str, Key: str, IfMatch: str | None = None) -> dict[str, Any]:
-        bucket, process = self._wire.bucket, self._process
+        bucket, process = self._network.bucket, self._process
 
-        def serve(number: int) -> dict[str, Any] | Refusal:
-            refusal = bucket.delete(number, process.name, Key, IfMatch)
-            return refusal or {"ResponseMetadata": _metadata(bucket)}
+        def serve(number: int) -> dict[str, Any] | ErrorResponse:
+            error = bucket.delete(number, process.name, Key, IfMatch)
+            return error or {"ResponseMetadata": _metadata(bucket)}
 
         kind = "conditional write" if IfMatch else "write"
-        return self._wire.send(process, kind, "DeleteObject", Key, serve, self._timeouts)
+        return self._network.send(process, kind, "DeleteObject", Key, serve, self._timeouts)
 
     def get_object(self, *, Bucket: str, Key: str, Range: str = "") -> dict[str, Any]:
-        bucket = self._wire.bucket
+        bucket = self._network.bucket
 
-        def serve(number: int) -> dict[str, Any] | Refusal:
+        def serve(number: int) -> dict[str, Any] | ErrorResponse:
             version = bucket.get(Key)
             if version is None:
                 return NO_SUCH_KEY
@@ -99,24 +106,24 @@ class Client:
                 "Body": _Body(version.body[start:end]),
             }
 
-        return self._wire.send(self._process, "read", "GetObject", Key, serve, self._timeouts)
+        return self._network.send(self._process, "read", "GetObject", Key, serve, self._timeouts)
 
     def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
-        bucket = self._wire.bucket
+        bucket = self._network.bucket
 
-        def serve(number: int) -> dict[str, Any] | Refusal:
+        def serve(number: int) -> dict[str, Any] | ErrorResponse:
             version = bucket.get(Key)
             return _head(bucket, version) if version else _NOT_FOUND
 
-        return self._wire.send(self._process, "read", "HeadObject", Key, serve, self._timeouts)
+        return self._network.send(self._process, "read", "HeadObject", Key, serve, self._timeouts)
 
     def head_bucket(self, *, Bucket: str) -> dict[str, Any]:
-        bucket = self._wire.bucket
+        bucket = self._network.bucket
 
         def serve(number: int) -> dict[str, Any]:
             return {"ResponseMetadata": _metadata(bucket)}
 
-        return self._wire.send(self._process, "read", "HeadBucket", "", serve, self._timeouts)
+        return self._network.send(self._process, "read", "HeadBucket", "", serve, self._timeouts)
 
     def list_objects_v2(
         self,
@@ -127,15 +134,15 @@ class Client:
         Delimiter: str = "",
         MaxKeys: int = 1000,
     ) -> dict[str, Any]:
-        bucket = self._wire.bucket
+        bucket = self._network.bucket
 
         def serve(number: int) -> dict[str, Any]:
-            listed = bucket.page(Prefix, StartAfter, Delimiter, MaxKeys)
+            listing = bucket.page(Prefix, StartAfter, Delimiter, MaxKeys)
             answer: dict[str, Any] = {
-                "IsTruncated": listed.truncated,
+                "IsTruncated": listing.truncated,
                 "ResponseMetadata": _metadata(bucket),
             }
-            if listed.objects:
+            if listing.objects:
                 answer["Contents"] = [
                     {
                         "Key": key,
@@ -143,13 +150,13 @@ class Client:
                         "ETag": version.etag,
                         "LastModified": version.last_modified,
                     }
-                    for key, version in listed.objects
+                    for key, version in listing.objects
                 ]
-            if listed.prefixes:
-                answer["CommonPrefixes"] = [{"Prefix": prefix} for prefix in listed.prefixes]
+            if listing.prefixes:
+                answer["CommonPrefixes"] = [{"Prefix": prefix} for prefix in listing.prefixes]
             return answer
 
-        return self._wire.send(
+        return self._network.send(
             self._process, "list", "ListObjectsV2", Prefix, serve, self._timeouts
         )
 

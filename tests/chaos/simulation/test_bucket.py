@@ -1,4 +1,4 @@
-"""The simulated server without faults keeps what every store keeps, by way of the real S3Store."""
+"""The simulated server without faults behaves as every store does, through the real S3Store."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,7 +21,7 @@ from services.storage.s3 import S3Store
 
 @pytest.fixture
 def store(world: World, open_store: Callable[..., tuple[Process, S3Store]]) -> Any:
-    """A store each method of which runs as a task, until it returns."""
+    """Return a store whose methods each run as a task to its end."""
     process, store = open_store()
 
     class Performed:
@@ -36,8 +36,8 @@ def test_what_was_created_is_read(store: Any) -> None:
     etag = store.create("a/b", b"body")
     found = store.read("a/b")
     assert found.body == b"body"
-    (listed,) = store.list().objects
-    for head in (found.head, store.head("a/b"), listed):
+    (listing,) = store.list().objects
+    for head in (found.head, store.head("a/b"), listing):
         assert (head.key, head.size, head.etag) == ("a/b", 4, etag)
 
 
@@ -66,7 +66,7 @@ def test_equal_bytes_have_equal_etags(store: Any) -> None:
     assert store.replace("a", b"A", expected=second) == first
 
 
-def test_nothing_is_replaced_where_nothing_stands(store: Any) -> None:
+def test_a_missing_object_is_not_replaced(store: Any) -> None:
     etag = store.create("a", b"")
     store.delete("a")
     store.delete("a")
@@ -105,7 +105,7 @@ ODD.sort()
 
 @pytest.mark.parametrize("delimiter", ["", "/"])
 @pytest.mark.parametrize("limit", [1, 2, 1000])
-def test_listings_go_page_by_page(store: Any, delimiter: Literal["", "/"], limit: int) -> None:
+def test_listings_are_paginated(store: Any, delimiter: Literal["", "/"], limit: int) -> None:
     for key in ODD:
         store.create(key, key.encode())
     for prefix in ("", "a", "a/", "b/", "nothing/"):
@@ -140,7 +140,7 @@ def test_its_clock_shows_whole_seconds(store: Any, world: World) -> None:
     assert store.now() == START + timedelta(seconds=101)
 
 
-def test_leases_are_given_up_on_early_over_the_same_objects(
+def test_a_store_for_leases_has_the_same_objects_and_shorter_timeouts(
     world: World, open_store: Callable[..., tuple[Process, S3Store]]
 ) -> None:
     process, store = open_store()

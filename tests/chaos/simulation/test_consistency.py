@@ -1,4 +1,4 @@
-"""S3Store tells the truth whatever happens; one that does not is found out."""
+"""S3Store is consistent under all faults; a store that is not is detected."""
 
 import random
 from typing import Any
@@ -7,9 +7,9 @@ import pytest
 
 from chaos.simulation.consistency import (
     applied_though_unavailable,
-    lost_to_itself,
+    inconsistencies,
+    refused_by_own_write,
     returned_unwritten,
-    untruths,
 )
 from chaos.simulation.nemesis import Faults
 from chaos.simulation.world import World
@@ -25,8 +25,8 @@ from services.storage.s3 import S3Store
 SEEDS = range(200)
 
 
-class LooksNotBack(S3Store):
-    """Takes 412 for the word of another."""
+class IgnoresOwnWrites(S3Store):
+    """Takes 412 for another's write."""
 
     def create(self, key: str, body: bytes) -> str:
         try:
@@ -38,7 +38,7 @@ class LooksNotBack(S3Store):
         return self._put(key, body, IfMatch=expected)
 
 
-class TakesRefusalsForSuccess(S3Store):
+class IgnoresRefusals(S3Store):
     def create(self, key: str, body: bytes) -> str:
         try:
             return super().create(key, body)
@@ -46,7 +46,7 @@ class TakesRefusalsForSuccess(S3Store):
             return self.head(key).etag
 
 
-class SaysNothingWasChanged(S3Store):
+class DeniesUnknownOutcomes(S3Store):
     def _put(self, key: str, body: bytes, **condition: Any) -> str:
         try:
             return super()._put(key, body, **condition)
@@ -54,27 +54,27 @@ class SaysNothingWasChanged(S3Store):
             raise UnavailableError(*error.args) from error
 
 
-def test_the_store_tells_the_truth() -> None:
-    outcomes: set[str] = set()
+def test_the_store_is_consistent() -> None:
+    results: set[str] = set()
     for seed in SEEDS:
         with World(seed) as world:
-            witnesses, bucket = race(world, Faults.drawn(random.Random(seed)))
-            assert untruths(witnesses, bucket) == [], seed
-            calls = [call for witness in witnesses for call in witness.calls]
-            outcomes.update(call.error.__name__ for call in calls if call.error)
-    assert {"AlreadyExistsError", "PreconditionFailedError", "NotFoundError"} < outcomes
-    assert {"OutcomeUnknownError", "UnavailableError", "Killed"} < outcomes
+            recorders, bucket = race(world, Faults.drawn(random.Random(seed)))
+            assert inconsistencies(recorders, bucket) == [], seed
+            calls = [call for recorder in recorders for call in recorder.calls]
+            results.update(call.error.__name__ for call in calls if call.error)
+    assert {"AlreadyExistsError", "PreconditionFailedError", "NotFoundError"} < results
+    assert {"OutcomeUnknownError", "UnavailableError", "Killed"} < results
 
 
 @pytest.mark.parametrize(
     ("kind", "check"),
     [
-        (LooksNotBack, lost_to_itself),
-        (TakesRefusalsForSuccess, returned_unwritten),
-        (SaysNothingWasChanged, applied_though_unavailable),
+        (IgnoresOwnWrites, refused_by_own_write),
+        (IgnoresRefusals, returned_unwritten),
+        (DeniesUnknownOutcomes, applied_though_unavailable),
     ],
 )
-def test_a_lying_store_is_found_out(kind: type[S3Store], check: Any) -> None:
+def test_an_inconsistent_store_is_detected(kind: type[S3Store], check: Any) -> None:
     for seed in SEEDS:
         with World(seed) as world:
             found = check(*race(world, Faults.drawn(random.Random(seed)), kind))
@@ -84,8 +84,8 @@ def test_a_lying_store_is_found_out(kind: type[S3Store], check: Any) -> None:
     pytest.fail("no seed found it out")
 
 
-def test_a_deletion_that_was_done_is_not_called_undone() -> None:
+def test_a_deletion_that_was_applied_is_not_reported_as_refused() -> None:
     faults = Faults(lost_answer=0.3, unavailable=0.3)
     for seed in SEEDS:
         with World(seed) as world:
-            assert untruths(*race(world, faults, conditional=True)) == [], seed
+            assert inconsistencies(*race(world, faults, conditional=True)) == [], seed

@@ -8,7 +8,7 @@ import pytest
 
 from chaos.simulation.bucket import Bucket
 from chaos.simulation.nemesis import Faults
-from chaos.simulation.network import Wire
+from chaos.simulation.network import Network
 from chaos.simulation.process import Killed, Process
 from chaos.simulation.store_client import simulated_store
 from chaos.simulation.world import World
@@ -25,7 +25,7 @@ OpenStore = Callable[..., tuple[Process, S3Store]]
 
 
 def _create(world: World, opened: tuple[Process, S3Store]) -> type[BaseException] | None:
-    """What a creation of "a" came to."""
+    """Create "a", and return the type of the error."""
     process, store = opened
     try:
         world.perform(process, lambda: store.create("a", b"mine"))
@@ -35,7 +35,7 @@ def _create(world: World, opened: tuple[Process, S3Store]) -> type[BaseException
 
 
 @pytest.mark.parametrize(
-    ("fault", "told", "applied"),
+    ("fault", "error", "applied"),
     [
         ("unsent", UnavailableError, 0),
         ("lost_request", OutcomeUnknownError, 0),
@@ -54,12 +54,12 @@ def test_a_write_has_a_fault(
     bucket: Bucket,
     open_store: OpenStore,
     fault: str,
-    told: type[BaseException] | None,
+    error: type[BaseException] | None,
     applied: int,
 ) -> None:
     opened = open_store(attempts=1, **{fault: 1.0})
     begun = world.now
-    assert _create(world, opened) is told
+    assert _create(world, opened) is error
     ended = world.now
     world.run()
     assert len(bucket.journal) == applied
@@ -69,7 +69,7 @@ def test_a_write_has_a_fault(
         assert ended - begun > 1
 
 
-def test_a_slow_request_is_told_late_or_too_late(
+def test_a_slow_request_is_answered_late_or_times_out(
     world: World, bucket: Bucket, open_store: OpenStore
 ) -> None:
     process, store = open_store(attempts=1, slow=1.0)
@@ -106,7 +106,7 @@ def test_a_read_has_a_fault(world: World, open_store: OpenStore, fault: str) -> 
         world.perform(process, lambda: store.read("a"))
 
 
-def test_a_listing_is_taken_at_one_instant_and_told_later(
+def test_a_slow_listing_shows_one_instant(
     world: World, bucket: Bucket, open_store: OpenStore
 ) -> None:
     writing, writer = open_store()
@@ -128,13 +128,13 @@ def test_a_listing_is_taken_at_one_instant_and_told_later(
     assert max(missed) > 1
 
 
-def test_what_a_crashed_process_had_under_way_is_applied_or_not_or_later() -> None:
+def test_requests_of_a_crashed_process_are_applied_or_dropped_or_late() -> None:
     became: set[str] = set()
     for seed in range(60):
         with World(seed) as world:
             bucket = Bucket(world)
             process = world.process("a")
-            store = simulated_store(process, Wire(bucket, Faults(crash=1.0)))
+            store = simulated_store(process, Network(bucket, Faults(crash=1.0)))
             assert _create(world, (process, store)) is Killed
             crashed = world.now
             world.run()
@@ -149,7 +149,7 @@ def test_what_a_crashed_process_had_under_way_is_applied_or_not_or_later() -> No
     assert became == {"never sent", "dropped", "before", "at once", "late"}
 
 
-def test_a_paused_process_is_answered_meanwhile(
+def test_a_request_of_a_paused_process_is_served_meanwhile(
     world: World, bucket: Bucket, open_store: OpenStore
 ) -> None:
     process, store = open_store()
@@ -161,7 +161,7 @@ def test_a_paused_process_is_answered_meanwhile(
     assert world.now == pytest.approx(100.0, abs=1)
 
 
-def test_from_some_time_on_there_are_no_faults(world: World, open_store: OpenStore) -> None:
+def test_faults_end_at_their_time(world: World, open_store: OpenStore) -> None:
     opened = open_store(attempts=1, conflict=1.0, until=100.0)
     assert _create(world, opened) is UnavailableError
     world.run(until=100.0)

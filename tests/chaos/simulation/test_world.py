@@ -24,7 +24,7 @@ def test_a_seed_decides_everything() -> None:
     assert len({story[0] for story in stories}) == 3
 
 
-def test_tasks_take_turns_by_time(world: World) -> None:
+def test_tasks_run_in_the_order_of_their_times(world: World) -> None:
     process = world.process("a", rate=1.0)
     seen: list[tuple[str, float]] = []
 
@@ -39,7 +39,7 @@ def test_tasks_take_turns_by_time(world: World) -> None:
     assert seen == [("fast", 1.0), ("fast", 2.0), ("slow", 3.0), ("slow", 6.0)]
 
 
-def test_what_is_due_at_once_comes_in_an_order_that_the_seed_draws() -> None:
+def test_calls_due_at_the_same_time_come_in_an_order_by_the_seed() -> None:
     orders: set[tuple[int, ...]] = set()
     for seed in range(50):
         with World(seed) as world:
@@ -61,7 +61,7 @@ def test_clocks_of_hosts_are_off_and_drift(world: World) -> None:
     assert process.wall() == START + timedelta(seconds=100.1 - 7200)
 
 
-def test_a_run_ends_where_it_is_told(world: World) -> None:
+def test_a_run_ends_at_its_time_or_condition(world: World) -> None:
     process = world.process("a", rate=1.0)
     ticks: list[float] = []
 

@@ -1,6 +1,6 @@
-"""Virtual time: what is due, in an order that a seed decides and nothing else, and what was noted.
+"""The virtual clock: due calls in an order that only the seed decides, and a log.
 
-What is due takes no time, and nothing interrupts it.
+A call takes no virtual time, and nothing interrupts it.
 """
 
 import random
@@ -14,21 +14,22 @@ _REMEMBERED = 200_000
 """Entries of the log that are kept, the latest."""
 
 
-class Timeline:
-    """Seconds from 0 on, and calls that are due at some of them."""
+class VirtualClock:
+    """Seconds from 0 on, and the calls that are due."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.now = 0.0
         self.entries: deque[tuple[float, str, str, tuple[Any, ...]]] = deque(maxlen=_REMEMBERED)
-        """What was noted: time, process, event, details."""
+        """The log: time, process, event, details."""
         self._due: list[tuple[float, float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._made = 0
 
     def after(self, seconds: float, action: Callable[..., object], *arguments: Any) -> None:
-        """Call `action` outside all tasks, in so many seconds. What is due at the same time comes
-        in an order that is drawn.
+        """Call `action` outside all tasks, in so many seconds.
+
+        Calls that are due at the same time come in a random order.
         """
         self._made += 1
         heappush(
@@ -36,14 +37,14 @@ class Timeline:
         )
 
     def schedule(self) -> str:
-        """The log, a line an entry."""
+        """Return the log, one line per entry."""
         return "\n".join(
             f"{time:12.6f} {name:12} {event:8} {' '.join(map(str, details))}"
             for time, name, event, details in self.entries
         )
 
     def step(self, until: float = inf) -> bool:
-        """Go on to what is due next, unless that is after `until`; returns whether it was not."""
+        """Go on to the next due call, unless it is after `until`; return whether there was one."""
         due = self._due
         if due and due[0][0] <= until:
             self.now, _, _, action, arguments = heappop(due)
@@ -54,5 +55,5 @@ class Timeline:
         return False
 
     def forget(self) -> None:
-        """Nothing is due any more."""
+        """Drop all due calls."""
         self._due.clear()

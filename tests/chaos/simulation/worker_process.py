@@ -1,11 +1,11 @@
-"""Workers of a simulated service: they step, keep checkpoints, commit, crash, pause and drain."""
+"""Simulated workers: they step, save checkpoints, commit, crash, pause and drain."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chaos.simulation.history import History, Saved, Start, claimed
+from chaos.simulation.history import AttemptStart, History, SavedCheckpoint, attempt_key
 from chaos.simulation.process import Process
-from chaos.simulation.recorder import Witness
+from chaos.simulation.recorder import StoreRecorder
 from services.errors import LeaseLostError, StorageError, SupersededError
 from services.ledger.attempts import Attempt
 from services.ledger.ledger import Ledger
@@ -13,42 +13,42 @@ from services.ledger.worker import WorkerSession
 
 POOL = "default"
 _CALLS = 400
-"""Of the store, in one claim: many times what it takes."""
+"""Limit for store calls in one claim: many times what it takes."""
 
-_PATIENCE = 5
+_COMMIT_TRIES = 5
 """Tries of a commit before it is left to others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
+class WorkerConfig:
     """How a worker works."""
 
     slots: int
-    step: float
-    """Seconds that one step of all in hand takes."""
-    drains: float
-    """Chance, a step, to give all back and begin anew, as on SIGTERM."""
+    step_s: float
+    """Duration of one step of all running attempts."""
+    drain_probability: float
+    """Probability, per step, of a drain as on SIGTERM."""
 
 
-class Labour:
-    """One worker's process."""
+class WorkerProcess:
+    """The process of one worker."""
 
     def __init__(
         self,
         process: Process,
         open_ledger: Callable[[Process], Ledger],
         history: History,
-        habits: Habits,
+        worker: WorkerConfig,
     ) -> None:
         self.process = process
         self.running: dict[Attempt, int] = {}
-        """Attempts that have begun, and the step they are at."""
+        """Started attempts, and their steps."""
         self._ledger = open_ledger(process)
         self._history = history
-        self._habits = habits
+        self._config = worker
 
     def run(self) -> None:
-        """Live one life after another."""
+        """Run one session after another."""
         while True:
             worker = WorkerSession(self._ledger, POOL, rng=self.process.world.random)
             try:
@@ -58,7 +58,7 @@ class Labour:
                 continue
             beats = [True]
             self.process.spawn(lambda worker=worker, beats=beats: self._beat(worker, beats), "beat")
-            self._live(worker)
+            self._run_session(worker)
             beats.clear()
 
     def _beat(self, worker: WorkerSession, beats: list[bool]) -> None:
@@ -74,28 +74,28 @@ class Labour:
             except StorageError:
                 continue
 
-    def _live(self, worker: WorkerSession) -> None:
-        """Until the lease is lost, or the worker drains."""
+    def _run_session(self, worker: WorkerSession) -> None:
+        """Run until the lease is lost, or the worker drains."""
         while True:
             if not worker.lease.lost:
-                self._take(worker)
+                self._claim(worker)
             if worker.lease.lost and not self.running:
                 return
-            if self.process.world.random.random() < self._habits.drains:
+            if self.process.world.random.random() < self._config.drain_probability:
                 self._drain(worker)
                 return
             if not self.running:
                 self.process.sleep(max(self._ledger.settings.poll_interval_s, 1.0))
                 continue
-            self.process.sleep(self._habits.step)
+            self.process.sleep(self._config.step_s)
             for attempt in list(self.running):
                 self._step(attempt)
 
-    def _take(self, worker: WorkerSession) -> None:
-        assert isinstance(self._ledger.store, Witness)
+    def _claim(self, worker: WorkerSession) -> None:
+        assert isinstance(self._ledger.store, StoreRecorder)
         self._ledger.store.left = _CALLS
         try:
-            new = worker.claim(self._habits.slots)
+            new = worker.claim(self._config.slots)
         except StorageError:
             return
         finally:
@@ -104,11 +104,11 @@ class Labour:
             step = attempt.resume_from.step if attempt.resume_from else 0
             self.running[attempt] = step
             self._history.starts.append(
-                Start(
+                AttemptStart(
                     self.process.world.now,
                     self.process.name,
                     worker.lease.worker,
-                    claimed(attempt),
+                    attempt_key(attempt),
                     step,
                     attempt.isolated,
                     len(self.running) - 1,
@@ -120,14 +120,14 @@ class Labour:
             self._leave(attempt, attempt.abandon)
             return
         work = attempt.item.work
-        if work["fate"] == "poison":
+        if work["script"] == "poison":
             self.process.world.crash(self.process)
         self.running[attempt] += 1
         step = self.running[attempt]
         attempt.report_progress({"step": step})
-        if work["fate"] == "bad":
+        if work["script"] == "bad":
             self._finish(attempt, lambda: attempt.fail("its images are broken", retry=False))
-        elif work["fate"] == "flaky" and attempt.number == 1:
+        elif work["script"] == "flaky" and attempt.number == 1:
             self._finish(attempt, lambda: attempt.fail("out of memory"))
         elif step >= int(str(work["steps"])):
             payload = secret(attempt.keys.job, attempt.item_ref.index) + b"%d" % attempt.number
@@ -144,13 +144,13 @@ class Labour:
         except StorageError:
             return
         else:
-            _, _, place, _ = claimed(attempt)
-            self._history.saved[attempt.keys.tenant, attempt.keys.job, place].append(
-                Saved(self.process.world.now, claimed(attempt), step)
+            _, _, item_ref, _ = attempt_key(attempt)
+            self._history.checkpoints[attempt.keys.tenant, attempt.keys.job, item_ref].append(
+                SavedCheckpoint(self.process.world.now, attempt_key(attempt), step)
             )
 
     def _finish(self, attempt: Attempt, end: Callable[[], None]) -> None:
-        for _ in range(_PATIENCE):
+        for _ in range(_COMMIT_TRIES):
             try:
                 end()
                 break
@@ -179,5 +179,5 @@ class Labour:
 
 
 def secret(job: str, index: int) -> bytes:
-    """What stands in all bytes that are made of an item, and must be gone when it is deleted."""
+    """Return what is in all bytes made of an item, and must be gone after its deletion."""
     return f"secret of {job} {index}: ".encode()

@@ -1,12 +1,12 @@
-"""Processes under one virtual time: they run, wait, crash and pause, as a seed decides.
+"""The world: processes under one virtual clock, which run, wait, crash and pause by a seed.
 
     with World(seed) as world:
         process = world.process("worker")
         process.spawn(work)
         world.run(until=3600)
 
-Tasks are greenlets. Code between two waits takes no time and is not interrupted, so nothing in a
-task may block otherwise: no `time.sleep`, no lock that another task holds.
+Tasks are greenlets. Code between two waits takes no time and is not interrupted, so a task must not
+block otherwise: no `time.sleep`, no lock that another task holds.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from greenlet import getcurrent, greenlet
 
 from chaos.simulation.process import Killed, Process, Task
-from chaos.simulation.virtual_clock import Timeline
+from chaos.simulation.virtual_clock import VirtualClock
 
 T = TypeVar("T")
 
@@ -25,8 +25,8 @@ _WORST_OFFSET = 4 * 3600.0
 _RATES = (0.999, 1.001)
 
 
-class World(Timeline):
-    """All processes, and the task that is running."""
+class World(VirtualClock):
+    """All processes, and the running task."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -49,7 +49,7 @@ class World(Timeline):
     def process(
         self, name: str, *, offset: float | None = None, rate: float | None = None
     ) -> Process:
-        """A new process on a host of its own; what is None of its clock is drawn."""
+        """Return a new process on a new host; offset and rate of its clock are drawn if None."""
         process = Process(
             self,
             name,
@@ -60,16 +60,16 @@ class World(Timeline):
         return process
 
     def spawn(self, process: Process, function: Callable[[], object], name: str) -> Task:
-        """Begin a task at once. Raises: Killed after a crash."""
+        """Start a task at once. Raise Killed after a crash."""
         if not process.alive:
             raise Killed
-        task = Task(process, name, greenlet(lambda: self._live(task, function), self._hub))
+        task = Task(process, name, greenlet(lambda: self._run(task, function), self._hub))
         process.tasks[task] = None
-        self.after(0, self._go_on, task)
+        self.after(0, self._resume, task)
         return task
 
     def task(self) -> Task:
-        """The task that is running. Raises: Killed if its process has crashed."""
+        """Return the running task. Raise Killed if its process has crashed."""
         task = self.running
         if task is None:
             raise RuntimeError("only a task can wait or send requests: spawn one")
@@ -78,12 +78,12 @@ class World(Timeline):
         return task
 
     def wait(self, seconds: float) -> None:
-        """Let the running task wait so many seconds of virtual time, or longer if it is paused.
+        """Let the running task wait in virtual time, or longer if it is paused.
 
         Raises: Killed if its process has crashed by then.
         """
         task = self.task()
-        self.after(max(seconds, 0.0), self._go_on, task)
+        self.after(max(seconds, 0.0), self._resume, task)
         self._hub.switch()
         if not task.process.alive:
             raise Killed
@@ -93,7 +93,9 @@ class World(Timeline):
         self.wait(seconds / self.task().process.rate)
 
     def crash(self, process: Process) -> None:
-        """SIGKILL. Tasks get Killed where they wait. What becomes of requests under way is drawn.
+        """Crash a process as SIGKILL does.
+
+        Its tasks get Killed where they wait. The fate of requests under way is random.
 
         Raises: Killed if the running task is one of them.
         """
@@ -102,15 +104,16 @@ class World(Timeline):
         process.alive = False
         self.log("crash", process.name)
         for task in process.tasks:
-            self.after(0, self._go_on, task)
+            self.after(0, self._resume, task)
         for action in process.on_crash:
             self.after(0, action)
         if self.running and self.running.process is process:
             raise Killed
 
     def pause(self, process: Process, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after so many seconds of virtual time. A task that pauses its own
-        process stops here, all others where they wait.
+        """Pause a process as SIGSTOP does, with SIGCONT after so many virtual seconds.
+
+        A task that pauses its own process stops here, all others where they wait.
         """
         process.paused_until = max(process.paused_until, self.now + seconds)
         self.log("pause", process.name, seconds)
@@ -118,7 +121,7 @@ class World(Timeline):
             self.wait(0)
 
     def run(self, until: float = inf, done: Callable[[], bool] | None = None) -> bool:
-        """Go on until that time, or until nothing is due, or `done` holds; returns whether it does.
+        """Run until that time, until nothing is due, or until `done` holds; return whether it does.
 
         Raises: what escapes a task, other than Killed.
         """
@@ -131,9 +134,9 @@ class World(Timeline):
         return True
 
     def perform(self, process: Process, function: Callable[[], T]) -> T:
-        """Run until a new task with this function has ended, and return what it returns.
+        """Run a function as a task of `process`, and return its result.
 
-        Raises: what the function raises, Killed if its process crashes.
+        Raises: what the function raises, or Killed if its process crashes.
         """
         results: list[T] = []
         task = process.spawn(lambda: results.append(function()), "performance")
@@ -143,7 +146,7 @@ class World(Timeline):
         return results[0]
 
     def log(self, event: str, *details: Any) -> None:
-        """Note what happens; cheap, since nothing is written out yet."""
+        """Log an event; nothing is formatted yet."""
         name = self.running.process.name if self.running else ""
         self.entries.append((self.now, name, event, details))
 
@@ -152,21 +155,21 @@ class World(Timeline):
         for process in self.processes:
             process.alive = False
             for task in list(process.tasks):
-                self._go_on(task)
+                self._resume(task)
         self.forget()
 
-    def _go_on(self, task: Task) -> None:
+    def _resume(self, task: Task) -> None:
         if task.done:
             return
         process = task.process
         if process.alive and process.paused_until > self.now:
-            self.after(process.paused_until - self.now, self._go_on, task)
+            self.after(process.paused_until - self.now, self._resume, task)
             return
         self.running = task
         task.thread.switch()
         self.running = None
 
-    def _live(self, task: Task, function: Callable[[], object]) -> None:
+    def _run(self, task: Task, function: Callable[[], object]) -> None:
         process = task.process
         try:
             if process.alive:

@@ -1,12 +1,12 @@
-"""Processes that write the same few keys at random, and are started again when they crash."""
+"""Processes that write a few keys at random, and are restarted when they crash."""
 
 import random
 
 from chaos.simulation.bucket import Bucket
 from chaos.simulation.nemesis import Faults
-from chaos.simulation.network import Wire
+from chaos.simulation.network import Network
 from chaos.simulation.process import Process
-from chaos.simulation.recorder import Witness
+from chaos.simulation.recorder import StoreRecorder
 from chaos.simulation.store_client import simulated_store
 from chaos.simulation.world import World
 from services.errors import StorageError
@@ -20,39 +20,39 @@ _KEYS = 3
 
 def race(
     world: World, faults: Faults, kind: type[S3Store] = S3Store, *, conditional: bool = False
-) -> tuple[list[Witness], Bucket]:
-    """Run until all is over. Deletions have a condition if `conditional`."""
+) -> tuple[list[StoreRecorder], Bucket]:
+    """Run until all writers are done. Deletions are conditional if `conditional`."""
     bucket = Bucket(world)
-    wire = Wire(bucket, faults)
-    witnesses: list[Witness] = []
+    network = Network(bucket, faults)
+    recorders: list[StoreRecorder] = []
 
     def start(number: int) -> None:
         process = world.process(f"writer {number}")
-        witness = Witness(simulated_store(process, wire, kind), process)
-        witnesses.append(witness)
-        for store in (witness, witness.for_leases()):
+        recorder = StoreRecorder(simulated_store(process, network, kind), process)
+        recorders.append(recorder)
+        for store in (recorder, recorder.for_leases()):
             process.spawn(lambda store=store: _write(store, process, conditional))
         process.on_crash.append(lambda: world.after(5.0, start, len(world.processes)))
 
     for number in range(_PROCESSES):
         start(number)
     world.run()
-    return witnesses, bucket
+    return recorders, bucket
 
 
 def _write(store: Store, process: Process, conditional: bool) -> None:
-    chance = process.world.random
+    rng = process.world.random
     for _ in range(_WRITES):
         try:
-            _write_once(store, chance, conditional)
+            _write_once(store, rng, conditional)
         except StorageError:
-            process.sleep(chance.uniform(0, 0.1))
+            process.sleep(rng.uniform(0, 0.1))
 
 
-def _write_once(store: Store, chance: random.Random, conditional: bool) -> None:
-    key = f"key/{chance.randrange(_KEYS)}"
-    body = b"%x" % chance.getrandbits(64)
-    choice = chance.random()
+def _write_once(store: Store, rng: random.Random, conditional: bool) -> None:
+    key = f"key/{rng.randrange(_KEYS)}"
+    body = b"%x" % rng.getrandbits(64)
+    choice = rng.random()
     if choice < 0.35:
         store.create(key, body)
     elif choice < 0.4:
