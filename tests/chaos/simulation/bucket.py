@@ -151,6 +151,7 @@ class Bucket:
         return [key for key in self._keys if key.startswith(prefix)]
 
     def _tick(self) -> None:
+        # Most requests are in the same second: formatting a date costs more than the rest.
         second = int((self.world.now + self._offset) // 1)
         if second != self._second:
             self._second = second

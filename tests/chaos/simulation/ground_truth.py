@@ -2,20 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from chaos.simulation.bucket import Bucket
+from chaos.simulation.history import History
 from services.contracts.jobs import ItemState
-
-
-@dataclass(frozen=True, slots=True)
-class Attempted:
-    """An attempt, by its key."""
-
-    round: int
-    index: int
-    number: int
 
 
 def parse_record(body: bytes) -> dict[str, Any]:
@@ -118,3 +109,23 @@ class GroundTruth:
     def body(self, name: str) -> bytes | None:
         version = self._bucket.get(self._folder + name)
         return version.body if version else None
+
+
+def deleted_tenants(bucket: Bucket) -> set[str]:
+    """Return the tenants that were deleted."""
+    return {
+        key.split("/")[1]
+        for key in bucket.keys("t/")
+        if key.count("/") == 2 and key.endswith("/deleted")
+    }
+
+
+def accepted_jobs(bucket: Bucket, history: History) -> list[GroundTruth]:
+    """Return the jobs whose submission was acknowledged, without those of deleted tenants."""
+    deleted = deleted_tenants(bucket)
+    jobs = {
+        (completion.tenant, completion.job): None
+        for completion in history.completions
+        if completion.operation == "submit" and completion.tenant not in deleted
+    }
+    return [GroundTruth(bucket, tenant, job) for tenant, job in jobs]

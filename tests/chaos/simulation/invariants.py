@@ -14,11 +14,9 @@ from chaos.simulation.bucket import AppliedChange
 from chaos.simulation.consistency import inconsistencies
 from chaos.simulation.ground_truth import GroundTruth, parse_record
 from chaos.simulation.history import AttemptKey
+from chaos.simulation.recovery_invariants import deleted_bytes_are_gone, rebuilt_from_nothing
 from chaos.simulation.simulated_service import RECOVERY_INTERVAL_S, SimulatedService
-from chaos.simulation.worker_process import secret
 from services.contracts.jobs import ItemState
-from services.ledger import queries
-from services.ledger.recovery import Recovery
 
 TAKEOVER_MARGIN_S = RECOVERY_INTERVAL_S + 2.0 + 8.0
 """Time after the end of a lease in which the attempts of its dead worker are ended.
@@ -37,21 +35,11 @@ def find_violations(service: SimulatedService) -> list[str]:
     ]
 
 
-def open_items(service: SimulatedService) -> list[str]:
-    """Return the accepted items that have not ended."""
-    return [
-        f"item {index} of {truth.tenant}'s job {truth.job}"
-        for truth in accepted(service)
-        for index in range(0 if truth.deleted else truth.count)
-        if truth.state(index) is None
-    ]
-
-
 def accepted_jobs_end(service: SimulatedService) -> Iterator[str]:
     """Check that every accepted job exists once and ends, and that no process saw an anomaly."""
     yield from service.history.anomalies
-    yield from open_items(service)
-    for truth in accepted(service):
+    yield from service.open_items()
+    for truth in service.accepted_jobs():
         if truth.body("spec") is None:
             yield f"{truth.tenant}'s job {truth.job} is gone"
     for key, changes in _by_key(service, "/spec"):
@@ -75,7 +63,7 @@ def results_are_valid(service: SimulatedService) -> Iterator[str]:
     claims: dict[str, tuple[float, str]] = {}
     for change in _changes(service, "/attempts/"):
         if change.body and not change.key.endswith(".ended"):
-            # The first: of a deleted job it is removed, and may be made again in vain.
+            # The first one counts: a claim of a deleted job is removed, and may be made again.
             claims.setdefault(change.key, (change.time, parse_record(change.body)["worker"]))
     for change in _changes(service, "/results/"):
         record = parse_record(change.body) if change.body else {}
@@ -117,16 +105,19 @@ def nothing_starts_after_a_command(service: SimulatedService) -> Iterator[str]:
 
 def deletions_hold(service: SimulatedService) -> Iterator[str]:
     """Check that after an acknowledged deletion no result exists or appears."""
-    for answer in service.history.completions:
-        if not answer.operation.startswith("delete"):
+    for completion in service.history.completions:
+        if not completion.operation.startswith("delete"):
             continue
         for key, changes in _by_key(service, "/results/"):
-            if not _concerns(key, answer.operation, answer.tenant, answer.job, answer.index):
+            if not _concerns(
+                key, completion.operation, completion.tenant, completion.job, completion.index
+            ):
                 continue
-            last = [change for change in changes if change.time <= answer.time][-1:]
-            for change in (*last, *(later for later in changes if later.time > answer.time)):
+            # What was there at the acknowledgement, and what came later.
+            last = [change for change in changes if change.time <= completion.time][-1:]
+            for change in (*last, *(later for later in changes if later.time > completion.time)):
                 if _kind(change) not in ("deleted", "removed"):
-                    yield f"{key} at {change.time:.3f}, though {answer}"
+                    yield f"{key} at {change.time:.3f}, though {completion}"
 
 
 def work_is_not_repeated(service: SimulatedService) -> Iterator[str]:
@@ -138,13 +129,9 @@ def work_is_not_repeated(service: SimulatedService) -> Iterator[str]:
         claim = written.get(f"{folder}attempts/{item_ref}.{number:02d}", float("inf"))
         if written.get(f"{folder}results/{item_ref}", float("inf")) <= start.time:
             continue  # It has ended meanwhile, and its checkpoints are gone.
-        for checkpoints in service.history.checkpoints.get((tenant, job, item_ref), ()):
-            if (
-                checkpoints.attempt[3] < number
-                and checkpoints.time <= claim
-                and checkpoints.step > start.step
-            ):
-                yield f"{start} was claimed at {claim:.3f}, after {checkpoints}"
+        for saved in service.history.checkpoints.get((tenant, job, item_ref), ()):
+            if saved.attempt[3] < number and saved.time <= claim and saved.step > start.step:
+                yield f"{start} was claimed at {claim:.3f}, after {saved}"
 
 
 def leases_last(service: SimulatedService) -> Iterator[str]:
@@ -181,6 +168,7 @@ def live_attempts_are_not_ended(service: SimulatedService) -> Iterator[str]:
             if record["type"] == "claim":
                 claims[change.key] = record["worker"], change.process
                 continue
+            # A worker may end its own attempts; deletion ends those of everybody.
             claim = change.key.removesuffix(".ended")
             worker, process = claims[claim]
             if worker not in held or change.process == process or _deleted(service, change.key):
@@ -196,8 +184,8 @@ def failures_have_causes(service: SimulatedService) -> Iterator[str]:
 
     While nothing but poison kills or delays a process, no item fails because of another.
     """
-    calm = not (service.faults.crash or service.faults.pause or service.faults.table("write"))
-    for truth in accepted(service):
+    quiet = not (service.faults.crash or service.faults.pause or service.faults.table("write"))
+    for truth in service.accepted_jobs():
         for index in range(0 if truth.deleted else truth.count):
             if truth.item_deleted(index):
                 continue
@@ -214,13 +202,13 @@ def failures_have_causes(service: SimulatedService) -> Iterator[str]:
                 final = record["reason"] == "out of memory"
                 if len(counted) + final < truth.max_attempts:
                     yield f"item {index} of {truth.job} failed after {len(counted)}: {record}"
-                if calm and script == "ok" and truth.max_attempts > 1 and truth.tenant != "late":
+                if quiet and script == "ok" and truth.max_attempts > 1 and truth.tenant != "late":
                     yield f"item {index} of {truth.job} failed beside poison: {record}"
 
 
 def last_attempts_are_isolated(service: SimulatedService) -> Iterator[str]:
     """Check that what may be poison runs isolated, and nothing else does."""
-    truths = {(truth.tenant, truth.job): truth for truth in accepted(service)}
+    truths = {(truth.tenant, truth.job): truth for truth in service.accepted_jobs()}
     for start in service.history.starts:
         tenant, job, item_ref, number = start.attempt
         if start.isolated and start.others:
@@ -230,6 +218,7 @@ def last_attempts_are_isolated(service: SimulatedService) -> Iterator[str]:
             continue
         causes = truth.causes(item_ref.round, item_ref.index, number)
         counted = [cause for cause in causes if cause != "released"]
+        # With a single attempt there is no last one to protect: none is isolated then.
         last = 0 < len(counted) == truth.max_attempts - 1
         if start.isolated != (last or causes.count("released") >= 8):
             yield f"{start} came after {causes}"
@@ -274,54 +263,6 @@ def observations_are_ordered(service: SimulatedService) -> Iterator[str]:
                         yield f"item {index} of {before.job} was {was}, then {is_}"
 
 
-def deleted_bytes_are_gone(service: SimulatedService) -> Iterator[str]:
-    """Check that after a deletion and a sweep no bytes are left that were made of it."""
-    _perform(service, lambda supervisor: supervisor.sweep())
-    secrets = [
-        secret(truth.job, index)
-        for truth in accepted(service)
-        for index in range(50)
-        if truth.deleted or truth.item_deleted(index)
-    ]
-    for key in service.bucket.keys(""):
-        version = service.bucket.get(key)
-        assert version
-        for item_secret in secrets:
-            if item_secret in version.body:
-                yield f"{key} still has what was made of {item_secret!r}"
-    for tenant in _deleted_tenants(service):
-        for key in service.bucket.keys(f"t/{tenant}/"):
-            version = service.bucket.get(key)
-            assert version
-            is_command = key == f"t/{tenant}/deleted" or "/control/" in key
-            if not is_command and parse_record(version.body)["type"] != "deleted":
-                yield f"{key} is left of {tenant}, who was deleted"
-
-
-def rebuilt_from_nothing(service: SimulatedService) -> Iterator[str]:
-    """Check that without queue entries and rollups a sweep and a pass restore all states."""
-    before = _counts(service)
-    for key in service.bucket.keys(""):
-        if key.startswith("queue/") or key.endswith("/rollup"):
-            service.bucket.delete(0, "checker", key, None)
-    without_caches = _counts(service)
-    _perform(service, lambda supervisor: supervisor.sweep())
-    _perform(service, lambda supervisor: supervisor.recover())
-    for job, counts in _counts(service).items():
-        if before[job] != counts or _ended(without_caches[job]) != _ended(counts):
-            yield f"job {job}: {before[job]}, then {without_caches[job]}, then {counts}"
-    for truth in accepted(service):
-        states = [truth.state(index) for index in range(0 if truth.deleted else truth.count)]
-        raw = {state: states.count(state) for state in ItemState if state in states}
-        counted = {s: n for s in ItemState if (n := before.get(truth.job, {}).get(s.value))}
-        if not truth.deleted and raw != counted:
-            yield f"job {truth.job} is counted as {counted}, and is {raw}"
-    # A supervisor of the service may have been in the middle of a sweep.
-    _perform(service, lambda supervisor: supervisor.recover())
-    if left := service.bucket.keys("queue/"):
-        yield f"finished jobs are still queued: {left}"
-
-
 CHECKS: tuple[Callable[[SimulatedService], Iterator[str]], ...] = (
     accepted_jobs_end,
     results_are_final,
@@ -345,25 +286,6 @@ _AFTER = {
     ItemState.CANCELLED: _ANY - {ItemState.SUCCEEDED, ItemState.FAILED},
     ItemState.DELETED: {ItemState.DELETED},
 }
-
-
-def accepted(service: SimulatedService) -> list[GroundTruth]:
-    """Return the jobs whose submission was acknowledged, without those of deleted tenants."""
-    deleted = _deleted_tenants(service)
-    jobs = {
-        (answer.tenant, answer.job): None
-        for answer in service.history.completions
-        if answer.operation == "submit" and answer.tenant not in deleted
-    }
-    return [GroundTruth(service.bucket, tenant, job) for tenant, job in jobs]
-
-
-def _deleted_tenants(service: SimulatedService) -> set[str]:
-    return {
-        key.split("/")[1]
-        for key in service.bucket.keys("t/")
-        if key.count("/") == 2 and key.endswith("/deleted")
-    }
 
 
 def _claim_of(held: dict[str, Any]) -> str:
@@ -409,33 +331,3 @@ def _first_result(service: SimulatedService, attempt: AttemptKey) -> float | Non
     tenant, job, item_ref, _ = attempt
     key = f"t/{tenant}/jobs/{job}/results/{item_ref}"
     return next((change.time for change in service.bucket.journal if change.key == key), None)
-
-
-def _ended(counts: dict[str, int]) -> dict[str, int]:
-    """Return the counts of ended items, with the undecided ones in one.
-
-    A rollup may count an item as cancelled that a worker claimed too late, and crashed: without the
-    rollup it seems to run until the lease expires.
-    """
-    vague = ("queued", "running", "cancelled")
-    known = {state: count for state, count in counts.items() if state not in vague}
-    return {**known, "vague": sum(counts[state] for state in vague)}
-
-
-def _perform(service: SimulatedService, action: Callable[[Recovery], object]) -> None:
-    process = service.world.process("checker", offset=0.0, rate=1.0)
-    supervisor = Recovery(service.open_ledger(process))
-    service.world.perform(process, lambda: action(supervisor))
-
-
-def _counts(service: SimulatedService) -> dict[str, dict[str, int]]:
-    process = service.world.process("checker", offset=0.0, rate=1.0)
-    ledger = service.open_ledger(process)
-    truths = [truth for truth in accepted(service) if not truth.deleted]
-    return service.world.perform(
-        process,
-        lambda: {
-            truth.job: queries.view_job(ledger, truth.tenant, truth.job).counts.model_dump()
-            for truth in truths
-        },
-    )

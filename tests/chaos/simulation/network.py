@@ -134,6 +134,7 @@ class Network:
             return self._lose_message(request, fault, out, timeout_s)
         if fault not in _NOT_SERVED:
             self._deliver_after(out, request)
+        # The server has served it all the same: the client cannot know.
         if out + back > timeout_s:
             world.wait(timeout_s)
             return ReadTimeoutError(endpoint_url=_URL)
@@ -167,6 +168,7 @@ class Network:
         Requests that a process had under way when it crashed may never arrive, or late.
         """
         world, number = self._world, request.number
+        # Once only, so that a request that is late does not stay under way for ever.
         if not request.process.alive and not request.settled:
             request.settled = True
             fate = world.random.choice(("dropped", "served", "late"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from chaos.simulation.bucket import Bucket
 from chaos.simulation.generator import SimulatedClient, Workload, draw_workload
+from chaos.simulation.ground_truth import GroundTruth, accepted_jobs
 from chaos.simulation.history import History, attempt_key
 from chaos.simulation.nemesis import Faults
 from chaos.simulation.network import Network
@@ -127,6 +128,19 @@ class SimulatedService:
         self.world.run(until=quiet + _KILL_TIMEOUT_S, done=self._kill_a_busy_worker)
         self.world.run(until=quiet + _COMPLETION_TIMEOUT_S, done=self._every(5.0, self._all_ended))
 
+    def accepted_jobs(self) -> list[GroundTruth]:
+        """Return the acknowledged jobs, without those of deleted tenants."""
+        return accepted_jobs(self.bucket, self.history)
+
+    def open_items(self) -> list[str]:
+        """Return the accepted items that have not ended."""
+        return [
+            f"item {index} of {truth.tenant}'s job {truth.job}"
+            for truth in self.accepted_jobs()
+            for index in range(0 if truth.deleted else truth.count)
+            if truth.state(index) is None
+        ]
+
     def open_ledger(self, process: Process) -> Ledger:
         """Open the ledger for a process."""
         recorder = StoreRecorder(simulated_store(process, self._network, self._kind), process)
@@ -206,11 +220,10 @@ class SimulatedService:
         return False
 
     def _all_ended(self) -> bool:
-        from chaos.simulation.invariants import open_items
-
-        return not any(
-            workload.actions or not workload.job for workload in self.workloads
-        ) and not open_items(self)
+        return (
+            not any(workload.actions or not workload.job for workload in self.workloads)
+            and not self.open_items()
+        )
 
     def _every(self, seconds: float, done: Callable[[], bool]) -> Callable[[], bool]:
         """Return `done`, evaluated at most once in so many seconds."""
