@@ -89,7 +89,7 @@ class UnsafeUrlError(ServiceError):
 
 
 class NoEngineError(ServiceError):
-    """No engine of the model answers now.
+    """Raised when no engine of the model answers.
 
     The second argument is the number of seconds after which to ask again.
     """
@@ -116,7 +116,7 @@ class UnsafeImageError(ServiceError):
 
 
 class UnknownModelError(ServiceError):
-    """No served model has this name."""
+    """Raised when no served model has the requested name."""
 
 
 class UnknownImageError(ServiceError):

@@ -60,7 +60,7 @@ class LedgerSettings(_Part):
 
 
 class WorkerTimeouts(_Part):
-    """How often a training worker does what, and how long it waits."""
+    """The intervals and timeouts of a training worker."""
 
     checkpoint_interval_s: float = Field(
         default=30, gt=0, description="between two checkpoints of a subject: lost if a worker dies"
@@ -82,7 +82,7 @@ class WorkerTimeouts(_Part):
 
 
 class WorkerSettings(WorkerTimeouts, LedgerSettings):
-    """What a training worker is given, as a process or as a Ray actor."""
+    """The settings of a training worker, as a process or as a Ray actor."""
 
     store: str = Field(description="s3://BUCKET/PREFIX, file:///FOLDER or a path")
     threads: int | None = Field(
@@ -91,7 +91,7 @@ class WorkerSettings(WorkerTimeouts, LedgerSettings):
 
 
 class SupervisorTimeouts(_Part):
-    """How often the supervisor does what, and how long it waits."""
+    """The intervals and timeouts of the supervisor."""
 
     reconcile_interval_s: float = Field(
         default=2, gt=0, description="between two passes over all open jobs"
@@ -109,7 +109,7 @@ class SupervisorTimeouts(_Part):
 
 
 class RayClusterSettings(_Part):
-    """How to reach a Ray cluster."""
+    """The address of a Ray cluster."""
 
     ray_address: str = Field(
         default="auto", description="of the Ray cluster; auto: RAY_ADDRESS, or this host's"
@@ -215,7 +215,10 @@ class _EnvironmentSettings(BaseSettings):
 
 
 class EngineSecret(_EnvironmentSettings):
-    """What engines accept requests by. Engines on Ray read it by themselves, from their node."""
+    """The secret that requests to engines must carry.
+
+    Engines on Ray read it themselves, from their node.
+    """
 
     engine_secret: str = Field(
         min_length=1,
@@ -226,7 +229,7 @@ class EngineSecret(_EnvironmentSettings):
 
 
 class ProcessSettings(_EnvironmentSettings):
-    """What every process is given."""
+    """The settings that every process has."""
 
     store: str = Field(description="s3://BUCKET/PREFIX, file:///FOLDER or a path")
     models: Path | None = Field(
@@ -250,7 +253,7 @@ class ApiProcessSettings(ApiSettings, ProcessSettings):
 
 
 class WorkerProcessSettings(WorkerSettings, ProcessSettings):
-    """One training worker as a plain process, without Ray. SIGTERM drains it."""
+    """A training worker as a plain process, without Ray. SIGTERM drains it."""
 
     pool: str = Field(default="miniature", description="name of the served model to train")
 
@@ -273,7 +276,7 @@ class SupervisorProcessSettings(  # pyright: ignore[reportIncompatibleVariableOv
 
 
 class DispatcherProcessSettings(LedgerSettings, EngineSecret, ProcessSettings):
-    """One dispatcher: has engines generate the images of generation jobs. SIGTERM drains it."""
+    """A dispatcher: has engines generate the images of generation jobs. SIGTERM drains it."""
 
     engines_url: str = Field(
         pattern=r"^https?://[^?#@\s]+$", description="URL of the engines, before the model's name"
@@ -297,7 +300,7 @@ class _EngineOptions(EngineSecret, ProcessSettings):
 
 
 class EngineProcessSettings(_EngineOptions):
-    """One engine as a plain process, without Ray, at http://HOST:PORT/engines/MODEL."""
+    """An engine as a plain process, without Ray, at http://HOST:PORT/engines/MODEL."""
 
     model: str = Field(default="miniature", description="name of the served model")
 

@@ -22,7 +22,7 @@ _OBJECTIVES = {"epsilon": "noise", "v_prediction": "velocity", "flow_prediction"
 
 @dataclass(frozen=True, slots=True)
 class ModelPart:
-    """One part of a model, such as its UNet; `name` is its folder's."""
+    """A part of a model, such as its UNet; `name` is its folder's."""
 
     name: str
     library: str  # of the class

@@ -18,7 +18,7 @@ ConditioningT = TypeVar("ConditioningT", contravariant=True)
 
 
 class Objective(Protocol):
-    """How a model was trained: its input at time t, and its target."""
+    """The training objective of a model: its input at time t, and its target."""
 
     @property
     def name(self) -> str: ...

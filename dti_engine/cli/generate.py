@@ -75,7 +75,7 @@ class LocalOptions:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """What `dti generate` is to do."""
+    """The arguments of `dti generate`, checked."""
 
     prompts: Sequence[str]
     tokens: Sequence[str]
@@ -87,7 +87,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class BlendRequest:
-    """What `dti blend` is to do."""
+    """The arguments of `dti blend`, checked."""
 
     tokens: Sequence[str]
     shares: Sequence[Sequence[float]]

@@ -47,7 +47,7 @@ _NUM_OTHER_LINES = 5  # "and N more", totals in two lines, a note, and the curso
 
 
 class ProgressBar:
-    """One bar on a terminal; elsewhere a line for each fifth that is done. Thread-safe."""
+    """A bar on a terminal; elsewhere a line for each fifth that is done. Thread-safe."""
 
     def __init__(self, activity: str, total: int | None = None) -> None:
         """Name the activity, such as "uploading"; a total of None is set by `update`."""
@@ -165,7 +165,7 @@ class ItemsProgress:
 
     @property
     def fraction(self) -> float:
-        """How much of all items is done, between 0 and 1; running items count in part."""
+        """Return the finished share of all items, between 0 and 1; running items count in part."""
         task = self._totals.tasks[0]
         return task.completed / task.total if task.total else 1.0
 

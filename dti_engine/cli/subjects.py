@@ -47,7 +47,7 @@ class SubjectPlans:
 
 @dataclass(frozen=True)
 class SubjectDefaults:
-    """What the command line says of every subject; bundles may say their own, except `fixed`."""
+    """The command line's settings for every subject; bundles may say their own, except `fixed`."""
 
     seed: int | None
     """None: the bundle's, or 0."""

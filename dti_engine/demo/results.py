@@ -11,7 +11,7 @@ from dti_engine.training.metrics import StepMetrics
 
 @dataclass(frozen=True, slots=True)
 class DemoImage:
-    """One generated image and its scores."""
+    """A generated image and its scores."""
 
     file: str  # relative to the output folder, as all files are
     prompt: str
@@ -23,7 +23,7 @@ class DemoImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoSubject:
-    """One subject, learned by one method and generated in every prompt."""
+    """A subject, learned by one method and generated in every prompt."""
 
     name: str
     placeholder: str

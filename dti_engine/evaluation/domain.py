@@ -12,7 +12,7 @@ from dti_engine.subject import Subject
 
 
 class Domain(ABC):
-    """What is evaluated; subjects are known by their names."""
+    """A domain of the evaluation: its subjects, prompts and scorers. Subjects are known by name."""
 
     @abstractmethod
     def prompts(self, subject: str) -> Sequence[str]:

@@ -84,7 +84,7 @@ class PhotographedSubject:
 
     @property
     def is_masked(self) -> bool:
-        """Whether every photograph has a mask."""
+        """Return whether every photograph has a mask."""
         return self.num_masks == len(self.photos)
 
     def images(self) -> Sequence[SubjectImage]:

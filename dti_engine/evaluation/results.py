@@ -11,7 +11,7 @@ from dti_engine.evaluation.statistics import Estimate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowResult:
-    """One row of the main table: means over subjects, prompts and seeds."""
+    """A row of the main table: means over subjects, prompts and seeds."""
 
     kind: str
     name: str
@@ -64,7 +64,7 @@ class EvaluationResults:
 
 @dataclass(frozen=True, slots=True)
 class SettingResult:
-    """One of the settings that a method chose from, and its scores on the settings subjects."""
+    """A setting that a method chose from, and its scores on the settings subjects."""
 
     method: Method
     index: int
@@ -105,7 +105,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """How the methods trade one score for the other as they train, each with its chosen setting.
+    """The trade-off between the two scores during training, each method at its chosen setting.
 
     They are compared at each point of the method that reaches less, by ascending subject score.
     """
@@ -141,12 +141,12 @@ class Aim:
 
     @property
     def is_met(self) -> bool:
-        """Whether the measured value suffices."""
+        """Return whether the measured value suffices."""
         return self._suffices(self.margin.value)
 
     @property
     def is_certain(self) -> bool:
-        """Whether both ends of the interval agree."""
+        """Return whether both ends of the interval agree."""
         return self._suffices(self.margin.low) == self._suffices(self.margin.high)
 
     @property

@@ -11,7 +11,7 @@ from dti_engine.recipes import cross_init, standard_ti
 
 @dataclass(frozen=True, slots=True)
 class TokenKey:
-    """One trained token per subject and training seed.
+    """A trained token per subject and training seed.
 
     `name` is also the name of a folder, such as "ti-2" or "dti-kappa-5e-05".
     """
@@ -22,7 +22,7 @@ class TokenKey:
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One row of a table, and the token that names the subject in its prompts, if one does.
+    """A row of a table, and the token that names the subject in its prompts, if one does.
 
     `kind` says what the row is compared as, `name` is unique and also the name of a folder.
     """
@@ -36,7 +36,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationImage:
-    """One image to be generated and scored."""
+    """An image to be generated and scored."""
 
     row: TableRow
     subject: str

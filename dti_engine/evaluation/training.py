@@ -22,7 +22,7 @@ from dti_engine.training.result import TrainingResult
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """One training of one subject."""
+    """A training of one subject."""
 
     subject: str
     training_seed: int  # counted from 0

@@ -40,7 +40,7 @@ _LINK = re.compile(r'<a xlink:href="([^"]*)"[^>]*>')
 
 
 class Canvas:
-    """One pair of axes, whose SVG takes its colours from CSS variables."""
+    """A pair of axes, whose SVG takes its colours from CSS variables."""
 
     def __init__(self, *, x_label: str, y_label: str, width: float) -> None:
         self._figure = Figure(figsize=(width, 3.6), layout="constrained")
@@ -84,7 +84,7 @@ _WIDTH = 4.6  # inches, for three plots side by side
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One value per step, from step 1."""
+    """A value per step, from step 1."""
 
     label: str
     values: Sequence[float]

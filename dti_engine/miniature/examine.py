@@ -60,7 +60,7 @@ GROUPS: dict[str, Callable[[Example], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How often an attribute was asked for, and how often it was found."""
+    """The number of times an attribute was requested, and the number of times it was found."""
 
     right: int
     asked: int

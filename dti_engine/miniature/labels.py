@@ -55,7 +55,7 @@ def labels(scene: Scene) -> list[int]:
 
 
 class Answers(nn.Module):
-    """One linear layer that answers every question from a feature vector (B, d)."""
+    """A linear layer that answers every question from a feature vector (B, d)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -117,7 +117,7 @@ class RunHistory:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """How the tokens were trained, as far as known."""
+    """Facts about the training of the tokens, as far as known."""
 
     models: tuple[str, ...]
     dtype: str | None

@@ -41,7 +41,7 @@ class AuditRecord(Record):
 
 
 class AuditEntry(BaseModel):
-    """One deletion."""
+    """A deletion that was carried out."""
 
     model_config = example(_EXAMPLE)
 

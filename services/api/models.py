@@ -44,7 +44,7 @@ class ModelResource(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models that the service offers."""
+    """The models that the service offers."""
 
     model_config = example({"object": "list", "data": [_EXAMPLE]})
 

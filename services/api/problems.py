@@ -59,7 +59,7 @@ log = logs.logger(__name__)
 
 
 class FieldError(BaseModel):
-    """One error in a request."""
+    """An error in a request."""
 
     pointer: str = Field(
         description="Where the error is: `#/subjects/3/id` in the body, `?limit`, or `header NAME`."

@@ -50,7 +50,7 @@ class UploadsRequest(WireModel):
 
 
 class UploadMethod(BaseModel):
-    """How to upload a file: POST a form with these fields and then `file`, or PUT the bytes."""
+    """The way to upload a file: POST a form with these fields and then `file`, or PUT the bytes."""
 
     method: Literal["POST", "PUT"]
     url: str = Field(description="An absolute URL of the store, or a path of this API.")

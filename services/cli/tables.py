@@ -30,7 +30,7 @@ _NUM_RECENT = 100
 
 
 class JobWords(NamedTuple):
-    """What items and results are called in one kind of job."""
+    """The words for items and results in one kind of job."""
 
     item: str
     result: str

@@ -88,7 +88,7 @@ class EndedItems:
 
 @dataclass
 class _Waiting:
-    """One command that waits for a job."""
+    """A command that waits for a job."""
 
     client: "Client"
     job: Job

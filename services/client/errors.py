@@ -65,7 +65,7 @@ class OverloadedError(ClientError, FailedError):
 
 
 class UnreachableError(ClientError, FailedError):
-    """No response came."""
+    """The server sent no response."""
 
     is_transient = True
 

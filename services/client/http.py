@@ -220,7 +220,7 @@ class HttpConnection:
 
 
 class _BoundedText:
-    """What EventSource needs of a response; its text ends in an error if an event is too large."""
+    """The part of a response that EventSource needs, with a bound on the size of an event."""
 
     def __init__(self, response: httpx.Response, server: str) -> None:
         self.headers, self._response, self._server = response.headers, response, server

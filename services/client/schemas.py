@@ -18,7 +18,7 @@ class Response(BaseModel):
 
 
 class Counts(Response):
-    """How many items of a job are in each state."""
+    """The number of a job's items in each state."""
 
     queued: int = 0
     running: int = 0
@@ -95,7 +95,7 @@ class Token(Response):
 
 
 class Page(Response):
-    """One page of a list."""
+    """A page of a list."""
 
     next: str | None = None
 
@@ -121,7 +121,7 @@ class UploadForm(Response):
 
 
 class Upload(Response):
-    """Whether a file is stored, and otherwise how it is uploaded."""
+    """The state of an upload: stored already, or the way to upload it."""
 
     sha256: str
     present: bool

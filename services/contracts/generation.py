@@ -34,14 +34,14 @@ TokenName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class BlendPart(WireModel):
-    """One of the tokens of a blend."""
+    """A token of a blend."""
 
     token: TokenName = Field(description="token id or alias")
     weight: float = Field(gt=0, le=1e6, description="relative to the weights of the other parts")
 
 
 class TokenBinding(WireModel):
-    """What the placeholders of a prompt stand for: tokens, and blends of tokens."""
+    """The meaning of a prompt's placeholders: tokens, and blends of tokens."""
 
     tokens: dict[Placeholder, TokenName] = Field(default={}, max_length=16)
     blends: dict[
@@ -148,7 +148,7 @@ class _EventBase(WireModel):
 
 
 class StepEvent(_EventBase):
-    """One denoising step of an image is done."""
+    """A denoising step of an image is done."""
 
     event: Literal["step"] = "step"
     step: int = Field(description="number of steps done so far")

@@ -31,7 +31,7 @@ class WireModel(BaseModel):
 
 
 class Item(WireModel):
-    """One item of a job."""
+    """An item of a job."""
 
     name: str = Field(
         min_length=1, max_length=200, description="the client's own id, unique in the job"

@@ -26,7 +26,7 @@ FileName = Annotated[
 
 
 class ImageFile(WireModel):
-    """One uploaded image of a subject."""
+    """A uploaded image of a subject."""
 
     name: FileName = Field(description="file name, which ends with .jpg, .png or .webp")
     sha256: Digest
@@ -45,7 +45,7 @@ class Consent(WireModel):
 
 
 class TrainingItem(WireModel):
-    """One subject to train: its images and settings. A bundle.json gives what is left out here."""
+    """A subject to train: its images and settings. A bundle.json gives what is left out here."""
 
     bundle: Digest | None = Field(default=None, description="an uploaded zip or tar of images")
     images: tuple[ImageFile, ...] = Field(
@@ -76,7 +76,7 @@ class TrainingItem(WireModel):
 
 
 class TrainingJobSpec(WireModel):
-    """What all subjects of a training job share."""
+    """The settings that all subjects of a training job share."""
 
     model: Label
     recipe: str

@@ -16,7 +16,7 @@ _MOST = 0.9  # of the groups, for the waiting time
 
 @dataclass(frozen=True, slots=True)
 class ServiceFigure:
-    """One figure of the service's metrics."""
+    """A figure of the service's metrics."""
 
     value: str
     words: str

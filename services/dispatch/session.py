@@ -31,7 +31,7 @@ _CLAIMS_PER_ITERATION = 4
 
 
 class DispatchSession:
-    """One lease of a dispatcher for one model. Not thread-safe."""
+    """A lease of a dispatcher for one model. Not thread-safe."""
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ SafetyChecker = Callable[[Image.Image], str | None]
 
 
 class ResolvedTokens(Protocol):
-    """What the placeholders of an image stand for."""
+    """The tokens that an image's placeholders stand for."""
 
     @property
     def tokens(self) -> Mapping[str, LearnedToken]: ...

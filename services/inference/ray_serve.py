@@ -44,7 +44,7 @@ log = logs.logger(__name__)
 
 
 class EngineReplica:
-    """One engine in a process of its own."""
+    """An engine in a process of its own."""
 
     def __init__(self, spec: str) -> None:
         """Start the engine of a specification, given as JSON."""

@@ -7,7 +7,7 @@ from services.contracts.models import ServedModel
 
 
 class EngineSpec(WireModel):
-    """What an engine serves; the secret and the store's credentials are in its environment."""
+    """The specification of an engine. Secrets and credentials are in its environment."""
 
     store: str = Field(description="URL of the store")
     name: Label = Field(description="name of the served model")

@@ -29,7 +29,7 @@ from services.ledger.results import (
 
 
 class FairQueue:
-    """One worker's fair order of the tenants that wait."""
+    """A worker's fair order of the tenants that wait."""
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._served: dict[str, int] = {}
@@ -82,7 +82,7 @@ class _Isolated(NamedTuple):
 
 
 class Claims:
-    """One worker's choice among all queued items of its pool."""
+    """A worker's choice among all queued items of its pool."""
 
     def __init__(
         self,

@@ -122,7 +122,7 @@ _INDICES = TypeAdapter(list[int])
 
 @dataclass(frozen=True, slots=True)
 class JobCommands:
-    """All commands that a job had been given at one moment."""
+    """The commands that a job had been given at one moment."""
 
     cancelled: bool
     deleted: bool

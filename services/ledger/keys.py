@@ -43,7 +43,7 @@ TENANTS_FOLDER = "t/"
 
 @dataclass(frozen=True, slots=True, order=True)
 class ItemRef:
-    """One item of a job in one round."""
+    """An item of a job in one round."""
 
     round: int
     index: int

@@ -65,7 +65,7 @@ class ItemView:
 
 @dataclass(frozen=True, slots=True)
 class AttemptView:
-    """One attempt at an item."""
+    """An attempt at an item."""
 
     round: int
     number: int
@@ -79,7 +79,7 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list."""
+    """A page of a list."""
 
     next: str | None
     """The cursor of the next page; None on the last one."""
@@ -87,14 +87,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class JobPage(Page):
-    """One page of jobs."""
+    """A page of jobs."""
 
     jobs: tuple[JobView, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ItemPage(Page):
-    """One page of items."""
+    """A page of items."""
 
     items: tuple[ItemView, ...]
 

@@ -39,7 +39,7 @@ class JobRecord(Record):
 
 
 class Tombstone(Record):
-    """What is left of a deleted object. It says nothing of the content."""
+    """The record that replaces a deleted object. It says nothing of the content."""
 
     type: Literal["deleted"] = "deleted"
 

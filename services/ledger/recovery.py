@@ -127,7 +127,7 @@ def _end_item_if_exhausted(
 
 @dataclass
 class RecoveryReport:
-    """What one pass over the queue has found."""
+    """The findings of one pass over the queue."""
 
     jobs: int = 0
     finished: int = 0

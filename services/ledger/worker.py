@@ -31,7 +31,7 @@ def any_tenant(tenant: str) -> bool:
 
 
 class WorkerSession:
-    """One lease of a worker. `heartbeat` runs in a thread of its own, the rest in one other."""
+    """A lease of a worker. `heartbeat` runs in a thread of its own, the rest in one other."""
 
     def __init__(
         self,

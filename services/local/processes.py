@@ -19,7 +19,7 @@ _TAIL_CHARS = 2000  # of a log, which are shown where a process cannot start
 
 @dataclass(frozen=True)
 class Command:
-    """What to run."""
+    """A command to run."""
 
     name: str
     arguments: Sequence[str]

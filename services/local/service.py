@@ -35,7 +35,7 @@ class NotReadyError(ServiceError):
 
 
 class LocalServiceSettings(LedgerSettings):
-    """What to serve on this machine. Intervals are short, since nothing is far away."""
+    """The settings of `dti serve`. Intervals are short, because everything is on one machine."""
 
     store: str
     port: int = 8000

@@ -39,7 +39,7 @@ from services.errors import InvalidKeyError, InvalidRangeError
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One version of an object, without its bytes."""
+    """A version of an object, without its bytes."""
 
     key: str
     size: int
@@ -59,7 +59,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One version of an object, with its bytes or the requested range of them."""
+    """A version of an object, with its bytes or the requested range of them."""
 
     head: Head
     body: bytes
@@ -67,7 +67,7 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a listing, in the order of keys by their UTF-8 bytes."""
+    """A page of a listing, in the order of keys by their UTF-8 bytes."""
 
     objects: tuple[Head, ...]
     prefixes: tuple[str, ...]
@@ -87,7 +87,7 @@ class PresignedPost:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What a store keeps of deleted and overwritten objects."""
+    """The retention of a store: what it keeps of deleted and overwritten objects."""
 
     versioning: Literal["off", "enabled", "suspended", "unknown"]
     object_lock: bool | None

@@ -13,7 +13,7 @@ _UNLIMITED = ShareDecision()
 
 @dataclass(frozen=True, slots=True)
 class ScaleChange:
-    """What to do about the workers of a pool."""
+    """A change of the number of workers of a pool."""
 
     desired: int
     start: int = 0
@@ -109,6 +109,6 @@ class StartBackoff:
 
     @property
     def may_start(self) -> bool:
-        """Whether workers may be started now."""
+        """Return whether workers may be started now."""
         pause_s = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
         return self._clock() - self._failed_at >= pause_s

@@ -19,7 +19,7 @@ _ROUNDING = 1e-6  # of amounts that Ray adds up in floating point
 
 @dataclass(frozen=True, slots=True)
 class ResourceClaim:
-    """What a model wants of the cluster, and has."""
+    """The resources that a model wants from the cluster, and those it has."""
 
     needs: Resources
     """Of one worker."""
@@ -37,7 +37,7 @@ class ResourceClaim:
 
 @dataclass(frozen=True, slots=True)
 class ShareDecision:
-    """What sharing means for a model now."""
+    """The current decision of fair sharing for a model."""
 
     limit: int | None = None
     """Workers; None: as many as its backlog is worth."""

@@ -83,7 +83,7 @@ class FinishedSlot:
 
     @property
     def may_retry(self) -> bool:
-        """Whether another attempt may succeed: what the engine foresees would only come again."""
+        """Return whether another attempt may succeed: an error of the engine would recur."""
         return not isinstance(self.error, DTIError)
 
 
@@ -112,7 +112,7 @@ class PackedBatch:
 
     @property
     def has_room(self) -> bool:
-        """Whether a slot is free."""
+        """Return whether a slot is free."""
         return len(self.slots) < self.num_slots
 
     def add(self, loaded: LoadedSubject) -> WorkerSlot:

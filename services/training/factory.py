@@ -20,7 +20,7 @@ log = logs.logger(__name__)
 
 
 class WorkerSpec(WorkerSettings):
-    """What a worker is made of. Credentials are not in it: they are in the worker's environment."""
+    """The specification of a worker. Credentials are in its environment instead."""
 
     pool: Label
     model: ServedModel

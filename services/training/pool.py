@@ -10,7 +10,7 @@ WorkerState = Literal["pending", "running", "draining"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One worker."""
+    """A worker."""
 
     name: str
     state: WorkerState

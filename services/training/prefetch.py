@@ -62,7 +62,7 @@ class BatchAffinity:
 
     @property
     def must_yield(self) -> bool:
-        """Whether to claim nothing more until all attempts in hand have ended."""
+        """Return whether to claim nothing more until all current attempts have ended."""
         since = self._passed_over_since
         return since is not None and self._clock() - since > self._timeout_s
 

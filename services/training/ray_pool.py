@@ -33,7 +33,7 @@ _DRAIN_POLL_INTERVAL_S = 0.3
 
 
 class TrainingActor:
-    """One worker, from start to end. Its process ends with it."""
+    """A worker, from start to end. Its process ends with it."""
 
     def __init__(self, spec: str) -> None:
         """spec: a `WorkerSpec` as JSON."""

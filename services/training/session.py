@@ -24,7 +24,7 @@ _IDLE_WAIT_S = 0.5  # between two looks whether to drain, while no slot is in us
 
 
 class TrainingSession:
-    """One lease of a training worker. Not thread-safe, but for `abandon_lease`."""
+    """A lease of a training worker. Not thread-safe, but for `abandon_lease`."""
 
     def __init__(
         self,

@@ -71,7 +71,7 @@ class SlotScheduler:
 
     @property
     def is_busy(self) -> bool:
-        """Whether any slot is in use."""
+        """Return whether any slot is in use."""
         return self._batch is not None and bool(self._batch.slots)
 
     def step(self) -> None:

@@ -33,8 +33,8 @@ class ValidationRunner:
         """
         try:
             return [self._flag(slot, artifact) for slot, artifact in self._score(learned, on_step)]
-        except Exception as error:
-            # Anything else is a bug or a failed device, which is no token's fault.
+        except (DTIError, RuntimeError, MemoryError) as error:
+            # Any other error of torch is a bug or a failed device, which is no token's fault.
             if not isinstance(error, DTIError) and not devices.is_out_of_memory(error):
                 raise
             if len(learned) > 1:  # one token with which the model overflows, perhaps: which?

@@ -45,7 +45,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class Stages:
-    """One run of the recipe; accessing a part trains whatever it needs that is not in `work`."""
+    """A run of the recipe; accessing a part trains whatever it needs that is not in `work`."""
 
     def __init__(self, size: Size, work: Path, device: torch.device, report: Report) -> None:
         self._size, self._work, self._device, self._report = size, work, device, report

@@ -32,7 +32,7 @@ _SPOTS = {"left": (16.5, 14.5), "centre": (32.0, 22.5), "right": (47.5, 14.5)}
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing in a scene: its look, its accessory, and its incidental pose.
+    """A thing in a scene: its look, its accessory, and its incidental pose.
 
     x, y: its middle, size: half its box, all in pixels of a 64 px image.
     """

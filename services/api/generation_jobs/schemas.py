@@ -50,7 +50,7 @@ ITEM_EXAMPLE: dict[str, Any] = {
 
 
 class VariantRequest(WireModel):
-    """One assignment of tokens and blends to the placeholders of all prompts."""
+    """An assignment of tokens and blends to the placeholders of all prompts."""
 
     name: str | None = Field(
         default=None,
@@ -205,7 +205,7 @@ def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
 
 
 class GenerationItem(BaseItem):
-    """One image of a generation job, and its state."""
+    """An image of a generation job, and its state."""
 
     model_config = example(ITEM_EXAMPLE)
 

@@ -39,7 +39,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 class ImageData(BaseModel):
-    """One generated image."""
+    """A generated image."""
 
     b64_json: str | None = Field(default=None, description="The PNG in base64.")
     url: str | None = Field(

@@ -201,7 +201,7 @@ class EventBroadcaster:
 
 @dataclass(frozen=True, slots=True)
 class JobSubscription:
-    """One open event stream of a job."""
+    """An open event stream of one job."""
 
     broadcaster: EventBroadcaster
     tenant: str

@@ -196,7 +196,7 @@ def item_fields(view: ItemView, progress: ItemProgress) -> dict[str, Any]:
 
 
 class Item(BaseItem):
-    """One subject of a training job, and its state."""
+    """A subject of a training job, and its state."""
 
     model_config = example(ITEM_EXAMPLE)
 
@@ -224,7 +224,7 @@ class ItemPage(Page):
 
 
 class Attempt(BaseModel):
-    """One attempt of a worker at an item."""
+    """An attempt of a worker at an item."""
 
     model_config = example(ATTEMPT_EXAMPLE) | ConfigDict(from_attributes=True)
 

@@ -34,7 +34,7 @@ PERSON: Mapping[str, Any] = {
 
 
 class Subject(TrainingItem):
-    """One subject: a bundle or single images, and their description.
+    """A subject: a bundle or single images, and their description.
 
     The bundle's own bundle.json provides the fields that are omitted here.
     """

@@ -33,7 +33,7 @@ log = logs.logger(__name__)
 
 
 class DeviceBrokenError(Exception):
-    """No call succeeds on this device any longer; only a new process helps."""
+    """Raised when no call succeeds on the device any longer; only a new process helps."""
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class _RunningImage:
 
 
 class EngineResources:
-    """What all batches of an engine share: the model, its prompt cache and its schedules."""
+    """The resources that all batches of an engine share: model, prompt cache, schedules."""
 
     def __init__(self, backbone: Backbone, metrics: EngineMetrics) -> None:
         self.backbone = backbone

@@ -39,7 +39,7 @@ from services.ledger.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class TokenLifetimes:
-    """How long an answer of the store is used. Times in seconds."""
+    """The lifetimes of the store's answers, in seconds."""
 
     fresh_s: float = 30
     """A token is used at once; from half of this age on, it is revalidated in the background."""

@@ -29,7 +29,7 @@ log = logs.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelSignature:
-    """What a token must match to be used with a model."""
+    """The properties of a model that a token must match."""
 
     dims: Mapping[str, int]
     """The dimension of each text encoder."""
