@@ -19,7 +19,7 @@ from dti_engine.miniature.world.subjects import draw_subject, held_out_subjects
 from dti_engine.training.loop import Subject
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.models import ServedModel
 from services.contracts.training import TrainingItem, TrainingJobSpec, batch_of
 from services.ledger import uploads
@@ -79,7 +79,7 @@ def submit_to_ledger(
         pool=POOL,
         batch=batch_of(config),
         items=tuple(
-            Item(name=each.name, work=TrainingItem(bundle=each.sha256).model_dump(mode="json"))
+            JobItem(name=each.name, work=TrainingItem(bundle=each.sha256).model_dump(mode="json"))
             for each in parcels
         ),
         shared=order.model_dump(mode="json"),

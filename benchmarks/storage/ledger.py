@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks.storage.counted_store import CountedStore
 from benchmarks.storage.queue_object import QueueObject
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.ledger.deletion import delete_tenant
 from services.ledger.jobs import read_spec
 from services.ledger.keys import JobKeys
@@ -88,7 +88,7 @@ def _request(items: int, pool: str) -> JobRequest:
     return JobRequest(
         pool=pool,
         items=tuple(
-            Item(
+            JobItem(
                 name=f"subject-{index:05d}",
                 work={"bundle": f"bundles/{secrets.token_hex(16)}.zip", "sha256": "0" * 64},
             )

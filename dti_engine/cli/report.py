@@ -47,7 +47,7 @@ def report(
     """
     quiet_libraries(downloading=False)
 
-    from dti_engine.quality.page import render
+    from dti_engine.quality.report_page import render
     from dti_engine.quality.summary import collect_report
 
     with busy(f"reading {str(folder)!r}"):

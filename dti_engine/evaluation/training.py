@@ -21,7 +21,7 @@ from dti_engine.training.result import TrainingResult
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingRun:
+class SubjectTraining:
     """A training of one subject."""
 
     subject: str
@@ -33,16 +33,16 @@ class TrainingRun:
         return f"{self.subject}-training{self.training_seed}"
 
 
-def training_runs(subjects: Sequence[str], num_training_seeds: int) -> list[TrainingRun]:
+def training_runs(subjects: Sequence[str], num_training_seeds: int) -> list[SubjectTraining]:
     """Return one run for every subject and training seed."""
     return [
-        TrainingRun(subject, seed) for seed in range(num_training_seeds) for subject in subjects
+        SubjectTraining(subject, seed) for seed in range(num_training_seeds) for subject in subjects
     ]
 
 
 def untrained(
-    store: EvaluationStore, keys: Sequence[TokenKey], runs: Sequence[TrainingRun]
-) -> list[TrainingRun]:
+    store: EvaluationStore, keys: Sequence[TokenKey], runs: Sequence[SubjectTraining]
+) -> list[SubjectTraining]:
     """Return the runs of which at least one of these tokens does not exist yet."""
     return [
         run
@@ -57,7 +57,7 @@ def train_missing(
     store: EvaluationStore,
     keys: Sequence[TokenKey],
     config: TrainConfig,
-    runs: Sequence[TrainingRun],
+    runs: Sequence[SubjectTraining],
     *,
     num_slots: int,
     max_vectors: int = 8,
@@ -121,8 +121,8 @@ def train_missing(
 
 
 def _interrupted_first(
-    runs: Iterable[TrainingRun], checkpoints: CheckpointManager | None
-) -> list[TrainingRun]:
+    runs: Iterable[SubjectTraining], checkpoints: CheckpointManager | None
+) -> list[SubjectTraining]:
     """Return the runs in an order that gives interrupted ones the slots that they had."""
     if checkpoints is None:
         return list(runs)

@@ -23,7 +23,7 @@ from services.client.schemas import Job
 
 if TYPE_CHECKING:
     from services.client.client import Client
-    from services.client.uploads import UploadContent
+    from services.client.uploader import UploadContent
 
 _MAX_WARNINGS = 20  # that are printed one by one
 _MAX_CHECKS = min(4, os.cpu_count() or 1)  # at a time; each runs a process that decodes images
@@ -109,7 +109,7 @@ def training_request(
 
     Raises: ConfigurationError if there is a person without consent.
     """
-    from services.client.uploads import content_of
+    from services.client.uploader import content_of
 
     subjects = [_subject(bundle, kind or bundle.kind, consent) for bundle in bundles]
     body = request_of(fields).body
@@ -164,7 +164,7 @@ def check_bundles(
 
 def _check_bundle(plan: SubjectPlan) -> CheckedBundle | DTIError:
     from dti_engine.images.bundles.bundle import load_bundle
-    from services.client.uploads import bundle_content
+    from services.client.uploader import bundle_content
 
     try:
         bundle = load_bundle(plan.path)

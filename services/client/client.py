@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import merge
 from typing import Any, Self, TypeVar
 
-from services.client import uploads
+from services.client import uploader
 from services.client.config import ServerConfig
 from services.client.errors import BrokenServerError, GoneError, ResourceNotFoundError
 from services.client.http import HttpConnection
@@ -22,7 +22,7 @@ from services.client.schemas import (
     TokenPage,
     TrainingDraft,
 )
-from services.client.uploads import UploadContent
+from services.client.uploader import UploadContent
 from services.client.watch import Update, watch
 
 P = TypeVar("P", bound=Page)
@@ -59,7 +59,7 @@ class Client:
 
     def missing(self, contents: Sequence[UploadContent]) -> list[UploadContent]:
         """Return those contents that the service does not store yet."""
-        return uploads.missing(self._connection, contents)
+        return uploader.missing(self._connection, contents)
 
     def upload(
         self,
@@ -68,7 +68,7 @@ class Client:
         on_sent: Callable[[UploadContent], None] = lambda content: None,
     ) -> None:
         """Upload what the service does not store; `on_sent` is called in any thread, once each."""
-        uploads.upload(self._connection, contents, on_sent=on_sent)
+        uploader.upload(self._connection, contents, on_sent=on_sent)
 
     def draft(self, body: Mapping[str, Any]) -> TrainingDraft:
         """Return the training job that a request would make, without making it."""

@@ -30,7 +30,7 @@ class WireModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Item(WireModel):
+class JobItem(WireModel):
     """An item of a job."""
 
     name: str = Field(
@@ -50,7 +50,7 @@ class JobRequest(WireModel):
         default=None,
         description="only jobs with the same label share a batch of a worker; None: any jobs do",
     )
-    items: tuple[Item, ...] = Field(min_length=1, max_length=MAX_ITEMS)
+    items: tuple[JobItem, ...] = Field(min_length=1, max_length=MAX_ITEMS)
     shared: dict[str, JsonValue] = Field(default={}, description="what all items share")
     tags: dict[str, Annotated[str, StringConstraints(max_length=200)]] = Field(
         default={}, max_length=20

@@ -38,7 +38,7 @@ from services.cli.generate import PromptImages, generate_images
 from services.client.client import Client
 from services.client.config import ServerConfig
 from services.client.schemas import Item
-from services.client.uploads import bundle_content
+from services.client.uploader import bundle_content
 from services.client.watch import Update
 from services.demo.figures import ServiceFigure, read_figures
 from services.local.service import LocalService, LocalServiceSettings, free_port

@@ -13,9 +13,10 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from services.contracts.jobs import Item, Kind
+from services.contracts.jobs import JobItem, Kind
 from services.errors import LeaseLostError, StorageError, SupersededError
 from services.ledger.checkpoints import Checkpoint, Checkpoints
+from services.ledger.item_results import count_failures, end_attempt
 from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.leases import Lease
 from services.ledger.ledger import Ledger
@@ -28,7 +29,6 @@ from services.ledger.records import (
     shorten_reason,
     unpack_result,
 )
-from services.ledger.results import count_failures, end_attempt
 
 StopReason = Literal["cancelled", "deleted", "lost"]
 
@@ -43,7 +43,7 @@ class Attempt:
     item_ref: ItemRef
     number: int
     """The fencing number: each claim of an item gets the next one, and no number comes twice."""
-    item: Item
+    item: JobItem
     shared: dict[str, JsonValue]
     max_attempts: int
     isolated: bool

@@ -15,17 +15,17 @@ from services.errors import DamagedRecordError, DeletedError, StorageError, Unkn
 from services.ledger.attempts import Attempt
 from services.ledger.candidates import Candidate, Candidates
 from services.ledger.checkpoints import latest_checkpoint
-from services.ledger.keys import MAX_ATTEMPTS, JobKeys
-from services.ledger.leases import Lease
-from services.ledger.ledger import Ledger
-from services.ledger.queue import queued_jobs, queued_tenants
-from services.ledger.records import ClaimRecord, EndedRecord, JobRecord, pack
-from services.ledger.results import (
+from services.ledger.item_results import (
     count_failures,
     fail_exhausted,
     must_run_isolated,
     read_attempt_ends,
 )
+from services.ledger.keys import MAX_ATTEMPTS, JobKeys
+from services.ledger.leases import Lease
+from services.ledger.ledger import Ledger
+from services.ledger.queue import queued_jobs, queued_tenants
+from services.ledger.records import ClaimRecord, EndedRecord, JobRecord, pack
 
 
 class FairQueue:

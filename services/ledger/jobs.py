@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from services.contracts.jobs import Item, JobRequest, Kind, WireModel
+from services.contracts.jobs import JobItem, JobRequest, Kind, WireModel
 from services.errors import DamagedRecordError, DeletedError, NotFoundError, UnknownJobError
 from services.ledger.keys import JobKeys
 from services.ledger.ledger import Ledger
@@ -36,10 +36,10 @@ class JobSpec:
     """The items as JSON, validated one by one: of 10,000 items a worker needs a few."""
     shared: dict[str, JsonValue]
 
-    def item(self, index: int) -> Item:
+    def item(self, index: int) -> JobItem:
         """Return an item, or raise DamagedRecordError."""
         try:
-            return Item.model_validate(self.items[index])
+            return JobItem.model_validate(self.items[index])
         except ValidationError as error:
             raise _damaged(self.keys.spec) from error
 

@@ -78,7 +78,7 @@ class AttemptView:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ViewPage:
     """A page of a list."""
 
     next: str | None
@@ -86,14 +86,14 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class JobPage(Page):
+class JobViewPage(ViewPage):
     """A page of jobs."""
 
     jobs: tuple[JobView, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ItemPage(Page):
+class ItemViewPage(ViewPage):
     """A page of items."""
 
     items: tuple[ItemView, ...]
@@ -148,7 +148,7 @@ def view_job(ledger: Ledger, tenant: str, job: str, kind: Kind | None = None) ->
 
 def list_jobs(
     ledger: Ledger, tenant: str, cursor: str = "", limit: int = 50, kind: Kind | None = None
-) -> JobPage:
+) -> JobViewPage:
     """Return a page of a tenant's jobs, or of those of one kind, the newest first.
 
     Jobs whose records are damaged are left out; the supervisor reports them. A page may have fewer
@@ -170,11 +170,11 @@ def list_jobs(
         views += [view for view in found if view]
         num_read += len(names)
         if len(views) > limit:
-            return JobPage(views[limit - 1].job, tuple(views[:limit]))
+            return JobViewPage(views[limit - 1].job, tuple(views[:limit]))
         if page.next is None:
-            return JobPage(None, tuple(views))
+            return JobViewPage(None, tuple(views))
         if len(views) == limit or num_read >= _MAX_JOBS_READ:
-            return JobPage(names[-1], tuple(views))
+            return JobViewPage(names[-1], tuple(views))
         after = page.next
 
 
@@ -186,7 +186,7 @@ def list_items(
     limit: int = 100,
     state: ItemState | None = None,
     kind: Kind | None = None,
-) -> ItemPage:
+) -> ItemViewPage:
     """Return a page of a job's items in order, from the index `cursor` on.
 
     Args:
@@ -216,7 +216,7 @@ def list_items(
     indices = list(itertools.islice(matching, limit + 1))
     shown = indices[:limit]
     items = ledger.gather(lambda index: _item_view(ledger, keys, spec, states, index), shown)
-    return ItemPage(str(indices[limit]) if len(indices) > limit else None, tuple(items))
+    return ItemViewPage(str(indices[limit]) if len(indices) > limit else None, tuple(items))
 
 
 def list_attempts(ledger: Ledger, tenant: str, job: str, index: int) -> list[AttemptView]:

@@ -15,6 +15,13 @@ from services.contracts.jobs import Counts, ItemState
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.ledger.deletion import finish_item, finish_job, finish_tenant, item_in_all_rounds
 from services.ledger.ids import is_job_id, is_tenant_name
+from services.ledger.item_results import (
+    count_failures,
+    end_attempt,
+    end_item,
+    fail_exhausted,
+    read_attempt_ends,
+)
 from services.ledger.jobs import read_commands, read_job, read_spec
 from services.ledger.keys import (
     TENANTS_FOLDER,
@@ -28,13 +35,6 @@ from services.ledger.keys import (
 from services.ledger.ledger import Ledger
 from services.ledger.queue import all_queued, dequeue, enqueue
 from services.ledger.records import JobRecord
-from services.ledger.results import (
-    count_failures,
-    end_attempt,
-    end_item,
-    fail_exhausted,
-    read_attempt_ends,
-)
 from services.ledger.rollups import (
     ItemStates,
     LatestAttempt,

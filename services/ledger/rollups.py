@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 
 from services.contracts.jobs import ItemState
 from services.errors import DamagedRecordError
+from services.ledger.item_results import read_item_state
 from services.ledger.jobs import JobCommands, read_commands, read_retried_items
 from services.ledger.keys import BLOCK_SIZE, ItemBlock, ItemRef, JobKeys, parse_item_ref
 from services.ledger.ledger import Ledger
 from services.ledger.records import RollupRecord, pack, unpack
-from services.ledger.results import read_item_state
 
 OPEN, ABSENT = ord("."), ord(" ")
 """The letters of an item that has not ended, and of one that is not in the round."""

@@ -27,12 +27,10 @@ class KnownValues:
 
     @classmethod
     def of(cls, label: str, *values: str) -> "KnownValues":
-        """Return one label with its values."""
         return cls((label,), tuple((value,) for value in values))
 
     @property
     def max_values(self) -> int:
-        """The number of values, besides `OTHER`."""
         return len(self.values)
 
 
@@ -45,7 +43,6 @@ class FirstValues:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The label, as one of a group."""
         return (self.label,)
 
 
@@ -65,7 +62,6 @@ class Metric:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of its labels."""
         return tuple(label for group in self.label_groups for label in group.labels)
 
     @property

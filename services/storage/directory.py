@@ -25,7 +25,7 @@ from services.errors import (
 )
 from services.storage import directory_versions as versions
 from services.storage.directory_paths import check_filesystem, folder_of, walk
-from services.storage.directory_versions import SupersededError, Version
+from services.storage.directory_versions import Version, VersionSupersededError
 from services.storage.interface import (
     Head,
     Object,
@@ -74,7 +74,7 @@ class DirectoryStore:
             while True:
                 version = self._live(key)
                 check_range(key, version.size, start, length)
-                with suppress(SupersededError):
+                with suppress(VersionSupersededError):
                     body = versions.read(folder, version, start, length)
                     return Object(_head(key, version), body)
 

@@ -28,7 +28,7 @@ KEPT = 8
 """Numbers behind the current one that are not removed."""
 
 
-class SupersededError(Exception):
+class VersionSupersededError(Exception):
     """A version is no longer the newest: read again."""
 
 
@@ -50,18 +50,18 @@ def newest(folder: Path) -> Version | None:
         numbers = _numbers(folder)
         if not numbers:
             return None
-        with suppress(FileNotFoundError, SupersededError):
+        with suppress(FileNotFoundError, VersionSupersededError):
             status = (folder / _name(max(numbers))).lstat()
             return _version(max(numbers), status)
 
 
 def read(folder: Path, version: Version, start: int, length: int | None) -> bytes:
-    """Return bytes of a version, or raise SupersededError."""
+    """Return bytes of a version, or raise VersionSupersededError."""
     path = folder / _name(version.number)
     try:
         file = path.open("rb", buffering=0)
     except FileNotFoundError as error:
-        raise SupersededError from error
+        raise VersionSupersededError from error
     except PermissionError:
         _version(version.number, path.lstat())
         raise
@@ -153,7 +153,7 @@ def _erase(path: Path) -> None:
 def _version(number: int, status: os.stat_result) -> Version:
     deleted = stat.S_ISLNK(status.st_mode)
     if not deleted and not status.st_mode & stat.S_IRUSR:
-        raise SupersededError
+        raise VersionSupersededError
     return Version(number, deleted, 0 if deleted else status.st_size, status.st_mtime)
 
 

@@ -7,7 +7,7 @@ from dti_engine.errors import InvalidBundleError, InvalidImageError, SubjectErro
 from services import logs, metrics
 from services.errors import DamagedUploadError, LargeUploadError, UnknownUploadError
 from services.ledger.attempts import Attempt
-from services.ledger.results import count_failures
+from services.ledger.item_results import count_failures
 
 log = logs.logger(__name__)
 

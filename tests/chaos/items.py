@@ -12,7 +12,7 @@ The script of an item decides what becomes of it:
 import random
 from typing import Literal
 
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 
 Script = Literal["good", "flaky", "bad", "hopeless", "poison"]
 _WEIGHTS: dict[Script, float] = {"good": 0.8, "flaky": 0.08, "bad": 0.08, "hopeless": 0.04}
@@ -34,7 +34,7 @@ def request_of(seed: str, key: str, pool: str) -> JobRequest:
         # With 2, an item that ran beside the poison once must already be isolated.
         attempts = rng.choice([2, 4])
     items = tuple(
-        Item(
+        JobItem(
             name=f"{key}.{index}",
             work={"script": script, "steps": rng.randint(5, 25), "every": rng.randint(2, 6)},
         )

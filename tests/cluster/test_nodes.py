@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dti_engine.recipes import miniature
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.models import MINIATURE, ServedModel
 from services.contracts.training import TrainingItem, TrainingJobSpec, batch_of
 from services.ledger import uploads
@@ -98,7 +98,7 @@ def submit_one(
     request = JobRequest(
         pool=pool,
         batch=batch_of(config),
-        items=(Item(name="one", work=TrainingItem(bundle=sha256).model_dump(mode="json")),),
+        items=(JobItem(name="one", work=TrainingItem(bundle=sha256).model_dump(mode="json")),),
         shared=order.model_dump(mode="json"),
     )
     return submit(ledger, "acme", f"for {pool}", request).job

@@ -18,7 +18,7 @@ from services.contracts.generation import (
     PromptSpec,
     TokenBinding,
 )
-from services.contracts.jobs import MAX_ITEMS, Item, JobRequest
+from services.contracts.jobs import MAX_ITEMS, JobItem, JobRequest
 from services.contracts.models import ServedModels, generation_pool
 from services.ledger.ids import is_token_id
 from services.settings import ApiSettings
@@ -151,7 +151,7 @@ def _binding(number: int, variant: VariantRequest) -> TokenBinding:
 
 def _items(
     prompts: Sequence[str], variants: Sequence[VariantRequest], seeds: Sequence[int]
-) -> Sequence[Item]:
+) -> Sequence[JobItem]:
     """Return the items, with the images of a prompt in a row so that engines encode it once."""
     prompt_slugs = [_slug(prompt, _MAX_PROMPT_LENGTH) for prompt in prompts]
     variant_slugs = [_variant_slug(variant) for variant in variants]
@@ -162,7 +162,7 @@ def _items(
         for seed in seeds
     ]
     return [
-        Item(
+        JobItem(
             name="-".join(
                 filter(
                     None,

@@ -24,10 +24,10 @@ from services.api.images.schemas import (
 from services.api.jobs.schemas import (
     ATTEMPT_EXAMPLE,
     JOB,
-    Attempt,
+    AttemptResource,
     BaseItem,
     BaseJobRequest,
-    Page,
+    PageResource,
     example,
 )
 from services.contracts.generation import Placeholder, TokenName
@@ -216,7 +216,7 @@ class GenerationItem(BaseItem):
     )
 
 
-class GenerationItemPage(Page):
+class GenerationItemPage(PageResource):
     """A page of a job's images, by index."""
 
     model_config = example({"items": [ITEM_EXAMPLE], "next": "1"})
@@ -229,7 +229,7 @@ class GenerationItemWithAttempts(GenerationItem):
 
     model_config = example(ITEM_EXAMPLE | {"attempts": [ATTEMPT_EXAMPLE]})
 
-    attempts: list[Attempt]
+    attempts: list[AttemptResource]
 
 
 class GenerationDryRun(BaseModel):

@@ -97,7 +97,7 @@ class JobRoutes:
     def __init__(
         self,
         kind: Kind,
-        item_page: type[schemas.Page],
+        item_page: type[schemas.PageResource],
         item_with_attempts: type[schemas.BaseItem],
         build_item: BuildItem,
     ) -> None:
@@ -217,7 +217,7 @@ class JobRoutes:
         progress = state.progress.read(tenant, job)
         item = self._build_item(request, state, tenant, job, views[0], progress)
         attempts = [
-            schemas.Attempt.model_validate(attempt).model_dump()
+            schemas.AttemptResource.model_validate(attempt).model_dump()
             for attempt in queries.list_attempts(state.ledger, tenant, job, index)
         ]
         return self._item_with_attempts.model_validate(item.model_dump() | {"attempts": attempts})

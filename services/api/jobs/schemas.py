@@ -207,7 +207,7 @@ class Item(BaseItem):
         return cls(**item_fields(view, progress), token=view.token)
 
 
-class Page(BaseModel):
+class PageResource(BaseModel):
     """A page of a list."""
 
     next: str | None = Field(
@@ -215,7 +215,7 @@ class Page(BaseModel):
     )
 
 
-class ItemPage(Page):
+class ItemPage(PageResource):
     """A page of a job's items, by index."""
 
     model_config = example({"items": [ITEM_EXAMPLE], "next": "1"})
@@ -223,7 +223,7 @@ class ItemPage(Page):
     items: list[Item]
 
 
-class Attempt(BaseModel):
+class AttemptResource(BaseModel):
     """An attempt of a worker at an item."""
 
     model_config = example(ATTEMPT_EXAMPLE) | ConfigDict(from_attributes=True)
@@ -245,7 +245,7 @@ class ItemWithAttempts(Item):
 
     model_config = example(ITEM_EXAMPLE | {"attempts": [ATTEMPT_EXAMPLE]})
 
-    attempts: list[Attempt]
+    attempts: list[AttemptResource]
 
 
 class RetryResponse(BaseModel):

@@ -17,7 +17,7 @@ from dti_engine.errors import ConfigurationError
 from dti_engine.recipes import recipe
 from services.api.problems import invalid_request
 from services.api.training_jobs.schemas import Subject, TrainingJobRequest
-from services.contracts.jobs import MAX_ITEMS, Item, JobRequest
+from services.contracts.jobs import MAX_ITEMS, JobItem, JobRequest
 from services.contracts.models import ServedModel, ServedModels
 from services.contracts.training import TrainingJobSpec, batch_of
 from services.errors import LargeUploadError, UnknownUploadError, UnsafeUrlError
@@ -111,7 +111,7 @@ def build_training_job(
             kind="training",
             pool=name,
             batch=batch_of(config),
-            items=tuple(Item(name=subject.id, work=subject.work) for subject in subjects),
+            items=tuple(JobItem(name=subject.id, work=subject.work) for subject in subjects),
             shared=spec.model_dump(mode="json"),
             tags=request.tags,
             max_attempts=request.max_attempts,

@@ -5,9 +5,9 @@ from collections import defaultdict
 from chaos.history import History, HistoryEvent, attempt_of, is_payload_of
 from chaos.items import may_fail
 from services.ledger import queries
+from services.ledger.item_results import count_failures
 from services.ledger.keys import ItemRef
 from services.ledger.records import JobRecord, ResultRecord
-from services.ledger.results import count_failures
 
 ATTEMPT_ENDS = ("attempt_ended", "superseded", "released", "abandoned", "refused")
 """Events after which a worker does not run an attempt any more."""

@@ -14,9 +14,9 @@ from chaos.observer import ResultObserver
 from chaos.processes.client import Client
 from chaos.processes.worker import AttemptRunner
 from chaos.watched_store import WatchedStore
+from services.ledger.item_results import end_attempt
 from services.ledger.ledger import Ledger
 from services.ledger.recovery import Recovery
-from services.ledger.results import end_attempt
 from services.ledger.worker import WorkerSession
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore

@@ -15,7 +15,7 @@ from services.client.client import Client
 from services.client.config import ServerConfig
 from services.client.errors import OverloadedError, UnreachableError
 from services.client.schemas import Item, Job
-from services.client.uploads import UploadContent, bundle_content, content_of
+from services.client.uploader import UploadContent, bundle_content, content_of
 from services.local.service import LocalService
 from services.storage.open import open_store
 

@@ -28,12 +28,12 @@ from chaos.service.recovery import measure_recovery
 from chaos.service.tokens import angle_degrees
 from chaos.tampering import append, change, completion, insert, put, remove
 from dti_engine.text.tokens import LearnedToken
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
+from services.ledger.item_results import end_attempt
 from services.ledger.keys import ItemRef
 from services.ledger.ledger import Ledger
 from services.ledger.records import ResultRecord, pack
 from services.ledger.recovery import Recovery
-from services.ledger.results import end_attempt
 from services.ledger.submissions import submit
 from services.ledger.worker import WorkerSession
 from services.storage.memory import MemoryStore
@@ -52,7 +52,7 @@ def history(tmp_path: Path) -> History:
     log, client = HistoryLog(tmp_path, "round"), HistoryLog(tmp_path, "client-0")
     observer = StoreObserver(ledger, config.tenant, HistoryLog(tmp_path, "observer"))
     log.append("round_started", kinds=["worker"], steps=_STEPS, recovery_margin_s=10)
-    request = JobRequest(pool="p", items=(Item(name="a", work={}), Item(name="b", work={})))
+    request = JobRequest(pool="p", items=(JobItem(name="a", work={}), JobItem(name="b", work={})))
     client.append("invoked", n=0, op="submit", key="k")
     job = submit(ledger, config.tenant, "k", request).job
     client.append("completed", n=0, job=job, created=True)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from chaos.simulation.history import Completion, History, Observation
 from chaos.simulation.process import Process
 from chaos.simulation.worker_process import POOL
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.errors import ConflictError, DeletedError, StorageError, UnknownJobError
 from services.ledger import deletion, queries, submissions
 from services.ledger.ledger import Ledger
@@ -38,7 +38,7 @@ def draw_workload(rng: random.Random, number: int) -> Workload:
     """Draw the job and the operations of a client."""
     scripts = ["ok"] * 12 + ["bad", "flaky"] + (["poison"] if rng.random() < 0.2 else [])
     items = tuple(
-        Item(
+        JobItem(
             name=f"subject {index}",
             work={
                 "steps": rng.randint(1, 6),

@@ -24,7 +24,7 @@ from dti_engine.evaluation.rows import (
 from dti_engine.evaluation.scoring import ImageEvaluator, rescaled
 from dti_engine.evaluation.store import EvaluationStore
 from dti_engine.evaluation.study import Study
-from dti_engine.evaluation.training import TrainingRun, train_missing
+from dti_engine.evaluation.training import SubjectTraining, train_missing
 from dti_engine.generation.pipeline import read_settings
 from dti_engine.miniature.scorer import Scorer, read
 from dti_engine.miniature.world.captions import describe
@@ -76,7 +76,7 @@ def store(
         store,
         [LEARNED],
         tiny_protocol.settings["ti"][0],
-        [TrainingRun(SUBJECT.name, 0)],
+        [SubjectTraining(SUBJECT.name, 0)],
         num_slots=1,
         on_steps=lambda _: None,
     )

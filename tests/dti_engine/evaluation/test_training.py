@@ -15,7 +15,7 @@ from dti_engine.evaluation.miniature import MiniatureDomain
 from dti_engine.evaluation.protocol import MiniatureProtocol, training_seed
 from dti_engine.evaluation.rows import TokenKey
 from dti_engine.evaluation.store import EvaluationStore
-from dti_engine.evaluation.training import TrainingRun, train_missing
+from dti_engine.evaluation.training import SubjectTraining, train_missing
 from dti_engine.images.decode import load_images
 from dti_engine.miniature.scorer import Scorer
 from dti_engine.miniature.world.subjects import held_out_subjects
@@ -24,7 +24,7 @@ from dti_engine.training.trainer import Trainer
 
 SUBJECTS = held_out_subjects("evaluation")[:3]
 NAMES = [subject.name for subject in SUBJECTS]
-RUNS = [TrainingRun(name, 0) for name in NAMES]
+RUNS = [SubjectTraining(name, 0) for name in NAMES]
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def train_some(
     """train_some(method, runs, steps) trains what is missing; returns what `on_steps` got."""
 
     def train_some(
-        method: str = "dti", runs: list[TrainingRun] = RUNS, steps: tuple[int, ...] = (3, 5)
+        method: str = "dti", runs: list[SubjectTraining] = RUNS, steps: tuple[int, ...] = (3, 5)
     ):
         counted: list[int] = []
         config = tiny_protocol.settings[method][0].changed(steps=max(steps))
@@ -106,7 +106,7 @@ def test_a_token_on_its_way_is_that_of_a_shorter_run(
 def test_seeds_of_training_give_different_tokens(
     train_some: Callable[..., list[int]], store: EvaluationStore
 ) -> None:
-    train_some(runs=[TrainingRun(NAMES[0], 0), TrainingRun(NAMES[0], 1)])
+    train_some(runs=[SubjectTraining(NAMES[0], 0), SubjectTraining(NAMES[0], 1)])
     first, second = (store.load_token(TokenKey("dti-0", 5), NAMES[0], seed) for seed in (0, 1))
     assert not torch.equal(
         first.token.embeddings["text_encoder"], second.token.embeddings["text_encoder"]

@@ -9,7 +9,7 @@ from hosted import make_bundle
 
 from dti_engine.errors import InvalidBundleError
 from dti_engine.images.bundles.bundle import load_bundle
-from services.client.uploads import bundle_content, content_of
+from services.client.uploader import bundle_content, content_of
 
 SAID = '{"initializer": "dog", "images": {"0.png": {"caption": "a {} at sea"}}}'
 

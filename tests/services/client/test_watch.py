@@ -10,7 +10,7 @@ from hosted import STEPS, Hosted, wait_until
 from services.client import watch as watching
 from services.client.client import Client
 from services.client.errors import ApiKeyRefusedError, GoneError, ResourceNotFoundError
-from services.client.uploads import content_of
+from services.client.uploader import content_of
 from services.client.watch import Disconnected, ItemsAdvanced, JobChanged, Update
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.contracts.jobs import MAX_ITEMS, Counts, Item, ItemState, JobRequest, JobState
+from services.contracts.jobs import MAX_ITEMS, Counts, ItemState, JobItem, JobRequest, JobState
 
 
-def _items(count: int) -> tuple[Item, ...]:
-    return tuple(Item(name=str(number)) for number in range(count))
+def _items(count: int) -> tuple[JobItem, ...]:
+    return tuple(JobItem(name=str(number)) for number in range(count))
 
 
 def test_a_job_has_1_to_10000_items() -> None:
@@ -22,7 +22,7 @@ def test_a_job_has_1_to_10000_items() -> None:
 
 def test_two_items_of_one_name_are_named() -> None:
     with pytest.raises(ValidationError, match="2 items are called 'b': give each a name"):
-        JobRequest(items=tuple(Item(name=name) for name in "abcb"))
+        JobRequest(items=tuple(JobItem(name=name) for name in "abcb"))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_what_is_wrong_is_said_with_its_place(change: dict[str, Any], message: s
 
 def test_text_that_no_store_can_keep_is_refused_at_once() -> None:
     with pytest.raises(ValidationError):
-        JobRequest(items=(Item(name="a", work={"prompt": "\ud800"}),))
+        JobRequest(items=(JobItem(name="a", work={"prompt": "\ud800"}),))
 
 
 def test_the_digest_does_not_depend_on_the_order_of_keys() -> None:

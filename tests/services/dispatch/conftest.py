@@ -10,7 +10,7 @@ import pytest
 from stub_engine import SECRET, StubEngine, stub_engine
 
 from services.contracts.generation import GenerationJobSpec, ImageItem, PromptSpec, TokenBinding
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.models import MINIATURE, generation_pool
 from services.dispatch.dispatcher import Dispatcher
 from services.engine_client import EngineClient
@@ -43,7 +43,7 @@ class DispatchHarness:
             kind="generation",
             pool=generation_pool("miniature"),
             items=tuple(
-                Item(
+                JobItem(
                     name=f"{seed:04d}",
                     work=ImageItem(prompt=0, variant=0, seed=seed).model_dump(),
                 )

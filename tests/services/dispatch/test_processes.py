@@ -24,7 +24,7 @@ from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.text.tokens import LearnedToken
 from services.api.generation_jobs.build import build_generation_job
 from services.api.generation_jobs.schemas import GenerationJobRequest
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.models import MINIATURE
 from services.ledger import aliases
 from services.ledger.ids import token_id
@@ -82,7 +82,7 @@ def token_file(token: LearnedToken, fingerprint: str) -> bytes:
 
 def learn(ledger: Ledger, file: bytes) -> None:
     """What a training job would have left."""
-    request = JobRequest(pool="miniature", items=(Item(name="rex"),))
+    request = JobRequest(pool="miniature", items=(JobItem(name="rex"),))
     job = submit(ledger, "acme", "learn", request).job
     worker = WorkerSession(ledger, "miniature")
     worker.begin()

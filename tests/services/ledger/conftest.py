@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.contracts.jobs import Counts, Item, JobRequest
+from services.contracts.jobs import Counts, JobItem, JobRequest
 from services.ledger.attempts import Attempt
 from services.ledger.ids import Ids
 from services.ledger.keys import queue_entry_key
@@ -124,7 +124,7 @@ class Scene:
         self.seconds += seconds
 
     def request(self, count: int = 3, **how: Any) -> JobRequest:
-        items = tuple(Item(name=f"item {i}", work={"number": i}) for i in range(count))
+        items = tuple(JobItem(name=f"item {i}", work={"number": i}) for i in range(count))
         return JobRequest(items=items, **how)
 
     def submit(self, count: int = 3, tenant: str = "acme", **how: Any) -> str:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.models import ServedModel
 from services.ledger.ledger import Ledger
 from services.ledger.submissions import submit
@@ -132,7 +132,7 @@ class Scene:
         )
 
     def submit(self, pool: str, count: int) -> None:
-        items = tuple(Item(name=str(i)) for i in range(count))
+        items = tuple(JobItem(name=str(i)) for i in range(count))
         submit(self.ledger, "acme", f"{pool}{count}", JobRequest(pool=pool, items=items))
 
     def go_on(self, seconds: float) -> None:

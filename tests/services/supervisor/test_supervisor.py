@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from services import logs
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.models import ServedModel, generation_pool
 from services.errors import UnavailableError
 from services.ledger.ledger import Ledger
@@ -50,7 +50,7 @@ def ledger() -> Ledger:
 
 
 def request(count: int) -> JobRequest:
-    return JobRequest(pool="sd", items=tuple(Item(name=str(i)) for i in range(count)))
+    return JobRequest(pool="sd", items=tuple(JobItem(name=str(i)) for i in range(count)))
 
 
 def test_the_pool_follows_jobs_up_and_down(ledger: Ledger) -> None:
@@ -98,7 +98,7 @@ def test_jobs_that_wait_for_what_is_not_served_are_told(
     counted = PrometheusMetrics(process="supervisor")
     use(counted)
     logs.configure("supervisor", as_json=True)
-    submit(ledger, "acme", "k", JobRequest(pool="gone", items=(Item(name="a"),)))
+    submit(ledger, "acme", "k", JobRequest(pool="gone", items=(JobItem(name="a"),)))
     supervision = Supervisor(ledger, MODELS, Names())
     supervision.reconcile()
     supervision.reconcile()
@@ -113,7 +113,7 @@ def test_jobs_that_wait_for_what_is_not_served_are_told(
 def test_jobs_of_images_are_seen_and_want_no_workers(ledger: Ledger) -> None:
     counted = PrometheusMetrics(process="supervisor")
     use(counted)
-    items = tuple(Item(name=str(i)) for i in range(9))
+    items = tuple(JobItem(name=str(i)) for i in range(9))
     wanted = JobRequest(kind="generation", pool=generation_pool("sd"), items=items)
     submit(ledger, "acme", "k", wanted)
     pool = Names()

@@ -14,7 +14,7 @@ import pytest
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.recipes import miniature
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.training import TrainingItem, TrainingJobSpec, batch_of
 from services.ledger import uploads
 from services.ledger.ledger import Ledger
@@ -77,7 +77,8 @@ class Workshop:
             pool="miniature",
             batch=batch_of(config),
             items=tuple(
-                Item(name=name, work=work.model_dump(mode="json")) for name, work in works.items()
+                JobItem(name=name, work=work.model_dump(mode="json"))
+                for name, work in works.items()
             ),
             shared=order.model_dump(mode="json"),
             max_attempts=max_attempts,

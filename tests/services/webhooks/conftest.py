@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from services.auth.tenants import add_tenant, read_tenant
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.ledger.ids import Ids
 from services.ledger.ledger import Ledger
 from services.ledger.recovery import Recovery
@@ -132,7 +132,7 @@ class Scene:
         self, tenant: str = "acme", url: str = "https://sink.test/hook", count: int = 2, **how: Any
     ) -> str:
         add_tenant(self.store, tenant)  # pyright: ignore
-        items = tuple(Item(name=f"item {i}", work={"number": i}) for i in range(count))
+        items = tuple(JobItem(name=f"item {i}", work={"number": i}) for i in range(count))
         request = JobRequest(items=items, **how)
         job = submit(self.ledger, tenant, str(self.chance.random()), request).job
         subscribe(self.store, tenant, job, url)  # pyright: ignore

@@ -12,7 +12,7 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.text.tokens import LearnedToken
 from services import metrics
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.errors import UnavailableError
 from services.inference.tokens.cache import TokenCache, TokenLifetimes
 from services.inference.tokens.loader import ModelSignature
@@ -103,7 +103,7 @@ class TokenStore:
         return token_id(job, 0, 0)
 
     def submit(self, alias: str = "rex", tenant: str = "acme") -> str:
-        request = JobRequest(items=(Item(name=alias),))
+        request = JobRequest(items=(JobItem(name=alias),))
         return submit(self.elsewhere, tenant, f"key {next(self._days)}", request).job
 
     def finish(self, job: str, alias: str, tenant: str, payload: bytes | None = None) -> None:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from dti_engine.quality.page import render
+from dti_engine.quality.report_page import render
 
 NASTY = "<img src=x onerror=alert(1)>"
 

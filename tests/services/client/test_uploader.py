@@ -11,7 +11,7 @@ from services.client.client import Client
 from services.client.config import ServerConfig
 from services.client.errors import BrokenServerError, RefusedError, UploadRefusedError
 from services.client.http import HttpConnection
-from services.client.uploads import UploadContent, content_of, missing, upload
+from services.client.uploader import UploadContent, content_of, missing, upload
 from services.ledger import uploads as kept
 from services.storage.interface import Store
 
