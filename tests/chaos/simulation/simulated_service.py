@@ -20,7 +20,7 @@ from chaos.simulation.recorder import StoreRecorder
 from chaos.simulation.store_client import simulated_store
 from chaos.simulation.worker_process import POOL, WorkerConfig, WorkerProcess
 from chaos.simulation.world import World
-from services.contracts.jobs import Item, JobRequest
+from services.contracts.jobs import JobItem, JobRequest
 from services.errors import StorageError
 from services.ledger.ids import Ids
 from services.ledger.ledger import Ledger
@@ -190,7 +190,8 @@ class SimulatedService:
         """Submit a job to which nothing happens, except that its worker is killed."""
         count = self.config.workers * self.config.worker.slots
         items = tuple(
-            Item(name=str(i), work={"steps": 8, "every": 2, "script": "ok"}) for i in range(count)
+            JobItem(name=str(i), work={"steps": 8, "every": 2, "script": "ok"})
+            for i in range(count)
         )
         workload = Workload("late", "late", JobRequest(pool=POOL, items=items), [])
         self.workloads.append(workload)
