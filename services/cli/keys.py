@@ -39,6 +39,7 @@ LIMITS_EXAMPLES = (
 )
 
 SECRET_EXAMPLES = ("dti keys webhook-secret acme",)
+ROTATE_LINKS_EXAMPLES = ("dti keys rotate-links --store s3://bucket/dti",)
 DELETE_EXAMPLES = ("dti keys delete-tenant acme", "dti keys delete-tenant acme --yes")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -202,6 +203,21 @@ def webhook_secret(tenant: TenantArgument, store: StoreOption, as_json: JsonOpti
         typer.echo(secret)
 
 
+def rotate_links(store: StoreOption, as_json: JsonOption = False) -> None:
+    """Rotate the keys that sign links to images, of all tenants.
+
+    Links that were signed before stay valid until they expire, or until the third rotation from
+    now. Wait at least a minute between rotations: the API caches the keys for that long.
+    """
+    from services.api.images.links import rotate_link_keys
+
+    rotate_link_keys(_open_store(store))
+    if as_json:
+        print_json({"rotated": "links"})
+    else:
+        say("the keys of links are rotated; the API signs with the new key within 60 seconds")
+
+
 def delete_tenant(
     tenant: TenantArgument,
     store: StoreOption,
@@ -290,4 +306,5 @@ mount(app, rotate, ROTATE_EXAMPLES)
 mount(app, revoke, REVOKE_EXAMPLES)
 mount(app, limits, LIMITS_EXAMPLES)
 mount(app, webhook_secret, SECRET_EXAMPLES, name="webhook-secret")
+mount(app, rotate_links, ROTATE_LINKS_EXAMPLES, name="rotate-links")
 mount(app, delete_tenant, DELETE_EXAMPLES, name="delete-tenant")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from services.api.images.links import SignedLinks
 from services.auth.authenticator import Authenticator
 from services.auth.tenants import read_tenant
 from services.cli import keys
@@ -119,10 +120,25 @@ def test_the_secret_of_webhooks_is_shown(dti_keys: Keys, folder: Path) -> None:
     assert told == {"tenant": "acme", "webhook_secret": secret}
 
 
+def test_rotated_link_keys_sign_new_links_and_verify_old_ones(dti_keys: Keys, folder: Path) -> None:
+    store = DirectoryStore(folder)
+
+    def sign() -> str:
+        return SignedLinks(store, clock=lambda: 0).sign("/a", 9).rpartition("=")[2]
+
+    before = sign()
+    result = dti_keys("rotate-links")
+    assert result.exit_code == 0
+    assert "the keys of links are rotated" in result.stderr
+    assert sign() != before
+    SignedLinks(store, clock=lambda: 0).verify("/a", 9, before)
+    assert json.loads(dti_keys("rotate-links", "--json").stdout) == {"rotated": "links"}
+
+
 def test_a_deleted_tenant_has_no_key_that_is_valid(dti_keys: Keys, folder: Path) -> None:
     made = [json.loads(dti_keys("create", "acme", "--json").stdout) for _ in range(2)]
     other = dti_keys("create", "other").stdout.strip()
-    assert dti_keys("delete-tenant", "acme").exit_code == 2, "nobody was asked"
+    assert dti_keys("delete-tenant", "acme").exit_code == 2, "it asks before it deletes"
     assert _let_in(folder, made[0]["credential"]) == "acme"
     for _ in range(2):
         assert dti_keys("delete-tenant", "acme", "--yes").exit_code == 0
@@ -184,6 +200,7 @@ def test_without_a_store_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
         *keys.ROTATE_EXAMPLES,
         *keys.REVOKE_EXAMPLES,
         *keys.LIMITS_EXAMPLES,
+        "dti keys rotate-links",
     ],
 )
 def test_examples_are_accepted(dti_keys: Keys, example: str) -> None:
