@@ -21,7 +21,7 @@ from services.contracts.generation import (
     Rejection,
 )
 from services.errors import (
-    LateError,
+    DeadlineExceededError,
     NoEngineError,
     QueueFullError,
     QuotaError,
@@ -85,7 +85,7 @@ class EngineClient:
         Raises:
             NoEngineError: No engine of the model can be reached.
             QueueFullError: The engine, or this client, has too many requests.
-            LateError: The request's timeout has passed.
+            DeadlineExceededError: The request's timeout has passed.
             DTIError: Any other error with which an engine rejects the request.
         """
         if self._url is None:
@@ -110,7 +110,7 @@ class EngineClient:
                     finally:
                         await stream.close()
         except TimeoutError as error:
-            raise _late() from error
+            raise _deadline_exceeded() from error
         except httpx.PoolTimeout as error:
             raise QueueFullError(
                 "too many requests for images are in progress: ask again", _RETRY_AFTER_S
@@ -138,7 +138,7 @@ class GenerationStream:
         """Yield events until every image has ended.
 
         Raises:
-            LateError: The deadline has passed.
+            DeadlineExceededError: The deadline has passed.
             NoEngineError: The engine broke off.
         """
         unfinished = set(range(self._count))
@@ -148,7 +148,7 @@ class GenerationStream:
                 async with asyncio.timeout_at(self._deadline):
                     line = await anext(lines, None)
             except TimeoutError as error:
-                raise _late() from error
+                raise _deadline_exceeded() from error
             except httpx.TransportError as error:
                 log.warning("engine broke off", error=repr(error))
                 raise _broken() from error
@@ -221,7 +221,7 @@ def _broken() -> NoEngineError:
     return NoEngineError("the engine broke off: ask again", _RETRY_AFTER_S)
 
 
-def _late() -> LateError:
-    return LateError(
+def _deadline_exceeded() -> DeadlineExceededError:
+    return DeadlineExceededError(
         "the images were not done in time: give more seconds, or ask for fewer images or steps"
     )

@@ -11,7 +11,7 @@ ServiceError (DTIError)
 |-- UnsafeUrlError                      a webhook must not be sent to this URL
 |-- NoEngineError                       no engine of the model answers now: ask again
 |   `-- QueueFullError                  the engine's queue is full
-|-- LateError                           the result was not ready in time
+|-- DeadlineExceededError               the result was not ready before the deadline
 |-- UnsafeImageError                    a generated image may not be shown
 |-- UnknownModelError                   no model has this name
 |-- UnknownImageError                   there is no such image, or its link is invalid
@@ -107,8 +107,8 @@ class QueueFullError(NoEngineError):
     """The engine's queue is full."""
 
 
-class LateError(ServiceError):
-    """The result was not ready in time."""
+class DeadlineExceededError(ServiceError):
+    """The result was not ready before the deadline."""
 
 
 class UnsafeImageError(ServiceError):

@@ -24,10 +24,10 @@ from services import logs
 from services.errors import (
     ConflictError,
     DamagedUploadError,
+    DeadlineExceededError,
     DeletedError,
     InvalidIdError,
     LargeUploadError,
-    LateError,
     NoEngineError,
     QueueFullError,
     QuotaError,
@@ -50,7 +50,7 @@ _MAX_ERRORS = 100
 _STORE_RETRY_S = 2
 """The value of Retry-After while the store does not answer."""
 
-_PUBLIC_ERRORS = (LateError, NoEngineError)
+_PUBLIC_ERRORS = (DeadlineExceededError, NoEngineError)
 """Server errors whose messages are written for clients."""
 
 _INTERNAL_DETAIL = "the service failed: report the request id to the operator"
@@ -122,7 +122,7 @@ PROBLEM_TYPES: Mapping[type[DTIError], ProblemType] = {
     QueueFullError: ProblemType(429, "limit-exceeded"),
     NoEngineError: ProblemType(503, "no-engine"),
     UnavailableError: ProblemType(503, "unavailable"),
-    LateError: ProblemType(504, "timeout"),
+    DeadlineExceededError: ProblemType(504, "timeout"),
     SettingsError: ProblemType(500, "internal"),
     DTIError: ProblemType(500, "internal"),
 }

@@ -17,10 +17,10 @@ from services.contracts.generation import (
 )
 from services.dispatch.metrics import DispatcherMetrics
 from services.engine_client import EngineClient, GenerationStream, rebuild_error
-from services.errors import LateError, NoEngineError, ServiceError, UnavailableError
+from services.errors import DeadlineExceededError, NoEngineError, ServiceError, UnavailableError
 from services.ledger.attempts import Attempt
 
-_RETRYABLE = (NoEngineError, LateError, UnavailableError, FailedError)
+_RETRYABLE = (NoEngineError, DeadlineExceededError, UnavailableError, FailedError)
 """Errors that are not the image's fault. They cost an attempt all the same: an image that kills its
 engine must not take down engines for ever.
 """

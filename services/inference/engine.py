@@ -27,7 +27,7 @@ from services.contracts.generation import (
     ImageSpec,
     StepEvent,
 )
-from services.errors import LateError, UnsafeImageError
+from services.errors import DeadlineExceededError, UnsafeImageError
 from services.inference.scheduler.request import ScheduledRequest
 from services.inference.scheduler.scheduler import BatchScheduler
 
@@ -186,7 +186,7 @@ class Engine:
 
         Raises:
             QueueFullError, NoEngineError: The engine takes no more requests, for now or for good.
-            LateError: The tokens were not looked up in time.
+            DeadlineExceededError: The tokens were not looked up in time.
             DTIError: A token, a prompt or a setting is invalid.
         """
         loop = asyncio.get_running_loop()
@@ -199,7 +199,7 @@ class Engine:
             async with asyncio.timeout(request.timeout_s):
                 prepared = await asyncio.gather(*preparations)
         except TimeoutError as error:
-            raise LateError(
+            raise DeadlineExceededError(
                 f"tokens could not be looked up in {request.timeout_s:g} s: ask again"
             ) from error
 

@@ -23,7 +23,7 @@ from dti_engine.generation.denoiser import (
 from dti_engine.generation.prompt_cache import PromptCache
 from dti_engine.generation.scheduler import LinearScheduler
 from services import logs
-from services.errors import LateError
+from services.errors import DeadlineExceededError
 from services.inference.metrics import EngineMetrics
 from services.inference.scheduler.request import ScheduledRequest
 
@@ -199,7 +199,9 @@ def end_expired(request: ScheduledRequest, metrics: EngineMetrics) -> None:
     """Count a request that expired, and tell its caller unless it has left."""
     metrics.image_dropped(request)
     if not request.cancelled:
-        request.callbacks.on_end(LateError("the image was not done before its deadline"))
+        request.callbacks.on_end(
+            DeadlineExceededError("the image was not done before its deadline")
+        )
 
 
 def _split(images: Sequence[_RunningImage], size: int) -> Iterator[Sequence[_RunningImage]]:

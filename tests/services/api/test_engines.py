@@ -25,7 +25,7 @@ from services.errors import QueueFullError, ServiceError
         ("UnsafeImageError", 422, True),
         ("QueueFullError", 429, True),
         ("NoEngineError", 503, True),
-        ("LateError", 504, True),
+        ("DeadlineExceededError", 504, True),
         ("UnavailableError", 503, False),
         ("GenerationFailedError", 500, False),
         ("ArtifactFormatError", 500, False),

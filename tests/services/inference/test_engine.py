@@ -106,7 +106,7 @@ def test_a_lookup_of_tokens_takes_no_longer_than_the_timeout(engine: EngineServe
     rejection = engine.rejection(422, spec(), timeout_s=0.5)
     assert time.monotonic() - began < 10
     looked_up.set()
-    assert rejection.error == "LateError"
+    assert rejection.error == "DeadlineExceededError"
     assert "in 0.5 s: ask again" in rejection.detail
 
 
@@ -216,7 +216,7 @@ def test_an_image_past_its_timeout_fails(model: Any) -> None:
     with serve_engine(model) as engine:
         (late,) = engine.ends(spec(steps=100), timeout_s=0.3).values()
         assert isinstance(late, FailureEvent)
-        assert late.error == "LateError"
+        assert late.error == "DeadlineExceededError"
 
 
 def test_an_unsafe_or_unchecked_image_is_not_sent(model: Any) -> None:

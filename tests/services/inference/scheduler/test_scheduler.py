@@ -16,7 +16,7 @@ from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.errors import GenerationFailedError
 from dti_engine.generation.pipeline import generate
 from dti_engine.text.tokens import LearnedToken
-from services.errors import LateError, NoEngineError, QueueFullError
+from services.errors import DeadlineExceededError, NoEngineError, QueueFullError
 from services.inference.scheduler.request import ScheduledRequest
 from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
@@ -356,7 +356,7 @@ def test_a_request_past_its_deadline_fails_and_is_not_begun(model: Any) -> None:
         time.sleep(0.1)
         gate.set()
         first[1].image()
-        assert isinstance(late[1].error(), LateError)
+        assert isinstance(late[1].error(), DeadlineExceededError)
     assert model.calls == [1, 1]
 
 
