@@ -31,7 +31,7 @@ class RoundConfig:
     lease_s: float = 3
     poll_interval_s: float = 0.2
     fault_duration_s: float = 12
-    """How long faults are injected."""
+    """Time in which faults are injected."""
     completion_timeout_s: float = 120
     """The time without faults in which all jobs must end."""
     workers: int = 4

@@ -23,7 +23,7 @@ class WatchedStore:
         self._store = store
         self._pause_probability = pause_probability
         self.claimed_at: dict[str, float] = {}
-        """When each claim was first sent, by its key."""
+        """Times at which claims were first sent, by their keys."""
 
     def create(self, key: str, body: bytes) -> str:
         if "/attempts/" in key:

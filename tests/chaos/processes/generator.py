@@ -26,7 +26,7 @@ _WEIGHTS = {
 
 @dataclass
 class ClientState:
-    """What one client knows, restored from its log."""
+    """The knowledge of one client, restored from its log."""
 
     next: int = 0
     pending: dict[str, Any] | None = None

@@ -31,7 +31,7 @@ class ManagedProcess:
     """0 while it does not run."""
     restart_at: float = 0.0
     continue_at: float = 0.0
-    """When it is sent SIGCONT; 0 if it is not paused."""
+    """Time of its SIGCONT; 0 if it is not paused."""
     ended: bool = False
     """It has finished its work, and is not restarted."""
 

@@ -17,7 +17,7 @@ _POLLS_OF_IDLE_JOB = 8
 
 @dataclass(frozen=True)
 class RoundStatistics:
-    """How much happened in one round."""
+    """Counts of what happened in one round."""
 
     seconds: float
     killed: int

@@ -9,7 +9,7 @@ from services.local.service import LocalService, LocalServiceSettings, free_port
 
 POOL = "miniature"
 SLOTS = 4
-"""Of a worker: as many as a job has items, so that one worker has room for all."""
+"""Slots of a worker: as many as a job has items, so that one worker has room for all."""
 
 
 @dataclass(frozen=True)

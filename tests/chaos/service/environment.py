@@ -33,7 +33,7 @@ class OverdueError(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """What all rounds share. `folder` is for logs."""
+    """The state that all rounds share. `folder` is for logs."""
 
     config: ServiceConfig
     service: LocalService

@@ -13,15 +13,16 @@ class FaultRecovery:
     interrupted: int
     """Attempts that the fault interrupted."""
     claimed_after_s: float | None
-    """When the last of their items was claimed again or had ended; None if there were none, or one
-    was not claimed.
+    """Time until the last of their items was claimed again or had ended.
+
+    None if there were none, or one was not claimed.
     """
     ready_after_s: float
-    """When a supervisor and a worker with its model were there, which must bring it about."""
+    """Time until a supervisor and a worker with its model were there to claim them."""
     workers_left: int
     """Workers that were not hit."""
     recovered_after_s: dict[str, float] = field(default_factory=dict)
-    """When each process that was hit did its work again, by name."""
+    """Time until each process that was hit did its work again, by name."""
     new_worker_after_s: float | None = None
 
     @property

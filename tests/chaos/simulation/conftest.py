@@ -26,7 +26,7 @@ def bucket(world: World) -> Bucket:
 
 @pytest.fixture
 def open_store(world: World, bucket: Bucket) -> Callable[..., tuple[Process, S3Store]]:
-    """Return open_store(attempts=..., lost_answer=1.0, ...) -> a new process and its store."""
+    """Return a function that opens a store in a new process, with rates of faults."""
 
     def open_store(attempts: int = 6, **rates: float) -> tuple[Process, S3Store]:
         process = world.process(f"process {len(world.processes)}")

@@ -30,7 +30,7 @@ class Workload:
     key: str
     request: JobRequest
     actions: list[str]
-    """What remains to be done after the submission, in order."""
+    """Actions that remain after the submission, in order."""
     job: str = ""
 
 

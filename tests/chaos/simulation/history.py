@@ -77,7 +77,7 @@ class History:
     last_kill: tuple[float, str, Sequence[AttemptKey]] | None = None
     """Time, worker and running attempts of the kill after the faults."""
     anomalies: list[str] = field(default_factory=list)
-    """What a process itself found to be wrong."""
+    """Errors that a process itself noticed."""
 
 
 def attempt_key(attempt: Attempt) -> AttemptKey:

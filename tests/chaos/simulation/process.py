@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from chaos.simulation.world import World
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-"""What a correct clock shows at virtual time 0."""
+"""The time that a correct clock shows at virtual time 0."""
 
 
 class Killed(BaseException):
@@ -28,7 +28,7 @@ class Task:
         self.thread = thread
         self.done = False
         self.requests: list[int] | None = None
-        """Where a client records the numbers of the requests that it sends for this task."""
+        """The numbers of the requests that a client sends for this task are recorded here."""
 
 
 class Process:
@@ -45,7 +45,7 @@ class Process:
         self.alive = True
         self.paused_until = 0.0
         self.tasks: dict[Task, None] = {}
-        """Those that have not ended, in the order of their start."""
+        """Tasks that have not ended, in the order of their start."""
         self.on_crash: list[Callable[[], None]] = []
         """Called outside all tasks when the process crashes."""
 

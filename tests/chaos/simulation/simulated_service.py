@@ -104,7 +104,7 @@ class SimulatedService:
 
     @property
     def quiet(self) -> float:
-        """When the effects of the faults so far are over."""
+        """Virtual time at which the effects of the faults so far are over."""
         paused = (process.paused_until for process in self.world.processes)
         return max(self.config.fault_duration_s, self._network.settled, *paused)
 

@@ -21,7 +21,7 @@ _COMMIT_TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """How a worker works."""
+    """The capacity and the pace of a worker."""
 
     slots: int
     step_s: float
