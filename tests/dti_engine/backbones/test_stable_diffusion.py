@@ -81,7 +81,7 @@ def test_parts_of_different_checkpoints_are_refused(tiny_checkpoint: Path, tmp_p
     config = UNet2DConditionModel.load_config(tmp_path / "unet")
     wider = UNet2DConditionModel.from_config(config, cross_attention_dim=48)
     wider.save_pretrained(tmp_path / "unet")
-    with pytest.raises(ModelLoadError, match=r"dimension 48.*make 32"):
+    with pytest.raises(ModelLoadError, match=r"dimension 48.*give 32"):
         load_backbone(tmp_path)
 
 
