@@ -248,7 +248,7 @@ def test_a_replay_succeeds_after_its_token_was_deleted(site: Any) -> None:
             "#/variants/0/blends/<x>/t",
             "less than or equal to 1",
         ),
-        ({"prompts": ["a <tok_x>"]}, "#/prompts/0", "no token's id"),
+        ({"prompts": ["a <tok_x>"]}, "#/prompts/0", "not a token's id"),
         ({"model": "sdxl"}, "#/model", "there are miniature"),
         ({"size": "4x4"}, "#", "8 to 4096"),
         ({"steps": "9"}, "#/steps", "valid integer"),
