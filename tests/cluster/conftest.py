@@ -45,7 +45,7 @@ class Caller:
         ]
 
     def submit(self, subjects: list[dict[str, Any]], key: str, **more: Any) -> str:
-        given = {"subjects": subjects, "overrides": {"steps": 8}, "probes": 0} | more
+        given = {"subjects": subjects, "overrides": {"steps": 8}, "validation_images": 0} | more
         answer = self.http.post("/v1/training-jobs", json=given, headers={"Idempotency-Key": key})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["job"])

@@ -42,7 +42,7 @@ def test_the_demo_learns_generates_and_shows_what_came_of_it(tmp_path: Path) -> 
     page = (output / "gallery.html").read_text()
     assert page.count("data:image/png;base64,") == 4 * (5 + 6) + 2 * 7
     assert not re.search(r'(src|href)="(?!data:)', page)
-    images = [*output.glob("generated images/*.png"), *output.glob("blends/*.png")]
+    images = [*output.glob("images/*.png"), *output.glob("blends/*.png")]
     assert len(images) == 38
     for path in images:
         with Image.open(path) as image:
