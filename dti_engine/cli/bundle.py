@@ -44,8 +44,8 @@ def check(
 ) -> None:
     """Check bundles as training does, and list every image, caption and mask.
 
-    A bundle is a folder, zip or tar of one subject's images; see docs/bundles.md. The exit code
-    is 2 if a bundle is refused; warnings leave it at 0.
+    A bundle is a folder, zip or tar of one subject's images; docs/how-to/bundles.md describes it.
+    The exit code is 2 if a bundle is refused; warnings leave it at 0.
     """
     from dti_engine.images.bundles.bundle import check_bundle
 

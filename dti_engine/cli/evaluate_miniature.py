@@ -43,7 +43,7 @@ def miniature(
     num_image_seeds: NumImageSeedsOption = None,
     steps: StepsOption = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Base of all random draws in training and generation.")
+        int, typer.Option(min=0, help="Seed from which the seeds of training and generation derive.")
     ] = 0,
     weights: Annotated[
         str,
@@ -61,8 +61,8 @@ def miniature(
 ) -> None:
     """Evaluate DTI on unseen subjects of the miniature's world, beside floor, ceiling and TI.
 
-    Takes most of an hour on two CPU cores, with --quick a few minutes. Settings are chosen for each
-    method on other subjects than those reported.
+    The command takes most of an hour on two CPU cores, or a few minutes with --quick. The settings
+    of each method are chosen on other subjects than those reported.
 
     Finished work is kept in DIR: after a stop, the same command continues. Writes DIR/report.md,
     DIR/sheet.png and DIR/results.json, and keeps all tokens, images and scores.

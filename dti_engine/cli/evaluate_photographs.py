@@ -45,37 +45,42 @@ _SubjectsArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="FOLDER",
-        help="Bundles of photographs, each with its words in bundle.json.",
+        help="Folder of bundles of photographs; bundle.json of each describes its subject.",
         show_default=False,
     ),
 ]
 _MethodsOption: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME,...", help="Rows of the table.")
+    str, typer.Option(metavar="NAME,...", help="Methods to compare, each a row of the table.")
 ]
 _KappasOption: TypeAlias = Annotated[
     list[float] | None,
-    typer.Option("--kappa", min=0.0, help="A row of DTI for each value.", show_default="recipe"),
+    typer.Option(
+        "--kappa",
+        min=0.0,
+        help="Value of kappa for DTI; may be repeated, for a row of each value.",
+        show_default="recipe",
+    ),
 ]
 _PromptsOption: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="auto|object|live|FILE",
-        help="40 for objects or living subjects, by the class noun; or a file with one prompt "
-        "per line, with {}.",
+        help="Prompts: 40 for objects or for living subjects (auto chooses by the class noun), or "
+        "those of a file with one prompt per line, in which {} stands for the subject.",
     ),
 ]
 _RecipeNameOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        help="Complete settings of training.",
+        help="Name of the complete settings to train with.",
         rich_help_panel=_TRAINING,
         show_default="the model's",
     ),
 ]
 _ResolutionOption: TypeAlias = Annotated[
     int | None,
-    typer.Option(help="Side of the crops in px.", rich_help_panel=_TRAINING, show_default="recipe"),
+    typer.Option(help="Side of the crops in pixels.", rich_help_panel=_TRAINING, show_default="recipe"),
 ]
 _SeedOption: TypeAlias = Annotated[
     int | None,
@@ -87,7 +92,7 @@ _SlotsOption: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="auto|N",
-        help="Tokens trained at once; auto measures how many are fastest, and fit.",
+        help="Tokens trained at a time; auto measures which number fits and is fastest.",
         rich_help_panel=_TRAINING,
     ),
 ]
@@ -104,7 +109,7 @@ _GuidanceOption: TypeAlias = Annotated[
     float | None,
     typer.Option(
         min=1.0,
-        help="How strongly prompts are followed.",
+        help="How strongly images follow the prompt.",
         rich_help_panel=options.GENERATION_PANEL,
         show_default="5; 4.5 for flow models",
     ),
@@ -115,11 +120,11 @@ _BatchSizeOption: TypeAlias = Annotated[
 ]
 _Dinov2Option: TypeAlias = Annotated[
     str,
-    typer.Option(metavar="ID[@REVISION]|FOLDER", help="Scores subjects. An id is downloaded."),
+    typer.Option(metavar="ID[@REVISION]|FOLDER", help="DINOv2 model that scores subjects; an id is downloaded."),
 ]
 _SiglipOption: TypeAlias = Annotated[
     str,
-    typer.Option(metavar="ID[@REVISION]|FOLDER", help="Scores prompts. An id is downloaded."),
+    typer.Option(metavar="ID[@REVISION]|FOLDER", help="SigLIP model that scores prompts; an id is downloaded."),
 ]
 
 

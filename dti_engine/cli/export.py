@@ -39,7 +39,7 @@ def export(
 ) -> None:
     """Write a token in the format of another program, and print the paths.
 
-    Tells how prompts of that program name the token. A token of SDXL becomes two files for
+    Also prints how prompts of that program name the token. A token of SDXL becomes two files for
     diffusers, FILE and FILE_2, and one file for the others.
     """
     from dti_engine.artifacts.artifact import Artifact
@@ -100,8 +100,8 @@ def import_token(
 ) -> None:
     """Read an embedding of another program, and write it as a token.
 
-    --model names the model that it was trained with, which the file does not tell. Nothing in the
-    file is executed.
+    --model names the model that the embedding was trained with, since the file does not name it.
+    Nothing in the file is executed.
     """
     from dti_engine.artifacts.importers import import_token as read
 

@@ -20,13 +20,13 @@ from dti_engine.cli.progress import span
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 
 QuickOption: TypeAlias = Annotated[
-    bool, typer.Option("--quick", help="A few of everything, to see that it works.")
+    bool, typer.Option("--quick", help="Use a few of everything, to see that the command works.")
 ]
 NumTrainingSeedsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Trainings of each subject.",
+        help="Number of trainings of each subject, each from a seed of its own.",
         show_default="2 on the miniature, 1 on photographs and with --quick",
     ),
 ]
@@ -34,7 +34,7 @@ NumImageSeedsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Images of each subject in each prompt.",
+        help="Number of images of each subject in each prompt.",
         show_default="2 on the miniature, 4 on photographs, 1 with --quick",
     ),
 ]
@@ -43,7 +43,7 @@ StepsOption: TypeAlias = Annotated[
     typer.Option(
         min=1,
         help="Training steps of a token.",
-        show_default="200 on the miniature, else recipe; 100 with --quick",
+        show_default="200 on the miniature, else the recipe's; 100 with --quick",
     ),
 ]
 

@@ -113,10 +113,11 @@ def train(
 ) -> None:
     """Learn each bundle of images as one token.
 
-    A bundle is a folder, zip or tar; a folder of bundles stands for all of them; docs/bundles.md
-    describes bundle.json. Several bundles share one packed run over one model. Writes one small
-    file per subject, DIR/NAME.safetensors, and prints its path; DIR/run.jsonl logs every event.
-    A subject that fails is reported and the others continue; the exit code is then 1.
+    A bundle is a folder, zip or tar of one subject's images, and a folder of bundles stands for all
+    of them; docs/how-to/bundles.md describes bundle.json. Several bundles train in one batch on one
+    model. The command writes one small file per subject, DIR/NAME.safetensors, and prints its path;
+    DIR/run.jsonl logs every event. A subject that fails is reported and the others continue; the
+    exit code is then 1.
 
     Ctrl-C and SIGTERM write checkpoints of all unfinished subjects at the end of the step, and
     exit with 130 and 143; a second signal ends at once. The same command with --resume continues,

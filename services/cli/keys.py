@@ -149,16 +149,16 @@ def limits(
     store: StoreOption,
     requests_per_second: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Rate limit of each API process.", show_default=False),
+        typer.Option(metavar="N", help="Requests per second that each API process accepts.", show_default=False),
     ] = None,
     burst: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Requests at once, above the rate.", show_default=False),
+        typer.Option(metavar="N", help="Requests that may exceed the rate at once.", show_default=False),
     ] = None,
     open_items: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Items of all jobs that have not ended.", show_default=False
+            metavar="N", help="Items that may be open at a time, in all jobs.", show_default=False
         ),
     ] = None,
     upload_bytes: Annotated[

@@ -31,7 +31,7 @@ _StoreOption: TypeAlias = Annotated[
         "--store",
         envvar="DTI_STORE",
         metavar="URL",
-        help="Store of all data: a folder, or s3://BUCKET/PREFIX (docs/storage.md).",
+        help="Store of all data: a folder, or s3://BUCKET/PREFIX (docs/explanation/storage.md).",
     ),
 ]
 _PortOption: TypeAlias = Annotated[

@@ -32,15 +32,15 @@ def demo_service(
         ),
     ] = None,
     generation_steps: Annotated[int, typer.Option(min=1, help="Denoising steps of an image.")] = 25,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first prompt.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first prompt.")] = 0,
     as_json: options.JsonOption = False,
 ) -> None:
     """Start a service, have it learn and generate 4 subjects over HTTP, and make a page of it.
 
-    Needs neither a GPU nor the network. The service is as of [cyan]dti serve[/], on a new store in
-    DIR and a port that is free, and is stopped at the end, and at Ctrl-C. Shows progress, and
-    writes DIR/gallery.html, DIR/results.json and all images; tells what the service's metrics
-    say. Opens nothing, and deletes nothing.
+    The command needs neither a GPU nor the network. It starts the service as [cyan]dti serve[/]
+    does, on a new store in DIR and a free port, and stops it at the end and at Ctrl-C. It shows
+    progress and the service's metrics, and writes DIR/gallery.html, DIR/results.json and all
+    images. It opens no browser and deletes nothing.
     """
     output = output_folder(output)
     quiet_libraries(downloading=False)
