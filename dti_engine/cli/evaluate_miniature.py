@@ -43,7 +43,8 @@ def miniature(
     num_image_seeds: NumImageSeedsOption = None,
     steps: StepsOption = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed from which the seeds of training and generation derive.")
+        int,
+        typer.Option(min=0, help="Seed from which the seeds of training and generation derive."),
     ] = 0,
     weights: Annotated[
         str,

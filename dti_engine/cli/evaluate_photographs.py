@@ -80,7 +80,9 @@ _RecipeNameOption: TypeAlias = Annotated[
 ]
 _ResolutionOption: TypeAlias = Annotated[
     int | None,
-    typer.Option(help="Side of the crops in pixels.", rich_help_panel=_TRAINING, show_default="recipe"),
+    typer.Option(
+        help="Side of the crops in pixels.", rich_help_panel=_TRAINING, show_default="recipe"
+    ),
 ]
 _SeedOption: TypeAlias = Annotated[
     int | None,
@@ -120,11 +122,17 @@ _BatchSizeOption: TypeAlias = Annotated[
 ]
 _Dinov2Option: TypeAlias = Annotated[
     str,
-    typer.Option(metavar="ID[@REVISION]|FOLDER", help="DINOv2 model that scores subjects; an id is downloaded."),
+    typer.Option(
+        metavar="ID[@REVISION]|FOLDER",
+        help="DINOv2 model that scores subjects; an id is downloaded.",
+    ),
 ]
 _SiglipOption: TypeAlias = Annotated[
     str,
-    typer.Option(metavar="ID[@REVISION]|FOLDER", help="SigLIP model that scores prompts; an id is downloaded."),
+    typer.Option(
+        metavar="ID[@REVISION]|FOLDER",
+        help="SigLIP model that scores prompts; an id is downloaded.",
+    ),
 ]
 
 

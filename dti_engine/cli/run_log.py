@@ -1,6 +1,7 @@
 """The log of a run, run.jsonl: one JSON object per event, for scripts and for `dti report`.
 
-docs/how-to/runs.md lists the events and their fields. A resumed run appends to the log of the first one.
+docs/how-to/runs.md lists the events and their fields. A resumed run appends to the log of the first
+one.
 """
 
 import errno

@@ -149,11 +149,17 @@ def limits(
     store: StoreOption,
     requests_per_second: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Requests per second that each API process accepts.", show_default=False),
+        typer.Option(
+            metavar="N",
+            help="Requests per second that each API process accepts.",
+            show_default=False,
+        ),
     ] = None,
     burst: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Requests that may exceed the rate at once.", show_default=False),
+        typer.Option(
+            metavar="N", help="Requests that may exceed the rate at once.", show_default=False
+        ),
     ] = None,
     open_items: Annotated[
         int | None,
