@@ -52,10 +52,10 @@ class LedgerSettings(_Part):
     """Timing of the ledger, which is the same for all processes of a service."""
 
     lease_s: float = Field(
-        default=60, gt=0, description="a worker that has not renewed its lease for so long is dead"
+        default=60, gt=0, description="time after which a lease that is not renewed expires"
     )
     poll_interval_s: float = Field(
-        default=1, gt=0, description="pause between two looks for work while there is none"
+        default=1, gt=0, description="interval at which an idle process looks for work"
     )
 
 
@@ -63,30 +63,36 @@ class WorkerTimeouts(_Part):
     """The intervals and timeouts of a training worker."""
 
     checkpoint_interval_s: float = Field(
-        default=30, gt=0, description="between two checkpoints of a subject: lost if a worker dies"
+        default=30, gt=0, description="interval between checkpoints of a subject"
     )
     batch_affinity_s: float = Field(
-        default=300, gt=0, description="until a job of another batch shape gets its turn"
+        default=300, gt=0, description="time that a worker prefers jobs that fit into its batch"
     )
     progress_interval_s: float = Field(
-        default=1, gt=0, description="between two reports of progress"
+        default=1, gt=0, description="interval between reports of progress"
     )
     flush_timeout_s: float = Field(
-        default=30, gt=0, description="for a silent store at the end; unwritten results are lost"
+        default=30,
+        gt=0,
+        description="time that an ending worker waits for a store that does not answer",
     )
     # A first step that compiles its kernels takes minutes.
     watchdog_timeout_s: float = Field(
-        default=600, gt=0, description="until a process whose device hangs ends itself"
+        default=600, gt=0, description="time without progress after which a worker exits"
     )
-    load_timeout_s: float = Field(default=3600, gt=0, description="for loading the model")
+    load_timeout_s: float = Field(
+        default=3600, gt=0, description="time that loading the model may take"
+    )
 
 
 class WorkerSettings(WorkerTimeouts, LedgerSettings):
     """The settings of a training worker, as a process or as a Ray actor."""
 
-    store: str = Field(description="s3://BUCKET/PREFIX, file:///FOLDER or a path")
+    store: str = Field(
+        description="store of the service: s3://BUCKET/PREFIX, file:///FOLDER or a path"
+    )
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of torch; none: its own number"
+        default=None, ge=1, description="number of CPU threads of torch; none: torch's own default"
     )
 
 
@@ -94,17 +100,21 @@ class SupervisorTimeouts(_Part):
     """The intervals and timeouts of the supervisor."""
 
     reconcile_interval_s: float = Field(
-        default=2, gt=0, description="between two passes over all open jobs"
+        default=2, gt=0, description="interval between passes over all open jobs"
     )
     sweep_interval_s: float = Field(
-        default=3600, gt=0, description="between two passes over all jobs that ever were"
+        default=3600, gt=0, description="interval between passes over all jobs, also ended ones"
     )
-    idle_timeout_s: float = Field(default=60, ge=0, description="for which an idle worker is kept")
+    idle_timeout_s: float = Field(
+        default=60, ge=0, description="time for which an idle worker is kept"
+    )
     fair_share_interval_s: float = Field(
-        default=120, ge=0, description="until workers leave for a model that waits for its share"
+        default=120,
+        ge=0,
+        description="time that a model waits for its share before others are drained",
     )
     scale_down_delay_s: float = Field(
-        default=600, ge=0, description="turn of a model where there are fewer places than models"
+        default=600, ge=0, description="time that a model keeps its place if others have none"
     )
 
 
@@ -112,10 +122,11 @@ class RayClusterSettings(_Part):
     """The address of a Ray cluster."""
 
     ray_address: str = Field(
-        default="auto", description="of the Ray cluster; auto: RAY_ADDRESS, or this host's"
+        default="auto",
+        description="address of the Ray cluster; auto: RAY_ADDRESS, or this host's cluster",
     )
     node_ip: str | None = Field(
-        default=None, description="of this host as the cluster knows it, where Ray is mistaken"
+        default=None, description="address of this host in the cluster, if Ray detects another one"
     )
 
 
@@ -123,51 +134,64 @@ class ApiSettings(_Part):
     """Limits and timeouts of the API."""
 
     max_body_bytes: int = Field(
-        default=32 * 2**20, gt=0, description="of a request, except for uploads"
+        default=32 * 2**20, gt=0, description="largest body of a request, except for uploads"
     )
-    max_manifest_bytes: int = Field(default=64 * 2**20, gt=0, description="of an uploaded manifest")
-    max_concurrent_uploads: int = Field(default=8, ge=1, description="in this process")
-    upload_timeout_s: float = Field(default=300, gt=0, description="for the body of an upload")
+    max_manifest_bytes: int = Field(
+        default=64 * 2**20, gt=0, description="largest manifest of uploads"
+    )
+    max_concurrent_uploads: int = Field(default=8, ge=1, description="number of uploads at a time")
+    upload_timeout_s: float = Field(
+        default=300, gt=0, description="time that receiving an upload may take"
+    )
     presigned_upload_ttl_s: int = Field(
-        default=3600, ge=1, description="validity of a presigned form for uploads"
+        default=3600, ge=1, description="time for which a presigned form for an upload is valid"
     )
     allow_private_webhooks: bool = Field(
         default=False, description="also accept webhooks to private addresses, and by http"
     )
     event_poll_interval_s: float = Field(
-        default=1.0, gt=0, description="between two reads of the progress of jobs"
+        default=1.0, gt=0, description="interval at which event streams read the progress of jobs"
     )
     keepalive_interval_s: float = Field(
-        default=15.0, gt=0, description="silence of an event stream before a comment is sent"
+        default=15.0,
+        gt=0,
+        description="time without an event after which an event stream sends a comment",
     )
     max_stream_s: float = Field(
-        default=3600, gt=0, description="length of an event stream; clients then reconnect"
+        default=3600,
+        gt=0,
+        description="time after which an event stream ends, and clients reconnect",
     )
-    max_streams_per_tenant: int = Field(default=100, ge=1, description="event streams at a time")
+    max_streams_per_tenant: int = Field(
+        default=100, ge=1, description="event streams of a tenant at a time"
+    )
     quota_cache_ttl_s: float = Field(
-        default=5.0, ge=0, description="for which a count of open items is reused"
+        default=5.0, ge=0, description="time for which a count of open items is reused"
     )
     store_timeout_s: float = Field(
-        default=5.0, gt=0, description="of the readiness check of the store"
+        default=5.0, gt=0, description="time for the readiness check of the store"
     )
     engines_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^?#@\s]+$",
-        description="URL of the engines, before the model's name; none: images are refused",
+        description="URL of the engines without the model's name; none: images are refused",
     )
     engine_timeout_s: float = Field(
-        default=5.0, gt=0, description="for an engine to accept a connection"
+        default=5.0, gt=0, description="time for an engine to accept a connection"
     )
     generation_timeout_s: float = Field(
-        default=300, gt=0, le=3600, description="for the images of a request that names no timeout"
+        default=300,
+        gt=0,
+        le=3600,
+        description="time for the images of a request that sets no timeout",
     )
     image_link_ttl_s: int = Field(
-        default=3600, ge=1, description="validity of a signed link to an image"
+        default=3600, ge=1, description="time for which a signed link to an image is valid"
     )
     public_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^?#@\s]+$",
-        description="of this service, for links to images; none: as the request has it",
+        description="URL of this service in links to images; none: the URL of the request",
     )
 
 
@@ -217,23 +241,25 @@ class _EnvironmentSettings(BaseSettings):
 class EngineSecret(_EnvironmentSettings):
     """The secret that requests to engines must carry.
 
-    Engines on Ray read it themselves, from their node.
+    Engines on Ray read it from the environment of their node.
     """
 
     engine_secret: str = Field(
         min_length=1,
         repr=False,
-        description="of engines and their callers, such as one by `openssl rand -hex 32`; give it "
-        "as a variable or a file, as others see the flags of a process",
+        description="secret of engines and their callers, such as one by `openssl rand -hex 32`; "
+        "give it as a variable or a file, since other users can see flags",
     )
 
 
 class ProcessSettings(_EnvironmentSettings):
     """The settings that every process has."""
 
-    store: str = Field(description="s3://BUCKET/PREFIX, file:///FOLDER or a path")
+    store: str = Field(
+        description="store of the service: s3://BUCKET/PREFIX, file:///FOLDER or a path"
+    )
     models: Path | None = Field(
-        default=None, description="JSON file of the served models; none: the miniature alone"
+        default=None, description="JSON file of the served models; none: only the miniature"
     )
 
     def served_models(self) -> ServedModels:
@@ -248,8 +274,12 @@ class ApiProcessSettings(ApiSettings, ProcessSettings):
     """
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8000, ge=0, le=65535, description="0: any free one")
-    engine_secret: str = Field(default="", repr=False, description="shared with the engines")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="port to listen on; 0: any free port"
+    )
+    engine_secret: str = Field(
+        default="", repr=False, description="secret that is shared with the engines"
+    )
 
 
 class WorkerProcessSettings(WorkerSettings, ProcessSettings):
@@ -265,13 +295,15 @@ class SupervisorProcessSettings(  # pyright: ignore[reportIncompatibleVariableOv
     """The supervisor: recovers jobs, sizes the pools of training workers on Ray, sends webhooks."""
 
     unresponsive_after_s: float = Field(
-        default=600, gt=0, description="without an answer, a worker is killed"
+        default=600, gt=0, description="time without an answer after which a worker is killed"
     )
     allow_private_webhooks: bool = Field(
         default=False, description="also send webhooks to private addresses, and by http"
     )
     drain_timeout_s: float = Field(
-        default=0, ge=0, description="for draining all workers at the end; 0: leave them at work"
+        default=0,
+        ge=0,
+        description="time for draining all workers at the end; 0: workers stay",
     )
 
 
@@ -279,24 +311,27 @@ class DispatcherProcessSettings(LedgerSettings, EngineSecret, ProcessSettings):
     """A dispatcher: has engines generate the images of generation jobs. SIGTERM drains it."""
 
     engines_url: str = Field(
-        pattern=r"^https?://[^?#@\s]+$", description="URL of the engines, before the model's name"
+        pattern=r"^https?://[^?#@\s]+$", description="URL of the engines without a model's name"
     )
     engine_timeout_s: float = Field(
-        default=5.0, gt=0, description="for an engine to accept a connection"
+        default=5.0, gt=0, description="time for an engine to accept a connection"
     )
     max_in_flight: int | None = Field(
-        default=None, ge=1, le=512, description="images of a model; none: as its engines take"
+        default=None,
+        ge=1,
+        le=512,
+        description="images of each model in flight; none: as many as fill its engines",
     )
-    image_timeout_s: float = Field(default=600, gt=0, description="for one image")
+    image_timeout_s: float = Field(default=600, gt=0, description="time that one image may take")
     metrics_port: int | None = Field(
-        default=None, ge=1, le=65535, description="of /metrics; none: nowhere"
+        default=None, ge=1, le=65535, description="port of /metrics; none: metrics are not served"
     )
 
 
 class _EngineOptions(EngineSecret, ProcessSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8100, ge=1, le=65535, description="to listen on")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch")
+    port: int = Field(default=8100, ge=1, le=65535, description="port to listen on")
+    threads: int | None = Field(default=None, ge=1, description="number of CPU threads of torch")
 
 
 class EngineProcessSettings(_EngineOptions):
@@ -350,5 +385,5 @@ def explain(error: ValidationError, prefix: str) -> str:
 
 
 def without_credentials(value: object) -> object:
-    """Return a URL without what stands before an @; anything else as it is."""
+    """Return a URL without its credentials, and any other value unchanged."""
     return re.sub(r"//.*@", "//...@", value) if isinstance(value, str) else value
