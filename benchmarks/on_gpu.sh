@@ -67,7 +67,7 @@ recipe()   {
     tar -C "$WORK" -cf "$OUT/weights.tar" weights
 }
 evaluate() {
-  "$PYTHON" -m dti_engine evaluate --backbone "$WORK/weights" --output "$WORK/evaluation" &&
+  "$PYTHON" -m dti_engine evaluate miniature --model "$WORK/weights" --output "$WORK/evaluation" &&
     cp "$WORK"/evaluation/results.json "$OUT/evaluation.json"
 }
 

@@ -47,7 +47,7 @@ print(time.time(), flush=True)
 main()
 """
 
-_SEATED, _OVER = "subject started", "attempt ended"
+_STARTED, _OVER = "subject started", "attempt ended"
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _marks(ledger: Ledger, job: str, lines: Iterable[str]) -> dict[str, float]:
     (attempt,) = list_attempts(ledger, TENANT, job, 0)
     assert attempt.cause == "succeeded", attempt
     assert attempt.ended
-    said = [json.loads(line) for line in lines if line.startswith("{") and _SEATED in line]
+    said = [json.loads(line) for line in lines if line.startswith("{") and _STARTED in line]
     (seated,) = [each for each in said if each.get("job") == job]
     return {
         "model": worker.last_modified.timestamp(),

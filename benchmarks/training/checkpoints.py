@@ -88,7 +88,7 @@ def seconds(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--backbone", default="miniature", help="a name, folder or hub id")
+    parser.add_argument("--model", default="miniature", help="a name, folder or hub id")
     parser.add_argument("--dtype", default="auto", help="as of `dti train`")
     parser.add_argument("--subjects", type=int, default=8, help="packed into one batch")
     parser.add_argument("--steps", type=int, help="of each subject (default: the recipe's)")
@@ -99,7 +99,7 @@ def main() -> None:
     options = parser.parse_args()
     device = find_device("auto")
     dtype = find_dtype(options.dtype, device)
-    backbone = load_backbone(options.backbone, device=device, dtype=dtype)
+    backbone = load_backbone(options.model, device=device, dtype=dtype)
     config = recipe("miniature").changed(resolution=backbone.image_size)
     if options.steps:
         config = config.changed(steps=options.steps)
@@ -134,7 +134,7 @@ def main() -> None:
         facts = {"subjects": options.subjects, "steps": config.steps, "every": options.every}
         report = {
             "environment": environment(device, dtype=dtype),
-            "backbone": backbone.name,
+            "model": backbone.name,
             **facts,
             "shares": shares,
             "with / without": ratios,

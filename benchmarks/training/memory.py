@@ -1,6 +1,6 @@
 """Memory of subjects packed into one process, against a process for each.
 
-    python -m benchmarks.training.memory [--backbone miniature] [--slots 1 2 4 8] [--json FILE]
+    python -m benchmarks.training.memory [--model miniature] [--slots 1 2 4 8] [--json FILE]
 
 packed   one process with K slots, the model loaded once: its peak, from its start to its last step
 process  K processes of one slot each, as official launchers start them
@@ -82,7 +82,7 @@ def shared() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--backbone", default="miniature", help="a name, folder or hub id")
+    parser.add_argument("--model", default="miniature", help="a name, folder or hub id")
     parser.add_argument("--dtype", default="auto", help="as of `dti train`")
     parser.add_argument("--batch-size", type=int, default=4, help="samples of a subject in a step")
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8], help="to try")
@@ -90,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
 
     sizes = sorted({1, 2, *options.slots})
-    model = options.backbone, options.dtype, options.batch_size
+    model = options.model, options.dtype, options.batch_size
     peaks = {size: measure(*model, size) for size in sizes}
     one_more = float(np.polyfit(sizes, [each.total for each in peaks.values()], 1)[0])
     process = peaks[1].total - peaks[1].shared
@@ -106,7 +106,7 @@ def main() -> None:
 
     device = find_device("auto")
     dtype = find_dtype(options.dtype, device)
-    title = f"{options.backbone} on {device.type} in {dtype}"
+    title = f"{options.model} on {device.type} in {dtype}"
     table = Table("subjects", "packed", "a process each", "ratio", title=title)
     for row in rows:
         sides = (f"{row[name] / 1e6:.0f} MB" for name in ("packed_bytes", "process_each_bytes"))
@@ -117,7 +117,7 @@ def main() -> None:
     if options.json:
         report = {
             "environment": environment(device, dtype=dtype),
-            "backbone": options.backbone,
+            "model": options.model,
             "batch_size": options.batch_size,
             "one_more_packed_bytes": one_more,
             "one_more_process_bytes": process,

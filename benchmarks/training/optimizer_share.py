@@ -1,6 +1,6 @@
 """What the optimizer step costs within a training step, and what packing gains.
 
-    python -m benchmarks.training.optimizer_share [--backbone miniature] [--dtype auto] \
+    python -m benchmarks.training.optimizer_share [--model miniature] [--dtype auto] \
         [--slots 1 2 4 8]
 
 share    time of the learners' update over the time of the whole training step
@@ -35,7 +35,7 @@ def update_of(trainer: Trainer) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="miniature", help="a name, folder or hub id")
+    parser.add_argument("--model", default="miniature", help="a name, folder or hub id")
     parser.add_argument("--dtype", default="auto", help="as of `dti train`")
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--repeats", type=int, default=10)
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     device = find_device("auto")
     dtype = find_dtype(options.dtype, device)
-    backbone = load_backbone(options.backbone, device=device, dtype=dtype)
+    backbone = load_backbone(options.model, device=device, dtype=dtype)
 
     config = recipe("miniature").changed(resolution=backbone.image_size)
     sizes = sorted({1, *options.slots})
