@@ -90,12 +90,12 @@ def test_prompt_encodings_are_cached_as_long_as_their_tokens(
     prompts = engine.scheduler._resources.prompts
     engine.resolver.tokens["ann", "rex"] = random_token()
     engine.ends(spec("a <dog>", tokens={"<dog>": "rex"}, guidance=1.0), spec(guidance=1.0))
-    assert len(prompts._known) == 2
+    assert len(prompts._cache) == 2
     engine.resolver.tokens["ann", "rex"] = DeletedError("it was deleted")
     end = time.monotonic() + 10
-    while len(prompts._known) > 1 and time.monotonic() < end:
+    while len(prompts._cache) > 1 and time.monotonic() < end:
         time.sleep(0.01)
-    assert len(prompts._known) == 1
+    assert len(prompts._cache) == 1
 
 
 def test_a_lookup_of_tokens_takes_no_longer_than_the_timeout(engine: EngineServer) -> None:

@@ -96,21 +96,21 @@ def test_prompt_encodings_with_a_deleted_token_are_dropped(
         for name in ("one", "two")
     ]
     cache = in_memory.cache(signature=ModelSignature({"text_encoder": 32}, "0" * 64))
-    blends, reader = BlendCache(cache), PromptCache(tiny_backbone)
+    blends, prompt_cache = BlendCache(cache), PromptCache(tiny_backbone)
 
-    def read(*learned: LearnedToken) -> None:
-        reader.read([PromptKey.of("a photo of a <x>", {"<x>": each}) for each in learned])
+    def encode(*learned: LearnedToken) -> None:
+        prompt_cache.encode([PromptKey.of("a photo of a <x>", {"<x>": each}) for each in learned])
 
-    read(
+    encode(
         *(cache.get("acme", name).learned for name in names),
         blends.blend("acme", [(name, 1) for name in names]).learned,
     )
-    assert len(reader._known) == 3  # pyright: ignore[reportPrivateUsage]
+    assert len(prompt_cache._cache) == 3  # pyright: ignore[reportPrivateUsage]
     delete_token(in_memory.elsewhere, "acme", names[0])
     in_memory.seconds += 30
     with pytest.raises(DeletedError):
         cache.get("acme", names[0])
-    assert len(reader._known) == 1  # pyright: ignore[reportPrivateUsage]
+    assert len(prompt_cache._cache) == 1  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_blend_is_dropped_with_a_token_that_was_evicted_before(in_memory: Any) -> None:
