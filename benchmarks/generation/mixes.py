@@ -25,7 +25,7 @@ from services.ledger.ledger import Ledger
 from services.storage.open import open_store
 
 
-class Shelf:
+class StoredTokens:
     """The tokens of a scene in a folder's store, and images of them."""
 
     def __init__(self, scene: Scene, folder: Path) -> None:
@@ -83,11 +83,11 @@ def generators(scene: Scene, steps: int, count: int, folder: Path) -> dict[str, 
         known = [{PLACEHOLDER: tokens[number % len(tokens)]} for number in range(count)]
         generate_images(known, cap, prompt_cache)
 
-    shelf = Shelf(scene, folder)
+    token_store = StoredTokens(scene, folder)
 
     def generate_cold() -> None:
-        with shelf.resolver() as resolver, ThreadPoolExecutor(scene.cap) as pool:
-            asked = map(shelf.image, range(count))
+        with token_store.resolver() as resolver, ThreadPoolExecutor(scene.cap) as pool:
+            asked = map(token_store.image, range(count))
             known = list(pool.map(lambda one: resolver.resolve(TENANT, one).tokens, asked))
         generate_images(known, scene.cap, PromptCache(scene.backbone))
 

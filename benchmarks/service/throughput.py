@@ -134,7 +134,7 @@ class Bench:
         """By `train`, of images that are loaded."""
         course, began, mark = Course(), time.perf_counter(), [time.perf_counter()]
 
-        def seat(slot: int, occupant: TrainingSlot) -> None:
+        def seat(slot: int, training_slot: TrainingSlot) -> None:
             mark[0] = time.perf_counter()
 
         def step(reports: list[StepMetrics]) -> None:
@@ -143,7 +143,7 @@ class Bench:
             mark[0] = now
 
         with _cpu(course):
-            for outcome in train(
+            for result in train(
                 self.backbone,
                 (each.subject for each in self.parcels),
                 self.config,
@@ -152,8 +152,8 @@ class Bench:
                 on_added=seat,
                 on_step=step,
             ):
-                assert outcome.artifact, outcome.error
-                outcome.artifact.to_bytes()
+                assert result.artifact, result.error
+                result.artifact.to_bytes()
                 mark[0] = time.perf_counter()
             course.seconds = time.perf_counter() - began
         return course

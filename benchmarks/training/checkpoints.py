@@ -79,10 +79,10 @@ def seconds(
     """Of a whole run, all subjects in one batch; the model is there already."""
     subjects = [grey_subject(number, config.resolution) for number in range(num_subjects)]
     began = time.perf_counter()
-    for outcome in train(
+    for result in train(
         backbone, subjects, config, num_slots=num_subjects, checkpoints=checkpoints
     ):
-        assert outcome.artifact, outcome.error
+        assert result.artifact, result.error
     return time.perf_counter() - began
 
 

@@ -29,8 +29,8 @@ from dti_engine.training.loop import Trainer
 
 def update_of(trainer: Trainer) -> None:
     """The learners' part of a step alone."""
-    for learner in trainer.optimizers.values():
-        learner.step(torch.ones_like(learner.parameter))
+    for optimizer in trainer.optimizers.values():
+        optimizer.step(torch.ones_like(optimizer.parameter))
 
 
 def main() -> None:

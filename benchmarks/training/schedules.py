@@ -141,20 +141,18 @@ def train_missing(work: Work, backbone: Backbone, run: str, runs: Sequence[Run])
         )
         for each in missing.values()
     )
-    outcomes = train(
+    results = train(
         backbone, subjects, config, num_slots=NUM_SLOTS, snapshot_steps=KEEP_AT, on_snapshot=keep
     )
-    for outcome in track(
-        outcomes, f"train {run}", total=len(missing), console=Console(stderr=True)
-    ):
-        assert outcome.artifact, outcome.error
-        keep(outcome.subject, outcome.artifact)
-        training = outcome.artifact.manifest.training
+    for result in track(results, f"train {run}", total=len(missing), console=Console(stderr=True)):
+        assert result.artifact, result.error
+        keep(result.subject, result.artifact)
+        training = result.artifact.manifest.training
         assert training
         every = config.eval_every
         looks = [training.first_fixed_loss]
-        looks += [each.fixed_loss for each in outcome.metrics[every - 1 :: every]]
-        work.looks(run, outcome.subject.id).write_text(json.dumps(looks))
+        looks += [each.fixed_loss for each in result.metrics[every - 1 :: every]]
+        work.looks(run, result.subject.id).write_text(json.dumps(looks))
 
 
 def step_of(work: Work, way: Way, name: str) -> int:

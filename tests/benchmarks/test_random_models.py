@@ -27,12 +27,12 @@ def test_every_family_trains_and_generates_when_made_small(name: str, tmp_path: 
     backbone = engine(name, tmp_path)
     config = sd().changed(resolution=backbone.image_size, batch_size=2)
     trainer = full_trainer(backbone, config, num_slots=2)
-    before = {each: learner.learned() for each, learner in trainer.optimizers.items()}
+    before = {each: optimizer.learned() for each, optimizer in trainer.optimizers.items()}
     trainer.step()
-    for each, learner in trainer.optimizers.items():
-        seated = learner.active
-        assert learner.learned().isfinite().all()
-        assert (learner.learned()[seated] != before[each][seated]).any(dim=-1).all()
+    for each, optimizer in trainer.optimizers.items():
+        seated = optimizer.active
+        assert optimizer.learned().isfinite().all()
+        assert (optimizer.learned()[seated] != before[each][seated]).any(dim=-1).all()
     (image,) = generate(backbone, [ImageRequest("a photo", seed=0)], steps=2)
     assert image.size == (backbone.image_size, backbone.image_size)
 

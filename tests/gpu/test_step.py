@@ -87,8 +87,8 @@ def test_recomputing_lowers_the_peak_and_changes_no_gradient(
         peaks.append(found.peak_bytes)
         trainer = full_trainer(backbone, config, num_slots=2)
         trainer.step()
-        (learner,) = trainer.optimizers.values()
-        learned.append(learner.learned())
+        (optimizer,) = trainer.optimizers.values()
+        learned.append(optimizer.learned())
     assert peaks[1] < 0.8 * peaks[0]
     torch.testing.assert_close(*learned, rtol=1e-3, atol=1e-4)
 
@@ -100,7 +100,7 @@ def test_training_in_bfloat16_stays_finite(name: str, on_cuda: Callable[..., Bac
     trainer = Trainer(backbone, config, num_slots=2, on_step=reports.extend)
     trainer.add(grey_subject(0, config.resolution))
     trainer.add(grey_subject(1, config.resolution))
-    ended = [outcome for _ in range(config.steps) for outcome in trainer.step()]
-    assert [outcome.error for outcome in ended] == [None, None]
+    ended = [result for _ in range(config.steps) for result in trainer.step()]
+    assert [result.error for result in ended] == [None, None]
     assert len(reports) == 2 * config.steps
     assert not any(report.failure() for report in reports)

@@ -266,8 +266,8 @@ def test_a_training_step_reads_no_value(backbone: Backbone) -> None:
         trainer.step()
     with pytest.raises(AssertionError, match="_local_scalar_dense"), _ReadsNothing():
         torch.ones(1).item()
-    for name, learner in trainer.optimizers.items():
-        assert not torch.equal(learner.learned(), before[name])
+    for name, optimizer in trainer.optimizers.items():
+        assert not torch.equal(optimizer.learned(), before[name])
 
 
 def test_a_compiled_denoiser_does_the_same(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

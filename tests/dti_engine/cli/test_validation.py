@@ -50,7 +50,7 @@ def quality_of(path: Path) -> tuple[Artifact, object]:
     return artifact, artifact.manifest.training.quality
 
 
-def test_without_a_judge_tokens_are_generated_and_not_scored(
+def test_without_a_scorer_tokens_are_generated_and_not_scored(
     dti: Dti, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     model = ["--model", tiny_checkpoint, "--output", tmp_path]
@@ -92,7 +92,7 @@ def test_the_best_of_the_steps_cannot_be_taken_where_nothing_scores(
     assert artifact.manifest.training.steps_done == 3
 
 
-def test_a_token_that_was_not_tried_is_tried_by_resume_and_only_once(
+def test_resume_validates_a_token_that_was_not_validated_and_only_once(
     dti: Dti, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     train = ["train", *photos, *SHORT, "--steps", "2", "--model", tiny_checkpoint]

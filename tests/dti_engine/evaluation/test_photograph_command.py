@@ -259,7 +259,7 @@ def test_a_word_that_the_model_does_not_know_is_refused_before_anything_is_train
     assert not (tmp_path / "out" / "tokens").exists()
 
 
-def test_missing_judges_are_refused_before_anything_is_trained(
+def test_missing_scorers_are_refused_before_anything_is_trained(
     subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
     refused = evaluate_photographs(tmp_path / "out", subjects, "--dinov2", str(tmp_path / "none"))

@@ -31,13 +31,13 @@ class HandMadeRun:
         *,
         scores: tuple[float, float] | None = (0.6, 0.9),
         flags: Sequence[str] = (),
-        is_tried: bool = True,
+        is_validated: bool = True,
         angle_deg: float = 30.0,
         has_images: bool = True,
         prompt: str = "a photo of a <rex>",
         **facts: object,
     ) -> Path:
-        """A token that was tried out in two images; its file."""
+        """Save a token that was validated with two images, and return its file."""
         subject, obeyed = scores or (None, None)
         shown = [
             ValidationImage(prompt=prompt, seed=seed, subject_score=subject, prompt_score=obeyed)
@@ -52,12 +52,12 @@ class HandMadeRun:
             flags=tuple(flags),
         )
         figures = {"loss": 0.25, "fixed_loss": 0.2, "prior_angle_rad": radians(angle_deg)}
-        known = {"quality": quality if is_tried else None, "metrics": figures, "steps_done": 40}
+        known = {"quality": quality if is_validated else None, "metrics": figures, "steps_done": 40}
         known["config"] = miniature().changed(steps=400)
         artifact = self.artifact_of({"text_encoder": torch.ones(1, 4)}, **(known | facts))
         folder = RunFolder(self.root)
         artifact.save(folder.token(name))
-        if is_tried and has_images:
+        if is_validated and has_images:
             folder.save_reference(name, Image.new("RGB", (8, 8), "red"))
             for seed in range(2):
                 Image.new("RGB", (8, 8), "blue").save(folder.image(name, seed))

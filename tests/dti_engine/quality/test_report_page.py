@@ -77,8 +77,8 @@ def test_without_a_scorer_the_page_says_so(hand_made: Any) -> None:
     assert "None" not in page
 
 
-def test_tokens_that_were_not_tried_out_have_no_cards(hand_made: Any) -> None:
-    hand_made.add("rex", is_tried=False)
+def test_tokens_that_were_not_validated_have_no_cards(hand_made: Any) -> None:
+    hand_made.add("rex", is_validated=False)
     page = _page(hand_made)
     assert "No token was validated" in page
     assert "1 of the 1 tokens are not validated" in page

@@ -1,4 +1,4 @@
-"""What came of trials is kept in the run's folder, and the best of a subject's tokens wins."""
+"""Results of validation are kept in the run's folder, and the best of a subject's tokens wins."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ from dti_engine.text.encoder import vocabulary_magnitude, vocabulary_norm_range
 ENCODER = "text_encoder"
 
 
-def trial(score: float | None) -> TokenValidation:
+def make_validation(score: float | None) -> TokenValidation:
     shown = ValidationImage(prompt="a <rex>", seed=0, subject_score=score, prompt_score=score)
     scorer = None if score is None else "somebody"
     quality = Quality(scorer=scorer, images=(shown,), subject_score=score, prompt_score=score)
@@ -53,13 +53,18 @@ def test_the_best_of_the_kept_steps_becomes_the_token_and_the_last_one_is_kept(
     folder, (early, middle, last) = RunFolder(tmp_path), map(make, (10, 20, 30))
     last.save(folder.token("rex"))
     winner = folder.save_validation(
-        "rex", [(early, trial(0.3)), (middle, trial(0.8)), (last, trial(0.7))]
+        "rex",
+        [
+            (early, make_validation(0.3)),
+            (middle, make_validation(0.8)),
+            (last, make_validation(0.7)),
+        ],
     )
     token = Artifact.load(folder.token("rex"))
     assert token.manifest == winner.manifest
     assert token.manifest.training.steps_done == 20
     assert token.manifest.training.stop_reason == "chosen"
-    assert token.manifest.training.quality == trial(0.8).quality
+    assert token.manifest.training.quality == make_validation(0.8).quality
     assert torch.equal(token.token.embeddings[ENCODER], middle.token.embeddings[ENCODER])
     kept = Artifact.load(folder.snapshot("rex", 30))
     assert torch.equal(kept.token.embeddings[ENCODER], last.token.embeddings[ENCODER])
@@ -73,7 +78,9 @@ def test_the_last_token_wins_unless_another_is_better(
     make: Callable[..., Artifact], tmp_path: Path, scores: tuple[float | None, float | None]
 ) -> None:
     folder, (early, last) = RunFolder(tmp_path), map(make, (10, 30))
-    winner = folder.save_validation("rex", [(early, trial(scores[0])), (last, trial(scores[1]))])
+    winner = folder.save_validation(
+        "rex", [(early, make_validation(scores[0])), (last, make_validation(scores[1]))]
+    )
     assert winner.manifest.training.steps_done == 30
     assert winner.manifest.training.stop_reason == "budget"
     assert not folder.snapshot("rex", 30).exists()
@@ -95,25 +102,28 @@ def test_angles_are_compared_with_those_of_the_same_config_alone(
     folder = RunFolder(tmp_path)
     turned = {"prior_angle_rad": 0.2, "fixed_loss": 0.1}
     artifacts = {
-        f"{i}": folder.save_validation(f"{i}", [(make(10 + i), trial(0.5))]) for i in range(8)
+        f"{i}": folder.save_validation(f"{i}", [(make(10 + i), make_validation(0.5))])
+        for i in range(8)
     }
-    odd = folder.save_validation("odd", [(make(30, metrics=turned), trial(0.5))])
+    odd = folder.save_validation("odd", [(make(30, metrics=turned), make_validation(0.5))])
     found = folder.flag({**artifacts, "odd": odd}, tiny_backbone)
     assert "turned by 11" in found["odd"].manifest.training.quality.flags[0]
     others = miniature_constant().changed(lr=0.001)
-    apart = folder.save_validation("odd", [(make(30, metrics=turned, config=others), trial(0.5))])
+    apart = folder.save_validation(
+        "odd", [(make(30, metrics=turned, config=others), make_validation(0.5))]
+    )
     found = folder.flag({**artifacts, "odd": apart}, tiny_backbone)
     assert found["odd"].manifest.training.quality.flags == ()
 
 
-def test_what_was_tried_is_found_in_the_folder_for_one_model(
+def test_validated_tokens_are_found_in_the_folder_for_one_model(
     make: Callable[..., Artifact], tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path)
-    tried = folder.save_validation("rex", [(make(10), trial(0.5))])
-    make(10).save(folder.token("untried"))
+    best = folder.save_validation("rex", [(make(10), make_validation(0.5))])
+    make(10).save(folder.token("unvalidated"))
     folder.token("damaged").write_bytes(b"no token")
-    assert list(folder.validated(tried.manifest.model_fingerprint)) == ["rex"]
+    assert list(folder.validated(best.manifest.model_fingerprint)) == ["rex"]
     assert folder.validated("b" * 64) == {}
 
 
@@ -122,8 +132,8 @@ def test_flags_are_written_into_the_token_and_taken_out_again(
 ) -> None:
     folder = RunFolder(tmp_path)
     artifacts = {
-        "rex": folder.save_validation("rex", [(make(10), trial(0.5))]),
-        "long": folder.save_validation("long", [(make(20, times=3.0), trial(0.5))]),
+        "rex": folder.save_validation("rex", [(make(10), make_validation(0.5))]),
+        "long": folder.save_validation("long", [(make(20, times=3.0), make_validation(0.5))]),
     }
     folder.flag(artifacts, tiny_backbone)
     flagged = Artifact.load(folder.token("long"))

@@ -25,8 +25,8 @@ def test_what_is_worst_comes_first(hand_made: Any) -> None:
     hand_made.add("flagged-good", scores=(0.8, 1.0), flags=["odd"])
     hand_made.add("flagged-bad", scores=(0.2, 1.0), flags=["odd"])
     hand_made.add("flagged-twice", scores=(0.95, 1.0), flags=["odd", "odder"])
-    hand_made.add("untried-near", is_tried=False, angle_deg=31.0)
-    hand_made.add("untried-far", is_tried=False, angle_deg=70.0)
+    hand_made.add("unvalidated-near", is_validated=False, angle_deg=31.0)
+    hand_made.add("unvalidated-far", is_validated=False, angle_deg=70.0)
     hand_made.add("damaged").write_bytes(b"no token")
     hand_made.log("started", subjects=10)
     hand_made.log("failed", subject="failed", error="no images")
@@ -36,7 +36,7 @@ def test_what_is_worst_comes_first(hand_made: Any) -> None:
     summary = hand_made.summary()
     assert [each.name for each in summary.rows] == [
         *("damaged", "failed", "flagged-twice", "flagged-bad", "flagged-good", "good", "best"),
-        *("untried-far", "untried-near", "under-way"),
+        *("unvalidated-far", "unvalidated-near", "under-way"),
     ]
     assert summary.counts == {
         "subjects": 10,
@@ -50,7 +50,7 @@ def test_what_is_worst_comes_first(hand_made: Any) -> None:
     }
 
 
-def test_without_a_judge_the_farthest_from_the_median_angle_come_first(hand_made: Any) -> None:
+def test_without_a_scorer_the_farthest_from_the_median_angle_come_first(hand_made: Any) -> None:
     for name, angle in {"a": 30.0, "b": 31.0, "c": 29.5, "d": 2.0, "e": 45.0}.items():
         hand_made.add(name, scores=None, angle_deg=angle)
     summary = hand_made.summary()

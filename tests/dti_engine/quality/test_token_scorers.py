@@ -1,4 +1,4 @@
-"""The scorer that is asked for scores images of any model; nobody else does."""
+"""Scorers: the requested one scores images of any model, and no other is used."""
 
 import json
 from pathlib import Path
@@ -46,14 +46,14 @@ def test_the_prompt_is_scored_with_the_class_noun(tiny_scorers: Path) -> None:
     assert prompt == expected.probability
 
 
-def test_nobody_judges_a_model_unless_asked(tiny_checkpoint: Path, tiny_scorers: Path) -> None:
+def test_no_scorer_is_used_unless_requested(tiny_checkpoint: Path, tiny_scorers: Path) -> None:
     assert find_scorer(tiny_checkpoint) is None
     assert find_scorer(tiny_checkpoint, str(tiny_scorers))
     with pytest.raises(ModelLoadError, match="there is no scorer at"):
         find_scorer(tiny_checkpoint, str(tiny_scorers / "none"))
 
 
-def test_dti_train_scores_trials_by_the_judge_that_it_is_given(
+def test_dti_train_validates_with_the_requested_scorer(
     tiny_checkpoint: Path, tiny_scorers: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "rex").mkdir()

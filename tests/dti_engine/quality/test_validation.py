@@ -1,4 +1,4 @@
-"""Tokens are tried out in the same prompts, from the same noise, and scored against their word."""
+"""Tokens are validated with the same prompts and noise, and scored against their word."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -95,7 +95,7 @@ def test_a_token_that_is_its_word_scores_as_its_word(
     assert difference.getbbox() is not None
 
 
-def test_a_trial_does_not_depend_on_who_else_is_tried(
+def test_validation_does_not_depend_on_the_other_tokens(
     tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
     validator = TokenValidator(tiny_backbone, Darkness(), num_images=2, steps=2, batch_size=2)

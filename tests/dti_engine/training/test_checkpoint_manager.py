@@ -39,16 +39,16 @@ def subjects(make_subject: MakeSubject) -> list[Subject]:
 @pytest.fixture
 def expected(tiny_backbone: Backbone, subjects: list[Subject]) -> dict[str, TrainingResult]:
     """Outcomes of a run without a stop."""
-    outcomes = train(tiny_backbone, subjects, CONFIG, num_slots=2)
-    return {each.subject.id: each for each in outcomes}
+    results = train(tiny_backbone, subjects, CONFIG, num_slots=2)
+    return {each.subject.id: each for each in results}
 
 
-def _assert_same(outcome: TrainingResult, expected: TrainingResult) -> None:
-    assert outcome.artifact
+def _assert_same(result: TrainingResult, expected: TrainingResult) -> None:
+    assert result.artifact
     assert expected.artifact
     for name, rows in expected.artifact.token.embeddings.items():
-        assert rows.equal(outcome.artifact.token.embeddings[name])
-    assert outcome.metrics == expected.metrics
+        assert rows.equal(result.artifact.token.embeddings[name])
+    assert result.metrics == expected.metrics
 
 
 def _go_on(
@@ -61,12 +61,12 @@ def _go_on(
     """A run of those that are not done, as `dti train --resume` does it."""
     missing = [each for each in subjects if each.id not in done]
     missing.sort(key=lambda each: not checkpoints.path(each.id).exists())
-    outcomes = train(
+    results = train(
         backbone, missing, CONFIG, num_slots=2, on_step=lambda _: on_step(), checkpoints=checkpoints
     )
-    for outcome in outcomes:
-        done[outcome.subject.id] = outcome
-        checkpoints.remove(outcome.subject.id)
+    for result in results:
+        done[result.subject.id] = result
+        checkpoints.remove(result.subject.id)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 7, 8, 12, 18])
@@ -97,8 +97,8 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit_and_refills_its_slots_alike(
     after = CheckpointManager(tmp_path / "checkpoints", every=100)
     _go_on(tiny_backbone, subjects, after, done, lambda: None)
     assert done.keys() == expected.keys()
-    for name, outcome in done.items():
-        _assert_same(outcome, expected[name])
+    for name, result in done.items():
+        _assert_same(result, expected[name])
     assert not checkpoints.folder.exists()
 
 
@@ -123,8 +123,8 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
         except _Killed:
             num_killed += 1
     assert num_killed >= 3
-    for name, outcome in done.items():
-        _assert_same(outcome, expected[name])
+    for name, result in done.items():
+        _assert_same(result, expected[name])
 
 
 def test_a_checkpoint_that_cannot_be_used_ends_its_subject_alone(
@@ -132,8 +132,8 @@ def test_a_checkpoint_that_cannot_be_used_ends_its_subject_alone(
 ) -> None:
     checkpoints = CheckpointManager(tmp_path, every=100)
     checkpoints.path("subject-1").write_bytes(b"damaged")
-    outcomes = train(tiny_backbone, subjects[:3], CONFIG, num_slots=2, checkpoints=checkpoints)
-    ended = {each.subject.id: each for each in outcomes}
+    results = train(tiny_backbone, subjects[:3], CONFIG, num_slots=2, checkpoints=checkpoints)
+    ended = {each.subject.id: each for each in results}
     assert isinstance(ended["subject-1"].error, CheckpointError)
     assert ended["subject-0"].artifact
     assert ended["subject-2"].artifact
@@ -148,8 +148,8 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(
     checkpoints = CheckpointManager(
         tmp_path / "file", every=3, on_save_error=lambda name, _: told.append(name)
     )
-    (outcome,) = train(tiny_backbone, subjects[:1], CONFIG, num_slots=1, checkpoints=checkpoints)
-    assert isinstance(outcome.artifact, Artifact)
+    (result,) = train(tiny_backbone, subjects[:1], CONFIG, num_slots=1, checkpoints=checkpoints)
+    assert isinstance(result.artifact, Artifact)
     assert told == ["subject-0"] * 2
     with pytest.raises(OutputError, match="cannot write"):
         list(

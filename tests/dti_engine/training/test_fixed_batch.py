@@ -49,14 +49,14 @@ def _fixed_loss(backbone: Backbone, subject: Subject, embeddings: Tensor) -> flo
     return float(losses.mean())
 
 
-def _fixed_losses(outcome: TrainingResult) -> list[float]:
-    assert outcome.artifact, outcome.error
-    return [each.fixed_loss for each in outcome.metrics]
+def _fixed_losses(result: TrainingResult) -> list[float]:
+    assert result.artifact, result.error
+    return [each.fixed_loss for each in result.metrics]
 
 
-def _of(outcomes: list[TrainingResult], name: str) -> list[float]:
-    (outcome,) = (each for each in outcomes if each.subject.id == name)
-    return _fixed_losses(outcome)
+def _of(results: list[TrainingResult], name: str) -> list[float]:
+    (result,) = (each for each in results if each.subject.id == name)
+    return _fixed_losses(result)
 
 
 def test_it_is_that_of_the_learned_token_at_seating_every_so_many_steps_and_at_the_end(
@@ -66,14 +66,14 @@ def test_it_is_that_of_the_learned_token_at_seating_every_so_many_steps_and_at_t
     trainer = Trainer(tiny_backbone, CONFIG, num_slots=2)
     trainer.add(make_subject(1, config=CONFIG.changed(steps=3)))
     trainer.add(subject)
-    occupant, outcomes, losses = trainer.slots[1], list[TrainingResult](), list[float]()
-    assert occupant is not None
+    training_slot, results, losses = trainer.slots[1], list[TrainingResult](), list[float]()
+    assert training_slot is not None
     for _ in range(CONFIG.steps + 1):
-        rows = trainer.optimizers[ENCODER].learned()[occupant.rows[ENCODER]]
+        rows = trainer.optimizers[ENCODER].learned()[training_slot.rows[ENCODER]]
         losses.append(_fixed_loss(tiny_backbone, subject, rows))
-        outcomes += trainer.step() if occupant.step < CONFIG.steps else []
+        results += trainer.step() if training_slot.step < CONFIG.steps else []
     expected = [losses[step] for step in (0, 2, 2, 4, 5)]
-    assert _of(outcomes, "subject-2") == pytest.approx(expected, rel=5e-6)
+    assert _of(results, "subject-2") == pytest.approx(expected, rel=5e-6)
     assert max(losses) - min(losses) > 1e-4
 
 
@@ -82,9 +82,9 @@ def test_the_artifact_tells_that_of_its_token_and_that_of_the_token_before_train
     tiny_backbone: Backbone, make_subject: MakeSubject, eval_every: int
 ) -> None:
     config = CONFIG.changed(eval_every=eval_every)
-    (outcome,) = train(tiny_backbone, [make_subject(2)], config, num_slots=1)
-    assert outcome.artifact is not None
-    training, token = outcome.artifact.manifest.training, outcome.artifact.token
+    (result,) = train(tiny_backbone, [make_subject(2)], config, num_slots=1)
+    assert result.artifact is not None
+    training, token = result.artifact.manifest.training, result.artifact.token
     assert training is not None
     encoder = tiny_backbone.text_encoders[ENCODER]
     initial = vocabulary_magnitude(encoder) * sphere.normalize(initializer_rows(encoder, "dog"))
@@ -118,8 +118,8 @@ def test_it_is_the_same_for_the_same_token_in_every_slot(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subjects = [make_subject(7, id=f"{slot}") for slot in range(4)]
-    outcomes = train(tiny_backbone, subjects, CONFIG, num_slots=4)
-    assert len({_fixed_losses(each)[0] for each in outcomes}) == 1  # before the first step
+    results = train(tiny_backbone, subjects, CONFIG, num_slots=4)
+    assert len({_fixed_losses(each)[0] for each in results}) == 1  # before the first step
 
 
 def test_looking_more_often_changes_no_token(

@@ -29,13 +29,13 @@ MakeSubject = Callable[..., Subject]
 LoadParts = Callable[[torch.dtype], Any]
 
 
-def _learned(outcome: TrainingResult) -> Tensor:
-    assert outcome.artifact is not None, outcome.error
-    return outcome.artifact.token.embeddings[ENCODER]
+def _learned(result: TrainingResult) -> Tensor:
+    assert result.artifact is not None, result.error
+    return result.artifact.token.embeddings[ENCODER]
 
 
-def _by_id(outcomes: list[TrainingResult]) -> dict[str, TrainingResult]:
-    return {outcome.subject.id: outcome for outcome in outcomes}
+def _by_id(results: list[TrainingResult]) -> dict[str, TrainingResult]:
+    return {result.subject.id: result for result in results}
 
 
 def _angle(a: Tensor, b: Tensor) -> float:
@@ -50,9 +50,9 @@ def test_a_subject_learns_in_a_refilled_slot_what_it_would_in_a_slot_of_its_own(
         _by_id(train(exact_backbone, subjects, SHORT, num_slots=num_slots)) for num_slots in (2, 5)
     )
     assert refilled.keys() == together.keys() == {subject.id for subject in subjects}
-    for name, outcome in refilled.items():
-        torch.testing.assert_close(_learned(outcome), _learned(together[name]), rtol=0, atol=1e-7)
-        assert [report.step for report in outcome.metrics] == [1, 2, 3, 4]
+    for name, result in refilled.items():
+        torch.testing.assert_close(_learned(result), _learned(together[name]), rtol=0, atol=1e-7)
+        assert [report.step for report in result.metrics] == [1, 2, 3, 4]
 
 
 def test_subjects_are_taken_from_the_queue_only_when_a_slot_is_free(
@@ -81,10 +81,10 @@ def test_an_outcome_is_there_before_the_next_subject_is_taken(
         yield make_subject(1)
         raise KeyboardInterrupt
 
-    outcomes = train(tiny_backbone, queue(), SHORT, num_slots=1)
-    assert next(outcomes).artifact is not None
+    results = train(tiny_backbone, queue(), SHORT, num_slots=1)
+    assert next(results).artifact is not None
     with pytest.raises(KeyboardInterrupt):
-        next(outcomes)
+        next(results)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_dti_turns_by_its_angle_and_keeps_the_magnitude_to_1e_6(
 ) -> None:
     subject = make_subject(1, initializer="stuffed animal")
     config = CONFIG.changed(magnitude=wanted, **changes)
-    (outcome,) = train(tiny_backbone, [subject], config, num_slots=1)
+    (result,) = train(tiny_backbone, [subject], config, num_slots=1)
     encoder = tiny_backbone.text_encoders[ENCODER]
     magnitude = vocabulary_magnitude(encoder) if wanted == "vocabulary" else wanted
-    norms = torch.linalg.vector_norm(_learned(outcome), dim=1)
+    norms = torch.linalg.vector_norm(_learned(result), dim=1)
     torch.testing.assert_close(norms, torch.full((2,), magnitude), rtol=0, atol=1e-6)
-    for step, report in enumerate(outcome.metrics):
+    for step, report in enumerate(result.metrics):
         angle = math.atan(learning_rate(config, step))
         assert report.step_angle_rad == pytest.approx(angle, abs=1e-6)
         assert report.norm == pytest.approx(magnitude, abs=1e-6)
@@ -146,19 +146,19 @@ def test_an_averaged_token_is_the_mean_of_the_directions_that_plain_training_goe
 def test_standard_ti_changes_the_length_of_the_vector(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    (outcome,) = train(tiny_backbone, [make_subject(1)], standard_ti(CONFIG), num_slots=1)
-    norms = [report.norm for report in outcome.metrics]
+    (result,) = train(tiny_backbone, [make_subject(1)], standard_ti(CONFIG), num_slots=1)
+    norms = [report.norm for report in result.metrics]
     assert max(norms) - min(norms) > 0.01
-    assert outcome.metrics[-1].prior_ratio == 0
+    assert result.metrics[-1].prior_ratio == 0
 
 
 def test_several_vectors_are_all_learned_each_on_its_own(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subjects = [make_subject(1), make_subject(2, num_vectors=3)]
-    outcomes = _by_id(train(tiny_backbone, subjects, CONFIG, num_slots=2, max_vectors=3))
-    rows = _learned(outcomes["subject-2"])
-    assert _learned(outcomes["subject-1"]).shape == (1, 32)
+    results = _by_id(train(tiny_backbone, subjects, CONFIG, num_slots=2, max_vectors=3))
+    rows = _learned(results["subject-2"])
+    assert _learned(results["subject-1"]).shape == (1, 32)
     assert rows.shape == (3, 32)
     assert min(_angle(rows[i], rows[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > 0.01
 
@@ -170,8 +170,8 @@ def test_training_changes_no_weight_of_the_model(
     modules = parts.text_model, parts.unet, parts.vae
     before = [{k: v.clone() for k, v in module.state_dict().items()} for module in modules]
     words = len(parts.tokenizer)
-    (outcome,) = train(parts.assembled(), [make_subject(1)], SHORT, num_slots=1)
-    assert outcome.artifact is not None
+    (result,) = train(parts.assembled(), [make_subject(1)], SHORT, num_slots=1)
+    assert result.artifact is not None
     for module, state in zip(modules, before, strict=True):
         assert all(parameter.grad is None for parameter in module.parameters())
         assert all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
@@ -182,10 +182,10 @@ def test_rows_stay_float32_when_the_model_is_bfloat16(
     load_parts: LoadParts, make_subject: MakeSubject
 ) -> None:
     backbone = load_parts(torch.bfloat16).assembled()
-    (outcome,) = train(backbone, [make_subject(1)], SHORT, num_slots=1)
+    (result,) = train(backbone, [make_subject(1)], SHORT, num_slots=1)
     magnitude = vocabulary_magnitude(backbone.text_encoders[ENCODER])
-    assert float(_learned(outcome).norm()) == pytest.approx(magnitude, abs=1e-6)
-    assert not torch.equal(_learned(outcome).bfloat16().float(), _learned(outcome))
+    assert float(_learned(result).norm()) == pytest.approx(magnitude, abs=1e-6)
+    assert not torch.equal(_learned(result).bfloat16().float(), _learned(result))
 
 
 class _TwoEncoders:
@@ -215,11 +215,11 @@ def test_every_text_encoder_has_rows_of_its_own(
     load_parts: LoadParts, make_subject: MakeSubject
 ) -> None:
     backbone = _TwoEncoders(load_parts(torch.float32))
-    (outcome,) = train(backbone, [make_subject(1)], CONFIG, num_slots=1)
-    assert outcome.artifact is not None
-    first, second = (outcome.artifact.token.embeddings[name] for name in ("first", "second"))
+    (result,) = train(backbone, [make_subject(1)], CONFIG, num_slots=1)
+    assert result.artifact is not None
+    first, second = (result.artifact.token.embeddings[name] for name in ("first", "second"))
     assert _angle(first, second) > 0.01
-    for report in outcome.metrics:
+    for report in result.metrics:
         assert report.step_angle_rad == pytest.approx(math.atan(CONFIG.lr), abs=1e-6)
 
 

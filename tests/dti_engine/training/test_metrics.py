@@ -23,9 +23,9 @@ MakeSubject = Callable[..., Subject]
 LoadParts = Callable[[torch.dtype], Any]
 
 
-def _learned(outcome: TrainingResult) -> Tensor:
-    assert outcome.artifact is not None, outcome.error
-    return outcome.artifact.token.embeddings[ENCODER]
+def _learned(result: TrainingResult) -> Tensor:
+    assert result.artifact is not None, result.error
+    return result.artifact.token.embeddings[ENCODER]
 
 
 def _report(**changes: float) -> StepMetrics:
@@ -123,15 +123,15 @@ def test_reports_come_in_batches_that_change_no_result(
 def test_a_report_tells_loss_angle_gradient_and_time(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    (outcome,) = train(tiny_backbone, [make_subject(1)], SHORT, num_slots=1)
-    last = outcome.metrics[-1]
+    (result,) = train(tiny_backbone, [make_subject(1)], SHORT, num_slots=1)
+    last = result.metrics[-1]
     initial = initializer_rows(tiny_backbone.text_encoders[ENCODER], "dog")
-    turned = sphere.geodesic_distance(*map(sphere.normalize, (initial, _learned(outcome))))
+    turned = sphere.geodesic_distance(*map(sphere.normalize, (initial, _learned(result))))
     assert last.prior_angle_rad == pytest.approx(turned.item(), abs=1e-6)
     assert last.prior_ratio == pytest.approx(SHORT.kappa / last.gradient_norm)
     assert last.weakest_gradient_norm == last.gradient_norm
     assert 0.1 < last.loss < 10
     assert 0.1 < last.fixed_loss < 10
-    seconds = [report.elapsed_s for report in outcome.metrics]
+    seconds = [report.elapsed_s for report in result.metrics]
     assert seconds == sorted(seconds)
     assert seconds[0] > 0

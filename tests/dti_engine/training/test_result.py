@@ -37,22 +37,22 @@ MakeSubject = Callable[..., Subject]
 LoadParts = Callable[[torch.dtype], Any]
 
 
-def _learned(outcome: TrainingResult) -> Tensor:
-    assert outcome.artifact is not None, outcome.error
-    return outcome.artifact.token.embeddings[ENCODER]
+def _learned(result: TrainingResult) -> Tensor:
+    assert result.artifact is not None, result.error
+    return result.artifact.token.embeddings[ENCODER]
 
 
-def _by_id(outcomes: list[TrainingResult]) -> dict[str, TrainingResult]:
-    return {outcome.subject.id: outcome for outcome in outcomes}
+def _by_id(results: list[TrainingResult]) -> dict[str, TrainingResult]:
+    return {result.subject.id: result for result in results}
 
 
 def test_the_artifact_says_how_it_came_about(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = make_subject(1)
-    (outcome,) = train(tiny_backbone, [subject], SHORT, num_slots=2)
-    assert outcome.artifact is not None
-    manifest = outcome.artifact.manifest
+    (result,) = train(tiny_backbone, [subject], SHORT, num_slots=2)
+    assert result.artifact is not None
+    manifest = result.artifact.manifest
     training = manifest.training
     assert training is not None
     assert (manifest.placeholder, training.initializer, training.seed) == ("<rex>", "dog", 1)
@@ -65,7 +65,7 @@ def test_the_artifact_says_how_it_came_about(
     }
     assert training.pooling is None
     assert not tiny_backbone.pools
-    assert training.metrics == outcome.metrics[-1].values()
+    assert training.metrics == result.metrics[-1].values()
     assert {"loss", "fixed_loss", "prior_angle_rad"} <= training.metrics.keys()
 
 
@@ -73,9 +73,9 @@ def test_the_artifact_tells_the_config_of_its_subject_not_of_the_run(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     own = SHORT.changed(lr=0.01, steps=3)
-    (outcome,) = train(tiny_backbone, [make_subject(1, config=own)], SHORT, num_slots=1)
-    assert outcome.artifact is not None
-    training = outcome.artifact.manifest.training
+    (result,) = train(tiny_backbone, [make_subject(1, config=own)], SHORT, num_slots=1)
+    assert result.artifact is not None
+    training = result.artifact.manifest.training
     assert training is not None
     assert (training.config, training.steps_done) == (own, 3)
 
@@ -101,9 +101,9 @@ def test_a_prior_that_lets_nothing_move_is_a_failure(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     config = SHORT.changed(kappa=1e9)
-    (outcome,) = train(tiny_backbone, [make_subject(1)], config, num_slots=1)
-    assert isinstance(outcome.error, TrainingFailedError)
-    assert "lower kappa" in str(outcome.error)
+    (result,) = train(tiny_backbone, [make_subject(1)], config, num_slots=1)
+    assert isinstance(result.error, TrainingFailedError)
+    assert "lower kappa" in str(result.error)
 
 
 @pytest.mark.parametrize("method", ["dti", "ti"])
@@ -134,19 +134,19 @@ def test_the_step_that_failed_is_named_exactly_though_reports_come_late(
     subject = make_subject(1, seed=2, images=[*make_subject(1).images * 3, BLACK])
     trainer = Trainer(_OverflowsOnBlack(tiny_backbone), CONFIG, num_slots=1, flush_every=50)
     trainer.add(subject)
-    (occupant,) = trainer.slots
-    assert occupant is not None
-    assert occupant.fixed_batch.latents.isfinite().all()
-    num_crops = occupant.prepared.num_crops
+    (training_slot,) = trainer.slots
+    assert training_slot is not None
+    assert training_slot.fixed_batch.latents.isfinite().all()
+    num_crops = training_slot.prepared.num_crops
     first = next(
         step
         for step in range(CONFIG.steps)
         if sum(num_crops) - 1 in _views(subject.seed, step, num_crops)
     )
     assert first > 0
-    (outcome,) = [outcome for _ in range(CONFIG.steps) for outcome in trainer.step()]
-    assert f"failed at step {first + 1} of 20" in str(outcome.error)
-    assert len(outcome.metrics) == first + 1
+    (result,) = [result for _ in range(CONFIG.steps) for result in trainer.step()]
+    assert f"failed at step {first + 1} of 20" in str(result.error)
+    assert len(result.metrics) == first + 1
 
 
 def _views(seed: int, step: int, num_crops: Any) -> list[int]:
@@ -158,8 +158,8 @@ def test_a_failed_subject_leaves_its_slot_to_the_next(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subjects = [make_subject(1, images=[BLACK]), make_subject(2), make_subject(3)]
-    outcomes = train(_OverflowsOnBlack(tiny_backbone), subjects, SHORT, num_slots=1)
-    assert [outcome.artifact is None for outcome in outcomes] == [True, False, False]
+    results = train(_OverflowsOnBlack(tiny_backbone), subjects, SHORT, num_slots=1)
+    assert [result.artifact is None for result in results] == [True, False, False]
 
 
 def test_a_gradient_of_exactly_zero_is_a_failure_not_a_step_along_the_prior(
@@ -169,10 +169,10 @@ def test_a_gradient_of_exactly_zero_is_a_failure_not_a_step_along_the_prior(
     for name, parameter in parts.unet.named_parameters():
         if "attn2.to_out" in name:  # what the UNet has read of the text is thrown away
             torch.nn.init.zeros_(parameter)
-    (outcome,) = train(parts.assembled(), [make_subject(1)], SHORT, num_slots=1)
-    assert isinstance(outcome.error, TrainingFailedError)
-    assert "'subject-1' failed at step 1 of 4" in str(outcome.error)
-    assert "exactly zero" in str(outcome.error)
+    (result,) = train(parts.assembled(), [make_subject(1)], SHORT, num_slots=1)
+    assert isinstance(result.error, TrainingFailedError)
+    assert "'subject-1' failed at step 1 of 4" in str(result.error)
+    assert "exactly zero" in str(result.error)
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,13 @@ def test_the_error_of_a_subject_that_was_not_seated_holds_no_images(
     masked = replace(first, mask=Image.new("L", first.image.size))  # black: nothing to learn from
     subject = make_subject(1, images=[masked, *others])
     images = [weakref.ref(each.image) for each in subject.images]
-    (outcome,) = train(tiny_backbone, [subject], SHORT, num_slots=1)
+    (result,) = train(tiny_backbone, [subject], SHORT, num_slots=1)
     del first, others, masked, subject
     gc.collect()
-    error = outcome.error
+    error = result.error
     assert isinstance(error, InvalidImageError)
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
-    assert outcome.subject.images == ()
+    assert result.subject.images == ()
     assert [each() for each in images] == [None] * len(images)
 
 
@@ -225,10 +225,8 @@ def test_the_error_of_a_subject_that_was_not_seated_stands_alone(
 ) -> None:
     (tmp_path / "subject-1.safetensors").write_bytes(b"no checkpoint")  # found by another error
     checkpoints = CheckpointManager(tmp_path, every=2)
-    (outcome,) = train(
-        tiny_backbone, [make_subject(1)], SHORT, num_slots=1, checkpoints=checkpoints
-    )
-    error = outcome.error
+    (result,) = train(tiny_backbone, [make_subject(1)], SHORT, num_slots=1, checkpoints=checkpoints)
+    error = result.error
     assert isinstance(error, CheckpointError)
     assert "not a safetensors file" in str(error)
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)

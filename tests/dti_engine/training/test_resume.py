@@ -28,16 +28,16 @@ METHODS = {
 MakeSubject = Callable[..., Subject]
 
 
-def _learned(outcome: TrainingResult) -> Tensor:
-    assert outcome.artifact is not None, outcome.error
-    return outcome.artifact.token.embeddings[ENCODER]
+def _learned(result: TrainingResult) -> Tensor:
+    assert result.artifact is not None, result.error
+    return result.artifact.token.embeddings[ENCODER]
 
 
-def _origin(outcome: TrainingResult) -> dict[str, Any]:
+def _origin(result: TrainingResult) -> dict[str, Any]:
     """All that the manifest tells of the training, but the time that it took."""
-    assert outcome.artifact is not None
-    assert outcome.artifact.manifest.training is not None
-    return outcome.artifact.manifest.training.model_dump(exclude={"metrics": {"elapsed_s"}})
+    assert result.artifact is not None
+    assert result.artifact.manifest.training is not None
+    return result.artifact.manifest.training.model_dump(exclude={"metrics": {"elapsed_s"}})
 
 
 def _stored(trainer: Trainer) -> dict[str, Checkpoint]:
@@ -45,19 +45,19 @@ def _stored(trainer: Trainer) -> dict[str, Checkpoint]:
     trainer.flush()
     loaded = [
         Checkpoint.from_bytes(trainer.checkpoint(slot).to_bytes())
-        for slot, occupant in enumerate(trainer.slots)
-        if occupant is not None
+        for slot, training_slot in enumerate(trainer.slots)
+        if training_slot is not None
     ]
     return {each.header.provenance.subject: each for each in loaded}
 
 
 def _run(trainer: Trainer, *, steps: int = 1000) -> dict[str, TrainingResult]:
     """Outcomes of so many steps, or until all have ended."""
-    outcomes: dict[str, TrainingResult] = {}
+    results: dict[str, TrainingResult] = {}
     while any(trainer.slots) and steps:
-        outcomes |= {each.subject.id: each for each in trainer.step()}
+        results |= {each.subject.id: each for each in trainer.step()}
         steps -= 1
-    return outcomes
+    return results
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -77,12 +77,12 @@ def test_going_on_is_bit_for_bit_as_if_there_had_been_no_stop(
     checkpoints = _stored(before)
     for subject in reversed(subjects):  # each finds its slot, in whatever order they come
         after.add(subject, checkpoints[subject.id])
-    outcomes = _run(after)
-    assert outcomes.keys() == expected.keys()
-    for name, outcome in outcomes.items():
-        assert torch.equal(_learned(outcome), _learned(expected[name]))
-        assert outcome.metrics == expected[name].metrics
-        assert _origin(outcome) == _origin(expected[name])
+    results = _run(after)
+    assert results.keys() == expected.keys()
+    for name, result in results.items():
+        assert torch.equal(_learned(result), _learned(expected[name]))
+        assert result.metrics == expected[name].metrics
+        assert _origin(result) == _origin(expected[name])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -100,9 +100,9 @@ def test_going_on_beside_other_neighbours_is_bit_for_bit_in_the_same_slot(
     after.add(make_subject(2), _stored(before)["subject-2"])
     _run(after, steps=2)
     after.add(make_subject(5))
-    outcome = _run(after)["subject-2"]
-    assert torch.equal(_learned(outcome), _learned(expected))
-    assert outcome.metrics == expected.metrics
+    result = _run(after)["subject-2"]
+    assert torch.equal(_learned(result), _learned(expected))
+    assert result.metrics == expected.metrics
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -113,11 +113,11 @@ def test_in_another_packing_the_draws_are_the_same_and_float64_agrees_to_1e_9(
 
     def after_20_steps(trainer: Trainer) -> tuple[Tensor, Any]:
         slot = next(i for i, each in enumerate(trainer.slots) if each and each.subject.seed)
-        occupant = trainer.slots[slot]
-        assert occupant is not None
-        samples = occupant.next_batch()
-        _run(trainer, steps=20 - occupant.step)
-        return trainer.optimizers[ENCODER].learned()[occupant.rows[ENCODER]].clone(), samples
+        training_slot = trainer.slots[slot]
+        assert training_slot is not None
+        samples = training_slot.next_batch()
+        _run(trainer, steps=20 - training_slot.step)
+        return trainer.optimizers[ENCODER].learned()[training_slot.rows[ENCODER]].clone(), samples
 
     through, before = (Trainer(exact_backbone, config, num_slots=1) for _ in range(2))
     through.add(make_subject(7))
@@ -156,9 +156,9 @@ def test_a_subject_of_its_own_config_goes_on_whatever_the_run_is_told(
     expected = _run(through)["subject-1"]
     _run(before, steps=5)
     after.add(subject, _stored(before)["subject-1"])
-    outcome = _run(after)["subject-1"]
-    assert torch.equal(_learned(outcome), _learned(expected))
-    assert outcome.metrics == expected.metrics
+    result = _run(after)["subject-1"]
+    assert torch.equal(_learned(result), _learned(expected))
+    assert result.metrics == expected.metrics
 
 
 def test_its_first_look_is_the_one_it_had_and_is_not_taken_anew(
@@ -175,5 +175,5 @@ def test_its_first_look_is_the_one_it_had_and_is_not_taken_anew(
     assert after.slots[0] is not None
     assert after.slots[0].fixed_losses[0] == 0.1234567890123  # no look of now would give this
     assert after.checkpoint(0).header == header
-    outcome = _run(after)["subject-1"]
-    assert _origin(outcome)["first_fixed_loss"] == 0.1234567890123
+    result = _run(after)["subject-1"]
+    assert _origin(result)["first_fixed_loss"] == 0.1234567890123

@@ -128,16 +128,16 @@ def test_a_long_image_is_seen_in_several_crops_and_a_square_one_whole(
 def test_every_sample_says_which_part_of_its_image_it_is(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    occupant = _prepare(make_subject(0), tiny_backbone)
+    training_slot = _prepare(make_subject(0), tiny_backbone)
     seen = [view for p in make_subject(0).images for view in make_crops(p, 16, max_crops=MAX_CROPS)]
     micro_conditionings = torch.tensor(
         [view.micro_conditioning for view in seen], dtype=torch.float32
     )
     assert len(micro_conditionings.unique(dim=0)) > 1
-    assert torch.equal(occupant.prepared.micro_conditioning, micro_conditionings)
-    samples = occupant.next_batch()
+    assert torch.equal(training_slot.prepared.micro_conditioning, micro_conditionings)
+    samples = training_slot.next_batch()
     shown = (samples.micro_conditioning[:, None] == micro_conditionings).all(dim=-1)
-    mean, std = occupant.prepared.latents.mean, occupant.prepared.latents.std
+    mean, std = training_slot.prepared.latents.mean, training_slot.prepared.latents.std
     away = (samples.latents[:, None] - mean).abs() / std  # in the view shown, a few deviations
     assert bool((away.flatten(2).amax(dim=-1)[shown] < 6).all())
     assert bool(shown.any(dim=1).all())
@@ -188,11 +188,11 @@ def _with(subject: Subject, **changes: object) -> Subject:
 
 
 def _samples(subject: Subject, backbone: Backbone, num_steps: int = 8) -> list[TrainingBatch]:
-    occupant = _prepare(subject, backbone)
+    training_slot = _prepare(subject, backbone)
     batches: list[TrainingBatch] = []
     for step in range(num_steps):
-        occupant.step = step
-        batches.append(occupant.next_batch())
+        training_slot.step = step
+        batches.append(training_slot.next_batch())
     return batches
 
 
@@ -246,12 +246,12 @@ def test_the_family_of_captions_may_be_the_subjects_own(
 ) -> None:
     own = CONFIG.changed(captions="style")
     for subject, config in ((make_subject(0, config=own), own), (make_subject(0), CONFIG)):
-        occupant = _prepare(subject, tiny_backbone)
-        assert occupant.config == config
+        training_slot = _prepare(subject, tiny_backbone)
+        assert training_slot.config == config
         templates = [each.replace("{}", "<rex>") for each in CAPTION_TEMPLATES[config.captions]]
         bindings = [{"<rex>": {ENCODER: range(1)}}] * len(templates)
         expected = tokenize(templates, tiny_backbone.text_encoders, bindings).inputs[ENCODER]
-        assert torch.equal(occupant.prepared.captions.inputs[ENCODER].ids, expected.ids)
+        assert torch.equal(training_slot.prepared.captions.inputs[ENCODER].ids, expected.ids)
 
 
 def test_a_subject_without_masks_weighs_exactly_one_everywhere(
@@ -294,8 +294,8 @@ def test_the_fixed_batch_shows_every_image_as_it_is_with_its_mask_and_caption(
     mask = Image.new("L", subject.images[0].image.size, 255)
     mask.paste(0, (0, 0, mask.width, mask.height // 2))
     subject = _with(subject, caption="a dog with {} in the snow", mask=mask)
-    occupant = _prepare(subject, tiny_backbone)
-    material, fixed = occupant.prepared, occupant.fixed_batch
+    training_slot = _prepare(subject, tiny_backbone)
+    material, fixed = training_slot.prepared, training_slot.fixed_batch
     ids = material.captions.inputs[ENCODER].ids
     of_view = [n for n, count in enumerate(material.num_crops) for _ in range(count)]
     seen: list[int] = []

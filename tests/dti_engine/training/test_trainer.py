@@ -26,9 +26,9 @@ SHORT = CONFIG.changed(steps=4)
 MakeSubject = Callable[..., Subject]
 
 
-def _learned(outcome: TrainingResult) -> Tensor:
-    assert outcome.artifact is not None, outcome.error
-    return outcome.artifact.token.embeddings[ENCODER]
+def _learned(result: TrainingResult) -> Tensor:
+    assert result.artifact is not None, result.error
+    return result.artifact.token.embeddings[ENCODER]
 
 
 def _figures(artifact: Artifact | None) -> dict[str, float]:
@@ -40,8 +40,8 @@ def _figures(artifact: Artifact | None) -> dict[str, float]:
     return figures
 
 
-def _by_id(outcomes: list[TrainingResult]) -> dict[str, TrainingResult]:
-    return {outcome.subject.id: outcome for outcome in outcomes}
+def _by_id(results: list[TrainingResult]) -> dict[str, TrainingResult]:
+    return {result.subject.id: result for result in results}
 
 
 def _angle(a: Tensor, b: Tensor) -> float:
@@ -49,9 +49,9 @@ def _angle(a: Tensor, b: Tensor) -> float:
 
 
 def _rows(trainer: Trainer, slot: int) -> Tensor:
-    occupant = trainer.slots[slot]
-    assert occupant is not None
-    return trainer.optimizers[ENCODER].learned()[occupant.rows[ENCODER]].clone()
+    training_slot = trainer.slots[slot]
+    assert training_slot is not None
+    return trainer.optimizers[ENCODER].learned()[training_slot.rows[ENCODER]].clone()
 
 
 def _masked(subject: Subject) -> Subject:
@@ -67,14 +67,14 @@ def _masked(subject: Subject) -> Subject:
 def test_a_neighbour_never_changes_a_result_at_the_same_shape(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    outcomes = []
+    results = []
     for numbers in ([1, 2, 3], [4, 2, 5], [6, 2]):
         subjects = [make_subject(number) for number in numbers]
         ended = _by_id(train(tiny_backbone, subjects, SHORT, num_slots=3))
-        outcomes.append(ended["subject-2"])
-    for other in outcomes[1:]:
-        assert torch.equal(_learned(outcomes[0]), _learned(other))
-        assert outcomes[0].metrics == other.metrics
+        results.append(ended["subject-2"])
+    for other in results[1:]:
+        assert torch.equal(_learned(results[0]), _learned(other))
+        assert results[0].metrics == other.metrics
 
 
 def test_a_neighbour_with_masks_and_captions_changes_no_result_at_the_same_shape(
@@ -134,9 +134,9 @@ def test_a_vacated_slot_is_free_and_its_neighbour_goes_on_undisturbed(
         if of_vacated:
             trainer.remove(0)
             assert trainer.slots[0] is None
-        outcomes = [outcome for _ in range(3) for outcome in trainer.step()]
+        results = [result for _ in range(3) for result in trainer.step()]
         assert trainer.slots == [None, None]
-        return _by_id(outcomes)["subject-2"]
+        return _by_id(results)["subject-2"]
 
     after, without = neighbour(of_vacated=True), neighbour(of_vacated=False)
     assert torch.equal(_learned(after), _learned(without))
@@ -178,10 +178,10 @@ def test_a_subject_of_its_own_config_learns_bit_for_bit_what_it_does_where_all_h
     mixed = _by_id(train(tiny_backbone, own, run, num_slots=num_slots))
     for subject, config in zip(plain, configs, strict=True):
         alike = _by_id(train(tiny_backbone, plain, config, num_slots=num_slots))
-        outcome, expected = mixed[subject.id], alike[subject.id]
-        assert torch.equal(_learned(outcome), _learned(expected))
-        assert outcome.metrics == expected.metrics
-        assert len(outcome.metrics) == config.steps
+        result, expected = mixed[subject.id], alike[subject.id]
+        assert torch.equal(_learned(result), _learned(expected))
+        assert result.metrics == expected.metrics
+        assert len(result.metrics) == config.steps
 
 
 def test_no_image_is_in_memory_once_its_subject_is_seated(
@@ -197,8 +197,8 @@ def test_no_image_is_in_memory_once_its_subject_is_seated(
     gc.collect()
     assert len(images) > len(names)
     assert [each() for each in images] == [None] * len(images)
-    outcomes = [outcome for _ in range(SHORT.steps) for outcome in trainer.step()]
-    (artifact,) = (each.artifact for each in outcomes)
+    results = [result for _ in range(SHORT.steps) for result in trainer.step()]
+    (artifact,) = (each.artifact for each in results)
     assert artifact is not None
     assert artifact.manifest.training is not None
     assert list(artifact.manifest.training.images) == names
@@ -212,9 +212,9 @@ def test_the_caller_is_told_of_everyone_who_is_seated_and_where(
 ) -> None:
     told: list[tuple[int, str, int, int]] = []
 
-    def note(slot: int, occupant: TrainingSlot) -> None:
-        rows = occupant.rows[ENCODER]
-        told.append((slot, occupant.subject.id, rows.start, occupant.step))
+    def note(slot: int, training_slot: TrainingSlot) -> None:
+        rows = training_slot.rows[ENCODER]
+        told.append((slot, training_slot.subject.id, rows.start, training_slot.step))
 
     short = SHORT.changed(steps=2)
     queue = [make_subject(1), make_subject(2, config=short), make_subject(3, images=[])]
@@ -233,8 +233,8 @@ def test_one_who_goes_on_is_told_of_with_the_steps_that_it_has_done(
 ) -> None:
     told: list[tuple[int, int]] = []
 
-    def note(slot: int, occupant: TrainingSlot) -> None:
-        told.append((slot, occupant.step))
+    def note(slot: int, training_slot: TrainingSlot) -> None:
+        told.append((slot, training_slot.step))
 
     before, after = (Trainer(tiny_backbone, SHORT, num_slots=2, on_added=note) for _ in range(2))
     before.add(make_subject(1))
@@ -272,11 +272,11 @@ def test_what_is_kept_on_the_way_is_what_shorter_runs_end_with(
     assert kept.keys() == {(each.id, steps) for each in subjects for steps in (2, 3)}
     for steps in (2, 3, 7):
         shorter = train(tiny_backbone, subjects, config.changed(steps=steps), num_slots=2)
-        for name, outcome in _by_id(shorter).items():
+        for name, result in _by_id(shorter).items():
             of_longer = ended[name].artifact if steps == 7 else kept[name, steps]
             assert of_longer is not None
-            assert torch.equal(of_longer.token.embeddings[ENCODER], _learned(outcome))
-            assert _figures(of_longer) == _figures(outcome.artifact)
+            assert torch.equal(of_longer.token.embeddings[ENCODER], _learned(result))
+            assert _figures(of_longer) == _figures(result.artifact)
 
 
 def test_each_is_kept_at_its_own_steps_and_keeping_changes_nothing(
@@ -290,7 +290,7 @@ def test_each_is_kept_at_its_own_steps_and_keeping_changes_nothing(
 
     subjects = [make_subject(1), make_subject(2, config=SHORT.changed(steps=2)), make_subject(3)]
     plain = _by_id(train(tiny_backbone, subjects, SHORT, num_slots=2))
-    outcomes = _by_id(
+    results = _by_id(
         train(tiny_backbone, subjects, SHORT, num_slots=2, snapshot_steps=[1, 2], on_snapshot=keep)
     )
     assert kept == [
@@ -300,5 +300,5 @@ def test_each_is_kept_at_its_own_steps_and_keeping_changes_nothing(
         ("subject-3", 1),  # in the third step of the batch
         ("subject-3", 2),
     ]
-    for name, outcome in outcomes.items():
-        assert torch.equal(_learned(outcome), _learned(plain[name]))
+    for name, result in results.items():
+        assert torch.equal(_learned(result), _learned(plain[name]))

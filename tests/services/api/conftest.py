@@ -245,10 +245,10 @@ def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
 
 
 @pytest.fixture
-def new_studio(
+def new_image_site(
     new_site: Callable[..., Site], engine_at: tuple[StubEngine, str]
 ) -> Callable[..., Site]:
-    """new_studio(store, generation_timeout_s=..., ...) -> a site with `engine`."""
+    """new_image_site(store, generation_timeout_s=..., ...) -> a site with `engine`."""
 
     def make(store: Store | None = None, **settings: Any) -> Site:
         changes = {"engines_url": engine_at[1], **settings}
@@ -258,8 +258,8 @@ def new_studio(
 
 
 @pytest.fixture
-def studio(new_studio: Callable[..., Site]) -> Site:
-    return new_studio()
+def image_site(new_image_site: Callable[..., Site]) -> Site:
+    return new_image_site()
 
 
 @pytest.fixture

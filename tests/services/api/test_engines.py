@@ -35,12 +35,12 @@ from services.errors import QueueFullError, ServiceError
     ],
 )
 def test_an_engine_error_becomes_the_problem_of_its_class(
-    studio: Any, engine: StubEngine, name: str, status: int, told: bool
+    image_site: Any, engine: StubEngine, name: str, status: int, told: bool
 ) -> None:
     engine.failures = {1: (name, "what was wrong")}
-    on_the_way = studio.generate(n=3)
+    on_the_way = image_site.generate(n=3)
     engine.reject(422, name, "what was wrong")
-    at_once = studio.generate(n=3)
+    at_once = image_site.generate(n=3)
     for answer in (on_the_way, at_once):
         assert answer.status_code == status, answer.text
         assert ("what was wrong" in answer.text) is told
@@ -48,9 +48,9 @@ def test_an_engine_error_becomes_the_problem_of_its_class(
         assert answer.json()["error"]["message"]
 
 
-def test_retry_after_is_the_one_of_the_engine(studio: Any, engine: StubEngine) -> None:
+def test_retry_after_is_the_one_of_the_engine(image_site: Any, engine: StubEngine) -> None:
     engine.reject(429, "QueueFullError", "full", 7.2)
-    assert studio.generate().headers["Retry-After"] == "8"
+    assert image_site.generate().headers["Retry-After"] == "8"
 
 
 def test_an_engine_error_is_rebuilt_with_its_class() -> None:
@@ -62,12 +62,12 @@ def test_an_engine_error_is_rebuilt_with_its_class() -> None:
     assert isinstance(rebuild_error("DTIError", "x"), DTIError)
 
 
-def test_a_missing_engine_is_a_503_with_retry_after(site: Any, new_studio: Any) -> None:
+def test_a_missing_engine_is_a_503_with_retry_after(site: Any, new_image_site: Any) -> None:
     answer = site.generate()
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "60"
     assert "no endpoint is running" in answer.json()["error"]["message"]
-    elsewhere = new_studio(engines_url="http://127.0.0.1:9/engines")
+    elsewhere = new_image_site(engines_url="http://127.0.0.1:9/engines")
     answer = elsewhere.generate()
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 
@@ -76,21 +76,21 @@ def test_a_missing_engine_is_a_503_with_retry_after(site: Any, new_studio: Any) 
     ("status", "expected"), [(404, 503), (502, 503), (503, 503), (500, 500), (400, 500)]
 )
 def test_the_text_of_a_proxy_is_not_shown(
-    studio: Any, engine: StubEngine, status: int, expected: int
+    image_site: Any, engine: StubEngine, status: int, expected: int
 ) -> None:
     engine.response = PlainTextResponse("no replica of acme", status)
-    answer = studio.generate()
+    answer = image_site.generate()
     assert answer.status_code == expected
     assert "replica" not in answer.text
 
 
-def test_an_engine_that_dies_during_a_request_is_a_503(studio: Any, engine: StubEngine) -> None:
+def test_an_engine_that_dies_during_a_request_is_a_503(image_site: Any, engine: StubEngine) -> None:
     engine.dies = True
-    answer = studio.generate(n=2)
+    answer = image_site.generate(n=2)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
     engine.dies = False
-    assert studio.generate(n=2).status_code == 200
+    assert image_site.generate(n=2).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -98,26 +98,26 @@ def test_an_engine_that_dies_during_a_request_is_a_503(studio: Any, engine: Stub
     [(b"", 503), (b'{"event": "image"', 503), (b"{}\n", 500), (b"\xff\n", 500)],
 )
 def test_a_malformed_engine_response_is_an_error(
-    studio: Any, engine: StubEngine, lines: bytes, status: int
+    image_site: Any, engine: StubEngine, lines: bytes, status: int
 ) -> None:
     engine.response = StreamingResponse(iter([lines]))
-    assert studio.generate().status_code == status
+    assert image_site.generate().status_code == status
 
 
 def test_a_request_times_out_after_timeout_s(
-    studio: Any, engine: StubEngine, parts: Any, monkeypatch: pytest.MonkeyPatch
+    image_site: Any, engine: StubEngine, parts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.engine_client._GRACE_S", 0.0)
     engine.may_finish.clear()
     began = time.monotonic()
-    answer = studio.generate(timeout_s=0.5)
+    answer = image_site.generate(timeout_s=0.5)
     assert answer.status_code == 504
     assert time.monotonic() - began < 10
     parts.until(lambda: engine.disconnects == 1)
 
 
 def test_a_silent_engine_times_out(
-    studio: Any, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
+    image_site: Any, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.engine_client._GRACE_S", 0.0)
 
@@ -128,12 +128,12 @@ def test_a_silent_engine_times_out(
         yield b""
 
     engine.response = StreamingResponse(never())
-    assert studio.generate(timeout_s=0.3).status_code == 504
+    assert image_site.generate(timeout_s=0.3).status_code == 504
 
 
-def test_a_wrong_engine_secret_is_an_internal_error(studio: Any, engine: StubEngine) -> None:
+def test_a_wrong_engine_secret_is_an_internal_error(image_site: Any, engine: StubEngine) -> None:
     body = {"error": "UnknownKeyError", "detail": "give DTI_ENGINE_SECRET to both"}
     engine.response = JSONResponse(body, 401)
-    answer = studio.generate()
+    answer = image_site.generate()
     assert answer.status_code == 500
     assert "SECRET" not in answer.text

@@ -68,10 +68,10 @@ def test_the_commands_of_the_guide_run(
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_guides_example_with_openais_client_runs(studio: Any, tmp_path: Path) -> None:
+def test_the_guides_example_with_openais_client_runs(image_site: Any, tmp_path: Path) -> None:
     [code] = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.S)
-    with studio.served() as url:
-        access = {"DTI_SERVER": url, "DTI_API_KEY": studio.keys["acme"]}
+    with image_site.served() as url:
+        access = {"DTI_SERVER": url, "DTI_API_KEY": image_site.keys["acme"]}
         subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | access, check=True
         )

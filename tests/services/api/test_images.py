@@ -20,8 +20,8 @@ TOKEN = "tok_7zk3v9q0d1m2n3p4q5r6s7t8v90000000"
 
 
 @pytest.fixture
-def client(studio: Any) -> Iterator[openai.OpenAI]:
-    with studio.served() as url, _client(url, studio.keys["acme"]) as client:
+def client(image_site: Any) -> Iterator[openai.OpenAI]:
+    with image_site.served() as url, _client(url, image_site.keys["acme"]) as client:
         yield client
 
 
@@ -89,8 +89,8 @@ def test_additional_fields_reach_the_engine(client: openai.OpenAI, engine: StubE
     assert (first.width, first.height) == (None, None)
 
 
-def test_an_omitted_seed_is_random(studio: Any) -> None:
-    seeds = {studio.generate().json()["data"][0]["seed"] for _ in range(3)}
+def test_an_omitted_seed_is_random(image_site: Any) -> None:
+    seeds = {image_site.generate().json()["data"][0]["seed"] for _ in range(3)}
     assert len(seeds) == 3
 
 
@@ -121,9 +121,9 @@ def test_ignored_fields_cause_warnings(client: openai.OpenAI, engine: StubEngine
     assert silent.warnings == ["the prompt is too long"]
 
 
-def test_unicode_line_separators_do_not_split_events(studio: Any) -> None:
+def test_unicode_line_separators_do_not_split_events(image_site: Any) -> None:
     prompt = "a\u2028b\u0085c\x0bd\x1ee"
-    answer = studio.generate(prompt=prompt)
+    answer = image_site.generate(prompt=prompt)
     assert answer.status_code == 200, answer.text
     assert answer.json()["data"][0]["settings"]["prompt"] == prompt
 
@@ -158,9 +158,9 @@ def test_unicode_line_separators_do_not_split_events(studio: Any) -> None:
     ],
 )
 def test_what_is_wrong_is_refused_with_its_place(
-    studio: Any, engine: StubEngine, body: Any, param: str | None
+    image_site: Any, engine: StubEngine, body: Any, param: str | None
 ) -> None:
-    answer = studio.generate(**body)
+    answer = image_site.generate(**body)
     assert answer.status_code == 422, answer.text
     error = answer.json()["error"]
     assert error["param"] == param
@@ -182,29 +182,29 @@ def _told(answer: Any, status: int) -> dict[str, Any]:
     return said
 
 
-def test_every_error_has_openais_error_object(new_studio: Any) -> None:
-    studio = new_studio(max_body_bytes=1000)
+def test_every_error_has_openais_error_object(new_image_site: Any) -> None:
+    image_site = new_image_site(max_body_bytes=1000)
     path = "/v1/images/generations"
-    assert _told(studio.post(path, {}, None), 401)["error"]["code"] == "invalid_api_key"
-    _told(studio.ask("PUT", path), 405)
-    _told(studio.get("/v1/images/edits"), 404)
-    _told(studio.ask("POST", path, content=b"{"), 400)
-    _told(studio.generate(prompt="x" * 1000), 413)
-    _told(studio.post(f"{path}?x=1", {"prompt": "x"}), 422)
-    studio.app.state.service.images.ledger.store.list = None
-    assert "error" not in studio.get("/v1/images").json()
+    assert _told(image_site.post(path, {}, None), 401)["error"]["code"] == "invalid_api_key"
+    _told(image_site.ask("PUT", path), 405)
+    _told(image_site.get("/v1/images/edits"), 404)
+    _told(image_site.ask("POST", path, content=b"{"), 400)
+    _told(image_site.generate(prompt="x" * 1000), 413)
+    _told(image_site.post(f"{path}?x=1", {"prompt": "x"}), 422)
+    image_site.app.state.service.images.ledger.store.list = None
+    assert "error" not in image_site.get("/v1/images").json()
 
 
 def test_an_internal_error_has_openais_error_object(
-    studio: Any, monkeypatch: pytest.MonkeyPatch
+    image_site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.api.images.routes.build_engine_call", lambda *_: 1 / 0)
-    said = _told(studio.generate(), 500)
+    said = _told(image_site.generate(), 500)
     assert (said["error"]["type"], said["error"]["code"]) == ("server_error", "internal")
 
 
 def test_openais_client_raises_its_own_errors(
-    studio: Any, client: openai.OpenAI, engine: StubEngine
+    image_site: Any, client: openai.OpenAI, engine: StubEngine
 ) -> None:
     url = str(client.base_url).removesuffix("/v1/")
     with _client(url, "dti_a_b") as nobody, pytest.raises(openai.AuthenticationError):
@@ -217,8 +217,8 @@ def test_openais_client_raises_its_own_errors(
     assert refused.value.param == "n"
     with pytest.raises(openai.BadRequestError):
         client.post("/images/generations", cast_to=object, content=b"{")
-    studio.limit("other", requests_per_second=0.01, burst=1)
-    with _client(url, studio.keys["other"]) as other:
+    image_site.limit("other", requests_per_second=0.01, burst=1)
+    with _client(url, image_site.keys["other"]) as other:
         other.images.generate(prompt="x")
         with pytest.raises(openai.RateLimitError) as limited:
             other.images.generate(prompt="x")
@@ -259,9 +259,9 @@ def test_a_stream_has_progress_previews_and_the_image(
     assert engine.requests[0][1].progress
 
 
-def test_a_stream_has_no_more_previews_than_requested(studio: Any, parts: Any) -> None:
+def test_a_stream_has_no_more_previews_than_requested(image_site: Any, parts: Any) -> None:
     for steps, partial in itertools.product((1, 2, 3, 4, 5, 25, 48), (0, 1, 2, 3)):
-        answer = studio.generate(stream=True, partial_images=partial, steps=steps)
+        answer = image_site.generate(stream=True, partial_images=partial, steps=steps)
         names = [name for name, _ in parts.events(iter(answer.text.splitlines()))]
         shown = names.count("image_generation.partial_image")
         assert min(partial, 1, steps - 1) <= shown <= partial, (steps, partial)
@@ -270,10 +270,10 @@ def test_a_stream_has_no_more_previews_than_requested(studio: Any, parts: Any) -
 
 
 def test_one_failed_image_of_a_stream_leaves_the_others(
-    studio: Any, parts: Any, engine: StubEngine
+    image_site: Any, parts: Any, engine: StubEngine
 ) -> None:
     engine.failures = {0: ("UnsafeImageError", "this image may not be shown: x")}
-    answer = studio.generate(stream=True, n=2)
+    answer = image_site.generate(stream=True, n=2)
     events = list(parts.events(iter(answer.text.splitlines())))
     [error] = [data for name, data in events if name == "error"]
     assert (error["index"], error["error"]["code"]) == (0, "moderation_blocked")
@@ -299,15 +299,17 @@ def test_a_rejected_request_is_an_error_and_not_a_stream(
     assert limited.value.response.headers["Retry-After"] == "9"
 
 
-def test_an_idle_image_stream_sends_comments(studio: Any, parts: Any, engine: StubEngine) -> None:
+def test_an_idle_image_stream_sends_comments(
+    image_site: Any, parts: Any, engine: StubEngine
+) -> None:
     engine.may_finish.clear()
     with (
-        studio.served() as url,
+        image_site.served() as url,
         parts.http.stream(
             "POST",
             f"{url}/v1/images/generations",
             json={"prompt": "x", "stream": True},
-            headers=studio.headers(),
+            headers=image_site.headers(),
             timeout=20,
         ) as answer,
     ):
@@ -321,17 +323,20 @@ def test_an_idle_image_stream_sends_comments(studio: Any, parts: Any, engine: St
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_disconnection_cancels_the_engines_work(
-    studio: Any, parts: Any, engine: StubEngine, stream: bool
+    image_site: Any, parts: Any, engine: StubEngine, stream: bool
 ) -> None:
     engine.may_finish.clear()
-    with studio.served() as url, parts.http.Client(headers=studio.headers(), timeout=2) as caller:
+    with (
+        image_site.served() as url,
+        parts.http.Client(headers=image_site.headers(), timeout=2) as caller,
+    ):
         with pytest.raises(parts.http.ReadTimeout):
             _hear(caller, f"{url}/v1/images/generations", stream=stream)
         parts.until(lambda: engine.disconnects == 1)
         assert engine.active == 0
         # The process goes on.
         engine.may_finish.set()
-        assert studio.generate().status_code == 200
+        assert image_site.generate().status_code == 200
 
 
 def _hear(caller: Any, url: str, *, stream: bool) -> None:
@@ -342,10 +347,10 @@ def _hear(caller: Any, url: str, *, stream: bool) -> None:
 
 
 def test_a_broken_engine_stream_ends_with_an_error_event(
-    studio: Any, parts: Any, engine: StubEngine
+    image_site: Any, parts: Any, engine: StubEngine
 ) -> None:
     engine.dies = True
-    answer = studio.generate(stream=True, n=2, steps=1)
+    answer = image_site.generate(stream=True, n=2, steps=1)
     events = list(parts.events(iter(answer.text.splitlines())))
     assert "image_generation.completed" in [name for name, _ in events]
     assert events[-1][0] == "error"
@@ -353,8 +358,8 @@ def test_a_broken_engine_stream_ends_with_an_error_event(
     assert json.dumps(events[-1][1]["problem"]["status"]) == "503"
 
 
-def test_the_rate_limit_holds_for_images(studio: Any) -> None:
-    studio.limit("acme", requests_per_second=0.01, burst=1)
-    assert studio.generate().status_code == 200
-    said = _told(studio.generate(), 429)
+def test_the_rate_limit_holds_for_images(image_site: Any) -> None:
+    image_site.limit("acme", requests_per_second=0.01, burst=1)
+    assert image_site.generate().status_code == 200
+    said = _told(image_site.generate(), 429)
     assert re.search("requests per second", said["detail"])

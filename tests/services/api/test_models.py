@@ -8,10 +8,12 @@ import pytest
 from services.contracts.models import ServedModel
 
 
-def test_openais_client_lists_and_retrieves_models(studio: Any) -> None:
+def test_openais_client_lists_and_retrieves_models(image_site: Any) -> None:
     with (
-        studio.served() as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key=studio.keys["acme"], max_retries=0) as client,
+        image_site.served() as url,
+        openai.OpenAI(
+            base_url=f"{url}/v1", api_key=image_site.keys["acme"], max_retries=0
+        ) as client,
     ):
         [model] = client.models.list()
         assert (model.id, model.object, model.owned_by) == ("miniature", "model", "dti")

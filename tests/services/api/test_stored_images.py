@@ -12,26 +12,26 @@ from services.ledger.deletion import delete_tenant
 from services.storage.memory import MemoryStore
 
 
-def test_a_link_needs_no_key(studio: Any) -> None:
-    image, link = studio.keep()
+def test_a_link_needs_no_key(image_site: Any) -> None:
+    image, link = image_site.keep()
     assert link.startswith(f"http://testserver/images/acme/{image}?")
-    answer = studio.client.get(link)
+    answer = image_site.client.get(link)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     assert answer.content.startswith(b"\x89PNG")
     assert answer.headers["Cache-Control"] == "private, no-store"
-    own = studio.get(f"/v1/images/{image}")
+    own = image_site.get(f"/v1/images/{image}")
     assert own.content == answer.content
 
 
-def test_links_begin_with_the_public_url(new_studio: Any) -> None:
-    studio = new_studio(public_url="https://dti.example/api/")
-    _, link = studio.keep()
+def test_links_begin_with_the_public_url(new_image_site: Any) -> None:
+    image_site = new_image_site(public_url="https://dti.example/api/")
+    _, link = image_site.keep()
     assert link.startswith("https://dti.example/api/images/acme/")
 
 
-def test_changed_links_are_refused(studio: Any) -> None:
-    image, link = studio.keep()
-    other, theirs = studio.keep("other")
+def test_changed_links_are_refused(image_site: Any) -> None:
+    image, link = image_site.keep()
+    other, theirs = image_site.keep("other")
     address, _, query = link.partition("?")
     expires = int(query.partition("&")[0].partition("=")[2])
     wrong = [
@@ -46,10 +46,10 @@ def test_changed_links_are_refused(studio: Any) -> None:
         link.replace("/acme/", "/No%20name/"),
     ]
     for one in wrong:
-        answer = studio.client.get(one)
+        answer = image_site.client.get(one)
         assert answer.status_code == 404, one
         assert "is not valid or has expired" in answer.json()["detail"]
-    assert studio.client.get(theirs).status_code == 200
+    assert image_site.client.get(theirs).status_code == 200
 
 
 def test_links_expire() -> None:
@@ -103,26 +103,28 @@ def test_all_processes_of_a_store_share_keys_and_no_two_stores_do() -> None:
 
 
 @pytest.mark.parametrize("kind", ["moto"])
-def test_presigned_urls_of_the_store_are_used_if_it_has_them(store: Any, new_studio: Any) -> None:
-    studio = new_studio(store)
-    image, link = studio.keep()
+def test_presigned_urls_of_the_store_are_used_if_it_has_them(
+    store: Any, new_image_site: Any
+) -> None:
+    image_site = new_image_site(store)
+    image, link = image_site.keep()
     assert "/images/acme/" not in link.replace(f"t/acme/images/{image}.png", "")
     answer = httpx2.get(link)
     assert answer.headers["content-type"] == "image/png"
-    assert answer.content == studio.get(f"/v1/images/{image}").content
-    [listed] = studio.get("/v1/images").json()["images"]
+    assert answer.content == image_site.get(f"/v1/images/{image}").content
+    [listed] = image_site.get("/v1/images").json()["images"]
     assert httpx2.get(listed["url"]).content == answer.content
 
 
-def test_stored_images_are_listed_newest_first(studio: Any) -> None:
-    kept = [studio.keep()[0] for _ in range(5)]
+def test_stored_images_are_listed_newest_first(image_site: Any) -> None:
+    kept = [image_site.keep()[0] for _ in range(5)]
     found: list[str] = []
     cursor = ""
     while True:
-        page = studio.get(f"/v1/images?limit=2{cursor}").json()
+        page = image_site.get(f"/v1/images?limit=2{cursor}").json()
         found += [image["id"] for image in page["images"]]
         for image in page["images"]:
-            assert len(studio.client.get(image["url"]).content) == image["size"]
+            assert len(image_site.client.get(image["url"]).content) == image["size"]
         if page["next"] is None:
             break
         cursor = f"&cursor={page['next']}"
@@ -131,46 +133,46 @@ def test_stored_images_are_listed_newest_first(studio: Any) -> None:
     assert found == sorted(kept)
 
 
-def test_a_deleted_image_is_gone_and_audited(studio: Any) -> None:
-    image, link = studio.keep()
-    assert studio.ask("DELETE", f"/v1/images/{image}", "other").status_code == 404
-    assert studio.ask("DELETE", f"/v1/images/{image}").status_code == 204
-    for answer in (studio.client.get(link), studio.get(f"/v1/images/{image}")):
+def test_a_deleted_image_is_gone_and_audited(image_site: Any) -> None:
+    image, link = image_site.keep()
+    assert image_site.ask("DELETE", f"/v1/images/{image}", "other").status_code == 404
+    assert image_site.ask("DELETE", f"/v1/images/{image}").status_code == 204
+    for answer in (image_site.client.get(link), image_site.get(f"/v1/images/{image}")):
         assert answer.status_code == 404
-    assert studio.ask("DELETE", f"/v1/images/{image}").status_code == 404
-    [entry] = studio.get("/v1/audit").json()["entries"]
+    assert image_site.ask("DELETE", f"/v1/images/{image}").status_code == 404
+    [entry] = image_site.get("/v1/audit").json()["entries"]
     assert (entry["action"], entry["what"]) == ("image.delete", image)
 
 
-def test_stored_images_are_deleted_with_their_tenant(studio: Any) -> None:
-    _, link = studio.keep()
-    delete_tenant(studio.ledger, "acme")
-    assert studio.client.get(link).status_code == 404
-    images = studio.app.state.service.images
+def test_stored_images_are_deleted_with_their_tenant(image_site: Any) -> None:
+    _, link = image_site.keep()
+    delete_tenant(image_site.ledger, "acme")
+    assert image_site.client.get(link).status_code == 404
+    images = image_site.app.state.service.images
     with pytest.raises(DeletedError):
         images.save("acme", b"of a request that was under way")
-    assert studio.ledger.heads("t/acme/images/") == []
+    assert image_site.ledger.heads("t/acme/images/") == []
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_tenant_deleted_during_a_request_stores_nothing(
-    studio: Any, engine: StubEngine, stream: bool
+    image_site: Any, engine: StubEngine, stream: bool
 ) -> None:
-    studio.generate()  # The key is known for some seconds more.
-    delete_tenant(studio.ledger, "acme")
-    answer = studio.generate(response_format="url", stream=stream)
+    image_site.generate()  # The key is known for some seconds more.
+    delete_tenant(image_site.ledger, "acme")
+    answer = image_site.generate(response_format="url", stream=stream)
     assert answer.status_code == (200 if stream else 410)
     assert "acme was deleted" in answer.text
-    assert studio.ledger.heads("t/acme/images/") == []
+    assert image_site.ledger.heads("t/acme/images/") == []
 
 
-def test_malformed_image_ids_are_not_found(studio: Any) -> None:
+def test_malformed_image_ids_are_not_found(image_site: Any) -> None:
     for name in ("x", "..", "%2e%2e", "a" * 26 + "%2F..", "7zk3v9q0d1m2n3p4q5r6s7t8v9"):
-        assert studio.get(f"/v1/images/{name}").status_code == 404
+        assert image_site.get(f"/v1/images/{name}").status_code == 404
 
 
-def test_a_stream_can_return_links(studio: Any, parts: Any) -> None:
-    answer = studio.generate(response_format="url", stream=True)
+def test_a_stream_can_return_links(image_site: Any, parts: Any) -> None:
+    answer = image_site.generate(response_format="url", stream=True)
     *_, (name, data) = parts.events(iter(answer.text.splitlines()))
     assert (name, data["b64_json"]) == ("image_generation.completed", None)
-    assert studio.client.get(data["url"]).content.startswith(b"\x89PNG")
+    assert image_site.client.get(data["url"]).content.startswith(b"\x89PNG")

@@ -87,8 +87,8 @@ class Belongings:
 
 
 @pytest.fixture
-def belongings(studio: Any) -> Belongings:
-    return Belongings(studio)
+def belongings(image_site: Any) -> Belongings:
+    return Belongings(image_site)
 
 
 def test_no_route_shows_or_changes_data_of_another_tenant(belongings: Belongings) -> None:

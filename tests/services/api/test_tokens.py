@@ -74,9 +74,9 @@ def test_pages_join_without_gap_or_repetition(site: Any, limit: int) -> None:
 def test_a_long_search_continues_on_the_next_page(
     site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.api.tokens import index as shelf
+    from services.api.tokens import index as token_index
 
-    monkeypatch.setattr(shelf.TokenIndex.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(token_index.TokenIndex.__init__, "__defaults__", (2,))
     wanted = site.make("rex", tags={"a": "b"})
     for _ in range(5):
         site.make("other")

@@ -169,8 +169,8 @@ def test_a_request_without_the_secret_is_rejected(engine: EngineServer) -> None:
 
 
 def test_a_full_engine_says_when_to_retry(model: Any) -> None:
-    gate = threading.Event()
-    model.before = lambda noisy, conditioning: gate.wait(20)
+    release = threading.Event()
+    model.before = lambda noisy, conditioning: release.wait(20)
     with (
         serve_engine(model, max_batch_size=1, queue_size=2) as engine,
         ThreadPoolExecutor(2) as pool,
@@ -182,7 +182,7 @@ def test_a_full_engine_says_when_to_retry(model: Any) -> None:
         rejection = engine.rejection(429, *(spec(seed=seed) for seed in (2, 3)))
         assert rejection.error == "QueueFullError"
         assert rejection.retry_after_s is not None
-        gate.set()
+        release.set()
         assert isinstance(first.result()[0], ImageEvent)
         assert isinstance(second.result()[0], ImageEvent)
 
@@ -195,8 +195,8 @@ def _until(holds: Callable[[], bool]) -> None:
 
 
 def test_a_disconnect_cancels_the_images(model: Any) -> None:
-    gate = threading.Event()
-    model.before = lambda noisy, conditioning: gate.wait(0.05)
+    release = threading.Event()
+    model.before = lambda noisy, conditioning: release.wait(0.05)
     with serve_engine(model) as engine:
         body = {"tenant": "ann", "images": [spec(steps=100)], "progress": True}
         headers = {"Authorization": f"Bearer {SECRET}"}
@@ -243,8 +243,8 @@ def test_an_unsafe_or_unchecked_image_is_not_sent(model: Any) -> None:
 
 
 def test_a_device_that_is_stuck_makes_the_engine_unhealthy(model: Any) -> None:
-    gate = threading.Event()
-    model.before = lambda noisy, conditioning: gate.wait(20)
+    release = threading.Event()
+    model.before = lambda noisy, conditioning: release.wait(20)
     with serve_engine(model, watchdog_timeout_s=0.5) as engine:
         waiting = threading.Thread(target=lambda: engine.ends(spec()))
         waiting.start()
@@ -254,5 +254,5 @@ def test_a_device_that_is_stuck_makes_the_engine_unhealthy(model: Any) -> None:
             time.sleep(0.05)
         assert answer.status_code == 503
         assert "no progress" in answer.text
-        gate.set()
+        release.set()
         waiting.join()

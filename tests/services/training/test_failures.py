@@ -76,11 +76,11 @@ def test_a_subject_that_fails_to_start_by_chance_is_retried(
 ) -> None:
     look, looks = Trainer._evaluate_fixed_batch, list[int]()
 
-    def once(self: Trainer, slot: int, occupant: TrainingSlot) -> None:
+    def once(self: Trainer, slot: int, training_slot: TrainingSlot) -> None:
         looks.append(slot)
         if len(looks) == 1:
             raise RuntimeError("something went wrong on the device")
-        look(self, slot, occupant)
+        look(self, slot, training_slot)
 
     monkeypatch.setattr(Trainer, "_evaluate_fixed_batch", once)
     job = workshop.submit(workshop.works(1))
@@ -129,7 +129,9 @@ def test_a_subject_that_breaks_the_device_for_all_fails_by_itself_in_the_end(
     step = Trainer.step
 
     def broken(self: Trainer) -> object:
-        seated = [occupant.subject.placeholder for occupant in self.slots if occupant]
+        seated = [
+            training_slot.subject.placeholder for training_slot in self.slots if training_slot
+        ]
         if f"<{poison}>" in seated:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return step(self)

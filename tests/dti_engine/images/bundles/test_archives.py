@@ -223,7 +223,7 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-def judged(path: Path) -> str:
+def refusal(path: Path) -> str:
     """The refusals, which must come soon and with little memory."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.monotonic()
@@ -242,7 +242,7 @@ def test_a_hostile_zip_is_rejected_by_name(case: str, tmp_path: Path) -> None:
     make, reason = ZIPS[case]
     path = tmp_path / "rex.zip"
     path.write_bytes(make())
-    assert reason in judged(path)
+    assert reason in refusal(path)
 
 
 @pytest.mark.parametrize("case", TARS)
@@ -251,7 +251,7 @@ def test_a_hostile_tar_is_rejected_by_name(case: str, tmp_path: Path) -> None:
     data = make()
     path = tmp_path / ("rex.tar.gz" if data[:2] == b"\x1f\x8b" else "rex.tar")
     path.write_bytes(data)
-    assert reason in judged(path)
+    assert reason in refusal(path)
 
 
 def _link(folder: Path) -> None:
@@ -310,20 +310,20 @@ FOLDERS = {
 def test_a_hostile_folder_is_rejected_by_name(case: str, tmp_path: Path) -> None:
     make, reason = FOLDERS[case]
     make(tmp_path)
-    assert reason in judged(tmp_path)
+    assert reason in refusal(tmp_path)
 
 
 def test_what_is_neither_a_folder_nor_an_archive_is_rejected(tmp_path: Path) -> None:
     for name in ("rex.rar", "rex.tar.bz2", "rex"):
         (tmp_path / name).write_bytes(b"hello")
-        assert "neither a folder nor one of .zip, .tar, .tar.gz" in judged(tmp_path / name)
-    assert "does not exist" in judged(tmp_path / "nowhere.zip")
+        assert "neither a folder nor one of .zip, .tar, .tar.gz" in refusal(tmp_path / name)
+    assert "does not exist" in refusal(tmp_path / "nowhere.zip")
 
 
 def test_a_large_archive_is_not_even_opened(tmp_path: Path) -> None:
     with (tmp_path / "rex.zip").open("wb") as file:
         file.truncate(2**40)
-    assert "larger than 20 MB; pack fewer" in judged(tmp_path / "rex.zip")
+    assert "larger than 20 MB; pack fewer" in refusal(tmp_path / "rex.zip")
 
 
 def test_valid_images_beside_a_hostile_member_are_still_loaded(tmp_path: Path, png: Png) -> None:

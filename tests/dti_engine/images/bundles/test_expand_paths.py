@@ -8,7 +8,7 @@ from dti_engine.images.bundles.bundle import expand_paths
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
+def bundles_folder(tmp_path: Path) -> Path:
     """Two folders with images, two archives, and what is none of them."""
     for name in ("tom", "rex"):
         (tmp_path / name).mkdir()
@@ -18,19 +18,21 @@ def shelf(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_of_bundles_gives_its_folders_and_archives_by_name(shelf: Path) -> None:
-    names = [each.name for each in expand_paths([shelf])]
+def test_a_folder_of_bundles_gives_its_folders_and_archives_by_name(bundles_folder: Path) -> None:
+    names = [each.name for each in expand_paths([bundles_folder])]
     assert names == ["anna.zip", "bob.tar.gz", "rex", "tom"]
 
 
 @pytest.mark.parametrize("name", ["photo.PNG", "photo.webp", "bundle.json"])
-def test_a_folder_with_an_image_or_a_description_is_a_bundle(shelf: Path, name: str) -> None:
-    (shelf / name).touch()
-    assert expand_paths([shelf]) == [shelf]
+def test_a_folder_with_an_image_or_a_description_is_a_bundle(
+    bundles_folder: Path, name: str
+) -> None:
+    (bundles_folder / name).touch()
+    assert expand_paths([bundles_folder]) == [bundles_folder]
 
 
-def test_bundles_and_folders_of_them_can_be_mixed(shelf: Path) -> None:
-    found = expand_paths([shelf / "tom", shelf, shelf / "anna.zip"])
+def test_bundles_and_folders_of_them_can_be_mixed(bundles_folder: Path) -> None:
+    found = expand_paths([bundles_folder / "tom", bundles_folder, bundles_folder / "anna.zip"])
     assert [found[0].name, found[-1].name, len(found)] == ["tom", "anna.zip", 6]
 
 

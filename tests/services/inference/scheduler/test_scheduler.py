@@ -51,13 +51,13 @@ def model(tiny_backbone: Backbone) -> Any:
 
 def held(model: InstrumentedModel) -> threading.Event:
     """The model waits at its first call until this is set."""
-    gate = threading.Event()
+    release = threading.Event()
 
     def wait(noisy: Tensor, conditioning: Conditioning) -> None:
-        gate.wait(20)
+        release.wait(20)
 
     model.before = wait
-    return gate
+    return release
 
 
 # Results
@@ -82,7 +82,7 @@ def test_batched_images_of_many_tenants_equal_those_generated_alone(
 
 
 def test_interactive_images_go_before_background_images_and_both_are_generated(model: Any) -> None:
-    gate = held(model)
+    release = held(model)
     with scheduler(model, max_batch_size=1, queue_size=8) as running:
         job = submit(running, *(make_request(seed=seed, background=True) for seed in range(6)))
         while not model.calls:
@@ -91,7 +91,7 @@ def test_interactive_images_go_before_background_images_and_both_are_generated(m
         with pytest.raises(QueueFullError):
             submit(running, make_request(seed=7, background=True))
         (looking,) = submit(running, make_request(seed=8))
-        gate.set()
+        release.set()
         looking.image()
         for one in job:
             one.image()
@@ -99,13 +99,13 @@ def test_interactive_images_go_before_background_images_and_both_are_generated(m
 
 
 def test_an_image_joins_a_running_batch_at_the_next_step_and_leaves_when_done(model: Any) -> None:
-    gate = held(model)
+    release = held(model)
     with scheduler(model) as running:
         (slow,) = submit(running, make_request(steps=12, guidance=1.0))
         while not model.calls:
             time.sleep(0.001)
         (quick,) = submit(running, make_request(steps=2, seed=1, guidance=1.0))
-        gate.set()
+        release.set()
         quick.image()
         slow.image()
     assert model.calls == [1, 2, 2, *[1] * 9]
@@ -113,13 +113,13 @@ def test_an_image_joins_a_running_batch_at_the_next_step_and_leaves_when_done(mo
 
 
 def test_without_continuous_batching_no_image_joins_a_running_batch(model: Any) -> None:
-    gate = held(model)
+    release = held(model)
     with scheduler(model, continuous=False) as running:
         (first,) = submit(running, make_request(steps=3, guidance=1.0))
         while not model.calls:
             time.sleep(0.001)
         others = submit(running, *(make_request(steps=3, seed=i, guidance=1.0) for i in (1, 2)))
-        gate.set()
+        release.set()
         first.image()
         for other in others:
             other.image()
@@ -163,13 +163,13 @@ def test_a_popular_size_does_not_starve_other_sizes(model: Any) -> None:
 
 
 def test_tenants_take_turns_at_a_full_scheduler(model: Any) -> None:
-    gate = held(model)
+    release = held(model)
     with scheduler(model, max_batch_size=2, queue_size=100) as running:
         crowd = submit(running, *(make_request(seed=i) for i in range(20)))
         while not model.calls:
             time.sleep(0.001)
         (other,) = submit(running, make_request(tenant="ben"))
-        gate.set()
+        release.set()
         other.image()
         for one in crowd:
             one.image()
@@ -330,7 +330,7 @@ def test_an_image_that_is_not_finite_fails_alone(model: Any) -> None:
 
 
 def test_a_cancelled_request_is_generated_no_further(model: Any) -> None:
-    gate = held(model)
+    release = held(model)
     with scheduler(model, max_batch_size=1) as running:
         running_one, waiting_one, other = (
             make_request(seed=i, guidance=1.0, steps=50) for i in range(3)
@@ -341,27 +341,27 @@ def test_a_cancelled_request_is_generated_no_further(model: Any) -> None:
         running_one[0].cancelled = waiting_one[0].cancelled = True
         other[0].steps = 2
         submit(running, other)
-        gate.set()
+        release.set()
         other[1].image()
     assert model.calls == [1] * 3
     assert running_one[1].results == waiting_one[1].results == []
 
 
 def test_a_request_past_its_deadline_fails_and_is_not_begun(model: Any) -> None:
-    gate = held(model)
+    release = held(model)
     with scheduler(model, max_batch_size=1) as running:
         first = make_request(steps=2, guidance=1.0)
         late = make_request(seed=1, deadline=time.monotonic() + 0.05)
         submit(running, first, late)
         time.sleep(0.1)
-        gate.set()
+        release.set()
         first[1].image()
         assert isinstance(late[1].error(), DeadlineExceededError)
     assert model.calls == [1, 1]
 
 
 def test_a_full_queue_rejects_all_images_of_a_request(model: Any) -> None:
-    gate = held(model)
+    release = held(model)
     with scheduler(model, max_batch_size=1, queue_size=3) as running:
         (first,) = submit(running, make_request())
         while not model.calls:
@@ -369,13 +369,13 @@ def test_a_full_queue_rejects_all_images_of_a_request(model: Any) -> None:
         others = submit(running, make_request(seed=1), make_request(seed=2))
         with pytest.raises(QueueFullError):
             submit(running, make_request(seed=3), make_request(seed=4))
-        gate.set()
+        release.set()
         for recorder in (first, *others):
             recorder.image()
 
 
 def test_a_stopped_scheduler_finishes_its_images_and_accepts_no_more(model: Any) -> None:
-    gate = held(model)
+    release = held(model)
     with scheduler(model, max_batch_size=1) as running:
         ended = submit(running, make_request(), make_request(seed=1))
         stopping = threading.Thread(target=running.stop)
@@ -384,7 +384,7 @@ def test_a_stopped_scheduler_finishes_its_images_and_accepts_no_more(model: Any)
             time.sleep(0.001)
         with pytest.raises(NoEngineError):
             submit(running, make_request())
-        gate.set()
+        release.set()
         stopping.join(20)
         for recorder in ended:
             recorder.image(1)
@@ -394,14 +394,14 @@ def test_a_stopped_scheduler_finishes_its_images_and_accepts_no_more(model: Any)
 
 
 def test_a_stuck_device_is_unhealthy_and_an_idle_one_is_not(model: Any) -> None:
-    gate = held(model)
+    release = held(model)
     with scheduler(model, watchdog_timeout_s=0.6) as running:
         time.sleep(1.3)
         assert running.unhealthy_reason() is None
         (recorder,) = submit(running, make_request())
         _until(lambda: running.unhealthy_reason() is not None)
         assert "no progress" in str(running.unhealthy_reason())
-        gate.set()
+        release.set()
         recorder.image()
         assert running.unhealthy_reason() is None
 
