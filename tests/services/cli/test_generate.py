@@ -127,7 +127,7 @@ def test_images_that_fail_are_told_and_the_others_kept(
         (["generate", "a", "--api-key", "dti_1_no"], "key"),
     ],
 )
-def test_what_cannot_be_is_one_message_and_exit_code_2(
+def test_invalid_arguments_are_one_message_and_exit_code_2(
     dti: Dti, service: Hosted, engine: StubEngine, said: list[str], message: str
 ) -> None:
     done = dti(*said, "--server", service.url)

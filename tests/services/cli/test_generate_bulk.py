@@ -1,4 +1,4 @@
-"""`dti generate-bulk`: what is asked for, what is refused, and what comes of it."""
+"""`dti generate-bulk`: its requests, refusals and results."""
 
 import json
 import threading
@@ -138,13 +138,13 @@ def test_a_dry_run_says_how_many_and_asks_for_none(dti: Dti, service: Hosted) ->
         ((PROMPT, "a cat", "--seeds", "0-9999"), "20000 images"),
     ],
 )
-def test_what_cannot_be_is_refused(dti: Dti, arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_arguments_are_refused(dti: Dti, arguments: tuple[str, ...], said: str) -> None:
     result = dti("generate-bulk", *arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
 
 
-def test_casts_are_all_that_the_tokens_allow() -> None:
+def test_variants_are_all_combinations_of_the_tokens() -> None:
     assert variants([]) is None
     assert variants([("<a>", "x=y")]) == [{"tokens": {"<a>": "x=y"}}]
     assert len(variants([(f"<{p}>", n) for p in "abc" for n in "xy"]) or ()) == 8

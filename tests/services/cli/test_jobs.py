@@ -14,7 +14,7 @@ Dti = Callable[..., Result]
 
 @pytest.fixture
 def submitted(dti: Dti, photos: Path) -> str:
-    """A job of my-tom-2, ann and rex that nobody works at."""
+    """A job of my-tom-2, ann and rex that no worker has claimed."""
     return dti("submit", photos, "--tag", "customer=7").stdout.strip()
 
 
@@ -157,13 +157,13 @@ def test_failed_ones_are_tried_again(dti: Dti, service: Hosted, ended: str) -> N
     assert "no item had failed" in dti("retry", ended).stderr
 
 
-def test_what_contradicts_itself_is_refused(dti: Dti, submitted: str) -> None:
+def test_contradicting_options_are_refused(dti: Dti, submitted: str) -> None:
     for options in (["--wait", "--items"], ["--items", "--failed"], ["-o", "out"]):
         assert dti("job", submitted, *options).exit_code == 2
     assert dti("retry", submitted, "-o", "out").exit_code == 2
 
 
-def test_nothing_is_deleted_unasked(dti: Dti, ended: str) -> None:
+def test_nothing_is_deleted_without_confirmation(dti: Dti, ended: str) -> None:
     refused = dti("delete", ended)
     assert refused.exit_code == 2
     assert "1 jobs and 2 tokens would be deleted" in refused.stderr
@@ -171,7 +171,7 @@ def test_nothing_is_deleted_unasked(dti: Dti, ended: str) -> None:
     assert shown(dti, ended)["counts"]["succeeded"] == 2
 
 
-def test_what_is_deleted_is_gone(dti: Dti, ended: str) -> None:
+def test_deleted_objects_are_gone(dti: Dti, ended: str) -> None:
     token = shown(dti, ended, "--items")["items"][2]["token"]
     assert json.loads(dti("delete", token, "-y", "--json").stdout) == {"deleted": [token]}
     assert [each["alias"] for each in tokens(dti)] == ["my-tom-2"]
@@ -182,7 +182,7 @@ def test_what_is_deleted_is_gone(dti: Dti, ended: str) -> None:
     assert "deleted" in gone.stderr
 
 
-def test_deleting_what_others_have_is_refused(dti: Dti) -> None:
+def test_deleting_objects_of_other_tenants_is_refused(dti: Dti) -> None:
     refused = dti("delete", f"tok_{'0' * 33}", "--yes")
     assert refused.exit_code == 2
 

@@ -1,4 +1,4 @@
-"""`dti keys` on a directory: what it prints, and that the service goes by it."""
+"""`dti keys` on a directory: its output, and its effect on authentication."""
 
 import json
 import shlex
@@ -167,7 +167,7 @@ def test_a_deleted_tenant_has_no_key_that_is_valid(dti_keys: Keys, folder: Path)
         (("delete-tenant", "acme", "--yes"), "there is no tenant acme"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_is_2(
+def test_invalid_arguments_are_one_message_and_exit_code_2(
     dti_keys: Keys, arguments: tuple[str, ...], says: str
 ) -> None:
     result = dti_keys(*arguments)

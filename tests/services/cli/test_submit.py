@@ -1,4 +1,4 @@
-"""`dti submit`: what is sent, what is refused, and what comes of it."""
+"""`dti submit`: its requests, refusals and results."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_the_same_again_is_the_same_job_until_a_new_one_is_asked_for(
     assert len({each.stdout for each in (first, third, fourth)}) == 3
 
 
-def test_a_key_of_ones_own_names_the_job(dti: Dti, photos: Path) -> None:
+def test_an_idempotency_key_names_the_job(dti: Dti, photos: Path) -> None:
     first = dti("submit", photos, "--idempotency-key", "mine")
     assert dti("submit", photos, "--idempotency-key", "mine").stdout == first.stdout
     refused = dti("submit", photos / "rex", "--idempotency-key", "mine")
@@ -108,7 +108,7 @@ def test_json_is_one_document_on_stdout(dti: Dti, service: Hosted, photos: Path)
     assert (made["job"], made["created"]) == (told["job"]["job"], False)
 
 
-def test_what_is_refused_here_is_not_sent(dti: Dti, service: Hosted, photos: Path) -> None:
+def test_bundles_that_fail_the_check_are_not_sent(dti: Dti, service: Hosted, photos: Path) -> None:
     (photos / "rex" / "9.png").write_bytes(b"no image")
     make_bundle(photos / "zoe", 9)  # says no word
     refused = dti("submit", photos)

@@ -17,7 +17,9 @@ def home(tmp_path: Path) -> dict[str, str]:
     return {"XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
-def test_what_is_noted_is_found_and_nobody_else_can_read_it(home: dict[str, str]) -> None:
+def test_a_saved_configuration_is_found_and_readable_by_its_owner_alone(
+    home: dict[str, str],
+) -> None:
     path = write_config(HERE, home)
     assert path == config_file(home)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -26,7 +28,7 @@ def test_what_is_noted_is_found_and_nobody_else_can_read_it(home: dict[str, str]
     assert [each.name for each in path.parent.iterdir()] == ["client.json"]
 
 
-def test_a_note_replaces_an_older_one_whatever_its_mode(home: dict[str, str]) -> None:
+def test_saving_replaces_an_older_file_of_any_mode(home: dict[str, str]) -> None:
     path = write_config(ServerConfig("http://old:1", "old"), home)
     path.chmod(0o644)
     write_config(HERE, home)
@@ -39,7 +41,7 @@ def test_it_is_beside_other_programs_where_nothing_else_is_configured() -> None:
     assert config_file({"XDG_CONFIG_HOME": "relative"}) == config_file({})
 
 
-def test_what_is_said_goes_before_the_environment_and_that_before_the_note(
+def test_options_override_the_environment_which_overrides_the_file(
     home: dict[str, str],
 ) -> None:
     write_config(HERE, home)
@@ -54,7 +56,7 @@ def test_what_is_said_goes_before_the_environment_and_that_before_the_note(
     )
 
 
-def test_a_noted_key_is_told_to_its_own_server_alone(home: dict[str, str]) -> None:
+def test_a_saved_key_is_sent_to_its_own_server_alone(home: dict[str, str]) -> None:
     write_config(HERE, home)
     assert find_server(f"{HERE.server}/", environment=home) == HERE
     with pytest.raises(SettingsError, match=r"no API key for https://dti\.example"):
@@ -82,19 +84,19 @@ def test_a_key_is_one_word() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"server": "http://a"}', '{"key": "dti_1_secret"}'])
-def test_a_damaged_note_is_refused_without_being_shown(home: dict[str, str], text: str) -> None:
+def test_a_damaged_file_is_refused_without_being_shown(home: dict[str, str], text: str) -> None:
     write_config(HERE, home).write_text(text)
     with pytest.raises(SettingsError, match="no server and key") as refused:
         read_config(home)
     assert "secret" not in str(refused.value)
 
 
-def test_what_a_later_version_notes_besides_is_passed_over(home: dict[str, str]) -> None:
+def test_unknown_fields_of_the_file_are_ignored(home: dict[str, str]) -> None:
     write_config(HERE, home).write_text('{"server": "http://a", "key": "k", "more": 1}')
     assert read_config(home) == ServerConfig("http://a", "k")
 
 
-def test_a_note_that_cannot_be_read_is_an_error(home: dict[str, str]) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(home: dict[str, str]) -> None:
     config_file(home).mkdir(parents=True)
     with pytest.raises(SettingsError, match="Is a directory"):
         read_config(home)

@@ -88,7 +88,7 @@ def test_no_other_host_is_told_the_key() -> None:
 
 
 @pytest.mark.parametrize("trouble", [later(), later(status=429), later(status=502), NO_ANSWER])
-def test_what_may_pass_is_asked_again(trouble: Reply) -> None:
+def test_transient_errors_are_retried(trouble: Reply) -> None:
     far = Far(OK, trouble, trouble, OK)
     with far.connection() as connection:
         connection.request("GET", "v1/a")
@@ -115,7 +115,7 @@ def test_waits_grow_up_to_a_bound() -> None:
     assert all(5 <= seconds <= 10 for seconds in far.slept[-4:])
 
 
-def test_patience_ends() -> None:
+def test_retries_end_after_the_timeout() -> None:
     far = Far(OK, NO_ANSWER)
     with far.connection(retry_for_s=30) as connection:
         connection.request("GET", "v1/a")
@@ -131,7 +131,7 @@ def test_a_server_that_has_never_answered_may_not_be_there_at_all() -> None:
     assert sum(far.slept) <= 3
 
 
-def test_whoever_is_to_wait_for_longer_than_patience_is_told_at_once() -> None:
+def test_a_wait_longer_than_the_timeout_fails_at_once() -> None:
     far = Far(later(3600, 429))
     with (
         far.connection(retry_for_s=30) as connection,
@@ -142,7 +142,7 @@ def test_whoever_is_to_wait_for_longer_than_patience_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 422, 500])
-def test_what_will_not_pass_is_not_asked_again(status: int) -> None:
+def test_permanent_errors_are_not_retried(status: int) -> None:
     far = Far(later(status=status))
     with far.connection() as connection, pytest.raises(Exception, match="later") as refused:
         connection.request("GET", "v1/a")
@@ -150,7 +150,7 @@ def test_what_will_not_pass_is_not_asked_again(status: int) -> None:
     assert len(far.requests) == 1
 
 
-def test_nobody_is_sent_on_with_the_key() -> None:
+def test_redirects_are_not_followed_with_the_key() -> None:
     far = Far(httpx.Response(307, headers={"Location": "http://elsewhere/"}))
     with far.connection() as connection, pytest.raises(BrokenServerError, match="elsewhere"):
         connection.request("GET", "v1/a")
@@ -158,13 +158,13 @@ def test_nobody_is_sent_on_with_the_key() -> None:
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"{}", b'{"job": 3}'])
-def test_an_answer_that_is_none_of_ours_is_said_to_be(content: bytes) -> None:
+def test_an_answer_of_another_service_is_an_error(content: bytes) -> None:
     far = Far(httpx.Response(200, content=content))
     with far.connection() as connection, pytest.raises(BrokenServerError, match="a DTI service"):
         connection.fetch(Job, "GET", "v1/training-jobs/x")
 
 
-def test_unknown_fields_of_an_answer_are_kept_for_whoever_prints_it() -> None:
+def test_unknown_fields_of_an_answer_are_kept_for_printing() -> None:
     said = {
         "job": "j",
         "state": "hibernating",
@@ -237,7 +237,7 @@ def test_many_events_in_one_stream_are_no_large_event(monkeypatch: pytest.Monkey
         assert len(list(events)) == 1000
 
 
-def test_a_response_that_is_no_stream_of_events_is_said_to_be_none() -> None:
+def test_a_response_that_is_no_stream_of_events_is_an_error() -> None:
     far = Far(OK)
     with (
         far.connection() as connection,

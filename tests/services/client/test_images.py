@@ -90,7 +90,7 @@ def test_a_service_without_room_is_asked_again_when_it_says(
         assert slept == [seconds] * 2
 
 
-def test_patience_ends(service: Hosted, engine: StubEngine) -> None:
+def test_retries_end_after_the_timeout(service: Hosted, engine: StubEngine) -> None:
     engine.reject(503, "NoEngineError", "nothing generates", 30)
     client, seen = waits(service, retry_for_s=20)
     with client, pytest.raises(OverloadedError, match="nothing generates; try again in 30 s"):
@@ -98,7 +98,7 @@ def test_patience_ends(service: Hosted, engine: StubEngine) -> None:
     assert seen == []
 
 
-def test_what_is_missing_after_a_break_is_asked_for_once_more(
+def test_missing_images_are_requested_again_after_a_broken_connection(
     service: Hosted, engine: StubEngine
 ) -> None:
     engine.dies = True
@@ -115,7 +115,7 @@ def test_what_is_missing_after_a_break_is_asked_for_once_more(
     assert [wanted.images[0].seed for _, wanted in engine.requests][:2] == [4, 7]
 
 
-def test_one_that_fails_leaves_the_others(client: Client, engine: StubEngine) -> None:
+def test_other_images_are_returned_if_one_fails(client: Client, engine: StubEngine) -> None:
     engine.failures[1] = "UnsafeImageError", "it may not be shown"
     updates = list(client.generate(ORDER, range(3)))
     assert [each.seed for each in updates if isinstance(each, GeneratedImage)] == [0, 2]
@@ -133,7 +133,7 @@ def test_one_that_fails_leaves_the_others(client: Client, engine: StubEngine) ->
         ({"prompt": "a", "size": "1x1"}, "width and height"),
     ],
 )
-def test_what_is_wrong_is_said_at_once(
+def test_invalid_requests_fail_at_once(
     client: Client, engine: StubEngine, order: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ClientError, match=message):
@@ -141,7 +141,7 @@ def test_what_is_wrong_is_said_at_once(
     assert engine.requests == []
 
 
-def test_a_service_that_is_not_there_is_said_to_be(service: Hosted) -> None:
+def test_a_service_that_cannot_be_reached_is_an_error(service: Hosted) -> None:
     service.stop()
     client, _ = waits(service, first_retry_for_s=0)
     with client, pytest.raises(UnreachableError, match="is it running"):

@@ -41,7 +41,7 @@ def test_other_files_are_other_bytes(folder: Path) -> None:
     assert bundle_content(folder).sha256 != before
 
 
-def test_what_was_packed_is_the_same_bundle(folder: Path, tmp_path: Path) -> None:
+def test_a_packed_bundle_reads_as_the_same_bundle(folder: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed.zip"
     packed.write_bytes(bundle_content(folder).read())
     ours, theirs = load_bundle(folder), load_bundle(packed)
@@ -57,7 +57,7 @@ def test_an_archive_is_sent_as_it_is(folder: Path, tmp_path: Path) -> None:
     assert sent.sha256 == content_of(archive.read_bytes()).sha256
 
 
-def test_what_changes_after_it_was_checked_is_not_sent(folder: Path) -> None:
+def test_a_bundle_that_changes_after_its_check_is_not_sent(folder: Path) -> None:
     packed = bundle_content(folder)
     (folder / "bundle.json").write_text('{"initializer": "cat"}')
     with pytest.raises(InvalidBundleError, match="has changed since"):
@@ -70,6 +70,6 @@ def test_a_folder_with_what_cannot_be_read_is_refused(folder: Path) -> None:
         bundle_content(folder)
 
 
-def test_what_is_gone_is_refused(tmp_path: Path) -> None:
+def test_a_missing_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidBundleError, match="No such file"):
         bundle_content(tmp_path / "gone.zip")

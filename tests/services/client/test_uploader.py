@@ -21,7 +21,7 @@ def some(number: int) -> list[UploadContent]:
 
 
 @pytest.mark.parametrize("kind", ["directory", "moto"])
-def test_what_is_not_there_is_uploaded_once(kind: str, store: Store) -> None:
+def test_missing_bundles_are_uploaded_once(kind: str, store: Store) -> None:
     with hosted(store) as service, service.client() as client:
         parcels = some(7)
         client.upload(parcels[:2])
@@ -40,7 +40,7 @@ def test_thousands_are_announced_in_parts(service: Hosted, client: Client) -> No
     assert client.missing(parcels) == []
 
 
-def test_what_there_is_is_not_read_again(client: Client) -> None:
+def test_stored_bundles_are_not_read_again(client: Client) -> None:
     (first,) = some(1)
     client.upload([first])
 
@@ -58,7 +58,7 @@ def test_one_that_cannot_be_read_ends_it(client: Client) -> None:
         client.upload([UploadContent("0" * 64, 3, read)])
 
 
-def test_what_is_too_large_is_refused_by_name(client: Client) -> None:
+def test_a_bundle_that_is_too_large_is_refused_by_name(client: Client) -> None:
     with pytest.raises(RefusedError, match="the limit is"):
         client.upload([UploadContent("0" * 64, 10**12, lambda: b"")])
 
@@ -134,9 +134,7 @@ def test_a_store_that_takes_nothing_is_not_asked_for_ever() -> None:
         ),
     ],
 )
-def test_a_server_that_cannot_be_followed_is_said_to_be_so(
-    files: list[object], message: str
-) -> None:
+def test_a_server_that_breaks_the_protocol_is_an_error(files: list[object], message: str) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"files": files}))
     with (
         HttpConnection(ServerConfig("http://dti", "key"), transport=transport) as connection,

@@ -145,7 +145,7 @@ def test_a_job_that_is_deleted_meanwhile_is_gone(service: Hosted, client: Client
         list(updates)
 
 
-def test_what_will_not_pass_is_raised(service: Hosted, client: Client) -> None:
+def test_permanent_errors_are_raised(service: Hosted, client: Client) -> None:
     with pytest.raises(ResourceNotFoundError):
         list(client.watch("0" * 26))
     service.key = "dti_0000_wrong"

@@ -30,11 +30,11 @@ def test_every_open_item_has_a_slot_within_the_limits(open_items: int, wanted: i
     assert (change.desired, change.start, change.drain) == (wanted, wanted, ())
 
 
-def test_some_stay_where_that_is_asked_for() -> None:
+def test_the_minimum_of_workers_stays() -> None:
     assert desired_workers(model(min_workers=2), 0) == 2
 
 
-def test_who_is_drained_counts_no_more() -> None:
+def test_draining_workers_are_not_counted() -> None:
     draining = WorkerStatus("a", "draining", in_hand=2)
     assert scale(1, [draining], idle_timeout_s=60).start == 1
 

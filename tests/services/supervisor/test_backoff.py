@@ -36,7 +36,7 @@ def running(name: str) -> WorkerStatus:
 def pauses(
     backoff: StartBackoff, clock: Clock, die: Callable[[str], None], count: int
 ) -> list[float]:
-    """How long nobody is started after each of so many."""
+    """Return the delays after each of `count` failed starts."""
     waits: list[float] = []
     for number in range(count):
         assert backoff.may_start
@@ -51,9 +51,7 @@ def pauses(
 SLOWER = [5, 15, 60, 300, 300]
 
 
-def test_those_that_die_young_are_followed_ever_more_slowly(
-    backoff: StartBackoff, clock: Clock
-) -> None:
+def test_delays_grow_with_each_worker_that_ends_early(backoff: StartBackoff, clock: Clock) -> None:
     def die(name: str) -> None:
         backoff.started(name)
         backoff.update([running(name)])
@@ -69,7 +67,7 @@ def test_those_that_die_young_are_followed_ever_more_slowly(
     assert backoff.may_start
 
 
-def test_so_are_those_that_never_work_however_long_they_wait_and_load(
+def test_delays_grow_with_workers_that_never_become_ready(
     backoff: StartBackoff, clock: Clock
 ) -> None:
     def die(name: str) -> None:
@@ -82,7 +80,7 @@ def test_so_are_those_that_never_work_however_long_they_wait_and_load(
     assert pauses(backoff, clock, die, 5) == SLOWER
 
 
-def test_and_those_that_are_gone_before_anybody_has_seen_them(
+def test_delays_grow_with_workers_that_vanish_before_they_are_seen(
     backoff: StartBackoff, clock: Clock
 ) -> None:
     def die(name: str) -> None:
@@ -93,12 +91,12 @@ def test_and_those_that_are_gone_before_anybody_has_seen_them(
     assert pauses(backoff, clock, die, 5) == SLOWER
 
 
-def test_those_that_were_drained_have_not_failed(backoff: StartBackoff, clock: Clock) -> None:
+def test_drained_workers_do_not_count_as_failed(backoff: StartBackoff, clock: Clock) -> None:
     backoff.update([running("a"), pending("b"), WorkerStatus("c", "running")])
     backoff.drained("a")
     backoff.drained("b")
     clock.now += 1
-    # By a node that goes, which nobody here has asked for.
+    # It drains because its node goes, which the supervisor did not ask for.
     backoff.update([running("a"), WorkerStatus("c", "draining")])
     clock.now += 1
     backoff.update([])

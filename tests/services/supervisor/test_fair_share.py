@@ -1,4 +1,4 @@
-"""Offers share a cluster: on paper, and turn by turn on nodes that are only figures."""
+"""Fair share of a cluster between models: as a calculation, and on simulated nodes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ def test_places_are_dealt_out_one_by_one() -> None:
     assert shares(both, [NODE, NODE], turn_s=600) == {"a": 4, "b": 4}
 
 
-def test_what_one_does_not_want_is_for_others() -> None:
+def test_unused_shares_go_to_other_models() -> None:
     claims = {"a": ResourceClaim(GPU, 8), "b": ResourceClaim(GPU, 1), "c": ResourceClaim(GPU, 0)}
     assert shares(claims, [NODE], turn_s=600) == {"a": 3, "b": 1, "c": 0}
 
@@ -47,7 +47,7 @@ def test_those_that_stay_without_a_backlog_go_first() -> None:
     assert shares(claims, [NODE], turn_s=600) == {"a": 1, "b": 3}
 
 
-def test_fewer_places_than_models_are_had_by_turns() -> None:
+def test_models_take_turns_where_there_are_fewer_places_than_models() -> None:
     one = [{"GPU": 1.0, "CPU": 8.0}]
     claims = {
         "a": ResourceClaim(GPU, 8, placed=1, since_s=700),
@@ -65,7 +65,7 @@ def test_fewer_places_than_models_are_had_by_turns() -> None:
 
 @dataclass
 class Cluster:
-    """Places, had by whoever has waited longest, and a clock. Workers never end by themselves."""
+    """Places, given to the longest waiter, and a clock. Workers never end by themselves."""
 
     places: int
     loading: float = 0.0
@@ -171,10 +171,10 @@ def test_nodes_that_are_made_in_time_spare_those_at_work(ledger: Ledger) -> None
     scene.cluster.places = 8
     scene.go_on(300)
     assert scene.cluster.placed() == {"a": 4, "b": 4}
-    assert scene.cluster.started == 8, "nobody was drained"
+    assert scene.cluster.started == 8, "no worker was drained"
 
 
-def test_whoever_loads_for_longer_than_a_turn_gets_to_work_all_the_same(ledger: Ledger) -> None:
+def test_a_worker_that_loads_for_longer_than_its_turn_still_works(ledger: Ledger) -> None:
     scene = Scene(ledger, Cluster(places=1, loading=400))
     scene.submit("a", 9)
     scene.submit("b", 9)
@@ -186,7 +186,7 @@ def test_whoever_loads_for_longer_than_a_turn_gets_to_work_all_the_same(ledger: 
     assert all(seconds > 300 for seconds in at_work.values())
 
 
-def test_one_place_is_had_by_turns(ledger: Ledger) -> None:
+def test_models_take_turns_on_one_place(ledger: Ledger) -> None:
     scene = Scene(ledger, Cluster(places=1))
     scene.submit("a", 9)
     scene.go_on(30)

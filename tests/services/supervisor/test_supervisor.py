@@ -76,7 +76,7 @@ def test_the_pool_follows_jobs_up_and_down(ledger: Ledger) -> None:
     assert len(told) == 3
 
 
-def test_what_is_seen_is_told(ledger: Ledger) -> None:
+def test_observations_are_published_as_metrics(ledger: Ledger) -> None:
     counted = PrometheusMetrics(process="supervisor")
     use(counted)
     submit(ledger, "acme", "k", request(5))

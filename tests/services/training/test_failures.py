@@ -91,7 +91,7 @@ def test_a_subject_that_fails_to_start_by_chance_is_retried(
     assert [each.cause for each in attempts] == ["failed", "succeeded"]
 
 
-def test_a_device_that_has_failed_fails_nobodys_subject(
+def test_a_failed_device_fails_no_subject(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would fail the whole queue: all is given back, and the process ends."""
@@ -123,7 +123,7 @@ def test_a_device_that_has_failed_fails_nobodys_subject(
 def test_a_subject_that_breaks_the_device_for_all_fails_by_itself_in_the_end(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each time it looks like nobody's fault, until it is tried alone."""
+    """Each failure is attributed to no subject, until the subject is trained alone."""
     works = workshop.works(2)
     poison, good = works
     step = Trainer.step
@@ -184,7 +184,7 @@ def test_a_checkpoint_that_may_not_be_written_leaves_its_subject_at_work(
     assert len(list_attempts(workshop.ledger, workshop.tenant, job, 0)) == 1
 
 
-def test_orders_that_cannot_be_read_after_a_claim_mix_no_shapes(
+def test_requests_that_cannot_be_read_after_a_claim_mix_no_shapes(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply_commands, calls = WorkerSession._apply_commands, list[int]()

@@ -1,4 +1,4 @@
-"""Workers that do not answer are given up."""
+"""Pools remove workers that do not answer."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from services.contracts.models import MINIATURE
 from services.training.pool import UnresponsiveWorkers
 
 
-def test_who_gives_no_answer_for_long_is_given_up() -> None:
+def test_a_worker_that_is_unresponsive_for_long_is_removed() -> None:
     now = 0.0
     unresponsive = UnresponsiveWorkers(10, lambda: now)
     assert unresponsive.update(["a", "b"], {"a", "b"}) == []
@@ -18,7 +18,7 @@ def test_who_gives_no_answer_for_long_is_given_up() -> None:
     assert unresponsive.update(["a", "b"], {"a"}) == ["b"]
 
 
-def test_an_answer_makes_good_for_all_that_were_missed() -> None:
+def test_an_answer_resets_the_time_without_answers() -> None:
     now = 0.0
     unresponsive = UnresponsiveWorkers(10, lambda: now)
     unresponsive.update(["a"], set())

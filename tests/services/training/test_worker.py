@@ -70,7 +70,7 @@ def test_a_subject_is_learned_alike_beside_any_others_and_after_a_drain(workshop
             assert torch.equal(rows, other.token.embeddings[encoder])
 
 
-def test_what_a_drained_worker_has_learned_is_gone_on_from(workshop: Workshop) -> None:
+def test_training_resumes_from_the_checkpoint_of_a_drained_worker(workshop: Workshop) -> None:
     job = workshop.submit(workshop.works(1), steps=60)
     with workshop.working() as worker:
         workshop.wait_for(
@@ -89,7 +89,9 @@ def test_what_a_drained_worker_has_learned_is_gone_on_from(workshop: Workshop) -
     assert report["steps"] == 60
 
 
-def test_bad_subjects_end_with_their_reasons_and_harm_nobody(workshop: Workshop) -> None:
+def test_bad_subjects_fail_with_their_reasons_and_leave_the_others_alone(
+    workshop: Workshop,
+) -> None:
     not_an_image = io.BytesIO()
     with zipfile.ZipFile(not_an_image, "w") as archive:
         archive.writestr("a.jpg", b"\xff\xd8 not really")
@@ -128,7 +130,7 @@ def test_bad_subjects_end_with_their_reasons_and_harm_nobody(workshop: Workshop)
 def test_a_subject_that_breaks_steps_is_found_out(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error that the engine does not foresee says nothing of whose it is."""
+    """An unexpected error of a step does not tell which subject caused it."""
     works = workshop.works(3)
     poison = next(iter(works))
     job = workshop.submit(works, max_attempts=2)
@@ -178,7 +180,7 @@ def test_where_memory_runs_out_fewer_are_learned_at_a_time(
     assert {4, 2, 1} == set(sizes)
     for index in range(4):
         causes = [e.cause for e in list_attempts(workshop.ledger, workshop.tenant, job, index)]
-        assert set(causes) <= {"released", "succeeded"}, "running out of memory is nobody's failure"
+        assert set(causes) <= {"released", "succeeded"}, "running out of memory fails no subject"
 
 
 def test_cancelled_and_deleted_subjects_leave_their_slots(workshop: Workshop) -> None:
@@ -209,7 +211,7 @@ def test_jobs_of_another_shape_get_a_turn(workshop: Workshop) -> None:
 
 
 def test_a_small_job_does_not_wait_for_the_subjects_of_a_large_one(workshop: Workshop) -> None:
-    """One of those who have all the slots waits meanwhile, and then goes on."""
+    """A subject of the large job is preempted meanwhile, and then resumes."""
     works = workshop.works(3)
     alone = workshop.submit(works, steps=30)
     with workshop.working():
@@ -260,7 +262,7 @@ def test_two_tenants_have_half_of_the_slots_each(workshop: Workshop) -> None:
     assert workshop.view(other, "zoo").counts.queued == 6
 
 
-def test_tokens_are_tried_out_and_scored(workshop: Workshop) -> None:
+def test_tokens_are_validated_and_scored(workshop: Workshop) -> None:
     from dti_engine.quality.token_scorers import find_scorer
 
     job = workshop.submit(workshop.works(2), validation_images=1, steps=10)
@@ -276,7 +278,7 @@ def test_tokens_are_tried_out_and_scored(workshop: Workshop) -> None:
         assert item.report["flags"] == list(training.quality.flags)
 
 
-def test_a_worker_held_for_dead_begins_anew(
+def test_a_worker_that_lost_its_lease_opens_a_new_session(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lease is broken while it works: another session follows, and nothing is done twice."""
