@@ -265,7 +265,7 @@ def _printed_ready(process: SupervisedProcess) -> bool:
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return {
         **{name: value for name, value in inherited.items() if name != "DTI_API_KEY"},
-        # Whoever reaches Ray's ports can run code: only processes with this token are let in.
+        # Access to the ports of Ray allows running code, so Ray requires this token of all clients.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "DTI_ENGINE_SECRET": secrets.token_hex(32),

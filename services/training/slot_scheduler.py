@@ -146,7 +146,7 @@ class SlotScheduler:
             self._commits.abandon(loaded.attempt)
 
     def _next(self) -> WorkerSlot | LoadedSubject | None:
-        """Return who gets the next slot, preempting another if that is fair; None if nobody.
+        """Return the subject that gets the next slot, or None; preempt another if that is fair.
 
         It is a subject of the tenant with the fewest slots, and of those the one that has waited
         longest.

@@ -61,7 +61,7 @@ class ScheduledRequest:
         return (*self.size, self.number) if self.isolated else self.size
 
     def is_expired(self, now: float) -> bool:
-        """Return whether nobody waits for this image any longer."""
+        """Return whether the image is cancelled or past its deadline."""
         return self.cancelled or now >= self.deadline
 
 

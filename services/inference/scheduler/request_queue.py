@@ -93,7 +93,7 @@ class RequestQueue:
         return iter(dict.fromkeys(r.batch_key for r in in_turn if r.batch_key not in exclude))
 
     def drop_expired(self) -> list[ScheduledRequest]:
-        """Remove and return the requests that nobody waits for any longer."""
+        """Remove and return the requests that are cancelled or past their deadline."""
         now = self._clock()
         with self._changed:
             expired = [request for request in self._all() if request.is_expired(now)]

@@ -98,7 +98,7 @@ class RunningBatch:
             self._isolate_failures(self._decode, finished, lambda image: image.request)
 
     def drop_expired(self, now: float) -> None:
-        """Remove the images that nobody waits for any longer."""
+        """Remove the images that are cancelled or past their deadline."""
         for request in [i.request for i in self._images if i.request.is_expired(now)]:
             self._remove(request)
             end_expired(request, self._resources.metrics)
