@@ -7,22 +7,22 @@ BIN    := $(VENV)/bin
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo demo-service test test-all check lint types imports format docs bench simulate kills kills-of-service clean
+.PHONY: help setup setup-dev demo demo-service test test-all check lint types imports house format docs bench simulate kills kills-of-service clean
 
-help: ## this list
+help: ## prints this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.runtime ## what it takes to run (made on demand by the other targets)
+setup: $(VENV)/.runtime ## installs what running takes (the other targets do so on demand)
 
-setup-dev: $(VENV)/.dev ## the same, and the tools to develop
+setup-dev: $(VENV)/.dev ## installs that and the tools of developers
 
-demo: $(VENV)/.runtime ## learn 4 subjects and generate them; opens nothing, prints where to look
+demo: $(VENV)/.runtime ## learns 4 subjects and generates images of them; prints where to look
 	$(BIN)/dti demo --output demo-output
 
-demo-service: $(VENV)/.runtime ## a service learns and generates 4 subjects over HTTP; prints where to look
+demo-service: $(VENV)/.runtime ## the same by a service over HTTP, which it starts and stops
 	$(BIN)/dti demo-service --output demo-service-output
 
-docs: $(VENV)/.dev ## the documents as a site in site/, with the generated reference; links are checked
+docs: $(VENV)/.dev ## builds the documents into site/, with the generated reference; checks links
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
@@ -30,13 +30,13 @@ TESTERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(TESTERS) --no-loadscope-reorder
 FAST   := not slow and not ray and not chaos and not gpu
 
-test: $(VENV)/.dev ## the tests that need no Ray node and few seconds each, in TESTERS processes
+test: $(VENV)/.dev ## runs the fast tests in TESTERS processes; they need no Ray node
 	$(PYTEST) -m "$(FAST)"
 
-test-all: test ## those, and then the slow ones: Ray nodes, faults, GPUs
+test-all: test ## runs those and then the slow ones: Ray nodes, fault injection, GPUs
 	$(PYTEST) -m "not ($(FAST))"
 
-check: lint types imports ## ruff, pyright strict, import contracts
+check: lint types imports house ## runs ruff, pyright strict, import contracts and house rules
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -48,11 +48,14 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev ## rewrite the code in the common format
+house: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/architecture/test_house.py
+
+format: $(VENV)/.dev ## rewrites the code in the common format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
+bench: $(VENV)/.dev ## measures speed, memory and steps on this machine
 	$(BIN)/python -m benchmarks.training.rsgd_step
 	$(BIN)/python -m benchmarks.training.optimizer_share
 	$(BIN)/python -m benchmarks.training.throughput
@@ -68,19 +71,19 @@ bench: $(VENV)/.dev ## every figure on speed, memory and steps, on this machine
 	$(BIN)/python -m benchmarks.generation.token_cache
 
 SEEDS ?= 1000
-simulate: $(VENV)/.dev ## the ledger under faults, by seeds (SEEDS=200000 for many)
+simulate: $(VENV)/.dev ## simulates the ledger under faults, SEEDS times (SEEDS=200000 for many)
 	PYTHONPATH=tests $(BIN)/python -m chaos.simulation $(SEEDS)
 
 STORE ?= kills-output
 ROUNDS ?= 10
-kills: $(VENV)/.dev ## the ledger under SIGKILL and SIGSTOP, on STORE (a folder or s3://...), ROUNDS times
+kills: $(VENV)/.dev ## kills and stops the ledger's processes on STORE (a folder or s3://...), ROUNDS times
 	PYTHONPATH=tests $(BIN)/python -m chaos.processes $(STORE) --rounds $(ROUNDS)
 
-kills-of-service: $(VENV)/.dev ## the same of the whole service: its workers, supervisor, API and Ray node
+kills-of-service: $(VENV)/.dev ## does the same to the whole service: workers, supervisor, API and Ray node
 	PYTHONPATH=tests $(BIN)/python -m chaos.service $(STORE) --rounds $(ROUNDS)
 
-clean: ## remove what make made
-	rm -rf $(VENV) demo-output demo-service-output kills-output .pytest_cache .ruff_cache *.egg-info
+clean: ## removes what make made
+	rm -rf $(VENV) site demo-output demo-service-output kills-output .pytest_cache .ruff_cache *.egg-info
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
