@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 from rich.table import Table
 
 from benchmarks.generation.images import MINIATURE_PROMPT, draw_tokens
@@ -65,8 +66,8 @@ class _Counted(Asked):
         super().__init__(0.0, steps, number)
         self._room = room
 
-    def ended(self, outcome: Any) -> None:
-        super().ended(outcome)
+    def on_end(self, result: Image.Image | DTIError) -> None:
+        super().on_end(result)
         self._room.release()
 
 
@@ -102,7 +103,7 @@ class Bench:
             self.scheduler.submit([self.scene.request(one)])
         for one in asked:
             one.done.wait()
-            assert not isinstance(one.outcome, DTIError), one.outcome
+            assert not isinstance(one.result, DTIError), one.result
         seconds = time.perf_counter() - began
         return Course(seconds, {ENGINE: 1000 * (time.process_time() - used) / count})
 

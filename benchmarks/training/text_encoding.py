@@ -76,7 +76,7 @@ def captions(
         ids=torch.full((size, length), 5),
         row=row,
         length=torch.full((size,), used),
-        summary=torch.full((size,), used - 1),
+        pooled_index=torch.full((size,), used - 1),
         has_instruction=torch.full((size,), instructed),
     ).to(device)
 

@@ -132,7 +132,7 @@ def test_generation_is_measured_through_the_service(run: Any, tmp_path: Path) ->
     assert way == "API and engine"
     assert list(figures["CPU ms a request"]) == ["API", "engine, beyond generating"]
     assert figures["CPU ms a request"]["API"] > 0
-    assert figures["images a second / the batcher"] > 0
+    assert figures["images a second / the scheduler"] > 0
 
 
 @pytest.mark.ray
