@@ -27,7 +27,7 @@ docs: $(VENV)/.dev ## builds the documents into site/, with the generated refere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 TESTERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(TESTERS) --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(TESTERS) --no-loadscope-reorder --durations=25
 FAST   := not slow and not ray and not chaos and not gpu
 
 test: $(VENV)/.dev ## runs the fast tests in TESTERS processes; they need no Ray node

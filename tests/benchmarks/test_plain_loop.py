@@ -10,6 +10,8 @@ from benchmarks.models.random_models import load_pipeline, open_model
 from benchmarks.training.contenders import draw_images
 from benchmarks.training.plain_loop import PlainLoop
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -14,6 +14,8 @@ from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.recipes import sd
 from dti_engine.training.autotune import full_trainer
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = [
     ".".join(path.relative_to(FOLDER.parent).with_suffix("").parts).removesuffix(".__main__")

@@ -22,6 +22,8 @@ from dti_engine.errors import ModelLoadError, TokenError
 from dti_engine.text.inputs import PromptBatch, Rows
 from dti_engine.text.prompts import bind
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [
     "a photo of a red dog on the beach",
     "Dog, CAT & bird!",

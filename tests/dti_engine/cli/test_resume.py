@@ -19,6 +19,8 @@ from dti_engine.cli.app import app
 from dti_engine.training.checkpoint import Checkpoint
 from dti_engine.training.loop import Trainer
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("anna", "bob", "cleo")
 STEPS = 60
 OPTIONS = ["--recipe", "miniature", "--set", "batch_size=2", "--set", "resolution=16", "-i", "dog"]

@@ -15,6 +15,8 @@ from dti_engine.miniature.training.stages import Stages
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import example
 
+pytestmark = pytest.mark.slow
+
 
 def test_plain_diffusers_opens_and_generates_what_was_made(toy_weights: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toy_weights, safety_checker=None)

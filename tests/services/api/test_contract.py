@@ -31,6 +31,8 @@ from services.contracts.models import MINIATURE
 from services.ledger.ledger import Ledger
 from services.storage.memory import MemoryStore
 
+pytestmark = pytest.mark.slow
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

@@ -37,6 +37,8 @@ from services.local.service import free_port
 from services.settings import ApiSettings, LedgerSettings
 from services.storage.directory import DirectoryStore
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 240
 """Two busy cores, and a process that loads torch."""
 

@@ -33,6 +33,8 @@ from services.training.worker import TrainingWorker
 
 from .conftest import Workshop
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_token_that_cannot_be_validated_is_kept_all_the_same(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch

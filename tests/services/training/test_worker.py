@@ -18,6 +18,8 @@ from services.training.session import TrainingSession
 
 from .conftest import Workshop
 
+pytestmark = pytest.mark.slow
+
 
 def artifact(workshop: Workshop, token: str | None) -> Artifact:
     assert token

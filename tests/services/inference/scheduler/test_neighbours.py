@@ -19,6 +19,8 @@ from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedule
 
 from .harness import InstrumentedModel, Recorder, make_request
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 BEFORE = 4  # calls before the image joins
 
