@@ -26,6 +26,8 @@ from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError, OutputError
 from dti_engine.training.loop import Trainer
 
+pytestmark = pytest.mark.slow
+
 STEPS = 45
 SHORT = ["--recipe", "miniature", "--set", "batch_size=1", "--set", "resolution=16", "-i", "dog"]
 SHORT += [

@@ -22,9 +22,12 @@ from dti_engine.miniature.world.subjects import draw_subject, evaluation_prompts
 from dti_engine.optim import sphere
 from dti_engine.training.loop import Subject, train
 
-pytestmark = pytest.mark.skipif(
-    not MINIATURE.is_dir(), reason="the miniature's weights are not in this checkout"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not MINIATURE.is_dir(), reason="the miniature's weights are not in this checkout"
+    ),
+]
 
 SUBJECTS = held_out_subjects("evaluation")
 PROMPTS = evaluation_prompts()

@@ -14,9 +14,12 @@ from dti_engine.miniature.training.text_encoder import new_tokenizer, world_word
 
 WEIGHTS = Path(dti_engine.miniature.__file__).parent / "weights"
 
-pytestmark = pytest.mark.skipif(
-    not WEIGHTS.is_dir(), reason="no weights ship with this tree; make them with the recipe"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not WEIGHTS.is_dir(), reason="no weights ship with this tree; make them with the recipe"
+    ),
+]
 
 
 def test_they_are_small_enough_to_ship() -> None:

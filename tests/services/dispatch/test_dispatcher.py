@@ -19,6 +19,8 @@ from services.ledger.deletion import delete_item, delete_job
 from services.ledger.queries import list_attempts
 from services.ledger.submissions import cancel
 
+pytestmark = pytest.mark.slow
+
 Wait = Callable[..., None]
 
 

@@ -17,6 +17,8 @@ from services.training.worker import EXIT_CODE_HUNG, Watchdog
 
 from .conftest import Workshop
 
+pytestmark = pytest.mark.slow
+
 _HANGS = """
 import sys, threading
 from dti_engine.training.trainer import Trainer
