@@ -187,7 +187,7 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
         (item,) = list_items(ledger, "acme", job).items
         assert item.report
         assert int(str(item.report["resumed_at"])) >= 5
-        pool.drain_all()
+        pool.drain_all(timeout_s=60)
         assert not pool.workers()
     finally:
         ray.shutdown()
@@ -230,7 +230,7 @@ def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
         (other,) = wait_for(running)
         assert other != hung
         wait_for(lambda: not Path(f"/proc/{pid}").exists())
-        pool.drain_all()
+        pool.drain_all(timeout_s=60)
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -277,7 +277,7 @@ def test_two_models_take_turns_where_there_is_one_place(
         first, second = list_attempts(ledger, "acme", long, 0)
         assert first.cause
         assert not second.cause
-        pool.drain_all()
+        pool.drain_all(timeout_s=60)
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -330,6 +330,6 @@ def test_workers_without_a_place_make_the_autoscaler_add_nodes(
         assert waiting.state == "pending"
         wait_for(lambda: view_job(ledger, "acme", job).state.ended)
         assert view_job(ledger, "acme", job).counts.succeeded == 1
-        pool.drain_all()
+        pool.drain_all(timeout_s=60)
     finally:
         ray.shutdown()

@@ -49,7 +49,7 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def caller(tmp_path: Path, bundles: dict[str, bytes], models: Path) -> Iterator[Caller]:
     """Of a service whose node says that it has two GPUs."""
-    service = LocalService(replace(plan(tmp_path / "store"), models=models))
+    service = LocalService(plan(tmp_path / "store").model_copy(update={"models": models}))
     node = service.node.command
     service.node.command = replace(node, arguments=[*node.arguments, "--num-gpus=2"])
     with service:

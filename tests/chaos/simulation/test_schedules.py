@@ -8,8 +8,10 @@ from chaos.simulation.schedules import simulate
 _SEEDS = 2000
 _PARTS = 10
 
-_MUTANT_SEEDS = 600
-"""Seeds within which a mutant must be detected; one of the first 100 detects each today."""
+_MUTANT_SEEDS = 2000
+"""Seeds within which a mutant must be detected. Most take under 100; "swap by ETag alone" is
+detected by 4 of the first 700.
+"""
 
 
 @pytest.mark.chaos
