@@ -92,13 +92,8 @@ ENDED_STATES = ("succeeded", "failed", "cancelled", "deleted")
 """States in which an item has ended."""
 
 REJECTION_REASONS = (
-    "upload_missing",
-    "upload_large",
-    "upload_damaged",
-    "bundle",
-    "image",
-    "settings",
-    "consent",
+    *("upload_missing", "upload_large", "upload_damaged"),
+    *("bundle", "image", "settings", "consent"),
 )
 """What can be wrong with a subject; a bundle without any good image counts as image."""
 
@@ -218,6 +213,13 @@ TABLE: tuple[Metric, ...] = (
         buckets=(5, 15, 30, 60, 120, 300, 600),
     ),
     Metric(
+        "dti_worker_start_failures_total",
+        "counter",
+        "Workers that ended before they had run for 30 s, without being asked to.",
+        ("supervisor",),
+        (_POOL,),
+    ),
+    Metric(
         "dti_workers",
         "gauge",
         "Workers by state: running, waiting for resources or loading, or draining.",
@@ -290,8 +292,7 @@ TABLE: tuple[Metric, ...] = (
     Metric(
         "dti_engine_rejections_total",
         "counter",
-        "Requests that were rejected as a whole: the queue is full, the engine stops, or the "
-        "request is invalid.",
+        "Requests that were rejected: the queue is full, the engine stops, or they are invalid.",
         ("engine",),
         (KnownValues.of("reason", "full", "stopping", "invalid"),),
     ),
@@ -344,8 +345,7 @@ TABLE: tuple[Metric, ...] = (
         ("engine",),
         (
             KnownValues.of(
-                "outcome",
-                *("hit", "revalidated", "stale", "miss"),
+                *("outcome", "hit", "revalidated", "stale", "miss"),
                 *("gone", "damaged", "wrong_model", "unavailable"),
             ),
         ),

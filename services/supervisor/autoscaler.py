@@ -81,15 +81,17 @@ class StartBackoff:
         """Note that a worker has been started. It may be gone before it is ever seen."""
         self._running_since[name] = None
 
-    def update(self, workers: Collection[WorkerStatus]) -> None:
-        """Note which workers there are now."""
+    def update(self, workers: Collection[WorkerStatus]) -> int:
+        """Note which workers there are now; return how many starts have failed since."""
         now = self._clock()
+        failed = 0
         names = {worker.name for worker in workers}
         self._drained &= names
         for name in self._running_since.keys() - names:
             since = self._running_since.pop(name)
             if since is None or now - since < _HEALTHY_AFTER_S:
                 self._failures += 1
+                failed += 1
                 self._failed_at = now
         for worker in workers:
             # Workers that are asked to leave do not fail by leaving early.
@@ -101,6 +103,7 @@ class StartBackoff:
                 since = self._running_since[worker.name] = now
             if since is not None and now - since >= _HEALTHY_AFTER_S:
                 self._failures = 0
+        return failed
 
     def drained(self, name: str) -> None:
         """Note that a worker has been asked to leave."""

@@ -143,8 +143,9 @@ class Supervisor:
                 share=share,
             )
             backoff = self._backoffs[name]
-            backoff.update(workers)
             recorder = metrics.current()
+            if failed := backoff.update(workers):
+                recorder.count("dti_worker_start_failures_total", failed, pool=name)
             recorder.set("dti_workers_desired", change.desired, pool=name)
             for state in ("running", "pending", "draining"):
                 count = sum(worker.state == state for worker in workers)

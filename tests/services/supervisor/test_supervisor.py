@@ -92,6 +92,20 @@ def test_observations_are_published_as_metrics(ledger: Ledger) -> None:
     assert 'dti_workers_desired{pool="sd"} 4.0' in text
 
 
+def test_workers_that_die_early_are_counted_as_failed_starts(ledger: Ledger) -> None:
+    counted = PrometheusMetrics(process="supervisor")
+    use(counted)
+    pool = Names()
+    supervisor = Supervisor(ledger, MODELS, pool)
+    submit(ledger, "acme", "k", request(4))
+    supervisor.reconcile()
+    assert len(pool.there) == 2
+    pool.there.clear()
+    supervisor.reconcile()
+    text = counted.exposition()[0].decode()
+    assert 'dti_worker_start_failures_total{pool="sd"} 2.0' in text
+
+
 def test_jobs_that_wait_for_what_is_not_served_are_told(
     ledger: Ledger, capsys: pytest.CaptureFixture[str]
 ) -> None:
