@@ -11,13 +11,13 @@ are in boto3's own chain.
 """
 
 import os
-import re
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
+from ipaddress import ip_network
+from math import ceil
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -27,19 +27,28 @@ from pydantic_settings import (
 )
 
 from services.contracts.models import MINIATURE, ServedModels, read_models
+from services.environment import PREFIX, explain, reject_unknown_variables
 from services.errors import SettingsError
 
-PREFIX = "DTI_"
-"""The first letters of every variable of ours."""
-
 _SECRETS_DIR = "DTI_SECRETS_DIR"
+_SHUTDOWN_RESERVE_S = 30
+"""Time by which the API outlives the longest request for images after SIGTERM."""
 
-_OTHER_VARIABLES = re.compile(
-    # Variables of the client, of the S3 store, and of the tests.
-    r"DTI_(API_KEY|SERVER|SECRETS_DIR|S3_\w+|TEST_\w+)"
-    # Kubernetes sets these in every pod beside a Service called dti or dti-...: not ours to refuse.
-    r"|DTI_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
-)
+StoreUrl: TypeAlias = Annotated[
+    str,
+    Field(description="store of the service: s3://BUCKET/PREFIX, file:///FOLDER or a path"),
+]
+TorchThreads: TypeAlias = Annotated[
+    int | None,
+    Field(ge=1, description="number of CPU threads of torch; none: torch's own default"),
+]
+HttpUrl: TypeAlias = Annotated[str, Field(pattern=r"^https?://[^?#@\s]+$")]
+EngineTimeout: TypeAlias = Annotated[
+    float, Field(gt=0, description="time for an engine to accept a connection")
+]
+PrivateWebhooks: TypeAlias = Annotated[
+    bool, Field(description="also accept and send webhooks to private addresses, and by http")
+]
 
 
 class _Part(BaseModel):
@@ -88,12 +97,8 @@ class WorkerTimeouts(_Part):
 class WorkerSettings(WorkerTimeouts, LedgerSettings):
     """The settings of a training worker, as a process or as a Ray actor."""
 
-    store: str = Field(
-        description="store of the service: s3://BUCKET/PREFIX, file:///FOLDER or a path"
-    )
-    threads: int | None = Field(
-        default=None, ge=1, description="number of CPU threads of torch; none: torch's own default"
-    )
+    store: StoreUrl
+    threads: TorchThreads = None
 
 
 class SupervisorTimeouts(_Part):
@@ -146,9 +151,7 @@ class ApiSettings(_Part):
     presigned_upload_ttl_s: int = Field(
         default=3600, ge=1, description="time for which a presigned form for an upload is valid"
     )
-    allow_private_webhooks: bool = Field(
-        default=False, description="also accept webhooks to private addresses, and by http"
-    )
+    allow_private_webhooks: PrivateWebhooks = False
     event_poll_interval_s: float = Field(
         default=1.0, gt=0, description="interval at which event streams read the progress of jobs"
     )
@@ -171,14 +174,11 @@ class ApiSettings(_Part):
     store_timeout_s: float = Field(
         default=5.0, gt=0, description="time for the readiness check of the store"
     )
-    engines_url: str | None = Field(
+    engines_url: HttpUrl | None = Field(
         default=None,
-        pattern=r"^https?://[^?#@\s]+$",
         description="URL of the engines without the model's name; none: images are refused",
     )
-    engine_timeout_s: float = Field(
-        default=5.0, gt=0, description="time for an engine to accept a connection"
-    )
+    engine_timeout_s: EngineTimeout = 5.0
     generation_timeout_s: float = Field(
         default=300,
         gt=0,
@@ -188,11 +188,40 @@ class ApiSettings(_Part):
     image_link_ttl_s: int = Field(
         default=3600, ge=1, description="time for which a signed link to an image is valid"
     )
-    public_url: str | None = Field(
+    public_url: HttpUrl | None = Field(
         default=None,
-        pattern=r"^https?://[^?#@\s]+$",
         description="URL of this service in links to images; none: the URL of the request",
     )
+
+
+class ServerSettings(_Part):
+    """Where the API listens, how long it keeps connections, and which proxies it believes."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="port to listen on; 0: any free port"
+    )
+    # Proxies keep idle connections for 60 s. If the API closed them first, it could close one at
+    # the moment at which the proxy sends a request on it, which the client would get as a 502.
+    connection_idle_timeout_s: int = Field(
+        default=75, ge=1, description="time after which a connection without a request is closed"
+    )
+    request_head_timeout_s: float = Field(
+        default=20, gt=0, description="time for the request line and the headers of a request"
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="addresses and networks, separated by commas, whose X-Forwarded-Proto, -For "
+        "and -Host are believed; *: any",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, trusted: str) -> str:
+        for network in filter(None, map(str.strip, trusted.split(","))):
+            if network != "*":
+                ip_network(network)
+        return trusted
 
 
 class _EnvironmentSettings(BaseSettings):
@@ -255,9 +284,7 @@ class EngineSecret(_EnvironmentSettings):
 class ProcessSettings(_EnvironmentSettings):
     """The settings that every process has."""
 
-    store: str = Field(
-        description="store of the service: s3://BUCKET/PREFIX, file:///FOLDER or a path"
-    )
+    store: StoreUrl
     models: Path | None = Field(
         default=None, description="JSON file of the served models; none: only the miniature"
     )
@@ -267,19 +294,29 @@ class ProcessSettings(_EnvironmentSettings):
         return read_models(self.models) if self.models else MINIATURE
 
 
-class ApiProcessSettings(ApiSettings, ProcessSettings):
+# pydantic merges the two kinds of model_config, which pyright compares as they stand.
+class ApiProcessSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
+    ServerSettings, LedgerSettings, ApiSettings, ProcessSettings
+):
     """The HTTP API. It needs neither torch nor Ray, and any number may run beside each other.
 
     Keys are made by `dti keys create`; the documentation is at /docs.
     """
 
-    host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(
-        default=8000, ge=0, le=65535, description="port to listen on; 0: any free port"
+    shutdown_timeout_s: int | None = Field(
+        default=None,
+        ge=1,
+        description="time that requests have to finish after SIGTERM; none: "
+        f"{_SHUTDOWN_RESERVE_S} s more than generation_timeout_s",
     )
     engine_secret: str = Field(
         default="", repr=False, description="secret that is shared with the engines"
     )
+
+    @property
+    def grace_s(self) -> int:
+        """Return the time that requests have to finish after SIGTERM."""
+        return self.shutdown_timeout_s or ceil(self.generation_timeout_s) + _SHUTDOWN_RESERVE_S
 
 
 class WorkerProcessSettings(WorkerSettings, ProcessSettings):
@@ -288,7 +325,7 @@ class WorkerProcessSettings(WorkerSettings, ProcessSettings):
     pool: str = Field(default="miniature", description="name of the served model to train")
 
 
-# pydantic merges the two kinds of model_config, which pyright compares as they stand.
+# As for the API.
 class SupervisorProcessSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
     RayClusterSettings, SupervisorTimeouts, WorkerSettings, ProcessSettings
 ):
@@ -297,9 +334,7 @@ class SupervisorProcessSettings(  # pyright: ignore[reportIncompatibleVariableOv
     unresponsive_after_s: float = Field(
         default=600, gt=0, description="time without an answer after which a worker is killed"
     )
-    allow_private_webhooks: bool = Field(
-        default=False, description="also send webhooks to private addresses, and by http"
-    )
+    allow_private_webhooks: PrivateWebhooks = False
     drain_timeout_s: float = Field(
         default=0,
         ge=0,
@@ -310,12 +345,8 @@ class SupervisorProcessSettings(  # pyright: ignore[reportIncompatibleVariableOv
 class DispatcherProcessSettings(LedgerSettings, EngineSecret, ProcessSettings):
     """A dispatcher: has engines generate the images of generation jobs. SIGTERM drains it."""
 
-    engines_url: str = Field(
-        pattern=r"^https?://[^?#@\s]+$", description="URL of the engines without a model's name"
-    )
-    engine_timeout_s: float = Field(
-        default=5.0, gt=0, description="time for an engine to accept a connection"
-    )
+    engines_url: HttpUrl = Field(description="URL of the engines without a model's name")
+    engine_timeout_s: EngineTimeout = 5.0
     max_in_flight: int | None = Field(
         default=None,
         ge=1,
@@ -331,7 +362,7 @@ class DispatcherProcessSettings(LedgerSettings, EngineSecret, ProcessSettings):
 class _EngineOptions(EngineSecret, ProcessSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8100, ge=1, le=65535, description="port to listen on")
-    threads: int | None = Field(default=None, ge=1, description="number of CPU threads of torch")
+    threads: TorchThreads = None
 
 
 class EngineProcessSettings(_EngineOptions):
@@ -352,38 +383,3 @@ PROCESSES: tuple[type[ProcessSettings], ...] = (
     EngineProcessSettings,
     EngineDeploymentSettings,
 )
-
-
-def reject_unknown_variables(prefix: str, fields: Iterable[str]) -> None:
-    """Raise SettingsError if a variable with the prefix names no field: a typo would go unnoticed.
-
-    The variables of the other processes are known to each: they may share one environment.
-    """
-    known = {prefix + name.upper() for name in fields}
-    for name in sorted(os.environ):
-        if not name.startswith(prefix) or name in known:
-            continue
-        if prefix == PREFIX and _OTHER_VARIABLES.fullmatch(name):
-            continue
-        nearest = get_close_matches(name, known, n=1, cutoff=0)
-        raise SettingsError(f"no setting is called {name}: did you mean {nearest[0]}? Unset it")
-
-
-def explain(error: ValidationError, prefix: str) -> str:
-    """Return what is wrong with which setting, without credentials, which end up in logs."""
-    problems: list[str] = []
-    for item in error.errors():
-        name = str(item["loc"][0]) if item["loc"] else "settings"
-        flag, variable = f"--{name.replace('_', '-')}", prefix + name.upper()
-        either = f"{flag} or {variable}" if prefix == PREFIX else variable
-        if item["type"] == "missing":
-            problems.append(f"{either} is not given")
-        else:
-            shown = without_credentials(item["input"]) if "secret" not in name else "(withheld)"
-            problems.append(f"{either} is {shown!r}: {item['msg']}; change or unset it")
-    return "; ".join(problems)
-
-
-def without_credentials(value: object) -> object:
-    """Return a URL without its credentials, and any other value unchanged."""
-    return re.sub(r"//.*@", "//...@", value) if isinstance(value, str) else value

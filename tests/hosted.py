@@ -10,8 +10,8 @@ from pathlib import Path
 from stub_engine import SECRET
 
 from dti_engine.errors import DTIError
-from services.api.__main__ import Server
 from services.api.app import create_app
+from services.api.server import Server
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
 from services.client.client import Client
@@ -21,7 +21,7 @@ from services.ledger import aliases
 from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
 from services.ledger.worker import WorkerSession
-from services.settings import ApiSettings, LedgerSettings
+from services.settings import ApiSettings, LedgerSettings, ServerSettings
 from services.storage.interface import Store
 
 STEPS = 3
@@ -70,7 +70,7 @@ class Hosted:
             engines_url=self._engines,
         )
         app = create_app(self.ledger, self.models, settings=settings, engine_secret=SECRET)
-        self._server = Server(app, "127.0.0.1", self._port)
+        self._server = Server(app, ServerSettings(port=self._port), grace_s=30)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
         wait_until(lambda: self._server and self._server.started)

@@ -44,14 +44,19 @@ class AppState:
     """Limits concurrent uploads, because each is held in memory as a whole."""
 
 
-def _app_state(request: Request) -> AppState:
+# These dependencies are coroutines although they wait for nothing: FastAPI runs plain functions in
+# a pool of threads, and while the store does not answer, waiting requests hold all of them, so that
+# not even probes would be answered.
+
+
+async def _app_state(request: Request) -> AppState:
     return request.app.state.service
 
 
 AppStateDep = Annotated[AppState, Depends(_app_state)]
 
 
-def _principal(request: Request) -> Principal:
+async def _principal(request: Request) -> Principal:
     return request.state.principal
 
 
@@ -76,7 +81,7 @@ _BEARER = HTTPBearer(
 """Only documents the scheme; `AuthMiddleware` does the authentication."""
 
 
-def reject_unknown_parameters(request: Request) -> None:
+async def reject_unknown_parameters(request: Request) -> None:
     """Refuse query parameters that the OpenAPI document lacks, and repeated ones.
 
     FastAPI would ignore both, so a misspelled filter would return unfiltered data.

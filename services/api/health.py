@@ -39,7 +39,7 @@ async def readyz(state: AppStateDep) -> Health:
     response_class=Response,
     responses={200: raw("text/plain", "The metrics in Prometheus' text format.", binary=False)},
 )
-def metrics(state: AppStateDep) -> Response:
+async def metrics(state: AppStateDep) -> Response:
     """Return all metrics; `docs/how-to/operations.md` explains each of them."""
     if not isinstance(state.metrics, PrometheusMetrics):
         return Response(b"", media_type="text/plain")  # Another exporter has the metrics, or none.

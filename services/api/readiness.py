@@ -24,6 +24,9 @@ class Readiness:
 
     store: Store
     timeout_s: float
+    # Requests that wait for a silent store hold all threads of the shared pool. This check is about
+    # the store, so that it must not wait for one of them.
+    _threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(2))
     _recent: TTLCache[str, bool] = field(default_factory=_new_cache)
 
     async def check(self) -> None:
@@ -36,7 +39,9 @@ class Readiness:
             return
         try:
             with anyio.fail_after(self.timeout_s):
-                await to_thread.run_sync(self._list_workers, abandon_on_cancel=True)
+                await to_thread.run_sync(
+                    self._list_workers, abandon_on_cancel=True, limiter=self._threads
+                )
         except (TimeoutError, ServiceError) as error:
             raise UnavailableError("the store does not answer") from error
         self._recent["store"] = True

@@ -52,6 +52,9 @@ def run(arguments: Sequence[str]) -> None:
         create_app(engine, settings.engine_secret, exporter),
         host=settings.host,
         port=settings.port,
+        # As in `services.api.server`.
+        http="h11",
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

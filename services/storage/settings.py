@@ -13,8 +13,8 @@ from urllib.parse import unquote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.environment import explain, reject_unknown_variables, without_credentials
 from services.errors import SettingsError
-from services.settings import explain, reject_unknown_variables, without_credentials
 
 _FORMS = "s3://BUCKET/PREFIX, file:///FOLDER, a plain path, or memory:"
 _PREFIX = "DTI_S3_"

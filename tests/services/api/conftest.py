@@ -19,8 +19,8 @@ from stub_engine import SECRET, StubEngine, stub_engine
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.text.tokens import LearnedToken
-from services.api.__main__ import Server
 from services.api.app import create_app
+from services.api.server import Server
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
 from services.contracts.models import MINIATURE
@@ -29,7 +29,7 @@ from services.ledger.attempts import Attempt
 from services.ledger.ids import token_id
 from services.ledger.ledger import Ledger
 from services.ledger.worker import WorkerSession
-from services.settings import ApiSettings, LedgerSettings
+from services.settings import ApiSettings, LedgerSettings, ServerSettings
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
 
@@ -173,7 +173,7 @@ class Site:
 
 @contextmanager
 def running(app: Any) -> Iterator[tuple[str, Server]]:
-    server = Server(app, "127.0.0.1", 0)
+    server = Server(app, ServerSettings(port=0), grace_s=30)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -1,0 +1,135 @@
+"""The HTTP server of the API: uvicorn with h11, for connections that clients and proxies make.
+
+uvicorn's faster parser, httptools, stops at a request with `Upgrade`, which HTTP/2 clients send by
+default, and takes the body of such a request for the next request: whoever controls a body could
+smuggle a request past a proxy. h11 ignores `Upgrade` and reads the body as what it is.
+"""
+
+import asyncio
+from types import FrameType
+from typing import cast
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from services.settings import ServerSettings
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that ends event streams before it waits for requests to finish."""
+
+    def __init__(self, app: FastAPI, settings: ServerSettings, grace_s: int) -> None:
+        """grace_s: time that requests have to finish after a signal."""
+        self._app = app
+        super().__init__(
+            uvicorn.Config(
+                EdgeMiddleware(app, settings.trusted_proxies),
+                host=settings.host,
+                port=settings.port,
+                http=_protocol(settings.request_head_timeout_s),
+                ws="none",
+                timeout_keep_alive=settings.connection_idle_timeout_s,
+                timeout_graceful_shutdown=grace_s,
+                proxy_headers=False,  # `EdgeMiddleware` reads them.
+                log_config=None,
+                access_log=False,
+                server_header=False,
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Shut down gracefully on a signal."""
+        self.release()
+        super().handle_exit(sig, frame)
+
+    def release(self) -> None:
+        """End all event streams and accept no more.
+
+        Code that stops the server without a signal calls this and then sets `should_exit`.
+        """
+        self._app.state.service.events.close()
+
+
+_TWO_LENGTHS = PlainTextResponse(
+    "Transfer-Encoding and Content-Length exclude each other: send one of them",
+    status_code=400,
+    headers={"Connection": "close"},
+)
+
+
+class EdgeMiddleware(ProxyHeadersMiddleware):
+    """Takes scheme, host and client of a request from the headers of proxies that are trusted.
+
+    Links in responses then lead to where the client is, such as to https behind a proxy that ends
+    TLS. uvicorn's own middleware does this for scheme and client. Requests whose body has two
+    lengths are refused.
+    """
+
+    def __init__(self, app: FastAPI, trusted: str) -> None:
+        # FastAPI types the messages of ASGI as plain dictionaries, uvicorn each by its fields.
+        super().__init__(cast("uvicorn._types.ASGI3Application", app), trusted)  # pyright: ignore
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # pyright: ignore
+        """Handle a request."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)  # pyright: ignore
+            return
+        headers, client = MutableHeaders(scope=scope), scope.get("client")
+        # h11 obeys the first, as it should, but leaves the connection open, so that a proxy that
+        # obeys the second takes the end of the body for a request of another client (RFC 9112 6.1).
+        if "transfer-encoding" in headers and "content-length" in headers:
+            await _TWO_LENGTHS(scope, receive, send)
+            return
+        forwarded = headers.get("x-forwarded-host")
+        if forwarded and client and client[0] in self.trusted_hosts:
+            # The last one is that of the nearest proxy, the only one that is trusted.
+            headers["host"] = forwarded.rpartition(",")[2].strip()
+        await super().__call__(scope, receive, send)  # pyright: ignore
+
+
+class _DeadlineProtocol(H11Protocol):
+    """h11's protocol, which also closes connections whose request does not begin in time.
+
+    uvicorn times only the pause between two requests. Without this, a client that never ends its
+    headers, or never sends any, would hold its connection, and a file of the process, for ever.
+    """
+
+    head_timeout_s: float
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+            self._stop_head_timer()  # The head is complete, or the connection ends.
+        elif not self._head_timer:
+            self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def _should_upgrade(self) -> bool:
+        return False  # uvicorn would log two warnings for each request that asks for it.
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def _protocol(timeout_s: float) -> type[_DeadlineProtocol]:
+    """Return the protocol with a deadline; uvicorn itself makes an instance per connection."""
+    return type("DeadlineProtocol", (_DeadlineProtocol,), {"head_timeout_s": timeout_s})

@@ -1,0 +1,217 @@
+"""The edge of the HTTP server: raw requests over a socket, and a store that does not answer."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from pydantic import ValidationError
+
+from services.api.app import create_app
+from services.api.server import Server
+from services.auth.keys import create_key
+from services.contracts.models import MINIATURE
+from services.ledger.ledger import Ledger
+from services.settings import ApiProcessSettings, ApiSettings, ServerSettings
+from services.storage.memory import MemoryStore
+
+IMAGE = '{"prompt": "a dog"}'
+"""A request that is answered 503 once it has been read, since there are no engines."""
+
+
+@contextmanager
+def serving(store: MemoryStore, **settings: Any) -> Iterator[Server]:
+    app = create_app(Ledger.open(store), MINIATURE, settings=ApiSettings(store_timeout_s=1))
+    server = Server(app, ServerSettings(port=0, **settings), grace_s=2)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield server
+    finally:
+        server.release()
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def address(server: Server) -> tuple[str, int]:
+    return server.servers[0].sockets[0].getsockname()[:2]
+
+
+def exchange(server: Server, *packets: str, seconds: float = 1.0) -> str:
+    """Send packets with a pause between them; return all that comes within some seconds."""
+    with socket.create_connection(address(server)) as connection:
+        for packet in packets:
+            connection.sendall(packet.encode())
+            time.sleep(0.1)
+        connection.settimeout(seconds)
+        received = b""
+        try:
+            while data := connection.recv(65536):
+                received += data
+        except TimeoutError:
+            pass
+        return received.decode()
+
+
+SMUGGLED = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ("Upgrade: x\r\nConnection: Upgrade", SMUGGLED, 401),
+        ("Upgrade: websocket\r\nConnection: Upgrade", SMUGGLED, 401),
+        (
+            "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk",
+            "",
+            401,
+        ),
+        ("Authorization: Bearer {key}\r\nUpgrade: h2c\r\nConnection: Upgrade", IMAGE, 503),
+        ("Authorization: Bearer {key}\r\nUpgrade: websocket\r\nConnection: Upgrade", IMAGE, 503),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 3", "0\r\n\r\n" + SMUGGLED, 400),
+        ("Transfer-Encoding: xchunked", "0\r\n\r\n" + SMUGGLED, 400),
+    ],
+)
+def test_a_request_with_a_body_in_a_second_packet_has_one_answer(
+    headers: str, body: str, status: int
+) -> None:
+    store = MemoryStore()
+    key = create_key(store, "acme").credential
+    length = "" if "Transfer" in headers else f"Content-Length: {len(body)}\r\n"
+    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\n{length}{headers}\r\n\r\n"
+    with serving(store) as server:
+        answer = exchange(server, head.format(key=key), body)
+    assert answer.count("HTTP/1.1 ") == 1, answer
+    assert answer.startswith(f"HTTP/1.1 {status} ")
+
+
+def test_a_post_that_offers_http_2_is_carried_out() -> None:
+    store = MemoryStore()
+    key = create_key(store, "acme").credential
+    body = '{"subjects": [{"id": "rex", "bundle": "%s"}]}' % ("0" * 64)
+    head = (
+        "POST /v1/training-jobs HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        f"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nAuthorization: Bearer {key}\r\n"
+        f"Idempotency-Key: one\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with serving(store) as server:
+        assert exchange(server, head, body).startswith("HTTP/1.1 202 ")
+
+
+def test_an_idle_connection_is_kept_for_longer_than_proxies_keep_it() -> None:
+    assert ServerSettings().connection_idle_timeout_s > 60
+    with serving(MemoryStore(), connection_idle_timeout_s=1) as server:
+        began = time.monotonic()
+        assert "200 OK" in exchange(server, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", seconds=10)
+        assert 1 <= time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("head", ["", "GET /healthz HTTP/1.1\r\nHost:"])
+def test_a_connection_whose_request_does_not_begin_is_closed(head: str) -> None:
+    with serving(MemoryStore(), request_head_timeout_s=0.5) as server:
+        began = time.monotonic()
+        assert exchange(server, head, seconds=10) == ""
+        assert time.monotonic() - began < 5
+
+
+def test_a_client_that_dribbles_its_headers_is_closed_in_time() -> None:
+    def dribble() -> None:
+        for _ in range(50):
+            connection.sendall(b"A: b\r\n")
+            time.sleep(0.1)
+
+    with (
+        serving(MemoryStore(), request_head_timeout_s=0.5) as server,
+        socket.create_connection(address(server)) as connection,
+    ):
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        with pytest.raises(ConnectionError):
+            dribble()
+
+
+def test_a_body_may_take_longer_than_the_headers() -> None:
+    head = "PUT /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n"
+    with serving(MemoryStore(), request_head_timeout_s=0.2) as server:
+        packets = [head, *"slowbody"]
+        assert "HTTP/1.1 405" in exchange(server, *packets)
+
+
+class SilentStore(MemoryStore):
+    """A store that takes calls and answers none while it is silent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        self.answers.wait(30)
+        return super().read(*arguments, **options)
+
+    def list(self, *arguments: Any, **options: Any) -> Any:
+        self.answers.wait(30)
+        return super().list(*arguments, **options)
+
+
+def test_probes_and_metrics_are_answered_while_the_store_is_silent() -> None:
+    store = SilentStore()
+    key = create_key(store, "acme").credential
+    with serving(store) as server:
+        url = "http://{}:{}".format(*address(server))
+        store.answers.clear()
+
+        def ask() -> None:
+            headers = {"Authorization": f"Bearer {key}"}
+            httpx.get(f"{url}/v1/training-jobs", headers=headers, timeout=60)
+
+        clients = [threading.Thread(target=ask) for _ in range(60)]
+        for client in clients:
+            client.start()
+        time.sleep(1)
+        try:
+            for path, status in (("metrics", 200), ("healthz", 200), ("readyz", 503)):
+                assert httpx.get(f"{url}/{path}", timeout=3).status_code == status, path
+        finally:
+            store.answers.set()
+            for client in clients:
+                client.join()
+        assert httpx.get(f"{url}/readyz").status_code == 200
+
+
+FORWARDED = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: x, images.example\r\n"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "link"),
+    [
+        ("127.0.0.1", "https://images.example/"),
+        ("10.0.0.0/8, 127.0.0.0/8", "https://images.example/"),
+        ("*", "https://images.example/"),
+        ("10.0.0.0/8", "http://inner/"),
+        ("", "http://inner/"),
+    ],
+)
+def test_headers_of_a_proxy_are_believed_if_it_is_trusted(trusted: str, link: str) -> None:
+    with serving(MemoryStore(), trusted_proxies=trusted) as server:
+        # The redirect of a slash at the end has the URL of the request.
+        request = f"GET /healthz/ HTTP/1.1\r\nHost: inner\r\n{FORWARDED}\r\n"
+        assert f"location: {link}healthz\r\n" in exchange(server, request)
+
+
+def test_a_proxy_that_is_no_network_is_refused() -> None:
+    with pytest.raises(ValidationError, match="nginx"):
+        ServerSettings(trusted_proxies="nginx")
+
+
+def test_requests_have_longer_to_finish_than_images_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTI_STORE", "./store")
+    assert ApiProcessSettings.read().grace_s == 330
+    assert ApiProcessSettings.read(["--generation-timeout-s=20.5"]).grace_s == 51
+    assert ApiProcessSettings.read(["--shutdown-timeout-s=7"]).grace_s == 7
