@@ -186,6 +186,7 @@ class LocalService:
             "services.api",
             host=_HOST,
             port=self.settings.port,
+            lease_s=self.settings.lease_s,
             engines_url=self._engines_url if self.settings.engines else None,
             # As the supervisor sends them: a private address of this machine is its owner's own.
             allow_private_webhooks=True,
