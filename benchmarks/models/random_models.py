@@ -22,9 +22,8 @@ from transformers import CLIPTokenizer
 from benchmarks.models.random_tokenizers import clip_tokenizer, gemma_tokenizer
 from benchmarks.models.small_sizes import shrunk
 from dti_engine.backbones.checkpoint import ModelFolder, open_checkpoint
-from dti_engine.backbones.description import ModelDescription, describe
 from dti_engine.backbones.interface import Backbone
-from dti_engine.backbones.registry import FAMILIES, published
+from dti_engine.backbones.registry import FAMILIES, ModelDescription, describe, published
 from dti_engine.backbones.unet import load_scheduler_config
 
 SEED = 0

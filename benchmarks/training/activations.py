@@ -25,8 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.training.operations import CLIP_LENGTH, SIDES, denoiser_call
-from dti_engine.backbones.description import ModelDescription
-from dti_engine.backbones.registry import catalogue, published
+from dti_engine.backbones.registry import ModelDescription, catalogue, published
 
 TRIMMED_LENGTH = 32  # of captions that Gemma reads, in the engine
 

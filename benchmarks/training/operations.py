@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dti_engine.backbones.description import ModelDescription
-from dti_engine.backbones.registry import catalogue, published
+from dti_engine.backbones.registry import ModelDescription, catalogue, published
 
 CLIP_LENGTH, GEMMA_LENGTH = 77, 300
 # Beside the side that each was trained at: what the paper trains SDXL's tokens at.

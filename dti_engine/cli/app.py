@@ -8,7 +8,6 @@ from dti_engine import __version__
 from dti_engine.cli import blend as blending
 from dti_engine.cli import bundle as bundles
 from dti_engine.cli import demo as demonstration
-from dti_engine.cli import evaluate as evaluation
 from dti_engine.cli import export as exchange
 from dti_engine.cli import generate as generation
 from dti_engine.cli import inspect as inspection
@@ -16,6 +15,8 @@ from dti_engine.cli import models
 from dti_engine.cli import report as reporting
 from dti_engine.cli import train as training
 from dti_engine.cli.console import Commands, examples, mount
+from dti_engine.cli.evaluate_miniature import MINIATURE_EXAMPLES, miniature
+from dti_engine.cli.evaluate_photographs import PHOTOGRAPHS_EXAMPLES, photographs
 
 app = typer.Typer(
     name="dti",
@@ -54,13 +55,22 @@ def dti(
     """
 
 
+evaluate = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Score every method on many subjects, beside floor and baselines, with intervals.",
+)
+mount(evaluate, miniature, MINIATURE_EXAMPLES)
+mount(evaluate, photographs, PHOTOGRAPHS_EXAMPLES)
+
 mount(app, demonstration.demo, demonstration.EXAMPLES)
 app.add_typer(bundles.app, name="bundle", epilog=examples(*bundles.CHECK_EXAMPLES))
 mount(app, training.train, training.EXAMPLES)
 mount(app, reporting.report, reporting.EXAMPLES)
 mount(app, generation.generate, generation.EXAMPLES)
 mount(app, blending.blend, blending.EXAMPLES)
-app.add_typer(evaluation.app, name="evaluate", epilog=examples(*evaluation.MINIATURE_EXAMPLES))
+app.add_typer(evaluate, name="evaluate", epilog=examples(*MINIATURE_EXAMPLES))
 mount(app, models.models, models.EXAMPLES)
 mount(app, inspection.inspect, inspection.EXAMPLES)
 mount(app, exchange.export, exchange.EXPORT_EXAMPLES)

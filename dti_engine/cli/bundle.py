@@ -87,7 +87,7 @@ def preview(
     Writes a contact sheet as PNG and prints its path.
     """
     from dti_engine.images.bundles.bundle import load_bundle
-    from dti_engine.images.bundles.contact_sheet import contact_sheet
+    from dti_engine.images.contact_sheet import contact_sheet
 
     bundle = load_bundle(path, resolution=resolution)
     for warning in bundle.warnings:

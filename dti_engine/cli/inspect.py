@@ -13,7 +13,7 @@ from dti_engine.cli.loading import open_backbone, warn_of_other_weights
 
 if TYPE_CHECKING:
     from dti_engine.artifacts.artifact import Artifact
-    from dti_engine.text.nearest import VectorReport
+    from dti_engine.text.encoder import VectorReport
 
 EXAMPLES = (
     "dti inspect tokens/rex.safetensors",
@@ -72,8 +72,7 @@ def _compare(
     backbone = open_backbone(model)
     warn_of_other_weights([artifact], backbone)
 
-    from dti_engine.text.encoder import vocabulary_magnitude
-    from dti_engine.text.nearest import inspect_token
+    from dti_engine.text.encoder import inspect_token, vocabulary_magnitude
 
     encoders = backbone.text_encoders
     reports = inspect_token(artifact.token, _initializer(artifact), encoders, count=top)

@@ -9,7 +9,7 @@ from dti_engine.cli import options
 from dti_engine.cli.console import print_json, results
 
 if TYPE_CHECKING:
-    from dti_engine.backbones.description import ModelDescription
+    from dti_engine.backbones.registry import ModelDescription
 
 EXAMPLES = (
     "dti models",
@@ -34,8 +34,7 @@ def models(as_json: options.JsonOption = False) -> None:
     The list itself downloads and loads nothing.
     """
     from dti_engine.backbones.checkpoint import MINIATURE
-    from dti_engine.backbones.description import describe, stored_parameters
-    from dti_engine.backbones.registry import catalogue
+    from dti_engine.backbones.registry import catalogue, describe, stored_parameters
 
     listed = list(catalogue().values())
     if MINIATURE.is_dir():  # its weights are optional

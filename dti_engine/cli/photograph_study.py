@@ -11,8 +11,13 @@ from dti_engine.cli.study import is_miniature, scorer_digest, study_progress, we
 from dti_engine.cli.subjects import SubjectPlan, plan_subjects
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
-from dti_engine.evaluation.prompts import evenly_spaced, is_living, prompt_set, read_prompts
-from dti_engine.evaluation.protocol import PhotographProtocol
+from dti_engine.evaluation.protocol import (
+    PhotographProtocol,
+    evenly_spaced,
+    is_living,
+    prompt_set,
+    read_prompts,
+)
 from dti_engine.evaluation.rows import (
     TableRow,
     parse_methods,

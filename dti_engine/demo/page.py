@@ -11,7 +11,7 @@ from dti_engine.demo.results import DemoResults, LocalDemoResults
 from dti_engine.files import atomic_write
 from dti_engine.html.page import data_uri, duration, template, with_token
 from dti_engine.html.plots import Line, plot
-from dti_engine.images.grid import labelled_grid
+from dti_engine.images.contact_sheet import labelled_grid
 from dti_engine.miniature.world.subjects import demo_prompts
 
 _CELL_PX, _LABEL_PX = 96, 76

@@ -17,10 +17,10 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import Method, TrainConfig
 from dti_engine.evaluation import aggregate
 from dti_engine.evaluation import protocol as protocols
-from dti_engine.evaluation.contact_sheet import contact_sheet
 from dti_engine.evaluation.domain import Domain
 from dti_engine.evaluation.encoder_effects import Effects, effects
 from dti_engine.evaluation.protocol import METHODS, MiniatureProtocol
+from dti_engine.evaluation.report import contact_sheet
 from dti_engine.evaluation.results import MiniatureResults, SettingResult
 from dti_engine.evaluation.rows import (
     EvaluationImage,
@@ -37,7 +37,6 @@ from dti_engine.files import environment
 from dti_engine.images.decode import load_images
 from dti_engine.images.tensors import to_tensor
 from dti_engine.miniature.scorer import ScoredImage, Scorer, read
-from dti_engine.miniature.world.captions import describe
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import Figure, Scene, figure
 from dti_engine.miniature.world.subjects import (
@@ -47,7 +46,7 @@ from dti_engine.miniature.world.subjects import (
     evaluation_prompts,
     held_out_subjects,
 )
-from dti_engine.miniature.world.vocabulary import Look
+from dti_engine.miniature.world.vocabulary import Look, describe
 from dti_engine.subject import Subject
 
 NUM_REFERENCES = 5  # photos of each subject

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from dti_engine.evaluation.prompts import prompt_set
+from dti_engine.evaluation.protocol import prompt_set
 from dti_engine.evaluation.report import assemble, differences, interval, interval_notes, table
 from dti_engine.evaluation.results import PhotographResults, RowResult
 

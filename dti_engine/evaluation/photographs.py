@@ -13,10 +13,9 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import CaptionFamily, TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.evaluation import aggregate
-from dti_engine.evaluation.contact_sheet import contact_sheet
 from dti_engine.evaluation.domain import Domain
-from dti_engine.evaluation.prompts import evenly_spaced
-from dti_engine.evaluation.protocol import PhotographProtocol
+from dti_engine.evaluation.protocol import PhotographProtocol, evenly_spaced
+from dti_engine.evaluation.report import contact_sheet
 from dti_engine.evaluation.results import PhotographResults, SubjectFacts
 from dti_engine.evaluation.rows import EvaluationImage, TableRow, TokenKey
 from dti_engine.evaluation.store import EvaluationStore, ImageScore

@@ -23,8 +23,7 @@ import torch
 from rich.console import Console
 
 from dti_engine.miniature.progress import Display
-from dti_engine.miniature.training.sizes import SIZES, Size
-from dti_engine.miniature.training.stages import Stages
+from dti_engine.miniature.training.stages import SIZES, Size, Stages
 
 _COMMAND = "python -m dti_engine.miniature.recipe"
 _PARTS = ("images", "autoencoder", "text_encoder", "scorer", "denoiser")

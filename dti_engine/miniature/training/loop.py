@@ -3,21 +3,26 @@
 AdamW with warm-up, constant rate and linear decay, averaged weights, and checkpoints. The loop
 knows nothing of what it trains. A batch must be a pure function of the step.
 
-The work folder has the results and times of all stages so far. Files are written atomically.
+The work folder has the results and times of all stages so far, and the drawn images in shards, so
+that every stage reads the same images without redrawing. Files are written atomically.
 """
 
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dti_engine.errors import ConfigurationError
 from dti_engine.miniature.progress import Figures, Report
+from dti_engine.miniature.world.drawing import draw
+from dti_engine.miniature.world.scenes import example
 
 Note = dict[str, float]  # "step": steps done; "seconds": the time they took
 
@@ -182,3 +187,50 @@ class _Run:
             for kept, mean in zip(state["averaged"], self._averaged, strict=True)
         ]
         self.step, self.seconds = state["step"], state["seconds"]
+
+
+SHARD = 4096
+
+
+def images(
+    work: Path, count: int, *, on_shard: Callable[[int, int], None] = lambda done, total: None
+) -> np.ndarray:
+    """Return (count, SIZE, SIZE, 3) uint8; image i shows `example(i)`. Draw what `work` lacks.
+
+    on_shard gets the number of shards drawn and in total.
+    """
+    folder = work / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, count, SHARD)
+    shards = {folder / f"{i:04d}.npy": (s, min(s + SHARD, count)) for i, s in enumerate(starts)}
+    missing = {path: ends for path, ends in shards.items() if not _holds(path, *ends)}
+    earlier = noted(work, "images") or {"seconds": 0.0}
+    began = time.monotonic() - earlier["seconds"]
+    with ProcessPoolExecutor() as pool:
+        # One shard is drawn faster here than by a process that has to start first.
+        draw_all = pool.map if len(missing) > 1 else map
+        for done, _ in enumerate(draw_all(_draw_shard, missing, missing.values()), start=1):
+            num_drawn = count - SHARD * (len(missing) - done)
+            note(work, "images", step=num_drawn, seconds=time.monotonic() - began)
+            on_shard(done, len(missing))
+    loaded = [
+        np.load(path, mmap_mode="r")[: stop - start] for path, (start, stop) in shards.items()
+    ]
+    return np.concatenate(loaded)
+
+
+def _holds(path: Path, start: int, stop: int) -> bool:
+    return path.exists() and len(np.load(path, mmap_mode="r")) >= stop - start
+
+
+def _draw_shard(path: Path, ends: tuple[int, int]) -> None:
+    drawn = np.stack([np.asarray(draw(example(seed).scene)) for seed in range(*ends)])
+    atomic_write(path, lambda unfinished: np.save(unfinished, drawn))
+
+
+def batch_indices(step: int, batch_size: int, size: int, *, stream: int) -> np.ndarray:
+    """Return (batch_size,) indices below `size`, as a pure function of (stream, step).
+
+    A resumed run therefore draws the same batches.
+    """
+    return np.random.default_rng((stream, step)).integers(0, size, batch_size)

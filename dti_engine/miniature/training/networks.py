@@ -17,11 +17,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
-from dti_engine.miniature.labels import mark
 from dti_engine.miniature.pipeline import decode, posterior, to_pixels
-from dti_engine.miniature.scorer import Scorer
-from dti_engine.miniature.training.dataset import batch_indices
-from dti_engine.miniature.training.loop import LossOf, StepLoss
+from dti_engine.miniature.scorer import Scorer, mark
+from dti_engine.miniature.training.loop import LossOf, StepLoss, batch_indices
 from dti_engine.miniature.training.text_encoder import HIDDEN
 from dti_engine.miniature.world.scenery import SIZE
 

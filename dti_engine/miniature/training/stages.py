@@ -1,8 +1,11 @@
-"""The stages of the recipe: each part is trained when needed, or loaded from the work folder."""
+"""The stages of the recipe, and their sizes for two CPU cores or for a GPU.
+
+Each part is trained when needed, or loaded from the work folder.
+"""
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
@@ -21,9 +24,8 @@ from dti_engine.miniature.pipeline import to_pixels
 from dti_engine.miniature.progress import Report
 from dti_engine.miniature.scorer import Scorer
 from dti_engine.miniature.training import text_encoder as text
-from dti_engine.miniature.training.dataset import images
 from dti_engine.miniature.training.export import Parts, commit, export
-from dti_engine.miniature.training.loop import LossOf, fit, kept, noted
+from dti_engine.miniature.training.loop import LossOf, Schedule, fit, images, kept, noted
 from dti_engine.miniature.training.networks import (
     EncodedWorld,
     encode_images,
@@ -34,8 +36,84 @@ from dti_engine.miniature.training.networks import (
     new_denoiser,
     set_scaling,
 )
-from dti_engine.miniature.training.sizes import Size, Training
 from dti_engine.miniature.training.text_encoder import new_tokenizer, world_words
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The training of one part: its schedule, and the number of examples that it sees."""
+
+    schedule: Schedule
+    batch_size: int
+    num_examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A size of the recipe: data, steps and batches; the model is the same in all sizes."""
+
+    channels: tuple[int, int]
+    autoencoder: Training
+    reader: Training
+    scorer: Training
+    denoiser: Training
+
+    @property
+    def num_examples(self) -> int:
+        """Return the number of examples that must be drawn."""
+        trainings = (self.autoencoder, self.reader, self.scorer, self.denoiser)
+        return max(training.num_examples for training in trainings)
+
+
+SIZES = {
+    "cpu": Size(
+        channels=(64, 160),
+        autoencoder=Training(
+            Schedule(steps=2200, lr=2e-3, decay_share=0.4, ema=0.995),
+            batch_size=16,
+            num_examples=16_384,
+        ),
+        reader=Training(
+            Schedule(steps=1200, lr=1e-3, decay_share=0.4, ema=0.995),
+            batch_size=128,
+            num_examples=65_536,
+        ),
+        scorer=Training(
+            Schedule(steps=2400, lr=2e-3, decay_share=0.5, ema=0.99),
+            batch_size=96,
+            num_examples=65_536,
+        ),
+        denoiser=Training(
+            Schedule(steps=12_000, lr=8e-4, warmup=200, decay_share=0.25, ema=0.999),
+            batch_size=32,
+            num_examples=40_960,
+        ),
+    ),
+    "gpu": Size(
+        channels=(64, 160),  # as on a CPU, since the model must generate there too
+        autoencoder=Training(
+            Schedule(steps=12_000, lr=1e-3, decay_share=0.4, ema=0.998),
+            batch_size=64,
+            num_examples=65_536,
+        ),
+        reader=Training(
+            Schedule(steps=6_000, lr=1e-3, decay_share=0.4, ema=0.998),
+            batch_size=256,
+            num_examples=196_608,
+        ),
+        scorer=Training(
+            Schedule(steps=4_000, lr=2e-3, decay_share=0.5, ema=0.99),
+            batch_size=256,
+            num_examples=196_608,
+        ),
+        denoiser=Training(
+            Schedule(steps=40_000, lr=6e-4, warmup=500, decay_share=0.3, ema=0.9995),
+            batch_size=256,
+            num_examples=196_608,
+        ),
+    ),
+}
+
 
 SEED = 1
 _NOTED = ("images", "autoencoder", "reader", "scorer", "latents", "hidden", "denoiser")

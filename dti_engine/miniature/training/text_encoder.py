@@ -1,9 +1,9 @@
 """The miniature's text encoder, a CLIP, and its tokenizer, whose words are the world's words.
 
 As in Stable Diffusion, the encoder is trained first and frozen before the denoiser uses it. CLIP
-learns by contrast with images; here the state at EOS learns to answer every question (`labels`)
-about the caption's scene, as far as the caption tells. Captions bind words across a distance, so
-the answers need the encoder's layers.
+learns by contrast with images; here the state at EOS learns to answer every question
+(`scorer.labels`) about the caption's scene, as far as the caption tells. Captions bind words across
+a distance, so the answers need the encoder's layers.
 """
 
 import itertools
@@ -17,9 +17,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dti_engine.miniature.labels import Answers, labels, mark
-from dti_engine.miniature.training.dataset import batch_indices
-from dti_engine.miniature.training.loop import LossOf, StepLoss
+from dti_engine.miniature.scorer import Answers, labels, mark
+from dti_engine.miniature.training.loop import LossOf, StepLoss, batch_indices
 from dti_engine.miniature.world.scenes import example
 from dti_engine.miniature.world.vocabulary import breeds
 

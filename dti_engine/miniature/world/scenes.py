@@ -7,13 +7,16 @@ held out (`vocabulary.held_out_descriptions`). A `portrait` shows any look.
 import random
 from dataclasses import dataclass
 
-from dti_engine.miniature.world.captions import accessorize, article, caption, describe
 from dti_engine.miniature.world.vocabulary import (
     ACCESSORIES,
     BACKGROUNDS,
     STYLES,
     Look,
+    accessorize,
+    article,
     breeds,
+    caption,
+    describe,
     held_out_descriptions,
     random_look,
 )

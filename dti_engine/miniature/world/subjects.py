@@ -8,10 +8,16 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from dti_engine.miniature.world.captions import ACCESSORY_PHRASES, PLACE_PHRASES, STYLE_PHRASES
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import portrait
-from dti_engine.miniature.world.vocabulary import BACKGROUNDS, Look, held_out_looks
+from dti_engine.miniature.world.vocabulary import (
+    ACCESSORY_PHRASES,
+    BACKGROUNDS,
+    PLACE_PHRASES,
+    STYLE_PHRASES,
+    Look,
+    held_out_looks,
+)
 
 _PARTS = {"evaluation": slice(0, 12), "settings": slice(12, 18), "demo": slice(24, 28)}
 

@@ -6,7 +6,7 @@ import pytest
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.evaluation.miniature import scene, through_autoencoder
-from dti_engine.miniature.labels import NO_ANSWER, QUESTIONS, labels
+from dti_engine.miniature.scorer import NO_ANSWER, QUESTIONS, labels
 from dti_engine.miniature.world.scenes import portrait
 from dti_engine.miniature.world.subjects import WorldPrompt, evaluation_prompts, held_out_subjects
 

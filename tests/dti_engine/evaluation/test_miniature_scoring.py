@@ -27,8 +27,8 @@ from dti_engine.evaluation.study import Study
 from dti_engine.evaluation.training import SubjectTraining, train_missing
 from dti_engine.generation.pipeline import read_settings
 from dti_engine.miniature.scorer import Scorer, read
-from dti_engine.miniature.world.captions import describe
 from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
+from dti_engine.miniature.world.vocabulary import describe
 from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 from dti_engine.text.tokens import LearnedToken
 

@@ -7,11 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dti_engine.miniature.labels import NO_ANSWER, QUESTIONS, labels
-from dti_engine.miniature.scorer import ScoredImage
+from dti_engine.miniature.scorer import NO_ANSWER, QUESTIONS, ScoredImage, labels
 from dti_engine.miniature.training.loop import Schedule
-from dti_engine.miniature.training.sizes import Size, Training
-from dti_engine.miniature.training.stages import Stages
+from dti_engine.miniature.training.stages import Size, Stages, Training
 from dti_engine.miniature.world.scenes import Scene
 
 Steps = list[tuple[str, int, int]]

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from dti_engine.backbones import load_backbone
-from dti_engine.miniature.training.dataset import images
+from dti_engine.miniature.training.loop import images
 from dti_engine.miniature.training.stages import Stages
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import example

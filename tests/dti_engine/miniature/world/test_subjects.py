@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dti_engine.miniature.labels import QUESTIONS
+from dti_engine.miniature.scorer import QUESTIONS
 from dti_engine.miniature.world.subjects import (
     demo_prompts,
     draw_subject,

@@ -3,16 +3,18 @@
 import hashlib
 from collections import Counter
 
-from dti_engine.miniature.labels import QUESTIONS, labels
-from dti_engine.miniature.world.captions import ACCESSORY_PHRASES, article, describe
+from dti_engine.miniature.scorer import QUESTIONS, labels
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import VALIDATION_SEED, example
 from dti_engine.miniature.world.vocabulary import (
+    ACCESSORY_PHRASES,
     COLOURS,
     KINDS,
     NUM_BREEDS_PER_KIND,
     NUM_HELD_OUT_PER_KIND,
+    article,
     breeds,
+    describe,
     held_out_descriptions,
     held_out_looks,
 )

@@ -1,19 +1,58 @@
-"""A contact sheet of a bundle: every crop that training uses, with its caption."""
+"""Contact sheets: a labelled grid of images, and every crop of a bundle with its caption."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dti_engine.images.bundles.bundle import Bundle
 from dti_engine.images.crops import MAX_CROPS, Crop, make_crops
+
+_INK, _PAPER = (25, 28, 32), (255, 255, 255)
+_FONT_PX, _LINE_PX, _CHARACTER_PX = 11, 14, 6  # of the default font, on average
+_MARGIN_PX = 4
+
+
+def labelled_grid(
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Image.Image]]],
+    *,
+    cell_px: int,
+    label_px: int = 150,
+    gap_px: int = 4,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
+    """Return the grid; a row may have fewer images than there are columns.
+
+    Images are cropped to squares of `cell_px`. Labels and titles are wrapped.
+    """
+    step = cell_px + gap_px
+    titles = [textwrap.wrap(title, width=cell_px // _CHARACTER_PX) for title in columns]
+    header_px = max(map(len, titles)) * _LINE_PX + 2 * _MARGIN_PX
+    size = label_px + len(columns) * step - gap_px, header_px + len(rows) * step - gap_px
+    grid = Image.new("RGB", size, _PAPER)
+    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(_FONT_PX)
+
+    def write(lines: Sequence[str], corner: tuple[int, int]) -> None:
+        pen.multiline_text(corner, "\n".join(lines), fill=_INK, font=font, spacing=2)
+
+    for column, title in enumerate(titles):
+        write(title, (label_px + column * step, _MARGIN_PX))
+    for number, (label, images) in enumerate(rows):
+        top = header_px + number * step
+        write(textwrap.wrap(label, width=label_px // _CHARACTER_PX), (_MARGIN_PX, top))
+        for column, image in enumerate(images):
+            cell = ImageOps.fit(image.convert("RGB"), (cell_px, cell_px), method=resample)
+            grid.paste(cell, (label_px + column * step, top))
+    return grid
+
 
 _CELL_PX = 208
 _TEXT_PX = 64  # four lines
 _GAP_PX = 10
 _NUM_COLUMNS = 6
 _DIMMED = 0.25  # opacity outside the mask
-_TEXT, _BACKGROUND, _GREY = (25, 28, 32), (255, 255, 255), (128, 128, 128)
+_GREY = (128, 128, 128)
 
 
 def contact_sheet(
@@ -33,16 +72,14 @@ def contact_sheet(
     columns = min(len(cells), _NUM_COLUMNS)
     rows = -(-len(cells) // columns)
     width_px, height_px = _CELL_PX + _GAP_PX, _CELL_PX + _TEXT_PX + _GAP_PX
-    sheet = Image.new(
-        "RGB", (columns * width_px + _GAP_PX, rows * height_px + _GAP_PX), _BACKGROUND
-    )
+    sheet = Image.new("RGB", (columns * width_px + _GAP_PX, rows * height_px + _GAP_PX), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for number, (crop, text) in enumerate(cells):
         row, column = divmod(number, columns)
         x, y = _GAP_PX + column * width_px, _GAP_PX + row * height_px
         sheet.paste(_thumbnail(crop), (x, y))
         lines = [textwrap.fill(line, width=_CELL_PX // 6) for line in text.splitlines()]
-        pen.multiline_text((x, y + _CELL_PX), "\n".join(lines), fill=_TEXT, font=font, spacing=2)
+        pen.multiline_text((x, y + _CELL_PX), "\n".join(lines), fill=_INK, font=font, spacing=2)
     return sheet
 
 
