@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo demo-service test test-all check lint types imports house format docs bench simulate kills kills-of-service clean
+.PHONY: help setup setup-dev demo demo-service test test-all check lint types imports house format chart docs bench simulate kills kills-of-service clean
 
 help: ## prints this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ house: $(VENV)/.dev
 format: $(VENV)/.dev ## rewrites the code in the common format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+chart: $(VENV)/.dev ## writes the Helm chart's values, schema and README from helm/values
+	$(BIN)/python -m helm.values
 
 bench: $(VENV)/.dev ## measures speed, memory and steps on this machine
 	$(BIN)/python -m benchmarks.training.rsgd_step

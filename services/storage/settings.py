@@ -50,21 +50,35 @@ class S3Settings(BaseSettings):
     prefix: str = Field(
         max_length=200,
         pattern=r"^([^\x00-\x1f\x7f]+/)?$",
-        description="before every key; empty, or ends with a slash",
+        description="text before every key: empty, or it ends with a slash",
     )
-    endpoint: str | None = Field(default=None, description="URL of the server; None: AWS")
-    region: str | None = Field(default=None, description="None: as boto3's own chain finds it")
+    endpoint: str | None = Field(default=None, description="URL of the server; none: AWS")
+    region: str | None = Field(
+        default=None, description="region of the bucket; none: as boto3's own chain finds it"
+    )
     addressing_style: Literal["auto", "path", "virtual"] = Field(
-        default="auto", description="where the bucket stands: in the path or in the host name"
+        default="auto",
+        description="where the bucket's name stands: in the path or in the host name",
     )
     checksums: Literal["when_supported", "when_required"] = Field(
-        default="when_required", description="CRC headers; many servers refuse them"
+        default="when_required",
+        description="when requests have CRC headers, which many servers refuse",
     )
-    max_attempts: int = Field(default=6, ge=1, le=20, description="of one request, with backoff")
-    deadline_s: float = Field(default=60, gt=0, description="of one call; then no attempt begins")
-    connect_timeout_s: float = Field(default=5, gt=0)
-    read_timeout_s: float = Field(default=20, gt=0, description="between two parts of a response")
-    max_connections: int = Field(default=32, ge=1, le=1000, description="that are kept open")
+    max_attempts: int = Field(
+        default=6, ge=1, le=20, description="attempts at one request, with backoff"
+    )
+    deadline_s: float = Field(
+        default=60, gt=0, description="time of one call, after which no attempt begins"
+    )
+    connect_timeout_s: float = Field(
+        default=5, gt=0, description="time for the server to accept a connection"
+    )
+    read_timeout_s: float = Field(
+        default=20, gt=0, description="time between two parts of a response"
+    )
+    max_connections: int = Field(
+        default=32, ge=1, le=1000, description="connections that are kept open"
+    )
 
     @field_validator("endpoint")
     @classmethod

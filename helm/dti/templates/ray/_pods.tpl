@@ -1,0 +1,124 @@
+{{/*
+Labels and annotations of Ray's pods: (list $ "training" $fields). Nothing here may change with the
+chart's version or the models, because KubeRay makes a cluster anew when its pods change.
+*/}}
+{{- define "dti.rayMetadata" -}}
+{{- $root := index . 0 -}}
+{{- $fields := index . 2 -}}
+metadata:
+  labels:
+    {{- include "dti.selectorLabels" (list $root (index . 1)) | nindent 4 }}
+    {{- with merge $fields.podLabels $root.Values.commonLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $fields.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{/* The container of Ray: (list $ "training" $fields $pod $drainSeconds). */}}
+{{- define "dti.rayContainer" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $fields := index . 2 -}}
+{{- include "dti.containerSpec" (list $root "ray" $fields ((index . 3).resources | default dict)) }}
+env:
+  - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+    value: {{ index . 4 | quote }}
+  - name: RAY_USAGE_STATS_ENABLED
+    value: "0"
+  - name: DTI_LOG_TO_CONTAINER
+    value: "1"
+  {{- include "dti.lines" (list
+    (include "dti.storeEnv" $root)
+    (include "dti.hubEnv" $root)
+    (ternary (include "dti.engineSecretEnv" $root) "" (eq $component "inference"))
+    (include "dti.list" $fields.extraEnv)
+  ) | nindent 2 }}
+volumeMounts:
+  {{- include "dti.rayMounts" $fields | nindent 2 }}
+{{- end }}
+
+{{/*
+The mounts of Ray's container. KubeRay would mount a volume of its own on /tmp/ray beside an
+autoscaler, and the supervisor would not find the session: so the folder is mounted here.
+*/}}
+{{- define "dti.rayMounts" -}}
+- name: tmp
+  mountPath: /tmp
+- name: session
+  mountPath: /tmp/ray
+- name: shared-mem
+  mountPath: /dev/shm
+- name: models
+  mountPath: /models
+{{- with .extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The volumes of Ray's pods: (list $ $fields $pod). */}}
+{{- define "dti.rayVolumes" -}}
+{{- $root := index . 0 -}}
+- name: tmp
+  emptyDir: {}
+- name: session
+  emptyDir: {}
+- name: shared-mem
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ (index . 2).sharedMemory | default "2Gi" }}
+{{ include "dti.cacheVolume" $root }}
+{{- with (index . 1).extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The supervisor as a native sidecar of a head: (list $ $fields). */}}
+{{- define "dti.supervisor" -}}
+{{- $root := index . 0 -}}
+{{- $fields := index . 1 -}}
+{{- $supervisor := $root.Values.training.supervisor -}}
+name: supervisor
+restartPolicy: Always
+{{ include "dti.containerSpec" (list $root "ray" $fields $supervisor.resources) }}
+command: ["python", "-m", "services.supervisor"]
+env:
+  - name: DTI_RAY_ADDRESS
+    value: auto
+  - name: DTI_HEALTH_PORT
+    value: "8002"
+  - name: DTI_MODELS
+    value: /etc/dti/models.json
+  {{- if $root.Values.rayToken.enabled }}
+  # KubeRay gives the token to its own containers alone.
+  - name: RAY_AUTH_MODE
+    value: token
+  - name: RAY_AUTH_TOKEN
+    valueFrom:
+      secretKeyRef:
+        name: {{ include "dti.raySecret" $root }}
+        key: auth_token
+  {{- end }}
+  {{- include "dti.lines" (list
+    (include "dti.storeEnv" $root)
+    (include "dti.settingsEnv" $root.Values.ledger)
+    (include "dti.settingsEnv" $supervisor.settings)
+    (include "dti.list" $fields.extraEnv)
+  ) | nindent 2 }}
+ports:
+  - name: supervisor
+    containerPort: 8002
+# No startup probe: it would hold back Ray's container, which the supervisor waits for.
+livenessProbe:
+  httpGet:
+    path: /healthz
+    port: supervisor
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 30
+volumeMounts:
+  {{- include "dti.rayMounts" $fields | nindent 2 }}
+  {{- include "dti.modelsMount" $root | nindent 2 }}
+{{- end }}

@@ -1,0 +1,38 @@
+{{/*
+The Serve config: one application for each model. `python -m services.inference config` prints the
+same. Limits stand in autoscaling_config alone: a change there starts no engine anew.
+*/}}
+{{- define "dti.serveConfig" -}}
+{{- $root := . -}}
+{{- $defaults := (include "dti.defaults" . | fromJson).generation -}}
+proxy_location: EveryNode
+http_options:
+  host: 0.0.0.0
+  port: 8000
+applications:
+{{- range $name, $model := .Values.models }}
+{{- $generation := $model.generation | default dict }}
+{{- $min := hasKey $generation "min_engines" | ternary $generation.min_engines $defaults.min_engines | int }}
+{{- $max := hasKey $generation "max_engines" | ternary $generation.max_engines $defaults.max_engines | int }}
+{{- $used := omit $model "recipe" "slots" "scorer" "min_workers" "max_workers" "generation" }}
+{{- if hasKey $model "generation" }}
+{{- $_ := set $used "generation" (omit $generation "min_engines" "max_engines") }}
+{{- end }}
+  - name: {{ $name }}
+    route_prefix: /engines/{{ $name }}
+    import_path: services.inference.ray_serve:build
+    args:
+      store: {{ $root.Values.store | quote }}
+      name: {{ $name }}
+      model:
+        {{- toYaml $used | nindent 8 }}
+    deployments:
+      - name: engine
+        autoscaling_config:
+          min_replicas: {{ $min }}
+          max_replicas: {{ max $min $max }}
+          target_ongoing_requests: {{ $generation.batch_size | default 16 }}
+          upscale_delay_s: 10
+          downscale_delay_s: 300
+{{- end }}
+{{- end }}

@@ -1,0 +1,68 @@
+import itertools
+import json
+from typing import Any
+
+import pytest
+import yaml
+from chart.rendering import CHART, Chart
+
+from helm.values.documents import files
+
+
+@pytest.mark.parametrize("name", ["values.yaml", "values.schema.json", "README.md"])
+def test_generated_files_are_not_stale(name: str) -> None:
+    assert (CHART / name).read_text() == files()[name], "run `make chart`"
+
+
+def test_the_defaults_that_templates_compute_with_are_not_stale() -> None:
+    name = "files/defaults.json"
+    assert (CHART / name).read_text() == files()[name], "run `make chart`"
+
+
+def _described(schema: dict[str, Any], node: dict[str, Any]) -> bool:
+    if "description" in node:
+        return True
+    reference = node.get("$ref") or next(
+        (each["$ref"] for each in node.get("allOf", []) if "$ref" in each), None
+    )
+    return reference is not None and _described(
+        schema, schema["$defs"][reference.rsplit("/", 1)[1]]
+    )
+
+
+def test_every_value_is_documented() -> None:
+    schema = json.loads(files()["values.schema.json"])
+    nodes = {"Values": schema} | schema["$defs"]
+    missing = [
+        f"{name}.{key}"
+        for name, node in nodes.items()
+        for key, value in node.get("properties", {}).items()
+        if not _described(schema, value)
+    ]
+    assert missing == []
+
+
+def test_every_key_of_the_values_file_has_a_comment() -> None:
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    keys = {key for key in yaml.safe_load("\n".join(lines)) if key != "ledger"}
+    commented = {
+        line.split(":")[0]
+        for before, line in itertools.pairwise(lines)
+        if before.startswith("#") and line[:1].isalpha()
+    }
+    assert keys - commented == set()
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+def test_the_store_alone_is_enough_to_install(chart: Chart, helm: str) -> None:
+    names = chart.render(helm=helm).names()
+    assert {
+        "Deployment t-dti-api",
+        "Service t-dti-api",
+        "Deployment t-dti-dispatcher",
+        "RayService t-dti-inference",
+        "RayCluster t-dti-training",
+        "ConfigMap t-dti-models",
+        "Secret t-dti-engine",
+        "Secret t-dti-ray",
+    } <= names
