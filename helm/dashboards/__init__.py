@@ -1,0 +1,1 @@
+"""The dashboards of the chart, from which its JSON files are written."""
