@@ -2,31 +2,60 @@
 
 from pydantic import Field
 
-from helm.values.base import Section
+from helm.values.base import FreeMap, Section
 
 
-class PodMonitor(Section):
-    """A PodMonitor (Prometheus operator)."""
+class Monitor(Section):
+    """What a ServiceMonitor and a PodMonitor have in common."""
 
-    enabled: bool = Field(default=False, description="make a PodMonitor of Ray's pods")
+    labels: FreeMap = Field(
+        default={}, description="labels by which a Prometheus selects the object, if it does"
+    )
+    interval: str = Field(
+        default="30s", pattern=r"^[0-9]+s$", description="interval between two scrapes"
+    )
+    metric_relabelings: list[FreeMap] = Field(
+        default=[], description="more relabelling of the metrics, after the chart's own"
+    )
 
 
-class ServiceMonitor(Section):
-    """A ServiceMonitor (Prometheus operator)."""
+class PodMonitor(Monitor):
+    """PodMonitors of Ray's pods and of the dispatcher (Prometheus operator)."""
 
-    enabled: bool = Field(default=False, description="make a ServiceMonitor of the API")
+    enabled: bool = Field(default=False, description="make the PodMonitors")
+
+
+class ServiceMonitor(Monitor):
+    """A ServiceMonitor of the API (Prometheus operator)."""
+
+    enabled: bool = Field(default=False, description="make the ServiceMonitor")
 
 
 class Rules(Section):
-    """A PrometheusRule (Prometheus operator)."""
+    """A PrometheusRule (Prometheus operator); it needs both kinds of monitors."""
 
-    enabled: bool = Field(default=False, description="make a PrometheusRule with alerts")
+    enabled: bool = Field(default=False, description="make the PrometheusRule with alerts")
+    labels: FreeMap = Field(
+        default={}, description="labels by which a Prometheus selects the object, if it does"
+    )
+    disabled: list[str] = Field(default=[], description="alerts to leave out, by name")
+    additional_groups: list[FreeMap] = Field(default=[], description="more groups of rules")
+    runbook_url: str = Field(
+        default="docs/how-to/runbook.md",
+        description="page of the runbook, to whose sections the alerts link",
+    )
 
 
 class Dashboards(Section):
-    """Dashboards of Grafana."""
+    """Dashboards of Grafana, as ConfigMaps that its sidecar finds."""
 
-    enabled: bool = Field(default=False, description="make ConfigMaps with dashboards")
+    enabled: bool = Field(default=False, description="make the ConfigMaps with dashboards")
+    labels: FreeMap = Field(
+        default={"grafana_dashboard": "1"}, description="labels that the sidecar looks for"
+    )
+    annotations: FreeMap = Field(
+        default={}, description="annotations, such as the folder of the dashboards"
+    )
 
 
 class Monitoring(Section):
