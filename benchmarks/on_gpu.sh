@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in parts that can be run alone and again. How long each takes is in
-# $OUT/PART.done; none has run yet, so plan for several goes, and give the parts that matter first.
+# Runs the benchmarks that need a GPU, in parts that can be run alone and repeated. $OUT/PART.done
+# says how long a part took. No part has run on a GPU yet, so plan for several tries.
 #
-#   OUT=results benchmarks/on_gpu.sh            # all parts, in order of worth
-#   OUT=results benchmarks/on_gpu.sh tests step # some
+#   OUT=results benchmarks/on_gpu.sh            # all parts, the most important first
+#   OUT=results benchmarks/on_gpu.sh tests step # some parts
 #
-# sdxl       subjects of SDXL at 768 px: the engine against a plain loop
-# tests      the tests marked gpu
-# images   per second, of SDXL and Stable Diffusion 1.5, against diffusers' pipeline
-# generating   many tenants' images at once: joining, overload, mixes, of SDXL and SD 1.5; how far
-#            they depend on each other; the miniature through the service
-# subjects   as sdxl: SDXL at 1024 px, Stable Diffusion 1.5, SANA
-# step       the optimizer step, plain and fused, against geoopt
-# compiled   as sdxl, the denoiser compiled as well
-# text       reading prompts with Gemma 2 at its full size
-# work       operations of a sample, counted, which `subjects` puts over time
-# training   the step as a share of a training step
-# throughput subjects per hour: packed, single, a process each
-# memory     of subjects packed into one process, against a process each
-# checkpoints what they cost within a training
-# schedules  when to stop, on the miniature
-# recipe     the miniature from nothing, at its GPU size; its weights go to $OUT/weights.tar
-# evaluate   does it personalize? on those weights
+# sdxl        subjects of SDXL at 768 px: the engine against a plain loop
+# tests       the tests marked gpu
+# images      images per second of SDXL and Stable Diffusion 1.5, against diffusers' pipeline
+# generating  continuous batching: joining, overload and mixes of SDXL and SD 1.5; the dependence on
+#             neighbours; the miniature through the service
+# subjects    as sdxl: SDXL at 1024 px, Stable Diffusion 1.5, SANA
+# step        the optimizer step, plain and fused, against geoopt
+# compiled    as sdxl, with a compiled denoiser as well
+# text        encoding of prompts with Gemma 2 at its full size
+# work        operations of a sample, counted; `subjects` compares times with them
+# training    the optimizer's share of a training step
+# throughput  subjects per hour: packed, single, a process each
+# memory      memory of subjects packed into one process, against a process each
+# checkpoints the cost of checkpoints in a training run
+# schedules   training schedules and early stopping, on the miniature
+# recipe      training of the miniature at its GPU size; its weights go to $OUT/weights.tar
+# evaluate    the evaluation of those weights
 #
-# A part that ended well leaves $OUT/PART.done and is not run again. What compares models writes its
-# file after each, so that a part cut short has something to show. Needs torch with CUDA, and the
+# A part that succeeded leaves $OUT/PART.done and is not run again. A part that compares models writes
+# its file after each model, so that a part cut short has results. It needs torch with CUDA, and the
 # packages of pyproject.toml on the path; an unpacked wheel in a folder of PYTHONPATH is enough.
 set -uo pipefail
 OUT=${OUT:-gpu-results}

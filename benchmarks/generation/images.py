@@ -1,4 +1,4 @@
-"""Images per second, by batch and by how many tokens are in it, against diffusers' pipeline.
+"""Images per second of the engine against diffusers' pipeline, by batch size and by tokens in it.
 
     python -m benchmarks.generation.images
     python -m benchmarks.generation.images --models sdxl --batches 1 4 16 # on a GPU
@@ -6,17 +6,18 @@
 plain      diffusers' pipeline: one token by `load_textual_inversion`, one prompt, and
            `num_images_per_prompt` as large as the batch
 1 token    `generate`: the same prompt and token for each image of the batch
-N tokens   `generate`: every image has a token of its own, of N (--tokens); a batch of more has
-           each several times, a smaller one has others in every turn
+N tokens   `generate`: every image has another of N tokens (--tokens); a batch larger than N repeats
+           them, a smaller one goes on with the next tokens in each repeat
 
-All generate at one size, with the same scheduler, steps, guidance, dtype and kind of image.
-Nothing is remembered from batch to batch: prompts are read in each. Models of the catalogue have
-random weights, as these change nothing of the cost. Diffusers has no such tokens for SANA, which
-is therefore compared with nothing. The pipeline decodes a batch at once, the engine a few images
-at a time; where only the first runs out of memory, it is shown so.
+The unit is images per second, as a ratio to `plain` in the same run; each is the median of n = 3
+interleaved repeats (--repeats). Images per second themselves are shown on CUDA only, because they
+say nothing about other machines.
 
-Times are medians of turns. What carries over to other machines is the ratios; images per second
-are shown on CUDA only.
+For a fair comparison, all use one image size, scheduler, number of steps, guidance and dtype, and
+the engine caches no prompt between batches, because the pipeline does not. Models of the catalogue
+have random weights, which cost as much as trained ones. diffusers loads no such tokens into SANA,
+so SANA is compared with nothing. The pipeline decodes a batch at once, the engine a few images at a
+time; "out of memory" stands where only one of them fits.
 """
 
 import argparse
@@ -46,11 +47,11 @@ from dti_engine.training.autotune import measure_s
 
 GUIDANCE = 5.0
 PLACEHOLDER = "<subject>"
-MINIATURE_PROMPT = "a photo of a {}"  # of the few words that it knows
+MINIATURE_PROMPT = "a photo of a {}"  # the miniature knows few words
 
 
 def draw_tokens(backbone: Backbone, count: int) -> list[LearnedToken]:
-    """Of one vector in each encoder, in random directions, as long as words are."""
+    """Draw tokens of one vector per encoder: random directions, at the magnitude of words."""
     random = torch.Generator().manual_seed(0)
 
     def rows(name: str) -> torch.Tensor:
@@ -64,36 +65,41 @@ def draw_tokens(backbone: Backbone, count: int) -> list[LearnedToken]:
     ]
 
 
-def engine(
+def engine_generator(
     backbone: Backbone, prompt: str, tokens: list[LearnedToken], **sizes: int
 ) -> Callable[[int], int]:
-    """Generates one batch of so many images; each batch goes on where the last one left off."""
-    turn = 0
+    """Return a function that generates a batch of `count` images.
+
+    Each batch goes on with the tokens after those of the last batch.
+    """
+    next_token = 0
 
     def generate_images(count: int) -> int:
-        nonlocal turn
+        nonlocal next_token
         requests = [
             ImageRequest(
                 prompt.format(PLACEHOLDER),
                 seed=number,
-                tokens={PLACEHOLDER: tokens[(turn + number) % len(tokens)]},
+                tokens={PLACEHOLDER: tokens[(next_token + number) % len(tokens)]},
                 guidance=GUIDANCE,
                 instruction=False,
             )
             for number in range(count)
         ]
-        turn += count
+        next_token += count
         return len(generate(backbone, requests, batch_size=count, **sizes))
 
     return generate_images
 
 
-def plain(
+def pipeline_generator(
     checkpoint: ModelFolder, backbone: Backbone, prompt: str, token: LearnedToken, **sizes: int
 ) -> Callable[[int], int]:
+    """Return a function that has diffusers' pipeline generate a batch of `count` images."""
     device = backbone.device
     pipeline: Any = load_pipeline(checkpoint, device=device, dtype=backbone.dtype)
     pipeline.set_progress_bar_config(disable=True)
+    # The engine's own sampler, so that both take the same denoising steps.
     pipeline.scheduler = backbone.new_scheduler()
     for name, rows in token.embeddings.items():
         pipeline.load_textual_inversion(
@@ -118,8 +124,10 @@ def plain(
     return generate_images
 
 
-def timed(generate_images: Callable[[int], int], count: int, device: torch.device) -> float | None:
-    """Seconds of one batch; None if memory runs out."""
+def batch_seconds(
+    generate_images: Callable[[int], int], count: int, device: torch.device
+) -> float | None:
+    """Return the seconds that one batch takes, or None if memory runs out."""
     try:
         return measure_s(device, lambda: generate_images(count))
     except (RuntimeError, MemoryError) as error:
@@ -130,7 +138,7 @@ def timed(generate_images: Callable[[int], int], count: int, device: torch.devic
 
 
 def compare(name: str, options: Any, *, device: torch.device, dtype: torch.dtype) -> list[Any]:
-    """Batch by batch: images per second of each painter, by name."""
+    """Return a row for each batch size, with the images per second of each generator."""
     kind = {"device": device, "dtype": dtype}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = open_model(name, Path(folder), device=device, small=options.small)
@@ -141,29 +149,34 @@ def compare(name: str, options: Any, *, device: torch.device, dtype: torch.dtype
         tokens = draw_tokens(backbone, options.tokens)
         generators: dict[str, Callable[[int], int]] = {}
         if checkpoint.pipeline != "SanaPipeline":
-            generators["plain"] = plain(checkpoint, backbone, prompt, tokens[0], **sizes)
-        generators["1 token"] = engine(backbone, prompt, tokens[:1], **sizes)
-        generators[f"{len(tokens)} tokens"] = engine(backbone, prompt, tokens, **sizes)
+            generators["plain"] = pipeline_generator(
+                checkpoint, backbone, prompt, tokens[0], **sizes
+            )
+        generators["1 token"] = engine_generator(backbone, prompt, tokens[:1], **sizes)
+        generators[f"{len(tokens)} tokens"] = engine_generator(backbone, prompt, tokens, **sizes)
         rows: list[Any] = []
         for count in options.batches:
-            # The first batch of a size also chooses kernels.
-            able = [
+            # The first batch of a size also chooses kernels, so it is not timed.
+            fitting = [
                 each
                 for each, generate_images in generators.items()
-                if timed(generate_images, count, device)
+                if batch_seconds(generate_images, count, device)
             ]
-            times: dict[str, list[float]] = {each: [] for each in able}
+            times: dict[str, list[float]] = {each: [] for each in fitting}
             for _ in range(options.repeats):
-                for each in able:
-                    times[each].append(timed(generators[each], count, device) or float("inf"))
-            rates = {each: count / statistics.median(found) for each, found in times.items()}
+                for each in fitting:
+                    elapsed = batch_seconds(generators[each], count, device)
+                    times[each].append(elapsed or float("inf"))
+            rates = {
+                each: count / statistics.median(elapsed_s) for each, elapsed_s in times.items()
+            }
             row = {"model": name, "side": side, "batch": count}
             row["images per second"] = {each: rates.get(each) for each in generators}
             rows.append(row)
         return rows
 
 
-def shown(rows: list[Any], device: torch.device, title: str) -> Table:
+def results_table(rows: list[Any], device: torch.device, title: str) -> Table:
     generators = list(rows[0]["images per second"])
     others = [each for each in generators if each != "plain"]
     columns = ["batch", *(f"{each} / plain" for each in others), f"{others[1]} / {others[0]}"]
@@ -188,13 +201,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--models", nargs="+", choices=["miniature", *catalogue()], metavar="NAME",
-        help="miniature, or of `dti backbones`; default: miniature on a CPU, else sdxl sd15",
+        help="miniature, or of `dti models`; default: miniature on a CPU, else sdxl sd15",
     )  # fmt: skip
     parser.add_argument("--side", type=int, metavar="PX", help="default: each model's own")
     parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--tokens", type=int, default=64, help="different ones, at least 2")
-    parser.add_argument("--steps", type=int, default=25, help="of denoising")
+    parser.add_argument(
+        "--tokens", type=int, default=64, help="number of different tokens, at least 2"
+    )
+    parser.add_argument("--steps", type=int, default=25, help="denoising steps")
     parser.add_argument("--dtype", default="auto", help="as of `dti train`")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
@@ -211,9 +226,9 @@ def main() -> None:
     for name in models:
         rows = compare(name, options, device=device, dtype=dtype)
         title = f"{'small ' * options.small}{name}, {rows[0]['side']} px, {device.type}, {dtype}"
-        Console().print(shown(rows, device, title))
+        Console().print(results_table(rows, device, title))
         report["rows"] += rows
-        if options.json:  # after each, as a GPU may be lent for a short time
+        if options.json:  # after each model, because time on a GPU may be short
             options.json.write_text(json.dumps(report, indent=2) + "\n")
         devices.release_memory(device)
 

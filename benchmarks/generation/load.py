@@ -1,4 +1,4 @@
-"""Images that are asked for at random moments, of a scheduler: how long each takes."""
+"""Open-loop load: submits image requests to a scheduler at random moments and times each."""
 
 import random
 import statistics
@@ -24,14 +24,14 @@ PLACEHOLDER = "<subject>"
 
 
 @dataclass(eq=False)
-class Asked:
-    """An image that somebody waits for. Implements `RequestCallbacks`."""
+class TimedRequest:
+    """A request, its arrival time and its result. Implements `RequestCallbacks`."""
 
-    at: float
-    """Seconds after the first one."""
+    arrival_s: float
+    """Seconds after the first request."""
     steps: int
     number: int
-    asked_at: float = 0.0
+    submitted_at: float = 0.0
     ended_at: float = 0.0
     result: Image.Image | DTIError | None = None
     done: threading.Event = field(default_factory=threading.Event)
@@ -43,107 +43,124 @@ class Asked:
         self.done.set()
 
 
-class Pretended:
-    """A model on a device that is not there: a call takes so many seconds for up to `knee` rows,
-    and then in proportion. All but the denoiser is of another model.
+class SimulatedDevice:
+    """A backbone whose denoiser and decoder sleep as long as a large GPU would compute.
+
+    A call takes `call_s` seconds for up to `full_rows` rows, and above that a time in proportion to
+    the rows. Everything else is the given backbone's.
     """
 
-    def __init__(self, backbone: Backbone, seconds: float, knee: int) -> None:
-        self._backbone, self._seconds, self._knee = backbone, seconds, knee
+    def __init__(self, backbone: Backbone, call_s: float, full_rows: int) -> None:
+        self._backbone, self._call_s, self._full_rows = backbone, call_s, full_rows
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
     def denoise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        time.sleep(self._seconds * max(1.0, len(noisy) / self._knee))
+        time.sleep(self._call_s * max(1.0, len(noisy) / self._full_rows))
         return torch.zeros_like(noisy)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        time.sleep(self._seconds / self._knee * len(latents))
+        time.sleep(self._call_s / self._full_rows * len(latents))
         return torch.zeros(len(latents), 3, 8, 8)
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What is generated."""
+class Workload:
+    """The model, tokens, prompt and image size that all measured ways share."""
 
     backbone: Backbone
     tokens: Sequence[LearnedToken]
     prompt: str
     size: tuple[int, int]
     steps: tuple[int, int]
-    """The fewest and the most of an image."""
-    cap: int
+    """The minimum and the maximum of an image."""
+    max_batch_size: int
 
-    def request(self, asked: Asked) -> ScheduledRequest:
-        token = self.tokens[asked.number % len(self.tokens)]
-        image = ImageRequest(self.prompt, asked.number, {PLACEHOLDER: token}, instruction=False)
-        return ScheduledRequest(f"tenant-{asked.number % 8}", image, asked.steps, self.size, asked)
+    def request(self, timed: TimedRequest) -> ScheduledRequest:
+        """Return the scheduler's request, of one of eight tenants in turn."""
+        token = self.tokens[timed.number % len(self.tokens)]
+        image = ImageRequest(self.prompt, timed.number, {PLACEHOLDER: token}, instruction=False)
+        return ScheduledRequest(f"tenant-{timed.number % 8}", image, timed.steps, self.size, timed)
 
 
-def arrivals(count: int, rate: float, steps: tuple[int, int], seed: int) -> list[Asked]:
-    """A Poisson process: so many, `rate` a second."""
-    chance, at, found = random.Random(seed), 0.0, list[Asked]()
+def poisson_arrivals(
+    count: int, rate: float, steps: tuple[int, int], seed: int
+) -> list[TimedRequest]:
+    """Draw `count` requests of a Poisson process with `rate` requests a second."""
+    rng, arrival_s, requests = random.Random(seed), 0.0, list[TimedRequest]()
     for number in range(count):
-        found.append(Asked(at, chance.randint(*steps), number))
-        at += chance.expovariate(rate)
-    return found
+        requests.append(TimedRequest(arrival_s, rng.randint(*steps), number))
+        arrival_s += rng.expovariate(rate)
+    return requests
 
 
-def capacity(scene: Scene, count: int) -> float:
-    """Images a second while there are always more than there is room for."""
-    asked = [Asked(0.0, each.steps, each.number) for each in arrivals(count, 1, scene.steps, 0)]
-    run(scene, asked, queue=count)
-    return count / (max(one.ended_at for one in asked) - min(one.asked_at for one in asked))
+def capacity(workload: Workload, count: int) -> float:
+    """Return the images a second that the scheduler generates while its queue is never empty."""
+    arrivals = poisson_arrivals(count, 1, workload.steps, 0)
+    requests = [TimedRequest(0.0, each.steps, each.number) for each in arrivals]
+    run(workload, requests, queue_size=count)
+    began = min(each.submitted_at for each in requests)
+    return count / (max(each.ended_at for each in requests) - began)
 
 
 def run(
-    scene: Scene, asked: Sequence[Asked], *, queue: int, joining: bool = True
+    workload: Workload, requests: Sequence[TimedRequest], *, queue_size: int, joining: bool = True
 ) -> dict[str, Any]:
-    """Ask for each when its time has come, and wait for all."""
+    """Submit each request at its arrival time, wait for all, and return counts and latencies.
+
+    The load is open-loop: a late answer never delays the next request, so a slow scheduler cannot
+    hide its latency by being asked less.
+    """
     scheduler = BatchScheduler(
-        scene.backbone,
+        workload.backbone,
         BatchSchedulerSettings(
-            max_batch_size=scene.cap, queue_size=queue, continuous=joining, batch_turn_s=1e9
+            max_batch_size=workload.max_batch_size,
+            queue_size=queue_size,
+            continuous=joining,
+            batch_turn_s=1e9,
         ),
     )
     scheduler.start()
     refused = 0
     began = time.perf_counter()
-    for one in asked:
-        time.sleep(max(0.0, began + one.at - time.perf_counter()))
-        one.asked_at = time.perf_counter()
+    for request in requests:
+        time.sleep(max(0.0, began + request.arrival_s - time.perf_counter()))
+        request.submitted_at = time.perf_counter()
         try:
-            scheduler.submit([scene.request(one)])
+            scheduler.submit([workload.request(request)])
         except QueueFullError as error:
-            one.on_end(error)
+            request.on_end(error)
             refused += 1
-    for one in asked:
-        one.done.wait()
+    for request in requests:
+        request.done.wait()
     scheduler.stop()
-    generated = [one for one in asked if isinstance(one.result, Image.Image)]
-    broken = len(asked) - len(generated) - refused
-    took = [one.ended_at - one.asked_at for one in generated]
-    cuts = statistics.quantiles(took, n=100, method="inclusive")
+    generated = [each for each in requests if isinstance(each.result, Image.Image)]
+    failed = len(requests) - len(generated) - refused
+    latencies_s = [each.ended_at - each.submitted_at for each in generated]
+    percentiles = statistics.quantiles(latencies_s, n=100, method="inclusive")
     return {
         "generated": len(generated),
         "refused": refused,
-        "broken": broken,
-        "p50": cuts[49],
-        "p99": cuts[98],
-        "rate": len(generated) / (max(one.ended_at for one in generated) - began),
+        "failed": failed,
+        "p50": percentiles[49],
+        "p99": percentiles[98],
+        "rate": len(generated) / (max(each.ended_at for each in generated) - began),
     }
 
 
-def in_turns(
-    makers: dict[str, Callable[[], dict[str, Any]]], rounds: int
+def interleave(
+    measurements: dict[str, Callable[[], dict[str, Any]]], rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each of them in each round, so that what else the machine does hits all alike."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in makers}
+    """Take every measurement once in each round, and return the results by name.
+
+    Other load on the machine then slows all of them alike instead of the one that ran last.
+    """
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in measurements}
     for _ in range(rounds):
-        for name, make in makers.items():
-            found[name].append(make())
-    return found
+        for name, measure in measurements.items():
+            results[name].append(measure())
+    return results
 
 
 def median(runs: Sequence[dict[str, Any]], name: str) -> float:

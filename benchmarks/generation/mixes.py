@@ -1,6 +1,4 @@
-"""Batches of other tenants' tokens, against batches of one token and against a pipeline that loads
-and unloads a token for each image.
-"""
+"""Ways to generate images of many tokens, for the part `mixes` of `continuous_batching`."""
 
 import statistics
 import time
@@ -12,8 +10,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.generation.load import PLACEHOLDER, Scene
-from benchmarks.generation.stored_tokens import TENANT, keep
+from benchmarks.generation.load import PLACEHOLDER, Workload
+from benchmarks.generation.stored_tokens import TENANT, store_tokens
 from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.generation.prompt_cache import PromptCache
 from dti_engine.text.tokens import LearnedToken
@@ -26,90 +24,109 @@ from services.storage.open import open_store
 
 
 class StoredTokens:
-    """The tokens of a scene in a folder's store, and images of them."""
+    """The tokens of a workload in a folder's store, and specifications of images with them."""
 
-    def __init__(self, scene: Scene, folder: Path) -> None:
+    def __init__(self, workload: Workload, folder: Path) -> None:
         self._ledger = Ledger.open(open_store(str(folder)))
-        self._names = keep(self._ledger, scene.tokens, scene.backbone.fingerprint)
-        self._fit = ModelSignature.of(scene.backbone)
+        self._token_ids = store_tokens(self._ledger, workload.tokens, workload.backbone.fingerprint)
+        self._signature = ModelSignature.of(workload.backbone)
 
     @contextmanager
     def resolver(self) -> Iterator[PlaceholderResolver]:
-        """A new one, which knows nothing."""
-        cache = TokenCache(self._ledger, self._fit)
+        """Yield a resolver whose caches are empty."""
+        cache = TokenCache(self._ledger, self._signature)
         yield PlaceholderResolver(cache, BlendCache(cache))
         cache.close()
 
     def image(self, number: int) -> ImageSpec:
-        """Of a token; every eighth of a blend of two."""
-        first, second = (self._names[each % len(self._names)] for each in (number, number + 1))
+        """Return the image with this number: of one token, or every eighth of a blend of two."""
+        first, second = (
+            self._token_ids[each % len(self._token_ids)] for each in (number, number + 1)
+        )
         if number % 8 < 7:
             return ImageSpec(prompt=PLACEHOLDER, seed=number, tokens={PLACEHOLDER: first})
         parts = tuple(BlendPart(token=name, weight=0.5) for name in (first, second))
         return ImageSpec(prompt=PLACEHOLDER, seed=number, blends={PLACEHOLDER: parts})
 
 
-def generators(scene: Scene, steps: int, count: int, folder: Path) -> dict[str, Callable[[], None]]:
-    """By name; each generates `count` images, in full batches where nothing else is said.
+def make_generators(
+    workload: Workload, steps: int, count: int, folder: Path
+) -> dict[str, Callable[[], None]]:
+    """Return functions that generate `count` images each, by name, in full batches unless noted.
 
-    one token       all of one token; its prompt is known
-    N tokens, warm  each of another token; prompts are known
-    N tokens, cold  each of another token, or a blend of two, out of a store in `folder`: all are
-                    fetched, checked and blended, then generated; no prompt is known
-    same token      each of another token, of eight tenants: batches of one token's images only,
-                    as engines do that load an adapter for a batch
+    one token          one token for all images; its encoded prompt is cached
+    many tokens, warm  another token for each image; the encoded prompts are cached
+    many tokens, cold  another token or a blend of two for each image, from a store in `folder`: all
+                       are fetched, checked and blended first; no prompt is cached
+    same token only    the images of eight tenants in batches of one token each, as engines do that
+                       load an adapter for each batch
     """
-    height, width = scene.size
+    height, width = workload.size
 
     def generate_images(
-        known: Sequence[Mapping[str, LearnedToken]], cap: int, prompt_cache: PromptCache
+        tokens_by_image: Sequence[Mapping[str, LearnedToken]],
+        batch_size: int,
+        prompt_cache: PromptCache,
     ) -> None:
-        """known: what the placeholder stands for, of each image."""
         requests = [
-            ImageRequest(scene.prompt, number, tokens, instruction=False)
-            for number, tokens in enumerate(known)
+            ImageRequest(workload.prompt, number, tokens, instruction=False)
+            for number, tokens in enumerate(tokens_by_image)
         ]
         generate(
-            scene.backbone,
+            workload.backbone,
             requests,
             steps=steps,
-            batch_size=cap,
+            batch_size=batch_size,
             height=height,
             width=width,
             prompt_cache=prompt_cache,
         )
 
-    def generate_known(tokens: Sequence[LearnedToken], cap: int, prompt_cache: PromptCache) -> None:
-        known = [{PLACEHOLDER: tokens[number % len(tokens)]} for number in range(count)]
-        generate_images(known, cap, prompt_cache)
+    def generate_warm(
+        tokens: Sequence[LearnedToken], batch_size: int, prompt_cache: PromptCache
+    ) -> None:
+        tokens_by_image = [{PLACEHOLDER: tokens[number % len(tokens)]} for number in range(count)]
+        generate_images(tokens_by_image, batch_size, prompt_cache)
 
-    token_store = StoredTokens(scene, folder)
+    token_store = StoredTokens(workload, folder)
 
     def generate_cold() -> None:
-        with token_store.resolver() as resolver, ThreadPoolExecutor(scene.cap) as pool:
-            asked = map(token_store.image, range(count))
-            known = list(pool.map(lambda one: resolver.resolve(TENANT, one).tokens, asked))
-        generate_images(known, scene.cap, PromptCache(scene.backbone))
+        with (
+            token_store.resolver() as resolver,
+            ThreadPoolExecutor(workload.max_batch_size) as pool,
+        ):
+            images = map(token_store.image, range(count))
+            tokens_by_image = list(
+                pool.map(lambda image: resolver.resolve(TENANT, image).tokens, images)
+            )
+        generate_images(tokens_by_image, workload.max_batch_size, PromptCache(workload.backbone))
 
-    one, many = PromptCache(scene.backbone), PromptCache(scene.backbone)
+    one_token, many_tokens = PromptCache(workload.backbone), PromptCache(workload.backbone)
     return {
-        "one token": lambda: generate_known(scene.tokens[:1], scene.cap, one),
-        "many tokens, warm": lambda: generate_known(scene.tokens, scene.cap, many),
+        "one token": lambda: generate_warm(workload.tokens[:1], workload.max_batch_size, one_token),
+        "many tokens, warm": lambda: generate_warm(
+            workload.tokens, workload.max_batch_size, many_tokens
+        ),
         "many tokens, cold": generate_cold,
-        # Each of eight tenants has as many images as fit into an eighth of the batch.
-        "same token only": lambda: generate_known(scene.tokens, max(1, scene.cap // 8), many),
+        # Fair to the alternative: where a batch has the images of eight tenants, each tenant has an
+        # eighth of them waiting, so batches of one token are an eighth as large.
+        "same token only": lambda: generate_warm(
+            workload.tokens, max(1, workload.max_batch_size // 8), many_tokens
+        ),
     }
 
 
-def naive(pipeline: Any, scene: Scene, steps: int, count: int) -> Callable[[], None]:
-    """A token is loaded before each image, and unloaded after it, as diffusers has it."""
+def load_for_each_image(
+    pipeline: Any, workload: Workload, steps: int, count: int
+) -> Callable[[], None]:
+    """Return a function that has diffusers load a token before each image and unload it after."""
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = scene.backbone.new_scheduler()
-    height, width = scene.size
+    pipeline.scheduler = workload.backbone.new_scheduler()
+    height, width = workload.size
 
     def generate_images() -> None:
         for number in range(count):
-            token = scene.tokens[number % len(scene.tokens)]
+            token = workload.tokens[number % len(workload.tokens)]
             for name, rows in token.embeddings.items():
                 encoder = getattr(pipeline, name)
                 tokenizer = getattr(pipeline, name.replace("text_encoder", "tokenizer"))
@@ -117,7 +134,7 @@ def naive(pipeline: Any, scene: Scene, steps: int, count: int) -> Callable[[], N
                     {PLACEHOLDER: rows[0]}, text_encoder=encoder, tokenizer=tokenizer
                 )
             pipeline(
-                scene.prompt,
+                workload.prompt,
                 num_inference_steps=steps,
                 guidance_scale=5.0,
                 height=height,
@@ -134,17 +151,20 @@ def naive(pipeline: Any, scene: Scene, steps: int, count: int) -> Callable[[], N
     return generate_images
 
 
-def rates(
-    makers: dict[str, Callable[[], None]], count: int, rounds: int, device: torch.device
+def measure_rates(
+    generators: dict[str, Callable[[], None]], count: int, rounds: int, device: torch.device
 ) -> dict[str, float]:
-    """Images a second of each, by turns; the first round is not counted."""
-    took: dict[str, list[float]] = {name: [] for name in makers}
+    """Return the images a second of each generator, as a median of `rounds` interleaved rounds.
+
+    The first round warms caches and kernels and is not counted.
+    """
+    elapsed_s: dict[str, list[float]] = {name: [] for name in generators}
     for number in range(rounds + 1):
-        for name, generate_images in makers.items():
+        for name, generate_images in generators.items():
             began = time.perf_counter()
             generate_images()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if number:
-                took[name].append(time.perf_counter() - began)
-    return {name: count / statistics.median(each) for name, each in took.items()}
+                elapsed_s[name].append(time.perf_counter() - began)
+    return {name: count / statistics.median(each) for name, each in elapsed_s.items()}

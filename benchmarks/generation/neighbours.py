@@ -1,17 +1,17 @@
-"""How far an image depends on those beside it, in levels of 255, by their number and the dtype.
+"""How much an image depends on its neighbours in a batch, against the same image generated alone.
 
     python -m benchmarks.generation.neighbours [--images 2 4 8 16] [--json FILE]
     python -m benchmarks.generation.neighbours --models sdxl      # on a GPU
 
-Some images are generated alone, and each beside the images of two crowds that have nothing in
-common: other tokens, seeds, guidance, numbers of steps, and how far they are.
+Each of n = 4 images (--seeds) is generated alone, and then in batches with two sets of neighbours
+that have nothing in common: tokens, seeds, guidance, numbers of steps and progress differ.
 
-same    whether it is the same, bit for bit, in both crowds, at its first and last place among them
-max     levels by which it differs from the one that was generated alone: the most of any pixel
-mean    the same, over all pixels of the image that differs most
+same    "yes" if the image is the same bit for bit beside both sets, in first and in last position
+max     the largest difference of any pixel from the image generated alone
+mean    the mean difference over all pixels, in the image that differs most
 
-Models of the catalogue have random weights; what they generate says nothing, and rounding may show
-more in it than in images.
+The unit of max and mean is levels of 255. Models of the catalogue have random weights: their images
+are noise, in which rounding may show more than in images of trained models.
 """
 
 import argparse
@@ -47,53 +47,57 @@ from dti_engine.generation.scheduler import LinearScheduler
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Easel:
-    """Generates one image at a time, alone or beside others."""
+class ImageGenerator:
+    """Generates one image at a time, alone or in a batch with others."""
 
-    def __init__(self, backbone: Backbone, prompt: str, side: int, steps: int, most: int) -> None:
-        """most: images beside one."""
+    def __init__(
+        self, backbone: Backbone, prompt: str, side: int, steps: int, max_neighbours: int
+    ) -> None:
         self._backbone, self._prompt, self._side, self._steps = backbone, prompt, side, steps
-        self._tokens = draw_tokens(backbone, 2 * most + 1)
+        self._tokens = draw_tokens(backbone, 2 * max_neighbours + 1)
         self._prompt_cache = PromptCache(backbone)
 
-    def generate(self, seed: int, count: int = 0, crowd: int = 0, place: int = 0) -> Any:
-        """(side, side, 3) levels of an image, beside `count` others of a crowd: 0 or 1."""
-        (mine,) = self._begin([self._order(seed, 0, 5.0)], self._steps)
-        numbers = range(1 + crowd * count, 1 + (1 + crowd) * count)
-        # All have a while to go when the image is done, the crowds from different steps on.
-        orders = [self._order(100 + n, n, 2.0 + crowd + n / 8) for n in numbers]
-        others = self._begin(orders, (3 + crowd) * self._steps) if count else []
+    def generate(self, seed: int, count: int = 0, group: int = 0, position: int = 0) -> Any:
+        """Return (side, side, 3) levels of an image beside `count` neighbours of group 0 or 1."""
+        (image,) = self._begin([self._request(seed, 0, 5.0)], self._steps)
+        numbers = range(1 + group * count, 1 + (1 + group) * count)
+        # The neighbours take more steps than the image and start before it, the groups at different
+        # steps, so that every call of the model has all of them in it.
+        requests = [self._request(100 + n, n, 2.0 + group + n / 8) for n in numbers]
+        others = self._begin(requests, (3 + group) * self._steps) if count else []
         denoiser = Denoiser(self._backbone)
-        for _ in range((1 + crowd) * self._steps // 2 if others else 0):
+        for _ in range((1 + group) * self._steps // 2 if others else 0):
             denoiser.step(others)
-        while not mine.finished:
-            denoiser.step([*others[:place], mine, *others[place:]])
-        (pixels,) = decode(self._backbone, [mine])
+        while not image.finished:
+            denoiser.step([*others[:position], image, *others[position:]])
+        (pixels,) = decode(self._backbone, [image])
         return np.asarray(to_image(pixels)).astype(int)
 
-    def _order(self, seed: int, token: int, guidance: float) -> ImageRequest:
+    def _request(self, seed: int, token: int, guidance: float) -> ImageRequest:
         tokens = {PLACEHOLDER: self._tokens[token]}
         return ImageRequest(self._prompt, seed, tokens, guidance=guidance, instruction=False)
 
-    def _begin(self, orders: list[ImageRequest], steps: int) -> list[DenoisingState]:
+    def _begin(self, requests: list[ImageRequest], steps: int) -> list[DenoisingState]:
         sampler = LinearScheduler.of(self._backbone.new_scheduler(), steps)
-        return begin(self._backbone, self._prompt_cache, orders, sampler, (self._side, self._side))
+        return begin(
+            self._backbone, self._prompt_cache, requests, sampler, (self._side, self._side)
+        )
 
 
-def measure(easel: Easel, seeds: int, images: list[int]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    alone = [easel.generate(seed) for seed in range(seeds)]
+def measure(generator: ImageGenerator, seeds: int, images: list[int]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    alone = [generator.generate(seed) for seed in range(seeds)]
     for count in images:
         same, differences = True, list[Any]()
         for seed in range(seeds):
             first, *others = (
-                easel.generate(seed, count - 1, crowd, place)
-                for crowd in (0, 1)
-                for place in (0, count - 1)
+                generator.generate(seed, count - 1, group, position)
+                for group in (0, 1)
+                for position in (0, count - 1)
             )
             same = same and all(np.array_equal(first, each) for each in others)
             differences += [abs(each - alone[seed]) for each in (first, *others)]
-        found.append(
+        rows.append(
             {
                 "images": count,
                 "same": same,
@@ -101,12 +105,12 @@ def measure(easel: Easel, seeds: int, images: list[int]) -> list[dict[str, Any]]
                 "mean": max(float(each.mean()) for each in differences),
             }
         )
-    return found
+    return rows
 
 
-def show(name: str, found: dict[str, list[dict[str, Any]]]) -> Table:
+def show(name: str, results: dict[str, list[dict[str, Any]]]) -> Table:
     table = Table("dtype", "images", "same", "max", "mean", title=name)
-    for dtype, rows in found.items():
+    for dtype, rows in results.items():
         for row in rows:
             same = "yes" if row["same"] else "no"
             cells = str(row["images"]), same, str(row["max"]), f"{row['mean']:.4f}"
@@ -120,30 +124,32 @@ def main() -> None:
     )
     parser.add_argument(
         "--models", nargs="+", choices=["miniature", *catalogue()], metavar="NAME",
-        default=["miniature"], help="miniature, or of `dti backbones`",
+        default=["miniature"], help="miniature, or of `dti models`",
     )  # fmt: skip
     parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
     parser.add_argument("--side", type=int, metavar="PX", help="default: each model's own")
     parser.add_argument("--dtypes", nargs="+", choices=[*DTYPES], default=[*DTYPES])
-    parser.add_argument("--images", type=int, nargs="+", default=[2, 4, 8, 16], help="in a call")
-    parser.add_argument("--seeds", type=int, default=4, help="images that are looked at")
+    parser.add_argument(
+        "--images", type=int, nargs="+", default=[2, 4, 8, 16], help="sizes of the batch"
+    )
+    parser.add_argument("--seeds", type=int, default=4, help="images that are compared")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     device, console = find_device("auto"), Console()
     report: dict[str, Any] = {"environment": environment(device)}
     for name in options.models:
-        found = report.setdefault(name, {})
+        results = report.setdefault(name, {})
         for dtype in options.dtypes:
             with tempfile.TemporaryDirectory() as folder:
                 checkpoint = open_model(name, Path(folder), device=device, small=options.small)
                 backbone = load_engine(checkpoint, device=device, dtype=DTYPES[dtype])
             prompt = (MINIATURE_PROMPT if name == "miniature" else PROMPT).format(PLACEHOLDER)
             side = options.side or description(checkpoint).image_size
-            easel = Easel(backbone, prompt, side, options.steps, max(options.images))
-            found[dtype] = measure(easel, options.seeds, options.images)
-        console.print(show(name, found))
-        if options.json:  # after each, as a GPU may be lent for a short time
+            generator = ImageGenerator(backbone, prompt, side, options.steps, max(options.images))
+            results[dtype] = measure(generator, options.seeds, options.images)
+        console.print(show(name, results))
+        if options.json:  # after each model, because time on a GPU may be short
             options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

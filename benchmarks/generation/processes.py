@@ -1,4 +1,4 @@
-"""The service on this machine, as its processes: where it is, and what they use of the CPU."""
+"""Starts the service as processes on this machine, and reads their CPU times."""
 
 import os
 import secrets
@@ -16,32 +16,30 @@ from services.local.service import LocalService, LocalServiceSettings, free_port
 
 API, SERVE, ENGINE = "API", "Serve's proxy", "engine"
 
-PATIENCE = 600.0
-"""Seconds until processes are there, on a busy machine."""
+START_TIMEOUT_S = 600.0
+"""Enough for processes to start on a busy machine."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
 Pids = Mapping[str, Callable[[], list[int]]]
-"""The processes that do a part of the work."""
+"""A function that lists the process ids, by the part of the service that the processes do."""
 
 
 @contextmanager
-def plain(store: str, models: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
-    """One process of the API, and one engine without Ray."""
+def without_ray(store: str, models: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
+    """Run one process of the API and one engine, without Ray; yield the URL and the processes."""
     api_port, engine_port = free_port(), free_port()
     url, engines = f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{engine_port}/engines"
     shared = {"DTI_ENGINE_SECRET": secrets.token_hex(32), "DTI_ENGINES_URL": engines}
 
-    def kept(name: str, *arguments: str) -> SupervisedProcess:
-        given = [*arguments, "--store", store, "--models", str(models)]
-        line = [sys.executable, "-m", *given]
-        return SupervisedProcess(
-            Command(name, line, {**os.environ, **shared}), folder / f"{name}.log"
-        )
+    def supervised(name: str, *arguments: str) -> SupervisedProcess:
+        line = [sys.executable, "-m", *arguments, "--store", store, "--models", str(models)]
+        command = Command(name, line, {**os.environ, **shared})
+        return SupervisedProcess(command, folder / f"{name}.log")
 
     threads = ["--threads", str(torch.get_num_threads())]
-    engine = kept("engine", "services.inference", "run", "--port", str(engine_port), *threads)
-    api = kept("api", "services.api", "--port", str(api_port))
+    engine = supervised("engine", "services.inference", "run", "--port", str(engine_port), *threads)
+    api = supervised("api", "services.api", "--port", str(api_port))
     try:
         engine.start()
         api.start()
@@ -54,13 +52,13 @@ def plain(store: str, models: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
 
 
 @contextmanager
-def on_ray(store: str, models: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
-    """As `dti serve` has it."""
-    cpus = 2 * torch.get_num_threads()  # of which torch gets half
+def with_ray(store: str, models: Path, folder: Path) -> Iterator[tuple[str, Pids]]:
+    """Run the processes of `dti serve`; yield the URL and the processes."""
+    cpus = 2 * torch.get_num_threads()  # torch gets half of them
     with LocalService(
         LocalServiceSettings(store=store, port=free_port(), models=models, cpus=cpus)
     ) as service:
-        service.wait_until_ready(PATIENCE)
+        service.wait_until_ready(START_TIMEOUT_S)
         yield (
             service.url,
             {
@@ -71,8 +69,8 @@ def on_ray(store: str, models: Path, folder: Path) -> Iterator[tuple[str, Pids]]
         )
 
 
-def _wait(url: str, kept: SupervisedProcess) -> None:
-    end = time.monotonic() + PATIENCE
+def _wait(url: str, process: SupervisedProcess) -> None:
+    end = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
             if httpx.get(url, timeout=5).status_code == 200:
@@ -80,29 +78,29 @@ def _wait(url: str, kept: SupervisedProcess) -> None:
         except httpx.TransportError:
             pass
         if time.monotonic() > end:
-            raise TimeoutError(f"{url} does not answer:\n{kept.tail()}")
+            raise TimeoutError(f"{url} does not answer:\n{process.tail()}")
         time.sleep(0.2)
 
 
-def _pids(kept: SupervisedProcess) -> list[int]:
-    return [kept.pid] if kept.pid else []
+def _pids(process: SupervisedProcess) -> list[int]:
+    return [process.pid] if process.pid else []
 
 
 def _of_node(service: LocalService, name: str) -> list[int]:
-    """Processes of the Ray node whose names have this in them."""
-    found: list[int] = []
+    """Return the processes of the Ray node whose command lines contain `name`."""
+    pids: list[int] = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             session = int(_stat(int(folder.name))[3])
             if session == service.node.pid and name in (folder / "cmdline").read_text():
-                found.append(int(folder.name))
+                pids.append(int(folder.name))
         except OSError:
-            continue  # It has ended.
-    return found
+            continue  # the process ended while it was read
+    return pids
 
 
-def used(pids: Pids) -> dict[str, float]:
-    """Seconds of CPU since they began, all threads of theirs together."""
+def cpu_seconds(pids: Pids) -> dict[str, float]:
+    """Return the CPU seconds of the processes since their start, over all their threads."""
     return {
         name: sum(sum(map(int, _stat(pid)[11:13])) for pid in find()) / _TICK
         for name, find in pids.items()
@@ -110,5 +108,5 @@ def used(pids: Pids) -> dict[str, float]:
 
 
 def _stat(pid: int) -> list[str]:
-    """What /proc says of a process, from its state on."""
+    """Return the fields of /proc/PID/stat from the state on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Tokens as an engine finds them in a store: results of a job."""
+"""Writes tokens into a store as the results of a job, where an engine finds them."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,16 +15,16 @@ TENANT = "benchmark"
 _ORIGIN = ImportedOrigin(format_name="benchmark", pooling="eos", files={})
 
 
-def keep(ledger: Ledger, tokens: Iterable[LearnedToken], fingerprint: str) -> list[str]:
-    """Their ids. fingerprint: of the model that they are for."""
+def store_tokens(ledger: Ledger, tokens: Iterable[LearnedToken], fingerprint: str) -> list[str]:
+    """Store the tokens and return their ids; `fingerprint` is that of their model."""
     job = Ids().job()
     keys = JobKeys(TENANT, job)
-    names: list[str] = []
+    token_ids: list[str] = []
     for index, token in enumerate(tokens):
         artifact = Artifact.of(token, model="x", fingerprint=fingerprint, origin=_ORIGIN)
         payload = artifact.to_bytes()
         digest = hashlib.sha256(payload).hexdigest()
         record = ResultRecord(nonce=str(index), status="succeeded", attempt=1, sha256=digest)
         ledger.store.put(keys.result(ItemRef(0, index)), pack(record, payload))
-        names.append(token_id(job, 0, index))
-    return names
+        token_ids.append(token_id(job, 0, index))
+    return token_ids

@@ -1,9 +1,9 @@
-"""Models of the true classes and sizes with random weights, for whoever measures speed.
+"""Models of the published classes and sizes with random weights, for benchmarks of speed.
 
-Speed does not depend on what the weights are, but on their shapes and dtype. A random checkpoint is
-a folder of configurations and a made-up tokenizer of the true size; the engine loads it by its own
-code, which lays out and converts parts as it does with published weights. Parts are made where they
-are to stay and in their dtype, so that no host ever holds SDXL in float32.
+Speed depends on the shapes and dtypes of weights, not on their values. A random checkpoint is a
+folder of configurations and a made-up tokenizer of the published size; the engine loads it by its
+own code, which lays out and converts parts as it does with published weights. Parts are created on
+their device and in their dtype, so that the host never holds SDXL in float32.
 """
 
 import json
@@ -31,9 +31,9 @@ SEED = 0
 
 @dataclass(frozen=True)
 class RandomCheckpoint(ModelFolder):
-    """A folder of configurations, whose models have weights that torch draws, the same each time.
+    """A folder of configurations whose models get weights from a fixed seed.
 
-    Weights are as constructors leave them, small and with norms of one, so that nothing overflows.
+    The constructors draw small weights and set norms to one, so that nothing overflows.
     """
 
     device: torch.device
@@ -47,8 +47,8 @@ class RandomCheckpoint(ModelFolder):
         dtype: torch.dtype | None,
         **options: Any,
     ) -> Any:
-        """As `ModelFolder.model`, but on the checkpoint's own device from the start."""
-        dtype = dtype or torch.bfloat16  # as SANA's are stored
+        """Return a part with random weights, created on the checkpoint's device."""
+        dtype = dtype or torch.bfloat16  # SANA's weights are stored in it
         assert model_class.__name__ == self.index[part][1]
         folder, before = self.folder / part, torch.get_default_dtype()
         torch.manual_seed(SEED)
@@ -60,7 +60,9 @@ class RandomCheckpoint(ModelFolder):
                 else:
                     attention = {"attn_implementation": options["attn_implementation"]}
                     config = model_class.config_class.from_pretrained(folder, **attention)
-                    model = model_class(config).to(dtype)  # which may state another dtype
+                    model = model_class(config).to(
+                        dtype
+                    )  # the configuration may state another dtype
         finally:
             torch.set_default_dtype(before)
         return model.eval().requires_grad_(False)
@@ -69,11 +71,13 @@ class RandomCheckpoint(ModelFolder):
 def open_model(
     name: str, folder: Path, *, device: torch.device, small: bool = False
 ) -> ModelFolder:
-    """The miniature's checkpoint, or a random one of a model of the catalogue, put into `folder`.
+    """Open the miniature's checkpoint, or write a random one of a published model into `folder`.
 
-    small: few and narrow layers, images of 64 px; the same classes, options and vocabulary.
+    With `small`, layers are few and narrow and images have 64 px; the classes, options and
+    vocabulary are the published ones.
 
-    Raises: ModelLoadError for an unknown name.
+    Raises:
+        ModelLoadError: The name is unknown.
     """
     if name == "miniature":
         return open_checkpoint(name)
@@ -99,7 +103,7 @@ def open_model(
 
 
 def load_engine(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """The model as the engine has it."""
+    """Load the model as the engine does."""
     family = import_module(FAMILIES[checkpoint.pipeline])
     return family.load(checkpoint, device=device, dtype=dtype)
 
@@ -107,9 +111,9 @@ def load_engine(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.d
 def load_pipeline(
     checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype
 ) -> DiffusionPipeline:
-    """The model as diffusers has it, all in `dtype`, with the engine's deterministic sampler.
+    """Load Stable Diffusion 1, 2 or XL as diffusers does, all in `dtype`.
 
-    For Stable Diffusion 1, 2 and XL.
+    The pipeline gets the engine's deterministic sampler, so that both take the same steps.
     """
     parts: dict[str, Any] = {}
     for part in [each.name for each in description(checkpoint).parts]:
@@ -125,14 +129,14 @@ def load_pipeline(
     if checkpoint.pipeline == "StableDiffusionXLPipeline":
         return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # that the miniature is small
+        warnings.simplefilter("ignore", FutureWarning)  # it warns that the miniature is small
         return diffusers.StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
 
 
 def description(checkpoint: ModelFolder) -> ModelDescription:
-    """What its configurations say; parameters are not counted."""
+    """Describe the model by its configurations, without counting parameters."""
     models = [each.parent.name for each in sorted(checkpoint.folder.glob("*/config.json"))]
     return describe(checkpoint.name, checkpoint.folder, dict.fromkeys(models, 0))
 

@@ -1,4 +1,4 @@
-"""Tokenizers of true size and made-up words, that spell what benchmarks write in few tokens."""
+"""Tokenizers of the published sizes, with the words of the benchmarks' prompts."""
 
 import json
 from collections.abc import Iterable
@@ -9,15 +9,16 @@ from transformers import CLIPTokenizer, GemmaTokenizer
 from dti_engine.backbones.sana import instruction
 from dti_engine.text.captions import CAPTION_TEMPLATES
 
-PROMPT = "a photo of {} in the snow"  # what pictures are painted of
+PROMPT = "a photo of {} in the snow"  # the prompt of generated images
 
-_GEMMA_MARKS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+_GEMMA_SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 
 
 def clip_tokenizer(size: int, *, pad_with_mark: bool = False) -> CLIPTokenizer:
-    """CLIP's, in which each word of the captions is one token; begin and end have the highest ids.
+    """Return a CLIP tokenizer in which each word of the captions is one token.
 
-    pad_with_mark: pad with "!", as the second one of SDXL does, instead of the end.
+    Begin and end have the highest ids. With `pad_with_mark`, padding is "!", as in the second
+    tokenizer of SDXL, instead of the end.
     """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
@@ -38,7 +39,7 @@ def clip_tokenizer(size: int, *, pad_with_mark: bool = False) -> CLIPTokenizer:
 
 
 def gemma_tokenizer(size: int) -> GemmaTokenizer:
-    """Gemma's, in which each word of the captions and of SANA's instruction is one token."""
+    """Return a Gemma tokenizer in which each word of captions and SANA's instruction is a token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
@@ -47,7 +48,7 @@ def gemma_tokenizer(size: int) -> GemmaTokenizer:
     words = (*_words(), *instruction().split())
     bpe.train_from_iterator([f"{blank}{word}" for word in words for blank in ("", "▁")], trainer)
     in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
-    names = [*_GEMMA_MARKS, *in_bytes, *sorted(bpe.get_vocab())]
+    names = [*_GEMMA_SPECIAL_TOKENS, *in_bytes, *sorted(bpe.get_vocab())]
     return GemmaTokenizer(
         vocab={name: number for number, name in enumerate(_filled(names, size, "▁{}"))},
         merges=_merges(bpe),
@@ -66,6 +67,6 @@ def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
 
 
 def _filled(names: Iterable[str], size: int, template: str) -> list[str]:
-    """The distinct ones, and words that no prompt has, so many in all."""
+    """Return the distinct names, filled up to `size` with words that no prompt has."""
     distinct = list(dict.fromkeys(names))
     return distinct + [template.format(f"zz{n}") for n in range(size - len(distinct))]

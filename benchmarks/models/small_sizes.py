@@ -1,9 +1,9 @@
-"""Published models made small enough for a CPU and a second: the same classes, fewer numbers."""
+"""Sizes that make published models small enough to run on a CPU within a second."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# What makes a model small, by class of the part: all that its configuration says beside stays.
+# By class of the part, the settings that make it small; all other settings stay.
 _TEXT = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 _DC_WIDTHS, _DC_LAYERS = (32,) * 6, (1,) * 6
 _SMALL: Mapping[str, Mapping[str, Any]] = {
@@ -40,7 +40,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
 
 
 def shrunk(config: Mapping[str, Any], class_name: str) -> dict[str, Any]:
-    """The configuration of a part of this class, with few and narrow layers."""
+    """Return the configuration of a part with few and narrow layers."""
     small = {**config, **_SMALL[class_name]}
     if class_name == "UNet2DConditionModel":
         text, pooled, sizes = 32, 48, 8

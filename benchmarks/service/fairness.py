@@ -1,4 +1,7 @@
-"""How long a small job takes beside a large one of another tenant, against alone."""
+"""A small job beside another tenant's large job, against the small job alone.
+
+This is the part `fairness` of `benchmarks.service`.
+"""
 
 import argparse
 import statistics
@@ -14,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.service.subjects import POOL, Parcel, pack_subjects, submit_to_ledger
+from benchmarks.service.subjects import POOL, PackedSubject, pack_subjects, submit_to_ledger
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
@@ -28,23 +31,23 @@ from services.training.metrics import WorkerMetrics
 from services.training.worker import TrainingWorker
 
 LARGE, SMALL = "large", "small"
-_TIMES = 10  # as many subjects in the large job
+_LARGE_PER_SMALL = 10  # ratio of the numbers of subjects
 
 
-class Watch(WorkerMetrics):
-    """Of a worker: who has ended, and how many subjects of whom were seated."""
+class TenantCounts(WorkerMetrics):
+    """Counts the subjects of each tenant that a worker has started and ended."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seated_by, self.ended_by = Counter[str](), Counter[str]()
+        self.started, self.ended = Counter[str](), Counter[str]()
         self.changed = threading.Condition()
 
     def subject_started(self, attempt: Attempt, resumed_at: int) -> None:
-        self._count(self.seated_by, attempt)
+        self._count(self.started, attempt)
 
     def attempt_ended(self, attempt: Attempt, how: str, reason: str = "") -> None:
         if how == "succeeded":
-            self._count(self.ended_by, attempt)
+            self._count(self.ended, attempt)
 
     def _count(self, counter: Counter[str], attempt: Attempt) -> None:
         with self.changed:
@@ -58,11 +61,11 @@ class Watch(WorkerMetrics):
 
 
 @dataclass
-class Bench:
-    """A worker of so many slots over a store in a folder."""
+class FairnessBenchmark:
+    """Runs the small job on a new worker and a new store in a folder each time."""
 
     backbone: Backbone
-    parcels: Sequence[Parcel]
+    subjects: Sequence[PackedSubject]
     config: TrainConfig
     slots: int
     small: int
@@ -70,40 +73,44 @@ class Bench:
     rounds: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
 
     def round(self) -> None:
-        """The small job alone, then beside the large one at a moment that differs by round."""
-        with self._working() as (ledger, watch):
-            alone = self._small_job(ledger, watch)
-        with self._working() as (ledger, watch):
-            submit_to_ledger(ledger, self.parcels, self.config, LARGE)
-            watch.wait_for(watch.seated_by, LARGE, self.slots)
+        """Run the small job alone, then beside the large job.
+
+        The small job is submitted at another moment of the large one in each round, so that no
+        round is measured only right after a subject has ended.
+        """
+        with self._working() as (ledger, counts):
+            alone = self._small_job(ledger, counts)
+        with self._working() as (ledger, counts):
+            submit_to_ledger(ledger, self.subjects, self.config, LARGE)
+            counts.wait_for(counts.started, LARGE, self.slots)
             time.sleep(alone * (len(self.rounds) % 4) / 4)
-            beside = self._small_job(ledger, watch)
+            beside = self._small_job(ledger, counts)
         self.rounds.append({"alone": alone, "beside": beside})
 
-    def _small_job(self, ledger: Ledger, watch: Watch) -> float:
-        """Seconds from its submission to its last commit."""
+    def _small_job(self, ledger: Ledger, counts: TenantCounts) -> float:
+        """Return the seconds of the small job from its submission to its last commit."""
         began = time.perf_counter()
-        submit_to_ledger(ledger, self.parcels[: self.small], self.config, SMALL)
-        watch.wait_for(watch.ended_by, SMALL, self.small)
+        submit_to_ledger(ledger, self.subjects[: self.small], self.config, SMALL)
+        counts.wait_for(counts.ended, SMALL, self.small)
         return time.perf_counter() - began
 
     @contextmanager
-    def _working(self) -> Iterator[tuple[Ledger, Watch]]:
+    def _working(self) -> Iterator[tuple[Ledger, TenantCounts]]:
         number = len(list(self.folder.glob("store-*")))
         ledger = Ledger.open(open_store(str(self.folder / f"store-{number}")))
-        watch = Watch()
+        counts = TenantCounts()
         worker = TrainingWorker(
             ledger,
             POOL,
             self.backbone,
             num_slots=self.slots,
             timeouts=WorkerTimeouts(),
-            metrics=watch,
+            metrics=counts,
         )
         thread = threading.Thread(target=worker.run)
         thread.start()
         try:
-            yield ledger, watch
+            yield ledger, counts
         finally:
             worker.drain()
             thread.join()
@@ -111,26 +118,26 @@ class Bench:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     device = find_device("auto")
-    bench = Bench(
+    benchmark = FairnessBenchmark(
         load_backbone("miniature", device=device, dtype=find_dtype("auto", device)),
-        pack_subjects(_TIMES * options.small, folder / "photos"),
+        pack_subjects(_LARGE_PER_SMALL * options.small, folder / "photos"),
         recipe("miniature").changed(steps=options.steps),
         options.slots,
         options.small,
         folder,
     )
     for _ in range(options.repeats):
-        bench.round()
-    ratios = [each["beside"] / each["alone"] for each in bench.rounds]
+        benchmark.round()
+    ratios = [each["beside"] / each["alone"] for each in benchmark.rounds]
     return {
-        "subjects": {SMALL: options.small, LARGE: _TIMES * options.small},
+        "subjects": {SMALL: options.small, LARGE: _LARGE_PER_SMALL * options.small},
         "steps": options.steps,
         "slots": options.slots,
-        "rounds": bench.rounds,
+        "rounds": benchmark.rounds,
         "times as long": {
             "median": statistics.median(ratios),
-            "least": min(ratios),
-            "most": max(ratios),
+            "min": min(ratios),
+            "max": max(ratios),
         },
     }
 
@@ -151,8 +158,8 @@ def show(console: Console, found: dict[str, Any]) -> None:
             str(number + 1), f"{each['alone']:.1f} s", f"{each['beside']:.1f} s", f"{ratio:.2f}"
         )
     console.print(table)
-    said = found["times as long"]
+    spread = found["times as long"]
     console.print(
-        f"A small job takes {said['median']:.2f} ({said['least']:.2f} to {said['most']:.2f}) "
+        f"A small job takes {spread['median']:.2f} ({spread['min']:.2f} to {spread['max']:.2f}) "
         "times as long as alone."
     )

@@ -1,7 +1,8 @@
-"""How long a worker takes until it works: what it does from its process's start to its first step.
+"""The time from the start of a worker's process to its first step, in parts.
 
-When it was where is read from what it leaves: its lease, its claim and the result in the store, and
-lines of its log. The job has one subject of one step, so the result follows the first step at once.
+This is the part `start` of `benchmarks.service`. The end of each part is read from the lease, the
+claim and the result in the store, and from the log. The job has one subject of one step, so its
+result follows the first step at once.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from rich.table import Table
 from benchmarks.service.subjects import (
     TENANT,
     Client,
-    Parcel,
+    PackedSubject,
     pack_subjects,
     submit_to_ledger,
     write_models,
@@ -36,9 +37,10 @@ from services.ledger.queries import list_attempts
 from services.local.service import LocalService, LocalServiceSettings, free_port
 from services.storage.open import open_store
 
-_LEASE = 600  # Not renewed before a worker is done: its time is that of its begin.
+# So long that the worker does not renew it before the end: its time is the begin of the session.
+_LEASE_S = 600
 
-# `python -m services.training`, which says when its imports are done.
+# `python -m services.training` with a line that says when its imports are done.
 _PROGRAM = """
 import time
 import services.training.factory
@@ -47,29 +49,31 @@ print(time.time(), flush=True)
 main()
 """
 
-_STARTED, _OVER = "subject started", "attempt ended"
+_STARTED, _ENDED = "subject started", "attempt ended"
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Seconds of each part, of each start."""
-    (parcel,) = pack_subjects(1, folder / "first")
+    """Return the seconds of each part, for each start."""
+    (subject,) = pack_subjects(1, folder / "first")
     config = recipe("miniature").changed(steps=1)
-    ways = {"a process": [_process(folder, parcel, config, options) for _ in range(options.starts)]}
+    ways = {
+        "a process": [_process(folder, subject, config, options) for _ in range(options.starts)]
+    }
     if options.through_ray:
         ways["an actor of `dti serve`"] = [
-            _actor(folder / f"actor-{number}", parcel, config, options)
+            _actor(folder / f"actor-{number}", subject, config, options)
             for number in range(options.starts)
         ]
     return {"starts": options.starts, "ways": ways}
 
 
 def _process(
-    folder: Path, parcel: Parcel, config: TrainConfig, options: argparse.Namespace
+    folder: Path, subject: PackedSubject, config: TrainConfig, options: argparse.Namespace
 ) -> dict[str, float]:
     url = str(folder / f"process-{time.monotonic_ns()}")
     ledger = Ledger.open(open_store(url))
-    job = submit_to_ledger(ledger, [parcel], config)
-    command = [sys.executable, "-c", _PROGRAM, "--store", url, "--lease-s", str(_LEASE)]
+    job = submit_to_ledger(ledger, [subject], config)
+    command = [sys.executable, "-c", _PROGRAM, "--store", url, "--lease-s", str(_LEASE_S)]
     command += ["--threads", str(options.threads)]
     began = time.time()
     with subprocess.Popen(
@@ -82,7 +86,7 @@ def _process(
             lines = list[str]()
             for line in process.stderr:
                 lines.append(line)
-                if _OVER in line:
+                if _ENDED in line:
                     break
             else:
                 raise RuntimeError(f"the worker has ended:\n{''.join(lines[-20:])}")
@@ -94,9 +98,9 @@ def _process(
 
 
 def _actor(
-    folder: Path, parcel: Parcel, config: TrainConfig, options: argparse.Namespace
+    folder: Path, subject: PackedSubject, config: TrainConfig, options: argparse.Namespace
 ) -> dict[str, float]:
-    """From submission, with nobody at work."""
+    """Measure an actor that `dti serve` starts for a job, from the submission on."""
     folder.mkdir()
     gpus = int(find_device("auto").type == "cuda")
     settings = LocalServiceSettings(
@@ -105,14 +109,14 @@ def _actor(
         models=write_models(folder / "models.json", slots=1, gpus=gpus),
         engines=False,
         cpus=2 * options.threads,
-        lease_s=_LEASE,
+        lease_s=_LEASE_S,
     )
     with LocalService(settings) as service:
         service.wait_until_ready(300)
         client = Client(service.url, settings.store)
-        client.upload([parcel])
+        client.upload([subject])
         began = time.time()
-        job = client.submit([parcel], config)
+        job = client.submit([subject], config)
         client.wait_until_ended(job)
         client.http.close()
         logs = (service.folder / "ray").glob("session_latest/logs/worker-*")
@@ -122,25 +126,25 @@ def _actor(
 
 
 def _marks(ledger: Ledger, job: str, lines: Iterable[str]) -> dict[str, float]:
-    """When each part was over, in seconds of the clock of this machine."""
+    """Return the time at which each part ended, by the clock of this machine."""
     (worker,) = ledger.heads(WORKERS_FOLDER)
     (attempt,) = list_attempts(ledger, TENANT, job, 0)
     assert attempt.cause == "succeeded", attempt
     assert attempt.ended
-    said = [json.loads(line) for line in lines if line.startswith("{") and _STARTED in line]
-    (seated,) = [each for each in said if each.get("job") == job]
+    records = [json.loads(line) for line in lines if line.startswith("{") and _STARTED in line]
+    (started,) = [each for each in records if each.get("job") == job]
     return {
         "model": worker.last_modified.timestamp(),
         "first claim": attempt.claimed.timestamp(),
-        "fetched, decoded, encoded": datetime.fromisoformat(seated["time"]).timestamp(),
+        "fetched, decoded, encoded": datetime.fromisoformat(started["time"]).timestamp(),
         "first step, and its commit": attempt.ended.timestamp(),
     }
 
 
 def _parts(marks: dict[str, float], began: float) -> dict[str, float]:
-    parts, before = dict[str, float](), began
+    parts, last = dict[str, float](), began
     for name, mark in marks.items():
-        parts[name], before = mark - before, mark
+        parts[name], last = mark - last, mark
     if "process and imports" not in parts:
         return {"supervisor, process, imports, model": parts.pop("model"), **parts}
     return parts
@@ -148,11 +152,11 @@ def _parts(marks: dict[str, float], began: float) -> dict[str, float]:
 
 def show(console: Console, found: dict[str, Any]) -> None:
     for way, starts in found["ways"].items():
-        table = Table("", "seconds", "least", "most", title=f"the start of {way}")
+        table = Table("", "seconds", "min", "max", title=f"the start of {way}")
         totals = [sum(each.values()) for each in starts]
         rows = {name: [each[name] for each in starts] for name in starts[0]} | {"in all": totals}
         for name, seconds in rows.items():
             cells = (statistics.median(seconds), min(seconds), max(seconds))
             table.add_row(name, *(f"{each:.2f}" for each in cells))
         console.print(table)
-    console.print(f"Medians of {found['starts']}, of this machine, with files in its cache.")
+    console.print(f"Medians of {found['starts']}, on this machine, with files in the page cache.")

@@ -1,4 +1,7 @@
-"""Large jobs made over HTTP, by the API's own process, and as many jobs of one subject each."""
+"""Large jobs submitted over HTTP to a process of the API, against as many jobs of one subject.
+
+This is the part `submission` of `benchmarks.service`.
+"""
 
 import argparse
 import re
@@ -23,18 +26,18 @@ _WARM_UP = 3
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """On a folder, and on the store at `options.store` if one is given."""
+    """Measure on a folder, and on the store at `options.store` if there is one."""
     stores = {"a folder": str(folder / "created")}
     if options.store:
         stores[options.store] = f"{options.store.rstrip('/')}/benchmark-{secrets.token_hex(4)}"
-    found = dict[str, Any]()
+    results = dict[str, Any]()
     for name, url in stores.items():
         try:
-            found[name] = _create(url, options)
+            results[name] = _create(url, options)
         finally:
             if name != "a folder":
                 _delete_all(url)
-    return {"subjects": options.job_subjects, "jobs": options.jobs, "stores": found}
+    return {"subjects": options.job_subjects, "jobs": options.jobs, "stores": results}
 
 
 def _create(url: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -42,26 +45,27 @@ def _create(url: str, options: argparse.Namespace) -> dict[str, Any]:
         client = Client(address, url)
         for _ in range(_WARM_UP):
             client.create(_subjects(1))
-        took = [_timed(client, _subjects(options.job_subjects)) for _ in range(options.jobs)]
+        elapsed_s = [_timed(client, _subjects(options.job_subjects)) for _ in range(options.jobs)]
+        # The jobs of one subject are submitted concurrently, as a client would that is in a hurry.
         singles = [_subjects(1) for _ in range(options.job_subjects)]
         began = time.perf_counter()
         with ThreadPoolExecutor(options.at_once) as pool:
             list(pool.map(client.create, singles))
         one_each = time.perf_counter() - began
         client.http.close()
-    cuts = statistics.quantiles(took, n=100, method="inclusive")
+    percentiles = statistics.quantiles(elapsed_s, n=100, method="inclusive")
     return {
-        "p50": cuts[49],
-        "p99": cuts[98],
-        "most": max(took),
+        "p50": percentiles[49],
+        "p99": percentiles[98],
+        "max": max(elapsed_s),
         "a job a subject, seconds": one_each,
         "at once": options.at_once,
-        "times as long": one_each / cuts[49],
+        "times as long": one_each / percentiles[49],
     }
 
 
 def _subjects(count: int) -> list[dict[str, str]]:
-    """Whose uploads are still to come, as is allowed."""
+    """Return subjects without uploads, which a job may wait for."""
     return [{"id": f"subject-{i}", "bundle": secrets.token_hex(32)} for i in range(count)]
 
 
@@ -73,24 +77,24 @@ def _timed(client: Client, subjects: list[dict[str, str]]) -> float:
 
 @contextmanager
 def _api(url: str) -> Iterator[str]:
-    """`python -m services.api`, and where it listens."""
+    """Run `python -m services.api` and yield its URL."""
     command = [sys.executable, "-m", "services.api", "--store", url, "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         try:
-            said = list[str]()
+            lines = list[str]()
             for line in process.stderr:
-                said.append(line)
-                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                    # What is not read would fill the pipe in the end.
+                lines.append(line)
+                if url_match := re.search(r"http://127\.0\.0\.1:\d+", line):
+                    # A pipe that is not read fills up and blocks the process.
                     with ThreadPoolExecutor(1) as pool:
                         pool.submit(process.stderr.read)
                         try:
-                            yield found[0]
+                            yield url_match[0]
                         finally:
                             process.terminate()
                     return
-            raise RuntimeError(f"the API does not start:\n{''.join(said)}")
+            raise RuntimeError(f"the API does not start:\n{''.join(lines)}")
         finally:
             process.terminate()
 
@@ -109,13 +113,13 @@ def show(console: Console, found: dict[str, Any]) -> None:
     title = f"a job of {found['subjects']:,} subjects, made {found['jobs']} times"
     headings = ("p50 ms", "p99 ms", f"{found['subjects']:,} jobs of one, s", "times as long")
     table = Table("over HTTP, on", *headings, title=title)
-    for name, one in found["stores"].items():
+    for name, figures in found["stores"].items():
         table.add_row(
             name,
-            f"{1000 * one['p50']:.0f}",
-            f"{1000 * one['p99']:.0f}",
-            f"{one['a job a subject, seconds']:.1f}, {one['at once']} at once",
-            f"{one['times as long']:.0f}",
+            f"{1000 * figures['p50']:.0f}",
+            f"{1000 * figures['p99']:.0f}",
+            f"{figures['a job a subject, seconds']:.1f}, {figures['at once']} at once",
+            f"{figures['times as long']:.0f}",
         )
     console.print(table)
-    console.print("Milliseconds and seconds are of this machine; what carries over is the ratio.")
+    console.print("Times are of this machine; only the ratio carries over to others.")

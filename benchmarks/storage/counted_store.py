@@ -1,4 +1,4 @@
-"""A store that counts what is asked of it."""
+"""A store that counts the calls of its methods."""
 
 import threading
 from collections import Counter
@@ -8,7 +8,7 @@ from services.storage.interface import Store
 
 
 class CountedStore:
-    """Passes everything on to `store`. Calls by name are in `calls`."""
+    """Passes all calls on to `store` and counts them by name in `calls`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -1,15 +1,17 @@
-"""What the ledger costs on a store: making a large job, working through it, counting it.
+"""The ledger on a store: submitting, claiming and counting, each against a simpler design.
 
     python -m benchmarks.storage.ledger URL [--items 10000] [--workers 64] [--slots 8] [--json FILE]
 
-submit   one job of all items, by a process that is killed (SIGKILL) right behind the answer;
-         against one object an item, as many at a time as the store has connections
-claims   workers in threads, each with so many slots, who claim, and commit 8 KB at once; against
+submit   one job of all items, by a process that is killed (SIGKILL) right after the answer; against
+         one object per item, created in 32 threads
+claims   workers in threads, each with several slots, that claim items and commit 8 KB each; against
          one queue object that all workers swap (`queue_object.py`)
-counts   of the job half-way, without a rollup, with one, and at the end; against reading all
-         results
+counts   the counts of the job half-way without a rollup, with one, and at the end; against reading
+         all results
 
-Requests are the store's own, counted; times are of this machine, and say little beside others'.
+The unit is requests to the store, counted, and times of this machine, which carry over to no other.
+One job of n = 10,000 items (--items) is measured once; the queue object serves 300 claims
+(--rival-claims), as it is far slower.
 """
 
 import argparse
@@ -78,7 +80,7 @@ def main() -> None:
         _show_counts(console, figures["counts"], options.items)
         console.print(f"{figures['url']}, {figures['cores']} cores")
     finally:
-        console.print("[dim]deleting what was made ...[/dim]")
+        console.print("[dim]deleting the benchmark's objects ...[/dim]")
         delete_tenant(ledger, tenant)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
@@ -98,7 +100,7 @@ def _request(items: int, pool: str) -> JobRequest:
 
 
 def _submit_and_wait(url: str, tenant: str, items: int) -> None:
-    """What the killed process does."""
+    """Submit the job, print its id and wait: the process that is killed runs this."""
     ledger = Ledger.open(open_store(url))
     request = _request(items, tenant)
     submit(ledger, tenant, "warm up", _request(1, "warm-up"))
@@ -109,8 +111,8 @@ def _submit_and_wait(url: str, tenant: str, items: int) -> None:
 
 
 def _submit(ledger: Ledger, options: argparse.Namespace, tenant: str) -> tuple[str, Any]:
-    """A job, and what it took."""
-    if options.url == "memory:":  # which other processes do not see
+    """Submit a job in a process and kill it; return the job's id and the times."""
+    if options.url == "memory:":  # another process has no access to it
         begun = time.perf_counter()
         job = submit(ledger, tenant, "key", _request(options.items, tenant)).job
         seconds = time.perf_counter() - begun
@@ -121,24 +123,29 @@ def _submit(ledger: Ledger, options: argparse.Namespace, tenant: str) -> tuple[s
             [*command, "--submit", tenant], stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout
-            answer = json.loads(process.stdout.readline())
+            submitted = json.loads(process.stdout.readline())
             process.send_signal(signal.SIGKILL)
-        job, seconds = answer["job"], answer["seconds"]
+        job, seconds = submitted["job"], submitted["seconds"]
     found = len(read_spec(ledger, JobKeys(tenant, job)).items)
     counts = view_job(ledger, tenant, job).counts
     assert found == counts.queued == options.items, "not every item is found"
+    # The alternative gets as many threads as the store has connections: it could not be faster.
     keys = [f"t/{tenant}/rival/{index:05d}" for index in range(options.items)]
     with ThreadPoolExecutor(32) as pool:
         begun = time.perf_counter()
         list(pool.map(lambda key: ledger.store.create(key, secrets.token_bytes(200)), keys))
-        rival = time.perf_counter() - begun
-    return job, {"seconds": seconds, "found": found, "one object an item, seconds": rival}
+        one_object_each = time.perf_counter() - begun
+    return job, {
+        "seconds": seconds,
+        "found": found,
+        "one object an item, seconds": one_object_each,
+    }
 
 
 def _counts(
     ledger: Ledger, options: argparse.Namespace, tenant: str, job: str, rest: int
 ) -> dict[str, Any]:
-    """Of a job half-way, and when the rest is done, too."""
+    """Count the half-finished job in each way, finish it, and count it again."""
     store = ledger.store
     assert isinstance(store, CountedStore)
     keys = JobKeys(tenant, job)
@@ -165,7 +172,10 @@ def _read_all(ledger: Ledger, keys: JobKeys) -> None:
 def _claim_and_commit(
     ledger: Ledger, options: argparse.Namespace, pool: str, items: int
 ) -> dict[str, Any]:
-    """At least so many; a few more may be in hand by then. The tenant's pool is its own."""
+    """Claim and commit at least `items` items; workers may have claimed a few more by then.
+
+    The pool is the tenant's own, so no other worker takes its items.
+    """
     store = ledger.store
     assert isinstance(store, CountedStore)
     workers = [WorkerSession(ledger, pool) for _ in range(options.workers)]
@@ -236,11 +246,11 @@ def _counted(store: CountedStore, call: Callable[[], object]) -> dict[str, float
     return {"requests": store.calls.total() - before, "ms": 1000 * seconds}
 
 
-def _show_submit(console: Console, made: dict[str, float], items: int) -> None:
-    times = made["one object an item, seconds"] / made["seconds"]
+def _show_submit(console: Console, figures: dict[str, float], items: int) -> None:
+    times = figures["one object an item, seconds"] / figures["seconds"]
     console.print(
-        f"submit: {items:,} items in {made['seconds']:.2f} s, then SIGKILL; a fresh process finds "
-        f"{made['found']:,}. One object an item takes {times:.0f} times as long."
+        f"submit: {items:,} items in {figures['seconds']:.2f} s, then SIGKILL; a new process finds "
+        f"{figures['found']:,}. One object an item takes {times:.0f} times as long."
     )
 
 
@@ -261,8 +271,8 @@ def _show_work(
 
 def _show_counts(console: Console, counts: dict[str, dict[str, float]], items: int) -> None:
     table = Table(f"counts of {items:,} items", "requests", "ms")
-    for name, one in counts.items():
-        table.add_row(name, f"{one['requests']}", f"{one['ms']:.0f}")
+    for name, figures in counts.items():
+        table.add_row(name, f"{figures['requests']}", f"{figures['ms']:.0f}")
     console.print(table)
 
 

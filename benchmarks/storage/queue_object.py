@@ -1,5 +1,7 @@
-"""The other way to queue on object storage: one object with all that waits, which every worker
-swaps for one with an item less. Claims are strictly in order, and strictly one after the other.
+"""The simpler queue on object storage, the alternative in `ledger`: one object with all items.
+
+Every worker swaps the object for one without the item that it claims, so claims are strictly in
+order and strictly one after the other.
 """
 
 import json
@@ -18,12 +20,12 @@ class QueueObject:
         store.put(key, json.dumps({"nonce": "", "waiting": list(range(count))}).encode())
 
     def claim(self) -> bool:
-        """Whether one was claimed; False: another worker was quicker, so try again."""
-        there = self._store.read(self._key)
-        waiting = json.loads(there.body)["waiting"]
+        """Claim one item; return False if another worker was quicker, then try again."""
+        current = self._store.read(self._key)
+        waiting = json.loads(current.body)["waiting"]
         body = json.dumps({"nonce": secrets.token_hex(8), "waiting": waiting[1:]}).encode()
         try:
-            self._store.replace(self._key, body, expected=there.head.etag)
+            self._store.replace(self._key, body, expected=current.head.etag)
         except PreconditionFailedError:
             return False
         return True

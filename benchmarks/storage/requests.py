@@ -1,10 +1,12 @@
-"""What a store does when callers race, and how long its calls take.
+"""Atomicity of a store's conditional writes in races, and the time of its calls against `head`.
 
     python -m benchmarks.storage.requests URL [--rounds 200] [--repeats 50] [--json FILE]
 
-races    of callers who write at the same moment on one condition: how many succeeded, in how many
-         rounds; more than one is a broken promise
-times    median of the repeats, over that of `head`, which moves no bytes
+races    callers write at the same moment on one condition; the unit is rounds, of n = 200
+         (--rounds), in which exactly one caller succeeded, and in which another number did. The
+         store must let exactly one succeed
+times    the time of a call as a ratio to `head`, which moves no bytes, and in milliseconds: medians
+         of n = 50 repeats (--repeats), in which the calls take turns
 """
 
 import argparse
@@ -36,9 +38,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
-    # Stores of their own, as of processes, so that no caller waits for another's connection.
-    one = options.url == "memory:"
-    stores = [open_store(options.url)] * 4 if one else [open_store(options.url) for _ in range(4)]
+    # Each caller has a store of its own, as a process would, so that none waits for another's
+    # connection. A store in memory is lost without its object, so there all callers share it.
+    is_shared = options.url == "memory:"
+    stores = (
+        [open_store(options.url)] * 4 if is_shared else [open_store(options.url) for _ in range(4)]
+    )
     races, times = _races(stores, options.rounds), _times(stores[0], options.repeats)
     console = Console()
     table = Table("race", "one succeeded", "more")
@@ -46,17 +51,17 @@ def main() -> None:
         table.add_row(name, str(counts[1]), str(sum(counts.values()) - counts[1]))
     console.print(table)
     table = Table("call", "over head", "ms")
-    for name, taken in times.items():
-        table.add_row(name, f"{taken / times['head']:.1f}", f"{taken * 1000:.2f}")
+    for name, elapsed_s in times.items():
+        table.add_row(name, f"{elapsed_s / times['head']:.1f}", f"{elapsed_s * 1000:.2f}")
     console.print(table)
     console.print(f"{stores[0].url}, {os.cpu_count()} cores")
     if options.json:
-        found = {"url": stores[0].url, "succeeded": races, "seconds": times}
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        report = {"url": stores[0].url, "succeeded": races, "seconds": times}
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _races(stores: Sequence[Store], rounds: int) -> dict[str, Counter[int]]:
-    """Race -> how many callers succeeded -> in how many rounds."""
+    """Run each race; return the numbers of rounds by the number of callers that succeeded."""
 
     def creations(key: str) -> list[Callable[[], object]]:
         return [lambda store=store: store.create(key, secrets.token_bytes(16)) for store in stores]
@@ -75,16 +80,16 @@ def _races(stores: Sequence[Store], rounds: int) -> dict[str, Counter[int]]:
             lambda: stores[1].delete_if(key, expected=etag),
         ]
 
-    found: dict[str, Counter[int]] = {}
+    counts: dict[str, Counter[int]] = {}
     for name, race in (
         ("4 create", creations),
         ("4 replace", replacements),
         ("replace, delete_if", deletion),
     ):
-        found[name] = Counter(_succeeded(race(f"{PREFIX}{number}")) for number in range(rounds))
+        counts[name] = Counter(_succeeded(race(f"{PREFIX}{number}")) for number in range(rounds))
         for number in range(rounds):
             stores[0].delete(f"{PREFIX}{number}")
-    return found
+    return counts
 
 
 def _succeeded(calls: list[Callable[[], object]]) -> int:
@@ -103,7 +108,7 @@ def _succeeded(calls: list[Callable[[], object]]) -> int:
 
 
 def _times(store: Store, repeats: int) -> dict[str, float]:
-    """Call -> median seconds."""
+    """Return the median seconds of each call, by name."""
     key, body = f"{PREFIX}body", secrets.token_bytes(1000)
     store.put(key, body)
     calls: dict[str, Callable[[], object]] = {
@@ -119,7 +124,7 @@ def _times(store: Store, repeats: int) -> dict[str, float]:
             call()
             times[name].append(time.perf_counter() - begun)
     store.delete(key)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return {name: statistics.median(elapsed_s) for name, elapsed_s in times.items()}
 
 
 if __name__ == "__main__":

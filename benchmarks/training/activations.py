@@ -1,14 +1,17 @@
-"""Activations that a step keeps for its backward pass, counted on shapes of published models.
+"""Memory of activations in a training step, with gradient checkpointing against without.
 
     python -m benchmarks.training.activations [--models sdxl sana-1.6b] [--batch 4] [--json FILE]
 
-weights     of all parts as the engine loads them on a GPU: bfloat16, words and autoencoder float32
-kept        by the denoiser for one subject's batch, all of it alive when the backward pass begins
-recomputed  the same with `--recompute`: inputs of blocks alone, the rest is computed again
-fits        weights and activations together, without what kernels need for a moment: a lower bound
+weights      all parts as the engine loads them on a GPU: bfloat16, words and autoencoder in float32
+kept         activations that the denoiser keeps for one subject's batch until the backward pass
+recomputed   the same with `--recompute`: only the inputs of blocks are kept
+fits         weights and kept activations together: a lower bound, without the scratch memory of
+             kernels
+recomputing  the same with `--recompute`
 
-Nothing is computed and no GPU is needed: tensors are on torch's meta device, in bfloat16. Attention
-keeps what the flash kernel keeps. What is kept of parameters is not counted again.
+The unit is gigabytes (10^9 bytes), for batches of 4 samples (--batch). The bytes are counted on
+shapes of published models, exactly, so n = 1. No GPU is needed: tensors are on torch's meta device,
+in bfloat16. Attention keeps what the flash kernel keeps; parameters are not counted as activations.
 """
 
 import argparse
@@ -27,14 +30,14 @@ from torch.nn import functional
 from benchmarks.training.operations import CLIP_LENGTH, SIDES, denoiser_call
 from dti_engine.backbones.registry import ModelDescription, catalogue, published
 
-TRIMMED_LENGTH = 32  # of captions that Gemma reads, in the engine
+TRIMMED_LENGTH = 32  # positions of the captions that the engine has Gemma encode
 
 
 @contextmanager
 def flash_attention() -> Iterator[None]:
-    """Attention as the flash kernel does it, whose shapes torch knows on meta too.
+    """Replace attention by the flash kernel, whose shapes torch knows on the meta device.
 
-    A mask takes another kernel on CUDA; it keeps the same and the mask.
+    With a mask, CUDA uses another kernel, which keeps the same tensors and the mask.
     """
 
     def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -49,7 +52,7 @@ def flash_attention() -> Iterator[None]:
 
 
 def kept_bytes(model: ModelDescription, side: int, batch: int, *, recompute: bool) -> int:
-    """By the denoiser, for gradients of the text conditioning alone."""
+    """Return the bytes the denoiser keeps for the gradients of the text conditioning."""
     is_unet = model.denoiser.name == "unet"
     length = CLIP_LENGTH if is_unet else TRIMMED_LENGTH
     call = denoiser_call(model, side, length, batch=batch, dtype=torch.bfloat16)
@@ -57,7 +60,7 @@ def kept_bytes(model: ModelDescription, side: int, batch: int, *, recompute: boo
     if recompute:
         denoiser.enable_gradient_checkpointing()
     parameters = {each.untyped_storage()._cdata for each in denoiser.parameters()}
-    storages: dict[int, Any] = {}  # held, so that no number is used twice
+    storages: dict[int, Any] = {}  # holds the storages, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -74,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--models", nargs="+", default=[*catalogue()], choices=[*catalogue()], metavar="NAME",
-        help="of `dti backbones`, all by default",
+        help="of `dti models`; default: all",
     )  # fmt: skip
     parser.add_argument("--batch", type=int, default=4, help="samples of a step")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")

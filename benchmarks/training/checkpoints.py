@@ -1,16 +1,17 @@
-"""What checkpoints cost within a training.
+"""The cost of checkpoints in a training run, against the same run without checkpoints.
 
     python -m benchmarks.training.checkpoints [--subjects 8] [--steps N] [--every 50] [--json FILE]
 
-share    time spent in taking and writing checkpoints, over the time of the whole run: the figure
-         to go by, as it is measured within one run
-with / without  the same packed run with a checkpoint of each subject every so many steps, over one
-         without, by turns; runs differ by more than checkpoints cost, so this only shows that
-         nothing else became slow, such as a device that has to wait
-bytes    of the largest checkpoint of a run: they grow with the reports in them
+share           time of taking and writing checkpoints as a share of the whole run, in percent.
+                This figure is the reliable one, because it is measured within one run
+with / without  time of a run with a checkpoint of each subject every 50 steps (--every), as a ratio
+                to the same run without. Runs differ by more than checkpoints cost, so the ratio
+                only shows that checkpoints slow nothing else, such as a device that has to wait
+bytes           size of the largest checkpoint of a run; checkpoints grow with their metrics
 
-Shown are the median of the repeats, the least and the most. All subjects share one batch. Writing
-waits for the disk (fsync): `--folder` says which. Absolute times are shown on CUDA only.
+Shown are the median, the minimum and the maximum of n = 2 runs of each kind (--repeats), which take
+turns. All subjects share one batch. Writing waits for the disk (fsync) that `--folder` is on.
+Absolute times are shown on CUDA only.
 """
 
 import argparse
@@ -39,11 +40,11 @@ from dti_engine.training.trainer import Trainer
 
 @dataclass
 class Stopwatch:
-    """Time spent in taking checkpoints from a trainer and in writing them, and what was written."""
+    """Measures the time of taking and writing checkpoints, their number and the largest size."""
 
-    seconds: float = 0.0
+    elapsed_s: float = 0.0
     count: int = 0
-    largest: int = 0  # bytes
+    max_bytes: int = 0
 
     def __enter__(self) -> "Stopwatch":
         self._take, self._save = Trainer.checkpoint, CheckpointManager.save
@@ -51,17 +52,17 @@ class Stopwatch:
 
         def timed_take(trainer: Trainer, slot: int) -> Checkpoint:
             began = time.perf_counter()
-            taken = take(trainer, slot)
-            watch.seconds += time.perf_counter() - began
-            return taken
+            checkpoint = take(trainer, slot)
+            watch.elapsed_s += time.perf_counter() - began
+            return checkpoint
 
         def timed_save(checkpoints: CheckpointManager, checkpoint: Checkpoint) -> None:
             began = time.perf_counter()
             save(checkpoints, checkpoint)
-            watch.seconds += time.perf_counter() - began
+            watch.elapsed_s += time.perf_counter() - began
             watch.count += 1
             path = checkpoints.path(checkpoint.header.provenance.subject)
-            watch.largest = max(watch.largest, path.stat().st_size)
+            watch.max_bytes = max(watch.max_bytes, path.stat().st_size)
 
         Trainer.checkpoint, CheckpointManager.save = timed_take, timed_save
         return self
@@ -70,13 +71,13 @@ class Stopwatch:
         Trainer.checkpoint, CheckpointManager.save = self._take, self._save
 
 
-def seconds(
+def run_seconds(
     backbone: Backbone,
     config: TrainConfig,
     num_subjects: int,
     checkpoints: CheckpointManager | None,
 ) -> float:
-    """Of a whole run, all subjects in one batch; the model is there already."""
+    """Return the seconds of a run with all subjects in one batch, without loading the model."""
     subjects = [grey_subject(number, config.resolution) for number in range(num_subjects)]
     began = time.perf_counter()
     for result in train(
@@ -91,10 +92,10 @@ def main() -> None:
     parser.add_argument("--model", default="miniature", help="a name, folder or hub id")
     parser.add_argument("--dtype", default="auto", help="as of `dti train`")
     parser.add_argument("--subjects", type=int, default=8, help="packed into one batch")
-    parser.add_argument("--steps", type=int, help="of each subject (default: the recipe's)")
+    parser.add_argument("--steps", type=int, help="of each subject; default: the recipe's")
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each kind")
-    parser.add_argument("--folder", type=Path, help="on the disk to write to (default: temporary)")
+    parser.add_argument("--folder", type=Path, help="where to write; default: temporary")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     device = find_device("auto")
@@ -106,29 +107,29 @@ def main() -> None:
     if config.steps <= options.every:
         parser.error(f"{config.steps} steps have no checkpoint every {options.every} of them")
 
-    took: dict[str, list[float]] = {"with": [], "without": []}
+    elapsed_s: dict[str, list[float]] = {"with": [], "without": []}
     shares: list[float] = []
     watch = Stopwatch()
-    seconds(backbone, config.changed(steps=2), options.subjects, None)  # warms up
+    run_seconds(backbone, config.changed(steps=2), options.subjects, None)  # warms up
     for repeat in range(options.repeats):
-        for kind in sorted(took, reverse=repeat % 2 == 1):  # neither is always the first
+        for kind in sorted(elapsed_s, reverse=repeat % 2 == 1):  # neither kind always runs first
             watch = Stopwatch() if kind == "with" else watch
             with tempfile.TemporaryDirectory(dir=options.folder) as folder, watch:
                 checkpoints = (
                     CheckpointManager(Path(folder), every=options.every) if kind == "with" else None
                 )
-                took[kind].append(seconds(backbone, config, options.subjects, checkpoints))
+                elapsed_s[kind].append(run_seconds(backbone, config, options.subjects, checkpoints))
             if checkpoints:
-                shares.append(watch.seconds / took[kind][-1])
-    ratios = [a / b for a, b in zip(took["with"], took["without"], strict=True)]
+                shares.append(watch.elapsed_s / elapsed_s[kind][-1])
+    ratios = [a / b for a, b in zip(elapsed_s["with"], elapsed_s["without"], strict=True)]
 
     title = f"{options.subjects} subjects of {config.steps} steps, kept every {options.every}"
     table = Table("", f"{backbone.name} on {device.type}", title=title)
     table.add_row("checkpoints' share of a run", _spread(shares, "{:.3%}"))
     table.add_row("with checkpoints / without", _spread(ratios, "{:.3f}"))
-    table.add_row("bytes of a checkpoint", f"{watch.largest}")
+    table.add_row("bytes of a checkpoint", f"{watch.max_bytes}")
     if device.type == "cuda":
-        table.add_row("time of a checkpoint", f"{1000 * watch.seconds / watch.count:.2f} ms")
+        table.add_row("time of a checkpoint", f"{1000 * watch.elapsed_s / watch.count:.2f} ms")
     Console().print(table)
     if options.json:
         facts = {"subjects": options.subjects, "steps": config.steps, "every": options.every}
@@ -139,15 +140,15 @@ def main() -> None:
             "shares": shares,
             "with / without": ratios,
             "checkpoints per run": watch.count,
-            "bytes of a checkpoint": watch.largest,
-            "seconds": took,
+            "bytes of a checkpoint": watch.max_bytes,
+            "seconds": elapsed_s,
         }
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _spread(values: list[float], form: str) -> str:
-    median, least, most = statistics.median(values), min(values), max(values)
-    return f"{form.format(median)}  ({form.format(least)} to {form.format(most)})"
+    median, low, high = statistics.median(values), min(values), max(values)
+    return f"{form.format(median)}  ({form.format(low)} to {form.format(high)})"
 
 
 if __name__ == "__main__":

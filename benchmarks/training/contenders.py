@@ -1,4 +1,4 @@
-"""Ways to train a subject, each ready for its next step, over one model and the same images."""
+"""Builds the contenders of `subjects`: ways to train over one model and the same images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from dti_engine.training.autotune import (
 from dti_engine.training.trainer import Trainer
 
 NUM_IMAGES = 5
-WORD = "a"  # one token of every vocabulary, to start from
+WORD = "a"  # an initializer that is one token in every vocabulary
 _NEVER = 10**9
 
 
@@ -39,12 +39,12 @@ class Contender:
     name: str
     slots: int
     step: Callable[[], object]
-    standing: int  # bytes that it holds between steps
+    held_bytes: int  # between steps
     recompute: bool
-    before: float = 0.0  # seconds before the first step of a subject
+    setup_s: float = 0.0  # before the first step of a subject
 
 
-def contenders(
+def make_contenders(
     checkpoint: ModelFolder,
     folder: Path,
     config: TrainConfig,
@@ -53,45 +53,55 @@ def contenders(
     compiled: bool,
     **kind: Any,
 ) -> tuple[list[Contender], dict[str, Any]]:
-    """Those that can run, the plain loop first if it can; and facts about them.
+    """Return the contenders that fit into memory, the plain loop first, and facts about them.
 
-    folder: for images. slots: of the packed one; None: as `--slots auto`. compiled: whether to
-    have that as well. kind: device and dtype.
+    Args:
+        checkpoint: The model that all contenders load.
+        folder: The place for the images that all contenders learn from.
+        config: The training settings of all contenders.
+        slots: The slots of the packed contender; None chooses them as `--slots auto` does.
+        compiled: Whether to add a contender with a compiled denoiser.
+        **kind: The device and dtype.
     """
     device, subject_images = kind["device"], draw_images(folder / "images", config.resolution)
-    found = [each for each in [plain(checkpoint, subject_images, config, **kind)] if each]
-    held = devices.used_memory(device)
+    plain = plain_contender(checkpoint, subject_images, config, **kind)
+    contenders = [plain] if plain else []
+    used_before = devices.used_memory(device)
     backbone = load_engine(checkpoint, **kind)
-    standing = devices.used_memory(device) - held
+    held_bytes = devices.used_memory(device) - used_before
     ensure_slots_fit(backbone, config, num_slots=1)
     facts: dict[str, Any] = {
-        "a step waits for": waits(backbone, config),
-        "positions of a caption": positions(backbone, config),
+        "a step waits for": find_wait(backbone, config),
+        "positions of a caption": max_positions(backbone, config),
     }
     if slots is None:
         capacity = autotune_slots(backbone, config, num_subjects=MAX_SLOTS)
         slots, facts["slots"] = capacity.slots, f"{capacity.slots}: {capacity.reason}"
-    shown = subject_images[0].parent, config
-    found.append(engine("one slot", backbone, *shown, 1, standing))
+    same = subject_images[0].parent, config
+    contenders.append(engine_contender("one slot", backbone, *same, 1, held_bytes))
     if slots > 1:
-        found.append(engine("packed", backbone, *shown, slots, standing))
+        contenders.append(engine_contender("packed", backbone, *same, slots, held_bytes))
     if compiled:
         backbone_compiled = load_engine(checkpoint, **kind)
+        # Compiled and packed must recompute the same activations, or the ratio would show that too.
         backbone_compiled.recompute = backbone.recompute
         backbone_compiled.compile()
-        found.append(engine("compiled", backbone_compiled, *shown, slots, standing))
-    return found, facts
+        contenders.append(engine_contender("compiled", backbone_compiled, *same, slots, held_bytes))
+    return contenders, facts
 
 
-def most_in_use(contender: Contender, device: torch.device) -> int | None:
-    """Bytes; None on a CPU, where a process cannot tell its contenders apart."""
+def peak_bytes(contender: Contender, device: torch.device) -> int | None:
+    """Return the peak memory of a step and of what the contender holds.
+
+    None on a CPU, where the memory of contenders in one process cannot be told apart.
+    """
     if device.type != "cuda":
         return None
     devices.reset_peak_memory(device)
-    held = devices.used_memory(device)
+    used_before = devices.used_memory(device)
     contender.step()
     torch.cuda.synchronize(device)
-    return contender.standing + devices.peak_memory(device) - held
+    return contender.held_bytes + devices.peak_memory(device) - used_before
 
 
 def draw_images(folder: Path, side: int) -> list[Path]:
@@ -104,14 +114,17 @@ def draw_images(folder: Path, side: int) -> list[Path]:
     return paths
 
 
-def plain(
+def plain_contender(
     checkpoint: ModelFolder, subject_images: list[Path], config: TrainConfig, **kind: Any
 ) -> Contender | None:
-    """None if diffusers has no such script, or memory runs out even when it recomputes."""
+    """Return the plain loop, or None if diffusers has no such script or it does not fit.
+
+    The loop recomputes activations only where it does not fit otherwise, since that is slower.
+    """
     device = kind["device"]
     if checkpoint.pipeline == "SanaPipeline":
         return None
-    held = devices.used_memory(device)
+    used_before = devices.used_memory(device)
     loop = PlainLoop(
         load_pipeline(checkpoint, **kind),
         subject_images,
@@ -125,7 +138,8 @@ def plain(
         loop.recompute()
         if not can_step(loop.step, device):
             return None
-    return Contender("plain", 1, loop.step, devices.used_memory(device) - held, recompute=not fits)
+    held_bytes = devices.used_memory(device) - used_before
+    return Contender("plain", 1, loop.step, held_bytes, recompute=not fits)
 
 
 def can_step(step: Callable[[], object], device: torch.device) -> bool:
@@ -140,30 +154,32 @@ def can_step(step: Callable[[], object], device: torch.device) -> bool:
     return False
 
 
-def engine(
+def engine_contender(
     name: str,
     backbone: Backbone,
     subject_images: Path,
     config: TrainConfig,
     slots: int,
-    standing: int,
+    held_bytes: int,
 ) -> Contender:
-    """With a subject in every slot, none of which ever ends."""
+    """Return the engine with a subject in every slot, none of which ever ends."""
     subjects = [
         Subject(f"subject-{seed}", load_images(subject_images), "<subject>", WORD, seed)
         for seed in range(slots)
     ]
+    # A subject that ended would leave its slot empty, and the step would be faster.
     endless = config.changed(steps=_NEVER, patience=0)
     trainer = Trainer(backbone, endless, num_slots=slots)
     for subject in subjects:
         trainer.add(subject)
     trainer.remove(0)
-    before = measure_s(backbone.device, lambda: trainer.add(subjects[0]))  # by now all is warm
-    return Contender(name, slots, trainer.step, standing, backbone.recompute, before)
+    # Adding a subject is timed once the first ones have warmed the kernels and caches.
+    setup_s = measure_s(backbone.device, lambda: trainer.add(subjects[0]))
+    return Contender(name, slots, trainer.step, held_bytes, backbone.recompute, setup_s)
 
 
-def positions(backbone: Backbone, config: TrainConfig) -> int:
-    """As many as a batch of the longest captions has, in the encoder that takes most."""
+def max_positions(backbone: Backbone, config: TrainConfig) -> int:
+    """Return the positions of a batch of the longest captions, in the encoder that has most."""
     words = [each.replace("{}", WORD) for each in CAPTION_TEMPLATES[config.captions]]
     return max(
         encoder.padded_length(max(len(encoder.wrap_ids(encoder.segment_ids(w))) for w in words))
@@ -171,8 +187,11 @@ def positions(backbone: Backbone, config: TrainConfig) -> int:
     )
 
 
-def waits(backbone: Backbone, config: TrainConfig) -> str | None:
-    """What made the host wait in a step, if anything did; None on a CPU, where it cannot tell."""
+def find_wait(backbone: Backbone, config: TrainConfig) -> str | None:
+    """Return the operation for which the host waits in a step, or "nothing"; None on a CPU.
+
+    A step that waits for the device cannot overlap the next one.
+    """
     if backbone.device.type != "cuda":
         return None
     trainer = full_trainer(backbone, config.changed(eval_every=2), num_slots=1)

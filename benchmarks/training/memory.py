@@ -2,13 +2,15 @@
 
     python -m benchmarks.training.memory [--model miniature] [--slots 1 2 4 8] [--json FILE]
 
-packed   one process with K slots, the model loaded once: its peak, from its start to its last step
+packed   one process with K slots, the model loaded once: its peak from start to last step
 process  K processes of one slot each, as official launchers start them
 
-On a CPU, a peak is of what is resident; code that processes share is counted once for all of them.
-On CUDA it is what the device has less free, context and all that torch keeps included, so nothing
-else may run there. Each size has a process of its own, so that none inherits what another has left.
-The slope over the sizes is what one more subject takes.
+The unit is megabytes; each size is measured once (n = 1), in a process of its own, so that no size
+inherits the memory of another. The slope over the sizes is the memory of one more subject.
+
+On a CPU, the peak is of resident memory; libraries that processes share are counted once for all
+processes, to the advantage of the alternative. On CUDA, it is the memory that the device has less
+free, with the context and torch's cache, so nothing else may run on it.
 """
 
 import argparse
@@ -35,35 +37,35 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Peak:
-    """Of one process, in bytes."""
+    """The peak memory of one process, in bytes."""
 
     total: int
-    shared: int  # of it, what other processes of the same program use too
+    shared: int  # the part that other processes of the same program share
 
     def times(self, count: int) -> int:
-        """What so many such processes take together."""
+        """Return the bytes of `count` such processes together."""
         return self.shared + count * (self.total - self.shared)
 
 
 def measure(weights: str, dtype_name: str, batch_size: int, num_slots: int) -> Peak:
-    """The peak of a process that loads a model and takes steps with all slots taken."""
+    """Return the peak of a new process that loads a model and trains with all slots taken."""
     is_cuda = torch.cuda.is_available()
     before = free_on_cuda() if is_cuda else 0
-    # Started anew instead of forked, or it would begin with our own memory.
+    # Spawned, because a forked process would begin with the memory of this one.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        found, free = pool.submit(take_steps, weights, dtype_name, batch_size, num_slots).result()
-    return Peak(before - free, 0) if is_cuda else found
+        peak, free = pool.submit(take_steps, weights, dtype_name, batch_size, num_slots).result()
+    return Peak(before - free, 0) if is_cuda else peak
 
 
 def take_steps(weights: str, dtype_name: str, batch_size: int, num_slots: int) -> tuple[Peak, int]:
-    """In a process of its own: its peak, and what is free on CUDA at the end."""
+    """Take steps in this process; return its peak, and the free bytes of CUDA at the end."""
     device = find_device("auto")
     backbone = load_backbone(weights, device=device, dtype=find_dtype(dtype_name, device))
     config = recipe("miniature").changed(resolution=backbone.image_size, batch_size=batch_size)
     trainer = full_trainer(backbone, config, num_slots=num_slots)
     for _ in range(STEPS):
         trainer.step()
-    # The allocator of CUDA still keeps all that the largest step took.
+    # The CUDA allocator still holds the memory of the largest step.
     free = free_on_cuda() if device.type == "cuda" else 0
     return Peak(devices.peak_memory(torch.device("cpu")), shared()), free
 
@@ -74,7 +76,7 @@ def free_on_cuda() -> int:
 
 
 def shared() -> int:
-    """Bytes of files, such as libraries, that are mapped into this process, where Linux tells."""
+    """Return the bytes of mapped files, such as libraries, in this process; 0 outside Linux."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssFile:"))
@@ -85,7 +87,9 @@ def main() -> None:
     parser.add_argument("--model", default="miniature", help="a name, folder or hub id")
     parser.add_argument("--dtype", default="auto", help="as of `dti train`")
     parser.add_argument("--batch-size", type=int, default=4, help="samples of a subject in a step")
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8], help="to try")
+    parser.add_argument(
+        "--slots", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of slots to measure"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
 

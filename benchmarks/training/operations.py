@@ -1,16 +1,19 @@
-"""Work of one training sample, counted on published models' shapes: no weights, no GPU.
+"""Operations of one training sample, model against model, counted without weights or a GPU.
 
     python -m benchmarks.training.operations [--models sdxl sana-1.6b] [--samples 1600] [--json \
         FILE]
 
-denoiser   forward, and backward to the text conditioning alone
-text       forward, and backward to the embeddings of the words alone, of all text encoders
+denoiser   forward, and backward to the text conditioning
+text       forward, and backward to the embeddings of the words, in all text encoders
+image      encoding of one image; once per subject, so it is in no sum
 
-No weight gets a gradient, so backward is less than twice forward. Two operations per multiplication
-and addition of matrix products and convolutions are counted, all else is left out. Attention counts
-4 products of its size backward, as it does without recomputation; fused kernels compute a fifth.
-Images are encoded once per subject, not per sample, and are left out of the sums; `image` is
-what it takes to encode one.
+The unit is TFLOP per sample, and PFLOP per subject of 1600 samples (--samples). Operations are
+counted on the shapes of published models, exactly, so n = 1.
+
+No weight gets a gradient, so the backward pass takes less than twice the forward pass. A
+multiplication and an addition in matrix products and convolutions count as two operations; all else
+is left out. Attention counts as 4 products backward, as it takes without recomputation; fused
+kernels compute a fifth one.
 """
 
 import argparse
@@ -30,13 +33,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from dti_engine.backbones.registry import ModelDescription, catalogue, published
 
 CLIP_LENGTH, GEMMA_LENGTH = 77, 300
-# Beside the side that each was trained at: what the paper trains SDXL's tokens at.
+# The paper trains tokens of SDXL at 768 px; each model is also measured at its own size.
 SIDES = {"sdxl": (768, 1024)}
 
 
 @dataclass(frozen=True)
 class Work:
-    """In operations."""
+    """Numbers of operations."""
 
     forward: int
     backward: int
@@ -47,8 +50,8 @@ class Work:
 
 
 def count(forward: Callable[[], Iterable[Tensor]], inputs: list[Tensor]) -> Work:
-    """Of a forward pass, and of the gradients of all that it returns with respect to the inputs."""
-    # The fused kernels' formulas differ from one to the next, and not all count on meta.
+    """Count a forward pass, and the gradients of all its outputs with respect to `inputs`."""
+    # torch counts fused kernels by different formulas, and some not at all on the meta device.
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as ahead:
             outputs = list(forward())
@@ -73,17 +76,17 @@ def require_attention() -> None:
 
 
 def usual_length(model: ModelDescription) -> int:
-    """Positions of a prompt in the pipeline of diffusers."""
+    """Return the positions of a prompt in the pipeline of diffusers."""
     return GEMMA_LENGTH if model.denoiser.name == "transformer" else CLIP_LENGTH
 
 
 @dataclass(frozen=True)
 class DenoiserCall:
-    """What a denoiser is called with, on meta."""
+    """The arguments of a denoiser, on the meta device."""
 
     arguments: tuple[Tensor, ...]
     options: dict[str, Any]
-    conditioning: list[Tensor]  # of the text, in either; wants gradients
+    conditioning: list[Tensor]  # the tensors of the text among them, which need gradients
 
 
 def denoiser_call(
@@ -94,7 +97,7 @@ def denoiser_call(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> DenoiserCall:
-    """For images of `side` pixels and prompts of so many positions."""
+    """Return a call for images of `side` pixels and prompts of `length` positions."""
     config = model.configuration(model.denoiser.name)
     latent = side * config["sample_size"] // model.image_size
     noisy = meta(batch, config["in_channels"], latent, latent, dtype=dtype)
@@ -113,14 +116,14 @@ def denoiser_call(
 
 
 def denoiser_work(model: ModelDescription, side: int, length: int | None = None) -> Work:
-    """Of one sample, in images of `side` pixels, with a prompt of so many positions."""
+    """Count one sample of `side` pixels with a prompt of `length` positions."""
     call = denoiser_call(model, side, usual_length(model) if length is None else length)
     denoiser: Any = model.on_meta(model.denoiser.name)
     return count(lambda: denoiser(*call.arguments, **call.options).to_tuple(), call.conditioning)
 
 
 def image_work(model: ModelDescription, side: int) -> int:
-    """Operations to encode an image of `side` pixels."""
+    """Count the operations that encode an image of `side` pixels."""
     autoencoder: Any = model.on_meta(model.autoencoder.name)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted, torch.no_grad():
         autoencoder.encode(meta(1, 3, side, side))
@@ -128,7 +131,7 @@ def image_work(model: ModelDescription, side: int) -> int:
 
 
 def text_work(model: ModelDescription, length: int | None = None) -> Work:
-    """Of one prompt, in all text encoders, up to what the denoiser reads."""
+    """Count one prompt in all text encoders, up to the layer that the denoiser reads."""
     length = usual_length(model) if length is None else length
     works = [encoder_work(model, part.name, length) for part in model.text_encoders]
     return Work(sum(each.forward for each in works), sum(each.backward for each in works))
@@ -147,7 +150,7 @@ def encoder_work(model: ModelDescription, part: str, length: int) -> Work:
         if not is_pair:
             return [result.last_hidden_state]
         pooled = [result.text_embeds] if "text_embeds" in result else []
-        return [result.hidden_states[-2], *pooled]  # what SDXL reads
+        return [result.hidden_states[-2], *pooled]  # the layer that SDXL reads
 
     return count(forward, [words])
 
@@ -156,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--models", nargs="+", default=[*catalogue()], choices=[*catalogue()], metavar="NAME",
-        help="of `dti backbones`, all by default",
+        help="of `dti models`; default: all",
     )  # fmt: skip
     parser.add_argument("--samples", type=int, default=1600, help="of a subject: steps x batch")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")

@@ -1,13 +1,13 @@
-"""What the optimizer step costs within a training step, and what packing gains.
+"""The optimizer's share of a training step, and packed slots against a single slot.
 
     python -m benchmarks.training.optimizer_share [--model miniature] [--dtype auto] \
         [--slots 1 2 4 8]
 
-share    time of the learners' update over the time of the whole training step
-packing  subject-steps per second with K slots, over the same with one slot, in the same run
+share    time of the optimizer's update, in percent of the whole training step
+packing  subject-steps per second with K slots, as a ratio to one slot in the same run
 
-Times are medians of steps that take turns; what carries over to other machines is the ratios.
-Absolute times are shown on CUDA only.
+Times are medians of n = 10 steps (--repeats) of each size, which take turns. Absolute times are
+shown on CUDA only, because only the ratios carry over to other machines.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from dti_engine.training.loop import Trainer
 
 
 def update_of(trainer: Trainer) -> None:
-    """The learners' part of a step alone."""
+    """Take only the optimizers' part of a training step."""
     for optimizer in trainer.optimizers.values():
         optimizer.step(torch.ones_like(optimizer.parameter))
 
@@ -75,8 +75,8 @@ def main() -> None:
         table.add_row(f"{row['slots']}", f"{row['share']:.2%}", f"{row['packing']:.2f}{time_of}")
     Console().print(table)
     if options.json:
-        found = {"environment": environment(device, dtype=dtype), "rows": rows}
-        options.json.write_text(json.dumps(found, indent=2))
+        report = {"environment": environment(device, dtype=dtype), "rows": rows}
+        options.json.write_text(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
-"""Textual Inversion in a plain loop, in the manner of diffusers' example scripts: a yardstick.
+"""Textual Inversion in a plain loop like diffusers' example scripts: the baseline of `subjects`.
 
-As `textual_inversion.py` and `textual_inversion_sdxl.py` do, with their defaults:
+The loop does what `textual_inversion.py` and `textual_inversion_sdxl.py` do by default:
 
 - images are read from their files, resized and flipped for every sample, in the same process,
   and encoded by the autoencoder in every step;
 - the placeholder is a new word of every tokenizer, and a new row of every embedding table; captions
   are tokenized for every sample, and padded to 77;
-- AdamW (betas 0.9 and 0.999, decay 1e-2) over all of the table or tables, whose gradient is as
-  large; after each step all other rows are put back from a copy;
+- AdamW (betas 0.9 and 0.999, decay 1e-2) over the whole table or tables, with gradients of the
+  same size; after each step all other rows are restored from a copy;
 - the text encoder is in float32 under autocast, the second one of SDXL in the dtype of the UNet, as
   is the autoencoder; denoiser and autoencoder are frozen, attention is torch's;
 - a mean squared error against noise or velocity, at uniform times; one subject, a constant rate.
 
-Left out: accelerate, progress, logs (the scripts wait for the device in every step to print the
-loss), validation images, and saving every 500 steps. Each would make it slower. The batch is as
-large as the engine's; the README of the scripts makes it up of 4 steps of one sample, which is
-slower. Gradient checkpointing, which the scripts have as an option, is for where memory is short.
-Images are as large as the training's crops, so that reading them costs as little as it can.
+Differences from the scripts favour the loop, so that the engine is compared with the best case:
+accelerate, progress, logs (the scripts wait for the device in every step to print the loss),
+validation images and saving every 500 steps are left out. The batch is as large as the engine's;
+the scripts' README accumulates 4 steps of one sample, which is slower. Gradient checkpointing, an
+option of the scripts, is used only where memory is short. Images have the size of the crops, so
+that reading them costs as little as possible.
 """
 
 import random
@@ -38,7 +39,7 @@ PLACEHOLDER = "<learned>"
 
 
 class PlainLoop:
-    """One subject in training. Takes a pipeline's parts over, and changes them."""
+    """The training loop of one subject. It takes over the parts of a pipeline and changes them."""
 
     def __init__(
         self,
@@ -51,10 +52,16 @@ class PlainLoop:
         batch_size: int,
         lr: float = 2e-3,
     ) -> None:
-        """pipeline: of Stable Diffusion 1, 2 or XL, all in the dtype of the UNet.
+        """Prepare the loop.
 
-        captions have `{}` for the placeholder; initializer is one word of the vocabulary. lr: the
-        scripts' README, its rate times the batch.
+        Args:
+            pipeline: Stable Diffusion 1, 2 or XL, with all parts in the dtype of the UNet.
+            images: The files of the subject's images.
+            captions: Templates with `{}` for the placeholder.
+            initializer: One word of the vocabulary, at whose row the new row starts.
+            resolution: The side of the training images in pixels.
+            batch_size: The samples of a step.
+            lr: The learning rate; by default that of the scripts' README times the batch size.
         """
         self._unet, self._vae = pipeline.unet, pipeline.vae
         self._device, self._dtype = pipeline.unet.device, pipeline.unet.dtype
@@ -65,7 +72,7 @@ class PlainLoop:
         if getattr(pipeline, "text_encoder_2", None) is not None:
             self.encoders.append(pipeline.text_encoder_2)
             tokenizers.append(pipeline.tokenizer_2)
-        self._numbers = [
+        self._row_numbers = [
             _add_placeholder(*each, initializer)
             for each in zip(self.encoders, tokenizers, strict=True)
         ]
@@ -76,16 +83,16 @@ class PlainLoop:
         self._batches = _endless(DataLoader(data, batch_size, shuffle=True, drop_last=True))
 
     def recompute(self) -> None:
-        """Keep fewer activations, as the option of the scripts for gradient checkpointing does."""
+        """Turn on gradient checkpointing, as an option of the scripts does."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of the name, which older versions need
+            warnings.simplefilter("ignore", FutureWarning)  # transformers renames the method
             for encoder in self.encoders:
                 encoder.gradient_checkpointing_enable()
         self._unet.train()
         self._unet.enable_gradient_checkpointing()
 
     def step(self) -> Tensor:
-        """One step; the loss, which nobody has waited for."""
+        """Take one step and return the loss, without waiting for the device."""
         batch = next(self._batches)
         pixels = batch["pixels"].to(self._device, self._dtype)
         with torch.no_grad():
@@ -108,7 +115,7 @@ class PlainLoop:
         return loss.detach()
 
     def _read(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
-        """Hidden states for the UNet, and what else it takes."""
+        """Return the hidden states for the UNet, and its other arguments."""
         ids = [each.to(self._device) for each in batch["ids"]]
         if len(ids) == 1:
             with self._autocast():
@@ -128,16 +135,16 @@ class PlainLoop:
 
     @torch.no_grad()
     def _restore(self) -> None:
-        """Put back all rows but the new one, which AdamW's decay has moved."""
-        every = zip(self.encoders, self.originals, self._numbers, strict=True)
-        for encoder, original, number in every:
+        """Restore all rows but the new one, because AdamW's weight decay has moved them."""
+        every = zip(self.encoders, self.originals, self._row_numbers, strict=True)
+        for encoder, original, row in every:
             others = torch.ones(len(original), dtype=torch.bool)
-            others[number] = False
+            others[row] = False
             encoder.get_input_embeddings().weight[others] = original[others]
 
 
 class _Samples(Dataset[dict[str, Any]]):
-    """Each image a hundred times over, with a caption drawn anew."""
+    """Each image a hundred times, each time with a random caption."""
 
     def __init__(
         self,
@@ -156,7 +163,7 @@ class _Samples(Dataset[dict[str, Any]]):
         size = self._resolution
         image = Image.open(self._images[index % len(self._images)]).convert("RGB")
         height, width = image.height, image.width
-        # Squashed to a square, whose one crop of that size is all of it.
+        # The image is squashed to a square, so the crop is all of it.
         image = image.resize((size, size), Image.Resampling.BICUBIC)
         if random.random() < 0.5:
             image = ImageOps.mirror(image)
@@ -179,7 +186,7 @@ class _Samples(Dataset[dict[str, Any]]):
 
 
 def _add_placeholder(encoder: Any, tokenizer: Any, initializer: str) -> int:
-    """Its row, which starts as that of the initializer, and which alone is to learn."""
+    """Add the placeholder as a word, and return its row, which starts at the initializer's."""
     (start,) = tokenizer(initializer, add_special_tokens=False)["input_ids"]
     tokenizer.add_tokens(PLACEHOLDER)
     number = tokenizer.convert_tokens_to_ids(PLACEHOLDER)

@@ -1,15 +1,16 @@
-"""The optimizer step alone: fused, as a plain loop over rows, and by geoopt.
+"""The RSGD step alone: the fused step against a plain loop over rows and against geoopt.
 
     python -m benchmarks.training.rsgd_step [--json FILE] [--rows 16 64 512] [--dim 768]
 
 fused        RiemannianSGD.step on one [rows, d] parameter: one pass on CPU, one launch on CUDA
 plain        reference_step, row by row
-geoopt       geoopt's RiemannianSGD.step on ONE [rows, d] ManifoldParameter, its best case. It does
-             less: no prior, no normalisation, no check for zero gradients, no report
-geoopt, DTI  the same, fed with the unit tangent after the prior, so that it takes our step
+geoopt       geoopt's RiemannianSGD.step on one [rows, d] ManifoldParameter, which is its best case.
+             It does less: no prior, no normalisation, no check for zero gradients, no metrics
+geoopt, DTI  the same step, given the unit tangent after the prior, so that it takes the same step
 
-The forms take turns in every repeat, so that a busy machine slows them all; medians are compared.
-What carries over to other machines is the ratios. Times are shown on CUDA only, as of this machine.
+The unit is time per step, as a ratio to `fused`: medians of n = 15 repeats (--repeats). All forms
+take turns in every repeat, so that a busy machine slows them alike. Microseconds are shown on CUDA
+only.
 """
 
 import argparse
@@ -37,7 +38,7 @@ LR, KAPPA = 0.01, 1e-4
 
 
 def forms(rows: int, dim: int, device: str) -> dict[str, Callable[[], object]]:
-    """One call takes one step; the gradient stays the same."""
+    """Return the forms by name; one call takes one step, always with the same gradient."""
     random = torch.Generator().manual_seed(0)
     v, gradient = torch.randn(2, rows, dim, generator=random).to(device)
     v = sphere.normalize(v)
@@ -45,26 +46,31 @@ def forms(rows: int, dim: int, device: str) -> dict[str, Callable[[], object]]:
 
     fused = torch.nn.Parameter(v.clone())
     fused.grad = gradient.clone()
-    ours = RiemannianSGD([fused], lr=LR, mu=mu, kappa=KAPPA)
+    fused_optimizer = RiemannianSGD([fused], lr=LR, mu=mu, kappa=KAPPA)
 
     point = geoopt.ManifoldParameter(v.clone(), manifold=geoopt.Sphere())
     point.grad = gradient.clone()
-    theirs = geoopt.optim.RiemannianSGD([point], lr=LR)
+    geoopt_optimizer = geoopt.optim.RiemannianSGD([point], lr=LR)
 
-    def theirs_as_dti() -> None:
+    def geoopt_as_dti() -> None:
         tangent = sphere.to_tangent(point.detach(), gradient + vmf.gradient(mu, KAPPA))
         point.grad = tangent / sphere.length(tangent)
-        theirs.step()
+        geoopt_optimizer.step()
 
     def plain() -> Tensor:
         steps = zip(v, gradient, mu, strict=True)
         return torch.stack([reference_step(*row, LR, KAPPA)[0] for row in steps])
 
-    return {"fused": ours.step, "plain": plain, "geoopt": theirs.step, "geoopt, DTI": theirs_as_dti}
+    return {
+        "fused": fused_optimizer.step,
+        "plain": plain,
+        "geoopt": geoopt_optimizer.step,
+        "geoopt, DTI": geoopt_as_dti,
+    }
 
 
 def seconds(step: Callable[[], object], calls: int, device: str) -> float:
-    """Time per call, over several, with the device idle before and after."""
+    """Return the seconds per call, averaged over `calls`, from an idle device to an idle device."""
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     synchronize()
     start = time.perf_counter()
@@ -75,7 +81,7 @@ def seconds(step: Callable[[], object], calls: int, device: str) -> float:
 
 
 def measure(rows: int, dim: int, device: str, repeats: int) -> dict[str, float]:
-    """Median time per step of every form, from interleaved repeats."""
+    """Return the median seconds per step of each form, from interleaved repeats."""
     steps = forms(rows, dim, device)
     calls = {name: 1 if name == "plain" else 20 for name in steps}
     for name in steps:  # the first calls compile and import

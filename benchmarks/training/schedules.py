@@ -1,13 +1,16 @@
-"""When to stop: constant rates, decay, averaged directions and a stop rule, on the miniature.
+"""Training schedules and early stopping on the miniature, against 400 steps at a constant rate.
 
     python -m benchmarks.training.schedules [--subjects 6] [--seeds 5] [--work DIR] [--json FILE]
 
-Each row is a way to train, with how many steps it took and what its tokens score, in 8 prompts
-each. Differences to the reference, 400 steps at a constant rate, are paired: the same subjects,
-images, seeds, draws, prompts and noise; their 95 % intervals come from resampling subjects. Rates
-were chosen on others, those that settings are for.
+Each row is a schedule, with its mean number of steps and the mean subject and prompt scores of its
+tokens in 8 prompts each, for n = 6 subjects (--subjects) with 5 seeds each (--seeds).
 
-What is done is kept in DIR: a run that was stopped goes on. Takes most of an hour on two CPU cores.
+Differences from the reference, 400 steps at a constant rate, are paired: subjects, images, seeds,
+draws, prompts and noise are the same. The 95 % intervals come from resampling subjects. The rates
+were chosen on other subjects, those for tuning settings, so no schedule is fitted to these.
+
+Finished work is kept in DIR, and a run that was stopped continues. All of it takes most of an hour
+on two CPU cores.
 """
 
 import argparse
@@ -49,11 +52,14 @@ REFERENCE = "constant, 400 steps"
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to train, and the step at which its token is taken; 0: where the rule stops it."""
+class Schedule:
+    """A row of the table: a run, and the step at which its token is taken.
+
+    Step 0 is the step at which early stopping ends the run.
+    """
 
     title: str
-    run: str  # of RUNS, in which it is found
+    run: str  # a key of RUNS
     step: int
     patience: int = 0
     min_improvement: float = 0.02
@@ -70,51 +76,51 @@ RUNS = {
     "cosine-100": COSINE.changed(lr=0.15, steps=100),
     "cosine-50": COSINE.changed(lr=0.2, steps=50),
 }
-WAYS = (
-    Way(REFERENCE, "constant", 400),
-    Way("constant, 200 steps", "constant", 200),
-    Way("constant, 100 steps", "constant", 100),
-    Way("constant and averaged, 200 steps", "averaged", 200),
-    Way("constant and averaged, 100 steps", "averaged", 100),
-    Way("the same, patience 2, gain 2 %", "averaged", 0, patience=2, min_improvement=0.02),
-    Way("the same, patience 3, gain 2 %", "averaged", 0, patience=3, min_improvement=0.02),
-    Way("cosine from 0.15, 200 steps", "cosine-200", 200),
-    Way("cosine from 0.15, 100 steps", "cosine-100", 100),
-    Way("cosine from 0.2, 50 steps", "cosine-50", 50),
+SCHEDULES = (
+    Schedule(REFERENCE, "constant", 400),
+    Schedule("constant, 200 steps", "constant", 200),
+    Schedule("constant, 100 steps", "constant", 100),
+    Schedule("constant and averaged, 200 steps", "averaged", 200),
+    Schedule("constant and averaged, 100 steps", "averaged", 100),
+    Schedule("the same, patience 2, gain 2 %", "averaged", 0, patience=2, min_improvement=0.02),
+    Schedule("the same, patience 3, gain 2 %", "averaged", 0, patience=3, min_improvement=0.02),
+    Schedule("cosine from 0.15, 200 steps", "cosine-200", 200),
+    Schedule("cosine from 0.15, 100 steps", "cosine-100", 100),
+    Schedule("cosine from 0.2, 50 steps", "cosine-50", 50),
 )
 KEEP_AT = range(20, 401, 20)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One subject from one seed."""
+    """The training of one subject with one seed."""
 
-    look: HeldOutSubject
+    subject: HeldOutSubject
     seed: int
 
     @property
     def name(self) -> str:
-        return f"{self.look.name}-seed{self.seed}"
+        return f"{self.subject.name}-seed{self.seed}"
 
 
 class Work:
-    """The folder in which all is kept."""
+    """The folder that keeps photos, tokens, losses and scores."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._scores = root / "scores.json"
         root.mkdir(parents=True, exist_ok=True)
-        kept = self._scores.read_text() if self._scores.exists() else "{}"
-        self.scores: dict[str, tuple[float, float]] = json.loads(kept)
+        saved = self._scores.read_text() if self._scores.exists() else "{}"
+        self.scores: dict[str, tuple[float, float]] = json.loads(saved)
 
-    def photos(self, look: HeldOutSubject) -> Path:
-        return self.root / "photos" / look.name
+    def photos(self, subject: HeldOutSubject) -> Path:
+        return self.root / "photos" / subject.name
 
     def token(self, run: str, name: str, step: int) -> Path:
         return self.root / "tokens" / run / f"{name}-step{step}.safetensors"
 
-    def looks(self, run: str, name: str) -> Path:
-        """Its losses on the fixed batch."""
+    def losses(self, run: str, name: str) -> Path:
+        """Return the file of the losses on the fixed batch."""
         return self.root / "tokens" / run / f"{name}.json"
 
     def add(self, key: str, scores: tuple[float, float]) -> None:
@@ -123,9 +129,9 @@ class Work:
 
 
 def train_missing(work: Work, backbone: Backbone, run: str, runs: Sequence[Run]) -> None:
-    """Tokens and looks of one of RUNS; a subject whose looks are there is done."""
+    """Train the subjects of a run that have no file of losses yet; it is written last."""
     config = RUNS[run]
-    missing = {each.name: each for each in runs if not work.looks(run, each.name).exists()}
+    missing = {each.name: each for each in runs if not work.losses(run, each.name).exists()}
 
     def keep(subject: Subject, artifact: Artifact) -> None:
         assert artifact.manifest.training
@@ -134,10 +140,10 @@ def train_missing(work: Work, backbone: Backbone, run: str, runs: Sequence[Run])
     subjects = (
         Subject(
             each.name,
-            load_images(work.photos(each.look)),
-            each.look.placeholder,
-            each.look.class_word,
-            training_seed(0, each.look.name, each.seed),
+            load_images(work.photos(each.subject)),
+            each.subject.placeholder,
+            each.subject.class_word,
+            training_seed(0, each.subject.name, each.seed),
         )
         for each in missing.values()
     )
@@ -150,45 +156,50 @@ def train_missing(work: Work, backbone: Backbone, run: str, runs: Sequence[Run])
         training = result.artifact.manifest.training
         assert training
         every = config.eval_every
-        looks = [training.first_fixed_loss]
-        looks += [each.fixed_loss for each in result.metrics[every - 1 :: every]]
-        work.looks(run, result.subject.id).write_text(json.dumps(looks))
+        losses = [training.first_fixed_loss]
+        losses += [each.fixed_loss for each in result.metrics[every - 1 :: every]]
+        work.losses(run, result.subject.id).write_text(json.dumps(losses))
 
 
-def step_of(work: Work, way: Way, name: str) -> int:
-    """The step at which the token is taken."""
-    if way.step:
-        return way.step
-    looks = json.loads(work.looks(way.run, name).read_text())
-    for count in range(1, len(looks)):
-        if has_converged(looks[: count + 1], way.rule):
-            return count * way.rule.eval_every
-    return way.rule.steps
+def step_of(work: Work, schedule: Schedule, name: str) -> int:
+    """Return the step at which the schedule takes its token of the named run."""
+    if schedule.step:
+        return schedule.step
+    losses = json.loads(work.losses(schedule.run, name).read_text())
+    for count in range(1, len(losses)):
+        if has_converged(losses[: count + 1], schedule.rule):
+            return count * schedule.rule.eval_every
+    return schedule.rule.steps
 
 
 def score_missing(work: Work, backbone: Backbone, scorer: TokenScorer, runs: Sequence[Run]) -> None:
-    """Both scores of every token that some way takes, as means over all prompts."""
-    wanted = {
-        (way.run, each.name, step_of(work, way, each.name)): each for way in WAYS for each in runs
+    """Score each token that a schedule takes and that has no scores yet: means over all prompts."""
+    needed = {
+        (schedule.run, each.name, step_of(work, schedule, each.name)): each
+        for schedule in SCHEDULES
+        for each in runs
     }
-    missing = {key: each for key, each in wanted.items() if _key(*key) not in work.scores}
+    missing = {key: each for key, each in needed.items() if _key(*key) not in work.scores}
     for (run, name, step), each in track(
         missing.items(), "generate and score", console=Console(stderr=True)
     ):
         token = Artifact.load(work.token(run, name, step)).token
         prompts = [
             ValidationPrompt(
-                asked.template, image_seed(0, each.look.name, i, 0), asked.asked, asked.place
+                prompt.template,
+                image_seed(0, each.subject.name, i, 0),
+                prompt.asked,
+                prompt.place,
             )
-            for i, asked in enumerate(evaluation_prompts())
+            for i, prompt in enumerate(evaluation_prompts())
         ]
         requests = [
             ImageRequest(prompt.text(token.placeholder), prompt.seed, {token.placeholder: token})
             for prompt in prompts
         ]
-        subject_images = generate(backbone, requests, steps=IMAGE_STEPS, batch_size=BATCH_SIZE)
-        references = [subject_image.image for subject_image in load_images(work.photos(each.look))]
-        scores = scorer.score(subject_images, prompts, references, each.look.class_word)
+        images = generate(backbone, requests, steps=IMAGE_STEPS, batch_size=BATCH_SIZE)
+        references = [each_image.image for each_image in load_images(work.photos(each.subject))]
+        scores = scorer.score(images, prompts, references, each.subject.class_word)
         subject, prompt = np.mean(scores, axis=0)
         work.add(_key(run, name, step), (float(subject), float(prompt)))
 
@@ -198,31 +209,31 @@ def _key(run: str, name: str, step: int) -> str:
 
 
 def rows(
-    work: Work, looks: Sequence[HeldOutSubject], num_seeds: int
+    work: Work, subjects: Sequence[HeldOutSubject], num_seeds: int
 ) -> Iterator[dict[str, object]]:
-    """A row per way: steps, scores, and the differences to the reference."""
+    """Yield a row per schedule: steps, scores, and the differences from the reference."""
 
-    def samples(way: Way) -> Array:
-        """(subjects, 3): subject score, prompt score, steps; means over seeds."""
-        found: list[list[float]] = []
-        for look in looks:
+    def samples(schedule: Schedule) -> Array:
+        """Return (subjects, 3): subject score, prompt score and steps, as means over seeds."""
+        means: list[list[float]] = []
+        for subject in subjects:
             of_seeds: list[tuple[float, ...]] = []
             for seed in range(num_seeds):
-                name = Run(look, seed).name
-                step = step_of(work, way, name)
-                of_seeds.append((*work.scores[_key(way.run, name, step)], float(step)))
-            found.append(np.mean(of_seeds, axis=0).tolist())
-        return np.array(found)
+                name = Run(subject, seed).name
+                step = step_of(work, schedule, name)
+                of_seeds.append((*work.scores[_key(schedule.run, name, step)], float(step)))
+            means.append(np.mean(of_seeds, axis=0).tolist())
+        return np.array(means)
 
-    reference = samples(WAYS[0])
-    for way in WAYS:
-        mine = samples(way)
-        differences = mine - reference
+    reference = samples(SCHEDULES[0])
+    for schedule in SCHEDULES:
+        values = samples(schedule)
+        differences = values - reference
         yield {
-            "title": way.title,
-            "steps": float(mine[:, 2].mean()),
-            "subject_score": float(mine[:, 0].mean()),
-            "prompt_score": float(mine[:, 1].mean()),
+            "title": schedule.title,
+            "steps": float(values[:, 2].mean()),
+            "subject_score": float(values[:, 0].mean()),
+            "prompt_score": float(values[:, 1].mean()),
             "subject_difference": asdict(bootstrap(differences[:, 0])),
             "prompt_difference": asdict(bootstrap(differences[:, 1])),
         }
@@ -230,9 +241,11 @@ def rows(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--subjects", type=int, default=6, help="of 12 that settings never saw")
+    parser.add_argument(
+        "--subjects", type=int, default=6, help="of the 12 that no setting was tuned on"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="of training, for each subject")
-    parser.add_argument("--work", type=Path, default=Path("schedules"), help="what is done is here")
+    parser.add_argument("--work", type=Path, default=Path("schedules"), help="keeps finished work")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     device = find_device("auto")
@@ -240,26 +253,26 @@ def main() -> None:
     backbone = load_backbone("miniature", device=device, dtype=dtype)
     scorer = find_scorer("miniature")
     assert scorer
-    work, looks = Work(options.work), held_out_subjects("evaluation")[: options.subjects]
-    for look in looks:
-        draw_subject(look, work.photos(look), count=NUM_IMAGES)
-    runs = [Run(look, seed) for seed in range(options.seeds) for look in looks]
-    for run in reversed(RUNS):  # the short ones first
+    work, subjects = Work(options.work), held_out_subjects("evaluation")[: options.subjects]
+    for subject in subjects:
+        draw_subject(subject, work.photos(subject), count=NUM_IMAGES)
+    runs = [Run(subject, seed) for seed in range(options.seeds) for subject in subjects]
+    for run in reversed(RUNS):  # the short runs first
         train_missing(work, backbone, run, runs)
     score_missing(work, backbone, scorer, runs)
 
-    found = list(rows(work, looks, options.seeds))
-    title = f"{len(looks)} subjects, {options.seeds} seeds each, {dtype} on {device.type}"
+    results = list(rows(work, subjects, options.seeds))
+    title = f"{len(subjects)} subjects, {options.seeds} seeds each, {dtype} on {device.type}"
     table = Table("", "steps", "subject", "prompt", "subject, against 400", "prompt, against 400",
                   title=title)  # fmt: skip
-    for row in found:
+    for row in results:
         differences = (row["subject_difference"], row["prompt_difference"])
         shown = ["{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**each) for each in differences]
         scores = [f"{row['subject_score']:.3f}", f"{row['prompt_score']:.3f}"]
         table.add_row(row["title"], f"{row['steps']:.0f}", *scores, *shown)
     Console(width=150).print(table)
     if options.json:
-        document = {"environment": environment(device, dtype=dtype), "rows": found}
+        document = {"environment": environment(device, dtype=dtype), "rows": results}
         options.json.write_text(json.dumps(document, indent=2))
 
 

@@ -1,4 +1,4 @@
-"""What it takes to learn a subject: the engine against a plain loop, on models of full size.
+"""Training a subject: the engine against diffusers' plain loop, on models of full size.
 
     python -m benchmarks.training.subjects
     python -m benchmarks.training.subjects --models miniature
@@ -10,19 +10,21 @@ one slot  the engine with one subject, of as many samples in each step
 packed    the engine with as many subjects as `dti train --slots auto` takes here
 compiled  the same as packed, its denoiser compiled (--compile)
 
-Models of the catalogue have random weights, as these change nothing of the cost. Everybody learns
-from the same files of 5 images, of the size of the crops. Times are of blocks of `--steps` steps,
-with whatever the engine does every few steps (reading figures, looking at the fixed batch), and
-medians of blocks that take turns. A subject is `--samples` samples, and in the engine what comes
-before its first step: encoding its images. Loading is not in it.
+The unit is samples per second, as a ratio to `plain` in the same run: medians of n = 5 blocks
+(--repeats) of 20 steps (--steps), which take turns. A block includes the work that the engine does
+every few steps, such as the fixed batch. On CUDA, the table also has:
 
-Share of the peak: counted work (`work.py`: denoiser and text, forward and backward, prompts as long
-as the engine has them) over time, by what a large matrix product in the same dtype reaches in the
-same run. What anyone does beside the counted work, such as encoding images in every step,
-therefore lowers it. Memory is what the weights take and the most that a step takes beside them.
-"A step waits for": what made the host wait when torch was told to refuse that, in the engine.
+s per subject  time of 1600 samples (--samples) and, in the engine, of encoding the images before
+               the first step; without loading the model
+share of peak  operations per second (`operations.py`: denoiser and text, forward and backward, with
+               prompts as long as the engine's) over those of a large matrix product in the same
+               dtype and run. Work that is not counted, such as encoding images in every step of the
+               plain loop, lowers it
+memory         weights, and the peak of a step
+A step waits for  the operation that makes the host wait for the device, in the engine
 
-What carries over to other machines is the ratios; all else is shown on CUDA only.
+For a fair comparison, all contenders learn from the same files of 5 images, which have the size of
+the crops. Models of the catalogue have random weights, which cost as much as trained ones.
 """
 
 import argparse
@@ -38,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.models.random_models import description, open_model
-from benchmarks.training.contenders import Contender, contenders, most_in_use
+from benchmarks.training.contenders import Contender, make_contenders, peak_bytes
 from benchmarks.training.operations import SIDES, denoiser_work, text_work
 from dti_engine import devices
 from dti_engine.backbones.registry import catalogue
@@ -50,7 +52,7 @@ from dti_engine.training.autotune import measure_s
 
 @dataclass(frozen=True)
 class Row:
-    """What was found of a contender; of all that is not known, None."""
+    """The results of one contender; None where a value cannot be measured."""
 
     model: str
     side: int
@@ -59,13 +61,13 @@ class Row:
     recompute: bool
     seconds_per_step: float
     seconds_per_subject: float
-    faster: float | None  # samples per second, over those of the plain loop
-    share: float  # of the peak
+    faster: float | None  # ratio of the samples per second to the plain loop's
+    share: float  # share of the peak
     bytes: int | None
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of the product of two large square matrices, the best of several."""
+    """Return the operations per second of a large square matrix product, the best of several."""
     size, calls = (8192, 50) if device.type == "cuda" else (2048, 1)
     first, second = torch.randn(2, size, size, device=device).to(dtype)
 
@@ -79,6 +81,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
 def compare(
     name: str, side: int, peak: float, options: Any, **kind: Any
 ) -> tuple[list[Row], dict[str, Any]]:
+    """Return a row for each contender on a model, and facts about the run."""
     device = kind["device"]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -90,7 +93,7 @@ def compare(
             checkpoint.pipeline, latent // described.image_size
         )  # fmt: skip
         config = recipe(usual).changed(resolution=side)
-        racing, facts = contenders(
+        compared, facts = make_contenders(
             checkpoint, folder, config, slots=options.slots, compiled=options.compile, **kind
         )
 
@@ -98,18 +101,18 @@ def compare(
         work = denoiser_work(described, side, length).total + text_work(described, length).total
 
         def block(contender: Contender) -> float:
-            """Seconds per step."""
+            """Return the seconds per step of a block."""
             steps = options.steps
             return measure_s(device, lambda: [contender.step() for _ in range(steps)]) / steps
 
-        for each in racing:
+        for each in compared:
             facts[f"first block of {each.name}, s"] = round(options.steps * block(each), 1)
-        times: dict[str, list[float]] = {each.name: [] for each in racing}
+        times: dict[str, list[float]] = {each.name: [] for each in compared}
         for _ in range(options.repeats):
-            for each in racing:
+            for each in compared:
                 times[each.name].append(block(each))
-        medians = {each: statistics.median(found) for each, found in times.items()}
-        samples = {each.name: each.slots * config.batch_size for each in racing}
+        medians = {each: statistics.median(elapsed_s) for each, elapsed_s in times.items()}
+        samples = {each.name: each.slots * config.batch_size for each in compared}
         rates = {each: samples[each] / medians[each] for each in medians}
         rows = [
             Row(
@@ -119,17 +122,17 @@ def compare(
                 each.slots,
                 each.recompute,
                 medians[each.name],
-                each.before + options.samples / rates[each.name],
+                each.setup_s + options.samples / rates[each.name],
                 rates[each.name] / rates["plain"] if "plain" in rates else None,
                 work * rates[each.name] / peak,
-                most_in_use(each, device),
+                peak_bytes(each, device),
             )
-            for each in racing
+            for each in compared
         ]
         return rows, {**facts, "operations per sample": work}
 
 
-def shown(rows: list[Row], device: torch.device, title: str) -> Table:
+def results_table(rows: list[Row], device: torch.device, title: str) -> Table:
     is_cuda = device.type == "cuda"
     columns = ["", "subjects", "samples per second, plain = 1"]
     columns += ["s per step", "s per subject", "share of peak", "memory"] * is_cuda
@@ -148,19 +151,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--models", nargs="+", choices=["miniature", *catalogue()], metavar="NAME",
-        help="miniature, or of `dti backbones`; default: miniature on a CPU, "
+        help="miniature, or of `dti models`; default: miniature on a CPU, "
         "else sdxl sd15 sana-1.6b",
     )  # fmt: skip
     parser.add_argument(
         "--sides", nargs="+", type=int, metavar="PX",
-        help="of images; default: each model's own, and for sdxl 768 as well",
+        help="sides of images; default: each model's own, and for sdxl 768 as well",
     )  # fmt: skip
     parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
-    parser.add_argument("--slots", type=int, help="of packed; default: as `--slots auto` finds")
-    parser.add_argument("--compile", action="store_true", help="compiled as well: takes minutes")
+    parser.add_argument("--slots", type=int, help="of packed; default: as with `--slots auto`")
+    parser.add_argument(
+        "--compile", action="store_true", help="also a compiled denoiser; takes minutes"
+    )
     parser.add_argument("--dtype", default="auto", help="as of `dti train`")
     parser.add_argument("--samples", type=int, default=1600, help="of a subject")
-    parser.add_argument("--steps", type=int, default=20, help="of a block, best a multiple of 20")
+    parser.add_argument("--steps", type=int, default=20, help="of a block; best a multiple of 20")
     parser.add_argument("--repeats", type=int, default=5, help="blocks of each")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
@@ -186,13 +191,13 @@ def main() -> None:
         for side in options.sides or usual:
             rows, facts = compare(name, side, peak, options, device=device, dtype=dtype)
             title = f"{'small ' * options.small}{name}, {rows[0].side} px, {device.type}, {dtype}"
-            console.print(shown(rows, device, title))
+            console.print(results_table(rows, device, title))
             for fact, value in facts.items():
                 if value is not None and (device.type == "cuda" or fact == "slots"):
                     console.print(f"{fact}: {value}")
             report["rows"] += map(asdict, rows)
             report["facts"][f"{name}, {rows[0].side} px"] = facts
-            if options.json:  # after each, as a GPU may be lent for a short time
+            if options.json:  # after each model, because time on a GPU may be short
                 options.json.write_text(json.dumps(report, indent=2) + "\n")
             devices.release_memory(device)
 

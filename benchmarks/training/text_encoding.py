@@ -1,18 +1,20 @@
-"""What reading prompts with Gemma 2 costs: short batches, and an instruction that is stored.
+"""Encoding prompts with Gemma 2: trimmed batches and a cached instruction, against diffusers' way.
 
     python -m benchmarks.training.text_encoding [--full] [--layers N] [--dim 512] [--json FILE]
 
-Forward and backward, down to the learned rows, of one batch of captions through a random model:
+Measures a forward pass and a backward pass to the learned rows, of one batch of captions through a
+random model:
 
-trimmed   the batch as long as its longest caption, up to a multiple of 32
-padded    all of 300 positions, as diffusers does
-stored    behind an instruction whose keys and values were computed once
-whole     the instruction run through the model with every caption, none longer than it must be
-diffusers the same, and 298 positions behind it
+trimmed   without an instruction, padded to the longest caption, rounded up to a multiple of 32
+padded    without an instruction, padded to 300 positions as diffusers does
+stored    after an instruction whose keys and values are cached
+whole     with the instruction in every caption, padded no more than needed
+diffusers with the instruction in every caption and 298 positions after it
 
-Times are medians of turns; what carries over to other machines is the ratios. Absolute times are
-shown on CUDA only. `stored` is also what captions without the instruction cost in a batch that may
-have some with it. `--full` has Gemma-2-2b's own sizes: 4 GB of layers in bfloat16.
+The unit is time, as a ratio to `trimmed` and to `stored`: medians of n = 5 repeats (--repeats) in
+which all ways take turns. Absolute times are shown on CUDA only. A caption without the instruction,
+in a batch where others have it, costs as much as `stored`. `--full` has the sizes of Gemma-2-2b:
+4 GB of layers in bfloat16.
 """
 
 import argparse
@@ -32,12 +34,12 @@ from dti_engine.files import environment
 from dti_engine.text.inputs import EncoderInput
 from dti_engine.training.autotune import measure_s
 
-MARKS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-DIFFUSERS_LENGTH = 298  # positions behind the instruction
+SPECIAL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+DIFFUSERS_LENGTH = 298  # positions after the instruction
 
 
 def random_model(options: argparse.Namespace, device: torch.device) -> Gemma2Model:
-    """Of few words, as looking one up costs the same among many."""
+    """Return a random model of 1000 words: a lookup costs the same in a larger vocabulary."""
     sizes = (
         {}
         if options.full
@@ -61,15 +63,19 @@ def random_model(options: argparse.Namespace, device: torch.device) -> Gemma2Mod
 
 
 def random_tokenizer(size: int) -> GemmaTokenizer:
-    """Each "a" is one token."""
-    names = [*MARKS, "a", *(f"<{number}>" for number in range(size - len(MARKS) - 1))]
+    """Return a tokenizer in which each "a" is one token."""
+    names = [
+        *SPECIAL_TOKENS,
+        "a",
+        *(f"<{number}>" for number in range(size - len(SPECIAL_TOKENS) - 1)),
+    ]
     return GemmaTokenizer(vocab={name: number for number, name in enumerate(names)}, merges=[])
 
 
 def captions(
-    size: int, used: int, length: int, device: torch.device, *, instructed: bool = False
+    size: int, used: int, length: int, device: torch.device, *, has_instruction: bool = False
 ) -> EncoderInput:
-    """As many of `used` positions in a batch of this length, each with a learned row at its end."""
+    """Return captions of `used` positions, padded to `length`; each ends in a learned row."""
     row = torch.full((size, length), -1)
     row[:, used - 1] = torch.arange(size)
     return EncoderInput(
@@ -77,25 +83,26 @@ def captions(
         row=row,
         length=torch.full((size,), used),
         pooled_index=torch.full((size,), used - 1),
-        has_instruction=torch.full((size,), instructed),
+        has_instruction=torch.full((size,), has_instruction),
     ).to(device)
 
 
-def reader(encoder: GemmaTextEncoder, prompts: EncoderInput) -> Callable[[], None]:
+def encoding(encoder: GemmaTextEncoder, prompts: EncoderInput) -> Callable[[], None]:
+    """Return a function that encodes the prompts and computes the gradients of their rows."""
     rows = torch.randn(len(prompts.ids), encoder.dim, device=prompts.ids.device)
     counted = torch.arange(prompts.ids.shape[1], device=rows.device) < prompts.length[:, None]
 
-    def read() -> None:
+    def encode() -> None:
         table = rows.clone().requires_grad_()
         hidden = encoder.hidden_states(prompts, table)
         torch.autograd.grad((hidden * counted[..., None]).sum(), table)
 
-    return read
+    return encode
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, help="default: 6, of --full 26")
+    parser.add_argument("--layers", type=int, help="default: 6, with --full 26")
     parser.add_argument("--dim", type=int, default=512, help="a multiple of 16")
     parser.add_argument("--full", action="store_true", help="the sizes of Gemma-2-2b, for a GPU")
     parser.add_argument("--dtype", default="auto", help="of the layers, as of `dti train`")
@@ -116,21 +123,21 @@ def main() -> None:
     batches = {
         "trimmed": captions(size, used, trimmed, device),
         "padded": captions(size, used, plain.max_length, device),
-        "stored": captions(size, used, trimmed, device, instructed=True),
+        "stored": captions(size, used, trimmed, device, has_instruction=True),
         "whole": captions(size, before + used, before + trimmed, device),
         "diffusers": captions(size, before + used, 1 + before + DIFFUSERS_LENGTH, device),
     }
     ways = {
-        name: reader(with_instruction if name == "stored" else plain, batch)
+        name: encoding(with_instruction if name == "stored" else plain, batch)
         for name, batch in batches.items()
     }
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(options.repeats + 1):  # the first warms up
-        for name, read in ways.items():
-            elapsed = measure_s(device, read)
+    elapsed_s: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(options.repeats + 1):  # the first repeat warms up
+        for name, encode in ways.items():
+            elapsed = measure_s(device, encode)
             if repeat:
-                took[name].append(elapsed)
-    medians = {name: statistics.median(each) for name, each in took.items()}
+                elapsed_s[name].append(elapsed)
+    medians = {name: statistics.median(each) for name, each in elapsed_s.items()}
 
     layers, dim = model.config.num_hidden_layers, model.config.hidden_size
     dtype = str(model.norm.weight.dtype).removeprefix("torch.")
@@ -140,14 +147,14 @@ def main() -> None:
     for name, each in medians.items():
         time_of = f"  ({each * 1000:.1f} ms)" if device.type == "cuda" else ""
         positions = batches[name].ids.shape[1]
-        behind = f"{each / medians['stored']:.2f}"
-        table.add_row(name, f"{positions}", f"{each / medians['trimmed']:.2f}{time_of}", behind)
+        to_stored = f"{each / medians['stored']:.2f}"
+        table.add_row(name, f"{positions}", f"{each / medians['trimmed']:.2f}{time_of}", to_stored)
     Console().print(table)
     if options.json:
-        asked = {name: getattr(options, name) for name in ("captions", "length", "instruction")}
+        settings = {name: getattr(options, name) for name in ("captions", "length", "instruction")}
         facts = {"environment": environment(device, dtype=dtype), "layers": layers, "dim": dim}
-        found = {**facts, **asked, "seconds": medians}
-        options.json.write_text(json.dumps(found, indent=2))
+        report = {**facts, **settings, "seconds": medians}
+        options.json.write_text(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Subjects per hour: packed, one at a time, and a process for each, as official launchers do.
+"""Subjects per hour: packed training against one slot, and against a process for each subject.
 
     python -m benchmarks.training.throughput [--subjects 8] [--steps N] [--slots 8] [--json FILE]
 
@@ -6,8 +6,11 @@ packed   one process, the model loaded once, `--slots` subjects in every step
 single   the same process with one slot
 process  `dti train` started anew for every subject, one after the other
 
-All learn the same subjects of the miniature's world, from the same images, at the same steps. The
-ratios carry over to other machines; hours are shown on CUDA only. Loading counts for all three.
+All train the same subjects of the miniature's world on the same images for the same steps, and
+loading the model counts for all three. Official launchers start a process for each subject.
+
+The unit is time, as a ratio to `packed`, for n = 1 run of each way; repeat the command to see the
+spread. Subjects per hour are shown on CUDA only, because only ratios carry over to other machines.
 """
 
 import argparse
@@ -35,25 +38,25 @@ NUM_IMAGES = 5
 
 
 def in_one_process(
-    looks: list[HeldOutSubject], photos: Path, config: TrainConfig, num_slots: int
+    held_out: list[HeldOutSubject], photos: Path, config: TrainConfig, num_slots: int
 ) -> None:
     device = find_device("auto")
     backbone = load_backbone("miniature", device=device, dtype=find_dtype("auto", device))
     subjects = (
         Subject(each.name, load_images(photos / each.name), each.placeholder, each.class_word, 0)
-        for each in looks
+        for each in held_out
     )
-    for outcome in train(backbone, subjects, config, num_slots=num_slots):
-        assert outcome.artifact, outcome.error
+    for result in train(backbone, subjects, config, num_slots=num_slots):
+        assert result.artifact, result.error
 
 
 def in_a_process_each(
-    looks: list[HeldOutSubject], photos: Path, config: TrainConfig, output: Path
+    held_out: list[HeldOutSubject], photos: Path, config: TrainConfig, output: Path
 ) -> None:
-    for each in looks:
+    for each in held_out:
         command = [sys.executable, "-m", "dti_engine", "train", str(photos / each.name)]
         command += ["--initializer", each.class_word, "--steps", str(config.steps)]
-        # The other two train, and do not try out what they have learned.
+        # Without validation images, which the other two ways do not generate either.
         command += ["--validation-images", "0", "--output", str(output)]
         subprocess.run(command, check=True, capture_output=True)
 
@@ -68,33 +71,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--steps", type=int, help="of each subject (default: the recipe's)")
+    parser.add_argument("--steps", type=int, help="of each subject ; default: the recipe's")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     config = recipe("miniature")
     if options.steps:
         config = config.changed(steps=options.steps)
-    looks = list(held_out_subjects("evaluation"))[: options.subjects]
+    held_out = list(held_out_subjects("evaluation"))[: options.subjects]
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"
-        for look in looks:
-            draw_subject(look, photos / look.name, count=NUM_IMAGES)
-        took = {
-            "packed": seconds(lambda: in_one_process(looks, photos, config, options.slots)),
-            "single": seconds(lambda: in_one_process(looks, photos, config, 1)),
-            "process": seconds(lambda: in_a_process_each(looks, photos, config, Path(folder))),
+        for subject in held_out:
+            draw_subject(subject, photos / subject.name, count=NUM_IMAGES)
+        elapsed_s = {
+            "packed": seconds(lambda: in_one_process(held_out, photos, config, options.slots)),
+            "single": seconds(lambda: in_one_process(held_out, photos, config, 1)),
+            "process": seconds(lambda: in_a_process_each(held_out, photos, config, Path(folder))),
         }
     device = find_device("auto")
-    title = f"{len(looks)} subjects of {config.steps} steps, on {device.type}"
+    title = f"{len(held_out)} subjects of {config.steps} steps, on {device.type}"
     table = Table("", "packed is faster by", title=title)
-    for name, each in took.items():
-        hours = f"  ({3600 * len(looks) / each:.0f} subjects per hour)"
-        table.add_row(name, f"{each / took['packed']:.2f}{hours * (device.type == 'cuda')}")
+    for name, each in elapsed_s.items():
+        hours = f"  ({3600 * len(held_out) / each:.0f} subjects per hour)"
+        table.add_row(name, f"{each / elapsed_s['packed']:.2f}{hours * (device.type == 'cuda')}")
     Console().print(table)
     if options.json:
-        facts = {"subjects": len(looks), "steps": config.steps, "slots": options.slots}
-        found = {"environment": environment(device), **facts, "seconds": took}
-        options.json.write_text(json.dumps(found, indent=2))
+        facts = {"subjects": len(held_out), "steps": config.steps, "slots": options.slots}
+        report = {"environment": environment(device), **facts, "seconds": elapsed_s}
+        options.json.write_text(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The plain loop learns, and leaves the rest of a vocabulary alone, as diffusers' scripts do."""
+"""The plain loop changes only the new row of a vocabulary, as diffusers' scripts do."""
 
 import random
 from pathlib import Path
@@ -41,12 +41,12 @@ def test_a_step_moves_the_new_row_and_leaves_all_others_bit_for_bit(
         assert (table[-1] != original[-1]).any()
 
 
-def test_dtypes_are_those_of_the_scripts(tmp_path: Path) -> None:
+def test_the_parts_have_the_dtypes_of_the_scripts(tmp_path: Path) -> None:
     loop = plain_loop("sdxl", tmp_path, torch.bfloat16)
     assert [encoder.dtype for encoder in loop.encoders] == [torch.float32, torch.bfloat16]
 
 
-def test_recomputing_changes_no_loss(tmp_path: Path) -> None:
+def test_gradient_checkpointing_does_not_change_the_loss(tmp_path: Path) -> None:
     losses: list[float] = []
     for recompute in (False, True):
         loop = plain_loop("sd15", tmp_path / str(recompute), torch.float32)

@@ -1,4 +1,4 @@
-"""Random models are the published ones but for their weights, and every family of them works."""
+"""Random models have the published configurations, and every family of them works."""
 
 from pathlib import Path
 
@@ -25,21 +25,21 @@ def engine(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Backb
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "sana-1.6b"])
-def test_every_family_trains_and_generates_when_made_small(name: str, tmp_path: Path) -> None:
+def test_every_family_trains_and_generates_at_small_size(name: str, tmp_path: Path) -> None:
     backbone = engine(name, tmp_path)
     config = sd().changed(resolution=backbone.image_size, batch_size=2)
     trainer = full_trainer(backbone, config, num_slots=2)
     before = {each: optimizer.learned() for each, optimizer in trainer.optimizers.items()}
     trainer.step()
     for each, optimizer in trainer.optimizers.items():
-        seated = optimizer.active
+        active = optimizer.active
         assert optimizer.learned().isfinite().all()
-        assert (optimizer.learned()[seated] != before[each][seated]).any(dim=-1).all()
+        assert (optimizer.learned()[active] != before[each][active]).any(dim=-1).all()
     (image,) = generate(backbone, [ImageRequest("a photo", seed=0)], steps=2)
     assert image.size == (backbone.image_size, backbone.image_size)
 
 
-def test_parts_are_made_in_the_dtype_that_they_stay_in(tmp_path: Path) -> None:
+def test_parts_are_created_in_the_requested_dtype(tmp_path: Path) -> None:
     checkpoint = open_model("sdxl", tmp_path, device=CPU, small=True)
     pipeline = load_pipeline(checkpoint, device=CPU, dtype=torch.bfloat16)
     for part in ("text_encoder", "text_encoder_2", "unet", "vae"):
@@ -49,19 +49,19 @@ def test_parts_are_made_in_the_dtype_that_they_stay_in(tmp_path: Path) -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_weights_are_the_same_each_time(tmp_path: Path) -> None:
+def test_weights_are_the_same_every_time(tmp_path: Path) -> None:
     first, second = (engine("sd15", tmp_path / number) for number in "12")
     assert first.fingerprint == second.fingerprint
 
 
-def test_without_being_made_small_configurations_are_those_published(tmp_path: Path) -> None:
+def test_configurations_of_full_size_are_the_published_ones(tmp_path: Path) -> None:
     for name in ("sd15", "sdxl", "sana-1.6b"):
-        found = description(open_model(name, tmp_path / name, device=CPU))
+        opened = description(open_model(name, tmp_path / name, device=CPU))
         for part in published(name).parts:
-            assert found.configuration(part.name) == published(name).configuration(part.name)
+            assert opened.configuration(part.name) == published(name).configuration(part.name)
 
 
-def test_tokenizers_have_the_published_size_and_spell_a_word_in_a_token() -> None:
+def test_tokenizers_have_the_published_size_and_one_token_for_a_word() -> None:
     text = PROMPT.replace("{}", "")
     for tokenizer in (clip_tokenizer(49408), clip_tokenizer(49408, pad_with_mark=True)):
         assert len(tokenizer) == 49408
