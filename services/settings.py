@@ -359,6 +359,14 @@ class DispatcherProcessSettings(LedgerSettings, EngineSecret, ProcessSettings):
     )
 
 
+class EngineConfigSettings(ProcessSettings):
+    """The configuration of Ray Serve for the engines of all served models, printed as JSON."""
+
+    host: str = Field(default="0.0.0.0", description="address that Serve listens on")
+    port: int = Field(default=8000, ge=1, le=65535, description="port that Serve listens on")
+    threads: TorchThreads = None
+
+
 class _EngineOptions(EngineSecret, ProcessSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8100, ge=1, le=65535, description="port to listen on")
@@ -382,4 +390,5 @@ PROCESSES: tuple[type[ProcessSettings], ...] = (
     DispatcherProcessSettings,
     EngineProcessSettings,
     EngineDeploymentSettings,
+    EngineConfigSettings,
 )

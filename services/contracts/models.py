@@ -7,17 +7,22 @@ never opens weights.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from dti_engine.config import DtypeName
 from dti_engine.recipes import RECIPES
 from services.contracts.jobs import Label, WireModel
+from services.contracts.node_labels import LabelSelector
 from services.errors import SettingsError, UnknownModelError
 
+MAX_CALIBRATED_BATCH_SIZE = 16
+"""The largest batch that an engine tries when it measures its batch size."""
 
-class GenerationSettings(WireModel):
-    """The settings of a model's engines."""
+
+class EngineSettings(WireModel):
+    """The settings of one engine. Limits are elsewhere, since they change no engine."""
 
     batch_size: int | None = Field(
         default=None,
@@ -31,15 +36,18 @@ class GenerationSettings(WireModel):
         le=4096,
         description="images that wait in one engine at most; jobs may fill three quarters of it",
     )
-    min_engines: int = Field(default=1, ge=0, description="engines that stay up without requests")
-    max_engines: int = Field(default=4, ge=1, description="engines that run at most under load")
     gpus: float | None = Field(
-        default=None, ge=0, description="of one engine; None: as many as a worker"
+        default=None, ge=0, description="GPUs of one engine; None: as many as a worker"
     )
     cpus: float | None = Field(
         default=None,
         ge=0,
-        description="of one engine; None: as many as a worker, or 0 for an engine without a GPU",
+        description="processor cores of one engine; None: as many as a worker, or 0 for an engine "
+        "without a GPU",
+    )
+    labels: LabelSelector | None = Field(
+        default=None,
+        description="labels of the nodes that engines may run on; None: as of workers",
     )
     compile: bool = Field(
         default=False, description="compile the denoiser, which delays the start by minutes"
@@ -52,26 +60,33 @@ class GenerationSettings(WireModel):
     )
 
 
-class ServedModel(WireModel):
-    """A model under its public name, which also names its pool of training workers."""
+class GenerationSettings(EngineSettings):
+    """The settings of a model's engines, and how many of them may run."""
+
+    min_engines: int = Field(default=1, ge=0, description="engines that stay up without requests")
+    max_engines: int = Field(default=4, ge=1, description="engines that run at most under load")
+
+
+class LoadedModel(WireModel):
+    """The weights that a worker or an engine loads, and the device and node that it takes."""
 
     weights: str = Field(min_length=1, description="miniature, a folder, or a name on the hub")
-    recipe: str = Field(description="the recipe of training jobs that name none")
-    slots: int = Field(
-        default=8, ge=1, le=1024, description="subjects that one worker trains at a time"
-    )
-    gpus: float = Field(default=1, ge=0, description="of one worker")
-    cpus: float = Field(default=1, ge=0, description="of one worker")
-    min_workers: int = Field(default=0, ge=0, description="workers that stay up without work")
-    max_workers: int = Field(default=8, ge=1, description="workers that run at most")
     device: str = Field(default="auto", description="auto, cpu, cuda")
     dtype: DtypeName = Field(default="auto", description="number format of the model")
-    scorer: str | None = Field(
-        default=None,
-        description="of validation images, as in `dti train --scorer`; None: the model's own",
+    gpus: float = Field(default=1, ge=0, description="GPUs of one worker")
+    cpus: float = Field(default=1, ge=0, description="processor cores of one worker")
+    labels: LabelSelector = Field(
+        default={},
+        description="labels of the nodes that workers may run on, such as "
+        '{"ray.io/accelerator-type": "in(A100, H100)"}; {}: any',
     )
-    generation: GenerationSettings = Field(
-        default=GenerationSettings(), description="settings of the engines"
+
+
+class EngineModel(LoadedModel):
+    """The part of a served model that an engine uses: a change of it replaces the engines."""
+
+    generation: EngineSettings = Field(
+        default=EngineSettings(), description="settings of an engine"
     )
 
     @property
@@ -87,6 +102,58 @@ class ServedModel(WireModel):
         # On a machine without GPUs, the engines that stay up would otherwise reserve the cores
         # that training workers need.
         return self.cpus if self.engine_gpus else 0
+
+    @property
+    def engine_labels(self) -> Mapping[str, str]:
+        """Return the selector of the nodes that engines may run on."""
+        return self.labels if self.generation.labels is None else self.generation.labels
+
+
+class WorkerModel(LoadedModel):
+    """The part of a served model that a worker uses: a change of it replaces the workers."""
+
+    slots: int = Field(
+        default=8, ge=1, le=1024, description="subjects that one worker trains at a time"
+    )
+    scorer: str | None = Field(
+        default=None,
+        description="scorer of validation images, as in `dti train --scorer`; None: the model's "
+        "own",
+    )
+
+
+class ServedModel(WorkerModel):
+    """A model under its public name, which also names its pool of training workers."""
+
+    recipe: str = Field(description="the recipe of training jobs that name none")
+    min_workers: int = Field(default=0, ge=0, description="workers that stay up without work")
+    max_workers: int = Field(default=8, ge=1, description="workers that run at most")
+    generation: GenerationSettings = Field(
+        default=GenerationSettings(), description="settings of the engines"
+    )
+
+    def for_worker(self) -> WorkerModel:
+        """Return the part that a worker uses."""
+        return WorkerModel.model_validate(self.model_dump(include=set(WorkerModel.model_fields)))
+
+    def engine_fields(self) -> dict[str, Any]:
+        """Return the fields of the `EngineModel`, as JSON, as far as they are given.
+
+        Defaults are left out, so that the Helm chart has the same from its values.
+        """
+        fields = self.model_dump(
+            mode="json",
+            exclude_unset=True,
+            include=set(EngineModel.model_fields),
+            exclude={"generation": {"min_engines", "max_engines"}},
+        )
+        if not fields.get("generation"):  # Limits were the only settings of engines.
+            fields.pop("generation", None)
+        return fields
+
+    def for_engine(self) -> EngineModel:
+        """Return the part that an engine uses."""
+        return EngineModel.model_validate(self.engine_fields())
 
 
 ServedModels = Mapping[Label, ServedModel]

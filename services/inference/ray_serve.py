@@ -5,29 +5,31 @@ knows priorities, decides what comes next and what is rejected, and not a queue 
 """
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.context import _get_global_client  # pyright: ignore[reportPrivateUsage]
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatus, LoggingConfig
+from ray.serve.schema import (
+    ApplicationStatus,
+    ApplicationStatusOverview,
+    LoggingConfig,
+    ServeDeploySchema,
+)
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dti_engine import __version__
 from services import logs, metrics
+from services.contracts.models import MAX_CALIBRATED_BATCH_SIZE
 from services.errors import SettingsError
-from services.inference.factory import open_engine
-from services.inference.http import EngineHandler
-from services.inference.scheduler.calibration import MAX_BATCH_SIZE
+from services.inference.serve_config import DEPLOYMENT
 from services.inference.spec import EngineSpec
 from services.metrics.ray_exporter import RayMetrics
 from services.settings import EngineSecret
-
-PREFIX = "/engines"
-"""The prefix of the paths of all engines."""
 
 _DRAIN_TIMEOUT_S = 330.0
 """How long a replica that is stopped may finish its requests: longer than the API's default timeout
@@ -37,7 +39,7 @@ of a request. A replica ends as soon as it has finished.
 _EXTRA_REQUESTS = 16
 """Requests beyond the engine's queue that reach a replica, which rejects them at once."""
 
-_FINGERPRINT_TIMEOUT_S = 20.0
+_DEPLOY_INTERVAL_S = 0.2
 _WATCH_INTERVAL_S = 2.0
 
 log = logs.logger(__name__)
@@ -50,7 +52,10 @@ class EngineReplica:
         """Start the engine of a specification, given as JSON."""
         logs.configure("engine", as_json=True)
         metrics.use(RayMetrics(process="engine"))
-        self._spec = spec
+        # Imported here because they load torch, which `build` and `deploy` do not need.
+        from services.inference.factory import open_engine
+        from services.inference.http import EngineHandler
+
         self._engine = open_engine(EngineSpec.model_validate_json(spec))
         self._handler = EngineHandler(self._engine, EngineSecret.read().engine_secret)
 
@@ -58,31 +63,26 @@ class EngineReplica:
         """Handle an HTTP request."""
         return await self._handler.handle(request)
 
-    async def fingerprint(self) -> str:
-        """Return the fingerprint of the specification that this engine runs."""
-        return fingerprint(self._spec)
-
     def check_health(self) -> None:
         """Raise RuntimeError if Ray should replace this replica. Does not use the device."""
         if reason := self._engine.scheduler.unhealthy_reason():
             raise RuntimeError(reason)
 
 
-def fingerprint(spec: str) -> str:
-    """Return what identifies a running engine: its specification as JSON, and the code version."""
-    return f"{__version__} {spec}"
-
-
 def application(spec: EngineSpec) -> serve.Application:
-    """Return the Serve application of one served model."""
+    """Return the Serve application of one served model, with one replica.
+
+    The number of replicas is for the configuration to say (`services.inference.serve_config`).
+    """
     generation = spec.model.generation
-    batch_size = generation.batch_size or MAX_BATCH_SIZE
+    batch_size = generation.batch_size or MAX_CALIBRATED_BATCH_SIZE
     deployment: Any = serve.deployment(EngineReplica)
     options = deployment.options(
-        name="engine",
+        name=DEPLOYMENT,
         ray_actor_options={
             "num_gpus": spec.model.engine_gpus,
             "num_cpus": spec.model.engine_cpus,
+            "label_selector": dict(spec.model.engine_labels),
             # Ray sets the variable to 1 by default, which would keep torch to one thread.
             "runtime_env": {
                 "env_vars": {"OMP_NUM_THREADS": str(spec.threads)} if spec.threads else {}
@@ -91,13 +91,7 @@ def application(spec: EngineSpec) -> serve.Application:
         max_ongoing_requests=generation.queue_size + batch_size + _EXTRA_REQUESTS,
         # While no replica is up, requests wait in the proxy, since there is no engine's queue yet.
         max_queued_requests=generation.queue_size,
-        autoscaling_config={
-            "min_replicas": generation.min_engines,
-            "max_replicas": max(generation.min_engines, generation.max_engines),
-            "target_ongoing_requests": batch_size,
-            "upscale_delay_s": 10,
-            "downscale_delay_s": 300,
-        },
+        autoscaling_config={"min_replicas": 1, "max_replicas": 1},
         graceful_shutdown_timeout_s=_DRAIN_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=5,
@@ -115,15 +109,9 @@ def application(spec: EngineSpec) -> serve.Application:
 def build(arguments: dict[str, Any]) -> serve.Application:
     """Return an application from the fields of an `EngineSpec`.
 
-    This is the entry point of Ray's own config files, as
-    `import_path: services.inference.ray_serve:build`.
+    It is the `import_path` of Serve's configuration.
     """
     return application(EngineSpec.model_validate(arguments))
-
-
-def prefix(model: str) -> str:
-    """Return the path prefix of the engines of a model."""
-    return f"{PREFIX}/{model}"
 
 
 def connect(address: str, host: str, port: int, node_ip: str | None = None) -> None:
@@ -142,45 +130,41 @@ def connect(address: str, host: str, port: int, node_ip: str | None = None) -> N
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SettingsError(f"no Ray cluster at {address!r}: {error}"[:500]) from error
     serve.start(
-        proxy_location=ProxyLocation.HeadOnly,
+        proxy_location=ProxyLocation.EveryNode,
         # No timeout: each request has its own.
         http_options=HTTPOptions(host=host, port=port, request_timeout_s=None),
     )
 
 
-def deploy(specs: list[EngineSpec]) -> None:
-    """Start the engines of all models, and wait until each accepts requests.
+def deploy(config: Mapping[str, Any], stopped: threading.Event) -> None:
+    """Deploy a configuration, and wait until all engines accept requests, or until stopped.
 
-    Engines that already run the same specification are left alone, because Serve would restart them
-    at every deployment.
+    Engines whose `args` are as before stay as they are. Applications that the configuration does
+    not name are deleted.
 
     Raises SettingsError if an engine does not start.
     """
-    for spec in specs:
-        if _is_up(spec):
-            log.info("engines are already up", model=spec.name)
-            continue
-        try:
-            serve.run(application(spec), name=spec.name, route_prefix=prefix(spec.name))
-        except RuntimeError as error:
-            deployments = serve.status().applications[spec.name].deployments
-            reason = "; ".join(status.message for status in deployments.values()) or str(error)
-            raise SettingsError(f"no engine of {spec.name!r} comes up: {reason}"[-2000:]) from error
-        log.info("engines are up", model=spec.name)
+    schema = ServeDeploySchema.model_validate(config)
+    client: Any = _get_global_client()
+    # As `serve run` does. Serve's REST API, the public way, is part of Ray's dashboard, which need
+    # not run.
+    client.deploy_apps(schema)
+    starting = {application.name for application in schema.applications}
+    while starting and not stopped.wait(_DEPLOY_INTERVAL_S):
+        statuses = serve.status().applications
+        for name in sorted(starting & statuses.keys()):
+            status = statuses[name]
+            if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                reason = _reason(status)
+                raise SettingsError(f"no engine of {name!r} comes up: {reason}"[-2000:])
+            if status.status == ApplicationStatus.RUNNING:
+                starting.remove(name)
+                log.info("engines are up", model=name)
 
 
-def _is_up(spec: EngineSpec) -> bool:
-    """Return whether running engines have exactly this specification."""
-    status = serve.status().applications.get(spec.name)
-    if status is None or status.status != ApplicationStatus.RUNNING:
-        return False
-    try:
-        engine: Any = serve.get_app_handle(spec.name)
-        running = engine.fingerprint.remote().result(timeout_s=_FINGERPRINT_TIMEOUT_S)
-    except (RayServeException, RayError, TimeoutError) as error:
-        log.warning("engine does not report its fingerprint", model=spec.name, exc_info=error)
-        return False
-    return running == fingerprint(spec.model_dump_json())
+def _reason(status: ApplicationStatusOverview) -> str:
+    messages = [each.message for each in status.deployments.values() if each.message]
+    return "; ".join(messages) or status.message
 
 
 def watch(stopped: threading.Event) -> None:

@@ -15,6 +15,7 @@ from services.settings import SupervisorProcessSettings
 from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
 from services.supervisor.supervisor import Supervisor
+from services.training.spec import WorkerSpec
 from services.webhooks.deliverer import Deliverer, DeliveryResult
 from services.webhooks.targets import WebhookSettings
 
@@ -28,16 +29,15 @@ def main() -> None:
     stopped = threading.Event()
     with exit_on_error():
         settings = SupervisorProcessSettings.read(sys.argv[1:])
-        # Imported here, since they load Ray and torch, and --help does not need them.
+        # Imported here because they load Ray, which --help does not need.
         from services.metrics.ray_exporter import RayMetrics
-        from services.training.factory import WorkerSpec
         from services.training.ray_pool import RayPool, connect
 
         models = settings.served_models()
         connect(settings.ray_address, settings.store, settings.node_ip)
         metrics.use(RayMetrics(process="supervisor"))
         specs = {name: WorkerSpec.of(settings, name, model) for name, model in models.items()}
-        pool = RayPool(specs, models, settings.unresponsive_after_s)
+        pool = RayPool(specs, settings.unresponsive_after_s)
         ledger = Ledger.open(InstrumentedStore(open_store(settings.store)), settings)
     private = settings.allow_private_webhooks
     deliverer = Deliverer(

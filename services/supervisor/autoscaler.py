@@ -49,11 +49,13 @@ def scale(
         worker
         for worker in staying
         if worker.state == "pending"
-        or (not worker.in_hand and worker.idle_s >= keep_s)
+        or (not worker.open_attempts and worker.idle_s >= keep_s)
         or share.must_release
     ]
     # Those that wait for a node first, so that no node is made for nothing.
-    spare.sort(key=lambda each: (each.placed, each.state != "pending", each.in_hand, -each.idle_s))
+    spare.sort(
+        key=lambda each: (each.placed, each.state != "pending", each.open_attempts, -each.idle_s)
+    )
     excess = len(staying) - limit
     return ScaleChange(desired, drain=tuple(worker.name for worker in spare[:excess]))
 

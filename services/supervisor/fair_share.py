@@ -6,15 +6,14 @@ workers that have one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.contracts.models import ServedModel
-from services.training.pool import WorkerStatus
+from services.contracts.node_labels import fits
+from services.training.pool import ClusterNode, Resources, WorkerStatus
 
-Resources = Mapping[str, float]
-"""Amounts by name, as Ray has them: CPU, GPU."""
-
-_ROUNDING = 1e-6  # of amounts that Ray adds up in floating point
+_ROUNDING = 1e-6
+"""Error of amounts that Ray adds up in floating point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +21,23 @@ class ResourceClaim:
     """The resources that a model wants from the cluster, and those it has."""
 
     needs: Resources
-    """Of one worker."""
+    """Resources of one worker."""
     desired: int
     """Workers that its backlog is worth."""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Selector of the nodes that its workers may run on."""
     min_workers: int = 0
-    """Of these, those that stay without a backlog: they get places first."""
+    """Workers, among the desired, that stay without a backlog: they get places first."""
     placed: int = 0
     """Workers that have a place."""
     loading: bool = False
     """Whether all of these still load their models."""
     since_s: float = 0.0
-    """For how long it has had running workers, or has had none with a place."""
+    """Time for which it has had running workers, or has had none with a place."""
+
+    def fits(self, node: ClusterNode) -> bool:
+        """Return whether its workers may run on a node, if there is room."""
+        return fits(self.labels, node.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +51,46 @@ class ShareDecision:
 
 
 def shares(
-    claims: Mapping[str, ResourceClaim], nodes: Sequence[Resources], *, turn_s: float
+    claims: Mapping[str, ResourceClaim], nodes: Sequence[ClusterNode], *, turn_s: float
 ) -> dict[str, int]:
     """Return how many workers of each model there should be on these nodes.
 
     Dominant resource fairness (Ghodsi et al., NSDI 2011): places are given one by one, each to the
-    model with the smallest share of the resource that its workers need most.
+    model with the smallest share of the resource that its workers need most. A model's share is
+    that of the nodes that its workers may run on.
 
     nodes: what each node has for all workers together.
     turn_s: for which a scarce place is a model's once it has loaded; then one that has waited
         for as long goes before it.
     """
-    free = [dict(node) for node in nodes]
-    names = {name for claim in claims.values() for name in claim.needs}
-    totals = {name: sum(node.get(name, 0.0) for node in nodes) for name in names}
+    wanting = [claim for claim in claims.values() if claim.desired]
+    # A model takes the nodes first that the fewest others may use: on the others it would leave
+    # less to models that have no choice.
+    ordered = sorted(nodes, key=lambda node: sum(claim.fits(node) for claim in wanting))
+    free = [dict(node.resources) for node in ordered]
+    eligible = {
+        name: [place for place, node in zip(free, ordered, strict=True) if claim.fits(node)]
+        for name, claim in claims.items()
+    }
+    totals = {name: _totals(claims[name].needs, places) for name, places in eligible.items()}
     given = dict.fromkeys(claims, 0)
     unsatisfied = {name for name, claim in claims.items() if claim.desired}
     while unsatisfied:
         name = min(
             unsatisfied,
-            key=lambda each: (*_priority(claims[each], given[each], totals, turn_s), each),
+            key=lambda each: (*_priority(claims[each], given[each], totals[each], turn_s), each),
         )
-        if not _place(claims[name].needs, free):
+        if not _place(claims[name].needs, eligible[name]):
             unsatisfied.remove(name)
             continue
         given[name] += 1
         if given[name] == claims[name].desired:
             unsatisfied.remove(name)
     return given
+
+
+def _totals(needs: Resources, places: Sequence[Resources]) -> Resources:
+    return {name: sum(place.get(name, 0.0) for place in places) for name in needs}
 
 
 def _priority(
@@ -128,7 +145,7 @@ class FairShare:
         models: Mapping[str, ServedModel],
         desired: Mapping[str, int],
         workers: Mapping[str, Sequence[WorkerStatus]],
-        nodes: Sequence[Resources],
+        nodes: Sequence[ClusterNode],
     ) -> dict[str, ShareDecision]:
         """Return the decision for each model.
 
@@ -149,15 +166,17 @@ class FairShare:
             and any(not worker.placed for worker in workers.get(name, ()))
         }
         self._waiting_since = {name: self._waiting_since.get(name, now) for name in waiting}
-        overdue = any(now - since >= self._interval_s for since in self._waiting_since.values())
-        return {
-            name: ShareDecision(
-                fair[name], must_release=overdue and claims[name].placed > fair[name]
-            )
-            if waiting and name not in waiting
-            else ShareDecision()
-            for name in models
-        }
+        decisions = dict.fromkeys(models, ShareDecision())
+        for name in models.keys() - waiting:
+            # A model on other nodes cannot make room for one that waits.
+            rivals = [each for each in waiting if _share_a_node(claims[name], claims[each], nodes)]
+            if rivals:
+                overdue = any(
+                    now - self._waiting_since[each] >= self._interval_s for each in rivals
+                )
+                must_release = overdue and claims[name].placed > fair[name]
+                decisions[name] = ShareDecision(fair[name], must_release)
+        return decisions
 
     def _claim(
         self,
@@ -177,8 +196,13 @@ class FairShare:
         return ResourceClaim(
             {"GPU": model.gpus, "CPU": model.cpus},
             desired,
+            model.labels,
             min(model.min_workers, desired),
             len(states),
             phase == "loading",
             now - since,
         )
+
+
+def _share_a_node(one: ResourceClaim, other: ResourceClaim, nodes: Sequence[ClusterNode]) -> bool:
+    return any(one.fits(node) and other.fits(node) for node in nodes)

@@ -12,8 +12,8 @@ from services.ledger.ledger import Ledger
 from services.ledger.recovery import Recovery, RecoveryReport
 from services.settings import SupervisorTimeouts
 from services.supervisor.autoscaler import StartBackoff, desired_workers, scale
-from services.supervisor.fair_share import FairShare, Resources
-from services.training.pool import WorkerStatus
+from services.supervisor.fair_share import FairShare
+from services.training.pool import ClusterNode, WorkerStatus
 
 log = logs.logger(__name__)
 
@@ -27,7 +27,7 @@ class WorkerPool(Protocol):
         """Return the workers of each pool, as far as they are known."""
         ...
 
-    def nodes(self) -> Sequence[Resources]:
+    def nodes(self) -> Sequence[ClusterNode]:
         """Return what each node has for workers, including what those that there are have."""
         ...
 

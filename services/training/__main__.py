@@ -10,6 +10,7 @@ from services.errors import SettingsError
 from services.metrics import PrometheusMetrics
 from services.process import exit_on_error, on_termination
 from services.settings import WorkerProcessSettings
+from services.training.spec import WorkerSpec
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
     with exit_on_error():
         settings = WorkerProcessSettings.read(sys.argv[1:])
         # Imported here, since it loads torch, and --help does not need it.
-        from services.training.factory import WorkerSpec, open_worker
+        from services.training.factory import open_worker
 
         models = settings.served_models()
         if settings.pool not in models:

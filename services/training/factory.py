@@ -1,35 +1,19 @@
-"""Builds a training worker from a `WorkerSpec`, which can be sent to another machine."""
+"""Builds a training worker from its specification."""
 
 import time
-from typing import Self
 
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.quality.token_scorers import find_scorer
 from services import logs
-from services.contracts.jobs import Label
-from services.contracts.models import ServedModel
 from services.ledger.ledger import Ledger
-from services.settings import WorkerSettings
 from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
 from services.training.metrics import WorkerMetrics
+from services.training.spec import WorkerSpec
 from services.training.worker import TrainingWorker, Watchdog
 
 log = logs.logger(__name__)
-
-
-class WorkerSpec(WorkerSettings):
-    """The specification of a worker. Credentials are in its environment instead."""
-
-    pool: Label
-    model: ServedModel
-
-    @classmethod
-    def of(cls, settings: WorkerSettings, pool: str, model: ServedModel) -> Self:
-        """Return the worker of a pool by the settings of a process, which may have more."""
-        shared = settings.model_dump(include=set(WorkerSettings.model_fields))
-        return cls(**shared, pool=pool, model=model)
 
 
 def open_worker(spec: WorkerSpec) -> TrainingWorker:

@@ -1,7 +1,7 @@
 """Workers of a pool, as the supervisor sees them."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 WorkerState = Literal["pending", "running", "draining"]
@@ -14,12 +14,24 @@ class WorkerStatus:
 
     name: str
     state: WorkerState
-    in_hand: int = 0
+    open_attempts: int = 0
     """Attempts that have not ended."""
     idle_s: float = 0.0
-    """Time without any."""
+    """Time without an open attempt."""
     placed: bool = True
     """Whether it has its resources, and a process."""
+
+
+Resources = Mapping[str, float]
+"""Amounts by name, as Ray has them: CPU, GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """A node, with what it has for all training workers together."""
+
+    resources: Resources
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class UnresponsiveWorkers:

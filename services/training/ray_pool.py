@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray._private import state
@@ -18,12 +18,13 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 from dti_engine import __version__
 from services import logs, metrics
-from services.contracts.models import ServedModels
 from services.errors import SettingsError
 from services.metrics.ray_exporter import RayMetrics
-from services.training.factory import WorkerSpec, open_worker
-from services.training.pool import UnresponsiveWorkers, WorkerStatus
-from services.training.worker import TrainingWorker
+from services.training.pool import ClusterNode, UnresponsiveWorkers, WorkerStatus
+from services.training.spec import WorkerSpec
+
+if TYPE_CHECKING:
+    from services.training.worker import TrainingWorker
 
 log = logs.logger(__name__)
 
@@ -51,6 +52,10 @@ class TrainingActor:
     def run(self) -> None:
         """Work until drained, and end the process."""
         threading.Thread(target=self._watch_node, name="node", daemon=True).start()
+        # Imported here because it loads torch, which the supervisor, who has this module, too, does
+        # not need.
+        from services.training.factory import open_worker
+
         try:
             self._worker = open_worker(self._spec)
             if not self._draining.is_set():
@@ -67,14 +72,14 @@ class TrainingActor:
 
     def status(self, name: str) -> WorkerStatus:
         """Return how the worker is, under the name that it is known by."""
-        in_hand = self._worker.in_hand if self._worker else 0
+        open_attempts = self._worker.open_attempts if self._worker else 0
         now = time.monotonic()
-        if in_hand:
+        if open_attempts:
             self._idle_since = now
         state = "running" if self._worker else "pending"
         if self._draining.is_set():
             state = "draining"
-        return WorkerStatus(name, state, in_hand, now - self._idle_since)
+        return WorkerStatus(name, state, open_attempts, now - self._idle_since)
 
     def _watch_node(self) -> None:
         """Drain when the node is about to go: spot instances, upgrades, SIGTERM to its pod."""
@@ -118,11 +123,9 @@ class RayPool:
     code, or of a model that is no longer served. Workers that do not answer for long are killed.
     """
 
-    def __init__(
-        self, specs: Mapping[str, WorkerSpec], models: ServedModels, unresponsive_after_s: float
-    ) -> None:
-        """unresponsive_after_s: without an answer, a worker is killed."""
-        self._specs, self._models = specs, models
+    def __init__(self, specs: Mapping[str, WorkerSpec], unresponsive_after_s: float) -> None:
+        """specs: by pool. unresponsive_after_s: without an answer, a worker is killed."""
+        self._specs = specs
         self._prefixes = {f"dti.{name}.{fingerprint(spec)}.": name for name, spec in specs.items()}
         self._known: dict[str, WorkerStatus] = {}
         """The latest status of each actor."""
@@ -150,7 +153,9 @@ class RayPool:
             gone.append(name)
         last = self._known | {name: WorkerStatus(name, "pending", placed=False) for name in waiting}
         self._known = {
-            name: answers.get(name) or last.get(name) or WorkerStatus(name, "running", in_hand=1)
+            name: answers.get(name)
+            or last.get(name)
+            or WorkerStatus(name, "running", open_attempts=1)
             for name in names
             if name not in gone and (name in placed or name in waiting)
         }
@@ -197,25 +202,26 @@ class RayPool:
             self._outdated.add(name)
             self.drain(name)
 
-    def nodes(self) -> list[dict[str, float]]:
+    def nodes(self) -> list[ClusterNode]:
         """Return what each node has for workers, including what those that there are have."""
-        return _free_resources(
+        return _free_nodes(
             {
-                name: {"GPU": model.gpus, "CPU": model.cpus}
+                name: {"GPU": spec.model.gpus, "CPU": spec.model.cpus}
                 for name in ray.util.list_named_actors()
-                if name.startswith("dti.") and (model := self._models.get(name.split(".")[1]))
+                if name.startswith("dti.") and (spec := self._specs.get(name.split(".")[1]))
             }
         )
 
     def start(self, pool: str) -> str:
         """Start one more worker, which waits until there is a place for it; return its name."""
-        model, spec = self._models[pool], self._specs[pool]
+        spec = self._specs[pool]
         name = f"dti.{pool}.{fingerprint(spec)}.{secrets.token_hex(4)}"
         ray.remote(TrainingActor).options(
             name=name,
             lifetime="detached",
-            num_gpus=model.gpus,
-            num_cpus=model.cpus,
+            num_gpus=spec.model.gpus,
+            num_cpus=spec.model.cpus,
+            label_selector=dict(spec.model.labels),
             # `run` takes one of these; the others answer while it works.
             max_concurrency=8,
             # The supervisor alone restarts workers: it knows whether one is still needed.
@@ -280,7 +286,7 @@ def _waiting_actors() -> set[str]:
     }
 
 
-def _free_resources(needs: Mapping[str, Mapping[str, float]]) -> list[dict[str, float]]:
+def _free_nodes(needs: Mapping[str, Mapping[str, float]]) -> list[ClusterNode]:
     """Return what each node that stays has free, plus what these actors, by name, take of it."""
     free: dict[str, dict[str, float]] = state.state.available_resources_per_node()
     draining = _draining_nodes()
@@ -290,7 +296,8 @@ def _free_resources(needs: Mapping[str, Mapping[str, float]]) -> list[dict[str, 
         if actor["State"] == "ALIVE" and node is not None:
             for name, amount in needs.get(actor["Name"], {}).items():
                 node[name] = node.get(name, 0.0) + amount
-    return list(nodes.values())
+    labels = {node["NodeID"]: node["Labels"] for node in ray.nodes()}
+    return [ClusterNode(amounts, labels.get(node, {})) for node, amounts in nodes.items()]
 
 
 def _actors() -> Iterable[dict[str, Any]]:

@@ -82,7 +82,7 @@ class TrainingSession:
         )
 
     @property
-    def in_hand(self) -> int:
+    def open_attempts(self) -> int:
         """The number of attempts that have not ended."""
         return len(self._worker.attempts)
 

@@ -94,9 +94,9 @@ class TrainingWorker:
         self._session: TrainingSession | None = None
 
     @property
-    def in_hand(self) -> int:
+    def open_attempts(self) -> int:
         """The number of attempts that have not ended."""
-        return self._session.in_hand if self._session else 0
+        return self._session.open_attempts if self._session else 0
 
     def drain(self) -> None:
         """Claim nothing more, release all subjects with checkpoints, and have `run` return.

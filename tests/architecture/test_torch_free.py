@@ -23,6 +23,9 @@ import pytest
         "services.storage.open",
         "services.storage.probe",
         "services.storage.s3",
+        "services.inference.ray_serve",
+        "services.supervisor.__main__",
+        "services.training.ray_pool",
     ],
 )
 def test_importing_it_loads_no_torch(module: str) -> None:

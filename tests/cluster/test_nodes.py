@@ -107,8 +107,8 @@ def submit_one(
 def pool_on(
     ledger: Ledger, silence: float = 600, names: Sequence[str] = ("miniature",), **changes: object
 ) -> Any:
-    from services.training.factory import WorkerSpec
     from services.training.ray_pool import RayPool
+    from services.training.spec import WorkerSpec
 
     model = ServedModel.model_validate(MINIATURE["miniature"].model_dump() | changes)
     settings = ledger.settings
@@ -116,14 +116,14 @@ def pool_on(
         name: WorkerSpec(
             store=str(ledger.store.url),
             pool=name,
-            model=model,
+            model=model.for_worker(),
             lease_s=settings.lease_s,
             poll_interval_s=settings.poll_interval_s,
             threads=1,
         )
         for name in names
     }
-    return RayPool(plans, dict.fromkeys(names, model), silence)
+    return RayPool(plans, silence)
 
 
 def wait_for(what: Callable[[], Any]) -> Any:
@@ -194,6 +194,46 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
         cluster.shutdown()
 
 
+def test_workers_run_on_the_nodes_that_their_labels_name(environment: Path, ledger: Ledger) -> None:
+    import ray
+    from ray._private import state
+    from ray.cluster_utils import Cluster
+
+    from services.training.ray_pool import connect
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "include_dashboard": False,
+            "object_store_memory": _SMALL,
+        },
+    )
+    try:
+        for kind in ("small", "big"):
+            cluster.add_node(num_cpus=1, labels={"kind": kind}, object_store_memory=_SMALL)
+        connect(cluster.address, ledger.store.url)
+        pool = pool_on(ledger, labels={"kind": "in(big, huge)"})
+        kinds = {node.labels.get("kind"): node.resources.get("CPU") for node in pool.nodes()}
+        assert (kinds["small"], kinds["big"]) == (1, 1)
+        pool.start("miniature")
+        wait_for(lambda: [each for each in pool.workers().get("miniature", ()) if each.placed])
+        second = pool.start("miniature")
+        time.sleep(3)
+        places = {
+            actor["Name"]: (actor["State"], actor["Address"]["NodeID"])
+            for actor in state.actors().values()
+        }
+        assert places.pop(second)[0] == "PENDING_CREATION", "the small node is free, and not for it"
+        ((_, place),) = places.values()
+        (big,) = [node for node in ray.nodes() if node["Labels"].get("kind") == "big"]
+        assert place == big["NodeID"]
+        pool.drain_all(timeout_s=60)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
 def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
     environment: Path, ledger: Ledger
 ) -> None:
@@ -219,10 +259,12 @@ def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
                 each.name for each in pool.workers().get("miniature", ()) if each.state != "pending"
             ]
 
-        assert [node["CPU"] for node in pool.nodes()] == [1]
+        assert [node.resources["CPU"] for node in pool.nodes()] == [1]
         pool.start("miniature")
         (hung,) = wait_for(running)
-        assert [node["CPU"] for node in pool.nodes()] == [1], "also what workers have of it"
+        assert [node.resources["CPU"] for node in pool.nodes()] == [1], (
+            "also what workers have of it"
+        )
         pid = process_of(hung)
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: not pool.workers())

@@ -14,8 +14,9 @@ from dti_engine.generation.prompt_cache import PromptCache
 from dti_engine.generation.scheduler import LinearScheduler
 from dti_engine.training.autotune import measure_s
 from services import logs
+from services.contracts.models import MAX_CALIBRATED_BATCH_SIZE
 
-MAX_BATCH_SIZE = 16
+MAX_BATCH_SIZE = MAX_CALIBRATED_BATCH_SIZE
 """The largest batch that calibration tries."""
 
 _MIN_SPEEDUP = 1.1

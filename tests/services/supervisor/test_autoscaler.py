@@ -14,7 +14,7 @@ def model(**changes: object) -> ServedModel:
 
 
 def busy(name: str) -> WorkerStatus:
-    return WorkerStatus(name, "running", in_hand=2)
+    return WorkerStatus(name, "running", open_attempts=2)
 
 
 def idle(name: str, seconds: float) -> WorkerStatus:
@@ -35,7 +35,7 @@ def test_the_minimum_of_workers_stays() -> None:
 
 
 def test_draining_workers_are_not_counted() -> None:
-    draining = WorkerStatus("a", "draining", in_hand=2)
+    draining = WorkerStatus("a", "draining", open_attempts=2)
     assert scale(1, [draining], idle_timeout_s=60).start == 1
 
 

@@ -12,12 +12,12 @@ from services.ledger.ledger import Ledger
 from services.ledger.submissions import submit
 from services.settings import LedgerSettings, SupervisorTimeouts
 from services.storage.memory import MemoryStore
-from services.supervisor.fair_share import ResourceClaim, shares
+from services.supervisor.fair_share import FairShare, ResourceClaim, ShareDecision, shares
 from services.supervisor.supervisor import Supervisor
-from services.training.pool import WorkerStatus
+from services.training.pool import ClusterNode, WorkerStatus
 
 GPU = {"GPU": 1.0, "CPU": 1.0}
-NODE = {"GPU": 4.0, "CPU": 8.0}
+NODE = ClusterNode({"GPU": 4.0, "CPU": 8.0})
 
 
 def test_places_are_dealt_out_one_by_one() -> None:
@@ -48,7 +48,7 @@ def test_those_that_stay_without_a_backlog_go_first() -> None:
 
 
 def test_models_take_turns_where_there_are_fewer_places_than_models() -> None:
-    one = [{"GPU": 1.0, "CPU": 8.0}]
+    one = [ClusterNode({"GPU": 1.0, "CPU": 8.0})]
     claims = {
         "a": ResourceClaim(GPU, 8, placed=1, since_s=700),
         "b": ResourceClaim(GPU, 8, since_s=599),
@@ -61,6 +61,53 @@ def test_models_take_turns_where_there_are_fewer_places_than_models() -> None:
     # Of those that have had theirs, the one that has had it longest goes.
     claims["c"] = ResourceClaim(GPU, 8, placed=1, since_s=300)
     assert shares(claims, one * 2, turn_s=600) == {"a": 0, "b": 1, "c": 1}
+
+
+SMALL, BIG = {"pool": "small"}, {"pool": "big"}
+POOLS = [ClusterNode(NODE.resources, labels) for labels in (SMALL, SMALL, BIG)]
+
+
+def test_models_share_the_nodes_that_their_workers_may_run_on() -> None:
+    claims = {
+        "small": ResourceClaim(GPU, 99, SMALL),
+        "big": ResourceClaim(GPU, 99, BIG),
+        "none": ResourceClaim(GPU, 99, {"pool": "huge"}),
+    }
+    assert shares(claims, POOLS, turn_s=600) == {"small": 8, "big": 4, "none": 0}
+
+
+def test_a_model_with_a_choice_takes_the_nodes_that_others_cannot_use() -> None:
+    claims = {"any": ResourceClaim(GPU, 99), "small": ResourceClaim(GPU, 99, SMALL)}
+    nodes = [ClusterNode(NODE.resources, SMALL), NODE]
+    assert shares(claims, nodes, turn_s=600) == {"any": 5, "small": 3}
+    claims["any"] = ResourceClaim(GPU, 4)
+    assert shares(claims, nodes, turn_s=600) == {"any": 4, "small": 4}
+
+
+def test_a_model_that_waits_takes_nothing_from_models_on_other_nodes() -> None:
+    fields = {"weights": "x", "recipe": "sd", "slots": 1}
+    models = {
+        "small": ServedModel(**fields, labels=SMALL),
+        "any": ServedModel(**fields),
+        "big": ServedModel(**fields, labels=BIG),
+    }
+    desired = {"small": 8, "big": 4, "any": 0}
+    idle = WorkerStatus("any1", "running", idle_s=10)
+    workers = {
+        "small": [WorkerStatus(f"small{n}", "running", 1) for n in range(8)],
+        "any": [idle],
+        "big": [WorkerStatus("big1", "pending", placed=False)],
+    }
+    now = 0.0
+    fair_share = FairShare(lambda: now, interval_s=60)
+    fair_share.decide(models, desired, workers, POOLS)
+    now = 100.0
+    decisions = fair_share.decide(models, desired, workers, POOLS)
+    assert decisions["small"] == ShareDecision(), (
+        "none of its nodes is one for the model that waits"
+    )
+    assert decisions["any"] == ShareDecision(0, must_release=True)
+    assert decisions["big"] == ShareDecision()
 
 
 @dataclass
@@ -80,8 +127,8 @@ class Cluster:
             found.setdefault(member.name[0], []).append(member)
         return found
 
-    def nodes(self) -> Sequence[Mapping[str, float]]:
-        return [{"GPU": 1.0, "CPU": 1.0}] * self.places
+    def nodes(self) -> Sequence[ClusterNode]:
+        return [ClusterNode({"GPU": 1.0, "CPU": 1.0})] * self.places
 
     def start(self, pool: str) -> str:
         self.started += 1
@@ -98,7 +145,7 @@ class Cluster:
                 self.there[name] = WorkerStatus(name, "pending")
                 self.begun[name] = self.now
             elif member.placed and self.now - self.begun[name] >= self.loading:
-                self.there[name] = WorkerStatus(name, "running", in_hand=2)
+                self.there[name] = WorkerStatus(name, "running", open_attempts=2)
 
     def placed(self) -> dict[str, int]:
         return self._count(placed=True)

@@ -16,7 +16,7 @@ from services.metrics import PrometheusMetrics, use
 from services.settings import LedgerSettings, SupervisorTimeouts
 from services.storage.memory import MemoryStore
 from services.supervisor.supervisor import Supervisor
-from services.training.pool import WorkerStatus
+from services.training.pool import ClusterNode, WorkerStatus
 
 MODELS = {"sd": ServedModel(weights="x", recipe="sd", slots=2, max_workers=4)}
 
@@ -31,8 +31,8 @@ class Names:
     def workers(self) -> Mapping[str, Sequence[WorkerStatus]]:
         return {"sd": list(self.there.values())}
 
-    def nodes(self) -> Sequence[Mapping[str, float]]:
-        return [{"CPU": 8.0, "GPU": 8.0}]
+    def nodes(self) -> Sequence[ClusterNode]:
+        return [ClusterNode({"CPU": 8.0, "GPU": 8.0})]
 
     def start(self, pool: str) -> str:
         name = f"{pool}{len(self.there)}"

@@ -278,7 +278,7 @@ def test_a_drain_ends_though_the_store_does_not_answer(workshop: Workshop) -> No
     worker = workshop.worker(timeouts=timeouts, metrics=Heard())
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
-    workshop.wait_for(lambda: worker.in_hand == 1)
+    workshop.wait_for(lambda: worker.open_attempts == 1)
     store.silent = True
     worker.drain()
     thread.join(60)

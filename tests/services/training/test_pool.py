@@ -1,9 +1,13 @@
 """Pools remove workers that do not answer."""
 
+from typing import Any
+
 import pytest
 
-from services.contracts.models import MINIATURE
+from services.contracts.models import MINIATURE, ServedModel
+from services.settings import WorkerSettings
 from services.training.pool import UnresponsiveWorkers
+from services.training.spec import WorkerSpec
 
 
 def test_a_worker_that_is_unresponsive_for_long_is_removed() -> None:
@@ -36,11 +40,19 @@ def test_a_worker_of_another_version_or_spec_is_another_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from services.training import ray_pool
-    from services.training.factory import WorkerSpec
 
-    spec = WorkerSpec(store="memory:", pool="miniature", model=MINIATURE["miniature"])
-    today = ray_pool.fingerprint(spec)
-    assert ray_pool.fingerprint(spec.model_copy()) == today
-    assert ray_pool.fingerprint(spec.model_copy(update={"threads": 2})) != today
+    settings = WorkerSettings(store="memory:")
+
+    def fingerprint(**changes: Any) -> str:
+        model = ServedModel.model_validate(MINIATURE["miniature"].model_dump() | changes)
+        return ray_pool.fingerprint(WorkerSpec.of(settings, "miniature", model))
+
+    today = fingerprint()
+    limits = {"min_workers": 1, "max_workers": 9, "recipe": "sd", "generation": {"max_engines": 9}}
+    assert fingerprint(**limits) == today
+    assert fingerprint(weights="other") != today
+    settings = WorkerSettings(store="memory:", threads=2)
+    assert fingerprint() != today
+    settings = WorkerSettings(store="memory:")
     monkeypatch.setattr(ray_pool, "__version__", "99.0")
-    assert ray_pool.fingerprint(spec) != today
+    assert fingerprint() != today

@@ -189,10 +189,10 @@ def test_cancelled_and_deleted_subjects_leave_their_slots(workshop: Workshop) ->
     slow = workshop.submit(workshop.works(2), steps=100_000)
     other = workshop.submit(workshop.works(1), steps=100_000)
     with workshop.working(workshop.worker(num_slots=3)) as worker:
-        workshop.wait_for(lambda: worker.in_hand == 3)
+        workshop.wait_for(lambda: worker.open_attempts == 3)
         cancel(workshop.ledger, workshop.tenant, slow)
         delete_item(workshop.ledger, workshop.tenant, other, 0)
-        workshop.wait_for(lambda: worker.in_hand == 0)
+        workshop.wait_for(lambda: worker.open_attempts == 0)
         workshop.wait_until_ended(slow, other)
         quick = workshop.submit(workshop.works(2), steps=3)
         workshop.wait_until_ended(quick)
@@ -206,7 +206,7 @@ def test_jobs_of_another_shape_get_a_turn(workshop: Workshop) -> None:
         checkpoint_interval_s=30, batch_affinity_s=0.3, progress_interval_s=0.05
     )
     with workshop.working(workshop.worker(timeouts=timeouts)) as worker:
-        workshop.wait_for(lambda: worker.in_hand == 2)
+        workshop.wait_for(lambda: worker.open_attempts == 2)
         other = workshop.submit(workshop.works(1), steps=3, batch_size=2)
         workshop.wait_until_ended(other)
         assert workshop.view(many).counts.ended < 30, "it did not wait for the other job's end"
@@ -288,7 +288,7 @@ def test_a_worker_that_lost_its_lease_opens_a_new_session(
 
     job = workshop.submit(workshop.works(2), steps=30)
     with workshop.working() as worker:
-        workshop.wait_for(lambda: worker.in_hand == 2)
+        workshop.wait_for(lambda: worker.open_attempts == 2)
         current = worker._session
         assert isinstance(current, TrainingSession)
         name = current._worker.lease.worker
