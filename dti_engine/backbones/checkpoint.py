@@ -223,9 +223,9 @@ def _fetch(
             hub_id, revision=revision, allow_patterns=files, ignore_patterns=ignored
         )
     except (OSError, ValueError) as cause:
-        wanted = f"{hub_id}@{revision}" if revision else hub_id
+        requested = f"{hub_id}@{revision}" if revision else hub_id
         raise ModelLoadError(
-            f"{wanted!r} is not a folder, and downloading it failed: {str(cause).rstrip('. ')}. "
+            f"{requested!r} is not a folder, and downloading it failed: {str(cause).rstrip('. ')}. "
             f"{_remedy(hub_id)}"
         ) from cause
     return Path(snapshot)

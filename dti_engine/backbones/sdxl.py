@@ -129,12 +129,13 @@ def _require_base(
             "those of Stable Diffusion XL are the same, so one of them is of another model"
         )
     summary = second.summary_dim
-    taken = unet.config.get("projection_class_embeddings_input_dim")
-    made = (summary or 0) + len(MicroConditioning._fields) * (
+    expected_dim = unet.config.get("projection_class_embeddings_input_dim")
+    given_dim = (summary or 0) + len(MicroConditioning._fields) * (
         unet.config.get("addition_time_embed_dim") or 0
     )
-    if unet.config.get("addition_embed_type") != "text_time" or taken != made:
+    if unet.config.get("addition_embed_type") != "text_time" or expected_dim != given_dim:
         raise ModelLoadError(
-            f"the UNet takes {taken} values beside the text, a summary of {summary} and six sizes "
-            f"give {made}; refiners are not supported, use the base model of Stable Diffusion XL"
+            f"the UNet takes {expected_dim} values beside the text, a summary of {summary} and six "
+            f"sizes give {given_dim}; refiners are not supported, use the base model of Stable "
+            "Diffusion XL"
         )

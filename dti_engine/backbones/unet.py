@@ -180,9 +180,9 @@ def _require_fit(
             f"the UNet takes {channels} channels, the autoencoder makes {latent_channels}; "
             "inpainting and depth models are not supported, use a text-to-image model"
         )
-    made = sum(encoder.dim for encoder in encoders.values())
-    if unet.config["cross_attention_dim"] != made:
+    text_dim = sum(encoder.dim for encoder in encoders.values())
+    if unet.config["cross_attention_dim"] != text_dim:
         raise ModelLoadError(
             f"the UNet reads text of dimension {unet.config['cross_attention_dim']}, the text "
-            f"encoders {', '.join(encoders)} give {made}; the parts are of different models"
+            f"encoders {', '.join(encoders)} give {text_dim}; the parts are of different models"
         )

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ def _extra_of(error: ModuleNotFoundError) -> str | None:
     """Return the extra that installs the missing package, or None if there is none."""
     package = (error.name or "").partition(".")[0]
     return next((extra for extra, packages in _EXTRAS.items() if package in packages), None)
+
+
+def require_extra(extra: str) -> None:
+    """Raise ModuleNotFoundError if a package of an extra is missing; none of them is imported.
+
+    A command calls it first, so that a user without the extra learns that before anything about
+    the other arguments. `Commands` turns the error into a message.
+    """
+    for package in _EXTRAS[extra]:
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
 def examples(*commands: str) -> str:

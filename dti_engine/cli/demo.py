@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 from rich.markup import escape
@@ -23,27 +23,24 @@ EXAMPLES = (
 )
 
 
+_StepsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=1, help="Training steps per subject.", show_default="the miniature's recipe"),
+]
+_GenerationStepsOption: TypeAlias = Annotated[
+    int, typer.Option(min=1, help="Denoising steps of an image.")
+]
+_SeedOption: TypeAlias = Annotated[
+    int, typer.Option(min=0, help="Seed of the first training and of the first prompt.")
+]
+
+
 def demo(
     output: options.OutputFolderOption = Path("demo-output"),
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Training steps per subject.", show_default="the miniature's recipe"
-        ),
-    ] = None,
-    generation_steps: Annotated[int, typer.Option(min=1, help="Denoising steps of an image.")] = 25,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the first training and of the first prompt.")
-    ] = 0,
-    weights: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="NAME",
-            help="The miniature, or a folder made by its recipe.",
-            rich_help_panel=options.MODEL_PANEL,
-        ),
-    ] = "miniature",
+    steps: _StepsOption = None,
+    generation_steps: _GenerationStepsOption = 25,
+    seed: _SeedOption = 0,
+    weights: options.MiniatureOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     as_json: options.JsonOption = False,

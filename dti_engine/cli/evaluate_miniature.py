@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 from rich.table import Table
@@ -35,6 +35,10 @@ MINIATURE_EXAMPLES = (
     "dti evaluate miniature --output evaluation-4 --num-training-seeds 4 --json",
 )
 
+_SeedOption: TypeAlias = Annotated[
+    int, typer.Option(min=0, help="Seed from which the seeds of training and generation derive.")
+]
+
 
 def miniature(
     output: options.OutputFolderOption = Path("evaluation"),
@@ -42,19 +46,8 @@ def miniature(
     num_training_seeds: NumTrainingSeedsOption = None,
     num_image_seeds: NumImageSeedsOption = None,
     steps: StepsOption = None,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, help="Seed from which the seeds of training and generation derive."),
-    ] = 0,
-    weights: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="NAME",
-            help="The miniature, or a folder made by its recipe.",
-            rich_help_panel=options.MODEL_PANEL,
-        ),
-    ] = "miniature",
+    seed: _SeedOption = 0,
+    weights: options.MiniatureOption = "miniature",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     compiled: options.CompileOption = False,

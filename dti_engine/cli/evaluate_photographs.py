@@ -27,6 +27,7 @@ from dti_engine.cli.study import (
     repeatable_name,
     write_results,
 )
+from dti_engine.config import DtypeName
 from dti_engine.evaluation.rows import PHOTOGRAPH_METHODS
 from dti_engine.scorers import DINOV2, SIGLIP
 
@@ -192,18 +193,31 @@ def photographs(
         dinov2=dinov2,
         siglip=siglip,
     )
+    _evaluate(chosen, subjects, output, device, dtype, as_json=as_json)
+
+
+def _evaluate(
+    chosen: PhotographOptions,
+    subjects: Path,
+    output: Path,
+    device: str,
+    dtype: DtypeName,
+    *,
+    as_json: bool,
+) -> None:
+    """Run the study of the options, and write and print its results."""
     # Everything that can be wrong with options and subjects is refused before the first download.
     chosen.check()
-    opened = open_subjects(subjects, prompts=prompts, quick=quick)
+    opened = open_subjects(subjects, prompts=chosen.prompts, quick=chosen.quick)
     folder = output_folder(output)
     weights_of = find_scorers(chosen)
-    model = open_backbone(weights, device=device, dtype=dtype)
-    chosen = replace(chosen, recipe=recipe_name or config_options.own_recipe(weights))
+    model = open_backbone(chosen.weights, device=device, dtype=dtype)
+    chosen = replace(chosen, recipe=chosen.recipe or config_options.own_recipe(chosen.weights))
     results, chosen = run_study(chosen, model, opened, weights_of, folder)
 
     from dti_engine.evaluation.photograph_report import report
 
-    name = repeatable_name(weights, model.name)
+    name = repeatable_name(chosen.weights, model.name)
     write_results(
         folder,
         report(results, command=_command(results, name, chosen, subjects, folder)),

@@ -71,6 +71,15 @@ ModelOption: TypeAlias = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+MiniatureOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="The miniature, or a folder made by its recipe.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 DeviceOption: TypeAlias = Annotated[
     str,
     typer.Option(

@@ -240,13 +240,13 @@ def _choose_slots(
 
     All configs take about the same memory, so one of them stands for all.
     """
-    wanted = parse_slots(chosen.slots)
-    if not wanted and (wanted := study.store.slots()):
-        say(f"{wanted} at a time, as this study began")
+    requested = parse_slots(chosen.slots)
+    if not requested and (requested := study.store.slots()):
+        say(f"{requested} at a time, as this study began")
     slots = choose_slots(
         model,
         config,
-        requested=wanted,
+        requested=requested,
         num_subjects=num_runs,
         max_vectors=max_vectors,
         earlier_log=None,

@@ -7,6 +7,7 @@ import typer
 
 from dti_engine.cli import config_options as training
 from dti_engine.cli import options
+from dti_engine.cli.console import require_extra
 from dti_engine.cli.slots import parse_slots
 from dti_engine.cli.subjects import plan_subjects
 from dti_engine.cli.train_run import TrainOptions, train_bundles
@@ -123,6 +124,7 @@ def train(
     exit with 130 and 143; a second signal ends at once. The same command with --resume continues,
     also after a crash.
     """
+    require_extra("engine")
     changes = training.changed_fields(settings or [], steps=steps, lr=lr, kappa=kappa)
     plans = plan_subjects(bundles, placeholder, initializers or [])
     chosen = TrainOptions(

@@ -1,1 +1,1 @@
-"""The main job on the shipped miniature, from images to a page that shows what came of it."""
+"""The demo on the shipped miniature, from images of subjects to a page of results."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import torch
 from PIL import Image
@@ -31,7 +31,13 @@ from dti_engine.demo.images import (
     strip_fractions,
 )
 from dti_engine.demo.page import contact_sheet, render_local, save_results
-from dti_engine.demo.results import LocalDemoResults, TrainedDemoSubject, TrainingCurve
+from dti_engine.demo.results import (
+    LikenessScale,
+    LocalDemoResults,
+    Strip,
+    TrainedDemoSubject,
+    TrainingCurve,
+)
 from dti_engine.errors import ModelLoadError
 from dti_engine.files import atomic_write, environment
 from dti_engine.generation.pipeline import ImageRequest, generate, image_settings, save_image
@@ -49,6 +55,15 @@ _BATCH_SIZE = 8
 
 _Requests: TypeAlias = dict[str, tuple[ImageRequest, Mapping[str, Any]]]
 """File -> request, and the origin of its token for the image's settings."""
+
+
+class _Scores(TypedDict):
+    """The fields of `LocalDemoResults` that come from scores."""
+
+    subjects: list[TrainedDemoSubject]
+    baseline: TrainedDemoSubject
+    strips: list[Strip]
+    scale: LikenessScale
 
 
 @dataclass(frozen=True)
@@ -118,14 +133,13 @@ def run(
     with clock("load the model"):
         backbone = load_backbone(weights, device=device, dtype=dtype)
         scorer = _load_scorer(weights)
-    config = miniature().changed(resolution=backbone.image_size)
-    config = config.changed(steps=config.steps if steps is None else steps)
+    config = _config(backbone, steps)
+    plain = standard_ti(config)
     looks = held_out_subjects("demo")
     with clock("draw the subjects and read them back"):
         subjects = [_draw(look, output, seed=seed + i) for i, look in enumerate(looks)]
     with clock(f"learn {len(subjects)} subjects by DTI, packed"):
         trained = _train(backbone, looks, subjects, config, output, callbacks.on_training_step)
-    plain = standard_ti(config)
     with clock("learn the first by standard TI, same budget"):
         baseline = _train(
             backbone, looks[:1], subjects[:1], plain, output, callbacks.on_training_step
@@ -138,15 +152,11 @@ def run(
     with clock("score them"):
         references = {each.id: [photo.image for photo in each.images] for each in subjects}
         demo_scorer = DemoScorer(scorer, references, generated)
-        scored = [_scored(token, demo_scorer, output, seed=seed) for token in trained + baseline]
-        strip = demo_scorer.score_strip(looks[0].name, looks[1].name, seed=seed)
+        scores = _score(demo_scorer, trained + baseline, output, seed=seed)
     (encoder,) = backbone.text_encoders.values()
     guidance = next(iter(requests.values()))[0].guidance
     results = LocalDemoResults(
-        subjects=scored[:-1],
-        baseline=scored[-1],
-        strips=[strip],
-        scale=demo_scorer.scale(),
+        **scores,
         vocabulary_norm=vocabulary_magnitude(encoder),
         token_dim=encoder.dim,
         generation={"steps": generation_steps, "guidance": guidance},
@@ -154,10 +164,21 @@ def run(
         seconds=clock.seconds,
         environment=environment(backbone.device, model=backbone.name, dtype=backbone.dtype),
     )
+    _write(results, output)
+    return results
+
+
+def _write(results: LocalDemoResults, output: Path) -> None:
+    """Write the numbers, the page and its short form."""
     save_results(results, output)
     atomic_write(output / "index.html", render_local(results, output).encode())
     contact_sheet(results, output).save(output / "sheet.png")
-    return results
+
+
+def _config(backbone: Backbone, steps: int | None) -> TrainConfig:
+    """Return the miniature's recipe at the model's size, with `steps` in place of its own."""
+    config = miniature().changed(resolution=backbone.image_size)
+    return config.changed(steps=config.steps if steps is None else steps)
 
 
 def _load_scorer(weights: str | Path) -> Scorer:
@@ -239,6 +260,20 @@ def _generate(
         settings = image_settings(request, backbone, steps=steps, tokens=origins)
         save_image(image, output / file, settings)
     return dict(zip(requests, images, strict=True))
+
+
+def _score(
+    scorer: DemoScorer, tokens: Sequence[TrainedToken], output: Path, *, seed: int
+) -> _Scores:
+    """Score the images of all tokens, of which the last is the baseline's, and of the blends."""
+    *subjects, baseline = (_scored(token, scorer, output, seed=seed) for token in tokens)
+    strip = scorer.score_strip(subjects[0].name, subjects[1].name, seed=seed)
+    return {
+        "subjects": subjects,
+        "baseline": baseline,
+        "strips": [strip],
+        "scale": scorer.scale(),
+    }
 
 
 def _scored(

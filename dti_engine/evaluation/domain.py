@@ -1,14 +1,18 @@
 """The interface of an evaluation domain: subjects, their prompts, and their scorers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from PIL import Image
 
 from dti_engine.config import TrainConfig
-from dti_engine.evaluation.rows import EvaluationImage
+from dti_engine.evaluation.rows import EvaluationImage, TableRow
 from dti_engine.evaluation.store import ImageScore
 from dti_engine.subject import Subject
+
+DrawImages: TypeAlias = Callable[[Sequence[EvaluationImage]], list[Image.Image]]
+"""Draws one image for each of these, in the same order."""
 
 
 class Domain(ABC):
@@ -47,10 +51,6 @@ class Domain(ABC):
         name = self.placeholder if image.row.token else self.class_word
         return self.prompts(image.subject)[image.prompt].replace("{}", name(image.subject))
 
-    def is_drawn(self, image: EvaluationImage) -> bool:
-        """Return whether `draw` makes the image, not the model."""
-        return False
-
-    def draw(self, images: Sequence[EvaluationImage]) -> list[Image.Image]:
-        """Draw images of which `is_drawn` is true."""
-        raise NotImplementedError
+    def drawer(self, row: TableRow) -> DrawImages | None:
+        """Return the function that draws the images of a row, or None if the model makes them."""
+        return None

@@ -17,7 +17,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.config import Method, TrainConfig
 from dti_engine.evaluation import aggregate
 from dti_engine.evaluation import protocol as protocols
-from dti_engine.evaluation.domain import Domain
+from dti_engine.evaluation.domain import Domain, DrawImages
 from dti_engine.evaluation.encoder_effects import Effects, effects
 from dti_engine.evaluation.protocol import METHODS, MiniatureProtocol
 from dti_engine.evaluation.report import contact_sheet
@@ -138,10 +138,10 @@ class MiniatureDomain(Domain):
     def noise_seed(self, image: EvaluationImage) -> int:
         return protocols.image_seed(self._seed, image.subject, image.prompt, image.image_seed)
 
-    def is_drawn(self, image: EvaluationImage) -> bool:
-        return image.row.kind == "drawing"
+    def drawer(self, row: TableRow) -> DrawImages | None:
+        return self._draw if row.kind == "drawing" else None
 
-    def draw(self, images: Sequence[EvaluationImage]) -> list[Image.Image]:
+    def _draw(self, images: Sequence[EvaluationImage]) -> list[Image.Image]:
         scenes = [
             scene(
                 self._prompts[image.prompt],

@@ -125,8 +125,8 @@ def _settings(results: PhotographResults) -> Iterator[str]:
     yield ""
     shared = ("steps", "batch_size", "resolution", "timesteps")
     config = results.protocol["config"]
-    told = ", ".join(f"{name} {config[name]}" for name in shared)
-    yield f"The same for all: {told}."
+    values = ", ".join(f"{name} {config[name]}" for name in shared)
+    yield f"The same for all: {values}."
 
 
 def _scoring(results: PhotographResults) -> Iterator[str]:

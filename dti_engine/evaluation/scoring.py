@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.evaluation.domain import Domain
+from dti_engine.evaluation.domain import Domain, DrawImages
 from dti_engine.evaluation.protocol import EvaluationProtocol
 from dti_engine.evaluation.rows import EvaluationImage, TableRow
 from dti_engine.evaluation.store import EvaluationStore
@@ -69,8 +69,8 @@ class ImageEvaluator:
         Batches are always cut in the same places, since their shape decides how results round: a
         batch that was interrupted is generated again as a whole.
         """
-        drawn = [image for image in images if self._domain.is_drawn(image)]
-        generated = [image for image in images if not self._domain.is_drawn(image)]
+        drawn = [image for image in images if self._domain.drawer(image.row)]
+        generated = [image for image in images if not self._domain.drawer(image.row)]
         batches = [
             part[start : start + self._batch_size]
             for part in (drawn, generated)
@@ -94,21 +94,23 @@ class ImageEvaluator:
             on_images(len(batch))
 
     def _evaluate(self, batch: Sequence[EvaluationImage]) -> None:
-        is_drawn = self._domain.is_drawn(batch[0])
-        made = self._draw(batch) if is_drawn else self._generate(batch)
-        for image, (pixels, settings) in zip(batch, made, strict=True):
+        draw = self._domain.drawer(batch[0].row)
+        outputs = self._draw(batch, draw) if draw else self._generate(batch)
+        for image, (pixels, settings) in zip(batch, outputs, strict=True):
             if image.key not in self._store.scores:
                 # Before its score, so that every score can be checked by eye.
                 save_image(pixels, self._store.image(image), {"image": image.key} | settings)
-        scores = self._domain.score(batch, [pixels for pixels, _ in made])
+        scores = self._domain.score(batch, [pixels for pixels, _ in outputs])
         self._store.add([score for score in scores if score.image not in self._store.scores])
 
-    def _draw(self, batch: Sequence[EvaluationImage]) -> list[tuple[Image.Image, dict[str, Any]]]:
+    def _draw(
+        self, batch: Sequence[EvaluationImage], draw: DrawImages
+    ) -> list[tuple[Image.Image, dict[str, Any]]]:
         settings = [
             {"prompt": self._domain.prompt(image), "seed": self._domain.noise_seed(image)}
             for image in batch
         ]
-        return list(zip(self._domain.draw(batch), settings, strict=True))
+        return list(zip(draw(batch), settings, strict=True))
 
     def _generate(
         self, batch: Sequence[EvaluationImage]

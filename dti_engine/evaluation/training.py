@@ -4,7 +4,7 @@ At a constant rate nothing in training depends on how many steps are still to co
 is the token of a shorter run: one run gives the whole frontier.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from dti_engine.artifacts.artifact import Artifact
@@ -13,7 +13,6 @@ from dti_engine.config import TrainConfig
 from dti_engine.evaluation.domain import Domain
 from dti_engine.evaluation.rows import TokenKey
 from dti_engine.evaluation.store import EvaluationStore
-from dti_engine.subject import Subject
 from dti_engine.training.checkpoint_manager import CheckpointManager
 from dti_engine.training.loop import train
 from dti_engine.training.metrics import StepMetrics
@@ -73,24 +72,12 @@ def train_missing(
         TrainingFailedError, SubjectError: A run failed; the others are saved.
     """
     missing = {run.id: run for run in untrained(store, keys, runs)}
-    steps_done = {run.id: config.steps for run in runs if run.id not in missing}
-    on_steps(sum(steps_done.values()))
+    progress = _StepCounter(runs, missing, config.steps, on_steps)
     if not missing:
         return
 
-    def on_step(reports: Sequence[StepMetrics]) -> None:
-        steps_done.update({report.subject_id: report.step for report in reports})
-        on_steps(sum(steps_done.values()))
-
     def save(id: str, artifact: Artifact, *, is_last: bool) -> None:
-        run, training = missing[id], artifact.manifest.training
-        assert training
-        for key in keys:
-            if key.steps == training.steps_done or (is_last and key.steps is None):
-                store.save_token(artifact, key, run.subject, run.training_seed)
-
-    def save_snapshot(subject: Subject, artifact: Artifact) -> None:
-        save(subject.id, artifact, is_last=False)
+        _save_token(store, keys, missing[id], artifact, is_last=is_last)
 
     results = train(
         backbone,
@@ -101,9 +88,9 @@ def train_missing(
         config,
         num_slots=num_slots,
         max_vectors=max_vectors,
-        on_step=on_step,
+        on_step=progress.on_step,
         snapshot_steps={key.steps for key in keys if key.steps is not None},
-        on_snapshot=save_snapshot,
+        on_snapshot=lambda subject, artifact: save(subject.id, artifact, is_last=False),
         checkpoints=checkpoints,
     )
     failed: TrainingResult | None = None
@@ -112,12 +99,57 @@ def train_missing(
             save(result.subject.id, result.artifact, is_last=True)
             if checkpoints:
                 checkpoints.remove(result.subject.id)
-            steps_done[result.subject.id] = config.steps
-            on_steps(sum(steps_done.values()))
+            progress.finish(result.subject.id)
         elif failed is None:
             failed = result
+    # Raised only now, so that one failure does not cost the trainings beside it.
     if failed and failed.error:
         raise type(failed.error)(f"{failed.subject.id}: {failed.error}") from failed.error
+
+
+class _StepCounter:
+    """Counts the steps that all runs have done together, those of earlier starts included."""
+
+    def __init__(
+        self,
+        runs: Sequence[SubjectTraining],
+        missing: Container[str],
+        steps: int,
+        on_steps: Callable[[int], None],
+    ) -> None:
+        """Report the count at once; `missing` has the ids of the runs that are still to be done."""
+        self._steps, self._on_steps = steps, on_steps
+        self._done = {run.id: steps for run in runs if run.id not in missing}
+        self._report()
+
+    def on_step(self, metrics: Sequence[StepMetrics]) -> None:
+        """Count the steps of a flush."""
+        self._done.update({each.subject_id: each.step for each in metrics})
+        self._report()
+
+    def finish(self, id: str) -> None:
+        """Count all steps of a run, of which early stopping may have left some out."""
+        self._done[id] = self._steps
+        self._report()
+
+    def _report(self) -> None:
+        self._on_steps(sum(self._done.values()))
+
+
+def _save_token(
+    store: EvaluationStore,
+    keys: Sequence[TokenKey],
+    run: SubjectTraining,
+    artifact: Artifact,
+    *,
+    is_last: bool,
+) -> None:
+    """Save a token under each of the keys whose number of steps it has."""
+    training = artifact.manifest.training
+    assert training
+    for key in keys:
+        if key.steps == training.steps_done or (is_last and key.steps is None):
+            store.save_token(artifact, key, run.subject, run.training_seed)
 
 
 def _interrupted_first(

@@ -91,11 +91,7 @@ def generate(
     height = backbone.image_size if height is None else height
     width = backbone.image_size if width is None else width
     backbone.latent_shape(height, width)  # raises for a size that does not fit
-    for index, request in enumerate(requests):
-        try:
-            require_generation(request, backbone)
-        except DTIError as error:
-            raise type(error)(f"request {index}: {error}") from error
+    _require_all(requests, backbone)
     prompt_cache = PromptCache(backbone) if prompt_cache is None else prompt_cache
     scheduler = LinearScheduler.of(backbone.new_scheduler(), steps)
     denoiser = Denoiser(backbone)
@@ -119,6 +115,15 @@ def generate(
             "at once; give a smaller batch size, or smaller images"
         ) from error
     return images
+
+
+def _require_all(requests: Sequence[ImageRequest], backbone: Backbone) -> None:
+    """Check every request before the first one is generated; the error names its index."""
+    for index, request in enumerate(requests):
+        try:
+            require_generation(request, backbone)
+        except DTIError as error:
+            raise type(error)(f"request {index}: {error}") from error
 
 
 def _finish(pixels: Tensor, index: int) -> Image.Image:

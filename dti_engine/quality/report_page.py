@@ -198,10 +198,10 @@ def _notes(summary: RunReport) -> Iterator[str]:
             f"{counts['unvalidated']} of the {counts['learned']} tokens are not validated: by "
             "--validation-images 0, or because the run has not come that far."
         )
-    if num_alone := sum(1 for each in summary.learned if each.is_alone):
+    if num_uncompared := sum(1 for each in summary.learned if each.is_uncompared):
         yield (
-            f"{num_alone} tokens are validated but not compared with the others yet, so none of "
-            "them is flagged; the same command with --resume compares them."
+            f"{num_uncompared} tokens are validated but not compared with the others yet, so none "
+            "of them is flagged; the same command with --resume compares them."
         )
     if len(run.models) > 1:
         yield f"The tokens are of different models: {', '.join(run.models)}."

@@ -56,7 +56,7 @@ class SubjectReport:
     steps: int | None = None  # the planned number
     stop_reason: str | None = None
     seconds: float | None = None  # of training
-    is_alone: bool = False  # validated, but not compared with the others yet, so never flagged
+    is_uncompared: bool = False  # validated, but not compared with the others yet, so never flagged
     reference: str | None = None  # file of one of the images that it was learned from
     images: tuple[ReportImage, ...] = ()
     curve: tuple[tuple[int, float], ...] = ()  # (steps, fixed loss)
@@ -82,7 +82,7 @@ def subject_report(
     encoder to the mean length of its words, as far as known.
     """
     known = history or SubjectHistory()
-    found = SubjectReport(
+    report = SubjectReport(
         name,
         "unfinished",
         remarks=tuple(known.warnings),
@@ -92,22 +92,22 @@ def subject_report(
         curve=tuple(sorted(known.losses.items())),
     )
     if isinstance(token, Manifest) and token.training:
-        found = _with_token(found, token, token.training, words)
+        report = _with_token(report, token, token.training, words)
         if token.training.quality:
-            found = _with_validation(found, token.training.quality, folder)
-            found = replace(found, is_alone=history is not None and not history.is_compared)
-    return _with_problem(found, token, known)
+            report = _with_validation(report, token.training.quality, folder)
+            report = replace(report, is_uncompared=history is not None and not history.is_compared)
+    return _with_problem(report, token, known)
 
 
 def _with_token(
-    found: SubjectReport, token: Manifest, training: TrainedOrigin, words: Mapping[str, float]
+    report: SubjectReport, token: Manifest, training: TrainedOrigin, words: Mapping[str, float]
 ) -> SubjectReport:
     angle, loss = training.metrics.get("prior_angle_rad"), training.metrics.get("fixed_loss")
-    lengths = [(encoder, x) for encoder, all_of_it in token.magnitudes.items() for x in all_of_it]
+    lengths = [(encoder, x) for encoder, values in token.magnitudes.items() for x in values]
     shares = [length / words[encoder] for encoder, length in lengths if encoder in words]
     ends = {0: training.first_fixed_loss} | ({} if loss is None else {training.steps_done: loss})
     return replace(
-        found,
+        report,
         state="unvalidated",
         placeholder=token.placeholder,
         initializer=training.initializer,
@@ -119,28 +119,28 @@ def _with_token(
         steps_done=training.steps_done,
         steps=training.config.steps,
         stop_reason=training.stop_reason,
-        seconds=training.metrics.get("elapsed_s") if found.seconds is None else found.seconds,
-        curve=tuple(sorted((dict(found.curve) | ends).items())),
+        seconds=training.metrics.get("elapsed_s") if report.seconds is None else report.seconds,
+        curve=tuple(sorted((dict(report.curve) | ends).items())),
     )
 
 
-def _with_validation(found: SubjectReport, quality: Quality, folder: RunFolder) -> SubjectReport:
+def _with_validation(report: SubjectReport, quality: Quality, folder: RunFolder) -> SubjectReport:
     images = tuple(
         ReportImage(
             each.prompt,
             each.subject_score,
             each.prompt_score,
-            _file(folder.image(found.name, index), folder),
+            _file(folder.image(report.name, index), folder),
         )
         for index, each in enumerate(quality.images)
     )
-    reference = _file(folder.reference(found.name), folder)
+    reference = _file(folder.reference(report.name), folder)
     if num_missing := sum(1 for each in images if each.file is None):
-        found = _remarked(found, f"{num_missing} of its {len(images)} images are missing")
+        report = _with_remark(report, f"{num_missing} of its {len(images)} images are missing")
     if reference is None:
-        found = _remarked(found, "the copy of its first image is missing")
+        report = _with_remark(report, "the copy of its first image is missing")
     return replace(
-        found,
+        report,
         state="flagged" if quality.flags else "passed",
         flags=quality.flags,
         scorer=quality.scorer,
@@ -154,26 +154,26 @@ def _with_validation(found: SubjectReport, quality: Quality, folder: RunFolder) 
 
 
 def _with_problem(
-    found: SubjectReport, token: Manifest | ArtifactError | None, history: SubjectHistory
+    report: SubjectReport, token: Manifest | ArtifactError | None, history: SubjectHistory
 ) -> SubjectReport:
     if history.failure is not None:
         if token is not None:
-            found = _remarked(found, "the folder holds a token of an earlier run")
+            report = _with_remark(report, "the folder holds a token of an earlier run")
         return replace(
-            found, state="failed", problem=history.failure, problem_kind=history.failure_kind
+            report, state="failed", problem=history.failure, problem_kind=history.failure_kind
         )
     if isinstance(token, ArtifactError):
         return replace(
-            found, state="unreadable", problem=str(token), problem_kind=type(token).__name__
+            report, state="unreadable", problem=str(token), problem_kind=type(token).__name__
         )
     if token is None and history.is_finished:
         problem = "its token was written but is no longer in the folder"
-        return replace(found, state="unreadable", problem=problem, problem_kind="missing")
-    return found
+        return replace(report, state="unreadable", problem=problem, problem_kind="missing")
+    return report
 
 
-def _remarked(found: SubjectReport, remark: str) -> SubjectReport:
-    return replace(found, remarks=(*found.remarks, remark))
+def _with_remark(report: SubjectReport, remark: str) -> SubjectReport:
+    return replace(report, remarks=(*report.remarks, remark))
 
 
 def _file(path: Path, folder: RunFolder) -> str | None:

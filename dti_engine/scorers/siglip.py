@@ -84,7 +84,7 @@ def _read_json(path: Path) -> tuple[Encode, int | None]:
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as cause:
+    except Exception as cause:  # the Rust library raises no narrower class for a damaged file
         raise _damaged(path, cause) from cause
     tokenizer.no_padding()
     tokenizer.no_truncation()

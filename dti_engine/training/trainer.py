@@ -142,7 +142,9 @@ class Trainer:
                 self._evaluate_fixed_batch(index, slot)
                 slot.first_fixed_loss = float(self._fixed_losses[index])
         except BaseException:
-            # Active rows in a slot that stays free would spoil the next subject of that slot.
+            # The slot stays free, so its rows must not stay active. If the next subject here has
+            # fewer vectors, a row left over would count as its own, and the zero gradient of that
+            # row would end it as failed. Ctrl-C is no exception: a caller may catch it and go on.
             for name, optimizer in self.optimizers.items():
                 optimizer.remove_rows(rows[name])
             raise

@@ -24,7 +24,7 @@ from dti_engine.miniature.progress import Figures, Report
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import example
 
-Note = dict[str, float]  # "step": steps done; "seconds": the time they took
+StageProgress = dict[str, float]  # "step": steps done; "seconds": the time they took
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
@@ -34,26 +34,26 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     unfinished.replace(path)
 
 
-def kept(path: Path, length: int, make: Callable[[], Tensor]) -> Tensor:
+def stored_tensor(path: Path, length: int, make: Callable[[], Tensor]) -> Tensor:
     """Return the tensor at `path` if it is there and has this length; else make and save it."""
     if path.exists():
         found: Tensor = torch.load(path, weights_only=True, mmap=True)
         if len(found) == length:
             return found
     began = time.monotonic()
-    made = make()
-    atomic_write(path, lambda unfinished: torch.save(made, unfinished))
-    note(path.parent, path.stem, step=length, seconds=time.monotonic() - began)
-    return made
+    tensor = make()
+    atomic_write(path, lambda unfinished: torch.save(tensor, unfinished))
+    record_progress(path.parent, path.stem, step=length, seconds=time.monotonic() - began)
+    return tensor
 
 
-def note(work: Path, stage: str, *, step: int, seconds: float) -> None:
+def record_progress(work: Path, stage: str, *, step: int, seconds: float) -> None:
     """Record the progress of a stage, and the time that it took in all its runs."""
     text = json.dumps({"step": step, "seconds": round(seconds, 1)})
     atomic_write(work / f"{stage}.json", lambda unfinished: unfinished.write_text(text))
 
 
-def noted(work: Path, stage: str) -> Note | None:
+def read_progress(work: Path, stage: str) -> StageProgress | None:
     """Return the recorded progress of a stage, or None if it has not begun."""
     path = work / f"{stage}.json"
     return json.loads(path.read_text()) if path.exists() else None
@@ -107,14 +107,14 @@ def fit(
         run.load(checkpoint)
     began = time.monotonic() - run.seconds
     while run.step < schedule.steps:
-        found = run.advance(loss_of)
-        figures = {"loss": float(found.loss.detach()), **found.figures}
+        step_loss = run.advance(loss_of)
+        figures = {"loss": float(step_loss.loss.detach()), **step_loss.figures}
         report(name, run.step, schedule.steps, figures)
         if run.step % schedule.save_every == 0 or run.step == schedule.steps:
             run.seconds = time.monotonic() - began
             run.save(checkpoint)
-            note(work, name, step=run.step, seconds=run.seconds)
-    run.leave_average()
+            record_progress(work, name, step=run.step, seconds=run.seconds)
+    run.apply_average()
 
 
 class _Run:
@@ -140,9 +140,9 @@ class _Run:
         torch.manual_seed(step)
         for group in self._optimizer.param_groups:
             group["lr"] = schedule.lr_at(step)
-        found = loss_of(step)
+        step_loss = loss_of(step)
         self._optimizer.zero_grad(set_to_none=True)
-        found.loss.backward()
+        step_loss.loss.backward()
         nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         self._optimizer.step()
         # A shorter average at first, so that the initial weights are soon forgotten.
@@ -150,10 +150,10 @@ class _Run:
         for mean, parameter in zip(self._averaged, self._model.parameters(), strict=True):
             mean.lerp_(parameter.detach(), weight)
         self.step += 1
-        return found
+        return step_loss
 
     @torch.no_grad()
-    def leave_average(self) -> None:
+    def apply_average(self) -> None:
         for parameter, mean in zip(self._model.parameters(), self._averaged, strict=True):
             parameter.copy_(mean)
         self._model.eval()
@@ -183,8 +183,8 @@ class _Run:
             ) from cause
         self._optimizer.load_state_dict(state["optimizer"])
         self._averaged = [
-            kept.to(mean.device)
-            for kept, mean in zip(state["averaged"], self._averaged, strict=True)
+            saved.to(mean.device)
+            for saved, mean in zip(state["averaged"], self._averaged, strict=True)
         ]
         self.step, self.seconds = state["step"], state["seconds"]
 
@@ -204,14 +204,14 @@ def images(
     starts = range(0, count, SHARD)
     shards = {folder / f"{i:04d}.npy": (s, min(s + SHARD, count)) for i, s in enumerate(starts)}
     missing = {path: ends for path, ends in shards.items() if not _holds(path, *ends)}
-    earlier = noted(work, "images") or {"seconds": 0.0}
+    earlier = read_progress(work, "images") or {"seconds": 0.0}
     began = time.monotonic() - earlier["seconds"]
     with ProcessPoolExecutor() as pool:
         # One shard is drawn faster here than by a process that has to start first.
         draw_all = pool.map if len(missing) > 1 else map
         for done, _ in enumerate(draw_all(_draw_shard, missing, missing.values()), start=1):
             num_drawn = count - SHARD * (len(missing) - done)
-            note(work, "images", step=num_drawn, seconds=time.monotonic() - began)
+            record_progress(work, "images", step=num_drawn, seconds=time.monotonic() - began)
             on_shard(done, len(missing))
     loaded = [
         np.load(path, mmap_mode="r")[: stop - start] for path, (start, stop) in shards.items()

@@ -25,7 +25,14 @@ from dti_engine.miniature.progress import Report
 from dti_engine.miniature.scorer import Scorer
 from dti_engine.miniature.training import text_encoder as text
 from dti_engine.miniature.training.export import Parts, commit, export
-from dti_engine.miniature.training.loop import LossOf, Schedule, fit, images, kept, noted
+from dti_engine.miniature.training.loop import (
+    LossOf,
+    Schedule,
+    fit,
+    images,
+    read_progress,
+    stored_tensor,
+)
 from dti_engine.miniature.training.networks import (
     EncodedWorld,
     encode_images,
@@ -116,7 +123,7 @@ SIZES = {
 
 
 SEED = 1
-_NOTED = ("images", "autoencoder", "reader", "scorer", "latents", "hidden", "denoiser")
+_TIMED_STAGES = ("images", "autoencoder", "reader", "scorer", "latents", "hidden", "denoiser")
 _SCALING_IMAGES = 1024  # enough to estimate the deviation of latents
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -211,8 +218,8 @@ class Stages:
             )
 
         return EncodedWorld(
-            kept(self._work / "latents.pt", count, latents),
-            kept(self._work / "hidden.pt", count, hidden),
+            stored_tensor(self._work / "latents.pt", count, latents),
+            stored_tensor(self._work / "hidden.pt", count, hidden),
             text.encode_empty(self.text_encoder, self.tokenizer, self._device),
         )
 
@@ -226,7 +233,7 @@ class Stages:
             "command": command,
             "seed": SEED,
             "size": asdict(self._size),
-            "stages": {name: noted(self._work, name) for name in _NOTED},
+            "stages": {name: read_progress(self._work, name) for name in _TIMED_STAGES},
             "commit": commit(),
             "environment": environment(self._device),
         }

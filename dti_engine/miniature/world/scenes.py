@@ -106,11 +106,11 @@ def example(seed: int) -> Example:
     names: list[str] = []
     asked: dict[str, str] = {}
     for place in places:
-        look, name, told = _named_look(rng)
+        look, name, questions = _named_look(rng)
         accessory = rng.choice(ACCESSORIES[1:]) if rng.random() < ACCESSORY_SHARE else "none"
         figures.append(figure(look, place, accessory, rng))
         names.append(accessorize(name, accessory))
-        asked |= {f"{place}.{question}": getattr(look, question) for question in told}
+        asked |= {f"{place}.{question}": getattr(look, question) for question in questions}
         asked[f"{place}.accessory"] = accessory
     background, style = rng.choice(BACKGROUNDS), rng.choice(STYLES)
     scene = Scene(tuple(figures), background, style, rng.random())
@@ -129,9 +129,9 @@ def _named_look(rng: random.Random) -> tuple[Look, str, tuple[str, ...]]:
         look = random_look(rng)
     if rng.random() < CLASS_WORD_SHARE:
         return look, article(look.kind), ("kind",)
-    told = (
+    questions = (
         ("kind", "primary", "pattern")
         if look.pattern == "plain"
         else ("kind", "primary", "secondary", "pattern")
     )
-    return look, describe(look), told
+    return look, describe(look), questions

@@ -596,3 +596,14 @@ def test_a_token_of_another_model_is_not_imported(
     assert result.exit_code == 2
     assert "has embeddings of the dimensions {'text_encoder': 768}" in result.stderr
     assert not (tmp_path / "token.safetensors").exists()
+
+
+def test_a_missing_extra_is_named_before_anything_about_the_bundles(
+    dti: Dti, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A module that is None in `sys.modules` counts as not installed.
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    refused = dti("train", photos / "broken")
+    assert refused.exit_code == 2
+    assert "needs the extra 'engine'" in refused.stderr
+    assert "--initializer" not in refused.stderr

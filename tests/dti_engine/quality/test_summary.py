@@ -113,7 +113,7 @@ def test_without_a_log_what_tokens_say_is_told(hand_made: Any) -> None:
     (found,) = summary.rows
     assert summary.run.log_problem == "cannot read 'run.jsonl'"
     assert summary.run.models == ("miniature",)
-    assert (found.state, found.remarks, found.is_alone) == ("passed", (), False)
+    assert (found.state, found.remarks, found.is_uncompared) == ("passed", (), False)
     assert found.curve == ((0, 0.4), (40, 0.2))
     assert found.loss_share == pytest.approx(0.5)
 
@@ -145,9 +145,9 @@ def test_what_is_missing_is_remarked(hand_made: Any) -> None:
 def test_a_token_that_was_never_held_beside_the_others_is_told(hand_made: Any) -> None:
     hand_made.add("rex")
     hand_made.log("finished", subject="rex")
-    assert _row(hand_made, "rex").is_alone
+    assert _row(hand_made, "rex").is_uncompared
     hand_made.log("validated", subject="rex")
-    assert not _row(hand_made, "rex").is_alone
+    assert not _row(hand_made, "rex").is_uncompared
 
 
 def test_lengths_are_told_in_those_of_words_where_a_token_was_given_just_that(

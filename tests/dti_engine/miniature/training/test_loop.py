@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dti_engine.errors import ConfigurationError
-from dti_engine.miniature.training.loop import LossOf, Schedule, StepLoss, fit, noted
+from dti_engine.miniature.training.loop import LossOf, Schedule, StepLoss, fit, read_progress
 
 SCHEDULE = Schedule(steps=8, lr=1e-2, warmup=2, save_every=3)
 
@@ -71,10 +71,10 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     fit("toy", second, make_loss(second, cut_at=0), SCHEDULE, tmp_path, report=ignore)
 
     assert torch.equal(weights(first), weights(second))
-    note = noted(tmp_path, "toy")
-    assert note is not None
-    assert note["step"] == 8
-    assert note["seconds"] >= 0
+    progress = read_progress(tmp_path, "toy")
+    assert progress is not None
+    assert progress["step"] == 8
+    assert progress["seconds"] >= 0
 
 
 def test_the_average_is_left_not_the_last_step(tmp_path: Path) -> None:
