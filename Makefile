@@ -57,8 +57,9 @@ format: $(VENV)/.dev ## rewrites the code in the common format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-chart: $(VENV)/.dev ## writes the Helm chart's values, schema and README from helm/values
+chart: $(VENV)/.dev ## writes the Helm chart's values, schema, README and dashboards from helm/
 	$(BIN)/python -m helm.values
+	$(BIN)/python -m helm.dashboards
 
 bench: $(VENV)/.dev ## measures speed, memory and steps on this machine
 	$(BIN)/python -m benchmarks.training.rsgd_step
