@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from dti_engine.recipes import RECIPES
 from helm.values.base import AllPods, Pod, Resources, Section, Settings, is_free_map
 from helm.values.chart import Values
 from services.contracts.models import GenerationSettings, ServedModel
@@ -41,7 +42,12 @@ def defaults() -> dict[str, Any]:
         include={"gpus", "cpus", "min_workers", "max_workers"}
     )
     generation = GenerationSettings().model_dump(include={"min_engines", "max_engines"})
-    return {"api": timeouts, "model": model, "generation": generation}
+    return {
+        "api": timeouts,
+        "model": model,
+        "generation": generation,
+        "recipes": sorted(RECIPES),
+    }
 
 
 def values_yaml() -> str:
