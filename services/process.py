@@ -1,4 +1,4 @@
-"""What every process of the service does at its start: report errors, and listen for signals."""
+"""Starts, signals and the edges of threads, the same in every process of the service."""
 
 import signal
 import sys
@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from dti_engine.errors import DTIError
+from services import logs
+
+log = logs.logger(__name__)
 
 
 @contextmanager
@@ -30,3 +33,24 @@ def on_termination(action: Callable[[], object]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
+
+
+@contextmanager
+def error_boundary(
+    event: str, on_error: Callable[[Exception], object] = lambda error: None, **fields: object
+) -> Generator[None]:
+    """Log any error of a thread with its traceback, and pass it to `on_error`.
+
+    Python itself would print the error past the log, and the process would go on without the
+    thread, as if it was idle.
+
+    Args:
+        event: The log event.
+        on_error: Called with the error, so that another thread can act on it. It must not raise.
+        fields: More fields of the log event.
+    """
+    try:
+        yield
+    except Exception as error:
+        log.exception(event, **fields)
+        on_error(error)

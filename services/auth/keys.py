@@ -163,6 +163,7 @@ def read_key(store: Store, key: str) -> tuple[Head, KeyRecord]:
 def _change(store: Store, key: str, change: Callable[[KeyRecord], dict[str, object]]) -> None:
     while True:
         head, record = read_key(store, key)
+        # Called again for each version, so that it decides by the record that it replaces.
         update = change(record) | {"nonce": Ids().nonce(), "version": record.version + 1}
         if compare_and_swap(store, head.key, pack(record.model_copy(update=update)), head.etag):
             return

@@ -66,6 +66,7 @@ def add_tenant(store: Store, tenant: str) -> None:
         raise DeletedError(f"tenant {tenant} was deleted: choose another name")
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
     record = TenantRecord(nonce=Ids().nonce(), webhook_secret=secret)
+    # If there is a record, it stays: its secret signs the webhooks of this tenant.
     create_once(store, f"{FOLDER}{tenant}", pack(record))
 
 

@@ -1,6 +1,6 @@
 """Remembered failures: a negative cache of errors by key, and a circuit breaker.
 
-Both keep repeated requests from a store that has just said no, or does not answer.
+Both keep repeated requests from a store that has just answered no, or does not answer.
 """
 
 import threading

@@ -96,15 +96,19 @@ class SingleFlight(Generic[K, V]):
         # of its own and never gets a result that was read before it asked.
         try:
             result = call()
-        except Exception as error:
+        except BaseException as error:
             self._leave(key)
-            # The stored copy has no traceback. With one, it would keep the frames of `call` and
-            # their data, such as a deleted token, until the next garbage collection.
-            future.set_exception(copy.copy(error) if isinstance(error, DTIError) else error)
-            raise
-        except BaseException:
-            self._leave(key)
-            future.cancel()
+            if isinstance(error, DTIError):
+                # The stored copy has no traceback. With one, it would keep the frames of `call`
+                # and their data, such as a deleted token, until the next garbage collection.
+                future.set_exception(copy.copy(error))
+            elif isinstance(error, Exception):
+                # Logged here, because no thread may be waiting for the future of a background call.
+                log.exception("shared call failed")
+                future.set_exception(error)
+            else:
+                # An interrupt of this thread says nothing about the key: waiting threads retry.
+                future.cancel()
             raise
         self._leave(key)
         future.set_result(result)
@@ -115,9 +119,5 @@ class SingleFlight(Generic[K, V]):
             self._leave(key)
             future.cancel()
             return
-        try:
-            self._execute(key, future, call)
-        except DTIError:
-            pass  # An expected error, which `wait` raises to those who wait for it.
-        except Exception:
-            log.exception("background call failed")
+        # What it raises stays in the pool's own future: `wait` raises it from ours.
+        self._execute(key, future, call)

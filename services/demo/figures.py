@@ -11,7 +11,7 @@ from services.metrics.exporters import MetricSamples, parse_samples
 
 _TIMEOUT_S = 40.0  # Ray exports what is counted some ten seconds later
 _POLL_INTERVAL_S = 1.0
-_MOST = 0.9  # of the groups, for the waiting time
+_QUANTILE = 0.9  # of the groups, for the waiting time
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,9 @@ def figures(
     if (waited := _within(engine, "dti_image_queue_seconds")) is not None:
         shown = f"{waited:g} s" if waited < inf else "over 80 s"
         found.append(
-            ServiceFigure(shown, f"is the longest wait in the queue of {_MOST:.0%} of the groups")
+            ServiceFigure(
+                shown, f"is the longest wait in the queue of {_QUANTILE:.0%} of the groups"
+            )
         )
     return found
 
@@ -94,12 +96,12 @@ def _generated(engine: MetricSamples) -> float:
 
 
 def _within(engine: MetricSamples, histogram: str) -> float | None:
-    """Return the upper bound of the bucket that reaches `_MOST` of a histogram, or None."""
+    """Return the upper bound of the bucket that reaches `_QUANTILE` of a histogram, or None."""
     buckets = engine.buckets(histogram)
     if not buckets or not buckets[-1][1]:
         return None
-    wanted = ceil(_MOST * buckets[-1][1])
-    return next(bound for bound, count in buckets if count >= wanted)
+    rank = ceil(_QUANTILE * buckets[-1][1])
+    return next(bound for bound, count in buckets if count >= rank)
 
 
 def _samples(url: str) -> MetricSamples:

@@ -198,16 +198,16 @@ def learn(
         TrainingFailedError: A subject was not learned.
         ClientError: The service refuses a request.
     """
-    parcels = [bundle_content(reference_folder(each.name, output)) for each in subjects]
-    client.upload(parcels)
+    bundles = [bundle_content(reference_folder(each.name, output)) for each in subjects]
+    client.upload(bundles)
     items = [
         {
             "id": subject.name,
-            "bundle": parcel.sha256,
+            "bundle": bundle.sha256,
             "placeholder": subject.placeholder,
             "initializer": subject.class_word,
         }
-        for subject, parcel in zip(subjects, parcels, strict=True)
+        for subject, bundle in zip(subjects, bundles, strict=True)
     ]
     job = client.submit({"subjects": items, "overrides": {"steps": steps}}, "demo")
     for update in client.watch(job.job):

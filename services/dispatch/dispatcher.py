@@ -10,6 +10,7 @@ from services.dispatch.session import DispatchSession
 from services.engine_client import EngineClient
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
+from services.process import error_boundary
 
 _ASSUMED_BATCH_SIZE = 16
 """The batch size of engines that measure theirs: the largest that they choose."""
@@ -77,13 +78,14 @@ class Dispatcher:
                 metrics=self._metrics,
                 draining=self._draining,
             )
-            try:
-                session.run()
-            except ServiceError as error:
-                # The store failed at the start or the end of the session, which harms no job.
-                self._metrics.store_failed(error)
-            except Exception:
-                log.exception("dispatch session failed", model=name)
+            # After a bug, too, the next session begins: the other models' threads go on as well,
+            # and a process that serves some of its models would look healthy.
+            with error_boundary("dispatch session failed", model=name):
+                try:
+                    session.run()
+                except ServiceError as error:
+                    # The store failed at the start or the end of the session, which harms no job.
+                    self._metrics.store_failed(error)
             # A pause before the next session, which a drain ends.
             self._draining.wait(self._ledger.settings.poll_interval_s)
 

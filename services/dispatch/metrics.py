@@ -26,7 +26,7 @@ class DispatcherMetrics:
         with _bound(attempt):
             log.info("attempt ended", attempt=attempt.number, cause=cause, reason=reason[:300])
 
-    def attempt_broke(self, attempt: Attempt, error: Exception) -> None:
+    def attempt_broke(self, attempt: Attempt, error: BaseException) -> None:
         """Record an unexpected error of an engine or of this process."""
         with _bound(attempt):
             log.error("image generation failed unexpectedly", exc_info=error)

@@ -103,7 +103,7 @@ class DispatchSession:
         for attempt in claimed:
             task = asyncio.create_task(self._run_attempt(generator, attempt))
             self._tasks[task] = attempt
-            task.add_done_callback(self._tasks.pop)
+            task.add_done_callback(self._on_task_done)
         # Let the tasks start: one that is cancelled before its first line never releases its
         # attempt.
         await asyncio.sleep(0)
@@ -123,7 +123,7 @@ class DispatchSession:
             return []
 
     async def _run_attempt(self, generator: ImageGenerator, attempt: Attempt) -> None:
-        """Generate one image, and write the end of the attempt whatever happens."""
+        """Generate one image, and write the end of the attempt."""
         try:
             image = await generator.generate(attempt)
         except asyncio.CancelledError:
@@ -132,13 +132,17 @@ class DispatchSession:
         except ImageNotGeneratedError as error:
             write = partial(attempt.fail, error.reason, retry=error.retry)
             self._end(attempt, "failed", write, error.reason)
-        except Exception as error:
-            self._metrics.attempt_broke(attempt, error)
-            reason = f"its dispatcher failed at it: {type(error).__name__}"
-            self._end(attempt, "failed", partial(attempt.fail, reason), reason)
         else:
             write = partial(attempt.succeed, image.png, image_report(image))
             self._end(attempt, "succeeded", write)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """Forget a task, and end its attempt as failed if an unforeseen error ended the task."""
+        attempt = self._tasks.pop(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._metrics.attempt_broke(attempt, error)
+            reason = f"its dispatcher failed at it: {type(error).__name__}"
+            self._end(attempt, "failed", partial(attempt.fail, reason), reason)
 
     def _end(
         self, attempt: Attempt, cause: str, write: Callable[[], None], reason: str = ""

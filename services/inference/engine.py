@@ -3,11 +3,11 @@
 import asyncio
 import io
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 from pydantic import JsonValue
@@ -39,7 +39,7 @@ _ENCODE_THREADS = 4
 
 log = logs.logger(__name__)
 
-Finish = Callable[[int, Image.Image], Awaitable[Event]]
+Finish = Callable[[int, Image.Image], Coroutine[Any, Any, Event]]
 """Makes the event of a generated image, given its index. Raises DTIError if it may not be shown."""
 
 SafetyChecker = Callable[[Image.Image], str | None]
@@ -74,7 +74,7 @@ class EventStream:
         self._finish = finish
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Event]] = set()
 
     async def events(self) -> AsyncGenerator[Event]:
         """Yield events until every image has ended, then close the stream."""
@@ -101,30 +101,39 @@ class EventStream:
 
     def end_image(self, index: int, result: Image.Image | DTIError) -> None:
         """Finish an image and add its last event. May be called from any thread."""
-        self._call_in_loop(lambda: self._start_finishing(index, result))
+        if isinstance(result, DTIError):
+            self.send(_failure(index, result))
+        else:
+            self._call_in_loop(lambda: self._start_finishing(index, result))
 
     def _call_in_loop(self, call: Callable[[], None]) -> None:
         # A closed loop raises RuntimeError; then there is no caller left.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call)
 
-    def _start_finishing(self, index: int, result: Image.Image | DTIError) -> None:
-        task = asyncio.create_task(self._finish_image(index, result))
-        # The loop keeps weak references alone.
+    def _start_finishing(self, index: int, image: Image.Image) -> None:
+        task = asyncio.create_task(self._finish(index, image))
+        # The loop keeps only weak references to its tasks, so that one could vanish unfinished.
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._on_finished(index, task))
 
-    async def _finish_image(self, index: int, result: Image.Image | DTIError) -> None:
-        try:
-            if isinstance(result, DTIError):
-                raise result
-            event = await self._finish(index, result)
-        except DTIError as error:
-            event = FailureEvent(image=index, error=type(error).__name__, detail=str(error))
-        except Exception as error:
-            log.exception("image could not be finished")
-            event = FailureEvent(image=index, error="DTIError", detail=type(error).__name__)
-        self._events.put_nowait(event)
+    def _on_finished(self, index: int, task: asyncio.Task[Event]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():  # The event loop is being closed, and the client with it.
+            return
+        # Whatever the error, there has to be a last event: the client waits for one per image.
+        if (error := task.exception()) is None:
+            self._events.put_nowait(task.result())
+            return
+        if not isinstance(error, DTIError):
+            log.error("image could not be finished", exc_info=error)
+            # The text of an unforeseen error may hold internals, which are not for clients.
+            error = DTIError(type(error).__name__)
+        self._events.put_nowait(_failure(index, error))
+
+
+def _failure(index: int, error: DTIError) -> FailureEvent:
+    return FailureEvent(image=index, error=type(error).__name__, detail=str(error))
 
 
 class StreamCallbacks:

@@ -53,6 +53,8 @@ class EngineHandler:
                     count_rejection(error)
                     return _rejection(error)
                 except Exception as error:
+                    # The edge of the process towards its clients, in Ray Serve as well as without
+                    # it: they read a Rejection in either.
                     log.exception("request failed")
                     return _rejection(DTIError(type(error).__name__), 500)
             case _:
@@ -60,6 +62,7 @@ class EngineHandler:
 
     async def _generate(self, request: Request) -> Response:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        # In constant time, so that the time does not tell how many characters were right.
         if scheme.lower() != "bearer" or not hmac.compare_digest(
             secret.encode(), self._secret.encode()
         ):
@@ -69,6 +72,7 @@ class EngineHandler:
         body = b""
         async for chunk in request.stream():
             body += chunk
+            # Counted as it arrives: a chunked body announces no length.
             if len(body) > _MAX_BODY_BYTES:
                 raise ConfigurationError(f"a request of more than {_MAX_BODY_BYTES} bytes")
         try:

@@ -90,6 +90,8 @@ class Attempt:
             SupersededError: The item was ended by another process.
             UnavailableError: The store did not answer; the previous checkpoint stands.
         """
+        # This saves a write, and protects nothing: a lease can be lost unnoticed. A zombie does no
+        # harm, since the key of its checkpoint contains its fencing number.
         if self.lease.lost:
             raise LeaseLostError(
                 f"the lease of worker {self.lease.worker} was broken: leave its attempts to others"
@@ -130,6 +132,8 @@ class Attempt:
             SupersededError: The item has ended otherwise.
             UnavailableError: The store did not answer: call it again.
         """
+        # What was read before the claim is complete: every attempt with a lower number had ended by
+        # then, and ends never change.
         failures = count_failures(self.earlier_ends) + 1
         if retry and failures < self.max_attempts:
             self._end("failed", reason)
@@ -157,6 +161,7 @@ class Attempt:
                             nonce=self._new_nonce(), status="cancelled", attempt=self.number
                         )
                     )
+            # A lost attempt writes nothing: others decide about its item.
             elif self.stop_reason == "deleted":
                 self._end("released", "deleted")
                 self._checkpoints.remove()

@@ -95,11 +95,14 @@ class Candidates:
         while not self._waiting and self._blocks:
             self._block = self._blocks[0]
             self._waiting.extend(self._list_candidates(self._block))
+            # Only after the listing: if that fails, the block is listed again by the next call.
             self._blocks.popleft()
         if self._waiting:
             self._backoff = 1
             return self._waiting.popleft()
         self._listed_at = float("-inf")
+        # The listing is used up, so that its age does not matter: after the pause there is a new
+        # one.
         pause_s = self._ledger.settings.poll_interval_s * self._backoff
         self._empty_until = self._ledger.clock() + pause_s
         self._backoff = min(2 * self._backoff, _MAX_BACKOFF)
@@ -131,6 +134,8 @@ class Candidates:
         found: list[Candidate] = []
         for index in self._final.open_items(block):
             latest = attempts.get(index)
+            # An item that is being attempted is left out. If its worker is dead, the supervisor
+            # ends the attempt, and the item is a candidate in the next listing.
             if index in self._commands.deleted_items or (latest and not latest.ended):
                 continue
             number = latest.number + 1 if latest else 1

@@ -39,6 +39,8 @@ class Checkpoints:
             nonce=self._ledger.ids.nonce(), version=self._version + 1, step=step
         )
         body = pack(record, payload)
+        # Counted before the write, which may be applied although it fails: no two writes have the
+        # same bytes.
         self._version += 1
         if self._etag:
             etag = self._ledger.compare_and_swap(self._key, body, self._etag)
@@ -48,6 +50,8 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove all checkpoints of the item, as it has ended."""
+        # A listing only where earlier attempts may have left some: most items are attempted once,
+        # and the listing would double the requests at their end.
         if self._number > 1:
             remove_checkpoints(self._ledger, self._keys, self._item)
         elif self._version:

@@ -2,7 +2,7 @@
 
 Fair queueing without a coordinator: each worker serves the tenant of whom it holds the fewest
 attempts, and among those the one that it has served least. If every worker divides its own slots
-fairly, the pool is divided fairly, and nobody has to count for all.
+fairly, the pool is divided fairly, and no process has to count for all.
 """
 
 import random
@@ -122,6 +122,7 @@ class Claims:
             if not self._is_claimed(self._reserved):
                 return None
             self._reserved = None
+        # The worker holds nothing now, so that it can take the item that it became idle for.
         if (isolated := self._reserved) and admits(isolated.candidates.keys.tenant):
             self._reserved = None
             attempt = self._claim(
@@ -152,6 +153,8 @@ class Claims:
         now = self._ledger.clock()
         if now - self._listed_at <= self._ledger.settings.poll_interval_s:
             return
+        # Candidates of tenants that wait no more are forgotten: a worker lives for weeks, and would
+        # keep a listing of every job that it has ever seen.
         self._jobs = dict.fromkeys(queued_tenants(self._ledger, self._pool))
         self._listed_at = now
         self._candidates = {
@@ -193,6 +196,8 @@ class Claims:
         while candidate := candidates.next():
             try:
                 attempt = self._consider(candidates, candidate, is_idle=is_idle)
+            # Perhaps it was not claimed: without this, the worker would pass it over until it lists
+            # the items again.
             except StorageError:
                 candidates.put_back(candidate)
                 raise
@@ -206,6 +211,8 @@ class Claims:
         """Claim a candidate, unless its attempts are used up or it waits for an idle worker."""
         keys, max_attempts = candidates.keys, candidates.spec.record.max_attempts
         ends = read_attempt_ends(self._ledger, keys, candidate.item, candidate.number - 1)
+        # An item that was only ever released ends here as well, once its numbers are used up: they
+        # have two digits.
         if count_failures(ends) >= max_attempts or candidate.number > MAX_ATTEMPTS:
             fail_exhausted(self._ledger, keys, candidate.item, ends)
             return None
@@ -221,6 +228,8 @@ class Claims:
     def _defer(self, isolated: _Isolated) -> None:
         """Leave an isolated item to an idle worker, and reserve it once it has waited too long."""
         now = self._ledger.clock()
+        # Forgetting makes such items wait once more; it bounds the memory, however many jobs are
+        # poisonous.
         if len(self._deferred) >= _MAX_DEFERRED:
             self._deferred.clear()
         key = isolated.candidates.keys, isolated.candidate
@@ -260,6 +269,8 @@ class Claims:
             if not self._ledger.create_once(keys.attempt(item, number), pack(record)):
                 metrics.current().count("dti_claim_conflicts_total")
                 return None
+            # A first attempt needs no look: only an earlier one can have committed, and the
+            # commands are read after the claim.
             if number > 1:
                 # The attempt before may have committed after its lease was broken.
                 if self._ledger.exists(keys.result(item)):

@@ -115,6 +115,8 @@ def finish_job(ledger: Ledger, keys: JobKeys) -> None:
     """
     if (found := ledger.find(keys.spec)) and not is_tombstone(found[1]):
         ledger.compare_and_swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), found[0].etag)
+    # The results are replaced before the attempts are deleted: if this call dies in between, the
+    # attempts still say which items need a tombstone.
     claimed: set[ItemRef] = set()
     for prefix in (keys.attempts, keys.results):
         for head in ledger.heads(prefix):
@@ -135,6 +137,8 @@ def finish_tenant(ledger: Ledger, tenant: str) -> None:
         keys = JobKeys(tenant, job)
         issue_command(ledger, keys.deletion, "")
         finish_job(ledger, keys)
+    # The command stays, so that the name is never used again, and so do the tombstones of jobs,
+    # which stop suspended workers.
     jobs, command = jobs_folder(tenant), tenant_deletion_key(tenant)
     rest = [
         head.key

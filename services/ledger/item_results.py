@@ -28,6 +28,8 @@ def end_attempt(
 ) -> None:
     """Record that an attempt ended without a result, unless its end is recorded already."""
     record = EndedRecord(nonce=ledger.ids.nonce(), cause=cause, reason=shorten_reason(reason))
+    # Its answer does not matter. The worker and several supervisors may find different causes; the
+    # first one that is written stands for all.
     ledger.create_once(keys.attempt_end(item, number), pack(record))
 
 
@@ -43,6 +45,8 @@ def read_attempt_ends(
         try:
             ends.append(unpack(key, found[1], EndedRecord)[0])
         except DamagedRecordError:
+            # Counted as a failure: an item whose records are damaged must not be attempted for
+            # ever.
             ends.append(EndedRecord(nonce="", cause="lost", reason="its record is damaged"))
     return tuple(ends)
 
@@ -57,9 +61,11 @@ def must_run_isolated(ends: Sequence[EndedRecord], max_attempts: int) -> bool:
 
     The last attempt does, so that no item fails for good because of another's poison, and no
     poisonous item takes another with it. So does every attempt at an item that was released again
-    and again: what breaks a whole batch looks like nobody's fault, and alone it is the item's.
+    and again: an item that breaks whole batches cannot be identified among others, but alone.
     """
     failures = count_failures(ends)
+    # With `max_attempts` 1 the first attempt is the last one, and is not isolated: such jobs could
+    # not share a batch at all.
     is_last = 0 < failures == max_attempts - 1
     return is_last or len(ends) - failures >= _MAX_RELEASES
 

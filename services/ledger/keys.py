@@ -157,6 +157,7 @@ def jobs_folder(tenant: str) -> str:
 
 
 def idempotency_key(tenant: str, key: str) -> str:
+    # Hashed, because a client may choose any text, and a longer one than a key of the store has.
     return f"{tenant_folder(tenant)}idempotency/{hashlib.sha256(key.encode()).hexdigest()}"
 
 
@@ -169,6 +170,7 @@ def tenant_queue_folder(pool: str, tenant: str) -> str:
 
 
 def queue_entry_key(pool: str, tenant: str, job: str) -> str:
+    # Workers take the oldest job first, whereas lists of jobs begin with the newest.
     return f"{tenant_queue_folder(pool, tenant)}{reverse_time_order(job)}"
 
 

@@ -1,10 +1,10 @@
 """Leases: one object per worker, which says that it lives and which attempts it works at.
 
 A worker renews its lease several times within its duration, by compare-and-swap, so that it learns
-when somebody has broken it. Only the store's clock decides whether a lease has expired: it is the
-one clock that all processes share, while clocks of hosts may be hours off. Breaking a lease is a
-compare-and-swap as well, on the version that was found expired: if the worker has renewed it in the
-meantime, the lease stands.
+when another process has broken it. Only the store's clock decides whether a lease has expired: it
+is the one clock that all processes share, while clocks of hosts may be hours off. Breaking a lease
+is a compare-and-swap as well, on the version that was found expired: if the worker has renewed it
+in the meantime, the lease stands.
 """
 
 import threading
@@ -40,7 +40,7 @@ class Lease:
         self._attempts: dict[tuple[str, str, int, int, int], HeldAttempt] = {}
         self._renewed_at = 0.0
         self.lost = False
-        """Whether somebody broke it, which is final."""
+        """Whether another process broke it, which is final."""
         self.released = False
         """Whether the worker has ended, or is about to."""
 
@@ -51,12 +51,14 @@ class Lease:
 
     @property
     def is_fresh(self) -> bool:
-        """Return whether it was renewed so recently that nobody can have broken it.
+        """Return whether it was renewed so recently that no process can have broken it.
 
         This goes by this host's clock. It may therefore only prevent a worker from claiming more,
         and never justify a write.
         """
         age = self._ledger.clock() - self._renewed_at
+        # Half the duration, so that a claim which is younger than the other half proves by itself
+        # that its lease stands: `recovery` then saves reading the lease.
         is_held = bool(self._etag) and not (self.lost or self.released)
         return is_held and age < self.duration_s / 2
 
@@ -100,7 +102,7 @@ class Lease:
         """Show that the worker lives.
 
         Raises:
-            LeaseLostError: Somebody broke the lease, or it was released.
+            LeaseLostError: Another process broke the lease, or it was released.
             UnavailableError: The store did not answer; the lease may still hold: try again.
         """
         if self.released:
@@ -123,6 +125,7 @@ class Lease:
         Raises:
             UnavailableError: The store did not answer.
         """
+        # The heartbeat may renew it in between, which makes the break fail: then it is read again.
         while (found := read_lease(self._ledger, self.worker)) and found[1].state == "held":
             if break_lease(self._ledger, *found):
                 break
@@ -155,6 +158,8 @@ class Lease:
     def _next_body(self, state: str) -> bytes:
         self._version += 1
         with self._lock:
+            # The lock is held for the copy alone: threads that add attempts must not wait for a
+            # request to the store.
             attempts = tuple(self._attempts.values())
         return pack(
             LeaseRecord.model_validate(
@@ -183,6 +188,7 @@ def read_lease(ledger: Ledger, worker: str) -> tuple[Head, LeaseRecord] | None:
         stored = ledger.lease_store.read(key)
         return stored.head, unpack(key, stored.body, LeaseRecord)[0]
     except (NotFoundError, DamagedRecordError):
+        # A worker whose lease is damaged finds out at its next renewal, and begins anew.
         return None
 
 
@@ -203,10 +209,11 @@ def break_lease(ledger: Ledger, head: Head, record: LeaseRecord) -> bool:
 
 
 def remove_lease(ledger: Ledger, head: Head) -> None:
-    """Remove a broken or released lease, which nobody writes any more."""
+    """Remove a broken or released lease, which no process writes any more."""
     try:
         ledger.lease_store.delete_if(head.key, expected=head.etag)
     except PreconditionFailedError:
+        # It has changed since it was listed: the next pass decides again.
         return
 
 

@@ -41,12 +41,15 @@ def create_once(store: Store, key: str, body: bytes) -> str | None:
     for is_last in (False, False, True):
         try:
             return store.create(key, body)
+        # The store has compared bytes already: this object is another writer's.
         except AlreadyExistsError:
             return None
         except OutcomeUnknownError:
             try:
                 stored = store.read(key)
             except NotFoundError:
+                # Three times in all: the store has retried each of them until its own deadline, so
+                # that more would only keep the caller from an error that it can handle.
                 # Not applied so far. The lost request may still arrive; the next create then meets
                 # its own bytes, which the store reads back.
                 if is_last:
@@ -76,6 +79,7 @@ def compare_and_swap(store: Store, key: str, body: bytes, expected: str) -> str 
             try:
                 stored = store.read(key)
             except NotFoundError:
+                # Deleted: our version, if it was written, does not stand any more either.
                 return None
             if stored.body == body:
                 return stored.head.etag
@@ -87,6 +91,8 @@ def compare_and_swap(store: Store, key: str, body: bytes, expected: str) -> str 
     return None
 
 
+# Fewer than the connections that an S3 client keeps open (`S3Settings.max_connections`): more
+# threads would only wait for one.
 _MAX_THREADS = 16
 _thread_local = threading.local()
 
@@ -164,6 +170,7 @@ class Ledger:
         """Return an object's record without most of its payload, or None if there is none."""
         try:
             found = self.store.read(key, length=RECORD_BYTES)
+            # A few records are longer, such as results with a large report.
             if b"\n" not in found.body:
                 found = self.store.read(key)
         except NotFoundError:

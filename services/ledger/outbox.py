@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from services import logs
 from services.errors import LeaseLostError, SupersededError, UnavailableError
@@ -80,6 +81,8 @@ class Outbox:
         self._entries.put(OutboxEntry(attempt, write, until_written))
 
     def _give_up(self) -> None:
+        # The thread may go on hanging in a write: it is a daemon, and so does not keep the process
+        # from ending.
         self._given_up = True
         error = UnavailableError(
             f"the store did not answer for {self._drain_timeout_s:g} s at the end"
@@ -120,22 +123,16 @@ class Outbox:
             except Exception as error:
                 # Such as a store that denies access, or a bug. The thread has to survive it, or
                 # all later results would be lost with this one.
-                log.exception("write for an attempt failed", **_ids(attempt))
+                item = str(attempt.item_ref.index)
+                log.exception("write for an attempt failed", job=attempt.keys.job, item=item)
                 self._on_failed(attempt, error)
                 if entry.until_written:
-                    self._fail(attempt, error)
+                    # The result cannot be written, but perhaps its failure can: tried once. If not,
+                    # nothing is lost: the lease names the attempt no more, so that the supervisor
+                    # ends it.
+                    attempt.lease.remove_attempt(attempt.held)
+                    write = partial(attempt.fail, f"it could not be written: {error}")
+                    entry = OutboxEntry(attempt, write, until_written=False)
+                    continue
             self._last_answer = time.monotonic()
             return
-
-    def _fail(self, attempt: Attempt, error: Exception) -> None:
-        """End an attempt whose result cannot be written."""
-        try:
-            attempt.fail(f"it could not be written: {error}")
-        except Exception:
-            # Nothing is lost: the lease names the attempt no more, so that the supervisor ends it.
-            log.warning("attempt could not be ended either", exc_info=True, **_ids(attempt))
-        attempt.lease.remove_attempt(attempt.held)
-
-
-def _ids(attempt: Attempt) -> dict[str, str]:
-    return {"job": attempt.keys.job, "item": str(attempt.item_ref.index)}

@@ -174,6 +174,8 @@ def list_jobs(
         if page.next is None:
             return JobViewPage(None, tuple(views))
         if len(views) == limit or num_read >= _MAX_JOBS_READ:
+            # Behind the last job that was read, also if it is of the other kind: it is not read
+            # again for the next page.
             return JobViewPage(names[-1], tuple(views))
         after = page.next
 
@@ -213,6 +215,7 @@ def list_items(
         for index in range(cursor, spec.record.count)
         if state is None or states.state(index) is state
     )
+    # One item more than the page has: it is the cursor of the next one.
     indices = list(itertools.islice(matching, limit + 1))
     shown = indices[:limit]
     items = ledger.gather(lambda index: _item_view(ledger, keys, spec, states, index), shown)

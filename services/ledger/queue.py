@@ -16,6 +16,7 @@ from services.ledger.ledger import Ledger
 
 def enqueue(ledger: Ledger, pool: str, tenant: str, job: str) -> None:
     """Add a job to the queue of its pool."""
+    # Without a condition: the entry is empty, so that all of its writers write the same.
     ledger.store.put(queue_entry_key(pool, tenant, job), b"")
 
 

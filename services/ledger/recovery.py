@@ -53,6 +53,7 @@ def recover_job(
     commands = states.commands
     if commands.deleted:
         finish_job(ledger, keys)
+    # A list, because the loop records final states, on which `open_items` depends.
     for item, scan in list(states.open_items()):
         state = None
         latest = scan.attempts.get(item.index)
@@ -83,6 +84,7 @@ def _end_if_orphaned(
         # reading the lease.
         return False
     worker = workers.claimant(keys.attempt(item, latest.number))
+    # The claim went with its deleted job.
     if worker is None:
         return False
     live = workers.find_live(worker)
@@ -235,6 +237,9 @@ class Recovery:
         is_done = next(states.open_items(), None) is None
         if states.newly_ended or is_done != states.complete:
             save_rollup(self._ledger, states, complete=is_done)
+        # After the rollup: a crash in between leaves a stale queue entry, which the next pass
+        # removes. In the other order it would leave a finished job without a complete rollup, and
+        # each sweep would queue it again.
         if is_done:
             dequeue(self._ledger, pool, keys.tenant, keys.job)
             # A retry in the meantime has written a queue entry, which is removed now: restore it.

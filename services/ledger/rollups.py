@@ -38,6 +38,8 @@ class FinalStates:
 
     def __init__(self, count: int, rounds: Iterable[bytes] = ()) -> None:
         self.count = count
+        # A letter per item: 10,000 items are 10 KB, and `find` skips those that have ended without
+        # a loop in Python.
         self.rounds = [bytearray(letters) for letters in rounds] or [bytearray(b"." * count)]
 
     def add_round(self, indices: Iterable[int]) -> None:
@@ -88,6 +90,7 @@ class FinalStates:
     def unpack(cls, payload: bytes, count: int) -> "FinalStates":
         """Read a rollup's payload; raise ValueError unless it has `count` letters a round."""
         rounds = payload.split(b"\n")
+        # A letter that is none of ours stops `strip`, and so is left over.
         if any(len(letters) != count or letters.strip(_ALL_LETTERS) for letters in rounds):
             raise ValueError(f"the payload does not have a letter for each of {count} items")
         return cls(count, rounds)
@@ -170,6 +173,7 @@ class ItemStates:
 
     def state(self, index: int) -> ItemState:
         """Return an item's state."""
+        # First, as the command stands before its tombstones are written.
         if self.commands.is_deleted(index):
             return ItemState.DELETED
         if final := self.final.state(index):
@@ -195,7 +199,7 @@ def read_item_states(ledger: Ledger, keys: JobKeys, count: int) -> ItemStates:
     """Return the states of a job's `count` items.
 
     The commands are read before anything else. An item of a cancelled job that has no attempt in
-    the scan will thus never run: whoever claims it later sees the command.
+    the scan will thus never run: a worker that claims it later sees the command.
     """
     states = _read_known_states(ledger, keys, count)
     blocks = states.final.open_blocks()
@@ -241,6 +245,7 @@ def _read_known_states(ledger: Ledger, keys: JobKeys, count: int) -> ItemStates:
     states = _read_rollup(ledger, keys, commands, count)
     for round_ in range(len(states.final.rounds), commands.retries + 1):
         states.final.add_round(read_retried_items(ledger, keys, round_, count))
+        # A retry was made since: the rollup does not know of its round.
         states.complete = False
     return states
 

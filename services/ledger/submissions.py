@@ -47,6 +47,7 @@ def submit(ledger: Ledger, tenant: str, key: str, request: JobRequest) -> Submis
     job = _accept(ledger, tenant, key, request.digest())
     keys = JobKeys(tenant, job)
     created = ledger.create_once(keys.spec, pack_spec(request, ledger.ids.nonce())) is not None
+    # The same key must not seem to bring a deleted job back: this raises DeletedError.
     if not created:
         read_job(ledger, keys)
     # Checked again after the spec: either the deletion of the tenant lists this job, or the job
@@ -115,6 +116,7 @@ def _accept(ledger: Ledger, tenant: str, key: str, digest: str) -> str:
     ours = AcceptedRecord(nonce=ledger.ids.nonce(), digest=digest, job=ledger.ids.job())
     if ledger.create_once(object_key, pack(ours)):
         return ours.job
+    # The object was there a moment ago, and only the deletion of its tenant removes one.
     if not (found := ledger.find(object_key)):
         raise DeletedError(f"tenant {tenant} was deleted")
     stored, _ = unpack(object_key, found[1], AcceptedRecord)

@@ -1,7 +1,7 @@
 """Content-addressed uploads of tenants, each under its own SHA-256.
 
-Nobody can thus change what a job was told to learn, and equal bytes are stored once. Each tenant
-has a folder of its own, so that none learns what another has uploaded.
+The images of a job can thus not be changed after its submission, and equal bytes are stored once.
+Each tenant has a folder of its own, so that none learns what another has uploaded.
 """
 
 import hashlib

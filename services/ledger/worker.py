@@ -65,6 +65,7 @@ class WorkerSession:
             LeaseLostError: All attempts have to stop, and a new session has to begin.
             UnavailableError: The store did not answer: call it again soon.
         """
+        # The lease first: reading commands over a slow connection must not cost it.
         try:
             self.lease.renew()
         except LeaseLostError:
@@ -143,6 +144,7 @@ class WorkerSession:
             raise failure
 
 
+# Three in a row may fail before the lease expires.
 _HEARTBEATS_PER_LEASE = 4
 
 _LOG_INTERVAL_S = 60.0
@@ -178,17 +180,14 @@ class Heartbeat:
                 self._worker.heartbeat()
                 self.failures, self.last_error = 0, None
             except LeaseLostError:
+                # Final, so that there is nothing left to renew: the session sees `lease.lost`.
                 return
             except Exception as error:
                 # Any error, a bug too: a thread that ended here would take the lease with it, and
                 # the worker may well finish its work before the lease expires.
-                self._record(error)
-
-    def _record(self, error: Exception) -> None:
-        self.failures, self.last_error = self.failures + 1, error
-        metrics.current().count("dti_heartbeat_errors_total")
-        now = time.monotonic()
-        if now - self._logged_at >= _LOG_INTERVAL_S:
-            self._logged_at = now
-            worker = self._worker.lease.worker
-            log.error("heartbeat failed", worker=worker, failures=self.failures, exc_info=error)
+                self.failures, self.last_error = self.failures + 1, error
+                metrics.current().count("dti_heartbeat_errors_total")
+                if time.monotonic() - self._logged_at >= _LOG_INTERVAL_S:
+                    self._logged_at = time.monotonic()
+                    worker = self._worker.lease.worker
+                    log.exception("heartbeat failed", worker=worker, failures=self.failures)

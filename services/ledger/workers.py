@@ -13,8 +13,9 @@ from services.ledger.records import ClaimRecord, HeldAttempt, LeaseRecord, unpac
 _MAX_CLAIMS = 100_000
 """Claims whose workers are kept in memory."""
 
+# Long enough for every supervisor to read whether the worker released it or was killed.
 _KEPT_LEASES = 10
-"""Durations of a lease after which a lease that nobody will renew is removed."""
+"""Durations of a lease after which a lease is removed that will not be renewed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class WorkerRegistry:
     def claimant(self, claim: str) -> str | None:
         """Return the worker that made a claim, by its key; None if the claim and its job are gone.
 
-        The name is empty if the claim is damaged, so that nobody knows the worker.
+        The name is empty if the claim is damaged, so that the worker cannot be known.
         """
         known = self._claimants.get(claim)
         if known is not None:

@@ -74,6 +74,7 @@ class DirectoryStore:
             while True:
                 version = self._live(key)
                 check_range(key, version.size, start, length)
+                # Overwritten while it was being read: read the version that took its place.
                 with suppress(VersionSupersededError):
                     body = versions.read(folder, version, start, length)
                     return Object(_head(key, version), body)
@@ -169,6 +170,7 @@ class DirectoryStore:
         """Remove temporary files of processes that were killed more than an hour ago."""
         with _translating("sweeping", self.url):
             for file in self._temporary.iterdir():
+                # Another process may be sweeping as well.
                 with suppress(FileNotFoundError):
                     if time.time() - file.lstat().st_mtime > _ABANDONED_AFTER_S:
                         file.unlink()
@@ -213,11 +215,14 @@ class DirectoryStore:
 
     def _make(self, folder: Path) -> None:
         """Make a folder, and sync it to disk with all its parents, before its first version."""
+        # A version in a folder whose own name is not on disk would be lost with the power, after
+        # the write has returned.
         folder.mkdir(parents=True, exist_ok=True)
         above = folder.parents[: len(folder.relative_to(self._root).parts) - 1]
         for place in (*reversed(above), folder):
             if place not in self._durable:
                 versions.sync_folder(place.parent)
+        # Folders are never removed, so that syncing each of them once is enough.
         self._durable.update(above)
 
 

@@ -50,6 +50,7 @@ def newest(folder: Path) -> Version | None:
         numbers = _numbers(folder)
         if not numbers:
             return None
+        # Since the listing, others may have written so many versions that this one was removed.
         with suppress(FileNotFoundError, VersionSupersededError):
             status = (folder / _name(max(numbers))).lstat()
             return _version(max(numbers), status)
@@ -63,6 +64,7 @@ def read(folder: Path, version: Version, start: int, length: int | None) -> byte
     except FileNotFoundError as error:
         raise VersionSupersededError from error
     except PermissionError:
+        # The writer of a later version takes the permission away first; anything else is an error.
         _version(version.number, path.lstat())
         raise
     with file:
@@ -71,6 +73,8 @@ def read(folder: Path, version: Version, start: int, length: int | None) -> byte
         parts: list[bytes] = []
         while (missing := end - start - sum(map(len, parts))) > 0 and (part := file.read(missing)):
             parts.append(part)
+        # Checked after the last byte: an erasure first changes the mode, so that bytes which were
+        # read before it are whole.
         _version(version.number, os.fstat(file.fileno()))
         return b"".join(parts)
 
@@ -93,6 +97,8 @@ def append(folder: Path, seen: Version | None, file: Path | None) -> int | None:
     except FileExistsError:
         return None
     with _after_append(folder):
+        # This writer was suspended until its number had been used and removed again: the name was
+        # free, and yet not the next one.
         if max(_numbers(folder)) >= number + KEPT:
             path.unlink(missing_ok=True)
             return None
@@ -144,6 +150,8 @@ def _erase(path: Path) -> None:
             return
         raise
     try:
+        # The mode first: see `read`. The owner can still write, so that an erasure which was
+        # interrupted can be repeated.
         os.fchmod(descriptor, stat.S_IWUSR)
         os.ftruncate(descriptor, 0)
     finally:

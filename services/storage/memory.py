@@ -38,6 +38,7 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], datetime] = _utc_now) -> None:
         """Create an empty store, whose clock returns the time in UTC."""
         self._clock = clock
+        # Reentrant, because `delete_if` calls `delete`.
         self._lock = threading.RLock()
         self._versions: dict[str, _Version] = {}
         self._keys: list[str] = []  # Sorted: Python orders strings as their UTF-8 bytes.

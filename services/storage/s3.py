@@ -119,6 +119,8 @@ class S3Store:
         except NotFoundError:
             return
         except PreconditionFailedError as error:
+            # If it is gone by now, by our own request whose answer was lost or by another's, it is
+            # deleted as the caller wants.
             with suppress(NotFoundError):
                 stored = _after_write(lambda: self.head(key))
                 raise _version_error(stored, expected) from error
@@ -155,6 +157,7 @@ class S3Store:
         return Page(
             objects,
             prefixes,
+            # Whichever sorts last ends the page; a prefix stands for all keys below it.
             max([head.key for head in objects[-1:]] + [common + LAST for common in prefixes[-1:]]),
         )
 
@@ -192,6 +195,7 @@ class S3Store:
             status = cast(str | None, answer.get("Status"))
             versioning = "off" if status is None else status.lower()
         except StorageError:
+            # Many policies do not allow the question, which is no reason to refuse the store.
             versioning = "unknown"
         try:
             self._call(
@@ -213,6 +217,7 @@ class S3Store:
     def _where(self, key: str) -> dict[str, Any]:
         check_key(key)
         full = self._settings.prefix + key
+        # The server's limit holds for the whole key, with the store's own prefix.
         if len(full.encode()) > MAX_KEY_BYTES:
             check_key(full)
         return {"Bucket": self._bucket, "Key": full}

@@ -2,7 +2,7 @@
 
 botocore makes one attempt per request, and `retry_transient` repeats it: botocore neither keeps a
 deadline nor tells whether a failed write may have been applied, and it does not repeat after 409
-(a conflict of concurrent conditional writes, which nobody has won yet).
+(a conflict of concurrent conditional writes, which none of them has won yet).
 """
 
 import random
@@ -99,6 +99,7 @@ def retry_transient(
             pause_s = jitter(0, longest_pause_s)
             longest_pause_s = min(2 * longest_pause_s, _LONGEST_PAUSE_S)
             spent_s = clock() - begun
+            # The pause counts: no attempt begins after the deadline.
             if made >= attempts or spent_s + pause_s > deadline_s:
                 kind = OutcomeUnknownError if applied else UnavailableError
                 raise kind(
@@ -238,11 +239,13 @@ def _translate(error: ClientError, what: str, *, write: bool) -> Exception:
         return PreconditionFailedError(message)
     if status == 416:
         return InvalidRangeError(message)
+    # A clock that is minutes off makes every signature invalid, which looks like a wrong key.
     if status in (401, 403) or code == "ExpiredToken":
         return AccessDeniedError(f"{message}; see the bucket's policy, and this host's clock")
     # These are answers: the server has not applied the request.
     if status in (409, 429) or code == "RequestTimeout":
         return TransientError(message, applied=False)
+    # 501 says that the server lacks the feature, which repeating does not change.
     if status >= 500 and status != 501:
         return TransientError(message, applied=write)
     return StorageError(message)

@@ -14,7 +14,7 @@ from services.training.spec import WorkerSpec
 
 
 def main() -> None:
-    """Train subjects of one pool until the process is told to stop."""
+    """Train subjects of one pool until the process gets a signal."""
     logs.configure("worker")
     metrics.use(PrometheusMetrics(process="worker"))
     with exit_on_error():

@@ -1,6 +1,6 @@
 """Packed batch: subjects of any tenants trained side by side, one in each slot.
 
-An error is attributed to one subject wherever that can be told.
+An error is attributed to one subject wherever that is possible.
 
 Slots are shared fairly among tenants: a tenant with at least two slots fewer than another takes one
 of the other's. The subject that loses it is preempted: it waits with what it has learned, and
@@ -10,7 +10,8 @@ the other has submitted and however long its subjects take.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dti_engine import devices
@@ -32,11 +33,19 @@ from services.training.metrics import bound_attempt
 log = logs.logger(__name__)
 
 
-class OutOfMemoryError(Exception):
+class BatchError(Exception):
+    """An unforeseen error of the training library, which need not be the fault of any subject."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"{cause}"[:200])
+        self.reason = f"{type(cause).__name__}: {cause}"[:400]
+
+
+class OutOfMemoryError(BatchError):
     """The batch does not fit into the memory of the device."""
 
 
-class DeviceError(Exception):
+class DeviceError(BatchError):
     """The device has failed, and fails everything in this process from now on."""
 
 
@@ -105,7 +114,10 @@ class PackedBatch:
         """Subjects that have lost their slot, in the order in which they did."""
         self._clock = clock
         self._index_of = dict[str, int]()
-        self._trainer = Trainer(backbone, config, num_slots=num_slots, on_added=self._note_index)
+        with _library_call():
+            self._trainer = Trainer(
+                backbone, config, num_slots=num_slots, on_added=self._note_index
+            )
 
     def _note_index(self, index: int, slot: TrainingSlot) -> None:
         self._index_of[slot.subject.id] = index
@@ -118,14 +130,17 @@ class PackedBatch:
     def add(self, loaded: LoadedSubject) -> WorkerSlot:
         """Put a subject into a free slot, from the checkpoint of an earlier attempt if it fits.
 
-        Raises: SubjectError if it cannot be trained; OutOfMemoryError; DeviceError; any other error
-        of the library. The subject has no slot then.
+        Raises:
+            SubjectError: It cannot be trained.
+            BatchError: The library failed. The subject has no slot then.
         """
         subject, checkpoint = loaded.subject, loaded.checkpoint
         warnings = list(loaded.warnings)
         try:
             index = self._place(subject, checkpoint)
         except CheckpointError as error:
+            # An attempt from the first step is better than none: the checkpoint may be of an older
+            # version of the service, and would fail every attempt.
             warnings.append(f"restarted from the first step: {error}")
             checkpoint = None
             index = self._place(subject, None)
@@ -140,26 +155,27 @@ class PackedBatch:
         return slot
 
     def _place(self, subject: Subject, checkpoint: Checkpoint | None) -> int:
-        try:
+        with _library_call(DTIError):
             self._trainer.add(subject, checkpoint)
-        except RuntimeError as error:
-            raise _classified(error) from error
         return self._index_of.pop(subject.id)
 
     def step(self) -> list[FinishedSlot]:
         """Train all subjects in slots for one step; return those that have finished.
 
-        Raises: OutOfMemoryError; DeviceError; any other error that belongs to no subject. The batch
-        is of no use then.
+        Raises:
+            OutOfMemoryError, DeviceError: Nothing more can be done with this batch.
+            BatchError: So it is after an error that belongs to no subject.
         """
         began = self._clock()
         try:
-            finished = self._finished(self._trainer.step())
-        except Exception as error:
-            classified = _classified(error)
-            if classified is not error:
-                raise classified from error
+            with _library_call():
+                finished = self._finished(self._trainer.step())
+        except (OutOfMemoryError, DeviceError):
+            raise
+        except BatchError:
+            log.warning("training step failed: each subject is tried alone", exc_info=True)
             finished = self._step_isolated()
+        # In equal parts: all rows of the batch cost the same, also those of empty slots.
         share = (self._clock() - began) / max(1, len(self.slots) + len(finished))
         for slot in (*self.slots.values(), *(each.slot for each in finished)):
             slot.device_s += share
@@ -167,15 +183,16 @@ class PackedBatch:
 
     def _step_isolated(self) -> list[FinishedSlot]:
         """Train each subject by itself for a step, to find the one that made the batch fail."""
-        finished = self._finished(self._trainer.flush())
+        finished = self.flush()
         for slot in list(self.slots.values()):
             try:
-                finished += self._finished(self._trainer.step_isolated(slot.index))
-            except Exception as error:
+                with _library_call():
+                    finished += self._finished(self._trainer.step_isolated(slot.index))
+            except BatchError as error:
                 with bound_attempt(slot.attempt):
                     log.exception("training step failed")
                 self._trainer.remove(slot.index)
-                reason = f"a training step failed: {type(error).__name__}: {error}"[:500]
+                reason = f"a training step failed: {error.reason}"
                 finished.append(FinishedSlot(self._pop(slot), error=RuntimeError(reason)))
         return finished
 
@@ -189,8 +206,11 @@ class PackedBatch:
         """Read what is still on the device, which `checkpoint` and `preempt` need.
 
         Returns: the subjects that turn out to have finished.
+
+        Raises: BatchError.
         """
-        return self._finished(self._trainer.flush())
+        with _library_call():
+            return self._finished(self._trainer.flush())
 
     def checkpoint(self, slot: WorkerSlot) -> tuple[int, bytes] | None:
         """Return the steps done and the state to resume from; None before the first step."""
@@ -199,7 +219,10 @@ class PackedBatch:
         return (state.header.step, state.to_bytes()) if state else None
 
     def _checkpoint(self, slot: WorkerSlot) -> Checkpoint | None:
-        return self._trainer.checkpoint(slot.index) if self._training_slot(slot).step else None
+        if not self._training_slot(slot).step:
+            return None
+        with _library_call():
+            return self._trainer.checkpoint(slot.index)
 
     def preempt(self, slot: WorkerSlot) -> None:
         """Take a subject's slot away; it keeps what it has learned until `resume`."""
@@ -243,13 +266,23 @@ class PackedBatch:
         ]
 
 
-def _classified(error: Exception) -> Exception:
-    """Return an error that belongs to no subject as what it is; any other error unchanged."""
-    if devices.is_out_of_memory(error):
-        return OutOfMemoryError(f"{error}"[:200])
-    if any(text in str(error) for text in _DEVICE_ERRORS):
-        return DeviceError(f"{error}"[:200])
-    return error
+@contextmanager
+def _library_call(*expected: type[DTIError]) -> Generator[None]:
+    """Raise every error of the training library as a BatchError, but for the expected ones.
+
+    Torch and the drivers below it raise errors of many types, and only the text of some tells
+    that the device is lost.
+    """
+    try:
+        yield
+    except expected:
+        raise
+    except Exception as error:
+        if devices.is_out_of_memory(error):
+            raise OutOfMemoryError(error) from error
+        if any(text in str(error) for text in _DEVICE_ERRORS):
+            raise DeviceError(error) from error
+        raise BatchError(error) from error
 
 
 def count_slots(slots: Iterable[WorkerSlot]) -> Counter[str]:

@@ -96,7 +96,7 @@ class ResultCommitter:
             self.release(attempt, reason or str(error))
 
     def abandon(self, attempt: Attempt) -> None:
-        """End an attempt that was told to stop."""
+        """End an attempt that has a stop reason."""
         self._metrics.attempt_ended(attempt, "stopped", attempt.stop_reason or "")
         self._outbox.send(attempt, attempt.abandon)
 

@@ -100,6 +100,7 @@ def load_subject(store: Store, attempt: Attempt, now: datetime) -> LoadedSubject
 def _fetch(store: Store, tenant: str, item: TrainingItem, folder: Path) -> Path:
     if item.bundle:
         data = uploads.read(store, tenant, item.bundle, max_bytes=DEFAULT_LIMITS.max_archive_bytes)
+        # By its first bytes: an upload has a digest, and no name.
         suffixes = (suffix for magic, suffix in _SUFFIX_OF_MAGIC if data.startswith(magic))
         path = folder / f"bundle{next(suffixes, '.tar')}"
         path.write_bytes(data)

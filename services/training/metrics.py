@@ -74,10 +74,6 @@ class WorkerMetrics:
         """Record that the store did not answer; the call is repeated."""
         log.warning("store unavailable", error=str(error)[:300])
 
-    def session_failed(self, error: Exception) -> None:
-        """Record an error that belongs to no subject, after which all are released."""
-        log.error("worker session failed", exc_info=error)
-
     def lease_lost(self, worker: str) -> None:
         """Record that the supervisor has broken this worker's lease."""
         metrics.current().count("dti_lease_losses_total")

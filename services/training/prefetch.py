@@ -1,8 +1,8 @@
 """Prefetching: a thread that claims and loads subjects, so that a free slot finds one waiting.
 
-A batch has one shape. While subjects of one shape are in hand, jobs of other shapes are passed
-over; if one has been for too long, nothing more is claimed until all attempts in hand have ended,
-so that it gets its turn.
+A batch has one shape. While a worker holds subjects of one shape, it passes over jobs of other
+shapes. If one has been passed over for too long, nothing more is claimed until all held attempts
+have ended, so that this job gets its turn.
 """
 
 import queue
@@ -25,6 +25,7 @@ from services.ledger.attempts import Attempt
 from services.ledger.outbox import Outbox
 from services.ledger.records import JobRecord
 from services.ledger.worker import WorkerSession
+from services.process import error_boundary
 from services.storage.interface import Store
 from services.training.batch import may_preempt
 from services.training.loader import LoadedSubject, load_subject, read_job
@@ -34,7 +35,7 @@ log = logs.logger(__name__)
 
 
 class BatchAffinity:
-    """Prefers jobs of the batch shape in hand, without starving others. For the claiming thread."""
+    """Prefers jobs of the present batch shape, without starving others. For the claiming thread."""
 
     def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         """timeout_s: how long a job of another shape is passed over."""
@@ -53,11 +54,11 @@ class BatchAffinity:
         return False
 
     def claimed(self, batch: str) -> None:
-        """Note that a subject of this shape is in hand."""
+        """Note that the worker holds a subject of this shape."""
         self._batch = batch
 
     def emptied(self) -> None:
-        """Note that nothing is in hand."""
+        """Note that the worker holds no attempt."""
         self._batch = self._passed_over_since = None
 
     @property
@@ -72,7 +73,7 @@ _REJECTIONS = (DamagedUploadError, LargeUploadError, UnknownUploadError)
 
 
 class Prefetcher:
-    """Keeps up to `capacity` attempts in hand while it is entered.
+    """Keeps the worker holding up to `capacity` attempts while it is entered.
 
     They are in slots, wait for one, or wait to be committed. Beyond that it claims for tenants that
     may preempt another's slot, one subject at a time.
@@ -93,7 +94,7 @@ class Prefetcher:
     ) -> None:
         """Prepare the thread.
 
-        capacity: attempts in hand; it may be set at any time.
+        capacity: attempts held at a time; it may be set at any time.
         poll_interval_s: between two looks for work while there is none.
         flush_timeout_s: at the end, for a store that does not answer.
         on_ready: called when a subject is in `ready`, or the thread has failed.
@@ -135,30 +136,30 @@ class Prefetcher:
         self._wake.set()
 
     def _run(self) -> None:
-        try:
+        # A worker that claims nothing more would look idle for ever: its session ends instead.
+        with error_boundary("prefetch thread failed", self._report_failure):
             while not self._stopped.is_set():
                 if not self._claim():
                     self._wake.wait(self._poll_interval_s)
                     self._wake.clear()
-        except Exception as error:
-            # A worker that claims nothing more would look idle for ever: its session ends instead.
-            log.exception("prefetch thread failed")
-            self.failure = error
-            self._on_ready()
+
+    def _report_failure(self, error: Exception) -> None:
+        self.failure = error
+        self._on_ready()
 
     def _claim(self) -> bool:
         """Claim and load what there is room for; return whether there was anything."""
-        in_hand = self._worker.attempts
-        if not in_hand:
+        held = self._worker.attempts
+        if not held:
             self._affinity.emptied()
-        is_full = len(in_hand) >= self.capacity
+        is_full = len(held) >= self.capacity
         if self._affinity.must_yield or (is_full and not may_preempt(0, self.slots)):
             return False
-        per_tenant = Counter(attempt.keys.tenant for attempt in in_hand)
+        per_tenant = Counter(attempt.keys.tenant for attempt in held)
         try:
             # One by one: the first decides which others may be beside it.
             attempts = self._worker.claim(
-                len(in_hand) + 1,
+                len(held) + 1,
                 lambda tenant: not is_full or may_preempt(per_tenant[tenant], self.slots),
             )
         except ServiceError as error:
@@ -166,7 +167,8 @@ class Prefetcher:
             return False
         for attempt in attempts:
             self._load(attempt)
-            self.slots = Counter()  # until this subject has its slot
+            # Until this subject has its slot, so that no second one is claimed for the same slot.
+            self.slots = Counter()
         return bool(attempts)
 
     def _load(self, attempt: Attempt) -> None:
@@ -176,6 +178,7 @@ class Prefetcher:
             self.ready.put(load_subject(self._store, attempt, self._store.now()))
             self._on_ready()
         except UnavailableError as error:
+            # The store's fault, and no failure of the subject: released, it costs no attempt.
             self._metrics.store_unavailable(error)
             reason = f"the store did not answer: {error}"
             self._outbox.send(attempt, lambda: attempt.release(reason))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from dti_engine.backbones.interface import Backbone
+from services import logs
 from services.ledger.ledger import Ledger
 from services.ledger.outbox import Outbox
 from services.ledger.worker import Heartbeat, WorkerSession
@@ -19,6 +20,8 @@ from services.training.metrics import WorkerMetrics
 from services.training.prefetch import BatchAffinity, Prefetcher
 from services.training.slot_scheduler import SlotScheduler
 from services.training.validation import ValidationRunner
+
+log = logs.logger(__name__)
 
 _IDLE_WAIT_S = 0.5  # between two looks whether to drain, while no slot is in use
 
@@ -53,7 +56,7 @@ class TrainingSession:
         self._wake = threading.Event()
         self._outbox = Outbox(
             metrics.write_failed,
-            # An attempt is in hand until its end is written: then there is room for another.
+            # An attempt is held until its end is written: only then is there room for another.
             lambda: self._prefetcher.wake(),
             timeouts.flush_timeout_s,
         )
@@ -101,7 +104,8 @@ class TrainingSession:
         """
         self._worker.begin()
         failure: Exception | None = None
-        # From the inside out: what is written last still needs the lease.
+        # Left from the inside out: the prefetcher ends before the outbox, which it writes to, and
+        # the outbox before the heartbeat, as its last writes need the lease.
         with Heartbeat(self._worker), self._outbox:
             with self._prefetcher:
                 try:
@@ -111,7 +115,7 @@ class TrainingSession:
                     # It belongs to no subject: all of them resume elsewhere, from their latest
                     # checkpoints.
                     failure = error
-                    self._metrics.session_failed(error)
+                    log.exception("worker session failed")
                 self._prefetcher.stop()
                 self._scheduler.give_back(failure)
             self._scheduler.release_waiting()

@@ -18,6 +18,7 @@ from services.contracts.training import batch_of
 from services.ledger.outbox import Outbox
 from services.settings import WorkerTimeouts
 from services.training.batch import (
+    BatchError,
     DeviceError,
     OutOfMemoryError,
     PackedBatch,
@@ -94,7 +95,7 @@ class SlotScheduler:
         self._checkpoint_due()
 
     def drop_stopped(self) -> None:
-        """Abandon the attempts that were told to stop: cancelled, deleted, or lost to others."""
+        """Abandon the attempts that have to stop: cancelled, deleted, or lost to other workers."""
         for slot in self._slots():
             if slot.attempt.stop_reason:
                 assert self._batch
@@ -171,13 +172,14 @@ class SlotScheduler:
             step, steps, _ = batch.progress(slot)
             return step / steps
 
-        most = max(slots.values())
+        max_slots = max(slots.values())
         slot = min(
-            (each for each in batch.slots.values() if slots[each.tenant] == most), key=share_done
+            (each for each in batch.slots.values() if slots[each.tenant] == max_slots),
+            key=share_done,
         )
         step, steps, _ = batch.progress(slot)
         batch.preempt(slot)
-        # It stays in hand without a slot, and must not keep another subject from being claimed.
+        # The worker still holds it, and it must not keep another subject from being claimed.
         self._prefetcher.capacity += 1
         slot.attempt.report_progress({"phase": "waiting", "step": step, "steps": steps})
         self._metrics.subject_preempted(slot.attempt)
@@ -202,11 +204,11 @@ class SlotScheduler:
         except DeviceError as error:
             self._commits.release_or_fail(subject.attempt, error)
             raise
-        except Exception as error:
+        except BatchError as error:
             # Another worker may succeed: the last attempt is isolated, and has all the memory.
             with bound_attempt(subject.attempt):
                 log.exception("subject could not be started")
-            reason = f"it could not be started: {type(error).__name__}: {error}"[:500]
+            reason = f"it could not be started: {error.reason}"
             self._commits.fail(subject.attempt, RuntimeError(reason), retry=True)
         else:
             self._metrics.subject_started(subject.attempt, slot.resumed_at)
@@ -262,8 +264,9 @@ class SlotScheduler:
     def _try_checkpoints(self) -> None:
         try:
             self._checkpoint()
-        except Exception:
-            # The attempts are given back all the same, and resume from their earlier checkpoints.
+        except (BatchError, RuntimeError, MemoryError):
+            # Torch raises the latter two where new tokens are validated. The attempts are given
+            # back all the same, and resume from their earlier checkpoints.
             log.exception("checkpoints could not be taken")
 
     def _reduce_slots(self, error: Exception) -> None:
@@ -273,12 +276,15 @@ class SlotScheduler:
         self._try_checkpoints()
         for slot in self._slots():
             self._batch.remove(slot)
+            # In a smaller batch it may fit, so that it costs no attempt. With one slot there is no
+            # smaller batch: it must not be tried for ever.
             if self.num_slots > 1:
                 self._commits.release_or_fail(slot.attempt, error, reason)
             else:
                 self._commits.fail(slot.attempt, error, retry=True)
         self.num_slots = max(1, self.num_slots // 2)
         self._reduced_slots[batch_of(self._batch.config)] = self.num_slots
+        # A new batch is made with the next subject; only dropping this one frees its memory.
         self._batch = None
         self._prefetcher.capacity = self.num_slots
         self._metrics.slots_reduced(self.num_slots)

@@ -19,7 +19,7 @@ EXIT_CODE_HUNG = 70
 """Exit code of a process that the watchdog has ended."""
 
 _CHECKS = 20  # without progress, before the end
-_FAREWELL_S = 10.0  # for `before_end`, which calls the store, and that may hang, too
+_BEFORE_END_S = 10.0  # for `before_end`, which calls the store, and that may hang, too
 
 
 class Watchdog:
@@ -59,9 +59,10 @@ class Watchdog:
                 return
             checks = 0 if self._progressed.is_set() else checks + 1
             self._progressed.clear()
-        farewell = threading.Thread(target=self._before_end, daemon=True)
-        farewell.start()
-        farewell.join(_FAREWELL_S)
+        thread = threading.Thread(target=self._before_end, daemon=True)
+        thread.start()
+        thread.join(_BEFORE_END_S)
+        # `os._exit` flushes nothing, and the last line of the log says why the process ended.
         sys.stderr.flush()
         self._end(EXIT_CODE_HUNG)
 
@@ -69,7 +70,7 @@ class Watchdog:
 class TrainingWorker:
     """Trains subjects of one pool until it is drained. It knows nothing of Ray.
 
-    When its lease is lost, or something fails, a new session begins with empty hands.
+    When its lease is lost, or something fails, a new session begins without any attempt.
     """
 
     def __init__(

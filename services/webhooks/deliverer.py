@@ -19,7 +19,6 @@ from services import logs
 from services.auth.tenants import read_tenant
 from services.errors import (
     DeletedError,
-    ServiceError,
     UnavailableError,
     UnknownJobError,
     UnknownTenantError,
@@ -167,12 +166,8 @@ class Deliverer:
             # One damaged delivery must not stop the others, or fill the log.
             if head := self._heads.get(delivery.key):
                 self._not_before[delivery.key] = (head.etag, head.date + _ERROR_INTERVAL)
-            log.error(
-                "webhook not deliverable",
-                message_id=delivery.message_id,
-                error=str(error),
-                exc_info=not isinstance(error, ServiceError),
-            )
+            message_id = delivery.message_id
+            log.exception("webhook not deliverable", message_id=message_id, error=str(error))
         else:
             if result:
                 self._on_result(result)
@@ -197,6 +192,8 @@ class Deliverer:
             return self._wait_for_retry(delivery, head)
         if self._is_superseded(delivery, retries):
             return self._drop(delivery)
+        # The state is kept with the time at which it was first seen: a retry or a deletion of items
+        # must not change a message that a receiver may have got already.
         if record.first is None and view.state.ended:
             snapshot = {"state": view.state.value, "counts": view.counts.model_dump()}
             record = record.model_copy(update={"first": head.date, **snapshot})
@@ -208,6 +205,8 @@ class Deliverer:
         record = _changed(
             record, attempts=record.attempts + 1, next=head.date + self._backoff(record.attempts)
         )
+        # Before the message is sent: if this process dies while it sends, the next attempt comes at
+        # its time, as after a failure.
         if not (etag := ledger.compare_and_swap(delivery.key, pack(record), head.etag)):
             return None  # Another deliverer has leased it.
         timestamp = int(head.date.timestamp())
@@ -217,6 +216,7 @@ class Deliverer:
 
     def _wait_for_retry(self, delivery: PendingDelivery, head: Head) -> DeliveryResult | None:
         """Postpone a delivery whose retry is not made yet, or drop it if none ever comes."""
+        # The request to retry failed after it had subscribed: no such end will come.
         if head.age >= self._give_up_after:
             return self._drop(delivery)
         self._not_before[delivery.key] = (head.etag, head.date + _RETRY_CHECK_INTERVAL)
@@ -252,6 +252,7 @@ class Deliverer:
         )
         if response.gone:
             return self._give_up(delivery, record, response.reason, now)
+        # If this fails, another process has taken over, and its record stands.
         failed = _changed(record, last=response.reason)
         new_etag = self._ledger.compare_and_swap(delivery.key, pack(failed), etag)
         if new_etag and record.next:

@@ -52,6 +52,7 @@ class FairExecutor(Generic[T]):
         """Drop pending tasks and wait for running ones."""
         with self._changed:
             self._pending = {}
+            # So that a task which ends from now on starts no other.
             self._num_threads = 0
         self._pool.shutdown()
 

@@ -95,6 +95,7 @@ class BoundedStream(httpcore.NetworkStream):
         self._num_read = 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        # The pool's own timeout starts anew with each read, so that it is ignored.
         data = self._inner.read(max_bytes, self._deadline.remaining_s())
         self._num_read += len(data)
         if self._num_read > MAX_READ_BYTES:
@@ -155,6 +156,8 @@ class PinnedBackend(httpcore.NetworkBackend):
             addresses = self._resolve(host, port)
         except (OSError, UnicodeError) as error:  # UnicodeError for a label that is too long.
             raise httpcore.ConnectError("the name cannot be resolved") from error
+        # All of them before any is tried: else a name with a public and a private address would
+        # lead to the private one as soon as the public one refuses.
         self._target.check_addresses(addresses, self._settings)
         last_error: Exception = httpcore.ConnectError("the name cannot be resolved")
         for address in addresses[:MAX_ADDRESSES]:
@@ -165,9 +168,12 @@ class PinnedBackend(httpcore.NetworkBackend):
                 last_error = error
                 continue
             try:
+                # The kernel may read a text as another address than `ipaddress` does: the socket
+                # tells which one it is connected to.
                 peer = stream.get_extra_info("server_addr")
                 self._target.check_addresses([str(peer[0])], self._settings)
             except BaseException:
+                # At an interrupt, too: only this function knows the socket so far.
                 stream.close()
                 raise
             return BoundedStream(stream, self._deadline)
@@ -211,6 +217,7 @@ class WebhookSender:
         """POST a message; errors of the target or the network are part of the result."""
         try:
             status = self._post(WebhookTarget.parse(url, self._settings), headers, body)
+        # The reasons are shown to the tenant: none of them names an address of our network.
         except UnsafeUrlError as error:
             return DeliveryResponse(False, f"not sent: {error}")
         except httpcore.TimeoutException:

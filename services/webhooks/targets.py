@@ -146,6 +146,8 @@ class WebhookTarget:
                 f"fragment: {hint}"
             )
         target = cls(parsed.scheme, host, port, parsed.netloc, parsed.raw_path)
+        # A literal address can be checked now, so that the tenant learns of it at the submission; a
+        # name is resolved at each delivery, as its addresses can change.
         with suppress(ValueError):
             ip_address(host)
             target.check_addresses([host], settings)

@@ -57,6 +57,7 @@ class RequestQueue:
             )
         with self._changed:
             waiting = self._count()
+            # All or none: a caller waits for all images of its request.
             if waiting + len(requests) > limit:
                 raise QueueFullError(
                     f"{waiting} images are waiting, of at most {limit}: ask again later "
@@ -111,6 +112,7 @@ class RequestQueue:
     def wait(self, timeout_s: float) -> None:
         """Wait until there is a request, `wake` is called, or the timeout has passed."""
         with self._changed:
+            # No loop: the caller looks for a stop after each wait.
             if not self._by_tenant:
                 self._changed.wait(timeout_s)
 

@@ -92,6 +92,7 @@ class RunningBatch:
 
     def step(self) -> None:
         """Take one denoising step of each image, then decode and remove the finished ones."""
+        # More than one part only after memory ran out: more images run than one call can hold.
         for part in _split(self._images, self.max_size):
             self._isolate_failures(self._step, part, lambda image: image.request)
         if finished := [image for image in self._images if image.state.finished]:
@@ -113,6 +114,7 @@ class RunningBatch:
         resources = self._resources
         added: list[_RunningImage] = []
         for steps in dict.fromkeys(request.steps for request in requests):
+            # One call of `begin` has one schedule, that is, one number of steps.
             same_steps = [request for request in requests if request.steps == steps]
             states = begin(
                 resources.backbone,
@@ -171,6 +173,8 @@ class RunningBatch:
             call(items)
             return
         except Exception as error:
+            # Torch and the model's code raise errors of any type. All are handled alike: tried with
+            # fewer images, until the one that causes the error is alone.
             _raise_if_device_broken(error)
             if devices.is_out_of_memory(error) and len(items) > 1:
                 self.max_size = min(self.max_size, max(1, len(items) // 2))
@@ -180,6 +184,7 @@ class RunningBatch:
             if len(items) == 1:
                 self._end(request_of(items[0]), _to_dti_error(error))
                 return
+        # After the handler: until it ends, the traceback keeps the tensors of the failed call.
         devices.release_memory(self._resources.backbone.device)
         middle = len(items) // 2
         for half in (items[:middle], items[middle:]):
@@ -192,6 +197,7 @@ class RunningBatch:
         request.callbacks.on_end(result)
 
     def _remove(self, request: ScheduledRequest) -> None:
+        # A new list: callers may be iterating over the present one.
         self._images = [image for image in self._images if image.request is not request]
 
 
@@ -226,5 +232,6 @@ def _raise_if_device_broken(error: Exception) -> None:
     """Raise DeviceBrokenError for a CUDA error that every later call of the process repeats."""
     if isinstance(error, DeviceBrokenError):
         raise error
+    # Such an error stays: CUDA repeats it at every later call of the process.
     if isinstance(error, torch.AcceleratorError) and not devices.is_out_of_memory(error):
         raise DeviceBrokenError(str(error)) from error

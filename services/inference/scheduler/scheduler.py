@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass
 
 from dti_engine.backbones.interface import Backbone
-from services import logs
 from services.errors import NoEngineError
 from services.inference.metrics import EngineMetrics
 from services.inference.scheduler.request import BatchKey, ScheduledRequest, is_isolated
@@ -21,8 +20,7 @@ from services.inference.scheduler.running_batch import (
     RunningBatch,
     end_expired,
 )
-
-log = logs.logger(__name__)
+from services.process import error_boundary
 
 _IDLE_POLL_INTERVAL_S = 0.5
 """How often an idle scheduler looks for a stop; new requests wake it at once."""
@@ -109,20 +107,20 @@ class BatchScheduler:
         return None
 
     def _run(self) -> None:
-        try:
+        with error_boundary("scheduler failed", self._record_failure):
             while not (self._stopping.is_set() and not self._batches and not len(self.queue)):
                 self._run_iteration()
-        except DeviceBrokenError as error:
-            self._failure = str(error)
-            log.error("device broke", exc_info=error)
-        except Exception as error:
-            self._failure = f"{type(error).__name__}: {error}"
-            log.exception("scheduler failed")
+        # Before the queue is emptied: a request that `submit` adds afterwards finds this set, and
+        # is rejected there. In the other order it could be added in between, and wait for ever.
         self._ended.set()
         for batch in self._batches.values():
             for request in batch.clear():
                 request.callbacks.on_end(NoEngineError("this engine broke: ask again"))
         self._reject_queue()
+
+    def _record_failure(self, error: Exception) -> None:
+        is_device = isinstance(error, DeviceBrokenError)
+        self._failure = str(error) if is_device else f"{type(error).__name__}: {error}"
 
     def _reject_queue(self) -> None:
         for request in self.queue.clear():
@@ -133,12 +131,14 @@ class BatchScheduler:
         self._drop_expired()
         self._admit()
         self._metrics.queued(len(self.queue))
+        # Also without any batch: an engine without requests must not look stuck.
         self._last_progress = time.monotonic()
         for key, batch in list(self._batches.items()):
             began, size_before = time.monotonic(), len(batch)
             batch.step()
             self._last_progress = time.monotonic()
             self._throughput.record(self._last_progress - began, size_before - len(batch))
+            # Remembered for the next batch of this size, which would run out of memory again.
             if not is_isolated(key):
                 self._max_batch_sizes[key] = batch.max_size
             if not len(batch):
@@ -162,12 +162,14 @@ class BatchScheduler:
         now = time.monotonic()
         for key, batch in self._batches.items():
             has_had_its_turn = now - batch.started_at > self.settings.batch_turn_s
+            # Only if the other sizes do not fit beside it: otherwise its end would help none.
             is_closing = len(waiting_keys) > free_places and has_had_its_turn
             if not is_closing and (self.settings.continuous or not len(batch)):
                 self._add(batch, self.queue.take(key, batch.free_slots))
         for key in waiting_keys[: max(0, free_places)]:
             batch = RunningBatch(self._resources, self._max_size(key), self.settings.shapes)
             self._add(batch, self.queue.take(key, batch.free_slots))
+            # All of them may have failed while their prompts were encoded.
             if len(batch):
                 self._batches[key] = batch
 
@@ -191,6 +193,7 @@ class _Throughput:
 
     def record(self, step_s: float, images: int) -> None:
         """Record that a step of `step_s` seconds finished so many images."""
+        # About the last hundred steps: the load changes within minutes.
         self._seconds = 0.99 * self._seconds + step_s
         self._images = 0.99 * self._images + images
 

@@ -210,6 +210,7 @@ class TokenCache:
 
     def _revalidate(self, key: Key, entry: _TokenEntry) -> _TokenEntry:
         """Ask the store whether a token is unchanged, and load it again if not."""
+        # Before the request: the token may be deleted at any moment after the store has read it.
         asked_at = self._clock()
         try:
             unchanged = self._loader.is_unchanged(*key, entry.etag)
@@ -240,6 +241,8 @@ class TokenCache:
             raise
         tenant, token = key
         with self._lock:
+            # The same object as before if an image still uses it: prompts that were encoded with it
+            # are found by the identity of the token.
             learned = self._in_use.setdefault((tenant, loaded.sha256), loaded.learned)
         entry = _TokenEntry(CachedToken(token, loaded.sha256, learned), loaded.etag, asked_at)
         self._store(key, entry)
@@ -253,12 +256,14 @@ class TokenCache:
 
     def _drop(self, key: Key, error: DTIError) -> None:
         """Remove a token, and remember its error for a while."""
+        # A token that is unknown now may be committed at any moment; the other errors last.
         is_unknown = isinstance(error, UnknownJobError)
         ttl_s = self._lifetimes.unknown_s if is_unknown else self._lifetimes.fresh_s
         with self._lock:
             self._entries.pop(key, None)
             self._errors.add(key, error, ttl_s)
             self._report_size()
+        # Outside of the lock: a watcher has a lock of its own, under which it looks tokens up.
         for on_drop in self._watchers:
             on_drop(key)
 

@@ -195,6 +195,7 @@ class AliasLookup:
                     # its deletion.
                     continue
                 except ArtifactMismatchError as error:
+                    # An older token of the subject may fit; if none does, the newest is reported.
                     mismatch = mismatch or error
         except UnavailableError as error:
             raise UnavailableError(

@@ -97,4 +97,4 @@ def test_an_unexpected_error_of_a_background_call_is_logged(
     flights: Any, caplog: Any, eventually: Any
 ) -> None:
     flights.submit("a", lambda: 1 // 0)
-    eventually(lambda: "background call failed" in caplog.text)
+    eventually(lambda: "shared call failed" in caplog.text)
