@@ -3,7 +3,6 @@
 from dti_engine.cli.app import app
 from dti_engine.cli.console import examples, mount
 from dti_engine.cli.generate import register_remote_generator
-from services.cli import delete as deletion
 from services.cli import generate_bulk as bulk_generation
 from services.cli import jobs, keys, serve, tokens
 from services.cli import submit as submission
@@ -34,7 +33,7 @@ mount(app, jobs.job, jobs.SHOW_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.cancel, jobs.CANCEL_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.retry, jobs.RETRY_EXAMPLES, panel=_SERVICE)
 mount(app, tokens.tokens, tokens.EXAMPLES, panel=_SERVICE)
-mount(app, deletion.delete, deletion.EXAMPLES, panel=_SERVICE)
+mount(app, jobs.delete, jobs.DELETE_EXAMPLES, panel=_SERVICE)
 app.add_typer(
     keys.app, name="keys", rich_help_panel=_SERVICE, epilog=examples(*keys.CREATE_EXAMPLES)
 )

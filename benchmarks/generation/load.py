@@ -17,7 +17,7 @@ from dti_engine.errors import DTIError
 from dti_engine.generation.denoiser import ImageRequest
 from dti_engine.text.tokens import LearnedToken
 from services.errors import QueueFullError
-from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.request_queue import ScheduledRequest
 from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
 PLACEHOLDER = "<subject>"

@@ -32,8 +32,7 @@ from rich.table import Table
 from benchmarks.generation.stored_tokens import TENANT, store_tokens
 from dti_engine.text.tokens import LearnedToken
 from services.inference.tokens.cache import TokenCache, TokenLifetimes
-from services.inference.tokens.loader import ModelSignature
-from services.inference.tokens.token import num_bytes_of
+from services.inference.tokens.loader import ModelSignature, num_bytes_of
 from services.ledger.ids import parse_token_id
 from services.ledger.keys import ItemRef, JobKeys
 from services.ledger.ledger import Ledger

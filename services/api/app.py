@@ -12,11 +12,9 @@ from services.api.dependencies import AppState
 from services.api.generation_jobs import routes as generation_jobs
 from services.api.generation_jobs.schemas import GenerationJobRequest
 from services.api.images import routes as images
-from services.api.images.links import SignedLinks
 from services.api.images.schemas import ImageGenerationRequest
-from services.api.images.store import ImageStore
+from services.api.images.store import ImageStore, SignedLinks
 from services.api.jobs.events import EventBroadcaster
-from services.api.jobs.progress import ProgressReader
 from services.api.jobs.quotas import Quotas
 from services.api.middleware.auth import AuthMiddleware
 from services.api.middleware.openai_errors import OpenAIErrorMiddleware, OpenAIProblem
@@ -30,6 +28,7 @@ from services.auth.rate_limit import RateLimiter
 from services.contracts.models import ServedModels
 from services.engine_client import EngineClient
 from services.ledger.ledger import Ledger
+from services.ledger.workers import ProgressReader
 from services.metrics import Metrics, current
 from services.settings import ApiSettings
 

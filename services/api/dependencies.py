@@ -12,7 +12,6 @@ from fastapi.security import HTTPBearer
 
 from services.api.images.store import ImageStore
 from services.api.jobs.events import EventBroadcaster
-from services.api.jobs.progress import ProgressReader
 from services.api.jobs.quotas import Quotas
 from services.api.readiness import Readiness
 from services.auth.authenticator import Authenticator, Principal
@@ -20,6 +19,7 @@ from services.auth.rate_limit import RateLimiter
 from services.contracts.models import ServedModels
 from services.engine_client import EngineClient
 from services.ledger.ledger import Ledger
+from services.ledger.workers import ProgressReader
 from services.metrics import Metrics
 from services.settings import ApiSettings
 

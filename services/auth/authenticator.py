@@ -11,8 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.auth.credentials import UNKNOWN_KEY_SHA256, Credential, KeyRecord
-from services.auth.keys import read_key
+from services.auth.keys import UNKNOWN_KEY_SHA256, Credential, KeyRecord, read_key
 from services.auth.tenants import Limits, Tenant, read_tenant
 from services.caching.stale_while_error import MAX_ENTRIES, CacheEntry, StaleWhileErrorCache
 from services.errors import DeletedError, UnknownKeyError, UnknownTenantError

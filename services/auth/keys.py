@@ -1,24 +1,102 @@
 """API keys: one object each, `keys/{id}`. Revoked and expired keys stay in the list.
 
+The credential of a key is `dti_ID_SECRET`. The id finds the key; the secret proves that the key is
+the client's. The store keeps only the SHA-256 of the secret.
+
 Changes use compare-and-swap. The processes that authenticate cache the records for half a minute,
 so a change takes effect everywhere within that time.
 """
 
+import base64
+import hashlib
+import hmac
+import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Literal
 
-from services.auth.credentials import Credential, KeyRecord, is_key_id, parse_record
-from services.auth.tenants import add_tenant
+from pydantic import Field
+
+from services.auth.tenants import add_tenant, parse_record
 from services.errors import ConflictError, NotFoundError, UnknownKeyError
 from services.ledger.deletion import delete_tenant
 from services.ledger.ids import Ids, check_tenant_name
 from services.ledger.ledger import Ledger, compare_and_swap, create_once, gather_in_threads
-from services.ledger.records import pack
+from services.ledger.records import Record, pack
 from services.storage.interface import Head, Store
 
 FOLDER = "keys/"
 MAX_NAME_LENGTH = 200
+
+_ID_BYTES, _SECRET_BYTES = 10, 32
+_KEY_ID = re.compile(r"[a-z2-7]{16}", re.ASCII)
+_CREDENTIAL = re.compile(r"dti_([a-z2-7]{16})_([a-z2-7]{52})", re.ASCII)
+
+UNKNOWN_KEY_SHA256 = hashlib.sha256(secrets.token_bytes(_SECRET_BYTES)).hexdigest()
+"""The digest that a secret is compared with if its key is unknown. No known secret has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A credential, parsed."""
+
+    key: str
+    """The key's id. It is not secret: lists and logs show it."""
+    secret: str = field(repr=False)
+
+    @classmethod
+    def new(cls) -> "Credential":
+        """Return a new credential with a random secret of 256 bits."""
+        return cls(_random_text(_ID_BYTES), _random_text(_SECRET_BYTES))
+
+    @classmethod
+    def parse(cls, text: str) -> "Credential | None":
+        """Return the credential in `text`; None if it is malformed."""
+        match = _CREDENTIAL.fullmatch(text)
+        return cls(match[1], match[2]) if match else None
+
+    @property
+    def text(self) -> str:
+        return f"dti_{self.key}_{self.secret}"
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest of the secret.
+
+        A secret of 256 random bits cannot be guessed, so it needs neither a salt nor a slow hash.
+        """
+        return hashlib.sha256(self.secret.encode()).hexdigest()
+
+    def matches(self, sha256: str) -> bool:
+        """Return True if the secret has this digest, in constant time."""
+        return hmac.compare_digest(self.sha256, sha256)
+
+
+def is_key_id(name: str) -> bool:
+    """Return True if `name` has the form of a key's id."""
+    return _KEY_ID.fullmatch(name) is not None
+
+
+def _random_text(num_bytes: int) -> str:
+    """Return random bytes as base32: letters and digits alone, so a double click selects all."""
+    return base64.b32encode(secrets.token_bytes(num_bytes)).decode().rstrip("=").lower()
+
+
+class KeyRecord(Record):
+    """An API key. Times are by the store's clock."""
+
+    type: Literal["key"] = "key"
+    version: int = 0
+    tenant: str
+    name: str = ""
+    sha256: str = Field(repr=False)
+    """The digest of the secret."""
+    created: datetime
+    expires: datetime | None = None
+    """None if the key does not expire."""
+    revoked: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

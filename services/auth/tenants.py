@@ -7,11 +7,10 @@ import base64
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
-from services.auth.credentials import TenantRecord, parse_record
 from services.contracts.jobs import WireModel
 from services.errors import (
     DamagedRecordError,
@@ -23,11 +22,23 @@ from services.errors import (
 from services.ledger.ids import Ids, check_tenant_name
 from services.ledger.keys import tenant_deletion_key
 from services.ledger.ledger import compare_and_swap, create_once
-from services.ledger.records import pack
+from services.ledger.records import Record, pack, unpack
 from services.storage.interface import Store
 
 FOLDER = "tenants/"
 _SECRET_BYTES = 32
+
+R = TypeVar("R", bound=Record)
+
+
+class TenantRecord(Record):
+    """A tenant: its limits and the secret that signs its webhooks."""
+
+    type: Literal["tenant"] = "tenant"
+    version: int = 0
+    limits: dict[str, JsonValue] = Field(default={})
+    """Only limits that were set; limits that a later version added are kept as they are."""
+    webhook_secret: str = Field(repr=False)
 
 
 class Limits(WireModel):
@@ -123,6 +134,20 @@ def is_deleted(store: Store, tenant: str) -> bool:
     except NotFoundError:
         return False
     return True
+
+
+def parse_record(key: str, body: bytes, kind: type[R]) -> R:
+    """Return the record in the body of the object at `key`.
+
+    Raises:
+        DamagedRecordError: The body is not such a record.
+    """
+    try:
+        return unpack(key, body, kind)[0]
+    except DamagedRecordError as error:
+        raise DamagedRecordError(
+            f"the object {key!r} is damaged: restore it or delete it"
+        ) from error
 
 
 def _read(store: Store, tenant: str) -> tuple[str, TenantRecord]:

@@ -25,7 +25,7 @@ from dti_engine.cli.progress import ProgressBar
 from dti_engine.config import PLACEHOLDER
 from dti_engine.errors import TokenError
 from dti_engine.files import atomic_write
-from services.cli.connect import connect
+from services.cli.options import connect
 
 if TYPE_CHECKING:
     from services.client.client import Client

@@ -13,8 +13,8 @@ from dti_engine.cli import options as shared
 from dti_engine.cli.console import print_json, results, say
 from dti_engine.errors import ConfigurationError
 from services.cli import options
-from services.cli.connect import connect
 from services.cli.generate import bind_token
+from services.cli.options import connect
 from services.cli.requests import JobOptions, finish_submission, request_of
 from services.client.schemas import GenerationDraft
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dti_engine.cli.console import Commands, mount, print_json, results, say
 from dti_engine.cli.options import JsonOption
-from services.cli.delete import confirm_deletion
+from services.cli.jobs import confirm_deletion
 from services.cli.options import YesOption
 from services.errors import DeletedError, SettingsError
 
@@ -215,7 +215,7 @@ def rotate_links(store: StoreOption, as_json: JsonOption = False) -> None:
     Links that were signed before stay valid until they expire, or until the third rotation from
     now. Wait at least a minute between rotations: the API caches the keys for that long.
     """
-    from services.api.images.links import rotate_link_keys
+    from services.api.images.store import rotate_link_keys
 
     rotate_link_keys(_open_store(store))
     if as_json:

@@ -18,7 +18,7 @@ from dti_engine.cli.console import print_json, say, warn
 from dti_engine.cli.progress import ProgressBar
 from dti_engine.cli.subjects import SubjectPlan
 from dti_engine.errors import ConfigurationError, DTIError, SubjectError
-from services.cli.tables import job_words
+from services.cli.display import job_words
 from services.client.schemas import Job
 
 if TYPE_CHECKING:

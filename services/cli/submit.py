@@ -16,7 +16,7 @@ from dti_engine.cli.progress import ProgressBar
 from dti_engine.cli.subjects import plan_subjects
 from dti_engine.errors import ConfigurationError, SubjectError
 from services.cli import options
-from services.cli.connect import connect
+from services.cli.options import connect
 from services.cli.requests import (
     CheckedBundle,
     JobOptions,

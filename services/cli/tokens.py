@@ -15,9 +15,9 @@ from dti_engine.cli import options as shared
 from dti_engine.cli.console import output_folder, print_json, print_paths, results, say
 from dti_engine.cli.progress import ProgressBar
 from services.cli import options
-from services.cli.connect import connect
+from services.cli.display import format_time
+from services.cli.options import connect
 from services.cli.requests import parse_tags
-from services.cli.tables import format_time
 from services.cli.wait import fetch_token
 from services.client.schemas import Token
 

@@ -14,8 +14,7 @@ from dti_engine.cli.console import output_folder, print_json, print_paths, resul
 from dti_engine.cli.resume import set_aside
 from dti_engine.errors import DTIError
 from dti_engine.files import atomic_write
-from services.cli.progress import JobProgress
-from services.cli.tables import job_words
+from services.cli.display import JobProgress, job_words
 from services.client.schemas import Item, Job
 
 if TYPE_CHECKING:

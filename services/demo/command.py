@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, print_json, quiet_libraries, results, say
-from services.cli.progress import JobProgress
+from services.cli.display import JobProgress
 
 if TYPE_CHECKING:
     from services.client.watch import Update

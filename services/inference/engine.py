@@ -28,7 +28,7 @@ from services.contracts.generation import (
     StepEvent,
 )
 from services.errors import DeadlineExceededError, UnsafeImageError
-from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.request_queue import ScheduledRequest
 from services.inference.scheduler.scheduler import BatchScheduler
 
 _PREPARE_THREADS = 16

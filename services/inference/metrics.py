@@ -5,7 +5,7 @@ import time
 from dti_engine.errors import DTIError
 from services import logs, metrics
 from services.errors import NoEngineError, QueueFullError
-from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.request_queue import ScheduledRequest
 
 log = logs.logger(__name__)
 

@@ -26,7 +26,6 @@ from services.ledger.keys import ItemRef, JobKeys, jobs_folder, parse_item_ref
 from services.ledger.ledger import Ledger
 from services.ledger.records import ClaimRecord, EndedRecord, ResultRecord, unpack, unpack_result
 from services.ledger.rollups import ItemStates, read_item_states, save_rollup_if_worthwhile
-from services.ledger.workers import all_leases
 from services.storage.interface import LAST, MAX_PAGE
 
 
@@ -311,16 +310,6 @@ def is_current(ledger: Ledger, tenant: str, token: str, etag: str) -> bool:
     except NotFoundError:
         return False
     return head.etag == etag
-
-
-def progress_of(ledger: Ledger, tenant: str, job: str) -> dict[int, dict[str, JsonValue]]:
-    """Return the progress of a job's running items, by index."""
-    return {
-        held.index: held.progress
-        for lease in all_leases(ledger)
-        for held in lease.attempts
-        if (held.tenant, held.job) == (tenant, job)
-    }
 
 
 def _check_page(limit: int, cursor: int = 0) -> None:

@@ -15,11 +15,10 @@ from services.ledger.outbox import Outbox
 from services.ledger.worker import Heartbeat, WorkerSession
 from services.settings import WorkerTimeouts
 from services.training.batch import DeviceError
-from services.training.commits import ResultCommitter
+from services.training.commits import ResultCommitter, ValidationRunner
 from services.training.metrics import WorkerMetrics
 from services.training.prefetch import BatchAffinity, Prefetcher
 from services.training.slot_scheduler import SlotScheduler
-from services.training.validation import ValidationRunner
 
 log = logs.logger(__name__)
 

@@ -11,9 +11,9 @@ from dti_engine.quality.token_scorers import TokenScorer
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
 from services.settings import WorkerTimeouts
+from services.training.commits import ValidationRunner
 from services.training.metrics import WorkerMetrics
 from services.training.session import TrainingSession
-from services.training.validation import ValidationRunner
 
 EXIT_CODE_HUNG = 70
 """Exit code of a process that the watchdog has ended."""

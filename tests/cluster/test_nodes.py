@@ -20,8 +20,9 @@ from services.contracts.models import MINIATURE, ServedModel
 from services.contracts.training import TrainingItem, TrainingJobSpec, batch_of
 from services.ledger import uploads
 from services.ledger.ledger import Ledger
-from services.ledger.queries import list_attempts, list_items, progress_of, view_job
+from services.ledger.queries import list_attempts, list_items, view_job
 from services.ledger.submissions import submit
+from services.ledger.workers import ProgressReader
 from services.settings import LedgerSettings, SupervisorTimeouts
 from services.storage.directory import DirectoryStore
 
@@ -160,7 +161,7 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
         wait_for(
             lambda: any(
                 int(str(told.get("step", 0))) >= 5
-                for told in progress_of(ledger, "acme", job).values()
+                for told in ProgressReader(ledger, 0).read("acme", job).values()
             )
         )
         (node,) = [each for each in ray.nodes() if each["Resources"].get("CPU") and each["Alive"]]
@@ -311,7 +312,7 @@ def test_two_models_take_turns_where_there_is_one_place(
             return wait_for(lambda: (supervision.reconcile(), what())[1])
 
         long = submit_one(ledger, bundles, steps=100_000, pool="long")
-        turn(lambda: progress_of(ledger, "acme", long))
+        turn(lambda: ProgressReader(ledger, 0).read("acme", long))
         short = submit_one(ledger, bundles, steps=3, pool="short")
         turn(lambda: view_job(ledger, "acme", short).state.ended)
         assert view_job(ledger, "acme", short).counts.succeeded == 1

@@ -25,7 +25,6 @@ from services.api.generation_jobs.schemas import (
 from services.api.images.routes import LinkExpires, LinkSignature, LinkTenant, png_response
 from services.api.images.store import PNG
 from services.api.jobs import schemas
-from services.api.jobs.progress import ItemProgress
 from services.api.jobs.routes import (
     IdempotencyKey,
     Index,
@@ -39,6 +38,7 @@ from services.api.tokens.index import TokenIndex
 from services.contracts.jobs import ItemState
 from services.ledger.deletion import delete_item
 from services.ledger.queries import ItemView, read_image
+from services.ledger.workers import ItemProgress
 
 
 def _build_item(

@@ -15,7 +15,6 @@ from anyio import CapacityLimiter, to_thread
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from services import logs
-from services.api.jobs.progress import ItemProgress, ProgressReader
 from services.api.jobs.schemas import Job
 from services.contracts.models import ServedModels
 from services.errors import (
@@ -28,6 +27,7 @@ from services.errors import (
 )
 from services.ledger.ledger import Ledger
 from services.ledger.queries import view_job
+from services.ledger.workers import ItemProgress, ProgressReader
 from services.settings import ApiSettings
 
 _POLLER_THREADS = 8

@@ -18,7 +18,6 @@ from services.api import audit
 from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPrincipal
 from services.api.jobs import schemas
 from services.api.jobs.events import JobSubscription
-from services.api.jobs.progress import ItemProgress
 from services.api.openapi import problems
 from services.api.problems import invalid_request
 from services.auth.authenticator import Principal
@@ -27,6 +26,7 @@ from services.errors import ConflictError, QuotaError, UnknownJobError
 from services.ledger import deletion, queries, submissions
 from services.ledger.jobs import read_spec
 from services.ledger.keys import JobKeys, idempotency_key
+from services.ledger.workers import ItemProgress
 from services.webhooks import subscriptions
 
 JobId = Annotated[str, Path(description="The id of a job.", examples=[schemas.JOB])]

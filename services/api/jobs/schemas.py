@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from services.api.jobs.progress import ItemProgress
 from services.contracts.jobs import Counts, ItemState, JobState, Kind, WireModel
 from services.contracts.models import ServedModels, model_of
 from services.ledger.queries import ItemView, JobView
+from services.ledger.workers import ItemProgress
 
 JOB_PATTERN = "[0-9a-hjkmnp-tv-z]{26}"
 """The form of the ids that `services.ledger.ids` makes."""

@@ -5,7 +5,6 @@ from fastapi.responses import JSONResponse
 
 from services.api.dependencies import AppState, AppStateDep, CurrentPrincipal, RawBody
 from services.api.jobs import schemas
-from services.api.jobs.progress import ItemProgress
 from services.api.jobs.routes import IdempotencyKey, JobRoutes, submission_responses, submit_job
 from services.api.openapi import body_of
 from services.api.training_jobs.build import (
@@ -16,6 +15,7 @@ from services.api.training_jobs.build import (
 )
 from services.api.training_jobs.schemas import TrainingJobRequest
 from services.ledger.queries import ItemView
+from services.ledger.workers import ItemProgress
 
 
 def _build_item(

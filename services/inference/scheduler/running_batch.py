@@ -25,7 +25,7 @@ from dti_engine.generation.scheduler import LinearScheduler
 from services import logs
 from services.errors import DeadlineExceededError
 from services.inference.metrics import EngineMetrics
-from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.request_queue import ScheduledRequest
 
 T = TypeVar("T")
 

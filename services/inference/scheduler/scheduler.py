@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from dti_engine.backbones.interface import Backbone
 from services.errors import NoEngineError
 from services.inference.metrics import EngineMetrics
-from services.inference.scheduler.request import BatchKey, ScheduledRequest, is_isolated
-from services.inference.scheduler.request_queue import RequestQueue
+from services.inference.scheduler.request_queue import (
+    BatchKey,
+    RequestQueue,
+    ScheduledRequest,
+    is_isolated,
+)
 from services.inference.scheduler.running_batch import (
     DeviceBrokenError,
     EngineResources,

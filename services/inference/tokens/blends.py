@@ -18,7 +18,7 @@ from services.caching.lru_cache import ByteLRU
 from services.caching.single_flight import SingleFlight
 from services.contracts.generation import ImageSpec
 from services.inference.tokens.cache import TokenCache
-from services.inference.tokens.token import CachedToken, Key, num_bytes_of
+from services.inference.tokens.loader import CachedToken, Key, num_bytes_of
 from services.ledger.ledger import Gather, gather_in_threads
 
 CAPACITY_BYTES = 256 * 2**20

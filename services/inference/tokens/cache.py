@@ -31,8 +31,14 @@ from services.errors import (
     UnavailableError,
     UnknownJobError,
 )
-from services.inference.tokens.loader import AliasLookup, ModelSignature, TokenLoader
-from services.inference.tokens.token import CachedToken, Key, num_bytes_of
+from services.inference.tokens.loader import (
+    AliasLookup,
+    CachedToken,
+    Key,
+    ModelSignature,
+    TokenLoader,
+    num_bytes_of,
+)
 from services.ledger.ids import is_token_id
 from services.ledger.ledger import Ledger
 

@@ -1,4 +1,4 @@
-"""Loads tokens from the ledger, verifies that they fit the model, and resolves aliases."""
+"""Tokens in memory: loaded from the ledger, verified to fit the model, and found by aliases."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +23,36 @@ from services.ledger import aliases
 from services.ledger.ids import check_tenant_name, is_token_id
 from services.ledger.ledger import Ledger
 from services.ledger.queries import StoredResult, is_current, read_token
+
+Key = tuple[str, str]
+"""A tenant and a token id."""
+
+OVERHEAD_BYTES = 4096
+"""Memory of a token besides its rows, as the benchmark of the token cache measures it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CachedToken:
+    """A token that was found and fits the model.
+
+    `learned` stays the same object while the token is cached or in use, so that prompt caches can
+    compare tokens by identity.
+    """
+
+    token: str
+    sha256: str
+    learned: LearnedToken
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Return which token this is, in the form of `Artifact.origin`."""
+        return {"placeholder": self.learned.placeholder, "sha256": self.sha256}
+
+
+def num_bytes_of(token: LearnedToken) -> int:
+    """Return the memory use of a token."""
+    return OVERHEAD_BYTES + sum(4 * rows.numel() for rows in token.embeddings.values())
+
 
 log = logs.logger(__name__)
 

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from stub_engine import StubEngine
 
-from services.api.images.links import KEYS_TTL_S, MAX_KEYS, SignedLinks, rotate_link_keys
+from services.api.images.store import KEYS_TTL_S, MAX_KEYS, SignedLinks, rotate_link_keys
 from services.errors import DeletedError, UnknownImageError
 from services.ledger.deletion import delete_tenant
 from services.storage.memory import MemoryStore

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.auth.credentials import Credential
-from services.auth.keys import create_key, revoke_key, rotate_key
+from services.auth.keys import Credential, create_key, revoke_key, rotate_key
 from services.auth.tenants import Limits, set_limits
 from services.errors import DamagedRecordError, UnavailableError, UnknownKeyError
 from services.ledger.deletion import delete_tenant

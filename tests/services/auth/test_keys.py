@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
-from services.auth.credentials import Credential
-from services.auth.keys import create_key, list_keys, remove_tenant, revoke_key, rotate_key
+from services.auth.keys import (
+    Credential,
+    create_key,
+    list_keys,
+    remove_tenant,
+    revoke_key,
+    rotate_key,
+)
 from services.errors import (
     ConflictError,
     DamagedRecordError,

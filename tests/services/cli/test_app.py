@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from dti_engine.cli import blend as blending
 from dti_engine.cli import generate as generation
-from services.cli import delete as deletion
 from services.cli import generate_bulk, jobs, tokens
 from services.cli import submit as submission
 from services.cli_app import app
@@ -27,7 +26,7 @@ EXAMPLES = {
     "cancel": jobs.CANCEL_EXAMPLES,
     "retry": jobs.RETRY_EXAMPLES,
     "tokens": tokens.EXAMPLES,
-    "delete": deletion.EXAMPLES,
+    "delete": jobs.DELETE_EXAMPLES,
 }
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "safetensors", "ray", "fastapi", "boto3")
 

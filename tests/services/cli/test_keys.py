@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from services.api.images.links import SignedLinks
+from services.api.images.store import SignedLinks
 from services.auth.authenticator import Authenticator
 from services.auth.tenants import read_tenant
 from services.cli import keys

@@ -6,8 +6,9 @@ import pytest
 
 from services.errors import DamagedRecordError, DeletedError
 from services.ledger.deletion import delete_item, delete_job
-from services.ledger.queries import list_jobs, progress_of, view_job
+from services.ledger.queries import list_jobs, view_job
 from services.ledger.submissions import retry
+from services.ledger.workers import ProgressReader
 
 
 def _spec(job: str) -> str:
@@ -133,7 +134,7 @@ def test_a_damaged_lease_stops_neither_supervisor_nor_readers(scene: Any) -> Non
     job = scene.submit(1)
     worker = scene.worker()
     scene.damage(f"service/workers/{worker.lease.worker}")
-    assert progress_of(scene.ledger, "acme", job) == {}
+    assert ProgressReader(scene.ledger, 0).read("acme", job) == {}
     scene.wait(1000)
     scene.recover()
 

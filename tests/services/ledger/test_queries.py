@@ -12,10 +12,10 @@ from services.ledger.queries import (
     list_attempts,
     list_items,
     list_jobs,
-    progress_of,
     read_token,
     view_job,
 )
+from services.ledger.workers import ProgressReader
 
 
 def _pages(scene: Any, limit: int, tenant: str = "acme") -> list[str]:
@@ -129,7 +129,7 @@ def test_other_tenants_jobs_are_not_there(scene: Any) -> None:
         read_token(scene.ledger, "other", f"tok_{job}0000000")
     with pytest.raises(UnknownJobError, match="has no item 1"):
         list_attempts(scene.ledger, "acme", job, 1)
-    assert progress_of(scene.ledger, "other", job) == {}
+    assert ProgressReader(scene.ledger, 0).read("other", job) == {}
 
 
 def test_progress_of_living_workers_is_read(scene: Any) -> None:
@@ -139,9 +139,9 @@ def test_progress_of_living_workers_is_read(scene: Any) -> None:
     for attempt in attempts:
         attempt.report_progress({"step": attempt.item_ref.index})
     worker.heartbeat()
-    assert progress_of(scene.ledger, "acme", job) == {0: {"step": 0}, 1: {"step": 1}}
+    assert ProgressReader(scene.ledger, 0).read("acme", job) == {0: {"step": 0}, 1: {"step": 1}}
     scene.wait(100)
-    assert progress_of(scene.ledger, "acme", job) == {}
+    assert ProgressReader(scene.ledger, 0).read("acme", job) == {}
 
 
 def _requests(scene: Any, job: str) -> int:

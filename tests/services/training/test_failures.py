@@ -27,8 +27,8 @@ from services.storage.interface import Object, Store
 from services.storage.memory import MemoryStore
 from services.training import loader, slot_scheduler
 from services.training.batch import DeviceError
+from services.training.commits import ValidationRunner
 from services.training.metrics import WorkerMetrics
-from services.training.validation import ValidationRunner
 from services.training.worker import TrainingWorker
 
 from .conftest import Workshop

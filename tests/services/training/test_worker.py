@@ -11,8 +11,9 @@ from services.contracts.jobs import ItemState, JobState
 from services.contracts.training import ImageFile, TrainingItem
 from services.ledger import aliases
 from services.ledger.deletion import delete_item
-from services.ledger.queries import list_attempts, progress_of, read_token
+from services.ledger.queries import list_attempts, read_token
 from services.ledger.submissions import cancel
+from services.ledger.workers import ItemProgress, ProgressReader
 from services.settings import WorkerTimeouts
 from services.training.session import TrainingSession
 
@@ -26,10 +27,15 @@ def artifact(workshop: Workshop, token: str | None) -> Artifact:
     return Artifact.from_bytes(read_token(workshop.ledger, workshop.tenant, token).payload)
 
 
+def progress_of(workshop: Workshop, tenant: str, job: str) -> ItemProgress:
+    """Return what the leases say now about the running items of a job."""
+    return ProgressReader(workshop.ledger, ttl_s=0).read(tenant, job)
+
+
 def steps_done(workshop: Workshop, job: str, tenant: str = "acme") -> dict[int, int]:
-    """Of each of its items that has made some."""
-    told = progress_of(workshop.ledger, tenant, job)
-    return {index: int(str(each["step"])) for index, each in told.items() if each.get("step")}
+    """Return the steps of each running item that has done any, by index."""
+    items = progress_of(workshop, tenant, job).items()
+    return {index: int(str(progress["step"])) for index, progress in items if progress.get("step")}
 
 
 def test_a_job_becomes_tokens(workshop: Workshop) -> None:
@@ -59,7 +65,7 @@ def test_a_subject_is_learned_alike_beside_any_others_and_after_a_drain(workshop
         workshop.wait_until_ended(among)
     again = workshop.submit({name: work}, steps=12)
     with workshop.working() as worker:
-        workshop.wait_for(lambda: bool(progress_of(workshop.ledger, workshop.tenant, again)))
+        workshop.wait_for(lambda: bool(progress_of(workshop, workshop.tenant, again)))
         worker.drain()
     assert workshop.items(again)[0].state is ItemState.QUEUED
     with workshop.working():
@@ -77,8 +83,8 @@ def test_training_resumes_from_the_checkpoint_of_a_drained_worker(workshop: Work
     with workshop.working() as worker:
         workshop.wait_for(
             lambda: any(
-                int(str(told.get("step", 0))) >= 10
-                for told in progress_of(workshop.ledger, workshop.tenant, job).values()
+                int(str(progress.get("step", 0))) >= 10
+                for progress in progress_of(workshop, workshop.tenant, job).values()
             )
         )
         worker.drain()
@@ -247,7 +253,9 @@ def test_two_tenants_have_half_of_the_slots_each(workshop: Workshop) -> None:
             lambda: (
                 sorted(
                     str(each["phase"])
-                    for each in progress_of(workshop.ledger, workshop.tenant, large).values()
+                    for each in ProgressReader(workshop.ledger, 0)
+                    .read(workshop.tenant, large)
+                    .values()
                 )
                 == ["training", "training", "waiting", "waiting"]
             )

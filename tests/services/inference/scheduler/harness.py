@@ -13,7 +13,7 @@ from dti_engine.backbones.interface import Backbone, Conditioning
 from dti_engine.errors import DTIError
 from dti_engine.generation.denoiser import ImageRequest
 from dti_engine.text.tokens import LearnedToken
-from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.request_queue import ScheduledRequest
 
 
 class Recorder:

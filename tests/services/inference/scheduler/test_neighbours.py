@@ -14,7 +14,7 @@ from torch import Tensor
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Conditioning
 from dti_engine.text.tokens import LearnedToken
-from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.request_queue import ScheduledRequest
 from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
 from .harness import InstrumentedModel, Recorder, make_request

@@ -6,8 +6,7 @@ import pytest
 
 from dti_engine.errors import ConfigurationError
 from services.errors import QueueFullError
-from services.inference.scheduler.request import ScheduledRequest
-from services.inference.scheduler.request_queue import RequestQueue
+from services.inference.scheduler.request_queue import RequestQueue, ScheduledRequest
 
 from .harness import make_request
 

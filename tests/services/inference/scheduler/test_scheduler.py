@@ -17,7 +17,7 @@ from dti_engine.errors import GenerationFailedError
 from dti_engine.generation.pipeline import generate
 from dti_engine.text.tokens import LearnedToken
 from services.errors import DeadlineExceededError, NoEngineError, QueueFullError
-from services.inference.scheduler.request import ScheduledRequest
+from services.inference.scheduler.request_queue import ScheduledRequest
 from services.inference.scheduler.scheduler import BatchScheduler, BatchSchedulerSettings
 
 from .harness import InstrumentedModel, Recorder, make_request, random_token

@@ -12,8 +12,7 @@ from dti_engine.generation.prompt_cache import PromptCache, PromptKey
 from dti_engine.text.tokens import LearnedToken, mean_tokens, slerp_tokens
 from services.errors import DeletedError, UnknownJobError
 from services.inference.tokens.blends import BlendCache
-from services.inference.tokens.loader import ModelSignature
-from services.inference.tokens.token import num_bytes_of
+from services.inference.tokens.loader import ModelSignature, num_bytes_of
 from services.ledger.deletion import delete_token
 
 

@@ -10,8 +10,7 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.errors import ArtifactFormatError, ArtifactMismatchError
 from services.errors import DamagedRecordError, DeletedError, UnavailableError, UnknownJobError
 from services.inference.tokens.cache import TokenCache, TokenLifetimes
-from services.inference.tokens.loader import ModelSignature
-from services.inference.tokens.token import num_bytes_of
+from services.inference.tokens.loader import ModelSignature, num_bytes_of
 from services.ledger.deletion import delete_job, delete_tenant, delete_token
 from services.ledger.ids import token_id
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from dti_engine.cli import progress as display
-from services.cli.progress import JobProgress
+from services.cli.display import JobProgress
 from services.client.schemas import Counts, Job, Progress
 
 

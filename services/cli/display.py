@@ -1,19 +1,19 @@
-"""Jobs and their items as tables, the words for each kind of job, and jobs by part of their ids."""
+"""Jobs on the terminal: tables, live progress, and the words for each kind of job."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from dti_engine.errors import ConfigurationError
-from services.client.schemas import Item, Job
+from dti_engine.cli.progress import ItemsProgress
+from services.client.schemas import Item, Job, Progress
 
 if TYPE_CHECKING:
-    from services.client.client import Client
+    pass
 
 _STYLES = {
     "running": "blue",
@@ -24,9 +24,6 @@ _STYLES = {
     "cancelled": "dim",
     "deleted": "dim",
 }
-_ID_LENGTH = 26  # characters of a job's id
-_MIN_PART = 3  # of them that name a recent job
-_NUM_RECENT = 100
 
 
 class JobWords(NamedTuple):
@@ -121,28 +118,43 @@ def format_time(time: datetime) -> str:
     return f"{time.astimezone():{'%d %b %H:%M' if is_recent else '%d %b %Y'}}"
 
 
-def find_job(client: "Client", text: str) -> Job:
-    """Return the job of this id, or the one recent job whose id begins or ends with the text.
+_ALWAYS_COUNTED = ("succeeded", "failed", "running", "queued")  # other states only if there are any
 
-    Raises: ConfigurationError if there is none, or more than one; ClientError.
-    """
-    text = text.lower()
-    if len(text) == _ID_LENGTH and text.isalnum() and text.isascii():
-        return client.job(text)
-    if not _MIN_PART <= len(text) < _ID_LENGTH:
-        raise ConfigurationError(
-            f"{text!r:.80} is not the id of a job: ids have {_ID_LENGTH} digits and letters, and "
-            f"{_MIN_PART} at the beginning or the end are enough. `dti jobs` lists them"
-        )
-    recent = list(islice(client.jobs(), _NUM_RECENT))
-    found = [job for job in recent if job.job.startswith(text) or job.job.endswith(text)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise ConfigurationError(
-            f"none of the {len(recent)} newest jobs has an id that begins or ends with {text!r}; "
-            "give the whole id of an older job"
-        )
-    names = ", ".join(job.job for job in found[:5])
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    raise ConfigurationError(f"{text!r} fits {names}{more}: give more of the id")
+
+class JobProgress(ItemsProgress):
+    """The progress display of one job, by the updates of `Client.watch`."""
+
+    def __init__(
+        self,
+        job: Job,
+        names: Sequence[str] = (),
+        *,
+        is_live: bool | None = None,
+        get_time: Callable[[], float] = monotonic,
+    ) -> None:
+        """Show a job; `names` are those of its items, by index, as far as they are known."""
+        unit = f"{job_words(job.kind).item}s"
+        super().__init__(job.count, unit=unit, is_live=is_live, get_time=get_time)
+        self.names = dict(enumerate(names))
+        self.update_job(job)
+
+    def update_job(self, job: Job) -> None:
+        """Show a new state of the job."""
+        self.set_totals(count_states(job), num_ended=job.counts.ended, num_items=job.count)
+
+    def update_items(self, progress: Mapping[int, Progress]) -> None:
+        """Show the progress of running items, by index."""
+        for index, item in progress.items():
+            loss = "" if item.loss is None else f"loss {item.loss:.4f}"
+            figures = ", ".join(text for text in (loss, item.phase) if text)
+            name = self.names.get(index, f"item {index}")
+            self.update(index, name, item.step, item.steps or None, figures)
+        self.update_total()
+
+
+def count_states(job: Job) -> str:
+    """Return how many items are in each state, as text."""
+    counts = dict(job.counts.by_name())
+    rare = (name for name, n in counts.items() if n and name not in _ALWAYS_COUNTED)
+    states = ", ".join(f"{counts[name]} {name}" for name in (*_ALWAYS_COUNTED, *rare))
+    return f"{states} of {job.count}"
