@@ -14,7 +14,13 @@ from pydantic.fields import FieldInfo
 from dti_engine.recipes import RECIPES
 from helm.values.base import AllPods, Pod, Resources, Section, Settings, is_free_map
 from helm.values.chart import Values
-from services.contracts.models import GenerationSettings, ServedModel
+from services.contracts.models import (
+    MAX_CALIBRATED_BATCH_SIZE,
+    EngineModel,
+    EngineSettings,
+    GenerationSettings,
+    ServedModel,
+)
 from services.settings import ApiSettings
 
 _CHART = Path(__file__).parents[1] / "dti"
@@ -46,6 +52,9 @@ def defaults() -> dict[str, Any]:
         "api": timeouts,
         "model": model,
         "generation": generation,
+        "batch_size": MAX_CALIBRATED_BATCH_SIZE,
+        "engine_fields": sorted(EngineModel.model_fields),
+        "generation_fields": sorted(EngineSettings.model_fields),
         "recipes": sorted(RECIPES),
     }
 

@@ -128,7 +128,7 @@ Whether a cluster can hold the actors of a model, and if not, why:
 {{- $engineCpus := kindIs "invalid" $generation.cpus | ternary (ternary 0 $cpus (eq (float64 $engineGpus) 0.0)) $generation.cpus }}
 {{- range $limit := list "max_engines" "min_engines" }}
 {{- $given := hasKey $generation $limit }}
-{{ include "dti.checkCapacity" (dict "root" $root "cluster" "inference" "model" $name "key" (printf "models.%s.generation.%s" $name $limit) "count" ($given | ternary (index $generation $limit) (index $defaults.generation $limit)) "given" $given "gpus" $engineGpus "cpus" $engineCpus "labels" ($generation.labels | default $model.labels) "actor" "engine") }}
+{{ include "dti.checkCapacity" (dict "root" $root "cluster" "inference" "model" $name "key" (printf "models.%s.generation.%s" $name $limit) "count" ($given | ternary (index $generation $limit) (index $defaults.generation $limit)) "given" $given "gpus" $engineGpus "cpus" $engineCpus "labels" (kindIs "invalid" $generation.labels | ternary $model.labels $generation.labels) "actor" "engine") }}
 {{- end }}
 {{- if and (eq (int ($generation.min_engines | default 1)) 0) (hasKey $generation "min_engines") (not $root.Values.inference.serveFromHead) }}
 - models.{{ $name }}.generation.min_engines is 0 and inference.serveFromHead is false: without an engine, only the head takes requests, so no request would ever start one. Set min_engines to 1 or more, or serveFromHead to true.

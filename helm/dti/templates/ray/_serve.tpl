@@ -4,7 +4,7 @@ same. Limits stand in autoscaling_config alone: a change there starts no engine 
 */}}
 {{- define "dti.serveConfig" -}}
 {{- $root := . -}}
-{{- $defaults := (include "dti.defaults" . | fromJson).generation -}}
+{{- $defaults := include "dti.defaults" . | fromJson -}}
 proxy_location: EveryNode
 http_options:
   host: 0.0.0.0
@@ -12,12 +12,18 @@ http_options:
 applications:
 {{- range $name, $model := .Values.models }}
 {{- $generation := $model.generation | default dict }}
-{{- $min := hasKey $generation "min_engines" | ternary $generation.min_engines $defaults.min_engines | int }}
-{{- $max := hasKey $generation "max_engines" | ternary $generation.max_engines $defaults.max_engines | int }}
-{{- $used := omit $model "recipe" "slots" "scorer" "min_workers" "max_workers" "generation" }}
-{{- if hasKey $model "generation" }}
-{{- $_ := set $used "generation" (omit $generation "min_engines" "max_engines") }}
+{{- $min := hasKey $generation "min_engines" | ternary $generation.min_engines $defaults.generation.min_engines | int }}
+{{- $max := hasKey $generation "max_engines" | ternary $generation.max_engines $defaults.generation.max_engines | int }}
+{{- $used := dict }}
+{{- range $field := $defaults.engine_fields }}
+{{- if hasKey $model $field }}{{ $_ := set $used $field (index $model $field) }}{{ end }}
 {{- end }}
+{{- $engine := dict }}
+{{- range $field := $defaults.generation_fields }}
+{{- if hasKey $generation $field }}{{ $_ := set $engine $field (index $generation $field) }}{{ end }}
+{{- end }}
+{{- $_ := unset $used "generation" }}
+{{- if $engine }}{{ $_ := set $used "generation" $engine }}{{ end }}
   - name: {{ $name }}
     route_prefix: /engines/{{ $name }}
     import_path: services.inference.ray_serve:build
@@ -31,7 +37,7 @@ applications:
         autoscaling_config:
           min_replicas: {{ $min }}
           max_replicas: {{ max $min $max }}
-          target_ongoing_requests: {{ $generation.batch_size | default 16 }}
+          target_ongoing_requests: {{ $generation.batch_size | default $defaults.batch_size }}
           upscale_delay_s: 10
           downscale_delay_s: 300
 {{- end }}
