@@ -50,7 +50,8 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "ray" if file.startswith(("tests/cluster/", "tests/benchmarks/")) else file
+        heavy = ("tests/cluster/", "tests/benchmarks/", "tests/containers/")
+        return "ray" if file.startswith(heavy) else file
 
 
 @pytest.hookimpl(optionalhook=True)

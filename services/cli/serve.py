@@ -24,6 +24,7 @@ EXAMPLES = (
 )
 
 _TENANT = "default"
+_READY_TIMEOUT_S = 300.0  # engines load their models meanwhile, and the machine may be busy
 
 _StoreOption: TypeAlias = Annotated[
     str,
@@ -117,7 +118,7 @@ def serve(
     stopped = _stop_on_signals()
     with LocalService(settings, folder=_log_folder(logs)) as service:
         with busy("starting"):
-            service.wait_until_ready(stopped=stopped.is_set)
+            service.wait_until_ready(_READY_TIMEOUT_S, stopped=stopped.is_set)
         if not stopped.is_set():
             _announce(service, _usable_key(opened, api_key))
             stopped.wait()
