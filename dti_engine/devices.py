@@ -30,6 +30,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        # A valid name may be of a device that is missing, busy or full: only an allocation tells.
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # not there, no such name, not compiled in
         raise ConfigurationError(
@@ -50,6 +51,8 @@ def find_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
 
 def _computes_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
+        # Ampere, the first with bfloat16 in its tensor cores. Torch reports support on older GPUs
+        # too, where it is emulated.
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         # Older versions of torch do not report the CPU's instruction sets.

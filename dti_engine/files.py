@@ -28,11 +28,14 @@ def atomic_write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            # Exclusive: a file or symbolic link that is already there under this name is an error.
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 # Without it, a power loss after the rename could leave an empty file.
                 os.fsync(file.fileno())
+            # The folder itself is not synced: after a power loss the old file may be back, but
+            # whole.
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -46,6 +46,8 @@ class Artifact:
     token: LearnedToken
 
     def __post_init__(self) -> None:
+        # Checked on every way to an artifact, not only when a file is read: a manifest that
+        # describes other vectors must not even exist in memory, where it could be saved.
         expected = self.manifest.magnitudes
         actual = {name: norms.tolist() for name, norms in self.token.magnitudes().items()}
         if self.token.placeholder != self.manifest.placeholder or actual.keys() != expected.keys():

@@ -35,6 +35,7 @@ def read_checked(key: str, data: bytes, tensors: Mapping[str, Tensor]) -> Checke
     tensors: all tensors in `data`, already loaded.
     """
     # Layout: the length of the header in 8 bytes, little-endian, then the header as JSON.
+    # Parsed again, as the library's loader of bytes returns the tensors without the metadata.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     entry = (header.get("__metadata__") or {}).get(key)
     if entry is None:
@@ -44,4 +45,5 @@ def read_checked(key: str, data: bytes, tensors: Mapping[str, Tensor]) -> Checke
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    # Of the tensors as the format stores them, so that names, shapes and dtypes count too.
     return hashlib.sha256(text.encode() + safetensors.torch.save(dict(tensors))).hexdigest()

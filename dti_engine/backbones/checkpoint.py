@@ -105,6 +105,8 @@ class ModelFolder:
         from_pretrained: Callable[..., tuple[ModelT, dict[str, Any]]]
         from_pretrained = cast(Any, model_class).from_pretrained  # transformers and diffusers alike
         dtype = dtype or self.read(part, _stored_dtype)
+        # Local alone: a file that is missing here must be an error, and never a download of another
+        # version of it. Safetensors alone: a pickle could run code.
         options |= {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
         options["variant"] = _variant(self.folder / part)
         model, report = self.read(
@@ -155,12 +157,14 @@ def _stored_dtype(folder: Path) -> torch.dtype:
                 sizes.append((math.prod(each.get_shape()), each.get_dtype()))
     if not sizes:
         raise OSError("it has no .safetensors files")
+    # The largest weight decides: norms often stay in float32 beside 16-bit matrices.
     return {"BF16": torch.bfloat16, "F16": torch.float16}.get(max(sizes)[1], torch.float32)
 
 
 def _variant(folder: Path) -> str | None:
     """Return the variant of a part's weight files if all have one, else None."""
     variants = {_VARIANT.search(path.name) for path in folder.glob("*.safetensors")}
+    # A file without a variant belongs to the complete set, which has priority.
     names = {found["name"] if found else None for found in variants}
     return None if None in names else min(filter(None, names), default=None)
 
@@ -189,6 +193,7 @@ def _locate(weights: str | Path) -> tuple[str, Path]:
                 "its data, or make them with `python -m dti_engine.miniature.recipe`"
             )
         return "miniature", MINIATURE
+    # A `Path` is always a folder, also if it looks like a hub id.
     found = _HUB_NAME.fullmatch(weights) if isinstance(weights, str) else None
     if found and (known := catalogue().get(found["name"])) and known.hub_id:
         return known.hub_id, _download(known.hub_id, found["revision"])

@@ -64,6 +64,8 @@ class ClipTextEncoder:
         return None if self._projection is None else self._projection.out_features
 
     def vocabulary(self) -> Tensor:
+        # Tables are padded to round sizes. The rows behind the last word are no words, and would
+        # change m* and the fingerprint.
         return self._table.detach()[: self._num_words]
 
     def words(self) -> list[str]:
@@ -129,6 +131,8 @@ class ClipTextEncoder:
 
     def _embedded(self, prompts: EncoderInput, rows: Tensor) -> Tensor:
         model = self._model
+        # Positions are added after the injection, and rounding to the layers' dtype comes last: a
+        # learned row passes through everything that the row of a word passes through.
         embedded = inject(model.embeddings.token_embedding(prompts.ids), prompts.row, rows)
         return model.embeddings(inputs_embeds=embedded).to(model.final_layer_norm.weight.dtype)
 

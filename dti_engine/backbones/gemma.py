@@ -41,8 +41,10 @@ class PrefixedDecoder:
         positions = torch.arange(self._length, device=prefix.device)[None]
         visible = torch.ones_like(positions, dtype=torch.bool)
         recording = _Recording()
+        # No learned row lies in the prefix, so nothing ever needs a gradient through it.
         with torch.no_grad():
             masks = self._masks(positions, positions, visible)
+            # A clone, as a view would keep the states of the whole prefix in memory.
             self.first = self._through(prefix, positions, masks, recording)[:, :1].clone()
         self._stored = _Stored(recording.layers)
 
@@ -54,10 +56,14 @@ class PrefixedDecoder:
         size, length = embedded.shape[:2]
         device = embedded.device
         before = torch.arange(self._length, device=device).expand(size, -1)
+        # Positions go on after what the sample sees: rotary embeddings encode distances, so a gap
+        # after the begin token would change every state.
         start = torch.where(whole, self._length, 1)
         positions = start[:, None] + torch.arange(length, device=device)
         visible = torch.cat(
-            [whole[:, None] | (before == 0), torch.ones_like(positions, dtype=torch.bool)], dim=1
+            # Every sample sees the begin token, and only one with an instruction the rest of it.
+            [whole[:, None] | (before == 0), torch.ones_like(positions, dtype=torch.bool)],
+            dim=1,
         )
         masks = self._masks(positions, torch.cat([before, positions], dim=1), visible)
         return self._through(embedded, positions, masks, self._stored)
@@ -72,6 +78,7 @@ class PrefixedDecoder:
         if window := self._model.config.sliding_window:
             seen["sliding_attention"] = seen["full_attention"] & (distance < window)
         dtype = self._model.norm.weight.dtype
+        # Not -inf but the value of transformers' own masks, with which tests compare the states.
         nothing = torch.zeros((), dtype=dtype, device=queries.device)
         return {
             kind: torch.where(each, nothing, torch.finfo(dtype).min)[:, None]
@@ -217,6 +224,7 @@ class GemmaTextEncoder:
         return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _embedded(self, ids: Tensor, row: Tensor, rows: Tensor) -> Tensor:
+        # Injected before the scaling: learned rows have the lengths of the table's rows.
         embedded = inject(torch.nn.functional.embedding(ids, self._table), row, rows)
         return (embedded * self._scale).to(self._model.norm.weight.dtype)
 

@@ -141,8 +141,10 @@ def fingerprint(encoders: Mapping[str, TextEncoder]) -> str:
     have the same fingerprint.
     """
     digest = hashlib.sha256()
+    # Sorted, since the order of a mapping is its maker's.
     for name in sorted(encoders):
         table = encoders[name].vocabulary()
         digest.update(f"{name} {tuple(table.shape)} ".encode())
+        # The buffer itself: `tobytes` would copy a table of up to a gigabyte.
         digest.update(table.to("cpu", torch.float16).contiguous().numpy().data)
     return digest.hexdigest()

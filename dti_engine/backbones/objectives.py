@@ -140,6 +140,8 @@ def denoising_loss(
     objective = backbone.objective
     t = objective.timesteps(u)
     predicted = backbone.denoise(objective.noisy(latents, noise, t), t, conditioning)
+    # In float32: prediction and target are nearly equal late in training, and their difference in
+    # bfloat16 would keep one or two digits.
     squared = (predicted.float() - objective.target(latents, noise, t)).square()
     if weights is not None:
         squared = weights * squared

@@ -136,6 +136,7 @@ def describe(
         hub_id=hub_id,
         former_ids=former_ids,
         folder=folder,
+        # Each block of the autoencoder but the last halves the side.
         image_size=denoiser["sample_size"] * 2 ** (len(blocks) - 1),
         objective=_OBJECTIVES[scheduler.get("prediction_type", "epsilon")],
         text_dims={part: each["hidden_size"] for part, each in words.items()},

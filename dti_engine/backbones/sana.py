@@ -105,6 +105,7 @@ class Sana:
             noisy.to(self.dtype),
             encoder_hidden_states=conditioning.hidden.to(self.dtype),
             encoder_attention_mask=conditioning.mask,
+            # The transformer does not scale its times itself; in diffusers the pipeline does.
             timestep=timesteps * self._time_scale,
         )
         return output.sample.float()

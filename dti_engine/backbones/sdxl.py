@@ -69,6 +69,8 @@ class StableDiffusionXL(UNetBackbone):
         coarse, pooled = self._second.penultimate_and_summaries(inputs[second], rows[second])
         hidden = torch.cat([fine, coarse], dim=-1)
         if self._empty_is_zero:
+            # Both tokenizers have one vocabulary (`_require_base`), so the first one tells for
+            # both.
             is_empty = inputs[first].length <= _EMPTY_LENGTH
             hidden = hidden.masked_fill(is_empty[:, None, None], 0.0)
             pooled = pooled.masked_fill(is_empty[:, None], 0.0)

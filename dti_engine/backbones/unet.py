@@ -67,6 +67,8 @@ class UNetBackbone:
         self.device: torch.device = self._unet.device
         self.dtype: torch.dtype = self._unet.dtype
         self.image_size: int = unet.config["sample_size"] * self._downscale
+        # Whichever scheduler a checkpoint names for sampling, its betas and prediction type are
+        # those of its training, and every diffusers scheduler reads these under the same names.
         training: Any = DDIMScheduler.from_config(self._scheduler_config)
         self.objective: Objective = objective_from_scheduler(
             training.config["prediction_type"], training.alphas_cumprod.to(self.device)

@@ -72,6 +72,8 @@ class RunSummary:
         except OutputError as error:
             self.fail(name, error)
             return
+        # After the token is safe: a crash in between leaves a checkpoint that is not needed, while
+        # the other order could lose the training.
         self.checkpoints.remove(name)
         last, training = result.metrics[-1], result.artifact.manifest.training
         assert training

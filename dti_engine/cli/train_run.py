@@ -81,6 +81,7 @@ def train_bundles(
         refuse_unfinished(checkpoints, plans.names)
     with EventLog(output, on_lost=warn, echo=options.as_json) as log:
         run = _open_run(plans, config, changed, options, log)
+        # Only now, under the lock of the log: another run in this folder must not lose its tokens.
         if not options.resume:
             set_aside(output, [plan.name for plan in plans.subjects])
         summary = RunSummary(output, plans.names, checkpoints, log)

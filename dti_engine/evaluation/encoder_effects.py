@@ -176,6 +176,8 @@ def position_accuracy(states: Tensor) -> float:
     Means are taken over half of the words, and tested on the others. Nearest means are a linear
     classifier, as the first layer is linear. states: (words, positions, d).
     """
+    # Interleaved, since vocabularies are ordered by frequency: a split in the middle would test on
+    # rare words alone.
     means, unseen = states[::2].mean(dim=0), states[1::2]
     nearest = torch.cdist(unseen, means).argmin(dim=-1)  # (words, positions)
     return float((nearest == torch.arange(states.shape[1], device=states.device)).double().mean())

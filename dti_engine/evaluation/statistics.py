@@ -56,8 +56,12 @@ def bootstrap(
         raise ConfigurationError(
             f"an interval over subjects needs at least 2 subjects, got {count}; evaluate more"
         )
+    # Whole subjects are drawn, because the images of one subject are not independent. The seed is
+    # fixed, so that equal scores have equal intervals and all rows the same resamples.
     chosen = np.random.default_rng(seed).integers(count, size=(num_resamples, count))
     values = [statistic(mean) for mean in samples[chosen].mean(axis=1)]
+    # Two corrections as one shift of the percentile: the spread of a bootstrap is too small by
+    # sqrt((n - 1) / n), and the quantiles of few samples are Student's, not the normal ones.
     quantile = float(stats.t.ppf(0.025, count - 1))
     tail = NormalDist().cdf(math.sqrt(count / (count - 1)) * quantile)
     low, high = np.quantile(values, [tail, 1 - tail])
@@ -75,6 +79,8 @@ def prompt_score_at(points: Array, level: float) -> float:
     crossings = [
         prompt + (next_prompt - prompt) * (level - subject) / (next_subject - subject)
         for (subject, prompt), (next_subject, next_prompt) in pairwise(joined)
+        # One end below and one not: a segment along the level has no single crossing, and both its
+        # ends are in `reached`.
         if (subject < level) != (next_subject < level)
     ]
     return max(reached + crossings, default=-math.inf)

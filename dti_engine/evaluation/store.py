@@ -171,6 +171,7 @@ class EvaluationStore:
 def _claim(path: Path, identity: str) -> None:
     if not path.exists():
         atomic_write(path, identity.encode())
+    # As text: a field that this version has and the folder lacks is a difference too.
     elif path.read_text(encoding="utf-8") != identity:
         raise ConfigurationError(
             f"{str(path.parent)!r} holds an evaluation with other options or weights, or of "
@@ -190,6 +191,7 @@ def _lines(path: Path) -> list[bytes]:
         return []
     data = path.read_bytes()
     complete = data[: data.rfind(b"\n") + 1]
+    # Otherwise the next line would be appended to the torn one, and both would be lost.
     os.truncate(path, len(complete))
     return complete.splitlines()
 

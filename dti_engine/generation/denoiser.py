@@ -168,8 +168,10 @@ class Denoiser:
         layout = self._layout_of(tuple(batch))
         steps = [each.scheduler.steps[each.steps_done] for each in batch]
         device = self._backbone.device
+        # One small tensor for all images, and so one copy to the device per step.
         coefficients = torch.tensor([step[1:] for step in steps], dtype=torch.float32).to(device)
         scale, keep, add = coefficients[:, :, None, None, None].unbind(dim=1)
+        # Images may have different schedulers, but those of one model agree on the dtype of times.
         times = batch[0].scheduler.times(steps).to(device)
         latents = torch.stack([each.latents for each in batch])
         noisy = scale * latents
@@ -179,6 +181,8 @@ class Denoiser:
         # The negative row of an unguided image is its own row, and there `lerp` returns exactly the
         # conditional output, bit for bit.
         output = torch.lerp(output[layout.negative], output[: len(batch)], layout.guidance)
+        # Nothing has changed so far, so a caller may repeat the call with fewer images if memory
+        # ran out above.
         for each, updated in zip(batch, (keep * latents + add * output).unbind(), strict=True):
             each.latents = updated
             each.steps_done += 1
@@ -186,6 +190,7 @@ class Denoiser:
 
     def _layout_of(self, batch: tuple[DenoisingState, ...]) -> _CallLayout:
         """Return the layout of a batch, cached while no image joins or leaves."""
+        # States compare by identity, so an equal tuple means the same images in the same order.
         if self._layout is None or self._layout.batch != batch:
             self._layout = _lay_out(batch, self._backbone.device, self._shapes)
         return self._layout
@@ -205,6 +210,8 @@ def _lay_out(
         negative[i] = row
     return _CallLayout(
         batch,
+        # Padding repeats the first row, a valid input whose output is dropped; zeros might not be
+        # one.
         join([*parts, *parts[:1] * num_padding]),
         torch.tensor([*image_rows, *image_rows[:1] * num_padding], device=device),
         torch.tensor(negative, device=device),
@@ -247,6 +254,8 @@ def to_image(pixels: Tensor) -> Image.Image:
     Raises:
         GenerationFailedError: A pixel is not finite.
     """
+    # Conversion to integers turns NaN into some level: without the check, the image would be black
+    # or noise, without an error.
     if not bool(pixels.isfinite().all()):
         raise GenerationFailedError(
             "the model made no image but NaN or infinity; run it in float32 or bfloat16, since "

@@ -100,6 +100,8 @@ def generate(
     try:
         for start in range(0, len(requests), batch_size):
             batch = requests[start : start + batch_size]
+            # All images of this call have one number of steps, so whole batches go through
+            # together. A service, whose requests differ, lets images join and leave (`Denoiser`).
             states = begin(backbone, prompt_cache, batch, scheduler, (height, width))
             for _ in range(steps):
                 denoiser.step(states)

@@ -59,6 +59,9 @@ class _EncodingLRU:
         return len(self._entries)
 
     def get(self, key: PromptKey) -> Conditioning | None:
+        # Without the lock: under the GIL a lookup is atomic, and an encoding that is dropped
+        # meanwhile stays valid. It refreshes nothing, as `encode_each` puts every key that it has
+        # used.
         return self._entries.get(_weak(key))
 
     def put(self, key: PromptKey, encoding: Conditioning) -> None:
@@ -89,6 +92,8 @@ class _EncodingLRU:
                 self._lock.release()
 
     def _drop(self, key: _WeakKey) -> None:
+        # The key may hold a dead reference. It was hashed while its token lived and keeps that
+        # hash, and it still equals itself, which is enough to find it.
         del self._entries[key]
         for _, token in key[1]:
             if keys := self._keys_of.get(token):
@@ -139,6 +144,7 @@ class PromptCache:
             TokenError: As `prompts.bind`.
             ArtifactMismatchError: As `prompts.bind`.
         """
+        # In order of first use, so that chunks, and with them rounding, are reproducible.
         distinct = dict.fromkeys(keys)
         cached = {each: self._cache.get(each) for each in distinct}
         found = {each: encoding for each, encoding in cached.items() if encoding is not None}

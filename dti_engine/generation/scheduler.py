@@ -57,6 +57,7 @@ class LinearScheduler:
             table.append(SchedulerStep(time.item(), scale, keep, add))
             expected = keep * x + add * output
             size = abs(keep * x) + abs(add * output)
+            # Relative to the parts of the sum, not to the sum, which may cancel.
             if abs(found - expected) > _TOLERANCE * size:
                 raise ConfigurationError(
                     f"{type(scheduler).__name__} is not a linear one-step scheduler: at "

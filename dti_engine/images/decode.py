@@ -16,6 +16,8 @@ from dti_engine.errors import InvalidImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _SIDECAR_SUFFIXES = frozenset({".txt", ".json"})
+# Pillow reads dozens of formats, some with a history of faults, and EPS by starting Ghostscript. An
+# untrusted file gets these decoders alone, whatever its first bytes say.
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError)  # what Pillow raises for damaged files
 
@@ -172,5 +174,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def _composite(background: str, image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image
+    # A pixel that is fully transparent has an arbitrary colour, which a plain conversion to RGB
+    # would bring to light.
     canvas = Image.new("RGBA", image.size, background)
     return Image.alpha_composite(canvas, image.convert("RGBA"))

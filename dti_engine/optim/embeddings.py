@@ -44,6 +44,7 @@ class EmbeddingOptimizer(ABC):
         """`table` [rows, d] gives shape, device and dtype."""
         self.parameter = torch.zeros_like(table, requires_grad=True)
         self.active = torch.zeros(len(table), dtype=torch.bool, device=table.device)
+        # Per row, because each subject is at its own step of its own schedule.
         self._lr = table.new_zeros(len(table))
         self._tables: Mapping[str, Tensor] = {}
 
@@ -55,6 +56,7 @@ class EmbeddingOptimizer(ABC):
 
         Raises: ZeroVectorError if a vector is zero and the optimizer needs its direction.
         """
+        # Before the rows become active: a zero vector raises here, and must leave no active row.
         self._initialize(rows, initial, config)
         self.set_learning_rate(rows, config.lr)
         self.active[rows] = True
@@ -79,6 +81,8 @@ class EmbeddingOptimizer(ABC):
     def restore(self, rows: slice, state: Mapping[str, Tensor]) -> None:
         """Continue active rows from a `state` of the same names, shapes and dtypes."""
         for name, table in self._tables.items():
+            # In place: `parameter` is the leaf that gradients are taken for, and must stay the
+            # same.
             table[rows] = state[name].to(table)
 
     @abstractmethod
@@ -112,6 +116,8 @@ class DirectionOptimizer(EmbeddingOptimizer):
         self._mu, self._average = torch.zeros_like(table), torch.zeros_like(table)
         self._kappa, self._ema_decay, self._magnitudes = (per_row.clone() for _ in range(3))
         self._running = RunningNorm(per_row.clone(), per_row.clone(), beta2)
+        # Rate, kappa and decay are not among them. The config decides these, so `add_rows` sets
+        # them again, and the provenance of a checkpoint guards the config.
         self._tables = {
             "directions": self.parameter,
             "prior_means": self._mu,
@@ -122,8 +128,12 @@ class DirectionOptimizer(EmbeddingOptimizer):
         }
 
     def _initialize(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
+        # Converted before the division: a row that was normalised in float32 has length 1 only to
+        # float32, and the tests in float64 would see it.
         exact = initial.to(self._mu)
         self.parameter[rows] = self._mu[rows] = sphere.normalize(exact)
+        # The length of the initial embedding is m*: `initial_token` has given it the length that
+        # the config asks for.
         self._magnitudes[rows] = torch.linalg.vector_norm(exact, dim=-1)
         for state in (self._average, self._running.second_moment, self._running.weight):
             state[rows] = 0
@@ -147,6 +157,8 @@ class DirectionOptimizer(EmbeddingOptimizer):
     def step(self, gradient: Tensor) -> RowMetrics:
         v, running = self.parameter, self._running if self._running.beta2 > 0 else None
         report = step_rows_(v, gradient, self._mu, self._lr, self._kappa, running, self.active)
+        # lerp(v, a, b) = v + b (a - v) = b a + (1 - b) v, the moving average of the docstring. With
+        # b = 0 it is v itself, so that one formula serves rows with and without averaging.
         self._average.copy_(
             torch.where(
                 self.active.unsqueeze(-1),
@@ -156,6 +168,8 @@ class DirectionOptimizer(EmbeddingOptimizer):
         )
         return RowMetrics(
             gradient_norm=report.data_norm,
+            # 0 / 0 in inactive rows: `tabulate` leaves them out, so no epsilon has to spoil the
+            # others.
             prior_ratio=self._kappa / report.data_norm,
             step_angle=report.step_angle,
             prior_angle=sphere.geodesic_distance(self._learned_directions(), self._mu),
@@ -195,6 +209,7 @@ class AdamWOptimizer(EmbeddingOptimizer):
         for state in (self._first_moment, self._second_moment, self._steps):
             state[rows] = 0
         self._weight_decay[rows] = config.weight_decay
+        # The anchor is a mean over the token's vectors, and each row gets its own part of it here.
         self._anchor_weight[rows] = config.anchor_weight / len(initial)
 
     def embeddings(self) -> Tensor:
@@ -208,6 +223,7 @@ class AdamWOptimizer(EmbeddingOptimizer):
         before, active = self.parameter.clone(), self.active.unsqueeze(-1)
         lr = self._lr.unsqueeze(-1)
         self._steps += active
+        # Before the anchor is added: this norm tells whether the images reach the row.
         data_norm = torch.linalg.vector_norm(gradient, dim=-1)
         # At e = e_0 the distance has no gradient; torch's `normalize` returns zero there.
         gradient = gradient + self._anchor_weight * normalize(before - self._initial, dim=-1)
@@ -218,6 +234,7 @@ class AdamWOptimizer(EmbeddingOptimizer):
             state.copy_(torch.where(active, beta * state + (1 - beta) * observed, state))
         mean = self._first_moment / _debias(self._BETA1, self._steps)
         spread = (self._second_moment / _debias(self._BETA2, self._steps)).sqrt() + self._EPS
+        # Decoupled decay: it shrinks the row itself and does not pass through the moments.
         moved = (1 - lr * self._weight_decay) * before - lr * mean / spread
         self.parameter.copy_(torch.where(active, moved, before))
         return RowMetrics(
@@ -233,6 +250,8 @@ def new_embedding_optimizer(
     config: TrainConfig, num_rows: int, vocabulary: Tensor
 ) -> EmbeddingOptimizer:
     """Return the optimizer of the config's method, with inactive rows like `vocabulary` [V, d]."""
+    # At least float32. bfloat16 has a relative spacing of 2^-8, in which the last and smallest
+    # steps of a decaying rate would be rounded away.
     dtype = torch.promote_types(vocabulary.dtype, torch.float32)
     table = torch.zeros(num_rows, vocabulary.shape[1], dtype=dtype, device=vocabulary.device)
     if config.method == "dti":

@@ -114,6 +114,7 @@ class RiemannianSGD(torch.optim.Optimizer):
 
     def _step_group(self, group: dict[str, Any], active: Tensor | None) -> StepReport | None:
         rows: Tensor = group["params"][0]
+        # As in torch: a parameter that took no part in the loss is left alone, prior included.
         if rows.grad is None:
             return None
         running = self._running_norm(rows, group) if group["beta2"] > 0 else None
@@ -123,6 +124,8 @@ class RiemannianSGD(torch.optim.Optimizer):
 
     def _running_norm(self, rows: Tensor, group: dict[str, Any]) -> RunningNorm:
         """Return the live state of a group; it is zero before the first step."""
+        # In torch's `state`, not among the group's options, so that `state_dict` treats it as the
+        # state of a parameter and moves it to the parameter's device when it is loaded.
         state = self.state[rows]
         for name in ("second_moment", "weight"):
             state.setdefault(name, rows.new_zeros(len(rows)))

@@ -123,6 +123,7 @@ def vectorized_step_(
     Source: as `reference_step`.
     """
     g = gradient + vmf.gradient(mu, kappa)
+    # Now, since the projection overwrites g.
     raw_norm = _norm(g)
     g.addcmul_((g * v).sum(dim=-1, keepdim=True), v, value=-1)
     norm = scale = _norm(g)
@@ -132,10 +133,13 @@ def vectorized_step_(
     if running is not None:
         updated = running.updated(norm)
         scale = updated.scale()
+        # A row that does not move keeps its running norm as well: a NaN in it would outlast the
+        # step that caused it.
         running.second_moment.copy_(
             torch.where(moves, updated.second_moment, running.second_moment)
         )
         running.weight.copy_(torch.where(moves, updated.weight, running.weight))
+    # Rows that do not move may divide by zero here; `where` drops what follows from it.
     factor = lr / scale
     torch.addcmul(v, factor.unsqueeze(-1), g, value=-1, out=g)
     g.div_(sphere.length(g))
@@ -171,6 +175,7 @@ def step_rows_(
     written = (v[0], second_moment, weight)
     # The kernel writes these in place, and expects contiguous rows.
     dense = all(x is None or x.is_contiguous() for x in written)
+    # float64 is for tests, which compare forms in it, and takes the vectorised one.
     if v.is_cuda and v.dtype == torch.float32 and dense:
         from dti_engine.optim import rsgd_triton  # Triton is slow to import, and useless on a CPU
 
@@ -194,5 +199,7 @@ def _is_step(norm: Tensor, raw_norm: Tensor) -> Tensor:
 
 def _floor(dtype: torch.dtype) -> tuple[float, float]:
     """Return (relative, absolute): at most relative |raw| + absolute counts as a zero tangent."""
+    # sqrt(tiny): the squares of anything smaller underflow, so a norm that small says nothing about
+    # its vector.
     info = torch.finfo(dtype)
     return _ROUNDING_UNITS * info.eps, info.tiny**0.5

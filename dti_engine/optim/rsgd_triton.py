@@ -44,6 +44,7 @@ else:
     ):
         # One program per row; a block covers all d columns, so sums need no second pass.
         row = tl.program_id(0)
+        # In 64 bits: a product of row and stride in 32 bits overflows in a table of 2^31 numbers.
         row64 = row.to(tl.int64)
         columns = tl.arange(0, BLOCK)
         mask = columns < dim
@@ -61,6 +62,7 @@ else:
         moves = norm > relative_floor * tl.sqrt_rn(tl.sum(raw * raw)) + absolute_floor
         data_norm = tl.sqrt_rn(tl.sum(gradient * gradient))
         reported_norm = norm
+        # An argument that is None is a constant of the compilation, so this branch costs nothing.
         if active_ptr is not None:
             active = tl.load(active_ptr + row) != 0
             moves = moves & active
@@ -76,6 +78,8 @@ else:
                 tl.store(second_moment_ptr + row, second)
                 tl.store(weight_ptr + row, weight)
         factor = tl.div_rn(lr_row, scale)
+        # A condition around all of it: a row that does not move may have NaN as its new value, and
+        # must keep its bits.
         if moves:
             moved = v - factor * tangent
             moved = tl.div_rn(moved, tl.sqrt_rn(tl.sum(moved * moved)))
@@ -118,6 +122,7 @@ def step_rows_(
     second_moment, weight, beta2, eps = running or (None, None, 0.0, 0.0)
     relative_floor, absolute_floor = floor
     rows, dim = v.shape
+    # One allocation for three results.
     report = v.new_empty(3, rows)
     with torch.cuda.device_of(v):
         _kernel[(rows,)](
@@ -143,5 +148,7 @@ def step_rows_(
             BLOCK=triton.next_power_of_2(dim),
             enable_fp_fusion=False,  # multiply and add round separately, as in the plain version
         )
+    # Autograd does not see the kernel's writes. Without this line, a backward pass through a graph
+    # that has saved v would use the new rows and raise no error.
     torch.autograd.graph.increment_version(v)
     return report[0], report[1], report[2]

@@ -59,6 +59,7 @@ def retract(point: Tensor, tangent: Tensor) -> Tensor:
     Shapes: point, tangent [..., d] -> [..., d].
     Source: paper, eq. 2 (right); Algorithm 1, line 10.
     """
+    # No guard against zero: the tangent is orthogonal, so the sum is at least as long as the point.
     moved = point + tangent
     return moved / length(moved)
 
@@ -137,6 +138,7 @@ def mean_direction(points: Tensor, weights: Tensor | None = None) -> Tensor:
     exact = normalize(points.double())
     shares = _shares(weights, exact).unsqueeze(-1)
     _require_open_hemisphere(exact, _resolution(points))
+    # Not zero, since all points have a positive cosine with one pole, and so has their sum.
     mean = normalize((shares * exact).sum(dim=-2))
     for _ in range(_MAX_ITERATIONS):
         step = (shares * log_map(mean.unsqueeze(-2), exact)).sum(dim=-2)

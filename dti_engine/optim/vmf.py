@@ -62,6 +62,9 @@ def sample(
 def _propose(loc: Tensor, concentration: float, count: int, generator: torch.Generator) -> Tensor:
     """Return the accepted ones of `count` proposals: one round of `sample`."""
     dim = loc.shape[-1]
+    # Wood's b is (sqrt(4 k^2 + (d - 1)^2) - 2 k) / (d - 1), which cancels for large k. This is the
+    # same number without a difference. Likewise `sine` is sqrt(1 - x0^2), which cancels for x0 near
+    # 1.
     b = (dim - 1) / (2 * concentration + math.hypot(2 * concentration, dim - 1))
     x0, sine = (1 - b) / (1 + b), 2 * math.sqrt(b) / (1 + b)
     normal = torch.randn(count, dim, generator=generator, dtype=loc.dtype, device=loc.device)
@@ -69,6 +72,7 @@ def _propose(loc: Tensor, concentration: float, count: int, generator: torch.Gen
     t = (u * loc).sum(dim=-1, keepdim=True)
     spread = 1 + x0 * t
     proposal = ((x0 + t) * loc + sine * sphere.to_tangent(loc, u)) / spread
+    # w - x0 = (1 - x0^2) t / (1 + x0 t): again no difference of nearly equal numbers.
     log_ratio = concentration * sine**2 * t / spread - (dim - 1) * torch.log(spread)
     uniform = torch.rand(count, generator=generator, dtype=loc.dtype, device=loc.device)
     return sphere.normalize(proposal[log_ratio.squeeze(-1) >= torch.log(uniform)])

@@ -48,6 +48,7 @@ def outlier_flags(tokens: Mapping[str, TokenStatistics]) -> dict[str, list[str]]
             flags[name].append(reason)
     for group in _grouped(tokens, lambda token: token.training):
         angles = {name: token.prior_angle_deg for name, token in group.items()}
+        # 90 degrees take the place of a score's range of 0 .. 1.
         for name, z in modified_z_scores(angles, mad_floor=90 * _MAD_FLOOR).items():
             if abs(z) > _MAX_MODIFIED_Z:
                 flags[name].append(

@@ -81,10 +81,13 @@ class RunFolder:
         changes: dict[str, object] = {"quality": best.quality}
         if artifact is not last:
             changes["stop_reason"] = "chosen"
+            # Before the winner takes its place, so that a crash between the two loses neither.
             last.save(self.snapshot(name, _steps(last)))
         for index, (pixels, image) in enumerate(zip(best.images, best.quality.images, strict=True)):
             settings = {"prompt": image.prompt, "seed": image.seed, "step": _steps(artifact)}
             save_image(pixels, self.image(name, index), settings)
+        # The token comes last. A token with a quality counts as validated, so its images must be
+        # there when it appears; after a crash before this line, it is validated again.
         winner = replace(artifact, manifest=artifact.manifest.with_origin(**changes))
         winner.save(self.token(name))
         return winner

@@ -36,6 +36,8 @@ class SubjectHistory:
         match event["event"]:
             case "slot_assigned":
                 began_at = number(event, "step") or 0
+                # A subject that resumes from a checkpoint repeats the steps after it, and what was
+                # logged of them does not belong to its token.
                 self.losses = {step: x for step, x in self.losses.items() if step <= began_at}
                 self.steps = count(event, "steps")
                 self.is_finished = self.is_compared = False

@@ -94,6 +94,7 @@ class TokenValidator:
             batch_size=self._batch_size,
             on_step=lambda done, total: on_step(),
         )
+        # The requests of words come first; the images behind them are the candidates'.
         self._word_images |= dict(zip(words, images, strict=False))
         rest = iter(images[len(words) :])
         return [

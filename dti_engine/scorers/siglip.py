@@ -154,6 +154,7 @@ class Siglip:
         """
         pixels = self._preprocessing(images).to(self._model.device)
         image_features = _unit(self._model.vision_model(pixel_values=pixels).pooler_output)
+        # Text by text, so that a text's features do not depend on the batch that it came in.
         text_features = torch.stack([self._features(text) for text in texts])
         cosines = (image_features * text_features).sum(dim=-1)
         # `logit_scale` is stored as its logarithm.

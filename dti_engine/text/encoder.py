@@ -108,6 +108,8 @@ def vocabulary_magnitude(encoder: TextEncoder) -> float:
     Source: paper, section 3.1.
     """
     norms = torch.linalg.vector_norm(encoder.vocabulary().float(), dim=-1)
+    # In float64, since a mean over a whole vocabulary in float32 depends on the order of the sum,
+    # and so on the device; m* becomes part of every token.
     return float(norms[norms > 0].double().mean())
 
 
@@ -148,6 +150,7 @@ def nearest_words(
         raise ArtifactMismatchError(
             f"{encoder.name} has vectors of shape {(encoder.dim,)}, got {tuple(vector.shape)}"
         )
+    # On the CPU, where the token's rows are; a single pass over the table needs no GPU.
     table = encoder.vocabulary().detach().to("cpu", torch.float32)  # (V, d)
     trained = table.any(dim=-1).nonzero().flatten()  # (W,)
     rows, words = table[trained], encoder.words()

@@ -54,6 +54,8 @@ class EncoderInput:
         longest = max(part.ids.shape[1] for part in parts)
         wide = [
             EncoderInput(
+                # Any id of the vocabulary will do, as these positions are masked; a row must not be
+                # used.
                 _padded(part.ids, longest, 0),
                 _padded(part.row, longest, -1),
                 part.length,
@@ -103,8 +105,10 @@ def inject(embedded: Tensor, row: Tensor, rows: Tensor) -> Tensor:
 
     Shapes: embedded (B, S, d), row (B, S) int64, rows (R, d) -> (B, S, d).
     """
+    # An index into an empty table is an error, also where `where` would drop its result.
     if not len(rows):
         return embedded
+    # -1 would be the last row. It becomes row 0 here, whose value and gradient `where` drops.
     learned = rows.to(embedded.dtype)[row.clamp(min=0)]
     return torch.where(row.unsqueeze(-1) >= 0, learned, embedded)
 

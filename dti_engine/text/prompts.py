@@ -91,6 +91,7 @@ def _legacy_pooled_index(wrapped: Sequence[int], spans: Spans, encoder: str) -> 
     Source: transformers, CLIPTextModel with `eos_token_id` 2.
     """
     for rows_by_encoder in reversed(list(spans.values())):
+        # The last vector of a token has the highest of its ids.
         mark = -1 - rows_by_encoder[encoder][-1]
         if mark in wrapped:
             return wrapped.index(mark)
@@ -111,6 +112,8 @@ def _marked_ids(
     pieces = _MENTION.split(" " * encoding.instruction + prompt.strip())
     for index, piece in enumerate(pieces):
         if index % 2 == 0:
+            # The blank before a placeholder belongs to the learned rows, as it does to a word. Only
+            # the last piece keeps its end, since no placeholder follows it.
             text = piece if index == len(pieces) - 1 else piece.rstrip()
             ids += encoder.segment_ids(text) if text else []
             continue
@@ -154,12 +157,14 @@ def bind(
         require_placeholder(name)
     spans: dict[LearnedToken, dict[str, range]] = {}
     # Rows of distinct tokens, in order of first use; their number may differ by encoder.
+    # By identity, as tokens compare: equal rows of two tenants stay two tokens.
     starts = dict.fromkeys(encoders, 0)
     for token in dict.fromkeys(token for sample in tokens for token in sample.values()):
         _require_fit(token, encoders)
         ends = {name: start + token.num_vectors(name) for name, start in starts.items()}
         spans[token] = {name: range(starts[name], ends[name]) for name in encoders}
         starts = ends
+    # The empty table gives the right width where no prompt has a token.
     rows = {
         name: torch.cat([torch.empty(0, encoder.dim), *(token.embeddings[name] for token in spans)])
         for name, encoder in encoders.items()
@@ -168,7 +173,9 @@ def bind(
     instructed = [False] * len(prompts) if instructions is None else instructions
     encodings = [
         PromptEncoding(
-            common_pooling(token for name, token in sample.items() if name in prompt), instruction
+            # Only of tokens that the prompt mentions: one that is merely bound changes no image.
+            common_pooling(token for name, token in sample.items() if name in prompt),
+            instruction,
         )
         for prompt, sample, instruction in zip(prompts, tokens, instructed, strict=True)
     ]
@@ -189,6 +196,7 @@ def truncated_pieces(
             for index, piece in enumerate(_MENTION.split(prompt.strip()))
             if piece.strip()
         )
+        # An empty prompt has only what every prompt has: begin and end, or begin alone.
         room = encoder.max_length - len(encoder.wrap_ids([]))
         if num_pieces > room:
             truncated[name] = num_pieces - room

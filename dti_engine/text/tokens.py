@@ -95,6 +95,7 @@ def slerp_tokens(a: LearnedToken, b: LearnedToken, t: float, *, placeholder: str
     blended: dict[str, Tensor] = {}
     for name in a.embeddings:
         magnitude = torch.lerp(magnitudes_a[name], magnitudes_b[name], t)
+        # Vector by vector: the i-th vectors of two tokens stand at the same position of a prompt.
         blended[name] = magnitude.unsqueeze(-1) * sphere.slerp(
             directions_a[name], directions_b[name], t
         )

@@ -101,6 +101,8 @@ def profile_step(
         ConfigurationError: As `Trainer`.
     """
     try:
+        # A function of its own: its frame holds the trainer, and must be gone before memory is
+        # released below. For the same reason the error is not kept beyond its handler.
         return _profile_step(backbone, config, num_slots, max_vectors, bytes_before)
     except (RuntimeError, MemoryError) as error:
         if not devices.is_out_of_memory(error):
@@ -174,6 +176,8 @@ def autotune_slots(
     measured, is_full = search_sizes(profile, max_slots=max_slots, budget_bytes=budget_bytes)
     if not measured and not backbone.recompute:
         backbone.recompute = True
+        # The switch stays on after the search: what was measured with it can only be trained with
+        # it.
         measured, is_full = search_sizes(profile, max_slots=max_slots, budget_bytes=budget_bytes)
     if not measured:
         raise _out_of_memory(config, num_slots=1, available_bytes=available_bytes)
@@ -237,6 +241,8 @@ def search_sizes(
         return not measured or found.steps_per_s >= _MIN_GAIN * measured[-1].steps_per_s
 
     size = 1
+    # A single slot counts even if it exceeds the budget: there is no smaller size to fall back on,
+    # and the budget has a reserve.
     while (found := profile(size)) and (not measured or found.peak_bytes <= budget_bytes):
         if not is_faster(found) and (again := profile(size)):
             # Other load on the machine may have slowed the first measurement, so the better counts.
@@ -245,6 +251,7 @@ def search_sizes(
         measured.append(found)
         if is_last:
             return measured, False
+        # At most twice the size, as a linear prediction from smaller sizes is a guess further away.
         larger = range(size + 1, min(2 * size, max_slots) + 1)
         fitting = [each for each in larger if _predicted_bytes(measured, each) <= budget_bytes]
         if not fitting:
@@ -263,6 +270,7 @@ def fewest_fast_slots(measured: Sequence[StepProfile], num_subjects: int) -> int
     steps_s = np.interp(
         sizes, [each.slots for each in measured], [each.step_s for each in measured]
     )
+    # Rounds are rounded up: an empty slot of the last round costs as much as a full one.
     times = [math.ceil(num_subjects / n) * step for n, step in zip(sizes, steps_s, strict=True)]
     return next(
         n for n, total_s in zip(sizes, times, strict=True) if total_s <= _MIN_GAIN * min(times)

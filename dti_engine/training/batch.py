@@ -63,8 +63,13 @@ def draw_samples(
 
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
     """
+    # The order of these draws is fixed for good. A token is a function of its seed: another order
+    # would give the same seed other samples, also to subjects that resume from a checkpoint of an
+    # older version.
     rng = _generator(seed, step)
     crop_counts = np.asarray(num_crops)
+    # First an image, then one of its crops. A draw from all crops at once would prefer images with
+    # many of them.
     images = rng.integers(len(crop_counts), size=batch_size)
     crops = (np.cumsum(crop_counts) - crop_counts)[images] + rng.integers(crop_counts[images])
     captions = rng.integers(num_captions, size=batch_size)
@@ -92,9 +97,12 @@ def draw_fixed_samples(
     """
     rng = _generator(seed, _FIXED_STEP)
     crop_counts = np.asarray(num_crops)
+    # `resize` repeats the permutation, so that images occur equally often, some once more.
     images = np.resize(rng.permutation(len(crop_counts)), size)
     crops = (np.cumsum(crop_counts) - crop_counts)[images] + rng.integers(crop_counts[images])
     captions = np.resize(rng.permutation(num_captions), size)
+    # Permuted, since images take turns in the order of the samples: without it, the later images
+    # of each round would have the later times.
     u = rng.permutation((np.arange(size) + 0.5) / size)
     noise = rng.standard_normal((size, *latent_shape), dtype=np.float32)
     return _draws(crops, captions, _shifted(u, shift), np.zeros_like(noise), noise)
@@ -151,6 +159,7 @@ def blank_samples(backbone: Backbone, config: TrainConfig) -> TrainingBatch:
     """Return the samples of an empty slot: the usual shapes, but no learned row and no gradient."""
     shape = backbone.latent_shape(config.resolution, config.resolution)
     zeros = torch.zeros(config.batch_size, *shape, device=backbone.device)
+    # An empty prompt, of which `PromptBatch.concat` makes the length of the longest one.
     prompts = tokenize([""] * len(zeros), backbone.text_encoders, [{}] * len(zeros))
     ones = torch.ones_like(zeros[:, :1])
     micro_conditioning = MicroConditioning.whole(config.resolution, config.resolution)

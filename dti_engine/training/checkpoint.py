@@ -60,6 +60,7 @@ class Checkpoint:
         cls, slot: TrainingSlot, index: int, optimizers: Mapping[str, EmbeddingOptimizer]
     ) -> Self:
         """Return the checkpoint of a slot that has done at least a step, all of them flushed."""
+        # `state` copies, so that training may go on while another thread writes the checkpoint.
         states = {
             name: {key: value.cpu() for key, value in optimizer.state(slot.rows[name]).items()}
             for name, optimizer in optimizers.items()
@@ -86,6 +87,8 @@ class Checkpoint:
                 _layout(self.states.get(name, {})),
                 _layout(optimizers[name].state(span)),
             )
+            # Only if the provenance matches. Otherwise a difference there explains the other
+            # layout, and is what the user can correct.
             if not changes and saved != expected:
                 changes.append(f"the state for {name} was {saved}, is now {expected}")
         if changes:
@@ -132,6 +135,8 @@ class Checkpoint:
             raise CheckpointError(f"bad header: {explain(error, CheckpointHeader)}") from error
         values = tensors.pop(_METRICS, torch.zeros(0))
         steps = header.provenance.config.steps
+        # Equal numbers are a contradiction too: a subject with all its steps has a token, and no
+        # checkpoint.
         if not header.step < steps or values.shape != (header.step, len(_COLUMNS)):
             raise CheckpointError(
                 f"it contradicts itself: step {header.step} of {steps}, metrics {[*values.shape]}"
@@ -140,6 +145,7 @@ class Checkpoint:
         metrics = [StepMetrics(name, 1 + step, *row) for step, row in enumerate(values.tolist())]
         states: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
+            # From the right: the name of a state has no slash.
             encoder, _, key = name.rpartition("/")
             states.setdefault(encoder, {})[key] = value
         return cls(header, states, tuple(metrics))
@@ -161,6 +167,8 @@ class Checkpoint:
         """
         try:
             with path.open("rb") as file:
+                # One byte more than allowed tells that a file is too large without reading the
+                # rest.
                 data = file.read(_MAX_BYTES + 1)
             return replace(cls.from_bytes(data), path=path)
         except OSError as error:
@@ -184,6 +192,7 @@ def _read_header(data: bytes, tensors: Mapping[str, Tensor]) -> CheckpointHeader
     found = read_checked(_METADATA_KEY, data, tensors)
     if found is None:
         raise CheckpointError("it has no header, so it is not a checkpoint")
+    # The version comes before the digest and the fields: of a newer file, neither is known.
     version = AnyManifest.model_validate_json(found.text).schema_version
     if version > SCHEMA_VERSION:
         raise CheckpointError(

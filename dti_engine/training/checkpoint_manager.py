@@ -52,6 +52,8 @@ class CheckpointManager:
 
         May be called from another thread or from a signal handler.
         """
+        # A plain assignment, because a signal handler runs between two bytecodes of the very thread
+        # that trains: a lock that this thread holds would never be released.
         self.stop_requested = True
 
     def path(self, name: str) -> Path:
@@ -80,6 +82,8 @@ class CheckpointManager:
         try:
             checkpoint.save(self.path(name))
             self.saved_steps[name] = checkpoint.header.step
+        # A full disk need not end a run of days. The previous checkpoint of the subject is still
+        # there, since files are replaced atomically.
         except OutputError as error:
             self._on_save_error(name, error)
 

@@ -47,6 +47,8 @@ def train(
     Raises:
         ConfigurationError: As `Trainer`, at the call, before the first result.
     """
+    # Outside of the generator, so that a wrong option raises at the call, not when the first result
+    # is taken.
     trainer = Trainer(
         backbone,
         config,
@@ -85,6 +87,8 @@ def _fill_slots(
         if (subject := next(queue, None)) is None:
             return
         try:
+            # Only errors of the subject are caught, a bad checkpoint among them. Anything else,
+            # such as a lack of memory, would meet the next subject too, and ends the run.
             trainer.add(subject, checkpoints.load(subject.id) if checkpoints else None)
         except SubjectError as error:
             yield TrainingResult(subject.without_images(), error=error.bare())
@@ -94,11 +98,13 @@ def _save_checkpoints(
     trainer: Trainer, checkpoints: CheckpointManager, *, save_all: bool
 ) -> Iterator[TrainingResult]:
     """Save the subjects that are due; yield those that the flush before it shows to have ended."""
+    # A subject without a step has nothing to save: it starts again at no cost.
     steps = {index: slot.step for index, slot in enumerate(trainer.slots) if slot and slot.step}
     due = [index for index, step in steps.items() if save_all or checkpoints.is_due(step)]
     if due:
         yield from trainer.flush()
     # In order of slots: a run killed half-way through then refills its slots in the same order.
     for index in due:
+        # The flush may have ended it.
         if trainer.slots[index]:
             checkpoints.save(trainer.checkpoint(index))

@@ -43,11 +43,16 @@ class StepMetrics:
                 f"the norm of its gradient is {self.gradient_norm}; run the model in float32 or "
                 "bfloat16, since float16 overflows"
             )
+        # Exactly zero, not small: a gradient of any other size is normalised to a full step, but a
+        # row that the loss does not reach would be moved by the prior alone.
         if self.weakest_gradient_norm == 0:
             return (
                 "the gradient of one of its vectors is exactly zero, so the images do not reach "
                 "it; run the model in float32 or bfloat16, since float16 underflows"
             )
+        # The step refuses a tangent gradient that is no more than rounding (`rsgd._is_step`). With
+        # a prior this means that kappa mu, which is nearly radial at first, has swallowed the
+        # gradient.
         if self.step_angle_rad == 0 and self.prior_ratio > 0:
             return (
                 f"it does not move: the prior is {self.prior_ratio:.1e} times the gradient of the "
@@ -72,10 +77,13 @@ def tabulate(
         return torch.cat([each.unflatten(0, (len(losses), -1)) for each in values], dim=1)
 
     def mean(values: Sequence[Tensor]) -> Tensor:
+        # `where`, not a product with the mask: an inactive row has kappa / 0, and NaN times zero is
+        # NaN. An empty slot gives 0 / 0, which nothing reads.
         return torch.where(active, by_slot(values), 0).sum(dim=1) / active.sum(dim=1)
 
     active = by_slot([optimizer.active for optimizer in optimizers])  # (K, encoders * V)
     gradient_norms = [row.gradient_norm for row in row_metrics]
+    # In the order of the fields of `StepMetrics`; `record` and the checkpoint rely on it.
     columns = [
         losses,
         fixed_losses,

@@ -41,6 +41,8 @@ class Provenance(BaseModel):
 
     model_config = _STRICT
 
+    # Slot and shape of the batch are left out on purpose. They change rounding alone, and a run
+    # must be able to resume on a machine that has room for other numbers.
     subject: str
     placeholder: str
     initializer: str
@@ -112,6 +114,8 @@ def notes_sha256(images: Sequence[ImageProvenance]) -> str | None:
     """Return the digest of the captions and masks of images, or None if there are none."""
     if not any(each.caption_sha256 or each.mask_sha256 for each in images):
         return None
+    # Names are hashed along with the notes, so that a caption that moves to another image is a
+    # change.
     return _sha256("".join(f"{each.model_dump_json()}\n" for each in images).encode())
 
 
@@ -130,6 +134,8 @@ def _image_change(names: Sequence[str]) -> str:
 
 
 def _mask_sha256(mask: Image.Image) -> str:
+    # The pixels, as they are what training uses; the size first, since pixels alone do not tell 2 x
+    # 8 from 4 x 4.
     return _sha256(f"{mask.size} ".encode() + mask.tobytes())
 
 

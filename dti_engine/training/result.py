@@ -40,6 +40,7 @@ def result_if_ended(
     learned: encoder name -> (R, d), `EmbeddingOptimizer.learned` of the whole table.
     """
     subject, metrics, config = slot.subject, slot.metrics, slot.config
+    # First, because the last step of the budget may be the one that failed.
     if failure := metrics[-1].failure():
         error = TrainingFailedError(
             f"subject {subject.id!r} failed at step {metrics[-1].step} of {config.steps}: {failure}"
@@ -47,6 +48,8 @@ def result_if_ended(
         return TrainingResult(subject, error=error, metrics=metrics)
     if slot.step == config.steps:
         stop_reason = "budget"
+    # Only at an evaluation of its own. A neighbour may cause a flush at any step, and must not
+    # decide when this subject ends.
     elif slot.step % config.eval_every == 0 and has_converged(slot.fixed_losses, config):
         stop_reason = "converged"
     else:
@@ -70,6 +73,7 @@ def build_artifact(
     embeddings = {name: learned[name][span].detach() for name, span in slot.rows.items()}
     token = LearnedToken(
         subject.placeholder,
+        # A copy: the slice may be a view of the table, whose rows the next subject overwrites.
         {name: each.float().cpu().clone() for name, each in embeddings.items()},
         slot.config.pooling if backbone.pools else "eos",
     )

@@ -30,8 +30,11 @@ def has_converged(fixed_losses: Sequence[float], config: TrainConfig) -> bool:
     Source: patience as in Prechelt 1998, "Early Stopping - But When?"; the fixed batch as in
     Voronov et al. 2023, "Is This Loss Informative?" (DVAR).
     """
+    # There must be a loss before the last `patience` evaluations to compare them with.
     if not 0 < config.patience < len(fixed_losses):
         return False
     before, recent = fixed_losses[: -config.patience], fixed_losses[-config.patience :]
     lowest = min(before)
+    # Relative to the decrease, not to the loss: most of a loss is noise that no token can predict,
+    # and how much of it depends on the model and on the times in the fixed batch.
     return lowest - min(recent) <= config.min_improvement * (fixed_losses[0] - lowest)

@@ -29,6 +29,7 @@ from dti_engine.training.batch import SampleDraws, TrainingBatch, draw_fixed_sam
 from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.provenance import Provenance
 
+# Without a backward pass, an evaluation of two batches costs about two thirds of a step.
 _FIXED_BATCH_SCALE = 2  # size of the fixed batch, in training batches
 
 
@@ -52,6 +53,8 @@ class PreparedSubject:
         """Return the samples that were drawn, on the device of the latents."""
         mean, std = self.latents.mean, self.latents.std
         draws = draws.to(mean.device)
+        # A new sample of the autoencoder's posterior in each step, as in the training of the model.
+        # On the fixed batch the posterior noise is zero, which gives the mean.
         latents = Latents(mean[draws.crops], std[draws.crops]).sample(draws.posterior)
         # `draws.captions` covers every sample, so that an image's own caption does not change the
         # draws of the others.
@@ -92,6 +95,8 @@ class TrainingSlot:
     @property
     def fixed_losses(self) -> list[float]:
         """The losses on the fixed batch before training and after every `eval_every` steps."""
+        # Steps count from 1, so the first evaluation is at index `every - 1`. In between, the
+        # metrics repeat the last evaluation.
         every = self.config.eval_every
         return [self.first_fixed_loss] + [
             each.fixed_loss for each in self.metrics[every - 1 :: every]
@@ -111,8 +116,10 @@ class TrainingSlot:
         """
         elapsed_s, new_metrics = time.monotonic() - self.added_at, list[StepMetrics]()
         for step in range(self.step - self.num_unflushed, self.step):
+            # A negative index: the last row of values is the last step, whenever the subject came.
             step_values = values[step - self.step]
             new_metrics.append(StepMetrics(self.subject.id, step + 1, elapsed_s, *step_values))
+            # Later steps of this flush began from a broken row, so their metrics mean nothing.
             if new_metrics[-1].failure():
                 break
         self.num_unflushed = 0
@@ -167,6 +174,7 @@ def initial_token(
             ).float()
         length = magnitude(config, magnitudes[name])
         count = len(pieces) if subject.num_vectors is None else subject.num_vectors
+        # Fewer vectors than pieces would drop a part of the phrase.
         if not len(pieces) <= count <= max_vectors:
             raise TokenError(
                 f"{subject.placeholder} would have {count} vectors in {name}; allowed are "
@@ -175,6 +183,8 @@ def initial_token(
             )
         if length is not None:
             pieces = length * sphere.normalize(pieces)
+        # Repeated pieces start as equal rows. They part from the first step on, because they stand
+        # at different positions of the prompt and so get different gradients.
         embeddings[name] = pieces[torch.arange(count) % len(pieces)]
     return LearnedToken(subject.placeholder, embeddings)
 
@@ -193,6 +203,7 @@ def prepare(
     """
     if not subject.images:
         raise InvalidImageError("the subject has no images; give at least 1, better 3 to 6")
+    # The seed is half of the generator's key, see `draw_samples`.
     if not 0 <= subject.seed < 2**64:
         raise SubjectError(f"a seed must lie in 0 .. 2**64 - 1, got {subject.seed}")
     config = subject.config or config
@@ -206,6 +217,7 @@ def prepare(
         shift=config.shift,
     )
     num_vectors = {name: span.stop - span.start for name, span in rows.items()}
+    # The digests are taken here because nothing keeps the images after this function.
     provenance = Provenance.of(subject, num_vectors, backbone, config)
     fixed_batch = prepared.samples(draws)
     return TrainingSlot(subject.without_images(), provenance, config, rows, prepared, fixed_batch)
@@ -214,6 +226,8 @@ def prepare(
 def _prepare_data(
     subject: Subject, rows: Mapping[str, slice], backbone: Backbone, config: TrainConfig
 ) -> PreparedSubject:
+    # Row numbers become part of the tokenized captions, so a step does no text processing at all;
+    # the price is that a subject is prepared for one slot and cannot move to another.
     spans = {name: range(span.start, span.stop) for name, span in rows.items()}
     templates, captions = CAPTION_TEMPLATES[config.captions], _own_captions(subject)
     prompts = [each.replace("{}", subject.placeholder) for each in (*templates, *captions.values())]
@@ -231,6 +245,7 @@ def _prepare_data(
         mean=torch.cat([each.mean for each in encoded]),
         std=torch.cat([each.std for each in encoded]),
     )
+    # Captions of images stand behind the templates. An index of -1 means none, see `samples`.
     caption_index = {image: len(templates) + i for i, image in enumerate(captions)}
     own = [caption_index.get(image, -1) for image, each in enumerate(by_image) for _ in each]
     weights = mask_weights([crop.mask for crop in crops], *latents.mean.shape[2:])

@@ -82,6 +82,9 @@ class Trainer:
             )
         encoders = backbone.text_encoders
         self.slots: list[TrainingSlot | None] = [None] * num_slots
+        # One table per encoder with `max_vectors` rows for every slot, used or not. The size of the
+        # table belongs to the shape of the batch, and a slot's rows never move, so a subject comes
+        # and goes without touching the state of its neighbours.
         self.optimizers: dict[str, EmbeddingOptimizer] = {
             name: new_embedding_optimizer(config, num_slots * max_vectors, encoder.vocabulary())
             for name, encoder in encoders.items()
@@ -94,7 +97,10 @@ class Trainer:
             on_snapshot,
         )
         self._magnitudes = {name: vocabulary_magnitude(each) for name, each in encoders.items()}
+        # Made once: the samples of an empty slot are the same in every step.
         self._blank = blank_samples(backbone, config)
+        # On the device, beside the losses of the steps: reading a loss at each evaluation would
+        # wait for all work that was submitted before it.
         self._fixed_losses = torch.zeros(num_slots, device=backbone.device)
         self._unflushed: list[Tensor] = []  # one (K, values) per step, see `tabulate`
 
@@ -112,6 +118,8 @@ class Trainer:
             SubjectError: It cannot be trained, or not in this batch; the trainer is unchanged.
             CheckpointError: The checkpoint is of another training; the trainer is unchanged.
         """
+        # The first free slot, not just any: the slot decides how sums round, so it must depend on
+        # the order of events alone.
         index, backbone, config = self.slots.index(None), self._backbone, self._config
         if subject.config and (reason := subject.config.incompatibility_with(config)):
             raise SubjectError(
@@ -129,6 +137,7 @@ class Trainer:
         )
         first = index * self._max_vectors
         rows = {name: slice(first, first + token.num_vectors(name)) for name in self.optimizers}
+        # All that can refuse the subject comes before the first change of the trainer's state.
         slot = prepare(subject, rows, backbone, config)
         if checkpoint:
             checkpoint.require_match(slot, self.optimizers)
@@ -137,9 +146,12 @@ class Trainer:
         try:
             if checkpoint:
                 checkpoint.restore(slot, self.optimizers)
+                # Until its next evaluation a subject reports its last one again. Without this line,
+                # that would be the last one of the slot's previous subject.
                 self._fixed_losses[index] = slot.metrics[-1].fixed_loss
             else:
                 self._evaluate_fixed_batch(index, slot)
+                # This waits for the device, but only once per subject.
                 slot.first_fixed_loss = float(self._fixed_losses[index])
         except BaseException:
             # The slot stays free, so its rows must not stay active. If the next subject here has
@@ -165,8 +177,14 @@ class Trainer:
             [slot.next_batch() if slot else self._blank for slot in self.slots]
         )
         losses = self._losses(batch, {n: each.embeddings() for n, each in self.optimizers.items()})
+        # The mean over a subject's samples, and below the sum over subjects. A mean over subjects
+        # would divide each gradient by the number of slots and so make kappa, which is added to the
+        # gradient, count for more in a larger packing. An empty slot is part of the sum, but its
+        # samples use no row, so it adds nothing to any gradient.
         losses = losses.unflatten(0, (-1, self._config.batch_size)).mean(dim=1)  # (K,)
+        # `grad`, not `backward`: nothing accumulates in `.grad`, so nothing has to be cleared.
         gradients = torch.autograd.grad(losses.sum(), [each.parameter for each in optimizers])
+        # Before every step: each subject is at a step of its own schedule.
         for slot in self._occupied():
             for name, optimizer in self.optimizers.items():
                 optimizer.set_learning_rate(slot.rows[name], learning_rate(slot.config, slot.step))
@@ -179,6 +197,9 @@ class Trainer:
             if slot is not None:
                 slot.step += 1
                 slot.num_unflushed += 1
+                # After the step, so that the loss is that of what the token would be now. A step at
+                # which the subject may end is evaluated too: the manifest reports the loss of its
+                # last step.
                 if slot.step % slot.config.eval_every == 0 or slot.is_sync_step(
                     self._snapshot_steps
                 ):
@@ -186,6 +207,8 @@ class Trainer:
         self._unflushed.append(
             tabulate(losses.detach(), self._fixed_losses, optimizers, row_metrics)
         )
+        # A subject that may end at this step cannot wait for the next flush: until then it would be
+        # trained beyond its budget.
         is_sync = any(slot.is_sync_step(self._snapshot_steps) for slot in self._occupied())
         return self.flush() if is_sync or len(self._unflushed) == self._flush_every else []
 
@@ -204,11 +227,15 @@ class Trainer:
         self.slots[:] = [each if i == index else None for i, each in enumerate(all_slots)]
         for name, optimizer in self.optimizers.items():
             span = slot.rows[name]
+            # The mask alone, since `remove_rows` and `add_rows` would reset the neighbours' state.
             optimizer.active[: span.start] = optimizer.active[span.stop :] = False
         try:
             return [*self.step(), *self.flush()]
         finally:
+            # A step that fails after its metrics were tabulated leaves them behind, and the next
+            # isolated step, of another slot, must not find them.
             self._unflushed.clear()
+            # None, if the step has ended the subject.
             all_slots[index] = self.slots[index]
             self.slots[:] = all_slots
             # The step may have ended this subject, so its own rows keep the state they have now.
@@ -225,6 +252,7 @@ class Trainer:
         if not self._unflushed:
             return []
         values = torch.stack(self._unflushed).tolist()  # [steps][K][values], in one device read
+        # Now, since a callback below may raise: the next flush must not record these steps again.
         self._unflushed.clear()
         learned = {name: optimizer.learned() for name, optimizer in self.optimizers.items()}
         metrics, results = list[StepMetrics](), list[TrainingResult]()
@@ -250,6 +278,8 @@ class Trainer:
     @torch.no_grad()
     def _evaluate_fixed_batch(self, index: int, slot: TrainingSlot) -> None:
         """Compute a subject's loss on its fixed batch, without neighbours that could change it."""
+        # What the token would keep, which is the moving average if there is one: early stopping has
+        # to judge the token, not the point that training has reached.
         learned = {name: optimizer.learned() for name, optimizer in self.optimizers.items()}
         self._fixed_losses[index] = self._losses(slot.fixed_batch, learned).mean()
 

@@ -142,6 +142,7 @@ def _check_zip_directory(path: Path, limits: BundleLimits) -> None:
         size = file.seek(0, 2)
         file.seek(max(0, size - _ZIP_END.size - _ZIP_MAX_COMMENT_BYTES))
         tail = file.read()
+    # The last one, as zipfile searches it: both must find the same directory.
     start = tail.rfind(b"PK\5\6")
     if start < 0 or start + _ZIP_END.size > len(tail):
         raise InvalidBundleError("a damaged zip file: its end is missing; pack it again")
@@ -159,6 +160,8 @@ def _check_zip_directory(path: Path, limits: BundleLimits) -> None:
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
     """Return the stored name; zipfile decodes the UTF-8 that some programs do not mark as cp437."""
+    # `orig_filename` is the stored name. `filename` already ends at the first NUL byte, so that a
+    # dangerous name could pass the rules as a harmless one.
     if info.flag_bits & _ZIP_UTF_8:
         return info.orig_filename
     return info.orig_filename.encode("cp437").decode("utf-8", "surrogateescape")
@@ -207,6 +210,7 @@ class _LimitedStream(io.BufferedIOBase):
 def _tar_members(path: Path, limits: BundleLimits) -> Iterator[ArchiveMember]:
     """Yield all members of a tar file, gzipped or not, in one pass from begin to end."""
     with path.open("rb") as file:
+        # By content: a .tar.gz that is not compressed, and a .tar that is, are both common.
         is_gzipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
         file.seek(0)
         plain = gzip.GzipFile(fileobj=file) if is_gzipped else file

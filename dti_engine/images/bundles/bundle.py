@@ -111,6 +111,7 @@ def check_bundle(
         for name, data in files.items():
             try:
                 image = decoder.image(name, data)
+                # Before the mask is decoded: a copy, or an image beyond the limit, is not worth it.
                 _check_among(image, images, limits)
                 notes = description.images.get(name, ImageNotes())
                 mask = _mask(notes.mask, image, contents.files, decoder)

@@ -67,6 +67,8 @@ class Decoder:
         timer = Timer(self._limits.decoder_timeout_s, expire)
         timer.start()
         try:
+            # The child reads a whole request before it writes, so the two never block on full
+            # pipes.
             process.stdin.write(decoder_process.REQUEST.pack(kind, len(data)))
             process.stdin.write(data)
             process.stdin.flush()

@@ -27,6 +27,7 @@ def main() -> None:
     _limit_memory(int(memory_bytes))
     limits = ImageLimits(int(max_bytes), float(max_megapixels), int(min_side_px))
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    # Everything is imported by now, so no image pays for the start with its timeout.
     replies.write(READY)
     replies.flush()
     while header := requests.read(REQUEST.size):
@@ -59,6 +60,7 @@ def _reply(kind: bytes, data: bytes, limits: ImageLimits) -> tuple[bytes, bytes]
 def _limit_memory(memory_bytes: int) -> None:
     import resource
 
+    # A crash must not write a stranger's image to the disk as a core dump.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(ValueError):  # macOS has the limit and does not let it be set
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

@@ -19,6 +19,7 @@ from dti_engine.images.bundles.members import (
 DESCRIPTION = "bundle.json"
 
 _CHUNK_BYTES = 1 << 16
+# Archives are told by their content, since a renamed one would be reported as a damaged image.
 _ARCHIVE_MAGIC = (
     b"PK\x03\x04",
     b"PK\x05\x06",
@@ -86,6 +87,8 @@ def _add(
         return None
     if member.rejection:
         return reject(member.rejection)
+    # On some systems the two are one file, whose content would depend on the order of writing: one
+    # bundle would be two subjects.
     other = seen.setdefault(collision_key(name), name)
     if other != name or name in contents.files:
         return reject(f"means the same file as {other!r} on some systems; rename one")
