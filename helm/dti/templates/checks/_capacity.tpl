@@ -130,7 +130,7 @@ Whether a cluster can hold the actors of a model, and if not, why:
 {{- $given := hasKey $generation $limit }}
 {{ include "dti.checkCapacity" (dict "root" $root "cluster" "inference" "model" $name "key" (printf "models.%s.generation.%s" $name $limit) "count" ($given | ternary (index $generation $limit) (index $defaults.generation $limit)) "given" $given "gpus" $engineGpus "cpus" $engineCpus "labels" (kindIs "invalid" $generation.labels | ternary $model.labels $generation.labels) "actor" "engine") }}
 {{- end }}
-{{- if and (eq (int ($generation.min_engines | default 1)) 0) (hasKey $generation "min_engines") (not $root.Values.inference.serveFromHead) }}
+{{- if and (hasKey $generation "min_engines") (eq (int $generation.min_engines) 0) (not $root.Values.inference.serveFromHead) }}
 - models.{{ $name }}.generation.min_engines is 0 and inference.serveFromHead is false: without an engine, only the head takes requests, so no request would ever start one. Set min_engines to 1 or more, or serveFromHead to true.
 {{- end }}
 {{- end }}
