@@ -65,6 +65,8 @@ class TrainConfig(BaseModel):
     methods are side by side: docs/decisions/0012-flat-train-config.md says why.
     """
 
+    # Strict, and no unknown fields: a misspelt name would leave a default in place, and hours later
+    # a token that was trained with other values than those asked for.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     method: Method = Field(
@@ -178,6 +180,9 @@ class TrainConfig(BaseModel):
 
     def changed(self, **changes: object) -> Self:
         """Return a copy with some values replaced, validated as a whole. Raises as `parse`."""
+        # Validated anew, since `model_copy` would skip the rules between fields. The dump fixes
+        # what came from a default: a change of the method does not bring that method's defaults
+        # along, which is why `recipes.standard_ti` names them.
         return self.parse(self.model_dump() | changes)
 
 
@@ -187,6 +192,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     got: dict[str, str] = {}
     for detail in error.errors(include_url=False):
         # Below the top level, `loc` also holds the members of a union and the keys of a mapping.
+        # An error of a model validator has no location: it is about several fields.
         first, *rest = map(str, detail["loc"] or [""])
         field = ".".join([first, *(name for name in rest if name.isidentifier())])
         match detail["type"]:

@@ -55,7 +55,8 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
         # too, where it is emulated.
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # Older versions of torch do not report the CPU's instruction sets.
+        # Without these instructions, a CPU converts to float32 and back in every operation. Older
+        # versions of torch do not report the CPU's instruction sets.
         capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
         return any(capabilities.get(name) for name in _BFLOAT16_INSTRUCTIONS)
     return False
@@ -165,6 +166,7 @@ def _group_available(group: Path, names: _Cgroup) -> int:
     usage = int((group / names.usage).read_text())
     pairs = (line.split() for line in (group / "memory.stat").read_text().splitlines())
     reclaimable = sum(int(value) for name, value in pairs if name == names.reclaimable)
+    # The page cache counts as usage, but the system gives it up before it refuses memory.
     return max(0, limit - usage + reclaimable)
 
 

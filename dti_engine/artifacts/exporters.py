@@ -113,6 +113,7 @@ def _by_key(artifact: Artifact, program: str) -> dict[str, Tensor]:
 
 
 def _safetensors(artifact: Artifact, tensors: Mapping[str, Tensor]) -> bytes:
+    # Rows may be views of one table, as in `Artifact.to_bytes`.
     plain = {name: rows.contiguous().clone() for name, rows in tensors.items()}
     return safetensors.torch.save(plain, {EXPORT_KEY: artifact.manifest.model_dump_json()})
 

@@ -20,6 +20,8 @@ budget: all steps of the config are done. converged: early stopping. kept: an in
 a longer training. chosen: an intermediate token that scored better than those with more steps.
 """
 
+# An unknown field must not be dropped on the way through an older engine. A new field needs a new
+# schema version, which older engines refuse by name (`AnyManifest`).
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 

@@ -75,6 +75,8 @@ class ModelFolder:
             )
         try:
             return reader(folder)
+        # What both libraries raise for a damaged folder. Anything else is a bug of ours, which
+        # keeps its traceback.
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
             raise ModelLoadError(
                 f"part {part!r} of checkpoint {self.name!r} cannot be read: "
@@ -96,6 +98,8 @@ class ModelFolder:
             ModelLoadError: It is missing, of another class, damaged or incomplete, or memory runs
                 out.
         """
+        # Before any weight is read: `from_pretrained` of another class would load what fits by
+        # name, fill the rest with random numbers, and only log that.
         _, found = self.index.get(part) or (None, None)
         if found != model_class.__name__:
             raise ModelLoadError(
@@ -119,6 +123,7 @@ class ModelFolder:
                 f"{missing[0]!r}; download it again"
             )
         try:
+            # Frozen: autograd then keeps only what the way back to the learned rows needs.
             return model.to(device).eval().requires_grad_(False)
         except RuntimeError as cause:
             if not devices.is_out_of_memory(cause):

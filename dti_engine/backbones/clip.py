@@ -76,6 +76,8 @@ class ClipTextEncoder:
 
     def segment_ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        # The tokenizer takes such text for the marks themselves, and an end inside of a prompt
+        # would be taken for its end. CLIP's unknown token is its end mark, too.
         if not self._marks.isdisjoint(ids):
             raise TokenError(
                 f"{text!r} holds a character or mark that {self.name!r} cannot read as text; "

@@ -106,7 +106,8 @@ class PrefixedDecoder:
 
 
 # A layer accepts as its cache any object with `update`, which takes the new keys and values, each
-# (B, heads, S, d of a head), and returns those to attend to.
+# (B, heads, S, d of a head), and returns those to attend to. transformers' own cache grows with
+# each call; here the prompts of a batch share one prefix, and no call may change it for the next.
 
 
 class _Recording:
@@ -186,6 +187,7 @@ class GemmaTextEncoder:
         ]
 
     def segment_ids(self, text: str) -> list[int]:
+        # Lower-cased, as diffusers' SanaPipeline does before it tokenizes.
         ids = self._ids(text.lower())
         if not self._marks.isdisjoint(ids):
             raise TokenError(
@@ -215,6 +217,7 @@ class GemmaTextEncoder:
 
         Shapes: prompts (B, S), rows (R, d) -> (B, S, d).
         """
+        # The begin token is a part of the prefix, and its state is the same before every prompt.
         first = self._decoder.first.expand(len(prompts.ids), -1, -1)
         embedded = self._embedded(prompts.ids[:, 1:], prompts.row[:, 1:], rows)
         states = self._decoder.states(embedded, prompts.has_instruction)

@@ -185,6 +185,8 @@ _PUBLISHED = Path(__file__).parent / "published"
 @cache
 def catalogue() -> Mapping[str, ModelDescription]:
     """Return short name -> model, smallest first; no weights are read, nothing is downloaded."""
+    # Equal numbers are equal architectures: SD 1.5 and SDXL share CLIP-L, and all Stable Diffusions
+    # have one autoencoder.
     clip_l, open_clip_h, open_clip_g = 123_060_480, 340_387_840, 694_659_840
     kl, gemma, dc_ae = 83_653_863, 2_614_341_888, 312_250_275
     sd21 = {"text_encoder": open_clip_h, "unet": 865_910_724, "vae": kl}

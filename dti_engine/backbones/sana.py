@@ -165,6 +165,8 @@ def load(checkpoint: ModelFolder, *, device: torch.device, dtype: torch.dtype) -
 
 def instruction() -> str:
     """Return the default instruction of diffusers' pipeline before a prompt; it ends in a blank."""
+    # Read off the signature, so that the text is that of the installed version of diffusers, and
+    # not a copy that ages.
     stated = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"]
     return "\n".join(stated.default)
 

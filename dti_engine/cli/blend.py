@@ -183,6 +183,7 @@ def _generate_blends(
     backbone = open_for_generation(request.settings, local)
     warn_of_other_weights(parents, backbone)
     stem, files = output_folder(request.output) / file_stem(prompt), list[GeneratedFile]()
+    # Seeds in the outer loop: the images of one strip must be neighbours, see the slices below.
     for seed in request.seeds:
         for number, (token, shares) in enumerate(zip(blends, request.shares, strict=True), start=1):
             tokens = {request.placeholder: token}
@@ -267,6 +268,7 @@ def blend_tokens(
     from dti_engine.text.tokens import mean_tokens, slerp_tokens
 
     tokens = [parent.token for parent in parents]
+    # Not the mean of two, which equals this to rounding: at the ends, slerp is exactly a token.
     if len(tokens) == 2:
         return slerp_tokens(tokens[0], tokens[1], shares[1], placeholder=placeholder)
     return mean_tokens(list(zip(tokens, shares, strict=True)), placeholder=placeholder)
@@ -292,6 +294,7 @@ def blend_artifact(
     used = (
         Parent(placeholder=parent.manifest.placeholder, sha256=parent.sha256(), share=share)
         for share, parent in zip(shares, parents, strict=True)
+        # A share of 0 leaves nothing of a token, so it is no parent of the blend.
         if share
     )
     is_pooled = any(parent.manifest.origin.pooling for parent in parents)

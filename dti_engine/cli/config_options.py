@@ -147,6 +147,7 @@ def parse_pairs(option: str, pairs: Sequence[str], *, example: str) -> dict[str,
 def _parse_value(text: str) -> Any:
     """Return a number, boolean or null if the text is one in JSON, else the text itself."""
     try:
+        # 1e-4, true and null are JSON; a word such as cosine is not, and stays a text.
         return json.loads(text, parse_constant=_refuse_constant)
     except ValueError:
         return text

@@ -117,6 +117,7 @@ def mount(
 
 def say(text: str, *, label: str = "") -> None:
     """Print a line to stderr; `text` is taken literally, `label` may have markup."""
+    # Not wrapped: a path or command that is broken into lines cannot be copied.
     notes.print(label + escape(text), soft_wrap=True)
 
 

@@ -194,6 +194,7 @@ def generate(
 
 def _generate_here(request: GenerateRequest, local: LocalOptions) -> None:
     settings = request.settings
+    # Tokens and prompts come before the model, which takes longest to load.
     artifacts = open_tokens(request.tokens)
     prompts = [fill_prompt(prompt, list(artifacts)) for prompt in request.prompts]
     backbone = open_for_generation(settings, local)

@@ -179,6 +179,8 @@ def run_study(
     )
     model.recompute = chosen.recompute
     max_vectors = max_vectors_of(subject.num_vectors for subject in subjects)
+    # If nothing is left to train, nothing is measured: a study that only lacks images must not wait
+    # for minutes.
     due = [config for name, config in configs.items() if untrained[name]]
     num_runs = len(subjects) * protocol.num_training_seeds
     slots = _choose_slots(model, due[0], chosen, study, num_runs, max_vectors) if due else 1

@@ -133,6 +133,7 @@ class ItemsProgress:
         self.note = ""
         if self.is_live:
             self._live.stop()
+            # Lines that follow, such as the totals, are plain ones.
             self.is_live = False
 
     def update(

@@ -48,6 +48,7 @@ def signals_to(
 
     def on_signal(number: int, _: FrameType | None) -> None:
         signals.received = number
+        # First of all, so that a second signal ends the process even if stopping takes long.
         restore()
         stop()
         on_stopping()
@@ -96,6 +97,7 @@ def set_aside(output: Path, names: Sequence[str], suffix: str = ".safetensors") 
         try:
             if path.is_file():
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                # By its digest, so that no number of runs ever replaces a different file.
                 kept = output / "earlier" / f"{name}-{digest[:12]}{suffix}"
                 kept.parent.mkdir(exist_ok=True)
                 path.replace(kept)

@@ -48,6 +48,8 @@ class EventLog:
         """
         self._lock = self.path.open("ab")
         try:
+            # The system releases it with the process, so a run that is killed leaves no lock
+            # behind, as a file with a process id would.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()

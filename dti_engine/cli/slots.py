@@ -80,4 +80,5 @@ def earlier_slots(log: Path) -> int | None:
     if not log.exists():
         return None
     started = [event.get("slots") for event in read_events(log) if event["event"] == "started"]
+    # `isinstance` would accept true, which is an int.
     return next((slots for slots in reversed(started) if type(slots) is int and slots > 0), None)

@@ -87,6 +87,7 @@ def study_progress() -> Generator[OnProgress]:
                     tasks[activity] = bars.add_task(activity, total=total, left="")
                 bars.update(tasks[activity], completed=done, left=left)
                 return
+            # Said at once, whatever the interval: the first part of an activity tells its pace.
             is_first_part = activity in unstarted and done > begun[activity][0]
             if is_first_part or done == total or now - last_line_at >= _LINE_INTERVAL_S:
                 last_line_at = now
@@ -125,6 +126,7 @@ def _digest(folder: Path, patterns: list[str]) -> str:
     for path in sorted(found):
         if _VARIANT.search(path.name):
             continue
+        # The name counts: the same bytes as another part would be another model.
         digest.update(path.relative_to(folder).as_posix().encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

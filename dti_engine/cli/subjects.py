@@ -94,6 +94,7 @@ def plan_subjects(
         else:
             plans.append(plan)
             name = plan.name
+        # A refused bundle counts too: it may be repaired, and its token would then have that name.
         names[name] += 1
     if repeated := [name for name, count in names.items() if count > 1]:
         raise TokenError(
@@ -202,6 +203,8 @@ def _prefetch(
     try:
         for plan in plans:
             loading.append((plan, pool.submit(load_bundle, plan.path, resolution=resolution)))
+            # One bundle ahead and no more: the decoded images of many are larger than all else
+            # here.
             if len(loading) > 1:
                 yield loading.popleft()
         yield from loading

@@ -101,6 +101,7 @@ def _open_run(
 ) -> "TrainingRun":
     """Load the model and the scorer, and choose how many subjects are trained at a time."""
     model = open_backbone(options.model, device=options.device, dtype=options.dtype)
+    # Before training: a scorer that is missing must not be noticed at the end of it.
     scorer = _find_scorer(options, model)
     model.recompute = options.recompute
     max_vectors = max_vectors_of(
@@ -191,6 +192,7 @@ class TrainingRun:
                     )
             if signals.received is not None:
                 summary.stop(signals.received)
+        # The user wants the end now: no checkpoints are written, and those of before remain.
         except KeyboardInterrupt:  # the second Ctrl-C
             summary.stop(signal.SIGINT)
         except RuntimeError as error:

@@ -65,6 +65,8 @@ def validate_tokens(
 
     folder = RunFolder(summary.output)
     validator = TokenValidator(model, scorer, num_images=num_images)
+    # By what is in the folder, not by what this run has trained: an earlier run may have been
+    # stopped between training and validation.
     due = [plan for plan in plans if _is_due(plan.name, folder, summary)]
     summary.unvalidated = [plan.name for plan in due]
     if summary.checkpoints.stop_requested:  # during training; the user is waiting for the end

@@ -93,6 +93,7 @@ def differences(
     found: list[RowDifference] = []
     for ours in samples:
         for other in samples:
+            # Without the ceiling, which no method is meant to pass.
             if ours.kind == "dti" and other.kind not in ("dti", "drawing"):
                 paired = samples[ours] - samples[other]
                 found.append(
@@ -170,6 +171,7 @@ def frontier(
         Comparison(
             level,
             *(prompt_score_at(of_method, level) for of_method in means),
+            # The level is found anew in each resample, so the interval includes its uncertainty.
             gap=bootstrap(samples, partial(gap_at_equal_subject_score, rank=rank)),
         )
         for rank, level in enumerate(shared_levels(*means))
@@ -197,6 +199,8 @@ def aims(samples: Mapping[str, Array], frontier: Frontier) -> list[Aim]:
     """Return what the project promises of DTI on the miniature; samples: kind -> `per_subject`."""
     dti, floor, ceiling = (samples[kind] for kind in ("dti", "class_word", "drawing"))
     highest = frontier.highest
+    # Per subject, so that the margin below is a paired difference: easy subjects are easy for the
+    # floor and the ceiling too.
     half_way = (floor + ceiling)[:, SUBJECT] / 2
     most_of_it = 0.9 * floor[:, PROMPT]
     return [

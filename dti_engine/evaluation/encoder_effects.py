@@ -64,6 +64,7 @@ def residuals(
 ) -> Residuals:
     """Encode prompts, each with a learned row, and return what the layers add to its state."""
     is_learned = prompts.inputs[encoder.name].row >= 0  # (N, S)
+    # The maximum of zeros and ones is found at the first one: the first learned row.
     samples, positions = torch.arange(len(is_learned)), is_learned.int().argmax(dim=1)
     starts: list[Tensor] = []
     updates: list[Tensor] = []
@@ -78,6 +79,8 @@ def residuals(
         updates.append(added[samples, positions])
 
     with _removed_after() as hooks:
+        # x(0) is what enters the first layer norm, so that positions are part of it. The updates
+        # are what attention and MLP return, before they are added to the state.
         first, *_ = encoder.layers
         hooks.append(first.layer_norm1.register_forward_pre_hook(note_start))
         for layer in encoder.layers:

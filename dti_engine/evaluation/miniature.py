@@ -158,6 +158,7 @@ class MiniatureDomain(Domain):
         scores: list[ImageScore] = []
         for image, of_image in zip(images, pixels, strict=True):
             prompt = self._prompts[image.prompt]
+            # One by one, so that a score does not depend, not even by rounding, on its batch.
             (reading,) = read(self._scorer, [of_image])
             likenesses = [
                 reading.likeness(reference, place=prompt.place)
@@ -231,6 +232,7 @@ class MiniatureStudy:
         """Return the numbers of tokens and images of the study, finished ones included."""
         protocol = self._protocol
         settings = [row for rows in settings_rows(protocol).values() for row in rows]
+        # Which settings will be chosen is not known yet, and does not matter for the count.
         any_choice: dict[Method, int] = {method: 0 for method in METHODS}  # all take equal work
         images = [
             *self._study.images(settings, self._tuning, num_training_seeds=1, num_image_seeds=1),
@@ -348,6 +350,8 @@ class MiniatureStudy:
     ) -> MiniatureResults:
         protocol, names = self._protocol, self._subjects
         rows, on_frontier = main_rows(protocol, chosen), frontier_rows(protocol, chosen)
+        # By key, because activities overlap: the last point of the frontier is a row of the main
+        # table, and its images must not count twice.
         scores = self._study.scores({image.key: image for image in self._images(chosen)}.values())
         samples = {row: aggregate.per_subject(scores, row, names) for row in rows}
         frontier = aggregate.frontier(

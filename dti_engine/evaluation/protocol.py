@@ -190,6 +190,7 @@ def image_seed(base: int, subject: str, prompt: int, number: int) -> int:
 def _hashed_seed(*names: str | int) -> int:
     """Return 32 bits that depend on the names alone, not on the process or machine."""
     digest = hashlib.sha256(" ".join(map(str, names)).encode()).digest()
+    # 32 bits, because torch's CPU generator ignores higher ones.
     return int.from_bytes(digest[:4])
 
 

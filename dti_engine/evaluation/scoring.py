@@ -95,6 +95,7 @@ class ImageEvaluator:
 
     def _evaluate(self, batch: Sequence[EvaluationImage]) -> None:
         draw = self._domain.drawer(batch[0].row)
+        # The whole batch, also if some of its images are scored: see `missing`.
         outputs = self._draw(batch, draw) if draw else self._generate(batch)
         for image, (pixels, settings) in zip(batch, outputs, strict=True):
             if image.key not in self._store.scores:

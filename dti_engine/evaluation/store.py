@@ -181,6 +181,7 @@ def _claim(path: Path, identity: str) -> None:
 
 
 def _append(path: Path, lines: Sequence[str]) -> None:
+    # Not synced: if the machine fails, the last lines are lost, and their images scored again.
     with path.open("a", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)
 

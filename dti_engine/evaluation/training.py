@@ -82,6 +82,7 @@ def train_missing(
     results = train(
         backbone,
         (
+            # A generator, so that the images of a subject are read when a slot is free for it.
             domain.training_subject(run.subject, run.training_seed, config, id=run.id)
             for run in _interrupted_first(missing.values(), checkpoints)
         ),

@@ -88,6 +88,8 @@ def begin(
     """
     guided = [request for request in requests if request.guided]
     keys = [PromptKey.of(r.prompt, r.tokens, instruction=r.instruction) for r in requests]
+    # In the same call as the prompts: a negative prompt that many requests share, mostly the empty
+    # one, is encoded once.
     keys += [PromptKey.of(request.negative_prompt, request.tokens) for request in guided]
     micro_conditioning = torch.tensor(
         [MicroConditioning.whole(*size)], dtype=torch.float32, device=backbone.device
@@ -96,6 +98,7 @@ def begin(
         replace(each, micro_conditioning=micro_conditioning)
         for each in prompt_cache.encode_each(keys)
     ]
+    # Requests compare by identity, so two with equal content keep an entry each.
     negative = dict(zip(guided, encoded[len(requests) :], strict=True))
     shape = backbone.latent_shape(*size)
     return [

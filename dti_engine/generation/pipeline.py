@@ -178,6 +178,7 @@ def encode_image(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
     """
     chunks = PngInfo()
     chunks.add_text(_SETTINGS, json.dumps(settings))
+    # Uncompressed and under this name, where readers of XMP look for it.
     chunks.add_itxt("XML:com.adobe.xmp", _GENERATED)
     file = io.BytesIO()
     image.save(file, format="PNG", pnginfo=chunks)

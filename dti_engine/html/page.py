@@ -20,7 +20,9 @@ def template(*folders: Path) -> Template:
     """
     environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
+        # Names and prompts are of users, and pages are opened in a browser.
         autoescape=True,
+        # A misspelt name raises, instead of leaving a gap in the page.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

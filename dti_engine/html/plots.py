@@ -59,6 +59,7 @@ class Canvas:
         self._figure.legend(loc="outside lower center", ncols=3, frameon=False)
         self._figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
         svg = text.getvalue()
+        # The XML header before it has no place inside of an HTML page.
         svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
         for name, stand_in in self._stand_ins.items():
             svg = svg.replace(stand_in, f"var(--{name})")

@@ -90,6 +90,8 @@ def _entries(folder: Path) -> list[Path]:
         raise InvalidImageError(
             f"cannot list {str(folder)!r} ({error.strerror}): give a folder of images"
         ) from error
+    # Systems leave hidden files behind, such as .DS_Store, of which users know nothing. A file that
+    # they do know and that is no image is an error: they may believe that it is learned from.
     visible = (path for path in entries if not path.name.startswith("."))
     return [path for path in visible if path.suffix.lower() not in _SIDECAR_SUFFIXES]
 

@@ -55,6 +55,7 @@ def generate(
             prompt=batch,
             num_inference_steps=steps,
             guidance_scale=guidance,
+            # One generator per image, on the CPU: its noise depends on neither device nor batch.
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         ).images
         on_images(len(generated_images))

@@ -171,6 +171,8 @@ class ScoredImage:
         That is the probability that both images give the same answer, averaged over
         LOOK_QUESTIONS.
         """
+        # Probabilities instead of answers: two images on either side of the border between two
+        # answers are still alike, and the score is smooth.
         mine, others = self.probabilities, other.probabilities
         return fmean(
             float((mine[f"{place}.{question}"] * others[f"{other_place}.{question}"]).sum())

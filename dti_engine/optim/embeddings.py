@@ -67,6 +67,7 @@ class EmbeddingOptimizer(ABC):
 
     def set_learning_rate(self, rows: slice, lr: float) -> None:
         """Set the learning rate of the next steps of these rows."""
+        # A number fills the rows without waiting; a tensor from the host would be copied first.
         self._lr[rows] = lr
 
     def remove_rows(self, rows: slice) -> None:
@@ -205,6 +206,8 @@ class AdamWOptimizer(EmbeddingOptimizer):
         }
 
     def _initialize(self, rows: slice, initial: Tensor, config: TrainConfig) -> None:
+        # The initial vectors stay: the anchor pulls towards them, and the reported angle starts
+        # there.
         self.parameter[rows] = self._initial[rows] = initial.to(self._initial)
         for state in (self._first_moment, self._second_moment, self._steps):
             state[rows] = 0
@@ -222,6 +225,7 @@ class AdamWOptimizer(EmbeddingOptimizer):
     def step(self, gradient: Tensor) -> RowMetrics:
         before, active = self.parameter.clone(), self.active.unsqueeze(-1)
         lr = self._lr.unsqueeze(-1)
+        # A count of its own per row: bias correction must not depend on when a neighbour came.
         self._steps += active
         # Before the anchor is added: this norm tells whether the images reach the row.
         data_norm = torch.linalg.vector_norm(gradient, dim=-1)

@@ -48,6 +48,8 @@ class RunningNorm(NamedTuple):
     def updated(self, norm: Tensor) -> "RunningNorm":
         """Return the running norm after one more observation of |g|."""
         fresh = 1 - self.beta2
+        # The weights are kept beside the sum instead of a count of steps: a row that skips a step
+        # skips its decay as well, and the quotient needs no power of beta2.
         return self._replace(
             second_moment=self.beta2 * self.second_moment + fresh * norm.square(),
             weight=self.beta2 * self.weight + fresh,
@@ -167,6 +169,7 @@ def step_rows_(
     per_row = {"lr": lr, "kappa": kappa, "active": active}
     per_row |= {"second_moment": second_moment, "weight": weight}
     for name, value in {"gradient": gradient, "mu": mu, **per_row}.items():
+        # Broadcasting would accept some wrong shapes, such as a rate per column, without an error.
         shape = v.shape[:1] if name in per_row else v.shape
         if isinstance(value, Tensor) and value.shape != shape:
             raise ConfigurationError(f"{name} must have shape {[*shape]}, got {[*value.shape]}")

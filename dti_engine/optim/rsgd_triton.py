@@ -124,6 +124,7 @@ def step_rows_(
     rows, dim = v.shape
     # One allocation for three results.
     report = v.new_empty(3, rows)
+    # Triton launches on the current device, which may be another GPU than that of v.
     with torch.cuda.device_of(v):
         _kernel[(rows,)](
             v,
@@ -140,6 +141,7 @@ def step_rows_(
             relative_floor,
             absolute_floor,
             report,
+            # Rows of v may lie apart, as v is written in place; everything else was made dense.
             v.stride(0),
             rows,
             dim,

@@ -92,6 +92,7 @@ def log_map(point: Tensor, other: Tensor) -> Tensor:
     if bool((half_cosine <= _resolution(half_cosine)).any()):
         raise AntipodalError("two directions are opposite: no single shortest path joins them")
     # The nearer of the two poles: without it, the difference below would cancel its digits.
+    # It is 0 for orthogonal points, where there is nothing to cancel.
     side = torch.sign((point * other).sum(dim=-1, keepdim=True))
     angle = geodesic_distance(point, other).unsqueeze(-1)
     return to_tangent(point, other - side * point) / (
@@ -177,6 +178,7 @@ def _require_open_hemisphere(points: Tensor, resolution: float) -> None:
     for _ in range(_MAX_ITERATIONS):
         margins = (points * pole.unsqueeze(-2)).sum(dim=-1)
         worst, index = margins.min(dim=-1)
+        # Once a set fits, it fits, whatever the pole does while others in the batch are searched.
         fits |= worst > resolution * length(pole).squeeze(-1)
         if bool(fits.all()):
             return

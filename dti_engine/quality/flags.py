@@ -50,6 +50,8 @@ def outlier_flags(tokens: Mapping[str, TokenStatistics]) -> dict[str, list[str]]
         angles = {name: token.prior_angle_deg for name, token in group.items()}
         # 90 degrees take the place of a score's range of 0 .. 1.
         for name, z in modified_z_scores(angles, mad_floor=90 * _MAD_FLOOR).items():
+            # On both sides: a token that turned far more than the others has left its prior behind,
+            # and one that turned far less has learned little.
             if abs(z) > _MAX_MODIFIED_Z:
                 flags[name].append(
                     f"turned by {angles[name]:.0f}°, the others by {median(angles.values()):.0f}°"
@@ -95,6 +97,7 @@ def _low(what: str, scores: Mapping[str, float | None]) -> list[tuple[str, str]]
     return [
         (name, f"{what} {known[name]:.2f}, the others {median(known.values()):.2f}")
         for name, z in modified_z_scores(known, mad_floor=_MAD_FLOOR).items()
+        # On one side: a score far above the others is no reason to look at a token.
         if z < -_MAX_MODIFIED_Z
     ]
 

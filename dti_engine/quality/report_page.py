@@ -80,6 +80,7 @@ def loss_plot(summary: RunReport) -> str | None:
         ]
 
     passed, flagged = (drawn(rows) for rows in _parted(summary.learned))
+    # Flagged ones first: they are few in a good run, and are what the plot is looked at for.
     flagged = _thinned(flagged, MAX_CURVES // 2)
     passed = _thinned(passed, MAX_CURVES - len(flagged))
     groups = [Group(*_PASSED, passed), Group(*_FLAGGED, flagged)]

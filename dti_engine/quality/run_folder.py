@@ -50,6 +50,7 @@ class RunFolder:
         """Return subject -> validated token of the model with this fingerprint."""
         found: dict[str, Artifact] = {}
         for path in sorted(self.root.glob("*.safetensors")):
+            # A foreign or damaged file is no token to compare with; `dti report` names it.
             with suppress(ArtifactError):
                 manifest = (artifact := Artifact.load(path)).manifest
                 if manifest.model_fingerprint == fingerprint and _is_validated(artifact):
@@ -107,6 +108,8 @@ class RunFolder:
         """
         flagged = with_flags(artifacts, backbone)
         for name, artifact in flagged.items():
+            # Only what has changed: one more token in a run of thousands must not rewrite all
+            # files.
             if artifact.manifest != artifacts[name].manifest:
                 artifact.save(self.token(name))
         return flagged

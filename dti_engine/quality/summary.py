@@ -105,6 +105,7 @@ def _with_token(
     angle, loss = training.metrics.get("prior_angle_rad"), training.metrics.get("fixed_loss")
     lengths = [(encoder, x) for encoder, values in token.magnitudes.items() for x in values]
     shares = [length / words[encoder] for encoder, length in lengths if encoder in words]
+    # From the token itself, since the log may be damaged, and has evaluations only.
     ends = {0: training.first_fixed_loss} | ({} if loss is None else {training.steps_done: loss})
     return replace(
         report,
@@ -156,6 +157,7 @@ def _with_validation(report: SubjectReport, quality: Quality, folder: RunFolder)
 def _with_problem(
     report: SubjectReport, token: Manifest | ArtifactError | None, history: SubjectHistory
 ) -> SubjectReport:
+    # Before anything else: a log that ends in a failure is newer than the token in the folder.
     if history.failure is not None:
         if token is not None:
             report = _with_remark(report, "the folder holds a token of an earlier run")
@@ -295,6 +297,7 @@ def collect_report(root: Path, history: RunHistory) -> RunReport:
 
 def _read(path: Path) -> Manifest | ArtifactError:
     try:
+        # An error is returned: a damaged file is a row of the report, not the end of it.
         return Artifact.load(path).manifest
     except ArtifactError as error:
         return error

@@ -164,5 +164,6 @@ def find_scorer(
     """
     if source is not None:
         return PaperTokenScorer.load(source, device=device)
+    # Known by its file, not by the model's name: a miniature of other weights has its own scorer.
     path = open_checkpoint(weights).folder / "scorer.safetensors"
     return MiniatureTokenScorer(load_scorer(path)) if path.is_file() else None

@@ -77,6 +77,7 @@ class TokenValidator:
         on_step: Callable[[], None] = lambda: None,
     ) -> list[TokenValidation]:
         """Generate and score images of each candidate. Raises: as `generate`."""
+        # All at once, not one by one: the next call needs the words of its own candidates only.
         if len(self._word_images) > _MAX_WORD_IMAGES:
             self._word_images.clear()  # they can be generated again
         words = self._missing_words(candidates)

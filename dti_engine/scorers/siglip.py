@@ -86,6 +86,7 @@ def _read_json(path: Path) -> tuple[Encode, int | None]:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as cause:  # the Rust library raises no narrower class for a damaged file
         raise _damaged(path, cause) from cause
+    # The file may ask for either; the length of a text is this class's to decide.
     tokenizer.no_padding()
     tokenizer.no_truncation()
 

@@ -134,6 +134,7 @@ class Preprocessing:
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Return RGB images of any sizes, at least one, as (B, 3, H, W) float32."""
         pixels = np.stack([self._prepared(each) for each in images])
+        # In float64 until the end, so that only the last conversion rounds.
         levels = torch.from_numpy(pixels).permute(0, 3, 1, 2).double() * self.scale
         mean, std = (torch.tensor(each).double()[:, None, None] for each in (self.mean, self.std))
         return ((levels - mean) / std).float().contiguous()

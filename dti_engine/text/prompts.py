@@ -122,6 +122,7 @@ def _marked_ids(
                 f"prompt {prompt!r} uses {piece}, which is not bound to a token; bound are: "
                 f"{', '.join(sorted(spans)) or 'none'}. Bind it, or leave out < and >"
             )
+        # No id is negative, so a negative number stays a mark through wrapping and truncation.
         marks = [-1 - row for row in spans[piece][encoder.name]]
         ids += marks
         owners += [piece] * len(marks)

@@ -206,6 +206,7 @@ def ensure_slots_fit(
     """
     if backbone.device.type != "cuda":
         return
+    # A real step tells, where a formula would have to know every model's activations.
     bytes_before = devices.used_memory(backbone.device)
     available_bytes = devices.free_memory(backbone.device)
 
@@ -256,6 +257,8 @@ def search_sizes(
         fitting = [each for each in larger if _predicted_bytes(measured, each) <= budget_bytes]
         if not fitting:
             break
+        # The largest that is predicted to fit, not the double alone: between 8 and 16 there may be
+        # room for 13.
         size = fitting[-1]
     return measured, True
 

@@ -144,6 +144,7 @@ class Checkpoint:
         name = header.provenance.subject
         metrics = [StepMetrics(name, 1 + step, *row) for step, row in enumerate(values.tolist())]
         states: dict[str, dict[str, Tensor]] = {}
+        # Any names are accepted here; `require_match` compares them with what the slot needs.
         for name, value in tensors.items():
             # From the right: the name of a state has no slash.
             encoder, _, key = name.rpartition("/")

@@ -16,6 +16,7 @@ class StepMetrics:
 
     subject_id: str
     step: int  # the subject's own, from 1
+    # Not compared, as two runs with the same numbers take different times.
     elapsed_s: float = field(compare=False)  # since the subject was added
     loss: float  # mean over the samples of this step; noisy, since each has another time
     fixed_loss: float  # on the fixed batch, at its last evaluation; comparable between steps

@@ -69,6 +69,7 @@ def build_artifact(
 
     learned: as in `result_if_ended`.
     """
+    # From the provenance, because the subject itself has no images any more.
     subject, images = slot.subject, slot.provenance.images
     embeddings = {name: learned[name][span].detach() for name, span in slot.rows.items()}
     token = LearnedToken(

@@ -219,6 +219,7 @@ def prepare(
     num_vectors = {name: span.stop - span.start for name, span in rows.items()}
     # The digests are taken here because nothing keeps the images after this function.
     provenance = Provenance.of(subject, num_vectors, backbone, config)
+    # Kept as samples, not as draws: an evaluation is then the same computation every time.
     fixed_batch = prepared.samples(draws)
     return TrainingSlot(subject.without_images(), provenance, config, rows, prepared, fixed_batch)
 

@@ -265,6 +265,7 @@ class Trainer:
                 elif slot.step in self._snapshot_steps:
                     snapshot = build_artifact(slot, learned, self._backbone, stop_reason="kept")
                     self._on_snapshot(slot.subject, snapshot)
+        # Before the results are returned, so that a caller sees a subject's last step first.
         self._on_step(metrics)
         return results
 
@@ -272,6 +273,8 @@ class Trainer:
         """Free a slot and discard what its subject has learned; a free slot stays free."""
         if slot := self.slots[index]:
             for name, optimizer in self.optimizers.items():
+                # The values stay where they are: `add_rows` sets all of a row's state for the next
+                # subject.
                 optimizer.remove_rows(slot.rows[name])
             self.slots[index] = None
 

@@ -90,6 +90,8 @@ def _folder_members(folder: Path, prefix: str, limits: BundleLimits) -> Iterator
         yield ArchiveMember(
             name, is_folder, _entry_rejection(entry), size, partial(_open_file, path)
         )
+        # Deeper folders would be rejected one by one anyway, so they are not even listed. A folder
+        # that is ignored, such as .git, may be huge.
         if is_folder and not is_ignored(name) and name.count("/") < limits.max_depth:
             yield from _folder_members(path, f"{name}/", limits)
 

@@ -173,6 +173,8 @@ def _mask(
         mask = decoder.mask(files[name])
     except InvalidImageError as error:
         raise InvalidImageError(f"its mask {name!r}: {error}") from error
+    # Not resized: a mask of another size may be of another crop, or of the image before it was
+    # turned upright, and a wrong mask trains on the background.
     if mask.size != image.image.size:
         raise InvalidImageError(
             f"its mask {name!r} has {_size(mask)} px, the image has {_size(image.image)}; "
@@ -195,6 +197,7 @@ def _warnings(
         for other, other_hash in zip(images[:index], hashes, strict=False):
             if hamming_distance(hashes[index], other_hash) <= limits.near_duplicate_bits:
                 yield BundleFinding(image.name, f"nearly identical to {other.name!r}")
+                # One warning for each image: three copies are two too many, not three pairs.
                 break
         short, long = sorted(image.image.size)
         if resolution and short < resolution:

@@ -79,6 +79,7 @@ def normalized(name: str) -> str:
 
 def collision_key(name: str) -> str:
     """Return a key that is equal for names of one file on case-insensitive file systems."""
+    # In this order, because `casefold` takes some composed letters apart.
     return unicodedata.normalize("NFC", name.casefold())
 
 
@@ -92,8 +93,11 @@ def name_error(name: str, limits: BundleLimits) -> str | None:
     """Return why a name, as stored in a folder or archive, is rejected; None if it is valid."""
     try:
         num_bytes = len(name.encode())
+    # A surrogate stands for a byte that is not UTF-8, see `ArchiveMember.name`.
     except UnicodeEncodeError:
         return "its name is not valid UTF-8; rename it"
+    # The rules apply to the canonical form, in which a name is used from here on. What it hides,
+    # such as `./../x`, must not pass by its spelling.
     parts = normalized(name).split("/")
     if ".." in parts:
         return "its name leads out of the bundle; pack it without '..'"

@@ -105,6 +105,7 @@ def _add(
         return reject(printable(f"cannot be read ({error})"))
     if data is None:
         return reject(f"larger than {limit / 1e6:g} MB; make it smaller")
+    # A tar has its magic within its first header, not at the beginning.
     if data.startswith(_ARCHIVE_MAGIC) or data[257:262] == b"ustar":
         return reject("an archive within; unpack it")
     contents.files[name] = data

@@ -29,6 +29,7 @@ StageProgress = dict[str, float]  # "step": steps done; "seconds": the time they
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file at `path` by `write`, atomically."""
+    # The name is not unique, as one process at a time writes a file of a work folder.
     unfinished = path.with_name(f"unfinished-{path.name}")
     write(unfinished)
     unfinished.replace(path)
@@ -110,6 +111,7 @@ def fit(
         step_loss = run.advance(loss_of)
         figures = {"loss": float(step_loss.loss.detach()), **step_loss.figures}
         report(name, run.step, schedule.steps, figures)
+        # The last step too: a finished stage is loaded by a later run like an unfinished one.
         if run.step % schedule.save_every == 0 or run.step == schedule.steps:
             run.seconds = time.monotonic() - began
             run.save(checkpoint)
@@ -213,6 +215,7 @@ def images(
             num_drawn = count - SHARD * (len(missing) - done)
             record_progress(work, "images", step=num_drawn, seconds=time.monotonic() - began)
             on_shard(done, len(missing))
+    # Mapped, not read: the images of a large recipe need not fit into memory twice.
     loaded = [
         np.load(path, mmap_mode="r")[: stop - start] for path, (start, stop) in shards.items()
     ]

@@ -222,6 +222,8 @@ def make_scorer_loss(
     def loss_of(step: int) -> StepLoss:
         generator = torch.Generator().manual_seed(5_000_000_029 + step)
         chosen = np.sort(batch_indices(step, batch_size, len(drawn), stream=4))
+        # Shuffled after sorting, or the thirds below would always be the lowest, the middle and the
+        # highest numbers.
         order = torch.randperm(batch_size, generator=generator)
         pixels = to_pixels(drawn[chosen])[order].to(device)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):

@@ -158,6 +158,7 @@ class Stages:
             vae, self.images[: training.num_examples], training.batch_size, self._device
         )
         self._fit("autoencoder", vae, loss_of, training)
+        # After a resume too: the factor is in the model's config, which no checkpoint has.
         set_scaling(vae, to_pixels(self.images[:_SCALING_IMAGES]).to(self._device))
         return vae
 
@@ -252,6 +253,8 @@ class Stages:
     def _new(self, make: Callable[[], ModelT], seed: int) -> ModelT:
         """Return a randomly initialised part, as the seed decides."""
         torch.manual_seed(seed)
+        # The seed is set right before, so that a part is the same whichever others were trained in
+        # this process or loaded.
         model = make()
         cast(nn.Module, model).to(self._device)  # diffusers hides the signature of `to`
         return model

@@ -100,6 +100,8 @@ class Example:
 
 def example(seed: int) -> Example:
     """Return a scene and its caption, as a pure function of `seed`."""
+    # The order of all draws is fixed: example i must be the one that the weights were trained with,
+    # on any machine. Python's generator is the same on all of them.
     rng = random.Random(seed)
     places = ("left", "right") if rng.random() < PAIR_SHARE else ("centre",)
     figures: list[Figure] = []

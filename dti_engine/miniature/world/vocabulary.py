@@ -114,6 +114,8 @@ def _named_and_held_out() -> tuple[dict[str, Look], tuple[Look, ...]]:
                 taken.add(look.description)
                 return look
 
+    # The order of these draws is part of the shipped weights: another order would be another world,
+    # with breeds and held-out looks that model and scorer do not know.
     named = {kind: [fresh(kind) for _ in range(NUM_BREEDS_PER_KIND)] for kind in KINDS}
     held_out = tuple(fresh(kind) for _ in range(NUM_HELD_OUT_PER_KIND) for kind in KINDS)
     words = iter(_breed_words(rng, NUM_BREEDS_PER_KIND * len(KINDS)))
