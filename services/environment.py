@@ -1,11 +1,19 @@
-"""The variables `DTI_...` of the environment: which are known, and what is wrong with a value."""
+"""Settings from flags, variables `DTI_...` and secret files, and what is wrong with them."""
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from typing import Self
 
 from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from services.errors import SettingsError
 
@@ -13,11 +21,64 @@ PREFIX = "DTI_"
 """The first letters of every variable of ours."""
 
 _OTHER_VARIABLES = re.compile(
-    # Variables of the client, of the S3 store, and of the tests.
-    r"DTI_(API_KEY|SERVER|SECRETS_DIR|S3_\w+|TEST_\w+)"
+    # Variables of the client, the logs, the S3 store, and the tests.
+    r"DTI_(API_KEY|SERVER|SECRETS_DIR|LOG_TO_CONTAINER|S3_\w+|TEST_\w+)"
     # Kubernetes sets these in every pod beside a Service called dti or dti-...: not ours to refuse.
     r"|DTI_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
+
+_SECRETS_DIR = "DTI_SECRETS_DIR"
+
+
+class EnvironmentSettings(BaseSettings):
+    """Settings that a process reads from flags, the environment and secret files."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_show_env_vars=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources of values, first come, first served; flags go before them."""
+        folder = os.environ.get(_SECRETS_DIR) or None
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, folder)
+
+    @classmethod
+    def read(cls, arguments: Sequence[str] = ()) -> Self:
+        """Return the settings by command line, environment and secret files.
+
+        Raises: SettingsError. SystemExit for --help and for an unknown flag.
+        """
+        # Those of all processes, which may share one environment.
+        known = (
+            name for process in _subclasses(EnvironmentSettings) for name in process.model_fields
+        )
+        reject_unknown_variables(PREFIX, known)
+        try:
+            return CliApp.run(cls, cli_args=[*arguments])
+        except ValidationError as error:
+            raise SettingsError(explain(error, PREFIX)) from error
+
+
+def _subclasses(parent: type[BaseSettings]) -> Iterator[type[BaseSettings]]:
+    for child in parent.__subclasses__():
+        yield child
+        yield from _subclasses(child)
 
 
 def reject_unknown_variables(prefix: str, fields: Iterable[str]) -> None:

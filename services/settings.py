@@ -10,27 +10,16 @@ takes; a process combines them. What S3 needs besides is in `services.storage.se
 are in boto3's own chain.
 """
 
-import os
-from collections.abc import Sequence
 from ipaddress import ip_network
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Self, TypeAlias
+from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    CliApp,
-    PydanticBaseSettingsSource,
-    SecretsSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.contracts.models import MINIATURE, ServedModels, read_models
-from services.environment import PREFIX, explain, reject_unknown_variables
-from services.errors import SettingsError
+from services.environment import EnvironmentSettings
 
-_SECRETS_DIR = "DTI_SECRETS_DIR"
 _SHUTDOWN_RESERVE_S = 30
 """Time by which the API outlives the longest request for images after SIGTERM."""
 
@@ -224,50 +213,7 @@ class ServerSettings(_Part):
         return trusted
 
 
-class _EnvironmentSettings(BaseSettings):
-    """Settings that a process reads from flags, the environment and secret files."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_ignore_empty=True,
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_show_env_vars=True,
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources of values, first come, first served; flags go before them."""
-        folder = os.environ.get(_SECRETS_DIR) or None
-        return init_settings, env_settings, SecretsSettingsSource(settings_cls, folder)
-
-    @classmethod
-    def read(cls, arguments: Sequence[str] = ()) -> Self:
-        """Return the settings by command line, environment and secret files.
-
-        Raises: SettingsError. SystemExit for --help and for an unknown flag.
-        """
-        reject_unknown_variables(
-            PREFIX, (name for process in PROCESSES for name in process.model_fields)
-        )
-        try:
-            return CliApp.run(cls, cli_args=[*arguments])
-        except ValidationError as error:
-            raise SettingsError(explain(error, PREFIX)) from error
-
-
-class EngineSecret(_EnvironmentSettings):
+class EngineSecret(EnvironmentSettings):
     """The secret that requests to engines must carry.
 
     Engines on Ray read it from the environment of their node.
@@ -281,7 +227,7 @@ class EngineSecret(_EnvironmentSettings):
     )
 
 
-class ProcessSettings(_EnvironmentSettings):
+class ProcessSettings(EnvironmentSettings):
     """The settings that every process has."""
 
     store: StoreUrl
@@ -340,6 +286,13 @@ class SupervisorProcessSettings(  # pyright: ignore[reportIncompatibleVariableOv
         ge=0,
         description="time for draining all workers at the end; 0: workers stay",
     )
+    health_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port of /healthz; none: it is not served"
+    )
+    # A pass over many jobs takes long where the store is slow, and a sweep takes longer.
+    health_timeout_s: float = Field(
+        default=600, gt=0, description="age of the last pass at which /healthz answers 503"
+    )
 
 
 class DispatcherProcessSettings(LedgerSettings, EngineSecret, ProcessSettings):
@@ -355,7 +308,10 @@ class DispatcherProcessSettings(LedgerSettings, EngineSecret, ProcessSettings):
     )
     image_timeout_s: float = Field(default=600, gt=0, description="time that one image may take")
     metrics_port: int | None = Field(
-        default=None, ge=1, le=65535, description="port of /metrics; none: metrics are not served"
+        default=None,
+        ge=1,
+        le=65535,
+        description="port of /metrics and /healthz; none: neither is served",
     )
 
 

@@ -5,6 +5,7 @@ service serves the miniature alone. This module loads no torch: the API reads th
 never opens weights.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from dti_engine.config import DtypeName
 from dti_engine.recipes import RECIPES
+from services import logs
 from services.contracts.jobs import Label, WireModel
 from services.contracts.node_labels import LabelSelector
 from services.errors import SettingsError, UnknownModelError
+
+log = logs.logger(__name__)
 
 MAX_CALIBRATED_BATCH_SIZE = 16
 """The largest batch that an engine tries when it measures its batch size."""
@@ -223,3 +227,37 @@ def read_models(path: Path) -> ServedModels:
                 f"{', '.join(sorted(RECIPES))}"
             )
     return models
+
+
+class ModelsFile:
+    """Notices that the models file has other valid content.
+
+    The content is compared, since a ConfigMap is changed by replacing a symbolic link, so that
+    neither the times nor the inode of the file tell. Invalid content is logged, and the process
+    goes on with what it has: a restart would only fail.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Remember the present content. path: None: there is no file, and nothing changes."""
+        self._path = path
+        self._seen = self._digest()
+
+    def has_changed(self) -> bool:
+        """Return whether the file has other valid content than at the start."""
+        digest = self._digest()
+        if digest in (None, self._seen) or self._path is None:
+            return False
+        self._seen = digest
+        try:
+            read_models(self._path)
+        except SettingsError as error:
+            log.error("models file is invalid: the models before stay", error=str(error)[:300])
+            return False
+        return True
+
+    def _digest(self) -> str | None:
+        """Return the digest of the content; None while the file cannot be read."""
+        try:
+            return hashlib.sha256(self._path.read_bytes()).hexdigest() if self._path else None
+        except OSError:
+            return None

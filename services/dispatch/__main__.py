@@ -8,13 +8,18 @@ import sys
 from services import logs, metrics
 from services.dispatch.dispatcher import Dispatcher
 from services.engine_client import EngineClient
+from services.health import Liveness, ProbeResponse, serve_pages
 from services.ledger.ledger import Ledger
 from services.metrics import PrometheusMetrics
-from services.metrics.exporters import serve_metrics
 from services.process import exit_on_error, on_termination
 from services.settings import DispatcherProcessSettings
 from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
+
+_STALLED_AFTER_S = 600
+"""Time without a turn of a model's loop after which /healthz answers 503: a turn claims images, and
+a store that is slow answers within a few minutes, or fails the turn.
+"""
 
 
 def main() -> None:
@@ -24,8 +29,12 @@ def main() -> None:
     metrics.use(exporter)
     with exit_on_error():
         settings = DispatcherProcessSettings.read(sys.argv[1:])
+        liveness = Liveness(_STALLED_AFTER_S)
         if settings.metrics_port:
-            serve_metrics(exporter, settings.metrics_port)
+            serve_pages(
+                {"/metrics": lambda: _metrics(exporter), "/healthz": liveness.page},
+                settings.metrics_port,
+            )
         dispatcher = Dispatcher(
             Ledger.open(InstrumentedStore(open_store(settings.store)), settings),
             settings.served_models(),
@@ -34,10 +43,16 @@ def main() -> None:
             ),
             max_in_flight=settings.max_in_flight,
             image_timeout_s=settings.image_timeout_s,
+            liveness=liveness,
         )
     on_termination(dispatcher.drain)
     dispatcher.run()
     sys.exit(0)
+
+
+def _metrics(exporter: PrometheusMetrics) -> ProbeResponse:
+    body, media_type = exporter.exposition()
+    return ProbeResponse(200, media_type, body)
 
 
 if __name__ == "__main__":

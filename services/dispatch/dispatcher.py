@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from math import inf
 
 from services import logs
 from services.contracts.models import ServedModel, ServedModels
@@ -9,6 +10,7 @@ from services.dispatch.metrics import DispatcherMetrics
 from services.dispatch.session import DispatchSession
 from services.engine_client import EngineClient
 from services.errors import ServiceError
+from services.health import Liveness
 from services.ledger.ledger import Ledger
 from services.process import error_boundary
 
@@ -32,6 +34,7 @@ class Dispatcher:
         *,
         max_in_flight: int | None = None,
         image_timeout_s: float = 600,
+        liveness: Liveness | None = None,
     ) -> None:
         """Create a dispatcher.
 
@@ -42,7 +45,9 @@ class Dispatcher:
             max_in_flight: Images of each model to have in flight; None: enough to keep all of its
                 engines busy.
             image_timeout_s: How long an engine may take for an image.
+            liveness: Is told of each turn of each model's loop, for /healthz.
         """
+        self._liveness = liveness or Liveness(inf)
         self._ledger, self._models, self._open_client = ledger, served_models, open_client
         self._max_in_flight, self._image_timeout_s = max_in_flight, image_timeout_s
         self._metrics = DispatcherMetrics()
@@ -77,7 +82,9 @@ class Dispatcher:
                 image_timeout_s=self._image_timeout_s,
                 metrics=self._metrics,
                 draining=self._draining,
+                on_turn=lambda: self._liveness.beat(name),
             )
+            self._liveness.beat(name)
             # After a bug, too, the next session begins: the other models' threads go on as well,
             # and a process that serves some of its models would look healthy.
             with error_boundary("dispatch session failed", model=name):

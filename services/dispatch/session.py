@@ -43,6 +43,7 @@ class DispatchSession:
         image_timeout_s: float,
         metrics: DispatcherMetrics,
         draining: threading.Event,
+        on_turn: Callable[[], object] = lambda: None,
     ) -> None:
         """Create a session.
 
@@ -54,12 +55,13 @@ class DispatchSession:
             image_timeout_s: How long an engine may take for an image.
             metrics: Counts and logs what happens.
             draining: Set when the session should end.
+            on_turn: Called at each turn of the session's loop.
         """
         self._worker = WorkerSession(ledger, generation_pool(model), _is_generation_job)
         self._model, self._open_client = model, open_client
         self._max_in_flight, self._image_timeout_s = max_in_flight, image_timeout_s
         self._poll_interval_s = ledger.settings.poll_interval_s
-        self._metrics, self._draining = metrics, draining
+        self._metrics, self._draining, self._on_turn = metrics, draining, on_turn
         # An attempt is in flight until its end is written, which then makes room for a claim.
         self._outbox = Outbox(metrics.not_written, lambda: self._wake())
         self._tasks: dict[asyncio.Task[None], Attempt] = {}
@@ -96,6 +98,7 @@ class DispatchSession:
 
     async def _run_iteration(self, generator: ImageGenerator) -> None:
         """Cancel stopped attempts, claim new ones, and wait if there are none."""
+        self._on_turn()
         for task, attempt in self._tasks.items():
             if attempt.stop_reason:
                 task.cancel()

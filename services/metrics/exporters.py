@@ -1,14 +1,12 @@
 """Prometheus exporter: metrics of a plain process, which Prometheus reads from the process itself.
 
 Processes that Ray starts use `services.metrics.ray_exporter`, since nothing would read them. A
-process without HTTP of its own serves /metrics at a port of its own.
+process without HTTP of its own serves /metrics by `services.health`.
 """
 
-import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import inf
 
 from prometheus_client import (
@@ -99,31 +97,3 @@ def parse_samples(text: str) -> MetricSamples:
         for sample in family.samples:
             values[sample.name.removeprefix("ray_")].append((sample.labels, sample.value))
     return MetricSamples(values)
-
-
-def serve_metrics(
-    metrics: PrometheusMetrics, port: int, host: str = "0.0.0.0"
-) -> ThreadingHTTPServer:
-    """Serve /metrics on a thread of its own until the process ends.
-
-    port: 0: any free one. Raises: OSError if the port is taken.
-    """
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path != "/metrics":
-                self.send_error(404)
-                return
-            body, media_type = metrics.exposition()
-            self.send_response(200)
-            self.send_header("Content-Type", media_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Log nothing: Prometheus asks every few seconds."""
-
-    server = ThreadingHTTPServer((host, port), Handler)
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return server

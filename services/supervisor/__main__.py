@@ -1,14 +1,18 @@
 """`python -m services.supervisor`: the supervisor, connected to a Ray cluster.
 
-Any number may run beside each other: what two of them do is done once, except that there may be
-more workers than desired for a while. SIGTERM ends it and leaves the workers at work, or drains
-them within --drain-timeout-s.
+It waits until there is a cluster. Any number may run beside each other: what two of them do is done
+once, except that there may be more workers than desired for a while. SIGTERM ends it and leaves the
+workers at work, or drains them within --drain-timeout-s. It also ends, with 0, when the models file
+has changed: whatever restarts it then gives it the new models.
 """
 
 import sys
 import threading
 
 from services import logs, metrics
+from services.contracts.models import ModelsFile
+from services.errors import SettingsError
+from services.health import Liveness, serve_pages
 from services.ledger.ledger import Ledger
 from services.process import exit_on_error, on_termination
 from services.settings import SupervisorProcessSettings
@@ -22,35 +26,87 @@ from services.webhooks.targets import WebhookSettings
 READY = "ready"
 """The process prints this once its first pass is done."""
 
+_LOOP = "passes"
+_CONNECT_INTERVAL_S = (0.5, 1.0, 2.0, 5.0)
+
+log = logs.logger(__name__)
+
 
 def main() -> None:
-    """Supervise the service until a signal ends the process."""
+    """Supervise the service until a signal ends the process, or the models file changes."""
     logs.configure("supervisor")
     stopped = threading.Event()
     with exit_on_error():
         settings = SupervisorProcessSettings.read(sys.argv[1:])
-        # Imported here because they load Ray, which --help does not need.
-        from services.metrics.ray_exporter import RayMetrics
-        from services.training.ray_pool import RayPool, connect
-
+        # Before the models are read, so that no change between the two goes unnoticed.
+        models_file = ModelsFile(settings.models)
         models = settings.served_models()
-        connect(settings.ray_address, settings.store, settings.node_ip)
-        metrics.use(RayMetrics(process="supervisor"))
-        specs = {name: WorkerSpec.of(settings, name, model) for name, model in models.items()}
-        pool = RayPool(specs, settings.unresponsive_after_s)
-        ledger = Ledger.open(InstrumentedStore(open_store(settings.store)), settings)
+        store = open_store(settings.store)
+        liveness = Liveness(settings.health_timeout_s)
+        liveness.beat(_LOOP)
+        if settings.health_port:
+            serve_pages({"/healthz": liveness.page}, settings.health_port)
+    on_termination(stopped.set)
+    if not _connect(settings, stopped, liveness):
+        sys.exit(0)
+    # Again, because Ray has installed handlers of its own.
+    on_termination(stopped.set)
+    # Imported here because they load Ray, which --help does not need.
+    from services.metrics.ray_exporter import RayMetrics
+    from services.training.ray_pool import RayPool
+
+    metrics.use(RayMetrics(process="supervisor"))
+    ledger = Ledger.open(InstrumentedStore(store), settings)
+    specs = {name: WorkerSpec.of(settings, name, model) for name, model in models.items()}
+    pool = RayPool(specs, settings.unresponsive_after_s)
     private = settings.allow_private_webhooks
     deliverer = Deliverer(
         ledger, WebhookSettings(allow_http=private, allow_private=private), on_result=_count
     )
     supervisor = Supervisor(ledger, models, pool, deliver=deliverer.deliver_due, timeouts=settings)
-    on_termination(stopped.set)
+    restarts = threading.Event()
+
+    def after_turn() -> None:
+        liveness.beat(_LOOP)
+        if models_file.has_changed():
+            log.info("models file has changed: this process ends, to be started with the new one")
+            restarts.set()
+            stopped.set()
+
     threading.Thread(target=_announce, args=(supervisor, stopped), daemon=True).start()
-    supervisor.run(stopped)
+    supervisor.run(stopped, after_turn)
     deliverer.close()
-    if settings.drain_timeout_s:
+    # The next process drains the workers that the new models replace, and keeps the others.
+    if settings.drain_timeout_s and not restarts.is_set():
         pool.drain_all(settings.drain_timeout_s)
     sys.exit(0)
+
+
+def _connect(
+    settings: SupervisorProcessSettings, stopped: threading.Event, liveness: Liveness
+) -> bool:
+    """Connect to Ray as soon as there is a cluster; return whether there was before `stopped`.
+
+    In a pod this process starts before Ray, as a sidecar does.
+    """
+    from services.training.ray_pool import connect
+
+    said, attempts = "", 0
+    while not stopped.is_set():
+        liveness.beat(_LOOP)
+        try:
+            connect(settings.ray_address, settings.store, settings.node_ip)
+        except SettingsError as error:
+            # Once for each reason: the wait may take hours.
+            if str(error) != said:
+                said = str(error)
+                log.warning("waiting for Ray", reason=said)
+        else:
+            log.info("connected to Ray")
+            return True
+        stopped.wait(_CONNECT_INTERVAL_S[min(attempts, len(_CONNECT_INTERVAL_S) - 1)])
+        attempts += 1
+    return False
 
 
 def _count(result: DeliveryResult) -> None:

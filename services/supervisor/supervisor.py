@@ -70,8 +70,15 @@ class Supervisor:
         self.passes = 0
         """Passes without an error."""
 
-    def run(self, stopped: threading.Event) -> None:
-        """Reconcile until stopped. Raises: the last error if too many passes fail in a row."""
+    def run(
+        self, stopped: threading.Event, after_turn: Callable[[], object] = lambda: None
+    ) -> None:
+        """Reconcile until stopped.
+
+        after_turn: called after each pass, whether it has succeeded or failed.
+
+        Raises: the last error if too many passes fail in a row.
+        """
         failures = 0
         while not stopped.is_set():
             try:
@@ -85,6 +92,7 @@ class Supervisor:
                 failures += 1
                 if failures >= _MAX_FAILURES:
                     raise
+            after_turn()
             stopped.wait(self._timeouts.reconcile_interval_s)
 
     def reconcile(self) -> None:

@@ -5,7 +5,9 @@ importance: an actor that dies is no more than a worker whose lease runs out.
 """
 
 import hashlib
+import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -31,6 +33,7 @@ log = logs.logger(__name__)
 _NODE_POLL_INTERVAL_S = 1.0  # between two looks whether the node is being drained
 _STATUS_TIMEOUT_S = 2.0  # for actors to answer how they are
 _DRAIN_POLL_INTERVAL_S = 0.3
+_LISTENER_TIMEOUT_S = 3.0
 
 
 class TrainingActor:
@@ -105,6 +108,7 @@ def connect(address: str, store: str, node_ip: str | None = None) -> None:
     Several services may share a cluster. Raises: SettingsError if there is none.
     """
     try:
+        _require_listener(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         ray.init(
             address=address,
             namespace=f"dti-{hashlib.sha256(store.encode()).hexdigest()[:12]}",
@@ -112,8 +116,19 @@ def connect(address: str, store: str, node_ip: str | None = None) -> None:
             configure_logging=False,
             _node_ip_address=node_ip,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        ray.shutdown()  # What has been set up before it failed would fail the next attempt.
         raise SettingsError(f"no Ray cluster at {address!r}: {error}"[:500]) from error
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT.
+
+    Ray itself tries for four minutes, in which it hears no signal.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), _LISTENER_TIMEOUT_S).close()
 
 
 class RayPool:
