@@ -77,7 +77,7 @@ class NetworkPolicy(Section):
     enabled: bool = Field(default=False, description="make NetworkPolicies")
     peers: Peers = Peers()
     egress: list[FreeMap] = Field(
-        default=[{"ports": [{"port": 443, "protocol": "TCP"}]}],
+        default=[{"ports": [{"port": 443}, {"port": 6443}]}],
         description="rules for the store, the Hugging Face hub, webhooks and the Kubernetes API, "
         "for all pods; DNS, the engines and Ray's own ports are always allowed",
     )

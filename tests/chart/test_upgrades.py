@@ -1,0 +1,107 @@
+"""What an upgrade of the release changes, and what it keeps."""
+
+import base64
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chart.cluster_stub import cluster_with
+from chart.rendering import CHART, STORE, Chart, Object
+
+
+def _secrets(
+    folder: Path, helm: str, tmp_path: Path, existing: dict[str, Any]
+) -> dict[str, Object]:
+    """The Secrets that Helm renders for a cluster that has these ones."""
+    with cluster_with(existing, tmp_path) as kubeconfig:
+        done = subprocess.run(
+            [
+                *(folder / helm, "template", "t", CHART, "--namespace", "prod"),
+                *("--dry-run=server", "--disable-openapi-validation", "--kubeconfig", kubeconfig),
+                *("--api-versions=ray.io/v1", f"--set=store={STORE}"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    documents = yaml.load_all(done.stdout, yaml.CSafeLoader)
+    return {
+        each["metadata"]["name"]: each for each in documents if each and each["kind"] == "Secret"
+    }
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+def test_an_upgrade_keeps_the_secrets_that_the_cluster_has(
+    helm_folder: Path, helm: str, tmp_path: Path
+) -> None:
+    first = _secrets(helm_folder, helm, tmp_path, {})
+    assert set(first) == {"t-dti-engine", "t-dti-ray"}
+    for secret in first.values():
+        secret["metadata"]["annotations"] |= {
+            "meta.helm.sh/release-name": "t",
+            "meta.helm.sh/release-namespace": "prod",
+        }
+    second = _secrets(helm_folder, helm, tmp_path, first)
+    assert {name: each["data"] for name, each in second.items()} == {
+        name: each["data"] for name, each in first.items()
+    }
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+def test_an_install_makes_new_secrets(helm_folder: Path, helm: str, tmp_path: Path) -> None:
+    first = _secrets(helm_folder, helm, tmp_path, {})
+    second = _secrets(helm_folder, helm, tmp_path, {})
+    for name in first:
+        assert first[name]["data"] != second[name]["data"]
+        (value,) = first[name]["data"].values()
+        assert len(base64.b64decode(value)) >= 32
+
+
+def test_secrets_stay_when_the_release_is_uninstalled(chart: Chart) -> None:
+    # Ray's token must be that of pods which an uninstall has not ended yet, and a release that is
+    # installed again finds its own engines.
+    for name in ("-engine", "-ray"):
+        annotations = chart.render().get("Secret", name)["metadata"]["annotations"]
+        assert annotations["helm.sh/resource-policy"] == "keep"
+
+
+def test_no_credential_stands_outside_secrets(chart: Chart) -> None:
+    rendered = chart.render()
+    values = [
+        value
+        for each in rendered.objects
+        if each["kind"] == "Secret"
+        for value in each["data"].values()
+    ]
+    assert len(values) == 2
+    for value in values:
+        assert rendered.text.count(value) == 1
+        assert base64.b64decode(value).decode() not in rendered.text
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
+def test_an_upgrade_of_the_chart_alone_makes_no_cluster_anew(
+    helm_folder: Path, chart: Chart, version: str, tmp_path: Path
+) -> None:
+    packed = tmp_path / version
+    subprocess.run(
+        [helm_folder / "helm", "package", CHART, "--version", version, "--destination", packed],
+        check=True,
+        capture_output=True,
+    )
+    done = subprocess.run(
+        [
+            *(helm_folder / "helm", "template", "t", packed / f"dti-{version}.tgz", "-n", "prod"),
+            *("--api-versions=ray.io/v1", f"--set=store={STORE}"),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    documents = [each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each]
+    for kind in ("RayCluster", "RayService"):
+        (spec,) = (each["spec"] for each in documents if each["kind"] == kind)
+        assert spec == chart.render().get(kind)["spec"]
