@@ -1,5 +1,7 @@
-"""What tests of several rooms share: a tiny Stable Diffusion (the real classes, random weights; on
-disk and loaded), bundles of the miniature's world, tokens and signals.
+"""Fixtures that tests of several folders share.
+
+They are a tiny Stable Diffusion (the real classes with random weights, on disk and loaded), bundles
+of the miniature's world, tokens and signals.
 """
 
 import io
@@ -30,12 +32,12 @@ close bright dark cropped good nice cool clean dirty weird small big large red b
 dog cat bird bear toy stuffed animal person man woman hat scarf beach forest snow city space
 """
 
-# Tiny models gain nothing by threads, and lose much where other work shares the cores: the threads
-# of a step wait for each other. The same for the processes that tests start.
+# Tiny models gain nothing from threads, and lose much where other work shares the cores, because
+# the threads of a step wait for each other. The processes that tests start inherit the setting.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Ray lets in only who knows the token of its nodes, which a process reads once and for all.
+# Ray admits only processes that know the token of its nodes, and each reads it once.
 os.environ |= {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -44,8 +46,9 @@ os.environ |= {
 
 
 class ByFile(LoadScopeScheduling):
-    """Of tests in several processes: a file's stay together, as they share fixtures. What starts a
-    Ray node comes one after another, as each takes all cores.
+    """Gives each file to one process, because its tests share fixtures.
+
+    Tests that start a Ray node run one after another, because each node takes all cores.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -56,12 +59,12 @@ class ByFile(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
-    """For `pytest -n 2`."""
+    """Keep the tests of a file in one process of `pytest -n 2`."""
     return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins."""
+    """Run the slowest files first."""
     items.sort(key=lambda item: "/cluster/" not in item.nodeid)
 
 
@@ -72,7 +75,7 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _uncounted() -> Iterator[None]:
-    """What one test counts with is not what the next one does."""
+    """Reset the metrics after each test."""
     yield
     metrics.use(metrics.NoMetrics())
 
@@ -102,7 +105,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
-    """A model of 16 x 16 pixels that predicts noise; each of `WORDS` is one token."""
+    """Return a checkpoint of 16 x 16 pixels that predicts noise; each of `WORDS` is one token."""
     return make_checkpoint()
 
 
@@ -114,7 +117,7 @@ def tiny_backbone(tiny_checkpoint: Path) -> Backbone:
 
 @pytest.fixture(scope="session")
 def words() -> list[str]:
-    """What every tiny tokenizer has a token for."""
+    """Return the words for which every tiny tokenizer has a token."""
     return WORDS.split()
 
 

@@ -90,7 +90,7 @@ class Hosted:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """With a worker."""
+        """Run a worker until the context is left."""
         self._worker_stops.clear()
         thread = threading.Thread(target=self._work)
         thread.start()
@@ -115,8 +115,8 @@ class Hosted:
                     attempt.abandon()
                 elif steps[attempt] < STEPS:
                     steps[attempt] += 1
-                    said = {"step": steps[attempt], "steps": STEPS, "loss": 0.5}
-                    attempt.report_progress({**said, "phase": "training"})
+                    progress = {"step": steps[attempt], "steps": STEPS, "loss": 0.5}
+                    attempt.report_progress({**progress, "phase": "training"})
                     continue
                 elif not self.may_end.is_set():
                     continue
@@ -142,7 +142,7 @@ class Hosted:
 
 @contextmanager
 def hosted(store: Store, slots: int = 4, engines: str | None = None) -> Iterator[Hosted]:
-    """A service whose API runs."""
+    """Yield a service whose API runs."""
     service = Hosted(store, slots, engines)
     service.start()
     try:
@@ -158,15 +158,15 @@ def wait_until(holds: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
-def make_bundle(folder: Path, seed: int, images: int = 3, said: str = "{}") -> Path:
-    """A folder of images that are accepted."""
+def make_bundle(folder: Path, seed: int, images: int = 3, description: str = "{}") -> Path:
+    """Return a folder of images that are accepted."""
     import numpy as np
     from PIL import Image
 
     folder.mkdir(parents=True)
-    chance = np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     for number in range(images):
-        pixels = chance.integers(256, size=(32, 32 + number, 3), dtype=np.uint8)
+        pixels = random.integers(256, size=(32, 32 + number, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
-    (folder / "bundle.json").write_text(said)
+    (folder / "bundle.json").write_text(description)
     return folder

@@ -1,4 +1,4 @@
-"""What the documents say of the code is true of the code."""
+"""Checks what the documents say about the code."""
 
 import ast
 import re

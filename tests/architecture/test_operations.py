@@ -17,16 +17,16 @@ _LISTED = 8
 
 
 def _labels(metric: Metric) -> str:
-    said: list[str] = []
+    labels: list[str] = []
     for group in metric.label_groups:
         names = ", ".join(f"`{name}`" for name in group.labels)
         if isinstance(group, FirstValues):
-            said.append(f"{names}: the first {group.max_values}")
+            labels.append(f"{names}: the first {group.max_values}")
         elif len(group.values) > _LISTED:
-            said.append(f"{names}: {len(group.values)}")
+            labels.append(f"{names}: {len(group.values)}")
         else:
-            said.append(f"{names}: {', '.join(' '.join(values) for values in group.values)}")
-    return "; ".join(said)
+            labels.append(f"{names}: {', '.join(' '.join(values) for values in group.values)}")
+    return "; ".join(labels)
 
 
 def _row(metric: Metric) -> str:
@@ -41,7 +41,7 @@ def _section(title: str) -> str:
 
 
 def _rows(text: str) -> list[str]:
-    """Of the one table in it, without its head."""
+    """Return the cells of each row of the only table in a text, without its header."""
     return [line for line in text.splitlines() if line.startswith("|")][2:]
 
 
@@ -53,8 +53,8 @@ def test_the_manual_has_the_table_of_metrics() -> None:
 def test_for_every_metric_it_says_what_to_do() -> None:
     rows = [re.split(r" *(?<!\\)\| *", row)[1:-1] for row in _rows(_section("What to do"))]
     assert all(len(cells) == 3 and all(cells) for cells in rows), rows
-    said = [name for cells in rows for name in re.findall(r"`(dti_\w+)`", cells[0])]
-    assert sorted(said) == sorted(metric.name for metric in TABLE)
+    labels = [name for cells in rows for name in re.findall(r"`(dti_\w+)`", cells[0])]
+    assert sorted(labels) == sorted(metric.name for metric in TABLE)
 
 
 def test_every_metric_is_counted_somewhere() -> None:

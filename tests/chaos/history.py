@@ -152,7 +152,7 @@ class History:
 
     @cached_property
     def all_operations(self) -> list[Operation]:
-        """All operations; one that was invoked again after a kill counts once."""
+        """Return all operations; one that was invoked again after a kill counts once."""
         completions = {(event.process, event["n"]): event for event in self.events("completed")}
         # Reversed, so that the first invocation of each operation stays.
         first = {(event.process, event["n"]): event for event in reversed(self.events("invoked"))}

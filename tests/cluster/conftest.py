@@ -28,10 +28,10 @@ class Caller:
 
     def upload(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
-        asked = self.http.post(
+        response = self.http.post(
             "/v1/uploads", json={"files": [{"sha256": sha256, "size": len(data)}]}
         )
-        (file,) = asked.raise_for_status().json()["files"]
+        (file,) = response.raise_for_status().json()["files"]
         if file["upload"]:
             self.http.put(file["upload"]["url"], content=data).raise_for_status()
         return sha256
@@ -45,8 +45,8 @@ class Caller:
         ]
 
     def submit(self, subjects: list[dict[str, Any]], key: str, **more: Any) -> str:
-        given = {"subjects": subjects, "overrides": {"steps": 8}, "validation_images": 0} | more
-        answer = self.http.post("/v1/training-jobs", json=given, headers={"Idempotency-Key": key})
+        body = {"subjects": subjects, "overrides": {"steps": 8}, "validation_images": 0} | more
+        answer = self.http.post("/v1/training-jobs", json=body, headers={"Idempotency-Key": key})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["job"])
 
@@ -79,7 +79,7 @@ class Caller:
 
 
 def caller_of(service: LocalService, bundles: dict[str, bytes]) -> Caller:
-    """With a key of its own."""
+    """Return a client of the service with a key of its own."""
     credential = create_key(open_store(service.settings.store), "acme", "test").credential
     http = httpx.Client(
         base_url=service.url, headers={"Authorization": f"Bearer {credential}"}, timeout=30

@@ -77,7 +77,7 @@ def test_ctrl_c_stops_the_service_and_keeps_what_there_is(tmp_path: Path) -> Non
 
 
 def _using(store: Path) -> list[str]:
-    """Processes that were given this store."""
+    """Return processes that were given this store."""
     found: list[str] = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

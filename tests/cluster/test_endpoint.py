@@ -41,7 +41,7 @@ def levels(image: Image.Image) -> Any:
 
 
 def keep_asking(client: openai.OpenAI, tokens: dict[str, str]) -> None:
-    """For the minute within which a deletion holds."""
+    """Repeat a request for the minute within which a deletion takes effect."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         extra = {"tokens": tokens, "seed": 1, "steps": 6}
@@ -82,9 +82,9 @@ def test_tokens_that_were_learned_are_generated_blended_and_deleted(caller: Call
         assert np.abs(levels(generated_image) - levels(generated)).max() > 1
 
     caller.http.delete(f"/v1/tokens/{one['token']}").raise_for_status()
-    with pytest.raises(openai.APIStatusError) as gone:
+    with pytest.raises(openai.APIStatusError) as error:
         keep_asking(client, {"<dog>": one["token"]})
-    assert gone.value.status_code == 410
+    assert error.value.status_code == 410
     client.close()
 
 
@@ -103,10 +103,10 @@ def test_an_engine_that_is_killed_under_load_fails_what_it_had_and_is_replaced(
         return answer.status_code
 
     with ThreadPoolExecutor(12) as pool:
-        asked = [pool.submit(ask, number) for number in range(12)]
-        asked[0].result()
+        futures = [pool.submit(ask, number) for number in range(12)]
+        futures[0].result()
         os.kill(engine, signal.SIGKILL)
-        statuses = [each.result() for each in asked]
+        statuses = [each.result() for each in futures]
     assert set(statuses) <= {200, 503}
     caller.wait_for(lambda: ask(0) == 200)
     assert engines(caller) != [engine]
@@ -140,9 +140,9 @@ def test_a_job_of_images_ends_though_its_dispatcher_and_the_engine_are_killed(
         "steps": 8,
     }
     path = "/v1/generation-jobs"
-    made = caller.http.post(path, json=order, headers={"Idempotency-Key": "images"})
-    assert made.status_code == 202, made.text
-    job = f"{path}/{made.json()['job']}"
+    response = caller.http.post(path, json=order, headers={"Idempotency-Key": "images"})
+    assert response.status_code == 202, response.text
+    job = f"{path}/{response.json()['job']}"
     caller.wait_for(lambda: caller.get(job)["counts"]["succeeded"] > 2)
     dispatcher = caller.service.dispatcher.pid
     assert dispatcher

@@ -66,7 +66,7 @@ its nodes are processes of this machine.
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of Ray's own, by which its processes are found."""
+    """Return a folder of Ray's own, by which its processes are found."""
     folder = Path(tempfile.mkdtemp(prefix="dti-"))
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     yield folder
@@ -138,7 +138,7 @@ def wait_for(what: Callable[[], Any]) -> Any:
 def test_a_node_that_is_drained_gives_back_what_it_has(
     environment: Path, ledger: Ledger, bundles: dict[str, bytes]
 ) -> None:
-    """Long before any lease runs out, and from where it had got to."""
+    """The items are released long before a lease expires, with their latest checkpoints."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -160,8 +160,8 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
         pool.start("miniature")
         wait_for(
             lambda: any(
-                int(str(told.get("step", 0))) >= 5
-                for told in ProgressReader(ledger, 0).read("acme", job).values()
+                int(str(progress.get("step", 0))) >= 5
+                for progress in ProgressReader(ledger, 0).read("acme", job).values()
             )
         )
         (node,) = [each for each in ray.nodes() if each["Resources"].get("CPU") and each["Alive"]]
@@ -327,7 +327,7 @@ def test_two_models_take_turns_where_there_is_one_place(
 
 
 def process_of(name: str) -> int:
-    """Of an actor."""
+    """Return the process of an actor."""
     from ray._private import state
 
     (found,) = [each for each in state.actors().values() if each["Name"] == name]
@@ -345,8 +345,8 @@ def test_workers_without_a_place_make_the_autoscaler_add_nodes(
 
     # The fake provider knows no other port.
     port = 6379
-    with socket.socket() as taken:
-        if taken.connect_ex(("127.0.0.1", port)) == 0:
+    with socket.socket() as port_holder:
+        if port_holder.connect_ex(("127.0.0.1", port)) == 0:
             pytest.skip(f"port {port}, which Ray's fake nodes need, is taken")
 
     def check_call(command: list[str], **how: Any) -> None:

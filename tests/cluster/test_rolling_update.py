@@ -48,7 +48,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def caller(tmp_path: Path, bundles: dict[str, bytes], models: Path) -> Iterator[Caller]:
-    """Of a service whose node says that it has two GPUs."""
+    """Return a client of a service whose node claims to have two GPUs."""
     service = LocalService(plan(tmp_path / "store").model_copy(update={"models": models}))
     node = service.node.command
     service.node.command = replace(node, arguments=[*node.arguments, "--num-gpus=2"])
@@ -69,14 +69,14 @@ def write(models: Path, *, gpus: int, waiting: int, count: int = 2) -> None:
         "max_engines": count,
     }
     changed = {"device": "cpu", "gpus": gpus, "generation": generation}
-    given = {"weights": "miniature", "recipe": "miniature"} | changed
+    settings = {"weights": "miniature", "recipe": "miniature"} | changed
     new = models.with_suffix(".new")
-    new.write_text(json.dumps({"miniature": given}))
+    new.write_text(json.dumps({"miniature": settings}))
     new.rename(models)
 
 
 def bring_up_again(service: LocalService) -> None:
-    """The endpoint begins anew, with the offers as they are now."""
+    """Deploy the endpoint again, with the models as they are now."""
     endpoint = service.engines
     ready = endpoint.output().count("\nready\n")
     assert endpoint.pid
@@ -92,14 +92,15 @@ def engines(service: LocalService) -> set[int]:
 
 
 def most_at_once(caller: Caller) -> str:
-    """What an engine says of ten images at once."""
+    """Return the largest batch that an engine reports for ten concurrent images."""
     answer = caller.http.post(PATH, json={"prompt": "a dog", "n": 10, "steps": 1})
     return "generated" if answer.status_code == 200 else str(answer.json()["detail"])
 
 
 def trouble(http: httpx.Client, number: int) -> str:
-    """What is wrong with the answer to a request; nothing: images are in it. Every other is a
-    stream, and some take ten times as long as others.
+    """Request an image and return what is wrong with the response, or "" if it has images.
+
+    Every other request is a stream, and some take ten times as long as others.
     """
     stream = number % 2 == 1
     body = {"prompt": "a red dog", "seed": number, "steps": 60 if number % 8 > 5 else 6}
@@ -115,7 +116,7 @@ def trouble(http: httpx.Client, number: int) -> str:
 
 @contextmanager
 def load(caller: Caller) -> Iterator[Load]:
-    """Until it is left."""
+    """Keep requesting images until the context is left."""
     found, ended, lock = Load(), threading.Event(), threading.Lock()
 
     def keep_asking(first: int) -> None:
@@ -138,7 +139,7 @@ def load(caller: Caller) -> Iterator[Load]:
 
 
 def ask_on(caller: Caller, loaded: Load) -> None:
-    """Until there are so many answers more that all callers have had some."""
+    """Wait for so many more answers that every caller has had some."""
     until = loaded.answers + 3 * CALLERS
     caller.wait_for(lambda: loaded.answers > until)
 

@@ -76,9 +76,9 @@ def test_whoever_is_killed_nothing_is_lost_or_done_twice(caller: Caller, victim:
         for pid in worker_pids(service):
             os.kill(pid, signal.SIGKILL)
     else:
-        kept = {"supervisor": service.supervisor, "api": service.api, "node": service.node}
+        processes = {"supervisor": service.supervisor, "api": service.api, "node": service.node}
         for name in victim.split(" and "):
-            pid = kept[name].pid
+            pid = processes[name].pid
             assert pid
             os.killpg(pid, signal.SIGKILL)
     caller.wait_until_ended(job)

@@ -89,7 +89,7 @@ def load_parts(tiny_checkpoint: Path) -> Callable[[torch.dtype], Parts]:
 
 @pytest.fixture(scope="session")
 def exact_backbone(load_parts: Callable[[torch.dtype], Parts]) -> Backbone:
-    """The tiny backbone in float64; its learned rows are float64, too."""
+    """Return the tiny backbone in float64; its learned rows are float64, too."""
     return load_parts(torch.float64).assembled()
 
 
@@ -121,7 +121,7 @@ a an the of in on with photo generating red blue dog cat bear toy hat beach fore
 
 @pytest.fixture(scope="session")
 def tiny_scorers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a DINOv2 and a SigLIP of random weights, in the layouts of the published ones.
+    """Return a folder with a random DINOv2 and a random SigLIP in their published layouts.
 
     Smaller by size alone: files, classes, steps of preprocessing and special tokens are theirs.
     """

@@ -88,7 +88,7 @@ def test_all_errors_are_named_at_once() -> None:
     assert "\n" not in message
 
 
-def test_what_is_not_a_mapping_is_rejected() -> None:
+def test_a_config_that_is_not_a_mapping_is_rejected() -> None:
     with pytest.raises(ConfigurationError, match="got 7"):
         TrainConfig.parse(7)  # pyright: ignore[reportArgumentType]
 
@@ -114,16 +114,16 @@ def test_each_method_has_its_own_defaults() -> None:
 
 
 def test_configs_share_a_batch_unless_its_shape_or_method_would_differ() -> None:
-    ours = TrainConfig(**REQUIRED)
+    config = TrainConfig(**REQUIRED)
     of_its_own = {"steps": 7, "lr": 0.1, "kappa": 0.0, "magnitude": 0.4, "schedule": "cosine"}
     of_its_own |= {"ema_decay": 0.9, "captions": "style", "timesteps": "stratified"}
     of_its_own |= {"pooling": "legacy", "instruction": True, "shift": 3.0}
-    assert ours.changed(**of_its_own, eval_every=3).incompatibility_with(ours) is None
-    other = ours.changed(batch_size=2, resolution=32, beta2=0.5, **of_its_own)
-    assert other.incompatibility_with(ours) == (
+    assert config.changed(**of_its_own, eval_every=3).incompatibility_with(config) is None
+    other = config.changed(batch_size=2, resolution=32, beta2=0.5, **of_its_own)
+    assert other.incompatibility_with(config) == (
         "batch_size 2, not 4, resolution 32, not 64, beta2 0.5, not 0.0"
     )
-    assert standard_ti(ours).incompatibility_with(ours) == "method 'ti', not 'dti'"
+    assert standard_ti(config).incompatibility_with(config) == "method 'ti', not 'dti'"
 
 
 def test_a_config_cannot_be_changed_in_place() -> None:
@@ -152,14 +152,14 @@ def test_a_recipe_and_its_baseline_survive_json(name: str) -> None:
 
 
 def test_every_config_has_a_baseline() -> None:
-    ours = sd().changed(init="states", beta2=0.9, ema_decay=0.9, schedule="cosine", patience=2)
-    assert standard_ti(ours) == standard_ti(sd())
+    config = sd().changed(init="states", beta2=0.9, ema_decay=0.9, schedule="cosine", patience=2)
+    assert standard_ti(config) == standard_ti(sd())
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_baseline_differs_in_the_method_alone(name: str) -> None:
-    ours = recipe(name).model_dump()
-    differences = {field for field, value in standard_ti(recipe(name)) if ours[field] != value}
+    config = recipe(name).model_dump()
+    differences = {field for field, value in standard_ti(recipe(name)) if config[field] != value}
     its_own = {"method", "lr", "kappa", "weight_decay", "magnitude"}
     assert differences - {"schedule"} == its_own
 

@@ -16,7 +16,7 @@ def test_a_file_is_written_with_its_folders_and_replaced(tmp_path: Path) -> None
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="cannot write"):
         atomic_write(tmp_path / "folder", b"data")

@@ -89,9 +89,9 @@ def make_s3(server: Server) -> Iterator[Callable[..., S3Store]]:
     prefix = f"tests/{secrets.token_hex(8)}"
 
     def make(bucket: str = server.bucket, **settings: object) -> S3Store:
-        given = {"endpoint": server.endpoint, "addressing_style": "path"} | settings
+        options = {"endpoint": server.endpoint, "addressing_style": "path"} | settings
         return S3Store(
-            S3Settings.model_validate({"bucket": bucket, "prefix": f"{prefix}/", **given})
+            S3Settings.model_validate({"bucket": bucket, "prefix": f"{prefix}/", **options})
         )
 
     # Made now, since tests change faults and credentials; moto's objects go with its process.
@@ -107,7 +107,7 @@ def make_s3(server: Server) -> Iterator[Callable[..., S3Store]]:
 
 @pytest.fixture
 def store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """An empty store of each kind."""
+    """Return an empty store of each kind."""
     if kind == "memory":
         return MemoryStore()
     if kind == "directory":

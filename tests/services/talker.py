@@ -18,7 +18,7 @@ PRESIGNED = "https://s3/b/k?X-Amz-Credential=AK%2F1&X-Amz-Signature=5e1f&X-Amz-E
 log = logs.logger("talker")
 
 
-def _said() -> None:
+def _log_lines() -> None:
     log.info("pool is 100% full", slots=4, loss=0.5)
     with logs.bound(request="req-1", job="job-1"), logs.bound(item=7, worker=None):
         log.warning("item is slow", steps={"done": 1})
@@ -65,9 +65,9 @@ def _exceptions() -> None:
 def _threads() -> None:
     """Ids are of the thread that bound them, until they are handed on."""
 
-    def work(given: dict[str, str]) -> None:
+    def work(environment: dict[str, str]) -> None:
         log.info("not handed on")
-        with logs.bound(**given):
+        with logs.bound(**environment):
             log.info("handed on")
 
     with logs.bound(request="req-1"):
@@ -81,7 +81,7 @@ def _threads() -> None:
 def main(scene: str, form: str) -> None:
     logs.configure("talker", {"json": True, "plain": False, "auto": None}[form])
     {
-        "said": _said,
+        "said": _log_lines,
         "hostile": _hostile,
         "secret": _secret,
         "exceptions": _exceptions,

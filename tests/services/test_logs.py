@@ -1,4 +1,4 @@
-"""What processes write to standard error: real ones, as whoever collects it reads them."""
+"""The standard error of real processes, as a collector of logs reads it."""
 
 import json
 import os
@@ -140,21 +140,21 @@ def test_an_exception_is_one_field() -> None:
 
 
 def test_a_terminal_gets_lines_for_people() -> None:
-    ours, theirs = pty.openpty()
+    controller, terminal = pty.openpty()
     command = [sys.executable, str(_TALKER), "exceptions", "auto"]
-    with subprocess.Popen(command, stderr=theirs, cwd=_ROOT):
-        os.close(theirs)
+    with subprocess.Popen(command, stderr=terminal, cwd=_ROOT):
+        os.close(terminal)
         text = b""
         with suppress(OSError):  # once all that was written is read
             while True:
-                text += os.read(ours, 1 << 16)
-    os.close(ours)
+                text += os.read(controller, 1 << 16)
+    os.close(controller)
     lines = text.decode().splitlines()
     assert re.fullmatch(r"\d\d:\d\d:\d\d ERROR   talker: it failed pool=sdxl", lines[0])
     assert lines[1] == "    Traceback (most recent call last):"
 
 
-def test_what_is_no_terminal_gets_json() -> None:
+def test_output_that_is_no_terminal_gets_json() -> None:
     assert json.loads(_talk("said", "auto").stderr.splitlines()[0])["event"] == "pool is 100% full"
 
 
@@ -180,9 +180,9 @@ def test_uvicorn_writes_as_all_others_do() -> None:
         rest = server.communicate(timeout=30)[1]
     lines += [json.loads(line) for line in rest.splitlines()]
     assert {line["process"] for line in lines} == {"api"}
-    said = {(line["logger"], line["event"]): line for line in lines}
-    assert said["app", "asked"]["request"] == "req-1"
-    access = [event for logger, event in said if logger == "uvicorn.access"]
+    records = {(line["logger"], line["event"]): line for line in lines}
+    assert records["app", "asked"]["request"] == "req-1"
+    access = [event for logger, event in records if logger == "uvicorn.access"]
     assert any("/a?key=dti_abcdefghijklmn23_***" in event and "204" in event for event in access)
     (broken,) = [line for line in lines if "exception" in line]
     assert broken["exception"].endswith("RuntimeError: as asked")

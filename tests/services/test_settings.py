@@ -82,7 +82,7 @@ def test_variables_of_others_are_not_refused(monkeypatch: pytest.MonkeyPatch) ->
         ("DTI_ENGINE_SECRET", "", "DTI_ENGINE_SECRET is not given.*DTI_ENGINES_URL is not given"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_with_flag_and_variable(
+def test_the_error_of_an_invalid_value_names_flag_and_variable(
     name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)

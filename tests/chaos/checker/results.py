@@ -43,10 +43,14 @@ def result_dishonest(history: History) -> list[str]:
             claimant = claims.get((item_ref, record.attempt))
             if digest(payload) != record.sha256:
                 found.append(f"{job} {item_ref}: its payload does not have its sha256")
-            elif not is_payload_of(said := json.loads(payload), job, item_ref, record.attempt):
-                found.append(f"{job} {item_ref}: attempt {record.attempt} has the payload {said}")
-            elif not claimant == writer == said["worker"]:
-                found.append(f"{job} {item_ref}: by {writer}, claimed by {claimant}: {said}")
+            elif not is_payload_of(
+                payload_ids := json.loads(payload), job, item_ref, record.attempt
+            ):
+                found.append(
+                    f"{job} {item_ref}: attempt {record.attempt} has the payload {payload_ids}"
+                )
+            elif not claimant == writer == payload_ids["worker"]:
+                found.append(f"{job} {item_ref}: by {writer}, claimed by {claimant}: {payload_ids}")
     return found
 
 

@@ -76,8 +76,8 @@ def _innocent_lost_to_poison(history: History) -> History:
 def _later_checkpoint(history: History) -> History:
     """Add a checkpoint before a claim, later than the one that the attempt resumed from."""
     event = start(history, resumed=True)
-    kept = event.fields | {"number": event["number"] - 1, "step": event["resume"] + 1}
-    return insert(history, HistoryEvent(event["claimed_at"] - 1e-6, "test", "checkpoint", kept))
+    changed = event.fields | {"number": event["number"] - 1, "step": event["resume"] + 1}
+    return insert(history, HistoryEvent(event["claimed_at"] - 1e-6, "test", "checkpoint", changed))
 
 
 def _attempt_beside_isolated_one(history: History) -> History:
@@ -200,7 +200,7 @@ def test_every_check_has_a_tampering() -> None:
     assert {check for check, _ in TAMPERINGS} == set(CHECKS)
 
 
-def test_poison_whose_attempts_give_no_reason_is_found(history: History) -> None:
+def test_a_poisoned_item_without_reasons_is_found(history: History) -> None:
     keys, item_ref = poison(history)
     ended = keys.attempt_end(item_ref, 2)
     body = history.ledger.store.read(ended).body

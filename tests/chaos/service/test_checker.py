@@ -113,8 +113,8 @@ def _result_overwritten(history: History) -> History:
     key = _result(history)
     record, _ = history.results(_job(history))[ItemRef(0, 0)]
     assert isinstance(record, ResultRecord)
-    ours = record.model_copy(update={"nonce": "zombie.n", "sha256": digest(b"other")})
-    return put(history, key, pack(ours, b"other"))
+    zombie_record = record.model_copy(update={"nonce": "zombie.n", "sha256": digest(b"other")})
+    return put(history, key, pack(zombie_record, b"other"))
 
 
 def _result_failed(history: History) -> History:
@@ -217,7 +217,7 @@ def test_the_time_until_a_worker_has_loaded_its_model_is_not_the_ledgers(history
     assert 0 <= recovery.ledger_s < recovery.claimed_after_s
 
 
-def test_a_paused_worker_goes_on_unless_it_was_declared_dead(history: History) -> None:
+def test_a_paused_worker_continues_unless_it_was_declared_dead(history: History) -> None:
     hit = history.events("fault")[0]
     paused = insert(
         change(history, hit, kind="paused"),

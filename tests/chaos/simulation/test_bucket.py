@@ -32,7 +32,7 @@ def store(world: World, open_store: Callable[..., tuple[Process, S3Store]]) -> A
     return Performed()
 
 
-def test_what_was_created_is_read(store: Any) -> None:
+def test_a_created_object_can_be_read(store: Any) -> None:
     etag = store.create("a/b", b"body")
     found = store.read("a/b")
     assert found.body == b"body"
@@ -81,9 +81,9 @@ def test_an_expected_version_is_deleted(store: Any, bucket: Bucket) -> None:
         store.delete_if("a", expected=stale)
     store.delete_if("a", expected=fresh)
     store.delete_if("a", expected=fresh)
-    for look in (store.read, store.head):
+    for read_method in (store.read, store.head):
         with pytest.raises(NotFoundError):
-            look("a")
+            read_method("a")
     assert [change.kind for change in bucket.journal] == ["put", "put", "delete"]
 
 

@@ -130,7 +130,7 @@ def test_a_task_crashes_its_own_process(world: World) -> None:
     assert seen == []
 
 
-def test_a_paused_process_goes_on_later(world: World) -> None:
+def test_a_paused_process_continues_later(world: World) -> None:
     process, other = world.process("a", rate=1.0), world.process("b", rate=1.0)
     seen: list[tuple[str, float]] = []
 

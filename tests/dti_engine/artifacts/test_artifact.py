@@ -38,9 +38,7 @@ def forged(
     tensors: dict[str, Tensor] | None = None,
     change: Callable[[dict[str, Any]], object] = lambda manifest: None,
 ) -> bytes:
-    """The file of an artifact with other tensors, or with a manifest that `change` has edited; its
-    digest is right.
-    """
+    """Return the file with other tensors or an edited manifest; its digest is right."""
     manifest = json.loads(artifact.manifest.model_dump_json())
     change(manifest)
     embeddings = dict(artifact.token.embeddings) if tensors is None else tensors
@@ -50,7 +48,7 @@ def forged(
 # Saving and loading
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path, artifact_of: ArtifactOf) -> None:
+def test_a_saved_checkpoint_is_loaded_unchanged(tmp_path: Path, artifact_of: ArtifactOf) -> None:
     saved = artifact_of({"text_encoder": rows(2, 8), "text_encoder_2": rows(1, 12)})
     saved.save(tmp_path / "rex.safetensors")
     loaded = Artifact.load(tmp_path / "rex.safetensors")

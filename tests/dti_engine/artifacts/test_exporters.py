@@ -28,7 +28,7 @@ def rows(num_vectors: int, dim: int = 8) -> Tensor:
 
 
 class TinyPipeline(DiffusionPipeline, TextualInversionLoaderMixin):
-    """As much of a pipeline of diffusers as loads a textual inversion, of one encoder or two."""
+    """The part of a diffusers pipeline that loads textual inversions, with one encoder or two."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ def pipeline() -> TinyPipeline:
 
 
 def _loaded(tokenizer: CLIPTokenizer, model: CLIPTextModel, count: int) -> Tensor:
-    """The rows that diffusers has put into the table, under its names of several vectors."""
+    """Return the rows that diffusers has put into the table, under its names of several vectors."""
     ids = tokenizer.convert_tokens_to_ids(["<rex>", "<rex>_1", "<rex>_2"][:count])
     assert ids == [4, 5, 6][:count]
     return model.get_input_embeddings().weight[ids]

@@ -65,7 +65,7 @@ def make_sana_checkpoint(
 def _sdxl_pipeline(
     make_tokenizer: Callable[..., CLIPTokenizer], force_zeros: bool
 ) -> StableDiffusionXLPipeline:
-    """As published: the second tokenizer pads with "!", and both configs have eos_token_id 2."""
+    """Return a tiny SDXL: its second tokenizer pads with "!", and eos_token_id is 2 in both."""
     tokenizers = make_tokenizer(), make_tokenizer(pad_token="!")
     sizes = {"hidden_size": 32, "num_hidden_layers": 2}, {"hidden_size": 48, "num_hidden_layers": 3}
     first, second = (
@@ -134,7 +134,7 @@ def _sdxl_pipeline(
 
 
 def _sana_pipeline(words: list[str]) -> SanaPipeline:
-    """With a window of attention that is shorter than the instruction, and than long prompts."""
+    """Return a tiny SANA whose attention window is shorter than the instruction."""
     tokenizer = _gemma_tokenizer(words)
     text_config = Gemma2Config(
         vocab_size=len(tokenizer),

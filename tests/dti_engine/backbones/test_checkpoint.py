@@ -19,7 +19,7 @@ from dti_engine.errors import ModelLoadError
 
 @pytest.fixture
 def weights(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """Return a copy to damage."""
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "weights"))
 
 
@@ -46,7 +46,7 @@ NAMES = r"no weights at '{}'; .*\(miniature, sd15, sd21-base, sd21, sdxl, sana-1
         ("", r"^'' has no readable model_index.json; give a folder in the diffusers layout"),
     ],
 )
-def test_what_is_no_name_is_refused_and_the_names_are_listed(name: str, message: str) -> None:
+def test_an_unknown_name_is_refused_with_the_list_of_names(name: str, message: str) -> None:
     with pytest.raises(ModelLoadError, match=message):
         load_backbone(name)
 
@@ -149,7 +149,7 @@ def test_plain_files_are_read_where_there_are_variants_too(weights: Path) -> Non
     load_backbone(weights)
 
 
-def test_memory_that_runs_out_while_loading_is_said_so(
+def test_running_out_of_memory_while_loading_is_reported(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -206,7 +206,7 @@ SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
 @pytest.mark.parametrize(
-    ("given", "name", "revision"),
+    ("reference", "name", "revision"),
     [
         ("sdxl", SDXL, None),
         ("sdxl@v1.0", SDXL, "v1.0"),
@@ -218,12 +218,12 @@ SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
     ],
 )
 def test_short_names_and_revisions_reach_the_hub_and_the_name_stays(
-    hub: Hub, given: str, name: str, revision: str | None
+    hub: Hub, reference: str, name: str, revision: str | None
 ) -> None:
-    assert open_checkpoint(given).name == name
+    assert open_checkpoint(reference).name == name
     assert len(hub.ids) == 2  # the index, and all else
-    ((asked, found),) = set(hub.ids)
-    assert asked == name
+    ((requests_before, found),) = set(hub.ids)
+    assert requests_before == name
     assert found == revision or (revision and str(found).startswith(revision))
 
 
@@ -234,10 +234,10 @@ def test_a_short_name_goes_before_a_folder_unless_that_is_written_as_a_path(
     shutil.copytree(tiny_checkpoint, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert open_checkpoint(name).folder != Path(name)
-    asked = len(hub.ids)
+    requests_before = len(hub.ids)
     for path in (f"./{name}", f"{name}/", str(tmp_path / name), Path(name)):
         assert open_checkpoint(path).folder.resolve() == tmp_path / name
-    assert len(hub.ids) == asked
+    assert len(hub.ids) == requests_before
 
 
 def test_a_folder_goes_before_a_hub_id(
@@ -256,7 +256,7 @@ def test_a_failed_download_says_what_may_help(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", ["sd21", "sd21-base"])
-def test_a_withdrawn_model_is_said_to_be_so_and_its_copy_is_named(
+def test_a_withdrawn_model_is_reported_with_the_name_of_its_copy(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -267,7 +267,7 @@ def test_a_withdrawn_model_is_said_to_be_so_and_its_copy_is_named(
 
 def test_only_the_parts_of_a_hub_repository_are_downloaded(hub: Hub) -> None:
     assert load_backbone("somebody/model").name == "somebody/model"
-    wanted = [
+    expected_files = [
         "model_index.json",
         "scheduler/scheduler_config.json",
         "text_encoder/config.json",
@@ -309,7 +309,7 @@ def test_only_the_parts_of_a_hub_repository_are_downloaded(hub: Hub) -> None:
         "vae_1_0/diffusion_pytorch_model.safetensors",
         "vae_decoder/model.onnx",
     ]
-    assert list(filter_repo_objects(wanted + others, **hub.patterns)) == wanted
+    assert list(filter_repo_objects(expected_files + others, **hub.patterns)) == expected_files
 
 
 def test_variants_are_downloaded_where_there_is_nothing_else(hub: Hub, weights: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a user does with a large model, by the command line: learn, generate, export, evaluate."""
+"""Trains, generates, exports and evaluates with a large model by the command line."""
 
 import json
 from collections.abc import Callable
@@ -86,11 +86,11 @@ def test_a_token_goes_to_the_programs_that_know_its_encoders(
         assert "Keep our own file" in refused.stderr
 
 
-def test_the_papers_table_comes_of_one_command(
+def test_one_command_makes_the_papers_table(
     weights: Path, photos: Path, tiny_scorers: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "prompts.txt").write_text("a photo of a {}\na {} in the snow\n")
-    given = {
+    settings = {
         "--model": weights,
         "--output": tmp_path / "evaluation",
         "--prompts": tmp_path / "prompts.txt",
@@ -101,7 +101,9 @@ def test_the_papers_table_comes_of_one_command(
         "--dinov2": tiny_scorers / "dinov2-base",
         "--siglip": tiny_scorers / "siglip-base-patch16-512",
     }
-    dti("evaluate", "photographs", photos, *(word for option in given.items() for word in option))
+    dti(
+        "evaluate", "photographs", photos, *(word for option in settings.items() for word in option)
+    )
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
     names = ["word", "ti", "ti-rescaled", "cross-init", "dti"]
     assert [row["name"] for row in results["rows"]] == names

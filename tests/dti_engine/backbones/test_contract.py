@@ -1,4 +1,4 @@
-"""What every backbone promises, whatever its family: one suite over tiny models of real classes."""
+"""The contract of every backbone: one suite over tiny models of real classes."""
 
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def test_a_model_pools_that_says_so(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_sizes_that_a_model_is_told_reach_it_exactly_and_each_counts(
+def test_micro_conditioning_reaches_the_model_exactly_and_each_size_matters(
     weights: Path, dtype: torch.dtype
 ) -> None:
     """Half precision would make 1025 of 1027."""
@@ -147,14 +147,14 @@ def test_sizes_that_a_model_is_told_reach_it_exactly_and_each_counts(
     noisy, t = torch.randn(1, *shape), torch.tensor([500])
 
     def output(micro_conditioning: MicroConditioning | None) -> Tensor:
-        told = (
+        image_sizes = (
             None
             if micro_conditioning is None
             else torch.tensor([micro_conditioning], dtype=torch.float32)
         )
-        conditioning = backbone.encode_prompts(*bound, told)
-        if conditioning.micro_conditioning is not None and told is not None:
-            assert torch.equal(conditioning.micro_conditioning, told)
+        conditioning = backbone.encode_prompts(*bound, image_sizes)
+        if conditioning.micro_conditioning is not None and image_sizes is not None:
+            assert torch.equal(conditioning.micro_conditioning, image_sizes)
             assert conditioning.micro_conditioning.dtype == torch.float32
         return backbone.denoise(noisy, t, conditioning)
 
@@ -224,27 +224,27 @@ def test_text_around_a_prompt_is_spelled_as_the_tokenizers_know_it(backbone: Bac
 
 
 def test_recomputing_keeps_less_and_changes_no_gradient(weights: Path) -> None:
-    backbone, kept, gradients = load_backbone(weights), {}, {}
+    backbone, kept_elements, gradients = load_backbone(weights), {}, {}
     assert not backbone.recompute
     torch.manual_seed(1)
     token = random_token(backbone)
-    for wanted in (False, True, False):
-        backbone.recompute = wanted
+    for needs_gradients in (False, True, False):
+        backbone.recompute = needs_gradients
         batch, rows = bind(["a <rex>"], [{"<rex>": token}], backbone.text_encoders)
         for table in rows.values():
             table.requires_grad_()
         conditioning = backbone.encode_prompts(batch, rows)
-        kept[wanted] = 0
+        kept_elements[needs_gradients] = 0
 
-        def count(tensor: Tensor, wanted: bool = wanted) -> Tensor:
-            kept[wanted] += tensor.numel()
+        def count(tensor: Tensor, needs_gradients: bool = needs_gradients) -> Tensor:
+            kept_elements[needs_gradients] += tensor.numel()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             loss = loss_of(backbone, conditioning).sum()
         loss.backward()
-        gradients[wanted] = [table.grad for table in rows.values()]
-    assert kept[True] < 0.5 * kept[False]
+        gradients[needs_gradients] = [table.grad for table in rows.values()]
+    assert kept_elements[True] < 0.5 * kept_elements[False]
     assert all(map(torch.equal, gradients[True], gradients[False]))
 
 
@@ -271,7 +271,7 @@ def test_a_training_step_reads_no_value(backbone: Backbone) -> None:
 
 
 def test_a_compiled_denoiser_does_the_same(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of its graph is traced; the compiler behind it would take minutes."""
+    """All of the graph is traced; the real compiler would take minutes."""
     graphs: list[int] = []
 
     def tracing(self: nn.Module, **options: object) -> None:
@@ -293,7 +293,7 @@ def test_a_compiled_denoiser_does_the_same(weights: Path, monkeypatch: pytest.Mo
     assert torch._dynamo.config.recompile_limit >= 64  # torch gives up after 8 otherwise
 
 
-def test_what_an_encoder_makes_of_words_may_stand_in_the_place_of_their_rows(
+def test_the_encoders_output_may_replace_the_rows_of_words(
     backbone: Backbone,
 ) -> None:
     for name, encoder in backbone.text_encoders.items():

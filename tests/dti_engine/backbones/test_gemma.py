@@ -79,7 +79,7 @@ def counted(prompts: EncoderInput) -> Tensor:
 def read_plainly(
     model: Gemma2Model, tokenizer: GemmaTokenizer, prompts: EncoderInput, rows: Tensor
 ) -> list[Tensor]:
-    """The states of each prompt, the instruction run through the model in full, nothing stored."""
+    """Return the states of each prompt, with the instruction computed in full."""
     table = model.embed_tokens.weight
     states: list[Tensor] = []
     for ids, row, length, instructed in zip(
@@ -216,7 +216,7 @@ def test_stored_keys_and_values_change_neither_states_nor_gradients(
     torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_batch_leaves_what_is_stored_as_it_was(encoder: GemmaTextEncoder) -> None:
+def test_a_batch_does_not_change_the_cached_keys_and_values(encoder: GemmaTextEncoder) -> None:
     prompts, rows = spelled(encoder, ["a <rex>"] * 3, random_token(), [True, False, True])
     first = encoder.hidden_states(prompts, rows.requires_grad_())
     first.sum().backward()
@@ -232,8 +232,8 @@ def test_the_instruction_reaches_only_prompts_that_have_it(encoder: GemmaTextEnc
     assert bool((with_it[1:5] != without[1:5]).any(dim=-1).all())
 
 
-def test_reading_waits_for_no_value(encoder: GemmaTextEncoder) -> None:
-    """On a GPU every such wait would hold up the step: here it would be an error."""
+def test_encoding_does_not_wait_for_the_device(encoder: GemmaTextEncoder) -> None:
+    """On a GPU, such a wait would delay the step; here it is an error."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         rows = torch.randn(1, 32, requires_grad=True)
         ids = torch.full((2, 32), 5)
@@ -291,10 +291,10 @@ def test_in_bfloat16_the_states_are_those_of_a_model_loaded_in_it(
     words = spelled(half, ["a photo of a red dog"])
     length = int(words[0].length)
     with torch.no_grad():
-        theirs = model(words[0].ids[:, :length]).last_hidden_state.float()
-    exact, ours = (each.hidden_states(*words)[:, :length] for each in (encoder, half))
-    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
-    assert float((ours - exact).norm()) < 1.1 * float((theirs - exact).norm())
+        reference = model(words[0].ids[:, :length]).last_hidden_state.float()
+    exact, actual = (each.hidden_states(*words)[:, :length] for each in (encoder, half))
+    torch.testing.assert_close(actual, reference, rtol=0.05, atol=0.05)
+    assert float((actual - exact).norm()) < 1.1 * float((reference - exact).norm())
 
 
 def test_layers_do_not_compute_in_float16(encoder: GemmaTextEncoder, weights: Path) -> None:

@@ -59,15 +59,15 @@ def backbone(request: pytest.FixtureRequest, weights: Path) -> Backbone:
     return load_backbone(weights, dtype=request.param)
 
 
-def order(backbone: Backbone, chance: random.Random, guided: bool = True) -> ImageRequest:
+def order(backbone: Backbone, rng: random.Random, guided: bool = True) -> ImageRequest:
     """Another one each time, in everything."""
     rows = {
-        name: torch.tensor([[chance.gauss(0, 0.1) for _ in range(encoder.dim)]])
+        name: torch.tensor([[rng.gauss(0, 0.1) for _ in range(encoder.dim)]])
         for name, encoder in backbone.text_encoders.items()
     }
-    guidance = chance.uniform(2, 9) if guided else 1.0
+    guidance = rng.uniform(2, 9) if guided else 1.0
     tokens = {"<rex>": LearnedToken("<rex>", rows)}
-    return ImageRequest(chance.choice(PROMPTS), chance.getrandbits(31), tokens, guidance=guidance)
+    return ImageRequest(rng.choice(PROMPTS), rng.getrandbits(31), tokens, guidance=guidance)
 
 
 def start(backbone: Backbone, request: ImageRequest, steps: int) -> DenoisingState:
@@ -78,25 +78,25 @@ def start(backbone: Backbone, request: ImageRequest, steps: int) -> DenoisingSta
 
 
 def generate(
-    backbone: Backbone, request: ImageRequest, besides: Sequence[Beside] = (), crowd: int = 0
+    backbone: Backbone, request: ImageRequest, besides: Sequence[Beside] = (), group: int = 0
 ) -> Any:
     """Levels of an image beside neighbours whose requests, steps and places are the crowd's."""
-    chance, denoiser = random.Random(crowd), Denoiser(backbone)
-    mine, others = start(backbone, request, STEPS), list[DenoisingState]()
+    rng, denoiser = random.Random(group), Denoiser(backbone)
+    state, others = start(backbone, request, STEPS), list[DenoisingState]()
     for each in besides:
-        steps = chance.randint(2 * STEPS, 30)
-        others.append(start(backbone, order(backbone, chance, each.guided), steps))
-        for _ in range(chance.randint(0, STEPS)):
+        steps = rng.randint(2 * STEPS, 30)
+        others.append(start(backbone, order(backbone, rng, each.guided), steps))
+        for _ in range(rng.randint(0, STEPS)):
             denoiser.step(others[-1:])
-    place = chance.randint(0, len(others))
+    place = rng.randint(0, len(others))
     for step in range(STEPS):
         there = [
             one
             for one, each in zip(others, besides, strict=True)
             if each.joins <= step < each.leaves
         ]
-        denoiser.step([*there[:place], mine, *there[place:]])
-    (pixels,) = decode(backbone, [mine])
+        denoiser.step([*there[:place], state, *there[place:]])
+    (pixels,) = decode(backbone, [state])
     return np.asarray(to_image(pixels)).astype(int)
 
 
@@ -104,15 +104,14 @@ def generate(
 def test_an_image_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
     backbone: Backbone, seed: int
 ) -> None:
-    chance = random.Random(f"layout {seed}")
-    request = order(backbone, chance, guided=seed != 1)
+    rng = random.Random(f"layout {seed}")
+    request = order(backbone, rng, guided=seed != 1)
     besides = [
-        Beside(chance.randrange(STEPS), chance.randint(1, STEPS), chance.random() < 0.6)
-        for _ in range(5)
+        Beside(rng.randrange(STEPS), rng.randint(1, STEPS), rng.random() < 0.6) for _ in range(5)
     ]
-    first, second = (generate(backbone, request, besides, crowd) for crowd in (1, 2))
+    first, second = (generate(backbone, request, besides, group) for group in (1, 2))
     assert np.array_equal(first, second)
     alone = generate(backbone, request)
     assert abs(first - alone).max() <= TOLERANCE[backbone.dtype]
-    other = generate(backbone, order(backbone, chance))
+    other = generate(backbone, order(backbone, rng))
     assert abs(other - alone).max() > 10 * TOLERANCE[backbone.dtype]

@@ -30,13 +30,13 @@ SANAS = ["sana-1.6b", "sana-4.8b"]
 
 @cache
 def configuration(name: str, part: str) -> Any:
-    """What the class of the part makes of it, all defaults filled in."""
+    """Return the full configuration of a part, with the defaults of its class."""
     return published(name).on_meta(part).config
 
 
 @dataclass(frozen=True)
 class Unweighted(ModelFolder):
-    """Of a model of the catalogue, whose parts are their configurations."""
+    """A checkpoint of a published model whose parts are only their configurations."""
 
     def model(
         self,
@@ -57,7 +57,7 @@ class Unweighted(ModelFolder):
 
 
 class Encoder:
-    """What families ask of a text encoder when they are put together."""
+    """The attributes of a text encoder that families read when a model is loaded."""
 
     def __init__(self, name: str, config: Any) -> None:
         self.name = name
@@ -97,7 +97,7 @@ def test_every_published_model_is_tested_here() -> None:
 
 
 def test_both_sizes_of_sana_differ_in_the_number_of_layers_alone() -> None:
-    """Of the smaller one, the files are held by their digests."""
+    """The digests of the smaller model's files are checked elsewhere."""
     small, large = (published(name) for name in SANAS)
     files = [path.relative_to(small.folder) for path in sorted(small.folder.glob("**/*.json"))]
     assert len(files) == 5
@@ -122,7 +122,7 @@ def test_both_sizes_of_sana_differ_in_the_number_of_layers_alone() -> None:
         ("sana-4.8b", FlowMatchingObjective),
     ],
 )
-def test_each_model_predicts_what_it_was_trained_to(name: str, objective: type[Any]) -> None:
+def test_each_model_has_its_published_prediction_type(name: str, objective: type[Any]) -> None:
     assert type(loaded(name).objective) is objective
 
 
@@ -163,7 +163,7 @@ def test_sampling_of_sana_leans_to_noise_by_a_shift_of_3(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SANAS)
-def test_sana_is_told_times_of_1000_as_they_are(name: str) -> None:
+def test_sana_gets_timesteps_up_to_1000_unscaled(name: str) -> None:
     backbone = loaded(name)
     assert vars(backbone)["_time_scale"] == 1.0
     assert backbone.objective.timesteps(torch.tensor([0.25])).tolist() == [250.0]
@@ -213,7 +213,7 @@ def test_sdxl_says_that_its_autoencoder_overflows() -> None:
 
 @pytest.mark.parametrize("name", UNETS)
 def test_autoencoders_compute_as_latent_diffusions_does(name: str) -> None:
-    """What no count of weights shows."""
+    """A count of the weights does not show these settings."""
     config = configuration(name, "vae")
     assert (config["act_fn"], config["norm_num_groups"]) == ("silu", 32)
     assert config["mid_block_add_attention"]
@@ -257,7 +257,7 @@ def test_sdxl_reads_an_empty_prompt_as_zeros() -> None:
 def test_clips_compute_as_those_that_they_were_converted_from(
     name: str, part: str, activation: str, heads: int
 ) -> None:
-    """What no count of weights shows."""
+    """A count of the weights does not show these settings."""
     config = configuration(name, part)
     assert (config.hidden_act, config.num_attention_heads) == (activation, heads)
     assert config.layer_norm_eps == 1e-5
@@ -275,7 +275,7 @@ def test_clips_compute_as_those_that_they_were_converted_from(
     ],
 )
 def test_unets_attend_with_as_many_heads_as_published(name: str, heads: set[int]) -> None:
-    """What no count of weights shows, nor how times and layers are computed."""
+    """A count of the weights does not show the heads, nor how timesteps and layers are computed."""
     unet: Any = published(name).on_meta("unet")
     attention = [each for key, each in unet.named_modules() if key.endswith((".attn1", ".attn2"))]
     assert {each.heads for each in attention} == heads

@@ -62,15 +62,15 @@ def conditioned(backbone: Backbone) -> Conditioning:
 
 
 def assert_reads_alike(found: Backbone, expected: Backbone) -> None:
-    """The same ids, padding and marks of prompts, and the same of them for the denoiser."""
+    """Check that ids, padding and encoded prompts are the same."""
     assert found.fingerprint == expected.fingerprint
     (spelled, _), (expected_spelled, _) = bound(found), bound(expected)
     for name, inputs in expected_spelled.inputs.items():
         for field in ("ids", "length", "pooled_index"):
             assert torch.equal(getattr(spelled.inputs[name], field), getattr(inputs, field))
-    ours, theirs = conditioned(found), conditioned(expected)
+    actual, reference = conditioned(found), conditioned(expected)
     for field in ("hidden", "pooled", "mask"):
-        assert_same(getattr(ours, field), getattr(theirs, field))
+        assert_same(getattr(actual, field), getattr(reference, field))
 
 
 def assert_same(found: Tensor | None, expected: Tensor | None) -> None:
@@ -96,7 +96,7 @@ def rewrite_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]])
 def test_an_autoencoder_with_the_old_names_of_attention_is_the_same(
     tiny_checkpoint: Path, copied: Callable[[Path], Path], dtype: torch.dtype
 ) -> None:
-    """As Stable Diffusion 1 and 2 have them."""
+    """Stable Diffusion 1 and 2 have these names."""
     weights = copied(tiny_checkpoint)
     path = weights_file(weights / "vae")
     named = {_old_attention_name(key): value for key, value in load_file(path).items()}
@@ -129,7 +129,7 @@ def _old_attention_name(key: str) -> str:
 def test_clip_encoders_with_a_prefix_and_stored_positions_are_the_same(
     sdxl: Path, copied: Callable[[Path], Path], dtype: torch.dtype
 ) -> None:
-    """Of both classes, with a projection and without, which libraries now nest differently."""
+    """Both classes, with and without a projection, are nested differently by new libraries."""
     weights = copied(sdxl)
     for part in ("text_encoder", "text_encoder_2"):
         path = weights_file(weights / part)
@@ -221,8 +221,10 @@ def _token(content: str, **options: Any) -> dict[str, Any]:
 def test_clip_tokenizers_of_vocabulary_and_merges_spell_the_same(
     sdxl: Path, copied: Callable[[Path], Path], marks: str
 ) -> None:
-    """Older files state marks as objects, later ones in a table by id; the second one pads with
-    "!", which is a word as well."""
+    """Older files have special tokens as objects, later ones in a table by id.
+
+    The second tokenizer pads with "!", which is a word as well.
+    """
     weights = copied(sdxl)
     for part, pad in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
         _write_clip_tokenizer(weights / part, pad, by_id=marks == "by id")
@@ -237,7 +239,7 @@ def test_clip_tokenizers_of_vocabulary_and_merges_spell_the_same(
 
 
 def _write_clip_tokenizer(folder: Path, pad: str, *, by_id: bool) -> None:
-    """In place of the one file of transformers 5 the four of transformers 4."""
+    """Write the four files of transformers 4 instead of the one file of transformers 5."""
     begin, end = "<|startoftext|>", "<|endoftext|>"
     bpe = json.loads((folder / "tokenizer.json").read_text())["model"]
     shutil.rmtree(folder)
@@ -308,7 +310,7 @@ def test_gemmas_tokenizer_of_transformers_4_spells_the_same_and_is_padded_on_the
 
 
 def _write_gemma_tokenizer(folder: Path, padding_side: str) -> None:
-    """Merges as text, line feeds among the added tokens, and all of these in a table by id."""
+    """Write merges as text, with line feeds among the added tokens, and a table of these by id."""
     content = json.loads((folder / "tokenizer.json").read_text())
     shutil.rmtree(folder)
     folder.mkdir()

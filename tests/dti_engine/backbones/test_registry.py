@@ -1,4 +1,4 @@
-"""What the catalogue says of published models is what was published: sizes, names, configurations.
+"""Compares the catalogue with published models: sizes, names and configurations.
 
 No weights are at hand. Witnesses are published sizes of files, which spell every name and shape of
 weights in their headers, published digests of configurations, and the mapping of a converter.
@@ -163,7 +163,7 @@ def test_telling_weights_are_named_and_shaped_as_published(
 
 @pytest.mark.parametrize(("name", "layers"), [("sana-1.6b", 20), ("sana-4.8b", 60)])
 def test_sana_has_the_weights_that_its_converter_makes(name: str, layers: int) -> None:
-    """From the original names and shapes; a width of 2240, and 2 x 2.5 x 2240 in the mix-FFN."""
+    """The original names and shapes have a width of 2240, and 2 x 2.5 x 2240 in the mix-FFN."""
     width, hidden = 2240, 5600
     original: dict[str, tuple[int, ...]] = {
         "pos_embed": (1, 1024, width),

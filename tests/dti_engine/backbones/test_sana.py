@@ -1,4 +1,4 @@
-"""What only this family has: whole images against diffusers', flows, latents, refusals."""
+"""The parts that only SANA has: images against diffusers', flows, latents and refusals."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def backbone(weights: Path) -> Backbone:
 
 @pytest.fixture
 def changed(weights: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
+    """Return a copy to change."""
     return Path(shutil.copytree(weights, tmp_path / "changed"))
 
 
@@ -146,7 +146,7 @@ def test_the_model_learns_flows(backbone: Backbone) -> None:
     assert isinstance(backbone.objective, FlowMatchingObjective)
 
 
-def test_the_transformer_is_told_times_on_the_scale_it_states(
+def test_the_transformer_gets_timesteps_on_the_scale_of_its_configuration(
     backbone: Backbone, changed: Path
 ) -> None:
     path = changed / "transformer" / "config.json"
@@ -171,13 +171,13 @@ def test_sampling_has_the_shift_of_the_checkpoint_under_either_name(
 ) -> None:
     """Diffusers would take 1 from the published configs, which have the other name."""
     scheduler.save_pretrained(changed / "scheduler")
-    ours = load_backbone(changed).new_scheduler()
-    theirs = FlowMatchEulerDiscreteScheduler(shift=2.5)
-    ours.set_timesteps(7)
-    theirs.set_timesteps(7)
-    assert torch.equal(ours.timesteps, theirs.timesteps)
+    actual = load_backbone(changed).new_scheduler()
+    reference = FlowMatchEulerDiscreteScheduler(shift=2.5)
+    actual.set_timesteps(7)
+    reference.set_timesteps(7)
+    assert torch.equal(actual.timesteps, reference.timesteps)
     u = 5 / 6
-    assert float(ours.timesteps[1]) == pytest.approx(1000 * 2.5 * u / (1 + 1.5 * u), abs=1)
+    assert float(actual.timesteps[1]) == pytest.approx(1000 * 2.5 * u / (1 + 1.5 * u), abs=1)
 
 
 @pytest.mark.parametrize("dropped", [{"flow_shift": None}, {"prediction_type": "epsilon"}])
@@ -274,17 +274,18 @@ def test_a_subject_is_learned_kept_and_generated(
     assert not torch.equal(rows, second.token.embeddings["gemma"])
 
     first.save(tmp_path / "rex.safetensors")
-    kept = Artifact.load(tmp_path / "rex.safetensors")
-    assert torch.equal(kept.token.embeddings["gemma"], rows)
+    artifact = Artifact.load(tmp_path / "rex.safetensors")
+    assert torch.equal(artifact.token.embeddings["gemma"], rows)
     hidden = [
         backbone.encode_prompts(
             *bind(["a <rex>"], [{"<rex>": each.token}], backbone.text_encoders, [True])
         ).hidden
-        for each in (first, kept)
+        for each in (first, artifact)
     ]
     assert torch.equal(*hidden)
     requests = [
-        ImageRequest("a photo of <rex>", 1, {"<rex>": each.token}) for each in (first, kept, second)
+        ImageRequest("a photo of <rex>", 1, {"<rex>": each.token})
+        for each in (first, artifact, second)
     ]
     images = [np.asarray(image) for image in generate(backbone, requests, steps=3)]
     assert np.array_equal(images[0], images[1])

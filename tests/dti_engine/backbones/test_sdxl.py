@@ -64,7 +64,7 @@ def encode(backbone: Backbone, prompt: str, *tokens: LearnedToken) -> Conditioni
 def load_into(
     pipeline: StableDiffusionXLPipeline, learned: LearnedToken, folder: Path, backbone: Backbone
 ) -> None:
-    """By our export and diffusers' own loader, once per encoder."""
+    """Export the token and load it by diffusers' own loader, once per encoder."""
     origin = ImportedOrigin(format_name="diffusers", pooling=learned.pooling, files={})
     artifact = Artifact.of(
         learned, model=backbone.name, fingerprint=backbone.fingerprint, origin=origin
@@ -99,7 +99,7 @@ def test_encoders_have_the_names_of_their_parts_in_the_order_of_the_pipeline(
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_prompts_become_what_they_become_in_diffusers(
+def test_prompts_are_encoded_as_in_diffusers(
     backbone: Backbone, pipeline: StableDiffusionXLPipeline, prompt: str
 ) -> None:
     hidden, _, pooled, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)
@@ -107,7 +107,7 @@ def test_prompts_become_what_they_become_in_diffusers(
 
 
 @pytest.mark.parametrize("force_zeros", [True, False])
-def test_an_empty_prompt_becomes_what_no_negative_prompt_does(
+def test_an_empty_prompt_is_encoded_like_no_negative_prompt(
     make_sdxl_checkpoint: Callable[..., Path], force_zeros: bool
 ) -> None:
     weights = make_sdxl_checkpoint(force_zeros)
@@ -170,8 +170,8 @@ def test_a_prompt_with_tokens_of_both_poolings_is_summed_up_at_its_end(backbone:
     )
 
 
-def test_at_the_end_the_summary_has_seen_what_follows_the_token(backbone: Backbone) -> None:
-    """What legacy pooling loses: under causal attention the token sees nothing behind it."""
+def test_the_pooled_output_depends_on_words_after_the_token(backbone: Backbone) -> None:
+    """Legacy pooling loses this: under causal attention the token sees no later word."""
     texts = ["a <rex> on the beach", "a <rex> in the snow"]
     for pooling, is_seen in (("legacy", False), ("eos", True)):
         torch.manual_seed(1)
@@ -186,7 +186,7 @@ def test_at_the_end_the_summary_has_seen_what_follows_the_token(backbone: Backbo
 def test_an_image_is_that_of_diffusers(
     backbone: Backbone, pipeline: StableDiffusionXLPipeline, tmp_path: Path
 ) -> None:
-    """With a token, guidance and a wide format: prompts, sizes, scheduler and decoder together."""
+    """A token, guidance and a wide format test prompts, sizes, scheduler and decoder together."""
     learned, height, width = token(pooling="legacy"), 16, 32
     load_into(pipeline, learned, tmp_path, backbone)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
@@ -201,7 +201,7 @@ def test_an_image_is_that_of_diffusers(
     assert float(abs(difference).max()) <= 1 / 255
 
 
-def test_the_denoiser_is_told_the_sizes(backbone: Backbone) -> None:
+def test_the_denoiser_gets_the_sizes(backbone: Backbone) -> None:
     bound = bind(["a dog"] * 2, [{}] * 2, backbone.text_encoders)
     latents, t = torch.randn(1, 4, 8, 8).expand(2, -1, -1, -1), torch.tensor([500, 500])
     sizes = torch.tensor([[16.0, 16, 0, 0, 16, 16], [3024, 4032, 0, 128, 16, 16]])
@@ -288,7 +288,7 @@ def test_an_autoencoder_that_overflows_in_half_precision_stays_single(weights: P
     assert {each.dtype for each in backbone._vae.parameters()} == {torch.float32}
 
 
-def test_images_are_encoded_in_single_precision_whatever_the_model_computes_in(
+def test_images_are_encoded_in_single_precision_for_every_dtype(
     backbone: Backbone, weights: Path
 ) -> None:
     """They are encoded once, and learned from in every step."""

@@ -1,4 +1,4 @@
-"""What only this family has: scaled latents, and diffusers' schedulers."""
+"""The parts that only Stable Diffusion has: scaled latents and diffusers' schedulers."""
 
 import shutil
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def test_the_objective_is_that_of_the_checkpoints_scheduler(
 def test_generation_uses_ddim_whichever_scheduler_the_checkpoint_has(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """With its offset, and without clipping, which DDIM does if a config does not mention it."""
+    """DDIM keeps its offset, and does not clip, as it would if the config did not mention it."""
     shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
     PNDMScheduler(steps_offset=1, skip_prk_steps=True).save_pretrained(tmp_path / "scheduler")
     scheduler = load_backbone(tmp_path).new_scheduler()

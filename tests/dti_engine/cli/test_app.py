@@ -104,8 +104,8 @@ def trained(dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path_factory: Any
 
 @pytest.fixture(scope="module")
 def tokens(trained: Result) -> dict[str, Path]:
-    told = json.loads(trained.stdout.splitlines()[-1])
-    return {each["subject"]: Path(each["path"]) for each in told["tokens"]}
+    report = json.loads(trained.stdout.splitlines()[-1])
+    return {each["subject"]: Path(each["path"]) for each in report["tokens"]}
 
 
 @pytest.fixture(scope="module")
@@ -377,8 +377,8 @@ def test_a_token_is_named_after_its_bundle(tmp_path: Path, name: str, placeholde
 def test_bundle_json_names_subject_placeholder_and_word_unless_the_command_line_does(
     tmp_path: Path,
 ) -> None:
-    said = {"subject": "cust-7", "placeholder": "<rex>", "initializer": "dog"}
-    (tmp_path / "bundle.json").write_text(json.dumps(said))
+    facts = {"subject": "cust-7", "placeholder": "<rex>", "initializer": "dog"}
+    (tmp_path / "bundle.json").write_text(json.dumps(facts))
     (planned,) = plan_subjects([tmp_path], None, []).subjects
     assert (planned.name, planned.placeholder, planned.initializer) == ("cust-7", "<rex>", "dog")
     (planned,) = plan_subjects([tmp_path], "<tom>", ["cat"]).subjects
@@ -420,8 +420,8 @@ def test_generate_generates_every_prompt_and_seed_and_the_files_say_how(
     ]
     settings = read_settings(Path(subject_images[1].pop("path")))
     assert settings == subject_images[1]
-    wanted = {"prompt": "a <rex> on a beach", "negative_prompt": "red", "seed": 8, "guidance": 3.0}
-    assert settings.items() >= wanted.items()
+    request = {"prompt": "a <rex> on a beach", "negative_prompt": "red", "seed": 8, "guidance": 3.0}
+    assert settings.items() >= request.items()
     assert settings["tokens"]["<rex>"]["placeholder"] == "<rex>"
     assert str(tmp_path) not in json.dumps(settings)
 

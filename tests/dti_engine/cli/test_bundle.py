@@ -36,7 +36,7 @@ def dti() -> Dti:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A bundle of three images, one with its caption and mask."""
+    """Return a bundle of three images, one with its caption and mask."""
     folder = tmp_path / "My Rex"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -67,17 +67,17 @@ def test_examples_are_accepted_but_for_files_that_are_not_there(
 def test_check_tells_sizes_captions_masks_and_warnings(dti: Dti, folder: Path) -> None:
     result = dti("bundle", "check", folder, "--resolution", "64", "--json")
     assert result.exit_code == 0, result.output
-    (said,) = json.loads(result.stdout)["bundles"]
-    assert {name: said[name] for name in ("subject", "placeholder", "initializer", "kind")} == {
+    (report,) = json.loads(result.stdout)["bundles"]
+    assert {name: report[name] for name in ("subject", "placeholder", "initializer", "kind")} == {
         name: SAID[name] for name in ("subject", "placeholder", "initializer", "kind")
     }
-    assert said["path"] == str(folder)
-    first, second, _ = said["images"]
+    assert report["path"] == str(folder)
+    first, second, _ = report["images"]
     assert first.items() >= {"name": "0.png", "width": 40, "height": 32, "has_mask": True}.items()
     assert (first["caption"], second["caption"]) == ("a {} on a beach", None)
-    assert said["errors"] == []
-    assert [each["name"] for each in said["warnings"]] == ["0.png", "1.png", "2.png"]
-    assert "will be enlarged to the 64" in said["warnings"][0]["reason"]
+    assert report["errors"] == []
+    assert [each["name"] for each in report["warnings"]] == ["0.png", "1.png", "2.png"]
+    assert "will be enlarged to the 64" in report["warnings"][0]["reason"]
 
 
 def test_check_shows_a_table(dti: Dti, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_check_shows_a_table(dti: Dti, folder: Path, monkeypatch: pytest.MonkeyP
     assert "1 bundles checked, 1 refused" in result.stderr
 
 
-def test_check_goes_on_after_a_refused_bundle(dti: Dti, folder: Path, tmp_path: Path) -> None:
+def test_check_continues_after_a_refused_bundle(dti: Dti, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"hello")
     result = dti("bundle", "check", tmp_path / "broken.zip", folder, "--json")
     assert result.exit_code == 2
@@ -102,9 +102,7 @@ def test_check_goes_on_after_a_refused_bundle(dti: Dti, folder: Path, tmp_path: 
 # preview
 
 
-def test_preview_shows_crops_and_dims_what_a_mask_leaves_out(
-    dti: Dti, folder: Path, tmp_path: Path
-) -> None:
+def test_preview_shows_crops_and_dims_masked_areas(dti: Dti, folder: Path, tmp_path: Path) -> None:
     bright = Image.new("RGB", (40, 32), "white")
     bright.save(folder / "0.png")
     output = tmp_path / "sheets" / "rex.png"

@@ -13,8 +13,8 @@ def changes(*pairs: str, steps: int | None = None, lr: float | None = None) -> d
 
 
 def test_values_are_numbers_booleans_or_text() -> None:
-    given = ("batch_size=2", "magnitude=0.7", "captions=style", "instruction=true")
-    assert changes(*given, steps=30) == {
+    options = ("batch_size=2", "magnitude=0.7", "captions=style", "instruction=true")
+    assert changes(*options, steps=30) == {
         "steps": 30,
         "batch_size": 2,
         "magnitude": 0.7,

@@ -74,7 +74,7 @@ def _text(console: Console) -> str:
 
 
 def _screen(shown: TrainingProgress, console: Console) -> list[str]:
-    """What the live display would show."""
+    """Return the text that the live display would show."""
     console.print(shown._display)
     return [line.rstrip() for line in _text(console).splitlines()]
 
@@ -185,8 +185,8 @@ def test_messages_stand_above_the_live_lines(notes: Callable[..., Console]) -> N
         shown.on_step([_report("rex", 1)])
         say("a long warning " * 20)
         shown.on_ended("rex", "finished")
-    _, said, below = _text(console).partition("a long warning")
-    assert said
+    _, lines, below = _text(console).partition("a long warning")
+    assert lines
     row, _, totals = below.partition("0 finished, 0 failed, 0 skipped, 2 unfinished of 2")
     assert "1/200" in row
     assert "\x1b[2K" in totals  # the lines below are erased before they are drawn anew
@@ -236,7 +236,7 @@ def test_more_have_lines_of_the_whole_run_a_bounded_number(
     seconds_per_step: float,
     expected: set[int],
 ) -> None:
-    """At least 30 s and 5 % apart, and one at the end, however long it takes."""
+    """Lines are at least 30 s and 5 % apart, with one at the end, however long the run takes."""
     console = notes(False)
     with progress_of(400, steps=2) as shown:
         for first in range(0, 400, 4):
@@ -268,7 +268,7 @@ def test_a_bar_is_a_line_for_each_fifth_where_there_is_no_terminal(
 
 @pytest.fixture
 def many(tmp_path: Path) -> RunSummary:
-    """Of 30 subjects, all of them skipped."""
+    """Return the progress of 30 subjects, all of them skipped."""
     names = [f"s{number:02}" for number in range(30)]
     log = EventLog(tmp_path, on_lost=lambda reason: None)
     ended = RunSummary(tmp_path, names, CheckpointManager(tmp_path / "checkpoints", every=50), log)
@@ -299,7 +299,7 @@ def test_of_many_a_terminal_gets_folder_and_counts(
     assert "30 tokens were written, 30 of them from an earlier run" in printed.err
 
 
-def test_a_failure_is_said_at_once_and_counted_at_the_end(
+def test_a_failure_is_shown_at_once_and_counted_at_the_end(
     many: RunSummary, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
@@ -309,13 +309,13 @@ def test_a_failure_is_said_at_once_and_counted_at_the_end(
     assert "1 of 30 subjects failed; " in capsys.readouterr().err
 
 
-def test_of_many_warnings_a_few_are_said_and_all_are_logged(
+def test_only_a_few_of_many_warnings_are_shown_and_all_are_logged(
     many: RunSummary, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in many.names:
         many.warn(name, "has one image")
-    said = capsys.readouterr().err.splitlines()
-    assert [line for line in said if "has one image" in line] == said[-21:-1]
-    assert "there are more of these in" in said[-1]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "has one image" in line] == lines[-21:-1]
+    assert "there are more of these in" in lines[-1]
     logged = [each for each in read_events(many.log.path) if each["event"] == "warning"]
     assert len(logged) == 30

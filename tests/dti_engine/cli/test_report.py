@@ -25,7 +25,7 @@ def _dti(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def trained(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of anna and bob, who were learned, and of broken, who was not."""
+    """Return the folder of a run of anna and bob, who were learned, and of broken, who was not."""
     folder, random = tmp_path_factory.mktemp("run"), np.random.default_rng(0)
     for name in ("anna", "bob", "broken"):
         (folder / name).mkdir()
@@ -53,20 +53,20 @@ def test_a_run_is_shown_on_a_page_beside_its_tokens(trained: Path) -> None:
 def test_json_tells_what_the_page_shows(trained: Path, tmp_path: Path) -> None:
     result = _dti("report", trained, "--json", "--output", tmp_path / "run.html")
     assert result.exit_code == 0, result.output
-    told: dict[str, Any] = json.loads(result.stdout)
+    report: dict[str, Any] = json.loads(result.stdout)
     page = (tmp_path / "run.html").read_text(encoding="utf-8")
-    assert told["page"] == str(tmp_path / "run.html")
+    assert report["page"] == str(tmp_path / "run.html")
     names = re.findall(r'<tr id="row-\d+">.*?<b>(.*?)</b>', page, re.S)
-    assert [each["name"] for each in told["subjects"]] == names
-    assert [each["state"] for each in told["subjects"]] == ["failed", "passed", "passed"]
-    for each in told["subjects"][1:]:
+    assert [each["name"] for each in report["subjects"]] == names
+    assert [each["state"] for each in report["subjects"]] == ["failed", "passed", "passed"]
+    for each in report["subjects"][1:]:
         assert f"{each['prior_angle_deg']:.1f}°</td>" in page
         assert f"{each['first_fixed_loss']:.3f} → {each['fixed_loss']:.3f}" in page
         assert (each["stop_reason"], each["steps_done"]) == ("budget", 3)
         assert each["length_share"] == pytest.approx(1)
         assert (trained / each["reference"]).is_file()
-    assert f"{told['run']['subjects_per_hour']:.0f}</strong>" in page
-    assert (told["run"]["num_slots"], told["run"]["dtype"]) == (2, "float32")
+    assert f"{report['run']['subjects_per_hour']:.0f}</strong>" in page
+    assert (report["run"]["num_slots"], report["run"]["dtype"]) == (2, "float32")
 
 
 def test_tokens_without_a_log_are_shown_and_the_page_says_so(

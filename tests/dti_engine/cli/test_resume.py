@@ -39,18 +39,18 @@ Dti = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder, chance = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for name in NAMES:
         (folder / name).mkdir()
         for i in range(2):
-            pixels = chance.integers(256, size=(32, 40, 3), dtype=np.uint8)
+            pixels = rng.integers(256, size=(32, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return [folder / name for name in NAMES]
 
 
 @pytest.fixture
 def arguments(photos: list[Path], tiny_checkpoint: Path, tmp_path: Path) -> list[str]:
-    """Of a run of three subjects in two slots."""
+    """Return the arguments of a run of three subjects in two slots."""
     named = ["--model", tiny_checkpoint, "--output", tmp_path / "tokens", "--steps", STEPS]
     return [str(each) for each in ["train", *photos, *OPTIONS, *named]]
 
@@ -105,12 +105,12 @@ def _after_reports(process: "subprocess.Popen[str]", count: int) -> None:
 def test_a_run_killed_at_any_time_ends_with_the_tokens_of_one_that_was_not(
     arguments: list[str], expected: dict[str, Any], tmp_path: Path
 ) -> None:
-    chance, num_killed, returned = random.Random(0), 0, None
+    rng, num_killed, returned = random.Random(0), 0, None
     options: list[str] = []
     while returned != 0:
         with _start([*arguments, *options]) as process:
             if num_killed < 3:
-                _after_reports(process, chance.randint(2, 5))
+                _after_reports(process, rng.randint(2, 5))
                 process.kill()
             _, notes = process.communicate()
         returned, options = process.returncode, ["--resume"]
@@ -137,9 +137,9 @@ def test_a_signal_stops_a_run_that_then_goes_on(
     )
     assert "--resume" in notes
     assert "Traceback" not in notes
-    kept = sorted((tmp_path / "tokens/checkpoints").iterdir())
-    assert [path.stem for path in kept] == ["anna", "bob"]
-    assert max(path.stat().st_size for path in kept) < 100_000
+    checkpoints = sorted((tmp_path / "tokens/checkpoints").iterdir())
+    assert [path.stem for path in checkpoints] == ["anna", "bob"]
+    assert max(path.stat().st_size for path in checkpoints) < 100_000
     result = _dti(*arguments, "--resume")
     assert result.exit_code == 0, result.output
     _assert_same(tmp_path / "tokens", expected)
@@ -152,11 +152,11 @@ def test_a_signal_stops_a_run_that_then_goes_on(
 def raise_after(monkeypatch: pytest.MonkeyPatch, ctrl_c: None) -> Callable[..., None]:
     """raise_after(step, signal, ...): these reach the process in that packed step."""
 
-    def prepare(wanted: int, *numbers: int) -> None:
+    def prepare(required: int, *numbers: int) -> None:
         plain, steps = Trainer.step, iter(range(1, 10_000))
 
         def step(trainer: Trainer) -> Any:
-            if next(steps) == wanted:
+            if next(steps) == required:
                 for number in numbers:
                     signal.raise_signal(number)
             return plain(trainer)
@@ -175,17 +175,17 @@ def test_what_is_finished_is_skipped_and_what_is_not_goes_on(
     raise_after(STEPS + 5, signal.SIGTERM)
     stopped = _dti(*arguments, "--json")
     assert stopped.exit_code == 143
-    told = json.loads(stopped.stdout.splitlines()[-1])
-    assert [each["subject"] for each in told["tokens"]] == ["anna", "bob"]
-    assert told["unfinished"] == [{"subject": "cleo", "checkpoint_step": 5}]
+    report = json.loads(stopped.stdout.splitlines()[-1])
+    assert [each["subject"] for each in report["tokens"]] == ["anna", "bob"]
+    assert report["unfinished"] == [{"subject": "cleo", "checkpoint_step": 5}]
     checkpoint = Checkpoint.load(tmp_path / "tokens/checkpoints/cleo.safetensors")
     assert (checkpoint.header.step, checkpoint.header.slot) == (5, 0)
 
     result = _dti(*arguments, "--json", "--resume")
     assert result.exit_code == 0
-    told = json.loads(result.stdout.splitlines()[-1])
-    assert [each["subject"] for each in told["skipped"]] == ["anna", "bob"]
-    assert [each["subject"] for each in told["tokens"]] == ["cleo"]
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert [each["subject"] for each in report["skipped"]] == ["anna", "bob"]
+    assert [each["subject"] for each in report["tokens"]] == ["cleo"]
     assert "anna: finished by an earlier run" in result.stderr
     _assert_same(tmp_path / "tokens", expected)
     assert not (tmp_path / "tokens/checkpoints").exists()
@@ -230,7 +230,7 @@ def test_a_signal_in_the_last_step_leaves_nothing_unfinished(
 
 @pytest.fixture
 def stopped(arguments: list[str], raise_after: Callable[..., None]) -> list[str]:
-    """The arguments of a run with two tokens written and one subject unfinished."""
+    """Return the arguments of a run with two tokens written and one subject unfinished."""
     raise_after(STEPS + 5, signal.SIGTERM)
     assert _dti(*arguments).exit_code == 143
     return arguments

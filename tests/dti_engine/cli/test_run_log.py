@@ -98,10 +98,10 @@ def test_a_run_logs_what_happens_to_every_subject(
     assert (started["subjects"], started["slots"], started["resume"]) == (3, 2, False)
     assert (started["dtype"], started["engine_version"]) == ("float32", __version__)
     assert TrainConfig.parse(started["config"]).steps == STEPS
-    seated = [
+    assigned = [
         (each["subject"], each["slot"], each["step"]) for each in _of("slot_assigned", events)
     ]
-    assert seated == [("anna", 0, 0), ("few", 1, 0)]
+    assert assigned == [("anna", 0, 0), ("few", 1, 0)]
     (failed,) = _of("failed", events)
     assert (failed["subject"], failed["kind"]) == ("broken", "InvalidBundleError")
     assert "'0.png': its content is not JPEG" in failed["error"]
@@ -159,8 +159,8 @@ def test_a_run_that_goes_on_appends_to_the_log(
     assert first["unfinished"] == [{"subject": "cleo", "checkpoint_step": 10}]
     assert second["counts"] == {"finished": 1, "failed": 0, "skipped": 2, "unfinished": 0}
     assert [each["subject"] for each in _of("skipped", events)] == ["anna", "bob"]
-    seated = [(each["subject"], each["step"]) for each in _of("slot_assigned", events)]
-    assert seated == [("anna", 0), ("bob", 0), ("cleo", 0), ("cleo", 10)]
+    assigned = [(each["subject"], each["step"]) for each in _of("slot_assigned", events)]
+    assert assigned == [("anna", 0), ("bob", 0), ("cleo", 0), ("cleo", 10)]
     # Steps 11 on are done twice, and none of them had been told.
     assert [each["step"] for each in _of("progress", events) if each["subject"] == "cleo"] == [
         *(20, 40, STEPS)
@@ -334,8 +334,8 @@ def test_a_reader_of_stdout_that_goes_away_does_not_end_the_run(
         assert process.stderr
         process.stdout.readline()
         process.stdout.close()
-        said = process.stderr.read().decode()
-    assert process.returncode == 0, said
-    assert said.count("stdout was closed") == 1
+        message = process.stderr.read().decode()
+    assert process.returncode == 0, message
+    assert message.count("stdout was closed") == 1
     assert (tmp_path / "anna.safetensors").exists()
     assert [each["event"] for each in read_events(tmp_path / FILE)][-1] == "ended"

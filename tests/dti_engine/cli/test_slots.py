@@ -33,10 +33,10 @@ OPTIONS = [
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three folders of an image each."""
-    folder, chance = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for name in ("anna", "bob", "cleo"):
         (folder / name).mkdir()
-        pixels = chance.integers(256, size=(32, 40, 3), dtype=np.uint8)
+        pixels = rng.integers(256, size=(32, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / name / "0.png")
     return sorted(folder.iterdir())
 
@@ -53,18 +53,18 @@ def train(tiny_checkpoint: Path, tmp_path: Path) -> Any:
 
 
 def _slots(folder: Path) -> list[int]:
-    """Of each run."""
+    """Return the number of slots of each run."""
     return [each["slots"] for each in read_events(folder / FILE) if each["event"] == "started"]
 
 
-def test_auto_measures_and_says_in_one_line_what_it_takes_and_why(
+def test_auto_measures_and_reports_its_choice_in_one_line(
     train: Any, photos: list[Path], tmp_path: Path
 ) -> None:
     result = train(*photos)
     assert result.exit_code == 0, result.output
     assert MEASURING in result.stderr
-    (told,) = re.findall(r"^([1-3]) at a time: .+$", result.stderr, re.M)
-    assert _slots(tmp_path) == [int(told)]
+    (count,) = re.findall(r"^([1-3]) at a time: .+$", result.stderr, re.M)
+    assert _slots(tmp_path) == [int(count)]
     assert len(result.stdout.splitlines()) == 3
 
 

@@ -34,7 +34,7 @@ def dti(tiny_checkpoint: Path, tmp_path: Path) -> Dti:
 
 @pytest.fixture
 def subjects(tmp_path: Path) -> Path:
-    """A folder of three bundles, which say what they are."""
+    """Return a folder of three bundles, which say what they are."""
     random = np.random.default_rng(0)
     for name in ("anna", "rex", "tom"):
         folder = tmp_path / "subjects" / name
@@ -57,7 +57,7 @@ def test_a_folder_of_bundles_trains_them_all(dti: Dti, subjects: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("text", "reason"),
     [
         ('{"initializer": "dog",}', "is not JSON"),
         ("{}", "what is in "),
@@ -65,9 +65,9 @@ def test_a_folder_of_bundles_trains_them_all(dti: Dti, subjects: Path, tmp_path:
     ],
 )
 def test_a_bundle_that_is_refused_does_not_hold_up_the_others(
-    dti: Dti, subjects: Path, tmp_path: Path, said: str, reason: str
+    dti: Dti, subjects: Path, tmp_path: Path, text: str, reason: str
 ) -> None:
-    (subjects / "rex" / "bundle.json").write_text(said)
+    (subjects / "rex" / "bundle.json").write_text(text)
     result = dti(subjects, "--steps", "1")
     assert result.exit_code == 1
     assert tokens(tmp_path) == ["anna", "tom"]
@@ -87,17 +87,17 @@ def test_a_new_run_sets_older_tokens_aside_so_that_it_can_be_told_from_them(
     assert dti(subjects / "rex", "--steps", "2").exit_code == 0
     token = Artifact.load(tmp_path / "tokens" / "rex.safetensors")
     assert token.manifest.training.steps_done == 2
-    (aside,) = (tmp_path / "tokens" / "earlier").iterdir()
-    assert aside.read_bytes() == before
-    assert aside.name.startswith("rex-")
+    (earlier,) = (tmp_path / "tokens" / "earlier").iterdir()
+    assert earlier.read_bytes() == before
+    assert earlier.name.startswith("rex-")
     assert tokens(tmp_path) == ["anna", "rex", "tom"]
 
 
 def test_a_bundle_may_ask_for_more_vectors_than_words_have(
     dti: Dti, subjects: Path, tmp_path: Path
 ) -> None:
-    said = '{"initializer": "dog", "training": {"vectors": 11}}'
-    (subjects / "rex" / "bundle.json").write_text(said)
+    text = '{"initializer": "dog", "training": {"vectors": 11}}'
+    (subjects / "rex" / "bundle.json").write_text(text)
     assert dti(subjects, "--steps", "1").exit_code == 0
     token = Artifact.load(tmp_path / "tokens" / "rex.safetensors")
     assert token.manifest.num_vectors == {"text_encoder": 11}

@@ -72,7 +72,7 @@ def test_the_best_of_the_steps_cannot_be_taken_where_nothing_scores(
     refused = dti("train", *photos, *SHORT, "--steps", "3", "--keep-every", "1", *model)
     assert refused.exit_code == 2
     assert "add --validation-images 0 to keep them" in refused.stderr
-    kept = dti(
+    saved = dti(
         "train",
         *photos,
         *SHORT,
@@ -84,9 +84,9 @@ def test_the_best_of_the_steps_cannot_be_taken_where_nothing_scores(
         "0",
         *model,
     )
-    assert kept.exit_code == 0, kept.output
-    kept = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("steps/*/*"))
-    assert kept == [f"steps/{name}/{i}.safetensors" for name in ("rex", "tom") for i in (1, 2)]
+    assert saved.exit_code == 0, saved.output
+    saved = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("steps/*/*"))
+    assert saved == [f"steps/{name}/{i}.safetensors" for name in ("rex", "tom") for i in (1, 2)]
     artifact, quality = quality_of(tmp_path / "rex.safetensors")
     assert quality is None
     assert artifact.manifest.training.steps_done == 3
@@ -107,7 +107,7 @@ def test_resume_validates_a_token_that_was_not_validated_and_only_once(
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_a_stop_among_the_trials_is_told_and_resume_goes_on(
+def test_a_stop_during_validation_is_reported_and_resume_continues(
     dti: Dti,
     photos: list[Path],
     tiny_checkpoint: Path,
@@ -139,11 +139,15 @@ def test_a_stop_among_the_trials_is_told_and_resume_goes_on(
 def scored(dti: Dti, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """Two subjects of the miniature's own world, kept on their way; one learns nothing."""
     folder = tmp_path_factory.mktemp("scored")
-    looks = held_out_subjects("demo")[:2]
-    for look, rate in zip(looks, (0.1, 1e-6), strict=True):
-        draw_subject(look, folder / "photos" / look.name, count=3)
-        said = {"subject": look.name, "initializer": look.class_word, "training": {"lr": rate}}
-        (folder / "photos" / look.name / "bundle.json").write_text(json.dumps(said))
+    held_out = held_out_subjects("demo")[:2]
+    for subject, rate in zip(held_out, (0.1, 1e-6), strict=True):
+        draw_subject(subject, folder / "photos" / subject.name, count=3)
+        description = {
+            "subject": subject.name,
+            "initializer": subject.class_word,
+            "training": {"lr": rate},
+        }
+        (folder / "photos" / subject.name / "bundle.json").write_text(json.dumps(description))
     bundles = sorted((folder / "photos").iterdir())
     options = ["--steps", "9", "--keep-every", "3", "--slots", "2", "--set", "schedule=constant"]
     return folder, dti(
@@ -154,17 +158,17 @@ def scored(dti: Dti, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Re
 def test_the_best_of_the_kept_steps_is_the_token(scored: tuple[Path, Result]) -> None:
     folder, result = scored
     assert result.exit_code == 0, result.output
-    for look in held_out_subjects("demo")[:2]:
-        artifact, quality = quality_of(folder / "tokens" / f"{look.name}.safetensors")
+    for subject in held_out_subjects("demo")[:2]:
+        artifact, quality = quality_of(folder / "tokens" / f"{subject.name}.safetensors")
         training = artifact.manifest.training
         assert quality.scorer == "miniature scorer"
         assert 0 <= quality.subject_score <= 1
         assert training.stop_reason == ("budget" if training.steps_done == 9 else "chosen")
-        kept = {int(path.stem) for path in (folder / "tokens" / "steps" / look.name).iterdir()}
-        assert kept == {3, 6} | ({9} - {training.steps_done})
+        saved = {int(path.stem) for path in (folder / "tokens" / "steps" / subject.name).iterdir()}
+        assert saved == {3, 6} | ({9} - {training.steps_done})
 
 
-def test_what_came_of_the_trials_is_in_the_log(scored: tuple[Path, Result]) -> None:
+def test_the_results_of_validation_are_in_the_log(scored: tuple[Path, Result]) -> None:
     folder, _ = scored
     tried = {
         each["subject"]: each
@@ -183,8 +187,8 @@ def test_a_bundle_has_a_say_in_its_training_and_the_command_line_the_last_word(
     dti: Dti, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     own = {"steps": 3, "seed": 7, "lr": 0.01, "kappa": 0.5, "ema_decay": 0.5, "vectors": 2}
-    said = {"initializer": "dog", "training": own}
-    (photos[0] / "bundle.json").write_text(json.dumps(said))
+    description = {"initializer": "dog", "training": own}
+    (photos[0] / "bundle.json").write_text(json.dumps(description))
     model = ["--model", tiny_checkpoint, "--output", tmp_path, "--validation-images", "0"]
     result = dti("train", *photos, *SHORT, "--lr", "0.02", *model, "--steps", "2")
     assert result.exit_code == 0, result.output
@@ -198,7 +202,7 @@ def test_a_bundle_has_a_say_in_its_training_and_the_command_line_the_last_word(
     assert Artifact.load(tmp_path / "rex.safetensors").manifest.num_vectors == {"text_encoder": 2}
 
 
-def test_a_bundle_that_asks_for_what_cannot_be_is_refused_and_the_others_go_on(
+def test_a_bundle_with_impossible_settings_is_refused_and_the_others_continue(
     dti: Dti, photos: list[Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     (photos[0] / "bundle.json").write_text('{"initializer": "dog", "training": {"kappa": 0.1}}')

@@ -33,7 +33,7 @@ NUM_SUBJECTS, NUM_PROMPTS, NUM_STRIP, NUM_REFERENCES = 4, 6, 7, 5
 
 @pytest.fixture(scope="module")
 def demo_weights(make_checkpoint: Callable[..., Path], tmp_path_factory: Any) -> Path:
-    """The tiny model with the words of the demo, each one token, and an untrained scorer."""
+    """Return the tiny model with the words of the demo, each one token, and an untrained scorer."""
     folder = tmp_path_factory.mktemp("weights") / "tiny-miniature"
     shutil.copytree(make_checkpoint(), folder)
     texts = [prompt.template for prompt in demo_prompts()]
@@ -58,7 +58,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(demo_weights: Path, output: Path) -> Result:
-    """The demo has run; 3 training steps and 2 denoising steps, in float32 on any machine."""
+    """Run the demo with 3 training steps and 2 denoising steps, in float32 on any machine."""
     sizes = [
         "--model",
         str(demo_weights),

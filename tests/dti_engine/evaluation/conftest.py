@@ -28,7 +28,7 @@ from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_sub
 def evaluation_weights(
     make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The tiny model, each word of the class words and prompts one token, and a random scorer."""
+    """Return the tiny model, with one token for each word of the prompts, and a random scorer."""
     folder = tmp_path_factory.mktemp("weights") / "tiny-miniature"
     shutil.copytree(make_checkpoint("v_prediction"), folder)
     texts = [prompt.template for prompt in evaluation_prompts()]
@@ -88,7 +88,7 @@ def results(
     evaluation_scorer: Scorer,
     tiny_protocol: MiniatureProtocol,
 ) -> MiniatureResults:
-    """What the tiny evaluation found, which lies in `study_folder`."""
+    """Return the results of the tiny evaluation in `study_folder`."""
     study = MiniatureStudy(
         evaluation_backbone, evaluation_scorer, tiny_protocol, study_folder, weights_sha256="tiny"
     )
@@ -100,7 +100,7 @@ def results(
 PROMPTS = ("a {} on the beach", "a painting of a {}")
 
 
-def _bundle(folder: Path, number: int, *, masks: int, **said: object) -> None:
+def _bundle(folder: Path, number: int, *, masks: int, **description: object) -> None:
     """Three photos of noise, the first `masks` of them with a mask, and bundle.json."""
     rng = np.random.default_rng(number)
     (folder / "masks").mkdir(parents=True)
@@ -113,7 +113,7 @@ def _bundle(folder: Path, number: int, *, masks: int, **said: object) -> None:
             mask.paste(255, (10, 8, 40, 32))
             mask.save(folder / "masks" / f"{index}.png")
             images[f"{index}.png"] = {"mask": f"masks/{index}.png"}
-    (folder / "bundle.json").write_text(json.dumps(said | {"images": images}))
+    (folder / "bundle.json").write_text(json.dumps(description | {"images": images}))
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +138,7 @@ def evaluate_photographs(
     prompts.write_text("# two\n\n" + "\n".join(PROMPTS) + "\n")
 
     def evaluate(output: Path, subjects: Path, *options: str) -> Result:
-        given = {
+        values = {
             "--output": output,
             "--model": tiny_checkpoint,
             "--prompts": prompts,
@@ -152,7 +152,7 @@ def evaluate_photographs(
             "--dinov2": tiny_scorers / "dinov2-base",
             "--siglip": tiny_scorers / "siglip-base-patch16-512",
         }
-        words = [str(word) for option in given.items() for word in option]
+        words = [str(word) for option in values.items() for word in option]
         return CliRunner().invoke(app, ["evaluate", "photographs", str(subjects), *words, *options])
 
     return evaluate

@@ -50,7 +50,7 @@ def test_samples_keep_the_order_of_the_subjects() -> None:
     np.testing.assert_allclose(swapped, found[::-1])
 
 
-def test_a_row_tells_means_and_what_each_prompt_did() -> None:
+def test_a_row_has_means_and_the_scores_of_each_prompt() -> None:
     found = aggregate.row_result(
         DTI, [*scores(DTI, 0.3, 0.5)], NAMES, lengths={"a": 2.0}, num_prompts=2
     )
@@ -113,7 +113,7 @@ def test_lengths_are_compared_with_m_star_by_subject() -> None:
 
 
 def of_frontier(of: Mapping[Method, Sequence[tuple[float, float]]]) -> Frontier:
-    """The frontier of methods with these scores after 1, 2 and so on steps."""
+    """Return the frontier of methods with these scores after 1, 2 and so on steps."""
     protocol = MiniatureProtocol.standard(steps=len(of["dti"]))
     rows = frontier_rows(protocol, {"dti": 0, "ti": 0})
     found = [

@@ -14,7 +14,7 @@ LOOK = held_out_subjects("evaluation")[0].look
 
 
 @pytest.mark.parametrize("prompt", evaluation_prompts(), ids=lambda each: each.template)
-def test_a_scene_shows_all_that_is_asked_for_and_the_subject(prompt: WorldPrompt) -> None:
+def test_a_scene_shows_the_subject_and_all_that_the_prompt_asks_for(prompt: WorldPrompt) -> None:
     answers = dict(zip(QUESTIONS, labels(scene(prompt, LOOK, seed="a")), strict=True))
     shown = {q: QUESTIONS[q][i] for q, i in answers.items() if i != NO_ANSWER}
     assert prompt.asked.items() <= shown.items()

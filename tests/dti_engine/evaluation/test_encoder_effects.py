@@ -30,7 +30,7 @@ def measured(evaluation_backbone: Backbone) -> Effects:
     return effects(evaluation_backbone, TEMPLATES, ["dog", "car"])
 
 
-def test_start_and_updates_add_up_to_what_the_encoder_gives(evaluation_backbone: Backbone) -> None:
+def test_start_and_updates_add_up_to_the_encoders_output(evaluation_backbone: Backbone) -> None:
     encoder = clip_encoder(*evaluation_backbone.text_encoders.values())
     token = LearnedToken("<rex>", {encoder.name: torch.randn(2, encoder.dim)})
     prompts = [template.replace("{}", "<rex>") for template in TEMPLATES]
@@ -75,7 +75,7 @@ def test_longer_embeddings_hide_their_position_and_turn_less(measured: Effects) 
     assert measured.at_scale[-1].angle_deg < measured.at_scale[0].angle_deg
 
 
-def test_a_position_moves_what_is_read_as_far_as_the_lemma_says() -> None:
+def test_a_position_moves_the_output_as_far_as_the_lemma_says() -> None:
     norm, directions, positions = nn.LayerNorm(64, eps=0.0), torch.randn(5, 64), torch.randn(3, 64)
     # To first order, LayerNorm reads of p what is orthogonal to the centred direction, over its
     # length; both p and the direction centred. Source: paper, proof of Lemma 1.
@@ -96,7 +96,7 @@ def test_no_position_moves_nothing_and_a_long_one_everything() -> None:
     assert position_shift(norm, vectors, positions) == pytest.approx(expected, rel=1e-4)
 
 
-def test_positions_are_told_by_what_words_have_in_common() -> None:
+def test_positions_are_estimated_from_the_mean_over_words() -> None:
     words, positions = torch.randn(40, 1, 8), torch.eye(4, 8)
     assert position_accuracy(0.01 * words + positions) == 1.0
     assert position_accuracy(words + 0.0 * positions) == pytest.approx(0.25)

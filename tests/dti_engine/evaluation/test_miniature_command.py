@@ -40,8 +40,8 @@ def test_progress_goes_to_stderr_by_name_and_number(ran: Result) -> None:
     assert "train dti 0: 6 of 6" in ran.stderr
     assert "generate subjects: 192 of 192" in ran.stderr
     num_images = 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2 + len(LENGTHS))
-    told = f"20 tokens to train and {num_images} images to generate, minus finished ones"
-    assert told in ran.stderr
+    expected = f"20 tokens to train and {num_images} images to generate, minus finished ones"
+    assert expected in ran.stderr
 
 
 def test_the_report_has_a_command_that_finds_all_of_it_done(
@@ -54,8 +54,8 @@ def test_the_report_has_a_command_that_finds_all_of_it_done(
         "dti evaluate miniature --quick --num-training-seeds 1 --num-image-seeds 1 --steps 2 "
         "--seed 3 --model tiny-miniature --dtype float32 --output evaluation"
     )
-    given = ("--num-training-seeds", "1", "--num-image-seeds", "1", "--seed", "3", "--json")
-    again = evaluate_miniature(folder, evaluation_weights, *given)
+    arguments = ("--num-training-seeds", "1", "--num-image-seeds", "1", "--seed", "3", "--json")
+    again = evaluate_miniature(folder, evaluation_weights, *arguments)
     printed = json.loads(again.stdout)
     assert printed == json.loads((folder / "results.json").read_text())
     assert printed["num_images"] == 2 * 2 * 3 * 8 + 4 * 8 * (6 + 2 + len(LENGTHS))

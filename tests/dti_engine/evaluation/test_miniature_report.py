@@ -39,20 +39,20 @@ def test_tables_of_the_report_have_as_many_cells_in_every_line(results: Miniatur
             widths.clear()
 
 
-def test_whatever_falls_short_is_told(results: MiniatureResults) -> None:
+def test_every_shortfall_is_reported(results: MiniatureResults) -> None:
     worse = Estimate(-0.2, -0.3, -0.1)
     differences = [replace(each, prompt_score=worse) for each in results.differences]
     aims = [replace(each, margin=worse) for each in results.aims]
     frontier = Frontier([], [Comparison(level, 0.5, 0.7, worse) for level in (0.2, 0.3, 0.4)])
     worst = replace(results, differences=differences, aims=aims, frontier=frontier)
-    told = "\n".join(shortfalls(worst))
-    assert told.count("not met, by -0.200 [-0.300, -0.100]") == 3
-    below = re.findall(r"DTI's prompt score lies below (?:that of|TI's).* -0\.200", told)
+    message = "\n".join(shortfalls(worst))
+    assert message.count("not met, by -0.200 [-0.300, -0.100]") == 3
+    below = re.findall(r"DTI's prompt score lies below (?:that of|TI's).* -0\.200", message)
     assert len(below) == len(differences) + 2  # the highest level is an aim
-    assert "the bound of Proposition 1 does not apply" in told
+    assert "the bound of Proposition 1 does not apply" in message
 
 
-def test_what_comes_out_as_hoped_is_not_called_a_shortfall(results: MiniatureResults) -> None:
+def test_results_as_expected_are_no_shortfalls(results: MiniatureResults) -> None:
     better = Estimate(0.2, 0.1, 0.3)
     differences = [
         replace(each, subject_score=better, prompt_score=better) for each in results.differences

@@ -202,7 +202,7 @@ def test_every_prompt_has_room_for_every_row(
             assert prompt != template
 
 
-def test_what_is_scored_is_not_generated_again(
+def test_scored_images_are_not_generated_again(
     store: EvaluationStore, evaluator_of: Callable[..., ImageEvaluator]
 ) -> None:
     path = store.image(_all_images()[0])
@@ -215,7 +215,7 @@ def test_what_is_scored_is_not_generated_again(
     assert path.stat().st_mtime_ns == before
 
 
-def test_prompts_are_read_once_whatever_batches_they_are_in(
+def test_prompts_are_encoded_once_for_all_batches(
     store: EvaluationStore,
     evaluation_backbone: Backbone,
     tiny_protocol: MiniatureProtocol,

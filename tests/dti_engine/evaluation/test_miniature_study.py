@@ -80,7 +80,7 @@ def test_a_second_start_does_nothing_and_finds_the_same(
 
 
 @pytest.mark.parametrize("stop_at", ["train ti 1", "generate subjects"])
-def test_one_that_was_stopped_goes_on_to_the_same_scores(
+def test_a_stopped_study_resumes_to_the_same_scores(
     stop_at: str,
     results: MiniatureResults,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""What the shipped weights must be good for, if an evaluation on them is to mean anything."""
+"""The qualities that an evaluation on the shipped weights needs to mean anything."""
 
 import math
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[ScoredIma
     return found
 
 
-def test_the_ceiling_lies_far_above_what_different_subjects_have_in_common(
+def test_the_ceiling_is_far_above_the_similarity_of_different_subjects(
     miniature: Backbone, photos: dict[str, list[ScoredImage]]
 ) -> None:
     scorer = load_scorer(MINIATURE / "scorer.safetensors")

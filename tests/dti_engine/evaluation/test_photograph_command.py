@@ -90,7 +90,7 @@ def test_rows_are_means_over_images(ran: Result, folder: Path) -> None:
         assert row["masked_subject_score"] != row["subject_score"]
 
 
-def test_methods_share_all_but_what_is_their_own(ran: Result, folder: Path) -> None:
+def test_methods_differ_only_in_their_own_settings(ran: Result, folder: Path) -> None:
     dti, ti = (
         Artifact.load(folder / f"tokens/{name}/rex-training0.safetensors").manifest.training
         for name in ("dti", "ti")
@@ -301,7 +301,7 @@ def _slots(folder: Path) -> int:
     return json.loads((folder / "slots.json").read_text())["slots"]
 
 
-def test_auto_measures_how_many_fit_and_goes_on_with_that_number(
+def test_auto_measures_how_many_fit_and_continues_with_that_number(
     subjects: Path, tmp_path: Path, evaluate_photographs: Evaluate
 ) -> None:
     first = evaluate_photographs(tmp_path, subjects, *SHORT, "--slots", "auto")
@@ -316,10 +316,10 @@ def test_auto_measures_how_many_fit_and_goes_on_with_that_number(
     assert "5 at a time, as this study began" in more.stderr
     assert MEASURING not in more.stderr
     assert "--slots 5 " in (tmp_path / "report.md").read_text()
-    told = evaluate_photographs(
+    report = evaluate_photographs(
         tmp_path, subjects, *SHORT[2:], "--methods", "cross-init", "--slots", "2"
     )
-    assert told.exit_code == 0, told.output
+    assert report.exit_code == 0, report.output
     assert _slots(tmp_path) == 2
 
 
@@ -400,7 +400,7 @@ def test_a_damaged_number_of_slots_is_refused(
         (("--dinov2", "none"), "there is no scorer at 'none'"),
     ],
 )
-def test_what_is_wrong_with_options_is_said_before_a_model_is_downloaded(
+def test_invalid_options_are_refused_before_a_model_is_downloaded(
     options: tuple[str, str],
     reason: str,
     subjects: Path,
@@ -417,7 +417,7 @@ def test_what_is_wrong_with_options_is_said_before_a_model_is_downloaded(
     assert reason in refused.stderr
 
 
-def test_a_hub_name_is_told_with_its_revision(
+def test_a_hub_name_is_reported_with_its_revision(
     tiny_checkpoint: Path,
     subjects: Path,
     tmp_path: Path,
@@ -444,7 +444,7 @@ def test_an_image_that_was_deleted_is_named_with_what_to_do(
     assert f"the image '{image}' is scored but cannot be read" in refused.stderr
     assert "remove its line from scores.jsonl" in refused.stderr
     lines = (tmp_path / "scores.jsonl").read_text().splitlines(keepends=True)
-    kept = [line for line in lines if "word/rex/prompt01" not in line]
-    (tmp_path / "scores.jsonl").write_text("".join(kept))
+    remaining = [line for line in lines if "word/rex/prompt01" not in line]
+    (tmp_path / "scores.jsonl").write_text("".join(remaining))
     assert evaluate_photographs(tmp_path, subjects, *options).exit_code == 0
     assert (tmp_path / "sheet.png").read_bytes() == before

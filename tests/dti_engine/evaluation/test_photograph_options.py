@@ -1,4 +1,4 @@
-"""What the command line says becomes a config and a protocol; --quick takes less of all."""
+"""Options become a config and a protocol; --quick takes less of everything."""
 
 from dataclasses import replace
 
@@ -33,16 +33,16 @@ def test_by_default_it_is_the_recipe_and_the_papers_protocol() -> None:
     assert (protocol.num_image_seeds, protocol.image_steps, protocol.guidance) == (4, 50, 5.0)
 
 
-def test_quick_takes_less_and_what_is_said_goes_before_it() -> None:
+def test_quick_takes_less_and_explicit_options_override_it() -> None:
     quick = replace(PLAIN, quick=True)
     protocol = quick.protocol_with(quick.config(), is_flow=False)
     assert protocol.config == sd().changed(steps=100)
     assert (protocol.num_image_seeds, protocol.image_steps) == (1, 20)
-    told = replace(quick, training={"steps": 7}, protocol={"image_steps": 9, "guidance": 2.5})
-    protocol = told.protocol_with(told.config(), is_flow=True)
+    explicit = replace(quick, training={"steps": 7}, protocol={"image_steps": 9, "guidance": 2.5})
+    protocol = explicit.protocol_with(explicit.config(), is_flow=True)
     assert (protocol.config.steps, protocol.image_steps, protocol.guidance) == (7, 9, 2.5)
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_impossible_options_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="guidance"):
         replace(PLAIN, protocol={"guidance": 0.5}).protocol_with(PLAIN.config(), is_flow=False)

@@ -31,7 +31,7 @@ def _score(row: str, subject: str, number: int, value: float, *, masked: bool = 
     )
 
 
-def test_every_image_counts_alike_whatever_batch_it_was_in() -> None:
+def test_every_image_has_the_same_weight_in_any_batch() -> None:
     values = [0.9] * 8 + [0.1]  # batches of 8 by means of batches: (0.9 + 0.1) / 2
     scores = [_score("dti", "rex", number, value) for number, value in enumerate(values)]
     ((plain, prompt, masked, cosine),) = per_subject(scores, DTI, ["rex"])
@@ -45,9 +45,9 @@ def test_without_masks_there_is_no_masked_figure() -> None:
 
 
 def test_differences_are_of_each_subject_with_itself() -> None:
-    ours, theirs = photograph_rows(["ti", "dti"], [])[::-1]
+    dti, ti = photograph_rows(["ti", "dti"], [])[::-1]
     base = np.array([[0.1, 0.1, 0.1, 0.1], [0.9, 0.9, 0.9, 0.9], [0.4, 0.4, 0.4, 0.4]])
-    (found,) = differences({ours: base + 0.05, theirs: base}, is_masked=True)
+    (found,) = differences({dti: base + 0.05, ti: base}, is_masked=True)
     assert (found.row, found.other) == ("DTI", "TI")
     assert found.subject_score.value == pytest.approx(0.05)
     assert found.subject_score.high - found.subject_score.low < 1e-9

@@ -49,7 +49,7 @@ def store(
     tiny_backbone: Backbone,
     artifact_of: Callable[..., Artifact],
 ) -> EvaluationStore:
-    """With a token that is the class noun itself, which every method starts from."""
+    """Return a store with a token that equals the class noun, where every method starts."""
     store = EvaluationStore(tmp_path, {})
     rows = initializer_rows(tiny_backbone.text_encoders[ENCODER], "dog")
     artifact_of({ENCODER: rows}).save(store.token(TokenKey("dti"), rex.name, 0))
@@ -85,8 +85,8 @@ def test_the_same_word_gives_the_same_images_in_every_row(
     for word, token in zip(*of_rows, strict=True):
         images = (Image.open(store.image(image)) for image in (word, token))
         assert ImageChops.difference(*images).getbbox() is None
-        ours, theirs = (store.scores[image.key] for image in (word, token))
-        assert ours.model_dump(exclude={"image", "row"}) == theirs.model_dump(
+        word_score, token_score = (store.scores[image.key] for image in (word, token))
+        assert word_score.model_dump(exclude={"image", "row"}) == token_score.model_dump(
             exclude={"image", "row"}
         )
     images = [Image.open(store.image(image)) for image in of_rows[0]]
@@ -96,12 +96,12 @@ def test_the_same_word_gives_the_same_images_in_every_row(
 def test_both_subject_scores_are_the_scorers(
     evaluator: ImageEvaluator, store: EvaluationStore, rex: PhotographedSubject, tiny_scorers: Path
 ) -> None:
-    wanted = _images(WORD)
-    evaluator.score_missing(wanted, on_images=lambda done: None)
+    word_images = _images(WORD)
+    evaluator.score_missing(word_images, on_images=lambda done: None)
     dinov2, photos = Dinov2.load(tiny_scorers / "dinov2-base"), rex.images()
     plain = dinov2.features([each.image for each in photos])
     on_black = dinov2.features([masked(each) for each in photos])
-    for image in wanted:
+    for image in word_images:
         own = dinov2.features([Image.open(store.image(image))])
         score = store.scores[image.key]
         assert score.subject_score == pytest.approx(likeness(own, plain)[0], abs=1e-5)
@@ -118,19 +118,19 @@ def test_a_rescaled_token_has_the_vocabularys_length(
     torch.testing.assert_close(rows.norm(dim=-1), torch.full((len(rows),), m))
 
 
-def test_what_is_done_is_neither_missing_nor_told_again(
+def test_finished_images_are_neither_missing_nor_reported_again(
     evaluator: ImageEvaluator,
 ) -> None:
-    told: list[int] = []
+    progress: list[int] = []
     assert list(map(len, evaluator.missing(_images(WORD)))) == [3, 1]
-    evaluator.score_missing(_images(WORD), on_images=told.append)
-    evaluator.score_missing(_images(WORD), on_images=told.append)
-    assert told == [3, 1]
+    evaluator.score_missing(_images(WORD), on_images=progress.append)
+    evaluator.score_missing(_images(WORD), on_images=progress.append)
+    assert progress == [3, 1]
     assert evaluator.missing(_images(WORD)) == []
 
 
 @pytest.mark.parametrize("row", [WORD, DTI, RESCALED], ids=lambda row: row.name)
-def test_a_prompt_is_read_once_whatever_batches_it_is_in(
+def test_a_prompt_is_encoded_once_for_all_batches(
     row: TableRow,
     evaluator: ImageEvaluator,
     tiny_backbone: Backbone,

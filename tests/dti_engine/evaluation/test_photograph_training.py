@@ -49,7 +49,7 @@ def _train(
     return store
 
 
-def test_a_stopped_training_goes_on_from_its_checkpoints(
+def test_a_stopped_training_resumes_from_its_checkpoints(
     tiny_backbone: Backbone,
     subjects: list[PhotographedSubject],
     tmp_path: Path,
@@ -63,10 +63,10 @@ def test_a_stopped_training_goes_on_from_its_checkpoints(
     with pytest.raises(KeyboardInterrupt):
         _train(tiny_backbone, tmp_path / "part", subjects, stop)
     assert len(list((tmp_path / "part" / "checkpoints" / "dti").iterdir())) == 1
-    told: list[int] = []
-    part = _train(tiny_backbone, tmp_path / "part", subjects, told.append)
-    assert told[0] == 4
-    assert told[-1] == 16
+    progress: list[int] = []
+    part = _train(tiny_backbone, tmp_path / "part", subjects, progress.append)
+    assert progress[0] == 4
+    assert progress[-1] == 16
     for subject in subjects:
         tokens = []
         for seed in range(2):

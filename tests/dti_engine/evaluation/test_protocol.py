@@ -64,7 +64,7 @@ def test_more_steps_for_one_method_are_refused() -> None:
 
 
 @pytest.mark.parametrize("change", [{"schedule": "cosine"}, {"patience": 2}])
-def test_settings_whose_tokens_on_their_way_are_not_those_of_shorter_runs_are_refused(
+def test_settings_whose_snapshots_differ_from_shorter_runs_are_refused(
     change: dict[str, object],
 ) -> None:
     settings = dict(MiniatureProtocol.standard().settings)
@@ -92,7 +92,7 @@ def test_a_set_has_40_different_prompts_with_one_place_for_the_subject(name: str
     assert prompts[24] == "a cube shaped {}"
 
 
-def test_what_lives_gets_other_prompts() -> None:
+def test_living_subjects_get_other_prompts() -> None:
     assert all(map(is_living, ["dog", "Cat", "corgi dog"]))
     assert not any(map(is_living, ["teapot", "stuffed animal", "toy bear", "duck toy", ""]))
     assert len(set(prompt_set("object")) & set(prompt_set("live"))) == 10 + 5 + 10

@@ -45,7 +45,7 @@ def test_every_image_has_a_name_of_its_own() -> None:
     assert len(set(keys)) == len(keys) == 12 * 8 * 2 * (3 + 2 * 3 + 2 * 6)
 
 
-def test_what_is_not_trained_has_no_training_seeds() -> None:
+def test_a_row_without_training_has_no_training_seeds() -> None:
     counts = {
         row.kind: len(list(row_images(row, {"dog-1": 8}, num_training_seeds=3, num_image_seeds=2)))
         for row in (untrained_row("description"), LEARNED)

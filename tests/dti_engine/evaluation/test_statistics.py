@@ -31,18 +31,18 @@ def test_a_skewed_figure_gets_an_interval_that_is_longer_on_its_long_side() -> N
     assert found.high - found.value > 1.2 * (found.value - found.low)
 
 
-def test_pairing_takes_out_what_subjects_have_in_common() -> None:
+def test_pairing_removes_the_variance_between_subjects() -> None:
     random = np.random.default_rng(0)
     hard_and_easy = random.normal(0.0, 10.0, size=12)
-    ours = hard_and_easy + 1 + random.normal(0.0, 0.1, size=12)
-    theirs = hard_and_easy + random.normal(0.0, 0.1, size=12)
-    paired = bootstrap(ours - theirs)
-    unpaired = bootstrap(ours)
+    one = hard_and_easy + 1 + random.normal(0.0, 0.1, size=12)
+    second = hard_and_easy + random.normal(0.0, 0.1, size=12)
+    paired = bootstrap(one - second)
+    unpaired = bootstrap(one)
     assert 0.8 < paired.low < paired.value < paired.high < 1.2
     assert unpaired.low < 0 < unpaired.high
 
 
-def test_what_was_measured_of_one_subject_stays_together() -> None:
+def test_resampling_keeps_the_values_of_a_subject_together() -> None:
     samples = np.stack([np.arange(10.0), np.arange(10.0) + 5], axis=1)
     found = bootstrap(samples, lambda mean: float(mean[1] - mean[0]))
     assert (found.low, found.value, found.high) == pytest.approx((5.0, 5.0, 5.0))
@@ -78,14 +78,14 @@ def test_of_several_ways_to_reach_a_level_the_best_counts() -> None:
 
 
 def test_a_gap_is_taken_where_the_weaker_method_ends() -> None:
-    ours = np.array([[0.3, 0.9], [0.7, 0.7]])
-    assert shared_levels(ours, LINE) == shared_levels(LINE, ours) == [0.2, 0.4, 0.6]
-    assert gap_at_equal_subject_score(np.stack([ours, LINE[1:]])) == pytest.approx(0.75 - 0.4)
-    assert gap_at_equal_subject_score(np.stack([LINE[1:], ours])) == pytest.approx(0.4 - 0.75)
+    one = np.array([[0.3, 0.9], [0.7, 0.7]])
+    assert shared_levels(one, LINE) == shared_levels(LINE, one) == [0.2, 0.4, 0.6]
+    assert gap_at_equal_subject_score(np.stack([one, LINE[1:]])) == pytest.approx(0.75 - 0.4)
+    assert gap_at_equal_subject_score(np.stack([LINE[1:], one])) == pytest.approx(0.4 - 0.75)
 
 
 def test_a_gap_at_a_lower_level_is_taken_where_the_weaker_method_was_before() -> None:
-    ours = np.array([[0.3, 0.9], [0.7, 0.7]])
-    both = np.stack([ours, LINE[1:]])
+    one = np.array([[0.3, 0.9], [0.7, 0.7]])
+    both = np.stack([one, LINE[1:]])
     assert gap_at_equal_subject_score(both, rank=0) == pytest.approx(0.85 - 0.8)
     assert gap_at_equal_subject_score(both, rank=1) == gap_at_equal_subject_score(both)

@@ -1,4 +1,4 @@
-"""What is stored survives a stop, and never mixes with another evaluation."""
+"""The store survives a stop and never mixes two evaluations."""
 
 import json
 from pathlib import Path

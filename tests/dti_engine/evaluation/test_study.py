@@ -1,4 +1,4 @@
-"""What both commands of `dti evaluate` share: digests of weights, and progress."""
+"""The parts that both commands of `dti evaluate` share: digests of weights, and progress."""
 
 import hashlib
 import re
@@ -45,7 +45,7 @@ def test_the_digest_is_of_all_weights_where_there_is_nothing_else(
         "safety_checker/model.safetensors",
     ],
 )
-def test_what_is_not_read_does_not_change_it(
+def test_files_that_are_not_read_do_not_change_the_fingerprint(
     other: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "weights"
@@ -56,7 +56,9 @@ def test_what_is_not_read_does_not_change_it(
 
 
 @pytest.mark.parametrize("part", ["text_encoder/model", "unet/diffusion_pytorch_model", "scorer"])
-def test_what_is_read_changes_it(part: str, evaluation_weights: Path, tmp_path: Path) -> None:
+def test_files_that_are_read_change_the_fingerprint(
+    part: str, evaluation_weights: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(evaluation_weights, folder)
     with (folder / f"{part}.safetensors").open("ab") as file:
@@ -91,7 +93,7 @@ def test_names_are_repeated_as_given_and_paths_are_not(
     assert repeatable_name(str(tmp_path / "sdxl"), "sdxl") == "sdxl"
 
 
-def test_time_left_is_told_after_the_first_part_by_what_this_start_did(
+def test_the_time_left_is_estimated_from_the_work_of_this_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
@@ -117,7 +119,7 @@ def test_time_left_is_told_after_the_first_part_by_what_this_start_did(
 def test_a_bar_shows_the_time_left_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where a batch takes minutes."""
+    """The time is shown where a batch takes minutes, too."""
     now = 1000.0
     monkeypatch.setattr(study.time, "monotonic", lambda: now)
     monkeypatch.setattr(study.notes, "_force_terminal", True)

@@ -93,14 +93,14 @@ def test_a_token_on_its_way_is_that_of_a_shorter_run(
     ]
     for ended in train(evaluation_backbone, subjects, whole.changed(steps=3), num_slots=2):
         assert ended.artifact
-        kept = store.load_token(TokenKey(f"{method}-0", 3), ended.subject.id, 0)
+        snapshot = store.load_token(TokenKey(f"{method}-0", 3), ended.subject.id, 0)
         expected = ended.artifact.token.embeddings["text_encoder"]
-        assert torch.equal(kept.token.embeddings["text_encoder"], expected)
-        told, of_shorter_run = kept.manifest.training, ended.artifact.manifest.training
-        assert told
+        assert torch.equal(snapshot.token.embeddings["text_encoder"], expected)
+        record, of_shorter_run = snapshot.manifest.training, ended.artifact.manifest.training
+        assert record
         assert of_shorter_run
-        assert (told.steps_done, told.stop_reason, told.config) == (3, "kept", whole)
-        assert (told.seed, told.images) == (of_shorter_run.seed, of_shorter_run.images)
+        assert (record.steps_done, record.stop_reason, record.config) == (3, "kept", whole)
+        assert (record.seed, record.images) == (of_shorter_run.seed, of_shorter_run.images)
 
 
 def test_seeds_of_training_give_different_tokens(
@@ -117,11 +117,11 @@ def test_subjects_draw_apart_and_methods_alike(
     train_some: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []
-    seat = Trainer.add
+    original_add = Trainer.add
 
     def noting_seat(trainer: Trainer, subject: Subject, checkpoint: None) -> None:
         seeds.append(subject.seed)
-        seat(trainer, subject, checkpoint)
+        original_add(trainer, subject, checkpoint)
 
     monkeypatch.setattr(Trainer, "add", noting_seat)
     for method in ("dti", "ti"):
@@ -130,7 +130,7 @@ def test_subjects_draw_apart_and_methods_alike(
     assert len(set(seeds)) == len(SUBJECTS) == 3
 
 
-def test_what_is_done_is_not_trained_again_and_counts_at_once(
+def test_finished_tokens_are_not_trained_again_and_count_at_once(
     train_some: Callable[..., list[int]], store: EvaluationStore
 ) -> None:
     assert train_some(runs=RUNS[:2])[-1] == 2 * 5
@@ -158,7 +158,7 @@ def test_a_run_that_was_stopped_on_its_way_starts_again(
 
 @pytest.fixture
 def car_cannot_be_learned(evaluation_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The latents of the first subject's photos are no numbers."""
+    """Make the latents of the first subject's photos not a number."""
     encode_images, num_photos = evaluation_backbone.encode_images, 5
     calls = itertools.count()
 
@@ -184,5 +184,5 @@ def test_all_others_are_trained_and_kept_though_one_fails(
     with pytest.raises(TrainingFailedError):
         train_some()
     for steps in (3, 5):
-        kept = [store.token(TokenKey("dti-0", steps), name, 0).exists() for name in NAMES]
-        assert kept == [False, True, True]
+        snapshot = [store.token(TokenKey("dti-0", steps), name, 0).exists() for name in NAMES]
+        assert snapshot == [False, True, True]

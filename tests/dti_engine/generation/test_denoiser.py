@@ -84,16 +84,16 @@ def test_one_that_joins_later_and_takes_other_steps_comes_out_as_alone(
 
 
 def test_at_one_shape_neighbours_and_their_steps_change_no_bit(tiny_backbone: Backbone) -> None:
-    ours, others = order(0), [order(seed) for seed in range(1, 6)]
+    request, others = order(0), [order(seed) for seed in range(1, 6)]
     results: list[Tensor] = []
-    for crowd in (others[:2], others[3:]):
-        mine, beside = start(tiny_backbone, [ours]), start(tiny_backbone, crowd, steps=50)
+    for neighbours in (others[:2], others[3:]):
+        state, beside = start(tiny_backbone, [request]), start(tiny_backbone, neighbours, steps=50)
         denoiser = Denoiser(tiny_backbone)
         for _ in range(7 * len(results)):  # where the others are differs, too
             denoiser.step(beside)
-        while not mine[0].finished:
-            denoiser.step([beside[0], *mine, beside[1]])
-        results.append(mine[0].latents)
+        while not state[0].finished:
+            denoiser.step([beside[0], *state, beside[1]])
+        results.append(state[0].latents)
     assert torch.equal(*results)
 
 

@@ -68,7 +68,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> int:
 
 @pytest.fixture(scope="module")
 def listening_weights(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """The tiny model with a denoiser that listens: random weights alone hardly hear the prompt."""
+    """Return the tiny model with a denoiser whose images depend on the prompt."""
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_checkpoint)
     for name, weight in pipeline.unet.named_parameters():
         if "attn2" in name:
@@ -102,7 +102,7 @@ def test_images_are_decoded_a_few_at_a_time(
     assert all(difference(*each) <= ONE_LEVEL for each in zip(together, apart, strict=True))
 
 
-def test_memory_that_runs_out_is_told_with_what_to_do(
+def test_an_out_of_memory_error_says_what_to_do(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> Tensor:
@@ -142,22 +142,22 @@ def test_diffusers_reads_and_generates_an_exported_token_as_we_do(
         listening.encode_prompts(batch, rows).hidden, hidden, rtol=0, atol=1e-6
     )
 
-    theirs = pipeline(
+    reference = pipeline(
         prompt,
         negative_prompt=negative,
         num_inference_steps=5,
         guidance_scale=4.0,
         latents=torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)),
     ).images[0]
-    (ours,) = generate_images(
+    (actual,) = generate_images(
         listening,
         request(prompt, seed, tokens={"<rex>": rex}, negative_prompt=negative, guidance=4.0),
     )
     (without,) = generate_images(
         listening, request("a photo", seed, negative_prompt=negative, guidance=4.0)
     )
-    assert difference(ours, np.asarray(theirs).astype(np.int16)) <= ONE_LEVEL
-    assert difference(ours, without) > 10 * ONE_LEVEL
+    assert difference(actual, np.asarray(reference).astype(np.int16)) <= ONE_LEVEL
+    assert difference(actual, without) > 10 * ONE_LEVEL
 
 
 @pytest.mark.skipif(not MINIATURE.is_dir(), reason="the miniature's weights are not there")
@@ -177,16 +177,16 @@ def test_diffusers_generates_a_subject_of_the_miniature_as_we_do(
     pipeline.load_textual_inversion(str(tmp_path / "rex.safetensors"))
     prompt = "a cartoon of a <rex> wearing a hat on a beach"
     shape = backbone.latent_shape(64, 64)
-    theirs = pipeline(
+    reference = pipeline(
         prompt,
         num_inference_steps=5,
         guidance_scale=5.0,
         latents=torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)),
     ).images[0]
-    (ours,) = generate_images(backbone, request(prompt, seed, tokens={"<rex>": artifact.token}))
+    (actual,) = generate_images(backbone, request(prompt, seed, tokens={"<rex>": artifact.token}))
     (word,) = generate_images(backbone, request(prompt.replace("<rex>", "dog"), seed))
-    assert difference(ours, np.asarray(theirs).astype(np.int16)) <= ONE_LEVEL
-    assert difference(ours, word) > 10 * ONE_LEVEL
+    assert difference(actual, np.asarray(reference).astype(np.int16)) <= ONE_LEVEL
+    assert difference(actual, word) > 10 * ONE_LEVEL
 
 
 # One image
@@ -204,7 +204,7 @@ def test_an_image_is_its_request(listening: Backbone) -> None:
         assert difference(once, *generate_images(listening, other)) > ONE_LEVEL
 
 
-def test_an_image_has_the_models_size_or_the_asked_one(tiny_backbone: Backbone) -> None:
+def test_an_image_has_the_models_size_or_the_requested_one(tiny_backbone: Backbone) -> None:
     assert generate_images(tiny_backbone, request())[0].shape == (16, 16, 3)
     assert generate_images(tiny_backbone, request(), height=8, width=24)[0].shape == (8, 24, 3)
 
@@ -240,8 +240,8 @@ def test_a_blend_generates_like_any_token(listening: Backbone) -> None:
 # Neighbours
 
 
-def crowd() -> list[ImageRequest]:
-    """Requests that differ in everything; the placeholder means another token in each."""
+def mixed_requests() -> list[ImageRequest]:
+    """Return requests that differ in everything; the placeholder means another token in each."""
     prompts = [
         "a photo of <rex>",
         "<rex> and <rex> in the snow",
@@ -255,7 +255,7 @@ def crowd() -> list[ImageRequest]:
 
 
 def test_neighbours_never_change_an_image_by_a_bit(listening: Backbone) -> None:
-    one, *others = crowd()
+    one, *others = mixed_requests()
     first = generate_images(listening, one, *others)
     last = generate_images(listening, *(request("a cat", seed=90 + i) for i in range(3)), one)
     assert np.array_equal(first[0], last[-1])
@@ -265,7 +265,7 @@ def test_neighbours_never_change_an_image_by_a_bit(listening: Backbone) -> None:
 def test_the_batch_size_changes_an_image_by_rounding_only(
     listening: Backbone, batch_size: int
 ) -> None:
-    requests = crowd()
+    requests = mixed_requests()
     pairs = zip(
         generate_images(listening, *requests, batch_size=4),
         generate_images(listening, *requests, batch_size=batch_size),
@@ -278,7 +278,7 @@ def test_a_half_precision_model_generates_nearly_the_same(
     listening: Backbone, listening_weights: Path
 ) -> None:
     half = load_backbone(listening_weights, dtype=torch.bfloat16)
-    requests = crowd()
+    requests = mixed_requests()
     pairs = zip(
         generate_images(listening, *requests), generate_images(half, *requests), strict=True
     )
@@ -374,12 +374,14 @@ def test_a_model_that_overflows_generates_no_black_image(tiny_backbone: Backbone
         generate(_Overflowing(tiny_backbone), [ImageRequest("a dog", 0)], steps=2)
 
 
-def test_an_image_says_what_it_takes_to_paint_it_again(tiny_backbone: Backbone) -> None:
+def test_an_image_file_records_its_settings(tiny_backbone: Backbone) -> None:
     request = ImageRequest("a <rex>", 7, negative_prompt="a cat", guidance=3.0)
     settings = image_settings(request, tiny_backbone, steps=9, tokens={"<rex>": {"sha256": "0"}})
     assert settings["tokens"] == {"<rex>": {"sha256": "0"}}
-    asked = [settings[name] for name in ("prompt", "seed", "negative_prompt", "guidance", "steps")]
-    assert asked == ["a <rex>", 7, "a cat", 3.0, 9]
+    requested = [
+        settings[name] for name in ("prompt", "seed", "negative_prompt", "guidance", "steps")
+    ]
+    assert requested == ["a <rex>", 7, "a cat", 3.0, 9]
     assert settings["model_fingerprint"] == tiny_backbone.fingerprint
     assert settings["dtype"] == "float32"
 

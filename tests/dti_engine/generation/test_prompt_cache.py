@@ -40,7 +40,7 @@ def token() -> LearnedToken:
     return LearnedToken("<rex>", {"text_encoder": torch.randn(1, 32)})
 
 
-def test_a_prompt_is_what_the_backbone_makes_of_it(backbone: Any) -> None:
+def test_a_cached_prompt_is_what_the_backbone_encodes(backbone: Any) -> None:
     rex, prompts = token(), ["a photo of <rex>", "a red dog"]
     read = PromptCache(backbone).encode([PromptKey.of(each, {"<rex>": rex}) for each in prompts])
     bound = bind(prompts, [{"<rex>": rex}] * 2, backbone.text_encoders)
@@ -69,12 +69,12 @@ def test_a_token_of_the_same_name_or_another_instruction_is_another_prompt(backb
     assert len(cache._cache) == 4
 
 
-def test_what_is_kept_of_a_batch_is_no_more_than_its_own_part(backbone: Any) -> None:
+def test_a_cached_prompt_holds_only_its_own_part_of_a_batch(backbone: Any) -> None:
     cache = PromptCache(backbone)
     cache.encode([PromptKey("a dog")])
-    (kept,) = cache.encode_each([PromptKey("a dog")])
+    (encoding,) = cache.encode_each([PromptKey("a dog")])
     assert backbone.sizes == [4]
-    assert kept.hidden.untyped_storage().nbytes() == kept.hidden.nbytes
+    assert encoding.hidden.untyped_storage().nbytes() == encoding.hidden.nbytes
 
 
 def test_tokens_that_a_prompt_does_not_mention_do_not_count(backbone: Any) -> None:
@@ -82,7 +82,7 @@ def test_tokens_that_a_prompt_does_not_mention_do_not_count(backbone: Any) -> No
     assert len(set(keys)) == 1
 
 
-def test_neighbours_and_what_is_known_change_no_bit(backbone: Any) -> None:
+def test_neighbours_and_cached_prompts_change_no_bit(backbone: Any) -> None:
     keys = [PromptKey(text) for text in ("a dog", "a cat", "a bird", "a bear", "a toy", "snow")]
     together = PromptCache(backbone).encode(keys).hidden
     cache = PromptCache(backbone)
@@ -105,7 +105,7 @@ def test_the_latest_are_kept_and_a_batch_may_be_larger_than_the_memory(backbone:
     assert len(cache._cache) == 2
 
 
-def test_what_was_read_with_a_token_goes_with_it(backbone: Any) -> None:
+def test_prompts_of_a_token_are_dropped_with_it(backbone: Any) -> None:
     cache, rex, tom = PromptCache(backbone), token(), token()
     texts = ("a <rex>", "a <rex> by <tom>", "a <tom>", "snow")
     cache.encode([PromptKey.of(text, {"<rex>": rex, "<tom>": tom}) for text in texts])
@@ -120,7 +120,7 @@ def test_what_was_read_with_a_token_goes_with_it(backbone: Any) -> None:
     assert not cache._cache._keys_of
 
 
-def test_tokens_that_go_in_other_threads_meanwhile_disturb_nobody(backbone: Any) -> None:
+def test_tokens_that_are_dropped_in_other_threads_do_not_disturb_encoding(backbone: Any) -> None:
     cache, tokens = PromptCache(backbone, capacity=8), Queue[LearnedToken | None]()
 
     def lose() -> None:

@@ -45,15 +45,18 @@ def test_a_table_moves_samples_as_its_scheduler_does(name: str, steps: int) -> N
     scheduler.set_timesteps(steps, device="cpu")
     assert len(sampler) == steps
     assert torch.equal(sampler.times(list(sampler.steps)), scheduler.timesteps)
-    ours = theirs = sampler.initial_sigma * torch.randn(2, 4, 8, 8)
+    actual = reference = sampler.initial_sigma * torch.randn(2, 4, 8, 8)
     for step, time in zip(sampler.steps, scheduler.timesteps, strict=True):
         output = torch.randn(2, 4, 8, 8)
         torch.testing.assert_close(
-            step.scale * theirs, scheduler.scale_model_input(theirs, time), rtol=1e-6, atol=1e-6
+            step.scale * reference,
+            scheduler.scale_model_input(reference, time),
+            rtol=1e-6,
+            atol=1e-6,
         )
-        theirs = scheduler.step(output, time, theirs, return_dict=False)[0]
-        ours = step.keep * ours + step.add * output
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+        reference = scheduler.step(output, time, reference, return_dict=False)[0]
+        actual = step.keep * actual + step.add * output
+        torch.testing.assert_close(actual, reference, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ def test_a_table_moves_samples_as_its_scheduler_does(name: str, steps: int) -> N
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_what_is_no_linear_step_is_refused(scheduler: Any) -> None:
+def test_a_scheduler_without_linear_steps_is_refused(scheduler: Any) -> None:
     with pytest.raises(
         ConfigurationError, match=f"{type(scheduler).__name__} is not a linear one-step scheduler"
     ):

@@ -37,7 +37,9 @@ def test_a_large_image_becomes_a_small_jpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_image_is_refused_with_the_reason(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_no_image_is_refused_with_the_reason(
+    tmp_path: Path, content: bytes | None
+) -> None:
     if content is not None:
         (tmp_path / "0.png").write_bytes(content)
     with pytest.raises(InvalidImageError):

@@ -1,4 +1,4 @@
-"""What templates of pages share: the look, and words."""
+"""The style and the words that templates of pages share."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from dti_engine.html.page import duration, template, with_token
 
 
-def test_a_template_may_include_the_look_and_escapes_what_it_is_given(tmp_path: Path) -> None:
+def test_a_template_may_include_the_style_and_escapes_its_values(tmp_path: Path) -> None:
     (tmp_path / "page.html.jinja").write_text(
         '<style>{% include "style.css" %}</style>{{ name }}', encoding="utf-8"
     )
@@ -22,8 +22,8 @@ def test_prompts_on_a_page_are_text_and_never_markup() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(3.21, "3.2 s"), (48.4, "48 s"), (303, "5 min 03 s"), (7619, "2 h 06 min")],
 )
-def test_a_duration_is_said_as_people_say_it(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+def test_a_duration_is_shown_in_natural_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

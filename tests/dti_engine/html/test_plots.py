@@ -7,7 +7,7 @@ from dti_engine.html.plots import Curve, Dot, Group, Line, curves, distribution,
 
 
 def _links(svg: str) -> list[tuple[str, str]]:
-    """Where parts of the plot lead, and what they show under the pointer."""
+    """Return the links of the plot's parts, with the text under the pointer."""
     return re.findall(r'<a xlink:href="([^"]*)"><title>([^<]*)</title>', svg)
 
 

@@ -36,7 +36,7 @@ def test_crops_are_spaced_evenly_from_end_to_end(
 
 
 @pytest.mark.parametrize("size", [32, 100])
-def test_a_crop_is_what_it_is_in_the_whole_image_resized(size: int) -> None:
+def test_a_crop_equals_that_part_of_the_resized_image(size: int) -> None:
     whole = noise(128, 64).resize((2 * size, size), Image.Resampling.LANCZOS)
     left, right = crop_images(subject_image(noise(128, 64)), size, max_crops=2)
     assert np.abs(np.asarray(left, float) - whole.crop((0, 0, size, size))).max() <= 1
@@ -68,7 +68,7 @@ def test_crops_of_no_size_or_number_are_rejected(size: int, max_crops: int) -> N
 # Framing
 
 
-def test_a_crop_knows_its_place_in_the_image_as_it_was_taken() -> None:
+def test_a_crop_has_its_position_in_the_original_image() -> None:
     """Height before width; the corner in px of the image scaled to the crop."""
     wide = replace(subject_image(noise(192, 64)), original_size=(384, 128))
     micro_conditionings = [view.micro_conditioning for view in make_crops(wide, 32, max_crops=3)]

@@ -35,7 +35,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has no pixels at all."""
+    """Return a PNG that claims a size and has no pixels at all."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"")
 
@@ -224,14 +224,14 @@ def with_transparent_corner(mode: str) -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "L", "RGB"])
-def test_what_is_transparent_becomes_white(mode: str) -> None:
+def test_transparent_pixels_become_white(mode: str) -> None:
     image = decoded(with_transparent_corner(mode))
     assert image.mode == "RGB"
     assert image.getpixel((5, 5)) == (255, 255, 255)
     assert image.getpixel((5, 40)) == image.getpixel((40, 5)) == (200, 200, 200)
 
 
-def test_what_is_half_transparent_is_half_white() -> None:
+def test_half_transparent_pixels_become_half_white() -> None:
     image = decoded(encoded(Image.new("RGBA", (48, 48), (0, 100, 200, 51))))
     assert image.getpixel((0, 0)) == (204, 224, 244)
 

@@ -30,7 +30,7 @@ TOY = Size(
 
 @pytest.fixture(scope="session")
 def toy_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of `toy_weights`."""
+    """Return the work folder of `toy_weights`."""
     return tmp_path_factory.mktemp("work")
 
 
@@ -53,7 +53,7 @@ def run_toy(toy_work: Path) -> Callable[[], tuple[Stages, Steps]]:
 def toy_weights(
     run_toy: Callable[[], tuple[Stages, Steps]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A folder of weights that two steps of each stage made."""
+    """Return a folder of weights that two steps of each stage made."""
     folder = tmp_path_factory.mktemp("weights")
     stages, _ = run_toy()
     stages.export(folder, command="python -m recipe --size toy")

@@ -93,7 +93,7 @@ def test_an_examination_leaves_scores_a_card_and_a_sheet(toy_weights: Path, tmp_
     publish(found, weights, sheet=tmp_path / "sheet.png")
 
     assert generated == [3, 5]
-    assert {made: len(each) for made, each in found.images.items()} == {
+    assert {kind: len(each) for kind, each in found.images.items()} == {
         "drawn": 5,
         "reconstructed": 5,
         "generated": 5,

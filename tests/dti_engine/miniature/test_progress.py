@@ -1,4 +1,4 @@
-"""How a long run shows that it goes on."""
+"""The progress output of a long run."""
 
 import io
 import logging

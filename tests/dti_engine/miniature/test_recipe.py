@@ -18,7 +18,7 @@ from dti_engine.miniature.world.scenes import example
 pytestmark = pytest.mark.slow
 
 
-def test_plain_diffusers_opens_and_generates_what_was_made(toy_weights: Path) -> None:
+def test_plain_diffusers_loads_the_weights_and_generates(toy_weights: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toy_weights, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
 
@@ -29,7 +29,7 @@ def test_plain_diffusers_opens_and_generates_what_was_made(toy_weights: Path) ->
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
 
 
-def test_the_engine_opens_what_was_made(toy_weights: Path) -> None:
+def test_the_engine_loads_the_weights(toy_weights: Path) -> None:
     backbone = load_backbone(toy_weights)
 
     assert backbone.image_size == 64
@@ -83,7 +83,7 @@ def test_a_finished_run_takes_everything_from_the_work_folder(
     assert steps == []
 
 
-def test_drawn_images_are_the_examples_and_grow_with_what_is_asked(tmp_path: Path) -> None:
+def test_drawn_images_are_the_examples_and_grow_with_the_requested_number(tmp_path: Path) -> None:
     few = images(tmp_path, 3)
     shards: list[tuple[int, int]] = []
     more = images(tmp_path, 5, on_shard=lambda done, total: shards.append((done, total)))

@@ -33,21 +33,21 @@ def test_one_look_is_more_like_itself_elsewhere_than_like_another(
     read_perfectly: Callable[[Scene], ScoredImage],
 ) -> None:
     rng = random.Random(3)
-    looks = held_out_looks()[:12]
+    held_out = held_out_looks()[:12]
     readings = {
-        (look, background): read_perfectly(portrait(look, rng, background=background))
-        for look in looks
+        (each_look, background): read_perfectly(portrait(each_look, rng, background=background))
+        for each_look in held_out
         for background in BACKGROUNDS[:3]
     }
 
-    for (one, (look, _)), (other, (other_look, _)) in combinations(
+    for (one, (each_look, _)), (other, (other_look, _)) in combinations(
         zip(readings.values(), readings, strict=True), 2
     ):
-        same = look == other_look
+        same = each_look == other_look
         assert one.likeness(other) == 1.0 if same else one.likeness(other) < 1.0
 
 
-def test_likeness_compares_the_places_that_it_is_told(
+def test_likeness_compares_the_given_places(
     read_perfectly: Callable[[Scene], ScoredImage],
 ) -> None:
     pair = next(e.scene for e in map(example, range(100)) if len(e.scene.figures) == 2)
@@ -59,7 +59,7 @@ def test_likeness_compares_the_places_that_it_is_told(
     assert alone.likeness(read_perfectly(pair), other_place="right") < 1.0
 
 
-def test_an_image_shows_the_share_of_what_is_asked(
+def test_the_prompt_score_is_the_share_of_answered_questions(
     read_perfectly: Callable[[Scene], ScoredImage],
 ) -> None:
     reading = read_perfectly(portrait(held_out_looks()[0], random.Random(1), background="snow"))

@@ -46,7 +46,7 @@ def test_the_recipe_would_number_the_words_as_they_do() -> None:
     assert remade["<|endoftext|>"] == shipped["<|endoftext|>"]
 
 
-def test_they_paint_what_captions_ask_for() -> None:
+def test_the_shipped_weights_generate_what_captions_ask_for() -> None:
     found = examine(WEIGHTS, count=40, steps=10, device=torch.device("cpu"))
 
     # Far below what the model card claims: 40 captions in few steps are a rough measure.
@@ -55,7 +55,7 @@ def test_they_paint_what_captions_ask_for() -> None:
     assert found.tallies("drawn")["object"].share >= 0.85
 
 
-def test_their_card_tells_what_was_recorded(tmp_path: Path) -> None:
+def test_the_card_of_the_shipped_weights_has_the_recorded_figures(tmp_path: Path) -> None:
     copy = tmp_path / "weights"
     for file in WEIGHTS.rglob("*"):
         if file.suffix in (".json", ".safetensors"):

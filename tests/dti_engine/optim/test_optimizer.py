@@ -75,10 +75,10 @@ def test_every_group_has_its_own_dimension_options_and_mask() -> None:
         for rows, start in zip((small, large), before, strict=True)
     ]
     expected = [torch.tensor([0.1, 0, 0.1, 0.1]).atan(), torch.tensor([0, 0.3]).atan()]
-    for angle, wanted, report in zip(turned, expected, optimizer.reports, strict=True):
-        assert torch.allclose(angle, wanted, atol=1e-6)
+    for angle, expected_angle, report in zip(turned, expected, optimizer.reports, strict=True):
+        assert torch.allclose(angle, expected_angle, atol=1e-6)
         assert report is not None
-        assert torch.allclose(report.step_angle, wanted)
+        assert torch.allclose(report.step_angle, expected_angle)
 
 
 def test_a_group_without_gradient_is_left_alone() -> None:

@@ -175,7 +175,7 @@ def test_report_names_the_norms_and_the_angle(case: Case) -> None:
 
 
 def numpy_run(case: Case, gradients: np.ndarray, active: np.ndarray, beta2: float) -> np.ndarray:
-    """The step as the official code has it, step counts and powers of beta included, per row."""
+    """Take the step of the official code, with step counts and powers of beta for each row."""
     v, mu = case.v.numpy().copy(), case.mu.numpy()
     moment, count = np.zeros(ROWS), np.zeros(ROWS)
     for g, on in zip(gradients, active, strict=True):
@@ -191,7 +191,7 @@ def numpy_run(case: Case, gradients: np.ndarray, active: np.ndarray, beta2: floa
 
 @pytest.mark.parametrize("beta2", [0.0, 0.5, 0.99])
 def test_many_steps_equal_a_numpy_transcription(case: Case, beta2: float) -> None:
-    """At beta2 = 0 it divides by |g| + 1e-8, we by |g|: no matter for gradients of order 1."""
+    """At beta2 = 0 it divides by |g| + 1e-8, ours by |g|: equal for gradients of order 1."""
     random = np.random.default_rng(0)
     gradients = random.normal(size=(20, ROWS, DIM))
     active = random.random((20, ROWS)) < 0.7

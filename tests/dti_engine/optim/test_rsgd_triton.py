@@ -76,7 +76,7 @@ def kernel_step_(
     running: RunningNorm | None = None,
     active: Tensor | None = None,
 ) -> StepReport:
-    """The kernel under the signature of `vectorized_step_`, on any device."""
+    """Run the kernel under the signature of `vectorized_step_`, on any device."""
     floor = 16 * EPS, torch.finfo(torch.float32).tiny ** 0.5
     return StepReport(*rsgd.step_rows_(v, gradient, mu, lr, kappa, running, active, floor))
 

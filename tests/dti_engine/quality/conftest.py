@@ -68,7 +68,7 @@ class HandMadeRun:
         EventLog(self.root, on_lost=lambda reason: None).write(event, **fields)
 
     def summary(self) -> RunReport:
-        """All of it, by its log if there is one."""
+        """Return the summary of a folder, with its log if there is one."""
         log = self.root / FILE
         return collect_report(
             self.root, RunHistory.of(read_events(log)) if log.exists() else RunHistory()

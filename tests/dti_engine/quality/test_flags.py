@@ -53,7 +53,7 @@ def test_an_ordinary_run_has_no_flags() -> None:
         ),
     ],
 )
-def test_what_must_hold_of_each_token_is_told_of_a_run_of_one(
+def test_checks_of_single_tokens_apply_to_a_run_of_one(
     changes: dict[str, object], reason: str
 ) -> None:
     (found,) = outlier_flags({"rex": replace(GOOD, **changes)}).values()
@@ -87,7 +87,7 @@ def test_few_tokens_are_not_compared_with_each_other() -> None:
     assert outlier_flags(run_of(6, subject_score=0.31))["subject-0"]
 
 
-def test_equals_are_not_told_apart_by_a_hairs_breadth() -> None:
+def test_nearly_equal_tokens_are_not_flagged() -> None:
     tokens = {f"{i}": GOOD for i in range(20)} | {"odd": replace(GOOD, subject_score=0.65)}
     assert not any(outlier_flags(tokens).values())
 

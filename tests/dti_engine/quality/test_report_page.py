@@ -13,7 +13,7 @@ def _page(hand_made: Any) -> str:
 
 
 def _table(page: str) -> list[str]:
-    """The rows of the table of all subjects."""
+    """Return the rows of the table of all subjects."""
     (table,) = re.findall(r'<table class="sortable">.*?</table>', page, re.S)
     return re.findall(r"<tr id=.*?</tr>", table, re.S)
 
@@ -86,7 +86,7 @@ def test_tokens_that_were_not_validated_have_no_cards(hand_made: Any) -> None:
     assert "<img" not in page
 
 
-def test_an_image_that_is_damaged_or_missing_is_said_in_its_place(hand_made: Any) -> None:
+def test_a_damaged_or_missing_image_is_noted_in_its_place(hand_made: Any) -> None:
     hand_made.add("rex")
     (hand_made.root / "validation/rex/0.png").write_bytes(b"no image")
     (hand_made.root / "validation/rex/1.png").unlink()

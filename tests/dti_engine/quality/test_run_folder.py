@@ -66,8 +66,8 @@ def test_the_best_of_the_kept_steps_becomes_the_token_and_the_last_one_is_kept(
     assert token.manifest.training.stop_reason == "chosen"
     assert token.manifest.training.quality == make_validation(0.8).quality
     assert torch.equal(token.token.embeddings[ENCODER], middle.token.embeddings[ENCODER])
-    kept = Artifact.load(folder.snapshot("rex", 30))
-    assert torch.equal(kept.token.embeddings[ENCODER], last.token.embeddings[ENCODER])
+    saved = Artifact.load(folder.snapshot("rex", 30))
+    assert torch.equal(saved.token.embeddings[ENCODER], last.token.embeddings[ENCODER])
     with Image.open(folder.image("rex", 0)) as image:
         assert image.getpixel((0, 0)) == (204, 204, 204)
     assert read_settings(folder.image("rex", 0)) == {"prompt": "a <rex>", "seed": 0, "step": 20}

@@ -1,4 +1,4 @@
-"""What the log of a run tells, and that nothing in a damaged one ends the report."""
+"""The facts in the log of a run; a damaged log never ends the report."""
 
 import json
 from math import inf, nan
@@ -20,7 +20,7 @@ def _of(name: str, event: str, **fields: Any) -> dict[str, Any]:
 STARTED = {"event": "started", "slots": 4, "subjects": 2}
 
 
-def test_losses_are_kept_by_step_and_a_training_that_goes_on_replaces_what_it_does_again() -> None:
+def test_losses_are_kept_by_step_and_a_resumed_training_replaces_repeated_steps() -> None:
     past = _history(
         STARTED,
         _of("rex", "slot_assigned", step=0, steps=60),
@@ -56,7 +56,7 @@ def test_warnings_are_those_of_the_last_run_that_a_subject_was_in_each_once() ->
     assert history.subjects["tom"].warnings == ["small"]
 
 
-def test_the_pace_is_that_of_all_runs_that_told_of_their_end() -> None:
+def test_the_pace_is_that_of_all_runs_that_logged_their_end() -> None:
     ended = {"event": "ended", "seconds": 100.0, "tokens": [{}, {}, {}]}
     history = _history(STARTED, ended, STARTED, {**ended, "tokens": [{}]}, STARTED)
     assert (history.seconds, history.num_finished, history.is_ended) == (200.0, 4, False)
@@ -64,7 +64,7 @@ def test_the_pace_is_that_of_all_runs_that_told_of_their_end() -> None:
     assert _history(STARTED).subjects_per_hour is None
 
 
-def test_whoever_waited_when_the_run_was_stopped_is_known() -> None:
+def test_subjects_that_waited_when_the_run_was_stopped_are_listed() -> None:
     history = _history(
         STARTED,
         {"event": "stopped", "signal": "SIGINT"},

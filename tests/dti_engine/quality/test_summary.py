@@ -19,7 +19,7 @@ def _row(hand_made: Any, name: str) -> SubjectReport:
     return next(each for each in hand_made.summary().rows if each.name == name)
 
 
-def test_what_is_worst_comes_first(hand_made: Any) -> None:
+def test_the_worst_token_comes_first(hand_made: Any) -> None:
     hand_made.add("best", scores=(0.9, 1.0))
     hand_made.add("good", scores=(0.7, 1.0))
     hand_made.add("flagged-good", scores=(0.8, 1.0), flags=["odd"])
@@ -66,14 +66,14 @@ def test_a_token_that_cannot_be_read_is_a_row_with_its_error(hand_made: Any) -> 
     data = hand_made.add("cut").read_bytes()
     (hand_made.root / "cut.safetensors").write_bytes(data[:100])
     (hand_made.root / "folder.safetensors").mkdir()
-    for name, said in {"cut": "not a safetensors file", "folder": "cannot read"}.items():
+    for name, message in {"cut": "not a safetensors file", "folder": "cannot read"}.items():
         found = _row(hand_made, name)
         assert found.state == "unreadable"
-        assert said in (found.problem or "")
+        assert message in (found.problem or "")
         assert found.problem_kind in ("ArtifactFormatError", "ArtifactError")
 
 
-def test_what_failed_and_succeeded_when_the_run_went_on_has_not_failed(hand_made: Any) -> None:
+def test_a_subject_that_succeeded_on_resume_has_not_failed(hand_made: Any) -> None:
     hand_made.add("rex")
     hand_made.log("started")
     hand_made.log("failed", subject="rex", error="the disk was full")
@@ -84,7 +84,7 @@ def test_what_failed_and_succeeded_when_the_run_went_on_has_not_failed(hand_made
     assert (found.state, found.problem, found.remarks) == ("passed", None, ())
 
 
-def test_what_failed_has_failed_though_an_older_token_lies_there(hand_made: Any) -> None:
+def test_a_failed_subject_has_failed_despite_an_older_token(hand_made: Any) -> None:
     hand_made.add("rex", scores=(0.1, 0.1))
     hand_made.add("tom", scores=(0.5, 0.9))
     hand_made.log("started")
@@ -96,7 +96,7 @@ def test_what_failed_has_failed_though_an_older_token_lies_there(hand_made: Any)
     assert hand_made.summary().means["subject_score"] == 0.5
 
 
-def test_a_log_that_was_cut_tells_what_came_before(hand_made: Any) -> None:
+def test_a_truncated_log_is_read_up_to_the_cut(hand_made: Any) -> None:
     hand_made.log("started", subjects=2, slots=3)
     hand_made.log("failed", subject="rex", error="no images")
     with (hand_made.root / FILE).open("ab") as file:
@@ -106,7 +106,7 @@ def test_a_log_that_was_cut_tells_what_came_before(hand_made: Any) -> None:
     assert (summary.run.num_slots, summary.run.is_ended) == (3, False)
 
 
-def test_without_a_log_what_tokens_say_is_told(hand_made: Any) -> None:
+def test_without_a_log_the_facts_come_from_the_tokens(hand_made: Any) -> None:
     hand_made.add("rex", first_fixed_loss=0.4)
     history = RunHistory(problem="cannot read 'run.jsonl'")
     summary = collect_report(hand_made.root, history)
@@ -129,20 +129,20 @@ def test_the_way_of_the_loss_begins_with_the_first_and_goes_past_a_token_that_wa
     assert (found.steps_done, found.stop_reason) == (40, "chosen")
 
 
-def test_what_is_missing_is_remarked(hand_made: Any) -> None:
+def test_missing_facts_are_noted(hand_made: Any) -> None:
     hand_made.add("rex")
     hand_made.add("tom", has_images=False)
     (hand_made.root / "validation/rex/1.png").unlink()
     hand_made.log("finished", subject="gone")
-    rex, tom, gone = (_row(hand_made, name) for name in ("rex", "tom", "gone"))
+    rex, tom, missing = (_row(hand_made, name) for name in ("rex", "tom", "gone"))
     assert rex.remarks == ("1 of its 2 images are missing",)
     assert [each.file for each in rex.images] == ["validation/rex/0.png", None]
     assert rex.reference == "validation/rex/reference.jpg"
     assert tom.remarks[1] == "the copy of its first image is missing"
-    assert (gone.state, gone.problem_kind) == ("unreadable", "missing")
+    assert (missing.state, missing.problem_kind) == ("unreadable", "missing")
 
 
-def test_a_token_that_was_never_held_beside_the_others_is_told(hand_made: Any) -> None:
+def test_a_token_that_was_not_compared_with_the_others_is_noted(hand_made: Any) -> None:
     hand_made.add("rex")
     hand_made.log("finished", subject="rex")
     assert _row(hand_made, "rex").is_uncompared
@@ -150,7 +150,7 @@ def test_a_token_that_was_never_held_beside_the_others_is_told(hand_made: Any) -
     assert not _row(hand_made, "rex").is_uncompared
 
 
-def test_lengths_are_told_in_those_of_words_where_a_token_was_given_just_that(
+def test_a_fixed_magnitude_is_shown_in_units_of_word_magnitudes(
     hand_made: Any,
 ) -> None:
     hand_made.add("long", config=miniature().changed(magnitude=4.0))
@@ -203,7 +203,7 @@ def test_the_document_has_every_row_in_order_as_plain_values(hand_made: Any) -> 
     assert document["run"]["config"] == {"lr": 0.1}
 
 
-def test_a_folder_without_tokens_and_log_is_refused_and_said_what_to_give(hand_made: Any) -> None:
+def test_a_folder_without_tokens_and_log_is_refused_with_what_to_give(hand_made: Any) -> None:
     (hand_made.root / "photo.png").write_bytes(b"")
     with pytest.raises(ConfigurationError, match=r"no tokens and no log.*--output"):
         hand_made.summary()

@@ -39,8 +39,8 @@ def test_a_negative_cosine_counts_as_0(tiny_scorers: Path, monkeypatch: pytest.M
 
 def test_the_prompt_is_scored_with_the_class_noun(tiny_scorers: Path) -> None:
     scorer, image = PaperTokenScorer.load(str(tiny_scorers)), _noise(0)
-    asked = validation_prompts("object", 1)
-    ((_, prompt),) = scorer.score([image], asked, [image], "toy bear")
+    prompts = validation_prompts("object", 1)
+    ((_, prompt),) = scorer.score([image], prompts, [image], "toy bear")
     siglip = Siglip.load(tiny_scorers / "siglip-base-patch16-512")
     (expected,) = siglip.scores([image], ["a photo of a toy bear on a beach."])
     assert prompt == expected.probability
@@ -59,10 +59,10 @@ def test_dti_train_validates_with_the_requested_scorer(
     (tmp_path / "rex").mkdir()
     for seed in range(2):
         _noise(seed).save(tmp_path / "rex" / f"{seed}.png")
-    asked = ["train", tmp_path / "rex", "--initializer", "dog", "--output", tmp_path / "tokens"]
-    asked += ["--model", tiny_checkpoint, "--scorer", tiny_scorers, "--steps", 2]
-    asked += ["--set", "resolution=16", "--set", "batch_size=1", "--validation-images", 2]
-    result = CliRunner().invoke(app, [str(word) for word in asked])
+    prompts = ["train", tmp_path / "rex", "--initializer", "dog", "--output", tmp_path / "tokens"]
+    prompts += ["--model", tiny_checkpoint, "--scorer", tiny_scorers, "--steps", 2]
+    prompts += ["--set", "resolution=16", "--set", "batch_size=1", "--validation-images", 2]
+    result = CliRunner().invoke(app, [str(word) for word in prompts])
     assert result.exit_code == 0, result.output
     training = Artifact.load(tmp_path / "tokens" / "rex.safetensors").manifest.training
     assert training
@@ -72,25 +72,27 @@ def test_dti_train_validates_with_the_requested_scorer(
     assert training.quality.word_subject_score is not None
 
 
-@pytest.mark.parametrize(("said", "noun"), [({}, "dog"), ({"class_noun": "toy dog"}, "toy dog")])
+@pytest.mark.parametrize(
+    ("extra_fields", "noun"), [({}, "dog"), ({"class_noun": "toy dog"}, "toy dog")]
+)
 def test_dti_train_scores_trials_with_the_class_noun_of_the_bundle(
-    said: dict[str, str],
+    extra_fields: dict[str, str],
     noun: str,
     tiny_checkpoint: Path,
     tiny_scorers: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: set[str] = set()
+    prompts: set[str] = set()
 
     def noting(template: str, class_noun: str) -> str:
-        asked.add(class_noun)
+        prompts.add(class_noun)
         return scored_text(template, class_noun)
 
     monkeypatch.setattr(token_scorers, "scored_text", noting)
     (tmp_path / "rex").mkdir()
     _noise(0).save(tmp_path / "rex" / "0.png")
-    (tmp_path / "rex" / "bundle.json").write_text(json.dumps({"initializer": "dog"} | said))
+    (tmp_path / "rex" / "bundle.json").write_text(json.dumps({"initializer": "dog"} | extra_fields))
     options = ["--model", tiny_checkpoint, "--scorer", tiny_scorers, "--steps", 1]
     options += [
         "--set",
@@ -105,4 +107,4 @@ def test_dti_train_scores_trials_with_the_class_noun_of_the_bundle(
     words = ["train", tmp_path / "rex", *options]
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output
-    assert asked == {noun}
+    assert prompts == {noun}

@@ -29,7 +29,7 @@ class Darkness:
 
     def __init__(self, class_noun: str = "dog") -> None:
         self._class_noun = class_noun
-        self.asked: list[list[str]] = []
+        self.templates: list[list[str]] = []
 
     def score(
         self,
@@ -40,7 +40,7 @@ class Darkness:
     ) -> list[tuple[float, float]]:
         assert list(references) == [REFERENCE]
         assert class_noun == self._class_noun
-        self.asked.append([prompt.template for prompt in prompts])
+        self.templates.append([prompt.template for prompt in prompts])
         levels = [sum(each.convert("L").histogram()[:128]) / 256 for each in images]
         return [(level, level / 2) for level in levels]
 
@@ -51,8 +51,8 @@ def candidates(
 ) -> list[ValidationCandidate]:
     rows = initializer_rows(tiny_backbone.text_encoders[ENCODER], "dog")
     turned = torch.roll(rows, 1, dims=-1)
-    made = [artifact_of({ENCODER: each.clone()}, config=sd()) for each in (rows, turned)]
-    return [ValidationCandidate(each, [REFERENCE]) for each in made]
+    pair = [artifact_of({ENCODER: each.clone()}, config=sd()) for each in (rows, turned)]
+    return [ValidationCandidate(each, [REFERENCE]) for each in pair]
 
 
 def test_each_candidate_gets_an_image_and_scores_per_prompt(
@@ -72,14 +72,14 @@ def test_each_candidate_gets_an_image_and_scores_per_prompt(
         assert quality.flags == ()
 
 
-def test_a_class_noun_is_what_prompts_are_scored_with(
+def test_prompts_are_scored_with_the_class_noun(
     tiny_backbone: Backbone, candidates: list[ValidationCandidate]
 ) -> None:
     """Images with words in the token's place stay those of the initializer."""
     scorer = Darkness("stuffed dog")
     validator = TokenValidator(tiny_backbone, scorer, num_images=2, steps=2)
     validator.validate([replace(candidates[0], class_noun="stuffed dog")])
-    assert len(scorer.asked) == 2
+    assert len(scorer.templates) == 2
     assert {word for _, word in validator._word_images} == {"dog"}
 
 
@@ -122,10 +122,10 @@ def test_every_family_has_its_prompts(family: str) -> None:
     assert validation_prompts(family, 1) == found[:1]
 
 
-def test_what_tokens_are_chosen_by_is_not_what_results_are_told_of() -> None:
-    asked = {each.template for each in world_prompts()}
-    assert len(asked) == MAX_VALIDATION_IMAGES
-    assert not asked & {each.template for each in evaluation_prompts()}
+def test_validation_prompts_are_not_the_prompts_of_the_evaluation() -> None:
+    templates = {each.template for each in world_prompts()}
+    assert len(templates) == MAX_VALIDATION_IMAGES
+    assert not templates & {each.template for each in evaluation_prompts()}
 
 
 def test_images_word_images_are_forgotten_when_they_are_many_and_generated_again(

@@ -50,10 +50,10 @@ def test_prompt_scores_are_the_sigmoid_of_the_models_own_logits(
     model = SiglipModel.from_pretrained(folder).eval()
     pixels = SiglipImageProcessorPil.from_pretrained(folder)(images, return_tensors="pt")
     with torch.no_grad():
-        given = model(input_ids=load_tokenizer(folder, 64)(TEXTS), **pixels)
-    expected = given.logits_per_image.diagonal().sigmoid()
+        reference = model(input_ids=load_tokenizer(folder, 64)(TEXTS), **pixels)
+    expected = reference.logits_per_image.diagonal().sigmoid()
     assert [each.probability for each in found] == pytest.approx(expected.tolist(), abs=1e-5)
-    cosines = (given.image_embeds * given.text_embeds).sum(dim=-1)
+    cosines = (reference.image_embeds * reference.text_embeds).sum(dim=-1)
     assert [each.cosine for each in found] == pytest.approx(cosines.tolist(), abs=1e-5)
     assert len({round(each.cosine, 4) for each in found}) == 3
 

@@ -31,12 +31,12 @@ def _varint(value: int) -> bytes:
 def _spiece(pieces: list[tuple[str, float]]) -> bytes:
     """Id 2 is the unknown; beside the pieces a trainer's notes, as in any real file."""
     types = {0: 3, 1: 3, 2: 2}
-    made = [
+    actual = [
         _message((1, piece.encode()), (2, score), (3, types.get(index, 1)))
         for index, (piece, score) in enumerate(pieces)
     ]
     trainer = _message((1, b"x" * 300), (3, 1), (4, 32000))
-    return _message(*((1, each) for each in made), (2, trainer), (3, _message((1, b"identity"))))
+    return _message(*((1, each) for each in actual), (2, trainer), (3, _message((1, b"identity"))))
 
 
 def test_canonical_text_is_lower_case_without_punctuation() -> None:
@@ -52,7 +52,7 @@ def test_a_text_ends_once_and_is_padded_with_its_end(tiny_scorers: Path) -> None
     assert 1 not in ids[0, :6]
 
 
-def test_what_is_too_long_is_cut_and_still_ends(tiny_scorers: Path) -> None:
+def test_a_long_text_is_cut_and_keeps_its_end_token(tiny_scorers: Path) -> None:
     texts = load_tokenizer(tiny_scorers / "siglip-base-patch16-512", 64)
     ids = texts(["dog " * 100])[0].tolist()
     assert ids[-1] == 1
@@ -65,9 +65,9 @@ def test_spiece_model_gives_the_same_ids(tiny_scorers: Path, tmp_path: Path) -> 
     names = sorted(vocabulary, key=vocabulary.__getitem__)
     pieces = [(name, -2.0 if name[0] == "▁" else -9.0) for name in names]
     (tmp_path / "spiece.model").write_bytes(_spiece(pieces))
-    asked = ["a photo of a red dog", "An unknown word: 42", "hats", "", "Ä dog"]
+    cases = ["a photo of a red dog", "An unknown word: 42", "hats", "", "Ä dog"]
     assert (
-        load_tokenizer(tmp_path, 64)(asked).tolist() == load_tokenizer(source, 64)(asked).tolist()
+        load_tokenizer(tmp_path, 64)(cases).tolist() == load_tokenizer(source, 64)(cases).tolist()
     )
 
 

@@ -25,7 +25,7 @@ def _images() -> list[Image.Image]:
 
 
 def _published(tiny: Path, folder: Path, **changes: object) -> Path:
-    """The tiny checkpoint's preprocessing at the published sizes."""
+    """Return the tiny checkpoint's preprocessing at the published sizes."""
     stated = json.loads((tiny / "preprocessor_config.json").read_text()) | changes
     folder.mkdir(exist_ok=True)
     (folder / "preprocessor_config.json").write_text(json.dumps(stated))
@@ -35,21 +35,21 @@ def _published(tiny: Path, folder: Path, **changes: object) -> Path:
 def test_dinov2s_is_that_of_its_own_processor(tiny_scorers: Path, tmp_path: Path) -> None:
     size = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
     folder = _published(tiny_scorers / "dinov2-base", tmp_path, **size)
-    theirs = BitImageProcessorPil.from_pretrained(folder)
+    reference = BitImageProcessorPil.from_pretrained(folder)
     for image in _images():
         pixels = Preprocessing.read(folder)([image])
         assert pixels.shape == (1, 3, 224, 224)
-        expected = theirs(image, return_tensors="pt")["pixel_values"]
+        expected = reference(image, return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
 
 
 def test_siglips_is_that_of_its_own_processor(tiny_scorers: Path, tmp_path: Path) -> None:
     size = {"size": {"height": 512, "width": 512}}
     folder = _published(tiny_scorers / "siglip-base-patch16-512", tmp_path, **size)
-    theirs = SiglipImageProcessorPil.from_pretrained(folder)
+    reference = SiglipImageProcessorPil.from_pretrained(folder)
     for image in _images():
         pixels = Preprocessing.read(folder)([image])
-        expected = theirs(image, return_tensors="pt")["pixel_values"]
+        expected = reference(image, return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""How many slots are taken: what is tried, and what is chosen of it."""
+"""The numbers of slots that autotuning tries, and the one that it chooses."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,8 +28,8 @@ MB, GB = 10**6, 10**9
 class Heavy:
     """A backbone that holds 20 MB per sample while it denoises, and fails in batches too large."""
 
-    def __init__(self, backbone: Backbone, most: int = 10**6) -> None:
-        self._backbone, self._most = backbone, most
+    def __init__(self, backbone: Backbone, max_rows: int = 10**6) -> None:
+        self._backbone, self._most = backbone, max_rows
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
@@ -94,7 +94,7 @@ def test_sizes_double_up_to_the_number_of_subjects(at_most: int, tried: Sequence
 
 @pytest.mark.parametrize("fixed", [0, 1, 5])
 @pytest.mark.parametrize("slots", [7, 8, 11])
-def test_a_size_is_tried_only_if_it_fits_by_what_was_measured(slots: int, fixed: int) -> None:
+def test_a_size_is_tried_only_if_measurements_say_that_it_fits(slots: int, fixed: int) -> None:
     machine = Machine(fixed=fixed * GB)
     measured, is_full = search_sizes(machine, max_slots=32, budget_bytes=(fixed + slots) * GB)
     assert is_full
@@ -224,7 +224,7 @@ def test_the_memory_that_it_may_take_limits_it(tiny_backbone: Backbone) -> None:
 
 @pytest.mark.usefixtures("even_times")
 def test_memory_that_runs_out_in_a_trial_is_survived(tiny_backbone: Backbone) -> None:
-    backbone: Any = Heavy(tiny_backbone, most=6)
+    backbone: Any = Heavy(tiny_backbone, max_rows=6)
     found = autotune_slots(backbone, CONFIG, num_subjects=4, available_bytes=100 * GB)
     assert found.slots == 2
     assert [each.slots for each in found.measured] == [1, 2]
@@ -274,7 +274,7 @@ def test_a_number_of_slots_that_is_given_is_tried_where_memory_may_run_out(
 def test_memory_that_runs_out_with_one_subject_is_an_error_that_says_what_to_do(
     tiny_backbone: Backbone,
 ) -> None:
-    backbone: Any = Heavy(tiny_backbone, most=1)
+    backbone: Any = Heavy(tiny_backbone, max_rows=1)
     with pytest.raises(
         ConfigurationError, match=r"one subject of batch size 2 at 16 px.* make one of these"
     ):

@@ -78,7 +78,9 @@ def test_any_other_error_goes_through(tiny_backbone: Backbone) -> None:
 
 
 @pytest.mark.skipif(not devices._status("VmHWM"), reason="a Mac has no peak that can be reset")
-def test_memory_is_that_of_a_step_above_what_there_was(tiny_backbone: Backbone) -> None:
+def test_the_memory_of_a_step_is_counted_above_what_was_used_before(
+    tiny_backbone: Backbone,
+) -> None:
     class Holds(Fails):
         """20 MB per sample, while it denoises; glibc would keep pieces below 32 MiB."""
 

@@ -29,7 +29,7 @@ MakeSubject = Callable[..., Subject]
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny_backbone: Backbone, make_subject: MakeSubject) -> Checkpoint:
-    """That of subject 1 after 3 steps."""
+    """Return the checkpoint of subject 1 after 3 steps."""
     trainer = Trainer(tiny_backbone, CONFIG, num_slots=1)
     trainer.add(make_subject(1))
     for _ in range(3):
@@ -37,7 +37,7 @@ def checkpoint(tiny_backbone: Backbone, make_subject: MakeSubject) -> Checkpoint
     return trainer.checkpoint(0)
 
 
-def test_what_is_saved_is_loaded(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded_unchanged(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "rex.safetensors"
     checkpoint.save(path)
     loaded = Checkpoint.load(path)
@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_read_or_written_is_named(
 def _changed(
     checkpoint: Checkpoint, change: Callable[[dict[str, Any]], object] = lambda header: None
 ) -> bytes:
-    """The file with an edited header under the old digest."""
+    """Return the file with an edited header under the old digest."""
     data = checkpoint.to_bytes()
     metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     digest, _, text = metadata["dti_checkpoint"].partition(" ")
@@ -113,9 +113,9 @@ def test_a_damaged_file_is_refused_wherever_a_bit_has_turned(checkpoint: Checkpo
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_first_loss_that_json_cannot_hold_is_refused(checkpoint: Checkpoint, loss: float) -> None:
-    given = checkpoint.header.model_dump() | {"first_fixed_loss": loss}
+    fields = checkpoint.header.model_dump() | {"first_fixed_loss": loss}
     with pytest.raises(ValidationError, match="first_fixed_loss"):
-        CheckpointHeader.model_validate(given)
+        CheckpointHeader.model_validate(fields)
 
 
 def test_a_file_cut_short_is_refused_and_named(checkpoint: Checkpoint, tmp_path: Path) -> None:

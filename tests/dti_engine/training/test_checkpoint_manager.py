@@ -58,7 +58,7 @@ def _go_on(
     done: dict[str, TrainingResult],
     on_step: Callable[[], None],
 ) -> None:
-    """A run of those that are not done, as `dti train --resume` does it."""
+    """Run the subjects that are not done, as `dti train --resume` does."""
     missing = [each for each in subjects if each.id not in done]
     missing.sort(key=lambda each: not checkpoints.path(each.id).exists())
     results = train(
@@ -70,7 +70,7 @@ def _go_on(
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 7, 8, 12, 18])
-def test_a_run_that_is_stopped_goes_on_bit_for_bit_and_refills_its_slots_alike(
+def test_a_stopped_run_resumes_bit_for_bit_and_refills_its_slots_alike(
     tiny_backbone: Backbone,
     subjects: list[Subject],
     expected: dict[str, TrainingResult],
@@ -92,8 +92,8 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit_and_refills_its_slots_alike(
     assert next(steps) == stop_after + 1
     rounds, in_round = divmod(stop_after, CONFIG.steps)
     assert len(done) == 2 * rounds
-    kept = [each.id for each in subjects[2 * rounds :][:2]] if in_round else []
-    assert checkpoints.saved_steps == dict.fromkeys(kept, in_round)
+    unfinished = [each.id for each in subjects[2 * rounds :][:2]] if in_round else []
+    assert checkpoints.saved_steps == dict.fromkeys(unfinished, in_round)
     after = CheckpointManager(tmp_path / "checkpoints", every=100)
     _go_on(tiny_backbone, subjects, after, done, lambda: None)
     assert done.keys() == expected.keys()
@@ -109,14 +109,14 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
     tmp_path: Path,
 ) -> None:
     done: dict[str, TrainingResult] = {}
-    chance, num_killed = random.Random(0), 0
+    rng, num_killed = random.Random(0), 0
 
     def kill_at(steps: Iterator[int]) -> None:
         if next(steps) == 0:
             raise _Killed
 
     while len(done) < NUM_SUBJECTS:
-        countdown = iter(range(chance.randint(2, 6), -1000, -1))
+        countdown = iter(range(rng.randint(2, 6), -1000, -1))
         checkpoints = CheckpointManager(tmp_path, every=2)
         try:
             _go_on(tiny_backbone, subjects, checkpoints, done, lambda left=countdown: kill_at(left))
@@ -140,17 +140,17 @@ def test_a_checkpoint_that_cannot_be_used_ends_its_subject_alone(
     assert checkpoints.path("subject-1").read_bytes() == b"damaged"
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_training_continues(
     tiny_backbone: Backbone, subjects: list[Subject], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    told: list[str] = []
+    warnings: list[str] = []
     checkpoints = CheckpointManager(
-        tmp_path / "file", every=3, on_save_error=lambda name, _: told.append(name)
+        tmp_path / "file", every=3, on_save_error=lambda name, _: warnings.append(name)
     )
     (result,) = train(tiny_backbone, subjects[:1], CONFIG, num_slots=1, checkpoints=checkpoints)
     assert isinstance(result.artifact, Artifact)
-    assert told == ["subject-0"] * 2
+    assert warnings == ["subject-0"] * 2
     with pytest.raises(OutputError, match="cannot write"):
         list(
             train(

@@ -17,7 +17,7 @@ ENCODER = "text_encoder"
 
 
 @pytest.mark.parametrize(
-    ("looks", "converged"),
+    ("losses", "converged"),
     [
         ([1.0, 0.9], False),  # too few to tell
         ([1.0, 1.0, 1.0], True),  # nothing was ever gained
@@ -29,8 +29,10 @@ ENCODER = "text_encoder"
         ([1.0, 1.1, 1.2, 0.9], False),
     ],
 )
-def test_looks_without_gain_end_it(looks: list[float], converged: bool) -> None:
-    assert has_converged(looks, CONFIG) is converged
+def test_fixed_losses_without_improvement_end_the_training(
+    losses: list[float], converged: bool
+) -> None:
+    assert has_converged(losses, CONFIG) is converged
 
 
 def test_without_patience_nothing_ends_it() -> None:
@@ -58,9 +60,9 @@ def test_a_subject_that_has_converged_ends_there_and_its_neighbours_go_on(
         assert training.steps_done % 4 == 0
         assert training.steps_done < 40
         assert training.steps_done == len(outcomes[name].metrics)
-        looks = [training.first_fixed_loss, *(r.fixed_loss for r in outcomes[name].metrics[3::4])]
-        assert has_converged(looks, training.config)
-        assert not has_converged(looks[:-1], training.config)
+        losses = [training.first_fixed_loss, *(r.fixed_loss for r in outcomes[name].metrics[3::4])]
+        assert has_converged(losses, training.config)
+        assert not has_converged(losses[:-1], training.config)
     neighbour = outcomes["subject-1"].artifact
     assert neighbour.manifest.training.stop_reason == "budget"
     (alone,) = train(tiny_backbone, subjects[1:2], CONFIG, num_slots=2)

@@ -28,7 +28,7 @@ MakeSubject = Callable[..., Subject]
 
 
 def _fixed_loss(backbone: Backbone, subject: Subject, embeddings: Tensor) -> float:
-    """That of a token by itself, from its embeddings (n, d) and the subject's files."""
+    """Return the loss of a token alone, from its embeddings (n, d) and the subject's files."""
     seen = [make_crops(each, CONFIG.resolution, max_crops=MAX_CROPS) for each in subject.images]
     crops = [backbone.encode_images(to_tensor([view.image])).mean for each in seen for view in each]
     templates = CAPTION_TEMPLATES[CONFIG.captions]
@@ -59,7 +59,7 @@ def _of(results: list[TrainingResult], name: str) -> list[float]:
     return _fixed_losses(result)
 
 
-def test_it_is_that_of_the_learned_token_at_seating_every_so_many_steps_and_at_the_end(
+def test_the_fixed_loss_is_evaluated_at_the_start_every_few_steps_and_at_the_end(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = make_subject(2, num_vectors=2)
@@ -88,12 +88,12 @@ def test_the_artifact_tells_that_of_its_token_and_that_of_the_token_before_train
     assert training is not None
     encoder = tiny_backbone.text_encoders[ENCODER]
     initial = vocabulary_magnitude(encoder) * sphere.normalize(initializer_rows(encoder, "dog"))
-    for told, rows in (
+    for reported, rows in (
         (training.first_fixed_loss, initial),
         (training.metrics["fixed_loss"], token.embeddings[ENCODER]),
     ):
         expected = _fixed_loss(tiny_backbone, make_subject(2), rows)
-        assert told == pytest.approx(expected, rel=5e-6)
+        assert reported == pytest.approx(expected, rel=5e-6)
     assert abs(training.first_fixed_loss - training.metrics["fixed_loss"]) > 5e-5
 
 
@@ -139,7 +139,7 @@ def test_looking_more_often_changes_no_token(
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_it_falls_as_the_token_learns_whatever_the_model_predicts(
+def test_the_fixed_loss_falls_for_every_prediction_type(
     make_checkpoint: Callable[..., Path], make_subject: MakeSubject, prediction_type: str
 ) -> None:
     backbone = load_backbone(make_checkpoint(prediction_type))

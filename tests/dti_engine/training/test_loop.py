@@ -42,7 +42,7 @@ def _angle(a: Tensor, b: Tensor) -> float:
     return float(sphere.geodesic_distance(sphere.normalize(a), sphere.normalize(b)).max())
 
 
-def test_a_subject_learns_in_a_refilled_slot_what_it_would_in_a_slot_of_its_own(
+def test_a_subject_learns_the_same_in_a_refilled_slot_as_alone(
     exact_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subjects = [make_subject(number) for number in range(5)]
@@ -58,17 +58,17 @@ def test_a_subject_learns_in_a_refilled_slot_what_it_would_in_a_slot_of_its_own(
 def test_subjects_are_taken_from_the_queue_only_when_a_slot_is_free(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    taken: list[int] = []
+    drawn: list[int] = []
 
     def queue() -> Iterator[Subject]:
         for number in range(5):
-            taken.append(number)
+            drawn.append(number)
             yield make_subject(number)
 
     counts: list[int] = []
 
     def count(_: object) -> None:
-        counts.append(len(taken))
+        counts.append(len(drawn))
 
     assert len(list(train(tiny_backbone, queue(), SHORT, num_slots=2, on_step=count))) == 5
     assert counts == [2] * 4 + [4] * 4 + [5] * 4
@@ -88,20 +88,20 @@ def test_an_outcome_is_there_before_the_next_subject_is_taken(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "changes"),
+    ("init", "changes"),
     [("vocabulary", {}), (0.7, {"ema_decay": 0.9}), ("vocabulary", {"schedule": "cosine"})],
 )
 def test_dti_turns_by_its_angle_and_keeps_the_magnitude_to_1e_6(
     tiny_backbone: Backbone,
     make_subject: MakeSubject,
-    wanted: str | float,
+    init: str | float,
     changes: dict[str, object],
 ) -> None:
     subject = make_subject(1, initializer="stuffed animal")
-    config = CONFIG.changed(magnitude=wanted, **changes)
+    config = CONFIG.changed(magnitude=init, **changes)
     (result,) = train(tiny_backbone, [subject], config, num_slots=1)
     encoder = tiny_backbone.text_encoders[ENCODER]
-    magnitude = vocabulary_magnitude(encoder) if wanted == "vocabulary" else wanted
+    magnitude = vocabulary_magnitude(encoder) if init == "vocabulary" else init
     norms = torch.linalg.vector_norm(_learned(result), dim=1)
     torch.testing.assert_close(norms, torch.full((2,), magnitude), rtol=0, atol=1e-6)
     for step, report in enumerate(result.metrics):
@@ -227,7 +227,7 @@ def test_every_text_encoder_has_rows_of_its_own(
 
 
 def _masked(subject: Subject, white: int) -> Subject:
-    """The subject with a caption, and masks whose left part is that bright."""
+    """Return the subject with a caption, and masks whose left part is that bright."""
     subject_images = []
     for subject_image in subject.images:
         mask = Image.new("L", subject_image.image.size, 255)
@@ -238,7 +238,7 @@ def _masked(subject: Subject, white: int) -> Subject:
     return replace(subject, images=subject_images)
 
 
-def test_white_masks_learn_what_none_do_bit_for_bit(
+def test_white_masks_give_the_same_token_as_no_masks_bit_for_bit(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subjects = (make_subject(3), _masked(make_subject(3), 255))

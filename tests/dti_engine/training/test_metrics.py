@@ -1,4 +1,4 @@
-"""What is reported of each step, and which metrics mean failure."""
+"""The metrics of each step, and those that mean failure."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How training ends: with a complete artifact, or with an error that no neighbour notices."""
+"""Training ends with a complete artifact, or with an error that affects no other subject."""
 
 import gc
 import math
@@ -188,7 +188,7 @@ def test_a_gradient_of_exactly_zero_is_a_failure_not_a_step_along_the_prior(
         ({"config": standard_ti(SHORT)}, SubjectError, "'subject-1' cannot share a batch"),
     ],
 )
-def test_a_subject_that_cannot_be_seated_is_an_outcome_and_the_others_train(
+def test_a_subject_that_cannot_start_is_a_failed_result_and_the_others_train(
     tiny_backbone: Backbone,
     make_subject: MakeSubject,
     changes: dict[str, object],
@@ -203,7 +203,7 @@ def test_a_subject_that_cannot_be_seated_is_an_outcome_and_the_others_train(
     assert trained.artifact is not None
 
 
-def test_the_error_of_a_subject_that_was_not_seated_holds_no_images(
+def test_the_error_of_a_subject_that_did_not_start_holds_no_images(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     first, *others = make_subject(1).images
@@ -220,7 +220,7 @@ def test_the_error_of_a_subject_that_was_not_seated_holds_no_images(
     assert [each() for each in images] == [None] * len(images)
 
 
-def test_the_error_of_a_subject_that_was_not_seated_stands_alone(
+def test_the_error_of_a_subject_that_did_not_start_has_no_context(
     tiny_backbone: Backbone, make_subject: MakeSubject, tmp_path: Path
 ) -> None:
     (tmp_path / "subject-1.safetensors").write_bytes(b"no checkpoint")  # found by another error

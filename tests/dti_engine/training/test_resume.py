@@ -34,14 +34,14 @@ def _learned(result: TrainingResult) -> Tensor:
 
 
 def _origin(result: TrainingResult) -> dict[str, Any]:
-    """All that the manifest tells of the training, but the time that it took."""
+    """Return the facts about the training in the manifest, without its duration."""
     assert result.artifact is not None
     assert result.artifact.manifest.training is not None
     return result.artifact.manifest.training.model_dump(exclude={"metrics": {"elapsed_s"}})
 
 
 def _stored(trainer: Trainer) -> dict[str, Checkpoint]:
-    """All occupants by id, each through the bytes of its file."""
+    """Return all checkpoints by id, each read back from the bytes of its file."""
     trainer.flush()
     loaded = [
         Checkpoint.from_bytes(trainer.checkpoint(slot).to_bytes())
@@ -145,7 +145,7 @@ def test_steps_that_were_not_read_are_read_before_a_checkpoint(
     assert len(_stored(trainer)["subject-1"].metrics) == 3
 
 
-def test_a_subject_of_its_own_config_goes_on_whatever_the_run_is_told(
+def test_a_subject_with_its_own_config_resumes_despite_other_settings_of_the_run(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = make_subject(1, config=AVERAGED)

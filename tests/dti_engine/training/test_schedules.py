@@ -1,4 +1,4 @@
-"""How the learning rate goes over the steps of a subject; what steps make of it: `test_trainer`."""
+"""The learning rate over the steps of a subject; `test_trainer` tests the steps themselves."""
 
 from itertools import pairwise
 

@@ -49,7 +49,7 @@ def test_num_vectors_repeats_the_pieces_of_the_initializer(
     assert torch.equal(token.embeddings[ENCODER], pieces[[0, 1, 0, 1, 0]])
 
 
-def test_a_token_may_start_as_what_the_encoder_makes_of_its_words(
+def test_a_token_may_start_at_the_encoders_output_of_its_words(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     """The last states of the words between begin and end, as CrossInit has it."""
@@ -73,9 +73,9 @@ def test_too_few_or_too_many_vectors_are_refused_with_the_numbers_allowed(
         initial_token(subject, tiny_backbone.text_encoders, MAGNITUDES, PLAIN, 8)
 
 
-@pytest.mark.parametrize("wanted", ["vocabulary", "initializer", 0.7])
+@pytest.mark.parametrize("initial", ["vocabulary", "initializer", 0.7])
 def test_the_magnitude_is_that_of_the_config(
-    tiny_backbone: Backbone, make_subject: MakeSubject, wanted: str | float
+    tiny_backbone: Backbone, make_subject: MakeSubject, initial: str | float
 ) -> None:
     encoder = tiny_backbone.text_encoders[ENCODER]
     own = torch.linalg.vector_norm(initializer_rows(encoder, "stuffed animal"), dim=1)
@@ -83,11 +83,11 @@ def test_the_magnitude_is_that_of_the_config(
         "vocabulary": torch.full((2,), vocabulary_magnitude(encoder)),
         "initializer": own,
         0.7: torch.full((2,), 0.7),
-    }[wanted]
+    }[initial]
     subject = make_subject(0, initializer="stuffed animal")
     of_vocabulary, config = (
         {ENCODER: vocabulary_magnitude(encoder)},
-        CONFIG.changed(magnitude=wanted),
+        CONFIG.changed(magnitude=initial),
     )
     token = initial_token(subject, tiny_backbone.text_encoders, of_vocabulary, config, 8)
     torch.testing.assert_close(token.magnitudes()[ENCODER], expected)
@@ -182,7 +182,7 @@ def test_a_subject_without_images_or_with_an_impossible_seed_is_refused(
 
 
 def _with(subject: Subject, **changes: object) -> Subject:
-    """The subject, its first image changed."""
+    """Return the subject with a changed first image."""
     first, *others = subject.images
     return replace(subject, images=[replace(first, **changes), *others])
 

@@ -32,7 +32,7 @@ def _learned(result: TrainingResult) -> Tensor:
 
 
 def _figures(artifact: Artifact | None) -> dict[str, float]:
-    """All that its manifest tells of the last step, but the time."""
+    """Return the manifest's metrics of the last step, without the time."""
     assert artifact is not None
     assert artifact.manifest.training is not None
     figures = dict(artifact.manifest.training.metrics)
@@ -55,7 +55,7 @@ def _rows(trainer: Trainer, slot: int) -> Tensor:
 
 
 def _masked(subject: Subject) -> Subject:
-    """The subject with captions, and masks whose left part is black."""
+    """Return the subject with captions, and masks whose left part is black."""
     subject_images = []
     for subject_image in subject.images:
         mask = Image.new("L", subject_image.image.size, 255)
@@ -109,7 +109,7 @@ def test_packings_agree_to_1e_9_after_20_steps_in_float64(
     torch.testing.assert_close(alone, packed, rtol=0, atol=1e-9)
 
 
-def test_packings_differ_by_less_than_a_tenth_of_what_seeds_do_in_float32(
+def test_packings_differ_by_less_than_a_tenth_of_the_difference_of_seeds_in_float32(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = make_subject(7)
@@ -123,7 +123,7 @@ def test_packings_differ_by_less_than_a_tenth_of_what_seeds_do_in_float32(
     assert between_packings < _angle(_learned(alone), _learned(other)) / 10
 
 
-def test_a_vacated_slot_is_free_and_its_neighbour_goes_on_undisturbed(
+def test_a_removed_slot_is_free_and_its_neighbour_continues_undisturbed(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     def neighbour(*, of_vacated: bool) -> TrainingResult:
@@ -169,7 +169,7 @@ OWN["dti-beta2"] = [each.changed(beta2=0.9) for each in OWN["dti"]]
 
 @pytest.mark.parametrize("method", OWN)
 @pytest.mark.parametrize("num_slots", [1, 3])  # one after the other in the same slot, or together
-def test_a_subject_of_its_own_config_learns_bit_for_bit_what_it_does_where_all_have_it(
+def test_a_subject_with_its_own_config_learns_the_same_as_where_all_have_it(
     tiny_backbone: Backbone, make_subject: MakeSubject, method: str, num_slots: int
 ) -> None:
     configs, plain = OWN[method], [make_subject(number) for number in (1, 2, 3)]
@@ -184,7 +184,7 @@ def test_a_subject_of_its_own_config_learns_bit_for_bit_what_it_does_where_all_h
         assert len(result.metrics) == config.steps
 
 
-def test_no_image_is_in_memory_once_its_subject_is_seated(
+def test_no_image_is_in_memory_once_its_subject_has_a_slot(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subject = _masked(make_subject(1))
@@ -207,20 +207,20 @@ def test_no_image_is_in_memory_once_its_subject_is_seated(
 # Who is told what
 
 
-def test_the_caller_is_told_of_everyone_who_is_seated_and_where(
+def test_the_caller_is_notified_of_each_subject_and_its_slot(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    told: list[tuple[int, str, int, int]] = []
+    events: list[tuple[int, str, int, int]] = []
 
     def note(slot: int, training_slot: TrainingSlot) -> None:
         rows = training_slot.rows[ENCODER]
-        told.append((slot, training_slot.subject.id, rows.start, training_slot.step))
+        events.append((slot, training_slot.subject.id, rows.start, training_slot.step))
 
     short = SHORT.changed(steps=2)
     queue = [make_subject(1), make_subject(2, config=short), make_subject(3, images=[])]
     queue += [make_subject(4), make_subject(5)]
     list(train(tiny_backbone, queue, SHORT, num_slots=2, max_vectors=3, on_added=note))
-    assert told == [
+    assert events == [
         (0, "subject-1", 0, 0),
         (1, "subject-2", 3, 0),
         (1, "subject-4", 3, 0),  # in the middle of subject 1; subject 3 never came to sit
@@ -228,35 +228,35 @@ def test_the_caller_is_told_of_everyone_who_is_seated_and_where(
     ]
 
 
-def test_one_who_goes_on_is_told_of_with_the_steps_that_it_has_done(
+def test_the_caller_is_notified_of_the_steps_of_a_resumed_subject(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    told: list[tuple[int, int]] = []
+    events: list[tuple[int, int]] = []
 
     def note(slot: int, training_slot: TrainingSlot) -> None:
-        told.append((slot, training_slot.step))
+        events.append((slot, training_slot.step))
 
     before, after = (Trainer(tiny_backbone, SHORT, num_slots=2, on_added=note) for _ in range(2))
     before.add(make_subject(1))
     before.add(make_subject(2))
     before.step()
     after.add(make_subject(2), before.checkpoint(1))
-    assert told == [(0, 0), (1, 0), (1, 1)]
+    assert events == [(0, 0), (1, 0), (1, 1)]
 
 
 @pytest.mark.parametrize("flush_every", [1, 4, 100])
-def test_what_is_kept_on_the_way_is_what_shorter_runs_end_with(
+def test_snapshots_equal_the_results_of_shorter_runs(
     tiny_backbone: Backbone, make_subject: MakeSubject, flush_every: int
 ) -> None:
     config = CONFIG.changed(steps=7, ema_decay=0.8)
     subjects = [make_subject(1), make_subject(2, num_vectors=2), make_subject(3)]
-    kept: dict[tuple[str, int], Artifact] = {}
+    snapshots: dict[tuple[str, int], Artifact] = {}
 
     def keep(subject: Subject, artifact: Artifact) -> None:
         training = artifact.manifest.training
         assert training is not None
         assert (training.stop_reason, training.config) == ("kept", config)
-        kept[subject.id, training.steps_done] = artifact
+        snapshots[subject.id, training.steps_done] = artifact
 
     ended = _by_id(
         train(
@@ -269,11 +269,11 @@ def test_what_is_kept_on_the_way_is_what_shorter_runs_end_with(
             on_snapshot=keep,
         )
     )
-    assert kept.keys() == {(each.id, steps) for each in subjects for steps in (2, 3)}
+    assert snapshots.keys() == {(each.id, steps) for each in subjects for steps in (2, 3)}
     for steps in (2, 3, 7):
         shorter = train(tiny_backbone, subjects, config.changed(steps=steps), num_slots=2)
         for name, result in _by_id(shorter).items():
-            of_longer = ended[name].artifact if steps == 7 else kept[name, steps]
+            of_longer = ended[name].artifact if steps == 7 else snapshots[name, steps]
             assert of_longer is not None
             assert torch.equal(of_longer.token.embeddings[ENCODER], _learned(result))
             assert _figures(of_longer) == _figures(result.artifact)
@@ -282,18 +282,18 @@ def test_what_is_kept_on_the_way_is_what_shorter_runs_end_with(
 def test_each_is_kept_at_its_own_steps_and_keeping_changes_nothing(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
-    kept: list[tuple[str, int]] = []
+    snapshots: list[tuple[str, int]] = []
 
     def keep(subject: Subject, artifact: Artifact) -> None:
         assert artifact.manifest.training is not None
-        kept.append((subject.id, artifact.manifest.training.steps_done))
+        snapshots.append((subject.id, artifact.manifest.training.steps_done))
 
     subjects = [make_subject(1), make_subject(2, config=SHORT.changed(steps=2)), make_subject(3)]
     plain = _by_id(train(tiny_backbone, subjects, SHORT, num_slots=2))
     results = _by_id(
         train(tiny_backbone, subjects, SHORT, num_slots=2, snapshot_steps=[1, 2], on_snapshot=keep)
     )
-    assert kept == [
+    assert snapshots == [
         ("subject-1", 1),
         ("subject-2", 1),
         ("subject-1", 2),

@@ -41,7 +41,7 @@ def _fast(**changes: Any) -> ApiSettings:
 
 
 def artifact(name: str) -> bytes:
-    """The file of a token, as a worker writes it."""
+    """Return the file of a token, as a worker writes it."""
     rows = {"text_encoder": torch.full((1, 4), 0.5)}
     token = LearnedToken(f"<{name}>", rows, "eos")
     origin = ImportedOrigin(format_name="test", pooling="eos", files={})
@@ -70,7 +70,7 @@ class Site:
         return self.post("/v1/images/generations", {"prompt": "a <rex>", "steps": 2} | body, tenant)
 
     def keep(self, tenant: str = "acme") -> tuple[str, str]:
-        """An image that is kept: its id, and the link to it."""
+        """Store an image and return its id and its link."""
         answer = self.generate(tenant, response_format="url")
         assert answer.status_code == 200, answer.text
         [data] = answer.json()["data"]
@@ -102,18 +102,18 @@ class Site:
         return self.post("/v1/training-jobs", body, tenant, headers=headers, **how)
 
     def make(self, *names: str, tenant: str = "acme", **how: Any) -> str:
-        """A job of subjects with these names."""
+        """Submit a job of subjects with these names."""
         answer = self.submit({"subjects": self.subjects(*names)} | how, tenant)
         assert answer.status_code == 202, answer.text
         return answer.json()["job"]
 
     def order_of(self, body: Any, tenant: str = "acme", key: str | None = None) -> Any:
-        """The answer to an order of images."""
+        """Return the response to a generation job."""
         headers = {"Idempotency-Key": key or secrets.token_hex(8)}
         return self.post("/v1/generation-jobs", body, tenant, headers=headers)
 
     def order(self, body: Any, tenant: str = "acme") -> str:
-        """A job of images."""
+        """Submit a generation job."""
         answer = self.order_of(body, tenant)
         assert answer.status_code == 202, answer.text
         return answer.json()["job"]
@@ -135,7 +135,7 @@ class Site:
         return self._do_all("miniature", learn, fail)
 
     def generate_off(self, fail: Callable[[Attempt], str] = lambda attempt: "") -> int:
-        """The same of images."""
+        """Return the same facts of a generation job."""
 
         def generate(attempt: Attempt) -> None:
             attempt.succeed(b"\x89PNG of " + attempt.item.name.encode(), {"seed": 1})
@@ -166,7 +166,7 @@ class Site:
 
     @contextmanager
     def served(self) -> Iterator[str]:
-        """The app by real uvicorn: its URL."""
+        """Serve the app by uvicorn and yield its URL."""
         with running(self.app) as (url, _):
             yield url
 
@@ -234,7 +234,7 @@ def new_site() -> Iterator[Callable[..., Site]]:
 
 @pytest.fixture
 def engine_at() -> Iterator[tuple[StubEngine, str]]:
-    """What generates, and where."""
+    """Yield a stub engine and its address."""
     with stub_engine() as made:
         yield made
 
@@ -264,7 +264,7 @@ def image_site(new_image_site: Callable[..., Site]) -> Site:
 
 @pytest.fixture
 def parts() -> Any:
-    """What tests of streams and servers take from here."""
+    """Return the helpers that tests of streams and servers share."""
 
     class Parts:
         run = staticmethod(running)

@@ -102,8 +102,8 @@ def test_images_are_downloaded_by_key_or_link_and_deleted_singly(site: Any) -> N
     assert site.get(_path(job, "/items/2/image")).status_code == 404
     for _ in range(2):
         assert site.ask("DELETE", _path(job, "/items/1/image")).status_code == 204
-    for gone in (site.get(_path(job, "/items/1/image")), site.get(linked, None)):
-        assert gone.status_code == 410
+    for response in (site.get(_path(job, "/items/1/image")), site.get(linked, None)):
+        assert response.status_code == 410
     assert site.get(_path(job)).json()["counts"]["deleted"] == 1
     assert site.get(_path(job, "/items/1")).json()["url"] is None
     assert site.get(_path(job, "/items/0/image")).status_code == 200
@@ -148,18 +148,18 @@ def test_a_job_of_one_kind_does_not_exist_for_the_other(site: Any) -> None:
 
 
 def test_a_list_finds_few_jobs_among_many_of_the_other_kind(site: Any) -> None:
-    mine: list[str] = []
+    submitted: list[str] = []
     for number in range(4):
         for name in range(6):
             site.make(f"{number}-{name}")
-        mine.append(site.order(_order(seeds=[number])))
+        submitted.append(site.order(_order(seeds=[number])))
     seen, cursor = [], ""
     while cursor is not None:
         after = f"&cursor={cursor}" if cursor else ""
         page = site.get(f"/v1/generation-jobs?limit=3{after}").json()
         seen += [view["job"] for view in page["jobs"]]
         cursor = page["next"]
-    assert seen == mine[::-1]
+    assert seen == submitted[::-1]
 
 
 def test_images_are_not_listed_as_tokens(site: Any) -> None:
@@ -222,7 +222,7 @@ def test_a_replay_succeeds_after_its_token_was_deleted(site: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "pointer", "said"),
+    ("order", "pointer", "message"),
     [
         ({"prompts": []}, "#/prompts", "at least 1"),
         ({"prompts": [""]}, "#/prompts/0", "at least 1"),
@@ -261,13 +261,13 @@ def test_a_replay_succeeds_after_its_token_was_deleted(site: Any) -> None:
     ],
 )
 def test_what_is_wrong_is_refused_with_its_place(
-    site: Any, order: dict[str, Any], pointer: str, said: str
+    site: Any, order: dict[str, Any], pointer: str, message: str
 ) -> None:
     answer = site.order_of(_order(**order))
     assert answer.status_code == 422, answer.text
     found = answer.json()["errors"][0]
     assert found["pointer"] == pointer
-    assert said in found["detail"]
+    assert message in found["detail"]
 
 
 def test_the_largest_job_is_accepted(site: Any) -> None:

@@ -47,12 +47,12 @@ def test_openais_client_gets_images_with_openais_fields_alone(
         assert data.settings["seed"] == data.seed
         assert (data.url, data.revised_prompt) == (None, None)
     assert answer.warnings == ["there is no model dall-e-3 here: miniature was used"]
-    [(model, wanted)] = engine.requests
-    assert (model, wanted.tenant, wanted.timeout_s, wanted.progress) == (
+    [(model, request)] = engine.requests
+    assert (model, request.tenant, request.timeout_s, request.progress) == (
         *("miniature", "acme"),
         *(300, False),
     )
-    assert wanted.images[0].steps == 25
+    assert request.images[0].steps == 25
 
 
 def test_additional_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) -> None:
@@ -76,11 +76,11 @@ def test_additional_fields_reach_the_engine(client: openai.OpenAI, engine: StubE
             "timeout_s": 7,
         },
     )
-    [(_, wanted)] = engine.requests
-    assert [generated_image.seed for generated_image in wanted.images] == [2**32 - 2, 2**32 - 1, 0]
-    first = wanted.images[0]
+    [(_, request)] = engine.requests
+    assert [generated_image.seed for generated_image in request.images] == [2**32 - 2, 2**32 - 1, 0]
+    first = request.images[0]
     assert (first.steps, first.guidance, first.negative_prompt) == (3, 2, "blur")
-    assert (first.instruction, first.deterministic, wanted.timeout_s) == (False, True, 7)
+    assert (first.instruction, first.deterministic, request.timeout_s) == (False, True, 7)
     assert first.tokens == {"<rex>": "rex", f"<{TOKEN}>": TOKEN, "<end>": "tom"}
     assert first.blends == {
         "<mix>": (BlendPart(token="a", weight=2), BlendPart(token="b", weight=1)),
@@ -174,12 +174,12 @@ def _told(answer: Any, status: int) -> dict[str, Any]:
     """Both forms of an error, which say the same."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    said = answer.json()
-    assert said["status"] == status
-    assert said["request"] == answer.headers["X-Request-Id"]
-    assert said["error"]["message"] == said["detail"]
-    assert set(said["error"]) == {"message", "type", "param", "code"}
-    return said
+    problem = answer.json()
+    assert problem["status"] == status
+    assert problem["request"] == answer.headers["X-Request-Id"]
+    assert problem["error"]["message"] == problem["detail"]
+    assert set(problem["error"]) == {"message", "type", "param", "code"}
+    return problem
 
 
 def test_every_error_has_openais_error_object(new_image_site: Any) -> None:
@@ -199,16 +199,16 @@ def test_an_internal_error_has_openais_error_object(
     image_site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.api.images.routes.build_engine_call", lambda *_: 1 / 0)
-    said = _told(image_site.generate(), 500)
-    assert (said["error"]["type"], said["error"]["code"]) == ("server_error", "internal")
+    problem = _told(image_site.generate(), 500)
+    assert (problem["error"]["type"], problem["error"]["code"]) == ("server_error", "internal")
 
 
 def test_openais_client_raises_its_own_errors(
     image_site: Any, client: openai.OpenAI, engine: StubEngine
 ) -> None:
     url = str(client.base_url).removesuffix("/v1/")
-    with _client(url, "dti_a_b") as nobody, pytest.raises(openai.AuthenticationError):
-        nobody.images.generate(prompt="x")
+    with _client(url, "dti_a_b") as unauthorized, pytest.raises(openai.AuthenticationError):
+        unauthorized.images.generate(prompt="x")
     with pytest.raises(openai.NotFoundError) as unknown:
         client.images.generate(prompt="x", model="sdxl")
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
@@ -314,11 +314,11 @@ def test_an_idle_image_stream_sends_comments(
         ) as answer,
     ):
         assert answer.headers["content-type"].startswith("text/event-stream")
-        heard = parts.events(answer.iter_lines())
-        assert next(heard)[0] == "image_generation.progress"
-        assert [next(heard)[0] for _ in range(3)] == [":", ":", ":"]
+        received = parts.events(answer.iter_lines())
+        assert next(received)[0] == "image_generation.progress"
+        assert [next(received)[0] for _ in range(3)] == [":", ":", ":"]
         engine.may_finish.set()
-        assert [name for name, _ in heard][-1] == "image_generation.completed"
+        assert [name for name, _ in received][-1] == "image_generation.completed"
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -340,7 +340,7 @@ def test_a_disconnection_cancels_the_engines_work(
 
 
 def _hear(caller: Any, url: str, *, stream: bool) -> None:
-    """To the first event, or for as long as the caller has patience."""
+    """Read the stream up to its first event, or until the caller's timeout."""
     with caller.stream("POST", url, json={"prompt": "x", "stream": stream}) as answer:
         next(answer.iter_lines())
         raise httpx2.ReadTimeout("it leaves at the first event")
@@ -361,5 +361,5 @@ def test_a_broken_engine_stream_ends_with_an_error_event(
 def test_the_rate_limit_holds_for_images(image_site: Any) -> None:
     image_site.limit("acme", requests_per_second=0.01, burst=1)
     assert image_site.generate().status_code == 200
-    said = _told(image_site.generate(), 429)
-    assert re.search("requests per second", said["detail"])
+    problem = _told(image_site.generate(), 429)
+    assert re.search("requests per second", problem["detail"])

@@ -24,13 +24,13 @@ from services.settings import ApiSettings
 def _is_problem(answer: Any, status: int) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    said = answer.json()
-    assert said["status"] == status
-    assert said["request"] == answer.headers["X-Request-Id"]
-    assert said["type"].startswith("urn:dti:problem:")
-    assert said["title"]
-    assert said["detail"]
-    return said
+    problem = answer.json()
+    assert problem["status"] == status
+    assert problem["request"] == answer.headers["X-Request-Id"]
+    assert problem["type"].startswith("urn:dti:problem:")
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
 
 
 @pytest.mark.parametrize(
@@ -60,16 +60,16 @@ def test_unknown_paths_require_a_key(site: Any) -> None:
 )
 def test_an_invalid_credential_is_refused(site: Any, credential: str) -> None:
     headers = {"Authorization": credential.encode("latin-1")}
-    said = _is_problem(site.client.get("/v1/audit", headers=headers), 401)
-    assert "Authorization: Bearer" in said["detail"]
+    problem = _is_problem(site.client.get("/v1/audit", headers=headers), 401)
+    assert "Authorization: Bearer" in problem["detail"]
 
 
 def test_the_request_id_is_the_clients_or_a_new_one(site: Any) -> None:
     own = site.get("/healthz").headers["X-Request-Id"]
     assert own != site.get("/healthz").headers["X-Request-Id"]
-    for given, kept in (("abc-1", True), ("a b", False), ("x" * 65, False), ("", False)):
-        answer = site.get("/v1/training-jobs/x", headers={"X-Request-Id": given})
-        assert (answer.headers["X-Request-Id"] == given) is kept
+    for request_id, is_kept in (("abc-1", True), ("a b", False), ("x" * 65, False), ("", False)):
+        answer = site.get("/v1/training-jobs/x", headers={"X-Request-Id": request_id})
+        assert (answer.headers["X-Request-Id"] == request_id) is is_kept
         assert answer.json()["request"] == answer.headers["X-Request-Id"]
 
 
@@ -77,8 +77,8 @@ def test_too_many_requests_get_retry_after(site: Any) -> None:
     site.limit("acme", requests_per_second=0.1, burst=2)
     site.get("/v1/audit")
     answers = [site.get("/v1/audit") for _ in range(2)]
-    said = _is_problem(answers[-1], 429)
-    assert said["type"] == "urn:dti:problem:limit-exceeded"
+    problem = _is_problem(answers[-1], 429)
+    assert problem["type"] == "urn:dti:problem:limit-exceeded"
     assert 1 <= int(answers[-1].headers["Retry-After"]) <= 10
     assert site.get("/v1/audit", "other").status_code == 200
     assert site.get("/healthz").status_code == 200
@@ -102,8 +102,8 @@ def test_an_unavailable_store_is_a_503(site: Any, monkeypatch: pytest.MonkeyPatc
     for name in ("read", "list", "head", "create"):
         monkeypatch.setattr(site.store, name, fail)
     for answer in (site.get("/v1/training-jobs"), site.get("/readyz")):
-        said = _is_problem(answer, 503)
-        assert "secret" not in said["detail"]
+        problem = _is_problem(answer, 503)
+        assert "secret" not in problem["detail"]
         assert answer.headers["Retry-After"]
     assert site.get("/healthz").status_code == 200
 
@@ -117,8 +117,8 @@ def test_an_internal_error_is_logged_and_shows_no_details(
     site.get("/v1/audit")
     monkeypatch.setattr(site.store, "list", fail)
     answer = site.get("/v1/training-jobs")
-    said = _is_problem(answer, 500)
-    assert "secret" not in json.dumps(said)
+    problem = _is_problem(answer, 500)
+    assert "secret" not in json.dumps(problem)
     assert "RuntimeError: secret" in caplog.text
     monkeypatch.setattr(
         site.store, "list", lambda *_, **__: (_ for _ in ()).throw(AccessDeniedError("secret"))
@@ -166,7 +166,7 @@ def _tree(root: type[DTIError]) -> list[type[DTIError]]:
 
 
 def test_client_errors_and_server_errors_have_different_statuses() -> None:
-    """Those that are nobody's fault are named here, so that a new error is thought about."""
+    """The exceptions are listed by name, so that a new error needs a decision."""
     internal = {
         error.__name__
         for error in _tree(ServiceError)

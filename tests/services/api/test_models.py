@@ -44,6 +44,6 @@ def test_models_are_listed_with_their_recipes_and_without_where_their_weights_ar
     assert (small["id"], small["default"], small["recipe"]) == ("small", True, "miniature")
     assert (large["default"], large["config"]["resolution"]) == (False, 768)
     assert site.get("/v1/models/large").json() == large
-    made = site.submit({"subjects": site.subjects("a"), "model": "large"})
-    assert made.json()["pool"] == "large"
+    response = site.submit({"subjects": site.subjects("a"), "model": "large"})
+    assert response.json()["pool"] == "large"
     assert site.get("/v1/models?limit=1").status_code == 422

@@ -52,9 +52,9 @@ def test_the_process_serves_a_store_and_ends_streams_on_a_signal(
     with _process("--store", str(tmp_path), "--port", "0") as process:
         url = _url(process)
         assert httpx.get(f"{url}/readyz").status_code == 200
-        made = httpx.post(f"{url}/v1/training-jobs", json=order, headers=headers)
-        assert made.status_code == 202
-        events = f"{url}{made.headers['Location']}/events"
+        response = httpx.post(f"{url}/v1/training-jobs", json=order, headers=headers)
+        assert response.status_code == 202
+        events = f"{url}{response.headers['Location']}/events"
         with httpx.stream("GET", events, headers=headers, timeout=20) as answer:
             lines = answer.iter_lines()
             assert next(lines) == "event: job"

@@ -31,7 +31,7 @@ def test_links_begin_with_the_public_url(new_image_site: Any) -> None:
 
 def test_changed_links_are_refused(image_site: Any) -> None:
     image, link = image_site.keep()
-    other, theirs = image_site.keep("other")
+    other, other_image = image_site.keep("other")
     address, _, query = link.partition("?")
     expires = int(query.partition("&")[0].partition("=")[2])
     wrong = [
@@ -42,14 +42,14 @@ def test_changed_links_are_refused(image_site: Any) -> None:
         link.replace(str(expires), str(expires + 1)),
         link.replace(f"/acme/{image}", f"/other/{other}"),
         link.replace("/acme/", "/other/"),
-        f"{address}?{theirs.partition('?')[2]}",
+        f"{address}?{other_image.partition('?')[2]}",
         link.replace("/acme/", "/No%20name/"),
     ]
     for one in wrong:
         answer = image_site.client.get(one)
         assert answer.status_code == 404, one
         assert "is not valid or has expired" in answer.json()["detail"]
-    assert image_site.client.get(theirs).status_code == 200
+    assert image_site.client.get(other_image).status_code == 200
 
 
 def test_links_expire() -> None:
@@ -83,7 +83,7 @@ def test_links_of_older_keys_verify_until_their_key_is_dropped() -> None:
         links.verify("/a", 10_000, first)
 
 
-def test_every_process_verifies_what_another_signs_right_after_a_rotation() -> None:
+def test_every_process_verifies_links_that_another_signs_right_after_a_rotation() -> None:
     store = MemoryStore()
     early, late = (SignedLinks(store, clock=lambda: 0) for _ in range(2))
     early.sign("/a", 9)
@@ -117,7 +117,7 @@ def test_presigned_urls_of_the_store_are_used_if_it_has_them(
 
 
 def test_stored_images_are_listed_newest_first(image_site: Any) -> None:
-    kept = [image_site.keep()[0] for _ in range(5)]
+    stored = [image_site.keep()[0] for _ in range(5)]
     found: list[str] = []
     cursor = ""
     while True:
@@ -129,8 +129,8 @@ def test_stored_images_are_listed_newest_first(image_site: Any) -> None:
             break
         cursor = f"&cursor={page['next']}"
     # Those of one millisecond are in any order.
-    assert sorted(found) == sorted(kept)
-    assert found == sorted(kept)
+    assert sorted(found) == sorted(stored)
+    assert found == sorted(stored)
 
 
 def test_a_deleted_image_is_gone_and_audited(image_site: Any) -> None:

@@ -99,19 +99,19 @@ def test_a_dry_run_describes_the_job_and_creates_nothing(site: Any) -> None:
     before = site.ledger.heads("")
     answer = site.submit({"subjects": subjects, "dry_run": True, "recipe": "miniature-fast"})
     assert answer.status_code == 200
-    said = answer.json()
-    assert (said["count"], said["recipe"], said["steps"]) == (2, "miniature-fast", 150)
-    assert (said["missing"], said["missing_uploads"]) == (1, ["1" * 64])
-    assert said["config"]["steps"] == 100
+    problem = answer.json()
+    assert (problem["count"], problem["recipe"], problem["steps"]) == (2, "miniature-fast", 150)
+    assert (problem["missing"], problem["missing_uploads"]) == (1, ["1" * 64])
+    assert problem["config"]["steps"] == 100
     assert [head.key for head in site.ledger.heads("")] == [head.key for head in before]
 
 
 def test_missing_uploads_are_found_among_many(site: Any) -> None:
     there = site.upload(b"bundle")
     subjects = [{"id": "there", "bundle": there}, *site.subjects(*map(str, range(1200)))]
-    said = site.submit({"subjects": subjects, "dry_run": True}).json()
-    assert (said["missing"], len(said["missing_uploads"])) == (1200, 1000)
-    assert there not in said["missing_uploads"]
+    problem = site.submit({"subjects": subjects, "dry_run": True}).json()
+    assert (problem["missing"], len(problem["missing_uploads"])) == (1200, 1000)
+    assert there not in problem["missing_uploads"]
 
 
 _PERSON = {"id": "ada", "bundle": "0" * 64, "kind": "person"}

@@ -1,5 +1,7 @@
-"""No route shows one tenant anything of another. Routes are taken from the app, so that a new one
-is tried here, too, or fails for want of something to try it with.
+"""No route shows one tenant anything of another.
+
+Routes are taken from the app, so that a new route is tested as well, or fails here because there is
+nothing to test it with.
 """
 
 import re
@@ -27,15 +29,15 @@ def _routes(app: Any) -> Iterator[tuple[str, str]]:
 
 
 class Belongings:
-    """What the tenant acme has, and ids of it for every parameter of a path."""
+    """The resources of the tenant acme, with an id for every parameter of a path."""
 
     def __init__(self, site: Any) -> None:
         self.site = site
         self.sha256 = site.upload(b"of acme alone")
         subjects = site.subjects("rexsecret", "bad")
         tags = {"of": "tagsecret"}
-        made = site.submit({"subjects": subjects, "tags": tags}, key="one").json()
-        self.job = made["job"]
+        created = site.submit({"subjects": subjects, "tags": tags}, key="one").json()
+        self.job = created["job"]
         site.work_off(lambda attempt: "reasonsecret" if attempt.item.name == "bad" else "")
         [self.token] = site.tokens(self.job)
         self.image, link = site.keep()
@@ -75,7 +77,7 @@ class Belongings:
         return self.site.ask(method, self.path(path), tenant, **how)
 
     def secrets(self, path: str) -> list[str]:
-        """All that nobody else may see, but for what their own request had in it."""
+        """Return all values that no other tenant may see, except those in its own request."""
         artifact = self.site.get(f"/v1/tokens/{self.token}").json()["sha256"]
         ids = (self.job, self.images, self.token, artifact, self.image, self.generated, "acme")
         return [*_SECRETS, *(one for one in ids if one not in path)]
@@ -142,7 +144,7 @@ def test_every_route_requires_a_key(belongings: Belongings) -> None:
 
 
 def test_the_tenant_itself_reaches_every_route(belongings: Belongings) -> None:
-    """So that what was refused to the other was there to be had."""
+    """This proves that the resources that are refused to the other tenant exist."""
     routes = list(_routes(belongings.site.app))
     order = {"GET": 0, "PUT": 1, "POST": 2, "DELETE": 3}
     # What goes on with a job before its end, and the job last: all else goes with it.
@@ -174,7 +176,7 @@ def test_a_route_that_ignores_the_tenant_fails_these_tests(belongings: Belonging
         test_no_route_shows_or_changes_data_of_another_tenant(belongings)
 
     @site.app.get("/v1/unheard-of/{thing}")
-    def unheard_of(thing: str) -> dict[str, str]:
+    def unheard_of(name: str) -> dict[str, str]:
         return {}
 
     with pytest.raises((KeyError, AssertionError)):

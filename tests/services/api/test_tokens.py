@@ -77,7 +77,7 @@ def test_a_long_search_continues_on_the_next_page(
     from services.api.tokens import index as token_index
 
     monkeypatch.setattr(token_index.TokenIndex.__init__, "__defaults__", (2,))
-    wanted = site.make("rex", tags={"a": "b"})
+    tagged = site.make("rex", tags={"a": "b"})
     for _ in range(5):
         site.make("other")
     site.work_off()
@@ -87,8 +87,8 @@ def test_a_long_search_continues_on_the_next_page(
     first = site.get("/v1/tokens?tag=a:b").json()
     assert first["tokens"] == []
     assert first["next"]
-    assert _list(site, "&tag=a:b") == site.tokens(wanted)
-    assert _list(site, "&alias=rex", limit=1) == site.tokens(wanted)
+    assert _list(site, "&tag=a:b") == site.tokens(tagged)
+    assert _list(site, "&alias=rex", limit=1) == site.tokens(tagged)
 
 
 def test_a_deleted_token_is_gone_everywhere_and_audited(site: Any) -> None:

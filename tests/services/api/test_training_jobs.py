@@ -67,12 +67,12 @@ def test_running_items_show_the_progress_that_workers_report(site: Any, parts: A
     [attempt] = worker.claim(1)
     attempt.report_progress({"step": 50, "steps": 200, "loss": 0.5, "phase": "training"})
     worker.heartbeat()
-    path, said = (
+    path, expected = (
         _path(job, f"/items/{attempt.item_ref.index}"),
         {"step": 50, "steps": 200, "loss": 0.5},
     )
     parts.until(lambda: site.get(path).json()["progress"])
-    assert site.get(path).json()["progress"] == said | {"phase": "training"}
+    assert site.get(path).json()["progress"] == expected | {"phase": "training"}
     view = site.get(_path(job)).json()
     assert (view["state"], view["progress"]) == ("running", 0.125)
     attempt.succeed(b"")
@@ -93,7 +93,7 @@ def test_a_job_of_a_model_no_longer_offered_has_a_warning(
 
 
 def test_a_deleted_job_is_gone_with_its_tokens_and_audited(site: Any, parts: Any) -> None:
-    job, kept = site.make("rex"), site.make("ada")
+    job, other_job = site.make("rex"), site.make("ada")
     site.work_off()
     [token] = site.tokens(job)
     assert site.ask("DELETE", _path(job)).status_code == 204
@@ -103,7 +103,7 @@ def test_a_deleted_job_is_gone_with_its_tokens_and_audited(site: Any, parts: Any
     for path in ("/cancel", "/retry"):
         assert site.post(_path(job, path)).status_code == 410
     assert site.get(f"/v1/tokens/{token}").status_code == 410
-    assert [view["job"] for view in site.get("/v1/training-jobs").json()["jobs"]] == [kept]
+    assert [view["job"] for view in site.get("/v1/training-jobs").json()["jobs"]] == [other_job]
     entries = site.get("/v1/audit").json()["entries"]
     assert {(entry["action"], entry["what"]) for entry in entries} == {("training-job.delete", job)}
     body = {"subjects": site.subjects("x")}

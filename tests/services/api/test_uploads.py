@@ -13,13 +13,13 @@ def test_a_missing_file_is_uploaded_once(site: Any) -> None:
     body = b"image"
     sha256 = hashlib.sha256(body).hexdigest()
     files = [{"sha256": sha256, "size": len(body)}]
-    asked = site.post("/v1/uploads", {"files": files}).json()["files"]
+    answers = site.post("/v1/uploads", {"files": files}).json()["files"]
     way = {"method": "PUT", "url": f"/v1/uploads/{sha256}", "fields": {}}
-    assert asked == [{"sha256": sha256, "present": False, "upload": way}]
+    assert answers == [{"sha256": sha256, "present": False, "upload": way}]
     put = site.ask("PUT", way["url"], content=body)
     assert (put.status_code, put.json()["size"]) == (201, 5)
-    asked = site.post("/v1/uploads", {"files": files}).json()["files"]
-    assert asked == [{"sha256": sha256, "present": True, "upload": None}]
+    answers = site.post("/v1/uploads", {"files": files}).json()["files"]
+    assert answers == [{"sha256": sha256, "present": True, "upload": None}]
     assert site.get(f"/v1/uploads/{sha256}").json() == put.json()
     assert uploads.read(site.store, "acme", sha256, max_bytes=len(body)) == body
 
@@ -30,21 +30,21 @@ def test_a_presigned_form_uploads_a_file(store: Any, new_site: Any) -> None:
     body = b"image"
     sha256 = hashlib.sha256(body).hexdigest()
     files = {"files": [{"sha256": sha256, "size": len(body)}]}
-    [asked] = site.post("/v1/uploads", files).json()["files"]
-    form = asked["upload"]
+    [answers] = site.post("/v1/uploads", files).json()["files"]
+    form = answers["upload"]
     assert form["method"] == "POST"
     sent = httpx.post(form["url"], data=form["fields"], files={"file": body})
     assert sent.status_code in (200, 201, 204)
-    [asked] = site.post("/v1/uploads", files).json()["files"]
-    assert asked["present"]
+    [answers] = site.post("/v1/uploads", files).json()["files"]
+    assert answers["present"]
     assert uploads.read(site.store, "acme", sha256, max_bytes=len(body)) == body
 
 
 def test_a_file_of_another_size_does_not_count_as_present(site: Any) -> None:
     sha256 = hashlib.sha256(b"image").hexdigest()
     site.store.put(uploads.key("acme", sha256), b"pict")
-    [asked] = site.post("/v1/uploads", {"files": [{"sha256": sha256, "size": 7}]}).json()["files"]
-    assert not asked["present"]
+    [answers] = site.post("/v1/uploads", {"files": [{"sha256": sha256, "size": 7}]}).json()["files"]
+    assert not answers["present"]
 
 
 def test_bytes_with_another_digest_are_refused_and_not_stored(site: Any) -> None:
@@ -69,10 +69,10 @@ def test_a_large_upload_is_refused_before_it_is_read(site: Any) -> None:
 
     announced = site.ask("PUT", path, content=pieces(), headers={"Content-Length": "11"})
     unannounced = site.ask("PUT", path, content=iter([b"x" * 6, b"x" * 5]))
-    asked = site.post(
+    answers = site.post(
         "/v1/uploads", {"files": [{"sha256": hashlib.sha256(body).hexdigest(), "size": 11}]}
     )
-    for answer in (announced, unannounced, asked):
+    for answer in (announced, unannounced, answers):
         assert answer.status_code == 413
         assert "10" in answer.json()["detail"]
     assert site.get(path).status_code == 404

@@ -43,7 +43,7 @@ class Place:
         return ask
 
     def authenticator(self, **how: Any) -> Authenticator:
-        """As one process has it."""
+        """Return the authenticator of one process."""
         return Authenticator(self, clock=lambda: self.seconds, **how)  # pyright: ignore
 
 

@@ -37,14 +37,14 @@ def test_a_key_determines_the_tenant_and_its_limits(place: Any) -> None:
 def test_a_wrong_secret_and_an_unknown_key_are_indistinguishable(place: Any) -> None:
     new = create_key(place, "acme")
     wrong, unknown = _other_secret(new.credential), Credential.new().text
-    auth, said, asked = place.authenticator(), [], []
+    auth, reasons, lookups = place.authenticator(), [], []
     for credential in (wrong, unknown):
         place.requests.clear()
-        said += [_refused(auth, credential)]
-        asked += [[name for name, _ in place.requests]]
+        reasons += [_refused(auth, credential)]
+        lookups += [[name for name, _ in place.requests]]
         _refused(auth, credential)
-    assert said[0] == said[1]
-    assert asked == [["read"], ["read"]]
+    assert reasons[0] == reasons[1]
+    assert lookups == [["read"], ["read"]]
     assert len(place.requests) == 1
     auth.authenticate(new.credential)  # A wrong secret keeps the right one out of nothing.
 
@@ -180,10 +180,10 @@ def test_concurrent_requests_during_an_outage_are_all_refused(place: Any) -> Non
     come, callers = threading.Event(), 8
     place.before = lambda name, key: come.wait(10) and None
     with ThreadPoolExecutor(callers) as pool:
-        asked = threading.Semaphore(0)
+        lookups = threading.Semaphore(0)
 
         def ask() -> str:
-            asked.release()
+            lookups.release()
             try:
                 return auth.authenticate(new.credential).tenant
             except UnavailableError:
@@ -191,7 +191,7 @@ def test_concurrent_requests_during_an_outage_are_all_refused(place: Any) -> Non
 
         answers = [pool.submit(ask) for _ in range(callers)]
         for _ in range(callers):
-            assert asked.acquire(timeout=10)
+            assert lookups.acquire(timeout=10)
         come.set()
         assert {answer.result(10) for answer in answers} == {"unavailable"}
 
@@ -222,17 +222,17 @@ def test_a_slow_read_during_an_outage_blocks_one_request_only(place: Any) -> Non
 
 def test_the_cache_is_bounded_and_guesses_evict_no_key(place: Any) -> None:
     auth = place.authenticator(max_entries=5)
-    made = [create_key(place, "acme").credential for _ in range(6)]
-    for credential in made[:5]:
+    issued = [create_key(place, "acme").credential for _ in range(6)]
+    for credential in issued[:5]:
         auth.authenticate(credential)
     for _ in range(50):
         _refused(auth, Credential.new().text)
     place.requests.clear()
-    for credential in made[:5]:
+    for credential in issued[:5]:
         auth.authenticate(credential)
     assert place.requests == []
-    auth.authenticate(made[5])
-    auth.authenticate(made[0])  # the one that was asked for longest ago, so forgotten
+    auth.authenticate(issued[5])
+    auth.authenticate(issued[0])  # the one that was asked for longest ago, so forgotten
     assert len(place.requests) == 2
     assert len(auth._keys._found) == len(auth._keys._unknown) == 5
 
@@ -249,10 +249,10 @@ def test_a_damaged_key_is_an_error_and_not_cached(place: Any) -> None:
 
 def test_many_threads_and_a_small_cache_return_the_right_tenants(place: Any) -> None:
     auth = place.authenticator(max_entries=3)
-    made = {create_key(place, f"t{i}").credential: f"t{i}" for i in range(8)}
+    issued = {create_key(place, f"t{i}").credential: f"t{i}" for i in range(8)}
     with ThreadPoolExecutor(8) as pool:
-        asked = list(made) * 60
-        assert list(pool.map(lambda c: auth.authenticate(c).tenant, asked)) == [
-            made[c] for c in asked
+        lookups = list(issued) * 60
+        assert list(pool.map(lambda c: auth.authenticate(c).tenant, lookups)) == [
+            issued[c] for c in lookups
         ]
     assert auth._keys._flights._running == {}

@@ -69,14 +69,14 @@ def test_a_malformed_credential_parses_to_none(text: str) -> None:
 
 
 def test_keys_are_listed_by_tenant_oldest_first(place: Any) -> None:
-    made = []
+    created = []
     for tenant, name in (("b", "1"), ("a", "2"), ("a", "3"), ("b", "4")):
-        made.append(create_key(place, tenant, name).id)
+        created.append(create_key(place, tenant, name).id)
         place.seconds += 1
     assert [view.name for view in list_keys(place)] == ["2", "3", "1", "4"]
     assert [(view.id, view.name) for view in list_keys(place, "b")] == [
-        (made[0], "1"),
-        (made[3], "4"),
+        (created[0], "1"),
+        (created[3], "4"),
     ]
     assert list_keys(place, "c") == []
     first = list_keys(place, "b")[0]
@@ -174,11 +174,11 @@ def test_a_deleted_tenant_gets_no_key(place: Any) -> None:
 
 
 def test_a_tenant_is_removed_with_its_keys(place: Any) -> None:
-    gone, kept = create_key(place, "acme"), create_key(place, "other")
+    deleted, other = create_key(place, "acme"), create_key(place, "other")
     remove_tenant(Ledger.open(place), "acme")
     first = {view.id: view.revoked for view in list_keys(place)}
-    assert first[gone.id]
-    assert first[kept.id] is None
+    assert first[deleted.id]
+    assert first[other.id] is None
     remove_tenant(Ledger.open(place), "acme")
     assert {view.id: view.revoked for view in list_keys(place)} == first
     with pytest.raises(InvalidIdError):

@@ -19,8 +19,8 @@ class Clock:
         return self.seconds
 
 
-def _taken(rates: RateLimiter, tenant: str, limits: Limits = _LIMITS) -> int:
-    """How many go on at once."""
+def _acquired(rates: RateLimiter, tenant: str, limits: Limits = _LIMITS) -> int:
+    """Return how many requests pass at once."""
     count = 0
     while not rates.acquire(tenant, limits):
         count += 1
@@ -30,50 +30,50 @@ def _taken(rates: RateLimiter, tenant: str, limits: Limits = _LIMITS) -> int:
 def test_a_burst_is_followed_by_the_rate() -> None:
     clock = Clock()
     rates = RateLimiter(clock)
-    assert _taken(rates, "acme") == 4
+    assert _acquired(rates, "acme") == 4
     clock.seconds += 1
-    assert _taken(rates, "acme") == 2
+    assert _acquired(rates, "acme") == 2
     clock.seconds += 1000
-    assert _taken(rates, "acme") == 4
+    assert _acquired(rates, "acme") == 4
 
 
 def test_a_request_is_admitted_after_the_returned_wait() -> None:
     clock = Clock()
     rates = RateLimiter(clock)
-    _taken(rates, "acme")
+    _acquired(rates, "acme")
     wait = rates.acquire("acme", _LIMITS)
     assert wait == pytest.approx(0.5)
     clock.seconds += wait - 0.01
     assert rates.acquire("acme", _LIMITS) == pytest.approx(0.01)
     clock.seconds += 0.011
-    assert _taken(rates, "acme") == 1
+    assert _acquired(rates, "acme") == 1
 
 
 def test_a_refused_request_does_not_prolong_the_wait() -> None:
     clock = Clock()
     rates = RateLimiter(clock)
-    _taken(rates, "acme")
+    _acquired(rates, "acme")
     assert [rates.acquire("acme", _LIMITS) for _ in range(20)] == [pytest.approx(0.5)] * 20
 
 
 def test_tenants_have_separate_buckets() -> None:
     rates = RateLimiter(Clock())
-    assert _taken(rates, "acme") == 4
-    assert _taken(rates, "other") == 4
+    assert _acquired(rates, "acme") == 4
+    assert _acquired(rates, "other") == 4
 
 
 def test_new_limits_apply_at_once() -> None:
     clock = Clock()
     rates = RateLimiter(clock)
-    _taken(rates, "acme")
+    _acquired(rates, "acme")
     clock.seconds += 1000
-    assert _taken(rates, "acme", Limits(requests_per_second=1, burst=1)) == 1
+    assert _acquired(rates, "acme", Limits(requests_per_second=1, burst=1)) == 1
     assert rates.acquire("acme", Limits(requests_per_second=10, burst=1)) == pytest.approx(0.1)
 
 
 def test_the_buckets_are_an_lru_of_bounded_size() -> None:
     rates = RateLimiter(Clock(), max_tenants=10)
-    _taken(rates, "busy")
+    _acquired(rates, "busy")
     for number in range(100):
         rates.acquire(f"t{number}", _LIMITS)
         assert rates.acquire("busy", _LIMITS) > 0
@@ -84,5 +84,5 @@ def test_concurrent_requests_do_not_exceed_the_burst() -> None:
     rates = RateLimiter(Clock())
     limits = Limits(requests_per_second=1, burst=500)
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda _: rates.acquire("acme", limits), range(2000)))
-    assert taken.count(0.0) == 500
+        acquired = list(pool.map(lambda _: rates.acquire("acme", limits), range(2000)))
+    assert acquired.count(0.0) == 500

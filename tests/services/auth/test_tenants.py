@@ -47,8 +47,8 @@ def test_concurrent_changes_of_limits_are_both_kept(place: Any) -> None:
             set_limits(place, "acme", {"burst": 5})
 
     place.before = change
-    made = set_limits(place, "acme", {"open_items": 10})
-    assert made == Limits(burst=5, open_items=10) == read_tenant(place, "acme").limits
+    changed = set_limits(place, "acme", {"open_items": 10})
+    assert changed == Limits(burst=5, open_items=10) == read_tenant(place, "acme").limits
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_limits_of_a_later_version_survive_a_change(place: Any) -> None:
     later = json.dumps(record | {"limits": {"moons": 3, "burst": 4}}).encode() + b"\n"
     place.inner.put("tenants/acme", later)
     assert set_limits(place, "acme", {"open_items": 9}) == Limits(burst=4, open_items=9)
-    kept = json.loads(place.inner.read("tenants/acme").body)["limits"]
-    assert kept == {"moons": 3, "burst": 4, "open_items": 9}
+    stored = json.loads(place.inner.read("tenants/acme").body)["limits"]
+    assert stored == {"moons": 3, "burst": 4, "open_items": 9}
 
 
 def test_unknown_tenants_are_named(place: Any) -> None:

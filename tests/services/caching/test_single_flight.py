@@ -13,9 +13,9 @@ from services.errors import UnknownJobError
 
 @pytest.fixture
 def flights() -> Iterator[SingleFlight[str, int]]:
-    made: SingleFlight[str, int] = SingleFlight(2)
-    yield made
-    made.close()
+    flights: SingleFlight[str, int] = SingleFlight(2)
+    yield flights
+    flights.close()
 
 
 def test_a_result_is_not_kept_for_later_calls(flights: Any) -> None:

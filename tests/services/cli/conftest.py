@@ -16,13 +16,13 @@ Dti = Callable[..., Result]
 
 @pytest.fixture
 def engine_at() -> Iterator[tuple[StubEngine, str]]:
-    with stub_engine() as made:
-        yield made
+    with stub_engine() as stub:
+        yield stub
 
 
 @pytest.fixture
 def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
-    """What generates for `service`."""
+    """Return the stub engine that generates for `service`."""
     return engine_at[0]
 
 
@@ -49,7 +49,7 @@ def dti(service: Hosted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dti
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of three bundles."""
+    """Return a folder of three bundles."""
     for seed, name in enumerate(("rex", "My Tom (2)", "ann")):
-        make_bundle(tmp_path / "photos" / name, seed, said='{"initializer": "dog"}')
+        make_bundle(tmp_path / "photos" / name, seed, description='{"initializer": "dog"}')
     return tmp_path / "photos"

@@ -32,7 +32,7 @@ HEAVY = ("torch", "numpy", "diffusers", "transformers", "safetensors", "ray", "f
 
 
 def loaded(arguments: str, environment: dict[str, str], names: tuple[str, ...]) -> str:
-    """Which of these modules a command has loaded."""
+    """Return which of these modules a command has loaded."""
     code = (
         "import sys; from services.cli_app import app; "
         f"app({shlex.split(arguments)}, standalone_mode=False); "

@@ -31,7 +31,7 @@ main()
 
 
 def dti(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What `dti` does where neither the engine's packages nor Ray are installed."""
+    """Return a function that runs `dti` without the packages of the engine and of Ray."""
     return subprocess.run(
         [sys.executable, "-c", HIDE, *map(str, arguments)],
         capture_output=True,

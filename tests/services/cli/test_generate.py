@@ -49,8 +49,8 @@ def test_a_service_generates_every_prompt_and_seed_into_files(
     ]
     assert colours(paths) == [colour(7), colour(8)] * 2
     assert "generating: 12/12" in done.stderr
-    asked = {wanted.images[0].prompt: wanted.images for _, wanted in engine.requests}
-    generated_image = asked["a <rex> on a beach"][1]
+    images_by_prompt = {request.images[0].prompt: request.images for _, request in engine.requests}
+    generated_image = images_by_prompt["a <rex> on a beach"][1]
     assert (generated_image.seed, generated_image.steps, generated_image.guidance) == (8, 3, 4)
     assert (generated_image.negative_prompt, generated_image.width, generated_image.height) == (
         "blurry",
@@ -65,11 +65,11 @@ def test_a_token_may_have_another_placeholder_and_an_id(
 ) -> None:
     found = json.loads(dti("tokens", "--alias", "ann", "--json").stdout)["tokens"]
     token = found[0]["token"]
-    said = ("--token", "<me>=rex", "--token", token, "--server", service.url, "--json")
-    done = dti("generate", "a <me> and <ann>", *said)
+    arguments = ("--token", "<me>=rex", "--token", token, "--server", service.url, "--json")
+    done = dti("generate", "a <me> and <ann>", *arguments)
     assert done.exit_code == 0, done.output
-    (_, wanted) = engine.requests[0]
-    assert wanted.images[0].tokens == {"<me>": "rex", "<ann>": token}
+    (_, request) = engine.requests[0]
+    assert request.images[0].tokens == {"<me>": "rex", "<ann>": token}
     [generated_image] = json.loads(done.stdout)["images"]
     assert generated_image["seed"] == 0
     assert Path(generated_image["path"]).is_file()
@@ -85,7 +85,7 @@ def test_a_row_of_images_leads_from_one_token_to_another(
     row = [f"a-photo-of-a-blend-seed{seed}-{part}.png" for seed in (0, 1) for part in parts]
     assert names == [*row, *(f"a-photo-of-a-blend-seed{seed}-strip.png" for seed in (0, 1))]
     assert sizes(done.stdout.splitlines()) == [(64, 64)] * 6 + [(192, 64)] * 2
-    generated_images = [wanted.images[0] for _, wanted in engine.requests]
+    generated_images = [request.images[0] for _, request in engine.requests]
     shares = sorted(
         tuple((part.token, part.weight) for part in each.blends.get("<blend>", ()))
         for each in generated_images
@@ -99,12 +99,12 @@ def test_several_tokens_are_blended_by_weights(
 ) -> None:
     done = dti("blend", "a", "b", "c", "--weights", "2,1,1", "--server", service.url)
     assert done.exit_code == 0, done.output
-    (_, wanted) = engine.requests[0]
-    parts = wanted.images[0].blends["<blend>"]
+    (_, request) = engine.requests[0]
+    parts = request.images[0].blends["<blend>"]
     assert [(part.token, part.weight) for part in parts] == [("a", 0.5), ("b", 0.25), ("c", 0.25)]
 
 
-def test_images_that_fail_are_told_and_the_others_kept(
+def test_failed_images_are_reported_and_the_others_kept(
     dti: Dti, service: Hosted, engine: StubEngine
 ) -> None:
     engine.failures[1] = "UnsafeImageError", "it may not be shown"
@@ -115,7 +115,7 @@ def test_images_that_fail_are_told_and_the_others_kept(
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("arguments", "message"),
     [
         (["generate", "a", "--device", "cpu"], "--device cannot be used with --server"),
         (["blend", "a", "b", "--save", "c"], "--save cannot be used with --server"),
@@ -128,16 +128,16 @@ def test_images_that_fail_are_told_and_the_others_kept(
     ],
 )
 def test_invalid_arguments_are_one_message_and_exit_code_2(
-    dti: Dti, service: Hosted, engine: StubEngine, said: list[str], message: str
+    dti: Dti, service: Hosted, engine: StubEngine, arguments: list[str], message: str
 ) -> None:
-    done = dti(*said, "--server", service.url)
+    done = dti(*arguments, "--server", service.url)
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert engine.requests == []
 
 
-def test_without_a_server_this_machine_generates_whatever_the_environment_says(
+def test_without_a_server_option_this_machine_generates_despite_the_environment(
     dti: Dti, service: Hosted, engine: StubEngine
 ) -> None:
     done = dti("generate", "a dog", "--steps", 1)

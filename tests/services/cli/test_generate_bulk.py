@@ -26,7 +26,7 @@ FILES = ["0000-a-red-dog-0.png", "0001-a-red-dog-1.png", "0002-a-red-dog-2.png"]
 
 @pytest.fixture
 def generator(service: Hosted) -> Iterator[StubEngine]:
-    """An engine, and a dispatcher that has it generate."""
+    """Run a dispatcher with a stub engine."""
     with stub_engine() as (engine, url):
         dispatcher = Dispatcher(service.ledger, MINIATURE, lambda: EngineClient(url, SECRET, 2.0))
         thread = threading.Thread(target=dispatcher.run)
@@ -39,7 +39,7 @@ def generator(service: Hosted) -> Iterator[StubEngine]:
             assert not thread.is_alive()
 
 
-def asked(service: Hosted, result: Result) -> dict[str, Any]:
+def spec_of(service: Hosted, result: Result) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     spec = read_spec(service.ledger, JobKeys("acme", result.stdout.strip()))
     return {**spec.shared, "count": spec.record.count, "tags": spec.record.tags}
@@ -53,7 +53,7 @@ def test_prompts_tokens_and_seeds_become_one_job(dti: Dti, service: Hosted, tmp_
     file.write_text("a <dog> and a <cat>\n\na painting of a <dog>\n")
     tokens = [part for name in ("<dog>=rex", "<dog>=tom", "<cat>=kit") for part in ("-t", name)]
     options = ("--seeds", "5-7", "--steps", "9", "--size", "64x32", "--tag", "customer=7")
-    order = asked(service, dti("generate-bulk", "--file", file, *tokens, *options))
+    order = spec_of(service, dti("generate-bulk", "--file", file, *tokens, *options))
     assert (order["count"], order["tags"]) == (12, {"customer": "7"})
     assert [one["prompt"] for one in order["prompts"]] == [
         "a <dog> and a <cat>",
@@ -84,8 +84,8 @@ def test_waiting_fetches_images_and_again_fetches_none(
     for name in (FILES[0], FILES[2]):
         assert (folder / name).stat().st_mtime_ns == before[name]
     assert (folder / FILES[1]).read_bytes().startswith(b"\x89PNG")
-    [kept] = (folder / "earlier").iterdir()
-    assert kept.read_bytes() == b"of something else"
+    [moved] = (folder / "earlier").iterdir()
+    assert moved.read_bytes() == b"of something else"
 
 
 def test_jobs_of_both_kinds_are_listed_shown_cancelled_tried_again_and_deleted(
@@ -127,7 +127,7 @@ def test_a_dry_run_says_how_many_and_asks_for_none(dti: Dti, service: Hosted) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "nothing to generate"),
         ((PROMPT, "-t", "dog=rex"), "no token of a subject 'dog=rex'"),
@@ -138,10 +138,10 @@ def test_a_dry_run_says_how_many_and_asks_for_none(dti: Dti, service: Hosted) ->
         ((PROMPT, "a cat", "--seeds", "0-9999"), "20000 images"),
     ],
 )
-def test_invalid_arguments_are_refused(dti: Dti, arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_arguments_are_refused(dti: Dti, arguments: tuple[str, ...], message: str) -> None:
     result = dti("generate-bulk", *arguments)
     assert result.exit_code == 2
-    assert said in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
 
 
 def test_variants_are_all_combinations_of_the_tokens() -> None:

@@ -14,13 +14,13 @@ Dti = Callable[..., Result]
 
 @pytest.fixture
 def submitted(dti: Dti, photos: Path) -> str:
-    """A job of my-tom-2, ann and rex that no worker has claimed."""
+    """Return a job of my-tom-2, ann and rex that no worker has claimed."""
     return dti("submit", photos, "--tag", "customer=7").stdout.strip()
 
 
 @pytest.fixture
 def ended(dti: Dti, service: Hosted, submitted: str) -> str:
-    """The same, done; ann has failed."""
+    """Return the same job after it has ended; ann has failed."""
     service.failing["ann"] = "refused:\n  '0.png': too small"
     with service.at_work():
         wait_until(lambda: shown(dti, submitted)["state"] == "partially_succeeded")
@@ -41,15 +41,15 @@ def test_jobs_are_listed_the_newest_first(dti: Dti, photos: Path, submitted: str
     limited = dti("jobs", "--limit", "1")
     assert submitted not in limited.stdout
     assert "there are older jobs" in limited.stderr
-    told = json.loads(dti("jobs", "--limit", "1", "--json").stdout)
-    assert [job["job"] for job in told["jobs"]] == [second]
+    report = json.loads(dti("jobs", "--limit", "1", "--json").stdout)
+    assert [job["job"] for job in report["jobs"]] == [second]
 
 
 def test_without_jobs_it_says_how_to_make_one(dti: Dti) -> None:
     assert "dti submit" in dti("jobs").stderr
 
 
-def test_a_job_of_what_is_not_served_any_more_says_so(
+def test_a_job_of_a_model_that_is_no_longer_served_says_so(
     dti: Dti, service: Hosted, submitted: str
 ) -> None:
     assert "warning" not in dti("job", submitted).stderr
@@ -84,7 +84,7 @@ def test_a_part_that_several_or_none_have_is_refused(
     assert dti("job", "0" * 26).exit_code == 2
 
 
-def test_failures_are_told_with_all_their_reasons(dti: Dti, ended: str) -> None:
+def test_failures_are_shown_with_all_their_reasons(dti: Dti, ended: str) -> None:
     result = dti("job", ended)
     assert "2 succeeded, 1 failed" in result.stdout
     assert f"dti job {ended} --failed" in result.stderr
@@ -95,12 +95,12 @@ def test_failures_are_told_with_all_their_reasons(dti: Dti, ended: str) -> None:
         "ann",
         "rex",
     ]
-    told = shown(dti, ended, "--failed")
-    assert [item["id"] for item in told["items"]] == ["ann"]
+    report = shown(dti, ended, "--failed")
+    assert [item["id"] for item in report["items"]] == ["ann"]
     assert len(shown(dti, ended, "--items")["items"]) == 3
 
 
-def test_waiting_for_a_job_that_has_ended_fetches_what_is_not_there(
+def test_waiting_for_an_ended_job_fetches_the_missing_files(
     dti: Dti, service: Hosted, ended: str
 ) -> None:
     first = dti("job", ended, "--wait", "-o", "out")
@@ -113,18 +113,18 @@ def test_waiting_for_a_job_that_has_ended_fetches_what_is_not_there(
     dti("job", ended, "--wait", "-o", "out")
     assert Path("out/rex.safetensors").stat().st_mtime_ns == before.st_mtime_ns
     assert Path("out/my-tom-2.safetensors").read_bytes() == b"token of my-tom-2"
-    (kept,) = Path("out/earlier").iterdir()
-    assert kept.read_bytes() == b"another one"
+    (moved,) = Path("out/earlier").iterdir()
+    assert moved.read_bytes() == b"another one"
 
 
-def test_a_token_that_cannot_be_fetched_is_told(dti: Dti, ended: str) -> None:
+def test_a_token_that_cannot_be_fetched_is_reported(dti: Dti, ended: str) -> None:
     token = shown(dti, ended, "--items")["items"][2]["token"]
     dti("delete", token, "--yes")
     result = dti("job", ended, "--wait", "--json")
     assert result.exit_code == 1
-    told = json.loads(result.stdout)
-    assert [each["id"] for each in told["tokens"]] == ["my-tom-2"]
-    assert told["job"]["counts"]["deleted"] == 1
+    report = json.loads(result.stdout)
+    assert [each["id"] for each in report["tokens"]] == ["my-tom-2"]
+    assert report["job"]["counts"]["deleted"] == 1
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_wait(dti: Dti, ended: str) -> None:
@@ -177,9 +177,9 @@ def test_deleted_objects_are_gone(dti: Dti, ended: str) -> None:
     assert [each["alias"] for each in tokens(dti)] == ["my-tom-2"]
     assert f"deleted: {ended}" in dti("delete", ended[-6:], "--yes").stderr
     assert tokens(dti) == []
-    gone = dti("job", ended)
-    assert gone.exit_code == 2
-    assert "deleted" in gone.stderr
+    outcome = dti("job", ended)
+    assert outcome.exit_code == 2
+    assert "deleted" in outcome.stderr
 
 
 def test_deleting_objects_of_other_tenants_is_refused(dti: Dti) -> None:
@@ -217,5 +217,5 @@ def test_tokens_are_fetched_the_newest_under_its_name(
         ["my-tom-2.safetensors", "rex.safetensors", f"rex-{older[-15:]}.safetensors"]
     )
     assert sorted(result.stdout.splitlines()) == sorted(f"out/{name}" for name in names)
-    told = tokens(dti, "--alias", "rex", "--download", "out")
-    assert told[0]["path"] == "out/rex.safetensors"
+    report = tokens(dti, "--alias", "rex", "--download", "out")
+    assert report[0]["path"] == "out/rex.safetensors"

@@ -55,19 +55,19 @@ def test_the_store_is_an_option_too(dti_keys: Keys, folder: Path, tmp_path: Path
 
 
 def test_keys_are_listed_with_their_state(dti_keys: Keys) -> None:
-    made = {
+    created = {
         name: json.loads(dti_keys("create", tenant, "--name", name, "--json").stdout)
         for tenant, name in (("acme", "a"), ("acme", "b"), ("other", "[c]"))
     }
-    assert made["a"]["tenant"] == "acme"
-    dti_keys("revoke", made["a"]["key"])
-    new = json.loads(dti_keys("rotate", made["b"]["key"], "--json").stdout)
+    assert created["a"]["tenant"] == "acme"
+    dti_keys("revoke", created["a"]["key"])
+    new = json.loads(dti_keys("rotate", created["b"]["key"], "--json").stdout)
     listed = {key["key"]: key for key in json.loads(dti_keys("list", "--json").stdout)["keys"]}
-    assert set(listed) == {key["key"] for key in (*made.values(), new)}
-    first = listed[made["a"]["key"]]
+    assert set(listed) == {key["key"] for key in (*created.values(), new)}
+    first = listed[created["a"]["key"]]
     assert (first["name"], first["valid"], first["expires"]) == ("a", False, None)
     assert first["revoked"] >= first["created"]
-    second = listed[made["b"]["key"]]
+    second = listed[created["b"]["key"]]
     assert (second["valid"], second["revoked"]) == (True, None)
     assert second["expires"] > second["created"]
     assert listed[new["key"]]["name"] == "b"
@@ -91,11 +91,11 @@ def test_a_rotated_key_ends_with_its_grace(dti_keys: Keys, folder: Path) -> None
 
 
 def test_a_revoked_key_is_refused(dti_keys: Keys, folder: Path) -> None:
-    made = json.loads(dti_keys("create", "acme", "--json").stdout)
-    assert json.loads(dti_keys("revoke", made["key"], "--json").stdout)["state"] == "revoked"
+    created = json.loads(dti_keys("create", "acme", "--json").stdout)
+    assert json.loads(dti_keys("revoke", created["key"], "--json").stdout)["state"] == "revoked"
     with pytest.raises(UnknownKeyError):
-        _let_in(folder, made["credential"])
-    assert "is revoked" in dti_keys("revoke", made["key"]).stderr
+        _let_in(folder, created["credential"])
+    assert "is revoked" in dti_keys("revoke", created["key"]).stderr
 
 
 def test_limits_are_shown_and_changed_one_by_one(dti_keys: Keys, folder: Path) -> None:
@@ -116,8 +116,8 @@ def test_the_secret_of_webhooks_is_shown(dti_keys: Keys, folder: Path) -> None:
     dti_keys("create", "acme")
     secret = dti_keys("webhook-secret", "acme").stdout.removesuffix("\n")
     assert secret == read_tenant(DirectoryStore(folder), "acme").webhook_secret
-    told = json.loads(dti_keys("webhook-secret", "acme", "--json").stdout)
-    assert told == {"tenant": "acme", "webhook_secret": secret}
+    report = json.loads(dti_keys("webhook-secret", "acme", "--json").stdout)
+    assert report == {"tenant": "acme", "webhook_secret": secret}
 
 
 def test_rotated_link_keys_sign_new_links_and_verify_old_ones(dti_keys: Keys, folder: Path) -> None:
@@ -136,17 +136,17 @@ def test_rotated_link_keys_sign_new_links_and_verify_old_ones(dti_keys: Keys, fo
 
 
 def test_a_deleted_tenant_has_no_key_that_is_valid(dti_keys: Keys, folder: Path) -> None:
-    made = [json.loads(dti_keys("create", "acme", "--json").stdout) for _ in range(2)]
+    created = [json.loads(dti_keys("create", "acme", "--json").stdout) for _ in range(2)]
     other = dti_keys("create", "other").stdout.strip()
     assert dti_keys("delete-tenant", "acme").exit_code == 2, "it asks before it deletes"
-    assert _let_in(folder, made[0]["credential"]) == "acme"
+    assert _let_in(folder, created[0]["credential"]) == "acme"
     for _ in range(2):
         assert dti_keys("delete-tenant", "acme", "--yes").exit_code == 0
     listed = json.loads(dti_keys("list", "acme", "--json").stdout)["keys"]
-    assert {key["key"] for key in listed} == {key["key"] for key in made}
+    assert {key["key"] for key in listed} == {key["key"] for key in created}
     assert all(key["revoked"] for key in listed)
     with pytest.raises(UnknownKeyError):
-        _let_in(folder, made[0]["credential"])
+        _let_in(folder, created[0]["credential"])
     assert _let_in(folder, other) == "other"
     assert "was deleted" in dti_keys("create", "acme").stderr
 
@@ -185,7 +185,7 @@ def test_limits_that_are_none_change_nothing(dti_keys: Keys) -> None:
     assert dti_keys("limits", "acme").stdout == before
 
 
-def test_without_a_store_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_store_is_an_error_that_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DTI_STORE", raising=False)
     result = CliRunner().invoke(keys.app, ["list"])
     assert result.exit_code == 2
@@ -204,11 +204,11 @@ def test_without_a_store_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_examples_are_accepted(dti_keys: Keys, example: str) -> None:
-    made = json.loads(dti_keys("create", "acme", "--json").stdout)
+    created = json.loads(dti_keys("create", "acme", "--json").stdout)
     line = example.removeprefix("export DTI_API_KEY=$(").removesuffix(")")
     words = shlex.split(line)
     assert words[:2] == ["dti", "keys"]
-    known = [made["key"] if word == "ux5dqc7xgf2kq3ab" else word for word in words[2:]]
+    known = [created["key"] if word == "ux5dqc7xgf2kq3ab" else word for word in words[2:]]
     assert dti_keys(*known).exit_code == 0
 
 

@@ -26,7 +26,7 @@ NAMES = ["ann", "my-tom-2", "rex"]
 
 
 def items_of(service: Hosted, job: str) -> dict[str, dict[str, Any]]:
-    """What a job asks for, by name."""
+    """Return the items of a job by name."""
     spec = read_spec(service.ledger, JobKeys("acme", job))
     items = (spec.item(index) for index in range(spec.record.count))
     return {item.name: dict(item.work) for item in items}
@@ -47,7 +47,7 @@ def test_bundles_become_one_job(dti: Dti, service: Hosted, photos: Path) -> None
     assert spec.shared["config"]["lr"] == 0.1  # type: ignore[index]
 
 
-def test_the_same_again_is_the_same_job_until_a_new_one_is_asked_for(
+def test_the_same_submission_is_the_same_job_until_a_new_one_is_requested(
     dti: Dti, photos: Path
 ) -> None:
     first, second = dti("submit", photos), dti("submit", photos)
@@ -98,14 +98,14 @@ def test_one_that_fails_is_named_and_the_others_are_fetched(
 def test_json_is_one_document_on_stdout(dti: Dti, service: Hosted, photos: Path) -> None:
     service.failing["ann"] = "no"
     with service.at_work():
-        told = json.loads(dti("submit", photos, "--wait", "--json").stdout)
-    assert told["job"]["state"] == "partially_succeeded"
-    assert told["failed"] == [{"id": "ann", "index": 1, "reason": "no"}]
-    assert [each["id"] for each in told["tokens"]] == ["my-tom-2", "rex"]
-    assert Path(told["tokens"][1]["path"]).read_bytes() == b"token of rex"
-    assert told["unfetched"] == []
-    made = json.loads(dti("submit", photos, "--json").stdout)
-    assert (made["job"], made["created"]) == (told["job"]["job"], False)
+        report = json.loads(dti("submit", photos, "--wait", "--json").stdout)
+    assert report["job"]["state"] == "partially_succeeded"
+    assert report["failed"] == [{"id": "ann", "index": 1, "reason": "no"}]
+    assert [each["id"] for each in report["tokens"]] == ["my-tom-2", "rex"]
+    assert Path(report["tokens"][1]["path"]).read_bytes() == b"token of rex"
+    assert report["unfetched"] == []
+    submitted = json.loads(dti("submit", photos, "--json").stdout)
+    assert (submitted["job"], submitted["created"]) == (report["job"]["job"], False)
 
 
 def test_bundles_that_fail_the_check_are_not_sent(dti: Dti, service: Hosted, photos: Path) -> None:
@@ -136,13 +136,13 @@ def test_a_dry_run_makes_nothing(dti: Dti, service: Hosted, photos: Path) -> Non
     assert "3 bundles" in shown.stdout
     assert "steps 30" in shown.stdout
     assert "nothing was submitted" in shown.stderr
-    told = json.loads(dti("submit", photos, "--dry-run", "--json").stdout)
-    assert told["count"] == told["missing"] == 3
-    assert told["upload_bytes"] > 1000
+    report = json.loads(dti("submit", photos, "--dry-run", "--json").stdout)
+    assert report["count"] == report["missing"] == 3
+    assert report["upload_bytes"] > 1000
     assert json.loads(dti("jobs", "--json").stdout) == {"jobs": []}
 
 
-def test_what_the_service_does_not_take_is_said_before_the_uploads(
+def test_a_job_that_the_service_refuses_fails_before_the_uploads(
     dti: Dti, service: Hosted, photos: Path
 ) -> None:
     refused = dti("submit", photos, "--set", "steps=-1", "--model", "miniature")
@@ -169,8 +169,8 @@ def test_persons_need_consent(dti: Dti, service: Hosted, photos: Path) -> None:
     assert "ann is a person" in refused.stderr
     half = dti("submit", photos, "--consent-by", "Studio Nine")
     assert "--consent-basis" in half.stderr
-    said = ["--consent-by", "Studio Nine", "--consent-basis", "form", "--consent-until"]
-    sent = dti("submit", photos, *said, "2999-05-02")
+    consent = ["--consent-by", "Studio Nine", "--consent-basis", "form", "--consent-until"]
+    sent = dti("submit", photos, *consent, "2999-05-02")
     items = items_of(service, sent.stdout.strip())
     assert items["ann"]["kind"] == "person"
     assert items["ann"]["consent"] == {
@@ -179,7 +179,7 @@ def test_persons_need_consent(dti: Dti, service: Hosted, photos: Path) -> None:
         "expires_at": "2999-05-02T00:00:00Z",
     }
     assert "consent" not in items["rex"]
-    assert "expired" in dti("submit", photos, *said, "2001-05-02").stderr
+    assert "expired" in dti("submit", photos, *consent, "2001-05-02").stderr
 
 
 def test_archives_and_words_are_taken_as_by_train(
@@ -231,7 +231,9 @@ def test_more_than_a_job_takes_is_refused(
     assert MAX_ITEMS == 10_000
 
 
-def test_without_a_service_it_says_what_to_do(dti: Dti, service: Hosted, photos: Path) -> None:
+def test_without_a_service_the_error_says_what_to_do(
+    dti: Dti, service: Hosted, photos: Path
+) -> None:
     lost = dti("jobs", DTI_SERVER="", DTI_API_KEY="")
     assert lost.exit_code == 2
     assert "dti serve" in lost.stderr

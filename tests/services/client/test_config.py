@@ -1,4 +1,4 @@
-"""Where the service is, and by which key."""
+"""The discovery of the service and of the API key."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ HERE = ServerConfig("http://127.0.0.1:8000", "dti_1_secret")
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """An environment with a folder for configuration."""
+    """Return an environment with a folder for configuration."""
     return {"XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
@@ -49,8 +49,8 @@ def test_options_override_the_environment_which_overrides_the_file(
     assert find_server(environment=environment) == ServerConfig(
         "https://dti.example", "dti_2_other"
     )
-    said = find_server("http://third:3", "dti_3_third", environment)
-    assert said == ServerConfig("http://third:3", "dti_3_third")
+    explicit = find_server("http://third:3", "dti_3_third", environment)
+    assert explicit == ServerConfig("http://third:3", "dti_3_third")
     assert find_server(key="dti_3_third", environment=home) == ServerConfig(
         HERE.server, "dti_3_third"
     )
@@ -63,7 +63,7 @@ def test_a_saved_key_is_sent_to_its_own_server_alone(home: dict[str, str]) -> No
         find_server("https://dti.example", environment=home)
 
 
-def test_without_a_server_it_says_what_to_do(home: dict[str, str]) -> None:
+def test_without_a_server_the_error_says_what_to_do(home: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=r"dti serve.*DTI_SERVER"):
         find_server(environment=home)
 

@@ -58,7 +58,7 @@ OK = httpx.Response(200, json={"fine": True})
 
 
 def stream_of(pieces: Iterable[bytes]) -> HttpConnection:
-    """A connection to a server that sends these pieces as its stream of events."""
+    """Return a connection to a server that sends these pieces as its stream of events."""
     headers = {"Content-Type": "text/event-stream"}
     transport = httpx.MockTransport(
         lambda _: httpx.Response(200, headers=headers, content=iter(pieces))
@@ -76,15 +76,15 @@ def test_a_request_has_the_key_and_stays_below_the_servers_path() -> None:
     assert request.headers["user-agent"].startswith("dti/")
 
 
-def test_no_other_host_is_told_the_key() -> None:
+def test_the_key_is_sent_to_no_other_host() -> None:
     far = Far(OK)
     with far.connection() as connection:
         for url in ("http://s3.example/a", "https://dti.example/a", "http://dti.example:81/a"):
             connection.request("POST", url)
         connection.request("PUT", "/v1/uploads/a")
         connection.request("PUT", "http://dti.example:80/v1/uploads/a")
-    told = ["authorization" in request.headers for request in far.requests]
-    assert told == [False, False, False, True, True]
+    has_key = ["authorization" in request.headers for request in far.requests]
+    assert has_key == [False, False, False, True, True]
 
 
 @pytest.mark.parametrize("trouble", [later(), later(status=429), later(status=502), NO_ANSWER])
@@ -165,7 +165,7 @@ def test_an_answer_of_another_service_is_an_error(content: bytes) -> None:
 
 
 def test_unknown_fields_of_an_answer_are_kept_for_printing() -> None:
-    said = {
+    body = {
         "job": "j",
         "state": "hibernating",
         "count": 1,
@@ -173,7 +173,7 @@ def test_unknown_fields_of_an_answer_are_kept_for_printing() -> None:
         "submitted": "2026-03-01T12:00:00Z",
         "colour": {"of": "sleep"},
     }
-    far = Far(httpx.Response(200, json=said))
+    far = Far(httpx.Response(200, json=body))
     with far.connection() as connection:
         job = connection.fetch(Job, "GET", "v1/training-jobs/j")
     assert not job.ended

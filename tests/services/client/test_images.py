@@ -18,8 +18,8 @@ ORDER = {"prompt": "a <rex>", "tokens": {"<rex>": "rex"}, "steps": 3, "size": "1
 
 @pytest.fixture
 def engine_at() -> Iterator[tuple[StubEngine, str]]:
-    with stub_engine() as made:
-        yield made
+    with stub_engine() as stub:
+        yield stub
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def service(tmp_path: Path, engine_at: tuple[StubEngine, str]) -> Iterator[Hoste
 
 
 def waits(service: Hosted, **how: Any) -> tuple[Client, list[str]]:
-    """A client that does not sleep, and what it waits for."""
+    """Return a client that does not sleep, and the times that it waits."""
     seen: list[str] = []
     client = service.client(
         sleep=lambda seconds: None, on_wait=lambda why, seconds: seen.append(why), **how
@@ -52,7 +52,7 @@ def test_each_seed_is_generated_with_its_steps_and_settings(
     assert generated[8].png.startswith(b"\x89PNG")
     steps = [(each.step, each.steps) for each in updates if isinstance(each, ImageProgress)]
     assert sorted(steps) == [(1, 3)] * 3 + [(2, 3)] * 3 + [(3, 3)] * 3
-    assert [len(wanted.images) for _, wanted in engine.requests] == [2, 1]
+    assert [len(request.images) for _, request in engine.requests] == [2, 1]
     (first, _) = engine.requests[0][1].images
     assert (first.tokens, first.width, first.height) == ({"<rex>": "rex"}, 16, 24)
 
@@ -64,14 +64,14 @@ def test_more_than_one_request_takes_are_several(client: Client, engine: StubEng
         )
         == 23
     )
-    assert [len(wanted.images) for _, wanted in engine.requests] == [10, 10, 3]
+    assert [len(request.images) for _, request in engine.requests] == [10, 10, 3]
 
 
 @pytest.mark.parametrize(
     ("status", "error", "seconds"),
     [(429, "QueueFullError", None), (503, "NoEngineError", 3.0)],
 )
-def test_a_service_without_room_is_asked_again_when_it_says(
+def test_a_full_service_is_retried_after_the_time_that_it_names(
     service: Hosted, engine: StubEngine, status: int, error: str, seconds: float | None
 ) -> None:
     engine.reject(status, error, "later", seconds)
@@ -112,7 +112,7 @@ def test_missing_images_are_requested_again_after_a_broken_connection(
         updates = list(client.generate(ORDER, range(4, 8)))
     assert [each.seed for each in updates if isinstance(each, GeneratedImage)] == [4, 5, 6, 7]
     assert len(slept) == 1
-    assert [wanted.images[0].seed for _, wanted in engine.requests][:2] == [4, 7]
+    assert [request.images[0].seed for _, request in engine.requests][:2] == [4, 7]
 
 
 def test_other_images_are_returned_if_one_fails(client: Client, engine: StubEngine) -> None:

@@ -11,15 +11,15 @@ from dti_engine.errors import InvalidBundleError
 from dti_engine.images.bundles.bundle import load_bundle
 from services.client.uploader import bundle_content, content_of
 
-SAID = '{"initializer": "dog", "images": {"0.png": {"caption": "a {} at sea"}}}'
+DESCRIPTION = '{"initializer": "dog", "images": {"0.png": {"caption": "a {} at sea"}}}'
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return make_bundle(tmp_path / "rex", 1, said=SAID)
+    return make_bundle(tmp_path / "rex", 1, description=DESCRIPTION)
 
 
-def test_the_same_files_are_the_same_bytes_whatever_else_is_told_of_them(
+def test_the_same_files_give_the_same_bytes_despite_other_metadata(
     folder: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "elsewhere" / "other"
@@ -44,10 +44,10 @@ def test_other_files_are_other_bytes(folder: Path) -> None:
 def test_a_packed_bundle_reads_as_the_same_bundle(folder: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed.zip"
     packed.write_bytes(bundle_content(folder).read())
-    ours, theirs = load_bundle(folder), load_bundle(packed)
-    assert ours.description == theirs.description
-    assert [each.sha256 for each in ours.images] == [each.sha256 for each in theirs.images]
-    assert ours.images[0].caption == theirs.images[0].caption == "a {} at sea"
+    original, received = load_bundle(folder), load_bundle(packed)
+    assert original.description == received.description
+    assert [each.sha256 for each in original.images] == [each.sha256 for each in received.images]
+    assert original.images[0].caption == received.images[0].caption == "a {} at sea"
 
 
 def test_an_archive_is_sent_as_it_is(folder: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_bundle_that_changes_after_its_check_is_not_sent(folder: Path) -> None
         packed.read()
 
 
-def test_a_folder_with_what_cannot_be_read_is_refused(folder: Path) -> None:
+def test_a_folder_with_an_unreadable_file_is_refused(folder: Path) -> None:
     (folder / "4.png").symlink_to(folder / "0.png")
     with pytest.raises(InvalidBundleError, match="a symbolic link"):
         bundle_content(folder)

@@ -67,7 +67,7 @@ class Bucket:
     """A service whose store refuses the first forms that it gives."""
 
     def __init__(self, refusals: int) -> None:
-        self.refusals, self.asked, self.held = refusals, 0, dict[str, bytes]()
+        self.refusals, self.upload_requests, self.held = refusals, 0, dict[str, bytes]()
         self._lock = threading.Lock()
 
     def connection(self) -> HttpConnection:
@@ -78,9 +78,9 @@ class Bucket:
 
     def _reply(self, request: httpx.Request) -> httpx.Response:
         if request.url.host == "dti":
-            self.asked += 1
+            self.upload_requests += 1
             files = json.loads(request.content)["files"]
-            return httpx.Response(200, json={"files": [self._said(each) for each in files]})
+            return httpx.Response(200, json={"files": [self._file(each) for each in files]})
         with self._lock:
             assert "authorization" not in request.headers
             if self.refusals:
@@ -93,14 +93,14 @@ class Bucket:
             self.held[name] = form
             return httpx.Response(204)
 
-    def _said(self, file: dict[str, str]) -> dict[str, object]:
+    def _file(self, file: dict[str, str]) -> dict[str, object]:
         name = file["sha256"]
         form = {"method": "POST", "url": "http://s3/bucket", "fields": {"key": name}}
         is_there = name in self.held
         return {"sha256": name, "present": is_there, "upload": None if is_there else form}
 
 
-def test_a_form_that_has_expired_is_asked_for_anew() -> None:
+def test_an_expired_form_is_requested_again() -> None:
     bucket = Bucket(refusals=5)
     sent: list[UploadContent] = []
     with bucket.connection() as connection:
@@ -109,7 +109,7 @@ def test_a_form_that_has_expired_is_asked_for_anew() -> None:
     assert sorted(each.sha256 for each in sent) == sorted(bucket.held)
 
 
-def test_a_store_that_takes_nothing_is_not_asked_for_ever() -> None:
+def test_a_store_that_refuses_every_upload_is_not_retried_for_ever() -> None:
     with (
         Bucket(refusals=10**6).connection() as connection,
         pytest.raises(UploadRefusedError, match="s3, answered 403: Policy expired"),

@@ -15,7 +15,7 @@ from services.client.watch import Disconnected, ItemsAdvanced, JobChanged, Updat
 
 
 def submit(client: Client, *names: str) -> str:
-    """A job of these subjects."""
+    """Return a job of these subjects."""
     bundle = content_of(b"a bundle")
     client.upload([bundle])
     subjects = [
@@ -26,7 +26,7 @@ def submit(client: Client, *names: str) -> str:
 
 
 class WithoutEvents(httpx.BaseTransport):
-    """As something between us and the service may be."""
+    """A transport that drops event streams, as a proxy may."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self._http, self._answer, self.refused = httpx.HTTPTransport(), answer, 0
@@ -57,21 +57,21 @@ def check_whole(updates: list[Update]) -> None:
 
 
 def end_when_seen(service: Hosted, updates: Iterator[Update]) -> list[Update]:
-    """All updates; items end once they were seen at their last step."""
-    heard: list[Update] = []
+    """Return all updates; items end once their last step was seen."""
+    received: list[Update] = []
     service.may_end.clear()
     for update in updates:
-        heard.append(update)
+        received.append(update)
         if isinstance(update, ItemsAdvanced):
             steps = {
                 i: each.step
-                for h in heard
+                for h in received
                 if isinstance(h, ItemsAdvanced)
                 for i, each in h.progress.items()
             }
             if list(steps.values()) == [STEPS, STEPS]:
                 service.may_end.set()
-    return heard
+    return received
 
 
 def test_events_tell_of_progress_and_end(service: Hosted, client: Client) -> None:
@@ -89,7 +89,7 @@ def test_events_tell_of_progress_and_end(service: Hosted, client: Client) -> Non
         httpx.Response(200, headers={"Content-Type": "application/json"}),
     ],
 )
-def test_where_no_events_come_it_is_asked(
+def test_without_events_the_job_is_polled(
     service: Hosted, answer: httpx.Response, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "_POLL_INTERVAL_S", 0.02)
@@ -101,12 +101,12 @@ def test_where_no_events_come_it_is_asked(
 
 def test_a_service_that_goes_away_is_waited_for(service: Hosted, client: Client) -> None:
     job = submit(client, "rex", "tom")
-    heard: list[Update] = []
+    received: list[Update] = []
     back: threading.Thread | None = None
     service.may_end.clear()
     with service.at_work():
         for update in client.watch(job):
-            heard.append(update)
+            received.append(update)
             if isinstance(update, JobChanged) and back is None:
                 service.stop(at_once=True)
                 back = threading.Thread(target=service.start)
@@ -115,10 +115,10 @@ def test_a_service_that_goes_away_is_waited_for(service: Hosted, client: Client)
                 service.may_end.set()
     assert back
     back.join()
-    last = heard[-1]
+    last = received[-1]
     assert isinstance(last, JobChanged)
     assert last.job.state == "succeeded"
-    missed = [each for each in heard if isinstance(each, Disconnected)]
+    missed = [each for each in received if isinstance(each, Disconnected)]
     assert "no response from" in missed[0].reason
     assert 0 < missed[0].pause_s <= 10
 
@@ -149,11 +149,11 @@ def test_permanent_errors_are_raised(service: Hosted, client: Client) -> None:
     with pytest.raises(ResourceNotFoundError):
         list(client.watch("0" * 26))
     service.key = "dti_0000_wrong"
-    with service.client() as stranger, pytest.raises(ApiKeyRefusedError):
-        list(stranger.watch("0" * 26))
+    with service.client() as other_client, pytest.raises(ApiKeyRefusedError):
+        list(other_client.watch("0" * 26))
 
 
-def test_an_ended_job_is_told_at_once(service: Hosted, client: Client) -> None:
+def test_an_ended_job_is_reported_at_once(service: Hosted, client: Client) -> None:
     job = submit(client, "rex")
     with service.at_work():
         wait_until(lambda: client.job(job).ended)

@@ -42,7 +42,9 @@ def test_two_items_of_one_name_are_named() -> None:
         ({"tags": {str(number): "" for number in range(21)}}, r"tags\s+.*at most 20"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(change: dict[str, Any], message: str) -> None:
+def test_an_invalid_job_is_refused_with_the_place_of_the_error(
+    change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValidationError, match=message):
         JobRequest.model_validate({"items": [{"name": "a"}]} | change)
 

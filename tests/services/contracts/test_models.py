@@ -25,7 +25,7 @@ from services.errors import SettingsError
         (', "generation": {"gpus": 0, "cpus": 2}', 0, 2),
     ],
 )
-def test_an_engine_reserves_what_a_worker_does_unless_the_catalog_says_otherwise(
+def test_an_engine_reserves_as_much_as_a_worker_unless_the_catalog_says_otherwise(
     tmp_path: Path, fields: str, gpus: float, cpus: float
 ) -> None:
     file = tmp_path / "models.json"

@@ -108,5 +108,5 @@ def harness() -> Iterator[DispatchHarness]:
 
 @pytest.fixture
 def wait_for() -> Callable[..., None]:
-    """wait_for(lambda: ..., timeout_s)"""
+    """Return `until`, called as wait_for(lambda: ..., timeout_s)."""
     return until

@@ -168,7 +168,7 @@ def test_the_default_number_of_images_in_flight_follows_from_the_model() -> None
 
 
 def test_a_missing_engine_secret_is_an_error() -> None:
-    environment = {name: said for name, said in os.environ.items() if name != "DTI_ENGINE_SECRET"}
+    environment = {name: value for name, value in os.environ.items() if name != "DTI_ENGINE_SECRET"}
     done = subprocess.run(
         [
             sys.executable,

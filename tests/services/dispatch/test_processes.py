@@ -83,7 +83,7 @@ def token_file(token: LearnedToken, fingerprint: str) -> bytes:
 
 
 def learn(ledger: Ledger, file: bytes) -> None:
-    """What a training job would have left."""
+    """Store a token as a training job would."""
     request = JobRequest(pool="miniature", items=(JobItem(name="rex"),))
     job = submit(ledger, "acme", "learn", request).job
     worker = WorkerSession(ledger, "miniature")
@@ -165,7 +165,8 @@ def test_after_a_dispatcher_is_killed_another_ends_every_image_once(
 
 
 def distance(one: Image.Image, other: Image.Image) -> float:
-    """Return the mean difference in levels; the engine's process has other threads, so it rounds
-    differently.
+    """Return the mean difference in levels.
+
+    It is not 0, because the engine's process has other threads and rounds differently.
     """
     return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())

@@ -56,7 +56,7 @@ class Watched:
 
     @contextmanager
     def counted(self) -> Iterator[list[tuple[str, str]]]:
-        """The requests that are made meanwhile."""
+        """Yield the requests that are made meanwhile."""
         self.requests = []
         yield self.requests
 
@@ -64,8 +64,10 @@ class Watched:
     def interrupted(
         self, at: int, do: Callable[[], object], *, applied: bool = False, writes: bool = False
     ) -> Iterator[list[bool]]:
-        """`do` once before request number `at`, from 0, or after it if `applied`; of the writes
-        alone if `writes`. What it gives says, in the end, whether there were so many.
+        """Call `do` once before request number `at`, counted from 0, or after it if `applied`.
+
+        With `writes`, only writes are counted. The yielded list is empty in the end if there were
+        not so many requests.
         """
         left, done = at, list[bool]()
 
@@ -87,7 +89,7 @@ class Watched:
 
     @contextmanager
     def crashing(self, at: int, *, applied: bool) -> Iterator[list[bool]]:
-        """The same, and the process ends there; what is to be done goes no further."""
+        """End the process at that write, so that nothing after it happens."""
 
         def crash() -> None:
             raise Crash
@@ -96,8 +98,8 @@ class Watched:
             yield done
 
 
-class Scene:
-    """A ledger, its clock, and those who use it."""
+class LedgerHarness:
+    """A ledger with a settable clock, and its clients and workers."""
 
     def __init__(self, store: Store | None = None) -> None:
         self.seconds = 1000.0
@@ -109,7 +111,7 @@ class Scene:
         return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
 
     def open(self, clock: Callable[[], float] | None = None) -> Ledger:
-        """The ledger as another process has it open, perhaps with a clock of its own."""
+        """Return the ledger as another process opens it, with a clock of its own if given."""
         return Ledger(
             self.store,  # pyright: ignore[reportArgumentType]
             self.store,  # pyright: ignore[reportArgumentType]
@@ -120,7 +122,7 @@ class Scene:
         )
 
     def wait(self, seconds: float = 17) -> None:
-        """Long enough, if nothing is said, for workers to look for work again wherever it is."""
+        """Let time pass; by default long enough for workers to look for work everywhere again."""
         self.seconds += seconds
 
     def request(self, count: int = 3, **how: Any) -> JobRequest:
@@ -139,7 +141,7 @@ class Scene:
         return worker
 
     def claim(self, limit: int = 1, worker: WorkerSession | None = None) -> list[Attempt]:
-        """By a new worker, if none is given."""
+        """Claim attempts by the worker, or by a new one."""
         return (worker or self.worker()).claim(limit)
 
     def supervisor(self) -> Recovery:
@@ -149,7 +151,7 @@ class Scene:
         return self.supervisor().recover()
 
     def work_off(self, do: Callable[[Attempt], None] | None = None, limit: int = 8) -> int:
-        """Do all there is with one worker; how many attempts that was."""
+        """Do all items with one worker, and return the number of attempts."""
         worker, done, idle = self.worker(), 0, 0
         while idle < 3:
             worker.heartbeat()
@@ -169,7 +171,7 @@ class Scene:
         return view_job(self.ledger, tenant, job)
 
     def counts(self, job: str, tenant: str = "acme") -> dict[str, int]:
-        """Those that are not 0."""
+        """Return the counts that are not 0."""
         counts: Counts = self.view(job, tenant).counts
         return {state: number for state, number in counts.model_dump().items() if number}
 
@@ -180,7 +182,7 @@ class Scene:
         return self.ledger.exists(queue_entry_key("default", tenant, job))
 
     def holds(self, words: str) -> list[str]:
-        """Keys of all objects that have these words in their bytes."""
+        """Return the keys of all objects that have these words in their bytes."""
         return [k for k in self.keys() if words.encode() in self.store.inner.read(k).body]
 
     def damage(self, key: str, body: bytes = b"damaged") -> None:
@@ -188,18 +190,18 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Scene:
-    """In memory, where a test can let hours pass."""
-    return Scene()
+def harness() -> LedgerHarness:
+    """Return a ledger in memory, where a test can let hours pass."""
+    return LedgerHarness()
 
 
 @pytest.fixture
-def anywhere(store: Store) -> Scene:
-    """On every kind of store, by the clock of each."""
-    return Scene(store)
+def anywhere(store: Store) -> LedgerHarness:
+    """Return a ledger on each kind of store, by the clock of each."""
+    return LedgerHarness(store)
 
 
 @pytest.fixture
-def new_scene() -> type[Scene]:
-    """For a test that does the same from the start again and again."""
-    return Scene
+def new_harness() -> type[LedgerHarness]:
+    """Return the class, for a test that starts again and again."""
+    return LedgerHarness

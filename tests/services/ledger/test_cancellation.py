@@ -13,7 +13,7 @@ from services.ledger.recovery import Recovery
 from services.ledger.submissions import cancel, retry
 
 
-def test_what_runs_hears_it_and_what_has_succeeded_stays(anywhere: Any) -> None:
+def test_cancellation_stops_running_items_and_keeps_results(anywhere: Any) -> None:
     job = anywhere.submit(4)
     worker = anywhere.worker()
     first, second, third = worker.claim(3)
@@ -43,130 +43,130 @@ def test_what_runs_hears_it_and_what_has_succeeded_stays(anywhere: Any) -> None:
     assert states.count(ItemState.CANCELLED) == 3
 
 
-def test_what_was_nearly_done_may_still_succeed(scene: Any) -> None:
-    job = scene.submit(1)
-    worker = scene.worker()
+def test_an_attempt_that_was_nearly_done_may_still_succeed(harness: Any) -> None:
+    job = harness.submit(1)
+    worker = harness.worker()
     [attempt] = worker.claim(1)
-    cancel(scene.ledger, "acme", job)
+    cancel(harness.ledger, "acme", job)
     attempt.succeed(b"made")
     worker.heartbeat()
     assert attempt.stop_reason is None
-    assert scene.view(job).state is JobState.SUCCEEDED
+    assert harness.view(job).state is JobState.SUCCEEDED
 
 
-def test_at_every_request_of_a_claim_a_cancelled_item_does_not_begin(new_scene: Any) -> None:
-    """But for a cancellation that comes after all that the claim asks for."""
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = scene.submit(2)
-        worker = scene.worker()
+def test_at_every_request_of_a_claim_a_cancelled_item_does_not_begin(new_harness: Any) -> None:
+    """The only exception is a cancellation after the last request of the claim."""
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = harness.submit(2)
+        worker = harness.worker()
         ordered = list[int]()
 
-        def do(scene: Any = scene, job: str = job, ordered: list[int] = ordered) -> None:
-            cancel(scene.ledger, "acme", job)
-            ordered.append(len(scene.store.requests))
+        def do(harness: Any = harness, job: str = job, ordered: list[int] = ordered) -> None:
+            cancel(harness.ledger, "acme", job)
+            ordered.append(len(harness.store.requests))
 
-        scene.store.requests.clear()
-        with scene.store.interrupted(at, do) as came:
-            given = worker.claim(2)
-        if came:
-            assert given == []
+        harness.store.requests.clear()
+        with harness.store.interrupted(at, do) as reached:
+            claimed = worker.claim(2)
+        if reached:
+            assert claimed == []
             assert worker.attempts == []
-            scene.recover()
-            assert scene.counts(job) == {"cancelled": 2}
+            harness.recover()
+            assert harness.counts(job) == {"cancelled": 2}
         at += 1
     assert at > 5
 
 
-def test_a_worker_that_vanished_is_no_reason_to_wait_for_ever(scene: Any) -> None:
-    job = scene.submit(2)
-    scene.claim(1)
-    cancel(scene.ledger, "acme", job)
-    scene.wait(30)
-    scene.recover()
-    assert scene.view(job).state is JobState.CANCELLING
-    scene.wait(100)
-    scene.recover()
-    assert scene.view(job).state is JobState.CANCELLED
-    assert scene.counts(job) == {"cancelled": 2}
-    assert not scene.has_queue_entry(job)
+def test_a_worker_that_vanished_is_no_reason_to_wait_for_ever(harness: Any) -> None:
+    job = harness.submit(2)
+    harness.claim(1)
+    cancel(harness.ledger, "acme", job)
+    harness.wait(30)
+    harness.recover()
+    assert harness.view(job).state is JobState.CANCELLING
+    harness.wait(100)
+    harness.recover()
+    assert harness.view(job).state is JobState.CANCELLED
+    assert harness.counts(job) == {"cancelled": 2}
+    assert not harness.has_queue_entry(job)
 
 
-def test_what_waits_for_another_attempt_is_closed_by_the_supervisor(scene: Any) -> None:
-    job = scene.submit(1)
-    scene.claim()[0].fail("no")
-    cancel(scene.ledger, "acme", job)
-    assert scene.view(job).state is JobState.CANCELLING
-    scene.wait()
-    assert scene.claim() == []
-    scene.recover()
-    assert scene.view(job).state is JobState.CANCELLED
+def test_the_supervisor_closes_items_that_wait_for_another_attempt(harness: Any) -> None:
+    job = harness.submit(1)
+    harness.claim()[0].fail("no")
+    cancel(harness.ledger, "acme", job)
+    assert harness.view(job).state is JobState.CANCELLING
+    harness.wait()
+    assert harness.claim() == []
+    harness.recover()
+    assert harness.view(job).state is JobState.CANCELLED
 
 
-def test_a_failure_before_the_cancellation_is_still_listed_as_one(scene: Any) -> None:
-    job = scene.submit(1)
-    scene.claim()[0].fail("out of memory")
-    cancel(scene.ledger, "acme", job)
-    scene.recover()
-    [view] = list_attempts(scene.ledger, "acme", job, 0)
+def test_a_failure_before_the_cancellation_is_still_listed_as_one(harness: Any) -> None:
+    job = harness.submit(1)
+    harness.claim()[0].fail("out of memory")
+    cancel(harness.ledger, "acme", job)
+    harness.recover()
+    [view] = list_attempts(harness.ledger, "acme", job, 0)
     assert (view.cause, view.reason) == ("failed", "out of memory")
 
 
-def test_a_job_that_has_ended_stays_as_it_is(scene: Any) -> None:
-    job = scene.submit(2)
-    scene.work_off()
-    cancel(scene.ledger, "acme", job)
-    assert scene.view(job).state is JobState.SUCCEEDED
-    scene.recover()
-    assert scene.view(job).state is JobState.SUCCEEDED
+def test_a_job_that_has_ended_stays_as_it_is(harness: Any) -> None:
+    job = harness.submit(2)
+    harness.work_off()
+    cancel(harness.ledger, "acme", job)
+    assert harness.view(job).state is JobState.SUCCEEDED
+    harness.recover()
+    assert harness.view(job).state is JobState.SUCCEEDED
 
 
-def test_a_cancelled_job_is_not_retried(scene: Any) -> None:
-    job = scene.submit(1)
-    scene.claim()[0].fail("no", retry=False)
-    cancel(scene.ledger, "acme", job)
+def test_a_cancelled_job_is_not_retried(harness: Any) -> None:
+    job = harness.submit(1)
+    harness.claim()[0].fail("no", retry=False)
+    cancel(harness.ledger, "acme", job)
     with pytest.raises(
         ConflictError, match=f"job {job} was cancelled: submit its items as a new job"
     ):
-        retry(scene.ledger, "acme", job)
+        retry(harness.ledger, "acme", job)
 
 
-def test_a_retry_and_a_cancellation_at_once_leave_nothing_running(new_scene: Any) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = scene.submit(1)
-        scene.claim()[0].fail("no", retry=False)
-        with scene.store.interrupted(
-            at, lambda scene=scene, job=job: cancel(scene.ledger, "acme", job)
-        ) as came:
+def test_a_retry_and_a_cancellation_at_once_leave_nothing_running(new_harness: Any) -> None:
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = harness.submit(1)
+        harness.claim()[0].fail("no", retry=False)
+        with harness.store.interrupted(
+            at, lambda harness=harness, job=job: cancel(harness.ledger, "acme", job)
+        ) as reached:
             try:
-                retry(scene.ledger, "acme", job)
+                retry(harness.ledger, "acme", job)
             except ConflictError:
-                assert came
-        if came:
-            scene.wait()
-            assert scene.claim() == []
-            scene.recover()
-            assert scene.view(job).state in (JobState.CANCELLED, JobState.FAILED)
-            assert not scene.has_queue_entry(job)
+                assert reached
+        if reached:
+            harness.wait()
+            assert harness.claim() == []
+            harness.recover()
+            assert harness.view(job).state in (JobState.CANCELLED, JobState.FAILED)
+            assert not harness.has_queue_entry(job)
         at += 1
 
 
-def test_a_claim_that_came_too_late_changes_nothing_of_what_is_seen(scene: Any) -> None:
-    """By a worker that died before it heard the order; the rollup, which knew, is lost."""
-    job = scene.submit(2)
-    cancel(scene.ledger, "acme", job)
-    scene.recover()
-    before = list_items(scene.ledger, "acme", job)
+def test_a_claim_after_the_cancellation_does_not_change_the_job(harness: Any) -> None:
+    """The worker died before it read the cancellation, and the rollup that had it is lost."""
+    job = harness.submit(2)
+    cancel(harness.ledger, "acme", job)
+    harness.recover()
+    before = list_items(harness.ledger, "acme", job)
     keys = JobKeys("acme", job)
     late = ClaimRecord(nonce="n", worker="0123456789abcdef")
-    assert scene.ledger.create_once(keys.attempt(ItemRef(0, 0), 1), pack(late))
-    scene.ledger.store.delete(keys.rollup)
-    scene.wait(100)
-    supervisor = Recovery(scene.ledger)
+    assert harness.ledger.create_once(keys.attempt(ItemRef(0, 0), 1), pack(late))
+    harness.ledger.store.delete(keys.rollup)
+    harness.wait(100)
+    supervisor = Recovery(harness.ledger)
     supervisor.sweep()
     supervisor.recover()
-    assert scene.ledger.exists(keys.result(ItemRef(0, 0))), "it was not ended as an attempt"
-    assert list_items(scene.ledger, "acme", job) == before
+    assert harness.ledger.exists(keys.result(ItemRef(0, 0))), "it was not ended as an attempt"
+    assert list_items(harness.ledger, "acme", job) == before

@@ -1,4 +1,4 @@
-"""What is deleted is nowhere any more, and does not come back."""
+"""Deleted data is gone from every place and does not come back."""
 
 import json
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from services.ledger.queries import list_attempts, list_items, list_jobs, read_t
 from services.ledger.submissions import retry
 
 
-def _secret(scene: Any, tenant: str = "acme") -> str:
-    """A job of two items that have made secrets, one by way of a checkpoint."""
-    job = scene.submit(2, tenant)
-    for attempt in scene.claim(2):
+def _secret(harness: Any, tenant: str = "acme") -> str:
+    """Return a job of two items that have made secrets, one by way of a checkpoint."""
+    job = harness.submit(2, tenant)
+    for attempt in harness.claim(2):
         attempt.checkpoint(1, f"secret checkpoint of {tenant}".encode())
         attempt.succeed(f"secret {attempt.item_ref.index} of {tenant}".encode(), {"why": "secret"})
     return job
@@ -52,14 +52,14 @@ def test_a_deleted_job_is_nowhere(anywhere: Any) -> None:
         assert not [key for key in anywhere.holds(words) if other not in key]
 
 
-def test_tombstones_say_nothing(scene: Any) -> None:
-    job = _secret(scene)
-    delete_job(scene.ledger, "acme", job)
+def test_tombstones_say_nothing(harness: Any) -> None:
+    job = _secret(harness)
+    delete_job(harness.ledger, "acme", job)
     for name in ("spec", "results/00.00000", "results/00.00001"):
-        stone = json.loads(scene.store.read(f"t/acme/jobs/{job}/{name}").body)
+        stone = json.loads(harness.store.read(f"t/acme/jobs/{job}/{name}").body)
         assert set(stone) == {"nonce", "type"}
         assert stone["type"] == "deleted"
-    left = [key.split("/")[4] for key in scene.keys(f"t/acme/jobs/{job}/")]
+    left = [key.split("/")[4] for key in harness.keys(f"t/acme/jobs/{job}/")]
     assert set(left) == {"spec", "results", "control"}
 
 
@@ -79,23 +79,23 @@ def test_a_deleted_tenant_is_nowhere_and_others_are_as_before(anywhere: Any) -> 
     assert anywhere.holds("secret") == []
 
 
-def test_an_item_deleted_before_it_ran_never_runs(scene: Any) -> None:
-    job = scene.submit(3)
-    delete_item(scene.ledger, "acme", job, 1)
-    assert {attempt.item_ref.index for attempt in scene.claim(8)} == {0, 2}
-    assert scene.counts(job) == {"running": 2, "deleted": 1}
+def test_an_item_deleted_before_it_ran_never_runs(harness: Any) -> None:
+    job = harness.submit(3)
+    delete_item(harness.ledger, "acme", job, 1)
+    assert {attempt.item_ref.index for attempt in harness.claim(8)} == {0, 2}
+    assert harness.counts(job) == {"running": 2, "deleted": 1}
 
 
-def _job(scene: Any, job: str) -> None:
-    delete_job(scene.ledger, "acme", job)
+def _job(harness: Any, job: str) -> None:
+    delete_job(harness.ledger, "acme", job)
 
 
-def _item(scene: Any, job: str) -> None:
-    delete_item(scene.ledger, "acme", job, 0)
+def _item(harness: Any, job: str) -> None:
+    delete_item(harness.ledger, "acme", job, 0)
 
 
-def _tenant(scene: Any, _: str) -> None:
-    delete_tenant(scene.ledger, "acme")
+def _tenant(harness: Any, _: str) -> None:
+    delete_tenant(harness.ledger, "acme")
 
 
 DELETIONS = [_item, _job, _tenant]
@@ -103,82 +103,82 @@ Deletion = Callable[[Any, str], None]
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
-def test_what_runs_hears_it_and_leaves_nothing(scene: Any, delete: Deletion) -> None:
-    job = scene.submit(1)
-    worker = scene.worker()
+def test_deletion_stops_running_attempts_and_leaves_nothing(harness: Any, delete: Deletion) -> None:
+    job = harness.submit(1)
+    worker = harness.worker()
     [attempt] = worker.claim(1)
     attempt.checkpoint(1, b"secret")
-    delete(scene, job)
+    delete(harness, job)
     worker.heartbeat()
     assert attempt.stop_reason == "deleted"
     attempt.abandon()
     assert worker.attempts == []
-    assert scene.holds("secret") == []
+    assert harness.holds("secret") == []
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
-def test_what_runs_loses_at_its_commit(scene: Any, delete: Deletion) -> None:
-    job = scene.submit(1)
-    [attempt] = scene.claim()
-    delete(scene, job)
+def test_a_running_attempt_cannot_commit_after_the_deletion(harness: Any, delete: Deletion) -> None:
+    job = harness.submit(1)
+    [attempt] = harness.claim()
+    delete(harness, job)
     with pytest.raises(SupersededError, match="has ended as deleted"):
         attempt.succeed(b"secret")
-    assert scene.holds("secret") == []
+    assert harness.holds("secret") == []
 
 
-def test_what_there_is_not_is_not_deleted(scene: Any) -> None:
-    job = _secret(scene)
+def test_deleting_what_does_not_exist_is_refused(harness: Any) -> None:
+    job = _secret(harness)
     for index in (-1, 2):
         with pytest.raises(UnknownJobError, match=f"job {job} has no item {index}"):
-            delete_item(scene.ledger, "acme", job, index)
+            delete_item(harness.ledger, "acme", job, index)
     for do in (
-        lambda: delete_job(scene.ledger, "other", job),
-        lambda: delete_item(scene.ledger, "other", job, 0),
-        lambda: delete_token(scene.ledger, "other", _token(job)),
-        lambda: delete_token(scene.ledger, "acme", _token(job, 2)),
+        lambda: delete_job(harness.ledger, "other", job),
+        lambda: delete_item(harness.ledger, "other", job, 0),
+        lambda: delete_token(harness.ledger, "other", _token(job)),
+        lambda: delete_token(harness.ledger, "acme", _token(job, 2)),
     ):
         with pytest.raises(UnknownJobError):
             do()
     with pytest.raises(InvalidIdError):
-        delete_token(scene.ledger, "acme", "x")
+        delete_token(harness.ledger, "acme", "x")
     with pytest.raises(InvalidIdError):
-        delete_tenant(scene.ledger, "../acme")
-    assert scene.counts(job) == {"succeeded": 2}
+        delete_tenant(harness.ledger, "../acme")
+    assert harness.counts(job) == {"succeeded": 2}
 
 
 @pytest.mark.parametrize("round_", [0, 5])
-def test_a_token_that_there_is_not_deletes_no_item(scene: Any, round_: int) -> None:
-    job = scene.submit(1)
+def test_a_token_that_there_is_not_deletes_no_item(harness: Any, round_: int) -> None:
+    job = harness.submit(1)
     with pytest.raises(UnknownJobError):
-        delete_token(scene.ledger, "acme", f"tok_{job}{round_:02d}00000")
-    assert scene.counts(job) == {"queued": 1}
+        delete_token(harness.ledger, "acme", f"tok_{job}{round_:02d}00000")
+    assert harness.counts(job) == {"queued": 1}
 
 
-def test_an_item_whose_deletion_is_half_done_shows_nothing(scene: Any) -> None:
-    job = _secret(scene)
-    with scene.store.crashing(1, applied=False):
-        delete_item(scene.ledger, "acme", job, 0)
-    view = list_items(scene.ledger, "acme", job).items[0]
+def test_an_item_whose_deletion_is_unfinished_shows_nothing(harness: Any) -> None:
+    job = _secret(harness)
+    with harness.store.crashing(1, applied=False):
+        delete_item(harness.ledger, "acme", job, 0)
+    view = list_items(harness.ledger, "acme", job).items[0]
     assert (view.state, view.token, view.report) == (ItemState.DELETED, None, None)
 
 
 @pytest.mark.parametrize("delete", [delete_job, delete_tenant])
-def test_a_pass_finishes_a_deletion_whose_order_alone_was_given(
-    new_scene: Any, delete: Callable[..., None]
+def test_recovery_finishes_a_deletion_that_was_only_requested(
+    new_harness: Any, delete: Callable[..., None]
 ) -> None:
-    """Without a sweep, and of a job that had ended as well."""
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = _secret(scene)
-        scene.recover()
-        scene.submit(1)
-        scene.claim(1)
-        asked = ("acme", job) if delete is delete_job else ("acme",)
-        with scene.store.crashing(at, applied=True) as came:
-            delete(scene.ledger, *asked)
+    """It needs no sweep, and works for an ended job as well."""
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = _secret(harness)
+        harness.recover()
+        harness.submit(1)
+        harness.claim(1)
+        target = ("acme", job) if delete is delete_job else ("acme",)
+        with harness.store.crashing(at, applied=True) as reached:
+            delete(harness.ledger, *target)
         if at > 0:
-            scene.recover()
-            assert scene.holds("secret") == []
+            harness.recover()
+            assert harness.holds("secret") == []
         at += 1
     assert at > 5

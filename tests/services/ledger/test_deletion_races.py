@@ -11,10 +11,10 @@ from services.ledger.queries import read_token
 from services.ledger.submissions import retry, submit
 
 
-def _secret(scene: Any, tenant: str = "acme") -> str:
-    """A job of two items that have made secrets, one by way of a checkpoint."""
-    job = scene.submit(2, tenant)
-    for attempt in scene.claim(2):
+def _secret(harness: Any, tenant: str = "acme") -> str:
+    """Return a job of two items that have made secrets, one by way of a checkpoint."""
+    job = harness.submit(2, tenant)
+    for attempt in harness.claim(2):
         attempt.checkpoint(1, f"secret checkpoint of {tenant}".encode())
         attempt.succeed(f"secret {attempt.item_ref.index} of {tenant}".encode(), {"why": "secret"})
     return job
@@ -24,28 +24,28 @@ def _token(job: str, index: int = 0) -> str:
     return f"tok_{job}00{index:05d}"
 
 
-def _job(scene: Any, job: str) -> None:
-    delete_job(scene.ledger, "acme", job)
+def _job(harness: Any, job: str) -> None:
+    delete_job(harness.ledger, "acme", job)
 
 
-def _item(scene: Any, job: str) -> None:
-    delete_item(scene.ledger, "acme", job, 0)
+def _item(harness: Any, job: str) -> None:
+    delete_item(harness.ledger, "acme", job, 0)
 
 
-def _tenant(scene: Any, _: str) -> None:
-    delete_tenant(scene.ledger, "acme")
+def _tenant(harness: Any, _: str) -> None:
+    delete_tenant(harness.ledger, "acme")
 
 
 DELETIONS = [_item, _job, _tenant]
 Deletion = Callable[[Any, str], None]
 
 
-def _commit_within(new_scene: Any, delete: Deletion, applied: bool, checkpoint: bool) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = scene.submit(1)
-        [attempt] = scene.claim()
+def _commit_within(new_harness: Any, delete: Deletion, applied: bool, checkpoint: bool) -> None:
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = harness.submit(1)
+        [attempt] = harness.claim()
 
         def do(attempt: Any = attempt) -> None:
             if checkpoint:
@@ -55,64 +55,66 @@ def _commit_within(new_scene: Any, delete: Deletion, applied: bool, checkpoint: 
             except SupersededError:
                 return
 
-        with scene.store.interrupted(at, do, applied=applied) as came:
-            delete(scene, job)
-        assert scene.holds("secret") == []
+        with harness.store.interrupted(at, do, applied=applied) as reached:
+            delete(harness, job)
+        assert harness.holds("secret") == []
         at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_commit_at_any_moment_of_a_deletion_leaves_nothing(
-    new_scene: Any, delete: Deletion, applied: bool
+    new_harness: Any, delete: Deletion, applied: bool
 ) -> None:
-    _commit_within(new_scene, delete, applied, checkpoint=False)
+    _commit_within(new_harness, delete, applied, checkpoint=False)
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
 def test_a_checkpoint_at_any_moment_of_a_deletion_goes_with_its_attempt(
-    new_scene: Any, delete: Deletion
+    new_harness: Any, delete: Deletion
 ) -> None:
-    _commit_within(new_scene, delete, applied=True, checkpoint=True)
+    _commit_within(new_harness, delete, applied=True, checkpoint=True)
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
 def test_a_claim_at_any_moment_of_a_deletion_does_not_outlive_it(
-    new_scene: Any, delete: Deletion
+    new_harness: Any, delete: Deletion
 ) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = scene.submit(1)
-        worker, given = scene.worker(), list[Any]()
-        with scene.store.interrupted(
-            at, lambda worker=worker, given=given: given.extend(worker.claim(1))
-        ) as came:
-            delete(scene, job)
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = harness.submit(1)
+        worker, claimed = harness.worker(), list[Any]()
+        with harness.store.interrupted(
+            at, lambda worker=worker, claimed=claimed: claimed.extend(worker.claim(1))
+        ) as reached:
+            delete(harness, job)
         worker.heartbeat()
-        assert [attempt.stop_reason for attempt in given] == ["deleted"] * len(given)
-        for attempt in given:
+        assert [attempt.stop_reason for attempt in claimed] == ["deleted"] * len(claimed)
+        for attempt in claimed:
             with pytest.raises(SupersededError):
                 attempt.succeed(b"secret")
-        scene.supervisor().sweep()
-        scene.recover()
-        assert not scene.has_queue_entry(job) or delete is _item
-        scene.wait()
-        assert scene.claim() == []
+        harness.supervisor().sweep()
+        harness.recover()
+        assert not harness.has_queue_entry(job) or delete is _item
+        harness.wait()
+        assert harness.claim() == []
         at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
-def test_a_deletion_at_any_moment_of_a_claim_is_heard(new_scene: Any, delete: Deletion) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = scene.submit(1)
-        worker = scene.worker()
-        with scene.store.interrupted(at, lambda scene=scene, job=job: delete(scene, job)) as came:
-            given = worker.claim(1)
-        if came:
-            assert given == []
+def test_a_deletion_at_any_moment_of_a_claim_stops_it(new_harness: Any, delete: Deletion) -> None:
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = harness.submit(1)
+        worker = harness.worker()
+        with harness.store.interrupted(
+            at, lambda harness=harness, job=job: delete(harness, job)
+        ) as reached:
+            claimed = worker.claim(1)
+        if reached:
+            assert claimed == []
             assert worker.attempts == []
         at += 1
 
@@ -120,170 +122,174 @@ def test_a_deletion_at_any_moment_of_a_claim_is_heard(new_scene: Any, delete: De
 @pytest.mark.parametrize("delete", DELETIONS)
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_retry_at_any_moment_of_a_deletion_brings_nothing_back(
-    new_scene: Any, delete: Deletion, applied: bool
+    new_harness: Any, delete: Deletion, applied: bool
 ) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = scene.submit(1)
-        scene.claim()[0].fail("no", retry=False)
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = harness.submit(1)
+        harness.claim()[0].fail("no", retry=False)
 
-        def do(scene: Any = scene, job: str = job) -> None:
+        def do(harness: Any = harness, job: str = job) -> None:
             try:
-                retry(scene.ledger, "acme", job)
+                retry(harness.ledger, "acme", job)
             except DeletedError:
                 return
 
-        with scene.store.interrupted(at, do, applied=applied) as came:
-            delete(scene, job)
-        assert scene.claim() == []
-        scene.recover()
-        scene.supervisor().sweep()
-        scene.recover()
-        assert not scene.has_queue_entry(job)
+        with harness.store.interrupted(at, do, applied=applied) as reached:
+            delete(harness, job)
+        assert harness.claim() == []
+        harness.recover()
+        harness.supervisor().sweep()
+        harness.recover()
+        assert not harness.has_queue_entry(job)
         at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
 def test_a_deletion_at_any_moment_of_a_retry_brings_nothing_back(
-    new_scene: Any, delete: Deletion
+    new_harness: Any, delete: Deletion
 ) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = scene.submit(1)
-        scene.claim()[0].fail("no", retry=False)
-        with scene.store.interrupted(at, lambda scene=scene, job=job: delete(scene, job)) as came:
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = harness.submit(1)
+        harness.claim()[0].fail("no", retry=False)
+        with harness.store.interrupted(
+            at, lambda harness=harness, job=job: delete(harness, job)
+        ) as reached:
             try:
-                retry(scene.ledger, "acme", job)
+                retry(harness.ledger, "acme", job)
             except DeletedError:
-                assert came
-        assert not came or scene.claim() == []
+                assert reached
+        assert not reached or harness.claim() == []
         at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_deletion_that_ended_at_any_write_is_finished_by_a_sweep(
-    new_scene: Any, delete: Deletion, applied: bool
+    new_harness: Any, delete: Deletion, applied: bool
 ) -> None:
     at, crashed = 0, [True]
     while crashed:
-        scene = new_scene()
-        job, other = _secret(scene), _secret(scene, "other")
-        waiting = scene.submit(1)
-        [attempt] = scene.claim()
+        harness = new_harness()
+        job, other = _secret(harness), _secret(harness, "other")
+        waiting = harness.submit(1)
+        [attempt] = harness.claim()
         attempt.checkpoint(1, b"secret checkpoint of acme")
-        with scene.store.crashing(at, applied=applied) as crashed:
-            delete(scene, job)
+        with harness.store.crashing(at, applied=applied) as crashed:
+            delete(harness, job)
         if at or applied:  # or it was never asked for
-            scene.supervisor().sweep()
-            scene.recover()
-            scene.supervisor().sweep()
+            harness.supervisor().sweep()
+            harness.recover()
+            harness.supervisor().sweep()
             with pytest.raises(DeletedError):
-                read_token(scene.ledger, "acme", _token(job))
-            assert scene.holds("secret 0 of acme") == []
-            left = scene.holds("secret checkpoint of acme")
+                read_token(harness.ledger, "acme", _token(job))
+            assert harness.holds("secret 0 of acme") == []
+            left = harness.holds("secret checkpoint of acme")
             assert not [key for key in left if delete is _tenant or waiting not in key]
-        assert scene.counts(other, "other") == {"succeeded": 2}
+        assert harness.counts(other, "other") == {"succeeded": 2}
         at += 1
 
 
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_tenant_deleted_at_any_moment_of_a_submission_keeps_nothing(
-    new_scene: Any, applied: bool
+    new_harness: Any, applied: bool
 ) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        with scene.store.interrupted(
-            at, lambda scene=scene: delete_tenant(scene.ledger, "acme"), applied=applied
-        ) as came:
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        with harness.store.interrupted(
+            at, lambda harness=harness: delete_tenant(harness.ledger, "acme"), applied=applied
+        ) as reached:
             try:
-                submit(scene.ledger, "acme", "key", scene.request())
+                submit(harness.ledger, "acme", "key", harness.request())
             except DeletedError:
-                assert came
-        if came:
-            assert scene.claim() == []
-            scene.supervisor().sweep()
-            scene.recover()
-            assert scene.holds("item 0") == []
-            assert scene.keys("queue/") == []
-            assert scene.keys("t/acme/idempotency/") == []
+                assert reached
+        if reached:
+            assert harness.claim() == []
+            harness.supervisor().sweep()
+            harness.recover()
+            assert harness.holds("item 0") == []
+            assert harness.keys("queue/") == []
+            assert harness.keys("t/acme/idempotency/") == []
         at += 1
 
 
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_submission_at_any_moment_of_a_tenants_deletion_keeps_nothing(
-    new_scene: Any, applied: bool
+    new_harness: Any, applied: bool
 ) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        _secret(scene)
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        _secret(harness)
 
-        def do(scene: Any = scene) -> None:
+        def do(harness: Any = harness) -> None:
             try:
-                submit(scene.ledger, "acme", "key", scene.request())
+                submit(harness.ledger, "acme", "key", harness.request())
             except DeletedError:
                 return
 
-        with scene.store.interrupted(at, do, applied=applied) as came:
-            delete_tenant(scene.ledger, "acme")
-        if came:
-            scene.supervisor().sweep()
-            scene.recover()
-            assert scene.holds("item 0") == scene.holds("secret") == []
-            assert scene.keys("queue/") == []
+        with harness.store.interrupted(at, do, applied=applied) as reached:
+            delete_tenant(harness.ledger, "acme")
+        if reached:
+            harness.supervisor().sweep()
+            harness.recover()
+            assert harness.holds("item 0") == harness.holds("secret") == []
+            assert harness.keys("queue/") == []
         at += 1
 
 
-def test_a_repeated_submission_meets_a_deletion_with_the_right_error(new_scene: Any) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        submit(scene.ledger, "acme", "key", scene.request())
-        with scene.store.interrupted(
-            at, lambda scene=scene: delete_tenant(scene.ledger, "acme")
-        ) as came:
+def test_a_repeated_submission_meets_a_deletion_with_the_right_error(new_harness: Any) -> None:
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        submit(harness.ledger, "acme", "key", harness.request())
+        with harness.store.interrupted(
+            at, lambda harness=harness: delete_tenant(harness.ledger, "acme")
+        ) as reached:
             try:
-                submit(scene.ledger, "acme", "key", scene.request())
+                submit(harness.ledger, "acme", "key", harness.request())
             except DeletedError:
-                assert came
+                assert reached
         at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_recovery_at_any_moment_of_a_deletion_and_after_it_agree(
-    new_scene: Any, delete: Deletion, applied: bool
+    new_harness: Any, delete: Deletion, applied: bool
 ) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = scene.submit(2)
-        scene.claim()
-        scene.wait(100)
-        with scene.store.interrupted(at, scene.recover, applied=applied) as came:
-            delete(scene, job)
-        scene.recover()
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = harness.submit(2)
+        harness.claim()
+        harness.wait(100)
+        with harness.store.interrupted(at, harness.recover, applied=applied) as reached:
+            delete(harness, job)
+        harness.recover()
         if delete is _item:
-            assert scene.counts(job) == {"queued": 1, "deleted": 1}
+            assert harness.counts(job) == {"queued": 1, "deleted": 1}
         else:
-            assert not scene.has_queue_entry(job)
+            assert not harness.has_queue_entry(job)
         at += 1
 
 
 @pytest.mark.parametrize("delete", [_item, _job, _tenant])
 def test_a_deletion_at_any_moment_of_a_recovery_does_not_stop_it(
-    new_scene: Any, delete: Deletion
+    new_harness: Any, delete: Deletion
 ) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = scene.submit(2)
-        scene.claim()
-        scene.wait(100)
-        with scene.store.interrupted(at, lambda scene=scene, job=job: delete(scene, job)) as came:
-            scene.recover()
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = harness.submit(2)
+        harness.claim()
+        harness.wait(100)
+        with harness.store.interrupted(
+            at, lambda harness=harness, job=job: delete(harness, job)
+        ) as reached:
+            harness.recover()
         at += 1

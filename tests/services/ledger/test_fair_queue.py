@@ -1,4 +1,4 @@
-"""Whose turn it is."""
+"""The order of tenants in the fair queue."""
 
 import random
 from collections import Counter
@@ -9,7 +9,7 @@ NONE: Counter[str] = Counter()
 
 
 def _serve(turns: FairQueue, tenants: list[str], times: int) -> Counter[str]:
-    """How often each was first, served each time."""
+    """Return how often each tenant was first, if the first is served each time."""
     first = Counter[str]()
     for _ in range(times):
         tenant = turns.order(tenants, NONE)[0]
@@ -22,7 +22,7 @@ def test_tenants_take_turns() -> None:
     assert _serve(FairQueue(), ["a", "b", "c"], 30) == {"a": 10, "b": 10, "c": 10}
 
 
-def test_who_has_fewest_in_hand_comes_first_whatever_was_before() -> None:
+def test_the_tenant_with_the_fewest_running_items_comes_first() -> None:
     turns = FairQueue()
     _serve(turns, ["a"], 50)
     assert turns.order(["a", "b"], Counter({"b": 1})) == ["a", "b"]
@@ -59,5 +59,5 @@ def test_ties_are_drawn() -> None:
     assert all(150 < first[tenant] < 250 for tenant in "abc")
 
 
-def test_nobody_waits() -> None:
+def test_an_empty_queue_has_no_next_tenant() -> None:
     assert FairQueue().order([], NONE) == []

@@ -45,7 +45,9 @@ def test_it_renews_while_the_process_is_busy(worker: WorkerSession) -> None:
     assert _version(worker) == stopped
 
 
-def test_it_goes_on_after_failures(worker: WorkerSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heartbeat_continues_after_failures(
+    worker: WorkerSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     renew, failures = worker.lease.renew, [UnavailableError("not now")] * 3
 
     def renew_later() -> None:

@@ -45,9 +45,9 @@ def test_ids_of_one_millisecond_differ() -> None:
 
 
 def test_a_token_says_where_it_lies() -> None:
-    chance = random.Random(0)
+    rng = random.Random(0)
     for _ in range(100):
-        place = (_job(chance.uniform(0, 2e9)), chance.randrange(100), chance.randrange(10_000))
+        place = (_job(rng.uniform(0, 2e9)), rng.randrange(100), rng.randrange(10_000))
         assert parse_token_id(token_id(*place)) == place
 
 
@@ -57,13 +57,13 @@ _A_JOB = "zzzzzzzz0qya3mp46xr5vbskpp"
 @pytest.mark.parametrize(
     "token", ["", "tok_", "x" * 37, f"tok_{_A_JOB}000000", f"tok_{_A_JOB}000000x", "tok_../../a"]
 )
-def test_what_is_no_token_is_refused(token: str) -> None:
+def test_an_invalid_token_id_is_refused(token: str) -> None:
     with pytest.raises(InvalidIdError, match="is not a token's id: tok_ and 33 digits"):
         parse_token_id(token)
 
 
 @pytest.mark.parametrize("job", ["", _A_JOB[:-1], _A_JOB + "0", _A_JOB[:-1] + "i", "A" * 26])
-def test_what_is_no_job_is_refused(job: str) -> None:
+def test_an_invalid_job_id_is_refused(job: str) -> None:
     with pytest.raises(InvalidIdError, match="which has 26 digits and letters"):
         check_job_id(job)
     with pytest.raises(InvalidIdError):
@@ -71,7 +71,7 @@ def test_what_is_no_job_is_refused(job: str) -> None:
 
 
 @pytest.mark.parametrize("tenant", ["", "-a", "A", "a/b", "..", "a" * 64, "a\n", "ä"])
-def test_what_is_no_tenant_is_refused(tenant: str) -> None:
+def test_an_invalid_tenant_id_is_refused(tenant: str) -> None:
     with pytest.raises(InvalidIdError, match="1 to 63 of a-z"):
         check_tenant_name(tenant)
     with pytest.raises(InvalidIdError):

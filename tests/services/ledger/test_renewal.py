@@ -11,79 +11,83 @@ from services.ledger.submissions import cancel
 from services.storage.memory import MemoryStore
 
 
-def test_a_beat_asks_nothing_of_the_connections_for_bulk(scene: Any) -> None:
+def test_a_beat_asks_nothing_of_the_connections_for_bulk(harness: Any) -> None:
     """They may be slow for longer than a lease."""
-    quick = MemoryStore(scene.now)
-    ledger = replace(scene.ledger, lease_store=quick)
-    scene.submit(1)
-    worker = scene.worker(ledger)
-    with scene.store.counted() as requests:
+    quick = MemoryStore(harness.now)
+    ledger = replace(harness.ledger, lease_store=quick)
+    harness.submit(1)
+    worker = harness.worker(ledger)
+    with harness.store.counted() as requests:
         assert len(worker.claim(1)) == 1
     assert requests
-    with scene.store.counted() as requests:
+    with harness.store.counted() as requests:
         worker.heartbeat()
     assert requests == []
 
 
-def test_what_a_beat_stops_while_a_claim_is_made_is_given_or_ended(new_scene: Any) -> None:
-    """At whatever request of the claim it comes, also of those that end what was stopped before:
-    nothing stays in hand that nobody was given.
+def test_an_attempt_that_a_heartbeat_stops_during_its_claim_is_released_or_ended(
+    new_harness: Any,
+) -> None:
+    """The heartbeat comes at each request of the claim, also those that end a stopped attempt.
+
+    No attempt may stay open that no caller was given.
     """
     at = 0
-    while _beat_in_a_claim(new_scene(), at):
+    while _beat_in_a_claim(new_harness(), at):
         at += 1
     assert at > 10
 
 
-def _beat_in_a_claim(scene: Any, at: int) -> bool:
-    """Whether the claim had so many requests. One of its two jobs is cancelled right before it is
-    claimed, the other when the beat comes.
+def _beat_in_a_claim(harness: Any, at: int) -> bool:
+    """Send a heartbeat at a request of a claim; return whether the claim had so many requests.
+
+    One of its two jobs is cancelled right before it is claimed, the other at the heartbeat.
     """
-    early, late = scene.submit(1), scene.submit(1)
-    worker = scene.worker()
-    requests, came = 0, False
+    early, late = harness.submit(1), harness.submit(1)
+    worker = harness.worker()
+    requests, reached = 0, False
 
     def step(name: str, key: str) -> None:
-        nonlocal requests, came
+        nonlocal requests, reached
         if name == "create" and f"{early}/attempts/" in key:
-            scene.store.before = None
-            cancel(scene.ledger, "acme", early)
-            scene.store.before = step
+            harness.store.before = None
+            cancel(harness.ledger, "acme", early)
+            harness.store.before = step
         if requests == at:
-            scene.store.before, came = None, True
-            cancel(scene.ledger, "acme", late)
+            harness.store.before, reached = None, True
+            cancel(harness.ledger, "acme", late)
             worker.heartbeat()
         requests += 1
 
-    scene.store.before = step
-    given = worker.claim(2)
-    scene.store.before = None
-    assert worker.attempts == given
-    return came
+    harness.store.before = step
+    claimed = worker.claim(2)
+    harness.store.before = None
+    assert worker.attempts == claimed
+    return reached
 
 
-def test_a_beat_hears_of_other_jobs_though_one_cannot_be_read(scene: Any) -> None:
-    jobs = [scene.submit(1), scene.submit(1)]
-    worker = scene.worker()
+def test_a_beat_hears_of_other_jobs_though_one_cannot_be_read(harness: Any) -> None:
+    jobs = [harness.submit(1), harness.submit(1)]
+    worker = harness.worker()
     attempts = {attempt.keys.job: attempt for attempt in worker.claim(2)}
     for job in jobs:
-        cancel(scene.ledger, "acme", job)
+        cancel(harness.ledger, "acme", job)
     down = attempts[jobs[0]].keys.control
 
     def refuse(_: str, key: str) -> None:
         if key == down:
             raise UnavailableError("not this one")
 
-    scene.store.before = refuse
+    harness.store.before = refuse
     with pytest.raises(UnavailableError):
         worker.heartbeat()
-    scene.store.before = None
+    harness.store.before = None
     assert [attempts[job].stop_reason for job in jobs] == [None, "cancelled"]
 
 
-def test_what_an_ended_worker_had_not_begun_costs_no_attempt(scene: Any) -> None:
-    job = scene.submit(1, max_attempts=1)
-    worker = scene.worker()
+def test_items_that_an_ended_worker_had_not_begun_cost_no_attempt(harness: Any) -> None:
+    job = harness.submit(1, max_attempts=1)
+    worker = harness.worker()
     claimed: list[str] = []
 
     def refuse(name: str, key: str) -> None:
@@ -91,14 +95,14 @@ def test_what_an_ended_worker_had_not_begun_costs_no_attempt(scene: Any) -> None
         if claimed and key.endswith("control/"):
             raise UnavailableError("the orders cannot be read")
 
-    scene.store.before = refuse
+    harness.store.before = refuse
     with pytest.raises(UnavailableError):
         worker.claim(1)
-    scene.store.before = None
+    harness.store.before = None
     worker.end()
-    scene.wait(100)
-    scene.recover()
-    [view] = list_attempts(scene.ledger, "acme", job, 0)
+    harness.wait(100)
+    harness.recover()
+    [view] = list_attempts(harness.ledger, "acme", job, 0)
     assert (view.cause, "has ended without it" in view.reason) == ("released", True)
-    [attempt] = scene.claim()
+    [attempt] = harness.claim()
     assert attempt.number == 2

@@ -11,9 +11,9 @@ from services.ledger.queue import enqueue
 from services.ledger.submissions import retry
 
 
-def _failed(scene: Any, count: int = 4) -> str:
-    """A job whose items with odd numbers have failed."""
-    job = scene.submit(count)
+def _failed(harness: Any, count: int = 4) -> str:
+    """Return a job whose items with odd numbers have failed."""
+    job = harness.submit(count)
 
     def do(attempt: Any) -> None:
         if attempt.item_ref.index % 2:
@@ -21,7 +21,7 @@ def _failed(scene: Any, count: int = 4) -> str:
         else:
             attempt.succeed(b"at once")
 
-    assert scene.work_off(do) == count
+    assert harness.work_off(do) == count
     return job
 
 
@@ -48,50 +48,50 @@ def test_only_failed_items_are_tried_again_as_often_as_at_first(anywhere: Any) -
     assert [(v.round, v.number, v.cause) for v in views] == [(0, 1, "failed"), (1, 1, "succeeded")]
 
 
-def test_an_item_may_fail_in_round_after_round(scene: Any) -> None:
-    job = scene.submit(1, max_attempts=1)
+def test_an_item_may_fail_in_round_after_round(harness: Any) -> None:
+    job = harness.submit(1, max_attempts=1)
     for round_ in range(99):
-        [attempt] = scene.claim()
+        [attempt] = harness.claim()
         assert attempt.item_ref.round == round_
         attempt.fail("no")
         if round_ % 10 == 5:
-            scene.recover()
+            harness.recover()
         if round_ < 98:
-            assert retry(scene.ledger, "acme", job) == 1
-        scene.wait()
-    assert retry(scene.ledger, "acme", job) == 1
-    scene.claim()[0].fail("no")
+            assert retry(harness.ledger, "acme", job) == 1
+        harness.wait()
+    assert retry(harness.ledger, "acme", job) == 1
+    harness.claim()[0].fail("no")
     with pytest.raises(ConflictError, match="retried 99 times, which is the limit"):
-        retry(scene.ledger, "acme", job)
+        retry(harness.ledger, "acme", job)
 
 
-def test_what_runs_goes_on_while_others_are_tried_again(scene: Any) -> None:
-    job = scene.submit(2)
-    first, second = scene.claim(2)
+def test_running_items_continue_while_others_are_retried(harness: Any) -> None:
+    job = harness.submit(2)
+    first, second = harness.claim(2)
     first.fail("no", retry=False)
-    assert retry(scene.ledger, "acme", job) == 1
-    assert scene.counts(job) == {"running": 1, "queued": 1}
+    assert retry(harness.ledger, "acme", job) == 1
+    assert harness.counts(job) == {"running": 1, "queued": 1}
     second.succeed(b"")
-    assert scene.work_off() == 1
-    assert scene.counts(job) == {"succeeded": 2}
+    assert harness.work_off() == 1
+    assert harness.counts(job) == {"succeeded": 2}
 
 
-def test_two_retries_at_once_make_one_round(new_scene: Any) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = _failed(scene)
-        scene.recover()
+def test_two_retries_at_once_make_one_round(new_harness: Any) -> None:
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = _failed(harness)
+        harness.recover()
         counted = list[int]()
 
-        def do(scene: Any = scene, job: str = job, counted: list[int] = counted) -> None:
-            counted.append(retry(scene.ledger, "acme", job))
+        def do(harness: Any = harness, job: str = job, counted: list[int] = counted) -> None:
+            counted.append(retry(harness.ledger, "acme", job))
 
-        with scene.store.interrupted(at, do) as came:
+        with harness.store.interrupted(at, do) as reached:
             do()
-        assert sorted(counted) == ([0, 2] if came else [2])
-        assert scene.work_off() == 2
-        assert scene.counts(job) == {"succeeded": 4}
+        assert sorted(counted) == ([0, 2] if reached else [2])
+        assert harness.work_off() == 2
+        assert harness.counts(job) == {"succeeded": 4}
         at += 1
     assert at > 4
 
@@ -99,89 +99,89 @@ def test_two_retries_at_once_make_one_round(new_scene: Any) -> None:
 @pytest.mark.parametrize("applied", [False, True])
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_retry_at_any_moment_of_a_recovery_finds_workers(
-    new_scene: Any, applied: bool, finished: bool
+    new_harness: Any, applied: bool, finished: bool
 ) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = _failed(scene)
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = _failed(harness)
         if finished:
-            scene.recover()
-            enqueue(scene.ledger, "default", "acme", job)
-        with scene.store.interrupted(
-            at, lambda scene=scene, job=job: retry(scene.ledger, "acme", job), applied=applied
-        ) as came:
-            scene.recover()
-        if came:
-            assert scene.has_queue_entry(job)
-            assert scene.work_off() == 2
+            harness.recover()
+            enqueue(harness.ledger, "default", "acme", job)
+        with harness.store.interrupted(
+            at, lambda harness=harness, job=job: retry(harness.ledger, "acme", job), applied=applied
+        ) as reached:
+            harness.recover()
+        if reached:
+            assert harness.has_queue_entry(job)
+            assert harness.work_off() == 2
         at += 1
 
 
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_recovery_at_any_moment_of_a_retry_leaves_it_to_workers(
-    new_scene: Any, applied: bool
+    new_harness: Any, applied: bool
 ) -> None:
-    at, came = 0, [True]
-    while came:
-        scene = new_scene()
-        job = _failed(scene)
-        with scene.store.interrupted(at, scene.recover, applied=applied) as came:
-            assert retry(scene.ledger, "acme", job) == 2
-        assert scene.has_queue_entry(job)
-        scene.recover()
-        assert scene.work_off() == 2
-        assert scene.counts(job) == {"succeeded": 4}
+    at, reached = 0, [True]
+    while reached:
+        harness = new_harness()
+        job = _failed(harness)
+        with harness.store.interrupted(at, harness.recover, applied=applied) as reached:
+            assert retry(harness.ledger, "acme", job) == 2
+        assert harness.has_queue_entry(job)
+        harness.recover()
+        assert harness.work_off() == 2
+        assert harness.counts(job) == {"succeeded": 4}
         at += 1
 
 
-def test_two_supervisors_and_a_retry_leave_a_hint(new_scene: Any) -> None:
+def test_two_supervisors_and_a_retry_leave_a_hint(new_harness: Any) -> None:
     """The second supervisor comes in anywhere after the retry, which comes in anywhere."""
     for at in range(12):
         for later in range(12):
-            scene = new_scene()
-            job = _failed(scene, 2)
+            harness = new_harness()
+            job = _failed(harness, 2)
 
-            def do(scene: Any = scene, job: str = job, later: int = later) -> None:
-                retry(scene.ledger, "acme", job)
+            def do(harness: Any = harness, job: str = job, later: int = later) -> None:
+                retry(harness.ledger, "acme", job)
                 left = later
 
                 def step(*_: str) -> None:
                     nonlocal left
                     left -= 1
                     if left == -1:
-                        scene.store.before = None
-                        scene.recover()
+                        harness.store.before = None
+                        harness.recover()
 
-                scene.store.before = step
+                harness.store.before = step
 
-            with scene.store.interrupted(at, do) as came:
-                scene.recover()
-            if came:
-                assert scene.has_queue_entry(job), (at, later)
+            with harness.store.interrupted(at, do) as reached:
+                harness.recover()
+            if reached:
+                assert harness.has_queue_entry(job), (at, later)
 
 
-def test_after_a_crash_at_any_write_of_a_retry_a_sweep_finds_it(new_scene: Any) -> None:
+def test_after_a_crash_at_any_write_of_a_retry_a_sweep_finds_it(new_harness: Any) -> None:
     for at in range(2):
         for applied in (False, True):
-            scene = new_scene()
-            job = _failed(scene)
-            scene.recover()
-            with scene.store.crashing(at, applied=applied):
-                retry(scene.ledger, "acme", job)
-            scene.supervisor().sweep()
-            retry(scene.ledger, "acme", job)
-            assert scene.has_queue_entry(job)
-            assert scene.work_off() == 2
+            harness = new_harness()
+            job = _failed(harness)
+            harness.recover()
+            with harness.store.crashing(at, applied=applied):
+                retry(harness.ledger, "acme", job)
+            harness.supervisor().sweep()
+            retry(harness.ledger, "acme", job)
+            assert harness.has_queue_entry(job)
+            assert harness.work_off() == 2
 
 
-def test_after_a_crash_at_any_write_of_a_retry_calling_it_again_is_enough(new_scene: Any) -> None:
+def test_after_a_crash_at_any_write_of_a_retry_calling_it_again_is_enough(new_harness: Any) -> None:
     for at in range(2):
         for applied in (False, True):
-            scene = new_scene()
-            job = _failed(scene)
-            scene.recover()
-            with scene.store.crashing(at, applied=applied):
-                retry(scene.ledger, "acme", job)
-            retry(scene.ledger, "acme", job)
-            assert scene.has_queue_entry(job)
+            harness = new_harness()
+            job = _failed(harness)
+            harness.recover()
+            with harness.store.crashing(at, applied=applied):
+                retry(harness.ledger, "acme", job)
+            retry(harness.ledger, "acme", job)
+            assert harness.has_queue_entry(job)

@@ -1,4 +1,4 @@
-"""What is left of the logs of workers when the service stops."""
+"""The logs of workers that remain when the service stops."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from services.local.service import keep_logs
 
 @pytest.fixture
 def ray(tmp_path: Path) -> Path:
-    """A folder as Ray leaves it after two starts of its node."""
+    """Return a folder as Ray leaves it after two starts of its node."""
     for number, session in enumerate(("session_1", "session_2")):
         logs = tmp_path / "ray" / session / "logs"
         (logs / "serve").mkdir(parents=True)
@@ -27,11 +27,11 @@ def names(folder: Path) -> list[str]:
     return sorted(log.name for log in folder.iterdir())
 
 
-def test_what_workers_and_engines_said_is_kept(ray: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "workers"
-    keep_logs(ray, kept)
-    assert names(kept) == ["replica_0.log", "replica_1.log", "worker-a0.err", "worker-a1.err"]
-    assert (kept / "worker-a1.err").read_text() == "said by 1\n"
+def test_the_logs_of_workers_and_engines_are_kept(ray: Path, tmp_path: Path) -> None:
+    logs = tmp_path / "workers"
+    keep_logs(ray, logs)
+    assert names(logs) == ["replica_0.log", "replica_1.log", "worker-a0.err", "worker-a1.err"]
+    assert (logs / "worker-a1.err").read_text() == "said by 1\n"
 
 
 def test_of_a_long_log_the_end_is_kept(
@@ -50,16 +50,16 @@ def test_of_a_long_log_the_end_is_kept(
 def test_the_oldest_go_when_there_are_too_many(
     ray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = tmp_path / "workers"
-    kept.mkdir()
+    logs = tmp_path / "workers"
+    logs.mkdir()
     for number in range(9):  # of earlier runs
-        log = kept / f"worker-old{number}.err"
+        log = logs / f"worker-old{number}.err"
         log.write_text("x" * 100)
         os.utime(log, (1000 + number, 1000 + number))
     monkeypatch.setattr(local_service, "_MAX_LOGS_BYTES", 400)
-    keep_logs(ray, kept)
-    assert names(kept)[:4] == ["replica_0.log", "replica_1.log", "worker-a0.err", "worker-a1.err"]
-    assert names(kept)[4:] == ["worker-old6.err", "worker-old7.err", "worker-old8.err"]
+    keep_logs(ray, logs)
+    assert names(logs)[:4] == ["replica_0.log", "replica_1.log", "worker-a0.err", "worker-a1.err"]
+    assert names(logs)[4:] == ["worker-old6.err", "worker-old7.err", "worker-old8.err"]
 
 
 def test_nothing_is_no_trouble(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""What the service counts is in the table. Names are checked when they are counted, too, but some
-are counted on bad days alone.
+"""All metrics that the code counts are in the table.
+
+Names are also checked when they are counted, but some are counted only when something fails.
 """
 
 import ast
@@ -14,7 +15,7 @@ _VALUES = {"n", "value"}
 
 
 def _calls(source: str) -> Iterator[ast.Call]:
-    """Calls of `count`, `observe` and `set` that name a metric."""
+    """Return calls of `count`, `observe` and `set` that name a metric."""
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.Call)

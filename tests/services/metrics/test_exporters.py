@@ -1,4 +1,4 @@
-"""What Prometheus reads: whole, by its own rules, and never more than was promised."""
+"""The output for Prometheus is complete, valid and within the promised size."""
 
 import itertools
 import os
@@ -70,7 +70,7 @@ def test_two_keep_their_counts_apart() -> None:
 
 
 @pytest.mark.parametrize("process", get_args(Process))
-def test_the_worst_that_can_come_is_what_the_table_says(process: Process) -> None:
+def test_the_number_of_time_series_is_at_most_what_the_table_says(process: Process) -> None:
     counting = PrometheusMetrics(process=process)
     _count_all(counting)
     families = text_string_to_metric_families(counting.exposition()[0].decode())

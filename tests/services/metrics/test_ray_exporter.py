@@ -1,4 +1,4 @@
-"""What actors of a real Ray node count is read from the node by the names of the table."""
+"""Metrics of actors of a real Ray node are read from the node by the names of the table."""
 
 import re
 import socket
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """Where a node of one core exports its metrics."""
+    """Return the address at which a node of one core exports its metrics."""
     import ray
 
     with socket.socket() as free:
@@ -35,18 +35,18 @@ def endpoint() -> Iterator[str]:
 
 
 def _relabelled(text: str) -> str:
-    """As Prometheus has it after the relabelling that the operators' manual asks for."""
+    """Return the metrics after the relabelling that the operators' manual describes."""
     manual = (ROOT / "docs/how-to/operations.md").read_text()
-    (given,) = re.findall(r"regex: (ray_\S+)\n\s+target_label: __name__\n", manual)
+    (pattern,) = re.findall(r"regex: (ray_\S+)\n\s+target_label: __name__\n", manual)
     return re.sub(
         r"^((?:# (?:HELP|TYPE) )?)(\w+)",
-        lambda found: found[1] + re.sub(f"^{given}$", r"\1", found[2]),
+        lambda found: found[1] + re.sub(f"^{pattern}$", r"\1", found[2]),
         text,
         flags=re.M,
     )
 
 
-def test_what_actors_count_has_the_names_of_the_table(endpoint: str) -> None:
+def test_metrics_of_actors_have_the_names_of_the_table(endpoint: str) -> None:
     import ray
 
     class Counting:
@@ -89,8 +89,8 @@ def test_what_actors_count_has_the_names_of_the_table(endpoint: str) -> None:
                 text = _relabelled(answer.read().decode())
         except OSError:  # its agent takes a while to start
             continue
-        ours = "".join(line for line in text.splitlines(keepends=True) if "dti_" in line)
-        families = {family.name: family for family in text_string_to_metric_families(ours)}
+        own_lines = "".join(line for line in text.splitlines(keepends=True) if "dti_" in line)
+        families = {family.name: family for family in text_string_to_metric_families(own_lines)}
 
     def values(family: str, label: str) -> dict[str, float]:
         return {

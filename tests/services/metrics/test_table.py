@@ -50,13 +50,13 @@ def test_buckets_ascend_and_are_of_histograms_alone(metric: Metric) -> None:
     assert all(bound > 0 for bound in metric.buckets)  # Ray takes no others
 
 
-def test_it_is_said_in_a_sentence_and_by_whom(metric: Metric) -> None:
+def test_each_metric_has_a_sentence_and_its_processes(metric: Metric) -> None:
     assert re.fullmatch(r"[A-Z][^.]+\.", metric.help)
     assert metric.processes
     assert set(metric.processes) <= set(get_args(Process))
 
 
-def test_labels_are_few_and_tell_of_nobody(metric: Metric) -> None:
+def test_labels_have_few_values_and_no_personal_data(metric: Metric) -> None:
     assert len(set(metric.labels)) == len(metric.labels) <= 3
     assert not set(metric.labels) & _TELLTALE
     for labels in metric.label_groups:
@@ -89,7 +89,7 @@ def test_states_and_ends_are_those_of_items() -> None:
     assert _values("dti_subjects_total", "outcome") == ends
 
 
-def test_every_end_of_an_attempt_is_told_apart() -> None:
+def test_every_outcome_of_an_attempt_has_its_own_label() -> None:
     causes = _values("dti_attempts_total", "cause")
     for record, field in ((EndedRecord, "cause"), (ResultRecord, "status")):
         assert set(get_args(record.model_fields[field].annotation)) <= causes
@@ -98,15 +98,15 @@ def test_every_end_of_an_attempt_is_told_apart() -> None:
 
 
 def test_operations_are_those_of_stores() -> None:
-    asked = {
+    expected = {
         name
         for name, _ in inspect.getmembers(Store, inspect.isfunction)
         if not name.startswith(("_", "presigned_", "for_"))
     }
     # The clock and what a store retains are asked for at the start alone.
     rare = {"now", "retention"}
-    assert _values("dti_store_request_seconds", "operation") == asked - rare
-    assert _values("dti_store_errors_total", "operation") == asked - rare
+    assert _values("dti_store_request_seconds", "operation") == expected - rare
+    assert _values("dti_store_errors_total", "operation") == expected - rare
 
 
 def test_timed_routes_are_counted_ones() -> None:

@@ -24,7 +24,7 @@ def _write(store: DirectoryStore, kind: str, key: str) -> None:
 
 
 def _ends_at(step: int, store: DirectoryStore, kind: str, key: str) -> bool:
-    """Whether the write ended early: there are as many steps as it takes for this to be False."""
+    """Return whether the write ended early; it has as many steps as it takes for False."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9

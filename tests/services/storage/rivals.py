@@ -22,7 +22,11 @@ def sealed(content: dict[str, Any]) -> bytes:
 
 
 def unsealed(body: bytes) -> dict[str, Any]:
-    """Raises: ValueError if it is not whole."""
+    """Check that the body is whole.
+
+    Raises:
+        ValueError: The body is not whole.
+    """
     if hashlib.sha256(body[:-64]).hexdigest().encode() != body[-64:]:
         raise ValueError(f"half an object: {body[:80]!r}... of {len(body)} bytes")
     return json.loads(body[:-64])
@@ -30,7 +34,7 @@ def unsealed(body: bytes) -> dict[str, Any]:
 
 def main(folder: Path, seed: int) -> None:
     store = DirectoryStore(folder)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     seen = 0
     for number in range(10**9):
         nonce = f"{seed}-{number}"
@@ -40,11 +44,11 @@ def main(folder: Path, seed: int) -> None:
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
 
-        padding = "x" * chance.choice([0, 10, 200_000])
-        choice = chance.random()
+        padding = "x" * rng.choice([0, 10, 200_000])
+        choice = rng.random()
         try:
             if choice < 0.3:
-                key = f"once/{chance.randrange(10**3)}"
+                key = f"once/{rng.randrange(10**3)}"
                 say("begun", key)
                 say("won", key, store.create(key, sealed({"nonce": nonce, "padding": padding})))
             elif choice < 0.7:

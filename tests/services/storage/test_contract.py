@@ -1,4 +1,4 @@
-"""What every store keeps, whatever it is made of."""
+"""The contract of every object store."""
 
 import http.client
 import secrets
@@ -26,7 +26,7 @@ from services.storage.interface import PresignedPost, Store
 def _keys(
     store: Store, prefix: str = "", limit: int = 1000, delimiter: Literal["", "/"] = ""
 ) -> list[str]:
-    """All keys and common prefixes, page by page, as one merged list."""
+    """Return all keys and common prefixes, page by page, as one merged list."""
     keys: list[str] = []
     after: str | None = ""
     while after is not None:
@@ -44,7 +44,7 @@ def _fill(store: Store, keys: list[str]) -> None:
         list(pool.map(lambda key: store.create(key, key.encode()), keys))
 
 
-def test_what_was_created_is_read(store: Store) -> None:
+def test_a_created_object_can_be_read(store: Store) -> None:
     etag = store.create("a/b", b"body")
     found = store.read("a/b")
     assert found.body == b"body"
@@ -155,7 +155,7 @@ def test_of_a_replacement_and_a_conditional_deletion_one_succeeds(store: Store, 
             assert deleted == failed.result()
 
 
-def test_what_was_deleted_can_be_created_again(store: Store) -> None:
+def test_a_deleted_object_can_be_created_again(store: Store) -> None:
     for number in range(12):
         store.create("a", b"%d" % number)
         assert store.read("a").body == b"%d" % number
@@ -206,7 +206,7 @@ def test_an_empty_object_has_no_ranges(store: Store) -> None:
         store.read("a", length=1)
 
 
-def test_what_is_missing_is_not_found(store: Store) -> None:
+def test_a_missing_object_is_not_found(store: Store) -> None:
     store.create("a/b", b"")
     for key in ("a", "a/b/c", "b"):
         with pytest.raises(NotFoundError):
@@ -308,7 +308,7 @@ def test_a_listing_of_thousands_goes_page_by_page(store: Store, kind: str) -> No
     assert _keys(store, "jobs/", limit) == keys
 
 
-def test_a_listing_says_what_a_head_says(store: Store) -> None:
+def test_a_listing_has_the_same_facts_as_a_head(store: Store) -> None:
     etag = store.put("a", b"first")
     etag = store.replace("a", b"second", expected=etag)
     (listed,) = store.list().objects
@@ -383,7 +383,7 @@ def test_a_presigned_url_downloads_if_the_store_can(store: Store, kind: str) -> 
         assert _send("GET", url.replace("Signature=", "Signature=0"))[0] == 403
 
 
-def test_a_presigned_url_says_what_it_leads_to(store: Store, kind: str) -> None:
+def test_a_presigned_url_sets_the_content_type_and_name(store: Store, kind: str) -> None:
     store.create("out/a", b"body")
     url = store.presigned_get("out/a", expires_s=60, filename="a.png", media_type="image/png")
     if kind not in ("moto", "s3"):
@@ -396,6 +396,6 @@ def test_a_presigned_url_says_what_it_leads_to(store: Store, kind: str) -> None:
     assert "a.png" in answer.headers["content-disposition"]
 
 
-def test_nothing_is_kept_of_what_was_deleted(store: Store) -> None:
+def test_a_deleted_object_leaves_nothing_behind(store: Store) -> None:
     assert store.retention().versioning == "off"
     assert store.retention().object_lock is False

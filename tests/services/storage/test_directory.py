@@ -48,7 +48,7 @@ def test_of_many_processes_one_wins_though_some_are_killed(
 
     sys.path.pop(0)
     store.create("chain", sealed({"nonces": []}))
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     journals: list[Path] = []
     running: list[subprocess.Popen[bytes]] = []
 
@@ -68,11 +68,11 @@ def test_of_many_processes_one_wins_though_some_are_killed(
         return time.monotonic() > began + (5 if wins > 200 else 60)
 
     while not enough():
-        time.sleep(chance.uniform(0.02, 0.3))
-        victim = running.pop(chance.randrange(len(running)))
-        if chance.random() < 0.3:
+        time.sleep(rng.uniform(0.02, 0.3))
+        victim = running.pop(rng.randrange(len(running)))
+        if rng.random() < 0.3:
             victim.send_signal(signal.SIGSTOP)
-            time.sleep(chance.uniform(0.02, 0.3))
+            time.sleep(rng.uniform(0.02, 0.3))
             victim.send_signal(signal.SIGCONT)
             running.append(victim)
         else:
@@ -150,7 +150,7 @@ def test_an_etag_does_not_come_back_after_a_deletion(store: DirectoryStore) -> N
         store.replace("a", b"stale", expected=etag)
 
 
-def test_what_was_overwritten_or_deleted_leaves_no_bytes(store: DirectoryStore) -> None:
+def test_overwritten_and_deleted_objects_leave_no_bytes(store: DirectoryStore) -> None:
     etag = store.create("a", b"secret")
     store.replace("a", b"another", expected=etag)
     store.create("b", b"secret")

@@ -21,12 +21,11 @@ def test_names_fit_every_file_system() -> None:
 
 
 def test_walking_gives_all_keys_in_order(tmp_path: Path) -> None:
-    chance = random.Random(0)
+    rng = random.Random(0)
     pieces = ["a", "b", "-", "0", "Z", "é", "犬", "c" * 64, "c" * 63]
     keys = {
         "/".join(
-            "".join(chance.choices(pieces, k=chance.randint(1, 3)))
-            for _ in range(chance.randint(1, 4))
+            "".join(rng.choices(pieces, k=rng.randint(1, 3))) for _ in range(rng.randint(1, 4))
         )
         for _ in range(400)
     }
@@ -35,7 +34,7 @@ def test_walking_gives_all_keys_in_order(tmp_path: Path) -> None:
     ordered = sorted(keys)
     assert [entry.key for entry in walk(tmp_path, "", "")] == ordered
     for _ in range(200):
-        prefix, after = (chance.choice(ordered)[: chance.randint(0, 80)] for _ in range(2))
+        prefix, after = (rng.choice(ordered)[: rng.randint(0, 80)] for _ in range(2))
         if prefix.startswith("/") or "//" in prefix:
             continue
         expected = [key for key in ordered if key.startswith(prefix) and key > after]

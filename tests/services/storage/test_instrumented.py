@@ -32,7 +32,7 @@ def registry() -> Iterator[CollectorRegistry]:
 
 
 def _timed(registry: CollectorRegistry) -> dict[str, float]:
-    """How many calls of each operation were timed."""
+    """Return how many calls of each operation were timed."""
     return {
         sample.labels["operation"]: sample.value
         for family in registry.collect()
@@ -68,7 +68,7 @@ def test_every_operation_is_timed_by_its_name(registry: CollectorRegistry) -> No
     assert _failed(registry) == {}
 
 
-def test_what_asks_nobody_is_passed_on(registry: CollectorRegistry) -> None:
+def test_methods_without_requests_are_passed_on(registry: CollectorRegistry) -> None:
     class Presigning(MemoryStore):
         def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost:
             return PresignedPost(f"{key} {max_bytes} {expires_s}", {})
@@ -109,7 +109,7 @@ def test_a_lost_race_is_timed_and_is_no_failure(registry: CollectorRegistry) -> 
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [
         (UnavailableError("gone"), "unavailable"),
         (OutcomeUnknownError("gone"), "outcome_unknown"),
@@ -118,7 +118,7 @@ def test_a_lost_race_is_timed_and_is_no_failure(registry: CollectorRegistry) -> 
     ],
 )
 def test_a_failure_is_counted_and_passed_on(
-    registry: CollectorRegistry, error: Exception, told: str
+    registry: CollectorRegistry, error: Exception, reason: str
 ) -> None:
     class Broken(MemoryStore):
         def put(self, key: str, body: bytes) -> str:
@@ -127,7 +127,7 @@ def test_a_failure_is_counted_and_passed_on(
     with pytest.raises(type(error)) as caught:
         InstrumentedStore(Broken()).put("a", b"")
     assert caught.value is error
-    assert _failed(registry) == {("put", told): 1}
+    assert _failed(registry) == {("put", reason): 1}
     assert _timed(registry) == {"put": 1}
 
 

@@ -1,4 +1,4 @@
-"""What is the memory store's own: its clock is settable."""
+"""The part that only the memory store has: its clock is settable."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -42,7 +42,7 @@ class IgnoresIfMatch(MemoryStore):
 
 
 class ReplacesNothing(MemoryStore):
-    """If-Match is only looked at where something stands."""
+    """A store that checks If-Match only where an object exists."""
 
     def replace(self, key: str, body: bytes, *, expected: str) -> str:
         try:
@@ -63,7 +63,7 @@ class DropsConditionalDeletions(MemoryStore):
 
 
 class ListsLate(MemoryStore):
-    """As it was one write before."""
+    """A store whose listing is one write behind."""
 
     old: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
@@ -207,7 +207,7 @@ def test_a_deletion_that_looks_first_is_found_out() -> None:
         (Retention("off", None), "cannot be read"),
     ],
 )
-def test_what_a_bucket_keeps_is_told(retention: Retention, note: str) -> None:
+def test_the_versioning_of_a_bucket_is_reported(retention: Retention, note: str) -> None:
     class Keeps(MemoryStore):
         def retention(self) -> Retention:
             return retention

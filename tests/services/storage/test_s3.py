@@ -28,7 +28,7 @@ MakeS3 = Callable[..., S3Store]
 
 @pytest.fixture
 def store(make_s3: MakeS3, proxy: Any) -> S3Store:
-    """A store behind the proxy."""
+    """Return a store behind the proxy."""
     return make_s3(endpoint=proxy.endpoint, read_timeout_s=1, max_attempts=4)
 
 
@@ -168,7 +168,7 @@ def test_a_missing_bucket_is_a_wrong_setting(server: Any) -> None:
         S3Store(settings).read("a")
 
 
-def test_missing_credentials_are_told(make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported(make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -179,14 +179,16 @@ def test_missing_credentials_are_told(make_s3: MakeS3, monkeypatch: pytest.Monke
         store.read("a")
 
 
-def test_a_stranger_is_denied(kind: str, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_credentials_are_denied(
+    kind: str, make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if kind == "moto":
         pytest.skip("moto lets everyone in")
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        stranger = make_s3()
+        other_store = make_s3()
     with pytest.raises(AccessDeniedError, match="policy"):
-        stranger.put("a", b"")
+        other_store.put("a", b"")
 
 
 def test_a_prefix_belongs_to_the_limit_of_a_key(make_s3: MakeS3) -> None:

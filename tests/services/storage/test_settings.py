@@ -81,7 +81,7 @@ def test_s3_takes_bucket_and_prefix_from_the_url_and_the_rest_from_the_environme
         ("s3://bucket/" + "a" * 201, "the prefix"),
     ],
 )
-def test_a_url_that_is_not_understood_is_told_why(url: str, says: str) -> None:
+def test_the_error_of_an_invalid_url_says_why(url: str, says: str) -> None:
     with pytest.raises(SettingsError, match=says) as caught:
         store_settings(url)
     assert isinstance(caught.value, ConfigurationError)
@@ -101,7 +101,7 @@ def test_a_url_that_is_not_understood_is_told_why(url: str, says: str) -> None:
         ("DTI_S3_RETRYS", "3", "no setting is called DTI_S3_RETRYS: did you mean DTI_S3_"),
     ],
 )
-def test_a_variable_that_is_not_understood_is_told_why(
+def test_the_error_of_an_invalid_variable_says_why(
     name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -110,7 +110,7 @@ def test_a_variable_that_is_not_understood_is_told_why(
     assert "secret" not in str(caught.value)
 
 
-def test_all_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_settings_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DTI_S3_MAX_ATTEMPTS", "x")
     monkeypatch.setenv("DTI_S3_DEADLINE_S", "-1")
     with pytest.raises(SettingsError, match=r"ATTEMPTS.*; .*DEADLINE"):

@@ -9,8 +9,8 @@ from services.training.pool import WorkerStatus
 
 
 def model(**changes: object) -> ServedModel:
-    given = {"weights": "x", "recipe": "sd", "slots": 4, "max_workers": 3} | changes
-    return ServedModel.model_validate(given)
+    settings = {"weights": "x", "recipe": "sd", "slots": 4, "max_workers": 3} | changes
+    return ServedModel.model_validate(settings)
 
 
 def busy(name: str) -> WorkerStatus:
@@ -22,12 +22,12 @@ def idle(name: str, seconds: float) -> WorkerStatus:
 
 
 @pytest.mark.parametrize(
-    ("open_items", "wanted"), [(0, 0), (1, 1), (4, 1), (5, 2), (12, 3), (10_000, 3)]
+    ("open_items", "workers"), [(0, 0), (1, 1), (4, 1), (5, 2), (12, 3), (10_000, 3)]
 )
-def test_every_open_item_has_a_slot_within_the_limits(open_items: int, wanted: int) -> None:
-    assert desired_workers(model(), open_items) == wanted
-    change = scale(wanted, [], idle_timeout_s=60)
-    assert (change.desired, change.start, change.drain) == (wanted, wanted, ())
+def test_every_open_item_has_a_slot_within_the_limits(open_items: int, workers: int) -> None:
+    assert desired_workers(model(), open_items) == workers
+    change = scale(workers, [], idle_timeout_s=60)
+    assert (change.desired, change.start, change.drain) == (workers, workers, ())
 
 
 def test_the_minimum_of_workers_stays() -> None:

@@ -36,7 +36,7 @@ def test_large_workers_are_not_dealt_as_many_as_small_ones() -> None:
     assert shares(claims, [NODE] * 2, turn_s=600) == {"small": 4, "large": 2}
 
 
-def test_what_fits_on_no_node_takes_nothing_from_others() -> None:
+def test_a_model_that_fits_on_no_node_takes_nothing_from_others() -> None:
     claims = {"a": ResourceClaim(GPU, 8), "b": ResourceClaim({"GPU": 8.0, "CPU": 1.0}, 8)}
     assert shares(claims, [NODE] * 2, turn_s=600) == {"a": 8, "b": 0}
     assert shares(claims, [], turn_s=600) == {"a": 0, "b": 0}
@@ -163,7 +163,7 @@ def ledger() -> Ledger:
     return Ledger.open(MemoryStore(), LedgerSettings(lease_s=30, poll_interval_s=0.01))
 
 
-class Scene:
+class FairShareHarness:
     def __init__(self, ledger: Ledger, cluster: Cluster) -> None:
         served_models = {
             name: ServedModel(weights="x", recipe="sd", slots=1, max_workers=6)
@@ -182,7 +182,7 @@ class Scene:
         items = tuple(JobItem(name=str(i)) for i in range(count))
         submit(self.ledger, "acme", f"{pool}{count}", JobRequest(pool=pool, items=items))
 
-    def go_on(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         end = self.cluster.now + seconds
         while self.cluster.now < end:
             self.supervision.reconcile()
@@ -191,57 +191,57 @@ class Scene:
 
 
 def test_a_backlog_does_not_keep_another_model_from_its_share(ledger: Ledger) -> None:
-    scene = Scene(ledger, Cluster(places=4))
-    scene.submit("a", 100)
-    scene.go_on(30)
-    assert scene.cluster.placed() == {"a": 4, "b": 0}
-    assert scene.cluster.waiting() == {"a": 2, "b": 0}, "an autoscaler has to see them"
-    scene.submit("b", 100)
-    scene.go_on(40)
-    assert scene.cluster.placed() == {"a": 4, "b": 0}, "a node may be made meanwhile"
-    assert scene.cluster.waiting() == {"a": 0, "b": 6}, "the next place is for b"
-    scene.go_on(60)
-    assert scene.cluster.placed() == {"a": 2, "b": 2}
-    assert scene.cluster.waiting() == {"a": 4, "b": 4}, "an autoscaler has to see them"
-    started = scene.cluster.started
-    scene.go_on(600)
-    assert scene.cluster.placed() == {"a": 2, "b": 2}
-    assert scene.cluster.started == started, "what is fair is left alone"
+    harness = FairShareHarness(ledger, Cluster(places=4))
+    harness.submit("a", 100)
+    harness.advance(30)
+    assert harness.cluster.placed() == {"a": 4, "b": 0}
+    assert harness.cluster.waiting() == {"a": 2, "b": 0}, "an autoscaler has to see them"
+    harness.submit("b", 100)
+    harness.advance(40)
+    assert harness.cluster.placed() == {"a": 4, "b": 0}, "a node may be made meanwhile"
+    assert harness.cluster.waiting() == {"a": 0, "b": 6}, "the next place is for b"
+    harness.advance(60)
+    assert harness.cluster.placed() == {"a": 2, "b": 2}
+    assert harness.cluster.waiting() == {"a": 4, "b": 4}, "an autoscaler has to see them"
+    started = harness.cluster.started
+    harness.advance(600)
+    assert harness.cluster.placed() == {"a": 2, "b": 2}
+    assert harness.cluster.started == started, "what is fair is left alone"
 
 
 def test_nodes_that_are_made_in_time_spare_those_at_work(ledger: Ledger) -> None:
-    scene = Scene(ledger, Cluster(places=4))
-    scene.submit("a", 4)
-    scene.go_on(30)
-    scene.submit("b", 4)
-    scene.go_on(30)
-    scene.cluster.places = 8
-    scene.go_on(300)
-    assert scene.cluster.placed() == {"a": 4, "b": 4}
-    assert scene.cluster.started == 8, "no worker was drained"
+    harness = FairShareHarness(ledger, Cluster(places=4))
+    harness.submit("a", 4)
+    harness.advance(30)
+    harness.submit("b", 4)
+    harness.advance(30)
+    harness.cluster.places = 8
+    harness.advance(300)
+    assert harness.cluster.placed() == {"a": 4, "b": 4}
+    assert harness.cluster.started == 8, "no worker was drained"
 
 
 def test_a_worker_that_loads_for_longer_than_its_turn_still_works(ledger: Ledger) -> None:
-    scene = Scene(ledger, Cluster(places=1, loading=400))
-    scene.submit("a", 9)
-    scene.submit("b", 9)
+    harness = FairShareHarness(ledger, Cluster(places=1, loading=400))
+    harness.submit("a", 9)
+    harness.submit("b", 9)
     at_work = dict.fromkeys("ab", 0.0)
     for _ in range(400):
-        scene.go_on(10)
-        for member in scene.cluster.there.values():
+        harness.advance(10)
+        for member in harness.cluster.there.values():
             at_work[member.name[0]] += 10 * (member.state == "running")
     assert all(seconds > 300 for seconds in at_work.values())
 
 
 def test_models_take_turns_on_one_place(ledger: Ledger) -> None:
-    scene = Scene(ledger, Cluster(places=1))
-    scene.submit("a", 9)
-    scene.go_on(30)
-    scene.submit("b", 9)
+    harness = FairShareHarness(ledger, Cluster(places=1))
+    harness.submit("a", 9)
+    harness.advance(30)
+    harness.submit("b", 9)
     had: list[str] = []
     for _ in range(160):
-        scene.go_on(10)
-        had += [name for name, count in scene.cluster.placed().items() if count]
+        harness.advance(10)
+        had += [name for name, count in harness.cluster.placed().items() if count]
     changes = sum(one != other for one, other in pairwise(had))
     assert 3 <= changes <= 5
     assert 0.3 < had.count("a") / len(had) < 0.7

@@ -54,12 +54,12 @@ def request(count: int) -> JobRequest:
 
 
 def test_the_pool_follows_jobs_up_and_down(ledger: Ledger) -> None:
-    pool, told = Names(), list[int]()
+    pool, deliveries = Names(), list[int]()
     supervision = Supervisor(
         ledger,
         MODELS,
         pool,
-        deliver=lambda: told.append(1),
+        deliver=lambda: deliveries.append(1),
         timeouts=SupervisorTimeouts(idle_timeout_s=10),
     )
     supervision.reconcile()
@@ -73,7 +73,7 @@ def test_the_pool_follows_jobs_up_and_down(ledger: Ledger) -> None:
         attempt.succeed(b"")
     supervision.reconcile()
     assert len(pool.drained) == 3
-    assert len(told) == 3
+    assert len(deliveries) == 3
 
 
 def test_observations_are_published_as_metrics(ledger: Ledger) -> None:
@@ -106,7 +106,7 @@ def test_workers_that_die_early_are_counted_as_failed_starts(ledger: Ledger) -> 
     assert 'dti_worker_start_failures_total{pool="sd"} 2.0' in text
 
 
-def test_jobs_that_wait_for_what_is_not_served_are_told(
+def test_jobs_of_a_model_that_is_not_served_get_a_notice(
     ledger: Ledger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     counted = PrometheusMetrics(process="supervisor")
@@ -128,8 +128,8 @@ def test_jobs_of_images_are_seen_and_want_no_workers(ledger: Ledger) -> None:
     counted = PrometheusMetrics(process="supervisor")
     use(counted)
     items = tuple(JobItem(name=str(i)) for i in range(9))
-    wanted = JobRequest(kind="generation", pool=generation_pool("sd"), items=items)
-    submit(ledger, "acme", "k", wanted)
+    job_request = JobRequest(kind="generation", pool=generation_pool("sd"), items=items)
+    submit(ledger, "acme", "k", job_request)
     pool = Names()
     Supervisor(ledger, MODELS, pool).reconcile()
     assert not pool.there
@@ -138,7 +138,7 @@ def test_jobs_of_images_are_seen_and_want_no_workers(ledger: Ledger) -> None:
     assert 'dti_workers_desired{pool="sd"} 0.0' in text
 
 
-def test_a_turn_that_fails_is_followed_by_another(
+def test_a_failed_pass_is_followed_by_another(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import threading

@@ -101,7 +101,7 @@ class Workshop:
 
     @contextmanager
     def working(self, worker: TrainingWorker | None = None) -> Iterator[TrainingWorker]:
-        """A worker at work, drained at the end."""
+        """Run a worker and drain it at the end."""
         worker = worker or self.worker()
         thread = threading.Thread(target=worker.run, daemon=True)
         thread.start()

@@ -56,10 +56,10 @@ def test_a_batch_that_the_model_refuses_fails_its_job_alone(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Choosy(slot_scheduler.PackedBatch):
-        def __init__(self, backbone: Backbone, config: TrainConfig, *given: Any) -> None:
+        def __init__(self, backbone: Backbone, config: TrainConfig, *arguments: Any) -> None:
             if config.resolution == 24:
                 raise ConfigurationError("the model has no resolution of 24")
-            super().__init__(backbone, config, *given)
+            super().__init__(backbone, config, *arguments)
 
     monkeypatch.setattr(slot_scheduler, "PackedBatch", Choosy)
     refused = workshop.submit(workshop.works(1), resolution=24)
@@ -76,13 +76,13 @@ def test_a_batch_that_the_model_refuses_fails_its_job_alone(
 def test_a_subject_that_fails_to_start_by_chance_is_retried(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, looks = Trainer._evaluate_fixed_batch, list[int]()
+    evaluate, evaluations = Trainer._evaluate_fixed_batch, list[int]()
 
     def once(self: Trainer, slot: int, training_slot: TrainingSlot) -> None:
-        looks.append(slot)
-        if len(looks) == 1:
+        evaluations.append(slot)
+        if len(evaluations) == 1:
             raise RuntimeError("something went wrong on the device")
-        look(self, slot, training_slot)
+        evaluate(self, slot, training_slot)
 
     monkeypatch.setattr(Trainer, "_evaluate_fixed_batch", once)
     job = workshop.submit(workshop.works(1))
@@ -131,19 +131,19 @@ def test_a_subject_that_breaks_the_device_for_all_fails_by_itself_in_the_end(
     step = Trainer.step
 
     def broken(self: Trainer) -> object:
-        seated = [
+        started = [
             training_slot.subject.placeholder for training_slot in self.slots if training_slot
         ]
-        if f"<{poison}>" in seated:
+        if f"<{poison}>" in started:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return step(self)
 
     monkeypatch.setattr(Trainer, "step", broken)
     job = workshop.submit(works, max_attempts=2)
-    supervisor, lives = Recovery(workshop.ledger), 0
+    supervisor, sessions = Recovery(workshop.ledger), 0
     while not workshop.view(job).state.ended:
-        assert lives < 30
-        lives += 1
+        assert sessions < 30
+        sessions += 1
         worker = workshop.worker()
         thread = threading.Thread(target=_run, args=(worker,))
         thread.start()
@@ -218,23 +218,23 @@ def test_an_upload_that_is_too_large_is_not_even_fetched(
         return read(self, key, **part)
 
     monkeypatch.setattr(MemoryStore, "read", noted)
-    most = max(len(data) for data in workshop.bundles.values())
-    limits = BundleLimits(max_archive_bytes=most)
+    max_bytes = max(len(data) for data in workshop.bundles.values())
+    limits = BundleLimits(max_archive_bytes=max_bytes)
     monkeypatch.setattr(loader, "DEFAULT_LIMITS", limits)
     with workshop.working():
         workshop.wait_until_ended(good, refused)
     assert workshop.view(good).state is JobState.SUCCEEDED
     (item,) = workshop.items(refused)
     assert item.state is ItemState.FAILED
-    assert f"at most {most} are allowed" in item.reason
+    assert f"at most {max_bytes} are allowed" in item.reason
     assert len(list_attempts(workshop.ledger, workshop.tenant, refused, 0)) == 1
     key = uploads.key(workshop.tenant, str(_large(workshop).bundle))
     assert key not in fetched
 
 
 def _large(workshop: Workshop) -> TrainingItem:
-    most = max(len(data) for data in workshop.bundles.values())
-    return TrainingItem(bundle=workshop.upload(bytes(most + 1)))
+    max_bytes = max(len(data) for data in workshop.bundles.values())
+    return TrainingItem(bundle=workshop.upload(bytes(max_bytes + 1)))
 
 
 class Silent:
@@ -246,10 +246,10 @@ class Silent:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.inner, name)
 
-        def ask(*given: Any, **how: Any) -> Any:
+        def ask(*arguments: Any, **how: Any) -> Any:
             if self.silent:
                 raise UnavailableError("the store does not answer")
-            return method(*given, **how)
+            return method(*arguments, **how)
 
         return ask if callable(method) else method
 
@@ -258,7 +258,7 @@ class Silent:
 
 
 def test_a_drain_ends_though_the_store_does_not_answer(workshop: Workshop) -> None:
-    """What was learned and could not be written is learned again, by others."""
+    """A token that was learned and could not be written is learned again by other workers."""
     store = Silent(workshop.ledger.store)
     healthy, lost = workshop.ledger, list[Exception]()
     workshop.ledger = Ledger.open(store, healthy.settings)  # type: ignore[arg-type]

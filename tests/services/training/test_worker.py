@@ -237,10 +237,10 @@ def test_a_small_job_does_not_wait_for_the_subjects_of_a_large_one(workshop: Wor
         assert item.report
         assert (item.report["steps"], item.report["resumed_at"]) == (30, 0)
         assert len(list_attempts(workshop.ledger, workshop.tenant, large, item.index)) == 1
-        ours, theirs = artifact(workshop, item.token), artifact(workshop, undisturbed.token)
-        for encoder, rows in ours.token.embeddings.items():
+        actual, reference = artifact(workshop, item.token), artifact(workshop, undisturbed.token)
+        for encoder, rows in actual.token.embeddings.items():
             # In another slot, perhaps, where sums are rounded otherwise.
-            torch.testing.assert_close(rows, theirs.token.embeddings[encoder], rtol=0, atol=1e-4)
+            torch.testing.assert_close(rows, reference.token.embeddings[encoder], rtol=0, atol=1e-4)
 
 
 def test_two_tenants_have_half_of_the_slots_each(workshop: Workshop) -> None:

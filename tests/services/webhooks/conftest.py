@@ -66,8 +66,10 @@ class Faulty:
     def interrupted(
         self, at: int, do: Callable[[str], object], *, applied: bool = False, writes: bool = False
     ) -> Iterator[list[bool]]:
-        """`do`, with the name of the request, once before request number `at`, from 0, or after it
-        if `applied`; of the writes alone if `writes`. Says in the end whether there were so many.
+        """Call `do` once before request number `at`, counted from 0, or after it if `applied`.
+
+        It gets the name of the request. With `writes`, only writes are counted. The yielded list is
+        empty in the end if there were not so many requests.
         """
         left, done = at, list[bool]()
 
@@ -106,8 +108,8 @@ class Recorder:
         return [headers["webhook-id"] for _, headers, _ in self.sent]
 
 
-class Scene:
-    """A ledger whose clock only tests move, and whose jobs are told of."""
+class WebhookHarness:
+    """A ledger whose clock only tests move, with webhooks for its jobs."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -142,7 +144,7 @@ class Scene:
         return read_tenant(self.store, tenant).webhook_secret  # pyright: ignore
 
     def end(self, *, fail: bool = False) -> None:
-        """Let all jobs end, and the supervisor see it."""
+        """Run all jobs to their end and let the supervisor recover them."""
         worker, idle = WorkerSession(self.ledger, "default", rng=random.Random(3)), 0
         worker.begin()
         while idle < 3:
@@ -162,13 +164,13 @@ class Scene:
         Recovery(self.ledger).recover()
 
     def deliverer(self, **how: Any) -> Deliverer:
-        """As one process has it."""
-        given = {"sender": self.recorder, "on_result": self.told.append} | how
-        self.deliverers.append(Deliverer(self.ledger, rng=random.Random(1), **given))
+        """Return the deliverer of one process."""
+        options = {"sender": self.recorder, "on_result": self.told.append} | how
+        self.deliverers.append(Deliverer(self.ledger, rng=random.Random(1), **options))
         return self.deliverers[-1]
 
     def deliver(self, deliverer: Deliverer | None = None) -> list[str]:
-        """One pass to its end; ids of the messages that were sent."""
+        """Run one pass to its end and return the ids of the sent messages."""
         before, one = len(self.recorder.sent), deliverer or self.deliverer()
         one.deliver_due()
         assert one.wait(20)
@@ -179,22 +181,22 @@ class Scene:
 
 
 @pytest.fixture
-def new_scene() -> Iterator[Callable[[], Scene]]:
-    """For a test that does the same from the start again and again."""
-    made: list[Scene] = []
+def new_harness() -> Iterator[Callable[[], WebhookHarness]]:
+    """Return a function that makes a harness, for a test that starts again and again."""
+    harnesses: list[WebhookHarness] = []
 
-    def new() -> Scene:
-        made.append(Scene())
-        return made[-1]
+    def new() -> WebhookHarness:
+        harnesses.append(WebhookHarness())
+        return harnesses[-1]
 
     yield new
-    for deliverer in (deliverer for scene in made for deliverer in scene.deliverers):
+    for deliverer in (deliverer for harness in harnesses for deliverer in harness.deliverers):
         deliverer.close()
 
 
 @pytest.fixture
-def scene(new_scene: Callable[[], Scene]) -> Scene:
-    return new_scene()
+def harness(new_harness: Callable[[], WebhookHarness]) -> WebhookHarness:
+    return new_harness()
 
 
 class Server:
@@ -264,7 +266,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of sink.test and of 127.0.0.1 with its key, in one file; it signs itself."""
+    """Return a self-signed certificate of sink.test and 127.0.0.1 with its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sink.test")])
     now = dt.datetime.now(dt.UTC)
@@ -302,7 +304,7 @@ def tls_server(authority: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def receives() -> Callable[[str, dict[str, str], bytes], bool]:
-    """A receiver as the specification describes it, with HMAC as RFC 2104 does."""
+    """Return a receiver as the specification describes it, with HMAC as RFC 2104 does."""
 
     def receive(secret: str, headers: dict[str, str], body: bytes) -> bool:
         lower = {name.lower(): value for name, value in headers.items()}

@@ -15,13 +15,13 @@ def test_each_task_runs_exactly_once() -> None:
 
 
 def test_a_slow_tenant_holds_only_its_share_of_the_threads() -> None:
-    come, slow_begun, done = threading.Event(), threading.Semaphore(0), list[str]()
+    may_run, slow_begun, done = threading.Event(), threading.Semaphore(0), list[str]()
     quick = threading.Semaphore(0)
 
     def do(one: str) -> None:
         if one.startswith("slow"):
             slow_begun.release()
-            assert come.wait(20)
+            assert may_run.wait(20)
         done.append(one)
         if one.startswith("quick"):
             quick.release()
@@ -36,36 +36,38 @@ def test_a_slow_tenant_holds_only_its_share_of_the_threads() -> None:
     for _ in range(50):
         assert quick.acquire(timeout=10)
     assert not slow_begun.acquire(blocking=False)  # It has its three, and no more.
-    come.set()
+    may_run.set()
     assert executor.wait(20)
     executor.close()
-    assert sorted(done) == sorted([f"{who}{i}" for who in ("slow", "quick") for i in range(50)])
+    assert sorted(done) == sorted(
+        [f"{tenant}{i}" for tenant in ("slow", "quick") for i in range(50)]
+    )
 
 
 def test_running_tasks_are_not_repeated_and_pending_ones_are_replaced() -> None:
-    come, begun, done = threading.Event(), threading.Semaphore(0), list[str]()
+    may_run, begun, done = threading.Event(), threading.Semaphore(0), list[str]()
 
     def do(one: str) -> None:
         begun.release()
-        assert come.wait(20)
+        assert may_run.wait(20)
         done.append(one)
 
     executor: FairExecutor[str] = FairExecutor(do, num_threads=1, max_per_tenant=1)
     assert executor.replace_pending({"a": ["a1", "a2"]}) == 2
     assert begun.acquire(timeout=10)
     assert executor.replace_pending({"a": ["a1", "a3"]}) == 1
-    come.set()
+    may_run.set()
     assert executor.wait(20)
     assert done == ["a1", "a3"]
     executor.close()
 
 
 def test_no_task_starts_after_close() -> None:
-    come, begun, done = threading.Event(), threading.Event(), list[str]()
+    may_run, begun, done = threading.Event(), threading.Event(), list[str]()
 
     def do(one: str) -> None:
         begun.set()
-        assert come.wait(20)
+        assert may_run.wait(20)
         done.append(one)
 
     executor: FairExecutor[str] = FairExecutor(do, num_threads=1, max_per_tenant=1)
@@ -73,7 +75,7 @@ def test_no_task_starts_after_close() -> None:
     assert begun.wait(10)
     closing = threading.Thread(target=executor.close)
     closing.start()
-    come.set()
+    may_run.set()
     closing.join(20)
     assert done == ["a1"]
     executor.replace_pending({"a": ["a2"]})

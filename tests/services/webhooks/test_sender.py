@@ -47,18 +47,18 @@ def test_the_target_gets_the_message_and_its_host(server: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "delivered", "gone"),
+    ("status", "delivered", "is_gone"),
     [
         *((200, True, False), (204, True, False), (299, True, False), (304, False, False)),
         *((400, False, False), (410, False, True), (429, False, False), (500, False, False)),
     ],
 )
 def test_only_2xx_counts_as_delivered(
-    server: Any, status: int, delivered: bool, gone: bool
+    server: Any, status: int, delivered: bool, is_gone: bool
 ) -> None:
     server.respond = _answering(status)
     answer = _sender().send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
-    assert (answer.delivered, answer.gone) == (delivered, gone)
+    assert (answer.delivered, answer.gone) == (delivered, is_gone)
     assert answer.reason == f"responded {status}"
 
 
@@ -102,15 +102,16 @@ def test_nothing_is_sent_to_private_addresses(server: Any) -> None:
 
 
 def test_dns_rebinding_has_no_effect(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first answer is public, all later ones are this host: it is asked once a delivery, and
-    what is connected to is what it said then.
+    """The name resolves to a public address first, and to this host later.
+
+    It is resolved once for each delivery, and the connection goes to that address.
     """
-    said: list[str] = []
+    lines: list[str] = []
     reached: list[Any] = []
 
     def rebinding(host: str, port: int) -> list[str]:
-        said.append("127.0.0.1" if said else "93.184.216.34")
-        return [said[-1]]
+        lines.append("127.0.0.1" if lines else "93.184.216.34")
+        return [lines[-1]]
 
     def unreachable(address: Any, *_: Any, **__: Any) -> Any:
         reached.append(address)
@@ -120,7 +121,7 @@ def test_dns_rebinding_has_no_effect(server: Any, monkeypatch: pytest.MonkeyPatc
     sender = _sender(WebhookSettings(allow_http=True), resolve=rebinding)
     url = f"http://sink.test:{server.port}/"
     assert sender.send(url, _HEADERS, b"{}").reason == "the connection failed"
-    assert said == ["93.184.216.34"]
+    assert lines == ["93.184.216.34"]
     assert reached == [("93.184.216.34", server.port)]
     assert "not public" in sender.send(url, _HEADERS, b"{}").reason
     assert len(reached) == 1
@@ -144,9 +145,9 @@ def test_the_peer_address_is_checked_before_a_byte_is_sent(
 
 
 def test_the_next_address_is_tried_if_one_does_not_answer(server: Any) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.2", 0))
-        port = nobody.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.2", 0))
+        port = listener.getsockname()[1]
         sender = _sender(resolve=lambda *_: ["127.0.0.2", "127.0.0.1"])
         assert sender.send(f"http://sink.test:{server.port}/", _HEADERS, b"{}").delivered
         answer = sender.send(f"http://sink.test:{port}/", _HEADERS, b"{}")
@@ -187,7 +188,7 @@ def test_a_slow_drip_is_left_at_the_same_deadline(server: Any) -> None:
 
 
 def test_an_endless_body_is_not_read(server: Any) -> None:
-    gone = threading.Event()
+    is_gone = threading.Event()
 
     def pour(handler: Any) -> None:
         handler.send_response(200)
@@ -196,11 +197,11 @@ def test_an_endless_body_is_not_read(server: Any) -> None:
             while not server.stop.is_set():
                 handler.wfile.write(b"z" * 65536)
         except OSError:
-            gone.set()
+            is_gone.set()
 
     server.respond = pour
     assert _sender().send(f"http://sink.test:{server.port}/", _HEADERS, b"{}").delivered
-    assert gone.wait(10)
+    assert is_gone.wait(10)
 
 
 def test_a_head_is_read_no_further_than_64_kib(server: Any) -> None:
@@ -218,9 +219,11 @@ def test_a_head_is_read_no_further_than_64_kib(server: Any) -> None:
     assert sender.send(url, _HEADERS, b"{}").delivered
 
 
-@pytest.mark.parametrize("said", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/9.9 abc\r\n\r\n", b"\0" * 99])
-def test_a_response_that_is_not_http_is_a_failed_attempt(server: Any, said: bytes) -> None:
-    server.respond = lambda handler: handler.wfile.write(said)
+@pytest.mark.parametrize(
+    "lines", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/9.9 abc\r\n\r\n", b"\0" * 99]
+)
+def test_a_response_that_is_not_http_is_a_failed_attempt(server: Any, lines: bytes) -> None:
+    server.respond = lambda handler: handler.wfile.write(lines)
     answer = _sender().send(f"http://sink.test:{server.port}/", _HEADERS, b"{}")
     assert answer.reason == "the connection was closed, or the response was not HTTP"
 

@@ -75,7 +75,7 @@ def encrypted_zip() -> bytes:
 
 
 def lying_zip(declared: int, num_bytes: int) -> bytes:
-    """An entry of so many bytes that declares another number everywhere."""
+    """Return an entry of so many bytes that declares another number everywhere."""
     data = zip_of(("a.png", bytes(num_bytes)))
     old, new = struct.pack("<I", num_bytes), struct.pack("<I", declared)
     return data.replace(old, new)
@@ -99,19 +99,19 @@ def overlapping_zip(count: int, num_bytes: int) -> bytes:
 
 
 def giant_directory() -> bytes:
-    """A zip whose end claims a table of contents of 2 GB."""
+    """Return a zip whose end claims a table of contents of 2 GB."""
     return struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, 2**31, 0, 0)
 
 
 def deep_headers_tar() -> bytes:
-    """A long chain of headers that each say that the next has a longer name."""
+    """Return a long chain of headers that each say that the next has a longer name."""
     long_name = tarfile.TarInfo("././@LongLink")
     long_name.type, long_name.size = tarfile.GNUTYPE_LONGNAME, 1
     return (long_name.tobuf(tarfile.GNU_FORMAT) + b"a" + bytes(511)) * 3000
 
 
 def tar_of_size(field: bytes) -> bytes:
-    """An entry whose header has this in the field of its size, 12 bytes long."""
+    """Return an entry whose header has this in the field of its size, 12 bytes long."""
     header = bytearray(tar_of(("a.png", b"a"))[:512])
     header[124:136] = field
     header[148:156] = b" " * 8
@@ -224,7 +224,7 @@ TARS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 def refusal(path: Path) -> str:
-    """The refusals, which must come soon and with little memory."""
+    """Return the refusals, which must come fast and with little memory."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.monotonic()
     with pytest.raises(InvalidBundleError) as error:
@@ -313,7 +313,7 @@ def test_a_hostile_folder_is_rejected_by_name(case: str, tmp_path: Path) -> None
     assert reason in refusal(tmp_path)
 
 
-def test_what_is_neither_a_folder_nor_an_archive_is_rejected(tmp_path: Path) -> None:
+def test_a_file_that_is_no_archive_is_rejected(tmp_path: Path) -> None:
     for name in ("rex.rar", "rex.tar.bz2", "rex"):
         (tmp_path / name).write_bytes(b"hello")
         assert "neither a folder nor one of .zip, .tar, .tar.gz" in refusal(tmp_path / name)

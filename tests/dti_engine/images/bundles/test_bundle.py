@@ -75,13 +75,13 @@ def test_a_bundle_is_its_images_with_captions_and_masks(form: str, png: Png, pac
 
 def test_images_equal_those_of_load_images(png: Png, pack: Pack) -> None:
     path = pack("folder", {f"{name}.png": png(i) for i, name in enumerate("bCa犬")})
-    for ours, plain in zip(load_bundle(path).images, load_images(path), strict=True):
-        assert (ours.name, ours.sha256, ours.original_size) == (
+    for actual, plain in zip(load_bundle(path).images, load_images(path), strict=True):
+        assert (actual.name, actual.sha256, actual.original_size) == (
             plain.name,
             plain.sha256,
             plain.original_size,
         )
-        assert ours.image.tobytes() == plain.image.tobytes()
+        assert actual.image.tobytes() == plain.image.tobytes()
 
 
 @over_forms

@@ -43,9 +43,9 @@ def replace_decoder_process(folder: Path, monkeypatch: pytest.MonkeyPatch, code:
 def test_the_child_decodes_as_the_parent_would(png: Png) -> None:
     data = png()
     with Decoder(DEFAULT_LIMITS) as decoder:
-        ours, plain = decoder.image("a.png", data), decode_image("a.png", data)
-        assert ours.image.tobytes() == plain.image.tobytes()
-        assert (ours.name, ours.sha256, ours.original_size) == (
+        actual, plain = decoder.image("a.png", data), decode_image("a.png", data)
+        assert actual.image.tobytes() == plain.image.tobytes()
+        assert (actual.name, actual.sha256, actual.original_size) == (
             plain.name,
             plain.sha256,
             plain.original_size,

@@ -36,5 +36,5 @@ def test_bundles_and_folders_of_them_can_be_mixed(bundles_folder: Path) -> None:
     assert [found[0].name, found[-1].name, len(found)] == ["tom", "anna.zip", 6]
 
 
-def test_what_holds_nothing_stays_to_be_refused_by_name(tmp_path: Path) -> None:
+def test_an_empty_path_is_kept_so_that_it_is_refused_by_name(tmp_path: Path) -> None:
     assert expand_paths([tmp_path, tmp_path / "nowhere"]) == [tmp_path, tmp_path / "nowhere"]

@@ -73,7 +73,7 @@ def test_a_breeds_word_means_nothing_else() -> None:
     assert not any(word in "".join(sorted(known)) for word in breeds())
 
 
-def test_what_a_caption_asks_for_is_what_its_scene_shows() -> None:
+def test_a_scene_shows_what_its_caption_asks_for() -> None:
     for each in map(example, range(2000)):
         shown = dict(zip(QUESTIONS, labels(each.scene), strict=True))
         for question, answer in each.asked.items():

@@ -14,7 +14,7 @@ from .harness import InstrumentedModel
 
 
 @pytest.mark.parametrize(
-    ("rates", "best", "taken"),
+    ("rates", "best", "num_measured"),
     [
         ([1.0, 1.9, 3.5, 3.7, 9.0], 4, 4),  # a GPU that is full with 4
         ([1.0, 1.05, 9.0], 1, 2),  # a processor
@@ -24,7 +24,7 @@ from .harness import InstrumentedModel
     ],
 )
 def test_batches_grow_while_their_throughput_does(
-    rates: list[float], best: int, taken: int
+    rates: list[float], best: int, num_measured: int
 ) -> None:
     seen: list[float] = []
 
@@ -34,7 +34,7 @@ def test_batches_grow_while_their_throughput_does(
             yield 2**number, rate
 
     assert choose_batch_size(found()) == best
-    assert len(seen) == taken
+    assert len(seen) == num_measured
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_not_chosen(tiny_backbone: Backbone) -> None:

@@ -64,12 +64,13 @@ def make_random_request(
     )
 
 
-def generate(model: Any, subject: int, besides: Sequence[Beside] = (), crowd: int = 0) -> Any:
-    """Levels of an image, beside neighbours whose requests and steps are the crowd's; and the rows
-    of each call that it had part in.
+def generate(model: Any, subject: int, besides: Sequence[Beside] = (), group: int = 0) -> Any:
+    """Return the levels of an image, and the rows of each call that it had part in.
+
+    The group decides the requests and steps of its neighbours.
     """
-    mine, recorder = make_random_request(model, random.Random(f"subject {subject}"), STEPS)
-    rng = random.Random(f"crowd {crowd}")
+    timed, recorder = make_random_request(model, random.Random(f"subject {subject}"), STEPS)
+    rng = random.Random(f"crowd {group}")
     joining: dict[int, list[ScheduledRequest]] = defaultdict(list)
     for number, each in enumerate(besides):
         # The first begins long before, so that there are calls that the others can join.
@@ -79,7 +80,7 @@ def generate(model: Any, subject: int, besides: Sequence[Beside] = (), crowd: in
         other, _ = make_random_request(model, rng, steps, each.guided)
         joining[BEFORE + each.joins - ahead].append(other)
     first = BEFORE if besides else 0
-    joining[first].insert(crowd % 2 * len(joining[first]), mine)
+    joining[first].insert(group % 2 * len(joining[first]), timed)
     model.calls.clear()
     scheduler = BatchScheduler(model, BatchSchedulerSettings(max_batch_size=16))
 
@@ -106,8 +107,8 @@ def test_an_image_is_the_same_in_any_crowd_of_a_size_and_nearly_the_same_alone(
         Beside(0, None, guided=False),
         Beside(rng.randint(1, STEPS - 1), None, guided=rng.random() < 0.5),
     ]
-    one, rows = generate(model, subject, besides, crowd=1)
-    other, same_rows = generate(model, subject, besides, crowd=2)
+    one, rows = generate(model, subject, besides, group=1)
+    other, same_rows = generate(model, subject, besides, group=2)
     assert rows == same_rows
     assert len(set(rows)) > 1
     assert np.array_equal(one, other)

@@ -24,8 +24,8 @@ def requests(tenant: str, count: int, **options: Any) -> list[ScheduledRequest]:
     return [make_request(tenant=tenant, seed=seed, **options)[0] for seed in range(count)]
 
 
-def whose(taken: list[ScheduledRequest]) -> str:
-    return " ".join(f"{each.tenant}{each.image.seed}" for each in taken)
+def whose(batch: list[ScheduledRequest]) -> str:
+    return " ".join(f"{each.tenant}{each.image.seed}" for each in batch)
 
 
 def test_tenants_take_turns_and_each_is_served_in_order() -> None:

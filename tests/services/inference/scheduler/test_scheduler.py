@@ -50,7 +50,7 @@ def model(tiny_backbone: Backbone) -> Any:
 
 
 def held(model: InstrumentedModel) -> threading.Event:
-    """The model waits at its first call until this is set."""
+    """Make the model wait at its first call until this event is set."""
     release = threading.Event()
 
     def wait(noisy: Tensor, conditioning: Conditioning) -> None:
@@ -128,9 +128,9 @@ def test_without_continuous_batching_no_image_joins_a_running_batch(model: Any) 
 
 def test_an_isolated_image_is_bit_for_bit_the_same_beside_any_others(model: Any) -> None:
     images: list[Image.Image] = []
-    for crowd in range(0, 9, 4):
+    for first in range(0, 9, 4):
         with scheduler(model) as running:
-            others = submit(running, *(make_request(seed=50 + crowd + i) for i in range(crowd)))
+            others = submit(running, *(make_request(seed=50 + first + i) for i in range(first)))
             (alone,) = submit(running, make_request(isolated=True))
             images.append(alone.image())
             for other in others:
@@ -153,34 +153,34 @@ def test_a_popular_size_does_not_starve_other_sizes(model: Any) -> None:
     with scheduler(
         model, max_batches=1, batch_turn_s=0.0, max_batch_size=2, queue_size=100
     ) as running:
-        crowd = submit(running, *(make_request(size=(8, 8), seed=i, steps=6) for i in range(30)))
+        first = submit(running, *(make_request(size=(8, 8), seed=i, steps=6) for i in range(30)))
         (other,) = submit(running, make_request(tenant="ben", steps=2))
         other.image()
-        for one in crowd:
+        for one in first:
             one.image()
-    before = sum(one.ended_at < other.ended_at for one in crowd)
+    before = sum(one.ended_at < other.ended_at for one in first)
     assert before <= 4
 
 
 def test_tenants_take_turns_at_a_full_scheduler(model: Any) -> None:
     release = held(model)
     with scheduler(model, max_batch_size=2, queue_size=100) as running:
-        crowd = submit(running, *(make_request(seed=i) for i in range(20)))
+        first = submit(running, *(make_request(seed=i) for i in range(20)))
         while not model.calls:
             time.sleep(0.001)
         (other,) = submit(running, make_request(tenant="ben"))
         release.set()
         other.image()
-        for one in crowd:
+        for one in first:
             one.image()
-    assert sum(one.ended_at < other.ended_at for one in crowd) <= 3
+    assert sum(one.ended_at < other.ended_at for one in first) <= 3
 
 
 # Failures
 
 
 def poisoned(noisy: Tensor, conditioning: Conditioning) -> None:
-    """Breaks if one of the rows is not a number."""
+    """Raise an error if a row is not a number."""
     if not bool(conditioning.hidden.isfinite().all()):
         raise RuntimeError("poison")
 
@@ -278,7 +278,7 @@ def test_a_device_that_breaks_at_a_preview_is_broken_too(model: Any) -> None:
 
 
 def test_memory_that_runs_out_at_decoding_does_not_enlarge_batches(model: Any) -> None:
-    """Where calls have been halved already, decoding all together does not make them larger."""
+    """Calls that were halved before are not enlarged by decoding all images together."""
     decode = model._backbone.decode_latents
 
     def tight(noisy: Tensor, conditioning: Conditioning) -> None:

@@ -136,25 +136,25 @@ class TokenStore:
 
 @pytest.fixture
 def in_memory() -> Iterator[TokenStore]:
-    """In memory."""
-    made = TokenStore(MemoryStore())
-    yield made
-    for cache in made.caches:
+    """Return a token store in memory."""
+    token_store = TokenStore(MemoryStore())
+    yield token_store
+    for cache in token_store.caches:
         cache.close()
 
 
 @pytest.fixture
 def anywhere(store: Store) -> Iterator[TokenStore]:
-    """On every kind of store."""
-    made = TokenStore(store)
-    yield made
-    for cache in made.caches:
+    """Return a token store on each kind of object store."""
+    token_store = TokenStore(store)
+    yield token_store
+    for cache in token_store.caches:
         cache.close()
 
 
 @pytest.fixture
 def recorded() -> RecordingMetrics:
-    """What the engine has recorded."""
+    """Return the metrics that the engine has recorded."""
     counting = RecordingMetrics()
     metrics.use(counting)
     return counting

@@ -34,11 +34,11 @@ def test_an_alias_in_use_costs_a_listing_every_five_seconds(in_memory: Any) -> N
 
 
 def test_index_entries_without_a_token_are_skipped(in_memory: Any) -> None:
-    stands, gone = in_memory.learn(), in_memory.learn()
-    delete_token(in_memory.elsewhere, "acme", gone)
+    remaining, deleted = in_memory.learn(), in_memory.learn()
+    delete_token(in_memory.elsewhere, "acme", deleted)
     aliases.add(in_memory.elsewhere.store, "acme", "rex", token_id(in_memory.submit(), 0, 0))
     aliases.add(in_memory.elsewhere.store, "acme", "rex", "0 no token")
-    assert in_memory.cache().get("acme", "rex").token == stands
+    assert in_memory.cache().get("acme", "rex").token == remaining
 
 
 def test_after_a_deletion_the_alias_stands_for_the_token_before(
@@ -60,10 +60,10 @@ def test_after_a_deletion_the_alias_stands_for_the_token_before(
 
 
 def test_aliases_belong_to_one_tenant(in_memory: Any) -> None:
-    ours, theirs = in_memory.learn(), in_memory.learn(tenant="other")
+    own, other_token = in_memory.learn(), in_memory.learn(tenant="other")
     cache = in_memory.cache()
-    assert cache.get("acme", "rex").token == ours
-    assert cache.get("other", "rex").token == theirs
+    assert cache.get("acme", "rex").token == own
+    assert cache.get("other", "rex").token == other_token
     for name in ("bo", "../other", "other/rex", "tok_x"):
         with pytest.raises(UnknownJobError):
             cache.get("acme", name)
@@ -71,10 +71,10 @@ def test_aliases_belong_to_one_tenant(in_memory: Any) -> None:
 
 def test_an_alias_stands_for_the_newest_token_of_this_model(in_memory: Any) -> None:
     foreign = in_memory.artifact(fingerprint="f" * 64).to_bytes()
-    ours = in_memory.learn()
+    own = in_memory.learn()
     in_memory.learn(payload=foreign)
     cache = in_memory.cache()
-    assert cache.get("acme", "rex").token == ours
+    assert cache.get("acme", "rex").token == own
     other = in_memory.learn("bo", payload=foreign)
     with pytest.raises(ArtifactMismatchError, match=f"{other} was made with"):
         cache.get("acme", "bo")

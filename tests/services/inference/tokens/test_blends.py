@@ -57,17 +57,17 @@ def test_a_blend_is_made_once_and_is_the_same_object(in_memory: Any, at_once: An
 
 @pytest.mark.parametrize("end", [0, 1])
 def test_both_ends_must_be_the_tenants_own(in_memory: Any, end: int) -> None:
-    ours, also_ours = in_memory.learn("one"), in_memory.learn("two")
-    theirs, cache = in_memory.learn(tenant="other"), in_memory.cache()
+    one, second = in_memory.learn("one"), in_memory.learn("two")
+    other_token, cache = in_memory.learn(tenant="other"), in_memory.cache()
     blends = BlendCache(cache)
-    cache.get("other", theirs)
-    blends.blend("acme", [(ours, 1), (also_ours, 1)])
-    parts = [(ours, 1), (also_ours, 1)]
-    parts[end] = (theirs, 1)
+    cache.get("other", other_token)
+    blends.blend("acme", [(one, 1), (second, 1)])
+    parts = [(one, 1), (second, 1)]
+    parts[end] = (other_token, 1)
     with pytest.raises(UnknownJobError, match="acme has no token"):
         blends.blend("acme", parts)
     with pytest.raises(UnknownJobError, match="other has no token"):
-        blends.blend("other", [(ours, 1), (also_ours, 1)])
+        blends.blend("other", [(one, 1), (second, 1)])
 
 
 @pytest.mark.parametrize("end", [0, 1])
@@ -77,14 +77,14 @@ def test_a_blend_is_dropped_with_either_of_its_tokens(anywhere: Any, end: int) -
     blends = BlendCache(cache)
     parts = [(name, 1) for name in names]
     blends.blend("acme", parts)
-    kept = blends.blend("acme", [(names[1 - end], 1), (other, 1)]).learned
+    mixed = blends.blend("acme", [(names[1 - end], 1), (other, 1)]).learned
     assert _count(blends) == 2
     delete_token(anywhere.elsewhere, "acme", names[end])
     anywhere.seconds += 30
     with pytest.raises(DeletedError, match=f"token {names[end]} was deleted"):
         blends.blend("acme", parts)
     assert _count(blends) == 1
-    assert blends.blend("acme", [(names[1 - end], 1), (other, 1)]).learned is kept
+    assert blends.blend("acme", [(names[1 - end], 1), (other, 1)]).learned is mixed
 
 
 def test_prompt_encodings_with_a_deleted_token_are_dropped(
@@ -129,12 +129,12 @@ def test_a_blend_is_not_kept_if_a_token_is_deleted_meanwhile(
 ) -> None:
     one, two, cache = in_memory.learn("one"), in_memory.learn("two"), in_memory.cache()
     blends = BlendCache(cache)
-    making, gone = threading.Event(), threading.Event()
+    making, deleted = threading.Event(), threading.Event()
 
-    def be_slow(*given: Any, **how: Any) -> Any:
+    def be_slow(*arguments: Any, **how: Any) -> Any:
         making.set()
-        assert gone.wait(20)
-        return slerp_tokens(*given, **how)
+        assert deleted.wait(20)
+        return slerp_tokens(*arguments, **how)
 
     monkeypatch.setattr("services.inference.tokens.blends.slerp_tokens", be_slow)
     thread = threading.Thread(target=lambda: blends.blend("acme", [(one, 1), (two, 1)]))
@@ -144,7 +144,7 @@ def test_a_blend_is_not_kept_if_a_token_is_deleted_meanwhile(
     in_memory.seconds += 30
     with pytest.raises(DeletedError):
         cache.get("acme", two)
-    gone.set()
+    deleted.set()
     thread.join(20)
     assert _count(blends) == 0
 

@@ -62,17 +62,17 @@ def test_a_cached_token_of_another_tenant_is_unknown(anywhere: Any) -> None:
 
 def test_equal_tokens_of_two_tenants_are_kept_apart(in_memory: Any) -> None:
     payload = in_memory.artifact().to_bytes()
-    ours, theirs = (
+    own, other_token = (
         in_memory.learn(payload=payload),
         in_memory.learn(tenant="other", payload=payload),
     )
     cache = in_memory.cache()
-    assert cache.get("acme", ours).learned is not cache.get("other", theirs).learned
-    delete_token(in_memory.elsewhere, "acme", ours)
+    assert cache.get("acme", own).learned is not cache.get("other", other_token).learned
+    delete_token(in_memory.elsewhere, "acme", own)
     in_memory.seconds += 31
     with pytest.raises(DeletedError):
-        cache.get("acme", ours)
-    cache.get("other", theirs)
+        cache.get("acme", own)
+    cache.get("other", other_token)
 
 
 def test_an_unknown_token_is_looked_up_again_after_two_seconds(in_memory: Any) -> None:
@@ -133,19 +133,19 @@ def test_a_token_in_use_is_revalidated_in_the_background(
 ) -> None:
     token, cache = in_memory.learn(), in_memory.cache()
     cache.get("acme", token)
-    held, gone = threading.Event(), threading.Event()
+    held, deleted = threading.Event(), threading.Event()
 
     def hold(name: str, key: str) -> None:
         assert threading.current_thread() is not threading.main_thread()
         held.set()
-        assert gone.wait(20)
+        assert deleted.wait(20)
 
     in_memory.store.before = hold
     in_memory.seconds += 16
     for _ in range(10):
         cache.get("acme", token)  # though the store has not answered yet
     assert held.wait(20)
-    gone.set()
+    deleted.set()
     eventually(lambda: recorded.gauges and not cache._flights._running)
     in_memory.seconds += 20
     cache.get("acme", token)  # 36 s after the first read, 20 s after it was confirmed
