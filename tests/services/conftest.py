@@ -1,4 +1,4 @@
-"""Every kind of store, empty."""
+"""Empty stores of every kind, and a stub engine."""
 
 import os
 import secrets
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from stub_engine import StubEngine, stub_engine
 
 from services.storage.directory import DirectoryStore
 from services.storage.instrumented import InstrumentedStore
@@ -153,3 +154,16 @@ def at_once() -> Callable[[int, Callable[[], Any]], list[Any]]:
         return got
 
     return run
+
+
+@pytest.fixture
+def engine_at() -> Iterator[tuple[StubEngine, str]]:
+    """Yield a stub engine and its address."""
+    with stub_engine() as stub:
+        yield stub
+
+
+@pytest.fixture
+def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
+    """Return the stub engine that generates for the API or `service`."""
+    return engine_at[0]

@@ -233,18 +233,6 @@ def new_site() -> Iterator[Callable[..., Site]]:
 
 
 @pytest.fixture
-def engine_at() -> Iterator[tuple[StubEngine, str]]:
-    """Yield a stub engine and its address."""
-    with stub_engine() as made:
-        yield made
-
-
-@pytest.fixture
-def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
-    return engine_at[0]
-
-
-@pytest.fixture
 def new_image_site(
     new_site: Callable[..., Site], engine_at: tuple[StubEngine, str]
 ) -> Callable[..., Site]:

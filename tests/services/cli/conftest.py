@@ -5,25 +5,13 @@ from pathlib import Path
 
 import pytest
 from hosted import Hosted, hosted, make_bundle
-from stub_engine import StubEngine, stub_engine
+from stub_engine import StubEngine
 from typer.testing import CliRunner, Result
 
 from services.cli_app import app
 from services.storage.directory import DirectoryStore
 
 Dti = Callable[..., Result]
-
-
-@pytest.fixture
-def engine_at() -> Iterator[tuple[StubEngine, str]]:
-    with stub_engine() as stub:
-        yield stub
-
-
-@pytest.fixture
-def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
-    """Return the stub engine that generates for `service`."""
-    return engine_at[0]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hosted import Hosted, hosted
-from stub_engine import StubEngine, stub_engine
+from stub_engine import StubEngine
 
 from services.client.client import Client
 from services.client.errors import ClientError, OverloadedError, RefusedError, UnreachableError
@@ -14,17 +14,6 @@ from services.client.images import GeneratedImage, ImageFailure, ImageProgress
 from services.storage.directory import DirectoryStore
 
 ORDER = {"prompt": "a <rex>", "tokens": {"<rex>": "rex"}, "steps": 3, "size": "16x24"}
-
-
-@pytest.fixture
-def engine_at() -> Iterator[tuple[StubEngine, str]]:
-    with stub_engine() as stub:
-        yield stub
-
-
-@pytest.fixture
-def engine(engine_at: tuple[StubEngine, str]) -> StubEngine:
-    return engine_at[0]
 
 
 @pytest.fixture

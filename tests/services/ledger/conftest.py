@@ -1,12 +1,12 @@
 """A ledger whose clock only tests move, on a store that tells of every request."""
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from interruptions import InterruptibleStore
 
 from services.contracts.jobs import Counts, JobItem, JobRequest
 from services.ledger.attempts import Attempt
@@ -21,82 +21,6 @@ from services.settings import LedgerSettings
 from services.storage.interface import Store
 from services.storage.memory import MemoryStore
 
-_WRITES = ("create", "replace", "put", "delete", "delete_if")
-_REQUESTS = ("read", "head", "list", *_WRITES)
-
-
-class Crash(BaseException):
-    """The process is gone: nothing of it runs on."""
-
-
-class Watched:
-    """A store that keeps a list of requests, and lets a test step in before or after one."""
-
-    def __init__(self, inner: Store) -> None:
-        self.inner = inner
-        self.requests: list[tuple[str, str]] = []
-        self.before: Callable[[str, str], None] | None = None
-        self.after: Callable[[str, str], None] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.inner, name)
-        if name not in _REQUESTS:
-            return method
-
-        def ask(key: str = "", *args: Any, **how: Any) -> Any:
-            self.requests.append((name, key))
-            if self.before:
-                self.before(name, key)
-            answer = method(key, *args, **how)
-            if self.after:
-                self.after(name, key)
-            return answer
-
-        return ask
-
-    @contextmanager
-    def counted(self) -> Iterator[list[tuple[str, str]]]:
-        """Yield the requests that are made meanwhile."""
-        self.requests = []
-        yield self.requests
-
-    @contextmanager
-    def interrupted(
-        self, at: int, do: Callable[[], object], *, applied: bool = False, writes: bool = False
-    ) -> Iterator[list[bool]]:
-        """Call `do` once before request number `at`, counted from 0, or after it if `applied`.
-
-        With `writes`, only writes are counted. The yielded list is empty in the end if there were
-        not so many requests.
-        """
-        left, done = at, list[bool]()
-
-        def step(name: str, _: str) -> None:
-            nonlocal left
-            if writes and name not in _WRITES:
-                return
-            left -= 1
-            if left == -1:
-                done.append(True)
-                self.before = self.after = None
-                do()
-
-        self.before, self.after = (None, step) if applied else (step, None)
-        try:
-            yield done
-        finally:
-            self.before = self.after = None
-
-    @contextmanager
-    def crashing(self, at: int, *, applied: bool) -> Iterator[list[bool]]:
-        """End the process at that write, so that nothing after it happens."""
-
-        def crash() -> None:
-            raise Crash
-
-        with suppress(Crash), self.interrupted(at, crash, applied=applied, writes=True) as done:
-            yield done
-
 
 class LedgerHarness:
     """A ledger with a settable clock, and its clients and workers."""
@@ -104,7 +28,7 @@ class LedgerHarness:
     def __init__(self, store: Store | None = None) -> None:
         self.seconds = 1000.0
         self.chance = random.Random(7)
-        self.store = Watched(store or MemoryStore(self.now))
+        self.store = InterruptibleStore(store or MemoryStore(self.now))
         self.ledger = self.open()
 
     def now(self) -> datetime:

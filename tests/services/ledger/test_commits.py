@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from interruptions import at_each_request
 
 from services.errors import OutcomeUnknownError, SupersededError, UnavailableError
 from services.ledger.queries import read_token
@@ -88,13 +89,11 @@ def test_a_report_that_cannot_be_kept_leaves_the_attempt_as_it_is(harness: Any) 
 
 def test_after_a_crash_at_any_write_of_a_commit_the_item_has_ended_once(new_harness: Any) -> None:
     for applied in (False, True):
-        at, crashed = 0, [True]
-        while crashed:
-            harness = new_harness()
+        for at, harness in at_each_request(new_harness):
             job = harness.submit(1)
             [attempt] = harness.claim()
             attempt.checkpoint(1, b"half")
-            with harness.store.crashing(at, applied=applied) as crashed:
+            with harness.store.crashing(at, applied=applied):
                 attempt.succeed(b"by the first")
             harness.wait(100)
             harness.recover()
@@ -104,4 +103,3 @@ def test_after_a_crash_at_any_write_of_a_commit_the_item_has_ended_once(new_harn
             assert harness.counts(job) == {"succeeded": 1}
             assert len(harness.holds("by ")) == 1
             assert harness.holds("half") == []
-            at += 1

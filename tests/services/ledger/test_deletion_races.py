@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from interruptions import at_each_request
 
 from services.errors import DeletedError, SupersededError
 from services.ledger.deletion import delete_item, delete_job, delete_tenant
@@ -41,9 +42,7 @@ Deletion = Callable[[Any, str], None]
 
 
 def _commit_within(new_harness: Any, delete: Deletion, applied: bool, checkpoint: bool) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit(1)
         [attempt] = harness.claim()
 
@@ -55,10 +54,9 @@ def _commit_within(new_harness: Any, delete: Deletion, applied: bool, checkpoint
             except SupersededError:
                 return
 
-        with harness.store.interrupted(at, do, applied=applied) as reached:
+        with harness.store.interrupted(at, do, applied=applied):
             delete(harness, job)
         assert harness.holds("secret") == []
-        at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
@@ -80,14 +78,12 @@ def test_a_checkpoint_at_any_moment_of_a_deletion_goes_with_its_attempt(
 def test_a_claim_at_any_moment_of_a_deletion_does_not_outlive_it(
     new_harness: Any, delete: Deletion
 ) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit(1)
         worker, claimed = harness.worker(), list[Any]()
         with harness.store.interrupted(
             at, lambda worker=worker, claimed=claimed: claimed.extend(worker.claim(1))
-        ) as reached:
+        ):
             delete(harness, job)
         worker.heartbeat()
         assert [attempt.stop_reason for attempt in claimed] == ["deleted"] * len(claimed)
@@ -99,14 +95,11 @@ def test_a_claim_at_any_moment_of_a_deletion_does_not_outlive_it(
         assert not harness.has_queue_entry(job) or delete is _item
         harness.wait()
         assert harness.claim() == []
-        at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
 def test_a_deletion_at_any_moment_of_a_claim_stops_it(new_harness: Any, delete: Deletion) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit(1)
         worker = harness.worker()
         with harness.store.interrupted(
@@ -116,7 +109,6 @@ def test_a_deletion_at_any_moment_of_a_claim_stops_it(new_harness: Any, delete: 
         if reached:
             assert claimed == []
             assert worker.attempts == []
-        at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
@@ -124,9 +116,7 @@ def test_a_deletion_at_any_moment_of_a_claim_stops_it(new_harness: Any, delete: 
 def test_a_retry_at_any_moment_of_a_deletion_brings_nothing_back(
     new_harness: Any, delete: Deletion, applied: bool
 ) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit(1)
         harness.claim()[0].fail("no", retry=False)
 
@@ -136,23 +126,20 @@ def test_a_retry_at_any_moment_of_a_deletion_brings_nothing_back(
             except DeletedError:
                 return
 
-        with harness.store.interrupted(at, do, applied=applied) as reached:
+        with harness.store.interrupted(at, do, applied=applied):
             delete(harness, job)
         assert harness.claim() == []
         harness.recover()
         harness.supervisor().sweep()
         harness.recover()
         assert not harness.has_queue_entry(job)
-        at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
 def test_a_deletion_at_any_moment_of_a_retry_brings_nothing_back(
     new_harness: Any, delete: Deletion
 ) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit(1)
         harness.claim()[0].fail("no", retry=False)
         with harness.store.interrupted(
@@ -163,7 +150,6 @@ def test_a_deletion_at_any_moment_of_a_retry_brings_nothing_back(
             except DeletedError:
                 assert reached
         assert not reached or harness.claim() == []
-        at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
@@ -171,14 +157,12 @@ def test_a_deletion_at_any_moment_of_a_retry_brings_nothing_back(
 def test_a_deletion_that_ended_at_any_write_is_finished_by_a_sweep(
     new_harness: Any, delete: Deletion, applied: bool
 ) -> None:
-    at, crashed = 0, [True]
-    while crashed:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job, other = _secret(harness), _secret(harness, "other")
         waiting = harness.submit(1)
         [attempt] = harness.claim()
         attempt.checkpoint(1, b"secret checkpoint of acme")
-        with harness.store.crashing(at, applied=applied) as crashed:
+        with harness.store.crashing(at, applied=applied):
             delete(harness, job)
         if at or applied:  # or it was never asked for
             harness.supervisor().sweep()
@@ -190,16 +174,13 @@ def test_a_deletion_that_ended_at_any_write_is_finished_by_a_sweep(
             left = harness.holds("secret checkpoint of acme")
             assert not [key for key in left if delete is _tenant or waiting not in key]
         assert harness.counts(other, "other") == {"succeeded": 2}
-        at += 1
 
 
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_tenant_deleted_at_any_moment_of_a_submission_keeps_nothing(
     new_harness: Any, applied: bool
 ) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         with harness.store.interrupted(
             at, lambda harness=harness: delete_tenant(harness.ledger, "acme"), applied=applied
         ) as reached:
@@ -214,16 +195,13 @@ def test_a_tenant_deleted_at_any_moment_of_a_submission_keeps_nothing(
             assert harness.holds("item 0") == []
             assert harness.keys("queue/") == []
             assert harness.keys("t/acme/idempotency/") == []
-        at += 1
 
 
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_submission_at_any_moment_of_a_tenants_deletion_keeps_nothing(
     new_harness: Any, applied: bool
 ) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         _secret(harness)
 
         def do(harness: Any = harness) -> None:
@@ -239,13 +217,10 @@ def test_a_submission_at_any_moment_of_a_tenants_deletion_keeps_nothing(
             harness.recover()
             assert harness.holds("item 0") == harness.holds("secret") == []
             assert harness.keys("queue/") == []
-        at += 1
 
 
 def test_a_repeated_submission_meets_a_deletion_with_the_right_error(new_harness: Any) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         submit(harness.ledger, "acme", "key", harness.request())
         with harness.store.interrupted(
             at, lambda harness=harness: delete_tenant(harness.ledger, "acme")
@@ -254,7 +229,6 @@ def test_a_repeated_submission_meets_a_deletion_with_the_right_error(new_harness
                 submit(harness.ledger, "acme", "key", harness.request())
             except DeletedError:
                 assert reached
-        at += 1
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
@@ -262,34 +236,26 @@ def test_a_repeated_submission_meets_a_deletion_with_the_right_error(new_harness
 def test_a_recovery_at_any_moment_of_a_deletion_and_after_it_agree(
     new_harness: Any, delete: Deletion, applied: bool
 ) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit(2)
         harness.claim()
         harness.wait(100)
-        with harness.store.interrupted(at, harness.recover, applied=applied) as reached:
+        with harness.store.interrupted(at, harness.recover, applied=applied):
             delete(harness, job)
         harness.recover()
         if delete is _item:
             assert harness.counts(job) == {"queued": 1, "deleted": 1}
         else:
             assert not harness.has_queue_entry(job)
-        at += 1
 
 
 @pytest.mark.parametrize("delete", [_item, _job, _tenant])
 def test_a_deletion_at_any_moment_of_a_recovery_does_not_stop_it(
     new_harness: Any, delete: Deletion
 ) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit(2)
         harness.claim()
         harness.wait(100)
-        with harness.store.interrupted(
-            at, lambda harness=harness, job=job: delete(harness, job)
-        ) as reached:
+        with harness.store.interrupted(at, lambda harness=harness, job=job: delete(harness, job)):
             harness.recover()
-        at += 1

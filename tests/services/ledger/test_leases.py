@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from interruptions import at_each_request
 
 from services.errors import LeaseLostError, OutcomeUnknownError, UnavailableError
 from services.ledger.leases import break_lease, is_expired, read_lease
@@ -143,9 +144,7 @@ def test_breaking_and_renewing_at_once_leaves_one_of_both(harness: Any) -> None:
 
 
 def test_at_every_request_of_a_recovery_a_renewal_keeps_or_loses_all(new_harness: Any) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         harness.submit(1)
         worker = harness.worker()
         [attempt] = worker.claim(1)
@@ -165,7 +164,6 @@ def test_at_every_request_of_a_recovery_a_renewal_keeps_or_loses_all(new_harness
             assert bool(lost) == (_state(harness, worker) == "broken")
             assert lost or not ended
             assert attempt.stop_reason == ("lost" if lost else None)
-        at += 1
 
 
 def test_a_released_lease_frees_its_attempts_without_waiting_for_its_end(harness: Any) -> None:
@@ -220,9 +218,7 @@ def test_ending_is_safe_to_call_again(harness: Any) -> None:
 
 
 def test_an_item_that_is_claimed_while_the_lease_is_lost_is_not_begun(new_harness: Any) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         harness.submit(1)
         worker = harness.worker()
 
@@ -235,7 +231,6 @@ def test_an_item_that_is_claimed_while_the_lease_is_lost_is_not_begun(new_harnes
         with harness.store.interrupted(at, lose) as reached:
             claimed = worker.claim(1)
         assert not reached or claimed == []
-        at += 1
 
 
 def test_progress_is_seen_with_the_next_renewal(harness: Any) -> None:

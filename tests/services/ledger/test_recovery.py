@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from interruptions import at_each_request
 
 from services.ledger.keys import ItemRef
 from services.ledger.submissions import cancel, retry
@@ -66,83 +67,69 @@ def test_checkpoints_that_were_left_over_are_swept(harness: Any) -> None:
 
 
 def test_two_supervisors_at_any_moment_of_each_other_agree(new_harness: Any) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit(4, max_attempts=1)
         succeeded, lost, _ = harness.claim(3)
         succeeded.succeed(b"")
         harness.wait(100)
-        with harness.store.interrupted(at, harness.recover) as reached:
+        with harness.store.interrupted(at, harness.recover):
             harness.recover()
         assert harness.counts(job) == {"succeeded": 1, "failed": 2, "queued": 1}
         ends = [key for key in harness.keys(lost.keys.attempts) if key.endswith("ended")]
         assert len(ends) == 2
         assert harness.has_queue_entry(job)
-        at += 1
-    assert at > 10
+    assert at >= 10
 
 
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_recovery_that_ended_at_any_write_is_done_by_the_next(
     new_harness: Any, applied: bool
 ) -> None:
-    at, crashed = 0, [True]
-    while crashed:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job, cancelled = harness.submit(2, max_attempts=1), harness.submit(2)
         assert len(harness.claim(3)) == 3
         cancel(harness.ledger, "acme", cancelled)
         harness.wait(100)
-        with harness.store.crashing(at, applied=applied) as crashed:
+        with harness.store.crashing(at, applied=applied):
             harness.recover()
         harness.supervisor().sweep()
         harness.recover()
         assert harness.counts(cancelled) == {"cancelled": 2}
         assert not harness.has_queue_entry(cancelled)
         assert set(harness.counts(job)) <= {"failed", "queued"}
-        at += 1
-    assert at > 5
+    assert at >= 5
 
 
 def test_a_sweep_at_any_moment_of_a_submission_does_no_harm(new_harness: Any) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
-        with harness.store.interrupted(at, harness.supervisor().sweep) as reached:
+    for at, harness in at_each_request(new_harness):
+        with harness.store.interrupted(at, harness.supervisor().sweep):
             job = harness.submit(1)
         assert harness.has_queue_entry(job)
         assert harness.work_off() == 1
-        at += 1
 
 
 def test_a_submission_at_any_moment_of_a_sweep_or_recovery_is_found(new_harness: Any) -> None:
     for name in ("sweep", "recover"):
-        at, reached = 0, [True]
-        while reached:
-            harness = new_harness()
+        for at, harness in at_each_request(new_harness):
             harness.submit(1)
             harness.work_off()
             jobs = list[str]()
             with harness.store.interrupted(
                 at, lambda harness=harness, jobs=jobs: jobs.append(harness.submit(1))
-            ) as reached:
+            ):
                 getattr(harness.supervisor(), name)()
             assert harness.work_off() == len(jobs)
-            at += 1
 
 
 def test_a_worker_keeps_its_claims_at_any_moment_of_a_recovery(new_harness: Any) -> None:
-    at, reached = 0, [True]
-    while reached:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit(2)
         assert len(harness.claim(1)) == 1
         harness.wait(100)
         worker, claimed = harness.worker(), list[Any]()
         with harness.store.interrupted(
             at, lambda worker=worker, claimed=claimed: claimed.extend(worker.claim(2))
-        ) as reached:
+        ):
             harness.recover()
         worker.heartbeat()
         harness.recover()
@@ -150,7 +137,6 @@ def test_a_worker_keeps_its_claims_at_any_moment_of_a_recovery(new_harness: Any)
         for attempt in claimed:
             attempt.succeed(b"")
         assert harness.counts(job).get("succeeded", 0) == len(claimed)
-        at += 1
 
 
 def test_the_end_of_a_cancelled_job_is_the_same_with_and_without_its_rollup(harness: Any) -> None:

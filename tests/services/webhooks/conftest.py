@@ -8,7 +8,6 @@ import random
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from interruptions import InterruptibleStore
 
 from services.auth.tenants import add_tenant, read_tenant
 from services.contracts.jobs import JobItem, JobRequest
@@ -32,62 +32,6 @@ from services.storage.memory import MemoryStore
 from services.webhooks.deliverer import Deliverer
 from services.webhooks.sender import DeliveryResponse
 from services.webhooks.subscriptions import subscribe
-
-WRITES = ("create", "replace", "put", "delete", "delete_if")
-_REQUESTS = ("read", "head", "list", *WRITES)
-
-
-class Faulty:
-    """A store that a test steps into, before or after a request."""
-
-    def __init__(self, inner: MemoryStore) -> None:
-        self.inner = inner
-        self.before: Callable[[str, str], None] | None = None
-        self.after: Callable[[str, str], None] | None = None
-        self.requests: list[tuple[str, str]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.inner, name)
-        if name not in _REQUESTS:
-            return method
-
-        def ask(key: str = "", *args: Any, **how: Any) -> Any:
-            self.requests.append((name, key))
-            if self.before:
-                self.before(name, key)
-            answer = method(key, *args, **how)
-            if self.after:
-                self.after(name, key)
-            return answer
-
-        return ask
-
-    @contextmanager
-    def interrupted(
-        self, at: int, do: Callable[[str], object], *, applied: bool = False, writes: bool = False
-    ) -> Iterator[list[bool]]:
-        """Call `do` once before request number `at`, counted from 0, or after it if `applied`.
-
-        It gets the name of the request. With `writes`, only writes are counted. The yielded list is
-        empty in the end if there were not so many requests.
-        """
-        left, done = at, list[bool]()
-
-        def step(name: str, _: str) -> None:
-            nonlocal left
-            if writes and name not in WRITES:
-                return
-            left -= 1
-            if left == -1:
-                done.append(True)
-                self.before = self.after = None
-                do(name)
-
-        self.before, self.after = (None, step) if applied else (step, None)
-        try:
-            yield done
-        finally:
-            self.before = self.after = None
 
 
 class Recorder:
@@ -114,7 +58,7 @@ class WebhookHarness:
     def __init__(self) -> None:
         self.seconds = 1000.0
         self.chance = random.Random(7)
-        self.store = Faulty(MemoryStore(self.now))
+        self.store = InterruptibleStore(MemoryStore(self.now))
         self.recorder = Recorder()
         self.told: list[str] = []
         self.deliverers: list[Deliverer] = []

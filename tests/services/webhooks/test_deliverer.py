@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from interruptions import WRITES, Crash, at_each_request
 
 from services.errors import InvalidIdError, OutcomeUnknownError, UnavailableError
 from services.ledger.deletion import delete_job, delete_tenant
@@ -19,10 +20,6 @@ from services.webhooks.subscriptions import subscribe, subscribe_retry, unsubscr
 from services.webhooks.targets import WebhookSettings
 
 _HOURS = 3600
-
-
-class Crash(BaseException):
-    """The process is gone: nothing of it runs on."""
 
 
 def _body(harness: Any, number: int = 0) -> dict[str, Any]:
@@ -171,7 +168,7 @@ def test_a_retry_sends_another_message_with_its_own_id(harness: Any) -> None:
     assert harness.hints() == []
 
 
-def _retry(harness: Any, job: str, _: str) -> None:
+def _retry(harness: Any, job: str) -> None:
     subscribe_retry(harness.ledger, "acme", job, "https://sink.test/hook")
     retry(harness.ledger, "acme", job)
 
@@ -180,9 +177,7 @@ def _retry(harness: Any, job: str, _: str) -> None:
 def test_a_retry_during_a_delivery_is_delivered_after_its_end(
     new_harness: Any, remembered: bool
 ) -> None:
-    at, retried = 0, [True]
-    while retried:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit()
         harness.end(fail=True)
         if remembered:  # Whoever retries has got so far by then.
@@ -198,8 +193,7 @@ def test_a_retry_during_a_delivery_is_delivered_after_its_end(
             last = harness.recorder.ids.index(f"msg_{job}_01")
             assert _body(harness, last)["data"]["counts"]["succeeded"] == 2
             assert harness.hints() == []
-        at += 1
-    assert at > 8
+    assert at >= 8
 
 
 def test_an_undelivered_end_is_superseded_by_the_retry(harness: Any) -> None:
@@ -264,7 +258,7 @@ def test_subscribing_again_changes_nothing(harness: Any) -> None:
             subscribe(harness.store, tenant, name, "https://sink.test/")
 
 
-def _crash(_: str) -> None:
+def _crash() -> None:
     raise Crash
 
 
@@ -303,21 +297,19 @@ def test_a_crash_during_a_request_leaves_the_delivery_to_another_deliverer(harne
     assert harness.deliver() == [f"msg_{job}_00"]
 
 
-def _say_nothing(name: str) -> None:
-    writes = name in ("create", "replace", "put", "delete")
-    raise (OutcomeUnknownError if writes else UnavailableError)("no answer")
+def _lose_answer(harness: Any) -> None:
+    name, _ = harness.store.requests[-1]
+    raise (OutcomeUnknownError if name in WRITES else UnavailableError)("no answer")
 
 
 @pytest.mark.parametrize("applied", [False, True])
 def test_an_outage_at_any_request_to_the_store_loses_no_message(
     new_harness: Any, applied: bool
 ) -> None:
-    at, happened = 0, [True]
-    while happened:
-        harness = new_harness()
+    for at, harness in at_each_request(new_harness):
         job = harness.submit()
         harness.end()
-        with harness.store.interrupted(at, _say_nothing, applied=applied) as happened:
+        with harness.store.interrupted(at, partial(_lose_answer, harness), applied=applied):
             try:
                 harness.deliver()
             except UnavailableError:
@@ -328,8 +320,7 @@ def test_an_outage_at_any_request_to_the_store_loses_no_message(
         assert set(harness.recorder.ids) == {f"msg_{job}_00"}
         assert len(harness.recorder.sent) <= 2
         assert harness.hints() == []
-        at += 1
-    assert at > 8
+    assert at >= 8
 
 
 def test_several_deliverers_send_each_message_once(harness: Any) -> None:
