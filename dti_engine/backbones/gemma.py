@@ -79,9 +79,9 @@ class PrefixedDecoder:
             seen["sliding_attention"] = seen["full_attention"] & (distance < window)
         dtype = self._model.norm.weight.dtype
         # Not -inf but the value of transformers' own masks, with which tests compare the states.
-        nothing = torch.zeros((), dtype=dtype, device=queries.device)
+        zero = torch.zeros((), dtype=dtype, device=queries.device)
         return {
-            kind: torch.where(each, nothing, torch.finfo(dtype).min)[:, None]
+            kind: torch.where(each, zero, torch.finfo(dtype).min)[:, None]
             for kind, each in seen.items()
         }
 

@@ -64,7 +64,7 @@ def demo(
         callbacks = DemoCallbacks(
             display.on_stage, display.on_training_step, display.on_generation_step
         )
-        found = run(
+        demo_results = run(
             output,
             weights=weights,
             device=found_device,
@@ -75,9 +75,9 @@ def demo(
             callbacks=callbacks,
         )
     if as_json:
-        print_json(found.document())
+        print_json(demo_results.document())
         return
-    results.print(_summary(found))
+    results.print(_summary(demo_results))
     results.print(
         f"Open [bold]{escape(str(output / 'index.html'))}[/]; every number is in results.json.",
         soft_wrap=True,
@@ -119,11 +119,11 @@ class _Display:
         self._training = self._generation = None
 
 
-def _summary(found: "LocalDemoResults") -> Table:
+def _summary(demo_results: "LocalDemoResults") -> Table:
     table = Table(
         "subject", "method", "subject score", "prompt score", "angle to the prior", "length"
     )
-    for each in found.all_subjects:
+    for each in demo_results.all_subjects:
         table.add_row(
             each.name,
             {"dti": "DTI", "ti": "standard TI"}[each.method],
@@ -133,8 +133,8 @@ def _summary(found: "LocalDemoResults") -> Table:
             f"{each.curve.norm[-1]:.3f}",
         )
     table.caption = (
-        f"means of {len(found.baseline.images)} images each; two reference images of one "
-        f"subject are {found.scale.same_subject:.2f} alike, of different ones "
-        f"{found.scale.other_subject:.2f}"
+        f"means of {len(demo_results.baseline.images)} images each; two reference images of one "
+        f"subject are {demo_results.scale.same_subject:.2f} alike, of different ones "
+        f"{demo_results.scale.other_subject:.2f}"
     )
     return table

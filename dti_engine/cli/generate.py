@@ -119,7 +119,7 @@ _remote: RemoteGenerator | None = None
 
 
 def register_remote_generator(generator: RemoteGenerator) -> None:
-    """Set who generates if `--server` is given; this package knows no service."""
+    """Set the generator for `--server`, since this package cannot import a service's client."""
     global _remote
     _remote = generator
 

@@ -90,7 +90,7 @@ class EventLog:
     def _lose(self, reason: str) -> None:
         if not self._has_lost:
             self._has_lost = True
-            self._on_lost(f"{reason}; training goes on, but events are lost")
+            self._on_lost(f"{reason}; training continues, but events are lost")
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:

@@ -62,11 +62,9 @@ def choose_slots(
         ensure_slots_fit(model, config, num_slots=slots, max_vectors=max_vectors)
     else:
         with busy("measuring how many subjects fit"):
-            found = autotune_slots(
-                model, config, num_subjects=num_subjects, max_vectors=max_vectors
-            )
-        slots = found.slots
-        say(f"{slots} at a time: {found.reason}")
+            plan = autotune_slots(model, config, num_subjects=num_subjects, max_vectors=max_vectors)
+        slots = plan.slots
+        say(f"{slots} at a time: {plan.reason}")
     if model.recompute != recomputed:
         say("memory is short: activations are computed twice instead of stored, which takes longer")
     return slots

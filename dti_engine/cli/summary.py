@@ -104,7 +104,7 @@ class RunSummary:
         except OutputError as error:
             self.warn(
                 subject.id,
-                f"goes on, but the token of step {training.steps_done} is not kept: {error}",
+                f"continues, but the token of step {training.steps_done} is not kept: {error}",
             )
 
     def fail(self, name: str, error: DTIError) -> None:
@@ -141,7 +141,7 @@ class RunSummary:
         )
 
     def warn(self, name: str, message: str) -> None:
-        """Report a problem of a subject that nevertheless goes on."""
+        """Report a problem of a subject that continues nevertheless."""
         self.log.write("warning", subject=name, message=message)
         self.num_warnings += 1
         if self.num_warnings <= _MANY:

@@ -70,7 +70,7 @@ def train_bundles(
         output / "checkpoints",
         every=options.checkpoint_every,
         on_save_error=lambda name, error: summary.warn(
-            name, f"goes on without a checkpoint: {error}"
+            name, f"continues without a checkpoint: {error}"
         ),
     )
     if options.resume:

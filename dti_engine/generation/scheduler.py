@@ -53,16 +53,16 @@ class LinearScheduler:
             samples, outputs = _images(1, 0, x), _images(0, 1, output)
             scale = float(scheduler.scale_model_input(samples, time)[0])
             updated = scheduler.step(outputs, time, samples, return_dict=False)[0]
-            keep, add, found = updated.flatten().tolist()
+            keep, add, actual = updated.flatten().tolist()
             table.append(SchedulerStep(time.item(), scale, keep, add))
             expected = keep * x + add * output
             size = abs(keep * x) + abs(add * output)
             # Relative to the parts of the sum, not to the sum, which may cancel.
-            if abs(found - expected) > _TOLERANCE * size:
+            if abs(actual - expected) > _TOLERANCE * size:
                 raise ConfigurationError(
                     f"{type(scheduler).__name__} is not a linear one-step scheduler: at "
-                    f"time {time.item():g} it gives {found:g} where {expected:g} was expected. Use "
-                    "one that neither clips, draws noise nor uses earlier steps"
+                    f"time {time.item():g} it gives {actual:g} where {expected:g} was expected. "
+                    "Use one that neither clips, draws noise nor uses earlier steps"
                 )
         initial_sigma = float(torch.as_tensor(scheduler.init_noise_sigma))
         return cls(initial_sigma, tuple(table), scheduler.timesteps.dtype)

@@ -59,7 +59,7 @@ def crop_images(subject_image: SubjectImage, size: int, *, max_crops: int) -> li
 
 
 def make_crops(subject_image: SubjectImage, size: int, *, max_crops: int) -> list[Crop]:
-    """Return the crops with their masks, without those that show next to nothing of the subject.
+    """Return the crops with their masks, without those that hardly show the subject.
 
     Raises: ConfigurationError as `crop_images`; InvalidImageError if no crop is left.
     """

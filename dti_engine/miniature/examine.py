@@ -91,7 +91,7 @@ COUNT = 400  # captions, so that a share of all of them is accurate to about 0.0
 class Examination:
     """The images of every example, and the scorer's readings of them.
 
-    Keys of images and readings tell how an image was made: drawn, reconstructed or generated.
+    Keys are the sources of an image: drawn, reconstructed or generated.
     """
 
     examples: Sequence[Example]
@@ -100,9 +100,9 @@ class Examination:
     steps: int
     guidance: float
 
-    def tallies(self, made: str, group: str = "all") -> dict[str, Tally]:
+    def tallies(self, source: str, group: str = "all") -> dict[str, Tally]:
         """Return attribute -> tally over the examples of one of GROUPS."""
-        read_pairs = zip(self.readings[made], self.examples, strict=True)
+        read_pairs = zip(self.readings[source], self.examples, strict=True)
         return tally(pair for pair in read_pairs if GROUPS[group](pair[1]))
 
     def document(self) -> dict[str, Any]:
@@ -110,23 +110,26 @@ class Examination:
         generated = self.tallies("generated")
         graded = [name for name in BARS if name in generated]
         scorer = {
-            made: fmean(self.tallies(made)[name].share for name in graded) for made in SCORER_BARS
+            source: fmean(self.tallies(source)[name].share for name in graded)
+            for source in SCORER_BARS
         }
         return {
             "captions": len(self.examples),
             "steps": self.steps,
             "guidance": self.guidance,
             "generated": {name: _verdict(generated[name].share, BARS[name]) for name in graded},
-            "scorer": {made: _verdict(scorer[made], bar) for made, bar in SCORER_BARS.items()},
+            "scorer": {
+                source: _verdict(scorer[source], bar) for source, bar in SCORER_BARS.items()
+            },
             "groups": {group: self._group(group) for group in GROUPS},
         }
 
     def _group(self, group: str) -> dict[str, Any]:
         document: dict[str, Any] = {"captions": sum(map(GROUPS[group], self.examples))}
-        for made in self.readings:
-            document[made] = {
+        for source in self.readings:
+            document[source] = {
                 name: {"share": round(each.share, 4), "right": each.right, "asked": each.asked}
-                for name, each in self.tallies(made, group).items()
+                for name, each in self.tallies(source, group).items()
             }
         return document
 
@@ -168,7 +171,7 @@ def examine(
         "generated": generated,
     }
     scorer = load_scorer(weights / "scorer.safetensors")
-    readings = {made: read(scorer, each) for made, each in images.items()}
+    readings = {source: read(scorer, each) for source, each in images.items()}
     return Examination(examples, images, readings, steps, guidance)
 
 
@@ -245,8 +248,8 @@ def contact_sheet(
     sheet = Image.new("RGB", (image_width + _TEXT, rows * height), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for row in range(rows):
-        for column, made in enumerate(images.values()):
-            enlarged = made[row].resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+        for column, of_source in enumerate(images.values()):
+            enlarged = of_source[row].resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (column * height, row * height))
         corner = (image_width, row * height)
         caption = textwrap.fill(examples[row].caption, _LINE)

@@ -39,7 +39,7 @@ _INTRODUCTION = """\
 
 A text-to-image model of a small procedural world, 64 x 64 pixels: an ordinary Stable Diffusion in
 its parts and its layout, trained from nothing on drawings of that world. It is for trying out and
-testing what is made for its larger kin, and knows nothing else.
+testing what is made for larger models, and knows nothing else.
 
     from diffusers import StableDiffusionPipeline
     pipeline = StableDiffusionPipeline.from_pretrained(FOLDER, safety_checker=None)
@@ -79,7 +79,7 @@ def _vocabulary() -> str:
 
 
 def _making(facts: Mapping[str, Any]) -> str:
-    made = [("commit", facts["commit"] or "unknown"), ("seed", facts["seed"])]
+    source = [("commit", facts["commit"] or "unknown"), ("seed", facts["seed"])]
     stages = [
         (_STAGES[name], f"{stage['step']:,}", timedelta(seconds=round(stage["seconds"])))
         for name, stage in facts["stages"].items()
@@ -88,7 +88,7 @@ def _making(facts: Mapping[str, Any]) -> str:
     sections = (
         "## How it was made",
         f"    {facts['command']}",
-        _table(("fact", "value"), [*made, *facts["environment"].items()]),
+        _table(("fact", "value"), [*source, *facts["environment"].items()]),
         "Versions and machine are those of the export. The time that each stage took, in all its "
         f"runs; `{FACTS}` has batches and rates too.",
         _table(("stage", "steps or examples", "h:mm:ss"), stages),
@@ -119,7 +119,9 @@ def _scores(results: Mapping[str, Any]) -> str:
         )
         for name, generated in everything["generated"].items()
     ]
-    scorer = [(made, _percent(each), *_verdict(each)) for made, each in results["scorer"].items()]
+    scorer = [
+        (source, _percent(each), *_verdict(each)) for source, each in results["scorer"].items()
+    ]
     groups = [
         (
             name,

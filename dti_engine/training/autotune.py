@@ -238,18 +238,18 @@ def search_sizes(
     """
     measured: list[StepProfile] = []
 
-    def is_faster(found: StepProfile) -> bool:
-        return not measured or found.steps_per_s >= _MIN_GAIN * measured[-1].steps_per_s
+    def is_faster(latest: StepProfile) -> bool:
+        return not measured or latest.steps_per_s >= _MIN_GAIN * measured[-1].steps_per_s
 
     size = 1
     # A single slot counts even if it exceeds the budget: there is no smaller size to fall back on,
     # and the budget has a reserve.
-    while (found := profile(size)) and (not measured or found.peak_bytes <= budget_bytes):
-        if not is_faster(found) and (again := profile(size)):
+    while (latest := profile(size)) and (not measured or latest.peak_bytes <= budget_bytes):
+        if not is_faster(latest) and (again := profile(size)):
             # Other load on the machine may have slowed the first measurement, so the better counts.
-            found = max(found, again, key=lambda each: each.steps_per_s)
-        is_last = size == max_slots or not is_faster(found)
-        measured.append(found)
+            latest = max(latest, again, key=lambda each: each.steps_per_s)
+        is_last = size == max_slots or not is_faster(latest)
+        measured.append(latest)
         if is_last:
             return measured, False
         # At most twice the size, as a linear prediction from smaller sizes is a guess further away.

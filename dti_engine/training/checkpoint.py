@@ -190,15 +190,15 @@ def _read_header(data: bytes, tensors: Mapping[str, Tensor]) -> CheckpointHeader
     Raises:
         CheckpointError: It has no header, a newer schema, or another digest.
     """
-    found = read_checked(_METADATA_KEY, data, tensors)
-    if found is None:
+    checked = read_checked(_METADATA_KEY, data, tensors)
+    if checked is None:
         raise CheckpointError("it has no header, so it is not a checkpoint")
     # The version comes before the digest and the fields: of a newer file, neither is known.
-    version = AnyManifest.model_validate_json(found.text).schema_version
+    version = AnyManifest.model_validate_json(checked.text).schema_version
     if version > SCHEMA_VERSION:
         raise CheckpointError(
             f"its schema is {version}, this engine reads up to {SCHEMA_VERSION}; update the engine"
         )
-    if not found.is_intact:
+    if not checked.is_intact:
         raise CheckpointError("it is damaged: its content does not have the digest in its header")
-    return CheckpointHeader.model_validate_json(found.text)
+    return CheckpointHeader.model_validate_json(checked.text)
