@@ -1,6 +1,12 @@
 """The dashboards: the service at a glance, training, and the store with the ledger."""
 
-from helm.dashboards.grafana import Dashboard, Panel, quantiles, rates
+from helm.dashboards.grafana import Dashboard, Panel, quantiles, rare, rates
+
+_REQUESTS = (
+    "sum by (namespace, release) "
+    '(rate(dti_http_requests_total{SELECTOR, route!="other"}[$__rate_interval]))'
+)
+_SERVER_ERRORS = _REQUESTS.replace('"other"', '"other", status="5xx"')
 
 _SERVICE = Dashboard(
     "service",
@@ -17,10 +23,8 @@ _SERVICE = Dashboard(
             Panel(
                 "Share of server errors",
                 {
-                    "{{namespace}}/{{release}}": "sum by (namespace, release) (rate("
-                    'dti_http_requests_total{SELECTOR, route!="other", status="5xx"}'
-                    "[$__rate_interval])) / sum by (namespace, release) "
-                    '(rate(dti_http_requests_total{SELECTOR, route!="other"}[$__rate_interval]))'
+                    "{{namespace}}/{{release}}": f"({_SERVER_ERRORS} or 0 * {_REQUESTS})"
+                    f" / {_REQUESTS}"
                 },
                 unit="percentunit",
             ),
@@ -124,10 +128,7 @@ _TRAINING = Dashboard(
             ),
             Panel(
                 "Failed starts an hour",
-                {
-                    "{{pool}}": "sum by (pool) "
-                    "(increase(dti_worker_start_failures_total{SELECTOR}[1h]))"
-                },
+                rare("dti_worker_start_failures_total", "{{pool}}", by="pool"),
             ),
         ],
         [
@@ -214,10 +215,8 @@ _STORE = Dashboard(
         [
             Panel(
                 "Leases lost and heartbeats failed an hour",
-                {
-                    "leases lost": "sum(increase(dti_lease_losses_total{SELECTOR}[1h]))",
-                    "heartbeats failed": "sum(increase(dti_heartbeat_errors_total{SELECTOR}[1h]))",
-                },
+                rare("dti_lease_losses_total", "leases lost")
+                | rare("dti_heartbeat_errors_total", "heartbeats failed"),
             ),
             Panel(
                 "Claims",
