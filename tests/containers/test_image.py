@@ -1,16 +1,14 @@
 """The images: what is in them, how they run, and what a change of source rebuilds."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import httpx
 import pytest
+from containers.podman import RAY_FOLDERS, READ_ONLY, Image, answers, build, podman, wait_for
 from moto.server import ThreadedMotoServer
-
-from .conftest import RAY_FOLDERS, READ_ONLY, Container, Image, build, podman
 
 pytestmark = [pytest.mark.slow, pytest.mark.container]
 
@@ -18,13 +16,6 @@ READINESS_PROBE = (
     "wget --tries 1 -T 4 -q -O- http://localhost:52365/api/local_raylet_healthz | grep success"
 )
 """KubeRay's own probe of a Ray container, without the part for Ray Serve's proxy."""
-
-
-def wait_for(is_so: Callable[[], bool], container: Container, timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, container.log
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +70,7 @@ def test_the_api_serves_with_nothing_writable_and_makes_keys_on_s3(
     arguments = ("--host", "127.0.0.1", "--port", str(port))
     with api_image.running("python", "-m", "services.api", *arguments, options=options) as api:
         url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: answers(f"{url}/healthz"), api)
+        wait_for(lambda: answers(f"{url}/healthz"), lambda: api.log)
         assert answers(f"{url}/readyz")
         key = api.execute("dti", "keys", "create", "acme").split()[-1]
         models = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
@@ -89,15 +80,8 @@ def test_the_api_serves_with_nothing_writable_and_makes_keys_on_s3(
             assert not api.succeeds("touch", f"{folder}/file")
 
 
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=10).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 def test_the_default_command_of_the_api_image_listens_on_all_addresses(api_image: Image) -> None:
-    config = api_image.config["Config"]
+    config = api_image.record["Config"]
     assert config["Cmd"] == ["python", "-m", "services.api", "--host", "0.0.0.0"]
     assert not config.get("Entrypoint")
 
@@ -107,7 +91,7 @@ def test_no_image_runs_as_root_and_each_names_its_version(
     target: str, request: pytest.FixtureRequest
 ) -> None:
     image: Image = request.getfixturevalue(target)
-    config = image.config
+    config = image.record
     assert config["Config"]["User"] == "10001:10001"
     assert config["Config"]["WorkingDir"] == "/opt/dti"
     labels = config["Labels"]
@@ -152,7 +136,7 @@ def test_the_ray_image_imports_what_the_cluster_runs(ray_image: Image) -> None:
         "services.api.app, services.dispatch.dispatcher"
     )
     options = (*READ_ONLY, *RAY_FOLDERS)
-    ray_image.run("python", "-c", f"import {modules}", options=options, timeout_s=300)
+    ray_image.run("python", "-c", f"import {modules}", options=options)
 
 
 def test_the_ray_image_compiles_an_extension_in_c(ray_image: Image) -> None:
@@ -173,12 +157,12 @@ def test_a_ray_head_becomes_healthy_with_a_read_only_root(ray_image: Image) -> N
         "--metrics-export-port=8080 --num-cpus=1 --object-store-memory=100000000"
     )
     with ray_image.running("/bin/bash", "-c", "--", start, options=options) as head:
-        wait_for(lambda: head.succeeds("bash", "-c", READINESS_PROBE), head)
+        wait_for(lambda: head.succeeds("bash", "-c", READINESS_PROBE), lambda: head.log)
         assert "python" in head.execute("cat", "/proc/1/cmdline")
 
 
 def test_the_nvidia_variables_are_set(ray_image: Image) -> None:
-    environment = ray_image.config["Config"]["Env"]
+    environment = ray_image.record["Config"]["Env"]
     assert "NVIDIA_VISIBLE_DEVICES=all" in environment
     assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in environment
 
