@@ -1,7 +1,10 @@
 """One schedule by its seed: what happened, and which invariants were violated."""
 
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from unittest.mock import patch
 
 from chaos.simulation.invariants import find_violations
 from chaos.simulation.simulated_service import SimulatedService
@@ -34,9 +37,10 @@ def simulate(
 ) -> SimulationResult:
     """Run the schedule of a seed, with a ledger changed by `mutant`, and check everything.
 
-    `rates` and `fault_duration_s` are as in `SimulatedService`.
+    The result is a function of the arguments and of the code alone. `rates` and `fault_duration_s`
+    are as in `SimulatedService`.
     """
-    with World(seed) as world, mutant or nullcontext():
+    with _no_settings_of_the_environment(), World(seed) as world, mutant or nullcontext():
         service = SimulatedService(world, kind, rates, fault_duration_s)
         try:
             service.run()
@@ -56,3 +60,15 @@ def simulate(
             ),
             log=world.schedule() if violations or log else "",
         )
+
+
+@contextmanager
+def _no_settings_of_the_environment() -> Generator[None]:
+    """Hide the variables `DTI_...`.
+
+    Settings of the store and of the ledger read them, so a variable of the shell or of another test
+    would change timeouts, and with them the schedules of all seeds.
+    """
+    others = {name: value for name, value in os.environ.items() if not name.startswith("DTI_")}
+    with patch.dict(os.environ, others, clear=True):
+        yield
