@@ -4,7 +4,7 @@ from dti_engine.cli.app import app
 from dti_engine.cli.console import examples, mount
 from dti_engine.cli.generate import register_remote_generator
 from services.cli import generate_bulk as bulk_generation
-from services.cli import jobs, keys, serve, tokens
+from services.cli import jobs, keys, serve, store, tokens
 from services.cli import submit as submission
 from services.cli.generate import ServiceGenerator
 from services.demo import command as demonstration
@@ -36,6 +36,9 @@ mount(app, tokens.tokens, tokens.EXAMPLES, panel=_SERVICE)
 mount(app, jobs.delete, jobs.DELETE_EXAMPLES, panel=_SERVICE)
 app.add_typer(
     keys.app, name="keys", rich_help_panel=_SERVICE, epilog=examples(*keys.CREATE_EXAMPLES)
+)
+app.add_typer(
+    store.app, name="store", rich_help_panel=_SERVICE, epilog=examples(*store.CHECK_EXAMPLES)
 )
 
 

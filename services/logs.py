@@ -14,18 +14,24 @@ structlog renders the lines; the processors that mask and withhold are ours.
 
 import json
 import logging
+import os
 import re
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 import structlog
 from structlog.contextvars import bound_contextvars, get_contextvars
 from structlog.stdlib import BoundLogger, ProcessorFormatter
 from structlog.typing import EventDict, WrappedLogger
+
+_TO_CONTAINER = "DTI_LOG_TO_CONTAINER"
 
 _FIELDS = "dti_fields"
 """The attribute of a logging.LogRecord that holds an event's fields."""
@@ -84,7 +90,9 @@ def ids() -> dict[str, str]:
     return get_contextvars()
 
 
-def configure(process: str, as_json: bool | None = None, level: str = "INFO") -> None:
+def configure(
+    process: str, as_json: bool | None = None, level: str = "INFO", *, on_ray: bool = False
+) -> None:
     """Write everything that this process logs to standard error, in one form.
 
     That includes what its libraries log and warn of, and the exception that it dies by.
@@ -93,9 +101,14 @@ def configure(process: str, as_json: bool | None = None, level: str = "INFO") ->
         process: which process of the service this is; a field of each line.
         as_json: None: JSON unless standard error is a terminal.
         level: the least level that is written.
+        on_ray: whether Ray has started this process. Ray keeps standard error in a file; with
+            `DTI_LOG_TO_CONTAINER=1` lines go to the output of `ray start` instead, which is that
+            of its container.
     """
     in_json = not sys.stderr.isatty() if as_json is None else as_json
-    handler = logging.StreamHandler(sys.stderr)
+    wants_container = os.environ.get(_TO_CONTAINER, "0").lower() not in ("", "0", "false")
+    stream = _container_output() if on_ray and wants_container else None
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=[structlog.processors.format_exc_info],
@@ -116,6 +129,34 @@ def configure(process: str, as_json: bool | None = None, level: str = "INFO") ->
     sys.excepthook = _log_death
     threading.excepthook = lambda args: _log_death(
         args.exc_type, args.exc_value, args.exc_traceback
+    )
+
+
+def _container_output() -> TextIO | None:
+    """Return the standard output of the `ray start` that this process descends from, if any.
+
+    It need not be process 1: the containers of a pod may share their processes.
+    """
+    pid = os.getpid()
+    while pid:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            if _is_ray_start(command):
+                # To append, in case that it is a file: `ray start` itself writes there, too.
+                output = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_APPEND)
+                return open(output, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+            # The name, in brackets, may have spaces; the parent is the second field after it.
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
+    return None
+
+
+def _is_ray_start(command: Sequence[str]) -> bool:
+    """Return whether a command is `ray start`, or `python -m ray.scripts.scripts start`."""
+    return any(
+        word.rpartition("/")[2] in ("ray", "ray.scripts.scripts") and following == "start"
+        for word, following in pairwise(command)
     )
 
 

@@ -148,6 +148,17 @@ def open_checkpoint(weights: str | Path) -> ModelFolder:
     return ModelFolder(name, folder, _read_index(str(weights), folder))
 
 
+def require_downloadable(name: str) -> None:
+    """Raise ModelLoadError unless a name is a short name or a hub id. Asks nobody."""
+    found = _HUB_NAME.fullmatch(name)
+    if name == "miniature" or (found and (found["name"] in catalogue() or "/" in found["name"])):
+        return
+    raise ModelLoadError(
+        f"{name!r} is no name of `dti models` ({', '.join(['miniature', *catalogue()])}), and no "
+        "hub id such as 'stabilityai/stable-diffusion-xl-base-1.0'"
+    )
+
+
 def _stored_dtype(folder: Path) -> torch.dtype:
     """Return the dtype of the largest weight in a part's files; its config may state another.
 
@@ -232,7 +243,9 @@ def _fetch(
         snapshot = huggingface_hub.snapshot_download(
             hub_id, revision=revision, allow_patterns=files, ignore_patterns=ignored
         )
-    except (OSError, ValueError) as cause:
+    # All errors: a connection that breaks in the middle of a file is one of the HTTP library, which
+    # is another one in each version of the hub's client.
+    except Exception as cause:
         requested = f"{hub_id}@{revision}" if revision else hub_id
         raise ModelLoadError(
             f"{requested!r} is not a folder, and downloading it failed: {str(cause).rstrip('. ')}. "

@@ -1,12 +1,23 @@
-"""`dti models`: the models with short names, and their sizes."""
+"""`dti models`: the models with short names, their sizes, and downloads of their weights."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich import box
 from rich.table import Table
 
 from dti_engine.cli import options
-from dti_engine.cli.console import print_json, results
+from dti_engine.cli.console import (
+    Commands,
+    examples,
+    mount,
+    print_json,
+    quiet_libraries,
+    require_extra,
+    results,
+    say,
+)
 
 if TYPE_CHECKING:
     from dti_engine.backbones.registry import ModelDescription
@@ -16,6 +27,11 @@ EXAMPLES = (
     "dti train photos/rex --initializer dog --model sdxl --output tokens",
     "dti train photos/rex --initializer dog --model sdxl@main --output tokens",
     "dti models --json",
+    "dti models fetch sdxl",
+)
+FETCH_EXAMPLES = (
+    "dti models fetch sdxl",
+    "HF_HOME=/models HF_TOKEN=hf_... dti models fetch sd15 owner/private-model@main",
 )
 
 _CAPTION = (
@@ -24,7 +40,11 @@ _CAPTION = (
 )
 
 
-def models(as_json: options.JsonOption = False) -> None:
+app = typer.Typer(cls=Commands, rich_markup_mode="rich", invoke_without_command=True)
+
+
+@app.callback(epilog=examples(*EXAMPLES))
+def models(context: typer.Context, as_json: options.JsonOption = False) -> None:
     """List the models that [cyan]--model[/] knows by a short name, with sizes and memory.
 
     A short name stands for a hub id, which is downloaded on first use. --model takes other hub ids
@@ -33,6 +53,8 @@ def models(as_json: options.JsonOption = False) -> None:
 
     The list itself downloads and loads nothing.
     """
+    if context.invoked_subcommand:
+        return
     from dti_engine.backbones.checkpoint import MINIATURE
     from dti_engine.backbones.registry import catalogue, describe, stored_parameters
 
@@ -43,6 +65,48 @@ def models(as_json: options.JsonOption = False) -> None:
         print_json([_document(model) for model in listed])
     else:
         results.print(_table(listed))
+
+
+def fetch(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME",
+            help="Short names, or hub ids; each may end in @revision.",
+            show_default=False,
+        ),
+    ],
+    as_json: options.JsonOption = False,
+) -> None:
+    """Download models into the cache of the hub, for machines that load them later.
+
+    Only the files that are loaded are downloaded. What is there already is kept, and a download
+    that was interrupted is resumed. The cache is in the folder of the variable HF_HOME; private
+    and gated models need a token in HF_TOKEN.
+    """
+    require_extra("engine")
+    quiet_libraries(downloading=True)
+    from dti_engine.backbones.checkpoint import open_checkpoint, require_downloadable
+
+    for name in names:  # all of them, before the first download of gigabytes
+        require_downloadable(name)
+    fetched: list[dict[str, Any]] = []
+    for name in names:
+        say(f"fetching {name}")
+        folder = open_checkpoint(name).folder
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        fetched.append({"name": name, "folder": str(folder), "bytes": size})
+    if as_json:
+        print_json(fetched)
+        return
+    for model in fetched:
+        results.print(
+            f"{model['name']}  {_gigabytes(model['bytes'])} GB  {Path(model['folder'])}",
+            soft_wrap=True,
+        )
+
+
+mount(app, fetch, FETCH_EXAMPLES)
 
 
 def _document(model: "ModelDescription") -> dict[str, Any]:

@@ -50,7 +50,7 @@ class EngineReplica:
 
     def __init__(self, spec: str) -> None:
         """Start the engine of a specification, given as JSON."""
-        logs.configure("engine", as_json=True)
+        logs.configure("engine", as_json=True, on_ray=True)
         metrics.use(RayMetrics(process="engine"))
         # Imported here because they load torch, which `build` and `deploy` do not need.
         from services.inference.factory import open_engine

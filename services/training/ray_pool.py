@@ -41,7 +41,7 @@ class TrainingActor:
 
     def __init__(self, spec: str) -> None:
         """spec: a `WorkerSpec` as JSON."""
-        logs.configure("worker", as_json=True)
+        logs.configure("worker", as_json=True, on_ray=True)
         metrics.use(RayMetrics(process="worker"))
         self._spec = WorkerSpec.model_validate_json(spec)
         self._worker: TrainingWorker | None = None
@@ -59,8 +59,10 @@ class TrainingActor:
         # not need.
         from services.training.factory import open_worker
 
+        log.info("loading model", pool=self._spec.pool)
         try:
             self._worker = open_worker(self._spec)
+            log.info("worker is ready", pool=self._spec.pool)
             if not self._draining.is_set():
                 self._worker.run()
         except Exception:

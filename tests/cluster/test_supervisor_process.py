@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ray
 
 @contextmanager
 def process(log: Path, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as file:
+    with log.open("ab") as file:
         started = subprocess.Popen(
             [sys.executable, "-m", *map(str, arguments)],
             env={**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0", **environment},
@@ -60,8 +60,9 @@ def write(models: Path, **changes: object) -> None:
 
 
 def test_it_waits_for_ray_tells_its_health_and_ends_when_the_models_change(tmp_path: Path) -> None:
+    """Meanwhile the lines of a worker appear in the output of `ray start`."""
     models, log, port, health = tmp_path / "m.json", tmp_path / "log", free_port(), free_port()
-    write(models)
+    write(models, min_workers=1)
     settings = (
         *("services.supervisor", "--ray-address", f"127.0.0.1:{port}", "--node-ip", "127.0.0.1"),
         *("--store", tmp_path / "store", "--models", models, "--health-port", health),
@@ -73,18 +74,21 @@ def test_it_waits_for_ray_tells_its_health_and_ends_when_the_models_change(tmp_p
         *("--temp-dir", mkdtemp(prefix="dti-", dir="/tmp"), "--object-store-memory=100000000"),
     )
 
+    node_log = tmp_path / "node.log"
+
     def health_page() -> Any:
         return httpx.get(f"http://127.0.0.1:{health}/healthz", timeout=5).json()
 
     with process(log, *settings) as supervisor:
         wait_for(lambda: "waiting for Ray" in log.read_text(), log)
         assert health_page()["status"] == "ok"
-        with process(tmp_path / "node.log", *node):
+        with process(node_log, *node, DTI_LOG_TO_CONTAINER="1"):
             wait_for(lambda: "\nready\n" in log.read_text(), log)
             assert health_page()["ages_s"]["passes"] < 60
             assert log.read_text().count("waiting for Ray") < 4, "once for each reason"
+            wait_for(lambda: '"process": "worker"' in node_log.read_text(), node_log)
             maps = Path(f"/proc/{supervisor.pid}/maps").read_text()
             assert "libtorch" not in maps
-            write(models, max_workers=3)
+            write(models, min_workers=1, max_workers=3)
             assert supervisor.wait(60) == 0, log.read_text()[-3000:]
             assert "models file has changed" in log.read_text()

@@ -186,3 +186,53 @@ def test_uvicorn_writes_as_all_others_do() -> None:
     assert any("/a?key=dti_abcdefghijklmn23_***" in event and "204" in event for event in access)
     (broken,) = [line for line in lines if "exception" in line]
     assert broken["exception"].endswith("RuntimeError: as asked")
+
+
+_ACTOR = """
+from services import logs
+logs.configure("worker", as_json=True, on_ray=True)
+logs.logger("actor").info("claimed", slots=4)
+"""
+_RAYLET = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", sys.argv[1]], stdout=subprocess.DEVNULL, check=True)
+"""
+"""Starts the code it is given, as Ray starts an actor; keeps its errors in a file."""
+_START = """
+import subprocess, sys
+with open(sys.argv[3], "w") as errors:
+    subprocess.run([sys.executable, "-c", sys.argv[4], sys.argv[5]], stderr=errors, check=True)
+"""
+
+
+@pytest.mark.parametrize("words", [("/usr/bin/ray", "start"), ("ray.scripts.scripts", "start")])
+@pytest.mark.parametrize("wanted", ["1", "0"])
+def test_lines_of_an_actor_reach_the_output_of_ray_start_if_they_are_to(
+    tmp_path: Path, words: tuple[str, str], wanted: str
+) -> None:
+    errors = tmp_path / "errors"
+    done = subprocess.run(
+        [sys.executable, "-c", _START, *words, errors, _RAYLET, _ACTOR],
+        capture_output=True,
+        text=True,
+        cwd=_ROOT,
+        env={**os.environ, "DTI_LOG_TO_CONTAINER": wanted},
+        check=True,
+    )
+    there, elsewhere = done.stdout, errors.read_text()
+    if wanted == "0":
+        there, elsewhere = elsewhere, there
+    assert json.loads(there)["event"] == "claimed"
+    assert elsewhere == done.stderr == ""
+
+
+def test_lines_of_an_actor_without_ray_start_go_to_standard_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ACTOR],
+        capture_output=True,
+        text=True,
+        cwd=_ROOT,
+        env={**os.environ, "DTI_LOG_TO_CONTAINER": "1"},
+        check=True,
+    )
+    assert json.loads(done.stderr)["event"] == "claimed"
