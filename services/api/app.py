@@ -64,23 +64,7 @@ def create_app(
         engine_secret: The secret that the engines accept.
     """
     settings = settings or ApiSettings()
-    progress = ProgressReader(ledger, settings.event_poll_interval_s)
-    state = AppState(
-        ledger=ledger,
-        models=served_models,
-        settings=settings,
-        metrics=metrics or current(),
-        # Many requests may wait for one read of a key, so it has the short timeout of leases.
-        authenticator=Authenticator(ledger.lease_store),
-        rate_limiter=RateLimiter(),
-        quotas=Quotas(ledger, settings.quota_cache_ttl_s),
-        progress=progress,
-        events=EventBroadcaster(ledger, progress, served_models, settings),
-        readiness=Readiness(ledger.store, settings.store_timeout_s),
-        engines=EngineClient(settings.engines_url, engine_secret, settings.engine_timeout_s),
-        images=ImageStore(ledger, SignedLinks(ledger.store), settings.image_link_ttl_s),
-        upload_slots=anyio.Semaphore(settings.max_concurrent_uploads),
-    )
+    state = _app_state(ledger, served_models, metrics or current(), settings, engine_secret)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -90,18 +74,7 @@ def create_app(
 
     app = FastAPI(
         lifespan=lifespan,
-        # The first middleware is the outermost: it also converts errors of those inside it.
-        middleware=[
-            Middleware(OpenAIErrorMiddleware),
-            Middleware(RequestLogMiddleware, metrics=state.metrics),
-            Middleware(
-                AuthMiddleware,
-                authenticator=state.authenticator,
-                rate_limiter=state.rate_limiter,
-                metrics=state.metrics,
-                settings=settings,
-            ),
-        ],
+        middleware=_middleware(state),
         generate_unique_id_function=lambda route: route.name,
         redoc_url=None,
     )
@@ -117,3 +90,44 @@ def create_app(
         responses=[OpenAIProblem],
     )
     return app
+
+
+def _app_state(
+    ledger: Ledger,
+    served_models: ServedModels,
+    metrics: Metrics,
+    settings: ApiSettings,
+    engine_secret: str,
+) -> AppState:
+    progress = ProgressReader(ledger, settings.event_poll_interval_s)
+    return AppState(
+        ledger=ledger,
+        models=served_models,
+        settings=settings,
+        metrics=metrics,
+        # Many requests may wait for one read of a key, so it has the short timeout of leases.
+        authenticator=Authenticator(ledger.lease_store),
+        rate_limiter=RateLimiter(),
+        quotas=Quotas(ledger, settings.quota_cache_ttl_s),
+        progress=progress,
+        events=EventBroadcaster(ledger, progress, served_models, settings),
+        readiness=Readiness(ledger.store, settings.store_timeout_s),
+        engines=EngineClient(settings.engines_url, engine_secret, settings.engine_timeout_s),
+        images=ImageStore(ledger, SignedLinks(ledger.store), settings.image_link_ttl_s),
+        upload_slots=anyio.Semaphore(settings.max_concurrent_uploads),
+    )
+
+
+def _middleware(state: AppState) -> list[Middleware]:
+    """Return the middleware, the outermost first: it also converts errors of those inside it."""
+    return [
+        Middleware(OpenAIErrorMiddleware),
+        Middleware(RequestLogMiddleware, metrics=state.metrics),
+        Middleware(
+            AuthMiddleware,
+            authenticator=state.authenticator,
+            rate_limiter=state.rate_limiter,
+            metrics=state.metrics,
+            settings=state.settings,
+        ),
+    ]

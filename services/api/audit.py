@@ -4,13 +4,13 @@ Layout: t/{tenant}/audit/{id}, created once; ids sort newest first.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
-from services.api.jobs.schemas import JOB, JOB_PATTERN, example
+from services.api.jobs.schemas import JOB, IdCursor, PageLimit, example
 from services.api.openapi import problems
 from services.auth.authenticator import Principal
 from services.errors import DamagedRecordError
@@ -76,12 +76,8 @@ def record_deletion(ledger: Ledger, principal: Principal, action: str, what: str
 def list_audit(
     principal: CurrentPrincipal,
     state: AppStateDep,
-    cursor: Annotated[
-        str | None, Query(pattern=f"^{JOB_PATTERN}$", description="`next` of the previous page.")
-    ] = None,
-    limit: Annotated[
-        int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
-    ] = 100,
+    cursor: IdCursor = None,
+    limit: PageLimit = 100,
 ) -> AuditPage:
     """List what was deleted, when, and by which API key."""
     folder = _folder(principal.tenant)

@@ -73,15 +73,22 @@ def jobs_table(jobs: Sequence[Job]) -> Table:
 def job_table(job: Job) -> Table:
     """Return a table with the state of one job."""
     counts = ", ".join(f"{n} {name}" for name, n in job.counts.by_name() if n)
+    return facts_table(
+        {
+            "job": f"[cyan]{job.job}[/]",
+            "state": _state(job.state),
+            f"{job_words(job.kind).item}s": f"{job.count}: {counts}",
+            "model": escape(job.model or job.pool),
+            "tags": escape(", ".join(f"{name}={value}" for name, value in job.tags.items())),
+            "submitted": format_time(job.submitted),
+        }
+    )
+
+
+def facts_table(facts: Mapping[str, str]) -> Table:
+    """Return a table with a row for each fact, given as markup; empty ones are left out."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in (
-        ("job", f"[cyan]{job.job}[/]"),
-        ("state", _state(job.state)),
-        (f"{job_words(job.kind).item}s", f"{job.count}: {counts}"),
-        ("model", escape(job.model or job.pool)),
-        ("tags", escape(", ".join(f"{name}={value}" for name, value in job.tags.items()))),
-        ("submitted", format_time(job.submitted)),
-    ):
+    for name, value in facts.items():
         if value:
             table.add_row(f"[dim]{name}[/]", value)
     return table

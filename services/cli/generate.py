@@ -72,10 +72,8 @@ class ServiceGenerator:
                 for prompt, stem in zip(prompts, file_stems(prompts), strict=True)
             ]
             images = generate_images(client, groups, steps=_steps(request.settings))
-        if request.as_json:
-            print_json({"images": [{"path": str(each.path), **each.settings} for each in images]})
-        else:
-            print_paths([image.path for image in images])
+        document = {"images": [{"path": str(each.path), **each.settings} for each in images]}
+        _report(document, [image.path for image in images], as_json=request.as_json)
         _exit_if_incomplete(images, groups)
 
     def blend(self, server: str, api_key: str | None, request: BlendRequest) -> None:
@@ -108,11 +106,9 @@ class ServiceGenerator:
         paths = [image.path for image in images]
         if is_strip:
             paths += _save_strips(images, request, stem)
-        if request.as_json:
-            settings = [image.settings for image in images]
-            print_json({"files": [str(path) for path in paths], "images": settings})
-        else:
-            print_paths(paths)
+        settings = [image.settings for image in images]
+        document = {"files": [str(path) for path in paths], "images": settings}
+        _report(document, paths, as_json=request.as_json)
         _exit_if_incomplete(images, groups)
 
 
@@ -251,6 +247,13 @@ def _save_strips(images: Sequence[SavedImage], request: BlendRequest, stem: Path
         if len(row) == request.strip:
             opened = [Image.open(image.path).convert("RGB") for image in row]
             yield save_strip(stem, seed, opened, [image.settings for image in row])
+
+
+def _report(document: Mapping[str, Any], paths: Sequence[Path], *, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+    else:
+        print_paths(paths)
 
 
 def _exit_if_incomplete(images: Sequence[SavedImage], groups: Sequence[PromptImages]) -> None:

@@ -3,23 +3,17 @@
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from dti_engine.cli import options as shared
-from dti_engine.cli.console import print_json, results, say
 from dti_engine.errors import ConfigurationError
 from services.cli import options
 from services.cli.generate import bind_token
 from services.cli.options import connect
-from services.cli.requests import JobOptions, finish_submission, request_of
+from services.cli.requests import JobOptions, finish_submission, print_draft, request_of
 from services.client.schemas import GenerationDraft
-
-if TYPE_CHECKING:
-    pass
 
 EXAMPLES = (
     'dti generate-bulk "a photo of a <dog> on a beach" --token "<dog>=rex" --seeds 0-3 --wait',
@@ -57,16 +51,6 @@ _TokensOption: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-_ModelOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="A model of the service.",
-        rich_help_panel=shared.MODEL_PANEL,
-        show_default="the service's first",
-    ),
-]
 _SizeOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -99,7 +83,7 @@ def generate_bulk(
     negative_prompt: shared.NegativePromptOption = None,
     size: _SizeOption = None,
     deterministic: _DeterministicOption = False,
-    model: _ModelOption = None,
+    model: options.ModelOption = None,
     tags: options.TagsOption = None,
     webhook: options.WebhookOption = None,
     idempotency_key: options.IdempotencyKeyOption = None,
@@ -119,7 +103,6 @@ def generate_bulk(
     running.
     """
     job_options = JobOptions(tags or [], webhook, idempotency_key, again, dry_run, wait, output)
-    job_options.check()
     fields = {
         "prompts": _read_prompts(prompts or [], file),
         "seeds": seeds_body(seeds),
@@ -180,18 +163,11 @@ def _read_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
 
 
 def _print_draft(draft: GenerationDraft, *, as_json: bool) -> None:
-    if as_json:
-        print_json(draft.model_dump(mode="json"))
-        return
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     factors = f"{draft.prompts} prompts x {draft.variants} variants x {draft.seeds} seeds"
-    for name, value in (
-        ("images", f"{draft.count}: {factors}"),
-        ("model", draft.model),
-        ("steps", f"{draft.steps} in all"),
-        ("missing", ", ".join(draft.missing_tokens)),
-    ):
-        if value:
-            table.add_row(f"[dim]{name}[/]", escape(value))
-    results.print(table)
-    say("nothing was submitted")
+    facts = {
+        "images": f"{draft.count}: {factors}",
+        "model": draft.model,
+        "steps": f"{draft.steps} in all",
+        "missing": ", ".join(draft.missing_tokens),
+    }
+    print_draft(draft.model_dump(mode="json"), facts, as_json=as_json)

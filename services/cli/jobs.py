@@ -4,7 +4,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -76,7 +75,7 @@ def job(
         raise ConfigurationError("--wait reports items as they end: drop --items and --failed")
     if items and failed:
         raise ConfigurationError("--items lists all items, --failed some of them: drop one")
-    _refuse_output_without_wait(wait, output)
+    options.refuse_output_without_wait(output, wait=wait)
     with connect(server, api_key, forever=wait) as client:
         found = find_job(client, job)
         if found.warning:
@@ -133,7 +132,7 @@ def retry(
 
     Subjects whose bundles are refused fail again: fix the bundles and submit them anew.
     """
-    _refuse_output_without_wait(wait, output)
+    options.refuse_output_without_wait(output, wait=wait)
     with connect(server, api_key, forever=wait) as client:
         name = find_job(client, job).job
         count = client.retry(name).retried
@@ -145,11 +144,6 @@ def retry(
 
             wait_for_job(client, found, output=output, as_json=as_json)
     _print_job(found, as_json=as_json)
-
-
-def _refuse_output_without_wait(wait: bool, output: Path | None) -> None:
-    if output and not wait:
-        raise ConfigurationError("--output is for results that --wait downloads: add --wait")
 
 
 def _print_job(job: Job, *, as_json: bool) -> None:

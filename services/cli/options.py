@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from dti_engine.cli.console import warn
-from dti_engine.cli.options import SERVICE_PANEL
+from dti_engine.cli.options import MODEL_PANEL, SERVICE_PANEL
 from dti_engine.cli.options import ApiKeyOption as ApiKeyOption
 from dti_engine.errors import ConfigurationError
 
@@ -102,6 +102,16 @@ DryRunOption: TypeAlias = Annotated[
         rich_help_panel=JOB_PANEL,
     ),
 ]
+ModelOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="A model of the service.",
+        rich_help_panel=MODEL_PANEL,
+        show_default="the service's first",
+    ),
+]
 YesOption: TypeAlias = Annotated[
     bool, typer.Option("--yes", "-y", help="Delete without asking for confirmation.")
 ]
@@ -168,3 +178,9 @@ def find_job(client: "Client", text: str) -> "Job":
     names = ", ".join(job.job for job in found[:5])
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     raise ConfigurationError(f"{text!r} fits {names}{more}: give more of the id")
+
+
+def refuse_output_without_wait(output: Path | None, *, wait: bool) -> None:
+    """Raise ConfigurationError if there is a folder for results that no option downloads."""
+    if output and not wait:
+        raise ConfigurationError("--output is for results that --wait downloads: add --wait")

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
 
 from dti_engine.cli.config_options import parse_pairs
-from dti_engine.cli.console import print_json, say, warn
+from dti_engine.cli.console import print_json, results, say, warn
 from dti_engine.cli.progress import ProgressBar
 from dti_engine.cli.subjects import SubjectPlan
 from dti_engine.errors import ConfigurationError, DTIError, SubjectError
-from services.cli.display import job_words
+from services.cli.display import facts_table, job_words
+from services.cli.options import refuse_output_without_wait
 from services.client.schemas import Job
 
 if TYPE_CHECKING:
@@ -42,14 +44,13 @@ class JobOptions:
     wait: bool
     output: Path | None
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise ConfigurationError if options contradict each other."""
         if self.idempotency_key and self.again:
             raise ConfigurationError(
                 "--idempotency-key may name an existing job and --again makes a new one: drop one"
             )
-        if self.output and not self.wait:
-            raise ConfigurationError("--output is for results that --wait downloads: add --wait")
+        refuse_output_without_wait(self.output, wait=self.wait)
         if self.dry_run and self.wait:
             raise ConfigurationError("--dry-run makes no job that --wait could wait for: drop one")
 
@@ -196,6 +197,15 @@ def finish_submission(
             f"{job.count} {job_words(job.kind).item}s submitted; "
             f"`dti job {job.job} --wait` shows progress and downloads the results"
         )
+
+
+def print_draft(document: Mapping[str, Any], facts: Mapping[str, str], *, as_json: bool) -> None:
+    """Print what a dry run has found out: the document, or the facts as a table."""
+    if as_json:
+        print_json(document)
+        return
+    results.print(facts_table({name: escape(value) for name, value in facts.items()}))
+    say("nothing was submitted")
 
 
 def consent_record(

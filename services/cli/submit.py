@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from dti_engine.cli import config_options as training
 from dti_engine.cli import options as shared
-from dti_engine.cli.console import print_json, results, say
+from dti_engine.cli.console import say
 from dti_engine.cli.progress import ProgressBar
 from dti_engine.cli.subjects import plan_subjects
 from dti_engine.errors import ConfigurationError, SubjectError
@@ -24,6 +22,7 @@ from services.cli.requests import (
     check_bundles,
     consent_record,
     finish_submission,
+    print_draft,
     training_request,
 )
 from services.client.schemas import TrainingDraft
@@ -53,16 +52,6 @@ _KindOption: TypeAlias = Annotated[
 _SkipOption: TypeAlias = Annotated[
     bool,
     typer.Option("--skip-refused", help="Submit the other bundles if some are refused."),
-]
-_ModelOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="A model of the service.",
-        rich_help_panel=shared.MODEL_PANEL,
-        show_default="the service's first",
-    ),
 ]
 _ConsentByOption: TypeAlias = Annotated[
     str | None,
@@ -103,7 +92,7 @@ def submit(
     skip_refused: _SkipOption = False,
     wait: options.WaitOption = False,
     output: options.OutputOption = None,
-    model: _ModelOption = None,
+    model: options.ModelOption = None,
     recipe: training.RecipeOption = None,
     steps: training.StepsOption = None,
     lr: training.LearningRateOption = None,
@@ -131,7 +120,6 @@ def submit(
     more. Ctrl-C while waiting leaves the job running.
     """
     job_options = JobOptions(tags or [], webhook, idempotency_key, again, dry_run, wait, output)
-    job_options.check()
     consent = consent_record(consent_by, consent_basis, consent_until)
     changes = training.changed_fields(settings or [], steps=steps, lr=lr, kappa=kappa)
     fields = {"model": model, "recipe": recipe, "overrides": changes or None}
@@ -195,18 +183,13 @@ def _print_draft(
 ) -> None:
     missing = client.missing([bundle.content for bundle in checked])
     size_bytes = sum(content.size for content in missing)
-    if as_json:
-        print_json(draft.model_dump(mode="json") | {"upload_bytes": size_bytes})
-        return
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in (
-        ("subjects", f"{draft.count}"),
-        ("model", draft.model),
-        ("recipe", draft.recipe),
-        ("steps", f"{draft.steps} in all, at most"),
-        ("to upload", f"{len(missing)} bundles, {size_bytes / 1e6:.1f} MB"),
-        ("config", ", ".join(f"{name} {value}" for name, value in draft.config.items())),
-    ):
-        table.add_row(f"[dim]{name}[/]", escape(value))
-    results.print(table)
-    say("nothing was submitted")
+    facts = {
+        "subjects": f"{draft.count}",
+        "model": draft.model,
+        "recipe": draft.recipe,
+        "steps": f"{draft.steps} in all, at most",
+        "to upload": f"{len(missing)} bundles, {size_bytes / 1e6:.1f} MB",
+        "config": ", ".join(f"{name} {value}" for name, value in draft.config.items()),
+    }
+    document = draft.model_dump(mode="json") | {"upload_bytes": size_bytes}
+    print_draft(document, facts, as_json=as_json)

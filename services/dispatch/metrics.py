@@ -1,8 +1,6 @@
 """Metrics and log lines of a dispatcher."""
 
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 
 from services import logs, metrics
 from services.errors import NoEngineError
@@ -23,17 +21,17 @@ class DispatcherMetrics:
     def attempt_ended(self, attempt: Attempt, cause: str, reason: str = "") -> None:
         """Record that an attempt succeeded, failed, was released or was stopped."""
         metrics.current().count("dti_attempts_total", cause=cause)
-        with _bound(attempt):
+        with attempt.log_context():
             log.info("attempt ended", attempt=attempt.number, cause=cause, reason=reason[:300])
 
     def attempt_broke(self, attempt: Attempt, error: BaseException) -> None:
         """Record an unexpected error of an engine or of this process."""
-        with _bound(attempt):
+        with attempt.log_context():
             log.error("image generation failed unexpectedly", exc_info=error)
 
     def not_written(self, attempt: Attempt, error: Exception) -> None:
         """Record that the end of an attempt could not be written."""
-        with _bound(attempt):
+        with attempt.log_context():
             log.warning("attempt not written", attempt=attempt.number, error=str(error)[:300])
 
     def engines_busy(self, model: str, error: NoEngineError) -> None:
@@ -51,9 +49,3 @@ class DispatcherMetrics:
         """Record that this dispatcher has lost its lease, so that others take its attempts."""
         metrics.current().count("dti_lease_losses_total")
         log.warning("lease lost", worker=worker)
-
-
-@contextmanager
-def _bound(attempt: Attempt) -> Generator[None]:
-    with logs.bound(job=attempt.keys.job, item=str(attempt.item_ref.index)):
-        yield

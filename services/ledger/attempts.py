@@ -7,12 +7,13 @@ attempt has achieved.
 """
 
 import hashlib
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import JsonValue
 
+from services import logs
 from services.contracts.jobs import JobItem, Kind
 from services.errors import LeaseLostError, StorageError, SupersededError
 from services.ledger.checkpoints import Checkpoint, Checkpoints
@@ -73,6 +74,10 @@ class Attempt:
             index=self.item_ref.index,
             number=self.number,
         )
+
+    def log_context(self) -> AbstractContextManager[None]:
+        """Bind the ids of the attempt to the lines that are logged within."""
+        return logs.bound(job=self.keys.job, item=str(self.item_ref.index))
 
     def report_progress(self, progress: dict[str, JsonValue]) -> None:
         """Publish progress with the next renewal of the lease.

@@ -123,8 +123,8 @@ class Outbox:
             except Exception as error:
                 # Such as a store that denies access, or a bug. The thread has to survive it, or
                 # all later results would be lost with this one.
-                item = str(attempt.item_ref.index)
-                log.exception("write for an attempt failed", job=attempt.keys.job, item=item)
+                with attempt.log_context():
+                    log.exception("write for an attempt failed")
                 self._on_failed(attempt, error)
                 if entry.until_written:
                     # The result cannot be written, but perhaps its failure can: tried once. If not,

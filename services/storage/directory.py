@@ -30,13 +30,11 @@ from services.storage.interface import (
     Head,
     Object,
     Page,
-    PresignedPost,
-    Retention,
     check_key,
     check_listing,
     check_range,
 )
-from services.storage.listing import paginate
+from services.storage.local import LocalStore, paginate
 
 _ABANDONED_AFTER_S = 3600.0
 """Age of a temporary file after which its writer counts as killed. If it was only suspended, its
@@ -44,7 +42,7 @@ write fails as if the store had been unavailable.
 """
 
 
-class DirectoryStore:
+class DirectoryStore(LocalStore):
     """Objects below `root`. ETags are the numbers of versions, which never come back."""
 
     def __init__(self, root: Path) -> None:
@@ -151,20 +149,6 @@ class DirectoryStore:
 
     def now(self) -> datetime:
         return _utc(time.time())
-
-    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
-        return None
-
-    def presigned_get(
-        self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
-    ) -> str | None:
-        return None
-
-    def retention(self) -> Retention:
-        return Retention(versioning="off", object_lock=False)
-
-    def for_leases(self) -> "DirectoryStore":
-        return self
 
     def sweep(self) -> None:
         """Remove temporary files of processes that were killed more than an hour ago."""

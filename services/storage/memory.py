@@ -12,13 +12,11 @@ from services.storage.interface import (
     Head,
     Object,
     Page,
-    PresignedPost,
-    Retention,
     check_key,
     check_listing,
     check_range,
 )
-from services.storage.listing import paginate
+from services.storage.local import LocalStore, paginate
 
 
 def _utc_now() -> datetime:
@@ -32,7 +30,7 @@ class _Version:
     last_modified: datetime
 
 
-class MemoryStore:
+class MemoryStore(LocalStore):
     """Objects in a dict. ETags count all writes of the store, so that no ETag comes back."""
 
     def __init__(self, clock: Callable[[], datetime] = _utc_now) -> None:
@@ -110,20 +108,6 @@ class MemoryStore:
 
     def now(self) -> datetime:
         return self._clock()
-
-    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
-        return None
-
-    def presigned_get(
-        self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
-    ) -> str | None:
-        return None
-
-    def retention(self) -> Retention:
-        return Retention(versioning="off", object_lock=False)
-
-    def for_leases(self) -> "MemoryStore":
-        return self
 
     def _version(self, key: str) -> _Version:
         check_key(key)

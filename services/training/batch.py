@@ -28,7 +28,6 @@ from dti_engine.training.trainer import Trainer
 from services import logs
 from services.ledger.attempts import Attempt
 from services.training.loader import LoadedSubject
-from services.training.metrics import bound_attempt
 
 log = logs.logger(__name__)
 
@@ -189,7 +188,7 @@ class PackedBatch:
                 with _library_call():
                     finished += self._finished(self._trainer.step_isolated(slot.index))
             except BatchError as error:
-                with bound_attempt(slot.attempt):
+                with slot.attempt.log_context():
                     log.exception("training step failed")
                 self._trainer.remove(slot.index)
                 reason = f"a training step failed: {error.reason}"

@@ -1,7 +1,6 @@
 """Metrics and log events of a training worker."""
 
 import time
-from contextlib import AbstractContextManager
 
 from dti_engine.errors import InvalidBundleError, InvalidImageError, SubjectError
 from services import logs, metrics
@@ -31,13 +30,13 @@ class WorkerMetrics:
 
     def subject_started(self, attempt: Attempt, resumed_at: int) -> None:
         """Record that a subject has a slot, after `resumed_at` steps of earlier attempts."""
-        with bound_attempt(attempt):
+        with attempt.log_context():
             log.info("subject started", attempt=attempt.number, resumed_at=resumed_at)
 
     def subject_preempted(self, attempt: Attempt) -> None:
         """Record that a subject has lost its slot to another tenant's, to resume later."""
         metrics.current().count("dti_subjects_preempted_total")
-        with bound_attempt(attempt):
+        with attempt.log_context():
             log.info("subject preempted", attempt=attempt.number)
 
     def stepped(self, step_s: float, used: int, slots: int) -> None:
@@ -67,7 +66,7 @@ class WorkerMetrics:
 
     def write_failed(self, attempt: Attempt, error: Exception) -> None:
         """Record that a result or checkpoint could not be written, and is given up."""
-        with bound_attempt(attempt):
+        with attempt.log_context():
             log.warning("write failed", attempt=attempt.number, error=str(error)[:300])
 
     def store_unavailable(self, error: Exception) -> None:
@@ -98,13 +97,8 @@ class WorkerMetrics:
         # A subject ends with its last attempt; one that was lost or released is tried again.
         if cause in ("succeeded", "cancelled", "deleted") or (cause == "failed" and is_last):
             recorder.count("dti_subjects_total", outcome=cause)
-        with bound_attempt(attempt):
+        with attempt.log_context():
             log.info("attempt ended", attempt=attempt.number, cause=cause, reason=reason[:300])
-
-
-def bound_attempt(attempt: Attempt) -> AbstractContextManager[None]:
-    """Bind the ids of an attempt to the lines that are logged within."""
-    return logs.bound(job=attempt.keys.job, item=str(attempt.item_ref.index))
 
 
 def _is_last(attempt: Attempt) -> bool:

@@ -29,7 +29,7 @@ from services.process import error_boundary
 from services.storage.interface import Store
 from services.training.batch import may_preempt
 from services.training.loader import LoadedSubject, load_subject, read_job
-from services.training.metrics import WorkerMetrics, bound_attempt
+from services.training.metrics import WorkerMetrics
 
 log = logs.logger(__name__)
 
@@ -190,7 +190,7 @@ class Prefetcher:
                 reason = str(error)
                 self._metrics.subject_rejected(attempt, error)
             else:
-                with bound_attempt(attempt):
+                with attempt.log_context():
                     log.exception("subject could not be loaded")
                 reason = f"{type(error).__name__}: {error}"
                 self._metrics.attempt_ended(attempt, "failed", reason)

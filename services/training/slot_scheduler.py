@@ -28,7 +28,7 @@ from services.training.batch import (
 )
 from services.training.commits import ResultCommitter
 from services.training.loader import LoadedSubject
-from services.training.metrics import WorkerMetrics, bound_attempt
+from services.training.metrics import WorkerMetrics
 from services.training.prefetch import Prefetcher
 
 log = logs.logger(__name__)
@@ -206,7 +206,7 @@ class SlotScheduler:
             raise
         except BatchError as error:
             # Another worker may succeed: the last attempt is isolated, and has all the memory.
-            with bound_attempt(subject.attempt):
+            with subject.attempt.log_context():
                 log.exception("subject could not be started")
             reason = f"it could not be started: {error.reason}"
             self._commits.fail(subject.attempt, RuntimeError(reason), retry=True)

@@ -10,7 +10,7 @@ from services.api.generation_jobs.schemas import GenerationJobRequest, VariantRe
 from services.api.images.request import inline_tokens, resolve_blends
 from services.api.images.schemas import SlerpBlend
 from services.api.problems import invalid_request
-from services.api.training_jobs.build import check_webhook
+from services.api.training_jobs.build import check_webhook, choose_model
 from services.contracts.generation import (
     GenerationJobSpec,
     ImageItem,
@@ -50,7 +50,7 @@ def build_generation_job(
     Raises:
         RequestValidationError: The request is not valid.
     """
-    model = _model(request.model, served_models)
+    model = choose_model(request.model, served_models)
     if request.webhook:
         check_webhook(request.webhook.url, allow_private=settings.allow_private_webhooks)
     prompts, variants, seeds = request.prompts, request.all_variants, request.all_seeds
@@ -108,14 +108,6 @@ def token_references(
             )
             for name in names:
                 yield (*place, "blends", placeholder), name
-
-
-def _model(name: str | None, served_models: ServedModels) -> str:
-    if name is not None and name not in served_models:
-        raise invalid_request(
-            ("body", "model"), f"there is no model {name!r}: there are {', '.join(served_models)}"
-        )
-    return name or next(iter(served_models))
 
 
 def _common_fields(request: GenerationJobRequest) -> dict[str, JsonValue]:

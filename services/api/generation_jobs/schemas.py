@@ -2,14 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
 
@@ -19,6 +17,7 @@ from services.api.images.schemas import (
     SamplingRequest,
     Seed,
     Tokens,
+    parse_strictly,
     reject_duplicate_placeholders,
 )
 from services.api.jobs.schemas import (
@@ -189,11 +188,7 @@ def parse_generation_job(body: bytes) -> GenerationJobRequest:
     Raises:
         RequestValidationError: The body is not valid.
     """
-    try:
-        return GenerationJobRequest.model_validate_json(body, strict=True)
-    except ValidationError as error:
-        errors = [{**each, "loc": ("body", *_place(each["loc"]))} for each in error.errors()]
-        raise RequestValidationError(errors) from error
+    return parse_strictly(GenerationJobRequest, body, _place)
 
 
 def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -24,7 +24,7 @@ from services.api.images.response import (
 )
 from services.api.images.schemas import ImageGenerationRequest, parse_image_request
 from services.api.images.store import PNG
-from services.api.jobs.schemas import JOB, JOB_PATTERN, example
+from services.api.jobs.schemas import JOB, IdCursor, PageLimit, example
 from services.api.middleware.openai_errors import OpenAIProblem
 from services.api.openapi import body_of, plain_problems, problems, raw
 
@@ -149,12 +149,8 @@ def list_images(
     request: Request,
     principal: CurrentPrincipal,
     state: AppStateDep,
-    cursor: Annotated[
-        str | None, Query(pattern=f"^{JOB_PATTERN}$", description="`next` of the previous page.")
-    ] = None,
-    limit: Annotated[
-        int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
-    ] = 50,
+    cursor: IdCursor = None,
+    limit: PageLimit = 50,
 ) -> StoredImagePage:
     """List the images that were generated with the `response_format` `url`, with new links."""
     images, next_cursor = state.images.list(principal.tenant, cursor or "", limit)

@@ -31,9 +31,6 @@ from services.webhooks import subscriptions
 
 JobId = Annotated[str, Path(description="The id of a job.", examples=[schemas.JOB])]
 Index = Annotated[int, Path(ge=0, lt=100_000, description="The index of an item in its job.")]
-Limit = Annotated[
-    int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
-]
 IdempotencyKey = Annotated[
     str,
     Header(
@@ -148,11 +145,8 @@ class JobRoutes:
         self,
         principal: CurrentPrincipal,
         state: AppStateDep,
-        cursor: Annotated[
-            str | None,
-            Query(pattern=f"^{schemas.JOB_PATTERN}$", description="`next` of the previous page."),
-        ] = None,
-        limit: Limit = 50,
+        cursor: schemas.IdCursor = None,
+        limit: schemas.PageLimit = 50,
     ) -> Any:
         """List the jobs of this kind; deleted ones are left out."""
         tenant = principal.tenant
@@ -185,7 +179,7 @@ class JobRoutes:
         cursor: Annotated[
             int, Query(ge=0, lt=100_000, description="`next` of the previous page, or any index.")
         ] = 0,
-        limit: Limit = 100,
+        limit: schemas.PageLimit = 100,
         item_state: Annotated[
             ItemState | None, Query(alias="state", description="Only list items in this state.")
         ] = None,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from services.contracts.jobs import Counts, ItemState, JobState, Kind, WireModel
@@ -54,6 +55,12 @@ ATTEMPT_EXAMPLE: dict[str, Any] = {
     "reason": "",
 }
 
+IdCursor = Annotated[
+    str | None, Query(pattern=f"^{JOB_PATTERN}$", description="`next` of the previous page.")
+]
+PageLimit = Annotated[
+    int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
+]
 TagName = Annotated[str, StringConstraints(pattern=r"^[^:\x00-\x1f\x7f]{1,100}$")]
 TagValue = Annotated[str, StringConstraints(max_length=200)]
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, JsonValue
 
 from services.api import audit
 from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
-from services.api.jobs.schemas import JOB, JOB_PATTERN, example
+from services.api.jobs.schemas import JOB, JOB_PATTERN, PageLimit, example
 from services.api.openapi import problems, raw
 from services.api.problems import invalid_request
 from services.api.tokens.index import TokenIndex, read_indexed_token
@@ -118,9 +118,7 @@ def list_tokens(
         str | None,
         Query(pattern=f"^tok_{JOB_PATTERN}[0-9]{{7}}$", description="`next` of the previous page."),
     ] = None,
-    limit: Annotated[
-        int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
-    ] = 50,
+    limit: PageLimit = 50,
 ) -> TokenPage:
     """List all tokens, or those of one subject or of jobs with one tag."""
     key, _, value = (tag or "").partition(":")

@@ -92,8 +92,8 @@ def build_training_job(
         DamagedUploadError: The manifest's bytes do not have its digest.
         UnavailableError: The store does not answer.
     """
-    name, served_model = _model(request, served_models)
-    recipe_name, config = _config(request, served_model)
+    name = choose_model(request.model, served_models)
+    recipe_name, config = _config(request, served_models[name])
     if request.webhook:
         check_webhook(request.webhook.url, allow_private=settings.allow_private_webhooks)
     subjects = request.subjects or _read_manifest(store, tenant, request, settings)
@@ -139,13 +139,17 @@ def missing_uploads(
     return [sha256 for sha256 in digests if sha256 not in present]
 
 
-def _model(request: TrainingJobRequest, served_models: ServedModels) -> tuple[str, ServedModel]:
-    name = request.model or next(iter(served_models))
-    if name not in served_models:
+def choose_model(name: str | None, served_models: ServedModels) -> str:
+    """Return the model that a request names, or else the first one.
+
+    Raises:
+        RequestValidationError: There is no such model.
+    """
+    if name is not None and name not in served_models:
         raise invalid_request(
             ("body", "model"), f"there is no model {name!r}: there are {', '.join(served_models)}"
         )
-    return name, served_models[name]
+    return name or next(iter(served_models))
 
 
 def _config(request: TrainingJobRequest, served_model: ServedModel) -> tuple[str, TrainConfig]:

@@ -1,8 +1,27 @@
-"""Pagination by S3's rules, for stores that can only iterate over their keys in order."""
+"""What the stores of one machine share: no presigned forms, and pagination by S3's rules."""
 
 from collections.abc import Callable, Iterator
+from typing import Self
 
-from services.storage.interface import LAST, Head, Page
+from services.storage.interface import LAST, Head, Page, PresignedPost, Retention
+
+
+class LocalStore:
+    """The methods that are alike in memory and in a directory, which have no server to ask."""
+
+    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
+        return None
+
+    def presigned_get(
+        self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
+    ) -> str | None:
+        return None
+
+    def retention(self) -> Retention:
+        return Retention(versioning="off", object_lock=False)
+
+    def for_leases(self) -> Self:
+        return self
 
 
 def paginate(
